@@ -1,0 +1,5 @@
+//! runwatch watches runs of AI crews on Crewship until each one ends, and tells the people and
+//! programs that wait for it.
+
+pub mod config;
+pub mod run;

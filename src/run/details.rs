@@ -1,0 +1,69 @@
+//! What one answer of the API says of a run.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::Status;
+
+/// One usable answer about one run.
+#[derive(Debug, Clone)]
+pub struct Observation {
+    /// The status.
+    pub status: Status,
+    /// All else that the answer says.
+    pub details: RunDetails,
+}
+
+/// What is known of a run besides its status. Absent and `null` are the same.
+///
+/// `input` and `output` are kept as the JSON text the API sent.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct RunDetails {
+    /// `version_id` (current documentation) of the deployment's version.
+    pub version_id: Option<String>,
+    /// `deployment_id`.
+    pub deployment_id: Option<String>,
+    /// Name of the project (older documentation).
+    pub project: Option<String>,
+    /// The input the run was created with.
+    pub input: Option<Box<RawValue>>,
+    /// The final output of a run that succeeded.
+    pub output: Option<Box<RawValue>>,
+    /// Why the run failed.
+    pub error_message: Option<String>,
+    /// When the run was created.
+    pub created_at: Option<Timestamp>,
+    /// When execution started.
+    pub started_at: Option<Timestamp>,
+    /// When the run ended.
+    pub completed_at: Option<Timestamp>,
+    /// How long execution took in milliseconds, where the API says so itself (older documentation).
+    pub duration_ms: Option<u64>,
+}
+
+/// How long the parts of a run took, in milliseconds; `null` where the API gave no time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timing {
+    /// From creation to start.
+    pub queued_ms: Option<u64>,
+    /// From start to end.
+    pub ran_ms: Option<u64>,
+    /// From the end of the run to our observing it. 0 when the API's clock is ahead of ours.
+    pub detected_after_ms: Option<u64>,
+}
+
+impl Timing {
+    /// Computes the spans from the times the API gave and the time `now` of the observation.
+    pub fn of(details: &RunDetails, now: Timestamp) -> Self {
+        let span = |from: Option<Timestamp>, to: Option<Timestamp>| {
+            let milliseconds = to?.as_millisecond().saturating_sub(from?.as_millisecond());
+            Some(u64::try_from(milliseconds).unwrap_or(0))
+        };
+        Self {
+            queued_ms: span(details.created_at, details.started_at),
+            ran_ms: details.duration_ms.or_else(|| span(details.started_at, details.completed_at)),
+            detected_after_ms: span(details.completed_at, Some(now)),
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! Events: what sinks are told, in the shape they are told it.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{Labels, RunId, SinkName, Timing, Verdict};
+
+/// The kind of an event. The words are fixed: receivers switch on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum EventType {
+    /// The run ended well.
+    #[serde(rename = "run.succeeded")]
+    RunSucceeded,
+    /// The run ended with an error.
+    #[serde(rename = "run.failed")]
+    RunFailed,
+    /// The run was stopped.
+    #[serde(rename = "run.canceled")]
+    RunCanceled,
+    /// The API knew no such run for the whole grace time.
+    #[serde(rename = "watch.not_found")]
+    WatchNotFound,
+    /// The deadline came and the API could not be asked.
+    #[serde(rename = "watch.unreachable")]
+    WatchUnreachable,
+    /// The deadline came and the run was still going.
+    #[serde(rename = "watch.timed_out")]
+    WatchTimedOut,
+    /// The run was first seen running.
+    #[serde(rename = "run.started")]
+    RunStarted,
+    /// The run is still going after `overdue_after`.
+    #[serde(rename = "watch.overdue")]
+    WatchOverdue,
+    /// The API gave no usable answer for a while.
+    #[serde(rename = "api.unreachable")]
+    ApiUnreachable,
+    /// The API refused the key.
+    #[serde(rename = "api.unauthorized")]
+    ApiUnauthorized,
+    /// The API answers again.
+    #[serde(rename = "api.recovered")]
+    ApiRecovered,
+    /// A receiver said that it wants no more messages.
+    #[serde(rename = "sink.disabled")]
+    SinkDisabled,
+    /// A sample, sent on request to try a sink.
+    #[serde(rename = "sink.test")]
+    SinkTest,
+}
+
+impl EventType {
+    /// Every type.
+    pub const ALL: [Self; 13] = [
+        Self::RunSucceeded,
+        Self::RunFailed,
+        Self::RunCanceled,
+        Self::WatchNotFound,
+        Self::WatchUnreachable,
+        Self::WatchTimedOut,
+        Self::RunStarted,
+        Self::WatchOverdue,
+        Self::ApiUnreachable,
+        Self::ApiUnauthorized,
+        Self::ApiRecovered,
+        Self::SinkDisabled,
+        Self::SinkTest,
+    ];
+
+    /// The word in JSON, configuration and the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RunSucceeded => "run.succeeded",
+            Self::RunFailed => "run.failed",
+            Self::RunCanceled => "run.canceled",
+            Self::WatchNotFound => "watch.not_found",
+            Self::WatchUnreachable => "watch.unreachable",
+            Self::WatchTimedOut => "watch.timed_out",
+            Self::RunStarted => "run.started",
+            Self::WatchOverdue => "watch.overdue",
+            Self::ApiUnreachable => "api.unreachable",
+            Self::ApiUnauthorized => "api.unauthorized",
+            Self::ApiRecovered => "api.recovered",
+            Self::SinkDisabled => "sink.disabled",
+            Self::SinkTest => "sink.test",
+        }
+    }
+
+    /// Reads the word of [`EventType::as_str`].
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|event_type| event_type.as_str() == word)
+    }
+
+    /// The verdict that an event of this type tells, if it tells one.
+    pub fn verdict(self) -> Option<Verdict> {
+        Verdict::WORST_FIRST.into_iter().find(|verdict| verdict.event_type() == self)
+    }
+}
+
+impl fmt::Display for EventType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// One event: its type, when we observed it, and its data.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// The type.
+    pub event_type: EventType,
+    /// When we observed it; millisecond precision in JSON.
+    pub timestamp: Timestamp,
+    /// What it is about.
+    pub data: EventData,
+}
+
+/// What an event is about.
+#[derive(Debug, Clone)]
+pub enum EventData {
+    /// A run and its watch: the `run.*` and `watch.*` events, and the sample of `sink.test`.
+    Run(Box<RunEvent>),
+    /// The API: the `api.*` events.
+    Upstream(UpstreamNotice),
+    /// A sink: `sink.disabled`.
+    Sink(SinkNotice),
+}
+
+/// The data of an event about a run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunEvent {
+    /// The run as last seen.
+    pub run: RunSummary,
+    /// Our watch of it.
+    pub watch: WatchSummary,
+    /// How long its parts took.
+    pub timing: Timing,
+    /// Names of the fields of `run` that were left out because the message would have been too large.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub truncated: Vec<String>,
+}
+
+/// The run as an event shows it: every key always present, `null` where unknown.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunSummary {
+    /// The run's ID.
+    pub id: RunId,
+    /// See [`super::RunDetails`] for this and the following.
+    pub version_id: Option<String>,
+    /// The deployment.
+    pub deployment_id: Option<String>,
+    /// The project, where the API names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// The status word last seen, verbatim.
+    pub status: Option<String>,
+    /// The input, as the API sent it.
+    pub input: Option<Box<RawValue>>,
+    /// The output, as the API sent it.
+    pub output: Option<Box<RawValue>>,
+    /// Why the run failed.
+    pub error_message: Option<String>,
+    /// Created.
+    pub created_at: Option<Timestamp>,
+    /// Started.
+    pub started_at: Option<Timestamp>,
+    /// Ended.
+    pub completed_at: Option<Timestamp>,
+    /// A link that people can open, from `api.run_url`.
+    pub url: Option<String>,
+}
+
+/// The watch as an event shows it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WatchSummary {
+    /// The name for people.
+    pub name: Option<String>,
+    /// Labels.
+    pub labels: Labels,
+    /// When the watch was asked for.
+    #[serde(serialize_with = "milliseconds")]
+    pub added_at: Timestamp,
+    /// How often the API was asked about this run.
+    pub polls: u64,
+    /// Whether the run ended while nobody was watching.
+    pub late: bool,
+}
+
+/// The data of an `api.*` event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamNotice {
+    /// What happened, for people. No secrets.
+    pub message: String,
+    /// Since when.
+    #[serde(serialize_with = "milliseconds")]
+    pub since: Timestamp,
+}
+
+/// The data of `sink.disabled`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkNotice {
+    /// The sink's name.
+    pub sink: SinkName,
+    /// Why, for people. No secrets.
+    pub message: String,
+}
+
+fn milliseconds<S: serde::Serializer>(timestamp: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{timestamp:.3}"))
+}
+
+/// A field that may be left out of a message that would be too large, in the order of leaving out.
+const LEFT_OUT_IN_ORDER: [&str; 2] = ["input", "output"];
+
+/// Deepest nesting of a run's `input` or `output` that is passed on. Deeper values are legal JSON,
+/// but common parsers (serde_json: 128 levels) refuse the whole message for them.
+const MAX_NESTING: usize = 100;
+
+impl Event {
+    /// The event as one line of JSON, whole.
+    pub fn to_json(&self) -> String {
+        self.json_of(&self.data)
+    }
+
+    /// The event as JSON of at most `max_bytes`: `input`, then `output`, then the tail of
+    /// `error_message` are left out until it fits, and `truncated` names them.
+    pub fn to_json_within(&self, max_bytes: usize) -> String {
+        let whole = self.to_json();
+        let EventData::Run(data) = &self.data else { return whole };
+        if whole.len() <= max_bytes {
+            return whole;
+        }
+        let mut data = data.clone();
+        for field in LEFT_OUT_IN_ORDER {
+            let place = if field == "input" { &mut data.run.input } else { &mut data.run.output };
+            if place.take().is_none() {
+                continue;
+            }
+            data.truncated.push(field.to_owned());
+            let json = self.json_of(&EventData::Run(data.clone()));
+            if json.len() <= max_bytes {
+                return json;
+            }
+        }
+        if let Some(message) = &mut data.run.error_message {
+            // JSON escapes make a character up to six bytes long: halve until it fits.
+            data.truncated.push("error_message".to_owned());
+            let mut keep = message.len();
+            let full = message.clone();
+            while keep > 0 {
+                keep /= 2;
+                data.run.error_message = Some(format!("{}…", &full[..full.floor_char_boundary(keep)]));
+                let json = self.json_of(&EventData::Run(data.clone()));
+                if json.len() <= max_bytes {
+                    return json;
+                }
+            }
+        }
+        self.json_of(&EventData::Run(data))
+    }
+
+    fn json_of(&self, data: &EventData) -> String {
+        #[derive(Serialize)]
+        struct Wire<'a, D> {
+            r#type: EventType,
+            #[serde(serialize_with = "milliseconds")]
+            timestamp: Timestamp,
+            data: &'a D,
+        }
+        let (event_type, timestamp) = (self.event_type, self.timestamp);
+        let json = match data {
+            EventData::Run(data) => serde_json::to_string(&Wire { r#type: event_type, timestamp, data }),
+            EventData::Upstream(data) => serde_json::to_string(&Wire { r#type: event_type, timestamp, data }),
+            EventData::Sink(data) => serde_json::to_string(&Wire { r#type: event_type, timestamp, data }),
+        };
+        json.expect("an event has only text keys and no failing serializer")
+    }
+
+    /// Reads back the JSON of [`Event::to_json`].
+    ///
+    /// # Errors
+    /// When the text is not such JSON.
+    pub fn from_json(json: &str) -> Result<Self, serde_json::Error> {
+        #[derive(Deserialize)]
+        struct Wire<'a> {
+            r#type: EventType,
+            timestamp: Timestamp,
+            #[serde(borrow)]
+            data: &'a RawValue,
+        }
+        let wire: Wire<'_> = serde_json::from_str(json)?;
+        let data = match wire.r#type {
+            EventType::ApiUnreachable | EventType::ApiUnauthorized | EventType::ApiRecovered => {
+                EventData::Upstream(serde_json::from_str(wire.data.get())?)
+            }
+            EventType::SinkDisabled => EventData::Sink(serde_json::from_str(wire.data.get())?),
+            EventType::RunSucceeded
+            | EventType::RunFailed
+            | EventType::RunCanceled
+            | EventType::WatchNotFound
+            | EventType::WatchUnreachable
+            | EventType::WatchTimedOut
+            | EventType::RunStarted
+            | EventType::WatchOverdue
+            | EventType::SinkTest => EventData::Run(serde_json::from_str(wire.data.get())?),
+        };
+        Ok(Self { event_type: wire.r#type, timestamp: wire.timestamp, data })
+    }
+
+    /// The sample that `sinks test` sends: about a run that does not exist, marked as a test by its
+    /// type and its name.
+    pub fn sample(now: Timestamp) -> Self {
+        let run = RunSummary {
+            id: RunId::new("run_test").expect("a valid ID"),
+            version_id: None,
+            deployment_id: None,
+            project: None,
+            status: Some("succeeded".to_owned()),
+            input: None,
+            output: None,
+            error_message: None,
+            created_at: None,
+            started_at: None,
+            completed_at: None,
+            url: None,
+        };
+        let watch = WatchSummary {
+            name: Some("runwatch test message".to_owned()),
+            labels: Labels::new(),
+            added_at: now,
+            polls: 0,
+            late: false,
+        };
+        let timing = Timing { queued_ms: None, ran_ms: None, detected_after_ms: None };
+        let data = RunEvent { run, watch, timing, truncated: Vec::new() };
+        Self { event_type: EventType::SinkTest, timestamp: now, data: EventData::Run(Box::new(data)) }
+    }
+
+    /// The run that the event is about, if it is about one.
+    pub fn run_id(&self) -> Option<&RunId> {
+        match &self.data {
+            EventData::Run(data) => Some(&data.run.id),
+            EventData::Upstream(_) | EventData::Sink(_) => None,
+        }
+    }
+}
+
+/// A run's JSON value, unless it is nested too deeply to be passed on.
+pub(super) fn passable(value: Option<&RawValue>) -> (Option<Box<RawValue>>, bool) {
+    match value {
+        Some(value) if nesting(value.get()) > MAX_NESTING => (None, true),
+        other => (other.map(ToOwned::to_owned), false),
+    }
+}
+
+/// How deeply a valid JSON text is nested.
+fn nesting(json: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn big_event(input: usize, output: usize, error: usize) -> Event {
+        let mut event = Event::sample("2024-01-15T10:35:05.412Z".parse().unwrap());
+        event.event_type = EventType::RunFailed;
+        let EventData::Run(data) = &mut event.data else { unreachable!("a sample is about a run") };
+        let text = |n: usize| RawValue::from_string(format!("{:?}", "x".repeat(n))).unwrap();
+        data.run.input = Some(text(input));
+        data.run.output = Some(text(output));
+        data.run.error_message = Some("\n".repeat(error));
+        event
+    }
+
+    #[test]
+    fn a_large_message_leaves_out_just_what_it_must_and_says_so() {
+        let truncated = |event: &Event| {
+            let json = event.to_json_within(20_000);
+            assert!(json.len() <= 20_000, "{}", json.len());
+            let read = Event::from_json(&json).unwrap();
+            let EventData::Run(data) = read.data else { panic!("about a run") };
+            assert_eq!(data.run.input.is_none(), data.truncated.contains(&"input".to_owned()));
+            assert_eq!(data.run.output.is_none(), data.truncated.contains(&"output".to_owned()));
+            data.truncated
+        };
+        assert_eq!(truncated(&big_event(10, 10, 10)), [""; 0]);
+        assert_eq!(truncated(&big_event(30_000, 10, 10)), ["input"]);
+        assert_eq!(truncated(&big_event(30_000, 30_000, 10)), ["input", "output"]);
+        assert_eq!(truncated(&big_event(10, 10, 30_000)), ["input", "output", "error_message"]);
+    }
+
+    #[test]
+    fn every_type_reads_back_from_its_word() {
+        for event_type in EventType::ALL {
+            assert_eq!(EventType::from_word(event_type.as_str()), Some(event_type));
+            assert_eq!(serde_json::to_string(&event_type).unwrap(), format!("{:?}", event_type.as_str()));
+        }
+    }
+
+    #[test]
+    fn nesting_is_counted_outside_of_strings_only() {
+        assert_eq!(nesting(r#"{"a":["[[[[\"[[[",1]}"#), 2);
+        assert_eq!(nesting("1"), 0);
+    }
+}

@@ -1,0 +1,23 @@
+//! The domain: what a run is, what a watch of it knows, and which verdicts may follow.
+//!
+//! Nothing here does I/O, reads a clock or knows tokio: every function receives the time it
+//! works with. [`Progress::step`] owns every legal transition of a watch; the scheduler acts on what
+//! it returns.
+
+mod details;
+mod event;
+mod id;
+mod progress;
+mod route;
+mod status;
+mod verdict;
+mod watch;
+
+pub use details::{Observation, RunDetails, Timing};
+pub use event::{Event, EventData, EventType, RunEvent, RunSummary, SinkNotice, UpstreamNotice, WatchSummary};
+pub use id::{DeliveryId, InvalidId, RunId, SinkName};
+pub use progress::{Answer, Illegal, Limits, Progress, Step};
+pub use route::{EventFilter, InvalidFilter, Route, Routes};
+pub use status::Status;
+pub use verdict::Verdict;
+pub use watch::{Labels, Watch};

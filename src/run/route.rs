@@ -1,0 +1,127 @@
+//! Which sinks are told of which event.
+
+use super::{Event, EventType, Labels, SinkName, Verdict, Watch};
+
+/// A pattern of event types that names nothing that exists.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{pattern:?} names no event; use one of {}, or run.*, watch.*, api.*, sink.*, *", event_words())]
+pub struct InvalidFilter {
+    pattern: String,
+}
+
+fn event_words() -> String {
+    EventType::ALL.map(EventType::as_str).join(", ")
+}
+
+/// A set of event types, written as words and patterns (`"run.failed"`, `"watch.*"`, `"*"`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventFilter {
+    types: Vec<EventType>,
+}
+
+impl EventFilter {
+    /// The verdict events: what a sink gets unless its configuration says otherwise.
+    pub fn verdicts() -> Self {
+        Self { types: Verdict::WORST_FIRST.map(Verdict::event_type).to_vec() }
+    }
+
+    /// Reads a list of words and patterns. An empty list selects nothing.
+    ///
+    /// # Errors
+    /// [`InvalidFilter`] for the first pattern that matches no event type.
+    pub fn parse<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Self, InvalidFilter> {
+        let mut types = Vec::new();
+        for pattern in patterns {
+            let family = pattern.strip_suffix('*').filter(|prefix| prefix.is_empty() || prefix.ends_with('.'));
+            let selects = |event_type: &EventType| match family {
+                Some(prefix) => event_type.as_str().starts_with(prefix),
+                None => event_type.as_str() == pattern,
+            };
+            let before = types.len();
+            types.extend(EventType::ALL.into_iter().filter(selects));
+            if types.len() == before {
+                return Err(InvalidFilter { pattern: pattern.to_owned() });
+            }
+        }
+        Ok(Self { types })
+    }
+
+    /// Whether an event of this type is selected.
+    pub fn selects(&self, event_type: EventType) -> bool {
+        self.types.contains(&event_type)
+    }
+}
+
+/// What one sink wants to be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The sink.
+    pub sink: SinkName,
+    /// The event types it gets.
+    pub events: EventFilter,
+    /// It is told only of watches that carry all of these.
+    pub labels: Labels,
+}
+
+/// The routes of all configured sinks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Routes(pub Vec<Route>);
+
+impl Routes {
+    /// The sinks to tell of `event`. `watch` is the watch it is about; events about the API or a sink
+    /// have none, and go to sinks that ask for no labels.
+    pub fn sinks_for(&self, event: &Event, watch: Option<&Watch>) -> Vec<SinkName> {
+        let no_labels = Labels::new();
+        let labels = watch.map_or(&no_labels, |watch| &watch.labels);
+        let chosen = watch.and_then(|watch| watch.sinks.as_ref());
+        let wants = |route: &&Route| {
+            route.events.selects(event.event_type)
+                && route.labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+                && chosen.is_none_or(|sinks| sinks.contains(&route.sink))
+        };
+        self.0.iter().filter(wants).map(|route| route.sink.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_select_families_and_words() {
+        let filter = EventFilter::parse(["run.failed", "watch.*"]).unwrap();
+        assert!(filter.selects(EventType::RunFailed) && filter.selects(EventType::WatchOverdue));
+        assert!(!filter.selects(EventType::RunSucceeded));
+        let all = EventFilter::parse(["*"]).unwrap();
+        assert!(EventType::ALL.into_iter().all(|event_type| all.selects(event_type)));
+        for bad in ["run", "run.", "ru*", "", "run.done"] {
+            let error = EventFilter::parse([bad]).unwrap_err().to_string();
+            assert!(error.contains("names no event"), "{error}");
+        }
+    }
+
+    #[test]
+    fn labels_and_chosen_sinks_narrow_the_choice() {
+        let name = |text: &str| SinkName::new(text).unwrap();
+        let labels: Labels = [("team".to_owned(), "search".to_owned())].into();
+        let route = |sink: &str, labels: Labels| Route { sink: name(sink), events: EventFilter::verdicts(), labels };
+        let routes = Routes(vec![route("all", Labels::new()), route("search", labels.clone())]);
+        let mut event = Event::sample("2024-01-15T10:35:05Z".parse().unwrap());
+        event.event_type = EventType::RunFailed;
+        let mut watch = Watch {
+            run_id: super::super::RunId::new("run_1").unwrap(),
+            name: None,
+            labels: Labels::new(),
+            sinks: None,
+            added_at: event.timestamp,
+            deadline_at: event.timestamp,
+        };
+        assert_eq!(routes.sinks_for(&event, Some(&watch)), [name("all")]);
+        watch.labels = labels;
+        assert_eq!(routes.sinks_for(&event, Some(&watch)), [name("all"), name("search")]);
+        watch.sinks = Some(vec![name("search")]);
+        assert_eq!(routes.sinks_for(&event, Some(&watch)), [name("search")]);
+        event.event_type = EventType::RunStarted;
+        assert_eq!(routes.sinks_for(&event, Some(&watch)), []);
+    }
+}
