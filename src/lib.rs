@@ -1,5 +1,8 @@
 //! runwatch watches runs of AI crews on Crewship until each one ends, and tells the people and
 //! programs that wait for it.
 
+pub mod backoff;
+pub mod clock;
 pub mod config;
 pub mod run;
+pub mod store;

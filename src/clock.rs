@@ -1,0 +1,152 @@
+//! The time: one source for the wall clock and for how long things take.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp, Unit};
+use tokio::time::Instant;
+
+/// The time as the engine sees it.
+///
+/// [`Clock::system`] reads the machine's clocks. [`Clock::simulated`] follows tokio's time, which tests
+/// pause and advance, and can be made to jump.
+#[derive(Debug, Clone)]
+pub struct Clock(Arc<Source>);
+
+#[derive(Debug)]
+enum Source {
+    System { started: Instant },
+    Simulated { started: Instant, base: Timestamp, jumped: Mutex<Jump> },
+}
+
+/// What happened to the clocks between two readings, besides time passing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Jump {
+    /// How long the machine slept: timers stood still, time went on.
+    pub slept: Duration,
+    /// How far the wall clock was set forward (positive) or back.
+    pub stepped: SignedDuration,
+}
+
+/// Differences below this are the ordinary slewing of a disciplined clock and the time that passes
+/// between reading two clocks.
+const SMALLEST_JUMP: SignedDuration = SignedDuration::from_secs(2);
+
+/// One reading of all clocks.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading {
+    /// The wall clock, in whole milliseconds.
+    pub wall: Timestamp,
+    /// Time since start as timers see it: stands still while the machine sleeps.
+    awake: Duration,
+    /// Time since start including sleep; not moved by setting the wall clock.
+    passed: Duration,
+}
+
+impl Clock {
+    /// The machine's clocks.
+    pub fn system() -> Self {
+        Self(Arc::new(Source::System { started: Instant::now() }))
+    }
+
+    /// A wall clock that shows `base` now and follows tokio's time from here on.
+    pub fn simulated(base: Timestamp) -> Self {
+        Self(Arc::new(Source::Simulated { started: Instant::now(), base, jumped: Mutex::default() }))
+    }
+
+    /// Lets a simulated clock jump; a system clock cannot be moved and ignores it.
+    pub fn jump(&self, jump: Jump) {
+        if let Source::Simulated { jumped, .. } = &*self.0 {
+            let mut total = jumped.lock().expect("no holder panics");
+            total.slept += jump.slept;
+            total.stepped += jump.stepped;
+        }
+    }
+
+    /// The wall clock, in whole milliseconds: what is stored and sent is what is compared.
+    pub fn now(&self) -> Timestamp {
+        self.read().wall
+    }
+
+    /// Reads all clocks.
+    pub fn read(&self) -> Reading {
+        match &*self.0 {
+            Source::System { started } => {
+                let awake = started.elapsed();
+                Reading {
+                    wall: whole_milliseconds(Timestamp::now()),
+                    awake,
+                    passed: time_since_boot().unwrap_or(awake),
+                }
+            }
+            Source::Simulated { started, base, jumped } => {
+                let awake = started.elapsed();
+                let jumped = *jumped.lock().expect("no holder panics");
+                let passed = awake + jumped.slept;
+                let wall = base.checked_add(passed).and_then(|wall| wall.checked_add(jumped.stepped));
+                Reading { wall: whole_milliseconds(wall.unwrap_or(Timestamp::MAX)), awake, passed }
+            }
+        }
+    }
+}
+
+impl Reading {
+    /// What happened to the clocks since an earlier reading; `None` for nothing worth acting on.
+    pub fn jump_since(&self, earlier: &Reading) -> Option<Jump> {
+        let span = |duration: Duration| SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
+        let passed = span(self.passed.saturating_sub(earlier.passed));
+        let awake = span(self.awake.saturating_sub(earlier.awake));
+        let slept = passed - awake;
+        let stepped = self.wall.duration_since(earlier.wall) - passed;
+        let counts = |jump: SignedDuration| if jump.abs() < SMALLEST_JUMP { SignedDuration::ZERO } else { jump };
+        let jump = Jump { slept: counts(slept).try_into().unwrap_or_default(), stepped: counts(stepped) };
+        (jump != Jump::default()).then_some(jump)
+    }
+}
+
+fn whole_milliseconds(timestamp: Timestamp) -> Timestamp {
+    timestamp.round(Unit::Millisecond).unwrap_or(timestamp)
+}
+
+/// Linux counts the time since boot with and without sleep (clock_gettime(2), `CLOCK_BOOTTIME`).
+/// Elsewhere a sleep looks like a step of the wall clock, which leads to a poll at once just as well.
+#[cfg(target_os = "linux")]
+fn time_since_boot() -> Option<Duration> {
+    Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::Boottime)).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn time_since_boot() -> Option<Duration> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sleep_and_a_step_are_told_apart() {
+        let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
+        let first = clock.read();
+        tokio::time::advance(Duration::from_secs(30)).await;
+        assert_eq!(clock.read().jump_since(&first), None);
+        assert_eq!(clock.now().to_string(), "2026-01-01T00:00:30Z");
+
+        let slept = Jump { slept: Duration::from_secs(3600), stepped: SignedDuration::ZERO };
+        clock.jump(slept);
+        assert_eq!(clock.read().jump_since(&first), Some(slept));
+        assert_eq!(clock.now().to_string(), "2026-01-01T01:00:30Z");
+
+        let second = clock.read();
+        let stepped = Jump { slept: Duration::ZERO, stepped: SignedDuration::from_secs(-60) };
+        clock.jump(stepped);
+        assert_eq!(clock.read().jump_since(&second), Some(stepped));
+    }
+
+    #[test]
+    fn the_system_clock_does_not_jump_by_being_read() {
+        let clock = Clock::system();
+        let first = clock.read();
+        assert_eq!(clock.read().jump_since(&first), None);
+    }
+}

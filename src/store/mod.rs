@@ -1,0 +1,251 @@
+//! The store: watches, events, deliveries and attempts in SQLite.
+//!
+//! One writer owns the connection. Callers send it work; it runs what has queued up meanwhile as one
+//! transaction, and answers after the commit. So many small writes cost one sync to disk, and whatever
+//! was answered is safe.
+
+mod queries;
+mod schema;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use queries::{Added, Attempt, Claimed, DeliveryState, DeliverySummary, Outcome, StatusChange, Stored, Told};
+
+/// Why the store could not do what was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The database cannot be opened.
+    #[error("cannot open the store {}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Arc<rusqlite::Error>,
+    },
+    /// SQLite refused.
+    #[error("the store refused")]
+    Sql(#[source] Arc<rusqlite::Error>),
+    /// What is stored is not what this program stores.
+    #[error("the store holds {what} that cannot be read: {why}")]
+    Unreadable {
+        /// What.
+        what: &'static str,
+        /// Why.
+        why: String,
+    },
+    /// A newer runwatch wrote the database.
+    #[error("the store has version {found}, this program knows {known} and older: use the newer runwatch")]
+    Newer {
+        /// Version found.
+        found: u32,
+        /// Newest version known.
+        known: u32,
+    },
+    /// The row is not in the state that the change needs.
+    #[error("{what} is not {wanted}")]
+    Precondition {
+        /// Which row.
+        what: String,
+        /// The state it would need to be in.
+        wanted: &'static str,
+    },
+    /// The writer has ended.
+    #[error("the store is closed")]
+    Closed,
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sql(Arc::new(error))
+    }
+}
+
+/// Where the database is.
+#[derive(Debug, Clone, Copy)]
+pub enum Place<'a> {
+    /// In memory, gone with the process.
+    Memory,
+    /// A file, made if it is not there.
+    File(&'a Path),
+}
+
+/// Most pieces of work in one transaction: enough to share one sync among many, few enough that the
+/// first of them does not wait long.
+const MAX_BATCH: usize = 512;
+
+/// How long SQLite waits for another process, such as a backup, to let go of the file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Statements kept prepared; there are fewer than this.
+const CACHED_STATEMENTS: usize = 64;
+
+/// Work for the writer, given the connection inside a transaction, or why there is none. It returns
+/// how to answer once it is known whether the commit held.
+type Job = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Finish + Send>;
+
+struct Finish {
+    /// Whether to keep what the job changed.
+    keep: bool,
+    /// Wakes whoever waits for what the job changed.
+    wakes: Wakes,
+    answer: Box<dyn FnOnce(Result<(), StoreError>) + Send>,
+}
+
+/// Who must look again after a commit.
+#[derive(Debug, Clone, Copy, Default)]
+struct Wakes {
+    history: bool,
+    deliveries: bool,
+}
+
+/// A handle to the store; clones share it.
+#[derive(Debug, Clone)]
+pub struct Store {
+    jobs: mpsc::Sender<Job>,
+    history: watch::Receiver<u64>,
+    deliveries: watch::Receiver<u64>,
+}
+
+/// The owner of the connection. [`Writer::run`] serves until every [`Store`] is gone.
+pub struct Writer {
+    connection: Connection,
+    jobs: mpsc::Receiver<Job>,
+    history: watch::Sender<u64>,
+    deliveries: watch::Sender<u64>,
+}
+
+impl Store {
+    /// Opens the database and brings it to the newest version. Deliveries that a dead process left in
+    /// the middle of an attempt become due again.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, is no database, or was written by a newer runwatch. It is never
+    /// replaced.
+    pub fn open(place: Place<'_>) -> Result<(Self, Writer), StoreError> {
+        let mut connection = match place {
+            Place::Memory => Connection::open_in_memory()?,
+            Place::File(path) => Connection::open(path)
+                .map_err(|source| StoreError::Open { path: path.to_owned(), source: Arc::new(source) })?,
+        };
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+        connection.pragma_update(None, "foreign_keys", true)?;
+        // With a write-ahead log and FULL, a commit is on disk when it returns (sqlite.org/pragma.html).
+        connection.pragma_update(None, "journal_mode", "wal")?;
+        connection.pragma_update(None, "synchronous", "full")?;
+        schema::migrate(&mut connection)?;
+        queries::release_claims(&connection)?;
+        let (jobs, jobs_receiver) = mpsc::channel(MAX_BATCH);
+        let (history, history_receiver) = watch::channel(0);
+        let (deliveries, deliveries_receiver) = watch::channel(0);
+        let store = Self { jobs, history: history_receiver, deliveries: deliveries_receiver };
+        Ok((store, Writer { connection, jobs: jobs_receiver, history, deliveries }))
+    }
+
+    /// Changes whenever status changes or events were committed.
+    pub fn history_changed(&self) -> watch::Receiver<u64> {
+        self.history.clone()
+    }
+
+    /// Changes whenever deliveries were added, claimed, attempted or put back.
+    pub fn deliveries_changed(&self) -> watch::Receiver<u64> {
+        self.deliveries.clone()
+    }
+
+    /// Has the writer do `work` and waits for the commit. Cancel-safe: once sent, the work is done
+    /// whether or not anyone waits.
+    async fn call<T, W>(&self, wakes: Wakes, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            let result = connection.and_then(work);
+            Finish {
+                keep: result.is_ok(),
+                wakes,
+                answer: Box::new(move |commit| {
+                    // Whoever asked may have left; the work is done all the same.
+                    drop(reply.send(commit.and(result)));
+                }),
+            }
+        });
+        self.jobs.send(job).await.map_err(|_closed| StoreError::Closed)?;
+        answer.await.map_err(|_closed| StoreError::Closed)?
+    }
+}
+
+impl Writer {
+    /// Serves until every [`Store`] is gone, then closes the database.
+    pub async fn run(mut self) {
+        let mut batch = Vec::new();
+        loop {
+            if self.jobs.recv_many(&mut batch, MAX_BATCH).await == 0 {
+                return;
+            }
+            let jobs = std::mem::take(&mut batch);
+            let connection = self.connection;
+            let done = tokio::task::spawn_blocking(move || {
+                let finished = run_batch(&connection, jobs);
+                (connection, finished)
+            });
+            let Ok((connection, (commit, finished))) = done.await else {
+                // A panic in a query: the connection is gone and every caller sees Closed.
+                tracing::error!("the store's writer failed");
+                return;
+            };
+            self.connection = connection;
+            let committed = commit.is_ok();
+            let wakes = finished.iter().filter(|finish| finish.keep && committed).map(|finish| finish.wakes);
+            let (history, deliveries) =
+                wakes.fold((false, false), |(h, d), wakes| (h || wakes.history, d || wakes.deliveries));
+            for finish in finished {
+                (finish.answer)(commit.clone());
+            }
+            if history {
+                self.history.send_modify(|generation| *generation += 1);
+            }
+            if deliveries {
+                self.deliveries.send_modify(|generation| *generation += 1);
+            }
+        }
+    }
+}
+
+/// Runs jobs as one transaction. A job that fails is undone alone.
+fn run_batch(connection: &Connection, jobs: Vec<Job>) -> (Result<(), StoreError>, Vec<Finish>) {
+    let mut transaction = execute(connection, "BEGIN IMMEDIATE");
+    let mut finished = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        transaction = transaction.and_then(|()| execute(connection, "SAVEPOINT job"));
+        let finish = job(transaction.clone().map(|()| connection));
+        transaction = transaction.and_then(|()| {
+            if !finish.keep {
+                execute(connection, "ROLLBACK TO job")?;
+            }
+            execute(connection, "RELEASE job")
+        });
+        finished.push(finish);
+    }
+    let commit = transaction.and_then(|()| execute(connection, "COMMIT"));
+    // SQLite may have rolled back by itself, as it does on a full disk.
+    if commit.is_err()
+        && !connection.is_autocommit()
+        && let Err(error) = execute(connection, "ROLLBACK")
+    {
+        tracing::error!(%error, "cannot roll back");
+    }
+    (commit, finished)
+}
+
+fn execute(connection: &Connection, sql: &str) -> Result<(), StoreError> {
+    connection.prepare_cached(sql)?.execute([])?;
+    Ok(())
+}

@@ -1,0 +1,498 @@
+//! What is stored and read: the only place that knows SQL.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, Row, named_params, params};
+
+use super::{Store, StoreError, Wakes};
+use crate::run::{DeliveryId, Event, EventType, Labels, Progress, RunId, SinkName, Status, Step, Verdict, Watch};
+
+/// What came of adding a watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Added {
+    /// It is new.
+    New,
+    /// A watch of that run was there already and stays as it is.
+    Known,
+}
+
+/// A stored watch.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// The watch.
+    pub watch: Watch,
+    /// How far it has come.
+    pub progress: Progress,
+}
+
+/// An event with the sinks to tell of it.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// The event.
+    pub event: Event,
+    /// The sinks.
+    pub sinks: Vec<SinkName>,
+}
+
+/// One change of a run's status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusChange {
+    /// Grows with every change.
+    pub seq: i64,
+    /// The run.
+    pub run_id: RunId,
+    /// When it was observed.
+    pub at: Timestamp,
+    /// The status since then.
+    pub status: Status,
+}
+
+/// A delivery claimed for one attempt.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// Its ID.
+    pub id: DeliveryId,
+    /// Number of this attempt, from 1.
+    pub attempt: u32,
+    /// What to deliver.
+    pub event: Event,
+}
+
+/// How one attempt went.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// Number of the attempt, from 1, as claimed.
+    pub attempt: u32,
+    /// When it began.
+    pub at: Timestamp,
+    /// How long it took.
+    pub took: Duration,
+    /// What the receiver said, or what went wrong; one line, no secrets.
+    pub detail: String,
+    /// What follows.
+    pub outcome: Outcome,
+}
+
+/// What follows an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The message arrived.
+    Delivered,
+    /// Another attempt at this time.
+    Retry(Timestamp),
+    /// No further attempt unless someone asks for it.
+    Dead,
+}
+
+/// Where a delivery stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeliveryState {
+    /// Waiting for its next attempt.
+    Pending,
+    /// An attempt is under way.
+    Sending,
+    /// Arrived.
+    Delivered,
+    /// Given up.
+    Dead,
+}
+
+impl DeliveryState {
+    const ALL: [Self; 4] = [Self::Pending, Self::Sending, Self::Delivered, Self::Dead];
+
+    /// The word in the store and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Sending => "sending",
+            Self::Delivered => "delivered",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// A delivery and how it went so far.
+#[derive(Debug, Clone)]
+pub struct DeliverySummary {
+    /// Its ID.
+    pub id: DeliveryId,
+    /// The sink.
+    pub sink: SinkName,
+    /// The run, unless it is about the API or a sink.
+    pub run_id: Option<RunId>,
+    /// What it tells.
+    pub event_type: EventType,
+    /// Where it stands.
+    pub state: DeliveryState,
+    /// Attempts made.
+    pub attempts: u32,
+    /// When the next one is due, if it is pending.
+    pub next_attempt_at: Option<Timestamp>,
+    /// What came of the last attempt.
+    pub last_detail: Option<String>,
+}
+
+impl Store {
+    /// Stores a watch unless there is one of that run already.
+    ///
+    /// # Errors
+    /// When the store refuses; nothing is stored then.
+    pub async fn add_watch(&self, watch: Watch) -> Result<Added, StoreError> {
+        self.call(Wakes::default(), move |db| {
+            let sinks = watch.sinks.as_ref().map(|sinks| to_json("sinks", sinks)).transpose()?;
+            let rows = db
+                .prepare_cached(
+                    "INSERT INTO watches (run_id, name, labels, sinks, added_at, deadline_at)
+                     VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (run_id) DO NOTHING",
+                )?
+                .execute(params![
+                    watch.run_id.as_str(),
+                    watch.name,
+                    to_json("labels", &watch.labels)?,
+                    sinks,
+                    watch.added_at.as_millisecond(),
+                    watch.deadline_at.as_millisecond(),
+                ])?;
+            Ok(if rows == 1 { Added::New } else { Added::Known })
+        })
+        .await
+    }
+
+    /// The watches without a verdict, the oldest first, taken up at `now`.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn active_watches(&self, now: Timestamp) -> Result<Vec<Stored>, StoreError> {
+        self.call(Wakes::default(), move |db| {
+            let mut statement =
+                db.prepare_cached("SELECT * FROM watches WHERE verdict IS NULL ORDER BY added_at, run_id")?;
+            let mut rows = statement.query([])?;
+            let mut stored = Vec::new();
+            while let Some(row) = rows.next()? {
+                stored.push(read_watch(row, now)?);
+            }
+            Ok(stored)
+        })
+        .await
+    }
+
+    /// Stores a step of a watch: its new state, its events and their deliveries, all or nothing. The
+    /// events are `told`, which are those of `step` with their sinks.
+    ///
+    /// # Errors
+    /// [`StoreError::Precondition`] when the watch is gone or has its verdict already.
+    pub async fn record_step(
+        &self,
+        run_id: RunId,
+        step: Step,
+        told: Vec<Told>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let wakes = Wakes { history: true, deliveries: told.iter().any(|told| !told.sinks.is_empty()) };
+        self.call(wakes, move |db| {
+            let next = &step.progress;
+            let details = next.details.as_ref().map(|details| to_json("details", details)).transpose()?;
+            let status = next.status.as_ref().map(Status::as_str);
+            let rows = db
+                .prepare_cached(
+                    "UPDATE watches SET status = :status, details = :details, polls = :polls,
+                        missing_since = :missing_since, seen_running = :seen_running, overdue_told = :overdue_told,
+                        verdict = :verdict, verdict_at = :verdict_at
+                     WHERE run_id = :run_id AND verdict IS NULL",
+                )?
+                .execute(named_params! {
+                    ":status": status,
+                    ":details": details,
+                    ":polls": next.polls.cast_signed(),
+                    ":missing_since": next.missing_since.map(Timestamp::as_millisecond),
+                    ":seen_running": next.seen_running,
+                    ":overdue_told": next.overdue_told,
+                    ":verdict": next.verdict.map(Verdict::as_str),
+                    ":verdict_at": next.verdict.map(|_| now.as_millisecond()),
+                    ":run_id": run_id.as_str(),
+                })?;
+            if rows != 1 {
+                return Err(StoreError::Precondition { what: format!("the watch of {run_id}"), wanted: "active" });
+            }
+            if let Some(status) = status.filter(|_| step.status_changed) {
+                db.prepare_cached("INSERT INTO status_changes (run_id, at, status) VALUES (?, ?, ?)")?
+                    .execute(params![run_id.as_str(), now.as_millisecond(), status])?;
+            }
+            told.iter().try_for_each(|told| insert_event(db, told, now))
+        })
+        .await
+    }
+
+    /// Stores an event that is not about a run, with its deliveries.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn record_event(&self, told: Told, now: Timestamp) -> Result<(), StoreError> {
+        self.call(Wakes { history: true, deliveries: !told.sinks.is_empty() }, move |db| insert_event(db, &told, now))
+            .await
+    }
+
+    /// Moves the marks of all active watches by `milliseconds`, after the wall clock was set by so much.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn shift_active(&self, milliseconds: i64) -> Result<(), StoreError> {
+        self.call(Wakes::default(), move |db| {
+            db.prepare_cached(
+                "UPDATE watches SET deadline_at = deadline_at + ?1, missing_since = missing_since + ?1
+                 WHERE verdict IS NULL",
+            )?
+            .execute([milliseconds])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Claims up to `limit` deliveries of `sink` that are due at `now`, the longest due first.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn claim_due(&self, sink: SinkName, now: Timestamp, limit: usize) -> Result<Vec<Claimed>, StoreError> {
+        self.call(Wakes::default(), move |db| {
+            let mut statement = db.prepare_cached(
+                "UPDATE deliveries SET state = 'sending', attempts = attempts + 1
+                 WHERE id IN (SELECT id FROM deliveries WHERE sink = ?1 AND state = 'pending' AND next_attempt_at <= ?2
+                              ORDER BY next_attempt_at, id LIMIT ?3)
+                 RETURNING id, attempts, (SELECT body FROM events WHERE seq = event_seq)",
+            )?;
+            let mut rows = statement.query(params![sink.as_str(), now.as_millisecond(), limit as i64])?;
+            let mut claimed = Vec::new();
+            while let Some(row) = rows.next()? {
+                claimed.push(Claimed {
+                    id: read_id(row, 0, DeliveryId::new)?,
+                    attempt: row.get(1)?,
+                    event: Event::from_json(row.get_ref(2)?.as_str().map_err(rusqlite::Error::from)?)
+                        .map_err(|error| unreadable("an event", &error))?,
+                });
+            }
+            claimed.sort_by(|a, b| a.id.cmp(&b.id));
+            Ok(claimed)
+        })
+        .await
+    }
+
+    /// When the next delivery of `sink` is due.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn next_due(&self, sink: SinkName) -> Result<Option<Timestamp>, StoreError> {
+        self.call(Wakes::default(), move |db| {
+            let at: Option<i64> = db
+                .prepare_cached("SELECT min(next_attempt_at) FROM deliveries WHERE sink = ? AND state = 'pending'")?
+                .query_row([sink.as_str()], |row| row.get(0))?;
+            at.map(read_time).transpose()
+        })
+        .await
+    }
+
+    /// Stores how an attempt went and what follows, together.
+    ///
+    /// # Errors
+    /// [`StoreError::Precondition`] when the delivery is not claimed for that attempt.
+    pub async fn record_attempt(&self, id: DeliveryId, attempt: Attempt) -> Result<(), StoreError> {
+        self.call(Wakes { history: false, deliveries: true }, move |db| {
+            let took_ms = i64::try_from(attempt.took.as_millis()).unwrap_or(i64::MAX);
+            let ended_at = attempt.at.as_millisecond().saturating_add(took_ms);
+            let (state, next_at, ended_at) = match attempt.outcome {
+                Outcome::Delivered => (DeliveryState::Delivered, None, Some(ended_at)),
+                Outcome::Retry(at) => (DeliveryState::Pending, Some(at.as_millisecond()), None),
+                Outcome::Dead => (DeliveryState::Dead, None, Some(ended_at)),
+            };
+            let rows = db
+                .prepare_cached(
+                    "UPDATE deliveries SET state = ?, next_attempt_at = ?, ended_at = ?
+                     WHERE id = ? AND state = 'sending' AND attempts = ?",
+                )?
+                .execute(params![state.as_str(), next_at, ended_at, id.as_str(), attempt.attempt])?;
+            if rows != 1 {
+                let what = format!("delivery {id}");
+                return Err(StoreError::Precondition { what, wanted: "claimed for this attempt" });
+            }
+            db.prepare_cached(
+                "INSERT INTO attempts (delivery_id, attempt, at, took_ms, delivered, detail) VALUES (?, ?, ?, ?, ?, ?)",
+            )?
+            .execute(params![
+                id.as_str(),
+                attempt.attempt,
+                attempt.at.as_millisecond(),
+                took_ms,
+                attempt.outcome == Outcome::Delivered,
+                attempt.detail,
+            ])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The status changes after `seq`, in order.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn status_changes_after(&self, seq: i64) -> Result<Vec<StatusChange>, StoreError> {
+        self.call(Wakes::default(), move |db| {
+            let mut statement =
+                db.prepare_cached("SELECT seq, run_id, at, status FROM status_changes WHERE seq > ? ORDER BY seq")?;
+            let mut rows = statement.query([seq])?;
+            let mut changes = Vec::new();
+            while let Some(row) = rows.next()? {
+                changes.push(StatusChange {
+                    seq: row.get(0)?,
+                    run_id: read_id(row, 1, RunId::new)?,
+                    at: read_time(row.get(2)?)?,
+                    status: Status::from_api(row.get_ref(3)?.as_str().map_err(rusqlite::Error::from)?),
+                });
+            }
+            Ok(changes)
+        })
+        .await
+    }
+
+    /// The events after `seq`, in order, each with its sequence number.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn events_after(&self, seq: i64) -> Result<Vec<(i64, Event)>, StoreError> {
+        self.call(Wakes::default(), move |db| {
+            let mut statement = db.prepare_cached("SELECT seq, body FROM events WHERE seq > ? ORDER BY seq")?;
+            let mut rows = statement.query([seq])?;
+            let mut events = Vec::new();
+            while let Some(row) = rows.next()? {
+                let body = row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?;
+                events.push((row.get(0)?, Event::from_json(body).map_err(|error| unreadable("an event", &error))?));
+            }
+            Ok(events)
+        })
+        .await
+    }
+
+    /// All deliveries, the oldest first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn deliveries(&self) -> Result<Vec<DeliverySummary>, StoreError> {
+        self.call(Wakes::default(), move |db| {
+            let mut statement = db.prepare_cached(
+                "SELECT d.id, d.sink, e.run_id, e.type, d.state, d.attempts, d.next_attempt_at,
+                        (SELECT detail FROM attempts a WHERE a.delivery_id = d.id ORDER BY attempt DESC LIMIT 1)
+                 FROM deliveries d JOIN events e ON e.seq = d.event_seq ORDER BY d.id",
+            )?;
+            let mut rows = statement.query([])?;
+            let mut deliveries = Vec::new();
+            while let Some(row) = rows.next()? {
+                deliveries.push(read_delivery(row)?);
+            }
+            Ok(deliveries)
+        })
+        .await
+    }
+}
+
+/// Makes deliveries due again whose attempt was under way when the process that made it died.
+///
+/// The attempt may have arrived; its number was used up, its delivery is made again under the same ID.
+pub(super) fn release_claims(db: &Connection) -> Result<(), StoreError> {
+    db.execute(
+        "UPDATE deliveries SET state = 'pending', next_attempt_at = coalesce(next_attempt_at, created_at)
+         WHERE state = 'sending'",
+        [],
+    )?;
+    Ok(())
+}
+
+fn insert_event(db: &Connection, told: &Told, now: Timestamp) -> Result<(), StoreError> {
+    let Told { event, sinks } = told;
+    db.prepare_cached("INSERT INTO events (run_id, type, at, body) VALUES (?, ?, ?, ?)")?.execute(params![
+        event.run_id().map(RunId::as_str),
+        event.event_type.as_str(),
+        event.timestamp.as_millisecond(),
+        event.to_json(),
+    ])?;
+    let seq = db.last_insert_rowid();
+    for sink in sinks {
+        db.prepare_cached(
+            "INSERT INTO deliveries (id, event_seq, sink, state, next_attempt_at, created_at)
+             VALUES (?1, ?2, ?3, 'pending', ?4, ?4)",
+        )?
+        .execute(params![DeliveryId::generate().as_str(), seq, sink.as_str(), now.as_millisecond()])?;
+    }
+    Ok(())
+}
+
+fn read_watch(row: &Row<'_>, now: Timestamp) -> Result<Stored, StoreError> {
+    let text = |column: &str| -> Result<Option<String>, rusqlite::Error> { row.get(column) };
+    let time = |column: &str| -> Result<Option<Timestamp>, StoreError> {
+        row.get::<_, Option<i64>>(column)?.map(read_time).transpose()
+    };
+    let required = |column: &str| read_time(row.get(column)?);
+    let labels: Labels = from_json("labels", &row.get::<_, String>("labels")?)?;
+    let watch = Watch {
+        run_id: read_id(row, "run_id", RunId::new)?,
+        name: text("name")?,
+        labels,
+        sinks: text("sinks")?.map(|json| from_json("sinks", &json)).transpose()?,
+        added_at: required("added_at")?,
+        deadline_at: required("deadline_at")?,
+    };
+    let mut progress = Progress::begin(now);
+    progress.status = text("status")?.map(|status| Status::from_api(&status));
+    progress.details = text("details")?.map(|json| from_json("details", &json)).transpose()?.map(Box::new);
+    progress.polls = row.get::<_, i64>("polls")?.cast_unsigned();
+    progress.missing_since = time("missing_since")?;
+    progress.seen_running = row.get("seen_running")?;
+    progress.overdue_told = row.get("overdue_told")?;
+    progress.verdict = match text("verdict")? {
+        None => None,
+        Some(word) => Some(Verdict::from_word(&word).ok_or_else(|| unreadable("a verdict", &word))?),
+    };
+    Ok(Stored { watch, progress })
+}
+
+fn read_delivery(row: &Row<'_>) -> Result<DeliverySummary, StoreError> {
+    let word: String = row.get(3)?;
+    let state: String = row.get(4)?;
+    let run_id: Option<String> = row.get(2)?;
+    Ok(DeliverySummary {
+        id: read_id(row, 0, DeliveryId::new)?,
+        sink: read_id(row, 1, SinkName::new)?,
+        run_id: run_id.map(|id| RunId::new(&id)).transpose().map_err(|error| unreadable("an ID", &error))?,
+        event_type: EventType::from_word(&word).ok_or_else(|| unreadable("an event type", &word))?,
+        state: DeliveryState::ALL
+            .into_iter()
+            .find(|known| known.as_str() == state)
+            .ok_or_else(|| unreadable("a delivery state", &state))?,
+        attempts: row.get(5)?,
+        next_attempt_at: row.get::<_, Option<i64>>(6)?.map(read_time).transpose()?,
+        last_detail: row.get(7)?,
+    })
+}
+
+fn read_id<T, E: std::fmt::Display>(
+    row: &Row<'_>,
+    column: impl rusqlite::RowIndex,
+    read: impl FnOnce(&str) -> Result<T, E>,
+) -> Result<T, StoreError> {
+    let text: String = row.get(column)?;
+    read(&text).map_err(|error| unreadable("an ID", &error))
+}
+
+fn read_time(milliseconds: i64) -> Result<Timestamp, StoreError> {
+    Timestamp::from_millisecond(milliseconds).map_err(|error| unreadable("a time", &error))
+}
+
+fn to_json<T: serde::Serialize>(what: &'static str, value: &T) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|error| unreadable(what, &error))
+}
+
+fn from_json<'a, T: serde::Deserialize<'a>>(what: &'static str, json: &'a str) -> Result<T, StoreError> {
+    serde_json::from_str(json).map_err(|error| unreadable(what, &error))
+}
+
+fn unreadable(what: &'static str, why: &dyn std::fmt::Display) -> StoreError {
+    StoreError::Unreadable { what, why: why.to_string() }
+}
