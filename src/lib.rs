@@ -1,8 +1,7 @@
-//! runwatch watches runs of AI crews on Crewship until each one ends, and tells the people and
-//! programs that wait for it.
-
+//! runwatch
 pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod run;
 pub mod store;
+pub mod text;

@@ -130,7 +130,7 @@ impl Progress {
             return Err(Illegal::Finished(verdict));
         }
         let mut next = self.clone();
-        let mut told = Vec::new();
+        let mut told = Vec::with_capacity(2);
         let still_going = match answer {
             Answer::Seen(observation) => {
                 let Observation { status, details } = *observation;
@@ -228,4 +228,191 @@ impl Progress {
 /// `at` plus `span`, or the end of time.
 fn later(at: Timestamp, span: Duration) -> Timestamp {
     at.checked_add(span).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::{Labels, RunId};
+    use proptest::prelude::*;
+
+    fn time(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 + seconds).unwrap()
+    }
+
+    fn watch(deadline: i64) -> Watch {
+        Watch {
+            run_id: RunId::new("run_1").unwrap(),
+            name: None,
+            labels: Labels::new(),
+            sinks: None,
+            added_at: time(0),
+            deadline_at: time(deadline),
+        }
+    }
+
+    fn limits() -> Limits {
+        Limits {
+            not_found_grace: Duration::from_secs(120),
+            overdue_after: Some(Duration::from_secs(600)),
+            run_url: Some("https://console.example/{run_id}".to_owned()),
+        }
+    }
+
+    fn seen(status: &str) -> Answer {
+        seen_with(status, RunDetails::default())
+    }
+
+    fn seen_with(status: &str, details: RunDetails) -> Answer {
+        Answer::Seen(Box::new(Observation { status: Status::from_api(status), details }))
+    }
+
+    /// Feeds answers at the given seconds and returns the events, as words with their seconds.
+    fn play(deadline: i64, answers: Vec<(i64, Answer)>) -> (Progress, Vec<(i64, &'static str)>) {
+        let (watch, limits) = (watch(deadline), limits());
+        let mut progress = Progress::begin(time(0));
+        let mut told = Vec::new();
+        for (at, answer) in answers {
+            let step = progress.step(&watch, answer, time(at), &limits).unwrap();
+            told.extend(step.events.iter().map(|event| (at, event.event_type.as_str())));
+            progress = step.progress;
+        }
+        (progress, told)
+    }
+
+    #[test]
+    fn a_run_is_followed_to_its_end() {
+        let answers = vec![(0, seen("pending")), (2, seen("running")), (4, seen("running")), (6, seen("failed"))];
+        let (progress, told) = play(100, answers);
+        assert_eq!(told, [(2, "run.started"), (6, "run.failed")]);
+        assert_eq!((progress.verdict, progress.polls), (Some(Verdict::Failed), 4));
+    }
+
+    #[test]
+    fn both_spellings_of_canceled_count() {
+        assert_eq!(play(100, vec![(0, seen("canceled"))]).1, [(0, "run.canceled")]);
+        assert_eq!(play(100, vec![(0, seen("cancelled"))]).1, [(0, "run.canceled")]);
+    }
+
+    #[test]
+    fn a_status_may_be_unknown_or_go_backwards() {
+        let answers = vec![(0, seen("running")), (1, seen("COMPLETED")), (2, seen("pending")), (3, seen("running"))];
+        let (progress, told) = play(100, answers);
+        assert_eq!(told, [(0, "run.started")]);
+        assert_eq!(progress.status, Some(Status::Running));
+    }
+
+    #[test]
+    fn missing_for_all_of_the_grace_is_not_found() {
+        let miss = |at| (at, Answer::Missing);
+        assert_eq!(play(1000, vec![miss(0), miss(119)]).1, []);
+        assert_eq!(play(1000, vec![miss(0), miss(119), miss(120)]).1, [(120, "watch.not_found")]);
+        // Seen in between: the grace begins anew. A failed poll says nothing either way.
+        let gone = vec![miss(0), (100, seen("running")), miss(130), (249, Answer::Failed), miss(250)];
+        assert_eq!(play(1000, gone).1, [(100, "run.started"), (250, "watch.not_found")]);
+    }
+
+    #[test]
+    fn at_the_deadline_the_last_answer_decides() {
+        assert_eq!(play(10, vec![(0, seen("running")), (10, seen("running"))]).1[1], (10, "watch.timed_out"));
+        assert_eq!(play(10, vec![(10, seen("succeeded"))]).1, [(10, "run.succeeded")]);
+        for no_answer in [Answer::Failed, Answer::Missing, Answer::NotAsked] {
+            assert_eq!(play(10, vec![(0, seen("pending")), (10, no_answer)]).1, [(10, "watch.unreachable")]);
+        }
+        assert_eq!(play(10, vec![(9, Answer::Failed)]).1, []);
+    }
+
+    #[test]
+    fn overdue_is_told_once_and_only_of_a_run_seen_going() {
+        let answers = vec![(0, seen("running")), (601, Answer::Failed), (602, seen("running")), (603, seen("running"))];
+        assert_eq!(play(1000, answers).1, [(0, "run.started"), (602, "watch.overdue")]);
+    }
+
+    #[test]
+    fn late_means_over_before_anyone_watched() {
+        let ended = |at: Option<i64>| RunDetails { completed_at: at.map(time), ..RunDetails::default() };
+        let late = |answers: Vec<(i64, Answer)>| {
+            let (progress, _) = play(100, answers);
+            progress.describe(&watch(100), time(50), &limits()).watch.late
+        };
+        assert!(late(vec![(1, seen_with("succeeded", ended(Some(-60))))]));
+        assert!(late(vec![(1, seen_with("succeeded", ended(None)))]));
+        assert!(!late(vec![(1, seen_with("succeeded", ended(Some(0))))]));
+        assert!(!late(vec![(1, seen("running")), (2, seen_with("succeeded", ended(Some(-60))))]));
+        let (progress, _) = play(100, vec![(1, seen("running"))]);
+        let resumed = progress.resumed(time(30));
+        let step = resumed.step(&watch(100), seen_with("failed", ended(Some(20))), time(31), &limits()).unwrap();
+        let EventData::Run(data) = &step.events[0].data else { panic!("about a run") };
+        assert!(data.watch.late);
+        assert_eq!(data.run.url.as_deref(), Some("https://console.example/run_1"));
+        assert_eq!(data.timing.detected_after_ms, Some(11_000));
+    }
+
+    #[test]
+    fn too_deep_json_is_left_out_and_named() {
+        let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+        let output = serde_json::value::RawValue::from_string(deep).unwrap();
+        let details = RunDetails { output: Some(output), ..RunDetails::default() };
+        let (progress, _) = play(100, vec![(1, seen_with("succeeded", details))]);
+        let data = progress.describe(&watch(100), time(50), &limits());
+        assert_eq!((data.run.output.is_none(), data.truncated), (true, vec!["output".to_owned()]));
+    }
+
+    fn any_answer() -> impl Strategy<Value = Answer> {
+        prop_oneof![
+            4 => prop_oneof![
+                Just("pending"), Just("running"), Just("queued"), Just("SUCCEEDED"), Just("")
+            ].prop_map(seen),
+            1 => prop_oneof![Just("succeeded"), Just("failed"), Just("canceled"), Just("cancelled")].prop_map(seen),
+            3 => Just(Answer::Missing),
+            3 => Just(Answer::Failed),
+            1 => Just(Answer::NotAsked),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_sequence_gives_a_wrong_or_a_second_verdict(
+            deadline in -10_i64..4000,
+            answers in proptest::collection::vec((0_i64..200, any_answer()), 1..60),
+        ) {
+            let (watch, limits) = (watch(deadline), limits());
+            let mut progress = Progress::begin(time(0));
+            let mut now = 0;
+            let mut started = 0;
+            for (gap, answer) in answers {
+                now += gap;
+                let said = match &answer {
+                    Answer::Seen(observation) => Some(observation.status.clone()),
+                    Answer::Missing | Answer::Failed | Answer::NotAsked => None,
+                };
+                let missing = matches!(answer, Answer::Missing);
+                let step = match progress.step(&watch, answer, time(now), &limits) {
+                    Err(Illegal::Finished(verdict)) => {
+                        prop_assert_eq!(progress.verdict, Some(verdict));
+                        continue;
+                    }
+                    Ok(step) => step,
+                };
+                let verdicts: Vec<_> = step.events.iter().filter_map(|event| event.event_type.verdict()).collect();
+                prop_assert_eq!(step.progress.verdict.into_iter().collect::<Vec<_>>(), verdicts);
+                started += step.events.iter().filter(|event| event.event_type == EventType::RunStarted).count();
+                match step.progress.verdict {
+                    Some(Verdict::Succeeded) => prop_assert_eq!(said, Some(Status::Succeeded)),
+                    Some(Verdict::Failed) => prop_assert_eq!(said, Some(Status::Failed)),
+                    Some(Verdict::Canceled) => prop_assert_eq!(said, Some(Status::Canceled)),
+                    Some(Verdict::NotFound) => {
+                        prop_assert!(missing);
+                        let since = step.progress.missing_since.expect("missing for a while");
+                        prop_assert!(time(now).duration_since(since) >= SignedDuration::from_secs(120));
+                    }
+                    Some(Verdict::TimedOut) => prop_assert!(now >= deadline && said.is_some()),
+                    Some(Verdict::Unreachable) => prop_assert!(now >= deadline && said.is_none()),
+                    None => prop_assert!(now < deadline),
+                }
+                progress = step.progress;
+            }
+            prop_assert!(started <= 1);
+        }
+    }
 }

@@ -1,0 +1,74 @@
+//! Texts for people: made harmless, and short.
+
+use std::time::Duration;
+
+/// `text` as one line of at most `max_chars` characters, harmless on a terminal, a desktop or in a
+/// chat: control characters (terminal escapes among them) and bidirectional overrides are taken out,
+/// and white space is folded.
+pub fn one_line(text: &str, max_chars: usize) -> String {
+    let visible = |c: &char| !is_hidden(*c) || c.is_whitespace();
+    let folded = text.chars().filter(visible).collect::<String>();
+    shorten(&folded.split_whitespace().collect::<Vec<_>>().join(" "), max_chars)
+}
+
+/// The first `max_lines` lines of `text` that are not empty, each as [`one_line`] makes it.
+pub fn first_lines(text: &str, max_lines: usize, max_chars: usize) -> Vec<String> {
+    let lines = text.lines().map(|line| one_line(line, max_chars)).filter(|line| !line.is_empty());
+    lines.take(max_lines).collect()
+}
+
+/// `text`, cut to `max_chars` characters, the last an ellipsis where it was longer.
+fn shorten(text: &str, max_chars: usize) -> String {
+    match text.char_indices().nth(max_chars) {
+        None => text.to_owned(),
+        Some(_) => text.chars().take(max_chars.saturating_sub(1)).chain(['…']).collect(),
+    }
+}
+
+/// Control characters, and characters that change how their neighbours are shown or are not shown at
+/// all: Unicode's bidirectional formatting characters (UAX #9), zero-width ones and separators.
+fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{61c}' | '\u{feff}')
+}
+
+/// A span of time in at most two units, as people say it: `340ms`, `45s`, `3m 20s`, `2h 5m`, `3d 4h`.
+pub fn span(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let two = |big: u64, big_unit: &str, small: u64, small_unit: &str| match small {
+        0 => format!("{big}{big_unit}"),
+        small => format!("{big}{big_unit} {small}{small_unit}"),
+    };
+    match seconds {
+        0 if duration.subsec_millis() > 0 => format!("{}ms", duration.subsec_millis()),
+        0..60 => format!("{seconds}s"),
+        60..3600 => two(seconds / 60, "m", seconds % 60, "s"),
+        3600..86_400 => two(seconds / 3600, "h", seconds % 3600 / 60, "m"),
+        _ => two(seconds / 86_400, "d", seconds % 86_400 / 3600, "h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_text_becomes_one_harmless_line() {
+        assert_eq!(one_line("a\x1b[31mb\x07\r\n\tc\u{202e}d\u{200b}", 80), "a[31mb cd");
+        assert_eq!(one_line("  much   space ", 80), "much space");
+        assert_eq!(one_line("0123456789", 5), "0123…");
+        assert_eq!(one_line("01234", 5), "01234");
+        assert_eq!(first_lines("\n\none\n \ntwo\nthree", 2, 10), ["one", "two"]);
+    }
+
+    #[test]
+    fn spans_have_two_units_at_most() {
+        let shown = |milliseconds| span(Duration::from_millis(milliseconds));
+        assert_eq!(shown(0), "0s");
+        assert_eq!(shown(340), "340ms");
+        assert_eq!(shown(45_999), "45s");
+        assert_eq!(shown(200_000), "3m 20s");
+        assert_eq!(shown(7_200_000), "2h");
+        assert_eq!(shown(274_000_000), "3d 4h");
+    }
+}

@@ -1,0 +1,173 @@
+//! The store on disk: what was answered is there after the process is gone.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use runwatch::run::{
+    Answer, EventType, Labels, Limits, Observation, Progress, RunDetails, RunId, SinkName, Status, Step, Verdict, Watch,
+};
+use runwatch::store::{Added, Attempt, DeliveryState, Outcome, Place, Store, StoreError, Told};
+use tokio::task::JoinSet;
+
+fn time(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_700_000_000 + seconds).unwrap()
+}
+
+fn watch(id: &str) -> Watch {
+    Watch {
+        run_id: RunId::new(id).unwrap(),
+        name: Some("nightly".to_owned()),
+        labels: Labels::from([("team".to_owned(), "search".to_owned())]),
+        sinks: Some(vec![SinkName::new("ops").unwrap()]),
+        added_at: time(0),
+        deadline_at: time(3600),
+    }
+}
+
+fn step(watch: &Watch, progress: &Progress, status: &str, now: Timestamp) -> Step {
+    let limits = Limits { not_found_grace: Duration::from_secs(120), overdue_after: None, run_url: None };
+    let output = serde_json::value::to_raw_value(&[1, 2]).unwrap();
+    let details = RunDetails { output: Some(output), created_at: Some(time(-5)), ..RunDetails::default() };
+    let observation = Observation { status: Status::from_api(status), details };
+    progress.step(watch, Answer::Seen(Box::new(observation)), now, &limits).unwrap()
+}
+
+fn told(step: &Step, sinks: &[&str]) -> Vec<Told> {
+    let sinks: Vec<_> = sinks.iter().map(|name| SinkName::new(name).unwrap()).collect();
+    step.events.iter().map(|event| Told { event: event.clone(), sinks: sinks.clone() }).collect()
+}
+
+/// A store and the task of its writer, which ends when the store is dropped.
+fn open(path: &std::path::Path) -> (Store, JoinSet<()>) {
+    let (store, writer) = Store::open(Place::File(path)).unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(writer.run());
+    (store, tasks)
+}
+
+async fn close(store: Store, mut tasks: JoinSet<()>) {
+    drop(store);
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn watches_verdicts_and_deliveries_outlive_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("runwatch.db");
+    let (store, tasks) = open(&path);
+    let (first, second) = (watch("run_1"), watch("run_2"));
+    assert_eq!(store.add_watch(first.clone()).await.unwrap(), Added::New);
+    assert_eq!(store.add_watch(first.clone()).await.unwrap(), Added::Known);
+    assert_eq!(store.add_watch(second.clone()).await.unwrap(), Added::New);
+    let running = step(&second, &Progress::begin(time(0)), "running", time(1));
+    store.record_step(second.run_id.clone(), running, Vec::new(), time(1)).await.unwrap();
+    let failed = step(&first, &Progress::begin(time(0)), "failed", time(2));
+    let events = told(&failed, &["ops", "desk"]);
+    store.record_step(first.run_id.clone(), failed.clone(), events, time(2)).await.unwrap();
+
+    // The attempt is under way when the process dies.
+    let ops = SinkName::new("ops").unwrap();
+    let claimed = store.claim_due(ops.clone(), time(2), 10).await.unwrap();
+    assert_eq!(claimed.len(), 1);
+    assert_eq!(store.claim_due(ops.clone(), time(2), 10).await.unwrap().len(), 0, "claimed once only");
+    close(store, tasks).await;
+
+    let (store, tasks) = open(&path);
+    let active = store.active_watches(time(100)).await.unwrap();
+    assert_eq!(active.len(), 1);
+    assert_eq!(active[0].watch, second);
+    assert_eq!(active[0].progress.status, Some(Status::Running));
+    assert!(active[0].progress.seen_running);
+    let details = active[0].progress.details.as_ref().unwrap();
+    assert_eq!((details.output.as_ref().unwrap().get(), details.created_at), ("[1,2]", Some(time(-5))));
+
+    let again = store.claim_due(ops, time(100), 10).await.unwrap();
+    assert_eq!(again.len(), 1);
+    assert_eq!((&again[0].id, again[0].attempt), (&claimed[0].id, 2), "same ID, next attempt");
+    assert_eq!(again[0].event.event_type, EventType::RunFailed);
+    assert_eq!(again[0].event.to_json(), failed.events[0].to_json());
+    close(store, tasks).await;
+}
+
+#[tokio::test]
+async fn a_verdict_is_given_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, tasks) = open(&dir.path().join("runwatch.db"));
+    let watch = watch("run_1");
+    store.add_watch(watch.clone()).await.unwrap();
+    let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
+    assert_eq!(failed.progress.verdict, Some(Verdict::Failed));
+    store.record_step(watch.run_id.clone(), failed.clone(), told(&failed, &["ops"]), time(2)).await.unwrap();
+    let succeeded = step(&watch, &Progress::begin(time(0)), "succeeded", time(3));
+    let refused = store.record_step(watch.run_id.clone(), succeeded.clone(), told(&succeeded, &["ops"]), time(3)).await;
+    assert!(matches!(refused, Err(StoreError::Precondition { .. })), "{refused:?}");
+    let events = store.events_after(0).await.unwrap();
+    assert_eq!(events.iter().map(|(_, event)| event.event_type).collect::<Vec<_>>(), [EventType::RunFailed]);
+    assert_eq!(store.deliveries().await.unwrap().len(), 1, "the refused step left nothing behind");
+    close(store, tasks).await;
+}
+
+#[tokio::test]
+async fn attempts_are_recorded_with_what_follows() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, tasks) = open(&dir.path().join("runwatch.db"));
+    let (watch, ops) = (watch("run_1"), SinkName::new("ops").unwrap());
+    store.add_watch(watch.clone()).await.unwrap();
+    let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
+    store.record_step(watch.run_id.clone(), failed.clone(), told(&failed, &["ops"]), time(2)).await.unwrap();
+
+    let attempt = |attempt, at, outcome| Attempt {
+        attempt,
+        at: time(at),
+        took: Duration::from_millis(15),
+        detail: format!("answer {attempt}"),
+        outcome,
+    };
+    let claimed = store.claim_due(ops.clone(), time(2), 10).await.unwrap().remove(0);
+    store.record_attempt(claimed.id.clone(), attempt(1, 2, Outcome::Retry(time(7)))).await.unwrap();
+    assert_eq!(store.next_due(ops.clone()).await.unwrap(), Some(time(7)));
+    assert_eq!(store.claim_due(ops.clone(), time(6), 10).await.unwrap().len(), 0, "not due yet");
+    let again = store.claim_due(ops.clone(), time(7), 10).await.unwrap().remove(0);
+    assert_eq!((&again.id, again.attempt), (&claimed.id, 2));
+    let stale = store.record_attempt(claimed.id.clone(), attempt(1, 7, Outcome::Delivered)).await;
+    assert!(matches!(stale, Err(StoreError::Precondition { .. })), "an attempt that is over: {stale:?}");
+    store.record_attempt(claimed.id.clone(), attempt(2, 7, Outcome::Delivered)).await.unwrap();
+    let deliveries = store.deliveries().await.unwrap();
+    assert_eq!(deliveries.len(), 1);
+    assert_eq!((deliveries[0].state, deliveries[0].attempts), (DeliveryState::Delivered, 2));
+    assert_eq!(deliveries[0].last_detail.as_deref(), Some("answer 2"));
+    assert_eq!(store.next_due(ops).await.unwrap(), None);
+    close(store, tasks).await;
+}
+
+#[tokio::test]
+async fn a_database_that_is_none_or_newer_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let garbage = dir.path().join("garbage.db");
+    std::fs::write(&garbage, "this is no database".repeat(100)).unwrap();
+    assert!(Store::open(Place::File(&garbage)).is_err());
+    assert_eq!(std::fs::read_to_string(&garbage).unwrap(), "this is no database".repeat(100));
+
+    let newer = dir.path().join("newer.db");
+    rusqlite::Connection::open(&newer).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    let refused = Store::open(Place::File(&newer)).map(|_| ()).unwrap_err();
+    assert!(refused.to_string().contains("use the newer runwatch"), "{refused}");
+}
+
+#[tokio::test]
+async fn many_writes_at_once_are_all_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, tasks) = open(&dir.path().join("runwatch.db"));
+    let mut adding = JoinSet::new();
+    for number in 0..2_000 {
+        let store = store.clone();
+        adding.spawn(async move { store.add_watch(watch(&format!("run_{number}"))).await });
+    }
+    while let Some(added) = adding.join_next().await {
+        assert_eq!(added.unwrap().unwrap(), Added::New);
+    }
+    assert_eq!(store.active_watches(time(1)).await.unwrap().len(), 2_000);
+    close(store, tasks).await;
+}
