@@ -1,6 +1,10 @@
-//! runwatch
+//! runwatch watches runs of AI crews on Crewship until each one ends, and tells the people and
+//! programs that wait for it.
+
 pub mod backoff;
+pub mod cli;
 pub mod clock;
+pub mod command;
 pub mod config;
 pub mod run;
 pub mod store;

@@ -1,10 +1,32 @@
 //! Configuration: where it comes from, what is legal, and the validated result.
+//!
+//! ```text
+//! defaults, files, environment --source--> one tree --reader--> Settings, or every Problem
+//! ```
+//!
+//! [`load`] is the only way in. It reads what [`Sources`] names and nothing else, merges it with the
+//! `config` crate, and walks the result once with a reader that knows every key, its type and its
+//! range. No secret is ever part of a [`Problem`] or of what [`Effective`] shows.
 
+mod effective;
+mod load;
+mod problem;
+mod quantity;
+mod reader;
 mod secret;
 mod settings;
+mod sinks;
+mod source;
 
+pub use effective::{Effective, Entry};
+pub(crate) use load::watch_name;
+pub use load::{Loaded, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, load};
+pub use problem::{Origin, Problem, Problems};
+pub use quantity::{InvalidQuantity, duration_text, parse_duration, parse_size, size_text};
+pub(crate) use reader::check_label;
 pub use secret::{Secret, SecretError};
 pub use settings::{
     ApiSettings, ControlSettings, Settings, SinkKind, SinkSettings, StaticWatch, StoreSettings, WatchSettings,
     WebhookFormat, WebhookSettings,
 };
+pub use source::Sources;

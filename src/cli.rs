@@ -1,0 +1,337 @@
+//! The command line: types only.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{
+    MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, check_label, duration_text, parse_duration, watch_name,
+};
+use crate::run::{InvalidId, RunId, SinkName};
+
+const WAIT_HELP: &str = "\
+Exit codes:
+  0    succeeded
+  1    failed
+  2    wrong usage or configuration
+  3    canceled
+  4    API key missing or refused
+  5    not found
+  6    the API could not be reached before the time was up
+  124  still going when the time was up
+  130  interrupted (SIGINT)
+  143  terminated (SIGTERM)
+For several runs the code is that of the worst: failed, timed out, unreachable, not found,
+canceled, succeeded. Running out of time never touches the run.
+
+Examples:
+  runwatch wait run_xyz789abc
+  runwatch wait --timeout 2h --name \"nightly report\" run_xyz789abc
+  create-run | runwatch wait -            the answer of Create Run, piped in
+  runwatch wait --output run_xyz789abc > report.json
+  runwatch wait --any run_1 run_2 run_3";
+
+const TOP_HELP: &str = "\
+Configuration: /etc/runwatch/config.toml, then ~/.config/runwatch/config.toml, then the environment
+(RUNWATCH_SECTION__KEY). `runwatch config init` writes a commented file to start from.
+
+Example:
+  CREWSHIP_API_KEY=... runwatch wait run_xyz789abc";
+
+const CONFIG_HELP: &str = "\
+Files, the later ones winning: /etc/runwatch/config.toml, $XDG_CONFIG_HOME/runwatch/config.toml; or
+only that of --config. Then the environment: RUNWATCH_SECTION__KEY, such as
+RUNWATCH_API__BASE_URL or RUNWATCH_SINKS__OPS__URL_FILE; lists are separated by commas.
+
+Exit codes:
+  0  everything is right
+  2  there are problems; each is printed";
+
+/// Watches Crewship runs until each one ends, and tells the people and programs that wait for it.
+#[derive(Debug, Parser)]
+#[command(name = "runwatch", version, max_term_width = 100, after_help = TOP_HELP)]
+pub struct Cli {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub common: Common,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Common options")]
+pub struct Common {
+    /// Read this configuration file and no other.
+    // An empty variable passes here and counts as unset later; clap's own parser refuses it.
+    #[arg(long, global = true, value_name = "PATH", env = "RUNWATCH_CONFIG", hide_env_values = true,
+          value_parser = OsStringValueParser::new().map(PathBuf::from))]
+    pub config: Option<PathBuf>,
+    /// How much to log.
+    #[arg(long, global = true, value_enum, value_name = "LEVEL")]
+    pub log_level: Option<LogLevel>,
+    /// How to log.
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// When to use colors; `auto` means on a terminal and without NO_COLOR.
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t = Color::Auto)]
+    pub color: Color,
+    /// Print results as JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print results and errors only.
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+/// How much is logged: this and all that is worse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// What failed.
+    Error,
+    /// What may need a look.
+    Warn,
+    /// What happened.
+    Info,
+    /// Why it happened.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// How log records look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// When output has colors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless `NO_COLOR` is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch runs here and now until each has a verdict.
+    #[command(visible_alias = "watch", after_help = WAIT_HELP)]
+    Wait(WaitArgs),
+    /// Try the configured sinks.
+    #[command(subcommand)]
+    Sinks(SinksCommand),
+    /// Check, show or write the configuration.
+    #[command(subcommand, after_help = CONFIG_HELP)]
+    Config(ConfigCommand),
+    /// Try everything on this machine, with a simulated API: no key, no network.
+    Demo(DemoArgs),
+    /// Print a completion script for a shell.
+    #[command(
+        after_help = "Example:\n  runwatch completions bash > ~/.local/share/bash-completion/completions/runwatch"
+    )]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    #[command(after_help = "Example:\n  runwatch man | man -l -")]
+    Man,
+}
+
+/// Arguments of `wait`.
+#[derive(Debug, Clone, Args)]
+pub struct WaitArgs {
+    /// Runs to watch; `-` reads IDs, or JSON with `run_id` or `id`, from standard input.
+    #[arg(required = true, value_name = "RUN_ID|-")]
+    pub runs: Vec<RunArg>,
+    /// Give up on a run after this time [default: watch.deadline, 24h].
+    #[arg(long, value_name = "DURATION", value_parser = deadline)]
+    pub timeout: Option<Duration>,
+    /// A name for the runs, shown in messages.
+    #[arg(long, value_name = "TEXT", value_parser = name)]
+    pub name: Option<String>,
+    /// A label for the runs, which sinks can select by; repeatable.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+    /// Tell only this sink; repeatable.
+    #[arg(long = "sink", value_name = "NAME")]
+    pub sinks: Vec<SinkName>,
+    /// Ask at this fixed interval, 50ms or more, instead of a growing one.
+    #[arg(long, value_name = "DURATION", value_parser = interval)]
+    pub interval: Option<Duration>,
+    /// End at the first verdict, with its exit code.
+    #[arg(long)]
+    pub any: bool,
+    /// End at the first verdict other than succeeded.
+    #[arg(long)]
+    pub fail_fast: bool,
+    /// Print the output of each succeeded run, and nothing else, to standard output.
+    #[arg(long, conflicts_with = "json")]
+    pub output: bool,
+    /// Accepted and without effect: the exit code always tells the verdict.
+    #[arg(long)]
+    pub exit_status: bool,
+    /// After the verdicts, keep retrying messages whose next attempt is due within this time.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = linger)]
+    pub linger: Duration,
+}
+
+/// One argument of `wait`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunArg {
+    /// A run.
+    Id(RunId),
+    /// `-`: read standard input.
+    Stdin,
+}
+
+impl FromStr for RunArg {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        if text == "-" { Ok(Self::Stdin) } else { RunId::new(text).map(Self::Id) }
+    }
+}
+
+/// The commands of `sinks`.
+#[derive(Debug, Subcommand)]
+pub enum SinksCommand {
+    /// Send a message marked as a test through each sink and print the results.
+    Test {
+        /// The sinks; all of them if none is named.
+        #[arg(value_name = "SINK")]
+        sinks: Vec<SinkName>,
+    },
+}
+
+/// The commands of `config`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Report every problem at once.
+    Check,
+    /// Print every key in force and where its value comes from, without secrets.
+    Show,
+    /// Write a commented file to start from.
+    Init {
+        /// Where to; `-` is standard output [default: the user's configuration file].
+        path: Option<PathBuf>,
+        /// Replace a file that exists.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// Arguments of `demo`.
+#[derive(Debug, Clone, Args)]
+pub struct DemoArgs {
+    /// Serve the simulated API until interrupted, and watch nothing.
+    #[arg(long)]
+    pub serve: bool,
+}
+
+/// A duration within limits, both included.
+fn within(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
+    let duration = parse_duration(text).map_err(|error| format!("{error}; write a duration such as 30s or 1h30m"))?;
+    if (least..=most).contains(&duration) {
+        Ok(duration)
+    } else {
+        Err(format!("out of range; write {} to {}", duration_text(least), duration_text(most)))
+    }
+}
+
+fn deadline(text: &str) -> Result<Duration, String> {
+    within(text, MIN_DEADLINE, MAX_DEADLINE)
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    within(text, MIN_INTERVAL, MAX_INTERVAL)
+}
+
+fn linger(text: &str) -> Result<Duration, String> {
+    within(text, Duration::ZERO, MAX_DEADLINE)
+}
+
+fn name(text: &str) -> Result<String, String> {
+    watch_name(text).map_err(|(what, _)| what)
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("there is no = in it; write KEY=VALUE")?;
+    check_label(key, value).map_err(|(what, fix)| format!("{what}; {fix}"))?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn wait(line: &str) -> Result<WaitArgs, String> {
+        let parsed = Cli::try_parse_from(line.split_whitespace()).map_err(|error| {
+            assert_eq!(error.exit_code(), 2);
+            error.to_string()
+        })?;
+        match parsed.command {
+            Command::Wait(args) => Ok(args),
+            other => panic!("not wait: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wait_takes_all_its_flags() {
+        let args = wait(
+            "runwatch watch run_1 - --timeout 2h --name n --label a=b --label c=d=e --sink ops --interval 50ms \
+             --any --fail-fast --output --exit-status --linger 0s -q",
+        )
+        .unwrap();
+        assert_eq!(args.runs, [RunArg::Id(RunId::new("run_1").unwrap()), RunArg::Stdin]);
+        assert_eq!(args.timeout, Some(Duration::from_secs(7200)));
+        assert_eq!(args.labels, [("a".into(), "b".into()), ("c".into(), "d=e".into())]);
+        assert_eq!(args.interval, Some(Duration::from_millis(50)));
+        assert_eq!(args.linger, Duration::ZERO);
+        assert_eq!(wait("runwatch wait run_1").unwrap().linger, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn mistakes_name_the_argument() {
+        for (line, named) in [
+            ("runwatch wait ../keys", "../keys"),
+            ("runwatch wait run_1 a/b", "a/b"),
+            ("runwatch wait", "RUN_ID"),
+            ("runwatch wait run_1 --timeout 90", "--timeout"),
+            ("runwatch wait run_1 --interval 49ms", "--interval"),
+            ("runwatch wait run_1 --label team", "--label"),
+            ("runwatch wait run_1 --sink a.b", "--sink"),
+            ("runwatch wait run_1 --output --json", "--output"),
+            ("runwatch --json wait run_1 --output", "--output"),
+        ] {
+            let error = wait(line).unwrap_err();
+            assert!(error.contains(named), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn common_flags_go_before_and_after_the_command() {
+        for line in ["runwatch --json --config x config check", "runwatch config check --json --config x"] {
+            let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+            assert!(cli.common.json && cli.common.config == Some(PathBuf::from("x")), "{line}");
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! Reads every key of the configuration but those of sinks, and checks them all.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use reqwest::Url;
+
+use super::effective::{Effective, REDACTED};
+use super::problem::{Origin, Problems};
+use super::reader::{Reader, Refusal, Table};
+use super::sinks::read_sinks;
+use super::source::{Merged, Sources};
+use super::{ApiSettings, ControlSettings, Secret, Settings, StaticWatch, StoreSettings, WatchSettings};
+use crate::run::RunId;
+
+/// Shortest interval between two polls of a run.
+pub const MIN_INTERVAL: Duration = Duration::from_millis(50);
+/// Longest interval between two polls of a run.
+pub const MAX_INTERVAL: Duration = DAY;
+/// Shortest time that can be given to a watch.
+pub const MIN_DEADLINE: Duration = Duration::from_millis(1);
+/// Longest time that can be given to a watch, and longest retention: ten years.
+pub const MAX_DEADLINE: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
+
+pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Limits of the time for a connection, a request or a program.
+pub(super) const MIN_TIMEOUT: Duration = Duration::from_millis(10);
+const MAX_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
+/// Longest name of a watch, in characters: it is the title of notifications.
+const NAME_CHARS: usize = 200;
+
+/// Longest path of a Unix socket, in bytes: `sun_path` of unix(7) less its end mark.
+const SOCKET_PATH_BYTES: usize = 107;
+
+/// The environment variable with the API key.
+const KEY_VARIABLE: &str = "CREWSHIP_API_KEY";
+
+/// The systemd credential with the API key.
+const KEY_CREDENTIAL: &str = "crewship-api-key";
+
+/// A configuration without problems.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// What it says.
+    pub settings: Settings,
+    /// The files that were read, the later ones winning.
+    pub sources: Vec<PathBuf>,
+    /// Every key with its value and origin, without secrets.
+    pub effective: Effective,
+}
+
+impl Default for Settings {
+    /// The built-in defaults: no key, no sinks, no watches, and no paths, as those depend on the
+    /// environment.
+    fn default() -> Self {
+        load(&Sources::default()).expect("the built-in defaults are legal").settings
+    }
+}
+
+/// Loads, merges and checks the configuration.
+///
+/// The API key comes from the first of these that is set: `RUNWATCH_API__KEY` or
+/// `RUNWATCH_API__KEY_FILE`; `CREWSHIP_API_KEY`; `api.key` or `api.key_file` in a file; the systemd
+/// credential `crewship-api-key`. To have none is no problem here.
+///
+/// Secret files are read once, to find mistakes early, and again whenever they are used.
+///
+/// # Errors
+/// Everything that is wrong, at once. When a file cannot be read or parsed, keys that are absent are
+/// not reported: they may stand in that file.
+pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
+    let mut problems = Vec::new();
+    let merged = Merged::read(sources, &mut problems);
+    let mut reader = Reader::new(sources, &merged, problems);
+    let mut root = reader.root();
+    let settings = Settings {
+        api: read_api(&mut reader, &mut root, sources),
+        watch: read_watch(&mut reader, &mut root),
+        store: read_store(&mut reader, &mut root),
+        control: read_control(&mut reader, &mut root),
+        sinks: read_sinks(&mut reader, &mut root),
+        watches: read_watches(&mut reader, &mut root),
+    };
+    reader.finish(root);
+    if reader.problems.is_empty() {
+        Ok(Loaded { settings, sources: merged.files.clone(), effective: reader.effective })
+    } else {
+        Err(Problems(reader.problems))
+    }
+}
+
+fn read_api(reader: &mut Reader<'_>, root: &mut Table, sources: &Sources) -> ApiSettings {
+    let mut table = reader.table(root, "api");
+    let table = &mut table;
+    let base_url = match reader.take(table, "base_url", None) {
+        // The text of an unsuitable URL may hold a password.
+        Some(item) if item.as_text().is_some_and(has_userinfo) => {
+            reader.refuse_unseen(
+                &item,
+                "the URL has a user name or password",
+                "remove it; the key goes to api.key_file",
+            );
+            None
+        }
+        Some(item) => reader.parsed(&item, base_url),
+        None => None,
+    };
+    let key = read_key(reader, table, sources);
+    let requests_per_minute = integer(reader, table, "requests_per_minute", 1_000_000);
+    let connect_timeout = duration(reader, table, "connect_timeout", MIN_TIMEOUT, MAX_TIMEOUT);
+    let request_timeout = duration(reader, table, "request_timeout", MIN_TIMEOUT, MAX_TIMEOUT);
+    let size = reader.take(table, "max_response_bytes", None);
+    // Below 1 KiB no answer fits; above 1 GiB the limit protects nothing.
+    let max_response_bytes = size.and_then(|item| reader.size(&item, 1 << 10, 1 << 30));
+    let run_url = reader.take(table, "run_url", None).and_then(|item| reader.parsed(&item, run_url)).flatten();
+    let settings = ApiSettings {
+        base_url: base_url.unwrap_or_default(),
+        key,
+        requests_per_minute,
+        connect_timeout,
+        request_timeout,
+        max_response_bytes: max_response_bytes.unwrap_or_default(),
+        run_url,
+    };
+    finish(reader, table);
+    settings
+}
+
+fn read_key(reader: &mut Reader<'_>, table: &mut Table, sources: &Sources) -> Option<Secret> {
+    let configured = reader.take_secret(table, "key");
+    if let Some(found) = configured {
+        let explicit = matches!(found.place().origin, Origin::Environment { .. });
+        // A key of the user's own also stands in for a file that only the service may read.
+        if explicit || sources.path_of(KEY_VARIABLE).is_none() {
+            return reader.secret(found, header_safe);
+        }
+    }
+    if let Some(value) = sources.path_of(KEY_VARIABLE) {
+        let origin = Origin::Environment { variable: KEY_VARIABLE.to_owned() };
+        let Some(value) = value.to_str().map(str::trim).filter(|value| header_safe(value).is_ok()) else {
+            reader.outside(
+                origin,
+                "api.key",
+                "this is not a key: it has spaces or unusual characters",
+                "set the key alone",
+            );
+            return None;
+        };
+        reader.show_outside(table, "key", REDACTED, origin);
+        return Some(Secret::value(value));
+    }
+    let credential = sources.path_of("CREDENTIALS_DIRECTORY").map(|folder| folder.join(KEY_CREDENTIAL));
+    if let Some(path) = credential.filter(|path| path.exists()) {
+        let origin = Origin::Credential { name: KEY_CREDENTIAL.to_owned() };
+        let secret = Secret::File(path.clone());
+        if let Err(error) = secret.read() {
+            reader.outside(origin, "api.key", &error.to_string(), "correct the credential, or remove it");
+            return None;
+        }
+        reader.show_outside(table, "key_file", path.display().to_string(), origin);
+        return Some(secret);
+    }
+    reader.show_unset(table, "key");
+    None
+}
+
+fn read_watch(reader: &mut Reader<'_>, root: &mut Table) -> WatchSettings {
+    let mut table = reader.table(root, "watch");
+    let table = &mut table;
+    let initial_interval = duration(reader, table, "initial_interval", MIN_INTERVAL, MAX_INTERVAL);
+    let multiplier =
+        number(reader, table, "multiplier", |value| (1.0..=100.0).contains(&value), "a number from 1 to 100");
+    let max_item = reader.take(table, "max_interval", None);
+    let max_interval =
+        max_item.as_ref().and_then(|item| reader.duration(item, MIN_INTERVAL, MAX_INTERVAL)).unwrap_or_default();
+    if let Some(item) = max_item.filter(|_| !max_interval.is_zero() && max_interval < initial_interval) {
+        reader.refuse(
+            &item,
+            "this is shorter than watch.initial_interval",
+            "raise it, or lower watch.initial_interval",
+        );
+    }
+    let jitter = number(reader, table, "jitter", |value| (0.0..1.0).contains(&value), "a number from 0 to less than 1");
+    let deadline = duration(reader, table, "deadline", MIN_DEADLINE, MAX_DEADLINE);
+    let not_found_grace = duration(reader, table, "not_found_grace", Duration::ZERO, DAY);
+    let overdue = reader.take(table, "overdue_after", None);
+    let overdue_after = overdue.and_then(|item| match item.as_text() {
+        Some("") => reader.text(&item).and(None),
+        _ => reader.duration(&item, MIN_DEADLINE, MAX_DEADLINE),
+    });
+    let max_in_flight = integer(reader, table, "max_in_flight", 65_536);
+    let settings = WatchSettings {
+        initial_interval,
+        multiplier,
+        max_interval,
+        jitter,
+        deadline,
+        not_found_grace,
+        overdue_after,
+        max_in_flight: usize::try_from(max_in_flight).unwrap_or(usize::MAX),
+    };
+    finish(reader, table);
+    settings
+}
+
+fn read_store(reader: &mut Reader<'_>, root: &mut Table) -> StoreSettings {
+    let mut table = reader.table(root, "store");
+    let path = own_path(reader, &mut table, "path");
+    let retention = duration(reader, &mut table, "retention", Duration::ZERO, MAX_DEADLINE);
+    finish(reader, &mut table);
+    StoreSettings { path, retention }
+}
+
+fn read_control(reader: &mut Reader<'_>, root: &mut Table) -> ControlSettings {
+    let mut table = reader.table(root, "control");
+    let table = &mut table;
+    let socket = own_path(reader, table, "socket");
+    let listen_item = reader.take(table, "listen", None);
+    let listen = listen_item.as_ref().and_then(|item| reader.parsed(item, listen_address)).flatten();
+    let found = reader.take_secret(table, "token");
+    let given = found.is_some();
+    if !given {
+        reader.show_unset(table, "token_file");
+    }
+    let token = found.and_then(|found| reader.secret(found, header_safe));
+    if let (Some(address), false, Some(item)) = (listen, given, &listen_item)
+        && !address.ip().is_loopback()
+    {
+        let fix = "set control.token_file, or listen on 127.0.0.1 or [::1]";
+        reader.refuse(item, "this address can be reached from other machines, and no token is set", fix);
+    }
+    let settings = ControlSettings { socket, listen, token };
+    finish(reader, table);
+    settings
+}
+
+fn read_watches(reader: &mut Reader<'_>, root: &mut Table) -> Vec<StaticWatch> {
+    let mut watches: Vec<StaticWatch> = Vec::new();
+    for mut table in reader.tables(root, "watches") {
+        let table = &mut table;
+        let id = reader.take(table, "run_id", None);
+        if id.is_none() {
+            reader.missing(table, "run_id", "write the ID that Create Run answered with");
+        }
+        let run_id = id.as_ref().and_then(|item| {
+            reader.parsed(item, |text| RunId::new(text).map_err(|error| (error.to_string(), "correct it".to_owned())))
+        });
+        let name = reader.take(table, "name", None).and_then(|item| reader.parsed(&item, watch_name));
+        let labels = reader.labels(table);
+        finish(reader, table);
+        if let (Some(run_id), Some(item)) = (run_id, id) {
+            if watches.iter().any(|watch| watch.run_id == run_id) {
+                reader.refuse(&item, "this run is listed twice", "keep one of them");
+            }
+            watches.push(StaticWatch { run_id, name, labels });
+        }
+    }
+    watches
+}
+
+/// A path of the daemon's own that has a default depending on the environment.
+fn own_path(reader: &mut Reader<'_>, table: &mut Table, name: &str) -> Option<PathBuf> {
+    let Some(item) = reader.take(table, name, None) else {
+        reader.show_unset(table, name);
+        return None;
+    };
+    let path = reader.path(&item);
+    if item.as_text() == Some("") {
+        reader.refuse(&item, "this path is empty", "write a path, or remove the key for the default");
+    }
+    let too_long = |path: &Path| name == "socket" && path.as_os_str().len() > SOCKET_PATH_BYTES;
+    // A default that is too long hurts only the daemon, which says so when it opens the socket.
+    if path.as_deref().is_some_and(too_long) && item.place.origin != Origin::Default {
+        let what = format!("the path of a socket can have at most {SOCKET_PATH_BYTES} bytes");
+        reader.refuse(&item, what, "use a shorter folder");
+    }
+    path
+}
+
+/// A duration that has a built-in default.
+fn duration(reader: &mut Reader<'_>, table: &mut Table, name: &str, least: Duration, most: Duration) -> Duration {
+    reader.take(table, name, None).and_then(|item| reader.duration(&item, least, most)).unwrap_or_default()
+}
+
+/// A number from 1 up that has a built-in default.
+fn integer(reader: &mut Reader<'_>, table: &mut Table, name: &str, most: u32) -> u32 {
+    reader.take(table, name, None).and_then(|item| reader.integer(&item, 1, most)).unwrap_or_default()
+}
+
+/// A number that has a built-in default.
+fn number(reader: &mut Reader<'_>, table: &mut Table, name: &str, legal: fn(f64) -> bool, range: &str) -> f64 {
+    reader.take(table, name, None).and_then(|item| reader.number(&item, legal, range)).unwrap_or_default()
+}
+
+pub(super) fn finish(reader: &mut Reader<'_>, table: &mut Table) {
+    let done = std::mem::replace(table, Table::empty());
+    reader.finish(done);
+}
+
+fn refusal(what: &str, fix: &str) -> Refusal {
+    (what.to_owned(), fix.to_owned())
+}
+
+fn has_userinfo(text: &str) -> bool {
+    // A text that is no URL may still be one with a password and a mistake.
+    Url::parse(text).map_or(text.contains('@'), |url| !url.username().is_empty() || url.password().is_some())
+}
+
+/// Checks the base URL of the API and takes the slash off its end.
+fn base_url(text: &str) -> Result<String, Refusal> {
+    let url = http_url(text)?;
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(refusal("the URL has a query or a fragment", "remove all from ? or # on"));
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+/// An absolute URL with the scheme http or https.
+pub(super) fn http_url(text: &str) -> Result<Url, Refusal> {
+    let fix = "write it as https://host/path";
+    let url = Url::parse(text).map_err(|error| (format!("this is not a URL ({error})"), fix.to_owned()))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(refusal("the scheme of the URL is not http or https", fix));
+    }
+    Ok(url)
+}
+
+/// The template of a link to a run; empty is none.
+fn run_url(text: &str) -> Result<Option<String>, Refusal> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if !text.contains("{run_id}") {
+        return Err(refusal("there is no {run_id} in it", "put {run_id} where the ID of the run belongs"));
+    }
+    http_url(&text.replace("{run_id}", "run_1"))?;
+    Ok(Some(text.to_owned()))
+}
+
+/// Address and port to listen on; empty is none.
+fn listen_address(text: &str) -> Result<Option<SocketAddr>, Refusal> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let fix = "write an IP address and a port, such as 127.0.0.1:9477 or [::1]:9477";
+    text.parse().map(Some).map_err(|error| (format!("this is not an address ({error})"), fix.to_owned()))
+}
+
+/// A name of a watch.
+pub(crate) fn watch_name(text: &str) -> Result<String, Refusal> {
+    let length = text.chars().count();
+    if text.trim().is_empty() || length > NAME_CHARS || text.chars().any(char::is_control) {
+        let what = format!("a name has 1 to {NAME_CHARS} characters and no line ends");
+        return Err((what, "correct it, or leave it out".to_owned()));
+    }
+    Ok(text.to_owned())
+}
+
+/// A secret that is sent as part of a header, after `Bearer`.
+fn header_safe(text: &str) -> Result<(), Refusal> {
+    if text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(())
+    } else {
+        Err(refusal("this has spaces or unusual characters", "write the key or token alone, without \"Bearer\""))
+    }
+}

@@ -1,0 +1,274 @@
+//! Reads the `[sinks.NAME]` tables.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use base64::Engine as _;
+use reqwest::header::{HeaderName, HeaderValue};
+
+use super::effective::REDACTED;
+use super::load::{DAY, MIN_TIMEOUT, finish, http_url};
+use super::problem::{Origin, nearest};
+use super::reader::{Reader, Refusal, Table};
+use super::{Secret, SinkKind, SinkSettings, WebhookFormat, WebhookSettings};
+use crate::run::{EventFilter, EventType, SinkName};
+
+/// The kinds of sink.
+const TYPES: [&str; 4] = ["desktop", "webhook", "log", "command"];
+
+/// What a webhook can send.
+const FORMATS: [&str; 6] = ["standard", "slack", "discord", "teams", "ntfy", "template"];
+
+/// The waits before further attempts: those of the Standard Webhooks specification, but for its last.
+const RETRY_SCHEDULE: &str = "5s,5m,30m,2h,5h,10h,10h";
+
+/// Most waits in a schedule, and the longest of them.
+const MAX_RETRIES: usize = 100;
+const MAX_RETRY_WAIT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// Time for one run of a program.
+const COMMAND_TIMEOUT: &str = "30s";
+
+/// Headers that belong to the request itself or to the signature.
+const RESERVED_HEADERS: [&str; 8] = [
+    "connection",
+    "content-length",
+    "content-type",
+    "host",
+    "transfer-encoding",
+    "webhook-id",
+    "webhook-signature",
+    "webhook-timestamp",
+];
+
+/// Reads all sinks.
+pub(super) fn read_sinks(reader: &mut Reader<'_>, root: &mut Table) -> BTreeMap<SinkName, SinkSettings> {
+    let mut all = reader.table(root, "sinks");
+    let mut sinks = BTreeMap::new();
+    for item in reader.drain(&mut all) {
+        let name = SinkName::new(item.name());
+        if let Err(error) = &name {
+            reader.refuse_unseen(&item, &error.to_string(), "rename it");
+        }
+        let Some(mut table) = reader.as_table(item) else { continue };
+        let settings = read_sink(reader, &mut table);
+        if let (Ok(name), Some(settings)) = (name, settings) {
+            sinks.insert(name, settings);
+        }
+    }
+    sinks
+}
+
+fn read_sink(reader: &mut Reader<'_>, table: &mut Table) -> Option<SinkSettings> {
+    let Some(item) = reader.take(table, "type", None) else {
+        reader.missing(table, "type", "write one of desktop, webhook, log, command");
+        return None;
+    };
+    let kind = reader.parsed(&item, |text| one_of(text, &TYPES))?;
+    let kind = match kind {
+        "desktop" => Some(SinkKind::Desktop),
+        "webhook" => read_webhook(reader, table).map(|webhook| SinkKind::Webhook(Box::new(webhook))),
+        "log" => Some(read_log(reader, table)),
+        _ => read_command(reader, table),
+    };
+    let events = read_events(reader, table);
+    let labels = reader.labels(table);
+    let retry_schedule = read_schedule(reader, table);
+    finish(reader, table);
+    Some(SinkSettings { kind: kind?, events, labels, retry_schedule })
+}
+
+fn read_log(reader: &mut Reader<'_>, table: &mut Table) -> SinkKind {
+    let item = reader.take(table, "path", None);
+    if item.is_none() {
+        reader.show_unset(table, "path");
+    }
+    SinkKind::Log { path: item.and_then(|item| reader.path(&item)) }
+}
+
+fn read_command(reader: &mut Reader<'_>, table: &mut Table) -> Option<SinkKind> {
+    let item = reader.take(table, "argv", None);
+    if item.is_none() {
+        reader.missing(table, "argv", "write the program and its arguments: argv = [\"/usr/local/bin/on-run\"]");
+    }
+    let argv = item.as_ref().and_then(|item| reader.texts(item));
+    if let (Some(argv), Some(item)) = (&argv, &item) {
+        if argv.first().is_none_or(String::is_empty) {
+            reader.refuse_unseen(item, "there is no program in it", "write the program as its first part");
+        }
+        if argv.iter().any(|part| part.contains('\0')) {
+            reader.refuse_unseen(item, "a part has a NUL character", "remove it; no program can get one");
+        }
+    }
+    let item = reader.take(table, "timeout", Some(COMMAND_TIMEOUT));
+    let timeout = item.and_then(|item| reader.duration(&item, MIN_TIMEOUT, DAY));
+    Some(SinkKind::Command { argv: argv?, timeout: timeout? })
+}
+
+fn read_webhook(reader: &mut Reader<'_>, table: &mut Table) -> Option<WebhookSettings> {
+    let url = match reader.take_secret(table, "url") {
+        Some(found) => reader.secret(found, |text| http_url(text).map(drop)),
+        None => {
+            // Two URLs at once are a problem of their own, reported already.
+            if !reader.has_problem_at(table, "url") {
+                reader.missing(table, "url", "write url, or url_file for the path of a file that holds it");
+            }
+            None
+        }
+    };
+    let secret = reader.take_secret(table, "secret").and_then(|found| reader.secret(found, signing_secrets));
+    let format = read_format(reader, table);
+    let headers = read_headers(reader, table);
+    Some(WebhookSettings { url: url?, secret, format: format?, headers })
+}
+
+fn read_format(reader: &mut Reader<'_>, table: &mut Table) -> Option<WebhookFormat> {
+    let item = reader.take(table, "format", Some("standard"))?;
+    let word = reader.parsed(&item, |text| one_of(text, &FORMATS));
+    let template = reader.take(table, "template_file", None);
+    let content_type = reader.take(table, "content_type", None);
+    if word.is_some() && word != Some("template") {
+        for item in template.iter().chain(&content_type) {
+            reader.refuse(item, "this belongs to format = \"template\"", "remove it, or set that format");
+        }
+    }
+    match word? {
+        "standard" => Some(WebhookFormat::Standard),
+        "slack" => Some(WebhookFormat::Slack),
+        "discord" => Some(WebhookFormat::Discord),
+        "teams" => Some(WebhookFormat::Teams),
+        "ntfy" => Some(WebhookFormat::Ntfy),
+        _ => {
+            let content_type = match content_type {
+                Some(item) => reader.parsed(&item, media_type),
+                None => Some("application/json".to_owned()),
+            };
+            let Some(item) = template else {
+                reader.missing(table, "template_file", "write the path of the template");
+                return None;
+            };
+            let file = reader.path(&item)?;
+            match std::fs::read_to_string(&file) {
+                Err(error) => {
+                    let what = format!("the template cannot be read ({error})");
+                    reader.refuse(&item, what, "check the path and its permissions");
+                }
+                Ok(text) => {
+                    if let Err(error) = minijinja::Environment::new().template_from_str(&text) {
+                        reader.refuse(&item, format!("the template has a mistake ({error})"), "correct the template");
+                    }
+                }
+            }
+            Some(WebhookFormat::Template { file, content_type: content_type? })
+        }
+    }
+}
+
+fn read_headers(reader: &mut Reader<'_>, table: &mut Table) -> BTreeMap<String, Secret> {
+    let mut headers = BTreeMap::new();
+    let mut shown = serde_json::Map::new();
+    let mut origin = Origin::Default;
+    let inner = reader.take(table, "headers", None).and_then(|item| reader.as_table(item));
+    if let Some(mut inner) = inner {
+        for name in inner.names() {
+            let name = name.strip_suffix("_file").unwrap_or(&name).to_owned();
+            // The twin of a header read before has been taken along with it.
+            if !inner.has(&name) && !inner.has(&format!("{name}_file")) {
+                continue;
+            }
+            let Some(found) = reader.take_secret(&mut inner, &name) else { continue };
+            let lower = name.to_ascii_lowercase();
+            if HeaderName::from_bytes(name.as_bytes()).is_err() {
+                reader.refuse_unseen(found.item(), "this is not the name of a header", "use letters, digits and -");
+            } else if RESERVED_HEADERS.contains(&lower.as_str()) {
+                reader.refuse_unseen(found.item(), "this header is set by runwatch itself", "remove it");
+            } else if headers.contains_key(&lower) {
+                reader.refuse_unseen(
+                    found.item(),
+                    "this header is set twice",
+                    "keep one; upper and lower case are the same",
+                );
+            } else {
+                origin = found.place().origin.clone();
+                if let Some(secret) = reader.unshown_secret(&found, header_value) {
+                    match &secret {
+                        Secret::Value(_) => shown.insert(name, REDACTED.into()),
+                        Secret::File(path) => shown.insert(format!("{name}_file"), path.display().to_string().into()),
+                    };
+                    headers.insert(lower, secret);
+                }
+            }
+        }
+    }
+    reader.show_table(table, "headers", &origin, shown);
+    headers
+}
+
+fn read_events(reader: &mut Reader<'_>, table: &mut Table) -> EventFilter {
+    let Some(item) = reader.take(table, "events", None) else {
+        let words = crate::run::Verdict::WORST_FIRST.map(|verdict| verdict.event_type().as_str());
+        reader.show_outside(table, "events", words.as_slice(), Origin::Default);
+        return EventFilter::verdicts();
+    };
+    let patterns = reader.texts(&item).unwrap_or_default();
+    for pattern in &patterns {
+        if EventFilter::parse([pattern.as_str()]).is_err() {
+            let words = EventType::ALL.map(EventType::as_str);
+            let families = ["run.*", "watch.*", "api.*", "sink.*", "*"];
+            let fix = match nearest(pattern, words.into_iter().chain(families)) {
+                Some(word) => format!("did you mean {word:?}?"),
+                None => format!("use {}, or {}", words.join(", "), families.join(", ")),
+            };
+            reader.refuse(&item, format!("{pattern:?} names no event"), fix);
+        }
+    }
+    let known = patterns.iter().map(String::as_str).filter(|pattern| EventFilter::parse([*pattern]).is_ok());
+    EventFilter::parse(known).unwrap_or_else(|_| EventFilter::verdicts())
+}
+
+fn read_schedule(reader: &mut Reader<'_>, table: &mut Table) -> Vec<Duration> {
+    let Some(item) = reader.take(table, "retry_schedule", Some(RETRY_SCHEDULE)) else { return Vec::new() };
+    let schedule = reader.durations(&item, Duration::ZERO, MAX_RETRY_WAIT).unwrap_or_default();
+    if schedule.len() > MAX_RETRIES {
+        reader.refuse_unseen(&item, "this schedule is too long", &format!("write at most {MAX_RETRIES} waits"));
+    }
+    schedule
+}
+
+/// The word of a list that the text is.
+fn one_of(text: &str, words: &[&'static str]) -> Result<&'static str, Refusal> {
+    let fix = || match nearest(text, words.iter().copied()) {
+        Some(word) => format!("did you mean {word:?}?"),
+        None => format!("use one of {}", words.join(", ")),
+    };
+    words.iter().find(|word| **word == text).copied().ok_or_else(|| ("there is no such choice".to_owned(), fix()))
+}
+
+/// Signing secrets of Standard Webhooks: `whsec_` and base64, one a line.
+fn signing_secrets(text: &str) -> Result<(), Refusal> {
+    let valid = |line: &str| {
+        let key = line.strip_prefix("whsec_").map(|key| base64::engine::general_purpose::STANDARD.decode(key));
+        key.is_some_and(|key| key.is_ok_and(|key| !key.is_empty()))
+    };
+    if text.lines().map(str::trim).filter(|line| !line.is_empty()).all(valid) {
+        Ok(())
+    } else {
+        let what = "this is not a signing secret".to_owned();
+        Err((what, "write whsec_ and the base64 of 24 to 64 random bytes, one secret a line".to_owned()))
+    }
+}
+
+fn header_value(text: &str) -> Result<(), Refusal> {
+    let refused = |_| ("this cannot be the value of a header".to_owned(), "write one line of plain text".to_owned());
+    HeaderValue::from_str(text).map(drop).map_err(refused)
+}
+
+fn media_type(text: &str) -> Result<String, Refusal> {
+    if HeaderValue::from_str(text).is_ok()
+        && text.split_once('/').is_some_and(|(kind, sub)| !kind.is_empty() && !sub.is_empty())
+    {
+        Ok(text.to_owned())
+    } else {
+        Err(("this is not a content type".to_owned(), "write one such as \"application/json\"".to_owned()))
+    }
+}
