@@ -1,6 +1,7 @@
 //! runwatch watches runs of AI crews on Crewship until each one ends, and tells the people and
 //! programs that wait for it.
 
+pub mod api;
 pub mod backoff;
 pub mod cli;
 pub mod clock;
@@ -9,3 +10,4 @@ pub mod config;
 pub mod run;
 pub mod store;
 pub mod text;
+pub mod watch;

@@ -1,0 +1,168 @@
+//! What can go wrong with one request, as callers ask about it.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use reqwest::StatusCode;
+
+use crate::config::SecretError;
+use crate::text::one_line;
+
+/// Longest description of an error, in characters.
+const MAX_CHARS: usize = 300;
+
+/// Why one request brought no usable answer. No variant holds a secret, and none tells more of the
+/// URL than its host.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApiError {
+    /// There is no API key.
+    #[error("no API key is configured")]
+    KeyMissing,
+    /// The API key cannot be read, or cannot be sent.
+    #[error("the API key cannot be used")]
+    KeyUnusable(#[source] KeyProblem),
+    /// 401 or 403.
+    #[error("{}{}", status_text(*status), after_colon(message))]
+    Unauthorized {
+        /// The status code.
+        status: u16,
+        /// What the body says.
+        message: String,
+    },
+    /// 404: there is no such run, or not yet.
+    #[error("404 Not Found{}", after_colon(message))]
+    NotFound {
+        /// What the body says.
+        message: String,
+    },
+    /// 3xx. Redirects are never followed, so that the key does not travel.
+    #[error("{} (redirects are not followed; check api.base_url)", status_text(*status))]
+    Redirect {
+        /// The status code.
+        status: u16,
+    },
+    /// Any other status code that is no success.
+    #[error("{}{}", status_text(*status), after_colon(message))]
+    Status {
+        /// The status code.
+        status: u16,
+        /// What the body says.
+        message: String,
+        /// How long the API asks to be left alone (429 and 503 only).
+        retry_after: Option<Duration>,
+    },
+    /// No connection, no answer in time, or it broke off.
+    #[error("{}", transport_text(.0))]
+    Transport(#[source] reqwest::Error),
+    /// The body is larger than `max_response_bytes`.
+    #[error("the answer is larger than {limit} bytes (api.max_response_bytes)")]
+    TooLarge {
+        /// The limit in bytes, after decompression.
+        limit: u64,
+    },
+    /// The body is no answer about the run.
+    #[error("the answer cannot be used")]
+    Malformed(#[source] Malformed),
+}
+
+/// Why the API key cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyProblem {
+    /// Its file cannot be used.
+    #[error(transparent)]
+    File(SecretError),
+    /// It holds characters that no HTTP header may hold.
+    #[error("it holds characters that an HTTP header cannot carry")]
+    Characters,
+}
+
+/// Why a body is no answer about the run.
+#[derive(Debug, thiserror::Error)]
+pub enum Malformed {
+    /// There is nothing in it.
+    #[error("it is empty")]
+    Empty,
+    /// It is not JSON.
+    #[error("it is not JSON ({error}); it begins with {beginning:?}")]
+    NotJson {
+        /// What the parser says.
+        error: serde_json::Error,
+        /// The first characters.
+        beginning: String,
+    },
+    /// It is JSON of another shape.
+    #[error("{0}")]
+    Shape(&'static str),
+    /// It is about another run.
+    #[error("it is about another run, {found:?}")]
+    OtherRun {
+        /// The ID it names, shortened.
+        found: String,
+    },
+}
+
+impl ApiError {
+    /// Whether asking again may help. Nothing here is final: a wrong key may be replaced and a missing
+    /// run may appear, but only these need someone to act first.
+    pub fn is_retryable(&self) -> bool {
+        !self.is_unauthorized() && !self.is_not_found()
+    }
+
+    /// Whether the API knows no such run.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::NotFound { .. })
+    }
+
+    /// Whether the key is missing, unusable or refused.
+    pub fn is_unauthorized(&self) -> bool {
+        matches!(self, Self::Unauthorized { .. } | Self::KeyMissing | Self::KeyUnusable(_))
+    }
+
+    /// How long the API asks to be left alone, at most an hour.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// The error with its causes as one harmless line.
+    pub fn describe(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let said = error.to_string();
+            // Some layers repeat what the layer below says.
+            if !text.contains(&said) {
+                text.push_str(": ");
+                text.push_str(&said);
+            }
+            cause = error.source();
+        }
+        one_line(&text, MAX_CHARS)
+    }
+}
+
+fn status_text(status: u16) -> String {
+    match StatusCode::from_u16(status).ok().and_then(|code| code.canonical_reason()) {
+        Some(reason) => format!("{status} {reason}"),
+        None => status.to_string(),
+    }
+}
+
+fn after_colon(message: &str) -> String {
+    if message.is_empty() { String::new() } else { format!(": {message}") }
+}
+
+fn transport_text(error: &reqwest::Error) -> &'static str {
+    if error.is_timeout() {
+        "no answer in time"
+    } else if error.is_connect() {
+        "no connection"
+    } else if error.is_body() || error.is_decode() {
+        "the answer broke off"
+    } else {
+        "the request failed"
+    }
+}

@@ -1,0 +1,103 @@
+//! How long an API asks to be left alone: `Retry-After` and `X-RateLimit-*`.
+
+use std::time::{Duration, SystemTime};
+
+use reqwest::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
+
+/// Longest pause that an answer can ask for. An hour is far more than any documented limit needs, and
+/// short enough that a wrong header does not silence a day.
+const MAX_PAUSE: Duration = Duration::from_secs(3600);
+
+/// When the limit is reset, in Unix seconds (older documentation of the API).
+const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+
+/// How many requests are left until then (older documentation of the API).
+const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+
+/// How long an answer with `Retry-After` or `X-RateLimit-Reset` asks to be left alone.
+///
+/// `Retry-After` is seconds or an HTTP date (RFC 9110, section 10.2.3). A date is held against the
+/// answer's own `Date`, where it has one, so that a clock that is off does not matter.
+pub(crate) fn pause(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    retry_after(headers, now).or_else(|| reset(headers, now))
+}
+
+/// How long to wait when an answer says that no requests are left.
+pub(super) fn exhausted(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let remaining: u64 = text(headers, &REMAINING)?.parse().ok()?;
+    if remaining == 0 { reset(headers, now) } else { None }
+}
+
+/// What `Retry-After` asks for, at most an hour; nothing when it is absent, past or unreadable.
+pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let value = text(headers, &RETRY_AFTER)?;
+    let pause = match value.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_not_seconds) => httpdate::parse_http_date(value).ok()?.duration_since(server_time(headers, now)).ok()?,
+    };
+    (!pause.is_zero()).then_some(pause.min(MAX_PAUSE))
+}
+
+fn reset(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let seconds: u64 = text(headers, &RESET)?.parse().ok()?;
+    let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))?;
+    let pause = at.duration_since(server_time(headers, now)).ok()?;
+    (!pause.is_zero()).then_some(pause.min(MAX_PAUSE))
+}
+
+fn server_time(headers: &HeaderMap, now: SystemTime) -> SystemTime {
+    text(headers, &DATE).and_then(|date| httpdate::parse_http_date(date).ok()).unwrap_or(now)
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok().map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const NOW: Duration = Duration::from_secs(1_705_315_800);
+
+    fn asked(pairs: &[(&'static str, &str)]) -> Option<u64> {
+        let headers = pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
+        pause(&headers.collect(), SystemTime::UNIX_EPOCH + NOW).map(|pause| pause.as_secs())
+    }
+
+    #[test]
+    fn both_forms_of_retry_after_and_the_reset_are_understood() {
+        assert_eq!(asked(&[("retry-after", "120")]), Some(120));
+        assert_eq!(asked(&[("retry-after", "Mon, 15 Jan 2024 10:51:00 GMT")]), Some(60));
+        // The server's clock is an hour ahead of ours; it asks for ten seconds.
+        let ahead = [("retry-after", "Mon, 15 Jan 2024 11:50:10 GMT"), ("date", "Mon, 15 Jan 2024 11:50:00 GMT")];
+        assert_eq!(asked(&ahead), Some(10));
+        assert_eq!(asked(&[("x-ratelimit-reset", "1705315860")]), Some(60));
+        assert_eq!(asked(&[("retry-after", "5"), ("x-ratelimit-reset", "1705315860")]), Some(5));
+        assert_eq!(asked(&[("retry-after", "later"), ("x-ratelimit-reset", "1705315860")]), Some(60));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_ignored_and_what_is_too_long_is_cut() {
+        for value in ["", "0", "-1", "soon", "1.5", "Mon, 15 Jan 2024 10:49:00 GMT"] {
+            assert_eq!(asked(&[("retry-after", value)]), None, "{value}");
+        }
+        assert_eq!(asked(&[("x-ratelimit-reset", "17")]), None);
+        assert_eq!(asked(&[("retry-after", "999999999999")]), Some(3600));
+        assert_eq!(asked(&[("x-ratelimit-reset", "18446744073709551615")]), None);
+        assert_eq!(asked(&[]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_panics_or_asks_for_more_than_an_hour(retry in "\\PC{0,40}", reset in "[0-9]{0,22}") {
+            let mut headers = HeaderMap::new();
+            if let Ok(value) = retry.parse() {
+                headers.insert(RETRY_AFTER, value);
+            }
+            headers.insert(RESET, reset.parse().unwrap());
+            let pause = pause(&headers, SystemTime::UNIX_EPOCH + NOW);
+            prop_assert!(pause.is_none_or(|pause| pause <= MAX_PAUSE && !pause.is_zero()));
+        }
+    }
+}

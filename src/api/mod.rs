@@ -1,0 +1,32 @@
+//! The upstream API: asks for one run and says what came of it.
+//!
+//! Tolerant of everything that the two known versions of the documentation differ in, strict about
+//! what a verdict rests on: the status and the ID of the run.
+
+mod client;
+mod error;
+mod hints;
+mod wire;
+
+use std::time::Duration;
+
+pub use client::{ApiClient, BuildError};
+pub use error::{ApiError, KeyProblem, Malformed};
+
+use crate::run::{Observation, RunId};
+
+/// Where runs are asked for. The scheduler is generic over it, so that simulations can stand in.
+pub trait RunSource: Send + Sync + 'static {
+    /// Asks for one run, once. Dropping the future abandons the request.
+    fn get_run(&self, id: &RunId) -> impl Future<Output = Result<Reply, ApiError>> + Send;
+}
+
+/// A usable answer.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// What it says of the run.
+    pub observation: Observation,
+    /// How long no further requests are welcome: the answer said that none are left
+    /// (`X-RateLimit-Remaining: 0`) and when there will be (`X-RateLimit-Reset`).
+    pub pause: Option<Duration>,
+}

@@ -1,0 +1,646 @@
+//! The scheduler: decides when each watched run is asked for, and acts on what the answers lead to.
+//!
+//! One task owns all watches. Each watch has a time at which it is due; the earliest due goes first, so
+//! that a short budget is shared fairly. A poll is a short task of its own; its answer comes back to
+//! the owner, which takes the step ([`Progress::step`]) and has it stored before it counts. A step that
+//! cannot be stored is not taken: the run is asked for again and the step is taken then.
+//!
+//! ```text
+//! commands ──► owner ──► poll (≤ max_in_flight) ──► step ──► store ──► owner
+//!                ▲  due times, budget, upstream state                    │
+//!                └───────────────────────────────────────────────────────┘
+//! ```
+
+mod budget;
+mod upstream;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::budget::Budget;
+use self::upstream::{REFUSED_PROBE, Upstream};
+pub use self::upstream::{Trouble, UpstreamView};
+use crate::api::{ApiError, Reply, RunSource};
+use crate::backoff::Growth;
+use crate::clock::{Clock, Jump, Reading};
+use crate::run::{Answer, Event, Limits, Progress, Routes, RunId, Status, Step, Watch};
+use crate::store::{Added, Store, StoreError, Stored, Told};
+
+/// What the scheduler is held to.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// How the interval of a watch grows.
+    pub growth: Growth,
+    /// Most requests in any 60 seconds, for all watches together.
+    pub requests_per_minute: u32,
+    /// Most polls under way at once, 1 or more.
+    pub max_in_flight: usize,
+    /// What leads to which verdict.
+    pub limits: Limits,
+    /// Which sinks are told of what.
+    pub routes: Routes,
+}
+
+/// How long past its deadline a watch waits for the answer of its last poll.
+const LAST_POLL_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long after a failed write the step is tried again, with a fresh poll.
+const STORE_RETRY: Duration = Duration::from_secs(5);
+
+/// How often the clocks are compared while there is something to watch: how soon after waking up from
+/// a suspend runs are asked for.
+const CLOCK_CHECK: Duration = Duration::from_secs(1);
+
+/// Commands waiting for the owner. Senders wait when it is full.
+const COMMANDS: usize = 256;
+
+/// Wall-clock times are whole milliseconds: a timer for one is set this much later, so that it has
+/// come when the timer fires.
+const ROUNDING: Duration = Duration::from_millis(1);
+
+/// A watch as it stands, for showing.
+#[derive(Debug, Clone)]
+pub struct WatchView {
+    /// The run.
+    pub run_id: RunId,
+    /// The status last seen.
+    pub status: Option<Status>,
+    /// How many polls were made.
+    pub polls: u64,
+    /// Whether every answer since some time was 404.
+    pub missing: bool,
+    /// Whether a poll is under way.
+    pub polling: bool,
+    /// When it is due next.
+    pub next_poll_at: Timestamp,
+    /// What the last poll said, if it failed.
+    pub last_error: Option<String>,
+}
+
+enum Command {
+    Add { watch: Box<Watch>, reply: oneshot::Sender<Result<Added, StoreError>> },
+    View { reply: oneshot::Sender<Vec<WatchView>> },
+}
+
+/// A handle to the scheduler; clones share it.
+#[derive(Debug, Clone)]
+pub struct Watches {
+    commands: mpsc::Sender<Command>,
+    upstream: watch::Receiver<UpstreamView>,
+}
+
+impl Watches {
+    /// Stores a watch and begins to follow it; one of the same run that is there already stays as it
+    /// is. Cancel-safe: once sent, it is done whether or not anyone waits.
+    ///
+    /// # Errors
+    /// When the store refuses, or the scheduler has ended.
+    pub async fn add(&self, watch: Watch) -> Result<Added, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Add { watch: Box::new(watch), reply };
+        self.commands.send(command).await.map_err(|_closed| StoreError::Closed)?;
+        answer.await.map_err(|_closed| StoreError::Closed)?
+    }
+
+    /// The active watches as they stand; nothing when the scheduler has ended.
+    pub async fn view(&self) -> Vec<WatchView> {
+        let (reply, answer) = oneshot::channel();
+        if self.commands.send(Command::View { reply }).await.is_err() {
+            return Vec::new();
+        }
+        answer.await.unwrap_or_default()
+    }
+
+    /// The state of the API, as it changes.
+    pub fn upstream(&self) -> watch::Receiver<UpstreamView> {
+        self.upstream.clone()
+    }
+}
+
+/// What a watch is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Waiting,
+    Polling,
+    Storing,
+}
+
+struct Entry {
+    watch: Watch,
+    progress: Progress,
+    phase: Phase,
+    interval: Option<Duration>,
+    due: Instant,
+    deadline: Instant,
+    /// The API refused this watch's last poll.
+    refused: bool,
+    last_error: Option<String>,
+}
+
+/// Number of an entry: grows, so that equal due times are served in the order of adding.
+type Key = u64;
+
+struct Polled {
+    key: Key,
+    began: Instant,
+    answer: Result<Reply, PollError>,
+}
+
+enum PollError {
+    Api(ApiError),
+    PastDeadline,
+}
+
+enum Done {
+    Added { watch: Box<Watch>, reply: oneshot::Sender<Result<Added, StoreError>>, result: Result<Added, StoreError> },
+    Step { key: Key, step: Box<Step>, result: Result<(), StoreError> },
+    Other { what: &'static str, result: Result<(), StoreError> },
+}
+
+/// The owner of all watches. [`Scheduler::run`] is its task.
+pub struct Scheduler<S> {
+    source: Arc<S>,
+    store: Store,
+    clock: Clock,
+    policy: Policy,
+    random: fastrand::Rng,
+    entries: HashMap<Key, Entry>,
+    next_key: Key,
+    /// Waiting watches by when they are due.
+    due: BTreeSet<(Instant, Key)>,
+    /// Watches whose deadline is to come.
+    deadlines: BTreeSet<(Instant, Key)>,
+    /// Watches whose deadline has come and that have no verdict yet.
+    expired: BTreeSet<Key>,
+    budget: Budget,
+    upstream: Upstream,
+    polls: JoinSet<Polled>,
+    stores: JoinSet<Done>,
+    commands: mpsc::Receiver<Command>,
+    view: watch::Sender<UpstreamView>,
+    reading: Reading,
+    /// Unknown status texts that were warned about.
+    warned: HashSet<Box<str>>,
+}
+
+impl<S: RunSource> Scheduler<S> {
+    /// A scheduler that takes up `active`, the unfinished watches of the store. `seed` decides the
+    /// jitter.
+    pub fn new(
+        source: S,
+        store: Store,
+        clock: Clock,
+        policy: Policy,
+        active: Vec<Stored>,
+        seed: u64,
+    ) -> (Self, Watches) {
+        let (sender, commands) = mpsc::channel(COMMANDS);
+        let (view, upstream) = watch::channel(UpstreamView::default());
+        let (now, reading) = (Instant::now(), clock.read());
+        let mut scheduler = Self {
+            source: Arc::new(source),
+            store,
+            clock,
+            random: fastrand::Rng::with_seed(seed),
+            entries: HashMap::with_capacity(active.len()),
+            next_key: 0,
+            due: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+            expired: BTreeSet::new(),
+            budget: Budget::new(policy.requests_per_minute, now),
+            upstream: Upstream::new(now),
+            policy,
+            polls: JoinSet::new(),
+            stores: JoinSet::new(),
+            commands,
+            view,
+            reading,
+            warned: HashSet::new(),
+        };
+        for stored in active {
+            scheduler.take_up(stored.watch, stored.progress, now);
+        }
+        (scheduler, Watches { commands: sender, upstream })
+    }
+
+    /// Serves until `stop` is cancelled. Polls under way are dropped then; what is being stored is
+    /// waited for.
+    pub async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let now = self.look_at_clock();
+            self.expire(now);
+            self.dispatch(now);
+            self.publish(now);
+            let wake_at = self.wake_at(now);
+            // Every arm is cancel-safe: receiving, joining a set and sleeping lose nothing when dropped.
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(polled) = self.polls.join_next() => self.polled(polled.expect("a poll does not panic and is not aborted")),
+                Some(done) = self.stores.join_next() => self.stored(done.expect("a write does not panic and is not aborted")),
+                Some(command) = self.commands.recv() => self.command(command),
+                () = sleep_until(wake_at) => {}
+            }
+        }
+        self.polls.abort_all();
+        self.commands.close();
+        while let Some(done) = self.stores.join_next().await {
+            self.stored(done.expect("a write does not panic and is not aborted"));
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Add { watch, reply } => {
+                let store = self.store.clone();
+                self.stores.spawn(async move {
+                    let result = store.add_watch(Watch::clone(&watch)).await;
+                    Done::Added { watch, reply, result }
+                });
+            }
+            Command::View { reply } => {
+                let (now, wall) = (Instant::now(), self.clock.now());
+                let mut keys: Vec<_> = self.entries.keys().copied().collect();
+                keys.sort_unstable();
+                let views = keys.iter().map(|key| self.entries[key].view(now, wall)).collect();
+                // Whoever asked may have left.
+                drop(reply.send(views));
+            }
+        }
+    }
+
+    /// Begins to follow a watch that is stored.
+    fn take_up(&mut self, watch: Watch, progress: Progress, now: Instant) {
+        let key = self.next_key;
+        self.next_key += 1;
+        let deadline = instant_of(watch.deadline_at, self.reading.wall, now);
+        let entry = Entry {
+            watch,
+            progress,
+            phase: Phase::Waiting,
+            interval: None,
+            due: now,
+            deadline,
+            refused: false,
+            last_error: None,
+        };
+        self.entries.insert(key, entry);
+        self.due.insert((now, key));
+        self.deadlines.insert((deadline, key));
+    }
+
+    /// Reads the clocks, and sets right what a sleep or a step of the wall clock made wrong.
+    fn look_at_clock(&mut self) -> Instant {
+        let now = Instant::now();
+        let reading = self.clock.read();
+        let jump = reading.jump_since(&self.reading);
+        self.reading = reading;
+        if let Some(jump) = jump {
+            self.jumped(jump, now);
+        }
+        now
+    }
+
+    /// After a sleep or a step of the clock every watch is due at once; the budget prevents a burst.
+    /// A step moves the marks of all watches with it: it is no evidence that time has passed.
+    fn jumped(&mut self, jump: Jump, now: Instant) {
+        tracing::info!(slept = ?jump.slept, stepped = %jump.stepped, "the clock jumped; asking for every run again");
+        self.upstream.slept(jump.slept);
+        let shift = |at: Timestamp| at.saturating_add(jump.stepped).unwrap_or(at);
+        self.deadlines.clear();
+        for (key, entry) in &mut self.entries {
+            entry.watch.deadline_at = shift(entry.watch.deadline_at);
+            entry.progress.missing_since = entry.progress.missing_since.map(shift);
+            entry.deadline = instant_of(entry.watch.deadline_at, self.reading.wall, now);
+            self.deadlines.insert((entry.deadline, *key));
+            if entry.phase == Phase::Waiting {
+                self.due.remove(&(entry.due, *key));
+                entry.due = entry.due.min(now);
+                self.due.insert((entry.due, *key));
+            }
+        }
+        if !jump.stepped.is_zero() {
+            let milliseconds = i64::try_from(jump.stepped.as_millis()).unwrap_or(0);
+            let store = self.store.clone();
+            self.stores.spawn(async move {
+                let result = store.shift_active(milliseconds).await;
+                Done::Other { what: "the new marks after a clock change", result }
+            });
+        }
+    }
+
+    /// Deals with watches whose deadline has come. Each gets a last poll; where the API may not be
+    /// asked now, it ends without.
+    fn expire(&mut self, now: Instant) {
+        while let Some(&(deadline, key)) = self.deadlines.first() {
+            if deadline > now {
+                break;
+            }
+            self.deadlines.pop_first();
+            self.expired.insert(key);
+        }
+        if self.expired.is_empty() || self.upstream.trouble().is_none() {
+            return;
+        }
+        let failing = self.upstream.trouble() == Some(Trouble::Failing);
+        let may_end = |entry: &Entry| {
+            let asked_in_vain = !failing || self.upstream.failed_since(entry.deadline);
+            let shut = self.upstream.opens_at().is_some_and(|opens| opens > now);
+            entry.phase == Phase::Waiting && shut && asked_in_vain
+        };
+        let ending: Vec<Key> =
+            self.expired.iter().copied().filter(|key| self.entries.get(key).is_some_and(may_end)).collect();
+        for key in ending {
+            self.take_step(key, Answer::NotAsked);
+        }
+        let still_waiting = |key: &Key| self.entries.get(key).is_some_and(|entry| entry.phase == Phase::Waiting);
+        if self.expired.iter().any(still_waiting) {
+            self.upstream.hurry();
+        }
+    }
+
+    /// Sends polls for watches that are due, the longest due first, as far as all limits allow.
+    fn dispatch(&mut self, now: Instant) {
+        while let Some(&(due, key)) = self.due.first() {
+            let in_flight = self.polls.len();
+            if due > now || in_flight >= self.policy.max_in_flight || !self.upstream.admits(now, in_flight) {
+                return;
+            }
+            if !self.budget.try_take(now) {
+                return;
+            }
+            self.due.pop_first();
+            let entry = self.entries.get_mut(&key).expect("a due watch has an entry");
+            entry.phase = Phase::Polling;
+            let source = Arc::clone(&self.source);
+            let run_id = entry.watch.run_id.clone();
+            let limit = entry.deadline.max(now) + LAST_POLL_LIMIT;
+            self.polls.spawn(async move {
+                let answer = match tokio::time::timeout_at(limit, source.get_run(&run_id)).await {
+                    Ok(answer) => answer.map_err(PollError::Api),
+                    Err(_elapsed) => Err(PollError::PastDeadline),
+                };
+                Polled { key, began: now, answer }
+            });
+        }
+    }
+
+    /// Takes in what a poll brought.
+    fn polled(&mut self, polled: Polled) {
+        let now = (self.look_at_clock(), self.reading.wall);
+        let Polled { key, began, answer } = polled;
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        entry.phase = Phase::Waiting;
+        let (answer, told) = match answer {
+            Ok(reply) => {
+                entry.refused = false;
+                entry.last_error = None;
+                let told = self.upstream.answered(began, now.1);
+                if let Some(pause) = reply.pause {
+                    self.upstream.pause(pause, now.0);
+                }
+                (Answer::Seen(Box::new(reply.observation)), told)
+            }
+            Err(PollError::Api(error)) if error.is_not_found() => {
+                entry.refused = false;
+                entry.last_error = None;
+                (Answer::Missing, self.upstream.answered(began, now.1))
+            }
+            Err(PollError::Api(error)) => {
+                let message = error.describe();
+                tracing::debug!(run_id = %entry.watch.run_id, error = %message, "poll failed");
+                // Refused again, though the API served others meanwhile: it is this run, not the key.
+                let own_refusal = error.is_unauthorized()
+                    && std::mem::replace(&mut entry.refused, error.is_unauthorized())
+                    && self.upstream.trouble() != Some(Trouble::Refused);
+                entry.last_error = Some(message);
+                (Answer::Failed, self.upstream.failed(&error, own_refusal, now, &mut self.random))
+            }
+            Err(PollError::PastDeadline) => {
+                entry.last_error = Some("no answer to the last poll within 5 s of the deadline".to_owned());
+                (Answer::Failed, None)
+            }
+        };
+        if let Some(event) = told {
+            self.tell(event);
+        }
+        self.take_step(key, answer);
+    }
+
+    /// Takes the step that an answer leads to; what is news is stored before it counts.
+    fn take_step(&mut self, key: Key, answer: Answer) {
+        let now = self.reading.wall;
+        let entry = self.entries.get_mut(&key).expect("the caller holds a key of an entry");
+        let failed = matches!(answer, Answer::Failed);
+        let step = match entry.progress.step(&entry.watch, answer, now, &self.policy.limits) {
+            Ok(step) => step,
+            Err(illegal) => {
+                tracing::error!(run_id = %entry.watch.run_id, %illegal, "a finished watch was polled");
+                return self.forget(key);
+            }
+        };
+        if let Some(Status::Unknown(text)) = &step.progress.status
+            && self.warned.insert(text.clone())
+        {
+            tracing::warn!(run_id = %entry.watch.run_id, status = ?text, "unknown status; not taken as an end");
+        }
+        if !step.is_news() {
+            entry.progress = step.progress;
+            return self.reschedule(key, Pace::after(failed));
+        }
+        self.due.remove(&(entry.due, key));
+        entry.phase = Phase::Storing;
+        let watch = &entry.watch;
+        let told =
+            |event: &Event| Told { event: event.clone(), sinks: self.policy.routes.sinks_for(event, Some(watch)) };
+        let told = step.events.iter().map(told).collect();
+        let (store, run_id) = (self.store.clone(), watch.run_id.clone());
+        self.stores.spawn(async move {
+            let result = store.record_step(run_id, step.clone(), told, now).await;
+            Done::Step { key, step: Box::new(step), result }
+        });
+    }
+
+    /// Takes in that something was stored, or not.
+    fn stored(&mut self, done: Done) {
+        let now = self.look_at_clock();
+        match done {
+            Done::Added { watch, reply, result } => {
+                if let Ok(Added::New) = result {
+                    let progress = Progress::begin(self.reading.wall);
+                    self.take_up(*watch, progress, now);
+                }
+                // Whoever asked may have left; the watch is stored and followed all the same.
+                drop(reply.send(result));
+            }
+            Done::Step { key, step, result } => {
+                let Some(entry) = self.entries.get_mut(&key) else { return };
+                entry.phase = Phase::Waiting;
+                match result {
+                    Ok(()) => {
+                        let changed = step.status_changed;
+                        entry.progress = step.progress;
+                        if entry.progress.verdict.is_some() {
+                            self.forget(key);
+                        } else {
+                            self.reschedule(key, if changed { Pace::Anew } else { Pace::Onward });
+                        }
+                    }
+                    Err(error @ StoreError::Precondition { .. }) => {
+                        tracing::warn!(run_id = %entry.watch.run_id, %error, "no longer watched");
+                        self.forget(key);
+                    }
+                    Err(error) => {
+                        let error = anyhow::Error::from(error);
+                        tracing::error!(run_id = %entry.watch.run_id, error = format!("{error:#}"), "cannot store a step; it will be taken again");
+                        self.reschedule(key, Pace::In(STORE_RETRY));
+                    }
+                }
+            }
+            Done::Other { what, result } => {
+                if let Err(error) = result {
+                    tracing::error!(what, error = format!("{:#}", anyhow::Error::from(error)), "cannot store");
+                }
+            }
+        }
+    }
+
+    /// Sets when a watch is due again.
+    fn reschedule(&mut self, key: Key, pace: Pace) {
+        let (now, wall) = (Instant::now(), self.reading.wall);
+        let entry = self.entries.get_mut(&key).expect("the caller holds a key of an entry");
+        let growth = &self.policy.growth;
+        let wait = match pace {
+            Pace::In(wait) => wait,
+            Pace::Again if entry.refused => REFUSED_PROBE,
+            Pace::Again | Pace::Onward | Pace::Anew => {
+                let current = entry.interval.filter(|_| pace != Pace::Anew);
+                let interval = match (pace, current) {
+                    (Pace::Again, Some(current)) => current,
+                    (_, current) => growth.next(current),
+                };
+                entry.interval = Some(interval);
+                growth.wait(interval, &mut self.random)
+            }
+        };
+        let mark = entry.progress.next_mark(&entry.watch, &self.policy.limits);
+        let mark = mark.map(|mark| instant_of(mark, wall, now)).filter(|mark| *mark > now);
+        let deadline_at = entry.watch.deadline_at;
+        let deadline = (deadline_at > wall).then(|| instant_of(deadline_at, wall, now));
+        let moments = [Some(now + wait), mark, deadline];
+        self.due.remove(&(entry.due, key));
+        entry.due = moments.into_iter().flatten().min().expect("one of them is always there");
+        self.due.insert((entry.due, key));
+    }
+
+    fn forget(&mut self, key: Key) {
+        if let Some(entry) = self.entries.remove(&key) {
+            self.due.remove(&(entry.due, key));
+            self.deadlines.remove(&(entry.deadline, key));
+            self.expired.remove(&key);
+        }
+    }
+
+    /// Has an event about the API stored and sent.
+    fn tell(&mut self, event: Event) {
+        tracing::warn!(event = %event.event_type, "state of the API changed");
+        let sinks = self.policy.routes.sinks_for(&event, None);
+        let (store, now) = (self.store.clone(), event.timestamp);
+        self.stores.spawn(async move {
+            let result = store.record_event(Told { event, sinks }, now).await;
+            Done::Other { what: "an event about the API", result }
+        });
+    }
+
+    fn publish(&mut self, now: Instant) {
+        if let Some(event) = self.upstream.overdue(self.reading.wall) {
+            self.tell(event);
+        }
+        let mut view = self.upstream.view((now, self.reading.wall));
+        self.view.send_if_modified(|shown| {
+            // The time of the next try moves by rounding; only a real change is worth waking anyone.
+            let same_time = match (shown.retry_at, view.retry_at) {
+                (Some(shown), Some(new)) => shown.duration_since(new).abs() <= jiff::SignedDuration::from_millis(50),
+                (shown, new) => shown == new,
+            };
+            if same_time {
+                view.retry_at = shown.retry_at;
+            }
+            let changed = *shown != view;
+            if changed {
+                shown.clone_from(&view);
+            }
+            changed
+        });
+    }
+
+    /// When there is something to do without anything coming in; `None` when there never is.
+    fn wake_at(&self, now: Instant) -> Option<Instant> {
+        if self.entries.is_empty() {
+            return None;
+        }
+        let due = self.due.first().map(|&(due, _)| due);
+        let open_at = self.upstream.opens_at().unwrap_or(now).max(self.budget.next_at());
+        let full = self.polls.len() >= self.policy.max_in_flight
+            || (!self.polls.is_empty() && !self.upstream.admits(open_at.max(now), self.polls.len()));
+        let next_poll = due.map(|due| due.max(open_at)).filter(|_| !full);
+        let next_deadline = self.deadlines.first().map(|&(deadline, _)| deadline);
+        next_poll.into_iter().chain(next_deadline).chain([now + CLOCK_CHECK]).min()
+    }
+}
+
+/// When a watch is asked for again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// After the next, longer interval.
+    Onward,
+    /// After the first interval: something changed.
+    Anew,
+    /// After the same interval: the poll failed, and how long that lasts is the API's affair.
+    Again,
+    /// After this time.
+    In(Duration),
+}
+
+impl Pace {
+    fn after(failed: bool) -> Self {
+        if failed { Self::Again } else { Self::Onward }
+    }
+}
+
+impl Entry {
+    fn view(&self, now: Instant, wall: Timestamp) -> WatchView {
+        let wait = self.due.saturating_duration_since(now);
+        WatchView {
+            run_id: self.watch.run_id.clone(),
+            status: self.progress.status.clone(),
+            polls: self.progress.polls,
+            missing: self.progress.missing_since.is_some(),
+            polling: self.phase == Phase::Polling,
+            next_poll_at: wall.checked_add(wait).unwrap_or(Timestamp::MAX),
+            last_error: self.last_error.clone(),
+        }
+    }
+}
+
+/// The timer for a wall-clock time, where `now` is `wall`. Times out of a timer's reach are a year off.
+fn instant_of(at: Timestamp, wall: Timestamp, now: Instant) -> Instant {
+    const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    match Duration::try_from(at.duration_since(wall)) {
+        Ok(ahead) => now + ahead.min(FAR) + ROUNDING,
+        Err(_past) => now,
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
