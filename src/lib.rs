@@ -8,6 +8,7 @@ pub mod clock;
 pub mod command;
 pub mod config;
 pub mod run;
+pub mod simulator;
 pub mod store;
 pub mod text;
 pub mod watch;
