@@ -1,11 +1,13 @@
 //! The command line: types only.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::config::{
     MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, check_label, duration_text, parse_duration, watch_name,
@@ -60,6 +62,23 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Reads a command line, program name first.
+    ///
+    /// # Errors
+    /// Wrong usage; also the texts of `--help` and `--version`. [`clap::Error::exit`] prints each
+    /// where it belongs and ends with the right code.
+    pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let cli = Self::try_parse_from(args)?;
+        // clap overlooks this conflict when the common flag stands before the command.
+        if let (true, Command::Wait(WaitArgs { output: true, .. })) = (cli.common.json, &cli.command) {
+            let what = "the argument '--output' cannot be used with '--json'";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, what));
+        }
+        Ok(cli)
+    }
 }
 
 /// Flags of every command.
@@ -276,10 +295,9 @@ fn label(text: &str) -> Result<(String, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     fn wait(line: &str) -> Result<WaitArgs, String> {
-        let parsed = Cli::try_parse_from(line.split_whitespace()).map_err(|error| {
+        let parsed = Cli::from_args(line.split_whitespace().map(OsString::from)).map_err(|error| {
             assert_eq!(error.exit_code(), 2);
             error.to_string()
         })?;
@@ -330,7 +348,7 @@ mod tests {
     #[test]
     fn common_flags_go_before_and_after_the_command() {
         for line in ["runwatch --json --config x config check", "runwatch config check --json --config x"] {
-            let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+            let cli = Cli::from_args(line.split_whitespace().map(OsString::from)).unwrap();
             assert!(cli.common.json && cli.common.config == Some(PathBuf::from("x")), "{line}");
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use reqwest::Url;
 
 use super::effective::{Effective, REDACTED};
-use super::problem::{Origin, Problems};
+use super::problem::{Origin, Problem, Problems};
 use super::reader::{Reader, Refusal, Table};
 use super::sinks::read_sinks;
 use super::source::{Merged, Sources};
@@ -87,7 +87,19 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     if reader.problems.is_empty() {
         Ok(Loaded { settings, sources: merged.files.clone(), effective: reader.effective })
     } else {
-        Err(Problems(reader.problems))
+        let mut problems = reader.problems;
+        problems.sort_by_key(|problem| reading_order(&merged.files, problem));
+        Err(Problems(problems))
+    }
+}
+
+/// File by file and down each file; then what stands elsewhere.
+fn reading_order(files: &[PathBuf], problem: &Problem) -> (usize, (usize, usize)) {
+    match &problem.origin {
+        Some(Origin::File { path, position }) => {
+            (files.iter().position(|file| file == path).unwrap_or(files.len()), position.unwrap_or_default())
+        }
+        Some(Origin::Default | Origin::Environment { .. } | Origin::Credential { .. }) | None => (usize::MAX, (0, 0)),
     }
 }
 
@@ -95,13 +107,10 @@ fn read_api(reader: &mut Reader<'_>, root: &mut Table, sources: &Sources) -> Api
     let mut table = reader.table(root, "api");
     let table = &mut table;
     let base_url = match reader.take(table, "base_url", None) {
-        // The text of an unsuitable URL may hold a password.
-        Some(item) if item.as_text().is_some_and(has_userinfo) => {
-            reader.refuse_unseen(
-                &item,
-                "the URL has a user name or password",
-                "remove it; the key goes to api.key_file",
-            );
+        // Before the @ may stand a password, even if the text is no URL.
+        Some(item) if item.as_text().is_some_and(|text| text.contains('@')) => {
+            let what = "the URL has a user name or password, or another @";
+            reader.refuse_unseen(&item, what, "remove it; the key goes to api.key_file");
             None
         }
         Some(item) => reader.parsed(&item, base_url),
@@ -301,11 +310,6 @@ pub(super) fn finish(reader: &mut Reader<'_>, table: &mut Table) {
 
 fn refusal(what: &str, fix: &str) -> Refusal {
     (what.to_owned(), fix.to_owned())
-}
-
-fn has_userinfo(text: &str) -> bool {
-    // A text that is no URL may still be one with a password and a mistake.
-    Url::parse(text).map_or(text.contains('@'), |url| !url.username().is_empty() || url.password().is_some())
 }
 
 /// Checks the base URL of the API and takes the slash off its end.

@@ -13,7 +13,7 @@ use serde_json::Value as Json;
 use super::effective::{Effective, Entry, REDACTED, toml_text};
 use super::problem::{Origin, Problem, nearest};
 use super::quantity::{InvalidQuantity, duration_text, parse_duration, parse_size, size_text};
-use super::source::{Merged, Place, Sources};
+use super::source::{Merged, Place, Sources, join};
 use super::{Secret, SecretError};
 use crate::run::Labels;
 
@@ -106,15 +106,13 @@ impl SecretItem {
 pub(super) struct Reader<'a> {
     sources: &'a Sources,
     merged: &'a Merged,
-    /// Whether every layer could be read; if not, absent keys are no problem worth reporting.
-    complete: bool,
     pub(super) problems: Vec<Problem>,
     pub(super) effective: Effective,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(sources: &'a Sources, merged: &'a Merged, problems: Vec<Problem>) -> Self {
-        Self { sources, merged, complete: problems.is_empty(), problems, effective: Effective::default() }
+        Self { sources, merged, problems, effective: Effective::default() }
     }
 
     // --- tables ---
@@ -209,16 +207,16 @@ impl<'a> Reader<'a> {
     }
 
     fn note(&mut self, item: &Item, value: Option<String>, what: String, fix: String) {
-        let origin = match (&item.kind, self.merged.table_origin(&item.key)) {
-            (ValueKind::Table(_), Some(origin)) => origin,
-            _ => item.place.origin.clone(),
+        let origin = match &item.kind {
+            ValueKind::Table(_) => self.merged.table_origin(&item.key),
+            _ => Some(item.place.origin.clone()),
         };
-        self.problems.push(Problem { origin: Some(origin), key: item.key.clone(), value, what, fix });
+        self.problems.push(Problem { origin, key: item.key.clone(), value, what, fix });
     }
 
-    /// Notes that a table lacks a key, or what takes its place.
+    /// Notes that a table lacks a key, unless a file that could not be read may hold it.
     pub(super) fn missing(&mut self, table: &Table, name: &str, fix: &str) {
-        if self.complete {
+        if self.merged.complete {
             self.problems.push(Problem {
                 origin: self.merged.table_origin(&table.path),
                 key: join(&table.path, name),
@@ -283,14 +281,14 @@ impl<'a> Reader<'a> {
 
     /// A duration within limits, both included.
     pub(super) fn duration(&mut self, item: &Item, least: Duration, most: Duration) -> Option<Duration> {
-        let found = self.one_duration(item, &item.kind, least, most)?;
+        let found = self.one_duration(item, least, most)?;
         self.show(item, Some(duration_text(found).into()));
         Some(found)
     }
 
-    fn one_duration(&mut self, item: &Item, kind: &ValueKind, least: Duration, most: Duration) -> Option<Duration> {
+    fn one_duration(&mut self, item: &Item, least: Duration, most: Duration) -> Option<Duration> {
         let range = format!("write a duration from {} to {}", duration_text(least), duration_text(most));
-        let ValueKind::String(text) = kind else {
+        let ValueKind::String(text) = &item.kind else {
             let what = "this must be a duration in quotes, with a unit";
             self.refuse(item, what, format!("{range}, such as \"30s\""));
             return None;
@@ -312,7 +310,9 @@ impl<'a> Reader<'a> {
     /// Several durations, each within limits.
     pub(super) fn durations(&mut self, item: &Item, least: Duration, most: Duration) -> Option<Vec<Duration>> {
         let parts = self.list(item)?;
-        let found: Vec<_> = parts.iter().map(|part| self.one_duration(item, part, least, most)).collect();
+        let part = |(index, kind)| Item { key: format!("{}[{index}]", item.key), kind, ..item.clone() };
+        let parts: Vec<Item> = parts.into_iter().enumerate().map(part).collect();
+        let found: Vec<_> = parts.iter().map(|part| self.one_duration(part, least, most)).collect();
         let found: Vec<Duration> = found.into_iter().collect::<Option<_>>()?;
         self.show(item, Some(found.iter().map(|one| duration_text(*one)).collect()));
         Some(found)
@@ -579,11 +579,6 @@ fn unusable(error: &SecretError) -> (String, &'static str) {
         SecretError::Empty { .. } => ("the secret file is empty".to_owned(), "write the secret into it"),
         SecretError::TooLarge { .. } => ("the secret file is too large for a secret".to_owned(), "check the path"),
     }
-}
-
-fn join(table: &str, name: &str) -> String {
-    let name = if super::source::is_plain(name) { name.to_owned() } else { format!("{name:?}") };
-    if table.is_empty() { name } else { format!("{table}.{name}") }
 }
 
 /// A value of `config` as JSON, to be shown.

@@ -27,60 +27,63 @@ pub struct Settings {
 /// `[api]`: where and how runs are asked for.
 #[derive(Debug, Clone)]
 pub struct ApiSettings {
-    /// Base URL without a trailing slash; `/v1/runs/{id}` is appended.
+    /// Base URL without a trailing slash; `/v1/runs/{id}` is appended. http or https, without user,
+    /// query and fragment. Default: `https://api.crewship.dev`.
     pub base_url: String,
     /// Where the API key comes from; `None` when none is configured anywhere.
     pub key: Option<Secret>,
-    /// Most requests in any 60 seconds, 1 to 1,000,000.
+    /// Most requests in any 60 seconds, 1 to 1,000,000. Default: 60.
     pub requests_per_minute: u32,
-    /// Limit for making a connection.
+    /// Limit for making a connection, 10 ms to 10 min. Default: 5 s.
     pub connect_timeout: Duration,
-    /// Limit for a whole request, body included.
+    /// Limit for a whole request, body included, 10 ms to 10 min. Default: 15 s.
     pub request_timeout: Duration,
-    /// Most bytes of a body that are read, after decompression.
+    /// Most bytes of a body that are read, after decompression, 1 KiB to 1 GiB. Default: 8 MiB.
     pub max_response_bytes: u64,
-    /// Template of a link that people can open, with `{run_id}`.
+    /// Template of an http or https link that people can open, with `{run_id}`. Default: none.
     pub run_url: Option<String>,
 }
 
 /// `[watch]`: when runs are asked for and when watching ends.
 #[derive(Debug, Clone)]
 pub struct WatchSettings {
-    /// First interval, 50 ms or more.
+    /// First interval, 50 ms to 1 day. Default: 1 s.
     pub initial_interval: Duration,
-    /// Growth per poll, 1 or more.
+    /// Growth per poll, 1 to 100. Default: 1.2.
     pub multiplier: f64,
-    /// Longest interval, at least `initial_interval`.
+    /// Longest interval, `initial_interval` to 1 day. Default: 30 s.
     pub max_interval: Duration,
-    /// Largest part of an interval that a poll may come early, 0 to less than 1.
+    /// Largest part of an interval that a poll may come early, 0 to less than 1. Default: 0.1.
     pub jitter: f64,
-    /// How long a watch lasts at most.
+    /// How long a watch lasts at most, 1 ms to 3650 days. Default: 24 h.
     pub deadline: Duration,
-    /// How long every answer must be 404 before the run counts as not found.
+    /// How long every answer must be 404 before the run counts as not found, 0 to 1 day. Default: 2 min.
     pub not_found_grace: Duration,
-    /// After how long a run still going is overdue.
+    /// After how long a run still going is overdue, 1 ms to 3650 days. Default: never.
     pub overdue_after: Option<Duration>,
-    /// Most requests in flight at once, 1 or more.
+    /// Most requests in flight at once, 1 to 65,536. Default: 64.
     pub max_in_flight: usize,
 }
 
 /// `[store]`: where the daemon keeps its state.
 #[derive(Debug, Clone)]
 pub struct StoreSettings {
-    /// The database file; `None` when no directory for it could be found.
+    /// The database file; `None` when no directory for it could be found. Default: `runwatch.db` in the
+    /// first of `$STATE_DIRECTORY`, else in `$XDG_STATE_HOME/runwatch` or `~/.local/state/runwatch`.
     pub path: Option<PathBuf>,
-    /// How long finished watches and their deliveries are kept.
+    /// How long finished watches and their deliveries are kept, 0 to 3650 days. Default: 7 days.
     pub retention: Duration,
 }
 
 /// `[control]`: where the daemon listens.
 #[derive(Debug, Clone)]
 pub struct ControlSettings {
-    /// The Unix socket; `None` when no directory for it could be found.
+    /// The Unix socket; `None` when no directory for it could be found. Default: `runwatch.sock` in the
+    /// first of `$RUNTIME_DIRECTORY`, else in `$XDG_RUNTIME_DIR/runwatch`.
     pub socket: Option<PathBuf>,
     /// TCP address; off unless set.
     pub listen: Option<std::net::SocketAddr>,
-    /// File with the bearer token for `listen`.
+    /// The bearer token for `listen`; there always is one unless the address is a loopback one.
     pub token: Option<Secret>,
 }
 
@@ -89,11 +92,12 @@ pub struct ControlSettings {
 pub struct SinkSettings {
     /// What it does.
     pub kind: SinkKind,
-    /// The events it gets.
+    /// The events it gets. Default: the verdicts.
     pub events: EventFilter,
-    /// It is told only of watches that carry all of these.
+    /// It is told only of watches that carry all of these. Default: none.
     pub labels: Labels,
-    /// Waits before the second and each further attempt.
+    /// Waits before the second and each further attempt, at most 100, each 0 to 30 days; empty is one
+    /// attempt. Default: 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 10 h.
     pub retry_schedule: Vec<Duration>,
 }
 
@@ -106,14 +110,14 @@ pub enum SinkKind {
     Webhook(Box<WebhookSettings>),
     /// A log record, or lines appended to `path`.
     Log {
-        /// File to append to.
+        /// File to append to. Default: none, so a log record is written.
         path: Option<PathBuf>,
     },
     /// A program.
     Command {
         /// Program and arguments; never empty, never given to a shell.
         argv: Vec<String>,
-        /// Limit for one run of it.
+        /// Limit for one run of it, 10 ms to 1 day. Default: 30 s.
         timeout: Duration,
     },
 }
@@ -121,13 +125,13 @@ pub enum SinkKind {
 /// A webhook sink.
 #[derive(Debug, Clone)]
 pub struct WebhookSettings {
-    /// Where to; the URL itself may be the secret (chat services), so it is one.
+    /// Where to, http or https; the URL itself may be the secret (chat services), so it is one.
     pub url: Secret,
-    /// Signing secrets, `whsec_...`, one a line.
+    /// Signing secrets, `whsec_` and base64, one a line. Default: none, so nothing is signed.
     pub secret: Option<Secret>,
-    /// What is sent.
+    /// What is sent. Default: [`WebhookFormat::Standard`].
     pub format: WebhookFormat,
-    /// Further headers.
+    /// Further headers by name in lower case; none that belongs to the request or the signature.
     pub headers: BTreeMap<String, Secret>,
 }
 
@@ -146,9 +150,9 @@ pub enum WebhookFormat {
     Ntfy,
     /// The user's own template.
     Template {
-        /// File with the template.
+        /// File with the template; its syntax was right when the configuration was loaded.
         file: PathBuf,
-        /// `Content-Type` of what it makes.
+        /// `Content-Type` of what it makes. Default: `application/json`.
         content_type: String,
     },
 }
@@ -158,8 +162,8 @@ pub enum WebhookFormat {
 pub struct StaticWatch {
     /// The run.
     pub run_id: RunId,
-    /// A name for people.
+    /// A name for people, 1 to 200 characters. Default: none.
     pub name: Option<String>,
-    /// Labels.
+    /// Labels. Default: none.
     pub labels: Labels,
 }

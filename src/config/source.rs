@@ -124,6 +124,8 @@ pub(super) struct Merged {
     pub(super) tree: Map<String, Value>,
     /// The files that were read, in order.
     pub(super) files: Vec<PathBuf>,
+    /// Whether every file could be read and parsed.
+    pub(super) complete: bool,
     /// Variables by the key path they set.
     variables: BTreeMap<String, String>,
     /// Where tables stand: `config` gives merged tables no origin.
@@ -142,8 +144,13 @@ pub(super) struct Place {
 impl Merged {
     /// Reads and merges everything; what cannot be read is added to `problems`.
     pub(super) fn read(sources: &Sources, problems: &mut Vec<Problem>) -> Self {
-        let mut merged =
-            Self { tree: Map::new(), files: Vec::new(), variables: BTreeMap::new(), tables: BTreeMap::new() };
+        let mut merged = Self {
+            tree: Map::new(),
+            files: Vec::new(),
+            complete: true,
+            variables: BTreeMap::new(),
+            tables: BTreeMap::new(),
+        };
         let mut builder = Config::builder();
         let paths = [("store.path", sources.store_path()), ("control.socket", sources.socket_path())];
         let paths = paths.iter().filter_map(|(key, path)| Some((*key, path.as_ref()?.to_str()?)));
@@ -170,6 +177,7 @@ impl Merged {
                 }),
             }
         }
+        merged.complete = problems.is_empty();
         let variables = merged.select_variables(&sources.environment, problems);
         builder = builder.add_source(
             Environment::with_prefix("RUNWATCH")
@@ -292,6 +300,12 @@ pub(super) fn is_plain(key: &str) -> bool {
     !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
+/// The path of a key in a table.
+pub(super) fn join(table: &str, name: &str) -> String {
+    let name = if is_plain(name) { name.to_owned() } else { format!("{name:?}") };
+    if table.is_empty() { name } else { format!("{table}.{name}") }
+}
+
 /// One parsed file.
 #[derive(Debug, Clone)]
 struct Layer(Map<String, Value>);
@@ -357,7 +371,7 @@ impl Conversion<'_> {
                 let mut values = Map::new();
                 for (name, item) in table {
                     let name = name.into_inner().into_owned();
-                    let item = self.convert(&format!("{key}.{name}"), item);
+                    let item = self.convert(&join(key, &name), item);
                     values.insert(name, item);
                 }
                 Value::new(origin, values)
