@@ -1,6 +1,5 @@
 //! `runwatch config check`, `show` and `init`.
 
-use std::fmt::Write as _;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -28,8 +27,7 @@ pub fn check(sources: &Sources, json: bool, out: &mut dyn Write, err: &mut dyn W
         result if json => write_text(out, &format!("{}\n", check_json(&result)))?,
         Ok(loaded) if loaded.sources.is_empty() => write_text(out, "ok: no file, built-in defaults only\n")?,
         Ok(loaded) => {
-            let files: Vec<String> = loaded.sources.iter().map(|path| path.display().to_string()).collect();
-            write_text(out, &format!("ok: {}\n", files.join(", ")))?;
+            write_text(out, &format!("ok: {}\n", files(&loaded).join(", ")))?;
         }
         Err(problems) => report(&problems, err)?,
     }
@@ -115,8 +113,9 @@ pub fn init(
     let mut next = format!("wrote {} (readable by you only)\n", path.display());
     let read_later = sources.explicit.as_ref() == Some(&path) || sources.files.contains(&path);
     let flag = if read_later { String::new() } else { format!(" --config {}", path.display()) };
-    write!(next, "next: put your API key into it or into CREWSHIP_API_KEY, then: runwatch{flag} config check\n")
-        .context("cannot make the message")?;
+    next.push_str(&format!(
+        "next: put your API key into it or into CREWSHIP_API_KEY, then: runwatch{flag} config check\n"
+    ));
     write_text(err, &next)?;
     Ok(0)
 }

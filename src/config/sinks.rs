@@ -178,26 +178,26 @@ fn read_headers(reader: &mut Reader<'_>, table: &mut Table) -> BTreeMap<String, 
             }
             let Some(found) = reader.take_secret(&mut inner, &name) else { continue };
             let lower = name.to_ascii_lowercase();
-            if HeaderName::from_bytes(name.as_bytes()).is_err() {
-                reader.refuse_unseen(found.item(), "this is not the name of a header", "use letters, digits and -");
-            } else if RESERVED_HEADERS.contains(&lower.as_str()) {
-                reader.refuse_unseen(found.item(), "this header is set by runwatch itself", "remove it");
-            } else if headers.contains_key(&lower) {
-                reader.refuse_unseen(
-                    found.item(),
-                    "this header is set twice",
-                    "keep one; upper and lower case are the same",
-                );
-            } else {
-                origin = found.place().origin.clone();
-                if let Some(secret) = reader.unshown_secret(&found, header_value) {
-                    match &secret {
-                        Secret::Value(_) => shown.insert(name, REDACTED.into()),
-                        Secret::File(path) => shown.insert(format!("{name}_file"), path.display().to_string().into()),
-                    };
-                    headers.insert(lower, secret);
+            let reserved = RESERVED_HEADERS.contains(&lower.as_str());
+            let mistake = match headers.contains_key(&lower) {
+                _ if HeaderName::from_bytes(name.as_bytes()).is_err() => {
+                    Some(("this is not the name of a header", "use letters, digits and -"))
                 }
+                _ if reserved => Some(("this header is set by runwatch itself", "remove it")),
+                true => Some(("this header is set twice", "keep one; upper and lower case are the same")),
+                false => None,
+            };
+            if let Some((what, fix)) = mistake {
+                reader.refuse_unseen(found.item(), what, fix);
+                continue;
             }
+            let Some(secret) = reader.unshown_secret(&found, header_value) else { continue };
+            match &secret {
+                Secret::Value(_) => shown.insert(name, REDACTED.into()),
+                Secret::File(path) => shown.insert(format!("{name}_file"), path.display().to_string().into()),
+            };
+            origin = found.place().origin.clone();
+            headers.insert(lower, secret);
         }
     }
     reader.show_table(table, "headers", &origin, shown);

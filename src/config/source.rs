@@ -8,6 +8,7 @@
 //! relative to the current folder, and repeats the offending line in its error, which may hold a key.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -254,13 +255,20 @@ impl Merged {
             };
             if !key.split('.').all(is_plain) {
                 refuse("this names no key", "write RUNWATCH_SECTION__KEY, such as RUNWATCH_API__BASE_URL");
-            } else if self.variables.contains_key(&key) {
-                refuse("another variable sets the same key", "remove one; upper and lower case are the same");
-            } else if let Some(value) = value.to_str() {
-                selected.insert(name.to_owned(), value.to_owned());
-                self.variables.insert(key, name.to_owned());
-            } else {
+                continue;
+            }
+            let Some(value) = value.to_str() else {
                 refuse("the value is not UTF-8", "set it to readable text");
+                continue;
+            };
+            match self.variables.entry(key.clone()) {
+                Entry::Vacant(entry) => {
+                    entry.insert(name.to_owned());
+                    selected.insert(name.to_owned(), value.to_owned());
+                }
+                Entry::Occupied(_) => {
+                    refuse("another variable sets the same key", "remove one; upper and lower case are the same");
+                }
             }
         }
         selected

@@ -1,5 +1,7 @@
 //! The configuration as users meet it: files, variables, and what is said about mistakes.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic like tests do")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
