@@ -72,7 +72,7 @@ impl Cli {
     /// where it belongs and ends with the right code.
     pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let cli = Self::try_parse_from(args)?;
-        // clap overlooks this conflict when the common flag stands before the command.
+        // Not declared to clap: it overlooks the conflict when the common flag stands before the command.
         if let (true, Command::Wait(WaitArgs { output: true, .. })) = (cli.common.json, &cli.command) {
             let what = "the argument '--output' cannot be used with '--json'";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, what));
@@ -90,14 +90,14 @@ pub struct Common {
     #[arg(long, global = true, value_name = "PATH", env = "RUNWATCH_CONFIG", hide_env_values = true,
           value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub config: Option<PathBuf>,
-    /// How much to log.
-    #[arg(long, global = true, value_enum, value_name = "LEVEL")]
+    /// How much to log: error, warn, info, debug or trace.
+    #[arg(hide_possible_values = true, long, global = true, value_enum, value_name = "LEVEL")]
     pub log_level: Option<LogLevel>,
-    /// How to log.
-    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
+    /// How to log: text, or json with one object a line.
+    #[arg(hide_possible_values = true, long, global = true, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
-    /// When to use colors; `auto` means on a terminal and without NO_COLOR.
-    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t = Color::Auto)]
+    /// When to use colors: auto (on a terminal, unless NO_COLOR is set), always or never.
+    #[arg(hide_possible_values = true, long, global = true, value_enum, value_name = "WHEN", default_value_t = Color::Auto)]
     pub color: Color,
     /// Print results as JSON.
     #[arg(long, global = true)]
@@ -196,8 +196,8 @@ pub struct WaitArgs {
     /// End at the first verdict other than succeeded.
     #[arg(long)]
     pub fail_fast: bool,
-    /// Print the output of each succeeded run, and nothing else, to standard output.
-    #[arg(long, conflicts_with = "json")]
+    /// Print the output of each succeeded run, and nothing else, to standard output; not with --json.
+    #[arg(long)]
     pub output: bool,
     /// Accepted and without effect: the exit code always tells the verdict.
     #[arg(long)]

@@ -21,38 +21,57 @@ pub fn completions(shell: clap_complete::Shell, out: &mut dyn Write) -> anyhow::
     Ok(0)
 }
 
-/// Writes the manual page: the program, and then each command with its flags. The exit code is 0.
+/// Writes the manual page: the program, and then each command with its own flags. The exit code is 0.
 ///
 /// # Errors
 /// When `out` cannot be written to; a closed pipe is no error.
 pub fn man(out: &mut dyn Write) -> anyhow::Result<u8> {
-    let mut command = Cli::command();
-    command.build();
     let mut page = Vec::new();
-    clap_mangen::Man::new(command.clone()).render(&mut page).context("cannot make the manual page")?;
-    for part in command.get_subcommands().filter(|part| part.get_name() != "help") {
-        append(part, &mut page)?;
-    }
+    render(&mut page).context("cannot make the manual page")?;
     write_text(out, &String::from_utf8(page).context("the manual page is not text")?)?;
     Ok(0)
 }
 
-/// Appends one command and those below it, as sections of the same page.
-fn append(command: &clap::Command, page: &mut Vec<u8>) -> anyhow::Result<()> {
-    let name = command.get_bin_name().unwrap_or(command.get_name()).to_uppercase();
-    writeln!(page, ".SH \"{name}\"").context("cannot make the manual page")?;
+fn render(page: &mut Vec<u8>) -> std::io::Result<()> {
+    let command = Cli::command();
     let manual = clap_mangen::Man::new(command.clone());
+    manual.render_title(page)?;
+    manual.render_name_section(page)?;
+    manual.render_synopsis_section(page)?;
+    manual.render_options_section(page)?;
+    // Not built as a part of the whole, a command has its own flags only; the common ones stand above.
+    for part in command.get_subcommands() {
+        render_command(part, "runwatch", page)?;
+    }
+    page.extend(notes(&manual)?.into_bytes());
+    Ok(())
+}
+
+/// What stands below the flags in `--help`, with its lines as they are: it has tables and examples.
+fn notes(manual: &clap_mangen::Man) -> std::io::Result<String> {
+    let mut section = Vec::new();
+    manual.render_extra_section(&mut section)?;
+    Ok(String::from_utf8_lossy(&section).replace(".SH EXTRA\n", ".SH NOTES\n.nf\n") + ".fi\n")
+}
+
+/// Appends one command and those below it, each as a section.
+fn render_command(command: &clap::Command, parent: &str, page: &mut Vec<u8>) -> std::io::Result<()> {
+    let name = format!("{parent} {}", command.get_name());
+    writeln!(page, ".SH \"{}\"", name.to_uppercase())?;
+    let manual = clap_mangen::Man::new(command.clone().bin_name(&name));
     let mut body = Vec::new();
-    manual.render_description_section(&mut body).context("cannot make the manual page")?;
-    manual.render_synopsis_section(&mut body).context("cannot make the manual page")?;
-    manual.render_options_section(&mut body).context("cannot make the manual page")?;
+    manual.render_description_section(&mut body)?;
+    manual.render_synopsis_section(&mut body)?;
+    manual.render_options_section(&mut body)?;
+    let mut body = String::from_utf8_lossy(&body).into_owned();
     if command.get_after_help().is_some() {
-        manual.render_extra_section(&mut body).context("cannot make the manual page")?;
+        body.push_str(&notes(&manual)?);
     }
     // Below the heading of the command, its sections are one level deeper.
-    page.extend(String::from_utf8_lossy(&body).replace(".SH ", ".SS ").into_bytes());
-    for part in command.get_subcommands().filter(|part| part.get_name() != "help") {
-        append(part, page)?;
+    let body = body.replace(".SH ", ".SS ");
+    page.extend(body.into_bytes());
+    for part in command.get_subcommands() {
+        render_command(part, &name, page)?;
     }
     Ok(())
 }
