@@ -19,7 +19,8 @@ const TYPES: [&str; 4] = ["desktop", "webhook", "log", "command"];
 /// What a webhook can send.
 const FORMATS: [&str; 6] = ["standard", "slack", "discord", "teams", "ntfy", "template"];
 
-/// The waits before further attempts: those of the Standard Webhooks specification, but for its last.
+/// The waits before further attempts: 27 hours and a half in all, so that a receiver may be down for
+/// a day.
 const RETRY_SCHEDULE: &str = "5s,5m,30m,2h,5h,10h,10h";
 
 /// Most waits in a schedule, and the longest of them.

@@ -97,20 +97,20 @@ impl fmt::Debug for Sources {
 /// keys, since their names are not known here. What is not listed is unset.
 const DEFAULTS: [(&str, &str); 17] = [
     ("api.base_url", "https://api.crewship.dev"),
-    // One request a second: twenty times less than any limit we know of, and enough for a few runs.
+    // One request a second: enough for dozens of runs at the longest interval, and no burden to the API.
     ("api.requests_per_minute", "60"),
     ("api.connect_timeout", "5s"),
     ("api.request_timeout", "15s"),
-    // Outputs of runs can be long texts; eight times the largest one expected.
+    // Room for a run whose output is a long text, and an end to an answer that never ends.
     ("api.max_response_bytes", "8MiB"),
     ("api.run_url", ""),
     ("watch.initial_interval", "1s"),
-    // A run is noticed at most a fifth of its own duration late.
+    // So the wait is at most about a fifth of the time already waited.
     ("watch.multiplier", "1.2"),
     ("watch.max_interval", "30s"),
     ("watch.jitter", "0.1"),
     ("watch.deadline", "24h"),
-    // A run can be asked for before every server of the API knows it.
+    // A run just created may not be known everywhere yet.
     ("watch.not_found_grace", "2m"),
     ("watch.overdue_after", ""),
     ("watch.max_in_flight", "64"),
