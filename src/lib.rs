@@ -2,13 +2,16 @@
 //! programs that wait for it.
 
 pub mod api;
+pub mod app;
 pub mod backoff;
 pub mod cli;
 pub mod clock;
 pub mod command;
 pub mod config;
+pub mod notify;
 pub mod run;
 pub mod simulator;
 pub mod store;
+pub mod telemetry;
 pub mod text;
 pub mod watch;

@@ -1,2 +1,66 @@
-//! x
-fn main() {}
+//! The `runwatch` program: arguments, logs, configuration, then one command.
+
+use std::io;
+use std::process::ExitCode;
+
+use runwatch::cli::{Cli, Command, Common, ConfigCommand, LogLevel, SinksCommand};
+use runwatch::command::wait::{Manner, Results};
+use runwatch::command::{self, USAGE};
+use runwatch::config::{self, Settings, Sources};
+use runwatch::telemetry::{self, Screen};
+
+fn main() -> ExitCode {
+    let cli = Cli::from_args(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    let live = matches!(cli.command, Command::Wait(_) | Command::Demo(_)) && !cli.common.quiet;
+    let screen = if live { Screen::detect() } else { Screen::plain() };
+    let code = run(cli, &screen).unwrap_or_else(|error| {
+        screen.line(&format!("error: {error:#}"));
+        USAGE
+    });
+    ExitCode::from(code)
+}
+
+fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
+    let common = cli.common;
+    let coloured = telemetry::coloured(common.color);
+    telemetry::init(screen, common.log_level.unwrap_or(LogLevel::Warn), common.log_format, coloured);
+    let sources = || Sources::from_process(common.config.clone());
+    let (out, err) = (&mut io::stdout(), &mut io::stderr());
+    let manner = |results| Manner { screen: screen.clone(), progress: !common.quiet, coloured, results };
+    match cli.command {
+        Command::Wait(args) => {
+            let results = match (common.json, args.output, common.quiet) {
+                (true, ..) => Results::Json,
+                (_, true, _) => Results::Output,
+                (.., true) => Results::Nothing,
+                _ => Results::Text,
+            };
+            block_on(command::wait::wait(&args, settings(&sources())?, manner(results)))
+        }
+        Command::Sinks(SinksCommand::Test { sinks }) => {
+            block_on(command::sinks::test(&settings(&sources())?, &sinks, common.json, out))
+        }
+        Command::Config(ConfigCommand::Check) => command::config::check(&sources(), common.json, out, err),
+        Command::Config(ConfigCommand::Show) => command::config::show(&sources(), common.json, out, err),
+        Command::Config(ConfigCommand::Init { path, force }) => {
+            command::config::init(&sources(), path.as_deref(), force, out, err)
+        }
+        Command::Demo(args) if args.serve => block_on(command::demo::serve(out)),
+        Command::Demo(_) => block_on(command::demo::demo(manner(demo_results(&common)), out)),
+        Command::Completions { shell } => command::shell::completions(shell, out),
+        Command::Man => command::shell::man(out),
+    }
+}
+
+fn settings(sources: &Sources) -> anyhow::Result<Settings> {
+    Ok(config::load(sources)?.settings)
+}
+
+fn demo_results(common: &Common) -> Results {
+    if common.json { Results::Json } else { Results::Text }
+}
+
+/// Two workers are plenty: the work is waiting.
+fn block_on(command: impl Future<Output = anyhow::Result<u8>>) -> anyhow::Result<u8> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(command)
+}

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 pub use client::{ApiClient, BuildError};
 pub use error::{ApiError, KeyProblem, Malformed};
+pub(crate) use hints::retry_after;
 
 use crate::run::{Observation, RunId};
 

@@ -5,14 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use super::write_text;
+use super::{USAGE, write_text};
 use crate::config::{Loaded, Problems, Sources, load};
 
 /// The file that `config init` writes.
 const TEMPLATE: &str = include_str!("../../config/runwatch.toml");
-
-/// Exit code for a wrong configuration.
-const WRONG: u8 = 2;
 
 /// Checks the configuration. Prints `ok` and the files read to `out` and exits with 0, or every
 /// problem to `err` and exits with 2. With `json` the answer goes to `out` in both cases:
@@ -22,7 +19,7 @@ const WRONG: u8 = 2;
 /// When `out` or `err` cannot be written to; a closed pipe is no error.
 pub fn check(sources: &Sources, json: bool, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<u8> {
     let result = load(sources);
-    let code = if result.is_ok() { 0 } else { WRONG };
+    let code = if result.is_ok() { 0 } else { USAGE };
     match result {
         result if json => write_text(out, &format!("{}\n", check_json(&result)))?,
         Ok(loaded) if loaded.sources.is_empty() => write_text(out, "ok: no file, built-in defaults only\n")?,
@@ -66,7 +63,7 @@ pub fn show(sources: &Sources, json: bool, out: &mut dyn Write, err: &mut dyn Wr
     match load(sources) {
         Err(problems) => {
             report(&problems, err)?;
-            Ok(WRONG)
+            Ok(USAGE)
         }
         Ok(loaded) if json => {
             let shown = serde_json::json!({ "files": files(&loaded), "settings": loaded.effective.to_json() });
@@ -101,14 +98,14 @@ pub fn init(
     }
     let Some(path) = path.map(Path::to_owned).or_else(|| sources.user_file()) else {
         write_text(err, "there is no home folder to write to; name a path, or - for standard output\n")?;
-        return Ok(WRONG);
+        return Ok(USAGE);
     };
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
     if !write_file(&path, force).with_context(|| format!("cannot write {}", path.display()))? {
         write_text(err, &format!("{} exists and is kept; --force replaces it\n", path.display()))?;
-        return Ok(WRONG);
+        return Ok(USAGE);
     }
     let mut next = format!("wrote {} (readable by you only)\n", path.display());
     let read_later = sources.explicit.as_ref() == Some(&path) || sources.files.contains(&path);

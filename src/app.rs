@@ -1,0 +1,150 @@
+//! The wiring: builds the parts, owns their tasks, and stops them in order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{ApiClient, RunSource};
+use crate::backoff::Growth;
+use crate::clock::Clock;
+use crate::config::{Settings, SinkKind, SinkSettings};
+use crate::notify::{Courier, Sink};
+use crate::run::{Limits, Route, Routes, SinkName};
+use crate::store::{Place, Store};
+use crate::watch::{Policy, Scheduler, Watches};
+
+/// The running engine: store, scheduler and couriers.
+pub struct Engine {
+    /// The store.
+    pub store: Store,
+    /// The scheduler.
+    pub watches: Watches,
+    scheduler_stop: CancellationToken,
+    scheduler: JoinSet<()>,
+    couriers_stop: CancellationToken,
+    couriers: JoinSet<()>,
+    writer: JoinSet<()>,
+}
+
+impl Engine {
+    /// Builds and starts everything for `settings`, with the store at `place`.
+    ///
+    /// # Errors
+    /// When the store cannot be opened, or a client or sink cannot be built.
+    pub async fn start(settings: &Settings, place: Place<'_>, clock: Clock) -> anyhow::Result<Self> {
+        let source = ApiClient::new(&settings.api).context("cannot build the API client")?;
+        Self::start_with(source, settings, place, clock).await
+    }
+
+    /// Like [`Engine::start`], asking `source` for runs.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub async fn start_with<S: RunSource>(
+        source: S,
+        settings: &Settings,
+        place: Place<'_>,
+        clock: Clock,
+    ) -> anyhow::Result<Self> {
+        let mut sinks = Vec::new();
+        for (name, sink) in &settings.sinks {
+            sinks.push((name, sink, Sink::build(sink).with_context(|| format!("cannot set up the sink {name}"))?));
+        }
+        let (store, writer) = Store::open(place)?;
+        let mut writers = JoinSet::new();
+        writers.spawn(writer.run());
+
+        let policy = policy(settings);
+        let routes = Arc::new(policy.routes.clone());
+        let active = store.active_watches(clock.now()).await?;
+        let (scheduler, watches) =
+            Scheduler::new(source, store.clone(), clock.clone(), policy, active, fastrand::u64(..));
+        let scheduler_stop = CancellationToken::new();
+        let mut schedulers = JoinSet::new();
+        schedulers.spawn(scheduler.run(scheduler_stop.clone()));
+
+        let couriers_stop = CancellationToken::new();
+        let mut couriers = JoinSet::new();
+        for (name, sink_settings, sink) in sinks {
+            let courier = Courier {
+                name: name.clone(),
+                sink: Arc::new(sink),
+                retry_schedule: sink_settings.retry_schedule.clone(),
+                max_in_flight: max_in_flight(&sink_settings.kind),
+                store: store.clone(),
+                clock: clock.clone(),
+                routes: Arc::clone(&routes),
+            };
+            couriers.spawn(courier.run(couriers_stop.clone()));
+        }
+        Ok(Self { store, watches, scheduler_stop, scheduler: schedulers, couriers_stop, couriers, writer: writers })
+    }
+
+    /// Ends when a part of the engine ends by itself, which none should. Cancel-safe.
+    pub async fn broken(&mut self) -> anyhow::Error {
+        // Joining a set loses nothing when dropped; a set without tasks disables its arm.
+        let (part, ended) = tokio::select! {
+            Some(ended) = self.scheduler.join_next() => ("scheduler", ended),
+            Some(ended) = self.couriers.join_next() => ("delivery", ended),
+            Some(ended) = self.writer.join_next() => ("store", ended),
+            else => return std::future::pending().await,
+        };
+        match ended {
+            Ok(()) => anyhow::anyhow!("the {part} ended by itself"),
+            Err(error) => anyhow::Error::from(error).context(format!("the {part} failed")),
+        }
+    }
+
+    /// Stops in order: no more polls, then the deliveries under way are finished, then the store is
+    /// closed. Deliveries that take longer than `grace` stay in the store as they are.
+    pub async fn stop(mut self, grace: Duration) {
+        self.scheduler_stop.cancel();
+        while self.scheduler.join_next().await.is_some() {}
+        self.couriers_stop.cancel();
+        let finished = tokio::time::timeout(grace, async { while self.couriers.join_next().await.is_some() {} }).await;
+        if finished.is_err() {
+            tracing::warn!(?grace, "deliveries still under way are cut off");
+            self.couriers.shutdown().await;
+        }
+        drop((self.store, self.watches));
+        while self.writer.join_next().await.is_some() {}
+    }
+}
+
+/// What the settings ask of the scheduler.
+pub fn policy(settings: &Settings) -> Policy {
+    let watch = &settings.watch;
+    Policy {
+        growth: Growth {
+            initial: watch.initial_interval,
+            multiplier: watch.multiplier,
+            max: watch.max_interval,
+            jitter: watch.jitter,
+        },
+        requests_per_minute: settings.api.requests_per_minute,
+        max_in_flight: watch.max_in_flight,
+        limits: Limits {
+            not_found_grace: watch.not_found_grace,
+            overdue_after: watch.overdue_after,
+            run_url: settings.api.run_url.clone(),
+        },
+        routes: Routes(settings.sinks.iter().map(route).collect()),
+    }
+}
+
+fn route((name, sink): (&SinkName, &SinkSettings)) -> Route {
+    Route { sink: name.clone(), events: sink.events.clone(), labels: sink.labels.clone() }
+}
+
+/// Most attempts under way at once: messages on a desktop and lines of a log keep their order, a
+/// program may be heavy, a web server is used to several.
+fn max_in_flight(kind: &SinkKind) -> usize {
+    match kind {
+        SinkKind::Desktop | SinkKind::Log { .. } => 1,
+        SinkKind::Command { .. } => 4,
+        SinkKind::Webhook(_) => 16,
+    }
+}

@@ -1,0 +1,198 @@
+//! What `wait` shows: lines for people, drawn from what is known of each run. No I/O.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use crate::run::{RunId, Status, Verdict};
+use crate::text::{one_line, span};
+use crate::watch::{Trouble, UpstreamView, WatchView};
+
+/// Longest name or status that a line shows, in characters.
+const MAX_WORD_CHARS: usize = 40;
+
+/// How texts are coloured.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Palette {
+    pub(super) coloured: bool,
+}
+
+impl Palette {
+    fn paint(self, code: &str, text: &str) -> String {
+        if self.coloured { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// A status word: green for good, red for bad, yellow for what needs a look, plain otherwise.
+    pub(super) fn status(self, word: &str) -> String {
+        let code = match word {
+            "succeeded" => "32",
+            "failed" | "timed_out" | "unreachable" | "not_found" => "31",
+            "canceled" => "33",
+            "running" => "36",
+            _ => return one_line(word, MAX_WORD_CHARS),
+        };
+        self.paint(code, word)
+    }
+
+    pub(super) fn faint(self, text: &str) -> String {
+        self.paint("2", text)
+    }
+
+    pub(super) fn warning(self, text: &str) -> String {
+        self.paint("33", text)
+    }
+}
+
+/// What is known of one run.
+#[derive(Debug, Clone)]
+pub(super) struct Tracked {
+    pub(super) run_id: RunId,
+    pub(super) name: Option<String>,
+    pub(super) added_at: Timestamp,
+    pub(super) status: Option<Status>,
+    pub(super) verdict: Option<Verdict>,
+}
+
+impl Tracked {
+    /// The run for people: its ID, and its name where it has one.
+    pub(super) fn label(&self) -> String {
+        match &self.name {
+            Some(name) => format!("{} ({})", self.run_id, one_line(name, MAX_WORD_CHARS)),
+            None => self.run_id.to_string(),
+        }
+    }
+}
+
+/// The plain line for a change of status.
+pub(super) fn change_line(palette: Palette, at: Timestamp, zone: &TimeZone, run: &Tracked, status: &Status) -> String {
+    let clock = at.to_zoned_datetime(zone.clone()).strftime("%H:%M:%S").to_string();
+    format!("{} {} {}", palette.faint(&clock), run.label(), palette.status(status.as_str()))
+}
+
+/// The plain line for a change in how the API does.
+pub(super) fn upstream_line(palette: Palette, now: Timestamp, view: &UpstreamView) -> Option<String> {
+    let trouble = view.trouble?;
+    let what = match trouble {
+        Trouble::Failing => format!("no usable answer: {}", view.message),
+        Trouble::Paused => format!("the API asked for a pause: {}", view.message),
+        Trouble::Refused => format!("the API refuses the key: {}", view.message),
+    };
+    let wait = view.retry_at.map(|at| format!("; asking again in {}", until(now, at))).unwrap_or_default();
+    Some(palette.warning(&format!("{what}{wait}")))
+}
+
+/// The live lines: one per run that is going, as many as fit, then what is left.
+pub(super) fn live_lines(
+    palette: Palette,
+    now: Timestamp,
+    runs: &[Tracked],
+    views: &[WatchView],
+    upstream: &UpstreamView,
+    most: usize,
+) -> Vec<String> {
+    let going: Vec<_> = runs.iter().filter(|run| run.verdict.is_none()).collect();
+    let shown = if going.len() > most { most.saturating_sub(1) } else { going.len() };
+    let width = going[..shown].iter().map(|run| run.label().chars().count()).max().unwrap_or(0);
+    let mut lines: Vec<String> = going[..shown]
+        .iter()
+        .map(|run| live_line(palette, now, run, views.iter().find(|view| view.run_id == run.run_id), upstream, width))
+        .collect();
+    if going.len() > shown {
+        lines.push(palette.faint(&format!("… and {} more", going.len() - shown)));
+    }
+    lines.extend(upstream_line(palette, now, upstream));
+    lines
+}
+
+fn live_line(
+    palette: Palette,
+    now: Timestamp,
+    run: &Tracked,
+    view: Option<&WatchView>,
+    upstream: &UpstreamView,
+    width: usize,
+) -> String {
+    let label = run.label();
+    let word = match (&run.status, view) {
+        (_, Some(view)) if view.missing => "not there yet",
+        (Some(status), _) => status.as_str(),
+        (None, _) => "asking",
+    };
+    // Padding goes after the word: colour codes would count as width.
+    let padding = " ".repeat(10_usize.saturating_sub(word.chars().count()));
+    let age = span(now.duration_since(run.added_at).unsigned_abs());
+    let next = match view {
+        Some(view) if view.polling => "asking now".to_owned(),
+        Some(view) if upstream.trouble.is_none() => format!("next poll in {}", until(now, view.next_poll_at)),
+        _ => String::new(),
+    };
+    format!("{label:<width$}  {}{padding}  {age:>7}  {}", palette.status(word), palette.faint(&next))
+}
+
+/// The time from `now` to `at` in whole seconds, rounded up.
+fn until(now: Timestamp, at: Timestamp) -> String {
+    let wait = std::time::Duration::try_from(at.duration_since(now)).unwrap_or_default();
+    let seconds = wait.as_secs() + u64::from(wait.subsec_millis() > 0);
+    span(std::time::Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Palette = Palette { coloured: false };
+
+    fn time(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn run(id: &str, name: Option<&str>, status: Option<Status>) -> Tracked {
+        Tracked {
+            run_id: RunId::new(id).unwrap(),
+            name: name.map(ToOwned::to_owned),
+            added_at: time("2026-01-01T00:00:00Z"),
+            status,
+            verdict: None,
+        }
+    }
+
+    #[test]
+    fn live_lines_fit_and_say_what_happens_next() {
+        let now = time("2026-01-01T00:01:05Z");
+        let runs = [
+            run("run_1", Some("nightly\x1b[31m report"), Some(Status::Running)),
+            run("run_22", None, Some(Status::from_api("re\x1b]0;queued"))),
+            run("run_3", None, None),
+        ];
+        let view = WatchView {
+            run_id: runs[0].run_id.clone(),
+            status: runs[0].status.clone(),
+            polls: 7,
+            missing: false,
+            polling: false,
+            next_poll_at: time("2026-01-01T00:01:07.200Z"),
+            last_error: None,
+        };
+        let views = [view.clone(), WatchView { run_id: runs[1].run_id.clone(), polling: true, ..view }];
+        let lines = live_lines(PLAIN, now, &runs, &views, &UpstreamView::default(), 2);
+        insta::assert_snapshot!(lines.join("\n"), @"");
+        let trouble = UpstreamView {
+            trouble: Some(Trouble::Failing),
+            message: "502 Bad Gateway".to_owned(),
+            retry_at: Some(time("2026-01-01T00:01:13Z")),
+            ever_answered: true,
+            failures: 3,
+        };
+        let lines = live_lines(PLAIN, now, &runs, &views, &trouble, 10);
+        insta::assert_snapshot!(lines.join("\n"), @"");
+    }
+
+    #[test]
+    fn a_change_is_one_plain_line() {
+        let run = run("run_1", Some("nightly"), None);
+        let line = change_line(PLAIN, time("2026-01-01T10:35:05.9Z"), &TimeZone::UTC, &run, &Status::Running);
+        assert_eq!(line, "10:35:05 run_1 (nightly) running");
+        let coloured = Palette { coloured: true };
+        let line = change_line(coloured, time("2026-01-01T10:35:05Z"), &TimeZone::UTC, &run, &Status::Running);
+        assert_eq!(line, "\x1b[2m10:35:05\x1b[0m run_1 (nightly) \x1b[36mrunning\x1b[0m");
+    }
+}

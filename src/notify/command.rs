@@ -1,0 +1,164 @@
+//! The command sink: a program, never a shell.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{Child, ChildStderr};
+
+use super::{Message, SendError, Sent, summary};
+use crate::run::{EventData, Verdict};
+use crate::text::one_line;
+
+/// Most bytes of standard error that are kept, from its end.
+const KEPT_BYTES: usize = 4 * 1024;
+
+/// Characters of standard error that are shown.
+const SHOWN_CHARS: usize = 200;
+
+/// Longest value in the environment that comes from the API, in characters.
+const VALUE_CHARS: usize = 1000;
+
+/// How long standard error may stay open after the program has ended: something it started may hold it.
+const STDERR_GRACE: Duration = Duration::from_secs(1);
+
+/// A program that is run for each message.
+#[derive(Debug)]
+pub struct Command {
+    argv: Vec<String>,
+    timeout: Duration,
+}
+
+impl Command {
+    pub(super) fn new(argv: Vec<String>, timeout: Duration) -> Self {
+        Self { argv, timeout }
+    }
+
+    pub(super) async fn send(&self, message: &Message<'_>) -> Result<Sent, SendError> {
+        let (program, arguments) = self.argv.split_first().expect("the configuration refuses an empty argv");
+        let mut command = tokio::process::Command::new(program);
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        for (name, _) in std::env::vars_os() {
+            if is_private(&name.to_string_lossy()) {
+                command.env_remove(name);
+            }
+        }
+        command.envs(variables(message));
+        // A group of its own, so that whatever it starts can be ended with it.
+        command.process_group(0).kill_on_drop(true);
+        let child = command.spawn().map_err(|error| SendError::new(format!("cannot run {program}: {error}")))?;
+        let mut group = Group::of(&child);
+        let input = format!("{}\n", message.event.to_json());
+        match tokio::time::timeout(self.timeout, run(child, input)).await {
+            Ok(Ok((status, said))) if status.success() => {
+                group.release();
+                Ok(Sent { detail: one_line(&format!("{status} {said}"), SHOWN_CHARS) })
+            }
+            Ok(Ok((status, said))) => {
+                group.release();
+                let said = if said.is_empty() { String::new() } else { format!(": {said}") };
+                Err(SendError::new(format!("{program} ended with {status}{said}")))
+            }
+            Ok(Err(error)) => Err(SendError::new(format!("cannot follow {program}: {error}"))),
+            Err(_elapsed) => {
+                Err(SendError::new(format!("{program} did not end within {:?} and was killed", self.timeout)))
+            }
+        }
+    }
+}
+
+/// The process group of a program, killed when dropped unless the program has ended by itself.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
+    }
+
+    fn release(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            match kill_process_group(group, Signal::KILL) {
+                // It may have ended this very moment; there is nothing to do then.
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(error) => tracing::warn!(%error, "cannot end a program"),
+            }
+        }
+    }
+}
+
+/// Gives a program its input and waits for its end. Returns the last that it said on standard error.
+async fn run(mut child: Child, input: String) -> std::io::Result<(std::process::ExitStatus, String)> {
+    let mut stdin = child.stdin.take().expect("piped");
+    let stderr = child.stderr.take().expect("piped");
+    let feed = async {
+        // A program that does not read its input is none the worse for it.
+        drop(stdin.write_all(input.as_bytes()).await);
+        drop(stdin);
+    };
+    let mut said = Vec::new();
+    let status = {
+        let talk = async { tokio::join!(feed, listen(stderr, &mut said)) };
+        tokio::pin!(talk);
+        // `wait` is cancel-safe, and the talk is only polled on, not dropped.
+        let first = tokio::select! {
+            _ = &mut talk => None,
+            status = child.wait() => Some(status?),
+        };
+        match first {
+            None => child.wait().await?,
+            Some(status) => {
+                // What is not said by then is not waited for.
+                drop(tokio::time::timeout(STDERR_GRACE, talk).await);
+                status
+            }
+        }
+    };
+    Ok((status, one_line(&String::from_utf8_lossy(&said), SHOWN_CHARS)))
+}
+
+/// Reads standard error to its end and keeps the last of it.
+async fn listen(mut stderr: ChildStderr, kept: &mut Vec<u8>) {
+    let mut piece = [0; 1024];
+    // What cannot be read is not shown.
+    while let Ok(read @ 1..) = stderr.read(&mut piece).await {
+        kept.extend_from_slice(&piece[..read]);
+        let surplus = kept.len().saturating_sub(KEPT_BYTES);
+        kept.drain(..surplus);
+    }
+}
+
+/// Variables that are ours alone: the key, where secrets are, and whatever would configure a runwatch
+/// that the program runs.
+fn is_private(name: &str) -> bool {
+    name.starts_with("RUNWATCH_") || ["CREWSHIP_API_KEY", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET"].contains(&name)
+}
+
+fn variables(message: &Message<'_>) -> Vec<(&'static str, String)> {
+    let mut variables = vec![
+        ("RUNWATCH_EVENT", message.event.event_type.as_str().to_owned()),
+        ("RUNWATCH_DELIVERY_ID", message.delivery.to_string()),
+        ("RUNWATCH_ATTEMPT", message.attempt.to_string()),
+        ("RUNWATCH_SUMMARY", summary::of(message.event).title),
+    ];
+    if let EventData::Run(data) = &message.event.data {
+        let verdict = message.event.event_type.verdict().map(Verdict::as_str);
+        let values = [
+            ("RUNWATCH_RUN_ID", Some(data.run.id.as_str())),
+            ("RUNWATCH_VERDICT", verdict),
+            ("RUNWATCH_STATUS", data.run.status.as_deref()),
+            ("RUNWATCH_NAME", data.watch.name.as_deref()),
+            ("RUNWATCH_ERROR", data.run.error_message.as_deref()),
+            ("RUNWATCH_RUN_URL", data.run.url.as_deref()),
+        ];
+        let present = values.into_iter().filter_map(|(name, value)| Some((name, one_line(value?, VALUE_CHARS))));
+        variables.extend(present);
+    }
+    variables
+}

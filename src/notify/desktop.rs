@@ -1,0 +1,92 @@
+//! Desktop notifications over the session bus.
+
+use std::process::Stdio;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use notify_rust::{Hint, Notification, NotificationHandle, NotificationResponse, Urgency};
+use tokio::task::JoinSet;
+
+use super::summary::{self, Weight};
+use super::{Message, SendError, Sent};
+
+/// Limit of one attempt: a bus or a daemon that hangs never answers.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a click on a message is waited for.
+const CLICK_LIMIT: Duration = Duration::from_secs(600);
+
+/// Most messages whose clicks are waited for at once; the oldest is let go first.
+const MAX_CLICKS: usize = 16;
+
+/// Desktop notifications.
+#[derive(Debug, Default)]
+pub struct Desktop {
+    /// Tasks that wait for clicks. Held only to add one.
+    clicks: Mutex<JoinSet<()>>,
+}
+
+impl Desktop {
+    pub(super) async fn send(&self, message: &Message<'_>) -> Result<Sent, SendError> {
+        let summary = summary::of(message.event);
+        let mut notification = Notification::new();
+        notification
+            .appname("runwatch")
+            .summary(&summary.title)
+            .body(&escape(&summary.lines.join("\n")))
+            .urgency(if summary.weight == Weight::Good { Urgency::Normal } else { Urgency::Critical })
+            .hint(Hint::DesktopEntry("runwatch".to_owned()))
+            .icon(if summary.weight == Weight::Good { "dialog-information" } else { "dialog-error" });
+        let url = summary.url.filter(|url| url.starts_with("https://") || url.starts_with("http://"));
+        if url.is_some() {
+            // `default` is the action of a click on the message itself.
+            notification.action("default", "Open the run");
+        }
+        // Each message makes a connection of its own: a bus that was restarted is no matter.
+        let shown = tokio::time::timeout(LIMIT, notification.show_async()).await;
+        let handle = match shown {
+            Ok(Ok(handle)) => handle,
+            Ok(Err(error)) => return Err(SendError::new(format!("no desktop to be reached: {error}"))),
+            Err(_elapsed) => return Err(SendError::new("the desktop did not answer within 2 s")),
+        };
+        let id = handle.id();
+        if let Some(url) = url {
+            self.await_click(handle, url);
+        }
+        Ok(Sent { detail: format!("shown as notification {id}") })
+    }
+
+    /// Opens `url` when the message is clicked, as long as this sink lives.
+    fn await_click(&self, handle: NotificationHandle, url: String) {
+        let mut clicks = self.clicks.lock().expect("no holder panics");
+        while clicks.try_join_next().is_some() {}
+        if clicks.len() >= MAX_CLICKS {
+            clicks.abort_all();
+        }
+        clicks.spawn(async move {
+            let mut clicked = false;
+            let waiting = handle.wait_for_action_async(|response: &NotificationResponse| {
+                clicked = matches!(response, NotificationResponse::Default);
+            });
+            let ended = tokio::time::timeout(CLICK_LIMIT, waiting).await;
+            if ended.is_ok() && clicked {
+                open(&url).await;
+            }
+        });
+    }
+}
+
+/// Opens a link as the desktop does. Never a shell: the link is one argument.
+async fn open(url: &str) {
+    let mut command = tokio::process::Command::new("xdg-open");
+    command.arg(url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    if let Err(error) = command.status().await {
+        tracing::warn!(%error, "cannot open the link of a notification");
+    }
+}
+
+/// The body may hold markup (Desktop Notifications Specification, "Markup"), so what is not meant as
+/// markup is escaped. The title may not, and is not.
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}

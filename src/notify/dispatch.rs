@@ -1,0 +1,193 @@
+//! The delivery loop: one courier per sink takes due deliveries out of the store, makes one attempt
+//! each, and stores how it went.
+//!
+//! Couriers share nothing but the store, so a slow or dead sink delays no other. A claim that is
+//! still open when the process dies is made due again at the next start, under the same ID.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Message, SendError, Sink};
+use crate::clock::Clock;
+use crate::run::{Event, EventData, EventType, Routes, SinkName, SinkNotice};
+use crate::store::{Attempt, Claimed, Outcome, Store, StoreError, Told};
+
+/// Largest part by which a planned wait is made longer or shorter, so that many deliveries that
+/// failed together do not come back together.
+const SPREAD: f64 = 0.2;
+
+/// How long after a failed read or write the store is tried again.
+const STORE_RETRY: Duration = Duration::from_secs(5);
+
+/// Longest sleep without looking at the store: after a suspend or a step of the clock, no delivery
+/// that is due waits longer than this.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// What one sink's deliveries need.
+pub struct Courier {
+    /// The sink's name.
+    pub name: SinkName,
+    /// The sink.
+    pub sink: Arc<Sink>,
+    /// Waits before the second and each further attempt.
+    pub retry_schedule: Vec<Duration>,
+    /// Most attempts under way at once, 1 or more.
+    pub max_in_flight: usize,
+    /// Where deliveries come from.
+    pub store: Store,
+    /// The time.
+    pub clock: Clock,
+    /// Who is told when the sink is disabled.
+    pub routes: Arc<Routes>,
+}
+
+impl Courier {
+    /// Serves until `stop` is cancelled, then finishes the attempts under way. Dropping it instead
+    /// leaves their deliveries claimed until the store is opened again.
+    pub async fn run(self, stop: CancellationToken) {
+        let courier = Arc::new(self);
+        let mut changed = courier.store.deliveries_changed();
+        let mut attempts: JoinSet<Option<String>> = JoinSet::new();
+        // Why the receiver wants no more messages, once it said so. Holds until the sink is built anew.
+        let mut disabled: Option<String> = None;
+        while !stop.is_cancelled() {
+            // Marked as seen before the store is read, so that no change in between is missed.
+            changed.mark_unchanged();
+            let free = courier.max_in_flight.saturating_sub(attempts.len());
+            let wake_at = match courier.start_due(free, disabled.as_deref(), &mut attempts).await {
+                Ok(wake_at) => wake_at,
+                Err(StoreError::Closed) => break,
+                Err(error) => {
+                    let error = anyhow::Error::from(error);
+                    tracing::error!(sink = %courier.name, error = format!("{error:#}"), "cannot read due deliveries");
+                    Instant::now() + STORE_RETRY
+                }
+            };
+            // Every arm is cancel-safe: joining a set, waiting for a change and sleeping lose nothing.
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(ended) = attempts.join_next() => {
+                    disabled = ended.expect("an attempt does not panic and is not aborted").or(disabled);
+                }
+                () = wait_for(&mut changed) => {}
+                () = tokio::time::sleep_until(wake_at) => {}
+            }
+        }
+        while let Some(ended) = attempts.join_next().await {
+            ended.expect("an attempt does not panic and is not aborted");
+        }
+    }
+
+    /// Claims and starts what is due, as far as there is room. Returns when to look again.
+    async fn start_due(
+        self: &Arc<Self>,
+        free: usize,
+        disabled: Option<&str>,
+        attempts: &mut JoinSet<Option<String>>,
+    ) -> Result<Instant, StoreError> {
+        let latest = Instant::now() + LONGEST_SLEEP;
+        if free == 0 {
+            return Ok(latest);
+        }
+        let claimed = self.store.claim_due(self.name.clone(), self.clock.now(), free).await?;
+        let more_may_be_due = claimed.len() == free;
+        for claimed in claimed {
+            let (courier, disabled) = (Arc::clone(self), disabled.map(ToOwned::to_owned));
+            attempts.spawn(async move { courier.attempt(claimed, disabled).await });
+        }
+        if more_may_be_due {
+            return Ok(latest);
+        }
+        let now = self.clock.now();
+        let next_due = self.store.next_due(self.name.clone()).await?;
+        let wait = next_due.map(|due| Duration::try_from(due.duration_since(now)).unwrap_or_default());
+        Ok(wait.map_or(latest, |wait| latest.min(Instant::now() + wait + Duration::from_millis(1))))
+    }
+
+    /// Makes one attempt and stores how it went. Returns why, if the receiver wants no more messages.
+    async fn attempt(&self, claimed: Claimed, disabled: Option<String>) -> Option<String> {
+        let Claimed { id, attempt, event } = claimed;
+        let (at, began) = (self.clock.now(), Instant::now());
+        let result = match disabled {
+            Some(why) => Err(SendError { detail: format!("not sent: {why}"), retry_after: None, gone: true }),
+            None => {
+                let message = Message { delivery: &id, sink: &self.name, attempt, event: &event, now: at };
+                self.sink.send(&message).await
+            }
+        };
+        let took = began.elapsed();
+        let (outcome, detail, gone) = match result {
+            Ok(sent) => (Outcome::Delivered, sent.detail, false),
+            Err(error) => {
+                let outcome = if error.gone { Outcome::Dead } else { self.next_attempt(attempt, &error) };
+                (outcome, error.detail, error.gone)
+            }
+        };
+        let (sink, run_id) = (&self.name, event.run_id().map(tracing::field::display));
+        match outcome {
+            Outcome::Delivered => {
+                tracing::debug!(%sink, delivery = %id, run_id, attempt, detail, "delivered");
+            }
+            Outcome::Retry(next_at) => {
+                tracing::warn!(%sink, delivery = %id, run_id, attempt, error = detail, %next_at, "attempt failed");
+            }
+            Outcome::Dead => {
+                tracing::error!(%sink, delivery = %id, run_id, attempt, error = detail, "delivery given up");
+            }
+        }
+        let record = Attempt { attempt, at, took, detail: detail.clone(), outcome };
+        loop {
+            match self.store.record_attempt(id.clone(), record.clone()).await {
+                Ok(()) => break,
+                Err(error @ (StoreError::Closed | StoreError::Precondition { .. })) => {
+                    tracing::error!(sink = %self.name, delivery = %id, %error, "cannot store an attempt");
+                    break;
+                }
+                Err(error) => {
+                    let error = anyhow::Error::from(error);
+                    tracing::error!(sink = %self.name, delivery = %id, error = format!("{error:#}"), "cannot store an attempt; trying again");
+                    tokio::time::sleep(STORE_RETRY).await;
+                }
+            }
+        }
+        if !gone || detail.starts_with("not sent: ") {
+            return None;
+        }
+        self.tell_disabled(&detail).await;
+        Some(detail)
+    }
+
+    /// What follows a failed attempt: the planned wait, spread a little; longer where the receiver
+    /// asked for it, but at most twice the plan.
+    fn next_attempt(&self, attempt: u32, error: &SendError) -> Outcome {
+        let Some(planned) = self.retry_schedule.get(attempt.saturating_sub(1) as usize) else { return Outcome::Dead };
+        let spread = planned.mul_f64(1.0 + SPREAD * (2.0 * fastrand::f64() - 1.0));
+        let asked = error.retry_after.unwrap_or_default().min(*planned * 2);
+        Outcome::Retry(self.clock.now().checked_add(spread.max(asked)).unwrap_or(Timestamp::MAX))
+    }
+
+    async fn tell_disabled(&self, why: &str) {
+        tracing::error!(sink = %self.name, why, "sink disabled until the next start or reload");
+        let now = self.clock.now();
+        let notice = SinkNotice { sink: self.name.clone(), message: why.to_owned() };
+        let event = Event { event_type: EventType::SinkDisabled, timestamp: now, data: EventData::Sink(notice) };
+        let mut sinks = self.routes.sinks_for(&event, None);
+        sinks.retain(|sink| *sink != self.name);
+        if let Err(error) = self.store.record_event(Told { event, sinks }, now).await {
+            tracing::error!(sink = %self.name, %error, "cannot store that the sink is disabled");
+        }
+    }
+}
+
+/// Waits for a change; for ever once the store is gone, which other arms notice.
+async fn wait_for(changed: &mut watch::Receiver<u64>) {
+    if changed.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

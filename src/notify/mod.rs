@@ -1,0 +1,119 @@
+//! Notification: couriers take deliveries out of the store and hand them to sinks.
+//!
+//! A sink makes one attempt, bounded in time, and says how it went. It knows nothing of retries,
+//! schedules or other sinks; those are the courier's ([`Courier`]).
+
+mod chat;
+mod command;
+mod desktop;
+mod dispatch;
+mod log;
+pub mod signature;
+pub mod summary;
+mod template;
+mod webhook;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+pub use self::dispatch::Courier;
+use crate::config::{SinkKind, SinkSettings};
+use crate::run::{DeliveryId, Event, SinkName};
+use crate::text::one_line;
+
+/// Longest detail of an attempt, in characters.
+const MAX_DETAIL_CHARS: usize = 300;
+
+/// What a sink is to tell, in one attempt.
+#[derive(Debug, Clone, Copy)]
+pub struct Message<'a> {
+    /// The ID of the delivery, the same on every attempt.
+    pub delivery: &'a DeliveryId,
+    /// The sink's name.
+    pub sink: &'a SinkName,
+    /// Number of this attempt, from 1.
+    pub attempt: u32,
+    /// What happened.
+    pub event: &'a Event,
+    /// When this attempt is made.
+    pub now: Timestamp,
+}
+
+/// An attempt that arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    /// What the receiver said; one line, no secrets.
+    pub detail: String,
+}
+
+/// An attempt that failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct SendError {
+    /// What went wrong; one line, no secrets.
+    pub detail: String,
+    /// How long the receiver asks to be left alone.
+    pub retry_after: Option<Duration>,
+    /// The receiver wants no more messages, ever.
+    pub gone: bool,
+}
+
+impl SendError {
+    /// A failure that another attempt may mend. The text is made harmless and short.
+    fn new(detail: impl AsRef<str>) -> Self {
+        Self { detail: one_line(detail.as_ref(), MAX_DETAIL_CHARS), retry_after: None, gone: false }
+    }
+}
+
+/// A sink that cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildSinkError {
+    /// TLS cannot be set up.
+    #[error("cannot set up HTTPS (are certificates of authorities installed?)")]
+    Http(#[source] reqwest::Error),
+    /// The template cannot be used.
+    #[error(transparent)]
+    Template(#[from] template::TemplateError),
+}
+
+/// A sink of any kind.
+#[derive(Debug)]
+pub enum Sink {
+    /// Desktop notifications.
+    Desktop(desktop::Desktop),
+    /// HTTP POST.
+    Webhook(Box<webhook::Webhook>),
+    /// A log.
+    Log(log::Log),
+    /// A program.
+    Command(command::Command),
+}
+
+impl Sink {
+    /// Sets a sink up. Sends nothing yet.
+    ///
+    /// # Errors
+    /// When a template cannot be used or TLS cannot be set up.
+    pub fn build(settings: &SinkSettings) -> Result<Self, BuildSinkError> {
+        Ok(match &settings.kind {
+            SinkKind::Desktop => Self::Desktop(desktop::Desktop::default()),
+            SinkKind::Webhook(webhook) => Self::Webhook(Box::new(webhook::Webhook::build(webhook)?)),
+            SinkKind::Log { path } => Self::Log(log::Log::new(path.clone())),
+            SinkKind::Command { argv, timeout } => Self::Command(command::Command::new(argv.clone(), *timeout)),
+        })
+    }
+
+    /// Makes one attempt, bounded in time. Dropping the future ends what it started.
+    ///
+    /// # Errors
+    /// When the message did not arrive, as far as can be known.
+    pub async fn send(&self, message: &Message<'_>) -> Result<Sent, SendError> {
+        match self {
+            Self::Desktop(sink) => sink.send(message).await,
+            Self::Webhook(sink) => sink.send(message).await,
+            Self::Log(sink) => sink.send(message).await,
+            Self::Command(sink) => sink.send(message).await,
+        }
+    }
+}

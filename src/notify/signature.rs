@@ -1,0 +1,166 @@
+//! Signatures of the Standard Webhooks specification, symmetric scheme `v1`
+//! (github.com/standard-webhooks/standard-webhooks): HMAC-SHA256 over `id.timestamp.body`.
+
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::{SignedDuration, Timestamp};
+use reqwest::header::HeaderMap;
+use zeroize::Zeroizing;
+
+/// Header with the ID of the message.
+pub const ID_HEADER: &str = "webhook-id";
+/// Header with the time of the attempt, in Unix seconds.
+pub const TIMESTAMP_HEADER: &str = "webhook-timestamp";
+/// Header with the signatures, separated by spaces.
+pub const SIGNATURE_HEADER: &str = "webhook-signature";
+
+/// What secrets begin with, in front of base64.
+const SECRET_PREFIX: &str = "whsec_";
+
+/// How old or new a message may be: what the specification's reference libraries accept.
+const TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
+
+/// Why a message cannot be signed or is not accepted. No text holds a secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SignatureError {
+    /// A secret is not of the form that the specification asks for.
+    #[error("line {line} of the signing secret is not whsec_ and base64")]
+    InvalidSecret {
+        /// The line, from 1.
+        line: usize,
+    },
+    /// There is no secret.
+    #[error("there is no signing secret")]
+    NoSecret,
+    /// A header is missing or unreadable.
+    #[error("the header {0} is missing or unreadable")]
+    Header(&'static str),
+    /// The time of the message is too far from now.
+    #[error("the message is too old or too new")]
+    Expired,
+    /// No signature is right.
+    #[error("no signature is right")]
+    Wrong,
+}
+
+/// Signs a message with each secret of `secrets`, one a line. Returns the value of the header: one
+/// signature per secret, so that receivers can change theirs while both are sent.
+///
+/// # Errors
+/// When there is no secret, or one is not `whsec_` and base64.
+pub fn sign(secrets: &str, id: &str, timestamp: i64, body: &[u8]) -> Result<String, SignatureError> {
+    let content = content(id, &timestamp.to_string(), body);
+    let sign = |key: hmac::Key| format!("v1,{}", STANDARD.encode(hmac::sign(&key, &content)));
+    let signatures: Vec<_> = keys(secrets).map(|key| key.map(sign)).collect::<Result<_, _>>()?;
+    if signatures.is_empty() { Err(SignatureError::NoSecret) } else { Ok(signatures.join(" ")) }
+}
+
+/// Checks a message: its headers, its age against `now`, and that one signature is of one of `secrets`.
+/// Signatures are compared in constant time.
+///
+/// # Errors
+/// When the message is not to be accepted; see [`SignatureError`].
+pub fn verify(secrets: &str, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Result<(), SignatureError> {
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).ok_or(SignatureError::Header(name));
+    let (id, timestamp, signatures) = (header(ID_HEADER)?, header(TIMESTAMP_HEADER)?, header(SIGNATURE_HEADER)?);
+    let seconds: i64 = timestamp.parse().map_err(|_not_seconds| SignatureError::Header(TIMESTAMP_HEADER))?;
+    let sent = Timestamp::from_second(seconds).map_err(|_out_of_range| SignatureError::Header(TIMESTAMP_HEADER))?;
+    if now.duration_since(sent).abs() > TOLERANCE {
+        return Err(SignatureError::Expired);
+    }
+    let content = content(id, timestamp, body);
+    let tags: Vec<_> = signatures
+        .split_ascii_whitespace()
+        .filter_map(|signature| STANDARD.decode(signature.strip_prefix("v1,")?).ok())
+        .collect();
+    for key in keys(secrets) {
+        let key = key?;
+        if tags.iter().any(|tag| hmac::verify(&key, &content, tag).is_ok()) {
+            return Ok(());
+        }
+    }
+    Err(SignatureError::Wrong)
+}
+
+fn content(id: &str, timestamp: &str, body: &[u8]) -> Vec<u8> {
+    [id.as_bytes(), b".", timestamp.as_bytes(), b".", body].concat()
+}
+
+fn keys(secrets: &str) -> impl Iterator<Item = Result<hmac::Key, SignatureError>> {
+    let lines = secrets.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
+    lines.filter(|(_, line)| !line.is_empty()).map(|(line, secret)| {
+        let encoded = secret.strip_prefix(SECRET_PREFIX).ok_or(SignatureError::InvalidSecret { line })?;
+        let bytes = STANDARD.decode(encoded).map_err(|_not_base64| SignatureError::InvalidSecret { line })?;
+        let bytes = Zeroizing::new(bytes);
+        if bytes.is_empty() {
+            Err(SignatureError::InvalidSecret { line })
+        } else {
+            Ok(hmac::Key::new(hmac::HMAC_SHA256, &bytes))
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    const ID: &str = "msg_p5jXN8AQM9LWM0D4loKWxJek";
+    const SENT: i64 = 1_614_265_330;
+    const BODY: &[u8] = br#"{"test": 2432232314}"#;
+
+    fn headers(signatures: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(ID_HEADER, ID.parse().unwrap());
+        headers.insert(TIMESTAMP_HEADER, SENT.into());
+        headers.insert(SIGNATURE_HEADER, signatures.parse().unwrap());
+        headers
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(SENT + seconds).unwrap()
+    }
+
+    #[test]
+    fn the_published_test_vector_holds() {
+        // From the tests of the specification's reference libraries.
+        let signature = sign(SECRET, ID, SENT, BODY).unwrap();
+        assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmKtSyZyE3uFJELVlNIOLJ1OE=");
+    }
+
+    #[test]
+    fn each_secret_signs_and_any_one_verifies() {
+        let other = "whsec_c2Vjb25kIHNlY3JldCBzZWNvbmQgc2VjcmV0";
+        let both = sign(&format!("{SECRET}\n\n{other}\n"), ID, SENT, BODY).unwrap();
+        assert_eq!(both.split(' ').count(), 2);
+        for secret in [SECRET, other] {
+            assert_eq!(verify(secret, &headers(&both), BODY, at(0)), Ok(()));
+        }
+        let unknown = "whsec_dW5rbm93biB1bmtub3duIHVua25vd24=";
+        assert_eq!(verify(unknown, &headers(&both), BODY, at(0)), Err(SignatureError::Wrong));
+    }
+
+    #[test]
+    fn what_is_changed_old_or_unreadable_is_refused() {
+        let signature = sign(SECRET, ID, SENT, BODY).unwrap();
+        assert_eq!(verify(SECRET, &headers(&signature), b"{}", at(0)), Err(SignatureError::Wrong));
+        assert_eq!(verify(SECRET, &headers(&signature), BODY, at(301)), Err(SignatureError::Expired));
+        assert_eq!(verify(SECRET, &headers(&signature), BODY, at(-301)), Err(SignatureError::Expired));
+        assert_eq!(verify(SECRET, &HeaderMap::new(), BODY, at(0)), Err(SignatureError::Header(ID_HEADER)));
+        assert_eq!(verify(SECRET, &headers("v2,abc nonsense"), BODY, at(0)), Err(SignatureError::Wrong));
+        for (secrets, line) in [("plain", 1), ("whsec_", 1), ("whsec_%%%", 1), (&format!("{SECRET}\nno"), 2)] {
+            assert_eq!(sign(secrets, ID, SENT, BODY), Err(SignatureError::InvalidSecret { line }));
+        }
+        assert_eq!(sign("\n", ID, SENT, BODY), Err(SignatureError::NoSecret));
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_signed_verifies(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let signature = sign(SECRET, ID, SENT, &body).unwrap();
+            prop_assert_eq!(verify(SECRET, &headers(&signature), &body, at(100)), Ok(()));
+        }
+    }
+}

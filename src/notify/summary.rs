@@ -1,0 +1,160 @@
+//! An event in words: what a person is told at a glance.
+
+use std::time::Duration;
+
+use crate::run::{Event, EventData, EventType, RunEvent};
+use crate::text::{first_lines, one_line, span};
+
+/// Longest name in a title, in characters.
+const MAX_NAME_CHARS: usize = 60;
+
+/// Lines and characters per line of an error that are shown.
+const ERROR_LINES: usize = 3;
+const ERROR_CHARS: usize = 200;
+
+/// How much a message matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// Good news, or for information.
+    Good,
+    /// Needs somebody.
+    Bad,
+}
+
+/// An event in words. All texts are harmless; none is markup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Who and what: `nightly report failed after 3s`.
+    pub title: String,
+    /// Why and where: the error's first lines, what is unusual.
+    pub lines: Vec<String>,
+    /// A link that people can open.
+    pub url: Option<String>,
+    /// How much it matters.
+    pub weight: Weight,
+}
+
+/// Puts an event in words.
+pub fn of(event: &Event) -> Summary {
+    match &event.data {
+        EventData::Run(data) => of_run(event.event_type, data),
+        EventData::Upstream(notice) => {
+            let title = match event.event_type {
+                EventType::ApiRecovered => "The Crewship API answers again",
+                EventType::ApiUnauthorized => "The Crewship API refuses the key",
+                _ => "The Crewship API gives no usable answer",
+            };
+            let since = format!("since {}", notice.since.strftime("%Y-%m-%d %H:%M UTC"));
+            let weight = if event.event_type == EventType::ApiRecovered { Weight::Good } else { Weight::Bad };
+            Summary {
+                title: title.to_owned(),
+                lines: vec![one_line(&notice.message, ERROR_CHARS), since],
+                url: None,
+                weight,
+            }
+        }
+        EventData::Sink(notice) => Summary {
+            title: format!("runwatch sends nothing to {} any more", notice.sink),
+            lines: vec![one_line(&notice.message, ERROR_CHARS)],
+            url: None,
+            weight: Weight::Bad,
+        },
+    }
+}
+
+fn of_run(event_type: EventType, data: &RunEvent) -> Summary {
+    let who = match &data.watch.name {
+        Some(name) => one_line(name, MAX_NAME_CHARS),
+        None => data.run.id.to_string(),
+    };
+    let ran = data.timing.ran_ms.map(|ms| span(Duration::from_millis(ms)));
+    let after = ran.map(|ran| format!(" after {ran}")).unwrap_or_default();
+    let (title, weight) = match event_type {
+        EventType::RunSucceeded => (format!("{who} succeeded{after}"), Weight::Good),
+        EventType::RunFailed => (format!("{who} failed{after}"), Weight::Bad),
+        EventType::RunCanceled => (format!("{who} canceled{after}"), Weight::Bad),
+        EventType::WatchNotFound => (format!("{who} not_found: the API knows no such run"), Weight::Bad),
+        EventType::WatchUnreachable => (format!("{who} unreachable: the API gave no usable answer"), Weight::Bad),
+        EventType::WatchTimedOut => (format!("{who} timed_out: still going at the deadline"), Weight::Bad),
+        EventType::RunStarted => (format!("{who} is running"), Weight::Good),
+        EventType::WatchOverdue => (format!("{who} is overdue"), Weight::Bad),
+        EventType::SinkTest
+        | EventType::ApiUnreachable
+        | EventType::ApiUnauthorized
+        | EventType::ApiRecovered
+        | EventType::SinkDisabled => ("This is a test message from runwatch".to_owned(), Weight::Good),
+    };
+    let mut lines = match &data.run.error_message {
+        Some(error) => first_lines(error, ERROR_LINES, ERROR_CHARS),
+        None => Vec::new(),
+    };
+    if data.watch.name.is_some() && event_type != EventType::SinkTest {
+        lines.push(data.run.id.to_string());
+    }
+    if data.watch.late && event_type.verdict().is_some() {
+        let ended = data.run.completed_at.map(|at| format!(" on {}", at.strftime("%Y-%m-%d at %H:%M UTC")));
+        lines.push(format!("ended{} while nobody was watching", ended.unwrap_or_default()));
+    }
+    Summary { title, lines, url: data.run.url.clone(), weight }
+}
+
+impl Summary {
+    /// All of it as lines of text, the link last.
+    pub fn text(&self) -> String {
+        let lines = std::iter::once(&self.title).chain(&self.lines).chain(&self.url);
+        lines.map(String::as_str).collect::<Vec<_>>().join("\n")
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::run::RunId;
+
+    /// An event as users meet it, for the tests of every sink.
+    pub(crate) fn event(event_type: EventType, error: Option<&str>) -> Event {
+        let mut event = Event::sample("2024-01-15T10:35:05.412Z".parse().unwrap());
+        event.event_type = event_type;
+        let EventData::Run(data) = &mut event.data else { panic!("a sample is about a run") };
+        data.run.id = RunId::new("run_xyz789abc").unwrap();
+        data.watch.name = None;
+        data.timing.ran_ms = Some(3_000);
+        data.run.error_message = error.map(ToOwned::to_owned);
+        data.run.url = Some("https://console.crewship.dev/runs/run_xyz789abc".to_owned());
+        event
+    }
+
+    #[test]
+    fn a_failure_says_who_what_and_why() {
+        let mut event = event(EventType::RunFailed, Some("OpenAI API rate limit exceeded\n\n\x1b[31mat line 3"));
+        insta::assert_snapshot!(of(&event).text(), @r"
+        run_xyz789abc failed after 3s
+        OpenAI API rate limit exceeded
+        [31mat line 3
+        https://console.crewship.dev/runs/run_xyz789abc
+        ");
+        let EventData::Run(data) = &mut event.data else { panic!("about a run") };
+        data.watch.name = Some("nightly\u{202e} report".to_owned());
+        data.watch.late = true;
+        data.run.completed_at = Some("2024-01-15T08:00:00Z".parse().unwrap());
+        insta::assert_snapshot!(of(&event).text(), @r"
+        nightly report failed after 3s
+        OpenAI API rate limit exceeded
+        [31mat line 3
+        run_xyz789abc
+        ended on 2024-01-15 at 08:00 UTC while nobody was watching
+        https://console.crewship.dev/runs/run_xyz789abc
+        ");
+    }
+
+    #[test]
+    fn only_success_and_information_are_good() {
+        let good: Vec<_> = EventType::ALL
+            .into_iter()
+            .filter(|event_type| matches!(event(*event_type, None).data, EventData::Run(_)))
+            .filter(|event_type| of(&event(*event_type, None)).weight == Weight::Good)
+            .filter(|event_type| event_type.verdict().is_some())
+            .collect();
+        assert_eq!(good, [EventType::RunSucceeded]);
+    }
+}

@@ -1,0 +1,143 @@
+//! Messages from the user's own template.
+
+use std::path::{Path, PathBuf};
+
+use minijinja::value::Serde;
+use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
+
+use super::{Message, summary};
+
+/// Largest template and largest message, in bytes.
+const MAX_BYTES: usize = 64 * 1024;
+
+/// Work one template may do, in instructions of its engine: far more than a message needs, and an end
+/// to an endless loop.
+const FUEL: u64 = 200_000;
+
+/// A template that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TemplateError {
+    /// The file cannot be read.
+    #[error("cannot read the template {}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file or what it makes is too large.
+    #[error("the template {} {what} more than {MAX_BYTES} bytes", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Whether it is or makes too much.
+        what: &'static str,
+    },
+    /// It has a mistake, or uses something that is not there.
+    #[error("the template {}: {}", path.display(), detail)]
+    Mistake {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        detail: String,
+    },
+}
+
+/// A template, checked when it is loaded.
+#[derive(Debug)]
+pub(super) struct Template {
+    path: PathBuf,
+    source: String,
+}
+
+impl Template {
+    /// Reads a template and checks its syntax.
+    pub(super) fn load(path: &Path) -> Result<Self, TemplateError> {
+        let unreadable = |source| TemplateError::Unreadable { path: path.to_owned(), source };
+        let size = std::fs::metadata(path).map_err(unreadable)?.len();
+        if size > MAX_BYTES as u64 {
+            return Err(TemplateError::TooLarge { path: path.to_owned(), what: "is" });
+        }
+        let source = std::fs::read_to_string(path).map_err(unreadable)?;
+        let template = Self { path: path.to_owned(), source };
+        environment("text/plain").template_from_str(&template.source).map_err(|error| template.mistake(&error))?;
+        Ok(template)
+    }
+
+    /// Fills the template in. For a JSON content type every value is written as JSON.
+    ///
+    /// It sees `type`, `timestamp` and `data` of the event, `title`, `lines`, `text` and `url` of its
+    /// summary, and `delivery_id` and `attempt`.
+    pub(super) fn render(&self, message: &Message<'_>, content_type: &str) -> Result<String, TemplateError> {
+        let event: serde_json::Value =
+            serde_json::from_str(&message.event.to_json()).map_err(|error| self.mistake(&error))?;
+        let summary = summary::of(message.event);
+        let values = context! {
+            text => summary.text(),
+            title => summary.title,
+            lines => summary.lines,
+            url => summary.url,
+            delivery_id => message.delivery.as_str(),
+            attempt => message.attempt,
+            ..Value::from(Serde(&event))
+        };
+        let environment = environment(content_type);
+        let template = environment.template_from_str(&self.source).map_err(|error| self.mistake(&error))?;
+        let text = template.render(values).map_err(|error| self.mistake(&error))?;
+        if text.len() > MAX_BYTES {
+            return Err(TemplateError::TooLarge { path: self.path.clone(), what: "makes" });
+        }
+        Ok(text)
+    }
+
+    fn mistake(&self, error: &dyn std::fmt::Display) -> TemplateError {
+        TemplateError::Mistake { path: self.path.clone(), detail: error.to_string() }
+    }
+}
+
+fn environment(content_type: &str) -> Environment<'static> {
+    let json = content_type.split(';').next().is_some_and(|kind| kind.trim().ends_with("json"));
+    let mut environment = Environment::new();
+    environment.set_auto_escape_callback(move |_name| if json { AutoEscape::Json } else { AutoEscape::None });
+    // A misspelled field fails the attempt and says so, instead of sending an empty text.
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_fuel(Some(FUEL));
+    environment
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notify::summary::tests::event;
+    use crate::run::{DeliveryId, EventType, SinkName};
+
+    fn rendered(source: &str, content_type: &str) -> Result<String, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("message.tmpl");
+        std::fs::write(&path, source).unwrap();
+        let event = event(EventType::RunFailed, Some("say \"no\"\n<b>"));
+        let (delivery, sink) = (DeliveryId::new("msg_1").unwrap(), SinkName::new("ops").unwrap());
+        let message = Message { delivery: &delivery, sink: &sink, attempt: 2, event: &event, now: event.timestamp };
+        let template = Template::load(&path).map_err(|error| error.to_string())?;
+        template.render(&message, content_type).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_event_and_its_summary_can_be_used() {
+        let text = rendered("{{ type }} {{ data.run.id }} {{ title }} {{ delivery_id }} {{ attempt }}", "text/plain");
+        assert_eq!(text.unwrap(), "run.failed run_xyz789abc run_xyz789abc failed after 3s msg_1 2");
+        let json = rendered(r#"{"why": {{ data.run.error_message }}, "url": {{ url }}}"#, "application/json; x=y");
+        let json: serde_json::Value = serde_json::from_str(&json.unwrap()).unwrap();
+        assert_eq!(json["why"], "say \"no\"\n<b>");
+    }
+
+    #[test]
+    fn mistakes_are_named_and_loops_end() {
+        assert!(rendered("{{ type", "text/plain").unwrap_err().contains("message.tmpl"));
+        assert!(rendered("{{ nothing }}", "text/plain").unwrap_err().contains("undefined"));
+        let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{{ b }}{% endfor %}{% endfor %}";
+        assert!(rendered(endless, "text/plain").unwrap_err().contains("fuel"));
+        assert!(rendered(&"x".repeat(MAX_BYTES + 1), "text/plain").unwrap_err().contains("is more than"));
+    }
+}

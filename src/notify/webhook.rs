@@ -1,0 +1,176 @@
+//! Webhooks: one POST per attempt.
+
+use std::time::{Duration, SystemTime};
+
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Client, Response, StatusCode, Url, redirect};
+use secrecy::ExposeSecret as _;
+
+use super::template::Template;
+use super::{BuildSinkError, Message, SendError, Sent, chat, signature};
+use crate::api::retry_after;
+use crate::config::{Secret, WebhookFormat, WebhookSettings};
+use crate::text::one_line;
+
+/// Limit of one attempt, answer included.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// Limit for making the connection.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Largest body sent, in bytes: the Standard Webhooks specification recommends payloads under 20 kB.
+const MAX_BODY_BYTES: usize = 19_999;
+
+/// Most bytes of a receiver's answer to a failed attempt that are read, to show what it says.
+const MAX_ANSWER_BYTES: usize = 1024;
+
+/// Characters of a receiver's answer that are shown.
+const ANSWER_CHARS: usize = 120;
+
+/// A webhook sink.
+#[derive(Debug)]
+pub struct Webhook {
+    http: Client,
+    settings: WebhookSettings,
+    template: Option<Template>,
+}
+
+/// What is sent.
+pub(super) struct Body {
+    pub(super) content_type: &'static str,
+    pub(super) text: String,
+    /// Headers that belong to this message.
+    pub(super) headers: HeaderMap,
+}
+
+impl Webhook {
+    pub(super) fn build(settings: &WebhookSettings) -> Result<Self, BuildSinkError> {
+        let http = Client::builder()
+            .user_agent(concat!("runwatch/", env!("CARGO_PKG_VERSION")))
+            // A redirect would send the message, and its secrets, to a place nobody configured.
+            .redirect(redirect::Policy::none())
+            .connect_timeout(CONNECT_LIMIT)
+            .timeout(LIMIT)
+            .pool_max_idle_per_host(4)
+            .build()
+            .map_err(BuildSinkError::Http)?;
+        let template = match &settings.format {
+            WebhookFormat::Template { file, .. } => Some(Template::load(file)?),
+            _ => None,
+        };
+        Ok(Self { http, settings: settings.clone(), template })
+    }
+
+    pub(super) async fn send(&self, message: &Message<'_>) -> Result<Sent, SendError> {
+        let url = read(&self.settings.url, "the address")?;
+        let url = Url::parse(&url).map_err(|_secret| SendError::new("the address is not a URL"))?;
+        let (content_type, text, mut headers) = self.body(message)?;
+        headers.insert(CONTENT_TYPE, content_type);
+        self.sign(message, &text, &mut headers)?;
+        for (name, value) in &self.settings.headers {
+            let value = read(value, name)?;
+            let unusable = |what| SendError::new(format!("the header {name} has {what} that HTTP does not allow"));
+            let header = HeaderName::try_from(name).map_err(|_invalid| unusable("a name"))?;
+            let mut value = HeaderValue::try_from(value).map_err(|_invalid| unusable("a value"))?;
+            value.set_sensitive(true);
+            headers.insert(header, value);
+        }
+        let response = self.http.post(url).headers(headers).body(text).send().await;
+        judge(response.map_err(|error| SendError::new(transport(error)))?).await
+    }
+
+    fn body(&self, message: &Message<'_>) -> Result<(HeaderValue, String, HeaderMap), SendError> {
+        let body = match &self.settings.format {
+            WebhookFormat::Standard => Body {
+                content_type: "application/json",
+                text: message.event.to_json_within(MAX_BODY_BYTES),
+                headers: HeaderMap::new(),
+            },
+            WebhookFormat::Slack => chat::slack(message.event),
+            WebhookFormat::Discord => chat::discord(message.event),
+            WebhookFormat::Teams => chat::teams(message.event),
+            WebhookFormat::Ntfy => chat::ntfy(message.event),
+            WebhookFormat::Template { content_type, .. } => {
+                let template = self.template.as_ref().expect("built with the format");
+                let text = template.render(message, content_type).map_err(|error| SendError::new(error.to_string()))?;
+                let content_type = HeaderValue::try_from(content_type)
+                    .map_err(|_invalid| SendError::new("the content type is not one that HTTP allows"))?;
+                return Ok((content_type, text, HeaderMap::new()));
+            }
+        };
+        Ok((HeaderValue::from_static(body.content_type), body.text, body.headers))
+    }
+
+    /// Adds the headers of the Standard Webhooks specification; a signature where there is a secret.
+    fn sign(&self, message: &Message<'_>, body: &str, headers: &mut HeaderMap) -> Result<(), SendError> {
+        let id = HeaderValue::try_from(message.delivery.as_str()).expect("letters, digits and an underscore");
+        headers.insert(signature::ID_HEADER, id);
+        let timestamp = message.now.as_second();
+        headers.insert(signature::TIMESTAMP_HEADER, timestamp.into());
+        if let Some(secret) = &self.settings.secret {
+            let secrets = read(secret, "the signing secret")?;
+            let signatures = signature::sign(&secrets, message.delivery.as_str(), timestamp, body.as_bytes())
+                .map_err(|error| SendError::new(error.to_string()))?;
+            let signatures = HeaderValue::try_from(signatures).expect("base64 and spaces");
+            headers.insert(signature::SIGNATURE_HEADER, signatures);
+        }
+        Ok(())
+    }
+}
+
+fn read(secret: &Secret, what: &str) -> Result<String, SendError> {
+    let cannot = |error| SendError::new(format!("cannot read {what}: {:#}", anyhow::Error::from(error)));
+    Ok(secret.read().map_err(cannot)?.expose_secret().to_owned())
+}
+
+/// What an answer means: 2xx arrived; everything else did not.
+async fn judge(response: Response) -> Result<Sent, SendError> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(Sent { detail: status.to_string() });
+    }
+    let retry_after = match status {
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+            retry_after(response.headers(), SystemTime::now())
+        }
+        _ => None,
+    };
+    let detail = if status.is_redirection() {
+        format!("{status} (redirects are not followed)")
+    } else {
+        match answer(response).await {
+            said if said.is_empty() => status.to_string(),
+            said => format!("{status}: {said}"),
+        }
+    };
+    Err(SendError { retry_after, gone: status == StatusCode::GONE, ..SendError::new(detail) })
+}
+
+/// The beginning of what a receiver says, harmless.
+async fn answer(mut response: Response) -> String {
+    let mut said = Vec::new();
+    while said.len() < MAX_ANSWER_BYTES {
+        // What cannot be read is not shown; the status is what matters.
+        let Ok(Some(chunk)) = response.chunk().await else { break };
+        said.extend_from_slice(&chunk);
+    }
+    said.truncate(MAX_ANSWER_BYTES);
+    one_line(&String::from_utf8_lossy(&said), ANSWER_CHARS)
+}
+
+/// Why no answer came, with the causes, without the URL: for chat services it is the secret.
+fn transport(error: reqwest::Error) -> String {
+    let what = if error.is_timeout() { "no answer in time" } else { "no connection" };
+    let error = error.without_url();
+    let mut text = what.to_owned();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,156 @@
+//! Logs, and the one place that writes to the terminal's standard error.
+
+use std::io::{self, IsTerminal as _, Write};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::cli::{Color, LogFormat, LogLevel};
+
+/// Target of the records that a `log` sink writes. They are shown whatever the log level is: they are
+/// messages somebody asked for, not diagnostics.
+pub const EVENT_TARGET: &str = "runwatch::event";
+
+/// Standard error, shared by log records, plain lines and live lines without mixing them up.
+#[derive(Debug, Clone)]
+pub struct Screen {
+    live: Option<MultiProgress>,
+}
+
+impl Screen {
+    /// Standard error without live lines.
+    pub fn plain() -> Self {
+        Self { live: None }
+    }
+
+    /// Standard error with live lines if it is a terminal that can move its cursor.
+    pub fn detect() -> Self {
+        let term = console::Term::stderr();
+        let movable = term.is_term() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        // Ten draws a second at most: enough for a clock in seconds, little work for a terminal.
+        let target = || ProgressDrawTarget::term(term, 10);
+        Self { live: movable.then(|| MultiProgress::with_draw_target(target())) }
+    }
+
+    /// Whether there are live lines.
+    pub fn is_live(&self) -> bool {
+        self.live.is_some()
+    }
+
+    /// Rows of the terminal; 24 where that cannot be known.
+    pub fn rows(&self) -> usize {
+        usize::from(console::Term::stderr().size().0)
+    }
+
+    /// Writes a line to standard error, above the live lines. A closed standard error is no reason to
+    /// stop watching.
+    pub fn line(&self, text: &str) {
+        self.aside(|| {
+            let written = writeln!(io::stderr().lock(), "{text}");
+            drop(written);
+        });
+    }
+
+    /// Runs `write` with the live lines out of the way.
+    pub fn aside<T>(&self, write: impl FnOnce() -> T) -> T {
+        match &self.live {
+            Some(live) => live.suspend(write),
+            None => write(),
+        }
+    }
+
+    /// A place for live lines, which are gone when it is dropped.
+    pub fn live_area(&self) -> Option<LiveArea> {
+        self.live.clone().map(|live| LiveArea { live, bars: Vec::new() })
+    }
+}
+
+/// Live lines at the bottom of the terminal.
+#[derive(Debug)]
+pub struct LiveArea {
+    live: MultiProgress,
+    bars: Vec<ProgressBar>,
+}
+
+impl LiveArea {
+    /// Shows `lines`, in place of those shown before. Each is cut to the width of the terminal.
+    pub fn show(&mut self, lines: &[String]) {
+        while self.bars.len() > lines.len() {
+            if let Some(bar) = self.bars.pop() {
+                bar.finish_and_clear();
+                self.live.remove(&bar);
+            }
+        }
+        while self.bars.len() < lines.len() {
+            let style = ProgressStyle::with_template("{wide_msg}").expect("a valid template");
+            self.bars.push(self.live.add(ProgressBar::no_length().with_style(style)));
+        }
+        for (bar, line) in self.bars.iter().zip(lines) {
+            bar.set_message(line.clone());
+            bar.tick();
+        }
+    }
+}
+
+impl Drop for LiveArea {
+    fn drop(&mut self) {
+        self.show(&[]);
+    }
+}
+
+/// Writes log records to the screen.
+#[derive(Debug, Clone)]
+struct ScreenWriter(Screen);
+
+impl Write for ScreenWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.aside(|| io::stderr().lock().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().lock().flush()
+    }
+}
+
+impl<'a> MakeWriter<'a> for ScreenWriter {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+/// Sends log records of `level` and worse to the screen from here on, for the rest of the process.
+/// Only errors of the libraries below are shown, unless `level` asks for all there is.
+///
+/// # Panics
+/// When it is called a second time.
+pub fn init(screen: &Screen, level: LogLevel, format: LogFormat, coloured: bool) {
+    let ours = match level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
+        LogLevel::Trace => "trace",
+    };
+    let others = if level == LogLevel::Trace { "trace" } else { "error" };
+    let filter = EnvFilter::new(format!("{others},runwatch={ours},{EVENT_TARGET}=info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(ScreenWriter(screen.clone()))
+        .with_ansi(coloured && format == LogFormat::Text);
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}
+
+/// Whether to colour what goes to standard error; `auto` follows no-color.org.
+pub fn coloured(choice: Color) -> bool {
+    match choice {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && io::stderr().is_terminal(),
+    }
+}

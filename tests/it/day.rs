@@ -1,0 +1,230 @@
+//! A simulated day of a thousand watches, in paused time: what the README promises about requests,
+//! delays, the budget and fairness.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use runwatch::api::{ApiError, Reply, RunSource};
+use runwatch::app;
+use runwatch::clock::Clock;
+use runwatch::config::Settings;
+use runwatch::run::{Labels, Observation, RunDetails, RunId, Status, Verdict, Watch};
+use runwatch::store::{Added, Place, Store};
+use runwatch::watch::{Policy, Scheduler, Watches};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// How long the simulated API takes to answer.
+const LATENCY: Duration = Duration::from_millis(20);
+
+/// An API whose runs are running until a set time, and then have succeeded. Remembers every request.
+#[derive(Clone, Default)]
+struct Api {
+    ends_at: Arc<HashMap<RunId, Instant>>,
+    requests: Arc<Mutex<Vec<(Instant, RunId)>>>,
+}
+
+impl RunSource for Api {
+    async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
+        self.requests.lock().unwrap().push((Instant::now(), id.clone()));
+        tokio::time::sleep(LATENCY).await;
+        let status = if Instant::now() >= self.ends_at[id] { Status::Succeeded } else { Status::Running };
+        Ok(Reply { observation: Observation { status, details: RunDetails::default() }, pause: None })
+    }
+}
+
+struct Simulation {
+    api: Api,
+    clock: Clock,
+    start: Instant,
+    store: Store,
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+    // Held so that the scheduler keeps serving.
+    _watches: Watches,
+}
+
+/// Watches runs that take `lengths`, all added at once.
+async fn simulate(lengths: &[Duration], adjust: impl FnOnce(&mut Policy)) -> Simulation {
+    let start = Instant::now();
+    let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
+    let id = |index: usize| RunId::new(&format!("run_{index}")).unwrap();
+    let ends_at = lengths.iter().enumerate().map(|(index, length)| (id(index), start + *length)).collect();
+    let api = Api { ends_at: Arc::new(ends_at), ..Api::default() };
+    let (store, writer) = Store::open(Place::Memory).unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(writer.run());
+    let mut policy = app::policy(&Settings::default());
+    adjust(&mut policy);
+    let (scheduler, watches) = Scheduler::new(api.clone(), store.clone(), clock.clone(), policy, Vec::new(), 7);
+    let stop = CancellationToken::new();
+    tasks.spawn(scheduler.run(stop.clone()));
+    let mut adding = JoinSet::new();
+    for index in 0..lengths.len() {
+        let added_at = clock.now();
+        let watch = Watch {
+            run_id: id(index),
+            name: None,
+            labels: Labels::new(),
+            sinks: None,
+            added_at,
+            deadline_at: added_at.checked_add(DAY * 2).unwrap(),
+        };
+        let watches = watches.clone();
+        adding.spawn(async move { watches.add(watch).await });
+    }
+    while let Some(added) = adding.join_next().await {
+        assert_eq!(added.unwrap().unwrap(), Added::New);
+    }
+    Simulation { api, clock, start, store, tasks, stop, _watches: watches }
+}
+
+impl Simulation {
+    /// Waits for `count` verdicts and returns how long after its end each run's verdict was observed.
+    async fn delays(&self, count: usize) -> HashMap<RunId, Duration> {
+        let mut changed = self.store.history_changed();
+        let mut delays = HashMap::new();
+        let mut seq = 0;
+        let base = self.clock.now().checked_sub(self.start.elapsed()).unwrap();
+        while delays.len() < count {
+            changed.mark_unchanged();
+            for (event_seq, event) in self.store.events_after(seq).await.unwrap() {
+                seq = event_seq;
+                let Some(verdict) = event.event_type.verdict() else { continue };
+                assert_eq!(verdict, Verdict::Succeeded);
+                let id = event.run_id().unwrap();
+                let ended = base.checked_add(self.api.ends_at[id] - self.start).unwrap();
+                let delay = Duration::try_from(event.timestamp.duration_since(ended)).unwrap_or_default();
+                assert_eq!(delays.insert(id.clone(), delay), None, "one verdict for {id}");
+            }
+            if delays.len() < count {
+                changed.changed().await.unwrap();
+            }
+        }
+        delays
+    }
+
+    async fn end(mut self) -> Vec<(Instant, RunId)> {
+        self.stop.cancel();
+        drop((self.store, self._watches));
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.unwrap();
+        }
+        std::mem::take(&mut *self.api.requests.lock().unwrap())
+    }
+}
+
+/// Fails if any window of a minute holds more than `budget` requests.
+fn assert_within_budget(requests: &[(Instant, RunId)], budget: usize) {
+    for window in requests.windows(budget + 1) {
+        let span = window[budget].0 - window[0].0;
+        assert!(span >= MINUTE, "{} requests within {span:?}", budget + 1);
+    }
+}
+
+/// The most requests that the default intervals need for a run of this length, with a tenth more for
+/// jitter: the sum of intervals that grow by a fifth from 0.9 s to 27 s.
+fn most_requests(length: Duration) -> usize {
+    let (mut waited, mut interval, mut requests) = (0.0, 1.0_f64, 1);
+    while waited < length.as_secs_f64() {
+        waited += interval * 0.9;
+        interval = (interval * 1.2).min(30.0);
+        requests += 1;
+    }
+    // One more for a run whose status changed at its first poll.
+    requests + 1
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_enough_budget_every_end_is_seen_as_soon_as_promised() {
+    // A thousand runs from 5 seconds to a day, as many short as long ones.
+    let mut random = fastrand::Rng::with_seed(42);
+    let lengths: Vec<_> =
+        (0..1000).map(|_| Duration::from_secs_f64(5.0 * (DAY.as_secs_f64() / 5.0).powf(random.f64()))).collect();
+    let budget = 20_000;
+    let simulation = simulate(&lengths, |policy| policy.requests_per_minute = budget).await;
+    let delays = simulation.delays(lengths.len()).await;
+    let requests = simulation.end().await;
+
+    let slack = LATENCY * 2 + Duration::from_millis(50);
+    let mut asked: HashMap<&RunId, usize> = HashMap::new();
+    requests.iter().for_each(|(_, id)| *asked.entry(id).or_default() += 1);
+    for (index, length) in lengths.iter().enumerate() {
+        let id = RunId::new(&format!("run_{index}")).unwrap();
+        // The README's promise: a fifth of the run's age and a second, and never more than half a minute.
+        let promised = (length.mul_f64(0.2) + Duration::from_secs(1)).min(Duration::from_secs(30));
+        assert!(delays[&id] <= promised + slack, "{id} of {length:?} was seen {:?} late", delays[&id]);
+        assert!(asked[&id] <= most_requests(*length), "{id} of {length:?} took {} requests", asked[&id]);
+    }
+    assert_within_budget(&requests, budget as usize);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_a_short_budget_every_watch_gets_its_turn() {
+    // A thousand watches want 2,000 requests a minute; they may make 60.
+    let simulation = simulate(&vec![DAY; 1000], |policy| policy.requests_per_minute = 60).await;
+    tokio::time::sleep_until(simulation.start + DAY - MINUTE).await;
+    let requests = simulation.end().await;
+
+    assert_within_budget(&requests, 60);
+    // At least three quarters of the budget is used ...
+    assert!(requests.len() >= 45 * 60 * 24 - 60, "{} requests", requests.len());
+    // ... and shared fairly: a round of all watches takes 1000 / 46 minutes, and nobody waits for two.
+    let round = MINUTE * 1000 / 45;
+    let mut last: HashMap<&RunId, Instant> = HashMap::new();
+    for (at, id) in &requests {
+        let since = last.insert(id, *at).map_or(*at - requests[0].0, |before| *at - before);
+        assert!(since <= round + MINUTE, "{id} waited {since:?}");
+    }
+    assert_eq!(last.len(), 1000);
+    let most = requests.iter().fold(HashMap::<_, usize>::new(), |mut counts, (_, id)| {
+        *counts.entry(id).or_default() += 1;
+        counts
+    });
+    let (least, most) = (most.values().min().unwrap(), most.values().max().unwrap());
+    assert!(most - least <= 1, "between {least} and {most} polls each");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_suspend_all_are_asked_at_once_without_a_burst() {
+    let simulation = simulate(&vec![DAY; 200], |policy| policy.requests_per_minute = 600).await;
+    tokio::time::sleep(MINUTE * 30).await;
+    let before = simulation.api.requests.lock().unwrap().len();
+    let slept = Duration::from_secs(3 * 3600);
+    simulation.clock.jump(runwatch::clock::Jump { slept, stepped: jiff::SignedDuration::ZERO });
+    let woke = Instant::now();
+    tokio::time::sleep(MINUTE).await;
+    let requests = simulation.end().await;
+    let first_round: Vec<_> = requests[before..].iter().take(200).collect();
+    let asked: std::collections::HashSet<_> = first_round.iter().map(|(_, id)| id).collect();
+    assert_eq!(asked.len(), 200, "each once before any twice");
+    assert!(first_round[0].0 - woke <= Duration::from_secs(2), "the first at once");
+    assert_within_budget(&requests, 600);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_of_the_wall_clock_is_no_evidence_that_time_passed() {
+    let simulation = simulate(&[MINUTE * 10], |_| ()).await;
+    tokio::time::sleep(MINUTE).await;
+    // Set forward by a year, far past the deadline: the watch goes on, to the right verdict.
+    let year = jiff::SignedDuration::from_hours(365 * 24);
+    simulation.clock.jump(runwatch::clock::Jump { slept: Duration::ZERO, stepped: year });
+    let mut changed = simulation.store.history_changed();
+    let verdict = loop {
+        let events = simulation.store.events_after(0).await.unwrap();
+        if let Some(verdict) = events.iter().find_map(|(_, event)| event.event_type.verdict()) {
+            break verdict;
+        }
+        changed.changed().await.unwrap();
+    };
+    assert_eq!(verdict, Verdict::Succeeded);
+    assert!(simulation.start.elapsed() < MINUTE * 11);
+    let _: Timestamp = simulation.clock.now();
+    simulation.end().await;
+}

@@ -1,0 +1,297 @@
+//! `runwatch wait` as a user runs it: the built program against a simulated API over HTTP.
+
+use std::time::Duration;
+
+use runwatch::run::RunId;
+use runwatch::simulator::{Fault, Script, Simulator};
+use serde_json::json;
+
+use crate::support::{Ended, Program, api, eventually, finish, send_signal};
+
+const SOON: Duration = Duration::from_millis(300);
+
+fn id(text: &str) -> RunId {
+    RunId::new(text).unwrap()
+}
+
+/// Waits for `run_1` with this script.
+async fn wait_for(script: Script, arguments: &[&str]) -> (Ended, Simulator) {
+    let simulator = api([("run_1", script)]).await;
+    let ended = Program::with(&simulator).run(&[&["wait", "run_1"], arguments].concat()).await;
+    (ended, simulator)
+}
+
+#[tokio::test]
+async fn each_end_has_its_code_and_its_word() {
+    for (script, code, verdict) in [
+        (Script::succeeds().runs_for(SOON), 0, "succeeded"),
+        (Script::fails("it broke").runs_for(SOON), 1, "failed"),
+        (Script::canceled().runs_for(SOON), 3, "canceled"),
+        (Script::canceled().status_text("cancelled"), 3, "canceled"),
+        (Script::succeeds().envelope(true), 0, "succeeded"),
+        (Script::fails("it broke").envelope(true), 1, "failed"),
+    ] {
+        let (ended, _) = wait_for(script, &["--json"]).await;
+        assert_eq!(ended.code, Some(code), "{ended:?}");
+        let lines = ended.json_lines();
+        assert_eq!(lines.len(), 1, "{ended:?}");
+        assert_eq!(lines[0]["run_id"], "run_1");
+        assert_eq!(lines[0]["verdict"], verdict);
+        assert_eq!(lines[0]["data"]["run"]["id"], "run_1");
+    }
+}
+
+#[tokio::test]
+async fn a_deadline_is_never_a_success() {
+    let (ended, simulator) = wait_for(Script::runs_forever(), &["--timeout", "600ms", "--json"]).await;
+    assert_eq!(ended.code, Some(124), "{ended:?}");
+    assert_eq!(ended.json_lines()[0]["verdict"], "timed_out");
+    assert!(simulator.requests().iter().all(|request| request.method == "GET"), "the run is only ever read");
+}
+
+#[tokio::test]
+async fn a_deadline_without_an_answer_is_unreachable() {
+    let simulator = api([("run_1", Script::runs_forever())]).await;
+    simulator.set_outage(Some(Fault::status(502)));
+    let ended = Program::with(&simulator).run(&["wait", "run_1", "--timeout", "600ms", "--json"]).await;
+    assert_eq!(ended.code, Some(6), "{ended:?}");
+    assert_eq!(ended.json_lines()[0]["verdict"], "unreachable");
+    assert!(ended.json_lines()[0]["data"]["run"]["status"].is_null());
+    // Nobody listens at all: the port was just given back.
+    let gone = Program::with(&simulator);
+    simulator.shutdown().await;
+    let ended = gone.run(&["wait", "run_1", "--timeout", "600ms"]).await;
+    assert_eq!(ended.code, Some(6), "{ended:?}");
+    assert!(ended.stderr.contains("no usable answer"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_hanging_api_does_not_hold_a_deadline_up_for_long() {
+    let simulator = api([("run_1", Script::runs_forever())]).await;
+    simulator.set_outage(Some(Fault::Hang));
+    let ended = Program::with(&simulator).run(&["wait", "run_1", "--timeout", "500ms"]).await;
+    assert_eq!(ended.code, Some(6), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_run_that_is_never_there_is_not_found_after_the_grace() {
+    let simulator = api([]).await;
+    let program = Program::with(&simulator).set("RUNWATCH_WATCH__NOT_FOUND_GRACE", "500ms");
+    let ended = program.run(&["wait", "run_1", "--json"]).await;
+    assert_eq!(ended.code, Some(5), "{ended:?}");
+    assert_eq!(ended.json_lines()[0]["verdict"], "not_found");
+    assert!(simulator.requests().len() > 2, "asked again and again");
+}
+
+#[tokio::test]
+async fn a_run_that_appears_late_is_found() {
+    let (ended, _) = wait_for(Script::succeeds().appears_after(SOON), &[]).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_refused_key_ends_it_at_once() {
+    let simulator = api([("run_1", Script::runs_forever())]).await;
+    let ended = Program::with(&simulator).set("CREWSHIP_API_KEY", "wrong-key").run(&["wait", "run_1"]).await;
+    assert_eq!(ended.code, Some(4), "{ended:?}");
+    assert!(ended.stderr.contains("refused the key"), "{ended:?}");
+    assert!(!format!("{ended:?}").contains("wrong-key"), "{ended:?}");
+    assert_eq!(simulator.requests().len(), 1);
+
+    let ended = Program::with(&simulator).unset("CREWSHIP_API_KEY").run(&["wait", "run_1"]).await;
+    assert_eq!(ended.code, Some(4), "{ended:?}");
+    assert!(ended.stderr.contains("CREWSHIP_API_KEY"), "{ended:?}");
+    assert_eq!(simulator.requests().len(), 1, "no request without a key");
+}
+
+#[tokio::test]
+async fn wrong_usage_is_told_before_any_request() {
+    let simulator = api([]).await;
+    let program = Program::with(&simulator);
+    for arguments in [
+        &["wait"] as &[_],
+        &["wait", "a/b"],
+        &["wait", ".."],
+        &["wait", "run_1", "--timeout", "soon"],
+        &["wait", "run_1", "--interval", "10ms"],
+        &["wait", "run_1", "--label", "novalue"],
+        &["wait", "run_1", "--sink", "nowhere"],
+        &["wait", "run_1", "--frobnicate"],
+        &["wait", "run_1", "--json", "--output"],
+        &["frobnicate"],
+    ] {
+        let ended = program.run(arguments).await;
+        assert_eq!(ended.code, Some(2), "{arguments:?}: {ended:?}");
+        assert!(ended.stdout.is_empty() && ended.stderr.contains("error"), "{arguments:?}: {ended:?}");
+    }
+    let ended = program.run(&["wait", "ok", "not/ok"]).await;
+    assert!(ended.stderr.contains("not/ok"), "{ended:?}");
+    let ended = program.run_with_input(&["wait", "-"], "").await;
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert_eq!(simulator.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn no_fault_of_the_api_is_taken_for_an_end() {
+    let faults = [
+        Fault::status(500),
+        Fault::status(502),
+        Fault::status(503),
+        Fault::status(400),
+        Fault::status(409),
+        Fault::Html,
+        Fault::Empty,
+        Fault::HalfBody,
+        Fault::Reset,
+        Fault::Oversize(9 * 1024 * 1024),
+        Fault::GzipBomb(64 * 1024 * 1024),
+        Fault::OtherRun,
+        Fault::WrongTypes,
+        Fault::Redirect("http://127.0.0.1:1/".to_owned()),
+    ];
+    // One run per fault, all at the same time, each in its own process.
+    let mut waits = tokio::task::JoinSet::new();
+    for fault in faults {
+        waits.spawn(async move {
+            let script = Script::fails("the real end").runs_for(SOON).fault_on(1, fault.clone());
+            let (ended, simulator) = wait_for(script, &["--json"]).await;
+            (fault, ended, simulator.requests().len())
+        });
+    }
+    while let Some(waited) = waits.join_next().await {
+        let (fault, ended, requests) = waited.unwrap();
+        assert_eq!(ended.code, Some(1), "{fault:?}: {ended:?}");
+        let data = &ended.json_lines()[0]["data"];
+        assert_eq!(data["run"]["error_message"], "the real end", "{fault:?}");
+        assert_eq!(data["watch"]["polls"], requests, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_pause_that_the_api_asks_for_is_kept() {
+    for fault in [Fault::status(429).with_retry_after("1"), Fault::status(503).with_retry_after("1")] {
+        let (ended, simulator) = wait_for(Script::succeeds().fault_on(1, fault.clone()), &[]).await;
+        assert_eq!(ended.code, Some(0), "{fault:?}: {ended:?}");
+        let requests = simulator.requests();
+        assert_eq!(requests.len(), 2, "{fault:?}");
+        let gap = requests[1].at.duration_since(requests[0].at);
+        assert!(gap >= Duration::from_millis(990), "{fault:?}: asked again after {gap:?}");
+        assert!(ended.stderr.contains("asked for a pause"), "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_status_is_shown_warned_about_once_and_not_final() {
+    let script = Script::succeeds().answers(vec!["queued for review", "COMPLETED", "COMPLETED", "running"]);
+    let (ended, _) = wait_for(script, &[]).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("run_1 queued for review\n"), "{ended:?}");
+    assert_eq!(ended.stderr.matches("unknown status").count(), 2, "once per status: {ended:?}");
+}
+
+#[tokio::test]
+async fn changes_are_one_plain_line_each_and_the_result_is_on_stdout() {
+    let script = Script::fails("first line\nsecond \x1b[31mline").queued_for(SOON).runs_for(SOON);
+    let simulator = api([("run_1", script)]).await;
+    let ended = Program::with(&simulator).run(&["wait", "run_1", "--name", "nightly report"]).await;
+    let without_clock: Vec<_> = ended.stderr.lines().map(|line| line.get(9..).unwrap_or(line)).collect();
+    assert_eq!(
+        without_clock,
+        ["run_1 (nightly report) pending", "run_1 (nightly report) running", "run_1 (nightly report) failed"],
+        "{ended:?}"
+    );
+    assert!(ended.stdout.contains("nightly report") && ended.stdout.contains("failed"), "{ended:?}");
+    assert!(ended.stdout.contains("first line"), "{ended:?}");
+    assert!(!ended.stdout.contains('\x1b'), "{ended:?}");
+
+    let quiet = Program::with(&simulator).run(&["wait", "run_1", "--quiet"]).await;
+    assert_eq!((quiet.code, quiet.stdout.as_str(), quiet.stderr.as_str()), (Some(1), "", ""), "{quiet:?}");
+}
+
+#[tokio::test]
+async fn output_is_printed_as_it_came_and_nothing_else() {
+    let output = json!({"result": "Generated report", "score": 1.0});
+    let (ended, _) = wait_for(Script::succeeds().output(output.clone()), &["--output"]).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&ended.stdout).unwrap(), output);
+    let (ended, _) = wait_for(Script::fails("no"), &["--output", "--exit-status"]).await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{ended:?}");
+}
+
+#[tokio::test]
+async fn of_several_runs_the_worst_verdict_decides() {
+    let simulator = api([
+        ("run_ok", Script::succeeds()),
+        ("run_canceled", Script::canceled()),
+        ("run_bad", Script::fails("no").runs_for(SOON)),
+        ("run_long", Script::runs_forever()),
+    ])
+    .await;
+    let program = Program::with(&simulator);
+    let ended = program.run(&["wait", "run_ok", "run_canceled", "run_ok"]).await;
+    assert_eq!(ended.code, Some(3), "{ended:?}");
+    let ended = program.run(&["watch", "run_ok", "run_canceled", "run_bad", "--json"]).await;
+    assert_eq!((ended.code, ended.json_lines().len()), (Some(1), 3), "{ended:?}");
+    let ended = program.run(&["wait", "run_ok", "run_long", "--any", "--json"]).await;
+    assert_eq!((ended.code, ended.json_lines().len()), (Some(0), 1), "{ended:?}");
+    let ended = program.run(&["wait", "run_ok", "run_bad", "run_long", "--fail-fast"]).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let ended = program.run(&["wait", "run_ok", "run_long", "--timeout", "500ms"]).await;
+    assert_eq!(ended.code, Some(124), "{ended:?}");
+}
+
+#[tokio::test]
+async fn runs_come_from_standard_input_too() {
+    let simulator = api([("run_1", Script::succeeds()), ("run_2", Script::fails("no"))]).await;
+    let program = Program::with(&simulator);
+    let ended = program.run_with_input(&["wait", "-", "--json"], "run_1\nrun_2\n").await;
+    assert_eq!((ended.code, ended.json_lines().len()), (Some(1), 2), "{ended:?}");
+    let created = r#"{"run_id":"run_1","version_id":"ver_1","version_number":3,"status":"running"}"#;
+    assert_eq!(program.run_with_input(&["wait", "-"], created).await.code, Some(0));
+}
+
+#[tokio::test]
+async fn signals_end_it_with_their_codes_and_leave_the_run_alone() {
+    use rustix::process::Signal;
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let simulator = api([("run_1", Script::runs_forever())]).await;
+        let child = Program::with(&simulator);
+        let child = child.command(&["wait", "run_1"]).spawn().unwrap();
+        eventually("a first poll", || !simulator.requests().is_empty()).await;
+        send_signal(&child, signal);
+        let ended = finish(child).await;
+        assert_eq!(ended.code, Some(code), "{ended:?}");
+        assert!(simulator.requests().iter().all(|request| request.method == "GET"));
+    }
+}
+
+#[tokio::test]
+async fn a_closed_standard_output_changes_no_verdict() {
+    let simulator = api([("run_1", Script::fails("no").runs_for(SOON))]).await;
+    let program = Program::with(&simulator);
+    let mut child = program.command(&["wait", "run_1", "--json"]).spawn().unwrap();
+    drop(child.stdout.take());
+    let ended = finish(child).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(!ended.stderr.contains("panic"), "{ended:?}");
+    assert!(ended.stderr.contains("cannot write to standard output"), "{ended:?}");
+    assert!(simulator.truth(&id("run_1")).is_some());
+}
+
+#[tokio::test]
+async fn a_key_that_is_revoked_and_restored_only_pauses_the_wait() {
+    let simulator = api([("run_1", Script::succeeds())]).await;
+    let key = simulator.api_key().to_owned();
+    let script = Script::runs_forever();
+    simulator.add_run(&id("run_2"), script);
+    let program = Program::with(&simulator);
+    let child = program.command(&["wait", "run_2", "--timeout", "3s"]).spawn().unwrap();
+    eventually("a first answer", || !simulator.requests().is_empty()).await;
+    simulator.set_api_key("another");
+    let ended = finish(child).await;
+    // Refused at the deadline: no usable answer. It was not ended by the refusal.
+    assert_eq!(ended.code, Some(6), "{ended:?}");
+    assert!(ended.stderr.contains("refuses the key"), "{ended:?}");
+    simulator.set_api_key(&key);
+    assert_eq!(program.run(&["wait", "run_1"]).await.code, Some(0));
+}
