@@ -31,16 +31,16 @@ pub(super) fn slack(event: &Event) -> Body {
         Some(url) => format!("*<{}|{title}>*", escape(url).replace('|', "%7C")),
         None => format!("*{title}*"),
     };
-    let lines: Vec<_> = std::iter::once(title).chain(summary.lines.iter().map(|line| escape(line))).collect();
-    json_body(&json!({
-        "text": escape(&summary.title),
-        "attachments": [{
+    let mut message = json!({ "text": title });
+    if !summary.lines.is_empty() {
+        let lines: Vec<_> = summary.lines.iter().map(|line| escape(line)).collect();
+        message["attachments"] = json!([{
             "color": format!("#{:06x}", colour(&summary)),
-            "fallback": escape(&summary.title),
             "text": lines.join("\n"),
-            "mrkdwn_in": ["text"],
-        }],
-    }))
+            "mrkdwn_in": [],
+        }]);
+    }
+    json_body(&message)
 }
 
 /// Discord webhook (discord.com/developers/docs/resources/webhook, "Execute Webhook"). Nobody can be
@@ -89,10 +89,13 @@ pub(super) fn teams(event: &Event) -> Body {
 pub(super) fn ntfy(event: &Event) -> Body {
     let summary = summary::of(event);
     let mut headers = HeaderMap::new();
-    let title = if summary.title.is_ascii() {
-        summary.title.clone()
+    // A message must have a text; one that is all title needs no title above it.
+    let (title, text) = if summary.lines.is_empty() {
+        (None, summary.title)
+    } else if summary.title.is_ascii() {
+        (Some(summary.title), summary.lines.join("\n"))
     } else {
-        format!("=?UTF-8?B?{}?=", STANDARD.encode(&summary.title))
+        (Some(format!("=?UTF-8?B?{}?=", STANDARD.encode(&summary.title))), summary.lines.join("\n"))
     };
     let (priority, tags) = match summary.weight {
         Weight::Good => ("default", "white_check_mark"),
@@ -100,13 +103,12 @@ pub(super) fn ntfy(event: &Event) -> Body {
     };
     headers.insert("priority", HeaderValue::from_static(priority));
     headers.insert("tags", HeaderValue::from_static(tags));
-    for (name, value) in [("title", Some(title)), ("click", summary.url.clone())] {
+    for (name, value) in [("title", title), ("click", summary.url)] {
         // Without a title or a link the message still says what it has to.
         if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
             headers.insert(name, value);
         }
     }
-    let text = if summary.lines.is_empty() { summary.title } else { summary.lines.join("\n") };
     Body { content_type: "text/plain; charset=utf-8", text, headers }
 }
 

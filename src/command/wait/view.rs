@@ -121,11 +121,13 @@ fn live_line(
     let padding = " ".repeat(10_usize.saturating_sub(word.chars().count()));
     let age = span(now.duration_since(run.added_at).unsigned_abs());
     let next = match view {
-        Some(view) if view.polling => "asking now".to_owned(),
-        Some(view) if upstream.trouble.is_none() => format!("next poll in {}", until(now, view.next_poll_at)),
+        Some(view) if view.polling => palette.faint("  asking now"),
+        Some(view) if upstream.trouble.is_none() => {
+            palette.faint(&format!("  next poll in {}", until(now, view.next_poll_at)))
+        }
         _ => String::new(),
     };
-    format!("{label:<width$}  {}{padding}  {age:>7}  {}", palette.status(word), palette.faint(&next))
+    format!("{label:<width$}  {}{padding}  {age:>7}{next}", palette.status(word))
 }
 
 /// The time from `now` to `at` in whole seconds, rounded up.
@@ -174,7 +176,10 @@ mod tests {
         };
         let views = [view.clone(), WatchView { run_id: runs[1].run_id.clone(), polling: true, ..view }];
         let lines = live_lines(PLAIN, now, &runs, &views, &UpstreamView::default(), 2);
-        insta::assert_snapshot!(lines.join("\n"), @"");
+        insta::assert_snapshot!(lines.join("\n"), @r"
+        run_1 (nightly[31m report)  running       1m 5s  next poll in 3s
+        … and 2 more
+        ");
         let trouble = UpstreamView {
             trouble: Some(Trouble::Failing),
             message: "502 Bad Gateway".to_owned(),
@@ -183,7 +188,12 @@ mod tests {
             failures: 3,
         };
         let lines = live_lines(PLAIN, now, &runs, &views, &trouble, 10);
-        insta::assert_snapshot!(lines.join("\n"), @"");
+        insta::assert_snapshot!(lines.join("\n"), @r"
+        run_1 (nightly[31m report)  running       1m 5s
+        run_22                      re]0;queued    1m 5s  asking now
+        run_3                       asking        1m 5s
+        no usable answer: 502 Bad Gateway; asking again in 8s
+        ");
     }
 
     #[test]
