@@ -1,5 +1,43 @@
 //! runwatch watches runs of AI crews on Crewship until each one ends, and tells the people and
 //! programs that wait for it.
+//!
+//! # How it works
+//!
+//! ```text
+//!              asks, when due           moves on, stored first         takes, tells, stores how it went
+//! API ◄──────────────────── Scheduler ──────────────────────► Store ◄──────────────────────── Courier ──► Sink
+//!      api::ApiClient       watch::Scheduler   run::Progress  store::Store                notify::Courier, one a sink
+//! ```
+//!
+//! The scheduler owns all watches. Each answer of the API becomes an observation; one pure function,
+//! [`run::Progress::step`], says what follows from it. A step that brings news is stored in one
+//! transaction with the events and deliveries it leads to, and only then counts. Couriers take due
+//! deliveries out of the store, one courier per sink, and store how each attempt went. The scheduler
+//! and the couriers know nothing of each other; [`app::Engine`] builds them, owns their tasks and stops
+//! them in order.
+//!
+//! # What holds
+//!
+//! - A verdict comes from the API's own words about that very run, or from the watch's deadline; it is
+//!   given once and never changes. No failed poll ends a watch, and no unknown status is final.
+//! - A message is stored before it is sent, is sent at least once, and has the same ID every time.
+//! - The API is never asked more often than its budget allows in any 60 seconds, nor while it asks for
+//!   a pause.
+//! - No secret is in a log, an error or `Debug` output.
+//!
+//! # Where things are
+//!
+//! | Module | What it is |
+//! |---|---|
+//! | [`run`] | the domain: runs, watches, verdicts, events; pure |
+//! | [`api`] | the client of the API |
+//! | [`watch`] | when to ask for which run |
+//! | [`store`] | SQLite |
+//! | [`notify`] | deliveries and sinks |
+//! | [`config`], [`cli`] | what the user asks for |
+//! | [`app`], [`command`], [`telemetry`] | the wiring, the commands, logs and the terminal |
+//! | [`clock`], [`backoff`], [`text`] | time, growing intervals, harmless text |
+//! | [`simulator`] | the simulated API and receiver of the tests and the demo |
 
 pub mod api;
 pub mod app;

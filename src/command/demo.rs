@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use jiff::Timestamp;
 
-use super::wait::{Manner, Until, follow};
+use super::wait::{Manner, Results, Until, follow};
 use crate::app::Engine;
 use crate::clock::Clock;
 use crate::config::{Secret, Settings, SinkKind, SinkSettings, WebhookFormat, WebhookSettings};
@@ -113,11 +113,12 @@ pub async fn demo(manner: Manner, out: &mut dyn Write) -> anyhow::Result<u8> {
     };
     let watches = PARTS.iter().map(watch).collect();
     let until = Until { first: false, first_bad: false, linger: seconds(30) };
+    let results = manner.results;
     let code = follow(engine, clock, watches, until, manner).await?;
     if code >= super::INTERRUPTED {
         return Ok(code);
     }
-    let as_it_must = report(&simulator, &receiver, out)?;
+    let as_it_must = report(&simulator, &receiver, results, out)?;
     receiver.shutdown().await;
     simulator.shutdown().await;
     Ok(if as_it_must { 0 } else { 1 })
@@ -181,31 +182,36 @@ fn settings(simulator: &Simulator, receiver: &Receiver, secret: &str) -> Setting
 }
 
 /// Prints what the receiver got, and whether it is what it must be.
-fn report(simulator: &Simulator, receiver: &Receiver, out: &mut dyn Write) -> anyhow::Result<bool> {
-    writeln!(out, "\nThe receiver got:")?;
-    let mut told = Vec::new();
-    let mut all_signed = true;
+fn report(simulator: &Simulator, receiver: &Receiver, results: Results, out: &mut dyn Write) -> anyhow::Result<bool> {
+    let mut received = Vec::new();
     for request in receiver.requests() {
         let event = Event::from_json(&String::from_utf8_lossy(&request.body)).context("the receiver got no event")?;
+        received.push((event, request.verified == Some(true)));
+    }
+    let told = |part: &Part| {
+        let of_run: Vec<_> =
+            received.iter().filter(|(event, _)| event.run_id().is_some_and(|id| id.as_str() == part.id)).collect();
+        matches!(of_run.as_slice(), [(event, true)] if event.event_type == part.verdict.event_type())
+    };
+    let as_it_must = received.len() == PARTS.len() && PARTS.iter().all(told);
+    let (runs, messages, requests) = (PARTS.len(), received.len(), simulator.requests().len());
+    if results == Results::Json {
+        let summary = serde_json::json!({
+            "runs": runs, "messages": messages, "requests": requests, "as_it_must_be": as_it_must,
+        });
+        writeln!(out, "{summary}")?;
+        return Ok(as_it_must);
+    }
+    writeln!(out, "\nThe receiver got:")?;
+    for (event, verified) in &received {
         let EventData::Run(data) = &event.data else { continue };
-        all_signed &= request.verified == Some(true);
-        let signed = if request.verified == Some(true) { "signature verified" } else { "SIGNATURE NOT VERIFIED" };
-        let delay =
-            data.timing.detected_after_ms.map(|ms| format!(", {} after the end", span(Duration::from_millis(ms))));
-        writeln!(out, "  {:<14} {:<18} {signed}{}", event.event_type.as_str(), data.run.id, delay.unwrap_or_default(),)?;
-        told.push((data.run.id.clone(), event.event_type.verdict()));
+        let signed = if *verified { "signature verified" } else { "SIGNATURE NOT VERIFIED" };
+        let delay = data.timing.detected_after_ms.map(Duration::from_millis).map(span);
+        let delay = delay.map(|delay| format!(", {delay} after the end")).unwrap_or_default();
+        writeln!(out, "  {:<14} {:<18} {signed}{delay}", event.event_type.as_str(), data.run.id)?;
     }
-    let right = PARTS.iter().all(|part| {
-        let of_run: Vec<_> = told.iter().filter(|(id, _)| id.as_str() == part.id).collect();
-        matches!(of_run.as_slice(), [(_, verdict)] if *verdict == Some(part.verdict))
-    });
-    let requests = simulator.requests().len();
-    let (runs, messages) = (PARTS.len(), told.len());
-    if right && all_signed {
-        writeln!(out, "\n{runs} runs, {messages} messages, {requests} requests: every verdict right, nothing lost.")?;
-    } else {
-        writeln!(out, "\n{runs} runs, {messages} messages, {requests} requests: NOT AS IT MUST BE.")?;
-    }
+    let outcome = if as_it_must { "every verdict right, nothing lost." } else { "NOT AS IT MUST BE." };
+    writeln!(out, "\n{runs} runs, {messages} messages, {requests} requests: {outcome}")?;
     out.flush()?;
-    Ok(right && all_signed)
+    Ok(as_it_must)
 }

@@ -4,7 +4,7 @@
 //! defaults, files, environment --source--> one tree --reader--> Settings, or every Problem
 //! ```
 //!
-//! [`load`] is the only way in. It reads what [`Sources`] names and nothing else, merges it with the
+//! [`load()`] is the only way in. It reads what [`Sources`] names and nothing else, merges it with the
 //! `config` crate, and walks the result once with a reader that knows every key, its type and its
 //! range. No secret is ever part of a [`Problem`] or of what [`Effective`] shows.
 

@@ -4,6 +4,9 @@
 //! works with. [`Progress::step`] owns every legal transition of a watch; the scheduler acts on what
 //! it returns.
 
+// A new variant must be looked at everywhere in here.
+#![warn(clippy::wildcard_enum_match_arm)]
+
 mod details;
 mod event;
 mod id;

@@ -3,6 +3,8 @@
 
 mod config;
 mod day;
+mod demo;
+mod readme;
 mod store;
 mod support;
 mod wait;
