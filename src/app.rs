@@ -17,42 +17,63 @@ use crate::store::{Place, Store};
 use crate::watch::{Policy, Scheduler, Watches};
 
 /// The running engine: store, scheduler and couriers.
-pub struct Engine {
+pub struct Engine<S> {
     /// The store.
     pub store: Store,
     /// The scheduler.
-    pub watches: Watches,
+    pub watches: Watches<S>,
+    clock: Clock,
     scheduler_stop: CancellationToken,
     scheduler: JoinSet<()>,
     couriers_stop: CancellationToken,
     couriers: JoinSet<()>,
+    /// Couriers of earlier settings, finishing the attempts they had begun.
+    retiring: JoinSet<()>,
     writer: JoinSet<()>,
 }
 
-impl Engine {
+impl Engine<ApiClient> {
     /// Builds and starts everything for `settings`, with the store at `place`.
     ///
     /// # Errors
     /// When the store cannot be opened, or a client or sink cannot be built.
     pub async fn start(settings: &Settings, place: Place<'_>, clock: Clock) -> anyhow::Result<Self> {
-        let source = ApiClient::new(&settings.api).context("cannot build the API client")?;
-        Self::start_with(source, settings, place, clock).await
+        Self::start_with(api_client(settings)?, settings, place, clock).await
     }
 
-    /// Like [`Engine::start`], asking `source` for runs.
+    /// Goes on with other settings: the API, the limits and the sinks. Watches and deliveries stay as
+    /// they are; where the store is cannot change. When something cannot be built, nothing changes.
     ///
     /// # Errors
-    /// As [`Engine::start`].
-    pub async fn start_with<S: RunSource>(
+    /// When a client or sink cannot be built, or the scheduler has ended.
+    pub async fn reload(&mut self, settings: &Settings) -> anyhow::Result<()> {
+        let source = api_client(settings)?;
+        let sinks = build_sinks(settings)?;
+        let policy = policy(settings);
+        let routes = Arc::new(policy.routes.clone());
+        self.watches.reload(source, policy).await?;
+        self.couriers_stop.cancel();
+        let mut before = std::mem::take(&mut self.couriers);
+        self.retiring.spawn(async move { while before.join_next().await.is_some() {} });
+        while self.retiring.try_join_next().is_some() {}
+        self.couriers_stop = CancellationToken::new();
+        self.couriers = start_couriers(settings, sinks, &routes, &self.store, &self.clock, &self.couriers_stop);
+        Ok(())
+    }
+}
+
+impl<S: RunSource> Engine<S> {
+    /// Builds and starts everything for `settings`, asking `source` for runs.
+    ///
+    /// # Errors
+    /// When the store cannot be opened, or a sink cannot be built.
+    pub async fn start_with(
         source: S,
         settings: &Settings,
         place: Place<'_>,
         clock: Clock,
     ) -> anyhow::Result<Self> {
-        let mut sinks = Vec::new();
-        for (name, sink) in &settings.sinks {
-            sinks.push((name, sink, Sink::build(sink).with_context(|| format!("cannot set up the sink {name}"))?));
-        }
+        let sinks = build_sinks(settings)?;
         let (store, writer) = Store::open(place)?;
         let mut writers = JoinSet::new();
         writers.spawn(writer.run());
@@ -67,20 +88,18 @@ impl Engine {
         schedulers.spawn(scheduler.run(scheduler_stop.clone()));
 
         let couriers_stop = CancellationToken::new();
-        let mut couriers = JoinSet::new();
-        for (name, sink_settings, sink) in sinks {
-            let courier = Courier {
-                name: name.clone(),
-                sink: Arc::new(sink),
-                retry_schedule: sink_settings.retry_schedule.clone(),
-                max_in_flight: max_in_flight(&sink_settings.kind),
-                store: store.clone(),
-                clock: clock.clone(),
-                routes: Arc::clone(&routes),
-            };
-            couriers.spawn(courier.run(couriers_stop.clone()));
-        }
-        Ok(Self { store, watches, scheduler_stop, scheduler: schedulers, couriers_stop, couriers, writer: writers })
+        let couriers = start_couriers(settings, sinks, &routes, &store, &clock, &couriers_stop);
+        Ok(Self {
+            store,
+            watches,
+            clock,
+            scheduler_stop,
+            scheduler: schedulers,
+            couriers_stop,
+            couriers,
+            retiring: JoinSet::new(),
+            writer: writers,
+        })
     }
 
     /// Ends when a part of the engine ends by itself, which none should. Cancel-safe.
@@ -104,14 +123,54 @@ impl Engine {
         self.scheduler_stop.cancel();
         while self.scheduler.join_next().await.is_some() {}
         self.couriers_stop.cancel();
-        let finished = tokio::time::timeout(grace, async { while self.couriers.join_next().await.is_some() {} }).await;
-        if finished.is_err() {
+        let finished = tokio::time::timeout(grace, async {
+            while self.couriers.join_next().await.is_some() {}
+            while self.retiring.join_next().await.is_some() {}
+        });
+        if finished.await.is_err() {
             tracing::warn!(?grace, "deliveries still under way are cut off");
             self.couriers.shutdown().await;
+            self.retiring.shutdown().await;
         }
         drop((self.store, self.watches));
         while self.writer.join_next().await.is_some() {}
     }
+}
+
+fn api_client(settings: &Settings) -> anyhow::Result<ApiClient> {
+    ApiClient::new(&settings.api).context("cannot build the API client")
+}
+
+fn build_sinks(settings: &Settings) -> anyhow::Result<Vec<Sink>> {
+    let build = |(name, sink): (&SinkName, &SinkSettings)| {
+        Sink::build(sink).with_context(|| format!("cannot set up the sink {name}"))
+    };
+    settings.sinks.iter().map(build).collect()
+}
+
+/// Starts a courier for each of `sinks`, which are those of `settings` in order.
+fn start_couriers(
+    settings: &Settings,
+    sinks: Vec<Sink>,
+    routes: &Arc<Routes>,
+    store: &Store,
+    clock: &Clock,
+    stop: &CancellationToken,
+) -> JoinSet<()> {
+    let mut couriers = JoinSet::new();
+    for ((name, sink_settings), sink) in settings.sinks.iter().zip(sinks) {
+        let courier = Courier {
+            name: name.clone(),
+            sink: Arc::new(sink),
+            retry_schedule: sink_settings.retry_schedule.clone(),
+            max_in_flight: max_in_flight(&sink_settings.kind),
+            store: store.clone(),
+            clock: clock.clone(),
+            routes: Arc::clone(routes),
+        };
+        couriers.spawn(courier.run(stop.clone()));
+    }
+    couriers
 }
 
 /// What the settings ask of the scheduler.

@@ -45,6 +45,13 @@ impl Growth {
         growth.current_interval.min(self.max)
     }
 
+    /// The interval that a wait of `waited` in all leads to: each interval is longer than the one before
+    /// by its factor, so their sum grows as the interval itself does.
+    pub fn after(&self, waited: Duration) -> Duration {
+        let grown = self.initial.as_secs_f64() + waited.as_secs_f64() * (self.multiplier - 1.0);
+        Duration::try_from_secs_f64(grown).unwrap_or(self.max).min(self.max)
+    }
+
     /// How long to wait in an interval: all of it, less a random part of at most `jitter`.
     pub fn wait(&self, interval: Duration, random: &mut fastrand::Rng) -> Duration {
         interval.mul_f64(1.0 - self.jitter * random.f64())
@@ -74,6 +81,19 @@ mod tests {
             interval = Some(next);
         }
         assert_eq!(interval, Some(growth.max));
+    }
+
+    #[test]
+    fn the_interval_after_a_time_is_the_one_it_would_have_grown_to() {
+        let growth = default_growth();
+        let (mut waited, mut interval) = (Duration::ZERO, growth.next(None));
+        for _ in 0..40 {
+            let resumed = growth.after(waited).as_secs_f64();
+            assert!((resumed - interval.as_secs_f64()).abs() < 0.001, "{resumed} s after {waited:?}, not {interval:?}");
+            waited += interval;
+            interval = growth.next(Some(interval));
+        }
+        assert_eq!(growth.after(Duration::MAX), growth.max);
     }
 
     #[test]

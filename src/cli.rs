@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::config::{
-    MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, check_label, duration_text, parse_duration, watch_name,
+    LogFormat, LogLevel, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, check_label, duration_text, parse_duration, watch_name,
 };
 use crate::run::{InvalidId, RunId, SinkName};
 
@@ -94,8 +94,8 @@ pub struct Common {
     #[arg(hide_possible_values = true, long, global = true, value_enum, value_name = "LEVEL")]
     pub log_level: Option<LogLevel>,
     /// How to log: text, or json with one object a line.
-    #[arg(hide_possible_values = true, long, global = true, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
+    #[arg(hide_possible_values = true, long, global = true, value_enum, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
     /// When to use colors: auto (on a terminal, unless NO_COLOR is set), always or never.
     #[arg(hide_possible_values = true, long, global = true, value_enum, value_name = "WHEN", default_value_t = Color::Auto)]
     pub color: Color,
@@ -105,30 +105,6 @@ pub struct Common {
     /// Print results and errors only.
     #[arg(short, long, global = true)]
     pub quiet: bool,
-}
-
-/// How much is logged: this and all that is worse.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogLevel {
-    /// What failed.
-    Error,
-    /// What may need a look.
-    Warn,
-    /// What happened.
-    Info,
-    /// Why it happened.
-    Debug,
-    /// Everything.
-    Trace,
-}
-
-/// How log records look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// Lines for people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// When output has colors.

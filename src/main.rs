@@ -3,10 +3,10 @@
 use std::io;
 use std::process::ExitCode;
 
-use runwatch::cli::{Cli, Command, Common, ConfigCommand, LogLevel, SinksCommand};
+use runwatch::cli::{Cli, Command, Common, ConfigCommand, SinksCommand};
 use runwatch::command::wait::{Manner, Results};
 use runwatch::command::{self, USAGE};
-use runwatch::config::{self, Settings, Sources};
+use runwatch::config::{self, LogFormat, LogLevel, Settings, Sources};
 use runwatch::telemetry::{self, Screen};
 
 fn main() -> ExitCode {
@@ -23,7 +23,8 @@ fn main() -> ExitCode {
 fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
     let common = cli.common;
     let coloured = telemetry::coloured(common.color);
-    telemetry::init(screen, common.log_level.unwrap_or(LogLevel::Warn), common.log_format, coloured);
+    let log_format = common.log_format.unwrap_or(LogFormat::Text);
+    let levels = telemetry::init(screen, common.log_level.unwrap_or(LogLevel::Warn), log_format, coloured);
     let sources = || Sources::from_process(common.config.clone());
     let (out, err) = (&mut io::stdout(), &mut io::stderr());
     let manner = |results| Manner { screen: screen.clone(), progress: !common.quiet, coloured, results };

@@ -1,12 +1,16 @@
 //! Logs, and the one place that writes to the terminal's standard error.
 
 use std::io::{self, IsTerminal as _, Write};
+use std::sync::Arc;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, reload};
 
-use crate::cli::{Color, LogFormat, LogLevel};
+use crate::cli::Color;
+use crate::config::{LogFormat, LogLevel};
 
 /// Target of the records that a `log` sink writes. They are shown whatever the log level is: they are
 /// messages somebody asked for, not diagnostics.
@@ -121,12 +125,39 @@ impl<'a> MakeWriter<'a> for ScreenWriter {
     }
 }
 
+/// Changes how much is logged, while it is logged.
+#[derive(Clone)]
+pub struct LevelSwitch(Arc<dyn Fn(LogLevel) + Send + Sync>);
+
+impl LevelSwitch {
+    /// Logs `level` and worse from here on.
+    pub fn set(&self, level: LogLevel) {
+        (self.0)(level);
+    }
+}
+
 /// Sends log records of `level` and worse to the screen from here on, for the rest of the process.
 /// Only errors of the libraries below are shown, unless `level` asks for all there is.
 ///
 /// # Panics
 /// When it is called a second time.
-pub fn init(screen: &Screen, level: LogLevel, format: LogFormat, coloured: bool) {
+pub fn init(screen: &Screen, level: LogLevel, format: LogFormat, coloured: bool) -> LevelSwitch {
+    let (filter, handle) = reload::Layer::new(filter(level));
+    let set = move |level| {
+        // It fails only when the subscriber is gone, and then nobody logs.
+        drop(handle.reload(self::filter(level)));
+    };
+    let writer = ScreenWriter(screen.clone());
+    let records = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(coloured && format == LogFormat::Text);
+    let registry = tracing_subscriber::registry().with(filter);
+    match format {
+        LogFormat::Text => registry.with(records).init(),
+        LogFormat::Json => registry.with(records.json().flatten_event(true)).init(),
+    }
+    LevelSwitch(Arc::new(set))
+}
+
+fn filter(level: LogLevel) -> EnvFilter {
     let ours = match level {
         LogLevel::Error => "error",
         LogLevel::Warn => "warn",
@@ -135,15 +166,7 @@ pub fn init(screen: &Screen, level: LogLevel, format: LogFormat, coloured: bool)
         LogLevel::Trace => "trace",
     };
     let others = if level == LogLevel::Trace { "trace" } else { "error" };
-    let filter = EnvFilter::new(format!("{others},runwatch={ours},{EVENT_TARGET}=info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(ScreenWriter(screen.clone()))
-        .with_ansi(coloured && format == LogFormat::Text);
-    match format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-    }
+    EnvFilter::new(format!("{others},runwatch={ours},{EVENT_TARGET}=info"))
 }
 
 /// Whether to colour what goes to standard error; `auto` follows no-color.org.

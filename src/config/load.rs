@@ -11,7 +11,7 @@ use super::problem::{Origin, Problem, Problems};
 use super::reader::{Reader, Refusal, Table};
 use super::sinks::read_sinks;
 use super::source::{Merged, Sources};
-use super::{ApiSettings, ControlSettings, Secret, Settings, StaticWatch, StoreSettings, WatchSettings};
+use super::{ApiSettings, ControlSettings, LogFormat, LogLevel, LogSettings, Secret, Settings, StaticWatch, StoreSettings, WatchSettings};
 use crate::run::RunId;
 
 /// Shortest interval between two polls of a run.
@@ -80,6 +80,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
         watch: read_watch(&mut reader, &mut root),
         store: read_store(&mut reader, &mut root),
         control: read_control(&mut reader, &mut root),
+        log: read_log(&mut reader, &mut root),
         sinks: read_sinks(&mut reader, &mut root),
         watches: read_watches(&mut reader, &mut root),
     };
@@ -243,6 +244,25 @@ fn read_control(reader: &mut Reader<'_>, root: &mut Table) -> ControlSettings {
     let settings = ControlSettings { socket, listen, token };
     finish(reader, table);
     settings
+}
+
+fn read_log(reader: &mut Reader<'_>, root: &mut Table) -> LogSettings {
+    let mut table = reader.table(root, "log");
+    let table = &mut table;
+    let level = reader.take(table, "level", None).and_then(|item| reader.parsed(&item, word)).unwrap_or(LogLevel::Info);
+    let format =
+        reader.take(table, "format", None).and_then(|item| reader.parsed(&item, word)).unwrap_or(LogFormat::Text);
+    finish(reader, table);
+    LogSettings { level, format }
+}
+
+/// One of a few words.
+fn word<T: clap::ValueEnum>(text: &str) -> Result<T, Refusal> {
+    T::from_str(text, false).map_err(|_unknown| {
+        let words = T::value_variants().iter().filter_map(clap::ValueEnum::to_possible_value);
+        let words: Vec<_> = words.map(|word| word.get_name().to_owned()).collect();
+        ("this is none of the words for it".to_owned(), format!("write one of {}", words.join(", ")))
+    })
 }
 
 fn read_watches(reader: &mut Reader<'_>, root: &mut Table) -> Vec<StaticWatch> {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::ValueEnum;
+
 use super::Secret;
 use crate::run::{EventFilter, Labels, RunId, SinkName};
 
@@ -18,6 +20,8 @@ pub struct Settings {
     pub store: StoreSettings,
     /// `[control]`
     pub control: ControlSettings,
+    /// `[log]`
+    pub log: LogSettings,
     /// `[sinks.NAME]`, by name.
     pub sinks: BTreeMap<SinkName, SinkSettings>,
     /// `[[watches]]`
@@ -85,6 +89,39 @@ pub struct ControlSettings {
     pub listen: Option<std::net::SocketAddr>,
     /// The bearer token for `listen`; there always is one unless the address is a loopback one.
     pub token: Option<Secret>,
+}
+
+/// `[log]`: what the daemon logs. The flags of the command line win.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogSettings {
+    /// How much. Default: info.
+    pub level: LogLevel,
+    /// How. Default: text.
+    pub format: LogFormat,
+}
+
+/// How much is logged: this and all that is worse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// What failed.
+    Error,
+    /// What may need a look.
+    Warn,
+    /// What happened.
+    Info,
+    /// Why it happened.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// How log records look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 /// `[sinks.NAME]`

@@ -95,7 +95,7 @@ impl fmt::Debug for Sources {
 
 /// Built-in defaults, written as they would be in the environment. Sinks have theirs beside their
 /// keys, since their names are not known here. What is not listed is unset.
-const DEFAULTS: [(&str, &str); 17] = [
+const DEFAULTS: [(&str, &str); 19] = [
     ("api.base_url", "https://api.crewship.dev"),
     // One request a second: enough for dozens of runs at the longest interval, and no burden to the API.
     ("api.requests_per_minute", "60"),
@@ -117,6 +117,8 @@ const DEFAULTS: [(&str, &str); 17] = [
     ("store.retention", "7d"),
     ("control.listen", ""),
     ("control.token_file", ""),
+    ("log.level", "info"),
+    ("log.format", "text"),
 ];
 
 /// All layers, merged, with what is needed to tell where a value comes from.

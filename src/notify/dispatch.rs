@@ -112,7 +112,7 @@ impl Courier {
 
     /// Makes one attempt and stores how it went. Returns why, if the receiver wants no more messages.
     async fn attempt(&self, claimed: Claimed, disabled: Option<String>) -> Option<String> {
-        let Claimed { id, attempt, event } = claimed;
+        let Claimed { id, attempt, try_number, event } = claimed;
         let (at, began) = (self.clock.now(), Instant::now());
         let result = match disabled {
             Some(why) => Err(SendError { detail: format!("not sent: {why}"), retry_after: None, gone: true }),
@@ -125,7 +125,7 @@ impl Courier {
         let (outcome, detail, gone) = match result {
             Ok(sent) => (Outcome::Delivered, sent.detail, false),
             Err(error) => {
-                let outcome = if error.gone { Outcome::Dead } else { self.next_attempt(attempt, &error) };
+                let outcome = if error.gone { Outcome::Dead } else { self.next_attempt(try_number, &error) };
                 (outcome, error.detail, error.gone)
             }
         };
@@ -165,8 +165,8 @@ impl Courier {
 
     /// What follows a failed attempt: the planned wait, spread a little; longer where the receiver
     /// asked for it, but at most twice the plan.
-    fn next_attempt(&self, attempt: u32, error: &SendError) -> Outcome {
-        let Some(planned) = self.retry_schedule.get(attempt.saturating_sub(1) as usize) else { return Outcome::Dead };
+    fn next_attempt(&self, try_number: u32, error: &SendError) -> Outcome {
+        let Some(planned) = self.retry_schedule.get(try_number.saturating_sub(1) as usize) else { return Outcome::Dead };
         let spread = planned.mul_f64(1.0 + SPREAD * (2.0 * fastrand::f64() - 1.0));
         let asked = error.retry_after.unwrap_or_default().min(*planned * 2);
         Outcome::Retry(self.clock.now().checked_add(spread.max(asked)).unwrap_or(Timestamp::MAX))

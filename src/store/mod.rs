@@ -4,6 +4,7 @@
 //! transaction, and answers after the commit. So many small writes cost one sync to disk, and whatever
 //! was answered is safe.
 
+mod inspect;
 mod queries;
 mod schema;
 
@@ -14,7 +15,12 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use queries::{Added, Attempt, Claimed, DeliveryState, DeliverySummary, Outcome, StatusChange, Stored, Told};
+pub use inspect::{
+    AttemptRecord, Counts, DeliveryFilter, Happening, History, Page, WatchFilter, WatchRecord, WatchState,
+};
+pub use queries::{
+    Added, Attempt, Claimed, DeliveryState, DeliverySummary, Outcome, PollFailure, Removed, Retried, StatusChange, Stored, Told,
+};
 
 /// Why the store could not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -38,6 +44,12 @@ pub enum StoreError {
         what: &'static str,
         /// Why.
         why: String,
+    },
+    /// The database is damaged.
+    #[error("the store is damaged ({what}); restore a backup, or move it away to start with an empty one")]
+    Corrupt {
+        /// The first damage found.
+        what: String,
     },
     /// A newer runwatch wrote the database.
     #[error("the store has version {found}, this program knows {known} and older: use the newer runwatch")]
@@ -128,24 +140,29 @@ impl Store {
     /// When the file cannot be opened, is no database, or was written by a newer runwatch. It is never
     /// replaced.
     pub fn open(place: Place<'_>) -> Result<(Self, Writer), StoreError> {
-        let mut connection = match place {
-            Place::Memory => Connection::open_in_memory()?,
-            Place::File(path) => Connection::open(path)
-                .map_err(|source| StoreError::Open { path: path.to_owned(), source: Arc::new(source) })?,
+        let connection = match place {
+            Place::Memory => Connection::open_in_memory().map_err(StoreError::from).and_then(prepare)?,
+            Place::File(path) => {
+                let connection = Connection::open(path).map_err(StoreError::from).and_then(prepare);
+                connection.map_err(|error| match error {
+                    StoreError::Sql(source) => StoreError::Open { path: path.to_owned(), source },
+                    other => other,
+                })?
+            }
         };
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
-        connection.pragma_update(None, "foreign_keys", true)?;
-        // With a write-ahead log and FULL, a commit is on disk when it returns (sqlite.org/pragma.html).
-        connection.pragma_update(None, "journal_mode", "wal")?;
-        connection.pragma_update(None, "synchronous", "full")?;
-        schema::migrate(&mut connection)?;
-        queries::release_claims(&connection)?;
         let (jobs, jobs_receiver) = mpsc::channel(MAX_BATCH);
         let (history, history_receiver) = watch::channel(0);
         let (deliveries, deliveries_receiver) = watch::channel(0);
         let store = Self { jobs, history: history_receiver, deliveries: deliveries_receiver };
         Ok((store, Writer { connection, jobs: jobs_receiver, history, deliveries }))
+    }
+
+    /// Has the writer begin and end an empty transaction: it makes progress.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.call(Wakes::default(), |_| Ok(())).await
     }
 
     /// Changes whenever status changes or events were committed.
@@ -180,6 +197,23 @@ impl Store {
         self.jobs.send(job).await.map_err(|_closed| StoreError::Closed)?;
         answer.await.map_err(|_closed| StoreError::Closed)?
     }
+}
+
+/// Sets a fresh connection up, checks what it leads to, and brings it to the newest version.
+fn prepare(mut connection: Connection) -> Result<Connection, StoreError> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+    connection.pragma_update(None, "foreign_keys", true)?;
+    // With a write-ahead log and FULL, a commit is on disk when it returns (sqlite.org/pragma.html).
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "synchronous", "full")?;
+    schema::migrate(&mut connection)?;
+    let health: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if health != "ok" {
+        return Err(StoreError::Corrupt { what: health });
+    }
+    queries::release_claims(&connection)?;
+    Ok(connection)
 }
 
 impl Writer {

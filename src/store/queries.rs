@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, Row, named_params, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
 
 use super::{Store, StoreError, Wakes};
 use crate::run::{DeliveryId, Event, EventType, Labels, Progress, RunId, SinkName, Status, Step, Verdict, Watch};
@@ -17,6 +17,24 @@ pub enum Added {
     Known,
 }
 
+/// What came of removing a watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removed {
+    /// It is gone.
+    Removed,
+    /// There was no watch of that run.
+    Unknown,
+}
+
+/// What came of asking for a delivery to be tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retried {
+    /// It is due now.
+    Due,
+    /// There is no delivery of that ID.
+    Unknown,
+}
+
 /// A stored watch.
 #[derive(Debug, Clone)]
 pub struct Stored {
@@ -24,6 +42,17 @@ pub struct Stored {
     pub watch: Watch,
     /// How far it has come.
     pub progress: Progress,
+    /// When its status last changed; when it was added if that never happened.
+    pub changed_at: Timestamp,
+}
+
+/// A poll that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PollFailure {
+    /// When.
+    pub at: Timestamp,
+    /// What was wrong; one line, no secrets.
+    pub message: String,
 }
 
 /// An event with the sinks to tell of it.
@@ -55,6 +84,8 @@ pub struct Claimed {
     pub id: DeliveryId,
     /// Number of this attempt, from 1.
     pub attempt: u32,
+    /// Number of this attempt in the retry schedule, from 1: it begins anew when someone asks for it.
+    pub try_number: u32,
     /// What to deliver.
     pub event: Event,
 }
@@ -131,6 +162,10 @@ pub struct DeliverySummary {
     pub next_attempt_at: Option<Timestamp>,
     /// What came of the last attempt.
     pub last_detail: Option<String>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it arrived or was given up.
+    pub ended_at: Option<Timestamp>,
 }
 
 impl Store {
@@ -139,22 +174,124 @@ impl Store {
     /// # Errors
     /// When the store refuses; nothing is stored then.
     pub async fn add_watch(&self, watch: Watch) -> Result<Added, StoreError> {
+        self.call(Wakes::default(), move |db| insert_watch(db, &watch)).await
+    }
+
+    /// Stores a watch that the configuration asks for, unless it was added for the configuration before
+    /// or is there already.
+    ///
+    /// # Errors
+    /// When the store refuses; nothing is stored then.
+    pub async fn add_configured_watch(&self, watch: Watch) -> Result<Added, StoreError> {
         self.call(Wakes::default(), move |db| {
-            let sinks = watch.sinks.as_ref().map(|sinks| to_json("sinks", sinks)).transpose()?;
+            let first = db
+                .prepare_cached("INSERT INTO configured_watches (run_id) VALUES (?) ON CONFLICT DO NOTHING")?
+                .execute([watch.run_id.as_str()])?;
+            if first == 1 { insert_watch(db, &watch) } else { Ok(Added::Known) }
+        })
+        .await
+    }
+
+    /// Forgets that watches were added for the configuration, but for those it still asks for: one that
+    /// comes back to the configuration later is added again.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn keep_configured_watches(&self, run_ids: Vec<RunId>) -> Result<(), StoreError> {
+        self.call(Wakes::default(), move |db| {
+            let run_ids = to_json("run IDs", &run_ids)?;
+            db.prepare_cached(
+                "DELETE FROM configured_watches WHERE run_id NOT IN (SELECT value FROM json_each(?))",
+            )?
+            .execute([run_ids])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Deletes a watch with its history and its deliveries.
+    ///
+    /// # Errors
+    /// [`StoreError::Precondition`] when it has its verdict but not all messages of that are delivered or
+    /// given up; nothing is deleted then.
+    pub async fn remove_watch(&self, run_id: RunId) -> Result<Removed, StoreError> {
+        self.call(Wakes { history: true, deliveries: true }, move |db| {
+            let waiting: Option<bool> = db
+                .prepare_cached(
+                    "SELECT verdict IS NOT NULL AND EXISTS (
+                         SELECT 1 FROM events e JOIN deliveries d ON d.event_seq = e.seq
+                         WHERE e.run_id = watches.run_id AND d.state IN ('pending', 'sending'))
+                     FROM watches WHERE run_id = ?",
+                )?
+                .query_row([run_id.as_str()], |row| row.get(0))
+                .optional()?;
+            match waiting {
+                None => Ok(Removed::Unknown),
+                Some(true) => {
+                    let what = format!("a message about {run_id}");
+                    Err(StoreError::Precondition { what, wanted: "delivered or given up yet" })
+                }
+                Some(false) => {
+                    db.prepare_cached("DELETE FROM watches WHERE run_id = ?")?.execute([run_id.as_str()])?;
+                    Ok(Removed::Removed)
+                }
+            }
+        })
+        .await
+    }
+
+    /// Deletes up to `limit` watches that had their verdict before `before`, and notices as old, all of
+    /// whose messages are delivered or given up. Returns how many rows went.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn prune(&self, before: Timestamp, limit: u32) -> Result<usize, StoreError> {
+        self.call(Wakes::default(), move |db| {
+            let parameters = params![before.as_millisecond(), limit];
+            let watches = db
+                .prepare_cached(
+                    "DELETE FROM watches WHERE run_id IN (
+                         SELECT run_id FROM watches w WHERE verdict IS NOT NULL AND verdict_at < ?1 AND NOT EXISTS (
+                             SELECT 1 FROM events e JOIN deliveries d ON d.event_seq = e.seq
+                             WHERE e.run_id = w.run_id AND d.state IN ('pending', 'sending'))
+                         LIMIT ?2)",
+                )?
+                .execute(parameters)?;
+            let notices = db
+                .prepare_cached(
+                    "DELETE FROM events WHERE seq IN (
+                         SELECT seq FROM events e WHERE run_id IS NULL AND at < ?1 AND NOT EXISTS (
+                             SELECT 1 FROM deliveries d WHERE d.event_seq = e.seq AND d.state IN ('pending', 'sending'))
+                         LIMIT ?2)",
+                )?
+                .execute(parameters)?;
+            Ok(watches + notices)
+        })
+        .await
+    }
+
+    /// Makes a delivery due at `now` that was given up or waits for its next attempt; its schedule
+    /// begins anew.
+    ///
+    /// # Errors
+    /// [`StoreError::Precondition`] when it has arrived or is being sent.
+    pub async fn retry_delivery(&self, id: DeliveryId, now: Timestamp) -> Result<Retried, StoreError> {
+        self.call(Wakes { history: false, deliveries: true }, move |db| {
             let rows = db
                 .prepare_cached(
-                    "INSERT INTO watches (run_id, name, labels, sinks, added_at, deadline_at)
-                     VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (run_id) DO NOTHING",
+                    "UPDATE deliveries SET state = 'pending', next_attempt_at = ?, ended_at = NULL, earlier_tries = attempts
+                     WHERE id = ? AND state IN ('pending', 'dead')",
                 )?
-                .execute(params![
-                    watch.run_id.as_str(),
-                    watch.name,
-                    to_json("labels", &watch.labels)?,
-                    sinks,
-                    watch.added_at.as_millisecond(),
-                    watch.deadline_at.as_millisecond(),
-                ])?;
-            Ok(if rows == 1 { Added::New } else { Added::Known })
+                .execute(params![now.as_millisecond(), id.as_str()])?;
+            let known = "SELECT EXISTS (SELECT 1 FROM deliveries WHERE id = ?)";
+            if rows == 1 {
+                Ok(Retried::Due)
+            } else if db.prepare_cached(known)?.query_row([id.as_str()], |row| row.get(0))? {
+                let what = format!("delivery {id}");
+                Err(StoreError::Precondition { what, wanted: "waiting or given up; it has arrived or is being sent" })
+            } else {
+                Ok(Retried::Unknown)
+            }
         })
         .await
     }
@@ -166,7 +303,10 @@ impl Store {
     pub async fn active_watches(&self, now: Timestamp) -> Result<Vec<Stored>, StoreError> {
         self.call(Wakes::default(), move |db| {
             let mut statement =
-                db.prepare_cached("SELECT * FROM watches WHERE verdict IS NULL ORDER BY added_at, run_id")?;
+                db.prepare_cached(
+                    "SELECT *, (SELECT max(at) FROM status_changes s WHERE s.run_id = w.run_id) AS changed_at
+                     FROM watches w WHERE verdict IS NULL ORDER BY added_at, run_id",
+                )?;
             let mut rows = statement.query([])?;
             let mut stored = Vec::new();
             while let Some(row) = rows.next()? {
@@ -178,7 +318,8 @@ impl Store {
     }
 
     /// Stores a step of a watch: its new state, its events and their deliveries, all or nothing. The
-    /// events are `told`, which are those of `step` with their sinks.
+    /// events are `told`, which are those of `step` with their sinks. `last_error` is what the last poll
+    /// that failed said.
     ///
     /// # Errors
     /// [`StoreError::Precondition`] when the watch is gone or has its verdict already.
@@ -187,6 +328,7 @@ impl Store {
         run_id: RunId,
         step: Step,
         told: Vec<Told>,
+        last_error: Option<PollFailure>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let wakes = Wakes { history: true, deliveries: told.iter().any(|told| !told.sinks.is_empty()) };
@@ -198,7 +340,8 @@ impl Store {
                 .prepare_cached(
                     "UPDATE watches SET status = :status, details = :details, polls = :polls,
                         missing_since = :missing_since, seen_running = :seen_running, overdue_told = :overdue_told,
-                        verdict = :verdict, verdict_at = :verdict_at
+                        last_error = coalesce(:last_error, last_error),
+                        last_error_at = coalesce(:last_error_at, last_error_at), verdict = :verdict, verdict_at = :verdict_at
                      WHERE run_id = :run_id AND verdict IS NULL",
                 )?
                 .execute(named_params! {
@@ -208,6 +351,8 @@ impl Store {
                     ":missing_since": next.missing_since.map(Timestamp::as_millisecond),
                     ":seen_running": next.seen_running,
                     ":overdue_told": next.overdue_told,
+                    ":last_error": last_error.as_ref().map(|failure| &failure.message),
+                    ":last_error_at": last_error.as_ref().map(|failure| failure.at.as_millisecond()),
                     ":verdict": next.verdict.map(Verdict::as_str),
                     ":verdict_at": next.verdict.map(|_| now.as_millisecond()),
                     ":run_id": run_id.as_str(),
@@ -259,7 +404,7 @@ impl Store {
                 "UPDATE deliveries SET state = 'sending', attempts = attempts + 1
                  WHERE id IN (SELECT id FROM deliveries WHERE sink = ?1 AND state = 'pending' AND next_attempt_at <= ?2
                               ORDER BY next_attempt_at, id LIMIT ?3)
-                 RETURNING id, attempts, (SELECT body FROM events WHERE seq = event_seq)",
+                 RETURNING id, attempts, (SELECT body FROM events WHERE seq = event_seq), attempts - earlier_tries",
             )?;
             let mut rows = statement.query(params![sink.as_str(), now.as_millisecond(), limit as i64])?;
             let mut claimed = Vec::new();
@@ -267,6 +412,7 @@ impl Store {
                 claimed.push(Claimed {
                     id: read_id(row, 0, DeliveryId::new)?,
                     attempt: row.get(1)?,
+                    try_number: row.get(3)?,
                     event: Event::from_json(row.get_ref(2)?.as_str().map_err(rusqlite::Error::from)?)
                         .map_err(|error| unreadable("an event", &error))?,
                 });
@@ -353,41 +499,20 @@ impl Store {
         .await
     }
 
-    /// The events after `seq`, in order, each with its sequence number.
+    /// Up to `limit` events after `seq`, in order, each with its number.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn events_after(&self, seq: i64) -> Result<Vec<(i64, Event)>, StoreError> {
+    pub async fn events_after(&self, seq: i64, limit: u32) -> Result<Vec<(i64, Event)>, StoreError> {
         self.call(Wakes::default(), move |db| {
-            let mut statement = db.prepare_cached("SELECT seq, body FROM events WHERE seq > ? ORDER BY seq")?;
-            let mut rows = statement.query([seq])?;
+            let mut statement = db.prepare_cached("SELECT seq, body FROM events WHERE seq > ? ORDER BY seq LIMIT ?")?;
+            let mut rows = statement.query(params![seq, limit])?;
             let mut events = Vec::new();
             while let Some(row) = rows.next()? {
                 let body = row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?;
                 events.push((row.get(0)?, Event::from_json(body).map_err(|error| unreadable("an event", &error))?));
             }
             Ok(events)
-        })
-        .await
-    }
-
-    /// All deliveries, the oldest first.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn deliveries(&self) -> Result<Vec<DeliverySummary>, StoreError> {
-        self.call(Wakes::default(), move |db| {
-            let mut statement = db.prepare_cached(
-                "SELECT d.id, d.sink, e.run_id, e.type, d.state, d.attempts, d.next_attempt_at,
-                        (SELECT detail FROM attempts a WHERE a.delivery_id = d.id ORDER BY attempt DESC LIMIT 1)
-                 FROM deliveries d JOIN events e ON e.seq = d.event_seq ORDER BY d.id",
-            )?;
-            let mut rows = statement.query([])?;
-            let mut deliveries = Vec::new();
-            while let Some(row) = rows.next()? {
-                deliveries.push(read_delivery(row)?);
-            }
-            Ok(deliveries)
         })
         .await
     }
@@ -403,6 +528,24 @@ pub(super) fn release_claims(db: &Connection) -> Result<(), StoreError> {
         [],
     )?;
     Ok(())
+}
+
+fn insert_watch(db: &Connection, watch: &Watch) -> Result<Added, StoreError> {
+    let sinks = watch.sinks.as_ref().map(|sinks| to_json("sinks", sinks)).transpose()?;
+    let rows = db
+        .prepare_cached(
+            "INSERT INTO watches (run_id, name, labels, sinks, added_at, deadline_at)
+             VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (run_id) DO NOTHING",
+        )?
+        .execute(params![
+            watch.run_id.as_str(),
+            watch.name,
+            to_json("labels", &watch.labels)?,
+            sinks,
+            watch.added_at.as_millisecond(),
+            watch.deadline_at.as_millisecond(),
+        ])?;
+    Ok(if rows == 1 { Added::New } else { Added::Known })
 }
 
 fn insert_event(db: &Connection, told: &Told, now: Timestamp) -> Result<(), StoreError> {
@@ -424,7 +567,7 @@ fn insert_event(db: &Connection, told: &Told, now: Timestamp) -> Result<(), Stor
     Ok(())
 }
 
-fn read_watch(row: &Row<'_>, now: Timestamp) -> Result<Stored, StoreError> {
+pub(super) fn read_watch(row: &Row<'_>, now: Timestamp) -> Result<Stored, StoreError> {
     let text = |column: &str| -> Result<Option<String>, rusqlite::Error> { row.get(column) };
     let time = |column: &str| -> Result<Option<Timestamp>, StoreError> {
         row.get::<_, Option<i64>>(column)?.map(read_time).transpose()
@@ -450,10 +593,11 @@ fn read_watch(row: &Row<'_>, now: Timestamp) -> Result<Stored, StoreError> {
         None => None,
         Some(word) => Some(Verdict::from_word(&word).ok_or_else(|| unreadable("a verdict", &word))?),
     };
-    Ok(Stored { watch, progress })
+    let changed_at = time("changed_at")?.unwrap_or(watch.added_at);
+    Ok(Stored { watch, progress, changed_at })
 }
 
-fn read_delivery(row: &Row<'_>) -> Result<DeliverySummary, StoreError> {
+pub(super) fn read_delivery(row: &Row<'_>) -> Result<DeliverySummary, StoreError> {
     let word: String = row.get(3)?;
     let state: String = row.get(4)?;
     let run_id: Option<String> = row.get(2)?;
@@ -469,10 +613,12 @@ fn read_delivery(row: &Row<'_>) -> Result<DeliverySummary, StoreError> {
         attempts: row.get(5)?,
         next_attempt_at: row.get::<_, Option<i64>>(6)?.map(read_time).transpose()?,
         last_detail: row.get(7)?,
+        created_at: read_time(row.get(8)?)?,
+        ended_at: row.get::<_, Option<i64>>(9)?.map(read_time).transpose()?,
     })
 }
 
-fn read_id<T, E: std::fmt::Display>(
+pub(super) fn read_id<T, E: std::fmt::Display>(
     row: &Row<'_>,
     column: impl rusqlite::RowIndex,
     read: impl FnOnce(&str) -> Result<T, E>,
@@ -481,7 +627,7 @@ fn read_id<T, E: std::fmt::Display>(
     read(&text).map_err(|error| unreadable("an ID", &error))
 }
 
-fn read_time(milliseconds: i64) -> Result<Timestamp, StoreError> {
+pub(super) fn read_time(milliseconds: i64) -> Result<Timestamp, StoreError> {
     Timestamp::from_millisecond(milliseconds).map_err(|error| unreadable("a time", &error))
 }
 
@@ -489,10 +635,10 @@ fn to_json<T: serde::Serialize>(what: &'static str, value: &T) -> Result<String,
     serde_json::to_string(value).map_err(|error| unreadable(what, &error))
 }
 
-fn from_json<'a, T: serde::Deserialize<'a>>(what: &'static str, json: &'a str) -> Result<T, StoreError> {
+pub(super) fn from_json<'a, T: serde::Deserialize<'a>>(what: &'static str, json: &'a str) -> Result<T, StoreError> {
     serde_json::from_str(json).map_err(|error| unreadable(what, &error))
 }
 
-fn unreadable(what: &'static str, why: &dyn std::fmt::Display) -> StoreError {
+pub(super) fn unreadable(what: &'static str, why: &dyn std::fmt::Display) -> StoreError {
     StoreError::Unreadable { what, why: why.to_string() }
 }

@@ -6,7 +6,9 @@ use super::StoreError;
 
 /// The steps. Step N leads from `user_version` N to N + 1; a released step is never edited.
 ///
-/// Times are Unix milliseconds. `details` and `body` are the JSON of the domain types.
+/// Times are Unix milliseconds. `details` and `body` are the JSON of the domain types. `earlier_tries`
+/// counts the attempts before the schedule last began anew. `configured_watches` remembers which watches
+/// of the configuration were added once, so that none is added again after its end.
 const STEPS: &[&str] = &["
     CREATE TABLE watches (
         run_id        TEXT PRIMARY KEY,
@@ -21,10 +23,18 @@ const STEPS: &[&str] = &["
         missing_since INTEGER,
         seen_running  INTEGER NOT NULL DEFAULT 0,
         overdue_told  INTEGER NOT NULL DEFAULT 0,
+        last_error    TEXT,
+        last_error_at INTEGER,
         verdict       TEXT,
         verdict_at    INTEGER
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX active_watches ON watches (added_at) WHERE verdict IS NULL;
+    CREATE INDEX watches_in_order ON watches (added_at, run_id);
+    CREATE INDEX finished_watches ON watches (verdict_at) WHERE verdict IS NOT NULL;
+
+    CREATE TABLE configured_watches (
+        run_id TEXT PRIMARY KEY
+    ) STRICT, WITHOUT ROWID;
 
     CREATE TABLE status_changes (
         seq    INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -41,7 +51,8 @@ const STEPS: &[&str] = &["
         at     INTEGER NOT NULL,
         body   TEXT NOT NULL
     ) STRICT;
-    CREATE INDEX events_of_run ON events (run_id);
+    CREATE INDEX events_of_run ON events (run_id, seq);
+    CREATE INDEX events_of_no_run ON events (at) WHERE run_id IS NULL;
 
     CREATE TABLE deliveries (
         id              TEXT PRIMARY KEY,
@@ -49,12 +60,14 @@ const STEPS: &[&str] = &["
         sink            TEXT NOT NULL,
         state           TEXT NOT NULL CHECK (state IN ('pending', 'sending', 'delivered', 'dead')),
         attempts        INTEGER NOT NULL DEFAULT 0,
+        earlier_tries   INTEGER NOT NULL DEFAULT 0,
         next_attempt_at INTEGER,
         created_at      INTEGER NOT NULL,
         ended_at        INTEGER
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX due_deliveries ON deliveries (sink, next_attempt_at) WHERE state = 'pending';
     CREATE INDEX deliveries_of_event ON deliveries (event_seq);
+    CREATE INDEX open_deliveries ON deliveries (state, sink) WHERE state != 'delivered';
 
     CREATE TABLE attempts (
         delivery_id TEXT NOT NULL REFERENCES deliveries (id) ON DELETE CASCADE,

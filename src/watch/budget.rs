@@ -32,6 +32,17 @@ impl Budget {
         Self { interval, burst_span: interval * (burst - 1), spread_until: now }
     }
 
+    /// This budget from here on: `per_minute` requests, of which the burst counts as used.
+    pub(super) fn changed_to(&self, per_minute: u32, now: Instant) -> Self {
+        let mut changed = Self::new(per_minute, now);
+        if changed.interval == self.interval {
+            changed.spread_until = self.spread_until;
+        } else {
+            changed.spread_until += changed.burst_span;
+        }
+        changed
+    }
+
     /// When the next request may go out: `now` or earlier means at once.
     pub(super) fn next_at(&self) -> Instant {
         self.spread_until.checked_sub(self.burst_span).unwrap_or(self.spread_until)

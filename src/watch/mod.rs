@@ -31,7 +31,7 @@ use crate::api::{ApiError, Reply, RunSource};
 use crate::backoff::Growth;
 use crate::clock::{Clock, Jump, Reading};
 use crate::run::{Answer, Event, Limits, Progress, Routes, RunId, Status, Step, Watch};
-use crate::store::{Added, Store, StoreError, Stored, Told};
+use crate::store::{Added, PollFailure, Removed, Store, StoreError, Stored, Told};
 
 /// What the scheduler is held to.
 #[derive(Debug, Clone)]
@@ -58,6 +58,10 @@ const STORE_RETRY: Duration = Duration::from_secs(5);
 /// a suspend runs are asked for.
 const CLOCK_CHECK: Duration = Duration::from_secs(1);
 
+/// How far apart the first polls of watches are that are taken up together, unless there are so many
+/// that the last would have to wait longer than the longest interval.
+const SPREAD: Duration = Duration::from_millis(20);
+
 /// Commands waiting for the owner. Senders wait when it is full.
 const COMMANDS: usize = 256;
 
@@ -80,42 +84,79 @@ pub struct WatchView {
     pub polling: bool,
     /// When it is due next.
     pub next_poll_at: Timestamp,
-    /// What the last poll said, if it failed.
-    pub last_error: Option<String>,
+    /// The last poll that failed.
+    pub last_error: Option<PollFailure>,
 }
 
-enum Command {
-    Add { watch: Box<Watch>, reply: oneshot::Sender<Result<Added, StoreError>> },
-    View { reply: oneshot::Sender<Vec<WatchView>> },
+enum Command<S> {
+    Add { watch: Box<Watch>, origin: AddedBy, reply: oneshot::Sender<Result<Added, StoreError>> },
+    Remove { run_id: RunId, reply: oneshot::Sender<Result<Removed, StoreError>> },
+    View { only: Option<RunId>, reply: oneshot::Sender<Vec<WatchView>> },
+    Reload { source: S, policy: Box<Policy>, reply: oneshot::Sender<()> },
+}
+
+/// Who asks for a watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddedBy {
+    /// A person or a program.
+    Request,
+    /// The configuration: it is added once, and not again after its end.
+    Configuration,
 }
 
 /// A handle to the scheduler; clones share it.
-#[derive(Debug, Clone)]
-pub struct Watches {
-    commands: mpsc::Sender<Command>,
+#[derive(Debug)]
+pub struct Watches<S> {
+    commands: mpsc::Sender<Command<S>>,
     upstream: watch::Receiver<UpstreamView>,
 }
 
-impl Watches {
+impl<S> Clone for Watches<S> {
+    fn clone(&self) -> Self {
+        Self { commands: self.commands.clone(), upstream: self.upstream.clone() }
+    }
+}
+
+impl<S: RunSource> Watches<S> {
     /// Stores a watch and begins to follow it; one of the same run that is there already stays as it
     /// is. Cancel-safe: once sent, it is done whether or not anyone waits.
     ///
     /// # Errors
     /// When the store refuses, or the scheduler has ended.
-    pub async fn add(&self, watch: Watch) -> Result<Added, StoreError> {
-        let (reply, answer) = oneshot::channel();
-        let command = Command::Add { watch: Box::new(watch), reply };
-        self.commands.send(command).await.map_err(|_closed| StoreError::Closed)?;
-        answer.await.map_err(|_closed| StoreError::Closed)?
+    pub async fn add(&self, watch: Watch, origin: AddedBy) -> Result<Added, StoreError> {
+        let watch = Box::new(watch);
+        self.ask(|reply| Command::Add { watch, origin, reply }).await?
     }
 
-    /// The active watches as they stand; nothing when the scheduler has ended.
-    pub async fn view(&self) -> Vec<WatchView> {
+    /// Deletes a watch and ceases to follow it. Cancel-safe as [`Watches::add`].
+    ///
+    /// # Errors
+    /// As [`Store::remove_watch`], and when the scheduler has ended.
+    pub async fn remove(&self, run_id: RunId) -> Result<Removed, StoreError> {
+        self.ask(|reply| Command::Remove { run_id, reply }).await?
+    }
+
+    /// The active watches as they stand, in the order of adding: all, or that of one run.
+    ///
+    /// # Errors
+    /// When the scheduler has ended.
+    pub async fn view(&self, only: Option<RunId>) -> Result<Vec<WatchView>, StoreError> {
+        self.ask(|reply| Command::View { only, reply }).await
+    }
+
+    /// Has the scheduler ask `source` from here on, and hold to `policy`. No watch is lost.
+    ///
+    /// # Errors
+    /// When the scheduler has ended.
+    pub async fn reload(&self, source: S, policy: Policy) -> Result<(), StoreError> {
+        let policy = Box::new(policy);
+        self.ask(|reply| Command::Reload { source, policy, reply }).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command<S>) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        if self.commands.send(Command::View { reply }).await.is_err() {
-            return Vec::new();
-        }
-        answer.await.unwrap_or_default()
+        self.commands.send(command(reply)).await.map_err(|_closed| StoreError::Closed)?;
+        answer.await.map_err(|_closed| StoreError::Closed)
     }
 
     /// The state of the API, as it changes.
@@ -141,7 +182,7 @@ struct Entry {
     deadline: Instant,
     /// The API refused this watch's last poll.
     refused: bool,
-    last_error: Option<String>,
+    last_error: Option<PollFailure>,
 }
 
 /// Number of an entry: grows, so that equal due times are served in the order of adding.
@@ -160,6 +201,12 @@ enum PollError {
 
 enum Done {
     Added { watch: Box<Watch>, reply: oneshot::Sender<Result<Added, StoreError>>, result: Result<Added, StoreError> },
+    /// `keys` are those of the entries that were there when it was asked for.
+    Removed {
+        keys: Vec<Key>,
+        reply: oneshot::Sender<Result<Removed, StoreError>>,
+        result: Result<Removed, StoreError>,
+    },
     Step { key: Key, step: Box<Step>, result: Result<(), StoreError> },
     Other { what: &'static str, result: Result<(), StoreError> },
 }
@@ -183,7 +230,7 @@ pub struct Scheduler<S> {
     upstream: Upstream,
     polls: JoinSet<Polled>,
     stores: JoinSet<Done>,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<Command<S>>,
     view: watch::Sender<UpstreamView>,
     reading: Reading,
     /// Unknown status texts that were warned about.
@@ -200,7 +247,7 @@ impl<S: RunSource> Scheduler<S> {
         policy: Policy,
         active: Vec<Stored>,
         seed: u64,
-    ) -> (Self, Watches) {
+    ) -> (Self, Watches<S>) {
         let (sender, commands) = mpsc::channel(COMMANDS);
         let (view, upstream) = watch::channel(UpstreamView::default());
         let (now, reading) = (Instant::now(), clock.read());
@@ -224,8 +271,12 @@ impl<S: RunSource> Scheduler<S> {
             reading,
             warned: HashSet::new(),
         };
-        for stored in active {
-            scheduler.take_up(stored.watch, stored.progress, now);
+        let many = u32::try_from(active.len().max(1)).unwrap_or(u32::MAX);
+        let gap = SPREAD.min(scheduler.policy.growth.max / many);
+        for (index, stored) in (0..).zip(active) {
+            let waited = Duration::try_from(scheduler.reading.wall.duration_since(stored.changed_at));
+            let interval = scheduler.policy.growth.after(waited.unwrap_or_default());
+            scheduler.take_up(stored.watch, stored.progress, Some(interval), now, now + gap * index);
         }
         (scheduler, Watches { commands: sender, upstream })
     }
@@ -255,43 +306,85 @@ impl<S: RunSource> Scheduler<S> {
         }
     }
 
-    fn command(&mut self, command: Command) {
+    fn command(&mut self, command: Command<S>) {
         match command {
-            Command::Add { watch, reply } => {
+            Command::Add { watch, origin, reply } => {
                 let store = self.store.clone();
                 self.stores.spawn(async move {
-                    let result = store.add_watch(Watch::clone(&watch)).await;
+                    let stored = Watch::clone(&watch);
+                    let result = match origin {
+                        AddedBy::Request => store.add_watch(stored).await,
+                        AddedBy::Configuration => store.add_configured_watch(stored).await,
+                    };
                     Done::Added { watch, reply, result }
                 });
             }
-            Command::View { reply } => {
+            Command::Remove { run_id, reply } => {
+                let (store, keys) = (self.store.clone(), self.keys(Some(&run_id)));
+                self.stores.spawn(async move {
+                    let result = store.remove_watch(run_id).await;
+                    Done::Removed { keys, reply, result }
+                });
+            }
+            Command::View { only, reply } => {
                 let (now, wall) = (Instant::now(), self.clock.now());
-                let mut keys: Vec<_> = self.entries.keys().copied().collect();
-                keys.sort_unstable();
-                let views = keys.iter().map(|key| self.entries[key].view(now, wall)).collect();
+                let views = self.keys(only.as_ref()).iter().map(|key| self.entries[key].view(now, wall)).collect();
                 // Whoever asked may have left.
                 drop(reply.send(views));
+            }
+            Command::Reload { source, policy, reply } => {
+                self.reload(source, *policy);
+                let _unheard = reply.send(());
             }
         }
     }
 
-    /// Begins to follow a watch that is stored.
-    fn take_up(&mut self, watch: Watch, progress: Progress, now: Instant) {
+    /// The keys of all entries, or of those of one run, in the order of adding.
+    fn keys(&self, only: Option<&RunId>) -> Vec<Key> {
+        let wanted = |entry: &Entry| only.is_none_or(|run_id| entry.watch.run_id == *run_id);
+        let mut keys: Vec<_> =
+            self.entries.iter().filter(|(_, entry)| wanted(entry)).map(|(key, _)| *key).collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    /// Asks another source from here on and holds to another policy. Polls under way are not called
+    /// back; no watch waits longer than the new longest interval.
+    fn reload(&mut self, source: S, policy: Policy) {
+        let now = Instant::now();
+        self.source = Arc::new(source);
+        self.budget = self.budget.changed_to(policy.requests_per_minute, now);
+        self.upstream.reloaded(now);
+        self.policy = policy;
+        let latest = now + self.policy.growth.max;
+        for (key, entry) in &mut self.entries {
+            if entry.phase == Phase::Waiting && (entry.due > latest || entry.refused) {
+                self.due.remove(&(entry.due, *key));
+                entry.due = if entry.refused { now } else { latest };
+                self.due.insert((entry.due, *key));
+            }
+        }
+    }
+
+    /// Begins to follow a watch that is stored, with the first poll at `due` and intervals that go on
+    /// from `interval`.
+    fn take_up(&mut self, watch: Watch, progress: Progress, interval: Option<Duration>, now: Instant, due: Instant) {
         let key = self.next_key;
         self.next_key += 1;
         let deadline = instant_of(watch.deadline_at, self.reading.wall, now);
+        let due = due.min(deadline);
         let entry = Entry {
             watch,
             progress,
             phase: Phase::Waiting,
-            interval: None,
-            due: now,
+            interval,
+            due,
             deadline,
             refused: false,
             last_error: None,
         };
         self.entries.insert(key, entry);
-        self.due.insert((now, key));
+        self.due.insert((due, key));
         self.deadlines.insert((deadline, key));
     }
 
@@ -400,7 +493,6 @@ impl<S: RunSource> Scheduler<S> {
         let (answer, told) = match answer {
             Ok(reply) => {
                 entry.refused = false;
-                entry.last_error = None;
                 let told = self.upstream.answered(began, now.1);
                 if let Some(pause) = reply.pause {
                     self.upstream.pause(pause, now.0);
@@ -409,7 +501,6 @@ impl<S: RunSource> Scheduler<S> {
             }
             Err(PollError::Api(error)) if error.is_not_found() => {
                 entry.refused = false;
-                entry.last_error = None;
                 (Answer::Missing, self.upstream.answered(began, now.1))
             }
             Err(PollError::Api(error)) => {
@@ -419,11 +510,12 @@ impl<S: RunSource> Scheduler<S> {
                 let own_refusal = error.is_unauthorized()
                     && std::mem::replace(&mut entry.refused, error.is_unauthorized())
                     && self.upstream.trouble() != Some(Trouble::Refused);
-                entry.last_error = Some(message);
+                entry.last_error = Some(PollFailure { at: now.1, message });
                 (Answer::Failed, self.upstream.failed(&error, own_refusal, now, &mut self.random))
             }
             Err(PollError::PastDeadline) => {
-                entry.last_error = Some("no answer to the last poll within 5 s of the deadline".to_owned());
+                let message = "no answer to the last poll within 5 s of the deadline".to_owned();
+                entry.last_error = Some(PollFailure { at: now.1, message });
                 (Answer::Failed, None)
             }
         };
@@ -460,9 +552,9 @@ impl<S: RunSource> Scheduler<S> {
         let told =
             |event: &Event| Told { event: event.clone(), sinks: self.policy.routes.sinks_for(event, Some(watch)) };
         let told = step.events.iter().map(told).collect();
-        let (store, run_id) = (self.store.clone(), watch.run_id.clone());
+        let (store, run_id, last_error) = (self.store.clone(), watch.run_id.clone(), entry.last_error.clone());
         self.stores.spawn(async move {
-            let result = store.record_step(run_id, step.clone(), told, now).await;
+            let result = store.record_step(run_id, step.clone(), told, last_error, now).await;
             Done::Step { key, step: Box::new(step), result }
         });
     }
@@ -474,9 +566,15 @@ impl<S: RunSource> Scheduler<S> {
             Done::Added { watch, reply, result } => {
                 if let Ok(Added::New) = result {
                     let progress = Progress::begin(self.reading.wall);
-                    self.take_up(*watch, progress, now);
+                    self.take_up(*watch, progress, None, now, now);
                 }
                 // Whoever asked may have left; the watch is stored and followed all the same.
+                drop(reply.send(result));
+            }
+            Done::Removed { keys, reply, result } => {
+                if let Ok(Removed::Removed) = result {
+                    keys.into_iter().for_each(|key| self.forget(key));
+                }
                 drop(reply.send(result));
             }
             Done::Step { key, step, result } => {

@@ -114,6 +114,14 @@ impl Upstream {
         }
     }
 
+    /// Has the API asked at once, as the key or the address may be another now; a pause that it asked
+    /// for is kept.
+    pub(super) fn reloaded(&mut self, now: Instant) {
+        if self.trouble != Some(Trouble::Paused) {
+            self.closed_until = now;
+        }
+    }
+
     /// Takes note that the machine slept, so that a pause is not slept through twice.
     pub(super) fn slept(&mut self, slept: Duration) {
         self.closed_until = self.closed_until.checked_sub(slept).unwrap_or(self.closed_until);

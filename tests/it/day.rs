@@ -47,7 +47,7 @@ struct Simulation {
     tasks: JoinSet<()>,
     stop: CancellationToken,
     // Held so that the scheduler keeps serving.
-    _watches: Watches,
+    _watches: Watches<Api>,
 }
 
 /// Watches runs that take `lengths`, all added at once.
@@ -77,7 +77,7 @@ async fn simulate(lengths: &[Duration], adjust: impl FnOnce(&mut Policy)) -> Sim
             deadline_at: added_at.checked_add(DAY * 2).unwrap(),
         };
         let watches = watches.clone();
-        adding.spawn(async move { watches.add(watch).await });
+        adding.spawn(async move { watches.add(watch, runwatch::watch::AddedBy::Request).await });
     }
     while let Some(added) = adding.join_next().await {
         assert_eq!(added.unwrap().unwrap(), Added::New);
@@ -94,7 +94,7 @@ impl Simulation {
         let base = self.clock.now().checked_sub(self.start.elapsed()).unwrap();
         while delays.len() < count {
             changed.mark_unchanged();
-            for (event_seq, event) in self.store.events_after(seq).await.unwrap() {
+            for (event_seq, event) in self.store.events_after(seq, u32::MAX).await.unwrap() {
                 seq = event_seq;
                 let Some(verdict) = event.event_type.verdict() else { continue };
                 assert_eq!(verdict, Verdict::Succeeded);
@@ -217,7 +217,7 @@ async fn a_step_of_the_wall_clock_is_no_evidence_that_time_passed() {
     simulation.clock.jump(runwatch::clock::Jump { slept: Duration::ZERO, stepped: year });
     let mut changed = simulation.store.history_changed();
     let verdict = loop {
-        let events = simulation.store.events_after(0).await.unwrap();
+        let events = simulation.store.events_after(0, u32::MAX).await.unwrap();
         if let Some(verdict) = events.iter().find_map(|(_, event)| event.event_type.verdict()) {
             break verdict;
         }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use runwatch::run::{
     Answer, EventType, Labels, Limits, Observation, Progress, RunDetails, RunId, SinkName, Status, Step, Verdict, Watch,
 };
-use runwatch::store::{Added, Attempt, DeliveryState, Outcome, Place, Store, StoreError, Told};
+use runwatch::store::{Added, Attempt, DeliveryFilter, DeliveryState, Outcome, Place, Store, StoreError, Told};
 use tokio::task::JoinSet;
 
 fn time(seconds: i64) -> Timestamp {
@@ -62,10 +62,10 @@ async fn watches_verdicts_and_deliveries_outlive_the_process() {
     assert_eq!(store.add_watch(first.clone()).await.unwrap(), Added::Known);
     assert_eq!(store.add_watch(second.clone()).await.unwrap(), Added::New);
     let running = step(&second, &Progress::begin(time(0)), "running", time(1));
-    store.record_step(second.run_id.clone(), running, Vec::new(), time(1)).await.unwrap();
+    store.record_step(second.run_id.clone(), running, Vec::new(), None, time(1)).await.unwrap();
     let failed = step(&first, &Progress::begin(time(0)), "failed", time(2));
     let events = told(&failed, &["ops", "desk"]);
-    store.record_step(first.run_id.clone(), failed.clone(), events, time(2)).await.unwrap();
+    store.record_step(first.run_id.clone(), failed.clone(), events, None, time(2)).await.unwrap();
 
     // The attempt is under way when the process dies.
     let ops = SinkName::new("ops").unwrap();
@@ -99,13 +99,13 @@ async fn a_verdict_is_given_once() {
     store.add_watch(watch.clone()).await.unwrap();
     let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
     assert_eq!(failed.progress.verdict, Some(Verdict::Failed));
-    store.record_step(watch.run_id.clone(), failed.clone(), told(&failed, &["ops"]), time(2)).await.unwrap();
+    store.record_step(watch.run_id.clone(), failed.clone(), told(&failed, &["ops"]), None, time(2)).await.unwrap();
     let succeeded = step(&watch, &Progress::begin(time(0)), "succeeded", time(3));
-    let refused = store.record_step(watch.run_id.clone(), succeeded.clone(), told(&succeeded, &["ops"]), time(3)).await;
+    let refused = store.record_step(watch.run_id.clone(), succeeded.clone(), told(&succeeded, &["ops"]), None, time(3)).await;
     assert!(matches!(refused, Err(StoreError::Precondition { .. })), "{refused:?}");
-    let events = store.events_after(0).await.unwrap();
+    let events = store.events_after(0, u32::MAX).await.unwrap();
     assert_eq!(events.iter().map(|(_, event)| event.event_type).collect::<Vec<_>>(), [EventType::RunFailed]);
-    assert_eq!(store.deliveries().await.unwrap().len(), 1, "the refused step left nothing behind");
+    assert_eq!(store.deliveries(DeliveryFilter::default(), 100).await.unwrap().items.len(), 1, "the refused step left nothing behind");
     close(store, tasks).await;
 }
 
@@ -116,7 +116,7 @@ async fn attempts_are_recorded_with_what_follows() {
     let (watch, ops) = (watch("run_1"), SinkName::new("ops").unwrap());
     store.add_watch(watch.clone()).await.unwrap();
     let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
-    store.record_step(watch.run_id.clone(), failed.clone(), told(&failed, &["ops"]), time(2)).await.unwrap();
+    store.record_step(watch.run_id.clone(), failed.clone(), told(&failed, &["ops"]), None, time(2)).await.unwrap();
 
     let attempt = |attempt, at, outcome| Attempt {
         attempt,
@@ -134,7 +134,7 @@ async fn attempts_are_recorded_with_what_follows() {
     let stale = store.record_attempt(claimed.id.clone(), attempt(1, 7, Outcome::Delivered)).await;
     assert!(matches!(stale, Err(StoreError::Precondition { .. })), "an attempt that is over: {stale:?}");
     store.record_attempt(claimed.id.clone(), attempt(2, 7, Outcome::Delivered)).await.unwrap();
-    let deliveries = store.deliveries().await.unwrap();
+    let deliveries = store.deliveries(DeliveryFilter::default(), 100).await.unwrap().items;
     assert_eq!(deliveries.len(), 1);
     assert_eq!((deliveries[0].state, deliveries[0].attempts), (DeliveryState::Delivered, 2));
     assert_eq!(deliveries[0].last_detail.as_deref(), Some("answer 2"));

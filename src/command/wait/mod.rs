@@ -13,16 +13,17 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use self::view::{Palette, Tracked, change_line, live_lines, upstream_line};
 use super::{KEY_REFUSED, Signals, USAGE};
+use crate::api::ApiClient;
 use crate::app::Engine;
 use crate::cli::WaitArgs;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::notify::summary;
 use crate::run::{Event, EventData, Labels, RunEvent, RunId, Verdict, Watch};
-use crate::store::{DeliveryState, DeliverySummary, Place};
+use crate::store::{DeliveryFilter, DeliveryState, DeliverySummary, Place};
 use crate::telemetry::{LiveArea, Screen};
 use crate::text::{one_line, span};
-use crate::watch::{Trouble, UpstreamView};
+use crate::watch::{AddedBy, Trouble, UpstreamView};
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +53,12 @@ pub struct Manner {
 
 /// How long messages that are being sent when the command ends are given.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// The states of a delivery that is not done with.
+const OPEN: [DeliveryState; 2] = [DeliveryState::Pending, DeliveryState::Sending];
+
+/// No limit: the store of one command holds what its arguments name.
+const ALL: u32 = u32::MAX;
 
 /// How often live lines are drawn anew.
 const REDRAW: Duration = Duration::from_millis(250);
@@ -125,7 +132,7 @@ pub(super) struct Until {
 
 /// Adds `watches` to a fresh engine, follows them, stops the engine, and returns the exit code.
 pub(super) async fn follow(
-    engine: Engine,
+    engine: Engine<ApiClient>,
     clock: Clock,
     watches: Vec<Watch>,
     until: Until,
@@ -153,7 +160,7 @@ pub(super) async fn follow(
         unwritable: None,
     };
     for watch in watches {
-        session.engine.watches.add(watch).await?;
+        session.engine.watches.add(watch, AddedBy::Request).await?;
     }
     let end = session.until_done(&mut signals).await?;
     session.finish(end, signals).await
@@ -162,7 +169,7 @@ pub(super) async fn follow(
 struct Session {
     manner: Manner,
     clock: Clock,
-    engine: Engine,
+    engine: Engine<ApiClient>,
     until: Until,
     order: Vec<RunId>,
     runs: BTreeMap<RunId, Tracked>,
@@ -224,7 +231,7 @@ impl Session {
             }
         }
         let mut given = None;
-        for (seq, event) in self.engine.store.events_after(self.event_seq).await? {
+        for (seq, event) in self.engine.store.events_after(self.event_seq, ALL).await? {
             self.event_seq = seq;
             let (Some(verdict), EventData::Run(data)) = (event.event_type.verdict(), &event.data) else { continue };
             let Some(run) = self.runs.get_mut(&data.run.id) else { continue };
@@ -242,7 +249,7 @@ impl Session {
     async fn show(&mut self, state: &UpstreamView, area: Option<&mut LiveArea>) {
         let now = self.clock.now();
         if let Some(area) = area {
-            let views = self.engine.watches.view().await;
+            let views = self.engine.watches.view(None).await.unwrap_or_default();
             let runs: Vec<_> = self.order.iter().map(|id| self.runs[id].clone()).collect();
             // Room is left for the prompt and for the line about the API.
             let most = self.manner.screen.rows().saturating_sub(3).max(1);
@@ -367,11 +374,11 @@ impl Session {
         let mut announced = false;
         loop {
             changed.mark_unchanged();
-            let deliveries = self.engine.store.deliveries().await?;
-            let open: Vec<_> = deliveries.iter().filter(|delivery| is_open(delivery)).collect();
-            let within = |delivery: &&&DeliverySummary| delivery.next_attempt_at.is_none_or(|at| at <= ends_at);
-            if !open.iter().any(|delivery| within(&delivery)) || Instant::now() >= ends {
-                self.report_undelivered(&deliveries);
+            let open = DeliveryFilter { states: OPEN.to_vec(), ..DeliveryFilter::default() };
+            let open = self.engine.store.deliveries(open, ALL).await?.items;
+            let within = |delivery: &DeliverySummary| delivery.next_attempt_at.is_none_or(|at| at <= ends_at);
+            if !open.iter().any(within) || Instant::now() >= ends {
+                self.report_undelivered().await?;
                 return Ok(None);
             }
             let retrying = open.iter().any(|delivery| delivery.last_detail.is_some());
@@ -388,10 +395,11 @@ impl Session {
         }
     }
 
-    fn report_undelivered(&self, deliveries: &[DeliverySummary]) {
+    async fn report_undelivered(&self) -> anyhow::Result<()> {
         let now = self.clock.now();
-        let undelivered: Vec<_> =
-            deliveries.iter().filter(|delivery| delivery.state != DeliveryState::Delivered).collect();
+        let states = OPEN.into_iter().chain([DeliveryState::Dead]).collect();
+        let undelivered = DeliveryFilter { states, ..DeliveryFilter::default() };
+        let undelivered = self.engine.store.deliveries(undelivered, ALL).await?.items;
         for delivery in &undelivered {
             let about = delivery.run_id.as_ref().map(|id| format!(" of {id}")).unwrap_or_default();
             let why =
@@ -409,14 +417,11 @@ impl Session {
                 if delivery.attempts == 1 { "1 attempt".to_owned() } else { format!("{} attempts", delivery.attempts) },
             ));
         }
-        if undelivered.iter().any(|delivery| is_open(delivery)) {
+        if undelivered.iter().any(|delivery| OPEN.contains(&delivery.state)) {
             self.manner.screen.line("these messages end with this command; a longer --linger gives them more time");
         }
+        Ok(())
     }
-}
-
-fn is_open(delivery: &DeliverySummary) -> bool {
-    matches!(delivery.state, DeliveryState::Pending | DeliveryState::Sending)
 }
 
 fn messages(count: usize) -> String {
