@@ -67,12 +67,7 @@ impl<S: RunSource> Engine<S> {
     ///
     /// # Errors
     /// When the store cannot be opened, or a sink cannot be built.
-    pub async fn start_with(
-        source: S,
-        settings: &Settings,
-        place: Place<'_>,
-        clock: Clock,
-    ) -> anyhow::Result<Self> {
+    pub async fn start_with(source: S, settings: &Settings, place: Place<'_>, clock: Clock) -> anyhow::Result<Self> {
         let sinks = build_sinks(settings)?;
         let (store, writer) = Store::open(place)?;
         let mut writers = JoinSet::new();

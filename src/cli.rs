@@ -10,9 +10,10 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::config::{
-    LogFormat, LogLevel, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, check_label, duration_text, parse_duration, watch_name,
+    LogFormat, LogLevel, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, check_label, duration_text,
+    parse_duration, watch_name,
 };
-use crate::run::{InvalidId, RunId, SinkName};
+use crate::run::{DeliveryId, InvalidId, RunId, SinkName, Verdict};
 
 const WAIT_HELP: &str = "\
 Exit codes:
@@ -35,6 +36,14 @@ Examples:
   create-run | runwatch wait -            the answer of Create Run, piped in
   runwatch wait --output run_xyz789abc > report.json
   runwatch wait --any run_1 run_2 run_3";
+
+const DAEMON_HELP: &str = "\
+Signals: SIGTERM and SIGINT stop it, a second one at once; SIGHUP reloads the configuration.
+
+Exit codes:
+  0  stopped by a signal
+  1  the store or something else that it needs failed
+  2  the configuration is wrong, or another daemon uses the store or the socket";
 
 const TOP_HELP: &str = "\
 Configuration: /etc/runwatch/config.toml, then ~/.config/runwatch/config.toml, then the environment
@@ -124,6 +133,33 @@ pub enum Command {
     /// Watch runs here and now until each has a verdict.
     #[command(visible_alias = "watch", after_help = WAIT_HELP)]
     Wait(WaitArgs),
+    /// Run the service: keep watches through restarts, and tell the configured sinks.
+    #[command(after_help = DAEMON_HELP)]
+    Daemon,
+    /// Hand runs to the running daemon.
+    Add(AddArgs),
+    /// List the daemon's watches.
+    List(ListArgs),
+    /// Say everything about one watch: why was I told, or not?
+    Show {
+        /// The run.
+        #[arg(value_name = "RUN_ID")]
+        run: RunId,
+    },
+    /// Have the daemon stop watching runs. The runs themselves are left alone.
+    Remove {
+        /// The runs.
+        #[arg(required = true, value_name = "RUN_ID")]
+        runs: Vec<RunId>,
+    },
+    /// Follow the daemon's events, one JSON object a line.
+    Events {
+        /// Begin after this event instead of now; 0 is all there are.
+        #[arg(long, value_name = "ID")]
+        after: Option<u64>,
+    },
+    /// List the daemon's messages to sinks, or try some again.
+    Deliveries(DeliveriesArgs),
     /// Try the configured sinks.
     #[command(subcommand)]
     Sinks(SinksCommand),
@@ -151,18 +187,12 @@ pub struct WaitArgs {
     /// Runs to watch; `-` reads IDs, or JSON with `run_id` or `id`, from standard input.
     #[arg(required = true, value_name = "RUN_ID|-")]
     pub runs: Vec<RunArg>,
-    /// Give up on a run after this time [default: watch.deadline, 24h].
-    #[arg(long, value_name = "DURATION", value_parser = deadline)]
-    pub timeout: Option<Duration>,
-    /// A name for the runs, shown in messages.
-    #[arg(long, value_name = "TEXT", value_parser = name)]
-    pub name: Option<String>,
-    /// A label for the runs, which sinks can select by; repeatable.
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
-    pub labels: Vec<(String, String)>,
-    /// Tell only this sink; repeatable.
-    #[arg(long = "sink", value_name = "NAME")]
-    pub sinks: Vec<SinkName>,
+    /// What goes for the watches.
+    #[command(flatten)]
+    pub watch: WatchArgs,
+    /// Have the running daemon watch, and follow it; when this ends, the watches stay there.
+    #[arg(long, conflicts_with = "interval")]
+    pub daemon: bool,
     /// Ask at this fixed interval, 50ms or more, instead of a growing one.
     #[arg(long, value_name = "DURATION", value_parser = interval)]
     pub interval: Option<Duration>,
@@ -181,6 +211,75 @@ pub struct WaitArgs {
     /// After the verdicts, keep retrying messages whose next attempt is due within this time.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = linger)]
     pub linger: Duration,
+}
+
+/// What goes for a watch.
+#[derive(Debug, Clone, Args)]
+pub struct WatchArgs {
+    /// Give up on a run after this time [default: watch.deadline, 24h].
+    #[arg(long, value_name = "DURATION", value_parser = deadline)]
+    pub timeout: Option<Duration>,
+    /// A name for the runs, shown in messages.
+    #[arg(long, value_name = "TEXT", value_parser = name)]
+    pub name: Option<String>,
+    /// A label for the runs, which sinks can select by; repeatable.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+    /// Tell only this sink; repeatable.
+    #[arg(long = "sink", value_name = "NAME")]
+    pub sinks: Vec<SinkName>,
+}
+
+/// Arguments of `add`.
+#[derive(Debug, Clone, Args)]
+pub struct AddArgs {
+    /// Runs to watch; `-` reads IDs, or JSON with `run_id` or `id`, from standard input.
+    #[arg(required = true, value_name = "RUN_ID|-")]
+    pub runs: Vec<RunArg>,
+    /// What goes for the watches.
+    #[command(flatten)]
+    pub watch: WatchArgs,
+}
+
+/// Arguments of `list`.
+#[derive(Debug, Clone, Args)]
+pub struct ListArgs {
+    /// Finished watches too.
+    #[arg(long)]
+    pub all: bool,
+    /// Only finished watches with this verdict: succeeded, failed, canceled, not_found, unreachable
+    /// or timed_out.
+    #[arg(long, value_name = "VERDICT", value_parser = verdict)]
+    pub verdict: Option<Verdict>,
+    /// Only watches that carry this label; repeatable.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+}
+
+/// Arguments of `deliveries`.
+#[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct DeliveriesArgs {
+    /// Only those that failed at least once and have not arrived.
+    #[arg(long)]
+    pub failed: bool,
+    /// Only those of this sink.
+    #[arg(long, value_name = "NAME")]
+    pub sink: Option<SinkName>,
+    /// What to do with some.
+    #[command(subcommand)]
+    pub command: Option<DeliveriesCommand>,
+}
+
+/// The commands of `deliveries`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum DeliveriesCommand {
+    /// Try deliveries again at once that were given up or wait for their next attempt.
+    Retry {
+        /// Their IDs.
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<DeliveryId>,
+    },
 }
 
 /// One argument of `wait`.
@@ -258,6 +357,11 @@ fn linger(text: &str) -> Result<Duration, String> {
     within(text, Duration::ZERO, MAX_DEADLINE)
 }
 
+fn verdict(text: &str) -> Result<Verdict, String> {
+    let words = || Verdict::WORST_FIRST.map(Verdict::as_str).join(", ");
+    Verdict::from_word(text).ok_or_else(|| format!("write one of {}", words()))
+}
+
 fn name(text: &str) -> Result<String, String> {
     watch_name(text).map_err(|(what, _)| what)
 }
@@ -296,8 +400,8 @@ mod tests {
         )
         .unwrap();
         assert_eq!(args.runs, [RunArg::Id(RunId::new("run_1").unwrap()), RunArg::Stdin]);
-        assert_eq!(args.timeout, Some(Duration::from_secs(7200)));
-        assert_eq!(args.labels, [("a".into(), "b".into()), ("c".into(), "d=e".into())]);
+        assert_eq!(args.watch.timeout, Some(Duration::from_secs(7200)));
+        assert_eq!(args.watch.labels, [("a".into(), "b".into()), ("c".into(), "d=e".into())]);
         assert_eq!(args.interval, Some(Duration::from_millis(50)));
         assert_eq!(args.linger, Duration::ZERO);
         assert_eq!(wait("runwatch wait run_1").unwrap().linger, Duration::from_secs(30));

@@ -34,9 +34,12 @@
 //! | [`watch`] | when to ask for which run |
 //! | [`store`] | SQLite |
 //! | [`notify`] | deliveries and sinks |
+//! | [`control`] | the interface of the daemon: server and client |
 //! | [`config`], [`cli`] | what the user asks for |
-//! | [`app`], [`command`], [`telemetry`] | the wiring, the commands, logs and the terminal |
-//! | [`clock`], [`backoff`], [`text`] | time, growing intervals, harmless text |
+//! | [`app`], [`command`] | the wiring, the commands |
+//! | [`telemetry`], [`service`] | logs and the terminal, the service manager |
+//! | [`clock`], [`backoff`] | time, growing intervals |
+//! | [`text`], [`table`] | harmless text, tables that fit |
 //! | [`simulator`] | the simulated API and receiver of the tests and the demo |
 
 pub mod api;
@@ -46,10 +49,14 @@ pub mod cli;
 pub mod clock;
 pub mod command;
 pub mod config;
+pub mod control;
+mod crash;
 pub mod notify;
 pub mod run;
+pub mod service;
 pub mod simulator;
 pub mod store;
+pub mod table;
 pub mod telemetry;
 pub mod text;
 pub mod watch;

@@ -1,9 +1,11 @@
 //! The `runwatch` program: arguments, logs, configuration, then one command.
 
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use runwatch::cli::{Cli, Command, Common, ConfigCommand, SinksCommand};
+use runwatch::command::daemon::Logging;
+use runwatch::command::remote::{self, Talk};
 use runwatch::command::wait::{Manner, Results};
 use runwatch::command::{self, USAGE};
 use runwatch::config::{self, LogFormat, LogLevel, Settings, Sources};
@@ -23,9 +25,17 @@ fn main() -> ExitCode {
 fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
     let common = cli.common;
     let coloured = telemetry::coloured(common.color);
-    let log_format = common.log_format.unwrap_or(LogFormat::Text);
-    let levels = telemetry::init(screen, common.log_level.unwrap_or(LogLevel::Warn), log_format, coloured);
     let sources = || Sources::from_process(common.config.clone());
+    if matches!(cli.command, Command::Daemon) {
+        let settings = settings(&sources())?;
+        let level = common.log_level.unwrap_or(settings.log.level);
+        let format = common.log_format.unwrap_or(settings.log.format);
+        let levels = telemetry::init(screen, level, format, coloured);
+        let logging = Logging { levels, level: common.log_level };
+        return block_on(command::daemon::daemon(settings, sources, logging));
+    }
+    let log_format = common.log_format.unwrap_or(LogFormat::Text);
+    telemetry::init(screen, common.log_level.unwrap_or(LogLevel::Warn), log_format, coloured);
     let (out, err) = (&mut io::stdout(), &mut io::stderr());
     let manner = |results| Manner { screen: screen.clone(), progress: !common.quiet, coloured, results };
     match cli.command {
@@ -37,6 +47,15 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
                 _ => Results::Text,
             };
             block_on(command::wait::wait(&args, settings(&sources())?, manner(results)))
+        }
+        Command::Daemon => unreachable!("it was started above"),
+        Command::Add(args) => block_on(remote::add(&settings(&sources())?, &args, talk(&common, out, err))),
+        Command::List(args) => block_on(remote::list(&settings(&sources())?, &args, talk(&common, out, err))),
+        Command::Show { run } => block_on(remote::show(&settings(&sources())?, &run, talk(&common, out, err))),
+        Command::Remove { runs } => block_on(remote::remove(&settings(&sources())?, &runs, talk(&common, out, err))),
+        Command::Events { after } => block_on(remote::events(&settings(&sources())?, after, talk(&common, out, err))),
+        Command::Deliveries(args) => {
+            block_on(remote::deliveries(&settings(&sources())?, &args, talk(&common, out, err)))
         }
         Command::Sinks(SinksCommand::Test { sinks }) => {
             block_on(command::sinks::test(&settings(&sources())?, &sinks, common.json, out))
@@ -55,6 +74,11 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
 
 fn settings(sources: &Sources) -> anyhow::Result<Settings> {
     Ok(config::load(sources)?.settings)
+}
+
+fn talk<'a>(common: &Common, out: &'a mut dyn Write, err: &'a mut dyn Write) -> Talk<'a> {
+    let terminal = console::Term::stdout();
+    Talk { out, err, json: common.json, width: terminal.is_term().then(|| terminal.size().1) }
 }
 
 fn demo_results(common: &Common) -> Results {

@@ -1,7 +1,9 @@
 //! The commands: each takes its arguments and the settings, and returns the exit code of the process.
 
 pub mod config;
+pub mod daemon;
 pub mod demo;
+pub mod remote;
 pub mod shell;
 pub mod sinks;
 pub mod wait;

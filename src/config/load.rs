@@ -11,7 +11,10 @@ use super::problem::{Origin, Problem, Problems};
 use super::reader::{Reader, Refusal, Table};
 use super::sinks::read_sinks;
 use super::source::{Merged, Sources};
-use super::{ApiSettings, ControlSettings, LogFormat, LogLevel, LogSettings, Secret, Settings, StaticWatch, StoreSettings, WatchSettings};
+use super::{
+    ApiSettings, ControlSettings, LogFormat, LogLevel, LogSettings, Secret, Settings, StaticWatch, StoreSettings,
+    WatchSettings,
+};
 use crate::run::RunId;
 
 /// Shortest interval between two polls of a run.

@@ -9,9 +9,10 @@ use reqwest::header::{HeaderName, HeaderValue};
 use super::effective::REDACTED;
 use super::load::{DAY, MIN_TIMEOUT, finish, http_url};
 use super::problem::{Origin, nearest};
+use super::quantity::parse_duration;
 use super::reader::{Reader, Refusal, Table};
 use super::{Secret, SinkKind, SinkSettings, WebhookFormat, WebhookSettings};
-use crate::run::{EventFilter, EventType, SinkName};
+use crate::run::{EventFilter, EventType, Labels, SinkName};
 
 /// The kinds of sink.
 const TYPES: [&str; 4] = ["desktop", "webhook", "log", "command"];
@@ -41,6 +42,19 @@ const RESERVED_HEADERS: [&str; 8] = [
     "webhook-signature",
     "webhook-timestamp",
 ];
+
+impl SinkSettings {
+    /// A sink that writes a log record for each verdict: what the daemon has where none is configured.
+    pub fn log_of_verdicts() -> Self {
+        let waits = RETRY_SCHEDULE.split(',').map(|wait| parse_duration(wait).expect("a legal duration"));
+        Self {
+            kind: SinkKind::Log { path: None },
+            events: EventFilter::verdicts(),
+            labels: Labels::new(),
+            retry_schedule: waits.collect(),
+        }
+    }
+}
 
 /// Reads all sinks.
 pub(super) fn read_sinks(reader: &mut Reader<'_>, root: &mut Table) -> BTreeMap<SinkName, SinkSettings> {

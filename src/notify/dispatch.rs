@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Message, SendError, Sink};
 use crate::clock::Clock;
+use crate::crash;
 use crate::run::{Event, EventData, EventType, Routes, SinkName, SinkNotice};
 use crate::store::{Attempt, Claimed, Outcome, Store, StoreError, Told};
 
@@ -113,6 +114,7 @@ impl Courier {
     /// Makes one attempt and stores how it went. Returns why, if the receiver wants no more messages.
     async fn attempt(&self, claimed: Claimed, disabled: Option<String>) -> Option<String> {
         let Claimed { id, attempt, try_number, event } = claimed;
+        crash::point("claimed");
         let (at, began) = (self.clock.now(), Instant::now());
         let result = match disabled {
             Some(why) => Err(SendError { detail: format!("not sent: {why}"), retry_after: None, gone: true }),
@@ -121,6 +123,7 @@ impl Courier {
                 self.sink.send(&message).await
             }
         };
+        crash::point("sent");
         let took = began.elapsed();
         let (outcome, detail, gone) = match result {
             Ok(sent) => (Outcome::Delivered, sent.detail, false),
@@ -144,7 +147,10 @@ impl Courier {
         let record = Attempt { attempt, at, took, detail: detail.clone(), outcome };
         loop {
             match self.store.record_attempt(id.clone(), record.clone()).await {
-                Ok(()) => break,
+                Ok(()) => {
+                    crash::point("recorded");
+                    break;
+                }
                 Err(error @ (StoreError::Closed | StoreError::Precondition { .. })) => {
                     tracing::error!(sink = %self.name, delivery = %id, %error, "cannot store an attempt");
                     break;
@@ -166,7 +172,9 @@ impl Courier {
     /// What follows a failed attempt: the planned wait, spread a little; longer where the receiver
     /// asked for it, but at most twice the plan.
     fn next_attempt(&self, try_number: u32, error: &SendError) -> Outcome {
-        let Some(planned) = self.retry_schedule.get(try_number.saturating_sub(1) as usize) else { return Outcome::Dead };
+        let Some(planned) = self.retry_schedule.get(try_number.saturating_sub(1) as usize) else {
+            return Outcome::Dead;
+        };
         let spread = planned.mul_f64(1.0 + SPREAD * (2.0 * fastrand::f64() - 1.0));
         let asked = error.retry_after.unwrap_or_default().min(*planned * 2);
         Outcome::Retry(self.clock.now().checked_add(spread.max(asked)).unwrap_or(Timestamp::MAX))

@@ -94,6 +94,11 @@ impl EventType {
         Self::ALL.into_iter().find(|event_type| event_type.as_str() == word)
     }
 
+    /// Whether it tells of a watch that goes on.
+    pub fn is_progress(self) -> bool {
+        matches!(self, Self::RunStarted | Self::WatchOverdue)
+    }
+
     /// The verdict that an event of this type tells, if it tells one.
     pub fn verdict(self) -> Option<Verdict> {
         Verdict::WORST_FIRST.into_iter().find(|verdict| verdict.event_type() == self)
@@ -338,12 +343,17 @@ impl Event {
         Self { event_type: EventType::SinkTest, timestamp: now, data: EventData::Run(Box::new(data)) }
     }
 
-    /// The run that the event is about, if it is about one.
-    pub fn run_id(&self) -> Option<&RunId> {
+    /// The data of an event about a run.
+    pub fn run(&self) -> Option<&RunEvent> {
         match &self.data {
-            EventData::Run(data) => Some(&data.run.id),
+            EventData::Run(data) => Some(data),
             EventData::Upstream(_) | EventData::Sink(_) => None,
         }
+    }
+
+    /// The run that the event is about, if it is about one.
+    pub fn run_id(&self) -> Option<&RunId> {
+        self.run().map(|data| &data.run.id)
     }
 }
 

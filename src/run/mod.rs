@@ -20,7 +20,7 @@ pub use details::{Observation, RunDetails, Timing};
 pub use event::{Event, EventData, EventType, RunEvent, RunSummary, SinkNotice, UpstreamNotice, WatchSummary};
 pub use id::{DeliveryId, InvalidId, RunId, SinkName};
 pub use progress::{Answer, Illegal, Limits, Progress, Step};
-pub use route::{EventFilter, InvalidFilter, Route, Routes};
+pub use route::{EventFilter, Explained, InvalidFilter, Route, Routes};
 pub use status::Status;
 pub use verdict::Verdict;
 pub use watch::{Labels, Watch};

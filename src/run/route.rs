@@ -63,6 +63,17 @@ pub struct Route {
     pub labels: Labels,
 }
 
+/// What one sink is told of a watch, and why not all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explained {
+    /// The sink.
+    pub sink: SinkName,
+    /// The events about the watch that it gets.
+    pub events: Vec<EventType>,
+    /// Why it gets none, or not all verdicts.
+    pub why_not: Option<String>,
+}
+
 /// The routes of all configured sinks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Routes(pub Vec<Route>);
@@ -80,6 +91,39 @@ impl Routes {
                 && chosen.is_none_or(|sinks| sinks.contains(&route.sink))
         };
         self.0.iter().filter(wants).map(|route| route.sink.clone()).collect()
+    }
+
+    /// What each sink is told of `watch`, and why not all.
+    pub fn explain(&self, watch: &Watch) -> Vec<Explained> {
+        self.0.iter().map(|route| route.explain(watch)).collect()
+    }
+}
+
+impl Route {
+    fn explain(&self, watch: &Watch) -> Explained {
+        let of_watches = |event_type: &EventType| event_type.verdict().is_some() || event_type.is_progress();
+        let events: Vec<_> = EventType::ALL
+            .into_iter()
+            .filter(of_watches)
+            .filter(|event_type| self.events.selects(*event_type))
+            .collect();
+        let lacking = self.labels.iter().find(|(key, value)| watch.labels.get(*key) != Some(*value));
+        let refused = if watch.sinks.as_ref().is_some_and(|sinks| !sinks.contains(&self.sink)) {
+            Some("the watch names other sinks".to_owned())
+        } else {
+            lacking.map(|(key, value)| format!("the watch lacks the label {key}={value}"))
+        };
+        if refused.is_some() {
+            return Explained { sink: self.sink.clone(), events: Vec::new(), why_not: refused };
+        }
+        let left_out: Vec<_> = Verdict::WORST_FIRST
+            .into_iter()
+            .map(Verdict::event_type)
+            .filter(|event_type| !events.contains(event_type))
+            .map(EventType::as_str)
+            .collect();
+        let why_not = (!left_out.is_empty()).then(|| format!("its events leave out {}", left_out.join(", ")));
+        Explained { sink: self.sink.clone(), events, why_not }
     }
 }
 
@@ -123,5 +167,19 @@ mod tests {
         assert_eq!(routes.sinks_for(&event, Some(&watch)), [name("search")]);
         event.event_type = EventType::RunStarted;
         assert_eq!(routes.sinks_for(&event, Some(&watch)), []);
+
+        let reasons = |watch: &Watch| -> Vec<_> {
+            routes.explain(watch).into_iter().map(|explained| explained.why_not.unwrap_or_default()).collect()
+        };
+        assert_eq!(reasons(&watch), ["the watch names other sinks", ""]);
+        watch.sinks = None;
+        watch.labels.clear();
+        assert_eq!(reasons(&watch), ["", "the watch lacks the label team=search"]);
+        let failures = EventFilter::parse(["run.failed", "watch.*", "api.*"]).unwrap();
+        let routes = Routes(vec![Route { sink: name("ops"), events: failures, labels: Labels::new() }]);
+        let explained = &routes.explain(&watch)[0];
+        assert_eq!(explained.why_not.as_deref(), Some("its events leave out run.canceled, run.succeeded"));
+        assert!(explained.events.contains(&EventType::WatchOverdue));
+        assert!(!explained.events.contains(&EventType::ApiRecovered));
     }
 }

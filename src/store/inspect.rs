@@ -286,7 +286,10 @@ fn read_record(row: &Row<'_>) -> Result<WatchRecord, StoreError> {
         status: stored.progress.status,
         polls: stored.progress.polls,
         missing_since: stored.progress.missing_since,
-        last_error: row.get::<_, Option<String>>("last_error")?.zip(failed_at).map(|(message, at)| PollFailure { at, message }),
+        last_error: row
+            .get::<_, Option<String>>("last_error")?
+            .zip(failed_at)
+            .map(|(message, at)| PollFailure { at, message }),
         verdict: stored.progress.verdict.zip(verdict_at),
     })
 }
@@ -300,7 +303,8 @@ fn read_event(db: &Connection, run_id: &RunId, event_type: EventType) -> Result<
 }
 
 fn read_changes(db: &Connection, run_id: &RunId) -> Result<Vec<StatusChange>, StoreError> {
-    let mut statement = db.prepare_cached("SELECT seq, at, status FROM status_changes WHERE run_id = ? ORDER BY seq")?;
+    let mut statement =
+        db.prepare_cached("SELECT seq, at, status FROM status_changes WHERE run_id = ? ORDER BY seq")?;
     let mut rows = statement.query([run_id.as_str()])?;
     let mut changes = Vec::new();
     while let Some(row) = rows.next()? {

@@ -5,6 +5,7 @@
 //! was answered is safe.
 
 mod inspect;
+mod lock;
 mod queries;
 mod schema;
 
@@ -18,8 +19,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use inspect::{
     AttemptRecord, Counts, DeliveryFilter, Happening, History, Page, WatchFilter, WatchRecord, WatchState,
 };
+pub use lock::{Lock, LockError};
 pub use queries::{
-    Added, Attempt, Claimed, DeliveryState, DeliverySummary, Outcome, PollFailure, Removed, Retried, StatusChange, Stored, Told,
+    Added, Attempt, Claimed, DeliveryState, DeliverySummary, Outcome, PollFailure, Removed, Retried, StatusChange,
+    Stored, Told,
 };
 
 /// Why the store could not do what was asked.

@@ -141,6 +141,11 @@ impl DeliveryState {
             Self::Dead => "dead",
         }
     }
+
+    /// Reads the word of [`DeliveryState::as_str`].
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == word)
+    }
 }
 
 /// A delivery and how it went so far.
@@ -200,10 +205,8 @@ impl Store {
     pub async fn keep_configured_watches(&self, run_ids: Vec<RunId>) -> Result<(), StoreError> {
         self.call(Wakes::default(), move |db| {
             let run_ids = to_json("run IDs", &run_ids)?;
-            db.prepare_cached(
-                "DELETE FROM configured_watches WHERE run_id NOT IN (SELECT value FROM json_each(?))",
-            )?
-            .execute([run_ids])?;
+            db.prepare_cached("DELETE FROM configured_watches WHERE run_id NOT IN (SELECT value FROM json_each(?))")?
+                .execute([run_ids])?;
             Ok(())
         })
         .await
@@ -302,11 +305,10 @@ impl Store {
     /// When the store cannot be read.
     pub async fn active_watches(&self, now: Timestamp) -> Result<Vec<Stored>, StoreError> {
         self.call(Wakes::default(), move |db| {
-            let mut statement =
-                db.prepare_cached(
-                    "SELECT *, (SELECT max(at) FROM status_changes s WHERE s.run_id = w.run_id) AS changed_at
+            let mut statement = db.prepare_cached(
+                "SELECT *, (SELECT max(at) FROM status_changes s WHERE s.run_id = w.run_id) AS changed_at
                      FROM watches w WHERE verdict IS NULL ORDER BY added_at, run_id",
-                )?;
+            )?;
             let mut rows = statement.query([])?;
             let mut stored = Vec::new();
             while let Some(row) = rows.next()? {
@@ -606,10 +608,7 @@ pub(super) fn read_delivery(row: &Row<'_>) -> Result<DeliverySummary, StoreError
         sink: read_id(row, 1, SinkName::new)?,
         run_id: run_id.map(|id| RunId::new(&id)).transpose().map_err(|error| unreadable("an ID", &error))?,
         event_type: EventType::from_word(&word).ok_or_else(|| unreadable("an event type", &word))?,
-        state: DeliveryState::ALL
-            .into_iter()
-            .find(|known| known.as_str() == state)
-            .ok_or_else(|| unreadable("a delivery state", &state))?,
+        state: DeliveryState::from_word(&state).ok_or_else(|| unreadable("a delivery state", &state))?,
         attempts: row.get(5)?,
         next_attempt_at: row.get::<_, Option<i64>>(6)?.map(read_time).transpose()?,
         last_detail: row.get(7)?,

@@ -30,6 +30,7 @@ pub use self::upstream::{Trouble, UpstreamView};
 use crate::api::{ApiError, Reply, RunSource};
 use crate::backoff::Growth;
 use crate::clock::{Clock, Jump, Reading};
+use crate::crash;
 use crate::run::{Answer, Event, Limits, Progress, Routes, RunId, Status, Step, Watch};
 use crate::store::{Added, PollFailure, Removed, Store, StoreError, Stored, Told};
 
@@ -78,8 +79,8 @@ pub struct WatchView {
     pub status: Option<Status>,
     /// How many polls were made.
     pub polls: u64,
-    /// Whether every answer since some time was 404.
-    pub missing: bool,
+    /// Since when every answer was 404.
+    pub missing_since: Option<Timestamp>,
     /// Whether a poll is under way.
     pub polling: bool,
     /// When it is due next.
@@ -93,6 +94,7 @@ enum Command<S> {
     Remove { run_id: RunId, reply: oneshot::Sender<Result<Removed, StoreError>> },
     View { only: Option<RunId>, reply: oneshot::Sender<Vec<WatchView>> },
     Reload { source: S, policy: Box<Policy>, reply: oneshot::Sender<()> },
+    Ping { reply: oneshot::Sender<()> },
 }
 
 /// Who asks for a watch.
@@ -153,6 +155,14 @@ impl<S: RunSource> Watches<S> {
         self.ask(|reply| Command::Reload { source, policy, reply }).await
     }
 
+    /// Comes back once the scheduler has seen to everything it was asked before: it makes progress.
+    ///
+    /// # Errors
+    /// When the scheduler has ended.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.ask(|reply| Command::Ping { reply }).await
+    }
+
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command<S>) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_closed| StoreError::Closed)?;
@@ -200,15 +210,26 @@ enum PollError {
 }
 
 enum Done {
-    Added { watch: Box<Watch>, reply: oneshot::Sender<Result<Added, StoreError>>, result: Result<Added, StoreError> },
+    Added {
+        watch: Box<Watch>,
+        reply: oneshot::Sender<Result<Added, StoreError>>,
+        result: Result<Added, StoreError>,
+    },
     /// `keys` are those of the entries that were there when it was asked for.
     Removed {
         keys: Vec<Key>,
         reply: oneshot::Sender<Result<Removed, StoreError>>,
         result: Result<Removed, StoreError>,
     },
-    Step { key: Key, step: Box<Step>, result: Result<(), StoreError> },
-    Other { what: &'static str, result: Result<(), StoreError> },
+    Step {
+        key: Key,
+        step: Box<Step>,
+        result: Result<(), StoreError>,
+    },
+    Other {
+        what: &'static str,
+        result: Result<(), StoreError>,
+    },
 }
 
 /// The owner of all watches. [`Scheduler::run`] is its task.
@@ -336,14 +357,16 @@ impl<S: RunSource> Scheduler<S> {
                 self.reload(source, *policy);
                 let _unheard = reply.send(());
             }
+            Command::Ping { reply } => {
+                let _unheard = reply.send(());
+            }
         }
     }
 
     /// The keys of all entries, or of those of one run, in the order of adding.
     fn keys(&self, only: Option<&RunId>) -> Vec<Key> {
         let wanted = |entry: &Entry| only.is_none_or(|run_id| entry.watch.run_id == *run_id);
-        let mut keys: Vec<_> =
-            self.entries.iter().filter(|(_, entry)| wanted(entry)).map(|(key, _)| *key).collect();
+        let mut keys: Vec<_> = self.entries.iter().filter(|(_, entry)| wanted(entry)).map(|(key, _)| *key).collect();
         keys.sort_unstable();
         keys
     }
@@ -373,16 +396,8 @@ impl<S: RunSource> Scheduler<S> {
         self.next_key += 1;
         let deadline = instant_of(watch.deadline_at, self.reading.wall, now);
         let due = due.min(deadline);
-        let entry = Entry {
-            watch,
-            progress,
-            phase: Phase::Waiting,
-            interval,
-            due,
-            deadline,
-            refused: false,
-            last_error: None,
-        };
+        let entry =
+            Entry { watch, progress, phase: Phase::Waiting, interval, due, deadline, refused: false, last_error: None };
         self.entries.insert(key, entry);
         self.due.insert((due, key));
         self.deadlines.insert((deadline, key));
@@ -542,6 +557,9 @@ impl<S: RunSource> Scheduler<S> {
         {
             tracing::warn!(run_id = %entry.watch.run_id, status = ?text, "unknown status; not taken as an end");
         }
+        if step.progress.verdict.is_some() {
+            crash::point("observed");
+        }
         if !step.is_news() {
             entry.progress = step.progress;
             return self.reschedule(key, Pace::after(failed));
@@ -585,6 +603,7 @@ impl<S: RunSource> Scheduler<S> {
                         let changed = step.status_changed;
                         entry.progress = step.progress;
                         if entry.progress.verdict.is_some() {
+                            crash::point("verdict-stored");
                             self.forget(key);
                         } else {
                             self.reschedule(key, if changed { Pace::Anew } else { Pace::Onward });
@@ -719,7 +738,7 @@ impl Entry {
             run_id: self.watch.run_id.clone(),
             status: self.progress.status.clone(),
             polls: self.progress.polls,
-            missing: self.progress.missing_since.is_some(),
+            missing_since: self.progress.missing_since,
             polling: self.phase == Phase::Polling,
             next_poll_at: wall.checked_add(wait).unwrap_or(Timestamp::MAX),
             last_error: self.last_error.clone(),

@@ -49,6 +49,18 @@ pub struct UpstreamView {
     pub failures: u64,
 }
 
+impl UpstreamView {
+    /// What is wrong, for people; `None` when all is well.
+    pub fn trouble_text(&self) -> Option<String> {
+        let what = match self.trouble? {
+            Trouble::Failing => "no usable answer",
+            Trouble::Paused => "the API asked for a pause",
+            Trouble::Refused => "the API refuses the key",
+        };
+        Some(format!("{what}: {}", self.message))
+    }
+}
+
 /// The state of the API.
 #[derive(Debug)]
 pub(super) struct Upstream {

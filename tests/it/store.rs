@@ -101,11 +101,16 @@ async fn a_verdict_is_given_once() {
     assert_eq!(failed.progress.verdict, Some(Verdict::Failed));
     store.record_step(watch.run_id.clone(), failed.clone(), told(&failed, &["ops"]), None, time(2)).await.unwrap();
     let succeeded = step(&watch, &Progress::begin(time(0)), "succeeded", time(3));
-    let refused = store.record_step(watch.run_id.clone(), succeeded.clone(), told(&succeeded, &["ops"]), None, time(3)).await;
+    let refused =
+        store.record_step(watch.run_id.clone(), succeeded.clone(), told(&succeeded, &["ops"]), None, time(3)).await;
     assert!(matches!(refused, Err(StoreError::Precondition { .. })), "{refused:?}");
     let events = store.events_after(0, u32::MAX).await.unwrap();
     assert_eq!(events.iter().map(|(_, event)| event.event_type).collect::<Vec<_>>(), [EventType::RunFailed]);
-    assert_eq!(store.deliveries(DeliveryFilter::default(), 100).await.unwrap().items.len(), 1, "the refused step left nothing behind");
+    assert_eq!(
+        store.deliveries(DeliveryFilter::default(), 100).await.unwrap().items.len(),
+        1,
+        "the refused step left nothing behind"
+    );
     close(store, tasks).await;
 }
 

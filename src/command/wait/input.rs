@@ -17,7 +17,7 @@ const MAX_INPUT_BYTES: u64 = 16 * 1024 * 1024;
 /// # Errors
 /// When a line is no run ID, standard input cannot be read or is neither lines nor
 /// JSON, or there is no run at all.
-pub(super) fn run_ids(arguments: &[RunArg], stdin: impl Read) -> anyhow::Result<Vec<RunId>> {
+pub(in crate::command) fn run_ids(arguments: &[RunArg], stdin: impl Read) -> anyhow::Result<Vec<RunId>> {
     let mut stdin = Some(stdin);
     let mut seen = BTreeSet::new();
     let mut ids = Vec::new();

@@ -1,29 +1,30 @@
 //! `runwatch wait`: watches runs here and now, and ends with a code that a script can trust.
 
 mod input;
+mod remote;
+mod report;
 mod view;
 
-use std::collections::BTreeMap;
-use std::io::{self, IsTerminal as _, Write};
+use std::io;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use self::view::{Palette, Tracked, change_line, live_lines, upstream_line};
+pub(super) use self::input::run_ids;
+use self::report::Report;
+use self::view::Tracked;
 use super::{KEY_REFUSED, Signals, USAGE};
 use crate::api::ApiClient;
 use crate::app::Engine;
 use crate::cli::WaitArgs;
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::notify::summary;
-use crate::run::{Event, EventData, Labels, RunEvent, RunId, Verdict, Watch};
+use crate::run::{Labels, Verdict, Watch};
 use crate::store::{DeliveryFilter, DeliveryState, DeliverySummary, Place};
-use crate::telemetry::{LiveArea, Screen};
+use crate::telemetry::Screen;
 use crate::text::{one_line, span};
-use crate::watch::{AddedBy, Trouble, UpstreamView};
+use crate::watch::{AddedBy, Trouble};
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,14 +79,18 @@ enum End {
 /// # Errors
 /// When the arguments do not fit the configuration, or the engine breaks.
 pub async fn wait(args: &WaitArgs, mut settings: Settings, manner: Manner) -> anyhow::Result<u8> {
-    let run_ids = input::run_ids(&args.runs, io::stdin().lock())?;
+    let run_ids = run_ids(&args.runs, io::stdin().lock())?;
+    let until = Until { first: args.any, first_bad: args.fail_fast, linger: args.linger };
+    if args.daemon {
+        return remote::wait(&args.watch, run_ids, &settings, until, manner).await;
+    }
     if settings.api.key.is_none() {
         manner.screen.line(
             "error: no API key: set CREWSHIP_API_KEY, or api.key_file in the configuration (keys are made in the Crewship console under Settings, API Keys)",
         );
         return Ok(KEY_REFUSED);
     }
-    for sink in &args.sinks {
+    for sink in &args.watch.sinks {
         if !settings.sinks.contains_key(sink) {
             let known: Vec<_> = settings.sinks.keys().map(|name| name.as_str()).collect();
             let known = if known.is_empty() { "none is configured".to_owned() } else { known.join(", ") };
@@ -101,21 +106,20 @@ pub async fn wait(args: &WaitArgs, mut settings: Settings, manner: Manner) -> an
     }
     let clock = Clock::system();
     let engine = Engine::start(&settings, Place::Memory, clock.clone()).await?;
-    let deadline = args.timeout.unwrap_or(settings.watch.deadline);
-    let labels: Labels = args.labels.iter().cloned().collect();
+    let deadline = args.watch.timeout.unwrap_or(settings.watch.deadline);
+    let labels: Labels = args.watch.labels.iter().cloned().collect();
     let watch = |run_id| {
         let added_at = clock.now();
         Watch {
             run_id,
-            name: args.name.clone(),
+            name: args.watch.name.clone(),
             labels: labels.clone(),
-            sinks: (!args.sinks.is_empty()).then(|| args.sinks.clone()),
+            sinks: (!args.watch.sinks.is_empty()).then(|| args.watch.sinks.clone()),
             added_at,
             deadline_at: added_at.checked_add(deadline).unwrap_or(Timestamp::MAX),
         }
     };
     let watches = run_ids.into_iter().map(watch).collect();
-    let until = Until { first: args.any, first_bad: args.fail_fast, linger: args.linger };
     follow(engine, clock.clone(), watches, until, manner).await
 }
 
@@ -146,19 +150,8 @@ pub(super) async fn follow(
         status: None,
         verdict: None,
     };
-    let mut session = Session {
-        manner,
-        clock,
-        engine,
-        until,
-        order: watches.iter().map(|watch| watch.run_id.clone()).collect(),
-        runs: watches.iter().map(|watch| (watch.run_id.clone(), tracked(watch))).collect(),
-        status_seq: 0,
-        event_seq: 0,
-        shown_upstream: UpstreamView::default(),
-        zone: TimeZone::system(),
-        unwritable: None,
-    };
+    let report = Report::new(manner, watches.iter().map(tracked).collect());
+    let mut session = Session { report, clock, engine, until, status_seq: 0, event_seq: 0 };
     for watch in watches {
         session.engine.watches.add(watch, AddedBy::Request).await?;
     }
@@ -167,18 +160,12 @@ pub(super) async fn follow(
 }
 
 struct Session {
-    manner: Manner,
+    report: Report,
     clock: Clock,
     engine: Engine<ApiClient>,
     until: Until,
-    order: Vec<RunId>,
-    runs: BTreeMap<RunId, Tracked>,
     status_seq: i64,
     event_seq: i64,
-    shown_upstream: UpstreamView,
-    zone: TimeZone,
-    /// Why standard output cannot be written, once it could not.
-    unwritable: Option<io::Error>,
 }
 
 impl Session {
@@ -186,181 +173,76 @@ impl Session {
     async fn until_done(&mut self, signals: &mut Signals) -> anyhow::Result<End> {
         let mut history = self.engine.store.history_changed();
         let mut upstream = self.engine.watches.upstream();
-        let mut area = if self.manner.progress { self.manner.screen.live_area() } else { None };
         let mut redraw = tokio::time::interval(REDRAW);
         redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // Marked as seen before the store is read, so that no change in between is missed.
             history.mark_unchanged();
             let state = upstream.borrow_and_update().clone();
-            if let Some(verdict) = self.catch_up().await? {
-                let first_bad = self.until.first_bad && verdict != Verdict::Succeeded;
-                if self.until.first || first_bad {
-                    return Ok(End::Verdicts);
-                }
-            }
-            if self.runs.values().all(|run| run.verdict.is_some()) {
+            let given = self.catch_up().await?;
+            if self.report.is_over(self.until, &given) {
                 return Ok(End::Verdicts);
             }
             if state.trouble == Some(Trouble::Refused) && !state.ever_answered {
                 return Ok(End::Refused(state.message));
             }
-            self.show(&state, area.as_mut()).await;
+            let live = self.report.is_live();
+            let views = if live { self.engine.watches.view(None).await.unwrap_or_default() } else { Vec::new() };
+            self.report.show(self.clock.now(), &views, &state);
             // Every arm is cancel-safe: they wait for changes, ticks and signals, and lose none.
             tokio::select! {
                 Ok(()) = history.changed() => {}
                 Ok(()) = upstream.changed() => {}
-                _ = redraw.tick(), if area.is_some() => {}
+                _ = redraw.tick(), if live => {}
                 code = signals.next() => return Ok(End::Signal(code)),
                 error = self.engine.broken() => return Err(error),
             }
         }
     }
 
-    /// Takes in what was stored since the last time. Returns the verdict that ends the wait soonest:
-    /// the first that is not `succeeded`, or else the first.
-    async fn catch_up(&mut self) -> anyhow::Result<Option<Verdict>> {
+    /// Takes in what was stored since the last time. Returns the verdicts among it.
+    async fn catch_up(&mut self) -> anyhow::Result<Vec<Verdict>> {
         for change in self.engine.store.status_changes_after(self.status_seq).await? {
             self.status_seq = change.seq;
-            let Some(run) = self.runs.get_mut(&change.run_id) else { continue };
-            run.status = Some(change.status.clone());
-            if self.manner.progress && !self.manner.screen.is_live() {
-                let line =
-                    change_line(self.palette(), change.at, &self.zone, &self.runs[&change.run_id], &change.status);
-                self.manner.screen.line(&line);
-            }
+            self.report.status(&change.run_id, &change.status, change.at);
         }
-        let mut given = None;
+        let mut given = Vec::new();
         for (seq, event) in self.engine.store.events_after(self.event_seq, ALL).await? {
             self.event_seq = seq;
-            let (Some(verdict), EventData::Run(data)) = (event.event_type.verdict(), &event.data) else { continue };
-            let Some(run) = self.runs.get_mut(&data.run.id) else { continue };
-            run.verdict = Some(verdict);
-            self.print_result(verdict, &event, data);
-            given = given.filter(|earlier| *earlier != Verdict::Succeeded).or(Some(verdict));
+            let (Some(verdict), Some(data)) = (event.event_type.verdict(), event.run()) else { continue };
+            self.report.verdict(verdict, &event, data);
+            given.push(verdict);
         }
         Ok(given)
     }
 
-    fn palette(&self) -> Palette {
-        Palette { coloured: self.manner.coloured }
-    }
-
-    async fn show(&mut self, state: &UpstreamView, area: Option<&mut LiveArea>) {
-        let now = self.clock.now();
-        if let Some(area) = area {
-            let views = self.engine.watches.view(None).await.unwrap_or_default();
-            let runs: Vec<_> = self.order.iter().map(|id| self.runs[id].clone()).collect();
-            // Room is left for the prompt and for the line about the API.
-            let most = self.manner.screen.rows().saturating_sub(3).max(1);
-            area.show(&live_lines(self.palette(), now, &runs, &views, state, most));
-        } else if self.manner.progress && *state != self.shown_upstream {
-            let line = match (upstream_line(self.palette(), now, state), self.shown_upstream.trouble) {
-                (None, Some(_)) => Some("the API answers again".to_owned()),
-                (line, _) => line,
-            };
-            if let Some(line) = line {
-                self.manner.screen.line(&line);
-            }
-        }
-        self.shown_upstream.clone_from(state);
-    }
-
-    /// Prints what is known now of one run.
-    fn print_result(&mut self, verdict: Verdict, event: &Event, data: &RunEvent) {
-        let human = self.result_line(verdict, event);
-        let quiet = !self.manner.progress;
-        match self.manner.results {
-            Results::Text => {
-                self.print(&human);
-                if self.manner.screen.is_live() && !io::stdout().is_terminal() && !quiet {
-                    self.manner.screen.line(&human);
-                }
-            }
-            Results::Json => {
-                let line = serde_json::json!({ "run_id": data.run.id, "verdict": verdict.as_str() });
-                let mut line = line.to_string();
-                // The data goes in as text: a JSON value would change the run's own numbers.
-                let json = serde_json::to_string(data).expect("an event has only text keys");
-                line.truncate(line.len() - 1);
-                self.print(&format!("{line},\"data\":{json}}}"));
-                if !io::stdout().is_terminal() && !quiet {
-                    self.manner.screen.line(&human);
-                }
-            }
-            Results::Output => {
-                if let (Verdict::Succeeded, Some(output)) = (verdict, &data.run.output) {
-                    self.print(output.get());
-                }
-                if !quiet {
-                    self.manner.screen.line(&human);
-                }
-            }
-            Results::Nothing => {}
-        }
-    }
-
-    fn result_line(&self, verdict: Verdict, event: &Event) -> String {
-        let summary = summary::of(event);
-        let mut line = summary.title.replacen(verdict.as_str(), &self.palette().status(verdict.as_str()), 1);
-        for detail in &summary.lines {
-            line.push_str("\n  ");
-            line.push_str(detail);
-        }
-        line
-    }
-
-    /// Prints to standard output. One that cannot be written is remembered, not fatal: the messages to
-    /// others matter all the same.
-    fn print(&mut self, text: &str) {
-        let written = self.manner.screen.aside(|| {
-            let mut stdout = io::stdout().lock();
-            writeln!(stdout, "{text}").and_then(|()| stdout.flush())
-        });
-        if let Err(error) = written
-            && self.unwritable.is_none()
-        {
-            self.manner.screen.line(&format!("cannot write to standard output: {error}"));
-            self.unwritable = Some(error);
-        }
-    }
-
     /// Gives undelivered messages their time, stops the engine, and says with which code to exit.
     async fn finish(mut self, end: End, mut signals: Signals) -> anyhow::Result<u8> {
+        self.report.clear();
         let code = match end {
             End::Verdicts => match self.linger(&mut signals).await? {
-                None => self.verdict_code(),
+                None => self.report.verdict_code(),
                 Some(signal) => signal,
             },
             End::Refused(message) => {
-                self.manner.screen.line(&format!("error: the API refused the key: {message}"));
+                self.report.manner.screen.line(&format!("error: the API refused the key: {message}"));
                 KEY_REFUSED
             }
             End::Signal(code) => {
-                let going = self.runs.values().filter(|run| run.verdict.is_none()).count();
-                if self.manner.progress {
-                    self.manner.screen.line(&format!("interrupted; {going} still going, and left alone"));
+                if self.report.manner.progress {
+                    let going = self.report.going();
+                    self.report.manner.screen.line(&format!("interrupted; {going} still going, and left alone"));
                 }
                 code
             }
         };
-        let screen = self.manner.screen.clone();
+        let screen = self.report.manner.screen.clone();
         tokio::select! {
             () = self.engine.stop(GRACE) => Ok(code),
             second = signals.next() => {
                 screen.line("ended at once; messages under way may not have arrived");
                 Ok(second)
             }
-        }
-    }
-
-    fn verdict_code(&self) -> u8 {
-        let worst = Verdict::worst(self.runs.values().filter_map(|run| run.verdict));
-        let code = worst.map_or(0, Verdict::exit_code);
-        match &self.unwritable {
-            // A reader that has seen enough closes the pipe; anything else lost a result.
-            Some(error) if error.kind() != io::ErrorKind::BrokenPipe && code == 0 => USAGE,
-            _ => code,
         }
     }
 
@@ -382,8 +264,11 @@ impl Session {
                 return Ok(None);
             }
             let retrying = open.iter().any(|delivery| delivery.last_detail.is_some());
-            if retrying && self.manner.progress && !std::mem::replace(&mut announced, true) {
-                self.manner.screen.line(&format!("{} still to be delivered; trying again", messages(open.len())));
+            if retrying && self.report.manner.progress && !std::mem::replace(&mut announced, true) {
+                self.report
+                    .manner
+                    .screen
+                    .line(&format!("{} still to be delivered; trying again", messages(open.len())));
             }
             // Every arm is cancel-safe, as above.
             tokio::select! {
@@ -410,7 +295,7 @@ impl Session {
                 }
                 _ => String::new(),
             };
-            self.manner.screen.line(&format!(
+            self.report.manner.screen.line(&format!(
                 "warning: {}{about} was not delivered to {} after {}{why}{next}",
                 delivery.event_type,
                 delivery.sink,
@@ -418,7 +303,10 @@ impl Session {
             ));
         }
         if undelivered.iter().any(|delivery| OPEN.contains(&delivery.state)) {
-            self.manner.screen.line("these messages end with this command; a longer --linger gives them more time");
+            self.report
+                .manner
+                .screen
+                .line("these messages end with this command; a longer --linger gives them more time");
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use jiff::tz::TimeZone;
 
 use crate::run::{RunId, Status, Verdict};
 use crate::text::{one_line, span};
-use crate::watch::{Trouble, UpstreamView, WatchView};
+use crate::watch::{UpstreamView, WatchView};
 
 /// Longest name or status that a line shows, in characters.
 const MAX_WORD_CHARS: usize = 40;
@@ -70,12 +70,7 @@ pub(super) fn change_line(palette: Palette, at: Timestamp, zone: &TimeZone, run:
 
 /// The plain line for a change in how the API does.
 pub(super) fn upstream_line(palette: Palette, now: Timestamp, view: &UpstreamView) -> Option<String> {
-    let trouble = view.trouble?;
-    let what = match trouble {
-        Trouble::Failing => format!("no usable answer: {}", view.message),
-        Trouble::Paused => format!("the API asked for a pause: {}", view.message),
-        Trouble::Refused => format!("the API refuses the key: {}", view.message),
-    };
+    let what = view.trouble_text()?;
     let wait = view.retry_at.map(|at| format!("; asking again in {}", until(now, at))).unwrap_or_default();
     Some(palette.warning(&format!("{what}{wait}")))
 }
@@ -113,7 +108,7 @@ fn live_line(
 ) -> String {
     let label = run.label();
     let word = match (&run.status, view) {
-        (_, Some(view)) if view.missing => "not there yet",
+        (_, Some(view)) if view.missing_since.is_some() => "not there yet",
         (Some(status), _) => status.as_str(),
         (None, _) => "asking",
     };
@@ -140,6 +135,7 @@ fn until(now: Timestamp, at: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::watch::Trouble;
 
     const PLAIN: Palette = Palette { coloured: false };
 
@@ -169,7 +165,7 @@ mod tests {
             run_id: runs[0].run_id.clone(),
             status: runs[0].status.clone(),
             polls: 7,
-            missing: false,
+            missing_since: None,
             polling: false,
             next_poll_at: time("2026-01-01T00:01:07.200Z"),
             last_error: None,

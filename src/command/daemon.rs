@@ -1,0 +1,339 @@
+//! `runwatch daemon`: the service.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use rustix::fs::Mode;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::Signals;
+use crate::api::ApiClient;
+use crate::app::{Engine, policy};
+use crate::clock::Clock;
+use crate::config::{self, LogLevel, Settings, SinkSettings, Sources};
+use crate::control::{Control, InForce, Socket};
+use crate::run::{SinkName, Watch};
+use crate::service;
+use crate::store::{Added, Counts, Lock, Place, Store};
+use crate::telemetry::LevelSwitch;
+use crate::watch::{AddedBy, Watches};
+
+/// How long deliveries and requests under way are given when the daemon stops.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How often the status for the service manager is renewed at the most.
+const STATUS_PERIOD: Duration = Duration::from_secs(2);
+
+/// Rows pruned in one transaction, so that nobody waits long.
+const PRUNE_BATCH: u32 = 500;
+
+/// How often finished watches are pruned, unless they are kept for a shorter time than this.
+const PRUNE_PERIOD: Duration = Duration::from_secs(3600);
+
+/// Exit code of a daemon that could not start or go on for a reason outside its configuration.
+const FAILED: u8 = 1;
+
+/// How the daemon logs.
+pub struct Logging {
+    /// Changes the level.
+    pub levels: LevelSwitch,
+    /// The level of the command line, which wins over the configuration's.
+    pub level: Option<LogLevel>,
+}
+
+/// Runs the service until a signal ends it. Returns the exit code: 0 after SIGTERM or SIGINT.
+///
+/// # Errors
+/// When the configuration cannot be used, or another daemon uses the store or the socket.
+pub async fn daemon(settings: Settings, sources: impl Fn() -> Sources, logging: Logging) -> anyhow::Result<u8> {
+    let mut signals = Signals::listen()?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
+    let settings = with_default_sink(settings);
+    let path = settings.store.path.clone().context("no place for the store; set store.path")?;
+    let socket_path = settings.control.socket.clone().context("no place for the socket; set control.socket")?;
+
+    // All that is made here is for this user alone; what sinks make later is theirs.
+    let before = rustix::process::umask(Mode::from_raw_mode(0o077));
+    make_parent(&path)?;
+    make_parent(&socket_path)?;
+    let lock = Lock::take(&path)?;
+    let (socket, listener) = Socket::bind(&socket_path)?;
+    let engine = Engine::start(&settings, Place::File(&path), Clock::system()).await;
+    rustix::process::umask(before);
+    let mut engine = match engine {
+        Ok(engine) => engine,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "cannot start");
+            return Ok(FAILED);
+        }
+    };
+
+    let (in_force, in_force_receiver) = watch::channel(in_force(&settings));
+    let clock = Clock::system();
+    let stop = CancellationToken::new();
+    let control = Control {
+        store: engine.store.clone(),
+        watches: engine.watches.clone(),
+        clock: clock.clone(),
+        in_force: in_force_receiver.clone(),
+    };
+    let mut server = JoinSet::new();
+    server.spawn(control.serve(listener, stop.clone()));
+    let mut chores = JoinSet::new();
+    chores.spawn(prune(engine.store.clone(), clock.clone(), settings.store.retention));
+    chores.spawn(keep_status(engine.store.clone(), engine.watches.clone(), in_force_receiver));
+    if let Some(period) = service::watchdog_period() {
+        chores.spawn(watchdog(engine.store.clone(), engine.watches.clone(), period));
+    }
+
+    let mut service = Service { settings, in_force, logging };
+    let counts = match service.settle(&engine, &clock).await {
+        Ok(counts) => counts,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "cannot start");
+            return Ok(FAILED);
+        }
+    };
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        store = %path.display(),
+        socket = %socket_path.display(),
+        watches = counts.active,
+        sinks = service.settings.sinks.len(),
+        "ready"
+    );
+    service::ready(&status_line(&counts, None));
+    let code = loop {
+        // Every arm is cancel-safe: signals, joining and the engine's end lose nothing when dropped.
+        tokio::select! {
+            _ = signals.next() => break 0,
+            _ = hangup.recv() => {
+                service::reloading();
+                service.reload(&mut engine, &clock, &sources()).await;
+                let counts = engine.store.counts().await.unwrap_or_default();
+                service::ready(&status_line(&counts, service.in_force.borrow().rejected.as_deref()));
+            }
+            error = engine.broken() => {
+                tracing::error!(error = format!("{error:#}"), "the engine broke");
+                break FAILED;
+            }
+            Some(ended) = server.join_next() => {
+                tracing::error!(?ended, "the control interface ended by itself");
+                break FAILED;
+            }
+            Some(ended) = chores.join_next() => {
+                tracing::error!(?ended, "a chore ended by itself");
+                break FAILED;
+            }
+        }
+    };
+    tracing::info!("stopping");
+    service::stopping();
+    let stopping = async {
+        let ends = Instant::now() + GRACE;
+        stop.cancel();
+        // A request takes no longer than a write, unless its caller does not read the answer.
+        let answered = async { while server.join_next().await.is_some() {} };
+        if tokio::time::timeout(GRACE / 5, answered).await.is_err() {
+            tracing::debug!("requests still under way are cut off");
+            server.shutdown().await;
+        }
+        chores.shutdown().await;
+        engine.stop(ends.saturating_duration_since(Instant::now())).await;
+    };
+    let code = tokio::select! {
+        () = stopping => code,
+        second = signals.next() => {
+            tracing::warn!("ended at once; what was under way is done again after the next start");
+            second
+        }
+    };
+    // The socket goes before the lock, so that the next daemon never finds a socket that still answers.
+    drop(socket);
+    drop(lock);
+    Ok(code)
+}
+
+/// What changes on reload.
+struct Service {
+    settings: Settings,
+    in_force: watch::Sender<InForce>,
+    logging: Logging,
+}
+
+impl Service {
+    /// Does what follows from new settings once the engine holds to them.
+    async fn settle(&mut self, engine: &Engine<ApiClient>, clock: &Clock) -> anyhow::Result<Counts> {
+        self.logging.levels.set(self.logging.level.unwrap_or(self.settings.log.level));
+        if self.settings.api.key.is_none() {
+            tracing::warn!("no API key is configured; nothing can be asked until there is one");
+        }
+        for (sink, open) in engine.store.sinks_with_open_deliveries().await? {
+            if !self.settings.sinks.contains_key(&sink) {
+                tracing::warn!(%sink, messages = open, "messages wait for a sink that is no longer configured");
+            }
+        }
+        let configured = &self.settings.watches;
+        let run_ids = configured.iter().map(|watch| watch.run_id.clone()).collect();
+        engine.store.keep_configured_watches(run_ids).await?;
+        for configured in configured {
+            let added_at = clock.now();
+            let watch = Watch {
+                run_id: configured.run_id.clone(),
+                name: configured.name.clone(),
+                labels: configured.labels.clone(),
+                sinks: None,
+                added_at,
+                deadline_at: added_at.checked_add(self.settings.watch.deadline).unwrap_or(Timestamp::MAX),
+            };
+            if engine.watches.add(watch, AddedBy::Configuration).await? == Added::New {
+                tracing::info!(run_id = %configured.run_id, "watching, as configured");
+            }
+        }
+        Ok(engine.store.counts().await?)
+    }
+
+    /// Loads the configuration again. One that cannot be used changes nothing but what is said of it.
+    async fn reload(&mut self, engine: &mut Engine<ApiClient>, clock: &Clock, sources: &Sources) {
+        let rejected = match config::load(sources) {
+            Err(problems) => {
+                for problem in &problems.0 {
+                    tracing::error!(%problem, "the configuration cannot be used");
+                }
+                let first = problems.0.first().map(ToString::to_string).unwrap_or_default();
+                match problems.0.len() {
+                    0 | 1 => first,
+                    many => format!("{first} (and {} more)", many - 1),
+                }
+            }
+            Ok(loaded) => match self.take_up(engine, clock, with_default_sink(loaded.settings)).await {
+                Ok(()) => {
+                    tracing::info!("configuration reloaded");
+                    return;
+                }
+                Err(error) => format!("{error:#}"),
+            },
+        };
+        tracing::error!(rejected, "configuration not reloaded; the one before stays in force");
+        self.in_force.send_modify(|in_force| in_force.rejected = Some(rejected));
+    }
+
+    async fn take_up(
+        &mut self,
+        engine: &mut Engine<ApiClient>,
+        clock: &Clock,
+        settings: Settings,
+    ) -> anyhow::Result<()> {
+        engine.reload(&settings).await?;
+        let (old, new) = (&self.settings, &settings);
+        let fixed = [
+            ("store.path", old.store.path == new.store.path),
+            ("store.retention", old.store.retention == new.store.retention),
+            ("control.socket", old.control.socket == new.control.socket),
+            ("log.format", old.log.format == new.log.format),
+        ];
+        for (key, _) in fixed.into_iter().filter(|(_, same)| !same) {
+            tracing::warn!(key, "a change of this key needs a restart");
+        }
+        self.in_force.send_replace(in_force(&settings));
+        self.settings = settings;
+        self.settle(engine, clock).await.map(drop)
+    }
+}
+
+fn in_force(settings: &Settings) -> InForce {
+    InForce { routes: Arc::new(policy(settings).routes), deadline: settings.watch.deadline, rejected: None }
+}
+
+/// A service that tells nobody is of no use: without sinks it writes verdicts to its log.
+fn with_default_sink(mut settings: Settings) -> Settings {
+    if settings.sinks.is_empty() {
+        settings.sinks.insert(SinkName::new("log").expect("a valid name"), SinkSettings::log_of_verdicts());
+    }
+    settings
+}
+
+fn make_parent(path: &Path) -> anyhow::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent).with_context(|| format!("cannot make the directory {}", parent.display()))
+}
+
+/// Deletes what is older than `retention`, now and then, for ever.
+async fn prune(store: Store, clock: Clock, retention: Duration) {
+    let period = (retention / 4).clamp(Duration::from_millis(100), PRUNE_PERIOD);
+    let mut tick = tokio::time::interval(period);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let before = clock.now().checked_sub(retention).unwrap_or(Timestamp::MIN);
+        loop {
+            match store.prune(before, PRUNE_BATCH).await {
+                Ok(0) => break,
+                Ok(rows) => tracing::debug!(rows, "pruned"),
+                Err(error) => {
+                    tracing::error!(error = format!("{:#}", anyhow::Error::from(error)), "cannot prune");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Keeps the status for the service manager up to date, for ever.
+async fn keep_status(store: Store, watches: Watches<ApiClient>, mut in_force: watch::Receiver<InForce>) {
+    let (mut history, mut deliveries) = (store.history_changed(), store.deliveries_changed());
+    let mut upstream = watches.upstream();
+    loop {
+        // Cancel-safe: each waits for a change, and what it missed is read below.
+        tokio::select! {
+            Ok(()) = history.changed() => {}
+            Ok(()) = deliveries.changed() => {}
+            Ok(()) = upstream.changed() => {}
+            Ok(()) = in_force.changed() => {}
+            else => std::future::pending().await,
+        }
+        history.mark_unchanged();
+        deliveries.mark_unchanged();
+        let trouble = upstream.borrow_and_update().trouble_text();
+        let rejected = in_force.borrow_and_update().rejected.clone();
+        if let Ok(counts) = store.counts().await {
+            service::status(&status_line(&counts, rejected.or(trouble).as_deref()));
+        }
+        tokio::time::sleep(STATUS_PERIOD).await;
+    }
+}
+
+/// Says that the service is alive as long as the scheduler and the store answer, for ever.
+async fn watchdog(store: Store, watches: Watches<ApiClient>, period: Duration) {
+    let mut tick = tokio::time::interval(period);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        match tokio::try_join!(watches.ping(), store.ping()) {
+            Ok(_) => service::alive(),
+            Err(error) => {
+                tracing::error!(error = format!("{:#}", anyhow::Error::from(error)), "no progress");
+            }
+        }
+    }
+}
+
+fn status_line(counts: &Counts, but: Option<&str>) -> String {
+    let Counts { active, pending, dead } = counts;
+    let mut line = format!("watching {active} runs, {pending} messages to deliver");
+    if *dead > 0 {
+        line.push_str(&format!(", {dead} given up"));
+    }
+    if let Some(but) = but {
+        line.push_str("; ");
+        line.push_str(but);
+    }
+    line
+}

@@ -1,0 +1,396 @@
+//! The commands that talk to the daemon.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures_util::{StreamExt as _, stream};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::wait::run_ids;
+use super::{Signals, USAGE, write_text};
+use crate::cli::{AddArgs, DeliveriesArgs, DeliveriesCommand, ListArgs, WatchArgs};
+use crate::config::{Settings, duration_text};
+use crate::control::{AddRequest, AttemptDoc, Client, ClientError, DeliveryDoc, WatchDoc};
+use crate::run::{EventType, Labels, RunId};
+use crate::table::Table;
+use crate::text::{one_line, span};
+
+/// Exit code when the daemon does not do what was asked, though it was asked rightly.
+const REFUSED: u8 = 1;
+
+/// Requests under way at once when many runs are handed over: they share syncs to the disk.
+const AT_ONCE: usize = 64;
+
+/// Longest free text in a list, in characters.
+const TEXT_CHARS: usize = 200;
+
+/// How a command talks to whoever called it.
+pub struct Talk<'a> {
+    /// Results.
+    pub out: &'a mut dyn Write,
+    /// Everything else.
+    pub err: &'a mut dyn Write,
+    /// Results as JSON.
+    pub json: bool,
+    /// Width of the terminal that results go to, if they go to one.
+    pub width: Option<u16>,
+}
+
+impl Talk<'_> {
+    fn line(&mut self, text: &str) -> anyhow::Result<()> {
+        write_text(self.out, &format!("{text}\n"))
+    }
+
+    fn json(&mut self, value: &impl serde::Serialize) -> anyhow::Result<()> {
+        self.line(&serde_json::to_string(value)?)
+    }
+
+    /// Says why something was not done and returns the exit code for that.
+    fn failed(&mut self, error: &ClientError) -> anyhow::Result<u8> {
+        write_text(self.err, &format!("error: {error}\n"))?;
+        Ok(failure_code(error))
+    }
+}
+
+/// The exit code for what the daemon did not do: 1 when it was asked rightly, 2 otherwise.
+pub(super) fn failure_code(error: &ClientError) -> u8 {
+    match error {
+        ClientError::Refused(problem) if problem.status != 400 => REFUSED,
+        _ => USAGE,
+    }
+}
+
+/// Hands runs to the daemon, in order of the answers of `run_ids`. Each is either watched now, with
+/// whether that is new, or refused.
+pub(super) async fn add_all(
+    client: &Client,
+    args: &WatchArgs,
+    run_ids: Vec<RunId>,
+) -> Vec<Result<(WatchDoc, bool), ClientError>> {
+    let labels: Labels = args.labels.iter().cloned().collect();
+    let sinks: Vec<_> = args.sinks.iter().map(|name| name.as_str().to_owned()).collect();
+    let add = |run_id: RunId| {
+        let asked = AddRequest {
+            run_id: run_id.as_str().to_owned(),
+            name: args.name.clone(),
+            labels: labels.clone(),
+            sinks: (!sinks.is_empty()).then(|| sinks.clone()),
+            timeout: args.timeout.map(duration_text),
+        };
+        async move { client.add(&asked).await }
+    };
+    stream::iter(run_ids).map(add).buffered(AT_ONCE).collect().await
+}
+
+fn client(settings: &Settings) -> anyhow::Result<Client> {
+    let socket = settings.control.socket.as_deref().context("no place for the socket; set control.socket")?;
+    Ok(Client::new(socket)?)
+}
+
+/// `runwatch add`. With `json` one line per run, `{"run_id","added","watch"}`, `added` being `new` or
+/// `known`.
+///
+/// # Errors
+/// When the arguments or the result cannot be used.
+pub async fn add(settings: &Settings, args: &AddArgs, mut talk: Talk<'_>) -> anyhow::Result<u8> {
+    let run_ids = run_ids(&args.runs, std::io::stdin().lock())?;
+    let mut code = 0;
+    for added in add_all(&client(settings)?, &args.watch, run_ids).await {
+        match added {
+            Ok((watch, new)) if talk.json => {
+                let added = if new { "new" } else { "known" };
+                talk.json(&serde_json::json!({ "run_id": watch.run_id, "added": added, "watch": watch }))?;
+            }
+            Ok((watch, true)) => talk.line(&format!("{}: watching", watch.run_id))?,
+            Ok((watch, false)) => match &watch.verdict {
+                None => talk.line(&format!("{}: already watched", watch.run_id))?,
+                Some(verdict) => talk.line(&format!("{}: already watched, and {verdict}", watch.run_id))?,
+            },
+            Err(error) => {
+                let failed = talk.failed(&error)?;
+                if matches!(error, ClientError::NotRunning(_) | ClientError::Forbidden(_)) {
+                    return Ok(failed);
+                }
+                code = code.max(failed);
+            }
+        }
+    }
+    Ok(code)
+}
+
+/// `runwatch list`. With `json` the answer of `GET /v1/watches`, all pages in one.
+///
+/// # Errors
+/// When the result cannot be written.
+pub async fn list(settings: &Settings, args: &ListArgs, mut talk: Talk<'_>) -> anyhow::Result<u8> {
+    let labels: Vec<_> = args.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let mut query: Vec<(&str, &str)> = labels.iter().map(|label| ("label", label.as_str())).collect();
+    match args.verdict {
+        Some(verdict) => query.push(("verdict", verdict.as_str())),
+        None if args.all => {}
+        None => query.push(("state", "active")),
+    }
+    let list = match client(settings)?.watches(&query).await {
+        Ok(list) => list,
+        Err(error) => return talk.failed(&error),
+    };
+    if talk.json {
+        talk.json(&list)?;
+        return Ok(0);
+    }
+    for notice in &list.notices {
+        write_text(talk.err, &format!("warning: {notice}\n"))?;
+    }
+    if list.watches.is_empty() {
+        write_text(talk.err, "no such watches\n")?;
+        return Ok(0);
+    }
+    let now = Timestamp::now();
+    let mut table = Table::new(["RUN", "NAME", "STATUS", "SINCE", "POLLS", "NEXT POLL", "LAST ERROR"]);
+    for watch in &list.watches {
+        let since = watch.finished_at.unwrap_or(watch.added_at);
+        let error = watch.last_error.as_ref().filter(|_| watch.verdict.is_none());
+        table.row([
+            watch.run_id.to_string(),
+            watch.name.as_deref().map(|name| one_line(name, TEXT_CHARS)).unwrap_or_default(),
+            standing(watch),
+            ago(since, now),
+            watch.polls.to_string(),
+            next_poll(watch, now),
+            error.map(|error| format!("{} ({})", error.message, ago(error.at, now))).unwrap_or_default(),
+        ]);
+    }
+    write_text(talk.out, &table.to_text(talk.width))?;
+    Ok(0)
+}
+
+/// `runwatch show`. With `json` the answer of `GET /v1/watches/{run_id}`.
+///
+/// # Errors
+/// When the result cannot be written.
+pub async fn show(settings: &Settings, run_id: &RunId, mut talk: Talk<'_>) -> anyhow::Result<u8> {
+    match client(settings)?.watch(run_id, Duration::ZERO).await {
+        Ok(watch) if talk.json => talk.json(&watch)?,
+        Ok(watch) => {
+            let text = describe(&watch, Timestamp::now(), &TimeZone::system(), talk.width);
+            write_text(talk.out, &text)?;
+        }
+        Err(error) => return talk.failed(&error),
+    }
+    Ok(0)
+}
+
+/// `runwatch remove`. With `json` one line per run, `{"run_id","removed"}`.
+///
+/// # Errors
+/// When the result cannot be written.
+pub async fn remove(settings: &Settings, run_ids: &[RunId], mut talk: Talk<'_>) -> anyhow::Result<u8> {
+    let client = client(settings)?;
+    let mut code = 0;
+    for run_id in run_ids {
+        let removed = client.remove(run_id).await;
+        if talk.json {
+            talk.json(&serde_json::json!({ "run_id": run_id, "removed": removed.is_ok() }))?;
+        } else if removed.is_ok() {
+            talk.line(&format!("{run_id}: no longer watched"))?;
+        }
+        if let Err(error) = removed {
+            code = code.max(talk.failed(&error)?);
+        }
+    }
+    Ok(code)
+}
+
+/// `runwatch events`: each event as a line, the JSON that sinks get with its `id`, until a signal or
+/// until nobody reads.
+///
+/// # Errors
+/// When the result cannot be written.
+pub async fn events(settings: &Settings, after: Option<u64>, mut talk: Talk<'_>) -> anyhow::Result<u8> {
+    let mut signals = Signals::listen()?;
+    let mut events = match client(settings)?.events(after.map(|after| after.to_string()).as_deref()).await {
+        Ok(events) => events,
+        Err(error) => return talk.failed(&error),
+    };
+    loop {
+        // Both arms are cancel-safe: an event that has come is kept until it is whole.
+        let next = tokio::select! {
+            next = events.next() => next,
+            code = signals.next() => return Ok(code),
+        };
+        match next {
+            Ok(Some((id, json))) => {
+                let fields = json.strip_prefix('{').context("an event is no JSON object")?;
+                match writeln!(talk.out, "{{\"id\":{id},{fields}").and_then(|()| talk.out.flush()) {
+                    Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(0),
+                    written => written.context("cannot write the result")?,
+                }
+            }
+            Ok(None) => {
+                write_text(talk.err, "error: the daemon has stopped\n")?;
+                return Ok(REFUSED);
+            }
+            Err(error) => return talk.failed(&error),
+        }
+    }
+}
+
+/// `runwatch deliveries`, and `deliveries retry`. With `json` `{"deliveries":[…]}`, or a line for each
+/// that is tried again, `{"id","due"}`.
+///
+/// # Errors
+/// When the result cannot be written.
+pub async fn deliveries(settings: &Settings, args: &DeliveriesArgs, mut talk: Talk<'_>) -> anyhow::Result<u8> {
+    let client = client(settings)?;
+    if let Some(DeliveriesCommand::Retry { ids }) = &args.command {
+        let mut code = 0;
+        for id in ids {
+            let retried = client.retry(id).await;
+            if talk.json {
+                talk.json(&serde_json::json!({ "id": id, "due": retried.is_ok() }))?;
+            } else if retried.is_ok() {
+                talk.line(&format!("{id}: being tried again"))?;
+            }
+            if let Err(error) = retried {
+                code = code.max(talk.failed(&error)?);
+            }
+        }
+        return Ok(code);
+    }
+    let mut query = Vec::new();
+    query.extend(args.sink.as_ref().map(|sink| ("sink", sink.as_str())));
+    if args.failed {
+        query.extend([("state", "pending"), ("state", "sending"), ("state", "dead")]);
+    }
+    let mut deliveries = match client.deliveries(&query).await {
+        Ok(deliveries) => deliveries,
+        Err(error) => return talk.failed(&error),
+    };
+    deliveries.retain(|delivery| !args.failed || delivery.last_result.is_some());
+    if talk.json {
+        talk.json(&serde_json::json!({ "deliveries": deliveries }))?;
+        return Ok(0);
+    }
+    if deliveries.is_empty() {
+        write_text(talk.err, "no such deliveries\n")?;
+        return Ok(0);
+    }
+    let now = Timestamp::now();
+    let mut table = Table::new(["ID", "EVENT", "RUN", "SINK", "STATE", "ATTEMPTS", "MADE", "LAST RESULT"]);
+    for delivery in &deliveries {
+        table.row([
+            delivery.id.to_string(),
+            delivery.event.to_string(),
+            delivery.run_id.as_ref().map(ToString::to_string).unwrap_or_default(),
+            delivery.sink.to_string(),
+            delivery_state(delivery, now),
+            delivery.attempts.to_string(),
+            ago(delivery.created_at, now),
+            delivery.last_result.as_deref().map(|result| one_line(result, TEXT_CHARS)).unwrap_or_default(),
+        ]);
+    }
+    write_text(talk.out, &table.to_text(talk.width))?;
+    Ok(0)
+}
+
+/// The verdict, or else the status, of a watch.
+fn standing(watch: &WatchDoc) -> String {
+    match (&watch.verdict, &watch.status) {
+        (Some(verdict), _) => verdict.clone(),
+        (None, _) if watch.missing_since.is_some() => "not there yet".to_owned(),
+        (None, Some(status)) => one_line(status, TEXT_CHARS),
+        (None, None) => "not asked yet".to_owned(),
+    }
+}
+
+fn ago(at: Timestamp, now: Timestamp) -> String {
+    if at > now { "now".to_owned() } else { format!("{} ago", span(now.duration_since(at).unsigned_abs())) }
+}
+
+fn ahead(at: Timestamp, now: Timestamp) -> String {
+    if at <= now { "now".to_owned() } else { format!("in {}", span(at.duration_since(now).unsigned_abs())) }
+}
+
+fn next_poll(watch: &WatchDoc, now: Timestamp) -> String {
+    match watch.next_poll_at {
+        _ if watch.polling => "asking".to_owned(),
+        Some(at) => ahead(at, now),
+        None => String::new(),
+    }
+}
+
+fn delivery_state(delivery: &DeliveryDoc, now: Timestamp) -> String {
+    match (delivery.state.as_str(), delivery.next_attempt_at) {
+        ("pending", Some(at)) => format!("pending, {}", ahead(at, now)),
+        ("dead", _) => "given up".to_owned(),
+        (state, _) => state.to_owned(),
+    }
+}
+
+/// Everything about one watch, for people.
+fn describe(watch: &WatchDoc, now: Timestamp, zone: &TimeZone, width: Option<u16>) -> String {
+    let mut text = match &watch.name {
+        Some(name) => format!("{} ({})\n", watch.run_id, one_line(name, TEXT_CHARS)),
+        None => format!("{}\n", watch.run_id),
+    };
+    let mut line = |name: &str, value: String| {
+        writeln!(text, "  {name:<10} {value}").expect("a String takes all text");
+    };
+    let ended = watch.finished_at.map(|at| format!(", seen {}", ago(at, now))).unwrap_or_default();
+    line("status", format!("{}{ended}", standing(watch)));
+    line("added", ago(watch.added_at, now));
+    if watch.verdict.is_none() {
+        line("deadline", ahead(watch.deadline_at, now));
+        line("next poll", next_poll(watch, now));
+    }
+    line("polls", watch.polls.to_string());
+    if let Some(since) = watch.missing_since {
+        line("not found", format!("since {}", ago(since, now)));
+    }
+    if let Some(error) = &watch.last_error {
+        line("last error", format!("{} ({})", one_line(&error.message, TEXT_CHARS), ago(error.at, now)));
+    }
+    if !watch.labels.is_empty() {
+        let labels: Vec<_> = watch.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        line("labels", one_line(&labels.join(" "), TEXT_CHARS));
+    }
+    if let Some(sinks) = &watch.sinks {
+        line("only to", sinks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
+    }
+    let time = |at: Timestamp| at.to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string();
+    let mut part = |title: &str, rows: Vec<Vec<String>>| {
+        if !rows.is_empty() {
+            let mut table = Table::plain();
+            rows.into_iter().for_each(|row| table.row(row));
+            write!(text, "\n{title}\n{}", table.to_text(width)).expect("a String takes all text");
+        }
+    };
+    let history = watch.history.iter().flatten();
+    part("Status", history.map(|change| vec![time(change.at), one_line(&change.status, TEXT_CHARS)]).collect());
+    let routing = watch.routing.iter().flatten().map(|sink| {
+        let events = match sink.events.iter().map(|event| EventType::as_str(*event)).collect::<Vec<_>>() {
+            events if events.is_empty() => "nothing".to_owned(),
+            events => events.join(", "),
+        };
+        vec![sink.sink.to_string(), events, sink.why_not.clone().unwrap_or_default()]
+    });
+    part("Sinks, as configured now", routing.collect());
+    let mut rows = Vec::new();
+    for delivery in watch.deliveries.iter().flatten() {
+        let to = format!("{} to {}", delivery.event, delivery.sink);
+        rows.push(vec![time(delivery.created_at), to, delivery_state(delivery, now), delivery.id.to_string()]);
+        rows.extend(delivery.attempt_log.iter().flatten().map(|attempt| attempt_row(attempt, time(attempt.at))));
+    }
+    part("Messages", rows);
+    text
+}
+
+fn attempt_row(attempt: &AttemptDoc, at: String) -> Vec<String> {
+    let took = span(Duration::from_millis(attempt.took_ms));
+    let outcome = if attempt.delivered { "arrived" } else { "failed" };
+    let result = one_line(&attempt.result, TEXT_CHARS);
+    vec![at, format!("  attempt {}", attempt.attempt), format!("{outcome} after {took}"), result]
+}

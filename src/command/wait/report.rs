@@ -1,0 +1,177 @@
+//! What a wait says as it goes, and its exit code: the same whoever watches.
+
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal as _, Write};
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::super::USAGE;
+use super::view::{Palette, Tracked, change_line, live_lines, upstream_line};
+use super::{Manner, Results, Until};
+use crate::notify::summary;
+use crate::run::{Event, RunEvent, RunId, Status, Verdict};
+use crate::telemetry::LiveArea;
+use crate::watch::{UpstreamView, WatchView};
+
+/// What is known of the runs that are waited for, and how it is told.
+pub(super) struct Report {
+    pub(super) manner: Manner,
+    pub(super) runs: BTreeMap<RunId, Tracked>,
+    order: Vec<RunId>,
+    area: Option<LiveArea>,
+    shown_upstream: UpstreamView,
+    zone: TimeZone,
+    /// Why standard output cannot be written, once it could not.
+    unwritable: Option<io::Error>,
+}
+
+impl Report {
+    /// About these runs, in this order.
+    pub(super) fn new(manner: Manner, runs: Vec<Tracked>) -> Self {
+        let area = if manner.progress { manner.screen.live_area() } else { None };
+        Self {
+            manner,
+            order: runs.iter().map(|run| run.run_id.clone()).collect(),
+            runs: runs.into_iter().map(|run| (run.run_id.clone(), run)).collect(),
+            area,
+            shown_upstream: UpstreamView::default(),
+            zone: TimeZone::system(),
+            unwritable: None,
+        }
+    }
+
+    /// Whether there are live lines to draw anew.
+    pub(super) fn is_live(&self) -> bool {
+        self.area.is_some()
+    }
+
+    /// Takes the live lines away.
+    pub(super) fn clear(&mut self) {
+        self.area = None;
+    }
+
+    /// Takes in a status and says so where it is another one.
+    pub(super) fn status(&mut self, run_id: &RunId, status: &Status, at: Timestamp) {
+        let Some(run) = self.runs.get_mut(run_id) else { return };
+        if run.status.replace(status.clone()).as_ref() == Some(status) {
+            return;
+        }
+        if self.manner.progress && !self.manner.screen.is_live() {
+            let line = change_line(self.palette(), at, &self.zone, &self.runs[run_id], status);
+            self.manner.screen.line(&line);
+        }
+    }
+
+    /// Takes in the verdict that `event` tells, and prints the result.
+    pub(super) fn verdict(&mut self, verdict: Verdict, event: &Event, data: &RunEvent) {
+        let Some(run) = self.runs.get_mut(&data.run.id) else { return };
+        run.verdict = Some(verdict);
+        self.print_result(verdict, event, data);
+    }
+
+    /// Whether what is waited for is known, after the verdicts `given` lately.
+    pub(super) fn is_over(&self, until: Until, given: &[Verdict]) -> bool {
+        let bad = given.iter().any(|verdict| *verdict != Verdict::Succeeded);
+        (until.first && !given.is_empty()) || (until.first_bad && bad) || self.going() == 0
+    }
+
+    /// How many runs have no verdict.
+    pub(super) fn going(&self) -> usize {
+        self.runs.values().filter(|run| run.verdict.is_none()).count()
+    }
+
+    /// Shows how things are: live lines, or a plain line when the API's state is another one.
+    pub(super) fn show(&mut self, now: Timestamp, views: &[WatchView], upstream: &UpstreamView) {
+        let palette = self.palette();
+        if let Some(area) = &mut self.area {
+            let runs: Vec<_> = self.order.iter().map(|id| self.runs[id].clone()).collect();
+            // Room is left for the prompt and for the line about the API.
+            let most = self.manner.screen.rows().saturating_sub(3).max(1);
+            area.show(&live_lines(palette, now, &runs, views, upstream, most));
+        } else if self.manner.progress && *upstream != self.shown_upstream {
+            let line = match (upstream_line(palette, now, upstream), self.shown_upstream.trouble) {
+                (None, Some(_)) => Some("the API answers again".to_owned()),
+                (line, _) => line,
+            };
+            if let Some(line) = line {
+                self.manner.screen.line(&line);
+            }
+        }
+        self.shown_upstream.clone_from(upstream);
+    }
+
+    /// The exit code for the verdicts there are.
+    pub(super) fn verdict_code(&self) -> u8 {
+        let worst = Verdict::worst(self.runs.values().filter_map(|run| run.verdict));
+        let code = worst.map_or(0, Verdict::exit_code);
+        match &self.unwritable {
+            // A reader that has seen enough closes the pipe; anything else lost a result.
+            Some(error) if error.kind() != io::ErrorKind::BrokenPipe && code == 0 => USAGE,
+            _ => code,
+        }
+    }
+
+    fn palette(&self) -> Palette {
+        Palette { coloured: self.manner.coloured }
+    }
+
+    /// Prints what is known now of one run.
+    fn print_result(&mut self, verdict: Verdict, event: &Event, data: &RunEvent) {
+        let human = self.result_line(verdict, event);
+        let quiet = !self.manner.progress;
+        match self.manner.results {
+            Results::Text => {
+                self.print(&human);
+                if self.manner.screen.is_live() && !io::stdout().is_terminal() && !quiet {
+                    self.manner.screen.line(&human);
+                }
+            }
+            Results::Json => {
+                let line = serde_json::json!({ "run_id": data.run.id, "verdict": verdict.as_str() });
+                let mut line = line.to_string();
+                // The data goes in as text: a JSON value would change the run's own numbers.
+                let json = serde_json::to_string(data).expect("an event has only text keys");
+                line.truncate(line.len() - 1);
+                self.print(&format!("{line},\"data\":{json}}}"));
+                if !io::stdout().is_terminal() && !quiet {
+                    self.manner.screen.line(&human);
+                }
+            }
+            Results::Output => {
+                if let (Verdict::Succeeded, Some(output)) = (verdict, &data.run.output) {
+                    self.print(output.get());
+                }
+                if !quiet {
+                    self.manner.screen.line(&human);
+                }
+            }
+            Results::Nothing => {}
+        }
+    }
+
+    fn result_line(&self, verdict: Verdict, event: &Event) -> String {
+        let summary = summary::of(event);
+        let mut line = summary.title.replacen(verdict.as_str(), &self.palette().status(verdict.as_str()), 1);
+        for detail in &summary.lines {
+            line.push_str("\n  ");
+            line.push_str(detail);
+        }
+        line
+    }
+
+    /// Prints to standard output. One that cannot be written is remembered, not fatal: the messages to
+    /// others matter all the same.
+    fn print(&mut self, text: &str) {
+        let written = self.manner.screen.aside(|| {
+            let mut stdout = io::stdout().lock();
+            writeln!(stdout, "{text}").and_then(|()| stdout.flush())
+        });
+        if let Err(error) = written
+            && self.unwritable.is_none()
+        {
+            self.manner.screen.line(&format!("cannot write to standard output: {error}"));
+            self.unwritable = Some(error);
+        }
+    }
+}

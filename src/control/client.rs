@@ -1,0 +1,263 @@
+//! The commands' side of the control interface.
+
+use std::error::Error as _;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use reqwest::{Client as Http, Method, RequestBuilder, Response, StatusCode, redirect};
+use serde::de::DeserializeOwned;
+
+use super::wire::{AddRequest, DeliveryDoc, DeliveryList, Problem, WatchDoc, WatchList};
+use crate::run::{DeliveryId, RunId};
+
+/// Limit of one request, waiting not included. The daemon is on this machine; it may be busy.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Most bytes of an answer that are read.
+const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+
+/// Watches or deliveries asked for at a time.
+const PAGE: &str = "1000";
+
+/// Why the daemon could not be asked, or what it refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers.
+    #[error(
+        "no daemon answers at {}; start one with `runwatch daemon`, or as a service with `systemctl start runwatch` \
+         (`systemctl --user start runwatch` on a desktop)",
+        .0.display()
+    )]
+    NotRunning(PathBuf),
+    /// The socket belongs to somebody else.
+    #[error("no permission to use {}; the daemon belongs to another user", .0.display())]
+    Forbidden(PathBuf),
+    /// The daemon refuses.
+    #[error("{}", .0.detail)]
+    Refused(Problem),
+    /// It answers, but not as it should.
+    #[error("the daemon at {} does not answer as it should: {what}", path.display())]
+    Broken {
+        /// The socket.
+        path: PathBuf,
+        /// What happened.
+        what: String,
+    },
+}
+
+impl ClientError {
+    /// Whether what was asked for is not known to the daemon.
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Self::Refused(problem) if problem.status == StatusCode::NOT_FOUND.as_u16())
+    }
+}
+
+/// Asks the daemon.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: Http,
+    socket: PathBuf,
+}
+
+impl Client {
+    /// A client of the daemon at this socket. Asks nothing yet.
+    ///
+    /// # Errors
+    /// When the client cannot be set up.
+    pub fn new(socket: &Path) -> Result<Self, ClientError> {
+        let broken = |error: reqwest::Error| ClientError::Broken { path: socket.to_owned(), what: error.to_string() };
+        let http = Http::builder()
+            .unix_socket(socket)
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .user_agent(concat!("runwatch/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(broken)?;
+        Ok(Self { http, socket: socket.to_owned() })
+    }
+
+    /// Hands a run over. Returns its watch, and whether it is new.
+    ///
+    /// # Errors
+    /// As [`ClientError`] has them.
+    pub async fn add(&self, asked: &AddRequest) -> Result<(WatchDoc, bool), ClientError> {
+        let body = serde_json::to_vec(asked).expect("text keys");
+        let response = self.send(self.request(Method::POST, "/v1/watches", &[]).body(body).timeout(LIMIT)).await?;
+        let new = response.status() == StatusCode::CREATED;
+        Ok((self.read(response).await?, new))
+    }
+
+    /// All watches that fit `query`, page after page.
+    ///
+    /// # Errors
+    /// As [`ClientError`] has them.
+    pub async fn watches(&self, query: &[(&str, &str)]) -> Result<WatchList, ClientError> {
+        let mut all = WatchList { watches: Vec::new(), next_cursor: None, notices: Vec::new() };
+        loop {
+            let cursor = all.next_cursor.take();
+            let mut page: WatchList = self.page("/v1/watches", query, cursor.as_deref()).await?;
+            all.watches.append(&mut page.watches);
+            all.notices = page.notices;
+            all.next_cursor = page.next_cursor;
+            if all.next_cursor.is_none() {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// One watch, with all that is known of it; answered when it has its verdict or `wait` is over.
+    ///
+    /// # Errors
+    /// As [`ClientError`] has them.
+    pub async fn watch(&self, run_id: &RunId, wait: Duration) -> Result<WatchDoc, ClientError> {
+        let text = format!("{}ms", wait.as_millis());
+        let request = self.request(Method::GET, &format!("/v1/watches/{run_id}"), &[("wait", &text)]);
+        self.read(self.send(request.timeout(LIMIT + wait)).await?).await
+    }
+
+    /// Stops a watch.
+    ///
+    /// # Errors
+    /// As [`ClientError`] has them.
+    pub async fn remove(&self, run_id: &RunId) -> Result<(), ClientError> {
+        let request = self.request(Method::DELETE, &format!("/v1/watches/{run_id}"), &[]);
+        self.send(request.timeout(LIMIT)).await.map(drop)
+    }
+
+    /// All deliveries that fit `query`, page after page.
+    ///
+    /// # Errors
+    /// As [`ClientError`] has them.
+    pub async fn deliveries(&self, query: &[(&str, &str)]) -> Result<Vec<DeliveryDoc>, ClientError> {
+        let (mut all, mut cursor) = (Vec::new(), None);
+        loop {
+            let mut page: DeliveryList = self.page("/v1/deliveries", query, cursor.as_deref()).await?;
+            all.append(&mut page.deliveries);
+            cursor = page.next_cursor;
+            if cursor.is_none() {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Has a delivery tried again at once.
+    ///
+    /// # Errors
+    /// As [`ClientError`] has them.
+    pub async fn retry(&self, id: &DeliveryId) -> Result<(), ClientError> {
+        let request = self.request(Method::POST, &format!("/v1/deliveries/{id}/retry"), &[]);
+        self.send(request.timeout(LIMIT)).await.map(drop)
+    }
+
+    /// The events from now on, or after the event `after`.
+    ///
+    /// # Errors
+    /// As [`ClientError`] has them.
+    pub async fn events(&self, after: Option<&str>) -> Result<Events, ClientError> {
+        let mut request = self.request(Method::GET, "/v1/events", &[]);
+        if let Some(after) = after {
+            request = request.header("last-event-id", after);
+        }
+        Ok(Events { response: self.send(request).await?, text: Vec::new(), socket: self.socket.clone() })
+    }
+
+    fn request(&self, method: Method, path: &str, query: &[(&str, &str)]) -> RequestBuilder {
+        let mut url = reqwest::Url::parse("http://localhost").expect("a URL");
+        url.set_path(path);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        self.http.request(method, url)
+    }
+
+    async fn page<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        cursor: Option<&str>,
+    ) -> Result<T, ClientError> {
+        let mut query = query.to_vec();
+        query.push(("limit", PAGE));
+        query.extend(cursor.map(|cursor| ("cursor", cursor)));
+        self.read(self.send(self.request(Method::GET, path, &query).timeout(LIMIT)).await?).await
+    }
+
+    /// Sends a request; an answer that is no success is an error.
+    async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        match self.read(response).await {
+            Ok(problem) => Err(ClientError::Refused(problem)),
+            Err(_no_problem) => Err(self.broken(status)),
+        }
+    }
+
+    async fn read<T: DeserializeOwned>(&self, mut response: Response) -> Result<T, ClientError> {
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.broken(error))? {
+            if body.len() + chunk.len() > MAX_ANSWER_BYTES {
+                return Err(self.broken("the answer is too large"));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        serde_json::from_slice(&body).map_err(|error| self.broken(error))
+    }
+
+    fn broken(&self, what: impl ToString) -> ClientError {
+        ClientError::Broken { path: self.socket.clone(), what: what.to_string() }
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> ClientError {
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            match error.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
+                Some(ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+                    return ClientError::NotRunning(self.socket.clone());
+                }
+                Some(ErrorKind::PermissionDenied) => return ClientError::Forbidden(self.socket.clone()),
+                _ => cause = error.source(),
+            }
+        }
+        self.broken(error)
+    }
+}
+
+/// Events as they come.
+pub struct Events {
+    response: Response,
+    text: Vec<u8>,
+    socket: PathBuf,
+}
+
+impl Events {
+    /// The next event: its ID and its JSON; `None` when the daemon ends the stream.
+    ///
+    /// # Errors
+    /// When the daemon is gone or sends what is no stream of events.
+    pub async fn next(&mut self) -> Result<Option<(String, String)>, ClientError> {
+        loop {
+            if let Some(end) = self.text.windows(2).position(|two| two == b"\n\n") {
+                let event: Vec<u8> = self.text.drain(..end + 2).collect();
+                let event = String::from_utf8_lossy(&event);
+                let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).map(str::trim_start);
+                // A comment keeps the connection alive.
+                if let (Some(id), Some(data)) = (field("id:"), field("data:")) {
+                    return Ok(Some((id.to_owned(), data.to_owned())));
+                }
+                continue;
+            }
+            let broken = |what: String| ClientError::Broken { path: self.socket.clone(), what };
+            match self.response.chunk().await.map_err(|error| broken(error.to_string()))? {
+                None => return Ok(None),
+                Some(chunk) if self.text.len() + chunk.len() > MAX_ANSWER_BYTES => {
+                    return Err(broken("an event is too large".to_owned()));
+                }
+                Some(chunk) => self.text.extend_from_slice(&chunk),
+            }
+        }
+    }
+}

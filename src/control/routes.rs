@@ -1,0 +1,404 @@
+//! The routes of the control interface.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, Path, RawQuery, State};
+use axum::http::{HeaderMap, Response, StatusCode, header};
+use axum::response::sse::{self, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response as AxumResponse};
+use axum::routing::{get, post};
+use futures_util::{Stream, stream};
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::wire::{AddRequest, ChangeDoc, DeliveryDoc, DeliveryList, Problem, SinkDoc, WatchDoc, WatchList};
+use super::{Control, InForce};
+use crate::api::RunSource;
+use crate::config::{MAX_DEADLINE, MIN_DEADLINE, check_label, parse_duration, watch_name};
+use crate::run::{DeliveryId, Event, RunEvent, RunId, SinkName, Verdict, Watch};
+use crate::store::{
+    Added, DeliveryFilter, DeliveryState, History, Removed, Retried, Store, StoreError, WatchFilter, WatchState,
+};
+use crate::watch::AddedBy;
+
+/// Largest body of a request, in bytes: room for every label a watch may carry.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// Items of a list where the request names no number, and at the most.
+const PAGE: u32 = 100;
+const MAX_PAGE: u32 = 1000;
+
+/// Longest `?wait=`.
+const MAX_WAIT: Duration = Duration::from_secs(600);
+
+/// Events read from the store at a time.
+const EVENT_BATCH: u32 = 256;
+
+/// How often a stream of events says that it is alive.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+struct Shared<S> {
+    control: Control<S>,
+    stop: CancellationToken,
+}
+
+type App<S> = State<Arc<Shared<S>>>;
+
+pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken) -> Router {
+    Router::new()
+        .route("/v1/watches", post(add::<S>).get(list::<S>))
+        .route("/v1/watches/{run_id}", get(show::<S>).delete(remove::<S>))
+        .route("/v1/events", get(events::<S>))
+        .route("/v1/deliveries", get(deliveries::<S>))
+        .route("/v1/deliveries/{id}/retry", post(retry::<S>))
+        .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "there is no such route") })
+        .method_not_allowed_fallback(|| async {
+            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this route has other methods")
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .with_state(Arc::new(Shared { control, stop }))
+}
+
+/// A request that is refused, as RFC 9457 has it.
+struct Refusal {
+    status: StatusCode,
+    detail: String,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into() }
+    }
+
+    fn bad(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    fn unknown(what: impl std::fmt::Display) -> Self {
+        Self::new(StatusCode::NOT_FOUND, format!("{what} is not known here"))
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        let status = match error {
+            StoreError::Precondition { .. } => StatusCode::CONFLICT,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        let detail = format!("{:#}", anyhow::Error::from(error));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            tracing::error!(error = detail, "a request failed");
+        }
+        Self { status, detail }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> AxumResponse {
+        let problem = Problem {
+            title: self.status.canonical_reason().unwrap_or("Error").to_owned(),
+            status: self.status.as_u16(),
+            detail: self.detail,
+        };
+        json_response(self.status, "application/problem+json", &problem)
+    }
+}
+
+fn json<T: Serialize>(status: StatusCode, value: &T) -> AxumResponse {
+    json_response(status, "application/json", value)
+}
+
+fn json_response<T: Serialize>(status: StatusCode, content_type: &'static str, value: &T) -> AxumResponse {
+    let body = serde_json::to_vec(value).expect("the documents have text keys");
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    response
+}
+
+/// The parameters of a request, each known and read once.
+struct Query(Vec<(String, String)>);
+
+impl Query {
+    fn read(RawQuery(text): RawQuery, known: &[&str]) -> Result<Self, Refusal> {
+        let text = text.unwrap_or_default();
+        let url = reqwest::Url::parse(&format!("http://localhost/?{text}"))
+            .map_err(|_invalid| Refusal::bad("the query cannot be read"))?;
+        let pairs: Vec<(String, String)> =
+            url.query_pairs().map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
+        match pairs.iter().find(|(name, _)| !known.contains(&name.as_str())) {
+            Some((name, _)) => Err(Refusal::bad(format!("{name:?} is no parameter; known: {}", known.join(", ")))),
+            None => Ok(Self(pairs)),
+        }
+    }
+
+    fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The last value of a parameter, read by `read`.
+    fn one<T>(&self, name: &str, read: impl FnOnce(&str) -> Option<T>, rule: &str) -> Result<Option<T>, Refusal> {
+        let Some(value) = self.all(name).last() else { return Ok(None) };
+        read(value).map(Some).ok_or_else(|| Refusal::bad(format!("{name}={value}: write {rule}")))
+    }
+
+    fn limit(&self) -> Result<u32, Refusal> {
+        let read = |text: &str| text.parse().ok().filter(|limit| (1..=MAX_PAGE).contains(limit));
+        Ok(self.one("limit", read, "a number from 1 to 1000")?.unwrap_or(PAGE))
+    }
+}
+
+fn run_id(text: &str) -> Result<RunId, Refusal> {
+    RunId::new(text).map_err(|error| Refusal::bad(error.to_string()))
+}
+
+async fn add<S: RunSource>(State(app): App<S>, body: Bytes) -> Result<AxumResponse, Refusal> {
+    let asked: AddRequest =
+        serde_json::from_slice(&body).map_err(|error| Refusal::bad(format!("the body cannot be used: {error}")))?;
+    let in_force = app.control.in_force.borrow().clone();
+    let watch = watch(asked, &in_force, app.control.clock.now())?;
+    let run_id = watch.run_id.clone();
+    let status = match app.control.watches.add(watch, AddedBy::Request).await? {
+        Added::New => StatusCode::CREATED,
+        Added::Known => StatusCode::OK,
+    };
+    let history = app.control.store.history(run_id.clone()).await?;
+    // It may have been removed again this very moment.
+    let history = history.ok_or_else(|| Refusal::unknown(&run_id))?;
+    Ok(json(status, &app.document(history, false).await?))
+}
+
+/// Checks what a caller asks for.
+fn watch(asked: AddRequest, in_force: &InForce, now: Timestamp) -> Result<Watch, Refusal> {
+    let run_id = run_id(&asked.run_id)?;
+    let name = asked.name.map(|name| watch_name(&name)).transpose();
+    let name = name.map_err(|(what, fix)| Refusal::bad(format!("name: {what}; {fix}")))?;
+    for (key, value) in &asked.labels {
+        check_label(key, value).map_err(|(what, fix)| Refusal::bad(format!("label {key:?}: {what}; {fix}")))?;
+    }
+    let known = |name: &SinkName| in_force.routes.0.iter().any(|route| route.sink == *name);
+    let sink = |name: String| {
+        let known_names = || in_force.routes.0.iter().map(|route| route.sink.as_str()).collect::<Vec<_>>().join(", ");
+        SinkName::new(&name)
+            .ok()
+            .filter(known)
+            .ok_or_else(|| Refusal::bad(format!("no sink is called {name:?}; known sinks: {}", known_names())))
+    };
+    let sinks = asked.sinks.map(|names| names.into_iter().map(sink).collect::<Result<Vec<_>, _>>()).transpose()?;
+    let timeout = match asked.timeout {
+        None => in_force.deadline,
+        Some(text) => parse_duration(&text)
+            .ok()
+            .filter(|timeout| (MIN_DEADLINE..=MAX_DEADLINE).contains(timeout))
+            .ok_or_else(|| Refusal::bad(format!("timeout: {text:?} is no duration from 1ms to 3650d, such as 2h")))?,
+    };
+    let deadline_at = now.checked_add(timeout).unwrap_or(Timestamp::MAX);
+    Ok(Watch { run_id, name, labels: asked.labels, sinks, added_at: now, deadline_at })
+}
+
+async fn list<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result<AxumResponse, Refusal> {
+    let query = Query::read(query, &["state", "verdict", "label", "limit", "cursor"])?;
+    let state = |text: &str| match text {
+        "active" => Some(WatchState::Active),
+        "finished" => Some(WatchState::Finished),
+        _ => None,
+    };
+    let labels = query.all("label").map(|pair| {
+        let pair = pair.split_once('=').ok_or_else(|| Refusal::bad(format!("label={pair}: write label=KEY=VALUE")))?;
+        Ok((pair.0.to_owned(), pair.1.to_owned()))
+    });
+    let filter = WatchFilter {
+        state: query.one("state", state, "active or finished")?,
+        verdict: query.one("verdict", Verdict::from_word, "the word of a verdict, such as failed or timed_out")?,
+        labels: labels.collect::<Result<_, Refusal>>()?,
+        after: query.one("cursor", read_cursor, "the next_cursor of an answer")?,
+    };
+    let page = app.control.store.watches(filter, query.limit()?).await?;
+    let last = page.items.last().filter(|_| page.more);
+    let next_cursor = last.map(|last| format!("{}.{}", last.watch.added_at.as_millisecond(), last.watch.run_id));
+    let views = app.control.watches.view(None).await?;
+    let mut views: std::collections::HashMap<_, _> =
+        views.into_iter().map(|view| (view.run_id.clone(), view)).collect();
+    let watches = page
+        .items
+        .into_iter()
+        .map(|record| {
+            let view = views.remove(&record.watch.run_id).filter(|_| record.verdict.is_none());
+            WatchDoc::of(record, view)
+        })
+        .collect();
+    Ok(json(StatusCode::OK, &WatchList { watches, next_cursor, notices: app.notices() }))
+}
+
+fn read_cursor(text: &str) -> Option<(Timestamp, RunId)> {
+    let (at, id) = text.split_once('.')?;
+    Some((Timestamp::from_millisecond(at.parse().ok()?).ok()?, RunId::new(id).ok()?))
+}
+
+async fn show<S: RunSource>(
+    State(app): App<S>,
+    Path(id): Path<String>,
+    query: RawQuery,
+) -> Result<AxumResponse, Refusal> {
+    let run_id = run_id(&id)?;
+    let query = Query::read(query, &["wait"])?;
+    let read = |text: &str| parse_duration(text).ok().filter(|wait| *wait <= MAX_WAIT);
+    let wait = query.one("wait", read, "a duration up to 10m, such as 30s")?.unwrap_or_default();
+    let ends = tokio::time::Instant::now() + wait;
+    let mut changed = app.control.store.history_changed();
+    loop {
+        // Marked as seen before the store is read, so that no change in between is missed.
+        changed.mark_unchanged();
+        let history = app.control.store.history(run_id.clone()).await?;
+        let history = history.ok_or_else(|| Refusal::unknown(&run_id))?;
+        if history.record.verdict.is_some() || app.stop.is_cancelled() || tokio::time::Instant::now() >= ends {
+            return Ok(json(StatusCode::OK, &app.document(history, true).await?));
+        }
+        // Every arm is cancel-safe: they wait for a change, a time and the end, and lose none.
+        tokio::select! {
+            Ok(()) = changed.changed() => {}
+            () = tokio::time::sleep_until(ends) => {}
+            () = app.stop.cancelled() => {}
+        }
+    }
+}
+
+async fn remove<S: RunSource>(State(app): App<S>, Path(id): Path<String>) -> Result<StatusCode, Refusal> {
+    let run_id = run_id(&id)?;
+    match app.control.watches.remove(run_id.clone()).await? {
+        Removed::Removed => Ok(StatusCode::NO_CONTENT),
+        Removed::Unknown => Err(Refusal::unknown(run_id)),
+    }
+}
+
+async fn deliveries<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result<AxumResponse, Refusal> {
+    let query = Query::read(query, &["state", "sink", "limit", "cursor"])?;
+    let states = query.all("state").map(|word| {
+        let rule = || Refusal::bad(format!("state={word}: write pending, sending, delivered or dead"));
+        DeliveryState::from_word(word).ok_or_else(rule)
+    });
+    let filter = DeliveryFilter {
+        states: states.collect::<Result<_, _>>()?,
+        sink: query.one("sink", |text| SinkName::new(text).ok(), "the name of a sink")?,
+        after: query.one("cursor", |text| DeliveryId::new(text).ok(), "the next_cursor of an answer")?,
+    };
+    let page = app.control.store.deliveries(filter, query.limit()?).await?;
+    let next_cursor = page.items.last().filter(|_| page.more).map(|last| last.id.to_string());
+    let deliveries = page.items.into_iter().map(|summary| DeliveryDoc::of(summary, None)).collect();
+    Ok(json(StatusCode::OK, &DeliveryList { deliveries, next_cursor }))
+}
+
+async fn retry<S: RunSource>(State(app): App<S>, Path(id): Path<String>) -> Result<StatusCode, Refusal> {
+    let id = DeliveryId::new(&id).map_err(|error| Refusal::bad(error.to_string()))?;
+    match app.control.store.retry_delivery(id.clone(), app.control.clock.now()).await? {
+        Retried::Due => Ok(StatusCode::ACCEPTED),
+        Retried::Unknown => Err(Refusal::unknown(id)),
+    }
+}
+
+async fn events<S: RunSource>(
+    State(app): App<S>,
+    headers: HeaderMap,
+    query: RawQuery,
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Refusal> {
+    Query::read(query, &[])?;
+    let after = match headers.get("last-event-id") {
+        None => app.control.store.newest_event().await?,
+        Some(id) => id
+            .to_str()
+            .ok()
+            .and_then(|id| id.parse().ok())
+            .ok_or_else(|| Refusal::bad("Last-Event-ID is not the id of an event"))?,
+    };
+    let feed = Feed {
+        changed: app.control.store.history_changed(),
+        store: app.control.store.clone(),
+        stop: app.stop.clone(),
+        after,
+        ready: VecDeque::new(),
+    };
+    let stream = stream::unfold(feed, |mut feed| async move {
+        let (seq, event) = feed.next().await?;
+        let event = sse::Event::default().id(seq.to_string()).event(event.event_type.as_str()).data(event.to_json());
+        Some((Ok(event), feed))
+    });
+    Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+/// The events of the store, as they come.
+struct Feed {
+    store: Store,
+    changed: tokio::sync::watch::Receiver<u64>,
+    stop: CancellationToken,
+    after: i64,
+    ready: VecDeque<(i64, Event)>,
+}
+
+impl Feed {
+    /// The next event; `None` when the server stops or the store cannot be read.
+    async fn next(&mut self) -> Option<(i64, Event)> {
+        loop {
+            if let Some((seq, event)) = self.ready.pop_front() {
+                self.after = seq;
+                return Some((seq, event));
+            }
+            self.changed.mark_unchanged();
+            self.ready = self.store.events_after(self.after, EVENT_BATCH).await.ok()?.into();
+            if self.ready.is_empty() {
+                // Both arms are cancel-safe.
+                tokio::select! {
+                    changed = self.changed.changed() => changed.ok()?,
+                    () = self.stop.cancelled() => return None,
+                }
+            }
+        }
+    }
+}
+
+impl<S: RunSource> Shared<S> {
+    /// A watch with all that is known of it, or only what its state is.
+    async fn document(&self, history: History, whole: bool) -> Result<WatchDoc, Refusal> {
+        let History { record, changes, events: _, deliveries, verdict_event } = history;
+        let (watch, finished) = (record.watch.clone(), record.verdict.is_some());
+        let view = self.control.watches.view(Some(watch.run_id.clone())).await?.pop().filter(|_| !finished);
+        let mut document = WatchDoc::of(record, view);
+        if !whole {
+            return Ok(document);
+        }
+        let change =
+            |change: crate::store::StatusChange| ChangeDoc { at: change.at, status: change.status.as_str().to_owned() };
+        document.history = Some(changes.into_iter().map(change).collect());
+        let routing = self.control.in_force.borrow().routes.explain(&watch);
+        let routing = routing.into_iter().map(|explained| SinkDoc {
+            sink: explained.sink,
+            events: explained.events,
+            why_not: explained.why_not,
+        });
+        document.routing = Some(routing.collect());
+        let deliveries = deliveries.into_iter().map(|(summary, attempts)| DeliveryDoc::of(summary, Some(attempts)));
+        document.deliveries = Some(deliveries.collect());
+        document.data = verdict_event.as_ref().and_then(Event::run).map(raw);
+        Ok(document)
+    }
+
+    /// What an operator should know.
+    fn notices(&self) -> Vec<String> {
+        let mut notices = Vec::new();
+        if let Some(rejected) = &self.control.in_force.borrow().rejected {
+            notices.push(format!("the configuration on disk is not in force: {rejected}"));
+        }
+        let upstream = self.control.watches.upstream();
+        notices.extend(upstream.borrow().trouble_text());
+        notices
+    }
+}
+
+fn raw(data: &RunEvent) -> Box<serde_json::value::RawValue> {
+    serde_json::value::to_raw_value(data).expect("an event has only text keys")
+}

@@ -1,0 +1,238 @@
+//! The JSON of the control interface, the same for server and client.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::run::{DeliveryId, EventType, Labels, RunId, SinkName, Verdict};
+use crate::store::{AttemptRecord, DeliverySummary, WatchRecord};
+use crate::watch::WatchView;
+
+/// `POST /v1/watches`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddRequest {
+    /// The run.
+    pub run_id: String,
+    /// A name for people, 1 to 200 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Labels.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
+    /// Only these sinks are told; absent means all whose filters match.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sinks: Option<Vec<String>>,
+    /// How long to watch at most, such as `2h`; absent means `watch.deadline`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
+}
+
+/// A watch. The parts from `history` on are there only where one watch was asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WatchDoc {
+    /// The run.
+    pub run_id: RunId,
+    /// The name for people.
+    pub name: Option<String>,
+    /// Labels.
+    pub labels: Labels,
+    /// The only sinks told, if it names some.
+    pub sinks: Option<Vec<SinkName>>,
+    /// `active` or `finished`.
+    pub state: String,
+    /// The status last seen, verbatim.
+    pub status: Option<String>,
+    /// The verdict's word.
+    pub verdict: Option<String>,
+    /// When it was asked for.
+    pub added_at: Timestamp,
+    /// When it ends at the latest.
+    pub deadline_at: Timestamp,
+    /// When the verdict was given.
+    pub finished_at: Option<Timestamp>,
+    /// How many polls were made.
+    pub polls: u64,
+    /// Since when every answer was 404.
+    pub missing_since: Option<Timestamp>,
+    /// The last poll that failed.
+    pub last_error: Option<FailureDoc>,
+    /// Whether a poll is under way.
+    pub polling: bool,
+    /// When it is asked for next, unless the API's limits or troubles delay that.
+    pub next_poll_at: Option<Timestamp>,
+    /// Every change of its status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<Vec<ChangeDoc>>,
+    /// What each sink is told of it, by the settings now in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routing: Option<Vec<SinkDoc>>,
+    /// Its deliveries with every attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deliveries: Option<Vec<DeliveryDoc>>,
+    /// The data of the event that told its verdict.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Box<RawValue>>,
+}
+
+/// A poll that failed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FailureDoc {
+    /// When.
+    pub at: Timestamp,
+    /// What was wrong.
+    pub message: String,
+}
+
+/// A change of a run's status.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChangeDoc {
+    /// When it was observed.
+    pub at: Timestamp,
+    /// The status since then.
+    pub status: String,
+}
+
+/// What a sink is told of a watch.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SinkDoc {
+    /// The sink.
+    pub sink: SinkName,
+    /// The verdict events and others that it gets.
+    pub events: Vec<EventType>,
+    /// Why it gets none, or not all verdicts.
+    pub why_not: Option<String>,
+}
+
+/// `GET /v1/watches`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WatchList {
+    /// The watches.
+    pub watches: Vec<WatchDoc>,
+    /// Where the list goes on; `null` at its end.
+    pub next_cursor: Option<String>,
+    /// What an operator should know: trouble with the API, a configuration that is not in force.
+    pub notices: Vec<String>,
+}
+
+/// A delivery.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeliveryDoc {
+    /// Its ID: `webhook-id` on every attempt.
+    pub id: DeliveryId,
+    /// The sink.
+    pub sink: SinkName,
+    /// The run, if it is about one.
+    pub run_id: Option<RunId>,
+    /// What it tells.
+    pub event: EventType,
+    /// `pending`, `sending`, `delivered` or `dead`.
+    pub state: String,
+    /// Attempts made.
+    pub attempts: u32,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When the next attempt is due.
+    pub next_attempt_at: Option<Timestamp>,
+    /// When it arrived or was given up.
+    pub ended_at: Option<Timestamp>,
+    /// What came of the last attempt.
+    pub last_result: Option<String>,
+    /// Every attempt; only where one watch was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt_log: Option<Vec<AttemptDoc>>,
+}
+
+/// One attempt.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AttemptDoc {
+    /// Its number, from 1.
+    pub attempt: u32,
+    /// When it began.
+    pub at: Timestamp,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+    /// Whether it arrived.
+    pub delivered: bool,
+    /// What the receiver said, or what went wrong.
+    pub result: String,
+}
+
+/// `GET /v1/deliveries`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeliveryList {
+    /// The deliveries.
+    pub deliveries: Vec<DeliveryDoc>,
+    /// Where the list goes on; `null` at its end.
+    pub next_cursor: Option<String>,
+}
+
+/// An error (RFC 9457).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Problem {
+    /// The kind of error in few words.
+    pub title: String,
+    /// The status code.
+    pub status: u16,
+    /// What is wrong here, and what to do.
+    pub detail: String,
+}
+
+impl WatchDoc {
+    /// A watch as it is stored and, if it is active, as the scheduler has it.
+    pub(super) fn of(record: WatchRecord, view: Option<WatchView>) -> Self {
+        let WatchRecord { watch, status, polls, missing_since, last_error, verdict } = record;
+        let failure = view.as_ref().and_then(|view| view.last_error.clone()).or(last_error);
+        Self {
+            run_id: watch.run_id,
+            name: watch.name,
+            labels: watch.labels,
+            sinks: watch.sinks,
+            state: if verdict.is_some() { "finished" } else { "active" }.to_owned(),
+            status: status.map(|status| status.as_str().to_owned()),
+            verdict: verdict.map(|(verdict, _)| verdict.as_str().to_owned()),
+            added_at: watch.added_at,
+            deadline_at: watch.deadline_at,
+            finished_at: verdict.map(|(_, at)| at),
+            polls: view.as_ref().map_or(polls, |view| view.polls),
+            missing_since: view.as_ref().map_or(missing_since, |view| view.missing_since),
+            last_error: failure.map(|failure| FailureDoc { at: failure.at, message: failure.message }),
+            polling: view.as_ref().is_some_and(|view| view.polling),
+            next_poll_at: view.map(|view| view.next_poll_at),
+            history: None,
+            routing: None,
+            deliveries: None,
+            data: None,
+        }
+    }
+
+    /// The verdict, if it has one that this program knows.
+    pub fn known_verdict(&self) -> Option<Verdict> {
+        self.verdict.as_deref().and_then(Verdict::from_word)
+    }
+}
+
+impl DeliveryDoc {
+    pub(super) fn of(summary: DeliverySummary, attempts: Option<Vec<AttemptRecord>>) -> Self {
+        let attempt = |attempt: AttemptRecord| AttemptDoc {
+            attempt: attempt.attempt,
+            at: attempt.at,
+            took_ms: attempt.took_ms,
+            delivered: attempt.delivered,
+            result: attempt.detail,
+        };
+        Self {
+            id: summary.id,
+            sink: summary.sink,
+            run_id: summary.run_id,
+            event: summary.event_type,
+            state: summary.state.as_str().to_owned(),
+            attempts: summary.attempts,
+            created_at: summary.created_at,
+            next_attempt_at: summary.next_attempt_at,
+            ended_at: summary.ended_at,
+            last_result: summary.last_detail,
+            attempt_log: attempts.map(|attempts| attempts.into_iter().map(attempt).collect()),
+        }
+    }
+}
