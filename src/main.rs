@@ -36,6 +36,7 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
     }
     let log_format = common.log_format.unwrap_or(LogFormat::Text);
     telemetry::init(screen, common.log_level.unwrap_or(LogLevel::Warn), log_format, coloured);
+    let client = || remote::client(&sources(), screen);
     let (out, err) = (&mut io::stdout(), &mut io::stderr());
     let manner = |results| Manner { screen: screen.clone(), progress: !common.quiet, coloured, results };
     match cli.command {
@@ -46,17 +47,19 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
                 (.., true) => Results::Nothing,
                 _ => Results::Text,
             };
-            block_on(command::wait::wait(&args, settings(&sources())?, manner(results)))
+            if args.daemon {
+                block_on(command::wait::wait_on_daemon(&args, client()?, manner(results)))
+            } else {
+                block_on(command::wait::wait(&args, settings(&sources())?, manner(results)))
+            }
         }
         Command::Daemon => unreachable!("it was started above"),
-        Command::Add(args) => block_on(remote::add(&settings(&sources())?, &args, talk(&common, out, err))),
-        Command::List(args) => block_on(remote::list(&settings(&sources())?, &args, talk(&common, out, err))),
-        Command::Show { run } => block_on(remote::show(&settings(&sources())?, &run, talk(&common, out, err))),
-        Command::Remove { runs } => block_on(remote::remove(&settings(&sources())?, &runs, talk(&common, out, err))),
-        Command::Events { after } => block_on(remote::events(&settings(&sources())?, after, talk(&common, out, err))),
-        Command::Deliveries(args) => {
-            block_on(remote::deliveries(&settings(&sources())?, &args, talk(&common, out, err)))
-        }
+        Command::Add(args) => block_on(remote::add(&client()?, &args, talk(&common, out, err))),
+        Command::List(args) => block_on(remote::list(&client()?, &args, talk(&common, out, err))),
+        Command::Show { run } => block_on(remote::show(&client()?, &run, talk(&common, out, err))),
+        Command::Remove { runs } => block_on(remote::remove(&client()?, &runs, talk(&common, out, err))),
+        Command::Events { after } => block_on(remote::events(&client()?, after, talk(&common, out, err))),
+        Command::Deliveries(args) => block_on(remote::deliveries(&client()?, &args, talk(&common, out, err))),
         Command::Sinks(SinksCommand::Test { sinks }) => {
             block_on(command::sinks::test(&settings(&sources())?, &sinks, common.json, out))
         }

@@ -64,13 +64,16 @@ pub async fn daemon(settings: Settings, sources: impl Fn() -> Sources, logging: 
     make_parent(&path)?;
     make_parent(&socket_path)?;
     let lock = Lock::take(&path)?;
-    let (socket, listener) = Socket::bind(&socket_path)?;
+    rustix::process::umask(Mode::from_raw_mode(0o177));
+    let bound = Socket::bind(&socket_path);
+    rustix::process::umask(Mode::from_raw_mode(0o077));
+    let (socket, listener) = bound?;
     let engine = Engine::start(&settings, Place::File(&path), Clock::system()).await;
     rustix::process::umask(before);
     let mut engine = match engine {
         Ok(engine) => engine,
         Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "cannot start");
+            tracing::error!(store = %path.display(), error = format!("{error:#}"), "cannot start");
             return Ok(FAILED);
         }
     };

@@ -12,10 +12,11 @@ use jiff::tz::TimeZone;
 use super::wait::run_ids;
 use super::{Signals, USAGE, write_text};
 use crate::cli::{AddArgs, DeliveriesArgs, DeliveriesCommand, ListArgs, WatchArgs};
-use crate::config::{Settings, duration_text};
+use crate::config::{self, Sources, duration_text};
 use crate::control::{AddRequest, AttemptDoc, Client, ClientError, DeliveryDoc, WatchDoc};
-use crate::run::{EventType, Labels, RunId};
+use crate::run::{EventType, Labels, RunId, Verdict};
 use crate::table::Table;
+use crate::telemetry::Screen;
 use crate::text::{one_line, span};
 
 /// Exit code when the daemon does not do what was asked, though it was asked rightly.
@@ -63,6 +64,21 @@ pub(super) fn failure_code(error: &ClientError) -> u8 {
     }
 }
 
+/// A client of the daemon, wherever its socket is by the configuration. Problems elsewhere in it are
+/// told, but stop nobody: the daemon may be running all the same.
+///
+/// # Errors
+/// When there is no place for a socket.
+pub fn client(sources: &Sources, screen: &Screen) -> anyhow::Result<Client> {
+    if let Err(problems) = config::load(sources) {
+        for problem in &problems.0 {
+            screen.line(&format!("warning: {problem}"));
+        }
+    }
+    let socket = config::control_socket(sources).context("no place for the socket; set control.socket")?;
+    Ok(Client::new(&socket)?)
+}
+
 /// Hands runs to the daemon, in order of the answers of `run_ids`. Each is either watched now, with
 /// whether that is new, or refused.
 pub(super) async fn add_all(
@@ -85,20 +101,15 @@ pub(super) async fn add_all(
     stream::iter(run_ids).map(add).buffered(AT_ONCE).collect().await
 }
 
-fn client(settings: &Settings) -> anyhow::Result<Client> {
-    let socket = settings.control.socket.as_deref().context("no place for the socket; set control.socket")?;
-    Ok(Client::new(socket)?)
-}
-
 /// `runwatch add`. With `json` one line per run, `{"run_id","added","watch"}`, `added` being `new` or
 /// `known`.
 ///
 /// # Errors
 /// When the arguments or the result cannot be used.
-pub async fn add(settings: &Settings, args: &AddArgs, mut talk: Talk<'_>) -> anyhow::Result<u8> {
+pub async fn add(client: &Client, args: &AddArgs, mut talk: Talk<'_>) -> anyhow::Result<u8> {
     let run_ids = run_ids(&args.runs, std::io::stdin().lock())?;
     let mut code = 0;
-    for added in add_all(&client(settings)?, &args.watch, run_ids).await {
+    for added in add_all(client, &args.watch, run_ids).await {
         match added {
             Ok((watch, new)) if talk.json => {
                 let added = if new { "new" } else { "known" };
@@ -125,7 +136,7 @@ pub async fn add(settings: &Settings, args: &AddArgs, mut talk: Talk<'_>) -> any
 ///
 /// # Errors
 /// When the result cannot be written.
-pub async fn list(settings: &Settings, args: &ListArgs, mut talk: Talk<'_>) -> anyhow::Result<u8> {
+pub async fn list(client: &Client, args: &ListArgs, mut talk: Talk<'_>) -> anyhow::Result<u8> {
     let labels: Vec<_> = args.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let mut query: Vec<(&str, &str)> = labels.iter().map(|label| ("label", label.as_str())).collect();
     match args.verdict {
@@ -133,7 +144,7 @@ pub async fn list(settings: &Settings, args: &ListArgs, mut talk: Talk<'_>) -> a
         None if args.all => {}
         None => query.push(("state", "active")),
     }
-    let list = match client(settings)?.watches(&query).await {
+    let list = match client.watches(&query).await {
         Ok(list) => list,
         Err(error) => return talk.failed(&error),
     };
@@ -171,8 +182,8 @@ pub async fn list(settings: &Settings, args: &ListArgs, mut talk: Talk<'_>) -> a
 ///
 /// # Errors
 /// When the result cannot be written.
-pub async fn show(settings: &Settings, run_id: &RunId, mut talk: Talk<'_>) -> anyhow::Result<u8> {
-    match client(settings)?.watch(run_id, Duration::ZERO).await {
+pub async fn show(client: &Client, run_id: &RunId, mut talk: Talk<'_>) -> anyhow::Result<u8> {
+    match client.watch(run_id, Duration::ZERO).await {
         Ok(watch) if talk.json => talk.json(&watch)?,
         Ok(watch) => {
             let text = describe(&watch, Timestamp::now(), &TimeZone::system(), talk.width);
@@ -187,8 +198,7 @@ pub async fn show(settings: &Settings, run_id: &RunId, mut talk: Talk<'_>) -> an
 ///
 /// # Errors
 /// When the result cannot be written.
-pub async fn remove(settings: &Settings, run_ids: &[RunId], mut talk: Talk<'_>) -> anyhow::Result<u8> {
-    let client = client(settings)?;
+pub async fn remove(client: &Client, run_ids: &[RunId], mut talk: Talk<'_>) -> anyhow::Result<u8> {
     let mut code = 0;
     for run_id in run_ids {
         let removed = client.remove(run_id).await;
@@ -209,9 +219,9 @@ pub async fn remove(settings: &Settings, run_ids: &[RunId], mut talk: Talk<'_>) 
 ///
 /// # Errors
 /// When the result cannot be written.
-pub async fn events(settings: &Settings, after: Option<u64>, mut talk: Talk<'_>) -> anyhow::Result<u8> {
+pub async fn events(client: &Client, after: Option<u64>, mut talk: Talk<'_>) -> anyhow::Result<u8> {
     let mut signals = Signals::listen()?;
-    let mut events = match client(settings)?.events(after.map(|after| after.to_string()).as_deref()).await {
+    let mut events = match client.events(after.map(|after| after.to_string()).as_deref()).await {
         Ok(events) => events,
         Err(error) => return talk.failed(&error),
     };
@@ -243,8 +253,7 @@ pub async fn events(settings: &Settings, after: Option<u64>, mut talk: Talk<'_>)
 ///
 /// # Errors
 /// When the result cannot be written.
-pub async fn deliveries(settings: &Settings, args: &DeliveriesArgs, mut talk: Talk<'_>) -> anyhow::Result<u8> {
-    let client = client(settings)?;
+pub async fn deliveries(client: &Client, args: &DeliveriesArgs, mut talk: Talk<'_>) -> anyhow::Result<u8> {
     if let Some(DeliveriesCommand::Retry { ids }) = &args.command {
         let mut code = 0;
         for id in ids {
@@ -370,13 +379,11 @@ fn describe(watch: &WatchDoc, now: Timestamp, zone: &TimeZone, width: Option<u16
     };
     let history = watch.history.iter().flatten();
     part("Status", history.map(|change| vec![time(change.at), one_line(&change.status, TEXT_CHARS)]).collect());
-    let routing = watch.routing.iter().flatten().map(|sink| {
-        let events = match sink.events.iter().map(|event| EventType::as_str(*event)).collect::<Vec<_>>() {
-            events if events.is_empty() => "nothing".to_owned(),
-            events => events.join(", "),
-        };
-        vec![sink.sink.to_string(), events, sink.why_not.clone().unwrap_or_default()]
-    });
+    let routing = watch
+        .routing
+        .iter()
+        .flatten()
+        .map(|sink| vec![sink.sink.to_string(), gets(&sink.events), sink.why_not.clone().unwrap_or_default()]);
     part("Sinks, as configured now", routing.collect());
     let mut rows = Vec::new();
     for delivery in watch.deliveries.iter().flatten() {
@@ -386,6 +393,18 @@ fn describe(watch: &WatchDoc, now: Timestamp, zone: &TimeZone, width: Option<u16
     }
     part("Messages", rows);
     text
+}
+
+/// Which events a sink gets, for people.
+fn gets(events: &[EventType]) -> String {
+    let (verdicts, others): (Vec<_>, Vec<_>) = events.iter().partition(|event| event.verdict().is_some());
+    let mut words: Vec<_> = if verdicts.len() == Verdict::WORST_FIRST.len() {
+        vec!["every verdict"]
+    } else {
+        verdicts.into_iter().map(|event: &EventType| event.as_str()).collect()
+    };
+    words.extend(others.into_iter().map(|event: &EventType| event.as_str()));
+    if words.is_empty() { "nothing".to_owned() } else { words.join(", ") }
 }
 
 fn attempt_row(attempt: &AttemptDoc, at: String) -> Vec<String> {

@@ -97,6 +97,16 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     }
 }
 
+/// Where the daemon's socket is, by a configuration that may have problems elsewhere: whoever asks the
+/// daemon what is wrong must not be stopped by that very thing.
+pub fn control_socket(sources: &Sources) -> Option<PathBuf> {
+    let mut problems = Vec::new();
+    let merged = Merged::read(sources, &mut problems);
+    let mut reader = Reader::new(sources, &merged, problems);
+    let mut root = reader.root();
+    read_control(&mut reader, &mut root).socket
+}
+
 /// File by file and down each file; then what stands elsewhere.
 fn reading_order(files: &[PathBuf], problem: &Problem) -> (usize, (usize, usize)) {
     match &problem.origin {

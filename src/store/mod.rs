@@ -16,6 +16,8 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::text::one_line;
+
 pub use inspect::{
     AttemptRecord, Counts, DeliveryFilter, Happening, History, Page, WatchFilter, WatchRecord, WatchState,
 };
@@ -49,8 +51,10 @@ pub enum StoreError {
         why: String,
     },
     /// The database is damaged.
-    #[error("the store is damaged ({what}); restore a backup, or move it away to start with an empty one")]
+    #[error("the store {} is damaged ({what}); restore a backup, or move it away to start anew", path.display())]
     Corrupt {
+        /// The file.
+        path: PathBuf,
         /// The first damage found.
         what: String,
     },
@@ -146,13 +150,18 @@ impl Store {
         let connection = match place {
             Place::Memory => Connection::open_in_memory().map_err(StoreError::from).and_then(prepare)?,
             Place::File(path) => {
-                let connection = Connection::open(path).map_err(StoreError::from).and_then(prepare);
-                connection.map_err(|error| match error {
+                let open = || {
+                    let connection = prepare(Connection::open(path)?)?;
+                    check(&connection, path)?;
+                    Ok(connection)
+                };
+                open().map_err(|error| match error {
                     StoreError::Sql(source) => StoreError::Open { path: path.to_owned(), source },
                     other => other,
                 })?
             }
         };
+        queries::release_claims(&connection)?;
         let (jobs, jobs_receiver) = mpsc::channel(MAX_BATCH);
         let (history, history_receiver) = watch::channel(0);
         let (deliveries, deliveries_receiver) = watch::channel(0);
@@ -202,7 +211,7 @@ impl Store {
     }
 }
 
-/// Sets a fresh connection up, checks what it leads to, and brings it to the newest version.
+/// Sets a fresh connection up and brings the database to the newest version.
 fn prepare(mut connection: Connection) -> Result<Connection, StoreError> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
@@ -211,12 +220,16 @@ fn prepare(mut connection: Connection) -> Result<Connection, StoreError> {
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "full")?;
     schema::migrate(&mut connection)?;
-    let health: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if health != "ok" {
-        return Err(StoreError::Corrupt { what: health });
-    }
-    queries::release_claims(&connection)?;
     Ok(connection)
+}
+
+/// Looks for damage.
+fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let health: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    match health.as_str() {
+        "ok" => Ok(()),
+        what => Err(StoreError::Corrupt { path: path.to_owned(), what: one_line(what, 200) }),
+    }
 }
 
 impl Writer {

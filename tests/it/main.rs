@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a helper of a test that cannot go on may panic")]
 
 mod config;
+mod daemon;
 mod day;
 mod demo;
 mod readme;

@@ -20,6 +20,7 @@ use crate::app::Engine;
 use crate::cli::WaitArgs;
 use crate::clock::Clock;
 use crate::config::Settings;
+use crate::control::Client;
 use crate::run::{Labels, Verdict, Watch};
 use crate::store::{DeliveryFilter, DeliveryState, DeliverySummary, Place};
 use crate::telemetry::Screen;
@@ -80,10 +81,6 @@ enum End {
 /// When the arguments do not fit the configuration, or the engine breaks.
 pub async fn wait(args: &WaitArgs, mut settings: Settings, manner: Manner) -> anyhow::Result<u8> {
     let run_ids = run_ids(&args.runs, io::stdin().lock())?;
-    let until = Until { first: args.any, first_bad: args.fail_fast, linger: args.linger };
-    if args.daemon {
-        return remote::wait(&args.watch, run_ids, &settings, until, manner).await;
-    }
     if settings.api.key.is_none() {
         manner.screen.line(
             "error: no API key: set CREWSHIP_API_KEY, or api.key_file in the configuration (keys are made in the Crewship console under Settings, API Keys)",
@@ -120,7 +117,17 @@ pub async fn wait(args: &WaitArgs, mut settings: Settings, manner: Manner) -> an
         }
     };
     let watches = run_ids.into_iter().map(watch).collect();
-    follow(engine, clock.clone(), watches, until, manner).await
+    follow(engine, clock.clone(), watches, Until::of(args), manner).await
+}
+
+/// Has the daemon watch the runs, follows it, and returns the exit code. When this ends, the watches
+/// stay there.
+///
+/// # Errors
+/// When the arguments cannot be used.
+pub async fn wait_on_daemon(args: &WaitArgs, client: Client, manner: Manner) -> anyhow::Result<u8> {
+    let run_ids = run_ids(&args.runs, io::stdin().lock())?;
+    remote::wait(&args.watch, run_ids, client, Until::of(args), manner).await
 }
 
 /// When a wait is over.
@@ -132,6 +139,12 @@ pub(super) struct Until {
     pub(super) first_bad: bool,
     /// How long after that undelivered messages are tried again.
     pub(super) linger: Duration,
+}
+
+impl Until {
+    fn of(args: &WaitArgs) -> Self {
+        Self { first: args.any, first_bad: args.fail_fast, linger: args.linger }
+    }
 }
 
 /// Adds `watches` to a fresh engine, follows them, stops the engine, and returns the exit code.

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 
@@ -13,7 +12,6 @@ use super::{Manner, Until};
 use crate::cli::WatchArgs;
 use crate::command::remote::{add_all, failure_code};
 use crate::command::{Signals, USAGE};
-use crate::config::Settings;
 use crate::control::{Client, ClientError, WatchDoc};
 use crate::run::{Event, EventData, RunEvent, RunId, Status, Verdict};
 use crate::store::PollFailure;
@@ -32,13 +30,11 @@ const GONE_PAUSE: Duration = Duration::from_secs(1);
 pub(super) async fn wait(
     args: &WatchArgs,
     run_ids: Vec<RunId>,
-    settings: &Settings,
+    client: Client,
     until: Until,
     manner: Manner,
 ) -> anyhow::Result<u8> {
     let mut signals = Signals::listen()?;
-    let socket = settings.control.socket.as_deref().context("no place for the socket; set control.socket")?;
-    let client = Client::new(socket)?;
     let screen = manner.screen.clone();
     let mut runs = Vec::new();
     for added in add_all(&client, args, run_ids).await {

@@ -78,8 +78,13 @@ impl Program {
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_runwatch"));
-        command.args(arguments).env_clear().envs(&self.variables).current_dir(self.home.path());
+        self.shell(&[&[env!("CARGO_BIN_EXE_runwatch")], arguments].concat())
+    }
+
+    /// Another program, in the same environment and folder.
+    pub(crate) fn shell(&self, argv: &[&str]) -> Command {
+        let mut command = Command::new(argv[0]);
+        command.args(&argv[1..]).env_clear().envs(&self.variables).current_dir(self.home.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         command
     }

@@ -1,0 +1,616 @@
+//! The service as an operator runs it: the built program over a store on disk.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use runwatch::run::RunId;
+use runwatch::simulator::{Fault, Received, Receiver, Script, Simulator};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::net::{UnixDatagram, UnixStream};
+use tokio::process::Child;
+
+use crate::support::{Ended, Program, api, eventually, finish, send_signal};
+
+const SOON: Duration = Duration::from_millis(300);
+
+/// A program whose daemon has a place for its socket, asks `simulator` and tells `receiver`.
+fn program(simulator: &Simulator, receiver: &Receiver, more: &str) -> Program {
+    let url = receiver.url();
+    let retries = "retry_schedule = [\"100ms\", \"100ms\", \"100ms\", \"1h\"]";
+    let program = Program::with(simulator)
+        .configured(&format!("{more}\n[sinks.hook]\ntype = \"webhook\"\nurl = \"{url}\"\n{retries}\n"));
+    let run = program.home().join("run");
+    std::fs::create_dir_all(&run).unwrap();
+    program.set("XDG_RUNTIME_DIR", run.to_str().unwrap())
+}
+
+fn socket(program: &Program) -> PathBuf {
+    program.home().join("run/runwatch/runwatch.sock")
+}
+
+fn store(program: &Program) -> PathBuf {
+    program.home().join(".local/state/runwatch/runwatch.db")
+}
+
+/// Starts the daemon and waits until it answers.
+async fn start(program: &Program) -> Child {
+    let mut child = program.command(&["daemon"]).spawn().unwrap();
+    let socket = socket(program);
+    let answers = async {
+        while UnixStream::connect(&socket).await.is_err() {
+            assert!(child.try_wait().unwrap().is_none(), "the daemon ended");
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(crate::support::PATIENCE, answers).await.expect("the daemon listens");
+    // It listens before the store is open, and answers after that; it may die before, if so asked.
+    program.run(&["list"]).await;
+    child
+}
+
+async fn stop(child: Child) -> Ended {
+    send_signal(&child, Signal::TERM);
+    let ended = finish(child).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    ended
+}
+
+async fn kill(child: Child) -> Ended {
+    send_signal(&child, Signal::KILL);
+    finish(child).await
+}
+
+async fn add(program: &Program, run: &str) {
+    let ended = program.run(&["add", run]).await;
+    assert_eq!((ended.code, ended.stdout), (Some(0), format!("{run}: watching\n")), "{}", ended.stderr);
+}
+
+async fn json(program: &Program, arguments: &[&str]) -> Value {
+    let ended = program.run(&[arguments, &["--json"]].concat()).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    serde_json::from_str(&ended.stdout).unwrap()
+}
+
+/// Waits until the daemon says that a run has its verdict, and returns all it says.
+async fn verdict(program: &Program, run: &str) -> Value {
+    let waited = program.run(&["wait", "--daemon", "-q", run]).await;
+    assert!(waited.stderr.is_empty(), "{waited:?}");
+    json(program, &["show", run]).await
+}
+
+fn ids(received: &[Received]) -> Vec<&str> {
+    received.iter().map(|request| request.headers["webhook-id"].to_str().unwrap()).collect()
+}
+
+fn body(received: &Received) -> Value {
+    serde_json::from_slice(&received.body).unwrap()
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_outlives_the_process() {
+    let simulator = api([("run_1", Script::fails("it broke").runs_for(SOON))]).await;
+    let receiver = Receiver::start([]).await.unwrap();
+    let program = program(&simulator, &receiver, "");
+    let daemon = start(&program).await;
+    add(&program, "run_1").await;
+    kill(daemon).await;
+    assert!(socket(&program).exists(), "a killed process leaves its socket");
+    let daemon = start(&program).await;
+    assert!(program.run(&["add", "run_1"]).await.stdout.starts_with("run_1: already watched"));
+    let received = receiver.wait_for(1).await;
+    assert_eq!(body(&received[0])["type"], "run.failed");
+    let ended = stop(daemon).await;
+    assert!(ended.stderr.contains("ready") && ended.stderr.contains("stopping"), "{ended:?}");
+    assert!(!socket(&program).exists(), "a daemon that stops takes its socket with it");
+}
+
+#[tokio::test]
+async fn a_death_at_any_step_loses_no_message_and_makes_no_second_one() {
+    for point in ["observed", "verdict-stored", "claimed", "sent", "recorded"] {
+        let simulator = api([("run_1", Script::succeeds())]).await;
+        let receiver = Receiver::start([]).await.unwrap();
+        let program = program(&simulator, &receiver, "").set("RUNWATCH_CRASH_AT", point);
+        let daemon = start(&program).await;
+        // It may be gone before it has answered.
+        program.run(&["add", "run_1"]).await;
+        let ended = finish(daemon).await;
+        assert_eq!(ended.code, None, "{point}: it dies there: {ended:?}");
+
+        let program = program.set("RUNWATCH_CRASH_AT", "");
+        let daemon = start(&program).await;
+        assert_eq!(verdict(&program, "run_1").await["verdict"], "succeeded", "{point}");
+        let received = receiver.wait_for(1).await;
+        let mut shown = json(&program, &["show", "run_1"]).await;
+        while shown["deliveries"][0]["state"] != "delivered" {
+            shown = json(&program, &["show", "run_1"]).await;
+        }
+        stop(daemon).await;
+        let received = if received.len() > 1 { received } else { receiver.requests() };
+        assert_eq!(received.len(), if point == "sent" { 2 } else { 1 }, "{point}");
+        assert!(ids(&received).iter().all(|id| *id == shown["deliveries"][0]["id"]), "{point}: {received:?}");
+        assert_eq!(shown["deliveries"].as_array().unwrap().len(), 1, "{point}: {shown}");
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_ended_while_nobody_watched_is_reported_as_late() {
+    let simulator = api([("run_1", Script::succeeds().runs_for(SOON))]).await;
+    let receiver = Receiver::start([]).await.unwrap();
+    let program = program(&simulator, &receiver, "[watch]\ninitial_interval = \"30s\"");
+    let program = program.unset("RUNWATCH_WATCH__INITIAL_INTERVAL").unset("RUNWATCH_WATCH__MAX_INTERVAL");
+    let daemon = start(&program).await;
+    add(&program, "run_1").await;
+    eventually("a first poll", || !simulator.requests().is_empty()).await;
+    kill(daemon).await;
+    let id = RunId::new("run_1").unwrap();
+    eventually("the end of the run", || simulator.truth(&id).as_deref() == Some("succeeded")).await;
+    // The times of the API are whole seconds: an end in the second of the start is no evidence.
+    let ended = Timestamp::now();
+    eventually("two seconds", || Timestamp::now().duration_since(ended).as_secs() >= 2).await;
+    let daemon = start(&program).await;
+    let received = receiver.wait_for(1).await;
+    assert_eq!(body(&received[0])["data"]["watch"]["late"], true, "{:?}", received[0]);
+    stop(daemon).await;
+}
+
+#[tokio::test]
+async fn watches_of_the_configuration_are_added_once() {
+    let simulator = api([("run_1", Script::succeeds()), ("run_2", Script::runs_forever())]).await;
+    let receiver = Receiver::start([]).await.unwrap();
+    let configured = "[store]\nretention = \"100ms\"\n[[watches]]\nrun_id = \"run_1\"\nname = \"nightly\"\n\
+                      [[watches]]\nrun_id = \"run_2\"\n";
+    let program = program(&simulator, &receiver, configured);
+    let daemon = start(&program).await;
+    let received = receiver.wait_for(1).await;
+    assert_eq!(body(&received[0])["data"]["watch"]["name"], "nightly");
+    // Pruned once it has been told; the one that goes on stays.
+    loop {
+        let watches = json(&program, &["list", "--all"]).await["watches"].clone();
+        if watches.as_array().unwrap().len() == 1 {
+            assert_eq!(watches[0]["run_id"], "run_2");
+            break;
+        }
+    }
+    assert_eq!(program.run(&["remove", "run_2"]).await.code, Some(0));
+    stop(daemon).await;
+    let daemon = start(&program).await;
+    assert_eq!(json(&program, &["list", "--all"]).await["watches"], json!([]));
+    stop(daemon).await;
+    assert_eq!(receiver.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_reload_changes_sinks_and_a_wrong_file_changes_nothing() {
+    let simulator = api([("run_1", Script::runs_forever()), ("run_2", Script::succeeds())]).await;
+    let (receiver, other) = (Receiver::start([]).await.unwrap(), Receiver::start([]).await.unwrap());
+    let mut program = program(&simulator, &receiver, "");
+    let daemon = start(&program).await;
+    add(&program, "run_1").await;
+
+    program = program.configured("[nonsense]\n");
+    send_signal(&daemon, Signal::HUP);
+    let warning = loop {
+        let listed = program.run(&["list"]).await;
+        assert_eq!(listed.code, Some(0), "{listed:?}");
+        if listed.stderr.contains("not in force") {
+            break listed.stderr;
+        }
+    };
+    assert!(warning.contains("nonsense"), "{warning}");
+
+    let new =
+        format!("[sinks.other]\ntype = \"webhook\"\nurl = \"{}\"\n[[watches]]\nrun_id = \"run_2\"\n", other.url());
+    program = program.configured(&new);
+    send_signal(&daemon, Signal::HUP);
+    let received = other.wait_for(1).await;
+    assert_eq!(body(&received[0])["data"]["run"]["id"], "run_2");
+    let listed = json(&program, &["list"]).await;
+    assert_eq!((listed["notices"].clone(), listed["watches"][0]["run_id"].clone()), (json!([]), json!("run_1")));
+    let ended = stop(daemon).await;
+    assert!(ended.stderr.contains("configuration not reloaded"), "{ended:?}");
+    assert_eq!(receiver.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn one_daemon_per_store_and_nobody_elses_business() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let simulator = api([]).await;
+    let receiver = Receiver::start([]).await.unwrap();
+    let program = program(&simulator, &receiver, "");
+    let daemon = start(&program).await;
+    let second = program.run(&["daemon"]).await;
+    assert_eq!(second.code, Some(2), "{second:?}");
+    assert!(second.stderr.contains(&format!("process {}", daemon.id().unwrap())), "{second:?}");
+    let mode = |path: PathBuf| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(socket(&program)), 0o600);
+    assert_eq!(mode(socket(&program).parent().unwrap().to_owned()), 0o700);
+    assert_eq!(mode(store(&program)), 0o600);
+    assert_eq!(mode(store(&program).parent().unwrap().to_owned()), 0o700);
+    // Another store, the same socket.
+    let elsewhere = program.home().join("other.db");
+    let other = program.command(&["daemon"]).env("RUNWATCH_STORE__PATH", &elsewhere).spawn().unwrap();
+    let other = finish(other).await;
+    assert_eq!(other.code, Some(2), "{other:?}");
+    assert!(other.stderr.contains("another daemon answers"), "{other:?}");
+    stop(daemon).await;
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_used_stops_it_and_is_left_alone() {
+    let simulator = api([]).await;
+    let receiver = Receiver::start([]).await.unwrap();
+    let program = program(&simulator, &receiver, "");
+    stop(start(&program).await).await;
+    let path = store(&program);
+    let good = std::fs::read(&path).unwrap();
+    let mut damaged = good.clone();
+    for byte in damaged.iter_mut().skip(4096).take(4096) {
+        *byte = 0xa5;
+    }
+    let mut newer = good.clone();
+    // The version is a big-endian number at offset 60 (sqlite.org/fileformat2.html, "user_version").
+    newer[60..64].copy_from_slice(&1000_u32.to_be_bytes());
+    for (content, expected) in [
+        (b"these are no watches but a text, long enough to be taken for a header".to_vec(), "not a database"),
+        (damaged, "damaged"),
+        (newer, "version 1000"),
+    ] {
+        std::fs::write(&path, &content).unwrap();
+        let ended = program.run(&["daemon"]).await;
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(ended.stderr.contains(expected) && ended.stderr.contains("runwatch.db"), "{expected}: {ended:?}");
+        assert_eq!(std::fs::read(&path).unwrap(), content, "{expected}: it is left as it is");
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_what_it_cannot_keep_and_keeps_the_rest() {
+    let simulator = api([("run_1", Script::runs_forever())]).await;
+    let receiver = Receiver::start([]).await.unwrap();
+    let program = program(&simulator, &receiver, "");
+    let (runwatch, disk) = (env!("CARGO_BIN_EXE_runwatch"), program.home().join("disk"));
+    std::fs::create_dir(&disk).unwrap();
+    // A disk of its own in a namespace of its own; the second daemon runs after the first is killed.
+    let script = format!(
+        "set -e; mount -t tmpfs -o size=1M,mode=700 tmpfs disk; export RUNWATCH_STORE__PATH=disk/runwatch.db\n\
+         {runwatch} daemon & echo $! > first; wait $! || true; rm -f {0}; exec {runwatch} daemon",
+        socket(&program).display(),
+    );
+    let mut machine = program.shell(&["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", &script]);
+    let machine = machine.spawn().unwrap();
+    let socket = socket(&program);
+    eventually("the first daemon", || std::os::unix::net::UnixStream::connect(&socket).is_ok()).await;
+    let labels = format!("long={}", "x".repeat(200));
+    let mut kept = Vec::new();
+    let refused = loop {
+        let batch: Vec<_> = (0..500).map(|n| format!("run_{}_{n}", kept.len())).collect();
+        let ended = program.run_with_input(&["add", "-", "--label", &labels], &batch.join("\n")).await;
+        kept.extend(ended.stdout.lines().filter_map(|line| Some(line.strip_suffix(": watching")?.to_owned())));
+        if ended.code != Some(0) {
+            break ended;
+        }
+    };
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("full"), "{}", &refused.stderr[..refused.stderr.len().min(500)]);
+    assert!(kept.len() > 100, "{}", kept.len());
+    let first = std::fs::read_to_string(program.home().join("first")).unwrap();
+    let first = rustix::process::Pid::from_raw(first.trim().parse().unwrap()).unwrap();
+    rustix::process::kill_process(first, Signal::KILL).unwrap();
+    let gone = || rustix::process::test_kill_process(first).is_err();
+    eventually("the end of the first daemon", gone).await;
+    eventually("the second daemon", || std::os::unix::net::UnixStream::connect(&socket).is_ok()).await;
+    let listed = json(&program, &["list"]).await;
+    let listed: std::collections::BTreeSet<_> =
+        listed["watches"].as_array().unwrap().iter().map(|watch| watch["run_id"].as_str().unwrap()).collect();
+    let lost: Vec<_> = kept.iter().filter(|run| !listed.contains(run.as_str())).collect();
+    assert_eq!(lost, Vec::<&String>::new());
+    stop(machine).await;
+}
+
+#[tokio::test]
+async fn a_message_that_was_given_up_can_be_tried_again() {
+    let simulator = api([("run_1", Script::succeeds())]).await;
+    let receiver = Receiver::start((0..5).map(|_| Fault::status(500))).await.unwrap();
+    let mut program = program(&simulator, &receiver, "");
+    let url = receiver.url();
+    program = program
+        .configured(&format!("[sinks.hook]\ntype = \"webhook\"\nurl = \"{url}\"\nretry_schedule = [\"50ms\"]\n"));
+    let daemon = start(&program).await;
+    add(&program, "run_1").await;
+    let dead = loop {
+        let failed = json(&program, &["deliveries", "--failed", "--sink", "hook"]).await["deliveries"].clone();
+        if failed[0]["state"] == "dead" {
+            break failed[0].clone();
+        }
+    };
+    assert_eq!((dead["attempts"].clone(), dead["run_id"].clone()), (json!(2), json!("run_1")));
+    assert!(dead["last_result"].as_str().unwrap().contains("500"), "{dead}");
+    let id = dead["id"].as_str().unwrap();
+    // The schedule begins anew: two attempts more each time.
+    for attempts in [4, 6] {
+        let retried = program.run(&["deliveries", "retry", id]).await;
+        assert_eq!(retried.code, Some(0), "{retried:?}");
+        receiver.wait_for(attempts).await;
+        while json(&program, &["deliveries", "--failed"]).await["deliveries"][0]["state"] == "sending" {}
+    }
+    let shown = json(&program, &["show", "run_1"]).await;
+    let attempts = shown["deliveries"][0]["attempt_log"].as_array().unwrap();
+    let outcome: Vec<_> = attempts.iter().map(|attempt| attempt["delivered"].as_bool().unwrap()).collect();
+    assert_eq!(outcome, [false, false, false, false, false, true]);
+    assert!(ids(&receiver.requests()).iter().all(|sent| *sent == id));
+    for (id, code, said) in [(id, 1, "has arrived"), ("msg_0", 1, "not known"), ("a/b", 2, "a/b")] {
+        let refused = program.run(&["deliveries", "retry", id]).await;
+        assert!(refused.code == Some(code) && refused.stderr.contains(said), "{id}: {refused:?}");
+    }
+    stop(daemon).await;
+}
+
+#[tokio::test]
+async fn show_says_why_one_was_told_or_not() {
+    let simulator = api([("run_1", Script::fails("it broke").runs_for(SOON).fault_on(2, Fault::status(502)))]).await;
+    let receiver = Receiver::start([Fault::status(503)]).await.unwrap();
+    let more = "[sinks.quiet]\ntype = \"log\"\nevents = [\"run.succeeded\"]\n\
+                [sinks.search]\ntype = \"log\"\nlabels = { team = \"search\" }";
+    let program = program(&simulator, &receiver, more);
+    let daemon = start(&program).await;
+    let added = program.run(&["add", "run_1", "--name", "nightly \u{202e}report", "--label", "team=other"]).await;
+    assert_eq!(added.code, Some(0), "{added:?}");
+    verdict(&program, "run_1").await;
+    receiver.wait_for(2).await;
+    while json(&program, &["show", "run_1"]).await["deliveries"][0]["state"] != "delivered" {}
+    let shown = program.run(&["show", "run_1"]).await.stdout;
+    for part in [
+        "run_1 (nightly report)",
+        "status     failed, seen",
+        "last error 502 Bad Gateway",
+        "labels     team=other",
+        "running",
+        "every verdict",
+        "its events leave out run.failed",
+        "the watch lacks the label team=search",
+        "run.failed to hook",
+        "attempt 1",
+        "503 Service Unavailable",
+        "attempt 2",
+        "204 No Content",
+    ] {
+        assert!(shown.contains(part), "{part}:\n{shown}");
+    }
+    let unknown = program.run(&["show", "run_2"]).await;
+    assert!(unknown.code == Some(1) && unknown.stderr.contains("run_2 is not known here"), "{unknown:?}");
+    stop(daemon).await;
+}
+
+#[tokio::test]
+async fn lists_are_filtered() {
+    let simulator = api([("run_1", Script::runs_forever()), ("run_2", Script::canceled())]).await;
+    let receiver = Receiver::start([]).await.unwrap();
+    let program = program(&simulator, &receiver, "");
+    let daemon = start(&program).await;
+    let added = program.run(&["add", "run_1", "run_2", "--label", "team=search", "--label", "env=test"]).await;
+    assert_eq!(added.code, Some(0), "{added:?}");
+    add(&program, "run_3").await;
+    verdict(&program, "run_2").await;
+    for (arguments, expected) in [
+        (&["list"] as &[_], vec!["run_1", "run_3"]),
+        (&["list", "--all"], vec!["run_1", "run_2", "run_3"]),
+        (&["list", "--verdict", "canceled"], vec!["run_2"]),
+        (&["list", "--verdict", "failed"], vec![]),
+        (&["list", "--label", "team=search"], vec!["run_1"]),
+        (&["list", "--all", "--label", "team=search", "--label", "env=test"], vec!["run_1", "run_2"]),
+        (&["list", "--all", "--label", "team=search", "--label", "env=prod"], vec![]),
+    ] {
+        let listed = json(&program, arguments).await;
+        let mut listed: Vec<_> =
+            listed["watches"].as_array().unwrap().iter().map(|watch| watch["run_id"].as_str().unwrap()).collect();
+        listed.sort_unstable();
+        assert_eq!(listed, expected, "{arguments:?}");
+    }
+    let table = program.run(&["list", "--all"]).await.stdout;
+    assert!(table.starts_with("RUN ") && table.lines().count() == 4, "{table}");
+    stop(daemon).await;
+}
+
+#[tokio::test]
+async fn a_wait_on_the_daemon_leaves_the_watch_there() {
+    let simulator = api([("run_1", Script::fails("it broke").runs_for(SOON)), ("run_2", Script::runs_forever())]).await;
+    let receiver = Receiver::start([]).await.unwrap();
+    let program = program(&simulator, &receiver, "");
+    let daemon = start(&program).await;
+    let ended = program.run(&["wait", "--daemon", "run_1", "--json"]).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let line = &ended.json_lines()[0];
+    assert_eq!((line["verdict"].clone(), line["data"]["run"]["id"].clone()), (json!("failed"), json!("run_1")));
+    assert!(ended.stderr.contains("run_1 running"), "{ended:?}");
+
+    // The daemon is killed and comes back; whoever waits goes on waiting.
+    let mut waiting = program.command(&["wait", "--daemon", "run_2"]).spawn().unwrap();
+    let mut lines = BufReader::new(waiting.stderr.take().unwrap()).lines();
+    assert!(lines.next_line().await.unwrap().unwrap().ends_with("run_2 running"));
+    kill(daemon).await;
+    assert!(lines.next_line().await.unwrap().unwrap().contains("waiting for it to come back"));
+    let daemon = start(&program).await;
+    simulator.add_run(&RunId::new("run_2").unwrap(), Script::canceled());
+    assert_eq!(finish(waiting).await.code, Some(3));
+
+    simulator.add_run(&RunId::new("run_3").unwrap(), Script::runs_forever());
+    let mut waiting = program.command(&["wait", "--daemon", "run_3"]).spawn().unwrap();
+    let mut lines = BufReader::new(waiting.stderr.take().unwrap()).lines();
+    assert!(lines.next_line().await.unwrap().unwrap().ends_with("run_3 running"));
+    send_signal(&waiting, Signal::INT);
+    assert!(lines.next_line().await.unwrap().unwrap().contains("the daemon goes on with 1"));
+    assert_eq!(finish(waiting).await.code, Some(130));
+    assert_eq!(json(&program, &["list"]).await["watches"][0]["run_id"], "run_3");
+    stop(daemon).await;
+}
+
+#[tokio::test]
+async fn events_are_followed_and_resumed() {
+    let simulator = api([("run_1", Script::succeeds())]).await;
+    let receiver = Receiver::start([]).await.unwrap();
+    let program = program(&simulator, &receiver, "");
+    let daemon = start(&program).await;
+    add(&program, "run_1").await;
+    verdict(&program, "run_1").await;
+    let mut following = program.command(&["events", "--after", "0"]).spawn().unwrap();
+    let mut lines = BufReader::new(following.stdout.take().unwrap()).lines();
+    let first: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+    assert_eq!((first["type"].clone(), first["data"]["run"]["id"].clone()), (json!("run.succeeded"), json!("run_1")));
+    simulator.add_run(&RunId::new("run_2").unwrap(), Script::canceled());
+    add(&program, "run_2").await;
+    let second: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+    assert_eq!(second["type"], "run.canceled");
+    let mut resumed = program.command(&["events", "--after", &first["id"].to_string()]).spawn().unwrap();
+    let mut resumed_lines = BufReader::new(resumed.stdout.take().unwrap()).lines();
+    let again: Value = serde_json::from_str(&resumed_lines.next_line().await.unwrap().unwrap()).unwrap();
+    assert_eq!(again, second);
+    stop(daemon).await;
+    // The daemon is gone: both say so.
+    for child in [following, resumed] {
+        let ended = finish(child).await;
+        assert!(ended.code == Some(1) && ended.stderr.contains("the daemon has stopped"), "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_daemon_each_command_says_how_to_start_one() {
+    let simulator = api([]).await;
+    let receiver = Receiver::start([]).await.unwrap();
+    let program = program(&simulator, &receiver, "");
+    for arguments in [
+        &["add", "run_1"] as &[_],
+        &["list"],
+        &["show", "run_1"],
+        &["remove", "run_1"],
+        &["events"],
+        &["deliveries"],
+        &["deliveries", "retry", "msg_1"],
+        &["wait", "--daemon", "run_1"],
+    ] {
+        let ended = program.run(arguments).await;
+        assert_eq!(ended.code, Some(2), "{arguments:?}: {ended:?}");
+        assert!(ended.stderr.contains("no daemon answers") && ended.stderr.contains("runwatch daemon"), "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_stop_keeps_what_cannot_be_finished() {
+    let simulator = api([("run_1", Script::succeeds())]).await;
+    let receiver = Receiver::start([Fault::Hang]).await.unwrap();
+    let program = program(&simulator, &receiver, "");
+    let daemon = start(&program).await;
+    add(&program, "run_1").await;
+    let first = receiver.wait_for(1).await;
+    send_signal(&daemon, Signal::TERM);
+    eventually("no more requests taken", || std::os::unix::net::UnixStream::connect(socket(&program)).is_err()).await;
+    // A second signal does not wait for the attempt that hangs.
+    send_signal(&daemon, Signal::TERM);
+    let ended = finish(daemon).await;
+    assert_eq!(ended.code, Some(143), "{ended:?}");
+    let daemon = start(&program).await;
+    let received = receiver.wait_for(2).await;
+    assert_eq!(ids(&received)[0], ids(&first)[0]);
+    assert_eq!(ids(&received)[1], ids(&first)[0]);
+    stop(daemon).await;
+}
+
+#[tokio::test]
+async fn the_service_manager_is_told_how_it_goes() {
+    let simulator = api([]).await;
+    let receiver = Receiver::start([]).await.unwrap();
+    let program = program(&simulator, &receiver, "");
+    let manager = program.home().join("notify.sock");
+    let manager_socket = UnixDatagram::bind(&manager).unwrap();
+    let program = program.set("NOTIFY_SOCKET", manager.to_str().unwrap()).set("WATCHDOG_USEC", "200000");
+    let next = async |wanted: &str| {
+        let looking = async {
+            let mut buffer = [0; 4096];
+            loop {
+                let length = manager_socket.recv(&mut buffer).await.unwrap();
+                let told = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                if told.lines().any(|line| line.starts_with(wanted)) {
+                    return told;
+                }
+            }
+        };
+        tokio::time::timeout(crate::support::PATIENCE, looking).await.unwrap_or_else(|_| panic!("{wanted} is told"))
+    };
+    let daemon = program.command(&["daemon"]).spawn().unwrap();
+    let ready = next("READY=1").await;
+    assert!(ready.contains("STATUS=watching 0 runs, 0 messages to deliver"), "{ready}");
+    UnixStream::connect(socket(&program)).await.expect("it is ready when it says so");
+    next("WATCHDOG=1").await;
+    send_signal(&daemon, Signal::HUP);
+    assert!(next("RELOADING=1").await.contains("MONOTONIC_USEC="));
+    next("READY=1").await;
+    let _program = program.configured("nonsense = 1\n");
+    send_signal(&daemon, Signal::HUP);
+    let ready = next("READY=1").await;
+    assert!(ready.contains("nonsense"), "{ready}");
+    send_signal(&daemon, Signal::TERM);
+    next("STOPPING=1").await;
+    assert_eq!(finish(daemon).await.code, Some(0));
+}
+
+#[tokio::test]
+async fn wrong_requests_are_refused_with_reasons() {
+    let simulator = api([("run_1", Script::runs_forever())]).await;
+    let receiver = Receiver::start([]).await.unwrap();
+    let program = program(&simulator, &receiver, "");
+    let daemon = start(&program).await;
+    add(&program, "run_1").await;
+    let http = reqwest::Client::builder().unix_socket(socket(&program)).no_proxy().build().unwrap();
+    let huge = json!({"run_id": "run_2", "name": "x".repeat(100_000)}).to_string();
+    for (method, path, body, status, said) in [
+        ("POST", "/v1/watches", "", 400, "EOF"),
+        ("POST", "/v1/watches", "[]", 400, "body"),
+        ("POST", "/v1/watches", "{}", 400, "run_id"),
+        ("POST", "/v1/watches", r#"{"run_id":"../keys"}"#, 400, "../keys"),
+        ("POST", "/v1/watches", r#"{"run_id":"run_2","url":"http://evil.example"}"#, 400, "url"),
+        ("POST", "/v1/watches", r#"{"run_id":"run_2","sinks":["evil"]}"#, 400, "known sinks: hook"),
+        ("POST", "/v1/watches", r#"{"run_id":"run_2","timeout":"soon"}"#, 400, "timeout"),
+        ("POST", "/v1/watches", r#"{"run_id":"run_2","name":"a\nb"}"#, 400, "name"),
+        ("POST", "/v1/watches", r#"{"run_id":"run_2","labels":{"a b":"c"}}"#, 400, "label"),
+        ("POST", "/v1/watches", huge.as_str(), 413, ""),
+        ("GET", "/v1/watches?state=odd", "", 400, "active or finished"),
+        ("GET", "/v1/watches?verdict=odd", "", 400, "verdict"),
+        ("GET", "/v1/watches?label=odd", "", 400, "KEY=VALUE"),
+        ("GET", "/v1/watches?limit=0", "", 400, "1000"),
+        ("GET", "/v1/watches?cursor=odd", "", 400, "cursor"),
+        ("GET", "/v1/watches?odd=1", "", 400, "no parameter"),
+        ("GET", "/v1/watches/run_9", "", 404, "run_9"),
+        ("GET", "/v1/watches/a%2Fb", "", 400, "a/b"),
+        ("GET", "/v1/watches/run_1?wait=1h", "", 400, "wait"),
+        ("DELETE", "/v1/watches/run_9", "", 404, "run_9"),
+        ("PUT", "/v1/watches", "", 405, "methods"),
+        ("GET", "/v1/deliveries?state=odd", "", 400, "dead"),
+        ("POST", "/v1/deliveries/msg_9/retry", "", 404, "msg_9"),
+        ("GET", "/v2", "", 404, "no such route"),
+    ] {
+        let request = http.request(method.parse().unwrap(), format!("http://localhost{path}")).body(body.to_owned());
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status().as_u16(), status, "{method} {path} {body:.100}");
+        if !said.is_empty() {
+            assert_eq!(response.headers()["content-type"], "application/problem+json", "{method} {path}");
+            let problem: Value = serde_json::from_str(&text(response).await).unwrap();
+            assert!(problem["detail"].as_str().unwrap().contains(said), "{method} {path}: {problem}");
+            assert_eq!(problem["status"], status, "{problem}");
+        }
+    }
+    // A request that waits comes back when the time is up.
+    let waited = http.get("http://localhost/v1/watches/run_1?wait=200ms").send().await.unwrap();
+    let waited: Value = serde_json::from_str(&text(waited).await).unwrap();
+    assert_eq!((waited["state"].clone(), waited["verdict"].clone()), (json!("active"), Value::Null));
+    stop(daemon).await;
+}
+
+async fn text(mut response: reqwest::Response) -> String {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.unwrap() {
+        body.extend_from_slice(&chunk);
+    }
+    String::from_utf8(body).unwrap()
+}
