@@ -5,6 +5,7 @@ mod config;
 mod daemon;
 mod day;
 mod demo;
+mod incidents;
 mod readme;
 mod store;
 mod support;
