@@ -72,6 +72,8 @@ pub struct Step {
     pub progress: Progress,
     /// Whether the status is another one than before.
     pub status_changed: bool,
+    /// Whether the run went missing or came back.
+    pub presence_changed: bool,
     /// What sinks may be told, in order.
     pub events: Vec<Event>,
 }
@@ -79,7 +81,7 @@ pub struct Step {
 impl Step {
     /// Whether the step must be stored before it is acted on.
     pub fn is_news(&self) -> bool {
-        self.status_changed || !self.events.is_empty()
+        self.status_changed || self.presence_changed || !self.events.is_empty()
     }
 }
 
@@ -174,7 +176,12 @@ impl Progress {
             }
         }
         let events = told.into_iter().map(|event_type| next.event(event_type, watch, now, limits)).collect();
-        Ok(Step { status_changed: next.status != self.status, progress: next, events })
+        Ok(Step {
+            status_changed: next.status != self.status,
+            presence_changed: next.missing_since.is_some() != self.missing_since.is_some(),
+            progress: next,
+            events,
+        })
     }
 
     /// The event data that describes the watch as it is at `now`.

@@ -176,3 +176,49 @@ async fn many_writes_at_once_are_all_answered() {
     assert_eq!(store.active_watches(time(1)).await.unwrap().len(), 2_000);
     close(store, tasks).await;
 }
+
+/// The store of a daemon of the first format (version 1), stopped with a watch under way, three with
+/// verdicts, and one message of each kind: delivered, waiting, given up.
+#[tokio::test]
+async fn a_store_of_the_first_format_opens_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("runwatch.db");
+    std::fs::write(&path, include_bytes!("../data/store-1/runwatch.db")).unwrap();
+    let (store, tasks) = open(&path);
+    let active = store.active_watches(time(0)).await.unwrap();
+    assert_eq!(active.len(), 1);
+    assert_eq!(active[0].watch.run_id.as_str(), "run_absent");
+    assert_eq!(active[0].watch.name.as_deref(), Some("täglicher Bericht"));
+    assert!(active[0].progress.missing_since.is_some());
+
+    let history = store.history(RunId::new("run_demo_research").unwrap()).await.unwrap().unwrap();
+    assert_eq!(history.record.verdict.unwrap().0, Verdict::Failed);
+    assert_eq!(history.record.watch.labels.len(), 2);
+    let event = history.verdict_event.unwrap();
+    let data = event.run().unwrap();
+    assert_eq!(data.run.error_message.as_deref(), Some("OpenAI API rate limit exceeded"));
+    assert_eq!(data.run.input.as_ref().unwrap().get(), r#"{"topic":"AI agents"}"#);
+    let words: Vec<_> = history.changes.iter().map(|change| change.status.as_str().to_owned()).collect();
+    assert_eq!(words, ["running", "failed"]);
+    let mut states: Vec<_> = history
+        .deliveries
+        .iter()
+        .filter(|(delivery, _)| delivery.event_type == EventType::RunFailed)
+        .map(|(delivery, attempts)| (delivery.sink.as_str().to_owned(), delivery.state, attempts.len()))
+        .collect();
+    states.sort_by(|a, b| a.0.cmp(&b.0));
+    let expected = [
+        ("closed".to_owned(), DeliveryState::Dead, 1),
+        ("down".to_owned(), DeliveryState::Pending, 1),
+        ("journal".to_owned(), DeliveryState::Delivered, 1),
+    ];
+    assert_eq!(states, expected);
+
+    // It goes on: the message that waits can be claimed, and a watch of the configuration is not added again.
+    let far = Timestamp::from_second(4_000_000_000).unwrap();
+    let claimed = store.claim_due(SinkName::new("down").unwrap(), far, 10).await.unwrap();
+    assert_eq!((claimed.len(), claimed[0].attempt), (1, 2));
+    assert_eq!(store.add_configured_watch(watch("run_demo_outreach")).await.unwrap(), Added::Known);
+    assert_eq!(store.add_configured_watch(watch("run_new")).await.unwrap(), Added::New);
+    close(store, tasks).await;
+}
