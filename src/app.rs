@@ -16,6 +16,9 @@ use crate::run::{Limits, Route, Routes, SinkName};
 use crate::store::{Place, Store};
 use crate::watch::{Policy, Scheduler, Watches};
 
+/// How long others have to let go of the store when the engine stops.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
 /// The running engine: store, scheduler and couriers.
 pub struct Engine<S> {
     /// The store.
@@ -128,7 +131,12 @@ impl<S: RunSource> Engine<S> {
             self.retiring.shutdown().await;
         }
         drop((self.store, self.watches));
-        while self.writer.join_next().await.is_some() {}
+        // Whoever still holds a handle gets no answer any more; what was answered is on disk.
+        let closed = async { while self.writer.join_next().await.is_some() {} };
+        if tokio::time::timeout(CLOSE_LIMIT, closed).await.is_err() {
+            tracing::debug!("the store is still in use; closed all the same");
+            self.writer.shutdown().await;
+        }
     }
 }
 

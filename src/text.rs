@@ -17,6 +17,21 @@ pub fn first_lines(text: &str, max_lines: usize, max_chars: usize) -> Vec<String
     lines.take(max_lines).collect()
 }
 
+/// An error with its causes, as one line of text. What a layer repeats of the one below is left out.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// `text`, cut to `max_chars` characters, the last an ellipsis where it was longer.
 fn shorten(text: &str, max_chars: usize) -> String {
     match text.char_indices().nth(max_chars) {

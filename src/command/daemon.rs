@@ -90,7 +90,7 @@ pub async fn daemon(settings: Settings, sources: impl Fn() -> Sources, logging: 
     let mut server = JoinSet::new();
     server.spawn(control.serve(listener, stop.clone()));
     let mut chores = JoinSet::new();
-    chores.spawn(prune(engine.store.clone(), clock.clone(), settings.store.retention));
+    chores.spawn(prune(engine.store.clone(), clock.clone(), in_force_receiver.clone()));
     chores.spawn(keep_status(engine.store.clone(), engine.watches.clone(), in_force_receiver));
     if let Some(period) = service::watchdog_period() {
         chores.spawn(watchdog(engine.store.clone(), engine.watches.clone(), period));
@@ -178,6 +178,9 @@ impl Service {
         if self.settings.api.key.is_none() {
             tracing::warn!("no API key is configured; nothing can be asked until there is one");
         }
+        if let Some(address) = self.settings.control.listen {
+            tracing::warn!(%address, "control.listen is not served by this version; the Unix socket is");
+        }
         for (sink, open) in engine.store.sinks_with_open_deliveries().await? {
             if !self.settings.sinks.contains_key(&sink) {
                 tracing::warn!(%sink, messages = open, "messages wait for a sink that is no longer configured");
@@ -238,7 +241,6 @@ impl Service {
         let (old, new) = (&self.settings, &settings);
         let fixed = [
             ("store.path", old.store.path == new.store.path),
-            ("store.retention", old.store.retention == new.store.retention),
             ("control.socket", old.control.socket == new.control.socket),
             ("log.format", old.log.format == new.log.format),
         ];
@@ -252,7 +254,12 @@ impl Service {
 }
 
 fn in_force(settings: &Settings) -> InForce {
-    InForce { routes: Arc::new(policy(settings).routes), deadline: settings.watch.deadline, rejected: None }
+    InForce {
+        routes: Arc::new(policy(settings).routes),
+        deadline: settings.watch.deadline,
+        retention: settings.store.retention,
+        rejected: None,
+    }
 }
 
 /// A service that tells nobody is of no use: without sinks it writes verdicts to its log.
@@ -268,13 +275,10 @@ fn make_parent(path: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(parent).with_context(|| format!("cannot make the directory {}", parent.display()))
 }
 
-/// Deletes what is older than `retention`, now and then, for ever.
-async fn prune(store: Store, clock: Clock, retention: Duration) {
-    let period = (retention / 4).clamp(Duration::from_millis(100), PRUNE_PERIOD);
-    let mut tick = tokio::time::interval(period);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+/// Deletes what is older than the retention, now and then, for ever.
+async fn prune(store: Store, clock: Clock, mut in_force: watch::Receiver<InForce>) {
     loop {
-        tick.tick().await;
+        let retention = in_force.borrow_and_update().retention;
         let before = clock.now().checked_sub(retention).unwrap_or(Timestamp::MIN);
         loop {
             match store.prune(before, PRUNE_BATCH).await {
@@ -285,6 +289,12 @@ async fn prune(store: Store, clock: Clock, retention: Duration) {
                     break;
                 }
             }
+        }
+        let period = (retention / 4).clamp(Duration::from_millis(100), PRUNE_PERIOD);
+        // Cancel-safe: one sleeps, the other waits for a change that is read above.
+        tokio::select! {
+            () = tokio::time::sleep(period) => {}
+            Ok(()) = in_force.changed() => {}
         }
     }
 }

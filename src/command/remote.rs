@@ -79,16 +79,16 @@ pub fn client(sources: &Sources, screen: &Screen) -> anyhow::Result<Client> {
     Ok(Client::new(&socket)?)
 }
 
-/// Hands runs to the daemon, in order of the answers of `run_ids`. Each is either watched now, with
+/// Hands runs to the daemon. The answers come in the same order: each run is either watched now, with
 /// whether that is new, or refused.
 pub(super) async fn add_all(
     client: &Client,
     args: &WatchArgs,
-    run_ids: Vec<RunId>,
+    run_ids: &[RunId],
 ) -> Vec<Result<(WatchDoc, bool), ClientError>> {
     let labels: Labels = args.labels.iter().cloned().collect();
     let sinks: Vec<_> = args.sinks.iter().map(|name| name.as_str().to_owned()).collect();
-    let add = |run_id: RunId| {
+    let add = |run_id: &RunId| {
         let asked = AddRequest {
             run_id: run_id.as_str().to_owned(),
             name: args.name.clone(),
@@ -109,7 +109,7 @@ pub(super) async fn add_all(
 pub async fn add(client: &Client, args: &AddArgs, mut talk: Talk<'_>) -> anyhow::Result<u8> {
     let run_ids = run_ids(&args.runs, std::io::stdin().lock())?;
     let mut code = 0;
-    for added in add_all(client, &args.watch, run_ids).await {
+    for (run_id, added) in run_ids.iter().zip(add_all(client, &args.watch, &run_ids).await) {
         match added {
             Ok((watch, new)) if talk.json => {
                 let added = if new { "new" } else { "known" };
@@ -121,11 +121,11 @@ pub async fn add(client: &Client, args: &AddArgs, mut talk: Talk<'_>) -> anyhow:
                 Some(verdict) => talk.line(&format!("{}: already watched, and {verdict}", watch.run_id))?,
             },
             Err(error) => {
-                let failed = talk.failed(&error)?;
                 if matches!(error, ClientError::NotRunning(_) | ClientError::Forbidden(_)) {
-                    return Ok(failed);
+                    return talk.failed(&error);
                 }
-                code = code.max(failed);
+                write_text(talk.err, &format!("error: {run_id} is not watched: {error}\n"))?;
+                code = code.max(failure_code(&error));
             }
         }
     }

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::wire::{AddRequest, DeliveryDoc, DeliveryList, Problem, WatchDoc, WatchList};
 use crate::run::{DeliveryId, RunId};
+use crate::text::with_causes;
 
 /// Limit of one request, waiting not included. The daemon is on this machine; it may be busy.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -185,7 +186,7 @@ impl Client {
 
     /// Sends a request; an answer that is no success is an error.
     async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
-        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let response = request.send().await.map_err(|error| self.unreachable(error))?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -198,7 +199,7 @@ impl Client {
 
     async fn read<T: DeserializeOwned>(&self, mut response: Response) -> Result<T, ClientError> {
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.broken(error))? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.broken(told(error)))? {
             if body.len() + chunk.len() > MAX_ANSWER_BYTES {
                 return Err(self.broken("the answer is too large"));
             }
@@ -211,7 +212,7 @@ impl Client {
         ClientError::Broken { path: self.socket.clone(), what: what.to_string() }
     }
 
-    fn unreachable(&self, error: &reqwest::Error) -> ClientError {
+    fn unreachable(&self, error: reqwest::Error) -> ClientError {
         let mut cause = error.source();
         while let Some(error) = cause {
             match error.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
@@ -222,8 +223,13 @@ impl Client {
                 _ => cause = error.source(),
             }
         }
-        self.broken(error)
+        self.broken(told(error))
     }
+}
+
+/// What went wrong with a request, in words.
+fn told(error: reqwest::Error) -> String {
+    if error.is_timeout() { "no answer in time".to_owned() } else { with_causes(&error.without_url()) }
 }
 
 /// Events as they come.
@@ -251,7 +257,7 @@ impl Events {
                 continue;
             }
             let broken = |what: String| ClientError::Broken { path: self.socket.clone(), what };
-            match self.response.chunk().await.map_err(|error| broken(error.to_string()))? {
+            match self.response.chunk().await.map_err(|error| broken(told(error)))? {
                 None => return Ok(None),
                 Some(chunk) if self.text.len() + chunk.len() > MAX_ANSWER_BYTES => {
                     return Err(broken("an event is too large".to_owned()));

@@ -32,6 +32,8 @@ pub struct InForce {
     pub routes: Arc<Routes>,
     /// How long a watch lasts that asks for no time of its own.
     pub deadline: std::time::Duration,
+    /// How long finished watches are kept.
+    pub retention: std::time::Duration,
     /// Why the newest configuration is not in force.
     pub rejected: Option<String>,
 }

@@ -92,9 +92,8 @@ impl From<StoreError> for Refusal {
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
         let detail = format!("{:#}", anyhow::Error::from(error));
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            tracing::error!(error = detail, "a request failed");
-        }
+        // The caller is told; that the store fails is logged by the store, once.
+        tracing::debug!(%status, detail, "request refused");
         Self { status, detail }
     }
 }

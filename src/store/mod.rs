@@ -16,7 +16,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::text::one_line;
+use crate::text::{one_line, with_causes};
 
 pub use inspect::{
     AttemptRecord, Counts, DeliveryFilter, Happening, History, Page, WatchFilter, WatchRecord, WatchState,
@@ -236,6 +236,7 @@ impl Writer {
     /// Serves until every [`Store`] is gone, then closes the database.
     pub async fn run(mut self) {
         let mut batch = Vec::new();
+        let mut failing = false;
         loop {
             if self.jobs.recv_many(&mut batch, MAX_BATCH).await == 0 {
                 return;
@@ -253,6 +254,14 @@ impl Writer {
             };
             self.connection = connection;
             let committed = commit.is_ok();
+            // Once when it begins and once when it ends: whoever asked is told each time.
+            match &commit {
+                Err(error) if !std::mem::replace(&mut failing, true) => {
+                    tracing::error!(error = with_causes(error), "the store cannot be written");
+                }
+                Ok(()) if std::mem::take(&mut failing) => tracing::info!("the store can be written again"),
+                Ok(()) | Err(_) => {}
+            }
             let wakes = finished.iter().filter(|finish| finish.keep && committed).map(|finish| finish.wakes);
             let (history, deliveries) =
                 wakes.fold((false, false), |(h, d), wakes| (h || wakes.history, d || wakes.deliveries));

@@ -8,7 +8,7 @@ use runwatch::run::RunId;
 use runwatch::simulator::{Fault, Received, Receiver, Script, Simulator};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixDatagram, UnixStream};
 use tokio::process::Child;
 
@@ -265,6 +265,22 @@ async fn a_store_that_cannot_be_used_stops_it_and_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_read_only_disk_stops_it_with_a_reason() {
+    let simulator = api([]).await;
+    let receiver = Receiver::start([]).await.unwrap();
+    let program = program(&simulator, &receiver, "").set("RUNWATCH_STORE__PATH", "disk/runwatch.db");
+    std::fs::create_dir(program.home().join("disk")).unwrap();
+    let script = format!(
+        "mount -t tmpfs tmpfs disk && mount -o remount,ro disk && exec {} daemon",
+        env!("CARGO_BIN_EXE_runwatch")
+    );
+    let argv = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", &script];
+    let ended = finish(program.shell(&argv).spawn().unwrap()).await;
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.stderr.contains("disk/runwatch.db") && ended.stderr.contains("Read-only file system"), "{ended:?}");
+}
+
+#[tokio::test]
 async fn a_full_disk_refuses_what_it_cannot_keep_and_keeps_the_rest() {
     let simulator = api([("run_1", Script::runs_forever())]).await;
     let receiver = Receiver::start([]).await.unwrap();
@@ -291,8 +307,9 @@ async fn a_full_disk_refuses_what_it_cannot_keep_and_keeps_the_rest() {
             break ended;
         }
     };
-    assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert!(refused.stderr.contains("full"), "{}", &refused.stderr[..refused.stderr.len().min(500)]);
+    let said = refused.stderr.lines().next().unwrap_or_default();
+    assert_eq!(refused.code, Some(1), "{said}");
+    assert!(said.contains("is not watched") && said.contains("full"), "{said}");
     assert!(kept.len() > 100, "{}", kept.len());
     let first = std::fs::read_to_string(program.home().join("first")).unwrap();
     let first = rustix::process::Pid::from_raw(first.trim().parse().unwrap()).unwrap();
@@ -305,7 +322,8 @@ async fn a_full_disk_refuses_what_it_cannot_keep_and_keeps_the_rest() {
         listed["watches"].as_array().unwrap().iter().map(|watch| watch["run_id"].as_str().unwrap()).collect();
     let lost: Vec<_> = kept.iter().filter(|run| !listed.contains(run.as_str())).collect();
     assert_eq!(lost, Vec::<&String>::new());
-    stop(machine).await;
+    let ended = stop(machine).await;
+    assert_eq!(ended.stderr.matches("the store cannot be written").count(), 1, "told once: {}", ended.stderr);
 }
 
 #[tokio::test]
@@ -512,6 +530,22 @@ async fn a_stop_keeps_what_cannot_be_finished() {
     let received = receiver.wait_for(2).await;
     assert_eq!(ids(&received)[0], ids(&first)[0]);
     assert_eq!(ids(&received)[1], ids(&first)[0]);
+    stop(daemon).await;
+}
+
+#[tokio::test]
+async fn a_client_that_stands_still_does_not_hold_a_stop_up() {
+    let simulator = api([]).await;
+    let receiver = Receiver::start([]).await.unwrap();
+    let program = program(&simulator, &receiver, "");
+    let daemon = start(&program).await;
+    let mut half = UnixStream::connect(socket(&program)).await.unwrap();
+    half.write_all(b"POST /v1/watches HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{").await.unwrap();
+    let mut deaf = UnixStream::connect(socket(&program)).await.unwrap();
+    deaf.write_all(b"GET /v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    let mut waiting = UnixStream::connect(socket(&program)).await.unwrap();
+    add(&program, "run_1").await;
+    waiting.write_all(b"GET /v1/watches/run_1?wait=10m HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     stop(daemon).await;
 }
 

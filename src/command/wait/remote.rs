@@ -37,7 +37,7 @@ pub(super) async fn wait(
     let mut signals = Signals::listen()?;
     let screen = manner.screen.clone();
     let mut runs = Vec::new();
-    for added in add_all(&client, args, run_ids).await {
+    for added in add_all(&client, args, &run_ids).await {
         match added {
             Ok((watch, _)) => runs.push(tracked(watch)),
             Err(error) => {
