@@ -77,8 +77,13 @@ impl ApiClient {
         }
         let key = self.key.as_ref().ok_or(ApiError::KeyMissing)?;
         let key = key.read().map_err(|error| ApiError::KeyUnusable(KeyProblem::File(error)))?;
-        let mut header = HeaderValue::try_from(format!("Bearer {}", key.expose_secret()))
-            .map_err(|_characters| ApiError::KeyUnusable(KeyProblem::Characters))?;
+        let key = key.expose_secret();
+        let header = if key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            HeaderValue::try_from(format!("Bearer {key}")).ok()
+        } else {
+            None
+        };
+        let mut header = header.ok_or(ApiError::KeyUnusable(KeyProblem::Characters))?;
         header.set_sensitive(true);
         *self.read_key.lock().expect("no holder panics") = Some((now, header.clone()));
         Ok(header)

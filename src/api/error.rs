@@ -72,8 +72,8 @@ pub enum KeyProblem {
     /// Its file cannot be used.
     #[error(transparent)]
     File(SecretError),
-    /// It holds characters that no HTTP header may hold.
-    #[error("it holds characters that an HTTP header cannot carry")]
+    /// It has spaces or characters that no key has and no header may carry.
+    #[error("it has spaces or unusual characters")]
     Characters,
 }
 

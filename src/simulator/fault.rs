@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, LOCATION, RETRY_AFTER};
 use hyper::{HeaderMap, StatusCode};
 use serde_json::Value;
@@ -99,8 +99,12 @@ impl Fault {
             Self::HalfBody => {
                 let whole = whole();
                 let half = whole.slice(..whole.len() / 2);
-                let broken = stream::iter([Ok(half), Err(std::io::Error::other("cut off on purpose"))]);
-                let mut response = streaming(broken);
+                // The server sends what it has when it must wait for more.
+                let cut = stream::once(async {
+                    tokio::task::yield_now().await;
+                    Err(std::io::Error::other("cut off on purpose"))
+                });
+                let mut response = streaming(stream::iter([Ok(half)]).chain(cut));
                 response.headers_mut().insert(CONTENT_LENGTH, whole.len().into());
                 response
             }

@@ -1,6 +1,7 @@
 //! Tests of the built program and of the library over real sockets.
 #![allow(clippy::unwrap_used, reason = "a helper of a test that cannot go on may panic")]
 
+mod api;
 mod config;
 mod daemon;
 mod day;
@@ -9,4 +10,5 @@ mod incidents;
 mod readme;
 mod store;
 mod support;
+mod tls;
 mod wait;

@@ -1,0 +1,221 @@
+//! The API client against a real server that misbehaves.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, SystemTime};
+
+use runwatch::api::{ApiClient, ApiError, Reply, RunSource as _};
+use runwatch::config::{ApiSettings, Secret, Settings};
+use runwatch::run::{RunId, Status};
+use runwatch::simulator::{Fault, Receiver, Script, Simulator};
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::support::{Program, api};
+
+fn id() -> RunId {
+    RunId::new("run_1").unwrap()
+}
+
+fn settings(simulator: &Simulator) -> ApiSettings {
+    let mut settings = Settings::default().api;
+    settings.base_url = simulator.base_url();
+    settings.key = Some(Secret::value(simulator.api_key()));
+    settings
+}
+
+/// Asks once with settings of its own.
+async fn ask_with(simulator: &Simulator, adjust: impl FnOnce(&mut ApiSettings)) -> Result<Reply, ApiError> {
+    let mut settings = settings(simulator);
+    adjust(&mut settings);
+    ApiClient::new(&settings).unwrap().get_run(&id()).await
+}
+
+/// Asks once for a run whose first answer is `fault`.
+async fn meet(fault: Fault) -> Result<Reply, ApiError> {
+    // Short where the time is what is tested, and otherwise no matter how busy the machine is.
+    let endless = matches!(fault, Fault::Hang) || matches!(fault, Fault::Drip(pause) if !pause.is_zero());
+    let limit = Duration::from_millis(if endless { 300 } else { 60_000 });
+    let simulator = api([("run_1", Script::runs_forever().fault_on(1, fault))]).await;
+    ask_with(&simulator, |settings| {
+        settings.request_timeout = limit;
+        settings.max_response_bytes = 64 * 1024;
+    })
+    .await
+}
+
+fn refused(result: Result<Reply, ApiError>) -> ApiError {
+    match result {
+        Err(error) => error,
+        Ok(reply) => panic!("taken for an answer: {reply:?}"),
+    }
+}
+
+#[tokio::test]
+async fn each_fault_is_an_error_that_says_what_it_is() {
+    for (fault, said) in [
+        (Fault::status(400), "400 Bad Request"),
+        (Fault::status(401), "401 Unauthorized"),
+        (Fault::status(403), "403 Forbidden"),
+        (Fault::status(404), "404 Not Found"),
+        (Fault::status(405), "405 Method Not Allowed"),
+        (Fault::status(429), "429 Too Many Requests"),
+        (Fault::status(500), "500 Internal Server Error"),
+        (Fault::status(502), "502 Bad Gateway"),
+        (Fault::status(503), "503 Service Unavailable"),
+        (Fault::status(504), "504 Gateway Timeout"),
+        (Fault::status(599), "599"),
+        (Fault::Html, "it is not JSON"),
+        (Fault::Empty, "it is empty"),
+        (Fault::HalfBody, "the answer broke off"),
+        (Fault::Reset, "the request failed"),
+        (Fault::Hang, "no answer in time"),
+        (Fault::Drip(Duration::from_millis(100)), "no answer in time"),
+        (Fault::Endless, "larger than 65536 bytes"),
+        (Fault::Oversize(64 * 1024 + 1), "larger than 65536 bytes"),
+        (Fault::GzipBomb(4 * 1024 * 1024), "larger than 65536 bytes"),
+        (Fault::OtherRun, "another run"),
+        (Fault::WrongTypes, "no status that is a text"),
+        (Fault::Redirect("http://127.0.0.1:1/".to_owned()), "redirects are not followed"),
+    ] {
+        let shown = format!("{fault:?}");
+        let error = refused(meet(fault).await);
+        let described = error.describe();
+        assert!(described.contains(said), "{shown}: {described}");
+        assert!(described.lines().count() == 1 && described.chars().count() <= 300, "{shown}: {described}");
+        assert_eq!(error.is_unauthorized(), matches!(said, "401 Unauthorized" | "403 Forbidden"), "{shown}");
+        assert_eq!(error.is_not_found(), said == "404 Not Found", "{shown}");
+        assert_eq!(error.is_retryable(), !error.is_unauthorized() && !error.is_not_found(), "{shown}");
+        assert_eq!(error.retry_after(), None, "{shown}");
+        assert!(!format!("{described}{error:?}{error:#}").contains("simulated-key"), "{shown}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_strange_but_usable_is_used() {
+    for fault in [Fault::Drip(Duration::ZERO), Fault::DeeplyNested(10_000)] {
+        let shown = format!("{fault:?}");
+        let reply = meet(fault).await.unwrap_or_else(|error| panic!("{shown}: {}", error.describe()));
+        assert_eq!(reply.observation.status, Status::Running, "{shown}");
+    }
+    for envelope in [false, true] {
+        let script = Script::succeeds().output(json!({"score": 1.0})).envelope(envelope);
+        let simulator = api([("run_1", script)]).await;
+        let reply = ask_with(&simulator, |_| ()).await.unwrap();
+        assert_eq!(reply.observation.status, Status::Succeeded);
+        assert_eq!(reply.observation.details.output.unwrap().get(), r#"{"score":1.0}"#);
+        assert_eq!(reply.pause, None);
+    }
+}
+
+#[tokio::test]
+async fn pauses_are_read_in_every_form_and_never_longer_than_an_hour() {
+    let now = SystemTime::now();
+    let date = |ahead: u64| httpdate::fmt_http_date(now + Duration::from_secs(ahead));
+    let unix = |ahead: u64| (now.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() + ahead).to_string();
+    for (code, header, value, seconds) in [
+        (429, "retry-after", "120".to_owned(), Some(120)),
+        (503, "retry-after", "120".to_owned(), Some(120)),
+        (429, "retry-after", date(120), Some(120)),
+        (429, "x-ratelimit-reset", unix(120), Some(120)),
+        (429, "retry-after", "999999999".to_owned(), Some(3600)),
+        (429, "retry-after", "99999999999999999999999".to_owned(), None),
+        (429, "retry-after", "0".to_owned(), None),
+        (429, "retry-after", "-5".to_owned(), None),
+        (429, "retry-after", "soon".to_owned(), None),
+        (429, "retry-after", "Mon, 15 Jan 2024 10:51:00 GMT".to_owned(), None),
+        (429, "x-ratelimit-reset", "1".to_owned(), None),
+        (502, "retry-after", "120".to_owned(), None),
+    ] {
+        let error = refused(meet(Fault::status(code).with_header(header, &value)).await);
+        let asked = error.retry_after().map(|pause| pause.as_secs());
+        // Dates have whole seconds, and time goes on.
+        let fits = match (asked, seconds) {
+            (Some(asked), Some(seconds)) => asked <= seconds && asked + 5 >= seconds,
+            (asked, seconds) => asked == seconds,
+        };
+        assert!(fits, "{code} {header}: {value}: {asked:?}");
+        assert!(error.is_retryable());
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_does_not_take_the_key_along() {
+    let elsewhere = Receiver::start([]).await.unwrap();
+    for target in [elsewhere.url(), "//127.0.0.1/".to_owned()] {
+        let error = refused(meet(Fault::Redirect(target)).await);
+        assert!(error.describe().contains("302 Found"), "{}", error.describe());
+    }
+    assert_eq!(elsewhere.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn requests_carry_the_key_and_the_name_of_the_program() {
+    let simulator = api([("run_1", Script::runs_forever())]).await;
+    ask_with(&simulator, |_| ()).await.unwrap();
+    let requests = simulator.requests();
+    assert_eq!((requests.len(), requests[0].path.as_str()), (1, "/v1/runs/run_1"));
+    assert_eq!(requests[0].headers["authorization"], format!("Bearer {}", simulator.api_key()));
+    assert_eq!(requests[0].headers["user-agent"], concat!("runwatch/", env!("CARGO_PKG_VERSION")));
+}
+
+#[tokio::test]
+async fn the_key_file_is_read_again_after_a_refusal() {
+    let simulator = api([("run_1", Script::runs_forever())]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key");
+    std::fs::write(&file, "an-old-key\n").unwrap();
+    let mut settings = settings(&simulator);
+    settings.key = Some(Secret::File(file.clone()));
+    let client = ApiClient::new(&settings).unwrap();
+    assert!(refused(client.get_run(&id()).await).is_unauthorized());
+    std::fs::write(&file, format!("{}\n", simulator.api_key())).unwrap();
+    client.get_run(&id()).await.expect("the new key is used at once");
+
+    let broken: [(&dyn Fn(), &str); 3] = [
+        (&|| std::fs::write(&file, "two words").unwrap(), "it has spaces"),
+        (&|| std::fs::write(&file, "").unwrap(), "empty"),
+        (&|| std::fs::remove_file(&file).unwrap(), "No such file"),
+    ];
+    for (break_it, said) in broken {
+        break_it();
+        let error = refused(ApiClient::new(&settings).unwrap().get_run(&id()).await);
+        assert!(error.is_unauthorized(), "{}", error.describe());
+        assert!(error.describe().contains(said), "{}", error.describe());
+        assert!(!error.describe().contains("two words"), "{}", error.describe());
+    }
+    settings.key = None;
+    let error = refused(ApiClient::new(&settings).unwrap().get_run(&id()).await);
+    assert!(error.is_unauthorized() && error.describe().contains("no API key"), "{}", error.describe());
+    assert_eq!(simulator.requests().len(), 2, "no request without a key that can be sent");
+}
+
+#[tokio::test]
+async fn nobody_there_is_told_from_nobody_of_that_name() {
+    let simulator = api([]).await;
+    let port = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await.unwrap().local_addr().unwrap();
+    let closed = refused(ask_with(&simulator, |settings| settings.base_url = format!("http://{port}")).await);
+    assert!(closed.describe().contains("no connection") && closed.describe().contains("refused"), "{closed:?}");
+    // RFC 6761 keeps `.invalid` from ever resolving.
+    let nameless = |settings: &mut ApiSettings| settings.base_url = "http://api.invalid".to_owned();
+    let nameless = refused(ask_with(&simulator, nameless).await);
+    assert!(nameless.describe().contains("no connection"), "{}", nameless.describe());
+    assert!(closed.is_retryable() && nameless.is_retryable());
+    assert_ne!(closed.describe(), nameless.describe());
+}
+
+#[tokio::test]
+async fn a_proxy_is_used_unless_it_must_not_be() {
+    let simulator = api([("run_1", Script::succeeds())]).await;
+    // It answers every request itself: what it gets is what would have been passed on.
+    let proxy = Receiver::start((0..100).map(|_| Fault::Html)).await.unwrap();
+    let proxy_url = proxy.url().replace("/hook", "").replace("http://", "http://user:proxy-password@");
+    let through = Program::with(&simulator).set("HTTP_PROXY", &proxy_url);
+    let ended = through.run(&["wait", "run_1", "--timeout", "300ms", "--log-level", "trace"]).await;
+    assert_eq!(ended.code, Some(6), "{ended:?}");
+    let asked = proxy.requests();
+    assert_eq!((asked[0].path.as_str(), simulator.requests().len()), ("/v1/runs/run_1", 0));
+    assert!(asked[0].headers.contains_key("proxy-authorization"), "{:?}", asked[0].headers);
+    assert!(!ended.stderr.contains("proxy-password"), "{ended:?}");
+    let beside = through.set("NO_PROXY", "127.0.0.1");
+    assert_eq!(beside.run(&["wait", "run_1"]).await.code, Some(0));
+}
