@@ -1,12 +1,11 @@
 //! What can go wrong with one request, as callers ask about it.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use reqwest::StatusCode;
 
 use crate::config::SecretError;
-use crate::text::one_line;
+use crate::text::{one_line, with_causes};
 
 /// Longest description of an error, in characters.
 const MAX_CHARS: usize = 300;
@@ -129,18 +128,7 @@ impl ApiError {
 
     /// The error with its causes as one harmless line.
     pub fn describe(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            let said = error.to_string();
-            // Some layers repeat what the layer below says.
-            if !text.contains(&said) {
-                text.push_str(": ");
-                text.push_str(&said);
-            }
-            cause = error.source();
-        }
-        one_line(&text, MAX_CHARS)
+        one_line(&with_causes(self), MAX_CHARS)
     }
 }
 

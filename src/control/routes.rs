@@ -363,7 +363,7 @@ impl Feed {
 impl<S: RunSource> Shared<S> {
     /// A watch with all that is known of it, or only what its state is.
     async fn document(&self, history: History, whole: bool) -> Result<WatchDoc, Refusal> {
-        let History { record, changes, events: _, deliveries, verdict_event } = history;
+        let History { record, changes, deliveries, verdict_event } = history;
         let (watch, finished) = (record.watch.clone(), record.verdict.is_some());
         let view = self.control.watches.view(Some(watch.run_id.clone())).await?.pop().filter(|_| !finished);
         let mut document = WatchDoc::of(record, view);

@@ -1,11 +1,11 @@
 //! What is read for people: lists, histories, counts.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
+use rusqlite::{OptionalExtension as _, Row, named_params, params};
 
-use super::queries::{read_delivery, read_id, read_time, read_watch, unreadable};
+use super::queries::{read_all, read_change, read_delivery, read_event, read_id, read_time, read_watch, unreadable};
 use super::{DeliveryState, DeliverySummary, PollFailure, StatusChange, Store, StoreError, Wakes};
-use crate::run::{DeliveryId, Event, EventType, Labels, RunId, SinkName, Status, Verdict, Watch};
+use crate::run::{DeliveryId, Event, Labels, RunId, SinkName, Status, Verdict, Watch};
 
 /// Which watches are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,17 +56,6 @@ pub struct WatchRecord {
     pub verdict: Option<(Verdict, Timestamp)>,
 }
 
-/// An event as the list of a watch shows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Happening {
-    /// Its number.
-    pub seq: i64,
-    /// Its type.
-    pub event_type: EventType,
-    /// When it was observed.
-    pub at: Timestamp,
-}
-
 /// One attempt of a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttemptRecord {
@@ -89,8 +78,6 @@ pub struct History {
     pub record: WatchRecord,
     /// Its status changes, in order.
     pub changes: Vec<StatusChange>,
-    /// Its events, in order.
-    pub events: Vec<Happening>,
     /// Its deliveries with their attempts, in order.
     pub deliveries: Vec<(DeliverySummary, Vec<AttemptRecord>)>,
     /// The event that told its verdict.
@@ -119,6 +106,16 @@ pub struct Counts {
     pub dead: u64,
 }
 
+/// The columns that [`read_delivery`] reads, and where from.
+macro_rules! select_deliveries {
+    () => {
+        "SELECT d.id, d.sink, e.run_id, e.type, d.state, d.attempts, d.next_attempt_at,
+                (SELECT detail FROM attempts a WHERE a.delivery_id = d.id ORDER BY attempt DESC LIMIT 1),
+                d.created_at, d.ended_at
+         FROM deliveries d JOIN events e ON e.seq = d.event_seq"
+    };
+}
+
 impl Store {
     /// Up to `limit` watches.
     ///
@@ -131,27 +128,22 @@ impl Store {
                 Some((at, id)) => (at.as_millisecond(), id.as_str()),
                 None => (i64::MIN, ""),
             };
-            let mut statement = db.prepare_cached(
-                "SELECT *, NULL AS changed_at FROM watches w
+            let sql = "SELECT *, NULL AS changed_at FROM watches w
                  WHERE (added_at, run_id) > (:after_at, :after_id)
                    AND (:active IS NULL OR :active = (verdict IS NULL))
                    AND (:verdict IS NULL OR verdict = :verdict)
                    AND NOT EXISTS (SELECT 1 FROM json_each(:labels) wanted WHERE NOT EXISTS (
                        SELECT 1 FROM json_each(w.labels) have WHERE have.key = wanted.key AND have.value = wanted.value))
-                 ORDER BY added_at, run_id LIMIT :limit + 1",
-            )?;
-            let mut rows = statement.query(named_params! {
+                 ORDER BY added_at, run_id LIMIT :limit + 1";
+            let parameters = named_params! {
                 ":after_at": after_at,
                 ":after_id": after_id,
                 ":active": filter.state.map(|state| state == WatchState::Active),
                 ":verdict": filter.verdict.map(Verdict::as_str),
                 ":labels": labels,
                 ":limit": limit,
-            })?;
-            let mut items = Vec::new();
-            while let Some(row) = rows.next()? {
-                items.push(read_record(row)?);
-            }
+            };
+            let items = read_all(db, sql, parameters, read_record)?;
             Ok(page(items, limit))
         })
         .await
@@ -163,21 +155,28 @@ impl Store {
     /// When the store cannot be read.
     pub async fn history(&self, run_id: RunId) -> Result<Option<History>, StoreError> {
         self.call(Wakes::default(), move |db| {
-            let mut statement = db.prepare_cached("SELECT *, NULL AS changed_at FROM watches WHERE run_id = ?")?;
-            let mut rows = statement.query([run_id.as_str()])?;
-            let Some(row) = rows.next()? else { return Ok(None) };
-            let record = read_record(row)?;
+            let sql = "SELECT *, NULL AS changed_at FROM watches WHERE run_id = ?";
+            let Some(record) = read_all(db, sql, [run_id.as_str()], read_record)?.pop() else { return Ok(None) };
             let verdict_event = match record.verdict {
-                Some((verdict, _)) => read_event(db, &run_id, verdict.event_type())?,
+                Some((verdict, _)) => {
+                    let sql = "SELECT body FROM events WHERE run_id = ? AND type = ?";
+                    let parameters = params![run_id.as_str(), verdict.event_type().as_str()];
+                    read_all(db, sql, parameters, |row| read_event(row, 0))?.pop()
+                }
                 None => None,
             };
-            let mut deliveries = Vec::new();
-            for delivery in read_deliveries_of(db, &run_id)? {
-                let attempts = read_attempts(db, &delivery.id)?;
-                deliveries.push((delivery, attempts));
-            }
-            let (changes, events) = (read_changes(db, &run_id)?, read_happenings(db, &run_id)?);
-            Ok(Some(History { record, changes, events, deliveries, verdict_event }))
+            let sql = "SELECT seq, run_id, at, status FROM status_changes WHERE run_id = ? ORDER BY seq";
+            let changes = read_all(db, sql, [run_id.as_str()], read_change)?;
+            let sql = concat!(select_deliveries!(), " WHERE e.run_id = ? ORDER BY d.id");
+            let with_attempts = |row: &Row<'_>| {
+                let delivery = read_delivery(row)?;
+                let sql = "SELECT attempt, at, took_ms, delivered, detail FROM attempts WHERE delivery_id = ?
+                           ORDER BY attempt";
+                let attempts = read_all(db, sql, [delivery.id.as_str()], read_attempt)?;
+                Ok((delivery, attempts))
+            };
+            let deliveries = read_all(db, sql, [run_id.as_str()], with_attempts)?;
+            Ok(Some(History { record, changes, deliveries, verdict_event }))
         })
         .await
     }
@@ -190,25 +189,19 @@ impl Store {
         self.call(Wakes::default(), move |db| {
             let words: Vec<_> = filter.states.iter().map(|state| state.as_str()).collect();
             let words = serde_json::to_string(&words).map_err(|error| unreadable("states", &error))?;
-            let mut statement = db.prepare_cached(
-                "SELECT d.id, d.sink, e.run_id, e.type, d.state, d.attempts, d.next_attempt_at,
-                        (SELECT detail FROM attempts a WHERE a.delivery_id = d.id ORDER BY attempt DESC LIMIT 1),
-                        d.created_at, d.ended_at
-                 FROM deliveries d JOIN events e ON e.seq = d.event_seq
-                 WHERE d.id > :after AND (:sink IS NULL OR d.sink = :sink)
-                   AND (:states = '[]' OR d.state IN (SELECT value FROM json_each(:states)))
-                 ORDER BY d.id LIMIT :limit + 1",
-            )?;
-            let mut rows = statement.query(named_params! {
+            let sql = concat!(
+                select_deliveries!(),
+                " WHERE d.id > :after AND (:sink IS NULL OR d.sink = :sink)
+                    AND (:states = '[]' OR d.state IN (SELECT value FROM json_each(:states)))
+                  ORDER BY d.id LIMIT :limit + 1"
+            );
+            let parameters = named_params! {
                 ":after": filter.after.as_ref().map_or("", DeliveryId::as_str),
                 ":sink": filter.sink.as_ref().map(SinkName::as_str),
                 ":states": words,
                 ":limit": limit,
-            })?;
-            let mut items = Vec::new();
-            while let Some(row) = rows.next()? {
-                items.push(read_delivery(row)?);
-            }
+            };
+            let items = read_all(db, sql, parameters, read_delivery)?;
             Ok(page(items, limit))
         })
         .await
@@ -256,16 +249,9 @@ impl Store {
     /// When the store cannot be read.
     pub async fn sinks_with_open_deliveries(&self) -> Result<Vec<(SinkName, u64)>, StoreError> {
         self.call(Wakes::default(), |db| {
-            let mut statement = db.prepare_cached(
-                "SELECT sink, count(*) FROM deliveries WHERE state != 'delivered' AND state IN ('pending', 'sending')
-                 GROUP BY sink",
-            )?;
-            let mut rows = statement.query([])?;
-            let mut sinks = Vec::new();
-            while let Some(row) = rows.next()? {
-                sinks.push((read_id(row, 0, SinkName::new)?, row.get::<_, i64>(1)?.cast_unsigned()));
-            }
-            Ok(sinks)
+            let sql = "SELECT sink, count(*) FROM deliveries
+                       WHERE state != 'delivered' AND state IN ('pending', 'sending') GROUP BY sink";
+            read_all(db, sql, [], |row| Ok((read_id(row, 0, SinkName::new)?, row.get::<_, i64>(1)?.cast_unsigned())))
         })
         .await
     }
@@ -294,71 +280,12 @@ fn read_record(row: &Row<'_>) -> Result<WatchRecord, StoreError> {
     })
 }
 
-fn read_event(db: &Connection, run_id: &RunId, event_type: EventType) -> Result<Option<Event>, StoreError> {
-    let body: Option<String> = db
-        .prepare_cached("SELECT body FROM events WHERE run_id = ? AND type = ? ORDER BY seq DESC LIMIT 1")?
-        .query_row(params![run_id.as_str(), event_type.as_str()], |row| row.get(0))
-        .optional()?;
-    body.map(|body| Event::from_json(&body).map_err(|error| unreadable("an event", &error))).transpose()
-}
-
-fn read_changes(db: &Connection, run_id: &RunId) -> Result<Vec<StatusChange>, StoreError> {
-    let mut statement =
-        db.prepare_cached("SELECT seq, at, status FROM status_changes WHERE run_id = ? ORDER BY seq")?;
-    let mut rows = statement.query([run_id.as_str()])?;
-    let mut changes = Vec::new();
-    while let Some(row) = rows.next()? {
-        changes.push(StatusChange {
-            seq: row.get(0)?,
-            run_id: run_id.clone(),
-            at: read_time(row.get(1)?)?,
-            status: Status::from_api(&row.get::<_, String>(2)?),
-        });
-    }
-    Ok(changes)
-}
-
-fn read_happenings(db: &Connection, run_id: &RunId) -> Result<Vec<Happening>, StoreError> {
-    let mut statement = db.prepare_cached("SELECT seq, type, at FROM events WHERE run_id = ? ORDER BY seq")?;
-    let mut rows = statement.query([run_id.as_str()])?;
-    let mut events = Vec::new();
-    while let Some(row) = rows.next()? {
-        let word: String = row.get(1)?;
-        let event_type = EventType::from_word(&word).ok_or_else(|| unreadable("an event type", &word))?;
-        events.push(Happening { seq: row.get(0)?, event_type, at: read_time(row.get(2)?)? });
-    }
-    Ok(events)
-}
-
-fn read_deliveries_of(db: &Connection, run_id: &RunId) -> Result<Vec<DeliverySummary>, StoreError> {
-    let mut statement = db.prepare_cached(
-        "SELECT d.id, d.sink, e.run_id, e.type, d.state, d.attempts, d.next_attempt_at,
-                (SELECT detail FROM attempts a WHERE a.delivery_id = d.id ORDER BY attempt DESC LIMIT 1),
-                d.created_at, d.ended_at
-         FROM events e JOIN deliveries d ON d.event_seq = e.seq WHERE e.run_id = ? ORDER BY d.id",
-    )?;
-    let mut rows = statement.query([run_id.as_str()])?;
-    let mut deliveries = Vec::new();
-    while let Some(row) = rows.next()? {
-        deliveries.push(read_delivery(row)?);
-    }
-    Ok(deliveries)
-}
-
-fn read_attempts(db: &Connection, id: &DeliveryId) -> Result<Vec<AttemptRecord>, StoreError> {
-    let mut statement = db.prepare_cached(
-        "SELECT attempt, at, took_ms, delivered, detail FROM attempts WHERE delivery_id = ? ORDER BY attempt",
-    )?;
-    let mut rows = statement.query([id.as_str()])?;
-    let mut attempts = Vec::new();
-    while let Some(row) = rows.next()? {
-        attempts.push(AttemptRecord {
-            attempt: row.get(0)?,
-            at: read_time(row.get(1)?)?,
-            took_ms: row.get::<_, i64>(2)?.cast_unsigned(),
-            delivered: row.get(3)?,
-            detail: row.get(4)?,
-        });
-    }
-    Ok(attempts)
+fn read_attempt(row: &Row<'_>) -> Result<AttemptRecord, StoreError> {
+    Ok(AttemptRecord {
+        attempt: row.get(0)?,
+        at: read_time(row.get(1)?)?,
+        took_ms: row.get::<_, i64>(2)?.cast_unsigned(),
+        delivered: row.get(3)?,
+        detail: row.get(4)?,
+    })
 }

@@ -18,9 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::text::{one_line, with_causes};
 
-pub use inspect::{
-    AttemptRecord, Counts, DeliveryFilter, Happening, History, Page, WatchFilter, WatchRecord, WatchState,
-};
+pub use inspect::{AttemptRecord, Counts, DeliveryFilter, History, Page, WatchFilter, WatchRecord, WatchState};
 pub use lock::{Lock, LockError};
 pub use queries::{
     Added, Attempt, Claimed, DeliveryState, DeliverySummary, Outcome, PollFailure, Removed, Retried, StatusChange,
@@ -244,10 +242,12 @@ impl Writer {
             let jobs = std::mem::take(&mut batch);
             let connection = self.connection;
             let done = tokio::task::spawn_blocking(move || {
+                let before = connection.total_changes();
                 let finished = run_batch(&connection, jobs);
-                (connection, finished)
+                let wrote = connection.total_changes() > before;
+                (connection, wrote, finished)
             });
-            let Ok((connection, (commit, finished))) = done.await else {
+            let Ok((connection, wrote, (commit, finished))) = done.await else {
                 // A panic in a query: the connection is gone and every caller sees Closed.
                 tracing::error!("the store's writer failed");
                 return;
@@ -259,7 +259,8 @@ impl Writer {
                 Err(error) if !std::mem::replace(&mut failing, true) => {
                     tracing::error!(error = with_causes(error), "the store cannot be written");
                 }
-                Ok(()) if std::mem::take(&mut failing) => tracing::info!("the store can be written again"),
+                // Reading goes well on a full disk, too.
+                Ok(()) if wrote && std::mem::take(&mut failing) => tracing::info!("the store can be written again"),
                 Ok(()) | Err(_) => {}
             }
             let wakes = finished.iter().filter(|finish| finish.keep && committed).map(|finish| finish.wakes);

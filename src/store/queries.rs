@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
+use rusqlite::{Connection, OptionalExtension as _, Params, Row, named_params, params};
 
 use super::{Store, StoreError, Wakes};
 use crate::run::{DeliveryId, Event, EventType, Labels, Progress, RunId, SinkName, Status, Step, Verdict, Watch};
@@ -305,16 +305,9 @@ impl Store {
     /// When the store cannot be read.
     pub async fn active_watches(&self, now: Timestamp) -> Result<Vec<Stored>, StoreError> {
         self.call(Wakes::default(), move |db| {
-            let mut statement = db.prepare_cached(
-                "SELECT *, (SELECT max(at) FROM status_changes s WHERE s.run_id = w.run_id) AS changed_at
-                     FROM watches w WHERE verdict IS NULL ORDER BY added_at, run_id",
-            )?;
-            let mut rows = statement.query([])?;
-            let mut stored = Vec::new();
-            while let Some(row) = rows.next()? {
-                stored.push(read_watch(row, now)?);
-            }
-            Ok(stored)
+            let sql = "SELECT *, (SELECT max(at) FROM status_changes s WHERE s.run_id = w.run_id) AS changed_at
+                       FROM watches w WHERE verdict IS NULL ORDER BY added_at, run_id";
+            read_all(db, sql, [], |row| read_watch(row, now))
         })
         .await
     }
@@ -402,23 +395,18 @@ impl Store {
     /// When the store refuses.
     pub async fn claim_due(&self, sink: SinkName, now: Timestamp, limit: usize) -> Result<Vec<Claimed>, StoreError> {
         self.call(Wakes::default(), move |db| {
-            let mut statement = db.prepare_cached(
-                "UPDATE deliveries SET state = 'sending', attempts = attempts + 1
+            let sql = "UPDATE deliveries SET state = 'sending', attempts = attempts + 1
                  WHERE id IN (SELECT id FROM deliveries WHERE sink = ?1 AND state = 'pending' AND next_attempt_at <= ?2
                               ORDER BY next_attempt_at, id LIMIT ?3)
-                 RETURNING id, attempts, (SELECT body FROM events WHERE seq = event_seq), attempts - earlier_tries",
-            )?;
-            let mut rows = statement.query(params![sink.as_str(), now.as_millisecond(), limit as i64])?;
-            let mut claimed = Vec::new();
-            while let Some(row) = rows.next()? {
-                claimed.push(Claimed {
+                 RETURNING id, attempts, (SELECT body FROM events WHERE seq = event_seq), attempts - earlier_tries";
+            let mut claimed = read_all(db, sql, params![sink.as_str(), now.as_millisecond(), limit as i64], |row| {
+                Ok(Claimed {
                     id: read_id(row, 0, DeliveryId::new)?,
                     attempt: row.get(1)?,
                     try_number: row.get(3)?,
-                    event: Event::from_json(row.get_ref(2)?.as_str().map_err(rusqlite::Error::from)?)
-                        .map_err(|error| unreadable("an event", &error))?,
-                });
-            }
+                    event: read_event(row, 2)?,
+                })
+            })?;
             claimed.sort_by(|a, b| a.id.cmp(&b.id));
             Ok(claimed)
         })
@@ -484,19 +472,8 @@ impl Store {
     /// When the store cannot be read.
     pub async fn status_changes_after(&self, seq: i64) -> Result<Vec<StatusChange>, StoreError> {
         self.call(Wakes::default(), move |db| {
-            let mut statement =
-                db.prepare_cached("SELECT seq, run_id, at, status FROM status_changes WHERE seq > ? ORDER BY seq")?;
-            let mut rows = statement.query([seq])?;
-            let mut changes = Vec::new();
-            while let Some(row) = rows.next()? {
-                changes.push(StatusChange {
-                    seq: row.get(0)?,
-                    run_id: read_id(row, 1, RunId::new)?,
-                    at: read_time(row.get(2)?)?,
-                    status: Status::from_api(row.get_ref(3)?.as_str().map_err(rusqlite::Error::from)?),
-                });
-            }
-            Ok(changes)
+            let sql = "SELECT seq, run_id, at, status FROM status_changes WHERE seq > ? ORDER BY seq";
+            read_all(db, sql, [seq], read_change)
         })
         .await
     }
@@ -507,14 +484,8 @@ impl Store {
     /// When the store cannot be read.
     pub async fn events_after(&self, seq: i64, limit: u32) -> Result<Vec<(i64, Event)>, StoreError> {
         self.call(Wakes::default(), move |db| {
-            let mut statement = db.prepare_cached("SELECT seq, body FROM events WHERE seq > ? ORDER BY seq LIMIT ?")?;
-            let mut rows = statement.query(params![seq, limit])?;
-            let mut events = Vec::new();
-            while let Some(row) = rows.next()? {
-                let body = row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?;
-                events.push((row.get(0)?, Event::from_json(body).map_err(|error| unreadable("an event", &error))?));
-            }
-            Ok(events)
+            let sql = "SELECT seq, body FROM events WHERE seq > ? ORDER BY seq LIMIT ?";
+            read_all(db, sql, params![seq, limit], |row| Ok((row.get(0)?, read_event(row, 1)?)))
         })
         .await
     }
@@ -569,6 +540,22 @@ fn insert_event(db: &Connection, told: &Told, now: Timestamp) -> Result<(), Stor
     Ok(())
 }
 
+/// Runs a query and reads every row.
+pub(super) fn read_all<T>(
+    db: &Connection,
+    sql: &str,
+    parameters: impl Params,
+    mut read: impl FnMut(&Row<'_>) -> Result<T, StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    let mut statement = db.prepare_cached(sql)?;
+    let mut rows = statement.query(parameters)?;
+    let mut all = Vec::new();
+    while let Some(row) = rows.next()? {
+        all.push(read(row)?);
+    }
+    Ok(all)
+}
+
 pub(super) fn read_watch(row: &Row<'_>, now: Timestamp) -> Result<Stored, StoreError> {
     let text = |column: &str| -> Result<Option<String>, rusqlite::Error> { row.get(column) };
     let time = |column: &str| -> Result<Option<Timestamp>, StoreError> {
@@ -597,6 +584,22 @@ pub(super) fn read_watch(row: &Row<'_>, now: Timestamp) -> Result<Stored, StoreE
     };
     let changed_at = time("changed_at")?.unwrap_or(watch.added_at);
     Ok(Stored { watch, progress, changed_at })
+}
+
+/// Reads `seq, run_id, at, status`.
+pub(super) fn read_change(row: &Row<'_>) -> Result<StatusChange, StoreError> {
+    Ok(StatusChange {
+        seq: row.get(0)?,
+        run_id: read_id(row, 1, RunId::new)?,
+        at: read_time(row.get(2)?)?,
+        status: Status::from_api(row.get_ref(3)?.as_str().map_err(rusqlite::Error::from)?),
+    })
+}
+
+/// Reads the body of an event.
+pub(super) fn read_event(row: &Row<'_>, column: usize) -> Result<Event, StoreError> {
+    let body = row.get_ref(column)?.as_str().map_err(rusqlite::Error::from)?;
+    Event::from_json(body).map_err(|error| unreadable("an event", &error))
 }
 
 pub(super) fn read_delivery(row: &Row<'_>) -> Result<DeliverySummary, StoreError> {

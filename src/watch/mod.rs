@@ -33,6 +33,7 @@ use crate::clock::{Clock, Jump, Reading};
 use crate::crash;
 use crate::run::{Answer, Event, Limits, Progress, Routes, RunId, Status, Step, Watch};
 use crate::store::{Added, PollFailure, Removed, Store, StoreError, Stored, Told};
+use crate::text::with_causes;
 
 /// What the scheduler is held to.
 #[derive(Debug, Clone)]
@@ -614,15 +615,16 @@ impl<S: RunSource> Scheduler<S> {
                         self.forget(key);
                     }
                     Err(error) => {
-                        let error = anyhow::Error::from(error);
-                        tracing::error!(run_id = %entry.watch.run_id, error = format!("{error:#}"), "cannot store a step; it will be taken again");
+                        // The store says itself, and once, that it fails.
+                        let error = with_causes(&error);
+                        tracing::debug!(run_id = %entry.watch.run_id, error, "cannot store a step; it will be taken again");
                         self.reschedule(key, Pace::In(STORE_RETRY));
                     }
                 }
             }
             Done::Other { what, result } => {
                 if let Err(error) = result {
-                    tracing::error!(what, error = format!("{:#}", anyhow::Error::from(error)), "cannot store");
+                    tracing::error!(what, error = with_causes(&error), "cannot store");
                 }
             }
         }
