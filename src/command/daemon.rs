@@ -18,10 +18,10 @@ use crate::api::ApiClient;
 use crate::app::{Engine, policy};
 use crate::clock::Clock;
 use crate::config::{self, LogLevel, Settings, SinkSettings, Sources};
-use crate::control::{Control, InForce, Socket};
+use crate::control::{Control, InForce, Socket, SocketError};
 use crate::run::{SinkName, Watch};
 use crate::service;
-use crate::store::{Added, Counts, Lock, Place, Store};
+use crate::store::{Added, Counts, Lock, LockError, Place, Store};
 use crate::telemetry::LevelSwitch;
 use crate::watch::{AddedBy, Watches};
 
@@ -63,11 +63,19 @@ pub async fn daemon(settings: Settings, sources: impl Fn() -> Sources, logging: 
     let before = rustix::process::umask(Mode::from_raw_mode(0o077));
     make_parent(&path)?;
     make_parent(&socket_path)?;
-    let lock = Lock::take(&path)?;
+    // What the disk refuses now it may grant later, so it is no case of code 2, after which a service
+    // manager must not try again.
+    let lock = match Lock::take(&path) {
+        Err(error @ LockError::Io { .. }) => return Ok(cannot_start(error)),
+        taken => taken?,
+    };
     rustix::process::umask(Mode::from_raw_mode(0o177));
     let bound = Socket::bind(&socket_path);
     rustix::process::umask(Mode::from_raw_mode(0o077));
-    let (socket, listener) = bound?;
+    let (socket, listener) = match bound {
+        Err(error @ SocketError::Io { .. }) => return Ok(cannot_start(error)),
+        bound => bound?,
+    };
     let engine = Engine::start(&settings, Place::File(&path), Clock::system()).await;
     rustix::process::umask(before);
     let mut engine = match engine {
@@ -162,6 +170,11 @@ pub async fn daemon(settings: Settings, sources: impl Fn() -> Sources, logging: 
     drop(socket);
     drop(lock);
     Ok(code)
+}
+
+fn cannot_start(error: impl Into<anyhow::Error>) -> u8 {
+    tracing::error!(error = format!("{:#}", error.into()), "cannot start");
+    FAILED
 }
 
 /// What changes on reload.

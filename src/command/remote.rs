@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -21,6 +22,9 @@ use crate::text::{one_line, span};
 
 /// Exit code when the daemon does not do what was asked, though it was asked rightly.
 const REFUSED: u8 = 1;
+
+/// The socket of systemd/runwatch.service, which only root may use.
+const SERVICE_SOCKET: &str = "/run/runwatch/runwatch.sock";
 
 /// Requests under way at once when many runs are handed over: they share syncs to the disk.
 const AT_ONCE: usize = 64;
@@ -75,8 +79,18 @@ pub fn client(sources: &Sources, screen: &Screen) -> anyhow::Result<Client> {
             screen.line(&format!("warning: {problem}"));
         }
     }
-    let socket = config::control_socket(sources).context("no place for the socket; set control.socket")?;
+    let socket = socket(sources).context("no place for the socket; set control.socket")?;
     Ok(Client::new(&socket)?)
+}
+
+/// Root, who seldom has a session with a daemon in it, means the machine's service unless something else
+/// is configured or there.
+fn socket(sources: &Sources) -> Option<PathBuf> {
+    let own = config::control_socket(sources);
+    let absent = own == sources.socket_path() && !own.as_deref().is_some_and(Path::exists);
+    let service = Path::new(SERVICE_SOCKET);
+    let root = rustix::process::geteuid().is_root();
+    if absent && root && service.exists() { Some(service.to_owned()) } else { own }
 }
 
 /// Hands runs to the daemon. The answers come in the same order: each run is either watched now, with

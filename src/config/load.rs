@@ -12,8 +12,8 @@ use super::reader::{Reader, Refusal, Table};
 use super::sinks::read_sinks;
 use super::source::{Merged, Sources};
 use super::{
-    ApiSettings, ControlSettings, LogFormat, LogLevel, LogSettings, Secret, Settings, StaticWatch, StoreSettings,
-    WatchSettings,
+    ApiSettings, ControlSettings, LogFormat, LogLevel, LogSettings, Secret, SecretError, Settings, StaticWatch,
+    StoreSettings, WatchSettings,
 };
 use crate::run::RunId;
 
@@ -66,7 +66,7 @@ impl Default for Settings {
 ///
 /// The API key comes from the first of these that is set: `RUNWATCH_API__KEY` or
 /// `RUNWATCH_API__KEY_FILE`; `CREWSHIP_API_KEY`; `api.key` or `api.key_file` in a file; the systemd
-/// credential `crewship-api-key`. To have none is no problem here.
+/// credential `crewship-api-key`, unless it is blank. To have none is no problem here.
 ///
 /// Secret files are read once, to find mistakes early, and again whenever they are used.
 ///
@@ -178,12 +178,18 @@ fn read_key(reader: &mut Reader<'_>, table: &mut Table, sources: &Sources) -> Op
     if let Some(path) = credential.filter(|path| path.exists()) {
         let origin = Origin::Credential { name: KEY_CREDENTIAL.to_owned() };
         let secret = Secret::File(path.clone());
-        if let Err(error) = secret.read() {
-            reader.outside(origin, "api.key", &error.to_string(), "correct the credential, or remove it");
-            return None;
+        match secret.read() {
+            Ok(_) => {
+                reader.show_outside(table, "key_file", path.display().to_string(), origin);
+                return Some(secret);
+            }
+            // Blank is what a unit falls back to with `SetCredential=` while there is no file.
+            Err(SecretError::Empty { .. }) => {}
+            Err(error) => {
+                reader.outside(origin, "api.key", &error.to_string(), "correct the credential, or remove it");
+                return None;
+            }
         }
-        reader.show_outside(table, "key_file", path.display().to_string(), origin);
-        return Some(secret);
     }
     reader.show_unset(table, "key");
     None

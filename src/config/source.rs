@@ -80,7 +80,7 @@ impl Sources {
 
     /// Default of `control.socket`. There is no stand-in for `$XDG_RUNTIME_DIR`: any other folder
     /// might let other users in.
-    fn socket_path(&self) -> Option<PathBuf> {
+    pub fn socket_path(&self) -> Option<PathBuf> {
         let user = || Some(self.path_of("XDG_RUNTIME_DIR").filter(|path| path.is_absolute())?.join("runwatch"));
         Some(self.systemd_dir("RUNTIME_DIRECTORY").or_else(user)?.join("runwatch.sock"))
     }

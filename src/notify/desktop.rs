@@ -1,6 +1,6 @@
 //! Desktop notifications over the session bus.
 
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -78,11 +78,21 @@ impl Desktop {
 
 /// Opens a link as the desktop does. Never a shell: the link is one argument.
 async fn open(url: &str) {
-    let mut command = tokio::process::Command::new("xdg-open");
-    command.arg(url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    if let Err(error) = command.status().await {
+    // What a service starts is confined as the service is, and ends with it; a browser must do neither.
+    // `ExitType=cgroup`: xdg-open ends long before the browser does.
+    let apart = ["systemd-run", "--user", "--quiet", "--collect", "--property=ExitType=cgroup", "--", "xdg-open", url];
+    if std::env::var_os("INVOCATION_ID").is_some() && run(&apart).await.is_ok_and(|status| status.success()) {
+        return;
+    }
+    if let Err(error) = run(&["xdg-open", url]).await {
         tracing::warn!(%error, "cannot open the link of a notification");
     }
+}
+
+async fn run(argv: &[&str]) -> std::io::Result<ExitStatus> {
+    let mut command = tokio::process::Command::new(argv[0]);
+    command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().await
 }
 
 /// The body may hold markup (Desktop Notifications Specification, "Markup"), so what is not meant as

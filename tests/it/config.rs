@@ -208,9 +208,11 @@ fn problems_of_variables_name_the_variable() {
 fn the_key_comes_from_the_first_source_that_has_one() {
     let mut setup = Setup::new();
     assert!(setup.settings().api.key.is_none());
-    setup.write("credentials/crewship-api-key", "from-credential\n");
+    setup.write("credentials/crewship-api-key", "\n");
     let folder = setup.folder.path().join("credentials");
     setup = setup.variable("CREDENTIALS_DIRECTORY", folder.to_str().unwrap());
+    assert!(setup.settings().api.key.is_none(), "a blank credential is none");
+    setup.write("credentials/crewship-api-key", "from-credential\n");
     assert_eq!(key_text(&setup.settings()), "from-credential");
     setup.write("key", "from-file\n");
     setup = setup.file("config.toml", "[api]\nkey_file = \"key\"\n");
