@@ -3,6 +3,7 @@
 
 mod config;
 mod day;
+mod sinks;
 mod store;
 mod support;
 mod wait;
