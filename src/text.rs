@@ -11,6 +11,15 @@ pub fn one_line(text: &str, max_chars: usize) -> String {
     shorten(&folded.split_whitespace().collect::<Vec<_>>().join(" "), max_chars)
 }
 
+/// Like [`one_line`], with the end kept instead of the beginning.
+pub fn last_of_line(text: &str, max_chars: usize) -> String {
+    let line = one_line(text, usize::MAX);
+    match line.chars().count().checked_sub(max_chars) {
+        None | Some(0) => line,
+        Some(surplus) => std::iter::once('…').chain(line.chars().skip(surplus + 1)).collect(),
+    }
+}
+
 /// The first `max_lines` lines of `text` that are not empty, each as [`one_line`] makes it.
 pub fn first_lines(text: &str, max_lines: usize, max_chars: usize) -> Vec<String> {
     let lines = text.lines().map(|line| one_line(line, max_chars)).filter(|line| !line.is_empty());
@@ -73,6 +82,8 @@ mod tests {
         assert_eq!(one_line("  much   space ", 80), "much space");
         assert_eq!(one_line("0123456789", 5), "0123…");
         assert_eq!(one_line("01234", 5), "01234");
+        assert_eq!(last_of_line("0\n12345", 5), "…2345");
+        assert_eq!(last_of_line("0\n123", 5), "0 123");
         assert_eq!(first_lines("\n\none\n \ntwo\nthree", 2, 10), ["one", "two"]);
     }
 

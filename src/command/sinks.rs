@@ -4,27 +4,25 @@ use std::io::Write;
 
 use jiff::Timestamp;
 
-use super::USAGE;
+use super::write_text;
 use crate::config::Settings;
 use crate::notify::{Message, Sink};
 use crate::run::{DeliveryId, Event, SinkName};
 
 /// Sends a sample event through the named sinks, or all, one after the other, and prints how each
-/// went. Returns 0 when all went well, 1 when one did not, 2 when there is none of that name.
+/// went. Returns 0 when all went well, 1 when one did not.
 ///
 /// # Errors
-/// When the result cannot be written.
+/// When there is no sink, or none of that name, or a result cannot be written.
 pub async fn test(settings: &Settings, names: &[SinkName], json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
     let unknown: Vec<_> = names.iter().filter(|name| !settings.sinks.contains_key(*name)).collect();
     if let Some(name) = unknown.first() {
         let known: Vec<_> = settings.sinks.keys().map(SinkName::as_str).collect();
         let known = if known.is_empty() { "none is configured".to_owned() } else { known.join(", ") };
-        tracing::error!("no sink is called {name}; known sinks: {known}");
-        return Ok(USAGE);
+        anyhow::bail!("no sink is called {name}; known sinks: {known}");
     }
     if settings.sinks.is_empty() {
-        tracing::error!("no sink is configured; `runwatch config init` writes a file with examples");
-        return Ok(USAGE);
+        anyhow::bail!("no sink is configured; `runwatch config init` writes a file with examples");
     }
     let mut all_well = true;
     for (name, sink_settings) in &settings.sinks {
@@ -40,12 +38,12 @@ pub async fn test(settings: &Settings, names: &[SinkName], json: bool, out: &mut
             Ok(detail) => (true, detail),
             Err(detail) => (false, detail),
         };
-        if json {
-            writeln!(out, "{}", serde_json::json!({ "sink": name, "delivered": delivered, "detail": detail }))?;
+        let line = if json {
+            serde_json::json!({ "sink": name, "delivered": delivered, "detail": detail }).to_string()
         } else {
-            writeln!(out, "{name}: {}: {detail}", if delivered { "ok" } else { "failed" })?;
-        }
-        out.flush()?;
+            format!("{name}: {}: {detail}", if delivered { "ok" } else { "failed" })
+        };
+        write_text(out, &format!("{line}\n"))?;
     }
     Ok(u8::from(!all_well))
 }

@@ -9,12 +9,12 @@ use tokio::process::{Child, ChildStderr};
 
 use super::{Message, SendError, Sent, summary};
 use crate::run::{EventData, Verdict};
-use crate::text::one_line;
+use crate::text::{last_of_line, one_line};
 
 /// Most bytes of standard error that are kept, from its end.
 const KEPT_BYTES: usize = 4 * 1024;
 
-/// Characters of standard error that are shown.
+/// Characters of standard error that are shown, from its end: that is where programs say what failed.
 const SHOWN_CHARS: usize = 200;
 
 /// Longest value in the environment that comes from the API, in characters.
@@ -120,7 +120,7 @@ async fn run(mut child: Child, input: String) -> std::io::Result<(std::process::
             }
         }
     };
-    Ok((status, one_line(&String::from_utf8_lossy(&said), SHOWN_CHARS)))
+    Ok((status, last_of_line(&String::from_utf8_lossy(&said), SHOWN_CHARS)))
 }
 
 /// Reads standard error to its end and keeps the last of it.

@@ -1,11 +1,12 @@
 //! Desktop notifications over the session bus.
 
+use std::collections::VecDeque;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
 use notify_rust::{Hint, Notification, NotificationHandle, NotificationResponse, Urgency};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::summary::{self, Weight};
 use super::{Message, SendError, Sent};
@@ -22,8 +23,15 @@ const MAX_CLICKS: usize = 16;
 /// Desktop notifications.
 #[derive(Debug, Default)]
 pub struct Desktop {
-    /// Tasks that wait for clicks. Held only to add one.
-    clicks: Mutex<JoinSet<()>>,
+    /// Held only to add a task.
+    clicks: Mutex<Clicks>,
+}
+
+/// Tasks that wait for clicks.
+#[derive(Debug, Default)]
+struct Clicks {
+    tasks: JoinSet<()>,
+    oldest_first: VecDeque<AbortHandle>,
 }
 
 impl Desktop {
@@ -59,11 +67,14 @@ impl Desktop {
     /// Opens `url` when the message is clicked, as long as this sink lives.
     fn await_click(&self, handle: NotificationHandle, url: String) {
         let mut clicks = self.clicks.lock().expect("no holder panics");
-        while clicks.try_join_next().is_some() {}
-        if clicks.len() >= MAX_CLICKS {
-            clicks.abort_all();
+        while clicks.tasks.try_join_next().is_some() {}
+        clicks.oldest_first.retain(|task| !task.is_finished());
+        if clicks.oldest_first.len() >= MAX_CLICKS
+            && let Some(oldest) = clicks.oldest_first.pop_front()
+        {
+            oldest.abort();
         }
-        clicks.spawn(async move {
+        let task = clicks.tasks.spawn(async move {
             let mut clicked = false;
             let waiting = handle.wait_for_action_async(|response: &NotificationResponse| {
                 clicked = matches!(response, NotificationResponse::Default);
@@ -73,6 +84,7 @@ impl Desktop {
                 open(&url).await;
             }
         });
+        clicks.oldest_first.push_back(task);
     }
 }
 

@@ -4,7 +4,7 @@
 //! Couriers share nothing but the store, so a slow or dead sink delays no other. A claim that is
 //! still open when the process dies is made due again at the next start, under the same ID.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -30,6 +30,9 @@ const STORE_RETRY: Duration = Duration::from_secs(5);
 /// that is due waits longer than this.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
+/// Why a receiver wants no more messages, once it said so. Holds until the sink is built anew.
+type Disabled = OnceLock<String>;
+
 /// What one sink's deliveries need.
 pub struct Courier {
     /// The sink's name.
@@ -54,14 +57,13 @@ impl Courier {
     pub async fn run(self, stop: CancellationToken) {
         let courier = Arc::new(self);
         let mut changed = courier.store.deliveries_changed();
-        let mut attempts: JoinSet<Option<String>> = JoinSet::new();
-        // Why the receiver wants no more messages, once it said so. Holds until the sink is built anew.
-        let mut disabled: Option<String> = None;
+        let mut attempts = JoinSet::new();
+        let disabled = Arc::new(OnceLock::new());
         while !stop.is_cancelled() {
             // Marked as seen before the store is read, so that no change in between is missed.
             changed.mark_unchanged();
             let free = courier.max_in_flight.saturating_sub(attempts.len());
-            let wake_at = match courier.start_due(free, disabled.as_deref(), &mut attempts).await {
+            let wake_at = match courier.start_due(free, &disabled, &mut attempts).await {
                 Ok(wake_at) => wake_at,
                 Err(StoreError::Closed) => break,
                 Err(error) => {
@@ -73,9 +75,7 @@ impl Courier {
             // Every arm is cancel-safe: joining a set, waiting for a change and sleeping lose nothing.
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(ended) = attempts.join_next() => {
-                    disabled = ended.expect("an attempt does not panic and is not aborted").or(disabled);
-                }
+                Some(ended) = attempts.join_next() => ended.expect("an attempt does not panic and is not aborted"),
                 () = wait_for(&mut changed) => {}
                 () = tokio::time::sleep_until(wake_at) => {}
             }
@@ -89,8 +89,8 @@ impl Courier {
     async fn start_due(
         self: &Arc<Self>,
         free: usize,
-        disabled: Option<&str>,
-        attempts: &mut JoinSet<Option<String>>,
+        disabled: &Arc<Disabled>,
+        attempts: &mut JoinSet<()>,
     ) -> Result<Instant, StoreError> {
         let latest = Instant::now() + LONGEST_SLEEP;
         if free == 0 {
@@ -99,8 +99,8 @@ impl Courier {
         let claimed = self.store.claim_due(self.name.clone(), self.clock.now(), free).await?;
         let more_may_be_due = claimed.len() == free;
         for claimed in claimed {
-            let (courier, disabled) = (Arc::clone(self), disabled.map(ToOwned::to_owned));
-            attempts.spawn(async move { courier.attempt(claimed, disabled).await });
+            let (courier, disabled) = (Arc::clone(self), Arc::clone(disabled));
+            attempts.spawn(async move { courier.attempt(claimed, &disabled).await });
         }
         if more_may_be_due {
             return Ok(latest);
@@ -111,12 +111,12 @@ impl Courier {
         Ok(wait.map_or(latest, |wait| latest.min(Instant::now() + wait + Duration::from_millis(1))))
     }
 
-    /// Makes one attempt and stores how it went. Returns why, if the receiver wants no more messages.
-    async fn attempt(&self, claimed: Claimed, disabled: Option<String>) -> Option<String> {
+    /// Makes one attempt and stores how it went.
+    async fn attempt(&self, claimed: Claimed, disabled: &Disabled) {
         let Claimed { id, attempt, try_number, event } = claimed;
         crash::point("claimed");
         let (at, began) = (self.clock.now(), Instant::now());
-        let result = match disabled {
+        let result = match disabled.get() {
             Some(why) => Err(SendError { detail: format!("not sent: {why}"), retry_after: None, gone: true }),
             None => {
                 let message = Message { delivery: &id, sink: &self.name, attempt, event: &event, now: at };
@@ -125,11 +125,16 @@ impl Courier {
         };
         crash::point("sent");
         let took = began.elapsed();
-        let (outcome, detail, gone) = match result {
-            Ok(sent) => (Outcome::Delivered, sent.detail, false),
+        let (outcome, detail) = match result {
+            Ok(sent) => (Outcome::Delivered, sent.detail),
             Err(error) => {
+                // Of several attempts that hear it at once, the first tells. It tells before its own end
+                // is stored: who waits for open deliveries would else miss the one that tells of it.
+                if error.gone && disabled.set(error.detail.clone()).is_ok() {
+                    self.tell_disabled(&error.detail).await;
+                }
                 let outcome = if error.gone { Outcome::Dead } else { self.next_attempt(try_number, &error) };
-                (outcome, error.detail, error.gone)
+                (outcome, error.detail)
             }
         };
         let (sink, run_id) = (&self.name, event.run_id().map(tracing::field::display));
@@ -144,7 +149,7 @@ impl Courier {
                 tracing::error!(%sink, delivery = %id, run_id, attempt, error = detail, "delivery given up");
             }
         }
-        let record = Attempt { attempt, at, took, detail: detail.clone(), outcome };
+        let record = Attempt { attempt, at, took, detail, outcome };
         loop {
             match self.store.record_attempt(id.clone(), record.clone()).await {
                 Ok(()) => {
@@ -162,11 +167,6 @@ impl Courier {
                 }
             }
         }
-        if !gone || detail.starts_with("not sent: ") {
-            return None;
-        }
-        self.tell_disabled(&detail).await;
-        Some(detail)
     }
 
     /// What follows a failed attempt: the planned wait, spread a little; longer where the receiver

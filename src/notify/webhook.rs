@@ -24,6 +24,9 @@ const MAX_BODY_BYTES: usize = 19_999;
 /// Most bytes of a receiver's answer to a failed attempt that are read, to show what it says.
 const MAX_ANSWER_BYTES: usize = 1024;
 
+/// Parts of an address and headers shorter than this are no secrets, but words such as `hook`.
+const HIDDEN_CHARS: usize = 8;
+
 /// Characters of a receiver's answer that are shown.
 const ANSWER_CHARS: usize = 120;
 
@@ -67,16 +70,18 @@ impl Webhook {
         let (content_type, text, mut headers) = self.body(message)?;
         headers.insert(CONTENT_TYPE, content_type);
         self.sign(message, &text, &mut headers)?;
+        let mut hidden = secret_parts(&url);
         for (name, value) in &self.settings.headers {
             let value = read(value, name)?;
             let unusable = |what| SendError::new(format!("the header {name} has {what} that HTTP does not allow"));
             let header = HeaderName::try_from(name).map_err(|_invalid| unusable("a name"))?;
             let mut value = HeaderValue::try_from(value).map_err(|_invalid| unusable("a value"))?;
             value.set_sensitive(true);
+            hidden.extend(value.to_str().ok().filter(|text| text.len() >= HIDDEN_CHARS).map(ToOwned::to_owned));
             headers.insert(header, value);
         }
         let response = self.http.post(url).headers(headers).body(text).send().await;
-        judge(response.map_err(|error| SendError::new(transport(error)))?).await
+        judge(response.map_err(|error| SendError::new(transport(error)))?, &hidden).await
     }
 
     fn body(&self, message: &Message<'_>) -> Result<(HeaderValue, String, HeaderMap), SendError> {
@@ -124,7 +129,7 @@ fn read(secret: &Secret, what: &str) -> Result<String, SendError> {
 }
 
 /// What an answer means: 2xx arrived; everything else did not.
-async fn judge(response: Response) -> Result<Sent, SendError> {
+async fn judge(response: Response, hidden: &[String]) -> Result<Sent, SendError> {
     let status = response.status();
     if status.is_success() {
         return Ok(Sent { detail: status.to_string() });
@@ -138,7 +143,7 @@ async fn judge(response: Response) -> Result<Sent, SendError> {
     let detail = if status.is_redirection() {
         format!("{status} (redirects are not followed)")
     } else {
-        match answer(response).await {
+        match answer(response, hidden).await {
             said if said.is_empty() => status.to_string(),
             said => format!("{status}: {said}"),
         }
@@ -146,8 +151,17 @@ async fn judge(response: Response) -> Result<Sent, SendError> {
     Err(SendError { retry_after, gone: status == StatusCode::GONE, ..SendError::new(detail) })
 }
 
-/// The beginning of what a receiver says, harmless.
-async fn answer(mut response: Response) -> String {
+/// The parts of an address that only its owner knows: a chat service's address is the key to it.
+fn secret_parts(url: &Url) -> Vec<String> {
+    let path = url.path().split('/');
+    let query = url.query().unwrap_or_default().split(['&', '=']);
+    let long = path.chain(query).chain(url.password()).filter(|part| part.len() >= HIDDEN_CHARS);
+    std::iter::once(url.path()).filter(|path| path.len() > 1).chain(long).map(ToOwned::to_owned).collect()
+}
+
+/// The beginning of what a receiver says, harmless and without what is `hidden`: many servers repeat
+/// the path that they do not know.
+async fn answer(mut response: Response, hidden: &[String]) -> String {
     let mut said = Vec::new();
     while said.len() < MAX_ANSWER_BYTES {
         // What cannot be read is not shown; the status is what matters.
@@ -155,7 +169,11 @@ async fn answer(mut response: Response) -> String {
         said.extend_from_slice(&chunk);
     }
     said.truncate(MAX_ANSWER_BYTES);
-    one_line(&String::from_utf8_lossy(&said), ANSWER_CHARS)
+    let mut said = String::from_utf8_lossy(&said).into_owned();
+    for part in hidden {
+        said = said.replace(part, "…");
+    }
+    one_line(&said, ANSWER_CHARS)
 }
 
 /// Why no answer came, with the causes, without the URL: for chat services it is the secret.

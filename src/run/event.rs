@@ -216,9 +216,6 @@ fn milliseconds<S: serde::Serializer>(timestamp: &Timestamp, serializer: S) -> R
     serializer.collect_str(&format_args!("{timestamp:.3}"))
 }
 
-/// A field that may be left out of a message that would be too large, in the order of leaving out.
-const LEFT_OUT_IN_ORDER: [&str; 2] = ["input", "output"];
-
 /// Deepest nesting of a run's `input` or `output` that is passed on. Deeper values are legal JSON,
 /// but common parsers (serde_json: 128 levels) refuse the whole message for them.
 const MAX_NESTING: usize = 100;
@@ -229,8 +226,8 @@ impl Event {
         self.json_of(&self.data)
     }
 
-    /// The event as JSON of at most `max_bytes`: `input`, then `output`, then the tail of
-    /// `error_message` are left out until it fits, and `truncated` names them.
+    /// The event as JSON of at most `max_bytes`: the larger of `input` and `output`, then the other,
+    /// then the tail of `error_message` are left out until it fits, and `truncated` names them.
     pub fn to_json_within(&self, max_bytes: usize) -> String {
         let whole = self.to_json();
         let EventData::Run(data) = &self.data else { return whole };
@@ -238,7 +235,10 @@ impl Event {
             return whole;
         }
         let mut data = data.clone();
-        for field in LEFT_OUT_IN_ORDER {
+        let size = |value: &Option<Box<RawValue>>| value.as_ref().map_or(0, |value| value.get().len());
+        let larger_first =
+            if size(&data.run.output) > size(&data.run.input) { ["output", "input"] } else { ["input", "output"] };
+        for field in larger_first {
             let place = if field == "input" { &mut data.run.input } else { &mut data.run.output };
             if place.take().is_none() {
                 continue;
@@ -357,12 +357,23 @@ impl Event {
     }
 }
 
-/// A run's JSON value, unless it is nested too deeply to be passed on.
+/// A run's JSON value on one line, unless it is nested too deeply to be passed on.
 pub(super) fn passable(value: Option<&RawValue>) -> (Option<Box<RawValue>>, bool) {
     match value {
         Some(value) if nesting(value.get()) > MAX_NESTING => (None, true),
-        other => (other.map(ToOwned::to_owned), false),
+        other => (other.map(on_one_line), false),
     }
+}
+
+/// The same JSON without line breaks and indentation: an event is one line wherever it is written.
+fn on_one_line(value: &RawValue) -> Box<RawValue> {
+    let text = value.get();
+    if !text.contains(['\n', '\r']) {
+        return value.to_owned();
+    }
+    // JSON has no bare line break inside a string, so what is trimmed here is between tokens.
+    let folded: String = text.split(['\n', '\r']).map(str::trim_ascii_start).collect();
+    RawValue::from_string(folded).expect("white space between tokens means nothing in JSON")
 }
 
 /// How deeply a valid JSON text is nested.
@@ -413,6 +424,7 @@ mod tests {
         };
         assert_eq!(truncated(&big_event(10, 10, 10)), [""; 0]);
         assert_eq!(truncated(&big_event(30_000, 10, 10)), ["input"]);
+        assert_eq!(truncated(&big_event(10, 30_000, 10)), ["output"]);
         assert_eq!(truncated(&big_event(30_000, 30_000, 10)), ["input", "output"]);
         assert_eq!(truncated(&big_event(10, 10, 30_000)), ["input", "output", "error_message"]);
     }
@@ -423,6 +435,15 @@ mod tests {
             assert_eq!(EventType::from_word(event_type.as_str()), Some(event_type));
             assert_eq!(serde_json::to_string(&event_type).unwrap(), format!("{:?}", event_type.as_str()));
         }
+    }
+
+    #[test]
+    fn a_value_of_several_lines_becomes_one_line_and_stays_as_it_is() {
+        let pretty = "{\r\n  \"a\": 1.0,\n\n\t\"b c\": [\n 10000000000000000000001,\r  \"x\\n  y\" ]\n}";
+        let value = RawValue::from_string(pretty.to_owned()).unwrap();
+        let (passed, left_out) = passable(Some(&value));
+        assert!(!left_out);
+        assert_eq!(passed.unwrap().get(), r#"{"a": 1.0,"b c": [10000000000000000000001,"x\n  y" ]}"#);
     }
 
     #[test]

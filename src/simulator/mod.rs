@@ -178,10 +178,11 @@ impl World {
         run.polls += 1;
         let wall = |at: Instant| started.1.checked_add(at.duration_since(started.0)).unwrap_or(started.1);
         let body = run.script.describe(&id, run.added, run.polls, wall);
-        match (run.script.fault_at(run.polls), body) {
-            (Some(fault), body) => fault.answer(&body.unwrap_or_else(|| json!({"id": id}))),
-            (None, Some(body)) => server::json(StatusCode::OK, &body).into(),
-            (None, None) => problem(StatusCode::NOT_FOUND, "Run not found"),
+        match (run.script.fault_at(run.polls), run.script.verbatim_body(), body) {
+            (Some(fault), _, body) => fault.answer(&body.unwrap_or_else(|| json!({"id": id}))),
+            (None, Some(text), _) => server::text("application/json", text.to_owned()).into(),
+            (None, None, Some(body)) => server::json(StatusCode::OK, &body).into(),
+            (None, None, None) => problem(StatusCode::NOT_FOUND, "Run not found"),
         }
     }
 }

@@ -23,6 +23,7 @@ pub struct Script {
     output: Value,
     error_message: Value,
     envelope: bool,
+    verbatim: Option<String>,
     answers: Vec<String>,
     faults: BTreeMap<u32, Fault>,
 }
@@ -38,6 +39,7 @@ impl Script {
             output: Value::Null,
             error_message: Value::Null,
             envelope: false,
+            verbatim: None,
             answers: Vec::new(),
             faults: BTreeMap::new(),
         }
@@ -103,6 +105,16 @@ impl Script {
     #[must_use]
     pub fn envelope(self, envelope: bool) -> Self {
         Self { envelope, ..self }
+    }
+
+    /// Every answer is this text, whatever else the script says.
+    #[must_use]
+    pub fn verbatim(self, body: impl Into<String>) -> Self {
+        Self { verbatim: Some(body.into()), ..self }
+    }
+
+    pub(super) fn verbatim_body(&self) -> Option<&str> {
+        self.verbatim.as_deref()
     }
 
     /// With this word for its end.

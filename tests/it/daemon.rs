@@ -276,7 +276,7 @@ async fn a_read_only_disk_stops_it_with_a_reason() {
     );
     let argv = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", &script];
     let ended = finish(program.shell(&argv).spawn().unwrap()).await;
-    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stderr.contains("disk/runwatch.db") && ended.stderr.contains("Read-only file system"), "{ended:?}");
 }
 

@@ -8,6 +8,7 @@ mod day;
 mod demo;
 mod incidents;
 mod readme;
+mod sinks;
 mod store;
 mod support;
 mod tls;

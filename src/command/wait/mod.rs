@@ -24,7 +24,7 @@ use crate::control::Client;
 use crate::run::{Labels, Verdict, Watch};
 use crate::store::{DeliveryFilter, DeliveryState, DeliverySummary, Place};
 use crate::telemetry::Screen;
-use crate::text::{one_line, span};
+use crate::text::span;
 use crate::watch::{AddedBy, Trouble};
 
 /// How results are printed.
@@ -53,7 +53,7 @@ pub struct Manner {
     pub results: Results,
 }
 
-/// How long messages that are being sent when the command ends are given.
+/// How long messages that are being sent when the command ends are given, first attempts among them.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// The states of a delivery that is not done with.
@@ -61,6 +61,9 @@ const OPEN: [DeliveryState; 2] = [DeliveryState::Pending, DeliveryState::Sending
 
 /// No limit: the store of one command holds what its arguments name.
 const ALL: u32 = u32::MAX;
+
+/// The same once they have had it, and were reported as not delivered.
+const AFTER_LINGER: Duration = Duration::from_millis(500);
 
 /// How often live lines are drawn anew.
 const REDRAW: Duration = Duration::from_millis(250);
@@ -232,26 +235,26 @@ impl Session {
     /// Gives undelivered messages their time, stops the engine, and says with which code to exit.
     async fn finish(mut self, end: End, mut signals: Signals) -> anyhow::Result<u8> {
         self.report.clear();
-        let code = match end {
+        let (code, grace) = match end {
             End::Verdicts => match self.linger(&mut signals).await? {
-                None => self.report.verdict_code(),
-                Some(signal) => signal,
+                None => (self.report.verdict_code(), AFTER_LINGER),
+                Some(signal) => (signal, GRACE),
             },
             End::Refused(message) => {
                 self.report.manner.screen.line(&format!("error: the API refused the key: {message}"));
-                KEY_REFUSED
+                (KEY_REFUSED, GRACE)
             }
             End::Signal(code) => {
                 if self.report.manner.progress {
                     let going = self.report.going();
                     self.report.manner.screen.line(&format!("interrupted; {going} still going, and left alone"));
                 }
-                code
+                (code, GRACE)
             }
         };
         let screen = self.report.manner.screen.clone();
         tokio::select! {
-            () = self.engine.stop(GRACE) => Ok(code),
+            () = self.engine.stop(grace) => Ok(code),
             second = signals.next() => {
                 screen.line("ended at once; messages under way may not have arrived");
                 Ok(second)
@@ -260,19 +263,26 @@ impl Session {
     }
 
     /// Waits until every message is delivered or given up, as long as the next attempt is due within
-    /// `linger`. Says what was not delivered. Returns the code of a signal that ended it early.
+    /// `linger`, and a little longer for attempts under way. Says what was not delivered. Returns the
+    /// code of a signal that ended it early.
     async fn linger(&mut self, signals: &mut Signals) -> anyhow::Result<Option<u8>> {
         let linger = self.until.linger;
         let ends_at = self.clock.now().checked_add(linger).unwrap_or(Timestamp::MAX);
         let ends = Instant::now() + linger;
+        let cut_off = ends + GRACE;
         let mut changed = self.engine.store.deliveries_changed();
         let mut announced = false;
         loop {
             changed.mark_unchanged();
             let open = DeliveryFilter { states: OPEN.to_vec(), ..DeliveryFilter::default() };
             let open = self.engine.store.deliveries(open, ALL).await?.items;
-            let within = |delivery: &DeliverySummary| delivery.next_attempt_at.is_none_or(|at| at <= ends_at);
-            if !open.iter().any(within) || Instant::now() >= ends {
+            let now = Instant::now();
+            let waited_for = |delivery: &DeliverySummary| {
+                let under_way = delivery.state == DeliveryState::Sending || delivery.attempts == 0;
+                let due = delivery.next_attempt_at.is_none_or(|at| at <= ends_at);
+                (under_way && now < cut_off) || (due && now < ends)
+            };
+            if !open.iter().any(waited_for) {
                 self.report_undelivered().await?;
                 return Ok(None);
             }
@@ -286,7 +296,7 @@ impl Session {
             // Every arm is cancel-safe, as above.
             tokio::select! {
                 Ok(()) = changed.changed() => {}
-                () = tokio::time::sleep_until(ends) => {}
+                () = tokio::time::sleep_until(if now < ends { ends } else { cut_off }) => {}
                 code = signals.next() => return Ok(Some(code)),
                 error = self.engine.broken() => return Err(error),
             }
@@ -300,8 +310,7 @@ impl Session {
         let undelivered = self.engine.store.deliveries(undelivered, ALL).await?.items;
         for delivery in &undelivered {
             let about = delivery.run_id.as_ref().map(|id| format!(" of {id}")).unwrap_or_default();
-            let why =
-                delivery.last_detail.as_deref().map_or(String::new(), |detail| format!(": {}", one_line(detail, 200)));
+            let why = delivery.last_detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
             let next = match (delivery.state, delivery.next_attempt_at) {
                 (DeliveryState::Pending, Some(at)) => {
                     format!(" (the next attempt would be in {})", span(at.duration_since(now).unsigned_abs()))

@@ -1,7 +1,7 @@
 //! Runs the built program beside simulated servers.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -67,10 +67,19 @@ impl Program {
 
     /// Writes `toml` where the program looks for its configuration.
     pub(crate) fn configured(self, toml: &str) -> Self {
-        let dir = self.home.path().join(".config/runwatch");
-        std::fs::create_dir_all(&dir).expect("a directory");
-        std::fs::write(dir.join("config.toml"), toml).expect("a file");
+        self.with_file("config.toml", toml)
+    }
+
+    /// Writes a file beside the configuration, where relative paths in it lead.
+    pub(crate) fn with_file(self, name: &str, text: &str) -> Self {
+        let path = self.beside_config(name);
+        std::fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
+        std::fs::write(path, text).expect("a file");
         self
+    }
+
+    pub(crate) fn beside_config(&self, name: &str) -> PathBuf {
+        self.home.path().join(".config/runwatch").join(name)
     }
 
     pub(crate) fn home(&self) -> &Path {

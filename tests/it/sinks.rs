@@ -1,0 +1,143 @@
+//! Sinks as users meet them: the built program against real receivers, files and programs.
+
+mod chat;
+mod command;
+mod log;
+mod payload;
+mod signature;
+mod webhook;
+
+use runwatch::simulator::{Received, Receiver, Script};
+use serde_json::{Value, json};
+
+use crate::support::{Ended, PATIENCE, Program, api};
+
+/// Waits for `run_1`, which goes as `script` says, with these sinks configured.
+async fn wait(script: Script, sinks: &str, arguments: &[&str]) -> Ended {
+    let simulator = api([("run_1", script)]).await;
+    Program::with(&simulator).configured(sinks).run(&[&["wait", "run_1"], arguments].concat()).await
+}
+
+/// A receiver that gives the first requests these answers.
+async fn receiver(answers: impl IntoIterator<Item = runwatch::simulator::Fault>) -> Receiver {
+    Receiver::start(answers).await.unwrap()
+}
+
+/// The configuration of a webhook sink.
+fn webhook(name: &str, url: &str, more: &str) -> String {
+    format!("[sinks.{name}]\ntype = \"webhook\"\nurl = {url:?}\n{more}\n")
+}
+
+/// The address of a server that is no more.
+async fn closed_port() -> String {
+    let receiver = receiver([]).await;
+    let url = receiver.url();
+    receiver.shutdown().await;
+    url
+}
+
+/// Waits until a receiver has got so many messages.
+async fn received(receiver: &Receiver, count: usize) -> Vec<Received> {
+    tokio::time::timeout(PATIENCE, receiver.wait_for(count)).await.expect("the messages arrive")
+}
+
+fn body(received: &Received) -> Value {
+    serde_json::from_slice(&received.body).unwrap()
+}
+
+fn header<'a>(received: &'a Received, name: &str) -> &'a str {
+    received.headers[name].to_str().unwrap()
+}
+
+#[tokio::test]
+async fn events_labels_and_chosen_sinks_decide_who_is_told() {
+    let going_first = |script: Script| script.answers(vec!["running"]);
+    let cases: [(Script, &[&str], &[&str]); 6] = [
+        (Script::fails("no"), &[], &["all run.failed", "failures run.failed", "verdicts run.failed"]),
+        (
+            going_first(Script::succeeds()),
+            &["--label", "team=search", "--label", "env=prod"],
+            &[
+                "all run.started",
+                "all run.succeeded",
+                "search run.succeeded",
+                "starts run.started",
+                "verdicts run.succeeded",
+            ],
+        ),
+        (Script::succeeds(), &["--label", "team=other"], &["all run.succeeded", "verdicts run.succeeded"]),
+        (Script::fails("no"), &["--sink", "failures", "--sink", "search"], &["failures run.failed"]),
+        (Script::succeeds(), &["--sink", "failures"], &[]),
+        (
+            Script::runs_forever(),
+            &["--timeout", "500ms"],
+            &["all run.started", "all watch.timed_out", "starts run.started", "verdicts watch.timed_out"],
+        ),
+    ];
+    for (script, arguments, expected) in cases {
+        let receiver = receiver([]).await;
+        let sinks: String = [
+            ("verdicts", ""),
+            ("all", "events = [\"*\"]"),
+            ("failures", "events = [\"run.failed\"]"),
+            ("starts", "events = [\"run.started\"]"),
+            ("nothing", "events = []"),
+            ("search", "labels = { team = \"search\" }"),
+        ]
+        .map(|(name, more)| webhook(name, &receiver.url().replace("hook", name), more))
+        .concat();
+        let ended = wait(script, &sinks, arguments).await;
+        let told =
+            |received: &Received| format!("{} {}", &received.path[1..], body(received)["type"].as_str().unwrap());
+        let mut told: Vec<_> = receiver.requests().iter().map(told).collect();
+        told.sort();
+        assert_eq!(told, expected, "{arguments:?}: {ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_test_message_goes_through_each_sink_and_says_how_it_went() {
+    let receiver = receiver([]).await;
+    let closed = closed_port().await;
+    let sinks = [
+        webhook("good", &receiver.url(), "events = []"),
+        webhook("bad", &closed, ""),
+        "[sinks.file]\ntype = \"log\"\npath = \"events.jsonl\"\n".to_owned(),
+    ];
+    let program = Program::new().configured(&sinks.concat());
+    let ended = program.run(&["sinks", "test"]).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let lines: Vec<_> = ended.stdout.lines().collect();
+    assert_eq!(lines.len(), 3, "{ended:?}");
+    assert!(lines[0].starts_with("bad: failed: no connection: "), "{ended:?}");
+    let path = program.beside_config("events.jsonl");
+    assert_eq!(lines[1], format!("file: ok: appended to {}", path.display()), "{ended:?}");
+    assert_eq!(lines[2], "good: ok: 204 No Content", "{ended:?}");
+    let got = receiver.requests();
+    assert_eq!((got.len(), &body(&got[0])["type"]), (1, &json!("sink.test")));
+    let line = std::fs::read_to_string(path).unwrap();
+    assert!(line.contains("runwatch test message"), "{line}");
+
+    let ended = program.run(&["sinks", "test", "good", "--json"]).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(ended.json_lines(), [json!({"sink": "good", "delivered": true, "detail": "204 No Content"})]);
+    let ended = program.run(&["sinks", "test", "bad", "--json"]).await;
+    assert_eq!((ended.code, &ended.json_lines()[0]["delivered"]), (Some(1), &json!(false)), "{ended:?}");
+}
+
+#[tokio::test]
+async fn sinks_that_are_not_there_are_wrong_usage() {
+    let receiver = receiver([]).await;
+    let configured = Program::new().configured(&webhook("good", &receiver.url(), ""));
+    let ended = configured.run(&["sinks", "test", "good", "goood"]).await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""), "{ended:?}");
+    assert_eq!(ended.stderr, "error: no sink is called goood; known sinks: good\n");
+    assert_eq!(receiver.requests().len(), 0, "nothing is sent when one name is wrong");
+
+    let none = Program::new();
+    let ended = none.run(&["sinks", "test"]).await;
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.stderr.starts_with("error: no sink is configured; "), "{ended:?}");
+    let ended = none.run(&["sinks", "test", "good", "--json"]).await;
+    assert_eq!(ended.stderr, "error: no sink is called good; known sinks: none is configured\n");
+}
