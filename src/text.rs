@@ -28,7 +28,11 @@ pub fn first_lines(text: &str, max_lines: usize, max_chars: usize) -> Vec<String
 
 /// An error with its causes, as one line of text. What a layer repeats of the one below is left out.
 pub fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+    causes_after(error.to_string(), error)
+}
+
+/// `text`, which stands for an error itself, with the error's causes.
+pub fn causes_after(mut text: String, error: &dyn std::error::Error) -> String {
     let mut cause = error.source();
     while let Some(error) = cause {
         let said = error.to_string();

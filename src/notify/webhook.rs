@@ -10,7 +10,7 @@ use super::template::Template;
 use super::{BuildSinkError, Message, SendError, Sent, chat, signature};
 use crate::api::retry_after;
 use crate::config::{Secret, WebhookFormat, WebhookSettings};
-use crate::text::one_line;
+use crate::text::{causes_after, one_line};
 
 /// Limit of one attempt, answer included.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -179,16 +179,5 @@ async fn answer(mut response: Response, hidden: &[String]) -> String {
 /// Why no answer came, with the causes, without the URL: for chat services it is the secret.
 fn transport(error: reqwest::Error) -> String {
     let what = if error.is_timeout() { "no answer in time" } else { "no connection" };
-    let error = error.without_url();
-    let mut text = what.to_owned();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
-        }
-        cause = error.source();
-    }
-    text
+    causes_after(what.to_owned(), &error.without_url())
 }
