@@ -3,6 +3,7 @@
 
 mod config;
 mod day;
+mod desktop;
 mod sinks;
 mod store;
 mod support;
