@@ -6,6 +6,7 @@ mod config;
 mod daemon;
 mod day;
 mod demo;
+mod desktop;
 mod incidents;
 mod readme;
 mod sinks;
