@@ -11,6 +11,7 @@ use crate::api::{ApiClient, RunSource};
 use crate::backoff::Growth;
 use crate::clock::Clock;
 use crate::config::{Settings, SinkKind, SinkSettings};
+use crate::metrics::Metrics;
 use crate::notify::{Courier, Sink};
 use crate::run::{Limits, Route, Routes, SinkName};
 use crate::store::{Place, Store};
@@ -25,6 +26,8 @@ pub struct Engine<S> {
     pub store: Store,
     /// The scheduler.
     pub watches: Watches<S>,
+    /// What is counted.
+    pub metrics: Metrics,
     clock: Clock,
     scheduler_stop: CancellationToken,
     scheduler: JoinSet<()>,
@@ -60,7 +63,9 @@ impl Engine<ApiClient> {
         self.retiring.spawn(async move { while before.join_next().await.is_some() {} });
         while self.retiring.try_join_next().is_some() {}
         self.couriers_stop = CancellationToken::new();
-        self.couriers = start_couriers(settings, sinks, &routes, &self.store, &self.clock, &self.couriers_stop);
+        let (store, clock, metrics) = (self.store.clone(), self.clock.clone(), self.metrics.clone());
+        let shared = Shared { routes, store, clock, metrics };
+        self.couriers = start_couriers(settings, sinks, &shared, &self.couriers_stop);
         Ok(())
     }
 }
@@ -76,20 +81,23 @@ impl<S: RunSource> Engine<S> {
         let mut writers = JoinSet::new();
         writers.spawn(writer.run());
 
+        let metrics = Metrics::default();
         let policy = policy(settings);
         let routes = Arc::new(policy.routes.clone());
         let active = store.active_watches(clock.now()).await?;
         let (scheduler, watches) =
-            Scheduler::new(source, store.clone(), clock.clone(), policy, active, fastrand::u64(..));
+            Scheduler::new(source, store.clone(), clock.clone(), policy, active, metrics.clone(), fastrand::u64(..));
         let scheduler_stop = CancellationToken::new();
         let mut schedulers = JoinSet::new();
         schedulers.spawn(scheduler.run(scheduler_stop.clone()));
 
         let couriers_stop = CancellationToken::new();
-        let couriers = start_couriers(settings, sinks, &routes, &store, &clock, &couriers_stop);
+        let shared = Shared { routes, store: store.clone(), clock: clock.clone(), metrics: metrics.clone() };
+        let couriers = start_couriers(settings, sinks, &shared, &couriers_stop);
         Ok(Self {
             store,
             watches,
+            metrics,
             clock,
             scheduler_stop,
             scheduler: schedulers,
@@ -151,15 +159,16 @@ fn build_sinks(settings: &Settings) -> anyhow::Result<Vec<Sink>> {
     settings.sinks.iter().map(build).collect()
 }
 
+/// What all couriers share.
+struct Shared {
+    routes: Arc<Routes>,
+    store: Store,
+    clock: Clock,
+    metrics: Metrics,
+}
+
 /// Starts a courier for each of `sinks`, which are those of `settings` in order.
-fn start_couriers(
-    settings: &Settings,
-    sinks: Vec<Sink>,
-    routes: &Arc<Routes>,
-    store: &Store,
-    clock: &Clock,
-    stop: &CancellationToken,
-) -> JoinSet<()> {
+fn start_couriers(settings: &Settings, sinks: Vec<Sink>, shared: &Shared, stop: &CancellationToken) -> JoinSet<()> {
     let mut couriers = JoinSet::new();
     for ((name, sink_settings), sink) in settings.sinks.iter().zip(sinks) {
         let courier = Courier {
@@ -167,10 +176,12 @@ fn start_couriers(
             sink: Arc::new(sink),
             retry_schedule: sink_settings.retry_schedule.clone(),
             max_in_flight: max_in_flight(&sink_settings.kind),
-            store: store.clone(),
-            clock: clock.clone(),
-            routes: Arc::clone(routes),
+            store: shared.store.clone(),
+            clock: shared.clock.clone(),
+            routes: Arc::clone(&shared.routes),
+            metrics: shared.metrics.clone(),
         };
+        shared.metrics.introduce(name);
         couriers.spawn(courier.run(stop.clone()));
     }
     couriers

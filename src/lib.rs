@@ -37,7 +37,7 @@
 //! | [`control`] | the interface of the daemon: server and client |
 //! | [`config`], [`cli`] | what the user asks for |
 //! | [`app`], [`command`] | the wiring, the commands |
-//! | [`telemetry`], [`service`] | logs and the terminal, the service manager |
+//! | [`telemetry`], [`metrics`], [`service`] | logs and the terminal, figures, the service manager |
 //! | [`clock`], [`backoff`] | time, growing intervals |
 //! | [`text`], [`table`] | harmless text, tables that fit |
 //! | [`simulator`] | the simulated API and receiver of the tests and the demo |
@@ -51,6 +51,7 @@ pub mod command;
 pub mod config;
 pub mod control;
 mod crash;
+pub mod metrics;
 pub mod notify;
 pub mod run;
 pub mod service;

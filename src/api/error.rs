@@ -118,6 +118,20 @@ impl ApiError {
         matches!(self, Self::Unauthorized { .. } | Self::KeyMissing | Self::KeyUnusable(_))
     }
 
+    /// The kind of error as one word of a small fixed set, for metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::KeyMissing | Self::KeyUnusable(_) | Self::Unauthorized { .. } => "unauthorized",
+            Self::NotFound { .. } => "not_found",
+            Self::Redirect { .. } => "redirect",
+            Self::Status { status: 429, .. } => "throttled",
+            Self::Status { status: 500.., .. } => "server_error",
+            Self::Status { .. } => "client_error",
+            Self::Transport(_) => "no_answer",
+            Self::TooLarge { .. } | Self::Malformed(_) => "unusable_answer",
+        }
+    }
+
     /// How long the API asks to be left alone, at most an hour.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

@@ -92,6 +92,7 @@ pub async fn daemon(settings: Settings, sources: impl Fn() -> Sources, logging: 
     let control = Control {
         store: engine.store.clone(),
         watches: engine.watches.clone(),
+        metrics: engine.metrics.clone(),
         clock: clock.clone(),
         in_force: in_force_receiver.clone(),
     };

@@ -21,6 +21,7 @@ pub use self::wire::{
 };
 use crate::api::RunSource;
 use crate::clock::Clock;
+use crate::metrics::Metrics;
 use crate::run::Routes;
 use crate::store::Store;
 use crate::watch::Watches;
@@ -44,6 +45,8 @@ pub struct Control<S> {
     pub store: Store,
     /// The scheduler.
     pub watches: Watches<S>,
+    /// What is counted.
+    pub metrics: Metrics,
     /// The time.
     pub clock: Clock,
     /// The settings in force.

@@ -37,6 +37,9 @@ const MAX_PAGE: u32 = 1000;
 /// Longest `?wait=`.
 const MAX_WAIT: Duration = Duration::from_secs(600);
 
+/// How long the parts of the daemon have to show progress.
+const PROGRESS_LIMIT: Duration = Duration::from_secs(5);
+
 /// Events read from the store at a time.
 const EVENT_BATCH: u32 = 256;
 
@@ -57,6 +60,9 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
         .route("/v1/events", get(events::<S>))
         .route("/v1/deliveries", get(deliveries::<S>))
         .route("/v1/deliveries/{id}/retry", post(retry::<S>))
+        .route("/healthz", get(healthz::<S>))
+        .route("/readyz", get(readyz::<S>))
+        .route("/metrics", get(metrics::<S>))
         .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "there is no such route") })
         .method_not_allowed_fallback(|| async {
             Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this route has other methods")
@@ -328,6 +334,36 @@ async fn events<S: RunSource>(
         Some((Ok(event), feed))
     });
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+/// Whether the scheduler and the store make progress. The API being down is no ill health: a restart
+/// would not mend it.
+async fn healthz<S: RunSource>(State(app): App<S>) -> Result<AxumResponse, Refusal> {
+    let progress = async { tokio::try_join!(app.control.watches.ping(), app.control.store.ping()) };
+    match tokio::time::timeout(PROGRESS_LIMIT, progress).await {
+        Ok(Ok(_)) => Ok(json(StatusCode::OK, &serde_json::json!({ "status": "ok" }))),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_elapsed) => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no progress")),
+    }
+}
+
+/// Whether watches can be added: the store takes writes. That this answers shows that the configuration
+/// is loaded and the socket open.
+async fn readyz<S: RunSource>(State(app): App<S>) -> Result<AxumResponse, Refusal> {
+    if app.stop.is_cancelled() {
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "stopping"));
+    }
+    app.control.store.ping().await?;
+    Ok(json(StatusCode::OK, &serde_json::json!({ "status": "ready" })))
+}
+
+async fn metrics<S: RunSource>(State(app): App<S>) -> Result<AxumResponse, Refusal> {
+    let sinks = app.control.in_force.borrow().routes.0.iter().map(|route| route.sink.clone()).collect();
+    let figures = app.control.store.figures(app.control.clock.now(), sinks).await?;
+    let mut response = Response::new(Body::from(app.control.metrics.to_text(&figures)));
+    let content_type = header::HeaderValue::from_static(crate::metrics::CONTENT_TYPE);
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    Ok(response)
 }
 
 /// The events of the store, as they come.

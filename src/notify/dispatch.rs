@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Message, SendError, Sink};
 use crate::clock::Clock;
 use crate::crash;
+use crate::metrics::Metrics;
 use crate::run::{Event, EventData, EventType, Routes, SinkName, SinkNotice};
 use crate::store::{Attempt, Claimed, Outcome, Store, StoreError, Told};
 
@@ -49,6 +50,8 @@ pub struct Courier {
     pub clock: Clock,
     /// Who is told when the sink is disabled.
     pub routes: Arc<Routes>,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 impl Courier {
@@ -137,6 +140,14 @@ impl Courier {
                 (outcome, error.detail)
             }
         };
+        match outcome {
+            Outcome::Delivered => {
+                let after = self.clock.now().duration_since(event.timestamp);
+                self.metrics.delivered(&self.name, Duration::try_from(after).unwrap_or_default());
+            }
+            Outcome::Retry(_) => self.metrics.failed(&self.name, false),
+            Outcome::Dead => self.metrics.failed(&self.name, true),
+        }
         let (sink, run_id) = (&self.name, event.run_id().map(tracing::field::display));
         match outcome {
             Outcome::Delivered => {

@@ -1,10 +1,13 @@
 //! What is read for people: lists, histories, counts.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, Row, named_params, params};
 
 use super::queries::{read_all, read_change, read_delivery, read_event, read_id, read_time, read_watch, unreadable};
 use super::{DeliveryState, DeliverySummary, PollFailure, StatusChange, Store, StoreError, Wakes};
+use crate::metrics::Stored as Figures;
 use crate::run::{DeliveryId, Event, Labels, RunId, SinkName, Status, Verdict, Watch};
 
 /// Which watches are meant.
@@ -222,6 +225,40 @@ impl Store {
                     "SELECT count(*) FROM deliveries WHERE state != 'delivered' AND state IN ('pending', 'sending')",
                 )?,
                 dead: count("SELECT count(*) FROM deliveries WHERE state != 'delivered' AND state = 'dead'")?,
+            })
+        })
+        .await
+    }
+
+    /// What metrics tell of the store: `now` and the configured `sinks`, each of which is told of.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn figures(&self, now: Timestamp, sinks: Vec<SinkName>) -> Result<Figures, StoreError> {
+        self.call(Wakes::default(), move |db| {
+            let count = |sql| -> Result<u64, StoreError> {
+                Ok(db.prepare_cached(sql)?.query_row([], |row| row.get::<_, i64>(0))?.cast_unsigned())
+            };
+            let sql = "SELECT sink, sum(state != 'dead'), sum(state = 'dead') FROM deliveries
+                       WHERE state != 'delivered' GROUP BY sink";
+            let mut deliveries = read_all(db, sql, [], |row| {
+                let count = |index| row.get::<_, i64>(index).map(i64::cast_unsigned);
+                Ok((read_id(row, 0, SinkName::new)?, count(1)?, count(2)?))
+            })?;
+            let absent = |name: &SinkName| !deliveries.iter().any(|(sink, ..)| sink == name);
+            let absent: Vec<_> = sinks.into_iter().filter(absent).collect();
+            deliveries.extend(absent.into_iter().map(|sink| (sink, 0, 0)));
+            let oldest: Option<i64> = db
+                .prepare_cached(
+                    "SELECT min(created_at) FROM deliveries WHERE state != 'delivered' AND state != 'dead'",
+                )?
+                .query_row([], |row| row.get(0))?;
+            let age = oldest.map(read_time).transpose()?.map(|oldest| now.duration_since(oldest));
+            Ok(Figures {
+                active: count("SELECT count(*) FROM watches WHERE verdict IS NULL")?,
+                finished: count("SELECT count(*) FROM watches WHERE verdict IS NOT NULL")?,
+                deliveries,
+                oldest_pending: age.map(|age| Duration::try_from(age).unwrap_or_default()),
             })
         })
         .await

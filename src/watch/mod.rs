@@ -31,6 +31,7 @@ use crate::api::{ApiError, Reply, RunSource};
 use crate::backoff::Growth;
 use crate::clock::{Clock, Jump, Reading};
 use crate::crash;
+use crate::metrics::Metrics;
 use crate::run::{Answer, Event, Limits, Progress, Routes, RunId, Status, Step, Watch};
 use crate::store::{Added, PollFailure, Removed, Store, StoreError, Stored, Told};
 use crate::text::with_causes;
@@ -255,6 +256,9 @@ pub struct Scheduler<S> {
     commands: mpsc::Receiver<Command<S>>,
     view: watch::Sender<UpstreamView>,
     reading: Reading,
+    metrics: Metrics,
+    /// Since when the time in trouble is not counted yet.
+    counted_until: Instant,
     /// Unknown status texts that were warned about.
     warned: HashSet<Box<str>>,
 }
@@ -268,6 +272,7 @@ impl<S: RunSource> Scheduler<S> {
         clock: Clock,
         policy: Policy,
         active: Vec<Stored>,
+        metrics: Metrics,
         seed: u64,
     ) -> (Self, Watches<S>) {
         let (sender, commands) = mpsc::channel(COMMANDS);
@@ -291,6 +296,8 @@ impl<S: RunSource> Scheduler<S> {
             commands,
             view,
             reading,
+            metrics,
+            counted_until: now,
             warned: HashSet::new(),
         };
         let many = u32::try_from(active.len().max(1)).unwrap_or(u32::MAX);
@@ -504,6 +511,12 @@ impl<S: RunSource> Scheduler<S> {
     fn polled(&mut self, polled: Polled) {
         let now = (self.look_at_clock(), self.reading.wall);
         let Polled { key, began, answer } = polled;
+        let result = match &answer {
+            Ok(_) => "ok",
+            Err(PollError::Api(error)) => error.kind(),
+            Err(PollError::PastDeadline) => "abandoned",
+        };
+        self.metrics.polled(result, now.0.duration_since(began));
         let Some(entry) = self.entries.get_mut(&key) else { return };
         entry.phase = Phase::Waiting;
         let (answer, told) = match answer {
@@ -603,6 +616,10 @@ impl<S: RunSource> Scheduler<S> {
                     Ok(()) => {
                         let changed = step.status_changed;
                         entry.progress = step.progress;
+                        let told = step.events.iter().rfind(|event| event.event_type.verdict().is_some());
+                        if let Some(after) = told.and_then(Event::run).and_then(|data| data.timing.detected_after_ms) {
+                            self.metrics.detected(Duration::from_millis(after));
+                        }
                         if entry.progress.verdict.is_some() {
                             crash::point("verdict-stored");
                             self.forget(key);
@@ -681,6 +698,11 @@ impl<S: RunSource> Scheduler<S> {
         if let Some(event) = self.upstream.overdue(self.reading.wall) {
             self.tell(event);
         }
+        // Counted before the state may change.
+        if let Some(trouble) = self.upstream.trouble() {
+            self.metrics.paused(trouble, now.saturating_duration_since(self.counted_until));
+        }
+        self.counted_until = now;
         let mut view = self.upstream.view((now, self.reading.wall));
         self.view.send_if_modified(|shown| {
             // The time of the next try moves by rounding; only a real change is worth waking anyone.

@@ -589,6 +589,48 @@ async fn the_service_manager_is_told_how_it_goes() {
 }
 
 #[tokio::test]
+async fn health_and_figures_can_be_asked_for() {
+    let simulator = api([("run_1", Script::succeeds().runs_for(SOON)), ("run_2", Script::runs_forever())]).await;
+    let receiver = Receiver::start([Fault::status(500)]).await.unwrap();
+    let program = program(&simulator, &receiver, "[sinks.quiet]\ntype = \"log\"\nevents = [\"run.failed\"]");
+    let daemon = start(&program).await;
+    let http = reqwest::Client::builder().unix_socket(socket(&program)).no_proxy().build().unwrap();
+    let get = async |path: &str| {
+        let response = http.get(format!("http://localhost{path}")).send().await.unwrap();
+        assert_eq!(response.status(), 200, "{path}");
+        text(response).await
+    };
+    let before = get("/metrics").await;
+    assert!(before.contains("runwatch_deliveries_total{sink=\"quiet\",result=\"delivered\"} 0"), "{before}");
+    add(&program, "run_1").await;
+    add(&program, "run_2").await;
+    receiver.wait_for(2).await;
+    while json(&program, &["show", "run_1"]).await["deliveries"][0]["state"] != "delivered" {}
+    let after = get("/metrics").await;
+    for line in [
+        "runwatch_watches{state=\"active\"} 1",
+        "runwatch_watches{state=\"finished\"} 1",
+        "runwatch_deliveries_total{sink=\"hook\",result=\"failed\"} 1",
+        "runwatch_deliveries_total{sink=\"hook\",result=\"delivered\"} 1",
+        "runwatch_deliveries_pending{sink=\"hook\"} 0",
+        "runwatch_delivery_delay_seconds_count 1",
+        "runwatch_detection_delay_seconds_count 1",
+    ] {
+        assert!(after.lines().any(|found| found == line), "{line}\n{after}");
+    }
+    let polls = after.lines().find_map(|line| line.strip_prefix("runwatch_polls_total{result=\"ok\"} ")).unwrap();
+    assert!(polls.parse::<u64>().unwrap() >= 3, "{after}");
+    assert_eq!(get("/healthz").await, r#"{"status":"ok"}"#);
+    assert_eq!(get("/readyz").await, r#"{"status":"ready"}"#);
+    // An API that is down makes nobody ill.
+    simulator.set_outage(Some(Fault::status(502)));
+    let failing = "runwatch_polls_total{result=\"server_error\"} 0";
+    while get("/metrics").await.contains(failing) {}
+    assert_eq!(get("/healthz").await, r#"{"status":"ok"}"#);
+    stop(daemon).await;
+}
+
+#[tokio::test]
 async fn wrong_requests_are_refused_with_reasons() {
     let simulator = api([("run_1", Script::runs_forever())]).await;
     let receiver = Receiver::start([]).await.unwrap();

@@ -10,6 +10,7 @@ use runwatch::api::{ApiError, Reply, RunSource};
 use runwatch::app;
 use runwatch::clock::Clock;
 use runwatch::config::Settings;
+use runwatch::metrics::Metrics;
 use runwatch::run::{Labels, Observation, RunDetails, RunId, Status, Verdict, Watch};
 use runwatch::store::{Added, Place, Store};
 use runwatch::watch::{Policy, Scheduler, Watches};
@@ -62,7 +63,8 @@ async fn simulate(lengths: &[Duration], adjust: impl FnOnce(&mut Policy)) -> Sim
     tasks.spawn(writer.run());
     let mut policy = app::policy(&Settings::default());
     adjust(&mut policy);
-    let (scheduler, watches) = Scheduler::new(api.clone(), store.clone(), clock.clone(), policy, Vec::new(), 7);
+    let (scheduler, watches) =
+        Scheduler::new(api.clone(), store.clone(), clock.clone(), policy, Vec::new(), Metrics::default(), 7);
     let stop = CancellationToken::new();
     tasks.spawn(scheduler.run(stop.clone()));
     let mut adding = JoinSet::new();

@@ -9,6 +9,7 @@ use runwatch::api::{ApiError, Reply, RunSource};
 use runwatch::app;
 use runwatch::clock::Clock;
 use runwatch::config::Settings;
+use runwatch::metrics::Metrics;
 use runwatch::run::{Answer, EventType, Labels, Observation, Progress, RunDetails, RunId, Status, Watch};
 use runwatch::store::{Place, Store};
 use runwatch::watch::{AddedBy, Policy, Scheduler, Watches};
@@ -86,7 +87,8 @@ async fn world(stored: usize, adjust: impl FnOnce(&mut Policy)) -> World {
         store.record_step(watch.run_id, step, Vec::new(), None, long_ago).await.unwrap();
     }
     let active = store.active_watches(clock.now()).await.unwrap();
-    let (scheduler, watches) = Scheduler::new(api.clone(), store.clone(), clock.clone(), policy, active, 7);
+    let (scheduler, watches) =
+        Scheduler::new(api.clone(), store.clone(), clock.clone(), policy, active, Metrics::default(), 7);
     let stop = CancellationToken::new();
     tasks.spawn(scheduler.run(stop.clone()));
     World { api, clock, store, watches, tasks, stop }

@@ -1,0 +1,214 @@
+//! Metrics of the daemon, for Prometheus. No run IDs and nothing else without bounds is a label.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use crate::run::SinkName;
+use crate::watch::Trouble;
+
+/// Content type of [`Metrics::to_text`] (OpenMetrics 1.0, "Overall Structure").
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Bounds of histograms of requests, in seconds.
+const REQUEST_SECONDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0];
+
+/// Bounds of histograms of delays, in seconds: from the moment to the day that a schedule may take.
+const DELAY_SECONDS: [f64; 13] =
+    [0.05, 0.25, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0, 21_600.0, 86_400.0];
+
+/// What can come of a poll.
+pub const POLL_RESULTS: [&str; 10] = [
+    "ok",
+    "not_found",
+    "unauthorized",
+    "throttled",
+    "client_error",
+    "server_error",
+    "redirect",
+    "no_answer",
+    "unusable_answer",
+    "abandoned",
+];
+
+/// What can come of an attempt to deliver.
+const DELIVERY_RESULTS: [&str; 3] = ["delivered", "failed", "given_up"];
+
+type Label = (&'static str, &'static str);
+type SinkLabel = (&'static str, String);
+
+/// The metrics; clones share them.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    polls: Family<[Label; 1], Counter>,
+    poll_duration: Histogram,
+    api_paused: Family<[Label; 1], Counter<f64, AtomicU64>>,
+    detection_delay: Histogram,
+    deliveries: Family<[SinkLabel; 2], Counter>,
+    delivery_delay: Histogram,
+}
+
+/// What is counted in the store when the metrics are asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Stored {
+    /// Watches without a verdict.
+    pub active: u64,
+    /// Watches with one.
+    pub finished: u64,
+    /// By sink: deliveries that wait or are being sent, and those given up.
+    pub deliveries: Vec<(SinkName, u64, u64)>,
+    /// Age of the oldest delivery that waits or is being sent.
+    pub oldest_pending: Option<Duration>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let metrics = Self {
+            polls: Family::default(),
+            poll_duration: Histogram::new(REQUEST_SECONDS),
+            api_paused: Family::default(),
+            detection_delay: Histogram::new(DELAY_SECONDS),
+            deliveries: Family::default(),
+            delivery_delay: Histogram::new(DELAY_SECONDS),
+        };
+        // A value that was never counted is 0, not absent: rates need it.
+        for result in POLL_RESULTS {
+            drop(metrics.polls.get_or_create(&[("result", result)]));
+        }
+        for trouble in [Trouble::Failing, Trouble::Paused, Trouble::Refused] {
+            drop(metrics.api_paused.get_or_create(&[("reason", reason(trouble))]));
+        }
+        metrics
+    }
+}
+
+fn reason(trouble: Trouble) -> &'static str {
+    match trouble {
+        Trouble::Failing => "failing",
+        Trouble::Paused => "asked_for",
+        Trouble::Refused => "unauthorized",
+    }
+}
+
+impl Metrics {
+    /// Counts a poll; `result` is one of [`POLL_RESULTS`].
+    pub fn polled(&self, result: &'static str, took: Duration) {
+        self.polls.get_or_create(&[("result", result)]).inc();
+        self.poll_duration.observe(took.as_secs_f64());
+    }
+
+    /// Counts time in which the API was not asked freely.
+    pub fn paused(&self, trouble: Trouble, time: Duration) {
+        self.api_paused.get_or_create(&[("reason", reason(trouble))]).inc_by(time.as_secs_f64());
+    }
+
+    /// Counts the time from the end of a run to its verdict.
+    pub fn detected(&self, after: Duration) {
+        self.detection_delay.observe(after.as_secs_f64());
+    }
+
+    /// Makes a sink known, so that it is counted from 0.
+    pub fn introduce(&self, sink: &SinkName) {
+        for result in DELIVERY_RESULTS {
+            drop(self.deliveries.get_or_create(&[("sink", sink.to_string()), ("result", result.to_owned())]));
+        }
+    }
+
+    /// Counts a delivery that arrived, so long after its event.
+    pub fn delivered(&self, sink: &SinkName, after: Duration) {
+        self.attempted(sink, "delivered");
+        self.delivery_delay.observe(after.as_secs_f64());
+    }
+
+    /// Counts an attempt that failed; `dead` is one after which no more are made.
+    pub fn failed(&self, sink: &SinkName, dead: bool) {
+        self.attempted(sink, if dead { "given_up" } else { "failed" });
+    }
+
+    fn attempted(&self, sink: &SinkName, result: &str) {
+        self.deliveries.get_or_create(&[("sink", sink.to_string()), ("result", result.to_owned())]).inc();
+    }
+
+    /// Everything as text, with what is `stored` now.
+    pub fn to_text(&self, stored: &Stored) -> String {
+        let mut registry = Registry::with_prefix("runwatch");
+        let gauge = |value: u64| {
+            let gauge = Gauge::<i64>::default();
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge
+        };
+        let watches = Family::<[Label; 1], Gauge>::default();
+        watches.get_or_create(&[("state", "active")]).set(i64::try_from(stored.active).unwrap_or(i64::MAX));
+        watches.get_or_create(&[("state", "finished")]).set(i64::try_from(stored.finished).unwrap_or(i64::MAX));
+        let (pending, dead) = (Family::<[SinkLabel; 1], Gauge>::default(), Family::<[SinkLabel; 1], Gauge>::default());
+        for (sink, waiting, given_up) in &stored.deliveries {
+            let label = [("sink", sink.to_string())];
+            pending.get_or_create(&label).set(i64::try_from(*waiting).unwrap_or(i64::MAX));
+            dead.get_or_create(&label).set(i64::try_from(*given_up).unwrap_or(i64::MAX));
+        }
+        let oldest = gauge(stored.oldest_pending.unwrap_or_default().as_secs());
+        registry.register("watches", "Watches in the store", watches);
+        registry.register("polls", "Polls by what came of them", self.polls.clone());
+        registry.register("poll_duration_seconds", "How long polls took", self.poll_duration.clone());
+        let help = "Time in which the API was not asked freely";
+        registry.register("api_paused_seconds", help, self.api_paused.clone());
+        let help = "From the end of a run to its verdict";
+        registry.register("detection_delay_seconds", help, self.detection_delay.clone());
+        registry.register("deliveries", "Attempts to deliver by what came of them", self.deliveries.clone());
+        let help = "From an event to its arrival";
+        registry.register("delivery_delay_seconds", help, self.delivery_delay.clone());
+        registry.register("deliveries_pending", "Messages that wait or are being sent", pending);
+        let help = "Age of the oldest message that waits or is being sent";
+        registry.register("delivery_oldest_pending_seconds", help, oldest);
+        registry.register("deliveries_dead", "Messages given up", dead);
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The program", build);
+        let mut written = String::new();
+        text::encode(&mut written, &registry).expect("a String takes all text");
+        written
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_there_from_the_start() {
+        let metrics = Metrics::default();
+        let ops = SinkName::new("ops").unwrap();
+        metrics.introduce(&ops);
+        let stored = Stored { deliveries: vec![(ops.clone(), 0, 0)], ..Stored::default() };
+        let text = metrics.to_text(&stored);
+        for line in [
+            "runwatch_watches{state=\"active\"} 0",
+            "runwatch_polls_total{result=\"ok\"} 0",
+            "runwatch_polls_total{result=\"unusable_answer\"} 0",
+            "runwatch_poll_duration_seconds_count 0",
+            "runwatch_api_paused_seconds_total{reason=\"asked_for\"} 0",
+            "runwatch_detection_delay_seconds_count 0",
+            "runwatch_deliveries_total{sink=\"ops\",result=\"given_up\"} 0",
+            "runwatch_delivery_delay_seconds_count 0",
+            "runwatch_deliveries_pending{sink=\"ops\"} 0",
+            "runwatch_delivery_oldest_pending_seconds 0",
+            "runwatch_deliveries_dead{sink=\"ops\"} 0",
+            concat!("runwatch_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+        ] {
+            assert!(text.lines().any(|found| found.starts_with(line)), "{line}\n{text}");
+        }
+        metrics.polled("ok", Duration::from_millis(20));
+        metrics.paused(Trouble::Paused, Duration::from_millis(1500));
+        metrics.delivered(&ops, Duration::from_secs(2));
+        let text = metrics.to_text(&stored);
+        assert!(text.contains("runwatch_polls_total{result=\"ok\"} 1"), "{text}");
+        assert!(text.contains("reason=\"asked_for\"} 1.5"), "{text}");
+        assert!(text.contains("runwatch_deliveries_total{sink=\"ops\",result=\"delivered\"} 1"), "{text}");
+    }
+}
