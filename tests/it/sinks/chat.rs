@@ -102,7 +102,7 @@ async fn repeating_server(serving: &mut JoinSet<()>) -> String {
 #[tokio::test]
 async fn an_address_is_shown_nowhere() {
     let mut serving = JoinSet::new();
-    let (closed, repeating) = (closed_port().await, repeating_server(&mut serving).await);
+    let ((_held, closed), repeating) = (closed_port(), repeating_server(&mut serving).await);
     for kind in FORMATS {
         let (failing, accepting) = (receiver([Fault::status(500)]).await, receiver([]).await);
         let at = |url: &str| format!("{}{SECRET_PATH}?token=tok_0123456789", &url[..url.rfind('/').unwrap()]);
