@@ -7,8 +7,11 @@ mod payload;
 mod signature;
 mod webhook;
 
+use std::net::SocketAddr;
+
 use runwatch::simulator::{Received, Receiver, Script};
 use serde_json::{Value, json};
+use tokio::net::TcpSocket;
 
 use crate::support::{Ended, PATIENCE, Program, api};
 
@@ -28,12 +31,12 @@ fn webhook(name: &str, url: &str, more: &str) -> String {
     format!("[sinks.{name}]\ntype = \"webhook\"\nurl = {url:?}\n{more}\n")
 }
 
-/// The address of a server that is no more.
-async fn closed_port() -> String {
-    let receiver = receiver([]).await;
-    let url = receiver.url();
-    receiver.shutdown().await;
-    url
+/// An address that refuses connections, as long as the socket is held: no other test gets its port.
+fn closed_port() -> (TcpSocket, String) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let url = format!("http://{}/hook", socket.local_addr().unwrap());
+    (socket, url)
 }
 
 /// Waits until a receiver has got so many messages.
@@ -98,7 +101,7 @@ async fn events_labels_and_chosen_sinks_decide_who_is_told() {
 #[tokio::test]
 async fn a_test_message_goes_through_each_sink_and_says_how_it_went() {
     let receiver = receiver([]).await;
-    let closed = closed_port().await;
+    let (_held, closed) = closed_port();
     let sinks = [
         webhook("good", &receiver.url(), "events = []"),
         webhook("bad", &closed, ""),

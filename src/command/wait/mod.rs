@@ -312,6 +312,7 @@ impl Session {
             let about = delivery.run_id.as_ref().map(|id| format!(" of {id}")).unwrap_or_default();
             let why = delivery.last_detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
             let next = match (delivery.state, delivery.next_attempt_at) {
+                (DeliveryState::Sending, _) => " (the last one was cut off)".to_owned(),
                 (DeliveryState::Pending, Some(at)) => {
                     format!(" (the next attempt would be in {})", span(at.duration_since(now).unsigned_abs()))
                 }

@@ -13,6 +13,8 @@ const FORMATS: [&str; 5] = ["standard", "slack", "discord", "teams", "ntfy"];
 /// A path as chat services give it out.
 const SECRET_PATH: &str = "/services/T00000000/B00000000/0123456789abcdefghijklmn";
 
+const HEADERS: &str = r#"headers = { x-token = "hdr_0123456789" }"#;
+
 fn format(format: &str) -> String {
     format!("format = {format:?}\nretry_schedule = []")
 }
@@ -79,7 +81,7 @@ async fn a_template_makes_the_body() {
     assert!(ended.stderr.contains("was not delivered to wrong after 1 attempt: the template"), "{ended:?}");
 }
 
-/// A server that repeats the request in its refusal, as some do.
+/// A server that repeats the address and a header in its refusal, as some do.
 async fn repeating_server(serving: &mut JoinSet<()>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -87,7 +89,9 @@ async fn repeating_server(serving: &mut JoinSet<()>) -> String {
         while let Ok((mut stream, _client)) = listener.accept().await {
             let mut request = vec![0; 64 * 1024];
             let read = stream.read(&mut request).await.unwrap();
-            let said = format!("Cannot {}", String::from_utf8_lossy(&request[..read]));
+            let request = String::from_utf8_lossy(&request[..read]);
+            let token = request.lines().find(|line| line.starts_with("x-token")).unwrap();
+            let said = format!("Cannot {} with {token}", request.lines().next().unwrap());
             let answer = format!("HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n{said}", said.len());
             drop(stream.write_all(answer.as_bytes()).await);
         }
@@ -98,26 +102,33 @@ async fn repeating_server(serving: &mut JoinSet<()>) -> String {
 #[tokio::test]
 async fn an_address_is_shown_nowhere() {
     let mut serving = JoinSet::new();
-    let (closed, repeating) = (closed_port().await, repeating_server(&mut serving).await);
+    let ((_held, closed), repeating) = (closed_port(), repeating_server(&mut serving).await);
     for kind in FORMATS {
         let (failing, accepting) = (receiver([Fault::status(500)]).await, receiver([]).await);
         let at = |url: &str| format!("{}{SECRET_PATH}?token=tok_0123456789", &url[..url.rfind('/').unwrap()]);
         let sinks: String = [("closed", &closed), ("repeats", &repeating)]
             .into_iter()
             .chain([("failing", &failing.url()), ("accepting", &accepting.url())])
-            .map(|(name, url)| webhook(name, &at(url), &format(kind)))
+            .map(|(name, url)| webhook(name, &at(url), &format!("{}\n{HEADERS}", format(kind))))
             .collect();
         let ended = wait(Script::fails("no"), &sinks, &["--log-level", "trace"]).await;
         assert_eq!(ended.code, Some(1), "{ended:?}");
         assert_eq!(ended.stderr.matches("was not delivered to ").count(), 3, "{ended:?}");
-        assert!(ended.stderr.contains("repeats after 1 attempt: 404 Not Found: Cannot POST …"), "{ended:?}");
-        assert_eq!(accepting.requests()[0].path, SECRET_PATH);
+        assert!(
+            ended
+                .stderr
+                .contains("repeats after 1 attempt: 404 Not Found: Cannot POST …?token=… HTTP/1.1 with x-token: …")
+        );
+        let accepted = &accepting.requests()[0];
+        assert_eq!((accepted.path.as_str(), header(accepted, "x-token")), (SECRET_PATH, "hdr_0123456789"));
         let program = Program::new().configured(&sinks);
         let tested = program.run(&["sinks", "test", "--log-level", "trace"]).await;
         assert_eq!(tested.code, Some(1), "{tested:?}");
         for ended in [ended, tested] {
             let shown = ended.stdout + &ended.stderr;
-            for part in SECRET_PATH.split('/').filter(|part| part.len() >= 8).chain(["tok_0123456789"]) {
+            for part in
+                SECRET_PATH.split('/').filter(|part| part.len() >= 8).chain(["tok_0123456789", "hdr_0123456789"])
+            {
                 assert!(part == "services" || !shown.contains(part), "{kind}: {part} is shown: {shown}");
             }
         }

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use runwatch::simulator::Script;
+use runwatch::simulator::{Fault, Script};
 use serde_json::{Value, json};
 
 use super::wait;
 use crate::support::{Ended, Program, api, eventually};
+
+/// Hangs, with a process that it started.
+const LEAVES_A_GRANDCHILD: &str = "trap '' TERM; sleep 600 & echo $! > id.new; mv id.new id; wait";
 
 /// A sink that runs `script` in a shell.
 fn shell(script: &str, more: &str) -> String {
@@ -108,11 +111,30 @@ async fn a_failed_program_is_run_again_with_the_same_id() {
 
 #[tokio::test]
 async fn a_program_that_hangs_is_killed_with_all_that_it_started() {
-    let script = "trap '' TERM; sleep 600 & echo $! > id.new; mv id.new id; wait";
-    let (ended, program) = told(Script::succeeds(), &shell(script, "timeout = \"3s\""), &[]).await;
+    let (ended, program) = told(Script::succeeds(), &shell(LEAVES_A_GRANDCHILD, "timeout = \"3s\""), &[]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(ended.stderr.contains("/bin/sh did not end within 3s and was killed"), "{ended:?}");
-    let id = left(&program, "id");
+    grandchild_ends(&program).await;
+}
+
+#[tokio::test]
+async fn what_hangs_at_the_end_is_cut_off_and_reported() {
+    let webhook = super::receiver([Fault::Hang]).await;
+    let sinks = shell(LEAVES_A_GRANDCHILD, "") + &super::webhook("slow", &webhook.url(), "");
+    let (ended, program) = told(Script::fails("no"), &sinks, &["--linger", "0s"]).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    for sink in ["hook", "slow"] {
+        let warning = format!(
+            "warning: run.failed of run_1 was not delivered to {sink} after 1 attempt (the last one was cut off)\n"
+        );
+        assert!(ended.stderr.contains(&warning), "{ended:?}");
+    }
+    grandchild_ends(&program).await;
+}
+
+/// Waits for the end of the process whose ID a program left.
+async fn grandchild_ends(program: &Program) {
+    let id = left(program, "id");
     // One that is dead has no command line, reaped or not.
     let command_line = format!("/proc/{}/cmdline", id.trim());
     eventually("the grandchild is killed", || std::fs::read(&command_line).unwrap_or_default().is_empty()).await;

@@ -80,7 +80,7 @@ async fn each_attempt_carries_its_own_time() {
 
 #[tokio::test]
 async fn attempts_end_with_the_schedule_and_the_rest_is_reported() {
-    let (receiver, closed) = (receiver(vec![Fault::status(500); 9]).await, closed_port().await);
+    let (receiver, (_held, closed)) = (receiver(vec![Fault::status(500); 9]).await, closed_port());
     let schedule = r#"retry_schedule = ["50ms", "0s"]"#;
     let sinks = webhook("hook", &receiver.url(), schedule) + &webhook("gone", &closed, schedule);
     let ended = wait(Script::canceled(), &sinks, &[]).await;
