@@ -249,14 +249,22 @@ impl Event {
                 return json;
             }
         }
-        if let Some(message) = &mut data.run.error_message {
-            // JSON escapes make a character up to six bytes long: halve until it fits.
-            data.truncated.push("error_message".to_owned());
-            let mut keep = message.len();
-            let full = message.clone();
+        // All the texts of the API; the documented ones but for the error are short.
+        let texts: [(&str, fn(&mut RunSummary) -> &mut Option<String>); 5] = [
+            ("error_message", |run| &mut run.error_message),
+            ("status", |run| &mut run.status),
+            ("version_id", |run| &mut run.version_id),
+            ("deployment_id", |run| &mut run.deployment_id),
+            ("project", |run| &mut run.project),
+        ];
+        for (name, text) in texts {
+            let Some(full) = text(&mut data.run).clone() else { continue };
+            data.truncated.push(name.to_owned());
+            let mut keep = full.len();
             while keep > 0 {
+                // JSON escapes make a character up to six bytes long: halve until it fits.
                 keep /= 2;
-                data.run.error_message = Some(format!("{}…", &full[..full.floor_char_boundary(keep)]));
+                *text(&mut data.run) = Some(format!("{}…", &full[..full.floor_char_boundary(keep)]));
                 let json = self.json_of(&EventData::Run(data.clone()));
                 if json.len() <= max_bytes {
                     return json;
@@ -427,6 +435,12 @@ mod tests {
         assert_eq!(truncated(&big_event(10, 30_000, 10)), ["output"]);
         assert_eq!(truncated(&big_event(30_000, 30_000, 10)), ["input", "output"]);
         assert_eq!(truncated(&big_event(10, 10, 30_000)), ["input", "output", "error_message"]);
+        let mut strange = big_event(10, 10, 10);
+        let EventData::Run(data) = &mut strange.data else { unreachable!("a sample is about a run") };
+        data.run.status = Some("\u{1}".repeat(30_000));
+        data.run.deployment_id = Some("ü".repeat(30_000));
+        let all = ["input", "output", "error_message", "status", "deployment_id"];
+        assert_eq!(truncated(&strange), all);
     }
 
     #[test]
