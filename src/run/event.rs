@@ -250,7 +250,8 @@ impl Event {
             }
         }
         // All the texts of the API; the documented ones but for the error are short.
-        let texts: [(&str, fn(&mut RunSummary) -> &mut Option<String>); 5] = [
+        type Text = fn(&mut RunSummary) -> &mut Option<String>;
+        let texts: [(&str, Text); 5] = [
             ("error_message", |run| &mut run.error_message),
             ("status", |run| &mut run.status),
             ("version_id", |run| &mut run.version_id),
