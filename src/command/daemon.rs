@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use jiff::Timestamp;
 use rustix::fs::Mode;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -18,7 +19,7 @@ use crate::api::ApiClient;
 use crate::app::{Engine, policy};
 use crate::clock::Clock;
 use crate::config::{self, LogLevel, Settings, SinkSettings, Sources};
-use crate::control::{Control, InForce, Socket, SocketError};
+use crate::control::{Control, InForce, Listener, Socket, SocketError};
 use crate::run::{SinkName, Watch};
 use crate::service;
 use crate::store::{Added, Counts, Lock, LockError, Place, Store};
@@ -76,6 +77,18 @@ pub async fn daemon(settings: Settings, sources: impl Fn() -> Sources, logging: 
         Err(error @ SocketError::Io { .. }) => return Ok(cannot_start(error)),
         bound => bound?,
     };
+    let mut listeners = vec![Listener::Unix(listener)];
+    let mut address = None;
+    if let Some(listen) = settings.control.listen {
+        let bound = TcpListener::bind(listen).await.and_then(|bound| Ok((bound.local_addr()?, bound)));
+        match bound.with_context(|| format!("cannot listen on {listen}")) {
+            Ok((bound_to, bound)) => {
+                address = Some(bound_to);
+                listeners.push(Listener::Tcp(bound));
+            }
+            Err(error) => return Ok(cannot_start(error)),
+        }
+    }
     let engine = Engine::start(&settings, Place::File(&path), Clock::system()).await;
     rustix::process::umask(before);
     let mut engine = match engine {
@@ -96,8 +109,7 @@ pub async fn daemon(settings: Settings, sources: impl Fn() -> Sources, logging: 
         clock: clock.clone(),
         in_force: in_force_receiver.clone(),
     };
-    let mut server = JoinSet::new();
-    server.spawn(control.serve(listener, stop.clone()));
+    let mut server = control.serve(listeners, &stop);
     let mut chores = JoinSet::new();
     chores.spawn(prune(engine.store.clone(), clock.clone(), in_force_receiver.clone()));
     chores.spawn(keep_status(engine.store.clone(), engine.watches.clone(), in_force_receiver));
@@ -117,6 +129,7 @@ pub async fn daemon(settings: Settings, sources: impl Fn() -> Sources, logging: 
         version = env!("CARGO_PKG_VERSION"),
         store = %path.display(),
         socket = %socket_path.display(),
+        listen = address.map(tracing::field::display),
         watches = counts.active,
         sinks = service.settings.sinks.len(),
         "ready"
@@ -192,9 +205,6 @@ impl Service {
         if self.settings.api.key.is_none() {
             tracing::warn!("no API key is configured; nothing can be asked until there is one");
         }
-        if let Some(address) = self.settings.control.listen {
-            tracing::warn!(%address, "control.listen is not served by this version; the Unix socket is");
-        }
         for (sink, open) in engine.store.sinks_with_open_deliveries().await? {
             if !self.settings.sinks.contains_key(&sink) {
                 tracing::warn!(%sink, messages = open, "messages wait for a sink that is no longer configured");
@@ -255,6 +265,7 @@ impl Service {
         let (old, new) = (&self.settings, &settings);
         let fixed = [
             ("store.path", old.store.path == new.store.path),
+            ("control.listen", old.control.listen == new.control.listen),
             ("control.socket", old.control.socket == new.control.socket),
             ("log.format", old.log.format == new.log.format),
         ];
@@ -272,6 +283,7 @@ fn in_force(settings: &Settings) -> InForce {
         routes: Arc::new(policy(settings).routes),
         deadline: settings.watch.deadline,
         retention: settings.store.retention,
+        token: settings.control.token.clone(),
         rejected: None,
     }
 }

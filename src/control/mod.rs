@@ -1,26 +1,32 @@
 //! The control interface: what programs and the other commands ask of the daemon.
 //!
-//! HTTP/1.1 with JSON on a Unix socket. The server knows the scheduler and the store; the client is
+//! HTTP/1.1 with JSON on a Unix socket, and on TCP where that is configured. The server knows the scheduler and the store; the client is
 //! what the commands use. A caller names configured sinks; it can never give a URL or a command.
 
 mod client;
+mod guard;
 mod routes;
+mod serve;
 mod socket;
 mod wire;
 
 use std::sync::Arc;
 
-use tokio::net::UnixListener;
+use axum::middleware;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use self::client::{Client, ClientError, Events};
+use self::guard::Guard;
+pub use self::serve::Listener;
 pub use self::socket::{Socket, SocketError};
 pub use self::wire::{
     AddRequest, AttemptDoc, ChangeDoc, DeliveryDoc, DeliveryList, FailureDoc, Problem, SinkDoc, WatchDoc, WatchList,
 };
 use crate::api::RunSource;
 use crate::clock::Clock;
+use crate::config::Secret;
 use crate::metrics::Metrics;
 use crate::run::Routes;
 use crate::store::Store;
@@ -35,6 +41,8 @@ pub struct InForce {
     pub deadline: std::time::Duration,
     /// How long finished watches are kept.
     pub retention: std::time::Duration,
+    /// The bearer token for TCP.
+    pub token: Option<Secret>,
     /// Why the newest configuration is not in force.
     pub rejected: Option<String>,
 }
@@ -54,13 +62,24 @@ pub struct Control<S> {
 }
 
 impl<S: RunSource> Control<S> {
-    /// Serves until `stop` is cancelled; then takes no more requests and answers those that are there,
-    /// the long ones at once.
-    ///
-    /// # Errors
-    /// When the socket fails.
-    pub async fn serve(self, listener: UnixListener, stop: CancellationToken) -> std::io::Result<()> {
+    /// Serves on all of `listeners` until `stop` is cancelled; then takes no more requests and answers
+    /// those that are there, the long ones at once. On TCP the token is asked for, if there is one, and
+    /// web pages are refused. Dropping the set ends every connection.
+    pub fn serve(self, listeners: Vec<Listener>, stop: &CancellationToken) -> JoinSet<()> {
+        let in_force = self.in_force.clone();
         let router = routes::router(self, stop.clone());
-        axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+        let mut serving = JoinSet::new();
+        for listener in listeners {
+            let router = match &listener {
+                Listener::Unix(_) => router.clone(),
+                Listener::Tcp(tcp) => {
+                    let loopback = tcp.local_addr().is_ok_and(|address| address.ip().is_loopback());
+                    let guard = Guard { in_force: in_force.clone(), loopback };
+                    router.clone().layer(middleware::from_fn_with_state(guard, guard::check))
+                }
+            };
+            serving.spawn(serve::serve(listener, router, stop.clone()));
+        }
+        serving
     }
 }

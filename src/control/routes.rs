@@ -28,7 +28,7 @@ use crate::store::{
 use crate::watch::AddedBy;
 
 /// Largest body of a request, in bytes: room for every label a watch may carry.
-const MAX_BODY_BYTES: usize = 64 * 1024;
+pub(super) const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// Items of a list where the request names no number, and at the most.
 const PAGE: u32 = 100;
@@ -72,13 +72,13 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
 }
 
 /// A request that is refused, as RFC 9457 has it.
-struct Refusal {
+pub(super) struct Refusal {
     status: StatusCode,
     detail: String,
 }
 
 impl Refusal {
-    fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self { status, detail: detail.into() }
     }
 
@@ -111,7 +111,12 @@ impl IntoResponse for Refusal {
             status: self.status.as_u16(),
             detail: self.detail,
         };
-        json_response(self.status, "application/problem+json", &problem)
+        let mut response = json_response(self.status, "application/problem+json", &problem);
+        if self.status == StatusCode::UNAUTHORIZED {
+            let scheme = header::HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        response
     }
 }
 

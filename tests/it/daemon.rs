@@ -630,6 +630,81 @@ async fn health_and_figures_can_be_asked_for() {
     stop(daemon).await;
 }
 
+/// Where a daemon listens that was told to take any free port, from its own word.
+async fn listening(program: &Program) -> (Child, String) {
+    let mut daemon = program.command(&["daemon"]).spawn().unwrap();
+    let mut lines = BufReader::new(daemon.stderr.take().unwrap()).lines();
+    loop {
+        let line = lines.next_line().await.unwrap().expect("it becomes ready");
+        if let Some((_, rest)) = line.split_once("listen=") {
+            let address = rest.split(' ').next().unwrap().to_owned();
+            return (daemon, address);
+        }
+    }
+}
+
+#[tokio::test]
+async fn over_tcp_a_token_is_needed_and_web_pages_are_refused() {
+    let simulator = api([("run_1", Script::succeeds())]).await;
+    let receiver = Receiver::start([]).await.unwrap();
+    let program = program(&simulator, &receiver, "");
+    let token = program.home().join("token");
+    std::fs::write(&token, "first-token\n").unwrap();
+    let program = program
+        .set("RUNWATCH_CONTROL__LISTEN", "127.0.0.1:0")
+        .set("RUNWATCH_CONTROL__TOKEN_FILE", token.to_str().unwrap());
+    let (daemon, address) = listening(&program).await;
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let ask = async |path: &str, headers: &[(&str, &str)]| {
+        let mut request = http.get(format!("http://{address}{path}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.send().await.unwrap()
+    };
+    let good = ("authorization", "Bearer first-token");
+    for (path, headers, status) in [
+        ("/v1/watches", &[][..], 401),
+        ("/v1/watches", &[("authorization", "Bearer wrong")], 401),
+        ("/v1/watches", &[("authorization", "Bearer first-toke")], 401),
+        ("/v1/watches", &[("authorization", "Basic first-token")], 401),
+        ("/metrics", &[], 401),
+        ("/v1/watches", &[good], 200),
+        ("/metrics", &[good], 200),
+        ("/healthz", &[], 200),
+        ("/readyz", &[], 200),
+        ("/v1/watches", &[good, ("origin", "https://evil.example")], 403),
+        ("/healthz", &[("origin", "null")], 403),
+        ("/v1/watches", &[good, ("host", "evil.example")], 403),
+        ("/v1/watches", &[good, ("host", "localhost:9477")], 200),
+    ] {
+        let response = ask(path, headers).await;
+        assert_eq!(response.status().as_u16(), status, "{path} {headers:?}");
+        assert_eq!(response.headers().contains_key("www-authenticate"), status == 401, "{path} {headers:?}");
+    }
+    let body = json!({"run_id": "run_1"}).to_string();
+    let added = http.post(format!("http://{address}/v1/watches")).bearer_auth("first-token").body(body);
+    assert_eq!(added.send().await.unwrap().status(), 201);
+    let told = ask("/v1/watches/run_1?wait=10s", &[good]).await;
+    let told: Value = serde_json::from_str(&text(told).await).unwrap();
+    assert_eq!(told["verdict"], "succeeded");
+    let huge = http.post(format!("http://{address}/v1/watches")).bearer_auth("first-token").body("x".repeat(100_000));
+    assert_eq!(huge.send().await.unwrap().status(), 413);
+    // The token is read again when it is used.
+    std::fs::write(&token, "second-token").unwrap();
+    assert_eq!(ask("/v1/watches", &[good]).await.status(), 401);
+    assert_eq!(ask("/v1/watches", &[("authorization", "Bearer second-token")]).await.status(), 200);
+    stop(daemon).await;
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let program = program.set("RUNWATCH_CONTROL__LISTEN", &taken.local_addr().unwrap().to_string());
+    let ended = program.run(&["daemon"]).await;
+    assert!(ended.code == Some(1) && ended.stderr.contains("cannot listen on"), "{ended:?}");
+    let program = program.set("RUNWATCH_CONTROL__LISTEN", "0.0.0.0:0").unset("RUNWATCH_CONTROL__TOKEN_FILE");
+    let ended = program.run(&["daemon"]).await;
+    assert!(ended.code == Some(2) && ended.stderr.contains("no token is set"), "{ended:?}");
+}
+
 #[tokio::test]
 async fn wrong_requests_are_refused_with_reasons() {
     let simulator = api([("run_1", Script::runs_forever())]).await;
