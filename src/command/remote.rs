@@ -90,7 +90,7 @@ fn socket(sources: &Sources) -> Option<PathBuf> {
     let absent = own == sources.socket_path() && !own.as_deref().is_some_and(Path::exists);
     let service = Path::new(SERVICE_SOCKET);
     let root = rustix::process::geteuid().is_root();
-    if absent && root && service.exists() { Some(service.to_owned()) } else { own }
+    if absent && root && (own.is_none() || service.exists()) { Some(service.to_owned()) } else { own }
 }
 
 /// Hands runs to the daemon. The answers come in the same order: each run is either watched now, with

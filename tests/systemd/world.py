@@ -6,7 +6,8 @@ polls      gets a line for each request about a run: its ID
 refuse     while it exists, webhooks get 503; they are written to `refused`
 hang       while it exists, webhooks get no answer
 accepted   gets a line for each webhook with a good signature: path, webhook-id, type, run ID
-port       where both listen on loopback; written when they do
+port       where both listen on loopback, with TLS; written when they do
+cert.pem, cert.key   for that
 """
 
 import base64
@@ -14,6 +15,7 @@ import hashlib
 import hmac
 import json
 import os
+import ssl
 import sys
 import threading
 import time
@@ -90,6 +92,10 @@ for name in ("polls", "accepted", "refused", "hanging", "unsigned"):
     (WORLD / name).touch()
 server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 server.daemon_threads = True
+tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+tls.load_cert_chain(WORLD / "cert.pem", WORLD / "cert.key")
+# Shaking hands is left to the thread of the connection: one that hangs must not keep others out.
+server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
 # Clients that are killed on purpose are nothing to report.
 server.handle_error = lambda *_: None
 # Whole or not at all: the file says that the server is up.
