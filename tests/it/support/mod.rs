@@ -140,7 +140,7 @@ pub(crate) async fn api(runs: impl IntoIterator<Item = (&str, Script)>) -> Simul
     simulator
 }
 
-/// Waits until `check` holds, looking again after every change of `changed`.
+/// Waits until `check` holds, for what nobody tells of: it looks again every 10 ms.
 pub(crate) async fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     let looking = async {
         while !check() {
