@@ -151,10 +151,19 @@ pub fn init(screen: &Screen, level: LogLevel, format: LogFormat, coloured: bool)
     let records = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(coloured && format == LogFormat::Text);
     let registry = tracing_subscriber::registry().with(filter);
     match format {
+        LogFormat::Text if in_journal() => registry.with(records.without_time()).init(),
         LogFormat::Text => registry.with(records).init(),
         LogFormat::Json => registry.with(records.json().flatten_event(true)).init(),
     }
     LevelSwitch(Arc::new(set))
+}
+
+/// Whether standard error goes to systemd's journal, which has the time of every line itself:
+/// `JOURNAL_STREAM` names the device and inode of that stream (systemd.exec(5)).
+fn in_journal() -> bool {
+    let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else { return false };
+    let same = |status: rustix::fs::Stat| stream == format!("{}:{}", status.st_dev, status.st_ino);
+    rustix::fs::fstat(io::stderr()).is_ok_and(same)
 }
 
 fn filter(level: LogLevel) -> EnvFilter {
