@@ -41,9 +41,15 @@ const DAEMON_HELP: &str = "\
 Signals: SIGTERM and SIGINT stop it, a second one at once; SIGHUP reloads the configuration.
 
 Exit codes:
-  0  stopped by a signal
+  0  stopped by a signal; with --exit-when-done nothing was watched, or every run succeeded
   1  the store or something else that it needs failed
   2  the configuration is wrong, or another daemon uses the store or the socket";
+
+const HEALTHCHECK_HELP: &str = "\
+Exit codes:
+  0  it makes progress
+  1  it does not
+  2  no daemon answers";
 
 const TOP_HELP: &str = "\
 Configuration: /etc/runwatch/config.toml, then ~/.config/runwatch/config.toml, then the environment
@@ -135,7 +141,7 @@ pub enum Command {
     Wait(WaitArgs),
     /// Run the service: keep watches through restarts, and tell the configured sinks.
     #[command(after_help = DAEMON_HELP)]
-    Daemon,
+    Daemon(DaemonArgs),
     /// Hand runs to the running daemon.
     Add(AddArgs),
     /// List the daemon's watches.
@@ -160,6 +166,9 @@ pub enum Command {
     },
     /// List the daemon's messages to sinks, or try some again.
     Deliveries(DeliveriesArgs),
+    /// Ask the daemon whether it is well; for containers without a shell.
+    #[command(after_help = HEALTHCHECK_HELP)]
+    Healthcheck,
     /// Try the configured sinks.
     #[command(subcommand)]
     Sinks(SinksCommand),
@@ -228,6 +237,18 @@ pub struct WatchArgs {
     /// Tell only this sink; repeatable.
     #[arg(long = "sink", value_name = "NAME")]
     pub sinks: Vec<SinkName>,
+}
+
+/// Arguments of `daemon`.
+#[derive(Debug, Clone, Args)]
+pub struct DaemonArgs {
+    /// End when every watch has its verdict and every message is delivered or given up, with the exit
+    /// code of the worst verdict as wait has it.
+    #[arg(long)]
+    pub exit_when_done: bool,
+    /// With --exit-when-done: how long to wait for the first run.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = linger, requires = "exit_when_done")]
+    pub idle_grace: Duration,
 }
 
 /// Arguments of `add`.

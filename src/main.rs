@@ -26,13 +26,13 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
     let common = cli.common;
     let coloured = telemetry::coloured(common.color);
     let sources = || Sources::from_process(common.config.clone());
-    if matches!(cli.command, Command::Daemon) {
+    if let Command::Daemon(args) = &cli.command {
         let settings = settings(&sources())?;
         let level = common.log_level.unwrap_or(settings.log.level);
         let format = common.log_format.unwrap_or(settings.log.format);
         let levels = telemetry::init(screen, level, format, coloured);
         let logging = Logging { levels, level: common.log_level };
-        return block_on(command::daemon::daemon(settings, sources, logging));
+        return block_on(command::daemon::daemon(args, settings, sources, logging));
     }
     let log_format = common.log_format.unwrap_or(LogFormat::Text);
     telemetry::init(screen, common.log_level.unwrap_or(LogLevel::Warn), log_format, coloured);
@@ -53,7 +53,8 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
                 block_on(command::wait::wait(&args, settings(&sources())?, manner(results)))
             }
         }
-        Command::Daemon => unreachable!("it was started above"),
+        Command::Daemon(_) => unreachable!("it was started above"),
+        Command::Healthcheck => block_on(remote::healthcheck(&client()?, talk(&common, out, err))),
         Command::Add(args) => block_on(remote::add(&client()?, &args, talk(&common, out, err))),
         Command::List(args) => block_on(remote::list(&client()?, &args, talk(&common, out, err))),
         Command::Show { run } => block_on(remote::show(&client()?, &run, talk(&common, out, err))),

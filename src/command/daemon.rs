@@ -17,13 +17,15 @@ use tokio_util::sync::CancellationToken;
 use super::Signals;
 use crate::api::ApiClient;
 use crate::app::{Engine, policy};
+use crate::cli::DaemonArgs;
 use crate::clock::Clock;
-use crate::config::{self, LogLevel, Settings, SinkSettings, Sources};
+use crate::config::{self, IN_MEMORY, LogLevel, Settings, SinkSettings, Sources};
 use crate::control::{Control, InForce, Listener, Socket, SocketError};
-use crate::run::{SinkName, Watch};
+use crate::run::{SinkName, Verdict, Watch};
 use crate::service;
-use crate::store::{Added, Counts, Lock, LockError, Place, Store};
+use crate::store::{Added, Counts, Lock, LockError, Place, Store, StoreError};
 use crate::telemetry::LevelSwitch;
+use crate::text::with_causes;
 use crate::watch::{AddedBy, Watches};
 
 /// How long deliveries and requests under way are given when the daemon stops.
@@ -53,7 +55,12 @@ pub struct Logging {
 ///
 /// # Errors
 /// When the configuration cannot be used, or another daemon uses the store or the socket.
-pub async fn daemon(settings: Settings, sources: impl Fn() -> Sources, logging: Logging) -> anyhow::Result<u8> {
+pub async fn daemon(
+    args: &DaemonArgs,
+    settings: Settings,
+    sources: impl Fn() -> Sources,
+    logging: Logging,
+) -> anyhow::Result<u8> {
     let mut signals = Signals::listen()?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
     let settings = with_default_sink(settings);
@@ -62,13 +69,19 @@ pub async fn daemon(settings: Settings, sources: impl Fn() -> Sources, logging: 
 
     // All that is made here is for this user alone; what sinks make later is theirs.
     let before = rustix::process::umask(Mode::from_raw_mode(0o077));
-    make_parent(&path)?;
+    let in_memory = path.as_os_str() == IN_MEMORY;
     make_parent(&socket_path)?;
     // What the disk refuses now it may grant later, so it is no case of code 2, after which a service
     // manager must not try again.
-    let lock = match Lock::take(&path) {
-        Err(error @ LockError::Io { .. }) => return Ok(cannot_start(error)),
-        taken => taken?,
+    let lock = if in_memory {
+        tracing::warn!("the store is in memory: watches and undelivered messages end with this process");
+        None
+    } else {
+        make_parent(&path)?;
+        match Lock::take(&path) {
+            Err(error @ LockError::Io { .. }) => return Ok(cannot_start(error)),
+            taken => Some(taken?),
+        }
     };
     rustix::process::umask(Mode::from_raw_mode(0o177));
     let bound = Socket::bind(&socket_path);
@@ -89,7 +102,8 @@ pub async fn daemon(settings: Settings, sources: impl Fn() -> Sources, logging: 
             Err(error) => return Ok(cannot_start(error)),
         }
     }
-    let engine = Engine::start(&settings, Place::File(&path), Clock::system()).await;
+    let place = if in_memory { Place::Memory } else { Place::File(&path) };
+    let engine = Engine::start(&settings, place, Clock::system()).await;
     rustix::process::umask(before);
     let mut engine = match engine {
         Ok(engine) => engine,
@@ -135,6 +149,8 @@ pub async fn daemon(settings: Settings, sources: impl Fn() -> Sources, logging: 
         "ready"
     );
     service::ready(&status_line(&counts, None));
+    let done = done(engine.store.clone(), args.idle_grace);
+    tokio::pin!(done);
     let code = loop {
         // Every arm is cancel-safe: signals, joining and the engine's end lose nothing when dropped.
         tokio::select! {
@@ -145,6 +161,16 @@ pub async fn daemon(settings: Settings, sources: impl Fn() -> Sources, logging: 
                 let counts = engine.store.counts().await.unwrap_or_default();
                 service::ready(&status_line(&counts, service.in_force.borrow().rejected.as_deref()));
             }
+            ended = &mut done, if args.exit_when_done => match ended {
+                Ok(worst) => {
+                    tracing::info!(worst = worst.map(Verdict::as_str), "done");
+                    break worst.map_or(0, Verdict::exit_code);
+                }
+                Err(error) => {
+                    tracing::error!(error = with_causes(&error), "cannot tell whether all is done");
+                    break FAILED;
+                }
+            },
             error = engine.broken() => {
                 tracing::error!(error = format!("{error:#}"), "the engine broke");
                 break FAILED;
@@ -299,6 +325,31 @@ fn with_default_sink(mut settings: Settings) -> Settings {
 fn make_parent(path: &Path) -> anyhow::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).with_context(|| format!("cannot make the directory {}", parent.display()))
+}
+
+/// Ends when every watch has its verdict and every message is delivered or given up, with the worst
+/// verdict. The first watch is waited for no longer than `idle_grace`. Cancel-safe.
+async fn done(store: Store, idle_grace: Duration) -> Result<Option<Verdict>, StoreError> {
+    let (mut history, mut deliveries) = (store.history_changed(), store.deliveries_changed());
+    let gives_up = Instant::now() + idle_grace;
+    loop {
+        // Marked as seen before the store is read, so that no change in between is missed.
+        history.mark_unchanged();
+        deliveries.mark_unchanged();
+        let counts = store.counts().await?;
+        let verdicts = store.verdicts().await?;
+        let waited = !verdicts.is_empty() || Instant::now() >= gives_up;
+        if counts.active == 0 && counts.pending == 0 && waited {
+            return Ok(Verdict::worst(verdicts));
+        }
+        // A watch that is added changes neither before its first answer; the grace is looked at anew then.
+        tokio::select! {
+            Ok(()) = history.changed() => {}
+            Ok(()) = deliveries.changed() => {}
+            () = tokio::time::sleep_until(gives_up), if Instant::now() < gives_up => {}
+            else => return Err(StoreError::Closed),
+        }
+    }
 }
 
 /// Deletes what is older than the retention, now and then, for ever.

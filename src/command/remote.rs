@@ -208,6 +208,19 @@ pub async fn show(client: &Client, run_id: &RunId, mut talk: Talk<'_>) -> anyhow
     Ok(0)
 }
 
+/// `runwatch healthcheck`. With `json` the answer of `GET /healthz`.
+///
+/// # Errors
+/// When the result cannot be written.
+pub async fn healthcheck(client: &Client, mut talk: Talk<'_>) -> anyhow::Result<u8> {
+    match client.health().await {
+        Ok(health) if talk.json => talk.json(&health)?,
+        Ok(health) => talk.line(health.get("status").and_then(|status| status.as_str()).unwrap_or("ok"))?,
+        Err(error) => return talk.failed(&error),
+    }
+    Ok(0)
+}
+
 /// `runwatch remove`. With `json` one line per run, `{"run_id","removed"}`.
 ///
 /// # Errors

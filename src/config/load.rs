@@ -37,6 +37,9 @@ const NAME_CHARS: usize = 200;
 /// Longest path of a Unix socket, in bytes: `sun_path` of unix(7) less its end mark.
 const SOCKET_PATH_BYTES: usize = 107;
 
+/// The value of `store.path` for a store without a file.
+pub const IN_MEMORY: &str = ":memory:";
+
 /// The environment variable with the API key.
 const KEY_VARIABLE: &str = "CREWSHIP_API_KEY";
 
@@ -314,7 +317,11 @@ fn own_path(reader: &mut Reader<'_>, table: &mut Table, name: &str) -> Option<Pa
         reader.show_unset(table, name);
         return None;
     };
-    let path = reader.path(&item);
+    let path = if name == "path" && item.as_text() == Some(IN_MEMORY) {
+        reader.text(&item).map(PathBuf::from)
+    } else {
+        reader.path(&item)
+    };
     if item.as_text() == Some("") {
         reader.refuse(&item, "this path is empty", "write a path, or remove the key for the default");
     }

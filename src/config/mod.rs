@@ -20,7 +20,7 @@ mod source;
 
 pub use effective::{Effective, Entry};
 pub(crate) use load::watch_name;
-pub use load::{Loaded, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, control_socket, load};
+pub use load::{IN_MEMORY, Loaded, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, control_socket, load};
 pub use problem::{Origin, Problem, Problems};
 pub use quantity::{InvalidQuantity, duration_text, parse_duration, parse_size, size_text};
 pub(crate) use reader::check_label;

@@ -74,6 +74,7 @@ pub struct WatchSettings {
 pub struct StoreSettings {
     /// The database file; `None` when no directory for it could be found. Default: `runwatch.db` in the
     /// first of `$STATE_DIRECTORY`, else in `$XDG_STATE_HOME/runwatch` or `~/.local/state/runwatch`.
+    /// [`super::IN_MEMORY`] keeps it in memory.
     pub path: Option<PathBuf>,
     /// How long finished watches and their deliveries are kept, 0 to 3650 days. Default: 7 days.
     pub retention: Duration,

@@ -117,6 +117,14 @@ impl Client {
         self.read(self.send(request.timeout(LIMIT + wait)).await?).await
     }
 
+    /// Asks whether the daemon makes progress.
+    ///
+    /// # Errors
+    /// As [`ClientError`] has them.
+    pub async fn health(&self) -> Result<serde_json::Value, ClientError> {
+        self.read(self.send(self.request(Method::GET, "/healthz", &[]).timeout(LIMIT)).await?).await
+    }
+
     /// Stops a watch.
     ///
     /// # Errors

@@ -230,6 +230,20 @@ impl Store {
         .await
     }
 
+    /// The verdicts there are, each once.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn verdicts(&self) -> Result<Vec<Verdict>, StoreError> {
+        self.call(Wakes::default(), |db| {
+            read_all(db, "SELECT DISTINCT verdict FROM watches WHERE verdict IS NOT NULL", [], |row| {
+                let word: String = row.get(0)?;
+                Verdict::from_word(&word).ok_or_else(|| unreadable("a verdict", &word))
+            })
+        })
+        .await
+    }
+
     /// What metrics tell of the store: `now` and the configured `sinks`, each of which is told of.
     ///
     /// # Errors

@@ -589,6 +589,38 @@ async fn the_service_manager_is_told_how_it_goes() {
 }
 
 #[tokio::test]
+async fn a_job_ends_with_the_worst_verdict_once_all_is_told() {
+    let simulator = api([("run_1", Script::succeeds().runs_for(SOON)), ("run_2", Script::canceled())]).await;
+    let receiver = Receiver::start([Fault::status(500)]).await.unwrap();
+    let configured = "[[watches]]\nrun_id = \"run_1\"\n[[watches]]\nrun_id = \"run_2\"\n";
+    let program = program(&simulator, &receiver, configured).set("RUNWATCH_STORE__PATH", ":memory:");
+    let ended = program.run(&["daemon", "--exit-when-done"]).await;
+    assert_eq!(ended.code, Some(3), "{ended:?}");
+    assert!(ended.stderr.contains("the store is in memory"), "{ended:?}");
+    let delivered: std::collections::BTreeSet<_> = receiver
+        .requests()
+        .iter()
+        .filter(|request| request.accepted)
+        .map(|request| body(request)["type"].to_string())
+        .collect();
+    assert_eq!(delivered.len(), 2, "{delivered:?}");
+    assert!(!store(&program).exists() && !program.home().join(":memory:").exists());
+
+    let nothing = Program::new();
+    let run = nothing.home().join("run");
+    let nothing = nothing.set("XDG_RUNTIME_DIR", run.to_str().unwrap()).set("CREWSHIP_API_KEY", "k");
+    let ended = nothing.run(&["daemon", "--exit-when-done", "--idle-grace", "200ms"]).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let ended = nothing.run(&["healthcheck"]).await;
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    let daemon = nothing.command(&["daemon"]).spawn().unwrap();
+    eventually("the daemon listens", || run.join("runwatch/runwatch.sock").exists()).await;
+    let ended = nothing.run(&["healthcheck"]).await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "ok\n"), "{ended:?}");
+    stop(daemon).await;
+}
+
+#[tokio::test]
 async fn health_and_figures_can_be_asked_for() {
     let simulator = api([("run_1", Script::succeeds().runs_for(SOON)), ("run_2", Script::runs_forever())]).await;
     let receiver = Receiver::start([Fault::status(500)]).await.unwrap();
