@@ -94,7 +94,7 @@ pub async fn demo(manner: Manner, out: &mut dyn Write) -> anyhow::Result<u8> {
         simulator.add_run(&run_id(part.id), (part.script)());
     }
     manner.screen.line(&format!(
-        "A simulated API on {} and a webhook receiver on {}; six runs, about 12 seconds.\n",
+        "A simulated API on {}\nand a webhook receiver on {}.\nSix runs, about 12 seconds.\n",
         simulator.base_url(),
         receiver.url(),
     ));
