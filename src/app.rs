@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{ApiClient, RunSource};
 use crate::backoff::Growth;
 use crate::clock::Clock;
-use crate::config::{Settings, SinkKind, SinkSettings};
+use crate::config::{EventsMode, Settings, SinkKind, SinkSettings};
 use crate::metrics::Metrics;
 use crate::notify::{Courier, Sink};
 use crate::run::{Limits, Route, Routes, SinkName};
@@ -199,6 +199,10 @@ pub fn policy(settings: &Settings) -> Policy {
         },
         requests_per_minute: settings.api.requests_per_minute,
         max_in_flight: watch.max_in_flight,
+        max_streams: match watch.events {
+            EventsMode::Auto => watch.max_streams,
+            EventsMode::Off => 0,
+        },
         limits: Limits {
             not_found_grace: watch.not_found_grace,
             overdue_after: watch.overdue_after,

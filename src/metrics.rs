@@ -11,7 +11,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use crate::run::SinkName;
+use crate::run::{FoundBy, SinkName};
 use crate::watch::Trouble;
 
 /// Content type of [`Metrics::to_text`] (OpenMetrics 1.0, "Overall Structure").
@@ -50,7 +50,9 @@ pub struct Metrics {
     polls: Family<[Label; 1], Counter>,
     poll_duration: Histogram,
     api_paused: Family<[Label; 1], Counter<f64, AtomicU64>>,
+    detections: Family<[Label; 1], Counter>,
     detection_delay: Histogram,
+    event_streams: Gauge,
     deliveries: Family<[SinkLabel; 2], Counter>,
     delivery_delay: Histogram,
 }
@@ -74,7 +76,9 @@ impl Default for Metrics {
             polls: Family::default(),
             poll_duration: Histogram::new(REQUEST_SECONDS),
             api_paused: Family::default(),
+            detections: Family::default(),
             detection_delay: Histogram::new(DELAY_SECONDS),
+            event_streams: Gauge::default(),
             deliveries: Family::default(),
             delivery_delay: Histogram::new(DELAY_SECONDS),
         };
@@ -84,6 +88,9 @@ impl Default for Metrics {
         }
         for trouble in [Trouble::Failing, Trouble::Paused, Trouble::Refused] {
             drop(metrics.api_paused.get_or_create(&[("reason", reason(trouble))]));
+        }
+        for via in FoundBy::ALL {
+            drop(metrics.detections.get_or_create(&[("via", via.as_str())]));
         }
         metrics
     }
@@ -112,6 +119,16 @@ impl Metrics {
     /// Counts the time from the end of a run to its verdict.
     pub fn detected(&self, after: Duration) {
         self.detection_delay.observe(after.as_secs_f64());
+    }
+
+    /// Counts a verdict by what had its run asked for.
+    pub fn found_by(&self, via: FoundBy) {
+        self.detections.get_or_create(&[("via", via.as_str())]).inc();
+    }
+
+    /// Sets how many event streams are followed.
+    pub fn streams(&self, open: usize) {
+        self.event_streams.set(i64::try_from(open).unwrap_or(i64::MAX));
     }
 
     /// Makes a sink known, so that it is counted from 0.
@@ -159,8 +176,10 @@ impl Metrics {
         registry.register("poll_duration_seconds", "How long polls took", self.poll_duration.clone());
         let help = "Time in which the API was not asked freely";
         registry.register("api_paused_seconds", help, self.api_paused.clone());
+        registry.register("detection", "Verdicts by what had the run asked for", self.detections.clone());
         let help = "From the end of a run to its verdict";
         registry.register("detection_delay_seconds", help, self.detection_delay.clone());
+        registry.register("event_streams", "Event streams that are followed", self.event_streams.clone());
         registry.register("deliveries", "Attempts to deliver by what came of them", self.deliveries.clone());
         let help = "From an event to its arrival";
         registry.register("delivery_delay_seconds", help, self.delivery_delay.clone());
@@ -193,7 +212,10 @@ mod tests {
             "runwatch_polls_total{result=\"unusable_answer\"} 0",
             "runwatch_poll_duration_seconds_count 0",
             "runwatch_api_paused_seconds_total{reason=\"asked_for\"} 0",
+            "runwatch_detection_total{via=\"poll\"} 0",
+            "runwatch_detection_total{via=\"stream\"} 0",
             "runwatch_detection_delay_seconds_count 0",
+            "runwatch_event_streams 0",
             "runwatch_deliveries_total{sink=\"ops\",result=\"given_up\"} 0",
             "runwatch_delivery_delay_seconds_count 0",
             "runwatch_deliveries_pending{sink=\"ops\"} 0",

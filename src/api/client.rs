@@ -3,13 +3,13 @@
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue};
-use reqwest::{Client, Response, StatusCode, redirect};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Client, ClientBuilder, Response, StatusCode, redirect};
 use secrecy::ExposeSecret as _;
 use tokio::time::Instant;
 
 use super::error::{ApiError, KeyProblem};
-use super::{Reply, RunSource, hints, wire};
+use super::{HttpStream, Malformed, Reply, RunSource, hints, wire};
 use crate::config::{ApiSettings, Secret};
 use crate::run::RunId;
 
@@ -25,6 +25,9 @@ const IDLE_CONNECTIONS: usize = 16;
 /// After how long without traffic a connection is checked, so that one that a router forgot is noticed.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// Longest life of an event stream. The API ends one after 30 minutes ("Stream Events" of its reference).
+const STREAM_LIFE: Duration = Duration::from_secs(35 * 60);
+
 /// A client that cannot be built.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot set up HTTPS (are certificates of authorities installed?)")]
@@ -37,6 +40,10 @@ pub struct BuildError(#[source] reqwest::Error);
 /// `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say. Redirects are never followed.
 pub struct ApiClient {
     http: Client,
+    /// For event streams, each with a connection of its own: one that is not read fast enough would
+    /// hold up all that share its connection.
+    streams: Client,
+    request_timeout: Duration,
     base_url: String,
     key: Option<Secret>,
     /// The header with the key, and when it was read. Held only to copy in and out.
@@ -50,17 +57,12 @@ impl ApiClient {
     /// # Errors
     /// When TLS cannot be set up.
     pub fn new(settings: &ApiSettings) -> Result<Self, BuildError> {
-        let http = Client::builder()
-            .user_agent(concat!("runwatch/", env!("CARGO_PKG_VERSION")))
-            .redirect(redirect::Policy::none())
-            .connect_timeout(settings.connect_timeout)
-            .timeout(settings.request_timeout)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .tcp_keepalive(KEEPALIVE)
-            .build()
-            .map_err(BuildError)?;
+        let http = builder(settings).timeout(settings.request_timeout).pool_max_idle_per_host(IDLE_CONNECTIONS);
+        let streams = builder(settings).timeout(STREAM_LIFE).http1_only().pool_max_idle_per_host(0);
         Ok(Self {
-            http,
+            http: http.build().map_err(BuildError)?,
+            streams: streams.build().map_err(BuildError)?,
+            request_timeout: settings.request_timeout,
             base_url: settings.base_url.trim_end_matches('/').to_owned(),
             key: settings.key.clone(),
             read_key: Mutex::new(None),
@@ -117,7 +119,17 @@ impl ApiClient {
     }
 }
 
+fn builder(settings: &ApiSettings) -> ClientBuilder {
+    Client::builder()
+        .user_agent(concat!("runwatch/", env!("CARGO_PKG_VERSION")))
+        .redirect(redirect::Policy::none())
+        .connect_timeout(settings.connect_timeout)
+        .tcp_keepalive(KEEPALIVE)
+}
+
 impl RunSource for ApiClient {
+    type Events = HttpStream;
+
     async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
         let request = self
             .http
@@ -133,6 +145,35 @@ impl RunSource for ApiClient {
         let observation = wire::observation(&body, id).map_err(ApiError::Malformed)?;
         Ok(Reply { observation, pause })
     }
+
+    async fn open_events(&self, id: &RunId, last_id: Option<&str>) -> Result<HttpStream, ApiError> {
+        let mut request = self
+            .streams
+            .get(format!("{}/v1/runs/{id}/events", self.base_url))
+            .header(AUTHORIZATION, self.authorization()?)
+            .header(ACCEPT, HeaderValue::from_static(EVENT_STREAM));
+        if let Some(last_id) = last_id.and_then(|last_id| HeaderValue::from_str(last_id).ok()) {
+            request = request.header("last-event-id", last_id);
+        }
+        let opening = async {
+            let response = request.send().await.map_err(transport)?;
+            if response.status().is_success() { Ok(response) } else { Err(self.refusal(response).await) }
+        };
+        let response = tokio::time::timeout(self.request_timeout, opening).await;
+        let response = response.map_err(|_elapsed| ApiError::Timeout)??;
+        if !is_event_stream(response.headers()) {
+            return Err(ApiError::Malformed(Malformed::Shape("it is not an event stream")));
+        }
+        Ok(HttpStream::new(response))
+    }
+}
+
+/// The media type of Server-Sent Events.
+const EVENT_STREAM: &str = "text/event-stream";
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    given.split(';').next().is_some_and(|given| given.trim().eq_ignore_ascii_case(EVENT_STREAM))
 }
 
 /// Reads a body, decompressed, up to `limit` bytes.

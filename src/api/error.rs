@@ -54,6 +54,9 @@ pub enum ApiError {
     /// No connection, no answer in time, or it broke off.
     #[error("{}", transport_text(.0))]
     Transport(#[source] reqwest::Error),
+    /// No answer within the time for a request.
+    #[error("no answer in time")]
+    Timeout,
     /// The body is larger than `max_response_bytes`.
     #[error("the answer is larger than {limit} bytes (api.max_response_bytes)")]
     TooLarge {
@@ -113,6 +116,11 @@ impl ApiError {
         matches!(self, Self::NotFound { .. })
     }
 
+    /// Whether what was asked for is not to be had from this server at all.
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::NotFound { .. } | Self::Status { status: 405 | 406 | 501, .. })
+    }
+
     /// Whether the key is missing, unusable or refused.
     pub fn is_unauthorized(&self) -> bool {
         matches!(self, Self::Unauthorized { .. } | Self::KeyMissing | Self::KeyUnusable(_))
@@ -127,7 +135,7 @@ impl ApiError {
             Self::Status { status: 429, .. } => "throttled",
             Self::Status { status: 500.., .. } => "server_error",
             Self::Status { .. } => "client_error",
-            Self::Transport(_) => "no_answer",
+            Self::Transport(_) | Self::Timeout => "no_answer",
             Self::TooLarge { .. } | Self::Malformed(_) => "unusable_answer",
         }
     }

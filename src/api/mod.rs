@@ -1,4 +1,4 @@
-//! The upstream API: asks for one run and says what came of it.
+//! The upstream API: asks for one run and says what came of it, and follows its event stream.
 //!
 //! Tolerant of everything that the two known versions of the documentation differ in, strict about
 //! what a verdict rests on: the status and the ID of the run.
@@ -6,6 +6,8 @@
 mod client;
 mod error;
 mod hints;
+mod sse;
+mod stream;
 mod wire;
 
 use std::time::Duration;
@@ -13,13 +15,25 @@ use std::time::Duration;
 pub use client::{ApiClient, BuildError};
 pub use error::{ApiError, KeyProblem, Malformed};
 pub(crate) use hints::retry_after;
+pub use stream::{EventStream, HttpStream, NoStream, StreamItem};
 
 use crate::run::{Observation, RunId};
 
 /// Where runs are asked for. The scheduler is generic over it, so that simulations can stand in.
 pub trait RunSource: Send + Sync + 'static {
+    /// An open event stream; [`NoStream`] where there are none.
+    type Events: EventStream;
+
     /// Asks for one run, once. Dropping the future abandons the request.
     fn get_run(&self, id: &RunId) -> impl Future<Output = Result<Reply, ApiError>> + Send;
+
+    /// Opens the event stream of one run, after the event `last_id` where the API can do that. Dropping
+    /// the future or the stream closes the connection.
+    fn open_events(
+        &self,
+        id: &RunId,
+        last_id: Option<&str>,
+    ) -> impl Future<Output = Result<Self::Events, ApiError>> + Send;
 }
 
 /// A usable answer.

@@ -12,8 +12,8 @@ use super::reader::{Reader, Refusal, Table};
 use super::sinks::read_sinks;
 use super::source::{Merged, Sources};
 use super::{
-    ApiSettings, ControlSettings, LogFormat, LogLevel, LogSettings, Secret, SecretError, Settings, StaticWatch,
-    StoreSettings, WatchSettings,
+    ApiSettings, ControlSettings, EventsMode, LogFormat, LogLevel, LogSettings, Secret, SecretError, Settings,
+    StaticWatch, StoreSettings, WatchSettings,
 };
 use crate::run::RunId;
 
@@ -223,6 +223,8 @@ fn read_watch(reader: &mut Reader<'_>, root: &mut Table) -> WatchSettings {
         _ => reader.duration(&item, MIN_DEADLINE, MAX_DEADLINE),
     });
     let max_in_flight = integer(reader, table, "max_in_flight", 65_536);
+    let events = reader.take(table, "events", None).and_then(|item| reader.parsed(&item, word));
+    let max_streams = integer(reader, table, "max_streams", 1024);
     let settings = WatchSettings {
         initial_interval,
         multiplier,
@@ -232,6 +234,8 @@ fn read_watch(reader: &mut Reader<'_>, root: &mut Table) -> WatchSettings {
         not_found_grace,
         overdue_after,
         max_in_flight: usize::try_from(max_in_flight).unwrap_or(usize::MAX),
+        events: events.unwrap_or(EventsMode::Auto),
+        max_streams: usize::try_from(max_streams).unwrap_or(usize::MAX),
     };
     finish(reader, table);
     settings

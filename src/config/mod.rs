@@ -26,7 +26,7 @@ pub use quantity::{InvalidQuantity, duration_text, parse_duration, parse_size, s
 pub(crate) use reader::check_label;
 pub use secret::{Secret, SecretError};
 pub use settings::{
-    ApiSettings, ControlSettings, LogFormat, LogLevel, LogSettings, Settings, SinkKind, SinkSettings, StaticWatch,
-    StoreSettings, WatchSettings, WebhookFormat, WebhookSettings,
+    ApiSettings, ControlSettings, EventsMode, LogFormat, LogLevel, LogSettings, Settings, SinkKind, SinkSettings,
+    StaticWatch, StoreSettings, WatchSettings, WebhookFormat, WebhookSettings,
 };
 pub use source::Sources;

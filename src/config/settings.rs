@@ -67,6 +67,19 @@ pub struct WatchSettings {
     pub overdue_after: Option<Duration>,
     /// Most requests in flight at once, 1 to 65,536. Default: 64.
     pub max_in_flight: usize,
+    /// Whether the event streams of runs are followed. Default: auto.
+    pub events: EventsMode,
+    /// Most event streams followed at once, 1 to 1,024. Default: 16.
+    pub max_streams: usize,
+}
+
+/// Whether the event streams of runs are followed, besides polling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EventsMode {
+    /// Where the API has them and they help.
+    Auto,
+    /// Never.
+    Off,
 }
 
 /// `[store]`: where the daemon keeps its state.

@@ -95,7 +95,7 @@ impl fmt::Debug for Sources {
 
 /// Built-in defaults, written as they would be in the environment. Sinks have theirs beside their
 /// keys, since their names are not known here. What is not listed is unset.
-const DEFAULTS: [(&str, &str); 19] = [
+const DEFAULTS: [(&str, &str); 21] = [
     ("api.base_url", "https://api.crewship.dev"),
     // One request a second: enough for dozens of runs at the longest interval, and no burden to the API.
     ("api.requests_per_minute", "60"),
@@ -114,6 +114,9 @@ const DEFAULTS: [(&str, &str); 19] = [
     ("watch.not_found_grace", "2m"),
     ("watch.overdue_after", ""),
     ("watch.max_in_flight", "64"),
+    ("watch.events", "auto"),
+    // Each is a connection that stays open; the runs that may end soon are few.
+    ("watch.max_streams", "16"),
     ("store.retention", "7d"),
     ("control.listen", ""),
     ("control.token_file", ""),

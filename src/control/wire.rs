@@ -45,6 +45,8 @@ pub struct WatchDoc {
     pub status: Option<String>,
     /// The verdict's word.
     pub verdict: Option<String>,
+    /// What had the run asked for when the verdict was found: `poll` or `stream`.
+    pub found_by: Option<String>,
     /// When it was asked for.
     pub added_at: Timestamp,
     /// When it ends at the latest.
@@ -181,7 +183,7 @@ pub struct Problem {
 impl WatchDoc {
     /// A watch as it is stored and, if it is active, as the scheduler has it.
     pub(super) fn of(record: WatchRecord, view: Option<WatchView>) -> Self {
-        let WatchRecord { watch, status, polls, missing_since, last_error, verdict } = record;
+        let WatchRecord { watch, status, polls, missing_since, last_error, verdict, found_by } = record;
         let failure = view.as_ref().and_then(|view| view.last_error.clone()).or(last_error);
         Self {
             run_id: watch.run_id,
@@ -191,6 +193,7 @@ impl WatchDoc {
             state: if verdict.is_some() { "finished" } else { "active" }.to_owned(),
             status: status.map(|status| status.as_str().to_owned()),
             verdict: verdict.map(|(verdict, _)| verdict.as_str().to_owned()),
+            found_by: found_by.map(|found_by| found_by.as_str().to_owned()),
             added_at: watch.added_at,
             deadline_at: watch.deadline_at,
             finished_at: verdict.map(|(_, at)| at),

@@ -7,6 +7,7 @@
 // A new variant must be looked at everywhere in here.
 #![warn(clippy::wildcard_enum_match_arm)]
 
+mod activity;
 mod details;
 mod event;
 mod id;
@@ -16,11 +17,12 @@ mod status;
 mod verdict;
 mod watch;
 
+pub use activity::{Activity, Hint};
 pub use details::{Observation, RunDetails, Timing};
 pub use event::{Event, EventData, EventType, RunEvent, RunSummary, SinkNotice, UpstreamNotice, WatchSummary};
 pub use id::{DeliveryId, InvalidId, RunId, SinkName};
 pub use progress::{Answer, Illegal, Limits, Progress, Step};
 pub use route::{EventFilter, Explained, InvalidFilter, Route, Routes};
 pub use status::Status;
-pub use verdict::Verdict;
+pub use verdict::{FoundBy, Verdict};
 pub use watch::{Labels, Watch};

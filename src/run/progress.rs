@@ -111,6 +111,11 @@ impl Progress {
         Self { taken_up_at: now, seen_going: false, ..self }
     }
 
+    /// Whether the run was seen going since this process took the watch up.
+    pub fn seen_going(&self) -> bool {
+        self.seen_going
+    }
+
     /// The next time, besides the ordinary poll, at which an answer would decide something: the end
     /// of the grace for a missing run, or the moment the run becomes overdue.
     pub fn next_mark(&self, watch: &Watch, limits: &Limits) -> Option<Timestamp> {

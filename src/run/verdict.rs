@@ -4,6 +4,33 @@ use std::fmt;
 
 use super::{EventType, Status};
 
+/// What had a run asked for when its verdict was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FoundBy {
+    /// Its time had come.
+    Poll,
+    /// Its event stream gave a reason.
+    Stream,
+}
+
+impl FoundBy {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Poll, Self::Stream];
+
+    /// The word in JSON, the store and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Poll => "poll",
+            Self::Stream => "stream",
+        }
+    }
+
+    /// Reads the word of [`FoundBy::as_str`].
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|found_by| found_by.as_str() == word)
+    }
+}
+
 /// The final outcome of a watch. Given once, never changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {

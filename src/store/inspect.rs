@@ -8,7 +8,7 @@ use rusqlite::{OptionalExtension as _, Row, named_params, params};
 use super::queries::{read_all, read_change, read_delivery, read_event, read_id, read_time, read_watch, unreadable};
 use super::{DeliveryState, DeliverySummary, PollFailure, StatusChange, Store, StoreError, Wakes};
 use crate::metrics::Stored as Figures;
-use crate::run::{DeliveryId, Event, Labels, RunId, SinkName, Status, Verdict, Watch};
+use crate::run::{DeliveryId, Event, FoundBy, Labels, RunId, SinkName, Status, Verdict, Watch};
 
 /// Which watches are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +57,8 @@ pub struct WatchRecord {
     pub last_error: Option<PollFailure>,
     /// The verdict and when it was given.
     pub verdict: Option<(Verdict, Timestamp)>,
+    /// What had the run asked for when the verdict was found; not known of those of earlier versions.
+    pub found_by: Option<FoundBy>,
 }
 
 /// One attempt of a delivery.
@@ -317,6 +319,7 @@ fn page<T>(mut items: Vec<T>, limit: u32) -> Page<T> {
 fn read_record(row: &Row<'_>) -> Result<WatchRecord, StoreError> {
     let stored = read_watch(row, Timestamp::UNIX_EPOCH)?;
     let verdict_at = row.get::<_, Option<i64>>("verdict_at")?.map(read_time).transpose()?;
+    let found_by: Option<String> = row.get("found_by")?;
     let failed_at = row.get::<_, Option<i64>>("last_error_at")?.map(read_time).transpose()?;
     Ok(WatchRecord {
         watch: stored.watch,
@@ -328,6 +331,9 @@ fn read_record(row: &Row<'_>) -> Result<WatchRecord, StoreError> {
             .zip(failed_at)
             .map(|(message, at)| PollFailure { at, message }),
         verdict: stored.progress.verdict.zip(verdict_at),
+        found_by: found_by
+            .map(|word| FoundBy::from_word(&word).ok_or_else(|| unreadable("a way of finding", &word)))
+            .transpose()?,
     })
 }
 

@@ -6,7 +6,9 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Params, Row, named_params, params};
 
 use super::{Store, StoreError, Wakes};
-use crate::run::{DeliveryId, Event, EventType, Labels, Progress, RunId, SinkName, Status, Step, Verdict, Watch};
+use crate::run::{
+    DeliveryId, Event, EventType, FoundBy, Labels, Progress, RunId, SinkName, Status, Step, Verdict, Watch,
+};
 
 /// What came of adding a watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -314,7 +316,7 @@ impl Store {
 
     /// Stores a step of a watch: its new state, its events and their deliveries, all or nothing. The
     /// events are `told`, which are those of `step` with their sinks. `last_error` is what the last poll
-    /// that failed said.
+    /// that failed said; `found_by` is what had the run asked for.
     ///
     /// # Errors
     /// [`StoreError::Precondition`] when the watch is gone or has its verdict already.
@@ -324,6 +326,7 @@ impl Store {
         step: Step,
         told: Vec<Told>,
         last_error: Option<PollFailure>,
+        found_by: FoundBy,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let wakes = Wakes { history: true, deliveries: told.iter().any(|told| !told.sinks.is_empty()) };
@@ -336,7 +339,8 @@ impl Store {
                     "UPDATE watches SET status = :status, details = :details, polls = :polls,
                         missing_since = :missing_since, seen_running = :seen_running, overdue_told = :overdue_told,
                         last_error = coalesce(:last_error, last_error),
-                        last_error_at = coalesce(:last_error_at, last_error_at), verdict = :verdict, verdict_at = :verdict_at
+                        last_error_at = coalesce(:last_error_at, last_error_at), verdict = :verdict, verdict_at = :verdict_at,
+                        found_by = :found_by
                      WHERE run_id = :run_id AND verdict IS NULL",
                 )?
                 .execute(named_params! {
@@ -350,6 +354,7 @@ impl Store {
                     ":last_error_at": last_error.as_ref().map(|failure| failure.at.as_millisecond()),
                     ":verdict": next.verdict.map(Verdict::as_str),
                     ":verdict_at": next.verdict.map(|_| now.as_millisecond()),
+                    ":found_by": next.verdict.map(|_| found_by.as_str()),
                     ":run_id": run_id.as_str(),
                 })?;
             if rows != 1 {

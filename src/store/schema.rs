@@ -9,7 +9,8 @@ use super::StoreError;
 /// Times are Unix milliseconds. `details` and `body` are the JSON of the domain types. `earlier_tries`
 /// counts the attempts before the schedule last began anew. `configured_watches` remembers which watches
 /// of the configuration were added once, so that none is added again after its end.
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
     CREATE TABLE watches (
         run_id        TEXT PRIMARY KEY,
         name          TEXT,
@@ -78,7 +79,10 @@ const STEPS: &[&str] = &["
         detail      TEXT NOT NULL,
         PRIMARY KEY (delivery_id, attempt)
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    // What had the run asked for whose verdict this is.
+    "ALTER TABLE watches ADD COLUMN found_by TEXT;",
+];
 
 /// Brings a database to the newest version, each step in a transaction of its own.
 ///

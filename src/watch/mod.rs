@@ -8,10 +8,12 @@
 //! ```text
 //! commands ──► owner ──► poll (≤ max_in_flight) ──► step ──► store ──► owner
 //!                ▲  due times, budget, upstream state                    │
-//!                └───────────────────────────────────────────────────────┘
+//!                ├───────────────────────────────────────────────────────┘
+//!                └── hints ◄── event streams (≤ max_streams)
 //! ```
 
 mod budget;
+mod streams;
 mod upstream;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -19,12 +21,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::budget::Budget;
+pub use self::streams::Followed;
+use self::streams::{Cause, Ended, News, Streams};
 use self::upstream::{REFUSED_PROBE, Upstream};
 pub use self::upstream::{Trouble, UpstreamView};
 use crate::api::{ApiError, Reply, RunSource};
@@ -32,7 +36,7 @@ use crate::backoff::Growth;
 use crate::clock::{Clock, Jump, Reading};
 use crate::crash;
 use crate::metrics::Metrics;
-use crate::run::{Answer, Event, Limits, Progress, Routes, RunId, Status, Step, Watch};
+use crate::run::{Answer, Event, FoundBy, Limits, Progress, Routes, RunId, Status, Step, Watch};
 use crate::store::{Added, PollFailure, Removed, Store, StoreError, Stored, Told};
 use crate::text::with_causes;
 
@@ -45,6 +49,8 @@ pub struct Policy {
     pub requests_per_minute: u32,
     /// Most polls under way at once, 1 or more.
     pub max_in_flight: usize,
+    /// Most event streams open at once; 0 is none.
+    pub max_streams: usize,
     /// What leads to which verdict.
     pub limits: Limits,
     /// Which sinks are told of what.
@@ -113,11 +119,13 @@ pub enum AddedBy {
 pub struct Watches<S> {
     commands: mpsc::Sender<Command<S>>,
     upstream: watch::Receiver<UpstreamView>,
+    followed: broadcast::Sender<Arc<Followed>>,
 }
 
 impl<S> Clone for Watches<S> {
     fn clone(&self) -> Self {
-        Self { commands: self.commands.clone(), upstream: self.upstream.clone() }
+        let Self { commands, upstream, followed } = self;
+        Self { commands: commands.clone(), upstream: upstream.clone(), followed: followed.clone() }
     }
 }
 
@@ -171,6 +179,12 @@ impl<S: RunSource> Watches<S> {
         answer.await.map_err(|_closed| StoreError::Closed)
     }
 
+    /// What the runs with an open event stream are doing, from now on. A receiver that lags behind misses
+    /// some, and is told how many.
+    pub fn followed(&self) -> broadcast::Receiver<Arc<Followed>> {
+        self.followed.subscribe()
+    }
+
     /// The state of the API, as it changes.
     pub fn upstream(&self) -> watch::Receiver<UpstreamView> {
         self.upstream.clone()
@@ -192,6 +206,15 @@ struct Entry {
     interval: Option<Duration>,
     due: Instant,
     deadline: Instant,
+    /// When, besides the ordinary poll, an answer would decide something.
+    decides_at: Option<Instant>,
+    /// When its status last changed, or it was taken up.
+    changed_at: Instant,
+    /// When it was last asked for.
+    polled_at: Option<Instant>,
+    /// It is to be asked for because of what its stream said, or is being asked for because of that.
+    hinted: bool,
+    asked_on_hint: bool,
     /// The API refused this watch's last poll.
     refused: bool,
     last_error: Option<PollFailure>,
@@ -251,6 +274,9 @@ pub struct Scheduler<S> {
     expired: BTreeSet<Key>,
     budget: Budget,
     upstream: Upstream,
+    streams: Streams,
+    /// Earlier than any due time: who is due then goes first.
+    first_of_all: Instant,
     polls: JoinSet<Polled>,
     stores: JoinSet<Done>,
     commands: mpsc::Receiver<Command<S>>,
@@ -290,6 +316,8 @@ impl<S: RunSource> Scheduler<S> {
             expired: BTreeSet::new(),
             budget: Budget::new(policy.requests_per_minute, now),
             upstream: Upstream::new(now),
+            streams: Streams::new(policy.max_streams),
+            first_of_all: now,
             policy,
             polls: JoinSet::new(),
             stores: JoinSet::new(),
@@ -304,10 +332,11 @@ impl<S: RunSource> Scheduler<S> {
         let gap = SPREAD.min(scheduler.policy.growth.max / many);
         for (index, stored) in (0..).zip(active) {
             let waited = Duration::try_from(scheduler.reading.wall.duration_since(stored.changed_at));
-            let interval = scheduler.policy.growth.after(waited.unwrap_or_default());
-            scheduler.take_up(stored.watch, stored.progress, Some(interval), now, now + gap * index);
+            let waited = waited.unwrap_or_default();
+            scheduler.take_up(stored.watch, stored.progress, waited, now, now + gap * index);
         }
-        (scheduler, Watches { commands: sender, upstream })
+        let followed = scheduler.streams.followed();
+        (scheduler, Watches { commands: sender, upstream, followed })
     }
 
     /// Serves until `stop` is cancelled. Polls under way are dropped then; what is being stored is
@@ -317,6 +346,7 @@ impl<S: RunSource> Scheduler<S> {
             let now = self.look_at_clock();
             self.expire(now);
             self.dispatch(now);
+            self.open_streams(now);
             self.publish(now);
             let wake_at = self.wake_at(now);
             // Every arm is cancel-safe: receiving, joining a set and sleeping lose nothing when dropped.
@@ -325,6 +355,7 @@ impl<S: RunSource> Scheduler<S> {
                 Some(polled) = self.polls.join_next() => self.polled(polled.expect("a poll does not panic and is not aborted")),
                 Some(done) = self.stores.join_next() => self.stored(done.expect("a write does not panic and is not aborted")),
                 Some(command) = self.commands.recv() => self.command(command),
+                news = self.streams.news() => self.heard(news),
                 () = sleep_until(wake_at) => {}
             }
         }
@@ -386,6 +417,7 @@ impl<S: RunSource> Scheduler<S> {
         self.source = Arc::new(source);
         self.budget = self.budget.changed_to(policy.requests_per_minute, now);
         self.upstream.reloaded(now);
+        self.streams.renew(policy.max_streams);
         self.policy = policy;
         let latest = now + self.policy.growth.max;
         for (key, entry) in &mut self.entries {
@@ -397,15 +429,28 @@ impl<S: RunSource> Scheduler<S> {
         }
     }
 
-    /// Begins to follow a watch that is stored, with the first poll at `due` and intervals that go on
-    /// from `interval`.
-    fn take_up(&mut self, watch: Watch, progress: Progress, interval: Option<Duration>, now: Instant, due: Instant) {
+    /// Begins to follow a watch that is stored, with the first poll at `due`, `waited` after its status last
+    /// changed.
+    fn take_up(&mut self, watch: Watch, progress: Progress, waited: Duration, now: Instant, due: Instant) {
         let key = self.next_key;
         self.next_key += 1;
         let deadline = instant_of(watch.deadline_at, self.reading.wall, now);
         let due = due.min(deadline);
-        let entry =
-            Entry { watch, progress, phase: Phase::Waiting, interval, due, deadline, refused: false, last_error: None };
+        let entry = Entry {
+            watch,
+            progress,
+            phase: Phase::Waiting,
+            interval: Some(waited).filter(|waited| !waited.is_zero()).map(|waited| self.policy.growth.after(waited)),
+            due,
+            deadline,
+            decides_at: None,
+            changed_at: now.checked_sub(waited).unwrap_or(now),
+            polled_at: None,
+            hinted: false,
+            asked_on_hint: false,
+            refused: false,
+            last_error: None,
+        };
         self.entries.insert(key, entry);
         self.due.insert((due, key));
         self.deadlines.insert((deadline, key));
@@ -428,6 +473,10 @@ impl<S: RunSource> Scheduler<S> {
     fn jumped(&mut self, jump: Jump, now: Instant) {
         tracing::info!(slept = ?jump.slept, stepped = %jump.stepped, "the clock jumped; asking for every run again");
         self.upstream.slept(jump.slept);
+        if !jump.slept.is_zero() {
+            // The connections of the time before are most likely dead.
+            self.streams.renew(self.policy.max_streams);
+        }
         let shift = |at: Timestamp| at.saturating_add(jump.stepped).unwrap_or(at);
         self.deadlines.clear();
         for (key, entry) in &mut self.entries {
@@ -488,12 +537,18 @@ impl<S: RunSource> Scheduler<S> {
             if due > now || in_flight >= self.policy.max_in_flight || !self.upstream.admits(now, in_flight) {
                 return;
             }
+            if let Some(later) = self.postponed(key, now) {
+                self.move_due(key, later);
+                continue;
+            }
             if !self.budget.try_take(now) {
                 return;
             }
             self.due.pop_first();
             let entry = self.entries.get_mut(&key).expect("a due watch has an entry");
             entry.phase = Phase::Polling;
+            entry.polled_at = Some(now);
+            entry.asked_on_hint = std::mem::take(&mut entry.hinted);
             let source = Arc::clone(&self.source);
             let run_id = entry.watch.run_id.clone();
             let limit = entry.deadline.max(now) + LAST_POLL_LIMIT;
@@ -505,6 +560,95 @@ impl<S: RunSource> Scheduler<S> {
                 Polled { key, began: now, answer }
             });
         }
+    }
+
+    /// To when the poll of a watch that is due can be put off because its stream shows that the run goes on.
+    fn postponed(&mut self, key: Key, now: Instant) -> Option<Instant> {
+        let entry = self.entries.get_mut(&key).expect("a due watch has an entry");
+        if entry.hinted {
+            return None;
+        }
+        let natural = self.policy.growth.after(now.duration_since(entry.changed_at));
+        let stands_until = self.streams.stands_until(key, natural)?;
+        let longest = entry.polled_at? + self.policy.growth.max;
+        let later = stands_until.min(longest).min(entry.decides_at.unwrap_or(longest));
+        (later > now).then(|| {
+            entry.interval = Some(natural);
+            later
+        })
+    }
+
+    /// Opens streams, as far as the budget has room beside the polls that are due.
+    fn open_streams(&mut self, now: Instant) {
+        while let Some(key) = self.streams.next_to_open(now) {
+            let polls_wait = self.due.first().is_some_and(|&(due, _)| due <= now);
+            if polls_wait || self.upstream.trouble().is_some() || !self.budget.try_take(now) {
+                break;
+            }
+            let entry = &self.entries[&key];
+            let (run_id, started) = (entry.watch.run_id.clone(), entry.progress.seen_running);
+            self.streams.open(key, run_id, started, Arc::clone(&self.source), self.clock.clone());
+        }
+        self.metrics.streams(self.streams.count());
+    }
+
+    /// Takes in what a stream said, or that it is over.
+    fn heard(&mut self, news: News) {
+        let now = self.look_at_clock();
+        match news {
+            News::Started(key) => self.ask_now(key),
+            News::Ended(ended) => {
+                if self.streams.ended(&ended, now, &mut self.random) {
+                    self.stream_ended(ended, now);
+                }
+            }
+        }
+    }
+
+    /// Has the run asked for whose stream is over: it may have ended.
+    fn stream_ended(&mut self, ended: Ended, now: Instant) {
+        let Ended { key, cause, .. } = ended;
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        let run_id = &entry.watch.run_id;
+        match &cause {
+            Cause::NotOpened(error) => {
+                tracing::debug!(%run_id, error = error.describe(), "cannot follow the events of a run");
+                if let Some(pause) = error.retry_after() {
+                    self.upstream.pause(pause, now);
+                }
+                // Its polls never depended on it.
+                return;
+            }
+            Cause::Broken(error) => tracing::debug!(%run_id, error = error.describe(), "a stream of events broke off"),
+            Cause::RunEnded | Cause::Over | Cause::Idle => tracing::trace!(%run_id, ?cause, "a stream of events ended"),
+        }
+        entry.interval = match cause {
+            Cause::RunEnded => {
+                // Should the API's answer lag behind its stream, it is asked again soon.
+                entry.changed_at = now;
+                None
+            }
+            _ => Some(self.policy.growth.after(now.duration_since(entry.changed_at))),
+        };
+        self.ask_now(key);
+    }
+
+    /// Has a run asked for ahead of all others, as far as the budget allows.
+    fn ask_now(&mut self, key: Key) {
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        entry.hinted = true;
+        // A poll under way may have been answered before the hint: then there will be another.
+        if entry.phase == Phase::Waiting {
+            self.move_due(key, self.first_of_all);
+        }
+    }
+
+    /// Sets when a watch that waits is due.
+    fn move_due(&mut self, key: Key, due: Instant) {
+        let entry = self.entries.get_mut(&key).expect("the caller holds a key of an entry");
+        self.due.remove(&(entry.due, key));
+        entry.due = due;
+        self.due.insert((due, key));
     }
 
     /// Takes in what a poll brought.
@@ -559,6 +703,7 @@ impl<S: RunSource> Scheduler<S> {
         let now = self.reading.wall;
         let entry = self.entries.get_mut(&key).expect("the caller holds a key of an entry");
         let failed = matches!(answer, Answer::Failed);
+        let found_by = if entry.asked_on_hint { FoundBy::Stream } else { FoundBy::Poll };
         let step = match entry.progress.step(&entry.watch, answer, now, &self.policy.limits) {
             Ok(step) => step,
             Err(illegal) => {
@@ -571,8 +716,10 @@ impl<S: RunSource> Scheduler<S> {
         {
             tracing::warn!(run_id = %entry.watch.run_id, status = ?text, "unknown status; not taken as an end");
         }
-        if step.progress.verdict.is_some() {
-            crash::point("observed");
+        match step.progress.verdict {
+            Some(_) => crash::point("observed"),
+            None if step.progress.seen_going() => self.streams.welcome(key),
+            None => {}
         }
         if !step.is_news() {
             entry.progress = step.progress;
@@ -586,7 +733,7 @@ impl<S: RunSource> Scheduler<S> {
         let told = step.events.iter().map(told).collect();
         let (store, run_id, last_error) = (self.store.clone(), watch.run_id.clone(), entry.last_error.clone());
         self.stores.spawn(async move {
-            let result = store.record_step(run_id, step.clone(), told, last_error, now).await;
+            let result = store.record_step(run_id, step.clone(), told, last_error, found_by, now).await;
             Done::Step { key, step: Box::new(step), result }
         });
     }
@@ -598,7 +745,7 @@ impl<S: RunSource> Scheduler<S> {
             Done::Added { watch, reply, result } => {
                 if let Ok(Added::New) = result {
                     let progress = Progress::begin(self.reading.wall);
-                    self.take_up(*watch, progress, None, now, now);
+                    self.take_up(*watch, progress, Duration::ZERO, now, now);
                 }
                 // Whoever asked may have left; the watch is stored and followed all the same.
                 drop(reply.send(result));
@@ -615,12 +762,16 @@ impl<S: RunSource> Scheduler<S> {
                 match result {
                     Ok(()) => {
                         let changed = step.status_changed;
+                        if changed {
+                            entry.changed_at = now;
+                        }
                         entry.progress = step.progress;
                         let told = step.events.iter().rfind(|event| event.event_type.verdict().is_some());
                         if let Some(after) = told.and_then(Event::run).and_then(|data| data.timing.detected_after_ms) {
                             self.metrics.detected(Duration::from_millis(after));
                         }
                         if entry.progress.verdict.is_some() {
+                            self.metrics.found_by(if entry.asked_on_hint { FoundBy::Stream } else { FoundBy::Poll });
                             crash::point("verdict-stored");
                             self.forget(key);
                         } else {
@@ -659,7 +810,9 @@ impl<S: RunSource> Scheduler<S> {
                 let current = entry.interval.filter(|_| pace != Pace::Anew);
                 let interval = match (pace, current) {
                     (Pace::Again, Some(current)) => current,
-                    (_, current) => growth.next(current),
+                    // Waits are shorter than their intervals by the jitter, so the intervals alone would grow
+                    // faster than the time that a promise about delays is a part of.
+                    (_, current) => growth.next(current).min(growth.after(now.duration_since(entry.changed_at))),
                 };
                 entry.interval = Some(interval);
                 growth.wait(interval, &mut self.random)
@@ -669,10 +822,12 @@ impl<S: RunSource> Scheduler<S> {
         let mark = mark.map(|mark| instant_of(mark, wall, now)).filter(|mark| *mark > now);
         let deadline_at = entry.watch.deadline_at;
         let deadline = (deadline_at > wall).then(|| instant_of(deadline_at, wall, now));
-        let moments = [Some(now + wait), mark, deadline];
-        self.due.remove(&(entry.due, key));
-        entry.due = moments.into_iter().flatten().min().expect("one of them is always there");
-        self.due.insert((entry.due, key));
+        entry.decides_at = mark.into_iter().chain(deadline).min();
+        let due = match entry.hinted {
+            true => self.first_of_all,
+            false => entry.decides_at.map_or(now + wait, |decides_at| decides_at.min(now + wait)),
+        };
+        self.move_due(key, due);
     }
 
     fn forget(&mut self, key: Key) {
@@ -680,6 +835,7 @@ impl<S: RunSource> Scheduler<S> {
             self.due.remove(&(entry.due, key));
             self.deadlines.remove(&(entry.deadline, key));
             self.expired.remove(&key);
+            self.streams.forget(key);
         }
     }
 
@@ -732,7 +888,8 @@ impl<S: RunSource> Scheduler<S> {
             || (!self.polls.is_empty() && !self.upstream.admits(open_at.max(now), self.polls.len()));
         let next_poll = due.map(|due| due.max(open_at)).filter(|_| !full);
         let next_deadline = self.deadlines.first().map(|&(deadline, _)| deadline);
-        next_poll.into_iter().chain(next_deadline).chain([now + CLOCK_CHECK]).min()
+        let stream = self.streams.wake_at().filter(|at| *at > now);
+        next_poll.into_iter().chain(next_deadline).chain(stream).chain([now + CLOCK_CHECK]).min()
     }
 }
 

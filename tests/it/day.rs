@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use runwatch::api::{ApiError, Reply, RunSource};
+use runwatch::api::{ApiError, NoStream, Reply, RunSource};
 use runwatch::app;
 use runwatch::clock::Clock;
 use runwatch::config::Settings;
@@ -32,6 +32,12 @@ struct Api {
 }
 
 impl RunSource for Api {
+    type Events = NoStream;
+
+    async fn open_events(&self, _: &RunId, _: Option<&str>) -> Result<NoStream, ApiError> {
+        Err(ApiError::NotFound { message: String::new() })
+    }
+
     async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
         self.requests.lock().unwrap().push((Instant::now(), id.clone()));
         tokio::time::sleep(LATENCY).await;
@@ -130,13 +136,12 @@ fn assert_within_budget(requests: &[(Instant, RunId)], budget: usize) {
     }
 }
 
-/// The most requests that the default intervals need for a run of this length, with a tenth more for
-/// jitter: the sum of intervals that grow by a fifth from 0.9 s to 27 s.
+/// The most requests that the default intervals need for a run of this length: each wait is a fifth of the
+/// time waited before and a second, at most 30 s, less a tenth for jitter.
 fn most_requests(length: Duration) -> usize {
-    let (mut waited, mut interval, mut requests) = (0.0, 1.0_f64, 1);
+    let (mut waited, mut requests) = (0.0_f64, 1);
     while waited < length.as_secs_f64() {
-        waited += interval * 0.9;
-        interval = (interval * 1.2).min(30.0);
+        waited += 0.9 * (1.0 + 0.2 * waited).min(30.0);
         requests += 1;
     }
     // One more for a run whose status changed at its first poll.

@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use runwatch::api::{ApiError, Reply, RunSource};
+use runwatch::api::{ApiError, NoStream, Reply, RunSource};
 use runwatch::app;
 use runwatch::clock::Clock;
 use runwatch::config::Settings;
 use runwatch::metrics::Metrics;
-use runwatch::run::{Answer, EventType, Labels, Observation, Progress, RunDetails, RunId, Status, Watch};
+use runwatch::run::{Answer, EventType, FoundBy, Labels, Observation, Progress, RunDetails, RunId, Status, Watch};
 use runwatch::store::{Place, Store};
 use runwatch::watch::{AddedBy, Policy, Scheduler, Watches};
 use tokio::task::JoinSet;
@@ -34,6 +34,12 @@ struct Api {
 }
 
 impl RunSource for Api {
+    type Events = NoStream;
+
+    async fn open_events(&self, _: &RunId, _: Option<&str>) -> Result<NoStream, ApiError> {
+        Err(ApiError::NotFound { message: String::new() })
+    }
+
     async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
         self.requests.lock().unwrap().push((Instant::now(), id.clone()));
         let mood = *self.mood.lock().unwrap();
@@ -84,7 +90,7 @@ async fn world(stored: usize, adjust: impl FnOnce(&mut Policy)) -> World {
         let running = Observation { status: Status::Running, details: RunDetails::default() };
         let begun = Progress::begin(long_ago);
         let step = begun.step(&watch, Answer::Seen(Box::new(running)), long_ago, &policy.limits).unwrap();
-        store.record_step(watch.run_id, step, Vec::new(), None, long_ago).await.unwrap();
+        store.record_step(watch.run_id, step, Vec::new(), None, FoundBy::Poll, long_ago).await.unwrap();
     }
     let active = store.active_watches(clock.now()).await.unwrap();
     let (scheduler, watches) =

@@ -13,7 +13,7 @@ fn watched(length: Duration, jitter: f64) -> (u32, Duration) {
     let growth = policy(&Settings::default()).growth;
     let (mut asked_at, mut polls, mut interval) = (Duration::ZERO, 1, None);
     while asked_at < length {
-        let next = growth.next(interval);
+        let next = growth.next(interval).min(growth.after(asked_at));
         asked_at += next.mul_f64(1.0 - jitter);
         interval = Some(next);
         polls += 1;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use runwatch::run::{
-    Answer, EventType, Labels, Limits, Observation, Progress, RunDetails, RunId, SinkName, Status, Step, Verdict, Watch,
+    Answer, EventType, FoundBy, Labels, Limits, Observation, Progress, RunDetails, RunId, SinkName, Status, Step,
+    Verdict, Watch,
 };
 use runwatch::store::{Added, Attempt, DeliveryFilter, DeliveryState, Outcome, Place, Store, StoreError, Told};
 use tokio::task::JoinSet;
@@ -62,10 +63,10 @@ async fn watches_verdicts_and_deliveries_outlive_the_process() {
     assert_eq!(store.add_watch(first.clone()).await.unwrap(), Added::Known);
     assert_eq!(store.add_watch(second.clone()).await.unwrap(), Added::New);
     let running = step(&second, &Progress::begin(time(0)), "running", time(1));
-    store.record_step(second.run_id.clone(), running, Vec::new(), None, time(1)).await.unwrap();
+    store.record_step(second.run_id.clone(), running, Vec::new(), None, FoundBy::Poll, time(1)).await.unwrap();
     let failed = step(&first, &Progress::begin(time(0)), "failed", time(2));
     let events = told(&failed, &["ops", "desk"]);
-    store.record_step(first.run_id.clone(), failed.clone(), events, None, time(2)).await.unwrap();
+    store.record_step(first.run_id.clone(), failed.clone(), events, None, FoundBy::Poll, time(2)).await.unwrap();
 
     // The attempt is under way when the process dies.
     let ops = SinkName::new("ops").unwrap();
@@ -99,10 +100,14 @@ async fn a_verdict_is_given_once() {
     store.add_watch(watch.clone()).await.unwrap();
     let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
     assert_eq!(failed.progress.verdict, Some(Verdict::Failed));
-    store.record_step(watch.run_id.clone(), failed.clone(), told(&failed, &["ops"]), None, time(2)).await.unwrap();
+    store
+        .record_step(watch.run_id.clone(), failed.clone(), told(&failed, &["ops"]), None, FoundBy::Poll, time(2))
+        .await
+        .unwrap();
     let succeeded = step(&watch, &Progress::begin(time(0)), "succeeded", time(3));
-    let refused =
-        store.record_step(watch.run_id.clone(), succeeded.clone(), told(&succeeded, &["ops"]), None, time(3)).await;
+    let refused = store
+        .record_step(watch.run_id.clone(), succeeded.clone(), told(&succeeded, &["ops"]), None, FoundBy::Poll, time(3))
+        .await;
     assert!(matches!(refused, Err(StoreError::Precondition { .. })), "{refused:?}");
     let events = store.events_after(0, u32::MAX).await.unwrap();
     assert_eq!(events.iter().map(|(_, event)| event.event_type).collect::<Vec<_>>(), [EventType::RunFailed]);
@@ -121,7 +126,10 @@ async fn attempts_are_recorded_with_what_follows() {
     let (watch, ops) = (watch("run_1"), SinkName::new("ops").unwrap());
     store.add_watch(watch.clone()).await.unwrap();
     let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
-    store.record_step(watch.run_id.clone(), failed.clone(), told(&failed, &["ops"]), None, time(2)).await.unwrap();
+    store
+        .record_step(watch.run_id.clone(), failed.clone(), told(&failed, &["ops"]), None, FoundBy::Poll, time(2))
+        .await
+        .unwrap();
 
     let attempt = |attempt, at, outcome| Attempt {
         attempt,

@@ -1,0 +1,174 @@
+//! What a run is doing, as its event stream tells it: for people to follow, and as hints when to ask.
+//! No verdict comes from here.
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::event::passable;
+use super::{Status, Verdict};
+use crate::text::one_line;
+
+/// Longest data of an event that is kept, in bytes; they are for people to follow.
+const MAX_DATA_BYTES: usize = 16 * 1024;
+
+/// Longest piece of a summary, in characters.
+const PIECE_CHARS: usize = 100;
+
+/// What an event of the stream suggests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hint {
+    /// The run may have started.
+    Started,
+    /// The run may have ended.
+    Ended,
+    /// The stream is about to end by itself.
+    StreamOver,
+}
+
+/// One event of a run's stream.
+#[derive(Debug, Clone)]
+pub struct Activity {
+    /// Its type as sent, one of a known set.
+    pub kind: &'static str,
+    /// What it suggests.
+    pub hint: Option<Hint>,
+    /// What it says, on one line; `None` when there is nothing, too much, or too deeply nested.
+    pub data: Option<Box<RawValue>>,
+}
+
+/// The types of events of both documentations (API reference and streaming guide of docs.crewship.dev),
+/// with what they suggest. `run.succeeded` and `run.cancelled` are in neither, but in their neighbours:
+/// the first is what webhooks say, the second the other spelling.
+const KINDS: [(&str, Option<Hint>); 23] = [
+    ("run.started", Some(Hint::Started)),
+    ("run.completed", Some(Hint::Ended)),
+    ("run.succeeded", Some(Hint::Ended)),
+    ("run.failed", Some(Hint::Ended)),
+    ("run.canceled", Some(Hint::Ended)),
+    ("run.cancelled", Some(Hint::Ended)),
+    ("complete", Some(Hint::Ended)),
+    ("error", Some(Hint::Ended)),
+    ("timeout", Some(Hint::StreamOver)),
+    ("heartbeat", None),
+    ("task.started", None),
+    ("task.completed", None),
+    ("agent.action", None),
+    ("agent.started", None),
+    ("agent.completed", None),
+    ("agent.error", None),
+    ("tool_use", None),
+    ("tool.called", None),
+    ("tool.result", None),
+    ("tool.error", None),
+    ("log", None),
+    ("artifact", None),
+    // Not an event of the API: a message that names no type but has a status.
+    ("status", None),
+];
+
+/// Keys under which an event names who or what it is about, the best first.
+const SUBJECT_KEYS: [&str; 9] =
+    ["agent", "agent_name", "tool", "tool_name", "task", "task_name", "name", "role", "entrypoint"];
+
+/// Keys under which an event says more, the best first.
+const DETAIL_KEYS: [&str; 7] = ["message", "action", "description", "thought", "error", "status", "size"];
+
+impl Activity {
+    /// Reads the type and the data of an event; `None` for a type that is not known. Whatever its type, an
+    /// event whose data name a final status suggests an end.
+    pub fn read(kind: &str, data: Option<&RawValue>) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct WithStatus {
+            status: String,
+        }
+        let (kind, mut hint) = KINDS.into_iter().find(|(known, _)| *known == kind)?;
+        let status: Option<WithStatus> = data.and_then(|data| serde_json::from_str(data.get()).ok());
+        // An agent or a task may have a status of its own.
+        let of_run = kind == "status" || kind == "heartbeat" || kind.starts_with("run.");
+        if of_run && status.is_some_and(|data| Verdict::of_status(&Status::from_api(&data.status)).is_some()) {
+            hint = Some(Hint::Ended);
+        }
+        let (data, _) = passable(data.filter(|data| data.get().len() <= MAX_DATA_BYTES));
+        Some(Self { kind, hint, data })
+    }
+
+    /// Whether it tells people something that the watch does not tell them already.
+    pub fn is_news(&self) -> bool {
+        !matches!(self.kind, "heartbeat" | "status" | "complete" | "timeout")
+    }
+
+    /// What it says in a few words, harmless on a terminal; empty when that is not known.
+    pub fn summary(&self) -> String {
+        let data: Option<Value> = self.data.as_ref().and_then(|data| serde_json::from_str(data.get()).ok());
+        let Some(data) = data else { return String::new() };
+        let found = |keys: &[&str]| keys.iter().find_map(|key| words(data.get(key)?));
+        let level = data.get("level").and_then(words);
+        [level, found(&SUBJECT_KEYS), found(&DETAIL_KEYS)].into_iter().flatten().collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// A value as a few words: a text, a number, or the name or message that an object has.
+fn words(value: &Value) -> Option<String> {
+    let text = match value {
+        Value::String(text) => one_line(text, PIECE_CHARS),
+        Value::Number(number) => number.to_string(),
+        Value::Object(fields) => return ["name", "role", "message"].iter().find_map(|key| words(fields.get(*key)?)),
+        Value::Null | Value::Bool(_) | Value::Array(_) => return None,
+    };
+    Some(text).filter(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(kind: &str, data: &str) -> Option<Activity> {
+        Activity::read(kind, Some(&RawValue::from_string(data.to_owned()).unwrap()))
+    }
+
+    fn hint(kind: &str, data: &str) -> Option<Hint> {
+        read(kind, data).unwrap().hint
+    }
+
+    #[test]
+    fn what_looks_like_an_end_is_a_hint() {
+        assert_eq!(hint("run.completed", r#"{"status":"succeeded"}"#), Some(Hint::Ended));
+        assert_eq!(hint("run.canceled", "{}"), Some(Hint::Ended));
+        assert_eq!(hint("error", r#"{"message":"run not found"}"#), Some(Hint::Ended));
+        assert_eq!(hint("heartbeat", r#"{"status":"failed"}"#), Some(Hint::Ended));
+        assert_eq!(hint("heartbeat", r#"{"status":"running"}"#), None);
+        assert_eq!(hint("timeout", "null"), Some(Hint::StreamOver));
+        assert_eq!(hint("run.started", r#"{"entrypoint":"default"}"#), Some(Hint::Started));
+        // A task that has failed is no run that has.
+        assert_eq!(hint("task.completed", r#"{"status":"failed"}"#), None);
+        assert!(read("run.progress", "{}").is_none());
+    }
+
+    #[test]
+    fn a_summary_says_who_and_what() {
+        let summary = |kind, data| read(kind, data).unwrap().summary();
+        assert_eq!(summary("log", r#"{"level":"info","message":"fetching\npage 2"}"#), "info fetching page 2");
+        assert_eq!(
+            summary("agent.action", r#"{"agent":{"name":"researcher"},"action":"search"}"#),
+            "researcher search"
+        );
+        assert_eq!(
+            summary("artifact", r#"{"name":"report.md","size":1234,"content_type":"text/markdown"}"#),
+            "report.md 1234"
+        );
+        assert_eq!(summary("tool.called", r#"{"tool":"web\u001b[31m","args":[1]}"#), "web[31m");
+        assert_eq!(summary("log", r#"{"message":{"deep":[1]}}"#), "");
+        assert_eq!(summary("log", "[]"), "");
+    }
+
+    #[test]
+    fn data_that_is_large_or_deep_is_left_out() {
+        let large = format!(r#"{{"message":"{}"}}"#, "x".repeat(MAX_DATA_BYTES));
+        assert!(read("log", &large).unwrap().data.is_none());
+        let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+        assert!(read("log", &deep).unwrap().data.is_none());
+        let lines = read("log", "{\n \"message\": \"a\"\n}").unwrap().data.unwrap();
+        assert_eq!(lines.get(), r#"{"message": "a"}"#);
+    }
+}
