@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -62,6 +62,9 @@ const LAST_POLL_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long after a failed write the step is tried again, with a fresh poll.
 const STORE_RETRY: Duration = Duration::from_secs(5);
+
+/// Most unknown status texts that are remembered; an API that sends more is not warned about any more.
+const MAX_WARNED: usize = 256;
 
 /// How often the clocks are compared while there is something to watch: how soon after waking up from
 /// a suspend runs are asked for.
@@ -251,6 +254,10 @@ enum Done {
         step: Box<Step>,
         result: Result<(), StoreError>,
     },
+    Told {
+        event: Box<Event>,
+        result: Result<(), StoreError>,
+    },
     Other {
         what: &'static str,
         result: Result<(), StoreError>,
@@ -285,8 +292,11 @@ pub struct Scheduler<S> {
     metrics: Metrics,
     /// Since when the time in trouble is not counted yet.
     counted_until: Instant,
-    /// Unknown status texts that were warned about.
+    /// Unknown status texts that were warned about, up to [`MAX_WARNED`].
     warned: HashSet<Box<str>>,
+    /// Events about the API that the store refused, and when they are stored again.
+    untold: Vec<Event>,
+    untold_at: Option<Instant>,
 }
 
 impl<S: RunSource> Scheduler<S> {
@@ -327,6 +337,8 @@ impl<S: RunSource> Scheduler<S> {
             metrics,
             counted_until: now,
             warned: HashSet::new(),
+            untold: Vec::new(),
+            untold_at: None,
         };
         let many = u32::try_from(active.len().max(1)).unwrap_or(u32::MAX);
         let gap = SPREAD.min(scheduler.policy.growth.max / many);
@@ -337,6 +349,16 @@ impl<S: RunSource> Scheduler<S> {
         }
         let followed = scheduler.streams.followed();
         (scheduler, Watches { commands: sender, upstream, followed })
+    }
+
+    /// Goes on where the process before left off that told `incident`, the newest event about the API: what was
+    /// told is not told again, and that it is over will be.
+    #[must_use]
+    pub fn remembering(mut self, incident: Option<&Event>) -> Self {
+        if let Some(incident) = incident {
+            self.upstream.remember(incident);
+        }
+        self
     }
 
     /// Serves until `stop` is cancelled. Polls under way are dropped then; what is being stored is
@@ -352,8 +374,16 @@ impl<S: RunSource> Scheduler<S> {
             // Every arm is cancel-safe: receiving, joining a set and sleeping lose nothing when dropped.
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(polled) = self.polls.join_next() => self.polled(polled.expect("a poll does not panic and is not aborted")),
-                Some(done) = self.stores.join_next() => self.stored(done.expect("a write does not panic and is not aborted")),
+                Some(polled) = self.polls.join_next() => {
+                    if let Some(polled) = finished(polled) {
+                        self.polled(polled);
+                    }
+                }
+                Some(done) = self.stores.join_next() => {
+                    if let Some(done) = finished(done) {
+                        self.stored(done);
+                    }
+                }
                 Some(command) = self.commands.recv() => self.command(command),
                 news = self.streams.news() => self.heard(news),
                 () = sleep_until(wake_at) => {}
@@ -362,7 +392,9 @@ impl<S: RunSource> Scheduler<S> {
         self.polls.abort_all();
         self.commands.close();
         while let Some(done) = self.stores.join_next().await {
-            self.stored(done.expect("a write does not panic and is not aborted"));
+            if let Some(done) = finished(done) {
+                self.stored(done);
+            }
         }
     }
 
@@ -509,20 +541,26 @@ impl<S: RunSource> Scheduler<S> {
             }
             self.deadlines.pop_first();
             self.expired.insert(key);
+            // Its last poll goes ahead of others, that may be put off.
+            if self.entries.get(&key).is_some_and(|entry| entry.phase == Phase::Waiting) {
+                self.move_due(key, self.first_of_all);
+            }
         }
         if self.expired.is_empty() || self.upstream.trouble().is_none() {
             return;
         }
         let failing = self.upstream.trouble() == Some(Trouble::Failing);
+        let silent = self.upstream.silent_for(self.reading.wall) > self.policy.growth.max;
         let may_end = |entry: &Entry| {
             let asked_in_vain = !failing || self.upstream.failed_since(entry.deadline);
             let shut = self.upstream.opens_at().is_some_and(|opens| opens > now);
-            entry.phase == Phase::Waiting && shut && asked_in_vain
+            // One that is due later waits for a store that failed.
+            entry.phase == Phase::Waiting && shut && asked_in_vain && entry.due <= now
         };
         let ending: Vec<Key> =
             self.expired.iter().copied().filter(|key| self.entries.get(key).is_some_and(may_end)).collect();
         for key in ending {
-            self.take_step(key, Answer::NotAsked);
+            self.take_step(key, Answer::NotAsked { silent });
         }
         let still_waiting = |key: &Key| self.entries.get(key).is_some_and(|entry| entry.phase == Phase::Waiting);
         if self.expired.iter().any(still_waiting) {
@@ -712,6 +750,7 @@ impl<S: RunSource> Scheduler<S> {
             }
         };
         if let Some(Status::Unknown(text)) = &step.progress.status
+            && self.warned.len() < MAX_WARNED
             && self.warned.insert(text.clone())
         {
             tracing::warn!(run_id = %entry.watch.run_id, status = ?text, "unknown status; not taken as an end");
@@ -723,7 +762,7 @@ impl<S: RunSource> Scheduler<S> {
         }
         if !step.is_news() {
             entry.progress = step.progress;
-            return self.reschedule(key, Pace::after(failed));
+            return self.reschedule(key, if failed { Pace::Behind } else { Pace::Onward });
         }
         self.due.remove(&(entry.due, key));
         entry.phase = Phase::Storing;
@@ -790,6 +829,15 @@ impl<S: RunSource> Scheduler<S> {
                     }
                 }
             }
+            Done::Told { event, result } => {
+                // Closed is the end. Anything else may pass, and this is told once only.
+                if let Err(error) = result.as_ref()
+                    && !matches!(error, StoreError::Closed)
+                {
+                    self.untold.push(*event);
+                    self.untold_at = Some(now + STORE_RETRY);
+                }
+            }
             Done::Other { what, result } => {
                 if let Err(error) = result {
                     tracing::error!(what, error = with_causes(&error), "cannot store");
@@ -805,15 +853,12 @@ impl<S: RunSource> Scheduler<S> {
         let growth = &self.policy.growth;
         let wait = match pace {
             Pace::In(wait) => wait,
-            Pace::Again if entry.refused => REFUSED_PROBE,
-            Pace::Again | Pace::Onward | Pace::Anew => {
+            Pace::Behind if entry.refused => REFUSED_PROBE,
+            Pace::Behind | Pace::Onward | Pace::Anew => {
                 let current = entry.interval.filter(|_| pace != Pace::Anew);
-                let interval = match (pace, current) {
-                    (Pace::Again, Some(current)) => current,
-                    // Waits are shorter than their intervals by the jitter, so the intervals alone would grow
-                    // faster than the time that a promise about delays is a part of.
-                    (_, current) => growth.next(current).min(growth.after(now.duration_since(entry.changed_at))),
-                };
+                // Waits are shorter than their intervals by the jitter, so the intervals alone would grow faster
+                // than the time that a promise about delays is a part of.
+                let interval = growth.next(current).min(growth.after(now.duration_since(entry.changed_at)));
                 entry.interval = Some(interval);
                 growth.wait(interval, &mut self.random)
             }
@@ -823,9 +868,13 @@ impl<S: RunSource> Scheduler<S> {
         let deadline_at = entry.watch.deadline_at;
         let deadline = (deadline_at > wall).then(|| instant_of(deadline_at, wall, now));
         entry.decides_at = mark.into_iter().chain(deadline).min();
+        let mut due = now + wait;
+        if let Some(opens_at) = self.upstream.opens_at().filter(|_| pace == Pace::Behind) {
+            due = due.max(opens_at + ROUNDING);
+        }
         let due = match entry.hinted {
             true => self.first_of_all,
-            false => entry.decides_at.map_or(now + wait, |decides_at| decides_at.min(now + wait)),
+            false => entry.decides_at.map_or(due, |decides_at| decides_at.min(due)),
         };
         self.move_due(key, due);
     }
@@ -842,15 +891,23 @@ impl<S: RunSource> Scheduler<S> {
     /// Has an event about the API stored and sent.
     fn tell(&mut self, event: Event) {
         tracing::warn!(event = %event.event_type, "state of the API changed");
+        self.store_told(event);
+    }
+
+    fn store_told(&mut self, event: Event) {
         let sinks = self.policy.routes.sinks_for(&event, None);
         let (store, now) = (self.store.clone(), event.timestamp);
         self.stores.spawn(async move {
-            let result = store.record_event(Told { event, sinks }, now).await;
-            Done::Other { what: "an event about the API", result }
+            let told = Told { event: event.clone(), sinks };
+            Done::Told { event: Box::new(event), result: store.record_event(told, now).await }
         });
     }
 
     fn publish(&mut self, now: Instant) {
+        if self.untold_at.is_some_and(|at| at <= now) {
+            self.untold_at = None;
+            std::mem::take(&mut self.untold).into_iter().for_each(|event| self.store_told(event));
+        }
         if let Some(event) = self.upstream.overdue(self.reading.wall) {
             self.tell(event);
         }
@@ -880,7 +937,7 @@ impl<S: RunSource> Scheduler<S> {
     /// When there is something to do without anything coming in; `None` when there never is.
     fn wake_at(&self, now: Instant) -> Option<Instant> {
         if self.entries.is_empty() {
-            return None;
+            return self.untold_at;
         }
         let due = self.due.first().map(|&(due, _)| due);
         let open_at = self.upstream.opens_at().unwrap_or(now).max(self.budget.next_at());
@@ -889,7 +946,16 @@ impl<S: RunSource> Scheduler<S> {
         let next_poll = due.map(|due| due.max(open_at)).filter(|_| !full);
         let next_deadline = self.deadlines.first().map(|&(deadline, _)| deadline);
         let stream = self.streams.wake_at().filter(|at| *at > now);
-        next_poll.into_iter().chain(next_deadline).chain(stream).chain([now + CLOCK_CHECK]).min()
+        let put_off =
+            self.expired.iter().filter_map(|key| Some(self.entries.get(key)?.due)).filter(|due| *due > now).min();
+        next_poll
+            .into_iter()
+            .chain(next_deadline)
+            .chain(stream)
+            .chain(put_off)
+            .chain(self.untold_at)
+            .chain([now + CLOCK_CHECK])
+            .min()
     }
 }
 
@@ -900,16 +966,11 @@ enum Pace {
     Onward,
     /// After the first interval: something changed.
     Anew,
-    /// After the same interval: the poll failed, and how long that lasts is the API's affair.
-    Again,
+    /// The same, and behind those that are due when the API may be asked again: the poll failed, and the
+    /// next that goes out must not be of the same run, should it be the run's fault.
+    Behind,
     /// After this time.
     In(Duration),
-}
-
-impl Pace {
-    fn after(failed: bool) -> Self {
-        if failed { Self::Again } else { Self::Onward }
-    }
 }
 
 impl Entry {
@@ -934,6 +995,11 @@ fn instant_of(at: Timestamp, wall: Timestamp, now: Instant) -> Instant {
         Ok(ahead) => now + ahead.min(FAR) + ROUNDING,
         Err(_past) => now,
     }
+}
+
+/// What a task returned; `None` when it was cancelled, as all are when the runtime ends. A panic goes on.
+fn finished<T>(joined: Result<T, JoinError>) -> Option<T> {
+    joined.map_err(|error| error.try_into_panic().map(|panic| std::panic::resume_unwind(panic))).ok()
 }
 
 async fn sleep_until(at: Option<Instant>) {
