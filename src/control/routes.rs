@@ -15,9 +15,12 @@ use axum::routing::{get, post};
 use futures_util::{Stream, stream};
 use jiff::Timestamp;
 use serde::Serialize;
+use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
-use super::wire::{AddRequest, ChangeDoc, DeliveryDoc, DeliveryList, Problem, SinkDoc, WatchDoc, WatchList};
+use super::wire::{
+    ActivityDoc, AddRequest, ChangeDoc, DeliveryDoc, DeliveryList, Problem, SinkDoc, WatchDoc, WatchList,
+};
 use super::{Control, InForce};
 use crate::api::RunSource;
 use crate::config::{MAX_DEADLINE, MIN_DEADLINE, check_label, parse_duration, watch_name};
@@ -58,6 +61,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
         .route("/v1/watches", post(add::<S>).get(list::<S>))
         .route("/v1/watches/{run_id}", get(show::<S>).delete(remove::<S>))
         .route("/v1/events", get(events::<S>))
+        .route("/v1/activity", get(activity::<S>))
         .route("/v1/deliveries", get(deliveries::<S>))
         .route("/v1/deliveries/{id}/retry", post(retry::<S>))
         .route("/healthz", get(healthz::<S>))
@@ -337,6 +341,34 @@ async fn events<S: RunSource>(
         let (seq, event) = feed.next().await?;
         let event = sse::Event::default().id(seq.to_string()).event(event.event_type.as_str()).data(event.to_json());
         Some((Ok(event), feed))
+    });
+    Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+/// What the runs are doing whose event streams are followed, from now on. It is not kept: who reads too
+/// slowly is told how many events went by.
+async fn activity<S: RunSource>(
+    State(app): App<S>,
+    query: RawQuery,
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Refusal> {
+    Query::read(query, &[])?;
+    let feed = (app.control.watches.followed(), app.stop.clone());
+    let stream = stream::unfold(feed, |(mut followed, stop)| async move {
+        // Both arms are cancel-safe.
+        let next = tokio::select! {
+            next = followed.recv() => next,
+            () = stop.cancelled() => return None,
+        };
+        let event = match next {
+            Ok(followed) => {
+                let document =
+                    serde_json::to_string(&ActivityDoc::of(&followed)).expect("the documents have text keys");
+                sse::Event::default().event("activity").data(document)
+            }
+            Err(RecvError::Lagged(missed)) => sse::Event::default().event("missed").data(missed.to_string()),
+            Err(RecvError::Closed) => return None,
+        };
+        Some((Ok(event), (followed, stop)))
     });
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }

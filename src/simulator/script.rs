@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::Fault;
+use super::{Fault, StreamScript};
 use crate::run::RunId;
 
 /// How a simulated run goes: when it appears, how long it is pending and running, how it ends, and
@@ -26,6 +26,7 @@ pub struct Script {
     verbatim: Option<String>,
     answers: Vec<String>,
     faults: BTreeMap<u32, Fault>,
+    stream: StreamScript,
 }
 
 impl Script {
@@ -42,6 +43,7 @@ impl Script {
             verbatim: None,
             answers: Vec::new(),
             faults: BTreeMap::new(),
+            stream: StreamScript::default(),
         }
     }
 
@@ -134,6 +136,27 @@ impl Script {
     pub fn fault_on(mut self, request: u32, fault: Fault) -> Self {
         self.faults.insert(request, fault);
         self
+    }
+
+    /// With this event stream.
+    #[must_use]
+    pub fn stream(self, stream: StreamScript) -> Self {
+        Self { stream, ..self }
+    }
+
+    pub(super) fn stream_script(&self) -> &StreamScript {
+        &self.stream
+    }
+
+    /// When it starts after it was added, and when it ends, if it does.
+    pub(super) fn span(&self) -> (Duration, Option<Duration>) {
+        let starts = self.appears_after + self.queued_for;
+        (starts, self.end.as_ref().map(|_| starts + self.runs_for))
+    }
+
+    /// The final status, and the message of one that failed.
+    pub(super) fn end(&self) -> (Option<&str>, &Value) {
+        (self.end.as_deref(), &self.error_message)
     }
 
     pub(super) fn fault_at(&self, request: u32) -> Option<&Fault> {
