@@ -229,6 +229,9 @@ impl World {
         let run = RunId::new(id).ok().and_then(|id| self.runs.get_mut(&id).map(|run| (id, run)));
         let Some((id, run)) = run else { return problem(StatusCode::NOT_FOUND, "Run not found") };
         run.polls += 1;
+        if run.polls == 1 && run.script.begins_with_poll() {
+            run.added = Instant::now();
+        }
         let wall = |at: Instant| wall(started, at);
         let body = run.script.describe(&id, run.added, run.polls, wall);
         match (run.script.fault_at(run.polls), run.script.verbatim_body(), body) {

@@ -19,6 +19,7 @@ pub struct Script {
     appears_after: Duration,
     queued_for: Duration,
     runs_for: Duration,
+    from_first_poll: bool,
     input: Value,
     output: Value,
     error_message: Value,
@@ -36,6 +37,7 @@ impl Script {
             appears_after: Duration::ZERO,
             queued_for: Duration::ZERO,
             runs_for: Duration::ZERO,
+            from_first_poll: false,
             input: json!({"topic": "AI agents"}),
             output: Value::Null,
             error_message: Value::Null,
@@ -89,6 +91,17 @@ impl Script {
     #[must_use]
     pub fn runs_for(self, runs_for: Duration) -> Self {
         Self { runs_for, ..self }
+    }
+
+    /// Its time begins with the first request for it, however long that takes to come.
+    #[must_use]
+    pub fn from_first_poll(self) -> Self {
+        Self { from_first_poll: true, ..self }
+    }
+
+    /// Whether its time begins with the first request for it.
+    pub(super) fn begins_with_poll(&self) -> bool {
+        self.from_first_poll
     }
 
     /// With this output at the end.

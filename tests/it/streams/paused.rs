@@ -38,7 +38,7 @@ pub(crate) enum Stream {
     NeverOpens,
     /// It opens, and nothing comes.
     Silent,
-    /// Signs of life, every so often and until so long after the run was added; then nothing comes.
+    /// Signs of life, every so often and for so long; then nothing comes.
     Hangs { every: Duration, after: Duration },
     /// It ends after so long, with signs of life until then.
     Ends { every: Duration, after: Duration },
@@ -157,7 +157,16 @@ impl Events {
         Ok(Some(StreamItem::Activity(Activity::read(kind, None).unwrap())))
     }
 
-    /// The next sign of life, if one comes before `until`; then it is `until`.
+    /// The same, with no sign of life after the end of the run.
+    async fn life_until(&mut self, every: Duration, until: Instant) -> Option<Result<Option<StreamItem>, ApiError>> {
+        let item = self.life(every, until.min(self.run.ends_at)).await;
+        if item.is_none() {
+            tokio::time::sleep_until(until).await;
+        }
+        item
+    }
+
+    /// The next sign of life, if one comes before `until`; else it is `until` when this comes back.
     async fn life(&mut self, every: Duration, until: Instant) -> Option<Result<Option<StreamItem>, ApiError>> {
         // Cancel-safe: what counts is changed after the last wait.
         let next = self.next.max(self.opened);
@@ -187,13 +196,13 @@ impl EventStream for Events {
                 }
             }
             Stream::NoTerminal { every } => self.life(every, ends_at).await.unwrap_or(Ok(None)),
-            Stream::Hangs { every, after } => match self.life(every, self.opened + after).await {
+            Stream::Hangs { every, after } => match self.life_until(every, self.opened + after).await {
                 Some(item) => item,
                 None => std::future::pending().await,
             },
-            Stream::Ends { every, after } => self.life(every, self.opened + after).await.unwrap_or(Ok(None)),
+            Stream::Ends { every, after } => self.life_until(every, self.opened + after).await.unwrap_or(Ok(None)),
             Stream::Breaks { every, after } => {
-                self.life(every, self.opened + after).await.unwrap_or(Err(ApiError::Timeout))
+                self.life_until(every, self.opened + after).await.unwrap_or(Err(ApiError::Timeout))
             }
             Stream::Lies => Self::item("run.completed"),
             Stream::Floods => {
