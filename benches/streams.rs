@@ -12,6 +12,7 @@ use anyhow::{Context as _, bail, ensure};
 use runwatch::app::Engine;
 use runwatch::clock::Clock;
 use runwatch::config::{EventsMode, Secret, Settings, SinkKind, SinkSettings, WebhookFormat, WebhookSettings};
+use runwatch::metrics::{Format, Stored};
 use runwatch::run::{Event, EventFilter, Labels, RunId, SinkName, Verdict, Watch};
 use runwatch::simulator::{Receiver, Script, Simulator};
 use runwatch::store::Place;
@@ -186,7 +187,7 @@ async fn measure(args: &Args, events: EventsMode) -> anyhow::Result<Measured> {
             delays.push(received.at.duration_since(ended));
         }
     }
-    let text = engine.metrics.to_text(&runwatch::metrics::Stored::default());
+    let text = engine.metrics.to_text(&Stored::default(), Format::Text);
     let by_stream = text.lines().find_map(|line| line.strip_prefix("runwatch_detection_total{via=\"stream\"} "));
     let by_stream = by_stream.context("it is counted")?.parse()?;
     let requests = simulator.requests().len() + simulator.stream_requests().len();
