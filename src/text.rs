@@ -45,6 +45,20 @@ pub fn causes_after(mut text: String, error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Valid JSON as other JSON that means the same and has none of the characters that [`one_line`] takes out.
+pub fn harmless_json(json: &str) -> String {
+    let mut harmless = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            // Between tokens; inside a text they would be escaped already.
+            '\t' | '\n' | '\r' => harmless.push(' '),
+            c if is_hidden(c) => harmless.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => harmless.push(c),
+        }
+    }
+    harmless
+}
+
 /// `text`, cut to `max_chars` characters, the last an ellipsis where it was longer.
 fn shorten(text: &str, max_chars: usize) -> String {
     match text.char_indices().nth(max_chars) {
@@ -89,6 +103,15 @@ mod tests {
         assert_eq!(last_of_line("0\n12345", 5), "…2345");
         assert_eq!(last_of_line("0\n123", 5), "0 123");
         assert_eq!(first_lines("\n\none\n \ntwo\nthree", 2, 10), ["one", "two"]);
+    }
+
+    #[test]
+    fn hostile_json_means_the_same_and_is_harmless() {
+        let json = "{\t\"a\": \"x\u{9b}31m\u{7f}\u{202e}y\u{85}\\u001b\"\r\n}";
+        let harmless = harmless_json(json);
+        assert_eq!(harmless, r#"{ "a": "x\u009b31m\u007f\u202ey\u0085\u001b"  }"#);
+        let value = |json: &str| serde_json::from_str::<serde_json::Value>(json).unwrap();
+        assert_eq!(value(&harmless), value(json));
     }
 
     #[test]

@@ -74,6 +74,10 @@ const CLOCK_CHECK: Duration = Duration::from_secs(1);
 /// that the last would have to wait longer than the longest interval.
 const SPREAD: Duration = Duration::from_millis(20);
 
+/// How many polls may go out before a stream that could be opened has its turn: where polls take up the
+/// whole budget, a stream is worth more than the one request that it costs.
+const POLLS_PER_STREAM: u32 = 4;
+
 /// Commands waiting for the owner. Senders wait when it is full.
 const COMMANDS: usize = 256;
 
@@ -282,6 +286,7 @@ pub struct Scheduler<S> {
     budget: Budget,
     upstream: Upstream,
     streams: Streams,
+    polls_since_stream: u32,
     /// Earlier than any due time: who is due then goes first.
     first_of_all: Instant,
     polls: JoinSet<Polled>,
@@ -327,6 +332,7 @@ impl<S: RunSource> Scheduler<S> {
             budget: Budget::new(policy.requests_per_minute, now),
             upstream: Upstream::new(now),
             streams: Streams::new(policy.max_streams),
+            polls_since_stream: 0,
             first_of_all: now,
             policy,
             polls: JoinSet::new(),
@@ -579,9 +585,13 @@ impl<S: RunSource> Scheduler<S> {
                 self.move_due(key, later);
                 continue;
             }
+            if self.polls_since_stream >= POLLS_PER_STREAM && !self.entries[&key].hinted {
+                self.open_stream(now);
+            }
             if !self.budget.try_take(now) {
                 return;
             }
+            self.polls_since_stream = self.polls_since_stream.saturating_add(1);
             self.due.pop_first();
             let entry = self.entries.get_mut(&key).expect("a due watch has an entry");
             entry.phase = Phase::Polling;
@@ -600,43 +610,55 @@ impl<S: RunSource> Scheduler<S> {
         }
     }
 
-    /// To when the poll of a watch that is due can be put off because its stream shows that the run goes on.
+    /// To when the poll of a watch that is due can be put off because its stream shows that the run goes on:
+    /// to where it would be if the last sign of life had been a poll.
     fn postponed(&mut self, key: Key, now: Instant) -> Option<Instant> {
         let entry = self.entries.get_mut(&key).expect("a due watch has an entry");
         if entry.hinted {
             return None;
         }
-        let natural = self.policy.growth.after(now.duration_since(entry.changed_at));
-        let stands_until = self.streams.stands_until(key, natural)?;
-        let longest = entry.polled_at? + self.policy.growth.max;
+        let heard_at = self.streams.heard_at(key)?;
+        let growth = &self.policy.growth;
+        let stands_until = heard_at + growth.after(heard_at.saturating_duration_since(entry.changed_at));
+        let longest = entry.polled_at? + growth.max;
         let later = stands_until.min(longest).min(entry.decides_at.unwrap_or(longest));
         (later > now).then(|| {
-            entry.interval = Some(natural);
+            entry.interval = Some(growth.after(now.duration_since(entry.changed_at)));
             later
         })
     }
 
     /// Opens streams, as far as the budget has room beside the polls that are due.
     fn open_streams(&mut self, now: Instant) {
-        while let Some(key) = self.streams.next_to_open(now) {
-            let polls_wait = self.due.first().is_some_and(|&(due, _)| due <= now);
-            if polls_wait || self.upstream.trouble().is_some() || !self.budget.try_take(now) {
-                break;
-            }
-            let entry = &self.entries[&key];
-            let (run_id, started) = (entry.watch.run_id.clone(), entry.progress.seen_running);
-            self.streams.open(key, run_id, started, Arc::clone(&self.source), self.clock.clone());
-        }
+        let polls_wait = self.due.first().is_some_and(|&(due, _)| due <= now);
+        while !polls_wait && self.open_stream(now) {}
         self.metrics.streams(self.streams.count());
+    }
+
+    /// Opens one stream, if there is one to open and the budget has room for it. Returns whether it did.
+    fn open_stream(&mut self, now: Instant) -> bool {
+        if self.upstream.trouble().is_some() {
+            return false;
+        }
+        let Some(key) = self.streams.next_to_open(now) else { return false };
+        if !self.budget.try_take(now) {
+            return false;
+        }
+        self.polls_since_stream = 0;
+        let entry = &self.entries[&key];
+        let (run_id, started) = (entry.watch.run_id.clone(), entry.progress.seen_running);
+        self.streams.open(key, run_id, started, Arc::clone(&self.source), self.clock.clone());
+        true
     }
 
     /// Takes in what a stream said, or that it is over.
     fn heard(&mut self, news: News) {
         let now = self.look_at_clock();
         match news {
-            News::Started(key) => self.ask_now(key),
+            News::Started(key) => self.ask_anew(key, now),
             News::Ended(ended) => {
-                if self.streams.ended(&ended, now, &mut self.random) {
+                // What a stream said before it was closed is as good a reason to ask as any.
+                if self.streams.ended(&ended, now, &mut self.random) || matches!(ended.cause, Cause::RunEnded) {
                     self.stream_ended(ended, now);
                 }
             }
@@ -651,23 +673,27 @@ impl<S: RunSource> Scheduler<S> {
         match &cause {
             Cause::NotOpened(error) => {
                 tracing::debug!(%run_id, error = error.describe(), "cannot follow the events of a run");
-                if let Some(pause) = error.retry_after() {
-                    self.upstream.pause(pause, now);
+                // A limit on requests is one for all requests of the key. Anything else is the affair of the
+                // streams: polls never depended on them.
+                if let ApiError::Status { status: 429, retry_after: Some(pause), .. } = error {
+                    self.upstream.pause(*pause, now);
                 }
-                // Its polls never depended on it.
                 return;
             }
+            Cause::RunEnded => return self.ask_anew(key, now),
             Cause::Broken(error) => tracing::debug!(%run_id, error = error.describe(), "a stream of events broke off"),
-            Cause::RunEnded | Cause::Over | Cause::Idle => tracing::trace!(%run_id, ?cause, "a stream of events ended"),
+            Cause::Over | Cause::Idle => tracing::trace!(%run_id, ?cause, "a stream of events ended"),
         }
-        entry.interval = match cause {
-            Cause::RunEnded => {
-                // Should the API's answer lag behind its stream, it is asked again soon.
-                entry.changed_at = now;
-                None
-            }
-            _ => Some(self.policy.growth.after(now.duration_since(entry.changed_at))),
-        };
+        entry.interval = Some(self.policy.growth.after(now.duration_since(entry.changed_at)));
+        self.ask_now(key);
+    }
+
+    /// Has a run asked for as if its status had just changed: should the API's answer lag behind its stream,
+    /// it is asked again soon.
+    fn ask_anew(&mut self, key: Key, now: Instant) {
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        entry.changed_at = now;
+        entry.interval = None;
         self.ask_now(key);
     }
 
@@ -741,6 +767,8 @@ impl<S: RunSource> Scheduler<S> {
         let now = self.reading.wall;
         let entry = self.entries.get_mut(&key).expect("the caller holds a key of an entry");
         let failed = matches!(answer, Answer::Failed);
+        // What ends for want of an answer was not found by asking.
+        entry.asked_on_hint &= !matches!(answer, Answer::NotAsked);
         let found_by = if entry.asked_on_hint { FoundBy::Stream } else { FoundBy::Poll };
         let step = match entry.progress.step(&entry.watch, answer, now, &self.policy.limits) {
             Ok(step) => step,

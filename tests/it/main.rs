@@ -11,6 +11,7 @@ mod incidents;
 mod readme;
 mod sinks;
 mod store;
+mod streams;
 mod support;
 mod tls;
 mod wait;
