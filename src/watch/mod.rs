@@ -768,7 +768,7 @@ impl<S: RunSource> Scheduler<S> {
         let entry = self.entries.get_mut(&key).expect("the caller holds a key of an entry");
         let failed = matches!(answer, Answer::Failed);
         // What ends for want of an answer was not found by asking.
-        entry.asked_on_hint &= !matches!(answer, Answer::NotAsked);
+        entry.asked_on_hint &= !matches!(answer, Answer::NotAsked { .. });
         let found_by = if entry.asked_on_hint { FoundBy::Stream } else { FoundBy::Poll };
         let step = match entry.progress.step(&entry.watch, answer, now, &self.policy.limits) {
             Ok(step) => step,
