@@ -387,7 +387,7 @@ texts! {
     WatchState, "WatchState", words(&WatchState::ALL, |word| word.as_str(), "Without a verdict, or with one");
     DurationText, "Duration", json_schema!({
         "type": "string", "pattern": "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$", "minLength": 2,
-        "description": "Whole numbers with units, from large to small", "examples": ["500ms", "30s", "1h30m"],
+        "description": "Whole numbers with units, from large to small", "examples": ["500ms", "30s", "2m30s"],
     });
     WatchCursor, "WatchCursor", json_schema!({
         "type": "string", "pattern": format!(r"^[0-9]{{1,13}}\.{RUN_ID}$"), "maxLength": 142,

@@ -17,7 +17,7 @@ use crate::support::{Ended, Program, api, eventually, finish, send_signal};
 const SOON: Duration = Duration::from_millis(300);
 
 /// A program whose daemon has a place for its socket, asks `simulator` and tells `receiver`.
-fn program(simulator: &Simulator, receiver: &Receiver, more: &str) -> Program {
+pub(crate) fn program(simulator: &Simulator, receiver: &Receiver, more: &str) -> Program {
     let url = receiver.url();
     let retries = "retry_schedule = [\"100ms\", \"100ms\", \"100ms\", \"1h\"]";
     let program = Program::with(simulator)
@@ -27,7 +27,7 @@ fn program(simulator: &Simulator, receiver: &Receiver, more: &str) -> Program {
     program.set("XDG_RUNTIME_DIR", run.to_str().unwrap())
 }
 
-fn socket(program: &Program) -> PathBuf {
+pub(crate) fn socket(program: &Program) -> PathBuf {
     program.home().join("run/runwatch/runwatch.sock")
 }
 
@@ -36,7 +36,7 @@ fn store(program: &Program) -> PathBuf {
 }
 
 /// Starts the daemon and waits until it answers.
-async fn start(program: &Program) -> Child {
+pub(crate) async fn start(program: &Program) -> Child {
     let mut child = program.command(&["daemon"]).spawn().unwrap();
     let socket = socket(program);
     let answers = async {
@@ -51,31 +51,31 @@ async fn start(program: &Program) -> Child {
     child
 }
 
-async fn stop(child: Child) -> Ended {
+pub(crate) async fn stop(child: Child) -> Ended {
     send_signal(&child, Signal::TERM);
     let ended = finish(child).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     ended
 }
 
-async fn kill(child: Child) -> Ended {
+pub(crate) async fn kill(child: Child) -> Ended {
     send_signal(&child, Signal::KILL);
     finish(child).await
 }
 
-async fn add(program: &Program, run: &str) {
+pub(crate) async fn add(program: &Program, run: &str) {
     let ended = program.run(&["add", run]).await;
     assert_eq!((ended.code, ended.stdout), (Some(0), format!("{run}: watching\n")), "{}", ended.stderr);
 }
 
-async fn json(program: &Program, arguments: &[&str]) -> Value {
+pub(crate) async fn json(program: &Program, arguments: &[&str]) -> Value {
     let ended = program.run(&[arguments, &["--json"]].concat()).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     serde_json::from_str(&ended.stdout).unwrap()
 }
 
 /// Waits until the daemon says that a run has its verdict, and returns all it says.
-async fn verdict(program: &Program, run: &str) -> Value {
+pub(crate) async fn verdict(program: &Program, run: &str) -> Value {
     let waited = program.run(&["wait", "--daemon", "-q", run]).await;
     assert!(waited.stderr.is_empty(), "{waited:?}");
     json(program, &["show", run]).await
@@ -85,7 +85,7 @@ fn ids(received: &[Received]) -> Vec<&str> {
     received.iter().map(|request| request.headers["webhook-id"].to_str().unwrap()).collect()
 }
 
-fn body(received: &Received) -> Value {
+pub(crate) fn body(received: &Received) -> Value {
     serde_json::from_slice(&received.body).unwrap()
 }
 
@@ -663,7 +663,7 @@ async fn health_and_figures_can_be_asked_for() {
 }
 
 /// Where a daemon listens that was told to take any free port, from its own word.
-async fn listening(program: &Program) -> (Child, String) {
+pub(crate) async fn listening(program: &Program) -> (Child, String) {
     let mut daemon = program.command(&["daemon"]).spawn().unwrap();
     let mut lines = BufReader::new(daemon.stderr.take().unwrap()).lines();
     loop {
@@ -789,7 +789,7 @@ async fn wrong_requests_are_refused_with_reasons() {
     stop(daemon).await;
 }
 
-async fn text(mut response: reqwest::Response) -> String {
+pub(crate) async fn text(mut response: reqwest::Response) -> String {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.unwrap() {
         body.extend_from_slice(&chunk);
