@@ -364,8 +364,9 @@ fn words<T>(all: &[T], word: impl Fn(&T) -> &'static str, description: &str) -> 
     json_schema!({ "type": "string", "enum": words, "description": description })
 }
 
-/// The characters of a run ID; neither `.` nor `..`.
-const RUN_ID: &str = r"(?:\.{3}|\.{0,2}[A-Za-z0-9_-])[A-Za-z0-9_.-]{0,127}";
+/// A run ID as [`RunId::new`] has it: up to 128 characters, and neither `.` nor `..`.
+const RUN_ID: &str =
+    r"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}|\.[A-Za-z0-9_-][A-Za-z0-9_.-]{0,126}|\.\.[A-Za-z0-9_.-]{1,126})";
 
 texts! {
     RunId, "RunId", json_schema!({
