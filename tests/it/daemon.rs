@@ -367,7 +367,7 @@ async fn a_message_that_was_given_up_can_be_tried_again() {
 
 #[tokio::test]
 async fn show_says_why_one_was_told_or_not() {
-    let simulator = api([("run_1", Script::fails("it broke").runs_for(SOON).fault_on(2, Fault::status(502)))]).await;
+    let simulator = api([("run_1", Script::runs_forever().fault_on(2, Fault::status(502)))]).await;
     let receiver = Receiver::start([Fault::status(503)]).await.unwrap();
     let more = "[sinks.quiet]\ntype = \"log\"\nevents = [\"run.succeeded\"]\n\
                 [sinks.search]\ntype = \"log\"\nlabels = { team = \"search\" }";
@@ -375,6 +375,8 @@ async fn show_says_why_one_was_told_or_not() {
     let daemon = start(&program).await;
     let added = program.run(&["add", "run_1", "--name", "nightly \u{202e}report", "--label", "team=other"]).await;
     assert_eq!(added.code, Some(0), "{added:?}");
+    while json(&program, &["show", "run_1"]).await["last_error"].is_null() {}
+    simulator.add_run(&RunId::new("run_1").unwrap(), Script::fails("it broke"));
     verdict(&program, "run_1").await;
     receiver.wait_for(2).await;
     while json(&program, &["show", "run_1"]).await["deliveries"][0]["state"] != "delivered" {}
@@ -433,15 +435,18 @@ async fn lists_are_filtered() {
 
 #[tokio::test]
 async fn a_wait_on_the_daemon_leaves_the_watch_there() {
-    let simulator = api([("run_1", Script::fails("it broke").runs_for(SOON)), ("run_2", Script::runs_forever())]).await;
+    let simulator = api([("run_1", Script::runs_forever()), ("run_2", Script::runs_forever())]).await;
     let receiver = Receiver::start([]).await.unwrap();
     let program = program(&simulator, &receiver, "");
     let daemon = start(&program).await;
-    let ended = program.run(&["wait", "--daemon", "run_1", "--json"]).await;
+    let mut waiting = program.command(&["wait", "--daemon", "run_1", "--json"]).spawn().unwrap();
+    let mut lines = BufReader::new(waiting.stderr.take().unwrap()).lines();
+    assert!(lines.next_line().await.unwrap().unwrap().ends_with("run_1 running"));
+    simulator.add_run(&RunId::new("run_1").unwrap(), Script::fails("it broke"));
+    let ended = finish(waiting).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     let line = &ended.json_lines()[0];
     assert_eq!((line["verdict"].clone(), line["data"]["run"]["id"].clone()), (json!("failed"), json!("run_1")));
-    assert!(ended.stderr.contains("run_1 running"), "{ended:?}");
 
     // The daemon is killed and comes back; whoever waits goes on waiting.
     let mut waiting = program.command(&["wait", "--daemon", "run_2"]).spawn().unwrap();
