@@ -1,10 +1,11 @@
-"""Reads the events of a daemon from its first one, and checks each against its OpenAPI document."""
+"""Checks that the document of a daemon is proper OpenAPI, and that each of its events is as the document says."""
 
 import json
 import sys
 import urllib.request
 
 import jsonschema_rs
+import openapi_spec_validator
 
 # As many as the run before has made for certain, and fewer than one page of the store.
 ENOUGH = 5
@@ -19,6 +20,7 @@ def main(base, token_file):
         return urllib.request.urlopen(request, timeout=30)
 
     document = json.load(get("/v1/openapi.json"))
+    openapi_spec_validator.validate(document)
     part = lambda name: jsonschema_rs.validator_for(
         {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
     )
