@@ -61,10 +61,12 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
             Method::Post,
             "/v1/watches",
             add::<S>,
-            Operation::new("addWatch", "Watch a run", "The watch is on disk before this answers. Asking again changes nothing.")
+            Operation::new("addWatch", "Watch a run", "On disk before this answers. Asking again changes nothing.")
                 .body::<AddRequest>()
                 .json::<WatchDoc>(StatusCode::CREATED, "It is watched from now on")
-                .json::<WatchDoc>(StatusCode::OK, "It was watched already, and stays as it is"),
+                .json::<WatchDoc>(StatusCode::OK, "It was watched already, and stays as it is")
+                // Somebody may remove it at the same moment.
+                .problem(StatusCode::NOT_FOUND),
         )
         .route(
             Method::Get,
@@ -82,7 +84,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
             Method::Get,
             "/v1/watches/{run_id}",
             show::<S>,
-            Operation::new("getWatch", "Everything about a watch", "With `wait`, the answer comes when the verdict is in or the time is up.")
+            Operation::new("getWatch", "Everything about a watch", "At once, or when its verdict is in.")
                 .path::<RunId>("run_id", "The run")
                 .query::<DurationText>("wait", "How long to wait for a verdict: up to 10m; not at all unless told")
                 .json::<WatchDoc>(StatusCode::OK, "The watch")
@@ -92,7 +94,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
             Method::Delete,
             "/v1/watches/{run_id}",
             remove::<S>,
-            Operation::new("removeWatch", "Stop watching", "Refused while messages about a verdict are still to be delivered.")
+            Operation::new("removeWatch", "Stop watching", "Refused while its verdict is still to be told.")
                 .path::<RunId>("run_id", "The run")
                 .empty(StatusCode::NO_CONTENT, "It is gone, with its history")
                 .problem(StatusCode::NOT_FOUND)
@@ -105,15 +107,15 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
             Operation::new(
                 "followEvents",
                 "Follow events",
-                "Server-Sent Events, until the daemon stops. Every event has its number as `id`, its type as `event`, and as `data` \
-                 the JSON that sinks get. Without `Last-Event-ID` it begins with the next event.",
+                "Server-Sent Events, until the daemon stops. Each has its number as `id`, its type as `event`, and as \
+                 `data` the JSON that sinks get. Without `Last-Event-ID` it begins with the next event.",
             )
             .header::<EventNumber>(
                 "Last-Event-ID",
                 "The number of an event: what the store has after it comes first. One that the store never gave out \
                  belongs to a store that is no more: then all events come",
             )
-            .content::<EventFrame>(StatusCode::OK, "Events as they come; the schema is that of each", &["text/event-stream"]),
+            .content::<EventFrame>(StatusCode::OK, "The schema is that of each", &["text/event-stream"]),
         )
         .route(
             Method::Get,
@@ -156,7 +158,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
             Method::Get,
             "/metrics",
             metrics::<S>,
-            Operation::new("metrics", "Figures for Prometheus", "As `Accept` asks; the Prometheus text format where it does not matter.")
+            Operation::new("metrics", "Figures for Prometheus", "In OpenMetrics where `Accept` names it.")
                 .content::<Figures>(StatusCode::OK, "All metrics", &Format::ALL.map(Format::content_type)),
         )
         .finish("/v1/openapi.json")

@@ -508,7 +508,8 @@ async fn slow_callers_are_shown_out_and_leave_room() {
     let (program, daemon, doors) = both_doors(&simulator, &receiver).await;
     let address = doors[1].base.trim_start_matches("http://").to_owned();
     let late = format!(
-        "POST /v1/watches HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {TOKEN}\r\ncontent-length: 100\r\nconnection: close\r\n\r\n{{"
+        "POST /v1/watches HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {TOKEN}\r\ncontent-length: 100\r\n\
+         connection: close\r\n\r\n{{"
     );
     let bodies = async {
         let unix = UnixStream::connect(socket(&program)).await.unwrap();
