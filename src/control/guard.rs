@@ -11,7 +11,7 @@ use secrecy::ExposeSecret as _;
 use tokio::sync::watch;
 
 use super::InForce;
-use super::routes::Refusal;
+use super::request::Refusal;
 
 /// What a TCP listener asks of its callers.
 #[derive(Debug, Clone)]

@@ -7,7 +7,9 @@
 mod client;
 mod guard;
 mod openapi;
+mod request;
 mod routes;
+mod schemas;
 mod serve;
 mod socket;
 mod wire;

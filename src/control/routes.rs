@@ -7,51 +7,31 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, Request, State};
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use axum::middleware::{self, Next};
+use axum::middleware;
+use axum::response::Response as AxumResponse;
 use axum::response::sse::{self, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response as AxumResponse};
-use bytes::BytesMut;
 use futures_util::{Stream, stream};
-use http_body_util::BodyExt as _;
 use jiff::Timestamp;
-use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::openapi::{
-    ActivityFrame, Api, DurationText, EventFrame, EventNumber, Figures, LabelPair, Method, Operation, PageSize,
-    WatchCursor,
-};
+use super::openapi::{Api, Method, Operation};
+use super::request::{InPath, Query, Refusal, json, read_body, run_id};
+use super::schemas::{ActivityFrame, DurationText, EventFrame, EventNumber, Figures, LabelPair, PageSize, WatchCursor};
 use super::serve::MAX_CONNECTIONS;
 use super::wire::{
-    ActivityDoc, AddRequest, ChangeDoc, DeliveryDoc, DeliveryList, HealthDoc, Problem, SinkDoc, WatchDoc, WatchList,
+    ActivityDoc, AddRequest, ChangeDoc, DeliveryDoc, DeliveryList, HealthDoc, SinkDoc, WatchDoc, WatchList,
 };
 use super::{Control, InForce};
 use crate::api::RunSource;
 use crate::config::{MAX_DEADLINE, MIN_DEADLINE, check_label, parse_duration, watch_name};
 use crate::metrics::Format;
 use crate::run::{DeliveryId, Event, RunEvent, RunId, SinkName, Verdict, Watch};
-use crate::store::{
-    Added, DeliveryFilter, DeliveryState, History, Removed, Retried, Store, StoreError, WatchFilter, WatchState,
-};
+use crate::store::{Added, DeliveryFilter, DeliveryState, History, Removed, Retried, Store, WatchFilter, WatchState};
 use crate::watch::AddedBy;
-
-/// Largest body of a request, in bytes: room for every label a watch may carry.
-const MAX_BODY_BYTES: usize = 64 * 1024;
-
-/// How much more of a body that is too large is read, so that its sender comes to read the answer.
-const MAX_DROPPED_BYTES: usize = 1024 * 1024;
-
-/// How long a caller may take to send the body of a request.
-const BODY_LIMIT: Duration = Duration::from_secs(10);
-
-/// Items of a list where the request names no number, and at the most.
-const PAGE: u32 = 100;
-pub(super) const MAX_PAGE: u32 = 1000;
 
 /// Longest `?wait=`.
 const MAX_WAIT: Duration = Duration::from_secs(600);
@@ -84,10 +64,12 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
             Method::Post,
             "/v1/watches",
             add::<S>,
-            Operation::new("addWatch", "Watch a run", "The watch is on disk before this answers. Asking again changes nothing.")
+            Operation::new("addWatch", "Watch a run", "On disk before this answers. Asking again changes nothing.")
                 .body::<AddRequest>()
                 .json::<WatchDoc>(StatusCode::CREATED, "It is watched from now on")
-                .json::<WatchDoc>(StatusCode::OK, "It was watched already, and stays as it is"),
+                .json::<WatchDoc>(StatusCode::OK, "It was watched already, and stays as it is")
+                // Somebody may remove it at the same moment.
+                .problem(StatusCode::NOT_FOUND),
         )
         .route(
             Method::Get,
@@ -105,7 +87,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
             Method::Get,
             "/v1/watches/{run_id}",
             show::<S>,
-            Operation::new("getWatch", "Everything about a watch", "With `wait`, the answer comes when the verdict is in or the time is up.")
+            Operation::new("getWatch", "Everything about a watch", "At once, or when its verdict is in.")
                 .path::<RunId>("run_id", "The run")
                 .query::<DurationText>("wait", "How long to wait for a verdict: up to 10m; not at all unless told")
                 .json::<WatchDoc>(StatusCode::OK, "The watch")
@@ -115,7 +97,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
             Method::Delete,
             "/v1/watches/{run_id}",
             remove::<S>,
-            Operation::new("removeWatch", "Stop watching", "Refused while messages about a verdict are still to be delivered.")
+            Operation::new("removeWatch", "Stop watching", "Refused while its verdict is still to be told.")
                 .path::<RunId>("run_id", "The run")
                 .empty(StatusCode::NO_CONTENT, "It is gone, with its history")
                 .problem(StatusCode::NOT_FOUND)
@@ -128,15 +110,15 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
             Operation::new(
                 "followEvents",
                 "Follow events",
-                "Server-Sent Events, until the daemon stops. Every event has its number as `id`, its type as `event`, and as `data` \
-                 the JSON that sinks get. Without `Last-Event-ID` it begins with the next event.",
+                "Server-Sent Events, until the daemon stops. Each has its number as `id`, its type as `event`, and as \
+                 `data` the JSON that sinks get. Without `Last-Event-ID` it begins with the next event.",
             )
             .header::<EventNumber>(
                 "Last-Event-ID",
                 "The number of an event: what the store has after it comes first. One that the store never gave out \
                  belongs to a store that is no more: then all events come",
             )
-            .content::<EventFrame>(StatusCode::OK, "Events as they come; the schema is that of each", &["text/event-stream"]),
+            .content::<EventFrame>(StatusCode::OK, "The schema is that of each", &["text/event-stream"]),
         )
         .route(
             Method::Get,
@@ -148,7 +130,11 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
                 "Server-Sent Events, until the daemon stops: what the event streams tell that it follows, from now on. \
                  Nothing of it is kept. An event `missed` says how many came too fast for the caller.",
             )
-            .content::<ActivityFrame>(StatusCode::OK, "Events as they come; the schema is that of each", &["text/event-stream"]),
+            .content::<ActivityFrame>(
+                StatusCode::OK,
+                "Events as they come; the schema is that of each",
+                &["text/event-stream"],
+            ),
         )
         .route(
             Method::Get,
@@ -191,7 +177,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
             Method::Get,
             "/metrics",
             metrics::<S>,
-            Operation::new("metrics", "Figures for Prometheus", "As `Accept` asks; the Prometheus text format where it does not matter.")
+            Operation::new("metrics", "Figures for Prometheus", "In OpenMetrics where `Accept` names it.")
                 .content::<Figures>(StatusCode::OK, "All metrics", &Format::ALL.map(Format::content_type)),
         )
         .finish("/v1/openapi.json")
@@ -201,148 +187,6 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
         })
         .layer(middleware::from_fn(read_body))
         .with_state(Arc::new(shared))
-}
-
-/// Reads the body of a request whole, before anything is done with it: no more than [`MAX_BODY_BYTES`],
-/// in no more than [`BODY_LIMIT`].
-async fn read_body(request: Request, next: Next) -> AxumResponse {
-    let (parts, body) = request.into_parts();
-    let whole = async {
-        let (mut body, mut kept, mut dropped) = (body, BytesMut::new(), 0);
-        while let Some(frame) = body.frame().await {
-            let Ok(frame) = frame else { return Err(Refusal::bad("the body cannot be read")) };
-            let data = frame.into_data().unwrap_or_default();
-            if kept.len() + data.len() <= MAX_BODY_BYTES && dropped == 0 {
-                kept.extend_from_slice(&data);
-                continue;
-            }
-            // A caller that is still sending when the connection ends never sees the answer.
-            dropped += data.len();
-            if dropped > MAX_DROPPED_BYTES {
-                break;
-            }
-        }
-        if dropped == 0 { Ok(kept.freeze()) } else { Err(too_large()) }
-    };
-    match tokio::time::timeout(BODY_LIMIT, whole).await {
-        Ok(Ok(body)) => next.run(Request::from_parts(parts, Body::from(body))).await,
-        Ok(Err(refusal)) => refusal.into_response(),
-        Err(_elapsed) => Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time").into_response(),
-    }
-}
-
-fn too_large() -> Refusal {
-    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {MAX_BODY_BYTES} bytes"))
-}
-
-/// A request that is refused, as RFC 9457 has it.
-pub(super) struct Refusal {
-    status: StatusCode,
-    detail: String,
-}
-
-impl Refusal {
-    pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into() }
-    }
-
-    fn bad(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, detail)
-    }
-
-    fn unknown(what: impl std::fmt::Display) -> Self {
-        Self::new(StatusCode::NOT_FOUND, format!("{what} is not known here"))
-    }
-}
-
-impl From<StoreError> for Refusal {
-    fn from(error: StoreError) -> Self {
-        let status = match error {
-            StoreError::Precondition { .. } => StatusCode::CONFLICT,
-            _ => StatusCode::SERVICE_UNAVAILABLE,
-        };
-        let detail = format!("{:#}", anyhow::Error::from(error));
-        // The caller is told; that the store fails is logged by the store, once.
-        tracing::debug!(%status, detail, "request refused");
-        Self { status, detail }
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> AxumResponse {
-        let problem = Problem {
-            title: self.status.canonical_reason().unwrap_or("Error").to_owned(),
-            status: self.status.as_u16(),
-            detail: self.detail,
-        };
-        let mut response = json_response(self.status, "application/problem+json", &problem);
-        if self.status == StatusCode::UNAUTHORIZED {
-            let scheme = HeaderValue::from_static("Bearer");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
-        }
-        response
-    }
-}
-
-fn json<T: Serialize>(status: StatusCode, value: &T) -> AxumResponse {
-    json_response(status, "application/json", value)
-}
-
-fn json_response<T: Serialize>(status: StatusCode, content_type: &'static str, value: &T) -> AxumResponse {
-    let body = serde_json::to_vec(value).expect("the documents have text keys");
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
-}
-
-/// The parameters of a request, each known and read once.
-struct Query(Vec<(String, String)>);
-
-impl Query {
-    fn read(RawQuery(text): RawQuery, known: &[&str]) -> Result<Self, Refusal> {
-        let text = text.unwrap_or_default();
-        let url = reqwest::Url::parse(&format!("http://localhost/?{text}"))
-            .map_err(|_invalid| Refusal::bad("the query cannot be read"))?;
-        let pairs: Vec<(String, String)> =
-            url.query_pairs().map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
-        match pairs.iter().find(|(name, _)| !known.contains(&name.as_str())) {
-            Some((name, _)) => Err(Refusal::bad(format!("{name:?} is no parameter; known: {}", known.join(", ")))),
-            None => Ok(Self(pairs)),
-        }
-    }
-
-    fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
-    }
-
-    /// The value of a parameter that may be given once, read by `read`.
-    fn one<T>(&self, name: &str, read: impl FnOnce(&str) -> Option<T>, rule: &str) -> Result<Option<T>, Refusal> {
-        let mut values = self.all(name);
-        let Some(value) = values.next() else { return Ok(None) };
-        if values.next().is_some() {
-            return Err(Refusal::bad(format!("{name} is given more than once")));
-        }
-        read(value).map(Some).ok_or_else(|| Refusal::bad(format!("{name}={value}: write {rule}")))
-    }
-
-    fn limit(&self) -> Result<u32, Refusal> {
-        let read = |text: &str| text.parse().ok().filter(|limit| (1..=MAX_PAGE).contains(limit));
-        Ok(self.one("limit", read, "a number from 1 to 1000")?.unwrap_or(PAGE))
-    }
-}
-
-fn run_id(text: &str) -> Result<RunId, Refusal> {
-    RunId::new(text).map_err(|error| Refusal::bad(error.to_string()))
-}
-
-/// The ID in the path of a request.
-type InPath = Result<Path<String>, PathRejection>;
-
-impl From<PathRejection> for Refusal {
-    fn from(rejection: PathRejection) -> Self {
-        Self::bad(format!("the path cannot be read: {rejection}"))
-    }
 }
 
 async fn add<S: RunSource>(State(app): App<S>, body: Bytes) -> Result<AxumResponse, Refusal> {

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::openapi::{DurationText, LabelMap, WatchName};
+use super::schemas::{DurationText, LabelMap, WatchName};
 use crate::run::{DeliveryId, EventType, FoundBy, Labels, RunEvent, RunId, SinkName, Verdict};
 use crate::store::{AttemptRecord, DeliveryState, DeliverySummary, WatchRecord, WatchState};
 use crate::watch::{Followed, WatchView};

@@ -17,7 +17,7 @@ use crate::support::{Ended, Program, api, eventually, finish, send_signal};
 const SOON: Duration = Duration::from_millis(300);
 
 /// A program whose daemon has a place for its socket, asks `simulator` and tells `receiver`.
-fn program(simulator: &Simulator, receiver: &Receiver, more: &str) -> Program {
+pub(crate) fn program(simulator: &Simulator, receiver: &Receiver, more: &str) -> Program {
     let url = receiver.url();
     let retries = "retry_schedule = [\"100ms\", \"100ms\", \"100ms\", \"1h\"]";
     let program = Program::with(simulator)
@@ -27,7 +27,7 @@ fn program(simulator: &Simulator, receiver: &Receiver, more: &str) -> Program {
     program.set("XDG_RUNTIME_DIR", run.to_str().unwrap())
 }
 
-fn socket(program: &Program) -> PathBuf {
+pub(crate) fn socket(program: &Program) -> PathBuf {
     program.home().join("run/runwatch/runwatch.sock")
 }
 
@@ -36,7 +36,7 @@ fn store(program: &Program) -> PathBuf {
 }
 
 /// Starts the daemon and waits until it answers.
-async fn start(program: &Program) -> Child {
+pub(crate) async fn start(program: &Program) -> Child {
     let mut child = program.command(&["daemon"]).spawn().unwrap();
     let socket = socket(program);
     let answers = async {
@@ -51,31 +51,31 @@ async fn start(program: &Program) -> Child {
     child
 }
 
-async fn stop(child: Child) -> Ended {
+pub(crate) async fn stop(child: Child) -> Ended {
     send_signal(&child, Signal::TERM);
     let ended = finish(child).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     ended
 }
 
-async fn kill(child: Child) -> Ended {
+pub(crate) async fn kill(child: Child) -> Ended {
     send_signal(&child, Signal::KILL);
     finish(child).await
 }
 
-async fn add(program: &Program, run: &str) {
+pub(crate) async fn add(program: &Program, run: &str) {
     let ended = program.run(&["add", run]).await;
     assert_eq!((ended.code, ended.stdout), (Some(0), format!("{run}: watching\n")), "{}", ended.stderr);
 }
 
-async fn json(program: &Program, arguments: &[&str]) -> Value {
+pub(crate) async fn json(program: &Program, arguments: &[&str]) -> Value {
     let ended = program.run(&[arguments, &["--json"]].concat()).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     serde_json::from_str(&ended.stdout).unwrap()
 }
 
 /// Waits until the daemon says that a run has its verdict, and returns all it says.
-async fn verdict(program: &Program, run: &str) -> Value {
+pub(crate) async fn verdict(program: &Program, run: &str) -> Value {
     let waited = program.run(&["wait", "--daemon", "-q", run]).await;
     assert!(waited.stderr.is_empty(), "{waited:?}");
     json(program, &["show", run]).await
@@ -85,7 +85,7 @@ fn ids(received: &[Received]) -> Vec<&str> {
     received.iter().map(|request| request.headers["webhook-id"].to_str().unwrap()).collect()
 }
 
-fn body(received: &Received) -> Value {
+pub(crate) fn body(received: &Received) -> Value {
     serde_json::from_slice(&received.body).unwrap()
 }
 
@@ -367,7 +367,7 @@ async fn a_message_that_was_given_up_can_be_tried_again() {
 
 #[tokio::test]
 async fn show_says_why_one_was_told_or_not() {
-    let simulator = api([("run_1", Script::fails("it broke").runs_for(SOON).fault_on(2, Fault::status(502)))]).await;
+    let simulator = api([("run_1", Script::runs_forever().fault_on(2, Fault::status(502)))]).await;
     let receiver = Receiver::start([Fault::status(503)]).await.unwrap();
     let more = "[sinks.quiet]\ntype = \"log\"\nevents = [\"run.succeeded\"]\n\
                 [sinks.search]\ntype = \"log\"\nlabels = { team = \"search\" }";
@@ -375,6 +375,8 @@ async fn show_says_why_one_was_told_or_not() {
     let daemon = start(&program).await;
     let added = program.run(&["add", "run_1", "--name", "nightly \u{202e}report", "--label", "team=other"]).await;
     assert_eq!(added.code, Some(0), "{added:?}");
+    while json(&program, &["show", "run_1"]).await["last_error"].is_null() {}
+    simulator.add_run(&RunId::new("run_1").unwrap(), Script::fails("it broke"));
     verdict(&program, "run_1").await;
     receiver.wait_for(2).await;
     while json(&program, &["show", "run_1"]).await["deliveries"][0]["state"] != "delivered" {}
@@ -433,15 +435,18 @@ async fn lists_are_filtered() {
 
 #[tokio::test]
 async fn a_wait_on_the_daemon_leaves_the_watch_there() {
-    let simulator = api([("run_1", Script::fails("it broke").runs_for(SOON)), ("run_2", Script::runs_forever())]).await;
+    let simulator = api([("run_1", Script::runs_forever()), ("run_2", Script::runs_forever())]).await;
     let receiver = Receiver::start([]).await.unwrap();
     let program = program(&simulator, &receiver, "");
     let daemon = start(&program).await;
-    let ended = program.run(&["wait", "--daemon", "run_1", "--json"]).await;
+    let mut waiting = program.command(&["wait", "--daemon", "run_1", "--json"]).spawn().unwrap();
+    let mut lines = BufReader::new(waiting.stderr.take().unwrap()).lines();
+    assert!(lines.next_line().await.unwrap().unwrap().ends_with("run_1 running"));
+    simulator.add_run(&RunId::new("run_1").unwrap(), Script::fails("it broke"));
+    let ended = finish(waiting).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     let line = &ended.json_lines()[0];
     assert_eq!((line["verdict"].clone(), line["data"]["run"]["id"].clone()), (json!("failed"), json!("run_1")));
-    assert!(ended.stderr.contains("run_1 running"), "{ended:?}");
 
     // The daemon is killed and comes back; whoever waits goes on waiting.
     let mut waiting = program.command(&["wait", "--daemon", "run_2"]).spawn().unwrap();
@@ -663,7 +668,7 @@ async fn health_and_figures_can_be_asked_for() {
 }
 
 /// Where a daemon listens that was told to take any free port, from its own word.
-async fn listening(program: &Program) -> (Child, String) {
+pub(crate) async fn listening(program: &Program) -> (Child, String) {
     let mut daemon = program.command(&["daemon"]).spawn().unwrap();
     let mut lines = BufReader::new(daemon.stderr.take().unwrap()).lines();
     loop {
@@ -789,7 +794,7 @@ async fn wrong_requests_are_refused_with_reasons() {
     stop(daemon).await;
 }
 
-async fn text(mut response: reqwest::Response) -> String {
+pub(crate) async fn text(mut response: reqwest::Response) -> String {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.unwrap() {
         body.extend_from_slice(&chunk);

@@ -3,6 +3,7 @@
 
 mod api;
 mod config;
+mod control;
 mod daemon;
 mod day;
 mod demo;

@@ -1,0 +1,187 @@
+//! What texts and numbers of the control interface look like, as JSON Schema: the same rules as those of
+//! the code that reads them. `tests/openapi/run` compares the two.
+
+use std::borrow::Cow;
+
+use schemars::generate::SchemaGenerator;
+use schemars::{JsonSchema, Schema, json_schema};
+
+use super::request::MAX_PAGE;
+use super::wire::ActivityDoc;
+use crate::config::{LABEL_KEY_BYTES, LABEL_VALUE_CHARS, NAME_CHARS};
+use crate::run::{
+    DeliveryId, Event, EventType, FoundBy, RunEvent, RunId, SinkName, SinkNotice, UpstreamNotice, Verdict,
+};
+use crate::store::{DeliveryState, WatchState};
+
+/// Texts without control characters, as part of a character class.
+const PRINTABLE: &str = r"[^\x00-\x1f\x7f-\x9f]";
+
+/// A type that is a text in JSON: its name in the document and its schema.
+macro_rules! texts {
+    ($($(#[$doc:meta])* $type:ty, $name:literal, $schema:expr;)*) => {$(
+        $(#[$doc])*
+        impl JsonSchema for $type {
+            fn schema_name() -> Cow<'static, str> {
+                $name.into()
+            }
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                $schema
+            }
+        }
+    )*};
+}
+
+fn words<T>(all: &[T], word: impl Fn(&T) -> &'static str, description: &str) -> Schema {
+    let words: Vec<_> = all.iter().map(word).collect();
+    json_schema!({ "type": "string", "enum": words, "description": description })
+}
+
+/// A run ID as [`RunId::new`] has it: up to 128 characters, and neither `.` nor `..`.
+const RUN_ID: &str =
+    r"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}|\.[A-Za-z0-9_-][A-Za-z0-9_.-]{0,126}|\.\.[A-Za-z0-9_.-]{1,126})";
+
+texts! {
+    RunId, "RunId", json_schema!({
+        "type": "string", "pattern": format!("^{RUN_ID}$"), "minLength": 1, "maxLength": 128,
+        "description": "The ID of a run, opaque", "examples": ["run_xyz789abc"],
+    });
+    SinkName, "SinkName", json_schema!({
+        "type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$",
+        "description": "The name of a sink of the configuration", "examples": ["ops"],
+    });
+    DeliveryId, "DeliveryId", json_schema!({
+        "type": "string", "pattern": "^msg_[A-Za-z0-9]{1,60}$",
+        "description": "The ID of a delivery, the same on every attempt; IDs sort by time",
+    });
+    EventType, "EventType", words(&EventType::ALL, |word| word.as_str(), "What an event tells");
+    Verdict, "Verdict", words(&Verdict::WORST_FIRST, |word| word.as_str(), "The final outcome of a watch");
+    FoundBy, "FoundBy", words(&FoundBy::ALL, |word| word.as_str(), "What had a run asked for");
+    DeliveryState, "DeliveryState", words(&DeliveryState::ALL, |word| word.as_str(), "Where a delivery stands");
+    WatchState, "WatchState", words(&WatchState::ALL, |word| word.as_str(), "Without a verdict, or with one");
+    DurationText, "Duration", json_schema!({
+        "type": "string", "pattern": "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$", "minLength": 2,
+        "description": "Whole numbers with units, from large to small", "examples": ["500ms", "30s", "2m30s"],
+    });
+    WatchCursor, "WatchCursor", json_schema!({
+        "type": "string", "pattern": format!(r"^[0-9]{{1,13}}\.{RUN_ID}$"), "maxLength": 142,
+    });
+    LabelPair, "LabelPair", json_schema!({
+        "type": "string",
+        "pattern": format!("^[A-Za-z0-9_./-]{{1,{LABEL_KEY_BYTES}}}={PRINTABLE}{{0,{LABEL_VALUE_CHARS}}}$"),
+        "examples": ["team=search"],
+    });
+    WatchName, "WatchName", json_schema!({
+        "type": "string", "pattern": format!(r"^{PRINTABLE}*[^\s\x00-\x1f\x7f-\x9f]{PRINTABLE}*$"),
+        "minLength": 1, "maxLength": NAME_CHARS,
+    });
+    LabelMap, "Labels", json_schema!({
+        "type": "object",
+        "propertyNames": { "pattern": "^[A-Za-z0-9_./-]+$", "minLength": 1, "maxLength": LABEL_KEY_BYTES },
+        "additionalProperties": {
+            "type": "string", "pattern": format!("^{PRINTABLE}*$"), "maxLength": LABEL_VALUE_CHARS,
+        },
+        "description": "Free pairs that sinks select by",
+    });
+    PageSize, "PageSize", json_schema!({ "type": "integer", "minimum": 1, "maximum": MAX_PAGE });
+    EventNumber, "EventNumber", json_schema!({ "type": "integer", "minimum": 0, "maximum": i64::MAX });
+    Figures, "Figures", json_schema!({ "type": "string" });
+}
+
+impl JsonSchema for Event {
+    fn schema_name() -> Cow<'static, str> {
+        "Event".into()
+    }
+
+    fn json_schema(schemas: &mut SchemaGenerator) -> Schema {
+        let data = [
+            schemas.subschema_for::<RunEvent>(),
+            schemas.subschema_for::<UpstreamNotice>(),
+            schemas.subschema_for::<SinkNotice>(),
+        ];
+        json_schema!({
+            "type": "object",
+            "description": "What sinks are told; `data` is about a run, the API or a sink, as `type` says",
+            "required": ["type", "timestamp", "data"],
+            "properties": {
+                "type": schemas.subschema_for::<EventType>(),
+                "timestamp": { "type": "string", "format": "date-time" },
+                "data": { "anyOf": data },
+            },
+        })
+    }
+}
+
+impl JsonSchema for EventFrame {
+    fn schema_name() -> Cow<'static, str> {
+        "EventFrame".into()
+    }
+
+    fn json_schema(schemas: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "object",
+            "required": ["id", "event", "data"],
+            "properties": {
+                "id": { "type": "string", "pattern": "^[0-9]+$" },
+                "event": schemas.subschema_for::<EventType>(),
+                "data": {
+                    "type": "string",
+                    "contentMediaType": "application/json",
+                    "contentSchema": schemas.subschema_for::<Event>(),
+                },
+            },
+        })
+    }
+}
+
+impl JsonSchema for ActivityFrame {
+    fn schema_name() -> Cow<'static, str> {
+        "ActivityFrame".into()
+    }
+
+    fn json_schema(schemas: &mut SchemaGenerator) -> Schema {
+        let data = [schemas.subschema_for::<ActivityDoc>(), json_schema!({ "type": "integer", "minimum": 1 })];
+        json_schema!({
+            "type": "object",
+            "required": ["event", "data"],
+            "properties": {
+                "event": { "type": "string", "enum": ["activity", "missed"] },
+                "data": {
+                    "type": "string",
+                    "contentMediaType": "application/json",
+                    "contentSchema": { "anyOf": data },
+                },
+            },
+        })
+    }
+}
+
+/// A duration as people write it.
+pub(super) struct DurationText;
+
+/// Where a list of watches goes on.
+pub(super) struct WatchCursor;
+
+/// A label that watches must carry.
+pub(super) struct LabelPair;
+
+/// What people call a watch.
+pub(super) struct WatchName;
+
+/// The labels of a watch.
+pub(super) struct LabelMap;
+
+/// How many items of a list.
+pub(super) struct PageSize;
+
+/// The number of an event.
+pub(super) struct EventNumber;
+
+/// Metrics.
+pub(super) struct Figures;
+
+/// One of the Server-Sent Events.
+pub(super) struct EventFrame;
+
+/// One of those of what runs are doing.
+pub(super) struct ActivityFrame;

@@ -1,0 +1,49 @@
+"""Checks that the document of a daemon is proper OpenAPI, and that each of its events is as the document says."""
+
+import json
+import sys
+import urllib.request
+
+import jsonschema_rs
+import openapi_spec_validator
+
+# As many as the run before has made for certain, and fewer than one page of the store.
+ENOUGH = 5
+
+
+def main(base, token_file):
+    with open(token_file, encoding="utf-8") as file:
+        token = file.read().strip()
+
+    def get(path, **headers):
+        request = urllib.request.Request(base + path, headers={"Authorization": f"Bearer {token}", **headers})
+        return urllib.request.urlopen(request, timeout=30)
+
+    document = json.load(get("/v1/openapi.json"))
+    openapi_spec_validator.validate(document)
+    part = lambda name: jsonschema_rs.validator_for(
+        {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+    )
+    frame, event = part("EventFrame"), part("Event")
+    assert not event.is_valid({"type": "run.odd", "timestamp": "2024-01-15T10:35:05.412Z", "data": {}})
+    seen, fields = 0, {}
+    with get("/v1/events", **{"Last-Event-ID": "0"}) as stream:
+        assert stream.headers["Content-Type"] == "text/event-stream", stream.headers
+        for line in stream:
+            name, _, value = line.decode("utf-8").rstrip("\n").partition(":")
+            if name:
+                fields[name] = value.removeprefix(" ")
+                continue
+            if "data" in fields:
+                frame.validate(fields)
+                data = json.loads(fields["data"])
+                event.validate(data)
+                assert data["type"] == fields["event"], fields
+                seen += 1
+            fields = {}
+            if seen == ENOUGH:
+                break
+    print(f"{seen} events are as the document says")
+
+
+main(*sys.argv[1:])
