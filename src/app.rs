@@ -14,7 +14,7 @@ use crate::config::{EventsMode, Settings, SinkKind, SinkSettings};
 use crate::metrics::Metrics;
 use crate::notify::{Courier, Deliver, Sink};
 use crate::run::{Limits, Route, Routes, SinkName};
-use crate::store::{Place, Store};
+use crate::store::{Counts, Place, Store};
 use crate::watch::{Policy, Scheduler, Watches};
 
 /// How long others have to let go of the store when the engine stops.
@@ -146,8 +146,9 @@ impl<S: RunSource> Engine<S> {
     }
 
     /// Stops in order: no more polls, then the deliveries under way are finished, then the store is
-    /// closed. Deliveries that take longer than `grace` stay in the store as they are.
-    pub async fn stop(mut self, grace: Duration) {
+    /// closed. Deliveries that take longer than `grace` stay in the store as they are. Returns what is left
+    /// there; nothing, where that cannot be known.
+    pub async fn stop(mut self, grace: Duration) -> Counts {
         self.scheduler_stop.cancel();
         while self.scheduler.join_next().await.is_some() {}
         self.couriers_stop.cancel();
@@ -160,6 +161,7 @@ impl<S: RunSource> Engine<S> {
             self.couriers.shutdown().await;
             self.retiring.shutdown().await;
         }
+        let left = self.store.counts().await.unwrap_or_default();
         drop((self.store, self.watches));
         // Whoever still holds a handle gets no answer any more; what was answered is on disk.
         let closed = async { while self.writer.join_next().await.is_some() {} };
@@ -167,6 +169,7 @@ impl<S: RunSource> Engine<S> {
             tracing::debug!("the store is still in use; closed all the same");
             self.writer.shutdown().await;
         }
+        left
     }
 }
 

@@ -46,8 +46,10 @@ Exit codes:
   2  the configuration is wrong, or another daemon uses the store or the socket";
 
 const HEALTHCHECK_HELP: &str = "\
+It answers within 4 seconds. Probes may kill it after 5.
+
 Exit codes:
-  0  it makes progress
+  0  it makes progress; with --ready it takes new runs
   1  it does not
   2  no daemon answers";
 
@@ -168,7 +170,11 @@ pub enum Command {
     Deliveries(DeliveriesArgs),
     /// Ask the daemon whether it is well; for containers without a shell.
     #[command(after_help = HEALTHCHECK_HELP)]
-    Healthcheck,
+    Healthcheck {
+        /// Ask whether it takes new runs, instead of whether it makes progress.
+        #[arg(long)]
+        ready: bool,
+    },
     /// Try the configured sinks.
     #[command(subcommand)]
     Sinks(SinksCommand),

@@ -55,7 +55,7 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
             }
         }
         Command::Daemon(_) => unreachable!("it was started above"),
-        Command::Healthcheck => block_on(remote::healthcheck(&client()?, talk(&common, out, err))),
+        Command::Healthcheck { ready } => block_on(remote::healthcheck(&client()?, ready, talk(&common, out, err))),
         Command::Add(args) => block_on(remote::add(&client()?, &args, talk(&common, out, err))),
         Command::List(args) => block_on(remote::list(&client()?, &args, talk(&common, out, err))),
         Command::Show { run } => block_on(remote::show(&client()?, &run, talk(&common, out, err))),

@@ -57,7 +57,15 @@ impl ApiClient {
     /// # Errors
     /// When TLS cannot be set up.
     pub fn new(settings: &ApiSettings) -> Result<Self, BuildError> {
-        let http = builder(settings).timeout(settings.request_timeout).pool_max_idle_per_host(IDLE_CONNECTIONS);
+        // HTTP/2 carries all polls on one connection, and a poll that gets no answer does not end it. Pings do,
+        // by the time that poll is given up: else all polls fail until the kernel gives the connection up, also
+        // when the API has moved to another address meanwhile.
+        let half = settings.request_timeout / 2;
+        let http = builder(settings)
+            .timeout(settings.request_timeout)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .http2_keep_alive_interval(half)
+            .http2_keep_alive_timeout(half);
         let streams = builder(settings).timeout(STREAM_LIFE).http1_only().pool_max_idle_per_host(0);
         Ok(Self {
             http: http.build().map_err(BuildError)?,

@@ -43,6 +43,11 @@ const PRUNE_PERIOD: Duration = Duration::from_secs(3600);
 /// Exit code of a daemon that could not start or go on for a reason outside its configuration.
 const FAILED: u8 = 1;
 
+const NO_STORE: &str = "no place to keep watches and messages: set store.path or STATE_DIRECTORY; \":memory:\" as \
+                        store.path keeps them only as long as the process lives";
+
+const NO_SOCKET: &str = "no place for the socket: set control.socket or RUNTIME_DIRECTORY";
+
 /// How the daemon logs.
 pub struct Logging {
     /// Changes the level.
@@ -64,25 +69,31 @@ pub async fn daemon(
     let mut signals = Signals::listen()?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
     let settings = with_default_sink(settings);
-    let path = settings.store.path.clone().context("no place for the store; set store.path")?;
-    let socket_path = settings.control.socket.clone().context("no place for the socket; set control.socket")?;
+    let path = settings.store.path.clone().context(NO_STORE)?;
+    let socket_path = settings.control.socket.clone().context(NO_SOCKET)?;
 
     // All that is made here is for this user alone; what sinks make later is theirs.
     let before = rustix::process::umask(Mode::from_raw_mode(0o077));
     let in_memory = path.as_os_str() == IN_MEMORY;
-    make_parent(&socket_path)?;
     // What the disk refuses now it may grant later, so it is no case of code 2, after which a service
     // manager must not try again.
     let lock = if in_memory {
         tracing::warn!("the store is in memory: watches and undelivered messages end with this process");
         None
     } else {
-        make_parent(&path)?;
-        match Lock::take(&path) {
-            Err(error @ LockError::Io { .. }) => return Ok(cannot_start(error)),
-            taken => Some(taken?),
+        let made = make_parent(&path).map_err(|error| error.context(no_promise(&path)));
+        let taken = made.map(|()| Lock::take(&path));
+        match taken {
+            Err(error) => return Ok(cannot_start(error)),
+            Ok(Err(error @ LockError::Io { .. })) => {
+                return Ok(cannot_start(anyhow::Error::from(error).context(no_promise(&path))));
+            }
+            Ok(taken) => Some(taken?),
         }
     };
+    if let Err(error) = make_parent(&socket_path) {
+        return Ok(cannot_start(error));
+    }
     rustix::process::umask(Mode::from_raw_mode(0o177));
     let bound = Socket::bind(&socket_path);
     rustix::process::umask(Mode::from_raw_mode(0o077));
@@ -149,8 +160,7 @@ pub async fn daemon(
         "ready"
     );
     service::ready(&status_line(&counts, None));
-    let done = done(engine.store.clone(), args.idle_grace);
-    tokio::pin!(done);
+    let mut done = Box::pin(done(engine.store.clone(), args.idle_grace));
     let code = loop {
         // Every arm is cancel-safe: signals, joining and the engine's end lose nothing when dropped.
         tokio::select! {
@@ -187,6 +197,8 @@ pub async fn daemon(
     };
     tracing::info!("stopping");
     service::stopping();
+    // It holds the store, which closes only when nobody does.
+    drop(done);
     let stopping = async {
         let ends = Instant::now() + GRACE;
         stop.cancel();
@@ -197,12 +209,22 @@ pub async fn daemon(
             server.shutdown().await;
         }
         chores.shutdown().await;
-        engine.stop(ends.saturating_duration_since(Instant::now())).await;
+        let Counts { active: watches, pending: messages, .. } =
+            engine.stop(ends.saturating_duration_since(Instant::now())).await;
+        match (watches + messages, in_memory) {
+            (0, _) => tracing::info!("stopped; nothing is left to do"),
+            (_, false) => tracing::info!(watches, messages, "stopped; what is left is kept for the next start"),
+            (_, true) => tracing::warn!(watches, messages, "watches and messages are lost: the store is in memory"),
+        }
     };
     let code = tokio::select! {
         () = stopping => code,
         second = signals.next() => {
-            tracing::warn!("ended at once; what was under way is done again after the next start");
+            if in_memory {
+                tracing::warn!("ended at once; watches and undelivered messages are lost: the store is in memory");
+            } else {
+                tracing::warn!("ended at once; what was under way is done again after the next start");
+            }
             second
         }
     };
@@ -210,6 +232,16 @@ pub async fn daemon(
     drop(socket);
     drop(lock);
     Ok(code)
+}
+
+/// What does not hold where the store cannot be written, and what to do.
+fn no_promise(path: &Path) -> String {
+    format!(
+        "cannot keep watches and messages in {}: make it writable for user {}, or set store.path to another place, \
+         or to \"{IN_MEMORY}\" where none of them need outlive this process",
+        path.parent().unwrap_or(path).display(),
+        rustix::process::geteuid().as_raw(),
+    )
 }
 
 fn cannot_start(error: impl Into<anyhow::Error>) -> u8 {

@@ -208,14 +208,16 @@ pub async fn show(client: &Client, run_id: &RunId, mut talk: Talk<'_>) -> anyhow
     Ok(0)
 }
 
-/// `runwatch healthcheck`. With `json` the answer of `GET /healthz`.
+/// `runwatch healthcheck`. With `json` the answer of `GET /healthz`, or with `ready` of `GET /readyz`.
 ///
 /// # Errors
 /// When the result cannot be written.
-pub async fn healthcheck(client: &Client, mut talk: Talk<'_>) -> anyhow::Result<u8> {
-    match client.health().await {
+pub async fn healthcheck(client: &Client, ready: bool, mut talk: Talk<'_>) -> anyhow::Result<u8> {
+    match if ready { client.readiness().await } else { client.health().await } {
         Ok(health) if talk.json => talk.json(&health)?,
         Ok(health) => talk.line(health.get("status").and_then(|status| status.as_str()).unwrap_or("ok"))?,
+        // One that is there and does not answer in time makes no progress.
+        Err(error @ ClientError::Broken { .. }) => return talk.failed(&error).map(|_code| REFUSED),
         Err(error) => return talk.failed(&error),
     }
     Ok(0)

@@ -15,6 +15,9 @@ use crate::text::with_causes;
 /// Limit of one request, waiting not included. The daemon is on this machine; it may be busy.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// Limit of a probe: less than the 5 s after which whoever probes should end it, so that a reason is given.
+const PROBE_LIMIT: Duration = Duration::from_secs(4);
+
 /// Most bytes of an answer that are read.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
@@ -122,7 +125,15 @@ impl Client {
     /// # Errors
     /// As [`ClientError`] has them.
     pub async fn health(&self) -> Result<serde_json::Value, ClientError> {
-        self.read(self.send(self.request(Method::GET, "/healthz", &[]).timeout(LIMIT)).await?).await
+        self.read(self.send(self.request(Method::GET, "/healthz", &[]).timeout(PROBE_LIMIT)).await?).await
+    }
+
+    /// Asks whether the daemon takes new runs.
+    ///
+    /// # Errors
+    /// As [`ClientError`] has them.
+    pub async fn readiness(&self) -> Result<serde_json::Value, ClientError> {
+        self.read(self.send(self.request(Method::GET, "/readyz", &[]).timeout(PROBE_LIMIT)).await?).await
     }
 
     /// Stops a watch.

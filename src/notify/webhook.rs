@@ -55,6 +55,9 @@ impl Webhook {
             .connect_timeout(CONNECT_LIMIT)
             .timeout(LIMIT)
             .pool_max_idle_per_host(4)
+            // So that the connection of an attempt that gets no answer is gone before the next attempt.
+            .http2_keep_alive_interval(LIMIT / 2)
+            .http2_keep_alive_timeout(LIMIT / 2)
             .build()
             .map_err(BuildSinkError::Http)?;
         let template = match &settings.format {

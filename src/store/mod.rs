@@ -258,6 +258,8 @@ fn prepare(mut connection: Connection) -> Result<Connection, StoreError> {
     // With a write-ahead log and FULL, a commit is on disk when it returns (sqlite.org/pragma.html).
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "full")?;
+    // The journal of a large statement would go to a file elsewhere, and a container has no elsewhere.
+    connection.pragma_update(None, "temp_store", "memory")?;
     schema::migrate(&mut connection)?;
     Ok(connection)
 }

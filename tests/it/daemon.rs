@@ -278,6 +278,13 @@ async fn a_read_only_disk_stops_it_with_a_reason() {
     let ended = finish(program.shell(&argv).spawn().unwrap()).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stderr.contains("disk/runwatch.db") && ended.stderr.contains("Read-only file system"), "{ended:?}");
+    // A folder that cannot be made is no mistake of the configuration either: a service manager may try again.
+    let program = program.set("RUNWATCH_STORE__PATH", "disk/new/runwatch.db");
+    let ended = finish(program.shell(&argv).spawn().unwrap()).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    for part in ["cannot keep watches and messages in disk/new", "Read-only file system", ":memory:"] {
+        assert!(ended.stderr.contains(part), "{part}: {ended:?}");
+    }
 }
 
 #[tokio::test]
@@ -622,6 +629,8 @@ async fn a_job_ends_with_the_worst_verdict_once_all_is_told() {
     eventually("the daemon listens", || run.join("runwatch/runwatch.sock").exists()).await;
     let ended = nothing.run(&["healthcheck"]).await;
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "ok\n"), "{ended:?}");
+    let ended = nothing.run(&["healthcheck", "--ready"]).await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "ready\n"), "{ended:?}");
     stop(daemon).await;
 }
 

@@ -287,7 +287,7 @@ impl Session {
         };
         let screen = self.report.manner.screen.clone();
         tokio::select! {
-            () = self.engine.stop(grace) => Ok(code),
+            _left = self.engine.stop(grace) => Ok(code),
             second = signals.next() => {
                 screen.line("ended at once; messages under way may not have arrived");
                 Ok(second)

@@ -1,0 +1,31 @@
+# One static binary, the authorities that TLS trusts, and a user without rights:
+#
+#     docker build -t runwatch .
+#     docker run --read-only -e CREWSHIP_API_KEY -v runwatch-state:/var/lib/runwatch runwatch
+#
+# README.md, "As a sidecar", and config/compose.yaml and config/kubernetes/ show how it is used.
+
+FROM rust:1.95-bookworm AS build
+WORKDIR /src
+COPY . .
+RUN packaging/image /image
+
+FROM scratch
+LABEL org.opencontainers.image.title="runwatch" \
+      org.opencontainers.image.description="Watches runs of AI crews on Crewship until each one ends, and tells whoever waits for it" \
+      org.opencontainers.image.licenses="MIT OR Apache-2.0"
+COPY --from=build /image/ /
+# State belongs to the user; a fresh volume takes owner and mode from here.
+COPY --from=build --chown=65532:65532 --chmod=700 /image/var/lib/runwatch /var/lib/runwatch
+# The socket lies beside the state, so that one place has to be writable and no more.
+ENV STATE_DIRECTORY=/var/lib/runwatch \
+    RUNTIME_DIRECTORY=/var/lib/runwatch
+USER 65532:65532
+VOLUME /var/lib/runwatch
+# Only where control.listen is set.
+EXPOSE 9477
+# Messages under way get 10 seconds; an engine that kills sooner or just then (Docker: 10 s) should wait 15.
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["/usr/bin/runwatch", "healthcheck"]
+ENTRYPOINT ["/usr/bin/runwatch"]
+CMD ["daemon"]
