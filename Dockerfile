@@ -12,7 +12,7 @@ RUN packaging/image /image
 
 FROM scratch
 LABEL org.opencontainers.image.title="runwatch" \
-      org.opencontainers.image.description="Watches runs of AI crews on Crewship until each one ends, and tells whoever waits for it" \
+      org.opencontainers.image.description="Watches Crewship runs until each one ends, and tells whoever waits for it" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0"
 COPY --from=build /image/ /
 # State belongs to the user; a fresh volume takes owner and mode from here.

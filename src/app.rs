@@ -147,8 +147,8 @@ impl<S: RunSource> Engine<S> {
 
     /// Stops in order: no more polls, then the deliveries under way are finished, then the store is
     /// closed. Deliveries that take longer than `grace` stay in the store as they are. Returns what is left
-    /// there; nothing, where that cannot be known.
-    pub async fn stop(mut self, grace: Duration) -> Counts {
+    /// there, where that can be known.
+    pub async fn stop(mut self, grace: Duration) -> Option<Counts> {
         self.scheduler_stop.cancel();
         while self.scheduler.join_next().await.is_some() {}
         self.couriers_stop.cancel();
@@ -161,7 +161,8 @@ impl<S: RunSource> Engine<S> {
             self.couriers.shutdown().await;
             self.retiring.shutdown().await;
         }
-        let left = self.store.counts().await.unwrap_or_default();
+        let left = tokio::time::timeout(CLOSE_LIMIT, self.store.counts()).await;
+        let left = left.ok().and_then(Result::ok);
         drop((self.store, self.watches));
         // Whoever still holds a handle gets no answer any more; what was answered is on disk.
         let closed = async { while self.writer.join_next().await.is_some() {} };

@@ -209,12 +209,16 @@ pub async fn daemon(
             server.shutdown().await;
         }
         chores.shutdown().await;
-        let Counts { active: watches, pending: messages, .. } =
-            engine.stop(ends.saturating_duration_since(Instant::now())).await;
-        match (watches + messages, in_memory) {
-            (0, _) => tracing::info!("stopped; nothing is left to do"),
-            (_, false) => tracing::info!(watches, messages, "stopped; what is left is kept for the next start"),
-            (_, true) => tracing::warn!(watches, messages, "watches and messages are lost: the store is in memory"),
+        let left = engine.stop(ends.saturating_duration_since(Instant::now())).await;
+        match left.map(|left| (left.active, left.pending)) {
+            Some((0, 0)) => tracing::info!("stopped; nothing is left to do"),
+            Some((watches, messages)) if in_memory => {
+                tracing::warn!(watches, messages, "watches and messages are lost: the store is in memory");
+            }
+            Some((watches, messages)) => {
+                tracing::info!(watches, messages, "stopped; what is left is kept for the next start");
+            }
+            None => tracing::warn!("stopped; the store does not say what is left"),
         }
     };
     let code = tokio::select! {

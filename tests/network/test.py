@@ -3,8 +3,9 @@
 
 Three hosts, each a network namespace with addresses of its own: one with the API, one with the daemon and
 its name server, one with a webhook receiver. The API and the receiver are tests/world.py behind nginx, which
-speaks HTTP/2 with TLS, as such services do. The links between them are cut, slow and silent in turn; the API and the receiver move to other addresses. At the
-end every run must have its verdict, and its webhook must have come under one ID.
+speaks HTTP/2 with TLS, as such services do. The links between them are cut, slow and silent in turn; the API
+and the receiver move to other addresses. At the end every run must have its verdict, and its webhook must
+have come under one ID.
 """
 
 import json
