@@ -9,6 +9,7 @@ mod demo;
 mod desktop;
 mod incidents;
 mod readme;
+mod security;
 mod sinks;
 mod store;
 mod support;
