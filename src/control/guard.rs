@@ -46,7 +46,7 @@ pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Ne
 }
 
 impl Guard {
-    fn admit(&self, path: &str, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub(super) fn admit(&self, path: &str, headers: &HeaderMap) -> Result<(), Refusal> {
         // A browser says where a page is from with every request that could change something.
         if headers.contains_key(header::ORIGIN) {
             return Err(Refusal::new(StatusCode::FORBIDDEN, "requests of web pages are not served"));

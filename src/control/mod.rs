@@ -4,6 +4,8 @@
 //! what the commands use. A caller names configured sinks; it can never give a URL or a command.
 
 mod client;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod guard;
 mod routes;
 mod serve;

@@ -133,10 +133,10 @@ fn json_response<T: Serialize>(status: StatusCode, content_type: &'static str, v
 }
 
 /// The parameters of a request, each known and read once.
-struct Query(Vec<(String, String)>);
+pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
-    fn read(RawQuery(text): RawQuery, known: &[&str]) -> Result<Self, Refusal> {
+    pub(super) fn read(RawQuery(text): RawQuery, known: &[&str]) -> Result<Self, Refusal> {
         let text = text.unwrap_or_default();
         let url = reqwest::Url::parse(&format!("http://localhost/?{text}"))
             .map_err(|_invalid| Refusal::bad("the query cannot be read"))?;
@@ -148,17 +148,22 @@ impl Query {
         }
     }
 
-    fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+    pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// The last value of a parameter, read by `read`.
-    fn one<T>(&self, name: &str, read: impl FnOnce(&str) -> Option<T>, rule: &str) -> Result<Option<T>, Refusal> {
+    pub(super) fn one<T>(
+        &self,
+        name: &str,
+        read: impl FnOnce(&str) -> Option<T>,
+        rule: &str,
+    ) -> Result<Option<T>, Refusal> {
         let Some(value) = self.all(name).last() else { return Ok(None) };
         read(value).map(Some).ok_or_else(|| Refusal::bad(format!("{name}={value}: write {rule}")))
     }
 
-    fn limit(&self) -> Result<u32, Refusal> {
+    pub(super) fn limit(&self) -> Result<u32, Refusal> {
         let read = |text: &str| text.parse().ok().filter(|limit| (1..=MAX_PAGE).contains(limit));
         Ok(self.one("limit", read, "a number from 1 to 1000")?.unwrap_or(PAGE))
     }
@@ -185,7 +190,7 @@ async fn add<S: RunSource>(State(app): App<S>, body: Bytes) -> Result<AxumRespon
 }
 
 /// Checks what a caller asks for.
-fn watch(asked: AddRequest, in_force: &InForce, now: Timestamp) -> Result<Watch, Refusal> {
+pub(super) fn watch(asked: AddRequest, in_force: &InForce, now: Timestamp) -> Result<Watch, Refusal> {
     let run_id = run_id(&asked.run_id)?;
     let name = asked.name.map(|name| watch_name(&name)).transpose();
     let name = name.map_err(|(what, fix)| Refusal::bad(format!("name: {what}; {fix}")))?;
@@ -246,7 +251,7 @@ async fn list<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result<AxumR
     Ok(json(StatusCode::OK, &WatchList { watches, next_cursor, notices: app.notices() }))
 }
 
-fn read_cursor(text: &str) -> Option<(Timestamp, RunId)> {
+pub(super) fn read_cursor(text: &str) -> Option<(Timestamp, RunId)> {
     let (at, id) = text.split_once('.')?;
     Some((Timestamp::from_millisecond(at.parse().ok()?).ok()?, RunId::new(id).ok()?))
 }
