@@ -12,7 +12,7 @@ use crate::backoff::Growth;
 use crate::clock::Clock;
 use crate::config::{EventsMode, Settings, SinkKind, SinkSettings};
 use crate::metrics::Metrics;
-use crate::notify::{Courier, Sink};
+use crate::notify::{Courier, Deliver, Sink};
 use crate::run::{Limits, Route, Routes, SinkName};
 use crate::store::{Place, Store};
 use crate::watch::{Policy, Scheduler, Watches};
@@ -44,7 +44,9 @@ impl Engine<ApiClient> {
     /// # Errors
     /// When the store cannot be opened, or a client or sink cannot be built.
     pub async fn start(settings: &Settings, place: Place<'_>, clock: Clock) -> anyhow::Result<Self> {
-        Self::start_with(api_client(settings)?, settings, place, clock).await
+        let (source, sinks) = (api_client(settings)?, build_sinks(settings)?);
+        let (store, writer) = Store::open(place)?;
+        Self::start_with(source, sinks, settings, (store, writer.run()), clock).await
     }
 
     /// Goes on with other settings: the API, the limits and the sinks. Watches and deliveries stay as
@@ -53,33 +55,27 @@ impl Engine<ApiClient> {
     /// # Errors
     /// When a client or sink cannot be built, or the scheduler has ended.
     pub async fn reload(&mut self, settings: &Settings) -> anyhow::Result<()> {
-        let source = api_client(settings)?;
-        let sinks = build_sinks(settings)?;
-        let policy = policy(settings);
-        let routes = Arc::new(policy.routes.clone());
-        self.watches.reload(source, policy).await?;
-        self.couriers_stop.cancel();
-        let mut before = std::mem::take(&mut self.couriers);
-        self.retiring.spawn(async move { while before.join_next().await.is_some() {} });
-        while self.retiring.try_join_next().is_some() {}
-        self.couriers_stop = CancellationToken::new();
-        let (store, clock, metrics) = (self.store.clone(), self.clock.clone(), self.metrics.clone());
-        let shared = Shared { routes, store, clock, metrics };
-        self.couriers = start_couriers(settings, sinks, &shared, &self.couriers_stop);
-        Ok(())
+        let (source, sinks) = (api_client(settings)?, build_sinks(settings)?);
+        self.reload_with(source, sinks, settings).await
     }
 }
 
 impl<S: RunSource> Engine<S> {
-    /// Builds and starts everything for `settings`, asking `source` for runs.
+    /// Builds and starts everything for `settings`, asking `source` for runs and handing messages to
+    /// `sinks`, which are those of `settings` in order. `store` comes with the future that serves it.
     ///
     /// # Errors
-    /// When the store cannot be opened, or a sink cannot be built.
-    pub async fn start_with(source: S, settings: &Settings, place: Place<'_>, clock: Clock) -> anyhow::Result<Self> {
-        let sinks = build_sinks(settings)?;
-        let (store, writer) = Store::open(place)?;
+    /// When the store cannot be read.
+    pub async fn start_with<D: Deliver>(
+        source: S,
+        sinks: Vec<D>,
+        settings: &Settings,
+        store: (Store, impl Future<Output = ()> + Send + 'static),
+        clock: Clock,
+    ) -> anyhow::Result<Self> {
+        let (store, writer) = store;
         let mut writers = JoinSet::new();
-        writers.spawn(writer.run());
+        writers.spawn(writer);
 
         let metrics = Metrics::default();
         let policy = policy(settings);
@@ -106,6 +102,31 @@ impl<S: RunSource> Engine<S> {
             retiring: JoinSet::new(),
             writer: writers,
         })
+    }
+
+    /// Goes on with other settings, another source and other sinks, which are those of `settings` in
+    /// order.
+    ///
+    /// # Errors
+    /// When the scheduler has ended.
+    pub async fn reload_with<D: Deliver>(
+        &mut self,
+        source: S,
+        sinks: Vec<D>,
+        settings: &Settings,
+    ) -> anyhow::Result<()> {
+        let policy = policy(settings);
+        let routes = Arc::new(policy.routes.clone());
+        self.watches.reload(source, policy).await?;
+        self.couriers_stop.cancel();
+        let mut before = std::mem::take(&mut self.couriers);
+        self.retiring.spawn(async move { while before.join_next().await.is_some() {} });
+        while self.retiring.try_join_next().is_some() {}
+        self.couriers_stop = CancellationToken::new();
+        let (store, clock, metrics) = (self.store.clone(), self.clock.clone(), self.metrics.clone());
+        let shared = Shared { routes, store, clock, metrics };
+        self.couriers = start_couriers(settings, sinks, &shared, &self.couriers_stop);
+        Ok(())
     }
 
     /// Ends when a part of the engine ends by itself, which none should. Cancel-safe.
@@ -168,7 +189,12 @@ struct Shared {
 }
 
 /// Starts a courier for each of `sinks`, which are those of `settings` in order.
-fn start_couriers(settings: &Settings, sinks: Vec<Sink>, shared: &Shared, stop: &CancellationToken) -> JoinSet<()> {
+fn start_couriers<D: Deliver>(
+    settings: &Settings,
+    sinks: Vec<D>,
+    shared: &Shared,
+    stop: &CancellationToken,
+) -> JoinSet<()> {
     let mut couriers = JoinSet::new();
     for ((name, sink_settings), sink) in settings.sinks.iter().zip(sinks) {
         let courier = Courier {

@@ -1,5 +1,6 @@
 //! Metrics of the daemon, for Prometheus. No run IDs and nothing else without bounds is a label.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -14,15 +15,51 @@ use prometheus_client::registry::Registry;
 use crate::run::{FoundBy, SinkName};
 use crate::watch::Trouble;
 
-/// Content type of [`Metrics::to_text`] (OpenMetrics 1.0, "Overall Structure").
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// How metrics are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// The Prometheus text format 0.0.4, which every tool for Prometheus reads.
+    Text,
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+}
 
-/// Bounds of histograms of requests, in seconds.
-const REQUEST_SECONDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0];
+impl Format {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Text, Self::OpenMetrics];
+
+    /// The type of content, as the formats have it ("Basic info", "Overall Structure").
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+
+    /// What a request with these `Accept` headers gets: OpenMetrics where it is named, as Prometheus does,
+    /// in this version or in none and without a weight of 0; the text format otherwise.
+    pub fn wanted<'a>(accept: impl IntoIterator<Item = &'a str>) -> Self {
+        let names = |range: &str| {
+            let mut parts = range.split(';').map(str::trim);
+            let named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("application/openmetrics-text"));
+            named
+                && parts.filter_map(|part| part.split_once('=')).all(|(name, value)| match name.trim() {
+                    "version" => value.trim() == "1.0.0",
+                    "q" => value.trim().parse().is_ok_and(|weight: f32| weight > 0.0),
+                    _ => true,
+                })
+        };
+        let named = accept.into_iter().any(|accept| accept.split(',').any(names));
+        if named { Self::OpenMetrics } else { Self::Text }
+    }
+}
+
+/// Bounds of histograms of requests, in seconds: up to the longest time that one may be given.
+const REQUEST_SECONDS: [f64; 13] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 600.0];
 
 /// Bounds of histograms of delays, in seconds: from the moment to the day that a schedule may take.
-const DELAY_SECONDS: [f64; 13] =
-    [0.05, 0.25, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0, 21_600.0, 86_400.0];
+const DELAY_SECONDS: [f64; 15] =
+    [0.01, 0.05, 0.25, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 7200.0, 21_600.0, 86_400.0];
 
 /// What can come of a poll.
 pub const POLL_RESULTS: [&str; 10] = [
@@ -154,7 +191,7 @@ impl Metrics {
     }
 
     /// Everything as text, with what is `stored` now.
-    pub fn to_text(&self, stored: &Stored) -> String {
+    pub fn to_text(&self, stored: &Stored, format: Format) -> String {
         let mut registry = Registry::with_prefix("runwatch");
         let gauge = |value: u64| {
             let gauge = Gauge::<i64>::default();
@@ -191,8 +228,43 @@ impl Metrics {
         registry.register("build", "The program", build);
         let mut written = String::new();
         text::encode(&mut written, &registry).expect("a String takes all text");
-        written
+        match format {
+            Format::OpenMetrics => written,
+            Format::Text => text_format(&written),
+        }
     }
+}
+
+/// Rewrites OpenMetrics as the Prometheus text format. The samples are the same; of a counter and of the
+/// information about the program, the description is that of the sample and not of the family, the latter
+/// is a gauge, and there is no mark at the end.
+fn text_format(openmetrics: &str) -> String {
+    let described = |line: &str| -> Option<(String, String, String)> {
+        let mut words = line.strip_prefix("# ")?.splitn(3, ' ').map(ToOwned::to_owned);
+        Some((words.next()?, words.next()?, words.next()?))
+    };
+    let types: BTreeMap<_, _> = openmetrics
+        .lines()
+        .filter_map(described)
+        .filter_map(|(what, name, rest)| (what == "TYPE").then_some((name, rest)))
+        .collect();
+    let mut text = String::new();
+    for line in openmetrics.lines().filter(|line| *line != "# EOF") {
+        let Some((what, name, rest)) = described(line) else {
+            text.push_str(line);
+            text.push('\n');
+            continue;
+        };
+        let (suffix, shown) = match types.get(&name).map(String::as_str) {
+            Some("counter") => ("_total", "counter"),
+            Some("info") => ("_info", "gauge"),
+            Some(other) => ("", other),
+            None => ("", "untyped"),
+        };
+        let rest = if what == "TYPE" { shown } else { &rest };
+        text.push_str(&format!("# {what} {name}{suffix} {rest}\n"));
+    }
+    text
 }
 
 #[cfg(test)]
@@ -205,7 +277,7 @@ mod tests {
         let ops = SinkName::new("ops").unwrap();
         metrics.introduce(&ops);
         let stored = Stored { deliveries: vec![(ops.clone(), 0, 0)], ..Stored::default() };
-        let text = metrics.to_text(&stored);
+        let text = metrics.to_text(&stored, Format::Text);
         for line in [
             "runwatch_watches{state=\"active\"} 0",
             "runwatch_polls_total{result=\"ok\"} 0",
@@ -228,9 +300,47 @@ mod tests {
         metrics.polled("ok", Duration::from_millis(20));
         metrics.paused(Trouble::Paused, Duration::from_millis(1500));
         metrics.delivered(&ops, Duration::from_secs(2));
-        let text = metrics.to_text(&stored);
+        let text = metrics.to_text(&stored, Format::OpenMetrics);
         assert!(text.contains("runwatch_polls_total{result=\"ok\"} 1"), "{text}");
         assert!(text.contains("reason=\"asked_for\"} 1.5"), "{text}");
         assert!(text.contains("runwatch_deliveries_total{sink=\"ops\",result=\"delivered\"} 1"), "{text}");
+    }
+    #[test]
+    fn both_formats_have_the_same_samples_and_each_its_own_descriptions() {
+        let metrics = Metrics::default();
+        let stored = Stored::default();
+        let [text, open] = Format::ALL.map(|format| metrics.to_text(&stored, format));
+        let samples =
+            |text: &str| text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(samples(&text), samples(&open));
+        for (format, line, there) in [
+            (&text, "# TYPE runwatch_polls_total counter", true),
+            (&text, "# TYPE runwatch_poll_duration_seconds histogram", true),
+            (&text, "# TYPE runwatch_build_info gauge", true),
+            (&text, "# EOF", false),
+            (&open, "# TYPE runwatch_polls counter", true),
+            (&open, "# TYPE runwatch_build info", true),
+            (&open, "# EOF", true),
+        ] {
+            assert_eq!(format.lines().any(|found| found == line), there, "{line}\n{format}");
+        }
+    }
+
+    #[test]
+    fn the_format_is_the_one_asked_for() {
+        // What Prometheus 2.42 sends (scrape/scrape.go, acceptHeader).
+        let prometheus = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
+                          text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        for (accept, format) in [
+            (vec![], Format::Text),
+            (vec!["*/*"], Format::Text),
+            (vec!["text/plain"], Format::Text),
+            (vec![prometheus], Format::OpenMetrics),
+            (vec!["text/plain", "application/openmetrics-text"], Format::OpenMetrics),
+            (vec!["application/openmetrics-text;version=0.0.1"], Format::Text),
+            (vec!["application/openmetrics-text; q=0"], Format::Text),
+        ] {
+            assert_eq!(Format::wanted(accept.iter().copied()), format, "{accept:?}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::write_text;
 use crate::config::Settings;
-use crate::notify::{Message, Sink};
+use crate::notify::{Deliver as _, Message, Sink};
 use crate::run::{DeliveryId, Event, SinkName};
 
 /// Sends a sample event through the named sinks, or all, one after the other, and prints how each

@@ -32,7 +32,7 @@ pub(super) const MIN_TIMEOUT: Duration = Duration::from_millis(10);
 const MAX_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// Longest name of a watch, in characters: it is the title of notifications.
-const NAME_CHARS: usize = 200;
+pub(crate) const NAME_CHARS: usize = 200;
 
 /// Longest path of a Unix socket, in bytes: `sun_path` of unix(7) less its end mark.
 const SOCKET_PATH_BYTES: usize = 107;

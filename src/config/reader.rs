@@ -20,9 +20,10 @@ use crate::run::Labels;
 /// Longest value that a problem repeats, in characters.
 const SHOWN_CHARS: usize = 80;
 
-/// Longest key and value of a label, in bytes.
-const LABEL_KEY_BYTES: usize = 64;
-const LABEL_VALUE_BYTES: usize = 256;
+/// Longest key of a label, in bytes, each of which is a character.
+pub(crate) const LABEL_KEY_BYTES: usize = 64;
+/// Longest value of a label, in characters.
+pub(crate) const LABEL_VALUE_CHARS: usize = 256;
 
 /// A table being read: what is left after the reading is unknown.
 pub(super) struct Table {
@@ -474,7 +475,7 @@ fn json_of(kind: &ValueKind) -> Json {
     }
 }
 
-/// Checks a label: a key of 1 to 64 of `A-Z a-z 0-9 _ - . /` and a value of at most 256 bytes
+/// Checks a label: a key of 1 to 64 of `A-Z a-z 0-9 _ - . /` and a value of at most 256 characters
 /// without control characters.
 pub(crate) fn check_label(key: &str, value: &str) -> Result<(), Refusal> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'/');
@@ -484,10 +485,10 @@ pub(crate) fn check_label(key: &str, value: &str) -> Result<(), Refusal> {
             format!("use 1 to {LABEL_KEY_BYTES} of the characters A-Z a-z 0-9 _ - . /"),
         ));
     }
-    if value.len() > LABEL_VALUE_BYTES || value.chars().any(char::is_control) {
+    if value.chars().count() > LABEL_VALUE_CHARS || value.chars().any(char::is_control) {
         return Err((
             "this is not the value of a label".to_owned(),
-            format!("use at most {LABEL_VALUE_BYTES} bytes without line ends and other control characters"),
+            format!("use at most {LABEL_VALUE_CHARS} characters without line ends and other control characters"),
         ));
     }
     Ok(())

@@ -1,10 +1,8 @@
 //! Who may use the control interface over TCP, where other users and web pages can reach it.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header, uri::Authority};
 use axum::middleware::Next;
@@ -13,10 +11,7 @@ use secrecy::ExposeSecret as _;
 use tokio::sync::watch;
 
 use super::InForce;
-use super::routes::{MAX_BODY_BYTES, Refusal};
-
-/// How long a caller may take to send the body of a request.
-const BODY_LIMIT: Duration = Duration::from_secs(10);
+use super::routes::Refusal;
 
 /// What a TCP listener asks of its callers.
 #[derive(Debug, Clone)]
@@ -31,28 +26,20 @@ pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Ne
     if let Err(refusal) = guard.admit(request.uri().path(), request.headers()) {
         return refusal.into_response();
     }
-    let (parts, body) = request.into_parts();
-    let body = match tokio::time::timeout(BODY_LIMIT, to_bytes(body, MAX_BODY_BYTES)).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(_too_large_or_broken)) => {
-            return Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "the body cannot be read, or is too large")
-                .into_response();
-        }
-        Err(_elapsed) => {
-            return Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time").into_response();
-        }
-    };
-    next.run(Request::from_parts(parts, Body::from(body))).await
+    next.run(request).await
 }
 
 impl Guard {
     pub(super) fn admit(&self, path: &str, headers: &HeaderMap) -> Result<(), Refusal> {
-        // A browser says where a page is from with every request that could change something.
-        if headers.contains_key(header::ORIGIN) {
+        // A browser says where a page is from with every request that could change something, and whether a
+        // page of another origin is behind it with all requests (Fetch Metadata, "Sec-Fetch-Site").
+        let foreign = |site: &HeaderValue| site != "none" && site != "same-origin";
+        if headers.contains_key(header::ORIGIN) || headers.get_all("sec-fetch-site").iter().any(foreign) {
             return Err(Refusal::new(StatusCode::FORBIDDEN, "requests of web pages are not served"));
         }
         // A page may have its own name resolve to this machine; then the name is in `Host`.
-        if self.loopback && !headers.get(header::HOST).is_some_and(names_this_machine) {
+        let mut hosts = headers.get_all(header::HOST).iter();
+        if self.loopback && !(hosts.next().is_some_and(names_this_machine) && hosts.next().is_none()) {
             return Err(Refusal::new(StatusCode::FORBIDDEN, "the Host header does not name this machine"));
         }
         // Probes carry no secrets, and learn none.
@@ -60,18 +47,32 @@ impl Guard {
             return Ok(());
         }
         let token = self.in_force.borrow().token.clone();
-        let Some(token) = token else { return Ok(()) };
+        let Some(token) = token else {
+            // A reload may take away both the token and the listener, of which only one takes effect.
+            return if self.loopback { Ok(()) } else { Err(unauthorized()) };
+        };
         let token = token.read().map_err(|error| {
             tracing::error!(error = crate::text::with_causes(&error), "cannot read the token of the control interface");
             Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the token cannot be read")
         })?;
         let given = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
-        let given = given.strip_prefix(b"Bearer ").unwrap_or_default();
+        // The name of the scheme is taken in any case (RFC 9110, 11.1).
+        let given = match given.split_at_checked(SCHEME.len()) {
+            Some((scheme, given)) if scheme.eq_ignore_ascii_case(SCHEME) => given.trim_ascii(),
+            _ => &[],
+        };
         match verify_slices_are_equal(given, token.expose_secret().as_bytes()) {
             Ok(()) => Ok(()),
-            Err(_differs) => Err(Refusal::new(StatusCode::UNAUTHORIZED, "the bearer token is missing or wrong")),
+            Err(_differs) => Err(unauthorized()),
         }
     }
+}
+
+/// How a token is announced.
+const SCHEME: &[u8] = b"Bearer ";
+
+fn unauthorized() -> Refusal {
+    Refusal::new(StatusCode::UNAUTHORIZED, "the bearer token is missing or wrong")
 }
 
 /// Whether a `Host` header is an address of loopback or `localhost`, with any port.

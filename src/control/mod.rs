@@ -1,12 +1,14 @@
 //! The control interface: what programs and the other commands ask of the daemon.
 //!
-//! HTTP/1.1 with JSON on a Unix socket, and on TCP where that is configured. The server knows the scheduler and the store; the client is
-//! what the commands use. A caller names configured sinks; it can never give a URL or a command.
+//! HTTP/1.1 with JSON on a Unix socket, and on TCP where that is configured. The server knows the
+//! scheduler and the store; the client is what the commands use. A caller names configured sinks; it can
+//! never give a URL or a command.
 
 mod client;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod guard;
+mod openapi;
 mod routes;
 mod serve;
 mod socket;
@@ -24,7 +26,8 @@ use self::guard::Guard;
 pub use self::serve::Listener;
 pub use self::socket::{Socket, SocketError};
 pub use self::wire::{
-    AddRequest, AttemptDoc, ChangeDoc, DeliveryDoc, DeliveryList, FailureDoc, Problem, SinkDoc, WatchDoc, WatchList,
+    AddRequest, AttemptDoc, ChangeDoc, DeliveryDoc, DeliveryList, FailureDoc, HealthDoc, Problem, SinkDoc, WatchDoc,
+    WatchList,
 };
 use crate::api::RunSource;
 use crate::clock::Clock;

@@ -7,20 +7,29 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Path, RawQuery, State};
-use axum::http::{HeaderMap, Response, StatusCode, header};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, RawQuery, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response as AxumResponse};
-use axum::routing::{get, post};
+use bytes::BytesMut;
 use futures_util::{Stream, stream};
+use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::wire::{AddRequest, ChangeDoc, DeliveryDoc, DeliveryList, Problem, SinkDoc, WatchDoc, WatchList};
+use super::openapi::{
+    Api, DurationText, EventFrame, EventNumber, Figures, LabelPair, Method, Operation, PageSize, WatchCursor,
+};
+use super::serve::MAX_CONNECTIONS;
+use super::wire::{AddRequest, ChangeDoc, DeliveryDoc, DeliveryList, HealthDoc, Problem, SinkDoc, WatchDoc, WatchList};
 use super::{Control, InForce};
 use crate::api::RunSource;
 use crate::config::{MAX_DEADLINE, MIN_DEADLINE, check_label, parse_duration, watch_name};
+use crate::metrics::Format;
 use crate::run::{DeliveryId, Event, RunEvent, RunId, SinkName, Verdict, Watch};
 use crate::store::{
     Added, DeliveryFilter, DeliveryState, History, Removed, Retried, Store, StoreError, WatchFilter, WatchState,
@@ -28,11 +37,17 @@ use crate::store::{
 use crate::watch::AddedBy;
 
 /// Largest body of a request, in bytes: room for every label a watch may carry.
-pub(super) const MAX_BODY_BYTES: usize = 64 * 1024;
+const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// How much more of a body that is too large is read, so that its sender comes to read the answer.
+const MAX_DROPPED_BYTES: usize = 1024 * 1024;
+
+/// How long a caller may take to send the body of a request.
+const BODY_LIMIT: Duration = Duration::from_secs(10);
 
 /// Items of a list where the request names no number, and at the most.
 const PAGE: u32 = 100;
-const MAX_PAGE: u32 = 1000;
+pub(super) const MAX_PAGE: u32 = 1000;
 
 /// Longest `?wait=`.
 const MAX_WAIT: Duration = Duration::from_secs(600);
@@ -46,29 +61,162 @@ const EVENT_BATCH: u32 = 256;
 /// How often a stream of events says that it is alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
+/// Most requests at once that wait for a verdict or follow events. It is half of the connections of one
+/// listener, so that whoever holds one for long leaves room for the others, probes among them.
+const MAX_LONG: usize = MAX_CONNECTIONS / 2;
+
 struct Shared<S> {
     control: Control<S>,
     stop: CancellationToken,
+    long: Arc<Semaphore>,
 }
 
 type App<S> = State<Arc<Shared<S>>>;
 
 pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken) -> Router {
-    Router::new()
-        .route("/v1/watches", post(add::<S>).get(list::<S>))
-        .route("/v1/watches/{run_id}", get(show::<S>).delete(remove::<S>))
-        .route("/v1/events", get(events::<S>))
-        .route("/v1/deliveries", get(deliveries::<S>))
-        .route("/v1/deliveries/{id}/retry", post(retry::<S>))
-        .route("/healthz", get(healthz::<S>))
-        .route("/readyz", get(readyz::<S>))
-        .route("/metrics", get(metrics::<S>))
+    let shared = Shared { control, stop, long: Arc::new(Semaphore::new(MAX_LONG)) };
+    Api::new()
+        .route(
+            Method::Post,
+            "/v1/watches",
+            add::<S>,
+            Operation::new("addWatch", "Watch a run", "The watch is on disk before this answers. Asking again changes nothing.")
+                .body::<AddRequest>()
+                .json::<WatchDoc>(StatusCode::CREATED, "It is watched from now on")
+                .json::<WatchDoc>(StatusCode::OK, "It was watched already, and stays as it is"),
+        )
+        .route(
+            Method::Get,
+            "/v1/watches",
+            list::<S>,
+            Operation::new("listWatches", "List watches", "The oldest first.")
+                .query::<WatchState>("state", "Only those without a verdict, or only those with one")
+                .query::<Verdict>("verdict", "Only those with this verdict")
+                .query::<Vec<LabelPair>>("label", "Only those that carry this label; of several, all")
+                .query::<PageSize>("limit", "How many at the most; 100 unless told")
+                .query::<WatchCursor>("cursor", "The `next_cursor` of the page before")
+                .json::<WatchList>(StatusCode::OK, "A page of watches"),
+        )
+        .route(
+            Method::Get,
+            "/v1/watches/{run_id}",
+            show::<S>,
+            Operation::new("getWatch", "Everything about a watch", "With `wait`, the answer comes when the verdict is in or the time is up.")
+                .path::<RunId>("run_id", "The run")
+                .query::<DurationText>("wait", "How long to wait for a verdict: up to 10m; not at all unless told")
+                .json::<WatchDoc>(StatusCode::OK, "The watch")
+                .problem(StatusCode::NOT_FOUND),
+        )
+        .route(
+            Method::Delete,
+            "/v1/watches/{run_id}",
+            remove::<S>,
+            Operation::new("removeWatch", "Stop watching", "Refused while messages about a verdict are still to be delivered.")
+                .path::<RunId>("run_id", "The run")
+                .empty(StatusCode::NO_CONTENT, "It is gone, with its history")
+                .problem(StatusCode::NOT_FOUND)
+                .problem(StatusCode::CONFLICT),
+        )
+        .route(
+            Method::Get,
+            "/v1/events",
+            events::<S>,
+            Operation::new(
+                "followEvents",
+                "Follow events",
+                "Server-Sent Events, until the daemon stops. Every event has its number as `id`, its type as `event`, and as `data` \
+                 the JSON that sinks get. Without `Last-Event-ID` it begins with the next event.",
+            )
+            .header::<EventNumber>(
+                "Last-Event-ID",
+                "The number of an event: what the store has after it comes first. One that the store never gave out \
+                 belongs to a store that is no more: then all events come",
+            )
+            .content::<EventFrame>(StatusCode::OK, "Events as they come; the schema is that of each", &["text/event-stream"]),
+        )
+        .route(
+            Method::Get,
+            "/v1/deliveries",
+            deliveries::<S>,
+            Operation::new("listDeliveries", "List deliveries", "The oldest first.")
+                .query::<Vec<DeliveryState>>("state", "Only those in one of these states")
+                .query::<SinkName>("sink", "Only those of this sink")
+                .query::<PageSize>("limit", "How many at the most; 100 unless told")
+                .query::<DeliveryId>("cursor", "The `next_cursor` of the page before")
+                .json::<DeliveryList>(StatusCode::OK, "A page of deliveries"),
+        )
+        .route(
+            Method::Post,
+            "/v1/deliveries/{id}/retry",
+            retry::<S>,
+            Operation::new("retryDelivery", "Try a delivery again", "At once, and with a fresh schedule.")
+                .path::<DeliveryId>("id", "The delivery")
+                .empty(StatusCode::ACCEPTED, "It is due now")
+                .problem(StatusCode::NOT_FOUND)
+                .problem(StatusCode::CONFLICT),
+        )
+        .route(
+            Method::Get,
+            "/healthz",
+            healthz::<S>,
+            Operation::new("health", "Whether the daemon makes progress", "Never a matter of the API being up.")
+                .open()
+                .json::<HealthDoc>(StatusCode::OK, "It does"),
+        )
+        .route(
+            Method::Get,
+            "/readyz",
+            readyz::<S>,
+            Operation::new("readiness", "Whether watches can be added", "The store can be written.")
+                .open()
+                .json::<HealthDoc>(StatusCode::OK, "They can"),
+        )
+        .route(
+            Method::Get,
+            "/metrics",
+            metrics::<S>,
+            Operation::new("metrics", "Figures for Prometheus", "As `Accept` asks; the Prometheus text format where it does not matter.")
+                .content::<Figures>(StatusCode::OK, "All metrics", &Format::ALL.map(Format::content_type)),
+        )
+        .finish("/v1/openapi.json")
         .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "there is no such route") })
         .method_not_allowed_fallback(|| async {
-            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this route has other methods")
+            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this route has other methods; see Allow")
         })
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .with_state(Arc::new(Shared { control, stop }))
+        .layer(middleware::from_fn(read_body))
+        .with_state(Arc::new(shared))
+}
+
+/// Reads the body of a request whole, before anything is done with it: no more than [`MAX_BODY_BYTES`],
+/// in no more than [`BODY_LIMIT`].
+async fn read_body(request: Request, next: Next) -> AxumResponse {
+    let (parts, body) = request.into_parts();
+    let whole = async {
+        let (mut body, mut kept, mut dropped) = (body, BytesMut::new(), 0);
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else { return Err(Refusal::bad("the body cannot be read")) };
+            let data = frame.into_data().unwrap_or_default();
+            if kept.len() + data.len() <= MAX_BODY_BYTES && dropped == 0 {
+                kept.extend_from_slice(&data);
+                continue;
+            }
+            // A caller that is still sending when the connection ends never sees the answer.
+            dropped += data.len();
+            if dropped > MAX_DROPPED_BYTES {
+                break;
+            }
+        }
+        if dropped == 0 { Ok(kept.freeze()) } else { Err(too_large()) }
+    };
+    match tokio::time::timeout(BODY_LIMIT, whole).await {
+        Ok(Ok(body)) => next.run(Request::from_parts(parts, Body::from(body))).await,
+        Ok(Err(refusal)) => refusal.into_response(),
+        Err(_elapsed) => Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time").into_response(),
+    }
+}
+
+fn too_large() -> Refusal {
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {MAX_BODY_BYTES} bytes"))
 }
 
 /// A request that is refused, as RFC 9457 has it.
@@ -113,7 +261,7 @@ impl IntoResponse for Refusal {
         };
         let mut response = json_response(self.status, "application/problem+json", &problem);
         if self.status == StatusCode::UNAUTHORIZED {
-            let scheme = header::HeaderValue::from_static("Bearer");
+            let scheme = HeaderValue::from_static("Bearer");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
         }
         response
@@ -128,7 +276,7 @@ fn json_response<T: Serialize>(status: StatusCode, content_type: &'static str, v
     let body = serde_json::to_vec(value).expect("the documents have text keys");
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
@@ -152,14 +300,18 @@ impl Query {
         self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// The last value of a parameter, read by `read`.
+    /// The value of a parameter that may be given once, read by `read`.
     pub(super) fn one<T>(
         &self,
         name: &str,
         read: impl FnOnce(&str) -> Option<T>,
         rule: &str,
     ) -> Result<Option<T>, Refusal> {
-        let Some(value) = self.all(name).last() else { return Ok(None) };
+        let mut values = self.all(name);
+        let Some(value) = values.next() else { return Ok(None) };
+        if values.next().is_some() {
+            return Err(Refusal::bad(format!("{name} is given more than once")));
+        }
         read(value).map(Some).ok_or_else(|| Refusal::bad(format!("{name}={value}: write {rule}")))
     }
 
@@ -171,6 +323,15 @@ impl Query {
 
 fn run_id(text: &str) -> Result<RunId, Refusal> {
     RunId::new(text).map_err(|error| Refusal::bad(error.to_string()))
+}
+
+/// The ID in the path of a request.
+type InPath = Result<Path<String>, PathRejection>;
+
+impl From<PathRejection> for Refusal {
+    fn from(rejection: PathRejection) -> Self {
+        Self::bad(format!("the path cannot be read: {rejection}"))
+    }
 }
 
 async fn add<S: RunSource>(State(app): App<S>, body: Bytes) -> Result<AxumResponse, Refusal> {
@@ -219,17 +380,14 @@ pub(super) fn watch(asked: AddRequest, in_force: &InForce, now: Timestamp) -> Re
 
 async fn list<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result<AxumResponse, Refusal> {
     let query = Query::read(query, &["state", "verdict", "label", "limit", "cursor"])?;
-    let state = |text: &str| match text {
-        "active" => Some(WatchState::Active),
-        "finished" => Some(WatchState::Finished),
-        _ => None,
-    };
     let labels = query.all("label").map(|pair| {
-        let pair = pair.split_once('=').ok_or_else(|| Refusal::bad(format!("label={pair}: write label=KEY=VALUE")))?;
-        Ok((pair.0.to_owned(), pair.1.to_owned()))
+        let (key, value) =
+            pair.split_once('=').ok_or_else(|| Refusal::bad(format!("label={pair}: write label=KEY=VALUE")))?;
+        check_label(key, value).map_err(|(what, fix)| Refusal::bad(format!("label={pair}: {what}; {fix}")))?;
+        Ok((key.to_owned(), value.to_owned()))
     });
     let filter = WatchFilter {
-        state: query.one("state", state, "active or finished")?,
+        state: query.one("state", WatchState::from_word, "active or finished")?,
         verdict: query.one("verdict", Verdict::from_word, "the word of a verdict, such as failed or timed_out")?,
         labels: labels.collect::<Result<_, Refusal>>()?,
         after: query.one("cursor", read_cursor, "the next_cursor of an answer")?,
@@ -256,17 +414,14 @@ pub(super) fn read_cursor(text: &str) -> Option<(Timestamp, RunId)> {
     Some((Timestamp::from_millisecond(at.parse().ok()?).ok()?, RunId::new(id).ok()?))
 }
 
-async fn show<S: RunSource>(
-    State(app): App<S>,
-    Path(id): Path<String>,
-    query: RawQuery,
-) -> Result<AxumResponse, Refusal> {
-    let run_id = run_id(&id)?;
+async fn show<S: RunSource>(State(app): App<S>, id: InPath, query: RawQuery) -> Result<AxumResponse, Refusal> {
+    let run_id = run_id(&id?.0)?;
     let query = Query::read(query, &["wait"])?;
     let read = |text: &str| parse_duration(text).ok().filter(|wait| *wait <= MAX_WAIT);
     let wait = query.one("wait", read, "a duration up to 10m, such as 30s")?.unwrap_or_default();
     let ends = tokio::time::Instant::now() + wait;
     let mut changed = app.control.store.history_changed();
+    let mut place = None;
     loop {
         // Marked as seen before the store is read, so that no change in between is missed.
         changed.mark_unchanged();
@@ -274,6 +429,9 @@ async fn show<S: RunSource>(
         let history = history.ok_or_else(|| Refusal::unknown(&run_id))?;
         if history.record.verdict.is_some() || app.stop.is_cancelled() || tokio::time::Instant::now() >= ends {
             return Ok(json(StatusCode::OK, &app.document(history, true).await?));
+        }
+        if place.is_none() {
+            place = Some(app.place()?);
         }
         // Every arm is cancel-safe: they wait for a change, a time and the end, and lose none.
         tokio::select! {
@@ -284,8 +442,8 @@ async fn show<S: RunSource>(
     }
 }
 
-async fn remove<S: RunSource>(State(app): App<S>, Path(id): Path<String>) -> Result<StatusCode, Refusal> {
-    let run_id = run_id(&id)?;
+async fn remove<S: RunSource>(State(app): App<S>, id: InPath) -> Result<StatusCode, Refusal> {
+    let run_id = run_id(&id?.0)?;
     match app.control.watches.remove(run_id.clone()).await? {
         Removed::Removed => Ok(StatusCode::NO_CONTENT),
         Removed::Unknown => Err(Refusal::unknown(run_id)),
@@ -309,8 +467,8 @@ async fn deliveries<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result
     Ok(json(StatusCode::OK, &DeliveryList { deliveries, next_cursor }))
 }
 
-async fn retry<S: RunSource>(State(app): App<S>, Path(id): Path<String>) -> Result<StatusCode, Refusal> {
-    let id = DeliveryId::new(&id).map_err(|error| Refusal::bad(error.to_string()))?;
+async fn retry<S: RunSource>(State(app): App<S>, id: InPath) -> Result<StatusCode, Refusal> {
+    let id = DeliveryId::new(&id?.0).map_err(|error| Refusal::bad(error.to_string()))?;
     match app.control.store.retry_delivery(id.clone(), app.control.clock.now()).await? {
         Retried::Due => Ok(StatusCode::ACCEPTED),
         Retried::Unknown => Err(Refusal::unknown(id)),
@@ -323,20 +481,26 @@ async fn events<S: RunSource>(
     query: RawQuery,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Refusal> {
     Query::read(query, &[])?;
-    let after = match headers.get("last-event-id") {
-        None => app.control.store.newest_event().await?,
-        Some(id) => id
-            .to_str()
-            .ok()
-            .and_then(|id| id.parse().ok())
-            .ok_or_else(|| Refusal::bad("Last-Event-ID is not the id of an event"))?,
+    let newest = app.control.store.newest_event().await?;
+    let mut given = headers.get_all("last-event-id").iter();
+    let after = match (given.next(), given.next()) {
+        (None, _) => newest,
+        // A number that was never given out is of another store, which had this place before: nothing of
+        // what is in this one has been seen.
+        (Some(id), None) => match event_number(id)? {
+            seen if seen > newest => 0,
+            seen => seen,
+        },
+        (Some(_), Some(_)) => return Err(Refusal::bad("Last-Event-ID is given more than once")),
     };
+    let place = app.place()?;
     let feed = Feed {
         changed: app.control.store.history_changed(),
         store: app.control.store.clone(),
         stop: app.stop.clone(),
         after,
         ready: VecDeque::new(),
+        _place: place,
     };
     let stream = stream::unfold(feed, |mut feed| async move {
         let (seq, event) = feed.next().await?;
@@ -346,12 +510,18 @@ async fn events<S: RunSource>(
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
+fn event_number(id: &HeaderValue) -> Result<i64, Refusal> {
+    let digits = id.to_str().ok().filter(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()));
+    let number = digits.and_then(|id| id.parse().ok());
+    number.ok_or_else(|| Refusal::bad("Last-Event-ID is not the id of an event, which is a number"))
+}
+
 /// Whether the scheduler and the store make progress. The API being down is no ill health: a restart
 /// would not mend it.
 async fn healthz<S: RunSource>(State(app): App<S>) -> Result<AxumResponse, Refusal> {
     let progress = async { tokio::try_join!(app.control.watches.ping(), app.control.store.ping()) };
     match tokio::time::timeout(PROGRESS_LIMIT, progress).await {
-        Ok(Ok(_)) => Ok(json(StatusCode::OK, &serde_json::json!({ "status": "ok" }))),
+        Ok(Ok(_)) => Ok(json(StatusCode::OK, &HealthDoc { status: "ok".to_owned() })),
         Ok(Err(error)) => Err(error.into()),
         Err(_elapsed) => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no progress")),
     }
@@ -364,14 +534,16 @@ async fn readyz<S: RunSource>(State(app): App<S>) -> Result<AxumResponse, Refusa
         return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "stopping"));
     }
     app.control.store.ping().await?;
-    Ok(json(StatusCode::OK, &serde_json::json!({ "status": "ready" })))
+    Ok(json(StatusCode::OK, &HealthDoc { status: "ready".to_owned() }))
 }
 
-async fn metrics<S: RunSource>(State(app): App<S>) -> Result<AxumResponse, Refusal> {
+async fn metrics<S: RunSource>(State(app): App<S>, headers: HeaderMap) -> Result<AxumResponse, Refusal> {
     let sinks = app.control.in_force.borrow().routes.0.iter().map(|route| route.sink.clone()).collect();
     let figures = app.control.store.figures(app.control.clock.now(), sinks).await?;
-    let mut response = Response::new(Body::from(app.control.metrics.to_text(&figures)));
-    let content_type = header::HeaderValue::from_static(crate::metrics::CONTENT_TYPE);
+    let accept = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
+    let format = Format::wanted(accept);
+    let mut response = Response::new(Body::from(app.control.metrics.to_text(&figures, format)));
+    let content_type = HeaderValue::from_static(format.content_type());
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     Ok(response)
 }
@@ -383,6 +555,7 @@ struct Feed {
     stop: CancellationToken,
     after: i64,
     ready: VecDeque<(i64, Event)>,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Feed {
@@ -407,6 +580,13 @@ impl Feed {
 }
 
 impl<S: RunSource> Shared<S> {
+    /// A place among the requests that take long.
+    fn place(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        Arc::clone(&self.long).try_acquire_owned().map_err(|_none_left| {
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("{MAX_LONG} requests wait or follow events already"))
+        })
+    }
+
     /// A watch with all that is known of it, or only what its state is.
     async fn document(&self, history: History, whole: bool) -> Result<WatchDoc, Refusal> {
         let History { record, changes, deliveries, verdict_event } = history;

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// Most connections at once on one listener; further callers wait to be accepted.
-const MAX_CONNECTIONS: usize = 512;
+pub(super) const MAX_CONNECTIONS: usize = 512;
 
 /// How long a caller may take to send the head of a request.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);

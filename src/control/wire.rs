@@ -1,67 +1,84 @@
 //! The JSON of the control interface, the same for server and client.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::run::{DeliveryId, EventType, Labels, RunId, SinkName, Verdict};
-use crate::store::{AttemptRecord, DeliverySummary, WatchRecord};
+use super::openapi::{DurationText, LabelMap, WatchName};
+use crate::run::{DeliveryId, EventType, FoundBy, Labels, RunEvent, RunId, SinkName, Verdict};
+use crate::store::{AttemptRecord, DeliveryState, DeliverySummary, WatchRecord, WatchState};
 use crate::watch::WatchView;
 
 /// `POST /v1/watches`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AddRequest {
     /// The run.
+    #[schemars(with = "RunId")]
     pub run_id: String,
     /// A name for people, 1 to 200 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<WatchName>")]
     pub name: Option<String>,
     /// Labels.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    #[schemars(with = "LabelMap")]
     pub labels: Labels,
     /// Only these sinks are told; absent means all whose filters match.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<SinkName>>")]
     pub sinks: Option<Vec<String>>,
     /// How long to watch at most, such as `2h`; absent means `watch.deadline`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<DurationText>")]
     pub timeout: Option<String>,
 }
 
 /// A watch. The parts from `history` on are there only where one watch was asked for.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct WatchDoc {
     /// The run.
     pub run_id: RunId,
     /// The name for people.
+    #[schemars(with = "Option<WatchName>")]
     pub name: Option<String>,
     /// Labels.
+    #[schemars(with = "LabelMap")]
     pub labels: Labels,
     /// The only sinks told, if it names some.
     pub sinks: Option<Vec<SinkName>>,
     /// `active` or `finished`.
+    #[schemars(with = "WatchState")]
     pub state: String,
     /// The status last seen, verbatim.
     pub status: Option<String>,
     /// The verdict's word.
+    #[schemars(with = "Option<Verdict>")]
     pub verdict: Option<String>,
     /// What had the run asked for when the verdict was found: `poll` or `stream`.
+    #[schemars(with = "Option<FoundBy>")]
     pub found_by: Option<String>,
     /// When it was asked for.
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub added_at: Timestamp,
     /// When it ends at the latest.
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub deadline_at: Timestamp,
     /// When the verdict was given.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub finished_at: Option<Timestamp>,
     /// How many polls were made.
     pub polls: u64,
     /// Since when every answer was 404.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub missing_since: Option<Timestamp>,
     /// The last poll that failed.
     pub last_error: Option<FailureDoc>,
     /// Whether a poll is under way.
     pub polling: bool,
     /// When it is asked for next, unless the API's limits or troubles delay that.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub next_poll_at: Option<Timestamp>,
     /// Every change of its status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -74,29 +91,32 @@ pub struct WatchDoc {
     pub deliveries: Option<Vec<DeliveryDoc>>,
     /// The data of the event that told its verdict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<RunEvent>")]
     pub data: Option<Box<RawValue>>,
 }
 
 /// A poll that failed.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct FailureDoc {
     /// When.
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub at: Timestamp,
     /// What was wrong.
     pub message: String,
 }
 
 /// A change of a run's status.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct ChangeDoc {
     /// When it was observed.
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub at: Timestamp,
     /// The status since then.
     pub status: String,
 }
 
 /// What a sink is told of a watch.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct SinkDoc {
     /// The sink.
     pub sink: SinkName,
@@ -107,7 +127,7 @@ pub struct SinkDoc {
 }
 
 /// `GET /v1/watches`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct WatchList {
     /// The watches.
     pub watches: Vec<WatchDoc>,
@@ -118,7 +138,7 @@ pub struct WatchList {
 }
 
 /// A delivery.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct DeliveryDoc {
     /// Its ID: `webhook-id` on every attempt.
     pub id: DeliveryId,
@@ -129,14 +149,18 @@ pub struct DeliveryDoc {
     /// What it tells.
     pub event: EventType,
     /// `pending`, `sending`, `delivered` or `dead`.
+    #[schemars(with = "DeliveryState")]
     pub state: String,
     /// Attempts made.
     pub attempts: u32,
     /// When it was made.
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub created_at: Timestamp,
     /// When the next attempt is due.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub next_attempt_at: Option<Timestamp>,
     /// When it arrived or was given up.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub ended_at: Option<Timestamp>,
     /// What came of the last attempt.
     pub last_result: Option<String>,
@@ -146,11 +170,12 @@ pub struct DeliveryDoc {
 }
 
 /// One attempt.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct AttemptDoc {
     /// Its number, from 1.
     pub attempt: u32,
     /// When it began.
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub at: Timestamp,
     /// How long it took, in milliseconds.
     pub took_ms: u64,
@@ -161,7 +186,7 @@ pub struct AttemptDoc {
 }
 
 /// `GET /v1/deliveries`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct DeliveryList {
     /// The deliveries.
     pub deliveries: Vec<DeliveryDoc>,
@@ -169,8 +194,15 @@ pub struct DeliveryList {
     pub next_cursor: Option<String>,
 }
 
+/// `GET /healthz` and `GET /readyz`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct HealthDoc {
+    /// `ok` or `ready`.
+    pub status: String,
+}
+
 /// An error (RFC 9457).
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// The kind of error in few words.
     pub title: String,
@@ -190,7 +222,7 @@ impl WatchDoc {
             name: watch.name,
             labels: watch.labels,
             sinks: watch.sinks,
-            state: if verdict.is_some() { "finished" } else { "active" }.to_owned(),
+            state: if verdict.is_some() { WatchState::Finished } else { WatchState::Active }.as_str().to_owned(),
             status: status.map(|status| status.as_str().to_owned()),
             verdict: verdict.map(|(verdict, _)| verdict.as_str().to_owned()),
             found_by: found_by.map(|found_by| found_by.as_str().to_owned()),

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Message, SendError, Sink};
+use super::{Deliver, Message, SendError};
 use crate::clock::Clock;
 use crate::crash;
 use crate::metrics::Metrics;
@@ -35,11 +35,11 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 type Disabled = OnceLock<String>;
 
 /// What one sink's deliveries need.
-pub struct Courier {
+pub struct Courier<D> {
     /// The sink's name.
     pub name: SinkName,
     /// The sink.
-    pub sink: Arc<Sink>,
+    pub sink: Arc<D>,
     /// Waits before the second and each further attempt.
     pub retry_schedule: Vec<Duration>,
     /// Most attempts under way at once, 1 or more.
@@ -54,7 +54,7 @@ pub struct Courier {
     pub metrics: Metrics,
 }
 
-impl Courier {
+impl<D: Deliver> Courier<D> {
     /// Serves until `stop` is cancelled, then finishes the attempts under way. Dropping it instead
     /// leaves their deliveries claimed until the store is opened again.
     pub async fn run(self, stop: CancellationToken) {

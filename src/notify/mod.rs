@@ -79,6 +79,15 @@ pub enum BuildSinkError {
     Template(#[from] template::TemplateError),
 }
 
+/// Where messages go. Couriers are generic over it, so that simulations can stand in for [`Sink`].
+pub trait Deliver: Send + Sync + 'static {
+    /// Makes one attempt, bounded in time. Dropping the future ends what it started.
+    ///
+    /// # Errors
+    /// When the message did not arrive, as far as can be known.
+    fn send(&self, message: &Message<'_>) -> impl Future<Output = Result<Sent, SendError>> + Send;
+}
+
 /// A sink of any kind.
 #[derive(Debug)]
 pub enum Sink {
@@ -105,12 +114,10 @@ impl Sink {
             SinkKind::Command { argv, timeout } => Self::Command(command::Command::new(argv.clone(), *timeout)),
         })
     }
+}
 
-    /// Makes one attempt, bounded in time. Dropping the future ends what it started.
-    ///
-    /// # Errors
-    /// When the message did not arrive, as far as can be known.
-    pub async fn send(&self, message: &Message<'_>) -> Result<Sent, SendError> {
+impl Deliver for Sink {
+    async fn send(&self, message: &Message<'_>) -> Result<Sent, SendError> {
         match self {
             Self::Desktop(sink) => sink.send(message).await,
             Self::Webhook(sink) => sink.send(message).await,

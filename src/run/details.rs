@@ -1,6 +1,7 @@
 //! What one answer of the API says of a run.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -43,7 +44,7 @@ pub struct RunDetails {
 }
 
 /// How long the parts of a run took, in milliseconds; `null` where the API gave no time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Timing {
     /// From creation to start.
     pub queued_ms: Option<u64>,

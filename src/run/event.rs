@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::value::RawValue;
 
@@ -136,7 +137,7 @@ pub enum EventData {
 }
 
 /// The data of an event about a run.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct RunEvent {
     /// The run as last seen.
     pub run: RunSummary,
@@ -150,7 +151,7 @@ pub struct RunEvent {
 }
 
 /// The run as an event shows it: every key always present, `null` where unknown.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct RunSummary {
     /// The run's ID.
     pub id: RunId,
@@ -164,23 +165,28 @@ pub struct RunSummary {
     /// The status word last seen, verbatim.
     pub status: Option<String>,
     /// The input, as the API sent it.
+    #[schemars(with = "Option<serde_json::Value>")]
     pub input: Option<Box<RawValue>>,
     /// The output, as the API sent it.
+    #[schemars(with = "Option<serde_json::Value>")]
     pub output: Option<Box<RawValue>>,
     /// Why the run failed.
     pub error_message: Option<String>,
     /// Created.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub created_at: Option<Timestamp>,
     /// Started.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub started_at: Option<Timestamp>,
     /// Ended.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub completed_at: Option<Timestamp>,
     /// A link that people can open, from `api.run_url`.
     pub url: Option<String>,
 }
 
 /// The watch as an event shows it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct WatchSummary {
     /// The name for people.
     pub name: Option<String>,
@@ -188,6 +194,7 @@ pub struct WatchSummary {
     pub labels: Labels,
     /// When the watch was asked for.
     #[serde(serialize_with = "milliseconds")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub added_at: Timestamp,
     /// How often the API was asked about this run.
     pub polls: u64,
@@ -196,17 +203,18 @@ pub struct WatchSummary {
 }
 
 /// The data of an `api.*` event.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UpstreamNotice {
     /// What happened, for people. No secrets.
     pub message: String,
     /// Since when.
     #[serde(serialize_with = "milliseconds")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub since: Timestamp,
 }
 
 /// The data of `sink.disabled`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SinkNotice {
     /// The sink's name.
     pub sink: SinkName,

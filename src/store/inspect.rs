@@ -8,7 +8,7 @@ use rusqlite::{OptionalExtension as _, Row, named_params, params};
 use super::queries::{read_all, read_change, read_delivery, read_event, read_id, read_time, read_watch, unreadable};
 use super::{DeliveryState, DeliverySummary, PollFailure, StatusChange, Store, StoreError, Wakes};
 use crate::metrics::Stored as Figures;
-use crate::run::{DeliveryId, Event, FoundBy, Labels, RunId, SinkName, Status, Verdict, Watch};
+use crate::run::{DeliveryId, Event, FoundBy, RunId, SinkName, Status, Verdict, Watch};
 
 /// Which watches are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +19,24 @@ pub enum WatchState {
     Finished,
 }
 
+impl WatchState {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Active, Self::Finished];
+
+    /// The word in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Finished => "finished",
+        }
+    }
+
+    /// Reads the word of [`WatchState::as_str`].
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == word)
+    }
+}
+
 /// Which watches to list. Those that fit every part are.
 #[derive(Debug, Clone, Default)]
 pub struct WatchFilter {
@@ -26,8 +44,8 @@ pub struct WatchFilter {
     pub state: Option<WatchState>,
     /// Finished with this verdict.
     pub verdict: Option<Verdict>,
-    /// Carrying all of these labels.
-    pub labels: Labels,
+    /// Carrying all of these labels, each a key and a value.
+    pub labels: Vec<(String, String)>,
     /// Those after this one, in the order of the list: by time of adding, then by ID.
     pub after: Option<(Timestamp, RunId)>,
 }
@@ -138,7 +156,7 @@ impl Store {
                    AND (:active IS NULL OR :active = (verdict IS NULL))
                    AND (:verdict IS NULL OR verdict = :verdict)
                    AND NOT EXISTS (SELECT 1 FROM json_each(:labels) wanted WHERE NOT EXISTS (
-                       SELECT 1 FROM json_each(w.labels) have WHERE have.key = wanted.key AND have.value = wanted.value))
+                       SELECT 1 FROM json_each(w.labels) have WHERE have.key = wanted.value ->> 0 AND have.value = wanted.value ->> 1))
                  ORDER BY added_at, run_id LIMIT :limit + 1";
             let parameters = named_params! {
                 ":after_at": after_at,

@@ -129,6 +129,47 @@ pub struct Store {
     deliveries: watch::Receiver<u64>,
 }
 
+/// Where the writer has its transactions run. Simulations stand in for [`Threads`].
+pub trait Disk: Send + 'static {
+    /// Runs a transaction; `None` when it panicked.
+    fn run(&self, transaction: Transaction) -> impl Future<Output = Option<Done>> + Send;
+}
+
+/// The threads of the runtime that may block.
+#[derive(Debug)]
+pub struct Threads;
+
+impl Disk for Threads {
+    async fn run(&self, transaction: Transaction) -> Option<Done> {
+        tokio::task::spawn_blocking(|| transaction.run()).await.ok()
+    }
+}
+
+/// Work that is to be run as one transaction.
+pub struct Transaction {
+    connection: Connection,
+    jobs: Vec<Job>,
+}
+
+/// A transaction that was run, whether or not its commit held.
+pub struct Done {
+    connection: Connection,
+    wrote: bool,
+    commit: Result<(), StoreError>,
+    finished: Vec<Finish>,
+}
+
+impl Transaction {
+    /// Runs it. Blocks on the disk.
+    pub fn run(self) -> Done {
+        let Self { connection, jobs } = self;
+        let before = connection.total_changes();
+        let (commit, finished) = run_batch(&connection, jobs);
+        let wrote = connection.total_changes() > before;
+        Done { connection, wrote, commit, finished }
+    }
+}
+
 /// The owner of the connection. [`Writer::run`] serves until every [`Store`] is gone.
 pub struct Writer {
     connection: Connection,
@@ -232,22 +273,20 @@ fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
 
 impl Writer {
     /// Serves until every [`Store`] is gone, then closes the database.
-    pub async fn run(mut self) {
+    pub async fn run(self) {
+        self.run_on(Threads).await;
+    }
+
+    /// As [`Writer::run`], with the transactions run by `disk`.
+    pub async fn run_on(mut self, disk: impl Disk) {
         let mut batch = Vec::new();
         let mut failing = false;
         loop {
             if self.jobs.recv_many(&mut batch, MAX_BATCH).await == 0 {
                 return;
             }
-            let jobs = std::mem::take(&mut batch);
-            let connection = self.connection;
-            let done = tokio::task::spawn_blocking(move || {
-                let before = connection.total_changes();
-                let finished = run_batch(&connection, jobs);
-                let wrote = connection.total_changes() > before;
-                (connection, wrote, finished)
-            });
-            let Ok((connection, wrote, (commit, finished))) = done.await else {
+            let transaction = Transaction { connection: self.connection, jobs: std::mem::take(&mut batch) };
+            let Some(Done { connection, wrote, commit, finished }) = disk.run(transaction).await else {
                 // A panic in a query: the connection is gone and every caller sees Closed.
                 tracing::error!("the store's writer failed");
                 return;
