@@ -8,6 +8,7 @@ mod day;
 mod demo;
 mod desktop;
 mod incidents;
+mod promises;
 mod readme;
 mod security;
 mod sinks;

@@ -16,6 +16,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::support::Program;
 
+const KEY: &str = "ck_over_tls_0123456789";
+
 /// A server that says over TLS that the run has succeeded, and remembers in which version of HTTP it
 /// was asked.
 struct TlsServer {
@@ -98,7 +100,7 @@ async fn self_signed() -> TlsServer {
 
 fn program(server: &TlsServer, trusted: Option<&Path>) -> Program {
     let program = Program::new()
-        .set("CREWSHIP_API_KEY", "a-key")
+        .set("CREWSHIP_API_KEY", KEY)
         .set("RUNWATCH_API__BASE_URL", &format!("https://localhost:{}", server.port));
     match trusted {
         Some(file) => program.set("SSL_CERT_FILE", file.to_str().unwrap()),
@@ -114,9 +116,10 @@ async fn an_authority_of_ones_own_is_trusted_and_no_other() {
     std::fs::write(&trusted, &authority.pem).unwrap();
 
     let good = authority.server("localhost", false).await;
-    let ended = program(&good, Some(&trusted)).run(&["wait", "run_1"]).await;
+    let ended = program(&good, Some(&trusted)).run(&["wait", "run_1", "--log-level", "trace"]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert_eq!(good.asked(), [Version::HTTP_2], "the newest version that both speak");
+    assert!(ended.stderr.contains("h2::") && !ended.stderr.contains(KEY), "{ended:?}");
 
     let untrusted = Authority::new().server("localhost", false).await;
     let other_name = authority.server("api.example.com", false).await;
@@ -146,8 +149,10 @@ async fn a_webhook_trusts_the_same_authorities() {
     std::fs::write(&trusted, &authority.pem).unwrap();
     let server = authority.server("localhost", false).await;
     let sink = format!("[sinks.ops]\ntype = \"webhook\"\nurl = \"https://localhost:{}/secret-path\"\n", server.port);
-    let ended = program(&server, Some(&trusted)).configured(&sink).run(&["sinks", "test"]).await;
+    let arguments = ["sinks", "test", "--log-level", "trace"];
+    let ended = program(&server, Some(&trusted)).configured(&sink).run(&arguments).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("h2::") && !ended.stderr.contains("secret-path"), "{ended:?}");
     let ended = program(&server, None).configured(&sink).run(&["sinks", "test"]).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stdout.contains("certificate") && !format!("{ended:?}").contains("secret-path"), "{ended:?}");
