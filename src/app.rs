@@ -81,11 +81,12 @@ impl<S: RunSource> Engine<S> {
         let policy = policy(settings);
         let routes = Arc::new(policy.routes.clone());
         let active = store.active_watches(clock.now()).await?;
+        let incident = store.newest_upstream_event().await?;
         let (scheduler, watches) =
             Scheduler::new(source, store.clone(), clock.clone(), policy, active, metrics.clone(), fastrand::u64(..));
         let scheduler_stop = CancellationToken::new();
         let mut schedulers = JoinSet::new();
-        schedulers.spawn(scheduler.run(scheduler_stop.clone()));
+        schedulers.spawn(scheduler.remembering(incident.as_ref()).run(scheduler_stop.clone()));
 
         let couriers_stop = CancellationToken::new();
         let shared = Shared { routes, store: store.clone(), clock: clock.clone(), metrics: metrics.clone() };

@@ -217,6 +217,10 @@ pub struct WaitArgs {
     /// Accepted and without effect: the exit code always tells the verdict.
     #[arg(long)]
     pub exit_status: bool,
+    /// Show the events of the runs as they come: agents, tasks, tools, logs, artifacts. With --json they
+    /// are lines of JSON with the key activity, before the last line of their run.
+    #[arg(short, long)]
+    pub follow: bool,
     /// After the verdicts, keep retrying messages whose next attempt is due within this time.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = linger)]
     pub linger: Duration,
@@ -417,14 +421,14 @@ mod tests {
     fn wait_takes_all_its_flags() {
         let args = wait(
             "runwatch watch run_1 - --timeout 2h --name n --label a=b --label c=d=e --sink ops --interval 50ms \
-             --any --fail-fast --output --exit-status --linger 0s -q",
+             --any --fail-fast --output --exit-status --linger 0s -q -f",
         )
         .unwrap();
         assert_eq!(args.runs, [RunArg::Id(RunId::new("run_1").unwrap()), RunArg::Stdin]);
         assert_eq!(args.watch.timeout, Some(Duration::from_secs(7200)));
         assert_eq!(args.watch.labels, [("a".into(), "b".into()), ("c".into(), "d=e".into())]);
         assert_eq!(args.interval, Some(Duration::from_millis(50)));
-        assert_eq!(args.linger, Duration::ZERO);
+        assert_eq!((args.linger, args.follow), (Duration::ZERO, true));
         assert_eq!(wait("runwatch wait run_1").unwrap().linger, Duration::from_secs(30));
     }
 

@@ -40,7 +40,8 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
     telemetry::init(screen, common.log_level.unwrap_or(LogLevel::Warn), log_format, coloured);
     let client = || remote::client(&sources(), screen);
     let (out, err) = (&mut io::stdout(), &mut io::stderr());
-    let manner = |results| Manner { screen: screen.clone(), progress: !common.quiet, coloured, results };
+    let follow = matches!(&cli.command, Command::Wait(args) if args.follow);
+    let manner = |results| Manner { screen: screen.clone(), progress: !common.quiet, coloured, results, follow };
     match cli.command {
         Command::Wait(args) => {
             let results = match (common.json, args.output, common.quiet) {

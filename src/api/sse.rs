@@ -6,6 +6,9 @@ use bytes::{Buf as _, Bytes};
 /// Most bytes that an event may take in memory, its fields together; also of one line.
 pub(super) const MAX_EVENT_BYTES: usize = 256 * 1024;
 
+/// Most bytes that the room for a line keeps when the line is done.
+const KEPT_BYTES: usize = 4 * 1024;
+
 /// Longest ID of an event that is kept, in bytes: it comes back in a header.
 const MAX_ID_BYTES: usize = 256;
 
@@ -66,6 +69,7 @@ impl Parser {
             let frame = self.line(&line)?;
             self.line = line;
             self.line.clear();
+            self.line.shrink_to(KEPT_BYTES);
             if frame.is_some() {
                 return Ok(frame);
             }

@@ -132,7 +132,7 @@ mod tests {
 
     fn read(event: &str, data: &str) -> Option<(&'static str, Option<Hint>, String)> {
         let frame = Frame { event: event.to_owned(), data: data.to_owned() };
-        activity(&frame).map(|activity| (activity.kind, activity.hint, activity.summary()))
+        activity(&frame).map(|activity| (activity.kind, activity.hint, Activity::summary(activity.data.as_deref())))
     }
 
     #[test]

@@ -378,6 +378,9 @@ fn describe(watch: &WatchDoc, now: Timestamp, zone: &TimeZone, width: Option<u16
     };
     let ended = watch.finished_at.map(|at| format!(", seen {}", ago(at, now))).unwrap_or_default();
     line("status", format!("{}{ended}", standing(watch)));
+    if let Some(found_by) = &watch.found_by {
+        line("found by", if found_by == "stream" { "its event stream" } else { found_by }.to_owned());
+    }
     line("added", ago(watch.added_at, now));
     if watch.verdict.is_none() {
         line("deadline", ahead(watch.deadline_at, now));

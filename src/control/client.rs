@@ -8,7 +8,7 @@ use std::time::Duration;
 use reqwest::{Client as Http, Method, RequestBuilder, Response, StatusCode, redirect};
 use serde::de::DeserializeOwned;
 
-use super::wire::{AddRequest, DeliveryDoc, DeliveryList, Problem, WatchDoc, WatchList};
+use super::wire::{ActivityDoc, AddRequest, DeliveryDoc, DeliveryList, Problem, WatchDoc, WatchList};
 use crate::run::{DeliveryId, RunId};
 use crate::text::with_causes;
 
@@ -171,6 +171,15 @@ impl Client {
         Ok(Events { response: self.send(request).await?, text: Vec::new(), socket: self.socket.clone() })
     }
 
+    /// What the runs are doing whose event streams the daemon follows, from now on.
+    ///
+    /// # Errors
+    /// As [`ClientError`] has them.
+    pub async fn activity(&self) -> Result<Activities, ClientError> {
+        let response = self.send(self.request(Method::GET, "/v1/activity", &[])).await?;
+        Ok(Activities(Events { response, text: Vec::new(), socket: self.socket.clone() }))
+    }
+
     fn request(&self, method: Method, path: &str, query: &[(&str, &str)]) -> RequestBuilder {
         let mut url = reqwest::Url::parse("http://localhost").expect("a URL");
         url.set_path(path);
@@ -248,21 +257,26 @@ pub struct Events {
 }
 
 impl Events {
-    /// The next event: its ID and its JSON; `None` when the daemon ends the stream.
+    /// The next event: its ID and its JSON; `None` when the daemon ends the stream. Cancel-safe.
     ///
     /// # Errors
     /// When the daemon is gone or sends what is no stream of events.
     pub async fn next(&mut self) -> Result<Option<(String, String)>, ClientError> {
         loop {
+            let Some(event) = self.whole().await? else { return Ok(None) };
+            // A comment keeps the connection alive.
+            if let (Some(id), Some(data)) = (field(&event, "id:"), field(&event, "data:")) {
+                return Ok(Some((id.to_owned(), data.to_owned())));
+            }
+        }
+    }
+
+    /// The lines of the next event or comment; `None` when the daemon ends the stream.
+    async fn whole(&mut self) -> Result<Option<String>, ClientError> {
+        loop {
             if let Some(end) = self.text.windows(2).position(|two| two == b"\n\n") {
                 let event: Vec<u8> = self.text.drain(..end + 2).collect();
-                let event = String::from_utf8_lossy(&event);
-                let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).map(str::trim_start);
-                // A comment keeps the connection alive.
-                if let (Some(id), Some(data)) = (field("id:"), field("data:")) {
-                    return Ok(Some((id.to_owned(), data.to_owned())));
-                }
-                continue;
+                return Ok(Some(String::from_utf8_lossy(&event).into_owned()));
             }
             let broken = |what: String| ClientError::Broken { path: self.socket.clone(), what };
             match self.response.chunk().await.map_err(|error| broken(told(error)))? {
@@ -271,6 +285,43 @@ impl Events {
                     return Err(broken("an event is too large".to_owned()));
                 }
                 Some(chunk) => self.text.extend_from_slice(&chunk),
+            }
+        }
+    }
+}
+
+fn field<'a>(event: &'a str, name: &str) -> Option<&'a str> {
+    event.lines().find_map(|line| line.strip_prefix(name)).map(str::trim_start)
+}
+
+/// What runs are doing, as it comes.
+pub struct Activities(Events);
+
+/// What comes next of it.
+#[derive(Debug)]
+pub enum Heard {
+    /// An event of a run.
+    Activity(ActivityDoc),
+    /// So many events went by because they came too fast.
+    Missed(u64),
+}
+
+impl Activities {
+    /// What comes next; `None` when the daemon ends the stream. Cancel-safe.
+    ///
+    /// # Errors
+    /// When the daemon is gone or sends what is no stream of events.
+    pub async fn next(&mut self) -> Result<Option<Heard>, ClientError> {
+        loop {
+            let Some(event) = self.0.whole().await? else { return Ok(None) };
+            let Some(data) = field(&event, "data:") else { continue };
+            let heard = match field(&event, "event:") {
+                Some("activity") => serde_json::from_str(data).ok().map(Heard::Activity),
+                Some("missed") => data.parse().ok().map(Heard::Missed),
+                _ => None,
+            };
+            if heard.is_some() {
+                return Ok(heard);
             }
         }
     }

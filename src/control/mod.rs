@@ -21,13 +21,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use self::client::{Client, ClientError, Events};
+pub use self::client::{Activities, Client, ClientError, Events, Heard};
 use self::guard::Guard;
 pub use self::serve::Listener;
 pub use self::socket::{Socket, SocketError};
 pub use self::wire::{
-    AddRequest, AttemptDoc, ChangeDoc, DeliveryDoc, DeliveryList, FailureDoc, HealthDoc, Problem, SinkDoc, WatchDoc,
-    WatchList,
+    ActivityDoc, AddRequest, AttemptDoc, ChangeDoc, DeliveryDoc, DeliveryList, FailureDoc, HealthDoc, Problem, SinkDoc,
+    WatchDoc, WatchList,
 };
 use crate::api::RunSource;
 use crate::clock::Clock;

@@ -12,7 +12,7 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema, json_schema};
 use serde_json::{Map, Value, json};
 
-use super::wire::Problem;
+use super::wire::{ActivityDoc, Problem};
 use crate::config::{LABEL_KEY_BYTES, LABEL_VALUE_CHARS, NAME_CHARS};
 use crate::run::{
     DeliveryId, Event, EventType, FoundBy, RunEvent, RunId, SinkName, SinkNotice, UpstreamNotice, Verdict,
@@ -460,6 +460,28 @@ impl JsonSchema for EventFrame {
     }
 }
 
+impl JsonSchema for ActivityFrame {
+    fn schema_name() -> Cow<'static, str> {
+        "ActivityFrame".into()
+    }
+
+    fn json_schema(schemas: &mut SchemaGenerator) -> Schema {
+        let data = [schemas.subschema_for::<ActivityDoc>(), json_schema!({ "type": "integer", "minimum": 1 })];
+        json_schema!({
+            "type": "object",
+            "required": ["event", "data"],
+            "properties": {
+                "event": { "type": "string", "enum": ["activity", "missed"] },
+                "data": {
+                    "type": "string",
+                    "contentMediaType": "application/json",
+                    "contentSchema": { "anyOf": data },
+                },
+            },
+        })
+    }
+}
+
 /// A duration as people write it.
 pub(super) struct DurationText;
 
@@ -486,6 +508,9 @@ pub(super) struct Figures;
 
 /// One of the Server-Sent Events.
 pub(super) struct EventFrame;
+
+/// One of those of what runs are doing.
+pub(super) struct ActivityFrame;
 
 /// JSON that is described elsewhere.
 struct AnyObject;

@@ -18,14 +18,18 @@ use futures_util::{Stream, stream};
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 use serde::Serialize;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::openapi::{
-    Api, DurationText, EventFrame, EventNumber, Figures, LabelPair, Method, Operation, PageSize, WatchCursor,
+    ActivityFrame, Api, DurationText, EventFrame, EventNumber, Figures, LabelPair, Method, Operation, PageSize,
+    WatchCursor,
 };
 use super::serve::MAX_CONNECTIONS;
-use super::wire::{AddRequest, ChangeDoc, DeliveryDoc, DeliveryList, HealthDoc, Problem, SinkDoc, WatchDoc, WatchList};
+use super::wire::{
+    ActivityDoc, AddRequest, ChangeDoc, DeliveryDoc, DeliveryList, HealthDoc, Problem, SinkDoc, WatchDoc, WatchList,
+};
 use super::{Control, InForce};
 use crate::api::RunSource;
 use crate::config::{MAX_DEADLINE, MIN_DEADLINE, check_label, parse_duration, watch_name};
@@ -133,6 +137,18 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
                  belongs to a store that is no more: then all events come",
             )
             .content::<EventFrame>(StatusCode::OK, "Events as they come; the schema is that of each", &["text/event-stream"]),
+        )
+        .route(
+            Method::Get,
+            "/v1/activity",
+            activity::<S>,
+            Operation::new(
+                "followActivity",
+                "Follow what runs are doing",
+                "Server-Sent Events, until the daemon stops: what the event streams tell that it follows, from now on. \
+                 Nothing of it is kept. An event `missed` says how many came too fast for the caller.",
+            )
+            .content::<ActivityFrame>(StatusCode::OK, "Events as they come; the schema is that of each", &["text/event-stream"]),
         )
         .route(
             Method::Get,
@@ -514,6 +530,34 @@ fn event_number(id: &HeaderValue) -> Result<i64, Refusal> {
     let digits = id.to_str().ok().filter(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()));
     let number = digits.and_then(|id| id.parse().ok());
     number.ok_or_else(|| Refusal::bad("Last-Event-ID is not the id of an event, which is a number"))
+}
+
+/// What the runs are doing whose event streams are followed, from now on. It is not kept: who reads too
+/// slowly is told how many events went by.
+async fn activity<S: RunSource>(
+    State(app): App<S>,
+    query: RawQuery,
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Refusal> {
+    Query::read(query, &[])?;
+    let feed = (app.control.watches.followed(), app.stop.clone(), app.place()?);
+    let stream = stream::unfold(feed, |(mut followed, stop, place)| async move {
+        // Both arms are cancel-safe.
+        let next = tokio::select! {
+            next = followed.recv() => next,
+            () = stop.cancelled() => return None,
+        };
+        let event = match next {
+            Ok(followed) => {
+                let document =
+                    serde_json::to_string(&ActivityDoc::of(&followed)).expect("the documents have text keys");
+                sse::Event::default().event("activity").data(document)
+            }
+            Err(RecvError::Lagged(missed)) => sse::Event::default().event("missed").data(missed.to_string()),
+            Err(RecvError::Closed) => return None,
+        };
+        Some((Ok(event), (followed, stop, place)))
+    });
+    Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
 /// Whether the scheduler and the store make progress. The API being down is no ill health: a restart

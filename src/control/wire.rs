@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::openapi::{DurationText, LabelMap, WatchName};
 use crate::run::{DeliveryId, EventType, FoundBy, Labels, RunEvent, RunId, SinkName, Verdict};
 use crate::store::{AttemptRecord, DeliveryState, DeliverySummary, WatchRecord, WatchState};
-use crate::watch::WatchView;
+use crate::watch::{Followed, WatchView};
 
 /// `POST /v1/watches`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -124,6 +124,21 @@ pub struct SinkDoc {
     pub events: Vec<EventType>,
     /// Why it gets none, or not all verdicts.
     pub why_not: Option<String>,
+}
+
+/// One event of `GET /v1/activity`: what a run is doing, as its event stream tells it.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct ActivityDoc {
+    /// The run.
+    pub run_id: RunId,
+    /// When it came in.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub at: Timestamp,
+    /// The type of the event, such as `tool.called`; `stream.unavailable` is our own.
+    pub activity: String,
+    /// What it says, as the API sent it; `null` when there is nothing, or too much.
+    #[schemars(with = "Option<serde_json::Value>")]
+    pub data: Option<Box<RawValue>>,
 }
 
 /// `GET /v1/watches`.
@@ -244,6 +259,18 @@ impl WatchDoc {
     /// The verdict, if it has one that this program knows.
     pub fn known_verdict(&self) -> Option<Verdict> {
         self.verdict.as_deref().and_then(Verdict::from_word)
+    }
+}
+
+impl ActivityDoc {
+    /// What was followed.
+    pub fn of(followed: &Followed) -> Self {
+        Self {
+            run_id: followed.run_id.clone(),
+            at: followed.at,
+            activity: followed.activity.kind.to_owned(),
+            data: followed.activity.data.clone(),
+        }
     }
 }
 

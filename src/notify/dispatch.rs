@@ -198,8 +198,13 @@ impl<D: Deliver> Courier<D> {
         let event = Event { event_type: EventType::SinkDisabled, timestamp: now, data: EventData::Sink(notice) };
         let mut sinks = self.routes.sinks_for(&event, None);
         sinks.retain(|sink| *sink != self.name);
-        if let Err(error) = self.store.record_event(Told { event, sinks }, now).await {
-            tracing::error!(sink = %self.name, %error, "cannot store that the sink is disabled");
+        let told = Told { event, sinks };
+        loop {
+            match self.store.record_event(told.clone(), now).await {
+                Ok(()) | Err(StoreError::Closed) => break,
+                // The store says itself, and once, that it fails. This is told once only.
+                Err(_refused) => tokio::time::sleep(STORE_RETRY).await,
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::event::passable;
 use super::{Status, Verdict};
-use crate::text::one_line;
+use crate::text::{harmless_json, one_line};
 
 /// Longest data of an event that is kept, in bytes; they are for people to follow.
 const MAX_DATA_BYTES: usize = 16 * 1024;
@@ -33,9 +33,13 @@ pub struct Activity {
     pub kind: &'static str,
     /// What it suggests.
     pub hint: Option<Hint>,
-    /// What it says, on one line; `None` when there is nothing, too much, or too deeply nested.
+    /// What it says, on one line and harmless on a terminal; `None` when there is nothing, too much, or too
+    /// deeply nested.
     pub data: Option<Box<RawValue>>,
 }
+
+/// The type of our own notice among the events of a run: its stream cannot be followed.
+const UNAVAILABLE: &str = "stream.unavailable";
 
 /// The types of events of both documentations (API reference and streaming guide of docs.crewship.dev),
 /// with what they suggest. `run.succeeded` and `run.cancelled` are in neither, but in their neighbours:
@@ -90,7 +94,15 @@ impl Activity {
             hint = Some(Hint::Ended);
         }
         let (data, _) = passable(data.filter(|data| data.get().len() <= MAX_DATA_BYTES));
+        let harmless = |data: Box<RawValue>| RawValue::from_string(harmless_json(data.get()).into_owned());
+        let data = data.and_then(|data| harmless(data).ok());
         Some(Self { kind, hint, data })
+    }
+
+    /// Our own notice that the stream of a run cannot be followed, and why.
+    pub fn unavailable(why: &str) -> Self {
+        let data = serde_json::value::to_raw_value(&serde_json::json!({ "message": why }));
+        Self { kind: UNAVAILABLE, hint: None, data: data.ok() }
     }
 
     /// Whether it tells people something that the watch does not tell them already.
@@ -98,13 +110,18 @@ impl Activity {
         !matches!(self.kind, "heartbeat" | "status" | "complete" | "timeout")
     }
 
-    /// What it says in a few words, harmless on a terminal; empty when that is not known.
-    pub fn summary(&self) -> String {
-        let data: Option<Value> = self.data.as_ref().and_then(|data| serde_json::from_str(data.get()).ok());
+    /// What the data of an event say in a few words, harmless on a terminal; empty when that is not known.
+    pub fn summary(data: Option<&RawValue>) -> String {
+        let data: Option<Value> = data.and_then(|data| serde_json::from_str(data.get()).ok());
         let Some(data) = data else { return String::new() };
         let found = |keys: &[&str]| keys.iter().find_map(|key| words(data.get(key)?));
         let level = data.get("level").and_then(words);
         [level, found(&SUBJECT_KEYS), found(&DETAIL_KEYS)].into_iter().flatten().collect::<Vec<_>>().join(" ")
+    }
+
+    /// Whether an event of this type tells of something that went wrong.
+    pub fn is_bad(kind: &str) -> bool {
+        matches!(kind, "run.failed" | "error" | UNAVAILABLE) || kind.ends_with(".error")
     }
 }
 
@@ -147,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_summary_says_who_and_what() {
-        let summary = |kind, data| read(kind, data).unwrap().summary();
+        let summary = |kind, data| Activity::summary(read(kind, data).unwrap().data.as_deref());
         assert_eq!(summary("log", r#"{"level":"info","message":"fetching\npage 2"}"#), "info fetching page 2");
         assert_eq!(
             summary("agent.action", r#"{"agent":{"name":"researcher"},"action":"search"}"#),

@@ -19,8 +19,11 @@ pub enum Answer {
     Missing,
     /// Anything else: no connection, a refusal, an error, a body that cannot be used.
     Failed,
-    /// The deadline has come and the API may not be asked now. Counts as no usable answer.
-    NotAsked,
+    /// The deadline has come and the API may not be asked now: the last poll decides.
+    NotAsked {
+        /// The API has been silent for so long that the last poll says nothing of now.
+        silent: bool,
+    },
 }
 
 /// The limits a watch is held to.
@@ -63,6 +66,8 @@ pub struct Progress {
     taken_up_at: Timestamp,
     /// Whether the run was seen going since then, so that its end cannot be a late one.
     seen_going: bool,
+    /// Whether the last poll got a usable answer.
+    answered: bool,
 }
 
 /// What one step leads to. Nothing of it holds until it is stored.
@@ -102,13 +107,15 @@ impl Progress {
             verdict: None,
             taken_up_at: now,
             seen_going: false,
+            answered: false,
         }
     }
 
     /// Takes up at `now` a watch whose stored marks were put into `self`.
     #[must_use]
     pub fn resumed(self, now: Timestamp) -> Self {
-        Self { taken_up_at: now, seen_going: false, ..self }
+        let answered = self.status.is_some() && self.missing_since.is_none();
+        Self { taken_up_at: now, seen_going: false, answered, ..self }
     }
 
     /// Whether the run was seen going since this process took the watch up.
@@ -128,7 +135,8 @@ impl Progress {
     /// Moves a watch on by what one poll brought at `now`: the only place where a verdict is given.
     ///
     /// An unknown status is never final. A status may go backwards; it is recorded like any other
-    /// change. A failed poll changes nothing unless the deadline has come.
+    /// change. A failed poll changes nothing unless the deadline has come, but that the grace of a run that
+    /// is missing begins anew: its verdict needs answers, all of them 404.
     ///
     /// # Errors
     /// [`Illegal::Finished`] when the watch has its verdict already.
@@ -142,6 +150,7 @@ impl Progress {
             Answer::Seen(observation) => {
                 let Observation { status, details } = *observation;
                 next.polls += 1;
+                next.answered = true;
                 next.missing_since = None;
                 next.verdict = Verdict::of_status(&status);
                 if status == Status::Running && !self.seen_running {
@@ -155,6 +164,7 @@ impl Progress {
             }
             Answer::Missing => {
                 next.polls += 1;
+                next.answered = false;
                 let since = *next.missing_since.get_or_insert(now);
                 if now >= later(since, limits.not_found_grace) {
                     next.verdict = Some(Verdict::NotFound);
@@ -163,9 +173,11 @@ impl Progress {
             }
             Answer::Failed => {
                 next.polls += 1;
+                next.answered = false;
+                next.missing_since = None;
                 false
             }
-            Answer::NotAsked => false,
+            Answer::NotAsked { silent } => self.answered && !silent,
         };
         if next.verdict.is_none() && now >= watch.deadline_at {
             next.verdict = Some(if still_going { Verdict::TimedOut } else { Verdict::Unreachable });
@@ -319,18 +331,27 @@ mod tests {
         let miss = |at| (at, Answer::Missing);
         assert_eq!(play(1000, vec![miss(0), miss(119)]).1, []);
         assert_eq!(play(1000, vec![miss(0), miss(119), miss(120)]).1, [(120, "watch.not_found")]);
-        // Seen in between: the grace begins anew. A failed poll says nothing either way.
-        let gone = vec![miss(0), (100, seen("running")), miss(130), (249, Answer::Failed), miss(250)];
+        // Seen in between: the grace begins anew. So it does after a failed poll, which may hide anything.
+        let gone = vec![miss(0), (100, seen("running")), miss(130), miss(249), miss(250)];
         assert_eq!(play(1000, gone).1, [(100, "run.started"), (250, "watch.not_found")]);
+        let unheard = vec![miss(0), (119, Answer::Failed), miss(120), miss(239), miss(240)];
+        assert_eq!(play(1000, unheard).1, [(240, "watch.not_found")]);
     }
 
     #[test]
     fn at_the_deadline_the_last_answer_decides() {
         assert_eq!(play(10, vec![(0, seen("running")), (10, seen("running"))]).1[1], (10, "watch.timed_out"));
         assert_eq!(play(10, vec![(10, seen("succeeded"))]).1, [(10, "run.succeeded")]);
-        for no_answer in [Answer::Failed, Answer::Missing, Answer::NotAsked] {
+        for no_answer in [Answer::Failed, Answer::Missing, Answer::NotAsked { silent: true }] {
             assert_eq!(play(10, vec![(0, seen("pending")), (10, no_answer)]).1, [(10, "watch.unreachable")]);
         }
+        // Where the API may not be asked any more, that is the last poll made.
+        let not_asked =
+            |before| play(10, vec![(0, seen("pending")), (5, before), (10, Answer::NotAsked { silent: false })]).1;
+        assert_eq!(not_asked(seen("pending")), [(10, "watch.timed_out")]);
+        assert_eq!(not_asked(Answer::Failed), [(10, "watch.unreachable")]);
+        assert_eq!(not_asked(Answer::Missing), [(10, "watch.unreachable")]);
+        assert_eq!(play(10, vec![(10, Answer::NotAsked { silent: false })]).1, [(10, "watch.unreachable")]);
         assert_eq!(play(10, vec![(9, Answer::Failed)]).1, []);
     }
 
@@ -378,7 +399,7 @@ mod tests {
             1 => prop_oneof![Just("succeeded"), Just("failed"), Just("canceled"), Just("cancelled")].prop_map(seen),
             3 => Just(Answer::Missing),
             3 => Just(Answer::Failed),
-            1 => Just(Answer::NotAsked),
+            1 => any::<bool>().prop_map(|silent| Answer::NotAsked { silent }),
         ]
     }
 
@@ -392,11 +413,17 @@ mod tests {
             let mut progress = Progress::begin(time(0));
             let mut now = 0;
             let mut started = 0;
+            let mut last_poll_answered = false;
             for (gap, answer) in answers {
                 now += gap;
+                last_poll_answered = match &answer {
+                    Answer::Seen(_) => true,
+                    Answer::Missing | Answer::Failed => false,
+                    Answer::NotAsked { silent } => last_poll_answered && !silent,
+                };
                 let said = match &answer {
                     Answer::Seen(observation) => Some(observation.status.clone()),
-                    Answer::Missing | Answer::Failed | Answer::NotAsked => None,
+                    Answer::Missing | Answer::Failed | Answer::NotAsked { silent: _ } => None,
                 };
                 let missing = matches!(answer, Answer::Missing);
                 let step = match progress.step(&watch, answer, time(now), &limits) {
@@ -418,8 +445,8 @@ mod tests {
                         let since = step.progress.missing_since.expect("missing for a while");
                         prop_assert!(time(now).duration_since(since) >= SignedDuration::from_secs(120));
                     }
-                    Some(Verdict::TimedOut) => prop_assert!(now >= deadline && said.is_some()),
-                    Some(Verdict::Unreachable) => prop_assert!(now >= deadline && said.is_none()),
+                    Some(Verdict::TimedOut) => prop_assert!(now >= deadline && last_poll_answered),
+                    Some(Verdict::Unreachable) => prop_assert!(now >= deadline && !last_poll_answered),
                     None => prop_assert!(now < deadline),
                 }
                 progress = step.progress;

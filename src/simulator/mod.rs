@@ -5,6 +5,7 @@ mod fault;
 mod receiver;
 mod script;
 mod server;
+mod stream;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,11 +17,14 @@ use hyper::{HeaderMap, Method, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use self::fault::Fault;
 pub use self::receiver::{Received, Receiver};
 pub use self::script::Script;
 use self::server::{Answer, Request, Server};
+use self::stream::{Feed, Traffic};
+pub use self::stream::{StreamFault, StreamScript};
 use crate::run::RunId;
 
 /// A simulated API on loopback. Its runs move with time from when they are added.
@@ -47,13 +51,28 @@ struct World {
     started: (Instant, Timestamp),
     runs: BTreeMap<RunId, Run>,
     requests: Vec<Recorded>,
+    stream_requests: Vec<Recorded>,
     outage: Option<Fault>,
+    stream_outage: Option<Fault>,
+    traffic: Arc<Traffic>,
 }
 
 struct Run {
     script: Script,
     added: Instant,
     polls: u32,
+    streams: u32,
+    gone: CancellationToken,
+    /// Ends the run's streams when the run is replaced.
+    _end_streams: DropGuard,
+}
+
+impl Run {
+    fn new(script: Script) -> Self {
+        let gone = CancellationToken::new();
+        let end_streams = gone.clone().drop_guard();
+        Self { script, added: Instant::now(), polls: 0, streams: 0, gone, _end_streams: end_streams }
+    }
 }
 
 impl Simulator {
@@ -75,7 +94,10 @@ impl Simulator {
             started: (Instant::now(), Timestamp::now()),
             runs: BTreeMap::new(),
             requests: Vec::new(),
+            stream_requests: Vec::new(),
             outage: None,
+            stream_outage: None,
+            traffic: Arc::default(),
         }));
         let answering = Arc::clone(&world);
         let server =
@@ -100,8 +122,7 @@ impl Simulator {
 
     /// Adds a run, or starts it anew.
     pub fn add_run(&self, id: &RunId, script: Script) {
-        let run = Run { script, added: Instant::now(), polls: 0 };
-        self.world().runs.insert(id.clone(), run);
+        self.world().runs.insert(id.clone(), Run::new(script));
     }
 
     /// Gives every request this fault, until told otherwise.
@@ -109,9 +130,29 @@ impl Simulator {
         self.world().outage = fault;
     }
 
-    /// Every request so far, in order.
+    /// Gives every request for an event stream this fault, until told otherwise.
+    pub fn set_stream_outage(&self, fault: Option<Fault>) {
+        self.world().stream_outage = fault;
+    }
+
+    /// Every request so far, in order, but for those for event streams.
     pub fn requests(&self) -> Vec<Recorded> {
         self.world().requests.clone()
+    }
+
+    /// Every request for an event stream so far, in order.
+    pub fn stream_requests(&self) -> Vec<Recorded> {
+        self.world().stream_requests.clone()
+    }
+
+    /// How many event streams are open.
+    pub fn open_streams(&self) -> usize {
+        self.world().traffic.open()
+    }
+
+    /// How many bytes of event streams were handed to the connections.
+    pub fn streamed_bytes(&self) -> u64 {
+        self.world().traffic.bytes()
     }
 
     /// The status that the API would give a run now; `None` for one that is not there.
@@ -119,6 +160,13 @@ impl Simulator {
         let world = self.world();
         let run = world.runs.get(id)?;
         run.script.status_after(run.added.elapsed()).map(ToOwned::to_owned)
+    }
+
+    /// When a run ends; `None` for one that is not there or goes on for ever.
+    pub fn ends_at(&self, id: &RunId) -> Option<Instant> {
+        let world = self.world();
+        let run = world.runs.get(id)?;
+        Some(run.added + run.script.span().1?)
     }
 
     /// Ends the server and its connections.
@@ -138,10 +186,9 @@ impl World {
             key.set_sensitive(true);
         }
         let path = request.path.clone();
-        if path.ends_with("/events") {
-            return problem(StatusCode::NOT_FOUND, "No such route");
-        }
-        self.requests.push(Recorded { at: Instant::now(), method: request.method.clone(), path, headers });
+        let recorded = Recorded { at: Instant::now(), method: request.method.clone(), path, headers };
+        let streamed = request.path.strip_prefix("/v1/runs/").and_then(|rest| rest.strip_suffix("/events"));
+        if streamed.is_some() { &mut self.stream_requests } else { &mut self.requests }.push(recorded);
         let authorized = request.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok())
             == Some(&format!("Bearer {}", self.key));
         if let Some(fault) = &self.outage {
@@ -149,6 +196,9 @@ impl World {
         }
         if !authorized {
             return problem(StatusCode::UNAUTHORIZED, "Invalid API key");
+        }
+        if let (&Method::GET, Some(id)) = (&request.method, streamed) {
+            return self.stream(id, &request.headers);
         }
         match (&request.method, request.path.strip_prefix("/v1/runs")) {
             (&Method::POST, Some("" | "/")) => self.create(&request.body),
@@ -168,7 +218,7 @@ impl World {
         let id = format!("run_sim{}", self.runs.len() + 1);
         let script = Script::new_created(asked["input"].clone());
         let key = RunId::new(&id).expect("letters and digits");
-        self.runs.insert(key, Run { script, added: Instant::now(), polls: 0 });
+        self.runs.insert(key, Run::new(script));
         let body = json!({"run_id": id, "version_id": "ver_sim1", "version_number": 1, "status": "running"});
         server::json(StatusCode::ACCEPTED, &body).into()
     }
@@ -179,7 +229,10 @@ impl World {
         let run = RunId::new(id).ok().and_then(|id| self.runs.get_mut(&id).map(|run| (id, run)));
         let Some((id, run)) = run else { return problem(StatusCode::NOT_FOUND, "Run not found") };
         run.polls += 1;
-        let wall = |at: Instant| started.1.checked_add(at.duration_since(started.0)).unwrap_or(started.1);
+        if run.polls == 1 && run.script.begins_with_poll() {
+            run.added = Instant::now();
+        }
+        let wall = |at: Instant| wall(started, at);
         let body = run.script.describe(&id, run.added, run.polls, wall);
         match (run.script.fault_at(run.polls), run.script.verbatim_body(), body) {
             (Some(fault), _, body) => fault.answer(&body.unwrap_or_else(|| json!({"id": id}))),
@@ -188,6 +241,35 @@ impl World {
             (None, None, None) => problem(StatusCode::NOT_FOUND, "Run not found"),
         }
     }
+
+    /// Stream Events. A run that is not there is told of by an `error` event, as the reference has it.
+    fn stream(&mut self, id: &str, headers: &HeaderMap) -> Answer {
+        if let Some(fault) = &self.stream_outage {
+            return fault.answer(&json!({}));
+        }
+        let found = RunId::new(id).ok().and_then(|id| self.runs.get_mut(&id).map(|run| (id, run)));
+        let Some((id, run)) = found else { return stream::not_found().into() };
+        if run.script.status_after(run.added.elapsed()).is_none() {
+            return stream::not_found().into();
+        }
+        run.streams += 1;
+        let last_id = headers.get("last-event-id").and_then(|value| value.to_str().ok()?.parse().ok());
+        let feed = Feed::new(
+            id,
+            &run.script,
+            (run.added, wall(self.started, run.added)),
+            run.streams,
+            last_id,
+            run.gone.clone(),
+            Arc::clone(&self.traffic),
+        );
+        feed.answer()
+    }
+}
+
+/// What the wall clock shows at `at`.
+fn wall(started: (Instant, Timestamp), at: Instant) -> Timestamp {
+    started.1.checked_add(at.duration_since(started.0)).unwrap_or(started.1)
 }
 
 /// An error as the current documentation shows it.

@@ -108,7 +108,20 @@ impl Receiver {
 
     /// Every request so far, in order.
     pub fn requests(&self) -> Vec<Received> {
-        self.state.lock().expect("no holder panics").received.clone()
+        self.requests_beyond(0)
+    }
+
+    /// The requests after the first `count`.
+    fn requests_beyond(&self, count: usize) -> Vec<Received> {
+        self.state.lock().expect("no holder panics").received.iter().skip(count).cloned().collect()
+    }
+
+    /// Waits until there are more than `count` requests, and returns those after them.
+    pub async fn wait_beyond(&self, count: usize) -> Vec<Received> {
+        let mut received = self.count.clone();
+        // The sender lives as long as the server, which `self` holds.
+        drop(received.wait_for(|received| *received > count).await);
+        self.requests_beyond(count)
     }
 
     /// Waits until there were `count` requests, and returns all there are.

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::Fault;
+use super::{Fault, StreamScript};
 use crate::run::RunId;
 
 /// How a simulated run goes: when it appears, how long it is pending and running, how it ends, and
@@ -19,6 +19,7 @@ pub struct Script {
     appears_after: Duration,
     queued_for: Duration,
     runs_for: Duration,
+    from_first_poll: bool,
     input: Value,
     output: Value,
     error_message: Value,
@@ -26,6 +27,7 @@ pub struct Script {
     verbatim: Option<String>,
     answers: Vec<String>,
     faults: BTreeMap<u32, Fault>,
+    stream: StreamScript,
 }
 
 impl Script {
@@ -35,6 +37,7 @@ impl Script {
             appears_after: Duration::ZERO,
             queued_for: Duration::ZERO,
             runs_for: Duration::ZERO,
+            from_first_poll: false,
             input: json!({"topic": "AI agents"}),
             output: Value::Null,
             error_message: Value::Null,
@@ -42,6 +45,7 @@ impl Script {
             verbatim: None,
             answers: Vec::new(),
             faults: BTreeMap::new(),
+            stream: StreamScript::default(),
         }
     }
 
@@ -89,6 +93,17 @@ impl Script {
         Self { runs_for, ..self }
     }
 
+    /// Its time begins with the first request for it, however long that takes to come.
+    #[must_use]
+    pub fn from_first_poll(self) -> Self {
+        Self { from_first_poll: true, ..self }
+    }
+
+    /// Whether its time begins with the first request for it.
+    pub(super) fn begins_with_poll(&self) -> bool {
+        self.from_first_poll
+    }
+
     /// With this output at the end.
     #[must_use]
     pub fn output(self, output: Value) -> Self {
@@ -134,6 +149,27 @@ impl Script {
     pub fn fault_on(mut self, request: u32, fault: Fault) -> Self {
         self.faults.insert(request, fault);
         self
+    }
+
+    /// With this event stream.
+    #[must_use]
+    pub fn stream(self, stream: StreamScript) -> Self {
+        Self { stream, ..self }
+    }
+
+    pub(super) fn stream_script(&self) -> &StreamScript {
+        &self.stream
+    }
+
+    /// When it starts after it was added, and when it ends, if it does.
+    pub(super) fn span(&self) -> (Duration, Option<Duration>) {
+        let starts = self.appears_after + self.queued_for;
+        (starts, self.end.as_ref().map(|_| starts + self.runs_for))
+    }
+
+    /// The final status, and the message of one that failed.
+    pub(super) fn end(&self) -> (Option<&str>, &Value) {
+        (self.end.as_deref(), &self.error_message)
     }
 
     pub(super) fn fault_at(&self, request: u32) -> Option<&Fault> {

@@ -116,6 +116,8 @@ where
             accepted = listener.accept() => {
                 // A connection that was gone before it was accepted is the client's affair.
                 let Ok((stream, _client)) = accepted else { continue };
+                // As web servers do: an event must not wait until the one before it is acknowledged.
+                drop(stream.set_nodelay(true));
                 let answer = Arc::clone(&answer);
                 connections.spawn(async move {
                     let service = service_fn(move |request| {

@@ -8,7 +8,7 @@ use rusqlite::{OptionalExtension as _, Row, named_params, params};
 use super::queries::{read_all, read_change, read_delivery, read_event, read_id, read_time, read_watch, unreadable};
 use super::{DeliveryState, DeliverySummary, PollFailure, StatusChange, Store, StoreError, Wakes};
 use crate::metrics::Stored as Figures;
-use crate::run::{DeliveryId, Event, FoundBy, RunId, SinkName, Status, Verdict, Watch};
+use crate::run::{DeliveryId, Event, EventType, FoundBy, RunId, SinkName, Status, Verdict, Watch};
 
 /// Which watches are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -294,6 +294,20 @@ impl Store {
                 deliveries,
                 oldest_pending: age.map(|age| Duration::try_from(age).unwrap_or_default()),
             })
+        })
+        .await
+    }
+
+    /// The newest event about the API, if one is kept.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn newest_upstream_event(&self) -> Result<Option<Event>, StoreError> {
+        self.call(Wakes::default(), |db| {
+            let types = [EventType::ApiUnreachable, EventType::ApiUnauthorized, EventType::ApiRecovered];
+            let sql =
+                "SELECT body FROM events WHERE run_id IS NULL AND type IN (?, ?, ?) ORDER BY at DESC, seq DESC LIMIT 1";
+            Ok(read_all(db, sql, types.map(EventType::as_str), |row| read_event(row, 0))?.pop())
         })
         .await
     }

@@ -379,17 +379,20 @@ impl Store {
             .await
     }
 
-    /// Moves the marks of all active watches by `milliseconds`, after the wall clock was set by so much.
+    /// Moves the marks of all active watches, and the times of the next attempts, by `milliseconds`, after the
+    /// wall clock was set by so much.
     ///
     /// # Errors
     /// When the store refuses.
     pub async fn shift_active(&self, milliseconds: i64) -> Result<(), StoreError> {
-        self.call(Wakes::default(), move |db| {
+        self.call(Wakes { history: false, deliveries: true }, move |db| {
             db.prepare_cached(
                 "UPDATE watches SET deadline_at = deadline_at + ?1, missing_since = missing_since + ?1
                  WHERE verdict IS NULL",
             )?
             .execute([milliseconds])?;
+            db.prepare_cached("UPDATE deliveries SET next_attempt_at = next_attempt_at + ? WHERE state = 'pending'")?
+                .execute([milliseconds])?;
             Ok(())
         })
         .await

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -75,6 +75,10 @@ const CLOCK_CHECK: Duration = Duration::from_secs(1);
 /// How far apart the first polls of watches are that are taken up together, unless there are so many
 /// that the last would have to wait longer than the longest interval.
 const SPREAD: Duration = Duration::from_millis(20);
+
+/// How many polls may go out before a stream that could be opened has its turn: where polls take up the
+/// whole budget, a stream is worth more than the one request that it costs.
+const POLLS_PER_STREAM: u32 = 4;
 
 /// Commands waiting for the owner. Senders wait when it is full.
 const COMMANDS: usize = 256;
@@ -256,6 +260,10 @@ enum Done {
         step: Box<Step>,
         result: Result<(), StoreError>,
     },
+    Told {
+        event: Box<Event>,
+        result: Result<(), StoreError>,
+    },
     Other {
         what: &'static str,
         result: Result<(), StoreError>,
@@ -280,6 +288,7 @@ pub struct Scheduler<S> {
     budget: Budget,
     upstream: Upstream,
     streams: Streams,
+    polls_since_stream: u32,
     /// Earlier than any due time: who is due then goes first.
     first_of_all: Instant,
     polls: JoinSet<Polled>,
@@ -290,8 +299,11 @@ pub struct Scheduler<S> {
     metrics: Metrics,
     /// Since when the time in trouble is not counted yet.
     counted_until: Instant,
-    /// Unknown status texts that were warned about.
+    /// Unknown status texts that were warned about, up to [`MAX_WARNED`].
     warned: HashSet<String>,
+    /// Events about the API that the store refused, and when they are stored again.
+    untold: Vec<Event>,
+    untold_at: Option<Instant>,
 }
 
 impl<S: RunSource> Scheduler<S> {
@@ -322,6 +334,7 @@ impl<S: RunSource> Scheduler<S> {
             budget: Budget::new(policy.requests_per_minute, now),
             upstream: Upstream::new(now),
             streams: Streams::new(policy.max_streams),
+            polls_since_stream: 0,
             first_of_all: now,
             policy,
             polls: JoinSet::new(),
@@ -332,6 +345,8 @@ impl<S: RunSource> Scheduler<S> {
             metrics,
             counted_until: now,
             warned: HashSet::new(),
+            untold: Vec::new(),
+            untold_at: None,
         };
         let many = u32::try_from(active.len().max(1)).unwrap_or(u32::MAX);
         let gap = SPREAD.min(scheduler.policy.growth.max / many);
@@ -342,6 +357,16 @@ impl<S: RunSource> Scheduler<S> {
         }
         let followed = scheduler.streams.followed();
         (scheduler, Watches { commands: sender, upstream, followed })
+    }
+
+    /// Goes on where the process before left off that told `incident`, the newest event about the API: what was
+    /// told is not told again, and that it is over will be.
+    #[must_use]
+    pub fn remembering(mut self, incident: Option<&Event>) -> Self {
+        if let Some(incident) = incident {
+            self.upstream.remember(incident);
+        }
+        self
     }
 
     /// Serves until `stop` is cancelled. Polls under way are dropped then; what is being stored is
@@ -357,8 +382,16 @@ impl<S: RunSource> Scheduler<S> {
             // Every arm is cancel-safe: receiving, joining a set and sleeping lose nothing when dropped.
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(polled) = self.polls.join_next() => self.polled(polled.expect("a poll does not panic and is not aborted")),
-                Some(done) = self.stores.join_next() => self.stored(done.expect("a write does not panic and is not aborted")),
+                Some(polled) = self.polls.join_next() => {
+                    if let Some(polled) = finished(polled) {
+                        self.polled(polled);
+                    }
+                }
+                Some(done) = self.stores.join_next() => {
+                    if let Some(done) = finished(done) {
+                        self.stored(done);
+                    }
+                }
                 Some(command) = self.commands.recv() => self.command(command),
                 news = self.streams.news() => self.heard(news),
                 () = sleep_until(wake_at) => {}
@@ -367,7 +400,9 @@ impl<S: RunSource> Scheduler<S> {
         self.polls.abort_all();
         self.commands.close();
         while let Some(done) = self.stores.join_next().await {
-            self.stored(done.expect("a write does not panic and is not aborted"));
+            if let Some(done) = finished(done) {
+                self.stored(done);
+            }
         }
     }
 
@@ -514,20 +549,26 @@ impl<S: RunSource> Scheduler<S> {
             }
             self.deadlines.pop_first();
             self.expired.insert(key);
+            // Its last poll goes ahead of others, that may be put off.
+            if self.entries.get(&key).is_some_and(|entry| entry.phase == Phase::Waiting) {
+                self.move_due(key, self.first_of_all);
+            }
         }
         if self.expired.is_empty() || self.upstream.trouble().is_none() {
             return;
         }
         let failing = self.upstream.trouble() == Some(Trouble::Failing);
+        let silent = self.upstream.silent_for(self.reading.wall) > self.policy.growth.max;
         let may_end = |entry: &Entry| {
             let asked_in_vain = !failing || self.upstream.failed_since(entry.deadline);
             let shut = self.upstream.opens_at().is_some_and(|opens| opens > now);
-            entry.phase == Phase::Waiting && shut && asked_in_vain
+            // One that is due later waits for a store that failed.
+            entry.phase == Phase::Waiting && shut && asked_in_vain && entry.due <= now
         };
         let ending: Vec<Key> =
             self.expired.iter().copied().filter(|key| self.entries.get(key).is_some_and(may_end)).collect();
         for key in ending {
-            self.take_step(key, Answer::NotAsked);
+            self.take_step(key, Answer::NotAsked { silent });
         }
         let still_waiting = |key: &Key| self.entries.get(key).is_some_and(|entry| entry.phase == Phase::Waiting);
         if self.expired.iter().any(still_waiting) {
@@ -546,9 +587,13 @@ impl<S: RunSource> Scheduler<S> {
                 self.move_due(key, later);
                 continue;
             }
+            if self.polls_since_stream >= POLLS_PER_STREAM && !self.entries[&key].hinted {
+                self.open_stream(now);
+            }
             if !self.budget.try_take(now) {
                 return;
             }
+            self.polls_since_stream = self.polls_since_stream.saturating_add(1);
             self.due.pop_first();
             let entry = self.entries.get_mut(&key).expect("a due watch has an entry");
             entry.phase = Phase::Polling;
@@ -567,43 +612,55 @@ impl<S: RunSource> Scheduler<S> {
         }
     }
 
-    /// To when the poll of a watch that is due can be put off because its stream shows that the run goes on.
+    /// To when the poll of a watch that is due can be put off because its stream shows that the run goes on:
+    /// to where it would be if the last sign of life had been a poll.
     fn postponed(&mut self, key: Key, now: Instant) -> Option<Instant> {
         let entry = self.entries.get_mut(&key).expect("a due watch has an entry");
         if entry.hinted {
             return None;
         }
-        let natural = self.policy.growth.after(now.duration_since(entry.changed_at));
-        let stands_until = self.streams.stands_until(key, natural)?;
-        let longest = entry.polled_at? + self.policy.growth.max;
+        let heard_at = self.streams.heard_at(key)?;
+        let growth = &self.policy.growth;
+        let stands_until = heard_at + growth.after(heard_at.saturating_duration_since(entry.changed_at));
+        let longest = entry.polled_at? + growth.max;
         let later = stands_until.min(longest).min(entry.decides_at.unwrap_or(longest));
         (later > now).then(|| {
-            entry.interval = Some(natural);
+            entry.interval = Some(growth.after(now.duration_since(entry.changed_at)));
             later
         })
     }
 
     /// Opens streams, as far as the budget has room beside the polls that are due.
     fn open_streams(&mut self, now: Instant) {
-        while let Some(key) = self.streams.next_to_open(now) {
-            let polls_wait = self.due.first().is_some_and(|&(due, _)| due <= now);
-            if polls_wait || self.upstream.trouble().is_some() || !self.budget.try_take(now) {
-                break;
-            }
-            let entry = &self.entries[&key];
-            let (run_id, started) = (entry.watch.run_id.clone(), entry.progress.seen_running);
-            self.streams.open(key, run_id, started, Arc::clone(&self.source), self.clock.clone());
-        }
+        let polls_wait = self.due.first().is_some_and(|&(due, _)| due <= now);
+        while !polls_wait && self.open_stream(now) {}
         self.metrics.streams(self.streams.count());
+    }
+
+    /// Opens one stream, if there is one to open and the budget has room for it. Returns whether it did.
+    fn open_stream(&mut self, now: Instant) -> bool {
+        if self.upstream.trouble().is_some() {
+            return false;
+        }
+        let Some(key) = self.streams.next_to_open(now) else { return false };
+        if !self.budget.try_take(now) {
+            return false;
+        }
+        self.polls_since_stream = 0;
+        let entry = &self.entries[&key];
+        let (run_id, started) = (entry.watch.run_id.clone(), entry.progress.seen_running);
+        self.streams.open(key, run_id, started, Arc::clone(&self.source), self.clock.clone());
+        true
     }
 
     /// Takes in what a stream said, or that it is over.
     fn heard(&mut self, news: News) {
         let now = self.look_at_clock();
         match news {
-            News::Started(key) => self.ask_now(key),
+            News::Started(key) => self.ask_anew(key, now),
             News::Ended(ended) => {
-                if self.streams.ended(&ended, now, &mut self.random) {
+                // What a stream said before it was closed is as good a reason to ask as any.
+                if self.streams.ended(&ended, now, &mut self.random) || matches!(ended.cause, Cause::RunEnded) {
                     self.stream_ended(ended, now);
                 }
             }
@@ -618,23 +675,27 @@ impl<S: RunSource> Scheduler<S> {
         match &cause {
             Cause::NotOpened(error) => {
                 tracing::debug!(%run_id, error = error.describe(), "cannot follow the events of a run");
-                if let Some(pause) = error.retry_after() {
-                    self.upstream.pause(pause, now);
+                // A limit on requests is one for all requests of the key. Anything else is the affair of the
+                // streams: polls never depended on them.
+                if let ApiError::Status { status: 429, retry_after: Some(pause), .. } = error {
+                    self.upstream.pause(*pause, now);
                 }
-                // Its polls never depended on it.
                 return;
             }
+            Cause::RunEnded => return self.ask_anew(key, now),
             Cause::Broken(error) => tracing::debug!(%run_id, error = error.describe(), "a stream of events broke off"),
-            Cause::RunEnded | Cause::Over | Cause::Idle => tracing::trace!(%run_id, ?cause, "a stream of events ended"),
+            Cause::Over | Cause::Idle => tracing::trace!(%run_id, ?cause, "a stream of events ended"),
         }
-        entry.interval = match cause {
-            Cause::RunEnded => {
-                // Should the API's answer lag behind its stream, it is asked again soon.
-                entry.changed_at = now;
-                None
-            }
-            _ => Some(self.policy.growth.after(now.duration_since(entry.changed_at))),
-        };
+        entry.interval = Some(self.policy.growth.after(now.duration_since(entry.changed_at)));
+        self.ask_now(key);
+    }
+
+    /// Has a run asked for as if its status had just changed: should the API's answer lag behind its stream,
+    /// it is asked again soon.
+    fn ask_anew(&mut self, key: Key, now: Instant) {
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        entry.changed_at = now;
+        entry.interval = None;
         self.ask_now(key);
     }
 
@@ -708,6 +769,8 @@ impl<S: RunSource> Scheduler<S> {
         let now = self.reading.wall;
         let entry = self.entries.get_mut(&key).expect("the caller holds a key of an entry");
         let failed = matches!(answer, Answer::Failed);
+        // What ends for want of an answer was not found by asking.
+        entry.asked_on_hint &= !matches!(answer, Answer::NotAsked { .. });
         let found_by = if entry.asked_on_hint { FoundBy::Stream } else { FoundBy::Poll };
         let step = match entry.progress.step(&entry.watch, answer, now, &self.policy.limits) {
             Ok(step) => step,
@@ -729,7 +792,7 @@ impl<S: RunSource> Scheduler<S> {
         }
         if !step.is_news() {
             entry.progress = step.progress;
-            return self.reschedule(key, Pace::after(failed));
+            return self.reschedule(key, if failed { Pace::Behind } else { Pace::Onward });
         }
         self.due.remove(&(entry.due, key));
         entry.phase = Phase::Storing;
@@ -796,6 +859,15 @@ impl<S: RunSource> Scheduler<S> {
                     }
                 }
             }
+            Done::Told { event, result } => {
+                // Closed is the end. Anything else may pass, and this is told once only.
+                if let Err(error) = result.as_ref()
+                    && !matches!(error, StoreError::Closed)
+                {
+                    self.untold.push(*event);
+                    self.untold_at = Some(now + STORE_RETRY);
+                }
+            }
             Done::Other { what, result } => {
                 if let Err(error) = result {
                     tracing::error!(what, error = with_causes(&error), "cannot store");
@@ -811,15 +883,12 @@ impl<S: RunSource> Scheduler<S> {
         let growth = &self.policy.growth;
         let wait = match pace {
             Pace::In(wait) => wait,
-            Pace::Again if entry.refused => REFUSED_PROBE,
-            Pace::Again | Pace::Onward | Pace::Anew => {
+            Pace::Behind if entry.refused => REFUSED_PROBE,
+            Pace::Behind | Pace::Onward | Pace::Anew => {
                 let current = entry.interval.filter(|_| pace != Pace::Anew);
-                let interval = match (pace, current) {
-                    (Pace::Again, Some(current)) => current,
-                    // Waits are shorter than their intervals by the jitter, so the intervals alone would grow
-                    // faster than the time that a promise about delays is a part of.
-                    (_, current) => growth.next(current).min(growth.after(now.duration_since(entry.changed_at))),
-                };
+                // Waits are shorter than their intervals by the jitter, so the intervals alone would grow faster
+                // than the time that a promise about delays is a part of.
+                let interval = growth.next(current).min(growth.after(now.duration_since(entry.changed_at)));
                 entry.interval = Some(interval);
                 growth.wait(interval, &mut self.random)
             }
@@ -829,9 +898,13 @@ impl<S: RunSource> Scheduler<S> {
         let deadline_at = entry.watch.deadline_at;
         let deadline = (deadline_at > wall).then(|| instant_of(deadline_at, wall, now));
         entry.decides_at = mark.into_iter().chain(deadline).min();
+        let mut due = now + wait;
+        if let Some(opens_at) = self.upstream.opens_at().filter(|_| pace == Pace::Behind) {
+            due = due.max(opens_at + ROUNDING);
+        }
         let due = match entry.hinted {
             true => self.first_of_all,
-            false => entry.decides_at.map_or(now + wait, |decides_at| decides_at.min(now + wait)),
+            false => entry.decides_at.map_or(due, |decides_at| decides_at.min(due)),
         };
         self.move_due(key, due);
     }
@@ -848,15 +921,23 @@ impl<S: RunSource> Scheduler<S> {
     /// Has an event about the API stored and sent.
     fn tell(&mut self, event: Event) {
         tracing::warn!(event = %event.event_type, "state of the API changed");
+        self.store_told(event);
+    }
+
+    fn store_told(&mut self, event: Event) {
         let sinks = self.policy.routes.sinks_for(&event, None);
         let (store, now) = (self.store.clone(), event.timestamp);
         self.stores.spawn(async move {
-            let result = store.record_event(Told { event, sinks }, now).await;
-            Done::Other { what: "an event about the API", result }
+            let told = Told { event: event.clone(), sinks };
+            Done::Told { event: Box::new(event), result: store.record_event(told, now).await }
         });
     }
 
     fn publish(&mut self, now: Instant) {
+        if self.untold_at.is_some_and(|at| at <= now) {
+            self.untold_at = None;
+            std::mem::take(&mut self.untold).into_iter().for_each(|event| self.store_told(event));
+        }
         if let Some(event) = self.upstream.overdue(self.reading.wall) {
             self.tell(event);
         }
@@ -886,7 +967,7 @@ impl<S: RunSource> Scheduler<S> {
     /// When there is something to do without anything coming in; `None` when there never is.
     fn wake_at(&self, now: Instant) -> Option<Instant> {
         if self.entries.is_empty() {
-            return None;
+            return self.untold_at;
         }
         let due = self.due.first().map(|&(due, _)| due);
         let open_at = self.upstream.opens_at().unwrap_or(now).max(self.budget.next_at());
@@ -895,7 +976,16 @@ impl<S: RunSource> Scheduler<S> {
         let next_poll = due.map(|due| due.max(open_at)).filter(|_| !full);
         let next_deadline = self.deadlines.first().map(|&(deadline, _)| deadline);
         let stream = self.streams.wake_at().filter(|at| *at > now);
-        next_poll.into_iter().chain(next_deadline).chain(stream).chain([now + CLOCK_CHECK]).min()
+        let put_off =
+            self.expired.iter().filter_map(|key| Some(self.entries.get(key)?.due)).filter(|due| *due > now).min();
+        next_poll
+            .into_iter()
+            .chain(next_deadline)
+            .chain(stream)
+            .chain(put_off)
+            .chain(self.untold_at)
+            .chain([now + CLOCK_CHECK])
+            .min()
     }
 }
 
@@ -906,16 +996,11 @@ enum Pace {
     Onward,
     /// After the first interval: something changed.
     Anew,
-    /// After the same interval: the poll failed, and how long that lasts is the API's affair.
-    Again,
+    /// The same, and behind those that are due when the API may be asked again: the poll failed, and the
+    /// next that goes out must not be of the same run, should it be the run's fault.
+    Behind,
     /// After this time.
     In(Duration),
-}
-
-impl Pace {
-    fn after(failed: bool) -> Self {
-        if failed { Self::Again } else { Self::Onward }
-    }
 }
 
 impl Entry {
@@ -940,6 +1025,11 @@ fn instant_of(at: Timestamp, wall: Timestamp, now: Instant) -> Instant {
         Ok(ahead) => now + ahead.min(FAR) + ROUNDING,
         Err(_past) => now,
     }
+}
+
+/// What a task returned; `None` when it was cancelled, as all are when the runtime ends. A panic goes on.
+fn finished<T>(joined: Result<T, JoinError>) -> Option<T> {
+    joined.map_err(|error| error.try_into_panic().map(|panic| std::panic::resume_unwind(panic))).ok()
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -1,8 +1,9 @@
 //! The event streams that are followed: which watches have one, and what comes of it.
 //!
 //! A stream is never believed, only used as a reason to ask: when it ends, whatever it said, the run is
-//! asked for at once. While it shows life it stands for ordinary polls up to the longest interval. One
-//! task reads one stream and ends with it; the scheduler decides what follows.
+//! asked for at once. A sign of life stands for the ordinary polls of one interval, up to the longest
+//! interval in all, so that a stream that falls silent delays nothing. One task reads one stream and ends
+//! with it; the scheduler decides what follows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -19,11 +20,6 @@ use crate::api::{ApiError, EventStream, RunSource, StreamItem};
 use crate::backoff::Growth;
 use crate::clock::Clock;
 use crate::run::{Activity, Hint, RunId};
-
-/// How long a stream that has said nothing still counts as a sign that its run goes on, at the least:
-/// five of the two seconds at which the API looks into its own database for it ("Stream Events" of its
-/// reference). A run whose ordinary interval is longer has that long.
-const QUIET: Duration = Duration::from_secs(10);
 
 /// After how long without a byte a stream is closed, and opened anew.
 const IDLE_LIMIT: Duration = Duration::from_secs(300);
@@ -95,9 +91,11 @@ struct Open {
 struct Memory {
     interval: Option<Duration>,
     last_id: Option<String>,
+    /// Until when it rests, while it does.
+    rests_until: Option<Instant>,
 }
 
-/// When something last came in: milliseconds after `base`, plus one; 0 is never.
+/// When an event last came in: milliseconds after `base`, plus one; 0 is never.
 struct Heard {
     base: Instant,
     at: AtomicU64,
@@ -126,7 +124,10 @@ pub(super) struct Streams {
     resting: BTreeSet<(Instant, Key)>,
     open: BTreeMap<Key, Open>,
     memory: HashMap<Key, Memory>,
-    absent_until: Option<Instant>,
+    /// Until when none is opened: the API has none, or asked for a pause of them.
+    shut_until: Option<Instant>,
+    /// One was opened since the API last said that there is none.
+    served: bool,
     tasks: JoinSet<Ended>,
     number: u64,
     hints: (mpsc::Sender<Started>, mpsc::Receiver<Started>),
@@ -155,7 +156,8 @@ impl Streams {
             resting: BTreeSet::new(),
             open: BTreeMap::new(),
             memory: HashMap::new(),
-            absent_until: None,
+            shut_until: None,
+            served: false,
             tasks: JoinSet::new(),
             number: 0,
             hints: mpsc::channel(HINTS),
@@ -187,8 +189,8 @@ impl Streams {
             open.task.abort();
         }
         self.ready.remove(&key);
-        if self.memory.remove(&key).is_some() {
-            self.resting.retain(|(_, resting)| *resting != key);
+        if let Some(rests_until) = self.memory.remove(&key).and_then(|memory| memory.rests_until) {
+            self.resting.remove(&(rests_until, key));
         }
     }
 
@@ -199,7 +201,8 @@ impl Streams {
         self.ready.extend(open.into_keys());
         self.ready.extend(std::mem::take(&mut self.resting).into_iter().map(|(_, key)| key));
         self.memory.clear();
-        self.absent_until = None;
+        self.shut_until = None;
+        self.served = false;
         self.limit = limit;
         if limit == 0 {
             self.ready.clear();
@@ -209,12 +212,15 @@ impl Streams {
     /// The watch whose stream is to be opened next, if there is room: the newest, as young runs are the
     /// most likely to end soon. It may take the place of the oldest.
     pub(super) fn next_to_open(&mut self, now: Instant) -> Option<Key> {
-        if self.absent_until.is_some_and(|until| now < until) {
+        if self.shut_until.is_some_and(|until| now < until) {
             return None;
         }
-        self.absent_until = None;
+        self.shut_until = None;
         while let Some(&(at, key)) = self.resting.first().filter(|(at, _)| *at <= now) {
             self.resting.remove(&(at, key));
+            if let Some(memory) = self.memory.get_mut(&key) {
+                memory.rests_until = None;
+            }
             self.ready.insert(key);
         }
         let newest = self.ready.last().copied()?;
@@ -230,7 +236,7 @@ impl Streams {
     /// When there may be a stream to open without anything coming in.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         let rested = self.resting.first().map(|&(at, _)| at)?;
-        Some(rested.max(self.absent_until.unwrap_or(rested)))
+        Some(rested.max(self.shut_until.unwrap_or(rested)))
     }
 
     /// Opens the stream of the watch that [`Streams::next_to_open`] named. `started` is whether its run was
@@ -246,17 +252,19 @@ impl Streams {
         self.number += 1;
         let now = Instant::now();
         let heard = Arc::new(Heard { base: now, at: AtomicU64::new(0) });
+        let memory = self.memory.entry(key).or_default();
+        let last_id = memory.last_id.clone();
         let reading = Reading {
             key,
             number: self.number,
             run_id,
             started,
+            first: memory.interval.is_none(),
             clock,
             heard: Arc::clone(&heard),
             hints: self.hints.0.clone(),
             followed: self.followed.clone(),
         };
-        let last_id = self.memory.entry(key).or_default().last_id.clone();
         let task = self.tasks.spawn(reading.follow(source, last_id));
         self.open.insert(key, Open { number: self.number, since: now, task, heard });
     }
@@ -286,25 +294,35 @@ impl Streams {
             return false;
         }
         self.open.remove(&ended.key);
-        if let Cause::NotOpened(error) = &ended.cause
-            && error.is_absent()
-        {
-            self.absent_until = Some(now + ABSENT);
+        match &ended.cause {
+            Cause::NotOpened(error) if error.is_absent() => {
+                let others = self.open.values().any(|open| open.heard.at().is_some());
+                // Where there are streams, one that is missing is the affair of its run.
+                if !(error.is_not_found() && (std::mem::take(&mut self.served) || others)) {
+                    self.shut_until = Some(now + ABSENT);
+                }
+            }
+            Cause::NotOpened(error) => {
+                if let Some(pause) = error.retry_after() {
+                    self.shut_until = self.shut_until.max(Some(now + pause));
+                }
+            }
+            Cause::RunEnded | Cause::Over | Cause::Idle | Cause::Broken(_) => self.served = true,
         }
         let memory = self.memory.entry(ended.key).or_default();
         memory.last_id.clone_from(&ended.last_id);
         let anew = ended.followed_for >= HEALTHY || (matches!(ended.cause, Cause::Over) && memory.interval.is_none());
         let interval = self.growth.next(memory.interval.filter(|_| !anew));
         memory.interval = Some(interval);
-        self.resting.insert((now + self.growth.wait(interval, random), ended.key));
+        let rests_until = now + self.growth.wait(interval, random);
+        memory.rests_until = Some(rests_until);
+        self.resting.insert((rests_until, ended.key));
         true
     }
 
-    /// Until when the stream of a watch stands for its polls, as far as its signs of life go. `natural` is
-    /// the interval that the watch would have without it.
-    pub(super) fn stands_until(&self, key: Key, natural: Duration) -> Option<Instant> {
-        let heard_at = self.open.get(&key)?.heard.at()?;
-        Some(heard_at + natural.max(QUIET))
+    /// When the stream of a watch last showed that its run goes on; `None` when it has none that did.
+    pub(super) fn heard_at(&self, key: Key) -> Option<Instant> {
+        self.open.get(&key)?.heard.at()
     }
 }
 
@@ -314,6 +332,8 @@ struct Reading {
     number: u64,
     run_id: RunId,
     started: bool,
+    /// It is the first stream of its watch.
+    first: bool,
     clock: Clock,
     heard: Arc<Heard>,
     hints: mpsc::Sender<Started>,
@@ -325,13 +345,27 @@ impl Reading {
         let opened = source.open_events(&self.run_id, last_id.as_deref()).await;
         let since = Instant::now();
         let (cause, last_id) = match opened {
-            Err(error) => (Cause::NotOpened(error), last_id),
+            Err(error) => {
+                if self.first {
+                    self.tell(Activity::unavailable(&error.describe()));
+                }
+                (Cause::NotOpened(error), last_id)
+            }
             Ok(mut stream) => {
                 let cause = self.read(&mut stream).await;
                 (cause, stream.last_id().map(ToOwned::to_owned).or(last_id))
             }
         };
         Ended { key: self.key, number: self.number, cause, last_id, followed_for: since.elapsed() }
+    }
+
+    /// Tells those who follow, if anybody does.
+    fn tell(&self, activity: Activity) {
+        if self.followed.receiver_count() > 0 {
+            let followed = Followed { run_id: self.run_id.clone(), at: self.clock.now(), activity };
+            // Whoever followed may have left meanwhile.
+            drop(self.followed.send(Arc::new(followed)));
+        }
     }
 
     /// Reads until the stream ends or says something that looks like an end.
@@ -343,13 +377,14 @@ impl Reading {
                 Ok(Ok(None)) => return Cause::Over,
                 Ok(Ok(Some(item))) => item,
             };
-            self.heard.note();
+            // What was received in one piece is read without waiting: others get their turn in between.
+            tokio::task::coop::consume_budget().await;
+            // Other bytes show that the connection is alive, and nothing of the run.
             let StreamItem::Activity(activity) = item else { continue };
+            self.heard.note();
             let hint = activity.hint;
-            if activity.is_news() && self.followed.receiver_count() > 0 {
-                let followed = Followed { run_id: self.run_id.clone(), at: self.clock.now(), activity };
-                // Whoever followed may have left meanwhile.
-                drop(self.followed.send(Arc::new(followed)));
+            if activity.is_news() {
+                self.tell(activity);
             }
             match hint {
                 Some(Hint::Ended) => return Cause::RunEnded,

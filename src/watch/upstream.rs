@@ -95,6 +95,16 @@ impl Upstream {
         }
     }
 
+    /// Takes note of the newest event that was told, by a process before this one.
+    pub(super) fn remember(&mut self, told: &Event) {
+        let EventData::Upstream(notice) = &told.data else { return };
+        self.unreachable_told = told.event_type == EventType::ApiUnreachable;
+        self.unauthorized_told = told.event_type == EventType::ApiUnauthorized;
+        if self.unreachable_told || self.unauthorized_told {
+            self.failing_since = Some(notice.since);
+        }
+    }
+
     pub(super) fn trouble(&self) -> Option<Trouble> {
         self.trouble
     }
@@ -201,6 +211,12 @@ impl Upstream {
             }
         }
         None
+    }
+
+    /// For how long the API has given no usable answer at all.
+    pub(super) fn silent_for(&self, now: Timestamp) -> Duration {
+        let since = self.failing_since.map(|since| now.duration_since(since));
+        since.and_then(|silent| Duration::try_from(silent).ok()).unwrap_or_default()
     }
 
     /// What is to be told because of the time that has passed: that the API gives no usable answer.

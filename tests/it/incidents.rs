@@ -22,8 +22,12 @@ const MINUTE: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy)]
 enum Mood {
     Running,
+    /// Running, and no more requests are welcome for ten minutes.
+    Pausing,
     BadGateway,
     Refusing,
+    /// Running, but for run_0: 502.
+    Poisoned,
 }
 
 /// An API in some mood, whose runs never end.
@@ -43,12 +47,16 @@ impl RunSource for Api {
     async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
         self.requests.lock().unwrap().push((Instant::now(), id.clone()));
         let mood = *self.mood.lock().unwrap();
+        let bad_gateway = || ApiError::Status { status: 502, message: String::new(), retry_after: None };
+        let running = |pause| {
+            let observation = Observation { status: Status::Running, details: RunDetails::default() };
+            Ok(Reply { observation, pause })
+        };
         match mood {
-            Mood::Running => {
-                let observation = Observation { status: Status::Running, details: RunDetails::default() };
-                Ok(Reply { observation, pause: None })
-            }
-            Mood::BadGateway => Err(ApiError::Status { status: 502, message: String::new(), retry_after: None }),
+            Mood::Poisoned if id.as_str() == "run_0" => Err(bad_gateway()),
+            Mood::Running | Mood::Poisoned => running(None),
+            Mood::Pausing => running(Some(MINUTE * 10)),
+            Mood::BadGateway => Err(bad_gateway()),
             Mood::Refusing => Err(ApiError::Unauthorized { status: 401, message: "Invalid API key".to_owned() }),
         }
     }
@@ -76,9 +84,13 @@ fn watch(index: usize, added_at: Timestamp) -> Watch {
 
 /// A scheduler over a store that holds `stored` watches already, of runs seen running an hour ago.
 async fn world(stored: usize, adjust: impl FnOnce(&mut Policy)) -> World {
+    world_at(Place::Memory, stored, adjust).await
+}
+
+async fn world_at(place: Place<'_>, stored: usize, adjust: impl FnOnce(&mut Policy)) -> World {
     let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
     let api = Api { mood: Arc::new(Mutex::new(Mood::Running)), requests: Arc::default() };
-    let (store, writer) = Store::open(Place::Memory).unwrap();
+    let (store, writer) = Store::open(place).unwrap();
     let mut tasks = JoinSet::new();
     tasks.spawn(writer.run());
     let long_ago = clock.now().checked_sub(MINUTE * 60).unwrap();
@@ -96,7 +108,8 @@ async fn world(stored: usize, adjust: impl FnOnce(&mut Policy)) -> World {
     let (scheduler, watches) =
         Scheduler::new(api.clone(), store.clone(), clock.clone(), policy, active, Metrics::default(), 7);
     let stop = CancellationToken::new();
-    tasks.spawn(scheduler.run(stop.clone()));
+    let incident = store.newest_upstream_event().await.unwrap();
+    tasks.spawn(scheduler.remembering(incident.as_ref()).run(stop.clone()));
     World { api, clock, store, watches, tasks, stop }
 }
 
@@ -196,4 +209,72 @@ async fn a_reload_keeps_every_watch_and_takes_up_the_new_limits() {
     let asked = world.requests() - before;
     assert!((20 * 11..=20 * 15).contains(&asked), "{asked} polls in a minute");
     world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_incident_is_told_once_through_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("runwatch.db");
+    let place = Place::File(&path);
+    let first = world_at(place, 1, |_| ()).await;
+    first.live(Mood::Refusing, MINUTE).await;
+    assert_eq!(first.told().await, [EventType::ApiUnauthorized]);
+    first.end().await;
+    let second = world_at(place, 0, |_| ()).await;
+    second.live(Mood::Refusing, MINUTE * 3).await;
+    assert_eq!(second.told().await, [EventType::ApiUnauthorized], "told by the process before");
+    second.end().await;
+    let third = world_at(place, 0, |_| ()).await;
+    third.live(Mood::Running, MINUTE).await;
+    let all = [EventType::ApiUnauthorized, EventType::ApiRecovered];
+    assert_eq!(third.told().await, all);
+    third.end().await;
+    let fourth = world_at(place, 0, |_| ()).await;
+    fourth.live(Mood::Running, MINUTE).await;
+    assert_eq!(fourth.told().await, all);
+    fourth.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_the_api_cannot_answer_for_delays_no_other() {
+    let world = world(4, |policy| policy.requests_per_minute = 6000).await;
+    world.live(Mood::Poisoned, MINUTE * 60).await;
+    let requests = world.end().await;
+    for index in 1..4 {
+        let id = RunId::new(&format!("run_{index}")).unwrap();
+        let asked: Vec<_> = requests.iter().filter(|(_, asked)| *asked == id).map(|(at, _)| *at).collect();
+        let longest = asked.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+        // The longest interval, and the shortest pause after a failure.
+        assert!(longest <= Duration::from_millis(31_500), "{id} waited {longest:?}");
+    }
+    let poisoned = requests.iter().filter(|(_, asked)| asked.as_str() == "run_0").count();
+    assert!((110..=140).contains(&poisoned), "{poisoned} polls of the run itself in an hour");
+}
+
+/// The verdicts of watches whose deadline comes in a minute, in `mood` from half a minute before it.
+async fn at_the_deadline(mood: Mood, before: Duration) -> Vec<EventType> {
+    let world = world(0, |_| ()).await;
+    let deadline_at = world.clock.now().checked_add(MINUTE * 10).unwrap();
+    for index in 0..3 {
+        let watch = Watch { deadline_at, ..watch(index, world.clock.now()) };
+        world.watches.add(watch, AddedBy::Request).await.unwrap();
+    }
+    world.live(Mood::Running, MINUTE * 10 - before).await;
+    world.live(mood, before + MINUTE).await;
+    let events = world.store.events_after(0, u32::MAX).await.unwrap();
+    let mut verdicts: Vec<_> =
+        events.into_iter().map(|(_, event)| event).filter(|event| event.event_type.verdict().is_some()).collect();
+    verdicts.sort_by_key(|event| event.run_id().cloned());
+    world.end().await;
+    verdicts.into_iter().map(|event| event.event_type).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_poll_decides_at_a_deadline_when_the_api_may_not_be_asked() {
+    let half = MINUTE / 2;
+    assert_eq!(at_the_deadline(Mood::Pausing, half).await, [EventType::WatchTimedOut; 3]);
+    assert_eq!(at_the_deadline(Mood::BadGateway, MINUTE * 5).await, [EventType::WatchUnreachable; 3]);
+    assert_eq!(at_the_deadline(Mood::Refusing, MINUTE * 5).await, [EventType::WatchUnreachable; 3]);
+    let poisoned = at_the_deadline(Mood::Poisoned, MINUTE * 5).await;
+    assert_eq!(poisoned, [EventType::WatchUnreachable, EventType::WatchTimedOut, EventType::WatchTimedOut]);
 }

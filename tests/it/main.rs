@@ -13,6 +13,7 @@ mod readme;
 mod security;
 mod sinks;
 mod store;
+mod streams;
 mod support;
 mod tls;
 mod wait;

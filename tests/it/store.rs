@@ -230,3 +230,21 @@ async fn a_store_of_the_first_format_opens_and_goes_on() {
     assert_eq!(store.add_configured_watch(watch("run_new")).await.unwrap(), Added::New);
     close(store, tasks).await;
 }
+
+#[tokio::test]
+async fn a_step_of_the_wall_clock_moves_what_waits_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, tasks) = open(&dir.path().join("runwatch.db"));
+    let watch = watch("run_1");
+    store.add_watch(watch.clone()).await.unwrap();
+    let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
+    store
+        .record_step(watch.run_id.clone(), failed.clone(), told(&failed, &["ops"]), None, FoundBy::Poll, time(2))
+        .await
+        .unwrap();
+    let ops = SinkName::new("ops").unwrap();
+    assert_eq!(store.next_due(ops.clone()).await.unwrap(), Some(time(2)));
+    store.shift_active(-3_600_000).await.unwrap();
+    assert_eq!(store.next_due(ops).await.unwrap(), Some(time(2 - 3600)), "not late by the step");
+    close(store, tasks).await;
+}

@@ -6,9 +6,12 @@ mod report;
 mod view;
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::{Instant, MissedTickBehavior};
 
 pub(super) use self::input::run_ids;
@@ -19,13 +22,13 @@ use crate::api::ApiClient;
 use crate::app::Engine;
 use crate::cli::WaitArgs;
 use crate::clock::Clock;
-use crate::config::Settings;
-use crate::control::Client;
+use crate::config::{EventsMode, Settings};
+use crate::control::{ActivityDoc, Client, Heard};
 use crate::run::{Labels, Verdict, Watch};
 use crate::store::{DeliveryFilter, DeliveryState, DeliverySummary, Place};
 use crate::telemetry::Screen;
 use crate::text::span;
-use crate::watch::{AddedBy, Trouble};
+use crate::watch::{AddedBy, Followed, Trouble};
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +54,8 @@ pub struct Manner {
     pub coloured: bool,
     /// How results are printed.
     pub results: Results,
+    /// Whether the events of runs are shown as they come.
+    pub follow: bool,
 }
 
 /// How long messages that are being sent when the command ends are given, first attempts among them.
@@ -103,6 +108,13 @@ pub async fn wait(args: &WaitArgs, mut settings: Settings, manner: Manner) -> an
         settings.watch.max_interval = interval;
         settings.watch.multiplier = 1.0;
         settings.watch.jitter = 0.0;
+    }
+    if manner.follow {
+        settings.watch.events = EventsMode::Auto;
+        let (runs, most) = (run_ids.len(), settings.watch.max_streams);
+        if manner.progress && runs > most {
+            manner.screen.line(&format!("following {most} of {runs} runs at a time (watch.max_streams)"));
+        }
     }
     let clock = Clock::system();
     let engine = Engine::start(&settings, Place::Memory, clock.clone()).await?;
@@ -164,10 +176,12 @@ pub(super) async fn follow(
         name: watch.name.clone(),
         added_at: watch.added_at,
         status: None,
+        activity: None,
         verdict: None,
     };
     let report = Report::new(manner, watches.iter().map(tracked).collect());
-    let mut session = Session { report, clock, engine, until, status_seq: 0, event_seq: 0 };
+    let followed = report.wants_activity().then(|| engine.watches.followed());
+    let mut session = Session { report, clock, engine, until, followed, status_seq: 0, event_seq: 0 };
     for watch in watches {
         session.engine.watches.add(watch, AddedBy::Request).await?;
     }
@@ -180,6 +194,8 @@ struct Session {
     clock: Clock,
     engine: Engine<ApiClient>,
     until: Until,
+    /// What the runs are doing, where somebody wants to see it.
+    followed: Option<broadcast::Receiver<Arc<Followed>>>,
     status_seq: i64,
     event_seq: i64,
 }
@@ -205,13 +221,16 @@ impl Session {
             let live = self.report.is_live();
             let views = if live { self.engine.watches.view(None).await.unwrap_or_default() } else { Vec::new() };
             self.report.show(self.clock.now(), &views, &state);
-            // Every arm is cancel-safe: they wait for changes, ticks and signals, and lose none.
-            tokio::select! {
-                Ok(()) = history.changed() => {}
-                Ok(()) = upstream.changed() => {}
-                _ = redraw.tick(), if live => {}
-                code = signals.next() => return Ok(End::Signal(code)),
-                error = self.engine.broken() => return Err(error),
+            loop {
+                // Every arm is cancel-safe: they wait for changes, ticks, events and signals, and lose none.
+                tokio::select! {
+                    Ok(()) = history.changed() => break,
+                    Ok(()) = upstream.changed() => break,
+                    _ = redraw.tick(), if live => break,
+                    code = signals.next() => return Ok(End::Signal(code)),
+                    error = self.engine.broken() => return Err(error),
+                    heard = hear(&mut self.followed) => self.report.heard(heard),
+                }
             }
         }
     }
@@ -226,10 +245,24 @@ impl Session {
         for (seq, event) in self.engine.store.events_after(self.event_seq, ALL).await? {
             self.event_seq = seq;
             let (Some(verdict), Some(data)) = (event.event_type.verdict(), event.run()) else { continue };
+            self.hear_out();
             self.report.verdict(verdict, &event, data);
             given.push(verdict);
         }
         Ok(given)
+    }
+
+    /// Takes in what the runs have said so far: a stream tells its followers before its run is asked for, so
+    /// all of it belongs before the verdict.
+    fn hear_out(&mut self) {
+        let Some(followed) = &mut self.followed else { return };
+        for _ in 0..followed.len() {
+            match followed.try_recv() {
+                Ok(followed) => self.report.heard(Heard::Activity(ActivityDoc::of(&followed))),
+                Err(TryRecvError::Lagged(missed)) => self.report.heard(Heard::Missed(missed)),
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return,
+            }
+        }
     }
 
     /// Gives undelivered messages their time, stops the engine, and says with which code to exit.
@@ -332,6 +365,17 @@ impl Session {
                 .line("these messages end with this command; a longer --linger gives them more time");
         }
         Ok(())
+    }
+}
+
+/// What the runs are doing next. Cancel-safe. It never comes where nobody wants to see it.
+async fn hear(followed: &mut Option<broadcast::Receiver<Arc<Followed>>>) -> Heard {
+    let Some(receiver) = followed else { return std::future::pending().await };
+    match receiver.recv().await {
+        Ok(followed) => Heard::Activity(ActivityDoc::of(&followed)),
+        Err(RecvError::Lagged(missed)) => Heard::Missed(missed),
+        // The scheduler is gone, which others tell.
+        Err(RecvError::Closed) => std::future::pending().await,
     }
 }
 

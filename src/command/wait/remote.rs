@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::report::Report;
 use super::view::Tracked;
@@ -12,7 +13,7 @@ use super::{Manner, Until};
 use crate::cli::WatchArgs;
 use crate::command::remote::{add_all, failure_code};
 use crate::command::{Signals, USAGE};
-use crate::control::{Client, ClientError, WatchDoc};
+use crate::control::{Activities, Client, ClientError, Heard, WatchDoc};
 use crate::run::{Event, EventData, RunEvent, RunId, Status, Verdict};
 use crate::store::PollFailure;
 use crate::watch::{UpstreamView, WatchView};
@@ -22,6 +23,10 @@ const FRESHNESS: Duration = Duration::from_secs(1);
 
 /// Questions to the daemon under way at once.
 const QUESTIONS: usize = 64;
+
+/// How long it must have been quiet before a verdict is shown, where what runs are doing is shown too; five
+/// times as long at the most.
+const HEAR_OUT: Duration = Duration::from_millis(50);
 
 /// How long a daemon that is gone is left alone before it is asked again.
 const GONE_PAUSE: Duration = Duration::from_secs(1);
@@ -47,7 +52,9 @@ pub(super) async fn wait(
         }
     }
     let report = Report::new(manner, runs);
-    let mut follower = Follower { report, client, gone: false, unwatched: BTreeSet::new(), seen: BTreeMap::new() };
+    let feed = if report.wants_activity() { Feed::Closed } else { Feed::None };
+    let (unwatched, seen) = (BTreeSet::new(), BTreeMap::new());
+    let mut follower = Follower { report, client, feed, gone: false, unwatched, seen };
     let code = tokio::select! {
         code = follower.follow(until) => code,
         code = signals.next() => {
@@ -62,12 +69,44 @@ pub(super) async fn wait(
 }
 
 fn tracked(watch: WatchDoc) -> Tracked {
-    Tracked { run_id: watch.run_id, name: watch.name, added_at: watch.added_at, status: None, verdict: None }
+    Tracked {
+        run_id: watch.run_id,
+        name: watch.name,
+        added_at: watch.added_at,
+        status: None,
+        activity: None,
+        verdict: None,
+    }
+}
+
+/// What the daemon says of what runs are doing.
+enum Feed {
+    /// Nobody wants it, or it is not to be had.
+    None,
+    /// To be opened.
+    Closed,
+    /// Open.
+    Open(Activities),
+}
+
+impl Feed {
+    /// What comes next. Cancel-safe. It never comes where the feed is not open.
+    async fn next(&mut self) -> Heard {
+        if let Self::Open(activities) = self {
+            if let Ok(Some(heard)) = activities.next().await {
+                return heard;
+            }
+            // The daemon is gone, or stopping; another may come.
+            *self = Self::Closed;
+        }
+        std::future::pending().await
+    }
 }
 
 struct Follower {
     report: Report,
     client: Client,
+    feed: Feed,
     /// The daemon does not answer at the moment.
     gone: bool,
     /// Runs that no verdict can be had of: somebody removed them from the daemon.
@@ -92,6 +131,9 @@ impl Follower {
                 self.report.clear();
                 return if self.unwatched.is_empty() { self.report.verdict_code() } else { USAGE };
             }
+            if !self.gone && matches!(self.feed, Feed::Closed) {
+                self.open_feed().await;
+            }
             // With more runs than questions each would wait for the ones before it.
             let wait = if going.len() > QUESTIONS { Duration::ZERO } else { FRESHNESS };
             let client = self.client.clone();
@@ -104,10 +146,24 @@ impl Follower {
             });
             let mut answers = stream::iter(asked).buffer_unordered(QUESTIONS);
             let (mut given, mut views) = (Vec::new(), Vec::new());
-            while let Some((run_id, answer)) = answers.next().await {
+            loop {
+                // Both arms are cancel-safe.
+                let (run_id, answer) = tokio::select! {
+                    answer = answers.next() => match answer {
+                        Some(answer) => answer,
+                        None => break,
+                    },
+                    heard = self.feed.next() => {
+                        self.report.heard(heard);
+                        continue;
+                    }
+                };
                 match answer {
                     Ok(watch) => {
                         self.gone = false;
+                        if watch.verdict.is_some() {
+                            self.hear_out().await;
+                        }
                         views.extend(view(&watch));
                         given.extend(self.take_in(&watch));
                         if self.report.is_over(until, &given) {
@@ -128,8 +184,37 @@ impl Follower {
             }
             self.report.show(Timestamp::now(), &views, &UpstreamView::default());
             if self.gone || wait.is_zero() {
-                tokio::time::sleep(GONE_PAUSE).await;
+                let ends = Instant::now() + GONE_PAUSE;
+                // What comes next is kept until it is whole.
+                while let Ok(heard) = timeout_at(ends, self.feed.next()).await {
+                    self.report.heard(heard);
+                }
             }
+        }
+    }
+
+    /// Takes in what the runs have said so far, which comes another way than their verdicts do.
+    async fn hear_out(&mut self) {
+        let ends = Instant::now() + HEAR_OUT * 5;
+        while Instant::now() < ends
+            && let Ok(heard) = timeout(HEAR_OUT, self.feed.next()).await
+        {
+            self.report.heard(heard);
+        }
+    }
+
+    /// Opens the feed of what runs are doing; says so where it is asked for and not to be had.
+    async fn open_feed(&mut self) {
+        match self.client.activity().await {
+            Ok(activities) => self.feed = Feed::Open(activities),
+            Err(error @ ClientError::Refused(_)) => {
+                self.feed = Feed::None;
+                if self.report.manner.follow {
+                    self.report.manner.screen.line(&format!("warning: the events of runs cannot be shown: {error}"));
+                }
+            }
+            // The next question finds out what is wrong.
+            Err(_gone) => {}
         }
     }
 

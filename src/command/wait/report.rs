@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::super::USAGE;
-use super::view::{Palette, Tracked, change_line, live_lines, upstream_line};
+use super::view::{Palette, Tracked, activity_line, activity_words, change_line, live_lines, upstream_line};
 use super::{Manner, Results, Until};
+use crate::control::Heard;
 use crate::notify::summary;
 use crate::run::{Event, RunEvent, RunId, Status, Verdict};
 use crate::telemetry::LiveArea;
@@ -60,6 +61,36 @@ impl Report {
         }
         if self.manner.progress && !self.manner.screen.is_live() {
             let line = change_line(self.palette(), at, &self.zone, &self.runs[run_id], status);
+            self.manner.screen.line(&line);
+        }
+    }
+
+    /// Whether what runs are doing is shown at all.
+    pub(super) fn wants_activity(&self) -> bool {
+        self.is_live() || self.manner.follow
+    }
+
+    /// Takes in what a run is doing, and says so where that is asked for.
+    pub(super) fn heard(&mut self, heard: Heard) {
+        let seen = match heard {
+            Heard::Activity(seen) => seen,
+            Heard::Missed(missed) => {
+                if self.manner.follow && self.manner.progress {
+                    let line = format!("warning: {missed} events came too fast to be shown");
+                    self.manner.screen.line(&self.palette().warning(&line));
+                }
+                return;
+            }
+        };
+        let Some(run) = self.runs.get_mut(&seen.run_id).filter(|run| run.verdict.is_none()) else { return };
+        run.activity = Some(activity_words(&seen));
+        if !self.manner.follow {
+            return;
+        }
+        if self.manner.results == Results::Json {
+            self.print(&serde_json::to_string(&seen).expect("the documents have text keys"));
+        } else if self.manner.progress {
+            let line = activity_line(self.palette(), &self.zone, &self.runs[&seen.run_id], &seen);
             self.manner.screen.line(&line);
         }
     }

@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::run::{RunId, Status, Verdict};
+use crate::control::ActivityDoc;
+use crate::run::{Activity, RunId, Status, Verdict};
 use crate::text::{one_line, span};
 use crate::watch::{UpstreamView, WatchView};
 
@@ -37,6 +38,10 @@ impl Palette {
         self.paint("2", text)
     }
 
+    pub(super) fn bad(self, text: &str) -> String {
+        self.paint("31", text)
+    }
+
     pub(super) fn warning(self, text: &str) -> String {
         self.paint("33", text)
     }
@@ -49,6 +54,8 @@ pub(super) struct Tracked {
     pub(super) name: Option<String>,
     pub(super) added_at: Timestamp,
     pub(super) status: Option<Status>,
+    /// What it was last seen doing, in few words, harmless on a terminal.
+    pub(super) activity: Option<String>,
     pub(super) verdict: Option<Verdict>,
 }
 
@@ -66,6 +73,24 @@ impl Tracked {
 pub(super) fn change_line(palette: Palette, at: Timestamp, zone: &TimeZone, run: &Tracked, status: &Status) -> String {
     let clock = at.to_zoned_datetime(zone.clone()).strftime("%H:%M:%S").to_string();
     format!("{} {} {}", palette.faint(&clock), run.label(), palette.status(status.as_str()))
+}
+
+/// The plain line for an event of a run.
+pub(super) fn activity_line(palette: Palette, zone: &TimeZone, run: &Tracked, seen: &ActivityDoc) -> String {
+    let clock = seen.at.to_zoned_datetime(zone.clone()).strftime("%H:%M:%S").to_string();
+    let kind = one_line(&seen.activity, MAX_WORD_CHARS);
+    let kind = if Activity::is_bad(&seen.activity) { palette.bad(&kind) } else { palette.faint(&kind) };
+    let line = format!("{} {} {kind} {}", palette.faint(&clock), run.label(), Activity::summary(seen.data.as_deref()));
+    line.trim_end().to_owned()
+}
+
+/// An event of a run in few words.
+pub(super) fn activity_words(seen: &ActivityDoc) -> String {
+    let kind = one_line(&seen.activity, MAX_WORD_CHARS);
+    match Activity::summary(seen.data.as_deref()) {
+        summary if summary.is_empty() => kind,
+        summary => format!("{kind}: {summary}"),
+    }
 }
 
 /// The plain line for a change in how the API does.
@@ -122,7 +147,8 @@ fn live_line(
         }
         _ => String::new(),
     };
-    format!("{label:<width$}  {}{padding}  {age:>7}{next}", palette.status(word))
+    let activity = run.activity.as_ref().map(|words| palette.faint(&format!("  {words}"))).unwrap_or_default();
+    format!("{label:<width$}  {}{padding}  {age:>7}{next}{activity}", palette.status(word))
 }
 
 /// The time from `now` to `at` in whole seconds, rounded up.
@@ -149,6 +175,7 @@ mod tests {
             name: name.map(ToOwned::to_owned),
             added_at: time("2026-01-01T00:00:00Z"),
             status,
+            activity: None,
             verdict: None,
         }
     }
@@ -190,6 +217,27 @@ mod tests {
         run_3                       asking        1m 5s
         no usable answer: 502 Bad Gateway; asking again in 8s
         ");
+    }
+
+    #[test]
+    fn an_event_is_one_harmless_line() {
+        let seen = |activity: &str, data: &str| ActivityDoc {
+            run_id: RunId::new("run_1").unwrap(),
+            at: time("2026-01-01T10:35:05.9Z"),
+            activity: activity.to_owned(),
+            data: Some(serde_json::value::RawValue::from_string(data.to_owned()).unwrap()),
+        };
+        let mut run = run("run_1", None, Some(Status::Running));
+        let line = |palette, run: &_, seen: &_| activity_line(palette, &TimeZone::UTC, run, seen);
+        let log = seen("log", r#"{"level":"info","message":"a\u001b[2Jb\nc"}"#);
+        assert_eq!(line(PLAIN, &run, &log), "10:35:05 run_1 log info a[2Jb c");
+        assert_eq!(line(PLAIN, &run, &seen("task\x1b]0;.started", "{}")), "10:35:05 run_1 task]0;.started");
+        let failed = seen("tool.error", r#"{"tool":"web_search","error":"no route"}"#);
+        let shown = line(Palette { coloured: true }, &run, &failed);
+        assert_eq!(shown, "\x1b[2m10:35:05\x1b[0m run_1 \x1b[31mtool.error\x1b[0m web_search no route");
+        run.activity = Some(activity_words(&failed));
+        let lines = live_lines(PLAIN, time("2026-01-01T00:01:05Z"), &[run], &[], &UpstreamView::default(), 2);
+        assert_eq!(lines, ["run_1  running       1m 5s  tool.error: web_search no route"]);
     }
 
     #[test]
