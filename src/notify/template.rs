@@ -182,7 +182,7 @@ mod tests {
     fn mistakes_are_named_and_loops_end() {
         assert!(rendered("{{ type", "text/plain").unwrap_err().contains("message.tmpl"));
         assert!(rendered("{{ nothing }}", "text/plain").unwrap_err().contains("undefined"));
-        let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{{ b }}{% endfor %}{% endfor %}";
+        let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{% set c = b %}{% endfor %}{% endfor %}";
         assert!(rendered(endless, "text/plain").unwrap_err().contains("fuel"));
         assert!(rendered(&"x".repeat(MAX_BYTES + 1), "text/plain").unwrap_err().contains("is more than"));
         let large = "{% for a in range(999) %}{{ 'x' * 1000 }}{% endfor %}";
