@@ -1,9 +1,12 @@
 //! Named points at which a test lets the process die. Release builds have none.
 
-/// Ends the process as SIGKILL does, if `RUNWATCH_CRASH_AT` names this point.
+/// Ends the process as SIGKILL does, if `RUNWATCH_CRASH_AT` names this point; panics, if that says
+/// `panic:` before the name.
 #[cfg(debug_assertions)]
 pub(crate) fn point(name: &str) {
-    if std::env::var_os("RUNWATCH_CRASH_AT").is_some_and(|wanted| wanted == name) {
+    let Ok(wanted) = std::env::var("RUNWATCH_CRASH_AT") else { return };
+    assert_ne!(wanted.strip_prefix("panic:"), Some(name), "panic on purpose");
+    if wanted == name {
         let killed = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         unreachable!("SIGKILL cannot be caught: {killed:?}");
     }

@@ -42,6 +42,7 @@
 //! | [`app`], [`command`] | the wiring, the commands |
 //! | [`telemetry`], [`metrics`], [`service`] | logs and the terminal, figures, the service manager |
 //! | [`clock`], [`backoff`] | time, growing intervals |
+//! | [`process`] | what others see of this process |
 //! | [`text`], [`table`] | harmless text, tables that fit |
 //! | [`simulator`] | the simulated API and receiver of the tests and the demo |
 
@@ -56,6 +57,7 @@ pub mod control;
 mod crash;
 pub mod metrics;
 pub mod notify;
+pub mod process;
 pub mod run;
 pub mod service;
 pub mod simulator;

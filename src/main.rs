@@ -9,9 +9,11 @@ use runwatch::command::remote::{self, Talk};
 use runwatch::command::wait::{Manner, Results};
 use runwatch::command::{self, USAGE};
 use runwatch::config::{self, LogFormat, LogLevel, Settings, Sources};
+use runwatch::process;
 use runwatch::telemetry::{self, Screen};
 
 fn main() -> ExitCode {
+    process::hide();
     let cli = Cli::from_args(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let live = matches!(cli.command, Command::Wait(_) | Command::Demo(_)) && !cli.common.quiet;
     let screen = if live { Screen::detect() } else { Screen::plain() };

@@ -310,8 +310,10 @@ mod tests {
         let metrics = Metrics::default();
         let stored = Stored::default();
         let [text, open] = Format::ALL.map(|format| metrics.to_text(&stored, format));
-        let samples =
-            |text: &str| text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>();
+        // Each metric has its samples in an order of its own.
+        let samples = |text: &str| -> std::collections::BTreeSet<_> {
+            text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+        };
         assert_eq!(samples(&text), samples(&open));
         for (format, line, there) in [
             (&text, "# TYPE runwatch_polls_total counter", true),

@@ -11,6 +11,7 @@ use tracing_subscriber::{EnvFilter, reload};
 
 use crate::cli::Color;
 use crate::config::{LogFormat, LogLevel};
+use crate::text::harmless_json;
 
 /// Target of the records that a `log` sink writes. They are shown whatever the log level is: they are
 /// messages somebody asked for, not diagnostics.
@@ -105,11 +106,22 @@ impl Drop for LiveArea {
 
 /// Writes log records to the screen.
 #[derive(Debug, Clone)]
-struct ScreenWriter(Screen);
+struct ScreenWriter {
+    screen: Screen,
+    /// Records are JSON, in which a terminal could find something to act upon.
+    json: bool,
+}
 
 impl Write for ScreenWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.aside(|| io::stderr().lock().write(bytes))
+        match std::str::from_utf8(bytes) {
+            // A record comes in one piece.
+            Ok(json) if self.json => {
+                self.screen.aside(|| io::stderr().lock().write_all(harmless_json(json).as_bytes()))?;
+                Ok(bytes.len())
+            }
+            _ => self.screen.aside(|| io::stderr().lock().write(bytes)),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -147,7 +159,7 @@ pub fn init(screen: &Screen, level: LogLevel, format: LogFormat, coloured: bool)
         // It fails only when the subscriber is gone, and then nobody logs.
         drop(handle.reload(self::filter(level)));
     };
-    let writer = ScreenWriter(screen.clone());
+    let writer = ScreenWriter { screen: screen.clone(), json: format == LogFormat::Json };
     let records = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(coloured && format == LogFormat::Text);
     let registry = tracing_subscriber::registry().with(filter);
     match format {

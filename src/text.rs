@@ -1,5 +1,6 @@
 //! Texts for people: made harmless, and short.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// `text` as one line of at most `max_chars` characters, harmless on a terminal, a desktop or in a
@@ -45,20 +46,6 @@ pub fn causes_after(mut text: String, error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Valid JSON as other JSON that means the same and has none of the characters that [`one_line`] takes out.
-pub fn harmless_json(json: &str) -> String {
-    let mut harmless = String::with_capacity(json.len());
-    for c in json.chars() {
-        match c {
-            // Between tokens; inside a text they would be escaped already.
-            '\t' | '\n' | '\r' => harmless.push(' '),
-            c if is_hidden(c) => harmless.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c => harmless.push(c),
-        }
-    }
-    harmless
-}
-
 /// `text`, cut to `max_chars` characters, the last an ellipsis where it was longer.
 fn shorten(text: &str, max_chars: usize) -> String {
     match text.char_indices().nth(max_chars) {
@@ -67,11 +54,66 @@ fn shorten(text: &str, max_chars: usize) -> String {
     }
 }
 
+/// JSON that means the same and is harmless on a terminal: what JSON allows as it is but a terminal may act
+/// upon, or hide, is written as an escape. JSON has such characters nowhere but inside of strings.
+pub fn harmless_json(json: &str) -> Cow<'_, str> {
+    let acts = |c: char| is_hidden(c) && !c.is_ascii_whitespace();
+    if !json.contains(acts) {
+        return Cow::Borrowed(json);
+    }
+    let mut escaped = String::with_capacity(json.len() + 64);
+    for c in json.chars() {
+        if acts(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                escaped.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            escaped.push(c);
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// Valid JSON without halves of characters: each escape of a surrogate without its other half (RFC 8259,
+/// section 8.2) becomes that of the replacement character. Programs that cut texts leave such halves, and
+/// many parsers refuse a whole document for one.
+pub fn whole_characters(json: &str) -> Cow<'_, str> {
+    /// The code unit of the `\u` escape that `text` begins with.
+    fn unit(text: &[u8]) -> Option<u16> {
+        let digits = text.strip_prefix(b"\\u")?.get(..4)?;
+        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    }
+    let bytes = json.as_bytes();
+    let (mut whole, mut copied, mut at) = (String::new(), 0, 0);
+    while let Some(next) = bytes[at..].iter().position(|byte| *byte == b'\\') {
+        at += next;
+        match (unit(&bytes[at..]), bytes.get(at + 6..).and_then(unit)) {
+            (Some(0xd800..0xdc00), Some(0xdc00..0xe000)) => at += 12,
+            (Some(0xd800..0xe000), _) => {
+                whole.push_str(&json[copied..at]);
+                whole.push_str("\\ufffd");
+                at += 6;
+                copied = at;
+            }
+            (Some(_), _) => at += 6,
+            // Another escape takes one character, which may be a backslash too.
+            (None, _) => at = (at + 2).min(bytes.len()),
+        }
+    }
+    if copied == 0 {
+        return Cow::Borrowed(json);
+    }
+    whole.push_str(&json[copied..]);
+    Cow::Owned(whole)
+}
+
 /// Control characters, and characters that change how their neighbours are shown or are not shown at
-/// all: Unicode's bidirectional formatting characters (UAX #9), zero-width ones and separators.
+/// all: Unicode's bidirectional formatting characters (UAX #9), zero-width ones, separators, annotation marks
+/// and tags.
 fn is_hidden(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{61c}' | '\u{feff}')
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{61c}' | '\u{180e}')
+        || matches!(c, '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// A span of time in at most two units, as people say it: `340ms`, `45s`, `3m 20s`, `2h 5m`, `3d 4h`.
@@ -106,12 +148,29 @@ mod tests {
     }
 
     #[test]
-    fn hostile_json_means_the_same_and_is_harmless() {
-        let json = "{\t\"a\": \"x\u{9b}31m\u{7f}\u{202e}y\u{85}\\u001b\"\r\n}";
-        let harmless = harmless_json(json);
-        assert_eq!(harmless, r#"{ "a": "x\u009b31m\u007f\u202ey\u0085\u001b"  }"#);
-        let value = |json: &str| serde_json::from_str::<serde_json::Value>(json).unwrap();
-        assert_eq!(value(&harmless), value(json));
+    fn json_for_a_terminal_means_the_same() {
+        let value = serde_json::json!({"a\u{9b}": "\u{202e}\u{7f}\u{e0041}\x1b[2J שלום \n"});
+        let json = serde_json::to_string_pretty(&value).unwrap();
+        let harmless = harmless_json(&json);
+        assert!(harmless.chars().all(|c| !is_hidden(c) || c == '\n'), "{harmless}");
+        assert!(harmless.contains("שלום"), "{harmless}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&harmless).unwrap(), value);
+        assert!(matches!(harmless_json("{\"a\": 1}\n"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn halves_of_characters_are_replaced_and_whole_ones_kept() {
+        for (json, whole) in [
+            (r#""\ud83d\ude00""#, r#""\ud83d\ude00""#),
+            (r#""\ud83d""#, r#""\ufffd""#),
+            (r#""\uDE00\uD83D\ud83d\ude00x""#, r#""\ufffd\ufffd\ud83d\ude00x""#),
+            (r#""\\ud83d \\\ud83d""#, r#""\\ud83d \\\ufffd""#),
+            (r#"{"\ud800\n":"\u00e9\ud800\u0041"}"#, r#"{"\ufffd\n":"\u00e9\ufffd\u0041"}"#),
+            ("[1,2]", "[1,2]"),
+        ] {
+            assert_eq!(whole_characters(json), whole);
+            assert!(serde_json::from_str::<serde_json::Value>(&whole_characters(json)).is_ok(), "{json}");
+        }
     }
 
     #[test]

@@ -5,6 +5,8 @@
 
 mod client;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod hints;
 mod sse;
 mod stream;

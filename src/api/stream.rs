@@ -95,7 +95,7 @@ impl EventStream for HttpStream {
 
 /// Reads one event, in both documented shapes: `{"type":…,"data":…}` (API reference) and
 /// `{"type":…,"payload":…}` (streaming guide); also with the type in the `event` field, as usual elsewhere.
-fn activity(frame: &Frame) -> Option<Activity> {
+pub(super) fn activity(frame: &Frame) -> Option<Activity> {
     #[derive(Deserialize)]
     struct Message<'a> {
         #[serde(rename = "type", borrow)]

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::error::Malformed;
 use crate::run::{Observation, RunDetails, RunId, Status};
-use crate::text::one_line;
+use crate::text::{one_line, whole_characters};
 
 /// Longest piece of a body that a message shows, in characters.
 const SHOWN_CHARS: usize = 80;
@@ -76,12 +76,12 @@ pub(super) fn observation(body: &[u8], asked: &RunId) -> Result<Observation, Mal
 fn details(run: &Run<'_>) -> RunDetails {
     let time = |value| read::<String>(value).and_then(|text| text.parse::<Timestamp>().ok());
     RunDetails {
-        version_id: read(run.version_id),
-        deployment_id: read(run.deployment_id),
-        project: read(run.project),
+        version_id: text(run.version_id),
+        deployment_id: text(run.deployment_id),
+        project: text(run.project),
         input: run.input.map(ToOwned::to_owned),
         output: run.output.map(ToOwned::to_owned),
-        error_message: read(run.error_message).or_else(|| run.error.and_then(error_text)),
+        error_message: text(run.error_message).or_else(|| run.error.and_then(error_text)),
         created_at: time(run.created_at),
         started_at: time(run.started_at),
         completed_at: time(run.completed_at),
@@ -96,11 +96,17 @@ fn error_text(error: &RawValue) -> Option<String> {
         message: Option<String>,
         code: Option<String>,
     }
-    if let Ok(text) = serde_json::from_str::<String>(error.get()) {
+    let error = whole_characters(error.get());
+    if let Ok(text) = serde_json::from_str::<String>(&error) {
         return Some(text);
     }
-    let parts: Option<Parts> = serde_json::from_str(error.get()).ok();
-    parts.and_then(|parts| parts.message.or(parts.code)).or_else(|| Some(error.get().to_owned()))
+    let parts: Option<Parts> = serde_json::from_str(&error).ok();
+    parts.and_then(|parts| parts.message.or(parts.code)).or_else(|| Some(error.into_owned()))
+}
+
+/// A text that no verdict rests on: halves of characters are replaced.
+fn text(value: Option<&RawValue>) -> Option<String> {
+    serde_json::from_str(&whole_characters(value?.get())).ok()
 }
 
 fn read<'a, T: Deserialize<'a>>(value: Option<&'a RawValue>) -> Option<T> {

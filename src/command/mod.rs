@@ -3,6 +3,8 @@
 pub mod config;
 pub mod daemon;
 pub mod demo;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod remote;
 pub mod shell;
 pub mod sinks;

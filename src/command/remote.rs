@@ -18,7 +18,7 @@ use crate::control::{AddRequest, AttemptDoc, Client, ClientError, DeliveryDoc, W
 use crate::run::{EventType, Labels, RunId, Verdict};
 use crate::table::Table;
 use crate::telemetry::Screen;
-use crate::text::{one_line, span};
+use crate::text::{harmless_json, one_line, span};
 
 /// Exit code when the daemon does not do what was asked, though it was asked rightly.
 const REFUSED: u8 = 1;
@@ -50,7 +50,7 @@ impl Talk<'_> {
     }
 
     fn json(&mut self, value: &impl serde::Serialize) -> anyhow::Result<()> {
-        self.line(&serde_json::to_string(value)?)
+        self.line(&harmless_json(&serde_json::to_string(value)?))
     }
 
     /// Says why something was not done and returns the exit code for that.
@@ -262,6 +262,7 @@ pub async fn events(client: &Client, after: Option<u64>, mut talk: Talk<'_>) -> 
         };
         match next {
             Ok(Some((id, json))) => {
+                let json = harmless_json(&json);
                 let fields = json.strip_prefix('{').context("an event is no JSON object")?;
                 match writeln!(talk.out, "{{\"id\":{id},{fields}").and_then(|()| talk.out.flush()) {
                     Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(0),

@@ -9,6 +9,8 @@
 //! range. No secret is ever part of a [`Problem`] or of what [`Effective`] shows.
 
 mod effective;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod load;
 mod problem;
 mod quantity;

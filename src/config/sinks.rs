@@ -1,6 +1,7 @@
 //! Reads the `[sinks.NAME]` tables.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -27,6 +28,9 @@ const RETRY_SCHEDULE: &str = "5s,5m,30m,2h,5h,10h,10h";
 /// Most waits in a schedule, and the longest of them.
 const MAX_RETRIES: usize = 100;
 const MAX_RETRY_WAIT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// Largest template that is read, in bytes.
+pub(crate) const MAX_TEMPLATE_BYTES: u64 = 64 * 1024;
 
 /// Time for one run of a program.
 const COMMAND_TIMEOUT: &str = "30s";
@@ -163,12 +167,19 @@ fn read_format(reader: &mut Reader<'_>, table: &mut Table) -> Option<WebhookForm
                 return None;
             };
             let file = reader.path(&item)?;
-            match std::fs::read_to_string(&file) {
+            let mut text = String::new();
+            let read = std::fs::File::open(&file);
+            let read = read.and_then(|file| file.take(MAX_TEMPLATE_BYTES + 1).read_to_string(&mut text));
+            match read {
+                Ok(bytes) if bytes as u64 > MAX_TEMPLATE_BYTES => {
+                    let what = format!("the template has more than {MAX_TEMPLATE_BYTES} bytes");
+                    reader.refuse(&item, what, "check the path");
+                }
                 Err(error) => {
                     let what = format!("the template cannot be read ({error})");
                     reader.refuse(&item, what, "check the path and its permissions");
                 }
-                Ok(text) => {
+                Ok(_bytes) => {
                     if let Err(error) = minijinja::Environment::new().template_from_str(&text) {
                         reader.refuse(&item, format!("the template has a mistake ({error})"), "correct the template");
                     }

@@ -30,7 +30,7 @@ pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Ne
 }
 
 impl Guard {
-    fn admit(&self, path: &str, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub(super) fn admit(&self, path: &str, headers: &HeaderMap) -> Result<(), Refusal> {
         // A browser says where a page is from with every request that could change something, and whether a
         // page of another origin is behind it with all requests (Fetch Metadata, "Sec-Fetch-Site").
         let foreign = |site: &HeaderValue| site != "none" && site != "same-origin";

@@ -5,6 +5,8 @@
 //! never give a URL or a command.
 
 mod client;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod guard;
 mod openapi;
 mod request;

@@ -206,7 +206,7 @@ async fn add<S: RunSource>(State(app): App<S>, body: Bytes) -> Result<AxumRespon
 }
 
 /// Checks what a caller asks for.
-fn watch(asked: AddRequest, in_force: &InForce, now: Timestamp) -> Result<Watch, Refusal> {
+pub(super) fn watch(asked: AddRequest, in_force: &InForce, now: Timestamp) -> Result<Watch, Refusal> {
     let run_id = run_id(&asked.run_id)?;
     let name = asked.name.map(|name| watch_name(&name)).transpose();
     let name = name.map_err(|(what, fix)| Refusal::bad(format!("name: {what}; {fix}")))?;
@@ -264,7 +264,7 @@ async fn list<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result<AxumR
     Ok(json(StatusCode::OK, &WatchList { watches, next_cursor, notices: app.notices() }))
 }
 
-fn read_cursor(text: &str) -> Option<(Timestamp, RunId)> {
+pub(super) fn read_cursor(text: &str) -> Option<(Timestamp, RunId)> {
     let (at, id) = text.split_once('.')?;
     Some((Timestamp::from_millisecond(at.parse().ok()?).ok()?, RunId::new(id).ok()?))
 }

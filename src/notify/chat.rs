@@ -85,14 +85,14 @@ pub(super) fn teams(event: &Event) -> Body {
 }
 
 /// ntfy topic (docs.ntfy.sh/publish): the text is the body, all else is in headers. A title that is not
-/// ASCII is encoded as RFC 2047 has it, which ntfy reads.
+/// ASCII, or that looks encoded, is encoded as RFC 2047 has it, which ntfy reads.
 pub(super) fn ntfy(event: &Event) -> Body {
     let summary = summary::of(event);
     let mut headers = HeaderMap::new();
     // A message must have a text; one that is all title needs no title above it.
     let (title, text) = if summary.lines.is_empty() {
         (None, summary.title)
-    } else if summary.title.is_ascii() {
+    } else if summary.title.is_ascii() && !summary.title.contains("=?") {
         (Some(summary.title), summary.lines.join("\n"))
     } else {
         (Some(format!("=?UTF-8?B?{}?=", STANDARD.encode(&summary.title))), summary.lines.join("\n"))

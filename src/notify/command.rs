@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStderr};
 
 use super::{Message, SendError, Sent, summary};
+use crate::process::keep_private;
 use crate::run::{EventData, Verdict};
 use crate::text::{last_of_line, one_line};
 
@@ -39,11 +40,7 @@ impl Command {
         let (program, arguments) = self.argv.split_first().expect("the configuration refuses an empty argv");
         let mut command = tokio::process::Command::new(program);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        for (name, _) in std::env::vars_os() {
-            if is_private(&name.to_string_lossy()) {
-                command.env_remove(name);
-            }
-        }
+        keep_private(&mut command);
         command.envs(variables(message));
         // A group of its own, so that whatever it starts can be ended with it.
         command.process_group(0).kill_on_drop(true);
@@ -132,12 +129,6 @@ async fn listen(mut stderr: ChildStderr, kept: &mut Vec<u8>) {
         let surplus = kept.len().saturating_sub(KEPT_BYTES);
         kept.drain(..surplus);
     }
-}
-
-/// Variables that are ours alone: the key, where secrets are, and whatever would configure a runwatch
-/// that the program runs.
-fn is_private(name: &str) -> bool {
-    name.starts_with("RUNWATCH_") || ["CREWSHIP_API_KEY", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET"].contains(&name)
 }
 
 fn variables(message: &Message<'_>) -> Vec<(&'static str, String)> {

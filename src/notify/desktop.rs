@@ -10,6 +10,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::summary::{self, Weight};
 use super::{Message, SendError, Sent};
+use crate::process::keep_private;
 
 /// Limit of one attempt: a bus or a daemon that hangs never answers.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -104,6 +105,7 @@ async fn open(url: &str) {
 async fn run(argv: &[&str]) -> std::io::Result<ExitStatus> {
     let mut command = tokio::process::Command::new(argv[0]);
     command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    keep_private(&mut command);
     command.status().await
 }
 

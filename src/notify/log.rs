@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _, SeekFr
 use super::{Message, SendError, Sent, summary};
 use crate::run::EventData;
 use crate::telemetry::EVENT_TARGET;
-use crate::text::one_line;
+use crate::text::{harmless_json, one_line};
 
 /// Longest error text in a record, in characters.
 const ERROR_CHARS: usize = 500;
@@ -38,11 +38,11 @@ impl Log {
     }
 }
 
-/// The event as one line of JSON, with the ID by which a repeat can be told.
+/// The event as one line of JSON, with the ID by which a repeat can be told; harmless to look at.
 fn line(message: &Message<'_>) -> String {
     let event = message.event.to_json();
     let fields = event.strip_prefix('{').expect("an event is a JSON object");
-    format!("{{\"delivery_id\":\"{}\",{fields}\n", message.delivery)
+    format!("{{\"delivery_id\":\"{}\",{}\n", message.delivery, harmless_json(fields))
 }
 
 /// Appends a line and has it reach the disk. The file is opened each time, so that it can be moved away.

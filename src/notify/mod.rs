@@ -7,6 +7,8 @@ mod chat;
 mod command;
 mod desktop;
 mod dispatch;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod log;
 pub mod signature;
 pub mod summary;

@@ -1,10 +1,12 @@
 //! Messages from the user's own template.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
 
+use super::webhook::MAX_BODY_BYTES;
 use super::{Message, summary};
 
 /// Largest template and largest message, in bytes.
@@ -55,11 +57,22 @@ impl Template {
     /// Reads a template and checks its syntax.
     pub(super) fn load(path: &Path) -> Result<Self, TemplateError> {
         let unreadable = |source| TemplateError::Unreadable { path: path.to_owned(), source };
-        let size = std::fs::metadata(path).map_err(unreadable)?.len();
-        if size > MAX_BYTES as u64 {
+        let file = std::fs::File::open(path).map_err(unreadable)?;
+        let mut source = String::new();
+        file.take(MAX_BYTES as u64 + 1).read_to_string(&mut source).map_err(unreadable)?;
+        if source.len() > MAX_BYTES {
             return Err(TemplateError::TooLarge { path: path.to_owned(), what: "is" });
         }
-        let source = std::fs::read_to_string(path).map_err(unreadable)?;
+        Self::checked(path, source)
+    }
+
+    /// A template that is in no file.
+    #[cfg(fuzzing)]
+    pub(super) fn of(source: &str) -> Result<Self, TemplateError> {
+        Self::checked(Path::new("template"), source.to_owned())
+    }
+
+    fn checked(path: &Path, source: String) -> Result<Self, TemplateError> {
         let template = Self { path: path.to_owned(), source };
         environment("text/plain").template_from_str(&template.source).map_err(|error| template.mistake(&error))?;
         Ok(template)
@@ -68,10 +81,19 @@ impl Template {
     /// Fills the template in. For a JSON content type every value is written as JSON.
     ///
     /// It sees `type`, `timestamp` and `data` of the event, `title`, `lines`, `text` and `url` of its
-    /// summary, and `delivery_id` and `attempt`.
+    /// summary, and `delivery_id` and `attempt`. When it makes too much of all that, it sees an event without
+    /// the large fields, as other webhooks send it.
     pub(super) fn render(&self, message: &Message<'_>, content_type: &str) -> Result<String, TemplateError> {
-        let event: serde_json::Value =
-            serde_json::from_str(&message.event.to_json()).map_err(|error| self.mistake(&error))?;
+        match self.render_event(message, content_type, &message.event.to_json()) {
+            Err(TemplateError::TooLarge { .. }) => {
+                self.render_event(message, content_type, &message.event.to_json_within(MAX_BODY_BYTES))
+            }
+            rendered => rendered,
+        }
+    }
+
+    fn render_event(&self, message: &Message<'_>, content_type: &str, event: &str) -> Result<String, TemplateError> {
+        let event: serde_json::Value = serde_json::from_str(event).map_err(|error| self.mistake(&error))?;
         let summary = summary::of(message.event);
         let values = context! {
             text => summary.text(),
@@ -84,15 +106,39 @@ impl Template {
         };
         let environment = environment(content_type);
         let template = environment.template_from_str(&self.source).map_err(|error| self.mistake(&error))?;
-        let text = template.render(values).map_err(|error| self.mistake(&error))?;
-        if text.len() > MAX_BYTES {
+        let mut made = Limited::default();
+        let rendered = template.render_captured_to(values, &mut made).map(drop);
+        if made.is_full {
             return Err(TemplateError::TooLarge { path: self.path.clone(), what: "makes" });
         }
-        Ok(text)
+        rendered.map_err(|error| self.mistake(&error))?;
+        Ok(String::from_utf8(made.bytes).expect("a template makes text"))
     }
 
     fn mistake(&self, error: &dyn std::fmt::Display) -> TemplateError {
         TemplateError::Mistake { path: self.path.clone(), detail: error.to_string() }
+    }
+}
+
+/// Takes [`MAX_BYTES`] and refuses more, so that a loop over a large output fills no memory.
+#[derive(Default)]
+struct Limited {
+    bytes: Vec<u8>,
+    is_full: bool,
+}
+
+impl std::io::Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.is_full |= self.bytes.len() + bytes.len() > MAX_BYTES;
+        if self.is_full {
+            return Err(std::io::ErrorKind::OutOfMemory.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -136,8 +182,10 @@ mod tests {
     fn mistakes_are_named_and_loops_end() {
         assert!(rendered("{{ type", "text/plain").unwrap_err().contains("message.tmpl"));
         assert!(rendered("{{ nothing }}", "text/plain").unwrap_err().contains("undefined"));
-        let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{{ b }}{% endfor %}{% endfor %}";
+        let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{% set c = b %}{% endfor %}{% endfor %}";
         assert!(rendered(endless, "text/plain").unwrap_err().contains("fuel"));
         assert!(rendered(&"x".repeat(MAX_BYTES + 1), "text/plain").unwrap_err().contains("is more than"));
+        let large = "{% for a in range(999) %}{{ 'x' * 1000 }}{% endfor %}";
+        assert!(rendered(large, "text/plain").unwrap_err().contains("makes more than"));
     }
 }

@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(15);
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Largest body sent, in bytes: the Standard Webhooks specification recommends payloads under 20 kB.
-const MAX_BODY_BYTES: usize = 19_999;
+pub(super) const MAX_BODY_BYTES: usize = 19_999;
 
 /// Most bytes of a receiver's answer to a failed attempt that are read, to show what it says.
 const MAX_ANSWER_BYTES: usize = 1024;
@@ -175,6 +175,13 @@ async fn answer(mut response: Response, hidden: &[String]) -> String {
     let mut said = String::from_utf8_lossy(&said).into_owned();
     for part in hidden {
         said = said.replace(part, "…");
+    }
+    if said.len() >= MAX_ANSWER_BYTES / 2 {
+        // What was cut off may have been the rest of one.
+        let begins =
+            |part: &String| (1..part.len()).rev().find(|end| said.as_bytes().ends_with(&part.as_bytes()[..*end]));
+        let cut = hidden.iter().filter_map(begins).max().unwrap_or(0);
+        said.truncate(said.floor_char_boundary(said.len() - cut));
     }
     one_line(&said, ANSWER_CHARS)
 }

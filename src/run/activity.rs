@@ -94,7 +94,7 @@ impl Activity {
             hint = Some(Hint::Ended);
         }
         let (data, _) = passable(data.filter(|data| data.get().len() <= MAX_DATA_BYTES));
-        let harmless = |data: Box<RawValue>| RawValue::from_string(harmless_json(data.get()));
+        let harmless = |data: Box<RawValue>| RawValue::from_string(harmless_json(data.get()).into_owned());
         let data = data.and_then(|data| harmless(data).ok());
         Some(Self { kind, hint, data })
     }

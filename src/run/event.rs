@@ -1,13 +1,15 @@
 //! Events: what sinks are told, in the shape they are told it.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::value::RawValue;
 
 use super::{Labels, RunId, SinkName, Timing, Verdict};
+use crate::text::whole_characters;
 
 /// The kind of an event. The words are fixed: receivers switch on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -374,11 +376,61 @@ impl Event {
     }
 }
 
-/// A run's JSON value on one line, unless it is nested too deeply to be passed on.
+/// A run's JSON value on one line and without halves of characters, unless it cannot be passed on: it is
+/// nested too deeply, or has a number that no 64-bit float holds. Common parsers refuse the whole message
+/// for each of these.
 pub(super) fn passable(value: Option<&RawValue>) -> (Option<Box<RawValue>>, bool) {
-    match value {
-        Some(value) if nesting(value.get()) > MAX_NESTING => (None, true),
-        other => (other.map(on_one_line), false),
+    let Some(value) = value else { return (None, false) };
+    if nesting(value.get()) > MAX_NESTING {
+        return (None, true);
+    }
+    let value = match whole_characters(value.get()) {
+        Cow::Borrowed(_) => on_one_line(value),
+        Cow::Owned(whole) => on_one_line(&RawValue::from_string(whole).expect("an escape stands for another")),
+    };
+    if serde_json::from_str::<Readable>(value.get()).is_ok() { (Some(value), false) } else { (None, true) }
+}
+
+/// Any JSON value that a strict parser takes; nothing of it is kept.
+struct Readable;
+
+impl<'de> Deserialize<'de> for Readable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Readable;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("JSON")
+            }
+            fn visit_unit<E>(self) -> Result<Readable, E> {
+                Ok(Readable)
+            }
+            fn visit_bool<E>(self, _: bool) -> Result<Readable, E> {
+                Ok(Readable)
+            }
+            fn visit_i64<E>(self, _: i64) -> Result<Readable, E> {
+                Ok(Readable)
+            }
+            fn visit_u64<E>(self, _: u64) -> Result<Readable, E> {
+                Ok(Readable)
+            }
+            fn visit_f64<E>(self, _: f64) -> Result<Readable, E> {
+                Ok(Readable)
+            }
+            fn visit_str<E>(self, _: &str) -> Result<Readable, E> {
+                Ok(Readable)
+            }
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<Readable, A::Error> {
+                while items.next_element::<Readable>()?.is_some() {}
+                Ok(Readable)
+            }
+            fn visit_map<A: de::MapAccess<'de>>(self, mut fields: A) -> Result<Readable, A::Error> {
+                while fields.next_entry::<Readable, Readable>()?.is_some() {}
+                Ok(Readable)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
     }
 }
 

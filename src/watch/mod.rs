@@ -38,7 +38,7 @@ use crate::crash;
 use crate::metrics::Metrics;
 use crate::run::{Answer, Event, FoundBy, Limits, Progress, Routes, RunId, Status, Step, Watch};
 use crate::store::{Added, PollFailure, Removed, Store, StoreError, Stored, Told};
-use crate::text::with_causes;
+use crate::text::{one_line, with_causes};
 
 /// What the scheduler is held to.
 #[derive(Debug, Clone)]
@@ -63,8 +63,10 @@ const LAST_POLL_LIMIT: Duration = Duration::from_secs(5);
 /// How long after a failed write the step is tried again, with a fresh poll.
 const STORE_RETRY: Duration = Duration::from_secs(5);
 
-/// Most unknown status texts that are remembered; an API that sends more is not warned about any more.
-const MAX_WARNED: usize = 256;
+/// Most unknown status texts that are warned about, so that an API that makes up ever new ones fills
+/// neither memory nor the log; and how much of one is shown, in characters.
+const MAX_WARNED: usize = 100;
+const STATUS_CHARS: usize = 200;
 
 /// How often the clocks are compared while there is something to watch: how soon after waking up from
 /// a suspend runs are asked for.
@@ -298,7 +300,7 @@ pub struct Scheduler<S> {
     /// Since when the time in trouble is not counted yet.
     counted_until: Instant,
     /// Unknown status texts that were warned about, up to [`MAX_WARNED`].
-    warned: HashSet<Box<str>>,
+    warned: HashSet<String>,
     /// Events about the API that the store refused, and when they are stored again.
     untold: Vec<Event>,
     untold_at: Option<Instant>,
@@ -777,11 +779,11 @@ impl<S: RunSource> Scheduler<S> {
                 return self.forget(key);
             }
         };
-        if let Some(Status::Unknown(text)) = &step.progress.status
-            && self.warned.len() < MAX_WARNED
-            && self.warned.insert(text.clone())
-        {
-            tracing::warn!(run_id = %entry.watch.run_id, status = ?text, "unknown status; not taken as an end");
+        if let Some(Status::Unknown(text)) = &step.progress.status {
+            let shown = one_line(text, STATUS_CHARS);
+            if self.warned.len() < MAX_WARNED && self.warned.insert(shown.clone()) {
+                tracing::warn!(run_id = %entry.watch.run_id, status = shown, "unknown status; not taken as an end");
+            }
         }
         match step.progress.verdict {
             Some(_) => crash::point("observed"),

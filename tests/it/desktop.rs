@@ -207,7 +207,7 @@ async fn a_click_opens_the_run_and_no_shell_reads_the_link() {
     // Written by another process: one that this process holds open for writing cannot be run, and a
     // child that another test starts may hold it a moment longer.
     let written = std::process::Command::new("/bin/sh")
-        .args(["-c", r#"printf '#!/bin/sh\nprintf "%%s\\n" "$@" >> opened\n' > xdg-open && chmod +x xdg-open"#])
+        .args(["-c", r#"printf '#!/bin/sh\nenv > environment\nprintf "%%s\\n" "$@" >> opened\n' > xdg-open && chmod +x xdg-open"#])
         .current_dir(&bin)
         .status();
     assert!(written.unwrap().success());
@@ -232,6 +232,8 @@ async fn a_click_opens_the_run_and_no_shell_reads_the_link() {
     eventually("the link is opened", click).await;
     assert_eq!(opened(), link.replace("{run_id}", "run_1") + "\n");
     assert!(!program.home().join("x").exists());
+    let environment = std::fs::read_to_string(program.home().join("environment")).unwrap();
+    assert!(environment.contains("PATH=") && !environment.contains("simulated-key"), "{environment}");
     simulator.add_run(&RunId::new("run_2").unwrap(), Script::succeeds());
     let ended = finish(child).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");

@@ -16,6 +16,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::support::Program;
 
+const KEY: &str = "ck_over_tls_0123456789";
+
 /// A server that says over TLS that the run has succeeded, and remembers in which version of HTTP it
 /// was asked.
 struct TlsServer {
@@ -89,9 +91,16 @@ impl Authority {
     }
 }
 
+/// A server with a certificate that no authority has signed.
+async fn self_signed() -> TlsServer {
+    let key = KeyPair::generate().unwrap();
+    let own = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    TlsServer::start(own.der().clone(), &key).await
+}
+
 fn program(server: &TlsServer, trusted: Option<&Path>) -> Program {
     let program = Program::new()
-        .set("CREWSHIP_API_KEY", "a-key")
+        .set("CREWSHIP_API_KEY", KEY)
         .set("RUNWATCH_API__BASE_URL", &format!("https://localhost:{}", server.port));
     match trusted {
         Some(file) => program.set("SSL_CERT_FILE", file.to_str().unwrap()),
@@ -107,16 +116,15 @@ async fn an_authority_of_ones_own_is_trusted_and_no_other() {
     std::fs::write(&trusted, &authority.pem).unwrap();
 
     let good = authority.server("localhost", false).await;
-    let ended = program(&good, Some(&trusted)).run(&["wait", "run_1"]).await;
+    let ended = program(&good, Some(&trusted)).run(&["wait", "run_1", "--log-level", "trace"]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert_eq!(good.asked(), [Version::HTTP_2], "the newest version that both speak");
+    assert!(ended.stderr.contains("h2::") && !ended.stderr.contains(KEY), "{ended:?}");
 
     let untrusted = Authority::new().server("localhost", false).await;
     let other_name = authority.server("api.example.com", false).await;
     let expired = authority.server("localhost", true).await;
-    let key = KeyPair::generate().unwrap();
-    let own = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
-    let self_signed = TlsServer::start(own.der().clone(), &key).await;
+    let self_signed = self_signed().await;
     for (server, trusted, what) in [
         (&untrusted, Some(trusted.as_path()), "an unknown authority"),
         (&other_name, Some(trusted.as_path()), "another name"),
@@ -125,7 +133,8 @@ async fn an_authority_of_ones_own_is_trusted_and_no_other() {
         (&good, None, "an authority that only others trust"),
     ] {
         let before = server.asked().len();
-        let ended = program(server, trusted).run(&["wait", "run_1", "--timeout", "300ms"]).await;
+        let ended =
+            program(server, trusted).run(&["wait", "run_1", "--timeout", "300ms", "--log-level", "debug"]).await;
         assert_eq!(ended.code, Some(6), "{what}: {ended:?}");
         assert!(ended.stderr.contains("certificate"), "{what} is named: {ended:?}");
         assert_eq!(server.asked().len(), before, "{what}: the key was not sent");
@@ -140,10 +149,31 @@ async fn a_webhook_trusts_the_same_authorities() {
     std::fs::write(&trusted, &authority.pem).unwrap();
     let server = authority.server("localhost", false).await;
     let sink = format!("[sinks.ops]\ntype = \"webhook\"\nurl = \"https://localhost:{}/secret-path\"\n", server.port);
-    let ended = program(&server, Some(&trusted)).configured(&sink).run(&["sinks", "test"]).await;
+    let arguments = ["sinks", "test", "--log-level", "trace"];
+    let ended = program(&server, Some(&trusted)).configured(&sink).run(&arguments).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("h2::") && !ended.stderr.contains("secret-path"), "{ended:?}");
     let ended = program(&server, None).configured(&sink).run(&["sinks", "test"]).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stdout.contains("certificate") && !format!("{ended:?}").contains("secret-path"), "{ended:?}");
     assert_eq!(server.asked().len(), 1);
+
+    let untrusted = Authority::new().server("localhost", false).await;
+    let other_name = authority.server("hooks.example.com", false).await;
+    let expired = authority.server("localhost", true).await;
+    let self_signed = self_signed().await;
+    for (server, what) in [
+        (&untrusted, "an unknown authority"),
+        (&other_name, "another name"),
+        (&expired, "an expired certificate"),
+        (&self_signed, "a certificate signed by itself"),
+    ] {
+        let sink =
+            format!("[sinks.ops]\ntype = \"webhook\"\nurl = \"https://localhost:{}/secret-path\"\n", server.port);
+        let ended = program(server, Some(&trusted)).configured(&sink).run(&["sinks", "test"]).await;
+        assert_eq!(ended.code, Some(1), "{what}: {ended:?}");
+        assert!(ended.stdout.contains("certificate"), "{what} is named: {ended:?}");
+        assert!(!format!("{ended:?}").contains("secret-path"), "{what}: {ended:?}");
+        assert_eq!(server.asked().len(), 0, "{what}: the message was not sent");
+    }
 }

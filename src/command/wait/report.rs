@@ -13,6 +13,7 @@ use crate::control::Heard;
 use crate::notify::summary;
 use crate::run::{Event, RunEvent, RunId, Status, Verdict};
 use crate::telemetry::LiveArea;
+use crate::text::harmless_json;
 use crate::watch::{UpstreamView, WatchView};
 
 /// What is known of the runs that are waited for, and how it is told.
@@ -164,14 +165,19 @@ impl Report {
                 // The data goes in as text: a JSON value would change the run's own numbers.
                 let json = serde_json::to_string(data).expect("an event has only text keys");
                 line.truncate(line.len() - 1);
-                self.print(&format!("{line},\"data\":{json}}}"));
+                self.print(&format!("{line},\"data\":{}}}", harmless_json(&json)));
                 if !io::stdout().is_terminal() && !quiet {
                     self.manner.screen.line(&human);
                 }
             }
             Results::Output => {
-                if let (Verdict::Succeeded, Some(output)) = (verdict, &data.run.output) {
-                    self.print(output.get());
+                match (verdict, &data.run.output) {
+                    (Verdict::Succeeded, Some(output)) => self.print(&harmless_json(output.get())),
+                    (Verdict::Succeeded, None) if data.truncated.iter().any(|name| name == "output") => {
+                        let what = "is nested too deeply or has a number that is too large, and is left out";
+                        self.manner.screen.line(&format!("warning: the output of {} {what}", data.run.id));
+                    }
+                    _ => {}
                 }
                 if !quiet {
                     self.manner.screen.line(&human);

@@ -1,0 +1,34 @@
+//! All fuzz targets in one program: `RUNWATCH_FUZZ_TARGET` says which one it runs. libFuzzer brings `main`.
+//! Without `--cfg fuzzing`, as `run` sets it, there is nothing to fuzz.
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+mod targets {
+    use std::sync::LazyLock;
+
+    type Target = fn(&[u8]);
+
+    const TARGETS: [(&str, Target); 8] = [
+        ("answer", runwatch::api::fuzzing::answer),
+        ("pause", runwatch::api::fuzzing::pause),
+        ("events", runwatch::api::fuzzing::events),
+        ("config", runwatch::config::fuzzing::file),
+        ("control", runwatch::control::fuzzing::request),
+        ("template", runwatch::notify::fuzzing::template),
+        ("input", runwatch::command::fuzzing::input),
+        ("arguments", runwatch::command::fuzzing::arguments),
+    ];
+
+    static CHOSEN: LazyLock<Target> = LazyLock::new(|| {
+        let wanted = std::env::var("RUNWATCH_FUZZ_TARGET").expect("RUNWATCH_FUZZ_TARGET names a target");
+        let found = TARGETS.iter().find(|(name, _)| *name == wanted);
+        found.unwrap_or_else(|| panic!("no target is called {wanted}")).1
+    });
+
+    libfuzzer_sys::fuzz_target!(|bytes: &[u8]| CHOSEN(bytes));
+}
+
+#[cfg(not(fuzzing))]
+fn main() {
+    panic!("build it with fuzz/run");
+}

@@ -1,0 +1,39 @@
+//! What fuzzing does with a configuration: whatever a file or the environment says, it is taken or every
+//! problem is told on a line of its own, and a secret shows in neither.
+
+use super::{Sources, load};
+
+/// What stands for a secret in the seeds.
+const SECRET: &str = "0SecretOfTheSeeds0";
+
+/// A configuration file; behind the first zero byte variables as `NAME=value`, one a line.
+pub fn file(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let (file, variables) = text.split_once('\0').unwrap_or((&text, ""));
+    // Reading what a file names is not what is fuzzed, and some of what can be named never ends.
+    if text.contains('/') && (text.contains("dev") || text.contains("proc") || text.contains("sys")) {
+        return;
+    }
+    let path = std::env::temp_dir().join(format!("runwatch-fuzz-{}.toml", std::process::id()));
+    std::fs::write(&path, file).expect("a temporary file");
+    let environment = variables.lines().filter_map(|line| line.split_once('='));
+    let environment = environment.filter(|(name, _)| !name.is_empty() && !name.contains('\0'));
+    let environment = environment.map(|(name, value)| (name.into(), value.into())).collect();
+    let sources = Sources { explicit: Some(path), files: Vec::new(), environment };
+    match load(&sources) {
+        Ok(loaded) => {
+            let shown = loaded.effective.to_toml();
+            toml::from_str::<toml::Table>(&shown).expect("what is shown reads back");
+            assert!(!loaded.effective.to_json().to_string().is_empty());
+        }
+        Err(problems) => {
+            assert!(!problems.0.is_empty());
+            for problem in &problems.0 {
+                let secret = |key: &str| ["key", "url", "secret"].contains(&key.rsplit('.').next().unwrap_or_default());
+                let shown = problem.value.iter().any(|value| value.contains(SECRET));
+                assert!(!(shown && secret(&problem.key)), "a secret is shown: {problem}");
+                drop(problem.to_string());
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! What fuzzing does with the requests of a caller: whatever is asked for, what comes out of it names a run
+//! and sinks that are configured, and nothing else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::RawQuery;
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use super::InForce;
+use super::guard::Guard;
+use super::request::Query;
+use super::routes::{read_cursor, watch};
+use super::wire::AddRequest;
+use crate::config::Secret;
+use crate::run::{EventFilter, Labels, Route, Routes, SinkName};
+
+/// A request: its first byte says whether the rest is a body, a query, or a path with headers.
+pub fn request(bytes: &[u8]) {
+    let Some((kind, rest)) = bytes.split_first() else { return };
+    match kind % 3 {
+        0 => add(rest),
+        1 => query(rest),
+        _ => admit(rest),
+    }
+}
+
+fn in_force() -> InForce {
+    let sink = SinkName::new("ops").expect("a valid name");
+    let route = Route { sink, events: EventFilter::verdicts(), labels: Labels::new() };
+    InForce {
+        routes: Arc::new(Routes(vec![route])),
+        deadline: Duration::from_secs(60),
+        retention: Duration::from_secs(60),
+        token: Some(Secret::value("the-token")),
+        rejected: None,
+    }
+}
+
+fn add(body: &[u8]) {
+    let Ok(asked) = serde_json::from_slice::<AddRequest>(body) else { return };
+    let Ok(watch) = watch(asked, &in_force(), Timestamp::UNIX_EPOCH) else { return };
+    assert!(watch.sinks.iter().flatten().all(|sink| sink.as_str() == "ops"));
+    assert!(watch.deadline_at > watch.added_at);
+    assert!(watch.run_id.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte)));
+    assert!(watch.name.iter().chain(watch.labels.values()).all(|text| !text.contains(char::is_control)));
+}
+
+fn query(text: &[u8]) {
+    let Ok(text) = std::str::from_utf8(text) else { return };
+    let Ok(query) = Query::read(RawQuery(Some(text.to_owned())), &["limit", "cursor", "label"]) else { return };
+    if let Ok(limit) = query.limit() {
+        assert!((1..=1000).contains(&limit));
+    }
+    drop(query.one("cursor", read_cursor, "a cursor"));
+    assert!(query.all("label").count() <= text.len());
+}
+
+/// A path and headers, one a line: only who has the token is let in.
+fn admit(text: &[u8]) {
+    let (_sender, receiver) = watch::channel(in_force());
+    let guard = Guard { in_force: receiver, loopback: true };
+    let text = String::from_utf8_lossy(text);
+    let mut lines = text.lines();
+    let path = lines.next().unwrap_or_default();
+    let mut headers = axum::http::HeaderMap::new();
+    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+        if let (Ok(name), Ok(value)) = (axum::http::HeaderName::try_from(name), value.trim().parse()) {
+            headers.insert(name, value);
+        }
+    }
+    if guard.admit(path, &headers).is_ok() {
+        assert!(!headers.contains_key("origin"));
+        let given = headers.get("authorization").map(|value| value.as_bytes().to_vec());
+        assert!(path == "/healthz" || path == "/readyz" || given.as_deref() == Some(b"Bearer the-token".as_slice()));
+    }
+}

@@ -1,0 +1,462 @@
+//! Every secret carries a mark; the marks are looked for in everything that comes out.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use runwatch::run::RunId;
+use runwatch::simulator::{Fault, Receiver, Script, Simulator};
+use rustix::process::Signal;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, UnixStream};
+use tokio::process::Child;
+use tokio::task::JoinSet;
+
+use crate::support::{Ended, PATIENCE, Program, finish, send_signal};
+
+const KEY: &str = "ck0live7QmarkOfTheApiKey8Zt";
+const URL_PATH: &str = "pathQmarkOfTheAddress3Vw";
+const URL_QUERY: &str = "queryQmarkOfTheAddress9Xr";
+const HEADER: &str = "Bearer-headerQmarkOfTheHeader5Lk";
+const TOKEN: &str = "tokenQmarkOfTheControlInterface2Jn";
+const PROXY_PASSWORD: &str = "proxyQmarkOfThePassword6Hb";
+
+/// The bytes that sign, marked.
+const SIGNING: &[u8] = b"signQmarkOfTheSigningSecret4Gd";
+
+fn signing_secret() -> String {
+    format!("whsec_{}", STANDARD.encode(SIGNING))
+}
+
+/// What must not show: each mark, and the forms that a secret takes on its way.
+fn marks() -> Vec<(&'static str, Vec<u8>)> {
+    let proxy = STANDARD.encode(format!("user:{PROXY_PASSWORD}"));
+    vec![
+        ("the API key", KEY.into()),
+        ("the path of a webhook", URL_PATH.into()),
+        ("the query of a webhook", URL_QUERY.into()),
+        ("a header of a webhook", HEADER.into()),
+        ("the control token", TOKEN.into()),
+        ("the proxy's password", PROXY_PASSWORD.into()),
+        ("the proxy's credentials", proxy.into_bytes()),
+        ("the signing secret", STANDARD.encode(SIGNING).into_bytes()),
+        ("the signing key", SIGNING.into()),
+        // What a longer text cut off would leave of each.
+        ("a piece of a secret", b"QmarkOf".to_vec()),
+    ]
+}
+
+fn found(bytes: &[u8]) -> Option<&'static str> {
+    let holds = |mark: &[u8]| bytes.windows(mark.len()).any(|window| window == mark);
+    marks().into_iter().find(|(_, mark)| holds(mark)).map(|(what, _)| what)
+}
+
+#[track_caller]
+fn clean(place: &str, bytes: &[u8]) {
+    if let Some(what) = found(bytes) {
+        let text = String::from_utf8_lossy(bytes);
+        let at = marks().iter().find_map(|(_, mark)| text.find(std::str::from_utf8(mark).unwrap())).unwrap_or(0);
+        let from = text.floor_char_boundary(at.saturating_sub(300));
+        let to = text.ceil_char_boundary((at + 100).min(text.len()));
+        panic!("{place} shows {what}: …{}…", &text[from..to]);
+    }
+}
+
+#[track_caller]
+fn clean_end(place: &str, ended: &Ended) {
+    clean(&format!("standard output of {place}"), ended.stdout.as_bytes());
+    clean(&format!("standard error of {place}"), ended.stderr.as_bytes());
+}
+
+/// A receiver that repeats in its refusal all it was sent, as some servers do.
+async fn repeating_server(serving: &mut JoinSet<()>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    serving.spawn(async move {
+        while let Ok((mut stream, _client)) = listener.accept().await {
+            let mut request = vec![0; 64 * 1024];
+            let read = stream.read(&mut request).await.unwrap();
+            let said = format!("I do not like {}", String::from_utf8_lossy(&request[..read]));
+            let head = format!("HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n", said.len());
+            drop(stream.write_all((head + &said).as_bytes()).await);
+        }
+    });
+    format!("http://{address}")
+}
+
+/// A receiver whose refusal is so long that the secret in it is cut off in the middle.
+async fn cutting_server(serving: &mut JoinSet<()>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    serving.spawn(async move {
+        while let Ok((mut stream, _client)) = listener.accept().await {
+            let mut request = vec![0; 64 * 1024];
+            drop(stream.read(&mut request).await);
+            // White space is folded, so that what comes after much of it is shown.
+            let said = format!("{:1000}/{URL_PATH} is not known here", "no");
+            let head = format!("HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n", said.len());
+            drop(stream.write_all((head + &said).as_bytes()).await);
+        }
+    });
+    format!("http://{address}")
+}
+
+struct World {
+    simulator: Simulator,
+    accepting: Receiver,
+    failing: Receiver,
+    repeating: String,
+    cutting: String,
+    _serving: JoinSet<()>,
+}
+
+impl World {
+    async fn start() -> Self {
+        let simulator = Simulator::start().await.unwrap();
+        simulator.set_api_key(KEY);
+        for run in ["run_1", "run_2"] {
+            simulator.add_run(&RunId::new(run).unwrap(), Script::fails("no").answers(vec!["running"]));
+        }
+        let mut serving = JoinSet::new();
+        Self {
+            simulator,
+            accepting: Receiver::start([]).await.unwrap(),
+            failing: Receiver::start((0..20).map(|_| Fault::status(500))).await.unwrap(),
+            repeating: repeating_server(&mut serving).await,
+            cutting: cutting_server(&mut serving).await,
+            _serving: serving,
+        }
+    }
+
+    /// The API is asked through a proxy with a password: the simulator is both.
+    fn proxy(&self) -> String {
+        self.simulator.base_url().replace("http://", &format!("http://user:{PROXY_PASSWORD}@"))
+    }
+}
+
+/// How the API key gets in.
+const WAYS: [&str; 5] = ["CREWSHIP_API_KEY", "RUNWATCH_API__KEY", "key", "key_file", "credential"];
+
+const HOOK: &str = "cat > hook.event; env > hook.env; tr '\\0' ' ' < /proc/self/cmdline > hook.cmdline; \
+                    tr '\\0' '\\n' < /proc/$$/environ > hook.environ";
+
+/// A program with every secret, in files where `in_files`.
+fn program(world: &World, way: &str, in_files: bool) -> Program {
+    let proxy = world.proxy();
+    let secret = |key: &str, value: &str, file: &str| match in_files {
+        true => format!("{key}_file = \"secrets/{file}\"\n"),
+        false => format!("{key} = {value:?}\n"),
+    };
+    let mut files = BTreeMap::from([
+        ("token".to_owned(), TOKEN.to_owned()),
+        ("header".to_owned(), HEADER.to_owned()),
+        ("signing".to_owned(), signing_secret()),
+        ("key".to_owned(), KEY.to_owned()),
+    ]);
+    let mut config = String::from("[api]\nbase_url = \"http://api.invalid\"\n");
+    match way {
+        "key" => config += &format!("key = {KEY:?}\n"),
+        "key_file" => config += "key_file = \"secrets/key\"\n",
+        _ => {}
+    }
+    config += "[control]\nlisten = \"127.0.0.1:0\"\ntoken_file = \"secrets/token\"\n";
+    let path = format!("/services/{URL_PATH}?token={URL_QUERY}");
+    for (name, base, format) in [
+        ("accepting", world.accepting.url().replace("/hook", ""), "standard"),
+        ("failing", world.failing.url().replace("/hook", ""), "slack"),
+        ("repeating", world.repeating.clone(), "ntfy"),
+        ("cutting", world.cutting.clone(), "discord"),
+        ("proxied", "https://hooks.invalid".to_owned(), "teams"),
+        ("closed", "http://127.0.0.1:9".to_owned(), "standard"),
+    ] {
+        let url = base + &path;
+        config += &format!("[sinks.{name}]\ntype = \"webhook\"\nformat = {format:?}\nretry_schedule = [\"50ms\"]\n");
+        config += &secret("url", &url, name);
+        config += &secret("secret", &signing_secret(), "signing");
+        config += &format!("[sinks.{name}.headers]\n{}", secret("x-token", HEADER, "header"));
+        files.insert(name.to_owned(), url);
+    }
+    config += "[sinks.file]\ntype = \"log\"\npath = \"events.jsonl\"\n[sinks.journal]\ntype = \"log\"\n";
+    config += &format!("[sinks.hook]\ntype = \"command\"\nargv = [\"/bin/sh\", \"-c\", {HOOK:?}]\n");
+    let mut program = Program::with(&world.simulator)
+        .unset("CREWSHIP_API_KEY")
+        .unset("RUNWATCH_API__BASE_URL")
+        .set("HTTP_PROXY", &proxy)
+        .set("HTTPS_PROXY", &proxy)
+        .set("NO_PROXY", "127.0.0.1,localhost")
+        .set("RUST_BACKTRACE", "full")
+        .configured(&config);
+    for (name, text) in files {
+        program = program.with_file(&format!("secrets/{name}"), &text);
+    }
+    let run = program.home().join("run");
+    std::fs::create_dir_all(&run).unwrap();
+    let program = program.set("XDG_RUNTIME_DIR", run.to_str().unwrap());
+    match way {
+        "CREWSHIP_API_KEY" | "RUNWATCH_API__KEY" => program.set(way, KEY),
+        "credential" => {
+            let credentials = program.beside_config("secrets/credentials");
+            let program = program.with_file("secrets/credentials/crewship-api-key", KEY);
+            program.set("CREDENTIALS_DIRECTORY", credentials.to_str().unwrap())
+        }
+        _ => program,
+    }
+}
+
+fn files_below(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            files_below(&entry.path(), found);
+        } else if kind.is_file() {
+            found.push(entry.path());
+        }
+    }
+}
+
+/// Looks through every file that the program wrote: all but its configuration and its secrets.
+fn clean_files(program: &Program, expected: &[&str]) {
+    let mut files = Vec::new();
+    files_below(program.home(), &mut files);
+    let ours = |path: &PathBuf| !path.starts_with(program.beside_config("secrets")) && !path.ends_with("config.toml");
+    files.retain(ours);
+    for name in expected {
+        assert!(files.iter().any(|path| path.ends_with(name)), "{name} is there: {files:?}");
+    }
+    for path in files {
+        // The password of the proxy is in the environment for all programs, as its user put it there.
+        let own = ["hook.env", "hook.environ"].iter().any(|name| path.ends_with(name));
+        let bytes = std::fs::read(&path).unwrap();
+        let bytes = if own {
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            text.lines().filter(|line| !line.contains("_PROXY=")).collect::<Vec<_>>().join("\n").into_bytes()
+        } else {
+            bytes
+        };
+        clean(&path.display().to_string(), &bytes);
+    }
+}
+
+/// That the secrets were in use: without that, their absence would show nothing.
+fn all_were_used(world: &World) {
+    let asked = world.simulator.requests();
+    let asked = asked.iter().find(|request| request.path == "/v1/runs/run_1").expect("the run is asked for");
+    assert_eq!(asked.headers["authorization"], format!("Bearer {KEY}"));
+    let proxy = format!("Basic {}", STANDARD.encode(format!("user:{PROXY_PASSWORD}")));
+    assert_eq!(asked.headers["proxy-authorization"], proxy);
+    let told = world.accepting.requests();
+    let told = told.first().expect("a message arrives");
+    assert_eq!(told.path, format!("/services/{URL_PATH}"));
+    assert_eq!(told.headers["x-token"], HEADER);
+    assert!(told.headers.contains_key("webhook-signature"));
+    let secret = signing_secret();
+    let now = jiff::Timestamp::now();
+    runwatch::notify::signature::verify(&secret, &told.headers, &told.body, now).expect("it is signed");
+}
+
+#[test]
+fn marks_are_found_where_they_are() {
+    assert_eq!(found(format!("error: {KEY} is wrong").as_bytes()), Some("the API key"));
+    assert_eq!(found(b"...QmarkOfTh"), Some("a piece of a secret"));
+    assert_eq!(found(b"nothing"), None);
+}
+
+#[tokio::test]
+async fn no_secret_is_in_anything_that_a_wait_leaves() {
+    for (way, format) in WAYS.into_iter().zip(["text", "json", "text", "json", "text"]) {
+        let world = World::start().await;
+        let program = program(&world, way, format == "json");
+        let common = ["--log-level", "trace", "--log-format", format];
+        let ended = program.run(&[&["wait", "run_1", "--linger", "5s", "--json"], &common[..]].concat()).await;
+        assert_eq!(ended.code, Some(1), "{way}: {ended:?}");
+        assert!(ended.stderr.contains("not delivered to proxied"), "{way}: {ended:?}");
+        clean_end("wait", &ended);
+        clean_files(&program, &["hook.event", "hook.env", "hook.environ", "events.jsonl"]);
+        for arguments in
+            [&["config", "show"][..], &["config", "show", "--json"], &["config", "check"], &["sinks", "test"]]
+        {
+            let ended = program.run(&[arguments, &common[..]].concat()).await;
+            assert!(ended.stdout.len() > 10, "{arguments:?}: {ended:?}");
+            clean_end(&format!("{arguments:?}"), &ended);
+        }
+        all_were_used(&world);
+    }
+}
+
+#[tokio::test]
+async fn no_secret_is_in_what_is_said_of_a_wrong_configuration() {
+    let world = World::start().await;
+    for in_files in [false, true] {
+        let mut program = program(&world, "key", in_files);
+        let text = std::fs::read_to_string(program.beside_config("config.toml")).unwrap();
+        for (right, wrong) in [
+            ("http://127", "htp://127"),
+            ("whsec_", "whsek_"),
+            ("x-token", "x token"),
+            ("url", "ulr"),
+            ("secret", "sercet"),
+            ("[sinks.closed.headers]", "[sinks.closed.headers"),
+            ("key = \"", "key = \"has space "),
+            ("key = \"", "key_file = \""),
+            ("token_file = \"", "token = \"x\"\ntoken_file = \""),
+            ("retry_schedule = [\"50ms\"]\nurl", "retry_schedule = url"),
+        ] {
+            program = program.configured(&text.replace(right, wrong));
+            for arguments in [&["config", "check"][..], &["config", "check", "--json"], &["wait", "run_1"], &["daemon"]]
+            {
+                let ended = program.run(&[arguments, &["--log-level", "trace"]].concat()).await;
+                if text.contains(right) {
+                    assert_eq!(ended.code, Some(2), "{right}: {ended:?}");
+                    clean_end(&format!("{arguments:?} with {wrong}"), &ended);
+                }
+                if !text.contains(right) {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Starts the daemon and waits until it answers.
+async fn start(program: &Program, format: &str) -> Child {
+    let mut child = program.command(&["daemon", "--log-level", "trace", "--log-format", format]).spawn().unwrap();
+    let socket = program.home().join("run/runwatch/runwatch.sock");
+    let answers = async {
+        while UnixStream::connect(&socket).await.is_err() {
+            assert!(child.try_wait().unwrap().is_none(), "the daemon ended");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, answers).await.expect("the daemon listens");
+    child
+}
+
+/// All that the daemon says, read as it comes: at this level it would fill a pipe.
+fn collect(child: &mut Child, tasks: &mut JoinSet<Vec<u8>>) {
+    let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    tasks.spawn(async move {
+        let mut bytes = Vec::new();
+        out.read_to_end(&mut bytes).await.unwrap();
+        bytes
+    });
+    tasks.spawn(async move {
+        let mut bytes = Vec::new();
+        err.read_to_end(&mut bytes).await.unwrap();
+        bytes
+    });
+}
+
+#[tokio::test]
+async fn no_secret_is_in_anything_that_the_daemon_leaves() {
+    for (way, format) in [("CREWSHIP_API_KEY", "json"), ("key_file", "text")] {
+        let world = World::start().await;
+        let program = program(&world, way, way == "key_file");
+        let mut daemon = start(&program, format).await;
+        let mut said = JoinSet::new();
+        collect(&mut daemon, &mut said);
+        let common = ["--log-level", "trace"];
+        let run = async |arguments: &[&str]| {
+            let ended = program.run(&[arguments, &common[..]].concat()).await;
+            clean_end(&format!("{arguments:?}"), &ended);
+            ended
+        };
+        assert_eq!(run(&["add", "run_1", "run_2"]).await.code, Some(0));
+        run(&["wait", "--daemon", "run_1"]).await;
+        run(&["wait", "--daemon", "run_2"]).await;
+        // All but those that fail are delivered, and those are given up.
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let ended = run(&["deliveries", "--json"]).await;
+            if !ended.stdout.contains("\"pending\"") && !ended.stdout.contains("\"sending\"") {
+                assert!(ended.stdout.contains("\"dead\""), "{ended:?}");
+                break;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{ended:?}");
+        }
+        for arguments in
+            [&["show", "run_1"][..], &["show", "run_1", "--json"], &["list", "--all", "--json"], &["deliveries"]]
+        {
+            let ended = run(arguments).await;
+            assert!(ended.code == Some(0) && ended.stdout.len() > 100, "{arguments:?}: {ended:?}");
+        }
+        let http = reqwest::Client::builder().unix_socket(program.home().join("run/runwatch/runwatch.sock")).no_proxy();
+        let http = http.build().unwrap();
+        for path in [
+            "/v1/watches",
+            "/v1/watches/run_1",
+            "/v1/watches/run_9",
+            "/v1/deliveries",
+            "/v1/openapi.json",
+            "/healthz",
+            "/readyz",
+            "/metrics",
+            "/v1/watches?sink=nonsense",
+        ] {
+            let mut response = http.get(format!("http://localhost{path}")).send().await.unwrap();
+            let mut body = format!("{:?}", response.headers()).into_bytes();
+            while let Some(chunk) = response.chunk().await.unwrap() {
+                body.extend_from_slice(&chunk);
+            }
+            clean(path, &body);
+        }
+        let body = r#"{"run_id":"run_3","sinks":["nonsense"]}"#;
+        let mut refused = http.post("http://localhost/v1/watches").body(body).send().await.unwrap();
+        clean("a refusal", &refused.chunk().await.unwrap().unwrap());
+        let mut following = http.get("http://localhost/v1/events").header("last-event-id", "0").send().await.unwrap();
+        clean("the events", &following.chunk().await.unwrap().unwrap());
+
+        let pid = daemon.id().unwrap();
+        let command_line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+        assert!(!command_line.is_empty());
+        clean("the command line", &command_line);
+        // A reload with a wrong file says what is wrong.
+        let text = std::fs::read_to_string(program.beside_config("config.toml")).unwrap();
+        let program = program.configured(&text.replace("type = \"webhook\"", "type = \"webhok\""));
+        send_signal(&daemon, Signal::HUP);
+        loop {
+            let listed = program.run(&["list"]).await;
+            clean_end("list", &listed);
+            if listed.stderr.contains("not in force") {
+                break;
+            }
+        }
+        clean_files(&program, &["hook.event", "hook.env", "events.jsonl", "runwatch.db", "runwatch.db-wal"]);
+        send_signal(&daemon, Signal::TERM);
+        assert_eq!(finish(daemon).await.code, Some(0));
+        let mut log = Vec::new();
+        while let Some(bytes) = said.join_next().await {
+            let bytes = bytes.unwrap();
+            clean("the log", &bytes);
+            log.extend_from_slice(&bytes);
+        }
+        let log = String::from_utf8(log).unwrap();
+        assert!(log.contains("hyper") && log.contains("delivery given up") && log.contains("webhok"), "{log}");
+        clean_files(&program, &["runwatch.db"]);
+        all_were_used(&world);
+    }
+}
+
+#[tokio::test]
+async fn no_secret_is_in_what_a_panic_leaves() {
+    for point in ["observed", "claimed", "sent", "recorded"] {
+        let world = World::start().await;
+        let program = program(&world, "CREWSHIP_API_KEY", false).set("RUNWATCH_CRASH_AT", &format!("panic:{point}"));
+        let mut daemon = start(&program, "text").await;
+        let mut said = JoinSet::new();
+        collect(&mut daemon, &mut said);
+        drop(program.run(&["add", "run_1"]).await);
+        let ended = finish(daemon).await;
+        assert_eq!(ended.code, Some(1), "{point}: a broken part stops the daemon");
+        let mut log = String::new();
+        while let Some(bytes) = said.join_next().await {
+            log += &String::from_utf8(bytes.unwrap()).unwrap();
+        }
+        assert!(log.contains("panicked at") && log.contains("panic on purpose"), "{point}: {log}");
+        assert!(log.contains("stack backtrace"), "{point}: {log}");
+        clean("the log of a panic", log.as_bytes());
+        clean_files(&program, &["runwatch.db"]);
+    }
+}
