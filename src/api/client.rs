@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::error::{ApiError, KeyProblem};
 use super::{HttpStream, Malformed, Reply, RunSource, hints, wire};
-use crate::config::{ApiSettings, Secret};
+use crate::config::{ApiSettings, REDACTED, Secret};
 use crate::run::RunId;
 
 /// How often the key is read again at the most. A refusal has it read again at once.
@@ -99,6 +99,16 @@ impl ApiClient {
         Ok(header)
     }
 
+    /// The body of a refusal without the key, which some repeat when they refuse it.
+    fn without_key(&self, body: &[u8]) -> String {
+        let text = String::from_utf8_lossy(body);
+        let read = self.read_key.lock().expect("no holder panics");
+        match read.as_ref().and_then(|(_, header)| header.to_str().ok()?.strip_prefix("Bearer ")) {
+            Some(key) => text.replace(key, REDACTED),
+            None => text.into_owned(),
+        }
+    }
+
     async fn refusal(&self, response: Response) -> ApiError {
         let code = response.status();
         let status = code.as_u16();
@@ -113,7 +123,7 @@ impl ApiClient {
         }
         // Only the message is lost when the body cannot be read; the status says what matters.
         let message = match read_body(response, MAX_ERROR_BYTES).await {
-            Ok(body) => wire::error_message(&body),
+            Ok(body) => wire::error_message(self.without_key(&body).as_bytes()),
             Err(_unreadable) => String::new(),
         };
         match code {

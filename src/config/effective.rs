@@ -8,7 +8,7 @@ use super::problem::Origin;
 use super::source::is_plain;
 
 /// What stands for a secret.
-pub(super) const REDACTED: &str = "[redacted]";
+pub(crate) const REDACTED: &str = "[redacted]";
 
 /// One key of the configuration in force.
 #[derive(Debug, Clone, PartialEq)]

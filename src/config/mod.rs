@@ -20,6 +20,7 @@ mod settings;
 mod sinks;
 mod source;
 
+pub(crate) use effective::REDACTED;
 pub use effective::{Effective, Entry};
 pub use load::{IN_MEMORY, Loaded, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, control_socket, load};
 pub(crate) use load::{NAME_CHARS, watch_name};

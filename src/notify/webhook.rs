@@ -80,7 +80,7 @@ impl Webhook {
             let header = HeaderName::try_from(name).map_err(|_invalid| unusable("a name"))?;
             let mut value = HeaderValue::try_from(value).map_err(|_invalid| unusable("a value"))?;
             value.set_sensitive(true);
-            hidden.extend(value.to_str().ok().filter(|text| text.len() >= HIDDEN_CHARS).map(ToOwned::to_owned));
+            hidden.extend(value.to_str().into_iter().flat_map(secret_words));
             headers.insert(header, value);
         }
         let response = self.http.post(url).headers(headers).body(text).send().await;
@@ -155,6 +155,12 @@ async fn judge(response: Response, hidden: &[String]) -> Result<Sent, SendError>
 }
 
 /// The parts of an address that only its owner knows: a chat service's address is the key to it.
+/// The value of a header, and its words: a receiver may repeat the token without its scheme.
+fn secret_words(value: &str) -> impl Iterator<Item = String> {
+    let words = value.split_whitespace().filter(move |word| word.len() < value.len());
+    std::iter::once(value).chain(words).filter(|text| text.len() >= HIDDEN_CHARS).map(ToOwned::to_owned)
+}
+
 fn secret_parts(url: &Url) -> Vec<String> {
     let path = url.path().split('/');
     let query = url.query().unwrap_or_default().split(['&', '=']);

@@ -8,6 +8,7 @@ use runwatch::config::{ApiSettings, Secret, Settings};
 use runwatch::run::{RunId, Status};
 use runwatch::simulator::{Fault, Receiver, Script, Simulator};
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use crate::support::{Program, api};
@@ -218,4 +219,28 @@ async fn a_proxy_is_used_unless_it_must_not_be() {
     assert!(!ended.stderr.contains("proxy-password"), "{ended:?}");
     let beside = through.set("NO_PROXY", "127.0.0.1");
     assert_eq!(beside.run(&["wait", "run_1"]).await.code, Some(0));
+}
+
+#[tokio::test]
+async fn a_key_that_the_api_repeats_is_not_shown() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let base_url = format!("http://{}", listener.local_addr().unwrap());
+    let key = "key_that_the_api_repeats";
+    let mut serving = tokio::task::JoinSet::new();
+    serving.spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _head = stream.read(&mut [0; 4096]).await.unwrap();
+        let padding = "x".repeat(200);
+        let body =
+            json!({"error": {"message": format!("Incorrect API key provided: {key}. {padding} {key}")}}).to_string();
+        let answer = format!("HTTP/1.1 401 Unauthorized\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    });
+    let mut settings = Settings::default().api;
+    settings.base_url = base_url;
+    settings.key = Some(Secret::value(key));
+    let error = refused(ApiClient::new(&settings).unwrap().get_run(&id()).await);
+    let said = format!("{} {error:?}", error.describe());
+    assert!(said.contains("Incorrect API key provided: [redacted]"), "{said}");
+    assert!(!said.contains("key_that"), "{said}");
 }

@@ -69,11 +69,12 @@ async fn a_crash_leaves_no_core_with_secrets_in_it() {
     let program = program();
     let unlimited = ["sh", "-c", "ulimit -c unlimited; exec \"$@\"", "sh"];
     let mut watched = daemon(&program, &unlimited).await;
-    send_signal(&watched, Signal::QUIT);
+    // Not QUIT: a shell has programs in its background ignore that.
+    send_signal(&watched, Signal::ABORT);
     let ended = tokio::time::timeout(PATIENCE, watched.wait()).await.unwrap().unwrap();
-    assert_eq!((ended.signal(), ended.core_dumped()), (Some(3), false), "{ended:?}");
+    assert_eq!((ended.signal(), ended.core_dumped()), (Some(6), false), "{ended:?}");
     // That another program leaves one where it is allowed to shows that the check can fail.
-    let argv = [&unlimited[..], &["sh", "-c", "kill -QUIT $$"]].concat();
+    let argv = [&unlimited[..], &["sh", "-c", "kill -ABRT $$"]].concat();
     let other = as_ordinary(&program, &argv).stdout(Stdio::null()).status().await.unwrap();
-    assert_eq!((other.signal(), other.core_dumped()), (Some(3), true), "{other:?}");
+    assert_eq!((other.signal(), other.core_dumped()), (Some(6), true), "{other:?}");
 }
