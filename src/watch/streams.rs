@@ -33,6 +33,9 @@ const HOLD: Duration = Duration::from_secs(60);
 /// How long an API that has no streams is left alone with them.
 const ABSENT: Duration = Duration::from_secs(3600);
 
+/// How long streams rest, beyond the pause asked for, when the API has too much to do to open one.
+const SHUT: Growth = Growth { initial: Duration::from_secs(60), multiplier: 2.0, max: ABSENT, jitter: 0.0 };
+
 /// Events that followers may lag behind; those who lag more miss some, and are told how many.
 const FOLLOWED: usize = 256;
 
@@ -128,6 +131,8 @@ pub(super) struct Streams {
     shut_until: Option<Instant>,
     /// One was opened since the API last said that there is none.
     served: bool,
+    /// How long they rested beyond the pause that was asked for last, since one was opened.
+    refused: Option<Duration>,
     tasks: JoinSet<Ended>,
     number: u64,
     hints: (mpsc::Sender<Started>, mpsc::Receiver<Started>),
@@ -158,6 +163,7 @@ impl Streams {
             memory: HashMap::new(),
             shut_until: None,
             served: false,
+            refused: None,
             tasks: JoinSet::new(),
             number: 0,
             hints: mpsc::channel(HINTS),
@@ -304,10 +310,16 @@ impl Streams {
             }
             Cause::NotOpened(error) => {
                 if let Some(pause) = error.retry_after() {
-                    self.shut_until = self.shut_until.max(Some(now + pause));
+                    // Such a refusal pauses polls too: streams must not cause one after the other.
+                    let rest = SHUT.next(self.refused);
+                    self.refused = Some(rest);
+                    self.shut_until = self.shut_until.max(Some(now + pause + rest));
                 }
             }
-            Cause::RunEnded | Cause::Over | Cause::Idle | Cause::Broken(_) => self.served = true,
+            Cause::RunEnded | Cause::Over | Cause::Idle | Cause::Broken(_) => {
+                self.served = true;
+                self.refused = None;
+            }
         }
         let memory = self.memory.entry(ended.key).or_default();
         memory.last_id.clone_from(&ended.last_id);

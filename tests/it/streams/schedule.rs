@@ -192,6 +192,20 @@ async fn a_limit_on_requests_holds_for_polls_too_and_any_other_pause_for_streams
 }
 
 #[tokio::test(start_paused = true)]
+async fn streams_that_are_refused_do_not_pause_polls_again_and_again() {
+    let simulation = Simulation::start(7, |_| ());
+    let why: fn() -> ApiError = || status(429, Some(SECOND * 20));
+    for index in 0..8 {
+        simulation.add(index, HOUR, Stream::Refused(why)).await;
+    }
+    tokio::time::sleep(HOUR - MINUTE).await;
+    // After 80, 140, 260, 500, 980 and 1,940 s, each of which is a pause of 20 s.
+    let opened = simulation.api.openings().len();
+    assert!((2..=7).contains(&opened), "{opened} streams were asked for in an hour");
+    simulation.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_newest_watches_have_the_streams_there_are() {
     let simulation = Simulation::start(7, |policy| {
         policy.max_streams = 4;
