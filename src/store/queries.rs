@@ -215,6 +215,22 @@ impl Store {
         .await
     }
 
+    /// Writes a watch and takes it away again, in one transaction that is synced like any other: one could
+    /// be added now.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn rehearse_add(&self) -> Result<(), StoreError> {
+        self.call(Wakes::default(), |db| {
+            // No run has this ID.
+            let watch = "INSERT INTO watches (run_id, labels, added_at, deadline_at) VALUES ('.', '{}', 0, 0)";
+            db.prepare_cached(watch)?.execute([])?;
+            db.prepare_cached("DELETE FROM watches WHERE run_id = '.'")?.execute([])?;
+            Ok(())
+        })
+        .await
+    }
+
     /// Deletes a watch with its history and its deliveries.
     ///
     /// # Errors
