@@ -251,7 +251,8 @@ async fn list<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result<AxumR
     let page = app.control.store.watches(filter, query.limit()?).await?;
     let last = page.items.last().filter(|_| page.more);
     let next_cursor = last.map(|last| format!("{}.{}", last.watch.added_at.as_millisecond(), last.watch.run_id));
-    let views = app.control.watches.view(None).await?;
+    let going = page.items.iter().filter(|record| record.verdict.is_none());
+    let views = app.control.watches.view(Some(going.map(|record| record.watch.run_id.clone()).collect())).await?;
     let mut views: std::collections::HashMap<_, _> =
         views.into_iter().map(|view| (view.run_id.clone(), view)).collect();
     let watches = page
@@ -478,7 +479,7 @@ impl<S: RunSource> Shared<S> {
     async fn document(&self, history: History, whole: bool) -> Result<WatchDoc, Refusal> {
         let History { record, changes, deliveries, verdict_event } = history;
         let (watch, finished) = (record.watch.clone(), record.verdict.is_some());
-        let view = self.control.watches.view(Some(watch.run_id.clone())).await?.pop().filter(|_| !finished);
+        let view = self.control.watches.view(Some(vec![watch.run_id.clone()])).await?.pop().filter(|_| !finished);
         let mut document = WatchDoc::of(record, view);
         if !whole {
             return Ok(document);
