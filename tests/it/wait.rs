@@ -57,6 +57,15 @@ async fn a_deadline_without_an_answer_is_unreachable() {
     assert_eq!(ended.code, Some(6), "{ended:?}");
     assert_eq!(ended.json_lines()[0]["verdict"], "unreachable");
     assert!(ended.json_lines()[0]["data"]["run"]["status"].is_null());
+    // What was seen before is told all the same.
+    let topic = json!({"topic": "AI agents"});
+    let seen_once = (2..200).fold(Script::runs_forever().input(topic.clone()), |script, request| {
+        script.fault_on(request, Fault::status(502))
+    });
+    let (ended, _) = wait_for(seen_once, &["--timeout", "1500ms", "--json"]).await;
+    let lines = ended.json_lines();
+    assert_eq!((ended.code, &lines[0]["verdict"]), (Some(6), &json!("unreachable")), "{lines:?}");
+    assert_eq!(lines[0]["data"]["run"]["input"], topic, "{lines:?}");
     // Nobody listens at all: the port was just given back.
     let gone = Program::with(&simulator);
     simulator.shutdown().await;
