@@ -164,9 +164,19 @@ impl Transaction {
     pub fn run(self) -> Done {
         let Self { connection, jobs } = self;
         let before = connection.total_changes();
-        let (commit, finished) = run_batch(&connection, jobs);
+        let begun = execute(&connection, "BEGIN IMMEDIATE");
+        let (commit, finished) = run_batch(&connection, jobs, begun);
         let wrote = connection.total_changes() > before;
         Done { connection, wrote, commit, finished }
+    }
+
+    /// Does nothing of it, as where the disk is full.
+    pub fn refuse(self) -> Done {
+        let Self { connection, jobs } = self;
+        let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+        let refused = Err(StoreError::from(rusqlite::Error::SqliteFailure(full, None)));
+        let (commit, finished) = run_batch(&connection, jobs, refused);
+        Done { connection, wrote: false, commit, finished }
     }
 }
 
@@ -320,9 +330,13 @@ impl Writer {
     }
 }
 
-/// Runs jobs as one transaction. A job that fails is undone alone.
-fn run_batch(connection: &Connection, jobs: Vec<Job>) -> (Result<(), StoreError>, Vec<Finish>) {
-    let mut transaction = execute(connection, "BEGIN IMMEDIATE");
+/// Runs jobs as one transaction, if it could be `begun`. A job that fails is undone alone.
+fn run_batch(
+    connection: &Connection,
+    jobs: Vec<Job>,
+    begun: Result<(), StoreError>,
+) -> (Result<(), StoreError>, Vec<Finish>) {
+    let mut transaction = begun;
     let mut finished = Vec::with_capacity(jobs.len());
     for job in jobs {
         transaction = transaction.and_then(|()| execute(connection, "SAVEPOINT job"));

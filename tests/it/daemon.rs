@@ -644,7 +644,7 @@ async fn a_job_ends_with_the_worst_verdict_once_all_is_told() {
     stop(daemon).await;
     let program = program.configured("");
     let grace = Duration::from_millis(300);
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     let ended = program.run(&["daemon", "--exit-when-done", "--idle-grace", "300ms"]).await;
     assert_eq!(ended.code, Some(3), "{ended:?}");
     assert!(began.elapsed() >= grace, "{ended:?}");

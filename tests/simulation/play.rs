@@ -1,0 +1,109 @@
+//! Plays seeds, as many at once as there are processors, and reports.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::life::{Broken, Outcome, simulate};
+use crate::world::HOUR;
+
+/// How many seeds of the fixed set, and fresh ones, unless `RUNWATCH_SEEDS` says.
+const SEEDS: (u64, u64) = (400, 200);
+
+/// Each so-manieth seed is played twice: it must play the same way.
+const TWICE: u64 = 20;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+fn seeds() -> Vec<u64> {
+    if let Some(seed) = number("RUNWATCH_SEED") {
+        return vec![seed];
+    }
+    let (fixed, fresh) = match std::env::var("RUNWATCH_SEEDS") {
+        Ok(text) => {
+            let (fixed, fresh) = text.split_once(',').expect("RUNWATCH_SEEDS=FIXED,FRESH");
+            (fixed.parse().expect("a number"), fresh.parse().expect("a number"))
+        }
+        Err(_) => SEEDS,
+    };
+    let first = fastrand::u64(1 << 20..1 << 40);
+    (0..fixed).chain(first..first + fresh).collect()
+}
+
+/// Plays a seed in a folder of its own: in memory where that can be, as nothing here depends on a real disk.
+fn play(seed: u64) -> Result<Outcome, Broken> {
+    let shared = std::path::Path::new("/dev/shm");
+    let folder = if shared.is_dir() { tempfile::tempdir_in(shared) } else { tempfile::tempdir() };
+    let folder = folder.expect("a temporary folder");
+    let played = catch_unwind(AssertUnwindSafe(|| simulate(seed, folder.path())));
+    played.unwrap_or_else(|_| Err(Broken { what: "a panic, shown above".to_owned(), trace: String::new() }))
+}
+
+fn checked(seed: u64) -> Result<Outcome, Broken> {
+    let outcome = play(seed)?;
+    if seed.is_multiple_of(TWICE) && play(seed)?.digest != outcome.digest {
+        return Err(Broken { what: "it does not play the same way twice".to_owned(), trace: String::new() });
+    }
+    Ok(outcome)
+}
+
+pub(crate) fn all() -> ExitCode {
+    let seeds = seeds();
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let (next, total, broken) = (AtomicUsize::new(0), Mutex::new(Outcome::default()), Mutex::new(BTreeMap::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..workers.min(seeds.len()) {
+            scope.spawn(|| {
+                while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    match checked(*seed) {
+                        Ok(outcome) => total.lock().unwrap().add(outcome),
+                        Err(error) => {
+                            println!("seed {seed}: {}", error.what);
+                            broken.lock().unwrap().insert(*seed, error);
+                            // One is enough to look at.
+                            next.store(seeds.len(), Ordering::Relaxed);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let (total, broken) = (total.into_inner().unwrap(), broken.into_inner().unwrap());
+    if let Some((seed, error)) = broken.first_key_value() {
+        println!("\n{}\n\nRUNWATCH_SEED={seed} tests/simulation/run plays it again", error.trace);
+        return ExitCode::FAILURE;
+    }
+    println!(
+        "{} seeds, {} days simulated, {} lives of the process",
+        seeds.len(),
+        total.simulated / HOUR / 24,
+        total.lives
+    );
+    println!("{} runs, {} requests; verdicts: {:?}", total.runs, total.requests, total.verdicts);
+    println!("{} messages arrived, {} were given up, in {} receipts", total.delivered, total.dead, total.receipts);
+    for (fault, times) in &total.faults {
+        println!("{times:>8} × {fault}");
+    }
+    ExitCode::SUCCESS
+}
+
+impl Outcome {
+    fn add(&mut self, other: Self) {
+        self.simulated += other.simulated;
+        self.lives += other.lives;
+        self.runs += other.runs;
+        self.requests += other.requests;
+        self.receipts += other.receipts;
+        self.delivered += other.delivered;
+        self.dead += other.dead;
+        for (counts, more) in [(&mut self.verdicts, other.verdicts), (&mut self.faults, other.faults)] {
+            for (name, count) in more {
+                *counts.entry(name).or_default() += count;
+            }
+        }
+    }
+}
