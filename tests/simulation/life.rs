@@ -14,7 +14,6 @@ use runwatch::run::{DeliveryId, Labels, RunId, SinkName, Verdict, Watch};
 use runwatch::store::{Place, Store};
 use runwatch::watch::AddedBy;
 use tokio::runtime::{Builder, RngSeed};
-use tokio::time::Instant;
 
 use crate::check::{self, Asked, SCHEDULE};
 use crate::world::{
@@ -153,8 +152,7 @@ impl Play<'_> {
         fastrand::seed(self.random.u64(..));
         let world = self.world.clone();
         let death = Arc::clone(&world.death);
-        let lived = runtime.block_on(async {
-            let began = Instant::now();
+        runtime.block_on(async {
             world.lock().begin_life();
             let (life, now) = {
                 let state = world.lock();
@@ -170,13 +168,11 @@ impl Play<'_> {
                     world.lock().broken(broken);
                 },
             }
-            u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)
+            world.lock().end_life();
         });
-        world.lock().trace("the process is dead".to_owned());
-        world.lock().alive = false;
         drop(runtime);
         let down = if self.random.bool() { self.random.u64(0..5 * SECOND) } else { self.random.u64(0..3 * HOUR) };
-        world.lock().end_life(lived, down);
+        world.lock().pass(down);
         check::look(&mut world.lock());
         world.lock().books.close();
     }

@@ -256,10 +256,15 @@ impl State {
         self.doom = None;
     }
 
-    /// The process is dead; `down` later there may be another.
-    pub(crate) fn end_life(&mut self, lived: Ms, down: Ms) {
-        self.began += lived + self.slept + down;
-        (self.slept, self.since, self.alive) = (0, None, false);
+    /// The process is dead, and its timers with it.
+    pub(crate) fn end_life(&mut self) {
+        self.trace("the process is dead".to_owned());
+        (self.began, self.slept, self.since, self.alive) = (self.now(), 0, None, false);
+    }
+
+    /// Lets time pass while there is no process.
+    pub(crate) fn pass(&mut self, down: Ms) {
+        self.began += down;
     }
 
     pub(crate) fn sleep(&mut self, slept: Ms) {
