@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use runwatch::clock::Clock;
 use runwatch::config::Settings;
 use runwatch::notify::signature;
-use runwatch::run::{Answer, FoundBy, Labels, Limits, Progress, RunId, SinkName, Step, Watch};
+use runwatch::run::{Answer, Event, FoundBy, Labels, Limits, Progress, RunId, SinkName, Step, Watch};
 use runwatch::store::{Added, Place, Store, Told};
 use runwatch::{api, app};
 use tokio::runtime::Runtime;
@@ -145,13 +145,14 @@ impl OnDisk {
     }
 
     /// Stores a verdict with its event and one delivery for each, all at once.
-    fn end(&self, runs: Vec<RunId>, step: &Step) {
+    fn end(&self, ends: Vec<(RunId, Step)>) {
         let (now, sinks) = (Clock::system().now(), vec![SinkName::new("ops").expect("a valid name")]);
         self.runtime.block_on(async {
             let mut storing = JoinSet::new();
-            for run_id in runs {
-                let (store, step) = (self.store.clone(), step.clone());
-                let told = step.events.iter().map(|event| Told { event: event.clone(), sinks: sinks.clone() }).collect();
+            for (run_id, step) in ends {
+                let store = self.store.clone();
+                let told = |event: &Event| Told { event: event.clone(), sinks: sinks.clone() };
+                let told = step.events.iter().map(told).collect();
                 storing.spawn(async move { store.record_step(run_id, step, told, None, FoundBy::Poll, now).await });
             }
             while let Some(stored) = storing.join_next().await {
@@ -165,8 +166,11 @@ fn store(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("store");
     group.sample_size(20);
     let mut disk = OnDisk::open();
-    let (watch, progress, now) = going();
-    let step = progress.step(&watch, observed(SUCCEEDED), now, &limits()).expect("it has no verdict");
+    let ((_, progress, now), limits) = (going(), limits());
+    let ends = |run_id: RunId| {
+        let step = progress.step(&watch_of(run_id.clone()), observed(SUCCEEDED), now, &limits);
+        (run_id, step.expect("it has no verdict"))
+    };
     for count in [1, 64, 512] {
         group.throughput(Throughput::Elements(count));
         group.bench_function(format!("add/{count} at once"), |bencher| {
@@ -187,8 +191,9 @@ fn store(criterion: &mut Criterion) {
                 for _ in 0..times {
                     let runs = disk.new_runs(count);
                     disk.add(runs.clone());
+                    let ends = runs.into_iter().map(ends).collect();
                     let began = Instant::now();
-                    disk.end(runs, &step);
+                    disk.end(ends);
                     taken += began.elapsed();
                 }
                 taken
