@@ -20,6 +20,9 @@ use crate::watch::{Policy, Scheduler, Watches};
 /// How long others have to let go of the store when the engine stops.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
+/// Watches read at a time when they are taken up at the start, so that there are never two copies of all.
+const RESUMED_AT_ONCE: u32 = 5_000;
+
 /// The running engine: store, scheduler and couriers.
 pub struct Engine<S> {
     /// The store.
@@ -80,10 +83,17 @@ impl<S: RunSource> Engine<S> {
         let metrics = Metrics::default();
         let policy = policy(settings);
         let routes = Arc::new(policy.routes.clone());
-        let active = store.active_watches(clock.now()).await?;
         let incident = store.newest_upstream_event().await?;
-        let (scheduler, watches) =
-            Scheduler::new(source, store.clone(), clock.clone(), policy, active, metrics.clone(), fastrand::u64(..));
+        let (mut scheduler, watches) =
+            Scheduler::new(source, store.clone(), clock.clone(), policy, metrics.clone(), fastrand::u64(..));
+        let (now, active) = (clock.now(), store.counts().await?.active);
+        let mut after = None;
+        loop {
+            let stored = store.active_watches(now, after.take(), RESUMED_AT_ONCE).await?;
+            let Some(last) = stored.last() else { break };
+            after = Some((last.watch.added_at, last.watch.run_id.clone()));
+            scheduler.resume(stored, active);
+        }
         let scheduler_stop = CancellationToken::new();
         let mut schedulers = JoinSet::new();
         schedulers.spawn(scheduler.remembering(incident.as_ref()).run(scheduler_stop.clone()));

@@ -1,6 +1,7 @@
 //! `runwatch daemon`: the service.
 
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::api::ApiClient;
 use crate::app::{Engine, policy};
 use crate::cli::DaemonArgs;
 use crate::clock::Clock;
-use crate::config::{self, IN_MEMORY, LogLevel, Settings, SinkSettings, Sources};
+use crate::config::{self, IN_MEMORY, LogFormat, LogLevel, Settings, SinkSettings, Sources};
 use crate::control::{Control, InForce, Listener, Socket, SocketError};
 use crate::run::{SinkName, Verdict, Watch};
 use crate::service;
@@ -137,12 +138,13 @@ pub async fn daemon(
     let mut server = control.serve(listeners, &stop);
     let mut chores = JoinSet::new();
     chores.spawn(prune(engine.store.clone(), clock.clone(), in_force_receiver.clone()));
-    chores.spawn(keep_status(engine.store.clone(), engine.watches.clone(), in_force_receiver));
+    chores.spawn(keep_status(engine.store.clone(), engine.watches.clone(), in_force_receiver.clone()));
     if let Some(period) = service::watchdog_period() {
         chores.spawn(watchdog(engine.store.clone(), engine.watches.clone(), period));
     }
 
-    let mut service = Service { settings, in_force, logging };
+    let started = Started::of(&settings);
+    let mut service = Service { settings, started, in_force, logging };
     let counts = match service.settle(&engine, &clock).await {
         Ok(counts) => counts,
         Err(error) => {
@@ -160,7 +162,8 @@ pub async fn daemon(
         "ready"
     );
     service::ready(&status_line(&counts, None));
-    let mut done = Box::pin(done(engine.store.clone(), args.idle_grace));
+    let mut done = Box::pin(done(engine.store.clone(), in_force_receiver, args.idle_grace));
+    let mut all_done = false;
     let code = loop {
         // Every arm is cancel-safe: signals, joining and the engine's end lose nothing when dropped.
         tokio::select! {
@@ -174,6 +177,7 @@ pub async fn daemon(
             ended = &mut done, if args.exit_when_done => match ended {
                 Ok(worst) => {
                     tracing::info!(worst = worst.map(Verdict::as_str), "done");
+                    all_done = true;
                     break worst.map_or(0, Verdict::exit_code);
                 }
                 Err(error) => {
@@ -220,9 +224,14 @@ pub async fn daemon(
             }
             None => tracing::warn!("stopped; the store does not say what is left"),
         }
+        match left {
+            // Acknowledged between the last look and the end of the intake.
+            Some(Counts { active: 1.., .. }) if all_done && code == 0 => FAILED,
+            _ => code,
+        }
     };
     let code = tokio::select! {
-        () = stopping => code,
+        code = stopping => code,
         second = signals.next() => {
             if in_memory {
                 tracing::warn!("ended at once; watches and undelivered messages are lost: the store is in memory");
@@ -253,9 +262,30 @@ fn cannot_start(error: impl Into<anyhow::Error>) -> u8 {
     FAILED
 }
 
+/// The settings that hold as long as the process lives.
+#[derive(PartialEq, Eq)]
+struct Started {
+    store: Option<PathBuf>,
+    socket: Option<PathBuf>,
+    listen: Option<SocketAddr>,
+    log_format: LogFormat,
+}
+
+impl Started {
+    fn of(settings: &Settings) -> Self {
+        Self {
+            store: settings.store.path.clone(),
+            socket: settings.control.socket.clone(),
+            listen: settings.control.listen,
+            log_format: settings.log.format,
+        }
+    }
+}
+
 /// What changes on reload.
 struct Service {
     settings: Settings,
+    started: Started,
     in_force: watch::Sender<InForce>,
     logging: Logging,
 }
@@ -324,17 +354,23 @@ impl Service {
         settings: Settings,
     ) -> anyhow::Result<()> {
         engine.reload(&settings).await?;
-        let (old, new) = (&self.settings, &settings);
+        let (started, new) = (&self.started, Started::of(&settings));
         let fixed = [
-            ("store.path", old.store.path == new.store.path),
-            ("control.listen", old.control.listen == new.control.listen),
-            ("control.socket", old.control.socket == new.control.socket),
-            ("log.format", old.log.format == new.log.format),
+            ("store.path", started.store == new.store),
+            ("control.listen", started.listen == new.listen),
+            ("control.socket", started.socket == new.socket),
+            ("log.format", started.log_format == new.log_format),
         ];
         for (key, _) in fixed.into_iter().filter(|(_, same)| !same) {
             tracing::warn!(key, "a change of this key needs a restart");
         }
-        self.in_force.send_replace(in_force(&settings));
+        let mut now_in_force = in_force(&settings);
+        // A configuration that goes without the address goes without its token too, but the address stays until
+        // the next start.
+        if started.listen != new.listen && now_in_force.token.is_none() {
+            now_in_force.token.clone_from(&self.in_force.borrow().token);
+        }
+        self.in_force.send_replace(now_in_force);
         self.settings = settings;
         self.settle(engine, clock).await.map(drop)
     }
@@ -363,25 +399,39 @@ fn make_parent(path: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(parent).with_context(|| format!("cannot make the directory {}", parent.display()))
 }
 
-/// Ends when every watch has its verdict and every message is delivered or given up, with the worst
-/// verdict. The first watch is waited for no longer than `idle_grace`. Cancel-safe.
-async fn done(store: Store, idle_grace: Duration) -> Result<Option<Verdict>, StoreError> {
+/// Ends when every watch has its verdict and every message that has a sink is delivered or given up, with
+/// the worst verdict. A watch is waited for no longer than `idle_grace`: those that ended in an earlier
+/// process count, but they do not show that no more will come. Cancel-safe.
+async fn done(
+    store: Store,
+    mut in_force: watch::Receiver<InForce>,
+    idle_grace: Duration,
+) -> Result<Option<Verdict>, StoreError> {
     let (mut history, mut deliveries) = (store.history_changed(), store.deliveries_changed());
     let gives_up = Instant::now() + idle_grace;
+    let newest_before = store.newest_event().await?;
+    // Kept here, because they are pruned in the store.
+    let mut worst = None;
+    let mut arrived = false;
     loop {
         // Marked as seen before the store is read, so that no change in between is missed.
         history.mark_unchanged();
         deliveries.mark_unchanged();
-        let counts = store.counts().await?;
-        let verdicts = store.verdicts().await?;
-        let waited = !verdicts.is_empty() || Instant::now() >= gives_up;
-        if counts.active == 0 && counts.pending == 0 && waited {
-            return Ok(Verdict::worst(verdicts));
+        let routes = Arc::clone(&in_force.borrow_and_update().routes);
+        let active = store.counts().await?.active;
+        worst = Verdict::worst(store.verdicts().await?.into_iter().chain(worst));
+        arrived |= active > 0 || store.newest_event().await? > newest_before;
+        let open = store.sinks_with_open_deliveries().await?;
+        let has_sink = |(name, _): &(SinkName, u64)| routes.0.iter().any(|route| route.sink == *name);
+        let waited = arrived || Instant::now() >= gives_up;
+        if active == 0 && !open.iter().any(has_sink) && waited {
+            return Ok(worst);
         }
         // A watch that is added changes neither before its first answer; the grace is looked at anew then.
         tokio::select! {
             Ok(()) = history.changed() => {}
             Ok(()) = deliveries.changed() => {}
+            Ok(()) = in_force.changed() => {}
             () = tokio::time::sleep_until(gives_up), if Instant::now() < gives_up => {}
             else => return Err(StoreError::Closed),
         }

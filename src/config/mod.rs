@@ -26,7 +26,7 @@ pub use load::{IN_MEMORY, Loaded, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_
 pub(crate) use load::{NAME_CHARS, watch_name};
 pub use problem::{Origin, Problem, Problems};
 pub use quantity::{InvalidQuantity, duration_text, parse_duration, parse_size, size_text};
-pub(crate) use reader::{LABEL_KEY_BYTES, LABEL_VALUE_CHARS, check_label};
+pub(crate) use reader::{LABEL_KEY_BYTES, LABEL_VALUE_CHARS, MAX_LABELS, check_label, check_labels};
 pub use secret::{Secret, SecretError};
 pub use settings::{
     ApiSettings, ControlSettings, EventsMode, LogFormat, LogLevel, LogSettings, Settings, SinkKind, SinkSettings,

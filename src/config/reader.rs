@@ -24,6 +24,10 @@ const SHOWN_CHARS: usize = 80;
 pub(crate) const LABEL_KEY_BYTES: usize = 64;
 /// Longest value of a label, in characters.
 pub(crate) const LABEL_VALUE_CHARS: usize = 256;
+/// Most labels of a watch, and most bytes of all their keys and values: a message of at most 20 kB tells
+/// them all.
+pub(crate) const MAX_LABELS: usize = 32;
+pub(crate) const MAX_LABEL_BYTES: usize = 8 * 1024;
 
 /// A table being read: what is left after the reading is unknown.
 pub(super) struct Table {
@@ -426,6 +430,7 @@ impl<'a> Reader<'a> {
             self.show_table(parent, "labels", &Origin::Default, serde_json::Map::new());
             return Labels::new();
         };
+        let whole = (item.place.origin.clone(), item.key.clone());
         let Some(mut table) = self.as_table(item) else { return Labels::new() };
         let mut labels = Labels::new();
         let mut origin = Origin::Default;
@@ -440,6 +445,10 @@ impl<'a> Reader<'a> {
             }
             labels.insert(item.name.clone(), value.to_owned());
             origin = item.place.origin.clone();
+        }
+        if let Err((what, fix)) = check_labels(&labels) {
+            let (origin, key) = whole;
+            self.problems.push(Problem { origin: Some(origin), key, value: None, what, fix });
         }
         let shown = labels.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
         self.show_table(parent, "labels", &origin, shown);
@@ -492,4 +501,16 @@ pub(crate) fn check_label(key: &str, value: &str) -> Result<(), Refusal> {
         ));
     }
     Ok(())
+}
+
+/// Checks that labels are few and short enough together.
+pub(crate) fn check_labels(labels: &Labels) -> Result<(), Refusal> {
+    let bytes: usize = labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if labels.len() <= MAX_LABELS && bytes <= MAX_LABEL_BYTES {
+        return Ok(());
+    }
+    Err((
+        format!("these are {} labels of {bytes} bytes", labels.len()),
+        format!("use at most {MAX_LABELS}, and {MAX_LABEL_BYTES} bytes in all"),
+    ))
 }

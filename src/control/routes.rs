@@ -27,7 +27,7 @@ use super::wire::{
 };
 use super::{Control, InForce};
 use crate::api::RunSource;
-use crate::config::{MAX_DEADLINE, MIN_DEADLINE, check_label, parse_duration, watch_name};
+use crate::config::{MAX_DEADLINE, MIN_DEADLINE, check_label, check_labels, parse_duration, watch_name};
 use crate::metrics::Format;
 use crate::run::{DeliveryId, Event, RunEvent, RunId, SinkName, Verdict, Watch};
 use crate::store::{Added, DeliveryFilter, DeliveryState, History, Removed, Retried, Store, WatchFilter, WatchState};
@@ -213,6 +213,7 @@ pub(super) fn watch(asked: AddRequest, in_force: &InForce, now: Timestamp) -> Re
     for (key, value) in &asked.labels {
         check_label(key, value).map_err(|(what, fix)| Refusal::bad(format!("label {key:?}: {what}; {fix}")))?;
     }
+    check_labels(&asked.labels).map_err(|(what, fix)| Refusal::bad(format!("labels: {what}; {fix}")))?;
     let known = |name: &SinkName| in_force.routes.0.iter().any(|route| route.sink == *name);
     let sink = |name: String| {
         let known_names = || in_force.routes.0.iter().map(|route| route.sink.as_str()).collect::<Vec<_>>().join(", ");
@@ -250,7 +251,8 @@ async fn list<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result<AxumR
     let page = app.control.store.watches(filter, query.limit()?).await?;
     let last = page.items.last().filter(|_| page.more);
     let next_cursor = last.map(|last| format!("{}.{}", last.watch.added_at.as_millisecond(), last.watch.run_id));
-    let views = app.control.watches.view(None).await?;
+    let going = page.items.iter().filter(|record| record.verdict.is_none());
+    let views = app.control.watches.view(Some(going.map(|record| record.watch.run_id.clone()).collect())).await?;
     let mut views: std::collections::HashMap<_, _> =
         views.into_iter().map(|view| (view.run_id.clone(), view)).collect();
     let watches = page
@@ -261,7 +263,7 @@ async fn list<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result<AxumR
             WatchDoc::of(record, view)
         })
         .collect();
-    Ok(json(StatusCode::OK, &WatchList { watches, next_cursor, notices: app.notices() }))
+    Ok(json(StatusCode::OK, &WatchList { watches, next_cursor, notices: app.notices().await? }))
 }
 
 pub(super) fn read_cursor(text: &str) -> Option<(Timestamp, RunId)> {
@@ -410,14 +412,17 @@ async fn healthz<S: RunSource>(State(app): App<S>) -> Result<AxumResponse, Refus
     }
 }
 
-/// Whether watches can be added: the store takes writes. That this answers shows that the configuration
+/// Whether watches can be added: the store takes a write. That this answers shows that the configuration
 /// is loaded and the socket open.
 async fn readyz<S: RunSource>(State(app): App<S>) -> Result<AxumResponse, Refusal> {
     if app.stop.is_cancelled() {
         return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "stopping"));
     }
-    app.control.store.ping().await?;
-    Ok(json(StatusCode::OK, &HealthDoc { status: "ready".to_owned() }))
+    match tokio::time::timeout(PROGRESS_LIMIT, app.control.store.rehearse_add()).await {
+        Ok(Ok(())) => Ok(json(StatusCode::OK, &HealthDoc { status: "ready".to_owned() })),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_elapsed) => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the store takes too long to write")),
+    }
 }
 
 async fn metrics<S: RunSource>(State(app): App<S>, headers: HeaderMap) -> Result<AxumResponse, Refusal> {
@@ -474,7 +479,7 @@ impl<S: RunSource> Shared<S> {
     async fn document(&self, history: History, whole: bool) -> Result<WatchDoc, Refusal> {
         let History { record, changes, deliveries, verdict_event } = history;
         let (watch, finished) = (record.watch.clone(), record.verdict.is_some());
-        let view = self.control.watches.view(Some(watch.run_id.clone())).await?.pop().filter(|_| !finished);
+        let view = self.control.watches.view(Some(vec![watch.run_id.clone()])).await?.pop().filter(|_| !finished);
         let mut document = WatchDoc::of(record, view);
         if !whole {
             return Ok(document);
@@ -496,14 +501,20 @@ impl<S: RunSource> Shared<S> {
     }
 
     /// What an operator should know.
-    fn notices(&self) -> Vec<String> {
+    async fn notices(&self) -> Result<Vec<String>, Refusal> {
         let mut notices = Vec::new();
         if let Some(rejected) = &self.control.in_force.borrow().rejected {
             notices.push(format!("the configuration on disk is not in force: {rejected}"));
         }
         let upstream = self.control.watches.upstream();
         notices.extend(upstream.borrow().trouble_text());
-        notices
+        let routes = Arc::clone(&self.control.in_force.borrow().routes);
+        for (sink, open) in self.control.store.sinks_with_open_deliveries().await? {
+            if !routes.0.iter().any(|route| route.sink == sink) {
+                notices.push(format!("{open} messages wait for {sink}, which is no longer configured"));
+            }
+        }
+        Ok(notices)
     }
 }
 

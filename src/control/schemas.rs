@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, json_schema};
 
 use super::request::MAX_PAGE;
 use super::wire::ActivityDoc;
-use crate::config::{LABEL_KEY_BYTES, LABEL_VALUE_CHARS, NAME_CHARS};
+use crate::config::{LABEL_KEY_BYTES, LABEL_VALUE_CHARS, MAX_LABELS, NAME_CHARS};
 use crate::run::{
     DeliveryId, Event, EventType, FoundBy, RunEvent, RunId, SinkName, SinkNotice, UpstreamNotice, Verdict,
 };
@@ -77,6 +77,7 @@ texts! {
     });
     LabelMap, "Labels", json_schema!({
         "type": "object",
+        "maxProperties": MAX_LABELS,
         "propertyNames": { "pattern": "^[A-Za-z0-9_./-]+$", "minLength": 1, "maxLength": LABEL_KEY_BYTES },
         "additionalProperties": {
             "type": "string", "pattern": format!("^{PRINTABLE}*$"), "maxLength": LABEL_VALUE_CHARS,

@@ -95,7 +95,13 @@ impl Routes {
 
     /// What each sink is told of `watch`, and why not all.
     pub fn explain(&self, watch: &Watch) -> Vec<Explained> {
-        self.0.iter().map(|route| route.explain(watch)).collect()
+        let named = watch.sinks.iter().flatten();
+        let gone = named.filter(|name| !self.0.iter().any(|route| route.sink == **name)).map(|name| Explained {
+            sink: name.clone(),
+            events: Vec::new(),
+            why_not: Some("the watch names it, but no sink of that name is configured any more".to_owned()),
+        });
+        self.0.iter().map(|route| route.explain(watch)).chain(gone).collect()
     }
 }
 

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, Params, Row, named_params, pa
 
 use super::{Store, StoreError, Wakes};
 use crate::run::{
-    DeliveryId, Event, EventType, FoundBy, Labels, Progress, RunId, SinkName, Status, Step, Verdict, Watch,
+    DeliveryId, Event, EventType, FoundBy, Labels, Progress, RunDetails, RunId, SinkName, Status, Step, Verdict, Watch,
 };
 
 /// What came of adding a watch.
@@ -215,6 +215,22 @@ impl Store {
         .await
     }
 
+    /// Writes a watch and takes it away again, in one transaction that is synced like any other: one could
+    /// be added now.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn rehearse_add(&self) -> Result<(), StoreError> {
+        self.call(Wakes::default(), |db| {
+            // No run has this ID.
+            let watch = "INSERT INTO watches (run_id, labels, added_at, deadline_at) VALUES ('.', '{}', 0, 0)";
+            db.prepare_cached(watch)?.execute([])?;
+            db.prepare_cached("DELETE FROM watches WHERE run_id = '.'")?.execute([])?;
+            Ok(())
+        })
+        .await
+    }
+
     /// Deletes a watch with its history and its deliveries.
     ///
     /// # Errors
@@ -302,21 +318,50 @@ impl Store {
         .await
     }
 
-    /// The watches without a verdict, the oldest first, taken up at `now`.
+    /// Up to `limit` of the watches without a verdict, the oldest first, taken up at `now`; those that come
+    /// after the watch `after`, given as when it was added and its run. What was seen of their runs besides
+    /// the status stays in the store ([`Store::details`]).
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn active_watches(&self, now: Timestamp) -> Result<Vec<Stored>, StoreError> {
+    pub async fn active_watches(
+        &self,
+        now: Timestamp,
+        after: Option<(Timestamp, RunId)>,
+        limit: u32,
+    ) -> Result<Vec<Stored>, StoreError> {
         self.call(Wakes::default(), move |db| {
-            let sql = "SELECT *, (SELECT max(at) FROM status_changes s WHERE s.run_id = w.run_id) AS changed_at
-                       FROM watches w WHERE verdict IS NULL ORDER BY added_at, run_id";
-            read_all(db, sql, [], |row| read_watch(row, now))
+            let sql = "SELECT run_id, name, labels, sinks, added_at, deadline_at, status, polls, missing_since,
+                           seen_running, overdue_told, verdict,
+                           (SELECT max(at) FROM status_changes s WHERE s.run_id = w.run_id) AS changed_at
+                       FROM watches w WHERE verdict IS NULL AND (added_at, run_id) > (?, ?)
+                       ORDER BY added_at, run_id LIMIT ?";
+            let (at, run_id) = match &after {
+                Some((at, run_id)) => (at.as_millisecond(), run_id.as_str()),
+                None => (i64::MIN, ""),
+            };
+            read_all(db, sql, params![at, run_id, limit], |row| read_watch(row, now))
         })
         .await
     }
 
-    /// Stores a step of a watch: its new state, its events and their deliveries, all or nothing. The
-    /// events are `told`, which are those of `step` with their sinks. `last_error` is what the last poll
+    /// What was last stored of a run besides its status; `None` when that is nothing, or it is not watched.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn details(&self, run_id: RunId) -> Result<Option<RunDetails>, StoreError> {
+        self.call(Wakes::default(), move |db| {
+            let json: Option<Option<String>> = db
+                .prepare_cached("SELECT details FROM watches WHERE run_id = ?")?
+                .query_row([run_id.as_str()], |row| row.get(0))
+                .optional()?;
+            json.flatten().map(|json| from_json("details", &json)).transpose()
+        })
+        .await
+    }
+
+    /// Stores a step of a watch: its new state, its events and their deliveries, all or nothing. Details that
+    /// the step does not know stay as they are. The events are `told`, which are those of `step` with their sinks. `last_error` is what the last poll
     /// that failed said; `found_by` is what had the run asked for.
     ///
     /// # Errors
@@ -337,7 +382,7 @@ impl Store {
             let status = next.status.as_ref().map(Status::as_str);
             let rows = db
                 .prepare_cached(
-                    "UPDATE watches SET status = :status, details = :details, polls = :polls,
+                    "UPDATE watches SET status = :status, details = coalesce(:details, details), polls = :polls,
                         missing_since = :missing_since, seen_running = :seen_running, overdue_told = :overdue_told,
                         last_error = coalesce(:last_error, last_error),
                         last_error_at = coalesce(:last_error_at, last_error_at), verdict = :verdict, verdict_at = :verdict_at,
@@ -582,7 +627,6 @@ pub(super) fn read_watch(row: &Row<'_>, now: Timestamp) -> Result<Stored, StoreE
     };
     let mut progress = Progress::begin(now);
     progress.status = text("status")?.map(|status| Status::from_api(&status));
-    progress.details = text("details")?.map(|json| from_json("details", &json)).transpose()?.map(Box::new);
     progress.polls = row.get::<_, i64>("polls")?.cast_unsigned();
     progress.missing_since = time("missing_since")?;
     progress.seen_running = row.get("seen_running")?;

@@ -16,9 +16,10 @@ mod budget;
 #[doc(hidden)]
 pub mod hot;
 mod streams;
+mod table;
 mod upstream;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use self::budget::Budget;
 pub use self::streams::Followed;
 use self::streams::{Cause, Ended, News, Streams};
+use self::table::{Entry, Key, Phase, Table};
 use self::upstream::{REFUSED_PROBE, Upstream};
 pub use self::upstream::{Trouble, UpstreamView};
 use crate::api::{ApiError, Reply, RunSource};
@@ -38,7 +40,7 @@ use crate::backoff::Growth;
 use crate::clock::{Clock, Jump, Reading};
 use crate::crash;
 use crate::metrics::Metrics;
-use crate::run::{Answer, Event, FoundBy, Limits, Progress, Routes, RunId, Status, Step, Watch};
+use crate::run::{Answer, Event, FoundBy, Limits, Progress, Routes, RunDetails, RunId, Status, Step, Watch};
 use crate::store::{Added, PollFailure, Removed, Store, StoreError, Stored, Told};
 use crate::text::{one_line, with_causes};
 
@@ -111,7 +113,7 @@ pub struct WatchView {
 enum Command<S> {
     Add { watch: Box<Watch>, origin: AddedBy, reply: oneshot::Sender<Result<Added, StoreError>> },
     Remove { run_id: RunId, reply: oneshot::Sender<Result<Removed, StoreError>> },
-    View { only: Option<RunId>, reply: oneshot::Sender<Vec<WatchView>> },
+    View { only: Option<Vec<RunId>>, reply: oneshot::Sender<Vec<WatchView>> },
     Reload { source: S, policy: Box<Policy>, reply: oneshot::Sender<()> },
     Ping { reply: oneshot::Sender<()> },
 }
@@ -159,11 +161,11 @@ impl<S: RunSource> Watches<S> {
         self.ask(|reply| Command::Remove { run_id, reply }).await?
     }
 
-    /// The active watches as they stand, in the order of adding: all, or that of one run.
+    /// The active watches as they stand: all in the order of adding, or those of these runs.
     ///
     /// # Errors
     /// When the scheduler has ended.
-    pub async fn view(&self, only: Option<RunId>) -> Result<Vec<WatchView>, StoreError> {
+    pub async fn view(&self, only: Option<Vec<RunId>>) -> Result<Vec<WatchView>, StoreError> {
         self.ask(|reply| Command::View { only, reply }).await
     }
 
@@ -202,38 +204,6 @@ impl<S: RunSource> Watches<S> {
     }
 }
 
-/// What a watch is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Waiting,
-    Polling,
-    Storing,
-}
-
-struct Entry {
-    watch: Watch,
-    progress: Progress,
-    phase: Phase,
-    interval: Option<Duration>,
-    due: Instant,
-    deadline: Instant,
-    /// When, besides the ordinary poll, an answer would decide something.
-    decides_at: Option<Instant>,
-    /// When its status last changed, or it was taken up.
-    changed_at: Instant,
-    /// When it was last asked for.
-    polled_at: Option<Instant>,
-    /// It is to be asked for because of what its stream said, or is being asked for because of that.
-    hinted: bool,
-    asked_on_hint: bool,
-    /// The API refused this watch's last poll.
-    refused: bool,
-    last_error: Option<PollFailure>,
-}
-
-/// Number of an entry: grows, so that equal due times are served in the order of adding.
-type Key = u64;
-
 struct Polled {
     key: Key,
     began: Instant,
@@ -262,6 +232,12 @@ enum Done {
         step: Box<Step>,
         result: Result<(), StoreError>,
     },
+    /// What is stored of a run was read, for the step that `answer` leads to.
+    Recalled {
+        key: Key,
+        answer: Answer,
+        result: Result<Option<RunDetails>, StoreError>,
+    },
     Told {
         event: Box<Event>,
         result: Result<(), StoreError>,
@@ -279,14 +255,7 @@ pub struct Scheduler<S> {
     clock: Clock,
     policy: Policy,
     random: fastrand::Rng,
-    entries: HashMap<Key, Entry>,
-    next_key: Key,
-    /// Waiting watches by when they are due.
-    due: BTreeSet<(Instant, Key)>,
-    /// Watches whose deadline is to come.
-    deadlines: BTreeSet<(Instant, Key)>,
-    /// Watches whose deadline has come and that have no verdict yet.
-    expired: BTreeSet<Key>,
+    table: Table,
     budget: Budget,
     upstream: Upstream,
     streams: Streams,
@@ -309,30 +278,25 @@ pub struct Scheduler<S> {
 }
 
 impl<S: RunSource> Scheduler<S> {
-    /// A scheduler that takes up `active`, the unfinished watches of the store. `seed` decides the
-    /// jitter.
+    /// A scheduler without watches; those of the store are taken up with [`Scheduler::resume`]. `seed` decides
+    /// the jitter.
     pub fn new(
         source: S,
         store: Store,
         clock: Clock,
         policy: Policy,
-        active: Vec<Stored>,
         metrics: Metrics,
         seed: u64,
     ) -> (Self, Watches<S>) {
         let (sender, commands) = mpsc::channel(COMMANDS);
         let (view, upstream) = watch::channel(UpstreamView::default());
         let (now, reading) = (Instant::now(), clock.read());
-        let mut scheduler = Self {
+        let scheduler = Self {
             source: Arc::new(source),
             store,
             clock,
             random: fastrand::Rng::with_seed(seed),
-            entries: HashMap::with_capacity(active.len()),
-            next_key: 0,
-            due: BTreeSet::new(),
-            deadlines: BTreeSet::new(),
-            expired: BTreeSet::new(),
+            table: Table::new(now),
             budget: Budget::new(policy.requests_per_minute, now),
             upstream: Upstream::new(now),
             streams: Streams::new(policy.max_streams),
@@ -350,15 +314,22 @@ impl<S: RunSource> Scheduler<S> {
             untold: Vec::new(),
             untold_at: None,
         };
-        let many = u32::try_from(active.len().max(1)).unwrap_or(u32::MAX);
-        let gap = SPREAD.min(scheduler.policy.growth.max / many);
-        for (index, stored) in (0..).zip(active) {
-            let waited = Duration::try_from(scheduler.reading.wall.duration_since(stored.changed_at));
-            let waited = waited.unwrap_or_default();
-            scheduler.take_up(stored.watch, stored.progress, waited, now, now + gap * index);
-        }
         let followed = scheduler.streams.followed();
         (scheduler, Watches { commands: sender, upstream, followed })
+    }
+
+    /// Takes up unfinished watches of the store, the oldest first, before it runs. They are asked for one after
+    /// the other, so that all `of` of them have their turn within the longest interval.
+    pub fn resume(&mut self, stored: Vec<Stored>, of: u64) {
+        let now = Instant::now();
+        let many = u32::try_from(of.max(1)).unwrap_or(u32::MAX);
+        let gap = SPREAD.min(self.policy.growth.max / many);
+        for stored in stored {
+            let before = u32::try_from(self.table.ever()).unwrap_or(u32::MAX);
+            let waited = Duration::try_from(self.reading.wall.duration_since(stored.changed_at));
+            let waited = waited.unwrap_or_default();
+            self.take_up(stored.watch, stored.progress, waited, now, now + gap * before);
+        }
     }
 
     /// Goes on where the process before left off that told `incident`, the newest event about the API: what was
@@ -422,7 +393,7 @@ impl<S: RunSource> Scheduler<S> {
                 });
             }
             Command::Remove { run_id, reply } => {
-                let (store, keys) = (self.store.clone(), self.keys(Some(&run_id)));
+                let (store, keys) = (self.store.clone(), self.table.keys_of(&run_id));
                 self.stores.spawn(async move {
                     let result = store.remove_watch(run_id).await;
                     Done::Removed { keys, reply, result }
@@ -430,7 +401,11 @@ impl<S: RunSource> Scheduler<S> {
             }
             Command::View { only, reply } => {
                 let (now, wall) = (Instant::now(), self.clock.now());
-                let views = self.keys(only.as_ref()).iter().map(|key| self.entries[key].view(now, wall)).collect();
+                let keys = match only {
+                    Some(run_ids) => run_ids.iter().flat_map(|run_id| self.table.keys_of(run_id)).collect(),
+                    None => self.table.keys(),
+                };
+                let views = keys.iter().filter_map(|key| Some(self.table.get(*key)?.view(now, wall))).collect();
                 // Whoever asked may have left.
                 drop(reply.send(views));
             }
@@ -444,14 +419,6 @@ impl<S: RunSource> Scheduler<S> {
         }
     }
 
-    /// The keys of all entries, or of those of one run, in the order of adding.
-    fn keys(&self, only: Option<&RunId>) -> Vec<Key> {
-        let wanted = |entry: &Entry| only.is_none_or(|run_id| entry.watch.run_id == *run_id);
-        let mut keys: Vec<_> = self.entries.iter().filter(|(_, entry)| wanted(entry)).map(|(key, _)| *key).collect();
-        keys.sort_unstable();
-        keys
-    }
-
     /// Asks another source from here on and holds to another policy. Polls under way are not called
     /// back; no watch waits longer than the new longest interval.
     fn reload(&mut self, source: S, policy: Policy) {
@@ -462,11 +429,11 @@ impl<S: RunSource> Scheduler<S> {
         self.streams.renew(policy.max_streams);
         self.policy = policy;
         let latest = now + self.policy.growth.max;
-        for (key, entry) in &mut self.entries {
+        for key in self.table.keys() {
+            let Some(entry) = self.table.get(key) else { continue };
             if entry.phase == Phase::Waiting && (entry.due > latest || entry.refused) {
-                self.due.remove(&(entry.due, *key));
-                entry.due = if entry.refused { now } else { latest };
-                self.due.insert((entry.due, *key));
+                let due = if entry.refused { now } else { latest };
+                self.table.queue(key, due);
             }
         }
     }
@@ -474,11 +441,9 @@ impl<S: RunSource> Scheduler<S> {
     /// Begins to follow a watch that is stored, with the first poll at `due`, `waited` after its status last
     /// changed.
     fn take_up(&mut self, watch: Watch, progress: Progress, waited: Duration, now: Instant, due: Instant) {
-        let key = self.next_key;
-        self.next_key += 1;
         let deadline = instant_of(watch.deadline_at, self.reading.wall, now);
         let due = due.min(deadline);
-        let entry = Entry {
+        self.table.insert(Entry {
             watch,
             progress,
             phase: Phase::Waiting,
@@ -492,10 +457,7 @@ impl<S: RunSource> Scheduler<S> {
             asked_on_hint: false,
             refused: false,
             last_error: None,
-        };
-        self.entries.insert(key, entry);
-        self.due.insert((due, key));
-        self.deadlines.insert((deadline, key));
+        });
     }
 
     /// Reads the clocks, and sets right what a sleep or a step of the wall clock made wrong.
@@ -520,16 +482,15 @@ impl<S: RunSource> Scheduler<S> {
             self.streams.renew(self.policy.max_streams);
         }
         let shift = |at: Timestamp| at.saturating_add(jump.stepped).unwrap_or(at);
-        self.deadlines.clear();
-        for (key, entry) in &mut self.entries {
+        for key in self.table.keys() {
+            let Some(entry) = self.table.get_mut(key) else { continue };
             entry.watch.deadline_at = shift(entry.watch.deadline_at);
             entry.progress.missing_since = entry.progress.missing_since.map(shift);
-            entry.deadline = instant_of(entry.watch.deadline_at, self.reading.wall, now);
-            self.deadlines.insert((entry.deadline, *key));
-            if entry.phase == Phase::Waiting {
-                self.due.remove(&(entry.due, *key));
-                entry.due = entry.due.min(now);
-                self.due.insert((entry.due, *key));
+            let deadline = instant_of(entry.watch.deadline_at, self.reading.wall, now);
+            let (waits, due) = (entry.phase == Phase::Waiting, entry.due.min(now));
+            self.table.set_deadline(key, deadline);
+            if waits {
+                self.table.queue(key, due);
             }
         }
         if !jump.stepped.is_zero() {
@@ -545,18 +506,13 @@ impl<S: RunSource> Scheduler<S> {
     /// Deals with watches whose deadline has come. Each gets a last poll; where the API may not be
     /// asked now, it ends without.
     fn expire(&mut self, now: Instant) {
-        while let Some(&(deadline, key)) = self.deadlines.first() {
-            if deadline > now {
-                break;
-            }
-            self.deadlines.pop_first();
-            self.expired.insert(key);
+        for key in self.table.expire(now) {
             // Its last poll goes ahead of others, that may be put off.
-            if self.entries.get(&key).is_some_and(|entry| entry.phase == Phase::Waiting) {
-                self.move_due(key, self.first_of_all);
+            if self.table.get(key).is_some_and(|entry| entry.phase == Phase::Waiting) {
+                self.table.queue(key, self.first_of_all);
             }
         }
-        if self.expired.is_empty() || self.upstream.trouble().is_none() {
+        if self.upstream.trouble().is_none() || self.table.expired().next().is_none() {
             return;
         }
         let failing = self.upstream.trouble() == Some(Trouble::Failing);
@@ -567,37 +523,34 @@ impl<S: RunSource> Scheduler<S> {
             // One that is due later waits for a store that failed.
             entry.phase == Phase::Waiting && shut && asked_in_vain && entry.due <= now
         };
-        let ending: Vec<Key> =
-            self.expired.iter().copied().filter(|key| self.entries.get(key).is_some_and(may_end)).collect();
+        let ending: Vec<Key> = self.table.expired().filter(|(_, entry)| may_end(entry)).map(|(key, _)| key).collect();
         for key in ending {
             self.take_step(key, Answer::NotAsked { silent });
         }
-        let still_waiting = |key: &Key| self.entries.get(key).is_some_and(|entry| entry.phase == Phase::Waiting);
-        if self.expired.iter().any(still_waiting) {
+        if self.table.expired().any(|(_, entry)| entry.phase == Phase::Waiting) {
             self.upstream.hurry();
         }
     }
 
     /// Sends polls for watches that are due, the longest due first, as far as all limits allow.
     fn dispatch(&mut self, now: Instant) {
-        while let Some(&(due, key)) = self.due.first() {
+        while let Some((due, key)) = self.table.first_due() {
             let in_flight = self.polls.len();
             if due > now || in_flight >= self.policy.max_in_flight || !self.upstream.admits(now, in_flight) {
                 return;
             }
             if let Some(later) = self.postponed(key, now) {
-                self.move_due(key, later);
+                self.table.queue(key, later);
                 continue;
             }
-            if self.polls_since_stream >= POLLS_PER_STREAM && !self.entries[&key].hinted {
+            if self.polls_since_stream >= POLLS_PER_STREAM && self.table.get(key).is_some_and(|entry| !entry.hinted) {
                 self.open_stream(now);
             }
             if !self.budget.try_take(now) {
                 return;
             }
             self.polls_since_stream = self.polls_since_stream.saturating_add(1);
-            self.due.pop_first();
-            let entry = self.entries.get_mut(&key).expect("a due watch has an entry");
+            let entry = self.table.unqueue(key);
             entry.phase = Phase::Polling;
             entry.polled_at = Some(now);
             entry.asked_on_hint = std::mem::take(&mut entry.hinted);
@@ -617,7 +570,7 @@ impl<S: RunSource> Scheduler<S> {
     /// To when the poll of a watch that is due can be put off because its stream shows that the run goes on:
     /// to where it would be if the last sign of life had been a poll.
     fn postponed(&mut self, key: Key, now: Instant) -> Option<Instant> {
-        let entry = self.entries.get_mut(&key).expect("a due watch has an entry");
+        let entry = self.table.get_mut(key)?;
         if entry.hinted {
             return None;
         }
@@ -634,7 +587,7 @@ impl<S: RunSource> Scheduler<S> {
 
     /// Opens streams, as far as the budget has room beside the polls that are due.
     fn open_streams(&mut self, now: Instant) {
-        let polls_wait = self.due.first().is_some_and(|&(due, _)| due <= now);
+        let polls_wait = self.table.first_due().is_some_and(|(due, _)| due <= now);
         while !polls_wait && self.open_stream(now) {}
         self.metrics.streams(self.streams.count());
     }
@@ -649,7 +602,7 @@ impl<S: RunSource> Scheduler<S> {
             return false;
         }
         self.polls_since_stream = 0;
-        let entry = &self.entries[&key];
+        let Some(entry) = self.table.get(key) else { return false };
         let (run_id, started) = (entry.watch.run_id.clone(), entry.progress.seen_running);
         self.streams.open(key, run_id, started, Arc::clone(&self.source), self.clock.clone());
         true
@@ -672,7 +625,7 @@ impl<S: RunSource> Scheduler<S> {
     /// Has the run asked for whose stream is over: it may have ended.
     fn stream_ended(&mut self, ended: Ended, now: Instant) {
         let Ended { key, cause, .. } = ended;
-        let Some(entry) = self.entries.get_mut(&key) else { return };
+        let Some(entry) = self.table.get_mut(key) else { return };
         let run_id = &entry.watch.run_id;
         match &cause {
             Cause::NotOpened(error) => {
@@ -695,7 +648,7 @@ impl<S: RunSource> Scheduler<S> {
     /// Has a run asked for as if its status had just changed: should the API's answer lag behind its stream,
     /// it is asked again soon.
     fn ask_anew(&mut self, key: Key, now: Instant) {
-        let Some(entry) = self.entries.get_mut(&key) else { return };
+        let Some(entry) = self.table.get_mut(key) else { return };
         entry.changed_at = now;
         entry.interval = None;
         self.ask_now(key);
@@ -703,20 +656,12 @@ impl<S: RunSource> Scheduler<S> {
 
     /// Has a run asked for ahead of all others, as far as the budget allows.
     fn ask_now(&mut self, key: Key) {
-        let Some(entry) = self.entries.get_mut(&key) else { return };
+        let Some(entry) = self.table.get_mut(key) else { return };
         entry.hinted = true;
         // A poll under way may have been answered before the hint: then there will be another.
         if entry.phase == Phase::Waiting {
-            self.move_due(key, self.first_of_all);
+            self.table.queue(key, self.first_of_all);
         }
-    }
-
-    /// Sets when a watch that waits is due.
-    fn move_due(&mut self, key: Key, due: Instant) {
-        let entry = self.entries.get_mut(&key).expect("the caller holds a key of an entry");
-        self.due.remove(&(entry.due, key));
-        entry.due = due;
-        self.due.insert((due, key));
     }
 
     /// Takes in what a poll brought.
@@ -729,7 +674,7 @@ impl<S: RunSource> Scheduler<S> {
             Err(PollError::PastDeadline) => "abandoned",
         };
         self.metrics.polled(result, now.0.duration_since(began));
-        let Some(entry) = self.entries.get_mut(&key) else { return };
+        let Some(entry) = self.table.get_mut(key) else { return };
         entry.phase = Phase::Waiting;
         let (answer, told) = match answer {
             Ok(reply) => {
@@ -751,12 +696,12 @@ impl<S: RunSource> Scheduler<S> {
                 let own_refusal = error.is_unauthorized()
                     && std::mem::replace(&mut entry.refused, error.is_unauthorized())
                     && self.upstream.trouble() != Some(Trouble::Refused);
-                entry.last_error = Some(PollFailure { at: now.1, message });
+                entry.last_error = Some(Box::new(PollFailure { at: now.1, message }));
                 (Answer::Failed, self.upstream.failed(&error, own_refusal, now, &mut self.random))
             }
             Err(PollError::PastDeadline) => {
                 let message = "no answer to the last poll within 5 s of the deadline".to_owned();
-                entry.last_error = Some(PollFailure { at: now.1, message });
+                entry.last_error = Some(Box::new(PollFailure { at: now.1, message }));
                 (Answer::Failed, None)
             }
         };
@@ -769,11 +714,16 @@ impl<S: RunSource> Scheduler<S> {
     /// Takes the step that an answer leads to; what is news is stored before it counts.
     fn take_step(&mut self, key: Key, answer: Answer) {
         let now = self.reading.wall;
-        let entry = self.entries.get_mut(&key).expect("the caller holds a key of an entry");
+        let entry = self.table.get_mut(key).expect("the caller holds a key of an entry");
         let failed = matches!(answer, Answer::Failed);
         // What ends for want of an answer was not found by asking.
         entry.asked_on_hint &= !matches!(answer, Answer::NotAsked { .. });
         let found_by = if entry.asked_on_hint { FoundBy::Stream } else { FoundBy::Poll };
+        // Kept for the case that the step has to be taken again. What was seen is stored with the step.
+        let unseen = match &answer {
+            Answer::Seen(_) => None,
+            Answer::Missing | Answer::Failed | Answer::NotAsked { .. } => Some(answer.clone()),
+        };
         let step = match entry.progress.step(&entry.watch, answer, now, &self.policy.limits) {
             Ok(step) => step,
             Err(illegal) => {
@@ -787,6 +737,12 @@ impl<S: RunSource> Scheduler<S> {
                 tracing::warn!(run_id = %entry.watch.run_id, status = shown, "unknown status; not taken as an end");
             }
         }
+        if let Some(answer) = unseen.filter(|_| !step.events.is_empty())
+            && entry.progress.status.is_some()
+            && entry.progress.details.is_none()
+        {
+            return self.recall(key, answer);
+        }
         match step.progress.verdict {
             Some(_) => crash::point("observed"),
             None if step.progress.seen_going() => self.streams.welcome(key),
@@ -794,19 +750,29 @@ impl<S: RunSource> Scheduler<S> {
         }
         if !step.is_news() {
             entry.progress = step.progress;
+            entry.progress.details = None;
             return self.reschedule(key, if failed { Pace::Behind } else { Pace::Onward });
         }
-        self.due.remove(&(entry.due, key));
+        let entry = self.table.unqueue(key);
         entry.phase = Phase::Storing;
         let watch = &entry.watch;
         let told =
             |event: &Event| Told { event: event.clone(), sinks: self.policy.routes.sinks_for(event, Some(watch)) };
         let told = step.events.iter().map(told).collect();
-        let (store, run_id, last_error) = (self.store.clone(), watch.run_id.clone(), entry.last_error.clone());
+        let (store, run_id, last_error) =
+            (self.store.clone(), watch.run_id.clone(), entry.last_error.as_deref().cloned());
         self.stores.spawn(async move {
             let result = store.record_step(run_id, step.clone(), told, last_error, found_by, now).await;
             Done::Step { key, step: Box::new(step), result }
         });
+    }
+
+    /// Reads what was last seen of a run, which an event without a new answer tells, then takes the step.
+    fn recall(&mut self, key: Key, answer: Answer) {
+        let entry = self.table.unqueue(key);
+        entry.phase = Phase::Storing;
+        let (store, run_id) = (self.store.clone(), entry.watch.run_id.clone());
+        self.stores.spawn(async move { Done::Recalled { key, answer, result: store.details(run_id).await } });
     }
 
     /// Takes in that something was stored, or not.
@@ -828,7 +794,7 @@ impl<S: RunSource> Scheduler<S> {
                 drop(reply.send(result));
             }
             Done::Step { key, step, result } => {
-                let Some(entry) = self.entries.get_mut(&key) else { return };
+                let Some(entry) = self.table.get_mut(key) else { return };
                 entry.phase = Phase::Waiting;
                 match result {
                     Ok(()) => {
@@ -837,6 +803,8 @@ impl<S: RunSource> Scheduler<S> {
                             entry.changed_at = now;
                         }
                         entry.progress = step.progress;
+                        // The store has it, for a million watches it is too much to keep here as well.
+                        entry.progress.details = None;
                         let told = step.events.iter().rfind(|event| event.event_type.verdict().is_some());
                         if let Some(after) = told.and_then(Event::run).and_then(|data| data.timing.detected_after_ms) {
                             self.metrics.detected(Duration::from_millis(after));
@@ -861,6 +829,21 @@ impl<S: RunSource> Scheduler<S> {
                     }
                 }
             }
+            Done::Recalled { key, answer, result } => {
+                let Some(entry) = self.table.get_mut(key) else { return };
+                entry.phase = Phase::Waiting;
+                match result {
+                    Ok(details) => {
+                        entry.progress.details = Some(Box::new(details.unwrap_or_default()));
+                        self.take_step(key, answer);
+                    }
+                    Err(error) => {
+                        let error = with_causes(&error);
+                        tracing::debug!(run_id = %entry.watch.run_id, error, "cannot read what was seen of a run; asking again");
+                        self.reschedule(key, Pace::In(STORE_RETRY));
+                    }
+                }
+            }
             Done::Told { event, result } => {
                 // Closed is the end. Anything else may pass, and this is told once only.
                 if let Err(error) = result.as_ref()
@@ -881,7 +864,7 @@ impl<S: RunSource> Scheduler<S> {
     /// Sets when a watch is due again.
     fn reschedule(&mut self, key: Key, pace: Pace) {
         let (now, wall) = (Instant::now(), self.reading.wall);
-        let entry = self.entries.get_mut(&key).expect("the caller holds a key of an entry");
+        let entry = self.table.get_mut(key).expect("the caller holds a key of an entry");
         let growth = &self.policy.growth;
         let wait = match pace {
             Pace::In(wait) => wait,
@@ -908,16 +891,12 @@ impl<S: RunSource> Scheduler<S> {
             true => self.first_of_all,
             false => entry.decides_at.map_or(due, |decides_at| decides_at.min(due)),
         };
-        self.move_due(key, due);
+        self.table.queue(key, due);
     }
 
     fn forget(&mut self, key: Key) {
-        if let Some(entry) = self.entries.remove(&key) {
-            self.due.remove(&(entry.due, key));
-            self.deadlines.remove(&(entry.deadline, key));
-            self.expired.remove(&key);
-            self.streams.forget(key);
-        }
+        self.table.remove(key);
+        self.streams.forget(key);
     }
 
     /// Has an event about the API stored and sent.
@@ -968,18 +947,17 @@ impl<S: RunSource> Scheduler<S> {
 
     /// When there is something to do without anything coming in; `None` when there never is.
     fn wake_at(&self, now: Instant) -> Option<Instant> {
-        if self.entries.is_empty() {
+        if self.table.is_empty() {
             return self.untold_at;
         }
-        let due = self.due.first().map(|&(due, _)| due);
+        let due = self.table.first_due().map(|(due, _)| due);
         let open_at = self.upstream.opens_at().unwrap_or(now).max(self.budget.next_at());
         let full = self.polls.len() >= self.policy.max_in_flight
             || (!self.polls.is_empty() && !self.upstream.admits(open_at.max(now), self.polls.len()));
         let next_poll = due.map(|due| due.max(open_at)).filter(|_| !full);
-        let next_deadline = self.deadlines.first().map(|&(deadline, _)| deadline);
+        let next_deadline = self.table.first_deadline().map(|(deadline, _)| deadline);
         let stream = self.streams.wake_at().filter(|at| *at > now);
-        let put_off =
-            self.expired.iter().filter_map(|key| Some(self.entries.get(key)?.due)).filter(|due| *due > now).min();
+        let put_off = self.table.expired().map(|(_, entry)| entry.due).filter(|due| *due > now).min();
         next_poll
             .into_iter()
             .chain(next_deadline)
@@ -1003,21 +981,6 @@ enum Pace {
     Behind,
     /// After this time.
     In(Duration),
-}
-
-impl Entry {
-    fn view(&self, now: Instant, wall: Timestamp) -> WatchView {
-        let wait = self.due.saturating_duration_since(now);
-        WatchView {
-            run_id: self.watch.run_id.clone(),
-            status: self.progress.status.clone(),
-            polls: self.progress.polls,
-            missing_since: self.progress.missing_since,
-            polling: self.phase == Phase::Polling,
-            next_poll_at: wall.checked_add(wait).unwrap_or(Timestamp::MAX),
-            last_error: self.last_error.clone(),
-        }
-    }
 }
 
 /// The timer for a wall-clock time, where `now` is `wall`. Times out of a timer's reach are a year off.

@@ -15,7 +15,7 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 
-use super::Key;
+use super::table::Key;
 use crate::api::{ApiError, EventStream, RunSource, StreamItem};
 use crate::backoff::Growth;
 use crate::clock::Clock;

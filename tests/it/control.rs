@@ -317,8 +317,33 @@ async fn a_run_is_added_once_whatever_the_way_and_the_type_of_content() {
         ] {
             door.ask("POST", "/v1/watches", body).await.refuses(400, reason);
         }
+        let few_but_long: BTreeMap<_, _> =
+            (0..32).map(|number| (format!("l{number}"), "\u{1f980}".repeat(64))).collect();
+        let many: BTreeMap<_, _> = (0..33).map(|number| (format!("l{number}"), String::new())).collect();
+        for (labels, reason) in [(few_but_long, "8192 bytes"), (many, "33 labels")] {
+            let body = json!({ "run_id": "run_2", "labels": labels }).to_string();
+            door.ask("POST", "/v1/watches", &body).await.refuses(400, reason);
+        }
     }
     assert_eq!(doors[0].get("/v1/watches").await["watches"].as_array().unwrap().len(), 1);
+    stop(daemon).await;
+}
+
+#[tokio::test]
+async fn an_address_that_is_kept_over_a_reload_keeps_its_token() {
+    let (simulator, receiver) = (api([]).await, Receiver::start([]).await.unwrap());
+    let listen = "[control]\nlisten = \"127.0.0.1:0\"\ntoken_file = \"token\"\n";
+    let program = program(&simulator, &receiver, listen).with_file("token", TOKEN);
+    let (daemon, address) = listening(&program).await;
+    let door = Door::tcp(&address);
+    // Without the address it needs no token, but the address goes only at the next start.
+    let mut program = program;
+    for reloads in 1..=2 {
+        program = program.configured(&format!("[[watches]]\nrun_id = \"run_{reloads}\"\n"));
+        send_signal(&daemon, Signal::HUP);
+        door.until("/v1/watches", |list| list["watches"].as_array().unwrap().len() == reloads).await;
+    }
+    Door { token: None, ..door }.ask("GET", "/v1/watches", "").await.refuses(401, "token");
     stop(daemon).await;
 }
 
@@ -621,8 +646,8 @@ async fn a_token_is_needed_for_a_network_through_every_change() {
         while !unix.ask("GET", "/metrics", "").await.text.contains("runwatch_deliveries_pending{sink=\"quiet\"}") {}
     };
     tokio::time::timeout(PATIENCE, quiet).await.expect("the new configuration is in force");
-    for authorization in ["", "Bearer ", &bearer(TOKEN)] {
-        assert_eq!(status(authorization).await, 401, "{authorization:?}");
+    for (authorization, expected) in [("", 401), ("Bearer ", 401), (&bearer(TOKEN), 200)] {
+        assert_eq!(status(authorization).await, expected, "{authorization:?}");
     }
     stop(daemon).await;
 }

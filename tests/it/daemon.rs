@@ -318,6 +318,22 @@ async fn a_full_disk_refuses_what_it_cannot_keep_and_keeps_the_rest() {
     assert_eq!(refused.code, Some(1), "{said}");
     assert!(said.contains("is not watched") && said.contains("full"), "{said}");
     assert!(kept.len() > 100, "{}", kept.len());
+    // Its health does not hang on the disk, and its readiness does.
+    let ended = program.run(&["healthcheck"]).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let ended = loop {
+        let ended = program.run(&["healthcheck", "--ready"]).await;
+        if ended.code != Some(0) {
+            break ended;
+        }
+        // A little room was left.
+        let run = format!("run_{}_more", kept.len());
+        if program.run(&["add", &run, "--label", &labels]).await.code == Some(0) {
+            kept.push(run);
+        }
+    };
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("full"), "{ended:?}");
     let first = std::fs::read_to_string(program.home().join("first")).unwrap();
     let first = rustix::process::Pid::from_raw(first.trim().parse().unwrap()).unwrap();
     rustix::process::kill_process(first, Signal::KILL).unwrap();
@@ -617,6 +633,22 @@ async fn a_job_ends_with_the_worst_verdict_once_all_is_told() {
         .collect();
     assert_eq!(delivered.len(), 2, "{delivered:?}");
     assert!(!store(&program).exists() && !program.home().join(":memory:").exists());
+
+    // Messages for a sink that is gone do not hold it up, and runs that ended before are no sign that no more
+    // come: the grace passes, and they count.
+    let dead = Receiver::start((0..9).map(|_| Fault::status(500))).await.unwrap();
+    let program = self::program(&simulator, &dead, configured);
+    let daemon = start(&program).await;
+    assert_eq!(verdict(&program, "run_1").await["verdict"], "succeeded");
+    assert_eq!(verdict(&program, "run_2").await["verdict"], "canceled");
+    stop(daemon).await;
+    let program = program.configured("");
+    let grace = Duration::from_millis(300);
+    let began = std::time::Instant::now();
+    let ended = program.run(&["daemon", "--exit-when-done", "--idle-grace", "300ms"]).await;
+    assert_eq!(ended.code, Some(3), "{ended:?}");
+    assert!(began.elapsed() >= grace, "{ended:?}");
+    assert!(ended.stderr.contains("no longer configured"), "{ended:?}");
 
     let nothing = Program::new();
     let run = nothing.home().join("run");

@@ -69,8 +69,7 @@ async fn simulate(lengths: &[Duration], adjust: impl FnOnce(&mut Policy)) -> Sim
     tasks.spawn(writer.run());
     let mut policy = app::policy(&Settings::default());
     adjust(&mut policy);
-    let (scheduler, watches) =
-        Scheduler::new(api.clone(), store.clone(), clock.clone(), policy, Vec::new(), Metrics::default(), 7);
+    let (scheduler, watches) = Scheduler::new(api.clone(), store.clone(), clock.clone(), policy, Metrics::default(), 7);
     let stop = CancellationToken::new();
     tasks.spawn(scheduler.run(stop.clone()));
     let mut adding = JoinSet::new();

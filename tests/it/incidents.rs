@@ -104,9 +104,11 @@ async fn world_at(place: Place<'_>, stored: usize, adjust: impl FnOnce(&mut Poli
         let step = begun.step(&watch, Answer::Seen(Box::new(running)), long_ago, &policy.limits).unwrap();
         store.record_step(watch.run_id, step, Vec::new(), None, FoundBy::Poll, long_ago).await.unwrap();
     }
-    let active = store.active_watches(clock.now()).await.unwrap();
-    let (scheduler, watches) =
-        Scheduler::new(api.clone(), store.clone(), clock.clone(), policy, active, Metrics::default(), 7);
+    let active = store.active_watches(clock.now(), None, u32::MAX).await.unwrap();
+    let (mut scheduler, watches) =
+        Scheduler::new(api.clone(), store.clone(), clock.clone(), policy, Metrics::default(), 7);
+    let many = active.len() as u64;
+    scheduler.resume(active, many);
     let stop = CancellationToken::new();
     let incident = store.newest_upstream_event().await.unwrap();
     tasks.spawn(scheduler.remembering(incident.as_ref()).run(stop.clone()));

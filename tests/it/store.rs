@@ -76,12 +76,12 @@ async fn watches_verdicts_and_deliveries_outlive_the_process() {
     close(store, tasks).await;
 
     let (store, tasks) = open(&path);
-    let active = store.active_watches(time(100)).await.unwrap();
+    let active = store.active_watches(time(100), None, 10).await.unwrap();
     assert_eq!(active.len(), 1);
     assert_eq!(active[0].watch, second);
     assert_eq!(active[0].progress.status, Some(Status::Running));
     assert!(active[0].progress.seen_running);
-    let details = active[0].progress.details.as_ref().unwrap();
+    let details = store.details(second.run_id.clone()).await.unwrap().unwrap();
     assert_eq!((details.output.as_ref().unwrap().get(), details.created_at), ("[1,2]", Some(time(-5))));
 
     let again = store.claim_due(ops, time(100), 10).await.unwrap();
@@ -181,7 +181,15 @@ async fn many_writes_at_once_are_all_answered() {
     while let Some(added) = adding.join_next().await {
         assert_eq!(added.unwrap().unwrap(), Added::New);
     }
-    assert_eq!(store.active_watches(time(1)).await.unwrap().len(), 2_000);
+    assert_eq!(store.active_watches(time(1), None, 5_000).await.unwrap().len(), 2_000);
+    let (mut pages, mut after) = (Vec::new(), None);
+    while let page = store.active_watches(time(1), after.take(), 700).await.unwrap()
+        && let Some(last) = page.last()
+    {
+        after = Some((last.watch.added_at, last.watch.run_id.clone()));
+        pages.push(page.len());
+    }
+    assert_eq!(pages, [700, 700, 600]);
     close(store, tasks).await;
 }
 
@@ -193,7 +201,7 @@ async fn a_store_of_the_first_format_opens_and_goes_on() {
     let path = dir.path().join("runwatch.db");
     std::fs::write(&path, include_bytes!("../data/store-1/runwatch.db")).unwrap();
     let (store, tasks) = open(&path);
-    let active = store.active_watches(time(0)).await.unwrap();
+    let active = store.active_watches(time(0), None, 10).await.unwrap();
     assert_eq!(active.len(), 1);
     assert_eq!(active[0].watch.run_id.as_str(), "run_absent");
     assert_eq!(active[0].watch.name.as_deref(), Some("täglicher Bericht"));

@@ -57,6 +57,15 @@ async fn a_deadline_without_an_answer_is_unreachable() {
     assert_eq!(ended.code, Some(6), "{ended:?}");
     assert_eq!(ended.json_lines()[0]["verdict"], "unreachable");
     assert!(ended.json_lines()[0]["data"]["run"]["status"].is_null());
+    // What was seen before is told all the same.
+    let topic = json!({"topic": "AI agents"});
+    let seen_once = (2..200).fold(Script::runs_forever().input(topic.clone()), |script, request| {
+        script.fault_on(request, Fault::status(502))
+    });
+    let (ended, _) = wait_for(seen_once, &["--timeout", "1500ms", "--json"]).await;
+    let lines = ended.json_lines();
+    assert_eq!((ended.code, &lines[0]["verdict"]), (Some(6), &json!("unreachable")), "{lines:?}");
+    assert_eq!(lines[0]["data"]["run"]["input"], topic, "{lines:?}");
     // Nobody listens at all: the port was just given back.
     let gone = Program::with(&simulator);
     simulator.shutdown().await;
@@ -124,6 +133,11 @@ async fn wrong_usage_is_told_before_any_request() {
         assert_eq!(ended.code, Some(2), "{arguments:?}: {ended:?}");
         assert!(ended.stdout.is_empty() && ended.stderr.contains("error"), "{arguments:?}: {ended:?}");
     }
+    let labels: Vec<_> = (0..33).map(|number| format!("--label=label_{number}=x")).collect();
+    let arguments: Vec<_> = ["wait", "run_1"].into_iter().chain(labels.iter().map(String::as_str)).collect();
+    let ended = program.run(&arguments).await;
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.stderr.contains("33 labels"), "{ended:?}");
     let ended = program.run(&["wait", "ok", "not/ok"]).await;
     assert!(ended.stderr.contains("not/ok"), "{ended:?}");
     let ended = program.run_with_input(&["wait", "-"], "").await;
@@ -214,6 +228,11 @@ async fn output_is_printed_as_it_came_and_nothing_else() {
     let (ended, _) = wait_for(Script::succeeds().output(output.clone()), &["--output"]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert_eq!(serde_json::from_str::<serde_json::Value>(&ended.stdout).unwrap(), output);
+    // Byte for byte, but on one line, with what a terminal is spared.
+    let odd = "{\"b\": 1.50, \"a\":\t\"\u{202e}\u{85}\\u001b[2J\", \"a\": 12345678901234567890123}";
+    let answer = format!("{{\"id\":\"run_1\",\"status\":\"succeeded\",\"output\":{odd}}}");
+    let (ended, _) = wait_for(Script::succeeds().verbatim(answer), &["--output"]).await;
+    assert_eq!((ended.code, ended.stdout), (Some(0), format!("{odd}\n")));
     let (ended, _) = wait_for(Script::fails("no"), &["--output", "--exit-status"]).await;
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{ended:?}");
 }
@@ -224,6 +243,7 @@ async fn of_several_runs_the_worst_verdict_decides() {
         ("run_ok", Script::succeeds()),
         ("run_canceled", Script::canceled()),
         ("run_bad", Script::fails("no").runs_for(SOON)),
+        ("run_bad_soon", Script::fails("no")),
         ("run_long", Script::runs_forever()),
     ])
     .await;
@@ -234,6 +254,11 @@ async fn of_several_runs_the_worst_verdict_decides() {
     assert_eq!((ended.code, ended.json_lines().len()), (Some(1), 3), "{ended:?}");
     let ended = program.run(&["wait", "run_ok", "run_long", "--any", "--json"]).await;
     assert_eq!((ended.code, ended.json_lines().len()), (Some(0), 1), "{ended:?}");
+    // Both end before anything was shown; one is the first.
+    let ended = program.run(&["wait", "run_canceled", "run_bad_soon", "run_long", "--any", "--json"]).await;
+    let lines = ended.json_lines();
+    assert_eq!(lines.len(), 1, "{ended:?}");
+    assert_eq!(ended.code, Some(if lines[0]["verdict"] == "failed" { 1 } else { 3 }), "{ended:?}");
     let ended = program.run(&["wait", "run_ok", "run_bad", "run_long", "--fail-fast"]).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     let ended = program.run(&["wait", "run_ok", "run_long", "--timeout", "500ms"]).await;

@@ -22,9 +22,9 @@ use crate::api::ApiClient;
 use crate::app::Engine;
 use crate::cli::WaitArgs;
 use crate::clock::Clock;
-use crate::config::{EventsMode, Settings};
+use crate::config::{EventsMode, Settings, check_labels};
 use crate::control::{ActivityDoc, Client, Heard};
-use crate::run::{Labels, Verdict, Watch};
+use crate::run::{Labels, Watch};
 use crate::store::{DeliveryFilter, DeliveryState, DeliverySummary, Place};
 use crate::telemetry::Screen;
 use crate::text::span;
@@ -103,6 +103,11 @@ pub async fn wait(args: &WaitArgs, mut settings: Settings, manner: Manner) -> an
             return Ok(USAGE);
         }
     }
+    let labels: Labels = args.watch.labels.iter().cloned().collect();
+    if let Err((what, fix)) = check_labels(&labels) {
+        manner.screen.line(&format!("error: --label: {what}; {fix}"));
+        return Ok(USAGE);
+    }
     if let Some(interval) = args.interval {
         settings.watch.initial_interval = interval;
         settings.watch.max_interval = interval;
@@ -119,7 +124,6 @@ pub async fn wait(args: &WaitArgs, mut settings: Settings, manner: Manner) -> an
     let clock = Clock::system();
     let engine = Engine::start(&settings, Place::Memory, clock.clone()).await?;
     let deadline = args.watch.timeout.unwrap_or(settings.watch.deadline);
-    let labels: Labels = args.watch.labels.iter().cloned().collect();
     let watch = |run_id| {
         let added_at = clock.now();
         Watch {
@@ -211,8 +215,7 @@ impl Session {
             // Marked as seen before the store is read, so that no change in between is missed.
             history.mark_unchanged();
             let state = upstream.borrow_and_update().clone();
-            let given = self.catch_up().await?;
-            if self.report.is_over(self.until, &given) {
+            if self.catch_up().await? {
                 return Ok(End::Verdicts);
             }
             if state.trouble == Some(Trouble::Refused) && !state.ever_answered {
@@ -235,21 +238,23 @@ impl Session {
         }
     }
 
-    /// Takes in what was stored since the last time. Returns the verdicts among it.
-    async fn catch_up(&mut self) -> anyhow::Result<Vec<Verdict>> {
+    /// Takes in what was stored since the last time, up to the verdict that ends the wait. Returns whether
+    /// that was there: the code is that of the verdicts up to it, however many came together.
+    async fn catch_up(&mut self) -> anyhow::Result<bool> {
         for change in self.engine.store.status_changes_after(self.status_seq).await? {
             self.status_seq = change.seq;
             self.report.status(&change.run_id, &change.status, change.at);
         }
-        let mut given = Vec::new();
         for (seq, event) in self.engine.store.events_after(self.event_seq, ALL).await? {
             self.event_seq = seq;
             let (Some(verdict), Some(data)) = (event.event_type.verdict(), event.run()) else { continue };
             self.hear_out();
             self.report.verdict(verdict, &event, data);
-            given.push(verdict);
+            if self.report.is_over(self.until, Some(verdict)) {
+                return Ok(true);
+            }
         }
-        Ok(given)
+        Ok(self.report.is_over(self.until, None))
     }
 
     /// Takes in what the runs have said so far: a stream tells its followers before its run is asked for, so

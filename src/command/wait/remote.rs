@@ -145,7 +145,7 @@ impl Follower {
                 }
             });
             let mut answers = stream::iter(asked).buffer_unordered(QUESTIONS);
-            let (mut given, mut views) = (Vec::new(), Vec::new());
+            let mut views = Vec::new();
             loop {
                 // Both arms are cancel-safe.
                 let (run_id, answer) = tokio::select! {
@@ -165,8 +165,8 @@ impl Follower {
                             self.hear_out().await;
                         }
                         views.extend(view(&watch));
-                        given.extend(self.take_in(&watch));
-                        if self.report.is_over(until, &given) {
+                        let given = self.take_in(&watch);
+                        if self.report.is_over(until, given) {
                             self.report.clear();
                             return self.report.verdict_code();
                         }

@@ -102,10 +102,10 @@ impl Report {
         self.print_result(verdict, event, data);
     }
 
-    /// Whether what is waited for is known, after the verdicts `given` lately.
-    pub(super) fn is_over(&self, until: Until, given: &[Verdict]) -> bool {
-        let bad = given.iter().any(|verdict| *verdict != Verdict::Succeeded);
-        (until.first && !given.is_empty()) || (until.first_bad && bad) || self.going() == 0
+    /// Whether what is waited for is known, after the verdict `given` just now.
+    pub(super) fn is_over(&self, until: Until, given: Option<Verdict>) -> bool {
+        let bad = given.is_some_and(|verdict| verdict != Verdict::Succeeded);
+        (until.first && given.is_some()) || (until.first_bad && bad) || self.going() == 0
     }
 
     /// How many runs have no verdict.
@@ -172,7 +172,11 @@ impl Report {
             }
             Results::Output => {
                 match (verdict, &data.run.output) {
-                    (Verdict::Succeeded, Some(output)) => self.print(&harmless_json(output.get())),
+                    // A program gets it as the API sent it. What a terminal gets means the same.
+                    (Verdict::Succeeded, Some(output)) if io::stdout().is_terminal() => {
+                        self.print(&harmless_json(output.get()));
+                    }
+                    (Verdict::Succeeded, Some(output)) => self.print(output.get()),
                     (Verdict::Succeeded, None) if data.truncated.iter().any(|name| name == "output") => {
                         let what = "is nested too deeply or has a number that is too large, and is left out";
                         self.manner.screen.line(&format!("warning: the output of {} {what}", data.run.id));

@@ -242,15 +242,8 @@ impl Simulation {
         tasks.spawn(writer.run());
         let mut policy = app::policy(&Settings::default());
         adjust(&mut policy);
-        let (scheduler, watches) = Scheduler::new(
-            api.clone(),
-            store.clone(),
-            clock.clone(),
-            policy.clone(),
-            Vec::new(),
-            Metrics::default(),
-            seed,
-        );
+        let (scheduler, watches) =
+            Scheduler::new(api.clone(), store.clone(), clock.clone(), policy.clone(), Metrics::default(), seed);
         let stop = CancellationToken::new();
         tasks.spawn(scheduler.run(stop.clone()));
         Self { api, clock, start: Instant::now(), store, watches, policy, tasks, stop }
