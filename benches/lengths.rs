@@ -92,8 +92,7 @@ async fn watched(length: Duration, growth: Option<Growth>) -> anyhow::Result<Out
     policy.requests_per_minute = 1_000_000;
     policy.max_streams = 0;
     policy.growth = growth.unwrap_or(policy.growth);
-    let (scheduler, watches) =
-        Scheduler::new(api.clone(), store.clone(), clock.clone(), policy, Vec::new(), Metrics::default(), 7);
+    let (scheduler, watches) = Scheduler::new(api.clone(), store.clone(), clock.clone(), policy, Metrics::default(), 7);
     let stop = CancellationToken::new();
     tasks.spawn(scheduler.run(stop.clone()));
     for index in 0..count {
