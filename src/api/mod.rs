@@ -8,6 +8,8 @@ mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod hints;
+#[doc(hidden)]
+pub mod hot;
 mod sse;
 mod stream;
 mod wire;

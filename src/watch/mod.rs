@@ -13,6 +13,8 @@
 //! ```
 
 mod budget;
+#[doc(hidden)]
+pub mod hot;
 mod streams;
 mod table;
 mod upstream;

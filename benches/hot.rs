@@ -1,0 +1,207 @@
+//! The small pieces of work that are done for every poll, every message and every write.
+//!
+//! `cargo bench --bench hot`, or with `-- --test` to see only that each piece works.
+
+use std::hint::black_box;
+use std::path::Path;
+use std::time::Duration;
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use jiff::Timestamp;
+use runwatch::clock::Clock;
+use runwatch::config::Settings;
+use runwatch::notify::signature;
+use runwatch::run::{Answer, Event, FoundBy, Labels, Limits, Progress, RunId, SinkName, Step, Watch};
+use runwatch::store::{Added, Place, Store, Told};
+use runwatch::{api, app};
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+const RUNNING: &[u8] = include_bytes!("../tests/data/running.json");
+const SUCCEEDED: &[u8] = include_bytes!("../tests/data/succeeded.json");
+
+fn run_id() -> RunId {
+    RunId::new("run_xyz789abc").expect("letters and digits")
+}
+
+fn watch_of(run_id: RunId) -> Watch {
+    let added_at: Timestamp = "2024-01-15T10:34:59.1Z".parse().expect("a time");
+    let deadline_at = added_at.checked_add(Duration::from_secs(24 * 3600)).expect("a time");
+    Watch { run_id, name: None, labels: Labels::new(), sinks: None, added_at, deadline_at }
+}
+
+fn limits() -> Limits {
+    app::policy(&Settings::default()).limits
+}
+
+fn observed(body: &[u8]) -> Answer {
+    Answer::Seen(Box::new(api::hot::observation(body, &run_id()).expect("a documented answer")))
+}
+
+/// A watch whose run was seen running, and the time of that.
+fn going() -> (Watch, Progress, Timestamp) {
+    let watch = watch_of(run_id());
+    let now = watch.added_at.checked_add(Duration::from_secs(5)).expect("a time");
+    let step = Progress::begin(watch.added_at).step(&watch, observed(RUNNING), now, &limits()).expect("it goes on");
+    (watch, step.progress, now)
+}
+
+fn poll(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("poll");
+    let id = run_id();
+    for (name, body) in [("running", RUNNING), ("succeeded", SUCCEEDED)] {
+        group.bench_function(format!("parse an answer/{name}"), |bencher| {
+            bencher.iter(|| api::hot::observation(black_box(body), &id).expect("a documented answer"));
+        });
+    }
+
+    let ((watch, progress, now), limits) = (going(), limits());
+    for (name, body, news) in [("unchanged", RUNNING, false), ("ended", SUCCEEDED, true)] {
+        group.bench_function(format!("take a step/{name}"), |bencher| {
+            let step = |answer| progress.step(black_box(&watch), answer, now, &limits).expect("it has no verdict");
+            assert_eq!(step(observed(body)).is_news(), news);
+            bencher.iter_batched(|| observed(body), step, BatchSize::SmallInput);
+        });
+    }
+
+    let growth = app::policy(&Settings::default()).growth;
+    let mut random = fastrand::Rng::with_seed(7);
+    group.bench_function("the next interval", |bencher| {
+        bencher.iter(|| {
+            let (current, waited) = (Some(Duration::from_secs(3)), Duration::from_secs(40));
+            let interval = growth.next(black_box(current)).min(growth.after(black_box(waited)));
+            growth.wait(interval, &mut random)
+        });
+    });
+
+    let mut budget = runwatch::watch::hot::budget(1_000_000, Instant::now());
+    group.bench_function("ask the budget", |bencher| {
+        // With the reading of the clock, as the scheduler does it.
+        bencher.iter(|| budget(black_box(Instant::now())));
+    });
+    group.finish();
+}
+
+fn sign(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("message");
+    let (watch, progress, now) = going();
+    let step = progress.step(&watch, observed(SUCCEEDED), now, &limits()).expect("it has no verdict");
+    let event = step.events.last().expect("an end is told").clone();
+    let body = event.to_json();
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    group.throughput(Throughput::Bytes(body.len() as u64));
+    group.bench_function("write it", |bencher| bencher.iter(|| black_box(&event).to_json()));
+    group.bench_function("sign it", |bencher| {
+        bencher.iter(|| {
+            let id = "msg_p5jXN8AQM9LWM0D4loKWxJek";
+            signature::sign(black_box(secret), id, 1_705_315_805, black_box(body.as_bytes())).expect("a valid secret")
+        });
+    });
+    group.finish();
+}
+
+/// A store on the disk, not in memory: a commit is worth what the disk makes of it.
+struct OnDisk {
+    runtime: Runtime,
+    store: Store,
+    next: u64,
+    // The last field, so that it goes when nobody writes any more.
+    _folder: tempfile::TempDir,
+}
+
+impl OnDisk {
+    fn open() -> Self {
+        let folder = tempfile::tempdir_in(Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("a place on the disk");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("threads are to be had");
+        let (store, writer) = Store::open(Place::File(&folder.path().join("runwatch.db"))).expect("a new store");
+        runtime.spawn(writer.run());
+        Self { runtime, store, next: 0, _folder: folder }
+    }
+
+    /// Runs that the store does not know yet.
+    fn new_runs(&mut self, count: u64) -> Vec<RunId> {
+        let first = self.next;
+        self.next += count;
+        (first..self.next).map(|number| RunId::new(&format!("run_{number}")).expect("letters and digits")).collect()
+    }
+
+    /// Adds all at once, so that they share commits, and waits for every answer.
+    fn add(&self, runs: Vec<RunId>) {
+        self.runtime.block_on(async {
+            let mut adding = JoinSet::new();
+            for run_id in runs {
+                let (store, watch) = (self.store.clone(), watch_of(run_id));
+                adding.spawn(async move { store.add_watch(watch).await });
+            }
+            while let Some(added) = adding.join_next().await {
+                assert_eq!(added.expect("it does not panic").expect("the disk has room"), Added::New);
+            }
+        });
+    }
+
+    /// Stores a verdict with its event and one delivery for each, all at once.
+    fn end(&self, ends: Vec<(RunId, Step)>) {
+        let (now, sinks) = (Clock::system().now(), vec![SinkName::new("ops").expect("a valid name")]);
+        self.runtime.block_on(async {
+            let mut storing = JoinSet::new();
+            for (run_id, step) in ends {
+                let store = self.store.clone();
+                let told = |event: &Event| Told { event: event.clone(), sinks: sinks.clone() };
+                let told = step.events.iter().map(told).collect();
+                storing.spawn(async move { store.record_step(run_id, step, told, None, FoundBy::Poll, now).await });
+            }
+            while let Some(stored) = storing.join_next().await {
+                stored.expect("it does not panic").expect("the watch is there");
+            }
+        });
+    }
+}
+
+fn store(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("store");
+    group.sample_size(20);
+    let mut disk = OnDisk::open();
+    let ((_, progress, now), limits) = (going(), limits());
+    let ends = |run_id: RunId| {
+        let step = progress.step(&watch_of(run_id.clone()), observed(SUCCEEDED), now, &limits);
+        (run_id, step.expect("it has no verdict"))
+    };
+    for count in [1, 64, 512] {
+        group.throughput(Throughput::Elements(count));
+        group.bench_function(format!("add/{count} at once"), |bencher| {
+            bencher.iter_custom(|times| {
+                let mut taken = Duration::ZERO;
+                for _ in 0..times {
+                    let runs = disk.new_runs(count);
+                    let began = Instant::now();
+                    disk.add(runs);
+                    taken += began.elapsed();
+                }
+                taken
+            });
+        });
+        group.bench_function(format!("verdict/{count} at once"), |bencher| {
+            bencher.iter_custom(|times| {
+                let mut taken = Duration::ZERO;
+                for _ in 0..times {
+                    let runs = disk.new_runs(count);
+                    disk.add(runs.clone());
+                    let ends = runs.into_iter().map(ends).collect();
+                    let began = Instant::now();
+                    disk.end(ends);
+                    taken += began.elapsed();
+                }
+                taken
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, poll, sign, store);
+criterion_main!(benches);

@@ -1,0 +1,173 @@
+//! What it takes to watch a run of a given length, and how late its end is seen: the real scheduler with the
+//! default settings in simulated time, beside fixed intervals.
+//!
+//! `cargo bench --profile dev --bench lengths -- [--json] [SECONDS...]`. Nothing here depends on how fast the
+//! machine is. The runs of one length are up to a tenth shorter or longer, evenly spread, so that their ends fall
+//! anywhere between two polls. Each must be found succeeded, once.
+
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use runwatch::api::{ApiError, NoStream, Reply, RunSource};
+use runwatch::app;
+use runwatch::backoff::Growth;
+use runwatch::clock::Clock;
+use runwatch::config::Settings;
+use runwatch::metrics::Metrics;
+use runwatch::run::{Labels, Observation, RunDetails, RunId, Status, Watch};
+use runwatch::store::{Place, Store};
+use runwatch::watch::{AddedBy, Scheduler};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How long the simulated API takes to answer: a delay that no schedule can avoid.
+const LATENCY: Duration = Duration::from_millis(20);
+
+/// Lengths that are asked for when none is named.
+const SECONDS: [u64; 5] = [10, 60, 600, 3600, 8 * 3600];
+
+/// Most runs of one length, and most seconds of runs in all: a poll costs the same however long its run is.
+const MAX_RUNS: u64 = 200;
+const MAX_SECONDS: u64 = 600_000;
+
+/// An API whose runs are running until a set time, and then have succeeded.
+#[derive(Clone)]
+struct Api {
+    runs: Arc<Mutex<HashMap<RunId, Run>>>,
+    found: watch::Sender<usize>,
+}
+
+struct Run {
+    ends_at: Instant,
+    requests: u64,
+    found_at: Option<Instant>,
+}
+
+impl RunSource for Api {
+    type Events = NoStream;
+
+    async fn open_events(&self, _: &RunId, _: Option<&str>) -> Result<NoStream, ApiError> {
+        Err(ApiError::NotFound { message: String::new() })
+    }
+
+    async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
+        tokio::time::sleep(LATENCY).await;
+        let mut runs = self.runs.lock().expect("no holder panics");
+        let run = runs.get_mut(id).ok_or(ApiError::NotFound { message: String::new() })?;
+        run.requests += 1;
+        let ended = Instant::now() >= run.ends_at;
+        if ended && run.found_at.replace(Instant::now()).is_none() {
+            self.found.send_modify(|found| *found += 1);
+        }
+        let status = if ended { Status::Succeeded } else { Status::Running };
+        Ok(Reply { observation: Observation { status, details: RunDetails::default() }, pause: None })
+    }
+}
+
+/// What came of watching runs of one length.
+struct Outcome {
+    requests: f64,
+    fewest: u64,
+    most: u64,
+    mean_delay: f64,
+    worst_delay: f64,
+}
+
+async fn watched(length: Duration, growth: Option<Growth>) -> anyhow::Result<Outcome> {
+    let count = (MAX_SECONDS / length.as_secs().max(1)).clamp(1, MAX_RUNS);
+    let clock = Clock::simulated("2026-01-01T00:00:00Z".parse()?);
+    let (found, mut all_found) = watch::channel(0);
+    let api = Api { runs: Arc::default(), found };
+    let (store, writer) = Store::open(Place::Memory)?;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(writer.run());
+    let mut policy = app::policy(&Settings::default());
+    // The budget is not what is measured.
+    policy.requests_per_minute = 1_000_000;
+    policy.max_streams = 0;
+    policy.growth = growth.unwrap_or(policy.growth);
+    let (scheduler, watches) = Scheduler::new(api.clone(), store.clone(), clock.clone(), policy, Metrics::default(), 7);
+    let stop = CancellationToken::new();
+    tasks.spawn(scheduler.run(stop.clone()));
+    for index in 0..count {
+        let run_id = RunId::new(&format!("run_{index}"))?;
+        let part = 0.9 + 0.2 * (index as f64 + 0.5) / count as f64;
+        let ends_at = Instant::now() + length.mul_f64(part);
+        let run = Run { ends_at, requests: 0, found_at: None };
+        api.runs.lock().expect("no holder panics").insert(run_id.clone(), run);
+        let added_at = clock.now();
+        let deadline_at = added_at.checked_add(Duration::from_secs(30 * 24 * 3600))?;
+        let watch = Watch { run_id, name: None, labels: Labels::new(), sinks: None, added_at, deadline_at };
+        watches.add(watch, AddedBy::Request).await?;
+    }
+    let all = usize::try_from(count)?;
+    all_found.wait_for(|found| *found == all).await?;
+    // Whoever is asked for again after its end is asked for within this.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    stop.cancel();
+    drop((store, watches));
+    while let Some(ended) = tasks.join_next().await {
+        ended?;
+    }
+    let runs = std::mem::take(&mut *api.runs.lock().expect("no holder panics"));
+    let requests: Vec<u64> = runs.values().map(|run| run.requests).collect();
+    let delay = |run: &Run| Some(run.found_at?.duration_since(run.ends_at).as_secs_f64());
+    let delays: Vec<f64> = runs.values().map(delay).collect::<Option<_>>().context("each was found")?;
+    let mean = |sum: f64| sum / count as f64;
+    Ok(Outcome {
+        requests: mean(requests.iter().sum::<u64>() as f64),
+        fewest: *requests.iter().min().context("there are runs")?,
+        most: *requests.iter().max().context("there are runs")?,
+        mean_delay: mean(delays.iter().sum()),
+        worst_delay: delays.iter().copied().fold(0.0, f64::max),
+    })
+}
+
+fn main() -> anyhow::Result<()> {
+    let (mut json, mut lengths) = (false, Vec::new());
+    for argument in std::env::args().skip(1) {
+        match argument.as_str() {
+            "--json" => json = true,
+            // Cargo says so to every benchmark.
+            "--bench" => {}
+            other => match other.parse() {
+                Ok(seconds @ 1..=86_400) => lengths.push(seconds),
+                _ => bail!("{other} is no length in seconds from 1 to 86,400; known: --json"),
+            },
+        }
+    }
+    if lengths.is_empty() {
+        lengths.extend(SECONDS);
+    }
+    let mut out = std::io::stdout();
+    if !json {
+        writeln!(out, "{:>8}  {:<12}{:>20}{:>14}{:>14}", "length", "interval", "requests", "mean delay", "worst")?;
+    }
+    for seconds in lengths {
+        let fixed = |seconds| Some(Growth::fixed(Duration::from_secs(seconds)));
+        for (name, growth) in [("growing", None), ("3 s", fixed(3)), ("10 s", fixed(10))] {
+            // Simulated time: it goes on to the next timer whenever there is nothing to do.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()?;
+            let Outcome { requests, fewest, most, mean_delay, worst_delay } =
+                runtime.block_on(watched(Duration::from_secs(seconds), growth))?;
+            ensure!(fewest >= 1, "a run was never asked for");
+            if json {
+                let row = json!({
+                    "seconds": seconds, "interval": name, "requests": requests, "fewest": fewest, "most": most,
+                    "mean_delay": mean_delay, "worst_delay": worst_delay,
+                });
+                writeln!(out, "{row}")?;
+            } else {
+                let spread = format!("{requests:.1} ({fewest}-{most})");
+                writeln!(out, "{seconds:>6} s  {name:<12}{spread:>20}{mean_delay:>12.2} s{worst_delay:>12.2} s")?;
+            }
+        }
+    }
+    Ok(())
+}
