@@ -41,6 +41,9 @@ const PRUNE_BATCH: u32 = 500;
 /// How often finished watches are pruned, unless they are kept for a shorter time than this.
 const PRUNE_PERIOD: Duration = Duration::from_secs(3600);
 
+/// How long after the store refused what follows from a reload it is tried again.
+const SETTLE_RETRY: Duration = Duration::from_secs(5);
+
 /// Exit code of a daemon that could not start or go on for a reason outside its configuration.
 const FAILED: u8 = 1;
 
@@ -144,7 +147,7 @@ pub async fn daemon(
     }
 
     let started = Started::of(&settings);
-    let mut service = Service { settings, started, in_force, logging };
+    let mut service = Service { settings, started, in_force, logging, unsettled: false };
     let counts = match service.settle(&engine, &clock).await {
         Ok(counts) => counts,
         Err(error) => {
@@ -174,6 +177,7 @@ pub async fn daemon(
                 let counts = engine.store.counts().await.unwrap_or_default();
                 service::ready(&status_line(&counts, service.in_force.borrow().rejected.as_deref()));
             }
+            () = tokio::time::sleep(SETTLE_RETRY), if service.unsettled => service.settle_again(&engine, &clock).await,
             ended = &mut done, if args.exit_when_done => match ended {
                 Ok(worst) => {
                     tracing::info!(worst = worst.map(Verdict::as_str), "done");
@@ -288,6 +292,8 @@ struct Service {
     started: Started,
     in_force: watch::Sender<InForce>,
     logging: Logging,
+    /// The store refused what follows from settings that are in force.
+    unsettled: bool,
 }
 
 impl Service {
@@ -372,7 +378,21 @@ impl Service {
         }
         self.in_force.send_replace(now_in_force);
         self.settings = settings;
-        self.settle(engine, clock).await.map(drop)
+        // It is in force from here on, whatever the store says to its watches.
+        self.settle_again(engine, clock).await;
+        Ok(())
+    }
+
+    /// Does what is left to do for settings that are in force; where the store refuses, another time.
+    async fn settle_again(&mut self, engine: &Engine<ApiClient>, clock: &Clock) {
+        let settled = self.settle(engine, clock).await;
+        self.unsettled = settled.is_err();
+        if let Err(error) = settled {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "the watches of the configuration cannot be stored; trying again"
+            );
+        }
     }
 }
 

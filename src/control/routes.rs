@@ -190,6 +190,10 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
 }
 
 async fn add<S: RunSource>(State(app): App<S>, body: Bytes) -> Result<AxumResponse, Refusal> {
+    // A list of the values in their order would be taken for an object.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Refusal::bad("the body is no JSON object"));
+    }
     let asked: AddRequest =
         serde_json::from_slice(&body).map_err(|error| Refusal::bad(format!("the body cannot be used: {error}")))?;
     let in_force = app.control.in_force.borrow().clone();
@@ -493,7 +497,15 @@ impl<S: RunSource> Shared<S> {
             events: explained.events,
             why_not: explained.why_not,
         });
-        document.routing = Some(routing.collect());
+        let mut routing: Vec<_> = routing.collect();
+        for (waiting, _) in &deliveries {
+            let open = matches!(waiting.state, DeliveryState::Pending | DeliveryState::Sending);
+            if open && !routing.iter().any(|known| known.sink == waiting.sink) {
+                let why_not = Some("messages wait for it, but no sink of that name is configured any more".to_owned());
+                routing.push(SinkDoc { sink: waiting.sink.clone(), events: Vec::new(), why_not });
+            }
+        }
+        document.routing = Some(routing);
         let deliveries = deliveries.into_iter().map(|(summary, attempts)| DeliveryDoc::of(summary, Some(attempts)));
         document.deliveries = Some(deliveries.collect());
         document.data = verdict_event.as_ref().and_then(Event::run).map(raw);

@@ -43,6 +43,11 @@ impl Budget {
         changed
     }
 
+    /// Counts the burst as used at `now`: a process before this one may have used it.
+    pub(super) fn use_up_burst(&mut self, now: Instant) {
+        self.spread_until = self.spread_until.max(now + self.burst_span);
+    }
+
     /// When the next request may go out: `now` or earlier means at once.
     pub(super) fn next_at(&self) -> Instant {
         self.spread_until.checked_sub(self.burst_span).unwrap_or(self.spread_until)

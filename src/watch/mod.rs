@@ -322,6 +322,9 @@ impl<S: RunSource> Scheduler<S> {
     /// the other, so that all `of` of them have their turn within the longest interval.
     pub fn resume(&mut self, stored: Vec<Stored>, of: u64) {
         let now = Instant::now();
+        if !stored.is_empty() {
+            self.budget.use_up_burst(now);
+        }
         let many = u32::try_from(of.max(1)).unwrap_or(u32::MAX);
         let gap = SPREAD.min(self.policy.growth.max / many);
         for stored in stored {
@@ -887,9 +890,11 @@ impl<S: RunSource> Scheduler<S> {
         if let Some(opens_at) = self.upstream.opens_at().filter(|_| pace == Pace::Behind) {
             due = due.max(opens_at + ROUNDING);
         }
-        let due = match entry.hinted {
-            true => self.first_of_all,
-            false => entry.decides_at.map_or(due, |decides_at| decides_at.min(due)),
+        let due = match (entry.hinted, pace) {
+            // A store that fails is given its time, whatever a stream said: else this would go round and round.
+            (true, Pace::In(_)) => due,
+            (true, _) => self.first_of_all,
+            (false, _) => entry.decides_at.map_or(due, |decides_at| decides_at.min(due)),
         };
         self.table.queue(key, due);
     }

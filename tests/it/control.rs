@@ -308,6 +308,7 @@ async fn a_run_is_added_once_whatever_the_way_and_the_type_of_content() {
             (r#"{"run_id":"run_2","Name":"x"}"#, "Name"),
             (r#"{"run_id":"run_2","run_id":"run_3"}"#, "run_id"),
             (r#"{"run_id":7}"#, "body"),
+            (r#"["run_2",null,{},null,null]"#, "object"),
             (r#"{"run_id":"run_2","labels":{"a":1}}"#, "body"),
             (r#"{"run_id":"run_2","timeout":"0s"}"#, "timeout"),
             (r#"{"run_id":"run_2","timeout":"4000d"}"#, "timeout"),
