@@ -87,6 +87,9 @@ impl<S: RunSource> Engine<S> {
         let (mut scheduler, watches) =
             Scheduler::new(source, store.clone(), clock.clone(), policy, metrics.clone(), fastrand::u64(..));
         let (now, active) = (clock.now(), store.counts().await?.active);
+        if active > 0 || store.newest_event().await? > 0 {
+            scheduler.succeed_another();
+        }
         let mut after = None;
         loop {
             let stored = store.active_watches(now, after.take(), RESUMED_AT_ONCE).await?;

@@ -8,6 +8,7 @@ mod client;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod guard;
+mod impatient;
 mod openapi;
 mod request;
 mod routes;

@@ -191,8 +191,8 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
 
 async fn add<S: RunSource>(State(app): App<S>, body: Bytes) -> Result<AxumResponse, Refusal> {
     // A list of the values in their order would be taken for an object.
-    if body.trim_ascii_start().first() != Some(&b'{') {
-        return Err(Refusal::bad("the body is no JSON object"));
+    if body.trim_ascii_start().starts_with(b"[") {
+        return Err(Refusal::bad("the body cannot be used: it is no JSON object"));
     }
     let asked: AddRequest =
         serde_json::from_slice(&body).map_err(|error| Refusal::bad(format!("the body cannot be used: {error}")))?;

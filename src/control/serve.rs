@@ -11,6 +11,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::impatient::Impatient;
+
 /// Most connections at once on one listener; further callers wait to be accepted.
 pub(super) const MAX_CONNECTIONS: usize = 512;
 
@@ -73,7 +75,7 @@ pub(super) async fn serve(listener: Listener, router: Router, stop: Cancellation
 async fn connection(stream: Box<dyn Connection>, router: Router, stop: CancellationToken) {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT).max_buf_size(MAX_HEAD_BYTES);
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let connection = builder.serve_connection(TokioIo::new(Impatient::new(stream)), TowerToHyperService::new(router));
     tokio::pin!(connection);
     // Both arms are cancel-safe: the connection is only polled on, not dropped.
     let ended = tokio::select! {

@@ -43,9 +43,9 @@ impl Budget {
         changed
     }
 
-    /// Counts the burst as used at `now`: a process before this one may have used it.
-    pub(super) fn use_up_burst(&mut self, now: Instant) {
-        self.spread_until = self.spread_until.max(now + self.burst_span);
+    /// Counts all that may go out at once as used at `now`: a process before this one may have used it.
+    pub(super) fn use_up(&mut self, now: Instant) {
+        self.spread_until = self.spread_until.max(now + self.burst_span + self.interval);
     }
 
     /// When the next request may go out: `now` or earlier means at once.
@@ -102,6 +102,35 @@ mod tests {
             let next = budget.next_at();
             prop_assert!(next > now && next <= now + WINDOW + Duration::from_millis(1));
             prop_assert!(budget.try_take(next));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_restart_puts_no_more_into_a_window(
+            per_minute in 1_u32..200,
+            lives in proptest::collection::vec(0_u64..90_000, 1..20),
+        ) {
+            let start = Instant::now();
+            let (mut now, mut taken) = (start, Vec::new());
+            for (life, milliseconds) in lives.into_iter().enumerate() {
+                let mut budget = Budget::new(per_minute, now);
+                if life > 0 {
+                    budget.use_up(now);
+                }
+                let dies = now + Duration::from_millis(milliseconds);
+                while now < dies {
+                    if budget.try_take(now) {
+                        taken.push(now);
+                    } else {
+                        now = budget.next_at();
+                    }
+                }
+                now = dies;
+            }
+            for window in taken.windows(per_minute as usize + 1) {
+                prop_assert!(window[per_minute as usize].duration_since(window[0]) >= WINDOW);
+            }
         }
     }
 

@@ -322,9 +322,6 @@ impl<S: RunSource> Scheduler<S> {
     /// the other, so that all `of` of them have their turn within the longest interval.
     pub fn resume(&mut self, stored: Vec<Stored>, of: u64) {
         let now = Instant::now();
-        if !stored.is_empty() {
-            self.budget.use_up_burst(now);
-        }
         let many = u32::try_from(of.max(1)).unwrap_or(u32::MAX);
         let gap = SPREAD.min(self.policy.growth.max / many);
         for stored in stored {
@@ -333,6 +330,11 @@ impl<S: RunSource> Scheduler<S> {
             let waited = waited.unwrap_or_default();
             self.take_up(stored.watch, stored.progress, waited, now, now + gap * before);
         }
+    }
+
+    /// Takes note that there may have been a process before, up to now: its requests count in the budget.
+    pub fn succeed_another(&mut self) {
+        self.budget.use_up(Instant::now());
     }
 
     /// Goes on where the process before left off that told `incident`, the newest event about the API: what was
