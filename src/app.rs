@@ -162,6 +162,13 @@ impl<S: RunSource> Engine<S> {
     /// closed. Deliveries that take longer than `grace` stay in the store as they are. Returns what is left
     /// there, where that can be known.
     pub async fn stop(mut self, grace: Duration) -> Option<Counts> {
+        self.settle(grace).await;
+        self.close().await
+    }
+
+    /// Ends polls, then deliveries; those that take longer than `grace` stay in the store as they are, which is
+    /// still there to be looked at.
+    pub async fn settle(&mut self, grace: Duration) {
         self.scheduler_stop.cancel();
         while self.scheduler.join_next().await.is_some() {}
         self.couriers_stop.cancel();
@@ -174,6 +181,10 @@ impl<S: RunSource> Engine<S> {
             self.couriers.shutdown().await;
             self.retiring.shutdown().await;
         }
+    }
+
+    /// Closes the store, after [`Engine::settle`]. Returns what is left there, where that can be known.
+    pub async fn close(mut self) -> Option<Counts> {
         let left = tokio::time::timeout(CLOSE_LIMIT, self.store.counts()).await;
         let left = left.ok().and_then(Result::ok);
         drop((self.store, self.watches));

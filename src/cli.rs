@@ -119,7 +119,7 @@ pub struct Common {
     /// Print results as JSON.
     #[arg(long, global = true)]
     pub json: bool,
-    /// Print results and errors only.
+    /// Print no progress; `wait` prints no result lines either, its exit code says it.
     #[arg(short, long, global = true)]
     pub quiet: bool,
 }

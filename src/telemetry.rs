@@ -48,6 +48,11 @@ impl Screen {
         usize::from(console::Term::stderr().size().0)
     }
 
+    /// Columns of the terminal; 80 where that cannot be known.
+    pub fn columns(&self) -> usize {
+        usize::from(console::Term::stderr().size().1)
+    }
+
     /// Writes a line to standard error, above the live lines. A closed standard error is no reason to
     /// stop watching.
     pub fn line(&self, text: &str) {
@@ -79,8 +84,9 @@ pub struct LiveArea {
 }
 
 impl LiveArea {
-    /// Shows `lines`, in place of those shown before. Each is cut to the width of the terminal.
-    pub fn show(&mut self, lines: &[String]) {
+    /// Shows `lines`, in place of those shown before, on a terminal with so many columns. Each is cut to what fits
+    /// with room for the `^C` of a terminal, which would else begin a line that nobody takes away.
+    pub fn show(&mut self, lines: &[String], columns: usize) {
         while self.bars.len() > lines.len() {
             if let Some(bar) = self.bars.pop() {
                 bar.finish_and_clear();
@@ -88,11 +94,11 @@ impl LiveArea {
             }
         }
         while self.bars.len() < lines.len() {
-            let style = ProgressStyle::with_template("{wide_msg}").expect("a valid template");
+            let style = ProgressStyle::with_template("{msg}").expect("a valid template");
             self.bars.push(self.live.add(ProgressBar::no_length().with_style(style)));
         }
         for (bar, line) in self.bars.iter().zip(lines) {
-            bar.set_message(line.clone());
+            bar.set_message(console::truncate_str(line, columns.saturating_sub(3), "…").into_owned());
             bar.tick();
         }
     }
@@ -100,7 +106,7 @@ impl LiveArea {
 
 impl Drop for LiveArea {
     fn drop(&mut self) {
-        self.show(&[]);
+        self.show(&[], 0);
     }
 }
 

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use super::{USAGE, write_text};
-use crate::config::{Loaded, Problems, Sources, load};
+use crate::config::{Loaded, Problem, Problems, Settings, SinkSettings, Sources, load};
+use crate::notify::Sink;
+use crate::run::SinkName;
+use crate::text::with_causes;
 
 /// The file that `config init` writes.
 const TEMPLATE: &str = include_str!("../../config/runwatch.toml");
@@ -18,7 +21,10 @@ const TEMPLATE: &str = include_str!("../../config/runwatch.toml");
 /// # Errors
 /// When `out` or `err` cannot be written to; a closed pipe is no error.
 pub fn check(sources: &Sources, json: bool, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<u8> {
-    let result = load(sources);
+    let result = load(sources).and_then(|loaded| match unusable_sinks(&loaded.settings) {
+        problems if problems.is_empty() => Ok(loaded),
+        problems => Err(Problems(problems)),
+    });
     let code = if result.is_ok() { 0 } else { USAGE };
     match result {
         result if json => write_text(out, &format!("{}\n", check_json(&result)))?,
@@ -31,9 +37,24 @@ pub fn check(sources: &Sources, json: bool, out: &mut dyn Write, err: &mut dyn W
     Ok(code)
 }
 
+/// What is wrong with sinks that shows only once they are set up.
+fn unusable_sinks(settings: &Settings) -> Vec<Problem> {
+    let problem = |(name, sink): (&SinkName, &SinkSettings)| {
+        let error = Sink::build(sink).err()?;
+        Some(Problem {
+            origin: None,
+            key: format!("sinks.{name}"),
+            value: None,
+            what: with_causes(&error),
+            fix: "correct it".to_owned(),
+        })
+    };
+    settings.sinks.iter().filter_map(problem).collect()
+}
+
 fn check_json(result: &Result<Loaded, Problems>) -> serde_json::Value {
     let problems = result.as_ref().err().map_or(&[][..], |problems| &problems.0);
-    let problem = |problem: &crate::config::Problem| {
+    let problem = |problem: &Problem| {
         serde_json::json!({
             "origin": problem.origin.as_ref().map(ToString::to_string),
             "key": problem.key,

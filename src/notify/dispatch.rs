@@ -27,8 +27,8 @@ const SPREAD: f64 = 0.2;
 /// How long after a failed read or write the store is tried again.
 const STORE_RETRY: Duration = Duration::from_secs(5);
 
-/// Longest sleep without looking at the store: after a suspend or a step of the clock, no delivery
-/// that is due waits longer than this.
+/// Longest sleep without looking at the clock while a delivery waits: after a suspend or a step of the clock,
+/// none that is due waits longer than this.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 /// Why a receiver wants no more messages, once it said so. Holds until the sink is built anew.
@@ -66,13 +66,13 @@ impl<D: Deliver> Courier<D> {
             // Marked as seen before the store is read, so that no change in between is missed.
             changed.mark_unchanged();
             let free = courier.max_in_flight.saturating_sub(attempts.len());
-            let wake_at = match courier.start_due(free, &disabled, &mut attempts).await {
-                Ok(wake_at) => wake_at,
+            let next_due = match courier.start_due(free, &disabled, &mut attempts).await {
+                Ok(next_due) => next_due,
                 Err(StoreError::Closed) => break,
                 Err(error) => {
                     let error = anyhow::Error::from(error);
                     tracing::error!(sink = %courier.name, error = format!("{error:#}"), "cannot read due deliveries");
-                    Instant::now() + STORE_RETRY
+                    courier.clock.now().checked_add(STORE_RETRY).ok()
                 }
             };
             // Every arm is cancel-safe: joining a set, waiting for a change and sleeping lose nothing.
@@ -80,7 +80,7 @@ impl<D: Deliver> Courier<D> {
                 () = stop.cancelled() => break,
                 Some(ended) = attempts.join_next() => ended.expect("an attempt does not panic and is not aborted"),
                 () = wait_for(&mut changed) => {}
-                () = tokio::time::sleep_until(wake_at) => {}
+                () = courier.until(next_due) => {}
             }
         }
         while let Some(ended) = attempts.join_next().await {
@@ -88,16 +88,16 @@ impl<D: Deliver> Courier<D> {
         }
     }
 
-    /// Claims and starts what is due, as far as there is room. Returns when to look again.
+    /// Claims and starts what is due, as far as there is room. Returns when the next is due; `None` when only
+    /// a change of the store or the end of an attempt is worth another look.
     async fn start_due(
         self: &Arc<Self>,
         free: usize,
         disabled: &Arc<Disabled>,
         attempts: &mut JoinSet<()>,
-    ) -> Result<Instant, StoreError> {
-        let latest = Instant::now() + LONGEST_SLEEP;
+    ) -> Result<Option<Timestamp>, StoreError> {
         if free == 0 {
-            return Ok(latest);
+            return Ok(None);
         }
         let claimed = self.store.claim_due(self.name.clone(), self.clock.now(), free).await?;
         let more_may_be_due = claimed.len() == free;
@@ -105,13 +105,18 @@ impl<D: Deliver> Courier<D> {
             let (courier, disabled) = (Arc::clone(self), Arc::clone(disabled));
             attempts.spawn(async move { courier.attempt(claimed, &disabled).await });
         }
-        if more_may_be_due {
-            return Ok(latest);
+        if more_may_be_due { Ok(None) } else { self.store.next_due(self.name.clone()).await }
+    }
+
+    /// Waits until the wall clock shows `due`; for ever without. A timer alone would not do: it stands still
+    /// while the machine sleeps, and knows nothing of a clock that is set.
+    async fn until(&self, due: Option<Timestamp>) {
+        let Some(due) = due else { return std::future::pending().await };
+        while let Ok(left) = Duration::try_from(due.duration_since(self.clock.now()))
+            && !left.is_zero()
+        {
+            tokio::time::sleep(left.min(LONGEST_SLEEP) + Duration::from_millis(1)).await;
         }
-        let now = self.clock.now();
-        let next_due = self.store.next_due(self.name.clone()).await?;
-        let wait = next_due.map(|due| Duration::try_from(due.duration_since(now)).unwrap_or_default());
-        Ok(wait.map_or(latest, |wait| latest.min(Instant::now() + wait + Duration::from_millis(1))))
     }
 
     /// Makes one attempt and stores how it went.

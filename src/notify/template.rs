@@ -3,11 +3,13 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
 
 use super::webhook::MAX_BODY_BYTES;
 use super::{Message, summary};
+use crate::run::{DeliveryId, Event, SinkName};
 
 /// Largest template and largest message, in bytes.
 const MAX_BYTES: usize = 64 * 1024;
@@ -36,6 +38,14 @@ pub enum TemplateError {
         /// Whether it is or makes too much.
         what: &'static str,
     },
+    /// What it makes is no JSON, though it is sent as that.
+    #[error("the template {} makes no JSON ({detail}): values are put in as JSON, so a text has its quotes already", path.display())]
+    NoJson {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where in the message.
+        detail: String,
+    },
     /// It has a mistake, or uses something that is not there.
     #[error("the template {}: {}", path.display(), detail)]
     Mistake {
@@ -54,8 +64,8 @@ pub(super) struct Template {
 }
 
 impl Template {
-    /// Reads a template and checks its syntax.
-    pub(super) fn load(path: &Path) -> Result<Self, TemplateError> {
+    /// Reads a template and checks its syntax, and that it makes JSON of a sample where that is asked for.
+    pub(super) fn load(path: &Path, content_type: &str) -> Result<Self, TemplateError> {
         let unreadable = |source| TemplateError::Unreadable { path: path.to_owned(), source };
         let file = std::fs::File::open(path).map_err(unreadable)?;
         let mut source = String::new();
@@ -63,7 +73,15 @@ impl Template {
         if source.len() > MAX_BYTES {
             return Err(TemplateError::TooLarge { path: path.to_owned(), what: "is" });
         }
-        Self::checked(path, source)
+        let template = Self::checked(path, source)?;
+        let event = Event::sample(Timestamp::UNIX_EPOCH);
+        let (delivery, sink) = (DeliveryId::generate(), SinkName::new("sample").expect("a name"));
+        let message = Message { delivery: &delivery, sink: &sink, attempt: 1, event: &event, now: event.timestamp };
+        match template.render(&message, content_type) {
+            Err(error @ TemplateError::NoJson { .. }) => Err(error),
+            // It may be made for events that have more than the sample has.
+            Ok(_) | Err(_) => Ok(template),
+        }
     }
 
     /// A template that is in no file.
@@ -84,12 +102,19 @@ impl Template {
     /// summary, and `delivery_id` and `attempt`. When it makes too much of all that, it sees an event without
     /// the large fields, as other webhooks send it.
     pub(super) fn render(&self, message: &Message<'_>, content_type: &str) -> Result<String, TemplateError> {
-        match self.render_event(message, content_type, &message.event.to_json()) {
+        let rendered = match self.render_event(message, content_type, &message.event.to_json()) {
             Err(TemplateError::TooLarge { .. }) => {
                 self.render_event(message, content_type, &message.event.to_json_within(MAX_BODY_BYTES))
             }
             rendered => rendered,
+        }?;
+        let kind = content_type.split(';').next().unwrap_or_default().trim();
+        if (kind == "application/json" || kind.ends_with("+json"))
+            && let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(&rendered)
+        {
+            return Err(TemplateError::NoJson { path: self.path.clone(), detail: error.to_string() });
         }
+        Ok(rendered)
     }
 
     fn render_event(&self, message: &Message<'_>, content_type: &str, event: &str) -> Result<String, TemplateError> {
@@ -156,7 +181,7 @@ fn environment(content_type: &str) -> Environment<'static> {
 mod tests {
     use super::*;
     use crate::notify::summary::tests::event;
-    use crate::run::{DeliveryId, EventType, SinkName};
+    use crate::run::EventType;
 
     fn rendered(source: &str, content_type: &str) -> Result<String, String> {
         let dir = tempfile::tempdir().unwrap();
@@ -165,7 +190,7 @@ mod tests {
         let event = event(EventType::RunFailed, Some("say \"no\"\n<b>"));
         let (delivery, sink) = (DeliveryId::new("msg_1").unwrap(), SinkName::new("ops").unwrap());
         let message = Message { delivery: &delivery, sink: &sink, attempt: 2, event: &event, now: event.timestamp };
-        let template = Template::load(&path).map_err(|error| error.to_string())?;
+        let template = Template::load(&path, content_type).map_err(|error| error.to_string())?;
         template.render(&message, content_type).map_err(|error| error.to_string())
     }
 
@@ -176,6 +201,13 @@ mod tests {
         let json = rendered(r#"{"why": {{ data.run.error_message }}, "url": {{ url }}}"#, "application/json; x=y");
         let json: serde_json::Value = serde_json::from_str(&json.unwrap()).unwrap();
         assert_eq!(json["why"], "say \"no\"\n<b>");
+    }
+
+    #[test]
+    fn what_is_sent_as_json_is_json() {
+        let quoted = rendered(r#"{"why": "{{ type }}"}"#, "application/json; charset=utf-8").unwrap_err();
+        assert!(quoted.contains("makes no JSON") && quoted.contains("quotes"), "{quoted}");
+        assert!(rendered(r#"{"why": "{{ type }}"}"#, "text/plain").is_ok());
     }
 
     #[test]

@@ -61,7 +61,7 @@ impl Webhook {
             .build()
             .map_err(BuildSinkError::Http)?;
         let template = match &settings.format {
-            WebhookFormat::Template { file, .. } => Some(Template::load(file)?),
+            WebhookFormat::Template { file, content_type } => Some(Template::load(file, content_type)?),
             _ => None,
         };
         Ok(Self { http, settings: settings.clone(), template })

@@ -88,6 +88,12 @@ impl Step {
     pub fn is_news(&self) -> bool {
         self.status_changed || self.presence_changed || !self.events.is_empty()
     }
+
+    /// Whether its verdict is the status that the API gave, which is for good.
+    pub fn ends_by_status(&self) -> bool {
+        let Progress { status, verdict, .. } = &self.progress;
+        verdict.is_some() && status.as_ref().and_then(Verdict::of_status) == *verdict
+    }
 }
 
 /// The API's times have whole seconds in every documented example, so an end within the second in
@@ -111,11 +117,13 @@ impl Progress {
         }
     }
 
-    /// Takes up at `now` a watch whose stored marks were put into `self`.
-    #[must_use]
-    pub fn resumed(self, now: Timestamp) -> Self {
-        let answered = self.status.is_some() && self.missing_since.is_none();
-        Self { taken_up_at: now, seen_going: false, answered, ..self }
+    /// Takes from `refused`, a step that could not be stored at `now` and so is not taken, what must not be
+    /// forgotten: that the last poll did or did not get an answer, and that the run was not missing.
+    pub fn heed(&mut self, refused: &Self, now: Timestamp) {
+        self.answered = refused.answered;
+        if refused.missing_since.is_none() {
+            self.missing_since = self.missing_since.map(|_| now);
+        }
     }
 
     /// Whether the run was seen going since this process took the watch up.
@@ -339,6 +347,20 @@ mod tests {
     }
 
     #[test]
+    fn what_was_answered_counts_though_it_could_not_be_stored() {
+        let (watch, limits) = (watch(1000), limits());
+        let (mut progress, _) = play(1000, vec![(0, Answer::Missing)]);
+        let refused = progress.step(&watch, seen("running"), time(100), &limits).unwrap();
+        progress.heed(&refused.progress, time(100));
+        let missing = |progress: &Progress, at| progress.step(&watch, Answer::Missing, time(at), &limits).unwrap();
+        assert_eq!(missing(&progress, 219).progress.verdict, None, "it was there at 100 s");
+        assert_eq!(missing(&progress, 220).progress.verdict, Some(Verdict::NotFound));
+        let not_asked = Answer::NotAsked { silent: false };
+        let late = progress.step(&watch, not_asked, time(1000), &limits).unwrap();
+        assert_eq!(late.progress.verdict, Some(Verdict::TimedOut));
+    }
+
+    #[test]
     fn at_the_deadline_the_last_answer_decides() {
         assert_eq!(play(10, vec![(0, seen("running")), (10, seen("running"))]).1[1], (10, "watch.timed_out"));
         assert_eq!(play(10, vec![(10, seen("succeeded"))]).1, [(10, "run.succeeded")]);
@@ -373,7 +395,7 @@ mod tests {
         assert!(!late(vec![(1, seen_with("succeeded", ended(Some(0))))]));
         assert!(!late(vec![(1, seen("running")), (2, seen_with("succeeded", ended(Some(-60))))]));
         let (progress, _) = play(100, vec![(1, seen("running"))]);
-        let resumed = progress.resumed(time(30));
+        let resumed = Progress { status: progress.status, ..Progress::begin(time(30)) };
         let step = resumed.step(&watch(100), seen_with("failed", ended(Some(20))), time(31), &limits()).unwrap();
         let EventData::Run(data) = &step.events[0].data else { panic!("about a run") };
         assert!(data.watch.late);

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::text::{one_line, with_causes};
@@ -170,12 +171,15 @@ impl Transaction {
         Done { connection, wrote, commit, finished }
     }
 
-    /// Does nothing of it, as where the disk is full.
+    /// Does it and undoes it all when it comes to the commit, as where the disk is full. Blocks on the disk.
     pub fn refuse(self) -> Done {
         let Self { connection, jobs } = self;
+        let begun = execute(&connection, "BEGIN IMMEDIATE");
+        let mut finished = Vec::with_capacity(jobs.len());
+        let done = run_jobs(&connection, jobs, begun, &mut finished);
         let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
-        let refused = Err(StoreError::from(rusqlite::Error::SqliteFailure(full, None)));
-        let (commit, finished) = run_batch(&connection, jobs, refused);
+        let refused = done.and(Err(rusqlite::Error::SqliteFailure(full, None).into()));
+        let commit = undone_unless(&connection, refused);
         Done { connection, wrote: false, commit, finished }
     }
 }
@@ -190,7 +194,7 @@ pub struct Writer {
 
 impl Store {
     /// Opens the database and brings it to the newest version. Deliveries that a dead process left in
-    /// the middle of an attempt become due again.
+    /// the middle of an attempt become due again; the grace of runs that were missing begins anew.
     ///
     /// # Errors
     /// When the file cannot be opened, is no database, or was written by a newer runwatch. It is never
@@ -211,6 +215,7 @@ impl Store {
             }
         };
         queries::release_claims(&connection)?;
+        queries::forget_absences(&connection)?;
         let (jobs, jobs_receiver) = mpsc::channel(MAX_BATCH);
         let (history, history_receiver) = watch::channel(0);
         let (deliveries, deliveries_receiver) = watch::channel(0);
@@ -264,6 +269,8 @@ impl Store {
 fn prepare(mut connection: Connection) -> Result<Connection, StoreError> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+    // Else SQLite plans a query anew each time that its parameters are others, which takes longer than the query.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "foreign_keys", true)?;
     // With a write-ahead log and FULL, a commit is on disk when it returns (sqlite.org/pragma.html).
     connection.pragma_update(None, "journal_mode", "wal")?;
@@ -330,14 +337,26 @@ impl Writer {
     }
 }
 
-/// Runs jobs as one transaction, if it could be `begun`. A job that fails is undone alone.
+/// Runs jobs as one transaction, if it could be `begun`.
 fn run_batch(
     connection: &Connection,
     jobs: Vec<Job>,
     begun: Result<(), StoreError>,
 ) -> (Result<(), StoreError>, Vec<Finish>) {
-    let mut transaction = begun;
     let mut finished = Vec::with_capacity(jobs.len());
+    let done = run_jobs(connection, jobs, begun, &mut finished);
+    let commit = done.and_then(|()| execute(connection, "COMMIT"));
+    (undone_unless(connection, commit), finished)
+}
+
+/// Runs jobs inside a transaction, if it could be `begun`. One that fails is undone alone.
+fn run_jobs(
+    connection: &Connection,
+    jobs: Vec<Job>,
+    begun: Result<(), StoreError>,
+    finished: &mut Vec<Finish>,
+) -> Result<(), StoreError> {
+    let mut transaction = begun;
     for job in jobs {
         transaction = transaction.and_then(|()| execute(connection, "SAVEPOINT job"));
         let finish = job(transaction.clone().map(|()| connection));
@@ -349,7 +368,11 @@ fn run_batch(
         });
         finished.push(finish);
     }
-    let commit = transaction.and_then(|()| execute(connection, "COMMIT"));
+    transaction
+}
+
+/// Ends a transaction whose `commit` did not hold.
+fn undone_unless(connection: &Connection, commit: Result<(), StoreError>) -> Result<(), StoreError> {
     // SQLite may have rolled back by itself, as it does on a full disk.
     if commit.is_err()
         && !connection.is_autocommit()
@@ -357,7 +380,7 @@ fn run_batch(
     {
         tracing::error!(%error, "cannot roll back");
     }
-    (commit, finished)
+    commit
 }
 
 fn execute(connection: &Connection, sql: &str) -> Result<(), StoreError> {

@@ -361,8 +361,8 @@ impl Store {
     }
 
     /// Stores a step of a watch: its new state, its events and their deliveries, all or nothing. Details that
-    /// the step does not know stay as they are. The events are `told`, which are those of `step` with their sinks. `last_error` is what the last poll
-    /// that failed said; `found_by` is what had the run asked for.
+    /// the step does not know stay as they are. `told` has the events of `step` with their sinks; `last_error`
+    /// is what the last poll that failed said; `found_by` is what had the run asked for.
     ///
     /// # Errors
     /// [`StoreError::Precondition`] when the watch is gone or has its verdict already.
@@ -424,18 +424,27 @@ impl Store {
             .await
     }
 
-    /// Moves the marks of all active watches, and the times of the next attempts, by `milliseconds`, after the
-    /// wall clock was set by so much.
+    /// After the wall clock was set by `milliseconds`: stores the deadlines of these active watches, has the
+    /// grace of missing runs begin anew at `now`, and moves the times of the next attempts.
     ///
     /// # Errors
-    /// When the store refuses.
-    pub async fn shift_active(&self, milliseconds: i64) -> Result<(), StoreError> {
+    /// When the store refuses; nothing is stored then.
+    pub async fn move_marks(
+        &self,
+        deadlines: Vec<(RunId, Timestamp)>,
+        milliseconds: i64,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         self.call(Wakes { history: false, deliveries: true }, move |db| {
+            let mut set =
+                db.prepare_cached("UPDATE watches SET deadline_at = ? WHERE run_id = ? AND verdict IS NULL")?;
+            for (run_id, deadline_at) in &deadlines {
+                set.execute(params![deadline_at.as_millisecond(), run_id.as_str()])?;
+            }
             db.prepare_cached(
-                "UPDATE watches SET deadline_at = deadline_at + ?1, missing_since = missing_since + ?1
-                 WHERE verdict IS NULL",
+                "UPDATE watches SET missing_since = ? WHERE verdict IS NULL AND missing_since IS NOT NULL",
             )?
-            .execute([milliseconds])?;
+            .execute([now.as_millisecond()])?;
             db.prepare_cached("UPDATE deliveries SET next_attempt_at = next_attempt_at + ? WHERE state = 'pending'")?
                 .execute([milliseconds])?;
             Ok(())
@@ -554,6 +563,12 @@ pub(super) fn release_claims(db: &Connection) -> Result<(), StoreError> {
          WHERE state = 'sending'",
         [],
     )?;
+    Ok(())
+}
+
+/// Forgets since when runs are missing: nobody asked while there was no process, so the grace begins anew.
+pub(super) fn forget_absences(db: &Connection) -> Result<(), StoreError> {
+    db.execute("UPDATE watches SET missing_since = NULL WHERE verdict IS NULL AND missing_since IS NOT NULL", [])?;
     Ok(())
 }
 

@@ -23,7 +23,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use futures_util::FutureExt as _;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
@@ -220,6 +221,8 @@ enum Done {
         watch: Box<Watch>,
         reply: oneshot::Sender<Result<Added, StoreError>>,
         result: Result<Added, StoreError>,
+        /// How far the wall clock had been set in all when it was asked for.
+        stepped: SignedDuration,
     },
     /// `keys` are those of the entries that were there when it was asked for.
     Removed {
@@ -230,7 +233,11 @@ enum Done {
     Step {
         key: Key,
         step: Box<Step>,
+        /// When it was taken.
+        at: Timestamp,
         result: Result<(), StoreError>,
+        /// As with [`Done::Added`].
+        stepped: SignedDuration,
     },
     /// What is stored of a run was read, for the step that `answer` leads to.
     Recalled {
@@ -242,8 +249,9 @@ enum Done {
         event: Box<Event>,
         result: Result<(), StoreError>,
     },
-    Other {
-        what: &'static str,
+    /// The marks were moved, after the clock was set by `milliseconds`.
+    Moved {
+        milliseconds: i64,
         result: Result<(), StoreError>,
     },
 }
@@ -272,9 +280,16 @@ pub struct Scheduler<S> {
     counted_until: Instant,
     /// Unknown status texts that were warned about, up to [`MAX_WARNED`].
     warned: HashSet<String>,
-    /// Events about the API that the store refused, and when they are stored again.
+    /// How far the wall clock was set, in all.
+    stepped: SignedDuration,
+    /// What the store refused and asking again would not bring back: events about the API; ends of runs, which
+    /// the API may not be there to tell again; and how far the wall clock was set, in milliseconds, where not
+    /// all marks are known to have moved with it.
     untold: Vec<Event>,
-    untold_at: Option<Instant>,
+    unstored: Vec<(Key, Box<Step>, Timestamp)>,
+    unmoved: Option<i64>,
+    /// When that is stored again.
+    store_again_at: Option<Instant>,
 }
 
 impl<S: RunSource> Scheduler<S> {
@@ -311,8 +326,11 @@ impl<S: RunSource> Scheduler<S> {
             metrics,
             counted_until: now,
             warned: HashSet::new(),
+            stepped: SignedDuration::ZERO,
             untold: Vec::new(),
-            untold_at: None,
+            unstored: Vec::new(),
+            unmoved: None,
+            store_again_at: None,
         };
         let followed = scheduler.streams.followed();
         (scheduler, Watches { commands: sender, upstream, followed })
@@ -387,19 +405,21 @@ impl<S: RunSource> Scheduler<S> {
     fn command(&mut self, command: Command<S>) {
         match command {
             Command::Add { watch, origin, reply } => {
-                let store = self.store.clone();
-                self.stores.spawn(async move {
+                // Its deadline is one of the clock as it is now.
+                self.look_at_clock();
+                let (store, stepped) = (self.store.clone(), self.stepped);
+                self.store_in_order(async move {
                     let stored = Watch::clone(&watch);
                     let result = match origin {
                         AddedBy::Request => store.add_watch(stored).await,
                         AddedBy::Configuration => store.add_configured_watch(stored).await,
                     };
-                    Done::Added { watch, reply, result }
+                    Done::Added { watch, reply, result, stepped }
                 });
             }
             Command::Remove { run_id, reply } => {
                 let (store, keys) = (self.store.clone(), self.table.keys_of(&run_id));
-                self.stores.spawn(async move {
+                self.store_in_order(async move {
                     let result = store.remove_watch(run_id).await;
                     Done::Removed { keys, reply, result }
                 });
@@ -422,6 +442,15 @@ impl<S: RunSource> Scheduler<S> {
                 let _unheard = reply.send(());
             }
         }
+    }
+
+    /// Has something stored. It takes its place in the store's queue now: what is stored later comes later.
+    fn store_in_order(&mut self, work: impl Future<Output = Done> + Send + 'static) {
+        let mut work = Box::pin(work);
+        match work.as_mut().now_or_never() {
+            Some(done) => self.stores.spawn(std::future::ready(done)),
+            None => self.stores.spawn(work),
+        };
     }
 
     /// Asks another source from here on and holds to another policy. Polls under way are not called
@@ -490,7 +519,10 @@ impl<S: RunSource> Scheduler<S> {
         for key in self.table.keys() {
             let Some(entry) = self.table.get_mut(key) else { continue };
             entry.watch.deadline_at = shift(entry.watch.deadline_at);
-            entry.progress.missing_since = entry.progress.missing_since.map(shift);
+            // Where the clock cannot be trusted, the grace begins anew.
+            if !jump.stepped.is_zero() {
+                entry.progress.missing_since = entry.progress.missing_since.map(|_| self.reading.wall);
+            }
             let deadline = instant_of(entry.watch.deadline_at, self.reading.wall, now);
             let (waits, due) = (entry.phase == Phase::Waiting, entry.due.min(now));
             self.table.set_deadline(key, deadline);
@@ -499,13 +531,21 @@ impl<S: RunSource> Scheduler<S> {
             }
         }
         if !jump.stepped.is_zero() {
-            let milliseconds = i64::try_from(jump.stepped.as_millis()).unwrap_or(0);
-            let store = self.store.clone();
-            self.stores.spawn(async move {
-                let result = store.shift_active(milliseconds).await;
-                Done::Other { what: "the new marks after a clock change", result }
-            });
+            self.stepped += jump.stepped;
+            self.move_marks(i64::try_from(jump.stepped.as_millis()).unwrap_or(0));
         }
+    }
+
+    /// Has the marks stored after the wall clock was set by `milliseconds`: deadlines as they are here, so that
+    /// it does no harm to do so twice.
+    fn move_marks(&mut self, milliseconds: i64) {
+        let milliseconds = milliseconds.saturating_add(self.unmoved.take().unwrap_or(0));
+        let entries = self.table.keys().into_iter().filter_map(|key| self.table.get(key));
+        let deadlines = entries.map(|entry| (entry.watch.run_id.clone(), entry.watch.deadline_at)).collect();
+        let (store, now) = (self.store.clone(), self.reading.wall);
+        self.store_in_order(async move {
+            Done::Moved { milliseconds, result: store.move_marks(deadlines, milliseconds, now).await }
+        });
     }
 
     /// Deals with watches whose deadline has come. Each gets a last poll; where the API may not be
@@ -723,7 +763,6 @@ impl<S: RunSource> Scheduler<S> {
         let failed = matches!(answer, Answer::Failed);
         // What ends for want of an answer was not found by asking.
         entry.asked_on_hint &= !matches!(answer, Answer::NotAsked { .. });
-        let found_by = if entry.asked_on_hint { FoundBy::Stream } else { FoundBy::Poll };
         // Kept for the case that the step has to be taken again. What was seen is stored with the step.
         let unseen = match &answer {
             Answer::Seen(_) => None,
@@ -758,17 +797,28 @@ impl<S: RunSource> Scheduler<S> {
             entry.progress.details = None;
             return self.reschedule(key, if failed { Pace::Behind } else { Pace::Onward });
         }
+        self.store_step(key, Box::new(step), now);
+    }
+
+    /// Has a step stored that was taken at `at`.
+    fn store_step(&mut self, key: Key, step: Box<Step>, at: Timestamp) {
+        // Somebody may have removed it meanwhile.
+        if self.table.get(key).is_none() {
+            return;
+        }
         let entry = self.table.unqueue(key);
         entry.phase = Phase::Storing;
         let watch = &entry.watch;
+        let found_by = if entry.asked_on_hint { FoundBy::Stream } else { FoundBy::Poll };
         let told =
             |event: &Event| Told { event: event.clone(), sinks: self.policy.routes.sinks_for(event, Some(watch)) };
         let told = step.events.iter().map(told).collect();
         let (store, run_id, last_error) =
             (self.store.clone(), watch.run_id.clone(), entry.last_error.as_deref().cloned());
-        self.stores.spawn(async move {
-            let result = store.record_step(run_id, step.clone(), told, last_error, found_by, now).await;
-            Done::Step { key, step: Box::new(step), result }
+        let stepped = self.stepped;
+        self.store_in_order(async move {
+            let result = store.record_step(run_id, Step::clone(&step), told, last_error, found_by, at).await;
+            Done::Step { key, step, at, result, stepped }
         });
     }
 
@@ -777,17 +827,22 @@ impl<S: RunSource> Scheduler<S> {
         let entry = self.table.unqueue(key);
         entry.phase = Phase::Storing;
         let (store, run_id) = (self.store.clone(), entry.watch.run_id.clone());
-        self.stores.spawn(async move { Done::Recalled { key, answer, result: store.details(run_id).await } });
+        self.store_in_order(async move { Done::Recalled { key, answer, result: store.details(run_id).await } });
     }
 
     /// Takes in that something was stored, or not.
     fn stored(&mut self, done: Done) {
         let now = self.look_at_clock();
         match done {
-            Done::Added { watch, reply, result } => {
+            Done::Added { mut watch, reply, result, stepped } => {
                 if let Ok(Added::New) = result {
+                    let since = self.stepped - stepped;
+                    watch.deadline_at = watch.deadline_at.saturating_add(since).unwrap_or(watch.deadline_at);
                     let progress = Progress::begin(self.reading.wall);
                     self.take_up(*watch, progress, Duration::ZERO, now, now);
+                    if !since.is_zero() {
+                        self.move_marks(0);
+                    }
                 }
                 // Whoever asked may have left; the watch is stored and followed all the same.
                 drop(reply.send(result));
@@ -798,7 +853,7 @@ impl<S: RunSource> Scheduler<S> {
                 }
                 drop(reply.send(result));
             }
-            Done::Step { key, step, result } => {
+            Done::Step { key, step, at, result, stepped } => {
                 let Some(entry) = self.table.get_mut(key) else { return };
                 entry.phase = Phase::Waiting;
                 match result {
@@ -808,6 +863,9 @@ impl<S: RunSource> Scheduler<S> {
                             entry.changed_at = now;
                         }
                         entry.progress = step.progress;
+                        if stepped != self.stepped {
+                            entry.progress.missing_since = entry.progress.missing_since.map(|_| self.reading.wall);
+                        }
                         // The store has it, for a million watches it is too much to keep here as well.
                         entry.progress.details = None;
                         let told = step.events.iter().rfind(|event| event.event_type.verdict().is_some());
@@ -827,6 +885,13 @@ impl<S: RunSource> Scheduler<S> {
                         self.forget(key);
                     }
                     Err(error) => {
+                        entry.progress.heed(&step.progress, self.reading.wall);
+                        if step.ends_by_status() {
+                            entry.phase = Phase::Storing;
+                            self.unstored.push((key, step, at));
+                            self.store_again_at = Some(now + STORE_RETRY);
+                            return;
+                        }
                         // The store says itself, and once, that it fails.
                         let error = with_causes(&error);
                         tracing::debug!(run_id = %entry.watch.run_id, error, "cannot store a step; it will be taken again");
@@ -843,6 +908,10 @@ impl<S: RunSource> Scheduler<S> {
                         self.take_step(key, answer);
                     }
                     Err(error) => {
+                        let wall = self.reading.wall;
+                        if let Ok(step) = entry.progress.step(&entry.watch, answer, wall, &self.policy.limits) {
+                            entry.progress.heed(&step.progress, wall);
+                        }
                         let error = with_causes(&error);
                         tracing::debug!(run_id = %entry.watch.run_id, error, "cannot read what was seen of a run; asking again");
                         self.reschedule(key, Pace::In(STORE_RETRY));
@@ -855,12 +924,15 @@ impl<S: RunSource> Scheduler<S> {
                     && !matches!(error, StoreError::Closed)
                 {
                     self.untold.push(*event);
-                    self.untold_at = Some(now + STORE_RETRY);
+                    self.store_again_at = Some(now + STORE_RETRY);
                 }
             }
-            Done::Other { what, result } => {
-                if let Err(error) = result {
-                    tracing::error!(what, error = with_causes(&error), "cannot store");
+            Done::Moved { milliseconds, result } => {
+                if let Err(error) = result.as_ref()
+                    && !matches!(error, StoreError::Closed)
+                {
+                    self.unmoved = Some(self.unmoved.unwrap_or(0).saturating_add(milliseconds));
+                    self.store_again_at = Some(now + STORE_RETRY);
                 }
             }
         }
@@ -915,16 +987,21 @@ impl<S: RunSource> Scheduler<S> {
     fn store_told(&mut self, event: Event) {
         let sinks = self.policy.routes.sinks_for(&event, None);
         let (store, now) = (self.store.clone(), event.timestamp);
-        self.stores.spawn(async move {
+        self.store_in_order(async move {
             let told = Told { event: event.clone(), sinks };
             Done::Told { event: Box::new(event), result: store.record_event(told, now).await }
         });
     }
 
     fn publish(&mut self, now: Instant) {
-        if self.untold_at.is_some_and(|at| at <= now) {
-            self.untold_at = None;
+        if self.store_again_at.is_some_and(|at| at <= now) {
+            self.store_again_at = None;
             std::mem::take(&mut self.untold).into_iter().for_each(|event| self.store_told(event));
+            let unstored = std::mem::take(&mut self.unstored);
+            unstored.into_iter().for_each(|(key, step, at)| self.store_step(key, step, at));
+            if self.unmoved.is_some() {
+                self.move_marks(0);
+            }
         }
         if let Some(event) = self.upstream.overdue(self.reading.wall) {
             self.tell(event);
@@ -955,7 +1032,7 @@ impl<S: RunSource> Scheduler<S> {
     /// When there is something to do without anything coming in; `None` when there never is.
     fn wake_at(&self, now: Instant) -> Option<Instant> {
         if self.table.is_empty() {
-            return self.untold_at;
+            return self.store_again_at;
         }
         let due = self.table.first_due().map(|(due, _)| due);
         let open_at = self.upstream.opens_at().unwrap_or(now).max(self.budget.next_at());
@@ -970,7 +1047,7 @@ impl<S: RunSource> Scheduler<S> {
             .chain(next_deadline)
             .chain(stream)
             .chain(put_off)
-            .chain(self.untold_at)
+            .chain(self.store_again_at)
             .chain([now + CLOCK_CHECK])
             .min()
     }

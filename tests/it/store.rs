@@ -205,7 +205,7 @@ async fn a_store_of_the_first_format_opens_and_goes_on() {
     assert_eq!(active.len(), 1);
     assert_eq!(active[0].watch.run_id.as_str(), "run_absent");
     assert_eq!(active[0].watch.name.as_deref(), Some("täglicher Bericht"));
-    assert!(active[0].progress.missing_since.is_some());
+    assert_eq!(active[0].progress.missing_since, None, "nobody asked meanwhile: the grace begins anew");
 
     let history = store.history(RunId::new("run_demo_research").unwrap()).await.unwrap().unwrap();
     assert_eq!(history.record.verdict.unwrap().0, Verdict::Failed);
@@ -252,7 +252,13 @@ async fn a_step_of_the_wall_clock_moves_what_waits_with_it() {
         .unwrap();
     let ops = SinkName::new("ops").unwrap();
     assert_eq!(store.next_due(ops.clone()).await.unwrap(), Some(time(2)));
-    store.shift_active(-3_600_000).await.unwrap();
+    let going = self::watch("run_2");
+    store.add_watch(going.clone()).await.unwrap();
+    let back = Duration::from_secs(3600);
+    let deadlines = [&going, &watch].map(|watch| (watch.run_id.clone(), watch.deadline_at - back));
+    store.move_marks(deadlines.to_vec(), -3_600_000, time(3 - 3600)).await.unwrap();
     assert_eq!(store.next_due(ops).await.unwrap(), Some(time(2 - 3600)), "not late by the step");
+    let left = store.active_watches(time(3), None, 10).await.unwrap();
+    assert_eq!((left.len(), left[0].watch.deadline_at), (1, going.deadline_at - back));
     close(store, tasks).await;
 }

@@ -7,7 +7,18 @@ use std::path::PathBuf;
 use runwatch::run::{RunId, Verdict};
 use rusqlite::{Connection, OpenFlags};
 
-use crate::world::{Answered, HOUR, MINUTE, Ms, Receipt, SECOND, Said, State};
+use crate::world::{Answered, HOUR, MINUTE, Ms, Receipt, SECOND, Said, State, Weather};
+
+/// How long a process at peace may take to see that a clock was set, and to store what follows.
+const CLOCK_SEEN: Ms = 10 * SECOND;
+
+/// How long after its deadline a watch may be without a verdict in a process at peace, whatever the API does;
+/// and how long after its end a run, where the API answers as it should: the longest interval, and the
+/// turns of all others in the smallest budget.
+const LATEST: Ms = 5 * MINUTE;
+
+/// After how long without a usable answer the API is silent: the longest interval.
+const SILENCE: Ms = 30 * SECOND;
 
 /// How long every answer must be 404 before a run is not found.
 pub(crate) const GRACE: Ms = 2 * MINUTE;
@@ -42,12 +53,14 @@ pub(crate) struct Books {
     pub(crate) watches: BTreeMap<RunId, Asked>,
     /// The delivery of each event for each sink, as first seen.
     deliveries: BTreeMap<(i64, String), String>,
-    /// Deliveries that were asked for again, and how many attempts they had by then.
+    /// Deliveries that were asked for again, and how many attempts they had when that was last granted.
     pub(crate) asked_again: BTreeMap<String, u32>,
     /// Until when attempts may come early: the clock was set, or the machine slept.
     pub(crate) unsteady_until: Ms,
-    /// How far the wall clock was ever set, in all.
-    pub(crate) stepped: Ms,
+    /// How far the wall clock was set without the process having had the time to take all marks along.
+    stepped: Ms,
+    /// When, and how far, the clock was set last, and the process may be at it.
+    stepping: Option<(Ms, Ms)>,
     /// Sinks that every watch tells.
     pub(crate) always: BTreeSet<String>,
 }
@@ -66,6 +79,7 @@ impl Books {
             asked_again: BTreeMap::new(),
             unsteady_until: 0,
             stepped: 0,
+            stepping: None,
             always: BTreeSet::new(),
         }
     }
@@ -81,7 +95,14 @@ impl Books {
 
     /// Lets go of the file, which the next process may find as the last one left it.
     pub(crate) fn close(&mut self) {
-        self.store = None;
+        (self.store, self.stepping) = (None, None);
+    }
+
+    /// Takes note that the wall clock is set `far` forward or back now.
+    pub(crate) fn clock_set(&mut self, now: Ms, far: Ms) {
+        self.stepped += far;
+        let far = far + self.stepping.map_or(0, |(_, before)| before);
+        self.stepping = Some((now, far));
     }
 
     fn store(&mut self) -> Result<&Connection, String> {
@@ -152,6 +173,10 @@ impl Contents {
 
 fn looked(state: &mut State) -> Result<(), String> {
     let now = state.now();
+    if let Some((_, far)) = state.books.stepping.filter(|(at, _)| now >= at.max(&state.unrest) + CLOCK_SEEN) {
+        state.books.stepped -= far;
+        state.books.stepping = None;
+    }
     let Contents { watches: stored, events, deliveries } = Contents::of(state.books.store()?).map_err(sql)?;
     for (seq, sink, id) in &deliveries {
         let first = state.books.deliveries.entry((*seq, sink.clone())).or_insert_with(|| id.clone());
@@ -206,37 +231,28 @@ fn looked(state: &mut State) -> Result<(), String> {
 fn justified(state: &State, run: &RunId, verdict: Verdict, now: Ms) -> Result<(), String> {
     let none = Vec::new();
     let answers: &Vec<Answered> = state.answers.get(run).unwrap_or(&none);
+    // An answer that came to a dead process was not heard.
     let heard: Vec<&Answered> = answers.iter().filter(|answered| answered.said != Said::Orphaned).collect();
-    let last = heard.last().map(|answered| answered.said);
-    let orphaned = answers.last().is_some_and(|answered| answered.said == Said::Orphaned);
     let asked = &state.books.watches[run];
     let deadline_came = now + state.books.stepped + SECOND >= asked.deadline;
-    // Deaths, and a disk that refuses, make the store lag behind what was heard.
-    let lags = orphaned || state.life > 1 || state.refused_writes > 0;
+    // What a process before was told, this one must not go by; but a run that ended has ended.
+    let told_now: Vec<&&Answered> = heard.iter().filter(|answered| answered.life == state.life).collect();
+    let said = told_now.last().map(|answered| answered.said);
+    let known_end = told_now.iter().any(|answered| matches!(answered.said, Said::Ended(_)));
     let right = match verdict {
         Verdict::Succeeded | Verdict::Failed | Verdict::Canceled => {
             let truth = state.fates.get(run).and_then(|fate| fate.ends);
-            last == Some(Said::Ended(verdict)) && truth.is_some_and(|(at, truth)| at <= now && truth == verdict)
+            said == Some(Said::Ended(verdict)) && truth.is_some_and(|(at, truth)| at <= now && truth == verdict)
         }
         Verdict::NotFound => {
-            let missing = heard.iter().rev().take_while(|answered| match answered.said {
-                Said::Missing => true,
-                // A failed poll begins the grace anew, once that could be stored.
-                Said::Failed | Said::Abandoned => lags,
-                Said::Going | Said::Ended(_) | Said::Orphaned => false,
-            });
-            let times: Vec<Ms> = missing.map(|answered| answered.at).collect();
-            let span = times.first().zip(times.last()).map_or(0, |(last, first)| last - first);
-            last == Some(Said::Missing) && span + state.books.stepped + SECOND >= GRACE
+            let missing = told_now.iter().rev().take_while(|answered| answered.said == Said::Missing);
+            let span = missing.last().map_or(0, |first| now - first.at);
+            !known_end && span + state.books.stepped + SECOND >= GRACE
         }
-        Verdict::TimedOut => {
-            let going = heard.iter().any(|answered| answered.said == Said::Going);
-            deadline_came && (last == Some(Said::Going) || (lags && going))
-        }
+        Verdict::TimedOut => !known_end && deadline_came && said == Some(Said::Going),
         Verdict::Unreachable => {
-            let silent = now.saturating_sub(state.last_usable) > 30 * SECOND;
-            let answered = last == Some(Said::Going) && !lags && !silent;
-            deadline_came && !answered && !matches!(last, Some(Said::Ended(_)) if !lags)
+            let silent = silent_between(&state.usable, asked.deadline, now);
+            !known_end && deadline_came && (said != Some(Said::Going) || silent)
         }
     };
     if right {
@@ -245,6 +261,37 @@ fn justified(state: &State, run: &RunId, verdict: Verdict, now: Ms) -> Result<()
     let said: Vec<String> =
         answers.iter().rev().take(8).map(|a| format!("{:?} at {} s", a.said, a.at / SECOND)).collect();
     Err(format!("{run} is {verdict:?} at {} s (deadline {} s) after {said:?}", now / SECOND, asked.deadline / SECOND))
+}
+
+/// Whether at some moment from `deadline` until `now` the API had been silent for so long that an answer from before
+/// says nothing any more.
+fn silent_between(usable: &[Ms], deadline: Ms, now: Ms) -> bool {
+    let since = usable.iter().rposition(|at| *at <= deadline).map_or(0, |index| usable[index]);
+    let answers = usable.iter().copied().filter(|at| *at > deadline).chain([now]);
+    answers.fold((since, false), |(since, silent), at| (at, silent || at - since > SILENCE)).1
+}
+
+/// Whether a process at peace has given the verdicts that it must have by now.
+pub(crate) fn nobody_waits(state: &mut State) {
+    let now = state.now();
+    if now < state.unrest + LATEST {
+        return;
+    }
+    if state.weather != Weather::Fine {
+        state.api_trouble = state.api_trouble.max(now);
+    }
+    let told = now >= state.api_trouble + LATEST;
+    let waits = state.books.watches.iter().find(|(run, asked)| {
+        let over = state.fates.get(*run).and_then(|fate| fate.ends).is_some_and(|(at, _)| at + LATEST <= now);
+        let open = asked.acknowledged && !asked.removed && asked.verdict.is_none();
+        open && ((told && over) || asked.deadline + state.books.stepped + LATEST <= now)
+    });
+    if let Some((run, asked)) = waits {
+        let (deadline, peace) = (asked.deadline / SECOND, state.unrest / SECOND);
+        let broken =
+            format!("{run} has no verdict yet (deadline {deadline} s), nothing having gone wrong since {peace} s");
+        state.broken(broken);
+    }
 }
 
 /// Whether every run that is over, or past its deadline, for so long that it must be known has its verdict.

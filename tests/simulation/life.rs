@@ -211,8 +211,10 @@ impl Play<'_> {
                 error = engine.broken() => return Err(format!("the engine broke: {error:#}")),
                 () = tokio::time::sleep(Duration::from_millis(wait)) => {}
             }
-            check::look(&mut self.world.lock());
-            if self.world.lock().broken.is_some() {
+            let state = &mut *self.world.lock();
+            check::look(state);
+            check::nobody_waits(state);
+            if state.broken.is_some() {
                 return Ok(());
             }
         }
@@ -247,6 +249,7 @@ impl Play<'_> {
                 ]);
                 let state = &mut *self.world.lock();
                 state.weather = weather.unwrap_or(Weather::Fine);
+                state.api_trouble = state.api_trouble.max(state.now());
                 state.trace(format!("the API is {:?}", state.weather));
             }
             50..68 => {
@@ -280,6 +283,7 @@ impl Play<'_> {
                 let state = &mut *self.world.lock();
                 state.sleep(slept);
                 state.books.unsteady_until = state.now();
+                state.unrest = state.now();
                 state.note("a suspend", format!("of {} s", slept / SECOND));
             }
             86..89 if self.steps => {
@@ -288,8 +292,9 @@ impl Play<'_> {
                 clock.jump(Jump { slept: Duration::ZERO, stepped: SignedDuration::from_millis(span) });
                 self.offset += span;
                 let state = &mut *self.world.lock();
-                state.books.stepped += far;
+                state.books.clock_set(state.now(), far);
                 state.books.unsteady_until = state.now() + 30 * HOUR;
+                state.unrest = state.now();
                 state.note("a clock that is set", format!("by {} s", span / 1000));
             }
             89..93 => self.ask_again(engine, clock).await?,
@@ -382,10 +387,15 @@ impl Play<'_> {
     async fn ask_again(&mut self, engine: &Engine<Api>, clock: &Clock) -> Result<(), String> {
         let dead = check::dead(&mut self.world.lock())?;
         let Some((id, attempts)) = dead.get(self.random.usize(0..dead.len().max(1))).cloned() else { return Ok(()) };
-        self.world.lock().books.asked_again.insert(id.clone(), attempts);
-        let id = DeliveryId::new(&id).expect("an ID of the store");
-        let again = engine.store.retry_delivery(id, clock.now()).await;
-        self.world.lock().note("a message asked for again", format!("{again:?}"));
+        self.world.lock().books.asked_again.entry(id.clone()).or_insert(0);
+        let delivery = DeliveryId::new(&id).expect("an ID of the store");
+        let again = engine.store.retry_delivery(delivery, clock.now()).await;
+        let state = &mut *self.world.lock();
+        state.note("a message asked for again", format!("{again:?}"));
+        // What a death or a disk kept from being stored leaves it as it was.
+        if again.is_ok() {
+            state.books.asked_again.insert(id, attempts);
+        }
         Ok(())
     }
 

@@ -53,7 +53,8 @@ fn checked(seed: u64) -> Result<Outcome, Broken> {
 
 pub(crate) fn all() -> ExitCode {
     let seeds = seeds();
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = number("RUNWATCH_THREADS").and_then(|threads| usize::try_from(threads).ok());
+    let workers = workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
     let (next, total, broken) = (AtomicUsize::new(0), Mutex::new(Outcome::default()), Mutex::new(BTreeMap::new()));
     std::thread::scope(|scope| {
         for _ in 0..workers.min(seeds.len()) {

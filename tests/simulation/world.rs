@@ -127,6 +127,7 @@ pub(crate) enum Said {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Answered {
     pub(crate) at: Ms,
+    pub(crate) life: u32,
     pub(crate) said: Said,
 }
 
@@ -155,12 +156,17 @@ pub(crate) struct State {
     pub(crate) requests: Vec<Ms>,
     /// From when until when this process was asked not to ask.
     pub(crate) pauses: Vec<(Ms, Ms)>,
-    pub(crate) last_usable: Ms,
+    /// When usable answers came.
+    pub(crate) usable: Vec<Ms>,
     pub(crate) receipts: Vec<Receipt>,
     pub(crate) gone: BTreeSet<String>,
-    pub(crate) refused_writes: u64,
-    /// When a write was last refused, or slow.
-    pub(crate) disk_trouble: Ms,
+    /// When writes were refused.
+    pub(crate) refusals: Vec<Ms>,
+    /// Until when the process had no peace: it began to live, a write was slow or refused, the machine slept,
+    /// the clock was set.
+    pub(crate) unrest: Ms,
+    /// Until when the API did not answer everything as it should, as far as it was asked.
+    pub(crate) api_trouble: Ms,
     pub(crate) faults: BTreeMap<&'static str, u64>,
     pub(crate) life: u32,
     pub(crate) alive: bool,
@@ -192,11 +198,12 @@ impl World {
             answers: BTreeMap::new(),
             requests: Vec::new(),
             pauses: Vec::new(),
-            last_usable: 0,
+            usable: Vec::new(),
             receipts: Vec::new(),
             gone: BTreeSet::new(),
-            refused_writes: 0,
-            disk_trouble: 0,
+            refusals: Vec::new(),
+            unrest: 0,
+            api_trouble: 0,
             faults: BTreeMap::new(),
             life: 0,
             alive: false,
@@ -254,6 +261,7 @@ impl State {
         // What a process is asked, the next one is not.
         self.pauses.clear();
         self.doom = None;
+        self.unrest = self.now();
     }
 
     /// The process is dead, and its timers with it.
@@ -311,6 +319,7 @@ impl State {
 
     fn pause(&mut self, pause: Ms) {
         let now = self.now();
+        self.api_trouble = self.api_trouble.max(now + pause);
         self.pauses.push((now, now + pause));
     }
 }
@@ -335,10 +344,17 @@ impl Asking {
         let mut state = self.world.lock();
         let at = state.now();
         if matches!(said, Said::Going | Said::Ended(_) | Said::Missing) {
-            state.last_usable = at;
+            state.usable.push(at);
         }
-        state.trace(format!("{} is {said:?}", self.run));
-        state.answers.entry(self.run.clone()).or_default().push(Answered { at, said });
+        // In which order a dead process lets go of what it was at, nothing decides.
+        if said != Said::Orphaned {
+            state.trace(format!("{} is {said:?}", self.run));
+        }
+        let life = state.life;
+        if said == Said::Failed || said == Said::Abandoned {
+            state.api_trouble = state.api_trouble.max(at);
+        }
+        state.answers.entry(self.run.clone()).or_default().push(Answered { at, life, said });
     }
 }
 
@@ -575,14 +591,16 @@ impl Disk for SimulatedDisk {
         self.world.die_here(Doom::BeforeCommit, "death before a commit").await;
         if before + after > 0 || refused {
             let state = &mut *self.world.lock();
-            state.disk_trouble = state.now() + before + after;
+            state.unrest = state.now() + before + after;
             *state.faults.entry(if refused { "a write refused" } else { "a slow write" }).or_default() += 1;
         }
         if before > 0 {
             tokio::time::sleep(Duration::from_millis(before)).await;
         }
         if refused {
-            self.world.lock().refused_writes += 1;
+            let state = &mut *self.world.lock();
+            let now = state.now();
+            state.refusals.push(now);
             return Some(transaction.refuse());
         }
         let done = transaction.run();

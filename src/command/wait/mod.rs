@@ -67,7 +67,7 @@ const OPEN: [DeliveryState; 2] = [DeliveryState::Pending, DeliveryState::Sending
 /// No limit: the store of one command holds what its arguments name.
 const ALL: u32 = u32::MAX;
 
-/// The same once they have had it, and were reported as not delivered.
+/// The same once they have had it.
 const AFTER_LINGER: Duration = Duration::from_millis(500);
 
 /// How often live lines are drawn anew.
@@ -241,11 +241,13 @@ impl Session {
     /// Takes in what was stored since the last time, up to the verdict that ends the wait. Returns whether
     /// that was there: the code is that of the verdicts up to it, however many came together.
     async fn catch_up(&mut self) -> anyhow::Result<bool> {
+        // Read before the changes of status: what is stored in between has its change shown before its verdict.
+        let events = self.engine.store.events_after(self.event_seq, ALL).await?;
         for change in self.engine.store.status_changes_after(self.status_seq).await? {
             self.status_seq = change.seq;
             self.report.status(&change.run_id, &change.status, change.at);
         }
-        for (seq, event) in self.engine.store.events_after(self.event_seq, ALL).await? {
+        for (seq, event) in events {
             self.event_seq = seq;
             let (Some(verdict), Some(data)) = (event.event_type.verdict(), event.run()) else { continue };
             self.hear_out();
@@ -291,18 +293,23 @@ impl Session {
             }
         };
         let screen = self.report.manner.screen.clone();
-        tokio::select! {
-            _left = self.engine.stop(grace) => Ok(code),
+        let settled = async {
+            self.engine.settle(grace).await;
+            self.report_undelivered().await
+        };
+        let reported = tokio::select! {
+            reported = settled => reported,
             second = signals.next() => {
                 screen.line("ended at once; messages under way may not have arrived");
-                Ok(second)
+                return Ok(second);
             }
-        }
+        };
+        self.engine.close().await;
+        reported.map(|()| code)
     }
 
     /// Waits until every message is delivered or given up, as long as the next attempt is due within
-    /// `linger`, and a little longer for attempts under way. Says what was not delivered. Returns the
-    /// code of a signal that ended it early.
+    /// `linger`, and a little longer for attempts under way. Returns the code of a signal that ended it early.
     async fn linger(&mut self, signals: &mut Signals) -> anyhow::Result<Option<u8>> {
         let linger = self.until.linger;
         let ends_at = self.clock.now().checked_add(linger).unwrap_or(Timestamp::MAX);
@@ -321,7 +328,6 @@ impl Session {
                 (under_way && now < cut_off) || (due && now < ends)
             };
             if !open.iter().any(waited_for) {
-                self.report_undelivered().await?;
                 return Ok(None);
             }
             let retrying = open.iter().any(|delivery| delivery.last_detail.is_some());
@@ -341,6 +347,7 @@ impl Session {
         }
     }
 
+    /// Says which messages did not arrive, and why.
     async fn report_undelivered(&self) -> anyhow::Result<()> {
         let now = self.clock.now();
         let states = OPEN.into_iter().chain([DeliveryState::Dead]).collect();

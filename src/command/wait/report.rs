@@ -120,8 +120,11 @@ impl Report {
             let runs: Vec<_> = self.order.iter().map(|id| self.runs[id].clone()).collect();
             // Room is left for the prompt and for the line about the API.
             let most = self.manner.screen.rows().saturating_sub(3).max(1);
-            area.show(&live_lines(palette, now, &runs, views, upstream, most));
-        } else if self.manner.progress && *upstream != self.shown_upstream {
+            let lines = live_lines(palette, now, &runs, views, upstream, most);
+            area.show(&lines, self.manner.screen.columns());
+        } else if self.manner.progress
+            && (upstream.trouble, &upstream.message) != (self.shown_upstream.trouble, &self.shown_upstream.message)
+        {
             let line = match (upstream_line(palette, now, upstream), self.shown_upstream.trouble) {
                 (None, Some(_)) => Some("the API answers again".to_owned()),
                 (line, _) => line,
