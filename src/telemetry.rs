@@ -4,10 +4,11 @@ use std::io::{self, IsTerminal as _, Write};
 use std::sync::Arc;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, reload};
+use tracing_subscriber::reload;
 
 use crate::cli::Color;
 use crate::config::{LogFormat, LogLevel};
@@ -184,16 +185,16 @@ fn in_journal() -> bool {
     rustix::fs::fstat(io::stderr()).is_ok_and(same)
 }
 
-fn filter(level: LogLevel) -> EnvFilter {
+fn filter(level: LogLevel) -> Targets {
     let ours = match level {
-        LogLevel::Error => "error",
-        LogLevel::Warn => "warn",
-        LogLevel::Info => "info",
-        LogLevel::Debug => "debug",
-        LogLevel::Trace => "trace",
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
     };
-    let others = if level == LogLevel::Trace { "trace" } else { "error" };
-    EnvFilter::new(format!("{others},runwatch={ours},{EVENT_TARGET}=info"))
+    let others = if level == LogLevel::Trace { LevelFilter::TRACE } else { LevelFilter::ERROR };
+    Targets::new().with_default(others).with_target("runwatch", ours).with_target(EVENT_TARGET, LevelFilter::INFO)
 }
 
 /// Whether to colour what goes to standard error; `auto` follows no-color.org.

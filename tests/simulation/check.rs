@@ -173,7 +173,9 @@ impl Contents {
 
 fn looked(state: &mut State) -> Result<(), String> {
     let now = state.now();
-    if let Some((_, far)) = state.books.stepping.filter(|(at, _)| now >= at.max(&state.unrest) + CLOCK_SEEN) {
+    if let Some((_, far)) =
+        state.books.stepping.filter(|(at, _)| state.alive && now >= at.max(&state.unrest) + CLOCK_SEEN)
+    {
         state.books.stepped -= far;
         state.books.stepping = None;
     }

@@ -129,7 +129,11 @@ impl Follower {
                 .collect();
             if going.is_empty() {
                 self.report.clear();
-                return if self.unwatched.is_empty() { self.report.verdict_code() } else { USAGE };
+                return match self.report.verdict_code() {
+                    // Not all is known, so not all is well.
+                    0 if !self.unwatched.is_empty() => USAGE,
+                    code => code,
+                };
             }
             if !self.gone && matches!(self.feed, Feed::Closed) {
                 self.open_feed().await;
