@@ -19,9 +19,6 @@ const KEY_LIFE: Duration = Duration::from_secs(1);
 /// Most bytes of the body of an error that are read: its message is what people see.
 const MAX_ERROR_BYTES: u64 = 8 * 1024;
 
-/// Idle connections kept for the next polls. With HTTP/2 one carries them all.
-const IDLE_CONNECTIONS: usize = 16;
-
 /// After how long without traffic a connection is checked, so that one that a router forgot is noticed.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
@@ -63,7 +60,6 @@ impl ApiClient {
         let half = settings.request_timeout / 2;
         let http = builder(settings)
             .timeout(settings.request_timeout)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .http2_keep_alive_interval(half)
             .http2_keep_alive_timeout(half);
         let streams = builder(settings).timeout(STREAM_LIFE).http1_only().pool_max_idle_per_host(0);

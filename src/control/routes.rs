@@ -30,7 +30,9 @@ use crate::api::RunSource;
 use crate::config::{MAX_DEADLINE, MIN_DEADLINE, check_label, check_labels, parse_duration, watch_name};
 use crate::metrics::Format;
 use crate::run::{DeliveryId, Event, RunEvent, RunId, SinkName, Verdict, Watch};
-use crate::store::{Added, DeliveryFilter, DeliveryState, History, Removed, Retried, Store, WatchFilter, WatchState};
+use crate::store::{
+    Added, DeliveryFilter, DeliveryState, History, Removed, Retried, Store, WatchFilter, WatchRecord, WatchState,
+};
 use crate::watch::AddedBy;
 
 /// Longest `?wait=`.
@@ -198,15 +200,16 @@ async fn add<S: RunSource>(State(app): App<S>, body: Bytes) -> Result<AxumRespon
         serde_json::from_slice(&body).map_err(|error| Refusal::bad(format!("the body cannot be used: {error}")))?;
     let in_force = app.control.in_force.borrow().clone();
     let watch = watch(asked, &in_force, app.control.clock.now())?;
-    let run_id = watch.run_id.clone();
-    let status = match app.control.watches.add(watch, AddedBy::Request).await? {
-        Added::New => StatusCode::CREATED,
-        Added::Known => StatusCode::OK,
-    };
-    let history = app.control.store.history(run_id.clone()).await?;
-    // It may have been removed again this very moment.
-    let history = history.ok_or_else(|| Refusal::unknown(&run_id))?;
-    Ok(json(status, &app.document(history, false).await?))
+    match app.control.watches.add(watch.clone(), AddedBy::Request).await? {
+        // All there is to know of it: reading it again would take as long as storing it.
+        Added::New => Ok(json(StatusCode::CREATED, &app.summary(WatchRecord::new(watch)).await?)),
+        Added::Known => {
+            let history = app.control.store.history(watch.run_id.clone()).await?;
+            // It may have been removed again this very moment.
+            let history = history.ok_or_else(|| Refusal::unknown(&watch.run_id))?;
+            Ok(json(StatusCode::OK, &app.summary(history.record).await?))
+        }
+    }
 }
 
 /// Checks what a caller asks for.
@@ -289,7 +292,7 @@ async fn show<S: RunSource>(State(app): App<S>, id: InPath, query: RawQuery) -> 
         let history = app.control.store.history(run_id.clone()).await?;
         let history = history.ok_or_else(|| Refusal::unknown(&run_id))?;
         if history.record.verdict.is_some() || app.stop.is_cancelled() || tokio::time::Instant::now() >= ends {
-            return Ok(json(StatusCode::OK, &app.document(history, true).await?));
+            return Ok(json(StatusCode::OK, &app.document(history).await?));
         }
         if place.is_none() {
             place = Some(app.place()?);
@@ -479,15 +482,18 @@ impl<S: RunSource> Shared<S> {
         })
     }
 
-    /// A watch with all that is known of it, or only what its state is.
-    async fn document(&self, history: History, whole: bool) -> Result<WatchDoc, Refusal> {
+    /// What the state of a watch is.
+    async fn summary(&self, record: WatchRecord) -> Result<WatchDoc, Refusal> {
+        let only = Some(vec![record.watch.run_id.clone()]);
+        let view = self.control.watches.view(only).await?.pop().filter(|_| record.verdict.is_none());
+        Ok(WatchDoc::of(record, view))
+    }
+
+    /// Everything about a watch.
+    async fn document(&self, history: History) -> Result<WatchDoc, Refusal> {
         let History { record, changes, deliveries, verdict_event } = history;
-        let (watch, finished) = (record.watch.clone(), record.verdict.is_some());
-        let view = self.control.watches.view(Some(vec![watch.run_id.clone()])).await?.pop().filter(|_| !finished);
-        let mut document = WatchDoc::of(record, view);
-        if !whole {
-            return Ok(document);
-        }
+        let watch = record.watch.clone();
+        let mut document = self.summary(record).await?;
         let change =
             |change: crate::store::StatusChange| ChangeDoc { at: change.at, status: change.status.as_str().to_owned() };
         document.history = Some(changes.into_iter().map(change).collect());

@@ -54,7 +54,6 @@ impl Webhook {
             .redirect(redirect::Policy::none())
             .connect_timeout(CONNECT_LIMIT)
             .timeout(LIMIT)
-            .pool_max_idle_per_host(4)
             // So that the connection of an attempt that gets no answer is gone before the next attempt.
             .http2_keep_alive_interval(LIMIT / 2)
             .http2_keep_alive_timeout(LIMIT / 2)

@@ -79,6 +79,13 @@ pub struct WatchRecord {
     pub found_by: Option<FoundBy>,
 }
 
+impl WatchRecord {
+    /// Of a watch that was just added.
+    pub fn new(watch: Watch) -> Self {
+        Self { watch, status: None, polls: 0, missing_since: None, last_error: None, verdict: None, found_by: None }
+    }
+}
+
 /// One attempt of a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttemptRecord {
