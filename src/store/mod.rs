@@ -194,7 +194,7 @@ pub struct Writer {
 
 impl Store {
     /// Opens the database and brings it to the newest version. Deliveries that a dead process left in
-    /// the middle of an attempt become due again; the grace of runs that were missing begins anew.
+    /// the middle of an attempt become due again.
     ///
     /// # Errors
     /// When the file cannot be opened, is no database, or was written by a newer runwatch. It is never
@@ -215,7 +215,6 @@ impl Store {
             }
         };
         queries::release_claims(&connection)?;
-        queries::forget_absences(&connection)?;
         let (jobs, jobs_receiver) = mpsc::channel(MAX_BATCH);
         let (history, history_receiver) = watch::channel(0);
         let (deliveries, deliveries_receiver) = watch::channel(0);

@@ -320,7 +320,8 @@ impl Store {
 
     /// Up to `limit` of the watches without a verdict, the oldest first, taken up at `now`; those that come
     /// after the watch `after`, given as when it was added and its run. What was seen of their runs besides
-    /// the status stays in the store ([`Store::details`]).
+    /// the status stays in the store ([`Store::details`]). None of them counts as missing: nobody asked while there
+    /// was no process, so the grace begins anew.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -340,7 +341,11 @@ impl Store {
                 Some((at, run_id)) => (at.as_millisecond(), run_id.as_str()),
                 None => (i64::MIN, ""),
             };
-            read_all(db, sql, params![at, run_id, limit], |row| read_watch(row, now))
+            read_all(db, sql, params![at, run_id, limit], |row| {
+                let mut stored = read_watch(row, now)?;
+                stored.progress.missing_since = None;
+                Ok(stored)
+            })
         })
         .await
     }
@@ -563,12 +568,6 @@ pub(super) fn release_claims(db: &Connection) -> Result<(), StoreError> {
          WHERE state = 'sending'",
         [],
     )?;
-    Ok(())
-}
-
-/// Forgets since when runs are missing: nobody asked while there was no process, so the grace begins anew.
-pub(super) fn forget_absences(db: &Connection) -> Result<(), StoreError> {
-    db.execute("UPDATE watches SET missing_since = NULL WHERE verdict IS NULL AND missing_since IS NOT NULL", [])?;
     Ok(())
 }
 

@@ -1,0 +1,284 @@
+//! What answers lead to, stored before it counts.
+
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::oneshot;
+
+use super::Scheduler;
+use super::asking::Pace;
+use super::table::{Key, Phase};
+use crate::api::RunSource;
+use crate::crash;
+use crate::run::{Answer, Event, FoundBy, Progress, RunDetails, Status, Step, Watch};
+use crate::store::{Added, Removed, StoreError, Told};
+use crate::text::{one_line, with_causes};
+
+/// How long after a failed write the step is tried again, with a fresh poll.
+const STORE_RETRY: Duration = Duration::from_secs(5);
+
+/// Most unknown status texts that are warned about, so that an API that makes up ever new ones fills
+/// neither memory nor the log; and how much of one is shown, in characters.
+const MAX_WARNED: usize = 100;
+const STATUS_CHARS: usize = 200;
+
+pub(super) enum Done {
+    Added {
+        watch: Box<Watch>,
+        reply: oneshot::Sender<Result<Added, StoreError>>,
+        result: Result<Added, StoreError>,
+        /// How far the wall clock had been set in all when it was asked for.
+        stepped: SignedDuration,
+    },
+    /// `keys` are those of the entries that were there when it was asked for.
+    Removed {
+        keys: Vec<Key>,
+        reply: oneshot::Sender<Result<Removed, StoreError>>,
+        result: Result<Removed, StoreError>,
+    },
+    Step {
+        key: Key,
+        step: Box<Step>,
+        /// When it was taken.
+        at: Timestamp,
+        result: Result<(), StoreError>,
+        /// As with [`Done::Added`].
+        stepped: SignedDuration,
+    },
+    /// What is stored of a run was read, for the step that `answer` leads to.
+    Recalled {
+        key: Key,
+        answer: Answer,
+        result: Result<Option<RunDetails>, StoreError>,
+    },
+    Told {
+        event: Box<Event>,
+        result: Result<(), StoreError>,
+    },
+    /// The marks were moved, after the clock was set by `milliseconds`.
+    Moved {
+        milliseconds: i64,
+        result: Result<(), StoreError>,
+    },
+}
+
+impl<S: RunSource> Scheduler<S> {
+    /// Takes the step that an answer leads to; what is news is stored before it counts.
+    pub(super) fn take_step(&mut self, key: Key, answer: Answer) {
+        let now = self.reading.wall;
+        let entry = self.table.get_mut(key).expect("the caller holds a key of an entry");
+        let failed = matches!(answer, Answer::Failed);
+        // What ends for want of an answer was not found by asking.
+        entry.asked_on_hint &= !matches!(answer, Answer::NotAsked { .. });
+        // Kept for the case that the step has to be taken again. What was seen is stored with the step.
+        let unseen = match &answer {
+            Answer::Seen(_) => None,
+            Answer::Missing | Answer::Failed | Answer::NotAsked { .. } => Some(answer.clone()),
+        };
+        let step = match entry.progress.step(&entry.watch, answer, now, &self.policy.limits) {
+            Ok(step) => step,
+            Err(illegal) => {
+                tracing::error!(run_id = %entry.watch.run_id, %illegal, "a finished watch was polled");
+                return self.forget(key);
+            }
+        };
+        if let Some(Status::Unknown(text)) = &step.progress.status {
+            let shown = one_line(text, STATUS_CHARS);
+            if self.warned.len() < MAX_WARNED && self.warned.insert(shown.clone()) {
+                tracing::warn!(run_id = %entry.watch.run_id, status = shown, "unknown status; not taken as an end");
+            }
+        }
+        if let Some(answer) = unseen.filter(|_| !step.events.is_empty())
+            && entry.progress.status.is_some()
+            && entry.progress.details.is_none()
+        {
+            return self.recall(key, answer);
+        }
+        match step.progress.verdict {
+            Some(_) => crash::point("observed"),
+            None if step.progress.seen_going() => self.streams.welcome(key),
+            None => {}
+        }
+        if !step.is_news() {
+            entry.progress = step.progress;
+            entry.progress.details = None;
+            return self.reschedule(key, if failed { Pace::Behind } else { Pace::Onward });
+        }
+        self.store_step(key, Box::new(step), now);
+    }
+
+    /// Has a step stored that was taken at `at`.
+    pub(super) fn store_step(&mut self, key: Key, step: Box<Step>, at: Timestamp) {
+        // Somebody may have removed it meanwhile.
+        if self.table.get(key).is_none() {
+            return;
+        }
+        let entry = self.table.unqueue(key);
+        entry.phase = Phase::Storing;
+        let watch = &entry.watch;
+        let found_by = if entry.asked_on_hint { FoundBy::Stream } else { FoundBy::Poll };
+        let told =
+            |event: &Event| Told { event: event.clone(), sinks: self.policy.routes.sinks_for(event, Some(watch)) };
+        let told = step.events.iter().map(told).collect();
+        let (store, run_id, last_error) =
+            (self.store.clone(), watch.run_id.clone(), entry.last_error.as_deref().cloned());
+        let stepped = self.stepped;
+        self.store_in_order(async move {
+            let result = store.record_step(run_id, Step::clone(&step), told, last_error, found_by, at).await;
+            Done::Step { key, step, at, result, stepped }
+        });
+    }
+
+    /// Reads what was last seen of a run, which an event without a new answer tells, then takes the step.
+    pub(super) fn recall(&mut self, key: Key, answer: Answer) {
+        let entry = self.table.unqueue(key);
+        entry.phase = Phase::Storing;
+        let (store, run_id) = (self.store.clone(), entry.watch.run_id.clone());
+        self.store_in_order(async move { Done::Recalled { key, answer, result: store.details(run_id).await } });
+    }
+
+    /// Takes in that something was stored, or not.
+    pub(super) fn stored(&mut self, done: Done) {
+        let now = self.look_at_clock();
+        match done {
+            Done::Added { mut watch, reply, result, stepped } => {
+                if let Ok(Added::New) = result {
+                    let since = self.stepped - stepped;
+                    watch.deadline_at = watch.deadline_at.saturating_add(since).unwrap_or(watch.deadline_at);
+                    let progress = Progress::begin(self.reading.wall);
+                    self.take_up(*watch, progress, Duration::ZERO, now, now);
+                    if !since.is_zero() {
+                        self.move_marks(0);
+                    }
+                }
+                // Whoever asked may have left; the watch is stored and followed all the same.
+                drop(reply.send(result));
+            }
+            Done::Removed { keys, reply, result } => {
+                if let Ok(Removed::Removed) = result {
+                    keys.into_iter().for_each(|key| self.forget(key));
+                }
+                drop(reply.send(result));
+            }
+            Done::Step { key, step, at, result, stepped } => {
+                let Some(entry) = self.table.get_mut(key) else { return };
+                entry.phase = Phase::Waiting;
+                match result {
+                    Ok(()) => {
+                        let changed = step.status_changed;
+                        if changed {
+                            entry.changed_at = now;
+                        }
+                        entry.progress = step.progress;
+                        if stepped != self.stepped {
+                            entry.progress.missing_since = entry.progress.missing_since.map(|_| self.reading.wall);
+                        }
+                        // The store has it, for a million watches it is too much to keep here as well.
+                        entry.progress.details = None;
+                        let told = step.events.iter().rfind(|event| event.event_type.verdict().is_some());
+                        if let Some(after) = told.and_then(Event::run).and_then(|data| data.timing.detected_after_ms) {
+                            self.metrics.detected(Duration::from_millis(after));
+                        }
+                        if entry.progress.verdict.is_some() {
+                            self.metrics.found_by(if entry.asked_on_hint { FoundBy::Stream } else { FoundBy::Poll });
+                            crash::point("verdict-stored");
+                            self.forget(key);
+                        } else {
+                            self.reschedule(key, if changed { Pace::Anew } else { Pace::Onward });
+                        }
+                    }
+                    Err(error @ StoreError::Precondition { .. }) => {
+                        tracing::warn!(run_id = %entry.watch.run_id, %error, "no longer watched");
+                        self.forget(key);
+                    }
+                    Err(error) => {
+                        entry.progress.heed(&step.progress, self.reading.wall);
+                        if step.ends_by_status() {
+                            entry.phase = Phase::Storing;
+                            self.unstored.push((key, step, at));
+                            self.store_again_at = Some(now + STORE_RETRY);
+                            return;
+                        }
+                        // The store says itself, and once, that it fails.
+                        let error = with_causes(&error);
+                        tracing::debug!(run_id = %entry.watch.run_id, error, "cannot store a step; it will be taken again");
+                        self.reschedule(key, Pace::In(STORE_RETRY));
+                    }
+                }
+            }
+            Done::Recalled { key, answer, result } => {
+                let Some(entry) = self.table.get_mut(key) else { return };
+                entry.phase = Phase::Waiting;
+                match result {
+                    Ok(details) => {
+                        entry.progress.details = Some(Box::new(details.unwrap_or_default()));
+                        self.take_step(key, answer);
+                    }
+                    Err(error) => {
+                        let wall = self.reading.wall;
+                        if let Ok(step) = entry.progress.step(&entry.watch, answer, wall, &self.policy.limits) {
+                            entry.progress.heed(&step.progress, wall);
+                        }
+                        let error = with_causes(&error);
+                        tracing::debug!(run_id = %entry.watch.run_id, error, "cannot read what was seen of a run; asking again");
+                        self.reschedule(key, Pace::In(STORE_RETRY));
+                    }
+                }
+            }
+            Done::Told { event, result } => {
+                // Closed is the end. Anything else may pass, and this is told once only.
+                if let Err(error) = result.as_ref()
+                    && !matches!(error, StoreError::Closed)
+                {
+                    self.untold.push(*event);
+                    self.store_again_at = Some(now + STORE_RETRY);
+                }
+            }
+            Done::Moved { milliseconds, result } => {
+                if let Err(error) = result.as_ref()
+                    && !matches!(error, StoreError::Closed)
+                {
+                    self.unmoved = Some(self.unmoved.unwrap_or(0).saturating_add(milliseconds));
+                    self.store_again_at = Some(now + STORE_RETRY);
+                }
+            }
+        }
+    }
+
+    /// Has something stored. It takes its place in the store's queue now: what is stored later comes later.
+    pub(super) fn store_in_order(&mut self, work: impl Future<Output = Done> + Send + 'static) {
+        let mut work = Box::pin(work);
+        match work.as_mut().now_or_never() {
+            Some(done) => self.stores.spawn(std::future::ready(done)),
+            None => self.stores.spawn(work),
+        };
+    }
+
+    /// Has the marks stored after the wall clock was set by `milliseconds`: deadlines as they are here, so that
+    /// it does no harm to do so twice.
+    pub(super) fn move_marks(&mut self, milliseconds: i64) {
+        let milliseconds = milliseconds.saturating_add(self.unmoved.take().unwrap_or(0));
+        let entries = self.table.keys().into_iter().filter_map(|key| self.table.get(key));
+        let deadlines = entries.map(|entry| (entry.watch.run_id.clone(), entry.watch.deadline_at)).collect();
+        let (store, now) = (self.store.clone(), self.reading.wall);
+        self.store_in_order(async move {
+            Done::Moved { milliseconds, result: store.move_marks(deadlines, milliseconds, now).await }
+        });
+    }
+
+    /// Has an event about the API stored and sent.
+    pub(super) fn tell(&mut self, event: Event) {
+        tracing::warn!(event = %event.event_type, "state of the API changed");
+        self.store_told(event);
+    }
+
+    pub(super) fn store_told(&mut self, event: Event) {
+        let sinks = self.policy.routes.sinks_for(&event, None);
+        let (store, now) = (self.store.clone(), event.timestamp);
+        self.store_in_order(async move {
+            let told = Told { event: event.clone(), sinks };
+            Done::Told { event: Box::new(event), result: store.record_event(told, now).await }
+        });
+    }
+}
