@@ -148,13 +148,9 @@ pub async fn daemon(
 
     let started = Started::of(&settings);
     let mut service = Service { settings, started, in_force, logging, unsettled: false };
-    let counts = match service.settle(&engine, &clock).await {
-        Ok(counts) => counts,
-        Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "cannot start");
-            return Ok(FAILED);
-        }
-    };
+    // A disk that takes nothing new is no reason to watch nothing.
+    service.settle_again(&engine, &clock).await;
+    let counts = engine.store.counts().await.unwrap_or_default();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         store = %path.display(),
@@ -178,7 +174,7 @@ pub async fn daemon(
                 service::ready(&status_line(&counts, service.in_force.borrow().rejected.as_deref()));
             }
             () = tokio::time::sleep(SETTLE_RETRY), if service.unsettled => service.settle_again(&engine, &clock).await,
-            ended = &mut done, if args.exit_when_done => match ended {
+            ended = &mut done, if args.exit_when_done && !service.unsettled => match ended {
                 Ok(worst) => {
                     tracing::info!(worst = worst.map(Verdict::as_str), "done");
                     all_done = true;
@@ -298,7 +294,7 @@ struct Service {
 
 impl Service {
     /// Does what follows from new settings once the engine holds to them.
-    async fn settle(&mut self, engine: &Engine<ApiClient>, clock: &Clock) -> anyhow::Result<Counts> {
+    async fn settle(&mut self, engine: &Engine<ApiClient>, clock: &Clock) -> anyhow::Result<()> {
         self.logging.levels.set(self.logging.level.unwrap_or(self.settings.log.level));
         if self.settings.api.key.is_none() {
             tracing::warn!("no API key is configured; nothing can be asked until there is one");
@@ -325,7 +321,7 @@ impl Service {
                 tracing::info!(run_id = %configured.run_id, "watching, as configured");
             }
         }
-        Ok(engine.store.counts().await?)
+        Ok(())
     }
 
     /// Loads the configuration again. One that cannot be used changes nothing but what is said of it.

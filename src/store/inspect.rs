@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, Row, named_params, params};
 
 use super::queries::{read_all, read_change, read_delivery, read_event, read_id, read_time, read_watch, unreadable};
-use super::{DeliveryState, DeliverySummary, PollFailure, StatusChange, Store, StoreError, Wakes};
+use super::{DeliveryState, DeliverySummary, PollFailure, StatusChange, Store, StoreError};
 use crate::metrics::Stored as Figures;
 use crate::run::{DeliveryId, Event, EventType, FoundBy, RunId, SinkName, Status, Verdict, Watch};
 
@@ -152,7 +152,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn watches(&self, filter: WatchFilter, limit: u32) -> Result<Page<WatchRecord>, StoreError> {
-        self.call(Wakes::default(), move |db| {
+        self.read(move |db| {
             let labels = serde_json::to_string(&filter.labels).map_err(|error| unreadable("labels", &error))?;
             let (after_at, after_id) = match &filter.after {
                 Some((at, id)) => (at.as_millisecond(), id.as_str()),
@@ -184,7 +184,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn history(&self, run_id: RunId) -> Result<Option<History>, StoreError> {
-        self.call(Wakes::default(), move |db| {
+        self.read(move |db| {
             let sql = "SELECT *, NULL AS changed_at FROM watches WHERE run_id = ?";
             let Some(record) = read_all(db, sql, [run_id.as_str()], read_record)?.pop() else { return Ok(None) };
             let verdict_event = match record.verdict {
@@ -216,7 +216,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn deliveries(&self, filter: DeliveryFilter, limit: u32) -> Result<Page<DeliverySummary>, StoreError> {
-        self.call(Wakes::default(), move |db| {
+        self.read(move |db| {
             let words: Vec<_> = filter.states.iter().map(|state| state.as_str()).collect();
             let words = serde_json::to_string(&words).map_err(|error| unreadable("states", &error))?;
             let sql = concat!(
@@ -242,7 +242,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn counts(&self) -> Result<Counts, StoreError> {
-        self.call(Wakes::default(), |db| {
+        self.read(|db| {
             let count = |sql| -> Result<u64, StoreError> {
                 Ok(db.prepare_cached(sql)?.query_row([], |row| row.get::<_, i64>(0))?.cast_unsigned())
             };
@@ -262,7 +262,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn verdicts(&self) -> Result<Vec<Verdict>, StoreError> {
-        self.call(Wakes::default(), |db| {
+        self.read(|db| {
             read_all(db, "SELECT DISTINCT verdict FROM watches WHERE verdict IS NOT NULL", [], |row| {
                 let word: String = row.get(0)?;
                 Verdict::from_word(&word).ok_or_else(|| unreadable("a verdict", &word))
@@ -276,7 +276,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn figures(&self, now: Timestamp, sinks: Vec<SinkName>) -> Result<Figures, StoreError> {
-        self.call(Wakes::default(), move |db| {
+        self.read(move |db| {
             let count = |sql| -> Result<u64, StoreError> {
                 Ok(db.prepare_cached(sql)?.query_row([], |row| row.get::<_, i64>(0))?.cast_unsigned())
             };
@@ -310,7 +310,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn newest_upstream_event(&self) -> Result<Option<Event>, StoreError> {
-        self.call(Wakes::default(), |db| {
+        self.read(|db| {
             let types = [EventType::ApiUnreachable, EventType::ApiUnauthorized, EventType::ApiRecovered];
             let sql =
                 "SELECT body FROM events WHERE run_id IS NULL AND type IN (?, ?, ?) ORDER BY at DESC, seq DESC LIMIT 1";
@@ -324,7 +324,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn newest_event(&self) -> Result<i64, StoreError> {
-        self.call(Wakes::default(), |db| {
+        self.read(|db| {
             // Pruning may have taken the newest away; its number is not given again.
             let last: Option<i64> = db
                 .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'events'")?
@@ -340,7 +340,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn sinks_with_open_deliveries(&self) -> Result<Vec<(SinkName, u64)>, StoreError> {
-        self.call(Wakes::default(), |db| {
+        self.read(|db| {
             let sql = "SELECT sink, count(*) FROM deliveries
                        WHERE state != 'delivered' AND state IN ('pending', 'sending') GROUP BY sink";
             read_all(db, sql, [], |row| Ok((read_id(row, 0, SinkName::new)?, row.get::<_, i64>(1)?.cast_unsigned())))

@@ -2,7 +2,7 @@
 //!
 //! One writer owns the connection. Callers send it work; it runs what has queued up meanwhile as one
 //! transaction, and answers after the commit. So many small writes cost one sync to disk, and whatever
-//! was answered is safe.
+//! was answered is safe. What only reads comes after the transaction, whether or not its commit held.
 
 mod inspect;
 mod lock;
@@ -103,9 +103,16 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Statements kept prepared; there are fewer than this.
 const CACHED_STATEMENTS: usize = 64;
 
-/// Work for the writer, given the connection inside a transaction, or why there is none. It returns
-/// how to answer once it is known whether the commit held.
-type Job = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Finish + Send>;
+/// Work for the writer.
+struct Job {
+    /// It only reads, after the transaction: it does not fail because of what others write.
+    reads: bool,
+    work: Work,
+}
+
+/// Given the connection, inside a transaction unless it only reads, or why there is none. It returns how to
+/// answer once it is known whether the commit held.
+type Work = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Finish + Send>;
 
 struct Finish {
     /// Whether to keep what the job changed.
@@ -158,29 +165,30 @@ pub struct Done {
     wrote: bool,
     commit: Result<(), StoreError>,
     finished: Vec<Finish>,
+    read: Vec<Finish>,
 }
 
 impl Transaction {
     /// Runs it. Blocks on the disk.
     pub fn run(self) -> Done {
-        let Self { connection, jobs } = self;
-        let before = connection.total_changes();
-        let begun = execute(&connection, "BEGIN IMMEDIATE");
-        let (commit, finished) = run_batch(&connection, jobs, begun);
-        let wrote = connection.total_changes() > before;
-        Done { connection, wrote, commit, finished }
+        self.run_with(|connection| execute(connection, "COMMIT"))
     }
 
-    /// Does it and undoes it all when it comes to the commit, as where the disk is full. Blocks on the disk.
+    /// Runs it, and undoes what it wrote when it comes to the commit, as where the disk is full. Blocks on the disk.
     pub fn refuse(self) -> Done {
-        let Self { connection, jobs } = self;
-        let begun = execute(&connection, "BEGIN IMMEDIATE");
-        let mut finished = Vec::with_capacity(jobs.len());
-        let done = run_jobs(&connection, jobs, begun, &mut finished);
         let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
-        let refused = done.and(Err(rusqlite::Error::SqliteFailure(full, None).into()));
-        let commit = undone_unless(&connection, refused);
-        Done { connection, wrote: false, commit, finished }
+        self.run_with(|_| Err(rusqlite::Error::SqliteFailure(full, None).into()))
+    }
+
+    fn run_with(self, commit: impl FnOnce(&Connection) -> Result<(), StoreError>) -> Done {
+        let Self { connection, jobs } = self;
+        let before = connection.total_changes();
+        let (reads, writes): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.reads);
+        let mut finished = Vec::with_capacity(writes.len());
+        let commit = if writes.is_empty() { Ok(()) } else { write(&connection, writes, commit, &mut finished) };
+        let wrote = commit.is_ok() && connection.total_changes() > before;
+        let read = reads.into_iter().map(|job| (job.work)(Ok(&connection))).collect();
+        Done { connection, wrote, commit, finished, read }
     }
 }
 
@@ -222,12 +230,12 @@ impl Store {
         Ok((store, Writer { connection, jobs: jobs_receiver, history, deliveries }))
     }
 
-    /// Has the writer begin and end an empty transaction: it makes progress.
+    /// Comes back once the writer has seen to what it was given before: it makes progress.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// When the writer has ended.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        self.call(Wakes::default(), |_| Ok(())).await
+        self.read(|_| Ok(())).await
     }
 
     /// Changes whenever status changes or events were committed.
@@ -242,13 +250,30 @@ impl Store {
 
     /// Has the writer do `work` and waits for the commit. Cancel-safe: once sent, the work is done
     /// whether or not anyone waits.
-    async fn call<T, W>(&self, wakes: Wakes, work: W) -> Result<T, StoreError>
+    async fn write<T, W>(&self, wakes: Wakes, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.call(false, wakes, work).await
+    }
+
+    /// Has the writer do `work`, which changes nothing, and sees what was stored before.
+    async fn read<T, W>(&self, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.call(true, Wakes::default(), work).await
+    }
+
+    async fn call<T, W>(&self, reads: bool, wakes: Wakes, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
         W: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let job: Job = Box::new(move |connection| {
+        let work: Work = Box::new(move |connection| {
             let result = connection.and_then(work);
             Finish {
                 keep: result.is_ok(),
@@ -259,7 +284,7 @@ impl Store {
                 }),
             }
         });
-        self.jobs.send(job).await.map_err(|_closed| StoreError::Closed)?;
+        self.jobs.send(Job { reads, work }).await.map_err(|_closed| StoreError::Closed)?;
         answer.await.map_err(|_closed| StoreError::Closed)?
     }
 }
@@ -304,7 +329,7 @@ impl Writer {
                 return;
             }
             let transaction = Transaction { connection: self.connection, jobs: std::mem::take(&mut batch) };
-            let Some(Done { connection, wrote, commit, finished }) = disk.run(transaction).await else {
+            let Some(Done { connection, wrote, commit, finished, read }) = disk.run(transaction).await else {
                 // A panic in a query: the connection is gone and every caller sees Closed.
                 tracing::error!("the store's writer failed");
                 return;
@@ -316,7 +341,7 @@ impl Writer {
                 Err(error) if !std::mem::replace(&mut failing, true) => {
                     tracing::error!(error = with_causes(error), "the store cannot be written");
                 }
-                // Reading goes well on a full disk, too.
+                // Where nothing was changed, that went well on a full disk, too.
                 Ok(()) if wrote && std::mem::take(&mut failing) => tracing::info!("the store can be written again"),
                 Ok(()) | Err(_) => {}
             }
@@ -325,6 +350,9 @@ impl Writer {
                 wakes.fold((false, false), |(h, d), wakes| (h || wakes.history, d || wakes.deliveries));
             for finish in finished {
                 (finish.answer)(commit.clone());
+            }
+            for finish in read {
+                (finish.answer)(Ok(()));
             }
             if history {
                 self.history.send_modify(|generation| *generation += 1);
@@ -336,29 +364,17 @@ impl Writer {
     }
 }
 
-/// Runs jobs as one transaction, if it could be `begun`.
-fn run_batch(
+/// Does jobs in one transaction, which `commit` ends. A job that fails is undone alone.
+fn write(
     connection: &Connection,
     jobs: Vec<Job>,
-    begun: Result<(), StoreError>,
-) -> (Result<(), StoreError>, Vec<Finish>) {
-    let mut finished = Vec::with_capacity(jobs.len());
-    let done = run_jobs(connection, jobs, begun, &mut finished);
-    let commit = done.and_then(|()| execute(connection, "COMMIT"));
-    (undone_unless(connection, commit), finished)
-}
-
-/// Runs jobs inside a transaction, if it could be `begun`. One that fails is undone alone.
-fn run_jobs(
-    connection: &Connection,
-    jobs: Vec<Job>,
-    begun: Result<(), StoreError>,
+    commit: impl FnOnce(&Connection) -> Result<(), StoreError>,
     finished: &mut Vec<Finish>,
 ) -> Result<(), StoreError> {
-    let mut transaction = begun;
+    let mut transaction = execute(connection, "BEGIN IMMEDIATE");
     for job in jobs {
         transaction = transaction.and_then(|()| execute(connection, "SAVEPOINT job"));
-        let finish = job(transaction.clone().map(|()| connection));
+        let finish = (job.work)(transaction.clone().map(|()| connection));
         transaction = transaction.and_then(|()| {
             if !finish.keep {
                 execute(connection, "ROLLBACK TO job")?;
@@ -367,19 +383,15 @@ fn run_jobs(
         });
         finished.push(finish);
     }
-    transaction
-}
-
-/// Ends a transaction whose `commit` did not hold.
-fn undone_unless(connection: &Connection, commit: Result<(), StoreError>) -> Result<(), StoreError> {
+    let committed = transaction.and_then(|()| commit(connection));
     // SQLite may have rolled back by itself, as it does on a full disk.
-    if commit.is_err()
+    if committed.is_err()
         && !connection.is_autocommit()
         && let Err(error) = execute(connection, "ROLLBACK")
     {
         tracing::error!(%error, "cannot roll back");
     }
-    commit
+    committed
 }
 
 fn execute(connection: &Connection, sql: &str) -> Result<(), StoreError> {

@@ -182,7 +182,7 @@ impl Store {
     /// # Errors
     /// When the store refuses; nothing is stored then.
     pub async fn add_watch(&self, watch: Watch) -> Result<Added, StoreError> {
-        self.call(Wakes::default(), move |db| insert_watch(db, &watch)).await
+        self.write(Wakes::default(), move |db| insert_watch(db, &watch)).await
     }
 
     /// Stores a watch that the configuration asks for, unless it was added for the configuration before
@@ -191,7 +191,7 @@ impl Store {
     /// # Errors
     /// When the store refuses; nothing is stored then.
     pub async fn add_configured_watch(&self, watch: Watch) -> Result<Added, StoreError> {
-        self.call(Wakes::default(), move |db| {
+        self.write(Wakes::default(), move |db| {
             let first = db
                 .prepare_cached("INSERT INTO configured_watches (run_id) VALUES (?) ON CONFLICT DO NOTHING")?
                 .execute([watch.run_id.as_str()])?;
@@ -206,7 +206,7 @@ impl Store {
     /// # Errors
     /// When the store refuses.
     pub async fn keep_configured_watches(&self, run_ids: Vec<RunId>) -> Result<(), StoreError> {
-        self.call(Wakes::default(), move |db| {
+        self.write(Wakes::default(), move |db| {
             let run_ids = to_json("run IDs", &run_ids)?;
             db.prepare_cached("DELETE FROM configured_watches WHERE run_id NOT IN (SELECT value FROM json_each(?))")?
                 .execute([run_ids])?;
@@ -221,7 +221,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be written.
     pub async fn rehearse_add(&self) -> Result<(), StoreError> {
-        self.call(Wakes::default(), |db| {
+        self.write(Wakes::default(), |db| {
             // No run has this ID.
             let watch = "INSERT INTO watches (run_id, labels, added_at, deadline_at) VALUES ('.', '{}', 0, 0)";
             db.prepare_cached(watch)?.execute([])?;
@@ -237,7 +237,7 @@ impl Store {
     /// [`StoreError::Precondition`] when it has its verdict but not all messages of that are delivered or
     /// given up; nothing is deleted then.
     pub async fn remove_watch(&self, run_id: RunId) -> Result<Removed, StoreError> {
-        self.call(Wakes { history: true, deliveries: true }, move |db| {
+        self.write(Wakes { history: true, deliveries: true }, move |db| {
             let waiting: Option<bool> = db
                 .prepare_cached(
                     "SELECT verdict IS NOT NULL AND EXISTS (
@@ -268,7 +268,7 @@ impl Store {
     /// # Errors
     /// When the store refuses.
     pub async fn prune(&self, before: Timestamp, limit: u32) -> Result<usize, StoreError> {
-        self.call(Wakes::default(), move |db| {
+        self.write(Wakes::default(), move |db| {
             let parameters = params![before.as_millisecond(), limit];
             let watches = db
                 .prepare_cached(
@@ -298,7 +298,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Precondition`] when it has arrived or is being sent.
     pub async fn retry_delivery(&self, id: DeliveryId, now: Timestamp) -> Result<Retried, StoreError> {
-        self.call(Wakes { history: false, deliveries: true }, move |db| {
+        self.write(Wakes { history: false, deliveries: true }, move |db| {
             let rows = db
                 .prepare_cached(
                     "UPDATE deliveries SET state = 'pending', next_attempt_at = ?, ended_at = NULL, earlier_tries = attempts
@@ -331,7 +331,7 @@ impl Store {
         after: Option<(Timestamp, RunId)>,
         limit: u32,
     ) -> Result<Vec<Stored>, StoreError> {
-        self.call(Wakes::default(), move |db| {
+        self.read(move |db| {
             let sql = "SELECT run_id, name, labels, sinks, added_at, deadline_at, status, polls, missing_since,
                            seen_running, overdue_told, verdict,
                            (SELECT max(at) FROM status_changes s WHERE s.run_id = w.run_id) AS changed_at
@@ -355,7 +355,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn details(&self, run_id: RunId) -> Result<Option<RunDetails>, StoreError> {
-        self.call(Wakes::default(), move |db| {
+        self.read(move |db| {
             let json: Option<Option<String>> = db
                 .prepare_cached("SELECT details FROM watches WHERE run_id = ?")?
                 .query_row([run_id.as_str()], |row| row.get(0))
@@ -381,7 +381,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let wakes = Wakes { history: true, deliveries: told.iter().any(|told| !told.sinks.is_empty()) };
-        self.call(wakes, move |db| {
+        self.write(wakes, move |db| {
             let next = &step.progress;
             let details = next.details.as_ref().map(|details| to_json("details", details)).transpose()?;
             let status = next.status.as_ref().map(Status::as_str);
@@ -425,7 +425,7 @@ impl Store {
     /// # Errors
     /// When the store refuses.
     pub async fn record_event(&self, told: Told, now: Timestamp) -> Result<(), StoreError> {
-        self.call(Wakes { history: true, deliveries: !told.sinks.is_empty() }, move |db| insert_event(db, &told, now))
+        self.write(Wakes { history: true, deliveries: !told.sinks.is_empty() }, move |db| insert_event(db, &told, now))
             .await
     }
 
@@ -440,7 +440,7 @@ impl Store {
         milliseconds: i64,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.call(Wakes { history: false, deliveries: true }, move |db| {
+        self.write(Wakes { history: false, deliveries: true }, move |db| {
             let mut set =
                 db.prepare_cached("UPDATE watches SET deadline_at = ? WHERE run_id = ? AND verdict IS NULL")?;
             for (run_id, deadline_at) in &deadlines {
@@ -462,7 +462,7 @@ impl Store {
     /// # Errors
     /// When the store refuses.
     pub async fn claim_due(&self, sink: SinkName, now: Timestamp, limit: usize) -> Result<Vec<Claimed>, StoreError> {
-        self.call(Wakes::default(), move |db| {
+        self.write(Wakes::default(), move |db| {
             let sql = "UPDATE deliveries SET state = 'sending', attempts = attempts + 1
                  WHERE id IN (SELECT id FROM deliveries WHERE sink = ?1 AND state = 'pending' AND next_attempt_at <= ?2
                               ORDER BY next_attempt_at, id LIMIT ?3)
@@ -486,7 +486,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn next_due(&self, sink: SinkName) -> Result<Option<Timestamp>, StoreError> {
-        self.call(Wakes::default(), move |db| {
+        self.read(move |db| {
             let at: Option<i64> = db
                 .prepare_cached("SELECT min(next_attempt_at) FROM deliveries WHERE sink = ? AND state = 'pending'")?
                 .query_row([sink.as_str()], |row| row.get(0))?;
@@ -500,7 +500,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Precondition`] when the delivery is not claimed for that attempt.
     pub async fn record_attempt(&self, id: DeliveryId, attempt: Attempt) -> Result<(), StoreError> {
-        self.call(Wakes { history: false, deliveries: true }, move |db| {
+        self.write(Wakes { history: false, deliveries: true }, move |db| {
             let took_ms = i64::try_from(attempt.took.as_millis()).unwrap_or(i64::MAX);
             let ended_at = attempt.at.as_millisecond().saturating_add(took_ms);
             let (state, next_at, ended_at) = match attempt.outcome {
@@ -539,7 +539,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn status_changes_after(&self, seq: i64) -> Result<Vec<StatusChange>, StoreError> {
-        self.call(Wakes::default(), move |db| {
+        self.read(move |db| {
             let sql = "SELECT seq, run_id, at, status FROM status_changes WHERE seq > ? ORDER BY seq";
             read_all(db, sql, [seq], read_change)
         })
@@ -551,7 +551,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn events_after(&self, seq: i64, limit: u32) -> Result<Vec<(i64, Event)>, StoreError> {
-        self.call(Wakes::default(), move |db| {
+        self.read(move |db| {
             let sql = "SELECT seq, body FROM events WHERE seq > ? ORDER BY seq LIMIT ?";
             read_all(db, sql, params![seq, limit], |row| Ok((row.get(0)?, read_event(row, 1)?)))
         })
