@@ -133,10 +133,10 @@ impl Progress {
 
     /// The next time, besides the ordinary poll, at which an answer would decide something: the end
     /// of the grace for a missing run, or the moment the run becomes overdue.
-    pub fn next_mark(&self, watch: &Watch, limits: &Limits) -> Option<Timestamp> {
+    pub fn next_mark(&self, added_at: Timestamp, limits: &Limits) -> Option<Timestamp> {
         let grace_ends = self.missing_since.map(|since| later(since, limits.not_found_grace));
         let overdue = limits.overdue_after.filter(|_| !self.overdue_told);
-        let overdue_at = overdue.map(|after| later(watch.added_at, after));
+        let overdue_at = overdue.map(|after| later(added_at, after));
         grace_ends.into_iter().chain(overdue_at).min()
     }
 

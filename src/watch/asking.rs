@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::following::POLLS_PER_STREAM;
@@ -10,7 +11,7 @@ use super::table::{Entry, Key, Phase};
 use super::upstream::{REFUSED_PROBE, Trouble};
 use super::{ROUNDING, Scheduler, instant_of};
 use crate::api::{ApiError, Reply, RunSource};
-use crate::run::Answer;
+use crate::run::{Answer, Limits};
 use crate::store::PollFailure;
 
 /// How long past its deadline a watch waits for the answer of its last poll.
@@ -94,7 +95,7 @@ impl<S: RunSource> Scheduler<S> {
             entry.polled_at = Some(now);
             entry.asked_on_hint = std::mem::take(&mut entry.hinted);
             let source = Arc::clone(&self.source);
-            let run_id = entry.watch.run_id.clone();
+            let run_id = entry.run_id.clone();
             let limit = entry.deadline.max(now) + LAST_POLL_LIMIT;
             self.polls.spawn(async move {
                 let answer = match tokio::time::timeout_at(limit, source.get_run(&run_id)).await {
@@ -117,7 +118,8 @@ impl<S: RunSource> Scheduler<S> {
         let growth = &self.policy.growth;
         let stands_until = heard_at + growth.after(heard_at.saturating_duration_since(entry.changed_at));
         let longest = entry.polled_at? + growth.max;
-        let later = stands_until.min(longest).min(entry.decides_at.unwrap_or(longest));
+        let decides_at = decides_at(entry, &self.policy.limits, (now, self.reading.wall));
+        let later = stands_until.min(longest).min(decides_at.unwrap_or(longest));
         (later > now).then(|| {
             entry.interval = Some(growth.after(now.duration_since(entry.changed_at)));
             later
@@ -151,7 +153,7 @@ impl<S: RunSource> Scheduler<S> {
             }
             Err(PollError::Api(error)) => {
                 let message = error.describe();
-                tracing::debug!(run_id = %entry.watch.run_id, error = %message, "poll failed");
+                tracing::debug!(run_id = %entry.run_id, error = %message, "poll failed");
                 // Refused again, though the API served others meanwhile: it is this run, not the key.
                 let own_refusal = error.is_unauthorized()
                     && std::mem::replace(&mut entry.refused, error.is_unauthorized())
@@ -188,11 +190,7 @@ impl<S: RunSource> Scheduler<S> {
                 growth.wait(interval, &mut self.random)
             }
         };
-        let mark = entry.progress.next_mark(&entry.watch, &self.policy.limits);
-        let mark = mark.map(|mark| instant_of(mark, wall, now)).filter(|mark| *mark > now);
-        let deadline_at = entry.watch.deadline_at;
-        let deadline = (deadline_at > wall).then(|| instant_of(deadline_at, wall, now));
-        entry.decides_at = mark.into_iter().chain(deadline).min();
+        let decides_at = decides_at(entry, &self.policy.limits, (now, wall));
         let mut due = now + wait;
         if let Some(opens_at) = self.upstream.opens_at().filter(|_| pace == Pace::Behind) {
             due = due.max(opens_at + ROUNDING);
@@ -201,8 +199,16 @@ impl<S: RunSource> Scheduler<S> {
             // A store that fails is given its time, whatever a stream said: else this would go round and round.
             (true, Pace::In(_)) => due,
             (true, _) => self.first_of_all,
-            (false, _) => entry.decides_at.map_or(due, |decides_at| decides_at.min(due)),
+            (false, _) => decides_at.map_or(due, |decides_at| decides_at.min(due)),
         };
         self.table.queue(key, due);
     }
+}
+
+/// When, besides the ordinary poll, an answer would decide something: after `now`, which is a time of both clocks.
+fn decides_at(entry: &Entry, limits: &Limits, (now, wall): (Instant, Timestamp)) -> Option<Instant> {
+    let mark = entry.progress.next_mark(entry.added_at, limits);
+    let mark = mark.map(|mark| instant_of(mark, wall, now)).filter(|mark| *mark > now);
+    let deadline = (entry.deadline_at > wall).then(|| instant_of(entry.deadline_at, wall, now));
+    mark.into_iter().chain(deadline).min()
 }

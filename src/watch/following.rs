@@ -32,7 +32,7 @@ impl<S: RunSource> Scheduler<S> {
         }
         self.polls_since_stream = 0;
         let Some(entry) = self.table.get(key) else { return false };
-        let (run_id, started) = (entry.watch.run_id.clone(), entry.progress.seen_running);
+        let (run_id, started) = (entry.run_id.clone(), entry.progress.seen_running);
         self.streams.open(key, run_id, started, Arc::clone(&self.source), self.clock.clone());
         true
     }
@@ -55,7 +55,7 @@ impl<S: RunSource> Scheduler<S> {
     pub(super) fn stream_ended(&mut self, ended: Ended, now: Instant) {
         let Ended { key, cause, .. } = ended;
         let Some(entry) = self.table.get_mut(key) else { return };
-        let run_id = &entry.watch.run_id;
+        let run_id = &entry.run_id;
         match &cause {
             Cause::NotOpened(error) => {
                 tracing::debug!(%run_id, error = error.describe(), "cannot follow the events of a run");

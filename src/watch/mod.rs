@@ -169,7 +169,8 @@ impl<S: RunSource> Scheduler<S> {
             let before = u32::try_from(self.table.ever()).unwrap_or(u32::MAX);
             let waited = Duration::try_from(self.reading.wall.duration_since(stored.changed_at));
             let waited = waited.unwrap_or_default();
-            self.take_up(stored.watch, stored.progress, waited, now, now + gap * before);
+            let entry = self.entry(stored.watch, stored.progress, waited, now, now + gap * before);
+            self.table.load(entry);
         }
     }
 
@@ -191,6 +192,7 @@ impl<S: RunSource> Scheduler<S> {
     /// Serves until `stop` is cancelled. Polls under way are dropped then; what is being stored is
     /// waited for.
     pub async fn run(mut self, stop: CancellationToken) {
+        self.table.put_in_order();
         loop {
             let now = self.look_at_clock();
             self.expire(now);
@@ -286,26 +288,14 @@ impl<S: RunSource> Scheduler<S> {
         }
     }
 
-    /// Begins to follow a watch that is stored, with the first poll at `due`, `waited` after its status last
+    /// A watch that is stored, as it is followed: with the first poll at `due`, `waited` after its status last
     /// changed.
-    fn take_up(&mut self, watch: Watch, progress: Progress, waited: Duration, now: Instant, due: Instant) {
+    fn entry(&self, watch: Watch, progress: Progress, waited: Duration, now: Instant, due: Instant) -> Entry {
         let deadline = instant_of(watch.deadline_at, self.reading.wall, now);
-        let due = due.min(deadline);
-        self.table.insert(Entry {
-            watch,
-            progress,
-            phase: Phase::Waiting,
-            interval: Some(waited).filter(|waited| !waited.is_zero()).map(|waited| self.policy.growth.after(waited)),
-            due,
-            deadline,
-            decides_at: None,
-            changed_at: now.checked_sub(waited).unwrap_or(now),
-            polled_at: None,
-            hinted: false,
-            asked_on_hint: false,
-            refused: false,
-            last_error: None,
-        });
+        let changed_at = now.checked_sub(waited).unwrap_or(now);
+        let mut entry = Entry::new(watch, progress, due.min(deadline), deadline, changed_at);
+        entry.interval = Some(waited).filter(|waited| !waited.is_zero()).map(|waited| self.policy.growth.after(waited));
+        entry
     }
 
     /// Reads the clocks, and sets right what a sleep or a step of the wall clock made wrong.
@@ -332,12 +322,12 @@ impl<S: RunSource> Scheduler<S> {
         let shift = |at: Timestamp| at.saturating_add(jump.stepped).unwrap_or(at);
         for key in self.table.keys() {
             let Some(entry) = self.table.get_mut(key) else { continue };
-            entry.watch.deadline_at = shift(entry.watch.deadline_at);
+            entry.deadline_at = shift(entry.deadline_at);
             // Where the clock cannot be trusted, the grace begins anew.
             if !jump.stepped.is_zero() {
                 entry.progress.missing_since = entry.progress.missing_since.map(|_| self.reading.wall);
             }
-            let deadline = instant_of(entry.watch.deadline_at, self.reading.wall, now);
+            let deadline = instant_of(entry.deadline_at, self.reading.wall, now);
             let (waits, due) = (entry.phase == Phase::Waiting, entry.due.min(now));
             self.table.set_deadline(key, deadline);
             if waits {

@@ -76,17 +76,17 @@ impl<S: RunSource> Scheduler<S> {
             Answer::Seen(_) => None,
             Answer::Missing | Answer::Failed | Answer::NotAsked { .. } => Some(answer.clone()),
         };
-        let step = match entry.progress.step(&entry.watch, answer, now, &self.policy.limits) {
+        let step = match entry.progress.step(&entry.watch(), answer, now, &self.policy.limits) {
             Ok(step) => step,
             Err(illegal) => {
-                tracing::error!(run_id = %entry.watch.run_id, %illegal, "a finished watch was polled");
+                tracing::error!(run_id = %entry.run_id, %illegal, "a finished watch was polled");
                 return self.forget(key);
             }
         };
         if let Some(Status::Unknown(text)) = &step.progress.status {
             let shown = one_line(text, STATUS_CHARS);
             if self.warned.len() < MAX_WARNED && self.warned.insert(shown.clone()) {
-                tracing::warn!(run_id = %entry.watch.run_id, status = shown, "unknown status; not taken as an end");
+                tracing::warn!(run_id = %entry.run_id, status = shown, "unknown status; not taken as an end");
             }
         }
         if let Some(answer) = unseen.filter(|_| !step.events.is_empty())
@@ -116,10 +116,10 @@ impl<S: RunSource> Scheduler<S> {
         }
         let entry = self.table.unqueue(key);
         entry.phase = Phase::Storing;
-        let watch = &entry.watch;
+        let watch = entry.watch();
         let found_by = if entry.asked_on_hint { FoundBy::Stream } else { FoundBy::Poll };
         let told =
-            |event: &Event| Told { event: event.clone(), sinks: self.policy.routes.sinks_for(event, Some(watch)) };
+            |event: &Event| Told { event: event.clone(), sinks: self.policy.routes.sinks_for(event, Some(&watch)) };
         let told = step.events.iter().map(told).collect();
         let (store, run_id, last_error) =
             (self.store.clone(), watch.run_id.clone(), entry.last_error.as_deref().cloned());
@@ -134,7 +134,7 @@ impl<S: RunSource> Scheduler<S> {
     pub(super) fn recall(&mut self, key: Key, answer: Answer) {
         let entry = self.table.unqueue(key);
         entry.phase = Phase::Storing;
-        let (store, run_id) = (self.store.clone(), entry.watch.run_id.clone());
+        let (store, run_id) = (self.store.clone(), entry.run_id.clone());
         self.store_in_order(async move { Done::Recalled { key, answer, result: store.details(run_id).await } });
     }
 
@@ -147,7 +147,8 @@ impl<S: RunSource> Scheduler<S> {
                     let since = self.stepped - stepped;
                     watch.deadline_at = watch.deadline_at.saturating_add(since).unwrap_or(watch.deadline_at);
                     let progress = Progress::begin(self.reading.wall);
-                    self.take_up(*watch, progress, Duration::ZERO, now, now);
+                    let entry = self.entry(*watch, progress, Duration::ZERO, now, now);
+                    self.table.insert(entry);
                     if !since.is_zero() {
                         self.move_marks(0);
                     }
@@ -189,7 +190,7 @@ impl<S: RunSource> Scheduler<S> {
                         }
                     }
                     Err(error @ StoreError::Precondition { .. }) => {
-                        tracing::warn!(run_id = %entry.watch.run_id, %error, "no longer watched");
+                        tracing::warn!(run_id = %entry.run_id, %error, "no longer watched");
                         self.forget(key);
                     }
                     Err(error) => {
@@ -202,7 +203,7 @@ impl<S: RunSource> Scheduler<S> {
                         }
                         // The store says itself, and once, that it fails.
                         let error = with_causes(&error);
-                        tracing::debug!(run_id = %entry.watch.run_id, error, "cannot store a step; it will be taken again");
+                        tracing::debug!(run_id = %entry.run_id, error, "cannot store a step; it will be taken again");
                         self.reschedule(key, Pace::In(STORE_RETRY));
                     }
                 }
@@ -217,11 +218,11 @@ impl<S: RunSource> Scheduler<S> {
                     }
                     Err(error) => {
                         let wall = self.reading.wall;
-                        if let Ok(step) = entry.progress.step(&entry.watch, answer, wall, &self.policy.limits) {
+                        if let Ok(step) = entry.progress.step(&entry.watch(), answer, wall, &self.policy.limits) {
                             entry.progress.heed(&step.progress, wall);
                         }
                         let error = with_causes(&error);
-                        tracing::debug!(run_id = %entry.watch.run_id, error, "cannot read what was seen of a run; asking again");
+                        tracing::debug!(run_id = %entry.run_id, error, "cannot read what was seen of a run; asking again");
                         self.reschedule(key, Pace::In(STORE_RETRY));
                     }
                 }
@@ -260,7 +261,7 @@ impl<S: RunSource> Scheduler<S> {
     pub(super) fn move_marks(&mut self, milliseconds: i64) {
         let milliseconds = milliseconds.saturating_add(self.unmoved.take().unwrap_or(0));
         let entries = self.table.keys().into_iter().filter_map(|key| self.table.get(key));
-        let deadlines = entries.map(|entry| (entry.watch.run_id.clone(), entry.watch.deadline_at)).collect();
+        let deadlines = entries.map(|entry| (entry.run_id.clone(), entry.deadline_at)).collect();
         let (store, now) = (self.store.clone(), self.reading.wall);
         self.store_in_order(async move {
             Done::Moved { milliseconds, result: store.move_marks(deadlines, milliseconds, now).await }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::WatchView;
-use crate::run::{Progress, RunId, Watch};
+use crate::run::{Labels, Progress, RunId, SinkName, Watch};
 use crate::store::PollFailure;
 
 /// Number of an entry: grows, so that equal due times are served in the order of adding.
@@ -25,7 +25,11 @@ pub(super) enum Phase {
 
 /// A watch that is followed.
 pub(super) struct Entry {
-    pub(super) watch: Watch,
+    pub(super) run_id: RunId,
+    pub(super) added_at: Timestamp,
+    pub(super) deadline_at: Timestamp,
+    /// Boxed, as few have any.
+    extras: Option<Box<Extras>>,
     pub(super) progress: Progress,
     pub(super) phase: Phase,
     pub(super) interval: Option<Duration>,
@@ -33,8 +37,6 @@ pub(super) struct Entry {
     pub(super) due: Instant,
     /// Set by [`Table::set_deadline`].
     pub(super) deadline: Instant,
-    /// When, besides the ordinary poll, an answer would decide something.
-    pub(super) decides_at: Option<Instant>,
     /// When its status last changed, or it was taken up.
     pub(super) changed_at: Instant,
     /// When it was last asked for.
@@ -48,11 +50,54 @@ pub(super) struct Entry {
     pub(super) last_error: Option<Box<PollFailure>>,
 }
 
+/// What most watches do not have.
+struct Extras {
+    name: Option<String>,
+    labels: Labels,
+    sinks: Option<Vec<SinkName>>,
+}
+
 impl Entry {
+    /// One that waits until `due` since the status of its run changed.
+    pub(super) fn new(watch: Watch, progress: Progress, due: Instant, deadline: Instant, changed_at: Instant) -> Self {
+        let Watch { run_id, name, labels, sinks, added_at, deadline_at } = watch;
+        let plain = name.is_none() && labels.is_empty() && sinks.is_none();
+        Self {
+            run_id,
+            added_at,
+            deadline_at,
+            extras: (!plain).then(|| Box::new(Extras { name, labels, sinks })),
+            progress,
+            phase: Phase::Waiting,
+            interval: None,
+            due,
+            deadline,
+            changed_at,
+            polled_at: None,
+            hinted: false,
+            asked_on_hint: false,
+            refused: false,
+            last_error: None,
+        }
+    }
+
+    /// The watch.
+    pub(super) fn watch(&self) -> Watch {
+        let extras = self.extras.as_deref();
+        Watch {
+            run_id: self.run_id.clone(),
+            name: extras.and_then(|extras| extras.name.clone()),
+            labels: extras.map(|extras| extras.labels.clone()).unwrap_or_default(),
+            sinks: extras.and_then(|extras| extras.sinks.clone()),
+            added_at: self.added_at,
+            deadline_at: self.deadline_at,
+        }
+    }
+
     pub(super) fn view(&self, now: Instant, wall: Timestamp) -> WatchView {
         let wait = self.due.saturating_duration_since(now);
         WatchView {
-            run_id: self.watch.run_id.clone(),
+            run_id: self.run_id.clone(),
             status: self.progress.status.clone(),
             polls: self.progress.polls,
             missing_since: self.progress.missing_since,
@@ -97,12 +142,25 @@ impl Table {
 
     /// Takes in a watch that waits.
     pub(super) fn insert(&mut self, entry: Entry) {
-        let key = self.next_key;
+        self.runs.insert((self.hasher.hash_one(&entry.run_id), self.next_key));
+        self.due.insert(entry.due, self.next_key);
+        self.deadlines.insert(entry.deadline, self.next_key);
+        self.load(entry);
+    }
+
+    /// Takes in a watch that waits; until [`Table::put_in_order`] nobody finds it.
+    pub(super) fn load(&mut self, entry: Entry) {
+        self.entries.insert(self.next_key, Box::new(entry));
         self.next_key += 1;
-        self.runs.insert((self.hasher.hash_one(&entry.watch.run_id), key));
-        self.due.insert(entry.due, key);
-        self.deadlines.insert(entry.deadline, key);
-        self.entries.insert(key, Box::new(entry));
+    }
+
+    /// Puts all in order that wait, as all do before the first has its turn: at once that is quicker, and takes half
+    /// the memory, than one after the other.
+    pub(super) fn put_in_order(&mut self) {
+        let entries = || self.entries.iter().map(|(key, entry)| (*key, entry.as_ref()));
+        self.runs = entries().map(|(key, entry)| (self.hasher.hash_one(&entry.run_id), key)).collect();
+        self.due.replace(entries().map(|(key, entry)| (entry.due, key)));
+        self.deadlines.replace(entries().map(|(key, entry)| (entry.deadline, key)));
     }
 
     /// How many were ever taken in.
@@ -120,7 +178,7 @@ impl Table {
 
     pub(super) fn remove(&mut self, key: Key) {
         if let Some(entry) = self.entries.remove(&key) {
-            self.runs.remove(&(self.hasher.hash_one(&entry.watch.run_id), key));
+            self.runs.remove(&(self.hasher.hash_one(&entry.run_id), key));
             self.due.remove(entry.due, key);
             self.deadlines.remove(entry.deadline, key);
             self.expired.remove(&key);
@@ -138,7 +196,7 @@ impl Table {
     pub(super) fn keys_of(&self, run_id: &RunId) -> Vec<Key> {
         let hash = self.hasher.hash_one(run_id);
         let same_hash = self.runs.range((hash, Key::MIN)..=(hash, Key::MAX)).map(|&(_, key)| key);
-        same_hash.filter(|key| self.entries[key].watch.run_id == *run_id).collect()
+        same_hash.filter(|key| self.entries[key].run_id == *run_id).collect()
     }
 
     /// Whose turn is next, and when.
@@ -204,6 +262,10 @@ impl Times {
 
     fn place(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.origin).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn replace(&mut self, all: impl Iterator<Item = (Instant, Key)>) {
+        self.order = all.map(|(at, key)| (self.place(at), key)).collect();
     }
 
     fn insert(&mut self, at: Instant, key: Key) {
