@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use runwatch::run::RunId;
-use runwatch::simulator::{Fault, Script, Simulator};
+use runwatch::simulator::{Fault, Receiver, Script, Simulator};
 use serde_json::json;
 
 use crate::support::{Ended, Program, api, eventually, finish, send_signal};
@@ -288,6 +288,44 @@ async fn signals_end_it_with_their_codes_and_leave_the_run_alone() {
         assert_eq!(ended.code, Some(code), "{ended:?}");
         assert!(simulator.requests().iter().all(|request| request.method == "GET"));
     }
+}
+
+#[tokio::test]
+async fn a_signal_while_messages_wait_says_which_are_lost() {
+    let simulator = api([("run_1", Script::succeeds())]).await;
+    let receiver = Receiver::start([Fault::status(500)]).await.unwrap();
+    let url = receiver.url();
+    let program = Program::with(&simulator)
+        .configured(&format!("[sinks.ops]\ntype = \"webhook\"\nurl = {url:?}\nretry_schedule = [\"1h\"]\n"));
+    let child = program.command(&["wait", "run_1", "--linger", "2h"]).spawn().unwrap();
+    receiver.wait_for(1).await;
+    send_signal(&child, rustix::process::Signal::INT);
+    let ended = finish(child).await;
+    assert_eq!(ended.code, Some(130), "{ended:?}");
+    assert!(ended.stderr.contains("run.succeeded of run_1 was not delivered to ops"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_change_of_status_is_shown_before_the_verdict_that_it_leads_to() {
+    let runs: Vec<_> = (0..20).map(|n| format!("run_{n}")).collect();
+    let simulator = api(runs.iter().map(|run| (run.as_str(), Script::succeeds()))).await;
+    let mut arguments = vec!["wait"];
+    arguments.extend(runs.iter().map(String::as_str));
+    let program = Program::with(&simulator).set("RUNWATCH_API__REQUESTS_PER_MINUTE", "100000");
+    let ended = program.run(&arguments).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    for run in &runs {
+        assert_eq!(ended.stderr.matches(&format!(" {run} succeeded\n")).count(), 1, "{run}: {ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn trouble_is_told_once_off_a_terminal() {
+    let simulator = api([("run_1", Script::runs_forever())]).await;
+    simulator.set_outage(Some(Fault::status(502)));
+    let ended = Program::with(&simulator).run(&["wait", "run_1", "--timeout", "4s"]).await;
+    assert_eq!(ended.code, Some(6), "{ended:?}");
+    assert_eq!(ended.stderr.matches("asking again in").count(), 1, "{ended:?}");
 }
 
 #[tokio::test]
