@@ -92,7 +92,8 @@ fn demo_results(common: &Common) -> Results {
     if common.json { Results::Json } else { Results::Text }
 }
 
-/// Two workers are plenty: the work is waiting.
+/// One thread is plenty, as the work is waiting; what blocks has threads of its own. A second worker made polls and
+/// adds no quicker, and took twice the processor time (BENCHMARKS.md).
 fn block_on(command: impl Future<Output = anyhow::Result<u8>>) -> anyhow::Result<u8> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
 }
