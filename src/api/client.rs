@@ -1,10 +1,11 @@
 //! The HTTP client of the API.
 
+use std::str::FromStr;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
-use reqwest::{Client, ClientBuilder, Response, StatusCode, redirect};
+use reqwest::{Client, ClientBuilder, Response, StatusCode, Url, redirect};
 use secrecy::ExposeSecret as _;
 use tokio::time::Instant;
 
@@ -27,8 +28,14 @@ const STREAM_LIFE: Duration = Duration::from_secs(35 * 60);
 
 /// A client that cannot be built.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot set up HTTPS (are certificates of authorities installed?)")]
-pub struct BuildError(#[source] reqwest::Error);
+pub enum BuildError {
+    /// TLS cannot be set up.
+    #[error("cannot set up HTTPS (are certificates of authorities installed?)")]
+    Https(#[source] reqwest::Error),
+    /// The address of the API is none; a configuration that was loaded has none like that.
+    #[error("the address of the API is not a URL")]
+    Address(#[source] <Url as FromStr>::Err),
+}
 
 /// Asks the API for runs over HTTP.
 ///
@@ -41,7 +48,8 @@ pub struct ApiClient {
     /// hold up all that share its connection.
     streams: Client,
     request_timeout: Duration,
-    base_url: String,
+    /// Where runs are, without a slash at the end.
+    runs: Url,
     key: Option<Secret>,
     /// The header with the key, and when it was read. Held only to copy in and out.
     read_key: Mutex<Option<(Instant, HeaderValue)>>,
@@ -52,7 +60,7 @@ impl ApiClient {
     /// A client for these settings. Sends nothing yet.
     ///
     /// # Errors
-    /// When TLS cannot be set up.
+    /// When TLS cannot be set up, or the address of the API is not a URL.
     pub fn new(settings: &ApiSettings) -> Result<Self, BuildError> {
         // HTTP/2 carries all polls on one connection, and a poll that gets no answer does not end it. Pings do,
         // by the time that poll is given up: else all polls fail until the kernel gives the connection up, also
@@ -63,15 +71,26 @@ impl ApiClient {
             .http2_keep_alive_interval(half)
             .http2_keep_alive_timeout(half);
         let streams = builder(settings).timeout(STREAM_LIFE).http1_only().pool_max_idle_per_host(0);
+        let runs = format!("{}/v1/runs", settings.base_url.trim_end_matches('/'));
+        let runs = runs.parse().map_err(BuildError::Address)?;
         Ok(Self {
-            http: http.build().map_err(BuildError)?,
-            streams: streams.build().map_err(BuildError)?,
+            http: http.build().map_err(BuildError::Https)?,
+            streams: streams.build().map_err(BuildError::Https)?,
             request_timeout: settings.request_timeout,
-            base_url: settings.base_url.trim_end_matches('/').to_owned(),
+            runs,
             key: settings.key.clone(),
             read_key: Mutex::new(None),
             max_response_bytes: settings.max_response_bytes,
         })
+    }
+
+    /// Where a run is, or a part of it. What is the same for all runs is not read again each time.
+    fn run(&self, id: &RunId, part: Option<&str>) -> Url {
+        let mut url = self.runs.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.push(id.as_str()).extend(part);
+        }
+        url
     }
 
     /// The `Authorization` header, read anew when the last reading is old.
@@ -147,7 +166,7 @@ impl RunSource for ApiClient {
     async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
         let request = self
             .http
-            .get(format!("{}/v1/runs/{id}", self.base_url))
+            .get(self.run(id, None))
             .header(AUTHORIZATION, self.authorization()?)
             .header(ACCEPT, HeaderValue::from_static("application/json"));
         let response = request.send().await.map_err(transport)?;
@@ -163,7 +182,7 @@ impl RunSource for ApiClient {
     async fn open_events(&self, id: &RunId, last_id: Option<&str>) -> Result<HttpStream, ApiError> {
         let mut request = self
             .streams
-            .get(format!("{}/v1/runs/{id}/events", self.base_url))
+            .get(self.run(id, Some("events")))
             .header(AUTHORIZATION, self.authorization()?)
             .header(ACCEPT, HeaderValue::from_static(EVENT_STREAM));
         if let Some(last_id) = last_id.and_then(|last_id| HeaderValue::from_str(last_id).ok()) {

@@ -98,7 +98,9 @@ impl<S: RunSource> Scheduler<S> {
             let run_id = entry.run_id.clone();
             let limit = entry.deadline.max(now) + LAST_POLL_LIMIT;
             self.polls.spawn(async move {
-                let answer = match tokio::time::timeout_at(limit, source.get_run(&run_id)).await {
+                // On the heap: it is large, and would be copied along each time that what holds it is moved.
+                let asked = Box::pin(source.get_run(&run_id));
+                let answer = match tokio::time::timeout_at(limit, asked).await {
                     Ok(answer) => answer.map_err(PollError::Api),
                     Err(_elapsed) => Err(PollError::PastDeadline),
                 };
