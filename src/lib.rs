@@ -22,7 +22,8 @@
 //! # What holds
 //!
 //! - A verdict comes from the API's own words about that very run when asked for it, or from the watch's
-//!   deadline, and never from an event stream; it is given once and never changes. No failed poll ends a watch, and no unknown status is final.
+//!   deadline, and never from an event stream; it is given once and never changes. No failed poll ends a
+//!   watch, and no unknown status is final.
 //! - A message is stored before it is sent, is sent at least once, and has the same ID every time.
 //! - The API is never asked more often than its budget allows in any 60 seconds, nor while it asks for
 //!   a pause.

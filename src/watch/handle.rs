@@ -78,7 +78,7 @@ impl<S: RunSource> Watches<S> {
     /// Deletes a watch and ceases to follow it. Cancel-safe as [`Watches::add`].
     ///
     /// # Errors
-    /// As [`Store::remove_watch`], and when the scheduler has ended.
+    /// As [`crate::store::Store::remove_watch`], and when the scheduler has ended.
     pub async fn remove(&self, run_id: RunId) -> Result<Removed, StoreError> {
         self.ask(|reply| Command::Remove { run_id, reply }).await?
     }

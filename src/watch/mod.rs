@@ -3,7 +3,8 @@
 //! One task owns all watches. Each watch has a time at which it is due; the earliest due goes first, so
 //! that a short budget is shared fairly. A poll is a short task of its own; its answer comes back to
 //! the owner, which takes the step ([`Progress::step`]) and has it stored before it counts. A step that
-//! cannot be stored is not taken: the run is asked for again and the step is taken then.
+//! cannot be stored is not taken: the run is asked for again and the step is taken then. Only the end of a
+//! run is kept until it can be stored, as the API may not be there to tell it again.
 //!
 //! ```text
 //! commands ──► owner ──► poll (≤ max_in_flight) ──► step ──► store ──► owner

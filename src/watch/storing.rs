@@ -20,7 +20,7 @@ const STORE_RETRY: Duration = Duration::from_secs(5);
 
 /// Most unknown status texts that are warned about, so that an API that makes up ever new ones fills
 /// neither memory nor the log; and how much of one is shown, in characters.
-const MAX_WARNED: usize = 100;
+pub(super) const MAX_WARNED: usize = 100;
 const STATUS_CHARS: usize = 200;
 
 pub(super) enum Done {
