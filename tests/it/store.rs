@@ -7,7 +7,9 @@ use runwatch::run::{
     Answer, EventType, FoundBy, Labels, Limits, Observation, Progress, RunDetails, RunId, SinkName, Status, Step,
     Verdict, Watch,
 };
-use runwatch::store::{Added, Attempt, DeliveryFilter, DeliveryState, Outcome, Place, Store, StoreError, Told};
+use runwatch::store::{
+    Added, Attempt, DeliveryFilter, DeliveryState, Disk, Done, Outcome, Place, Store, StoreError, Told, Transaction,
+};
 use tokio::task::JoinSet;
 
 fn time(seconds: i64) -> Timestamp {
@@ -236,6 +238,33 @@ async fn a_store_of_the_first_format_opens_and_goes_on() {
     assert_eq!((claimed.len(), claimed[0].attempt), (1, 2));
     assert_eq!(store.add_configured_watch(watch("run_demo_outreach")).await.unwrap(), Added::Known);
     assert_eq!(store.add_configured_watch(watch("run_new")).await.unwrap(), Added::New);
+    close(store, tasks).await;
+}
+
+/// A disk that has no room when it comes to a commit.
+struct Full;
+
+impl Disk for Full {
+    async fn run(&self, transaction: Transaction) -> Option<Done> {
+        Some(transaction.refuse())
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_leaves_nothing_and_holds_up_no_reading() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("runwatch.db");
+    let (store, writer) = Store::open(Place::File(&path)).unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(writer.run_on(Full));
+    // Polled one after the other before the writer has its turn, they come in one batch.
+    let (added, counts, ping) = tokio::join!(store.add_watch(watch("run_1")), store.counts(), store.ping());
+    assert!(matches!(added, Err(StoreError::Sql(_))), "{added:?}");
+    assert_eq!(counts.unwrap().active, 0);
+    ping.unwrap();
+    close(store, tasks).await;
+    let (store, tasks) = open(&path);
+    assert_eq!(store.add_watch(watch("run_1")).await.unwrap(), Added::New);
     close(store, tasks).await;
 }
 
