@@ -67,7 +67,7 @@ const OPEN: [DeliveryState; 2] = [DeliveryState::Pending, DeliveryState::Sending
 /// No limit: the store of one command holds what its arguments name.
 const ALL: u32 = u32::MAX;
 
-/// The same once they have had it.
+/// How long they are given where `--linger` has passed.
 const AFTER_LINGER: Duration = Duration::from_millis(500);
 
 /// How often live lines are drawn anew.
