@@ -529,7 +529,8 @@ impl<S: RunSource> Shared<S> {
         let routes = Arc::clone(&self.control.in_force.borrow().routes);
         for (sink, open) in self.control.store.sinks_with_open_deliveries().await? {
             if !routes.0.iter().any(|route| route.sink == sink) {
-                notices.push(format!("{open} messages wait for {sink}, which is no longer configured"));
+                let waiting = if open == 1 { "1 message waits".to_owned() } else { format!("{open} messages wait") };
+                notices.push(format!("{waiting} for {sink}, which is no longer configured"));
             }
         }
         Ok(notices)

@@ -617,6 +617,25 @@ async fn the_service_manager_is_told_how_it_goes() {
 }
 
 #[tokio::test]
+async fn messages_for_a_sink_that_is_gone_are_kept_and_explained() {
+    let simulator = api([("run_1", Script::succeeds())]).await;
+    let dead = Receiver::start((0..9).map(|_| Fault::status(500))).await.unwrap();
+    let program = program(&simulator, &dead, "");
+    let daemon = start(&program).await;
+    add(&program, "run_1").await;
+    assert_eq!(verdict(&program, "run_1").await["verdict"], "succeeded");
+    stop(daemon).await;
+    let program = program.configured("");
+    let daemon = start(&program).await;
+    let listed = program.run(&["list", "--all"]).await;
+    assert!(listed.stderr.contains("1 message waits for hook, which is no longer configured"), "{listed:?}");
+    let shown = json(&program, &["show", "run_1"]).await;
+    let hook = shown["routing"].as_array().unwrap().iter().find(|sink| sink["sink"] == "hook").unwrap();
+    assert!(hook["why_not"].as_str().unwrap().contains("no sink of that name is configured any more"), "{hook}");
+    stop(daemon).await;
+}
+
+#[tokio::test]
 async fn a_job_ends_with_the_worst_verdict_once_all_is_told() {
     let simulator = api([("run_1", Script::succeeds().runs_for(SOON)), ("run_2", Script::canceled())]).await;
     let receiver = Receiver::start([Fault::status(500)]).await.unwrap();
