@@ -7,7 +7,7 @@ use anyhow::Context as _;
 
 use super::{USAGE, write_text};
 use crate::config::{Loaded, Problem, Problems, Settings, SinkSettings, Sources, load};
-use crate::notify::Sink;
+use crate::notify::{BuildSinkError, Sink};
 use crate::run::SinkName;
 use crate::text::with_causes;
 
@@ -41,12 +41,16 @@ pub fn check(sources: &Sources, json: bool, out: &mut dyn Write, err: &mut dyn W
 fn unusable_sinks(settings: &Settings) -> Vec<Problem> {
     let problem = |(name, sink): (&SinkName, &SinkSettings)| {
         let error = Sink::build(sink).err()?;
+        let fix = match error {
+            BuildSinkError::Http(_) => "install the certificates of authorities, or name them in SSL_CERT_FILE",
+            BuildSinkError::Template(_) => "correct the template",
+        };
         Some(Problem {
             origin: None,
             key: format!("sinks.{name}"),
             value: None,
             what: with_causes(&error),
-            fix: "correct it".to_owned(),
+            fix: fix.to_owned(),
         })
     };
     settings.sinks.iter().filter_map(problem).collect()

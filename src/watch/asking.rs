@@ -111,7 +111,7 @@ impl<S: RunSource> Scheduler<S> {
 
     /// To when the poll of a watch that is due can be put off because its stream shows that the run goes on:
     /// to where it would be if the last sign of life had been a poll.
-    pub(super) fn postponed(&mut self, key: Key, now: Instant) -> Option<Instant> {
+    fn postponed(&mut self, key: Key, now: Instant) -> Option<Instant> {
         let entry = self.table.get_mut(key)?;
         if entry.hinted {
             return None;

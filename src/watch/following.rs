@@ -52,7 +52,7 @@ impl<S: RunSource> Scheduler<S> {
     }
 
     /// Has the run asked for whose stream is over: it may have ended.
-    pub(super) fn stream_ended(&mut self, ended: Ended, now: Instant) {
+    fn stream_ended(&mut self, ended: Ended, now: Instant) {
         let Ended { key, cause, .. } = ended;
         let Some(entry) = self.table.get_mut(key) else { return };
         let run_id = &entry.run_id;
@@ -76,7 +76,7 @@ impl<S: RunSource> Scheduler<S> {
 
     /// Has a run asked for as if its status had just changed: should the API's answer lag behind its stream,
     /// it is asked again soon.
-    pub(super) fn ask_anew(&mut self, key: Key, now: Instant) {
+    fn ask_anew(&mut self, key: Key, now: Instant) {
         let Some(entry) = self.table.get_mut(key) else { return };
         entry.changed_at = now;
         entry.interval = None;
@@ -84,7 +84,7 @@ impl<S: RunSource> Scheduler<S> {
     }
 
     /// Has a run asked for ahead of all others, as far as the budget allows.
-    pub(super) fn ask_now(&mut self, key: Key) {
+    fn ask_now(&mut self, key: Key) {
         let Some(entry) = self.table.get_mut(key) else { return };
         entry.hinted = true;
         // A poll under way may have been answered before the hint: then there will be another.

@@ -347,15 +347,7 @@ impl<S: RunSource> Scheduler<S> {
     }
 
     fn publish(&mut self, now: Instant) {
-        if self.store_again_at.is_some_and(|at| at <= now) {
-            self.store_again_at = None;
-            std::mem::take(&mut self.untold).into_iter().for_each(|event| self.store_told(event));
-            let unstored = std::mem::take(&mut self.unstored);
-            unstored.into_iter().for_each(|(key, step, at)| self.store_step(key, step, at));
-            if self.unmoved.is_some() {
-                self.move_marks(0);
-            }
-        }
+        self.store_again(now);
         if let Some(event) = self.upstream.overdue(self.reading.wall) {
             self.tell(event);
         }

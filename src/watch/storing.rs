@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::Scheduler;
 use super::asking::Pace;
@@ -15,12 +16,14 @@ use crate::run::{Answer, Event, FoundBy, Progress, RunDetails, Status, Step, Wat
 use crate::store::{Added, Removed, StoreError, Told};
 use crate::text::{one_line, with_causes};
 
-/// How long after a failed write the step is tried again, with a fresh poll.
+/// How long after the store refused something it is given another try; most steps with a fresh poll.
 const STORE_RETRY: Duration = Duration::from_secs(5);
 
 /// Most unknown status texts that are warned about, so that an API that makes up ever new ones fills
-/// neither memory nor the log; and how much of one is shown, in characters.
+/// neither memory nor the log.
 pub(super) const MAX_WARNED: usize = 100;
+
+/// How much of an unknown status text is shown, in characters.
 const STATUS_CHARS: usize = 200;
 
 pub(super) enum Done {
@@ -109,7 +112,7 @@ impl<S: RunSource> Scheduler<S> {
     }
 
     /// Has a step stored that was taken at `at`.
-    pub(super) fn store_step(&mut self, key: Key, step: Box<Step>, at: Timestamp) {
+    fn store_step(&mut self, key: Key, step: Box<Step>, at: Timestamp) {
         // Somebody may have removed it meanwhile.
         if self.table.get(key).is_none() {
             return;
@@ -131,7 +134,7 @@ impl<S: RunSource> Scheduler<S> {
     }
 
     /// Reads what was last seen of a run, which an event without a new answer tells, then takes the step.
-    pub(super) fn recall(&mut self, key: Key, answer: Answer) {
+    fn recall(&mut self, key: Key, answer: Answer) {
         let entry = self.table.unqueue(key);
         entry.phase = Phase::Storing;
         let (store, run_id) = (self.store.clone(), entry.run_id.clone());
@@ -268,13 +271,27 @@ impl<S: RunSource> Scheduler<S> {
         });
     }
 
+    /// Has that stored again which the store refused, once its time has come.
+    pub(super) fn store_again(&mut self, now: Instant) {
+        if self.store_again_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.store_again_at = None;
+        std::mem::take(&mut self.untold).into_iter().for_each(|event| self.store_told(event));
+        let unstored = std::mem::take(&mut self.unstored);
+        unstored.into_iter().for_each(|(key, step, at)| self.store_step(key, step, at));
+        if self.unmoved.is_some() {
+            self.move_marks(0);
+        }
+    }
+
     /// Has an event about the API stored and sent.
     pub(super) fn tell(&mut self, event: Event) {
         tracing::warn!(event = %event.event_type, "state of the API changed");
         self.store_told(event);
     }
 
-    pub(super) fn store_told(&mut self, event: Event) {
+    fn store_told(&mut self, event: Event) {
         let sinks = self.policy.routes.sinks_for(&event, None);
         let (store, now) = (self.store.clone(), event.timestamp);
         self.store_in_order(async move {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,11 +9,11 @@ use runwatch::run::RunId;
 use runwatch::simulator::{Fault, Receiver, Script, Simulator};
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, UnixStream};
+use tokio::net::TcpListener;
 use tokio::process::Child;
 use tokio::task::JoinSet;
 
-use crate::support::{Ended, PATIENCE, Program, finish, send_signal};
+use crate::support::{Ended, PATIENCE, Program, eventually, finish, send_signal};
 
 const KEY: &str = "ck0live7QmarkOfTheApiKey8Zt";
 const URL_PATH: &str = "pathQmarkOfTheAddress3Vw";
@@ -324,13 +323,11 @@ async fn no_secret_is_in_what_is_said_of_a_wrong_configuration() {
 async fn start(program: &Program, format: &str) -> Child {
     let mut child = program.command(&["daemon", "--log-level", "trace", "--log-format", format]).spawn().unwrap();
     let socket = program.home().join("run/runwatch/runwatch.sock");
-    let answers = async {
-        while UnixStream::connect(&socket).await.is_err() {
-            assert!(child.try_wait().unwrap().is_none(), "the daemon ended");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, answers).await.expect("the daemon listens");
+    eventually("the daemon listens", || {
+        assert!(child.try_wait().unwrap().is_none(), "the daemon ended");
+        std::os::unix::net::UnixStream::connect(&socket).is_ok()
+    })
+    .await;
     child
 }
 
