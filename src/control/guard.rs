@@ -58,7 +58,7 @@ impl Guard {
         let given = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
         // The name of the scheme is taken in any case (RFC 9110, 11.1).
         let given = match given.split_at_checked(SCHEME.len()) {
-            Some((scheme, given)) if scheme.eq_ignore_ascii_case(SCHEME) => given.trim_ascii(),
+            Some((scheme, given)) if scheme.eq_ignore_ascii_case(SCHEME) => without_leading_spaces(given),
             _ => &[],
         };
         match verify_slices_are_equal(given, token.expose_secret().as_bytes()) {
@@ -70,6 +70,12 @@ impl Guard {
 
 /// How a token is announced.
 const SCHEME: &[u8] = b"Bearer ";
+
+/// Removes the further spaces that may stand between a scheme and its token: spaces only (RFC 9110, 11.4).
+fn without_leading_spaces(given: &[u8]) -> &[u8] {
+    let spaces = given.iter().take_while(|byte| **byte == b' ').count();
+    &given[spaces..]
+}
 
 fn unauthorized() -> Refusal {
     Refusal::new(StatusCode::UNAUTHORIZED, "the bearer token is missing or wrong")
@@ -86,6 +92,31 @@ fn names_this_machine(host: &HeaderValue) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Secret;
+
+    #[test]
+    fn only_spaces_may_stand_between_the_scheme_and_the_token() {
+        let (_sender, in_force) = watch::channel(InForce {
+            routes: std::sync::Arc::default(),
+            deadline: std::time::Duration::from_secs(60),
+            retention: std::time::Duration::from_secs(60),
+            token: Some(Secret::value("the-token")),
+            rejected: None,
+        });
+        let guard = Guard { in_force, loopback: false };
+        let admits = |value: &str| {
+            let value = HeaderValue::from_str(value).unwrap();
+            guard.admit("/v1/watches", &HeaderMap::from_iter([(header::AUTHORIZATION, value)])).is_ok()
+        };
+        for value in ["Bearer the-token", "bearer the-token", "BEARER   the-token"] {
+            assert!(admits(value), "{value:?}");
+        }
+        for value in
+            ["Bearer\t\tthe-token", "Bearer \t\tthe-token", "Bearer the-token\t", "the-token", "Bearerthe-token"]
+        {
+            assert!(!admits(value), "{value:?}");
+        }
+    }
 
     #[test]
     fn only_names_of_this_machine_pass() {
