@@ -8,6 +8,12 @@ use reqwest::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
 /// short enough that a wrong header does not silence a day.
 const MAX_PAUSE: Duration = Duration::from_secs(3600);
 
+/// A reset further ahead than this is not a time that an API can mean; it is ignored.
+const FURTHEST_RESET: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Unix times from here on are in milliseconds: in seconds they would lie after the year 5000.
+const FIRST_MILLISECONDS: u64 = 100_000_000_000;
+
 /// When the limit is reset, in Unix seconds (older documentation of the API).
 const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
@@ -31,17 +37,30 @@ pub(super) fn exhausted(headers: &HeaderMap, now: SystemTime) -> Option<Duration
 /// What `Retry-After` asks for, at most an hour; nothing when it is absent, past or unreadable.
 pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let value = text(headers, &RETRY_AFTER)?;
-    let pause = match value.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_not_seconds) => httpdate::parse_http_date(value).ok()?.duration_since(server_time(headers, now)).ok()?,
+    let pause = match seconds(value) {
+        Some(seconds) => Duration::from_secs(seconds),
+        None => httpdate::parse_http_date(value).ok()?.duration_since(server_time(headers, now)).ok()?,
     };
     (!pause.is_zero()).then_some(pause.min(MAX_PAUSE))
 }
 
+/// Whole seconds, rounded up where there is a fraction, as some services send one (`299.997`).
+fn seconds(value: &str) -> Option<u64> {
+    let (whole, fraction) = value.split_once('.').unwrap_or((value, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(fraction) {
+        return None;
+    }
+    let up = u64::from(fraction.bytes().any(|digit| digit != b'0'));
+    whole.parse::<u64>().ok().map(|whole| whole.saturating_add(up))
+}
+
+/// What `X-RateLimit-Reset` asks for. It is documented in seconds; some services send milliseconds.
 fn reset(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let seconds: u64 = text(headers, &RESET)?.parse().ok()?;
+    let value: u64 = text(headers, &RESET)?.parse().ok()?;
+    let seconds = if value >= FIRST_MILLISECONDS { value.div_ceil(1000) } else { value };
     let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))?;
-    let pause = at.duration_since(server_time(headers, now)).ok()?;
+    let pause = at.duration_since(server_time(headers, now)).ok().filter(|pause| *pause <= FURTHEST_RESET)?;
     (!pause.is_zero()).then_some(pause.min(MAX_PAUSE))
 }
 
@@ -73,16 +92,22 @@ mod tests {
         let ahead = [("retry-after", "Mon, 15 Jan 2024 11:50:10 GMT"), ("date", "Mon, 15 Jan 2024 11:50:00 GMT")];
         assert_eq!(asked(&ahead), Some(10));
         assert_eq!(asked(&[("x-ratelimit-reset", "1705315860")]), Some(60));
+        assert_eq!(asked(&[("retry-after", "4.2")]), Some(5));
+        assert_eq!(asked(&[("retry-after", "0.001")]), Some(1));
+        assert_eq!(asked(&[("retry-after", "4.0")]), Some(4));
+        assert_eq!(asked(&[("x-ratelimit-reset", "1705315860000")]), Some(60), "milliseconds");
         assert_eq!(asked(&[("retry-after", "5"), ("x-ratelimit-reset", "1705315860")]), Some(5));
         assert_eq!(asked(&[("retry-after", "later"), ("x-ratelimit-reset", "1705315860")]), Some(60));
     }
 
     #[test]
     fn what_makes_no_sense_is_ignored_and_what_is_too_long_is_cut() {
-        for value in ["", "0", "-1", "soon", "1.5", "Mon, 15 Jan 2024 10:49:00 GMT"] {
+        for value in ["", "0", "-1", "soon", "1e1", "1.", ".5", "2, 3", "Mon, 15 Jan 2024 10:49:00 GMT"] {
             assert_eq!(asked(&[("retry-after", value)]), None, "{value}");
         }
         assert_eq!(asked(&[("x-ratelimit-reset", "17")]), None);
+        assert_eq!(asked(&[("x-ratelimit-reset", "1705402200")]), Some(3600));
+        assert_eq!(asked(&[("x-ratelimit-reset", "1805315800")]), None, "years ahead");
         assert_eq!(asked(&[("retry-after", "999999999999")]), Some(3600));
         assert_eq!(asked(&[("x-ratelimit-reset", "18446744073709551615")]), None);
         assert_eq!(asked(&[]), None);
