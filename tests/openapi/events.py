@@ -43,6 +43,8 @@ def main(base, token_file):
             fields = {}
             if seen == ENOUGH:
                 break
+    # A stream that ends early would otherwise pass with nothing checked.
+    assert seen == ENOUGH, f"the stream ended after {seen} of {ENOUGH} events"
     print(f"{seen} events are as the document says")
 
 
