@@ -127,12 +127,7 @@ impl ApiClient {
     async fn refusal(&self, response: Response) -> ApiError {
         let code = response.status();
         let status = code.as_u16();
-        let retry_after = match code {
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                hints::pause(response.headers(), SystemTime::now())
-            }
-            _ => None,
-        };
+        let retry_after = hints::refusal_pause(code, response.headers(), SystemTime::now());
         if code.is_redirection() {
             return ApiError::Redirect { status };
         }
@@ -142,11 +137,13 @@ impl ApiClient {
             Err(_unreadable) => String::new(),
         };
         match code {
+            StatusCode::FORBIDDEN if retry_after.is_some() => ApiError::Status { status, message, retry_after },
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 *self.read_key.lock().expect("no holder panics") = None;
                 ApiError::Unauthorized { status, message }
             }
             StatusCode::NOT_FOUND => ApiError::NotFound { message },
+            StatusCode::GONE => ApiError::Gone { message },
             _ => ApiError::Status { status, message, retry_after },
         }
     }

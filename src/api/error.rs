@@ -21,7 +21,7 @@ pub enum ApiError {
     /// The API key cannot be read, or cannot be sent.
     #[error("the API key cannot be used")]
     KeyUnusable(#[source] KeyProblem),
-    /// 401 or 403.
+    /// 401, or a 403 that tells of no rate limit.
     #[error("{}{}", status_text(*status), after_colon(message))]
     Unauthorized {
         /// The status code.
@@ -32,6 +32,12 @@ pub enum ApiError {
     /// 404: there is no such run, or not yet.
     #[error("404 Not Found{}", after_colon(message))]
     NotFound {
+        /// What the body says.
+        message: String,
+    },
+    /// 410: there was such a run, and the API has deleted it.
+    #[error("410 Gone{}", after_colon(message))]
+    Gone {
         /// What the body says.
         message: String,
     },
@@ -48,7 +54,7 @@ pub enum ApiError {
         status: u16,
         /// What the body says.
         message: String,
-        /// How long the API asks to be left alone (429 and 503 only).
+        /// How long the API asks to be left alone (429, 503, and a 403 that tells of a rate limit).
         retry_after: Option<Duration>,
     },
     /// No connection, no answer in time, or it broke off.
@@ -111,14 +117,14 @@ impl ApiError {
         !self.is_unauthorized() && !self.is_not_found()
     }
 
-    /// Whether the API knows no such run.
+    /// Whether the API knows no such run, or no longer.
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::NotFound { .. })
+        matches!(self, Self::NotFound { .. } | Self::Gone { .. })
     }
 
     /// Whether what was asked for is not to be had from this server at all.
     pub fn is_absent(&self) -> bool {
-        matches!(self, Self::NotFound { .. } | Self::Status { status: 405 | 406 | 501, .. })
+        matches!(self, Self::NotFound { .. } | Self::Gone { .. } | Self::Status { status: 405 | 406 | 501, .. })
     }
 
     /// Whether the key is missing, unusable or refused.
@@ -130,9 +136,9 @@ impl ApiError {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::KeyMissing | Self::KeyUnusable(_) | Self::Unauthorized { .. } => "unauthorized",
-            Self::NotFound { .. } => "not_found",
+            Self::NotFound { .. } | Self::Gone { .. } => "not_found",
             Self::Redirect { .. } => "redirect",
-            Self::Status { status: 429, .. } => "throttled",
+            Self::Status { status: 429 | 403, .. } => "throttled",
             Self::Status { status: 500.., .. } => "server_error",
             Self::Status { .. } => "client_error",
             Self::Transport(_) | Self::Timeout => "no_answer",

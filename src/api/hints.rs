@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use reqwest::StatusCode;
 use reqwest::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
 
 /// Longest pause that an answer can ask for. An hour is far more than any documented limit needs, and
@@ -26,6 +27,16 @@ const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 /// answer's own `Date`, where it has one, so that a clock that is off does not matter.
 pub(crate) fn pause(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     retry_after(headers, now).or_else(|| reset(headers, now))
+}
+
+/// How long a refusal asks to be left alone. Some services tell of a rate limit by 403 (documentation of the GitHub
+/// REST API, "Rate limits"): with `Retry-After`, or with a limit that is used up. Any other 403 refuses the key.
+pub(super) fn refusal_pause(code: StatusCode, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    match code {
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => pause(headers, now),
+        StatusCode::FORBIDDEN => retry_after(headers, now).or_else(|| exhausted(headers, now)),
+        _ => None,
+    }
 }
 
 /// How long to wait when an answer says that no requests are left.
@@ -111,6 +122,22 @@ mod tests {
         assert_eq!(asked(&[("retry-after", "999999999999")]), Some(3600));
         assert_eq!(asked(&[("x-ratelimit-reset", "18446744073709551615")]), None);
         assert_eq!(asked(&[]), None);
+    }
+
+    #[test]
+    fn a_forbidden_answer_is_a_rate_limit_only_where_it_says_so() {
+        let asked = |code: u16, pairs: &[(&'static str, &str)]| {
+            let headers = pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
+            let code = StatusCode::from_u16(code).unwrap();
+            refusal_pause(code, &headers.collect(), SystemTime::UNIX_EPOCH + NOW).map(|pause| pause.as_secs())
+        };
+        let reset = ("x-ratelimit-reset", "1705315860");
+        assert_eq!(asked(403, &[("retry-after", "2")]), Some(2));
+        assert_eq!(asked(403, &[("x-ratelimit-remaining", "0"), reset]), Some(60));
+        assert_eq!(asked(403, &[("x-ratelimit-remaining", "7"), reset]), None);
+        assert_eq!(asked(403, &[reset]), None);
+        assert_eq!(asked(401, &[("retry-after", "2")]), None);
+        assert_eq!(asked(429, &[reset]), Some(60));
     }
 
     proptest! {
