@@ -41,7 +41,9 @@
 //! | [`control`] | the interface of the daemon: server and client |
 //! | [`config`], [`cli`] | what the user asks for |
 //! | [`app`], [`command`] | the wiring, the commands |
-//! | [`telemetry`], [`metrics`], [`service`] | logs and the terminal, figures, the service manager |
+//! | [`telemetry`], [`output`] | logs and the terminal; the threads that write them |
+//! | [`metrics`], [`service`] | figures, the service manager |
+//! | `blocking`, `http` | calls that can block, on threads of their own; what HTTP clients share |
 //! | [`clock`], [`backoff`] | time, growing intervals |
 //! | [`process`] | what others see of this process |
 //! | [`text`], [`table`] | harmless text, tables that fit |
@@ -50,14 +52,17 @@
 pub mod api;
 pub mod app;
 pub mod backoff;
+mod blocking;
 pub mod cli;
 pub mod clock;
 pub mod command;
 pub mod config;
 pub mod control;
 mod crash;
+mod http;
 pub mod metrics;
 pub mod notify;
+pub mod output;
 pub mod process;
 pub mod run;
 pub mod service;

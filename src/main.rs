@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use runwatch::cli::{Cli, Command, Common, ConfigCommand, SinksCommand};
 use runwatch::command::daemon::Logging;
@@ -12,6 +13,9 @@ use runwatch::config::{self, LogFormat, LogLevel, Settings, Sources};
 use runwatch::process;
 use runwatch::telemetry::{self, Screen};
 
+/// How long each output may take at the end to write what is queued: one that is read takes a moment.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+
 fn main() -> ExitCode {
     process::hide();
     let cli = Cli::from_args(std::env::args_os()).unwrap_or_else(|error| error.exit());
@@ -21,6 +25,7 @@ fn main() -> ExitCode {
         screen.line(&format!("error: {error:#}"));
         USAGE
     });
+    screen.flush_within(FLUSH_LIMIT);
     ExitCode::from(code)
 }
 
@@ -62,7 +67,7 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
         Command::List(args) => block_on(remote::list(&client()?, &args, talk(&common, out, err))),
         Command::Show { run } => block_on(remote::show(&client()?, &run, talk(&common, out, err))),
         Command::Remove { runs } => block_on(remote::remove(&client()?, &runs, talk(&common, out, err))),
-        Command::Events { after } => block_on(remote::events(&client()?, after, talk(&common, out, err))),
+        Command::Events { after } => block_on(remote::events(&client()?, after, screen)),
         Command::Deliveries(args) => block_on(remote::deliveries(&client()?, &args, talk(&common, out, err))),
         Command::Sinks(SinksCommand::Test { sinks }) => {
             block_on(command::sinks::test(&settings(&sources())?, &sinks, common.json, out))
@@ -95,5 +100,9 @@ fn demo_results(common: &Common) -> Results {
 /// One thread is plenty, as the work is waiting; what blocks has threads of its own. A second worker made polls and
 /// adds no quicker, and took twice the processor time (BENCHMARKS.md).
 fn block_on(command: impl Future<Output = anyhow::Result<u8>>) -> anyhow::Result<u8> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let code = runtime.block_on(command);
+    // A call that blocks, such as a write to a disk that is gone, must not hold the end of the process.
+    runtime.shutdown_background();
+    code
 }

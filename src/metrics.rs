@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::output;
 use crate::run::{FoundBy, SinkName};
 use crate::watch::Trouble;
 
@@ -224,6 +225,10 @@ impl Metrics {
         let help = "Age of the oldest message that waits or is being sent";
         registry.register("delivery_oldest_pending_seconds", help, oldest);
         registry.register("deliveries_dead", "Messages given up", dead);
+        let dropped = Counter::<u64>::default();
+        dropped.inc_by(output::dropped());
+        let help = "Log records that were dropped because standard error was not read";
+        registry.register("log_records_dropped", help, dropped);
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The program", build);
         let mut written = String::new();
@@ -293,6 +298,7 @@ mod tests {
             "runwatch_deliveries_pending{sink=\"ops\"} 0",
             "runwatch_delivery_oldest_pending_seconds 0",
             "runwatch_deliveries_dead{sink=\"ops\"} 0",
+            "runwatch_log_records_dropped_total ",
             concat!("runwatch_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         ] {
             assert!(text.lines().any(|found| found.starts_with(line)), "{line}\n{text}");

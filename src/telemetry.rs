@@ -1,9 +1,11 @@
-//! Logs, and the one place that writes to the terminal's standard error.
+//! Logs, and what people see on the terminal.
 
+use std::backtrace::BacktraceStatus;
 use std::io::{self, IsTerminal as _, Write};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tracing::Metadata;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -12,36 +14,49 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::cli::Color;
 use crate::config::{LogFormat, LogLevel};
+use crate::output::Output;
 use crate::text::harmless_json;
 
 /// Target of the records that a `log` sink writes. They are shown whatever the log level is: they are
 /// messages somebody asked for, not diagnostics.
 pub const EVENT_TARGET: &str = "runwatch::event";
 
-/// Standard error, shared by log records, plain lines and live lines without mixing them up.
+/// The output of log records, once there is one: a `log` sink waits until its record is written.
+static LOG: OnceLock<Output> = OnceLock::new();
+
+/// The output that log records go to; `None` before [`init`].
+pub(crate) fn log_output() -> Option<&'static Output> {
+    LOG.get()
+}
+
+/// How long the report of a panic may take to be written: the process may be about to end.
+const PANIC_LIMIT: Duration = Duration::from_millis(250);
+
+/// What people see: standard error for log records, plain lines and live lines, and standard output for results.
 #[derive(Debug, Clone)]
 pub struct Screen {
-    live: Option<MultiProgress>,
+    /// Standard output.
+    pub out: Output,
+    /// Standard error.
+    pub err: Output,
 }
 
 impl Screen {
-    /// Standard error without live lines.
+    /// Without live lines.
     pub fn plain() -> Self {
-        Self { live: None }
+        let (out, err) = Output::of_process(false);
+        Self { out, err }
     }
 
-    /// Standard error with live lines if it is a terminal that can move its cursor.
+    /// With live lines if standard error is a terminal that can move its cursor.
     pub fn detect() -> Self {
-        let term = console::Term::stderr();
-        let movable = term.is_term() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
-        // Ten draws a second at most: enough for a clock in seconds, little work for a terminal.
-        let target = || ProgressDrawTarget::term(term, 10);
-        Self { live: movable.then(|| MultiProgress::with_draw_target(target())) }
+        let (out, err) = Output::of_process(console::Term::stderr().is_term() && terminal_is_able());
+        Self { out, err }
     }
 
     /// Whether there are live lines.
     pub fn is_live(&self) -> bool {
-        self.live.is_some()
+        self.err.is_live()
     }
 
     /// Rows of the terminal; 24 where that cannot be known.
@@ -54,93 +69,63 @@ impl Screen {
         usize::from(console::Term::stderr().size().1)
     }
 
-    /// Writes a line to standard error, above the live lines. A closed standard error is no reason to
-    /// stop watching.
+    /// Writes a line to standard error, above the live lines. A standard error that is closed or not read is no reason
+    /// to stop watching.
     pub fn line(&self, text: &str) {
-        self.aside(|| {
-            let written = writeln!(io::stderr().lock(), "{text}");
-            drop(written);
-        });
+        self.err.diagnose(format!("{text}\n"));
     }
 
-    /// Runs `write` with the live lines out of the way.
-    pub fn aside<T>(&self, write: impl FnOnce() -> T) -> T {
-        match &self.live {
-            Some(live) => live.suspend(write),
-            None => write(),
-        }
-    }
-
-    /// A place for live lines, which are gone when it is dropped.
-    pub fn live_area(&self) -> Option<LiveArea> {
-        self.live.clone().map(|live| LiveArea { live, bars: Vec::new() })
+    /// Gives both outputs at most `limit` each to write what is queued.
+    pub fn flush_within(&self, limit: Duration) {
+        self.err.flush_within(limit);
+        self.out.flush_within(limit);
     }
 }
 
-/// Live lines at the bottom of the terminal.
-#[derive(Debug)]
-pub struct LiveArea {
-    live: MultiProgress,
-    bars: Vec<ProgressBar>,
+/// Whether `TERM` names a terminal that knows colors and cursor movement: "dumb" and none do not (terminfo(5)).
+fn terminal_is_able() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
-impl LiveArea {
-    /// Shows `lines`, in place of those shown before, on a terminal with so many columns. Each is cut to what fits
-    /// with room for the `^C` of a terminal, which would else begin a line that nobody takes away.
-    pub fn show(&mut self, lines: &[String], columns: usize) {
-        while self.bars.len() > lines.len() {
-            if let Some(bar) = self.bars.pop() {
-                bar.finish_and_clear();
-                self.live.remove(&bar);
-            }
-        }
-        while self.bars.len() < lines.len() {
-            let style = ProgressStyle::with_template("{msg}").expect("a valid template");
-            self.bars.push(self.live.add(ProgressBar::no_length().with_style(style)));
-        }
-        for (bar, line) in self.bars.iter().zip(lines) {
-            bar.set_message(console::truncate_str(line, columns.saturating_sub(3), "…").into_owned());
-            bar.tick();
-        }
-    }
-}
-
-impl Drop for LiveArea {
-    fn drop(&mut self) {
-        self.show(&[], 0);
-    }
-}
-
-/// Writes log records to the screen.
+/// Writes log records to an output.
 #[derive(Debug, Clone)]
-struct ScreenWriter {
-    screen: Screen,
+struct RecordWriter {
+    output: Output,
     /// Records are JSON, in which a terminal could find something to act upon.
     json: bool,
+    /// The record is a message of a `log` sink.
+    message: bool,
 }
 
-impl Write for ScreenWriter {
+impl Write for RecordWriter {
+    /// Takes a record, which comes in one piece.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match std::str::from_utf8(bytes) {
-            // A record comes in one piece.
-            Ok(json) if self.json => {
-                self.screen.aside(|| io::stderr().lock().write_all(harmless_json(json).as_bytes()))?;
-                Ok(bytes.len())
-            }
-            _ => self.screen.aside(|| io::stderr().lock().write(bytes)),
+        let text = match std::str::from_utf8(bytes) {
+            Ok(json) if self.json => harmless_json(json).into_owned().into_bytes(),
+            _ => bytes.to_vec(),
+        };
+        if self.message {
+            self.output.record(text)
+        } else {
+            self.output.diagnose(text)
         }
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().lock().flush()
+        Ok(())
     }
 }
 
-impl<'a> MakeWriter<'a> for ScreenWriter {
+impl<'a> MakeWriter<'a> for RecordWriter {
     type Writer = Self;
 
     fn make_writer(&'a self) -> Self {
         self.clone()
+    }
+
+    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Self {
+        Self { message: meta.target() == EVENT_TARGET, ..self.clone() }
     }
 }
 
@@ -166,7 +151,8 @@ pub fn init(screen: &Screen, level: LogLevel, format: LogFormat, coloured: bool)
         // It fails only when the subscriber is gone, and then nobody logs.
         drop(handle.reload(self::filter(level)));
     };
-    let writer = ScreenWriter { screen: screen.clone(), json: format == LogFormat::Json };
+    drop(LOG.set(screen.err.clone()));
+    let writer = RecordWriter { output: screen.err.clone(), json: format == LogFormat::Json, message: false };
     let records = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(coloured && format == LogFormat::Text);
     let registry = tracing_subscriber::registry().with(filter);
     match format {
@@ -174,7 +160,20 @@ pub fn init(screen: &Screen, level: LogLevel, format: LogFormat, coloured: bool)
         LogFormat::Text => registry.with(records).init(),
         LogFormat::Json => registry.with(records.json().flatten_event(true)).init(),
     }
+    log_panics(screen.err.clone());
     LevelSwitch(Arc::new(set))
+}
+
+/// Logs panics as records: the standard library would write to standard error itself, and wait where it is not read.
+fn log_panics(output: Output) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let what = panic.payload_as_str().unwrap_or("no reason given");
+        let backtrace = std::backtrace::Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+        tracing::error!(place, backtrace, "a thread panicked: {what}");
+        output.flush_within(PANIC_LIMIT);
+    }));
 }
 
 /// Whether standard error goes to systemd's journal, which has the time of every line itself:
@@ -197,11 +196,15 @@ fn filter(level: LogLevel) -> Targets {
     Targets::new().with_default(others).with_target("runwatch", ours).with_target(EVENT_TARGET, LevelFilter::INFO)
 }
 
-/// Whether to colour what goes to standard error; `auto` follows no-color.org.
+/// Whether to color what goes to standard error; `auto` follows no-color.org and colors no terminal that is "dumb" or
+/// has no `TERM`.
 pub fn coloured(choice: Color) -> bool {
     match choice {
         Color::Always => true,
         Color::Never => false,
-        Color::Auto => std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && io::stderr().is_terminal(),
+        Color::Auto => {
+            let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+            wanted && io::stderr().is_terminal() && terminal_is_able()
+        }
     }
 }

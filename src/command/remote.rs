@@ -1,7 +1,7 @@
 //! The commands that talk to the daemon.
 
 use std::fmt::Write as _;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -244,36 +244,46 @@ pub async fn remove(client: &Client, run_ids: &[RunId], mut talk: Talk<'_>) -> a
 }
 
 /// `runwatch events`: each event as a line, the JSON that sinks get with its `id`, until a signal or
-/// until nobody reads.
+/// until the reader of standard output is gone. A reader that is slow has the events wait in the daemon.
 ///
 /// # Errors
 /// When the result cannot be written.
-pub async fn events(client: &Client, after: Option<u64>, mut talk: Talk<'_>) -> anyhow::Result<u8> {
+pub async fn events(client: &Client, after: Option<u64>, screen: &Screen) -> anyhow::Result<u8> {
     let mut signals = Signals::listen()?;
+    // Both are cancel-safe: an event that has come is kept until it is whole.
+    tokio::select! {
+        code = print_events(client, after, screen) => code,
+        code = signals.next() => Ok(code),
+    }
+}
+
+async fn print_events(client: &Client, after: Option<u64>, screen: &Screen) -> anyhow::Result<u8> {
+    let failed = |error: &ClientError| {
+        screen.line(&format!("error: {error}"));
+        Ok(failure_code(error))
+    };
     let mut events = match client.events(after.map(|after| after.to_string()).as_deref()).await {
         Ok(events) => events,
-        Err(error) => return talk.failed(&error),
+        Err(error) => return failed(&error),
     };
     loop {
-        // Both arms are cancel-safe: an event that has come is kept until it is whole.
-        let next = tokio::select! {
-            next = events.next() => next,
-            code = signals.next() => return Ok(code),
-        };
-        match next {
+        match events.next().await {
             Ok(Some((id, json))) => {
                 let json = harmless_json(&json);
                 let fields = json.strip_prefix('{').context("an event is no JSON object")?;
-                match writeln!(talk.out, "{{\"id\":{id},{fields}").and_then(|()| talk.out.flush()) {
-                    Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(0),
-                    written => written.context("cannot write the result")?,
+                screen.out.print(format!("{{\"id\":{id},{fields}\n"));
+                screen.out.flush().await;
+                match screen.out.result_failed() {
+                    Some(ErrorKind::BrokenPipe) => return Ok(0),
+                    Some(error) => return Err(std::io::Error::from(error)).context("cannot write the result"),
+                    None => {}
                 }
             }
             Ok(None) => {
-                write_text(talk.err, "error: the daemon has stopped\n")?;
+                screen.line("error: the daemon has stopped");
                 return Ok(REFUSED);
             }
-            Err(error) => return talk.failed(&error),
+            Err(error) => return failed(&error),
         }
     }
 }

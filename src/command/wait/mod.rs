@@ -64,6 +64,9 @@ const GRACE: Duration = Duration::from_secs(10);
 /// The states of a delivery that is not done with.
 const OPEN: [DeliveryState; 2] = [DeliveryState::Pending, DeliveryState::Sending];
 
+/// Events read at a time: their runs may have large outputs.
+const EVENTS_AT_ONCE: u32 = 64;
+
 /// No limit: the store of one command holds what its arguments name.
 const ALL: u32 = u32::MAX;
 
@@ -183,7 +186,9 @@ pub(super) async fn follow(
         activity: None,
         verdict: None,
     };
-    let report = Report::new(manner, watches.iter().map(tracked).collect());
+    let left = |watch: &Watch| Duration::try_from(watch.deadline_at.duration_since(clock.now())).unwrap_or_default();
+    let deadline = Instant::now().checked_add(watches.iter().map(left).max().unwrap_or_default());
+    let report = Report::new(manner, watches.iter().map(tracked).collect(), deadline);
     let followed = report.wants_activity().then(|| engine.watches.followed());
     let mut session = Session { report, clock, engine, until, followed, status_seq: 0, event_seq: 0 };
     for watch in watches {
@@ -224,12 +229,15 @@ impl Session {
             let live = self.report.is_live();
             let views = if live { self.engine.watches.view(None).await.unwrap_or_default() } else { Vec::new() };
             self.report.show(self.clock.now(), &views, &state);
+            let unread = !self.report.has_room();
             loop {
                 // Every arm is cancel-safe: they wait for changes, ticks, events and signals, and lose none.
                 tokio::select! {
                     Ok(()) = history.changed() => break,
                     Ok(()) = upstream.changed() => break,
                     _ = redraw.tick(), if live => break,
+                    // There may be results that wait for the reader of standard output.
+                    () = self.report.room(), if unread => break,
                     code = signals.next() => return Ok(End::Signal(code)),
                     error = self.engine.broken() => return Err(error),
                     heard = hear(&mut self.followed) => self.report.heard(heard),
@@ -241,19 +249,27 @@ impl Session {
     /// Takes in what was stored since the last time, up to the verdict that ends the wait. Returns whether
     /// that was there: the code is that of the verdicts up to it, however many came together.
     async fn catch_up(&mut self) -> anyhow::Result<bool> {
-        // Read before the changes of status: what is stored in between has its change shown before its verdict.
-        let events = self.engine.store.events_after(self.event_seq, ALL).await?;
-        for change in self.engine.store.status_changes_after(self.status_seq).await? {
-            self.status_seq = change.seq;
-            self.report.status(&change.run_id, &change.status, change.at);
-        }
-        for (seq, event) in events {
-            self.event_seq = seq;
-            let (Some(verdict), Some(data)) = (event.event_type.verdict(), event.run()) else { continue };
-            self.hear_out();
-            self.report.verdict(verdict, &event, data);
-            if self.report.is_over(self.until, Some(verdict)) {
-                return Ok(true);
+        loop {
+            // Read before the changes of status: what is stored in between has its change shown before its verdict.
+            let events = self.engine.store.events_after(self.event_seq, EVENTS_AT_ONCE).await?;
+            for change in self.engine.store.status_changes_after(self.status_seq).await? {
+                self.status_seq = change.seq;
+                self.report.status(&change.run_id, &change.status, change.at);
+            }
+            if events.is_empty() {
+                break;
+            }
+            for (seq, event) in events {
+                if !self.report.has_room() {
+                    return Ok(false);
+                }
+                self.event_seq = seq;
+                let (Some(verdict), Some(data)) = (event.event_type.verdict(), event.run()) else { continue };
+                self.hear_out();
+                self.report.verdict(verdict, &event, data);
+                if self.report.is_over(self.until, Some(verdict)) {
+                    return Ok(true);
+                }
             }
         }
         Ok(self.report.is_over(self.until, None))
@@ -277,25 +293,29 @@ impl Session {
         self.report.clear();
         let (code, grace) = match end {
             End::Verdicts => match self.linger(&mut signals).await? {
-                None => (self.report.verdict_code(), AFTER_LINGER),
-                Some(signal) => (signal, GRACE),
+                None => (None, AFTER_LINGER),
+                Some(signal) => (Some(signal), GRACE),
             },
             End::Refused(message) => {
                 self.report.manner.screen.line(&format!("error: the API refused the key: {message}"));
-                (KEY_REFUSED, GRACE)
+                (Some(KEY_REFUSED), GRACE)
             }
             End::Signal(code) => {
                 if self.report.manner.progress {
                     let going = self.report.going();
                     self.report.manner.screen.line(&format!("interrupted; {going} still going, and left alone"));
                 }
-                (code, GRACE)
+                (Some(code), GRACE)
             }
         };
         let screen = self.report.manner.screen.clone();
         let settled = async {
             self.engine.settle(grace).await;
-            self.report_undelivered().await
+            self.report_undelivered().await?;
+            if code.is_none() {
+                self.report.flush().await;
+            }
+            anyhow::Ok(())
         };
         let reported = tokio::select! {
             reported = settled => reported,
@@ -305,7 +325,7 @@ impl Session {
             }
         };
         self.engine.close().await;
-        reported.map(|()| code)
+        reported.map(|()| code.unwrap_or_else(|| self.report.verdict_code()))
     }
 
     /// Waits until every message is delivered or given up, as long as the next attempt is due within

@@ -51,7 +51,8 @@ pub(super) async fn wait(
             }
         }
     }
-    let report = Report::new(manner, runs);
+    let deadline = args.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let report = Report::new(manner, runs, deadline);
     let feed = if report.wants_activity() { Feed::Closed } else { Feed::None };
     let (unwatched, seen) = (BTreeSet::new(), BTreeMap::new());
     let mut follower = Follower { report, client, feed, gone: false, unwatched, seen };
@@ -117,8 +118,20 @@ struct Follower {
 
 impl Follower {
     /// Asks the daemon about every run that is going, again and again, until what was waited for is
-    /// known. Cancel-safe: it only asks.
+    /// known and printed. Cancel-safe: it only asks.
     async fn follow(&mut self, until: Until) -> u8 {
+        let over = self.follow_runs(until).await;
+        self.report.clear();
+        self.report.flush().await;
+        match self.report.verdict_code() {
+            // Not all is known, so not all is well.
+            0 if !over => USAGE,
+            code => code,
+        }
+    }
+
+    /// Returns whether what was waited for is known; else there is nothing left that could be.
+    async fn follow_runs(&mut self, until: Until) -> bool {
         loop {
             let going: Vec<RunId> = self
                 .report
@@ -128,12 +141,7 @@ impl Follower {
                 .map(|run| run.run_id.clone())
                 .collect();
             if going.is_empty() {
-                self.report.clear();
-                return match self.report.verdict_code() {
-                    // Not all is known, so not all is well.
-                    0 if !self.unwatched.is_empty() => USAGE,
-                    code => code,
-                };
+                return self.unwatched.is_empty();
             }
             if !self.gone && matches!(self.feed, Feed::Closed) {
                 self.open_feed().await;
@@ -171,9 +179,10 @@ impl Follower {
                         views.extend(view(&watch));
                         let given = self.take_in(&watch);
                         if self.report.is_over(until, given) {
-                            self.report.clear();
-                            return self.report.verdict_code();
+                            return true;
                         }
+                        // What follows waits where standard output is not read.
+                        self.report.room().await;
                     }
                     Err(error) if error.is_unknown() => {
                         self.report.manner.screen.line(&format!("error: {run_id} is no longer watched by the daemon"));

@@ -1,18 +1,20 @@
 //! What a wait says as it goes, and its exit code: the same whoever watches.
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, IsTerminal as _};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use tokio::time::{Instant, timeout_at};
 
 use super::super::USAGE;
 use super::view::{Palette, Tracked, activity_line, activity_words, change_line, live_lines, upstream_line};
 use super::{Manner, Results, Until};
 use crate::control::Heard;
 use crate::notify::summary;
+use crate::output::LiveArea;
 use crate::run::{Event, RunEvent, RunId, Status, Verdict};
-use crate::telemetry::LiveArea;
 use crate::text::harmless_json;
 use crate::watch::{UpstreamView, WatchView};
 
@@ -24,14 +26,22 @@ pub(super) struct Report {
     area: Option<LiveArea>,
     shown_upstream: UpstreamView,
     zone: TimeZone,
-    /// Why standard output cannot be written, once it could not.
-    unwritable: Option<io::Error>,
+    /// Until when results wait for a reader that does not read; `None` for as long as it takes.
+    reader_limit: Option<Instant>,
+    /// The reader did not read in time: no more results are printed.
+    unread: bool,
+    /// Events of runs that were left out since that was last shown, because standard output was not read.
+    left_out: u64,
 }
 
+/// How long after the last deadline results wait for a reader that does not read.
+const READER_GRACE: Duration = Duration::from_secs(15);
+
 impl Report {
-    /// About these runs, in this order.
-    pub(super) fn new(manner: Manner, runs: Vec<Tracked>) -> Self {
-        let area = if manner.progress { manner.screen.live_area() } else { None };
+    /// About these runs, in this order. All have their verdict by `deadline`, where that is known: results that are
+    /// not read soon after it are given up.
+    pub(super) fn new(manner: Manner, runs: Vec<Tracked>, deadline: Option<Instant>) -> Self {
+        let area = if manner.progress { manner.screen.err.live_area() } else { None };
         Self {
             manner,
             order: runs.iter().map(|run| run.run_id.clone()).collect(),
@@ -39,7 +49,39 @@ impl Report {
             area,
             shown_upstream: UpstreamView::default(),
             zone: TimeZone::system(),
-            unwritable: None,
+            reader_limit: deadline.and_then(|deadline| deadline.checked_add(READER_GRACE)),
+            unread: false,
+            left_out: 0,
+        }
+    }
+
+    /// Waits until standard output takes another result, but not for a reader that is late. Cancel-safe.
+    pub(super) async fn room(&mut self) {
+        let out = self.manner.screen.out.clone();
+        self.until_read(out.room()).await;
+    }
+
+    /// Whether another result can be printed without waiting.
+    pub(super) fn has_room(&self) -> bool {
+        self.unread || self.manner.screen.out.has_room()
+    }
+
+    /// Waits until all results are written, but not for a reader that is late, and says what went wrong. Cancel-safe.
+    pub(super) async fn flush(&mut self) {
+        let out = self.manner.screen.out.clone();
+        self.until_read(out.flush()).await;
+        if self.unread {
+            self.manner.screen.line("error: results are lost, because standard output was not read");
+        } else if let Some(error) = self.manner.screen.out.result_failed() {
+            self.manner.screen.line(&format!("cannot write to standard output: {error}"));
+        }
+    }
+
+    async fn until_read(&mut self, read: impl Future<Output = ()>) {
+        match self.reader_limit {
+            _ if self.unread => {}
+            Some(limit) => self.unread = timeout_at(limit, read).await.is_err(),
+            None => read.await,
         }
     }
 
@@ -88,6 +130,15 @@ impl Report {
             return;
         }
         if self.manner.results == Results::Json {
+            if !self.manner.screen.out.has_room() {
+                self.left_out += 1;
+                return;
+            }
+            let left_out = std::mem::take(&mut self.left_out);
+            if left_out > 0 {
+                let line = format!("warning: {left_out} events are left out, because standard output was not read");
+                self.manner.screen.line(&self.palette().warning(&line));
+            }
             self.print(&serde_json::to_string(&seen).expect("the documents have text keys"));
         } else if self.manner.progress {
             let line = activity_line(self.palette(), &self.zone, &self.runs[&seen.run_id], &seen);
@@ -121,7 +172,7 @@ impl Report {
             // Room is left for the prompt and for the line about the API.
             let most = self.manner.screen.rows().saturating_sub(3).max(1);
             let lines = live_lines(palette, now, &runs, views, upstream, most);
-            area.show(&lines, self.manner.screen.columns());
+            area.show(lines, self.manner.screen.columns());
         } else if self.manner.progress
             && (upstream.trouble, &upstream.message) != (self.shown_upstream.trouble, &self.shown_upstream.message)
         {
@@ -140,9 +191,11 @@ impl Report {
     pub(super) fn verdict_code(&self) -> u8 {
         let worst = Verdict::worst(self.runs.values().filter_map(|run| run.verdict));
         let code = worst.map_or(0, Verdict::exit_code);
-        match &self.unwritable {
+        match self.manner.screen.out.result_failed() {
+            _ if code != 0 => code,
             // A reader that has seen enough closes the pipe; anything else lost a result.
-            Some(error) if error.kind() != io::ErrorKind::BrokenPipe && code == 0 => USAGE,
+            Some(error) if error != io::ErrorKind::BrokenPipe => USAGE,
+            _ if self.unread => USAGE,
             _ => code,
         }
     }
@@ -152,7 +205,7 @@ impl Report {
     }
 
     /// Prints what is known now of one run.
-    fn print_result(&mut self, verdict: Verdict, event: &Event, data: &RunEvent) {
+    fn print_result(&self, verdict: Verdict, event: &Event, data: &RunEvent) {
         let human = self.result_line(verdict, event);
         let quiet = !self.manner.progress;
         match self.manner.results {
@@ -204,18 +257,11 @@ impl Report {
         line
     }
 
-    /// Prints to standard output. One that cannot be written is remembered, not fatal: the messages to
-    /// others matter all the same.
-    fn print(&mut self, text: &str) {
-        let written = self.manner.screen.aside(|| {
-            let mut stdout = io::stdout().lock();
-            writeln!(stdout, "{text}").and_then(|()| stdout.flush())
-        });
-        if let Err(error) = written
-            && self.unwritable.is_none()
-        {
-            self.manner.screen.line(&format!("cannot write to standard output: {error}"));
-            self.unwritable = Some(error);
+    /// Prints to standard output. One that cannot be written is no reason to stop: the messages to others matter all
+    /// the same.
+    fn print(&self, text: &str) {
+        if !self.unread {
+            self.manner.screen.out.print(format!("{text}\n"));
         }
     }
 }
