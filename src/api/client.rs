@@ -1,7 +1,7 @@
 //! The HTTP client of the API.
 
 use std::str::FromStr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -11,17 +11,25 @@ use tokio::time::Instant;
 
 use super::error::{ApiError, KeyProblem};
 use super::{HttpStream, Malformed, Reply, RunSource, hints, wire};
+use crate::blocking::Lane;
 use crate::config::{ApiSettings, REDACTED, Secret};
+use crate::http::Names;
 use crate::run::RunId;
 
 /// How often the key is read again at the most. A refusal has it read again at once.
 const KEY_LIFE: Duration = Duration::from_secs(1);
+
+/// Key files read at once.
+const KEY_READS: usize = 4;
 
 /// Most bytes of the body of an error that are read: its message is what people see.
 const MAX_ERROR_BYTES: u64 = 8 * 1024;
 
 /// After how long without traffic a connection is checked, so that one that a router forgot is noticed.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// Most name lookups at once.
+const LOOKUPS: usize = 8;
 
 /// Longest life of an event stream. The API ends one after 30 minutes ("Stream Events" of its reference).
 const STREAM_LIFE: Duration = Duration::from_secs(35 * 60);
@@ -51,6 +59,8 @@ pub struct ApiClient {
     /// Where runs are, without a slash at the end.
     runs: Url,
     key: Option<Secret>,
+    /// Reads the key where it is in a file.
+    keys: Lane,
     /// The header with the key, and when it was read. Held only to copy in and out.
     read_key: Mutex<Option<(Instant, HeaderValue)>>,
     max_response_bytes: u64,
@@ -66,11 +76,12 @@ impl ApiClient {
         // by the time that poll is given up: else all polls fail until the kernel gives the connection up, also
         // when the API has moved to another address meanwhile.
         let half = settings.request_timeout / 2;
-        let http = builder(settings)
+        let names = Names::new(LOOKUPS);
+        let http = builder(settings, &names)
             .timeout(settings.request_timeout)
             .http2_keep_alive_interval(half)
             .http2_keep_alive_timeout(half);
-        let streams = builder(settings).timeout(STREAM_LIFE).http1_only().pool_max_idle_per_host(0);
+        let streams = builder(settings, &names).timeout(STREAM_LIFE).http1_only().pool_max_idle_per_host(0);
         let runs = format!("{}/v1/runs", settings.base_url.trim_end_matches('/'));
         let runs = runs.parse().map_err(BuildError::Address)?;
         Ok(Self {
@@ -79,6 +90,7 @@ impl ApiClient {
             request_timeout: settings.request_timeout,
             runs,
             key: settings.key.clone(),
+            keys: Lane::new("keys", KEY_READS),
             read_key: Mutex::new(None),
             max_response_bytes: settings.max_response_bytes,
         })
@@ -94,14 +106,14 @@ impl ApiClient {
     }
 
     /// The `Authorization` header, read anew when the last reading is old.
-    fn authorization(&self) -> Result<HeaderValue, ApiError> {
+    async fn authorization(&self) -> Result<HeaderValue, ApiError> {
         let now = Instant::now();
         let fresh = |(read_at, _): &&(Instant, HeaderValue)| now.duration_since(*read_at) < KEY_LIFE;
         if let Some((_, header)) = self.read_key.lock().expect("no holder panics").as_ref().filter(fresh) {
             return Ok(header.clone());
         }
         let key = self.key.as_ref().ok_or(ApiError::KeyMissing)?;
-        let key = key.read().map_err(|error| ApiError::KeyUnusable(KeyProblem::File(error)))?;
+        let key = key.read_on(&self.keys).await.map_err(|error| ApiError::KeyUnusable(KeyProblem::File(error)))?;
         let key = key.expose_secret();
         let header = if key.bytes().all(|byte| byte.is_ascii_graphic()) {
             HeaderValue::try_from(format!("Bearer {key}")).ok()
@@ -149,8 +161,9 @@ impl ApiClient {
     }
 }
 
-fn builder(settings: &ApiSettings) -> ClientBuilder {
+fn builder(settings: &ApiSettings, names: &Arc<Names>) -> ClientBuilder {
     Client::builder()
+        .dns_resolver(Arc::clone(names))
         .user_agent(concat!("runwatch/", env!("CARGO_PKG_VERSION")))
         .redirect(redirect::Policy::none())
         .connect_timeout(settings.connect_timeout)
@@ -164,7 +177,7 @@ impl RunSource for ApiClient {
         let request = self
             .http
             .get(self.run(id, None))
-            .header(AUTHORIZATION, self.authorization()?)
+            .header(AUTHORIZATION, self.authorization().await?)
             .header(ACCEPT, HeaderValue::from_static("application/json"));
         let response = request.send().await.map_err(transport)?;
         if !response.status().is_success() {
@@ -180,7 +193,7 @@ impl RunSource for ApiClient {
         let mut request = self
             .streams
             .get(self.run(id, Some("events")))
-            .header(AUTHORIZATION, self.authorization()?)
+            .header(AUTHORIZATION, self.authorization().await?)
             .header(ACCEPT, HeaderValue::from_static(EVENT_STREAM));
         if let Some(last_id) = last_id.and_then(|last_id| HeaderValue::from_str(last_id).ok()) {
             request = request.header("last-event-id", last_id);

@@ -1,9 +1,12 @@
 //! Where a secret comes from. It is read when used, and never shown.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
+
+use crate::blocking::{self, Lane};
 
 /// A secret value, or the file that holds it.
 #[derive(Clone)]
@@ -24,7 +27,7 @@ pub enum SecretError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// There is nothing in it.
     #[error("the secret file {} is empty", path.display())]
@@ -49,28 +52,36 @@ impl Secret {
         Self::Value(SecretString::from(text.into()))
     }
 
-    /// The secret, without surrounding white space. A file is read each time.
+    /// The secret, without surrounding white space. A file is read each time, and blocks for some seconds at most.
     ///
     /// # Errors
-    /// When the file cannot be read, is not UTF-8, is empty or larger than 64 KiB.
+    /// When the file cannot be read in time, is not UTF-8, is empty or larger than 64 KiB.
     pub fn read(&self) -> Result<SecretString, SecretError> {
         match self {
             Self::Value(value) => Ok(SecretString::from(value.expose_secret().trim())),
-            Self::File(path) => read_file(path),
+            Self::File(path) => check(path, blocking::read_file(path, MAX_SECRET_BYTES)),
+        }
+    }
+
+    /// As [`Secret::read`], with a file read on a thread of `lane`.
+    ///
+    /// # Errors
+    /// As [`Secret::read`].
+    pub(crate) async fn read_on(&self, lane: &Lane) -> Result<SecretString, SecretError> {
+        match self {
+            Self::Value(_) => self.read(),
+            Self::File(path) => check(path, blocking::read_file_on(lane, path.clone(), MAX_SECRET_BYTES).await),
         }
     }
 }
 
-fn read_file(path: &Path) -> Result<SecretString, SecretError> {
-    use std::io::Read as _;
+fn check(path: &Path, read: io::Result<Vec<u8>>) -> Result<SecretString, SecretError> {
     let unreadable = |source| SecretError::Unreadable { path: path.to_owned(), source };
-    let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    file.take(MAX_SECRET_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
-    let text = SecretString::from(text);
-    if text.expose_secret().len() as u64 > MAX_SECRET_BYTES {
+    let bytes = read.map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_SECRET_BYTES {
         return Err(SecretError::TooLarge { path: path.to_owned() });
     }
+    let text = SecretString::from(blocking::text(bytes).map_err(unreadable)?);
     if text.expose_secret().trim().is_empty() {
         return Err(SecretError::Empty { path: path.to_owned() });
     }

@@ -1,7 +1,6 @@
 //! Reads the `[sinks.NAME]` tables.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -13,6 +12,7 @@ use super::problem::{Origin, nearest};
 use super::quantity::parse_duration;
 use super::reader::{Reader, Refusal, Table};
 use super::{Secret, SinkKind, SinkSettings, WebhookFormat, WebhookSettings};
+use crate::blocking;
 use crate::run::{EventFilter, EventType, Labels, SinkName};
 
 /// The kinds of sink.
@@ -167,11 +167,10 @@ fn read_format(reader: &mut Reader<'_>, table: &mut Table) -> Option<WebhookForm
                 return None;
             };
             let file = reader.path(&item)?;
-            let mut text = String::new();
-            let read = std::fs::File::open(&file);
-            let read = read.and_then(|file| file.take(MAX_TEMPLATE_BYTES + 1).read_to_string(&mut text));
-            match read {
-                Ok(bytes) if bytes as u64 > MAX_TEMPLATE_BYTES => {
+            let read = blocking::read_file(&file, MAX_TEMPLATE_BYTES);
+            let is_large = |bytes: &Vec<u8>| bytes.len() as u64 > MAX_TEMPLATE_BYTES;
+            match read.and_then(|bytes| if is_large(&bytes) { Ok(None) } else { blocking::text(bytes).map(Some) }) {
+                Ok(None) => {
                     let what = format!("the template has more than {MAX_TEMPLATE_BYTES} bytes");
                     reader.refuse(&item, what, "check the path");
                 }
@@ -179,7 +178,7 @@ fn read_format(reader: &mut Reader<'_>, table: &mut Table) -> Option<WebhookForm
                     let what = format!("the template cannot be read ({error})");
                     reader.refuse(&item, what, "check the path and its permissions");
                 }
-                Ok(_bytes) => {
+                Ok(Some(text)) => {
                     if let Err(error) = minijinja::Environment::new().template_from_str(&text) {
                         reader.refuse(&item, format!("the template has a mistake ({error})"), "correct the template");
                     }

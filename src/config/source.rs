@@ -11,11 +11,13 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use config::{Config, ConfigError, Environment, Map, Source, Value};
 
 use super::problem::{Origin, Problem};
+use crate::blocking;
 
 /// Where to read configuration from. Nothing else is looked at, so a test decides it all.
 #[derive(Clone, Default)]
@@ -147,6 +149,17 @@ pub(super) struct Place {
     pub(super) rank: usize,
 }
 
+/// Largest configuration file, in bytes.
+const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+
+fn read(path: &Path) -> io::Result<String> {
+    let bytes = blocking::read_file(path, MAX_FILE_BYTES)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {MAX_FILE_BYTES} bytes")));
+    }
+    blocking::text(bytes)
+}
+
 impl Merged {
     /// Reads and merges everything; what cannot be read is added to `problems`.
     pub(super) fn read(sources: &Sources, problems: &mut Vec<Problem>) -> Self {
@@ -166,14 +179,14 @@ impl Merged {
         let required = sources.explicit.is_some();
         let wanted = sources.explicit.as_ref().map_or(sources.files.as_slice(), std::slice::from_ref);
         for path in wanted {
-            match std::fs::read_to_string(path) {
+            match read(path) {
                 Ok(text) => {
                     if let Some(layer) = merged.parse(path, &text, problems) {
                         builder = builder.add_source(layer);
                     }
                     merged.files.push(path.clone());
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !required => {}
                 Err(error) => problems.push(Problem {
                     origin: Some(Origin::File { path: path.clone(), position: None }),
                     key: String::new(),

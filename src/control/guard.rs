@@ -12,25 +12,35 @@ use tokio::sync::watch;
 
 use super::InForce;
 use super::request::Refusal;
+use crate::blocking::Lane;
 
 /// What a TCP listener asks of its callers.
 #[derive(Debug, Clone)]
 pub(super) struct Guard {
-    pub(super) in_force: watch::Receiver<InForce>,
+    in_force: watch::Receiver<InForce>,
     /// Whether only this machine can reach the listener.
-    pub(super) loopback: bool,
+    loopback: bool,
+    /// Reads the token where it is in a file.
+    tokens: Lane,
 }
+
+/// Token files read at once.
+const READS: usize = 4;
 
 /// Lets a request through that is neither a web page's doing nor without the token.
 pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Response {
-    if let Err(refusal) = guard.admit(request.uri().path(), request.headers()) {
+    if let Err(refusal) = guard.admit(request.uri().path(), request.headers()).await {
         return refusal.into_response();
     }
     next.run(request).await
 }
 
 impl Guard {
-    pub(super) fn admit(&self, path: &str, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub(super) fn new(in_force: watch::Receiver<InForce>, loopback: bool) -> Self {
+        Self { in_force, loopback, tokens: Lane::new("tokens", READS) }
+    }
+
+    pub(super) async fn admit(&self, path: &str, headers: &HeaderMap) -> Result<(), Refusal> {
         // A browser says where a page is from with every request that could change something, and whether a
         // page of another origin is behind it with all requests (Fetch Metadata, "Sec-Fetch-Site").
         let foreign = |site: &HeaderValue| site != "none" && site != "same-origin";
@@ -51,7 +61,7 @@ impl Guard {
             // A reload may take away both the token and the listener, of which only one takes effect.
             return if self.loopback { Ok(()) } else { Err(unauthorized()) };
         };
-        let token = token.read().map_err(|error| {
+        let token = token.read_on(&self.tokens).await.map_err(|error| {
             tracing::error!(error = crate::text::with_causes(&error), "cannot read the token of the control interface");
             Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the token cannot be read")
         })?;
@@ -91,6 +101,8 @@ fn names_this_machine(host: &HeaderValue) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
     use crate::config::Secret;
 
@@ -103,10 +115,11 @@ mod tests {
             token: Some(Secret::value("the-token")),
             rejected: None,
         });
-        let guard = Guard { in_force, loopback: false };
+        let guard = Guard::new(in_force, false);
         let admits = |value: &str| {
             let value = HeaderValue::from_str(value).unwrap();
-            guard.admit("/v1/watches", &HeaderMap::from_iter([(header::AUTHORIZATION, value)])).is_ok()
+            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value)]);
+            guard.admit("/v1/watches", &headers).now_or_never().expect("no file is read").is_ok()
         };
         for value in ["Bearer the-token", "bearer the-token", "BEARER   the-token"] {
             assert!(admits(value), "{value:?}");

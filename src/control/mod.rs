@@ -82,7 +82,7 @@ impl<S: RunSource> Control<S> {
                 Listener::Unix(_) => router.clone(),
                 Listener::Tcp(tcp) => {
                     let loopback = tcp.local_addr().is_ok_and(|address| address.ip().is_loopback());
-                    let guard = Guard { in_force: in_force.clone(), loopback };
+                    let guard = Guard::new(in_force.clone(), loopback);
                     router.clone().layer(middleware::from_fn_with_state(guard, guard::check))
                 }
             };

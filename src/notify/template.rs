@@ -1,6 +1,5 @@
 //! Messages from the user's own template.
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -9,6 +8,7 @@ use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
 
 use super::webhook::MAX_BODY_BYTES;
 use super::{Message, summary};
+use crate::blocking;
 use crate::run::{DeliveryId, Event, SinkName};
 
 /// Largest template and largest message, in bytes.
@@ -67,12 +67,11 @@ impl Template {
     /// Reads a template and checks its syntax, and that it makes JSON of a sample where that is asked for.
     pub(super) fn load(path: &Path, content_type: &str) -> Result<Self, TemplateError> {
         let unreadable = |source| TemplateError::Unreadable { path: path.to_owned(), source };
-        let file = std::fs::File::open(path).map_err(unreadable)?;
-        let mut source = String::new();
-        file.take(MAX_BYTES as u64 + 1).read_to_string(&mut source).map_err(unreadable)?;
-        if source.len() > MAX_BYTES {
+        let bytes = blocking::read_file(path, MAX_BYTES as u64).map_err(unreadable)?;
+        if bytes.len() > MAX_BYTES {
             return Err(TemplateError::TooLarge { path: path.to_owned(), what: "is" });
         }
+        let source = blocking::text(bytes).map_err(unreadable)?;
         let template = Self::checked(path, source)?;
         let event = Event::sample(Timestamp::UNIX_EPOCH);
         let (delivery, sink) = (DeliveryId::generate(), SinkName::new("sample").expect("a name"));

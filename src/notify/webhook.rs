@@ -1,15 +1,19 @@
 //! Webhooks: one POST per attempt.
 
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, Response, StatusCode, Url, redirect};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url, redirect};
 use secrecy::ExposeSecret as _;
+use tokio::time::Instant;
 
 use super::template::Template;
 use super::{BuildSinkError, Message, SendError, Sent, chat, signature};
 use crate::api::retry_after;
+use crate::blocking::Lane;
 use crate::config::{Secret, WebhookFormat, WebhookSettings};
+use crate::http::{Names, connection_ended};
 use crate::text::{causes_after, one_line};
 
 /// Limit of one attempt, answer included.
@@ -17,6 +21,18 @@ const LIMIT: Duration = Duration::from_secs(15);
 
 /// Limit for making the connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Most name lookups at once, of each sink.
+const LOOKUPS: usize = 4;
+
+/// Most connections kept alive while no message is sent. Each may turn out to be dead and cost another try.
+const MAX_IDLE: usize = 2;
+
+/// How long a connection is kept alive: shorter than servers and routers keep one that is idle.
+const IDLE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Secret files read at once, of each sink.
+const SECRET_READS: usize = 4;
 
 /// Largest body sent, in bytes: the Standard Webhooks specification recommends payloads under 20 kB.
 pub(super) const MAX_BODY_BYTES: usize = 19_999;
@@ -36,6 +52,10 @@ pub struct Webhook {
     http: Client,
     settings: WebhookSettings,
     template: Option<Template>,
+    /// Reads secrets that are in files.
+    secrets: Lane,
+    /// When the receiver last answered. Held only to copy in and out.
+    answered: Mutex<Option<Instant>>,
 }
 
 /// What is sent.
@@ -49,11 +69,14 @@ pub(super) struct Body {
 impl Webhook {
     pub(super) fn build(settings: &WebhookSettings) -> Result<Self, BuildSinkError> {
         let http = Client::builder()
+            .dns_resolver(Names::new(LOOKUPS))
             .user_agent(concat!("runwatch/", env!("CARGO_PKG_VERSION")))
             // A redirect would send the message, and its secrets, to a place nobody configured.
             .redirect(redirect::Policy::none())
             .connect_timeout(CONNECT_LIMIT)
             .timeout(LIMIT)
+            .pool_max_idle_per_host(MAX_IDLE)
+            .pool_idle_timeout(IDLE_LIMIT)
             // So that the connection of an attempt that gets no answer is gone before the next attempt.
             .http2_keep_alive_interval(LIMIT / 2)
             .http2_keep_alive_timeout(LIMIT / 2)
@@ -63,18 +86,19 @@ impl Webhook {
             WebhookFormat::Template { file, content_type } => Some(Template::load(file, content_type)?),
             _ => None,
         };
-        Ok(Self { http, settings: settings.clone(), template })
+        let (secrets, answered) = (Lane::new("secrets", SECRET_READS), Mutex::default());
+        Ok(Self { http, settings: settings.clone(), template, secrets, answered })
     }
 
     pub(super) async fn send(&self, message: &Message<'_>) -> Result<Sent, SendError> {
-        let url = read(&self.settings.url, "the address")?;
+        let url = self.read(&self.settings.url, "the address").await?;
         let url = Url::parse(&url).map_err(|_secret| SendError::new("the address is not a URL"))?;
         let (content_type, text, mut headers) = self.body(message)?;
         headers.insert(CONTENT_TYPE, content_type);
-        self.sign(message, &text, &mut headers)?;
+        self.sign(message, &text, &mut headers).await?;
         let mut hidden = secret_parts(&url);
         for (name, value) in &self.settings.headers {
-            let value = read(value, name)?;
+            let value = self.read(value, name).await?;
             let unusable = |what| SendError::new(format!("the header {name} has {what} that HTTP does not allow"));
             let header = HeaderName::try_from(name).map_err(|_invalid| unusable("a name"))?;
             let mut value = HeaderValue::try_from(value).map_err(|_invalid| unusable("a value"))?;
@@ -82,8 +106,40 @@ impl Webhook {
             hidden.extend(value.to_str().into_iter().flat_map(secret_words));
             headers.insert(header, value);
         }
-        let response = self.http.post(url).headers(headers).body(text).send().await;
-        judge(response.map_err(|error| SendError::new(transport(error)))?, &hidden).await
+        let request = self.http.post(url).headers(headers).body(text);
+        match tokio::time::timeout(LIMIT, self.post(&request)).await {
+            Ok(Ok(response)) => judge(response, &hidden).await,
+            Ok(Err(error)) => Err(SendError::new(transport(error))),
+            Err(_elapsed) => Err(SendError::new(NO_ANSWER)),
+        }
+    }
+
+    /// Sends a request. Where a connection that was kept alive turns out to be dead, it is sent again at once on
+    /// another one: the receiver knows a second one by the ID of its delivery.
+    async fn post(&self, request: &RequestBuilder) -> Result<Response, reqwest::Error> {
+        let mut again = if self.keeps_connections() { MAX_IDLE } else { 0 };
+        loop {
+            let request = request.try_clone().expect("the body is a text");
+            match request.send().await {
+                Err(error) if again > 0 && connection_ended(&error) => again -= 1,
+                Err(error) => return Err(error),
+                Ok(response) => {
+                    *self.answered.lock().expect("no holder panics") = Some(Instant::now());
+                    return Ok(response);
+                }
+            }
+        }
+    }
+
+    /// Whether there may be connections that are kept alive.
+    fn keeps_connections(&self) -> bool {
+        let answered = *self.answered.lock().expect("no holder panics");
+        answered.is_some_and(|answered| answered.elapsed() < IDLE_LIMIT)
+    }
+
+    async fn read(&self, secret: &Secret, what: &str) -> Result<String, SendError> {
+        let cannot = |error| SendError::new(format!("cannot read {what}: {:#}", anyhow::Error::from(error)));
+        Ok(secret.read_on(&self.secrets).await.map_err(cannot)?.expose_secret().to_owned())
     }
 
     fn body(&self, message: &Message<'_>) -> Result<(HeaderValue, String, HeaderMap), SendError> {
@@ -109,13 +165,13 @@ impl Webhook {
     }
 
     /// Adds the headers of the Standard Webhooks specification; a signature where there is a secret.
-    fn sign(&self, message: &Message<'_>, body: &str, headers: &mut HeaderMap) -> Result<(), SendError> {
+    async fn sign(&self, message: &Message<'_>, body: &str, headers: &mut HeaderMap) -> Result<(), SendError> {
         let id = HeaderValue::try_from(message.delivery.as_str()).expect("letters, digits and an underscore");
         headers.insert(signature::ID_HEADER, id);
         let timestamp = message.now.as_second();
         headers.insert(signature::TIMESTAMP_HEADER, timestamp.into());
         if let Some(secret) = &self.settings.secret {
-            let secrets = read(secret, "the signing secret")?;
+            let secrets = self.read(secret, "the signing secret").await?;
             let signatures = signature::sign(&secrets, message.delivery.as_str(), timestamp, body.as_bytes())
                 .map_err(|error| SendError::new(error.to_string()))?;
             let signatures = HeaderValue::try_from(signatures).expect("base64 and spaces");
@@ -123,11 +179,6 @@ impl Webhook {
         }
         Ok(())
     }
-}
-
-fn read(secret: &Secret, what: &str) -> Result<String, SendError> {
-    let cannot = |error| SendError::new(format!("cannot read {what}: {:#}", anyhow::Error::from(error)));
-    Ok(secret.read().map_err(cannot)?.expose_secret().to_owned())
 }
 
 /// What an answer means: 2xx arrived; everything else did not.
@@ -191,8 +242,11 @@ async fn answer(mut response: Response, hidden: &[String]) -> String {
     one_line(&said, ANSWER_CHARS)
 }
 
+/// What an attempt without an answer in time says.
+const NO_ANSWER: &str = "no answer in time";
+
 /// Why no answer came, with the causes, without the URL: for chat services it is the secret.
 fn transport(error: reqwest::Error) -> String {
-    let what = if error.is_timeout() { "no answer in time" } else { "no connection" };
+    let what = if error.is_timeout() { NO_ANSWER } else { "no connection" };
     causes_after(what.to_owned(), &error.without_url())
 }
