@@ -1,39 +1,91 @@
 //! The log sink: a log record, or a line of JSON in a file.
 
-use std::path::PathBuf;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use tokio::fs::OpenOptions;
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _, SeekFrom};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
+use tokio::time::Instant;
 
 use super::{Message, SendError, Sent, summary};
+use crate::blocking::Lane;
 use crate::run::EventData;
-use crate::telemetry::EVENT_TARGET;
+use crate::telemetry::{self, EVENT_TARGET};
 use crate::text::{harmless_json, one_line};
 
 /// Longest error text in a record, in characters.
 const ERROR_CHARS: usize = 500;
 
+/// Limit of one attempt: a disk that is gone never answers, and a pipe may not be read.
+const LIMIT: Duration = Duration::from_secs(5);
+
 /// A log sink.
 #[derive(Debug)]
-pub struct Log {
-    path: Option<PathBuf>,
+pub enum Log {
+    /// Log records on standard error.
+    Records,
+    /// Lines in a file.
+    Lines(Lines),
+}
+
+/// A file to which lines are appended, and the thread that does it.
+#[derive(Debug)]
+pub struct Lines {
+    path: PathBuf,
+    lane: Lane,
+    /// A line to a pipe was cut short: the next one begins on a new line.
+    torn: Arc<AtomicBool>,
 }
 
 impl Log {
     pub(super) fn new(path: Option<PathBuf>) -> Self {
-        Self { path }
+        match path {
+            None => Self::Records,
+            Some(path) => Self::Lines(Lines { path, lane: Lane::new("log", 1), torn: Arc::default() }),
+        }
     }
 
     pub(super) async fn send(&self, message: &Message<'_>) -> Result<Sent, SendError> {
-        match &self.path {
-            None => {
-                record(message);
-                Ok(Sent { detail: "logged".to_owned() })
-            }
-            Some(path) => match append(path, &line(message)).await {
-                Ok(()) => Ok(Sent { detail: format!("appended to {}", path.display()) }),
-                Err(error) => Err(SendError::new(format!("cannot append to {}: {error}", path.display()))),
-            },
+        match self {
+            Self::Records => log(message).await,
+            Self::Lines(lines) => lines.append(line(message)).await,
+        }
+    }
+}
+
+/// Logs a record, and waits until it is written.
+async fn log(message: &Message<'_>) -> Result<Sent, SendError> {
+    let Some(output) = telemetry::log_output() else {
+        record(message);
+        return Ok(Sent { detail: "logged".to_owned() });
+    };
+    if !output.has_room() {
+        return Err(SendError::new("standard error is not read, and too much waits to be written to it"));
+    }
+    record(message);
+    if tokio::time::timeout(LIMIT, output.flush()).await.is_err() {
+        return Err(SendError::new(format!("standard error was not read within {} s", LIMIT.as_secs())));
+    }
+    match output.diagnostics_failed() {
+        Some(error) => Err(SendError::new(format!("cannot write to standard error: {error}"))),
+        None => Ok(Sent { detail: "logged".to_owned() }),
+    }
+}
+
+impl Lines {
+    async fn append(&self, line: String) -> Result<Sent, SendError> {
+        let path = self.path.display();
+        let (to, torn) = (self.path.clone(), Arc::clone(&self.torn));
+        // The thread ends by itself before, unless the disk does not answer.
+        match self.lane.run(LIMIT + LIMIT / 5, move || append(&to, line, &torn)).await {
+            Ok(Ok(())) => Ok(Sent { detail: format!("appended to {path}") }),
+            Ok(Err(error)) => Err(SendError::new(format!("cannot append to {path}: {error}"))),
+            Err(stuck) => Err(SendError::new(format!("cannot append to {path}: {stuck}"))),
         }
     }
 }
@@ -45,23 +97,57 @@ fn line(message: &Message<'_>) -> String {
     format!("{{\"delivery_id\":\"{}\",{}\n", message.delivery, harmless_json(fields))
 }
 
-/// Appends a line and has it reach the disk. The file is opened each time, so that it can be moved away.
-async fn append(path: &std::path::Path, line: &str) -> std::io::Result<()> {
+/// Appends a line and waits until it is on the disk. The file is opened each time, so that it can be moved away.
+fn append(path: &Path, mut line: String, torn: &AtomicBool) -> io::Result<()> {
     let mut options = OpenOptions::new();
-    // Outputs of runs are nobody else's business.
-    let mut file = options.create(true).read(true).append(true).mode(0o640).open(path).await?;
-    let mut text = String::with_capacity(line.len() + 1);
-    if file.metadata().await?.is_file() && file.seek(SeekFrom::End(0)).await? > 0 {
-        file.seek(SeekFrom::End(-1)).await?;
+    // Outputs of runs are nobody else's business. A pipe without a reader is an error (fifo(7), `ENXIO`), which needs
+    // it to be opened for writing only; a terminal must not become the one that controls this process.
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    options.append(true).mode(0o640).custom_flags(flags.bits().cast_signed());
+    let is_special = std::fs::metadata(path).is_ok_and(|found| !found.is_file());
+    let mut file = options.read(!is_special).create(!is_special).open(path)?;
+    if is_special || !file.metadata()?.is_file() {
+        if torn.swap(false, Ordering::Relaxed) {
+            line.insert(0, '\n');
+        }
+        return write_in_time(&mut file, line.as_bytes(), torn);
+    }
+    if file.seek(SeekFrom::End(0))? > 0 {
+        file.seek(SeekFrom::End(-1))?;
+        let mut last = [0];
+        file.read_exact(&mut last)?;
         // A line that a crash cut short must not spoil the next one.
-        if file.read_u8().await? != b'\n' {
-            text.push('\n');
+        if last != *b"\n" {
+            line.insert(0, '\n');
         }
     }
-    text.push_str(line);
-    file.write_all(text.as_bytes()).await?;
-    file.flush().await?;
-    if file.metadata().await?.is_file() { file.sync_data().await } else { Ok(()) }
+    file.write_all(line.as_bytes())?;
+    file.sync_data()
+}
+
+/// Writes to a pipe, a terminal or a device that may not be read.
+fn write_in_time(file: &mut File, line: &[u8], torn: &AtomicBool) -> io::Result<()> {
+    let ends = Instant::now() + LIMIT;
+    let mut left = line;
+    while !left.is_empty() {
+        match file.write(left) {
+            Ok(written) => left = &left[written..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let wait = ends.saturating_duration_since(Instant::now());
+                let wait = Timespec::try_from(wait).map_err(|_too_long| ErrorKind::InvalidInput)?;
+                if poll(&mut [PollFd::new(&*file, PollFlags::OUT)], Some(&wait))? == 0 {
+                    torn.store(left.len() < line.len(), Ordering::Relaxed);
+                    return Err(io::Error::new(ErrorKind::TimedOut, format!("not read within {} s", LIMIT.as_secs())));
+                }
+            }
+            Err(error) => {
+                torn.store(left.len() < line.len(), Ordering::Relaxed);
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
 }
 
 fn record(message: &Message<'_>) {
@@ -94,5 +180,45 @@ fn record(message: &Message<'_>) {
             let detail = one_line(&notice.message, ERROR_CHARS);
             tracing::info!(target: EVENT_TARGET, event, sink = %notice.sink, detail, delivery_id, "{}", summary.title);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    #[test]
+    fn a_pipe_without_a_reader_is_an_error_and_one_that_is_not_read_an_error_in_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let torn = AtomicBool::new(false);
+        let error = append(&pipe, "a line\n".to_owned(), &torn).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::NXIO.raw_os_error()), "{error}");
+
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        let mut reader = OpenOptions::new().read(true).custom_flags(flags).open(&pipe).unwrap();
+        append(&pipe, "a line\n".to_owned(), &torn).unwrap();
+        let error = append(&pipe, "x".repeat(1024 * 1024), &torn).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+        let mut read = vec![0; 1024 * 1024];
+        let got = reader.read(&mut read).unwrap();
+        assert!(read[..got].starts_with(b"a line\nxxx"));
+        while reader.read(&mut read).is_ok_and(|got| got > 0) {}
+        append(&pipe, "another\n".to_owned(), &torn).unwrap();
+        let got = reader.read(&mut read).unwrap();
+        assert_eq!(&read[..got], b"\nanother\n", "it does not continue the line that was cut short");
+    }
+
+    #[test]
+    fn a_line_that_was_cut_short_in_a_file_is_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("log");
+        for line in ["one\n", "tw", "three\n"] {
+            append(&file, line.to_owned(), &AtomicBool::new(false)).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "one\ntw\nthree\n");
     }
 }
