@@ -9,12 +9,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{ApiClient, RunSource};
 use crate::backoff::Growth;
+use crate::blocking;
 use crate::clock::Clock;
 use crate::config::{EventsMode, Settings, SinkKind, SinkSettings};
 use crate::metrics::Metrics;
 use crate::notify::{Courier, Deliver, Sink};
 use crate::run::{Limits, Route, Routes, SinkName};
-use crate::store::{Counts, Place, Store};
+use crate::store::{Counts, Place, Store, Writer};
 use crate::watch::{Policy, Scheduler, Watches};
 
 /// How long others have to let go of the store when the engine stops.
@@ -47,8 +48,8 @@ impl Engine<ApiClient> {
     /// # Errors
     /// When the store cannot be opened, or a client or sink cannot be built.
     pub async fn start(settings: &Settings, place: Place<'_>, clock: Clock) -> anyhow::Result<Self> {
-        let (source, sinks) = (api_client(settings)?, build_sinks(settings)?);
-        let (store, writer) = Store::open(place)?;
+        let (source, sinks) = build(settings).await?;
+        let (store, writer) = open(place).await?;
         Self::start_with(source, sinks, settings, (store, writer.run()), clock).await
     }
 
@@ -58,7 +59,7 @@ impl Engine<ApiClient> {
     /// # Errors
     /// When a client or sink cannot be built, or the scheduler has ended.
     pub async fn reload(&mut self, settings: &Settings) -> anyhow::Result<()> {
-        let (source, sinks) = (api_client(settings)?, build_sinks(settings)?);
+        let (source, sinks) = build(settings).await?;
         self.reload_with(source, sinks, settings).await
     }
 }
@@ -196,6 +197,19 @@ impl<S: RunSource> Engine<S> {
         }
         left
     }
+}
+
+/// Builds what talks to others, on a thread of its own: templates and the certificates of authorities are files.
+async fn build(settings: &Settings) -> anyhow::Result<(ApiClient, Vec<Sink>)> {
+    let settings = settings.clone();
+    blocking::run("setup", move || Ok((api_client(&settings)?, build_sinks(&settings)?))).await?
+}
+
+/// Opens the store, on a thread of its own where it is a file.
+async fn open(place: Place<'_>) -> anyhow::Result<(Store, Writer)> {
+    let Place::File(path) = place else { return Ok(Store::open(place)?) };
+    let path = path.to_owned();
+    Ok(blocking::run("store-open", move || Store::open(Place::File(&path))).await??)
 }
 
 fn api_client(settings: &Settings) -> anyhow::Result<ApiClient> {

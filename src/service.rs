@@ -9,6 +9,12 @@ pub fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
+/// The service still starts: the service manager gives it this much time from now on.
+pub fn starting(limit: Duration) {
+    let microseconds = u32::try_from(limit.as_micros()).unwrap_or(u32::MAX);
+    tell(&[NotifyState::ExtendTimeoutUsec(microseconds), NotifyState::Status("opening the store")]);
+}
+
 /// The configuration is being reloaded; [`ready`] follows.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {

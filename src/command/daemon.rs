@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use jiff::Timestamp;
 use rustix::fs::Mode;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::Signals;
 use crate::api::ApiClient;
 use crate::app::{Engine, policy};
+use crate::blocking;
 use crate::cli::DaemonArgs;
 use crate::clock::Clock;
 use crate::config::{self, IN_MEMORY, LogFormat, LogLevel, Settings, SinkSettings, Sources};
@@ -43,6 +44,12 @@ const PRUNE_PERIOD: Duration = Duration::from_secs(3600);
 
 /// How long after the store refused what follows from a reload it is tried again.
 const SETTLE_RETRY: Duration = Duration::from_secs(5);
+
+/// How long the start may take in all, most of it for changes that a new version makes to a large store.
+const START_LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// The time that the service manager is given while the daemon starts, again and again.
+const START_EXTENSION: Duration = Duration::from_secs(30);
 
 /// Exit code of a daemon that could not start or go on for a reason outside its configuration.
 const FAILED: u8 = 1;
@@ -79,31 +86,24 @@ pub async fn daemon(
     // All that is made here is for this user alone; what sinks make later is theirs.
     let before = rustix::process::umask(Mode::from_raw_mode(0o077));
     let in_memory = path.as_os_str() == IN_MEMORY;
-    // What the disk refuses now it may grant later, so it is no case of code 2, after which a service
-    // manager must not try again.
-    let lock = if in_memory {
+    if in_memory {
         tracing::warn!("the store is in memory: watches and undelivered messages end with this process");
-        None
-    } else {
-        let made = make_parent(&path).map_err(|error| error.context(no_promise(&path)));
-        let taken = made.map(|()| Lock::take(&path));
-        match taken {
-            Err(error) => return Ok(cannot_start(error)),
-            Ok(Err(error @ LockError::Io { .. })) => {
-                return Ok(cannot_start(anyhow::Error::from(error).context(no_promise(&path))));
-            }
-            Ok(taken) => Some(taken?),
-        }
-    };
-    if let Err(error) = make_parent(&socket_path) {
-        return Ok(cannot_start(error));
     }
-    rustix::process::umask(Mode::from_raw_mode(0o177));
-    let bound = Socket::bind(&socket_path);
-    rustix::process::umask(Mode::from_raw_mode(0o077));
-    let (socket, listener) = match bound {
-        Err(error @ SocketError::Io { .. }) => return Ok(cannot_start(error)),
-        bound => bound?,
+    let (store_path, socket) = ((!in_memory).then(|| path.clone()), socket_path.clone());
+    let runtime = tokio::runtime::Handle::current();
+    // On a thread of its own, like all that waits for a disk, so that a signal ends the start.
+    let taking = blocking::run("start", move || {
+        let _context = runtime.enter();
+        take_places(store_path.as_deref(), &socket)
+    });
+    let taken = tokio::select! {
+        taken = taking => taken?,
+        _ = signals.next() => return Ok(ended_at_start()),
+    };
+    let (lock, (socket, listener)) = match taken {
+        Ok(taken) => taken,
+        Err(NoPlace::Now(error)) => return Ok(cannot_start(error)),
+        Err(NoPlace::AtAll(error)) => return Err(error),
     };
     let mut listeners = vec![Listener::Unix(listener)];
     let mut address = None;
@@ -118,7 +118,10 @@ pub async fn daemon(
         }
     }
     let place = if in_memory { Place::Memory } else { Place::File(&path) };
-    let engine = Engine::start(&settings, place, Clock::system()).await;
+    let engine = tokio::select! {
+        engine = starting(Engine::start(&settings, place, Clock::system())) => engine,
+        _ = signals.next() => return Ok(ended_at_start()),
+    };
     rustix::process::umask(before);
     let mut engine = match engine {
         Ok(engine) => engine,
@@ -169,7 +172,11 @@ pub async fn daemon(
             _ = signals.next() => break 0,
             _ = hangup.recv() => {
                 service::reloading();
-                service.reload(&mut engine, &clock, &sources()).await;
+                // Cancel-safe enough: what is dropped here is not used any more.
+                tokio::select! {
+                    () = service.reload(&mut engine, &clock, sources()) => {}
+                    _ = signals.next() => break 0,
+                }
                 let counts = engine.store.counts().await.unwrap_or_default();
                 service::ready(&status_line(&counts, service.in_force.borrow().rejected.as_deref()));
             }
@@ -257,6 +264,66 @@ fn no_promise(path: &Path) -> String {
     )
 }
 
+/// Why the store or the socket cannot be had.
+enum NoPlace {
+    /// What the disk refuses now it may grant later, so it is no case of code 2, after which a service manager must not
+    /// try again.
+    Now(anyhow::Error),
+    /// Another daemon has it.
+    AtAll(anyhow::Error),
+}
+
+type Places = (Option<Lock>, (Socket, UnixListener));
+
+/// Takes the lock of the store, unless that is in memory, and the socket. Blocks on the disk.
+fn take_places(store: Option<&Path>, socket: &Path) -> Result<Places, NoPlace> {
+    let lock = match store {
+        None => None,
+        Some(store) => {
+            let now = |error: anyhow::Error| NoPlace::Now(error.context(no_promise(store)));
+            make_parent(store).map_err(now)?;
+            Some(Lock::take(store).map_err(|error| match error {
+                LockError::Io { .. } => now(error.into()),
+                LockError::Held { .. } => NoPlace::AtAll(error.into()),
+            })?)
+        }
+    };
+    make_parent(socket).map_err(NoPlace::Now)?;
+    rustix::process::umask(Mode::from_raw_mode(0o177));
+    let bound = Socket::bind(socket);
+    rustix::process::umask(Mode::from_raw_mode(0o077));
+    let bound = bound.map_err(|error| match error {
+        SocketError::Io { .. } => NoPlace::Now(error.into()),
+        error => NoPlace::AtAll(error.into()),
+    })?;
+    Ok((lock, bound))
+}
+
+/// Starts the engine, and says meanwhile that it still starts: a new version may have to change a large store.
+async fn starting<T>(start: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let extending = async {
+        let mut tick = tokio::time::interval(START_EXTENSION / 3);
+        loop {
+            tick.tick().await;
+            service::starting(START_EXTENSION);
+        }
+    };
+    // Dropping the start leaves a thread that only opens the store.
+    tokio::select! {
+        started = start => started,
+        () = tokio::time::sleep(START_LIMIT) => {
+            anyhow::bail!("the store was not open within {} minutes; does its disk answer?", START_LIMIT.as_secs() / 60)
+        }
+        () = extending => unreachable!("it goes on"),
+    }
+}
+
+/// The exit code of a daemon that a signal ended before it was ready.
+fn ended_at_start() -> u8 {
+    tracing::info!("ended by a signal while it started");
+    0
+}
+
 fn cannot_start(error: impl Into<anyhow::Error>) -> u8 {
     tracing::error!(error = format!("{:#}", error.into()), "cannot start");
     FAILED
@@ -325,9 +392,10 @@ impl Service {
     }
 
     /// Loads the configuration again. One that cannot be used changes nothing but what is said of it.
-    async fn reload(&mut self, engine: &mut Engine<ApiClient>, clock: &Clock, sources: &Sources) {
-        let rejected = match config::load(sources) {
-            Err(problems) => {
+    async fn reload(&mut self, engine: &mut Engine<ApiClient>, clock: &Clock, sources: Sources) {
+        let rejected = match blocking::run("config", move || config::load(&sources)).await {
+            Err(stuck) => format!("the configuration cannot be read: {stuck}"),
+            Ok(Err(problems)) => {
                 for problem in &problems.0 {
                     tracing::error!(%problem, "the configuration cannot be used");
                 }
@@ -337,7 +405,7 @@ impl Service {
                     many => format!("{first} (and {} more)", many - 1),
                 }
             }
-            Ok(loaded) => match self.take_up(engine, clock, with_default_sink(loaded.settings)).await {
+            Ok(Ok(loaded)) => match self.take_up(engine, clock, with_default_sink(loaded.settings)).await {
                 Ok(()) => {
                     tracing::info!("configuration reloaded");
                     return;

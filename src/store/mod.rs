@@ -11,10 +11,11 @@ mod schema;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
-use rusqlite::Connection;
 use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::text::{one_line, with_causes};
@@ -99,6 +100,9 @@ const MAX_BATCH: usize = 512;
 
 /// How long SQLite waits for another process, such as a backup, to let go of the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the store is checked for damage when it is opened: some gigabytes on an ordinary disk.
+const CHECK_LIMIT: Duration = Duration::from_secs(10);
 
 /// Statements kept prepared; there are fewer than this.
 const CACHED_STATEMENTS: usize = 64;
@@ -204,6 +208,8 @@ impl Store {
     /// Opens the database and brings it to the newest version. Deliveries that a dead process left in
     /// the middle of an attempt become due again.
     ///
+    /// Blocks: for [`CHECK_LIMIT`] on a large store, longer where a new version changes its tables.
+    ///
     /// # Errors
     /// When the file cannot be opened, is no database, or was written by a newer runwatch. It is never
     /// replaced.
@@ -305,12 +311,37 @@ fn prepare(mut connection: Connection) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// Looks for damage.
+/// Looks for damage, but no longer than [`CHECK_LIMIT`]: a store of many gigabytes must not keep the service from
+/// starting. Damage that was not looked at shows when it is read.
 fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
-    let health: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    match health.as_str() {
-        "ok" => Ok(()),
-        what => Err(StoreError::Corrupt { path: path.to_owned(), what: one_line(what, 200) }),
+    match health_within(connection, CHECK_LIMIT)?.as_deref() {
+        Some("ok") => Ok(()),
+        Some(what) => Err(StoreError::Corrupt { path: path.to_owned(), what: one_line(what, 200) }),
+        None => {
+            let limit = CHECK_LIMIT;
+            tracing::warn!(?limit, "the store is too large to be checked for damage as a whole; a part was checked");
+            Ok(())
+        }
+    }
+}
+
+/// What SQLite says of the state of its file; `None` where it did not come to an end within `limit`.
+fn health_within(connection: &Connection, limit: Duration) -> Result<Option<String>, StoreError> {
+    let interrupt = connection.get_interrupt_handle();
+    let (ended, end) = std::sync::mpsc::channel::<()>();
+    let health = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if end.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                interrupt.interrupt();
+            }
+        });
+        let health = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0));
+        drop(ended);
+        health
+    });
+    match health {
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => Ok(None),
+        health => Ok(Some(health?)),
     }
 }
 
@@ -397,4 +428,20 @@ fn write(
 fn execute(connection: &Connection, sql: &str) -> Result<(), StoreError> {
     connection.prepare_cached(sql)?.execute([])?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_check_of_a_large_store_ends_in_time_and_harms_no_later_query() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("CREATE TABLE t (x); CREATE INDEX i ON t (x)").unwrap();
+        let many = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) \
+                    INSERT INTO t SELECT i FROM n";
+        connection.execute_batch(many).unwrap();
+        assert_eq!(health_within(&connection, Duration::from_millis(1)).unwrap(), None);
+        assert_eq!(health_within(&connection, Duration::from_secs(600)).unwrap().as_deref(), Some("ok"));
+    }
 }
