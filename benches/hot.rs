@@ -12,7 +12,7 @@ use runwatch::clock::Clock;
 use runwatch::config::Settings;
 use runwatch::notify::signature;
 use runwatch::run::{Answer, Event, FoundBy, Labels, Limits, Progress, RunId, SinkName, Step, Watch};
-use runwatch::store::{Added, Place, Store, Told};
+use runwatch::store::{Added, Place, Store, Told, WatchId};
 use runwatch::{api, app};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
@@ -131,29 +131,34 @@ impl OnDisk {
     }
 
     /// Adds all at once, so that they share commits, and waits for every answer.
-    fn add(&self, runs: Vec<RunId>) {
+    fn add(&self, runs: Vec<RunId>) -> Vec<(WatchId, RunId)> {
         self.runtime.block_on(async {
             let mut adding = JoinSet::new();
             for run_id in runs {
-                let (store, watch) = (self.store.clone(), watch_of(run_id));
-                adding.spawn(async move { store.add_watch(watch).await });
+                let store = self.store.clone();
+                adding.spawn(async move { (store.add_watch(watch_of(run_id.clone())).await, run_id) });
             }
-            while let Some(added) = adding.join_next().await {
-                assert_eq!(added.expect("it does not panic").expect("the disk has room"), Added::New);
+            let mut added = Vec::new();
+            while let Some(stored) = adding.join_next().await {
+                let (stored, run_id) = stored.expect("it does not panic");
+                let (new, id) = stored.expect("the disk has room");
+                assert_eq!(new, Added::New);
+                added.push((id, run_id));
             }
-        });
+            added
+        })
     }
 
     /// Stores a verdict with its event and one delivery for each, all at once.
-    fn end(&self, ends: Vec<(RunId, Step)>) {
+    fn end(&self, ends: Vec<(WatchId, Step)>) {
         let (now, sinks) = (Clock::system().now(), vec![SinkName::new("ops").expect("a valid name")]);
         self.runtime.block_on(async {
             let mut storing = JoinSet::new();
-            for (run_id, step) in ends {
+            for (watch, step) in ends {
                 let store = self.store.clone();
                 let told = |event: &Event| Told { event: event.clone(), sinks: sinks.clone() };
                 let told = step.events.iter().map(told).collect();
-                storing.spawn(async move { store.record_step(run_id, step, told, None, FoundBy::Poll, now).await });
+                storing.spawn(async move { store.record_step(watch, step, told, None, FoundBy::Poll, now).await });
             }
             while let Some(stored) = storing.join_next().await {
                 stored.expect("it does not panic").expect("the watch is there");
@@ -167,9 +172,9 @@ fn store(criterion: &mut Criterion) {
     group.sample_size(20);
     let mut disk = OnDisk::open();
     let ((_, progress, now), limits) = (going(), limits());
-    let ends = |run_id: RunId| {
-        let step = progress.step(&watch_of(run_id.clone()), observed(SUCCEEDED), now, &limits);
-        (run_id, step.expect("it has no verdict"))
+    let ends = |(watch, run_id): (WatchId, RunId)| {
+        let step = progress.step(&watch_of(run_id), observed(SUCCEEDED), now, &limits);
+        (watch, step.expect("it has no verdict"))
     };
     for count in [1, 64, 512] {
         group.throughput(Throughput::Elements(count));
@@ -190,8 +195,8 @@ fn store(criterion: &mut Criterion) {
                 let mut taken = Duration::ZERO;
                 for _ in 0..times {
                     let runs = disk.new_runs(count);
-                    disk.add(runs.clone());
-                    let ends = runs.into_iter().map(ends).collect();
+                    let added = disk.add(runs);
+                    let ends = added.into_iter().map(ends).collect();
                     let began = Instant::now();
                     disk.end(ends);
                     taken += began.elapsed();

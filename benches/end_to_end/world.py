@@ -320,15 +320,16 @@ def filled(folder, nginx, count):
     with contextlib.closing(sqlite3.connect(daemon.store)) as store:
         store.execute("PRAGMA synchronous = off")
         store.execute("PRAGMA cache_size = -1000000")
-        tables = [name for (name,) in store.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-        for table in ["watches", *sorted(set(tables) - {"watches"})]:
-            columns = [row[1] for row in store.execute(f"PRAGMA table_info({table})") if row[1] != "seq"]
-            if "run_id" not in columns or table == "configured_watches":
-                continue
+        number = "(SELECT id FROM watches WHERE run_id = :run_id)"
+        for table, key in [("watches", "id"), ("status_changes", "watch_id"), ("events", "watch_id")]:
+            columns = [row[1] for row in store.execute(f"PRAGMA table_info({table})") if row[1] not in ("seq", "id")]
             copies = ", ".join(
-                f"iif(typeof({name}) = 'text', replace({name}, '{TEMPLATE}', :run_id), {name})" for name in columns
+                number if name == "watch_id"
+                else f"iif(typeof({name}) = 'text', replace({name}, '{TEMPLATE}', :run_id), {name})"
+                for name in columns
             )
-            sql = f"INSERT INTO {table} ({', '.join(columns)}) SELECT {copies} FROM {table} WHERE run_id = '{TEMPLATE}'"
+            template = f"(SELECT id FROM watches WHERE run_id = '{TEMPLATE}')"
+            sql = f"INSERT INTO {table} ({', '.join(columns)}) SELECT {copies} FROM {table} WHERE {key} = {template}"
             store.executemany(sql, ({"run_id": f"run_{index}"} for index in range(count)))
         # What points to it goes with it.
         store.execute("PRAGMA foreign_keys = on")

@@ -31,9 +31,9 @@ use crate::config::{MAX_DEADLINE, MIN_DEADLINE, check_label, check_labels, parse
 use crate::metrics::Format;
 use crate::run::{DeliveryId, Event, RunEvent, RunId, SinkName, Verdict, Watch};
 use crate::store::{
-    Added, DeliveryFilter, DeliveryState, History, Removed, Retried, Store, WatchFilter, WatchRecord, WatchState,
+    Added, DeliveryFilter, DeliveryState, History, Retried, Store, WatchFilter, WatchRecord, WatchState,
 };
-use crate::watch::AddedBy;
+use crate::watch::{AddedBy, Removed};
 
 /// Longest `?wait=`.
 const MAX_WAIT: Duration = Duration::from_secs(600);
@@ -204,10 +204,10 @@ async fn add<S: RunSource>(State(app): App<S>, body: Bytes) -> Result<AxumRespon
         // All there is to know of it: reading it again would take as long as storing it.
         Added::New => Ok(json(StatusCode::CREATED, &app.summary(WatchRecord::new(watch)).await?)),
         Added::Known => {
-            let history = app.control.store.history(watch.run_id.clone()).await?;
+            let known = app.control.store.watch(watch.run_id.clone()).await?;
             // It may have been removed again this very moment.
-            let history = history.ok_or_else(|| Refusal::unknown(&watch.run_id))?;
-            Ok(json(StatusCode::OK, &app.summary(history.record).await?))
+            let known = known.ok_or_else(|| Refusal::unknown(&watch.run_id))?;
+            Ok(json(StatusCode::OK, &app.summary(known).await?))
         }
     }
 }
@@ -289,9 +289,12 @@ async fn show<S: RunSource>(State(app): App<S>, id: InPath, query: RawQuery) -> 
     loop {
         // Marked as seen before the store is read, so that no change in between is missed.
         changed.mark_unchanged();
-        let history = app.control.store.history(run_id.clone()).await?;
-        let history = history.ok_or_else(|| Refusal::unknown(&run_id))?;
-        if history.record.verdict.is_some() || app.stop.is_cancelled() || tokio::time::Instant::now() >= ends {
+        // Only this much of it is read each time that anything changes.
+        let record = app.control.store.watch(run_id.clone()).await?;
+        let record = record.ok_or_else(|| Refusal::unknown(&run_id))?;
+        if record.verdict.is_some() || app.stop.is_cancelled() || tokio::time::Instant::now() >= ends {
+            let history = app.control.store.history(run_id.clone()).await?;
+            let history = history.ok_or_else(|| Refusal::unknown(&run_id))?;
             return Ok(json(StatusCode::OK, &app.document(history).await?));
         }
         if place.is_none() {
@@ -308,7 +311,7 @@ async fn show<S: RunSource>(State(app): App<S>, id: InPath, query: RawQuery) -> 
 
 async fn remove<S: RunSource>(State(app): App<S>, id: InPath) -> Result<StatusCode, Refusal> {
     let run_id = run_id(&id?.0)?;
-    match app.control.watches.remove(run_id.clone()).await? {
+    match app.control.watches.remove(run_id.clone(), false).await? {
         Removed::Removed => Ok(StatusCode::NO_CONTENT),
         Removed::Unknown => Err(Refusal::unknown(run_id)),
     }

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rusqlite::{OptionalExtension as _, Row, named_params, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
 
-use super::queries::{read_all, read_change, read_delivery, read_event, read_id, read_time, read_watch, unreadable};
+use super::queries::{
+    payloads, read_all, read_change, read_delivery, read_event, read_id, read_time, read_watch, unreadable,
+};
 use super::{DeliveryState, DeliverySummary, PollFailure, StatusChange, Store, StoreError};
 use crate::metrics::Stored as Figures;
 use crate::run::{DeliveryId, Event, EventType, FoundBy, RunId, SinkName, Status, Verdict, Watch};
@@ -136,6 +138,10 @@ pub struct Counts {
     pub dead: u64,
 }
 
+/// The columns that [`read_record`] reads: all but what can be large.
+const RECORD_COLUMNS: &str = "id, run_id, name, labels, sinks, added_at, deadline_at, status, polls, missing_since,
+    seen_running, overdue_told, last_error, last_error_at, verdict, verdict_at, found_by, NULL AS changed_at";
+
 /// The columns that [`read_delivery`] reads, and where from.
 macro_rules! select_deliveries {
     () => {
@@ -158,46 +164,67 @@ impl Store {
                 Some((at, id)) => (at.as_millisecond(), id.as_str()),
                 None => (i64::MIN, ""),
             };
-            let sql = "SELECT *, NULL AS changed_at FROM watches w
-                 WHERE (added_at, run_id) > (:after_at, :after_id)
-                   AND (:active IS NULL OR :active = (verdict IS NULL))
-                   AND (:verdict IS NULL OR verdict = :verdict)
+            // Each question has a statement of its own, because each has an index of its own.
+            let which = match (filter.state, filter.verdict) {
+                (None, None) => "(added_at, run_id) > (:after_at, :after_id) AND :verdict IS NULL",
+                (Some(WatchState::Active), None) => {
+                    "verdict IS NULL AND (added_at, run_id) > (:after_at, :after_id) AND :verdict IS NULL"
+                }
+                (Some(WatchState::Finished), None) => {
+                    "verdict IS NOT NULL AND (added_at, run_id) > (:after_at, :after_id) AND :verdict IS NULL"
+                }
+                (None | Some(WatchState::Finished), Some(_)) => {
+                    "verdict IS NOT NULL AND verdict = :verdict AND (added_at, run_id) > (:after_at, :after_id)"
+                }
+                (Some(WatchState::Active), Some(_)) => return Ok(page(Vec::new(), limit)),
+            };
+            let sql = format!(
+                "SELECT {RECORD_COLUMNS} FROM watches w WHERE {which}
                    AND NOT EXISTS (SELECT 1 FROM json_each(:labels) wanted WHERE NOT EXISTS (
                        SELECT 1 FROM json_each(w.labels) have WHERE have.key = wanted.value ->> 0 AND have.value = wanted.value ->> 1))
-                 ORDER BY added_at, run_id LIMIT :limit + 1";
+                 ORDER BY added_at, run_id LIMIT :limit + 1"
+            );
             let parameters = named_params! {
                 ":after_at": after_at,
                 ":after_id": after_id,
-                ":active": filter.state.map(|state| state == WatchState::Active),
                 ":verdict": filter.verdict.map(Verdict::as_str),
                 ":labels": labels,
                 ":limit": limit,
             };
-            let items = read_all(db, sql, parameters, read_record)?;
+            let items = read_all(db, &sql, parameters, read_record)?;
             Ok(page(items, limit))
         })
         .await
     }
 
-    /// Everything about the watch of one run, if there is one.
+    /// The newest watch of a run, if there is one, without its history.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn watch(&self, run_id: RunId) -> Result<Option<WatchRecord>, StoreError> {
+        self.read(move |db| Ok(newest_record(db, &run_id)?.map(|(_, record)| record))).await
+    }
+
+    /// Everything about the newest watch of a run, if there is one.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn history(&self, run_id: RunId) -> Result<Option<History>, StoreError> {
         self.read(move |db| {
-            let sql = "SELECT *, NULL AS changed_at FROM watches WHERE run_id = ?";
-            let Some(record) = read_all(db, sql, [run_id.as_str()], read_record)?.pop() else { return Ok(None) };
+            let Some((id, record)) = newest_record(db, &run_id)? else { return Ok(None) };
             let verdict_event = match record.verdict {
                 Some((verdict, _)) => {
-                    let sql = "SELECT body FROM events WHERE run_id = ? AND type = ?";
-                    let parameters = params![run_id.as_str(), verdict.event_type().as_str()];
+                    let sql =
+                        concat!("SELECT body, ", payloads!("e"), " FROM events e WHERE watch_id = ? AND type = ?");
+                    let parameters = params![id, verdict.event_type().as_str()];
                     read_all(db, sql, parameters, |row| read_event(row, 0))?.pop()
                 }
                 None => None,
             };
-            let sql = "SELECT seq, run_id, at, status FROM status_changes WHERE run_id = ? ORDER BY seq";
-            let changes = read_all(db, sql, [run_id.as_str()], read_change)?;
-            let sql = concat!(select_deliveries!(), " WHERE e.run_id = ? ORDER BY d.id");
+            let sql = "SELECT c.seq, w.run_id, c.at, c.status FROM status_changes c JOIN watches w ON w.id = c.watch_id
+                       WHERE c.watch_id = ? ORDER BY c.seq";
+            let changes = read_all(db, sql, [id], read_change)?;
+            let sql = concat!(select_deliveries!(), " WHERE e.watch_id = ? ORDER BY d.id");
             let with_attempts = |row: &Row<'_>| {
                 let delivery = read_delivery(row)?;
                 let sql = "SELECT attempt, at, took_ms, delivered, detail FROM attempts WHERE delivery_id = ?
@@ -205,7 +232,7 @@ impl Store {
                 let attempts = read_all(db, sql, [delivery.id.as_str()], read_attempt)?;
                 Ok((delivery, attempts))
             };
-            let deliveries = read_all(db, sql, [run_id.as_str()], with_attempts)?;
+            let deliveries = read_all(db, sql, [id], with_attempts)?;
             Ok(Some(History { record, changes, deliveries, verdict_event }))
         })
         .await
@@ -219,12 +246,28 @@ impl Store {
         self.read(move |db| {
             let words: Vec<_> = filter.states.iter().map(|state| state.as_str()).collect();
             let words = serde_json::to_string(&words).map_err(|error| unreadable("states", &error))?;
-            let sql = concat!(
-                select_deliveries!(),
-                " WHERE d.id > :after AND (:sink IS NULL OR d.sink = :sink)
-                    AND (:states = '[]' OR d.state IN (SELECT value FROM json_each(:states)))
-                  ORDER BY d.id LIMIT :limit + 1"
-            );
+            // Those that are not delivered are few among many, and have an index of their own.
+            let delivered = filter.states.is_empty() || filter.states.contains(&DeliveryState::Delivered);
+            let sql = match (&filter.sink, delivered) {
+                (Some(_), _) => concat!(
+                    select_deliveries!(),
+                    " WHERE d.sink = :sink AND d.id > :after
+                        AND (:states = '[]' OR d.state IN (SELECT value FROM json_each(:states)))
+                      ORDER BY d.id LIMIT :limit + 1"
+                ),
+                (None, false) => concat!(
+                    select_deliveries!(),
+                    " WHERE d.state != 'delivered' AND d.id > :after AND :sink IS NULL
+                        AND d.state IN (SELECT value FROM json_each(:states))
+                      ORDER BY d.id LIMIT :limit + 1"
+                ),
+                (None, true) => concat!(
+                    select_deliveries!(),
+                    " WHERE d.id > :after AND :sink IS NULL
+                        AND (:states = '[]' OR d.state IN (SELECT value FROM json_each(:states)))
+                      ORDER BY d.id LIMIT :limit + 1"
+                ),
+            };
             let parameters = named_params! {
                 ":after": filter.after.as_ref().map_or("", DeliveryId::as_str),
                 ":sink": filter.sink.as_ref().map(SinkName::as_str),
@@ -243,16 +286,8 @@ impl Store {
     /// When the store cannot be read.
     pub async fn counts(&self) -> Result<Counts, StoreError> {
         self.read(|db| {
-            let count = |sql| -> Result<u64, StoreError> {
-                Ok(db.prepare_cached(sql)?.query_row([], |row| row.get::<_, i64>(0))?.cast_unsigned())
-            };
-            Ok(Counts {
-                active: count("SELECT count(*) FROM watches WHERE verdict IS NULL")?,
-                pending: count(
-                    "SELECT count(*) FROM deliveries WHERE state != 'delivered' AND state IN ('pending', 'sending')",
-                )?,
-                dead: count("SELECT count(*) FROM deliveries WHERE state != 'delivered' AND state = 'dead'")?,
-            })
+            let pending = total(db, "pending")? + total(db, "sending")?;
+            Ok(Counts { active: total(db, "active")?, pending, dead: total(db, "dead")? })
         })
         .await
     }
@@ -263,10 +298,12 @@ impl Store {
     /// When the store cannot be read.
     pub async fn verdicts(&self) -> Result<Vec<Verdict>, StoreError> {
         self.read(|db| {
-            read_all(db, "SELECT DISTINCT verdict FROM watches WHERE verdict IS NOT NULL", [], |row| {
-                let word: String = row.get(0)?;
-                Verdict::from_word(&word).ok_or_else(|| unreadable("a verdict", &word))
-            })
+            let given = Verdict::WORST_FIRST.into_iter().filter_map(|verdict| match total(db, verdict.as_str()) {
+                Ok(0) => None,
+                Ok(_) => Some(Ok(verdict)),
+                Err(error) => Some(Err(error)),
+            });
+            given.collect()
         })
         .await
     }
@@ -277,11 +314,9 @@ impl Store {
     /// When the store cannot be read.
     pub async fn figures(&self, now: Timestamp, sinks: Vec<SinkName>) -> Result<Figures, StoreError> {
         self.read(move |db| {
-            let count = |sql| -> Result<u64, StoreError> {
-                Ok(db.prepare_cached(sql)?.query_row([], |row| row.get::<_, i64>(0))?.cast_unsigned())
-            };
-            let sql = "SELECT sink, sum(state != 'dead'), sum(state = 'dead') FROM deliveries
-                       WHERE state != 'delivered' GROUP BY sink";
+            let sql = "SELECT sink, coalesce(sum(total) FILTER (WHERE what != 'dead'), 0),
+                           coalesce(sum(total) FILTER (WHERE what = 'dead'), 0)
+                       FROM totals WHERE what IN ('pending', 'sending', 'dead') GROUP BY sink HAVING sum(total) > 0";
             let mut deliveries = read_all(db, sql, [], |row| {
                 let count = |index| row.get::<_, i64>(index).map(i64::cast_unsigned);
                 Ok((read_id(row, 0, SinkName::new)?, count(1)?, count(2)?))
@@ -290,14 +325,15 @@ impl Store {
             let absent: Vec<_> = sinks.into_iter().filter(absent).collect();
             deliveries.extend(absent.into_iter().map(|sink| (sink, 0, 0)));
             let oldest: Option<i64> = db
-                .prepare_cached(
-                    "SELECT min(created_at) FROM deliveries WHERE state != 'delivered' AND state != 'dead'",
-                )?
+                .prepare_cached("SELECT min(created_at) FROM deliveries WHERE state IN ('pending', 'sending')")?
                 .query_row([], |row| row.get(0))?;
             let age = oldest.map(read_time).transpose()?.map(|oldest| now.duration_since(oldest));
             Ok(Figures {
-                active: count("SELECT count(*) FROM watches WHERE verdict IS NULL")?,
-                finished: count("SELECT count(*) FROM watches WHERE verdict IS NOT NULL")?,
+                active: total(db, "active")?,
+                finished: Verdict::WORST_FIRST
+                    .into_iter()
+                    .map(|verdict| total(db, verdict.as_str()))
+                    .sum::<Result<_, _>>()?,
                 deliveries,
                 oldest_pending: age.map(|age| Duration::try_from(age).unwrap_or_default()),
             })
@@ -313,7 +349,7 @@ impl Store {
         self.read(|db| {
             let types = [EventType::ApiUnreachable, EventType::ApiUnauthorized, EventType::ApiRecovered];
             let sql =
-                "SELECT body FROM events WHERE run_id IS NULL AND type IN (?, ?, ?) ORDER BY at DESC, seq DESC LIMIT 1";
+                "SELECT body, NULL, NULL FROM events WHERE watch_id IS NULL AND type IN (?, ?, ?) ORDER BY at DESC, seq DESC LIMIT 1";
             Ok(read_all(db, sql, types.map(EventType::as_str), |row| read_event(row, 0))?.pop())
         })
         .await
@@ -341,8 +377,8 @@ impl Store {
     /// When the store cannot be read.
     pub async fn sinks_with_open_deliveries(&self) -> Result<Vec<(SinkName, u64)>, StoreError> {
         self.read(|db| {
-            let sql = "SELECT sink, count(*) FROM deliveries
-                       WHERE state != 'delivered' AND state IN ('pending', 'sending') GROUP BY sink";
+            let sql = "SELECT sink, sum(total) FROM totals WHERE what IN ('pending', 'sending')
+                       GROUP BY sink HAVING sum(total) > 0";
             read_all(db, sql, [], |row| Ok((read_id(row, 0, SinkName::new)?, row.get::<_, i64>(1)?.cast_unsigned())))
         })
         .await
@@ -353,6 +389,19 @@ fn page<T>(mut items: Vec<T>, limit: u32) -> Page<T> {
     let more = items.len() > limit as usize;
     items.truncate(limit as usize);
     Page { items, more }
+}
+
+/// How many watches are active or have a verdict, or how many deliveries are in a state: kept by triggers, so that it
+/// takes no longer the more is stored.
+fn total(db: &Connection, what: &str) -> Result<u64, StoreError> {
+    let total = "SELECT coalesce(sum(total), 0) FROM totals WHERE what = ?";
+    Ok(db.prepare_cached(total)?.query_row([what], |row| row.get::<_, i64>(0))?.cast_unsigned())
+}
+
+/// The newest watch of a run with its number.
+fn newest_record(db: &Connection, run_id: &RunId) -> Result<Option<(i64, WatchRecord)>, StoreError> {
+    let sql = format!("SELECT {RECORD_COLUMNS} FROM watches WHERE run_id = ? ORDER BY id DESC LIMIT 1");
+    Ok(read_all(db, &sql, [run_id.as_str()], |row| Ok((row.get("id")?, read_record(row)?)))?.pop())
 }
 
 fn read_record(row: &Row<'_>) -> Result<WatchRecord, StoreError> {

@@ -23,8 +23,8 @@ use crate::text::{one_line, with_causes};
 pub use inspect::{AttemptRecord, Counts, DeliveryFilter, History, Page, WatchFilter, WatchRecord, WatchState};
 pub use lock::{Lock, LockError};
 pub use queries::{
-    Added, Attempt, Claimed, DeliveryState, DeliverySummary, Outcome, PollFailure, Removed, Retried, StatusChange,
-    Stored, Told,
+    Added, Attempt, Claimed, DeliveryState, DeliverySummary, Outcome, PollFailure, Retried, StatusChange, Stored, Told,
+    WatchId,
 };
 
 /// Why the store could not do what was asked.
@@ -223,6 +223,11 @@ impl Store {
                     Ok(connection)
                 };
                 open().map_err(|error| match error {
+                    StoreError::Sql(source)
+                        if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt) =>
+                    {
+                        StoreError::Corrupt { path: path.to_owned(), what: one_line(&source.to_string(), 200) }
+                    }
                     StoreError::Sql(source) => StoreError::Open { path: path.to_owned(), source },
                     other => other,
                 })?

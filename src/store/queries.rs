@@ -4,11 +4,41 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Params, Row, named_params, params};
+use serde_json::value::RawValue;
 
 use super::{Store, StoreError, Wakes};
 use crate::run::{
-    DeliveryId, Event, EventType, FoundBy, Labels, Progress, RunDetails, RunId, SinkName, Status, Step, Verdict, Watch,
+    DeliveryId, Event, EventData, EventType, FoundBy, Labels, Progress, RunDetails, RunId, SinkName, Status, Step,
+    Verdict, Watch,
 };
+
+/// Number of a watch in the store. It is never given again, so that what belongs to one watch of a run never counts
+/// for a later watch of the same run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WatchId(i64);
+
+/// Largest `input` or `output` of a run, in bytes, that stays in the row of its watch and its events. A larger one is
+/// stored once, in a row of its own.
+const INLINE_BYTES: usize = 1024;
+
+/// Most status changes kept of one watch, the newest: a run that changes its status without end fills neither the disk
+/// nor a list.
+const KEPT_CHANGES: u32 = 1_000;
+
+/// The columns of the large values of a watch or an event: its input, then its output.
+macro_rules! payloads {
+    ($row:literal) => {
+        concat!(
+            "(SELECT p.body FROM payloads p WHERE p.id = ",
+            $row,
+            ".input_id), ",
+            "(SELECT p.body FROM payloads p WHERE p.id = ",
+            $row,
+            ".output_id)"
+        )
+    };
+}
+pub(super) use payloads;
 
 /// What came of adding a watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,15 +47,6 @@ pub enum Added {
     New,
     /// A watch of that run was there already and stays as it is.
     Known,
-}
-
-/// What came of removing a watch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Removed {
-    /// It is gone.
-    Removed,
-    /// There was no watch of that run.
-    Unknown,
 }
 
 /// What came of asking for a delivery to be tried again.
@@ -40,6 +61,8 @@ pub enum Retried {
 /// A stored watch.
 #[derive(Debug, Clone)]
 pub struct Stored {
+    /// Its number.
+    pub id: WatchId,
     /// The watch.
     pub watch: Watch,
     /// How far it has come.
@@ -177,25 +200,43 @@ pub struct DeliverySummary {
 }
 
 impl Store {
-    /// Stores a watch unless there is one of that run already.
+    /// Stores a watch unless there is one of that run already, active or finished. Returns the number of the newest
+    /// watch of the run too.
     ///
     /// # Errors
     /// When the store refuses; nothing is stored then.
-    pub async fn add_watch(&self, watch: Watch) -> Result<Added, StoreError> {
+    pub async fn add_watch(&self, watch: Watch) -> Result<(Added, WatchId), StoreError> {
         self.write(Wakes::default(), move |db| insert_watch(db, &watch)).await
     }
 
+    /// As [`Store::add_watch`], but a finished watch of the run is no obstacle: it stays on record with its verdict
+    /// and its deliveries, and the run is watched anew.
+    ///
+    /// # Errors
+    /// As [`Store::add_watch`].
+    pub async fn add_watch_again(&self, watch: Watch) -> Result<(Added, WatchId), StoreError> {
+        self.write(Wakes::default(), move |db| match newest_watch(db, &watch.run_id)? {
+            Some((id, false)) => Ok((Added::Known, id)),
+            Some((_, true)) | None => insert_new_watch(db, &watch),
+        })
+        .await
+    }
+
     /// Stores a watch that the configuration asks for, unless it was added for the configuration before
-    /// or is there already.
+    /// or is there already. Without a watch of the run there is no number.
     ///
     /// # Errors
     /// When the store refuses; nothing is stored then.
-    pub async fn add_configured_watch(&self, watch: Watch) -> Result<Added, StoreError> {
+    pub async fn add_configured_watch(&self, watch: Watch) -> Result<(Added, Option<WatchId>), StoreError> {
         self.write(Wakes::default(), move |db| {
             let first = db
                 .prepare_cached("INSERT INTO configured_watches (run_id) VALUES (?) ON CONFLICT DO NOTHING")?
                 .execute([watch.run_id.as_str()])?;
-            if first == 1 { insert_watch(db, &watch) } else { Ok(Added::Known) }
+            if first == 1 {
+                insert_watch(db, &watch).map(|(added, id)| (added, Some(id)))
+            } else {
+                Ok((Added::Known, newest_watch(db, &watch.run_id)?.map(|(id, _)| id)))
+            }
         })
         .await
     }
@@ -231,33 +272,23 @@ impl Store {
         .await
     }
 
-    /// Deletes a watch with its history and its deliveries.
+    /// Deletes the watches of a run with their history and their deliveries. Returns their numbers; none when there
+    /// was no watch of that run. With `force`, messages that are not delivered yet go with them.
     ///
     /// # Errors
-    /// [`StoreError::Precondition`] when it has its verdict but not all messages of that are delivered or
-    /// given up; nothing is deleted then.
-    pub async fn remove_watch(&self, run_id: RunId) -> Result<Removed, StoreError> {
+    /// [`StoreError::Precondition`] without `force` when one has its verdict but not all messages of that are
+    /// delivered or given up; nothing is deleted then.
+    pub async fn remove_watches(&self, run_id: RunId, force: bool) -> Result<Vec<WatchId>, StoreError> {
         self.write(Wakes { history: true, deliveries: true }, move |db| {
-            let waiting: Option<bool> = db
-                .prepare_cached(
-                    "SELECT verdict IS NOT NULL AND EXISTS (
-                         SELECT 1 FROM events e JOIN deliveries d ON d.event_seq = e.seq
-                         WHERE e.run_id = watches.run_id AND d.state IN ('pending', 'sending'))
-                     FROM watches WHERE run_id = ?",
-                )?
-                .query_row([run_id.as_str()], |row| row.get(0))
-                .optional()?;
-            match waiting {
-                None => Ok(Removed::Unknown),
-                Some(true) => {
-                    let what = format!("a message about {run_id}");
-                    Err(StoreError::Precondition { what, wanted: "delivered or given up yet" })
-                }
-                Some(false) => {
-                    db.prepare_cached("DELETE FROM watches WHERE run_id = ?")?.execute([run_id.as_str()])?;
-                    Ok(Removed::Removed)
-                }
+            let waiting = "SELECT EXISTS (
+                     SELECT 1 FROM watches w JOIN events e ON e.watch_id = w.id JOIN deliveries d ON d.event_seq = e.seq
+                     WHERE w.run_id = ? AND w.verdict IS NOT NULL AND d.state IN ('pending', 'sending'))";
+            if !force && db.prepare_cached(waiting)?.query_row([run_id.as_str()], |row| row.get(0))? {
+                let what = format!("a message about {run_id}");
+                return Err(StoreError::Precondition { what, wanted: "delivered or given up yet" });
             }
+            let delete = "DELETE FROM watches WHERE run_id = ? RETURNING id";
+            read_all(db, delete, [run_id.as_str()], |row| Ok(WatchId(row.get(0)?)))
         })
         .await
     }
@@ -272,17 +303,17 @@ impl Store {
             let parameters = params![before.as_millisecond(), limit];
             let watches = db
                 .prepare_cached(
-                    "DELETE FROM watches WHERE run_id IN (
-                         SELECT run_id FROM watches w WHERE verdict IS NOT NULL AND verdict_at < ?1 AND NOT EXISTS (
+                    "DELETE FROM watches WHERE id IN (
+                         SELECT id FROM watches w WHERE verdict IS NOT NULL AND verdict_at < ?1 AND NOT EXISTS (
                              SELECT 1 FROM events e JOIN deliveries d ON d.event_seq = e.seq
-                             WHERE e.run_id = w.run_id AND d.state IN ('pending', 'sending'))
+                             WHERE e.watch_id = w.id AND d.state IN ('pending', 'sending'))
                          LIMIT ?2)",
                 )?
                 .execute(parameters)?;
             let notices = db
                 .prepare_cached(
                     "DELETE FROM events WHERE seq IN (
-                         SELECT seq FROM events e WHERE run_id IS NULL AND at < ?1 AND NOT EXISTS (
+                         SELECT seq FROM events e WHERE watch_id IS NULL AND at < ?1 AND NOT EXISTS (
                              SELECT 1 FROM deliveries d WHERE d.event_seq = e.seq AND d.state IN ('pending', 'sending'))
                          LIMIT ?2)",
                 )?
@@ -332,9 +363,9 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<Stored>, StoreError> {
         self.read(move |db| {
-            let sql = "SELECT run_id, name, labels, sinks, added_at, deadline_at, status, polls, missing_since,
+            let sql = "SELECT id, run_id, name, labels, sinks, added_at, deadline_at, status, polls, missing_since,
                            seen_running, overdue_told, verdict,
-                           (SELECT max(at) FROM status_changes s WHERE s.run_id = w.run_id) AS changed_at
+                           (SELECT at FROM status_changes s WHERE s.watch_id = w.id ORDER BY seq DESC LIMIT 1) AS changed_at
                        FROM watches w WHERE verdict IS NULL AND (added_at, run_id) > (?, ?)
                        ORDER BY added_at, run_id LIMIT ?";
             let (at, run_id) = match &after {
@@ -350,17 +381,22 @@ impl Store {
         .await
     }
 
-    /// What was last stored of a run besides its status; `None` when that is nothing, or it is not watched.
+    /// What was last stored of a run besides its status; `None` when that is nothing, or the watch is gone.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn details(&self, run_id: RunId) -> Result<Option<RunDetails>, StoreError> {
+    pub async fn details(&self, watch: WatchId) -> Result<Option<RunDetails>, StoreError> {
         self.read(move |db| {
-            let json: Option<Option<String>> = db
-                .prepare_cached("SELECT details FROM watches WHERE run_id = ?")?
-                .query_row([run_id.as_str()], |row| row.get(0))
-                .optional()?;
-            json.flatten().map(|json| from_json("details", &json)).transpose()
+            let sql =
+                concat!("SELECT details, ", payloads!("w"), " FROM watches w WHERE id = ? AND details IS NOT NULL");
+            let details = read_all(db, sql, [watch.0], |row| {
+                let json = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
+                let mut details: RunDetails = from_json("details", json)?;
+                read_payload(row, 1, &mut details.input)?;
+                read_payload(row, 2, &mut details.output)?;
+                Ok(details)
+            });
+            Ok(details?.pop())
         })
         .await
     }
@@ -373,7 +409,7 @@ impl Store {
     /// [`StoreError::Precondition`] when the watch is gone or has its verdict already.
     pub async fn record_step(
         &self,
-        run_id: RunId,
+        watch: WatchId,
         step: Step,
         told: Vec<Told>,
         last_error: Option<PollFailure>,
@@ -382,21 +418,19 @@ impl Store {
     ) -> Result<(), StoreError> {
         let wakes = Wakes { history: true, deliveries: told.iter().any(|told| !told.sinks.is_empty()) };
         self.write(wakes, move |db| {
-            let next = &step.progress;
-            let details = next.details.as_ref().map(|details| to_json("details", details)).transpose()?;
+            let mut next = step.progress;
             let status = next.status.as_ref().map(Status::as_str);
             let rows = db
                 .prepare_cached(
-                    "UPDATE watches SET status = :status, details = coalesce(:details, details), polls = :polls,
-                        missing_since = :missing_since, seen_running = :seen_running, overdue_told = :overdue_told,
+                    "UPDATE watches SET status = :status, polls = :polls, missing_since = :missing_since,
+                        seen_running = :seen_running, overdue_told = :overdue_told,
                         last_error = coalesce(:last_error, last_error),
                         last_error_at = coalesce(:last_error_at, last_error_at), verdict = :verdict, verdict_at = :verdict_at,
                         found_by = :found_by
-                     WHERE run_id = :run_id AND verdict IS NULL",
+                     WHERE id = :id AND verdict IS NULL",
                 )?
                 .execute(named_params! {
                     ":status": status,
-                    ":details": details,
                     ":polls": next.polls.cast_signed(),
                     ":missing_since": next.missing_since.map(Timestamp::as_millisecond),
                     ":seen_running": next.seen_running,
@@ -406,16 +440,19 @@ impl Store {
                     ":verdict": next.verdict.map(Verdict::as_str),
                     ":verdict_at": next.verdict.map(|_| now.as_millisecond()),
                     ":found_by": next.verdict.map(|_| found_by.as_str()),
-                    ":run_id": run_id.as_str(),
+                    ":id": watch.0,
                 })?;
             if rows != 1 {
-                return Err(StoreError::Precondition { what: format!("the watch of {run_id}"), wanted: "active" });
+                return Err(StoreError::Precondition { what: format!("watch {}", watch.0), wanted: "active" });
             }
             if let Some(status) = status.filter(|_| step.status_changed) {
-                db.prepare_cached("INSERT INTO status_changes (run_id, at, status) VALUES (?, ?, ?)")?
-                    .execute(params![run_id.as_str(), now.as_millisecond(), status])?;
+                insert_change(db, watch, status, now)?;
             }
-            told.iter().try_for_each(|told| insert_event(db, told, now))
+            told.into_iter().try_for_each(|told| insert_event(db, Some(watch), told, now))?;
+            match &mut next.details {
+                Some(details) => replace_details(db, watch, details),
+                None => Ok(()),
+            }
         })
         .await
     }
@@ -425,8 +462,10 @@ impl Store {
     /// # Errors
     /// When the store refuses.
     pub async fn record_event(&self, told: Told, now: Timestamp) -> Result<(), StoreError> {
-        self.write(Wakes { history: true, deliveries: !told.sinks.is_empty() }, move |db| insert_event(db, &told, now))
-            .await
+        self.write(Wakes { history: true, deliveries: !told.sinks.is_empty() }, move |db| {
+            insert_event(db, None, told, now)
+        })
+        .await
     }
 
     /// After the wall clock was set by `milliseconds`: stores the deadlines of these active watches, has the
@@ -436,15 +475,14 @@ impl Store {
     /// When the store refuses; nothing is stored then.
     pub async fn move_marks(
         &self,
-        deadlines: Vec<(RunId, Timestamp)>,
+        deadlines: Vec<(WatchId, Timestamp)>,
         milliseconds: i64,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         self.write(Wakes { history: false, deliveries: true }, move |db| {
-            let mut set =
-                db.prepare_cached("UPDATE watches SET deadline_at = ? WHERE run_id = ? AND verdict IS NULL")?;
-            for (run_id, deadline_at) in &deadlines {
-                set.execute(params![deadline_at.as_millisecond(), run_id.as_str()])?;
+            let mut set = db.prepare_cached("UPDATE watches SET deadline_at = ? WHERE id = ? AND verdict IS NULL")?;
+            for (watch, deadline_at) in &deadlines {
+                set.execute(params![deadline_at.as_millisecond(), watch.0])?;
             }
             db.prepare_cached(
                 "UPDATE watches SET missing_since = ? WHERE verdict IS NULL AND missing_since IS NOT NULL",
@@ -466,13 +504,14 @@ impl Store {
             let sql = "UPDATE deliveries SET state = 'sending', attempts = attempts + 1
                  WHERE id IN (SELECT id FROM deliveries WHERE sink = ?1 AND state = 'pending' AND next_attempt_at <= ?2
                               ORDER BY next_attempt_at, id LIMIT ?3)
-                 RETURNING id, attempts, (SELECT body FROM events WHERE seq = event_seq), attempts - earlier_tries";
+                 RETURNING id, attempts, attempts - earlier_tries, event_seq";
+            let event = concat!("SELECT body, ", payloads!("e"), " FROM events e WHERE seq = ?");
             let mut claimed = read_all(db, sql, params![sink.as_str(), now.as_millisecond(), limit as i64], |row| {
                 Ok(Claimed {
                     id: read_id(row, 0, DeliveryId::new)?,
                     attempt: row.get(1)?,
-                    try_number: row.get(3)?,
-                    event: read_event(row, 2)?,
+                    try_number: row.get(2)?,
+                    event: read_all(db, event, [row.get::<_, i64>(3)?], |row| read_event(row, 0))?.remove(0),
                 })
             })?;
             claimed.sort_by(|a, b| a.id.cmp(&b.id));
@@ -540,7 +579,8 @@ impl Store {
     /// When the store cannot be read.
     pub async fn status_changes_after(&self, seq: i64) -> Result<Vec<StatusChange>, StoreError> {
         self.read(move |db| {
-            let sql = "SELECT seq, run_id, at, status FROM status_changes WHERE seq > ? ORDER BY seq";
+            let sql = "SELECT c.seq, w.run_id, c.at, c.status FROM status_changes c JOIN watches w ON w.id = c.watch_id
+                       WHERE c.seq > ? ORDER BY c.seq";
             read_all(db, sql, [seq], read_change)
         })
         .await
@@ -552,7 +592,8 @@ impl Store {
     /// When the store cannot be read.
     pub async fn events_after(&self, seq: i64, limit: u32) -> Result<Vec<(i64, Event)>, StoreError> {
         self.read(move |db| {
-            let sql = "SELECT seq, body FROM events WHERE seq > ? ORDER BY seq LIMIT ?";
+            let sql =
+                concat!("SELECT seq, body, ", payloads!("e"), " FROM events e WHERE seq > ? ORDER BY seq LIMIT ?");
             read_all(db, sql, params![seq, limit], |row| Ok((row.get(0)?, read_event(row, 1)?)))
         })
         .await
@@ -571,30 +612,67 @@ pub(super) fn release_claims(db: &Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn insert_watch(db: &Connection, watch: &Watch) -> Result<Added, StoreError> {
-    let sinks = watch.sinks.as_ref().map(|sinks| to_json("sinks", sinks)).transpose()?;
-    let rows = db
-        .prepare_cached(
-            "INSERT INTO watches (run_id, name, labels, sinks, added_at, deadline_at)
-             VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (run_id) DO NOTHING",
-        )?
-        .execute(params![
-            watch.run_id.as_str(),
-            watch.name,
-            to_json("labels", &watch.labels)?,
-            sinks,
-            watch.added_at.as_millisecond(),
-            watch.deadline_at.as_millisecond(),
-        ])?;
-    Ok(if rows == 1 { Added::New } else { Added::Known })
+/// The newest watch of a run, and whether it is finished.
+fn newest_watch(db: &Connection, run_id: &RunId) -> Result<Option<(WatchId, bool)>, StoreError> {
+    let newest = "SELECT id, verdict IS NOT NULL FROM watches WHERE run_id = ? ORDER BY id DESC LIMIT 1";
+    let read = |row: &Row<'_>| Ok((WatchId(row.get(0)?), row.get(1)?));
+    Ok(db.prepare_cached(newest)?.query_row([run_id.as_str()], read).optional()?)
 }
 
-fn insert_event(db: &Connection, told: &Told, now: Timestamp) -> Result<(), StoreError> {
-    let Told { event, sinks } = told;
-    db.prepare_cached("INSERT INTO events (run_id, type, at, body) VALUES (?, ?, ?, ?)")?.execute(params![
+fn insert_watch(db: &Connection, watch: &Watch) -> Result<(Added, WatchId), StoreError> {
+    match newest_watch(db, &watch.run_id)? {
+        Some((id, _)) => Ok((Added::Known, id)),
+        None => insert_new_watch(db, watch),
+    }
+}
+
+fn insert_new_watch(db: &Connection, watch: &Watch) -> Result<(Added, WatchId), StoreError> {
+    let sinks = watch.sinks.as_ref().map(|sinks| to_json("sinks", sinks)).transpose()?;
+    db.prepare_cached(
+        "INSERT INTO watches (run_id, name, labels, sinks, added_at, deadline_at) VALUES (?, ?, ?, ?, ?, ?)",
+    )?
+    .execute(params![
+        watch.run_id.as_str(),
+        watch.name,
+        to_json("labels", &watch.labels)?,
+        sinks,
+        watch.added_at.as_millisecond(),
+        watch.deadline_at.as_millisecond(),
+    ])?;
+    Ok((Added::New, WatchId(db.last_insert_rowid())))
+}
+
+fn insert_change(db: &Connection, watch: WatchId, status: &str, now: Timestamp) -> Result<(), StoreError> {
+    db.prepare_cached("INSERT INTO status_changes (watch_id, at, status) VALUES (?, ?, ?)")?.execute(params![
+        watch.0,
+        now.as_millisecond(),
+        status
+    ])?;
+    db.prepare_cached(
+        "DELETE FROM status_changes WHERE watch_id = ?1 AND seq <= (
+             SELECT seq FROM status_changes WHERE watch_id = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2)",
+    )?
+    .execute(params![watch.0, KEPT_CHANGES])?;
+    Ok(())
+}
+
+/// Stores an event, of `watch` if it is about one, with its deliveries.
+fn insert_event(db: &Connection, watch: Option<WatchId>, told: Told, now: Timestamp) -> Result<(), StoreError> {
+    let Told { mut event, sinks } = told;
+    let (mut input_id, mut output_id) = (None, None);
+    if let (Some(watch), EventData::Run(data)) = (watch, &mut event.data) {
+        input_id = set_apart(db, watch, &mut data.run.input)?;
+        output_id = set_apart(db, watch, &mut data.run.output)?;
+    }
+    let insert =
+        "INSERT INTO events (watch_id, run_id, type, at, input_id, output_id, body) VALUES (?, ?, ?, ?, ?, ?, ?)";
+    db.prepare_cached(insert)?.execute(params![
+        watch.map(|watch| watch.0),
         event.run_id().map(RunId::as_str),
         event.event_type.as_str(),
         event.timestamp.as_millisecond(),
+        input_id,
+        output_id,
         event.to_json(),
     ])?;
     let seq = db.last_insert_rowid();
@@ -604,6 +682,51 @@ fn insert_event(db: &Connection, told: &Told, now: Timestamp) -> Result<(), Stor
              VALUES (?1, ?2, ?3, 'pending', ?4, ?4)",
         )?
         .execute(params![DeliveryId::generate().as_str(), seq, sink.as_str(), now.as_millisecond()])?;
+    }
+    Ok(())
+}
+
+/// Stores what is known of a run besides its status, in place of what was known before.
+fn replace_details(db: &Connection, watch: WatchId, details: &mut RunDetails) -> Result<(), StoreError> {
+    let input_id = set_apart(db, watch, &mut details.input)?;
+    let output_id = set_apart(db, watch, &mut details.output)?;
+    db.prepare_cached("UPDATE watches SET details = ?, input_id = ?, output_id = ? WHERE id = ?")?.execute(params![
+        to_json("details", details)?,
+        input_id,
+        output_id,
+        watch.0
+    ])?;
+    // What an earlier answer had, and no event tells.
+    db.prepare_cached(
+        "DELETE FROM payloads WHERE watch_id = ?1 AND id NOT IN (
+             SELECT input_id FROM watches WHERE id = ?1 AND input_id IS NOT NULL
+             UNION ALL SELECT output_id FROM watches WHERE id = ?1 AND output_id IS NOT NULL
+             UNION ALL SELECT input_id FROM events WHERE watch_id = ?1 AND input_id IS NOT NULL
+             UNION ALL SELECT output_id FROM events WHERE watch_id = ?1 AND output_id IS NOT NULL)",
+    )?
+    .execute([watch.0])?;
+    Ok(())
+}
+
+/// Takes a value that is large out of what is stored, and stores it in a row of its own, unless the watch has one
+/// with just this value. Returns the number of that row.
+fn set_apart(db: &Connection, watch: WatchId, value: &mut Option<Box<RawValue>>) -> Result<Option<i64>, StoreError> {
+    let Some(large) = value.take_if(|value| value.get().len() > INLINE_BYTES) else { return Ok(None) };
+    let known = "SELECT id FROM payloads WHERE watch_id = ? AND octet_length(body) = ? AND body = ?";
+    let size = i64::try_from(large.get().len()).unwrap_or(i64::MAX);
+    let known: Option<i64> =
+        db.prepare_cached(known)?.query_row(params![watch.0, size, large.get()], |row| row.get(0)).optional()?;
+    if known.is_some() {
+        return Ok(known);
+    }
+    db.prepare_cached("INSERT INTO payloads (watch_id, body) VALUES (?, ?)")?.execute(params![watch.0, large.get()])?;
+    Ok(Some(db.last_insert_rowid()))
+}
+
+/// Reads a large value, if there is one in this column.
+fn read_payload(row: &Row<'_>, column: usize, value: &mut Option<Box<RawValue>>) -> Result<(), StoreError> {
+    if let Some(text) = row.get::<_, Option<String>>(column)? {
+        *value = Some(RawValue::from_string(text).map_err(|error| unreadable("a value of a run", &error))?);
     }
     Ok(())
 }
@@ -650,7 +773,7 @@ pub(super) fn read_watch(row: &Row<'_>, now: Timestamp) -> Result<Stored, StoreE
         Some(word) => Some(Verdict::from_word(&word).ok_or_else(|| unreadable("a verdict", &word))?),
     };
     let changed_at = time("changed_at")?.unwrap_or(watch.added_at);
-    Ok(Stored { watch, progress, changed_at })
+    Ok(Stored { id: WatchId(row.get("id")?), watch, progress, changed_at })
 }
 
 /// Reads `seq, run_id, at, status`.
@@ -663,10 +786,15 @@ pub(super) fn read_change(row: &Row<'_>) -> Result<StatusChange, StoreError> {
     })
 }
 
-/// Reads the body of an event.
+/// Reads an event from its body and, in the columns after that, its large values.
 pub(super) fn read_event(row: &Row<'_>, column: usize) -> Result<Event, StoreError> {
     let body = row.get_ref(column)?.as_str().map_err(rusqlite::Error::from)?;
-    Event::from_json(body).map_err(|error| unreadable("an event", &error))
+    let mut event = Event::from_json(body).map_err(|error| unreadable("an event", &error))?;
+    if let EventData::Run(data) = &mut event.data {
+        read_payload(row, column + 1, &mut data.run.input)?;
+        read_payload(row, column + 2, &mut data.run.output)?;
+    }
+    Ok(event)
 }
 
 pub(super) fn read_delivery(row: &Row<'_>) -> Result<DeliverySummary, StoreError> {

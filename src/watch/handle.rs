@@ -8,7 +8,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use super::{Followed, Policy, UpstreamView};
 use crate::api::RunSource;
 use crate::run::{RunId, Status, Watch};
-use crate::store::{Added, PollFailure, Removed, StoreError};
+use crate::store::{Added, PollFailure, StoreError};
 
 /// Commands waiting for the owner. Senders wait when it is full.
 pub(super) const COMMANDS: usize = 256;
@@ -34,7 +34,7 @@ pub struct WatchView {
 
 pub(super) enum Command<S> {
     Add { watch: Box<Watch>, origin: AddedBy, reply: oneshot::Sender<Result<Added, StoreError>> },
-    Remove { run_id: RunId, reply: oneshot::Sender<Result<Removed, StoreError>> },
+    Remove { run_id: RunId, force: bool, reply: oneshot::Sender<Result<Removed, StoreError>> },
     View { only: Option<Vec<RunId>>, reply: oneshot::Sender<Vec<WatchView>> },
     Reload { source: S, policy: Box<Policy>, reply: oneshot::Sender<()> },
     Ping { reply: oneshot::Sender<()> },
@@ -45,8 +45,19 @@ pub(super) enum Command<S> {
 pub enum AddedBy {
     /// A person or a program.
     Request,
+    /// A person or a program, for a run that may have been watched to its end before: it is watched anew.
+    RequestAgain,
     /// The configuration: it is added once, and not again after its end.
     Configuration,
+}
+
+/// What came of removing a watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removed {
+    /// It is gone.
+    Removed,
+    /// There was no watch of that run.
+    Unknown,
 }
 
 /// A handle to the scheduler; clones share it.
@@ -75,12 +86,13 @@ impl<S: RunSource> Watches<S> {
         self.ask(|reply| Command::Add { watch, origin, reply }).await?
     }
 
-    /// Deletes a watch and ceases to follow it. Cancel-safe as [`Watches::add`].
+    /// Deletes the watches of a run and ceases to follow it. With `force`, messages that are not delivered yet are
+    /// given up. Cancel-safe as [`Watches::add`].
     ///
     /// # Errors
-    /// As [`crate::store::Store::remove_watch`], and when the scheduler has ended.
-    pub async fn remove(&self, run_id: RunId) -> Result<Removed, StoreError> {
-        self.ask(|reply| Command::Remove { run_id, reply }).await?
+    /// As [`crate::store::Store::remove_watches`], and when the scheduler has ended.
+    pub async fn remove(&self, run_id: RunId, force: bool) -> Result<Removed, StoreError> {
+        self.ask(|reply| Command::Remove { run_id, force, reply }).await?
     }
 
     /// The active watches as they stand: all in the order of adding, or those of these runs.

@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::asking::Polled;
 use self::budget::Budget;
-pub use self::handle::{AddedBy, WatchView, Watches};
+pub use self::handle::{AddedBy, Removed, WatchView, Watches};
 use self::handle::{COMMANDS, Command};
 use self::storing::Done;
 pub use self::streams::Followed;
@@ -49,7 +49,7 @@ use crate::backoff::Growth;
 use crate::clock::{Clock, Jump, Reading};
 use crate::metrics::Metrics;
 use crate::run::{Event, Limits, Progress, Routes, Step, Watch};
-use crate::store::{Store, Stored};
+use crate::store::{Store, Stored, WatchId};
 
 /// What the scheduler is held to.
 #[derive(Debug, Clone)]
@@ -96,6 +96,9 @@ pub struct Scheduler<S> {
     first_of_all: Instant,
     polls: JoinSet<Polled>,
     stores: JoinSet<Done>,
+    /// Watches that are being stored, and those that were removed again before it came in that they are.
+    adding: usize,
+    removed: HashSet<WatchId>,
     commands: mpsc::Receiver<Command<S>>,
     view: watch::Sender<UpstreamView>,
     reading: Reading,
@@ -144,6 +147,8 @@ impl<S: RunSource> Scheduler<S> {
             policy,
             polls: JoinSet::new(),
             stores: JoinSet::new(),
+            adding: 0,
+            removed: HashSet::new(),
             commands,
             view,
             reading,
@@ -170,7 +175,7 @@ impl<S: RunSource> Scheduler<S> {
             let before = u32::try_from(self.table.ever()).unwrap_or(u32::MAX);
             let waited = Duration::try_from(self.reading.wall.duration_since(stored.changed_at));
             let waited = waited.unwrap_or_default();
-            let entry = self.entry(stored.watch, stored.progress, waited, now, now + gap * before);
+            let entry = self.entry((stored.id, stored.watch), stored.progress, waited, now, now + gap * before);
             self.table.load(entry);
         }
     }
@@ -234,20 +239,23 @@ impl<S: RunSource> Scheduler<S> {
                 // Its deadline is one of the clock as it is now.
                 self.look_at_clock();
                 let (store, stepped) = (self.store.clone(), self.stepped);
+                self.adding += 1;
                 self.store_in_order(async move {
                     let stored = Watch::clone(&watch);
+                    let some = |(added, id)| (added, Some(id));
                     let result = match origin {
-                        AddedBy::Request => store.add_watch(stored).await,
+                        AddedBy::Request => store.add_watch(stored).await.map(some),
+                        AddedBy::RequestAgain => store.add_watch_again(stored).await.map(some),
                         AddedBy::Configuration => store.add_configured_watch(stored).await,
                     };
                     Done::Added { watch, reply, result, stepped }
                 });
             }
-            Command::Remove { run_id, reply } => {
-                let (store, keys) = (self.store.clone(), self.table.keys_of(&run_id));
+            Command::Remove { run_id, force, reply } => {
+                let store = self.store.clone();
                 self.store_in_order(async move {
-                    let result = store.remove_watch(run_id).await;
-                    Done::Removed { keys, reply, result }
+                    let result = store.remove_watches(run_id.clone(), force).await;
+                    Done::Removed { run_id, reply, result }
                 });
             }
             Command::View { only, reply } => {
@@ -291,10 +299,17 @@ impl<S: RunSource> Scheduler<S> {
 
     /// A watch that is stored, as it is followed: with the first poll at `due`, `waited` after its status last
     /// changed.
-    fn entry(&self, watch: Watch, progress: Progress, waited: Duration, now: Instant, due: Instant) -> Entry {
+    fn entry(
+        &self,
+        (id, watch): (WatchId, Watch),
+        progress: Progress,
+        waited: Duration,
+        now: Instant,
+        due: Instant,
+    ) -> Entry {
         let deadline = instant_of(watch.deadline_at, self.reading.wall, now);
         let changed_at = now.checked_sub(waited).unwrap_or(now);
-        let mut entry = Entry::new(watch, progress, due.min(deadline), deadline, changed_at);
+        let mut entry = Entry::new((id, watch), progress, due.min(deadline), deadline, changed_at);
         entry.interval = Some(waited).filter(|waited| !waited.is_zero()).map(|waited| self.policy.growth.after(waited));
         entry
     }

@@ -9,11 +9,12 @@ use tokio::time::Instant;
 
 use super::Scheduler;
 use super::asking::Pace;
+use super::handle::Removed;
 use super::table::{Key, Phase};
 use crate::api::RunSource;
 use crate::crash;
-use crate::run::{Answer, Event, FoundBy, Progress, RunDetails, Status, Step, Watch};
-use crate::store::{Added, Removed, StoreError, Told};
+use crate::run::{Answer, Event, FoundBy, Progress, RunDetails, RunId, Status, Step, Watch};
+use crate::store::{Added, StoreError, Told, WatchId};
 use crate::text::{one_line, with_causes};
 
 /// How long after the store refused something it is given another try; most steps with a fresh poll.
@@ -30,15 +31,14 @@ pub(super) enum Done {
     Added {
         watch: Box<Watch>,
         reply: oneshot::Sender<Result<Added, StoreError>>,
-        result: Result<Added, StoreError>,
+        result: Result<(Added, Option<WatchId>), StoreError>,
         /// How far the wall clock had been set in all when it was asked for.
         stepped: SignedDuration,
     },
-    /// `keys` are those of the entries that were there when it was asked for.
     Removed {
-        keys: Vec<Key>,
+        run_id: RunId,
         reply: oneshot::Sender<Result<Removed, StoreError>>,
-        result: Result<Removed, StoreError>,
+        result: Result<Vec<WatchId>, StoreError>,
     },
     Step {
         key: Key,
@@ -124,11 +124,10 @@ impl<S: RunSource> Scheduler<S> {
         let told =
             |event: &Event| Told { event: event.clone(), sinks: self.policy.routes.sinks_for(event, Some(&watch)) };
         let told = step.events.iter().map(told).collect();
-        let (store, run_id, last_error) =
-            (self.store.clone(), watch.run_id.clone(), entry.last_error.as_deref().cloned());
+        let (store, id, last_error) = (self.store.clone(), entry.id, entry.last_error.as_deref().cloned());
         let stepped = self.stepped;
         self.store_in_order(async move {
-            let result = store.record_step(run_id, Step::clone(&step), told, last_error, found_by, at).await;
+            let result = store.record_step(id, Step::clone(&step), told, last_error, found_by, at).await;
             Done::Step { key, step, at, result, stepped }
         });
     }
@@ -137,8 +136,8 @@ impl<S: RunSource> Scheduler<S> {
     fn recall(&mut self, key: Key, answer: Answer) {
         let entry = self.table.unqueue(key);
         entry.phase = Phase::Storing;
-        let (store, run_id) = (self.store.clone(), entry.run_id.clone());
-        self.store_in_order(async move { Done::Recalled { key, answer, result: store.details(run_id).await } });
+        let (store, id) = (self.store.clone(), entry.id);
+        self.store_in_order(async move { Done::Recalled { key, answer, result: store.details(id).await } });
     }
 
     /// Takes in that something was stored, or not.
@@ -146,24 +145,42 @@ impl<S: RunSource> Scheduler<S> {
         let now = self.look_at_clock();
         match done {
             Done::Added { mut watch, reply, result, stepped } => {
-                if let Ok(Added::New) = result {
+                self.adding -= 1;
+                if let Ok((Added::New, Some(id))) = result
+                    && !self.removed.remove(&id)
+                {
                     let since = self.stepped - stepped;
                     watch.deadline_at = watch.deadline_at.saturating_add(since).unwrap_or(watch.deadline_at);
                     let progress = Progress::begin(self.reading.wall);
-                    let entry = self.entry(*watch, progress, Duration::ZERO, now, now);
+                    let entry = self.entry((id, *watch), progress, Duration::ZERO, now, now);
                     self.table.insert(entry);
                     if !since.is_zero() {
                         self.move_marks(0);
                     }
                 }
-                // Whoever asked may have left; the watch is stored and followed all the same.
-                drop(reply.send(result));
-            }
-            Done::Removed { keys, reply, result } => {
-                if let Ok(Removed::Removed) = result {
-                    keys.into_iter().for_each(|key| self.forget(key));
+                if self.adding == 0 {
+                    self.removed.clear();
                 }
-                drop(reply.send(result));
+                // Whoever asked may have left; the watch is stored and followed all the same.
+                drop(reply.send(result.map(|(added, _)| added)));
+            }
+            Done::Removed { run_id, reply, result } => {
+                let removed = result.map(|ids| {
+                    for key in self.table.keys_of(&run_id) {
+                        if self.table.get(key).is_some_and(|entry| ids.contains(&entry.id)) {
+                            self.forget(key);
+                        }
+                    }
+                    if ids.is_empty() {
+                        return Removed::Unknown;
+                    }
+                    // It may be known to the store and not yet here.
+                    if self.adding > 0 {
+                        self.removed.extend(ids);
+                    }
+                    Removed::Removed
+                });
+                drop(reply.send(removed));
             }
             Done::Step { key, step, at, result, stepped } => {
                 let Some(entry) = self.table.get_mut(key) else { return };
@@ -264,7 +281,7 @@ impl<S: RunSource> Scheduler<S> {
     pub(super) fn move_marks(&mut self, milliseconds: i64) {
         let milliseconds = milliseconds.saturating_add(self.unmoved.take().unwrap_or(0));
         let entries = self.table.keys().into_iter().filter_map(|key| self.table.get(key));
-        let deadlines = entries.map(|entry| (entry.run_id.clone(), entry.deadline_at)).collect();
+        let deadlines = entries.map(|entry| (entry.id, entry.deadline_at)).collect();
         let (store, now) = (self.store.clone(), self.reading.wall);
         self.store_in_order(async move {
             Done::Moved { milliseconds, result: store.move_marks(deadlines, milliseconds, now).await }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::WatchView;
 use crate::run::{Labels, Progress, RunId, SinkName, Watch};
-use crate::store::PollFailure;
+use crate::store::{PollFailure, WatchId};
 
 /// Number of an entry: grows, so that equal due times are served in the order of adding.
 pub(super) type Key = u64;
@@ -25,6 +25,8 @@ pub(super) enum Phase {
 
 /// A watch that is followed.
 pub(super) struct Entry {
+    /// Its number in the store, which tells it from other watches of the same run.
+    pub(super) id: WatchId,
     pub(super) run_id: RunId,
     pub(super) added_at: Timestamp,
     pub(super) deadline_at: Timestamp,
@@ -59,10 +61,17 @@ struct Extras {
 
 impl Entry {
     /// One that waits until `due` since the status of its run changed.
-    pub(super) fn new(watch: Watch, progress: Progress, due: Instant, deadline: Instant, changed_at: Instant) -> Self {
+    pub(super) fn new(
+        (id, watch): (WatchId, Watch),
+        progress: Progress,
+        due: Instant,
+        deadline: Instant,
+        changed_at: Instant,
+    ) -> Self {
         let Watch { run_id, name, labels, sinks, added_at, deadline_at } = watch;
         let plain = name.is_none() && labels.is_empty() && sinks.is_none();
         Self {
+            id,
             run_id,
             added_at,
             deadline_at,

@@ -245,9 +245,8 @@ async fn a_store_that_cannot_be_used_stops_it_and_is_left_alone() {
     let path = store(&program);
     let good = std::fs::read(&path).unwrap();
     let mut damaged = good.clone();
-    for byte in damaged.iter_mut().skip(4096).take(4096) {
-        *byte = 0xa5;
-    }
+    // All pages but the first, which has the version.
+    damaged.iter_mut().skip(4096).for_each(|byte| *byte = 0xa5);
     let mut newer = good.clone();
     // The version is a big-endian number at offset 60 (sqlite.org/fileformat2.html, "user_version").
     newer[60..64].copy_from_slice(&1000_u32.to_be_bytes());

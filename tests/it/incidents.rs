@@ -98,11 +98,11 @@ async fn world_at(place: Place<'_>, stored: usize, adjust: impl FnOnce(&mut Poli
     adjust(&mut policy);
     for index in 0..stored {
         let watch = watch(index, long_ago);
-        store.add_watch(watch.clone()).await.unwrap();
+        let (_, id) = store.add_watch(watch.clone()).await.unwrap();
         let running = Observation { status: Status::Running, details: RunDetails::default() };
         let begun = Progress::begin(long_ago);
         let step = begun.step(&watch, Answer::Seen(Box::new(running)), long_ago, &policy.limits).unwrap();
-        store.record_step(watch.run_id, step, Vec::new(), None, FoundBy::Poll, long_ago).await.unwrap();
+        store.record_step(id, step, Vec::new(), None, FoundBy::Poll, long_ago).await.unwrap();
     }
     let active = store.active_watches(clock.now(), None, u32::MAX).await.unwrap();
     let (mut scheduler, watches) =

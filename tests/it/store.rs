@@ -9,6 +9,7 @@ use runwatch::run::{
 };
 use runwatch::store::{
     Added, Attempt, DeliveryFilter, DeliveryState, Disk, Done, Outcome, Place, Store, StoreError, Told, Transaction,
+    WatchFilter,
 };
 use tokio::task::JoinSet;
 
@@ -61,14 +62,16 @@ async fn watches_verdicts_and_deliveries_outlive_the_process() {
     let path = dir.path().join("runwatch.db");
     let (store, tasks) = open(&path);
     let (first, second) = (watch("run_1"), watch("run_2"));
-    assert_eq!(store.add_watch(first.clone()).await.unwrap(), Added::New);
-    assert_eq!(store.add_watch(first.clone()).await.unwrap(), Added::Known);
-    assert_eq!(store.add_watch(second.clone()).await.unwrap(), Added::New);
+    let (added, first_id) = store.add_watch(first.clone()).await.unwrap();
+    assert_eq!(added, Added::New);
+    assert_eq!(store.add_watch(first.clone()).await.unwrap(), (Added::Known, first_id));
+    let (added, second_id) = store.add_watch(second.clone()).await.unwrap();
+    assert_eq!(added, Added::New);
     let running = step(&second, &Progress::begin(time(0)), "running", time(1));
-    store.record_step(second.run_id.clone(), running, Vec::new(), None, FoundBy::Poll, time(1)).await.unwrap();
+    store.record_step(second_id, running, Vec::new(), None, FoundBy::Poll, time(1)).await.unwrap();
     let failed = step(&first, &Progress::begin(time(0)), "failed", time(2));
     let events = told(&failed, &["ops", "desk"]);
-    store.record_step(first.run_id.clone(), failed.clone(), events, None, FoundBy::Poll, time(2)).await.unwrap();
+    store.record_step(first_id, failed.clone(), events, None, FoundBy::Poll, time(2)).await.unwrap();
 
     // The attempt is under way when the process dies.
     let ops = SinkName::new("ops").unwrap();
@@ -83,7 +86,7 @@ async fn watches_verdicts_and_deliveries_outlive_the_process() {
     assert_eq!(active[0].watch, second);
     assert_eq!(active[0].progress.status, Some(Status::Running));
     assert!(active[0].progress.seen_running);
-    let details = store.details(second.run_id.clone()).await.unwrap().unwrap();
+    let details = store.details(second_id).await.unwrap().unwrap();
     assert_eq!((details.output.as_ref().unwrap().get(), details.created_at), ("[1,2]", Some(time(-5))));
 
     let again = store.claim_due(ops, time(100), 10).await.unwrap();
@@ -99,17 +102,13 @@ async fn a_verdict_is_given_once() {
     let dir = tempfile::tempdir().unwrap();
     let (store, tasks) = open(&dir.path().join("runwatch.db"));
     let watch = watch("run_1");
-    store.add_watch(watch.clone()).await.unwrap();
+    let (_, id) = store.add_watch(watch.clone()).await.unwrap();
     let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
     assert_eq!(failed.progress.verdict, Some(Verdict::Failed));
-    store
-        .record_step(watch.run_id.clone(), failed.clone(), told(&failed, &["ops"]), None, FoundBy::Poll, time(2))
-        .await
-        .unwrap();
+    store.record_step(id, failed.clone(), told(&failed, &["ops"]), None, FoundBy::Poll, time(2)).await.unwrap();
     let succeeded = step(&watch, &Progress::begin(time(0)), "succeeded", time(3));
-    let refused = store
-        .record_step(watch.run_id.clone(), succeeded.clone(), told(&succeeded, &["ops"]), None, FoundBy::Poll, time(3))
-        .await;
+    let refused =
+        store.record_step(id, succeeded.clone(), told(&succeeded, &["ops"]), None, FoundBy::Poll, time(3)).await;
     assert!(matches!(refused, Err(StoreError::Precondition { .. })), "{refused:?}");
     let events = store.events_after(0, u32::MAX).await.unwrap();
     assert_eq!(events.iter().map(|(_, event)| event.event_type).collect::<Vec<_>>(), [EventType::RunFailed]);
@@ -126,12 +125,9 @@ async fn attempts_are_recorded_with_what_follows() {
     let dir = tempfile::tempdir().unwrap();
     let (store, tasks) = open(&dir.path().join("runwatch.db"));
     let (watch, ops) = (watch("run_1"), SinkName::new("ops").unwrap());
-    store.add_watch(watch.clone()).await.unwrap();
+    let (_, id) = store.add_watch(watch.clone()).await.unwrap();
     let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
-    store
-        .record_step(watch.run_id.clone(), failed.clone(), told(&failed, &["ops"]), None, FoundBy::Poll, time(2))
-        .await
-        .unwrap();
+    store.record_step(id, failed.clone(), told(&failed, &["ops"]), None, FoundBy::Poll, time(2)).await.unwrap();
 
     let attempt = |attempt, at, outcome| Attempt {
         attempt,
@@ -181,7 +177,7 @@ async fn many_writes_at_once_are_all_answered() {
         adding.spawn(async move { store.add_watch(watch(&format!("run_{number}"))).await });
     }
     while let Some(added) = adding.join_next().await {
-        assert_eq!(added.unwrap().unwrap(), Added::New);
+        assert_eq!(added.unwrap().unwrap().0, Added::New);
     }
     assert_eq!(store.active_watches(time(1), None, 5_000).await.unwrap().len(), 2_000);
     let (mut pages, mut after) = (Vec::new(), None);
@@ -236,8 +232,8 @@ async fn a_store_of_the_first_format_opens_and_goes_on() {
     let far = Timestamp::from_second(4_000_000_000).unwrap();
     let claimed = store.claim_due(SinkName::new("down").unwrap(), far, 10).await.unwrap();
     assert_eq!((claimed.len(), claimed[0].attempt), (1, 2));
-    assert_eq!(store.add_configured_watch(watch("run_demo_outreach")).await.unwrap(), Added::Known);
-    assert_eq!(store.add_configured_watch(watch("run_new")).await.unwrap(), Added::New);
+    assert_eq!(store.add_configured_watch(watch("run_demo_outreach")).await.unwrap().0, Added::Known);
+    assert_eq!(store.add_configured_watch(watch("run_new")).await.unwrap().0, Added::New);
     close(store, tasks).await;
 }
 
@@ -264,7 +260,7 @@ async fn what_is_refused_leaves_nothing_and_holds_up_no_reading() {
     ping.unwrap();
     close(store, tasks).await;
     let (store, tasks) = open(&path);
-    assert_eq!(store.add_watch(watch("run_1")).await.unwrap(), Added::New);
+    assert_eq!(store.add_watch(watch("run_1")).await.unwrap().0, Added::New);
     close(store, tasks).await;
 }
 
@@ -273,21 +269,107 @@ async fn a_step_of_the_wall_clock_moves_what_waits_with_it() {
     let dir = tempfile::tempdir().unwrap();
     let (store, tasks) = open(&dir.path().join("runwatch.db"));
     let watch = watch("run_1");
-    store.add_watch(watch.clone()).await.unwrap();
+    let (_, id) = store.add_watch(watch.clone()).await.unwrap();
     let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
-    store
-        .record_step(watch.run_id.clone(), failed.clone(), told(&failed, &["ops"]), None, FoundBy::Poll, time(2))
-        .await
-        .unwrap();
+    store.record_step(id, failed.clone(), told(&failed, &["ops"]), None, FoundBy::Poll, time(2)).await.unwrap();
     let ops = SinkName::new("ops").unwrap();
     assert_eq!(store.next_due(ops.clone()).await.unwrap(), Some(time(2)));
     let going = self::watch("run_2");
-    store.add_watch(going.clone()).await.unwrap();
+    let (_, going_id) = store.add_watch(going.clone()).await.unwrap();
     let back = Duration::from_secs(3600);
-    let deadlines = [&going, &watch].map(|watch| (watch.run_id.clone(), watch.deadline_at - back));
+    let deadlines = [(going_id, &going), (id, &watch)].map(|(id, watch)| (id, watch.deadline_at - back));
     store.move_marks(deadlines.to_vec(), -3_600_000, time(3 - 3600)).await.unwrap();
     assert_eq!(store.next_due(ops).await.unwrap(), Some(time(2 - 3600)), "not late by the step");
     let left = store.active_watches(time(3), None, 10).await.unwrap();
     assert_eq!((left.len(), left[0].watch.deadline_at), (1, going.deadline_at - back));
     close(store, tasks).await;
+}
+
+#[tokio::test]
+async fn what_an_earlier_watch_of_a_run_leads_to_does_not_count_for_a_later_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, tasks) = open(&dir.path().join("runwatch.db"));
+    let watch = watch("run_1");
+    let (_, earlier) = store.add_watch(watch.clone()).await.unwrap();
+    let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
+    assert_eq!(store.remove_watches(watch.run_id.clone(), false).await.unwrap(), [earlier]);
+    let (_, later) = store.add_watch(watch.clone()).await.unwrap();
+    assert_ne!(earlier, later, "a number is not given again");
+    let events = told(&failed, &["ops"]);
+    let refused = store.record_step(earlier, failed.clone(), events, None, FoundBy::Poll, time(2)).await;
+    assert!(matches!(refused, Err(StoreError::Precondition { .. })), "{refused:?}");
+    store.move_marks(vec![(earlier, time(7200))], 0, time(2)).await.unwrap();
+    let active = store.active_watches(time(3), None, 10).await.unwrap();
+    assert_eq!((active.len(), active[0].id, active[0].watch.deadline_at), (1, later, watch.deadline_at));
+    assert!(store.deliveries(DeliveryFilter::default(), 10).await.unwrap().items.is_empty());
+    close(store, tasks).await;
+}
+
+#[tokio::test]
+async fn a_run_can_be_watched_again_and_its_earlier_verdict_stays_on_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, tasks) = open(&dir.path().join("runwatch.db"));
+    let watch = watch("run_1");
+    let (_, first) = store.add_watch_again(watch.clone()).await.unwrap();
+    assert_eq!(store.add_watch_again(watch.clone()).await.unwrap(), (Added::Known, first), "it is not over");
+    let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
+    store.record_step(first, failed.clone(), told(&failed, &["ops"]), None, FoundBy::Poll, time(2)).await.unwrap();
+    assert_eq!(store.add_watch(watch.clone()).await.unwrap(), (Added::Known, first));
+    let anew = Watch { added_at: time(10), ..watch.clone() };
+    let (added, second) = store.add_watch_again(anew).await.unwrap();
+    assert_eq!(added, Added::New);
+
+    let all = store.watches(WatchFilter::default(), 10).await.unwrap().items;
+    assert_eq!(all.iter().map(|record| record.verdict.is_some()).collect::<Vec<_>>(), [true, false]);
+    let history = store.history(watch.run_id.clone()).await.unwrap().unwrap();
+    assert!(history.record.verdict.is_none() && history.deliveries.is_empty(), "of the newest watch");
+    assert_eq!(store.deliveries(DeliveryFilter::default(), 10).await.unwrap().items.len(), 1);
+
+    let succeeded = step(&watch, &Progress::begin(time(10)), "succeeded", time(12));
+    store.record_step(second, succeeded, Vec::new(), None, FoundBy::Poll, time(12)).await.unwrap();
+    assert_eq!(store.verdicts().await.unwrap(), [Verdict::Failed, Verdict::Succeeded]);
+    let waiting = store.remove_watches(watch.run_id.clone(), false).await;
+    assert!(matches!(waiting, Err(StoreError::Precondition { .. })), "{waiting:?}");
+    assert_eq!(store.remove_watches(watch.run_id.clone(), true).await.unwrap(), [first, second]);
+    assert!(store.deliveries(DeliveryFilter::default(), 10).await.unwrap().items.is_empty());
+    close(store, tasks).await;
+}
+
+#[tokio::test]
+async fn a_large_output_is_stored_once_and_read_back_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("runwatch.db");
+    let (store, tasks) = open(&path);
+    let watch = watch("run_1");
+    let (_, id) = store.add_watch(watch.clone()).await.unwrap();
+    let limits = Limits { not_found_grace: Duration::from_secs(120), overdue_after: None, run_url: None };
+    let seen = |progress: &Progress, status: &str, output: &str, now| {
+        let output = serde_json::value::to_raw_value(&output.repeat(100_000)).unwrap();
+        let input = serde_json::value::to_raw_value(&"in".repeat(100_000)).unwrap();
+        let details = RunDetails { input: Some(input), output: Some(output), ..RunDetails::default() };
+        let observation = Observation { status: Status::from_api(status), details };
+        progress.step(&watch, Answer::Seen(Box::new(observation)), now, &limits).unwrap()
+    };
+    let running = seen(&Progress::begin(time(0)), "running", "before", time(1));
+    let paused = seen(&running.progress, "paused", "between", time(2));
+    let failed = seen(&paused.progress, "failed", "after", time(3));
+    for (step, at) in [(&running, 1), (&paused, 2), (&failed, 3)] {
+        store.record_step(id, step.clone(), told(step, &["ops"]), None, FoundBy::Poll, time(at)).await.unwrap();
+    }
+    let details = store.details(id).await.unwrap().unwrap();
+    let expected = failed.progress.details.as_ref().unwrap();
+    assert_eq!(details.output.unwrap().get(), expected.output.as_ref().unwrap().get());
+    assert_eq!(details.input.unwrap().get(), expected.input.as_ref().unwrap().get());
+    let events = store.events_after(0, 10).await.unwrap();
+    let jsons: Vec<_> = events.iter().map(|(_, event)| event.to_json()).collect();
+    assert_eq!(jsons, [running.events[0].to_json(), failed.events[0].to_json()]);
+    let claimed = store.claim_due(SinkName::new("ops").unwrap(), time(9), 10).await.unwrap();
+    assert_eq!(claimed.iter().map(|claimed| claimed.event.to_json()).collect::<Vec<_>>(), jsons);
+    let history = store.history(watch.run_id.clone()).await.unwrap().unwrap();
+    assert_eq!(history.verdict_event.unwrap().to_json(), jsons[1]);
+    close(store, tasks).await;
+
+    let db = rusqlite::Connection::open(&path).unwrap();
+    let payloads: i64 = db.query_row("SELECT count(*) FROM payloads", [], |row| row.get(0)).unwrap();
+    assert_eq!(payloads, 3, "the input, the output that is told, and the last; what was seen in between is gone");
 }

@@ -364,7 +364,7 @@ impl Play<'_> {
             let Some(asked) = state.books.watches.get_mut(&run) else { return };
             std::mem::replace(&mut asked.removed, true)
         };
-        let removed = engine.watches.remove(run.clone()).await;
+        let removed = engine.watches.remove(run.clone(), false).await;
         let state = &mut *self.world.lock();
         if let Some(asked) = state.books.watches.get_mut(&run) {
             // What was refused is as it was before.

@@ -285,7 +285,7 @@ async fn a_reload_and_a_suspend_open_the_streams_anew() {
     simulation.watches.reload(simulation.api.clone(), policy).await.unwrap();
     tokio::time::sleep(MINUTE).await;
     assert_eq!((simulation.api.open(), simulation.api.openings().len()), (3, 11));
-    simulation.watches.remove(id(1)).await.unwrap();
+    simulation.watches.remove(id(1), false).await.unwrap();
     tokio::time::sleep(SECOND).await;
     assert_eq!(simulation.api.open(), 2, "the stream of a watch that is gone is closed");
     simulation.end().await;
