@@ -31,6 +31,15 @@ pub trait RunSource: Send + Sync + 'static {
     /// Asks for one run, once. Dropping the future abandons the request.
     fn get_run(&self, id: &RunId) -> impl Future<Output = Result<Reply, ApiError>> + Send;
 
+    /// Lets go of all connections, which are most likely dead: the next request makes its own.
+    fn renew(&self) {}
+
+    /// Whether requests go to the same API with the same key as those of `other`, so that a limit of the one is one of
+    /// the other. Cheap, and no request.
+    fn same_account(&self, _other: &Self) -> bool {
+        true
+    }
+
     /// Opens the event stream of one run, after the event `last_id` where the API can do that. Dropping
     /// the future or the stream closes the connection.
     fn open_events(

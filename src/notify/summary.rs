@@ -88,6 +88,9 @@ fn of_run(event_type: EventType, data: &RunEvent) -> Summary {
         Some(error) => first_lines(error, ERROR_LINES, ERROR_CHARS),
         None => Vec::new(),
     };
+    if let Some(reason) = &data.reason {
+        lines.push(one_line(reason, ERROR_CHARS));
+    }
     if data.watch.name.is_some() && event_type != EventType::SinkTest {
         lines.push(data.run.id.to_string());
     }

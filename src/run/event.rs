@@ -145,6 +145,9 @@ pub struct RunEvent {
     pub watch: WatchSummary,
     /// How long its parts took.
     pub timing: Timing,
+    /// Why the verdict is `unreachable` or `not_found`, for people. Absent otherwise. No secrets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Names of the fields of `run` that were left out because the message would have been too large.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub truncated: Vec<String>,
@@ -358,7 +361,7 @@ impl Event {
             late: false,
         };
         let timing = Timing { queued_ms: None, ran_ms: None, detected_after_ms: None };
-        let data = RunEvent { run, watch, timing, truncated: Vec::new() };
+        let data = RunEvent { run, watch, timing, reason: None, truncated: Vec::new() };
         Self { event_type: EventType::SinkTest, timestamp: now, data: EventData::Run(Box::new(data)) }
     }
 

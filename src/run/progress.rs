@@ -15,21 +15,32 @@ use super::{
 pub enum Answer {
     /// A usable answer about the run.
     Seen(Box<Observation>),
-    /// The API said 404: it knows no such run.
-    Missing,
+    /// The API said 404 or 410: it knows no such run.
+    Missing {
+        /// How much of the time since the answer before counts for the grace period: the part in which polls
+        /// were made. It means nothing unless that answer was 404 or 410 as well.
+        counted: Duration,
+    },
     /// Anything else: no connection, a refusal, an error, a body that cannot be used.
-    Failed,
-    /// The deadline has come and the API may not be asked now: the last poll decides.
-    NotAsked {
-        /// The API has been silent for so long that the last poll says nothing of now.
-        silent: bool,
+    Failed {
+        /// What went wrong, for people. No secrets.
+        why: String,
+        /// Another poll follows, even if the deadline has come.
+        retried: bool,
+    },
+    /// The deadline has come and there is no time left for another poll: the last one decides.
+    NotPolled {
+        /// The last poll was answered so shortly before the deadline that no other was due until then.
+        stands: bool,
+        /// Why there is no newer answer, for people. No secrets.
+        why: String,
     },
 }
 
 /// The limits a watch is held to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// How long every answer must be 404 before the verdict is `not_found`.
+    /// How long every answer must be 404 or 410 before the verdict is `not_found`.
     pub not_found_grace: Duration,
     /// After how long a run that is still going is overdue, once; `None` means never.
     pub overdue_after: Option<Duration>,
@@ -54,8 +65,10 @@ pub struct Progress {
     pub details: Option<Box<RunDetails>>,
     /// How many polls were made.
     pub polls: u64,
-    /// Since when every answer was 404.
+    /// Since when every answer was 404 or 410.
     pub missing_since: Option<Timestamp>,
+    /// How much of that counts for the grace period: time in which polls were made.
+    missing_for: Duration,
     /// Whether the run was ever seen running.
     pub seen_running: bool,
     /// Whether it was said that the run is overdue.
@@ -100,6 +113,12 @@ impl Step {
 /// which the watch began is no evidence that nobody was watching.
 const API_TIME_PRECISION: SignedDuration = SignedDuration::from_secs(1);
 
+/// Why a run that was seen before is not found.
+const GONE: &str = "the run is gone: the API answers 404 or 410 since it was last seen";
+
+/// Why a run that was never seen is not found.
+const NEVER_THERE: &str = "the API never knew the run: every answer was 404 or 410";
+
 impl Progress {
     /// The state of a watch that nothing is known of, taken up at `now`.
     pub fn begin(now: Timestamp) -> Self {
@@ -108,6 +127,7 @@ impl Progress {
             details: None,
             polls: 0,
             missing_since: None,
+            missing_for: Duration::ZERO,
             seen_running: false,
             overdue_told: false,
             verdict: None,
@@ -121,9 +141,15 @@ impl Progress {
     /// forgotten: that the last poll did or did not get an answer, and that the run was not missing.
     pub fn heed(&mut self, refused: &Self, now: Timestamp) {
         self.answered = refused.answered;
+        self.missing_for = refused.missing_for;
         if refused.missing_since.is_none() {
             self.missing_since = self.missing_since.map(|_| now);
         }
+    }
+
+    /// Whether the last poll got a usable answer.
+    pub fn answered(&self) -> bool {
+        self.answered
     }
 
     /// Whether the run was seen going since this process took the watch up.
@@ -131,20 +157,22 @@ impl Progress {
         self.seen_going
     }
 
-    /// The next time, besides the ordinary poll, at which an answer would decide something: the end
-    /// of the grace for a missing run, or the moment the run becomes overdue.
-    pub fn next_mark(&self, added_at: Timestamp, limits: &Limits) -> Option<Timestamp> {
-        let grace_ends = self.missing_since.map(|since| later(since, limits.not_found_grace));
-        let overdue = limits.overdue_after.filter(|_| !self.overdue_told);
-        let overdue_at = overdue.map(|after| later(added_at, after));
-        grace_ends.into_iter().chain(overdue_at).min()
+    /// How long after the last answer another 404 would mean that the run is not found; `None` while the run is
+    /// not missing.
+    pub fn grace_left(&self, limits: &Limits) -> Option<Duration> {
+        self.missing_since.map(|_| limits.not_found_grace.saturating_sub(self.missing_for))
+    }
+
+    /// When the run becomes overdue; `None` when it never does, or was reported as overdue.
+    pub fn overdue_at(&self, added_at: Timestamp, limits: &Limits) -> Option<Timestamp> {
+        limits.overdue_after.filter(|_| !self.overdue_told).map(|after| later(added_at, after))
     }
 
     /// Moves a watch on by what one poll brought at `now`: the only place where a verdict is given.
     ///
     /// An unknown status is never final. A status may go backwards; it is recorded like any other
-    /// change. A failed poll changes nothing unless the deadline has come, but that the grace of a run that
-    /// is missing begins anew: its verdict needs answers, all of them 404.
+    /// change. A failed poll changes nothing unless the deadline has come, but that the grace period of a run that
+    /// is missing begins again: its verdict needs answers, all of them 404 or 410.
     ///
     /// # Errors
     /// [`Illegal::Finished`] when the watch has its verdict already.
@@ -154,12 +182,14 @@ impl Progress {
         }
         let mut next = self.clone();
         let mut told = Vec::with_capacity(2);
+        let (mut why, mut last) = (None, true);
         let still_going = match answer {
             Answer::Seen(observation) => {
                 let Observation { status, details } = *observation;
                 next.polls += 1;
                 next.answered = true;
                 next.missing_since = None;
+                next.missing_for = Duration::ZERO;
                 next.verdict = Verdict::of_status(&status);
                 if status == Status::Running && !self.seen_running {
                     next.seen_running = true;
@@ -170,26 +200,35 @@ impl Progress {
                 next.details = Some(Box::new(details));
                 next.verdict.is_none()
             }
-            Answer::Missing => {
+            Answer::Missing { counted } => {
                 next.polls += 1;
                 next.answered = false;
-                let since = *next.missing_since.get_or_insert(now);
-                if now >= later(since, limits.not_found_grace) {
+                next.missing_for =
+                    if self.missing_since.is_some() { self.missing_for + counted } else { Duration::ZERO };
+                next.missing_since.get_or_insert(now);
+                if next.missing_for >= limits.not_found_grace {
                     next.verdict = Some(Verdict::NotFound);
                 }
+                why = Some(if self.status.is_some() { GONE } else { NEVER_THERE }.to_owned());
                 false
             }
-            Answer::Failed => {
+            Answer::Failed { why: failure, retried } => {
                 next.polls += 1;
                 next.answered = false;
                 next.missing_since = None;
+                next.missing_for = Duration::ZERO;
+                (why, last) = (Some(failure), !retried);
                 false
             }
-            Answer::NotAsked { silent } => self.answered && !silent,
+            Answer::NotPolled { stands, why: obstacle } => {
+                why = Some(obstacle);
+                self.answered && stands
+            }
         };
-        if next.verdict.is_none() && now >= watch.deadline_at {
+        if next.verdict.is_none() && now >= watch.deadline_at && last {
             next.verdict = Some(if still_going { Verdict::TimedOut } else { Verdict::Unreachable });
         }
+        let why = why.filter(|_| matches!(next.verdict, Some(Verdict::NotFound | Verdict::Unreachable)));
         match next.verdict {
             Some(verdict) => told.push(verdict.event_type()),
             None => {
@@ -200,7 +239,12 @@ impl Progress {
                 }
             }
         }
-        let events = told.into_iter().map(|event_type| next.event(event_type, watch, now, limits)).collect();
+        let event = |event_type: EventType| {
+            let mut data = next.describe(watch, now, limits);
+            data.reason = why.clone().filter(|_| event_type.verdict().is_some());
+            Event { event_type, timestamp: now, data: EventData::Run(Box::new(data)) }
+        };
+        let events = told.into_iter().map(event).collect();
         Ok(Step {
             status_changed: next.status != self.status,
             presence_changed: next.missing_since.is_some() != self.missing_since.is_some(),
@@ -239,13 +283,9 @@ impl Progress {
                 late: self.ended_unwatched(details),
             },
             timing: Timing::of(details, now),
+            reason: None,
             truncated: left_out.into_iter().filter(|(_, out)| *out).map(|(name, _)| name.to_owned()).collect(),
         }
-    }
-
-    fn event(&self, event_type: EventType, watch: &Watch, now: Timestamp, limits: &Limits) -> Event {
-        let data = self.describe(watch, now, limits);
-        Event { event_type, timestamp: now, data: EventData::Run(Box::new(data)) }
     }
 
     /// Whether the run ended while nobody was watching: it was over when first seen since the watch
@@ -299,6 +339,19 @@ mod tests {
         Answer::Seen(Box::new(Observation { status: Status::from_api(status), details }))
     }
 
+    fn failed() -> Answer {
+        Answer::Failed { why: "502 Bad Gateway".to_owned(), retried: false }
+    }
+
+    fn not_polled(stands: bool) -> Answer {
+        Answer::NotPolled { stands, why: "not polled since 10:21".to_owned() }
+    }
+
+    /// A 404, and how many seconds since the answer before count.
+    fn missing(counted: u64) -> Answer {
+        Answer::Missing { counted: Duration::from_secs(counted) }
+    }
+
     /// Feeds answers at the given seconds and returns the events, as words with their seconds.
     fn play(deadline: i64, answers: Vec<(i64, Answer)>) -> (Progress, Vec<(i64, &'static str)>) {
         let (watch, limits) = (watch(deadline), limits());
@@ -336,50 +389,94 @@ mod tests {
 
     #[test]
     fn missing_for_all_of_the_grace_is_not_found() {
-        let miss = |at| (at, Answer::Missing);
-        assert_eq!(play(1000, vec![miss(0), miss(119)]).1, []);
-        assert_eq!(play(1000, vec![miss(0), miss(119), miss(120)]).1, [(120, "watch.not_found")]);
+        let miss = |at, counted| (at, missing(counted));
+        assert_eq!(play(1000, vec![miss(0, 0), miss(119, 119)]).1, []);
+        assert_eq!(play(1000, vec![miss(0, 0), miss(119, 119), miss(120, 1)]).1, [(120, "watch.not_found")]);
         // Seen in between: the grace begins anew. So it does after a failed poll, which may hide anything.
-        let gone = vec![miss(0), (100, seen("running")), miss(130), miss(249), miss(250)];
+        let gone = vec![miss(0, 0), (100, seen("running")), miss(130, 30), miss(249, 119), miss(250, 1)];
         assert_eq!(play(1000, gone).1, [(100, "run.started"), (250, "watch.not_found")]);
-        let unheard = vec![miss(0), (119, Answer::Failed), miss(120), miss(239), miss(240)];
+        let unheard = vec![miss(0, 0), (119, failed()), miss(120, 1), miss(239, 119), miss(240, 1)];
         assert_eq!(play(1000, unheard).1, [(240, "watch.not_found")]);
+    }
+
+    #[test]
+    fn only_time_in_which_polls_were_made_counts_for_the_grace() {
+        let gap = vec![(0, missing(0)), (600, missing(0)), (610, missing(10)), (900, missing(0)), (1009, missing(109))];
+        assert_eq!(play(2000, gap.clone()).1, []);
+        let longer = gap.into_iter().chain([(1010, missing(1))]).collect();
+        assert_eq!(play(2000, longer).1, [(1010, "watch.not_found")]);
+        let left = |answers| play(2000, answers).0.grace_left(&limits()).map(|left| left.as_secs());
+        assert_eq!(left(vec![(0, seen("running"))]), None);
+        assert_eq!(left(vec![(0, missing(0))]), Some(120));
+        assert_eq!(left(vec![(0, missing(0)), (600, missing(0)), (610, missing(10))]), Some(110));
+    }
+
+    #[test]
+    fn a_verdict_without_a_status_says_why() {
+        let reason = |answers: Vec<(i64, Answer)>| {
+            let (watch, limits) = (watch(1000), limits());
+            let mut progress = Progress::begin(time(0));
+            let mut reason = None;
+            for (at, answer) in answers {
+                let step = progress.step(&watch, answer, time(at), &limits).unwrap();
+                reason = step.events.last().and_then(Event::run).and_then(|data| data.reason.clone());
+                progress = step.progress;
+            }
+            reason
+        };
+        assert_eq!(reason(vec![(1000, failed())]).as_deref(), Some("502 Bad Gateway"));
+        assert_eq!(reason(vec![(1000, not_polled(false))]).as_deref(), Some("not polled since 10:21"));
+        assert_eq!(reason(vec![(0, missing(0)), (200, missing(200))]).as_deref(), Some(NEVER_THERE));
+        let gone = vec![(0, seen("running")), (1, missing(1)), (200, missing(200))];
+        assert_eq!(reason(gone).as_deref(), Some(GONE));
+        assert_eq!(reason(vec![(0, seen("running")), (1000, not_polled(true))]), None, "timed_out");
+        assert_eq!(reason(vec![(1000, seen("failed"))]), None);
     }
 
     #[test]
     fn what_was_answered_counts_though_it_could_not_be_stored() {
         let (watch, limits) = (watch(1000), limits());
-        let (mut progress, _) = play(1000, vec![(0, Answer::Missing)]);
+        let (mut progress, _) = play(1000, vec![(0, missing(0))]);
         let refused = progress.step(&watch, seen("running"), time(100), &limits).unwrap();
         progress.heed(&refused.progress, time(100));
-        let missing = |progress: &Progress, at| progress.step(&watch, Answer::Missing, time(at), &limits).unwrap();
-        assert_eq!(missing(&progress, 219).progress.verdict, None, "it was there at 100 s");
-        assert_eq!(missing(&progress, 220).progress.verdict, Some(Verdict::NotFound));
-        let not_asked = Answer::NotAsked { silent: false };
-        let late = progress.step(&watch, not_asked, time(1000), &limits).unwrap();
+        let missed = |progress: &Progress, at, counted| {
+            progress.step(&watch, missing(counted), time(at), &limits).unwrap().progress
+        };
+        assert_eq!(missed(&progress, 219, 119).verdict, None, "it was there at 100 s");
+        assert_eq!(missed(&progress, 220, 120).verdict, Some(Verdict::NotFound));
+        let late = progress.step(&watch, not_polled(true), time(1000), &limits).unwrap();
         assert_eq!(late.progress.verdict, Some(Verdict::TimedOut));
+        // An end of the grace period that could not be stored comes with the next 404.
+        let (mut progress, _) = play(1000, vec![(0, missing(0)), (100, missing(100))]);
+        let refused = missed(&progress, 120, 20);
+        assert_eq!(refused.verdict, Some(Verdict::NotFound));
+        progress.heed(&refused, time(120));
+        assert_eq!(missed(&progress, 125, 5).verdict, Some(Verdict::NotFound));
     }
 
     #[test]
     fn at_the_deadline_the_last_answer_decides() {
         assert_eq!(play(10, vec![(0, seen("running")), (10, seen("running"))]).1[1], (10, "watch.timed_out"));
         assert_eq!(play(10, vec![(10, seen("succeeded"))]).1, [(10, "run.succeeded")]);
-        for no_answer in [Answer::Failed, Answer::Missing, Answer::NotAsked { silent: true }] {
+        for no_answer in [failed(), missing(0), not_polled(false)] {
             assert_eq!(play(10, vec![(0, seen("pending")), (10, no_answer)]).1, [(10, "watch.unreachable")]);
         }
         // Where the API may not be asked any more, that is the last poll made.
-        let not_asked =
-            |before| play(10, vec![(0, seen("pending")), (5, before), (10, Answer::NotAsked { silent: false })]).1;
-        assert_eq!(not_asked(seen("pending")), [(10, "watch.timed_out")]);
-        assert_eq!(not_asked(Answer::Failed), [(10, "watch.unreachable")]);
-        assert_eq!(not_asked(Answer::Missing), [(10, "watch.unreachable")]);
-        assert_eq!(play(10, vec![(10, Answer::NotAsked { silent: false })]).1, [(10, "watch.unreachable")]);
-        assert_eq!(play(10, vec![(9, Answer::Failed)]).1, []);
+        let after = |before| play(10, vec![(0, seen("pending")), (5, before), (10, not_polled(true))]).1;
+        assert_eq!(after(seen("pending")), [(10, "watch.timed_out")]);
+        assert_eq!(after(failed()), [(10, "watch.unreachable")]);
+        assert_eq!(after(missing(0)), [(10, "watch.unreachable")]);
+        assert_eq!(play(10, vec![(10, not_polled(true))]).1, [(10, "watch.unreachable")]);
+        assert_eq!(play(10, vec![(9, failed())]).1, []);
+        // A failure that another poll follows decides nothing.
+        let retried = || Answer::Failed { why: "no connection".to_owned(), retried: true };
+        assert_eq!(play(10, vec![(70, retried()), (71, seen("succeeded"))]).1, [(71, "run.succeeded")]);
+        assert_eq!(play(10, vec![(70, retried()), (71, failed())]).1, [(71, "watch.unreachable")]);
     }
 
     #[test]
     fn overdue_is_told_once_and_only_of_a_run_seen_going() {
-        let answers = vec![(0, seen("running")), (601, Answer::Failed), (602, seen("running")), (603, seen("running"))];
+        let answers = vec![(0, seen("running")), (601, failed()), (602, seen("running")), (603, seen("running"))];
         assert_eq!(play(1000, answers).1, [(0, "run.started"), (602, "watch.overdue")]);
     }
 
@@ -419,9 +516,9 @@ mod tests {
                 Just("pending"), Just("running"), Just("queued"), Just("SUCCEEDED"), Just("")
             ].prop_map(seen),
             1 => prop_oneof![Just("succeeded"), Just("failed"), Just("canceled"), Just("cancelled")].prop_map(seen),
-            3 => Just(Answer::Missing),
-            3 => Just(Answer::Failed),
-            1 => any::<bool>().prop_map(|silent| Answer::NotAsked { silent }),
+            3 => any::<bool>().prop_map(|counts| missing(u64::from(counts))),
+            3 => any::<bool>().prop_map(|retried| Answer::Failed { why: String::new(), retried }),
+            1 => any::<bool>().prop_map(not_polled),
         ]
     }
 
@@ -436,22 +533,38 @@ mod tests {
             let mut now = 0;
             let mut started = 0;
             let mut last_poll_answered = false;
+            // How much of an unbroken row of 404s counts.
+            let mut missing_for: Option<i64> = None;
             for (gap, answer) in answers {
                 now += gap;
+                let answer = match answer {
+                    // All of the gap counts, or nothing.
+                    Answer::Missing { counted } if !counted.is_zero() => missing(gap.unsigned_abs()),
+                    Answer::Seen(_) | Answer::Missing { .. } | Answer::Failed { .. } | Answer::NotPolled { .. } => answer,
+                };
+                missing_for = match &answer {
+                    Answer::Seen(_) | Answer::Failed { .. } => None,
+                    Answer::Missing { counted } if missing_for.is_some() && !counted.is_zero() => {
+                        missing_for.map(|before| before + gap)
+                    }
+                    Answer::Missing { .. } => missing_for.or(Some(0)),
+                    Answer::NotPolled { .. } => missing_for,
+                };
                 let going = match &answer {
                     Answer::Seen(_) => true,
-                    Answer::Missing | Answer::Failed => false,
+                    Answer::Missing { .. } | Answer::Failed { .. } => false,
                     // Says nothing of the poll before, which may decide another time.
-                    Answer::NotAsked { silent } => last_poll_answered && !silent,
+                    Answer::NotPolled { stands, .. } => last_poll_answered && *stands,
                 };
-                if !matches!(answer, Answer::NotAsked { .. }) {
+                if !matches!(answer, Answer::NotPolled { .. }) {
                     last_poll_answered = going;
                 }
                 let said = match &answer {
                     Answer::Seen(observation) => Some(observation.status.clone()),
-                    Answer::Missing | Answer::Failed | Answer::NotAsked { silent: _ } => None,
+                    Answer::Missing { .. } | Answer::Failed { .. } | Answer::NotPolled { .. } => None,
                 };
-                let missing = matches!(answer, Answer::Missing);
+                let is_missing = matches!(answer, Answer::Missing { .. });
+                let again = matches!(answer, Answer::Failed { retried: true, .. });
                 let step = match progress.step(&watch, answer, time(now), &limits) {
                     Err(Illegal::Finished(verdict)) => {
                         prop_assert_eq!(progress.verdict, Some(verdict));
@@ -467,13 +580,15 @@ mod tests {
                     Some(Verdict::Failed) => prop_assert_eq!(said, Some(Status::Failed)),
                     Some(Verdict::Canceled) => prop_assert_eq!(said, Some(Status::Canceled)),
                     Some(Verdict::NotFound) => {
-                        prop_assert!(missing);
-                        let since = step.progress.missing_since.expect("missing for a while");
-                        prop_assert!(time(now).duration_since(since) >= SignedDuration::from_secs(120));
+                        prop_assert!(is_missing);
+                        prop_assert!(missing_for.is_some_and(|missing_for| missing_for >= 120));
                     }
                     Some(Verdict::TimedOut) => prop_assert!(now >= deadline && going),
-                    Some(Verdict::Unreachable) => prop_assert!(now >= deadline && !going),
-                    None => prop_assert!(now < deadline),
+                    Some(Verdict::Unreachable) => prop_assert!(now >= deadline && !going && !again),
+                    None => {
+                        prop_assert!(now < deadline || again);
+                        prop_assert!(!is_missing || missing_for.is_some_and(|missing_for| missing_for < 120));
+                    }
                 }
                 progress = step.progress;
             }

@@ -6,16 +6,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use super::deadline::answer_limit;
 use super::following::POLLS_PER_STREAM;
 use super::table::{Entry, Key, Phase};
-use super::upstream::{REFUSED_PROBE, Trouble};
+use super::upstream::{REFUSED_PROBE, Trouble, URGENT_PROBE};
 use super::{ROUNDING, Scheduler, instant_of};
 use crate::api::{ApiError, Reply, RunSource};
 use crate::run::{Answer, Limits};
 use crate::store::PollFailure;
-
-/// How long past its deadline a watch waits for the answer of its last poll.
-const LAST_POLL_LIMIT: Duration = Duration::from_secs(5);
 
 pub(super) struct Polled {
     key: Key,
@@ -26,6 +24,8 @@ pub(super) struct Polled {
 pub(super) enum PollError {
     Api(ApiError),
     PastDeadline,
+    /// It was called back: the run is polled again at once.
+    CalledBack,
 }
 
 /// When a watch is asked for again.
@@ -43,43 +43,14 @@ pub(super) enum Pace {
 }
 
 impl<S: RunSource> Scheduler<S> {
-    /// Deals with watches whose deadline has come. Each gets a last poll; where the API may not be
-    /// asked now, it ends without.
-    pub(super) fn expire(&mut self, now: Instant) {
-        for key in self.table.expire(now) {
-            // Its last poll goes ahead of others, that may be put off.
-            if self.table.get(key).is_some_and(|entry| entry.phase == Phase::Waiting) {
-                self.table.queue(key, self.first_of_all);
-            }
-        }
-        if self.upstream.trouble().is_none() || self.table.expired().next().is_none() {
-            return;
-        }
-        let failing = self.upstream.trouble() == Some(Trouble::Failing);
-        let silent = self.upstream.silent_for(self.reading.wall) > self.policy.growth.max;
-        let may_end = |entry: &Entry| {
-            let asked_in_vain = !failing || self.upstream.failed_since(entry.deadline);
-            let shut = self.upstream.opens_at().is_some_and(|opens| opens > now);
-            // One that is due later waits for a store that failed.
-            entry.phase == Phase::Waiting && shut && asked_in_vain && entry.due <= now
-        };
-        let ending: Vec<Key> = self.table.expired().filter(|(_, entry)| may_end(entry)).map(|(key, _)| key).collect();
-        for key in ending {
-            self.take_step(key, Answer::NotAsked { silent });
-        }
-        if self.table.expired().any(|(_, entry)| entry.phase == Phase::Waiting) {
-            self.upstream.hurry();
-        }
-    }
-
-    /// Sends polls for watches that are due, the longest due first, as far as all limits allow.
+    /// Sends polls for watches that are due, as far as all limits allow.
     pub(super) fn dispatch(&mut self, now: Instant) {
-        while let Some((due, key)) = self.table.first_due() {
+        while let Some((key, is_last)) = self.next_turn(now) {
             let in_flight = self.polls.len();
-            if due > now || in_flight >= self.policy.max_in_flight || !self.upstream.admits(now, in_flight) {
+            if in_flight >= self.policy.max_in_flight || !self.upstream.admits(now, in_flight) {
                 return;
             }
-            if let Some(later) = self.postponed(key, now) {
+            if !is_last && let Some(later) = self.postponed(key, now) {
                 self.table.queue(key, later);
                 continue;
             }
@@ -90,22 +61,47 @@ impl<S: RunSource> Scheduler<S> {
                 return;
             }
             self.polls_since_stream = self.polls_since_stream.saturating_add(1);
+            self.last_polls_turn_is_over = is_last;
             let entry = self.table.unqueue(key);
             entry.phase = Phase::Polling;
             entry.polled_at = Some(now);
             entry.asked_on_hint = std::mem::take(&mut entry.hinted);
             let source = Arc::clone(&self.source);
             let run_id = entry.run_id.clone();
-            let limit = entry.deadline.max(now) + LAST_POLL_LIMIT;
+            let limit = answer_limit(entry.deadline, entry.ends_at);
+            let current = self.current.clone();
             self.polls.spawn(async move {
                 // On the heap: it is large, and would be copied along each time that what holds it is moved.
                 let asked = Box::pin(source.get_run(&run_id));
-                let answer = match tokio::time::timeout_at(limit, asked).await {
-                    Ok(answer) => answer.map_err(PollError::Api),
-                    Err(_elapsed) => Err(PollError::PastDeadline),
+                // All arms are cancel-safe: a request that is dropped is abandoned, as it should be. An answer that has
+                // come counts, whatever came with it.
+                let answer = tokio::select! {
+                    biased;
+                    answer = asked => answer.map_err(PollError::Api),
+                    () = current.cancelled() => Err(PollError::CalledBack),
+                    () = tokio::time::sleep_until(limit) => Err(PollError::PastDeadline),
                 };
                 Polled { key, began: now, answer }
             });
+        }
+    }
+
+    /// The watch whose turn it is, and whether its deadline has come. The longest due goes first. Last polls go ahead
+    /// of the others, but of those that were due before the deadline came each second poll is one of them: else a
+    /// budget that lasts for no more than last polls would leave new watches without any.
+    fn next_turn(&self, now: Instant) -> Option<(Key, bool)> {
+        let has_come = |&(due, _): &(Instant, Key)| due <= now;
+        let ordinary = self.table.first_due().filter(has_come);
+        // One whose time is over ends without a poll.
+        let in_time = |entry: &&Entry| entry.ends_at.is_none_or(|ends_at| ends_at > now);
+        let last = self.table.first_last_due().filter(has_come);
+        let last = last.and_then(|(_, key)| Some((self.table.get(key).filter(in_time)?.deadline, key)));
+        match (ordinary, last) {
+            (Some((due, key)), Some((deadline, _))) if self.last_polls_turn_is_over && due < deadline => {
+                Some((key, false))
+            }
+            (_, Some((_, key))) => Some((key, true)),
+            (ordinary, None) => ordinary.map(|(_, key)| (key, false)),
         }
     }
 
@@ -120,8 +116,9 @@ impl<S: RunSource> Scheduler<S> {
         let growth = &self.policy.growth;
         let stands_until = heard_at + growth.after(heard_at.saturating_duration_since(entry.changed_at));
         let longest = entry.polled_at? + growth.max;
-        let decides_at = decides_at(entry, &self.policy.limits, (now, self.reading.wall));
-        let later = stands_until.min(longest).min(decides_at.unwrap_or(longest));
+        // A mark that has come is not put off, nor is one to come.
+        let mark = next_mark(entry, &self.policy.limits, (now, self.reading.wall)).unwrap_or(longest);
+        let later = stands_until.min(longest).min(mark).min(entry.deadline);
         (later > now).then(|| {
             entry.interval = Some(growth.after(now.duration_since(entry.changed_at)));
             later
@@ -135,14 +132,17 @@ impl<S: RunSource> Scheduler<S> {
         let result = match &answer {
             Ok(_) => "ok",
             Err(PollError::Api(error)) => error.kind(),
-            Err(PollError::PastDeadline) => "abandoned",
+            Err(PollError::PastDeadline | PollError::CalledBack) => "abandoned",
         };
         self.metrics.polled(result, now.0.duration_since(began));
+        let tries_again = self.tries_again(key, now.0);
         let Some(entry) = self.table.get_mut(key) else { return };
         entry.phase = Phase::Waiting;
+        let counted = entry.counted(began, now.0);
         let (answer, told) = match answer {
             Ok(reply) => {
                 entry.refused = false;
+                entry.answered_at = Some(now.0);
                 let told = self.upstream.answered(began, now.1);
                 if let Some(pause) = reply.pause {
                     self.upstream.pause(pause, now.0);
@@ -151,7 +151,8 @@ impl<S: RunSource> Scheduler<S> {
             }
             Err(PollError::Api(error)) if error.is_not_found() => {
                 entry.refused = false;
-                (Answer::Missing, self.upstream.answered(began, now.1))
+                entry.answered_at = Some(now.0);
+                (Answer::Missing { counted }, self.upstream.answered(began, now.1))
             }
             Err(PollError::Api(error)) => {
                 let message = error.describe();
@@ -160,14 +161,17 @@ impl<S: RunSource> Scheduler<S> {
                 let own_refusal = error.is_unauthorized()
                     && std::mem::replace(&mut entry.refused, error.is_unauthorized())
                     && self.upstream.trouble() != Some(Trouble::Refused);
+                let why = format!("the last poll failed: {message}");
                 entry.last_error = Some(Box::new(PollFailure { at: now.1, message }));
-                (Answer::Failed, self.upstream.failed(&error, own_refusal, now, &mut self.random))
+                let told = self.upstream.failed(&error, own_refusal, now, &mut self.random);
+                (Answer::Failed { why, retried: tries_again }, told)
             }
             Err(PollError::PastDeadline) => {
                 let message = "no answer to the last poll within 5 s of the deadline".to_owned();
-                entry.last_error = Some(Box::new(PollFailure { at: now.1, message }));
-                (Answer::Failed, None)
+                entry.last_error = Some(Box::new(PollFailure { at: now.1, message: message.clone() }));
+                (Answer::Failed { why: message, retried: false }, None)
             }
+            Err(PollError::CalledBack) => return self.table.queue(key, now.0),
         };
         if let Some(event) = told {
             self.tell(event);
@@ -179,10 +183,12 @@ impl<S: RunSource> Scheduler<S> {
     pub(super) fn reschedule(&mut self, key: Key, pace: Pace) {
         let (now, wall) = (Instant::now(), self.reading.wall);
         let entry = self.table.get_mut(key).expect("the caller holds a key of an entry");
+        // Where the key is refused, the circuit breaker says when it is probed.
+        let refused_alone = entry.refused && self.upstream.trouble() != Some(Trouble::Refused);
         let growth = &self.policy.growth;
         let wait = match pace {
             Pace::In(wait) => wait,
-            Pace::Behind if entry.refused => REFUSED_PROBE,
+            Pace::Behind if refused_alone => REFUSED_PROBE,
             Pace::Behind | Pace::Onward | Pace::Anew => {
                 let current = entry.interval.filter(|_| pace != Pace::Anew);
                 // Waits are shorter than their intervals by the jitter, so the intervals alone would grow faster
@@ -193,11 +199,15 @@ impl<S: RunSource> Scheduler<S> {
             }
         };
         let decides_at = decides_at(entry, &self.policy.limits, (now, wall));
+        let is_last = entry.ends_at.is_some();
         let mut due = now + wait;
-        if let Some(opens_at) = self.upstream.opens_at().filter(|_| pace == Pace::Behind) {
+        if let Some(opens_at) = self.upstream.opens_at().filter(|_| pace == Pace::Behind && !is_last) {
             due = due.max(opens_at + ROUNDING);
         }
         let due = match (entry.hinted, pace) {
+            // The circuit breaker says when; it is hurried for these.
+            (_, Pace::Behind) if is_last && !refused_alone => now + URGENT_PROBE,
+            (_, Pace::Onward | Pace::Anew) if is_last => decides_at.unwrap_or(now),
             // A store that fails is given its time, whatever a stream said: else this would go round and round.
             (true, Pace::In(_)) => due,
             (true, _) => self.first_of_all,
@@ -209,8 +219,15 @@ impl<S: RunSource> Scheduler<S> {
 
 /// When, besides the ordinary poll, an answer would decide something: after `now`, which is a time of both clocks.
 fn decides_at(entry: &Entry, limits: &Limits, (now, wall): (Instant, Timestamp)) -> Option<Instant> {
-    let mark = entry.progress.next_mark(entry.added_at, limits);
-    let mark = mark.map(|mark| instant_of(mark, wall, now)).filter(|mark| *mark > now);
+    let mark = next_mark(entry, limits, (now, wall)).filter(|mark| *mark > now);
     let deadline = (entry.deadline_at > wall).then(|| instant_of(entry.deadline_at, wall, now));
     mark.into_iter().chain(deadline).min()
+}
+
+/// When the grace period of a missing run ends or a run becomes overdue, whichever comes first. It may have come.
+fn next_mark(entry: &Entry, limits: &Limits, (now, wall): (Instant, Timestamp)) -> Option<Instant> {
+    let grace_left = entry.progress.grace_left(limits);
+    let grace_ends = grace_left.and_then(|left| Some(entry.answered_at? + left + ROUNDING));
+    let overdue_at = entry.progress.overdue_at(entry.added_at, limits).map(|at| instant_of(at, wall, now));
+    grace_ends.into_iter().chain(overdue_at).min()
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::Scheduler;
 use super::streams::{Cause, Ended, News};
 use super::table::{Key, Phase};
-use crate::api::{ApiError, RunSource};
+use crate::api::RunSource;
 
 /// How many polls may go out before a stream that could be opened has its turn: where polls take up the
 /// whole budget, a stream is worth more than the one request that it costs.
@@ -16,7 +16,8 @@ pub(super) const POLLS_PER_STREAM: u32 = 4;
 impl<S: RunSource> Scheduler<S> {
     /// Opens streams, as far as the budget has room beside the polls that are due.
     pub(super) fn open_streams(&mut self, now: Instant) {
-        let polls_wait = self.table.first_due().is_some_and(|(due, _)| due <= now);
+        let first_turns = self.table.first_due().into_iter().chain(self.table.first_last_due());
+        let polls_wait = first_turns.map(|(due, _)| due).any(|due| due <= now);
         while !polls_wait && self.open_stream(now) {}
         self.metrics.streams(self.streams.count());
     }
@@ -59,11 +60,8 @@ impl<S: RunSource> Scheduler<S> {
         match &cause {
             Cause::NotOpened(error) => {
                 tracing::debug!(%run_id, error = error.describe(), "cannot follow the events of a run");
-                // A limit on requests is one for all requests of the key. Anything else is the affair of the
-                // streams: polls never depended on them.
-                if let ApiError::Status { status: 429, retry_after: Some(pause), .. } = error {
-                    self.upstream.pause(*pause, now);
-                }
+                // Whatever the refusal asks for rests the streams only: polls never depended on them, and where the limit
+                // is one of all requests of the key, the next poll says so.
                 return;
             }
             Cause::RunEnded => return self.ask_anew(key, now),

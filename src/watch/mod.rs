@@ -15,6 +15,7 @@
 
 mod asking;
 mod budget;
+mod deadline;
 mod following;
 mod handle;
 #[doc(hidden)]
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::asking::Polled;
 use self::budget::Budget;
+use self::deadline::PATIENCE;
 pub use self::handle::{AddedBy, Removed, WatchView, Watches};
 use self::handle::{COMMANDS, Command};
 use self::storing::Done;
@@ -92,6 +94,14 @@ pub struct Scheduler<S> {
     upstream: Upstream,
     streams: Streams,
     polls_since_stream: u32,
+    /// The last poll that went out was one of a watch whose deadline had come.
+    last_polls_turn_is_over: bool,
+    /// When the scheduler last had a turn.
+    turned_at: Instant,
+    /// Until when failed last polls are repeated, since nothing could be polled for a while.
+    waking_until: Instant,
+    /// Polls under way end with this: their connections, or what they poll, are those of before.
+    current: CancellationToken,
     /// Earlier than any due time: who is due then goes first.
     first_of_all: Instant,
     polls: JoinSet<Polled>,
@@ -143,6 +153,10 @@ impl<S: RunSource> Scheduler<S> {
             upstream: Upstream::new(now),
             streams: Streams::new(policy.max_streams),
             polls_since_stream: 0,
+            last_polls_turn_is_over: false,
+            turned_at: now,
+            waking_until: now,
+            current: CancellationToken::new(),
             first_of_all: now,
             policy,
             polls: JoinSet::new(),
@@ -175,7 +189,10 @@ impl<S: RunSource> Scheduler<S> {
             let before = u32::try_from(self.table.ever()).unwrap_or(u32::MAX);
             let waited = Duration::try_from(self.reading.wall.duration_since(stored.changed_at));
             let waited = waited.unwrap_or_default();
-            let entry = self.entry((stored.id, stored.watch), stored.progress, waited, now, now + gap * before);
+            let passed = stored.watch.deadline_at <= self.reading.wall;
+            let due = now + gap * before;
+            let mut entry = self.entry((stored.id, stored.watch), stored.progress, waited, now, due);
+            entry.ends_at = passed.then(|| now + PATIENCE);
             self.table.load(entry);
         }
     }
@@ -199,6 +216,7 @@ impl<S: RunSource> Scheduler<S> {
     /// waited for.
     pub async fn run(mut self, stop: CancellationToken) {
         self.table.put_in_order();
+        self.turned_at = Instant::now();
         loop {
             let now = self.look_at_clock();
             self.expire(now);
@@ -278,20 +296,25 @@ impl<S: RunSource> Scheduler<S> {
         }
     }
 
-    /// Asks another source from here on and holds to another policy. Polls under way are not called
-    /// back; no watch waits longer than the new longest interval.
+    /// Polls another source from here on and holds to another policy. Polls under way of the same account go on; no
+    /// watch waits longer than the new longest interval.
     fn reload(&mut self, source: S, policy: Policy) {
         let now = Instant::now();
+        let same_account = self.source.same_account(&source);
         self.source = Arc::new(source);
         self.budget = self.budget.changed_to(policy.requests_per_minute, now);
-        self.upstream.reloaded(now);
+        self.upstream.reloaded(now, same_account);
+        if !same_account {
+            self.call_back_polls();
+        }
         self.streams.renew(policy.max_streams);
         self.policy = policy;
         let latest = now + self.policy.growth.max;
         for key in self.table.keys() {
             let Some(entry) = self.table.get(key) else { continue };
-            if entry.phase == Phase::Waiting && (entry.due > latest || entry.refused) {
-                let due = if entry.refused { now } else { latest };
+            let at_once = entry.refused || !same_account;
+            if entry.phase == Phase::Waiting && (entry.due > latest || at_once) {
+                let due = if at_once { entry.due.min(now) } else { latest };
                 self.table.queue(key, due);
             }
         }
@@ -329,31 +352,45 @@ impl<S: RunSource> Scheduler<S> {
     /// After a sleep or a step of the clock every watch is due at once; the budget prevents a burst.
     /// A step moves the marks of all watches with it: it is no evidence that time has passed.
     fn jumped(&mut self, jump: Jump, now: Instant) {
-        tracing::info!(slept = ?jump.slept, stepped = %jump.stepped, "the clock jumped; asking for every run again");
+        tracing::info!(slept = ?jump.slept, stepped = %jump.stepped, "the clock jumped; polling every run again");
         self.upstream.slept(jump.slept);
-        if !jump.slept.is_zero() {
+        let slept = !jump.slept.is_zero();
+        if slept {
             // The connections of the time before are most likely dead.
+            self.source.renew();
+            self.call_back_polls();
             self.streams.renew(self.policy.max_streams);
         }
         let shift = |at: Timestamp| at.saturating_add(jump.stepped).unwrap_or(at);
         for key in self.table.keys() {
             let Some(entry) = self.table.get_mut(key) else { continue };
             entry.deadline_at = shift(entry.deadline_at);
-            // Where the clock cannot be trusted, the grace begins anew.
+            entry.slept(jump.slept);
+            // As in the store.
             if !jump.stepped.is_zero() {
                 entry.progress.missing_since = entry.progress.missing_since.map(|_| self.reading.wall);
             }
             let deadline = instant_of(entry.deadline_at, self.reading.wall, now);
             let (waits, due) = (entry.phase == Phase::Waiting, entry.due.min(now));
-            self.table.set_deadline(key, deadline);
+            if entry.ends_at.is_none() {
+                self.table.set_deadline(key, deadline);
+            }
             if waits {
                 self.table.queue(key, due);
             }
+        }
+        if slept {
+            self.be_patient(now);
         }
         if !jump.stepped.is_zero() {
             self.stepped += jump.stepped;
             self.move_marks(i64::try_from(jump.stepped.as_millis()).unwrap_or(0));
         }
+    }
+
+    /// Ends polls under way, whose runs are polled again at once.
+    fn call_back_polls(&mut self) {
+        std::mem::take(&mut self.current).cancel();
     }
 
     fn forget(&mut self, key: Key) {
@@ -394,19 +431,17 @@ impl<S: RunSource> Scheduler<S> {
         if self.table.is_empty() {
             return self.store_again_at;
         }
-        let due = self.table.first_due().map(|(due, _)| due);
+        let last_due = self.table.first_last_due().filter(|_| self.may_end());
+        let due = self.table.first_due().into_iter().chain(last_due).map(|(due, _)| due).min();
         let open_at = self.upstream.opens_at().unwrap_or(now).max(self.budget.next_at());
         let full = self.polls.len() >= self.policy.max_in_flight
             || (!self.polls.is_empty() && !self.upstream.admits(open_at.max(now), self.polls.len()));
         let next_poll = due.map(|due| due.max(open_at)).filter(|_| !full);
-        let next_deadline = self.table.first_deadline().map(|(deadline, _)| deadline);
         let stream = self.streams.wake_at().filter(|at| *at > now);
-        let put_off = self.table.expired().map(|(_, entry)| entry.due).filter(|due| *due > now).min();
         next_poll
             .into_iter()
-            .chain(next_deadline)
+            .chain(self.table.next_deadline())
             .chain(stream)
-            .chain(put_off)
             .chain(self.store_again_at)
             .chain([now + CLOCK_CHECK])
             .min()

@@ -71,13 +71,13 @@ impl<S: RunSource> Scheduler<S> {
     pub(super) fn take_step(&mut self, key: Key, answer: Answer) {
         let now = self.reading.wall;
         let entry = self.table.get_mut(key).expect("the caller holds a key of an entry");
-        let failed = matches!(answer, Answer::Failed);
+        let failed = matches!(answer, Answer::Failed { .. });
         // What ends for want of an answer was not found by asking.
-        entry.asked_on_hint &= !matches!(answer, Answer::NotAsked { .. });
+        entry.asked_on_hint &= !matches!(answer, Answer::NotPolled { .. });
         // Kept for the case that the step has to be taken again. What was seen is stored with the step.
         let unseen = match &answer {
             Answer::Seen(_) => None,
-            Answer::Missing | Answer::Failed | Answer::NotAsked { .. } => Some(answer.clone()),
+            Answer::Missing { .. } | Answer::Failed { .. } | Answer::NotPolled { .. } => Some(answer.clone()),
         };
         let step = match entry.progress.step(&entry.watch(), answer, now, &self.policy.limits) {
             Ok(step) => step,

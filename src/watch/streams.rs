@@ -310,7 +310,7 @@ impl Streams {
             }
             Cause::NotOpened(error) => {
                 if let Some(pause) = error.retry_after() {
-                    // Such a refusal pauses polls too: streams must not cause one after the other.
+                    // Each attempt costs a request that a poll could have: they grow rare.
                     let rest = SHUT.next(self.refused);
                     self.refused = Some(rest);
                     self.shut_until = self.shut_until.max(Some(now + pause + rest));

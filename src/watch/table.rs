@@ -12,6 +12,9 @@ use super::WatchView;
 use crate::run::{Labels, Progress, RunId, SinkName, Watch};
 use crate::store::{PollFailure, WatchId};
 
+/// How long after its deadline a watch ends at the latest: until then it waits for its last poll.
+pub(super) const LAST_POLL_LIMIT: Duration = Duration::from_secs(5);
+
 /// Number of an entry: grows, so that equal due times are served in the order of adding.
 pub(super) type Key = u64;
 
@@ -35,14 +38,18 @@ pub(super) struct Entry {
     pub(super) progress: Progress,
     pub(super) phase: Phase,
     pub(super) interval: Option<Duration>,
-    /// When it is asked for next. Set by [`Table::queue`].
+    /// When it is polled next. Set by [`Table::queue`].
     pub(super) due: Instant,
     /// Set by [`Table::set_deadline`].
     pub(super) deadline: Instant,
+    /// When it ends at the latest, whatever it waits for; `None` until its deadline has come. Set by
+    /// [`Table::set_end`].
+    pub(super) ends_at: Option<Instant>,
     /// When its status last changed, or it was taken up.
     pub(super) changed_at: Instant,
-    /// When it was last asked for.
+    /// When it was last polled, and when a poll of it was last answered, be it by 404.
     pub(super) polled_at: Option<Instant>,
+    pub(super) answered_at: Option<Instant>,
     /// It is to be asked for because of what its stream said, or is being asked for because of that.
     pub(super) hinted: bool,
     pub(super) asked_on_hint: bool,
@@ -81,8 +88,10 @@ impl Entry {
             interval: None,
             due,
             deadline,
+            ends_at: None,
             changed_at,
             polled_at: None,
+            answered_at: None,
             hinted: false,
             asked_on_hint: false,
             refused: false,
@@ -100,6 +109,35 @@ impl Entry {
             sinks: extras.and_then(|extras| extras.sinks.clone()),
             added_at: self.added_at,
             deadline_at: self.deadline_at,
+        }
+    }
+
+    /// Whether it has more time than the usual for its last poll: its deadline passed while nothing could be polled.
+    pub(super) fn is_patient(&self) -> bool {
+        self.ends_at.is_some_and(|ends_at| ends_at > self.deadline + LAST_POLL_LIMIT)
+    }
+
+    /// Whether its last poll was answered so shortly before the deadline that no other was due until then.
+    pub(super) fn stands(&self) -> bool {
+        let until = self.answered_at.map(|answered_at| answered_at + self.interval.unwrap_or_default());
+        until.is_some_and(|until| until >= self.deadline)
+    }
+
+    /// How much of the time since the answer before counts as time in which polls were made, now that a poll that
+    /// began at `began` is answered at `now`: nothing, when it went out more than two intervals after that answer;
+    /// otherwise that wait, and of the time that the answer took one interval at the most, as the process may have
+    /// been stopped meanwhile.
+    pub(super) fn counted(&self, began: Instant, now: Instant) -> Duration {
+        let (Some(before), Some(interval)) = (self.answered_at, self.interval) else { return Duration::ZERO };
+        let waited = began.saturating_duration_since(before);
+        if waited > interval * 2 { Duration::ZERO } else { waited + now.duration_since(began).min(interval) }
+    }
+
+    /// Moves what happened before a sleep back by its length, on a clock that stood still meanwhile.
+    pub(super) fn slept(&mut self, slept: Duration) {
+        let times = [Some(&mut self.changed_at), self.polled_at.as_mut(), self.answered_at.as_mut()];
+        for at in times.into_iter().flatten() {
+            *at = at.checked_sub(slept).unwrap_or(*at);
         }
     }
 
@@ -127,8 +165,9 @@ pub(super) struct Table {
     hasher: RandomState,
     due: Times,
     deadlines: Times,
-    /// Those whose deadline has come and that have no verdict yet.
-    expired: BTreeSet<Key>,
+    /// The turns of those whose deadline has come, and when these end at the latest.
+    last_due: Times,
+    ends: Times,
 }
 
 impl Table {
@@ -141,8 +180,13 @@ impl Table {
             hasher: RandomState::new(),
             due: Times::new(origin),
             deadlines: Times::new(origin),
-            expired: BTreeSet::new(),
+            last_due: Times::new(origin),
+            ends: Times::new(origin),
         }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -151,9 +195,10 @@ impl Table {
 
     /// Takes in a watch that waits.
     pub(super) fn insert(&mut self, entry: Entry) {
-        self.runs.insert((self.hasher.hash_one(&entry.run_id), self.next_key));
-        self.due.insert(entry.due, self.next_key);
-        self.deadlines.insert(entry.deadline, self.next_key);
+        let key = self.next_key;
+        self.runs.insert((self.hasher.hash_one(&entry.run_id), key));
+        self.due.insert(entry.due, key);
+        self.deadlines.insert(entry.deadline, key);
         self.load(entry);
     }
 
@@ -168,8 +213,12 @@ impl Table {
     pub(super) fn put_in_order(&mut self) {
         let entries = || self.entries.iter().map(|(key, entry)| (*key, entry.as_ref()));
         self.runs = entries().map(|(key, entry)| (self.hasher.hash_one(&entry.run_id), key)).collect();
-        self.due.replace(entries().map(|(key, entry)| (entry.due, key)));
-        self.deadlines.replace(entries().map(|(key, entry)| (entry.deadline, key)));
+        let going = || entries().filter(|(_, entry)| entry.ends_at.is_none());
+        self.due.replace(going().map(|(key, entry)| (entry.due, key)));
+        self.deadlines.replace(going().map(|(key, entry)| (entry.deadline, key)));
+        self.last_due
+            .replace(entries().filter(|(_, entry)| entry.ends_at.is_some()).map(|(key, entry)| (entry.due, key)));
+        self.ends.replace(entries().filter_map(|(key, entry)| Some((entry.ends_at?, key))));
     }
 
     /// How many were ever taken in.
@@ -188,9 +237,16 @@ impl Table {
     pub(super) fn remove(&mut self, key: Key) {
         if let Some(entry) = self.entries.remove(&key) {
             self.runs.remove(&(self.hasher.hash_one(&entry.run_id), key));
-            self.due.remove(entry.due, key);
-            self.deadlines.remove(entry.deadline, key);
-            self.expired.remove(&key);
+            match entry.ends_at {
+                None => {
+                    self.due.remove(entry.due, key);
+                    self.deadlines.remove(entry.deadline, key);
+                }
+                Some(ends_at) => {
+                    self.last_due.remove(entry.due, key);
+                    self.ends.remove(ends_at, key);
+                }
+            }
         }
     }
 
@@ -208,31 +264,40 @@ impl Table {
         same_hash.filter(|key| self.entries[key].run_id == *run_id).collect()
     }
 
-    /// Whose turn is next, and when.
+    /// Whose turn is next among those whose deadline has not come, and when.
     pub(super) fn first_due(&self) -> Option<(Instant, Key)> {
         self.due.first()
+    }
+
+    /// Whose turn is next among those whose deadline has come, and when.
+    pub(super) fn first_last_due(&self) -> Option<(Instant, Key)> {
+        self.last_due.first()
     }
 
     /// Sets when the turn of one that waits comes.
     pub(super) fn queue(&mut self, key: Key, due: Instant) {
         let entry = self.entries.get_mut(&key).expect("the caller holds a key of an entry");
-        self.due.remove(entry.due, key);
+        let turns = if entry.ends_at.is_some() { &mut self.last_due } else { &mut self.due };
+        turns.remove(entry.due, key);
         entry.due = due;
-        self.due.insert(due, key);
+        turns.insert(due, key);
     }
 
     /// Takes one out of those that wait, until [`Table::queue`].
     pub(super) fn unqueue(&mut self, key: Key) -> &mut Entry {
         let entry = self.entries.get_mut(&key).expect("the caller holds a key of an entry");
-        self.due.remove(entry.due, key);
+        let turns = if entry.ends_at.is_some() { &mut self.last_due } else { &mut self.due };
+        turns.remove(entry.due, key);
         entry
     }
 
-    /// Whose deadline comes next, and when.
-    pub(super) fn first_deadline(&self) -> Option<(Instant, Key)> {
-        self.deadlines.first()
+    /// When something is to be done because of a deadline: the next one comes, or the time after one is over.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let firsts = self.deadlines.first().into_iter().chain(self.ends.first());
+        firsts.map(|(at, _)| at).min()
     }
 
+    /// Moves the deadline of one whose deadline has not come.
     pub(super) fn set_deadline(&mut self, key: Key, deadline: Instant) {
         let entry = self.entries.get_mut(&key).expect("the caller holds a key of an entry");
         self.deadlines.remove(entry.deadline, key);
@@ -240,20 +305,43 @@ impl Table {
         self.deadlines.insert(deadline, key);
     }
 
-    /// Takes note that the deadline has come of those whose deadline is not after `now`. Returns them.
-    pub(super) fn expire(&mut self, now: Instant) -> Vec<Key> {
-        let mut expired = Vec::new();
-        while let Some((deadline, key)) = self.deadlines.first().filter(|&(deadline, _)| deadline <= now) {
-            self.deadlines.remove(deadline, key);
-            self.expired.insert(key);
-            expired.push(key);
+    /// Sets when one ends at the latest: its deadline has come.
+    pub(super) fn set_end(&mut self, key: Key, ends_at: Instant) {
+        let entry = self.entries.get_mut(&key).expect("the caller holds a key of an entry");
+        match entry.ends_at.replace(ends_at) {
+            Some(before) => {
+                self.ends.remove(before, key);
+            }
+            None => {
+                self.deadlines.remove(entry.deadline, key);
+                if self.due.remove(entry.due, key) {
+                    entry.due = entry.due.min(entry.deadline);
+                    self.last_due.insert(entry.due, key);
+                }
+            }
         }
-        expired
+        self.ends.insert(ends_at, key);
     }
 
-    /// Those whose deadline has come and that have no verdict yet.
-    pub(super) fn expired(&self) -> impl Iterator<Item = (Key, &Entry)> {
-        self.expired.iter().filter_map(|key| Some((*key, self.get(*key)?)))
+    /// Takes note that the deadline has come of those whose deadline is not after `now`: each has a last poll, before
+    /// those whose deadline came later.
+    pub(super) fn expire(&mut self, now: Instant) {
+        while let Some((deadline, key)) = self.deadlines.first().filter(|&(deadline, _)| deadline <= now) {
+            self.deadlines.remove(deadline, key);
+            self.set_end(key, deadline + LAST_POLL_LIMIT);
+        }
+    }
+
+    /// Brings those that wait although their time is over at `now` to the front, for their end.
+    pub(super) fn overtime(&mut self, now: Instant) {
+        while let Some((ends_at, key)) = self.ends.first().filter(|&(ends_at, _)| ends_at <= now) {
+            self.ends.remove(ends_at, key);
+            let entry = self.entries.get_mut(&key).expect("what is removed has no time");
+            if self.last_due.remove(entry.due, key) {
+                entry.due = self.last_due.origin;
+                self.last_due.insert(entry.due, key);
+            }
+        }
     }
 }
 
@@ -281,8 +369,9 @@ impl Times {
         self.order.insert((self.place(at), key));
     }
 
-    fn remove(&mut self, at: Instant, key: Key) {
-        self.order.remove(&(self.place(at), key));
+    /// Returns whether it was there.
+    fn remove(&mut self, at: Instant, key: Key) -> bool {
+        self.order.remove(&(self.place(at), key))
     }
 
     fn first(&self) -> Option<(Instant, Key)> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
+use super::deadline::time_of_day;
 use crate::api::ApiError;
 use crate::backoff::Growth;
 use crate::run::{Event, EventData, EventType, UpstreamNotice};
@@ -12,11 +13,15 @@ use crate::run::{Event, EventData, EventType, UpstreamNotice};
 /// After how long without a usable answer `api.unreachable` is raised.
 const UNREACHABLE_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
-/// How long a refused key is left alone between two probes.
+/// How long a refused key is left alone before each of the first probes: a new key takes its time to be known
+/// everywhere, and most refusals that end do so soon.
+const FIRST_REFUSED_PROBES: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(15), Duration::from_secs(45)];
+
+/// How long a refused key is left alone before each further probe.
 pub(super) const REFUSED_PROBE: Duration = Duration::from_secs(60);
 
-/// How long after a failure the API is asked again at the earliest, when a deadline makes it urgent.
-const URGENT_PROBE: Duration = Duration::from_secs(1);
+/// How long after a failure the API is polled again at the earliest, when a deadline makes it urgent.
+pub(super) const URGENT_PROBE: Duration = Duration::from_secs(1);
 
 /// How failed polls back off: 1 s to 60 s, for the API as a whole.
 fn failure_growth() -> Growth {
@@ -30,7 +35,7 @@ pub enum Trouble {
     Failing,
     /// The API asked for a pause.
     Paused,
-    /// The API refuses the key. One probe a minute.
+    /// The API refuses the key. Probes after 5 s, 15 s and 45 s, then one a minute.
     Refused,
 }
 
@@ -76,6 +81,8 @@ pub(super) struct Upstream {
     message: String,
     ever_answered: bool,
     failures: u64,
+    /// How many probes of a refused key were refused in a row.
+    refusals: usize,
 }
 
 impl Upstream {
@@ -92,6 +99,7 @@ impl Upstream {
             message: String::new(),
             ever_answered: false,
             failures: 0,
+            refusals: 0,
         }
     }
 
@@ -123,11 +131,6 @@ impl Upstream {
         }
     }
 
-    /// Whether a failure was seen since `at`.
-    pub(super) fn failed_since(&self, at: Instant) -> bool {
-        self.last_failure.is_some_and(|failed| failed >= at)
-    }
-
     /// Lets the next probe of a failing API go out soon: a watch's deadline has come.
     pub(super) fn hurry(&mut self) {
         if self.trouble == Some(Trouble::Failing) {
@@ -136,9 +139,15 @@ impl Upstream {
         }
     }
 
-    /// Has the API asked at once, as the key or the address may be another now; a pause that it asked
-    /// for is kept.
-    pub(super) fn reloaded(&mut self, now: Instant) {
+    /// Lets the next poll go out at once, as the reason for the trouble may be gone. A pause that the API asked for is
+    /// kept where requests go to the same API with the same key. Where they do not, nothing of before holds.
+    pub(super) fn reloaded(&mut self, now: Instant, same_account: bool) {
+        if !same_account {
+            self.trouble = None;
+            self.interval = None;
+            self.last_failure = None;
+            self.refusals = 0;
+        }
         if self.trouble != Some(Trouble::Paused) {
             self.closed_until = now;
         }
@@ -160,6 +169,7 @@ impl Upstream {
         self.trouble = None;
         self.interval = None;
         self.failures = 0;
+        self.refusals = 0;
         let told = self.unreachable_told || self.unauthorized_told;
         self.unreachable_told = false;
         self.unauthorized_told = false;
@@ -190,8 +200,13 @@ impl Upstream {
             if own_refusal {
                 return None;
             }
+            // Refusals of polls that went out together count as one.
+            if self.trouble != Some(Trouble::Refused) || instant >= self.closed_until {
+                let wait = FIRST_REFUSED_PROBES.get(self.refusals).copied().unwrap_or(REFUSED_PROBE);
+                self.closed_until = instant + wait;
+                self.refusals += 1;
+            }
             self.trouble = Some(Trouble::Refused);
-            self.closed_until = instant + REFUSED_PROBE;
             if std::mem::replace(&mut self.unauthorized_told, true) {
                 return None;
             }
@@ -213,10 +228,15 @@ impl Upstream {
         None
     }
 
-    /// For how long the API has given no usable answer at all.
-    pub(super) fn silent_for(&self, now: Timestamp) -> Duration {
-        let since = self.failing_since.map(|since| now.duration_since(since));
-        since.and_then(|silent| Duration::try_from(silent).ok()).unwrap_or_default()
+    /// Why no polls go out, for people; `None` where they do.
+    pub(super) fn obstacle(&self, (instant, wall): (Instant, Timestamp)) -> Option<String> {
+        let since = time_of_day(self.failing_since.unwrap_or(wall));
+        let opens_at = wall.checked_add(self.closed_until.saturating_duration_since(instant)).unwrap_or(wall);
+        Some(match self.trouble? {
+            Trouble::Failing => format!("the API has failed since {since}: {}", self.message),
+            Trouble::Paused => format!("the API asked for a pause until {}: {}", time_of_day(opens_at), self.message),
+            Trouble::Refused => format!("the API has refused the key since {since}: {}", self.message),
+        })
     }
 
     /// What is to be told because of the time that has passed: that the API gives no usable answer.

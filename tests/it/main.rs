@@ -6,6 +6,7 @@ mod config;
 mod control;
 mod daemon;
 mod day;
+mod deadlines;
 mod demo;
 mod desktop;
 mod incidents;

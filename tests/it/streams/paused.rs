@@ -251,6 +251,17 @@ impl Simulation {
 
     /// Adds the run `index`, which takes `length` from now.
     pub(crate) async fn add(&self, index: usize, length: Duration, stream: Stream) -> RunId {
+        self.add_with_timeout(index, length, stream, HOUR * 24 * 30).await
+    }
+
+    /// The same, watched for `timeout` at the most.
+    pub(crate) async fn add_with_timeout(
+        &self,
+        index: usize,
+        length: Duration,
+        stream: Stream,
+        timeout: Duration,
+    ) -> RunId {
         let run = Run { ends_at: Instant::now() + length, stream };
         self.api.0.runs.lock().unwrap().insert(id(index), run);
         let added_at = self.clock.now();
@@ -260,7 +271,7 @@ impl Simulation {
             labels: Labels::new(),
             sinks: None,
             added_at,
-            deadline_at: added_at.checked_add(HOUR * 24 * 30).unwrap(),
+            deadline_at: added_at.checked_add(timeout).unwrap(),
         };
         assert_eq!(self.watches.add(watch, AddedBy::Request).await.unwrap(), Added::New);
         id(index)

@@ -172,34 +172,55 @@ async fn where_there_are_streams_a_missing_one_is_the_affair_of_its_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_on_requests_holds_for_polls_too_and_any_other_pause_for_streams_only() {
-    for (code, pauses_polls) in [(429, true), (503, false)] {
-        let why: fn() -> ApiError =
-            if code == 429 { || status(429, Some(MINUTE * 10)) } else { || status(503, Some(MINUTE * 10)) };
+async fn a_pause_that_the_refusal_of_a_stream_asks_for_rests_the_streams_only() {
+    for code in [429, 503, 403] {
+        let why: fn() -> ApiError = match code {
+            429 => || status(429, Some(MINUTE * 10)),
+            503 => || status(503, Some(MINUTE * 10)),
+            _ => || status(403, Some(MINUTE * 10)),
+        };
         let simulation = Simulation::start(7, |_| ());
         let run = simulation.add(0, HOUR, Stream::Refused(why)).await;
         simulation.add(1, HOUR, Stream::Works { every: EVERY }).await;
         tokio::time::sleep(MINUTE * 9).await;
-        let paused = simulation.api.polls_of(&run).len() <= 2;
-        assert_eq!(paused, pauses_polls, "{code}: {} polls", simulation.api.polls_of(&run).len());
+        let polls = simulation.api.polls_of(&run);
+        let longest = polls.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+        assert!(longest <= SECOND * 31, "{code}: {longest:?} without a poll");
         let refused = simulation.api.openings().iter().filter(|opening| opening.run_id == run).count();
         assert_eq!(refused, 1, "{code}");
         simulation.api.set_stream(&run, Stream::Works { every: EVERY });
         tokio::time::sleep(MINUTE * 10).await;
-        assert!(simulation.api.polls_of(&run).len() > 10, "{code}");
+        let opened = simulation.api.openings().iter().filter(|opening| opening.run_id == run).count();
+        assert_eq!(opened, 2, "{code}: its stream is opened after the pause");
         simulation.end().await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn streams_that_are_refused_do_not_pause_polls_again_and_again() {
+async fn a_live_stream_delays_neither_a_deadline_nor_the_moment_a_run_is_overdue() {
+    let simulation = Simulation::start(7, |policy| policy.limits.overdue_after = Some(MINUTE * 10));
+    let works = Stream::Works { every: SECOND };
+    simulation.add_with_timeout(0, HOUR * 50, works, MINUTE * 20).await;
+    let all = [EventType::RunStarted, EventType::WatchOverdue, EventType::WatchTimedOut];
+    // An answer each, and what rounding to milliseconds adds.
+    for (minutes, told) in [(10, 2), (20, 3)] {
+        tokio::time::sleep_until(simulation.start + MINUTE * minutes - SECOND).await;
+        assert_eq!(simulation.told().await, all[..told - 1]);
+        tokio::time::sleep(SECOND + SLACK).await;
+        assert_eq!(simulation.told().await, all[..told], "after {minutes} min");
+    }
+    simulation.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_that_are_refused_are_opened_more_and_more_rarely() {
     let simulation = Simulation::start(7, |_| ());
     let why: fn() -> ApiError = || status(429, Some(SECOND * 20));
     for index in 0..8 {
         simulation.add(index, HOUR, Stream::Refused(why)).await;
     }
     tokio::time::sleep(HOUR - MINUTE).await;
-    // After 80, 140, 260, 500, 980 and 1,940 s, each of which is a pause of 20 s.
+    // After 80, 140, 260, 500, 980 and 1,940 s.
     let opened = simulation.api.openings().len();
     assert!((2..=7).contains(&opened), "{opened} streams were asked for in an hour");
     simulation.end().await;

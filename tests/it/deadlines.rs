@@ -1,0 +1,401 @@
+//! Deadlines and grace periods when the budget, the slots, the API, the machine or the process stand in the way: in
+//! paused time.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use runwatch::api::{ApiError, NoStream, Reply, RunSource};
+use runwatch::app;
+use runwatch::clock::{Clock, Jump};
+use runwatch::config::Settings;
+use runwatch::metrics::Metrics;
+use runwatch::run::{Event, EventType, Labels, Observation, RunDetails, RunId, Status, Watch};
+use runwatch::store::{Place, Store};
+use runwatch::watch::{AddedBy, Policy, Scheduler, Watches};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// How long after its deadline a watch ends at the latest, and what rounding to milliseconds adds.
+const AT_THE_LATEST: Duration = Duration::from_millis(5_010);
+
+/// What a poll brings.
+#[derive(Debug, Clone, Copy)]
+enum Outcome {
+    Going,
+    /// Going, and no more requests are welcome for so long.
+    UsedUp(Duration),
+    Succeeded,
+    Missing,
+    BadGateway,
+    Refused,
+    /// 429 with a pause of so long.
+    Throttled(Duration),
+    /// No answer within the 15 s that a request may take.
+    Hangs,
+}
+
+use Outcome::*;
+
+/// What the poll of a run brings: its number, and when it comes after the start.
+type Script = dyn Fn(&str, usize, Duration) -> Outcome + Send + Sync;
+
+#[derive(Clone)]
+struct Api {
+    start: Instant,
+    script: Arc<Script>,
+    polls: Arc<Mutex<Vec<(Duration, String)>>>,
+    /// How often all connections were let go.
+    renewed: Arc<AtomicUsize>,
+    account: &'static str,
+}
+
+impl RunSource for Api {
+    type Events = NoStream;
+
+    async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
+        let (at, id) = (self.start.elapsed(), id.as_str().to_owned());
+        let number = {
+            let mut polls = self.polls.lock().unwrap();
+            polls.push((at, id.clone()));
+            polls.iter().filter(|(_, polled)| *polled == id).count()
+        };
+        let outcome = (self.script)(&id, number, at);
+        tokio::time::sleep(if matches!(outcome, Hangs) { SECOND * 15 } else { Duration::from_millis(20) }).await;
+        let seen =
+            |status, pause| Ok(Reply { observation: Observation { status, details: RunDetails::default() }, pause });
+        let refused = |status, retry_after| Err(ApiError::Status { status, message: String::new(), retry_after });
+        match outcome {
+            Going => seen(Status::Running, None),
+            UsedUp(pause) => seen(Status::Running, Some(pause)),
+            Succeeded => seen(Status::Succeeded, None),
+            Missing => Err(ApiError::NotFound { message: String::new() }),
+            BadGateway => refused(502, None),
+            Throttled(pause) => refused(429, Some(pause)),
+            Refused => Err(ApiError::Unauthorized { status: 401, message: String::new() }),
+            Hangs => Err(ApiError::Timeout),
+        }
+    }
+
+    async fn open_events(&self, _: &RunId, _: Option<&str>) -> Result<NoStream, ApiError> {
+        Err(ApiError::NotFound { message: String::new() })
+    }
+
+    fn renew(&self) {
+        self.renewed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn same_account(&self, other: &Self) -> bool {
+        self.account == other.account
+    }
+}
+
+struct World {
+    start: Instant,
+    api: Api,
+    clock: Clock,
+    store: Store,
+    watches: Watches<Api>,
+    policy: Policy,
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+impl World {
+    async fn new(script: impl Fn(&str, usize, Duration) -> Outcome + Send + Sync + 'static) -> Self {
+        Self::with(|_| (), &[], script).await
+    }
+
+    /// A scheduler that takes up watches of a process before it: deadlines in seconds from now, which may be past.
+    async fn with(
+        adjust: impl FnOnce(&mut Policy),
+        stored: &[i64],
+        script: impl Fn(&str, usize, Duration) -> Outcome + Send + Sync + 'static,
+    ) -> Self {
+        let start = Instant::now();
+        let clock = Clock::simulated("2026-01-01T10:20:00Z".parse().unwrap());
+        let polls = Arc::default();
+        let api = Api { start, script: Arc::new(script), polls, renewed: Arc::default(), account: "first" };
+        let (store, writer) = Store::open(Place::Memory).unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(writer.run());
+        let mut policy = app::policy(&Settings::default());
+        policy.growth.jitter = 0.0;
+        adjust(&mut policy);
+        for (index, deadline) in stored.iter().enumerate() {
+            let mut watch = watch(&format!("run_{index}"), &clock, Duration::ZERO);
+            watch.added_at = clock.now().checked_sub(MINUTE * 60).unwrap();
+            watch.deadline_at = clock.now().checked_add(SignedDuration::from_secs(*deadline)).unwrap();
+            store.add_watch(watch).await.unwrap();
+        }
+        let (mut scheduler, watches) =
+            Scheduler::new(api.clone(), store.clone(), clock.clone(), policy.clone(), Metrics::default(), 7);
+        let active = store.active_watches(clock.now(), None, u32::MAX).await.unwrap();
+        let many = active.len() as u64;
+        scheduler.resume(active, many);
+        let stop = CancellationToken::new();
+        tasks.spawn(scheduler.run(stop.clone()));
+        Self { start, api, clock, store, watches, policy, tasks, stop }
+    }
+
+    async fn add(&self, id: &str, timeout: Duration) {
+        self.watches.add(watch(id, &self.clock, timeout), AddedBy::Request).await.unwrap();
+    }
+
+    async fn until(&self, at: Duration) {
+        tokio::time::sleep_until(self.start + at).await;
+    }
+
+    /// The verdicts so far by run: what they are, when they were given after the start on the wall clock, and why.
+    async fn verdicts(&self) -> HashMap<String, (EventType, Duration, String)> {
+        let began = self.clock.now().checked_sub(self.start.elapsed()).unwrap();
+        let events = self.store.events_after(0, u32::MAX).await.unwrap();
+        let verdicts = events.into_iter().map(|(_, event)| event).filter(|event| event.event_type.verdict().is_some());
+        let of = |event: Event| {
+            let (data, at) = (event.run().unwrap(), event.timestamp.duration_since(began));
+            let why = data.reason.clone().unwrap_or_default();
+            (data.run.id.to_string(), (event.event_type, at.try_into().unwrap_or_default(), why))
+        };
+        verdicts.map(of).collect()
+    }
+
+    async fn verdict(&self, id: &str) -> Option<(EventType, Duration, String)> {
+        self.verdicts().await.remove(id)
+    }
+
+    fn polls_of(&self, id: &str) -> Vec<Duration> {
+        let polls = self.api.polls.lock().unwrap();
+        polls.iter().filter(|(_, polled)| polled == id).map(|(at, _)| *at).collect()
+    }
+
+    async fn end(mut self) {
+        self.stop.cancel();
+        drop((self.store, self.watches));
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.unwrap();
+        }
+    }
+}
+
+fn watch(id: &str, clock: &Clock, timeout: Duration) -> Watch {
+    let added_at = clock.now();
+    Watch {
+        run_id: RunId::new(id).unwrap(),
+        name: None,
+        labels: Labels::new(),
+        sinks: None,
+        added_at,
+        deadline_at: added_at.checked_add(timeout).unwrap(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_last_polls_than_slots_and_an_api_that_hangs_delay_no_deadline() {
+    let adjust = |policy: &mut Policy| (policy.requests_per_minute, policy.max_in_flight) = (1_000_000, 64);
+    let world = World::with(adjust, &[], |_, _, at| if at > SECOND * 6 { Hangs } else { Going }).await;
+    for index in 0..256 {
+        world.add(&format!("run_{index}"), SECOND * 8).await;
+    }
+    world.until(SECOND * 14).await;
+    let verdicts = world.verdicts().await;
+    assert_eq!(verdicts.len(), 256);
+    for (id, (_, at, why)) in verdicts {
+        assert!(at >= SECOND * 8 && at <= SECOND * 8 + AT_THE_LATEST, "{id} after {at:?}: {why}");
+    }
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn deadlines_together_on_a_short_budget_end_in_time_and_leave_room_for_new_watches() {
+    let script = |id: &str, _: usize, _: Duration| if id == "new" { Succeeded } else { Going };
+    let world = World::with(|policy| policy.requests_per_minute = 60, &[], script).await;
+    for index in 0..300 {
+        world.add(&format!("run_{index}"), MINUTE * 2).await;
+    }
+    world.until(MINUTE * 2 + SECOND).await;
+    world.add("new", MINUTE * 60).await;
+    world.until(MINUTE * 2 + SECOND * 10).await;
+    let verdicts = world.verdicts().await;
+    assert_eq!(verdicts.len(), 301);
+    let mut unreachable = 0;
+    for (id, (verdict, at, why)) in verdicts.iter().filter(|(id, _)| *id != "new") {
+        assert!(*at <= MINUTE * 2 + AT_THE_LATEST, "{id} after {at:?}");
+        if *verdict == EventType::WatchUnreachable {
+            unreachable += 1;
+            assert!(why.starts_with("not polled") && why.ends_with("share 60 requests a minute"), "{why}");
+        }
+    }
+    assert!((200..300).contains(&unreachable), "{unreachable} of them were not polled for long");
+    assert!(world.polls_of("new")[0] <= MINUTE * 2 + SECOND * 8, "{:?}", world.polls_of("new"));
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn deadlines_that_never_cease_leave_room_for_other_watches() {
+    let world = World::with(|policy| policy.requests_per_minute = 30, &[], |_, _, _| Going).await;
+    world.add("long", MINUTE * 60).await;
+    for index in 0..600 {
+        world.add(&format!("run_{index}"), SECOND * 30).await;
+        tokio::time::sleep(SECOND).await;
+        if index == 300 {
+            world.add("late", MINUTE * 60).await;
+        }
+    }
+    // Some 23 requests a minute are to be had for 60 last polls a minute, and as many first ones.
+    let late = world.polls_of("late");
+    assert!(late[0] <= SECOND * 301 + MINUTE * 2, "first polled at {late:?}");
+    let last = world.polls_of("long").last().copied().unwrap();
+    assert!(last > SECOND * 400, "last polled at {last:?}");
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_an_answer_of_its_own_that_is_young_enough_lets_a_watch_time_out() {
+    let pause = MINUTE * 60;
+    for (outcome, text) in [
+        (UsedUp(pause), "the API asked for a pause until 11:2"),
+        (Throttled(pause), "the API asked for a pause until 11:2"),
+        (Refused, "the API has refused the key since 10:24 UTC"),
+    ] {
+        let world = World::new(move |_, _, at| if at > MINUTE * 4 { outcome } else { Going }).await;
+        world.add("old", MINUTE * 5 + SECOND * 30).await;
+        world.until(MINUTE * 7).await;
+        let (verdict, at, why) = world.verdict("old").await.unwrap();
+        assert_eq!(verdict, EventType::WatchUnreachable, "{outcome:?}");
+        assert!(at <= MINUTE * 5 + SECOND * 30 + AT_THE_LATEST && why.starts_with(text), "{outcome:?}: {at:?}, {why}");
+        world.end().await;
+    }
+    // The answer that asked for the pause is ten seconds old, where the next poll was due after half a minute.
+    let world = World::new(|_, _, at| if at > MINUTE * 5 { UsedUp(MINUTE * 60) } else { Going }).await;
+    world.add("young", MINUTE * 5 + SECOND * 20).await;
+    world.until(MINUTE * 6).await;
+    let (verdict, at, _) = world.verdict("young").await.unwrap();
+    assert_eq!(verdict, EventType::WatchTimedOut);
+    assert!(at <= MINUTE * 5 + SECOND * 20 + AT_THE_LATEST, "{at:?}");
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_passed_in_a_sleep_waits_for_the_network_to_come_back() {
+    // (after how long there is a network again, the verdict, when after waking at the latest)
+    for (network, verdict, within) in [
+        (Duration::ZERO, EventType::RunSucceeded, SECOND * 2),
+        (SECOND * 20, EventType::RunSucceeded, SECOND * 25),
+        (MINUTE * 5, EventType::WatchUnreachable, SECOND * 66),
+    ] {
+        let woken = MINUTE;
+        let script = move |_: &str, _: usize, at: Duration| match at {
+            at if at < SECOND * 50 => Going,
+            // Under way when the machine falls asleep.
+            at if at < woken => Hangs,
+            at if at < woken + network => BadGateway,
+            _ => Succeeded,
+        };
+        let world = World::new(script).await;
+        for index in 0..3 {
+            world.add(&format!("run_{index}"), MINUTE * 30).await;
+        }
+        world.until(woken).await;
+        world.clock.jump(Jump { slept: MINUTE * 60, stepped: SignedDuration::ZERO });
+        world.until(woken + within).await;
+        let verdicts = world.verdicts().await;
+        assert_eq!(verdicts.len(), 3, "{network:?}: {verdicts:?}");
+        assert!(verdicts.values().all(|(given, _, _)| *given == verdict), "{network:?}: {verdicts:?}");
+        assert_eq!(world.api.renewed.load(Ordering::Relaxed), 1, "the connections of before are let go");
+        world.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_passed_while_no_process_ran_waits_for_the_network_to_come_up() {
+    for (network, verdict, within) in [
+        (Duration::ZERO, EventType::RunSucceeded, SECOND * 2),
+        (SECOND * 40, EventType::RunSucceeded, SECOND * 45),
+        (MINUTE * 5, EventType::WatchUnreachable, SECOND * 66),
+    ] {
+        let script = move |_: &str, _: usize, at: Duration| if at < network { BadGateway } else { Succeeded };
+        let world = World::with(|_| (), &[-600, -1, 0], script).await;
+        world.until(SECOND * 59).await;
+        let early = world.verdicts().await;
+        assert!(early.values().all(|(given, _, _)| *given == EventType::RunSucceeded), "{network:?}: {early:?}");
+        world.until(within.max(SECOND * 59)).await;
+        let verdicts = world.verdicts().await;
+        assert_eq!(verdicts.len(), 3, "{network:?}");
+        for (given, at, _) in verdicts.values() {
+            assert!(*given == verdict && *at <= within, "{network:?}: {given:?} after {at:?}");
+        }
+        world.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_is_not_missing_while_nobody_could_see_it() {
+    let script = |id: &str, number: usize, _: Duration| match (id, number) {
+        ("slow", 1) => UsedUp(MINUTE * 10),
+        ("slow", _) => Going,
+        // There since the second look.
+        ("hidden", 1 | 2) => Missing,
+        ("hidden", _) => Succeeded,
+        _ => Missing,
+    };
+    let world = World::new(script).await;
+    for id in ["hidden", "slow", "never"] {
+        world.add(id, MINUTE * 60).await;
+    }
+    world.until(MINUTE * 11).await;
+    assert_eq!(world.verdict("hidden").await.map(|(verdict, _, _)| verdict), Some(EventType::RunSucceeded));
+    assert!(world.verdict("never").await.is_none());
+    world.until(MINUTE * 13).await;
+    let (verdict, at, why) = world.verdict("never").await.unwrap();
+    assert_eq!(verdict, EventType::WatchNotFound);
+    assert!(at >= MINUTE * 12 - SECOND && at <= MINUTE * 12 + SECOND, "{at:?}");
+    assert!(why.contains("never knew"), "{why}");
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sleep_is_no_time_in_which_a_run_was_missing() {
+    let world = World::new(|_, _, _| Missing).await;
+    world.add("run_1", MINUTE * 600).await;
+    for _ in 0..3 {
+        tokio::time::sleep(SECOND * 30).await;
+        world.clock.jump(Jump { slept: MINUTE * 10, stepped: SignedDuration::ZERO });
+    }
+    tokio::time::sleep(SECOND).await;
+    assert!(world.verdict("run_1").await.is_none());
+    tokio::time::sleep(MINUTE * 2).await;
+    assert_eq!(world.verdict("run_1").await.map(|(verdict, _, _)| verdict), Some(EventType::WatchNotFound));
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_to_another_account_ends_the_pause_of_the_one_before() {
+    for (account, polled) in [("second", true), ("first", false)] {
+        let world = World::new(|_, _, at| if at < SECOND { Throttled(MINUTE * 60) } else { Going }).await;
+        world.add("run_1", MINUTE * 60).await;
+        world.until(SECOND * 10).await;
+        world.watches.reload(Api { account, ..world.api.clone() }, world.policy.clone()).await.unwrap();
+        world.until(SECOND * 11).await;
+        assert_eq!(world.polls_of("run_1").len() > 1, polled, "{account}");
+        world.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_key_is_probed_soon_at_first() {
+    let world = World::new(|_, _, _| Refused).await;
+    for index in 0..5 {
+        world.add(&format!("run_{index}"), MINUTE * 600).await;
+    }
+    world.until(MINUTE * 5).await;
+    let mut probes: Vec<u64> = world.api.polls.lock().unwrap().iter().map(|(at, _)| at.as_secs()).collect();
+    probes.dedup();
+    assert_eq!(probes, [0, 5, 20, 65, 125, 185, 245]);
+    world.end().await;
+}
