@@ -60,6 +60,7 @@ impl Engine<ApiClient> {
     /// When a client or sink cannot be built, or the scheduler has ended.
     pub async fn reload(&mut self, settings: &Settings) -> anyhow::Result<()> {
         let (source, sinks) = build(settings).await?;
+        source.read_key().await;
         self.reload_with(source, sinks, settings).await
     }
 }

@@ -5,16 +5,17 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
-use reqwest::{Client, ClientBuilder, Response, StatusCode, Url, redirect};
+use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url, redirect};
 use secrecy::ExposeSecret as _;
 use tokio::time::Instant;
 
 use super::error::{ApiError, KeyProblem};
 use super::{HttpStream, Malformed, Reply, RunSource, hints, wire};
-use crate::blocking::Lane;
-use crate::config::{ApiSettings, REDACTED, Secret};
-use crate::http::Names;
+use crate::blocking::{self, Lane};
+use crate::config::{ApiSettings, REDACTED};
+use crate::http::{Names, connection_ended};
 use crate::run::RunId;
+use crate::text::with_causes;
 
 /// How often the key is read again at the most. A refusal has it read again at once.
 const KEY_LIFE: Duration = Duration::from_secs(1);
@@ -27,6 +28,9 @@ const MAX_ERROR_BYTES: u64 = 8 * 1024;
 
 /// After how long without traffic a connection is checked, so that one that a router forgot is noticed.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// How long a connection without a request is kept. A request within this time of an answer may use one again.
+const IDLE_LIMIT: Duration = Duration::from_secs(90);
 
 /// Most name lookups at once.
 const LOOKUPS: usize = 8;
@@ -51,19 +55,39 @@ pub enum BuildError {
 /// authorities (`SSL_CERT_FILE` and `SSL_CERT_DIR` replace them), proxies as `HTTPS_PROXY`,
 /// `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say. Redirects are never followed.
 pub struct ApiClient {
-    http: Client,
+    settings: ApiSettings,
+    names: Arc<Names>,
+    /// Held only to copy in and out.
+    polls: Mutex<Pool>,
+    /// The client that takes the place of that of `polls` when its connections are let go. Made on a thread of its own,
+    /// as it reads the certificates of authorities.
+    spare: Arc<Mutex<Option<Client>>>,
     /// For event streams, each with a connection of its own: one that is not read fast enough would
     /// hold up all that share its connection.
     streams: Client,
-    request_timeout: Duration,
     /// Where runs are, without a slash at the end.
     runs: Url,
-    key: Option<Secret>,
     /// Reads the key where it is in a file.
     keys: Lane,
     /// The header with the key, and when it was read. Held only to copy in and out.
     read_key: Mutex<Option<(Instant, HeaderValue)>>,
-    max_response_bytes: u64,
+}
+
+/// The connections of polls, which are let go all together.
+#[derive(Clone)]
+struct Pool {
+    http: Client,
+    /// How many there were before it.
+    number: u64,
+    /// When it last had an answer: since then it may have a connection that is kept alive.
+    answered_at: Option<Instant>,
+}
+
+impl Pool {
+    /// Whether a request may have gone over a connection that was kept alive.
+    fn reuses(&self) -> bool {
+        self.answered_at.is_some_and(|answered_at| answered_at.elapsed() < IDLE_LIMIT)
+    }
 }
 
 impl ApiClient {
@@ -72,28 +96,80 @@ impl ApiClient {
     /// # Errors
     /// When TLS cannot be set up, or the address of the API is not a URL.
     pub fn new(settings: &ApiSettings) -> Result<Self, BuildError> {
-        // HTTP/2 carries all polls on one connection, and a poll that gets no answer does not end it. Pings do,
-        // by the time that poll is given up: else all polls fail until the kernel gives the connection up, also
-        // when the API has moved to another address meanwhile.
-        let half = settings.request_timeout / 2;
         let names = Names::new(LOOKUPS);
-        let http = builder(settings, &names)
-            .timeout(settings.request_timeout)
-            .http2_keep_alive_interval(half)
-            .http2_keep_alive_timeout(half);
         let streams = builder(settings, &names).timeout(STREAM_LIFE).http1_only().pool_max_idle_per_host(0);
         let runs = format!("{}/v1/runs", settings.base_url.trim_end_matches('/'));
         let runs = runs.parse().map_err(BuildError::Address)?;
-        Ok(Self {
-            http: http.build().map_err(BuildError::Https)?,
+        let http = poll_client(settings, &names).map_err(BuildError::Https)?;
+        let client = Self {
+            polls: Mutex::new(Pool { http, number: 0, answered_at: None }),
+            spare: Arc::default(),
+            settings: settings.clone(),
+            names,
             streams: streams.build().map_err(BuildError::Https)?,
-            request_timeout: settings.request_timeout,
             runs,
-            key: settings.key.clone(),
             keys: Lane::new("keys", KEY_READS),
             read_key: Mutex::new(None),
-            max_response_bytes: settings.max_response_bytes,
-        })
+        };
+        client.make_spare();
+        Ok(client)
+    }
+
+    fn make_spare(&self) {
+        let (settings, names, spare) = (self.settings.clone(), Arc::clone(&self.names), Arc::clone(&self.spare));
+        let make = move || match poll_client(&settings, &names) {
+            Ok(http) => *spare.lock().expect("no holder panics") = Some(http),
+            Err(error) => tracing::warn!(error = with_causes(&error), "cannot make new connections to the API"),
+        };
+        // Without it, connections that may be dead stay in use.
+        if let Err(error) = blocking::spawn("connections", make) {
+            tracing::warn!(%error, "cannot make new connections to the API");
+        }
+    }
+
+    /// Reads the key, for [`RunSource::same_account`]. One that cannot be read shows at the first request.
+    pub async fn read_key(&self) {
+        let _unreadable = self.authorization().await;
+    }
+
+    fn pool(&self) -> Pool {
+        self.polls.lock().expect("no holder panics").clone()
+    }
+
+    /// Lets go of all connections of polls, unless that was done since `before`.
+    fn renew_since(&self, before: u64) {
+        let mut pool = self.polls.lock().expect("no holder panics");
+        if pool.number != before {
+            return;
+        }
+        let Some(http) = self.spare.lock().expect("no holder panics").take() else { return };
+        *pool = Pool { http, number: before + 1, answered_at: None };
+        drop(pool);
+        self.make_spare();
+    }
+
+    /// Sends a poll. One whose connection was kept alive and turns out to be dead is sent again at once on a
+    /// fresh one: it says nothing about the API, and reading twice does no harm.
+    async fn send_poll(&self, request: impl Fn(&Client) -> RequestBuilder) -> Result<Response, ApiError> {
+        let mut pool = self.pool();
+        let mut sent = request(&pool.http).send().await;
+        if let Err(error) = &sent {
+            let ended = connection_ended(error);
+            if ended || error.is_timeout() {
+                // Others of its time are as dead, most likely.
+                self.renew_since(pool.number);
+            }
+            if ended && pool.reuses() {
+                pool = self.pool();
+                sent = request(&pool.http).send().await;
+            }
+        }
+        let response = sent.map_err(transport)?;
+        let mut current = self.polls.lock().expect("no holder panics");
+        if current.number == pool.number {
+            current.answered_at = Some(Instant::now());
+        }
+        Ok(response)
     }
 
     /// Where a run is, or a part of it. What is the same for all runs is not read again each time.
@@ -112,7 +188,7 @@ impl ApiClient {
         if let Some((_, header)) = self.read_key.lock().expect("no holder panics").as_ref().filter(fresh) {
             return Ok(header.clone());
         }
-        let key = self.key.as_ref().ok_or(ApiError::KeyMissing)?;
+        let key = self.settings.key.as_ref().ok_or(ApiError::KeyMissing)?;
         let key = key.read_on(&self.keys).await.map_err(|error| ApiError::KeyUnusable(KeyProblem::File(error)))?;
         let key = key.expose_secret();
         let header = if key.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -161,6 +237,19 @@ impl ApiClient {
     }
 }
 
+fn poll_client(settings: &ApiSettings, names: &Arc<Names>) -> reqwest::Result<Client> {
+    // HTTP/2 carries all polls on one connection, and a poll that gets no answer does not end it. Pings do, by the
+    // time that poll is given up: else all polls fail until the kernel gives the connection up, also when the API has
+    // moved to another address meanwhile.
+    let half = settings.request_timeout / 2;
+    builder(settings, names)
+        .timeout(settings.request_timeout)
+        .pool_idle_timeout(IDLE_LIMIT)
+        .http2_keep_alive_interval(half)
+        .http2_keep_alive_timeout(half)
+        .build()
+}
+
 fn builder(settings: &ApiSettings, names: &Arc<Names>) -> ClientBuilder {
     Client::builder()
         .dns_resolver(Arc::clone(names))
@@ -174,19 +263,32 @@ impl RunSource for ApiClient {
     type Events = HttpStream;
 
     async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
-        let request = self
-            .http
-            .get(self.run(id, None))
-            .header(AUTHORIZATION, self.authorization().await?)
-            .header(ACCEPT, HeaderValue::from_static("application/json"));
-        let response = request.send().await.map_err(transport)?;
+        let (url, key) = (self.run(id, None), self.authorization().await?);
+        let request = |http: &Client| {
+            let request = http.get(url.clone()).header(AUTHORIZATION, key.clone());
+            request.header(ACCEPT, HeaderValue::from_static("application/json"))
+        };
+        let response = self.send_poll(request).await?;
         if !response.status().is_success() {
             return Err(self.refusal(response).await);
         }
         let pause = hints::exhausted(response.headers(), SystemTime::now());
-        let body = read_body(response, self.max_response_bytes).await?;
+        let body = read_body(response, self.settings.max_response_bytes).await?;
         let observation = wire::observation(&body, id).map_err(ApiError::Malformed)?;
         Ok(Reply { observation, pause })
+    }
+
+    fn renew(&self) {
+        let number = self.pool().number;
+        self.renew_since(number);
+    }
+
+    fn same_account(&self, other: &Self) -> bool {
+        let key = |client: &Self| {
+            let read = client.read_key.lock().expect("no holder panics");
+            read.as_ref().map(|(_, header)| header.clone())
+        };
+        self.runs == other.runs && key(self) == key(other)
     }
 
     async fn open_events(&self, id: &RunId, last_id: Option<&str>) -> Result<HttpStream, ApiError> {
@@ -202,7 +304,7 @@ impl RunSource for ApiClient {
             let response = request.send().await.map_err(transport)?;
             if response.status().is_success() { Ok(response) } else { Err(self.refusal(response).await) }
         };
-        let response = tokio::time::timeout(self.request_timeout, opening).await;
+        let response = tokio::time::timeout(self.settings.request_timeout, opening).await;
         let response = response.map_err(|_elapsed| ApiError::Timeout)??;
         if !is_event_stream(response.headers()) {
             return Err(ApiError::Malformed(Malformed::Shape("it is not an event stream")));
@@ -234,4 +336,136 @@ async fn read_body(mut response: Response, limit: u64) -> Result<Vec<u8>, ApiErr
 /// The URL is left out: a proxy's may hold a password.
 fn transport(error: reqwest::Error) -> ApiError {
     ApiError::Transport(error.without_url())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio::task::JoinSet;
+
+    use super::*;
+    use crate::config::{Secret, Settings};
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    /// An API that answers `answers` requests on each of its connections and then closes it at the next one. Counts
+    /// its connections.
+    struct Api {
+        base_url: String,
+        connections: Arc<AtomicUsize>,
+        requests: Arc<AtomicUsize>,
+        _tasks: JoinSet<()>,
+    }
+
+    async fn api(answers: usize) -> Api {
+        const ANSWER: &str = r#"{"id":"run_1","status":"running"}"#;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base_url = format!("http://{}", listener.local_addr().unwrap());
+        let (connections, requests) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let counts = (Arc::clone(&connections), Arc::clone(&requests));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut serving = JoinSet::new();
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                counts.0.fetch_add(1, Ordering::SeqCst);
+                let requests = Arc::clone(&counts.1);
+                serving.spawn(async move {
+                    let mut head = Vec::new();
+                    for number in 0.. {
+                        while !head.ends_with(b"\r\n\r\n") {
+                            if !matches!(stream.read_buf(&mut head).await, Ok(1..)) {
+                                return;
+                            }
+                        }
+                        head.clear();
+                        requests.fetch_add(1, Ordering::SeqCst);
+                        if number == answers {
+                            return;
+                        }
+                        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{ANSWER}", ANSWER.len());
+                        stream.write_all(answer.as_bytes()).await.unwrap();
+                    }
+                });
+            }
+        });
+        Api { base_url, connections, requests, _tasks: tasks }
+    }
+
+    fn client(api: &Api, key: &str) -> ApiClient {
+        let settings = ApiSettings {
+            base_url: api.base_url.clone(),
+            key: Some(Secret::value(key)),
+            request_timeout: LIMIT,
+            ..Settings::default().api
+        };
+        ApiClient::new(&settings).unwrap()
+    }
+
+    /// The spare is made on a thread of its own.
+    async fn has_spare(client: &ApiClient) {
+        let made = async {
+            while client.spare.lock().unwrap().is_none() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, made).await.unwrap();
+    }
+
+    fn run() -> RunId {
+        RunId::new("run_1").unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_poll_on_a_dead_connection_is_sent_again_at_once_on_a_fresh_one() {
+        let api = api(1).await;
+        let client = client(&api, "key");
+        for polls in 1..=5 {
+            has_spare(&client).await;
+            client.get_run(&run()).await.unwrap();
+            assert_eq!(api.connections.load(Ordering::SeqCst), polls);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_api_that_answers_nothing_is_polled_once_each_time() {
+        let api = api(0).await;
+        let client = client(&api, "key");
+        for polls in 1..=3 {
+            has_spare(&client).await;
+            assert!(matches!(client.get_run(&run()).await, Err(ApiError::Transport(_))));
+            assert_eq!(api.requests.load(Ordering::SeqCst), polls);
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_that_are_let_go_are_not_used_again() {
+        let api = api(100).await;
+        let client = client(&api, "key");
+        for connections in 1..=3 {
+            for _ in 0..3 {
+                client.get_run(&run()).await.unwrap();
+                assert_eq!(api.connections.load(Ordering::SeqCst), connections);
+            }
+            has_spare(&client).await;
+            client.renew();
+        }
+    }
+
+    #[tokio::test]
+    async fn an_account_is_an_address_and_a_key() {
+        let (one, other) = (api(0).await, api(0).await);
+        let of = async |api, key| {
+            let client = client(api, key);
+            client.read_key().await;
+            client
+        };
+        let first = of(&one, "key").await;
+        assert!(first.same_account(&of(&one, "key").await));
+        assert!(!first.same_account(&of(&one, "another").await));
+        assert!(!first.same_account(&of(&other, "key").await));
+    }
 }

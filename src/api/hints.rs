@@ -12,6 +12,9 @@ const MAX_PAUSE: Duration = Duration::from_secs(3600);
 /// A reset further ahead than this is not a time that an API can mean; it is ignored.
 const FURTHEST_RESET: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// How long a refusal that tells of a rate limit, and not of its end, is waited for: most limits are those of a minute.
+const UNTOLD_PAUSE: Duration = Duration::from_secs(60);
+
 /// Unix times from here on are in milliseconds: in seconds they would lie after the year 5000.
 const FIRST_MILLISECONDS: u64 = 100_000_000_000;
 
@@ -34,15 +37,20 @@ pub(crate) fn pause(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 pub(super) fn refusal_pause(code: StatusCode, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     match code {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => pause(headers, now),
-        StatusCode::FORBIDDEN => retry_after(headers, now).or_else(|| exhausted(headers, now)),
+        StatusCode::FORBIDDEN if headers.contains_key(RETRY_AFTER) || none_left(headers) => {
+            Some(pause(headers, now).unwrap_or(UNTOLD_PAUSE))
+        }
         _ => None,
     }
 }
 
 /// How long to wait when an answer says that no requests are left.
 pub(super) fn exhausted(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let remaining: u64 = text(headers, &REMAINING)?.parse().ok()?;
-    if remaining == 0 { reset(headers, now) } else { None }
+    if none_left(headers) { reset(headers, now) } else { None }
+}
+
+fn none_left(headers: &HeaderMap) -> bool {
+    text(headers, &REMAINING).and_then(|remaining| remaining.parse::<u64>().ok()) == Some(0)
 }
 
 /// What `Retry-After` asks for, at most an hour; nothing when it is absent, past or unreadable.
@@ -136,6 +144,11 @@ mod tests {
         assert_eq!(asked(403, &[("x-ratelimit-remaining", "0"), reset]), Some(60));
         assert_eq!(asked(403, &[("x-ratelimit-remaining", "7"), reset]), None);
         assert_eq!(asked(403, &[reset]), None);
+        assert_eq!(asked(403, &[("x-ratelimit-remaining", "0")]), Some(60), "no reset");
+        assert_eq!(asked(403, &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "17")]), Some(60), "past");
+        assert_eq!(asked(403, &[("retry-after", "soon")]), Some(60));
+        assert_eq!(asked(403, &[("x-ratelimit-remaining", "none")]), None);
+        assert_eq!(asked(401, &[("x-ratelimit-remaining", "0")]), None);
         assert_eq!(asked(401, &[("retry-after", "2")]), None);
         assert_eq!(asked(429, &[reset]), Some(60));
     }
