@@ -127,6 +127,23 @@ impl ApiError {
         matches!(self, Self::NotFound { .. } | Self::Gone { .. } | Self::Status { status: 405 | 406 | 501, .. })
     }
 
+    /// Whether no answer came at all: that of a server that was reached is another error.
+    pub fn is_unreached(&self) -> bool {
+        match self {
+            Self::Transport(error) => !error.is_body() && !error.is_decode(),
+            Self::Timeout => true,
+            Self::KeyMissing
+            | Self::KeyUnusable(_)
+            | Self::Unauthorized { .. }
+            | Self::NotFound { .. }
+            | Self::Gone { .. }
+            | Self::Redirect { .. }
+            | Self::Status { .. }
+            | Self::TooLarge { .. }
+            | Self::Malformed(_) => false,
+        }
+    }
+
     /// Whether the key is missing, unusable or refused.
     pub fn is_unauthorized(&self) -> bool {
         matches!(self, Self::Unauthorized { .. } | Self::KeyMissing | Self::KeyUnusable(_))

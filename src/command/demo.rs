@@ -112,7 +112,7 @@ pub async fn demo(manner: Manner, out: &mut dyn Write) -> anyhow::Result<u8> {
         deadline_at: added_at.checked_add(settings.watch.deadline).unwrap_or(Timestamp::MAX),
     };
     let watches = PARTS.iter().map(watch).collect();
-    let until = Until { first: false, first_bad: false, linger: seconds(30) };
+    let until = Until { first: false, first_bad: false, linger: seconds(30), reached_within: None };
     let results = manner.results;
     let code = follow(engine, clock, watches, until, manner).await?;
     if code >= super::INTERRUPTED {

@@ -216,6 +216,7 @@ fn read_watch(reader: &mut Reader<'_>, root: &mut Table) -> WatchSettings {
     }
     let jitter = number(reader, table, "jitter", |value| (0.0..1.0).contains(&value), "a number from 0 to less than 1");
     let deadline = duration(reader, table, "deadline", MIN_DEADLINE, MAX_DEADLINE);
+    let connect_grace = duration(reader, table, "connect_grace", Duration::from_millis(1), DAY);
     let not_found_grace = duration(reader, table, "not_found_grace", Duration::ZERO, DAY);
     let overdue = reader.take(table, "overdue_after", None);
     let overdue_after = overdue.and_then(|item| match item.as_text() {
@@ -231,6 +232,7 @@ fn read_watch(reader: &mut Reader<'_>, root: &mut Table) -> WatchSettings {
         max_interval,
         jitter,
         deadline,
+        connect_grace,
         not_found_grace,
         overdue_after,
         max_in_flight: usize::try_from(max_in_flight).unwrap_or(usize::MAX),

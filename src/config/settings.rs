@@ -61,6 +61,8 @@ pub struct WatchSettings {
     pub jitter: f64,
     /// How long a watch lasts at most, 1 ms to 3650 days. Default: 24 h.
     pub deadline: Duration,
+    /// How long `wait` tries to reach an API that it never reached, 1 ms to 1 day. Default: 30 s.
+    pub connect_grace: Duration,
     /// How long every answer must be 404 before the run counts as not found, 0 to 1 day. Default: 2 min.
     pub not_found_grace: Duration,
     /// After how long a run still going is overdue, 1 ms to 3650 days. Default: never.

@@ -97,7 +97,7 @@ impl fmt::Debug for Sources {
 
 /// Built-in defaults, written as they would be in the environment. Sinks have theirs beside their
 /// keys, since their names are not known here. What is not listed is unset.
-const DEFAULTS: [(&str, &str); 21] = [
+const DEFAULTS: [(&str, &str); 22] = [
     ("api.base_url", "https://api.crewship.dev"),
     // One request a second: enough for dozens of runs at the longest interval, and no burden to the API.
     ("api.requests_per_minute", "60"),
@@ -112,6 +112,8 @@ const DEFAULTS: [(&str, &str); 21] = [
     ("watch.max_interval", "30s"),
     ("watch.jitter", "0.1"),
     ("watch.deadline", "24h"),
+    // Long enough for a network that comes up, and short enough for a person with a wrong address.
+    ("watch.connect_grace", "30s"),
     // A run just created may not be known everywhere yet.
     ("watch.not_found_grace", "2m"),
     ("watch.overdue_after", ""),

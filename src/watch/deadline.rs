@@ -53,6 +53,18 @@ impl<S: RunSource> Scheduler<S> {
         }
     }
 
+    /// Ends all watches there are, with what is known of them.
+    pub(super) fn give_up(&mut self, why: String) {
+        let now = self.look_at_clock();
+        self.given_up = Some(why);
+        self.call_back_polls();
+        for key in self.table.keys() {
+            let Some(entry) = self.table.get_mut(key) else { continue };
+            entry.deadline_at = entry.deadline_at.min(self.reading.wall);
+            self.table.set_end(key, now);
+        }
+    }
+
     /// Whether a failed last poll of a watch is followed by another.
     pub(super) fn tries_again(&self, key: Key, now: Instant) -> bool {
         let entry = self.table.get(key);
@@ -89,6 +101,9 @@ impl<S: RunSource> Scheduler<S> {
 
     /// Why a watch has no answer that is newer, for people.
     fn why_not_polled(&self, key: Key, now: Instant) -> String {
+        if let Some(why) = &self.given_up {
+            return why.clone();
+        }
         let wall = self.reading.wall;
         if let Some(obstacle) = self.upstream.obstacle((now, wall)) {
             return obstacle;

@@ -37,6 +37,7 @@ pub(super) enum Command<S> {
     Remove { run_id: RunId, force: bool, reply: oneshot::Sender<Result<Removed, StoreError>> },
     View { only: Option<Vec<RunId>>, reply: oneshot::Sender<Vec<WatchView>> },
     Reload { source: S, policy: Box<Policy>, reply: oneshot::Sender<()> },
+    GiveUp { why: String, reply: oneshot::Sender<()> },
     Ping { reply: oneshot::Sender<()> },
 }
 
@@ -110,6 +111,15 @@ impl<S: RunSource> Watches<S> {
     pub async fn reload(&self, source: S, policy: Policy) -> Result<(), StoreError> {
         let policy = Box::new(policy);
         self.ask(|reply| Command::Reload { source, policy, reply }).await
+    }
+
+    /// Ends all watches as if their deadlines had passed and no time were left for another poll: as `unreachable` for the
+    /// reason `why`, unless their last answers are young enough. Cancel-safe as [`Watches::add`].
+    ///
+    /// # Errors
+    /// When the scheduler has ended.
+    pub async fn give_up(&self, why: String) -> Result<(), StoreError> {
+        self.ask(|reply| Command::GiveUp { why, reply }).await
     }
 
     /// Comes back once the scheduler has seen to everything it was asked before: it makes progress.

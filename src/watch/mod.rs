@@ -100,6 +100,8 @@ pub struct Scheduler<S> {
     turned_at: Instant,
     /// Until when failed last polls are repeated, since nothing could be polled for a while.
     waking_until: Instant,
+    /// Why all watches end now, where they do.
+    given_up: Option<String>,
     /// Polls under way end with this: their connections, or what they poll, are those of before.
     current: CancellationToken,
     /// Earlier than any due time: who is due then goes first.
@@ -156,6 +158,7 @@ impl<S: RunSource> Scheduler<S> {
             last_polls_turn_is_over: false,
             turned_at: now,
             waking_until: now,
+            given_up: None,
             current: CancellationToken::new(),
             first_of_all: now,
             policy,
@@ -288,6 +291,10 @@ impl<S: RunSource> Scheduler<S> {
             }
             Command::Reload { source, policy, reply } => {
                 self.reload(source, *policy);
+                let _unheard = reply.send(());
+            }
+            Command::GiveUp { why, reply } => {
+                self.give_up(why);
                 let _unheard = reply.send(());
             }
             Command::Ping { reply } => {

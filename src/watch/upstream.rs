@@ -50,6 +50,8 @@ pub struct UpstreamView {
     pub retry_at: Option<Timestamp>,
     /// Whether it ever gave a usable answer to this process.
     pub ever_answered: bool,
+    /// Whether it ever gave any answer to this process, be it a refusal or an error.
+    pub reached: bool,
     /// How many polls failed in a row.
     pub failures: u64,
 }
@@ -80,6 +82,7 @@ pub(super) struct Upstream {
     unauthorized_told: bool,
     message: String,
     ever_answered: bool,
+    reached: bool,
     failures: u64,
     /// How many probes of a refused key were refused in a row.
     refusals: usize,
@@ -98,6 +101,7 @@ impl Upstream {
             unauthorized_told: false,
             message: String::new(),
             ever_answered: false,
+            reached: false,
             failures: 0,
             refusals: 0,
         }
@@ -160,7 +164,7 @@ impl Upstream {
 
     /// Takes note of a usable answer to a poll that began at `began`.
     pub(super) fn answered(&mut self, began: Instant, now: Timestamp) -> Option<Event> {
-        self.ever_answered = true;
+        (self.ever_answered, self.reached) = (true, true);
         // An answer that was under way when the API asked for a pause does not end the pause.
         if self.trouble == Some(Trouble::Paused) && began < self.closed_until {
             return None;
@@ -193,6 +197,7 @@ impl Upstream {
     ) -> Option<Event> {
         let (instant, wall) = now;
         self.message = error.describe();
+        self.reached |= !error.is_unreached();
         self.last_failure = Some(instant);
         self.failures += 1;
         let since = *self.failing_since.get_or_insert(wall);
@@ -257,6 +262,7 @@ impl Upstream {
             message: self.message.clone(),
             retry_at: self.trouble.and_then(|_| wall.checked_add(wait).ok()),
             ever_answered: self.ever_answered,
+            reached: self.reached,
             failures: self.failures,
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use runwatch::run::RunId;
 use runwatch::simulator::{Fault, Receiver, Script, Simulator};
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::support::{Ended, Program, api, eventually, finish, send_signal};
 
@@ -78,8 +79,36 @@ async fn a_deadline_without_an_answer_is_unreachable() {
 async fn a_hanging_api_does_not_hold_a_deadline_up_for_long() {
     let simulator = api([("run_1", Script::runs_forever())]).await;
     simulator.set_outage(Some(Fault::Hang));
-    let ended = Program::with(&simulator).run(&["wait", "run_1", "--timeout", "500ms"]).await;
+    let runs: Vec<_> = (0..100).map(|index| format!("run_{index}")).collect();
+    let wait = ["wait", "--timeout", "500ms"].into_iter().chain(runs.iter().map(String::as_str));
+    let began = Instant::now();
+    let ended = Program::with(&simulator).run(&wait.collect::<Vec<_>>()).await;
     assert_eq!(ended.code, Some(6), "{ended:?}");
+    // The deadline, the five seconds after it, and a start and a stop on a machine that has much to do.
+    assert!(began.elapsed() < Duration::from_millis(500) + Duration::from_secs(5 + 5), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn an_api_that_is_never_reached_ends_it_before_the_deadline() {
+    let simulator = api([("run_1", Script::runs_forever())]).await;
+    simulator.set_outage(Some(Fault::Hang));
+    let grace = |program: Program| program.set("RUNWATCH_WATCH__CONNECT_GRACE", "700ms");
+    // It hangs; then nothing listens any more.
+    let program = grace(Program::with(&simulator));
+    let ended = program.run(&["wait", "run_1", "run_2", "--json"]).await;
+    assert_eq!(ended.code, Some(6), "{ended:?}");
+    let reason = ended.json_lines()[1]["data"]["reason"].to_string();
+    assert!(reason.contains("was not reached within 700"), "{reason}");
+    // One that answers, be it with an error, was reached.
+    simulator.set_outage(Some(Fault::status(502)));
+    let began = Instant::now();
+    let ended = program.run(&["wait", "run_1", "--timeout", "1500ms"]).await;
+    assert_eq!(ended.code, Some(6), "{ended:?}");
+    assert!(began.elapsed() >= Duration::from_millis(1500), "{ended:?}");
+    simulator.shutdown().await;
+    let ended = program.run(&["wait", "run_1"]).await;
+    assert_eq!(ended.code, Some(6), "{ended:?}");
+    assert!(ended.stdout.contains("was not reached within 700"), "{ended:?}");
 }
 
 #[tokio::test]

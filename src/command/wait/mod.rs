@@ -139,7 +139,8 @@ pub async fn wait(args: &WaitArgs, mut settings: Settings, manner: Manner) -> an
         }
     };
     let watches = run_ids.into_iter().map(watch).collect();
-    follow(engine, clock.clone(), watches, Until::of(args), manner).await
+    let until = Until { reached_within: Some(settings.watch.connect_grace), ..Until::of(args) };
+    follow(engine, clock.clone(), watches, until, manner).await
 }
 
 /// Has the daemon watch the runs, follows it, and returns the exit code. When this ends, the watches
@@ -161,11 +162,13 @@ pub(super) struct Until {
     pub(super) first_bad: bool,
     /// How long after that undelivered messages are tried again.
     pub(super) linger: Duration,
+    /// How long an API is tried that was never reached; `None` means until the deadline.
+    pub(super) reached_within: Option<Duration>,
 }
 
 impl Until {
     fn of(args: &WaitArgs) -> Self {
-        Self { first: args.any, first_bad: args.fail_fast, linger: args.linger }
+        Self { first: args.any, first_bad: args.fail_fast, linger: args.linger, reached_within: None }
     }
 }
 
@@ -216,6 +219,7 @@ impl Session {
         let mut upstream = self.engine.watches.upstream();
         let mut redraw = tokio::time::interval(REDRAW);
         redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut reached_by = self.until.reached_within.and_then(|within| Instant::now().checked_add(within));
         loop {
             // Marked as seen before the store is read, so that no change in between is missed.
             history.mark_unchanged();
@@ -225,6 +229,14 @@ impl Session {
             }
             if state.trouble == Some(Trouble::Refused) && !state.ever_answered {
                 return Ok(End::Refused(state.message));
+            }
+            if state.reached {
+                reached_by = None;
+            } else if reached_by.is_some_and(|by| by <= Instant::now()) {
+                reached_by = None;
+                let within = span(self.until.reached_within.unwrap_or_default());
+                let why = if state.message.is_empty() { "no answer" } else { &state.message };
+                self.engine.watches.give_up(format!("the API was not reached within {within}: {why}")).await?;
             }
             let live = self.report.is_live();
             let views = if live { self.engine.watches.view(None).await.unwrap_or_default() } else { Vec::new() };
@@ -236,6 +248,7 @@ impl Session {
                     Ok(()) = history.changed() => break,
                     Ok(()) = upstream.changed() => break,
                     _ = redraw.tick(), if live => break,
+                    () = until(reached_by), if reached_by.is_some() => break,
                     // There may be results that wait for the reader of standard output.
                     () = self.report.room(), if unread => break,
                     code = signals.next() => return Ok(End::Signal(code)),
@@ -397,6 +410,13 @@ impl Session {
                 .line("these messages end with this command; a longer --linger gives them more time");
         }
         Ok(())
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -208,6 +208,7 @@ mod tests {
             message: "502 Bad Gateway".to_owned(),
             retry_at: Some(time("2026-01-01T00:01:13Z")),
             ever_answered: true,
+            reached: true,
             failures: 3,
         };
         let lines = live_lines(PLAIN, now, &runs, &views, &trouble, 10);
