@@ -101,7 +101,14 @@ fn demo_results(common: &Common) -> Results {
 /// adds no quicker, and took twice the processor time (BENCHMARKS.md).
 fn block_on(command: impl Future<Output = anyhow::Result<u8>>) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let code = runtime.block_on(command);
+    let code = runtime.block_on(async {
+        let _survived = process::survive_file_size_limit()?;
+        // Both are given up when the other ends; reaping never does.
+        tokio::select! {
+            code = command => code,
+            never = process::reap_orphans() => match never?  {},
+        }
+    });
     // A call that blocks, such as a write to a disk that is gone, must not hold the end of the process.
     runtime.shutdown_background();
     code
