@@ -114,7 +114,7 @@ pub async fn demo(manner: Manner, out: &mut dyn Write) -> anyhow::Result<u8> {
     let watches = PARTS.iter().map(watch).collect();
     let until = Until { first: false, first_bad: false, linger: seconds(30), reached_within: None };
     let results = manner.results;
-    let code = follow(engine, clock, watches, until, manner).await?;
+    let code = follow(engine, clock, watches, until, manner, super::Signals::listen()?).await?;
     if code >= super::INTERRUPTED {
         return Ok(code);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::wait::run_ids;
+use super::wait::input::run_ids;
 use crate::cli::{Cli, RunArg};
 
 /// Standard input of `wait -`.

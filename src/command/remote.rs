@@ -10,7 +10,7 @@ use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::wait::run_ids;
+use super::wait::read_run_ids;
 use super::{Signals, USAGE, write_text};
 use crate::cli::{AddArgs, DeliveriesArgs, DeliveriesCommand, ListArgs, WatchArgs};
 use crate::config::{self, Sources, duration_text};
@@ -121,7 +121,7 @@ pub(super) async fn add_all(
 /// # Errors
 /// When the arguments or the result cannot be used.
 pub async fn add(client: &Client, args: &AddArgs, mut talk: Talk<'_>) -> anyhow::Result<u8> {
-    let run_ids = run_ids(&args.runs, std::io::stdin().lock())?;
+    let run_ids = read_run_ids(&args.runs).await?;
     let mut code = 0;
     for (run_id, added) in run_ids.iter().zip(add_all(client, &args.watch, &run_ids).await) {
         match added {

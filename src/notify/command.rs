@@ -6,8 +6,11 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStderr};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 use super::{Message, SendError, Sent, summary};
+use crate::blocking::Lane;
 use crate::process::keep_private;
 use crate::run::{EventData, Verdict};
 use crate::text::{last_of_line, one_line};
@@ -29,11 +32,16 @@ const STDERR_GRACE: Duration = Duration::from_secs(1);
 pub struct Command {
     argv: Vec<String>,
     timeout: Duration,
+    /// Starts the program, which blocks where its file is on a disk that does not answer.
+    starts: Lane,
 }
+
+/// Programs that are being started at once, of each sink.
+const STARTS: usize = 4;
 
 impl Command {
     pub(super) fn new(argv: Vec<String>, timeout: Duration) -> Self {
-        Self { argv, timeout }
+        Self { argv, timeout, starts: Lane::new("starts", STARTS) }
     }
 
     pub(super) async fn send(&self, message: &Message<'_>) -> Result<Sent, SendError> {
@@ -44,10 +52,17 @@ impl Command {
         command.envs(variables(message));
         // A group of its own, so that whatever it starts can be ended with it.
         command.process_group(0).kill_on_drop(true);
-        let child = command.spawn().map_err(|error| SendError::new(format!("cannot run {program}: {error}")))?;
-        let mut group = Group::of(&child);
+        let runtime = Handle::current();
+        let start = move || {
+            let _context = runtime.enter();
+            command.spawn().map(|child| (Group::of(&child), child))
+        };
+        let ends = Instant::now() + self.timeout;
+        let cannot = |error: &dyn std::fmt::Display| SendError::new(format!("cannot run {program}: {error}"));
+        let started = self.starts.run(self.timeout, start).await.map_err(|stuck| cannot(&stuck))?;
+        let (mut group, child) = started.map_err(|error| cannot(&error))?;
         let input = format!("{}\n", message.event.to_json());
-        match tokio::time::timeout(self.timeout, run(child, input)).await {
+        match tokio::time::timeout_at(ends, run(child, input)).await {
             Ok(Ok((status, said))) if status.success() => {
                 group.release();
                 Ok(Sent { detail: one_line(&format!("{status} {said}"), SHOWN_CHARS) })

@@ -6,10 +6,12 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use notify_rust::{Hint, Notification, NotificationHandle, NotificationResponse, Urgency};
+use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::summary::{self, Weight};
 use super::{Message, SendError, Sent};
+use crate::blocking;
 use crate::process::keep_private;
 
 /// Limit of one attempt: a bus or a daemon that hangs never answers.
@@ -106,7 +108,12 @@ async fn run(argv: &[&str]) -> std::io::Result<ExitStatus> {
     let mut command = tokio::process::Command::new(argv[0]);
     command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     keep_private(&mut command);
-    command.status().await
+    let runtime = Handle::current();
+    let start = move || {
+        let _context = runtime.enter();
+        command.spawn()
+    };
+    blocking::run("starts", start).await??.wait().await
 }
 
 /// The body may hold markup (Desktop Notifications Specification, "Markup"), so what is not meant as

@@ -1,11 +1,11 @@
 //! `runwatch wait`: watches runs here and now, and ends with a code that a script can trust.
 
-mod input;
+pub(super) mod input;
 mod remote;
 mod report;
 mod view;
 
-use std::io;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,18 +14,19 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::{Instant, MissedTickBehavior};
 
-pub(super) use self::input::run_ids;
+use self::input::run_ids;
 use self::report::Report;
 use self::view::Tracked;
 use super::{KEY_REFUSED, Signals, USAGE};
 use crate::api::ApiClient;
 use crate::app::Engine;
-use crate::cli::WaitArgs;
+use crate::blocking;
+use crate::cli::{RunArg, WaitArgs};
 use crate::clock::Clock;
 use crate::config::{EventsMode, Settings, check_labels};
 use crate::control::{ActivityDoc, Client, Heard};
-use crate::run::{Labels, Watch};
-use crate::store::{DeliveryFilter, DeliveryState, DeliverySummary, Place};
+use crate::run::{DeliveryId, Labels, RunId, Watch};
+use crate::store::{DeliveryFilter, DeliveryState, Place};
 use crate::telemetry::Screen;
 use crate::text::span;
 use crate::watch::{AddedBy, Followed, Trouble};
@@ -91,7 +92,11 @@ enum End {
 /// # Errors
 /// When the arguments do not fit the configuration, or the engine breaks.
 pub async fn wait(args: &WaitArgs, mut settings: Settings, manner: Manner) -> anyhow::Result<u8> {
-    let run_ids = run_ids(&args.runs, io::stdin().lock())?;
+    let mut signals = Signals::listen()?;
+    let run_ids = tokio::select! {
+        run_ids = read_run_ids(&args.runs) => run_ids?,
+        code = signals.next() => return Ok(code),
+    };
     if settings.api.key.is_none() {
         manner.screen.line(
             "error: no API key: set CREWSHIP_API_KEY, or api.key_file in the configuration (keys are made in the Crewship console under Settings, API Keys)",
@@ -125,7 +130,10 @@ pub async fn wait(args: &WaitArgs, mut settings: Settings, manner: Manner) -> an
         }
     }
     let clock = Clock::system();
-    let engine = Engine::start(&settings, Place::Memory, clock.clone()).await?;
+    let engine = tokio::select! {
+        engine = Engine::start(&settings, Place::Memory, clock.clone()) => engine?,
+        code = signals.next() => return Ok(code),
+    };
     let deadline = args.watch.timeout.unwrap_or(settings.watch.deadline);
     let watch = |run_id| {
         let added_at = clock.now();
@@ -140,7 +148,13 @@ pub async fn wait(args: &WaitArgs, mut settings: Settings, manner: Manner) -> an
     };
     let watches = run_ids.into_iter().map(watch).collect();
     let until = Until { reached_within: Some(settings.watch.connect_grace), ..Until::of(args) };
-    follow(engine, clock.clone(), watches, until, manner).await
+    follow(engine, clock.clone(), watches, until, manner, signals).await
+}
+
+/// Reads which runs are meant, with standard input read on a thread of its own: it may take its time.
+pub(super) async fn read_run_ids(arguments: &[RunArg]) -> anyhow::Result<Vec<RunId>> {
+    let arguments = arguments.to_vec();
+    blocking::run("stdin", move || run_ids(&arguments, std::io::stdin().lock())).await?
 }
 
 /// Has the daemon watch the runs, follows it, and returns the exit code. When this ends, the watches
@@ -149,8 +163,12 @@ pub async fn wait(args: &WaitArgs, mut settings: Settings, manner: Manner) -> an
 /// # Errors
 /// When the arguments cannot be used.
 pub async fn wait_on_daemon(args: &WaitArgs, client: Client, manner: Manner) -> anyhow::Result<u8> {
-    let run_ids = run_ids(&args.runs, io::stdin().lock())?;
-    remote::wait(&args.watch, run_ids, client, Until::of(args), manner).await
+    let mut signals = Signals::listen()?;
+    let run_ids = tokio::select! {
+        run_ids = read_run_ids(&args.runs) => run_ids?,
+        code = signals.next() => return Ok(code),
+    };
+    remote::wait(&args.watch, run_ids, client, Until::of(args), manner, signals).await
 }
 
 /// When a wait is over.
@@ -179,8 +197,8 @@ pub(super) async fn follow(
     watches: Vec<Watch>,
     until: Until,
     manner: Manner,
+    mut signals: Signals,
 ) -> anyhow::Result<u8> {
-    let mut signals = Signals::listen()?;
     let tracked = |watch: &Watch| Tracked {
         run_id: watch.run_id.clone(),
         name: watch.name.clone(),
@@ -341,26 +359,40 @@ impl Session {
         reported.map(|()| code.unwrap_or_else(|| self.report.verdict_code()))
     }
 
-    /// Waits until every message is delivered or given up, as long as the next attempt is due within
-    /// `linger`, and a little longer for attempts under way. Returns the code of a signal that ended it early.
+    /// Waits until every message is delivered or given up, as long as the next attempt is due within `linger`. Every
+    /// first attempt is made, however many stand before it, and has [`GRACE`] from its beginning; an attempt that is
+    /// under way when `linger` has passed has as long from then. Returns the code of a signal that ended it early.
     async fn linger(&mut self, signals: &mut Signals) -> anyhow::Result<Option<u8>> {
         let linger = self.until.linger;
         let ends_at = self.clock.now().checked_add(linger).unwrap_or(Timestamp::MAX);
         let ends = Instant::now() + linger;
-        let cut_off = ends + GRACE;
         let mut changed = self.engine.store.deliveries_changed();
+        let mut cut_offs: BTreeMap<DeliveryId, Instant> = BTreeMap::new();
         let mut announced = false;
         loop {
             changed.mark_unchanged();
             let open = DeliveryFilter { states: OPEN.to_vec(), ..DeliveryFilter::default() };
             let open = self.engine.store.deliveries(open, ALL).await?.items;
             let now = Instant::now();
-            let waited_for = |delivery: &DeliverySummary| {
-                let under_way = delivery.state == DeliveryState::Sending || delivery.attempts == 0;
-                let due = delivery.next_attempt_at.is_none_or(|at| at <= ends_at);
-                (under_way && now < cut_off) || (due && now < ends)
-            };
-            if !open.iter().any(waited_for) {
+            let mut look_again = None;
+            let mut is_waited_for = false;
+            for delivery in &open {
+                let first = delivery.attempts <= 1;
+                let until = match delivery.state {
+                    // Each sink ends its attempts itself, so that each one has its turn.
+                    _ if delivery.attempts == 0 => None,
+                    DeliveryState::Sending if first => {
+                        let cut_off = *cut_offs.entry(delivery.id.clone()).or_insert(now + GRACE);
+                        Some(cut_off.max(ends))
+                    }
+                    DeliveryState::Sending => Some(ends + GRACE),
+                    _ if delivery.next_attempt_at.is_none_or(|at| at <= ends_at) => Some(ends),
+                    _ => Some(now),
+                };
+                is_waited_for |= until.is_none_or(|until| now < until);
+                look_again = until.filter(|until| now < *until).into_iter().chain(look_again).min();
+            }
+            if !is_waited_for {
                 return Ok(None);
             }
             let retrying = open.iter().any(|delivery| delivery.last_detail.is_some());
@@ -370,10 +402,16 @@ impl Session {
                     .screen
                     .line(&format!("{} still to be delivered; trying again", messages(open.len())));
             }
+            let look_again = async {
+                match look_again {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             // Every arm is cancel-safe, as above.
             tokio::select! {
                 Ok(()) = changed.changed() => {}
-                () = tokio::time::sleep_until(if now < ends { ends } else { cut_off }) => {}
+                () = look_again => {}
                 code = signals.next() => return Ok(Some(code)),
                 error = self.engine.broken() => return Err(error),
             }

@@ -38,8 +38,8 @@ pub(super) async fn wait(
     client: Client,
     until: Until,
     manner: Manner,
+    mut signals: Signals,
 ) -> anyhow::Result<u8> {
-    let mut signals = Signals::listen()?;
     let screen = manner.screen.clone();
     let mut runs = Vec::new();
     for added in add_all(&client, args, &run_ids).await {

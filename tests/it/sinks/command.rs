@@ -132,6 +132,20 @@ async fn what_hangs_at_the_end_is_cut_off_and_reported() {
     grandchild_ends(&program).await;
 }
 
+#[tokio::test]
+async fn without_lingering_every_first_attempt_has_its_turn_and_its_time() {
+    // Twice as many as run at once, so that the later ones begin when the earlier ones are done.
+    let runs: Vec<_> = (1..=8).map(|number| format!("run_{number}")).collect();
+    let simulator = api(runs.iter().map(|id| (id.as_str(), Script::succeeds()))).await;
+    let sinks = shell("sleep 6; echo $RUNWATCH_RUN_ID >> told", "");
+    let program = Program::with(&simulator).configured(&sinks);
+    let mut arguments = vec!["wait", "--linger", "0s"];
+    arguments.extend(runs.iter().map(String::as_str));
+    let ended = program.run(&arguments).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(left(&program, "told").lines().count(), runs.len(), "{ended:?}");
+}
+
 /// Waits for the end of the process whose ID a program left.
 async fn grandchild_ends(program: &Program) {
     let id = left(program, "id");
