@@ -9,6 +9,7 @@ mod day;
 mod deadlines;
 mod demo;
 mod desktop;
+mod hangs;
 mod incidents;
 mod promises;
 mod readme;
