@@ -187,6 +187,12 @@ impl Metrics {
         self.attempted(sink, if dead { "given_up" } else { "failed" });
     }
 
+    /// Counts deliveries that are given up without an attempt.
+    pub fn given_up(&self, sink: &SinkName, deliveries: u64) {
+        let given_up = [("sink", sink.to_string()), ("result", "given_up".to_owned())];
+        self.deliveries.get_or_create(&given_up).inc_by(deliveries);
+    }
+
     fn attempted(&self, sink: &SinkName, result: &str) {
         self.deliveries.get_or_create(&[("sink", sink.to_string()), ("result", result.to_owned())]).inc();
     }

@@ -23,6 +23,7 @@ use crate::cli::DaemonArgs;
 use crate::clock::Clock;
 use crate::config::{self, IN_MEMORY, LogFormat, LogLevel, Settings, SinkSettings, Sources};
 use crate::control::{Control, InForce, Listener, Socket, SocketError};
+use crate::metrics::Metrics;
 use crate::run::{SinkName, Verdict, Watch};
 use crate::service;
 use crate::store::{Added, Counts, Lock, LockError, Place, Store, StoreError};
@@ -36,8 +37,8 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How often the status for the service manager is renewed at the most.
 const STATUS_PERIOD: Duration = Duration::from_secs(2);
 
-/// Rows pruned in one transaction, so that nobody waits long.
-const PRUNE_BATCH: u32 = 500;
+/// How often the files of the store are looked at where nothing is written.
+const PROBE_PERIOD: Duration = Duration::from_secs(10);
 
 /// How often finished watches are pruned, unless they are kept for a shorter time than this.
 const PRUNE_PERIOD: Duration = Duration::from_secs(3600);
@@ -143,7 +144,8 @@ pub async fn daemon(
     };
     let mut server = control.serve(listeners, &stop);
     let mut chores = JoinSet::new();
-    chores.spawn(prune(engine.store.clone(), clock.clone(), in_force_receiver.clone()));
+    chores.spawn(prune(engine.store.clone(), clock.clone(), engine.metrics.clone(), in_force_receiver.clone()));
+    chores.spawn(probe(engine.store.clone()));
     chores.spawn(keep_status(engine.store.clone(), engine.watches.clone(), in_force_receiver.clone()));
     if let Some(period) = service::watchdog_period() {
         chores.spawn(watchdog(engine.store.clone(), engine.watches.clone(), period));
@@ -494,8 +496,6 @@ async fn done(
     let (mut history, mut deliveries) = (store.history_changed(), store.deliveries_changed());
     let gives_up = Instant::now() + idle_grace;
     let newest_before = store.newest_event().await?;
-    // Kept here, because they are pruned in the store.
-    let mut worst = None;
     let mut arrived = false;
     loop {
         // Marked as seen before the store is read, so that no change in between is missed.
@@ -503,13 +503,12 @@ async fn done(
         deliveries.mark_unchanged();
         let routes = Arc::clone(&in_force.borrow_and_update().routes);
         let active = store.counts().await?.active;
-        worst = Verdict::worst(store.verdicts().await?.into_iter().chain(worst));
         arrived |= active > 0 || store.newest_event().await? > newest_before;
         let open = store.sinks_with_open_deliveries().await?;
         let has_sink = |(name, _): &(SinkName, u64)| routes.0.iter().any(|route| route.sink == *name);
         let waited = arrived || Instant::now() >= gives_up;
         if active == 0 && !open.iter().any(has_sink) && waited {
-            return Ok(worst);
+            return Ok(store.worst_verdict());
         }
         // A watch that is added changes neither before its first answer; the grace is looked at anew then.
         tokio::select! {
@@ -522,26 +521,49 @@ async fn done(
     }
 }
 
-/// Deletes what is older than the retention, now and then, for ever.
-async fn prune(store: Store, clock: Clock, mut in_force: watch::Receiver<InForce>) {
+/// Deletes what is older than the retention, now and then, without end.
+async fn prune(store: Store, clock: Clock, metrics: Metrics, mut in_force: watch::Receiver<InForce>) {
     loop {
-        let retention = in_force.borrow_and_update().retention;
+        let (retention, routes) = {
+            let in_force = in_force.borrow_and_update();
+            (in_force.retention, Arc::clone(&in_force.routes))
+        };
         let before = clock.now().checked_sub(retention).unwrap_or(Timestamp::MIN);
         loop {
-            match store.prune(before, PRUNE_BATCH).await {
-                Ok(0) => break,
-                Ok(rows) => tracing::debug!(rows, "pruned"),
+            let began = Instant::now();
+            let sinks = routes.0.iter().map(|route| route.sink.clone()).collect();
+            match store.prune(before, sinks, clock.now()).await {
+                Ok(pruned) if pruned.is_nothing() => break,
+                Ok(pruned) => {
+                    tracing::debug!(deleted = pruned.deleted, pages = pruned.freed, "pruned");
+                    for (sink, messages) in pruned.given_up {
+                        tracing::warn!(%sink, messages, "gave up old messages to a sink that is no longer configured");
+                        metrics.given_up(&sink, messages);
+                    }
+                }
                 Err(error) => {
-                    tracing::error!(error = format!("{:#}", anyhow::Error::from(error)), "cannot prune");
+                    tracing::error!(error = with_causes(&error), "cannot prune");
                     break;
                 }
             }
+            // As long as the turn took: half of the time belongs to others, however much there is to prune.
+            tokio::time::sleep(began.elapsed()).await;
         }
         let period = (retention / 4).clamp(Duration::from_millis(100), PRUNE_PERIOD);
         // Cancel-safe: one sleeps, the other waits for a change that is read above.
         tokio::select! {
             () = tokio::time::sleep(period) => {}
             Ok(()) = in_force.changed() => {}
+        }
+    }
+}
+
+/// Looks now and then whether the store could be written, without end. The store itself logs that it could not.
+async fn probe(store: Store) {
+    loop {
+        tokio::time::sleep(PROBE_PERIOD).await;
+        if let Err(error) = store.probe().await {
+            tracing::debug!(error = with_causes(&error), "the store could not be written now");
         }
     }
 }

@@ -41,6 +41,10 @@ const MAX_WAIT: Duration = Duration::from_secs(600);
 /// How long the parts of the daemon have to show progress.
 const PROGRESS_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long one transaction of the store may take before a restart is the better way: many times as long as it waits
+/// for another process.
+const STUCK_LIMIT: Duration = Duration::from_secs(60);
+
 /// Events read from the store at a time.
 const EVENT_BATCH: u32 = 256;
 
@@ -411,14 +415,14 @@ async fn activity<S: RunSource>(
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
-/// Whether the scheduler and the store make progress. The API being down is no ill health: a restart
-/// would not mend it.
+/// Whether the scheduler and the store make progress. The API being down is no ill health: a restart would change
+/// nothing about it. Neither is a store that refuses or that another process holds, of which readiness tells.
 async fn healthz<S: RunSource>(State(app): App<S>) -> Result<AxumResponse, Refusal> {
-    let progress = async { tokio::try_join!(app.control.watches.ping(), app.control.store.ping()) };
-    match tokio::time::timeout(PROGRESS_LIMIT, progress).await {
-        Ok(Ok(_)) => Ok(json(StatusCode::OK, &HealthDoc { status: "ok".to_owned() })),
+    app.control.store.progresses(STUCK_LIMIT)?;
+    match tokio::time::timeout(PROGRESS_LIMIT, app.control.watches.ping()).await {
+        Ok(Ok(())) => Ok(json(StatusCode::OK, &HealthDoc { status: "ok".to_owned() })),
         Ok(Err(error)) => Err(error.into()),
-        Err(_elapsed) => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no progress")),
+        Err(_elapsed) => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the scheduler makes no progress")),
     }
 }
 

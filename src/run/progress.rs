@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use serde_json::value::RawValue;
 
 use super::event::passable;
 use super::{
@@ -100,6 +101,14 @@ impl Step {
     /// Whether the step must be stored before it is acted on.
     pub fn is_news(&self) -> bool {
         self.status_changed || self.presence_changed || !self.events.is_empty()
+    }
+
+    /// About how many bytes of the run's input, output and error it holds to be stored.
+    pub fn bytes(&self) -> usize {
+        let size = |value: &Option<Box<RawValue>>| value.as_ref().map_or(0, |value| value.get().len());
+        self.progress.details.as_ref().map_or(0, |details| {
+            size(&details.input) + size(&details.output) + details.error_message.as_ref().map_or(0, String::len)
+        })
     }
 
     /// Whether its verdict is the status that the API gave, which is for good.

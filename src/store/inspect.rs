@@ -158,7 +158,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn watches(&self, filter: WatchFilter, limit: u32) -> Result<Page<WatchRecord>, StoreError> {
-        self.read(move |db| {
+        self.inspect(move |db| {
             let labels = serde_json::to_string(&filter.labels).map_err(|error| unreadable("labels", &error))?;
             let (after_at, after_id) = match &filter.after {
                 Some((at, id)) => (at.as_millisecond(), id.as_str()),
@@ -202,7 +202,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn watch(&self, run_id: RunId) -> Result<Option<WatchRecord>, StoreError> {
-        self.read(move |db| Ok(newest_record(db, &run_id)?.map(|(_, record)| record))).await
+        self.inspect(move |db| Ok(newest_record(db, &run_id)?.map(|(_, record)| record))).await
     }
 
     /// Everything about the newest watch of a run, if there is one.
@@ -210,7 +210,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn history(&self, run_id: RunId) -> Result<Option<History>, StoreError> {
-        self.read(move |db| {
+        self.inspect(move |db| {
             let Some((id, record)) = newest_record(db, &run_id)? else { return Ok(None) };
             let verdict_event = match record.verdict {
                 Some((verdict, _)) => {
@@ -243,7 +243,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn deliveries(&self, filter: DeliveryFilter, limit: u32) -> Result<Page<DeliverySummary>, StoreError> {
-        self.read(move |db| {
+        self.inspect(move |db| {
             let words: Vec<_> = filter.states.iter().map(|state| state.as_str()).collect();
             let words = serde_json::to_string(&words).map_err(|error| unreadable("states", &error))?;
             // Those that are not delivered are few among many, and have an index of their own.
@@ -285,25 +285,9 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn counts(&self) -> Result<Counts, StoreError> {
-        self.read(|db| {
+        self.inspect(|db| {
             let pending = total(db, "pending")? + total(db, "sending")?;
             Ok(Counts { active: total(db, "active")?, pending, dead: total(db, "dead")? })
-        })
-        .await
-    }
-
-    /// The verdicts there are, each once.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn verdicts(&self) -> Result<Vec<Verdict>, StoreError> {
-        self.read(|db| {
-            let given = Verdict::WORST_FIRST.into_iter().filter_map(|verdict| match total(db, verdict.as_str()) {
-                Ok(0) => None,
-                Ok(_) => Some(Ok(verdict)),
-                Err(error) => Some(Err(error)),
-            });
-            given.collect()
         })
         .await
     }
@@ -313,7 +297,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn figures(&self, now: Timestamp, sinks: Vec<SinkName>) -> Result<Figures, StoreError> {
-        self.read(move |db| {
+        self.inspect(move |db| {
             let sql = "SELECT sink, coalesce(sum(total) FILTER (WHERE what != 'dead'), 0),
                            coalesce(sum(total) FILTER (WHERE what = 'dead'), 0)
                        FROM totals WHERE what IN ('pending', 'sending', 'dead') GROUP BY sink HAVING sum(total) > 0";
@@ -346,7 +330,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn newest_upstream_event(&self) -> Result<Option<Event>, StoreError> {
-        self.read(|db| {
+        self.inspect(|db| {
             let types = [EventType::ApiUnreachable, EventType::ApiUnauthorized, EventType::ApiRecovered];
             let sql =
                 "SELECT body, NULL, NULL FROM events WHERE watch_id IS NULL AND type IN (?, ?, ?) ORDER BY at DESC, seq DESC LIMIT 1";
@@ -360,7 +344,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn newest_event(&self) -> Result<i64, StoreError> {
-        self.read(|db| {
+        self.inspect(|db| {
             // Pruning may have taken the newest away; its number is not given again.
             let last: Option<i64> = db
                 .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'events'")?
@@ -376,7 +360,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn sinks_with_open_deliveries(&self) -> Result<Vec<(SinkName, u64)>, StoreError> {
-        self.read(|db| {
+        self.inspect(|db| {
             let sql = "SELECT sink, sum(total) FROM totals WHERE what IN ('pending', 'sending')
                        GROUP BY sink HAVING sum(total) > 0";
             read_all(db, sql, [], |row| Ok((read_id(row, 0, SinkName::new)?, row.get::<_, i64>(1)?.cast_unsigned())))
@@ -389,6 +373,16 @@ fn page<T>(mut items: Vec<T>, limit: u32) -> Page<T> {
     let more = items.len() > limit as usize;
     items.truncate(limit as usize);
     Page { items, more }
+}
+
+/// The verdicts there are, each once, the worst first.
+pub(super) fn verdicts(db: &Connection) -> Result<Vec<Verdict>, StoreError> {
+    let given = Verdict::WORST_FIRST.into_iter().filter_map(|verdict| match total(db, verdict.as_str()) {
+        Ok(0) => None,
+        Ok(_) => Some(Ok(verdict)),
+        Err(error) => Some(Err(error)),
+    });
+    given.collect()
 }
 
 /// How many watches are active or have a verdict, or how many deliveries are in a state: kept by triggers, so that it

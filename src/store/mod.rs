@@ -1,14 +1,19 @@
 //! The store: watches, events, deliveries and attempts in SQLite.
 //!
-//! One writer owns the connection. Callers send it work; it runs what has queued up meanwhile as one
+//! One writer owns the connection that writes. Callers send it work; it runs what has queued up meanwhile as one
 //! transaction, and answers after the commit. So many small writes cost one sync to disk, and whatever
-//! was answered is safe. What only reads comes after the transaction, whether or not its commit held.
+//! was answered is safe. What the engine itself reads comes after the transaction, whether or not its commit held.
+//! What people and programs read, which may take long, has connections of its own ([`readers`]).
 
+mod files;
 mod inspect;
 mod lock;
 mod queries;
+mod readers;
 mod schema;
+mod upkeep;
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
@@ -17,8 +22,13 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
+use crate::run::Verdict;
 use crate::text::{one_line, with_causes};
+
+use files::Files;
+use readers::{Question, Readers};
 
 pub use inspect::{AttemptRecord, Counts, DeliveryFilter, History, Page, WatchFilter, WatchRecord, WatchState};
 pub use lock::{Lock, LockError};
@@ -26,6 +36,8 @@ pub use queries::{
     Added, Attempt, Claimed, DeliveryState, DeliverySummary, Outcome, PollFailure, Retried, StatusChange, Stored, Told,
     WatchId,
 };
+pub use readers::Reading;
+pub use upkeep::Pruned;
 
 /// Why the store could not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -58,6 +70,21 @@ pub enum StoreError {
         /// The first damage found.
         what: String,
     },
+    /// A file of the database is not there any more, or is another one.
+    #[error(
+        "the store's file {} was {what} while it was in use, so nothing more can be kept: put it back, or restart \
+         runwatch to go on with what is there now",
+        path.display()
+    )]
+    Gone {
+        /// The file.
+        path: PathBuf,
+        /// `removed` or `replaced`.
+        what: &'static str,
+    },
+    /// The writer has been in one transaction for long.
+    #[error("the store has made no progress for {} s", .0.as_secs())]
+    Stuck(Duration),
     /// A newer runwatch wrote the database.
     #[error("the store has version {found}, this program knows {known} and older: use the newer runwatch")]
     Newer {
@@ -98,6 +125,13 @@ pub enum Place<'a> {
 /// first of them does not wait long.
 const MAX_BATCH: usize = 512;
 
+/// Most bytes that a run said in one transaction, unless one piece of work has more: large outputs that come together
+/// are stored some at a time, and what else is to be written has its turn in between.
+const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
+
+/// Size to which the write-ahead log is cut back once it was larger, in bytes.
+const WAL_BYTES: i64 = 16 * 1024 * 1024;
+
 /// How long SQLite waits for another process, such as a backup, to let go of the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -111,6 +145,8 @@ const CACHED_STATEMENTS: usize = 64;
 struct Job {
     /// It only reads, after the transaction: it does not fail because of what others write.
     reads: bool,
+    /// About how many bytes it writes, where that may be many.
+    bytes: usize,
     work: Work,
 }
 
@@ -131,20 +167,39 @@ struct Finish {
 struct Wakes {
     history: bool,
     deliveries: bool,
+    /// The verdict that was stored.
+    verdict: Option<Verdict>,
 }
 
 /// A handle to the store; clones share it.
 #[derive(Debug, Clone)]
 pub struct Store {
     jobs: mpsc::Sender<Job>,
+    /// A database in memory has one connection.
+    questions: Option<mpsc::Sender<Question>>,
+    state: watch::Receiver<State>,
     history: watch::Receiver<u64>,
     deliveries: watch::Receiver<u64>,
 }
 
+/// What the writer says of itself.
+#[derive(Debug, Clone, Copy)]
+struct State {
+    /// Since when it is in a transaction.
+    busy_since: Option<Instant>,
+    /// The worst verdict that was stored when it began and since, whether or not it is still there.
+    worst: Option<Verdict>,
+}
+
 /// Where the writer has its transactions run. Simulations stand in for [`Threads`].
-pub trait Disk: Send + 'static {
+pub trait Disk: Send + Sync + 'static {
     /// Runs a transaction; `None` when it panicked.
     fn run(&self, transaction: Transaction) -> impl Future<Output = Option<Done>> + Send;
+
+    /// Reads; `None` when it panicked.
+    fn read(&self, reading: Reading) -> impl Future<Output = Option<Connection>> + Send {
+        std::future::ready(Some(reading.run()))
+    }
 }
 
 /// The threads of the runtime that may block.
@@ -155,11 +210,16 @@ impl Disk for Threads {
     async fn run(&self, transaction: Transaction) -> Option<Done> {
         tokio::task::spawn_blocking(|| transaction.run()).await.ok()
     }
+
+    async fn read(&self, reading: Reading) -> Option<Connection> {
+        tokio::task::spawn_blocking(|| reading.run()).await.ok()
+    }
 }
 
 /// Work that is to be run as one transaction.
 pub struct Transaction {
     connection: Connection,
+    files: Option<Arc<Files>>,
     jobs: Vec<Job>,
 }
 
@@ -185,11 +245,17 @@ impl Transaction {
     }
 
     fn run_with(self, commit: impl FnOnce(&Connection) -> Result<(), StoreError>) -> Done {
-        let Self { connection, jobs } = self;
+        let Self { connection, files, jobs } = self;
         let before = connection.total_changes();
         let (reads, writes): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.reads);
         let mut finished = Vec::with_capacity(writes.len());
-        let commit = if writes.is_empty() { Ok(()) } else { write(&connection, writes, commit, &mut finished) };
+        let intact = || files.as_ref().map_or(Ok(()), |files| files.check());
+        let commit = if writes.is_empty() {
+            Ok(())
+        } else {
+            // What was committed counts only where a later start finds it.
+            write(&connection, intact(), writes, commit, &mut finished).and_then(|()| intact())
+        };
         let wrote = commit.is_ok() && connection.total_changes() > before;
         let read = reads.into_iter().map(|job| (job.work)(Ok(&connection))).collect();
         Done { connection, wrote, commit, finished, read }
@@ -199,7 +265,10 @@ impl Transaction {
 /// The owner of the connection. [`Writer::run`] serves until every [`Store`] is gone.
 pub struct Writer {
     connection: Connection,
+    files: Option<Arc<Files>>,
     jobs: mpsc::Receiver<Job>,
+    readers: Option<Readers>,
+    state: watch::Sender<State>,
     history: watch::Sender<u64>,
     deliveries: watch::Sender<u64>,
 }
@@ -214,13 +283,15 @@ impl Store {
     /// When the file cannot be opened, is no database, or was written by a newer runwatch. It is never
     /// replaced.
     pub fn open(place: Place<'_>) -> Result<(Self, Writer), StoreError> {
-        let connection = match place {
-            Place::Memory => Connection::open_in_memory().map_err(StoreError::from).and_then(prepare)?,
+        let (connection, files, reading) = match place {
+            Place::Memory => (prepare(Connection::open_in_memory()?)?, None, None),
             Place::File(path) => {
                 let open = || {
                     let connection = prepare(Connection::open(path)?)?;
                     check(&connection, path)?;
-                    Ok(connection)
+                    let files = Files::of(path)
+                        .map_err(|_missing| StoreError::Gone { path: path.to_owned(), what: "removed" })?;
+                    Ok((connection, Some(Arc::new(files)), Some(Readers::open(path)?)))
                 };
                 open().map_err(|error| match error {
                     StoreError::Sql(source)
@@ -235,10 +306,41 @@ impl Store {
         };
         queries::release_claims(&connection)?;
         let (jobs, jobs_receiver) = mpsc::channel(MAX_BATCH);
+        let (questions, readers) = reading.unzip();
+        let worst = inspect::verdicts(&connection)?.into_iter().next();
+        let (state, state_receiver) = watch::channel(State { busy_since: None, worst });
         let (history, history_receiver) = watch::channel(0);
         let (deliveries, deliveries_receiver) = watch::channel(0);
-        let store = Self { jobs, history: history_receiver, deliveries: deliveries_receiver };
-        Ok((store, Writer { connection, jobs: jobs_receiver, history, deliveries }))
+        let store =
+            Self { jobs, questions, state: state_receiver, history: history_receiver, deliveries: deliveries_receiver };
+        Ok((store, Writer { connection, files, jobs: jobs_receiver, readers, state, history, deliveries }))
+    }
+
+    /// The worst verdict of all that were in the store when it was opened and that were given since, those included
+    /// that were deleted meanwhile.
+    pub fn worst_verdict(&self) -> Option<Verdict> {
+        self.state.borrow().worst
+    }
+
+    /// Looks whether the writer makes progress, without waiting for it: another process, such as a backup, may keep
+    /// it waiting for a while, and that is no ill health.
+    ///
+    /// # Errors
+    /// When the writer has ended, or has been in one transaction for longer than `limit`.
+    pub fn progresses(&self, limit: Duration) -> Result<(), StoreError> {
+        if self.jobs.is_closed() {
+            return Err(StoreError::Closed);
+        }
+        let busy = self.state.borrow().busy_since.map(|since| since.elapsed());
+        busy.filter(|busy| *busy > limit).map_or(Ok(()), |busy| Err(StoreError::Stuck(busy)))
+    }
+
+    /// Looks whether the store could be written: whether its files are there, and nobody else holds them.
+    ///
+    /// # Errors
+    /// When it could not.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        self.write(Wakes::default(), |_| Ok(())).await
     }
 
     /// Comes back once the writer has seen to what it was given before: it makes progress.
@@ -266,7 +368,28 @@ impl Store {
         T: Send + 'static,
         W: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
-        self.call(false, wakes, work).await
+        self.call(false, 0, wakes, work).await
+    }
+
+    /// As [`Store::write`], for what writes about so many bytes.
+    async fn write_large<T, W>(&self, bytes: usize, wakes: Wakes, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.call(false, bytes, wakes, work).await
+    }
+
+    /// Has `work`, which changes nothing and may take long, done beside the writer. It sees all that was answered.
+    async fn inspect<T, W>(&self, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        match &self.questions {
+            Some(questions) => readers::ask(questions, work).await,
+            None => self.read(work).await,
+        }
     }
 
     /// Has the writer do `work`, which changes nothing, and sees what was stored before.
@@ -275,10 +398,10 @@ impl Store {
         T: Send + 'static,
         W: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
-        self.call(true, Wakes::default(), work).await
+        self.call(true, 0, Wakes::default(), work).await
     }
 
-    async fn call<T, W>(&self, reads: bool, wakes: Wakes, work: W) -> Result<T, StoreError>
+    async fn call<T, W>(&self, reads: bool, bytes: usize, wakes: Wakes, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
         W: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
@@ -295,25 +418,35 @@ impl Store {
                 }),
             }
         });
-        self.jobs.send(Job { reads, work }).await.map_err(|_closed| StoreError::Closed)?;
+        self.jobs.send(Job { reads, bytes, work }).await.map_err(|_closed| StoreError::Closed)?;
         answer.await.map_err(|_closed| StoreError::Closed)?
     }
 }
 
 /// Sets a fresh connection up and brings the database to the newest version.
 fn prepare(mut connection: Connection) -> Result<Connection, StoreError> {
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
-    // Else SQLite plans a query anew each time that its parameters are others, which takes longer than the query.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    prepare_any(&connection)?;
     connection.pragma_update(None, "foreign_keys", true)?;
+    // Of a new file only: what is freed can be given back to the disk, some pages at a time (sqlite.org/pragma.html,
+    // "auto_vacuum"). Files of earlier versions keep their size.
+    connection.pragma_update(None, "auto_vacuum", "incremental")?;
     // With a write-ahead log and FULL, a commit is on disk when it returns (sqlite.org/pragma.html).
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "full")?;
+    connection.pragma_update(None, "journal_size_limit", WAL_BYTES)?;
     // The journal of a large statement would go to a file elsewhere, and a container has no elsewhere.
     connection.pragma_update(None, "temp_store", "memory")?;
     schema::migrate(&mut connection)?;
     Ok(connection)
+}
+
+/// Sets up what every connection needs.
+fn prepare_any(connection: &Connection) -> Result<(), StoreError> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+    // Else SQLite plans a query anew each time that its parameters are others, which takes longer than the query.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
 }
 
 /// Looks for damage, but no longer than [`CHECK_LIMIT`]: a store of many gigabytes must not keep the service from
@@ -358,17 +491,54 @@ impl Writer {
 
     /// As [`Writer::run`], with the transactions run by `disk`.
     pub async fn run_on(mut self, disk: impl Disk) {
-        let mut batch = Vec::new();
+        let readers = self.readers.take();
+        let mut writing = std::pin::pin!(self.write_on(&disk));
+        let mut reading = std::pin::pin!(async {
+            match readers {
+                Some(readers) => readers.run(&disk).await,
+                None => Ok(()),
+            }
+        });
+        // The connection that writes is closed last: what the log holds goes to the database then.
+        let (written, read) = tokio::select! {
+            connection = &mut writing => (connection, reading.await),
+            read = &mut reading => match read {
+                Ok(()) => (writing.await, Ok(())),
+                panicked => (None, panicked),
+            },
+        };
+        if let Err(readers::Panicked) = read {
+            // Every caller sees Closed.
+            tracing::error!("a reader of the store failed");
+        }
+        drop(written);
+    }
+
+    /// Writes until every [`Store`] is gone. Returns the connection, unless it is lost.
+    async fn write_on(mut self, disk: &impl Disk) -> Option<Connection> {
+        let (mut received, mut queue) = (Vec::new(), VecDeque::new());
         let mut failing = false;
         loop {
-            if self.jobs.recv_many(&mut batch, MAX_BATCH).await == 0 {
-                return;
+            if queue.is_empty() {
+                if self.jobs.recv_many(&mut received, MAX_BATCH).await == 0 {
+                    return Some(self.connection);
+                }
+                queue.extend(received.drain(..));
             }
-            let transaction = Transaction { connection: self.connection, jobs: std::mem::take(&mut batch) };
+            let mut batch = Vec::new();
+            let mut bytes = 0_usize;
+            while let Some(job) = queue.pop_front_if(|job: &mut Job| {
+                bytes = bytes.saturating_add(job.bytes);
+                batch.is_empty() || bytes <= MAX_BATCH_BYTES
+            }) {
+                batch.push(job);
+            }
+            self.state.send_modify(|state| state.busy_since = Some(Instant::now()));
+            let transaction = Transaction { connection: self.connection, files: self.files.clone(), jobs: batch };
             let Some(Done { connection, wrote, commit, finished, read }) = disk.run(transaction).await else {
                 // A panic in a query: the connection is gone and every caller sees Closed.
                 tracing::error!("the store's writer failed");
-                return;
+                return None;
             };
             self.connection = connection;
             let committed = commit.is_ok();
@@ -381,9 +551,12 @@ impl Writer {
                 Ok(()) if wrote && std::mem::take(&mut failing) => tracing::info!("the store can be written again"),
                 Ok(()) | Err(_) => {}
             }
-            let wakes = finished.iter().filter(|finish| finish.keep && committed).map(|finish| finish.wakes);
-            let (history, deliveries) =
-                wakes.fold((false, false), |(h, d), wakes| (h || wakes.history, d || wakes.deliveries));
+            let wakes = || finished.iter().filter(|finish| finish.keep && committed).map(|finish| finish.wakes);
+            let (history, deliveries) = (wakes().any(|wakes| wakes.history), wakes().any(|wakes| wakes.deliveries));
+            let worst = Verdict::worst(wakes().filter_map(|wakes| wakes.verdict));
+            self.state.send_modify(|state| {
+                *state = State { busy_since: None, worst: Verdict::worst(state.worst.into_iter().chain(worst)) };
+            });
             for finish in finished {
                 (finish.answer)(commit.clone());
             }
@@ -400,14 +573,15 @@ impl Writer {
     }
 }
 
-/// Does jobs in one transaction, which `commit` ends. A job that fails is undone alone.
+/// Does jobs in one transaction, which `commit` ends, where the files are `intact`. A job that fails is undone alone.
 fn write(
     connection: &Connection,
+    intact: Result<(), StoreError>,
     jobs: Vec<Job>,
     commit: impl FnOnce(&Connection) -> Result<(), StoreError>,
     finished: &mut Vec<Finish>,
 ) -> Result<(), StoreError> {
-    let mut transaction = execute(connection, "BEGIN IMMEDIATE");
+    let mut transaction = intact.and_then(|()| execute(connection, "BEGIN IMMEDIATE"));
     for job in jobs {
         transaction = transaction.and_then(|()| execute(connection, "SAVEPOINT job"));
         let finish = (job.work)(transaction.clone().map(|()| connection));

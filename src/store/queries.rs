@@ -279,7 +279,7 @@ impl Store {
     /// [`StoreError::Precondition`] without `force` when one has its verdict but not all messages of that are
     /// delivered or given up; nothing is deleted then.
     pub async fn remove_watches(&self, run_id: RunId, force: bool) -> Result<Vec<WatchId>, StoreError> {
-        self.write(Wakes { history: true, deliveries: true }, move |db| {
+        self.write(Wakes { history: true, deliveries: true, verdict: None }, move |db| {
             let waiting = "SELECT EXISTS (
                      SELECT 1 FROM watches w JOIN events e ON e.watch_id = w.id JOIN deliveries d ON d.event_seq = e.seq
                      WHERE w.run_id = ? AND w.verdict IS NOT NULL AND d.state IN ('pending', 'sending'))";
@@ -293,43 +293,13 @@ impl Store {
         .await
     }
 
-    /// Deletes up to `limit` watches that had their verdict before `before`, and notices as old, all of
-    /// whose messages are delivered or given up. Returns how many rows went.
-    ///
-    /// # Errors
-    /// When the store refuses.
-    pub async fn prune(&self, before: Timestamp, limit: u32) -> Result<usize, StoreError> {
-        self.write(Wakes::default(), move |db| {
-            let parameters = params![before.as_millisecond(), limit];
-            let watches = db
-                .prepare_cached(
-                    "DELETE FROM watches WHERE id IN (
-                         SELECT id FROM watches w WHERE verdict IS NOT NULL AND verdict_at < ?1 AND NOT EXISTS (
-                             SELECT 1 FROM events e JOIN deliveries d ON d.event_seq = e.seq
-                             WHERE e.watch_id = w.id AND d.state IN ('pending', 'sending'))
-                         LIMIT ?2)",
-                )?
-                .execute(parameters)?;
-            let notices = db
-                .prepare_cached(
-                    "DELETE FROM events WHERE seq IN (
-                         SELECT seq FROM events e WHERE watch_id IS NULL AND at < ?1 AND NOT EXISTS (
-                             SELECT 1 FROM deliveries d WHERE d.event_seq = e.seq AND d.state IN ('pending', 'sending'))
-                         LIMIT ?2)",
-                )?
-                .execute(parameters)?;
-            Ok(watches + notices)
-        })
-        .await
-    }
-
     /// Makes a delivery due at `now` that was given up or waits for its next attempt; its schedule
     /// begins anew.
     ///
     /// # Errors
     /// [`StoreError::Precondition`] when it has arrived or is being sent.
     pub async fn retry_delivery(&self, id: DeliveryId, now: Timestamp) -> Result<Retried, StoreError> {
-        self.write(Wakes { history: false, deliveries: true }, move |db| {
+        self.write(Wakes { history: false, deliveries: true, verdict: None }, move |db| {
             let rows = db
                 .prepare_cached(
                     "UPDATE deliveries SET state = 'pending', next_attempt_at = ?, ended_at = NULL, earlier_tries = attempts
@@ -416,8 +386,9 @@ impl Store {
         found_by: FoundBy,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let wakes = Wakes { history: true, deliveries: told.iter().any(|told| !told.sinks.is_empty()) };
-        self.write(wakes, move |db| {
+        let deliveries = told.iter().any(|told| !told.sinks.is_empty());
+        let wakes = Wakes { history: true, deliveries, verdict: step.progress.verdict };
+        self.write_large(step.bytes(), wakes, move |db| {
             let mut next = step.progress;
             let status = next.status.as_ref().map(Status::as_str);
             let rows = db
@@ -462,10 +433,8 @@ impl Store {
     /// # Errors
     /// When the store refuses.
     pub async fn record_event(&self, told: Told, now: Timestamp) -> Result<(), StoreError> {
-        self.write(Wakes { history: true, deliveries: !told.sinks.is_empty() }, move |db| {
-            insert_event(db, None, told, now)
-        })
-        .await
+        let wakes = Wakes { history: true, deliveries: !told.sinks.is_empty(), verdict: None };
+        self.write(wakes, move |db| insert_event(db, None, told, now)).await
     }
 
     /// After the wall clock was set by `milliseconds`: stores the deadlines of these active watches, has the
@@ -479,7 +448,7 @@ impl Store {
         milliseconds: i64,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.write(Wakes { history: false, deliveries: true }, move |db| {
+        self.write(Wakes { history: false, deliveries: true, verdict: None }, move |db| {
             let mut set = db.prepare_cached("UPDATE watches SET deadline_at = ? WHERE id = ? AND verdict IS NULL")?;
             for (watch, deadline_at) in &deadlines {
                 set.execute(params![deadline_at.as_millisecond(), watch.0])?;
@@ -539,7 +508,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Precondition`] when the delivery is not claimed for that attempt.
     pub async fn record_attempt(&self, id: DeliveryId, attempt: Attempt) -> Result<(), StoreError> {
-        self.write(Wakes { history: false, deliveries: true }, move |db| {
+        self.write(Wakes { history: false, deliveries: true, verdict: None }, move |db| {
             let took_ms = i64::try_from(attempt.took.as_millis()).unwrap_or(i64::MAX);
             let ended_at = attempt.at.as_millisecond().saturating_add(took_ms);
             let (state, next_at, ended_at) = match attempt.outcome {
@@ -578,7 +547,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn status_changes_after(&self, seq: i64) -> Result<Vec<StatusChange>, StoreError> {
-        self.read(move |db| {
+        self.inspect(move |db| {
             let sql = "SELECT c.seq, w.run_id, c.at, c.status FROM status_changes c JOIN watches w ON w.id = c.watch_id
                        WHERE c.seq > ? ORDER BY c.seq";
             read_all(db, sql, [seq], read_change)
@@ -591,7 +560,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn events_after(&self, seq: i64, limit: u32) -> Result<Vec<(i64, Event)>, StoreError> {
-        self.read(move |db| {
+        self.inspect(move |db| {
             let sql =
                 concat!("SELECT seq, body, ", payloads!("e"), " FROM events e WHERE seq > ? ORDER BY seq LIMIT ?");
             read_all(db, sql, params![seq, limit], |row| Ok((row.get(0)?, read_event(row, 1)?)))
@@ -606,7 +575,7 @@ impl Store {
 pub(super) fn release_claims(db: &Connection) -> Result<(), StoreError> {
     db.execute(
         "UPDATE deliveries SET state = 'pending', next_attempt_at = coalesce(next_attempt_at, created_at)
-         WHERE state = 'sending'",
+         WHERE state = 'sending' AND state != 'delivered'",
         [],
     )?;
     Ok(())
@@ -828,7 +797,7 @@ pub(super) fn read_time(milliseconds: i64) -> Result<Timestamp, StoreError> {
     Timestamp::from_millisecond(milliseconds).map_err(|error| unreadable("a time", &error))
 }
 
-fn to_json<T: serde::Serialize>(what: &'static str, value: &T) -> Result<String, StoreError> {
+pub(super) fn to_json<T: serde::Serialize + ?Sized>(what: &'static str, value: &T) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(|error| unreadable(what, &error))
 }
 

@@ -8,8 +8,8 @@ use runwatch::run::{
     Verdict, Watch,
 };
 use runwatch::store::{
-    Added, Attempt, DeliveryFilter, DeliveryState, Disk, Done, Outcome, Place, Store, StoreError, Told, Transaction,
-    WatchFilter,
+    Added, Attempt, DeliveryFilter, DeliveryState, Disk, Done, Outcome, Place, Reading, Store, StoreError, Told,
+    Transaction, WatchFilter,
 };
 use tokio::task::JoinSet;
 
@@ -327,10 +327,10 @@ async fn a_run_can_be_watched_again_and_its_earlier_verdict_stays_on_record() {
 
     let succeeded = step(&watch, &Progress::begin(time(10)), "succeeded", time(12));
     store.record_step(second, succeeded, Vec::new(), None, FoundBy::Poll, time(12)).await.unwrap();
-    assert_eq!(store.verdicts().await.unwrap(), [Verdict::Failed, Verdict::Succeeded]);
     let waiting = store.remove_watches(watch.run_id.clone(), false).await;
     assert!(matches!(waiting, Err(StoreError::Precondition { .. })), "{waiting:?}");
     assert_eq!(store.remove_watches(watch.run_id.clone(), true).await.unwrap(), [first, second]);
+    assert_eq!(store.worst_verdict(), Some(Verdict::Failed), "that it is removed changes nothing about it");
     assert!(store.deliveries(DeliveryFilter::default(), 10).await.unwrap().items.is_empty());
     close(store, tasks).await;
 }
@@ -372,4 +372,171 @@ async fn a_large_output_is_stored_once_and_read_back_whole() {
     let db = rusqlite::Connection::open(&path).unwrap();
     let payloads: i64 = db.query_row("SELECT count(*) FROM payloads", [], |row| row.get(0)).unwrap();
     assert_eq!(payloads, 3, "the input, the output that is told, and the last; what was seen in between is gone");
+}
+
+/// A disk on which reading takes until it is let go on.
+struct SlowReading(tokio::sync::Mutex<Option<tokio::sync::oneshot::Receiver<()>>>);
+
+impl Disk for SlowReading {
+    async fn run(&self, transaction: Transaction) -> Option<Done> {
+        Some(transaction.run())
+    }
+
+    async fn read(&self, reading: Reading) -> Option<rusqlite::Connection> {
+        let gate = self.0.lock().await.take();
+        if let Some(gate) = gate {
+            gate.await.unwrap();
+        }
+        Some(reading.run())
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_takes_long_keeps_no_write_and_no_other_list_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, writer) = Store::open(Place::File(&dir.path().join("runwatch.db"))).unwrap();
+    let (go_on, gate) = tokio::sync::oneshot::channel();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(writer.run_on(SlowReading(tokio::sync::Mutex::new(Some(gate)))));
+    let mut listing = JoinSet::new();
+    let asking = store.clone();
+    listing.spawn(async move { asking.watches(WatchFilter::default(), 10).await });
+    tokio::task::yield_now().await;
+    assert_eq!(store.add_watch(watch("run_1")).await.unwrap().0, Added::New);
+    assert_eq!(store.counts().await.unwrap().active, 1);
+    assert!(listing.try_join_next().is_none(), "it is still being read");
+    go_on.send(()).unwrap();
+    listing.join_next().await.unwrap().unwrap().unwrap();
+    close(store, tasks).await;
+}
+
+#[tokio::test]
+async fn nothing_is_acknowledged_once_a_file_of_the_store_is_gone() {
+    for file in ["runwatch.db", "runwatch.db-wal"] {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, aside) = (dir.path().join(file), dir.path().join("aside"));
+        let (store, tasks) = open(&dir.path().join("runwatch.db"));
+        store.add_watch(watch("run_1")).await.unwrap();
+        std::fs::rename(&path, &aside).unwrap();
+        let refused = store.add_watch(watch("run_2")).await;
+        assert!(matches!(refused, Err(StoreError::Gone { .. })), "{file}: {refused:?}");
+        assert!(store.probe().await.is_err(), "{file}");
+        assert_eq!(store.counts().await.unwrap().active, 1, "{file}: what was refused is not there");
+        std::fs::rename(&aside, &path).unwrap();
+        assert_eq!(store.add_watch(watch("run_2")).await.unwrap().0, Added::New, "{file}");
+        close(store, tasks).await;
+        let (store, tasks) = open(&dir.path().join("runwatch.db"));
+        assert_eq!(store.counts().await.unwrap().active, 2, "{file}");
+        close(store, tasks).await;
+    }
+}
+
+#[tokio::test]
+async fn another_process_that_holds_the_database_is_no_ill_health() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("runwatch.db");
+    let (store, tasks) = open(&path);
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let held = tokio::join!(store.add_watch(watch("run_1")), async {
+        tokio::task::yield_now().await;
+        store.progresses(Duration::from_secs(60)).unwrap();
+    });
+    assert!(matches!(held.0, Err(StoreError::Sql(_))), "{:?}", held.0);
+    other.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(store.add_watch(watch("run_1")).await.unwrap().0, Added::New);
+    store.progresses(Duration::ZERO).unwrap();
+    close(store, tasks).await;
+}
+
+/// The end of a run with an output of so many bytes.
+fn large_end(watch: &Watch, bytes: usize) -> Step {
+    let limits = Limits { not_found_grace: Duration::from_secs(120), overdue_after: None, run_url: None };
+    let output = serde_json::value::to_raw_value(&"x".repeat(bytes)).unwrap();
+    let details = RunDetails { output: Some(output), ..RunDetails::default() };
+    let seen = Observation { status: Status::from_api("failed"), details };
+    Progress::begin(time(0)).step(watch, Answer::Seen(Box::new(seen)), time(1), &limits).unwrap()
+}
+
+#[tokio::test]
+async fn large_outputs_that_come_together_share_no_transaction_and_leave_no_large_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("runwatch.db");
+    let (store, tasks) = open(&path);
+    let mut storing = JoinSet::new();
+    for number in 0..24 {
+        let watch = watch(&format!("run_{number}"));
+        let (_, id) = store.add_watch(watch.clone()).await.unwrap();
+        let step = large_end(&watch, 4 * 1024 * 1024);
+        let store = store.clone();
+        storing.spawn(async move {
+            store.record_step(id, step.clone(), told(&step, &["ops"]), None, FoundBy::Poll, time(1)).await
+        });
+    }
+    while let Some(stored) = storing.join_next().await {
+        stored.unwrap().unwrap();
+    }
+    for number in 0..4 {
+        store.add_watch(watch(&format!("run_small_{number}"))).await.unwrap();
+    }
+    let log = std::fs::metadata(dir.path().join("runwatch.db-wal")).unwrap().len();
+    assert!(log < 40 * 1024 * 1024, "the log has {log} bytes after 96 MiB were stored");
+    close(store, tasks).await;
+}
+
+#[tokio::test]
+async fn pruning_is_bounded_in_bytes_and_gives_room_back_to_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("runwatch.db");
+    let (store, tasks) = open(&path);
+    for number in 0..5 {
+        let watch = watch(&format!("run_{number}"));
+        let (_, id) = store.add_watch(watch.clone()).await.unwrap();
+        let step = large_end(&watch, 3 * 1024 * 1024);
+        store.record_step(id, step.clone(), told(&step, &[]), None, FoundBy::Poll, time(number)).await.unwrap();
+    }
+    assert_eq!(store.prune(time(0), Vec::new(), time(100)).await.unwrap().deleted, 0, "nothing is that old");
+    let (mut turns, mut freed) = (Vec::new(), Vec::new());
+    loop {
+        let pruned = store.prune(time(4), Vec::new(), time(100)).await.unwrap();
+        if pruned.is_nothing() {
+            break;
+        }
+        assert!(pruned.freed <= 512, "{pruned:?}");
+        freed.push(pruned.freed);
+        turns.push(pruned.deleted);
+    }
+    assert_eq!(turns[..4], [1, 1, 1, 1], "4 MiB at a time");
+    assert_eq!(turns.iter().sum::<usize>(), 4);
+    assert!(freed.iter().filter(|pages| **pages == 512).count() >= 4, "2 MiB at a time: {freed:?}");
+    assert_eq!(store.counts().await.unwrap().active, 0);
+    close(store, tasks).await;
+    let size = std::fs::metadata(&path).unwrap().len();
+    assert!(size < 4 * 1024 * 1024, "the file has {size} bytes for one output of 3 MiB");
+}
+
+#[tokio::test]
+async fn messages_to_a_sink_that_is_gone_are_given_up_after_the_retention() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, tasks) = open(&dir.path().join("runwatch.db"));
+    let [ops, gone] = ["ops", "gone"].map(|name| SinkName::new(name).unwrap());
+    for (id, sinks) in [("run_1", &["gone"][..]), ("run_2", &["gone", "ops"])] {
+        let watch = watch(id);
+        let (_, id) = store.add_watch(watch.clone()).await.unwrap();
+        let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
+        store.record_step(id, failed.clone(), told(&failed, sinks), None, FoundBy::Poll, time(2)).await.unwrap();
+    }
+    let pruned = store.prune(time(2), vec![ops.clone()], time(100)).await.unwrap();
+    assert!(pruned.given_up.is_empty() && pruned.deleted == 0, "not yet: {pruned:?}");
+    let pruned = store.prune(time(3), vec![ops.clone()], time(100)).await.unwrap();
+    assert_eq!(pruned.given_up, [(gone, 2)]);
+    while !store.prune(time(3), vec![ops.clone()], time(100)).await.unwrap().is_nothing() {}
+    let left = store.deliveries(DeliveryFilter::default(), 10).await.unwrap().items;
+    let left: Vec<_> = left.iter().map(|left| (left.sink.as_str(), left.state)).collect();
+    assert_eq!(
+        left,
+        [("gone", DeliveryState::Dead), ("ops", DeliveryState::Pending)],
+        "the second watch waits for ops"
+    );
+    close(store, tasks).await;
 }

@@ -1,0 +1,92 @@
+//! The files of an open database. SQLite writes on when one of them is removed or replaced, into a file that no later
+//! start finds; so they are looked at before and after each write.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use super::StoreError;
+
+/// What a file system knows a file by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+impl Identity {
+    fn of(path: &Path) -> io::Result<Self> {
+        std::fs::metadata(path).map(|found| Self { device: found.dev(), inode: found.ino() })
+    }
+}
+
+/// The files of an open database, as they were when it was opened.
+#[derive(Debug)]
+pub(super) struct Files(Vec<(PathBuf, Identity)>);
+
+impl Files {
+    /// Takes note of the files of the database at `path`, which is open and was read.
+    ///
+    /// # Errors
+    /// When the database itself cannot be found.
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        let mut files = vec![(path.to_owned(), Identity::of(path)?)];
+        // Beside the file that a link leads to (sqlite.org/tempfiles.html, "Write-Ahead Log Files").
+        let database = path.canonicalize()?;
+        for suffix in ["-wal", "-shm"] {
+            let mut beside = OsString::from(&database);
+            beside.push(suffix);
+            let beside = PathBuf::from(beside);
+            if let Ok(found) = Identity::of(&beside) {
+                files.push((beside, found));
+            }
+        }
+        Ok(Self(files))
+    }
+
+    /// Looks whether all are still there.
+    ///
+    /// # Errors
+    /// [`StoreError::Gone`] when one is not, or is another file.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        for (path, before) in &self.0 {
+            let what = match Identity::of(path) {
+                Ok(now) if now == *before => continue,
+                Ok(_) => "replaced",
+                Err(error) if error.kind() == io::ErrorKind::NotFound => "removed",
+                // Where nobody may look, or the disk fails, SQLite says what it makes of that.
+                Err(_) => continue,
+            };
+            return Err(StoreError::Gone { path: path.clone(), what });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_removed_replaced_or_put_back_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (database, log) = (dir.path().join("runwatch.db"), dir.path().join("runwatch.db-wal"));
+        let aside = dir.path().join("aside");
+        for path in [&database, &log] {
+            std::fs::write(path, "content").unwrap();
+        }
+        let files = Files::of(&database).unwrap();
+        files.check().unwrap();
+        for path in [&database, &log] {
+            std::fs::rename(path, &aside).unwrap();
+            let removed = files.check().unwrap_err().to_string();
+            assert!(removed.contains(&format!("{} was removed", path.display())), "{removed}");
+            std::fs::write(path, "content").unwrap();
+            let replaced = files.check().unwrap_err().to_string();
+            assert!(replaced.contains(&format!("{} was replaced", path.display())), "{replaced}");
+            std::fs::rename(&aside, path).unwrap();
+            files.check().unwrap();
+        }
+    }
+}

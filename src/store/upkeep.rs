@@ -1,0 +1,142 @@
+//! What keeps the store small: deleting what is older than the retention, and giving free room back to the disk. Each
+//! turn is bounded in rows and bytes, so that what else is to be written has its turn soon.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, named_params, params};
+
+use super::queries::{read_all, read_id, to_json};
+use super::{Store, StoreError, Wakes};
+use crate::run::SinkName;
+
+/// Most rows of a kind that one turn of pruning deletes.
+const ROWS: usize = 500;
+
+/// Most bytes of run details and events that one turn of pruning deletes, unless one watch has more. SQLite reads all
+/// that it deletes: this much takes some 20 ms from memory, and ten times as long from a slow disk.
+const BYTES: i64 = 4 * 1024 * 1024;
+
+/// Most pages that one turn of pruning gives back to the disk: 2 MiB.
+const PAGES: u32 = 512;
+
+/// What one turn of pruning did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Watches and notices that were deleted.
+    pub deleted: usize,
+    /// Deliveries that were given up because no sink of that name is configured any more: by sink.
+    pub given_up: Vec<(SinkName, u64)>,
+    /// Pages that were given back to the disk.
+    pub freed: u32,
+}
+
+impl Pruned {
+    /// Whether there was nothing to do.
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Store {
+    /// Does one turn of pruning: gives up deliveries made before `before` to sinks that are not among `sinks`, deletes
+    /// watches that had their verdict before it, and notices as old, all of whose messages are delivered or given up,
+    /// and gives free room back to the disk. There is more to do until it did nothing.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn prune(&self, before: Timestamp, sinks: Vec<SinkName>, now: Timestamp) -> Result<Pruned, StoreError> {
+        self.write(Wakes::default(), move |db| {
+            let given_up = give_up(db, before, &sinks, now)?;
+            let watches = "SELECT id, coalesce(octet_length(details), 0)
+                     + (SELECT coalesce(sum(octet_length(body)), 0) FROM payloads p WHERE p.watch_id = w.id)
+                     + (SELECT coalesce(sum(octet_length(body)), 0) FROM events e WHERE e.watch_id = w.id)
+                 FROM watches w WHERE verdict IS NOT NULL AND verdict_at < ? AND NOT EXISTS (
+                     SELECT 1 FROM events e JOIN deliveries d ON d.event_seq = e.seq
+                     WHERE e.watch_id = w.id AND d.state IN ('pending', 'sending'))
+                 ORDER BY verdict_at";
+            let notices =
+                "SELECT seq, octet_length(body) FROM events e WHERE watch_id IS NULL AND at < ? AND NOT EXISTS (
+                     SELECT 1 FROM deliveries d WHERE d.event_seq = e.seq AND d.state IN ('pending', 'sending'))
+                 ORDER BY at";
+            let mut room = BYTES;
+            let deleted = delete_within(db, watches, "DELETE FROM watches WHERE id = ?", before, &mut room)?
+                + delete_within(db, notices, "DELETE FROM events WHERE seq = ?", before, &mut room)?;
+            let freed = if deleted == 0 { give_back(db)? } else { 0 };
+            Ok(Pruned { deleted, given_up, freed })
+        })
+        .await
+    }
+}
+
+/// Gives up deliveries whose sink is not configured.
+fn give_up(
+    db: &Connection,
+    before: Timestamp,
+    sinks: &[SinkName],
+    now: Timestamp,
+) -> Result<Vec<(SinkName, u64)>, StoreError> {
+    let sql = "UPDATE deliveries SET state = 'dead', next_attempt_at = NULL, ended_at = :now
+         WHERE id IN (SELECT id FROM deliveries
+                      WHERE state IN ('pending', 'sending') AND state = 'pending' AND created_at < :before
+                        AND sink NOT IN (SELECT value FROM json_each(:sinks))
+                      LIMIT :rows)
+         RETURNING sink";
+    let parameters = named_params! {
+        ":now": now.as_millisecond(),
+        ":before": before.as_millisecond(),
+        ":sinks": to_json("sinks", &sinks)?,
+        ":rows": ROWS as i64,
+    };
+    let mut given_up: Vec<(SinkName, u64)> = Vec::new();
+    for sink in read_all(db, sql, parameters, |row| read_id(row, 0, SinkName::new))? {
+        match given_up.iter_mut().find(|(known, _)| *known == sink) {
+            Some((_, count)) => *count += 1,
+            None => given_up.push((sink, 1)),
+        }
+    }
+    Ok(given_up)
+}
+
+/// Deletes what `select` finds, each with its number and its size, one after the other while there is room. Something
+/// larger than the room is deleted where it comes first. Returns how many went.
+fn delete_within(
+    db: &Connection,
+    select: &str,
+    delete: &str,
+    before: Timestamp,
+    room: &mut i64,
+) -> Result<usize, StoreError> {
+    let mut select = db.prepare_cached(select)?;
+    let mut rows = select.query([before.as_millisecond()])?;
+    let mut chosen = Vec::new();
+    while chosen.len() < ROWS
+        && let Some(row) = rows.next()?
+    {
+        let (number, size): (i64, i64) = (row.get(0)?, row.get(1)?);
+        if *room <= 0 || (size > *room && *room < BYTES) {
+            break;
+        }
+        *room -= size;
+        chosen.push(number);
+    }
+    drop(rows);
+    let mut delete = db.prepare_cached(delete)?;
+    for number in &chosen {
+        delete.execute(params![number])?;
+    }
+    Ok(chosen.len())
+}
+
+/// Cuts free pages off the file, where it was made so that this can be done.
+fn give_back(db: &Connection) -> Result<u32, StoreError> {
+    let free: u32 = db.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
+    let incremental: u32 = db.pragma_query_value(None, "auto_vacuum", |row| row.get(0))?;
+    if free == 0 || incremental != 2 {
+        return Ok(0);
+    }
+    // Each step gives one page back, and says so with an empty row.
+    let mut vacuum = db.prepare(&format!("PRAGMA incremental_vacuum({PAGES})"))?;
+    let mut pages = vacuum.query([])?;
+    while pages.next()?.is_some() {}
+    let left: u32 = db.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
+    Ok(free.saturating_sub(left))
+}
