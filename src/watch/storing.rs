@@ -20,6 +20,10 @@ use crate::text::{one_line, with_causes};
 /// How long after the store refused something it is given another try; most steps with a fresh poll.
 const STORE_RETRY: Duration = Duration::from_secs(5);
 
+/// How often a change of its status lets the interval of a watch start again. A run has a few, one that goes back and
+/// forth between two has as many as it has polls.
+const MAX_FRESH_STARTS: u8 = 20;
+
 /// Most unknown status texts that are warned about, so that an API that makes up ever new ones fills
 /// neither memory nor the log.
 pub(super) const MAX_WARNED: usize = 100;
@@ -187,9 +191,11 @@ impl<S: RunSource> Scheduler<S> {
                 entry.phase = Phase::Waiting;
                 match result {
                     Ok(()) => {
-                        let changed = step.status_changed;
-                        if changed {
+                        // One whose status changes all the time has its interval grow all the same.
+                        let anew = step.status_changed && entry.fresh_starts < MAX_FRESH_STARTS;
+                        if anew {
                             entry.changed_at = now;
+                            entry.fresh_starts += 1;
                         }
                         entry.progress = step.progress;
                         if stepped != self.stepped {
@@ -206,7 +212,7 @@ impl<S: RunSource> Scheduler<S> {
                             crash::point("verdict-stored");
                             self.forget(key);
                         } else {
-                            self.reschedule(key, if changed { Pace::Anew } else { Pace::Onward });
+                            self.reschedule(key, if anew { Pace::Anew } else { Pace::Onward });
                         }
                     }
                     Err(error @ StoreError::Precondition { .. }) => {

@@ -53,6 +53,8 @@ pub(super) struct Entry {
     /// It is to be asked for because of what its stream said, or is being asked for because of that.
     pub(super) hinted: bool,
     pub(super) asked_on_hint: bool,
+    /// How often its interval started again because its status changed.
+    pub(super) fresh_starts: u8,
     /// The API refused this watch's last poll.
     pub(super) refused: bool,
     /// Boxed, as few have one.
@@ -94,6 +96,7 @@ impl Entry {
             answered_at: None,
             hinted: false,
             asked_on_hint: false,
+            fresh_starts: 0,
             refused: false,
             last_error: None,
         }

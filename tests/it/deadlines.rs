@@ -29,6 +29,8 @@ const AT_THE_LATEST: Duration = Duration::from_millis(5_010);
 #[derive(Debug, Clone, Copy)]
 enum Outcome {
     Going,
+    /// Going, in words of its own.
+    Says(&'static str),
     /// Going, and no more requests are welcome for so long.
     UsedUp(Duration),
     Succeeded,
@@ -51,6 +53,9 @@ struct Api {
     start: Instant,
     script: Arc<Script>,
     polls: Arc<Mutex<Vec<(Duration, String)>>>,
+    /// Polls under way: how many there are, and how many there were at the most while all failed.
+    under_way: Arc<AtomicUsize>,
+    most_probes: Arc<AtomicUsize>,
     /// How often all connections were let go.
     renewed: Arc<AtomicUsize>,
     account: &'static str,
@@ -67,12 +72,18 @@ impl RunSource for Api {
             polls.iter().filter(|(_, polled)| *polled == id).count()
         };
         let outcome = (self.script)(&id, number, at);
+        let under_way = self.under_way.fetch_add(1, Ordering::Relaxed) + 1;
+        if number > 1 {
+            self.most_probes.fetch_max(under_way, Ordering::Relaxed);
+        }
         tokio::time::sleep(if matches!(outcome, Hangs) { SECOND * 15 } else { Duration::from_millis(20) }).await;
+        self.under_way.fetch_sub(1, Ordering::Relaxed);
         let seen =
             |status, pause| Ok(Reply { observation: Observation { status, details: RunDetails::default() }, pause });
         let refused = |status, retry_after| Err(ApiError::Status { status, message: String::new(), retry_after });
         match outcome {
             Going => seen(Status::Running, None),
+            Says(status) => seen(Status::from_api(status), None),
             UsedUp(pause) => seen(Status::Running, Some(pause)),
             Succeeded => seen(Status::Succeeded, None),
             Missing => Err(ApiError::NotFound { message: String::new() }),
@@ -120,8 +131,15 @@ impl World {
     ) -> Self {
         let start = Instant::now();
         let clock = Clock::simulated("2026-01-01T10:20:00Z".parse().unwrap());
-        let polls = Arc::default();
-        let api = Api { start, script: Arc::new(script), polls, renewed: Arc::default(), account: "first" };
+        let api = Api {
+            start,
+            script: Arc::new(script),
+            polls: Arc::default(),
+            under_way: Arc::default(),
+            most_probes: Arc::default(),
+            renewed: Arc::default(),
+            account: "first",
+        };
         let (store, writer) = Store::open(Place::Memory).unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(writer.run());
@@ -397,5 +415,41 @@ async fn a_refused_key_is_probed_soon_at_first() {
     let mut probes: Vec<u64> = world.api.polls.lock().unwrap().iter().map(|(at, _)| at.as_secs()).collect();
     probes.dedup();
     assert_eq!(probes, [0, 5, 20, 65, 125, 185, 245]);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_api_gets_one_probe_at_a_time_from_1_to_60_seconds_apart() {
+    for (outcome, takes) in [(BadGateway, 0.02), (Hangs, 15.0)] {
+        let world = World::new(move |_, _, _| outcome).await;
+        for index in 0..20 {
+            world.add(&format!("run_{index}"), MINUTE * 600).await;
+        }
+        world.until(MINUTE * 180).await;
+        assert_eq!(world.api.most_probes.load(Ordering::Relaxed), 1, "{outcome:?}");
+        let polls: Vec<_> = world.api.polls.lock().unwrap().iter().map(|(at, _)| at.as_secs_f64()).collect();
+        // The first polls of all went out before anything was known.
+        let probes = &polls[polls.iter().filter(|at| **at < takes + 0.1).count()..];
+        for pair in probes.windows(2) {
+            let wait = pair[1] - pair[0] - takes;
+            assert!((0.89..=60.01).contains(&wait), "{outcome:?}: {wait} s from an answer to the next probe");
+        }
+        let longest = 180.0 * 60.0 / (60.0 + takes);
+        let expected = longest * 0.95..longest * 1.2 + 10.0;
+        assert!(expected.contains(&(probes.len() as f64)), "{outcome:?}: {} probes in 3 h", probes.len());
+        world.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_changes_its_status_at_each_poll_is_polled_more_and_more_rarely_all_the_same() {
+    let script = |_: &str, number: usize, _: Duration| Says(["moving", "shaking"][number % 2]);
+    let world = World::new(script).await;
+    world.add("run_1", MINUTE * 600).await;
+    world.until(MINUTE * 10).await;
+    let before = world.polls_of("run_1").len();
+    world.until(MINUTE * 70).await;
+    let polls = world.polls_of("run_1").len() - before;
+    assert!((110..=130).contains(&polls), "{polls} polls in an hour");
     world.end().await;
 }
