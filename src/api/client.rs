@@ -1,5 +1,6 @@
 //! The HTTP client of the API.
 
+use std::collections::VecDeque;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -9,12 +10,14 @@ use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url, 
 use secrecy::ExposeSecret as _;
 use tokio::time::Instant;
 
+use super::answer::Reader;
 use super::error::{ApiError, KeyProblem};
+use super::wire::Answer;
 use super::{HttpStream, Malformed, Reply, RunSource, hints, wire};
 use crate::blocking::{self, Lane};
 use crate::config::{ApiSettings, REDACTED};
 use crate::http::{Names, connection_ended};
-use crate::run::RunId;
+use crate::run::{Observation, RunId, Verdict};
 use crate::text::with_causes;
 
 /// How often the key is read again at the most. A refusal has it read again at once.
@@ -24,7 +27,7 @@ const KEY_LIFE: Duration = Duration::from_secs(1);
 const KEY_READS: usize = 4;
 
 /// Most bytes of the body of an error that are read: its message is what people see.
-const MAX_ERROR_BYTES: u64 = 8 * 1024;
+const MAX_ERROR_BYTES: usize = 8 * 1024;
 
 /// After how long without traffic a connection is checked, so that one that a router forgot is noticed.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -34,6 +37,10 @@ const IDLE_LIMIT: Duration = Duration::from_secs(90);
 
 /// Most name lookups at once.
 const LOOKUPS: usize = 8;
+
+/// Most runs of which is remembered that their last answer broke off. Of one that is forgotten, an answer more is
+/// needed.
+const MAX_CUT: usize = 256;
 
 /// Longest life of an event stream. The API ends one after 30 minutes ("Stream Events" of its reference).
 const STREAM_LIFE: Duration = Duration::from_secs(35 * 60);
@@ -71,6 +78,8 @@ pub struct ApiClient {
     keys: Lane,
     /// The header with the key, and when it was read. Held only to copy in and out.
     read_key: Mutex<Option<(Instant, HeaderValue)>>,
+    /// The runs whose last answer had a status and broke off after it. Held only to look and to change.
+    cut: Mutex<VecDeque<RunId>>,
 }
 
 /// The connections of polls, which are let go all together.
@@ -110,6 +119,7 @@ impl ApiClient {
             runs,
             keys: Lane::new("keys", KEY_READS),
             read_key: Mutex::new(None),
+            cut: Mutex::new(VecDeque::new()),
         };
         client.make_spare();
         Ok(client)
@@ -212,6 +222,41 @@ impl ApiClient {
         }
     }
 
+    /// Reads the answer about the run `id` as far as it can be read.
+    ///
+    /// An answer that breaks off is an error the first time, since the next may be whole; the second in a row is
+    /// taken for what it says up to there.
+    async fn observation(&self, mut response: Response, id: &RunId) -> Result<Observation, ApiError> {
+        let mut reader = Reader::new(self.settings.max_response_bytes);
+        let broken_off = loop {
+            match response.chunk().await {
+                Ok(Some(bytes)) if reader.push(&bytes).is_continue() => {}
+                Ok(_) => break None,
+                Err(error) => break Some(transport(error)),
+            }
+        };
+        let again = {
+            let mut cut = self.cut.lock().expect("no holder panics");
+            let before = cut.iter().position(|other| other == id);
+            before.and_then(|at| cut.remove(at)).is_some()
+        };
+        let answer = wire::answer(reader, id);
+        match (broken_off, answer) {
+            (None, Ok(answer)) if answer.whole || again => Ok(taken(answer, id)),
+            (Some(_), Ok(answer)) if again => Ok(taken(answer, id)),
+            (broken_off, Ok(_)) => {
+                let mut cut = self.cut.lock().expect("no holder panics");
+                if cut.len() == MAX_CUT {
+                    cut.pop_front();
+                }
+                cut.push_back(id.clone());
+                Err(broken_off.unwrap_or(ApiError::Malformed(Malformed::Shape("it breaks off"))))
+            }
+            (Some(error), Err(_)) => Err(error),
+            (None, Err(error)) => Err(ApiError::Malformed(error)),
+        }
+    }
+
     async fn refusal(&self, response: Response) -> ApiError {
         let code = response.status();
         let status = code.as_u16();
@@ -221,8 +266,8 @@ impl ApiClient {
         }
         // Only the message is lost when the body cannot be read; the status says what matters.
         let message = match read_body(response, MAX_ERROR_BYTES).await {
-            Ok(body) => wire::error_message(self.without_key(&body).as_bytes()),
-            Err(_unreadable) => String::new(),
+            Ok(Some(body)) => wire::error_message(self.without_key(&body).as_bytes()),
+            Ok(None) | Err(_) => String::new(),
         };
         match code {
             StatusCode::FORBIDDEN if retry_after.is_some() => ApiError::Status { status, message, retry_after },
@@ -250,6 +295,16 @@ fn poll_client(settings: &ApiSettings, names: &Arc<Names>) -> reqwest::Result<Cl
         .build()
 }
 
+/// The observation of `answer`; says once what was left out of the last one.
+fn taken(answer: Answer, id: &RunId) -> Observation {
+    if Verdict::of_status(&answer.observation.status).is_some() {
+        for (name, why) in &answer.left_out {
+            tracing::warn!(run_id = %id, "the {name} of the run is left out: {why}");
+        }
+    }
+    answer.observation
+}
+
 fn builder(settings: &ApiSettings, names: &Arc<Names>) -> ClientBuilder {
     Client::builder()
         .dns_resolver(Arc::clone(names))
@@ -273,8 +328,7 @@ impl RunSource for ApiClient {
             return Err(self.refusal(response).await);
         }
         let pause = hints::exhausted(response.headers(), SystemTime::now());
-        let body = read_body(response, self.settings.max_response_bytes).await?;
-        let observation = wire::observation(&body, id).map_err(ApiError::Malformed)?;
+        let observation = self.observation(response, id).await?;
         Ok(Reply { observation, pause })
     }
 
@@ -321,16 +375,16 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
     given.split(';').next().is_some_and(|given| given.trim().eq_ignore_ascii_case(EVENT_STREAM))
 }
 
-/// Reads a body, decompressed, up to `limit` bytes.
-async fn read_body(mut response: Response, limit: u64) -> Result<Vec<u8>, ApiError> {
+/// Reads a body, decompressed, up to `limit` bytes; `None` when there are more.
+async fn read_body(mut response: Response, limit: usize) -> Result<Option<Vec<u8>>, ApiError> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(transport)? {
-        if (body.len() + chunk.len()) as u64 > limit {
-            return Err(ApiError::TooLarge { limit });
+        if body.len() + chunk.len() > limit {
+            return Ok(None);
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(body)
+    Ok(Some(body))
 }
 
 /// The URL is left out: a proxy's may hold a password.

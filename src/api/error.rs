@@ -63,12 +63,6 @@ pub enum ApiError {
     /// No answer within the time for a request.
     #[error("no answer in time")]
     Timeout,
-    /// The body is larger than `max_response_bytes`.
-    #[error("the answer is larger than {limit} bytes (api.max_response_bytes)")]
-    TooLarge {
-        /// The limit in bytes, after decompression.
-        limit: u64,
-    },
     /// The body is no answer about the run.
     #[error("the answer cannot be used")]
     Malformed(#[source] Malformed),
@@ -92,12 +86,18 @@ pub enum Malformed {
     #[error("it is empty")]
     Empty,
     /// It is not JSON.
-    #[error("it is not JSON ({error}); it begins with {beginning:?}")]
+    #[error("it is not JSON (to byte {at}); it begins with {beginning:?}")]
     NotJson {
-        /// What the parser says.
-        error: serde_json::Error,
+        /// How many bytes could be read as JSON.
+        at: u64,
         /// The first characters.
         beginning: String,
+    },
+    /// It goes on for longer than an answer may, and has neither status nor ID up to there.
+    #[error("no status within its first {bytes} bytes (see api.max_response_bytes)")]
+    TooLarge {
+        /// How many bytes were read, after decompression.
+        bytes: u64,
     },
     /// It is JSON of another shape.
     #[error("{0}")]
@@ -139,7 +139,6 @@ impl ApiError {
             | Self::Gone { .. }
             | Self::Redirect { .. }
             | Self::Status { .. }
-            | Self::TooLarge { .. }
             | Self::Malformed(_) => false,
         }
     }
@@ -159,7 +158,7 @@ impl ApiError {
             Self::Status { status: 500.., .. } => "server_error",
             Self::Status { .. } => "client_error",
             Self::Transport(_) | Self::Timeout => "no_answer",
-            Self::TooLarge { .. } | Self::Malformed(_) => "unusable_answer",
+            Self::Malformed(_) => "unusable_answer",
         }
     }
 

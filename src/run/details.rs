@@ -41,6 +41,10 @@ pub struct RunDetails {
     pub completed_at: Option<Timestamp>,
     /// How long execution took in milliseconds, where the API says so itself (older documentation).
     pub duration_ms: Option<u64>,
+    /// Names of the fields that the answer has, or should have, and that could not be read: too large, not JSON, or
+    /// cut off.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
 }
 
 /// How long the parts of a run took, in milliseconds; `null` where the API gave no time.

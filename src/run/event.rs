@@ -148,7 +148,8 @@ pub struct RunEvent {
     /// Why the verdict is `unreachable` or `not_found`, for people. Absent otherwise. No secrets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Names of the fields of `run` that were left out because the message would have been too large.
+    /// Names of the fields of `run` that were left out or shortened: the message would have been too large, or the
+    /// answer of the API could not be read there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub truncated: Vec<String>,
 }

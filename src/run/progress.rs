@@ -268,7 +268,9 @@ impl Progress {
         let details = self.details.as_deref().unwrap_or(&unknown);
         let (input, input_left_out) = passable(details.input.as_deref());
         let (output, output_left_out) = passable(details.output.as_deref());
-        let left_out = [("input", input_left_out), ("output", output_left_out)];
+        let mut truncated = details.left_out.clone();
+        truncated.extend(input_left_out.then(|| "input".to_owned()));
+        truncated.extend(output_left_out.then(|| "output".to_owned()));
         RunEvent {
             run: RunSummary {
                 id: watch.run_id.clone(),
@@ -293,7 +295,7 @@ impl Progress {
             },
             timing: Timing::of(details, now),
             reason: None,
-            truncated: left_out.into_iter().filter(|(_, out)| *out).map(|(name, _)| name.to_owned()).collect(),
+            truncated,
         }
     }
 

@@ -71,9 +71,9 @@ async fn each_fault_is_an_error_that_says_what_it_is() {
         (Fault::Reset, "the request failed"),
         (Fault::Hang, "no answer in time"),
         (Fault::Drip(Duration::from_millis(100)), "no answer in time"),
-        (Fault::Endless, "larger than 65536 bytes"),
-        (Fault::Oversize(64 * 1024 + 1), "larger than 65536 bytes"),
-        (Fault::GzipBomb(4 * 1024 * 1024), "larger than 65536 bytes"),
+        (Fault::Endless, "api.max_response_bytes"),
+        (Fault::Oversize(64 * 1024 + 1), "it is empty"),
+        (Fault::GzipBomb(4 * 1024 * 1024), "api.max_response_bytes"),
         (Fault::OtherRun, "another run"),
         (Fault::WrongTypes, "no status that is a text"),
         (Fault::Redirect("http://127.0.0.1:1/".to_owned()), "redirects are not followed"),
@@ -105,6 +105,49 @@ async fn what_is_strange_but_usable_is_used() {
         assert_eq!(reply.observation.status, Status::Succeeded);
         assert_eq!(reply.observation.details.output.unwrap().get(), r#"{"score":1.0}"#);
         assert_eq!(reply.pause, None);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_always_breaks_off_counts_the_second_time_in_a_row() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut server = tokio::task::JoinSet::new();
+    server.spawn(async move {
+        loop {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(connection.read_u8().await.unwrap());
+            }
+            let body = r#"{"id":"run_1","status":"succeeded","output":{"text":"#;
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{body}");
+            connection.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    let mut settings = Settings::default().api;
+    settings.base_url = format!("http://{address}");
+    settings.key = Some(Secret::value("simulated-key".to_owned()));
+    let client = ApiClient::new(&settings).unwrap();
+    for _ in 0..2 {
+        let error = client.get_run(&id()).await.map(|_| ()).unwrap_err();
+        assert!(error.describe().contains("broke off"), "{}", error.describe());
+        let reply = client.get_run(&id()).await.unwrap();
+        assert_eq!(reply.observation.status, Status::Succeeded);
+        assert_eq!(reply.observation.details.left_out, ["output"]);
+    }
+}
+
+#[tokio::test]
+async fn an_output_that_is_too_large_is_left_out_of_an_answer() {
+    for (bytes, left_out) in [(60 * 1024, false), (100 * 1024, true), (400 * 1024, true)] {
+        let script = Script::succeeds().output(json!("x".repeat(bytes)));
+        let simulator = api([("run_1", script)]).await;
+        let reply = ask_with(&simulator, |settings| settings.max_response_bytes = 64 * 1024).await.unwrap();
+        assert_eq!(reply.observation.status, Status::Succeeded);
+        let details = reply.observation.details;
+        assert_eq!((details.output.is_none(), details.left_out.len()), (left_out, usize::from(left_out)), "{bytes}");
+        assert!(details.completed_at.is_some());
     }
 }
 

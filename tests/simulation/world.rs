@@ -396,7 +396,9 @@ impl Api {
             Weather::Refusing => ("401", Err(ApiError::Unauthorized { status: 401, message: String::new() })),
             Weather::Throttling(pause) if pick < 6 => ("429", Err(status(429, Some(pause)))),
             Weather::Throttling(pause) => ("503 with a pause", Err(status(503, Some(pause)))),
-            Weather::Garbage => ("an answer too large", Err(ApiError::TooLarge { limit: 8 << 20 })),
+            Weather::Garbage => {
+                ("an answer too large", Err(ApiError::Malformed(Malformed::TooLarge { bytes: 64 << 20 })))
+            }
         };
         *state.faults.entry(word).or_default() += 1;
         let takes = if word == "a hang" { REQUEST_LIMIT } else { takes };

@@ -234,7 +234,8 @@ impl Report {
                     }
                     (Verdict::Succeeded, Some(output)) => self.print(output.get()),
                     (Verdict::Succeeded, None) if data.truncated.iter().any(|name| name == "output") => {
-                        let what = "is nested too deeply or has a number that is too large, and is left out";
+                        let what =
+                            "is left out: it is too large, nested too deeply, or not JSON that programs can read";
                         self.manner.screen.line(&format!("warning: the output of {} {what}", data.run.id));
                     }
                     _ => {}
