@@ -159,6 +159,9 @@ pub enum Command {
         /// The runs.
         #[arg(required = true, value_name = "RUN_ID")]
         runs: Vec<RunId>,
+        /// Give up messages about them that are not delivered yet.
+        #[arg(long)]
+        force: bool,
     },
     /// Follow the daemon's events, one JSON object a line.
     Events {
@@ -166,7 +169,7 @@ pub enum Command {
         #[arg(long, value_name = "ID")]
         after: Option<u64>,
     },
-    /// List the daemon's messages to sinks, or try some again.
+    /// List the daemon's messages to sinks, try some again, or give some up.
     Deliveries(DeliveriesArgs),
     /// Ask the daemon whether it is well; for containers without a shell.
     #[command(after_help = HEALTHCHECK_HELP)]
@@ -306,11 +309,20 @@ pub struct DeliveriesArgs {
 #[derive(Debug, Clone, Subcommand)]
 pub enum DeliveriesCommand {
     /// Try deliveries again at once that were given up or wait for their next attempt.
-    Retry {
-        /// Their IDs.
-        #[arg(required = true, value_name = "ID")]
-        ids: Vec<DeliveryId>,
-    },
+    Retry(Deliveries),
+    /// Give deliveries up that have not arrived, such as those to a sink that is gone.
+    Drop(Deliveries),
+}
+
+/// Some deliveries.
+#[derive(Debug, Clone, Args)]
+pub struct Deliveries {
+    /// Their IDs, or unambiguous beginnings of them.
+    #[arg(required_unless_present = "sink", value_name = "ID")]
+    pub ids: Vec<DeliveryId>,
+    /// All of this sink that have not arrived.
+    #[arg(long, value_name = "NAME", conflicts_with = "ids")]
+    pub sink: Option<SinkName>,
 }
 
 /// One argument of `wait`.

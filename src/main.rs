@@ -66,7 +66,7 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
         Command::Add(args) => block_on(remote::add(&client()?, &args, talk(&common, out, err))),
         Command::List(args) => block_on(remote::list(&client()?, &args, talk(&common, out, err))),
         Command::Show { run } => block_on(remote::show(&client()?, &run, talk(&common, out, err))),
-        Command::Remove { runs } => block_on(remote::remove(&client()?, &runs, talk(&common, out, err))),
+        Command::Remove { runs, force } => block_on(remote::remove(&client()?, &runs, force, talk(&common, out, err))),
         Command::Events { after } => block_on(remote::events(&client()?, after, screen)),
         Command::Deliveries(args) => block_on(remote::deliveries(&client()?, &args, talk(&common, out, err))),
         Command::Sinks(SinksCommand::Test { sinks }) => {

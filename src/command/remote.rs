@@ -12,10 +12,11 @@ use jiff::tz::TimeZone;
 
 use super::wait::read_run_ids;
 use super::{Signals, USAGE, write_text};
-use crate::cli::{AddArgs, DeliveriesArgs, DeliveriesCommand, ListArgs, WatchArgs};
+use crate::cli::{AddArgs, Deliveries, DeliveriesArgs, DeliveriesCommand, ListArgs, WatchArgs};
 use crate::config::{self, Sources, duration_text};
 use crate::control::{AddRequest, AttemptDoc, Client, ClientError, DeliveryDoc, WatchDoc};
 use crate::run::{EventType, Labels, RunId, Verdict};
+use crate::store::Fate;
 use crate::table::Table;
 use crate::telemetry::Screen;
 use crate::text::{harmless_json, one_line, span};
@@ -227,10 +228,10 @@ pub async fn healthcheck(client: &Client, ready: bool, mut talk: Talk<'_>) -> an
 ///
 /// # Errors
 /// When the result cannot be written.
-pub async fn remove(client: &Client, run_ids: &[RunId], mut talk: Talk<'_>) -> anyhow::Result<u8> {
+pub async fn remove(client: &Client, run_ids: &[RunId], force: bool, mut talk: Talk<'_>) -> anyhow::Result<u8> {
     let mut code = 0;
     for run_id in run_ids {
-        let removed = client.remove(run_id).await;
+        let removed = client.remove(run_id, force).await;
         if talk.json {
             talk.json(&serde_json::json!({ "run_id": run_id, "removed": removed.is_ok() }))?;
         } else if removed.is_ok() {
@@ -288,26 +289,16 @@ async fn print_events(client: &Client, after: Option<u64>, screen: &Screen) -> a
     }
 }
 
-/// `runwatch deliveries`, and `deliveries retry`. With `json` `{"deliveries":[…]}`, or a line for each
-/// that is tried again, `{"id","due"}`.
+/// `runwatch deliveries`, `deliveries retry` and `deliveries drop`. With `json` `{"deliveries":[…]}`, or a line for each
+/// that is tried again or given up, `{"id","due"}` or `{"id","dropped"}`; for all of a sink `{"sink","deliveries"}`.
 ///
 /// # Errors
 /// When the result cannot be written.
 pub async fn deliveries(client: &Client, args: &DeliveriesArgs, mut talk: Talk<'_>) -> anyhow::Result<u8> {
-    if let Some(DeliveriesCommand::Retry { ids }) = &args.command {
-        let mut code = 0;
-        for id in ids {
-            let retried = client.retry(id).await;
-            if talk.json {
-                talk.json(&serde_json::json!({ "id": id, "due": retried.is_ok() }))?;
-            } else if retried.is_ok() {
-                talk.line(&format!("{id}: being tried again"))?;
-            }
-            if let Err(error) = retried {
-                code = code.max(talk.failed(&error)?);
-            }
-        }
-        return Ok(code);
+    match &args.command {
+        Some(DeliveriesCommand::Retry(which)) => return decide(client, which, Fate::Retry, talk).await,
+        Some(DeliveriesCommand::Drop(which)) => return decide(client, which, Fate::Drop, talk).await,
+        None => {}
     }
     let mut query = Vec::new();
     query.extend(args.sink.as_ref().map(|sink| ("sink", sink.as_str())));
@@ -343,6 +334,36 @@ pub async fn deliveries(client: &Client, args: &DeliveriesArgs, mut talk: Talk<'
     }
     write_text(talk.out, &table.to_text(talk.width))?;
     Ok(0)
+}
+
+/// Has deliveries tried again or given up.
+async fn decide(client: &Client, which: &Deliveries, fate: Fate, mut talk: Talk<'_>) -> anyhow::Result<u8> {
+    let (key, done) = match fate {
+        Fate::Retry => ("due", "being tried again"),
+        Fate::Drop => ("dropped", "given up"),
+    };
+    if let Some(sink) = &which.sink {
+        match client.decide_all(sink, fate).await {
+            Ok(deliveries) if talk.json => talk.json(&serde_json::json!({ "sink": sink, "deliveries": deliveries }))?,
+            Ok(1) => talk.line(&format!("1 message to {sink} is {done}"))?,
+            Ok(deliveries) => talk.line(&format!("{deliveries} messages to {sink} are {done}"))?,
+            Err(error) => return talk.failed(&error),
+        }
+        return Ok(0);
+    }
+    let mut code = 0;
+    for id in &which.ids {
+        let decided = client.decide(id, fate).await;
+        if talk.json {
+            talk.json(&serde_json::json!({ "id": id, key: decided.is_ok() }))?;
+        } else if decided.is_ok() {
+            talk.line(&format!("{id}: {done}"))?;
+        }
+        if let Err(error) = decided {
+            code = code.max(talk.failed(&error)?);
+        }
+    }
+    Ok(code)
 }
 
 /// The verdict, or else the status, of a watch.

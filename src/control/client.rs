@@ -8,8 +8,9 @@ use std::time::Duration;
 use reqwest::{Client as Http, Method, RequestBuilder, Response, StatusCode, redirect};
 use serde::de::DeserializeOwned;
 
-use super::wire::{ActivityDoc, AddRequest, DeliveryDoc, DeliveryList, Problem, WatchDoc, WatchList};
-use crate::run::{DeliveryId, RunId};
+use super::wire::{ActivityDoc, AddRequest, DecidedDoc, DeliveryDoc, DeliveryList, Problem, WatchDoc, WatchList};
+use crate::run::{DeliveryId, RunId, SinkName};
+use crate::store::Fate;
 use crate::text::with_causes;
 
 /// Limit of one request, waiting not included. The daemon is on this machine; it may be busy.
@@ -136,12 +137,13 @@ impl Client {
         self.read(self.send(self.request(Method::GET, "/readyz", &[]).timeout(PROBE_LIMIT)).await?).await
     }
 
-    /// Stops a watch.
+    /// Stops a watch. With `force`, messages about it that are not delivered yet are given up.
     ///
     /// # Errors
     /// As [`ClientError`] has them.
-    pub async fn remove(&self, run_id: &RunId) -> Result<(), ClientError> {
-        let request = self.request(Method::DELETE, &format!("/v1/watches/{run_id}"), &[]);
+    pub async fn remove(&self, run_id: &RunId, force: bool) -> Result<(), ClientError> {
+        let query: &[_] = if force { &[("force", "true")] } else { &[] };
+        let request = self.request(Method::DELETE, &format!("/v1/watches/{run_id}"), query);
         self.send(request.timeout(LIMIT)).await.map(drop)
     }
 
@@ -161,13 +163,25 @@ impl Client {
         }
     }
 
-    /// Has a delivery tried again at once.
+    /// Has a delivery tried again at once, or given up. An unambiguous beginning of its ID will do.
     ///
     /// # Errors
     /// As [`ClientError`] has them.
-    pub async fn retry(&self, id: &DeliveryId) -> Result<(), ClientError> {
-        let request = self.request(Method::POST, &format!("/v1/deliveries/{id}/retry"), &[]);
+    pub async fn decide(&self, id: &DeliveryId, fate: Fate) -> Result<(), ClientError> {
+        let request = self.request(Method::POST, &format!("/v1/deliveries/{id}/{}", fate.as_str()), &[]);
         self.send(request.timeout(LIMIT)).await.map(drop)
+    }
+
+    /// Has every delivery to a sink that waits or was given up tried again at once, or those that wait given up.
+    /// Returns how many.
+    ///
+    /// # Errors
+    /// As [`ClientError`] has them.
+    pub async fn decide_all(&self, sink: &SinkName, fate: Fate) -> Result<u64, ClientError> {
+        let path = format!("/v1/deliveries/{}", fate.as_str());
+        let request = self.request(Method::POST, &path, &[("sink", sink.as_str())]);
+        let decided: DecidedDoc = self.read(self.send(request.timeout(LIMIT)).await?).await?;
+        Ok(decided.deliveries)
     }
 
     /// The events from now on, or after the event `after`.

@@ -23,7 +23,7 @@ use super::request::{InPath, Query, Refusal, json, read_body, run_id};
 use super::schemas::{ActivityFrame, DurationText, EventFrame, EventNumber, Figures, LabelPair, PageSize, WatchCursor};
 use super::serve::MAX_CONNECTIONS;
 use super::wire::{
-    ActivityDoc, AddRequest, ChangeDoc, DeliveryDoc, DeliveryList, HealthDoc, SinkDoc, WatchDoc, WatchList,
+    ActivityDoc, AddRequest, ChangeDoc, DecidedDoc, DeliveryDoc, DeliveryList, HealthDoc, SinkDoc, WatchDoc, WatchList,
 };
 use super::{Control, InForce};
 use crate::api::RunSource;
@@ -31,7 +31,7 @@ use crate::config::{MAX_DEADLINE, MIN_DEADLINE, check_label, check_labels, parse
 use crate::metrics::Format;
 use crate::run::{DeliveryId, Event, RunEvent, RunId, SinkName, Verdict, Watch};
 use crate::store::{
-    Added, DeliveryFilter, DeliveryState, History, Retried, Store, WatchFilter, WatchRecord, WatchState,
+    Added, Decided, DeliveryFilter, DeliveryState, Fate, History, Store, WatchFilter, WatchRecord, WatchState,
 };
 use crate::watch::{AddedBy, Removed};
 
@@ -103,11 +103,16 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
             Method::Delete,
             "/v1/watches/{run_id}",
             remove::<S>,
-            Operation::new("removeWatch", "Stop watching", "Refused while its verdict is still to be told.")
-                .path::<RunId>("run_id", "The run")
-                .empty(StatusCode::NO_CONTENT, "It is gone, with its history")
-                .problem(StatusCode::NOT_FOUND)
-                .problem(StatusCode::CONFLICT),
+            Operation::new(
+                "removeWatch",
+                "Stop watching",
+                "Refused while its verdict is still to be told, unless that is to be given up.",
+            )
+            .path::<RunId>("run_id", "The run")
+            .query::<bool>("force", "Give up what is not delivered yet; `false` unless given")
+            .empty(StatusCode::NO_CONTENT, "It is gone, with its history")
+            .problem(StatusCode::NOT_FOUND)
+            .problem(StatusCode::CONFLICT),
         )
         .route(
             Method::Get,
@@ -158,10 +163,46 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
             "/v1/deliveries/{id}/retry",
             retry::<S>,
             Operation::new("retryDelivery", "Try a delivery again", "At once, and with a fresh schedule.")
-                .path::<DeliveryId>("id", "The delivery")
+                .path::<DeliveryId>("id", "The delivery; an unambiguous beginning of its ID will do")
                 .empty(StatusCode::ACCEPTED, "It is due now")
                 .problem(StatusCode::NOT_FOUND)
                 .problem(StatusCode::CONFLICT),
+        )
+        .route(
+            Method::Post,
+            "/v1/deliveries/{id}/drop",
+            give_up::<S>,
+            Operation::new("dropDelivery", "Give a delivery up", "Its watch no longer waits for it.")
+                .path::<DeliveryId>("id", "The delivery; an unambiguous beginning of its ID will do")
+                .empty(StatusCode::NO_CONTENT, "It is given up")
+                .problem(StatusCode::NOT_FOUND)
+                .problem(StatusCode::CONFLICT),
+        )
+        .route(
+            Method::Post,
+            "/v1/deliveries/retry",
+            retry_all::<S>,
+            Operation::new(
+                "retryDeliveries",
+                "Try all deliveries of a sink again",
+                "Those that wait and those that were given up, at once, and with a fresh schedule.",
+            )
+            .query::<SinkName>("sink", "The sink; it must be given")
+            .json::<DecidedDoc>(StatusCode::ACCEPTED, "They are due now")
+            .problem(StatusCode::NOT_FOUND),
+        )
+        .route(
+            Method::Post,
+            "/v1/deliveries/drop",
+            give_up_all::<S>,
+            Operation::new(
+                "dropDeliveries",
+                "Give up all deliveries of a sink",
+                "Those that wait. The sink may be one that is no longer configured.",
+            )
+            .query::<SinkName>("sink", "The sink; it must be given")
+            .json::<DecidedDoc>(StatusCode::OK, "They are given up")
+            .problem(StatusCode::NOT_FOUND),
         )
         .route(
             Method::Get,
@@ -313,9 +354,11 @@ async fn show<S: RunSource>(State(app): App<S>, id: InPath, query: RawQuery) -> 
     }
 }
 
-async fn remove<S: RunSource>(State(app): App<S>, id: InPath) -> Result<StatusCode, Refusal> {
+async fn remove<S: RunSource>(State(app): App<S>, id: InPath, query: RawQuery) -> Result<StatusCode, Refusal> {
     let run_id = run_id(&id?.0)?;
-    match app.control.watches.remove(run_id.clone(), false).await? {
+    let query = Query::read(query, &["force"])?;
+    let force = query.one("force", |text| text.parse().ok(), "true or false")?.unwrap_or(false);
+    match app.control.watches.remove(run_id.clone(), force).await? {
         Removed::Removed => Ok(StatusCode::NO_CONTENT),
         Removed::Unknown => Err(Refusal::unknown(run_id)),
     }
@@ -339,11 +382,19 @@ async fn deliveries<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result
 }
 
 async fn retry<S: RunSource>(State(app): App<S>, id: InPath) -> Result<StatusCode, Refusal> {
-    let id = DeliveryId::new(&id?.0).map_err(|error| Refusal::bad(error.to_string()))?;
-    match app.control.store.retry_delivery(id.clone(), app.control.clock.now()).await? {
-        Retried::Due => Ok(StatusCode::ACCEPTED),
-        Retried::Unknown => Err(Refusal::unknown(id)),
-    }
+    app.decide(id, Fate::Retry).await.map(|()| StatusCode::ACCEPTED)
+}
+
+async fn give_up<S: RunSource>(State(app): App<S>, id: InPath) -> Result<StatusCode, Refusal> {
+    app.decide(id, Fate::Drop).await.map(|()| StatusCode::NO_CONTENT)
+}
+
+async fn retry_all<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result<AxumResponse, Refusal> {
+    Ok(json(StatusCode::ACCEPTED, &app.decide_all(query, Fate::Retry).await?))
+}
+
+async fn give_up_all<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result<AxumResponse, Refusal> {
+    Ok(json(StatusCode::OK, &app.decide_all(query, Fate::Drop).await?))
 }
 
 async fn events<S: RunSource>(
@@ -489,6 +540,26 @@ impl<S: RunSource> Shared<S> {
         })
     }
 
+    /// Has one delivery tried again or given up.
+    async fn decide(&self, id: InPath, fate: Fate) -> Result<(), Refusal> {
+        let id = DeliveryId::new(&id?.0).map_err(|error| Refusal::bad(error.to_string()))?;
+        match self.control.store.decide(id.clone(), fate, self.control.clock.now()).await? {
+            Decided::Done => Ok(()),
+            Decided::Unknown => Err(Refusal::unknown(id)),
+        }
+    }
+
+    /// Has the deliveries of a sink tried again or given up.
+    async fn decide_all(&self, query: RawQuery, fate: Fate) -> Result<DecidedDoc, Refusal> {
+        let query = Query::read(query, &["sink"])?;
+        let sink = query.one("sink", |text| SinkName::new(text).ok(), "the name of a sink")?;
+        let sink = sink.ok_or_else(|| Refusal::bad("sink is missing: write sink=NAME"))?;
+        let deliveries = self.control.store.decide_all(sink.clone(), fate, self.control.clock.now()).await?;
+        let configured = self.control.in_force.borrow().routes.0.iter().any(|route| route.sink == sink);
+        // A name without a sink and without messages is a slip.
+        if deliveries == 0 && !configured { Err(Refusal::unknown(sink)) } else { Ok(DecidedDoc { deliveries }) }
+    }
+
     /// What the state of a watch is.
     async fn summary(&self, record: WatchRecord) -> Result<WatchDoc, Refusal> {
         let only = Some(vec![record.watch.run_id.clone()]);
@@ -514,7 +585,7 @@ impl<S: RunSource> Shared<S> {
         for (waiting, _) in &deliveries {
             let open = matches!(waiting.state, DeliveryState::Pending | DeliveryState::Sending);
             if open && !routing.iter().any(|known| known.sink == waiting.sink) {
-                let why_not = Some("messages wait for it, but no sink of that name is configured any more".to_owned());
+                let why_not = Some("messages wait for it, but no sink of that name is configured any more; `runwatch deliveries drop` gives them up".to_owned());
                 routing.push(SinkDoc { sink: waiting.sink.clone(), events: Vec::new(), why_not });
             }
         }
@@ -537,7 +608,10 @@ impl<S: RunSource> Shared<S> {
         for (sink, open) in self.control.store.sinks_with_open_deliveries().await? {
             if !routes.0.iter().any(|route| route.sink == sink) {
                 let waiting = if open == 1 { "1 message waits".to_owned() } else { format!("{open} messages wait") };
-                notices.push(format!("{waiting} for {sink}, which is no longer configured"));
+                notices.push(format!(
+                    "{waiting} for {sink}, which is no longer configured: configure it again, or give up what waits with \
+                     `runwatch deliveries drop --sink {sink}`"
+                ));
             }
         }
         Ok(notices)

@@ -209,6 +209,13 @@ pub struct DeliveryList {
     pub next_cursor: Option<String>,
 }
 
+/// `POST /v1/deliveries/retry` and `/drop`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub(super) struct DecidedDoc {
+    /// How many deliveries it was done with.
+    pub(super) deliveries: u64,
+}
+
 /// `GET /healthz` and `GET /readyz`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct HealthDoc {

@@ -5,6 +5,7 @@
 //! was answered is safe. What the engine itself reads comes after the transaction, whether or not its commit held.
 //! What people and programs read, which may take long, has connections of its own ([`readers`]).
 
+mod deliveries;
 mod files;
 mod inspect;
 mod lock;
@@ -30,11 +31,11 @@ use crate::text::{one_line, with_causes};
 use files::Files;
 use readers::{Question, Readers};
 
+pub use deliveries::{Decided, Fate};
 pub use inspect::{AttemptRecord, Counts, DeliveryFilter, History, Page, WatchFilter, WatchRecord, WatchState};
 pub use lock::{Lock, LockError};
 pub use queries::{
-    Added, Attempt, Claimed, DeliveryState, DeliverySummary, Outcome, PollFailure, Retried, StatusChange, Stored, Told,
-    WatchId,
+    Added, Attempt, Claimed, DeliveryState, DeliverySummary, Outcome, PollFailure, StatusChange, Stored, Told, WatchId,
 };
 pub use readers::Reading;
 pub use upkeep::Pruned;

@@ -49,15 +49,6 @@ pub enum Added {
     Known,
 }
 
-/// What came of asking for a delivery to be tried again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Retried {
-    /// It is due now.
-    Due,
-    /// There is no delivery of that ID.
-    Unknown,
-}
-
 /// A stored watch.
 #[derive(Debug, Clone)]
 pub struct Stored {
@@ -285,36 +276,11 @@ impl Store {
                      WHERE w.run_id = ? AND w.verdict IS NOT NULL AND d.state IN ('pending', 'sending'))";
             if !force && db.prepare_cached(waiting)?.query_row([run_id.as_str()], |row| row.get(0))? {
                 let what = format!("a message about {run_id}");
-                return Err(StoreError::Precondition { what, wanted: "delivered or given up yet" });
+                let wanted = "delivered or given up yet; wait for it, or give it up with --force (force=true)";
+                return Err(StoreError::Precondition { what, wanted });
             }
             let delete = "DELETE FROM watches WHERE run_id = ? RETURNING id";
             read_all(db, delete, [run_id.as_str()], |row| Ok(WatchId(row.get(0)?)))
-        })
-        .await
-    }
-
-    /// Makes a delivery due at `now` that was given up or waits for its next attempt; its schedule
-    /// begins anew.
-    ///
-    /// # Errors
-    /// [`StoreError::Precondition`] when it has arrived or is being sent.
-    pub async fn retry_delivery(&self, id: DeliveryId, now: Timestamp) -> Result<Retried, StoreError> {
-        self.write(Wakes { history: false, deliveries: true, verdict: None }, move |db| {
-            let rows = db
-                .prepare_cached(
-                    "UPDATE deliveries SET state = 'pending', next_attempt_at = ?, ended_at = NULL, earlier_tries = attempts
-                     WHERE id = ? AND state IN ('pending', 'dead')",
-                )?
-                .execute(params![now.as_millisecond(), id.as_str()])?;
-            let known = "SELECT EXISTS (SELECT 1 FROM deliveries WHERE id = ?)";
-            if rows == 1 {
-                Ok(Retried::Due)
-            } else if db.prepare_cached(known)?.query_row([id.as_str()], |row| row.get(0))? {
-                let what = format!("delivery {id}");
-                Err(StoreError::Precondition { what, wanted: "waiting or given up; it has arrived or is being sent" })
-            } else {
-                Ok(Retried::Unknown)
-            }
         })
         .await
     }

@@ -693,6 +693,10 @@ async fn a_delivery_is_tried_again_only_where_that_makes_sense() {
     let due = retry(&id("refuses")).await;
     assert_eq!((due.status, due.text.as_str()), (202, ""), "{due:?}");
     assert_eq!(refuses.wait_for(2).await.len(), 2);
+    let all = door.ask("POST", "/v1/deliveries/retry?sink=refuses", "").await;
+    assert_eq!((all.status, all.text.as_str()), (202, r#"{"deliveries":0}"#), "it has arrived: {all:?}");
+    door.ask("POST", "/v1/deliveries/retry", "").await.refuses(400, "sink=NAME");
+    door.ask("POST", "/v1/deliveries/drop?sink=nobody", "").await.refuses(404, "nobody");
     door.until("/v1/deliveries?state=delivered&sink=refuses", |list| list["deliveries"][0]["attempts"] == 2).await;
     for (states, count) in
         [("state=sending", 1), ("state=delivered", 2), ("state=sending&state=delivered", 3), ("state=dead", 0)]
@@ -775,4 +779,64 @@ async fn figures_come_in_the_format_that_is_asked_for() {
         }
     }
     stop(daemon).await;
+}
+
+#[tokio::test]
+async fn what_waits_for_a_sink_can_be_tried_again_given_up_or_removed_with_its_watch() {
+    let runs = ["run_1", "run_2", "run_3", "run_4"];
+    let simulator = api(runs.map(|run| (run, Script::succeeds()))).await;
+    let (fine, away) = (
+        Receiver::start([]).await.unwrap(),
+        Receiver::start([Fault::status(500), Fault::status(500), Fault::status(500), Fault::status(500)])
+            .await
+            .unwrap(),
+    );
+    let sink = format!("[sinks.away]\ntype = \"webhook\"\nurl = \"{}\"\nretry_schedule = [\"1h\"]\n", away.url());
+    let program = program(&simulator, &fine, &sink);
+    let daemon = start(&program).await;
+    let door = Door::unix(&program);
+    let mut ids = Vec::new();
+    for run in runs {
+        door.watch(run).await;
+        let told = door
+            .until(&format!("/v1/watches/{run}"), |watch| {
+                let deliveries = watch["deliveries"].as_array().unwrap();
+                let state = |sink: &str| deliveries.iter().find(|d| d["sink"] == sink).map(|d| d["state"].clone());
+                state("hook").is_some_and(|state| state == "delivered")
+                    && deliveries.iter().any(|d| d["sink"] == "away" && d["state"] == "pending" && d["attempts"] == 1)
+            })
+            .await;
+        let deliveries = told["deliveries"].as_array().unwrap();
+        ids.push(deliveries.iter().find(|d| d["sink"] == "away").unwrap()["id"].as_str().unwrap().to_owned());
+    }
+    let done = async |arguments: &[&str]| {
+        let ended = program.run(arguments).await;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        ended
+    };
+    // One is given up by the beginning of its ID: its watch can be removed then.
+    let beginning = &ids[0][..ids[0].len() - 1];
+    assert!(ids[1..].iter().all(|id| !id.starts_with(beginning)), "they end at random: {ids:?}");
+    let ambiguous = program.run(&["deliveries", "drop", "msg_0"]).await;
+    assert_eq!(ambiguous.code, Some(1), "{ambiguous:?}");
+    assert!(ambiguous.stderr.contains("unambiguous"), "{ambiguous:?}");
+    let dropped = done(&["deliveries", "drop", beginning, "--json"]).await.json_lines();
+    assert_eq!(dropped[0]["dropped"], true, "{dropped:?}");
+    done(&["remove", "run_1"]).await;
+    // One goes with its watch, because that was asked for.
+    let refused = program.run(&["remove", "run_2"]).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("--force"), "{refused:?}");
+    done(&["remove", "--force", "run_2"]).await;
+    // The others are tried again together.
+    let retried = done(&["deliveries", "retry", "--sink", "away"]).await;
+    assert_eq!(retried.stdout, "2 messages to away are being tried again\n");
+    door.until("/v1/deliveries?state=delivered&sink=away", |list| list["deliveries"].as_array().unwrap().len() == 2)
+        .await;
+    let none = done(&["deliveries", "drop", "--sink", "away"]).await;
+    assert_eq!(none.stdout, "0 messages to away are given up\n");
+    let unknown = program.run(&["deliveries", "retry", "--sink", "nobody"]).await;
+    assert_eq!(unknown.code, Some(1), "{unknown:?}");
+    send_signal(&daemon, Signal::TERM);
+    finish(daemon).await;
 }

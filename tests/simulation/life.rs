@@ -11,7 +11,7 @@ use runwatch::app::Engine;
 use runwatch::clock::{Clock, Jump};
 use runwatch::config::{Settings, SinkKind, SinkSettings};
 use runwatch::run::{DeliveryId, Labels, RunId, SinkName, Verdict, Watch};
-use runwatch::store::{Place, Store};
+use runwatch::store::{Fate, Place, Store};
 use runwatch::watch::AddedBy;
 use tokio::runtime::{Builder, RngSeed};
 
@@ -389,7 +389,7 @@ impl Play<'_> {
         let Some((id, attempts)) = dead.get(self.random.usize(0..dead.len().max(1))).cloned() else { return Ok(()) };
         self.world.lock().books.asked_again.entry(id.clone()).or_insert(0);
         let delivery = DeliveryId::new(&id).expect("an ID of the store");
-        let again = engine.store.retry_delivery(delivery, clock.now()).await;
+        let again = engine.store.decide(delivery, Fate::Retry, clock.now()).await;
         let state = &mut *self.world.lock();
         state.note("a message asked for again", format!("{again:?}"));
         // What a death or a disk kept from being stored leaves it as it was.
