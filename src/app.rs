@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{ApiClient, RunSource};
@@ -171,10 +172,18 @@ impl<S: RunSource> Engine<S> {
     /// Ends polls, then deliveries; those that take longer than `grace` stay in the store as they are, which is
     /// still there to be looked at.
     pub async fn settle(&mut self, grace: Duration) {
+        let ends = Instant::now() + grace;
         self.scheduler_stop.cancel();
-        while self.scheduler.join_next().await.is_some() {}
+        // It waits for the store, whose disk may not answer; what the store took in by then counts.
+        let settled = async { while self.scheduler.join_next().await.is_some() {} };
+        if tokio::time::timeout(grace.max(CLOSE_LIMIT), settled).await.is_err() {
+            tracing::warn!(
+                "the store did not finish what was handed to it; that is looked at again after the next start"
+            );
+            self.scheduler.shutdown().await;
+        }
         self.couriers_stop.cancel();
-        let finished = tokio::time::timeout(grace, async {
+        let finished = tokio::time::timeout_at(ends, async {
             while self.couriers.join_next().await.is_some() {}
             while self.retiring.join_next().await.is_some() {}
         });

@@ -148,10 +148,10 @@ impl Output {
     }
 
     fn wake(&self, mut state: MutexGuard<'_, State>) {
-        if !std::mem::replace(&mut state.started, true) {
+        if !state.started {
             let shared = Arc::clone(&self.0);
-            // Without a thread, as where the system has none left, all of it waits for the end, and is lost.
-            drop(blocking::spawn("output", move || shared.serve()));
+            // Where the system has no thread left, the next text tries again.
+            state.started = blocking::spawn("output", move || shared.serve()).is_ok();
         }
         drop(state);
         self.0.work.notify_one();
@@ -187,6 +187,11 @@ impl Output {
         let queued = state.queued;
         let waits = |state: &mut State| state.written < queued || state.lines.is_some() || state.busy;
         drop(self.0.done.wait_timeout_while(state, limit, waits));
+    }
+
+    /// Whether both are the same queue.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// Why a result could not be written, the first of them if there are several: it is lost.

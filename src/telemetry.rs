@@ -75,10 +75,12 @@ impl Screen {
         self.err.diagnose(format!("{text}\n"));
     }
 
-    /// Gives both outputs at most `limit` each to write what is queued.
+    /// Gives the outputs at most `limit` each to write what is queued.
     pub fn flush_within(&self, limit: Duration) {
         self.err.flush_within(limit);
-        self.out.flush_within(limit);
+        if !self.out.is(&self.err) {
+            self.out.flush_within(limit);
+        }
     }
 }
 

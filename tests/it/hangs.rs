@@ -277,10 +277,25 @@ int getaddrinfo(const char *name, const char *service, const struct addrinfo *hi
 }
 "#;
 
-/// A library that makes name lookups hang, for `LD_PRELOAD`.
-fn hanging_resolver(folder: &Path) -> String {
-    let (source, library) = (folder.join("resolver.c"), folder.join("resolver.so"));
-    std::fs::write(&source, RESOLVER).unwrap();
+/// Syncs of a file hang as long as the file `HANG_AT` exists.
+const DISK: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <unistd.h>
+static int sync_with(const char *name, int file) {
+    const char *hang = getenv("HANG_AT");
+    while (hang && access(hang, F_OK) == 0) usleep(10000);
+    return ((int (*)(int))dlsym(RTLD_NEXT, name))(file);
+}
+int fsync(int file) { return sync_with("fsync", file); }
+int fdatasync(int file) { return sync_with("fdatasync", file); }
+"#;
+
+/// Compiles a library that makes calls hang, for `LD_PRELOAD`.
+fn hanging(calls: &str, folder: &Path) -> String {
+    let (source, library) = (folder.join("hanging.c"), folder.join("hanging.so"));
+    std::fs::write(&source, calls).unwrap();
     let mut compile = std::process::Command::new("cc");
     let compiled = compile.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).arg("-ldl").status();
     assert!(compiled.expect("a C compiler, which linking needs as well").success());
@@ -290,7 +305,7 @@ fn hanging_resolver(folder: &Path) -> String {
 #[tokio::test]
 async fn name_servers_that_do_not_answer() {
     let folder = tempfile::tempdir().unwrap();
-    let resolver = hanging_resolver(folder.path());
+    let resolver = hanging(RESOLVER, folder.path());
     let sink =
         |number| format!("[sinks.dead{number}]\ntype = \"webhook\"\nurl = \"http://d{number}.hang/\"\n{RETRIES}");
     let config: String = (1..=9).map(sink).collect();
@@ -317,6 +332,25 @@ async fn a_store_that_another_process_locks() {
     bed.goes_on().await;
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     bed.stops().await;
+}
+
+#[tokio::test]
+async fn a_disk_that_does_not_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let (disk, hang) = (hanging(DISK, folder.path()), folder.path().join("hang"));
+    let variables = [("LD_PRELOAD", disk.as_str()), ("HANG_AT", hang.to_str().unwrap())];
+    let mut bed = Bed::start(Setup { variables: &variables, ..Setup::default() }).await;
+    bed.goes_on().await;
+    std::fs::write(&hang, "").unwrap();
+    let began = Instant::now();
+    bed.simulator.add_run(&RunId::new("hung").unwrap(), Script::succeeds());
+    let mut adding = bed.program.command(&["add", "hung"]).spawn().unwrap();
+    let polls = bed.simulator.requests().len();
+    eventually("polls go on", || bed.simulator.requests().len() > polls + 20).await;
+    assert!(adding.try_wait().unwrap().is_none(), "what is not on the disk is not acknowledged");
+    assert!(began.elapsed() < PATIENCE);
+    bed.stops().await;
+    assert_ne!(finish(adding).await.code, Some(0), "nothing was acknowledged");
 }
 
 #[tokio::test]
@@ -399,7 +433,7 @@ async fn a_wait_whose_outputs_are_not_read_ends_by_a_signal_and_soon_after_its_d
 #[tokio::test]
 async fn a_wait_whose_name_servers_do_not_answer_ends_at_its_deadline_and_by_two_signals() {
     let folder = tempfile::tempdir().unwrap();
-    let resolver = hanging_resolver(folder.path());
+    let resolver = hanging(RESOLVER, folder.path());
     let program = Program::new()
         .set("LD_PRELOAD", &resolver)
         .set("CREWSHIP_API_KEY", "key")
