@@ -172,8 +172,11 @@ fn log_panics(output: Output) {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let what = panic.payload_as_str().unwrap_or("no reason given");
         let backtrace = std::backtrace::Backtrace::capture();
-        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
-        tracing::error!(place, backtrace, "a thread panicked: {what}");
+        let backtrace = match backtrace.status() {
+            BacktraceStatus::Captured => format!("\nstack backtrace:\n{backtrace}"),
+            _ => String::new(),
+        };
+        tracing::error!("panicked at {place}: {what}{backtrace}");
         output.flush_within(PANIC_LIMIT);
     }));
 }
