@@ -153,6 +153,11 @@ pub async fn daemon(
 
     let started = Started::of(&settings);
     let mut service = Service { settings, started, in_force, logging, unsettled: false };
+    // Read before watches are added, which may end at once: `done` takes what comes after it for new.
+    let newest_before = match engine.store.newest_event().await {
+        Ok(newest) => newest,
+        Err(error) => return Ok(cannot_start(error)),
+    };
     // A disk that takes nothing new is no reason to watch nothing.
     service.settle_again(&engine, &clock).await;
     let counts = engine.store.counts().await.unwrap_or_default();
@@ -166,7 +171,7 @@ pub async fn daemon(
         "ready"
     );
     service::ready(&status_line(&counts, None));
-    let mut done = Box::pin(done(engine.store.clone(), in_force_receiver, args.idle_grace));
+    let mut done = Box::pin(done(engine.store.clone(), in_force_receiver, args.idle_grace, newest_before));
     let mut all_done = false;
     let code = loop {
         // Every arm is cancel-safe: signals, joining and the engine's end lose nothing when dropped.
@@ -492,10 +497,10 @@ async fn done(
     store: Store,
     mut in_force: watch::Receiver<InForce>,
     idle_grace: Duration,
+    newest_before: i64,
 ) -> Result<Option<Verdict>, StoreError> {
     let (mut history, mut deliveries) = (store.history_changed(), store.deliveries_changed());
     let gives_up = Instant::now() + idle_grace;
-    let newest_before = store.newest_event().await?;
     let mut arrived = false;
     loop {
         // Marked as seen before the store is read, so that no change in between is missed.
