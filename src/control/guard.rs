@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::InForce;
 use super::request::Refusal;
 use crate::blocking::Lane;
+use crate::text::one_line;
 
 /// What a TCP listener asks of its callers.
 #[derive(Debug, Clone)]
@@ -47,14 +48,16 @@ impl Guard {
         if headers.contains_key(header::ORIGIN) || headers.get_all("sec-fetch-site").iter().any(foreign) {
             return Err(Refusal::new(StatusCode::FORBIDDEN, "requests of web pages are not served"));
         }
-        // A page may have its own name resolve to this machine; then the name is in `Host`.
-        let mut hosts = headers.get_all(header::HOST).iter();
-        if self.loopback && !(hosts.next().is_some_and(names_this_machine) && hosts.next().is_none()) {
-            return Err(Refusal::new(StatusCode::FORBIDDEN, "the Host header does not name this machine"));
-        }
-        // Probes carry no secrets, and learn none.
+        // Probes carry no secrets, and learn none; many send no name of a host, or that of a container beside this one.
         if matches!(path, "/healthz" | "/readyz") {
             return Ok(());
+        }
+        // A page may have its own name resolve to this machine; then the name is in `Host`.
+        if self.loopback
+            && let Some(what) = foreign_host(headers)
+        {
+            let detail = format!("{what}; send `Host: localhost`, or listen on another address with a token");
+            return Err(Refusal::new(StatusCode::FORBIDDEN, detail));
         }
         let token = self.in_force.borrow().token.clone();
         let Some(token) = token else {
@@ -91,12 +94,30 @@ fn unauthorized() -> Refusal {
     Refusal::new(StatusCode::UNAUTHORIZED, "the bearer token is missing or wrong")
 }
 
+/// What is wrong with the `Host` header of a request that came over loopback.
+fn foreign_host(headers: &HeaderMap) -> Option<String> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) => Some("the request has no Host header".to_owned()),
+        (Some(_), Some(_)) => Some("the request has more than one Host header".to_owned()),
+        (Some(host), None) if names_this_machine(host) => None,
+        (Some(host), None) => {
+            let shown = one_line(&String::from_utf8_lossy(host.as_bytes()), HOST_CHARS);
+            Some(format!("the Host header {shown:?} does not name this machine"))
+        }
+    }
+}
+
+/// Characters of a `Host` header that are shown.
+const HOST_CHARS: usize = 80;
+
 /// Whether a `Host` header is an address of loopback or `localhost`, with any port.
 fn names_this_machine(host: &HeaderValue) -> bool {
     let Ok(authority) = Authority::try_from(host.as_bytes()) else { return false };
     let name = authority.host();
     let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 #[cfg(test)]
@@ -132,9 +153,50 @@ mod tests {
     }
 
     #[test]
+    fn probes_need_no_host_and_others_learn_what_is_wrong_with_theirs() {
+        let (_sender, in_force) = watch::channel(InForce {
+            routes: std::sync::Arc::default(),
+            deadline: std::time::Duration::from_secs(60),
+            retention: std::time::Duration::from_secs(60),
+            token: None,
+            rejected: None,
+        });
+        let guard = Guard::new(in_force, true);
+        let admit = |path: &str, hosts: &[&'static str]| {
+            let hosts = hosts.iter().map(|host| (header::HOST, HeaderValue::from_static(host)));
+            let mut headers = HeaderMap::new();
+            for (name, host) in hosts {
+                headers.append(name, host);
+            }
+            guard.admit(path, &headers).now_or_never().expect("no file is read")
+        };
+        for path in ["/healthz", "/readyz"] {
+            assert!(admit(path, &[]).is_ok() && admit(path, &["runwatch:9477"]).is_ok());
+        }
+        for (hosts, what) in [
+            (&[][..], "no Host header"),
+            (&["localhost", "localhost"], "more than one Host header"),
+            (&["runwatch:9477"], "\"runwatch:9477\" does not name this machine; send `Host: localhost`"),
+        ] {
+            let refusal = format!("{:?}", admit("/v1/watches", hosts).unwrap_err()).replace("\\\"", "\"");
+            assert!(refusal.contains(what), "{refusal}");
+        }
+        assert!(admit("/v1/watches", &["localhost:9477"]).is_ok());
+    }
+
+    #[test]
     fn only_names_of_this_machine_pass() {
         let names = |host: &str| names_this_machine(&HeaderValue::from_str(host).unwrap());
-        for host in ["localhost", "LOCALHOST:9477", "127.0.0.1:9477", "127.8.8.8", "[::1]:9477", "[::1]"] {
+        for host in [
+            "localhost",
+            "LOCALHOST:9477",
+            "127.0.0.1:9477",
+            "127.8.8.8",
+            "[::1]:9477",
+            "[::1]",
+            "localhost.",
+            "[::ffff:127.0.0.1]",
+        ] {
             assert!(names(host), "{host}");
         }
         for host in ["", "evil.example", "localhost.evil.example", "192.0.2.1:9477", "127.0.0.1.evil.example", "a@b"] {

@@ -62,6 +62,7 @@ fn too_large() -> Refusal {
 }
 
 /// A request that is refused, as RFC 9457 has it.
+#[derive(Debug)]
 pub(super) struct Refusal {
     status: StatusCode,
     detail: String,
