@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::text::decoded;
+
 /// How long one file may take to be read. A file of a few kilobytes on a disk that works takes milliseconds.
 pub(crate) const FILE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -124,9 +126,9 @@ fn read_file_unbounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 /// Bytes of a file as text.
 ///
 /// # Errors
-/// When they are not UTF-8.
+/// When they are neither UTF-8, nor UTF-16 that begins with a byte order mark.
 pub(crate) fn text(bytes: Vec<u8>) -> io::Result<String> {
-    String::from_utf8(bytes).map_err(|_invalid| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
+    decoded(bytes).map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))
 }
 
 /// Starts a thread that is waited for by no one.

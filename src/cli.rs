@@ -156,9 +156,9 @@ pub enum Command {
     },
     /// Have the daemon stop watching runs. The runs themselves are left alone.
     Remove {
-        /// The runs.
-        #[arg(required = true, value_name = "RUN_ID")]
-        runs: Vec<RunId>,
+        /// The runs; `-` reads IDs, or JSON with `run_id` or `id`, from standard input.
+        #[arg(required = true, value_name = "RUN_ID|-")]
+        runs: Vec<RunArg>,
         /// Give up messages about them that are not delivered yet.
         #[arg(long)]
         force: bool,

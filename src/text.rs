@@ -12,6 +12,38 @@ pub fn one_line(text: &str, max_chars: usize) -> String {
     shorten(&folded.split_whitespace().collect::<Vec<_>>().join(" "), max_chars)
 }
 
+/// Bytes as text, without a byte order mark: UTF-8, or UTF-16 where such a mark says so, as Windows PowerShell writes
+/// files and standard input (Microsoft, "about_Character_Encoding").
+///
+/// # Errors
+/// What the bytes are not, in words.
+pub(crate) fn decoded(bytes: Vec<u8>) -> Result<String, &'static str> {
+    let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
+        let (pairs, rest) = bytes.as_chunks::<2>();
+        let text = String::from_utf16(&pairs.iter().copied().map(unit).collect::<Vec<_>>()).ok();
+        text.filter(|_| rest.is_empty()).ok_or("it begins like UTF-16 text but is not; save it as UTF-8")
+    };
+    match bytes.as_slice() {
+        [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes),
+        [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes),
+        _ => {
+            let mut text = String::from_utf8(bytes).map_err(|_invalid| "it is not UTF-8")?;
+            if text.starts_with(BYTE_ORDER_MARK) {
+                text.drain(..BYTE_ORDER_MARK.len_utf8());
+            }
+            Ok(text)
+        }
+    }
+}
+
+/// What many Windows programs write before a text.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
+/// `text` without white space and byte order marks around it.
+pub(crate) fn trimmed(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || c == BYTE_ORDER_MARK || c == '\0')
+}
+
 /// Like [`one_line`], with the end kept instead of the beginning.
 pub fn last_of_line(text: &str, max_chars: usize) -> String {
     let line = one_line(text, usize::MAX);
@@ -110,7 +142,7 @@ pub fn whole_characters(json: &str) -> Cow<'_, str> {
 /// Control characters, and characters that change how their neighbours are shown or are not shown at
 /// all: Unicode's bidirectional formatting characters (UAX #9), zero-width ones, separators, annotation marks
 /// and tags.
-fn is_hidden(c: char) -> bool {
+pub(crate) fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{61c}' | '\u{180e}')
         || matches!(c, '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
@@ -135,6 +167,24 @@ pub fn span(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_of_windows_are_read() {
+        let utf16 = |mark: &[u8], unit: fn(u16) -> [u8; 2]| {
+            [mark, &"run_1\r\n".encode_utf16().flat_map(unit).collect::<Vec<_>>()].concat()
+        };
+        for bytes in [
+            b"run_1\r\n".to_vec(),
+            b"\xef\xbb\xbfrun_1\r\n".to_vec(),
+            utf16(b"\xff\xfe", u16::to_le_bytes),
+            utf16(b"\xfe\xff", u16::to_be_bytes),
+        ] {
+            assert_eq!(decoded(bytes).unwrap(), "run_1\r\n");
+        }
+        assert!(decoded(b"\xff\xfea".to_vec()).unwrap_err().contains("UTF-16"));
+        assert!(decoded(b"\xffa".to_vec()).unwrap_err().contains("UTF-8"));
+        assert_eq!(trimmed(" \u{feff}key\u{a0}\r\n"), "key");
+    }
 
     #[test]
     fn hostile_text_becomes_one_harmless_line() {

@@ -12,7 +12,7 @@ use jiff::tz::TimeZone;
 
 use super::wait::read_run_ids;
 use super::{Signals, USAGE, write_text};
-use crate::cli::{AddArgs, Deliveries, DeliveriesArgs, DeliveriesCommand, ListArgs, WatchArgs};
+use crate::cli::{AddArgs, Deliveries, DeliveriesArgs, DeliveriesCommand, ListArgs, RunArg, WatchArgs};
 use crate::config::{self, Sources, duration_text};
 use crate::control::{AddRequest, AttemptDoc, Client, ClientError, DeliveryDoc, WatchDoc};
 use crate::run::{EventType, Labels, RunId, Verdict};
@@ -228,9 +228,9 @@ pub async fn healthcheck(client: &Client, ready: bool, mut talk: Talk<'_>) -> an
 ///
 /// # Errors
 /// When the result cannot be written.
-pub async fn remove(client: &Client, run_ids: &[RunId], force: bool, mut talk: Talk<'_>) -> anyhow::Result<u8> {
+pub async fn remove(client: &Client, runs: &[RunArg], force: bool, mut talk: Talk<'_>) -> anyhow::Result<u8> {
     let mut code = 0;
-    for run_id in run_ids {
+    for run_id in &read_run_ids(runs).await? {
         let removed = client.remove(run_id, force).await;
         if talk.json {
             talk.json(&serde_json::json!({ "run_id": run_id, "removed": removed.is_ok() }))?;

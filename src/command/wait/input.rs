@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::cli::RunArg;
 use crate::run::{InvalidId, RunId};
+use crate::text::{decoded, trimmed};
 
 /// Most bytes of standard input that are read: room for a hundred thousand IDs.
 const MAX_INPUT_BYTES: u64 = 16 * 1024 * 1024;
@@ -37,14 +38,24 @@ pub(in crate::command) fn run_ids(arguments: &[RunArg], stdin: impl Read) -> any
 }
 
 fn read_stdin(stdin: impl Read) -> anyhow::Result<Vec<RunId>> {
-    let mut text = String::new();
-    stdin.take(MAX_INPUT_BYTES + 1).read_to_string(&mut text).context("cannot be read as text")?;
-    anyhow::ensure!(text.len() as u64 <= MAX_INPUT_BYTES, "holds more than {MAX_INPUT_BYTES} bytes");
+    let mut bytes = Vec::new();
+    stdin.take(MAX_INPUT_BYTES + 1).read_to_end(&mut bytes).context("cannot be read")?;
+    anyhow::ensure!(bytes.len() as u64 <= MAX_INPUT_BYTES, "holds more than {MAX_INPUT_BYTES} bytes");
+    let text = decoded(bytes).map_err(|what| anyhow::anyhow!("cannot be read as text: {what}"))?;
     if text.trim_start().starts_with(['{', '[', '"']) { from_json(&text) } else { Ok(from_lines(&text)?) }
 }
 
 fn from_lines(text: &str) -> Result<Vec<RunId>, InvalidId> {
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).map(RunId::new).collect()
+    text.lines().map(without_comment).filter(|line| !line.is_empty()).map(RunId::new).collect()
+}
+
+/// A line without what stands around a run ID: white space, byte order marks (files that were put together have them
+/// inside), and a comment, which begins the line or follows white space.
+fn without_comment(line: &str) -> &str {
+    let line = trimmed(line);
+    let comment =
+        line.char_indices().find(|&(at, c)| c == '#' && (at == 0 || line[..at].ends_with(char::is_whitespace)));
+    trimmed(comment.map_or(line, |(at, _)| &line[..at]))
 }
 
 /// Reads JSON documents one after the other: each an object with `run_id` or `id`, the same inside
@@ -99,6 +110,22 @@ mod tests {
         assert_eq!(read(&["-"], &format!("{created}\n{}", r#"{"data":{"id":"run_2"}}"#)).unwrap(), ["run_1", "run_2"]);
         assert_eq!(read(&["-"], r#"{"runs":[{"id":"a"},{"id":"b"}]}"#).unwrap(), ["a", "b"]);
         assert_eq!(read(&["-"], r#"["a", {"id":"b"}]"#).unwrap(), ["a", "b"]);
+    }
+
+    #[test]
+    fn lists_of_windows_and_comments_are_read() {
+        for list in
+            ["\u{feff}run_1\r\n# the nightly ones\r\n\r\n\u{feff}run_2 # slow\r\n", "\trun_1\t\n  #run_0\nrun_2"]
+        {
+            assert_eq!(read(&["-"], list).unwrap(), ["run_1", "run_2"]);
+        }
+        assert_eq!(read(&["-"], "\u{feff}{\"run_id\":\"run_1\"}\r\n").unwrap(), ["run_1"]);
+        let utf16: Vec<u8> =
+            [0xfeff_u16].into_iter().chain("run_1\r\n".encode_utf16()).flat_map(u16::to_le_bytes).collect();
+        assert_eq!(run_ids(&[RunArg::Stdin], utf16.as_slice()).unwrap(), [RunId::new("run_1").unwrap()]);
+        assert!(read(&["-"], "run_1#2").is_err());
+        let error = run_ids(&[RunArg::Stdin], &b"run_\xff"[..]).unwrap_err();
+        assert!(format!("{error:#}").contains("UTF-8"));
     }
 
     #[test]
