@@ -1,14 +1,22 @@
-//! What all HTTP clients share: name lookups that cannot hold up anything else, and how a dead connection shows.
+//! What all HTTP clients share: proxies, authorities, name lookups that cannot hold up anything else, and how a dead
+//! connection shows.
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::{Certificate, Client, ClientBuilder, NoProxy, Proxy, Url, redirect};
+
+use rustls_native_certs::load_certs_from_paths;
 
 use crate::blocking::Lane;
+use crate::config::Proxies;
+use crate::text::with_causes;
 
 /// How long a name lookup may take. The system's own resolver gives up after 5 s to 40 s (resolv.conf(5), `timeout`
 /// and `attempts`); what comes later than this is of no use to a request.
@@ -35,6 +43,77 @@ impl Resolve for Names {
             Ok(Box::new(found?.into_iter()) as Addrs)
         })
     }
+}
+
+/// Addresses of this machine, in the form of `NO_PROXY`: a proxy on another machine would reach that one instead.
+const LOOPBACK: &str = "localhost,localhost.,ip6-localhost,ip6-loopback,127.0.0.0/8,::1,::ffff:127.0.0.0/104";
+
+/// A client of servers on any machine: it follows no redirects, uses the proxies that the environment names except for
+/// loopback addresses, and trusts the system's authorities, or instead those in `SSL_CERT_FILE` and `SSL_CERT_DIR`
+/// where one of these is set.
+pub(crate) fn client() -> ClientBuilder {
+    let mut builder = Client::builder()
+        .user_agent(concat!("runwatch/", env!("CARGO_PKG_VERSION")))
+        .redirect(redirect::Policy::none())
+        .no_proxy();
+    for proxy in proxies(proxies_of_environment()) {
+        builder = builder.proxy(proxy);
+    }
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    match own_authorities(set("SSL_CERT_FILE"), set("SSL_CERT_DIR")) {
+        Some(authorities) => builder.tls_certs_only(authorities),
+        None => builder,
+    }
+}
+
+/// The user names and passwords of proxies, which error texts may repeat.
+pub(crate) fn proxy_secrets() -> Vec<String> {
+    let Proxies { http, https, .. } = proxies_of_environment();
+    let secrets = http.iter().chain(&https).flat_map(|url| [Some(url.username()), url.password()]);
+    secrets.flatten().filter(|secret| !secret.is_empty()).map(ToOwned::to_owned).collect()
+}
+
+fn proxies_of_environment() -> Proxies {
+    // The configuration refuses unusable ones.
+    Proxies::read(|name| std::env::var_os(name)).unwrap_or_default()
+}
+
+fn proxies(Proxies { http, https, none }: Proxies) -> Vec<Proxy> {
+    let direct = || NoProxy::from_string(&format!("{LOOPBACK},{none}"));
+    let of = |url: Option<Url>, make: fn(Url) -> reqwest::Result<Proxy>| url.and_then(|url| make(url).ok());
+    let found = of(https, Proxy::https).into_iter().chain(of(http, Proxy::http));
+    found.map(|proxy| proxy.no_proxy(direct())).collect()
+}
+
+/// The certificates of authorities in a file and in folders, whose names are separated by colons; `None` where neither
+/// is named. A file that cannot be read holds none.
+fn own_authorities(file: Option<OsString>, folders: Option<OsString>) -> Option<Vec<Certificate>> {
+    if file.is_none() && folders.is_none() {
+        return None;
+    }
+    let mut found = load_certs_from_paths(file.as_deref().map(Path::new), None);
+    for folder in folders.iter().flat_map(std::env::split_paths) {
+        let more = load_certs_from_paths(None, Some(&folder));
+        found.certs.extend(more.certs);
+        found.errors.extend(more.errors);
+    }
+    for error in &found.errors {
+        tracing::warn!(
+            error = with_causes(error),
+            "cannot read certificates of authorities that SSL_CERT_FILE or SSL_CERT_DIR names"
+        );
+    }
+    let read = found.certs.iter().filter_map(|certificate| Certificate::from_der(certificate).ok());
+    let authorities: Vec<_> = read.collect();
+    let usable = |authorities: &[Certificate]| {
+        Client::builder().no_proxy().tls_certs_only(authorities.iter().cloned()).build().is_ok()
+    };
+    // One that cannot be read does not make the others useless.
+    Some(if usable(&authorities) {
+        authorities
+    } else {
+        authorities.into_iter().filter(|authority| usable(std::slice::from_ref(authority))).collect()
+    })
 }
 
 /// Whether a request failed because its connection ended before any answer came, as one that was kept alive does when
@@ -75,6 +154,79 @@ mod tests {
         let found: Vec<_> = names.resolve("localhost".parse().unwrap()).await.unwrap().collect();
         assert!(!found.is_empty() && found.iter().all(|address| address.ip().is_loopback()), "{found:?}");
         assert!(names.resolve("no.such.name.invalid".parse().unwrap()).await.is_err());
+    }
+
+    #[test]
+    fn authorities_of_ones_own_are_all_that_is_trusted() {
+        let files = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let pem = |path: std::path::PathBuf| {
+            let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            std::fs::write(&path, params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()).unwrap();
+            path.into_os_string()
+        };
+        let count =
+            |file: Option<OsString>, folders: Option<OsString>| own_authorities(file, folders).map(|all| all.len());
+        assert_eq!(count(None, None), None, "the system's");
+        let own = pem(files.path().join("own.pem"));
+        assert_eq!(count(Some(own.clone()), None), Some(1));
+        assert_eq!(count(Some("/no/such/file.pem".into()), None), Some(0));
+        let of_folder = || Some(folder.path().into());
+        assert_eq!(count(None, of_folder()), Some(0));
+        pem(folder.path().join("01234567.0"));
+        assert_eq!(count(None, of_folder()), Some(1));
+        assert_eq!(count(Some(own), of_folder()), Some(2));
+        let broken = files.path().join("broken.pem");
+        std::fs::write(&broken, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+        assert_eq!(count(Some(broken.into()), None), Some(0));
+    }
+
+    #[tokio::test]
+    async fn loopback_is_reached_without_a_proxy() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = format!("http://{}", listener.local_addr().unwrap());
+        let refused = async {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let answer = b"HTTP/1.1 418 I'm a proxy\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                stream.read_buf(&mut Vec::new()).await.unwrap();
+                tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await.unwrap();
+            }
+        };
+        let url = proxy.parse::<Url>().unwrap();
+        let found = Proxies { http: Some(url.clone()), https: Some(url), none: "direct.example".to_owned() };
+        let mut builder = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_millis(500));
+        for proxy in proxies(found) {
+            builder = builder.proxy(proxy);
+        }
+        let client = builder.build().unwrap();
+        let through_proxy = async |host: &str| {
+            // Nothing listens on port 1.
+            let answer = client.get(format!("http://{host}:1/")).send().await;
+            answer.is_ok_and(|answer| answer.status().as_u16() == 418)
+        };
+        let test = async {
+            for host in [
+                "localhost",
+                "LOCALHOST",
+                "a.localhost",
+                "localhost.",
+                "127.0.0.1",
+                "127.9.8.7",
+                "[::1]",
+                "[::ffff:127.0.0.1]",
+            ] {
+                assert!(!through_proxy(host).await, "{host}");
+            }
+            for host in ["api.example", "127.0.0.1.example", "notlocalhost"] {
+                assert!(through_proxy(host).await, "{host}");
+            }
+        };
+        tokio::select! {
+            () = test => {}
+            () = refused => {}
+        }
     }
 
     #[tokio::test]

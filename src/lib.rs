@@ -47,6 +47,7 @@
 //! | [`clock`], [`backoff`] | time, growing intervals |
 //! | [`process`] | what others see of this process |
 //! | [`text`], [`table`] | harmless text, tables that fit |
+//! | `redact` | secrets taken out of what servers say, whatever their spelling |
 //! | [`simulator`] | the simulated API and receiver of the tests and the demo |
 
 pub mod api;
@@ -64,6 +65,7 @@ pub mod metrics;
 pub mod notify;
 pub mod output;
 pub mod process;
+mod redact;
 pub mod run;
 pub mod service;
 pub mod simulator;

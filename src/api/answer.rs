@@ -7,6 +7,8 @@
 
 use std::ops::ControlFlow;
 
+use crate::redact::Redactor;
+
 /// Most bytes of a field that is not passed on whole (IDs, status, times).
 const MAX_SMALL_BYTES: usize = 16 * 1024;
 
@@ -232,6 +234,16 @@ impl Reader {
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
+    }
+
+    /// Takes secrets out of all that was kept, before anything else reads it.
+    pub(super) fn redact(&mut self, redactor: &Redactor) {
+        for value in self.fields.iter_mut().flat_map(|fields| &mut fields.0) {
+            if let Value::Bytes(bytes) = value {
+                *bytes = redactor.body(std::mem::take(bytes));
+            }
+        }
+        self.beginning = redactor.beginning(&self.beginning).into_bytes();
     }
 
     /// How many bytes of the body were read.

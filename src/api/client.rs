@@ -6,25 +6,22 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
-use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url, redirect};
-use secrecy::ExposeSecret as _;
+use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url};
 use tokio::time::Instant;
 
 use super::answer::Reader;
-use super::error::{ApiError, KeyProblem};
+use super::error::{ApiError, Transport};
+use super::keys::Keys;
 use super::wire::Answer;
 use super::{HttpStream, Malformed, Reply, RunSource, hints, wire};
-use crate::blocking::{self, Lane};
-use crate::config::{ApiSettings, REDACTED};
-use crate::http::{Names, connection_ended};
+use crate::blocking;
+use crate::config::ApiSettings;
+use crate::http::{self, Names, connection_ended};
 use crate::run::{Observation, RunId, Verdict};
 use crate::text::with_causes;
 
-/// How often the key is read again at the most. A refusal has it read again at once.
-const KEY_LIFE: Duration = Duration::from_secs(1);
-
-/// Key files read at once.
-const KEY_READS: usize = 4;
+/// Most keys that one poll tries.
+const KEYS_TRIED: usize = 3;
 
 /// Most bytes of the body of an error that are read: its message is what people see.
 const MAX_ERROR_BYTES: usize = 8 * 1024;
@@ -60,7 +57,7 @@ pub enum BuildError {
 ///
 /// HTTP/2 where the server offers it, connections kept alive, TLS by rustls with the system's
 /// authorities (`SSL_CERT_FILE` and `SSL_CERT_DIR` replace them), proxies as `HTTPS_PROXY`,
-/// `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say. Redirects are never followed.
+/// `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say, but none for loopback addresses. Redirects are never followed.
 pub struct ApiClient {
     settings: ApiSettings,
     names: Arc<Names>,
@@ -74,10 +71,7 @@ pub struct ApiClient {
     streams: Client,
     /// Where runs are, without a slash at the end.
     runs: Url,
-    /// Reads the key where it is in a file.
-    keys: Lane,
-    /// The header with the key, and when it was read. Held only to copy in and out.
-    read_key: Mutex<Option<(Instant, HeaderValue)>>,
+    keys: Keys,
     /// The runs whose last answer had a status and broke off after it. Held only to look and to change.
     cut: Mutex<VecDeque<RunId>>,
 }
@@ -117,8 +111,7 @@ impl ApiClient {
             names,
             streams: streams.build().map_err(BuildError::Https)?,
             runs,
-            keys: Lane::new("keys", KEY_READS),
-            read_key: Mutex::new(None),
+            keys: Keys::new(settings.key.clone()),
             cut: Mutex::new(VecDeque::new()),
         };
         client.make_spare();
@@ -139,7 +132,7 @@ impl ApiClient {
 
     /// Reads the key, for [`RunSource::same_account`]. One that cannot be read shows at the first request.
     pub async fn read_key(&self) {
-        let _unreadable = self.authorization().await;
+        let _unreadable = self.keys.authorization().await;
     }
 
     fn pool(&self) -> Pool {
@@ -174,7 +167,7 @@ impl ApiClient {
                 sent = request(&pool.http).send().await;
             }
         }
-        let response = sent.map_err(transport)?;
+        let response = sent.map_err(|error| self.transport(error))?;
         let mut current = self.polls.lock().expect("no holder panics");
         if current.number == pool.number {
             current.answered_at = Some(Instant::now());
@@ -191,35 +184,20 @@ impl ApiClient {
         url
     }
 
-    /// The `Authorization` header, read anew when the last reading is old.
-    async fn authorization(&self) -> Result<HeaderValue, ApiError> {
-        let now = Instant::now();
-        let fresh = |(read_at, _): &&(Instant, HeaderValue)| now.duration_since(*read_at) < KEY_LIFE;
-        if let Some((_, header)) = self.read_key.lock().expect("no holder panics").as_ref().filter(fresh) {
-            return Ok(header.clone());
-        }
-        let key = self.settings.key.as_ref().ok_or(ApiError::KeyMissing)?;
-        let key = key.read_on(&self.keys).await.map_err(|error| ApiError::KeyUnusable(KeyProblem::File(error)))?;
-        let key = key.expose_secret();
-        let header = if key.bytes().all(|byte| byte.is_ascii_graphic()) {
-            HeaderValue::try_from(format!("Bearer {key}")).ok()
-        } else {
-            None
-        };
-        let mut header = header.ok_or(ApiError::KeyUnusable(KeyProblem::Characters))?;
-        header.set_sensitive(true);
-        *self.read_key.lock().expect("no holder panics") = Some((now, header.clone()));
-        Ok(header)
+    fn transport(&self, error: reqwest::Error) -> ApiError {
+        ApiError::Transport(Transport::new(error, &self.keys.redactor()))
     }
 
-    /// The body of a refusal without the key, which some repeat when they refuse it.
-    fn without_key(&self, body: &[u8]) -> String {
-        let text = String::from_utf8_lossy(body);
-        let read = self.read_key.lock().expect("no holder panics");
-        match read.as_ref().and_then(|(_, header)| header.to_str().ok()?.strip_prefix("Bearer ")) {
-            Some(key) => text.replace(key, REDACTED),
-            None => text.into_owned(),
+    /// Reads a body, decompressed, up to `limit` bytes; `None` when there are more.
+    async fn read_body(&self, mut response: Response, limit: usize) -> Result<Option<Vec<u8>>, ApiError> {
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.transport(error))? {
+            if body.len() + chunk.len() > limit {
+                return Ok(None);
+            }
+            body.extend_from_slice(&chunk);
         }
+        Ok(Some(body))
     }
 
     /// Reads the answer about the run `id` as far as it can be read.
@@ -232,7 +210,7 @@ impl ApiClient {
             match response.chunk().await {
                 Ok(Some(bytes)) if reader.push(&bytes).is_continue() => {}
                 Ok(_) => break None,
-                Err(error) => break Some(transport(error)),
+                Err(error) => break Some(self.transport(error)),
             }
         };
         let again = {
@@ -240,6 +218,7 @@ impl ApiClient {
             let before = cut.iter().position(|other| other == id);
             before.and_then(|at| cut.remove(at)).is_some()
         };
+        reader.redact(&self.keys.redactor());
         let answer = wire::answer(reader, id);
         match (broken_off, answer) {
             (None, Ok(answer)) if answer.whole || again => Ok(taken(answer, id)),
@@ -265,14 +244,14 @@ impl ApiClient {
             return ApiError::Redirect { status };
         }
         // Only the message is lost when the body cannot be read; the status says what matters.
-        let message = match read_body(response, MAX_ERROR_BYTES).await {
-            Ok(Some(body)) => wire::error_message(self.without_key(&body).as_bytes()),
+        let message = match self.read_body(response, MAX_ERROR_BYTES).await {
+            Ok(Some(body)) => wire::error_message(self.keys.redactor().beginning(&body).as_bytes()),
             Ok(None) | Err(_) => String::new(),
         };
         match code {
             StatusCode::FORBIDDEN if retry_after.is_some() => ApiError::Status { status, message, retry_after },
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                *self.read_key.lock().expect("no holder panics") = None;
+                self.keys.refuse();
                 ApiError::Unauthorized { status, message }
             }
             StatusCode::NOT_FOUND => ApiError::NotFound { message },
@@ -306,27 +285,33 @@ fn taken(answer: Answer, id: &RunId) -> Observation {
 }
 
 fn builder(settings: &ApiSettings, names: &Arc<Names>) -> ClientBuilder {
-    Client::builder()
-        .dns_resolver(Arc::clone(names))
-        .user_agent(concat!("runwatch/", env!("CARGO_PKG_VERSION")))
-        .redirect(redirect::Policy::none())
-        .connect_timeout(settings.connect_timeout)
-        .tcp_keepalive(KEEPALIVE)
+    http::client().dns_resolver(Arc::clone(names)).connect_timeout(settings.connect_timeout).tcp_keepalive(KEEPALIVE)
 }
 
 impl RunSource for ApiClient {
     type Events = HttpStream;
 
     async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
-        let (url, key) = (self.run(id, None), self.authorization().await?);
-        let request = |http: &Client| {
-            let request = http.get(url.clone()).header(AUTHORIZATION, key.clone());
-            request.header(ACCEPT, HeaderValue::from_static("application/json"))
+        let url = self.run(id, None);
+        let mut tried = 0;
+        let response = loop {
+            let key = self.keys.authorization().await?;
+            let request = |http: &Client| {
+                let request = http.get(url.clone()).header(AUTHORIZATION, key.clone());
+                request.header(ACCEPT, HeaderValue::from_static("application/json"))
+            };
+            let response = self.send_poll(request).await?;
+            if response.status().is_success() {
+                self.keys.accept(&key);
+                break response;
+            }
+            let refusal = self.refusal(response).await;
+            tried += 1;
+            let refused = matches!(refusal, ApiError::Unauthorized { .. });
+            if !refused || tried >= KEYS_TRIED || !self.keys.has_another(&key).await {
+                return Err(refusal);
+            }
         };
-        let response = self.send_poll(request).await?;
-        if !response.status().is_success() {
-            return Err(self.refusal(response).await);
-        }
         let pause = hints::exhausted(response.headers(), SystemTime::now());
         let observation = self.observation(response, id).await?;
         Ok(Reply { observation, pause })
@@ -338,24 +323,20 @@ impl RunSource for ApiClient {
     }
 
     fn same_account(&self, other: &Self) -> bool {
-        let key = |client: &Self| {
-            let read = client.read_key.lock().expect("no holder panics");
-            read.as_ref().map(|(_, header)| header.clone())
-        };
-        self.runs == other.runs && key(self) == key(other)
+        self.runs == other.runs && self.keys.same_as(&other.keys)
     }
 
     async fn open_events(&self, id: &RunId, last_id: Option<&str>) -> Result<HttpStream, ApiError> {
         let mut request = self
             .streams
             .get(self.run(id, Some("events")))
-            .header(AUTHORIZATION, self.authorization().await?)
+            .header(AUTHORIZATION, self.keys.authorization().await?)
             .header(ACCEPT, HeaderValue::from_static(EVENT_STREAM));
         if let Some(last_id) = last_id.and_then(|last_id| HeaderValue::from_str(last_id).ok()) {
             request = request.header("last-event-id", last_id);
         }
         let opening = async {
-            let response = request.send().await.map_err(transport)?;
+            let response = request.send().await.map_err(|error| self.transport(error))?;
             if response.status().is_success() { Ok(response) } else { Err(self.refusal(response).await) }
         };
         let response = tokio::time::timeout(self.settings.request_timeout, opening).await;
@@ -363,7 +344,7 @@ impl RunSource for ApiClient {
         if !is_event_stream(response.headers()) {
             return Err(ApiError::Malformed(Malformed::Shape("it is not an event stream")));
         }
-        Ok(HttpStream::new(response))
+        Ok(HttpStream::new(response, self.keys.redactor()))
     }
 }
 
@@ -373,23 +354,6 @@ const EVENT_STREAM: &str = "text/event-stream";
 fn is_event_stream(headers: &HeaderMap) -> bool {
     let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     given.split(';').next().is_some_and(|given| given.trim().eq_ignore_ascii_case(EVENT_STREAM))
-}
-
-/// Reads a body, decompressed, up to `limit` bytes; `None` when there are more.
-async fn read_body(mut response: Response, limit: usize) -> Result<Option<Vec<u8>>, ApiError> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(transport)? {
-        if body.len() + chunk.len() > limit {
-            return Ok(None);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(Some(body))
-}
-
-/// The URL is left out: a proxy's may hold a password.
-fn transport(error: reqwest::Error) -> ApiError {
-    ApiError::Transport(error.without_url())
 }
 
 #[cfg(test)]

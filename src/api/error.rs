@@ -5,6 +5,7 @@ use std::time::Duration;
 use reqwest::StatusCode;
 
 use crate::config::SecretError;
+use crate::redact::Redactor;
 use crate::text::{one_line, with_causes};
 
 /// Longest description of an error, in characters.
@@ -58,8 +59,8 @@ pub enum ApiError {
         retry_after: Option<Duration>,
     },
     /// No connection, no answer in time, or it broke off.
-    #[error("{}", transport_text(.0))]
-    Transport(#[source] reqwest::Error),
+    #[error("{}", .0.what)]
+    Transport(#[source] Transport),
     /// No answer within the time for a request.
     #[error("no answer in time")]
     Timeout,
@@ -68,15 +69,39 @@ pub enum ApiError {
     Malformed(#[source] Malformed),
 }
 
+/// What the HTTP client says went wrong, without secrets: servers and proxies put words of their own into it.
+#[derive(Debug, thiserror::Error)]
+#[error("{causes}")]
+pub struct Transport {
+    what: &'static str,
+    causes: String,
+    /// The answer broke off, or could not be decompressed.
+    answer_began: bool,
+}
+
+impl Transport {
+    /// The URL is left out: a proxy's may hold a password.
+    pub(super) fn new(error: reqwest::Error, redactor: &Redactor) -> Self {
+        let what = transport_text(&error);
+        let answer_began = error.is_body() || error.is_decode();
+        Self { what, answer_began, causes: redactor.text(&with_causes(&error.without_url())).into_owned() }
+    }
+}
+
 /// Why the API key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyProblem {
     /// Its file cannot be used.
     #[error(transparent)]
     File(SecretError),
-    /// It has spaces or characters that no key has and no header may carry.
-    #[error("it has spaces or unusual characters")]
-    Characters,
+    /// It does not look like a key.
+    #[error("{what}; {fix}")]
+    Form {
+        /// What is odd about it.
+        what: &'static str,
+        /// What to do.
+        fix: &'static str,
+    },
 }
 
 /// Why a body is no answer about the run.
@@ -130,7 +155,7 @@ impl ApiError {
     /// Whether no answer came at all: that of a server that was reached is another error.
     pub fn is_unreached(&self) -> bool {
         match self {
-            Self::Transport(error) => !error.is_body() && !error.is_decode(),
+            Self::Transport(error) => !error.answer_began,
             Self::Timeout => true,
             Self::KeyMissing
             | Self::KeyUnusable(_)

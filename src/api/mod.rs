@@ -11,6 +11,7 @@ pub mod fuzzing;
 mod hints;
 #[doc(hidden)]
 pub mod hot;
+mod keys;
 mod sse;
 mod stream;
 mod wire;

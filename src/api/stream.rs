@@ -1,5 +1,6 @@
 //! A run's event stream: what comes in, piece by piece, and what it says.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,8 +9,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::error::{ApiError, Malformed};
+use super::error::{ApiError, Malformed, Transport};
 use super::sse::{Frame, Parser};
+use crate::redact::Redactor;
 use crate::run::Activity;
 
 /// Most bytes of one stream that are read in a second: no run tells people that much, and a server that
@@ -57,11 +59,13 @@ pub struct HttpStream {
     rest: Bytes,
     /// The second that bytes are counted in, and how many came in it.
     second: (Instant, usize),
+    /// Takes secrets out of what comes in.
+    redactor: Arc<Redactor>,
 }
 
 impl HttpStream {
-    pub(super) fn new(response: Response) -> Self {
-        Self { response, parser: Parser::default(), rest: Bytes::new(), second: (Instant::now(), 0) }
+    pub(super) fn new(response: Response, redactor: Arc<Redactor>) -> Self {
+        Self { response, parser: Parser::default(), rest: Bytes::new(), second: (Instant::now(), 0), redactor }
     }
 }
 
@@ -79,12 +83,16 @@ impl EventStream for HttpStream {
             match self.response.chunk().await {
                 Ok(Some(bytes)) => self.rest = bytes,
                 Ok(None) => return Ok(None),
-                Err(error) => return Err(ApiError::Transport(error.without_url())),
+                Err(error) => return Err(ApiError::Transport(Transport::new(error, &self.redactor))),
             }
             self.second.1 += self.rest.len();
         }
         let frame = self.parser.next(&mut self.rest);
         let frame = frame.map_err(|_too_large| ApiError::Malformed(Malformed::Shape("an event of it is too large")))?;
+        let frame = frame.map(|frame| Frame {
+            event: self.redactor.text(&frame.event).into_owned(),
+            data: String::from_utf8(self.redactor.body(frame.data.into_bytes())).unwrap_or_default(),
+        });
         Ok(Some(frame.and_then(|frame| activity(&frame)).map_or(StreamItem::Life, StreamItem::Activity)))
     }
 

@@ -195,6 +195,21 @@ mod tests {
     const FAILED: &str = include_str!("../../tests/data/failed.json");
 
     #[test]
+    fn a_secret_shows_nowhere_in_an_answer() {
+        let body = r#"{"id":"run_xyz789abc","status":"odd ck_live\/1234567","output":{"a":["ck_live%2F1234567"]},
+            "error":{"message":"ck_live\u002f1234567"},"project":"ck_live/1234567"}"#;
+        let mut reader = Reader::new(body.len() as u64);
+        let _all = reader.push(body.as_bytes());
+        reader.redact(&crate::redact::Redactor::new(["ck_live/1234567"]));
+        assert!(!String::from_utf8_lossy(reader.beginning()).contains("1234567"));
+        let seen = answer(reader, &asked()).unwrap().observation;
+        assert_eq!(seen.status, Status::from_api("odd [redacted]"));
+        assert_eq!(seen.details.output.unwrap().get(), r#"{"a":["[redacted]"]}"#);
+        assert_eq!(seen.details.error_message.as_deref(), Some("[redacted]"));
+        assert_eq!(seen.details.project.as_deref(), Some("[redacted]"));
+    }
+
+    #[test]
     fn the_documented_examples_are_read_bare_and_enveloped() {
         for (body, status) in [(RUNNING, Status::Running), (SUCCEEDED, Status::Succeeded), (FAILED, Status::Failed)] {
             for body in [body.to_owned(), format!("{{\"data\":{body}}}")] {

@@ -8,14 +8,16 @@ use reqwest::Url;
 
 use super::effective::{Effective, REDACTED};
 use super::problem::{Origin, Problem, Problems};
+use super::proxy::{BadProxy, Proxies};
 use super::reader::{Reader, Refusal, Table};
 use super::sinks::read_sinks;
 use super::source::{Merged, Sources};
 use super::{
     ApiSettings, ControlSettings, EventsMode, LogFormat, LogLevel, LogSettings, Secret, SecretError, Settings,
-    StaticWatch, StoreSettings, WatchSettings,
+    StaticWatch, StoreSettings, WatchSettings, check_key,
 };
 use crate::run::RunId;
+use crate::text::trimmed;
 
 /// Shortest interval between two polls of a run.
 pub const MIN_INTERVAL: Duration = Duration::from_millis(50);
@@ -134,6 +136,15 @@ fn read_api(reader: &mut Reader<'_>, root: &mut Table, sources: &Sources) -> Api
         None => None,
     };
     let key = read_key(reader, table, sources);
+    if let Err(BadProxy { variable, what }) = Proxies::read(|name| sources.path_of(name).map(Into::into)) {
+        let origin = Origin::Environment { variable: variable.to_owned() };
+        reader.outside(
+            origin,
+            "the proxy",
+            &what,
+            "write the address of an HTTP proxy such as http://proxy.example:3128",
+        );
+    }
     let requests_per_minute = integer(reader, table, "requests_per_minute", 1_000_000);
     let connect_timeout = duration(reader, table, "connect_timeout", MIN_TIMEOUT, MAX_TIMEOUT);
     let request_timeout = duration(reader, table, "request_timeout", MIN_TIMEOUT, MAX_TIMEOUT);
@@ -165,14 +176,16 @@ fn read_key(reader: &mut Reader<'_>, table: &mut Table, sources: &Sources) -> Op
     }
     if let Some(value) = sources.path_of(KEY_VARIABLE) {
         let origin = Origin::Environment { variable: KEY_VARIABLE.to_owned() };
-        let Some(value) = value.to_str().map(str::trim).filter(|value| header_safe(value).is_ok()) else {
-            reader.outside(
-                origin,
-                "api.key",
-                "this is not a key: it has spaces or unusual characters",
-                "set the key alone",
-            );
-            return None;
+        let checked = match value.to_str().map(trimmed) {
+            Some(value) => check_key(value).map(|()| value),
+            None => Err(("it has unusual characters: it is not UTF-8", "copy the key again")),
+        };
+        let value = match checked {
+            Ok(value) => value,
+            Err((what, fix)) => {
+                reader.outside(origin, "api.key", &format!("this is not a key: {what}"), fix);
+                return None;
+            }
         };
         reader.show_outside(table, "key", REDACTED, origin);
         return Some(Secret::value(value));
@@ -416,9 +429,5 @@ pub(crate) fn watch_name(text: &str) -> Result<String, Refusal> {
 
 /// A secret that is sent as part of a header, after `Bearer`.
 fn header_safe(text: &str) -> Result<(), Refusal> {
-    if text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        Ok(())
-    } else {
-        Err(refusal("this has spaces or unusual characters", "write the key or token alone, without \"Bearer\""))
-    }
+    check_key(text).map_err(|(what, fix)| refusal(what, fix))
 }

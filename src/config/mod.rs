@@ -13,6 +13,7 @@ mod effective;
 pub mod fuzzing;
 mod load;
 mod problem;
+mod proxy;
 mod quantity;
 mod reader;
 mod secret;
@@ -25,8 +26,10 @@ pub use effective::{Effective, Entry};
 pub use load::{IN_MEMORY, Loaded, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, control_socket, load};
 pub(crate) use load::{NAME_CHARS, watch_name};
 pub use problem::{Origin, Problem, Problems};
+pub(crate) use proxy::Proxies;
 pub use quantity::{InvalidQuantity, duration_text, parse_duration, parse_size, size_text};
 pub(crate) use reader::{LABEL_KEY_BYTES, LABEL_VALUE_CHARS, MAX_LABELS, check_label, check_labels};
+pub(crate) use secret::check_key;
 pub use secret::{Secret, SecretError};
 pub use settings::{
     ApiSettings, ControlSettings, EventsMode, LogFormat, LogLevel, LogSettings, Settings, SinkKind, SinkSettings,

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::blocking::{self, Lane};
+use crate::text::trimmed;
 
 /// A secret value, or the file that holds it.
 #[derive(Clone)]
@@ -52,13 +53,13 @@ impl Secret {
         Self::Value(SecretString::from(text.into()))
     }
 
-    /// The secret, without surrounding white space. A file is read each time, and blocks for some seconds at most.
+    /// The secret, without white space and byte order marks around it. A file is read each time, and blocks for some seconds at most.
     ///
     /// # Errors
-    /// When the file cannot be read in time, is not UTF-8, is empty or larger than 64 KiB.
+    /// When the file cannot be read in time, is not text, is empty or larger than 64 KiB.
     pub fn read(&self) -> Result<SecretString, SecretError> {
         match self {
-            Self::Value(value) => Ok(SecretString::from(value.expose_secret().trim())),
+            Self::Value(value) => Ok(SecretString::from(trimmed(value.expose_secret()))),
             Self::File(path) => check(path, blocking::read_file(path, MAX_SECRET_BYTES)),
         }
     }
@@ -75,6 +76,32 @@ impl Secret {
     }
 }
 
+/// Checks that a key or token can be sent: visible ASCII characters, and nothing around them that was pasted too.
+///
+/// # Errors
+/// What is odd about it, without showing it, and what to do.
+pub(crate) fn check_key(key: &str) -> Result<(), (&'static str, &'static str)> {
+    let quotes = ['"', '\'', '`', '\u{2018}', '\u{2019}', '\u{201c}', '\u{201d}', '\u{ab}', '\u{bb}'];
+    let after_scheme = key.get(..6).filter(|scheme| scheme.eq_ignore_ascii_case("bearer")).map(|_| &key[6..]);
+    if key.starts_with(quotes) || key.ends_with(quotes) {
+        Err(("there are quotes around the key", "remove them"))
+    } else if after_scheme.is_some_and(|rest| rest.starts_with(|c: char| c.is_whitespace() || c == ':')) {
+        Err(("there is the word Bearer before the key", "write the key alone"))
+    } else if key.starts_with("CREWSHIP_API_KEY=") || key.starts_with("export ") {
+        Err(("there is the name of a variable before the key", "write only what stands after the equals sign"))
+    } else if key.contains(['\n', '\r']) {
+        Err(("it has more than one line", "write one key on one line"))
+    } else if key.contains(char::is_whitespace) {
+        Err(("it has spaces inside", "write the key without spaces"))
+    } else if !key.is_ascii() {
+        Err(("it has unusual characters: some are invisible, or not ASCII", "copy the key again"))
+    } else if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Err(("it has unusual characters: control characters", "copy the key again"))
+    } else {
+        Ok(())
+    }
+}
+
 fn check(path: &Path, read: io::Result<Vec<u8>>) -> Result<SecretString, SecretError> {
     let unreadable = |source| SecretError::Unreadable { path: path.to_owned(), source };
     let bytes = read.map_err(unreadable)?;
@@ -82,10 +109,10 @@ fn check(path: &Path, read: io::Result<Vec<u8>>) -> Result<SecretString, SecretE
         return Err(SecretError::TooLarge { path: path.to_owned() });
     }
     let text = SecretString::from(blocking::text(bytes).map_err(unreadable)?);
-    if text.expose_secret().trim().is_empty() {
+    if trimmed(text.expose_secret()).is_empty() {
         return Err(SecretError::Empty { path: path.to_owned() });
     }
-    Ok(SecretString::from(text.expose_secret().trim()))
+    Ok(SecretString::from(trimmed(text.expose_secret())))
 }
 
 impl fmt::Debug for Secret {
@@ -94,5 +121,48 @@ impl fmt::Debug for Secret {
             Self::Value(_) => f.write_str("[redacted]"),
             Self::File(path) => write!(f, "[file {}]", path.display()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_pasted_around_a_key_is_named_and_never_shown() {
+        for (key, word) in [
+            ("\"ck_1234567890\"", "quotes"),
+            ("'ck_1234567890'", "quotes"),
+            ("\u{201c}ck_1234567890\u{201d}", "quotes"),
+            ("ck_1234567890\"", "quotes"),
+            ("Bearer ck_1234567890", "Bearer"),
+            ("bearer\tck_1234567890", "Bearer"),
+            ("CREWSHIP_API_KEY=ck_1234567890", "variable"),
+            ("ck_1234567890\nck_old", "line"),
+            ("ck_123 4567890", "space"),
+            ("ck_1234567890\u{200b}\u{e9}", "unusual characters"),
+            ("ck_12345\u{7f}67890", "unusual characters"),
+        ] {
+            let (what, fix) = check_key(key).unwrap_err();
+            assert!(what.contains(word) && !what.contains("ck_") && !fix.contains("ck_"), "{key:?}: {what}; {fix}");
+        }
+        assert_eq!(check_key("ck_live_A+/=-._~"), Ok(()));
+        assert_eq!(check_key("bearerck"), Ok(()));
+    }
+
+    #[test]
+    fn marks_and_white_space_around_a_secret_are_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        for text in ["ck_1", "\u{feff}ck_1\r\n", " ck_1\u{a0}\n\n", "ck_1\0"] {
+            std::fs::write(&path, text).unwrap();
+            for secret in [Secret::File(path.clone()), Secret::value(text)] {
+                assert_eq!(secret.read().unwrap().expose_secret(), "ck_1", "{text:?}");
+            }
+        }
+        let utf16: Vec<u8> =
+            [0xfeff_u16].into_iter().chain("ck_1\r\n".encode_utf16()).flat_map(u16::to_le_bytes).collect();
+        std::fs::write(&path, utf16).unwrap();
+        assert_eq!(Secret::File(path).read().unwrap().expose_secret(), "ck_1");
     }
 }
