@@ -3,8 +3,10 @@
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, RequestBuilder, Response, StatusCode, Url, redirect};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use secrecy::ExposeSecret as _;
 use tokio::time::Instant;
 
@@ -13,7 +15,8 @@ use super::{BuildSinkError, Message, SendError, Sent, chat, signature};
 use crate::api::retry_after;
 use crate::blocking::Lane;
 use crate::config::{Secret, WebhookFormat, WebhookSettings};
-use crate::http::{Names, connection_ended};
+use crate::http::{Names, client, connection_ended, proxy_secrets};
+use crate::redact::Redactor;
 use crate::text::{causes_after, one_line};
 
 /// Limit of one attempt, answer included.
@@ -36,6 +39,18 @@ const SECRET_READS: usize = 4;
 
 /// Largest body sent, in bytes: the Standard Webhooks specification recommends payloads under 20 kB.
 pub(super) const MAX_BODY_BYTES: usize = 19_999;
+
+/// Most bytes of a chat service's answer to a successful attempt that are read, to see whether it was one.
+const MAX_CHAT_BYTES: usize = 16 * 1024;
+
+/// How long such an answer may take after its head.
+const SAID_LIMIT: Duration = Duration::from_secs(5);
+
+/// User names, passwords and signing secrets shorter than this, in bytes, are not taken out of answers.
+const MIN_CREDENTIAL: usize = 4;
+
+/// Labels of a host name from this length on, in bytes, are secrets that a service made up.
+const MIN_HOST_LABEL: usize = 20;
 
 /// Most bytes of a receiver's answer to a failed attempt that are read, to show what it says.
 const MAX_ANSWER_BYTES: usize = 1024;
@@ -68,11 +83,9 @@ pub(super) struct Body {
 
 impl Webhook {
     pub(super) fn build(settings: &WebhookSettings) -> Result<Self, BuildSinkError> {
-        let http = Client::builder()
+        // A redirect would send the message, and its secrets, to a place that is not configured: none is followed.
+        let http = client()
             .dns_resolver(Names::new(LOOKUPS))
-            .user_agent(concat!("runwatch/", env!("CARGO_PKG_VERSION")))
-            // A redirect would send the message, and its secrets, to a place nobody configured.
-            .redirect(redirect::Policy::none())
             .connect_timeout(CONNECT_LIMIT)
             .timeout(LIMIT)
             .pool_max_idle_per_host(MAX_IDLE)
@@ -95,21 +108,22 @@ impl Webhook {
         let url = Url::parse(&url).map_err(|_secret| SendError::new("the address is not a URL"))?;
         let (content_type, text, mut headers) = self.body(message)?;
         headers.insert(CONTENT_TYPE, content_type);
-        self.sign(message, &text, &mut headers).await?;
-        let mut hidden = secret_parts(&url);
+        let mut secrets = secret_parts(&url);
+        secrets.extend(self.sign(message, &text, &mut headers).await?);
         for (name, value) in &self.settings.headers {
             let value = self.read(value, name).await?;
             let unusable = |what| SendError::new(format!("the header {name} has {what} that HTTP does not allow"));
             let header = HeaderName::try_from(name).map_err(|_invalid| unusable("a name"))?;
             let mut value = HeaderValue::try_from(value).map_err(|_invalid| unusable("a value"))?;
             value.set_sensitive(true);
-            hidden.extend(value.to_str().into_iter().flat_map(secret_words));
+            secrets.extend(value.to_str().into_iter().flat_map(secret_words));
             headers.insert(header, value);
         }
+        let redactor = Redactor::new(secrets.into_iter().chain(proxy_secrets()));
         let request = self.http.post(url).headers(headers).body(text);
         match tokio::time::timeout(LIMIT, self.post(&request)).await {
-            Ok(Ok(response)) => judge(response, &hidden).await,
-            Ok(Err(error)) => Err(SendError::new(transport(error))),
+            Ok(Ok(response)) => judge(response, &self.settings.format, &redactor).await,
+            Ok(Err(error)) => Err(SendError::new(redactor.text(&transport(error)))),
             Err(_elapsed) => Err(SendError::new(NO_ANSWER)),
         }
     }
@@ -164,8 +178,9 @@ impl Webhook {
         Ok((HeaderValue::from_static(body.content_type), body.text, body.headers))
     }
 
-    /// Adds the headers of the Standard Webhooks specification; a signature where there is a secret.
-    async fn sign(&self, message: &Message<'_>, body: &str, headers: &mut HeaderMap) -> Result<(), SendError> {
+    /// Adds the headers of the Standard Webhooks specification; a signature where there is a secret. Returns what must
+    /// not show.
+    async fn sign(&self, message: &Message<'_>, body: &str, headers: &mut HeaderMap) -> Result<Vec<String>, SendError> {
         let id = HeaderValue::try_from(message.delivery.as_str()).expect("letters, digits and an underscore");
         headers.insert(signature::ID_HEADER, id);
         let timestamp = message.now.as_second();
@@ -176,27 +191,42 @@ impl Webhook {
                 .map_err(|error| SendError::new(error.to_string()))?;
             let signatures = HeaderValue::try_from(signatures).expect("base64 and spaces");
             headers.insert(signature::SIGNATURE_HEADER, signatures);
+            return Ok(secrets.split_whitespace().flat_map(signing_secret).collect());
         }
-        Ok(())
+        Ok(Vec::new())
     }
 }
 
-/// What an answer means: 2xx arrived; everything else did not.
-async fn judge(response: Response, hidden: &[String]) -> Result<Sent, SendError> {
+/// What an answer means: 2xx arrived, unless a chat service says otherwise in the body; everything else did not.
+async fn judge(mut response: Response, format: &WebhookFormat, redactor: &Redactor) -> Result<Sent, SendError> {
     let status = response.status();
+    let mut retry_after = retry_after(response.headers(), SystemTime::now());
     if status.is_success() {
-        return Ok(Sent { detail: status.to_string() });
-    }
-    let retry_after = match status {
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-            retry_after(response.headers(), SystemTime::now())
+        if !chat::explains(format) {
+            return Ok(Sent { detail: status.to_string() });
         }
-        _ => None,
-    };
+        let said = tokio::time::timeout(SAID_LIMIT, beginning(&mut response, MAX_CHAT_BYTES)).await;
+        // Without what it says, the status is what counts.
+        let Some(failure) = said.ok().and_then(|said| chat::failure(format, &said)) else {
+            return Ok(Sent { detail: status.to_string() });
+        };
+        let said = one_line(&redactor.text(&failure.message), ANSWER_CHARS);
+        let detail = format!("{status}, but the answer reports a failure: {said}");
+        return Err(SendError { retry_after: failure.retry_after.or(retry_after), ..SendError::new(detail) });
+    }
+    if !matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        retry_after = None;
+    }
     let detail = if status.is_redirection() {
         format!("{status} (redirects are not followed)")
     } else {
-        match answer(response, hidden).await {
+        let said = beginning(&mut response, MAX_ANSWER_BYTES).await;
+        let said = if said.len() < MAX_ANSWER_BYTES {
+            redactor.text(&String::from_utf8_lossy(&said)).into_owned()
+        } else {
+            redactor.beginning(&said)
+        };
+        match one_line(&said, ANSWER_CHARS) {
             said if said.is_empty() => status.to_string(),
             said => format!("{status}: {said}"),
         }
@@ -204,42 +234,56 @@ async fn judge(response: Response, hidden: &[String]) -> Result<Sent, SendError>
     Err(SendError { retry_after, gone: status == StatusCode::GONE, ..SendError::new(detail) })
 }
 
-/// The parts of an address that only its owner knows: a chat service's address is the key to it.
-/// The value of a header, and its words: a receiver may repeat the token without its scheme.
-fn secret_words(value: &str) -> impl Iterator<Item = String> {
-    let words = value.split_whitespace().filter(move |word| word.len() < value.len());
-    std::iter::once(value).chain(words).filter(|text| text.len() >= HIDDEN_CHARS).map(ToOwned::to_owned)
-}
-
-fn secret_parts(url: &Url) -> Vec<String> {
-    let path = url.path().split('/');
-    let query = url.query().unwrap_or_default().split(['&', '=']);
-    let long = path.chain(query).chain(url.password()).filter(|part| part.len() >= HIDDEN_CHARS);
-    std::iter::once(url.path()).filter(|path| path.len() > 1).chain(long).map(ToOwned::to_owned).collect()
-}
-
-/// The beginning of what a receiver says, harmless and without what is `hidden`: many servers repeat
-/// the path that they do not know.
-async fn answer(mut response: Response, hidden: &[String]) -> String {
+/// The beginning of a body, `most` bytes at the most. What cannot be read is left out; the status is what matters.
+async fn beginning(response: &mut Response, most: usize) -> Vec<u8> {
     let mut said = Vec::new();
-    while said.len() < MAX_ANSWER_BYTES {
-        // What cannot be read is not shown; the status is what matters.
+    while said.len() < most {
         let Ok(Some(chunk)) = response.chunk().await else { break };
         said.extend_from_slice(&chunk);
     }
-    said.truncate(MAX_ANSWER_BYTES);
-    let mut said = String::from_utf8_lossy(&said).into_owned();
-    for part in hidden {
-        said = said.replace(part, "…");
+    said.truncate(most);
+    said
+}
+
+/// The value of a header, and its words: a receiver may repeat the token without its scheme, or decoded.
+fn secret_words(value: &str) -> Vec<String> {
+    let words = value.split_whitespace().filter(|word| word.len() < value.len());
+    let mut secrets: Vec<_> = std::iter::once(value).chain(words).map(ToOwned::to_owned).collect();
+    if let Some(("Basic" | "basic", credentials)) = value.split_once(' ')
+        && let Ok(decoded) = STANDARD.decode(credentials.trim())
+        && let Ok(decoded) = String::from_utf8(decoded)
+    {
+        secrets.extend(
+            decoded.split_once(':').into_iter().flat_map(|(user, password)| [user, password]).map(ToOwned::to_owned),
+        );
+        secrets.push(decoded);
     }
-    if said.len() >= MAX_ANSWER_BYTES / 2 {
-        // What was cut off may have been the rest of one.
-        let begins =
-            |part: &String| (1..part.len()).rev().find(|end| said.as_bytes().ends_with(&part.as_bytes()[..*end]));
-        let cut = hidden.iter().filter_map(begins).max().unwrap_or(0);
-        said.truncate(said.floor_char_boundary(said.len() - cut));
+    secrets.retain(|text| text.len() >= HIDDEN_CHARS);
+    secrets
+}
+
+/// A signing secret with and without its prefix, and the bytes that it stands for where these are a text.
+fn signing_secret(secret: &str) -> Vec<String> {
+    let bare = secret.strip_prefix("whsec_").unwrap_or(secret);
+    let bytes = STANDARD.decode(bare).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    [secret, bare].map(ToOwned::to_owned).into_iter().chain(bytes).filter(|text| text.len() >= MIN_CREDENTIAL).collect()
+}
+
+/// The parts of an address that only its owner knows: a chat service's address is the key to it. The user name is one:
+/// many services have their token there.
+fn secret_parts(url: &Url) -> Vec<String> {
+    let host = url.host_str().unwrap_or_default().split('.').filter(|label| label.len() >= MIN_HOST_LABEL);
+    let path = url.path().split('/');
+    let query = url.query().unwrap_or_default().split(['&', '=']);
+    let long = path.chain(query).chain(url.fragment()).filter(|part| part.len() >= HIDDEN_CHARS);
+    let credentials = [Some(url.username()), url.password()].into_iter().flatten();
+    let credentials = credentials.filter(|part| part.len() >= MIN_CREDENTIAL);
+    let whole = std::iter::once(url.path()).filter(|path| path.len() >= HIDDEN_CHARS);
+    let mut parts: Vec<_> = whole.chain(long).chain(host).chain(credentials).map(ToOwned::to_owned).collect();
+    if let Some(password) = url.password() {
+        parts.push(format!("{}:{password}", url.username()));
     }
-    one_line(&said, ANSWER_CHARS)
+    parts
 }
 
 /// What an attempt without an answer in time says.
