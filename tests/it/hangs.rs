@@ -354,6 +354,30 @@ async fn a_disk_that_does_not_answer() {
 }
 
 #[tokio::test]
+async fn a_disk_that_does_not_answer_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let (disk, hang) = (hanging(DISK, folder.path()), folder.path().join("hang"));
+    std::fs::write(&hang, "").unwrap();
+    let (simulator, receiver) = (api([]).await, Receiver::start([]).await.unwrap());
+    let program = program(&simulator, &receiver, "");
+    let path = program.home().join("notify.sock");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    let program = program.set("NOTIFY_SOCKET", path.to_str().unwrap());
+    let program = program.set("LD_PRELOAD", &disk).set("HANG_AT", hang.to_str().unwrap());
+    let daemon = program.command(&["daemon"]).spawn().unwrap();
+    let mut buffer = [0; 4096];
+    let length = timeout(PATIENCE, manager.recv(&mut buffer)).await.expect("it says that it starts").unwrap();
+    let told = String::from_utf8_lossy(&buffer[..length]);
+    assert!(told.contains("EXTEND_TIMEOUT_USEC=") && told.contains("STATUS=opening the store"), "{told}");
+    let asked = Instant::now();
+    send_signal(&daemon, Signal::TERM);
+    let ended = finish(daemon).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("ended by a signal while it started"), "{ended:?}");
+    assert!(asked.elapsed() < LONGEST_STOP, "it ended after {:?}", asked.elapsed());
+}
+
+#[tokio::test]
 async fn a_desktop_bus_that_does_not_answer() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bus");
