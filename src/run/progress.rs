@@ -111,12 +111,52 @@ impl Step {
         })
     }
 
+    /// Leaves out what can be large of the run, input, output and the tail of a long error, and names it in its
+    /// events: it takes little memory then until it can be stored.
+    pub fn leave_out_values(&mut self) {
+        fn leave_out(
+            values: [(&str, &mut Option<Box<RawValue>>); 2],
+            error: &mut Option<String>,
+            named: &mut Vec<String>,
+        ) {
+            let mut name = |name: &str| {
+                if !named.iter().any(|known| known == name) {
+                    named.push(name.to_owned());
+                }
+            };
+            for (field, value) in values {
+                if value.take().is_some() {
+                    name(field);
+                }
+            }
+            if let Some(error) = error.as_mut().filter(|error| error.len() > KEPT_ERROR_BYTES) {
+                error.truncate(error.floor_char_boundary(KEPT_ERROR_BYTES));
+                error.push('…');
+                error.shrink_to_fit();
+                name("error_message");
+            }
+        }
+        if let Some(details) = &mut self.progress.details {
+            let RunDetails { input, output, error_message, left_out, .. } = details.as_mut();
+            leave_out([("input", input), ("output", output)], error_message, left_out);
+        }
+        for event in &mut self.events {
+            if let EventData::Run(data) = &mut event.data {
+                let RunSummary { input, output, error_message, .. } = &mut data.run;
+                leave_out([("input", input), ("output", output)], error_message, &mut data.truncated);
+            }
+        }
+    }
+
     /// Whether its verdict is the status that the API gave, which is for good.
     pub fn ends_by_status(&self) -> bool {
         let Progress { status, verdict, .. } = &self.progress;
         verdict.is_some() && status.as_ref().and_then(Verdict::of_status) == *verdict
     }
 }
+
+/// How much of a run's error is kept where what can be large is left out, in bytes.
+const KEPT_ERROR_BYTES: usize = 1024;
 
 /// The API's times have whole seconds in every documented example, so an end within the second in
 /// which the watch began is no evidence that nobody was watching.
@@ -509,6 +549,24 @@ mod tests {
         assert!(data.watch.late);
         assert_eq!(data.run.url.as_deref(), Some("https://console.example/run_1"));
         assert_eq!(data.timing.detected_after_ms, Some(11_000));
+    }
+
+    #[test]
+    fn what_is_left_out_of_a_step_is_named_once_and_the_verdict_stays() {
+        let value = |text: &str| Some(serde_json::value::to_raw_value(&text.repeat(4000)).unwrap());
+        let error_message = Some("ä".repeat(1000));
+        let details = RunDetails { input: value("in"), output: value("out"), error_message, ..RunDetails::default() };
+        let mut step =
+            Progress::begin(time(0)).step(&watch(100), seen_with("failed", details), time(1), &limits()).unwrap();
+        assert!(step.bytes() > 20_000);
+        step.leave_out_values();
+        step.leave_out_values();
+        assert!(step.bytes() < 1100, "{}", step.bytes());
+        assert_eq!(step.progress.verdict, Some(Verdict::Failed));
+        let data = step.events[0].run().unwrap();
+        assert_eq!(data.truncated, ["input", "output", "error_message"]);
+        assert!(data.run.input.is_none() && data.run.output.is_none());
+        assert_eq!(data.run.error_message.as_ref().unwrap().chars().last(), Some('…'));
     }
 
     #[test]

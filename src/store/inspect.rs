@@ -142,6 +142,15 @@ pub struct Counts {
 const RECORD_COLUMNS: &str = "id, run_id, name, labels, sinks, added_at, deadline_at, status, polls, missing_since,
     seen_running, overdue_told, last_error, last_error_at, verdict, verdict_at, found_by, NULL AS changed_at";
 
+/// The newest watch of a run, with [`RECORD_COLUMNS`] in place of `{}`.
+const NEWEST_RECORD: &str = "SELECT {} FROM watches WHERE run_id = ? ORDER BY id DESC LIMIT 1";
+
+/// How many rows of a kind there are.
+const TOTAL: &str = "SELECT coalesce(sum(total), 0) FROM totals WHERE what = ?";
+
+/// When the oldest delivery was made that has not arrived and was not given up.
+const OLDEST_OPEN: &str = "SELECT min(created_at) FROM deliveries WHERE state IN ('pending', 'sending')";
+
 /// The columns that [`read_delivery`] reads, and where from.
 macro_rules! select_deliveries {
     () => {
@@ -164,26 +173,7 @@ impl Store {
                 Some((at, id)) => (at.as_millisecond(), id.as_str()),
                 None => (i64::MIN, ""),
             };
-            // Each question has a statement of its own, because each has an index of its own.
-            let which = match (filter.state, filter.verdict) {
-                (None, None) => "(added_at, run_id) > (:after_at, :after_id) AND :verdict IS NULL",
-                (Some(WatchState::Active), None) => {
-                    "verdict IS NULL AND (added_at, run_id) > (:after_at, :after_id) AND :verdict IS NULL"
-                }
-                (Some(WatchState::Finished), None) => {
-                    "verdict IS NOT NULL AND (added_at, run_id) > (:after_at, :after_id) AND :verdict IS NULL"
-                }
-                (None | Some(WatchState::Finished), Some(_)) => {
-                    "verdict IS NOT NULL AND verdict = :verdict AND (added_at, run_id) > (:after_at, :after_id)"
-                }
-                (Some(WatchState::Active), Some(_)) => return Ok(page(Vec::new(), limit)),
-            };
-            let sql = format!(
-                "SELECT {RECORD_COLUMNS} FROM watches w WHERE {which}
-                   AND NOT EXISTS (SELECT 1 FROM json_each(:labels) wanted WHERE NOT EXISTS (
-                       SELECT 1 FROM json_each(w.labels) have WHERE have.key = wanted.value ->> 0 AND have.value = wanted.value ->> 1))
-                 ORDER BY added_at, run_id LIMIT :limit + 1"
-            );
+            let Some(sql) = watches_sql(filter.state, filter.verdict) else { return Ok(page(Vec::new(), limit)) };
             let parameters = named_params! {
                 ":after_at": after_at,
                 ":after_id": after_id,
@@ -246,28 +236,7 @@ impl Store {
         self.inspect(move |db| {
             let words: Vec<_> = filter.states.iter().map(|state| state.as_str()).collect();
             let words = serde_json::to_string(&words).map_err(|error| unreadable("states", &error))?;
-            // Those that are not delivered are few among many, and have an index of their own.
-            let delivered = filter.states.is_empty() || filter.states.contains(&DeliveryState::Delivered);
-            let sql = match (&filter.sink, delivered) {
-                (Some(_), _) => concat!(
-                    select_deliveries!(),
-                    " WHERE d.sink = :sink AND d.id > :after
-                        AND (:states = '[]' OR d.state IN (SELECT value FROM json_each(:states)))
-                      ORDER BY d.id LIMIT :limit + 1"
-                ),
-                (None, false) => concat!(
-                    select_deliveries!(),
-                    " WHERE d.state != 'delivered' AND d.id > :after AND :sink IS NULL
-                        AND d.state IN (SELECT value FROM json_each(:states))
-                      ORDER BY d.id LIMIT :limit + 1"
-                ),
-                (None, true) => concat!(
-                    select_deliveries!(),
-                    " WHERE d.id > :after AND :sink IS NULL
-                        AND (:states = '[]' OR d.state IN (SELECT value FROM json_each(:states)))
-                      ORDER BY d.id LIMIT :limit + 1"
-                ),
-            };
+            let sql = deliveries_sql(&filter);
             let parameters = named_params! {
                 ":after": filter.after.as_ref().map_or("", DeliveryId::as_str),
                 ":sink": filter.sink.as_ref().map(SinkName::as_str),
@@ -308,9 +277,7 @@ impl Store {
             let absent = |name: &SinkName| !deliveries.iter().any(|(sink, ..)| sink == name);
             let absent: Vec<_> = sinks.into_iter().filter(absent).collect();
             deliveries.extend(absent.into_iter().map(|sink| (sink, 0, 0)));
-            let oldest: Option<i64> = db
-                .prepare_cached("SELECT min(created_at) FROM deliveries WHERE state IN ('pending', 'sending')")?
-                .query_row([], |row| row.get(0))?;
+            let oldest: Option<i64> = db.prepare_cached(OLDEST_OPEN)?.query_row([], |row| row.get(0))?;
             let age = oldest.map(read_time).transpose()?.map(|oldest| now.duration_since(oldest));
             Ok(Figures {
                 active: total(db, "active")?,
@@ -369,6 +336,56 @@ impl Store {
     }
 }
 
+/// The statement that lists watches. Each question has one of its own, because each has an index of its own. `None`
+/// where there can be none.
+fn watches_sql(state: Option<WatchState>, verdict: Option<Verdict>) -> Option<String> {
+    let which = match (state, verdict) {
+        (None, None) => "(added_at, run_id) > (:after_at, :after_id) AND :verdict IS NULL",
+        (Some(WatchState::Active), None) => {
+            "verdict IS NULL AND (added_at, run_id) > (:after_at, :after_id) AND :verdict IS NULL"
+        }
+        (Some(WatchState::Finished), None) => {
+            "verdict IS NOT NULL AND (added_at, run_id) > (:after_at, :after_id) AND :verdict IS NULL"
+        }
+        (None | Some(WatchState::Finished), Some(_)) => {
+            "verdict IS NOT NULL AND verdict = :verdict AND (added_at, run_id) > (:after_at, :after_id)"
+        }
+        (Some(WatchState::Active), Some(_)) => return None,
+    };
+    Some(format!(
+        "SELECT {RECORD_COLUMNS} FROM watches w WHERE {which}
+           AND NOT EXISTS (SELECT 1 FROM json_each(:labels) wanted WHERE NOT EXISTS (
+               SELECT 1 FROM json_each(w.labels) have WHERE have.key = wanted.value ->> 0 AND have.value = wanted.value ->> 1))
+         ORDER BY added_at, run_id LIMIT :limit + 1"
+    ))
+}
+
+/// The statement that lists deliveries.
+fn deliveries_sql(filter: &DeliveryFilter) -> &'static str {
+    // Those that are not delivered are few among many, and have an index of their own.
+    let delivered = filter.states.is_empty() || filter.states.contains(&DeliveryState::Delivered);
+    match (&filter.sink, delivered) {
+        (Some(_), _) => concat!(
+            select_deliveries!(),
+            " WHERE d.sink = :sink AND d.id > :after
+                        AND (:states = '[]' OR d.state IN (SELECT value FROM json_each(:states)))
+                      ORDER BY d.id LIMIT :limit + 1"
+        ),
+        (None, false) => concat!(
+            select_deliveries!(),
+            " WHERE d.state != 'delivered' AND d.id > :after AND :sink IS NULL
+                        AND d.state IN (SELECT value FROM json_each(:states))
+                      ORDER BY d.id LIMIT :limit + 1"
+        ),
+        (None, true) => concat!(
+            select_deliveries!(),
+            " WHERE d.id > :after AND :sink IS NULL
+                        AND (:states = '[]' OR d.state IN (SELECT value FROM json_each(:states)))
+                      ORDER BY d.id LIMIT :limit + 1"
+        ),
+    }
+}
+
 fn page<T>(mut items: Vec<T>, limit: u32) -> Page<T> {
     let more = items.len() > limit as usize;
     items.truncate(limit as usize);
@@ -388,13 +405,12 @@ pub(super) fn verdicts(db: &Connection) -> Result<Vec<Verdict>, StoreError> {
 /// How many watches are active or have a verdict, or how many deliveries are in a state: kept by triggers, so that it
 /// takes no longer the more is stored.
 fn total(db: &Connection, what: &str) -> Result<u64, StoreError> {
-    let total = "SELECT coalesce(sum(total), 0) FROM totals WHERE what = ?";
-    Ok(db.prepare_cached(total)?.query_row([what], |row| row.get::<_, i64>(0))?.cast_unsigned())
+    Ok(db.prepare_cached(TOTAL)?.query_row([what], |row| row.get::<_, i64>(0))?.cast_unsigned())
 }
 
 /// The newest watch of a run with its number.
 fn newest_record(db: &Connection, run_id: &RunId) -> Result<Option<(i64, WatchRecord)>, StoreError> {
-    let sql = format!("SELECT {RECORD_COLUMNS} FROM watches WHERE run_id = ? ORDER BY id DESC LIMIT 1");
+    let sql = NEWEST_RECORD.replace("{}", RECORD_COLUMNS);
     Ok(read_all(db, &sql, [run_id.as_str()], |row| Ok((row.get("id")?, read_record(row)?)))?.pop())
 }
 
@@ -427,4 +443,53 @@ fn read_attempt(row: &Row<'_>) -> Result<AttemptRecord, StoreError> {
         delivered: row.get(3)?,
         detail: row.get(4)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{prepare, queries};
+
+    /// How SQLite answers a statement, a line for each table.
+    fn plan(db: &Connection, sql: &str) -> Vec<String> {
+        let mut statement = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let (mut steps, mut details) = (statement.raw_query(), Vec::new());
+        while let Some(step) = steps.next().unwrap() {
+            details.push(step.get("detail").unwrap());
+        }
+        details
+    }
+
+    #[test]
+    fn no_question_reads_all_that_is_stored() {
+        let db = prepare(Connection::open_in_memory().unwrap()).unwrap();
+        let failed = Some(Verdict::Failed);
+        let by = |states: &[DeliveryState], sink: Option<&str>| {
+            let sink = sink.map(|name| SinkName::new(name).unwrap());
+            deliveries_sql(&DeliveryFilter { states: states.to_vec(), sink, after: None }).to_owned()
+        };
+        let turns = "SELECT id FROM deliveries WHERE sink = ? AND state = 'pending' AND next_attempt_at <= ? ORDER BY next_attempt_at, id";
+        let questions = [
+            (watches_sql(None, None).unwrap(), "watches_by_age"),
+            (watches_sql(Some(WatchState::Active), None).unwrap(), "active_watches_by_age"),
+            (watches_sql(Some(WatchState::Finished), None).unwrap(), "finished_watches_by_age"),
+            (watches_sql(None, failed).unwrap(), "watches_by_verdict"),
+            (watches_sql(Some(WatchState::Finished), failed).unwrap(), "watches_by_verdict"),
+            (NEWEST_RECORD.replace("{}", RECORD_COLUMNS), "watches_of_run"),
+            (by(&[], None), "PRIMARY KEY"),
+            (by(&[DeliveryState::Dead, DeliveryState::Pending], None), "undelivered"),
+            (by(&[], Some("ops")), "deliveries_to_sink"),
+            (TOTAL.to_owned(), "PRIMARY KEY"),
+            (OLDEST_OPEN.to_owned(), "open_deliveries_by_age"),
+            (queries::EVENTS_AFTER.to_owned(), "INTEGER PRIMARY KEY"),
+            (turns.to_owned(), "deliveries_by_turn"),
+        ];
+        for (sql, index) in questions {
+            let plan = plan(&db, &sql);
+            let table = plan.iter().find(|step| !step.contains("json_each")).unwrap();
+            assert!(table.starts_with("SEARCH") && table.contains(index), "{index}: {plan:?}\n{sql}");
+            let sorted = plan.iter().any(|step| step.contains("TEMP B-TREE FOR ORDER BY"));
+            assert!(!sorted, "{plan:?}\n{sql}");
+        }
+    }
 }

@@ -427,6 +427,8 @@ impl Store {
 /// Sets a fresh connection up and brings the database to the newest version.
 fn prepare(mut connection: Connection) -> Result<Connection, StoreError> {
     prepare_any(&connection)?;
+    // Before anything is written, be it only to the header.
+    schema::version(&connection)?;
     connection.pragma_update(None, "foreign_keys", true)?;
     // Of a new file only: what is freed can be given back to the disk, some pages at a time (sqlite.org/pragma.html,
     // "auto_vacuum"). Files of earlier versions keep their size.

@@ -40,6 +40,10 @@ macro_rules! payloads {
 }
 pub(super) use payloads;
 
+/// The events after one, with their numbers.
+pub(super) const EVENTS_AFTER: &str =
+    concat!("SELECT seq, body, ", payloads!("e"), " FROM events e WHERE seq > ? ORDER BY seq LIMIT ?");
+
 /// What came of adding a watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Added {
@@ -527,9 +531,7 @@ impl Store {
     /// When the store cannot be read.
     pub async fn events_after(&self, seq: i64, limit: u32) -> Result<Vec<(i64, Event)>, StoreError> {
         self.inspect(move |db| {
-            let sql =
-                concat!("SELECT seq, body, ", payloads!("e"), " FROM events e WHERE seq > ? ORDER BY seq LIMIT ?");
-            read_all(db, sql, params![seq, limit], |row| Ok((row.get(0)?, read_event(row, 1)?)))
+            read_all(db, EVENTS_AFTER, params![seq, limit], |row| Ok((row.get(0)?, read_event(row, 1)?)))
         })
         .await
     }

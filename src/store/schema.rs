@@ -120,6 +120,7 @@ const STEPS: &[&str] = &[
     CREATE INDEX watches_of_run ON watches (run_id, id);
     CREATE INDEX watches_by_age ON watches (added_at, run_id);
     CREATE INDEX active_watches_by_age ON watches (added_at, run_id) WHERE verdict IS NULL;
+    CREATE INDEX finished_watches_by_age ON watches (added_at, run_id) WHERE verdict IS NOT NULL;
     CREATE INDEX watches_by_verdict ON watches (verdict, added_at, run_id) WHERE verdict IS NOT NULL;
     CREATE INDEX watches_by_end ON watches (verdict_at) WHERE verdict IS NOT NULL;
 
@@ -219,17 +220,23 @@ const STEPS: &[&str] = &[
 const MOVED_BYTES: i64 = 16 * 1024 * 1024;
 const MOVED_WATCHES: usize = 1_000;
 
+/// Returns the version of a database. Changes nothing.
+///
+/// # Errors
+/// [`StoreError::Newer`] when a newer runwatch wrote it.
+pub(super) fn version(connection: &Connection) -> Result<u32, StoreError> {
+    let known = u32::try_from(STEPS.len()).expect("a handful of steps");
+    let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if found > known { Err(StoreError::Newer { found, known }) } else { Ok(found) }
+}
+
 /// Brings a database to the newest version, each step in a transaction of its own.
 ///
 /// # Errors
 /// [`StoreError::Newer`] when a newer runwatch wrote it; it is left as it is.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
-    let known = u32::try_from(STEPS.len()).expect("a handful of steps");
-    let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if found > known {
-        return Err(StoreError::Newer { found, known });
-    }
-    for (version, step) in (0..known).zip(STEPS).skip(found as usize) {
+    let found = version(connection)?;
+    for (version, step) in (0..).zip(STEPS).skip(found as usize) {
         let transaction = connection.transaction()?;
         transaction.execute_batch(step)?;
         transaction.pragma_update(None, "user_version", version + 1)?;

@@ -24,6 +24,10 @@ const STORE_RETRY: Duration = Duration::from_secs(5);
 /// forth between two has as many as it has polls.
 const MAX_FRESH_STARTS: u8 = 20;
 
+/// Most bytes of inputs, outputs and errors of runs whose ends the store refused: beyond that they are left out, and
+/// what is told names them. The end itself is kept, however many there are.
+const MAX_UNSTORED_BYTES: usize = 16 * 1024 * 1024;
+
 /// Most unknown status texts that are warned about, so that an API that makes up ever new ones fills
 /// neither memory nor the log.
 pub(super) const MAX_WARNED: usize = 100;
@@ -223,6 +227,11 @@ impl<S: RunSource> Scheduler<S> {
                         entry.progress.heed(&step.progress, self.reading.wall);
                         if step.ends_by_status() {
                             entry.phase = Phase::Storing;
+                            let mut step = step;
+                            let held: usize = self.unstored.iter().map(|(_, step, _)| step.bytes()).sum();
+                            if held.saturating_add(step.bytes()) > MAX_UNSTORED_BYTES {
+                                step.leave_out_values();
+                            }
                             self.unstored.push((key, step, at));
                             self.store_again_at = Some(now + STORE_RETRY);
                             return;

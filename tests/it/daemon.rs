@@ -631,11 +631,32 @@ async fn messages_for_a_sink_that_is_gone_are_kept_and_explained() {
     let program = program.configured("");
     let daemon = start(&program).await;
     let listed = program.run(&["list", "--all"]).await;
-    assert!(listed.stderr.contains("1 message waits for hook, which is no longer configured"), "{listed:?}");
+    assert!(
+        listed
+            .stderr
+            .contains("1 message waits for hook, which is no longer configured: configure it again, or give up"),
+        "{listed:?}"
+    );
     let shown = json(&program, &["show", "run_1"]).await;
     let hook = shown["routing"].as_array().unwrap().iter().find(|sink| sink["sink"] == "hook").unwrap();
     assert!(hook["why_not"].as_str().unwrap().contains("no sink of that name is configured any more"), "{hook}");
     stop(daemon).await;
+}
+
+#[tokio::test]
+async fn a_job_remembers_a_verdict_that_is_pruned_before_its_end() {
+    let simulator = api([("run_1", Script::canceled()), ("run_2", Script::runs_forever())]).await;
+    let receiver = Receiver::start([]).await.unwrap();
+    let configured = "[[watches]]\nrun_id = \"run_1\"\n[[watches]]\nrun_id = \"run_2\"\n";
+    let program = program(&simulator, &receiver, configured).set("RUNWATCH_STORE__RETENTION", "50ms");
+    let pruned = async {
+        receiver.wait_for(1).await;
+        while program.run(&["show", "run_1"]).await.code == Some(0) {}
+        assert_eq!(program.run(&["show", "run_2"]).await.code, Some(0));
+        simulator.add_run(&RunId::new("run_2").unwrap(), Script::succeeds());
+    };
+    let (ended, ()) = tokio::join!(program.run(&["daemon", "--exit-when-done"]), pruned);
+    assert_eq!(ended.code, Some(3), "{ended:?}");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use runwatch::clock::Clock;
 use runwatch::config::Settings;
 use runwatch::metrics::Metrics;
 use runwatch::run::{Answer, EventType, FoundBy, Labels, Observation, Progress, RunDetails, RunId, Status, Watch};
-use runwatch::store::{Place, Store};
+use runwatch::store::{Disk, Done, Place, Store, Transaction};
 use runwatch::watch::{AddedBy, Policy, Scheduler, Watches};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -283,4 +283,67 @@ async fn the_last_poll_decides_at_a_deadline_when_the_api_may_not_be_asked() {
     assert_eq!(at_the_deadline(Mood::Refusing, MINUTE * 5).await, [EventType::WatchUnreachable; 3]);
     let poisoned = at_the_deadline(Mood::Poisoned, MINUTE * 5).await;
     assert_eq!(poisoned, [EventType::WatchUnreachable, EventType::WatchTimedOut, EventType::WatchTimedOut]);
+}
+
+/// An API whose runs have all failed, each with an output of 1 MiB.
+struct Ended;
+
+impl RunSource for Ended {
+    type Events = NoStream;
+
+    async fn open_events(&self, _: &RunId, _: Option<&str>) -> Result<NoStream, ApiError> {
+        Err(ApiError::NotFound { message: String::new() })
+    }
+
+    async fn get_run(&self, _: &RunId) -> Result<Reply, ApiError> {
+        let output = serde_json::value::to_raw_value(&"x".repeat(1024 * 1024)).unwrap();
+        let details = RunDetails { output: Some(output), ..RunDetails::default() };
+        Ok(Reply { observation: Observation { status: Status::Failed, details }, pause: None })
+    }
+}
+
+/// A disk that is full as long as this is so.
+struct Platter(Arc<Mutex<bool>>);
+
+impl Disk for Platter {
+    async fn run(&self, transaction: Transaction) -> Option<Done> {
+        let full = *self.0.lock().unwrap();
+        Some(if full { transaction.refuse() } else { transaction.run() })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn ends_that_a_full_disk_refuses_are_all_told_later_but_not_all_their_outputs() {
+    const RUNS: usize = 40;
+    let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
+    let (store, writer) = Store::open(Place::Memory).unwrap();
+    let full = Arc::new(Mutex::new(false));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(writer.run_on(Platter(Arc::clone(&full))));
+    for index in 0..RUNS {
+        store.add_watch(watch(index, clock.now())).await.unwrap();
+    }
+    *full.lock().unwrap() = true;
+    let policy = Policy { requests_per_minute: 6_000, ..app::policy(&Settings::default()) };
+    let (mut scheduler, watches) = Scheduler::new(Ended, store.clone(), clock.clone(), policy, Metrics::default(), 7);
+    scheduler.resume(store.active_watches(clock.now(), None, u32::MAX).await.unwrap(), RUNS as u64);
+    let stop = CancellationToken::new();
+    tasks.spawn(scheduler.run(stop.clone()));
+    tokio::time::sleep(MINUTE).await;
+    assert_eq!(store.counts().await.unwrap().active, RUNS as u64);
+    *full.lock().unwrap() = false;
+    tokio::time::sleep(MINUTE).await;
+    assert_eq!(store.counts().await.unwrap().active, 0);
+    let events = store.events_after(0, u32::MAX).await.unwrap();
+    let data: Vec<_> = events.iter().filter_map(|(_, event)| event.run()).collect();
+    assert_eq!(data.len(), RUNS, "every end is told");
+    let whole = data.iter().filter(|data| data.run.output.is_some()).count();
+    assert!((1..=16).contains(&whole), "{whole} outputs of 1 MiB were kept in memory");
+    let named = data.iter().filter(|data| data.truncated == ["output"] && data.run.output.is_none()).count();
+    assert_eq!(whole + named, RUNS);
+    stop.cancel();
+    drop((store, watches));
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap();
+    }
 }

@@ -163,7 +163,9 @@ async fn a_database_that_is_none_or_newer_is_left_alone() {
 
     let newer = dir.path().join("newer.db");
     rusqlite::Connection::open(&newer).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    let before = std::fs::read(&newer).unwrap();
     let refused = Store::open(Place::File(&newer)).map(|_| ()).unwrap_err();
+    assert_eq!(std::fs::read(&newer).unwrap(), before);
     assert!(refused.to_string().contains("use the newer runwatch"), "{refused}");
 }
 
