@@ -14,8 +14,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::process::Child;
 
-use crate::daemon::{add, kill, listening, program, socket, start, stop, text, verdict};
-use crate::support::{PATIENCE, Program, api, eventually, finish, send_signal};
+use crate::daemon::{add, kill, listening, program, socket, start, stop, stop_expecting, text, verdict};
+use crate::support::{PATIENCE, Program, api, eventually, finish, received, send_signal};
 
 const TOKEN: &str = "a-token-for-tests";
 
@@ -650,7 +650,7 @@ async fn a_token_is_needed_for_a_network_through_every_change() {
     for (authorization, expected) in [("", 401), ("Bearer ", 401), (&bearer(TOKEN), 200)] {
         assert_eq!(status(authorization).await, expected, "{authorization:?}");
     }
-    stop(daemon).await;
+    stop_expecting(daemon, &["cannot read the token of the control interface"]).await;
 }
 
 #[tokio::test]
@@ -670,7 +670,7 @@ async fn a_delivery_is_tried_again_only_where_that_makes_sense() {
     let daemon = start(&program).await;
     let door = Door::unix(&program);
     door.watch("run_1").await;
-    hangs.wait_for(1).await;
+    received(&hangs, 1).await;
     let told = door
         .until("/v1/watches/run_1", |watch| {
             let states = watch["deliveries"].as_array().unwrap();
@@ -692,7 +692,7 @@ async fn a_delivery_is_tried_again_only_where_that_makes_sense() {
     door.ask("DELETE", "/v1/watches/run_1", "").await.refuses(409, "delivered or given up");
     let due = retry(&id("refuses")).await;
     assert_eq!((due.status, due.text.as_str()), (202, ""), "{due:?}");
-    assert_eq!(refuses.wait_for(2).await.len(), 2);
+    assert_eq!(received(&refuses, 2).await.len(), 2);
     let all = door.ask("POST", "/v1/deliveries/retry?sink=refuses", "").await;
     assert_eq!((all.status, all.text.as_str()), (202, r#"{"deliveries":0}"#), "it has arrived: {all:?}");
     door.ask("POST", "/v1/deliveries/retry", "").await.refuses(400, "sink=NAME");

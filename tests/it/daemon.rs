@@ -12,7 +12,9 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixDatagram, UnixStream};
 use tokio::process::Child;
 
-use crate::support::{Ended, Program, api, eventually, finish, send_signal};
+use crate::support::{
+    Ended, Program, api, collect, collect_rest, eventually, finish, next_line, received, send_signal, until,
+};
 
 const SOON: Duration = Duration::from_millis(300);
 
@@ -38,24 +40,35 @@ fn store(program: &Program) -> PathBuf {
 /// Starts the daemon and waits until it answers.
 pub(crate) async fn start(program: &Program) -> Child {
     let mut child = program.command(&["daemon"]).spawn().unwrap();
+    collect(&mut child);
     let socket = socket(program);
-    let answers = async {
-        while UnixStream::connect(&socket).await.is_err() {
-            assert!(child.try_wait().unwrap().is_none(), "the daemon ended");
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(crate::support::PATIENCE, answers).await.expect("the daemon listens");
+    until("the daemon to listen", async || {
+        assert!(child.try_wait().unwrap().is_none(), "the daemon ended");
+        UnixStream::connect(&socket).await.ok()
+    })
+    .await;
     // It listens before the store is open, and answers after that; it may die before, if so asked.
     program.run(&["list"]).await;
     child
 }
 
+/// Stops a daemon that has logged no error.
 pub(crate) async fn stop(child: Child) -> Ended {
+    stop_expecting(child, &[]).await
+}
+
+/// Stops a daemon whose errors in the log each hold one of `expected`, and each of these is there.
+pub(crate) async fn stop_expecting(child: Child, expected: &[&str]) -> Ended {
     send_signal(&child, Signal::TERM);
     let ended = finish(child).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(!ended.stderr.contains("panicked"), "{ended:?}");
+    let errors: Vec<_> = ended.stderr.lines().filter(|line| line.contains("ERROR ")).collect();
+    let unexpected = errors.iter().find(|line| !expected.iter().any(|part| line.contains(part)));
+    assert_eq!(unexpected, None, "{ended:?}");
+    for part in expected {
+        assert!(errors.iter().any(|line| line.contains(part)), "{part}: {ended:?}");
+    }
     ended
 }
 
@@ -82,6 +95,15 @@ pub(crate) async fn verdict(program: &Program, run: &str) -> Value {
     json(program, &["show", run]).await
 }
 
+/// Waits until the first message of a run has arrived, and returns all that the daemon says of the run.
+async fn delivered(program: &Program, run: &str) -> Value {
+    let look = async || {
+        let shown = json(program, &["show", run]).await;
+        (shown["deliveries"][0]["state"] == "delivered").then_some(shown)
+    };
+    until("the delivery", look).await
+}
+
 fn ids(received: &[Received]) -> Vec<&str> {
     received.iter().map(|request| request.headers["webhook-id"].to_str().unwrap()).collect()
 }
@@ -101,7 +123,7 @@ async fn what_was_acknowledged_outlives_the_process() {
     assert!(socket(&program).exists(), "a killed process leaves its socket");
     let daemon = start(&program).await;
     assert!(program.run(&["add", "run_1"]).await.stdout.starts_with("run_1: already watched"));
-    let received = receiver.wait_for(1).await;
+    let received = received(&receiver, 1).await;
     assert_eq!(body(&received[0])["type"], "run.failed");
     let ended = stop(daemon).await;
     assert!(ended.stderr.contains("ready") && ended.stderr.contains("stopping"), "{ended:?}");
@@ -123,11 +145,8 @@ async fn a_death_at_any_step_loses_no_message_and_makes_no_second_one() {
         let program = program.set("RUNWATCH_CRASH_AT", "");
         let daemon = start(&program).await;
         assert_eq!(verdict(&program, "run_1").await["verdict"], "succeeded", "{point}");
-        let received = receiver.wait_for(1).await;
-        let mut shown = json(&program, &["show", "run_1"]).await;
-        while shown["deliveries"][0]["state"] != "delivered" {
-            shown = json(&program, &["show", "run_1"]).await;
-        }
+        let received = received(&receiver, 1).await;
+        let shown = delivered(&program, "run_1").await;
         stop(daemon).await;
         let received = if received.len() > 1 { received } else { receiver.requests() };
         assert_eq!(received.len(), if point == "sent" { 2 } else { 1 }, "{point}");
@@ -150,7 +169,7 @@ async fn a_run_that_ended_while_nobody_watched_is_reported_as_late() {
     let ended = Timestamp::now();
     eventually("two seconds", || Timestamp::now().duration_since(ended).as_secs() >= 2).await;
     let daemon = start(&program).await;
-    let received = receiver.wait_for(1).await;
+    let received = received(&receiver, 1).await;
     assert_eq!(body(&received[0])["data"]["watch"]["late"], true, "{:?}", received[0]);
     stop(daemon).await;
 }
@@ -163,16 +182,15 @@ async fn watches_of_the_configuration_are_added_once() {
                       [[watches]]\nrun_id = \"run_2\"\n";
     let program = program(&simulator, &receiver, configured);
     let daemon = start(&program).await;
-    let received = receiver.wait_for(1).await;
+    let received = received(&receiver, 1).await;
     assert_eq!(body(&received[0])["data"]["watch"]["name"], "nightly");
     // Pruned once it has been told; the one that goes on stays.
-    loop {
+    let left = until("run_1 to be pruned", async || {
         let watches = json(&program, &["list", "--all"]).await["watches"].clone();
-        if watches.as_array().unwrap().len() == 1 {
-            assert_eq!(watches[0]["run_id"], "run_2");
-            break;
-        }
-    }
+        (watches.as_array().unwrap().len() == 1).then_some(watches)
+    })
+    .await;
+    assert_eq!(left[0]["run_id"], "run_2");
     assert_eq!(program.run(&["remove", "run_2"]).await.code, Some(0));
     stop(daemon).await;
     let daemon = start(&program).await;
@@ -191,26 +209,28 @@ async fn a_reload_changes_sinks_and_a_wrong_file_changes_nothing() {
 
     program = program.configured("[nonsense]\n");
     send_signal(&daemon, Signal::HUP);
-    let warning = loop {
+    let warning = until("the warning", async || {
         let listed = program.run(&["list"]).await;
         assert_eq!(listed.code, Some(0), "{listed:?}");
-        if listed.stderr.contains("not in force") {
-            break listed.stderr;
-        }
-    };
+        listed.stderr.contains("not in force").then_some(listed.stderr)
+    })
+    .await;
     assert!(warning.contains("nonsense"), "{warning}");
+    // The sinks of before are still in force.
+    simulator.add_run(&RunId::new("run_3").unwrap(), Script::fails("it broke"));
+    add(&program, "run_3").await;
+    assert_eq!(body(&received(&receiver, 1).await[0])["data"]["run"]["id"], "run_3");
 
     let new =
         format!("[sinks.other]\ntype = \"webhook\"\nurl = \"{}\"\n[[watches]]\nrun_id = \"run_2\"\n", other.url());
     program = program.configured(&new);
     send_signal(&daemon, Signal::HUP);
-    let received = other.wait_for(1).await;
+    let received = received(&other, 1).await;
     assert_eq!(body(&received[0])["data"]["run"]["id"], "run_2");
     let listed = json(&program, &["list"]).await;
     assert_eq!((listed["notices"].clone(), listed["watches"][0]["run_id"].clone()), (json!([]), json!("run_1")));
-    let ended = stop(daemon).await;
-    assert!(ended.stderr.contains("configuration not reloaded"), "{ended:?}");
-    assert_eq!(receiver.requests().len(), 0);
+    stop_expecting(daemon, &["the configuration cannot be used", "configuration not reloaded"]).await;
+    assert_eq!(receiver.requests().len(), 1);
 }
 
 #[tokio::test]
@@ -306,14 +326,13 @@ async fn a_full_disk_refuses_what_it_cannot_keep_and_keeps_the_rest() {
     eventually("the first daemon", || std::os::unix::net::UnixStream::connect(&socket).is_ok()).await;
     let labels = format!("long={}", "x".repeat(200));
     let mut kept = Vec::new();
-    let refused = loop {
+    let refused = until("the disk to be full", async || {
         let batch: Vec<_> = (0..500).map(|n| format!("run_{}_{n}", kept.len())).collect();
         let ended = program.run_with_input(&["add", "-", "--label", &labels], &batch.join("\n")).await;
         kept.extend(ended.stdout.lines().filter_map(|line| Some(line.strip_suffix(": watching")?.to_owned())));
-        if ended.code != Some(0) {
-            break ended;
-        }
-    };
+        (ended.code != Some(0)).then_some(ended)
+    })
+    .await;
     let said = refused.stderr.lines().next().unwrap_or_default();
     assert_eq!(refused.code, Some(1), "{said}");
     assert!(said.contains("is not watched") && said.contains("full"), "{said}");
@@ -321,17 +340,19 @@ async fn a_full_disk_refuses_what_it_cannot_keep_and_keeps_the_rest() {
     // Its health does not hang on the disk, and its readiness does.
     let ended = program.run(&["healthcheck"]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    let ended = loop {
+    let ended = until("a daemon that is not ready", async || {
         let ended = program.run(&["healthcheck", "--ready"]).await;
         if ended.code != Some(0) {
-            break ended;
+            return Some(ended);
         }
         // A little room was left.
         let run = format!("run_{}_more", kept.len());
         if program.run(&["add", &run, "--label", &labels]).await.code == Some(0) {
             kept.push(run);
         }
-    };
+        None
+    })
+    .await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stderr.contains("full"), "{ended:?}");
     let first = std::fs::read_to_string(program.home().join("first")).unwrap();
@@ -345,7 +366,7 @@ async fn a_full_disk_refuses_what_it_cannot_keep_and_keeps_the_rest() {
         listed["watches"].as_array().unwrap().iter().map(|watch| watch["run_id"].as_str().unwrap()).collect();
     let lost: Vec<_> = kept.iter().filter(|run| !listed.contains(run.as_str())).collect();
     assert_eq!(lost, Vec::<&String>::new());
-    let ended = stop(machine).await;
+    let ended = stop_expecting(machine, &["the store cannot be written"]).await;
     let told = ended.stderr.matches("the store cannot be written").count();
     assert!((1..=10).contains(&told), "when it begins, not for each refusal: {}", ended.stderr);
 }
@@ -360,12 +381,11 @@ async fn a_message_that_was_given_up_can_be_tried_again() {
         .configured(&format!("[sinks.hook]\ntype = \"webhook\"\nurl = \"{url}\"\nretry_schedule = [\"50ms\"]\n"));
     let daemon = start(&program).await;
     add(&program, "run_1").await;
-    let dead = loop {
-        let failed = json(&program, &["deliveries", "--failed", "--sink", "hook"]).await["deliveries"].clone();
-        if failed[0]["state"] == "dead" {
-            break failed[0].clone();
-        }
-    };
+    let dead = until("the message to be given up", async || {
+        let failed = json(&program, &["deliveries", "--failed", "--sink", "hook"]).await["deliveries"][0].take();
+        (failed["state"] == "dead").then_some(failed)
+    })
+    .await;
     assert_eq!((dead["attempts"].clone(), dead["run_id"].clone()), (json!(2), json!("run_1")));
     assert!(dead["last_result"].as_str().unwrap().contains("500"), "{dead}");
     let id = dead["id"].as_str().unwrap();
@@ -373,8 +393,11 @@ async fn a_message_that_was_given_up_can_be_tried_again() {
     for attempts in [4, 6] {
         let retried = program.run(&["deliveries", "retry", id]).await;
         assert_eq!(retried.code, Some(0), "{retried:?}");
-        receiver.wait_for(attempts).await;
-        while json(&program, &["deliveries", "--failed"]).await["deliveries"][0]["state"] == "sending" {}
+        received(&receiver, attempts).await;
+        until("the end of the attempt", async || {
+            (json(&program, &["deliveries", "--failed"]).await["deliveries"][0]["state"] != "sending").then_some(())
+        })
+        .await;
     }
     let shown = json(&program, &["show", "run_1"]).await;
     let attempts = shown["deliveries"][0]["attempt_log"].as_array().unwrap();
@@ -385,7 +408,7 @@ async fn a_message_that_was_given_up_can_be_tried_again() {
         let refused = program.run(&["deliveries", "retry", id]).await;
         assert!(refused.code == Some(code) && refused.stderr.contains(said), "{id}: {refused:?}");
     }
-    stop(daemon).await;
+    stop_expecting(daemon, &["delivery given up"]).await;
 }
 
 #[tokio::test]
@@ -398,11 +421,11 @@ async fn show_says_why_one_was_told_or_not() {
     let daemon = start(&program).await;
     let added = program.run(&["add", "run_1", "--name", "nightly \u{202e}report", "--label", "team=other"]).await;
     assert_eq!(added.code, Some(0), "{added:?}");
-    while json(&program, &["show", "run_1"]).await["last_error"].is_null() {}
+    until("an error", async || (!json(&program, &["show", "run_1"]).await["last_error"].is_null()).then_some(())).await;
     simulator.add_run(&RunId::new("run_1").unwrap(), Script::fails("it broke"));
     verdict(&program, "run_1").await;
-    receiver.wait_for(2).await;
-    while json(&program, &["show", "run_1"]).await["deliveries"][0]["state"] != "delivered" {}
+    received(&receiver, 2).await;
+    delivered(&program, "run_1").await;
     let shown = program.run(&["show", "run_1"]).await.stdout;
     for part in [
         "run_1 (nightly report)",
@@ -464,7 +487,7 @@ async fn a_wait_on_the_daemon_leaves_the_watch_there() {
     let daemon = start(&program).await;
     let mut waiting = program.command(&["wait", "--daemon", "run_1", "--json"]).spawn().unwrap();
     let mut lines = BufReader::new(waiting.stderr.take().unwrap()).lines();
-    assert!(lines.next_line().await.unwrap().unwrap().ends_with("run_1 running"));
+    assert!(next_line(&mut lines).await.ends_with("run_1 running"));
     simulator.add_run(&RunId::new("run_1").unwrap(), Script::fails("it broke"));
     let ended = finish(waiting).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
@@ -474,9 +497,9 @@ async fn a_wait_on_the_daemon_leaves_the_watch_there() {
     // The daemon is killed and comes back; whoever waits goes on waiting.
     let mut waiting = program.command(&["wait", "--daemon", "run_2"]).spawn().unwrap();
     let mut lines = BufReader::new(waiting.stderr.take().unwrap()).lines();
-    assert!(lines.next_line().await.unwrap().unwrap().ends_with("run_2 running"));
+    assert!(next_line(&mut lines).await.ends_with("run_2 running"));
     kill(daemon).await;
-    assert!(lines.next_line().await.unwrap().unwrap().contains("waiting for it to come back"));
+    assert!(next_line(&mut lines).await.contains("waiting for it to come back"));
     let daemon = start(&program).await;
     simulator.add_run(&RunId::new("run_2").unwrap(), Script::canceled());
     assert_eq!(finish(waiting).await.code, Some(3));
@@ -484,9 +507,9 @@ async fn a_wait_on_the_daemon_leaves_the_watch_there() {
     simulator.add_run(&RunId::new("run_3").unwrap(), Script::runs_forever());
     let mut waiting = program.command(&["wait", "--daemon", "run_3"]).spawn().unwrap();
     let mut lines = BufReader::new(waiting.stderr.take().unwrap()).lines();
-    assert!(lines.next_line().await.unwrap().unwrap().ends_with("run_3 running"));
+    assert!(next_line(&mut lines).await.ends_with("run_3 running"));
     send_signal(&waiting, Signal::INT);
-    assert!(lines.next_line().await.unwrap().unwrap().contains("the daemon goes on with 1"));
+    assert!(next_line(&mut lines).await.contains("the daemon goes on with 1"));
     assert_eq!(finish(waiting).await.code, Some(130));
     assert_eq!(json(&program, &["list"]).await["watches"][0]["run_id"], "run_3");
     stop(daemon).await;
@@ -502,15 +525,15 @@ async fn events_are_followed_and_resumed() {
     verdict(&program, "run_1").await;
     let mut following = program.command(&["events", "--after", "0"]).spawn().unwrap();
     let mut lines = BufReader::new(following.stdout.take().unwrap()).lines();
-    let first: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+    let first: Value = serde_json::from_str(&next_line(&mut lines).await).unwrap();
     assert_eq!((first["type"].clone(), first["data"]["run"]["id"].clone()), (json!("run.succeeded"), json!("run_1")));
     simulator.add_run(&RunId::new("run_2").unwrap(), Script::canceled());
     add(&program, "run_2").await;
-    let second: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+    let second: Value = serde_json::from_str(&next_line(&mut lines).await).unwrap();
     assert_eq!(second["type"], "run.canceled");
     let mut resumed = program.command(&["events", "--after", &first["id"].to_string()]).spawn().unwrap();
     let mut resumed_lines = BufReader::new(resumed.stdout.take().unwrap()).lines();
-    let again: Value = serde_json::from_str(&resumed_lines.next_line().await.unwrap().unwrap()).unwrap();
+    let again: Value = serde_json::from_str(&next_line(&mut resumed_lines).await).unwrap();
     assert_eq!(again, second);
     stop(daemon).await;
     // The daemon is gone: both say so.
@@ -548,7 +571,7 @@ async fn a_stop_keeps_what_cannot_be_finished() {
     let program = program(&simulator, &receiver, "");
     let daemon = start(&program).await;
     add(&program, "run_1").await;
-    let first = receiver.wait_for(1).await;
+    let first = received(&receiver, 1).await;
     send_signal(&daemon, Signal::TERM);
     eventually("no more requests taken", || std::os::unix::net::UnixStream::connect(socket(&program)).is_err()).await;
     // A second signal does not wait for the attempt that hangs.
@@ -556,7 +579,7 @@ async fn a_stop_keeps_what_cannot_be_finished() {
     let ended = finish(daemon).await;
     assert_eq!(ended.code, Some(143), "{ended:?}");
     let daemon = start(&program).await;
-    let received = receiver.wait_for(2).await;
+    let received = received(&receiver, 2).await;
     assert_eq!(ids(&received)[0], ids(&first)[0]);
     assert_eq!(ids(&received)[1], ids(&first)[0]);
     stop(daemon).await;
@@ -725,8 +748,8 @@ async fn health_and_figures_can_be_asked_for() {
     assert!(before.contains("runwatch_deliveries_total{sink=\"quiet\",result=\"delivered\"} 0"), "{before}");
     add(&program, "run_1").await;
     add(&program, "run_2").await;
-    receiver.wait_for(2).await;
-    while json(&program, &["show", "run_1"]).await["deliveries"][0]["state"] != "delivered" {}
+    received(&receiver, 2).await;
+    delivered(&program, "run_1").await;
     let after = get("/metrics").await;
     for line in [
         "runwatch_watches{state=\"active\"} 1",
@@ -746,7 +769,7 @@ async fn health_and_figures_can_be_asked_for() {
     // An API that is down makes nobody ill.
     simulator.set_outage(Some(Fault::status(502)));
     let failing = "runwatch_polls_total{result=\"server_error\"} 0";
-    while get("/metrics").await.contains(failing) {}
+    until("a poll that fails", async || (!get("/metrics").await.contains(failing)).then_some(())).await;
     assert_eq!(get("/healthz").await, r#"{"status":"ok"}"#);
     stop(daemon).await;
 }
@@ -755,13 +778,17 @@ async fn health_and_figures_can_be_asked_for() {
 pub(crate) async fn listening(program: &Program) -> (Child, String) {
     let mut daemon = program.command(&["daemon"]).spawn().unwrap();
     let mut lines = BufReader::new(daemon.stderr.take().unwrap()).lines();
+    let mut text = Vec::new();
     loop {
-        let line = lines.next_line().await.unwrap().expect("it becomes ready");
+        let line = next_line(&mut lines).await;
+        text.extend_from_slice(line.as_bytes());
+        text.push(b'\n');
         if let Some((_, rest)) = line.split_once("listen=") {
             let address = rest.split(' ').next().unwrap().to_owned();
-            let rest = lines.into_inner().into_inner().into_owned_fd().unwrap();
-            // What is logged from here on is read, or the daemon would be one whose log is not read.
-            std::thread::spawn(move || std::io::copy(&mut std::fs::File::from(rest), &mut std::io::sink()));
+            let lines = lines.into_inner();
+            text.extend_from_slice(lines.buffer());
+            let rest = lines.into_inner().into_owned_fd().unwrap();
+            collect_rest(&mut daemon, std::fs::File::from(rest), text);
             return (daemon, address);
         }
     }

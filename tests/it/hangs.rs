@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use crate::daemon::{add, program, socket};
-use crate::support::{PATIENCE, Program, api, eventually, finish, send_signal};
+use crate::support::{PATIENCE, Program, api, eventually, finish, received, send_signal};
 
 /// The longest time without a poll of a run that is polled every 100 ms. A machine that is busy needs some of it.
 const LONGEST_GAP: Duration = Duration::from_secs(5);
@@ -443,7 +443,7 @@ async fn a_wait_whose_outputs_are_not_read_ends_by_a_signal_and_soon_after_its_d
         let mut command = program.command(&["wait", "--json", "--timeout", timeout, "going", "over"]);
         let child = command.stdout(stdout).stderr(stderr).spawn().unwrap();
         drop(command);
-        receiver.wait_for(1).await;
+        received(&receiver, 1).await;
         let asked = Instant::now();
         if let Some(signal) = signal {
             send_signal(&child, signal);
@@ -533,7 +533,7 @@ async fn the_first_process_of_a_container_reaps_what_it_inherits_and_hears_signa
     for run in &runs {
         add(&program, run).await;
     }
-    receiver.wait_for(runs.len()).await;
+    received(&receiver, runs.len()).await;
     let attempted =
         async { while program.run(&["deliveries"]).await.stdout.matches("delivered").count() < 2 * runs.len() {} };
     timeout(PATIENCE, attempted).await.expect("no end of a program was taken from the sink that waits for it");

@@ -13,7 +13,7 @@ use runwatch::simulator::{Received, Receiver, Script};
 use serde_json::{Value, json};
 use tokio::net::TcpSocket;
 
-use crate::support::{Ended, PATIENCE, Program, api};
+use crate::support::{Ended, Program, api};
 
 /// Waits for `run_1`, which goes as `script` says, with these sinks configured.
 async fn wait(script: Script, sinks: &str, arguments: &[&str]) -> Ended {
@@ -37,11 +37,6 @@ fn closed_port() -> (TcpSocket, String) {
     socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let url = format!("http://{}/hook", socket.local_addr().unwrap());
     (socket, url)
-}
-
-/// Waits until a receiver has got so many messages.
-async fn received(receiver: &Receiver, count: usize) -> Vec<Received> {
-    tokio::time::timeout(PATIENCE, receiver.wait_for(count)).await.expect("the messages arrive")
 }
 
 fn body(received: &Received) -> Value {

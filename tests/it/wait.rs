@@ -5,9 +5,10 @@ use std::time::Duration;
 use runwatch::run::RunId;
 use runwatch::simulator::{Fault, Receiver, Script, Simulator};
 use serde_json::json;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::time::Instant;
 
-use crate::support::{Ended, Program, api, eventually, finish, send_signal};
+use crate::support::{Ended, Program, api, eventually, finish, next_line, received, send_signal};
 
 const SOON: Duration = Duration::from_millis(300);
 
@@ -234,7 +235,8 @@ async fn an_unknown_status_is_shown_warned_about_once_and_not_final() {
 
 #[tokio::test]
 async fn changes_are_one_plain_line_each_and_the_result_is_on_stdout() {
-    let script = Script::fails("first line\nsecond \x1b[31mline").queued_for(SOON).runs_for(SOON);
+    // By the number of the answer: how fast the program starts does not matter.
+    let script = Script::fails("first line\nsecond \x1b[31mline").answers(vec!["pending", "running"]);
     let simulator = api([("run_1", script)]).await;
     let ended = Program::with(&simulator).run(&["wait", "run_1", "--name", "nightly report"]).await;
     let without_clock: Vec<_> = ended.stderr.lines().map(|line| line.get(9..).unwrap_or(line)).collect();
@@ -327,7 +329,7 @@ async fn a_signal_while_messages_wait_says_which_are_lost() {
     let program = Program::with(&simulator)
         .configured(&format!("[sinks.ops]\ntype = \"webhook\"\nurl = {url:?}\nretry_schedule = [\"1h\"]\n"));
     let child = program.command(&["wait", "run_1", "--linger", "2h"]).spawn().unwrap();
-    receiver.wait_for(1).await;
+    received(&receiver, 1).await;
     send_signal(&child, rustix::process::Signal::INT);
     let ended = finish(child).await;
     assert_eq!(ended.code, Some(130), "{ended:?}");
@@ -372,7 +374,7 @@ async fn a_closed_standard_output_changes_no_verdict() {
 
 #[tokio::test]
 async fn a_key_that_is_revoked_and_restored_only_pauses_the_wait() {
-    let simulator = api([("run_1", Script::succeeds())]).await;
+    let simulator = api([("run_1", Script::runs_forever())]).await;
     let key = simulator.api_key().to_owned();
     let script = Script::runs_forever();
     simulator.add_run(&id("run_2"), script);
@@ -385,5 +387,15 @@ async fn a_key_that_is_revoked_and_restored_only_pauses_the_wait() {
     assert_eq!(ended.code, Some(6), "{ended:?}");
     assert!(ended.stderr.contains("refuses the key"), "{ended:?}");
     simulator.set_api_key(&key);
-    assert_eq!(program.run(&["wait", "run_1"]).await.code, Some(0));
+
+    // Restored while it waits: it gives the verdict.
+    let mut child = program.command(&["wait", "run_1"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    while !next_line(&mut lines).await.contains("run_1 running") {}
+    simulator.set_api_key("another");
+    while !next_line(&mut lines).await.contains("refuses the key") {}
+    simulator.add_run(&id("run_1"), Script::fails("it broke"));
+    simulator.set_api_key(&key);
+    let ended = finish(child).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
 }

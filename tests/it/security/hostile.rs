@@ -222,7 +222,7 @@ async fn what_the_daemon_shows_of_a_hostile_run_is_harmless() {
     let ended = program.run(&["add", "run_1", "run_2", "--name", "\u{202e}eman", "--label", &label]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert_eq!(program.run(&["wait", "--daemon", "run_1"]).await.code, Some(1));
-    receiver.wait_for(6).await;
+    crate::support::received(&receiver, 6).await;
     let mut following = program.command(&["events", "--after", "0"]).spawn().unwrap();
     let mut lines = tokio::io::BufReader::new(following.stdout.take().unwrap());
     let mut line = String::new();

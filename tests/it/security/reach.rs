@@ -114,7 +114,7 @@ async fn no_request_reaches_a_place_that_is_not_configured() {
     assert!(accepted > 10 && refused > 200, "{accepted} accepted, {refused} refused");
     let ended = program.run(&["wait", "--daemon", "run_3", "run_4", "run_5"]).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    receiver.wait_for(3).await;
+    crate::support::received(&receiver, 3).await;
     send_signal(&daemon, Signal::TERM);
     assert_eq!(finish(daemon).await.code, Some(0));
 

@@ -413,13 +413,12 @@ async fn no_secret_is_in_anything_that_the_daemon_leaves() {
         let text = std::fs::read_to_string(program.beside_config("config.toml")).unwrap();
         let program = program.configured(&text.replace("type = \"webhook\"", "type = \"webhok\""));
         send_signal(&daemon, Signal::HUP);
-        loop {
+        crate::support::until("the warning", async || {
             let listed = program.run(&["list"]).await;
             clean_end("list", &listed);
-            if listed.stderr.contains("not in force") {
-                break;
-            }
-        }
+            listed.stderr.contains("not in force").then_some(())
+        })
+        .await;
         clean_files(&program, &["hook.event", "hook.env", "events.jsonl", "runwatch.db", "runwatch.db-wal"]);
         send_signal(&daemon, Signal::TERM);
         assert_eq!(finish(daemon).await.code, Some(0));

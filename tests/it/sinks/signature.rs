@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 
 use super::{header, receiver, webhook};
-use crate::support::{Program, api, finish};
+use crate::support::{Program, api, finish, received};
 
 const ONE: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const OTHER: &str = "whsec_c2Vjb25kIHNlY3JldCBzZWNvbmQgc2VjcmV0ISE=";
@@ -77,12 +77,12 @@ async fn the_reference_library_accepts_each_of_two_secrets() {
 async fn a_secret_that_is_changed_takes_effect_at_the_next_attempt() {
     let simulator = api([("run_1", Script::succeeds())]).await;
     let receiver = receiver([runwatch::simulator::Fault::status(401)]).await;
-    let more = "secret_file = \"secrets\"\nretry_schedule = [\"1s\"]";
+    let more = "secret_file = \"secrets\"\nretry_schedule = [\"5s\"]";
     let program =
         Program::with(&simulator).configured(&webhook("hook", &receiver.url(), more)).with_file("secrets", ONE);
     let secrets = program.beside_config("secrets");
     let child = program.command(&["wait", "run_1"]).spawn().unwrap();
-    super::received(&receiver, 1).await;
+    received(&receiver, 1).await;
     // Put in place whole, as secret stores do: no attempt sees half of it.
     std::fs::write(secrets.with_extension("new"), OTHER).unwrap();
     std::fs::rename(secrets.with_extension("new"), &secrets).unwrap();

@@ -16,8 +16,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::{body, closed_port, header, received, receiver, wait, webhook};
-use crate::support::{PATIENCE, Program, api, finish};
+use super::{body, closed_port, header, receiver, wait, webhook};
+use crate::support::{PATIENCE, Program, api, finish, received};
 
 const THREE_MORE: &str = r#"retry_schedule = ["50ms", "50ms", "50ms"]"#;
 

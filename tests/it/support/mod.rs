@@ -6,11 +6,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use runwatch::run::RunId;
-use runwatch::simulator::{Script, Simulator};
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::{Child, Command};
+use runwatch::simulator::{Received, Receiver, Script, Simulator};
+use tokio::io::{AsyncBufRead, AsyncWriteExt as _, Lines};
+use tokio::process::{Child, ChildStderr, Command};
 
-/// Longer than any test takes; a program that hangs fails its test instead of the whole run.
+/// Longer than any wait takes; every wait of a test has this bound, so that a program that hangs or a message that
+/// is lost fails its test instead of holding the whole run.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a program left behind.
@@ -113,6 +114,25 @@ impl Program {
     }
 }
 
+/// Reads the standard error of a program as it is written, so that the program never stands before a full pipe.
+/// [`finish`] returns all of it.
+pub(crate) fn collect(child: &mut Child) {
+    let pipe = child.stderr.take().expect("piped").into_owned_fd().expect("a pipe");
+    collect_rest(child, std::fs::File::from(pipe), Vec::new());
+}
+
+/// As [`collect`], where a test has read some of it, `text`, already.
+pub(crate) fn collect_rest(child: &mut Child, mut pipe: impl std::io::Read + Send + 'static, mut text: Vec<u8>) {
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    let reader = std::process::ChildStderr::from(std::os::fd::OwnedFd::from(reader));
+    child.stderr = Some(ChildStderr::from_std(reader).expect("a pipe"));
+    std::thread::spawn(move || {
+        // What could be read is passed on; a test that does not want it has dropped the other end.
+        drop(pipe.read_to_end(&mut text));
+        drop(std::io::Write::write_all(&mut writer, &text));
+    });
+}
+
 /// Waits for the end of a program.
 pub(crate) async fn finish(child: Child) -> Ended {
     let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
@@ -140,12 +160,38 @@ pub(crate) async fn api(runs: impl IntoIterator<Item = (&str, Script)>) -> Simul
     simulator
 }
 
-/// Waits until `check` holds, for what nobody tells of: it looks again every 10 ms.
+/// Waits until `check` holds, for what does not signal it: it looks again every 10 ms, for [`PATIENCE`] at the most.
 pub(crate) async fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+    until(what, async || check().then_some(())).await;
+}
+
+/// Waits until `look` finds something, and returns it: it looks again every 10 ms, for [`PATIENCE`] at the most. The
+/// failure says `what` was waited for.
+pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let looking = async {
-        while !check() {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("{what}"));
+    within(what, looking).await
+}
+
+/// Waits for `what` for [`PATIENCE`] at the most.
+pub(crate) async fn within<T>(what: &str, waiting: impl Future<Output = T>) -> T {
+    let waited = tokio::time::timeout(PATIENCE, waiting).await;
+    waited.unwrap_or_else(|_| panic!("waited {PATIENCE:?} for {what}"))
+}
+
+/// The next line of a program.
+pub(crate) async fn next_line(lines: &mut Lines<impl AsyncBufRead + Unpin>) -> String {
+    within("a line", lines.next_line()).await.expect("it can be read").expect("one more line")
+}
+
+/// Waits until a receiver got `count` requests, and returns all that it got.
+pub(crate) async fn received(receiver: &Receiver, count: usize) -> Vec<Received> {
+    let waiting = tokio::time::timeout(PATIENCE, receiver.wait_for(count)).await;
+    waiting.unwrap_or_else(|_| panic!("waited {PATIENCE:?} for {count} requests: {:?}", receiver.requests()))
 }
