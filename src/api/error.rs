@@ -136,12 +136,6 @@ pub enum Malformed {
 }
 
 impl ApiError {
-    /// Whether asking again may help. Nothing here is final: a wrong key may be replaced and a missing
-    /// run may appear, but only these need someone to act first.
-    pub fn is_retryable(&self) -> bool {
-        !self.is_unauthorized() && !self.is_not_found()
-    }
-
     /// Whether the API knows no such run, or no longer.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. } | Self::Gone { .. })

@@ -73,7 +73,13 @@ async fn a_crash_leaves_no_core_with_secrets_in_it() {
     send_signal(&watched, Signal::ABORT);
     let ended = tokio::time::timeout(PATIENCE, watched.wait()).await.unwrap().unwrap();
     assert_eq!((ended.signal(), ended.core_dumped()), (Some(6), false), "{ended:?}");
-    // That another program leaves one where it is allowed to shows that the check can fail.
+    // That another program leaves one where it is allowed to shows that the check can fail. Two things it takes.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Core);
+    assert_ne!(limit.maximum, Some(0), "the hard limit of cores must not be 0 (ulimit -H -c) for this test");
+    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+    if let Some(handler) = pattern.strip_prefix('|').and_then(|line| line.split_whitespace().next()) {
+        assert!(std::path::Path::new(handler).exists(), "kernel.core_pattern names {handler}, which is not there");
+    }
     let argv = [&unlimited[..], &["sh", "-c", "kill -ABRT $$"]].concat();
     let other = as_ordinary(&program, &argv).stdout(Stdio::null()).status().await.unwrap();
     assert_eq!((other.signal(), other.core_dumped()), (Some(6), true), "{other:?}");
