@@ -38,7 +38,8 @@ NEEDS = {"carry": ["idle"], "peers": ["saturated"]}
 
 def run(name, report, quick):
     measure, *limits = PARTS[name]
-    limit = limits[quick]
+    # The quick form asks nothing of the times: a machine that is busy has more of it.
+    limit = limits[quick] * (4 if quick else 1)
 
     def too_long(*_):
         raise TimeoutError(f"{name} takes longer than {limit} s")
@@ -77,6 +78,9 @@ def main():
     print(f"\n{report.text(quick)}")
     if failed:
         sys.exit(f"these parts failed: {' '.join(failed)}")
+    missed = report.missed()
+    if missed and not quick:
+        sys.exit(f"these targets were missed: {'; '.join(missed)}")
 
 
 main()

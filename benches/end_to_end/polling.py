@@ -66,8 +66,8 @@ def wrk(bench, seconds):
     cpu = child.cpu_at_end(seconds + 20)
     requests = bench.nginx.requests() - before
     assert "Non-2xx" not in child.out.read_text()
-    assert time.monotonic() - began < seconds + 3
-    return requests / seconds, cpu / requests
+    # On a machine that is busy it ends later than it says; what it made in that time is what counts.
+    return requests / (time.monotonic() - began), cpu / requests
 
 
 def oha(bench, seconds):

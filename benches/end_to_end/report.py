@@ -28,6 +28,10 @@ class Report:
         self.rows.append(Row(what, target, measured, beside, met))
         print(f"   {what}: {measured} (target {target}; beside it: {beside}){verdict(met)}", flush=True)
 
+    def missed(self):
+        """What did not reach its target."""
+        return [row.what for row in self.rows if row.met is False]
+
     def table(self, title, head, lines):
         self.tables.append((title, head, lines))
 

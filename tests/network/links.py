@@ -54,6 +54,8 @@ class Link:
 
     def __init__(self, *ends):
         self.delay, self.loss, self.silent = 0.0, 0.0, False
+        # How many frames were lost by `loss`, and how many came later by `delay`.
+        self.lost, self.late = 0, 0
         self.taps, self.ends = [], ends
         for host, device, address in ends:
             tap = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
@@ -82,7 +84,12 @@ class Link:
                     # The device is down.
                     time.sleep(0.001)
                     continue
-                if not self.silent and self.seed.random() >= self.loss:
+                if self.silent:
+                    continue
+                if self.seed.random() < self.loss:
+                    self.lost += 1
+                else:
+                    self.late += self.delay > 0
                     other = self.taps[1 - self.taps.index(tap)]
                     heapq.heappush(under_way, (time.monotonic() + self.delay, order, other, frame))
                     order += 1

@@ -251,6 +251,9 @@ def slow_links(test):
     test.told(*runs)
     for link in test.links:
         link.delay, link.loss = 0.0, 0.0
+    lost, late = sum(link.lost for link in test.links), sum(link.late for link in test.links)
+    say(f"{lost} frames lost, {late} late")
+    assert lost > 10 and late > 100, "the links were neither slow nor lossy"
 
 
 def half_open(test):
