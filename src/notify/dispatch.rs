@@ -220,3 +220,93 @@ async fn wait_for(changed: &mut watch::Receiver<u64>) {
         std::future::pending::<()>().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notify::Sent;
+    use crate::run::{EventFilter, Labels, Route};
+    use crate::store::{DeliveryFilter, Place};
+    use proptest::prelude::*;
+
+    /// A sink that is not used.
+    struct Nowhere;
+
+    impl Deliver for Nowhere {
+        async fn send(&self, _message: &Message<'_>) -> Result<Sent, SendError> {
+            unreachable!("no attempt is made")
+        }
+    }
+
+    fn name(text: &str) -> SinkName {
+        SinkName::new(text).unwrap()
+    }
+
+    fn courier(retry_schedule: Vec<Duration>) -> (Courier<Nowhere>, crate::store::Writer) {
+        let (store, writer) = Store::open(Place::Memory).unwrap();
+        let route =
+            |sink: &str| Route { sink: name(sink), events: EventFilter::parse(["*"]).unwrap(), labels: Labels::new() };
+        let courier = Courier {
+            name: name("gone"),
+            sink: Arc::new(Nowhere),
+            retry_schedule,
+            max_in_flight: 1,
+            store,
+            clock: Clock::simulated(Timestamp::UNIX_EPOCH),
+            routes: Arc::new(Routes(vec![route("gone"), route("other")])),
+            metrics: Metrics::default(),
+        };
+        (courier, writer)
+    }
+
+    /// The wait after a failed attempt, in milliseconds; `None` where no other follows.
+    fn wait_after(courier: &Courier<Nowhere>, try_number: u32, retry_after: Option<Duration>) -> Option<i64> {
+        let now = courier.clock.now().as_millisecond();
+        match courier.next_attempt(try_number, &SendError { detail: String::new(), retry_after, gone: false }) {
+            Outcome::Retry(at) => Some(at.as_millisecond() - now),
+            Outcome::Dead => None,
+            Outcome::Delivered => unreachable!("it failed"),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn each_wait_is_that_of_the_schedule_within_a_fifth_or_what_was_asked_for_up_to_twice_that(
+            planned in prop::collection::vec(1_000..100_000_i64, 1..6),
+            asked in prop::option::of(0..300_000_i64),
+        ) {
+            let millis = |millis: i64| Duration::from_millis(millis.unsigned_abs());
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+            let _entered = runtime.enter();
+            let (courier, _writer) = courier(planned.iter().copied().map(millis).collect());
+            for (index, planned) in (1..).zip(&planned) {
+                let wait = wait_after(&courier, index, asked.map(millis)).unwrap();
+                let asked = asked.unwrap_or(0).min(planned * 2);
+                prop_assert!(wait >= asked.max(planned * 8 / 10 - 1), "{wait} of {planned}, {asked}");
+                prop_assert!(wait <= asked.max(planned * 12 / 10 + 1), "{wait} of {planned}, {asked}");
+            }
+            prop_assert_eq!(wait_after(&courier, u32::try_from(planned.len()).unwrap() + 1, None), None);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deliveries_that_failed_together_do_not_come_back_together() {
+        let (courier, _writer) = courier(vec![Duration::from_secs(1000)]);
+        let waits: Vec<_> = (0..100).map(|_| wait_after(&courier, 1, None).unwrap()).collect();
+        let (least, most) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
+        assert!(*least < 900_000 && *most > 1_100_000, "{least} to {most} ms");
+    }
+
+    #[tokio::test]
+    async fn a_disabled_sink_is_told_to_the_others_only() {
+        let (courier, writer) = courier(Vec::new());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(writer.run());
+        courier.tell_disabled("410 Gone").await;
+        let deliveries = courier.store.deliveries(DeliveryFilter::default(), 10).await.unwrap().items;
+        assert_eq!(deliveries.iter().map(|delivery| delivery.sink.as_str()).collect::<Vec<_>>(), ["other"]);
+        let events = courier.store.events_after(0, 10).await.unwrap();
+        assert_eq!(events.iter().map(|(_, event)| event.event_type).collect::<Vec<_>>(), [EventType::SinkDisabled]);
+    }
+}

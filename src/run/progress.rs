@@ -425,6 +425,40 @@ mod tests {
     }
 
     #[test]
+    fn a_step_is_news_where_a_status_the_presence_or_an_event_is_new() {
+        let (watch, limits) = (watch(1000), limits());
+        let step = |progress: &Progress, at, answer| progress.step(&watch, answer, time(at), &limits).unwrap();
+        let begun = Progress::begin(time(0));
+        assert!(!step(&begun, 1, failed()).is_news());
+        let pending = step(&begun, 1, seen("pending"));
+        assert!(pending.is_news() && pending.status_changed && pending.events.is_empty());
+        assert!(!step(&pending.progress, 2, seen("pending")).is_news());
+        let missing = step(&pending.progress, 3, missing(0));
+        assert!(missing.is_news() && missing.presence_changed && !missing.status_changed);
+        assert!(!step(&missing.progress, 4, self::missing(1)).is_news());
+        let overdue = step(&pending.progress, 600, seen("pending"));
+        assert!(overdue.is_news() && !overdue.status_changed && !overdue.presence_changed);
+    }
+
+    #[test]
+    fn only_a_verdict_that_the_api_gave_as_a_status_is_for_good() {
+        let (watch, limits) = (watch(100), limits());
+        let running = Progress::begin(time(0)).step(&watch, seen("running"), time(1), &limits).unwrap();
+        let after = |at, answer| running.progress.step(&watch, answer, time(at), &limits).unwrap();
+        assert!(!running.ends_by_status());
+        for (at, answer, verdict, by_status) in [
+            (2, seen("succeeded"), Verdict::Succeeded, true),
+            (2, seen("failed"), Verdict::Failed, true),
+            (100, seen("canceled"), Verdict::Canceled, true),
+            (100, seen("running"), Verdict::TimedOut, false),
+            (100, failed(), Verdict::Unreachable, false),
+        ] {
+            let step = after(at, answer);
+            assert_eq!((step.progress.verdict, step.ends_by_status()), (Some(verdict), by_status));
+        }
+    }
+
+    #[test]
     fn both_spellings_of_canceled_count() {
         assert_eq!(play(100, vec![(0, seen("canceled"))]).1, [(0, "run.canceled")]);
         assert_eq!(play(100, vec![(0, seen("cancelled"))]).1, [(0, "run.canceled")]);
