@@ -186,12 +186,12 @@ fn report(simulator: &Simulator, receiver: &Receiver, results: Results, out: &mu
     let mut received = Vec::new();
     for request in receiver.requests() {
         let event = Event::from_json(&String::from_utf8_lossy(&request.body)).context("the receiver got no event")?;
-        received.push((event, request.verified == Some(true)));
+        received.push((event, request.verified == Some(true), request.at));
     }
     let told = |part: &Part| {
         let of_run: Vec<_> =
-            received.iter().filter(|(event, _)| event.run_id().is_some_and(|id| id.as_str() == part.id)).collect();
-        matches!(of_run.as_slice(), [(event, true)] if event.event_type == part.verdict.event_type())
+            received.iter().filter(|(event, _, _)| event.run_id().is_some_and(|id| id.as_str() == part.id)).collect();
+        matches!(of_run.as_slice(), [(event, true, _)] if event.event_type == part.verdict.event_type())
     };
     let as_it_must = received.len() == PARTS.len() && PARTS.iter().all(told);
     let (runs, messages, requests) = (PARTS.len(), received.len(), simulator.requests().len());
@@ -203,10 +203,11 @@ fn report(simulator: &Simulator, receiver: &Receiver, results: Results, out: &mu
         return Ok(as_it_must);
     }
     writeln!(out, "\nThe receiver got:")?;
-    for (event, verified) in &received {
+    for (event, verified, at) in &received {
         let EventData::Run(data) = &event.data else { continue };
         let signed = if *verified { "signature verified" } else { "SIGNATURE NOT VERIFIED" };
-        let delay = data.timing.detected_after_ms.map(Duration::from_millis).map(span);
+        // Not the delay of the event: the API gives times in whole seconds.
+        let delay = simulator.ends_at(&data.run.id).map(|end| span(at.saturating_duration_since(end)));
         let delay = delay.map(|delay| format!(", {delay} after the end")).unwrap_or_default();
         writeln!(out, "  {:<14} {:<18} {signed}{delay}", event.event_type.as_str(), data.run.id)?;
     }

@@ -111,16 +111,30 @@ pub(super) fn live_lines(
 ) -> Vec<String> {
     let going: Vec<_> = runs.iter().filter(|run| run.verdict.is_none()).collect();
     let shown = if going.len() > most { most.saturating_sub(1) } else { going.len() };
-    let width = going[..shown].iter().map(|run| run.label().chars().count()).max().unwrap_or(0);
-    let mut lines: Vec<String> = going[..shown]
-        .iter()
-        .map(|run| live_line(palette, now, run, views.iter().find(|view| view.run_id == run.run_id), upstream, width))
-        .collect();
+    let shown_runs: Vec<_> =
+        going[..shown].iter().map(|run| (*run, views.iter().find(|view| view.run_id == run.run_id))).collect();
+    let label_width = shown_runs.iter().map(|(run, _)| run.label().chars().count()).max().unwrap_or(0);
+    let word_widths = shown_runs.iter().map(|(run, view)| status_word(run, *view).chars().count());
+    let widths = (label_width, word_widths.max().unwrap_or(0).max(LEAST_WORD_WIDTH));
+    let mut lines: Vec<String> =
+        shown_runs.iter().map(|(run, view)| live_line(palette, now, run, *view, upstream, widths)).collect();
     if going.len() > shown {
         lines.push(palette.faint(&format!("… and {} more", going.len() - shown)));
     }
     lines.extend(upstream_line(palette, now, upstream));
     lines
+}
+
+/// The width of the column of statuses, where these are the usual ones.
+const LEAST_WORD_WIDTH: usize = 10;
+
+/// How a run is, in a word as it is shown.
+fn status_word(run: &Tracked, view: Option<&WatchView>) -> String {
+    match (&run.status, view) {
+        (_, Some(view)) if view.missing_since.is_some() => "not there yet".to_owned(),
+        (Some(status), _) => one_line(status.as_str(), MAX_WORD_CHARS),
+        (None, _) => "asking".to_owned(),
+    }
 }
 
 fn live_line(
@@ -129,16 +143,12 @@ fn live_line(
     run: &Tracked,
     view: Option<&WatchView>,
     upstream: &UpstreamView,
-    width: usize,
+    (width, word_width): (usize, usize),
 ) -> String {
     let label = run.label();
-    let word = match (&run.status, view) {
-        (_, Some(view)) if view.missing_since.is_some() => "not there yet",
-        (Some(status), _) => status.as_str(),
-        (None, _) => "asking",
-    };
+    let word = status_word(run, view);
     // Padding goes after the word: colour codes would count as width.
-    let padding = " ".repeat(10_usize.saturating_sub(word.chars().count()));
+    let padding = " ".repeat(word_width.saturating_sub(word.chars().count()));
     let age = span(now.duration_since(run.added_at).unsigned_abs());
     let next = match view {
         Some(view) if view.polling => palette.faint("  asking now"),
@@ -148,7 +158,7 @@ fn live_line(
         _ => String::new(),
     };
     let activity = run.activity.as_ref().map(|words| palette.faint(&format!("  {words}"))).unwrap_or_default();
-    format!("{label:<width$}  {}{padding}  {age:>7}{next}{activity}", palette.status(word))
+    format!("{label:<width$}  {}{padding}  {age:>7}{next}{activity}", palette.status(&word))
 }
 
 /// The time from `now` to `at` in whole seconds, rounded up.
@@ -213,9 +223,9 @@ mod tests {
         };
         let lines = live_lines(PLAIN, now, &runs, &views, &trouble, 10);
         insta::assert_snapshot!(lines.join("\n"), @r"
-        run_1 (nightly[31m report)  running       1m 5s
+        run_1 (nightly[31m report)  running        1m 5s
         run_22                      re]0;queued    1m 5s  asking now
-        run_3                       asking        1m 5s
+        run_3                       asking         1m 5s
         no usable answer: 502 Bad Gateway; asking again in 8s
         ");
     }
