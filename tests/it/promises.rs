@@ -7,6 +7,8 @@ const GUARANTEES: &str = include_str!("../../GUARANTEES.md");
 const SECURITY: &str = include_str!("../../SECURITY.md");
 const README: &str = include_str!("../../README.md");
 const GATE: &str = include_str!("../../.ci/run");
+const MUTATE: &str = include_str!("../simulation/mutate");
+const FUZZ: &str = include_str!("../../fuzz/run");
 
 /// The names of all tests below a folder: functions with an attribute that makes one.
 fn tests_below(folder: &Path, found: &mut BTreeSet<String>) {
@@ -31,21 +33,49 @@ fn tests_below(folder: &Path, found: &mut BTreeSet<String>) {
     }
 }
 
+/// What stands between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// The cells of the rows of a table that comes after a heading, without its head.
+fn rows_after<'a>(text: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
+    let text = text.split(heading).nth(1).expect(heading);
+    let table = text.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+    table.skip(2).map(|row| row.trim_matches('|').split(" | ").map(str::trim).collect()).collect()
+}
+
+/// The names of the deliberate bugs, and what each of them does.
+fn mutants() -> BTreeSet<(String, String)> {
+    let lines: Vec<_> = MUTATE.lines().collect();
+    let text = |line: &str| Some(line.strip_prefix("        \"")?.strip_suffix("\",")?.to_owned());
+    lines
+        .windows(3)
+        .filter(|three| three[0] == "    (")
+        .filter_map(|three| Some((text(three[1])?, text(three[2])?)))
+        .collect()
+}
+
 /// What stands between backticks and is the name of a test: words of our own, joined.
 fn named(text: &str) -> Vec<&str> {
     let is_name = |word: &&str| {
         word.matches('_').count() >= 3
             && word.bytes().all(|byte| byte.is_ascii_lowercase() || b"_0123456789".contains(&byte))
     };
-    text.split('`').skip(1).step_by(2).filter(is_name).collect()
+    quoted(text).filter(is_name).collect()
 }
 
-#[test]
-fn every_test_that_a_promise_rests_on_exists() {
+fn all_tests() -> BTreeSet<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut tests = BTreeSet::new();
     tests_below(&root.join("src"), &mut tests);
     tests_below(&root.join("tests"), &mut tests);
+    tests
+}
+
+#[test]
+fn every_test_that_a_promise_rests_on_exists() {
+    let tests = all_tests();
     assert!(tests.contains("every_test_that_a_promise_rests_on_exists") && tests.len() > 200, "{}", tests.len());
     for (file, text, least) in [("GUARANTEES.md", GUARANTEES, 35), ("SECURITY.md", SECURITY, 30)] {
         let named = named(text);
@@ -65,10 +95,56 @@ fn every_promise_is_shown_and_what_it_rests_on_is_run() {
         assert_eq!(cells.len(), 3, "{row}");
         assert!(!named(cells[2]).is_empty(), "nothing shows: {row}");
     }
-    for script in ["tests/torture/run", "fuzz/run", "tests/run"] {
-        assert!(GATE.contains(&format!("bash {script}")), "{script} is in the gate");
+    let mut scripts = BTreeSet::from(["tests/run", "tests/simulation/mutate"]);
+    for text in [GUARANTEES, SECURITY] {
+        let is_script =
+            |word: &&str| (word.starts_with("tests/") || word.starts_with("fuzz/")) && word.ends_with("/run");
+        scripts.extend(quoted(text).filter(is_script));
+    }
+    assert!(scripts.len() >= 5, "{scripts:?}");
+    for script in scripts {
+        assert!(GATE.lines().any(|line| line.trim().ends_with(script)), "{script} is in the gate");
     }
     for file in ["GUARANTEES.md", "SECURITY.md"] {
         assert!(README.contains(&format!("({file})")), "the README leads to {file}");
+    }
+}
+
+#[test]
+fn the_deliberate_bugs_are_those_of_the_table() {
+    let row = |cells: Vec<&str>| (cells[0].trim_matches('`').to_owned(), cells[1].to_owned());
+    let table: BTreeSet<_> = rows_after(GUARANTEES, "### Deliberate bugs").into_iter().map(row).collect();
+    assert!(table.len() >= 24, "{}", table.len());
+    assert_eq!(mutants(), table);
+}
+
+#[test]
+fn every_test_of_a_defect_exists() {
+    let (tests, bugs) = (all_tests(), mutants());
+    let rows = rows_after(GUARANTEES, "## Defects found on the way");
+    assert!(rows.len() >= 39, "{}", rows.len());
+    for row in rows {
+        assert_eq!(row.len(), 3, "{row:?}");
+        let named: Vec<_> = quoted(row[2]).collect();
+        assert!(!named.is_empty() || row[2] == "–", "{row:?}");
+        for name in named {
+            let is_there = tests.contains(name) || bugs.iter().any(|(bug, _)| bug == name);
+            assert!(is_there, "`{name}` is neither a test nor a deliberate bug: {row:?}");
+        }
+    }
+}
+
+#[test]
+fn every_fuzzing_target_exists() {
+    let targets = FUZZ.lines().find_map(|line| Some(line.split_once("targets=(answer")?.1.split_once(')')?.0));
+    let mut targets: BTreeSet<_> = targets.expect("a list of targets").split_whitespace().collect();
+    targets.insert("answer");
+    for text in [GUARANTEES, SECURITY] {
+        for after in text.split("uzzing of ").skip(1) {
+            let sentence = after.split([',', '.', '|', ')']).next().unwrap();
+            let named: Vec<_> = quoted(sentence).collect();
+            assert!(!named.is_empty(), "{sentence}");
+            assert!(named.iter().all(|name| targets.contains(name)), "{sentence}");
+        }
     }
 }
