@@ -9,8 +9,8 @@ use tokio::process::{Child, ChildStderr};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::{Message, SendError, Sent, summary};
-use crate::blocking::Lane;
+use super::{Message, SendError, Sent, program, summary};
+use crate::blocking::{FILE_LIMIT, Lane};
 use crate::process::keep_private;
 use crate::run::{EventData, Verdict};
 use crate::text::{last_of_line, one_line};
@@ -53,9 +53,14 @@ impl Command {
         // A group of its own, so that whatever it starts can be ended with it.
         command.process_group(0).kill_on_drop(true);
         let runtime = Handle::current();
+        let name = program.clone();
         let start = move || {
             let _context = runtime.enter();
-            command.spawn().map(|child| (Group::of(&child), child))
+            let started = command.spawn().map(|child| (Group::of(&child), child));
+            started.map_err(|error| match program::why(&name, &error) {
+                Some(why) => format!("{error}: {why}"),
+                None => error.to_string(),
+            })
         };
         let ends = Instant::now() + self.timeout;
         let cannot = |error: &dyn std::fmt::Display| SendError::new(format!("cannot run {program}: {error}"));
@@ -69,7 +74,12 @@ impl Command {
             }
             Ok(Ok((status, said))) => {
                 group.release();
-                let said = if said.is_empty() { String::new() } else { format!(": {said}") };
+                let mut said = if said.is_empty() { String::new() } else { format!(": {said}") };
+                let name = program.clone();
+                if let Ok(Some(suspicion)) = self.starts.run(FILE_LIMIT, move || program::suspicion(&name)).await {
+                    said.push_str("; ");
+                    said.push_str(suspicion);
+                }
                 Err(SendError::new(format!("{program} ended with {status}{said}")))
             }
             Ok(Err(error)) => Err(SendError::new(format!("cannot follow {program}: {error}"))),

@@ -10,6 +10,7 @@ mod dispatch;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod log;
+mod program;
 pub mod signature;
 pub mod summary;
 mod template;
