@@ -278,7 +278,7 @@ fn secret_parts(url: &Url) -> Vec<String> {
     let long = path.chain(query).chain(url.fragment()).filter(|part| part.len() >= HIDDEN_CHARS);
     let credentials = [Some(url.username()), url.password()].into_iter().flatten();
     let credentials = credentials.filter(|part| part.len() >= MIN_CREDENTIAL);
-    let whole = std::iter::once(url.path()).filter(|path| path.len() >= HIDDEN_CHARS);
+    let whole = std::iter::once(url.path()).filter(|path| path.len() > 1);
     let mut parts: Vec<_> = whole.chain(long).chain(host).chain(credentials).map(ToOwned::to_owned).collect();
     if let Some(password) = url.password() {
         parts.push(format!("{}:{password}", url.username()));

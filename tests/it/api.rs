@@ -52,6 +52,18 @@ fn refused(result: Result<Reply, ApiError>) -> ApiError {
 }
 
 #[tokio::test]
+async fn a_run_that_is_gone_is_not_found_after_the_grace_period() {
+    let gone = (2..200).fold(Script::runs_forever(), |script, poll| script.fault_on(poll, Fault::status(410)));
+    let simulator = api([("run_1", gone)]).await;
+    let program = Program::with(&simulator).configured("[watch]\nnot_found_grace = \"500ms\"\nevents = \"off\"\n");
+    let ended = program.run(&["wait", "run_1", "--timeout", "5m", "--interval", "50ms", "--json"]).await;
+    assert_eq!(ended.code, Some(5), "{ended:?}");
+    let line = &ended.json_lines()[0];
+    assert_eq!(line["verdict"], "not_found");
+    assert!(line["data"]["reason"].as_str().unwrap().to_lowercase().contains("gone"), "{line}");
+}
+
+#[tokio::test]
 async fn each_fault_is_an_error_that_says_what_it_is() {
     for (fault, said) in [
         (Fault::status(400), "400 Bad Request"),

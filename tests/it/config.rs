@@ -192,6 +192,20 @@ fn later_files_and_the_environment_win_key_by_key() {
 }
 
 #[test]
+fn a_dash_in_the_name_of_a_sink_stays_one_in_its_variables() {
+    let setup = Setup::new().variable("RUNWATCH_SINKS__OPS-TEAM__TYPE", "log");
+    assert!(setup.settings().sinks.keys().any(|name| name.as_str() == "ops-team"));
+}
+
+#[test]
+fn an_unusable_proxy_is_a_problem_of_the_configuration() {
+    for value in ["socks5://user:h7Kq2marker@proxy.example:1080", "http://user:h7Kq2marker@"] {
+        let problems = Setup::new().variable("HTTPS_PROXY", value).problems();
+        assert!(problems.contains("HTTPS_PROXY") && !problems.contains(MARKER), "{problems}");
+    }
+}
+
+#[test]
 fn problems_of_variables_name_the_variable() {
     let setup = Setup::new()
         .variable("RUNWATCH_API__REQUESTS_PER_MINUTE", "many")
