@@ -211,6 +211,9 @@ pub struct WaitArgs {
     /// Have the running daemon watch, and follow it; when this ends, the watches stay there.
     #[arg(long, conflicts_with = "interval")]
     pub daemon: bool,
+    /// With --daemon: watch runs anew whose watches are finished.
+    #[arg(long, requires = "daemon")]
+    pub again: bool,
     /// Ask at this fixed interval, 50ms or more, instead of a growing one.
     #[arg(long, value_name = "DURATION", value_parser = interval)]
     pub interval: Option<Duration>,
@@ -270,6 +273,9 @@ pub struct AddArgs {
     /// Runs to watch; `-` reads IDs, or JSON with `run_id` or `id`, from standard input.
     #[arg(required = true, value_name = "RUN_ID|-")]
     pub runs: Vec<RunArg>,
+    /// Watch runs anew whose watches are finished; these stay on record.
+    #[arg(long)]
+    pub again: bool,
     /// What goes for the watches.
     #[command(flatten)]
     pub watch: WatchArgs,

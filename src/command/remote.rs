@@ -15,7 +15,7 @@ use super::{Signals, USAGE, write_text};
 use crate::cli::{AddArgs, Deliveries, DeliveriesArgs, DeliveriesCommand, ListArgs, RunArg, WatchArgs};
 use crate::config::{self, Sources, duration_text};
 use crate::control::{AddRequest, AttemptDoc, Client, ClientError, DeliveryDoc, WatchDoc};
-use crate::run::{EventType, Labels, RunId, Verdict};
+use crate::run::{EventType, RunId, Verdict};
 use crate::store::Fate;
 use crate::table::Table;
 use crate::telemetry::Screen;
@@ -94,26 +94,64 @@ fn socket(sources: &Sources) -> Option<PathBuf> {
     if absent && root && (own.is_none() || service.exists()) { Some(service.to_owned()) } else { own }
 }
 
+/// What is requested for a run.
+pub(super) fn request(args: &WatchArgs, run_id: &RunId, again: bool) -> AddRequest {
+    let sinks: Vec<_> = args.sinks.iter().map(|name| name.as_str().to_owned()).collect();
+    AddRequest {
+        run_id: run_id.as_str().to_owned(),
+        name: args.name.clone(),
+        labels: args.labels.iter().cloned().collect(),
+        sinks: (!sinks.is_empty()).then_some(sinks),
+        timeout: args.timeout.map(duration_text),
+        again,
+    }
+}
+
 /// Hands runs to the daemon. The answers come in the same order: each run is either watched now, with
 /// whether that is new, or refused.
 pub(super) async fn add_all(
     client: &Client,
     args: &WatchArgs,
+    again: bool,
     run_ids: &[RunId],
 ) -> Vec<Result<(WatchDoc, bool), ClientError>> {
-    let labels: Labels = args.labels.iter().cloned().collect();
-    let sinks: Vec<_> = args.sinks.iter().map(|name| name.as_str().to_owned()).collect();
     let add = |run_id: &RunId| {
-        let asked = AddRequest {
-            run_id: run_id.as_str().to_owned(),
-            name: args.name.clone(),
-            labels: labels.clone(),
-            sinks: (!sinks.is_empty()).then(|| sinks.clone()),
-            timeout: args.timeout.map(duration_text),
-        };
+        let asked = request(args, run_id, again);
         async move { client.add(&asked).await }
     };
     stream::iter(run_ids).map(add).buffered(AT_ONCE).collect().await
+}
+
+/// Says of a run that was watched already which of the options do not apply, and what to do; `None` when all do.
+pub(super) fn not_applied(watch: &WatchDoc, without: &str) -> Option<String> {
+    let flag = |option: &String| match option.as_str() {
+        "labels" => "--label".to_owned(),
+        "sinks" => "--sink".to_owned(),
+        other => format!("--{other}"),
+    };
+    let flags: Vec<_> = watch.not_applied.iter().map(flag).filter(|flag| flag != without).collect();
+    let fix = if watch.verdict.is_some() {
+        "watch it anew with --again"
+    } else {
+        "to change them, remove the watch and add the run again"
+    };
+    let what = format!("{} is watched already, and {} not applied; {fix}", watch.run_id, flags.join(", "));
+    match flags.len() {
+        0 => None,
+        1 => Some(what.replacen(" not applied", " is not applied", 1)),
+        _ => Some(what.replacen(" not applied", " are not applied", 1)),
+    }
+}
+
+/// What became of a run that was watched already: it is finished, or goes on.
+pub(super) fn standing_of_known(watch: &WatchDoc, now: Timestamp) -> String {
+    match (&watch.verdict, watch.finished_at) {
+        (None, _) => format!("{}: already watched", watch.run_id),
+        (Some(verdict), None) => format!("{}: already watched, and {verdict}", watch.run_id),
+        (Some(verdict), Some(at)) => {
+            format!("{}: already watched, and {verdict} {}; --again watches it anew", watch.run_id, ago(at, now))
+        }
+    }
 }
 
 /// `runwatch add`. With `json` one line per run, `{"run_id","added","watch"}`, `added` being `new` or
@@ -124,17 +162,15 @@ pub(super) async fn add_all(
 pub async fn add(client: &Client, args: &AddArgs, mut talk: Talk<'_>) -> anyhow::Result<u8> {
     let run_ids = read_run_ids(&args.runs).await?;
     let mut code = 0;
-    for (run_id, added) in run_ids.iter().zip(add_all(client, &args.watch, &run_ids).await) {
+    for (run_id, added) in run_ids.iter().zip(add_all(client, &args.watch, args.again, &run_ids).await) {
+        let dropped = added.as_ref().ok().and_then(|(watch, _)| not_applied(watch, ""));
         match added {
             Ok((watch, new)) if talk.json => {
                 let added = if new { "new" } else { "known" };
                 talk.json(&serde_json::json!({ "run_id": watch.run_id, "added": added, "watch": watch }))?;
             }
             Ok((watch, true)) => talk.line(&format!("{}: watching", watch.run_id))?,
-            Ok((watch, false)) => match &watch.verdict {
-                None => talk.line(&format!("{}: already watched", watch.run_id))?,
-                Some(verdict) => talk.line(&format!("{}: already watched, and {verdict}", watch.run_id))?,
-            },
+            Ok((watch, false)) => talk.line(&standing_of_known(&watch, Timestamp::now()))?,
             Err(error) => {
                 if matches!(error, ClientError::NotRunning(_) | ClientError::Forbidden(_)) {
                     return talk.failed(&error);
@@ -142,6 +178,10 @@ pub async fn add(client: &Client, args: &AddArgs, mut talk: Talk<'_>) -> anyhow:
                 write_text(talk.err, &format!("error: {run_id} is not watched: {error}\n"))?;
                 code = code.max(failure_code(&error));
             }
+        }
+        if let Some(dropped) = dropped {
+            write_text(talk.err, &format!("error: {dropped}\n"))?;
+            code = code.max(USAGE);
         }
     }
     Ok(code)

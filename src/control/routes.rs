@@ -1,6 +1,6 @@
 //! The routes of the control interface.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,10 +70,12 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
             Method::Post,
             "/v1/watches",
             add::<S>,
-            Operation::new("addWatch", "Watch a run", "On disk before this answers. Asking again changes nothing.")
+            Operation::new("addWatch", "Watch a run", "On disk before this answers. A run that is watched already stays so: `not_applied` names the options that \
+                 differ. A finished watch is followed by a new one where `again` is true. The body may also be what the \
+                 API answers when it creates a run.")
                 .body::<AddRequest>()
                 .json::<WatchDoc>(StatusCode::CREATED, "It is watched from now on")
-                .json::<WatchDoc>(StatusCode::OK, "It was watched already, and stays as it is")
+                .json::<WatchDoc>(StatusCode::OK, "It was watched already, and stays as it is; see `not_applied`")
                 // Somebody may remove it at the same moment.
                 .problem(StatusCode::NOT_FOUND),
         )
@@ -242,19 +244,35 @@ async fn add<S: RunSource>(State(app): App<S>, body: Bytes) -> Result<AxumRespon
         return Err(Refusal::bad("the body cannot be used: it is no JSON object"));
     }
     let asked: AddRequest =
-        serde_json::from_slice(&body).map_err(|error| Refusal::bad(format!("the body cannot be used: {error}")))?;
+        AddRequest::read(&body).map_err(|error| Refusal::bad(format!("the body cannot be used: {error}")))?;
     let in_force = app.control.in_force.borrow().clone();
+    let origin = if asked.again { AddedBy::RequestAgain } else { AddedBy::Request };
+    let has_timeout = asked.timeout.is_some();
     let watch = watch(asked, &in_force, app.control.clock.now())?;
-    match app.control.watches.add(watch.clone(), AddedBy::Request).await? {
+    match app.control.watches.add(watch.clone(), origin).await? {
         // All there is to know of it: reading it again would take as long as storing it.
         Added::New => Ok(json(StatusCode::CREATED, &app.summary(WatchRecord::new(watch)).await?)),
         Added::Known => {
             let known = app.control.store.watch(watch.run_id.clone()).await?;
             // It may have been removed again this very moment.
             let known = known.ok_or_else(|| Refusal::unknown(&watch.run_id))?;
-            Ok(json(StatusCode::OK, &app.summary(known).await?))
+            let not_applied = not_applied(&watch, has_timeout, &known.watch);
+            Ok(json(StatusCode::OK, &WatchDoc { not_applied, ..app.summary(known).await? }))
         }
     }
+}
+
+/// The options of a request that differ from the watch that there is already. Those that were not given do not count.
+fn not_applied(asked: &Watch, has_timeout: bool, known: &Watch) -> Vec<String> {
+    let set = |sinks: &Option<Vec<SinkName>>| sinks.iter().flatten().cloned().collect::<BTreeSet<_>>();
+    let time = |watch: &Watch| watch.deadline_at.as_millisecond() - watch.added_at.as_millisecond();
+    let options = [
+        ("name", asked.name.is_some() && asked.name != known.name),
+        ("labels", !asked.labels.is_empty() && asked.labels != known.labels),
+        ("sinks", asked.sinks.is_some() && set(&asked.sinks) != set(&known.sinks)),
+        ("timeout", has_timeout && time(asked) != time(known)),
+    ];
+    options.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name.to_owned()).collect()
 }
 
 /// Checks what a caller asks for.
@@ -274,6 +292,9 @@ pub(super) fn watch(asked: AddRequest, in_force: &InForce, now: Timestamp) -> Re
             .filter(known)
             .ok_or_else(|| Refusal::bad(format!("no sink is called {name:?}; known sinks: {}", known_names())))
     };
+    if asked.sinks.as_ref().is_some_and(Vec::is_empty) {
+        return Err(Refusal::bad("sinks: the list is empty, so that no sink would be told; name one, or leave it out"));
+    }
     let sinks = asked.sinks.map(|names| names.into_iter().map(sink).collect::<Result<Vec<_>, _>>()).transpose()?;
     let timeout = match asked.timeout {
         None => in_force.deadline,

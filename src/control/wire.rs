@@ -22,10 +22,10 @@ pub struct AddRequest {
     #[schemars(with = "Option<WatchName>")]
     pub name: Option<String>,
     /// Labels.
-    #[serde(default, skip_serializing_if = "Labels::is_empty")]
-    #[schemars(with = "LabelMap")]
+    #[serde(default, skip_serializing_if = "Labels::is_empty", deserialize_with = "null_is_absent")]
+    #[schemars(with = "Option<LabelMap>")]
     pub labels: Labels,
-    /// Only these sinks are told; absent means all whose filters match.
+    /// Only these sinks are told, one at the least; absent means all whose filters match.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Vec<SinkName>>")]
     pub sinks: Option<Vec<String>>,
@@ -33,6 +33,42 @@ pub struct AddRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<DurationText>")]
     pub timeout: Option<String>,
+    /// Whether a run is watched anew whose watch is finished; that one stays on record. Default: false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not", deserialize_with = "null_is_absent")]
+    #[schemars(with = "Option<bool>")]
+    pub again: bool,
+}
+
+/// Reads `null` as an absent value, as for all options.
+fn null_is_absent<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+impl AddRequest {
+    /// Reads a body: a request, or what the API answers when it creates a run, also inside of `data`. Of such an answer,
+    /// which has a `status`, the fields count that a request has.
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub(super) fn read(body: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(body).or_else(|error| Self::of_created_run(body).ok_or(error))
+    }
+
+    fn of_created_run(body: &[u8]) -> Option<Self> {
+        let mut run: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body).ok()?;
+        let named = |run: &serde_json::Map<_, _>| run.contains_key("run_id") || run.contains_key("id");
+        if !named(&run)
+            && let Some(serde_json::Value::Object(data)) = run.remove("data")
+        {
+            run = data;
+        }
+        run.get("status")?.as_str()?;
+        // A run made in a thread is answered with other IDs beside `run_id`.
+        let run_id = run.remove("run_id").or_else(|| run.remove("id"))?;
+        run.retain(|name, _| matches!(name.as_str(), "name" | "labels" | "sinks" | "timeout" | "again"));
+        run.insert("run_id".to_owned(), run_id);
+        serde_json::from_value(serde_json::Value::Object(run)).ok()
+    }
 }
 
 /// A watch. The parts from `history` on are there only where one watch was asked for.
@@ -80,6 +116,10 @@ pub struct WatchDoc {
     /// When it is asked for next, unless the API's limits or troubles delay that.
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub next_poll_at: Option<Timestamp>,
+    /// In the answer to a request for a run that is watched already: the options of it that differ from the watch and
+    /// do not apply, by their names in the request.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_applied: Vec<String>,
     /// Every change of its status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<Vec<ChangeDoc>>,
@@ -256,6 +296,7 @@ impl WatchDoc {
             last_error: failure.map(|failure| FailureDoc { at: failure.at, message: failure.message }),
             polling: view.as_ref().is_some_and(|view| view.polling),
             next_poll_at: view.map(|view| view.next_poll_at),
+            not_applied: Vec::new(),
             history: None,
             routing: None,
             deliveries: None,
@@ -303,5 +344,32 @@ impl DeliveryDoc {
             last_result: summary.last_detail,
             attempt_log: attempts.map(|attempts| attempts.into_iter().map(attempt).collect()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_may_have_nulls_or_be_an_answer_of_the_api() {
+        let read = |body: &str| AddRequest::read(body.as_bytes()).map_err(|error| error.to_string());
+        let all = r#"{"run_id":"run_1","name":null,"labels":null,"sinks":null,"timeout":null,"again":null}"#;
+        let nulls = read(all).unwrap();
+        assert!(nulls.labels.is_empty() && !nulls.again && nulls.sinks.is_none());
+        assert_eq!(serde_json::to_string(&nulls).unwrap(), r#"{"run_id":"run_1"}"#);
+        for created in [
+            r#"{"run_id":"run_1","version_id":"ver_1","status":"running"}"#,
+            r#"{"data":{"id":"run_1","status":"pending","created_at":"2024-01-15T10:35:00Z"}}"#,
+            r#"{"id":"thr_1","run_id":"run_1","status":"running"}"#,
+        ] {
+            assert_eq!(read(created).unwrap().run_id, "run_1", "{created}");
+        }
+        let both = read(r#"{"run_id":"run_1","status":"running","labels":{"a":"b"},"again":true}"#).unwrap();
+        assert_eq!((both.labels["a"].as_str(), both.again), ("b", true));
+        // A mistake stays one.
+        assert!(read(r#"{"run_id":"run_1","sink":["ops"]}"#).unwrap_err().contains("unknown field `sink`"));
+        assert!(read(r#"{"status":"running"}"#).is_err());
+        assert!(read("[]").is_err());
     }
 }

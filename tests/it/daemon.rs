@@ -516,6 +516,56 @@ async fn a_wait_on_the_daemon_leaves_the_watch_there() {
 }
 
 #[tokio::test]
+async fn options_for_a_run_that_is_watched_are_never_dropped_in_silence() {
+    let simulator = api([("run_1", Script::runs_forever()), ("run_2", Script::runs_forever())]).await;
+    let receiver = Receiver::start([]).await.unwrap();
+    let program = program(&simulator, &receiver, "");
+    let daemon = start(&program).await;
+    add(&program, "run_1").await;
+    let again = program.run(&["add", "run_1"]).await;
+    assert_eq!((again.code, again.stdout.trim()), (Some(0), "run_1: already watched"), "{}", again.stderr);
+    let dropped = ["add", "run_1", "--sink", "hook", "--label", "a=b", "--name", "n", "--timeout", "1h"];
+    let ended = program.run(&dropped).await;
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.stderr.contains("--name, --label, --sink, --timeout are not applied"), "{ended:?}");
+    let ended = program.run(&["wait", "--daemon", "run_1", "--sink", "hook", "--timeout", "200ms"]).await;
+    assert!(ended.stderr.contains("--sink is not applied"), "{ended:?}");
+    // Its own time goes for a wait; the watch goes on.
+    assert_eq!(ended.code, Some(124), "{ended:?}");
+    assert_eq!(json(&program, &["list"]).await["watches"][0]["state"], "active");
+
+    // A watch that ended for want of time is no answer to a wait that has more.
+    program.run(&["add", "--timeout", "1ms", "run_2"]).await;
+    verdict(&program, "run_2").await;
+    let known = program.run(&["wait", "--daemon", "run_2"]).await;
+    assert_eq!(known.code, Some(124), "{known:?}");
+    assert!(known.stderr.contains("already watched, and timed_out") && known.stderr.contains("--again"), "{known:?}");
+    simulator.add_run(&RunId::new("run_2").unwrap(), Script::succeeds());
+    let ended = program.run(&["wait", "--daemon", "--timeout", "1h", "run_2"]).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let ended = program.run(&["add", "--again", "run_2"]).await;
+    assert_eq!((ended.code, ended.stdout.trim()), (Some(0), "run_2: watching"), "{}", ended.stderr);
+    stop(daemon).await;
+}
+
+#[tokio::test]
+async fn a_wait_on_a_daemon_that_is_gone_for_good_ends_in_time() {
+    let simulator = api([("run_1", Script::runs_forever())]).await;
+    let receiver = Receiver::start([]).await.unwrap();
+    let program = program(&simulator, &receiver, "");
+    let daemon = start(&program).await;
+    let mut waiting = program.command(&["wait", "--daemon", "--timeout", "3s", "--json", "run_1"]).spawn().unwrap();
+    let mut lines = BufReader::new(waiting.stderr.take().unwrap()).lines();
+    assert!(lines.next_line().await.unwrap().unwrap().ends_with("run_1 running"));
+    kill(daemon).await;
+    let ended = finish(waiting).await;
+    assert_eq!(ended.code, Some(6), "{ended:?}");
+    let line = &ended.json_lines()[0];
+    assert_eq!((&line["run_id"], &line["verdict"]), (&json!("run_1"), &json!("unreachable")));
+    assert!(line["reason"].as_str().unwrap().contains("the daemon does not answer"), "{line}");
+}
+
+#[tokio::test]
 async fn events_are_followed_and_resumed() {
     let simulator = api([("run_1", Script::succeeds())]).await;
     let receiver = Receiver::start([]).await.unwrap();

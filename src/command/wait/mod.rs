@@ -168,7 +168,7 @@ pub async fn wait_on_daemon(args: &WaitArgs, client: Client, manner: Manner) -> 
         run_ids = read_run_ids(&args.runs) => run_ids?,
         code = signals.next() => return Ok(code),
     };
-    remote::wait(&args.watch, run_ids, client, Until::of(args), manner, signals).await
+    remote::wait((&args.watch, args.again), run_ids, client, Until::of(args), manner, signals).await
 }
 
 /// When a wait is over.

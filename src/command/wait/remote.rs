@@ -11,9 +11,10 @@ use super::report::Report;
 use super::view::Tracked;
 use super::{Manner, Until};
 use crate::cli::WatchArgs;
-use crate::command::remote::{add_all, failure_code};
+use crate::command::remote::{add_all, failure_code, not_applied, request, standing_of_known};
 use crate::command::{Signals, USAGE};
-use crate::control::{Activities, Client, ClientError, Heard, WatchDoc};
+use crate::config::{MIN_DEADLINE, duration_text};
+use crate::control::{Activities, AddRequest, Client, ClientError, Heard, WatchDoc};
 use crate::run::{Event, EventData, RunEvent, RunId, Status, Verdict};
 use crate::store::PollFailure;
 use crate::watch::{UpstreamView, WatchView};
@@ -31,9 +32,15 @@ const HEAR_OUT: Duration = Duration::from_millis(50);
 /// How long a daemon that is gone is left alone before it is asked again.
 const GONE_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long after its deadline a watch has its verdict at the latest, and the time to read it.
+const VERDICT_WITHIN: Duration = Duration::from_secs(6);
+
+/// As [`VERDICT_WITHIN`], for a watch whose deadline passed while no daemon ran: the API is tried for a minute then.
+const LATE_VERDICT_WITHIN: Duration = Duration::from_secs(70);
+
 /// Hands the runs to the daemon and follows them. Returns the exit code.
 pub(super) async fn wait(
-    args: &WatchArgs,
+    (args, again): (&WatchArgs, bool),
     run_ids: Vec<RunId>,
     client: Client,
     until: Until,
@@ -41,23 +48,37 @@ pub(super) async fn wait(
     mut signals: Signals,
 ) -> anyhow::Result<u8> {
     let screen = manner.screen.clone();
-    let mut runs = Vec::new();
-    for added in add_all(&client, args, &run_ids).await {
+    let (mut runs, mut dropped) = (Vec::new(), false);
+    let began = Timestamp::now();
+    let deadline = args.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let mut limit = Limit::new(args.timeout, began);
+    for added in add_all(&client, args, again, &run_ids).await {
         match added {
-            Ok((watch, _)) => runs.push(tracked(watch)),
+            Ok((watch, new)) => {
+                // Its own time goes for this wait, whatever the watch has.
+                if let Some(what) = not_applied(&watch, "--timeout") {
+                    screen.line(&format!("warning: {what}"));
+                    dropped = true;
+                }
+                if !new && watch.verdict.is_some() && manner.progress && !limit.outlasts(&watch, began) {
+                    screen.line(&standing_of_known(&watch, began));
+                }
+                limit.include(&watch);
+                runs.push(tracked(watch));
+            }
             Err(error) => {
                 screen.line(&format!("error: {error}"));
                 return Ok(failure_code(&error));
             }
         }
     }
-    let deadline = args.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let report = Report::new(manner, runs, deadline);
     let feed = if report.wants_activity() { Feed::Closed } else { Feed::None };
-    let (unwatched, seen) = (BTreeSet::new(), BTreeMap::new());
-    let mut follower = Follower { report, client, feed, gone: false, unwatched, seen };
+    let (unwatched, seen, renewed) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
+    let mut follower = Follower { report, client, feed, gone: false, unwatched, seen, args, limit, renewed };
     let code = tokio::select! {
-        code = follower.follow(until) => code,
+        // All is known, but not all was done as requested.
+        code = follower.follow(until) => if code == 0 && dropped { USAGE } else { code },
         code = signals.next() => {
             follower.report.clear();
             if follower.report.manner.progress {
@@ -77,6 +98,47 @@ fn tracked(watch: WatchDoc) -> Tracked {
         status: None,
         activity: None,
         verdict: None,
+    }
+}
+
+/// How long the runs are waited for.
+#[derive(Debug, Clone, Copy)]
+struct Limit {
+    /// Until when by the command line.
+    own: Option<Timestamp>,
+    /// When the last verdict is there at the latest, by the deadlines of the watches.
+    last: Timestamp,
+}
+
+impl Limit {
+    fn new(timeout: Option<Duration>, began: Timestamp) -> Self {
+        let own = timeout.map(|timeout| began.checked_add(timeout).unwrap_or(Timestamp::MAX));
+        Self { own, last: own.unwrap_or(began) }
+    }
+
+    /// Takes in a watch that is waited for.
+    fn include(&mut self, watch: &WatchDoc) {
+        let within = match self.own {
+            None => LATE_VERDICT_WITHIN,
+            // The daemon gives a verdict of its own about then.
+            Some(own) if watch.deadline_at <= own.checked_add(VERDICT_WITHIN / 2).unwrap_or(Timestamp::MAX) => {
+                VERDICT_WITHIN
+            }
+            Some(_) => return,
+        };
+        let from = self.own.unwrap_or(watch.deadline_at);
+        self.last = self.last.max(from.checked_add(within).unwrap_or(Timestamp::MAX));
+    }
+
+    /// Whether a watch ended for want of time, and this wait has time left.
+    fn outlasts(&self, watch: &WatchDoc, now: Timestamp) -> bool {
+        let for_want_of_time = matches!(watch.known_verdict(), Some(Verdict::TimedOut | Verdict::Unreachable));
+        for_want_of_time && self.left(now).is_some()
+    }
+
+    /// The time that the command line gives and that is left.
+    fn left(&self, now: Timestamp) -> Option<Duration> {
+        Duration::try_from(self.own?.duration_since(now)).ok().filter(|left| *left >= MIN_DEADLINE)
     }
 }
 
@@ -104,7 +166,11 @@ impl Feed {
     }
 }
 
-struct Follower {
+struct Follower<'a> {
+    args: &'a WatchArgs,
+    limit: Limit,
+    /// Runs that are watched anew, since their watches ended before the time of this wait.
+    renewed: BTreeSet<RunId>,
     report: Report,
     client: Client,
     feed: Feed,
@@ -116,11 +182,18 @@ struct Follower {
     seen: BTreeMap<RunId, usize>,
 }
 
-impl Follower {
+impl Follower<'_> {
     /// Asks the daemon about every run that is going, again and again, until what was waited for is
     /// known and printed. Cancel-safe: it only asks.
     async fn follow(&mut self, until: Until) -> u8 {
-        let over = self.follow_runs(until).await;
+        let last = self.limit.last;
+        let over = tokio::select! {
+            over = self.follow_runs(until) => over,
+            () = until_time(last) => {
+                self.give_up();
+                true
+            }
+        };
         self.report.clear();
         self.report.flush().await;
         match self.report.verdict_code() {
@@ -128,6 +201,41 @@ impl Follower {
             0 if !over => USAGE,
             code => code,
         }
+    }
+
+    /// Ends the wait for all runs that have no verdict by now.
+    fn give_up(&mut self) {
+        let (verdict, why) = match self.gone {
+            true => (Verdict::Unreachable, "the daemon does not answer; it goes on with its watches when it is back"),
+            false => (Verdict::TimedOut, "no verdict in the time of this wait; the daemon goes on watching"),
+        };
+        let going = self.report.runs.values().filter(|run| run.verdict.is_none());
+        let going: Vec<_> = going.map(|run| run.run_id.clone()).filter(|id| !self.unwatched.contains(id)).collect();
+        for run_id in going {
+            self.report.given_up(&run_id, verdict, why);
+        }
+    }
+
+    /// Has a run watched anew whose watch ended for want of time, for the time that this wait has left. Returns whether
+    /// it is.
+    async fn renew(&mut self, watch: &WatchDoc) -> bool {
+        let now = Timestamp::now();
+        let Some(left) = self.limit.left(now).filter(|_| self.limit.outlasts(watch, now)) else { return false };
+        if !self.renewed.insert(watch.run_id.clone()) {
+            return false;
+        }
+        let timeout = Some(duration_text(Duration::from_millis(left.as_millis().try_into().unwrap_or(u64::MAX))));
+        let asked = AddRequest { timeout, ..request(self.args, &watch.run_id, true) };
+        let renewed = self.client.add(&asked).await.is_ok();
+        if renewed {
+            self.seen.remove(&watch.run_id);
+            if self.report.manner.progress {
+                let verdict = watch.verdict.as_deref().unwrap_or_default();
+                let line = format!("{}: an earlier watch ended as {verdict}; it is watched anew", watch.run_id);
+                self.report.manner.screen.line(&line);
+            }
+        }
+        renewed
     }
 
     /// Returns whether what was waited for is known; else there is nothing left that could be.
@@ -173,6 +281,9 @@ impl Follower {
                 match answer {
                     Ok(watch) => {
                         self.gone = false;
+                        if self.renew(&watch).await {
+                            continue;
+                        }
                         if watch.verdict.is_some() {
                             self.hear_out().await;
                         }
@@ -255,6 +366,15 @@ impl Follower {
 
     fn say_gone(&self, error: &ClientError) {
         self.report.manner.screen.line(&format!("warning: {error}; waiting for it to come back"));
+    }
+}
+
+/// Comes back at `at` by the clock on the wall: a sleep of the machine counts.
+async fn until_time(at: Timestamp) {
+    while let Ok(left) = Duration::try_from(at.duration_since(Timestamp::now()))
+        && !left.is_zero()
+    {
+        tokio::time::sleep(left.min(GONE_PAUSE)).await;
     }
 }
 

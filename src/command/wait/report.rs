@@ -153,6 +153,20 @@ impl Report {
         self.print_result(verdict, event, data);
     }
 
+    /// Takes in that a run has no verdict by the end of the wait: `verdict` is that of the wait, for the reason `why`.
+    pub(super) fn given_up(&mut self, run_id: &RunId, verdict: Verdict, why: &str) {
+        let Some(run) = self.runs.get_mut(run_id) else { return };
+        run.verdict = Some(verdict);
+        let word = verdict.as_str();
+        match self.manner.results {
+            Results::Json => {
+                self.print(&serde_json::json!({ "run_id": run_id, "verdict": word, "reason": why }).to_string())
+            }
+            Results::Text => self.print(&format!("{run_id} {}: {why}", self.palette().status(word))),
+            Results::Output | Results::Nothing => self.manner.screen.line(&format!("error: {run_id} {word}: {why}")),
+        }
+    }
+
     /// Whether what is waited for is known, after the verdict `given` just now.
     pub(super) fn is_over(&self, until: Until, given: Option<Verdict>) -> bool {
         let bad = given.is_some_and(|verdict| verdict != Verdict::Succeeded);
