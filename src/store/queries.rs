@@ -21,6 +21,9 @@ pub struct WatchId(i64);
 /// stored once, in a row of its own.
 const INLINE_BYTES: usize = 1024;
 
+/// Most deadlines that are moved in one transaction, so that what else is to be written has its turn in between.
+const MARKS: usize = 2_000;
+
 /// Most status changes kept of one watch, the newest: a run that changes its status without end fills neither the disk
 /// nor a list.
 const KEPT_CHANGES: u32 = 1_000;
@@ -411,18 +414,21 @@ impl Store {
     /// grace of missing runs begin anew at `now`, and moves the times of the next attempts.
     ///
     /// # Errors
-    /// When the store refuses; nothing is stored then.
+    /// When the store refuses. Of many deadlines some may be stored then, which does no harm when all are stored again;
+    /// nothing else is.
     pub async fn move_marks(
         &self,
         deadlines: Vec<(WatchId, Timestamp)>,
         milliseconds: i64,
         now: Timestamp,
     ) -> Result<(), StoreError> {
+        let mut some_at_a_time = deadlines.chunks(MARKS).map(<[_]>::to_vec).collect::<Vec<_>>();
+        let last = some_at_a_time.pop().unwrap_or_default();
+        for some in some_at_a_time {
+            self.write(Wakes::default(), move |db| set_deadlines(db, &some)).await?;
+        }
         self.write(Wakes { history: false, deliveries: true, verdict: None }, move |db| {
-            let mut set = db.prepare_cached("UPDATE watches SET deadline_at = ? WHERE id = ? AND verdict IS NULL")?;
-            for (watch, deadline_at) in &deadlines {
-                set.execute(params![deadline_at.as_millisecond(), watch.0])?;
-            }
+            set_deadlines(db, &last)?;
             db.prepare_cached(
                 "UPDATE watches SET missing_since = ? WHERE verdict IS NULL AND missing_since IS NOT NULL",
             )?
@@ -577,6 +583,14 @@ fn insert_new_watch(db: &Connection, watch: &Watch) -> Result<(Added, WatchId), 
         watch.deadline_at.as_millisecond(),
     ])?;
     Ok((Added::New, WatchId(db.last_insert_rowid())))
+}
+
+fn set_deadlines(db: &Connection, deadlines: &[(WatchId, Timestamp)]) -> Result<(), StoreError> {
+    let mut set = db.prepare_cached("UPDATE watches SET deadline_at = ? WHERE id = ? AND verdict IS NULL")?;
+    for (watch, deadline_at) in deadlines {
+        set.execute(params![deadline_at.as_millisecond(), watch.0])?;
+    }
+    Ok(())
 }
 
 fn insert_change(db: &Connection, watch: WatchId, status: &str, now: Timestamp) -> Result<(), StoreError> {
