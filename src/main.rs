@@ -18,6 +18,7 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     process::hide();
+    process::raise_open_files_limit();
     let cli = Cli::from_args(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let live = matches!(cli.command, Command::Wait(_) | Command::Demo(_)) && !cli.common.quiet;
     let screen = if live { Screen::detect() } else { Screen::plain() };

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::io;
 use std::time::Duration;
 
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::process::{Pid, Resource, Rlimit, WaitOptions, waitpid};
 use tokio::process::Command;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -38,6 +38,23 @@ pub(crate) fn keep_private(command: &mut Command) {
 /// When the system refuses.
 pub fn survive_file_size_limit() -> io::Result<Signal> {
     signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))
+}
+
+/// Open files that are enough for all connections, polls, streams and the store together.
+const OPEN_FILES: u64 = 4096;
+
+/// Raises the soft limit of open files to [`OPEN_FILES`], as far as the hard limit allows: 1,024, the usual one, is less
+/// than two full listeners with their polls and streams take. Programs of `command` sinks get the same limit.
+pub fn raise_open_files_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(OPEN_FILES, |hard| hard.min(OPEN_FILES));
+    if limit.current.is_none_or(|soft| soft >= wanted) {
+        return;
+    }
+    let raised = Rlimit { current: Some(wanted), maximum: limit.maximum };
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
 }
 
 /// How long an ended process that nothing here waits for is left alone: long enough for what waits for a program to do

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::InForce;
 use super::request::Refusal;
+use super::serve::Caller;
 use crate::blocking::Lane;
 use crate::text::one_line;
 
@@ -33,6 +34,9 @@ pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Ne
     if let Err(refusal) = guard.admit(request.uri().path(), request.headers()).await {
         return refusal.into_response();
     }
+    if let Some(caller) = request.extensions().get::<Caller>().filter(|_| !is_probe(request.uri().path())) {
+        caller.authorize();
+    }
     next.run(request).await
 }
 
@@ -49,7 +53,7 @@ impl Guard {
             return Err(Refusal::new(StatusCode::FORBIDDEN, "requests of web pages are not served"));
         }
         // Probes carry no secrets, and learn none; many send no name of a host, or that of a container beside this one.
-        if matches!(path, "/healthz" | "/readyz") {
+        if is_probe(path) {
             return Ok(());
         }
         // A page may have its own name resolve to this machine; then the name is in `Host`.
@@ -79,6 +83,10 @@ impl Guard {
             Err(_differs) => Err(unauthorized()),
         }
     }
+}
+
+fn is_probe(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz")
 }
 
 /// How a token is announced.

@@ -79,7 +79,7 @@ impl<S: RunSource> Control<S> {
         let mut serving = JoinSet::new();
         for listener in listeners {
             let router = match &listener {
-                Listener::Unix(_) => router.clone(),
+                Listener::Unix(_) => router.clone().layer(middleware::from_fn(serve::authorize_all)),
                 Listener::Tcp(tcp) => {
                     let loopback = tcp.local_addr().is_ok_and(|address| address.ip().is_loopback());
                     let guard = Guard::new(in_force.clone(), loopback);
