@@ -193,7 +193,7 @@ impl Client {
         if let Some(after) = after {
             request = request.header("last-event-id", after);
         }
-        Ok(Events { response: self.send(request).await?, text: Vec::new(), socket: self.socket.clone() })
+        Ok(Events { response: self.send(request).await?, frames: Frames::default(), socket: self.socket.clone() })
     }
 
     /// What the runs are doing whose event streams the daemon follows, from now on.
@@ -202,7 +202,7 @@ impl Client {
     /// As [`ClientError`] has them.
     pub async fn activity(&self) -> Result<Activities, ClientError> {
         let response = self.send(self.request(Method::GET, "/v1/activity", &[])).await?;
-        Ok(Activities(Events { response, text: Vec::new(), socket: self.socket.clone() }))
+        Ok(Activities(Events { response, frames: Frames::default(), socket: self.socket.clone() }))
     }
 
     fn request(&self, method: Method, path: &str, query: &[(&str, &str)]) -> RequestBuilder {
@@ -277,8 +277,35 @@ fn told(error: reqwest::Error) -> String {
 /// Events as they come.
 pub struct Events {
     response: Response,
-    text: Vec<u8>,
+    frames: Frames,
     socket: PathBuf,
+}
+
+/// Bytes of events, cut into events.
+#[derive(Default)]
+struct Frames {
+    text: Vec<u8>,
+    /// How many bytes of `text` hold no end of an event: a large event is searched once, however many pieces it comes
+    /// in.
+    searched: usize,
+}
+
+impl Frames {
+    /// Takes the next complete event or comment out.
+    fn next(&mut self) -> Option<Vec<u8>> {
+        match self.text[self.searched..].windows(2).position(|two| two == b"\n\n") {
+            Some(end) => {
+                let rest = self.text.split_off(self.searched + end + 2);
+                self.searched = 0;
+                Some(std::mem::replace(&mut self.text, rest))
+            }
+            None => {
+                // The first half of the end may be there.
+                self.searched = self.text.len().saturating_sub(1);
+                None
+            }
+        }
+    }
 }
 
 impl Events {
@@ -299,17 +326,16 @@ impl Events {
     /// The lines of the next event or comment; `None` when the daemon ends the stream.
     async fn whole(&mut self) -> Result<Option<String>, ClientError> {
         loop {
-            if let Some(end) = self.text.windows(2).position(|two| two == b"\n\n") {
-                let event: Vec<u8> = self.text.drain(..end + 2).collect();
+            if let Some(event) = self.frames.next() {
                 return Ok(Some(String::from_utf8_lossy(&event).into_owned()));
             }
             let broken = |what: String| ClientError::Broken { path: self.socket.clone(), what };
             match self.response.chunk().await.map_err(|error| broken(told(error)))? {
                 None => return Ok(None),
-                Some(chunk) if self.text.len() + chunk.len() > MAX_ANSWER_BYTES => {
+                Some(chunk) if self.frames.text.len() + chunk.len() > MAX_ANSWER_BYTES => {
                     return Err(broken("an event is too large".to_owned()));
                 }
-                Some(chunk) => self.text.extend_from_slice(&chunk),
+                Some(chunk) => self.frames.text.extend_from_slice(&chunk),
             }
         }
     }
@@ -349,5 +375,28 @@ impl Activities {
                 return Ok(heard);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_in_many_pieces_is_searched_once() {
+        let mut frames = Frames::default();
+        let mut events = Vec::new();
+        for byte in b"id: 1\ndata: one\n\n: alive\n\nid: 2\ndata: two\n\nid" {
+            frames.text.push(*byte);
+            match frames.next() {
+                Some(event) => events.push(String::from_utf8(event).unwrap()),
+                None => assert_eq!(frames.searched, frames.text.len() - 1, "only the last byte is looked at again"),
+            }
+        }
+        assert_eq!(events, ["id: 1\ndata: one\n\n", ": alive\n\n", "id: 2\ndata: two\n\n"]);
+        frames.text.extend_from_slice(b": 3\n\n: a\n\n: b");
+        assert_eq!(frames.next().as_deref(), Some(&b"id: 3\n\n"[..]));
+        assert_eq!(frames.next().as_deref(), Some(&b": a\n\n"[..]));
+        assert_eq!(frames.next(), None);
     }
 }
