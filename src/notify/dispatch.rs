@@ -31,6 +31,10 @@ const STORE_RETRY: Duration = Duration::from_secs(5);
 /// none that is due waits longer than this.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
+/// Bytes of inputs and outputs in the attempts under way of one courier from which on no further attempt is started:
+/// they are what its memory goes to.
+const BYTES_IN_FLIGHT: usize = 256 * 1024;
+
 /// Why a receiver wants no more messages, once it said so. Holds until the sink is built anew.
 type Disabled = OnceLock<String>;
 
@@ -60,13 +64,13 @@ impl<D: Deliver> Courier<D> {
     pub async fn run(self, stop: CancellationToken) {
         let courier = Arc::new(self);
         let mut changed = courier.store.deliveries_changed();
-        let mut attempts = JoinSet::new();
+        let (mut attempts, mut bytes) = (JoinSet::new(), 0);
         let disabled = Arc::new(OnceLock::new());
         while !stop.is_cancelled() {
             // Marked as seen before the store is read, so that no change in between is missed.
             changed.mark_unchanged();
-            let free = courier.max_in_flight.saturating_sub(attempts.len());
-            let next_due = match courier.start_due(free, &disabled, &mut attempts).await {
+            let free = if bytes < BYTES_IN_FLIGHT { courier.max_in_flight.saturating_sub(attempts.len()) } else { 0 };
+            let next_due = match courier.start_due(free, &disabled, &mut attempts, &mut bytes).await {
                 Ok(next_due) => next_due,
                 Err(StoreError::Closed) => break,
                 Err(error) => {
@@ -78,7 +82,9 @@ impl<D: Deliver> Courier<D> {
             // Every arm is cancel-safe: joining a set, waiting for a change and sleeping lose nothing.
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(ended) = attempts.join_next() => ended.expect("an attempt does not panic and is not aborted"),
+                Some(ended) = attempts.join_next() => {
+                    bytes -= ended.expect("an attempt does not panic and is not aborted");
+                }
                 () = wait_for(&mut changed) => {}
                 () = courier.until(next_due) => {}
             }
@@ -94,16 +100,23 @@ impl<D: Deliver> Courier<D> {
         self: &Arc<Self>,
         free: usize,
         disabled: &Arc<Disabled>,
-        attempts: &mut JoinSet<()>,
+        attempts: &mut JoinSet<usize>,
+        bytes: &mut usize,
     ) -> Result<Option<Timestamp>, StoreError> {
         if free == 0 {
             return Ok(None);
         }
-        let claimed = self.store.claim_due(self.name.clone(), self.clock.now(), free).await?;
+        let (now, most_bytes) = (self.clock.now(), self.sink.most_bytes());
+        let claimed = self.store.claim_due(self.name.clone(), now, free, most_bytes).await?;
         let more_may_be_due = claimed.len() == free;
         for claimed in claimed {
             let (courier, disabled) = (Arc::clone(self), Arc::clone(disabled));
-            attempts.spawn(async move { courier.attempt(claimed, &disabled).await });
+            let held = claimed.bytes();
+            *bytes += held;
+            attempts.spawn(async move {
+                courier.attempt(claimed, &disabled).await;
+                held
+            });
         }
         if more_may_be_due { Ok(None) } else { self.store.next_due(self.name.clone()).await }
     }

@@ -87,6 +87,11 @@ pub trait Deliver: Send + Sync + 'static {
     /// # Errors
     /// When the message did not arrive, as far as can be known.
     fn send(&self, message: &Message<'_>) -> impl Future<Output = Result<Sent, SendError>> + Send;
+
+    /// Size of an input or output, in bytes, above which its messages leave it out.
+    fn most_bytes(&self) -> usize {
+        usize::MAX
+    }
 }
 
 /// A sink of any kind.
@@ -124,6 +129,13 @@ impl Deliver for Sink {
             Self::Webhook(sink) => sink.send(message).await,
             Self::Log(sink) => sink.send(message).await,
             Self::Command(sink) => sink.send(message).await,
+        }
+    }
+
+    fn most_bytes(&self) -> usize {
+        match self {
+            Self::Desktop(_) | Self::Webhook(_) => webhook::MAX_BODY_BYTES,
+            Self::Log(_) | Self::Command(_) => usize::MAX,
         }
     }
 }

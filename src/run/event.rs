@@ -154,6 +154,14 @@ pub struct RunEvent {
     pub truncated: Vec<String>,
 }
 
+impl RunEvent {
+    /// Bytes of the run's input and output.
+    pub fn bytes(&self) -> usize {
+        let size = |value: &Option<Box<RawValue>>| value.as_ref().map_or(0, |value| value.get().len());
+        size(&self.run.input) + size(&self.run.output)
+    }
+}
+
 /// The run as an event shows it: every key always present, `null` where unknown.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct RunSummary {

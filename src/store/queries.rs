@@ -8,8 +8,8 @@ use serde_json::value::RawValue;
 
 use super::{Store, StoreError, Wakes};
 use crate::run::{
-    DeliveryId, Event, EventData, EventType, FoundBy, Labels, Progress, RunDetails, RunId, SinkName, Status, Step,
-    Verdict, Watch,
+    DeliveryId, Event, EventData, EventType, FoundBy, Labels, Progress, RunDetails, RunEvent, RunId, SinkName, Status,
+    Step, Verdict, Watch,
 };
 
 /// Number of a watch in the store. It is never given again, so that what belongs to one watch of a run never counts
@@ -23,6 +23,9 @@ const INLINE_BYTES: usize = 1024;
 
 /// Most deadlines that are moved in one transaction, so that what else is to be written has its turn in between.
 const MARKS: usize = 2_000;
+
+/// Bytes of events after which a page of them ends, so that one page takes no more than this and its last event.
+const PAGE_BYTES: usize = 256 * 1024;
 
 /// Most status changes kept of one watch, the newest: a run that changes its status without end fills neither the disk
 /// nor a list.
@@ -111,6 +114,13 @@ pub struct Claimed {
     pub try_number: u32,
     /// What to deliver.
     pub event: Event,
+}
+
+impl Claimed {
+    /// Bytes of the run's input and output that it holds.
+    pub fn bytes(&self) -> usize {
+        self.event.run().map_or(0, RunEvent::bytes)
+    }
 }
 
 /// How one attempt went.
@@ -440,25 +450,42 @@ impl Store {
         .await
     }
 
-    /// Claims up to `limit` deliveries of `sink` that are due at `now`, the longest due first.
+    /// Claims up to `limit` deliveries of `sink` that are due at `now`, the longest due first; fewer where they are
+    /// large. An input or output of more than `most_bytes`, which the sink would leave out, is not read, and named in
+    /// `truncated`.
     ///
     /// # Errors
     /// When the store refuses.
-    pub async fn claim_due(&self, sink: SinkName, now: Timestamp, limit: usize) -> Result<Vec<Claimed>, StoreError> {
+    pub async fn claim_due(
+        &self,
+        sink: SinkName,
+        now: Timestamp,
+        limit: usize,
+        most_bytes: usize,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        let (limit, most_bytes) =
+            (i64::try_from(limit).unwrap_or(i64::MAX), i64::try_from(most_bytes).unwrap_or(i64::MAX));
         self.write(Wakes::default(), move |db| {
-            let sql = "UPDATE deliveries SET state = 'sending', attempts = attempts + 1
-                 WHERE id IN (SELECT id FROM deliveries WHERE sink = ?1 AND state = 'pending' AND next_attempt_at <= ?2
-                              ORDER BY next_attempt_at, id LIMIT ?3)
-                 RETURNING id, attempts, attempts - earlier_tries, event_seq";
-            let event = concat!("SELECT body, ", payloads!("e"), " FROM events e WHERE seq = ?");
-            let mut claimed = read_all(db, sql, params![sink.as_str(), now.as_millisecond(), limit as i64], |row| {
-                Ok(Claimed {
-                    id: read_id(row, 0, DeliveryId::new)?,
-                    attempt: row.get(1)?,
-                    try_number: row.get(2)?,
-                    event: read_all(db, event, [row.get::<_, i64>(3)?], |row| read_event(row, 0))?.remove(0),
-                })
+            let due =
+                "SELECT id, event_seq FROM deliveries WHERE sink = ? AND state = 'pending' AND next_attempt_at <= ?
+                       ORDER BY next_attempt_at, id LIMIT ?";
+            let claim = "UPDATE deliveries SET state = 'sending', attempts = attempts + 1 WHERE id = ?
+                         RETURNING attempts, attempts - earlier_tries";
+            let due = read_all(db, due, params![sink.as_str(), now.as_millisecond(), limit], |row| {
+                Ok((read_id(row, 0, DeliveryId::new)?, row.get::<_, i64>(1)?))
             })?;
+            let (mut claimed, mut bytes) = (Vec::new(), 0);
+            for (id, event_seq) in due {
+                if bytes >= PAGE_BYTES {
+                    break;
+                }
+                let event = read_event_within(db, event_seq, most_bytes)?;
+                let (attempt, try_number) =
+                    db.prepare_cached(claim)?.query_row([id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                let delivery = Claimed { id, attempt, try_number, event };
+                bytes += delivery.bytes();
+                claimed.push(delivery);
+            }
             claimed.sort_by(|a, b| a.id.cmp(&b.id));
             Ok(claimed)
         })
@@ -531,13 +558,24 @@ impl Store {
         .await
     }
 
-    /// Up to `limit` events after `seq`, in order, each with its number.
+    /// Up to `limit` events after `seq`, in order, each with its number; fewer where they are large.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn events_after(&self, seq: i64, limit: u32) -> Result<Vec<(i64, Event)>, StoreError> {
         self.inspect(move |db| {
-            read_all(db, EVENTS_AFTER, params![seq, limit], |row| Ok((row.get(0)?, read_event(row, 1)?)))
+            let mut statement = db.prepare_cached(EVENTS_AFTER)?;
+            let mut rows = statement.query(params![seq, limit])?;
+            let (mut events, mut bytes) = (Vec::new(), 0);
+            while bytes < PAGE_BYTES
+                && let Some(row) = rows.next()?
+            {
+                let event = read_event(row, 1)?;
+                let body = row.get_ref(1)?.as_str().map_or(0, str::len);
+                bytes += body + event.run().map_or(0, RunEvent::bytes);
+                events.push((row.get(0)?, event));
+            }
+            Ok(events)
         })
         .await
     }
@@ -744,6 +782,29 @@ pub(super) fn read_event(row: &Row<'_>, column: usize) -> Result<Event, StoreErr
     if let EventData::Run(data) = &mut event.data {
         read_payload(row, column + 1, &mut data.run.input)?;
         read_payload(row, column + 2, &mut data.run.output)?;
+    }
+    Ok(event)
+}
+
+/// Reads an event but for an input or output of more than `most_bytes`, which `truncated` names then: the larger first,
+/// as where a message has no room for them.
+fn read_event_within(db: &Connection, seq: i64, most_bytes: i64) -> Result<Event, StoreError> {
+    let sql = "SELECT body,
+                   (SELECT p.body FROM payloads p WHERE p.id = e.input_id AND octet_length(p.body) <= ?2),
+                   (SELECT p.body FROM payloads p WHERE p.id = e.output_id AND octet_length(p.body) <= ?2),
+                   (SELECT octet_length(p.body) FROM payloads p WHERE p.id = e.input_id),
+                   (SELECT octet_length(p.body) FROM payloads p WHERE p.id = e.output_id)
+               FROM events e WHERE seq = ?1";
+    let mut statement = db.prepare_cached(sql)?;
+    let mut rows = statement.query(params![seq, most_bytes])?;
+    let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+    let mut event = read_event(row, 0)?;
+    if let EventData::Run(data) = &mut event.data {
+        let size = |column| -> Result<i64, StoreError> { Ok(row.get::<_, Option<i64>>(column)?.unwrap_or(0)) };
+        let mut sizes = [("input", size(3)?), ("output", size(4)?)];
+        sizes.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
+        let left_out = sizes.iter().filter(|(_, size)| *size > most_bytes);
+        data.truncated.extend(left_out.map(|(name, _)| (*name).to_owned()));
     }
     Ok(event)
 }

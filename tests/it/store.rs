@@ -75,9 +75,9 @@ async fn watches_verdicts_and_deliveries_outlive_the_process() {
 
     // The attempt is under way when the process dies.
     let ops = SinkName::new("ops").unwrap();
-    let claimed = store.claim_due(ops.clone(), time(2), 10).await.unwrap();
+    let claimed = store.claim_due(ops.clone(), time(2), 10, usize::MAX).await.unwrap();
     assert_eq!(claimed.len(), 1);
-    assert_eq!(store.claim_due(ops.clone(), time(2), 10).await.unwrap().len(), 0, "claimed once only");
+    assert_eq!(store.claim_due(ops.clone(), time(2), 10, usize::MAX).await.unwrap().len(), 0, "claimed once only");
     close(store, tasks).await;
 
     let (store, tasks) = open(&path);
@@ -89,7 +89,7 @@ async fn watches_verdicts_and_deliveries_outlive_the_process() {
     let details = store.details(second_id).await.unwrap().unwrap();
     assert_eq!((details.output.as_ref().unwrap().get(), details.created_at), ("[1,2]", Some(time(-5))));
 
-    let again = store.claim_due(ops, time(100), 10).await.unwrap();
+    let again = store.claim_due(ops, time(100), 10, usize::MAX).await.unwrap();
     assert_eq!(again.len(), 1);
     assert_eq!((&again[0].id, again[0].attempt), (&claimed[0].id, 2), "same ID, next attempt");
     assert_eq!(again[0].event.event_type, EventType::RunFailed);
@@ -136,11 +136,11 @@ async fn attempts_are_recorded_with_what_follows() {
         detail: format!("answer {attempt}"),
         outcome,
     };
-    let claimed = store.claim_due(ops.clone(), time(2), 10).await.unwrap().remove(0);
+    let claimed = store.claim_due(ops.clone(), time(2), 10, usize::MAX).await.unwrap().remove(0);
     store.record_attempt(claimed.id.clone(), attempt(1, 2, Outcome::Retry(time(7)))).await.unwrap();
     assert_eq!(store.next_due(ops.clone()).await.unwrap(), Some(time(7)));
-    assert_eq!(store.claim_due(ops.clone(), time(6), 10).await.unwrap().len(), 0, "not due yet");
-    let again = store.claim_due(ops.clone(), time(7), 10).await.unwrap().remove(0);
+    assert_eq!(store.claim_due(ops.clone(), time(6), 10, usize::MAX).await.unwrap().len(), 0, "not due yet");
+    let again = store.claim_due(ops.clone(), time(7), 10, usize::MAX).await.unwrap().remove(0);
     assert_eq!((&again.id, again.attempt), (&claimed.id, 2));
     let stale = store.record_attempt(claimed.id.clone(), attempt(1, 7, Outcome::Delivered)).await;
     assert!(matches!(stale, Err(StoreError::Precondition { .. })), "an attempt that is over: {stale:?}");
@@ -232,7 +232,7 @@ async fn a_store_of_the_first_format_opens_and_goes_on() {
 
     // It goes on: the message that waits can be claimed, and a watch of the configuration is not added again.
     let far = Timestamp::from_second(4_000_000_000).unwrap();
-    let claimed = store.claim_due(SinkName::new("down").unwrap(), far, 10).await.unwrap();
+    let claimed = store.claim_due(SinkName::new("down").unwrap(), far, 10, usize::MAX).await.unwrap();
     assert_eq!((claimed.len(), claimed[0].attempt), (1, 2));
     assert_eq!(store.add_configured_watch(watch("run_demo_outreach")).await.unwrap().0, Added::Known);
     assert_eq!(store.add_configured_watch(watch("run_new")).await.unwrap().0, Added::New);
@@ -362,11 +362,31 @@ async fn a_large_output_is_stored_once_and_read_back_whole() {
     let expected = failed.progress.details.as_ref().unwrap();
     assert_eq!(details.output.unwrap().get(), expected.output.as_ref().unwrap().get());
     assert_eq!(details.input.unwrap().get(), expected.input.as_ref().unwrap().get());
-    let events = store.events_after(0, 10).await.unwrap();
+    let (mut events, ops) = (Vec::new(), SinkName::new("ops").unwrap());
+    for _ in 0..2 {
+        let page = store.events_after(events.last().map_or(0, |(seq, _)| *seq), 10).await.unwrap();
+        assert_eq!(page.len(), 1, "a large event ends a page");
+        events.extend(page);
+    }
     let jsons: Vec<_> = events.iter().map(|(_, event)| event.to_json()).collect();
     assert_eq!(jsons, [running.events[0].to_json(), failed.events[0].to_json()]);
-    let claimed = store.claim_due(SinkName::new("ops").unwrap(), time(9), 10).await.unwrap();
-    assert_eq!(claimed.iter().map(|claimed| claimed.event.to_json()).collect::<Vec<_>>(), jsons);
+    for json in &jsons {
+        let claimed = store.claim_due(ops.clone(), time(9), 10, usize::MAX).await.unwrap();
+        assert_eq!((claimed.len(), &claimed[0].event.to_json()), (1, json));
+        let attempt = Attempt {
+            attempt: 1,
+            at: time(9),
+            took: Duration::ZERO,
+            detail: String::new(),
+            outcome: Outcome::Retry(time(20)),
+        };
+        store.record_attempt(claimed[0].id.clone(), attempt).await.unwrap();
+    }
+    // The values of a sink that has no room for them are not even read.
+    let claimed = store.claim_due(ops, time(20), 10, 19_999).await.unwrap();
+    let expected: Vec<_> = events.iter().map(|(_, event)| event.to_json_within(19_999)).collect();
+    assert_eq!(claimed.iter().map(|claimed| claimed.event.to_json()).collect::<Vec<_>>(), expected);
+    assert!(claimed.iter().all(|claimed| claimed.bytes() == 0), "{claimed:?}");
     let history = store.history(watch.run_id.clone()).await.unwrap().unwrap();
     assert_eq!(history.verdict_event.unwrap().to_json(), jsons[1]);
     close(store, tasks).await;
