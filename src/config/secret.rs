@@ -90,7 +90,7 @@ pub(crate) fn check_key(key: &str) -> Result<(), (&'static str, &'static str)> {
     } else if key.starts_with("CREWSHIP_API_KEY=") || key.starts_with("export ") {
         Err(("there is the name of a variable before the key", "write only what stands after the equals sign"))
     } else if key.contains(['\n', '\r']) {
-        Err(("it has more than one line", "write one key on one line"))
+        Err(("it has unusual characters: more than one line", "write one key on one line"))
     } else if key.contains(char::is_whitespace) {
         Err(("it has spaces inside", "write the key without spaces"))
     } else if !key.is_ascii() {
