@@ -299,8 +299,9 @@ impl Store {
     pub async fn newest_upstream_event(&self) -> Result<Option<Event>, StoreError> {
         self.inspect(|db| {
             let types = [EventType::ApiUnreachable, EventType::ApiUnauthorized, EventType::ApiRecovered];
+            // By number: the clock may have been set back. The sign keeps SQLite from walking through all events.
             let sql =
-                "SELECT body, NULL, NULL FROM events WHERE watch_id IS NULL AND type IN (?, ?, ?) ORDER BY at DESC, seq DESC LIMIT 1";
+                "SELECT body, NULL, NULL FROM events WHERE watch_id IS NULL AND type IN (?, ?, ?) ORDER BY +seq DESC LIMIT 1";
             Ok(read_all(db, sql, types.map(EventType::as_str), |row| read_event(row, 0))?.pop())
         })
         .await

@@ -39,7 +39,8 @@ impl Pruned {
 impl Store {
     /// Does one turn of pruning: gives up deliveries made before `before` to sinks that are not among `sinks`, deletes
     /// watches that had their verdict before it, and notices as old, all of whose messages are delivered or given up,
-    /// and gives free room back to the disk. There is more to do until it did nothing.
+    /// and gives free room back to the disk. There is more to do until it did nothing. The newest notice about the API
+    /// stays, as it says whether an incident goes on.
     ///
     /// # Errors
     /// When the store refuses.
@@ -56,6 +57,7 @@ impl Store {
             let notices =
                 "SELECT seq, octet_length(body) FROM events e WHERE watch_id IS NULL AND at < ? AND NOT EXISTS (
                      SELECT 1 FROM deliveries d WHERE d.event_seq = e.seq AND d.state IN ('pending', 'sending'))
+                     AND e.seq IS NOT (SELECT max(+seq) FROM events WHERE watch_id IS NULL AND type LIKE 'api.%')
                  ORDER BY at";
             let mut room = BYTES;
             let deleted = delete_within(db, watches, "DELETE FROM watches WHERE id = ?", before, &mut room)?

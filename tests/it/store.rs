@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use runwatch::run::{
-    Answer, EventType, FoundBy, Labels, Limits, Observation, Progress, RunDetails, RunId, SinkName, Status, Step,
-    Verdict, Watch,
+    Answer, Event, EventData, EventType, FoundBy, Labels, Limits, Observation, Progress, RunDetails, RunId, SinkName,
+    Status, Step, UpstreamNotice, Verdict, Watch,
 };
 use runwatch::store::{
     Added, Attempt, DeliveryFilter, DeliveryState, Disk, Done, Outcome, Place, Reading, Store, StoreError, Told,
@@ -560,5 +560,28 @@ async fn messages_to_a_sink_that_is_gone_are_given_up_after_the_retention() {
         [("gone", DeliveryState::Dead), ("ops", DeliveryState::Pending)],
         "the second watch waits for ops"
     );
+    close(store, tasks).await;
+}
+
+/// An event about the API at `at`.
+fn incident(event_type: EventType, at: Timestamp) -> Told {
+    let notice = UpstreamNotice { message: "no usable answer".to_owned(), since: at };
+    Told { event: Event { event_type, timestamp: at, data: EventData::Upstream(notice) }, sinks: Vec::new() }
+}
+
+#[tokio::test]
+async fn an_incident_that_goes_on_outlives_pruning_and_a_clock_that_is_set_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, tasks) = open(&folder.path().join("runwatch.db"));
+    for (event_type, seconds) in
+        [(EventType::ApiUnreachable, 0), (EventType::ApiRecovered, 10), (EventType::ApiUnauthorized, 5)]
+    {
+        store.record_event(incident(event_type, time(seconds)), time(seconds)).await.unwrap();
+    }
+    let newest = store.newest_upstream_event().await.unwrap().unwrap();
+    assert_eq!(newest.event_type, EventType::ApiUnauthorized, "the last to be stored, whatever the clock showed");
+    store.prune(time(1000), Vec::new(), time(1000)).await.unwrap();
+    let left = store.events_after(0, 10).await.unwrap();
+    assert_eq!(left.iter().map(|(_, event)| event.event_type).collect::<Vec<_>>(), [EventType::ApiUnauthorized]);
     close(store, tasks).await;
 }
