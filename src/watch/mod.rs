@@ -25,7 +25,7 @@ mod streams;
 mod table;
 mod upstream;
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -124,7 +124,9 @@ pub struct Scheduler<S> {
     /// What the store refused and asking again would not bring back: events about the API; ends of runs, which
     /// the API may not be there to tell again; and how far the wall clock was set, in milliseconds, where not
     /// all marks are known to have moved with it.
-    untold: Vec<Event>,
+    untold: VecDeque<Event>,
+    /// The first of them is being stored.
+    telling: bool,
     unstored: Vec<(Key, Box<Step>, Timestamp)>,
     unmoved: Option<i64>,
     /// When that is stored again.
@@ -173,7 +175,8 @@ impl<S: RunSource> Scheduler<S> {
             counted_until: now,
             warned: HashSet::new(),
             stepped: SignedDuration::ZERO,
-            untold: Vec::new(),
+            untold: VecDeque::new(),
+            telling: false,
             unstored: Vec::new(),
             unmoved: None,
             store_again_at: None,
@@ -361,6 +364,7 @@ impl<S: RunSource> Scheduler<S> {
     fn jumped(&mut self, jump: Jump, now: Instant) {
         tracing::info!(slept = ?jump.slept, stepped = %jump.stepped, "the clock jumped; polling every run again");
         self.upstream.slept(jump.slept);
+        self.upstream.stepped(jump.stepped);
         let slept = !jump.slept.is_zero();
         if slept {
             // The connections of the time before are most likely dead.

@@ -64,7 +64,6 @@ pub(super) enum Done {
         result: Result<Option<RunDetails>, StoreError>,
     },
     Told {
-        event: Box<Event>,
         result: Result<(), StoreError>,
     },
     /// The marks were moved, after the clock was set by `milliseconds`.
@@ -262,13 +261,16 @@ impl<S: RunSource> Scheduler<S> {
                     }
                 }
             }
-            Done::Told { event, result } => {
-                // Closed is the end. Anything else may pass, and this is told once only.
-                if let Err(error) = result.as_ref()
-                    && !matches!(error, StoreError::Closed)
-                {
-                    self.untold.push(*event);
-                    self.store_again_at = Some(now + STORE_RETRY);
+            Done::Told { result } => {
+                self.telling = false;
+                match result {
+                    // Closed is the end.
+                    Ok(()) | Err(StoreError::Closed) => {
+                        self.untold.pop_front();
+                        self.store_told();
+                    }
+                    // Anything else may pass, and an event about the API happens once only.
+                    Err(_rejected) => self.store_again_at = Some(now + STORE_RETRY),
                 }
             }
             Done::Moved { milliseconds, result } => {
@@ -309,7 +311,7 @@ impl<S: RunSource> Scheduler<S> {
             return;
         }
         self.store_again_at = None;
-        std::mem::take(&mut self.untold).into_iter().for_each(|event| self.store_told(event));
+        self.store_told();
         let unstored = std::mem::take(&mut self.unstored);
         unstored.into_iter().for_each(|(key, step, at)| self.store_step(key, step, at));
         if self.unmoved.is_some() {
@@ -317,18 +319,22 @@ impl<S: RunSource> Scheduler<S> {
         }
     }
 
-    /// Has an event about the API stored and sent.
+    /// Stores an event about the API, and sends it.
     pub(super) fn tell(&mut self, event: Event) {
         tracing::warn!(event = %event.event_type, "state of the API changed");
-        self.store_told(event);
+        self.untold.push_back(event);
+        self.store_told();
     }
 
-    fn store_told(&mut self, event: Event) {
+    /// Stores the first event about the API that is not stored yet, unless it is being stored. One follows the other:
+    /// an end that overtakes its incident would be forgotten, and the incident would seem to go on.
+    fn store_told(&mut self) {
+        let Some(event) = self.untold.front().filter(|_| !self.telling).cloned() else { return };
+        self.telling = true;
         let sinks = self.policy.routes.sinks_for(&event, None);
         let (store, now) = (self.store.clone(), event.timestamp);
         self.store_in_order(async move {
-            let told = Told { event: event.clone(), sinks };
-            Done::Told { event: Box::new(event), result: store.record_event(told, now).await }
+            Done::Told { result: store.record_event(Told { event, sinks }, now).await }
         });
     }
 }

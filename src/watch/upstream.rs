@@ -157,6 +157,11 @@ impl Upstream {
         }
     }
 
+    /// Takes note that the wall clock was set: it is no evidence that the API was silent for longer, or less long.
+    pub(super) fn stepped(&mut self, stepped: SignedDuration) {
+        self.failing_since = self.failing_since.map(|since| since.saturating_add(stepped).unwrap_or(since));
+    }
+
     /// Takes note that the machine slept, so that a pause is not slept through twice.
     pub(super) fn slept(&mut self, slept: Duration) {
         self.closed_until = self.closed_until.checked_sub(slept).unwrap_or(self.closed_until);
