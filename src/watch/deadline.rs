@@ -81,12 +81,15 @@ impl<S: RunSource> Scheduler<S> {
     /// The next watch, if any, that ends now without another poll: its time is over, or will be before a poll could
     /// go out.
     fn next_to_end(&self, now: Instant) -> Option<Key> {
-        let (due, key) = self.table.first_last_due()?;
-        let entry = self.table.get(key)?;
-        let ends_at = entry.ends_at?;
         let opens_at = self.upstream.opens_at().unwrap_or(now).max(self.budget.next_at());
-        let too_late = ends_at <= now || (opens_at > ends_at && !entry.is_patient());
-        (due <= now && too_late && self.may_end()).then_some(key)
+        let too_late = |&(due, key): &(Instant, Key)| {
+            self.table.get(key).is_some_and(|entry| {
+                let ends_at = entry.ends_at.unwrap_or(now);
+                due <= now && (ends_at <= now || (opens_at > ends_at && !entry.is_patient()))
+            })
+        };
+        let next = self.table.first_turns_after_deadline().into_iter().flatten().find(too_late);
+        next.filter(|_| self.may_end()).map(|(_, key)| key)
     }
 
     fn end_without_poll(&mut self, key: Key, now: Instant) {

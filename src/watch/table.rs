@@ -166,11 +166,30 @@ pub(super) struct Table {
     /// The entries by the hash of their run's ID: that of a run is found without a second copy of its ID.
     runs: BTreeSet<(u64, Key)>,
     hasher: RandomState,
-    due: Times,
+    turns: Turns,
     deadlines: Times,
-    /// The turns of those whose deadline has come, and when these end at the latest.
-    last_due: Times,
+    /// When those whose deadline has come end at the latest.
     ends: Times,
+}
+
+/// The turns of those that wait.
+struct Turns {
+    due: Times,
+    /// Those whose deadline has come, apart for those that have more time than the usual: what one of these waits for
+    /// must not hold up the end of the others.
+    last: Times,
+    patient: Times,
+}
+
+impl Turns {
+    /// The turns among which that of an entry is.
+    fn of(&mut self, entry: &Entry) -> &mut Times {
+        match entry.ends_at {
+            None => &mut self.due,
+            Some(_) if entry.is_patient() => &mut self.patient,
+            Some(_) => &mut self.last,
+        }
+    }
 }
 
 impl Table {
@@ -181,9 +200,8 @@ impl Table {
             next_key: 0,
             runs: BTreeSet::new(),
             hasher: RandomState::new(),
-            due: Times::new(origin),
+            turns: Turns { due: Times::new(origin), last: Times::new(origin), patient: Times::new(origin) },
             deadlines: Times::new(origin),
-            last_due: Times::new(origin),
             ends: Times::new(origin),
         }
     }
@@ -200,7 +218,7 @@ impl Table {
     pub(super) fn insert(&mut self, entry: Entry) {
         let key = self.next_key;
         self.runs.insert((self.hasher.hash_one(&entry.run_id), key));
-        self.due.insert(entry.due, key);
+        self.turns.due.insert(entry.due, key);
         self.deadlines.insert(entry.deadline, key);
         self.load(entry);
     }
@@ -217,10 +235,11 @@ impl Table {
         let entries = || self.entries.iter().map(|(key, entry)| (*key, entry.as_ref()));
         self.runs = entries().map(|(key, entry)| (self.hasher.hash_one(&entry.run_id), key)).collect();
         let going = || entries().filter(|(_, entry)| entry.ends_at.is_none());
-        self.due.replace(going().map(|(key, entry)| (entry.due, key)));
+        self.turns.due.replace(going().map(|(key, entry)| (entry.due, key)));
         self.deadlines.replace(going().map(|(key, entry)| (entry.deadline, key)));
-        self.last_due
-            .replace(entries().filter(|(_, entry)| entry.ends_at.is_some()).map(|(key, entry)| (entry.due, key)));
+        let last = |patient| entries().filter(move |(_, entry)| entry.ends_at.is_some() && entry.is_patient() == patient);
+        self.turns.last.replace(last(false).map(|(key, entry)| (entry.due, key)));
+        self.turns.patient.replace(last(true).map(|(key, entry)| (entry.due, key)));
         self.ends.replace(entries().filter_map(|(key, entry)| Some((entry.ends_at?, key))));
     }
 
@@ -240,16 +259,11 @@ impl Table {
     pub(super) fn remove(&mut self, key: Key) {
         if let Some(entry) = self.entries.remove(&key) {
             self.runs.remove(&(self.hasher.hash_one(&entry.run_id), key));
+            self.turns.of(&entry).remove(entry.due, key);
             match entry.ends_at {
-                None => {
-                    self.due.remove(entry.due, key);
-                    self.deadlines.remove(entry.deadline, key);
-                }
-                Some(ends_at) => {
-                    self.last_due.remove(entry.due, key);
-                    self.ends.remove(ends_at, key);
-                }
-            }
+                None => self.deadlines.remove(entry.deadline, key),
+                Some(ends_at) => self.ends.remove(ends_at, key),
+            };
         }
     }
 
@@ -269,18 +283,25 @@ impl Table {
 
     /// Whose turn is next among those whose deadline has not come, and when.
     pub(super) fn first_due(&self) -> Option<(Instant, Key)> {
-        self.due.first()
+        self.turns.due.first()
     }
 
     /// Whose turn is next among those whose deadline has come, and when.
     pub(super) fn first_last_due(&self) -> Option<(Instant, Key)> {
-        self.last_due.first()
+        let [last, patient] = self.first_turns_after_deadline();
+        // Of two that are due together, the one with less time goes first.
+        last.into_iter().chain(patient).min_by_key(|(due, _)| *due)
+    }
+
+    /// Whose turn is next among those whose deadline has come: with the usual time, and with more.
+    pub(super) fn first_turns_after_deadline(&self) -> [Option<(Instant, Key)>; 2] {
+        [self.turns.last.first(), self.turns.patient.first()]
     }
 
     /// Sets when the turn of one that waits comes.
     pub(super) fn queue(&mut self, key: Key, due: Instant) {
         let entry = self.entries.get_mut(&key).expect("the caller holds a key of an entry");
-        let turns = if entry.ends_at.is_some() { &mut self.last_due } else { &mut self.due };
+        let turns = self.turns.of(entry);
         turns.remove(entry.due, key);
         entry.due = due;
         turns.insert(due, key);
@@ -289,8 +310,7 @@ impl Table {
     /// Takes one out of those that wait, until [`Table::queue`].
     pub(super) fn unqueue(&mut self, key: Key) -> &mut Entry {
         let entry = self.entries.get_mut(&key).expect("the caller holds a key of an entry");
-        let turns = if entry.ends_at.is_some() { &mut self.last_due } else { &mut self.due };
-        turns.remove(entry.due, key);
+        self.turns.of(entry).remove(entry.due, key);
         entry
     }
 
@@ -311,17 +331,18 @@ impl Table {
     /// Sets when one ends at the latest: its deadline has come.
     pub(super) fn set_end(&mut self, key: Key, ends_at: Instant) {
         let entry = self.entries.get_mut(&key).expect("the caller holds a key of an entry");
+        let waits = self.turns.of(entry).remove(entry.due, key);
         match entry.ends_at.replace(ends_at) {
             Some(before) => {
                 self.ends.remove(before, key);
             }
             None => {
                 self.deadlines.remove(entry.deadline, key);
-                if self.due.remove(entry.due, key) {
-                    entry.due = entry.due.min(entry.deadline);
-                    self.last_due.insert(entry.due, key);
-                }
+                entry.due = if waits { entry.due.min(entry.deadline) } else { entry.due };
             }
+        }
+        if waits {
+            self.turns.of(entry).insert(entry.due, key);
         }
         self.ends.insert(ends_at, key);
     }
@@ -340,9 +361,10 @@ impl Table {
         while let Some((ends_at, key)) = self.ends.first().filter(|&(ends_at, _)| ends_at <= now) {
             self.ends.remove(ends_at, key);
             let entry = self.entries.get_mut(&key).expect("what is removed has no time");
-            if self.last_due.remove(entry.due, key) {
-                entry.due = self.last_due.origin;
-                self.last_due.insert(entry.due, key);
+            let turns = self.turns.of(entry);
+            if turns.remove(entry.due, key) {
+                entry.due = turns.origin;
+                turns.insert(entry.due, key);
             }
         }
     }
