@@ -233,6 +233,13 @@ pub struct Done {
     read: Vec<Finish>,
 }
 
+impl Done {
+    /// The connection, as [`Transaction::connection`].
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+}
+
 impl Transaction {
     /// Runs it. Blocks on the disk.
     pub fn run(self) -> Done {
@@ -242,7 +249,17 @@ impl Transaction {
     /// Runs it, and undoes what it wrote when it comes to the commit, as where the disk is full. Blocks on the disk.
     pub fn refuse(self) -> Done {
         let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
-        self.run_with(|_| Err(rusqlite::Error::SqliteFailure(full, None).into()))
+        self.refuse_with(rusqlite::Error::SqliteFailure(full, None))
+    }
+
+    /// As [`Transaction::refuse`], with the error that the commit meets.
+    pub fn refuse_with(self, error: rusqlite::Error) -> Done {
+        self.run_with(|_| Err(error.into()))
+    }
+
+    /// The connection, so that a simulated disk can make SQLite itself fail.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     fn run_with(self, commit: impl FnOnce(&Connection) -> Result<(), StoreError>) -> Done {

@@ -333,8 +333,6 @@ impl<S: RunSource> Scheduler<S> {
         self.telling = true;
         let sinks = self.policy.routes.sinks_for(&event, None);
         let (store, now) = (self.store.clone(), event.timestamp);
-        self.store_in_order(async move {
-            Done::Told { result: store.record_event(Told { event, sinks }, now).await }
-        });
+        self.store_in_order(async move { Done::Told { result: store.record_event(Told { event, sinks }, now).await } });
     }
 }

@@ -237,7 +237,8 @@ impl Table {
         let going = || entries().filter(|(_, entry)| entry.ends_at.is_none());
         self.turns.due.replace(going().map(|(key, entry)| (entry.due, key)));
         self.deadlines.replace(going().map(|(key, entry)| (entry.deadline, key)));
-        let last = |patient| entries().filter(move |(_, entry)| entry.ends_at.is_some() && entry.is_patient() == patient);
+        let last =
+            |patient| entries().filter(move |(_, entry)| entry.ends_at.is_some() && entry.is_patient() == patient);
         self.turns.last.replace(last(false).map(|(key, entry)| (entry.due, key)));
         self.turns.patient.replace(last(true).map(|(key, entry)| (entry.due, key)));
         self.ends.replace(entries().filter_map(|(key, entry)| Some((entry.ends_at?, key))));

@@ -10,19 +10,21 @@ use jiff::{SignedDuration, Timestamp};
 use runwatch::app::Engine;
 use runwatch::clock::{Clock, Jump};
 use runwatch::config::{Settings, SinkKind, SinkSettings};
-use runwatch::run::{DeliveryId, Labels, RunId, SinkName, Verdict, Watch};
-use runwatch::store::{Fate, Place, Store};
+use runwatch::run::{DeliveryId, EventFilter, Labels, RunId, SinkName, Verdict, Watch};
+use runwatch::store::{self, Added, Place, Store};
 use runwatch::watch::AddedBy;
 use tokio::runtime::{Builder, RngSeed};
 
-use crate::check::{self, Asked, SCHEDULE};
+use crate::check::{self, Requested, SCHEDULE};
 use crate::world::{
     Api, Doom, Fate, HOUR, MINUTE, Ms, Platter, Receiver, Reception, SECOND, SimulatedDisk, Weather, World,
 };
 
-/// Sinks that are always there, and one that comes and goes.
+/// Sinks that are always there, the second for events of every kind; and one that comes and goes, for watches that
+/// carry a label.
 const ALWAYS: [&str; 2] = ["first", "second"];
 const SOMETIMES: &str = "third";
+const LABEL: (&str, &str) = ("team", "night");
 
 /// Most runs of one seed.
 const MAX_RUNS: usize = 12;
@@ -36,7 +38,7 @@ const LONGEST_CALM: Ms = 120 * HOUR;
 pub(crate) struct Outcome {
     pub(crate) simulated: Ms,
     pub(crate) lives: u64,
-    pub(crate) runs: u64,
+    pub(crate) watches: u64,
     pub(crate) verdicts: BTreeMap<&'static str, u64>,
     pub(crate) requests: u64,
     pub(crate) receipts: u64,
@@ -61,12 +63,13 @@ struct Play<'a> {
     /// How far the wall clock is from the world's time.
     offset: i64,
     budget: u32,
-    largest_budget: u32,
     third: bool,
     streams: bool,
     /// The clock is set now and then.
     steps: bool,
     runs: usize,
+    /// Watches that were requested.
+    watches: u32,
 }
 
 /// Plays one seed in `folder`.
@@ -76,18 +79,24 @@ pub(crate) fn simulate(seed: u64, folder: &Path) -> Result<Outcome, Broken> {
     let world = World::new(seed, database.clone(), &[ALWAYS[0], ALWAYS[1], SOMETIMES]);
     world.lock().books.always = ALWAYS.map(ToOwned::to_owned).into();
     let budget = random.choice([20, 60, 60, 300]).unwrap_or(60);
+    {
+        let books = &mut world.lock().books;
+        (books.everything, books.choosy) = (ALWAYS[1].to_owned(), SOMETIMES.to_owned());
+        books.overdue_after = random.choice([None, Some(MINUTE), Some(20 * MINUTE)]).flatten();
+        books.budgets.push((0, budget as usize));
+    }
     let mut play = Play {
         world: world.clone(),
         database: &database,
         epoch: "2026-01-01T00:00:00Z".parse().expect("a time"),
         offset: 0,
         budget,
-        largest_budget: budget,
         third: random.bool(),
         streams: random.bool(),
         steps: random.u32(0..3) == 0,
         random,
         runs: 0,
+        watches: 0,
     };
     let lives = play.random.u32(2..7);
     for life in 0..=lives {
@@ -99,16 +108,18 @@ pub(crate) fn simulate(seed: u64, folder: &Path) -> Result<Outcome, Broken> {
     let state = &mut *world.lock();
     if state.broken.is_none() {
         let mut outcome = Outcome::default();
-        match check::settled(state).and_then(|done| check::receipts(state).map(|()| done)) {
+        match check::settled(state) {
             Ok((delivered, dead)) => (outcome.delivered, outcome.dead) = (delivered, dead),
             Err(broken) => state.broken(broken),
         }
-        if let Err(broken) = check::within_budget(&state.requests, play.largest_budget as usize) {
-            state.broken(broken);
+        for check in [check::receipts, check::attempts, check::within_budget] {
+            if let Err(broken) = check(state) {
+                state.broken(broken);
+            }
         }
         outcome.simulated = state.now();
         outcome.lives = u64::from(state.life);
-        outcome.runs = state.books.watches.len() as u64;
+        outcome.watches = state.books.count();
         outcome.verdicts = state.books.verdicts();
         outcome.requests = state.requests.len() as u64;
         outcome.receipts = state.receipts.len() as u64;
@@ -126,12 +137,18 @@ impl Play<'_> {
     fn settings(&self) -> Settings {
         let mut settings = Settings::default();
         settings.api.requests_per_minute = self.budget;
+        settings.watch.overdue_after = self.world.lock().books.overdue_after.map(Duration::from_millis);
         let names = ALWAYS.into_iter().chain(self.third.then_some(SOMETIMES));
         for name in names {
             let argv = vec!["simulated".to_owned()];
             let kind = SinkKind::Command { argv, timeout: Duration::from_secs(30) };
             let schedule = SCHEDULE.map(Duration::from_millis).to_vec();
-            let sink = SinkSettings { kind, retry_schedule: schedule, ..SinkSettings::log_of_verdicts() };
+            let mut sink = SinkSettings { kind, retry_schedule: schedule, ..SinkSettings::log_of_verdicts() };
+            if name == ALWAYS[1] {
+                sink.events = EventFilter::parse(["*"]).expect("a pattern");
+            } else if name == SOMETIMES {
+                sink.labels = Labels::from([(LABEL.0.to_owned(), LABEL.1.to_owned())]);
+            }
             settings.sinks.insert(SinkName::new(name).expect("a name"), sink);
         }
         settings
@@ -181,15 +198,19 @@ impl Play<'_> {
         {
             let state = &mut *self.world.lock();
             state.platter = Platter::Fine;
+            state.offline = (0, false);
             if calm {
                 state.weather = Weather::Fine;
                 state.receptions.values_mut().for_each(|reception| *reception = Reception::Fine);
             }
         }
+        if !calm && self.random.u32(0..4) == 0 {
+            self.go_offline("a start without network", 2 * MINUTE);
+        }
         // What waits for the sink that comes and goes has somewhere to go in the end.
         self.third |= calm;
         let settings = self.settings();
-        let api = Api { world: self.world.clone(), streams: self.streams };
+        let api = Api::new(&self.world, self.streams);
         let (store, writer) = Store::open(Place::File(self.database)).map_err(|error| format!("{error:#}"))?;
         let writer = writer.run_on(SimulatedDisk { world: self.world.clone() });
         let receivers = self.receivers(&settings);
@@ -200,7 +221,10 @@ impl Play<'_> {
         }
         let steps = self.random.u32(8..40);
         for _ in 0..steps {
-            self.step(&mut engine, &clock).await?;
+            match self.step(&mut engine, &clock).await {
+                Err(_closed) if self.world.lock().writer_failed => return Ok(()),
+                stepped => stepped?,
+            }
             let wait = match self.random.u32(0..20) {
                 0..12 => self.random.u64(0..MINUTE),
                 12..19 => self.random.u64(MINUTE..20 * MINUTE),
@@ -208,7 +232,11 @@ impl Play<'_> {
             };
             tokio::select! {
                 biased;
-                error = engine.broken() => return Err(format!("the engine broke: {error:#}")),
+                error = engine.broken() => {
+                    // It ends with its writer, and is started again.
+                    let expected = self.world.lock().writer_failed;
+                    return if expected { Ok(()) } else { Err(format!("the engine broke: {error:#}")) };
+                }
                 () = tokio::time::sleep(Duration::from_millis(wait)) => {}
             }
             let state = &mut *self.world.lock();
@@ -230,9 +258,10 @@ impl Play<'_> {
     /// What goes wrong, or is asked for, next.
     async fn step(&mut self, engine: &mut Engine<Api>, clock: &Clock) -> Result<(), String> {
         match self.random.u32(0..100) {
-            0..28 => self.add(engine, clock).await,
-            28..32 => self.remove(engine).await,
-            32..50 => {
+            0..25 => self.add(engine, clock).await,
+            25..29 => self.remove(engine, clock).await,
+            29..31 => self.prune(engine, clock).await,
+            31..50 => {
                 let pause = self.random.u64(5 * SECOND..20 * MINUTE);
                 let weather = self.random.choice([
                     Weather::Fine,
@@ -260,6 +289,7 @@ impl Play<'_> {
                     Reception::Fine,
                     Reception::Down,
                     Reception::Hanging,
+                    Reception::Blocked,
                     Reception::Mute,
                     Reception::Busy,
                     gone,
@@ -270,8 +300,19 @@ impl Play<'_> {
                 state.trace(format!("{sink} is {reception:?}"));
             }
             68..78 => {
-                let platter =
-                    self.random.choice([Platter::Fine, Platter::Fine, Platter::Slow, Platter::Full, Platter::Flaky]);
+                let platter = self.random.choice([
+                    Platter::Fine,
+                    Platter::Fine,
+                    Platter::Fine,
+                    Platter::Slow,
+                    Platter::Slow,
+                    Platter::Full,
+                    Platter::Tight,
+                    Platter::Busy,
+                    Platter::ReadOnly,
+                    Platter::Failing,
+                    Platter::Flaky,
+                ]);
                 let state = &mut *self.world.lock();
                 state.platter = platter.unwrap_or(Platter::Fine);
                 state.trace(format!("the disk is {:?}", state.platter));
@@ -280,11 +321,15 @@ impl Play<'_> {
             82..86 => {
                 let slept = self.random.u64(MINUTE..3 * HOUR);
                 clock.jump(Jump { slept: Duration::from_millis(slept), stepped: SignedDuration::ZERO });
-                let state = &mut *self.world.lock();
-                state.sleep(slept);
-                state.books.unsteady_until = state.now();
-                state.unrest = state.now();
-                state.note("a suspend", format!("of {} s", slept / SECOND));
+                {
+                    let state = &mut *self.world.lock();
+                    state.sleep(slept);
+                    state.note("a suspend", format!("of {} s", slept / SECOND));
+                    state.network += 1;
+                }
+                if self.random.u32(0..3) == 0 {
+                    self.go_offline("a wake-up without network", 2 * MINUTE);
+                }
             }
             86..89 if self.steps => {
                 let far = self.random.u64(10 * SECOND..2 * HOUR);
@@ -294,10 +339,12 @@ impl Play<'_> {
                 let state = &mut *self.world.lock();
                 state.books.clock_set(state.now(), far);
                 state.books.unsteady_until = state.now() + 30 * HOUR;
-                state.unrest = state.now();
+                let now = state.now();
+                state.disturb(now);
+                state.failing_since = None;
                 state.note("a clock that is set", format!("by {} s", span / 1000));
             }
-            89..93 => self.ask_again(engine, clock).await?,
+            89..93 => self.retry(engine, clock).await?,
             93..100 => {
                 let left = self.random.u32(0..12);
                 let doom = self.random.choice([
@@ -305,6 +352,7 @@ impl Play<'_> {
                     Doom::AfterCommit(left),
                     Doom::BeforeReceipt(left / 4),
                     Doom::AfterReceipt(left / 4),
+                    Doom::Panic(left),
                 ]);
                 self.world.lock().doom = doom;
             }
@@ -313,14 +361,36 @@ impl Play<'_> {
         Ok(())
     }
 
+    /// The network is away from now on for up to `longest`, and requests fail at once or hang.
+    fn go_offline(&mut self, fault: &'static str, longest: Ms) {
+        let (span, hangs) = (self.random.u64(SECOND..longest), self.random.bool());
+        let state = &mut *self.world.lock();
+        let until = state.now() + span;
+        state.offline = (until, hangs);
+        state.api_trouble = state.api_trouble.max(until);
+        state.note(fault, format!("for {} s, {}", span / SECOND, if hangs { "hanging" } else { "failing" }));
+    }
+
     async fn add(&mut self, engine: &Engine<Api>, clock: &Clock) {
-        if self.runs == MAX_RUNS {
-            return;
+        let known = self.runs > 0 && (self.runs == MAX_RUNS || self.random.u32(0..6) == 0);
+        let run = if known { self.any_run() } else { self.new_run() };
+        if known {
+            self.world.lock().note("a run added again", format!("{run}"));
         }
+        let watch = self.request(run, clock);
+        let origin = if self.random.bool() { AddedBy::Request } else { AddedBy::RequestAgain };
+        let added = engine.watches.add(watch.clone(), origin).await;
+        self.acknowledge(&watch, added.as_ref().ok().copied());
+    }
+
+    fn any_run(&mut self) -> RunId {
+        RunId::new(&format!("run_{}", self.random.usize(0..self.runs))).expect("an ID")
+    }
+
+    fn new_run(&mut self) -> RunId {
         let run = RunId::new(&format!("run_{}", self.runs)).expect("an ID");
         self.runs += 1;
         let random = &mut self.random;
-        let timeout = random.choice([MINUTE, 10 * MINUTE, HOUR, 6 * HOUR, 12 * HOUR]).unwrap_or(HOUR);
         let length = random.choice([2 * SECOND, 20 * SECOND, 3 * MINUTE, 40 * MINUTE, 5 * HOUR]).unwrap_or(MINUTE);
         let length = random.u64(length / 2..length * 2);
         let (appears, starts) = match random.u32(0..6) {
@@ -330,71 +400,152 @@ impl Play<'_> {
         let verdict = random.choice([Verdict::Succeeded, Verdict::Failed, Verdict::Canceled]);
         let ends = verdict.filter(|_| random.u32(0..6) != 0);
         let odd = random.u32(0..4) == 0;
-        let now = {
-            let state = &mut *self.world.lock();
-            let now = state.now();
-            let appears_at = now + appears;
-            let starts_at = appears_at + starts;
-            let fate = Fate { appears_at, starts_at, ends: ends.map(|verdict| (starts_at + length, verdict)), odd };
-            state.trace(format!("{run} is added for {} s: {fate:?}", timeout / SECOND));
-            state.fates.insert(run.clone(), fate);
-            state.books.watches.insert(run.clone(), Asked::until(now + timeout));
-            now
-        };
-        let added_at = clock.now();
-        let deadline_at = added_at.checked_add(Duration::from_millis(timeout)).expect("a time");
-        let watch =
-            Watch { run_id: run.clone(), name: None, labels: Labels::new(), sinks: None, added_at, deadline_at };
-        let added = engine.watches.add(watch, AddedBy::Request).await;
+        let output = random.choice([0, 10, 10, 1 << 10, 1 << 16]).unwrap_or(0);
+        let output = random.usize(0..=output);
         let state = &mut *self.world.lock();
-        if let Some(asked) = state.books.watches.get_mut(&run).filter(|_| added.is_ok()) {
-            asked.acknowledged = true;
-        }
-        // A slow disk moves nothing: the deadline is that of the request.
-        state.trace(format!("{run} added: {} after {} ms", added.is_ok(), state.now() - now));
+        let appears_at = state.now() + appears;
+        let starts_at = appears_at + starts;
+        let ends = ends.map(|verdict| (starts_at + length, verdict));
+        let fate = Fate { appears_at, starts_at, ends, odd, output };
+        state.trace(format!("{run} comes: {fate:?}"));
+        state.fates.insert(run.clone(), fate);
+        run
     }
 
-    async fn remove(&mut self, engine: &Engine<Api>) {
+    /// A watch of a run, with a deadline, labels and sinks of its own.
+    fn request(&mut self, run: RunId, clock: &Clock) -> Watch {
+        self.watches += 1;
+        let random = &mut self.random;
+        let timeout = random.choice([20 * SECOND, MINUTE, 10 * MINUTE, HOUR, 6 * HOUR, 12 * HOUR]).unwrap_or(HOUR);
+        let name = random.bool().then(|| format!("watch {} — «né»", self.watches));
+        let mut labels = Labels::from([("generation".to_owned(), self.watches.to_string())]);
+        let labeled = random.bool();
+        if labeled {
+            labels.insert(LABEL.0.to_owned(), LABEL.1.to_owned());
+        }
+        let chosen: Option<&[&str]> = match random.u32(0..8) {
+            0 => Some(&ALWAYS[..1]),
+            1 => Some(&ALWAYS[1..]),
+            2 => Some(&[ALWAYS[0], SOMETIMES]),
+            _ => None,
+        };
+        let sinks = chosen.map(|names| names.iter().map(|name| SinkName::new(name).expect("a name")).collect());
+        let state = &mut *self.world.lock();
+        let now = state.now();
+        let chosen = chosen.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
+        let requested = Requested::new(self.watches, now, now + timeout, chosen);
+        state.trace(format!("watch {} of {run} is requested, for {} s", self.watches, timeout / SECOND));
+        if labeled {
+            state.books.labeled.insert((run.clone(), self.watches));
+        }
+        if state.books.watches.contains_key(&run) {
+            state.books.candidates.entry(run.clone()).or_default().push(requested);
+        } else {
+            state.books.watches.insert(run.clone(), requested);
+        }
+        let added_at = clock.now();
+        let deadline_at = added_at.checked_add(Duration::from_millis(timeout)).expect("a time");
+        Watch { run_id: run, name, labels, sinks, added_at, deadline_at }
+    }
+
+    /// Takes note of what came of a request for a watch.
+    fn acknowledge(&self, watch: &Watch, added: Option<Added>) {
+        let generation: u32 = watch.labels["generation"].parse().expect("a number");
+        let state = &mut *self.world.lock();
+        state.trace(format!("watch {generation} of {} is {added:?}", watch.run_id));
+        if added == Some(Added::New) {
+            let books = &mut state.books;
+            let candidates = books.candidates.get_mut(&watch.run_id).into_iter().flatten();
+            let all = books.watches.get_mut(&watch.run_id).into_iter().chain(candidates);
+            all.filter(|requested| requested.generation == generation)
+                .for_each(|requested| requested.acknowledged = true);
+        }
+        check::look(state);
+    }
+
+    /// Has a run watched no more; now and then it is added again at once, while its poll may be in flight.
+    async fn remove(&mut self, engine: &Engine<Api>, clock: &Clock) {
         if self.runs == 0 {
             return;
         }
-        let run = RunId::new(&format!("run_{}", self.random.usize(0..self.runs))).expect("an ID");
-        let before = {
-            let state = &mut *self.world.lock();
-            let Some(asked) = state.books.watches.get_mut(&run) else { return };
-            std::mem::replace(&mut asked.removed, true)
-        };
-        let removed = engine.watches.remove(run.clone(), false).await;
-        let state = &mut *self.world.lock();
-        if let Some(asked) = state.books.watches.get_mut(&run) {
-            // What was refused is as it was before.
-            asked.removed = before || removed.is_ok();
+        let (run, force) = (self.any_run(), self.random.u32(0..8) == 0);
+        let before = self.world.lock().books.remove(&run);
+        if force {
+            self.world.lock().books.may_be_given_up(&run);
         }
-        state.note("a removal", format!("of {run}: {removed:?}"));
+        let removed = if self.random.bool() {
+            self.world.lock().note("a run removed and added again at once", format!("{run}"));
+            let watch = self.request(run.clone(), clock);
+            if self.random.bool() {
+                self.world.lock().platter = Platter::Slow;
+            }
+            let removal = engine.watches.remove(run.clone(), force);
+            let (removed, added) = tokio::join!(biased; removal, engine.watches.add(watch.clone(), AddedBy::Request));
+            self.settle_removal(&run, &before, removed.is_ok());
+            self.acknowledge(&watch, added.as_ref().ok().copied());
+            removed
+        } else {
+            let removed = engine.watches.remove(run.clone(), force).await;
+            self.settle_removal(&run, &before, removed.is_ok());
+            removed
+        };
+        self.world.lock().note("a removal", format!("of {run}: {removed:?}"));
+    }
+
+    /// Takes note of whether a removal was done. Watches whose removal was rejected are as they were before.
+    fn settle_removal(&self, run: &RunId, before: &[u32], done: bool) {
+        if !done {
+            self.world.lock().books.keep(run, before);
+        }
+    }
+
+    /// Deletes watches that ended some time ago, as the daemon does.
+    async fn prune(&mut self, engine: &Engine<Api>, clock: &Clock) {
+        {
+            let state = &mut *self.world.lock();
+            check::look(state);
+            state.books.may_be_pruned();
+        }
+        let age = SignedDuration::from_secs(i64::from(self.random.u32(0..3600)));
+        let before = clock.now().checked_sub(age).expect("a time");
+        // What waits for the sink that comes and goes is not given up.
+        let sinks = [ALWAYS[0], ALWAYS[1], SOMETIMES].map(|name| SinkName::new(name).expect("a name"));
+        let pruned = engine.store.prune(before, sinks.to_vec(), clock.now()).await;
+        self.world.lock().note("a pruning", format!("{pruned:?}"));
     }
 
     async fn reload(&mut self, engine: &mut Engine<Api>) -> Result<(), String> {
         self.third = self.random.bool();
+        let before = self.budget as usize;
         self.budget = self.random.choice([20, 60, 300]).unwrap_or(60);
-        self.largest_budget = self.largest_budget.max(self.budget);
+        let budget = self.budget as usize;
         let settings = self.settings();
-        let api = Api { world: self.world.clone(), streams: self.streams };
+        let api = Api::new(&self.world, self.streams);
         let receivers = self.receivers(&settings);
-        self.world.lock().note("a reload", format!("third: {}, budget: {}", self.third, self.budget));
-        engine.reload_with(api, receivers, &settings).await.map_err(|error| format!("no reload: {error:#}"))
+        {
+            let state = &mut *self.world.lock();
+            state.note("a reload", format!("third: {}, budget: {budget}", self.third));
+            let now = state.now();
+            state.books.budgets.push((now, budget.max(before)));
+        }
+        engine.reload_with(api, receivers, &settings).await.map_err(|error| format!("no reload: {error:#}"))?;
+        let state = &mut *self.world.lock();
+        let now = state.now();
+        state.books.budgets.push((now, budget));
+        Ok(())
     }
 
-    async fn ask_again(&mut self, engine: &Engine<Api>, clock: &Clock) -> Result<(), String> {
+    async fn retry(&mut self, engine: &Engine<Api>, clock: &Clock) -> Result<(), String> {
         let dead = check::dead(&mut self.world.lock())?;
         let Some((id, attempts)) = dead.get(self.random.usize(0..dead.len().max(1))).cloned() else { return Ok(()) };
-        self.world.lock().books.asked_again.entry(id.clone()).or_insert(0);
+        self.world.lock().books.retried.entry(id.clone()).or_insert(0);
         let delivery = DeliveryId::new(&id).expect("an ID of the store");
-        let again = engine.store.decide(delivery, Fate::Retry, clock.now()).await;
+        let again = engine.store.decide(delivery, store::Fate::Retry, clock.now()).await;
         let state = &mut *self.world.lock();
-        state.note("a message asked for again", format!("{again:?}"));
+        state.note("a delivery retried by request", format!("{again:?}"));
         // What a death or a disk kept from being stored leaves it as it was.
         if again.is_ok() {
-            state.books.asked_again.insert(id, attempts);
+            state.books.retried.insert(id, attempts);
         }
         Ok(())
     }

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use runwatch::run::Verdict;
+
 use crate::life::{Broken, Outcome, simulate};
 use crate::world::HOUR;
 
@@ -14,6 +16,56 @@ const SEEDS: (u64, u64) = (100, 20);
 
 /// Each so-manieth seed is played twice: it must play the same way.
 const TWICE: u64 = 20;
+
+/// From how many seeds on each fault and each verdict must have come at least once.
+const MANY: usize = 500;
+
+/// Every fault there is.
+const FAULTS: [&str; 43] = [
+    "401",
+    "404",
+    "429",
+    "502",
+    "503",
+    "503 with a pause",
+    "a clock that is set",
+    "a database that another process holds",
+    "a death at any moment",
+    "a delivery retried by request",
+    "a hang",
+    "a page",
+    "a panic of the writer",
+    "a pruning",
+    "a receiver that asks for time",
+    "a receiver that blocks for minutes",
+    "a receiver that fails",
+    "a receiver that hangs",
+    "a receiver that is gone",
+    "a reload",
+    "a removal",
+    "a request over a dead connection",
+    "a run added again",
+    "a run removed and added again at once",
+    "a slow write",
+    "a start without network",
+    "a statement refused",
+    "a stream that lies about an end",
+    "a suspend",
+    "a used-up limit",
+    "a wake-up without network",
+    "a write refused at its commit",
+    "an I/O error at a commit",
+    "an answer of a receiver that is lost",
+    "an answer too large",
+    "an orderly stop",
+    "another run",
+    "death after a commit",
+    "death after a message",
+    "death before a commit",
+    "death before a message",
+    "no JSON",
+    "no room within a statement",
+];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
@@ -53,6 +105,10 @@ fn checked(seed: u64) -> Result<Outcome, Broken> {
 
 pub(crate) fn all() -> ExitCode {
     let seeds = seeds();
+    if seeds.is_empty() {
+        println!("no seed to play: RUNWATCH_SEEDS=FIXED,FRESH gives the numbers of seeds");
+        return ExitCode::from(2);
+    }
     let workers = number("RUNWATCH_THREADS").and_then(|threads| usize::try_from(threads).ok());
     let workers = workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
     let (next, total, broken) = (AtomicUsize::new(0), Mutex::new(Outcome::default()), Mutex::new(BTreeMap::new()));
@@ -84,19 +140,32 @@ pub(crate) fn all() -> ExitCode {
         total.simulated / HOUR / 24,
         total.lives
     );
-    println!("{} runs, {} requests; verdicts: {:?}", total.runs, total.requests, total.verdicts);
+    println!("{} watches, {} requests; verdicts: {:?}", total.watches, total.requests, total.verdicts);
     println!("{} messages arrived, {} were given up, in {} receipts", total.delivered, total.dead, total.receipts);
     for (fault, times) in &total.faults {
         println!("{times:>8} × {fault}");
+    }
+    let missing = total.missing();
+    if seeds.len() >= MANY && !missing.is_empty() {
+        println!("what never came, or is not in the list of faults: {}", missing.join(", "));
+        return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
 }
 
 impl Outcome {
+    /// Faults and verdicts that never came, and faults that are not in the list.
+    fn missing(&self) -> Vec<&str> {
+        let verdicts = Verdict::WORST_FIRST.map(Verdict::as_str);
+        let never = FAULTS.into_iter().filter(|fault| !self.faults.contains_key(fault));
+        let never = never.chain(verdicts.into_iter().filter(|verdict| !self.verdicts.contains_key(verdict)));
+        never.chain(self.faults.keys().copied().filter(|fault| !FAULTS.contains(fault))).collect()
+    }
+
     fn add(&mut self, other: Self) {
         self.simulated += other.simulated;
         self.lives += other.lives;
-        self.runs += other.runs;
+        self.watches += other.watches;
         self.requests += other.requests;
         self.receipts += other.receipts;
         self.delivered += other.delivered;

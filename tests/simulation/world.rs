@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -13,10 +14,12 @@ use runwatch::api::{ApiError, EventStream, Malformed, Reply, RunSource, StreamIt
 use runwatch::notify::{Deliver, Message, SendError, Sent};
 use runwatch::run::{Activity, EventType, Hint, Observation, RunDetails, RunId, Status, Verdict};
 use runwatch::store::{Disk, Done, Transaction};
+use rusqlite::Connection;
+use serde_json::value::RawValue;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::check::Books;
+use crate::check::{self, Books};
 
 /// Time of the world.
 pub(crate) type Ms = u64;
@@ -38,6 +41,8 @@ pub(crate) struct Fate {
     pub(crate) ends: Option<(Ms, Verdict)>,
     /// In between it says what no documentation knows, and goes back to pending.
     pub(crate) odd: bool,
+    /// Characters of its output, if it succeeds.
+    pub(crate) output: usize,
 }
 
 impl Fate {
@@ -57,6 +62,17 @@ impl Fate {
             _ if self.odd && (now / MINUTE) % 3 == 2 => Some(Status::Pending),
             _ => Some(Status::Running),
         }
+    }
+
+    /// What an answer with `status` says besides the status.
+    fn details(&self, id: &RunId, status: &Status) -> RunDetails {
+        let output = (*status == Status::Succeeded).then(|| self.output_of(id));
+        RunDetails { output: output.and_then(|json| RawValue::from_string(json).ok()), ..RunDetails::default() }
+    }
+
+    /// The output of the run as JSON, which differs from that of every other run.
+    pub(crate) fn output_of(&self, id: &RunId) -> String {
+        format!("\"{id}:{}\"", "x".repeat(self.output))
     }
 }
 
@@ -89,6 +105,8 @@ pub(crate) enum Reception {
     Busy,
     /// Wants no more messages, ever.
     Gone,
+    /// Takes many minutes until it fails.
+    Blocked,
 }
 
 /// How the disk does.
@@ -97,8 +115,27 @@ pub(crate) enum Platter {
     Fine,
     Slow,
     Full,
-    /// Takes some transactions and refuses others.
+    /// Has no room for another page, which a statement meets.
+    Tight,
+    /// Another process holds the database, so that no transaction begins.
+    Busy,
+    /// Refuses each statement that writes.
+    ReadOnly,
+    /// Fails at the commit.
+    Failing,
+    /// Takes some transactions, and refuses others in any of these ways.
     Flaky,
+}
+
+/// How a transaction goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    None,
+    Full,
+    Tight,
+    Busy,
+    ReadOnly,
+    Failing,
 }
 
 /// At which point the process dies, counted from now.
@@ -108,6 +145,8 @@ pub(crate) enum Doom {
     AfterCommit(u32),
     BeforeReceipt(u32),
     AfterReceipt(u32),
+    /// The writer of the store panics, which ends the process.
+    Panic(u32),
 }
 
 /// What came of a request about a run.
@@ -126,20 +165,37 @@ pub(crate) enum Said {
 /// What came of one request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Answered {
+    pub(crate) began: Ms,
     pub(crate) at: Ms,
     pub(crate) life: u32,
     pub(crate) said: Said,
+    /// It said that the run is running.
+    pub(crate) running: bool,
+}
+
+/// One attempt at a delivery.
+#[derive(Debug, Clone)]
+pub(crate) struct Attempt {
+    pub(crate) sink: String,
+    pub(crate) delivery: String,
+    pub(crate) number: u32,
+    pub(crate) life: u32,
+    pub(crate) at: Ms,
+    /// When it came to an end; `None` while it is under way, and where it was cut off.
+    pub(crate) ended: Option<Ms>,
+    /// For how long the receiver wants to be left alone.
+    pub(crate) retry_after: Ms,
 }
 
 /// What a receiver got.
 #[derive(Debug, Clone)]
 pub(crate) struct Receipt {
-    pub(crate) at: Ms,
-    pub(crate) life: u32,
     pub(crate) sink: String,
     pub(crate) delivery: String,
     pub(crate) attempt: u32,
     pub(crate) run: Option<RunId>,
+    /// Which watch of that run it is about.
+    pub(crate) generation: u32,
     pub(crate) event_type: EventType,
 }
 
@@ -159,18 +215,32 @@ pub(crate) struct State {
     /// When usable answers came.
     pub(crate) usable: Vec<Ms>,
     pub(crate) receipts: Vec<Receipt>,
+    pub(crate) attempts: Vec<Attempt>,
+    /// When a receiver said that it wants no more messages, and the life in which it did.
+    pub(crate) farewells: Vec<(Ms, u32, String)>,
     pub(crate) gone: BTreeSet<String>,
-    /// When writes were refused.
-    pub(crate) refusals: Vec<Ms>,
     /// Until when the process had no peace: it began to live, a write was slow or refused, the machine slept,
     /// the clock was set.
     pub(crate) unrest: Ms,
+    /// All times of unrest, in order.
+    unrests: Vec<(Ms, Ms)>,
+    /// From when until when there was no process, or the machine slept.
+    pub(crate) naps: Vec<(Ms, Ms)>,
+    /// Changes when all connections die.
+    pub(crate) network: u64,
+    /// Until when the network is away, and whether requests then hang.
+    pub(crate) offline: (Ms, bool),
+    /// The writer of the store panicked in this life.
+    pub(crate) writer_failed: bool,
+    /// Since when no request of this life got a usable answer, if one failed.
+    pub(crate) failing_since: Option<Ms>,
     /// Until when the API did not answer everything as it should, as far as it was asked.
     pub(crate) api_trouble: Ms,
     pub(crate) faults: BTreeMap<&'static str, u64>,
     pub(crate) life: u32,
     pub(crate) alive: bool,
     began: Ms,
+    life_began: Ms,
     since: Option<Instant>,
     slept: Ms,
     pub(crate) books: Books,
@@ -200,14 +270,22 @@ impl World {
             pauses: Vec::new(),
             usable: Vec::new(),
             receipts: Vec::new(),
+            attempts: Vec::new(),
+            farewells: Vec::new(),
             gone: BTreeSet::new(),
-            refusals: Vec::new(),
             unrest: 0,
+            unrests: Vec::new(),
+            naps: vec![(0, 0)],
+            network: 0,
+            offline: (0, false),
+            writer_failed: false,
+            failing_since: None,
             api_trouble: 0,
             faults: BTreeMap::new(),
             life: 0,
             alive: false,
             began: 0,
+            life_began: 0,
             since: None,
             slept: 0,
             books: Books::new(database),
@@ -229,7 +307,7 @@ impl World {
             let left = match state.doom {
                 Some(Doom::BeforeCommit(left) | Doom::AfterCommit(left)) => left,
                 Some(Doom::BeforeReceipt(left) | Doom::AfterReceipt(left)) => left,
-                None => return,
+                Some(Doom::Panic(_)) | None => return,
             };
             if state.doom != Some(doom(left)) {
                 return;
@@ -260,14 +338,53 @@ impl State {
         self.since = Some(Instant::now());
         // What a process is asked, the next one is not.
         self.pauses.clear();
-        self.doom = None;
-        self.unrest = self.now();
+        (self.doom, self.writer_failed, self.failing_since) = (None, false, None);
+        let now = self.now();
+        if let Some(nap) = self.naps.last_mut().filter(|_| self.life > 1) {
+            nap.1 = now;
+        }
+        self.life_began = now;
+        self.disturb(now);
+    }
+
+    /// Takes note that the process has no peace from now until `until`.
+    pub(crate) fn disturb(&mut self, until: Ms) {
+        let now = self.now();
+        self.unrest = self.unrest.max(until);
+        match self.unrests.last_mut() {
+            Some(last) if now <= last.1 => last.1 = last.1.max(until),
+            _ => self.unrests.push((now, until)),
+        }
+    }
+
+    /// Whether the process had peace from `from` until `until`.
+    pub(crate) fn peaceful(&self, from: Ms, until: Ms) -> bool {
+        let first = self.unrests.partition_point(|(_, ends)| *ends < from);
+        self.unrests.get(first).is_none_or(|(begins, _)| *begins > until)
+    }
+
+    /// When this life of the process began.
+    pub(crate) fn life_began(&self) -> Ms {
+        self.life_began
+    }
+
+    /// Since when there has been a process that was awake without a break.
+    pub(crate) fn awake_since(&self) -> Ms {
+        self.naps.last().map_or(0, |(_, until)| *until)
+    }
+
+    /// How long there was a process that was awake from `from` until `until`.
+    pub(crate) fn awake_between(&self, from: Ms, until: Ms) -> Ms {
+        let within = |(a, b): &(Ms, Ms)| (*b).min(until).saturating_sub((*a).max(from));
+        let asleep: Ms = self.naps.iter().rev().take_while(|(_, b)| *b > from).map(within).sum();
+        until.saturating_sub(from).saturating_sub(asleep)
     }
 
     /// The process is dead, and its timers with it.
     pub(crate) fn end_life(&mut self) {
         self.trace("the process is dead".to_owned());
         (self.began, self.slept, self.since, self.alive) = (self.now(), 0, None, false);
+        self.naps.push((self.began, Ms::MAX));
     }
 
     /// Lets time pass while there is no process.
@@ -275,8 +392,14 @@ impl State {
         self.began += down;
     }
 
+    /// The machine sleeps, and timers stand still.
     pub(crate) fn sleep(&mut self, slept: Ms) {
+        let before = self.now();
         self.slept += slept;
+        let now = self.now();
+        self.naps.push((before, now));
+        self.unrests.push((before, now));
+        (self.unrest, self.failing_since) = (self.unrest.max(now), None);
     }
 
     /// Notes a fault, and the word for it in the trace.
@@ -325,26 +448,31 @@ impl State {
 }
 
 /// The API.
-#[derive(Clone)]
 pub(crate) struct Api {
-    pub(crate) world: World,
-    pub(crate) streams: bool,
+    world: World,
+    streams: bool,
+    /// The network in which its connections were made.
+    connected: AtomicU64,
 }
 
 /// Notes that nobody waited for an answer.
 struct Asking {
     world: World,
     run: RunId,
+    began: Ms,
     answered: bool,
 }
 
 impl Asking {
-    fn answer(&mut self, said: Said) {
+    fn answer(&mut self, said: Said, running: bool) {
         self.answered = true;
         let mut state = self.world.lock();
         let at = state.now();
         if matches!(said, Said::Going | Said::Ended(_) | Said::Missing) {
             state.usable.push(at);
+            state.failing_since = None;
+        } else if said == Said::Failed {
+            state.failing_since.get_or_insert(at);
         }
         // In which order a dead process lets go of what it was at, nothing decides.
         if said != Said::Orphaned {
@@ -354,7 +482,8 @@ impl Asking {
         if said == Said::Failed || said == Said::Abandoned {
             state.api_trouble = state.api_trouble.max(at);
         }
-        state.answers.entry(self.run.clone()).or_default().push(Answered { at, life, said });
+        let answered = Answered { began: self.began, at, life, said, running };
+        state.answers.entry(self.run.clone()).or_default().push(answered);
     }
 }
 
@@ -362,7 +491,7 @@ impl Drop for Asking {
     fn drop(&mut self) {
         if !self.answered {
             let alive = self.world.lock().alive;
-            self.answer(if alive { Said::Abandoned } else { Said::Orphaned });
+            self.answer(if alive { Said::Abandoned } else { Said::Orphaned }, false);
         }
     }
 }
@@ -372,9 +501,37 @@ fn status(status: u16, retry_after: Option<Ms>) -> ApiError {
 }
 
 impl Api {
+    pub(crate) fn new(world: &World, streams: bool) -> Self {
+        let connected = AtomicU64::new(world.lock().network);
+        Self { world: world.clone(), streams, connected }
+    }
+
+    /// Whether its connections were made before a sleep that they did not survive. Once the process has seen that it
+    /// slept, it may use them no more.
+    fn is_cut_off(&self) -> bool {
+        let state = &mut *self.world.lock();
+        let cut_off = self.connected.load(Ordering::Relaxed) != state.network;
+        if cut_off {
+            *state.faults.entry("a request over a dead connection").or_default() += 1;
+            let woke = state.awake_since();
+            if state.now() > woke + 2 * SECOND {
+                state.broken(format!("a request goes over a connection that died before {} s", woke / SECOND));
+            }
+        }
+        cut_off
+    }
+
     /// What is wrong with one request, and how long it takes.
     fn trouble(&self, weather: Weather) -> (Ms, Option<Result<(), ApiError>>) {
+        let cut_off = self.is_cut_off();
         let state = &mut *self.world.lock();
+        let offline = state.now() < state.offline.0;
+        let weather = match state.offline.1 {
+            _ if cut_off => Weather::Hanging,
+            _ if !offline => weather,
+            true => Weather::Hanging,
+            false => Weather::Down,
+        };
         let random = &mut state.random;
         let (takes, pick) = (random.u64(1..400), random.u32(0..12));
         let malformed = || ApiError::Malformed(Malformed::OtherRun { found: "run_other".to_owned() });
@@ -409,9 +566,14 @@ impl Api {
 impl RunSource for Api {
     type Events = Stream;
 
+    fn renew(&self) {
+        self.connected.store(self.world.lock().network, Ordering::Relaxed);
+    }
+
     async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
         self.world.lock().asked(id.as_str());
-        let mut asking = Asking { world: self.world.clone(), run: id.clone(), answered: false };
+        let began = self.world.lock().now();
+        let mut asking = Asking { world: self.world.clone(), run: id.clone(), began, answered: false };
         let weather = self.world.lock().weather;
         let (takes, trouble) = self.trouble(weather);
         // What an answer says was so when it was asked for, or when it is given.
@@ -426,21 +588,22 @@ impl RunSource for Api {
             if let Some(pause) = error.retry_after() {
                 self.world.lock().pause(u64::try_from(pause.as_millis()).unwrap_or(0));
             }
-            asking.answer(if error.is_not_found() { Said::Missing } else { Said::Failed });
+            asking.answer(if error.is_not_found() { Said::Missing } else { Said::Failed }, false);
             return Err(error);
         }
         let Some(status) = (if before { early } else { look(&self.world) }) else {
-            asking.answer(Said::Missing);
+            asking.answer(Said::Missing, false);
             return Err(ApiError::NotFound { message: String::new() });
         };
-        asking.answer(Verdict::of_status(&status).map_or(Said::Going, Said::Ended));
+        asking.answer(Verdict::of_status(&status).map_or(Said::Going, Said::Ended), status == Status::Running);
+        let details = self.world.lock().fates.get(id).map(|fate| fate.details(id, &status)).unwrap_or_default();
         let used_up = self.world.lock().random.u32(0..400) == 0;
         let pause = used_up.then(|| Duration::from_secs(self.world.lock().random.u64(1..60)));
         if let Some(pause) = pause {
             self.world.lock().note("a used-up limit", String::new());
             self.world.lock().pause(u64::try_from(pause.as_millis()).unwrap_or(0));
         }
-        Ok(Reply { observation: Observation { status, details: RunDetails::default() }, pause })
+        Ok(Reply { observation: Observation { status, details }, pause })
     }
 
     async fn open_events(&self, id: &RunId, _: Option<&str>) -> Result<Stream, ApiError> {
@@ -452,10 +615,7 @@ impl RunSource for Api {
         let (takes, trouble) = self.trouble(weather);
         tokio::time::sleep(Duration::from_millis(takes)).await;
         if let Some(Err(error)) = trouble {
-            // A limit on requests is one for polls too; 503 may be the trouble of the streams alone.
-            if let ApiError::Status { status: 429, retry_after: Some(pause), .. } = &error {
-                self.world.lock().pause(u64::try_from(pause.as_millis()).unwrap_or(0));
-            }
+            // What the refusal of a stream asks for is for the streams alone.
             return Err(error);
         }
         Ok(Stream { world: self.world.clone(), run: id.clone(), lies: self.world.lock().random.u32(0..3) == 0 })
@@ -510,15 +670,43 @@ pub(crate) struct Receiver {
 
 impl Deliver for Receiver {
     async fn send(&self, message: &Message<'_>) -> Result<Sent, SendError> {
+        let index = {
+            let state = &mut *self.world.lock();
+            let attempt = Attempt {
+                sink: self.name.clone(),
+                delivery: message.delivery.as_str().to_owned(),
+                number: message.attempt,
+                life: state.life,
+                at: state.now(),
+                ended: None,
+                retry_after: 0,
+            };
+            state.attempts.push(attempt);
+            state.attempts.len() - 1
+        };
+        let result = self.receive(message).await;
+        let state = &mut *self.world.lock();
+        let retry_after = result.as_ref().err().and_then(|error| error.retry_after).unwrap_or_default();
+        let ended = state.now();
+        let attempt = &mut state.attempts[index];
+        (attempt.ended, attempt.retry_after) = (Some(ended), u64::try_from(retry_after.as_millis()).unwrap_or(0));
+        result
+    }
+}
+
+impl Receiver {
+    async fn receive(&self, message: &Message<'_>) -> Result<Sent, SendError> {
         let error = |detail: &str, retry_after: Option<Ms>, gone| SendError {
             detail: detail.to_owned(),
             retry_after: retry_after.map(Duration::from_millis),
             gone,
         };
-        let (reception, before, after) = {
+        let (reception, before, after, busy, blocked) = {
             let state = &mut *self.world.lock();
             let reception = state.receptions[&self.name];
-            (reception, state.random.u64(1..200), state.random.u64(1..200))
+            let random = &mut state.random;
+            let (before, after) = (random.u64(1..200), random.u64(1..200));
+            (reception, before, after, random.u64(SECOND..HOUR), random.u64(MINUTE..30 * MINUTE))
         };
         self.world.die_here(Doom::BeforeReceipt, "death before a message").await;
         tokio::time::sleep(Duration::from_millis(before)).await;
@@ -533,31 +721,37 @@ impl Deliver for Receiver {
                 tokio::time::sleep(Duration::from_millis(REQUEST_LIMIT)).await;
                 return Err(error("no answer in time", None, false));
             }
+            Reception::Blocked => {
+                self.world.lock().note("a receiver that blocks for minutes", String::new());
+                tokio::time::sleep(Duration::from_millis(blocked)).await;
+                return Err(error("no answer in time", None, false));
+            }
             Reception::Busy => {
                 self.world.lock().note("a receiver that asks for time", String::new());
-                return Err(error("503", Some(HOUR), false));
+                return Err(error("503", Some(busy), false));
             }
             Reception::Gone => {
                 let state = &mut *self.world.lock();
                 state.note("a receiver that is gone", String::new());
                 state.gone.insert(self.name.clone());
+                let farewell = (state.now(), state.life, self.name.clone());
+                state.farewells.push(farewell);
                 return Err(error("410", None, true));
             }
         }
         {
             let state = &mut *self.world.lock();
             let receipt = Receipt {
-                at: state.now(),
-                life: state.life,
                 sink: self.name.clone(),
                 delivery: message.delivery.as_str().to_owned(),
                 attempt: message.attempt,
                 run: message.event.run_id().cloned(),
+                generation: check::generation(message.event),
                 event_type: message.event.event_type,
             };
             let about = receipt.run.as_ref().map_or("", RunId::as_str);
             state.trace(format!("{} gets {} {about}, attempt {}", receipt.sink, receipt.event_type, receipt.attempt));
-            if let Err(broken) = state.books.admits(&receipt) {
+            if let Err(broken) = state.books.admits(&receipt).and_then(|()| check::whole(state, message.event)) {
                 state.broken(broken);
             }
             state.receipts.push(receipt);
@@ -577,35 +771,108 @@ pub(crate) struct SimulatedDisk {
     pub(crate) world: World,
 }
 
+/// How long after a refused write what it held is written again, at the latest.
+const WRITTEN_AGAIN: Ms = 5 * SECOND;
+
+impl SimulatedDisk {
+    /// How the next transaction goes, and how long it takes before and after its commit.
+    fn next(&self) -> (Ms, Ms, Trouble) {
+        let state = &mut *self.world.lock();
+        let random = &mut state.random;
+        let (before, after, coin, pick) =
+            (random.u64(0..3_000), random.u64(0..1_000), random.u32(0..3) == 0, random.u32(0..5));
+        let any = [Trouble::Full, Trouble::Tight, Trouble::Busy, Trouble::ReadOnly, Trouble::Failing][pick as usize];
+        match state.platter {
+            Platter::Fine => (0, 0, Trouble::None),
+            Platter::Slow => (before, after, Trouble::None),
+            Platter::Full => (0, 0, Trouble::Full),
+            Platter::Tight => (0, 0, Trouble::Tight),
+            Platter::Busy => (0, 0, Trouble::Busy),
+            Platter::ReadOnly => (0, 0, Trouble::ReadOnly),
+            Platter::Failing => (0, 0, Trouble::Failing),
+            Platter::Flaky => (0, 0, if coin { any } else { Trouble::None }),
+        }
+    }
+
+    /// Runs a transaction on a disk in this trouble.
+    fn run_in(&self, transaction: Transaction, trouble: Trouble) -> Done {
+        let pragma = |connection: &Connection, name: &str, value: u32| {
+            let set = connection.query_row(&format!("PRAGMA {name} = {value}"), [], |_| Ok(()));
+            // Some answer with the value, others with nothing.
+            assert!(matches!(set, Ok(()) | Err(rusqlite::Error::QueryReturnedNoRows)), "{name}: {set:?}");
+        };
+        match trouble {
+            Trouble::None => transaction.run(),
+            Trouble::Full => transaction.refuse(),
+            Trouble::Failing => {
+                let failed = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_WRITE);
+                transaction.refuse_with(rusqlite::Error::SqliteFailure(failed, None))
+            }
+            Trouble::Tight => {
+                // Fewer than there are is as many as there are.
+                pragma(transaction.connection(), "max_page_count", 1);
+                let done = transaction.run();
+                pragma(done.connection(), "max_page_count", u32::MAX - 1);
+                done
+            }
+            Trouble::ReadOnly => {
+                pragma(transaction.connection(), "query_only", 1);
+                let done = transaction.run();
+                pragma(done.connection(), "query_only", 0);
+                done
+            }
+            Trouble::Busy => {
+                pragma(transaction.connection(), "busy_timeout", 0);
+                let held = self.world.lock().books.hold();
+                let done = transaction.run();
+                pragma(done.connection(), "busy_timeout", 5_000);
+                drop(held);
+                done
+            }
+        }
+    }
+}
+
 impl Disk for SimulatedDisk {
     async fn run(&self, transaction: Transaction) -> Option<Done> {
-        let (before, after, refused) = {
-            let state = &mut *self.world.lock();
-            let random = &mut state.random;
-            let (before, after, coin) = (random.u64(0..3_000), random.u64(0..1_000), random.u32(0..3) == 0);
-            match state.platter {
-                Platter::Fine => (0, 0, false),
-                Platter::Slow => (before, after, false),
-                Platter::Full => (0, 0, true),
-                Platter::Flaky => (0, 0, coin),
-            }
-        };
+        let (before, after, trouble) = self.next();
         self.world.die_here(Doom::BeforeCommit, "death before a commit").await;
-        if before + after > 0 || refused {
+        let (began, peace) = {
             let state = &mut *self.world.lock();
-            state.unrest = state.now() + before + after;
-            *state.faults.entry(if refused { "a write refused" } else { "a slow write" }).or_default() += 1;
-        }
+            if let Some(Doom::Panic(left)) = state.doom {
+                state.doom = left.checked_sub(1).map(Doom::Panic);
+                if left == 0 {
+                    state.note("a panic of the writer", String::new());
+                    state.writer_failed = true;
+                    return None;
+                }
+            }
+            let (now, peace) = (state.now(), state.unrest);
+            if before + after > 0 {
+                state.disturb(now + before + after);
+            }
+            if trouble != Trouble::None {
+                state.disturb(now + WRITTEN_AGAIN);
+            }
+            let word = match trouble {
+                Trouble::None if before + after > 0 => Some("a slow write"),
+                Trouble::None => None,
+                Trouble::Full => Some("a write refused at its commit"),
+                Trouble::Failing => Some("an I/O error at a commit"),
+                Trouble::Tight => Some("no room within a statement"),
+                Trouble::Busy => Some("a database that another process holds"),
+                Trouble::ReadOnly => Some("a statement refused"),
+            };
+            if let Some(word) = word {
+                *state.faults.entry(word).or_default() += 1;
+            }
+            (now, peace)
+        };
         if before > 0 {
             tokio::time::sleep(Duration::from_millis(before)).await;
         }
-        if refused {
-            let state = &mut *self.world.lock();
-            let now = state.now();
-            state.refusals.push(now);
-            return Some(transaction.refuse());
-        }
-        let done = transaction.run();
+        let done = self.run_in(transaction, trouble);
+        check::committed(&mut self.world.lock(), began, peace);
         self.world.die_here(Doom::AfterCommit, "death after a commit").await;
         if after > 0 {
             tokio::time::sleep(Duration::from_millis(after)).await;

@@ -34,6 +34,9 @@ use self::support::Program;
 /// polls is a minute.
 const REST: Duration = Duration::from_secs(300);
 
+/// From how many kills on each fault must have come at least once.
+const MANY: u32 = 100;
+
 /// Most runs that are added.
 const MAX_RUNS: usize = 4000;
 
@@ -146,6 +149,27 @@ struct Done {
     refused_starts: u32,
 }
 
+impl Done {
+    /// What [`Adversary::rage`] picks for a fault that never came, if there is one.
+    fn never_picked(&self) -> Option<u8> {
+        let picks = [(0, self.pauses), (2, self.reloads), (4, self.full_disks), (6, self.stops)];
+        picks.into_iter().find(|(_, times)| *times == 0).map(|(pick, _)| pick)
+    }
+
+    /// Faults that never came.
+    fn missing(&self) -> Vec<&'static str> {
+        let all = [
+            ("a kill before the daemon was ready", self.kills_before_ready),
+            ("SIGSTOP", self.pauses),
+            ("SIGTERM", self.stops),
+            ("SIGHUP", self.reloads),
+            ("a full disk", self.full_disks),
+            ("a read-only disk", self.read_only_disks),
+        ];
+        all.into_iter().filter(|(_, times)| *times == 0).map(|(fault, _)| fault).collect()
+    }
+}
+
 struct Adversary {
     machine: Machine,
     http: reqwest::Client,
@@ -192,7 +216,11 @@ impl Adversary {
                 continue;
             }
             self.moment(if wait { 500 } else { 150 }).await;
-            match self.random.u8(0..20) {
+            // What has not come by half of the time comes now, so that no fault is left to chance.
+            let pick = self.random.u8(0..20);
+            let late = self.done.kills >= kills / 2;
+            let pick = self.done.never_picked().filter(|_| late).unwrap_or(pick);
+            match pick {
                 0 | 1 => {
                     kill_process(daemon, Signal::STOP).unwrap();
                     self.moment(600).await;
@@ -230,9 +258,11 @@ impl Adversary {
             let code = self.machine.end(daemon, Signal::KILL).await;
             // On a full disk it may have given up before: then it said so, with its own code.
             assert!(code == 137 || (code == 1 && full), "it ended by itself: {code}\n{}", self.last_words());
-            self.done.kills += 1;
-            self.done.kills_before_ready += u32::from(!ready);
-            if self.random.u8(0..25) == 0 && !full {
+            // One that gave up before was not killed.
+            self.done.kills += u32::from(code == 137);
+            self.done.kills_before_ready += u32::from(code == 137 && !ready);
+            let read_only = self.random.u8(0..25) == 0 || (late && self.done.read_only_disks == 0);
+            if read_only && !full {
                 self.machine.remount("ro").await;
                 let (daemon, ready) = self.start(true).await;
                 assert!(!ready, "nothing is acknowledged that cannot be written");
@@ -290,8 +320,8 @@ struct Told {
     event: Value,
 }
 
-/// Everything that was told.
-fn told(receivers: &[Receiver], file: &str) -> Vec<Told> {
+/// Everything that arrived. At the most so many lines of the file may be cut short, by a death or a full disk.
+fn told(receivers: &[Receiver], file: &str, deaths: u32) -> Vec<Told> {
     let mut all = Vec::new();
     for (sink, receiver) in HOOKS.into_iter().zip(receivers) {
         for got in receiver.requests() {
@@ -312,18 +342,25 @@ fn told(receivers: &[Receiver], file: &str) -> Vec<Told> {
         all.push(Told { sink: "file", id, accepted: true, at: None, event });
     }
     println!("lines of the file that a death cut short: {cut}");
+    assert!(
+        cut <= deaths,
+        "{cut} lines of the file are cut short, which deaths and full disks explain for {deaths} at the most"
+    );
     all
 }
 
 /// Holds what was told against what happened. Returns how many messages came and how many of them again.
 fn judge(simulator: &Simulator, runs: &BTreeMap<String, Known>, all: &[Told]) -> (usize, usize) {
     let mut by_run: BTreeMap<(&str, &str), Vec<&Told>> = BTreeMap::new();
+    let mut started: BTreeMap<(&str, &str), &str> = BTreeMap::new();
     for told in all.iter().filter(|told| told.event["data"]["run"]["id"].is_string()) {
         let run = told.event["data"]["run"]["id"].as_str().unwrap();
         let kind = told.event["type"].as_str().unwrap();
         let known = runs.get(run).unwrap_or_else(|| panic!("a run that nobody added: {run}"));
         let truth = simulator.truth(&RunId::new(run).unwrap()).unwrap();
         if kind == "run.started" {
+            let id = started.entry((run, told.sink)).or_insert(told.id.as_str());
+            assert!(*id == told.id || known.removed, "{run} to {}: started under {id} and {}", told.sink, told.id);
             continue;
         }
         assert_eq!(kind, format!("run.{truth}"), "{run} to {}: a wrong verdict", told.sink);
@@ -418,7 +455,9 @@ async fn torture(kills: u32, seed: u64) {
 
     let runs = runs.lock().unwrap().clone();
     let file = std::fs::read_to_string(program.beside_config("events.jsonl")).unwrap();
-    let (messages, again) = judge(&simulator, &runs, &told(&receivers, &file));
+    let done = &adversary.done;
+    let deaths = done.kills + done.stops + 10 * done.full_disks;
+    let (messages, again) = judge(&simulator, &runs, &told(&receivers, &file, deaths));
     let acknowledged = runs.values().filter(|run| run.acknowledged).count();
     println!("faults: {:?}", adversary.done);
     println!("connections of proxies: {:?}", troubles.lock().unwrap());
@@ -429,6 +468,8 @@ async fn torture(kills: u32, seed: u64) {
         began.elapsed().as_secs()
     );
     assert!(acknowledged > kills as usize, "too few runs to show anything: {acknowledged}");
+    let missing = adversary.done.missing();
+    assert!(kills < MANY || missing.is_empty(), "after {kills} kills these never came: {missing:?}");
 }
 
 fn main() {
