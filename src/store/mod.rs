@@ -521,7 +521,11 @@ impl Writer {
         });
         // The connection that writes is closed last: what the log holds goes to the database then.
         let (written, read) = tokio::select! {
-            connection = &mut writing => (connection, reading.await),
+            // Without the writer nothing works, and whoever holds a handle would keep the readers going.
+            connection = &mut writing => match connection {
+                Some(connection) => (Some(connection), reading.await),
+                None => (None, Ok(())),
+            },
             read = &mut reading => match read {
                 Ok(()) => (writing.await, Ok(())),
                 panicked => (None, panicked),

@@ -585,3 +585,24 @@ async fn an_incident_that_goes_on_outlives_pruning_and_a_clock_that_is_set_back(
     assert_eq!(left.iter().map(|(_, event)| event.event_type).collect::<Vec<_>>(), [EventType::ApiUnauthorized]);
     close(store, tasks).await;
 }
+
+/// A disk on which each transaction panics.
+struct Panicking;
+
+impl Disk for Panicking {
+    async fn run(&self, _transaction: Transaction) -> Option<Done> {
+        None
+    }
+}
+
+#[tokio::test]
+async fn a_panic_of_the_writer_ends_the_store_though_handles_are_held() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, writer) = Store::open(Place::File(&folder.path().join("runwatch.db"))).unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(writer.run_on(Panicking));
+    let added = store.add_watch(watch("run_1")).await;
+    assert!(matches!(added, Err(StoreError::Closed)), "{added:?}");
+    let ended = tokio::time::timeout(Duration::from_secs(60), tasks.join_next()).await;
+    ended.expect("its task ends, so that the process does").unwrap().unwrap();
+}
