@@ -11,14 +11,14 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::table::{Key, LAST_POLL_LIMIT};
-use super::{CLOCK_CHECK, Scheduler};
+use super::{CLOCK_CHECK, ROUNDING, Scheduler};
 use crate::api::RunSource;
 use crate::run::Answer;
 use crate::store::PollFailure;
 
 /// How long the API is tried for watches whose deadline passed while the machine slept, or no process ran: a network
 /// takes its time to come back.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The scheduler has a turn each [`CLOCK_CHECK`]. When there was none for so long, the process was stopped.
 const STOPPED: Duration = Duration::from_secs(3);
@@ -47,7 +47,7 @@ impl<S: RunSource> Scheduler<S> {
     pub(super) fn be_patient(&mut self, now: Instant) {
         self.waking_until = now + PATIENCE;
         for key in self.table.keys() {
-            if self.table.get(key).is_some_and(|entry| entry.deadline <= now) {
+            if self.table.get(key).is_some_and(|entry| entry.deadline <= now + ROUNDING) {
                 self.table.set_end(key, now + PATIENCE);
             }
         }

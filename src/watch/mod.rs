@@ -4,7 +4,8 @@
 //! that a short budget is shared fairly. A poll is a short task of its own; its answer comes back to
 //! the owner, which takes the step ([`Progress::step`]) and has it stored before it counts. A step that
 //! cannot be stored is not taken: the run is asked for again and the step is taken then. Only the end of a
-//! run is kept until it can be stored, as the API may not be there to tell it again.
+//! run is kept until it can be stored, as the API may not be there to tell it again. A watch ends at the latest
+//! five seconds after its deadline, whatever it waits for (see [`deadline`]).
 //!
 //! ```text
 //! commands ──► owner ──► poll (≤ max_in_flight) ──► step ──► store ──► owner
@@ -37,7 +38,6 @@ use tokio_util::sync::CancellationToken;
 
 use self::asking::Polled;
 use self::budget::Budget;
-use self::deadline::PATIENCE;
 pub use self::handle::{AddedBy, Removed, WatchView, Watches};
 use self::handle::{COMMANDS, Command};
 use self::storing::Done;
@@ -195,10 +195,7 @@ impl<S: RunSource> Scheduler<S> {
             let before = u32::try_from(self.table.ever()).unwrap_or(u32::MAX);
             let waited = Duration::try_from(self.reading.wall.duration_since(stored.changed_at));
             let waited = waited.unwrap_or_default();
-            let passed = stored.watch.deadline_at <= self.reading.wall;
-            let due = now + gap * before;
-            let mut entry = self.entry((stored.id, stored.watch), stored.progress, waited, now, due);
-            entry.ends_at = passed.then(|| now + PATIENCE);
+            let entry = self.entry((stored.id, stored.watch), stored.progress, waited, now, now + gap * before);
             self.table.load(entry);
         }
     }
@@ -222,7 +219,12 @@ impl<S: RunSource> Scheduler<S> {
     /// waited for.
     pub async fn run(mut self, stop: CancellationToken) {
         self.table.put_in_order();
-        self.turned_at = Instant::now();
+        let now = Instant::now();
+        self.turned_at = now;
+        if self.table.next_deadline().is_some_and(|deadline| deadline <= now + ROUNDING) {
+            // Of watches that were taken up: it passed while no process ran, or while this one began.
+            self.be_patient(now);
+        }
         loop {
             let now = self.look_at_clock();
             self.expire(now);

@@ -234,14 +234,8 @@ impl Table {
     pub(super) fn put_in_order(&mut self) {
         let entries = || self.entries.iter().map(|(key, entry)| (*key, entry.as_ref()));
         self.runs = entries().map(|(key, entry)| (self.hasher.hash_one(&entry.run_id), key)).collect();
-        let going = || entries().filter(|(_, entry)| entry.ends_at.is_none());
-        self.turns.due.replace(going().map(|(key, entry)| (entry.due, key)));
-        self.deadlines.replace(going().map(|(key, entry)| (entry.deadline, key)));
-        let last =
-            |patient| entries().filter(move |(_, entry)| entry.ends_at.is_some() && entry.is_patient() == patient);
-        self.turns.last.replace(last(false).map(|(key, entry)| (entry.due, key)));
-        self.turns.patient.replace(last(true).map(|(key, entry)| (entry.due, key)));
-        self.ends.replace(entries().filter_map(|(key, entry)| Some((entry.ends_at?, key))));
+        self.turns.due.replace(entries().map(|(key, entry)| (entry.due, key)));
+        self.deadlines.replace(entries().map(|(key, entry)| (entry.deadline, key)));
     }
 
     /// How many were ever taken in.
