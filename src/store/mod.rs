@@ -448,8 +448,12 @@ fn prepare(mut connection: Connection) -> Result<Connection, StoreError> {
     schema::version(&connection)?;
     connection.pragma_update(None, "foreign_keys", true)?;
     // Of a new file only: what is freed can be given back to the disk, some pages at a time (sqlite.org/pragma.html,
-    // "auto_vacuum"). Files of earlier versions keep their size.
-    connection.pragma_update(None, "auto_vacuum", "incremental")?;
+    // "auto_vacuum"). Files of earlier versions keep their size. In an existing file it would write the header, and a
+    // start on a full disk would fail.
+    let pages: u32 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
+    if pages == 0 {
+        connection.pragma_update(None, "auto_vacuum", "incremental")?;
+    }
     // With a write-ahead log and FULL, a commit is on disk when it returns (sqlite.org/pragma.html).
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "full")?;

@@ -404,7 +404,7 @@ async fn a_message_that_was_given_up_can_be_tried_again() {
     let outcome: Vec<_> = attempts.iter().map(|attempt| attempt["delivered"].as_bool().unwrap()).collect();
     assert_eq!(outcome, [false, false, false, false, false, true]);
     assert!(ids(&receiver.requests()).iter().all(|sent| *sent == id));
-    for (id, code, said) in [(id, 1, "has arrived"), ("msg_0", 1, "not known"), ("a/b", 2, "a/b")] {
+    for (id, code, said) in [(id, 1, "has arrived"), ("msg_f", 1, "not known"), ("a/b", 2, "a/b")] {
         let refused = program.run(&["deliveries", "retry", id]).await;
         assert!(refused.code == Some(code) && refused.stderr.contains(said), "{id}: {refused:?}");
     }

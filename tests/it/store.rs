@@ -170,6 +170,19 @@ async fn a_database_that_is_none_or_newer_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_store_that_is_opened_again_is_not_written_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("runwatch.db");
+    let (store, tasks) = open(&path);
+    store.add_watch(watch("run_1")).await.unwrap();
+    close(store, tasks).await;
+    let before = std::fs::read(&path).unwrap();
+    drop(Store::open(Place::File(&path)).unwrap());
+    // A disk that is full takes no write, be it of the header only.
+    assert!(std::fs::read(&path).unwrap() == before, "the file has changed");
+}
+
+#[tokio::test]
 async fn many_writes_at_once_are_all_answered() {
     let dir = tempfile::tempdir().unwrap();
     let (store, tasks) = open(&dir.path().join("runwatch.db"));
