@@ -115,7 +115,14 @@ impl Keys {
             tokio::time::sleep(WRITTEN_WITHIN).await;
         }
         match self.read().await {
-            Ok(key) => self.seen().take(&key, Instant::now()) != *refused,
+            Ok(key) => {
+                let mut seen = self.seen();
+                let another = seen.take(&key, Instant::now()) != *refused;
+                if !another {
+                    seen.read = None;
+                }
+                another
+            }
             Err(_unusable) => false,
         }
     }

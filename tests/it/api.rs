@@ -240,7 +240,12 @@ async fn the_key_file_is_read_again_after_a_refusal() {
     settings.key = None;
     let error = refused(ApiClient::new(&settings).unwrap().get_run(&id()).await);
     assert!(error.is_unauthorized() && error.describe().contains("no API key"), "{}", error.describe());
-    assert_eq!(simulator.requests().len(), 2, "no request without a key that can be sent");
+    let keys: Vec<_> = simulator
+        .requests()
+        .iter()
+        .map(|request| request.headers["authorization"].to_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(keys.len(), 2, "no request without a key that can be sent: {keys:?}");
 }
 
 #[tokio::test]
@@ -265,15 +270,22 @@ async fn a_proxy_is_used_unless_it_must_not_be() {
     // It answers every request itself: what it gets is what would have been passed on.
     let proxy = Receiver::start((0..100).map(|_| Fault::Html)).await.unwrap();
     let proxy_url = proxy.url().replace("/hook", "").replace("http://", "http://user:proxy-password@");
-    let through = Program::with(&simulator).set("HTTP_PROXY", &proxy_url);
+    // Only a proxy can reach a name that is reserved for tests (RFC 6761).
+    let elsewhere = Program::with(&simulator).set("RUNWATCH_API__BASE_URL", "http://api.test");
+    let through = elsewhere.set("HTTP_PROXY", &proxy_url);
     let ended = through.run(&["wait", "run_1", "--timeout", "300ms", "--log-level", "trace"]).await;
     assert_eq!(ended.code, Some(6), "{ended:?}");
     let asked = proxy.requests();
     assert_eq!((asked[0].path.as_str(), simulator.requests().len()), ("/v1/runs/run_1", 0));
     assert!(asked[0].headers.contains_key("proxy-authorization"), "{:?}", asked[0].headers);
     assert!(!ended.stderr.contains("proxy-password"), "{ended:?}");
-    let beside = through.set("NO_PROXY", "127.0.0.1");
-    assert_eq!(beside.run(&["wait", "run_1"]).await.code, Some(0));
+    let passed_on = proxy.requests().len();
+    let beside = through.set("NO_PROXY", "api.test").run(&["wait", "run_1", "--timeout", "300ms"]).await;
+    assert_eq!(beside.code, Some(6), "{beside:?}");
+    // What runs on this machine is reached without a proxy, whatever the environment says.
+    let local = Program::with(&simulator).set("HTTP_PROXY", &proxy_url);
+    assert_eq!(local.run(&["wait", "run_1"]).await.code, Some(0));
+    assert_eq!(proxy.requests().len(), passed_on);
 }
 
 #[tokio::test]
