@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use crate::redact::Redactor;
 
 /// Most bytes of a field that is not passed on whole (IDs, status, times).
-const MAX_SMALL_BYTES: usize = 16 * 1024;
+const MAX_SMALL_BYTES: usize = 256 * 1024;
 
 /// Longest name of a field, with escapes, that is looked at. The longest known one, all escaped, has 78.
 const MAX_NAME_BYTES: usize = 128;

@@ -57,12 +57,14 @@ pub(super) fn answer(mut reader: Reader, asked: &RunId) -> Result<Answer, Malfor
         return Err(malformed("its data is not an object about a run"));
     }
     let mut run = if enveloped { inner } else { outer };
-    let id = text_of(&run, Field::Id).or_else(|| text_of(&run, Field::RunId));
+    // What decides is taken as it is, or not at all.
+    let exact = |field| serde_json::from_slice::<String>(run.bytes(field)?).ok();
+    let id = exact(Field::Id).or_else(|| exact(Field::RunId));
     let id = id.ok_or_else(|| malformed("it is JSON that names no run (no id or run_id)"))?;
     if id != asked.as_str() {
         return Err(Malformed::OtherRun { found: one_line(&id, SHOWN_CHARS) });
     }
-    let status = text_of(&run, Field::Status).ok_or_else(|| malformed("it has no status that is a text"))?;
+    let status = exact(Field::Status).ok_or_else(|| malformed("it has no status that is a text"))?;
     if reader.contradicts() {
         return Err(Malformed::Shape("it has two different values for its ID or its status"));
     }
