@@ -117,7 +117,9 @@ async fn an_address_is_shown_nowhere() {
         assert!(
             ended
                 .stderr
-                .contains("repeats after 1 attempt: 404 Not Found: Cannot POST …?token=… HTTP/1.1 with x-token: …")
+                .contains("repeats after 1 attempt: 404 Not Found: Cannot POST [redacted]?token=[redacted] HTTP/1.1 with x-token: [redacted]"),
+            "{:?}",
+            ended.stderr.lines().filter(|line| line.contains("repeats")).collect::<Vec<_>>()
         );
         let accepted = &accepting.requests()[0];
         assert_eq!((accepted.path.as_str(), header(accepted, "x-token")), (SECRET_PATH, "hdr_0123456789"));
