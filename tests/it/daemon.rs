@@ -382,7 +382,7 @@ async fn a_message_that_was_given_up_can_be_tried_again() {
     let daemon = start(&program).await;
     add(&program, "run_1").await;
     let dead = until("the message to be given up", async || {
-        let failed = json(&program, &["deliveries", "--failed", "--sink", "hook"]).await["deliveries"][0].take();
+        let failed = json(&program, &["deliveries", "--failed", "--sink", "hook"]).await["deliveries"][0].clone();
         (failed["state"] == "dead").then_some(failed)
     })
     .await;
