@@ -50,17 +50,14 @@ fn is_secret(key: &str) -> bool {
 
 /// Whether the mark stands only where secrets do, so that it must show nowhere.
 fn is_hidden(file: &str, variables: &str) -> bool {
-    fn hides(key: &str, value: &toml::Value) -> bool {
+    fn hidden_marks(key: &str, value: &toml::Value) -> usize {
         match value {
-            toml::Value::Table(table) => table.iter().all(|(key, value)| !key.contains(SECRET) && hides(key, value)),
-            toml::Value::String(text) => is_secret(key) || !text.contains(SECRET),
-            other => !other.to_string().contains(SECRET),
+            toml::Value::Table(table) => table.iter().map(|(key, value)| hidden_marks(key, value)).sum(),
+            toml::Value::String(text) if is_secret(key) => text.matches(SECRET).count(),
+            _ => 0,
         }
     }
-    let in_variables = variables.contains(SECRET);
-    let in_comments = |table: &toml::Table| {
-        file.matches(SECRET).count() != toml::to_string(table).map_or(0, |text| text.matches(SECRET).count())
-    };
-    let table = toml::from_str::<toml::Table>(file);
-    !in_variables && table.is_ok_and(|table| !in_comments(&table) && hides("", &toml::Value::Table(table)))
+    // A mark in a name, in a comment or in another value makes more of them in the file.
+    let all_hidden = |table| hidden_marks("", &toml::Value::Table(table)) == file.matches(SECRET).count();
+    !variables.contains(SECRET) && toml::from_str::<toml::Table>(file).is_ok_and(all_hidden)
 }
