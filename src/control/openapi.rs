@@ -66,6 +66,7 @@ struct Parameter {
     place: &'static str,
     name: &'static str,
     description: &'static str,
+    required: bool,
     schema: MakeSchema,
 }
 
@@ -104,19 +105,31 @@ impl Operation {
     }
 
     pub(super) fn path<T: JsonSchema>(self, name: &'static str, description: &'static str) -> Self {
-        self.parameter::<T>("path", name, description)
+        self.parameter::<T>("path", name, description, true)
     }
 
     pub(super) fn query<T: JsonSchema>(self, name: &'static str, description: &'static str) -> Self {
-        self.parameter::<T>("query", name, description)
+        self.parameter::<T>("query", name, description, false)
+    }
+
+    /// A part of the query that must be there.
+    pub(super) fn required_query<T: JsonSchema>(self, name: &'static str, description: &'static str) -> Self {
+        self.parameter::<T>("query", name, description, true)
     }
 
     pub(super) fn header<T: JsonSchema>(self, name: &'static str, description: &'static str) -> Self {
-        self.parameter::<T>("header", name, description)
+        self.parameter::<T>("header", name, description, false)
     }
 
-    fn parameter<T: JsonSchema>(mut self, place: &'static str, name: &'static str, description: &'static str) -> Self {
-        self.parameters.push(Parameter { place, name, description, schema: SchemaGenerator::subschema_for::<T> });
+    fn parameter<T: JsonSchema>(
+        mut self,
+        place: &'static str,
+        name: &'static str,
+        description: &'static str,
+        required: bool,
+    ) -> Self {
+        let schema: MakeSchema = SchemaGenerator::subschema_for::<T>;
+        self.parameters.push(Parameter { place, name, description, required, schema });
         self
     }
 
@@ -161,7 +174,7 @@ impl Operation {
             json!({
                 "name": parameter.name,
                 "in": parameter.place,
-                "required": parameter.place == "path",
+                "required": parameter.required,
                 "description": parameter.description,
                 "schema": (parameter.schema)(&mut schemas.requests),
             })

@@ -189,7 +189,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
                 "Try all deliveries of a sink again",
                 "Those that wait and those that were given up, at once, and with a fresh schedule.",
             )
-            .query::<SinkName>("sink", "The sink; it must be given")
+            .required_query::<SinkName>("sink", "The sink")
             .json::<DecidedDoc>(StatusCode::ACCEPTED, "They are due now")
             .problem(StatusCode::NOT_FOUND),
         )
@@ -202,7 +202,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
                 "Give up all deliveries of a sink",
                 "Those that wait. The sink may be one that is no longer configured.",
             )
-            .query::<SinkName>("sink", "The sink; it must be given")
+            .required_query::<SinkName>("sink", "The sink")
             .json::<DecidedDoc>(StatusCode::OK, "They are given up")
             .problem(StatusCode::NOT_FOUND),
         )

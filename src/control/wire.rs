@@ -27,7 +27,7 @@ pub struct AddRequest {
     pub labels: Labels,
     /// Only these sinks are told, one at the least; absent means all whose filters match.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<Vec<SinkName>>")]
+    #[schemars(with = "Option<Vec<SinkName>>", length(min = 1))]
     pub sinks: Option<Vec<String>>,
     /// How long to watch at most, such as `2h`; absent means `watch.deadline`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

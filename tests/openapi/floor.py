@@ -17,7 +17,9 @@ def main(document, cases):
         for method in sorted(item.keys() & {"get", "put", "post", "delete", "patch", "head", "options", "trace"}):
             label = f"{method.upper()} {path}"
             takes = item[method].get("parameters") or item.get("parameters") or "requestBody" in item[method]
-            count, least = made.get(label, 0), LEAST if takes else LEAST_OF_NOTHING
+            # The document itself is read before the others are tried.
+            least = 0 if path == "/v1/openapi.json" else LEAST if takes else LEAST_OF_NOTHING
+            count = made.get(label, 0)
             print(f"{count:6} {label}")
             if count < least:
                 few.append(f"{label}: {count} of at least {least}")
