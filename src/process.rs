@@ -43,7 +43,7 @@ pub fn survive_file_size_limit() -> io::Result<Signal> {
 /// Open files that are enough for all connections, polls, streams and the store together.
 const OPEN_FILES: u64 = 4096;
 
-/// Raises the soft limit of open files to [`OPEN_FILES`], as far as the hard limit allows: 1,024, the usual one, is less
+/// Raises the soft limit of open files to `OPEN_FILES`, as far as the hard limit allows: 1,024, the usual one, is less
 /// than two full listeners with their polls and streams take. Programs of `command` sinks get the same limit.
 pub fn raise_open_files_limit() {
     let limit = rustix::process::getrlimit(Resource::Nofile);

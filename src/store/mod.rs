@@ -3,7 +3,7 @@
 //! One writer owns the connection that writes. Callers send it work; it runs what has queued up meanwhile as one
 //! transaction, and answers after the commit. So many small writes cost one sync to disk, and whatever
 //! was answered is safe. What the engine itself reads comes after the transaction, whether or not its commit held.
-//! What people and programs read, which may take long, has connections of its own ([`readers`]).
+//! What people and programs read, which may take long, has connections of its own (`readers`).
 
 mod deliveries;
 mod files;
@@ -295,7 +295,7 @@ impl Store {
     /// Opens the database and brings it to the newest version. Deliveries that a dead process left in
     /// the middle of an attempt become due again.
     ///
-    /// Blocks: for [`CHECK_LIMIT`] on a large store, longer where a new version changes its tables.
+    /// Blocks: for `CHECK_LIMIT` on a large store, longer where a new version changes its tables.
     ///
     /// # Errors
     /// When the file cannot be opened, is no database, or was written by a newer runwatch. It is never
@@ -473,7 +473,7 @@ fn prepare_any(connection: &Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Looks for damage, but no longer than [`CHECK_LIMIT`]: a store of many gigabytes must not keep the service from
+/// Looks for damage, but no longer than `CHECK_LIMIT`: a store of many gigabytes must not keep the service from
 /// starting. Damage that was not looked at shows when it is read.
 fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     match health_within(connection, CHECK_LIMIT)?.as_deref() {

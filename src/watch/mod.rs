@@ -5,7 +5,7 @@
 //! the owner, which takes the step ([`Progress::step`]) and has it stored before it counts. A step that
 //! cannot be stored is not taken: the run is asked for again and the step is taken then. Only the end of a
 //! run is kept until it can be stored, as the API may not be there to tell it again. A watch ends at the latest
-//! five seconds after its deadline, whatever it waits for (see [`deadline`]).
+//! five seconds after its deadline, whatever it waits for (see `deadline`).
 //!
 //! ```text
 //! commands ──► owner ──► poll (≤ max_in_flight) ──► step ──► store ──► owner

@@ -558,10 +558,10 @@ fn addressed(state: &State, seq: i64, event: &Recorded, now: Ms) -> Result<(), S
     if has(&books.choosy) && !(is_verdict && labeled && chosen(&books.choosy)) {
         return Err(format!("event {seq} ({event:?}) has a delivery for {}", books.choosy));
     }
-    if let Some((run, watch)) = watch.filter(|_| event.kind == "watch.overdue") {
-        if books.overdue_after.is_none() || books.overdue_at(watch).is_some_and(|due| now + SECOND < due) {
-            return Err(format!("{run} is overdue at {} s, and was added at {} s", now / SECOND, watch.added / SECOND));
-        }
+    if let Some((run, watch)) = watch.filter(|_| event.kind == "watch.overdue")
+        && (books.overdue_after.is_none() || books.overdue_at(watch).is_some_and(|due| now + SECOND < due))
+    {
+        return Err(format!("{run} is overdue at {} s, and was added at {} s", now / SECOND, watch.added / SECOND));
     }
     Ok(())
 }
