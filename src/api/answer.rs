@@ -246,6 +246,11 @@ impl Reader {
         self.beginning = redactor.beginning(&self.beginning).into_bytes();
     }
 
+    /// How many bytes of the large fields are kept.
+    pub(super) fn kept(&self) -> usize {
+        usize::try_from(self.max_bytes).unwrap_or(usize::MAX) - self.left
+    }
+
     /// How many bytes of the body were read.
     pub(super) fn seen(&self) -> u64 {
         self.seen

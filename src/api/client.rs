@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::answer::Reader;
@@ -34,6 +35,13 @@ const IDLE_LIMIT: Duration = Duration::from_secs(90);
 
 /// Most name lookups at once.
 const LOOKUPS: usize = 8;
+
+/// Most KiB of large answers that are kept at once, all together, from when they are read until they are stored. The
+/// next one is not read on meanwhile. Where `max_response_bytes` is more, one answer at a time takes all.
+const ROOM_KIB: u32 = 16 * 1024;
+
+/// Most bytes of an answer that waits for no room.
+const SMALL_BYTES: usize = 64 * 1024;
 
 /// Most runs of which is remembered that their last answer broke off. Of one that is forgotten, an answer more is
 /// needed.
@@ -74,6 +82,8 @@ pub struct ApiClient {
     keys: Keys,
     /// The runs whose last answer had a status and broke off after it. Held only to look and to change.
     cut: Mutex<VecDeque<RunId>>,
+    /// Room for large answers in KiB, which each takes until what it leads to is stored.
+    room: Arc<Semaphore>,
 }
 
 /// The connections of polls, which are let go all together.
@@ -113,6 +123,7 @@ impl ApiClient {
             runs,
             keys: Keys::new(settings.key.clone()),
             cut: Mutex::new(VecDeque::new()),
+            room: Arc::new(Semaphore::new(ROOM_KIB as usize)),
         };
         client.make_spare();
         Ok(client)
@@ -206,22 +217,40 @@ impl ApiClient {
     /// taken for what it says up to there.
     async fn observation(&self, mut response: Response, id: &RunId) -> Result<Observation, ApiError> {
         let mut reader = Reader::new(self.settings.max_response_bytes);
+        let (mut room, mut waited) = (None, false);
         let broken_off = loop {
             match response.chunk().await {
                 Ok(Some(bytes)) if reader.push(&bytes).is_continue() => {}
                 Ok(_) => break None,
                 Err(error) => break Some(self.transport(error)),
             }
+            if room.is_none() && reader.kept() > SMALL_BYTES {
+                let most = response.content_length().unwrap_or(u64::MAX).min(self.settings.max_response_bytes);
+                let most = u32::try_from(most.div_ceil(1024)).unwrap_or(ROOM_KIB).min(ROOM_KIB);
+                let taken = match Arc::clone(&self.room).try_acquire_many_owned(most) {
+                    Ok(room) => room,
+                    Err(_none_now) => {
+                        waited = true;
+                        Arc::clone(&self.room).acquire_many_owned(most).await.expect("it is never closed")
+                    }
+                };
+                room = Some(taken);
+            }
         };
+        if let Some(room) = &mut room {
+            drop(room.split(room.num_permits().saturating_sub(reader.kept().div_ceil(1024))));
+        }
         let again = {
             let mut cut = self.cut.lock().expect("no holder panics");
             let before = cut.iter().position(|other| other == id);
             before.and_then(|at| cut.remove(at)).is_some()
         };
         reader.redact(&self.keys.redactor());
-        let answer = wire::answer(reader, id);
+        let answer = wire::answer(reader, id, room.map(Arc::new));
         match (broken_off, answer) {
             (None, Ok(answer)) if answer.whole || again => Ok(taken(answer, id)),
+            // It is our waiting that broke it off.
+            (Some(error), Ok(_)) if waited => Err(error),
             (Some(_), Ok(answer)) if again => Ok(taken(answer, id)),
             (broken_off, Ok(_)) => {
                 let mut cut = self.cut.lock().expect("no holder panics");

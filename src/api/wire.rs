@@ -3,15 +3,18 @@
 //! Get Run answers with a bare object (current documentation) or the same inside `data` (older). Of a
 //! field that no verdict rests on, a wrong type counts as absent.
 
+use std::sync::Arc;
+
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::answer::{Ending, Field, Fields, Reader, Value};
 use super::error::Malformed;
-use crate::run::{Observation, RunDetails, RunId, Status};
+use crate::run::{JsonText, Observation, RunDetails, RunId, Status};
 use crate::text::{one_line, whole_characters};
 
 /// Longest piece of a body that a message shows, in characters.
@@ -20,6 +23,9 @@ const SHOWN_CHARS: usize = 80;
 /// Earliest and latest second of a time that counts, since 1970: programs send the year 1, the epoch or the year
 /// 9999 for a time that is not there (`time.Time{}` of Go, `DateTime.MinValue` and `MaxValue` of .NET).
 const TIMES: std::ops::Range<i64> = 31_536_000..221_845_392_000;
+
+/// What a large answer takes of the bound on the bytes of all.
+pub(super) type Room = Arc<OwnedSemaphorePermit>;
 
 /// An answer, as far as it can be read.
 #[derive(Debug)]
@@ -35,13 +41,14 @@ pub(super) struct Answer {
 pub(super) fn observation(body: &[u8], asked: &RunId) -> Result<Observation, Malformed> {
     let mut reader = Reader::new(body.len() as u64);
     let _all_or_enough = reader.push(body);
-    answer(reader, asked).map(|answer| answer.observation)
+    answer(reader, asked, None).map(|answer| answer.observation)
 }
 
 /// What `reader` found about the run `asked`.
 ///
-/// The status and the ID decide: of an answer that has both, the rest is taken as far as it can be read.
-pub(super) fn answer(mut reader: Reader, asked: &RunId) -> Result<Answer, Malformed> {
+/// The status and the ID decide: of an answer that has both, the rest is taken as far as it can be read. `room` is
+/// kept as long as the input and the output are.
+pub(super) fn answer(mut reader: Reader, asked: &RunId, room: Option<Room>) -> Result<Answer, Malformed> {
     let (ending, [outer, inner]) = reader.finish();
     let malformed = |shape| match ending {
         _ if reader.is_too_large() => Malformed::TooLarge { bytes: reader.seen() },
@@ -70,7 +77,7 @@ pub(super) fn answer(mut reader: Reader, asked: &RunId) -> Result<Answer, Malfor
     }
     let status = Status::from_api(&status);
     let mut left_out = Vec::new();
-    let details = details(&mut run, &status, ending, reader.max_bytes(), &mut left_out);
+    let details = details(&mut run, &status, ending, (reader.max_bytes(), room), &mut left_out);
     Ok(Answer { observation: Observation { status, details }, whole: ending != Ending::Cut, left_out })
 }
 
@@ -78,7 +85,7 @@ fn details(
     run: &mut Fields,
     status: &Status,
     ending: Ending,
-    max_bytes: u64,
+    (max_bytes, room): (u64, Option<Room>),
     left_out: &mut Vec<(&'static str, String)>,
 ) -> RunDetails {
     let too_large = format!("the answer has more than {max_bytes} bytes; see api.max_response_bytes");
@@ -102,7 +109,13 @@ fn details(
     let mut passed_on = |field: Field| {
         let Value::Bytes(bytes) = run.take(field) else { return None };
         let read = String::from_utf8(bytes).map_err(|error| error.utf8_error().to_string());
-        let read = read.and_then(|text| RawValue::from_string(text).map_err(|error| error.to_string()));
+        let read = read.and_then(|text| {
+            let json = match &room {
+                Some(room) => JsonText::with_room(text, Arc::clone(room)),
+                None => JsonText::new(text),
+            };
+            json.map_err(|error| error.to_string())
+        });
         read.map_err(|why| left_out.push((field.name(), format!("it is not JSON: {why}")))).ok()
     };
     let (input, output) = (passed_on(Field::Input), passed_on(Field::Output));
@@ -204,7 +217,7 @@ mod tests {
         let _all = reader.push(body.as_bytes());
         reader.redact(&crate::redact::Redactor::new(["ck_live/1234567"]));
         assert!(!String::from_utf8_lossy(reader.beginning()).contains("1234567"));
-        let seen = answer(reader, &asked()).unwrap().observation;
+        let seen = answer(reader, &asked(), None).unwrap().observation;
         assert_eq!(seen.status, Status::from_api("odd [redacted]"));
         assert_eq!(seen.details.output.unwrap().get(), r#"{"a":["[redacted]"]}"#);
         assert_eq!(seen.details.error_message.as_deref(), Some("[redacted]"));
@@ -303,7 +316,7 @@ mod tests {
         let read = |body: &str, max_bytes| {
             let mut reader = Reader::new(max_bytes);
             let _enough = body.as_bytes().chunks(16).try_for_each(|bytes| reader.push(bytes));
-            answer(reader, &asked())
+            answer(reader, &asked(), None)
         };
         let large = format!(
             r#"{{"output":"{}","id":"run_xyz789abc","status":"succeeded","completed_at":"2024-01-15T10:35:02Z"}}"#,

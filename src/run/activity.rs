@@ -6,7 +6,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::event::passable;
-use super::{Status, Verdict};
+use super::{JsonText, Status, Verdict};
 use crate::text::{harmless_json, one_line};
 
 /// Longest data of an event that is kept, in bytes; they are for people to follow.
@@ -93,8 +93,9 @@ impl Activity {
         if of_run && status.is_some_and(|data| Verdict::of_status(&Status::from_api(&data.status)).is_some()) {
             hint = Some(Hint::Ended);
         }
-        let (data, _) = passable(data.filter(|data| data.get().len() <= MAX_DATA_BYTES));
-        let harmless = |data: Box<RawValue>| RawValue::from_string(harmless_json(data.get()).into_owned());
+        let data = data.filter(|data| data.get().len() <= MAX_DATA_BYTES).map(|data| JsonText::from(data.to_owned()));
+        let (data, _) = passable(data.as_ref());
+        let harmless = |data: JsonText| RawValue::from_string(harmless_json(data.get()).into_owned());
         let data = data.and_then(|data| harmless(data).ok());
         Some(Self { kind, hint, data })
     }

@@ -3,9 +3,8 @@
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
-use super::Status;
+use super::{JsonText, Status};
 
 /// One usable answer about one run.
 #[derive(Debug, Clone)]
@@ -28,9 +27,9 @@ pub struct RunDetails {
     /// Name of the project (older documentation).
     pub project: Option<String>,
     /// The input the run was created with.
-    pub input: Option<Box<RawValue>>,
+    pub input: Option<JsonText>,
     /// The final output of a run that succeeded.
-    pub output: Option<Box<RawValue>>,
+    pub output: Option<JsonText>,
     /// Why the run failed.
     pub error_message: Option<String>,
     /// When the run was created.

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::value::RawValue;
 
-use super::{Labels, RunId, SinkName, Timing, Verdict};
+use super::{JsonText, Labels, RunId, SinkName, Timing, Verdict};
 use crate::text::whole_characters;
 
 /// The kind of an event. The words are fixed: receivers switch on them.
@@ -157,7 +157,7 @@ pub struct RunEvent {
 impl RunEvent {
     /// Bytes of the run's input and output.
     pub fn bytes(&self) -> usize {
-        let size = |value: &Option<Box<RawValue>>| value.as_ref().map_or(0, |value| value.get().len());
+        let size = |value: &Option<JsonText>| value.as_ref().map_or(0, |value| value.get().len());
         size(&self.run.input) + size(&self.run.output)
     }
 }
@@ -178,10 +178,10 @@ pub struct RunSummary {
     pub status: Option<String>,
     /// The input, as the API sent it.
     #[schemars(with = "Option<serde_json::Value>")]
-    pub input: Option<Box<RawValue>>,
+    pub input: Option<JsonText>,
     /// The output, as the API sent it.
     #[schemars(with = "Option<serde_json::Value>")]
-    pub output: Option<Box<RawValue>>,
+    pub output: Option<JsonText>,
     /// Why the run failed.
     pub error_message: Option<String>,
     /// Created.
@@ -257,7 +257,7 @@ impl Event {
             return whole;
         }
         let mut data = data.clone();
-        let size = |value: &Option<Box<RawValue>>| value.as_ref().map_or(0, |value| value.get().len());
+        let size = |value: &Option<JsonText>| value.as_ref().map_or(0, |value| value.get().len());
         let larger_first =
             if size(&data.run.output) > size(&data.run.input) { ["output", "input"] } else { ["input", "output"] };
         for field in larger_first {
@@ -391,14 +391,14 @@ impl Event {
 /// A run's JSON value on one line and without halves of characters, unless it cannot be passed on: it is
 /// nested too deeply, or has a number that no 64-bit float holds. Common parsers refuse the whole message
 /// for each of these.
-pub(super) fn passable(value: Option<&RawValue>) -> (Option<Box<RawValue>>, bool) {
+pub(super) fn passable(value: Option<&JsonText>) -> (Option<JsonText>, bool) {
     let Some(value) = value else { return (None, false) };
     if nesting(value.get()) > MAX_NESTING {
         return (None, true);
     }
     let value = match whole_characters(value.get()) {
         Cow::Borrowed(_) => on_one_line(value),
-        Cow::Owned(whole) => on_one_line(&RawValue::from_string(whole).expect("an escape stands for another")),
+        Cow::Owned(whole) => on_one_line(&JsonText::new(whole).expect("an escape stands for another")),
     };
     if serde_json::from_str::<Readable>(value.get()).is_ok() { (Some(value), false) } else { (None, true) }
 }
@@ -447,14 +447,14 @@ impl<'de> Deserialize<'de> for Readable {
 }
 
 /// The same JSON without line breaks and indentation: an event is one line wherever it is written.
-fn on_one_line(value: &RawValue) -> Box<RawValue> {
+fn on_one_line(value: &JsonText) -> JsonText {
     let text = value.get();
     if !text.contains(['\n', '\r']) {
-        return value.to_owned();
+        return value.clone();
     }
     // JSON has no bare line break inside a string, so what is trimmed here is between tokens.
     let folded: String = text.split(['\n', '\r']).map(str::trim_ascii_start).collect();
-    RawValue::from_string(folded).expect("white space between tokens means nothing in JSON")
+    JsonText::new(folded).expect("white space between tokens means nothing in JSON")
 }
 
 /// How deeply a valid JSON text is nested.
@@ -485,7 +485,7 @@ mod tests {
         let mut event = Event::sample("2024-01-15T10:35:05.412Z".parse().unwrap());
         event.event_type = EventType::RunFailed;
         let EventData::Run(data) = &mut event.data else { unreachable!("a sample is about a run") };
-        let text = |n: usize| RawValue::from_string(format!("{:?}", "x".repeat(n))).unwrap();
+        let text = |n: usize| JsonText::new(format!("{:?}", "x".repeat(n))).unwrap();
         data.run.input = Some(text(input));
         data.run.output = Some(text(output));
         data.run.error_message = Some("\n".repeat(error));
@@ -527,7 +527,7 @@ mod tests {
     #[test]
     fn a_value_of_several_lines_becomes_one_line_and_stays_as_it_is() {
         let pretty = "{\r\n  \"a\": 1.0,\n\n\t\"b c\": [\n 10000000000000000000001,\r  \"x\\n  y\" ]\n}";
-        let value = RawValue::from_string(pretty.to_owned()).unwrap();
+        let value = JsonText::new(pretty.to_owned()).unwrap();
         let (passed, left_out) = passable(Some(&value));
         assert!(!left_out);
         assert_eq!(passed.unwrap().get(), r#"{"a": 1.0,"b c": [10000000000000000000001,"x\n  y" ]}"#);

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use serde_json::value::RawValue;
 
 use super::event::passable;
 use super::{
-    Event, EventData, EventType, Observation, RunDetails, RunEvent, RunSummary, Status, Timing, Verdict, Watch,
-    WatchSummary,
+    Event, EventData, EventType, JsonText, Observation, RunDetails, RunEvent, RunSummary, Status, Timing, Verdict,
+    Watch, WatchSummary,
 };
 
 /// What one poll brought, as far as the verdict is concerned.
@@ -105,7 +104,7 @@ impl Step {
 
     /// About how many bytes of the run's input, output and error it holds to be stored.
     pub fn bytes(&self) -> usize {
-        let size = |value: &Option<Box<RawValue>>| value.as_ref().map_or(0, |value| value.get().len());
+        let size = |value: &Option<JsonText>| value.as_ref().map_or(0, |value| value.get().len());
         self.progress.details.as_ref().map_or(0, |details| {
             size(&details.input) + size(&details.output) + details.error_message.as_ref().map_or(0, String::len)
         })
@@ -114,11 +113,7 @@ impl Step {
     /// Leaves out what can be large of the run, input, output and the tail of a long error, and names it in its
     /// events: it takes little memory then until it can be stored.
     pub fn leave_out_values(&mut self) {
-        fn leave_out(
-            values: [(&str, &mut Option<Box<RawValue>>); 2],
-            error: &mut Option<String>,
-            named: &mut Vec<String>,
-        ) {
+        fn leave_out(values: [(&str, &mut Option<JsonText>); 2], error: &mut Option<String>, named: &mut Vec<String>) {
             let mut name = |name: &str| {
                 if !named.iter().any(|known| known == name) {
                     named.push(name.to_owned());
@@ -306,8 +301,8 @@ impl Progress {
     pub fn describe(&self, watch: &Watch, now: Timestamp, limits: &Limits) -> RunEvent {
         let unknown = RunDetails::default();
         let details = self.details.as_deref().unwrap_or(&unknown);
-        let (input, input_left_out) = passable(details.input.as_deref());
-        let (output, output_left_out) = passable(details.output.as_deref());
+        let (input, input_left_out) = passable(details.input.as_ref());
+        let (output, output_left_out) = passable(details.output.as_ref());
         let mut truncated = details.left_out.clone();
         truncated.extend(input_left_out.then(|| "input".to_owned()));
         truncated.extend(output_left_out.then(|| "output".to_owned()));
@@ -587,7 +582,7 @@ mod tests {
 
     #[test]
     fn what_is_left_out_of_a_step_is_named_once_and_the_verdict_stays() {
-        let value = |text: &str| Some(serde_json::value::to_raw_value(&text.repeat(4000)).unwrap());
+        let value = |text: &str| Some(serde_json::value::to_raw_value(&text.repeat(4000)).unwrap().into());
         let error_message = Some("ä".repeat(1000));
         let details = RunDetails { input: value("in"), output: value("out"), error_message, ..RunDetails::default() };
         let mut step =
@@ -606,7 +601,7 @@ mod tests {
     #[test]
     fn too_deep_json_is_left_out_and_named() {
         let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
-        let output = serde_json::value::RawValue::from_string(deep).unwrap();
+        let output = JsonText::new(deep).unwrap();
         let details = RunDetails { output: Some(output), ..RunDetails::default() };
         let (progress, _) = play(100, vec![(1, seen_with("succeeded", details))]);
         let data = progress.describe(&watch(100), time(50), &limits());

@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Params, Row, named_params, params};
-use serde_json::value::RawValue;
 
 use super::{Store, StoreError, Wakes};
 use crate::run::{
-    DeliveryId, Event, EventData, EventType, FoundBy, Labels, Progress, RunDetails, RunEvent, RunId, SinkName, Status,
-    Step, Verdict, Watch,
+    DeliveryId, Event, EventData, EventType, FoundBy, JsonText, Labels, Progress, RunDetails, RunEvent, RunId,
+    SinkName, Status, Step, Verdict, Watch,
 };
 
 /// Number of a watch in the store. It is never given again, so that what belongs to one watch of a run never counts
@@ -699,7 +698,7 @@ fn replace_details(db: &Connection, watch: WatchId, details: &mut RunDetails) ->
 
 /// Takes a value that is large out of what is stored, and stores it in a row of its own, unless the watch has one
 /// with just this value. Returns the number of that row.
-fn set_apart(db: &Connection, watch: WatchId, value: &mut Option<Box<RawValue>>) -> Result<Option<i64>, StoreError> {
+fn set_apart(db: &Connection, watch: WatchId, value: &mut Option<JsonText>) -> Result<Option<i64>, StoreError> {
     let Some(large) = value.take_if(|value| value.get().len() > INLINE_BYTES) else { return Ok(None) };
     let known = "SELECT id FROM payloads WHERE watch_id = ? AND octet_length(body) = ? AND body = ?";
     let size = i64::try_from(large.get().len()).unwrap_or(i64::MAX);
@@ -713,9 +712,9 @@ fn set_apart(db: &Connection, watch: WatchId, value: &mut Option<Box<RawValue>>)
 }
 
 /// Reads a large value, if there is one in this column.
-fn read_payload(row: &Row<'_>, column: usize, value: &mut Option<Box<RawValue>>) -> Result<(), StoreError> {
+fn read_payload(row: &Row<'_>, column: usize, value: &mut Option<JsonText>) -> Result<(), StoreError> {
     if let Some(text) = row.get::<_, Option<String>>(column)? {
-        *value = Some(RawValue::from_string(text).map_err(|error| unreadable("a value of a run", &error))?);
+        *value = Some(JsonText::new(text).map_err(|error| unreadable("a value of a run", &error))?);
     }
     Ok(())
 }

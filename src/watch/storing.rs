@@ -25,8 +25,9 @@ const STORE_RETRY: Duration = Duration::from_secs(5);
 const MAX_FRESH_STARTS: u8 = 20;
 
 /// Most bytes of inputs, outputs and errors of runs whose ends the store refused: beyond that they are left out, and
-/// what is told names them. The end itself is kept, however many there are.
-const MAX_UNSTORED_BYTES: usize = 16 * 1024 * 1024;
+/// what is told names them. The end itself is kept, however many there are. Less than half of the room that the API
+/// client has for large answers, so that others are read meanwhile.
+const MAX_UNSTORED_BYTES: usize = 7 * 1024 * 1024;
 
 /// Most unknown status texts that are warned about, so that an API that makes up ever new ones fills
 /// neither memory nor the log.

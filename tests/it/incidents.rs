@@ -296,7 +296,7 @@ impl RunSource for Ended {
     }
 
     async fn get_run(&self, _: &RunId) -> Result<Reply, ApiError> {
-        let output = serde_json::value::to_raw_value(&"x".repeat(1024 * 1024)).unwrap();
+        let output = serde_json::value::to_raw_value(&"x".repeat(1024 * 1024)).unwrap().into();
         let details = RunDetails { output: Some(output), ..RunDetails::default() };
         Ok(Reply { observation: Observation { status: Status::Failed, details }, pause: None })
     }

@@ -30,7 +30,7 @@ fn watch(id: &str) -> Watch {
 
 fn step(watch: &Watch, progress: &Progress, status: &str, now: Timestamp) -> Step {
     let limits = Limits { not_found_grace: Duration::from_secs(120), overdue_after: None, run_url: None };
-    let output = serde_json::value::to_raw_value(&[1, 2]).unwrap();
+    let output = serde_json::value::to_raw_value(&[1, 2]).unwrap().into();
     let details = RunDetails { output: Some(output), created_at: Some(time(-5)), ..RunDetails::default() };
     let observation = Observation { status: Status::from_api(status), details };
     progress.step(watch, Answer::Seen(Box::new(observation)), now, &limits).unwrap()
@@ -359,8 +359,8 @@ async fn a_large_output_is_stored_once_and_read_back_whole() {
     let (_, id) = store.add_watch(watch.clone()).await.unwrap();
     let limits = Limits { not_found_grace: Duration::from_secs(120), overdue_after: None, run_url: None };
     let seen = |progress: &Progress, status: &str, output: &str, now| {
-        let output = serde_json::value::to_raw_value(&output.repeat(100_000)).unwrap();
-        let input = serde_json::value::to_raw_value(&"in".repeat(100_000)).unwrap();
+        let output = serde_json::value::to_raw_value(&output.repeat(100_000)).unwrap().into();
+        let input = serde_json::value::to_raw_value(&"in".repeat(100_000)).unwrap().into();
         let details = RunDetails { input: Some(input), output: Some(output), ..RunDetails::default() };
         let observation = Observation { status: Status::from_api(status), details };
         progress.step(&watch, Answer::Seen(Box::new(observation)), now, &limits).unwrap()
@@ -487,7 +487,7 @@ async fn another_process_that_holds_the_database_is_no_ill_health() {
 /// The end of a run with an output of so many bytes.
 fn large_end(watch: &Watch, bytes: usize) -> Step {
     let limits = Limits { not_found_grace: Duration::from_secs(120), overdue_after: None, run_url: None };
-    let output = serde_json::value::to_raw_value(&"x".repeat(bytes)).unwrap();
+    let output = serde_json::value::to_raw_value(&"x".repeat(bytes)).unwrap().into();
     let details = RunDetails { output: Some(output), ..RunDetails::default() };
     let seen = Observation { status: Status::from_api("failed"), details };
     Progress::begin(time(0)).step(watch, Answer::Seen(Box::new(seen)), time(1), &limits).unwrap()

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use runwatch::run::{Event, RunId, Verdict};
+use runwatch::run::{Event, JsonText, RunId, Verdict};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::world::{Answered, Attempt, HOUR, MINUTE, Ms, Receipt, SECOND, Said, State, Weather};
@@ -148,7 +148,7 @@ pub(crate) fn whole(state: &State, event: &Event) -> Result<(), String> {
     let Some(data) = event.run().filter(|_| event.event_type == Verdict::Succeeded.event_type()) else { return Ok(()) };
     let run = &data.run.id;
     let expected = state.fates.get(run).map(|fate| fate.output_of(run));
-    let got = data.run.output.as_deref().map(serde_json::value::RawValue::get);
+    let got = data.run.output.as_ref().map(JsonText::get);
     if got == expected.as_deref() {
         return Ok(());
     }

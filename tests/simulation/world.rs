@@ -12,10 +12,9 @@ use std::time::Duration;
 
 use runwatch::api::{ApiError, EventStream, Malformed, Reply, RunSource, StreamItem};
 use runwatch::notify::{Deliver, Message, SendError, Sent};
-use runwatch::run::{Activity, EventType, Hint, Observation, RunDetails, RunId, Status, Verdict};
+use runwatch::run::{Activity, EventType, Hint, JsonText, Observation, RunDetails, RunId, Status, Verdict};
 use runwatch::store::{Disk, Done, Transaction};
 use rusqlite::Connection;
-use serde_json::value::RawValue;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -67,7 +66,7 @@ impl Fate {
     /// What an answer with `status` says besides the status.
     fn details(&self, id: &RunId, status: &Status) -> RunDetails {
         let output = (*status == Status::Succeeded).then(|| self.output_of(id));
-        RunDetails { output: output.and_then(|json| RawValue::from_string(json).ok()), ..RunDetails::default() }
+        RunDetails { output: output.and_then(|json| JsonText::new(json).ok()), ..RunDetails::default() }
     }
 
     /// The output of the run as JSON, which differs from that of every other run.
