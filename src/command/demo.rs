@@ -60,7 +60,7 @@ const PARTS: [Part; 6] = [
     Part {
         id: "run_demo_gateway",
         name: "with a 502",
-        script: || Script::succeeds().queued_for(seconds(2)).runs_for(seconds(9)).fault_on(6, bad_gateway()),
+        script: || Script::succeeds().queued_for(seconds(2)).runs_for(seconds(9)).fault_on(3, bad_gateway()),
         verdict: Verdict::Succeeded,
     },
 ];
