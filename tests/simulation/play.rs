@@ -21,7 +21,7 @@ const TWICE: u64 = 20;
 const MANY: usize = 500;
 
 /// Every fault there is.
-const FAULTS: [&str; 43] = [
+const FAULTS: [&str; 42] = [
     "401",
     "404",
     "429",
@@ -43,7 +43,6 @@ const FAULTS: [&str; 43] = [
     "a receiver that is gone",
     "a reload",
     "a removal",
-    "a request over a dead connection",
     "a run added again",
     "a run removed and added again at once",
     "a slow write",

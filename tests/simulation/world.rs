@@ -511,7 +511,6 @@ impl Api {
         let state = &mut *self.world.lock();
         let cut_off = self.connected.load(Ordering::Relaxed) != state.network;
         if cut_off {
-            *state.faults.entry("a request over a dead connection").or_default() += 1;
             let woke = state.awake_since();
             if state.now() > woke + 2 * SECOND {
                 state.broken(format!("a request goes over a connection that died before {} s", woke / SECOND));
