@@ -473,6 +473,11 @@ fn looked(state: &mut State, decided: Ms, peace: Ms) -> Result<(), String> {
     }
     state.books.account(&deliveries, now, state.life)?;
     new.iter().try_for_each(|(seq, event)| addressed(state, *seq, event, now))?;
+    let is_open = |watch: &Requested| watch.acknowledged && !watch.removed && watch.verdict.is_none();
+    if !state.books.watches.values().any(is_open) {
+        // Without a watch nothing is polled, and how the API does is not known.
+        state.failing_since = None;
+    }
     incidents(state, now)?;
     let runs: Vec<RunId> = state.books.watches.keys().cloned().collect();
     for run in runs {
@@ -569,8 +574,7 @@ fn addressed(state: &State, seq: i64, event: &Recorded, now: Ms) -> Result<(), S
 /// Whether the events about the API and about sinks are there that must be.
 fn incidents(state: &State, now: Ms) -> Result<(), String> {
     let books = &state.books;
-    let open = books.watches.values().any(|watch| watch.acknowledged && !watch.removed && watch.verdict.is_none());
-    if let Some(since) = state.failing_since.filter(|since| state.alive && open && state.peaceful(*since, now))
+    if let Some(since) = state.failing_since.filter(|since| state.alive && state.peaceful(*since, now))
         && now >= since + UNREACHABLE + CLOCK_SEEN
         && books.incident.as_ref().is_none_or(|(_, kind)| kind == "api.recovered")
     {
