@@ -25,7 +25,7 @@ pub struct AddRequest {
     #[serde(default, skip_serializing_if = "Labels::is_empty", deserialize_with = "null_is_absent")]
     #[schemars(with = "Option<LabelMap>")]
     pub labels: Labels,
-    /// Only these sinks are told, one at the least; absent means all whose filters match.
+    /// Only these sinks get messages, at least one; absent means all whose filters match.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Vec<SinkName>>", length(min = 1))]
     pub sinks: Option<Vec<String>>,
