@@ -293,7 +293,9 @@ pub(super) fn watch(asked: AddRequest, in_force: &InForce, now: Timestamp) -> Re
             .ok_or_else(|| Refusal::bad(format!("no sink is called {name:?}; known sinks: {}", known_names())))
     };
     if asked.sinks.as_ref().is_some_and(Vec::is_empty) {
-        return Err(Refusal::bad("sinks: the list is empty, so that no sink would get a message; name one, or leave it out"));
+        return Err(Refusal::bad(
+            "sinks: the list is empty, so that no sink would get a message; name one, or leave it out",
+        ));
     }
     let sinks = asked.sinks.map(|names| names.into_iter().map(sink).collect::<Result<Vec<_>, _>>()).transpose()?;
     let timeout = match asked.timeout {
