@@ -706,7 +706,8 @@ pub(crate) fn nobody_waits(state: &mut State) {
     }
     let known = now >= state.api_trouble.max(state.unrest) + KNOWN;
     let waits = state.books.watches.iter().find(|(run, watch)| {
-        let over = state.fates.get(*run).and_then(|fate| fate.ends).is_some_and(|(at, _)| at + KNOWN <= now);
+        let over =
+            state.fates.get(*run).and_then(|fate| fate.ends).is_some_and(|(at, _)| at.max(watch.added) + KNOWN <= now);
         let open = watch.acknowledged && !watch.removed && watch.verdict.is_none();
         open && ((known && over) || ends_by(state, watch, state.unrest) < now)
     });
