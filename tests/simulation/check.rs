@@ -634,6 +634,8 @@ fn justified(state: &State, run: &RunId, verdict: Verdict, now: Ms) -> Result<()
         Verdict::NotFound => !known_end && missing_for(state, &heard) + tolerance >= GRACE,
         // Whether the run goes on, only the watch's own last answer knows, and only while it is fresh.
         Verdict::TimedOut => {
+            let given = given_at(state, watch, now);
+            let age = going.map(|answered| given.saturating_sub(answered.at));
             let fresh = after || age.is_some_and(|age| age <= INTERVAL + LAST_POLL + tolerance);
             !known_end && deadline_came && fresh
         }
@@ -653,6 +655,14 @@ fn justified(state: &State, run: &RunId, verdict: Verdict, now: Ms) -> Result<()
     let (deadline, awake) = (watch.deadline / SECOND, state.awake_since() / SECOND);
     let at = now / SECOND;
     Err(format!("{run} is {verdict:?} at {at} s (deadline {deadline} s, awake since {awake} s) after {said:?}"))
+}
+
+/// When a verdict that is in the store at `now` was given. One that the store rejected is stored later, and counts from
+/// its term where the process was awake all the time.
+fn given_at(state: &State, watch: &Requested, now: Ms) -> Ms {
+    let term = watch.deadline + state.books.stepped + LAST_POLL;
+    let awake = state.life_began().max(state.awake_since()) <= watch.deadline;
+    if awake && term < now && !state.peaceful(term, now) { term } else { now }
 }
 
 /// For how long a run has been missing: the gaps between 404 that followed each other, in which the process was awake
