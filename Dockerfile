@@ -1,9 +1,9 @@
 # One static binary, the authorities that TLS trusts, and a user without rights:
 #
 #     docker build -t runwatch .
-#     docker run --read-only -e CREWSHIP_API_KEY -v runwatch-state:/var/lib/runwatch runwatch
+#     docker run --read-only -e CREWSHIP_API_KEY -v runwatch:/var/lib/runwatch runwatch
 #
-# README.md, "As a sidecar", and config/compose.yaml and config/kubernetes/ show how it is used.
+# docs/containers.md, config/compose.yaml and config/kubernetes/ show how it is used.
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src

@@ -99,7 +99,7 @@ fn demo_results(common: &Common) -> Results {
 }
 
 /// One thread is plenty, as the work is waiting; what blocks has threads of its own. A second worker made polls and
-/// adds no quicker, and took twice the processor time (BENCHMARKS.md).
+/// adds no quicker, and took twice the processor time (docs/performance.md).
 fn block_on(command: impl Future<Output = anyhow::Result<u8>>) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = runtime.block_on(async {

@@ -1,4 +1,4 @@
-//! A simulated day of a thousand watches, in paused time: what the README promises about requests,
+//! A simulated day of a thousand watches, in paused time: what docs/performance.md promises about requests,
 //! delays, the budget and fairness.
 
 use std::collections::HashMap;
@@ -162,7 +162,7 @@ async fn with_enough_budget_every_end_is_seen_as_soon_as_promised() {
     requests.iter().for_each(|(_, id)| *asked.entry(id).or_default() += 1);
     for (index, length) in lengths.iter().enumerate() {
         let id = RunId::new(&format!("run_{index}")).unwrap();
-        // The README's promise: a fifth of the run's age and a second, and never more than half a minute.
+        // The promise of docs/performance.md: a fifth of the run's age and a second, and never more than half a minute.
         let promised = (length.mul_f64(0.2) + Duration::from_secs(1)).min(Duration::from_secs(30));
         assert!(delays[&id] <= promised + slack, "{id} of {length:?} was seen {:?} late", delays[&id]);
         assert!(asked[&id] <= most_requests(*length), "{id} of {length:?} took {} requests", asked[&id]);

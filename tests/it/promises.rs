@@ -1,9 +1,10 @@
-//! What GUARANTEES.md and SECURITY.md say is shown by a test is shown by one that exists.
+//! Every test, script and deliberate bug that guarantees.md, testing.md and SECURITY.md name exists.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-const GUARANTEES: &str = include_str!("../../GUARANTEES.md");
+const GUARANTEES: &str = include_str!("../../docs/guarantees.md");
+const TESTING: &str = include_str!("../../docs/testing.md");
 const SECURITY: &str = include_str!("../../SECURITY.md");
 const README: &str = include_str!("../../README.md");
 const GATE: &str = include_str!("../../.ci/run");
@@ -77,7 +78,9 @@ fn all_tests() -> BTreeSet<String> {
 fn every_test_that_a_promise_rests_on_exists() {
     let tests = all_tests();
     assert!(tests.contains("every_test_that_a_promise_rests_on_exists") && tests.len() > 200, "{}", tests.len());
-    for (file, text, least) in [("GUARANTEES.md", GUARANTEES, 35), ("SECURITY.md", SECURITY, 30)] {
+    for (file, text, least) in
+        [("docs/guarantees.md", GUARANTEES, 35), ("SECURITY.md", SECURITY, 30), ("docs/testing.md", TESTING, 20)]
+    {
         let named = named(text);
         assert!(named.len() >= least, "{file} names {} tests", named.len());
         let missing: Vec<_> = named.iter().filter(|name| !tests.contains(**name)).collect();
@@ -96,7 +99,7 @@ fn every_promise_is_shown_and_what_it_rests_on_is_run() {
         assert!(!named(cells[2]).is_empty(), "nothing shows: {row}");
     }
     let mut scripts = BTreeSet::from(["tests/run", "tests/simulation/mutate"]);
-    for text in [GUARANTEES, SECURITY] {
+    for text in [GUARANTEES, TESTING, SECURITY] {
         let is_script =
             |word: &&str| (word.starts_with("tests/") || word.starts_with("fuzz/")) && word.ends_with("/run");
         scripts.extend(quoted(text).filter(is_script));
@@ -105,7 +108,7 @@ fn every_promise_is_shown_and_what_it_rests_on_is_run() {
     for script in scripts {
         assert!(GATE.lines().any(|line| line.trim().ends_with(script)), "{script} is in the gate");
     }
-    for file in ["GUARANTEES.md", "SECURITY.md"] {
+    for file in ["docs/guarantees.md", "SECURITY.md"] {
         assert!(README.contains(&format!("({file})")), "the README leads to {file}");
     }
 }
@@ -113,7 +116,7 @@ fn every_promise_is_shown_and_what_it_rests_on_is_run() {
 #[test]
 fn the_deliberate_bugs_are_those_of_the_table() {
     let row = |cells: Vec<&str>| (cells[0].trim_matches('`').to_owned(), cells[1].to_owned());
-    let table: BTreeSet<_> = rows_after(GUARANTEES, "### Deliberate bugs").into_iter().map(row).collect();
+    let table: BTreeSet<_> = rows_after(TESTING, "### Deliberate bugs").into_iter().map(row).collect();
     assert!(table.len() >= 24, "{}", table.len());
     assert_eq!(mutants(), table);
 }
@@ -121,7 +124,7 @@ fn the_deliberate_bugs_are_those_of_the_table() {
 #[test]
 fn every_test_of_a_defect_exists() {
     let (tests, bugs) = (all_tests(), mutants());
-    let rows = rows_after(GUARANTEES, "## Defects found on the way");
+    let rows = rows_after(TESTING, "## Defects found on the way");
     assert!(rows.len() >= 39, "{}", rows.len());
     for row in rows {
         assert_eq!(row.len(), 3, "{row:?}");
@@ -139,7 +142,7 @@ fn every_fuzzing_target_exists() {
     let targets = FUZZ.lines().find_map(|line| Some(line.split_once("targets=(answer")?.1.split_once(')')?.0));
     let mut targets: BTreeSet<_> = targets.expect("a list of targets").split_whitespace().collect();
     targets.insert("answer");
-    for text in [GUARANTEES, SECURITY] {
+    for text in [GUARANTEES, TESTING, SECURITY] {
         for after in text.split("uzzing of ").skip(1) {
             let sentence = after.split([',', '.', '|', ')']).next().unwrap();
             let named: Vec<_> = quoted(sentence).collect();

@@ -10,7 +10,6 @@ have come under one ID.
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -319,18 +318,15 @@ def nothing_lost(test):
     test.stop_daemon(test.daemon)
 
 
-### The programs of the README
+### The programs of examples/
 
-def programs():
-    """The code of the README's guide, by language."""
-    guide = (REPOSITORY / "README.md").read_text().split("### As a sidecar\n")[1].split("\n#### ")[0]
-    found = re.findall(r"^```(\w+)\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
-    equal("languages of the guide", [language for language, _ in found], ["sh", "python", "js"])
-    return dict(found)
+PROGRAMS = {"sidecar.sh": ["sh", "-eu"], "sidecar.py": ["python3"], "sidecar.mjs": ["node"]}
 
 
 def guide(test):
-    step("the programs of the README, word for word")
+    step("the programs of examples/, word for word")
+    programs = {file.name for file in (REPOSITORY / "examples").iterdir() if file.suffix != ".md"}
+    equal("programs of examples/", programs, set(PROGRAMS))
     config = test.folder("sidecar")
     shutil.copy(REPOSITORY / "config/sidecar.toml", config / "config.toml")
     (config / "secrets").mkdir()
@@ -346,25 +342,21 @@ def guide(test):
         "WEBHOOK_SECRET": (test.receiver.folder / "secret").read_text(),
         "NODE_EXTRA_CA_CERTS": str(test.authority.pem),
     }
-    texts = programs()
-    for language, interpreter in (("sh", ["sh", "-eu"]), ("python", ["python3"])):
-        file = FOLDER / f"program.{language}"
-        file.write_text(texts[language])
-        printed = run(*test.sidecar.inside(*interpreter, file), env=environment)
+    for name in ("sidecar.sh", "sidecar.py"):
+        printed = run(*test.sidecar.inside(*PROGRAMS[name], REPOSITORY / "examples" / name), env=environment)
         run_id = test.api.lines("created")[-1][0]
-        equal(f"{language} prints", printed, f"{run_id} succeeded\n")
-        say(f"{language}: {printed.strip()}")
-    file = FOLDER / "program.mjs"
-    file.write_text(texts["js"])
+        equal(f"{name} prints", printed, f"{run_id} succeeded\n")
+        say(f"{name}: {printed.strip()}")
     created = len(test.api.lines("created"))
-    node = test.process("node", *test.sidecar.inside("node", str(file)), env=environment)
-    within(30, "js starts a run", lambda: node.poll() is None and len(test.api.lines("created")) > created)
+    node_program = [*PROGRAMS["sidecar.mjs"], str(REPOSITORY / "examples/sidecar.mjs")]
+    node = test.process("node", *test.sidecar.inside(*node_program), env=environment)
+    within(30, "sidecar.mjs starts a run", lambda: node.poll() is None and len(test.api.lines("created")) > created)
     expected = f"{test.api.lines('created')[-1][0]} run.succeeded"
     # Those of the runs before come too, now that there is somebody who takes them.
-    within(60, f"js is told {expected}", lambda: node.poll() is None
+    within(60, f"sidecar.mjs gets {expected}", lambda: node.poll() is None
            and expected in (FOLDER / "node.log").read_text().splitlines())
-    say(f"js: {expected}")
-    equal("runs that js started", len(test.api.lines("created")) - created, 1)
+    say(f"sidecar.mjs: {expected}")
+    equal("runs that sidecar.mjs started", len(test.api.lines("created")) - created, 1)
     test.stop_daemon(daemon)
 
 

@@ -13,7 +13,7 @@ use super::paused::{HOUR, LATENCY, MINUTE, SECOND, Simulation, Stream, assert_wi
 /// What an answer takes and what rounding to milliseconds does, twice.
 const SLACK: Duration = Duration::from_millis(100);
 
-/// The README's promise for a run of this length that is only polled: a fifth of its age and a second, and
+/// The promise of docs/performance.md for a run of this length that is only polled: a fifth of its age and a second, and
 /// never more than half a minute.
 fn promised(length: Duration) -> Duration {
     (length.mul_f64(0.2) + SECOND).min(SECOND * 30)
