@@ -14,6 +14,9 @@ const WAITING: &str = include_str!("../../docs/waiting.md");
 const NOTIFICATIONS: &str = include_str!("../../docs/notifications.md");
 const CONFIGURATION: &str = include_str!("../../docs/configuration.md");
 const README: &str = include_str!("../../README.md");
+const GATE: &str = include_str!("../../.ci/run");
+const JUSTFILE: &str = include_str!("../../justfile");
+const WORKFLOW: &str = include_str!("../../.github/workflows/gate.yml");
 const EXAMPLE: &str = include_str!("../../config/runwatch.toml");
 
 fn root() -> &'static Path {
@@ -202,5 +205,38 @@ fn every_exit_code_and_event_is_named() {
     }
     for event in runwatch::run::EventType::ALL {
         assert!(NOTIFICATIONS.contains(&format!("`{event}`")), "{event}");
+    }
+}
+
+/// The texts that a line gives to `.ci/run`: words, or several words in quotes.
+fn arguments(line: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    for (number, part) in line.split('\'').enumerate() {
+        if number % 2 == 1 {
+            found.push(part);
+        } else {
+            found.extend(part.split_whitespace());
+        }
+    }
+    found
+}
+
+#[test]
+fn the_recipes_and_the_workflow_run_each_step_of_the_gate() {
+    let steps: Vec<_> = GATE.lines().filter_map(|line| line.trim().strip_prefix("step ")?.split('\'').nth(1)).collect();
+    assert!(steps.len() >= 15, "{steps:?}");
+    let recipes =
+        JUSTFILE.lines().filter_map(|line| line.trim().strip_prefix(".ci/run ")).flat_map(arguments).collect();
+    let jobs = WORKFLOW.lines().filter_map(|line| line.split_once("steps: ")?.1.trim().strip_suffix('}'));
+    let jobs = jobs.flat_map(|steps| arguments(steps.trim().trim_matches('"'))).collect();
+    for (file, beginnings) in [("justfile", recipes), ("gate.yml", jobs)] {
+        let beginnings: Vec<&str> = beginnings;
+        for beginning in &beginnings {
+            assert!(steps.iter().any(|step| step.starts_with(beginning)), "{file}: no step begins with {beginning:?}");
+        }
+        for step in &steps {
+            let runs = beginnings.iter().filter(|beginning| step.starts_with(**beginning)).count();
+            assert_eq!(runs, 1, "{file} runs the step {step:?} once");
+        }
     }
 }
