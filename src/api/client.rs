@@ -269,6 +269,7 @@ impl ApiClient {
         let code = response.status();
         let status = code.as_u16();
         let retry_after = hints::refusal_pause(code, response.headers(), SystemTime::now());
+        let limits = hints::limits(response.headers());
         if code.is_redirection() {
             return ApiError::Redirect { status };
         }
@@ -278,7 +279,7 @@ impl ApiClient {
             Ok(None) | Err(_) => String::new(),
         };
         match code {
-            StatusCode::FORBIDDEN if retry_after.is_some() => ApiError::Status { status, message, retry_after },
+            StatusCode::FORBIDDEN if limits => ApiError::Status { status, message, retry_after },
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 self.keys.refuse();
                 ApiError::Unauthorized { status, message }

@@ -32,13 +32,19 @@ pub(crate) fn pause(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     retry_after(headers, now).or_else(|| reset(headers, now))
 }
 
-/// How long a refusal asks to be left alone. Some services tell of a rate limit by 403 (documentation of the GitHub
-/// REST API, "Rate limits"): with `Retry-After`, or with a limit that is used up. Any other 403 refuses the key.
+/// Whether a 403 is a rate limit, as some services send one (documentation of the GitHub REST API, "Rate limits"): with
+/// `Retry-After`, or with a limit that is used up. Any other 403 refuses the key.
+pub(super) fn limits(headers: &HeaderMap) -> bool {
+    headers.contains_key(RETRY_AFTER) || none_left(headers)
+}
+
+/// How long a refusal asks to be left alone; `None` where it does not, or the time that it names has come already.
 pub(super) fn refusal_pause(code: StatusCode, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     match code {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => pause(headers, now),
-        StatusCode::FORBIDDEN if headers.contains_key(RETRY_AFTER) || none_left(headers) => {
-            Some(pause(headers, now).unwrap_or(UNTOLD_PAUSE))
+        StatusCode::FORBIDDEN if limits(headers) => {
+            let has_come = until_retry(headers, now).or_else(|| until_reset(headers, now)).is_some();
+            pause(headers, now).or_else(|| (!has_come).then_some(UNTOLD_PAUSE))
         }
         _ => None,
     }
@@ -55,12 +61,16 @@ fn none_left(headers: &HeaderMap) -> bool {
 
 /// What `Retry-After` asks for, at most an hour; nothing when it is absent, past or unreadable.
 pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    positive(until_retry(headers, now))
+}
+
+/// How long it is until the time of `Retry-After`: zero where it has come; nothing when it is absent or unreadable.
+fn until_retry(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let value = text(headers, &RETRY_AFTER)?;
-    let pause = match seconds(value) {
+    Some(match seconds(value) {
         Some(seconds) => Duration::from_secs(seconds),
-        None => httpdate::parse_http_date(value).ok()?.duration_since(server_time(headers, now)).ok()?,
-    };
-    (!pause.is_zero()).then_some(pause.min(MAX_PAUSE))
+        None => until(httpdate::parse_http_date(value).ok()?, headers, now),
+    })
 }
 
 /// Whole seconds, rounded up where there is a fraction, as some services send one (`299.997`).
@@ -74,13 +84,27 @@ fn seconds(value: &str) -> Option<u64> {
     whole.parse::<u64>().ok().map(|whole| whole.saturating_add(up))
 }
 
-/// What `X-RateLimit-Reset` asks for. It is documented in seconds; some services send milliseconds.
+/// What `X-RateLimit-Reset` asks for, at most an hour; nothing when it is absent, past or unreadable.
 fn reset(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    positive(until_reset(headers, now))
+}
+
+/// How long it is until the time of `X-RateLimit-Reset`, as [`until_retry`]. It is documented in seconds; some services
+/// send milliseconds.
+fn until_reset(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let value: u64 = text(headers, &RESET)?.parse().ok()?;
     let seconds = if value >= FIRST_MILLISECONDS { value.div_ceil(1000) } else { value };
     let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))?;
-    let pause = at.duration_since(server_time(headers, now)).ok().filter(|pause| *pause <= FURTHEST_RESET)?;
-    (!pause.is_zero()).then_some(pause.min(MAX_PAUSE))
+    Some(until(at, headers, now)).filter(|pause| *pause <= FURTHEST_RESET)
+}
+
+fn positive(pause: Option<Duration>) -> Option<Duration> {
+    pause.filter(|pause| !pause.is_zero()).map(|pause| pause.min(MAX_PAUSE))
+}
+
+/// How long it is until `at` by the clock of the server: zero where it has come.
+fn until(at: SystemTime, headers: &HeaderMap, now: SystemTime) -> Duration {
+    at.duration_since(server_time(headers, now)).unwrap_or_default()
 }
 
 fn server_time(headers: &HeaderMap, now: SystemTime) -> SystemTime {
@@ -145,7 +169,16 @@ mod tests {
         assert_eq!(asked(403, &[("x-ratelimit-remaining", "7"), reset]), None);
         assert_eq!(asked(403, &[reset]), None);
         assert_eq!(asked(403, &[("x-ratelimit-remaining", "0")]), Some(60), "no reset");
-        assert_eq!(asked(403, &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "17")]), Some(60), "past");
+        for past in ["17", "1705315799", "1705315799000"] {
+            let past = ("x-ratelimit-reset", past);
+            assert_eq!(asked(403, &[("x-ratelimit-remaining", "0"), past]), None, "the limit is over");
+            assert_eq!(asked(403, &[("retry-after", "soon"), past]), None);
+            assert_eq!(asked(403, &[("retry-after", "3"), past]), Some(3));
+        }
+        assert_eq!(asked(403, &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1805315800")]), Some(60));
+        assert_eq!(asked(403, &[("retry-after", "0")]), None, "at once");
+        assert_eq!(asked(403, &[("retry-after", "Mon, 15 Jan 2024 10:49:00 GMT")]), None, "past");
+        assert_eq!(asked(403, &[("retry-after", "0"), reset]), Some(60));
         assert_eq!(asked(403, &[("retry-after", "soon")]), Some(60));
         assert_eq!(asked(403, &[("x-ratelimit-remaining", "none")]), None);
         assert_eq!(asked(401, &[("x-ratelimit-remaining", "0")]), None);

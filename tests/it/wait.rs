@@ -225,6 +225,27 @@ async fn a_pause_that_the_api_asks_for_is_kept() {
 }
 
 #[tokio::test]
+async fn a_forbidden_answer_with_a_limit_that_is_used_up_pauses_the_polls_and_refuses_no_key() {
+    let limited = |reset: &str| {
+        let fault = Fault::status(403).with_header("date", "Mon, 15 Jan 2024 10:50:00 GMT");
+        fault.with_header("x-ratelimit-remaining", "0").with_header("x-ratelimit-reset", reset)
+    };
+    for (reset, said, least) in [
+        ("1705315802", "asked for a pause", Duration::from_millis(1990)),
+        // The limit has been reset by then: the poll is made again soon, as after any other failure.
+        ("1705315799", "no usable answer", Duration::from_millis(890)),
+    ] {
+        let (ended, simulator) = wait_for(Script::succeeds().fault_on(1, limited(reset)), &[]).await;
+        assert_eq!(ended.code, Some(0), "{reset}: {ended:?}");
+        assert!(ended.stderr.contains(said) && !ended.stderr.contains("refuse"), "{reset}: {ended:?}");
+        let requests = simulator.requests();
+        assert_eq!(requests.len(), 2, "{reset}");
+        let gap = requests[1].at.duration_since(requests[0].at);
+        assert!(gap >= least && gap < Duration::from_secs(45), "{reset}: polled again after {gap:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_unknown_status_is_shown_warned_about_once_and_not_final() {
     let script = Script::succeeds().answers(vec!["queued for review", "COMPLETED", "COMPLETED", "running"]);
     let (ended, _) = wait_for(script, &[]).await;
