@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params};
 
-use super::queries::{read_all, read_id};
+use super::queries::{read_all, read_id, stepped};
 use super::{Store, StoreError, Wakes};
 use crate::run::{DeliveryId, SinkName};
 
@@ -32,8 +32,11 @@ impl Fate {
     fn statement(self) -> &'static str {
         match self {
             Self::Retry => {
-                "UPDATE deliveries SET state = 'pending', next_attempt_at = ?1, ended_at = NULL, earlier_tries = attempts
-                 WHERE id = ?2 AND state IN ('pending', 'dead')"
+                concat!(
+                    "UPDATE deliveries SET state = 'pending', next_attempt_at = ?1 - ",
+                    stepped!(),
+                    ", ended_at = NULL, earlier_tries = attempts WHERE id = ?2 AND state IN ('pending', 'dead')"
+                )
             }
             Self::Drop => {
                 "UPDATE deliveries SET state = 'dead', next_attempt_at = NULL, ended_at = coalesce(ended_at, ?1)

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
 
 use super::queries::{
-    payloads, read_all, read_change, read_delivery, read_event, read_id, read_time, read_watch, unreadable,
+    payloads, read_all, read_change, read_delivery, read_event, read_id, read_time, read_watch, stepped, unreadable,
 };
 use super::{DeliveryState, DeliverySummary, PollFailure, StatusChange, Store, StoreError};
 use crate::metrics::Stored as Figures;
@@ -154,10 +154,13 @@ const OLDEST_OPEN: &str = "SELECT min(created_at) FROM deliveries WHERE state IN
 /// The columns that [`read_delivery`] reads, and where from.
 macro_rules! select_deliveries {
     () => {
-        "SELECT d.id, d.sink, e.run_id, e.type, d.state, d.attempts, d.next_attempt_at,
-                (SELECT detail FROM attempts a WHERE a.delivery_id = d.id ORDER BY attempt DESC LIMIT 1),
+        concat!(
+            "SELECT d.id, d.sink, e.run_id, e.type, d.state, d.attempts, d.next_attempt_at + ",
+            stepped!(),
+            ", (SELECT detail FROM attempts a WHERE a.delivery_id = d.id ORDER BY attempt DESC LIMIT 1),
                 d.created_at, d.ended_at
          FROM deliveries d JOIN events e ON e.seq = d.event_seq"
+        )
     };
 }
 
@@ -469,7 +472,6 @@ mod tests {
             let sink = sink.map(|name| SinkName::new(name).unwrap());
             deliveries_sql(&DeliveryFilter { states: states.to_vec(), sink, after: None }).to_owned()
         };
-        let turns = "SELECT id FROM deliveries WHERE sink = ? AND state = 'pending' AND next_attempt_at <= ? ORDER BY next_attempt_at, id";
         let questions = [
             (watches_sql(None, None).unwrap(), "watches_by_age"),
             (watches_sql(Some(WatchState::Active), None).unwrap(), "active_watches_by_age"),
@@ -483,7 +485,8 @@ mod tests {
             (TOTAL.to_owned(), "PRIMARY KEY"),
             (OLDEST_OPEN.to_owned(), "open_deliveries_by_age"),
             (queries::EVENTS_AFTER.to_owned(), "INTEGER PRIMARY KEY"),
-            (turns.to_owned(), "deliveries_by_turn"),
+            (queries::DUE.to_owned(), "deliveries_by_turn"),
+            (queries::NEXT_DUE.to_owned(), "deliveries_by_turn"),
         ];
         for (sql, index) in questions {
             let plan = plan(&db, &sql);

@@ -45,6 +45,28 @@ macro_rules! payloads {
 }
 pub(super) use payloads;
 
+/// How much more the wall clock shows than the times of next attempts in the store, in milliseconds.
+macro_rules! stepped {
+    () => {
+        "(SELECT stepped_ms FROM clock)"
+    };
+}
+pub(super) use stepped;
+
+/// The deliveries of a sink that are due at a time, the longest due first, so many at the most.
+pub(super) const DUE: &str = concat!(
+    "SELECT id, event_seq FROM deliveries WHERE sink = ? AND state = 'pending' AND next_attempt_at <= ? - ",
+    stepped!(),
+    " ORDER BY next_attempt_at, id LIMIT ?"
+);
+
+/// When the first delivery of a sink that waits is due.
+pub(super) const NEXT_DUE: &str = concat!(
+    "SELECT next_attempt_at + ",
+    stepped!(),
+    " FROM deliveries WHERE sink = ? AND state = 'pending' ORDER BY next_attempt_at LIMIT 1"
+);
+
 /// The events after one, with their numbers.
 pub(super) const EVENTS_AFTER: &str =
     concat!("SELECT seq, body, ", payloads!("e"), " FROM events e WHERE seq > ? ORDER BY seq LIMIT ?");
@@ -419,12 +441,12 @@ impl Store {
         self.write(wakes, move |db| insert_event(db, None, told, now)).await
     }
 
-    /// After the wall clock was set by `milliseconds`: stores the deadlines of these active watches, has the
-    /// grace of missing runs begin anew at `now`, and moves the times of the next attempts.
+    /// After the wall clock was set by `milliseconds`: stores the deadlines of these active watches, some at a time, has
+    /// the grace of their missing runs begin anew at `now`, and then moves the times of all next attempts.
     ///
     /// # Errors
-    /// When the store refuses. Of many deadlines some may be stored then, which does no harm when all are stored again;
-    /// nothing else is.
+    /// When the store rejects it. Of many deadlines some may be stored then, which does no harm when all are stored
+    /// again; nothing else is.
     pub async fn move_marks(
         &self,
         deadlines: Vec<(WatchId, Timestamp)>,
@@ -434,16 +456,11 @@ impl Store {
         let mut some_at_a_time = deadlines.chunks(MARKS).map(<[_]>::to_vec).collect::<Vec<_>>();
         let last = some_at_a_time.pop().unwrap_or_default();
         for some in some_at_a_time {
-            self.write(Wakes::default(), move |db| set_deadlines(db, &some)).await?;
+            self.write(Wakes::default(), move |db| set_deadlines(db, &some, now)).await?;
         }
         self.write(Wakes { history: false, deliveries: true, verdict: None }, move |db| {
-            set_deadlines(db, &last)?;
-            db.prepare_cached(
-                "UPDATE watches SET missing_since = ? WHERE verdict IS NULL AND missing_since IS NOT NULL",
-            )?
-            .execute([now.as_millisecond()])?;
-            db.prepare_cached("UPDATE deliveries SET next_attempt_at = next_attempt_at + ? WHERE state = 'pending'")?
-                .execute([milliseconds])?;
+            set_deadlines(db, &last, now)?;
+            db.prepare_cached("UPDATE clock SET stepped_ms = stepped_ms + ?")?.execute([milliseconds])?;
             Ok(())
         })
         .await
@@ -465,12 +482,9 @@ impl Store {
         let (limit, most_bytes) =
             (i64::try_from(limit).unwrap_or(i64::MAX), i64::try_from(most_bytes).unwrap_or(i64::MAX));
         self.write(Wakes::default(), move |db| {
-            let due =
-                "SELECT id, event_seq FROM deliveries WHERE sink = ? AND state = 'pending' AND next_attempt_at <= ?
-                       ORDER BY next_attempt_at, id LIMIT ?";
             let claim = "UPDATE deliveries SET state = 'sending', attempts = attempts + 1 WHERE id = ?
                          RETURNING attempts, attempts - earlier_tries";
-            let due = read_all(db, due, params![sink.as_str(), now.as_millisecond(), limit], |row| {
+            let due = read_all(db, DUE, params![sink.as_str(), now.as_millisecond(), limit], |row| {
                 Ok((read_id(row, 0, DeliveryId::new)?, row.get::<_, i64>(1)?))
             })?;
             let (mut claimed, mut bytes) = (Vec::new(), 0);
@@ -497,9 +511,8 @@ impl Store {
     /// When the store cannot be read.
     pub async fn next_due(&self, sink: SinkName) -> Result<Option<Timestamp>, StoreError> {
         self.read(move |db| {
-            let at: Option<i64> = db
-                .prepare_cached("SELECT min(next_attempt_at) FROM deliveries WHERE sink = ? AND state = 'pending'")?
-                .query_row([sink.as_str()], |row| row.get(0))?;
+            let at: Option<i64> =
+                db.prepare_cached(NEXT_DUE)?.query_row([sink.as_str()], |row| row.get(0)).optional()?;
             at.map(read_time).transpose()
         })
         .await
@@ -519,10 +532,11 @@ impl Store {
                 Outcome::Dead => (DeliveryState::Dead, None, Some(ended_at)),
             };
             let rows = db
-                .prepare_cached(
-                    "UPDATE deliveries SET state = ?, next_attempt_at = ?, ended_at = ?
-                     WHERE id = ? AND state = 'sending' AND attempts = ?",
-                )?
+                .prepare_cached(concat!(
+                    "UPDATE deliveries SET state = ?, next_attempt_at = ? - ",
+                    stepped!(),
+                    ", ended_at = ? WHERE id = ? AND state = 'sending' AND attempts = ?",
+                ))?
                 .execute(params![state.as_str(), next_at, ended_at, id.as_str(), attempt.attempt])?;
             if rows != 1 {
                 let what = format!("delivery {id}");
@@ -585,8 +599,11 @@ impl Store {
 /// The attempt may have arrived; its number was used up, its delivery is made again under the same ID.
 pub(super) fn release_claims(db: &Connection) -> Result<(), StoreError> {
     db.execute(
-        "UPDATE deliveries SET state = 'pending', next_attempt_at = coalesce(next_attempt_at, created_at)
-         WHERE state = 'sending' AND state != 'delivered'",
+        concat!(
+            "UPDATE deliveries SET state = 'pending', next_attempt_at = coalesce(next_attempt_at, created_at - ",
+            stepped!(),
+            ") WHERE state = 'sending' AND state != 'delivered'",
+        ),
         [],
     )?;
     Ok(())
@@ -622,10 +639,13 @@ fn insert_new_watch(db: &Connection, watch: &Watch) -> Result<(Added, WatchId), 
     Ok((Added::New, WatchId(db.last_insert_rowid())))
 }
 
-fn set_deadlines(db: &Connection, deadlines: &[(WatchId, Timestamp)]) -> Result<(), StoreError> {
-    let mut set = db.prepare_cached("UPDATE watches SET deadline_at = ? WHERE id = ? AND verdict IS NULL")?;
+fn set_deadlines(db: &Connection, deadlines: &[(WatchId, Timestamp)], now: Timestamp) -> Result<(), StoreError> {
+    let mut set = db.prepare_cached(
+        "UPDATE watches SET deadline_at = ?1, missing_since = iif(missing_since IS NULL, NULL, ?2)
+         WHERE id = ?3 AND verdict IS NULL",
+    )?;
     for (watch, deadline_at) in deadlines {
-        set.execute(params![deadline_at.as_millisecond(), watch.0])?;
+        set.execute(params![deadline_at.as_millisecond(), now.as_millisecond(), watch.0])?;
     }
     Ok(())
 }
@@ -665,10 +685,12 @@ fn insert_event(db: &Connection, watch: Option<WatchId>, told: Told, now: Timest
     ])?;
     let seq = db.last_insert_rowid();
     for sink in sinks {
-        db.prepare_cached(
+        db.prepare_cached(concat!(
             "INSERT INTO deliveries (id, event_seq, sink, state, next_attempt_at, created_at)
-             VALUES (?1, ?2, ?3, 'pending', ?4, ?4)",
-        )?
+             VALUES (?1, ?2, ?3, 'pending', ?4 - ",
+            stepped!(),
+            ", ?4)",
+        ))?
         .execute(params![DeliveryId::generate().as_str(), seq, sink.as_str(), now.as_millisecond()])?;
     }
     Ok(())

@@ -10,7 +10,8 @@ use super::StoreError;
 /// `output_id` has a number, that value is the `body` of this payload instead, which details and events share.
 /// `earlier_tries` counts the attempts before the schedule last began anew. `configured_watches` remembers which
 /// watches of the configuration were added once, so that none is added again after its end. `totals` has how many
-/// watches are active or have a verdict, and how many deliveries of a sink are in a state.
+/// watches are active or have a verdict, and how many deliveries of a sink are in a state. `next_attempt_at` is a time of
+/// a clock that was never set: the wall clock shows `stepped_ms` of `clock` more.
 const STEPS: &[&str] = &[
     "
     CREATE TABLE watches (
@@ -212,6 +213,14 @@ const STEPS: &[&str] = &[
 
     INSERT INTO sqlite_sequence (name, seq)
         SELECT substr(name, 5), seq FROM sqlite_sequence WHERE name IN ('old_events', 'old_status_changes');
+",
+    // How far the wall clock was set since the store was made: one value, so that it moves all attempts that wait at
+    // once, however many there are, and whether or not the process dies at that moment.
+    "
+    CREATE TABLE clock (
+        stepped_ms INTEGER NOT NULL
+    ) STRICT;
+    INSERT INTO clock VALUES (0);
 ",
 ];
 

@@ -1,5 +1,7 @@
 //! The store on disk: what was answered is there after the process is gone.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -8,7 +10,7 @@ use runwatch::run::{
     Status, Step, UpstreamNotice, Verdict, Watch,
 };
 use runwatch::store::{
-    Added, Attempt, DeliveryFilter, DeliveryState, Disk, Done, Outcome, Place, Reading, Store, StoreError, Told,
+    Added, Attempt, DeliveryFilter, DeliveryState, Disk, Done, Fate, Outcome, Place, Reading, Store, StoreError, Told,
     Transaction, WatchFilter,
 };
 use tokio::task::JoinSet;
@@ -294,9 +296,74 @@ async fn a_step_of_the_wall_clock_moves_what_waits_with_it() {
     let back = Duration::from_secs(3600);
     let deadlines = [(going_id, &going), (id, &watch)].map(|(id, watch)| (id, watch.deadline_at - back));
     store.move_marks(deadlines.to_vec(), -3_600_000, time(3 - 3600)).await.unwrap();
-    assert_eq!(store.next_due(ops).await.unwrap(), Some(time(2 - 3600)), "not late by the step");
+    assert_eq!(store.next_due(ops.clone()).await.unwrap(), Some(time(2 - 3600)), "not late by the step");
     let left = store.active_watches(time(3), None, 10).await.unwrap();
     assert_eq!((left.len(), left[0].watch.deadline_at), (1, going.deadline_at - back));
+    close(store, tasks).await;
+
+    // In the next process, and for all that is stored from here on, the times are those of the clock as it is now.
+    let (store, tasks) = open(&dir.path().join("runwatch.db"));
+    let shown = async || store.deliveries(DeliveryFilter::default(), 10).await.unwrap().items[0].next_attempt_at;
+    assert_eq!((store.next_due(ops.clone()).await.unwrap(), shown().await), (Some(time(-3598)), Some(time(-3598))));
+    assert!(store.claim_due(ops.clone(), time(-3599), 10, usize::MAX).await.unwrap().is_empty());
+    let claimed = store.claim_due(ops.clone(), time(-3598), 10, usize::MAX).await.unwrap();
+    let (at, outcome) = (time(-3598), Outcome::Retry(time(-3500)));
+    let attempt = Attempt { attempt: 1, at, took: Duration::ZERO, detail: "500".to_owned(), outcome };
+    store.record_attempt(claimed[0].id.clone(), attempt).await.unwrap();
+    assert_eq!((store.next_due(ops.clone()).await.unwrap(), shown().await), (Some(time(-3500)), Some(time(-3500))));
+    store.decide(claimed[0].id.clone(), Fate::Retry, time(-3590)).await.unwrap();
+    assert_eq!(store.next_due(ops.clone()).await.unwrap(), Some(time(-3590)));
+    let failed = step(&going, &Progress::begin(time(-3595)), "failed", time(-3595));
+    store
+        .record_step(going_id, failed.clone(), told(&failed, &["ops"]), None, FoundBy::Poll, time(-3595))
+        .await
+        .unwrap();
+    assert_eq!(store.next_due(ops.clone()).await.unwrap(), Some(time(-3595)));
+    // One whose attempt a death cuts short while the clock is set is due as it was.
+    assert_eq!(store.claim_due(ops.clone(), time(-3595), 10, usize::MAX).await.unwrap().len(), 1);
+    store.move_marks(Vec::new(), 3_600_000, time(5)).await.unwrap();
+    close(store, tasks).await;
+    let (store, tasks) = open(&dir.path().join("runwatch.db"));
+    assert_eq!(store.next_due(ops).await.unwrap(), Some(time(5)));
+    close(store, tasks).await;
+}
+
+/// A disk that notes the most rows that one transaction changed.
+struct Counting(Arc<AtomicU64>);
+
+impl Disk for Counting {
+    async fn run(&self, transaction: Transaction) -> Option<Done> {
+        let before = transaction.connection().total_changes();
+        let done = transaction.run();
+        self.0.fetch_max(done.connection().total_changes() - before, Ordering::SeqCst);
+        Some(done)
+    }
+}
+
+#[tokio::test]
+async fn a_step_of_the_wall_clock_moves_a_large_backlog_in_short_turns() {
+    let (store, writer) = Store::open(Place::Memory).unwrap();
+    let most = Arc::new(AtomicU64::new(0));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(writer.run_on(Counting(Arc::clone(&most))));
+    let sinks: Vec<_> = (0..1_000).map(|number| SinkName::new(&format!("sink-{number}")).unwrap()).collect();
+    let data = EventData::Upstream(UpstreamNotice { message: String::new(), since: time(0) });
+    for seconds in 0..5 {
+        let event = Event { event_type: EventType::ApiUnreachable, timestamp: time(seconds), data: data.clone() };
+        store.record_event(Told { event, sinks: sinks.clone() }, time(seconds)).await.unwrap();
+    }
+    let mut deadlines = Vec::new();
+    for number in 0..2_100 {
+        let watch = watch(&format!("run_{number}"));
+        deadlines.push((store.add_watch(watch).await.unwrap().1, time(7200)));
+    }
+    most.store(0, Ordering::SeqCst);
+    store.move_marks(deadlines, 3_600_000, time(3600)).await.unwrap();
+    let most = most.load(Ordering::SeqCst);
+    assert!(most <= 2_000, "{most} rows in one transaction");
+    assert_eq!(store.next_due(sinks[999].clone()).await.unwrap(), Some(time(3600)));
+    let moved = store.active_watches(time(3600), None, 5_000).await.unwrap();
+    assert!(moved.len() == 2_100 && moved.iter().all(|stored| stored.watch.deadline_at == time(7200)));
     close(store, tasks).await;
 }
 
