@@ -74,6 +74,10 @@ pub struct Policy {
 /// a suspend runs are asked for.
 const CLOCK_CHECK: Duration = Duration::from_secs(1);
 
+/// How often the clocks are compared while there is nothing to watch: messages may wait for their next attempts, whose
+/// times move with the wall clock.
+const IDLE_CLOCK_CHECK: Duration = Duration::from_secs(60);
+
 /// How far apart the first polls of watches are that are taken up together, unless there are so many
 /// that the last would have to wait longer than the longest interval.
 const SPREAD: Duration = Duration::from_millis(20);
@@ -247,7 +251,7 @@ impl<S: RunSource> Scheduler<S> {
                 }
                 Some(command) = self.commands.recv() => self.command(command),
                 news = self.streams.news() => self.heard(news),
-                () = sleep_until(wake_at) => {}
+                () = tokio::time::sleep_until(wake_at) => {}
             }
         }
         self.polls.abort_all();
@@ -439,10 +443,11 @@ impl<S: RunSource> Scheduler<S> {
         });
     }
 
-    /// When there is something to do without anything coming in; `None` when there never is.
-    fn wake_at(&self, now: Instant) -> Option<Instant> {
+    /// When there is something to do without anything coming in.
+    fn wake_at(&self, now: Instant) -> Instant {
         if self.table.is_empty() {
-            return self.store_again_at;
+            let check = now + IDLE_CLOCK_CHECK;
+            return self.store_again_at.map_or(check, |at| at.min(check));
         }
         let last_due = self.table.first_last_due().filter(|_| self.may_end());
         let due = self.table.first_due().into_iter().chain(last_due).map(|(due, _)| due).min();
@@ -451,13 +456,8 @@ impl<S: RunSource> Scheduler<S> {
             || (!self.polls.is_empty() && !self.upstream.admits(open_at.max(now), self.polls.len()));
         let next_poll = due.map(|due| due.max(open_at)).filter(|_| !full);
         let stream = self.streams.wake_at().filter(|at| *at > now);
-        next_poll
-            .into_iter()
-            .chain(self.table.next_deadline())
-            .chain(stream)
-            .chain(self.store_again_at)
-            .chain([now + CLOCK_CHECK])
-            .min()
+        let times = next_poll.into_iter().chain(self.table.next_deadline()).chain(stream).chain(self.store_again_at);
+        times.fold(now + CLOCK_CHECK, Instant::min)
     }
 }
 
@@ -473,11 +473,4 @@ fn instant_of(at: Timestamp, wall: Timestamp, now: Instant) -> Instant {
 /// What a task returned; `None` when it was cancelled, as all are when the runtime ends. A panic goes on.
 fn finished<T>(joined: Result<T, JoinError>) -> Option<T> {
     joined.map_err(|error| error.try_into_panic().map(|panic| std::panic::resume_unwind(panic))).ok()
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }

@@ -4,14 +4,17 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use runwatch::api::{ApiError, NoStream, Reply, RunSource};
 use runwatch::app;
-use runwatch::clock::Clock;
+use runwatch::clock::{Clock, Jump};
 use runwatch::config::Settings;
 use runwatch::metrics::Metrics;
-use runwatch::run::{Answer, EventType, FoundBy, Labels, Observation, Progress, RunDetails, RunId, Status, Watch};
-use runwatch::store::{Disk, Done, Place, Store, Transaction};
+use runwatch::run::{
+    Answer, Event, EventData, EventType, FoundBy, Labels, Observation, Progress, RunDetails, RunId, SinkName, Status,
+    UpstreamNotice, Watch,
+};
+use runwatch::store::{Disk, Done, Place, Store, Told, Transaction};
 use runwatch::watch::{AddedBy, Policy, Scheduler, Watches};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -138,6 +141,25 @@ impl World {
         }
         std::mem::take(&mut *self.api.requests.lock().unwrap())
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_moves_waiting_attempts_though_no_run_is_watched() {
+    let world = world(0, |_| ()).await;
+    let ops = SinkName::new("ops").unwrap();
+    let due = world.clock.now().checked_add(MINUTE * 600).unwrap();
+    let data = EventData::Upstream(UpstreamNotice { message: String::new(), since: due });
+    let event = Event { event_type: EventType::ApiUnreachable, timestamp: due, data };
+    world.store.record_event(Told { event, sinks: vec![ops.clone()] }, due).await.unwrap();
+    let mut shown = due;
+    for hours in [-2, 3] {
+        let stepped = SignedDuration::from_hours(hours);
+        world.clock.jump(Jump { slept: Duration::ZERO, stepped });
+        world.live(Mood::Running, MINUTE + Duration::from_secs(1)).await;
+        shown = shown.checked_add(stepped).unwrap();
+        assert_eq!(world.store.next_due(ops.clone()).await.unwrap(), Some(shown));
+    }
+    assert_eq!(world.end().await, []);
 }
 
 #[tokio::test(start_paused = true)]
