@@ -3,8 +3,10 @@
 //! One writer owns the connection that writes. Callers send it work; it runs what has queued up meanwhile as one
 //! transaction, and answers after the commit. So many small writes cost one sync to disk, and whatever
 //! was answered is safe. What the engine itself reads comes after the transaction, whether or not its commit held.
-//! What people and programs read, which may take long, has connections of its own (`readers`).
+//! What people and programs read, which may take long, has connections of its own (`readers`), and so has moving what
+//! is committed to the database (`checkpoints`).
 
+mod checkpoints;
 mod deliveries;
 mod files;
 mod inspect;
@@ -28,9 +30,11 @@ use tokio::time::Instant;
 use crate::run::Verdict;
 use crate::text::{one_line, with_causes};
 
+use checkpoints::{Checkpointer, Log};
 use files::Files;
 use readers::{Question, Readers};
 
+pub use checkpoints::Checkpoint;
 pub use deliveries::{Decided, Fate};
 pub use inspect::{AttemptRecord, Counts, DeliveryFilter, History, Page, WatchFilter, WatchRecord, WatchState};
 pub use lock::{Lock, LockError};
@@ -201,6 +205,11 @@ pub trait Disk: Send + Sync + 'static {
     fn read(&self, reading: Reading) -> impl Future<Output = Option<Connection>> + Send {
         std::future::ready(Some(reading.run()))
     }
+
+    /// Makes a checkpoint; `None` when it panicked.
+    fn checkpoint(&self, checkpoint: Checkpoint) -> impl Future<Output = Option<Connection>> + Send {
+        std::future::ready(Some(checkpoint.run()))
+    }
 }
 
 /// The threads of the runtime that may block.
@@ -215,7 +224,15 @@ impl Disk for Threads {
     async fn read(&self, reading: Reading) -> Option<Connection> {
         tokio::task::spawn_blocking(|| reading.run()).await.ok()
     }
+
+    async fn checkpoint(&self, checkpoint: Checkpoint) -> Option<Connection> {
+        tokio::task::spawn_blocking(|| checkpoint.run()).await.ok()
+    }
 }
+
+/// Something that was run on a connection panicked, and the connection is gone.
+#[derive(Debug)]
+struct Panicked;
 
 /// Work that is to be run as one transaction.
 pub struct Transaction {
@@ -228,6 +245,8 @@ pub struct Transaction {
 pub struct Done {
     connection: Connection,
     wrote: bool,
+    /// Pages of the write-ahead log, where there is one.
+    log_pages: Option<u32>,
     commit: Result<(), StoreError>,
     finished: Vec<Finish>,
     read: Vec<Finish>,
@@ -275,8 +294,10 @@ impl Transaction {
             write(&connection, intact(), writes, commit, &mut finished).and_then(|()| intact())
         };
         let wrote = commit.is_ok() && connection.total_changes() > before;
+        // Giving room back to the disk changes no row, and is written all the same.
+        let log_pages = files.filter(|_| commit.is_ok()).and_then(|_| checkpoints::log_pages(&connection).ok());
         let read = reads.into_iter().map(|job| (job.work)(Ok(&connection))).collect();
-        Done { connection, wrote, commit, finished, read }
+        Done { connection, wrote, log_pages, commit, finished, read }
     }
 }
 
@@ -286,6 +307,8 @@ pub struct Writer {
     files: Option<Arc<Files>>,
     jobs: mpsc::Receiver<Job>,
     readers: Option<Readers>,
+    /// A database in memory has no log.
+    log: Option<(Log, Checkpointer)>,
     state: watch::Sender<State>,
     history: watch::Sender<u64>,
     deliveries: watch::Sender<u64>,
@@ -301,15 +324,17 @@ impl Store {
     /// When the file cannot be opened, is no database, or was written by a newer runwatch. It is never
     /// replaced.
     pub fn open(place: Place<'_>) -> Result<(Self, Writer), StoreError> {
-        let (connection, files, reading) = match place {
-            Place::Memory => (prepare(Connection::open_in_memory()?)?, None, None),
+        let (connection, files, reading, log) = match place {
+            Place::Memory => (prepare(Connection::open_in_memory()?)?, None, None, None),
             Place::File(path) => {
                 let open = || {
                     let connection = prepare(Connection::open(path)?)?;
                     check(&connection, path)?;
                     let files = Files::of(path)
                         .map_err(|_missing| StoreError::Gone { path: path.to_owned(), what: "removed" })?;
-                    Ok((connection, Some(Arc::new(files)), Some(Readers::open(path)?)))
+                    let (reading, log) = (Readers::open(path)?, Checkpointer::open(path)?);
+                    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+                    Ok((connection, Some(Arc::new(files)), Some(reading), Some(log)))
                 };
                 open().map_err(|error| match error {
                     StoreError::Sql(source)
@@ -331,7 +356,7 @@ impl Store {
         let (deliveries, deliveries_receiver) = watch::channel(0);
         let store =
             Self { jobs, questions, state: state_receiver, history: history_receiver, deliveries: deliveries_receiver };
-        Ok((store, Writer { connection, files, jobs: jobs_receiver, readers, state, history, deliveries }))
+        Ok((store, Writer { connection, files, jobs: jobs_receiver, readers, log, state, history, deliveries }))
     }
 
     /// The worst verdict of all that were in the store when it was opened and that were given since, those included
@@ -516,34 +541,42 @@ impl Writer {
     /// As [`Writer::run`], with the transactions run by `disk`.
     pub async fn run_on(mut self, disk: impl Disk) {
         let readers = self.readers.take();
-        let mut writing = std::pin::pin!(self.write_on(&disk));
-        let mut reading = std::pin::pin!(async {
+        let (log, checkpointer) = self.log.take().unzip();
+        let mut writing = std::pin::pin!(self.write_on(log, &disk));
+        let reading = async {
             match readers {
                 Some(readers) => readers.run(&disk).await,
                 None => Ok(()),
             }
-        });
+        };
+        let checkpoints = async {
+            match checkpointer {
+                Some(checkpointer) => checkpointer.run(&disk).await,
+                None => Ok(()),
+            }
+        };
+        let mut beside = std::pin::pin!(async { tokio::try_join!(reading, checkpoints).map(drop) });
         // The connection that writes is closed last: what the log holds goes to the database then.
-        let (written, read) = tokio::select! {
+        let (written, ended) = tokio::select! {
             // Without the writer nothing works, and whoever holds a handle would keep the readers going.
             connection = &mut writing => match connection {
-                Some(connection) => (Some(connection), reading.await),
+                Some(connection) => (Some(connection), beside.await),
                 None => (None, Ok(())),
             },
-            read = &mut reading => match read {
+            ended = &mut beside => match ended {
                 Ok(()) => (writing.await, Ok(())),
                 panicked => (None, panicked),
             },
         };
-        if let Err(readers::Panicked) = read {
+        if let Err(Panicked) = ended {
             // Every caller sees Closed.
-            tracing::error!("a reader of the store failed");
+            tracing::error!("a reader of the store, or its checkpoint, failed");
         }
         drop(written);
     }
 
     /// Writes until every [`Store`] is gone. Returns the connection, unless it is lost.
-    async fn write_on(mut self, disk: &impl Disk) -> Option<Connection> {
+    async fn write_on(mut self, mut log: Option<Log>, disk: &impl Disk) -> Option<Connection> {
         let (mut received, mut queue) = (Vec::new(), VecDeque::new());
         let mut failing = false;
         loop {
@@ -562,13 +595,20 @@ impl Writer {
                 batch.push(job);
             }
             self.state.send_modify(|state| state.busy_since = Some(Instant::now()));
+            if let Some(log) = &log {
+                log.make_room().await;
+            }
             let transaction = Transaction { connection: self.connection, files: self.files.clone(), jobs: batch };
-            let Some(Done { connection, wrote, commit, finished, read }) = disk.run(transaction).await else {
+            let Some(Done { connection, wrote, log_pages, commit, finished, read }) = disk.run(transaction).await
+            else {
                 // A panic in a query: the connection is gone and every caller sees Closed.
                 tracing::error!("the store's writer failed");
                 return None;
             };
             self.connection = connection;
+            if let Some((log, pages)) = log.as_mut().zip(log_pages) {
+                log.grown_to(pages);
+            }
             let committed = commit.is_ok();
             // Once when it begins and once when it ends: whoever asked is told each time.
             match &commit {

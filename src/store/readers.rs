@@ -7,7 +7,7 @@ use futures_util::stream::FuturesUnordered;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Disk, StoreError};
+use super::{Disk, Panicked, StoreError};
 
 /// Connections, and so questions that are answered at once. More of them wait for a turn.
 const READERS: usize = 4;
@@ -37,10 +37,6 @@ pub(super) struct Readers {
     idle: Vec<Connection>,
     questions: mpsc::Receiver<Question>,
 }
-
-/// A question panicked, and its connection is gone.
-#[derive(Debug)]
-pub(super) struct Panicked;
 
 impl Readers {
     /// Opens the connections to a database that is open already.

@@ -10,8 +10,8 @@ use runwatch::run::{
     Status, Step, UpstreamNotice, Verdict, Watch,
 };
 use runwatch::store::{
-    Added, Attempt, DeliveryFilter, DeliveryState, Disk, Done, Fate, Outcome, Place, Reading, Store, StoreError, Told,
-    Transaction, WatchFilter,
+    Added, Attempt, Checkpoint, DeliveryFilter, DeliveryState, Disk, Done, Fate, Outcome, Place, Reading, Store,
+    StoreError, Told, Transaction, WatchFilter,
 };
 use tokio::task::JoinSet;
 
@@ -509,6 +509,62 @@ async fn a_list_that_takes_long_keeps_no_write_and_no_other_list_waiting() {
     assert!(listing.try_join_next().is_none(), "it is still being read");
     go_on.send(()).unwrap();
     listing.join_next().await.unwrap().unwrap().unwrap();
+    close(store, tasks).await;
+}
+
+/// A disk on which a checkpoint takes until it is let go on.
+struct SlowCheckpoint(Arc<tokio::sync::Semaphore>);
+
+impl Disk for SlowCheckpoint {
+    async fn run(&self, transaction: Transaction) -> Option<Done> {
+        Some(transaction.run())
+    }
+
+    async fn checkpoint(&self, checkpoint: Checkpoint) -> Option<rusqlite::Connection> {
+        drop(self.0.acquire().await.unwrap());
+        Some(checkpoint.run())
+    }
+}
+
+#[tokio::test]
+async fn a_checkpoint_keeps_no_write_waiting_and_the_log_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("runwatch.db");
+    let (store, writer) = Store::open(Place::File(&path)).unwrap();
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(writer.run_on(SlowCheckpoint(Arc::clone(&gate))));
+    let message = "x".repeat(1024 * 1024);
+    let tell = async |seconds: i64| {
+        let data = EventData::Upstream(UpstreamNotice { message: message.clone(), since: time(0) });
+        let event = Event { event_type: EventType::ApiUnreachable, timestamp: time(seconds), data };
+        store.record_event(Told { event, sinks: Vec::new() }, time(seconds)).await.unwrap();
+    };
+    let size = |name: &str| std::fs::metadata(dir.path().join(name)).unwrap().len() >> 20;
+    // The first checkpoint is under way from 4 MiB on, and what is written goes to the log.
+    for seconds in 0..40 {
+        tell(seconds).await;
+    }
+    assert!((40..60).contains(&size("runwatch.db-wal")), "{} MiB", size("runwatch.db-wal"));
+    assert_eq!(size("runwatch.db"), 0);
+    // A log that is too large is waited for.
+    {
+        let mut more = std::pin::pin!(async {
+            for seconds in 40..200 {
+                tell(seconds).await;
+            }
+        });
+        let ahead = tokio::time::timeout(Duration::from_secs(2), &mut more).await;
+        assert!(ahead.is_err() && size("runwatch.db-wal") < 70, "{} MiB", size("runwatch.db-wal"));
+        gate.add_permits(1);
+        more.await;
+    }
+    assert!(size("runwatch.db-wal") < 70, "{} MiB", size("runwatch.db-wal"));
+    assert_eq!(store.events_after(199, 10).await.unwrap().len(), 1);
+    close(store, tasks).await;
+    assert!(size("runwatch.db") >= 200);
+    let (store, tasks) = open(&path);
+    assert_eq!(store.newest_event().await.unwrap(), 200);
     close(store, tasks).await;
 }
 
