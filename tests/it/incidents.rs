@@ -377,3 +377,68 @@ async fn ends_that_a_full_disk_refuses_are_all_told_later_but_not_all_their_outp
         ended.unwrap();
     }
 }
+
+/// A disk that another process holds as long as this is so: each transaction waits for five seconds, in vain.
+struct Held(Arc<Mutex<bool>>);
+
+impl Disk for Held {
+    async fn run(&self, transaction: Transaction) -> Option<Done> {
+        if !*self.0.lock().unwrap() {
+            return Some(transaction.run());
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+        Some(transaction.refuse_with(rusqlite::Error::SqliteFailure(busy, None)))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_that_a_held_store_rejects_stops_no_polls_and_is_not_lost() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
+    let api = Api { mood: Arc::new(Mutex::new(Mood::Running)), requests: Arc::default() };
+    let (store, writer) = Store::open(Place::Memory).unwrap();
+    let held = Arc::new(Mutex::new(false));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(writer.run_on(Held(Arc::clone(&held))));
+    let mut policy = Policy { requests_per_minute: 6_000, ..app::policy(&Settings::default()) };
+    (policy.growth.initial, policy.growth.max) = (SECOND * 2, SECOND * 2);
+    // Of run_0 to run_2 the status is known, of run_3 it is new.
+    for index in 0..4 {
+        let watch = watch(index, clock.now());
+        let (_, id) = store.add_watch(watch.clone()).await.unwrap();
+        let running = Observation { status: Status::Running, details: RunDetails::default() };
+        let begun = Progress::begin(clock.now());
+        let step = begun.step(&watch, Answer::Seen(Box::new(running)), clock.now(), &policy.limits).unwrap();
+        if index < 3 {
+            store.record_step(id, step, Vec::new(), None, FoundBy::Poll, clock.now()).await.unwrap();
+        }
+    }
+    let (mut scheduler, watches) =
+        Scheduler::new(api.clone(), store.clone(), clock.clone(), policy, Metrics::default(), 7);
+    scheduler.resume(store.active_watches(clock.now(), None, u32::MAX).await.unwrap(), 4);
+    *held.lock().unwrap() = true;
+    let (began, stop) = (Instant::now(), CancellationToken::new());
+    tasks.spawn(scheduler.run(stop.clone()));
+    tokio::time::sleep(MINUTE).await;
+    assert_eq!(store.status_changes_after(3).await.unwrap(), [], "it is rejected");
+    for index in 0..4 {
+        let requests = api.requests.lock().unwrap();
+        let times = requests.iter().filter(|(_, run_id)| run_id.as_str() == format!("run_{index}")).map(|(at, _)| *at);
+        let times: Vec<_> = std::iter::once(began).chain(times).chain([began + MINUTE]).collect();
+        let longest = times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+        // The write of the one waits for 5 s, and follows 5 s after it was rejected.
+        let most = if index == 3 { SECOND * 11 } else { SECOND * 3 };
+        assert!(longest <= most, "run_{index} was not polled for {longest:?}");
+    }
+    *held.lock().unwrap() = false;
+    tokio::time::sleep(SECOND * 16).await;
+    let changes = store.status_changes_after(3).await.unwrap();
+    let run_ids: Vec<_> = changes.iter().map(|change| change.run_id.as_str()).collect();
+    assert_eq!((run_ids, &changes[0].status), (vec!["run_3"], &Status::Running));
+    stop.cancel();
+    drop((store, watches));
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap();
+    }
+}
