@@ -1,4 +1,5 @@
-//! Named points at which a test lets the process die. Release builds have none.
+//! Named points at which a test lets the process die, and deliberate bugs that the simulation must find. Release builds
+//! have neither.
 
 /// Ends the process as SIGKILL does, if `RUNWATCH_CRASH_AT` names this point; panics, if that says
 /// `panic:` before the name.
@@ -15,3 +16,17 @@ pub(crate) fn point(name: &str) {
 /// Nothing.
 #[cfg(not(debug_assertions))]
 pub(crate) fn point(_name: &str) {}
+
+/// Whether the deliberate bug of this name is on: where the simulation is built and `RUNWATCH_MUTANT` names it.
+#[cfg(simulation)]
+pub(crate) fn mutant(name: &str) -> bool {
+    static CHOSEN: std::sync::LazyLock<Option<String>> =
+        std::sync::LazyLock::new(|| std::env::var("RUNWATCH_MUTANT").ok());
+    CHOSEN.as_deref() == Some(name)
+}
+
+/// No.
+#[cfg(not(simulation))]
+pub(crate) const fn mutant(_name: &str) -> bool {
+    false
+}

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Deliver, Message, SendError};
 use crate::clock::Clock;
-use crate::crash;
+use crate::crash::{self, mutant};
 use crate::metrics::Metrics;
 use crate::run::{Event, EventData, EventType, Routes, SinkName, SinkNotice};
 use crate::store::{Attempt, Claimed, Outcome, Store, StoreError, Told};
@@ -136,11 +136,20 @@ impl<D: Deliver> Courier<D> {
     async fn attempt(&self, claimed: Claimed, disabled: &Disabled) {
         let Claimed { id, attempt, try_number, event } = claimed;
         crash::point("claimed");
+        static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+        let _turn = if mutant("one-at-a-time") { Some(TURN.lock().await) } else { None };
         let (at, began) = (self.clock.now(), Instant::now());
+        if mutant("noted-first") {
+            let (detail, outcome) = (String::new(), Outcome::Delivered);
+            let early = Attempt { attempt, at, took: Duration::ZERO, detail, outcome };
+            drop(self.store.record_attempt(id.clone(), early).await);
+        }
         let result = match disabled.get() {
             Some(why) => Err(SendError { detail: format!("not sent: {why}"), retry_after: None, gone: true }),
             None => {
-                let message = Message { delivery: &id, sink: &self.name, attempt, event: &event, now: at };
+                let other = (mutant("new-id") && attempt > 1).then(crate::run::DeliveryId::generate);
+                let id = other.as_ref().unwrap_or(&id);
+                let message = Message { delivery: id, sink: &self.name, attempt, event: &event, now: at };
                 self.sink.send(&message).await
             }
         };
@@ -201,15 +210,20 @@ impl<D: Deliver> Courier<D> {
     /// What follows a failed attempt: the planned wait, spread a little; longer where the receiver
     /// asked for it, but at most twice the plan.
     fn next_attempt(&self, try_number: u32, error: &SendError) -> Outcome {
-        let Some(planned) = self.retry_schedule.get(try_number.saturating_sub(1) as usize) else {
+        let index = try_number.saturating_sub(u32::from(!mutant("dead-too-soon")));
+        let Some(planned) = self.retry_schedule.get(index as usize) else {
             return Outcome::Dead;
         };
+        let planned = if mutant("impatient") { &self.retry_schedule[0] } else { planned };
         let spread = planned.mul_f64(1.0 + SPREAD * (2.0 * fastrand::f64() - 1.0));
-        let asked = error.retry_after.unwrap_or_default().min(*planned * 2);
+        let asked = error.retry_after.filter(|_| !mutant("retry-after-ignored")).unwrap_or_default().min(*planned * 2);
         Outcome::Retry(self.clock.now().checked_add(spread.max(asked)).unwrap_or(Timestamp::MAX))
     }
 
     async fn tell_disabled(&self, why: &str) {
+        if mutant("gone-unsaid") {
+            return;
+        }
         tracing::error!(sink = %self.name, why, "sink disabled until the next start or reload");
         let now = self.clock.now();
         let notice = SinkNotice { sink: self.name.clone(), message: why.to_owned() };

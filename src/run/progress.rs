@@ -9,6 +9,7 @@ use super::{
     Event, EventData, EventType, JsonText, Observation, RunDetails, RunEvent, RunSummary, Status, Timing, Verdict,
     Watch, WatchSummary,
 };
+use crate::crash::mutant;
 
 /// What one poll brought, as far as the verdict is concerned.
 #[derive(Debug, Clone)]
@@ -185,8 +186,10 @@ impl Progress {
     /// forgotten: that the last poll did or did not get an answer, and that the run was not missing.
     pub fn heed(&mut self, refused: &Self, now: Timestamp) {
         self.answered = refused.answered;
-        self.missing_for = refused.missing_for;
-        if refused.missing_since.is_none() {
+        if !mutant("answer-forgotten") {
+            self.missing_for = refused.missing_for;
+        }
+        if refused.missing_since.is_none() && !mutant("answer-forgotten") {
             self.missing_since = self.missing_since.map(|_| now);
         }
     }
@@ -250,7 +253,7 @@ impl Progress {
                 next.missing_for =
                     if self.missing_since.is_some() { self.missing_for + counted } else { Duration::ZERO };
                 next.missing_since.get_or_insert(now);
-                if next.missing_for >= limits.not_found_grace {
+                if mutant("first-404") || next.missing_for >= limits.not_found_grace {
                     next.verdict = Some(Verdict::NotFound);
                 }
                 why = Some(if self.status.is_some() { GONE } else { NEVER_THERE }.to_owned());
@@ -259,10 +262,11 @@ impl Progress {
             Answer::Failed { why: failure, retried } => {
                 next.polls += 1;
                 next.answered = false;
-                next.missing_since = None;
-                next.missing_for = Duration::ZERO;
+                if !mutant("grace-goes-on") {
+                    (next.missing_since, next.missing_for) = (None, Duration::ZERO);
+                }
                 (why, last) = (Some(failure), !retried);
-                false
+                mutant("failure-is-late")
             }
             Answer::NotPolled { stands, why: obstacle } => {
                 why = Some(obstacle);

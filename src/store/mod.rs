@@ -27,6 +27,7 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::crash::mutant;
 use crate::run::Verdict;
 use crate::text::{one_line, with_causes};
 
@@ -626,7 +627,7 @@ impl Writer {
                 *state = State { busy_since: None, worst: Verdict::worst(state.worst.into_iter().chain(worst)) };
             });
             for finish in finished {
-                (finish.answer)(commit.clone());
+                (finish.answer)(if mutant("unheeded") { Ok(()) } else { commit.clone() });
             }
             for finish in read {
                 (finish.answer)(Ok(()));
@@ -634,7 +635,7 @@ impl Writer {
             if history {
                 self.history.send_modify(|generation| *generation += 1);
             }
-            if deliveries {
+            if deliveries && !mutant("not-woken") {
                 self.deliveries.send_modify(|generation| *generation += 1);
             }
         }

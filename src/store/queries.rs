@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Params, Row, named_params, params};
 
 use super::{Store, StoreError, Wakes};
+use crate::crash::mutant;
 use crate::run::{
     DeliveryId, Event, EventData, EventType, FoundBy, JsonText, Labels, Progress, RunDetails, RunEvent, RunId,
     SinkName, Status, Step, Verdict, Watch,
@@ -391,8 +392,15 @@ impl Store {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let deliveries = told.iter().any(|told| !told.sinks.is_empty());
+        let (told, later) = if mutant("apart") { (Vec::new(), told) } else { (told, Vec::new()) };
         let wakes = Wakes { history: true, deliveries, verdict: step.progress.verdict };
         self.write_large(step.bytes(), wakes, move |db| {
+            let run = told.first().and_then(|told| told.event.run_id()).filter(|_| mutant("old-watch-ends-new"));
+            let newest = run.map(|run| {
+                let sql = "SELECT id FROM watches WHERE run_id = ? AND verdict IS NULL";
+                db.query_row(sql, [run.as_str()], |row| row.get(0)).map(WatchId)
+            });
+            let watch = newest.and_then(Result::ok).unwrap_or(watch);
             let mut next = step.progress;
             let status = next.status.as_ref().map(Status::as_str);
             let rows = db
@@ -429,7 +437,12 @@ impl Store {
                 None => Ok(()),
             }
         })
-        .await
+        .await?;
+        for told in later {
+            let wakes = Wakes { history: true, deliveries: true, verdict: None };
+            self.write(wakes, move |db| insert_event(db, Some(watch), told, now)).await?;
+        }
+        Ok(())
     }
 
     /// Stores an event that is not about a run, with its deliveries.
@@ -459,7 +472,9 @@ impl Store {
             self.write(Wakes::default(), move |db| set_deadlines(db, &some, now)).await?;
         }
         self.write(Wakes { history: false, deliveries: true, verdict: None }, move |db| {
-            set_deadlines(db, &last, now)?;
+            if !mutant("marks-stay") {
+                set_deadlines(db, &last, now)?;
+            }
             db.prepare_cached("UPDATE clock SET stepped_ms = stepped_ms + ?")?.execute([milliseconds])?;
             Ok(())
         })
@@ -598,6 +613,9 @@ impl Store {
 ///
 /// The attempt may have arrived; its number was used up, its delivery is made again under the same ID.
 pub(super) fn release_claims(db: &Connection) -> Result<(), StoreError> {
+    if mutant("claims") {
+        return Ok(());
+    }
     db.execute(
         concat!(
             "UPDATE deliveries SET state = 'pending', next_attempt_at = coalesce(next_attempt_at, created_at - ",

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::crash::mutant;
+
 /// The window that a budget is for.
 const WINDOW: Duration = Duration::from_secs(60);
 
@@ -45,7 +47,9 @@ impl Budget {
 
     /// Counts all that may go out at once as used at `now`: a process before this one may have used it.
     pub(super) fn use_up(&mut self, now: Instant) {
-        self.spread_until = self.spread_until.max(now + self.burst_span + self.interval);
+        if !mutant("budget-anew") {
+            self.spread_until = self.spread_until.max(now + self.burst_span + self.interval);
+        }
     }
 
     /// When the next request may go out: `now` or earlier means at once.

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::table::{Key, LAST_POLL_LIMIT};
 use super::{CLOCK_CHECK, ROUNDING, Scheduler};
 use crate::api::RunSource;
+use crate::crash::mutant;
 use crate::run::Answer;
 use crate::store::PollFailure;
 
@@ -69,7 +70,9 @@ impl<S: RunSource> Scheduler<S> {
     pub(super) fn tries_again(&self, key: Key, now: Instant) -> bool {
         let entry = self.table.get(key);
         entry.is_some_and(|entry| {
-            entry.ends_at.is_some_and(|ends_at| now < ends_at) && (entry.is_patient() || now < self.waking_until)
+            !mutant("downtime-decides-at-once")
+                && entry.ends_at.is_some_and(|ends_at| now < ends_at)
+                && (entry.is_patient() || now < self.waking_until)
         })
     }
 
@@ -95,7 +98,7 @@ impl<S: RunSource> Scheduler<S> {
     fn end_without_poll(&mut self, key: Key, now: Instant) {
         let why = self.why_not_polled(key, now);
         let Some(entry) = self.table.get_mut(key) else { return };
-        let stands = entry.stands() && entry.progress.answered();
+        let stands = (mutant("old-answer-decides") || entry.stands()) && entry.progress.answered();
         if !stands {
             entry.last_error = Some(Box::new(PollFailure { at: self.reading.wall, message: why.clone() }));
         }

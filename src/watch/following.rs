@@ -8,6 +8,7 @@ use super::Scheduler;
 use super::streams::{Cause, Ended, News};
 use super::table::{Key, Phase};
 use crate::api::RunSource;
+use crate::crash::mutant;
 
 /// How many polls may go out before a stream that could be opened has its turn: where polls take up the
 /// whole budget, a stream is worth more than the one request that it costs.
@@ -28,7 +29,7 @@ impl<S: RunSource> Scheduler<S> {
             return false;
         }
         let Some(key) = self.streams.next_to_open(now) else { return false };
-        if !self.budget.try_take(now) {
+        if !mutant("streams-free") && !self.budget.try_take(now) {
             return false;
         }
         self.polls_since_stream = 0;
@@ -63,6 +64,11 @@ impl<S: RunSource> Scheduler<S> {
                 // Whatever the refusal asks for rests the streams only: polls never depended on them, and where the limit
                 // is one of all requests of the key, the next poll says so.
                 return;
+            }
+            Cause::RunEnded if mutant("stream-is-believed") && entry.phase == Phase::Waiting => {
+                let (status, details) = (crate::run::Status::Succeeded, crate::run::RunDetails::default());
+                let seen = crate::run::Observation { status, details };
+                return self.take_step(key, crate::run::Answer::Seen(Box::new(seen)));
             }
             Cause::RunEnded => return self.ask_anew(key, now),
             Cause::Broken(error) => tracing::debug!(%run_id, error = error.describe(), "a stream of events broke off"),

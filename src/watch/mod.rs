@@ -49,6 +49,7 @@ pub use self::upstream::{Trouble, UpstreamView};
 use crate::api::RunSource;
 use crate::backoff::Growth;
 use crate::clock::{Clock, Jump, Reading};
+use crate::crash::mutant;
 use crate::metrics::Metrics;
 use crate::run::{Event, Limits, Progress, Routes, Step, Watch};
 use crate::store::{Store, Stored, WatchId};
@@ -269,6 +270,12 @@ impl<S: RunSource> Scheduler<S> {
                 // Its deadline is one of the clock as it is now.
                 self.look_at_clock();
                 let (store, stepped) = (self.store.clone(), self.stepped);
+                let reply = if mutant("early-answer") {
+                    drop(reply.send(Ok(crate::store::Added::New)));
+                    tokio::sync::oneshot::channel().0
+                } else {
+                    reply
+                };
                 self.adding += 1;
                 self.store_in_order(async move {
                     let stored = Watch::clone(&watch);
@@ -326,6 +333,9 @@ impl<S: RunSource> Scheduler<S> {
         self.streams.renew(policy.max_streams);
         self.policy = policy;
         let latest = now + self.policy.growth.max;
+        if mutant("reload-forgets") {
+            self.table.keys().into_iter().take(1).for_each(|key| self.forget(key));
+        }
         for key in self.table.keys() {
             let Some(entry) = self.table.get(key) else { continue };
             let at_once = entry.refused || !same_account;
@@ -374,14 +384,18 @@ impl<S: RunSource> Scheduler<S> {
         let slept = !jump.slept.is_zero();
         if slept {
             // The connections of the time before are most likely dead.
-            self.source.renew();
+            if !mutant("dead-connections") {
+                self.source.renew();
+            }
             self.call_back_polls();
             self.streams.renew(self.policy.max_streams);
         }
         let shift = |at: Timestamp| at.saturating_add(jump.stepped).unwrap_or(at);
         for key in self.table.keys() {
             let Some(entry) = self.table.get_mut(key) else { continue };
-            entry.deadline_at = shift(entry.deadline_at);
+            if !mutant("steps-count") {
+                entry.deadline_at = shift(entry.deadline_at);
+            }
             entry.slept(jump.slept);
             // As in the store.
             if !jump.stepped.is_zero() {

@@ -12,7 +12,7 @@ use super::asking::Pace;
 use super::handle::Removed;
 use super::table::{Key, Phase};
 use crate::api::RunSource;
-use crate::crash;
+use crate::crash::{self, mutant};
 use crate::run::{Answer, Event, FoundBy, Progress, RunDetails, RunId, Status, Step, Watch};
 use crate::store::{Added, StoreError, Told, WatchId};
 use crate::text::{one_line, with_causes};
@@ -129,8 +129,13 @@ impl<S: RunSource> Scheduler<S> {
         entry.phase = Phase::Storing;
         let watch = entry.watch();
         let found_by = if entry.asked_on_hint { FoundBy::Stream } else { FoundBy::Poll };
-        let told =
-            |event: &Event| Told { event: event.clone(), sinks: self.policy.routes.sinks_for(event, Some(&watch)) };
+        let told = |event: &Event| {
+            let mut sinks = self.policy.routes.sinks_for(event, Some(&watch));
+            if mutant("progress-unsent") && event.event_type.is_progress() {
+                sinks.clear();
+            }
+            Told { event: event.clone(), sinks }
+        };
         let told = step.events.iter().map(told).collect();
         let (store, id, last_error) = (self.store.clone(), entry.id, entry.last_error.as_deref().cloned());
         let stepped = self.stepped;
@@ -193,7 +198,7 @@ impl<S: RunSource> Scheduler<S> {
             Done::Step { key, step, at, result, stepped } => {
                 let Some(entry) = self.table.get_mut(key) else { return };
                 entry.phase = Phase::Waiting;
-                match result {
+                match if mutant("unstored-counts") { Ok(()) } else { result } {
                     Ok(()) => {
                         // One whose status changes all the time has its interval grow all the same.
                         let anew = step.status_changed && entry.fresh_starts < MAX_FRESH_STARTS;
@@ -214,6 +219,9 @@ impl<S: RunSource> Scheduler<S> {
                         if entry.progress.verdict.is_some() {
                             self.metrics.found_by(if entry.asked_on_hint { FoundBy::Stream } else { FoundBy::Poll });
                             crash::point("verdict-stored");
+                            if mutant("polled-on") {
+                                return self.reschedule(key, Pace::Onward);
+                            }
                             self.forget(key);
                         } else {
                             self.reschedule(key, if anew { Pace::Anew } else { Pace::Onward });
@@ -225,7 +233,7 @@ impl<S: RunSource> Scheduler<S> {
                     }
                     Err(error) => {
                         entry.progress.heed(&step.progress, self.reading.wall);
-                        if step.ends_by_status() {
+                        if step.ends_by_status() && !mutant("end-forgotten") {
                             entry.phase = Phase::Storing;
                             let mut step = step;
                             let held: usize = self.unstored.iter().map(|(_, step, _)| step.bytes()).sum();
@@ -323,7 +331,11 @@ impl<S: RunSource> Scheduler<S> {
     /// Stores an event about the API, and sends it.
     pub(super) fn tell(&mut self, event: Event) {
         tracing::warn!(event = %event.event_type, "state of the API changed");
-        self.untold.push_back(event);
+        if mutant("late-news-first") && !self.telling {
+            self.untold.push_front(event);
+        } else {
+            self.untold.push_back(event);
+        }
         self.store_told();
     }
 

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::WatchView;
+use crate::crash::mutant;
 use crate::run::{Labels, Progress, RunId, SinkName, Watch};
 use crate::store::{PollFailure, WatchId};
 
@@ -133,6 +134,9 @@ impl Entry {
     pub(super) fn counted(&self, began: Instant, now: Instant) -> Duration {
         let (Some(before), Some(interval)) = (self.answered_at, self.interval) else { return Duration::ZERO };
         let waited = began.saturating_duration_since(before);
+        if mutant("grace-counts-sleep") {
+            return now.duration_since(before);
+        }
         if waited > interval * 2 { Duration::ZERO } else { waited + now.duration_since(began).min(interval) }
     }
 
@@ -347,7 +351,8 @@ impl Table {
     pub(super) fn expire(&mut self, now: Instant) {
         while let Some((deadline, key)) = self.deadlines.first().filter(|&(deadline, _)| deadline <= now) {
             self.deadlines.remove(deadline, key);
-            self.set_end(key, deadline + LAST_POLL_LIMIT);
+            let wait = if mutant("deadline-waits") { Duration::from_secs(3600) } else { LAST_POLL_LIMIT };
+            self.set_end(key, deadline + wait);
         }
     }
 

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::deadline::time_of_day;
 use crate::api::ApiError;
 use crate::backoff::Growth;
+use crate::crash::mutant;
 use crate::run::{Event, EventData, EventType, UpstreamNotice};
 
 /// After how long without a usable answer `api.unreachable` is raised.
@@ -109,6 +110,9 @@ impl Upstream {
 
     /// Takes note of the newest event that was told, by a process before this one.
     pub(super) fn remember(&mut self, told: &Event) {
+        if mutant("incident-forgotten") {
+            return;
+        }
         let EventData::Upstream(notice) = &told.data else { return };
         self.unreachable_told = told.event_type == EventType::ApiUnreachable;
         self.unauthorized_told = told.event_type == EventType::ApiUnauthorized;
@@ -188,7 +192,9 @@ impl Upstream {
     /// Takes note of an answer that said how long no more requests are welcome.
     pub(super) fn pause(&mut self, pause: Duration, began: Instant) {
         self.trouble = Some(Trouble::Paused);
-        self.closed_until = self.closed_until.max(began + pause);
+        if !mutant("pause-ignored") {
+            self.closed_until = self.closed_until.max(began + pause);
+        }
         "the request limit is reached".clone_into(&mut self.message);
     }
 

@@ -48,13 +48,11 @@ fn rows_after<'a>(text: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
 
 /// The names of the deliberate bugs, and what each of them does.
 fn mutants() -> BTreeSet<(String, String)> {
-    let lines: Vec<_> = MUTATE.lines().collect();
-    let text = |line: &str| Some(line.strip_prefix("        \"")?.strip_suffix("\",")?.to_owned());
-    lines
-        .windows(3)
-        .filter(|three| three[0] == "    (")
-        .filter_map(|three| Some((text(three[1])?, text(three[2])?)))
-        .collect()
+    let row = |line: &str| {
+        let (name, what) = line.strip_prefix("    (\"")?.strip_suffix("\"),")?.split_once("\", \"")?;
+        Some((name.to_owned(), what.to_owned()))
+    };
+    MUTATE.lines().filter_map(row).collect()
 }
 
 /// What stands between backticks and is the name of a test: words of our own, joined.
