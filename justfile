@@ -75,6 +75,6 @@ container:
 network:
     .ci/run 'three hosts'
 
-# Licenses, bans, sources and advisories of the dependencies
+# Licenses, bans, sources and advisories of the dependencies, and those that nothing uses
 deny:
-    .ci/run cargo-deny licenses advisories
+    .ci/run cargo-deny licenses advisories cargo-shear dependencies
