@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use runwatch::command::config as command;
 use runwatch::config::{Effective, Loaded, Problems, Secret, Settings, SinkKind, Sources, WebhookFormat, load};
+use runwatch::run::EventType;
 use secrecy::ExposeSecret as _;
 use tempfile::TempDir;
 
@@ -186,6 +187,10 @@ fn later_files_and_the_environment_win_key_by_key() {
     let (_, ops) = settings.sinks.first_key_value().unwrap();
     assert_eq!(ops.retry_schedule, [Duration::from_secs(1), Duration::from_secs(120)]);
     assert_eq!(ops.labels.get("team").map(String::as_str), Some("search"));
+    let selected: Vec<_> = EventType::ALL.into_iter().filter(|event| ops.events.selects(*event)).collect();
+    let words: Vec<_> = selected.iter().map(|event| event.as_str()).collect();
+    let watches = ["watch.not_found", "watch.unreachable", "watch.timed_out", "watch.overdue"];
+    assert_eq!(words, [&["run.failed"], &watches[..]].concat());
     let SinkKind::Webhook(webhook) = &ops.kind else { panic!("{:?}", ops.kind) };
     assert_eq!(webhook.format, WebhookFormat::Slack);
     assert!(matches!(&webhook.url, Secret::File(path) if path == &setup.folder.path().join("url")));

@@ -368,7 +368,8 @@ async fn a_full_disk_refuses_what_it_cannot_keep_and_keeps_the_rest() {
     assert_eq!(lost, Vec::<&String>::new());
     let ended = stop_expecting(machine, &["the store cannot be written"]).await;
     let told = ended.stderr.matches("the store cannot be written").count();
-    assert!((1..=10).contains(&told), "when it begins, not for each refusal: {}", ended.stderr);
+    // Hundreds were refused. Where a little room is found in between, it begins again.
+    assert!((1..100).contains(&told), "when it begins, not for each refusal: {}", ended.stderr);
 }
 
 #[tokio::test]

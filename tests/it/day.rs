@@ -106,7 +106,9 @@ impl Simulation {
                 assert_eq!(verdict, Verdict::Succeeded);
                 let id = event.run_id().unwrap();
                 let ended = base.checked_add(self.api.ends_at[id] - self.start).unwrap();
-                let delay = Duration::try_from(event.timestamp.duration_since(ended)).unwrap_or_default();
+                // Events have whole milliseconds.
+                let delay = event.timestamp.duration_since(ended) + jiff::SignedDuration::from_millis(1);
+                let delay = Duration::try_from(delay).expect("no verdict comes before the end of its run");
                 assert_eq!(delays.insert(id.clone(), delay), None, "one verdict for {id}");
             }
             if delays.len() < count {
@@ -229,6 +231,5 @@ async fn a_step_of_the_wall_clock_is_no_evidence_that_time_passed() {
         changed.changed().await.unwrap();
     };
     assert_eq!(verdict, Verdict::Succeeded);
-    assert!(simulation.start.elapsed() < MINUTE * 11);
     simulation.end().await;
 }

@@ -22,6 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
+/// How long an answer takes that is a failure.
+const FAILS_AFTER: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Clone, Copy)]
 enum Mood {
     Running,
@@ -59,7 +62,10 @@ impl RunSource for Api {
             Mood::Poisoned if id.as_str() == "run_0" => Err(bad_gateway()),
             Mood::Running | Mood::Poisoned => running(None),
             Mood::Pausing => running(Some(MINUTE * 10)),
-            Mood::BadGateway => Err(bad_gateway()),
+            Mood::BadGateway => {
+                tokio::time::sleep(FAILS_AFTER).await;
+                Err(bad_gateway())
+            }
             Mood::Refusing => Err(ApiError::Unauthorized { status: 401, message: "Invalid API key".to_owned() }),
         }
     }
@@ -171,7 +177,17 @@ async fn each_incident_is_told_once() {
     world.live(Mood::Running, MINUTE * 2).await;
     assert_eq!(world.told().await, []);
     for _ in 0..2 {
+        let before = world.requests();
         world.live(Mood::BadGateway, MINUTE * 180).await;
+        let requests = world.api.requests.lock().unwrap()[before..].to_vec();
+        // The three watches may be under way together when the first of them fails. From then on there is one probe
+        // at a time: 1 s, 2 s, ... 32 s and then 60 s apart, give or take a tenth.
+        let probes = &requests[3..];
+        assert!((165..=205).contains(&probes.len()), "{} probes in three hours", probes.len());
+        for two in probes.windows(2) {
+            let apart = two[1].0 - two[0].0;
+            assert!((FAILS_AFTER..=MINUTE * 11 / 10 + FAILS_AFTER).contains(&apart), "{apart:?} apart");
+        }
         world.live(Mood::Running, MINUTE * 5).await;
     }
     let incident = [EventType::ApiUnreachable, EventType::ApiRecovered];

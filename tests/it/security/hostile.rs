@@ -8,7 +8,7 @@ use crate::support::{Ended, Program, api};
 /// Terminal escapes (titles, the clipboard, links, clearing), in both their forms; markup for desktops and
 /// chats; templates; shells; characters that turn, hide or end a line; and much of it.
 fn hostile() -> String {
-    let text = "\x1b]0;title\x07\x1b[2J\x1b[1;31mred\x1b]52;c;ZXZpbA==\x07\x1b]8;;http://evil.example\x1b\\here\x1b]8;;\x1b\\ \
+    let text = "\x1b]0;title\x07\x1b[2J\x1b[7;38;5;123mred\x1b[77A\x1b]52;c;ZXZpbA==\x07\x1b]8;;http://evil.example\x1b\\here\x1b]8;;\x1b\\ \
                 \u{9b}31m\u{9d}0;title\u{9c}\u{90}q\u{9c} \x08\x08\x7f\r\x0b\x0c \
                 <b>bold</b> &lt;i&gt; <!channel> <@U1> @everyone **x** _y_ `z` [a](http://evil.example) <http://evil.example|b> \
                 {{ 7 * 7 }}{% for x in range(9) %}{{ x }}{% endfor %} ${PATH} $(touch pwned) `touch pwned` ; touch pwned \
@@ -199,6 +199,10 @@ async fn a_terminal_is_sent_nothing_but_our_own_colours() {
         assert!(text.contains("\x1b["), "it has colours: {text:.300}");
         if let Some(harm) = harm(&text, true) {
             panic!("{status:.20} {more}: {harm}");
+        }
+        // What the program could send as well, but never sends: it would come from the run.
+        for sequence in ["\x1b[7;38;5;123m", "\x1b[77A"] {
+            assert!(!text.contains(sequence), "{status:.20} {more}: {sequence:?}");
         }
         shown.push(text);
     }

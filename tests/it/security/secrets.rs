@@ -269,7 +269,7 @@ async fn no_secret_is_in_anything_that_a_wait_leaves() {
         let world = World::start().await;
         let program = program(&world, way, format == "json");
         let common = ["--log-level", "trace", "--log-format", format];
-        let ended = program.run(&[&["wait", "run_1", "--linger", "5s", "--json"], &common[..]].concat()).await;
+        let ended = program.run(&[&["wait", "run_1", "--linger", "60s", "--json"], &common[..]].concat()).await;
         assert_eq!(ended.code, Some(1), "{way}: {ended:?}");
         assert!(ended.stderr.contains("not delivered to proxied"), "{way}: {ended:?}");
         clean_end("wait", &ended);

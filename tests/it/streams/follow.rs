@@ -103,6 +103,7 @@ async fn what_cannot_be_followed_is_told_once() {
     let simulator = one(script().stream(floods)).await;
     let ended = Program::with(&simulator).run(&["wait", "-f", "--json", "run_1"]).await;
     check_lines(&ended, &["log"]);
+    assert!(ended.stderr.contains(" events came too fast to be shown"), "{ended:?}");
 }
 
 /// Runs the program on a terminal of its own and returns what that got.

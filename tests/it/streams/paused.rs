@@ -288,7 +288,9 @@ impl Simulation {
                 let ended = self.api.0.runs.lock().unwrap()[run_id].ends_at;
                 let base = self.clock.now().checked_sub(self.start.elapsed()).unwrap();
                 let ended = base.checked_add(ended - self.start).unwrap();
-                let delay = Duration::try_from(event.timestamp.duration_since(ended)).unwrap_or_default();
+                // Events have whole milliseconds.
+                let delay = event.timestamp.duration_since(ended) + jiff::SignedDuration::from_millis(1);
+                let delay = Duration::try_from(delay).expect("no verdict comes before the end of its run");
                 return (event.event_type, delay);
             }
             changed.changed().await.unwrap();
