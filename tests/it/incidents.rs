@@ -78,6 +78,8 @@ struct World {
     watches: Watches<Api>,
     tasks: JoinSet<()>,
     stop: CancellationToken,
+    /// Whether the disk of the store is full.
+    full: Arc<Mutex<bool>>,
 }
 
 fn watch(index: usize, added_at: Timestamp) -> Watch {
@@ -101,7 +103,8 @@ async fn world_at(place: Place<'_>, stored: usize, adjust: impl FnOnce(&mut Poli
     let api = Api { mood: Arc::new(Mutex::new(Mood::Running)), requests: Arc::default() };
     let (store, writer) = Store::open(place).unwrap();
     let mut tasks = JoinSet::new();
-    tasks.spawn(writer.run());
+    let full = Arc::new(Mutex::new(false));
+    tasks.spawn(writer.run_on(Platter(Arc::clone(&full))));
     let long_ago = clock.now().checked_sub(MINUTE * 60).unwrap();
     let mut policy = app::policy(&Settings::default());
     adjust(&mut policy);
@@ -121,7 +124,7 @@ async fn world_at(place: Place<'_>, stored: usize, adjust: impl FnOnce(&mut Poli
     let stop = CancellationToken::new();
     let incident = store.newest_upstream_event().await.unwrap();
     tasks.spawn(scheduler.remembering(incident.as_ref()).run(stop.clone()));
-    World { api, clock, store, watches, tasks, stop }
+    World { api, clock, store, watches, tasks, stop, full }
 }
 
 impl World {
@@ -201,6 +204,40 @@ async fn each_incident_is_told_once() {
     let refusal = [EventType::ApiUnauthorized, EventType::ApiRecovered];
     assert_eq!(world.told().await[4..], refusal);
     world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_about_the_api_that_a_full_disk_rejects_is_stored_later() {
+    let world = world(3, |_| ()).await;
+    world.live(Mood::Running, MINUTE).await;
+    *world.full.lock().unwrap() = true;
+    world.live(Mood::BadGateway, MINUTE * 10).await;
+    assert_eq!(world.told().await, []);
+    *world.full.lock().unwrap() = false;
+    world.live(Mood::BadGateway, MINUTE * 2).await;
+    assert_eq!(world.told().await, [EventType::ApiUnreachable]);
+    *world.full.lock().unwrap() = true;
+    world.live(Mood::Running, MINUTE * 5).await;
+    *world.full.lock().unwrap() = false;
+    world.live(Mood::Running, MINUTE * 2).await;
+    assert_eq!(world.told().await, [EventType::ApiUnreachable, EventType::ApiRecovered]);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_does_not_change_when_an_incident_begins() {
+    for hours in [1, -1] {
+        let world = world(3, |_| ()).await;
+        world.live(Mood::Running, MINUTE).await;
+        world.live(Mood::BadGateway, MINUTE * 2).await;
+        let stepped = jiff::SignedDuration::from_hours(hours);
+        world.clock.jump(runwatch::clock::Jump { slept: Duration::ZERO, stepped });
+        world.live(Mood::BadGateway, MINUTE * 2).await;
+        assert_eq!(world.told().await, [], "four minutes, with a clock set by {hours} h");
+        world.live(Mood::BadGateway, MINUTE * 3).await;
+        assert_eq!(world.told().await, [EventType::ApiUnreachable], "seven minutes, with a clock set by {hours} h");
+        world.end().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -380,6 +380,16 @@ async fn a_change_of_status_is_shown_before_the_verdict_that_it_leads_to() {
 }
 
 #[tokio::test]
+async fn an_output_that_is_left_out_is_reported() {
+    // No strict parser takes the number.
+    let answer = r#"{"id":"run_1","status":"succeeded","output":{"huge":1e999}}"#;
+    let simulator = api([("run_1", Script::succeeds().verbatim(answer))]).await;
+    let ended = Program::with(&simulator).run(&["wait", "--output", "run_1"]).await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), ""), "{ended:?}");
+    assert!(ended.stderr.contains("the output of run_1 is left out"), "{ended:?}");
+}
+
+#[tokio::test]
 async fn trouble_is_told_once_off_a_terminal() {
     let simulator = api([("run_1", Script::runs_forever())]).await;
     simulator.set_outage(Some(Fault::status(502)));

@@ -20,6 +20,15 @@ fn format(format: &str) -> String {
 }
 
 #[tokio::test]
+async fn a_template_file_that_never_ends_is_refused() {
+    let config = "[sinks.own]\ntype = \"webhook\"\nurl = \"http://127.0.0.1:9/\"\nformat = \"template\"\n\
+                  content_type = \"text/plain\"\ntemplate_file = \"/dev/zero\"\n";
+    let ended = Program::new().set("CREWSHIP_API_KEY", "key").configured(config).run(&["config", "check"]).await;
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(format!("{ended:?}").contains("/dev/zero"), "{ended:?}");
+}
+
+#[tokio::test]
 async fn each_format_is_what_its_service_reads() {
     for (kind, content_type, shown) in [
         ("slack", "application/json", "/attachments/0/text"),
