@@ -437,3 +437,70 @@ async fn a_key_that_is_revoked_and_restored_only_pauses_the_wait() {
     let ended = finish(child).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
 }
+
+/// Runs a program on a terminal of its own, of so many rows and columns, and of others after its first output: prints
+/// what the terminal gets, and ends with the exit code of the program.
+const TERMINAL: &str = r#"
+import fcntl, os, pty, struct, sys, termios
+rows, columns, then_rows, then_columns = map(int, sys.argv[1:5])
+def size(file, rows, columns): fcntl.ioctl(file, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+child, terminal = pty.fork()
+if child == 0:
+    size(0, rows, columns)
+    os.execv(sys.argv[5], sys.argv[5:])
+resized = False
+while True:
+    try: got = os.read(terminal, 65536)
+    except OSError: break
+    if not got: break
+    os.write(1, got)
+    if not resized: size(terminal, then_rows, then_columns)
+    resized = True
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"#;
+
+#[tokio::test]
+async fn any_terminal_shows_the_verdict_with_no_more_than_it_understands() {
+    const NAME: &str =
+        "n\u{e4}chtlicher \u{1f680} Bericht \u{1f468}\u{200d}\u{1f469}\u{200d}\u{1f467} und noch ein langer Name";
+    for (what, size, then, term, color) in [
+        ("of no size", [0, 0], [0, 0], Some("xterm-256color"), true),
+        ("of one character", [1, 1], [1, 1], Some("xterm-256color"), true),
+        ("of three columns", [24, 3], [24, 3], Some("xterm-256color"), true),
+        ("very wide", [50, 5000], [50, 5000], Some("xterm-256color"), true),
+        ("that becomes small", [24, 80], [2, 10], Some("xterm-256color"), true),
+        ("that becomes large", [2, 10], [200, 1000], Some("xterm-256color"), true),
+        ("without colors", [24, 80], [24, 80], Some("xterm-256color"), false),
+        ("that is dumb", [24, 80], [24, 80], Some("dumb"), true),
+        ("without a name", [24, 80], [24, 80], None, true),
+    ] {
+        let simulator = api([("run_1", Script::succeeds().runs_for(Duration::from_secs(1)))]).await;
+        let mut program = Program::with(&simulator);
+        if let Some(term) = term {
+            program = program.set("TERM", term);
+        }
+        if !color {
+            program = program.set("NO_COLOR", "1");
+        }
+        let sizes = [size, then].concat().into_iter().map(|number: u32| number.to_string()).collect::<Vec<_>>();
+        let mut argv = vec!["python3", "-c", TERMINAL];
+        argv.extend(sizes.iter().map(String::as_str));
+        argv.extend([env!("CARGO_BIN_EXE_runwatch"), "wait", "run_1", "--name", NAME]);
+        let ended = finish(program.shell(&argv).spawn().unwrap()).await;
+        assert_eq!(ended.code, Some(0), "a terminal {what}: {ended:?}");
+        assert!(!ended.stdout.contains("panicked"), "a terminal {what}: {ended:?}");
+        assert!(ended.stdout.len() < 300_000, "a terminal {what} got {} bytes", ended.stdout.len());
+        let able = term.is_some_and(|term| term != "dumb");
+        if !able {
+            assert!(!ended.stdout.contains("\x1b["), "a terminal {what}: {ended:?}");
+            assert!(ended.stdout.contains("running"), "plain lines instead of live ones: {ended:?}");
+        }
+        if !color {
+            let colors = ended.stdout.split("\x1b[").skip(1).filter_map(|rest| rest.split_once('m'));
+            let mut colors = colors
+                .map(|(code, _)| code)
+                .filter(|code| code.bytes().all(|byte| byte.is_ascii_digit() || byte == b';'));
+            assert_eq!(colors.find(|code| !code.is_empty() && *code != "0"), None, "{ended:?}");
+        }
+    }
+}
