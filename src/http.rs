@@ -116,6 +116,16 @@ fn own_authorities(file: Option<OsString>, folders: Option<OsString>) -> Option<
     })
 }
 
+/// What failed where there was no connection, and what to do where the cause leaves no doubt: an authority that is not
+/// trusted (rustls, `CertificateError::UnknownIssuer`).
+pub(crate) fn no_connection(error: &reqwest::Error) -> &'static str {
+    if with_causes(error).contains("UnknownIssuer") {
+        "no connection (to trust the authority of this certificate, set SSL_CERT_FILE to the file of the authority)"
+    } else {
+        "no connection"
+    }
+}
+
 /// Whether a request failed because its connection ended before any answer came, as one that was kept alive does when
 /// the server closed it meanwhile (RFC 9112, 9.3.1: a client may send the request again if that does no harm).
 pub(crate) fn connection_ended(error: &reqwest::Error) -> bool {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use reqwest::StatusCode;
 
 use crate::config::SecretError;
+use crate::http::no_connection;
 use crate::redact::Redactor;
 use crate::text::{one_line, with_causes};
 
@@ -210,7 +211,7 @@ fn transport_text(error: &reqwest::Error) -> &'static str {
     if error.is_timeout() {
         "no answer in time"
     } else if error.is_connect() {
-        "no connection"
+        no_connection(error)
     } else if error.is_body() || error.is_decode() {
         "the answer broke off"
     } else {

@@ -15,7 +15,7 @@ use super::{BuildSinkError, Message, SendError, Sent, chat, signature};
 use crate::api::retry_after;
 use crate::blocking::Lane;
 use crate::config::{Secret, WebhookFormat, WebhookSettings};
-use crate::http::{Names, client, connection_ended, proxy_secrets};
+use crate::http::{Names, client, connection_ended, no_connection, proxy_secrets};
 use crate::redact::Redactor;
 use crate::text::{causes_after, one_line};
 
@@ -291,6 +291,6 @@ const NO_ANSWER: &str = "no answer in time";
 
 /// Why no answer came, with the causes, without the URL: for chat services it is the secret.
 fn transport(error: reqwest::Error) -> String {
-    let what = if error.is_timeout() { NO_ANSWER } else { "no connection" };
+    let what = if error.is_timeout() { NO_ANSWER } else { no_connection(&error) };
     causes_after(what.to_owned(), &error.without_url())
 }

@@ -7,7 +7,7 @@ use hyper::service::service_fn;
 use hyper::{Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -17,6 +17,9 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use crate::support::Program;
 
 const KEY: &str = "ck_over_tls_0123456789";
+
+/// What is wrong with a server for whose certificate there is something to do.
+const UNKNOWN: &str = "an unknown authority";
 
 /// A server that says over TLS that the run has succeeded, and remembers in which version of HTTP it
 /// was asked.
@@ -71,8 +74,9 @@ struct Authority {
 }
 
 impl Authority {
-    fn new() -> Self {
+    fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();
@@ -111,7 +115,7 @@ fn program(server: &TlsServer, trusted: Option<&Path>) -> Program {
 #[tokio::test]
 async fn an_authority_of_ones_own_is_trusted_and_no_other() {
     let dir = tempfile::tempdir().unwrap();
-    let authority = Authority::new();
+    let authority = Authority::new("an authority");
     let trusted = dir.path().join("authority.pem");
     std::fs::write(&trusted, &authority.pem).unwrap();
 
@@ -121,22 +125,33 @@ async fn an_authority_of_ones_own_is_trusted_and_no_other() {
     assert_eq!(good.asked(), [Version::HTTP_2], "the newest version that both speak");
     assert!(ended.stderr.contains("h2::") && !ended.stderr.contains(KEY), "{ended:?}");
 
-    let untrusted = Authority::new().server("localhost", false).await;
+    let other = dir.path().join("folder");
+    std::fs::create_dir(&other).unwrap();
+    // A folder has its certificates under their hashes, as `openssl rehash` names them, or under any other name.
+    std::fs::copy(&trusted, other.join("authority.pem")).unwrap();
+    let by_folder = program(&good, None).set("SSL_CERT_DIR", other.to_str().unwrap());
+    let ended = by_folder.run(&["wait", "run_1"]).await;
+    assert_eq!((ended.code, good.asked().len()), (Some(0), 2), "{ended:?}");
+
+    let untrusted = Authority::new("another authority").server("localhost", false).await;
     let other_name = authority.server("api.example.com", false).await;
     let expired = authority.server("localhost", true).await;
     let self_signed = self_signed().await;
     for (server, trusted, what) in [
-        (&untrusted, Some(trusted.as_path()), "an unknown authority"),
+        (&untrusted, Some(trusted.as_path()), UNKNOWN),
         (&other_name, Some(trusted.as_path()), "another name"),
         (&expired, Some(trusted.as_path()), "an expired certificate"),
         (&self_signed, Some(trusted.as_path()), "a certificate signed by itself"),
-        (&good, None, "an authority that only others trust"),
+        (&good, None, UNKNOWN),
     ] {
         let before = server.asked().len();
         let ended =
             program(server, trusted).run(&["wait", "run_1", "--timeout", "300ms", "--log-level", "debug"]).await;
         assert_eq!(ended.code, Some(6), "{what}: {ended:?}");
         assert!(ended.stderr.contains("certificate"), "{what} is named: {ended:?}");
+        if what == UNKNOWN {
+            assert!(ended.stderr.contains("set SSL_CERT_FILE to the file of the authority"), "{ended:?}");
+        }
         assert_eq!(server.asked().len(), before, "{what}: the key was not sent");
     }
 }
@@ -144,7 +159,7 @@ async fn an_authority_of_ones_own_is_trusted_and_no_other() {
 #[tokio::test]
 async fn a_webhook_trusts_the_same_authorities() {
     let dir = tempfile::tempdir().unwrap();
-    let authority = Authority::new();
+    let authority = Authority::new("an authority");
     let trusted = dir.path().join("authority.pem");
     std::fs::write(&trusted, &authority.pem).unwrap();
     let server = authority.server("localhost", false).await;
@@ -158,12 +173,12 @@ async fn a_webhook_trusts_the_same_authorities() {
     assert!(ended.stdout.contains("certificate") && !format!("{ended:?}").contains("secret-path"), "{ended:?}");
     assert_eq!(server.asked().len(), 1);
 
-    let untrusted = Authority::new().server("localhost", false).await;
+    let untrusted = Authority::new("another authority").server("localhost", false).await;
     let other_name = authority.server("hooks.example.com", false).await;
     let expired = authority.server("localhost", true).await;
     let self_signed = self_signed().await;
     for (server, what) in [
-        (&untrusted, "an unknown authority"),
+        (&untrusted, UNKNOWN),
         (&other_name, "another name"),
         (&expired, "an expired certificate"),
         (&self_signed, "a certificate signed by itself"),
@@ -173,6 +188,9 @@ async fn a_webhook_trusts_the_same_authorities() {
         let ended = program(server, Some(&trusted)).configured(&sink).run(&["sinks", "test"]).await;
         assert_eq!(ended.code, Some(1), "{what}: {ended:?}");
         assert!(ended.stdout.contains("certificate"), "{what} is named: {ended:?}");
+        if what == UNKNOWN {
+            assert!(ended.stdout.contains("set SSL_CERT_FILE to the file of the authority"), "{ended:?}");
+        }
         assert!(!format!("{ended:?}").contains("secret-path"), "{what}: {ended:?}");
         assert_eq!(server.asked().len(), 0, "{what}: the message was not sent");
     }
