@@ -238,6 +238,66 @@ async fn a_secret_file_that_does_not_answer() {
 }
 
 #[tokio::test]
+async fn a_key_file_that_does_not_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("key");
+    let simulator = api([("going", Script::runs_forever()), ("late", Script::runs_forever())]).await;
+    let receiver = Receiver::start([]).await.unwrap();
+    std::fs::write(&path, simulator.api_key()).unwrap();
+    let program = program(&simulator, &receiver, &format!("[api]\nkey_file = {path:?}\n")).unset("CREWSHIP_API_KEY");
+    let manager_path = program.home().join("notify.sock");
+    let manager = UnixDatagram::bind(&manager_path).unwrap();
+    let program = program.set("NOTIFY_SOCKET", manager_path.to_str().unwrap()).set("WATCHDOG_USEC", "400000");
+    let daemon = crate::daemon::start(&program).await;
+    add(&program, "going").await;
+    eventually("the run is polled", || simulator.requests().len() > 3).await;
+    std::fs::remove_file(&path).unwrap();
+    make_fifo(&path);
+    // A refusal makes it read the file again.
+    let key = simulator.api_key();
+    simulator.set_api_key("another");
+    let began = Instant::now();
+    assert_eq!(program.run(&["add", "--timeout", "1s", "late"]).await.code, Some(0));
+    let ended = program.run(&["wait", "--daemon", "late"]).await;
+    assert_eq!(ended.code, Some(6), "{ended:?}");
+    assert!(began.elapsed() < LONGEST_ANSWER * 2, "the deadline came after {:?}", began.elapsed());
+    let asked = Instant::now();
+    for command in ["list", "healthcheck"] {
+        let ended = program.run(&[command]).await;
+        assert_eq!(ended.code, Some(0), "{command}: {ended:?}");
+    }
+    assert!(asked.elapsed() < LONGEST_ANSWER * 2, "the control interface answered after {:?}", asked.elapsed());
+    let mut buffer = [0; 4096];
+    while manager.try_recv(&mut buffer).is_ok() {}
+    let pinged = async {
+        while !buffer.starts_with(b"WATCHDOG=1") {
+            manager.recv(&mut buffer).await.unwrap();
+        }
+    };
+    timeout(PATIENCE, pinged).await.expect("the watchdog is told that it goes on");
+    // A `wait` of its own does not begin, and says why.
+    let ended = program.run(&["wait", "late"]).await;
+    assert!(ended.code == Some(2) && ended.stderr.contains("it did not end within"), "{ended:?}");
+    // A file that answers again is read again.
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, &key).unwrap();
+    simulator.set_api_key(&key);
+    simulator.add_run(&RunId::new("going").unwrap(), Script::succeeds());
+    received(&receiver, 2).await;
+    std::fs::remove_file(&path).unwrap();
+    make_fifo(&path);
+    simulator.set_api_key("another");
+    simulator.add_run(&RunId::new("stuck").unwrap(), Script::succeeds());
+    add(&program, "stuck").await;
+    let asked = Instant::now();
+    send_signal(&daemon, Signal::TERM);
+    let ended = finish(daemon).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(!ended.stderr.contains("panicked"), "{ended:?}");
+    assert!(asked.elapsed() < LONGEST_STOP, "it ended after {:?}", asked.elapsed());
+}
+
+#[tokio::test]
 async fn a_template_and_a_configuration_that_do_not_answer_at_a_reload() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("template");
