@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use runwatch::run::RunId;
-use runwatch::simulator::{Fault, Receiver, Script, Simulator};
+use runwatch::simulator::{Fault, Receiver, Script, Simulator, StreamScript};
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -432,6 +432,134 @@ async fn no_secret_is_in_anything_that_the_daemon_leaves() {
         assert!(log.contains("hyper") && log.contains("delivery given up") && log.contains("webhok"), "{log}");
         clean_files(&program, &["runwatch.db"]);
         all_were_used(&world);
+    }
+}
+
+/// A secret in spellings in which servers repeat what they were sent.
+fn spellings(secret: &str) -> Vec<String> {
+    let each = |escape: &dyn Fn(char) -> String| secret.chars().map(escape).collect::<String>();
+    vec![
+        each(&|c| format!("%{:02x}", c as u32)),
+        each(&|c| format!("%{:02X}", c as u32)),
+        each(&|c| format!("%25{:02X}", c as u32)),
+        each(&|c| format!("\\u{:04x}", c as u32)),
+        each(&|c| format!("\\u{:04X}", c as u32)),
+        each(&|c| format!("&#{};", c as u32)),
+        each(&|c| format!("&#x{:x};", c as u32)),
+        each(&|c| format!("{:02x}", c as u32)),
+        each(&|c| format!("{:02X}", c as u32)),
+        STANDARD.encode(secret),
+        STANDARD.encode(format!("user:{secret}")),
+        URL_SAFE_NO_PAD.encode(format!("Bearer {secret}")),
+    ]
+}
+
+/// A receiver whose refusals hold what it was sent, in every spelling in turn.
+async fn respelling_server(serving: &mut JoinSet<()>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    serving.spawn(async move {
+        let said: Vec<_> = [URL_PATH, HEADER, TOKEN].into_iter().flat_map(spellings).collect();
+        for said in said.into_iter().filter(|said| !said.is_empty()).cycle() {
+            let Ok((mut stream, _client)) = listener.accept().await else { return };
+            drop(stream.read(&mut vec![0; 64 * 1024]).await);
+            let head = format!("HTTP/1.1 400 Bad Request\r\ncontent-length: {}\r\n\r\n", said.len());
+            drop(stream.write_all((head + &said).as_bytes()).await);
+        }
+    });
+    format!("http://{address}")
+}
+
+/// Fails where a place shows a spelling of a secret that a server was sent, or what it stands for.
+#[track_caller]
+fn clean_of_spellings(place: &str, bytes: &[u8]) {
+    clean(place, bytes);
+    let text = String::from_utf8_lossy(bytes);
+    let once_less = text.replace("\\\\", "\\");
+    for spelling in [KEY, URL_PATH, HEADER].into_iter().flat_map(spellings) {
+        // What base64 shares with the characters before and after is no part of the secret.
+        let own = spelling.get(12..spelling.len() - 4).expect("a long one");
+        assert!(!text.contains(own) && !once_less.contains(own), "{place} shows {spelling}");
+    }
+}
+
+#[tokio::test]
+async fn no_spelling_of_a_secret_is_in_anything_that_the_daemon_leaves() {
+    let mut serving = JoinSet::new();
+    let (repeating, accepting) = (respelling_server(&mut serving).await, Receiver::start([]).await.unwrap());
+    let simulator = Simulator::start().await.unwrap();
+    simulator.set_api_key(KEY);
+    for (index, spelling) in spellings(KEY).into_iter().enumerate() {
+        let (error, run) = (format!("the key {spelling} may not do this"), format!("run_{index}"));
+        let answer = serde_json::json!({
+            "id": run, "status": "failed", "error_message": error, "output": { spelling.clone(): [error] }, "input": error,
+        });
+        // One layer less than what the JSON of a text has.
+        let answer = answer.to_string().replace("\\\\u", "\\u");
+        let stream = StreamScript::default().message(&spelling);
+        simulator.add_run(&RunId::new(&run).unwrap(), Script::fails("no").verbatim(answer).stream(stream));
+        let refused = format!("refused_{index}");
+        simulator.add_run(&RunId::new(&refused).unwrap(), Script::succeeds().verbatim(error));
+    }
+    let count = spellings(KEY).len();
+    let mut config = String::from("[sinks.file]\ntype = \"log\"\npath = \"events.jsonl\"\nevents = [\"*\"]\n");
+    config += &format!("[sinks.hook]\ntype = \"command\"\nargv = [\"/bin/sh\", \"-c\", {HOOK:?}]\n");
+    config += &format!("[sinks.accepting]\ntype = \"webhook\"\nurl = {:?}\n", accepting.url());
+    config += &format!(
+        "[sinks.repeating]\ntype = \"webhook\"\nurl = \"{repeating}/{URL_PATH}\"\nretry_schedule = [\"50ms\", \"50ms\"]\n\
+         [sinks.repeating.headers]\nx-token = {HEADER:?}\n"
+    );
+    let program = Program::with(&simulator).configured(&config);
+    let run = program.home().join("run");
+    std::fs::create_dir_all(&run).unwrap();
+    let program = program.set("XDG_RUNTIME_DIR", run.to_str().unwrap());
+    let mut daemon = start(&program, "text").await;
+    let mut said = JoinSet::new();
+    collect(&mut daemon, &mut said);
+    for index in 0..count {
+        let ended = format!("run_{index}");
+        let followed = program.run(&["wait", "--daemon", "--follow", "--json", &ended]).await;
+        assert_eq!(followed.code, Some(1), "{followed:?}");
+        clean_of_spellings(&ended, format!("{followed:?}").as_bytes());
+        clean_of_spellings(&ended, followed.stdout.as_bytes());
+    }
+    let refused: Vec<_> = (0..count).map(|index| format!("refused_{index}")).collect();
+    assert_eq!(program.run_with_input(&["add", "-"], &refused.join("\n")).await.code, Some(0));
+    crate::support::received(&accepting, count).await;
+    for sent in accepting.requests() {
+        assert!(String::from_utf8_lossy(&sent.body).contains("[redacted]"), "{sent:?}");
+        clean_of_spellings("a message", &sent.body);
+    }
+    crate::support::until("the refused deliveries to be given up and the polls to fail", async || {
+        let deliveries = program.run(&["deliveries", "--failed", "--json"]).await.stdout;
+        let listed = program.run(&["show", "refused_0"]).await.stdout;
+        (deliveries.matches("\"dead\"").count() == count && listed.contains("not JSON")).then_some(())
+    })
+    .await;
+    for index in 0..count {
+        for run in [format!("run_{index}"), format!("refused_{index}")] {
+            let shown = program.run(&["show", "--json", &run]).await;
+            clean_of_spellings(&format!("show {run}"), shown.stdout.as_bytes());
+            clean_of_spellings(&format!("show {run}"), program.run(&["show", &run]).await.stdout.as_bytes());
+        }
+    }
+    for arguments in [&["deliveries", "--json"][..], &["deliveries"], &["list", "--all", "--json"], &["list", "--all"]]
+    {
+        let ended = program.run(arguments).await;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        clean_of_spellings(&format!("{arguments:?}"), ended.stdout.as_bytes());
+    }
+    let http = reqwest::Client::builder().unix_socket(run.join("runwatch/runwatch.sock")).no_proxy().build().unwrap();
+    let mut events = http.get("http://localhost/v1/events").header("last-event-id", "0").send().await.unwrap();
+    clean_of_spellings("the events", &events.chunk().await.unwrap().unwrap());
+    send_signal(&daemon, Signal::TERM);
+    assert_eq!(finish(daemon).await.code, Some(0));
+    while let Some(bytes) = said.join_next().await {
+        clean_of_spellings("the log", &bytes.unwrap());
+    }
+    clean_files(&program, &["hook.event", "events.jsonl", "runwatch.db"]);
+    for name in ["hook.event", ".config/runwatch/events.jsonl", ".local/state/runwatch/runwatch.db"] {
+        clean_of_spellings(name, &std::fs::read(program.home().join(name)).unwrap());
     }
 }
 
