@@ -102,9 +102,7 @@ impl Redactor {
                 at += 1;
                 continue;
             };
-            // The rest of an escape is not left before the mark.
-            let slashes = text[copied..at].iter().rev().take_while(|byte| **byte == b'\\').count();
-            redacted.extend_from_slice(&text[copied..at - slashes % 2]);
+            redacted.extend_from_slice(&text[copied..before_escape(text, copied, at)]);
             redacted.extend_from_slice(REDACTED.as_bytes());
             (copied, at) = (end, end);
         }
@@ -130,6 +128,23 @@ impl Redactor {
         });
         ends.max()
     }
+}
+
+/// Where the escape of JSON begins that `at` is in the middle of, which would be broken without its end; else `at`.
+fn before_escape(text: &[u8], from: usize, at: usize) -> usize {
+    // The longest is `\u{10ffff}`, of programming languages; there may be one more backslash to count.
+    let begin = at.saturating_sub(10).max(from);
+    let mut escape = begin - text[from..begin].iter().rev().take_while(|byte| **byte == b'\\').count() % 2;
+    while escape < at {
+        match character(text, escape, 1) {
+            Some((_, next)) if next <= at => escape = next,
+            Some(_) if text[escape] == b'\\' => return escape,
+            Some(_) | None => break,
+        }
+    }
+    // A backslash that begins no escape that is known.
+    let slashes = text[from..at].iter().rev().take_while(|byte| **byte == b'\\').count();
+    at - slashes % 2
 }
 
 /// Whether an escape may begin with this byte.
@@ -415,6 +430,12 @@ mod tests {
         }
         let newline = Redactor::new(["newline_key"]).body(br#""\newline_key""#.to_vec());
         assert_eq!(newline, br#""[redacted]""#);
+        for escape in [r"\u", r"\u00", "\\\\\\u0", r"\\\n\u005f\u00e9\u"] {
+            let body = format!(r#""{escape}005fkey_0123""#);
+            let shown = Redactor::new(["005fkey_0123"]).body(body.clone().into_bytes());
+            let read = serde_json::from_slice::<serde_json::Value>(&shown);
+            assert!(read.is_ok(), "{body}: {}", String::from_utf8_lossy(&shown));
+        }
     }
 
     #[test]
