@@ -83,6 +83,21 @@ fn poll(criterion: &mut Criterion) {
     group.finish();
 }
 
+fn redact(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("secrets");
+    let redact = api::hot::redaction("ck_live_0123456789abcdefghijklmnopqrstuvwxyz");
+    let text = r#"A text of an agent, with a \"quotation\", a number (1705315805) and a path: /v1/runs.\n"#;
+    let large = format!(r#"{{"output":"{}"}}"#, text.repeat(64 * 1024 / text.len()));
+    for (name, body) in [("running", RUNNING), ("64 KiB", large.as_bytes())] {
+        assert_eq!(redact(body.to_vec()), body, "there is no secret in it");
+        group.throughput(Throughput::Bytes(body.len() as u64));
+        group.bench_function(format!("search an answer/{name}"), |bencher| {
+            bencher.iter_batched(|| body.to_vec(), &redact, BatchSize::SmallInput);
+        });
+    }
+    group.finish();
+}
+
 fn sign(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("message");
     let (watch, progress, now) = going();
@@ -208,5 +223,5 @@ fn store(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, poll, sign, store);
+criterion_group!(benches, poll, redact, sign, store);
 criterion_main!(benches);

@@ -8,10 +8,11 @@ mod targets {
 
     type Target = fn(&[u8]);
 
-    const TARGETS: [(&str, Target); 8] = [
+    const TARGETS: [(&str, Target); 9] = [
         ("answer", runwatch::api::fuzzing::answer),
         ("pause", runwatch::api::fuzzing::pause),
         ("events", runwatch::api::fuzzing::events),
+        ("redact", runwatch::api::fuzzing::redact),
         ("config", runwatch::config::fuzzing::file),
         ("control", runwatch::control::fuzzing::request),
         ("template", runwatch::notify::fuzzing::template),

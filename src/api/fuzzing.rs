@@ -8,9 +8,14 @@ use jiff::Timestamp;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+
 use super::sse::Parser;
 use super::stream::activity;
 use super::{hints, wire};
+use crate::config::REDACTED;
+use crate::redact::Redactor;
 use crate::run::{Activity, Answer, Event, EventData, Labels, Limits, Progress, RunId, Verdict, Watch};
 
 /// Largest message that a webhook sends, in bytes.
@@ -91,5 +96,77 @@ pub fn events(bytes: &[u8]) {
     assert_eq!(whole, cut);
     for activity in whole.iter().flat_map(|(frames, _)| frames).filter_map(activity) {
         assert!(!Activity::summary(activity.data.as_deref()).contains(char::is_control));
+    }
+}
+
+/// Characters of keys: none of them begins an escape.
+const KEY_CHARACTERS: &[u8] = b"_-.~+/=0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+
+/// Longest text that is searched for a secret, in bytes.
+const SEARCHED: usize = 4096;
+
+/// A text with a secret in it: the first byte says how the secret is spelled there, the rest of the first line what it
+/// is, and the other lines what stands around it. However it is spelled, it is found, and JSON stays JSON.
+pub fn redact(bytes: &[u8]) {
+    let Some((spelling, bytes)) = bytes.split_first() else { return };
+    let (key, rest) = bytes.split_at(bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len()));
+    if !(10..=60).contains(&key.len()) {
+        return;
+    }
+    let character = |byte: &u8| match KEY_CHARACTERS.contains(byte) {
+        true => char::from(*byte),
+        false => char::from(KEY_CHARACTERS[usize::from(*byte) % KEY_CHARACTERS.len()]),
+    };
+    // No JSON has its beginning outside of strings.
+    let secret = format!("k_{}", key.iter().map(character).collect::<String>());
+    let text = String::from_utf8_lossy(&rest[..rest.len().min(SEARCHED)]).into_owned();
+    let redactor = Redactor::new([&secret]);
+
+    let spelled = respelled(&respelled(&encoded(&secret, spelling / 49), spelling / 7 % 7), spelling % 7);
+    let middle = text.floor_char_boundary(text.len() / 2);
+    let whole = format!("{}{spelled}{}", &text[..middle], &text[middle..]);
+    let shown = redactor.text(&whole);
+    assert!(shown.contains(REDACTED) && !shown.contains(&spelled), "{spelled}");
+    assert!(shown_nowhere(&shown, &secret), "{shown}");
+    // Cut off in the middle, what is there of it does not show either.
+    let cut = &whole.as_bytes()[..middle + spelled.len() / 2 + 1];
+    assert!(shown_nowhere(&redactor.beginning(cut), &secret));
+
+    assert!(shown_nowhere(&redactor.text(&text), &secret));
+    let body = redactor.body(text.clone().into_bytes());
+    assert!(shown_nowhere(&String::from_utf8_lossy(&body), &secret));
+    if serde_json::from_str::<Value>(&text).is_ok() {
+        assert!(serde_json::from_slice::<Value>(&body).is_ok(), "{}", String::from_utf8_lossy(&body));
+    }
+}
+
+/// Whether a secret shows nowhere between the marks.
+fn shown_nowhere(text: &str, secret: &str) -> bool {
+    let secret = secret.to_ascii_lowercase();
+    text.split(REDACTED).all(|part| !part.to_ascii_lowercase().contains(&secret))
+}
+
+/// A secret as other programs encode it.
+fn encoded(secret: &str, kind: u8) -> String {
+    match kind {
+        0 | 1 => secret.to_owned(),
+        2 => STANDARD.encode(format!("user:{secret}")),
+        3 => URL_SAFE_NO_PAD.encode(secret),
+        4 => secret.bytes().map(|byte| format!("{byte:02x}")).collect(),
+        _ => secret.bytes().map(|byte| format!("{byte:02X}")).collect(),
+    }
+}
+
+/// A text with one more layer of escapes.
+fn respelled(text: &str, kind: u8) -> String {
+    let each = |escape: &dyn Fn(char) -> String| text.chars().map(escape).collect();
+    match kind {
+        0 => text.to_owned(),
+        1 => each(&|c| if c.is_ascii_alphanumeric() { c.to_string() } else { format!("%{:02X}", c as u32) }),
+        2 => each(&|c| format!("%{:02x}", c as u32)),
+        3 => each(&|c| format!("\\u{:04x}", c as u32)),
+        4 => each(&|c| if c.is_ascii_alphanumeric() { c.to_string() } else { format!("\\{c}") }),
+        5 => each(&|c| format!("&#{};", c as u32)),
+        _ => each(&|c| format!("&#x{:X};", c as u32)),
     }
 }
