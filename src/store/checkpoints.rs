@@ -16,7 +16,7 @@ const PAGES: u32 = 1_000;
 /// checkpoint, the log cannot begin anew.
 const MOST_PAGES: u32 = 16_000;
 
-/// One checkpoint, to be made on a connection that nobody else uses meanwhile.
+/// One checkpoint, to be made on a connection of its own.
 pub struct Checkpoint {
     connection: Connection,
 }
@@ -42,7 +42,7 @@ pub(super) struct Checkpointer {
     requests: mpsc::Receiver<Request>,
 }
 
-/// A checkpoint is due, and who waits for its end, if anyone.
+/// A checkpoint is due; the sender, if there is one, waits for its end.
 type Request = Option<oneshot::Sender<()>>;
 
 impl Checkpointer {
