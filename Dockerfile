@@ -12,7 +12,7 @@ RUN packaging/image /image
 
 FROM scratch
 LABEL org.opencontainers.image.title="runwatch" \
-      org.opencontainers.image.description="Watches Crewship runs until each one ends, and tells whoever waits for it" \
+      org.opencontainers.image.description="Watches Crewship runs until each one ends, and notifies the people and programs that wait for it" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0"
 COPY --from=build /image/ /
 # State belongs to the user; a fresh volume takes owner and mode from here.
@@ -24,7 +24,7 @@ USER 65532:65532
 VOLUME /var/lib/runwatch
 # Only where control.listen is set.
 EXPOSE 9477
-# Messages under way get 10 seconds; an engine that kills sooner or just then (Docker: 10 s) should wait 15.
+# Deliveries under way get 10 seconds; an engine that kills sooner or just then (Docker: 10 s) should wait 15.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["/usr/bin/runwatch", "healthcheck"]
 ENTRYPOINT ["/usr/bin/runwatch"]
