@@ -12,6 +12,9 @@ use crate::redact::Redactor;
 /// Most bytes of a field that is not passed on whole (IDs, status, times).
 const MAX_SMALL_BYTES: usize = 256 * 1024;
 
+/// Up to which size, in bytes, a value grows step by step.
+const GROWN_BYTES: usize = 64 * 1024;
+
 /// Longest name of a field, with escapes, that is looked at. The longest known one, all escaped, has 78.
 const MAX_NAME_BYTES: usize = 128;
 
@@ -185,14 +188,17 @@ pub(super) struct Reader {
     data: Option<bool>,
     /// Bytes that may still be kept of the large fields.
     left: usize,
+    /// How many bytes the body has, where that is known.
+    length: Option<u64>,
     seen: u64,
     max_bytes: u64,
     beginning: Vec<u8>,
 }
 
 impl Reader {
-    /// Creates a reader that keeps at most `max_bytes` of the large fields together.
-    pub(super) fn new(max_bytes: u64) -> Self {
+    /// Creates a reader that keeps at most `max_bytes` of the large fields together, of a body of `length` bytes where
+    /// that is known.
+    pub(super) fn new(max_bytes: u64, length: Option<u64>) -> Self {
         Self {
             at: At::Start,
             level: 0,
@@ -203,6 +209,7 @@ impl Reader {
             contradicts: false,
             data: None,
             left: usize::try_from(max_bytes).unwrap_or(usize::MAX),
+            length,
             seen: 0,
             max_bytes,
             beginning: Vec::new(),
@@ -247,8 +254,8 @@ impl Reader {
     }
 
     /// How many bytes of the large fields are kept.
-    pub(super) fn kept(&self) -> usize {
-        usize::try_from(self.max_bytes).unwrap_or(usize::MAX) - self.left
+    pub(super) fn kept(&self) -> u64 {
+        self.max_bytes.saturating_sub(self.left as u64)
     }
 
     /// How many bytes of the body were read.
@@ -401,6 +408,11 @@ impl Reader {
         let (Some(field), Value::Bytes(kept)) = (self.field, &mut self.value) else { return };
         let room = if field.is_large() { self.left } else { MAX_SMALL_BYTES - kept.len() };
         if bytes.len() <= room {
+            // Once for all that may come: each step of growth would be a copy beside the one before it.
+            if let Some(length) = self.length.filter(|_| kept.len() > GROWN_BYTES) {
+                let rest = usize::try_from(length.saturating_sub(self.seen)).unwrap_or(usize::MAX);
+                kept.reserve_exact(rest.min(room).max(bytes.len()));
+            }
             kept.extend_from_slice(bytes);
             self.left -= if field.is_large() { bytes.len() } else { 0 };
         } else {
@@ -440,7 +452,7 @@ mod tests {
 
     /// Reads `body` in pieces of `piece` bytes.
     fn read(body: &[u8], piece: usize) -> (Ending, [Fields; 2]) {
-        let mut reader = Reader::new(LIMIT);
+        let mut reader = Reader::new(LIMIT, None);
         for bytes in body.chunks(piece) {
             if reader.push(bytes).is_break() {
                 break;
@@ -481,7 +493,7 @@ mod tests {
             assert_eq!(bytes(&outer, Field::Status).unwrap(), r#""succeeded""#);
         }
         let endless = format!(r#"{{"status":"succeeded","output":"{}"#, large.repeat(10));
-        let mut reader = Reader::new(LIMIT);
+        let mut reader = Reader::new(LIMIT, None);
         let read = endless.as_bytes().chunks(100).take_while(|bytes| reader.push(bytes).is_continue()).count();
         assert!(read as u64 * 100 <= READ_FACTOR * LIMIT + 100, "{read}");
         assert_eq!(reader.finish().0, Ending::Cut);

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url};
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::answer::Reader;
 use super::error::{ApiError, Transport};
@@ -37,11 +37,11 @@ const IDLE_LIMIT: Duration = Duration::from_secs(90);
 const LOOKUPS: usize = 8;
 
 /// Most KiB of large answers that are kept at once, all together, from when they are read until they are stored. The
-/// next one is not read on meanwhile. Where `max_response_bytes` is more, one answer at a time takes all.
+/// next one is not read meanwhile, and its time stands still. Where `max_response_bytes` is more, one answer at a time takes all.
 const ROOM_KIB: u32 = 16 * 1024;
 
 /// Most bytes of an answer that waits for no room.
-const SMALL_BYTES: usize = 64 * 1024;
+const SMALL_BYTES: u64 = 64 * 1024;
 
 /// Most runs of which is remembered that their last answer broke off. Of one that is forgotten, an answer more is
 /// needed.
@@ -162,23 +162,27 @@ impl ApiClient {
         self.make_spare();
     }
 
-    /// Sends a poll. One whose connection was kept alive and turns out to be dead is sent again at once on a
-    /// fresh one: it says nothing about the API, and reading twice does no harm.
-    async fn send_poll(&self, request: impl Fn(&Client) -> RequestBuilder) -> Result<Response, ApiError> {
+    /// Sends a poll and waits for the head of its answer until `ends`. One whose connection was kept alive and turns
+    /// out to be dead is sent again at once on a fresh one: it says nothing about the API, and reading twice does no
+    /// harm.
+    async fn send_poll(
+        &self,
+        ends: Instant,
+        request: impl Fn(&Client) -> RequestBuilder,
+    ) -> Result<Response, ApiError> {
+        let send = |pool: &Pool| timeout_at(ends, request(&pool.http).send());
         let mut pool = self.pool();
-        let mut sent = request(&pool.http).send().await;
-        if let Err(error) = &sent {
-            let ended = connection_ended(error);
-            if ended || error.is_timeout() {
-                // Others of its time are as dead, most likely.
-                self.renew_since(pool.number);
-            }
-            if ended && pool.reuses() {
-                pool = self.pool();
-                sent = request(&pool.http).send().await;
-            }
+        let mut sent = send(&pool).await;
+        let ended = matches!(&sent, Ok(Err(error)) if connection_ended(error));
+        if ended || matches!(&sent, Err(_elapsed)) || matches!(&sent, Ok(Err(error)) if error.is_timeout()) {
+            // Others of its time are as dead, most likely.
+            self.renew_since(pool.number);
         }
-        let response = sent.map_err(|error| self.transport(error))?;
+        if ended && pool.reuses() {
+            pool = self.pool();
+            sent = send(&pool).await;
+        }
+        let response = sent.map_err(|_elapsed| ApiError::Timeout)?.map_err(|error| self.transport(error))?;
         let mut current = self.polls.lock().expect("no holder panics");
         if current.number == pool.number {
             current.answered_at = Some(Instant::now());
@@ -211,34 +215,49 @@ impl ApiClient {
         Ok(Some(body))
     }
 
-    /// Reads the answer about the run `id` as far as it can be read.
+    /// Reads the answer about the run `id` as far as it can be read until `ends`, which moves on while the answer waits
+    /// for room.
     ///
     /// An answer that breaks off is an error the first time, since the next may be whole; the second in a row is
     /// taken for what it says up to there.
-    async fn observation(&self, mut response: Response, id: &RunId) -> Result<Observation, ApiError> {
-        let mut reader = Reader::new(self.settings.max_response_bytes);
+    async fn observation(
+        &self,
+        mut response: Response,
+        id: &RunId,
+        mut ends: Instant,
+    ) -> Result<Observation, ApiError> {
+        let most = self.settings.max_response_bytes;
+        // Absent where the body is compressed or comes in chunks.
+        let announced = response.content_length();
+        let mut reader = Reader::new(most, announced);
         let (mut room, mut waited) = (None, false);
         let broken_off = loop {
-            match response.chunk().await {
-                Ok(Some(bytes)) if reader.push(&bytes).is_continue() => {}
-                Ok(_) => break None,
-                Err(error) => break Some(self.transport(error)),
-            }
-            if room.is_none() && reader.kept() > SMALL_BYTES {
-                let most = response.content_length().unwrap_or(u64::MAX).min(self.settings.max_response_bytes);
-                let most = u32::try_from(most.div_ceil(1024)).unwrap_or(ROOM_KIB).min(ROOM_KIB);
-                let taken = match Arc::clone(&self.room).try_acquire_many_owned(most) {
+            // Before the first byte where that can be known: what is received and not read takes memory, too.
+            if room.is_none() && announced.unwrap_or(reader.kept()) > SMALL_BYTES {
+                let kib =
+                    u32::try_from(announced.unwrap_or(most).min(most).div_ceil(1024)).unwrap_or(ROOM_KIB).min(ROOM_KIB);
+                let began = Instant::now();
+                let taken = match Arc::clone(&self.room).try_acquire_many_owned(kib) {
                     Ok(room) => room,
                     Err(_none_now) => {
                         waited = true;
-                        Arc::clone(&self.room).acquire_many_owned(most).await.expect("it is never closed")
+                        Arc::clone(&self.room).acquire_many_owned(kib).await.expect("it is never closed")
                     }
                 };
                 room = Some(taken);
+                ends += began.elapsed();
+            }
+            match timeout_at(ends, response.chunk()).await {
+                Ok(Ok(Some(bytes))) if reader.push(&bytes).is_continue() => {}
+                Ok(Ok(_)) => break None,
+                Ok(Err(error)) => break Some(self.transport(error)),
+                Err(_elapsed) => break Some(ApiError::Transport(Transport::late())),
             }
         };
         if let Some(room) = &mut room {
-            drop(room.split(room.num_permits().saturating_sub(reader.kept().div_ceil(1024))));
+            drop(room.split(
+                room.num_permits().saturating_sub(usize::try_from(reader.kept().div_ceil(1024)).unwrap_or(usize::MAX)),
+            ));
         }
         let again = {
             let mut cut = self.cut.lock().expect("no holder panics");
@@ -265,7 +284,7 @@ impl ApiClient {
         }
     }
 
-    async fn refusal(&self, response: Response) -> ApiError {
+    async fn refusal(&self, response: Response, ends: Instant) -> ApiError {
         let code = response.status();
         let status = code.as_u16();
         let retry_after = hints::refusal_pause(code, response.headers(), SystemTime::now());
@@ -274,9 +293,9 @@ impl ApiClient {
             return ApiError::Redirect { status };
         }
         // Only the message is lost when the body cannot be read; the status says what matters.
-        let message = match self.read_body(response, MAX_ERROR_BYTES).await {
-            Ok(Some(body)) => wire::error_message(self.keys.redactor().beginning(&body).as_bytes()),
-            Ok(None) | Err(_) => String::new(),
+        let message = match timeout_at(ends, self.read_body(response, MAX_ERROR_BYTES)).await {
+            Ok(Ok(Some(body))) => wire::error_message(self.keys.redactor().beginning(&body).as_bytes()),
+            Ok(Ok(None) | Err(_)) | Err(_) => String::new(),
         };
         match code {
             StatusCode::FORBIDDEN if limits => ApiError::Status { status, message, retry_after },
@@ -296,8 +315,8 @@ fn poll_client(settings: &ApiSettings, names: &Arc<Names>) -> reqwest::Result<Cl
     // time that poll is given up: else all polls fail until the kernel gives the connection up, also when the API has
     // moved to another address meanwhile.
     let half = settings.request_timeout / 2;
+    // Without a limit in time of its own: the time of a poll stands still while its answer waits for room.
     builder(settings, names)
-        .timeout(settings.request_timeout)
         .pool_idle_timeout(IDLE_LIMIT)
         .http2_keep_alive_interval(half)
         .http2_keep_alive_timeout(half)
@@ -324,18 +343,19 @@ impl RunSource for ApiClient {
     async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
         let url = self.run(id, None);
         let mut tried = 0;
-        let response = loop {
+        let (response, ends) = loop {
             let key = self.keys.authorization().await?;
             let request = |http: &Client| {
                 let request = http.get(url.clone()).header(AUTHORIZATION, key.clone());
                 request.header(ACCEPT, HeaderValue::from_static("application/json"))
             };
-            let response = self.send_poll(request).await?;
+            let ends = Instant::now() + self.settings.request_timeout;
+            let response = self.send_poll(ends, request).await?;
             if response.status().is_success() {
                 self.keys.accept(&key);
-                break response;
+                break (response, ends);
             }
-            let refusal = self.refusal(response).await;
+            let refusal = self.refusal(response, ends).await;
             tried += 1;
             let refused = matches!(refusal, ApiError::Unauthorized { .. });
             if !refused || tried >= KEYS_TRIED || !self.keys.has_another(&key).await {
@@ -343,7 +363,7 @@ impl RunSource for ApiClient {
             }
         };
         let pause = hints::exhausted(response.headers(), SystemTime::now());
-        let observation = self.observation(response, id).await?;
+        let observation = self.observation(response, id, ends).await?;
         Ok(Reply { observation, pause })
     }
 
@@ -365,12 +385,12 @@ impl RunSource for ApiClient {
         if let Some(last_id) = last_id.and_then(|last_id| HeaderValue::from_str(last_id).ok()) {
             request = request.header("last-event-id", last_id);
         }
-        let opening = async {
-            let response = request.send().await.map_err(|error| self.transport(error))?;
-            if response.status().is_success() { Ok(response) } else { Err(self.refusal(response).await) }
-        };
-        let response = tokio::time::timeout(self.settings.request_timeout, opening).await;
-        let response = response.map_err(|_elapsed| ApiError::Timeout)??;
+        let ends = Instant::now() + self.settings.request_timeout;
+        let response = timeout_at(ends, request.send()).await.map_err(|_elapsed| ApiError::Timeout)?;
+        let response = response.map_err(|error| self.transport(error))?;
+        if !response.status().is_success() {
+            return Err(self.refusal(response, ends).await);
+        }
         if !is_event_stream(response.headers()) {
             return Err(ApiError::Malformed(Malformed::Shape("it is not an event stream")));
         }

@@ -87,6 +87,12 @@ impl Transport {
         let answer_began = error.is_body() || error.is_decode();
         Self { what, answer_began, causes: redactor.text(&with_causes(&error.without_url())).into_owned() }
     }
+
+    /// An answer that began and did not end in time.
+    pub(super) fn late() -> Self {
+        let causes = "the answer began and did not end".to_owned();
+        Self { what: "no answer in time", answer_began: true, causes }
+    }
 }
 
 /// Why the API key cannot be used.

@@ -39,7 +39,7 @@ pub(super) struct Answer {
 
 /// Reads the body of a successful answer about the run `asked`, at once.
 pub(super) fn observation(body: &[u8], asked: &RunId) -> Result<Observation, Malformed> {
-    let mut reader = Reader::new(body.len() as u64);
+    let mut reader = Reader::new(body.len() as u64, None);
     let _all_or_enough = reader.push(body);
     answer(reader, asked, None).map(|answer| answer.observation)
 }
@@ -213,7 +213,7 @@ mod tests {
     fn a_secret_shows_nowhere_in_an_answer() {
         let body = r#"{"id":"run_xyz789abc","status":"odd ck_live\/1234567","output":{"a":["ck_live%2F1234567"]},
             "error":{"message":"ck_live\u002f1234567"},"project":"ck_live/1234567"}"#;
-        let mut reader = Reader::new(body.len() as u64);
+        let mut reader = Reader::new(body.len() as u64, None);
         let _all = reader.push(body.as_bytes());
         reader.redact(&crate::redact::Redactor::new(["ck_live/1234567"]));
         assert!(!String::from_utf8_lossy(reader.beginning()).contains("1234567"));
@@ -314,7 +314,7 @@ mod tests {
     #[test]
     fn an_answer_that_is_too_large_or_breaks_off_says_what_it_is_missing() {
         let read = |body: &str, max_bytes| {
-            let mut reader = Reader::new(max_bytes);
+            let mut reader = Reader::new(max_bytes, None);
             let _enough = body.as_bytes().chunks(16).try_for_each(|bytes| reader.push(bytes));
             answer(reader, &asked(), None)
         };
