@@ -10,8 +10,8 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use jiff::Timestamp;
 use runwatch::clock::Clock;
 use runwatch::config::Settings;
+use runwatch::domain::{Answer, Event, FoundBy, Labels, Limits, Progress, RunId, SinkName, Step, Watch};
 use runwatch::notify::signature;
-use runwatch::run::{Answer, Event, FoundBy, Labels, Limits, Progress, RunId, SinkName, Step, Watch};
 use runwatch::store::{Added, Place, Store, Told, WatchId};
 use runwatch::{api, app};
 use tokio::runtime::Runtime;
@@ -75,7 +75,7 @@ fn poll(criterion: &mut Criterion) {
         });
     });
 
-    let mut budget = runwatch::watch::hot::budget(1_000_000, Instant::now());
+    let mut budget = runwatch::scheduler::hot::budget(1_000_000, Instant::now());
     group.bench_function("ask the budget", |bencher| {
         // With the reading of the clock, as the scheduler does it.
         bencher.iter(|| budget(black_box(Instant::now())));

@@ -11,15 +11,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use runwatch::api::{ApiError, NoStream, Reply, RunSource};
 use runwatch::app;
 use runwatch::backoff::Growth;
 use runwatch::clock::Clock;
 use runwatch::config::Settings;
+use runwatch::domain::{Labels, Observation, RunDetails, RunId, Status, Watch};
 use runwatch::metrics::Metrics;
-use runwatch::run::{Labels, Observation, RunDetails, RunId, Status, Watch};
+use runwatch::providers::{ApiError, NoStream, Reply, RunSource};
+use runwatch::scheduler::{AddedBy, Scheduler};
 use runwatch::store::{Place, Store};
-use runwatch::watch::{AddedBy, Scheduler};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;

@@ -12,11 +12,11 @@ use anyhow::{Context as _, bail, ensure};
 use runwatch::app::Engine;
 use runwatch::clock::Clock;
 use runwatch::config::{EventsMode, Secret, Settings, SinkKind, SinkSettings, WebhookFormat, WebhookSettings};
+use runwatch::domain::{Event, EventFilter, Labels, RunId, SinkName, Verdict, Watch};
 use runwatch::metrics::{Format, Stored};
-use runwatch::run::{Event, EventFilter, Labels, RunId, SinkName, Verdict, Watch};
+use runwatch::scheduler::AddedBy;
 use runwatch::simulator::{Receiver, Script, Simulator};
 use runwatch::store::Place;
-use runwatch::watch::AddedBy;
 use tokio::time::Instant;
 
 /// The runs are so long, evenly spread: short enough for a thousand of them in a minute or two.

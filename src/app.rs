@@ -8,16 +8,16 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{ApiClient, RunSource};
 use crate::backoff::Growth;
 use crate::blocking;
 use crate::clock::Clock;
 use crate::config::{EventsMode, Settings, SinkKind, SinkSettings};
+use crate::domain::{Limits, Route, Routes, SinkName};
 use crate::metrics::Metrics;
 use crate::notify::{Courier, Deliver, Sink};
-use crate::run::{Limits, Route, Routes, SinkName};
+use crate::providers::{ApiClient, RunSource};
+use crate::scheduler::{Policy, Scheduler, Watches};
 use crate::store::{Counts, Place, Store, Writer};
-use crate::watch::{Policy, Scheduler, Watches};
 
 /// How long others have to let go of the store when the engine stops.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);

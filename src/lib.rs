@@ -33,44 +33,43 @@
 //!
 //! | Module | What it is |
 //! |---|---|
-//! | [`run`] | the domain: runs, watches, verdicts, events; pure |
-//! | [`api`] | the client of the API |
-//! | [`watch`] | when to ask for which run |
-//! | [`store`] | SQLite |
+//! | [`domain`] | runs, watches, verdicts, events; pure |
+//! | [`providers`] | everything that speaks to a run API |
+//! | [`scheduler`] | when each run is polled, and what follows from an observation |
+//! | [`store`] | what is persisted |
 //! | [`notify`] | deliveries and sinks |
 //! | [`control`] | the interface of the daemon: server and client |
-//! | [`config`], [`cli`] | what the user asks for |
-//! | [`app`], [`command`] | the wiring, the commands |
-//! | [`telemetry`], [`output`] | logs and the terminal; the threads that write them |
-//! | [`metrics`], [`service`] | figures, the service manager |
+//! | [`config`] | the settings and where they come from |
+//! | [`app`] | the wiring of the engine |
+//! | [`daemon`] | the service: start, reload, maintenance, the service manager |
+//! | [`cli`] | the commands, their arguments and what they print |
+//! | [`logging`], [`output`] | logs and the terminal; the threads that write them |
+//! | [`metrics`] | counters and gauges |
 //! | `blocking`, `http` | calls that can block, on threads of their own; what HTTP clients share |
 //! | [`clock`], [`backoff`] | time, growing intervals |
-//! | [`process`] | what others see of this process |
-//! | [`text`], [`table`] | harmless text, tables that fit |
-//! | `redact` | secrets taken out of what servers say, whatever their spelling |
+//! | [`hardening`] | what others can see of this process, and the limits it runs with |
+//! | [`text`], `redact` | text made safe to print; secrets removed in every spelling |
 //! | [`simulator`] | the simulated API and receiver of the tests and the demo |
 
-pub mod api;
 pub mod app;
 pub mod backoff;
 mod blocking;
 pub mod cli;
 pub mod clock;
-pub mod command;
 pub mod config;
 pub mod control;
-mod crash;
+pub mod daemon;
+pub mod domain;
+mod failpoint;
+pub mod hardening;
 mod http;
+pub mod logging;
 pub mod metrics;
 pub mod notify;
 pub mod output;
-pub mod process;
+pub mod providers;
 mod redact;
-pub mod run;
-pub mod service;
+pub mod scheduler;
 pub mod simulator;
 pub mod store;
-pub mod table;
-pub mod telemetry;
 pub mod text;
-pub mod watch;

@@ -4,21 +4,21 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use runwatch::cli::{Cli, Command, Common, ConfigCommand, SinksCommand};
-use runwatch::command::daemon::Logging;
-use runwatch::command::remote::{self, Talk};
-use runwatch::command::wait::{Manner, Results};
-use runwatch::command::{self, USAGE};
+use runwatch::cli::args::{Cli, Command, Common, ConfigCommand, SinksCommand};
+use runwatch::cli::remote::{self, Talk};
+use runwatch::cli::wait::{Manner, Results};
+use runwatch::cli::{self as commands, USAGE};
 use runwatch::config::{self, LogFormat, LogLevel, Settings, Sources};
-use runwatch::process;
-use runwatch::telemetry::{self, Screen};
+use runwatch::daemon::{self, Logging};
+use runwatch::hardening;
+use runwatch::logging::{self, Screen};
 
 /// How long each output may take at the end to write what is queued: one that is read takes a moment.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    process::hide();
-    process::raise_open_files_limit();
+    hardening::hide();
+    hardening::raise_open_files_limit();
     let cli = Cli::from_args(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let live = matches!(cli.command, Command::Wait(_) | Command::Demo(_)) && !cli.common.quiet;
     let screen = if live { Screen::detect() } else { Screen::plain() };
@@ -32,18 +32,18 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
     let common = cli.common;
-    let coloured = telemetry::coloured(common.color);
+    let coloured = logging::coloured(common.color);
     let sources = || Sources::from_process(common.config.clone());
     if let Command::Daemon(args) = &cli.command {
         let settings = settings(&sources())?;
         let level = common.log_level.unwrap_or(settings.log.level);
         let format = common.log_format.unwrap_or(settings.log.format);
-        let levels = telemetry::init(screen, level, format, coloured);
+        let levels = logging::init(screen, level, format, coloured);
         let logging = Logging { levels, level: common.log_level };
-        return block_on(command::daemon::daemon(args, settings, sources, logging));
+        return block_on(daemon::daemon(args, settings, sources, logging));
     }
     let log_format = common.log_format.unwrap_or(LogFormat::Text);
-    telemetry::init(screen, common.log_level.unwrap_or(LogLevel::Warn), log_format, coloured);
+    logging::init(screen, common.log_level.unwrap_or(LogLevel::Warn), log_format, coloured);
     let client = || remote::client(&sources(), screen);
     let (out, err) = (&mut io::stdout(), &mut io::stderr());
     let follow = matches!(&cli.command, Command::Wait(args) if args.follow);
@@ -57,9 +57,9 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
                 _ => Results::Text,
             };
             if args.daemon {
-                block_on(command::wait::wait_on_daemon(&args, client()?, manner(results)))
+                block_on(commands::wait::wait_on_daemon(&args, client()?, manner(results)))
             } else {
-                block_on(command::wait::wait(&args, settings(&sources())?, manner(results)))
+                block_on(commands::wait::wait(&args, settings(&sources())?, manner(results)))
             }
         }
         Command::Daemon(_) => unreachable!("it was started above"),
@@ -71,17 +71,17 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
         Command::Events { after } => block_on(remote::events(&client()?, after, screen)),
         Command::Deliveries(args) => block_on(remote::deliveries(&client()?, &args, talk(&common, out, err))),
         Command::Sinks(SinksCommand::Test { sinks }) => {
-            block_on(command::sinks::test(&settings(&sources())?, &sinks, common.json, out))
+            block_on(commands::sinks::test(&settings(&sources())?, &sinks, common.json, out))
         }
-        Command::Config(ConfigCommand::Check) => command::config::check(&sources(), common.json, out, err),
-        Command::Config(ConfigCommand::Show) => command::config::show(&sources(), common.json, out, err),
+        Command::Config(ConfigCommand::Check) => commands::config::check(&sources(), common.json, out, err),
+        Command::Config(ConfigCommand::Show) => commands::config::show(&sources(), common.json, out, err),
         Command::Config(ConfigCommand::Init { path, force }) => {
-            command::config::init(&sources(), path.as_deref(), force, out, err)
+            commands::config::init(&sources(), path.as_deref(), force, out, err)
         }
-        Command::Demo(args) if args.serve => block_on(command::demo::serve(out)),
-        Command::Demo(_) => block_on(command::demo::demo(manner(demo_results(&common)), out)),
-        Command::Completions { shell } => command::shell::completions(shell, out),
-        Command::Man => command::shell::man(out),
+        Command::Demo(args) if args.serve => block_on(commands::demo::serve(out)),
+        Command::Demo(_) => block_on(commands::demo::demo(manner(demo_results(&common)), out)),
+        Command::Completions { shell } => commands::shell::completions(shell, out),
+        Command::Man => commands::shell::man(out),
     }
 }
 
@@ -103,11 +103,11 @@ fn demo_results(common: &Common) -> Results {
 fn block_on(command: impl Future<Output = anyhow::Result<u8>>) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = runtime.block_on(async {
-        let _survived = process::survive_file_size_limit()?;
+        let _survived = hardening::survive_file_size_limit()?;
         // Both are given up when the other ends; reaping never does.
         tokio::select! {
             code = command => code,
-            never = process::reap_orphans() => match never?  {},
+            never = hardening::reap_orphans() => match never?  {},
         }
     });
     // A call that blocks, such as a write to a disk that is gone, must not hold the end of the process.

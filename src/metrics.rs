@@ -12,9 +12,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::domain::{FoundBy, SinkName};
 use crate::output;
-use crate::run::{FoundBy, SinkName};
-use crate::watch::Trouble;
+use crate::scheduler::Trouble;
 
 /// How metrics are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

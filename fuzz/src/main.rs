@@ -9,15 +9,15 @@ mod targets {
     type Target = fn(&[u8]);
 
     const TARGETS: [(&str, Target); 9] = [
-        ("answer", runwatch::api::fuzzing::answer),
-        ("pause", runwatch::api::fuzzing::pause),
-        ("events", runwatch::api::fuzzing::events),
-        ("redact", runwatch::api::fuzzing::redact),
+        ("answer", runwatch::providers::fuzzing::answer),
+        ("pause", runwatch::providers::fuzzing::pause),
+        ("events", runwatch::providers::fuzzing::events),
+        ("redact", runwatch::providers::fuzzing::redact),
         ("config", runwatch::config::fuzzing::file),
         ("control", runwatch::control::fuzzing::request),
         ("template", runwatch::notify::fuzzing::template),
-        ("input", runwatch::command::fuzzing::input),
-        ("arguments", runwatch::command::fuzzing::arguments),
+        ("input", runwatch::cli::fuzzing::input),
+        ("arguments", runwatch::cli::fuzzing::arguments),
     ];
 
     static CHOSEN: LazyLock<Target> = LazyLock::new(|| {

@@ -16,7 +16,7 @@ use super::{
     ApiSettings, ControlSettings, EventsMode, LogFormat, LogLevel, LogSettings, Secret, SecretError, Settings,
     StaticWatch, StoreSettings, WatchSettings, check_key,
 };
-use crate::run::RunId;
+use crate::domain::RunId;
 use crate::text::trimmed;
 
 /// Shortest interval between two polls of a run.

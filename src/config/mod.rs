@@ -14,12 +14,12 @@ pub mod fuzzing;
 mod load;
 mod problem;
 mod proxy;
-mod quantity;
 mod reader;
 mod secret;
 mod settings;
 mod sinks;
 mod source;
+mod units;
 
 pub(crate) use effective::REDACTED;
 pub use effective::{Effective, Entry};
@@ -27,7 +27,6 @@ pub use load::{IN_MEMORY, Loaded, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_
 pub(crate) use load::{NAME_CHARS, watch_name};
 pub use problem::{Origin, Problem, Problems};
 pub(crate) use proxy::Proxies;
-pub use quantity::{InvalidQuantity, duration_text, parse_duration, parse_size, size_text};
 pub(crate) use reader::{LABEL_KEY_BYTES, LABEL_VALUE_CHARS, MAX_LABELS, check_label, check_labels};
 pub(crate) use secret::check_key;
 pub use secret::{Secret, SecretError};
@@ -36,3 +35,4 @@ pub use settings::{
     StaticWatch, StoreSettings, WatchSettings, WebhookFormat, WebhookSettings,
 };
 pub use source::Sources;
+pub use units::{InvalidQuantity, duration_text, parse_duration, parse_size, size_text};

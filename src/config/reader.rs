@@ -13,9 +13,9 @@ use serde_json::Value as Json;
 
 use super::effective::{Effective, Entry, toml_text};
 use super::problem::{Origin, Problem, nearest};
-use super::quantity::{InvalidQuantity, duration_text, parse_duration, parse_size, size_text};
 use super::source::{Merged, Place, Sources, join};
-use crate::run::Labels;
+use super::units::{InvalidQuantity, duration_text, parse_duration, parse_size, size_text};
+use crate::domain::Labels;
 
 /// Longest value that a problem repeats, in characters.
 const SHOWN_CHARS: usize = 80;

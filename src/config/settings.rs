@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::Secret;
-use crate::run::{EventFilter, Labels, RunId, SinkName};
+use crate::domain::{EventFilter, Labels, RunId, SinkName};
 
 /// Everything that can be configured.
 #[derive(Debug, Clone)]

@@ -9,11 +9,11 @@ use reqwest::header::{HeaderName, HeaderValue};
 use super::effective::REDACTED;
 use super::load::{DAY, MIN_TIMEOUT, finish, http_url};
 use super::problem::{Origin, nearest};
-use super::quantity::parse_duration;
 use super::reader::{Reader, Refusal, Table};
+use super::units::parse_duration;
 use super::{Secret, SinkKind, SinkSettings, WebhookFormat, WebhookSettings};
 use crate::blocking;
-use crate::run::{EventFilter, EventType, Labels, SinkName};
+use crate::domain::{EventFilter, EventType, Labels, SinkName};
 
 /// The kinds of sink.
 const TYPES: [&str; 4] = ["desktop", "webhook", "log", "command"];
@@ -231,7 +231,7 @@ fn read_headers(reader: &mut Reader<'_>, table: &mut Table) -> BTreeMap<String, 
 
 fn read_events(reader: &mut Reader<'_>, table: &mut Table) -> EventFilter {
     let Some(item) = reader.take(table, "events", None) else {
-        let words = crate::run::Verdict::WORST_FIRST.map(|verdict| verdict.event_type().as_str());
+        let words = crate::domain::Verdict::WORST_FIRST.map(|verdict| verdict.event_type().as_str());
         reader.show_outside(table, "events", words.as_slice(), Origin::Default);
         return EventFilter::verdicts();
     };

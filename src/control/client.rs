@@ -8,8 +8,8 @@ use std::time::Duration;
 use reqwest::{Client as Http, Method, RequestBuilder, Response, StatusCode, redirect};
 use serde::de::DeserializeOwned;
 
-use super::wire::{ActivityDoc, AddRequest, DecidedDoc, DeliveryDoc, DeliveryList, Problem, WatchDoc, WatchList};
-use crate::run::{DeliveryId, RunId, SinkName};
+use super::types::{ActivityDoc, AddRequest, DecidedDoc, DeliveryDoc, DeliveryList, Problem, WatchDoc, WatchList};
+use crate::domain::{DeliveryId, RunId, SinkName};
 use crate::store::Fate;
 use crate::text::with_causes;
 

@@ -10,12 +10,12 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::InForce;
-use super::guard::Guard;
-use super::request::Query;
+use super::auth::Guard;
+use super::extract::Query;
 use super::routes::{read_cursor, watch};
-use super::wire::AddRequest;
+use super::types::AddRequest;
 use crate::config::Secret;
-use crate::run::{EventFilter, Labels, Route, Routes, SinkName};
+use crate::domain::{EventFilter, Labels, Route, Routes, SinkName};
 
 /// A request: its first byte says whether the rest is a body, a query, or a path with headers.
 pub fn request(bytes: &[u8]) {

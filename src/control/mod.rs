@@ -4,18 +4,18 @@
 //! scheduler and the store; the client is what the commands use. A caller names configured sinks; it can
 //! never give a URL or a command.
 
+mod auth;
 mod client;
+mod extract;
 #[cfg(fuzzing)]
 pub mod fuzzing;
-mod guard;
-mod impatient;
 mod openapi;
-mod request;
 mod routes;
 mod schemas;
-mod serve;
+mod server;
 mod socket;
-mod wire;
+mod types;
+mod write_timeout;
 
 use std::sync::Arc;
 
@@ -24,21 +24,21 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::auth::Guard;
 pub use self::client::{Activities, Client, ClientError, Events, Heard};
-use self::guard::Guard;
-pub use self::serve::Listener;
+pub use self::server::Listener;
 pub use self::socket::{Socket, SocketError};
-pub use self::wire::{
+pub use self::types::{
     ActivityDoc, AddRequest, AttemptDoc, ChangeDoc, DeliveryDoc, DeliveryList, FailureDoc, HealthDoc, Problem, SinkDoc,
     WatchDoc, WatchList,
 };
-use crate::api::RunSource;
 use crate::clock::Clock;
 use crate::config::Secret;
+use crate::domain::Routes;
 use crate::metrics::Metrics;
-use crate::run::Routes;
+use crate::providers::RunSource;
+use crate::scheduler::Watches;
 use crate::store::Store;
-use crate::watch::Watches;
 
 /// What the server needs to know of the settings in force; changes on reload.
 #[derive(Debug, Clone)]
@@ -79,14 +79,14 @@ impl<S: RunSource> Control<S> {
         let mut serving = JoinSet::new();
         for listener in listeners {
             let router = match &listener {
-                Listener::Unix(_) => router.clone().layer(middleware::from_fn(serve::authorize_all)),
+                Listener::Unix(_) => router.clone().layer(middleware::from_fn(server::authorize_all)),
                 Listener::Tcp(tcp) => {
                     let loopback = tcp.local_addr().is_ok_and(|address| address.ip().is_loopback());
                     let guard = Guard::new(in_force.clone(), loopback);
-                    router.clone().layer(middleware::from_fn_with_state(guard, guard::check))
+                    router.clone().layer(middleware::from_fn_with_state(guard, auth::check))
                 }
             };
-            serving.spawn(serve::serve(listener, router, stop.clone()));
+            serving.spawn(server::serve(listener, router, stop.clone()));
         }
         serving
     }

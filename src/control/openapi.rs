@@ -10,7 +10,7 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 
-use super::wire::Problem;
+use super::types::Problem;
 
 /// What holds for all routes.
 const ABOUT: &str = "\

@@ -18,22 +18,22 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use super::extract::{InPath, Query, Refusal, json, read_body, run_id};
 use super::openapi::{Api, Method, Operation};
-use super::request::{InPath, Query, Refusal, json, read_body, run_id};
 use super::schemas::{ActivityFrame, DurationText, EventFrame, EventNumber, Figures, LabelPair, PageSize, WatchCursor};
-use super::serve::MAX_CONNECTIONS;
-use super::wire::{
+use super::server::MAX_CONNECTIONS;
+use super::types::{
     ActivityDoc, AddRequest, ChangeDoc, DecidedDoc, DeliveryDoc, DeliveryList, HealthDoc, SinkDoc, WatchDoc, WatchList,
 };
 use super::{Control, InForce};
-use crate::api::RunSource;
 use crate::config::{MAX_DEADLINE, MIN_DEADLINE, check_label, check_labels, parse_duration, watch_name};
+use crate::domain::{DeliveryId, Event, RunEvent, RunId, SinkName, Verdict, Watch};
 use crate::metrics::Format;
-use crate::run::{DeliveryId, Event, RunEvent, RunId, SinkName, Verdict, Watch};
+use crate::providers::RunSource;
+use crate::scheduler::{AddedBy, Removed};
 use crate::store::{
     Added, Decided, DeliveryFilter, DeliveryState, Fate, History, Store, WatchFilter, WatchRecord, WatchState,
 };
-use crate::watch::{AddedBy, Removed};
 
 /// Longest `?wait=`.
 const MAX_WAIT: Duration = Duration::from_secs(600);

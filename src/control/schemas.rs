@@ -6,10 +6,10 @@ use std::borrow::Cow;
 use schemars::generate::SchemaGenerator;
 use schemars::{JsonSchema, Schema, json_schema};
 
-use super::request::MAX_PAGE;
-use super::wire::ActivityDoc;
+use super::extract::MAX_PAGE;
+use super::types::ActivityDoc;
 use crate::config::{LABEL_KEY_BYTES, LABEL_VALUE_CHARS, MAX_LABELS, NAME_CHARS};
-use crate::run::{
+use crate::domain::{
     DeliveryId, Event, EventType, FoundBy, RunEvent, RunId, SinkName, SinkNotice, UpstreamNotice, Verdict,
 };
 use crate::store::{DeliveryState, WatchState};

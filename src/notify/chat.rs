@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::summary::{self, Summary, Weight};
 use super::webhook::Body;
 use crate::config::WebhookFormat;
-use crate::run::Event;
+use crate::domain::Event;
 use crate::text::trimmed;
 
 /// Green and red, as Slack and Discord show them beside a message.
@@ -236,8 +236,8 @@ fn escape_markdown(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::EventType;
     use crate::notify::summary::tests::event;
-    use crate::run::EventType;
 
     fn hostile() -> Event {
         event(EventType::RunFailed, Some("<!channel> @everyone **now** [x](http://evil.example) & \x1b[31m\u{202e}"))
@@ -269,12 +269,12 @@ mod tests {
     #[test]
     fn a_long_title_fits_into_what_discord_takes() {
         let mut long = event(EventType::WatchNotFound, None);
-        let crate::run::EventData::Run(data) = &mut long.data else { panic!("about a run") };
+        let crate::domain::EventData::Run(data) = &mut long.data else { panic!("about a run") };
         for id in ["_".repeat(128), format!("a{}", "_".repeat(127))] {
-            data.run.id = crate::run::RunId::new(&id).unwrap();
+            data.run.id = crate::domain::RunId::new(&id).unwrap();
             let body: Value = serde_json::from_str(
                 &discord(&Event {
-                    data: crate::run::EventData::Run(data.clone()),
+                    data: crate::domain::EventData::Run(data.clone()),
                     ..event(EventType::WatchNotFound, None)
                 })
                 .text,
@@ -341,7 +341,7 @@ mod tests {
         insta::assert_snapshot!("ntfy_succeeded", shown(&event(EventType::RunSucceeded, None)));
         insta::assert_snapshot!("ntfy_hostile", shown(&hostile()));
         let mut named = event(EventType::RunFailed, None);
-        let crate::run::EventData::Run(data) = &mut named.data else { panic!("about a run") };
+        let crate::domain::EventData::Run(data) = &mut named.data else { panic!("about a run") };
         data.watch.name = Some("täglicher Bericht".to_owned());
         insta::assert_snapshot!("ntfy_named", shown(&named));
     }

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use super::{Message, SendError, Sent, program, summary};
 use crate::blocking::{FILE_LIMIT, Lane};
-use crate::process::keep_private;
-use crate::run::{EventData, Verdict};
+use crate::domain::{EventData, Verdict};
+use crate::hardening::keep_private;
 use crate::text::{last_of_line, one_line};
 
 /// Most bytes of standard error that are kept, from its end.

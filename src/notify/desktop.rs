@@ -12,7 +12,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::summary::{self, Weight};
 use super::{Message, SendError, Sent};
 use crate::blocking;
-use crate::process::keep_private;
+use crate::hardening::keep_private;
 
 /// Limit of one attempt: a bus or a daemon that hangs never answers.
 const LIMIT: Duration = Duration::from_secs(2);

@@ -4,7 +4,7 @@
 use super::Message;
 use super::summary::of;
 use super::template::Template;
-use crate::run::{DeliveryId, Event, EventData, SinkName};
+use crate::domain::{DeliveryId, Event, EventData, SinkName};
 
 /// A template, and behind the first zero byte the error message that it tells.
 pub fn template(bytes: &[u8]) {

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use super::{Message, SendError, Sent, summary};
 use crate::blocking::Lane;
-use crate::run::EventData;
-use crate::telemetry::{self, EVENT_TARGET};
+use crate::domain::EventData;
+use crate::logging::{self, EVENT_TARGET};
 use crate::text::{harmless_json, one_line};
 
 /// Longest error text in a record, in characters.
@@ -60,7 +60,7 @@ impl Log {
 
 /// Logs a record, and waits until it is written.
 async fn log(message: &Message<'_>) -> Result<Sent, SendError> {
-    let Some(output) = telemetry::log_output() else {
+    let Some(output) = logging::log_output() else {
         record(message);
         return Ok(Sent { detail: "logged".to_owned() });
     };
@@ -163,7 +163,7 @@ fn record(message: &Message<'_>) {
                 run_id = %data.run.id,
                 name = data.watch.name.as_deref(),
                 status = data.run.status.as_deref().map(|status| one_line(status, ERROR_CHARS)),
-                verdict = message.event.event_type.verdict().map(crate::run::Verdict::as_str),
+                verdict = message.event.event_type.verdict().map(crate::domain::Verdict::as_str),
                 error,
                 ran_ms = data.timing.ran_ms,
                 late = data.watch.late,

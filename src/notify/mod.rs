@@ -5,8 +5,8 @@
 
 mod chat;
 mod command;
+mod courier;
 mod desktop;
-mod dispatch;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod log;
@@ -20,9 +20,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-pub use self::dispatch::Courier;
+pub use self::courier::Courier;
 use crate::config::{SinkKind, SinkSettings};
-use crate::run::{DeliveryId, Event, SinkName};
+use crate::domain::{DeliveryId, Event, SinkName};
 use crate::text::one_line;
 
 /// Longest detail of an attempt, in characters.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::run::{Event, EventData, EventType, RunEvent};
+use crate::domain::{Event, EventData, EventType, RunEvent};
 use crate::text::{first_lines, one_line, span};
 
 /// Longest name in a title, in characters.
@@ -112,7 +112,7 @@ impl Summary {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::run::RunId;
+    use crate::domain::RunId;
 
     /// An event as users meet it, for the tests of every sink.
     pub(crate) fn event(event_type: EventType, error: Option<&str>) -> Event {

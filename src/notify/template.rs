@@ -9,7 +9,7 @@ use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
 use super::webhook::MAX_BODY_BYTES;
 use super::{Message, summary};
 use crate::blocking;
-use crate::run::{DeliveryId, Event, SinkName};
+use crate::domain::{DeliveryId, Event, SinkName};
 
 /// Largest template and largest message, in bytes.
 const MAX_BYTES: usize = 64 * 1024;
@@ -179,8 +179,8 @@ fn environment(content_type: &str) -> Environment<'static> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::EventType;
     use crate::notify::summary::tests::event;
-    use crate::run::EventType;
 
     fn rendered(source: &str, content_type: &str) -> Result<String, String> {
         let dir = tempfile::tempdir().unwrap();

@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 use super::template::Template;
 use super::{BuildSinkError, Message, SendError, Sent, chat, signature};
-use crate::api::retry_after;
 use crate::blocking::Lane;
 use crate::config::{Secret, WebhookFormat, WebhookSettings};
 use crate::http::{Names, client, connection_ended, no_connection, proxy_secrets};
+use crate::providers::retry_after;
 use crate::redact::Redactor;
 use crate::text::{causes_after, one_line};
 

@@ -25,7 +25,7 @@ pub use self::script::Script;
 use self::server::{Answer, Request, Server};
 use self::stream::{Feed, Traffic};
 pub use self::stream::{StreamFault, StreamScript};
-use crate::run::RunId;
+use crate::domain::RunId;
 
 /// A simulated API on loopback. Its runs move with time from when they are added.
 pub struct Simulator {

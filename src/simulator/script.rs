@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{Fault, StreamScript};
-use crate::run::RunId;
+use crate::domain::RunId;
 
 /// How a simulated run goes: when it appears, how long it is pending and running, how it ends, and
 /// which requests for it meet a fault. Without more, it has ended already when it is added.

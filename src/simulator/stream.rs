@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::server::{Answer, Body, streaming};
 use super::{Fault, Script};
-use crate::run::RunId;
+use crate::domain::RunId;
 
 /// How often the API looks into its database where the runner cannot be reached ("Stream Events" of the
 /// reference).

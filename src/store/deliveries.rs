@@ -5,7 +5,7 @@ use rusqlite::{Connection, Row, params};
 
 use super::queries::{read_all, read_id, stepped};
 use super::{Store, StoreError, Wakes};
-use crate::run::{DeliveryId, SinkName};
+use crate::domain::{DeliveryId, SinkName};
 
 /// Most deliveries of a sink that are changed in one transaction.
 const ROWS: usize = 500;

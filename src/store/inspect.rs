@@ -9,8 +9,8 @@ use super::queries::{
     payloads, read_all, read_change, read_delivery, read_event, read_id, read_time, read_watch, stepped, unreadable,
 };
 use super::{DeliveryState, DeliverySummary, PollFailure, StatusChange, Store, StoreError};
+use crate::domain::{DeliveryId, Event, EventType, FoundBy, RunId, SinkName, Status, Verdict, Watch};
 use crate::metrics::Stored as Figures;
-use crate::run::{DeliveryId, Event, EventType, FoundBy, RunId, SinkName, Status, Verdict, Watch};
 
 /// Which watches are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -27,8 +27,8 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::crash::mutant;
-use crate::run::Verdict;
+use crate::domain::Verdict;
+use crate::failpoint::mutant;
 use crate::text::{one_line, with_causes};
 
 use checkpoints::{Checkpointer, Log};

@@ -6,11 +6,11 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Params, Row, named_params, params};
 
 use super::{Store, StoreError, Wakes};
-use crate::crash::mutant;
-use crate::run::{
+use crate::domain::{
     DeliveryId, Event, EventData, EventType, FoundBy, JsonText, Labels, Progress, RunDetails, RunEvent, RunId,
     SinkName, Status, Step, Verdict, Watch,
 };
+use crate::failpoint::mutant;
 
 /// Number of a watch in the store. It is never given again, so that what belongs to one watch of a run never counts
 /// for a later watch of the same run.

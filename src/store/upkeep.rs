@@ -6,7 +6,7 @@ use rusqlite::{Connection, named_params, params};
 
 use super::queries::{read_all, read_id, to_json};
 use super::{Store, StoreError, Wakes};
-use crate::run::SinkName;
+use crate::domain::SinkName;
 
 /// Most rows of a kind that one turn of pruning deletes.
 const ROWS: usize = 500;

@@ -3,9 +3,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
-use runwatch::api::{ApiClient, ApiError, Reply, RunSource as _};
 use runwatch::config::{ApiSettings, Secret, Settings};
-use runwatch::run::{RunId, Status};
+use runwatch::domain::{RunId, Status};
+use runwatch::providers::{ApiClient, ApiError, Reply, RunSource as _};
 use runwatch::simulator::{Fault, Receiver, Script, Simulator};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use runwatch::command::config as command;
+use runwatch::cli::config as command;
 use runwatch::config::{Effective, Loaded, Problems, Secret, Settings, SinkKind, Sources, WebhookFormat, load};
-use runwatch::run::EventType;
+use runwatch::domain::EventType;
 use secrecy::ExposeSecret as _;
 use tempfile::TempDir;
 

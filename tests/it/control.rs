@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use reqwest::header::HeaderMap;
-use runwatch::run::RunId;
+use runwatch::domain::RunId;
 use runwatch::simulator::{Fault, Receiver, Script, Simulator};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -352,7 +352,7 @@ async fn an_address_that_is_kept_over_a_reload_keeps_its_token() {
 async fn a_wait_ends_with_the_verdict_and_too_many_are_refused() {
     let simulator = api([("run_1", Script::runs_forever()), ("run_2", Script::runs_forever())]).await;
     let receiver = Receiver::start([]).await.unwrap();
-    runwatch::process::raise_open_files_limit();
+    runwatch::hardening::raise_open_files_limit();
     let (program, daemon, doors) = both_doors(&simulator, &receiver).await;
     for run in ["run_1", "run_2"] {
         doors[0].watch(run).await;
@@ -550,7 +550,7 @@ async fn slow_callers_are_shown_out_and_leave_room() {
         }
     };
     bodies.await;
-    runwatch::process::raise_open_files_limit();
+    runwatch::hardening::raise_open_files_limit();
     // Half a head each, as many as there is room for: whoever comes next is served when their time is up.
     let mut slow = Vec::new();
     for _ in 0..512 {

@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use runwatch::api::{ApiError, NoStream, Reply, RunSource};
 use runwatch::app;
 use runwatch::clock::Clock;
 use runwatch::config::Settings;
+use runwatch::domain::{Labels, Observation, RunDetails, RunId, Status, Verdict, Watch};
 use runwatch::metrics::Metrics;
-use runwatch::run::{Labels, Observation, RunDetails, RunId, Status, Verdict, Watch};
+use runwatch::providers::{ApiError, NoStream, Reply, RunSource};
+use runwatch::scheduler::{Policy, Scheduler, Watches};
 use runwatch::store::{Added, Place, Store};
-use runwatch::watch::{Policy, Scheduler, Watches};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -83,7 +83,7 @@ async fn simulate(lengths: &[Duration], adjust: impl FnOnce(&mut Policy)) -> Sim
             deadline_at: added_at.checked_add(DAY * 2).unwrap(),
         };
         let watches = watches.clone();
-        adding.spawn(async move { watches.add(watch, runwatch::watch::AddedBy::Request).await });
+        adding.spawn(async move { watches.add(watch, runwatch::scheduler::AddedBy::Request).await });
     }
     while let Some(added) = adding.join_next().await {
         assert_eq!(added.unwrap().unwrap(), Added::New);

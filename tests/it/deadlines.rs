@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use runwatch::api::{ApiError, NoStream, Reply, RunSource};
 use runwatch::app;
 use runwatch::clock::{Clock, Jump};
 use runwatch::config::Settings;
+use runwatch::domain::{Event, EventType, Labels, Observation, RunDetails, RunId, Status, Watch};
 use runwatch::metrics::Metrics;
-use runwatch::run::{Event, EventType, Labels, Observation, RunDetails, RunId, Status, Watch};
+use runwatch::providers::{ApiError, NoStream, Reply, RunSource};
+use runwatch::scheduler::{AddedBy, Policy, Scheduler, Watches};
 use runwatch::store::{Place, Store};
-use runwatch::watch::{AddedBy, Policy, Scheduler, Watches};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

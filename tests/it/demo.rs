@@ -1,6 +1,6 @@
 //! `runwatch demo` as a user runs it.
 
-use runwatch::run::Verdict;
+use runwatch::domain::Verdict;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::support::{Program, finish, send_signal};

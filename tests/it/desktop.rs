@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::Duration;
 
-use runwatch::run::RunId;
+use runwatch::domain::RunId;
 use runwatch::simulator::Script;
 use rustix::process::Signal;
 use serde_json::Value;

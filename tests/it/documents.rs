@@ -203,7 +203,7 @@ fn every_exit_code_and_event_is_named() {
     for code in ["| 0 |", "| 1 |", "| 2 |", "| 3 |", "| 4 |", "| 5 |", "| 6 |", "| 124 |", "| 130, 143 |"] {
         assert!(WAITING.contains(code), "{code}");
     }
-    for event in runwatch::run::EventType::ALL {
+    for event in runwatch::domain::EventType::ALL {
         assert!(NOTIFICATIONS.contains(&format!("`{event}`")), "{event}");
     }
 }

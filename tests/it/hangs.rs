@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use runwatch::run::RunId;
+use runwatch::domain::RunId;
 use runwatch::simulator::{Fault, Receiver, Script, Simulator};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::process::Signal;

@@ -5,17 +5,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use runwatch::api::{ApiError, NoStream, Reply, RunSource};
 use runwatch::app;
 use runwatch::clock::{Clock, Jump};
 use runwatch::config::Settings;
-use runwatch::metrics::Metrics;
-use runwatch::run::{
+use runwatch::domain::{
     Answer, Event, EventData, EventType, FoundBy, Labels, Observation, Progress, RunDetails, RunId, SinkName, Status,
     UpstreamNotice, Watch,
 };
+use runwatch::metrics::Metrics;
+use runwatch::providers::{ApiError, NoStream, Reply, RunSource};
+use runwatch::scheduler::{AddedBy, Policy, Scheduler, Watches};
 use runwatch::store::{Disk, Done, Place, Store, Told, Transaction};
-use runwatch::watch::{AddedBy, Policy, Scheduler, Watches};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use runwatch::run::{
+use runwatch::domain::{
     Answer, Event, EventData, EventType, FoundBy, Labels, Limits, Observation, Progress, RunDetails, RunId, SinkName,
     Status, Step, UpstreamNotice, Verdict, Watch,
 };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use runwatch::run::RunId;
+use runwatch::domain::RunId;
 use runwatch::simulator::{Fault, Receiver, Script, Simulator};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, BufReader};

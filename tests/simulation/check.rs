@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use runwatch::run::{Event, JsonText, RunId, Verdict};
+use runwatch::domain::{Event, JsonText, RunId, Verdict};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::world::{Answered, Attempt, HOUR, MINUTE, Ms, Receipt, SECOND, Said, State, Weather};

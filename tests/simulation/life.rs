@@ -10,9 +10,9 @@ use jiff::{SignedDuration, Timestamp};
 use runwatch::app::Engine;
 use runwatch::clock::{Clock, Jump};
 use runwatch::config::{Settings, SinkKind, SinkSettings};
-use runwatch::run::{DeliveryId, EventFilter, Labels, RunId, SinkName, Verdict, Watch};
+use runwatch::domain::{DeliveryId, EventFilter, Labels, RunId, SinkName, Verdict, Watch};
+use runwatch::scheduler::AddedBy;
 use runwatch::store::{self, Added, Place, Store};
-use runwatch::watch::AddedBy;
 use tokio::runtime::{Builder, RngSeed};
 
 use crate::check::{self, Requested, SCHEDULE};

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use runwatch::run::Verdict;
+use runwatch::domain::Verdict;
 
 use crate::life::{Broken, Outcome, simulate};
 use crate::world::HOUR;

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use runwatch::api::{ApiError, EventStream, Malformed, Reply, RunSource, StreamItem};
+use runwatch::domain::{Activity, EventType, Hint, JsonText, Observation, RunDetails, RunId, Status, Verdict};
 use runwatch::notify::{Deliver, Message, SendError, Sent};
-use runwatch::run::{Activity, EventType, Hint, JsonText, Observation, RunDetails, RunId, Status, Verdict};
+use runwatch::providers::{ApiError, EventStream, Malformed, Reply, RunSource, StreamItem};
 use runwatch::store::{Disk, Done, Transaction};
 use rusqlite::Connection;
 use tokio::sync::Notify;

@@ -19,8 +19,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine as _;
+use runwatch::domain::RunId;
 use runwatch::notify::signature;
-use runwatch::run::RunId;
 use runwatch::simulator::{Fault, Receiver, Script, Simulator};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};

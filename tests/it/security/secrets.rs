@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use runwatch::run::RunId;
+use runwatch::domain::RunId;
 use runwatch::simulator::{Fault, Receiver, Script, Simulator, StreamScript};
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use runwatch::run::RunId;
+use runwatch::domain::RunId;
 use runwatch::simulator::{Script, Simulator};
 use serde_json::Value;
 

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use runwatch::app::Engine;
 use runwatch::clock::Clock;
 use runwatch::config::{Secret, Settings, SinkKind, SinkSettings, WebhookFormat, WebhookSettings};
-use runwatch::run::{EventFilter, Labels, RunId, SinkName, Watch};
+use runwatch::domain::{EventFilter, Labels, RunId, SinkName, Watch};
 use runwatch::simulator::{Fault, Received, Script};
 use runwatch::store::{DeliveryState, Place};
 use serde_json::json;
@@ -191,7 +191,7 @@ async fn next_attempt_after(fault: Fault) -> (i64, i64) {
         added_at: began,
         deadline_at: Timestamp::MAX,
     };
-    engine.watches.add(watch, runwatch::watch::AddedBy::Request).await.unwrap();
+    engine.watches.add(watch, runwatch::scheduler::AddedBy::Request).await.unwrap();
     let mut changed = engine.store.deliveries_changed();
     let attempted = async {
         loop {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use runwatch::run::RunId;
+use runwatch::domain::RunId;
 use runwatch::simulator::{Fault, Receiver, Script, Simulator, StreamFault, StreamScript};
 use serde_json::Value;
 use tokio::process::Child;

@@ -154,7 +154,7 @@ async fn a_daemon_tells_what_runs_do_and_which_way_their_verdicts_were_found() {
     assert!(shown.stdout.contains("found by   its event stream"), "{shown:?}");
 
     // One that has ended already is found by its first poll.
-    simulator.add_run(&runwatch::run::RunId::new("run_2").unwrap(), Script::fails("it broke"));
+    simulator.add_run(&runwatch::domain::RunId::new("run_2").unwrap(), Script::fails("it broke"));
     let ended = program.run(&["wait", "--daemon", "-f", "run_2"]).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     let shown = program.run(&["show", "run_2"]).await;

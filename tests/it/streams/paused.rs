@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use runwatch::api::{ApiError, EventStream, Reply, RunSource, StreamItem};
 use runwatch::app;
 use runwatch::clock::Clock;
 use runwatch::config::Settings;
+use runwatch::domain::{Activity, Event, EventType, Labels, Observation, RunDetails, RunId, Status, Watch};
 use runwatch::metrics::Metrics;
-use runwatch::run::{Activity, Event, EventType, Labels, Observation, RunDetails, RunId, Status, Watch};
+use runwatch::providers::{ApiError, EventStream, Reply, RunSource, StreamItem};
+use runwatch::scheduler::{AddedBy, Policy, Scheduler, Watches};
 use runwatch::store::{Added, Place, Store};
-use runwatch::watch::{AddedBy, Policy, Scheduler, Watches};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use runwatch::api::ApiError;
 use runwatch::clock::Jump;
-use runwatch::run::EventType;
+use runwatch::domain::EventType;
+use runwatch::providers::ApiError;
 use tokio::time::Instant;
 
 use super::paused::{HOUR, LATENCY, MINUTE, SECOND, Simulation, Stream, assert_within_budget, id};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use runwatch::run::RunId;
+use runwatch::domain::RunId;
 use runwatch::simulator::{Received, Receiver, Script, Simulator};
 use tokio::io::{AsyncBufRead, AsyncWriteExt as _, Lines};
 use tokio::process::{Child, ChildStderr, Command};

@@ -1,0 +1,484 @@
+//! The command line: types only.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+
+use crate::config::{
+    LogFormat, LogLevel, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, check_label, duration_text,
+    parse_duration, watch_name,
+};
+use crate::domain::{DeliveryId, InvalidId, RunId, SinkName, Verdict};
+
+const WAIT_HELP: &str = "\
+Exit codes:
+  0    succeeded
+  1    failed
+  2    wrong usage or configuration
+  3    canceled
+  4    API key missing or refused
+  5    not found
+  6    the API could not be reached before the time was up
+  124  still going when the time was up
+  130  interrupted (SIGINT)
+  143  terminated (SIGTERM)
+For several runs the code is that of the worst: failed, timed out, unreachable, not found,
+canceled, succeeded. Running out of time never touches the run.
+
+Examples:
+  runwatch wait run_xyz789abc
+  runwatch wait --timeout 2h --name \"nightly report\" run_xyz789abc
+  create-run | runwatch wait -            the answer of Create Run, piped in
+  runwatch wait --output run_xyz789abc > report.json
+  runwatch wait --any run_1 run_2 run_3";
+
+const DAEMON_HELP: &str = "\
+Signals: SIGTERM and SIGINT stop it, a second one at once; SIGHUP reloads the configuration.
+
+Exit codes:
+  0  stopped by a signal; with --exit-when-done nothing was watched, or every run succeeded
+  1  the store or something else that it needs failed
+  2  the configuration is wrong, or another daemon uses the store or the socket";
+
+const HEALTHCHECK_HELP: &str = "\
+It answers within 4 seconds. Probes may kill it after 5.
+
+Exit codes:
+  0  it makes progress; with --ready it takes new runs
+  1  it does not
+  2  no daemon answers";
+
+const TOP_HELP: &str = "\
+Configuration: /etc/runwatch/config.toml, then ~/.config/runwatch/config.toml, then the environment
+(RUNWATCH_SECTION__KEY). `runwatch config init` writes a commented file to start from.
+
+Example:
+  CREWSHIP_API_KEY=... runwatch wait run_xyz789abc";
+
+const CONFIG_HELP: &str = "\
+Files, the later ones winning: /etc/runwatch/config.toml, $XDG_CONFIG_HOME/runwatch/config.toml; or
+only that of --config. Then the environment: RUNWATCH_SECTION__KEY, such as
+RUNWATCH_API__BASE_URL or RUNWATCH_SINKS__OPS__URL_FILE; lists are separated by commas.
+
+Exit codes:
+  0  everything is right
+  2  there are problems; each is printed";
+
+/// Watches Crewship runs until each one ends, and tells the people and programs that wait for it.
+#[derive(Debug, Parser)]
+#[command(name = "runwatch", version, max_term_width = 100, after_help = TOP_HELP)]
+pub struct Cli {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub common: Common,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Cli {
+    /// Reads a command line, program name first.
+    ///
+    /// # Errors
+    /// Wrong usage; also the texts of `--help` and `--version`. [`clap::Error::exit`] prints each
+    /// where it belongs and ends with the right code.
+    pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let cli = Self::try_parse_from(args)?;
+        // Not declared to clap: it overlooks the conflict when the common flag stands before the command.
+        if let (true, Command::Wait(WaitArgs { output: true, .. })) = (cli.common.json, &cli.command) {
+            let what = "the argument '--output' cannot be used with '--json'";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, what));
+        }
+        Ok(cli)
+    }
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Common options")]
+pub struct Common {
+    /// Read this configuration file and no other.
+    // An empty variable passes here and counts as unset later; clap's own parser refuses it.
+    #[arg(long, global = true, value_name = "PATH", env = "RUNWATCH_CONFIG", hide_env_values = true,
+          value_parser = OsStringValueParser::new().map(PathBuf::from))]
+    pub config: Option<PathBuf>,
+    /// How much to log: error, warn, info, debug or trace.
+    #[arg(hide_possible_values = true, long, global = true, value_enum, value_name = "LEVEL")]
+    pub log_level: Option<LogLevel>,
+    /// How to log: text, or json with one object a line.
+    #[arg(hide_possible_values = true, long, global = true, value_enum, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// When to use colors: auto (on a terminal, unless NO_COLOR is set), always or never.
+    #[arg(hide_possible_values = true, long, global = true, value_enum, value_name = "WHEN", default_value_t = Color::Auto)]
+    pub color: Color,
+    /// Print results as JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print no progress; `wait` prints no result lines either, its exit code says it.
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+/// When output has colors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless `NO_COLOR` is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch runs here and now until each has a verdict.
+    #[command(visible_alias = "watch", after_help = WAIT_HELP)]
+    Wait(WaitArgs),
+    /// Run the service: keep watches through restarts, and tell the configured sinks.
+    #[command(after_help = DAEMON_HELP)]
+    Daemon(DaemonArgs),
+    /// Hand runs to the running daemon.
+    Add(AddArgs),
+    /// List the daemon's watches.
+    List(ListArgs),
+    /// Say everything about one watch: why was I told, or not?
+    Show {
+        /// The run.
+        #[arg(value_name = "RUN_ID")]
+        run: RunId,
+    },
+    /// Have the daemon stop watching runs. The runs themselves are left alone.
+    Remove {
+        /// The runs; `-` reads IDs, or JSON with `run_id` or `id`, from standard input.
+        #[arg(required = true, value_name = "RUN_ID|-")]
+        runs: Vec<RunArg>,
+        /// Give up messages about them that are not delivered yet.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Follow the daemon's events, one JSON object a line.
+    Events {
+        /// Begin after this event instead of now; 0 is all there are.
+        #[arg(long, value_name = "ID")]
+        after: Option<u64>,
+    },
+    /// List the daemon's messages to sinks, try some again, or give some up.
+    Deliveries(DeliveriesArgs),
+    /// Ask the daemon whether it is well; for containers without a shell.
+    #[command(after_help = HEALTHCHECK_HELP)]
+    Healthcheck {
+        /// Ask whether it takes new runs, instead of whether it makes progress.
+        #[arg(long)]
+        ready: bool,
+    },
+    /// Try the configured sinks.
+    #[command(subcommand)]
+    Sinks(SinksCommand),
+    /// Check, show or write the configuration.
+    #[command(subcommand, after_help = CONFIG_HELP)]
+    Config(ConfigCommand),
+    /// Try everything on this machine, with a simulated API: no key, no network.
+    Demo(DemoArgs),
+    /// Print a completion script for a shell.
+    #[command(
+        after_help = "Example:\n  runwatch completions bash > ~/.local/share/bash-completion/completions/runwatch"
+    )]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    #[command(after_help = "Example:\n  runwatch man | man -l -")]
+    Man,
+}
+
+/// Arguments of `wait`.
+#[derive(Debug, Clone, Args)]
+pub struct WaitArgs {
+    /// Runs to watch; `-` reads IDs, or JSON with `run_id` or `id`, from standard input.
+    #[arg(required = true, value_name = "RUN_ID|-")]
+    pub runs: Vec<RunArg>,
+    /// What goes for the watches.
+    #[command(flatten)]
+    pub watch: WatchArgs,
+    /// Have the running daemon watch, and follow it; when this ends, the watches stay there.
+    #[arg(long, conflicts_with = "interval")]
+    pub daemon: bool,
+    /// With --daemon: watch runs anew whose watches are finished.
+    #[arg(long, requires = "daemon")]
+    pub again: bool,
+    /// Ask at this fixed interval, 50ms or more, instead of a growing one.
+    #[arg(long, value_name = "DURATION", value_parser = interval)]
+    pub interval: Option<Duration>,
+    /// End at the first verdict, with its exit code.
+    #[arg(long)]
+    pub any: bool,
+    /// End at the first verdict other than succeeded.
+    #[arg(long)]
+    pub fail_fast: bool,
+    /// Print the output of each succeeded run, and nothing else, to standard output; not with --json.
+    #[arg(long)]
+    pub output: bool,
+    /// Accepted and without effect: the exit code always tells the verdict.
+    #[arg(long)]
+    pub exit_status: bool,
+    /// Show the events of the runs as they come: agents, tasks, tools, logs, artifacts. With --json they
+    /// are lines of JSON with the key activity, before the last line of their run.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// After the verdicts, keep retrying messages whose next attempt is due within this time.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = linger)]
+    pub linger: Duration,
+}
+
+/// What goes for a watch.
+#[derive(Debug, Clone, Args)]
+pub struct WatchArgs {
+    /// Give up on a run after this time [default: watch.deadline, 24h].
+    #[arg(long, value_name = "DURATION", value_parser = deadline)]
+    pub timeout: Option<Duration>,
+    /// A name for the runs, shown in messages.
+    #[arg(long, value_name = "TEXT", value_parser = name)]
+    pub name: Option<String>,
+    /// A label for the runs, which sinks can select by; repeatable.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+    /// Tell only this sink; repeatable.
+    #[arg(long = "sink", value_name = "NAME")]
+    pub sinks: Vec<SinkName>,
+}
+
+/// Arguments of `daemon`.
+#[derive(Debug, Clone, Args)]
+pub struct DaemonArgs {
+    /// End when every watch has its verdict and every message is delivered or given up, with the exit
+    /// code of the worst verdict as wait has it.
+    #[arg(long)]
+    pub exit_when_done: bool,
+    /// With --exit-when-done: how long to wait for the first run.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = linger, requires = "exit_when_done")]
+    pub idle_grace: Duration,
+}
+
+/// Arguments of `add`.
+#[derive(Debug, Clone, Args)]
+pub struct AddArgs {
+    /// Runs to watch; `-` reads IDs, or JSON with `run_id` or `id`, from standard input.
+    #[arg(required = true, value_name = "RUN_ID|-")]
+    pub runs: Vec<RunArg>,
+    /// Watch runs anew whose watches are finished; these stay on record.
+    #[arg(long)]
+    pub again: bool,
+    /// What goes for the watches.
+    #[command(flatten)]
+    pub watch: WatchArgs,
+}
+
+/// Arguments of `list`.
+#[derive(Debug, Clone, Args)]
+pub struct ListArgs {
+    /// Finished watches too.
+    #[arg(long)]
+    pub all: bool,
+    /// Only finished watches with this verdict: succeeded, failed, canceled, not_found, unreachable
+    /// or timed_out.
+    #[arg(long, value_name = "VERDICT", value_parser = verdict)]
+    pub verdict: Option<Verdict>,
+    /// Only watches that carry this label; repeatable.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+}
+
+/// Arguments of `deliveries`.
+#[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct DeliveriesArgs {
+    /// Only those that failed at least once and have not arrived.
+    #[arg(long)]
+    pub failed: bool,
+    /// Only those of this sink.
+    #[arg(long, value_name = "NAME")]
+    pub sink: Option<SinkName>,
+    /// What to do with some.
+    #[command(subcommand)]
+    pub command: Option<DeliveriesCommand>,
+}
+
+/// The commands of `deliveries`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum DeliveriesCommand {
+    /// Try deliveries again at once that were given up or wait for their next attempt.
+    Retry(Deliveries),
+    /// Give deliveries up that have not arrived, such as those to a sink that is gone.
+    Drop(Deliveries),
+}
+
+/// Some deliveries.
+#[derive(Debug, Clone, Args)]
+pub struct Deliveries {
+    /// Their IDs, or unambiguous beginnings of them.
+    #[arg(required_unless_present = "sink", value_name = "ID")]
+    pub ids: Vec<DeliveryId>,
+    /// All of this sink that have not arrived.
+    #[arg(long, value_name = "NAME", conflicts_with = "ids")]
+    pub sink: Option<SinkName>,
+}
+
+/// One argument of `wait`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunArg {
+    /// A run.
+    Id(RunId),
+    /// `-`: read standard input.
+    Stdin,
+}
+
+impl FromStr for RunArg {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        if text == "-" { Ok(Self::Stdin) } else { RunId::new(text).map(Self::Id) }
+    }
+}
+
+/// The commands of `sinks`.
+#[derive(Debug, Subcommand)]
+pub enum SinksCommand {
+    /// Send a message marked as a test through each sink and print the results.
+    Test {
+        /// The sinks; all of them if none is named.
+        #[arg(value_name = "SINK")]
+        sinks: Vec<SinkName>,
+    },
+}
+
+/// The commands of `config`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Report every problem at once.
+    Check,
+    /// Print every key in force and where its value comes from, without secrets.
+    Show,
+    /// Write a commented file to start from.
+    Init {
+        /// Where to; `-` is standard output [default: the user's configuration file].
+        path: Option<PathBuf>,
+        /// Replace a file that exists.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// Arguments of `demo`.
+#[derive(Debug, Clone, Args)]
+pub struct DemoArgs {
+    /// Serve the simulated API until interrupted, and watch nothing.
+    #[arg(long)]
+    pub serve: bool,
+}
+
+/// A duration within limits, both included.
+fn within(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
+    let duration = parse_duration(text).map_err(|error| format!("{error}; write a duration such as 30s or 1h30m"))?;
+    if (least..=most).contains(&duration) {
+        Ok(duration)
+    } else {
+        Err(format!("out of range; write {} to {}", duration_text(least), duration_text(most)))
+    }
+}
+
+fn deadline(text: &str) -> Result<Duration, String> {
+    within(text, MIN_DEADLINE, MAX_DEADLINE)
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    within(text, MIN_INTERVAL, MAX_INTERVAL)
+}
+
+fn linger(text: &str) -> Result<Duration, String> {
+    within(text, Duration::ZERO, MAX_DEADLINE)
+}
+
+fn verdict(text: &str) -> Result<Verdict, String> {
+    let words = || Verdict::WORST_FIRST.map(Verdict::as_str).join(", ");
+    Verdict::from_word(text).ok_or_else(|| format!("write one of {}", words()))
+}
+
+fn name(text: &str) -> Result<String, String> {
+    watch_name(text).map_err(|(what, _)| what)
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("there is no = in it; write KEY=VALUE")?;
+    check_label(key, value).map_err(|(what, fix)| format!("{what}; {fix}"))?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wait(line: &str) -> Result<WaitArgs, String> {
+        let parsed = Cli::from_args(line.split_whitespace().map(OsString::from)).map_err(|error| {
+            assert_eq!(error.exit_code(), 2);
+            error.to_string()
+        })?;
+        match parsed.command {
+            Command::Wait(args) => Ok(args),
+            other => panic!("not wait: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wait_takes_all_its_flags() {
+        let args = wait(
+            "runwatch watch run_1 - --timeout 2h --name n --label a=b --label c=d=e --sink ops --interval 50ms \
+             --any --fail-fast --output --exit-status --linger 0s -q -f",
+        )
+        .unwrap();
+        assert_eq!(args.runs, [RunArg::Id(RunId::new("run_1").unwrap()), RunArg::Stdin]);
+        assert_eq!(args.watch.timeout, Some(Duration::from_secs(7200)));
+        assert_eq!(args.watch.labels, [("a".into(), "b".into()), ("c".into(), "d=e".into())]);
+        assert_eq!(args.interval, Some(Duration::from_millis(50)));
+        assert_eq!((args.linger, args.follow), (Duration::ZERO, true));
+        assert_eq!(wait("runwatch wait run_1").unwrap().linger, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn mistakes_name_the_argument() {
+        for (line, named) in [
+            ("runwatch wait ../keys", "../keys"),
+            ("runwatch wait run_1 a/b", "a/b"),
+            ("runwatch wait", "RUN_ID"),
+            ("runwatch wait run_1 --timeout 90", "--timeout"),
+            ("runwatch wait run_1 --interval 49ms", "--interval"),
+            ("runwatch wait run_1 --label team", "--label"),
+            ("runwatch wait run_1 --sink a.b", "--sink"),
+            ("runwatch wait run_1 --output --json", "--output"),
+            ("runwatch --json wait run_1 --output", "--output"),
+        ] {
+            let error = wait(line).unwrap_err();
+            assert!(error.contains(named), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn common_flags_go_before_and_after_the_command() {
+        for line in ["runwatch --json --config x config check", "runwatch config check --json --config x"] {
+            let cli = Cli::from_args(line.split_whitespace().map(OsString::from)).unwrap();
+            assert!(cli.common.json && cli.common.config == Some(PathBuf::from("x")), "{line}");
+        }
+    }
+}

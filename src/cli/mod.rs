@@ -1,0 +1,59 @@
+//! The commands: each takes its arguments and the settings, and returns the exit code of the process.
+
+pub mod args;
+pub mod config;
+pub mod demo;
+#[cfg(fuzzing)]
+pub mod fuzzing;
+pub mod remote;
+mod run_ids;
+pub mod shell;
+pub mod sinks;
+mod table;
+pub mod wait;
+
+use std::io::{ErrorKind, Write};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Exit code for wrong usage or configuration.
+pub const USAGE: u8 = 2;
+
+/// Exit code for an API key that is missing or refused.
+pub const KEY_REFUSED: u8 = 4;
+
+/// Exit code after SIGINT: 128 and the signal's number, as shells have it.
+pub const INTERRUPTED: u8 = 130;
+
+/// Exit code after SIGTERM.
+pub const TERMINATED: u8 = 143;
+
+/// Writes a whole text. A reader that has gone away has seen what it wanted: that is no error.
+fn write_text(out: &mut dyn Write, text: &str) -> anyhow::Result<()> {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write the result"),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// The signals that end a command.
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    pub(crate) fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    /// Waits for a signal and returns its exit code. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.interrupt.recv() => INTERRUPTED,
+            _ = self.terminate.recv() => TERMINATED,
+        }
+    }
+}

@@ -1,0 +1,473 @@
+//! `runwatch wait`: watches runs here and now, and ends with a code that a script can trust.
+
+mod remote;
+mod report;
+mod view;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use self::report::Report;
+use self::view::Tracked;
+use super::run_ids::run_ids;
+use super::{KEY_REFUSED, Signals, USAGE};
+use crate::app::Engine;
+use crate::blocking;
+use crate::cli::args::{RunArg, WaitArgs};
+use crate::clock::Clock;
+use crate::config::{EventsMode, Settings, check_labels};
+use crate::control::{ActivityDoc, Client, Heard};
+use crate::domain::{DeliveryId, Labels, RunId, Watch};
+use crate::logging::Screen;
+use crate::providers::ApiClient;
+use crate::scheduler::{AddedBy, Followed, Trouble};
+use crate::store::{DeliveryFilter, DeliveryState, Place};
+use crate::text::span;
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Results {
+    /// A readable line per run.
+    Text,
+    /// A JSON object per run.
+    Json,
+    /// The output of each run that succeeded, and nothing else.
+    Output,
+    /// Nothing.
+    Nothing,
+}
+
+/// How `wait` talks to people.
+#[derive(Debug, Clone)]
+pub struct Manner {
+    /// Where progress goes.
+    pub screen: Screen,
+    /// Whether progress is shown.
+    pub progress: bool,
+    /// Whether it is coloured.
+    pub coloured: bool,
+    /// How results are printed.
+    pub results: Results,
+    /// Whether the events of runs are shown as they come.
+    pub follow: bool,
+}
+
+/// How long messages that are being sent when the command ends are given, first attempts among them.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// The states of a delivery that is not done with.
+const OPEN: [DeliveryState; 2] = [DeliveryState::Pending, DeliveryState::Sending];
+
+/// Events read at a time: their runs may have large outputs.
+const EVENTS_AT_ONCE: u32 = 64;
+
+/// No limit: the store of one command holds what its arguments name.
+const ALL: u32 = u32::MAX;
+
+/// How long they are given where `--linger` has passed.
+const AFTER_LINGER: Duration = Duration::from_millis(500);
+
+/// How often live lines are drawn anew.
+const REDRAW: Duration = Duration::from_millis(250);
+
+/// How the wait came to its end.
+enum End {
+    /// By what was waited for.
+    Verdicts,
+    /// The API refused the key at the first answer.
+    Refused(String),
+    /// By a signal, whose exit code this is.
+    Signal(u8),
+}
+
+/// Waits for runs and returns the exit code.
+///
+/// # Errors
+/// When the arguments do not fit the configuration, or the engine breaks.
+pub async fn wait(args: &WaitArgs, mut settings: Settings, manner: Manner) -> anyhow::Result<u8> {
+    let mut signals = Signals::listen()?;
+    let run_ids = tokio::select! {
+        run_ids = read_run_ids(&args.runs) => run_ids?,
+        code = signals.next() => return Ok(code),
+    };
+    if settings.api.key.is_none() {
+        manner.screen.line(
+            "error: no API key: set CREWSHIP_API_KEY, or api.key_file in the configuration (keys are made in the Crewship console under Settings, API Keys)",
+        );
+        return Ok(KEY_REFUSED);
+    }
+    for sink in &args.watch.sinks {
+        if !settings.sinks.contains_key(sink) {
+            let known: Vec<_> = settings.sinks.keys().map(|name| name.as_str()).collect();
+            let known = if known.is_empty() { "none is configured".to_owned() } else { known.join(", ") };
+            manner.screen.line(&format!("error: no sink is called {sink}; known sinks: {known}"));
+            return Ok(USAGE);
+        }
+    }
+    let labels: Labels = args.watch.labels.iter().cloned().collect();
+    if let Err((what, fix)) = check_labels(&labels) {
+        manner.screen.line(&format!("error: --label: {what}; {fix}"));
+        return Ok(USAGE);
+    }
+    if let Some(interval) = args.interval {
+        settings.watch.initial_interval = interval;
+        settings.watch.max_interval = interval;
+        settings.watch.multiplier = 1.0;
+        settings.watch.jitter = 0.0;
+    }
+    if manner.follow {
+        settings.watch.events = EventsMode::Auto;
+        let (runs, most) = (run_ids.len(), settings.watch.max_streams);
+        if manner.progress && runs > most {
+            manner.screen.line(&format!("following {most} of {runs} runs at a time (watch.max_streams)"));
+        }
+    }
+    let clock = Clock::system();
+    let engine = tokio::select! {
+        engine = Engine::start(&settings, Place::Memory, clock.clone()) => engine?,
+        code = signals.next() => return Ok(code),
+    };
+    let deadline = args.watch.timeout.unwrap_or(settings.watch.deadline);
+    let watch = |run_id| {
+        let added_at = clock.now();
+        Watch {
+            run_id,
+            name: args.watch.name.clone(),
+            labels: labels.clone(),
+            sinks: (!args.watch.sinks.is_empty()).then(|| args.watch.sinks.clone()),
+            added_at,
+            deadline_at: added_at.checked_add(deadline).unwrap_or(Timestamp::MAX),
+        }
+    };
+    let watches = run_ids.into_iter().map(watch).collect();
+    let until = Until { reached_within: Some(settings.watch.connect_grace), ..Until::of(args) };
+    follow(engine, clock.clone(), watches, until, manner, signals).await
+}
+
+/// Reads which runs are meant, with standard input read on a thread of its own: it may take its time.
+pub(super) async fn read_run_ids(arguments: &[RunArg]) -> anyhow::Result<Vec<RunId>> {
+    let arguments = arguments.to_vec();
+    blocking::run("stdin", move || run_ids(&arguments, std::io::stdin().lock())).await?
+}
+
+/// Has the daemon watch the runs, follows it, and returns the exit code. When this ends, the watches
+/// stay there.
+///
+/// # Errors
+/// When the arguments cannot be used.
+pub async fn wait_on_daemon(args: &WaitArgs, client: Client, manner: Manner) -> anyhow::Result<u8> {
+    let mut signals = Signals::listen()?;
+    let run_ids = tokio::select! {
+        run_ids = read_run_ids(&args.runs) => run_ids?,
+        code = signals.next() => return Ok(code),
+    };
+    remote::wait((&args.watch, args.again), run_ids, client, Until::of(args), manner, signals).await
+}
+
+/// When a wait is over.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Until {
+    /// At the first verdict.
+    pub(super) first: bool,
+    /// At the first verdict that is not `succeeded`.
+    pub(super) first_bad: bool,
+    /// How long after that undelivered messages are tried again.
+    pub(super) linger: Duration,
+    /// How long an API is tried that was never reached; `None` means until the deadline.
+    pub(super) reached_within: Option<Duration>,
+}
+
+impl Until {
+    fn of(args: &WaitArgs) -> Self {
+        Self { first: args.any, first_bad: args.fail_fast, linger: args.linger, reached_within: None }
+    }
+}
+
+/// Adds `watches` to a fresh engine, follows them, stops the engine, and returns the exit code.
+pub(super) async fn follow(
+    engine: Engine<ApiClient>,
+    clock: Clock,
+    watches: Vec<Watch>,
+    until: Until,
+    manner: Manner,
+    mut signals: Signals,
+) -> anyhow::Result<u8> {
+    let tracked = |watch: &Watch| Tracked {
+        run_id: watch.run_id.clone(),
+        name: watch.name.clone(),
+        added_at: watch.added_at,
+        status: None,
+        activity: None,
+        verdict: None,
+    };
+    let left = |watch: &Watch| Duration::try_from(watch.deadline_at.duration_since(clock.now())).unwrap_or_default();
+    let deadline = Instant::now().checked_add(watches.iter().map(left).max().unwrap_or_default());
+    let report = Report::new(manner, watches.iter().map(tracked).collect(), deadline);
+    let followed = report.wants_activity().then(|| engine.watches.followed());
+    let mut session = Session { report, clock, engine, until, followed, status_seq: 0, event_seq: 0 };
+    for watch in watches {
+        session.engine.watches.add(watch, AddedBy::Request).await?;
+    }
+    let end = session.until_done(&mut signals).await?;
+    session.finish(end, signals).await
+}
+
+struct Session {
+    report: Report,
+    clock: Clock,
+    engine: Engine<ApiClient>,
+    until: Until,
+    /// What the runs are doing, where somebody wants to see it.
+    followed: Option<broadcast::Receiver<Arc<Followed>>>,
+    status_seq: i64,
+    event_seq: i64,
+}
+
+impl Session {
+    /// Follows the runs until what was asked for is known.
+    async fn until_done(&mut self, signals: &mut Signals) -> anyhow::Result<End> {
+        let mut history = self.engine.store.history_changed();
+        let mut upstream = self.engine.watches.upstream();
+        let mut redraw = tokio::time::interval(REDRAW);
+        redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut reached_by = self.until.reached_within.and_then(|within| Instant::now().checked_add(within));
+        loop {
+            // Marked as seen before the store is read, so that no change in between is missed.
+            history.mark_unchanged();
+            let state = upstream.borrow_and_update().clone();
+            if self.catch_up().await? {
+                return Ok(End::Verdicts);
+            }
+            if state.trouble == Some(Trouble::Refused) && !state.ever_answered {
+                return Ok(End::Refused(state.message));
+            }
+            if state.reached {
+                reached_by = None;
+            } else if reached_by.is_some_and(|by| by <= Instant::now()) {
+                reached_by = None;
+                let within = span(self.until.reached_within.unwrap_or_default());
+                let why = if state.message.is_empty() { "no answer" } else { &state.message };
+                self.engine.watches.give_up(format!("the API was not reached within {within}: {why}")).await?;
+            }
+            let live = self.report.is_live();
+            let views = if live { self.engine.watches.view(None).await.unwrap_or_default() } else { Vec::new() };
+            self.report.show(self.clock.now(), &views, &state);
+            let unread = !self.report.has_room();
+            loop {
+                // Every arm is cancel-safe: they wait for changes, ticks, events and signals, and lose none.
+                tokio::select! {
+                    Ok(()) = history.changed() => break,
+                    Ok(()) = upstream.changed() => break,
+                    _ = redraw.tick(), if live => break,
+                    () = until(reached_by), if reached_by.is_some() => break,
+                    // There may be results that wait for the reader of standard output.
+                    () = self.report.room(), if unread => break,
+                    code = signals.next() => return Ok(End::Signal(code)),
+                    error = self.engine.broken() => return Err(error),
+                    heard = hear(&mut self.followed) => self.report.heard(heard),
+                }
+            }
+        }
+    }
+
+    /// Takes in what was stored since the last time, up to the verdict that ends the wait. Returns whether
+    /// that was there: the code is that of the verdicts up to it, however many came together.
+    async fn catch_up(&mut self) -> anyhow::Result<bool> {
+        loop {
+            // Read before the changes of status: what is stored in between has its change shown before its verdict.
+            let events = self.engine.store.events_after(self.event_seq, EVENTS_AT_ONCE).await?;
+            for change in self.engine.store.status_changes_after(self.status_seq).await? {
+                self.status_seq = change.seq;
+                self.report.status(&change.run_id, &change.status, change.at);
+            }
+            if events.is_empty() {
+                break;
+            }
+            for (seq, event) in events {
+                if !self.report.has_room() {
+                    return Ok(false);
+                }
+                self.event_seq = seq;
+                let (Some(verdict), Some(data)) = (event.event_type.verdict(), event.run()) else { continue };
+                self.hear_out();
+                self.report.verdict(verdict, &event, data);
+                if self.report.is_over(self.until, Some(verdict)) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(self.report.is_over(self.until, None))
+    }
+
+    /// Takes in what the runs have said so far: a stream tells its followers before its run is asked for, so
+    /// all of it belongs before the verdict.
+    fn hear_out(&mut self) {
+        let Some(followed) = &mut self.followed else { return };
+        for _ in 0..followed.len() {
+            match followed.try_recv() {
+                Ok(followed) => self.report.heard(Heard::Activity(ActivityDoc::of(&followed))),
+                Err(TryRecvError::Lagged(missed)) => self.report.heard(Heard::Missed(missed)),
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return,
+            }
+        }
+    }
+
+    /// Gives undelivered messages their time, stops the engine, and says with which code to exit.
+    async fn finish(mut self, end: End, mut signals: Signals) -> anyhow::Result<u8> {
+        self.report.clear();
+        let (code, grace) = match end {
+            End::Verdicts => match self.linger(&mut signals).await? {
+                None => (None, AFTER_LINGER),
+                Some(signal) => (Some(signal), GRACE),
+            },
+            End::Refused(message) => {
+                self.report.manner.screen.line(&format!("error: the API refused the key: {message}"));
+                (Some(KEY_REFUSED), GRACE)
+            }
+            End::Signal(code) => {
+                if self.report.manner.progress {
+                    let going = self.report.going();
+                    self.report.manner.screen.line(&format!("interrupted; {going} still going, and left alone"));
+                }
+                (Some(code), GRACE)
+            }
+        };
+        let screen = self.report.manner.screen.clone();
+        let settled = async {
+            self.engine.settle(grace).await;
+            self.report_undelivered().await?;
+            if code.is_none() {
+                self.report.flush().await;
+            }
+            anyhow::Ok(())
+        };
+        let reported = tokio::select! {
+            reported = settled => reported,
+            second = signals.next() => {
+                screen.line("ended at once; messages under way may not have arrived");
+                return Ok(second);
+            }
+        };
+        self.engine.close().await;
+        reported.map(|()| code.unwrap_or_else(|| self.report.verdict_code()))
+    }
+
+    /// Waits until every message is delivered or given up, as long as the next attempt is due within `linger`. Every
+    /// first attempt is made, however many stand before it, and has [`GRACE`] from its beginning; an attempt that is
+    /// under way when `linger` has passed has as long from then. Returns the code of a signal that ended it early.
+    async fn linger(&mut self, signals: &mut Signals) -> anyhow::Result<Option<u8>> {
+        let linger = self.until.linger;
+        let ends_at = self.clock.now().checked_add(linger).unwrap_or(Timestamp::MAX);
+        let ends = Instant::now() + linger;
+        let mut changed = self.engine.store.deliveries_changed();
+        let mut cut_offs: BTreeMap<DeliveryId, Instant> = BTreeMap::new();
+        let mut announced = false;
+        loop {
+            changed.mark_unchanged();
+            let open = DeliveryFilter { states: OPEN.to_vec(), ..DeliveryFilter::default() };
+            let open = self.engine.store.deliveries(open, ALL).await?.items;
+            let now = Instant::now();
+            let mut look_again = None;
+            let mut is_waited_for = false;
+            for delivery in &open {
+                let first = delivery.attempts <= 1;
+                let until = match delivery.state {
+                    // Each sink ends its attempts itself, so that each one has its turn.
+                    _ if delivery.attempts == 0 => None,
+                    DeliveryState::Sending if first => {
+                        let cut_off = *cut_offs.entry(delivery.id.clone()).or_insert(now + GRACE);
+                        Some(cut_off.max(ends))
+                    }
+                    DeliveryState::Sending => Some(ends + GRACE),
+                    _ if delivery.next_attempt_at.is_none_or(|at| at <= ends_at) => Some(ends),
+                    _ => Some(now),
+                };
+                is_waited_for |= until.is_none_or(|until| now < until);
+                look_again = until.filter(|until| now < *until).into_iter().chain(look_again).min();
+            }
+            if !is_waited_for {
+                return Ok(None);
+            }
+            let retrying = open.iter().any(|delivery| delivery.last_detail.is_some());
+            if retrying && self.report.manner.progress && !std::mem::replace(&mut announced, true) {
+                self.report
+                    .manner
+                    .screen
+                    .line(&format!("{} still to be delivered; trying again", messages(open.len())));
+            }
+            let look_again = async {
+                match look_again {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // Every arm is cancel-safe, as above.
+            tokio::select! {
+                Ok(()) = changed.changed() => {}
+                () = look_again => {}
+                code = signals.next() => return Ok(Some(code)),
+                error = self.engine.broken() => return Err(error),
+            }
+        }
+    }
+
+    /// Says which messages did not arrive, and why.
+    async fn report_undelivered(&self) -> anyhow::Result<()> {
+        let now = self.clock.now();
+        let states = OPEN.into_iter().chain([DeliveryState::Dead]).collect();
+        let undelivered = DeliveryFilter { states, ..DeliveryFilter::default() };
+        let undelivered = self.engine.store.deliveries(undelivered, ALL).await?.items;
+        for delivery in &undelivered {
+            let about = delivery.run_id.as_ref().map(|id| format!(" of {id}")).unwrap_or_default();
+            let why = delivery.last_detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
+            let next = match (delivery.state, delivery.next_attempt_at) {
+                (DeliveryState::Sending, _) => " (the last one was cut off)".to_owned(),
+                (DeliveryState::Pending, Some(at)) => {
+                    format!(" (the next attempt would be in {})", span(at.duration_since(now).unsigned_abs()))
+                }
+                _ => String::new(),
+            };
+            self.report.manner.screen.line(&format!(
+                "warning: {}{about} was not delivered to {} after {}{why}{next}",
+                delivery.event_type,
+                delivery.sink,
+                if delivery.attempts == 1 { "1 attempt".to_owned() } else { format!("{} attempts", delivery.attempts) },
+            ));
+        }
+        if undelivered.iter().any(|delivery| OPEN.contains(&delivery.state)) {
+            self.report
+                .manner
+                .screen
+                .line("these messages end with this command; a longer --linger gives them more time");
+        }
+        Ok(())
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the runs are doing next. Cancel-safe. It never comes where nobody wants to see it.
+async fn hear(followed: &mut Option<broadcast::Receiver<Arc<Followed>>>) -> Heard {
+    let Some(receiver) = followed else { return std::future::pending().await };
+    match receiver.recv().await {
+        Ok(followed) => Heard::Activity(ActivityDoc::of(&followed)),
+        Err(RecvError::Lagged(missed)) => Heard::Missed(missed),
+        // The scheduler is gone, which others tell.
+        Err(RecvError::Closed) => std::future::pending().await,
+    }
+}
+
+fn messages(count: usize) -> String {
+    if count == 1 { "1 message".to_owned() } else { format!("{count} messages") }
+}

@@ -1,0 +1,399 @@
+//! `wait --daemon`: the daemon watches, this follows it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use jiff::Timestamp;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::report::Report;
+use super::view::Tracked;
+use super::{Manner, Until};
+use crate::cli::args::WatchArgs;
+use crate::cli::remote::{add_all, failure_code, not_applied, request, standing_of_known};
+use crate::cli::{Signals, USAGE};
+use crate::config::{MIN_DEADLINE, duration_text};
+use crate::control::{Activities, AddRequest, Client, ClientError, Heard, WatchDoc};
+use crate::domain::{Event, EventData, RunEvent, RunId, Status, Verdict};
+use crate::scheduler::{UpstreamView, WatchView};
+use crate::store::PollFailure;
+
+/// How long one question waits for a verdict: how old what is shown may be.
+const FRESHNESS: Duration = Duration::from_secs(1);
+
+/// Questions to the daemon under way at once.
+const QUESTIONS: usize = 64;
+
+/// How long it must have been quiet before a verdict is shown, where what runs are doing is shown too; five
+/// times as long at the most.
+const HEAR_OUT: Duration = Duration::from_millis(50);
+
+/// How long a daemon that is gone is left alone before it is asked again.
+const GONE_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long after its deadline a watch has its verdict at the latest, and the time to read it.
+const VERDICT_WITHIN: Duration = Duration::from_secs(6);
+
+/// As [`VERDICT_WITHIN`], for a watch whose deadline passed while no daemon ran: the API is tried for a minute then.
+const LATE_VERDICT_WITHIN: Duration = Duration::from_secs(70);
+
+/// Hands the runs to the daemon and follows them. Returns the exit code.
+pub(super) async fn wait(
+    (args, again): (&WatchArgs, bool),
+    run_ids: Vec<RunId>,
+    client: Client,
+    until: Until,
+    manner: Manner,
+    mut signals: Signals,
+) -> anyhow::Result<u8> {
+    let screen = manner.screen.clone();
+    let (mut runs, mut dropped) = (Vec::new(), false);
+    let began = Timestamp::now();
+    let deadline = args.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let mut limit = Limit::new(args.timeout, began);
+    for added in add_all(&client, args, again, &run_ids).await {
+        match added {
+            Ok((watch, new)) => {
+                // Its own time goes for this wait, whatever the watch has.
+                if let Some(what) = not_applied(&watch, "--timeout") {
+                    screen.line(&format!("warning: {what}"));
+                    dropped = true;
+                }
+                if !new && watch.verdict.is_some() && manner.progress && !limit.outlasts(&watch, began) {
+                    screen.line(&standing_of_known(&watch, began));
+                }
+                limit.include(&watch);
+                runs.push(tracked(watch));
+            }
+            Err(error) => {
+                screen.line(&format!("error: {error}"));
+                return Ok(failure_code(&error));
+            }
+        }
+    }
+    let report = Report::new(manner, runs, deadline);
+    let feed = if report.wants_activity() { Feed::Closed } else { Feed::None };
+    let (unwatched, seen, renewed) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
+    let mut follower = Follower { report, client, feed, gone: false, unwatched, seen, args, limit, renewed };
+    let code = tokio::select! {
+        // All is known, but not all was done as requested.
+        code = follower.follow(until) => if code == 0 && dropped { USAGE } else { code },
+        code = signals.next() => {
+            follower.report.clear();
+            if follower.report.manner.progress {
+                screen.line(&format!("interrupted; the daemon goes on with {}", follower.report.going()));
+            }
+            code
+        }
+    };
+    Ok(code)
+}
+
+fn tracked(watch: WatchDoc) -> Tracked {
+    Tracked {
+        run_id: watch.run_id,
+        name: watch.name,
+        added_at: watch.added_at,
+        status: None,
+        activity: None,
+        verdict: None,
+    }
+}
+
+/// How long the runs are waited for.
+#[derive(Debug, Clone, Copy)]
+struct Limit {
+    /// Until when by the command line.
+    own: Option<Timestamp>,
+    /// When the last verdict is there at the latest, by the deadlines of the watches.
+    last: Timestamp,
+}
+
+impl Limit {
+    fn new(timeout: Option<Duration>, began: Timestamp) -> Self {
+        let own = timeout.map(|timeout| began.checked_add(timeout).unwrap_or(Timestamp::MAX));
+        Self { own, last: own.unwrap_or(began) }
+    }
+
+    /// Takes in a watch that is waited for.
+    fn include(&mut self, watch: &WatchDoc) {
+        let within = match self.own {
+            None => LATE_VERDICT_WITHIN,
+            // The daemon gives a verdict of its own about then.
+            Some(own) if watch.deadline_at <= own.checked_add(VERDICT_WITHIN / 2).unwrap_or(Timestamp::MAX) => {
+                VERDICT_WITHIN
+            }
+            Some(_) => return,
+        };
+        let from = self.own.unwrap_or(watch.deadline_at);
+        self.last = self.last.max(from.checked_add(within).unwrap_or(Timestamp::MAX));
+    }
+
+    /// Whether a watch ended for want of time, and this wait has time left.
+    fn outlasts(&self, watch: &WatchDoc, now: Timestamp) -> bool {
+        let for_want_of_time = matches!(watch.known_verdict(), Some(Verdict::TimedOut | Verdict::Unreachable));
+        for_want_of_time && self.left(now).is_some()
+    }
+
+    /// The time that the command line gives and that is left.
+    fn left(&self, now: Timestamp) -> Option<Duration> {
+        Duration::try_from(self.own?.duration_since(now)).ok().filter(|left| *left >= MIN_DEADLINE)
+    }
+}
+
+/// What the daemon says of what runs are doing.
+enum Feed {
+    /// Nobody wants it, or it is not to be had.
+    None,
+    /// To be opened.
+    Closed,
+    /// Open.
+    Open(Activities),
+}
+
+impl Feed {
+    /// What comes next. Cancel-safe. It never comes where the feed is not open.
+    async fn next(&mut self) -> Heard {
+        if let Self::Open(activities) = self {
+            if let Ok(Some(heard)) = activities.next().await {
+                return heard;
+            }
+            // The daemon is gone, or stopping; another may come.
+            *self = Self::Closed;
+        }
+        std::future::pending().await
+    }
+}
+
+struct Follower<'a> {
+    args: &'a WatchArgs,
+    limit: Limit,
+    /// Runs that are watched anew, since their watches ended before the time of this wait.
+    renewed: BTreeSet<RunId>,
+    report: Report,
+    client: Client,
+    feed: Feed,
+    /// The daemon does not answer at the moment.
+    gone: bool,
+    /// Runs that no verdict can be had of: somebody removed them from the daemon.
+    unwatched: BTreeSet<RunId>,
+    /// How many status changes of each run were taken in.
+    seen: BTreeMap<RunId, usize>,
+}
+
+impl Follower<'_> {
+    /// Asks the daemon about every run that is going, again and again, until what was waited for is
+    /// known and printed. Cancel-safe: it only asks.
+    async fn follow(&mut self, until: Until) -> u8 {
+        let last = self.limit.last;
+        let over = tokio::select! {
+            over = self.follow_runs(until) => over,
+            () = until_time(last) => {
+                self.give_up();
+                true
+            }
+        };
+        self.report.clear();
+        self.report.flush().await;
+        match self.report.verdict_code() {
+            // Not all is known, so not all is well.
+            0 if !over => USAGE,
+            code => code,
+        }
+    }
+
+    /// Ends the wait for all runs that have no verdict by now.
+    fn give_up(&mut self) {
+        let (verdict, why) = match self.gone {
+            true => (Verdict::Unreachable, "the daemon does not answer; it goes on with its watches when it is back"),
+            false => (Verdict::TimedOut, "no verdict in the time of this wait; the daemon goes on watching"),
+        };
+        let going = self.report.runs.values().filter(|run| run.verdict.is_none());
+        let going: Vec<_> = going.map(|run| run.run_id.clone()).filter(|id| !self.unwatched.contains(id)).collect();
+        for run_id in going {
+            self.report.given_up(&run_id, verdict, why);
+        }
+    }
+
+    /// Has a run watched anew whose watch ended for want of time, for the time that this wait has left. Returns whether
+    /// it is.
+    async fn renew(&mut self, watch: &WatchDoc) -> bool {
+        let now = Timestamp::now();
+        let Some(left) = self.limit.left(now).filter(|_| self.limit.outlasts(watch, now)) else { return false };
+        if !self.renewed.insert(watch.run_id.clone()) {
+            return false;
+        }
+        let timeout = Some(duration_text(Duration::from_millis(left.as_millis().try_into().unwrap_or(u64::MAX))));
+        let asked = AddRequest { timeout, ..request(self.args, &watch.run_id, true) };
+        let renewed = self.client.add(&asked).await.is_ok();
+        if renewed {
+            self.seen.remove(&watch.run_id);
+            if self.report.manner.progress {
+                let verdict = watch.verdict.as_deref().unwrap_or_default();
+                let line = format!("{}: an earlier watch ended as {verdict}; it is watched anew", watch.run_id);
+                self.report.manner.screen.line(&line);
+            }
+        }
+        renewed
+    }
+
+    /// Returns whether what was waited for is known; else there is nothing left that could be.
+    async fn follow_runs(&mut self, until: Until) -> bool {
+        loop {
+            let going: Vec<RunId> = self
+                .report
+                .runs
+                .values()
+                .filter(|run| run.verdict.is_none() && !self.unwatched.contains(&run.run_id))
+                .map(|run| run.run_id.clone())
+                .collect();
+            if going.is_empty() {
+                return self.unwatched.is_empty();
+            }
+            if !self.gone && matches!(self.feed, Feed::Closed) {
+                self.open_feed().await;
+            }
+            // With more runs than questions each would wait for the ones before it.
+            let wait = if going.len() > QUESTIONS { Duration::ZERO } else { FRESHNESS };
+            let client = self.client.clone();
+            let asked = going.into_iter().map(|run_id| {
+                let client = &client;
+                async move {
+                    let answer = client.watch(&run_id, wait).await;
+                    (run_id, answer)
+                }
+            });
+            let mut answers = stream::iter(asked).buffer_unordered(QUESTIONS);
+            let mut views = Vec::new();
+            loop {
+                // Both arms are cancel-safe.
+                let (run_id, answer) = tokio::select! {
+                    answer = answers.next() => match answer {
+                        Some(answer) => answer,
+                        None => break,
+                    },
+                    heard = self.feed.next() => {
+                        self.report.heard(heard);
+                        continue;
+                    }
+                };
+                match answer {
+                    Ok(watch) => {
+                        self.gone = false;
+                        if self.renew(&watch).await {
+                            continue;
+                        }
+                        if watch.verdict.is_some() {
+                            self.hear_out().await;
+                        }
+                        views.extend(view(&watch));
+                        let given = self.take_in(&watch);
+                        if self.report.is_over(until, given) {
+                            return true;
+                        }
+                        // What follows waits where standard output is not read.
+                        self.report.room().await;
+                    }
+                    Err(error) if error.is_unknown() => {
+                        self.report.manner.screen.line(&format!("error: {run_id} is no longer watched by the daemon"));
+                        self.unwatched.insert(run_id);
+                    }
+                    Err(error) => {
+                        if !std::mem::replace(&mut self.gone, true) {
+                            self.say_gone(&error);
+                        }
+                    }
+                }
+            }
+            self.report.show(Timestamp::now(), &views, &UpstreamView::default());
+            if self.gone || wait.is_zero() {
+                let ends = Instant::now() + GONE_PAUSE;
+                // What comes next is kept until it is whole.
+                while let Ok(heard) = timeout_at(ends, self.feed.next()).await {
+                    self.report.heard(heard);
+                }
+            }
+        }
+    }
+
+    /// Takes in what the runs have said so far, which comes another way than their verdicts do.
+    async fn hear_out(&mut self) {
+        let ends = Instant::now() + HEAR_OUT * 5;
+        while Instant::now() < ends
+            && let Ok(heard) = timeout(HEAR_OUT, self.feed.next()).await
+        {
+            self.report.heard(heard);
+        }
+    }
+
+    /// Opens the feed of what runs are doing; says so where it is asked for and not to be had.
+    async fn open_feed(&mut self) {
+        match self.client.activity().await {
+            Ok(activities) => self.feed = Feed::Open(activities),
+            Err(error @ ClientError::Refused(_)) => {
+                self.feed = Feed::None;
+                if self.report.manner.follow {
+                    self.report.manner.screen.line(&format!("warning: the events of runs cannot be shown: {error}"));
+                }
+            }
+            // The next question finds out what is wrong.
+            Err(_gone) => {}
+        }
+    }
+
+    /// Takes in what the daemon says of one run. Returns its verdict, if it has one now.
+    fn take_in(&mut self, watch: &WatchDoc) -> Option<Verdict> {
+        let history = watch.history.as_deref().unwrap_or_default();
+        let seen = self.seen.insert(watch.run_id.clone(), history.len()).unwrap_or(0);
+        for change in history.iter().skip(seen) {
+            self.report.status(&watch.run_id, &Status::from_api(&change.status), change.at);
+        }
+        watch.verdict.as_ref()?;
+        let Some((verdict, event)) = verdict_event(watch) else {
+            self.report
+                .manner
+                .screen
+                .line(&format!("error: {} ended in a way that this program does not know", watch.run_id));
+            self.unwatched.insert(watch.run_id.clone());
+            return None;
+        };
+        if let Some(data) = event.run() {
+            self.report.verdict(verdict, &event, data);
+        }
+        Some(verdict)
+    }
+
+    fn say_gone(&self, error: &ClientError) {
+        self.report.manner.screen.line(&format!("warning: {error}; waiting for it to come back"));
+    }
+}
+
+/// Comes back at `at` by the clock on the wall: a sleep of the machine counts.
+async fn until_time(at: Timestamp) {
+    while let Ok(left) = Duration::try_from(at.duration_since(Timestamp::now()))
+        && !left.is_zero()
+    {
+        tokio::time::sleep(left.min(GONE_PAUSE)).await;
+    }
+}
+
+/// The event that told the verdict of a watch that has one.
+fn verdict_event(watch: &WatchDoc) -> Option<(Verdict, Event)> {
+    let verdict = watch.known_verdict()?;
+    let data: RunEvent = serde_json::from_str(watch.data.as_ref()?.get()).ok()?;
+    let timestamp = watch.finished_at?;
+    Some((verdict, Event { event_type: verdict.event_type(), timestamp, data: EventData::Run(Box::new(data)) }))
+}
+
+fn view(watch: &WatchDoc) -> Option<WatchView> {
+    Some(WatchView {
+        run_id: watch.run_id.clone(),
+        status: watch.status.as_deref().map(Status::from_api),
+        polls: watch.polls,
+        missing_since: watch.missing_since,
+        polling: watch.polling,
+        next_poll_at: watch.next_poll_at?,
+        last_error: watch.last_error.as_ref().map(|error| PollFailure { at: error.at, message: error.message.clone() }),
+    })
+}

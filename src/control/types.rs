@@ -1,0 +1,375 @@
+//! The JSON of the control interface, the same for server and client.
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::schemas::{DurationText, LabelMap, WatchName};
+use crate::domain::{DeliveryId, EventType, FoundBy, Labels, RunEvent, RunId, SinkName, Verdict};
+use crate::scheduler::{Followed, WatchView};
+use crate::store::{AttemptRecord, DeliveryState, DeliverySummary, WatchRecord, WatchState};
+
+/// `POST /v1/watches`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AddRequest {
+    /// The run.
+    #[schemars(with = "RunId")]
+    pub run_id: String,
+    /// A name for people, 1 to 200 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<WatchName>")]
+    pub name: Option<String>,
+    /// Labels.
+    #[serde(default, skip_serializing_if = "Labels::is_empty", deserialize_with = "null_is_absent")]
+    #[schemars(with = "Option<LabelMap>")]
+    pub labels: Labels,
+    /// Only these sinks get messages, at least one; absent means all whose filters match.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<SinkName>>", length(min = 1))]
+    pub sinks: Option<Vec<String>>,
+    /// How long to watch at most, such as `2h`; absent means `watch.deadline`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<DurationText>")]
+    pub timeout: Option<String>,
+    /// Whether a run is watched anew whose watch is finished; that one stays on record. Default: false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not", deserialize_with = "null_is_absent")]
+    #[schemars(with = "Option<bool>")]
+    pub again: bool,
+}
+
+/// Reads `null` as an absent value, as for all options.
+fn null_is_absent<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+impl AddRequest {
+    /// Reads a body: a request, or what the API answers when it creates a run, also inside of `data`. Of such an answer,
+    /// which has a `status`, the fields count that a request has.
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub(super) fn read(body: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(body).or_else(|error| Self::of_created_run(body).ok_or(error))
+    }
+
+    fn of_created_run(body: &[u8]) -> Option<Self> {
+        let mut run: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body).ok()?;
+        let named = |run: &serde_json::Map<_, _>| run.contains_key("run_id") || run.contains_key("id");
+        if !named(&run)
+            && let Some(serde_json::Value::Object(data)) = run.remove("data")
+        {
+            run = data;
+        }
+        run.get("status")?.as_str()?;
+        // A run made in a thread is answered with other IDs beside `run_id`.
+        let run_id = run.remove("run_id").or_else(|| run.remove("id"))?;
+        run.retain(|name, _| matches!(name.as_str(), "name" | "labels" | "sinks" | "timeout" | "again"));
+        run.insert("run_id".to_owned(), run_id);
+        serde_json::from_value(serde_json::Value::Object(run)).ok()
+    }
+}
+
+/// A watch. The parts from `history` on are there only where one watch was asked for.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct WatchDoc {
+    /// The run.
+    pub run_id: RunId,
+    /// The name for people.
+    #[schemars(with = "Option<WatchName>")]
+    pub name: Option<String>,
+    /// Labels.
+    #[schemars(with = "LabelMap")]
+    pub labels: Labels,
+    /// The only sinks told, if it names some.
+    pub sinks: Option<Vec<SinkName>>,
+    /// `active` or `finished`.
+    #[schemars(with = "WatchState")]
+    pub state: String,
+    /// The status last seen, verbatim.
+    pub status: Option<String>,
+    /// The verdict's word.
+    #[schemars(with = "Option<Verdict>")]
+    pub verdict: Option<String>,
+    /// What had the run asked for when the verdict was found: `poll` or `stream`.
+    #[schemars(with = "Option<FoundBy>")]
+    pub found_by: Option<String>,
+    /// When it was asked for.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub added_at: Timestamp,
+    /// When it ends at the latest.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub deadline_at: Timestamp,
+    /// When the verdict was given.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub finished_at: Option<Timestamp>,
+    /// How many polls were made.
+    pub polls: u64,
+    /// Since when every answer was 404.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub missing_since: Option<Timestamp>,
+    /// The last poll that failed.
+    pub last_error: Option<FailureDoc>,
+    /// Whether a poll is under way.
+    pub polling: bool,
+    /// When it is asked for next, unless the API's limits or troubles delay that.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub next_poll_at: Option<Timestamp>,
+    /// In the answer to a request for a run that is watched already: the options of it that differ from the watch and
+    /// do not apply, by their names in the request.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_applied: Vec<String>,
+    /// Every change of its status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<Vec<ChangeDoc>>,
+    /// What each sink is told of it, by the settings now in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routing: Option<Vec<SinkDoc>>,
+    /// Its deliveries with every attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deliveries: Option<Vec<DeliveryDoc>>,
+    /// The data of the event that told its verdict.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<RunEvent>")]
+    pub data: Option<Box<RawValue>>,
+}
+
+/// A poll that failed.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct FailureDoc {
+    /// When.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub at: Timestamp,
+    /// What was wrong.
+    pub message: String,
+}
+
+/// A change of a run's status.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct ChangeDoc {
+    /// When it was observed.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub at: Timestamp,
+    /// The status since then.
+    pub status: String,
+}
+
+/// What a sink is told of a watch.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct SinkDoc {
+    /// The sink.
+    pub sink: SinkName,
+    /// The verdict events and others that it gets.
+    pub events: Vec<EventType>,
+    /// Why it gets none, or not all verdicts.
+    pub why_not: Option<String>,
+}
+
+/// One event of `GET /v1/activity`: what a run is doing, as its event stream tells it.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct ActivityDoc {
+    /// The run.
+    pub run_id: RunId,
+    /// When it came in.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub at: Timestamp,
+    /// The type of the event, such as `tool.called`; `stream.unavailable` is our own.
+    pub activity: String,
+    /// What it says, as the API sent it; `null` when there is nothing, or too much.
+    #[schemars(with = "Option<serde_json::Value>")]
+    pub data: Option<Box<RawValue>>,
+}
+
+/// `GET /v1/watches`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct WatchList {
+    /// The watches.
+    pub watches: Vec<WatchDoc>,
+    /// Where the list goes on; `null` at its end.
+    pub next_cursor: Option<String>,
+    /// What an operator should know: trouble with the API, a configuration that is not in force.
+    pub notices: Vec<String>,
+}
+
+/// A delivery.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct DeliveryDoc {
+    /// Its ID: `webhook-id` on every attempt.
+    pub id: DeliveryId,
+    /// The sink.
+    pub sink: SinkName,
+    /// The run, if it is about one.
+    pub run_id: Option<RunId>,
+    /// What it tells.
+    pub event: EventType,
+    /// `pending`, `sending`, `delivered` or `dead`.
+    #[schemars(with = "DeliveryState")]
+    pub state: String,
+    /// Attempts made.
+    pub attempts: u32,
+    /// When it was made.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub created_at: Timestamp,
+    /// When the next attempt is due.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub next_attempt_at: Option<Timestamp>,
+    /// When it arrived or was given up.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub ended_at: Option<Timestamp>,
+    /// What came of the last attempt.
+    pub last_result: Option<String>,
+    /// Every attempt; only where one watch was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt_log: Option<Vec<AttemptDoc>>,
+}
+
+/// One attempt.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct AttemptDoc {
+    /// Its number, from 1.
+    pub attempt: u32,
+    /// When it began.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub at: Timestamp,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+    /// Whether it arrived.
+    pub delivered: bool,
+    /// What the receiver said, or what went wrong.
+    pub result: String,
+}
+
+/// `GET /v1/deliveries`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct DeliveryList {
+    /// The deliveries.
+    pub deliveries: Vec<DeliveryDoc>,
+    /// Where the list goes on; `null` at its end.
+    pub next_cursor: Option<String>,
+}
+
+/// `POST /v1/deliveries/retry` and `/drop`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub(super) struct DecidedDoc {
+    /// How many deliveries it was done with.
+    pub(super) deliveries: u64,
+}
+
+/// `GET /healthz` and `GET /readyz`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct HealthDoc {
+    /// `ok` or `ready`.
+    pub status: String,
+}
+
+/// An error (RFC 9457).
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Problem {
+    /// The kind of error in few words.
+    pub title: String,
+    /// The status code.
+    pub status: u16,
+    /// What is wrong here, and what to do.
+    pub detail: String,
+}
+
+impl WatchDoc {
+    /// A watch as it is stored and, if it is active, as the scheduler has it.
+    pub(super) fn of(record: WatchRecord, view: Option<WatchView>) -> Self {
+        let WatchRecord { watch, status, polls, missing_since, last_error, verdict, found_by } = record;
+        let failure = view.as_ref().and_then(|view| view.last_error.clone()).or(last_error);
+        Self {
+            run_id: watch.run_id,
+            name: watch.name,
+            labels: watch.labels,
+            sinks: watch.sinks,
+            state: if verdict.is_some() { WatchState::Finished } else { WatchState::Active }.as_str().to_owned(),
+            status: status.map(|status| status.as_str().to_owned()),
+            verdict: verdict.map(|(verdict, _)| verdict.as_str().to_owned()),
+            found_by: found_by.map(|found_by| found_by.as_str().to_owned()),
+            added_at: watch.added_at,
+            deadline_at: watch.deadline_at,
+            finished_at: verdict.map(|(_, at)| at),
+            polls: view.as_ref().map_or(polls, |view| view.polls),
+            missing_since: view.as_ref().map_or(missing_since, |view| view.missing_since),
+            last_error: failure.map(|failure| FailureDoc { at: failure.at, message: failure.message }),
+            polling: view.as_ref().is_some_and(|view| view.polling),
+            next_poll_at: view.map(|view| view.next_poll_at),
+            not_applied: Vec::new(),
+            history: None,
+            routing: None,
+            deliveries: None,
+            data: None,
+        }
+    }
+
+    /// The verdict, if it has one that this program knows.
+    pub fn known_verdict(&self) -> Option<Verdict> {
+        self.verdict.as_deref().and_then(Verdict::from_word)
+    }
+}
+
+impl ActivityDoc {
+    /// What was followed.
+    pub fn of(followed: &Followed) -> Self {
+        Self {
+            run_id: followed.run_id.clone(),
+            at: followed.at,
+            activity: followed.activity.kind.to_owned(),
+            data: followed.activity.data.clone(),
+        }
+    }
+}
+
+impl DeliveryDoc {
+    pub(super) fn of(summary: DeliverySummary, attempts: Option<Vec<AttemptRecord>>) -> Self {
+        let attempt = |attempt: AttemptRecord| AttemptDoc {
+            attempt: attempt.attempt,
+            at: attempt.at,
+            took_ms: attempt.took_ms,
+            delivered: attempt.delivered,
+            result: attempt.detail,
+        };
+        Self {
+            id: summary.id,
+            sink: summary.sink,
+            run_id: summary.run_id,
+            event: summary.event_type,
+            state: summary.state.as_str().to_owned(),
+            attempts: summary.attempts,
+            created_at: summary.created_at,
+            next_attempt_at: summary.next_attempt_at,
+            ended_at: summary.ended_at,
+            last_result: summary.last_detail,
+            attempt_log: attempts.map(|attempts| attempts.into_iter().map(attempt).collect()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_may_have_nulls_or_be_an_answer_of_the_api() {
+        let read = |body: &str| AddRequest::read(body.as_bytes()).map_err(|error| error.to_string());
+        let all = r#"{"run_id":"run_1","name":null,"labels":null,"sinks":null,"timeout":null,"again":null}"#;
+        let nulls = read(all).unwrap();
+        assert!(nulls.labels.is_empty() && !nulls.again && nulls.sinks.is_none());
+        assert_eq!(serde_json::to_string(&nulls).unwrap(), r#"{"run_id":"run_1"}"#);
+        for created in [
+            r#"{"run_id":"run_1","version_id":"ver_1","status":"running"}"#,
+            r#"{"data":{"id":"run_1","status":"pending","created_at":"2024-01-15T10:35:00Z"}}"#,
+            r#"{"id":"thr_1","run_id":"run_1","status":"running"}"#,
+        ] {
+            assert_eq!(read(created).unwrap().run_id, "run_1", "{created}");
+        }
+        let both = read(r#"{"run_id":"run_1","status":"running","labels":{"a":"b"},"again":true}"#).unwrap();
+        assert_eq!((both.labels["a"].as_str(), both.again), ("b", true));
+        // A mistake stays one.
+        assert!(read(r#"{"run_id":"run_1","sink":["ops"]}"#).unwrap_err().contains("unknown field `sink`"));
+        assert!(read(r#"{"status":"running"}"#).is_err());
+        assert!(read("[]").is_err());
+    }
+}

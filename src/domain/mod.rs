@@ -1,0 +1,30 @@
+//! The domain: what a run is, what a watch of it knows, and which verdicts may follow.
+//!
+//! Nothing here does I/O, reads a clock or knows tokio: every function receives the time it
+//! works with. [`Progress::step`] owns every legal transition of a watch; the scheduler acts on what
+//! it returns.
+
+// A new variant must be looked at everywhere in here.
+#![warn(clippy::wildcard_enum_match_arm)]
+
+mod activity;
+mod event;
+mod id;
+mod json;
+mod observation;
+mod route;
+mod status;
+mod transition;
+mod verdict;
+mod watch;
+
+pub use activity::{Activity, Hint};
+pub use event::{Event, EventData, EventType, RunEvent, RunSummary, SinkNotice, UpstreamNotice, WatchSummary};
+pub use id::{DeliveryId, InvalidId, RunId, SinkName};
+pub use json::JsonText;
+pub use observation::{Observation, RunDetails, Timing};
+pub use route::{EventFilter, Explained, InvalidFilter, Route, Routes};
+pub use status::Status;
+pub use transition::{Answer, Illegal, Limits, Progress, Step};
+pub use verdict::{FoundBy, Verdict};
+pub use watch::{Labels, Watch};

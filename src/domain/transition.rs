@@ -1,0 +1,700 @@
+//! How far a watch has come, and the one function that moves it on.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::event::passable;
+use super::{
+    Event, EventData, EventType, JsonText, Observation, RunDetails, RunEvent, RunSummary, Status, Timing, Verdict,
+    Watch, WatchSummary,
+};
+use crate::failpoint::mutant;
+
+/// What one poll brought, as far as the verdict is concerned.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// A usable answer about the run.
+    Seen(Box<Observation>),
+    /// The API said 404 or 410: it knows no such run.
+    Missing {
+        /// How much of the time since the answer before counts for the grace period: the part in which polls
+        /// were made. It means nothing unless that answer was 404 or 410 as well.
+        counted: Duration,
+    },
+    /// Anything else: no connection, a refusal, an error, a body that cannot be used.
+    Failed {
+        /// What went wrong, for people. No secrets.
+        why: String,
+        /// Another poll follows, even if the deadline has come.
+        retried: bool,
+    },
+    /// The deadline has come and there is no time left for another poll: the last one decides.
+    NotPolled {
+        /// The last poll was answered so shortly before the deadline that no other was due until then.
+        stands: bool,
+        /// Why there is no newer answer, for people. No secrets.
+        why: String,
+    },
+}
+
+/// The limits a watch is held to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// How long every answer must be 404 or 410 before the verdict is `not_found`.
+    pub not_found_grace: Duration,
+    /// After how long a run that is still going is overdue, once; `None` means never.
+    pub overdue_after: Option<Duration>,
+    /// Template of a link that people can open, with `{run_id}`.
+    pub run_url: Option<String>,
+}
+
+/// A step that is not legal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Illegal {
+    /// The watch has its verdict already, and a verdict never changes.
+    #[error("the watch has ended already, as {0}")]
+    Finished(Verdict),
+}
+
+/// How far a watch has come. Made by [`Progress::begin`], moved on by [`Progress::step`] only.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    /// The status last seen.
+    pub status: Option<Status>,
+    /// What was last seen of the run besides its status.
+    pub details: Option<Box<RunDetails>>,
+    /// How many polls were made.
+    pub polls: u64,
+    /// Since when every answer was 404 or 410.
+    pub missing_since: Option<Timestamp>,
+    /// How much of that counts for the grace period: time in which polls were made.
+    missing_for: Duration,
+    /// Whether the run was ever seen running.
+    pub seen_running: bool,
+    /// Whether it was said that the run is overdue.
+    pub overdue_told: bool,
+    /// The verdict, once given.
+    pub verdict: Option<Verdict>,
+    /// When this process began to watch: the watch was added or taken up again.
+    taken_up_at: Timestamp,
+    /// Whether the run was seen going since then, so that its end cannot be a late one.
+    seen_going: bool,
+    /// Whether the last poll got a usable answer.
+    answered: bool,
+}
+
+/// What one step leads to. Nothing of it holds until it is stored.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// The watch after the step.
+    pub progress: Progress,
+    /// Whether the status is another one than before.
+    pub status_changed: bool,
+    /// Whether the run went missing or came back.
+    pub presence_changed: bool,
+    /// What sinks may be told, in order.
+    pub events: Vec<Event>,
+}
+
+impl Step {
+    /// Whether the step must be stored before it is acted on.
+    pub fn is_news(&self) -> bool {
+        self.status_changed || self.presence_changed || !self.events.is_empty()
+    }
+
+    /// About how many bytes of the run's input, output and error it holds to be stored.
+    pub fn bytes(&self) -> usize {
+        let size = |value: &Option<JsonText>| value.as_ref().map_or(0, |value| value.get().len());
+        self.progress.details.as_ref().map_or(0, |details| {
+            size(&details.input) + size(&details.output) + details.error_message.as_ref().map_or(0, String::len)
+        })
+    }
+
+    /// Leaves out what can be large of the run, input, output and the tail of a long error, and names it in its
+    /// events: it takes little memory then until it can be stored.
+    pub fn leave_out_values(&mut self) {
+        fn leave_out(values: [(&str, &mut Option<JsonText>); 2], error: &mut Option<String>, named: &mut Vec<String>) {
+            let mut name = |name: &str| {
+                if !named.iter().any(|known| known == name) {
+                    named.push(name.to_owned());
+                }
+            };
+            for (field, value) in values {
+                if value.take().is_some() {
+                    name(field);
+                }
+            }
+            if let Some(error) = error.as_mut().filter(|error| error.len() > KEPT_ERROR_BYTES) {
+                error.truncate(error.floor_char_boundary(KEPT_ERROR_BYTES));
+                error.push('…');
+                error.shrink_to_fit();
+                name("error_message");
+            }
+        }
+        if let Some(details) = &mut self.progress.details {
+            let RunDetails { input, output, error_message, left_out, .. } = details.as_mut();
+            leave_out([("input", input), ("output", output)], error_message, left_out);
+        }
+        for event in &mut self.events {
+            if let EventData::Run(data) = &mut event.data {
+                let RunSummary { input, output, error_message, .. } = &mut data.run;
+                leave_out([("input", input), ("output", output)], error_message, &mut data.truncated);
+            }
+        }
+    }
+
+    /// Whether its verdict is the status that the API gave, which is for good.
+    pub fn ends_by_status(&self) -> bool {
+        let Progress { status, verdict, .. } = &self.progress;
+        verdict.is_some() && status.as_ref().and_then(Verdict::of_status) == *verdict
+    }
+}
+
+/// How much of a run's error is kept where what can be large is left out, in bytes.
+const KEPT_ERROR_BYTES: usize = 1024;
+
+/// The API's times have whole seconds in every documented example, so an end within the second in
+/// which the watch began is no evidence that nobody was watching.
+const API_TIME_PRECISION: SignedDuration = SignedDuration::from_secs(1);
+
+/// Why a run that was seen before is not found.
+const GONE: &str = "the run is gone: the API answers 404 or 410 since it was last seen";
+
+/// Why a run that was never seen is not found.
+const NEVER_THERE: &str = "the API never knew the run: every answer was 404 or 410";
+
+impl Progress {
+    /// The state of a watch that nothing is known of, taken up at `now`.
+    pub fn begin(now: Timestamp) -> Self {
+        Self {
+            status: None,
+            details: None,
+            polls: 0,
+            missing_since: None,
+            missing_for: Duration::ZERO,
+            seen_running: false,
+            overdue_told: false,
+            verdict: None,
+            taken_up_at: now,
+            seen_going: false,
+            answered: false,
+        }
+    }
+
+    /// Takes from `refused`, a step that could not be stored at `now` and so is not taken, what must not be
+    /// forgotten: that the last poll did or did not get an answer, and that the run was not missing.
+    pub fn heed(&mut self, refused: &Self, now: Timestamp) {
+        self.answered = refused.answered;
+        if !mutant("answer-forgotten") {
+            self.missing_for = refused.missing_for;
+        }
+        if refused.missing_since.is_none() && !mutant("answer-forgotten") {
+            self.missing_since = self.missing_since.map(|_| now);
+        }
+    }
+
+    /// Whether the last poll got a usable answer.
+    pub fn answered(&self) -> bool {
+        self.answered
+    }
+
+    /// Whether the run was seen going since this process took the watch up.
+    pub fn seen_going(&self) -> bool {
+        self.seen_going
+    }
+
+    /// How long after the last answer another 404 would mean that the run is not found; `None` while the run is
+    /// not missing.
+    pub fn grace_left(&self, limits: &Limits) -> Option<Duration> {
+        self.missing_since.map(|_| limits.not_found_grace.saturating_sub(self.missing_for))
+    }
+
+    /// When the run becomes overdue; `None` when it never does, or was reported as overdue.
+    pub fn overdue_at(&self, added_at: Timestamp, limits: &Limits) -> Option<Timestamp> {
+        limits.overdue_after.filter(|_| !self.overdue_told).map(|after| later(added_at, after))
+    }
+
+    /// Moves a watch on by what one poll brought at `now`: the only place where a verdict is given.
+    ///
+    /// An unknown status is never final. A status may go backwards; it is recorded like any other
+    /// change. A failed poll changes nothing unless the deadline has come, but that the grace period of a run that
+    /// is missing begins again: its verdict needs answers, all of them 404 or 410.
+    ///
+    /// # Errors
+    /// [`Illegal::Finished`] when the watch has its verdict already.
+    pub fn step(&self, watch: &Watch, answer: Answer, now: Timestamp, limits: &Limits) -> Result<Step, Illegal> {
+        if let Some(verdict) = self.verdict {
+            return Err(Illegal::Finished(verdict));
+        }
+        let mut next = self.clone();
+        let mut told = Vec::with_capacity(2);
+        let (mut why, mut last) = (None, true);
+        let still_going = match answer {
+            Answer::Seen(observation) => {
+                let Observation { status, details } = *observation;
+                next.polls += 1;
+                next.answered = true;
+                next.missing_since = None;
+                next.missing_for = Duration::ZERO;
+                next.verdict = Verdict::of_status(&status);
+                if status == Status::Running && !self.seen_running {
+                    next.seen_running = true;
+                    told.push(EventType::RunStarted);
+                }
+                next.seen_going |= next.verdict.is_none();
+                next.status = Some(status);
+                next.details = Some(Box::new(details));
+                next.verdict.is_none()
+            }
+            Answer::Missing { counted } => {
+                next.polls += 1;
+                next.answered = false;
+                next.missing_for =
+                    if self.missing_since.is_some() { self.missing_for + counted } else { Duration::ZERO };
+                next.missing_since.get_or_insert(now);
+                if mutant("first-404") || next.missing_for >= limits.not_found_grace {
+                    next.verdict = Some(Verdict::NotFound);
+                }
+                why = Some(if self.status.is_some() { GONE } else { NEVER_THERE }.to_owned());
+                false
+            }
+            Answer::Failed { why: failure, retried } => {
+                next.polls += 1;
+                next.answered = false;
+                if !mutant("grace-goes-on") {
+                    (next.missing_since, next.missing_for) = (None, Duration::ZERO);
+                }
+                (why, last) = (Some(failure), !retried);
+                mutant("failure-is-late")
+            }
+            Answer::NotPolled { stands, why: obstacle } => {
+                why = Some(obstacle);
+                self.answered && stands
+            }
+        };
+        if next.verdict.is_none() && now >= watch.deadline_at && last {
+            next.verdict = Some(if still_going { Verdict::TimedOut } else { Verdict::Unreachable });
+        }
+        let why = why.filter(|_| matches!(next.verdict, Some(Verdict::NotFound | Verdict::Unreachable)));
+        match next.verdict {
+            Some(verdict) => told.push(verdict.event_type()),
+            None => {
+                let overdue_at = limits.overdue_after.map(|after| later(watch.added_at, after));
+                if still_going && !self.overdue_told && overdue_at.is_some_and(|at| now >= at) {
+                    next.overdue_told = true;
+                    told.push(EventType::WatchOverdue);
+                }
+            }
+        }
+        let event = |event_type: EventType| {
+            let mut data = next.describe(watch, now, limits);
+            data.reason = why.clone().filter(|_| event_type.verdict().is_some());
+            Event { event_type, timestamp: now, data: EventData::Run(Box::new(data)) }
+        };
+        let events = told.into_iter().map(event).collect();
+        Ok(Step {
+            status_changed: next.status != self.status,
+            presence_changed: next.missing_since.is_some() != self.missing_since.is_some(),
+            progress: next,
+            events,
+        })
+    }
+
+    /// The event data that describes the watch as it is at `now`.
+    pub fn describe(&self, watch: &Watch, now: Timestamp, limits: &Limits) -> RunEvent {
+        let unknown = RunDetails::default();
+        let details = self.details.as_deref().unwrap_or(&unknown);
+        let (input, input_left_out) = passable(details.input.as_ref());
+        let (output, output_left_out) = passable(details.output.as_ref());
+        let mut truncated = details.left_out.clone();
+        truncated.extend(input_left_out.then(|| "input".to_owned()));
+        truncated.extend(output_left_out.then(|| "output".to_owned()));
+        RunEvent {
+            run: RunSummary {
+                id: watch.run_id.clone(),
+                version_id: details.version_id.clone(),
+                deployment_id: details.deployment_id.clone(),
+                project: details.project.clone(),
+                status: self.status.as_ref().map(|status| status.as_str().to_owned()),
+                input,
+                output,
+                error_message: details.error_message.clone(),
+                created_at: details.created_at,
+                started_at: details.started_at,
+                completed_at: details.completed_at,
+                url: limits.run_url.as_ref().map(|url| url.replace("{run_id}", watch.run_id.as_str())),
+            },
+            watch: WatchSummary {
+                name: watch.name.clone(),
+                labels: watch.labels.clone(),
+                added_at: watch.added_at,
+                polls: self.polls,
+                late: self.ended_unwatched(details),
+            },
+            timing: Timing::of(details, now),
+            reason: None,
+            truncated,
+        }
+    }
+
+    /// Whether the run ended while nobody was watching: it was over when first seen since the watch
+    /// was taken up, and nothing says that it ended after that.
+    fn ended_unwatched(&self, details: &RunDetails) -> bool {
+        let ended = self.status.as_ref().and_then(Verdict::of_status).is_some();
+        let ended_after = |at: Timestamp| at.saturating_add(API_TIME_PRECISION).is_ok_and(|end| end > self.taken_up_at);
+        ended && !self.seen_going && !details.completed_at.is_some_and(ended_after)
+    }
+}
+
+/// `at` plus `span`, or the end of time.
+fn later(at: Timestamp, span: Duration) -> Timestamp {
+    at.checked_add(span).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Labels, RunId};
+    use proptest::prelude::*;
+
+    fn time(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 + seconds).unwrap()
+    }
+
+    fn watch(deadline: i64) -> Watch {
+        Watch {
+            run_id: RunId::new("run_1").unwrap(),
+            name: None,
+            labels: Labels::new(),
+            sinks: None,
+            added_at: time(0),
+            deadline_at: time(deadline),
+        }
+    }
+
+    fn limits() -> Limits {
+        Limits {
+            not_found_grace: Duration::from_secs(120),
+            overdue_after: Some(Duration::from_secs(600)),
+            run_url: Some("https://console.example/{run_id}".to_owned()),
+        }
+    }
+
+    fn seen(status: &str) -> Answer {
+        seen_with(status, RunDetails::default())
+    }
+
+    fn seen_with(status: &str, details: RunDetails) -> Answer {
+        Answer::Seen(Box::new(Observation { status: Status::from_api(status), details }))
+    }
+
+    fn failed() -> Answer {
+        Answer::Failed { why: "502 Bad Gateway".to_owned(), retried: false }
+    }
+
+    fn not_polled(stands: bool) -> Answer {
+        Answer::NotPolled { stands, why: "not polled since 10:21".to_owned() }
+    }
+
+    /// A 404, and how many seconds since the answer before count.
+    fn missing(counted: u64) -> Answer {
+        Answer::Missing { counted: Duration::from_secs(counted) }
+    }
+
+    /// Feeds answers at the given seconds and returns the events, as words with their seconds.
+    fn play(deadline: i64, answers: Vec<(i64, Answer)>) -> (Progress, Vec<(i64, &'static str)>) {
+        let (watch, limits) = (watch(deadline), limits());
+        let mut progress = Progress::begin(time(0));
+        let mut told = Vec::new();
+        for (at, answer) in answers {
+            let step = progress.step(&watch, answer, time(at), &limits).unwrap();
+            told.extend(step.events.iter().map(|event| (at, event.event_type.as_str())));
+            progress = step.progress;
+        }
+        (progress, told)
+    }
+
+    #[test]
+    fn a_run_is_followed_to_its_end() {
+        let answers = vec![(0, seen("pending")), (2, seen("running")), (4, seen("running")), (6, seen("failed"))];
+        let (progress, told) = play(100, answers);
+        assert_eq!(told, [(2, "run.started"), (6, "run.failed")]);
+        assert_eq!((progress.verdict, progress.polls), (Some(Verdict::Failed), 4));
+    }
+
+    #[test]
+    fn a_step_is_news_where_a_status_the_presence_or_an_event_is_new() {
+        let (watch, limits) = (watch(1000), limits());
+        let step = |progress: &Progress, at, answer| progress.step(&watch, answer, time(at), &limits).unwrap();
+        let begun = Progress::begin(time(0));
+        assert!(!step(&begun, 1, failed()).is_news());
+        let pending = step(&begun, 1, seen("pending"));
+        assert!(pending.is_news() && pending.status_changed && pending.events.is_empty());
+        assert!(!step(&pending.progress, 2, seen("pending")).is_news());
+        let missing = step(&pending.progress, 3, missing(0));
+        assert!(missing.is_news() && missing.presence_changed && !missing.status_changed);
+        assert!(!step(&missing.progress, 4, self::missing(1)).is_news());
+        let overdue = step(&pending.progress, 600, seen("pending"));
+        assert!(overdue.is_news() && !overdue.status_changed && !overdue.presence_changed);
+    }
+
+    #[test]
+    fn only_a_verdict_that_the_api_gave_as_a_status_is_for_good() {
+        let (watch, limits) = (watch(100), limits());
+        let running = Progress::begin(time(0)).step(&watch, seen("running"), time(1), &limits).unwrap();
+        let after = |at, answer| running.progress.step(&watch, answer, time(at), &limits).unwrap();
+        assert!(!running.ends_by_status());
+        for (at, answer, verdict, by_status) in [
+            (2, seen("succeeded"), Verdict::Succeeded, true),
+            (2, seen("failed"), Verdict::Failed, true),
+            (100, seen("canceled"), Verdict::Canceled, true),
+            (100, seen("running"), Verdict::TimedOut, false),
+            (100, failed(), Verdict::Unreachable, false),
+        ] {
+            let step = after(at, answer);
+            assert_eq!((step.progress.verdict, step.ends_by_status()), (Some(verdict), by_status));
+        }
+    }
+
+    #[test]
+    fn both_spellings_of_canceled_count() {
+        assert_eq!(play(100, vec![(0, seen("canceled"))]).1, [(0, "run.canceled")]);
+        assert_eq!(play(100, vec![(0, seen("cancelled"))]).1, [(0, "run.canceled")]);
+    }
+
+    #[test]
+    fn a_status_may_be_unknown_or_go_backwards() {
+        let answers = vec![(0, seen("running")), (1, seen("COMPLETED")), (2, seen("pending")), (3, seen("running"))];
+        let (progress, told) = play(100, answers);
+        assert_eq!(told, [(0, "run.started")]);
+        assert_eq!(progress.status, Some(Status::Running));
+    }
+
+    #[test]
+    fn missing_for_all_of_the_grace_is_not_found() {
+        let miss = |at, counted| (at, missing(counted));
+        assert_eq!(play(1000, vec![miss(0, 0), miss(119, 119)]).1, []);
+        assert_eq!(play(1000, vec![miss(0, 0), miss(119, 119), miss(120, 1)]).1, [(120, "watch.not_found")]);
+        // Seen in between: the grace begins anew. So it does after a failed poll, which may hide anything.
+        let gone = vec![miss(0, 0), (100, seen("running")), miss(130, 30), miss(249, 119), miss(250, 1)];
+        assert_eq!(play(1000, gone).1, [(100, "run.started"), (250, "watch.not_found")]);
+        let unheard = vec![miss(0, 0), (119, failed()), miss(120, 1), miss(239, 119), miss(240, 1)];
+        assert_eq!(play(1000, unheard).1, [(240, "watch.not_found")]);
+    }
+
+    #[test]
+    fn only_time_in_which_polls_were_made_counts_for_the_grace() {
+        let gap = vec![(0, missing(0)), (600, missing(0)), (610, missing(10)), (900, missing(0)), (1009, missing(109))];
+        assert_eq!(play(2000, gap.clone()).1, []);
+        let longer = gap.into_iter().chain([(1010, missing(1))]).collect();
+        assert_eq!(play(2000, longer).1, [(1010, "watch.not_found")]);
+        let left = |answers| play(2000, answers).0.grace_left(&limits()).map(|left| left.as_secs());
+        assert_eq!(left(vec![(0, seen("running"))]), None);
+        assert_eq!(left(vec![(0, missing(0))]), Some(120));
+        assert_eq!(left(vec![(0, missing(0)), (600, missing(0)), (610, missing(10))]), Some(110));
+    }
+
+    #[test]
+    fn a_verdict_without_a_status_says_why() {
+        let reason = |answers: Vec<(i64, Answer)>| {
+            let (watch, limits) = (watch(1000), limits());
+            let mut progress = Progress::begin(time(0));
+            let mut reason = None;
+            for (at, answer) in answers {
+                let step = progress.step(&watch, answer, time(at), &limits).unwrap();
+                reason = step.events.last().and_then(Event::run).and_then(|data| data.reason.clone());
+                progress = step.progress;
+            }
+            reason
+        };
+        assert_eq!(reason(vec![(1000, failed())]).as_deref(), Some("502 Bad Gateway"));
+        assert_eq!(reason(vec![(1000, not_polled(false))]).as_deref(), Some("not polled since 10:21"));
+        assert_eq!(reason(vec![(0, missing(0)), (200, missing(200))]).as_deref(), Some(NEVER_THERE));
+        let gone = vec![(0, seen("running")), (1, missing(1)), (200, missing(200))];
+        assert_eq!(reason(gone).as_deref(), Some(GONE));
+        assert_eq!(reason(vec![(0, seen("running")), (1000, not_polled(true))]), None, "timed_out");
+        assert_eq!(reason(vec![(1000, seen("failed"))]), None);
+    }
+
+    #[test]
+    fn what_was_answered_counts_though_it_could_not_be_stored() {
+        let (watch, limits) = (watch(1000), limits());
+        let (mut progress, _) = play(1000, vec![(0, missing(0))]);
+        let refused = progress.step(&watch, seen("running"), time(100), &limits).unwrap();
+        progress.heed(&refused.progress, time(100));
+        let missed = |progress: &Progress, at, counted| {
+            progress.step(&watch, missing(counted), time(at), &limits).unwrap().progress
+        };
+        assert_eq!(missed(&progress, 219, 119).verdict, None, "it was there at 100 s");
+        assert_eq!(missed(&progress, 220, 120).verdict, Some(Verdict::NotFound));
+        let late = progress.step(&watch, not_polled(true), time(1000), &limits).unwrap();
+        assert_eq!(late.progress.verdict, Some(Verdict::TimedOut));
+        // An end of the grace period that could not be stored comes with the next 404.
+        let (mut progress, _) = play(1000, vec![(0, missing(0)), (100, missing(100))]);
+        let refused = missed(&progress, 120, 20);
+        assert_eq!(refused.verdict, Some(Verdict::NotFound));
+        progress.heed(&refused, time(120));
+        assert_eq!(missed(&progress, 125, 5).verdict, Some(Verdict::NotFound));
+    }
+
+    #[test]
+    fn at_the_deadline_the_last_answer_decides() {
+        assert_eq!(play(10, vec![(0, seen("running")), (10, seen("running"))]).1[1], (10, "watch.timed_out"));
+        assert_eq!(play(10, vec![(10, seen("succeeded"))]).1, [(10, "run.succeeded")]);
+        for no_answer in [failed(), missing(0), not_polled(false)] {
+            assert_eq!(play(10, vec![(0, seen("pending")), (10, no_answer)]).1, [(10, "watch.unreachable")]);
+        }
+        // Where the API may not be asked any more, that is the last poll made.
+        let after = |before| play(10, vec![(0, seen("pending")), (5, before), (10, not_polled(true))]).1;
+        assert_eq!(after(seen("pending")), [(10, "watch.timed_out")]);
+        assert_eq!(after(failed()), [(10, "watch.unreachable")]);
+        assert_eq!(after(missing(0)), [(10, "watch.unreachable")]);
+        assert_eq!(play(10, vec![(10, not_polled(true))]).1, [(10, "watch.unreachable")]);
+        assert_eq!(play(10, vec![(9, failed())]).1, []);
+        // A failure that another poll follows decides nothing.
+        let retried = || Answer::Failed { why: "no connection".to_owned(), retried: true };
+        assert_eq!(play(10, vec![(70, retried()), (71, seen("succeeded"))]).1, [(71, "run.succeeded")]);
+        assert_eq!(play(10, vec![(70, retried()), (71, failed())]).1, [(71, "watch.unreachable")]);
+    }
+
+    #[test]
+    fn overdue_is_told_once_and_only_of_a_run_seen_going() {
+        let answers = vec![(0, seen("running")), (601, failed()), (602, seen("running")), (603, seen("running"))];
+        assert_eq!(play(1000, answers).1, [(0, "run.started"), (602, "watch.overdue")]);
+    }
+
+    #[test]
+    fn late_means_over_before_anyone_watched() {
+        let ended = |at: Option<i64>| RunDetails { completed_at: at.map(time), ..RunDetails::default() };
+        let late = |answers: Vec<(i64, Answer)>| {
+            let (progress, _) = play(100, answers);
+            progress.describe(&watch(100), time(50), &limits()).watch.late
+        };
+        assert!(late(vec![(1, seen_with("succeeded", ended(Some(-60))))]));
+        assert!(late(vec![(1, seen_with("succeeded", ended(None)))]));
+        assert!(!late(vec![(1, seen_with("succeeded", ended(Some(0))))]));
+        assert!(!late(vec![(1, seen("running")), (2, seen_with("succeeded", ended(Some(-60))))]));
+        let (progress, _) = play(100, vec![(1, seen("running"))]);
+        let resumed = Progress { status: progress.status, ..Progress::begin(time(30)) };
+        let step = resumed.step(&watch(100), seen_with("failed", ended(Some(20))), time(31), &limits()).unwrap();
+        let EventData::Run(data) = &step.events[0].data else { panic!("about a run") };
+        assert!(data.watch.late);
+        assert_eq!(data.run.url.as_deref(), Some("https://console.example/run_1"));
+        assert_eq!(data.timing.detected_after_ms, Some(11_000));
+    }
+
+    #[test]
+    fn what_is_left_out_of_a_step_is_named_once_and_the_verdict_stays() {
+        let value = |text: &str| Some(serde_json::value::to_raw_value(&text.repeat(4000)).unwrap().into());
+        let error_message = Some("ä".repeat(1000));
+        let details = RunDetails { input: value("in"), output: value("out"), error_message, ..RunDetails::default() };
+        let mut step =
+            Progress::begin(time(0)).step(&watch(100), seen_with("failed", details), time(1), &limits()).unwrap();
+        assert!(step.bytes() > 20_000);
+        step.leave_out_values();
+        step.leave_out_values();
+        assert!(step.bytes() < 1100, "{}", step.bytes());
+        assert_eq!(step.progress.verdict, Some(Verdict::Failed));
+        let data = step.events[0].run().unwrap();
+        assert_eq!(data.truncated, ["input", "output", "error_message"]);
+        assert!(data.run.input.is_none() && data.run.output.is_none());
+        assert_eq!(data.run.error_message.as_ref().unwrap().chars().last(), Some('…'));
+    }
+
+    #[test]
+    fn too_deep_json_is_left_out_and_named() {
+        let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+        let output = JsonText::new(deep).unwrap();
+        let details = RunDetails { output: Some(output), ..RunDetails::default() };
+        let (progress, _) = play(100, vec![(1, seen_with("succeeded", details))]);
+        let data = progress.describe(&watch(100), time(50), &limits());
+        assert_eq!((data.run.output.is_none(), data.truncated), (true, vec!["output".to_owned()]));
+    }
+
+    fn any_answer() -> impl Strategy<Value = Answer> {
+        prop_oneof![
+            4 => prop_oneof![
+                Just("pending"), Just("running"), Just("queued"), Just("SUCCEEDED"), Just("")
+            ].prop_map(seen),
+            1 => prop_oneof![Just("succeeded"), Just("failed"), Just("canceled"), Just("cancelled")].prop_map(seen),
+            3 => any::<bool>().prop_map(|counts| missing(u64::from(counts))),
+            3 => any::<bool>().prop_map(|retried| Answer::Failed { why: String::new(), retried }),
+            1 => any::<bool>().prop_map(not_polled),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_sequence_gives_a_wrong_or_a_second_verdict(
+            deadline in -10_i64..4000,
+            answers in proptest::collection::vec((0_i64..200, any_answer()), 1..60),
+        ) {
+            let (watch, limits) = (watch(deadline), limits());
+            let mut progress = Progress::begin(time(0));
+            let mut now = 0;
+            let mut started = 0;
+            let mut last_poll_answered = false;
+            // How much of an unbroken row of 404s counts.
+            let mut missing_for: Option<i64> = None;
+            for (gap, answer) in answers {
+                now += gap;
+                let answer = match answer {
+                    // All of the gap counts, or nothing.
+                    Answer::Missing { counted } if !counted.is_zero() => missing(gap.unsigned_abs()),
+                    Answer::Seen(_) | Answer::Missing { .. } | Answer::Failed { .. } | Answer::NotPolled { .. } => answer,
+                };
+                missing_for = match &answer {
+                    Answer::Seen(_) | Answer::Failed { .. } => None,
+                    Answer::Missing { counted } if missing_for.is_some() && !counted.is_zero() => {
+                        missing_for.map(|before| before + gap)
+                    }
+                    Answer::Missing { .. } => missing_for.or(Some(0)),
+                    Answer::NotPolled { .. } => missing_for,
+                };
+                let going = match &answer {
+                    Answer::Seen(_) => true,
+                    Answer::Missing { .. } | Answer::Failed { .. } => false,
+                    // Says nothing of the poll before, which may decide another time.
+                    Answer::NotPolled { stands, .. } => last_poll_answered && *stands,
+                };
+                if !matches!(answer, Answer::NotPolled { .. }) {
+                    last_poll_answered = going;
+                }
+                let said = match &answer {
+                    Answer::Seen(observation) => Some(observation.status.clone()),
+                    Answer::Missing { .. } | Answer::Failed { .. } | Answer::NotPolled { .. } => None,
+                };
+                let is_missing = matches!(answer, Answer::Missing { .. });
+                let again = matches!(answer, Answer::Failed { retried: true, .. });
+                let step = match progress.step(&watch, answer, time(now), &limits) {
+                    Err(Illegal::Finished(verdict)) => {
+                        prop_assert_eq!(progress.verdict, Some(verdict));
+                        continue;
+                    }
+                    Ok(step) => step,
+                };
+                let verdicts: Vec<_> = step.events.iter().filter_map(|event| event.event_type.verdict()).collect();
+                prop_assert_eq!(step.progress.verdict.into_iter().collect::<Vec<_>>(), verdicts);
+                started += step.events.iter().filter(|event| event.event_type == EventType::RunStarted).count();
+                match step.progress.verdict {
+                    Some(Verdict::Succeeded) => prop_assert_eq!(said, Some(Status::Succeeded)),
+                    Some(Verdict::Failed) => prop_assert_eq!(said, Some(Status::Failed)),
+                    Some(Verdict::Canceled) => prop_assert_eq!(said, Some(Status::Canceled)),
+                    Some(Verdict::NotFound) => {
+                        prop_assert!(is_missing);
+                        prop_assert!(missing_for.is_some_and(|missing_for| missing_for >= 120));
+                    }
+                    Some(Verdict::TimedOut) => prop_assert!(now >= deadline && going),
+                    Some(Verdict::Unreachable) => prop_assert!(now >= deadline && !going && !again),
+                    None => {
+                        prop_assert!(now < deadline || again);
+                        prop_assert!(!is_missing || missing_for.is_some_and(|missing_for| missing_for < 120));
+                    }
+                }
+                progress = step.progress;
+            }
+            prop_assert!(started <= 1);
+        }
+    }
+}

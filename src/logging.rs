@@ -1,0 +1,215 @@
+//! Logs, and what people see on the terminal.
+
+use std::backtrace::BacktraceStatus;
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tracing::Metadata;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::cli::args::Color;
+use crate::config::{LogFormat, LogLevel};
+use crate::output::Output;
+use crate::text::harmless_json;
+
+/// Target of the records that a `log` sink writes. They are shown whatever the log level is: they are
+/// messages somebody asked for, not diagnostics.
+pub const EVENT_TARGET: &str = "runwatch::event";
+
+/// The output of log records, once there is one: a `log` sink waits until its record is written.
+static LOG: OnceLock<Output> = OnceLock::new();
+
+/// The output that log records go to; `None` before [`init`].
+pub(crate) fn log_output() -> Option<&'static Output> {
+    LOG.get()
+}
+
+/// How long the report of a panic may take to be written: the process may be about to end.
+const PANIC_LIMIT: Duration = Duration::from_millis(250);
+
+/// What people see: standard error for log records, plain lines and live lines, and standard output for results.
+#[derive(Debug, Clone)]
+pub struct Screen {
+    /// Standard output.
+    pub out: Output,
+    /// Standard error.
+    pub err: Output,
+}
+
+impl Screen {
+    /// Without live lines.
+    pub fn plain() -> Self {
+        let (out, err) = Output::of_process(false);
+        Self { out, err }
+    }
+
+    /// With live lines if standard error is a terminal that can move its cursor.
+    pub fn detect() -> Self {
+        let (out, err) = Output::of_process(console::Term::stderr().is_term() && terminal_is_able());
+        Self { out, err }
+    }
+
+    /// Whether there are live lines.
+    pub fn is_live(&self) -> bool {
+        self.err.is_live()
+    }
+
+    /// Rows of the terminal; 24 where that cannot be known.
+    pub fn rows(&self) -> usize {
+        usize::from(console::Term::stderr().size().0)
+    }
+
+    /// Columns of the terminal; 80 where that cannot be known.
+    pub fn columns(&self) -> usize {
+        usize::from(console::Term::stderr().size().1)
+    }
+
+    /// Writes a line to standard error, above the live lines. A standard error that is closed or not read is no reason
+    /// to stop watching.
+    pub fn line(&self, text: &str) {
+        self.err.diagnose(format!("{text}\n"));
+    }
+
+    /// Gives the outputs at most `limit` each to write what is queued.
+    pub fn flush_within(&self, limit: Duration) {
+        self.err.flush_within(limit);
+        if !self.out.is(&self.err) {
+            self.out.flush_within(limit);
+        }
+    }
+}
+
+/// Whether `TERM` names a terminal that knows colors and cursor movement: "dumb" and none do not (terminfo(5)).
+fn terminal_is_able() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
+}
+
+/// Writes log records to an output.
+#[derive(Debug, Clone)]
+struct RecordWriter {
+    output: Output,
+    /// Records are JSON, in which a terminal could find something to act upon.
+    json: bool,
+    /// The record is a message of a `log` sink.
+    message: bool,
+}
+
+impl Write for RecordWriter {
+    /// Takes a record, which comes in one piece.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = match std::str::from_utf8(bytes) {
+            Ok(json) if self.json => harmless_json(json).into_owned().into_bytes(),
+            _ => bytes.to_vec(),
+        };
+        if self.message {
+            self.output.record(text)
+        } else {
+            self.output.diagnose(text)
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for RecordWriter {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+
+    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Self {
+        Self { message: meta.target() == EVENT_TARGET, ..self.clone() }
+    }
+}
+
+/// Changes how much is logged, while it is logged.
+#[derive(Clone)]
+pub struct LevelSwitch(Arc<dyn Fn(LogLevel) + Send + Sync>);
+
+impl LevelSwitch {
+    /// Logs `level` and worse from here on.
+    pub fn set(&self, level: LogLevel) {
+        (self.0)(level);
+    }
+}
+
+/// Sends log records of `level` and worse to the screen from here on, for the rest of the process.
+/// Only errors of the libraries below are shown, unless `level` asks for all there is.
+///
+/// # Panics
+/// When it is called a second time.
+pub fn init(screen: &Screen, level: LogLevel, format: LogFormat, coloured: bool) -> LevelSwitch {
+    let (filter, handle) = reload::Layer::new(filter(level));
+    let set = move |level| {
+        // It fails only when the subscriber is gone, and then nobody logs.
+        drop(handle.reload(self::filter(level)));
+    };
+    drop(LOG.set(screen.err.clone()));
+    let writer = RecordWriter { output: screen.err.clone(), json: format == LogFormat::Json, message: false };
+    let records = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(coloured && format == LogFormat::Text);
+    let registry = tracing_subscriber::registry().with(filter);
+    match format {
+        LogFormat::Text if in_journal() => registry.with(records.without_time()).init(),
+        LogFormat::Text => registry.with(records).init(),
+        LogFormat::Json => registry.with(records.json().flatten_event(true)).init(),
+    }
+    log_panics(screen.err.clone());
+    LevelSwitch(Arc::new(set))
+}
+
+/// Logs panics as records: the standard library would write to standard error itself, and wait where it is not read.
+fn log_panics(output: Output) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let what = panic.payload_as_str().unwrap_or("no reason given");
+        let backtrace = std::backtrace::Backtrace::capture();
+        let backtrace = match backtrace.status() {
+            BacktraceStatus::Captured => format!("\nstack backtrace:\n{backtrace}"),
+            _ => String::new(),
+        };
+        tracing::error!("panicked at {place}: {what}{backtrace}");
+        output.flush_within(PANIC_LIMIT);
+    }));
+}
+
+/// Whether standard error goes to systemd's journal, which has the time of every line itself:
+/// `JOURNAL_STREAM` names the device and inode of that stream (systemd.exec(5)).
+fn in_journal() -> bool {
+    let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else { return false };
+    let same = |status: rustix::fs::Stat| stream == format!("{}:{}", status.st_dev, status.st_ino);
+    rustix::fs::fstat(io::stderr()).is_ok_and(same)
+}
+
+fn filter(level: LogLevel) -> Targets {
+    let ours = match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let others = if level == LogLevel::Trace { LevelFilter::TRACE } else { LevelFilter::ERROR };
+    Targets::new().with_default(others).with_target("runwatch", ours).with_target(EVENT_TARGET, LevelFilter::INFO)
+}
+
+/// Whether to color what goes to standard error; `auto` follows no-color.org and colors no terminal that is "dumb" or
+/// has no `TERM`.
+pub fn coloured(choice: Color) -> bool {
+    match choice {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => {
+            let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+            wanted && io::stderr().is_terminal() && terminal_is_able()
+        }
+    }
+}

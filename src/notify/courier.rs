@@ -1,0 +1,339 @@
+//! The delivery loop: one courier per sink takes due deliveries out of the store, makes one attempt
+//! each, and stores how it went.
+//!
+//! Couriers share nothing but the store, so a slow or dead sink delays no other. A claim that is
+//! still open when the process dies is made due again at the next start, under the same ID.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Deliver, Message, SendError};
+use crate::clock::Clock;
+use crate::domain::{Event, EventData, EventType, Routes, SinkName, SinkNotice};
+use crate::failpoint::{self, mutant};
+use crate::metrics::Metrics;
+use crate::store::{Attempt, Claimed, Outcome, Store, StoreError, Told};
+
+/// Largest part by which a planned wait is made longer or shorter, so that many deliveries that
+/// failed together do not come back together.
+const SPREAD: f64 = 0.2;
+
+/// How long after a failed read or write the store is tried again.
+const STORE_RETRY: Duration = Duration::from_secs(5);
+
+/// Longest sleep without looking at the clock while a delivery waits: after a suspend or a step of the clock,
+/// none that is due waits longer than this.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// Bytes of inputs and outputs in the attempts under way of one courier from which on no further attempt is started:
+/// they are what its memory goes to.
+const BYTES_IN_FLIGHT: usize = 256 * 1024;
+
+/// Why a receiver wants no more messages, once it said so. Holds until the sink is built anew.
+type Disabled = OnceLock<String>;
+
+/// What one sink's deliveries need.
+pub struct Courier<D> {
+    /// The sink's name.
+    pub name: SinkName,
+    /// The sink.
+    pub sink: Arc<D>,
+    /// Waits before the second and each further attempt.
+    pub retry_schedule: Vec<Duration>,
+    /// Most attempts under way at once, 1 or more.
+    pub max_in_flight: usize,
+    /// Where deliveries come from.
+    pub store: Store,
+    /// The time.
+    pub clock: Clock,
+    /// Who is told when the sink is disabled.
+    pub routes: Arc<Routes>,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+impl<D: Deliver> Courier<D> {
+    /// Serves until `stop` is cancelled, then finishes the attempts under way. Dropping it instead
+    /// leaves their deliveries claimed until the store is opened again.
+    pub async fn run(self, stop: CancellationToken) {
+        let courier = Arc::new(self);
+        let mut changed = courier.store.deliveries_changed();
+        let (mut attempts, mut bytes) = (JoinSet::new(), 0);
+        let disabled = Arc::new(OnceLock::new());
+        while !stop.is_cancelled() {
+            // Marked as seen before the store is read, so that no change in between is missed.
+            changed.mark_unchanged();
+            let free = if bytes < BYTES_IN_FLIGHT { courier.max_in_flight.saturating_sub(attempts.len()) } else { 0 };
+            let next_due = match courier.start_due(free, &disabled, &mut attempts, &mut bytes).await {
+                Ok(next_due) => next_due,
+                Err(StoreError::Closed) => break,
+                Err(error) => {
+                    let error = anyhow::Error::from(error);
+                    tracing::error!(sink = %courier.name, error = format!("{error:#}"), "cannot read due deliveries");
+                    courier.clock.now().checked_add(STORE_RETRY).ok()
+                }
+            };
+            // Every arm is cancel-safe: joining a set, waiting for a change and sleeping lose nothing.
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(ended) = attempts.join_next() => {
+                    bytes -= ended.expect("an attempt does not panic and is not aborted");
+                }
+                () = wait_for(&mut changed) => {}
+                () = courier.until(next_due) => {}
+            }
+        }
+        while let Some(ended) = attempts.join_next().await {
+            ended.expect("an attempt does not panic and is not aborted");
+        }
+    }
+
+    /// Claims and starts what is due, as far as there is room. Returns when the next is due; `None` when only
+    /// a change of the store or the end of an attempt is worth another look.
+    async fn start_due(
+        self: &Arc<Self>,
+        free: usize,
+        disabled: &Arc<Disabled>,
+        attempts: &mut JoinSet<usize>,
+        bytes: &mut usize,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        if free == 0 {
+            return Ok(None);
+        }
+        let (now, most_bytes) = (self.clock.now(), self.sink.most_bytes());
+        let claimed = self.store.claim_due(self.name.clone(), now, free, most_bytes).await?;
+        let more_may_be_due = claimed.len() == free;
+        for claimed in claimed {
+            let (courier, disabled) = (Arc::clone(self), Arc::clone(disabled));
+            let held = claimed.bytes();
+            *bytes += held;
+            attempts.spawn(async move {
+                courier.attempt(claimed, &disabled).await;
+                held
+            });
+        }
+        if more_may_be_due { Ok(None) } else { self.store.next_due(self.name.clone()).await }
+    }
+
+    /// Waits until the wall clock shows `due`; for ever without. A timer alone would not do: it stands still
+    /// while the machine sleeps, and knows nothing of a clock that is set.
+    async fn until(&self, due: Option<Timestamp>) {
+        let Some(due) = due else { return std::future::pending().await };
+        while let Ok(left) = Duration::try_from(due.duration_since(self.clock.now()))
+            && !left.is_zero()
+        {
+            tokio::time::sleep(left.min(LONGEST_SLEEP) + Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Makes one attempt and stores how it went.
+    async fn attempt(&self, claimed: Claimed, disabled: &Disabled) {
+        let Claimed { id, attempt, try_number, event } = claimed;
+        failpoint::point("claimed");
+        static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+        let _turn = if mutant("one-at-a-time") { Some(TURN.lock().await) } else { None };
+        let (at, began) = (self.clock.now(), Instant::now());
+        if mutant("noted-first") {
+            let (detail, outcome) = (String::new(), Outcome::Delivered);
+            let early = Attempt { attempt, at, took: Duration::ZERO, detail, outcome };
+            drop(self.store.record_attempt(id.clone(), early).await);
+        }
+        let result = match disabled.get() {
+            Some(why) => Err(SendError { detail: format!("not sent: {why}"), retry_after: None, gone: true }),
+            None => {
+                let other = (mutant("new-id") && attempt > 1).then(crate::domain::DeliveryId::generate);
+                let id = other.as_ref().unwrap_or(&id);
+                let message = Message { delivery: id, sink: &self.name, attempt, event: &event, now: at };
+                self.sink.send(&message).await
+            }
+        };
+        failpoint::point("sent");
+        let took = began.elapsed();
+        let (outcome, detail) = match result {
+            Ok(sent) => (Outcome::Delivered, sent.detail),
+            Err(error) => {
+                // Of several attempts that hear it at once, the first tells. It tells before its own end
+                // is stored: who waits for open deliveries would else miss the one that tells of it.
+                if error.gone && disabled.set(error.detail.clone()).is_ok() {
+                    self.tell_disabled(&error.detail).await;
+                }
+                let outcome = if error.gone { Outcome::Dead } else { self.next_attempt(try_number, &error) };
+                (outcome, error.detail)
+            }
+        };
+        match outcome {
+            Outcome::Delivered => {
+                let after = self.clock.now().duration_since(event.timestamp);
+                self.metrics.delivered(&self.name, Duration::try_from(after).unwrap_or_default());
+            }
+            Outcome::Retry(_) => self.metrics.failed(&self.name, false),
+            Outcome::Dead => self.metrics.failed(&self.name, true),
+        }
+        let (sink, run_id) = (&self.name, event.run_id().map(tracing::field::display));
+        match outcome {
+            Outcome::Delivered => {
+                tracing::debug!(%sink, delivery = %id, run_id, attempt, detail, "delivered");
+            }
+            Outcome::Retry(next_at) => {
+                tracing::warn!(%sink, delivery = %id, run_id, attempt, error = detail, %next_at, "attempt failed");
+            }
+            Outcome::Dead => {
+                tracing::error!(%sink, delivery = %id, run_id, attempt, error = detail, "delivery given up");
+            }
+        }
+        let record = Attempt { attempt, at, took, detail, outcome };
+        loop {
+            match self.store.record_attempt(id.clone(), record.clone()).await {
+                Ok(()) => {
+                    failpoint::point("recorded");
+                    break;
+                }
+                Err(error @ (StoreError::Closed | StoreError::Precondition { .. })) => {
+                    tracing::error!(sink = %self.name, delivery = %id, %error, "cannot store an attempt");
+                    break;
+                }
+                Err(error) => {
+                    let error = anyhow::Error::from(error);
+                    tracing::error!(sink = %self.name, delivery = %id, error = format!("{error:#}"), "cannot store an attempt; trying again");
+                    tokio::time::sleep(STORE_RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// What follows a failed attempt: the planned wait, spread a little; longer where the receiver
+    /// asked for it, but at most twice the plan.
+    fn next_attempt(&self, try_number: u32, error: &SendError) -> Outcome {
+        let index = try_number.saturating_sub(u32::from(!mutant("dead-too-soon")));
+        let Some(planned) = self.retry_schedule.get(index as usize) else {
+            return Outcome::Dead;
+        };
+        let planned = if mutant("impatient") { &self.retry_schedule[0] } else { planned };
+        let spread = planned.mul_f64(1.0 + SPREAD * (2.0 * fastrand::f64() - 1.0));
+        let asked = error.retry_after.filter(|_| !mutant("retry-after-ignored")).unwrap_or_default().min(*planned * 2);
+        Outcome::Retry(self.clock.now().checked_add(spread.max(asked)).unwrap_or(Timestamp::MAX))
+    }
+
+    async fn tell_disabled(&self, why: &str) {
+        if mutant("gone-unsaid") {
+            return;
+        }
+        tracing::error!(sink = %self.name, why, "sink disabled until the next start or reload");
+        let now = self.clock.now();
+        let notice = SinkNotice { sink: self.name.clone(), message: why.to_owned() };
+        let event = Event { event_type: EventType::SinkDisabled, timestamp: now, data: EventData::Sink(notice) };
+        let mut sinks = self.routes.sinks_for(&event, None);
+        sinks.retain(|sink| *sink != self.name);
+        let told = Told { event, sinks };
+        loop {
+            match self.store.record_event(told.clone(), now).await {
+                Ok(()) | Err(StoreError::Closed) => break,
+                // The store says itself, and once, that it fails. This is told once only.
+                Err(_refused) => tokio::time::sleep(STORE_RETRY).await,
+            }
+        }
+    }
+}
+
+/// Waits for a change; for ever once the store is gone, which other arms notice.
+async fn wait_for(changed: &mut watch::Receiver<u64>) {
+    if changed.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{EventFilter, Labels, Route};
+    use crate::notify::Sent;
+    use crate::store::{DeliveryFilter, Place};
+    use proptest::prelude::*;
+
+    /// A sink that is not used.
+    struct Nowhere;
+
+    impl Deliver for Nowhere {
+        async fn send(&self, _message: &Message<'_>) -> Result<Sent, SendError> {
+            unreachable!("no attempt is made")
+        }
+    }
+
+    fn name(text: &str) -> SinkName {
+        SinkName::new(text).unwrap()
+    }
+
+    fn courier(retry_schedule: Vec<Duration>) -> (Courier<Nowhere>, crate::store::Writer) {
+        let (store, writer) = Store::open(Place::Memory).unwrap();
+        let route =
+            |sink: &str| Route { sink: name(sink), events: EventFilter::parse(["*"]).unwrap(), labels: Labels::new() };
+        let courier = Courier {
+            name: name("gone"),
+            sink: Arc::new(Nowhere),
+            retry_schedule,
+            max_in_flight: 1,
+            store,
+            clock: Clock::simulated(Timestamp::UNIX_EPOCH),
+            routes: Arc::new(Routes(vec![route("gone"), route("other")])),
+            metrics: Metrics::default(),
+        };
+        (courier, writer)
+    }
+
+    /// The wait after a failed attempt, in milliseconds; `None` where no other follows.
+    fn wait_after(courier: &Courier<Nowhere>, try_number: u32, retry_after: Option<Duration>) -> Option<i64> {
+        let now = courier.clock.now().as_millisecond();
+        match courier.next_attempt(try_number, &SendError { detail: String::new(), retry_after, gone: false }) {
+            Outcome::Retry(at) => Some(at.as_millisecond() - now),
+            Outcome::Dead => None,
+            Outcome::Delivered => unreachable!("it failed"),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn each_wait_is_that_of_the_schedule_within_a_fifth_or_what_was_asked_for_up_to_twice_that(
+            planned in prop::collection::vec(1_000..100_000_i64, 1..6),
+            asked in prop::option::of(0..300_000_i64),
+        ) {
+            let millis = |millis: i64| Duration::from_millis(millis.unsigned_abs());
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+            let _entered = runtime.enter();
+            let (courier, _writer) = courier(planned.iter().copied().map(millis).collect());
+            for (index, planned) in (1..).zip(&planned) {
+                let wait = wait_after(&courier, index, asked.map(millis)).unwrap();
+                let asked = asked.unwrap_or(0).min(planned * 2);
+                prop_assert!(wait >= asked.max(planned * 8 / 10 - 1), "{wait} of {planned}, {asked}");
+                prop_assert!(wait <= asked.max(planned * 12 / 10 + 1), "{wait} of {planned}, {asked}");
+            }
+            prop_assert_eq!(wait_after(&courier, u32::try_from(planned.len()).unwrap() + 1, None), None);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deliveries_that_failed_together_do_not_come_back_together() {
+        let (courier, _writer) = courier(vec![Duration::from_secs(1000)]);
+        let waits: Vec<_> = (0..100).map(|_| wait_after(&courier, 1, None).unwrap()).collect();
+        let (least, most) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
+        assert!(*least < 900_000 && *most > 1_100_000, "{least} to {most} ms");
+    }
+
+    #[tokio::test]
+    async fn a_disabled_sink_is_told_to_the_others_only() {
+        let (courier, writer) = courier(Vec::new());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(writer.run());
+        courier.tell_disabled("410 Gone").await;
+        let deliveries = courier.store.deliveries(DeliveryFilter::default(), 10).await.unwrap().items;
+        assert_eq!(deliveries.iter().map(|delivery| delivery.sink.as_str()).collect::<Vec<_>>(), ["other"]);
+        let events = courier.store.events_after(0, 10).await.unwrap();
+        assert_eq!(events.iter().map(|(_, event)| event.event_type).collect::<Vec<_>>(), [EventType::SinkDisabled]);
+    }
+}

@@ -1,0 +1,539 @@
+//! The HTTP client of the API.
+
+use std::collections::VecDeque;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+use super::answer::Reader;
+use super::credentials::Keys;
+use super::crewship::Answer;
+use super::error::{ApiError, Transport};
+use super::{HttpStream, Malformed, Reply, RunSource, crewship, rate_limit};
+use crate::blocking;
+use crate::config::ApiSettings;
+use crate::domain::{Observation, RunId, Verdict};
+use crate::http::{self, Names, connection_ended};
+use crate::text::with_causes;
+
+/// Most keys that one poll tries.
+const KEYS_TRIED: usize = 3;
+
+/// Most bytes of the body of an error that are read: its message is what people see.
+const MAX_ERROR_BYTES: usize = 8 * 1024;
+
+/// After how long without traffic a connection is checked, so that one that a router forgot is noticed.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// How long a connection without a request is kept. A request within this time of an answer may use one again.
+const IDLE_LIMIT: Duration = Duration::from_secs(90);
+
+/// Most name lookups at once.
+const LOOKUPS: usize = 8;
+
+/// Most KiB of large answers that are kept at once, all together, from when they are read until they are stored. The
+/// next one is not read meanwhile, and its time stands still. Where `max_response_bytes` is more, one answer at a time takes all.
+const ROOM_KIB: u32 = 16 * 1024;
+
+/// Most bytes of an answer that waits for no room.
+const SMALL_BYTES: u64 = 64 * 1024;
+
+/// Most runs of which is remembered that their last answer broke off. Of one that is forgotten, an answer more is
+/// needed.
+const MAX_CUT: usize = 256;
+
+/// Longest life of an event stream. The API ends one after 30 minutes ("Stream Events" of its reference).
+const STREAM_LIFE: Duration = Duration::from_secs(35 * 60);
+
+/// A client that cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// TLS cannot be set up.
+    #[error("cannot set up HTTPS (are certificates of authorities installed?)")]
+    Https(#[source] reqwest::Error),
+    /// The address of the API is none; a configuration that was loaded has none like that.
+    #[error("the address of the API is not a URL")]
+    Address(#[source] <Url as FromStr>::Err),
+}
+
+/// Asks the API for runs over HTTP.
+///
+/// HTTP/2 where the server offers it, connections kept alive, TLS by rustls with the system's
+/// authorities (`SSL_CERT_FILE` and `SSL_CERT_DIR` replace them), proxies as `HTTPS_PROXY`,
+/// `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say, but none for loopback addresses. Redirects are never followed.
+pub struct ApiClient {
+    settings: ApiSettings,
+    names: Arc<Names>,
+    /// Held only to copy in and out.
+    polls: Mutex<Pool>,
+    /// The client that takes the place of that of `polls` when its connections are let go. Made on a thread of its own,
+    /// as it reads the certificates of authorities.
+    spare: Arc<Mutex<Option<Client>>>,
+    /// For event streams, each with a connection of its own: one that is not read fast enough would
+    /// hold up all that share its connection.
+    streams: Client,
+    /// Where runs are, without a slash at the end.
+    runs: Url,
+    keys: Keys,
+    /// The runs whose last answer had a status and broke off after it. Held only to look and to change.
+    cut: Mutex<VecDeque<RunId>>,
+    /// Room for large answers in KiB, which each takes until what it leads to is stored.
+    room: Arc<Semaphore>,
+}
+
+/// The connections of polls, which are let go all together.
+#[derive(Clone)]
+struct Pool {
+    http: Client,
+    /// How many there were before it.
+    number: u64,
+    /// When it last had an answer: since then it may have a connection that is kept alive.
+    answered_at: Option<Instant>,
+}
+
+impl Pool {
+    /// Whether a request may have gone over a connection that was kept alive.
+    fn reuses(&self) -> bool {
+        self.answered_at.is_some_and(|answered_at| answered_at.elapsed() < IDLE_LIMIT)
+    }
+}
+
+impl ApiClient {
+    /// A client for these settings. Sends nothing yet.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up, or the address of the API is not a URL.
+    pub fn new(settings: &ApiSettings) -> Result<Self, BuildError> {
+        let names = Names::new(LOOKUPS);
+        let streams = builder(settings, &names).timeout(STREAM_LIFE).http1_only().pool_max_idle_per_host(0);
+        let runs = format!("{}/v1/runs", settings.base_url.trim_end_matches('/'));
+        let runs = runs.parse().map_err(BuildError::Address)?;
+        let http = poll_client(settings, &names).map_err(BuildError::Https)?;
+        let client = Self {
+            polls: Mutex::new(Pool { http, number: 0, answered_at: None }),
+            spare: Arc::default(),
+            settings: settings.clone(),
+            names,
+            streams: streams.build().map_err(BuildError::Https)?,
+            runs,
+            keys: Keys::new(settings.key.clone()),
+            cut: Mutex::new(VecDeque::new()),
+            room: Arc::new(Semaphore::new(ROOM_KIB as usize)),
+        };
+        client.make_spare();
+        Ok(client)
+    }
+
+    fn make_spare(&self) {
+        let (settings, names, spare) = (self.settings.clone(), Arc::clone(&self.names), Arc::clone(&self.spare));
+        let make = move || match poll_client(&settings, &names) {
+            Ok(http) => *spare.lock().expect("no holder panics") = Some(http),
+            Err(error) => tracing::warn!(error = with_causes(&error), "cannot make new connections to the API"),
+        };
+        // Without it, connections that may be dead stay in use.
+        if let Err(error) = blocking::spawn("connections", make) {
+            tracing::warn!(%error, "cannot make new connections to the API");
+        }
+    }
+
+    /// Reads the key, for [`RunSource::same_account`]. One that cannot be read shows at the first request.
+    pub async fn read_key(&self) {
+        let _unreadable = self.keys.authorization().await;
+    }
+
+    fn pool(&self) -> Pool {
+        self.polls.lock().expect("no holder panics").clone()
+    }
+
+    /// Lets go of all connections of polls, unless that was done since `before`.
+    fn renew_since(&self, before: u64) {
+        let mut pool = self.polls.lock().expect("no holder panics");
+        if pool.number != before {
+            return;
+        }
+        let Some(http) = self.spare.lock().expect("no holder panics").take() else { return };
+        *pool = Pool { http, number: before + 1, answered_at: None };
+        drop(pool);
+        self.make_spare();
+    }
+
+    /// Sends a poll and waits for the head of its answer until `ends`. One whose connection was kept alive and turns
+    /// out to be dead is sent again at once on a fresh one: it says nothing about the API, and reading twice does no
+    /// harm.
+    async fn send_poll(
+        &self,
+        ends: Instant,
+        request: impl Fn(&Client) -> RequestBuilder,
+    ) -> Result<Response, ApiError> {
+        let send = |pool: &Pool| timeout_at(ends, request(&pool.http).send());
+        let mut pool = self.pool();
+        let mut sent = send(&pool).await;
+        let ended = matches!(&sent, Ok(Err(error)) if connection_ended(error));
+        if ended || matches!(&sent, Err(_elapsed)) || matches!(&sent, Ok(Err(error)) if error.is_timeout()) {
+            // Others of its time are as dead, most likely.
+            self.renew_since(pool.number);
+        }
+        if ended && pool.reuses() {
+            pool = self.pool();
+            sent = send(&pool).await;
+        }
+        let response = sent.map_err(|_elapsed| ApiError::Timeout)?.map_err(|error| self.transport(error))?;
+        let mut current = self.polls.lock().expect("no holder panics");
+        if current.number == pool.number {
+            current.answered_at = Some(Instant::now());
+        }
+        Ok(response)
+    }
+
+    /// Where a run is, or a part of it. What is the same for all runs is not read again each time.
+    fn run(&self, id: &RunId, part: Option<&str>) -> Url {
+        let mut url = self.runs.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.push(id.as_str()).extend(part);
+        }
+        url
+    }
+
+    fn transport(&self, error: reqwest::Error) -> ApiError {
+        ApiError::Transport(Transport::new(error, &self.keys.redactor()))
+    }
+
+    /// Reads a body, decompressed, up to `limit` bytes; `None` when there are more.
+    async fn read_body(&self, mut response: Response, limit: usize) -> Result<Option<Vec<u8>>, ApiError> {
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.transport(error))? {
+            if body.len() + chunk.len() > limit {
+                return Ok(None);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Some(body))
+    }
+
+    /// Reads the answer about the run `id` as far as it can be read until `ends`, which moves on while the answer waits
+    /// for room.
+    ///
+    /// An answer that breaks off is an error the first time, since the next may be whole; the second in a row is
+    /// taken for what it says up to there.
+    async fn observation(
+        &self,
+        mut response: Response,
+        id: &RunId,
+        mut ends: Instant,
+    ) -> Result<Observation, ApiError> {
+        let most = self.settings.max_response_bytes;
+        // Absent where the body is compressed or comes in chunks.
+        let announced = response.content_length();
+        let mut reader = Reader::new(most, announced);
+        let (mut room, mut waited) = (None, false);
+        let broken_off = loop {
+            // Before the first byte where that can be known: what is received and not read takes memory, too.
+            if room.is_none() && announced.unwrap_or(reader.kept()) > SMALL_BYTES {
+                let kib =
+                    u32::try_from(announced.unwrap_or(most).min(most).div_ceil(1024)).unwrap_or(ROOM_KIB).min(ROOM_KIB);
+                let began = Instant::now();
+                let taken = match Arc::clone(&self.room).try_acquire_many_owned(kib) {
+                    Ok(room) => room,
+                    Err(_none_now) => {
+                        waited = true;
+                        Arc::clone(&self.room).acquire_many_owned(kib).await.expect("it is never closed")
+                    }
+                };
+                room = Some(taken);
+                ends += began.elapsed();
+            }
+            match timeout_at(ends, response.chunk()).await {
+                Ok(Ok(Some(bytes))) if reader.push(&bytes).is_continue() => {}
+                Ok(Ok(_)) => break None,
+                Ok(Err(error)) => break Some(self.transport(error)),
+                Err(_elapsed) => break Some(ApiError::Transport(Transport::late())),
+            }
+        };
+        if let Some(room) = &mut room {
+            drop(room.split(
+                room.num_permits().saturating_sub(usize::try_from(reader.kept().div_ceil(1024)).unwrap_or(usize::MAX)),
+            ));
+        }
+        let again = {
+            let mut cut = self.cut.lock().expect("no holder panics");
+            let before = cut.iter().position(|other| other == id);
+            before.and_then(|at| cut.remove(at)).is_some()
+        };
+        reader.redact(&self.keys.redactor());
+        let answer = crewship::answer(reader, id, room.map(Arc::new));
+        match (broken_off, answer) {
+            (None, Ok(answer)) if answer.whole || again => Ok(taken(answer, id)),
+            // It is our waiting that broke it off.
+            (Some(error), Ok(_)) if waited => Err(error),
+            (Some(_), Ok(answer)) if again => Ok(taken(answer, id)),
+            (broken_off, Ok(_)) => {
+                let mut cut = self.cut.lock().expect("no holder panics");
+                if cut.len() == MAX_CUT {
+                    cut.pop_front();
+                }
+                cut.push_back(id.clone());
+                Err(broken_off.unwrap_or(ApiError::Malformed(Malformed::Shape("it breaks off"))))
+            }
+            (Some(error), Err(_)) => Err(error),
+            (None, Err(error)) => Err(ApiError::Malformed(error)),
+        }
+    }
+
+    async fn refusal(&self, response: Response, ends: Instant) -> ApiError {
+        let code = response.status();
+        let status = code.as_u16();
+        let retry_after = rate_limit::refusal_pause(code, response.headers(), SystemTime::now());
+        let limits = rate_limit::limits(response.headers());
+        if code.is_redirection() {
+            return ApiError::Redirect { status };
+        }
+        // Only the message is lost when the body cannot be read; the status says what matters.
+        let message = match timeout_at(ends, self.read_body(response, MAX_ERROR_BYTES)).await {
+            Ok(Ok(Some(body))) => crewship::error_message(self.keys.redactor().beginning(&body).as_bytes()),
+            Ok(Ok(None) | Err(_)) | Err(_) => String::new(),
+        };
+        match code {
+            StatusCode::FORBIDDEN if limits => ApiError::Status { status, message, retry_after },
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                self.keys.refuse();
+                ApiError::Unauthorized { status, message }
+            }
+            StatusCode::NOT_FOUND => ApiError::NotFound { message },
+            StatusCode::GONE => ApiError::Gone { message },
+            _ => ApiError::Status { status, message, retry_after },
+        }
+    }
+}
+
+fn poll_client(settings: &ApiSettings, names: &Arc<Names>) -> reqwest::Result<Client> {
+    // HTTP/2 carries all polls on one connection, and a poll that gets no answer does not end it. Pings do, by the
+    // time that poll is given up: else all polls fail until the kernel gives the connection up, also when the API has
+    // moved to another address meanwhile.
+    let half = settings.request_timeout / 2;
+    // Without a limit in time of its own: the time of a poll stands still while its answer waits for room.
+    builder(settings, names)
+        .pool_idle_timeout(IDLE_LIMIT)
+        .http2_keep_alive_interval(half)
+        .http2_keep_alive_timeout(half)
+        .build()
+}
+
+/// The observation of `answer`; says once what was left out of the last one.
+fn taken(answer: Answer, id: &RunId) -> Observation {
+    if Verdict::of_status(&answer.observation.status).is_some() {
+        for (name, why) in &answer.left_out {
+            tracing::warn!(run_id = %id, "the {name} of the run is left out: {why}");
+        }
+    }
+    answer.observation
+}
+
+fn builder(settings: &ApiSettings, names: &Arc<Names>) -> ClientBuilder {
+    http::client().dns_resolver(Arc::clone(names)).connect_timeout(settings.connect_timeout).tcp_keepalive(KEEPALIVE)
+}
+
+impl RunSource for ApiClient {
+    type Events = HttpStream;
+
+    async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
+        let url = self.run(id, None);
+        let mut tried = 0;
+        let (response, ends) = loop {
+            let key = self.keys.authorization().await?;
+            let request = |http: &Client| {
+                let request = http.get(url.clone()).header(AUTHORIZATION, key.clone());
+                request.header(ACCEPT, HeaderValue::from_static("application/json"))
+            };
+            let ends = Instant::now() + self.settings.request_timeout;
+            let response = self.send_poll(ends, request).await?;
+            if response.status().is_success() {
+                self.keys.accept(&key);
+                break (response, ends);
+            }
+            let refusal = self.refusal(response, ends).await;
+            tried += 1;
+            let refused = matches!(refusal, ApiError::Unauthorized { .. });
+            if !refused || tried >= KEYS_TRIED || !self.keys.has_another(&key).await {
+                return Err(refusal);
+            }
+        };
+        let pause = rate_limit::exhausted(response.headers(), SystemTime::now());
+        let observation = self.observation(response, id, ends).await?;
+        Ok(Reply { observation, pause })
+    }
+
+    fn renew(&self) {
+        let number = self.pool().number;
+        self.renew_since(number);
+    }
+
+    fn same_account(&self, other: &Self) -> bool {
+        self.runs == other.runs && self.keys.same_as(&other.keys)
+    }
+
+    async fn open_events(&self, id: &RunId, last_id: Option<&str>) -> Result<HttpStream, ApiError> {
+        let mut request = self
+            .streams
+            .get(self.run(id, Some("events")))
+            .header(AUTHORIZATION, self.keys.authorization().await?)
+            .header(ACCEPT, HeaderValue::from_static(EVENT_STREAM));
+        if let Some(last_id) = last_id.and_then(|last_id| HeaderValue::from_str(last_id).ok()) {
+            request = request.header("last-event-id", last_id);
+        }
+        let ends = Instant::now() + self.settings.request_timeout;
+        let response = timeout_at(ends, request.send()).await.map_err(|_elapsed| ApiError::Timeout)?;
+        let response = response.map_err(|error| self.transport(error))?;
+        if !response.status().is_success() {
+            return Err(self.refusal(response, ends).await);
+        }
+        if !is_event_stream(response.headers()) {
+            return Err(ApiError::Malformed(Malformed::Shape("it is not an event stream")));
+        }
+        Ok(HttpStream::new(response, self.keys.redactor()))
+    }
+}
+
+/// The media type of Server-Sent Events.
+const EVENT_STREAM: &str = "text/event-stream";
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    given.split(';').next().is_some_and(|given| given.trim().eq_ignore_ascii_case(EVENT_STREAM))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio::task::JoinSet;
+
+    use super::*;
+    use crate::config::{Secret, Settings};
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    /// An API that answers `answers` requests on each of its connections and then closes it at the next one. Counts
+    /// its connections.
+    struct Api {
+        base_url: String,
+        connections: Arc<AtomicUsize>,
+        requests: Arc<AtomicUsize>,
+        _tasks: JoinSet<()>,
+    }
+
+    async fn api(answers: usize) -> Api {
+        const ANSWER: &str = r#"{"id":"run_1","status":"running"}"#;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base_url = format!("http://{}", listener.local_addr().unwrap());
+        let (connections, requests) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let counts = (Arc::clone(&connections), Arc::clone(&requests));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut serving = JoinSet::new();
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                counts.0.fetch_add(1, Ordering::SeqCst);
+                let requests = Arc::clone(&counts.1);
+                serving.spawn(async move {
+                    let mut head = Vec::new();
+                    for number in 0.. {
+                        while !head.ends_with(b"\r\n\r\n") {
+                            if !matches!(stream.read_buf(&mut head).await, Ok(1..)) {
+                                return;
+                            }
+                        }
+                        head.clear();
+                        requests.fetch_add(1, Ordering::SeqCst);
+                        if number == answers {
+                            return;
+                        }
+                        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{ANSWER}", ANSWER.len());
+                        stream.write_all(answer.as_bytes()).await.unwrap();
+                    }
+                });
+            }
+        });
+        Api { base_url, connections, requests, _tasks: tasks }
+    }
+
+    fn client(api: &Api, key: &str) -> ApiClient {
+        let settings = ApiSettings {
+            base_url: api.base_url.clone(),
+            key: Some(Secret::value(key)),
+            request_timeout: LIMIT,
+            ..Settings::default().api
+        };
+        ApiClient::new(&settings).unwrap()
+    }
+
+    /// The spare is made on a thread of its own.
+    async fn has_spare(client: &ApiClient) {
+        let made = async {
+            while client.spare.lock().unwrap().is_none() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, made).await.unwrap();
+    }
+
+    fn run() -> RunId {
+        RunId::new("run_1").unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_poll_on_a_dead_connection_is_sent_again_at_once_on_a_fresh_one() {
+        let api = api(1).await;
+        let client = client(&api, "key");
+        for polls in 1..=5 {
+            has_spare(&client).await;
+            client.get_run(&run()).await.unwrap();
+            assert_eq!(api.connections.load(Ordering::SeqCst), polls);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_api_that_answers_nothing_is_polled_once_each_time() {
+        let api = api(0).await;
+        let client = client(&api, "key");
+        for polls in 1..=3 {
+            has_spare(&client).await;
+            assert!(matches!(client.get_run(&run()).await, Err(ApiError::Transport(_))));
+            assert_eq!(api.requests.load(Ordering::SeqCst), polls);
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_that_are_let_go_are_not_used_again() {
+        let api = api(100).await;
+        let client = client(&api, "key");
+        for connections in 1..=3 {
+            for _ in 0..3 {
+                client.get_run(&run()).await.unwrap();
+                assert_eq!(api.connections.load(Ordering::SeqCst), connections);
+            }
+            has_spare(&client).await;
+            client.renew();
+        }
+    }
+
+    #[tokio::test]
+    async fn an_account_is_an_address_and_a_key() {
+        let (one, other) = (api(0).await, api(0).await);
+        let of = async |api, key| {
+            let client = client(api, key);
+            client.read_key().await;
+            client
+        };
+        let first = of(&one, "key").await;
+        assert!(first.same_account(&of(&one, "key").await));
+        assert!(!first.same_account(&of(&one, "another").await));
+        assert!(!first.same_account(&of(&other, "key").await));
+    }
+}

@@ -1,0 +1,62 @@
+//! The upstream API: asks for one run and says what came of it, and follows its event stream.
+//!
+//! Tolerant of everything that the two known versions of the documentation differ in, strict about
+//! what a verdict rests on: the status and the ID of the run.
+
+mod answer;
+mod client;
+mod credentials;
+mod crewship;
+mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
+#[doc(hidden)]
+pub mod hot;
+mod rate_limit;
+mod sse;
+mod stream;
+
+use std::time::Duration;
+
+pub use client::{ApiClient, BuildError};
+pub use error::{ApiError, KeyProblem, Malformed};
+pub(crate) use rate_limit::retry_after;
+pub use stream::{EventStream, HttpStream, NoStream, StreamItem};
+
+use crate::domain::{Observation, RunId};
+
+/// Where runs are asked for. The scheduler is generic over it, so that simulations can stand in.
+pub trait RunSource: Send + Sync + 'static {
+    /// An open event stream; [`NoStream`] where there are none.
+    type Events: EventStream;
+
+    /// Asks for one run, once. Dropping the future abandons the request.
+    fn get_run(&self, id: &RunId) -> impl Future<Output = Result<Reply, ApiError>> + Send;
+
+    /// Lets go of all connections, which are most likely dead: the next request makes its own.
+    fn renew(&self) {}
+
+    /// Whether requests go to the same API with the same key as those of `other`, so that a limit of the one is one of
+    /// the other. Cheap, and no request.
+    fn same_account(&self, _other: &Self) -> bool {
+        true
+    }
+
+    /// Opens the event stream of one run, after the event `last_id` where the API can do that. Dropping
+    /// the future or the stream closes the connection.
+    fn open_events(
+        &self,
+        id: &RunId,
+        last_id: Option<&str>,
+    ) -> impl Future<Output = Result<Self::Events, ApiError>> + Send;
+}
+
+/// A usable answer.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// What it says of the run.
+    pub observation: Observation,
+    /// How long no further requests are welcome: the answer said that none are left
+    /// (`X-RateLimit-Remaining: 0`) and when there will be (`X-RateLimit-Reset`).
+    pub pause: Option<Duration>,
+}

@@ -1,0 +1,183 @@
+//! A run's event stream: what comes in, piece by piece, and what it says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::Response;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use super::error::{ApiError, Malformed, Transport};
+use super::sse::{Frame, Parser};
+use crate::domain::Activity;
+use crate::redact::Redactor;
+
+/// Most bytes of one stream that are read in a second: no run tells people that much, and a server that
+/// floods is left waiting instead of being kept up with.
+const BYTES_PER_SECOND: usize = 1024 * 1024;
+
+/// An open event stream of one run.
+pub trait EventStream: Send + 'static {
+    /// What comes next; `None` when the stream has ended. Cancel-safe.
+    fn next(&mut self) -> impl Future<Output = Result<Option<StreamItem>, ApiError>> + Send;
+
+    /// The ID of the last event that had one.
+    fn last_id(&self) -> Option<&str>;
+}
+
+/// What comes out of a stream.
+#[derive(Debug, Clone)]
+pub enum StreamItem {
+    /// Something that says no more than that the stream is alive.
+    Life,
+    /// An event of a known type.
+    Activity(Activity),
+}
+
+/// The stream of a source that has none.
+#[derive(Debug)]
+pub enum NoStream {}
+
+impl EventStream for NoStream {
+    async fn next(&mut self) -> Result<Option<StreamItem>, ApiError> {
+        match *self {}
+    }
+
+    fn last_id(&self) -> Option<&str> {
+        match *self {}
+    }
+}
+
+/// An event stream over HTTP.
+#[derive(Debug)]
+pub struct HttpStream {
+    response: Response,
+    parser: Parser,
+    /// What was received and not yet read.
+    rest: Bytes,
+    /// The second that bytes are counted in, and how many came in it.
+    second: (Instant, usize),
+    /// Takes secrets out of what comes in.
+    redactor: Arc<Redactor>,
+}
+
+impl HttpStream {
+    pub(super) fn new(response: Response, redactor: Arc<Redactor>) -> Self {
+        Self { response, parser: Parser::default(), rest: Bytes::new(), second: (Instant::now(), 0), redactor }
+    }
+}
+
+impl EventStream for HttpStream {
+    async fn next(&mut self) -> Result<Option<StreamItem>, ApiError> {
+        if self.rest.is_empty() {
+            let (since, bytes) = self.second;
+            if bytes >= BYTES_PER_SECOND {
+                // Whatever was received stays where it is if this is dropped.
+                tokio::time::sleep_until(since + Duration::from_secs(1)).await;
+            }
+            if since.elapsed() >= Duration::from_secs(1) {
+                self.second = (Instant::now(), 0);
+            }
+            match self.response.chunk().await {
+                Ok(Some(bytes)) => self.rest = bytes,
+                Ok(None) => return Ok(None),
+                Err(error) => return Err(ApiError::Transport(Transport::new(error, &self.redactor))),
+            }
+            self.second.1 += self.rest.len();
+        }
+        let frame = self.parser.next(&mut self.rest);
+        let frame = frame.map_err(|_too_large| ApiError::Malformed(Malformed::Shape("an event of it is too large")))?;
+        let frame = frame.map(|frame| Frame {
+            event: self.redactor.text(&frame.event).into_owned(),
+            data: String::from_utf8(self.redactor.body(frame.data.into_bytes())).unwrap_or_default(),
+        });
+        Ok(Some(frame.and_then(|frame| activity(&frame)).map_or(StreamItem::Life, StreamItem::Activity)))
+    }
+
+    fn last_id(&self) -> Option<&str> {
+        self.parser.last_id()
+    }
+}
+
+/// Reads one event, in both documented shapes: `{"type":…,"data":…}` (API reference) and
+/// `{"type":…,"payload":…}` (streaming guide); also with the type in the `event` field, as usual elsewhere.
+pub(super) fn activity(frame: &Frame) -> Option<Activity> {
+    #[derive(Deserialize)]
+    struct Message<'a> {
+        #[serde(rename = "type", borrow)]
+        kind: Option<&'a RawValue>,
+        #[serde(borrow)]
+        data: Option<&'a RawValue>,
+        #[serde(borrow)]
+        payload: Option<&'a RawValue>,
+        #[serde(borrow)]
+        status: Option<&'a RawValue>,
+    }
+    let message: Option<Message<'_>> = serde_json::from_str(&frame.data).ok();
+    let whole = || serde_json::from_str::<&RawValue>(&frame.data).ok();
+    let Some(message) = message else {
+        // No object, or no JSON at all: then only the `event` field says something.
+        return Activity::read(&frame.event, whole());
+    };
+    let kind: Option<String> = message.kind.and_then(|kind| serde_json::from_str(kind.get()).ok());
+    match kind {
+        Some(kind) => Activity::read(&kind, message.data.or(message.payload).or_else(whole)),
+        None if !frame.event.is_empty() => {
+            Activity::read(&frame.event, message.data.or(message.payload).or_else(whole))
+        }
+        None if message.status.is_some() => Activity::read("status", whole()),
+        None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Hint;
+    use proptest::prelude::*;
+
+    fn read(event: &str, data: &str) -> Option<(&'static str, Option<Hint>, String)> {
+        let frame = Frame { event: event.to_owned(), data: data.to_owned() };
+        activity(&frame).map(|activity| (activity.kind, activity.hint, Activity::summary(activity.data.as_deref())))
+    }
+
+    #[test]
+    fn both_documented_shapes_are_read() {
+        let completed = Some(("run.completed", Some(Hint::Ended), "succeeded".to_owned()));
+        assert_eq!(read("", r#"{"type":"run.completed","data":{"status":"succeeded"}}"#), completed);
+        assert_eq!(read("", r#"{"type":"run.completed","payload":{"status":"succeeded"}}"#), completed);
+        assert_eq!(read("run.completed", r#"{"status":"succeeded"}"#), completed);
+        assert_eq!(read("message", r#"{"type":"run.completed","status":"succeeded"}"#), completed);
+        let log = Some(("log", None, "info hi".to_owned()));
+        assert_eq!(read("", r#"{"type":"log","payload":{"level":"info","message":"hi"}}"#), log);
+        assert_eq!(read("", r#"{"type":"log","level":"info","message":"hi"}"#), log);
+        assert_eq!(read("", r#"{"type":"heartbeat"}"#), Some(("heartbeat", None, String::new())));
+        assert_eq!(read("complete", "").unwrap().1, Some(Hint::Ended));
+        assert_eq!(read("", r#"{"id":"run_1","status":"canceled"}"#).unwrap().1, Some(Hint::Ended));
+    }
+
+    #[test]
+    fn what_is_not_known_says_nothing() {
+        for data in [
+            "",
+            "ping",
+            "[]",
+            "7",
+            "{}",
+            r#"{"type":"crew.sang"}"#,
+            r#"{"type":7,"data":{}}"#,
+            r#"{"data":{"status":"failed"}}"#,
+        ] {
+            assert_eq!(read("", data), None, "{data}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_event_panics(event in ".{0,20}", data in ".{0,200}") {
+            let _either = read(&event, &data);
+        }
+    }
+}

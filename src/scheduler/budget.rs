@@ -1,0 +1,153 @@
+//! The request budget: at most so many requests in any 60 seconds.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::failpoint::mutant;
+
+/// The window that a budget is for.
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// A request budget that holds in every window of 60 seconds, wherever it begins.
+///
+/// It is the generic cell rate algorithm (ITU-T I.371): requests are spread evenly, and after a pause
+/// a burst may go out at once. A burst of `b` and one request per interval `T` make at most
+/// `b + 60 s / T - 1` requests in a window, so with a quarter of the budget kept for bursts, `T` is such
+/// that the sum is the budget; three quarters of it can be used without a break.
+#[derive(Debug)]
+pub(super) struct Budget {
+    interval: Duration,
+    burst_span: Duration,
+    /// When the requests made so far would be done if they were evenly spread.
+    spread_until: Instant,
+}
+
+impl Budget {
+    /// A budget of `per_minute` requests, 1 or more, none of it used at `now`.
+    pub(super) fn new(per_minute: u32, now: Instant) -> Self {
+        let per_minute = per_minute.max(1);
+        let burst = (per_minute / 4).max(1);
+        let interval = WINDOW / (per_minute - burst + 1);
+        // Rounding down could fit one request more into a window.
+        let interval = interval + Duration::from_nanos(1);
+        Self { interval, burst_span: interval * (burst - 1), spread_until: now }
+    }
+
+    /// This budget from here on: `per_minute` requests, of which the burst counts as used.
+    pub(super) fn changed_to(&self, per_minute: u32, now: Instant) -> Self {
+        let mut changed = Self::new(per_minute, now);
+        if changed.interval == self.interval {
+            changed.spread_until = self.spread_until;
+        } else {
+            changed.spread_until += changed.burst_span;
+        }
+        changed
+    }
+
+    /// Counts all that may go out at once as used at `now`: a process before this one may have used it.
+    pub(super) fn use_up(&mut self, now: Instant) {
+        if !mutant("budget-anew") {
+            self.spread_until = self.spread_until.max(now + self.burst_span + self.interval);
+        }
+    }
+
+    /// When the next request may go out: `now` or earlier means at once.
+    pub(super) fn next_at(&self) -> Instant {
+        self.spread_until.checked_sub(self.burst_span).unwrap_or(self.spread_until)
+    }
+
+    /// Takes one request out of the budget, if there is one at `now`.
+    pub(super) fn try_take(&mut self, now: Instant) -> bool {
+        let spread_until = self.spread_until.max(now);
+        if spread_until.duration_since(now) > self.burst_span {
+            return false;
+        }
+        self.spread_until = spread_until + self.interval;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_window_holds_more_than_the_budget(
+            per_minute in 1_u32..200,
+            gaps in proptest::collection::vec(0_u64..200, 1..100),
+        ) {
+            let start = Instant::now();
+            let mut budget = Budget::new(per_minute, start);
+            let mut now = start;
+            let mut taken = Vec::new();
+            // Greedy for a while at each point: the worst a scheduler could do.
+            for gap in gaps {
+                now = now.max(budget.next_at()).max(start) + Duration::from_millis(gap % 7 * gap);
+                for _ in 0..per_minute {
+                    if budget.try_take(now) {
+                        taken.push(now);
+                    }
+                }
+            }
+            for (index, first) in taken.iter().enumerate() {
+                let in_window = taken[index..].iter().take_while(|at| at.duration_since(*first) < WINDOW).count();
+                prop_assert!(in_window <= per_minute as usize, "{in_window} requests in 60 s of {per_minute}");
+            }
+        }
+
+        #[test]
+        fn a_request_is_to_be_had_when_it_was_promised(per_minute in 1_u32..100_000) {
+            let now = Instant::now();
+            let mut budget = Budget::new(per_minute, now);
+            while budget.try_take(now) {}
+            let next = budget.next_at();
+            prop_assert!(next > now && next <= now + WINDOW + Duration::from_millis(1));
+            prop_assert!(budget.try_take(next));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_restart_puts_no_more_into_a_window(
+            per_minute in 1_u32..200,
+            lives in proptest::collection::vec(0_u64..90_000, 1..20),
+        ) {
+            let start = Instant::now();
+            let (mut now, mut taken) = (start, Vec::new());
+            for (life, milliseconds) in lives.into_iter().enumerate() {
+                let mut budget = Budget::new(per_minute, now);
+                if life > 0 {
+                    budget.use_up(now);
+                }
+                let dies = now + Duration::from_millis(milliseconds);
+                while now < dies {
+                    if budget.try_take(now) {
+                        taken.push(now);
+                    } else {
+                        now = budget.next_at();
+                    }
+                }
+                now = dies;
+            }
+            for window in taken.windows(per_minute as usize + 1) {
+                prop_assert!(window[per_minute as usize].duration_since(window[0]) >= WINDOW);
+            }
+        }
+    }
+
+    #[test]
+    fn three_quarters_of_the_budget_can_be_used_without_a_break() {
+        let start = Instant::now();
+        let mut budget = Budget::new(60, start);
+        let (mut now, mut taken) = (start, 0);
+        while now < start + WINDOW * 60 {
+            now = now.max(budget.next_at());
+            assert!(budget.try_take(now));
+            taken += 1;
+        }
+        assert!((45 * 60..=60 * 60).contains(&taken), "{taken} requests in an hour");
+    }
+}

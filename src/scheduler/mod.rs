@@ -1,0 +1,490 @@
+//! The scheduler: decides when each watched run is asked for, and acts on what the answers lead to.
+//!
+//! One task owns all watches. Each watch has a time at which it is due; the earliest due goes first, so
+//! that a short budget is shared fairly. A poll is a short task of its own; its answer comes back to
+//! the owner, which takes the step ([`Progress::step`]) and has it stored before it counts. A step that
+//! cannot be stored is not taken: the run is asked for again and the step is taken then. Only the end of a
+//! run is kept until it can be stored, as the API may not be there to tell it again. A watch ends at the latest
+//! five seconds after its deadline, whatever it waits for (see `deadline`).
+//!
+//! ```text
+//! commands ──► owner ──► poll (≤ max_in_flight) ──► step ──► store ──► owner
+//!                ▲  due times, budget, upstream state                    │
+//!                ├───────────────────────────────────────────────────────┘
+//!                └── hints ◄── event streams (≤ max_streams)
+//! ```
+
+mod breaker;
+mod budget;
+mod deadline;
+mod follow;
+mod handle;
+#[doc(hidden)]
+pub mod hot;
+mod persist;
+mod poll;
+mod registry;
+mod streams;
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::breaker::Upstream;
+pub use self::breaker::{Trouble, UpstreamView};
+use self::budget::Budget;
+pub use self::handle::{AddedBy, Removed, WatchView, Watches};
+use self::handle::{COMMANDS, Command};
+use self::persist::Done;
+use self::poll::Polled;
+use self::registry::{Entry, Key, Phase, Table};
+pub use self::streams::Followed;
+use self::streams::Streams;
+use crate::backoff::Growth;
+use crate::clock::{Clock, Jump, Reading};
+use crate::domain::{Event, Limits, Progress, Routes, Step, Watch};
+use crate::failpoint::mutant;
+use crate::metrics::Metrics;
+use crate::providers::RunSource;
+use crate::store::{Store, Stored, WatchId};
+
+/// What the scheduler is held to.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// How the interval of a watch grows.
+    pub growth: Growth,
+    /// Most requests in any 60 seconds, for all watches together.
+    pub requests_per_minute: u32,
+    /// Most polls under way at once, 1 or more.
+    pub max_in_flight: usize,
+    /// Most event streams open at once; 0 is none.
+    pub max_streams: usize,
+    /// What leads to which verdict.
+    pub limits: Limits,
+    /// Which sinks are told of what.
+    pub routes: Routes,
+}
+
+/// How often the clocks are compared while there is something to watch: how soon after waking up from
+/// a suspend runs are asked for.
+const CLOCK_CHECK: Duration = Duration::from_secs(1);
+
+/// How often the clocks are compared while there is nothing to watch: messages may wait for their next attempts, whose
+/// times move with the wall clock.
+const IDLE_CLOCK_CHECK: Duration = Duration::from_secs(60);
+
+/// How far apart the first polls of watches are that are taken up together, unless there are so many
+/// that the last would have to wait longer than the longest interval.
+const SPREAD: Duration = Duration::from_millis(20);
+
+/// Wall-clock times are whole milliseconds: a timer for one is set this much later, so that it has
+/// come when the timer fires.
+const ROUNDING: Duration = Duration::from_millis(1);
+
+/// The owner of all watches. [`Scheduler::run`] is its task.
+pub struct Scheduler<S> {
+    source: Arc<S>,
+    store: Store,
+    clock: Clock,
+    policy: Policy,
+    random: fastrand::Rng,
+    table: Table,
+    budget: Budget,
+    upstream: Upstream,
+    streams: Streams,
+    polls_since_stream: u32,
+    /// The last poll that went out was one of a watch whose deadline had come.
+    last_polls_turn_is_over: bool,
+    /// When the scheduler last had a turn.
+    turned_at: Instant,
+    /// Until when failed last polls are repeated, since nothing could be polled for a while.
+    waking_until: Instant,
+    /// Why all watches end now, where they do.
+    given_up: Option<String>,
+    /// Polls under way end with this: their connections, or what they poll, are those of before.
+    current: CancellationToken,
+    /// Earlier than any due time: who is due then goes first.
+    first_of_all: Instant,
+    polls: JoinSet<Polled>,
+    stores: JoinSet<Done>,
+    /// Watches that are being stored, and those that were removed again before it came in that they are.
+    adding: usize,
+    removed: HashSet<WatchId>,
+    commands: mpsc::Receiver<Command<S>>,
+    view: watch::Sender<UpstreamView>,
+    reading: Reading,
+    metrics: Metrics,
+    /// Since when the time in trouble is not counted yet.
+    counted_until: Instant,
+    /// Unknown status texts that were warned about, up to [`persist::MAX_WARNED`].
+    warned: HashSet<String>,
+    /// How far the wall clock was set, in all.
+    stepped: SignedDuration,
+    /// What the store refused and asking again would not bring back: events about the API; ends of runs, which
+    /// the API may not be there to tell again; and how far the wall clock was set, in milliseconds, where not
+    /// all marks are known to have moved with it.
+    untold: VecDeque<Event>,
+    /// The first of them is being stored.
+    telling: bool,
+    unstored: Vec<(Key, Box<Step>, Timestamp)>,
+    unmoved: Option<i64>,
+    /// When that is stored again.
+    store_again_at: Option<Instant>,
+}
+
+impl<S: RunSource> Scheduler<S> {
+    /// A scheduler without watches; those of the store are taken up with [`Scheduler::resume`]. `seed` decides
+    /// the jitter.
+    pub fn new(
+        source: S,
+        store: Store,
+        clock: Clock,
+        policy: Policy,
+        metrics: Metrics,
+        seed: u64,
+    ) -> (Self, Watches<S>) {
+        let (sender, commands) = mpsc::channel(COMMANDS);
+        let (view, upstream) = watch::channel(UpstreamView::default());
+        let (now, reading) = (Instant::now(), clock.read());
+        let scheduler = Self {
+            source: Arc::new(source),
+            store,
+            clock,
+            random: fastrand::Rng::with_seed(seed),
+            table: Table::new(now),
+            budget: Budget::new(policy.requests_per_minute, now),
+            upstream: Upstream::new(now),
+            streams: Streams::new(policy.max_streams),
+            polls_since_stream: 0,
+            last_polls_turn_is_over: false,
+            turned_at: now,
+            waking_until: now,
+            given_up: None,
+            current: CancellationToken::new(),
+            first_of_all: now,
+            policy,
+            polls: JoinSet::new(),
+            stores: JoinSet::new(),
+            adding: 0,
+            removed: HashSet::new(),
+            commands,
+            view,
+            reading,
+            metrics,
+            counted_until: now,
+            warned: HashSet::new(),
+            stepped: SignedDuration::ZERO,
+            untold: VecDeque::new(),
+            telling: false,
+            unstored: Vec::new(),
+            unmoved: None,
+            store_again_at: None,
+        };
+        let followed = scheduler.streams.followed();
+        (scheduler, Watches { commands: sender, upstream, followed })
+    }
+
+    /// Takes up unfinished watches of the store, the oldest first, before it runs. They are asked for one after
+    /// the other, so that all `of` of them have their turn within the longest interval.
+    pub fn resume(&mut self, stored: Vec<Stored>, of: u64) {
+        let now = Instant::now();
+        let many = u32::try_from(of.max(1)).unwrap_or(u32::MAX);
+        let gap = SPREAD.min(self.policy.growth.max / many);
+        for stored in stored {
+            let before = u32::try_from(self.table.ever()).unwrap_or(u32::MAX);
+            let waited = Duration::try_from(self.reading.wall.duration_since(stored.changed_at));
+            let waited = waited.unwrap_or_default();
+            let entry = self.entry((stored.id, stored.watch), stored.progress, waited, now, now + gap * before);
+            self.table.load(entry);
+        }
+    }
+
+    /// Takes note that there may have been a process before, up to now: its requests count in the budget.
+    pub fn succeed_another(&mut self) {
+        self.budget.use_up(Instant::now());
+    }
+
+    /// Goes on where the process before left off that told `incident`, the newest event about the API: what was
+    /// told is not told again, and that it is over will be.
+    #[must_use]
+    pub fn remembering(mut self, incident: Option<&Event>) -> Self {
+        if let Some(incident) = incident {
+            self.upstream.remember(incident);
+        }
+        self
+    }
+
+    /// Serves until `stop` is cancelled. Polls under way are dropped then; what is being stored is
+    /// waited for.
+    pub async fn run(mut self, stop: CancellationToken) {
+        self.table.put_in_order();
+        let now = Instant::now();
+        self.turned_at = now;
+        if self.table.next_deadline().is_some_and(|deadline| deadline <= now + ROUNDING) {
+            // Of watches that were taken up: it passed while no process ran, or while this one began.
+            self.be_patient(now);
+        }
+        loop {
+            let now = self.look_at_clock();
+            self.expire(now);
+            self.dispatch(now);
+            self.open_streams(now);
+            self.publish(now);
+            let wake_at = self.wake_at(now);
+            // Every arm is cancel-safe: receiving, joining a set and sleeping lose nothing when dropped.
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(polled) = self.polls.join_next() => {
+                    if let Some(polled) = finished(polled) {
+                        self.polled(polled);
+                    }
+                }
+                Some(done) = self.stores.join_next() => {
+                    if let Some(done) = finished(done) {
+                        self.stored(done);
+                    }
+                }
+                Some(command) = self.commands.recv() => self.command(command),
+                news = self.streams.news() => self.heard(news),
+                () = tokio::time::sleep_until(wake_at) => {}
+            }
+        }
+        self.polls.abort_all();
+        self.commands.close();
+        while let Some(done) = self.stores.join_next().await {
+            if let Some(done) = finished(done) {
+                self.stored(done);
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command<S>) {
+        match command {
+            Command::Add { watch, origin, reply } => {
+                // Its deadline is one of the clock as it is now.
+                self.look_at_clock();
+                let (store, stepped) = (self.store.clone(), self.stepped);
+                let reply = if mutant("early-answer") {
+                    drop(reply.send(Ok(crate::store::Added::New)));
+                    tokio::sync::oneshot::channel().0
+                } else {
+                    reply
+                };
+                self.adding += 1;
+                self.store_in_order(async move {
+                    let stored = Watch::clone(&watch);
+                    let some = |(added, id)| (added, Some(id));
+                    let result = match origin {
+                        AddedBy::Request => store.add_watch(stored).await.map(some),
+                        AddedBy::RequestAgain => store.add_watch_again(stored).await.map(some),
+                        AddedBy::Configuration => store.add_configured_watch(stored).await,
+                    };
+                    Done::Added { watch, reply, result, stepped }
+                });
+            }
+            Command::Remove { run_id, force, reply } => {
+                let store = self.store.clone();
+                self.store_in_order(async move {
+                    let result = store.remove_watches(run_id.clone(), force).await;
+                    Done::Removed { run_id, reply, result }
+                });
+            }
+            Command::View { only, reply } => {
+                let (now, wall) = (Instant::now(), self.clock.now());
+                let keys = match only {
+                    Some(run_ids) => run_ids.iter().flat_map(|run_id| self.table.keys_of(run_id)).collect(),
+                    None => self.table.keys(),
+                };
+                let views = keys.iter().filter_map(|key| Some(self.table.get(*key)?.view(now, wall))).collect();
+                // Whoever asked may have left.
+                drop(reply.send(views));
+            }
+            Command::Reload { source, policy, reply } => {
+                self.reload(source, *policy);
+                let _unheard = reply.send(());
+            }
+            Command::GiveUp { why, reply } => {
+                self.give_up(why);
+                let _unheard = reply.send(());
+            }
+            Command::Ping { reply } => {
+                let _unheard = reply.send(());
+            }
+        }
+    }
+
+    /// Polls another source from here on and holds to another policy. Polls under way of the same account go on; no
+    /// watch waits longer than the new longest interval.
+    fn reload(&mut self, source: S, policy: Policy) {
+        let now = Instant::now();
+        let same_account = self.source.same_account(&source);
+        self.source = Arc::new(source);
+        self.budget = self.budget.changed_to(policy.requests_per_minute, now);
+        self.upstream.reloaded(now, same_account);
+        if !same_account {
+            self.call_back_polls();
+        }
+        self.streams.renew(policy.max_streams);
+        self.policy = policy;
+        let latest = now + self.policy.growth.max;
+        if mutant("reload-forgets") {
+            self.table.keys().into_iter().take(1).for_each(|key| self.forget(key));
+        }
+        for key in self.table.keys() {
+            let Some(entry) = self.table.get(key) else { continue };
+            let at_once = entry.refused || !same_account;
+            if entry.phase == Phase::Waiting && (entry.due > latest || at_once) {
+                let due = if at_once { entry.due.min(now) } else { latest };
+                self.table.queue(key, due);
+            }
+        }
+    }
+
+    /// A watch that is stored, as it is followed: with the first poll at `due`, `waited` after its status last
+    /// changed.
+    fn entry(
+        &self,
+        (id, watch): (WatchId, Watch),
+        progress: Progress,
+        waited: Duration,
+        now: Instant,
+        due: Instant,
+    ) -> Entry {
+        let deadline = instant_of(watch.deadline_at, self.reading.wall, now);
+        let changed_at = now.checked_sub(waited).unwrap_or(now);
+        let mut entry = Entry::new((id, watch), progress, due.min(deadline), deadline, changed_at);
+        entry.interval = Some(waited).filter(|waited| !waited.is_zero()).map(|waited| self.policy.growth.after(waited));
+        entry
+    }
+
+    /// Reads the clocks, and sets right what a sleep or a step of the wall clock made wrong.
+    fn look_at_clock(&mut self) -> Instant {
+        let now = Instant::now();
+        let reading = self.clock.read();
+        let jump = reading.jump_since(&self.reading);
+        self.reading = reading;
+        if let Some(jump) = jump {
+            self.jumped(jump, now);
+        }
+        now
+    }
+
+    /// After a sleep or a step of the clock every watch is due at once; the budget prevents a burst.
+    /// A step moves the marks of all watches with it: it is no evidence that time has passed.
+    fn jumped(&mut self, jump: Jump, now: Instant) {
+        tracing::info!(slept = ?jump.slept, stepped = %jump.stepped, "the clock jumped; polling every run again");
+        self.upstream.slept(jump.slept);
+        self.upstream.stepped(jump.stepped);
+        let slept = !jump.slept.is_zero();
+        if slept {
+            // The connections of the time before are most likely dead.
+            if !mutant("dead-connections") {
+                self.source.renew();
+            }
+            self.call_back_polls();
+            self.streams.renew(self.policy.max_streams);
+        }
+        let shift = |at: Timestamp| at.saturating_add(jump.stepped).unwrap_or(at);
+        for key in self.table.keys() {
+            let Some(entry) = self.table.get_mut(key) else { continue };
+            if !mutant("steps-count") {
+                entry.deadline_at = shift(entry.deadline_at);
+            }
+            entry.slept(jump.slept);
+            // As in the store.
+            if !jump.stepped.is_zero() {
+                entry.progress.missing_since = entry.progress.missing_since.map(|_| self.reading.wall);
+            }
+            let deadline = instant_of(entry.deadline_at, self.reading.wall, now);
+            let (waits, due) = (entry.phase == Phase::Waiting, entry.due.min(now));
+            if entry.ends_at.is_none() {
+                self.table.set_deadline(key, deadline);
+            }
+            if waits {
+                self.table.queue(key, due);
+            }
+        }
+        if slept {
+            self.be_patient(now);
+        }
+        if !jump.stepped.is_zero() {
+            self.stepped += jump.stepped;
+            self.move_marks(i64::try_from(jump.stepped.as_millis()).unwrap_or(0));
+        }
+    }
+
+    /// Ends polls under way, whose runs are polled again at once.
+    fn call_back_polls(&mut self) {
+        std::mem::take(&mut self.current).cancel();
+    }
+
+    fn forget(&mut self, key: Key) {
+        self.table.remove(key);
+        self.streams.forget(key);
+    }
+
+    fn publish(&mut self, now: Instant) {
+        self.store_again(now);
+        if let Some(event) = self.upstream.overdue(self.reading.wall) {
+            self.tell(event);
+        }
+        // Counted before the state may change.
+        if let Some(trouble) = self.upstream.trouble() {
+            self.metrics.paused(trouble, now.saturating_duration_since(self.counted_until));
+        }
+        self.counted_until = now;
+        let mut view = self.upstream.view((now, self.reading.wall));
+        self.view.send_if_modified(|shown| {
+            // The time of the next try moves by rounding; only a real change is worth waking anyone.
+            let same_time = match (shown.retry_at, view.retry_at) {
+                (Some(shown), Some(new)) => shown.duration_since(new).abs() <= jiff::SignedDuration::from_millis(50),
+                (shown, new) => shown == new,
+            };
+            if same_time {
+                view.retry_at = shown.retry_at;
+            }
+            let changed = *shown != view;
+            if changed {
+                shown.clone_from(&view);
+            }
+            changed
+        });
+    }
+
+    /// When there is something to do without anything coming in.
+    fn wake_at(&self, now: Instant) -> Instant {
+        if self.table.is_empty() {
+            let check = now + IDLE_CLOCK_CHECK;
+            return self.store_again_at.map_or(check, |at| at.min(check));
+        }
+        let last_due = self.table.first_last_due().filter(|_| self.may_end());
+        let due = self.table.first_due().into_iter().chain(last_due).map(|(due, _)| due).min();
+        let open_at = self.upstream.opens_at().unwrap_or(now).max(self.budget.next_at());
+        let full = self.polls.len() >= self.policy.max_in_flight
+            || (!self.polls.is_empty() && !self.upstream.admits(open_at.max(now), self.polls.len()));
+        let next_poll = due.map(|due| due.max(open_at)).filter(|_| !full);
+        let stream = self.streams.wake_at().filter(|at| *at > now);
+        let times = next_poll.into_iter().chain(self.table.next_deadline()).chain(stream).chain(self.store_again_at);
+        times.fold(now + CLOCK_CHECK, Instant::min)
+    }
+}
+
+/// The timer for a wall-clock time, where `now` is `wall`. Times out of a timer's reach are a year off.
+fn instant_of(at: Timestamp, wall: Timestamp, now: Instant) -> Instant {
+    const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    match Duration::try_from(at.duration_since(wall)) {
+        Ok(ahead) => now + ahead.min(FAR) + ROUNDING,
+        Err(_past) => now,
+    }
+}
+
+/// What a task returned; `None` when it was cancelled, as all are when the runtime ends. A panic goes on.
+fn finished<T>(joined: Result<T, JoinError>) -> Option<T> {
+    joined.map_err(|error| error.try_into_panic().map(|panic| std::panic::resume_unwind(panic))).ok()
+}

@@ -1,0 +1,351 @@
+//! What answers lead to, stored before it counts.
+
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::Scheduler;
+use super::handle::Removed;
+use super::poll::Pace;
+use super::registry::{Key, Phase};
+use crate::domain::{Answer, Event, FoundBy, Progress, RunDetails, RunId, Status, Step, Watch};
+use crate::failpoint::{self, mutant};
+use crate::providers::RunSource;
+use crate::store::{Added, StoreError, Told, WatchId};
+use crate::text::{one_line, with_causes};
+
+/// How long after the store refused something it is given another try; most steps with a fresh poll.
+const STORE_RETRY: Duration = Duration::from_secs(5);
+
+/// How often a change of its status lets the interval of a watch start again. A run has a few, one that goes back and
+/// forth between two has as many as it has polls.
+const MAX_FRESH_STARTS: u8 = 20;
+
+/// Most bytes of inputs, outputs and errors of runs whose ends the store refused: beyond that they are left out, and
+/// what is told names them. The end itself is kept, however many there are. Less than half of the room that the API
+/// client has for large answers, so that others are read meanwhile.
+const MAX_UNSTORED_BYTES: usize = 7 * 1024 * 1024;
+
+/// Most unknown status texts that are warned about, so that an API that makes up ever new ones fills
+/// neither memory nor the log.
+pub(super) const MAX_WARNED: usize = 100;
+
+/// How much of an unknown status text is shown, in characters.
+const STATUS_CHARS: usize = 200;
+
+pub(super) enum Done {
+    Added {
+        watch: Box<Watch>,
+        reply: oneshot::Sender<Result<Added, StoreError>>,
+        result: Result<(Added, Option<WatchId>), StoreError>,
+        /// How far the wall clock had been set in all when it was asked for.
+        stepped: SignedDuration,
+    },
+    Removed {
+        run_id: RunId,
+        reply: oneshot::Sender<Result<Removed, StoreError>>,
+        result: Result<Vec<WatchId>, StoreError>,
+    },
+    Step {
+        key: Key,
+        step: Box<Step>,
+        /// When it was taken.
+        at: Timestamp,
+        result: Result<(), StoreError>,
+        /// As with [`Done::Added`].
+        stepped: SignedDuration,
+    },
+    /// What is stored of a run was read, for the step that `answer` leads to.
+    Recalled {
+        key: Key,
+        answer: Answer,
+        result: Result<Option<RunDetails>, StoreError>,
+    },
+    Told {
+        result: Result<(), StoreError>,
+    },
+    /// The marks were moved, after the clock was set by `milliseconds`.
+    Moved {
+        milliseconds: i64,
+        result: Result<(), StoreError>,
+    },
+}
+
+impl<S: RunSource> Scheduler<S> {
+    /// Takes the step that an answer leads to; what is news is stored before it counts.
+    pub(super) fn take_step(&mut self, key: Key, answer: Answer) {
+        let now = self.reading.wall;
+        let entry = self.table.get_mut(key).expect("the caller holds a key of an entry");
+        let failed = matches!(answer, Answer::Failed { .. });
+        // What ends for want of an answer was not found by asking.
+        entry.asked_on_hint &= !matches!(answer, Answer::NotPolled { .. });
+        // Kept for the case that the step has to be taken again. What was seen is stored with the step.
+        let unseen = match &answer {
+            Answer::Seen(_) => None,
+            Answer::Missing { .. } | Answer::Failed { .. } | Answer::NotPolled { .. } => Some(answer.clone()),
+        };
+        let step = match entry.progress.step(&entry.watch(), answer, now, &self.policy.limits) {
+            Ok(step) => step,
+            Err(illegal) => {
+                tracing::error!(run_id = %entry.run_id, %illegal, "a finished watch was polled");
+                return self.forget(key);
+            }
+        };
+        if let Some(Status::Unknown(text)) = &step.progress.status {
+            let shown = one_line(text, STATUS_CHARS);
+            if self.warned.len() < MAX_WARNED && self.warned.insert(shown.clone()) {
+                tracing::warn!(run_id = %entry.run_id, status = shown, "unknown status; not taken as an end");
+            }
+        }
+        if let Some(answer) = unseen.filter(|_| !step.events.is_empty())
+            && entry.progress.status.is_some()
+            && entry.progress.details.is_none()
+        {
+            return self.recall(key, answer);
+        }
+        match step.progress.verdict {
+            Some(_) => failpoint::point("observed"),
+            None if step.progress.seen_going() => self.streams.welcome(key),
+            None => {}
+        }
+        if !step.is_news() {
+            entry.progress = step.progress;
+            entry.progress.details = None;
+            return self.reschedule(key, if failed { Pace::Behind } else { Pace::Onward });
+        }
+        self.store_step(key, Box::new(step), now);
+    }
+
+    /// Has a step stored that was taken at `at`.
+    fn store_step(&mut self, key: Key, step: Box<Step>, at: Timestamp) {
+        // Somebody may have removed it meanwhile.
+        if self.table.get(key).is_none() {
+            return;
+        }
+        let entry = self.table.unqueue(key);
+        entry.phase = Phase::Storing;
+        let watch = entry.watch();
+        let found_by = if entry.asked_on_hint { FoundBy::Stream } else { FoundBy::Poll };
+        let told = |event: &Event| {
+            let mut sinks = self.policy.routes.sinks_for(event, Some(&watch));
+            if mutant("progress-unsent") && event.event_type.is_progress() {
+                sinks.clear();
+            }
+            Told { event: event.clone(), sinks }
+        };
+        let told = step.events.iter().map(told).collect();
+        let (store, id, last_error) = (self.store.clone(), entry.id, entry.last_error.as_deref().cloned());
+        let stepped = self.stepped;
+        self.store_in_order(async move {
+            let result = store.record_step(id, Step::clone(&step), told, last_error, found_by, at).await;
+            Done::Step { key, step, at, result, stepped }
+        });
+    }
+
+    /// Reads what was last seen of a run, which an event without a new answer tells, then takes the step.
+    fn recall(&mut self, key: Key, answer: Answer) {
+        let entry = self.table.unqueue(key);
+        entry.phase = Phase::Storing;
+        let (store, id) = (self.store.clone(), entry.id);
+        self.store_in_order(async move { Done::Recalled { key, answer, result: store.details(id).await } });
+    }
+
+    /// Takes in that something was stored, or not.
+    pub(super) fn stored(&mut self, done: Done) {
+        let now = self.look_at_clock();
+        match done {
+            Done::Added { mut watch, reply, result, stepped } => {
+                self.adding -= 1;
+                if let Ok((Added::New, Some(id))) = result
+                    && !self.removed.remove(&id)
+                {
+                    let since = self.stepped - stepped;
+                    watch.deadline_at = watch.deadline_at.saturating_add(since).unwrap_or(watch.deadline_at);
+                    let progress = Progress::begin(self.reading.wall);
+                    let entry = self.entry((id, *watch), progress, Duration::ZERO, now, now);
+                    self.table.insert(entry);
+                    if !since.is_zero() {
+                        self.move_marks(0);
+                    }
+                }
+                if self.adding == 0 {
+                    self.removed.clear();
+                }
+                // Whoever asked may have left; the watch is stored and followed all the same.
+                drop(reply.send(result.map(|(added, _)| added)));
+            }
+            Done::Removed { run_id, reply, result } => {
+                let removed = result.map(|ids| {
+                    for key in self.table.keys_of(&run_id) {
+                        if self.table.get(key).is_some_and(|entry| ids.contains(&entry.id)) {
+                            self.forget(key);
+                        }
+                    }
+                    if ids.is_empty() {
+                        return Removed::Unknown;
+                    }
+                    // It may be known to the store and not yet here.
+                    if self.adding > 0 {
+                        self.removed.extend(ids);
+                    }
+                    Removed::Removed
+                });
+                drop(reply.send(removed));
+            }
+            Done::Step { key, step, at, result, stepped } => {
+                let Some(entry) = self.table.get_mut(key) else { return };
+                entry.phase = Phase::Waiting;
+                match if mutant("unstored-counts") { Ok(()) } else { result } {
+                    Ok(()) => {
+                        // One whose status changes all the time has its interval grow all the same.
+                        let anew = step.status_changed && entry.fresh_starts < MAX_FRESH_STARTS;
+                        if anew {
+                            entry.changed_at = now;
+                            entry.fresh_starts += 1;
+                        }
+                        entry.progress = step.progress;
+                        if stepped != self.stepped {
+                            entry.progress.missing_since = entry.progress.missing_since.map(|_| self.reading.wall);
+                        }
+                        // The store has it, for a million watches it is too much to keep here as well.
+                        entry.progress.details = None;
+                        let told = step.events.iter().rfind(|event| event.event_type.verdict().is_some());
+                        if let Some(after) = told.and_then(Event::run).and_then(|data| data.timing.detected_after_ms) {
+                            self.metrics.detected(Duration::from_millis(after));
+                        }
+                        if entry.progress.verdict.is_some() {
+                            self.metrics.found_by(if entry.asked_on_hint { FoundBy::Stream } else { FoundBy::Poll });
+                            failpoint::point("verdict-stored");
+                            if mutant("polled-on") {
+                                return self.reschedule(key, Pace::Onward);
+                            }
+                            self.forget(key);
+                        } else {
+                            self.reschedule(key, if anew { Pace::Anew } else { Pace::Onward });
+                        }
+                    }
+                    Err(error @ StoreError::Precondition { .. }) => {
+                        tracing::warn!(run_id = %entry.run_id, %error, "no longer watched");
+                        self.forget(key);
+                    }
+                    Err(error) => {
+                        entry.progress.heed(&step.progress, self.reading.wall);
+                        if step.ends_by_status() && !mutant("end-forgotten") {
+                            entry.phase = Phase::Storing;
+                            let mut step = step;
+                            let held: usize = self.unstored.iter().map(|(_, step, _)| step.bytes()).sum();
+                            if held.saturating_add(step.bytes()) > MAX_UNSTORED_BYTES {
+                                step.leave_out_values();
+                            }
+                            self.unstored.push((key, step, at));
+                            self.store_again_at = Some(now + STORE_RETRY);
+                            return;
+                        }
+                        // The store says itself, and once, that it fails.
+                        let error = with_causes(&error);
+                        tracing::debug!(run_id = %entry.run_id, error, "cannot store a step; it will be taken again");
+                        self.reschedule(key, Pace::In(STORE_RETRY));
+                    }
+                }
+            }
+            Done::Recalled { key, answer, result } => {
+                let Some(entry) = self.table.get_mut(key) else { return };
+                entry.phase = Phase::Waiting;
+                match result {
+                    Ok(details) => {
+                        entry.progress.details = Some(Box::new(details.unwrap_or_default()));
+                        self.take_step(key, answer);
+                    }
+                    Err(error) => {
+                        let wall = self.reading.wall;
+                        if let Ok(step) = entry.progress.step(&entry.watch(), answer, wall, &self.policy.limits) {
+                            entry.progress.heed(&step.progress, wall);
+                        }
+                        let error = with_causes(&error);
+                        tracing::debug!(run_id = %entry.run_id, error, "cannot read what was seen of a run; asking again");
+                        self.reschedule(key, Pace::In(STORE_RETRY));
+                    }
+                }
+            }
+            Done::Told { result } => {
+                self.telling = false;
+                match result {
+                    // Closed is the end.
+                    Ok(()) | Err(StoreError::Closed) => {
+                        self.untold.pop_front();
+                        self.store_told();
+                    }
+                    // Anything else may pass, and an event about the API happens once only.
+                    Err(_rejected) => self.store_again_at = Some(now + STORE_RETRY),
+                }
+            }
+            Done::Moved { milliseconds, result } => {
+                if let Err(error) = result.as_ref()
+                    && !matches!(error, StoreError::Closed)
+                {
+                    self.unmoved = Some(self.unmoved.unwrap_or(0).saturating_add(milliseconds));
+                    self.store_again_at = Some(now + STORE_RETRY);
+                }
+            }
+        }
+    }
+
+    /// Has something stored. It takes its place in the store's queue now: what is stored later comes later.
+    pub(super) fn store_in_order(&mut self, work: impl Future<Output = Done> + Send + 'static) {
+        let mut work = Box::pin(work);
+        match work.as_mut().now_or_never() {
+            Some(done) => self.stores.spawn(std::future::ready(done)),
+            None => self.stores.spawn(work),
+        };
+    }
+
+    /// Has the marks stored after the wall clock was set by `milliseconds`: deadlines as they are here, so that
+    /// it does no harm to do so twice.
+    pub(super) fn move_marks(&mut self, milliseconds: i64) {
+        let milliseconds = milliseconds.saturating_add(self.unmoved.take().unwrap_or(0));
+        let entries = self.table.keys().into_iter().filter_map(|key| self.table.get(key));
+        let deadlines = entries.map(|entry| (entry.id, entry.deadline_at)).collect();
+        let (store, now) = (self.store.clone(), self.reading.wall);
+        self.store_in_order(async move {
+            Done::Moved { milliseconds, result: store.move_marks(deadlines, milliseconds, now).await }
+        });
+    }
+
+    /// Has that stored again which the store refused, once its time has come.
+    pub(super) fn store_again(&mut self, now: Instant) {
+        if self.store_again_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.store_again_at = None;
+        self.store_told();
+        let unstored = std::mem::take(&mut self.unstored);
+        unstored.into_iter().for_each(|(key, step, at)| self.store_step(key, step, at));
+        if self.unmoved.is_some() {
+            self.move_marks(0);
+        }
+    }
+
+    /// Stores an event about the API, and sends it.
+    pub(super) fn tell(&mut self, event: Event) {
+        tracing::warn!(event = %event.event_type, "state of the API changed");
+        if mutant("late-news-first") && !self.telling {
+            self.untold.push_front(event);
+        } else {
+            self.untold.push_back(event);
+        }
+        self.store_told();
+    }
+
+    /// Stores the first event about the API that is not stored yet, unless it is being stored. One follows the other:
+    /// an end that overtakes its incident would be forgotten, and the incident would seem to go on.
+    fn store_told(&mut self) {
+        let Some(event) = self.untold.front().filter(|_| !self.telling).cloned() else { return };
+        self.telling = true;
+        let sinks = self.policy.routes.sinks_for(&event, None);
+        let (store, now) = (self.store.clone(), event.timestamp);
+        self.store_in_order(async move { Done::Told { result: store.record_event(Told { event, sinks }, now).await } });
+    }
+}

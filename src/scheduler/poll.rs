@@ -1,0 +1,233 @@
+//! Asking: whose turn it is, and what came of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::breaker::{REFUSED_PROBE, Trouble, URGENT_PROBE};
+use super::deadline::answer_limit;
+use super::follow::POLLS_PER_STREAM;
+use super::registry::{Entry, Key, Phase};
+use super::{ROUNDING, Scheduler, instant_of};
+use crate::domain::{Answer, Limits};
+use crate::providers::{ApiError, Reply, RunSource};
+use crate::store::PollFailure;
+
+pub(super) struct Polled {
+    key: Key,
+    began: Instant,
+    answer: Result<Reply, PollError>,
+}
+
+pub(super) enum PollError {
+    Api(ApiError),
+    PastDeadline,
+    /// It was called back: the run is polled again at once.
+    CalledBack,
+}
+
+/// When a watch is asked for again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// After the next, longer interval.
+    Onward,
+    /// After the first interval: something changed.
+    Anew,
+    /// The same, and behind those that are due when the API may be asked again: the poll failed, and the
+    /// next that goes out must not be of the same run, should it be the run's fault.
+    Behind,
+    /// After this time.
+    In(Duration),
+}
+
+impl<S: RunSource> Scheduler<S> {
+    /// Sends polls for watches that are due, as far as all limits allow.
+    pub(super) fn dispatch(&mut self, now: Instant) {
+        while let Some((key, is_last)) = self.next_turn(now) {
+            let in_flight = self.polls.len();
+            if in_flight >= self.policy.max_in_flight || !self.upstream.admits(now, in_flight) {
+                return;
+            }
+            if !is_last && let Some(later) = self.postponed(key, now) {
+                self.table.queue(key, later);
+                continue;
+            }
+            if self.polls_since_stream >= POLLS_PER_STREAM && self.table.get(key).is_some_and(|entry| !entry.hinted) {
+                self.open_stream(now);
+            }
+            if !self.budget.try_take(now) {
+                return;
+            }
+            self.polls_since_stream = self.polls_since_stream.saturating_add(1);
+            self.last_polls_turn_is_over = is_last;
+            let entry = self.table.unqueue(key);
+            entry.phase = Phase::Polling;
+            entry.polled_at = Some(now);
+            entry.asked_on_hint = std::mem::take(&mut entry.hinted);
+            let source = Arc::clone(&self.source);
+            let run_id = entry.run_id.clone();
+            let limit = answer_limit(entry.deadline, entry.ends_at);
+            let current = self.current.clone();
+            self.polls.spawn(async move {
+                // On the heap: it is large, and would be copied along each time that what holds it is moved.
+                let asked = Box::pin(source.get_run(&run_id));
+                // All arms are cancel-safe: a request that is dropped is abandoned, as it should be. An answer that has
+                // come counts, whatever came with it.
+                let answer = tokio::select! {
+                    biased;
+                    answer = asked => answer.map_err(PollError::Api),
+                    () = current.cancelled() => Err(PollError::CalledBack),
+                    () = tokio::time::sleep_until(limit) => Err(PollError::PastDeadline),
+                };
+                Polled { key, began: now, answer }
+            });
+        }
+    }
+
+    /// The watch whose turn it is, and whether its deadline has come. The longest due goes first. Last polls go ahead
+    /// of the others, but of those that were due before the deadline came each second poll is one of them: else a
+    /// budget that lasts for no more than last polls would leave new watches without any.
+    fn next_turn(&self, now: Instant) -> Option<(Key, bool)> {
+        let has_come = |&(due, _): &(Instant, Key)| due <= now;
+        let ordinary = self.table.first_due().filter(has_come);
+        // One whose time is over ends without a poll.
+        let in_time = |entry: &&Entry| entry.ends_at.is_none_or(|ends_at| ends_at > now);
+        let last = self.table.first_last_due().filter(has_come);
+        let last = last.and_then(|(_, key)| Some((self.table.get(key).filter(in_time)?.deadline, key)));
+        match (ordinary, last) {
+            (Some((due, key)), Some((deadline, _))) if self.last_polls_turn_is_over && due < deadline => {
+                Some((key, false))
+            }
+            (_, Some((_, key))) => Some((key, true)),
+            (ordinary, None) => ordinary.map(|(_, key)| (key, false)),
+        }
+    }
+
+    /// To when the poll of a watch that is due can be put off because its stream shows that the run goes on:
+    /// to where it would be if the last sign of life had been a poll.
+    fn postponed(&mut self, key: Key, now: Instant) -> Option<Instant> {
+        let entry = self.table.get_mut(key)?;
+        if entry.hinted {
+            return None;
+        }
+        let heard_at = self.streams.heard_at(key)?;
+        let growth = &self.policy.growth;
+        let stands_until = heard_at + growth.after(heard_at.saturating_duration_since(entry.changed_at));
+        let longest = entry.polled_at? + growth.max;
+        // A mark that has come is not put off, nor is one to come.
+        let mark = next_mark(entry, &self.policy.limits, (now, self.reading.wall)).unwrap_or(longest);
+        let later = stands_until.min(longest).min(mark).min(entry.deadline);
+        (later > now).then(|| {
+            entry.interval = Some(growth.after(now.duration_since(entry.changed_at)));
+            later
+        })
+    }
+
+    /// Takes in what a poll brought.
+    pub(super) fn polled(&mut self, polled: Polled) {
+        let now = (self.look_at_clock(), self.reading.wall);
+        let Polled { key, began, answer } = polled;
+        let result = match &answer {
+            Ok(_) => "ok",
+            Err(PollError::Api(error)) => error.kind(),
+            Err(PollError::PastDeadline | PollError::CalledBack) => "abandoned",
+        };
+        self.metrics.polled(result, now.0.duration_since(began));
+        let tries_again = self.tries_again(key, now.0);
+        let Some(entry) = self.table.get_mut(key) else { return };
+        entry.phase = Phase::Waiting;
+        let counted = entry.counted(began, now.0);
+        let (answer, told) = match answer {
+            Ok(reply) => {
+                entry.refused = false;
+                entry.answered_at = Some(now.0);
+                let told = self.upstream.answered(began, now.1);
+                if let Some(pause) = reply.pause {
+                    self.upstream.pause(pause, now.0);
+                }
+                (Answer::Seen(Box::new(reply.observation)), told)
+            }
+            Err(PollError::Api(error)) if error.is_not_found() => {
+                entry.refused = false;
+                entry.answered_at = Some(now.0);
+                (Answer::Missing { counted }, self.upstream.answered(began, now.1))
+            }
+            Err(PollError::Api(error)) => {
+                let message = error.describe();
+                tracing::debug!(run_id = %entry.run_id, error = %message, "poll failed");
+                // Refused again, though the API served others meanwhile: it is this run, not the key.
+                let own_refusal = error.is_unauthorized()
+                    && std::mem::replace(&mut entry.refused, error.is_unauthorized())
+                    && self.upstream.trouble() != Some(Trouble::Refused);
+                let why = format!("the last poll failed: {message}");
+                entry.last_error = Some(Box::new(PollFailure { at: now.1, message }));
+                let told = self.upstream.failed(&error, own_refusal, now, &mut self.random);
+                (Answer::Failed { why, retried: tries_again }, told)
+            }
+            Err(PollError::PastDeadline) => {
+                let message = "no answer to the last poll within 5 s of the deadline".to_owned();
+                entry.last_error = Some(Box::new(PollFailure { at: now.1, message: message.clone() }));
+                (Answer::Failed { why: message, retried: false }, None)
+            }
+            Err(PollError::CalledBack) => return self.table.queue(key, now.0),
+        };
+        if let Some(event) = told {
+            self.tell(event);
+        }
+        self.take_step(key, answer);
+    }
+
+    /// Sets when a watch is due again.
+    pub(super) fn reschedule(&mut self, key: Key, pace: Pace) {
+        let (now, wall) = (Instant::now(), self.reading.wall);
+        let entry = self.table.get_mut(key).expect("the caller holds a key of an entry");
+        // Where the key is refused, the circuit breaker says when it is probed.
+        let refused_alone = entry.refused && self.upstream.trouble() != Some(Trouble::Refused);
+        let growth = &self.policy.growth;
+        let wait = match pace {
+            Pace::In(wait) => wait,
+            Pace::Behind if refused_alone => REFUSED_PROBE,
+            Pace::Behind | Pace::Onward | Pace::Anew => {
+                let current = entry.interval.filter(|_| pace != Pace::Anew);
+                // Waits are shorter than their intervals by the jitter, so the intervals alone would grow faster
+                // than the time that a promise about delays is a part of.
+                let interval = growth.next(current).min(growth.after(now.duration_since(entry.changed_at)));
+                entry.interval = Some(interval);
+                growth.wait(interval, &mut self.random)
+            }
+        };
+        let decides_at = decides_at(entry, &self.policy.limits, (now, wall));
+        let is_last = entry.ends_at.is_some();
+        let mut due = now + wait;
+        if let Some(opens_at) = self.upstream.opens_at().filter(|_| pace == Pace::Behind && !is_last) {
+            due = due.max(opens_at + ROUNDING);
+        }
+        let due = match (entry.hinted, pace) {
+            // The circuit breaker says when; it is hurried for these.
+            (_, Pace::Behind) if is_last && !refused_alone => now + URGENT_PROBE,
+            (_, Pace::Onward | Pace::Anew) if is_last => decides_at.unwrap_or(now),
+            // A store that fails is given its time, whatever a stream said: else this would go round and round.
+            (true, Pace::In(_)) => due,
+            (true, _) => self.first_of_all,
+            (false, _) => decides_at.map_or(due, |decides_at| decides_at.min(due)),
+        };
+        self.table.queue(key, due);
+    }
+}
+
+/// When, besides the ordinary poll, an answer would decide something: after `now`, which is a time of both clocks.
+fn decides_at(entry: &Entry, limits: &Limits, (now, wall): (Instant, Timestamp)) -> Option<Instant> {
+    let mark = next_mark(entry, limits, (now, wall)).filter(|mark| *mark > now);
+    let deadline = (entry.deadline_at > wall).then(|| instant_of(entry.deadline_at, wall, now));
+    mark.into_iter().chain(deadline).min()
+}
+
+/// When the grace period of a missing run ends or a run becomes overdue, whichever comes first. It may have come.
+fn next_mark(entry: &Entry, limits: &Limits, (now, wall): (Instant, Timestamp)) -> Option<Instant> {
+    let grace_left = entry.progress.grace_left(limits);
+    let grace_ends = grace_left.and_then(|left| Some(entry.answered_at? + left + ROUNDING));
+    let overdue_at = entry.progress.overdue_at(entry.added_at, limits).map(|at| instant_of(at, wall, now));
+    grace_ends.into_iter().chain(overdue_at).min()
+}
