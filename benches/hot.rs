@@ -10,10 +10,10 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use jiff::Timestamp;
 use runwatch::clock::Clock;
 use runwatch::config::Settings;
-use runwatch::domain::{Answer, Event, FoundBy, Labels, Limits, Progress, RunId, SinkName, Step, Watch};
+use runwatch::domain::{Event, FoundBy, Labels, Limits, PollOutcome, Progress, RunId, SinkName, Step, Watch};
 use runwatch::notify::signature;
-use runwatch::store::{Added, Place, Store, Told, WatchId};
-use runwatch::{api, app};
+use runwatch::store::{Added, Location, RoutedEvent, Store, WatchId};
+use runwatch::{app, providers};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -35,8 +35,8 @@ fn limits() -> Limits {
     app::policy(&Settings::default()).limits
 }
 
-fn observed(body: &[u8]) -> Answer {
-    Answer::Seen(Box::new(api::hot::observation(body, &run_id()).expect("a documented answer")))
+fn observed(body: &[u8]) -> PollOutcome {
+    PollOutcome::Seen(Box::new(providers::hot::observation(body, &run_id()).expect("a documented answer")))
 }
 
 /// A watch whose run was seen running, and the time of that.
@@ -52,7 +52,7 @@ fn poll(criterion: &mut Criterion) {
     let id = run_id();
     for (name, body) in [("running", RUNNING), ("succeeded", SUCCEEDED)] {
         group.bench_function(format!("parse an answer/{name}"), |bencher| {
-            bencher.iter(|| api::hot::observation(black_box(body), &id).expect("a documented answer"));
+            bencher.iter(|| providers::hot::observation(black_box(body), &id).expect("a documented answer"));
         });
     }
 
@@ -65,13 +65,13 @@ fn poll(criterion: &mut Criterion) {
         });
     }
 
-    let growth = app::policy(&Settings::default()).growth;
+    let backoff = app::policy(&Settings::default()).backoff;
     let mut random = fastrand::Rng::with_seed(7);
     group.bench_function("the next interval", |bencher| {
         bencher.iter(|| {
             let (current, waited) = (Some(Duration::from_secs(3)), Duration::from_secs(40));
-            let interval = growth.next(black_box(current)).min(growth.after(black_box(waited)));
-            growth.wait(interval, &mut random)
+            let interval = backoff.next(black_box(current)).min(backoff.interval_after(black_box(waited)));
+            backoff.wait(interval, &mut random)
         });
     });
 
@@ -85,7 +85,7 @@ fn poll(criterion: &mut Criterion) {
 
 fn redact(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("secrets");
-    let redact = api::hot::redaction("ck_live_0123456789abcdefghijklmnopqrstuvwxyz");
+    let redact = providers::hot::redaction("ck_live_0123456789abcdefghijklmnopqrstuvwxyz");
     let text = r#"A text of an agent, with a \"quotation\", a number (1705315805) and a path: /v1/runs.\n"#;
     let large = format!(r#"{{"output":"{}"}}"#, text.repeat(64 * 1024 / text.len()));
     for (name, body) in [("running", RUNNING), ("64 KiB", large.as_bytes())] {
@@ -133,7 +133,7 @@ impl OnDisk {
             .enable_all()
             .build()
             .expect("threads are to be had");
-        let (store, writer) = Store::open(Place::File(&folder.path().join("runwatch.db"))).expect("a new store");
+        let (store, writer) = Store::open(Location::File(&folder.path().join("runwatch.db"))).expect("a new store");
         runtime.spawn(writer.run());
         Self { runtime, store, next: 0, _folder: folder }
     }
@@ -171,7 +171,7 @@ impl OnDisk {
             let mut storing = JoinSet::new();
             for (watch, step) in ends {
                 let store = self.store.clone();
-                let told = |event: &Event| Told { event: event.clone(), sinks: sinks.clone() };
+                let told = |event: &Event| RoutedEvent { event: event.clone(), sinks: sinks.clone() };
                 let told = step.events.iter().map(told).collect();
                 storing.spawn(async move { store.record_step(watch, step, told, None, FoundBy::Poll, now).await });
             }

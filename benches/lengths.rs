@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use runwatch::app;
-use runwatch::backoff::Growth;
+use runwatch::backoff::BackoffPolicy;
 use runwatch::clock::Clock;
 use runwatch::config::Settings;
 use runwatch::domain::{Labels, Observation, RunDetails, RunId, Status, Watch};
 use runwatch::metrics::Metrics;
 use runwatch::providers::{ApiError, NoStream, Reply, RunSource};
 use runwatch::scheduler::{AddedBy, Scheduler};
-use runwatch::store::{Place, Store};
+use runwatch::store::{Location, Store};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -79,19 +79,19 @@ struct Outcome {
     worst_delay: f64,
 }
 
-async fn watched(length: Duration, growth: Option<Growth>) -> anyhow::Result<Outcome> {
+async fn watched(length: Duration, backoff: Option<BackoffPolicy>) -> anyhow::Result<Outcome> {
     let count = (MAX_SECONDS / length.as_secs().max(1)).clamp(1, MAX_RUNS);
     let clock = Clock::simulated("2026-01-01T00:00:00Z".parse()?);
     let (found, mut all_found) = watch::channel(0);
     let api = Api { runs: Arc::default(), found };
-    let (store, writer) = Store::open(Place::Memory)?;
+    let (store, writer) = Store::open(Location::Memory)?;
     let mut tasks = JoinSet::new();
     tasks.spawn(writer.run());
     let mut policy = app::policy(&Settings::default());
     // The budget is not what is measured.
     policy.requests_per_minute = 1_000_000;
     policy.max_streams = 0;
-    policy.growth = growth.unwrap_or(policy.growth);
+    policy.backoff = backoff.unwrap_or(policy.backoff);
     let (scheduler, watches) = Scheduler::new(api.clone(), store.clone(), clock.clone(), policy, Metrics::default(), 7);
     let stop = CancellationToken::new();
     tasks.spawn(scheduler.run(stop.clone()));
@@ -150,12 +150,12 @@ fn main() -> anyhow::Result<()> {
         writeln!(out, "{:>8}  {:<12}{:>20}{:>14}{:>14}", "length", "interval", "requests", "mean delay", "worst")?;
     }
     for seconds in lengths {
-        let fixed = |seconds| Some(Growth::fixed(Duration::from_secs(seconds)));
-        for (name, growth) in [("growing", None), ("3 s", fixed(3)), ("10 s", fixed(10))] {
+        let fixed = |seconds| Some(BackoffPolicy::fixed(Duration::from_secs(seconds)));
+        for (name, backoff) in [("growing", None), ("3 s", fixed(3)), ("10 s", fixed(10))] {
             // Simulated time: it goes on to the next timer whenever there is nothing to do.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()?;
             let Outcome { requests, fewest, most, mean_delay, worst_delay } =
-                runtime.block_on(watched(Duration::from_secs(seconds), growth))?;
+                runtime.block_on(watched(Duration::from_secs(seconds), backoff))?;
             ensure!(fewest >= 1, "a run was never asked for");
             if json {
                 let row = json!({

@@ -13,10 +13,10 @@ use runwatch::app::Engine;
 use runwatch::clock::Clock;
 use runwatch::config::{EventsMode, Secret, Settings, SinkKind, SinkSettings, WebhookFormat, WebhookSettings};
 use runwatch::domain::{Event, EventFilter, Labels, RunId, SinkName, Verdict, Watch};
-use runwatch::metrics::{Format, Stored};
+use runwatch::metrics::{Format, StoreGauges};
 use runwatch::scheduler::AddedBy;
 use runwatch::simulator::{Receiver, Script, Simulator};
-use runwatch::store::Place;
+use runwatch::store::Location;
 use tokio::time::Instant;
 
 /// The runs are so long, evenly spread: short enough for a thousand of them in a minute or two.
@@ -168,7 +168,7 @@ async fn measure(args: &Args, events: EventsMode) -> anyhow::Result<Measured> {
     let settings = settings(&simulator, &receiver, events)?;
     let dir = tempfile::tempdir()?;
     let (path, clock) = (dir.path().join("runwatch.db"), Clock::system());
-    let engine = Engine::start(&settings, Place::File(&path), clock.clone()).await?;
+    let engine = Engine::start(&settings, Location::File(&path), clock.clone()).await?;
     let mut random = fastrand::Rng::with_seed(11);
     let (mut ends, mut delays) = (HashMap::new(), Vec::new());
     let mut added = 0;
@@ -192,7 +192,7 @@ async fn measure(args: &Args, events: EventsMode) -> anyhow::Result<Measured> {
             delays.push(received.at.duration_since(ended));
         }
     }
-    let text = engine.metrics.to_text(&Stored::default(), Format::Text);
+    let text = engine.metrics.to_text(&StoreGauges::default(), Format::Text);
     let by_stream = text.lines().find_map(|line| line.strip_prefix("runwatch_detection_total{via=\"stream\"} "));
     let by_stream = by_stream.context("it is counted")?.parse()?;
     let requests = simulator.requests().len() + simulator.stream_requests().len();

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::backoff::Growth;
+use crate::backoff::BackoffPolicy;
 use crate::blocking;
 use crate::clock::Clock;
 use crate::config::{EventsMode, Settings, SinkKind, SinkSettings};
@@ -16,8 +16,8 @@ use crate::domain::{Limits, Route, Routes, SinkName};
 use crate::metrics::Metrics;
 use crate::notify::{Courier, Deliver, Sink};
 use crate::providers::{ApiClient, RunSource};
-use crate::scheduler::{Policy, Scheduler, Watches};
-use crate::store::{Counts, Place, Store, Writer};
+use crate::scheduler::{Policy, Scheduler, SchedulerHandle};
+use crate::store::{Counts, Location, Store, Writer};
 
 /// How long others have to let go of the store when the engine stops.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ pub struct Engine<S> {
     /// The store.
     pub store: Store,
     /// The scheduler.
-    pub watches: Watches<S>,
+    pub watches: SchedulerHandle<S>,
     /// What is counted.
     pub metrics: Metrics,
     clock: Clock,
@@ -48,7 +48,7 @@ impl Engine<ApiClient> {
     ///
     /// # Errors
     /// When the store cannot be opened, or a client or sink cannot be built.
-    pub async fn start(settings: &Settings, place: Place<'_>, clock: Clock) -> anyhow::Result<Self> {
+    pub async fn start(settings: &Settings, place: Location<'_>, clock: Clock) -> anyhow::Result<Self> {
         let (source, sinks) = build(settings).await?;
         let (store, writer) = open(place).await?;
         Self::start_with(source, sinks, settings, (store, writer.run()), clock).await
@@ -86,12 +86,12 @@ impl<S: RunSource> Engine<S> {
         let metrics = Metrics::default();
         let policy = policy(settings);
         let routes = Arc::new(policy.routes.clone());
-        let incident = store.newest_upstream_event().await?;
+        let incident = store.newest_provider_event().await?;
         let (mut scheduler, watches) =
             Scheduler::new(source, store.clone(), clock.clone(), policy, metrics.clone(), fastrand::u64(..));
         let (now, active) = (clock.now(), store.counts().await?.active);
         if active > 0 || store.newest_event().await? > 0 {
-            scheduler.succeed_another();
+            scheduler.charge_previous_process();
         }
         let mut after = None;
         loop {
@@ -102,7 +102,7 @@ impl<S: RunSource> Engine<S> {
         }
         let scheduler_stop = CancellationToken::new();
         let mut schedulers = JoinSet::new();
-        schedulers.spawn(scheduler.remembering(incident.as_ref()).run(scheduler_stop.clone()));
+        schedulers.spawn(scheduler.with_incident(incident.as_ref()).run(scheduler_stop.clone()));
 
         let couriers_stop = CancellationToken::new();
         let shared = Shared { routes, store: store.clone(), clock: clock.clone(), metrics: metrics.clone() };
@@ -216,10 +216,10 @@ async fn build(settings: &Settings) -> anyhow::Result<(ApiClient, Vec<Sink>)> {
 }
 
 /// Opens the store, on a thread of its own where it is a file.
-async fn open(place: Place<'_>) -> anyhow::Result<(Store, Writer)> {
-    let Place::File(path) = place else { return Ok(Store::open(place)?) };
+async fn open(place: Location<'_>) -> anyhow::Result<(Store, Writer)> {
+    let Location::File(path) = place else { return Ok(Store::open(place)?) };
     let path = path.to_owned();
-    Ok(blocking::run("store-open", move || Store::open(Place::File(&path))).await??)
+    Ok(blocking::run("store-open", move || Store::open(Location::File(&path))).await??)
 }
 
 fn api_client(settings: &Settings) -> anyhow::Result<ApiClient> {
@@ -270,7 +270,7 @@ fn start_couriers<D: Deliver>(
 pub fn policy(settings: &Settings) -> Policy {
     let watch = &settings.watch;
     Policy {
-        growth: Growth {
+        backoff: BackoffPolicy {
             initial: watch.initial_interval,
             multiplier: watch.multiplier,
             max: watch.max_interval,

@@ -8,7 +8,7 @@ use backoff::backoff::Backoff as _;
 
 /// The rule by which an interval grows.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Growth {
+pub struct BackoffPolicy {
     /// The first interval.
     pub initial: Duration,
     /// Factor from one interval to the next, 1 or more.
@@ -20,7 +20,7 @@ pub struct Growth {
     pub jitter: f64,
 }
 
-impl Growth {
+impl BackoffPolicy {
     /// The same interval every time, exactly.
     pub fn fixed(interval: Duration) -> Self {
         Self { initial: interval, multiplier: 1.0, max: interval, jitter: 0.0 }
@@ -47,7 +47,7 @@ impl Growth {
 
     /// The interval that a wait of `waited` in all leads to: each interval is longer than the one before
     /// by its factor, so their sum grows as the interval itself does.
-    pub fn after(&self, waited: Duration) -> Duration {
+    pub fn interval_after(&self, waited: Duration) -> Duration {
         let grown = self.initial.as_secs_f64() + waited.as_secs_f64() * (self.multiplier - 1.0);
         Duration::try_from_secs_f64(grown).unwrap_or(self.max).min(self.max)
     }
@@ -63,13 +63,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn default_growth() -> Growth {
-        Growth { initial: Duration::from_secs(1), multiplier: 1.2, max: Duration::from_secs(30), jitter: 0.1 }
+    fn default_backoff() -> BackoffPolicy {
+        BackoffPolicy { initial: Duration::from_secs(1), multiplier: 1.2, max: Duration::from_secs(30), jitter: 0.1 }
     }
 
     #[test]
     fn an_interval_is_at_most_a_fifth_of_the_time_waited_and_the_first_one() {
-        let growth = default_growth();
+        let growth = default_backoff();
         let (mut waited, mut interval) = (Duration::ZERO, None);
         for _ in 0..60 {
             let next = growth.next(interval);
@@ -85,20 +85,20 @@ mod tests {
 
     #[test]
     fn the_interval_after_a_time_is_the_one_it_would_have_grown_to() {
-        let growth = default_growth();
+        let growth = default_backoff();
         let (mut waited, mut interval) = (Duration::ZERO, growth.next(None));
         for _ in 0..40 {
-            let resumed = growth.after(waited).as_secs_f64();
+            let resumed = growth.interval_after(waited).as_secs_f64();
             assert!((resumed - interval.as_secs_f64()).abs() < 0.001, "{resumed} s after {waited:?}, not {interval:?}");
             waited += interval;
             interval = growth.next(Some(interval));
         }
-        assert_eq!(growth.after(Duration::MAX), growth.max);
+        assert_eq!(growth.interval_after(Duration::MAX), growth.max);
     }
 
     #[test]
     fn it_never_gives_up() {
-        let growth = Growth::fixed(Duration::from_secs(3600));
+        let growth = BackoffPolicy::fixed(Duration::from_secs(3600));
         let last = (0..1000).fold(None, |interval, _| Some(growth.next(interval)));
         assert_eq!(last, Some(Duration::from_secs(3600)));
     }
@@ -109,7 +109,7 @@ mod tests {
             initial in 50_u64..10_000, cap in 50_u64..100_000, multiplier in 1.0_f64..5.0, jitter in 0.0_f64..0.99, seed: u64,
         ) {
             let cap = cap.max(initial);
-            let growth = Growth {
+            let growth = BackoffPolicy {
                 initial: Duration::from_millis(initial), multiplier, max: Duration::from_millis(cap), jitter,
             };
             let mut random = fastrand::Rng::with_seed(seed);

@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// Keeps other processes of the same user, the programs of `command` sinks among them, from reading the
 /// memory and the environment of this one, where secrets are, and has a crash leave no core. Linux only
 /// (prctl(2), `PR_SET_DUMPABLE`; proc(5)); root still can.
-pub fn hide() {
+pub fn forbid_core_dumps() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "other processes of this user may read this one's memory");
@@ -22,7 +22,7 @@ pub fn hide() {
 
 /// Takes from the environment of a program that is about to be run what is ours alone: the key, where
 /// secrets are, and whatever would configure a runwatch that the program runs.
-pub(crate) fn keep_private(command: &mut Command) {
+pub(crate) fn clear_secret_environment(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if is_private(&name.to_string_lossy()) {
             command.env_remove(name);

@@ -16,7 +16,7 @@ use rustls_native_certs::load_certs_from_paths;
 
 use crate::blocking::Lane;
 use crate::config::Proxies;
-use crate::text::with_causes;
+use crate::text::error_chain;
 
 /// How long a name lookup may take. The system's own resolver gives up after 5 s to 40 s (resolv.conf(5), `timeout`
 /// and `attempts`); what comes later than this is of no use to a request.
@@ -99,7 +99,7 @@ fn own_authorities(file: Option<OsString>, folders: Option<OsString>) -> Option<
     }
     for error in &found.errors {
         tracing::warn!(
-            error = with_causes(error),
+            error = error_chain(error),
             "cannot read certificates of authorities that SSL_CERT_FILE or SSL_CERT_DIR names"
         );
     }
@@ -119,7 +119,7 @@ fn own_authorities(file: Option<OsString>, folders: Option<OsString>) -> Option<
 /// What failed where there was no connection, and what to do where the cause leaves no doubt: an authority that is not
 /// trusted (rustls, `CertificateError::UnknownIssuer`).
 pub(crate) fn no_connection(error: &reqwest::Error) -> &'static str {
-    if with_causes(error).contains("UnknownIssuer") {
+    if error_chain(error).contains("UnknownIssuer") {
         "no connection (to trust the authority of this certificate, set SSL_CERT_FILE to the file of the authority)"
     } else {
         "no connection"

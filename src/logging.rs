@@ -15,7 +15,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::cli::args::Color;
 use crate::config::{LogFormat, LogLevel};
 use crate::output::Output;
-use crate::text::harmless_json;
+use crate::text::escape_json_for_terminal;
 
 /// Target of the records that a `log` sink writes. They are shown whatever the log level is: they are
 /// messages somebody asked for, not diagnostics.
@@ -103,7 +103,7 @@ impl Write for RecordWriter {
     /// Takes a record, which comes in one piece.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = match std::str::from_utf8(bytes) {
-            Ok(json) if self.json => harmless_json(json).into_owned().into_bytes(),
+            Ok(json) if self.json => escape_json_for_terminal(json).into_owned().into_bytes(),
             _ => bytes.to_vec(),
         };
         if self.message {

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use runwatch::cli::args::{Cli, Command, Common, ConfigCommand, SinksCommand};
-use runwatch::cli::remote::{self, Talk};
-use runwatch::cli::wait::{Manner, Results};
+use runwatch::cli::remote::{self, Printer};
+use runwatch::cli::wait::{OutputOptions, ResultFormat};
 use runwatch::cli::{self as commands, USAGE};
 use runwatch::config::{self, LogFormat, LogLevel, Settings, Sources};
 use runwatch::daemon::{self, Logging};
@@ -17,7 +17,7 @@ use runwatch::logging::{self, Screen};
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    hardening::hide();
+    hardening::forbid_core_dumps();
     hardening::raise_open_files_limit();
     let cli = Cli::from_args(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let live = matches!(cli.command, Command::Wait(_) | Command::Demo(_)) && !cli.common.quiet;
@@ -47,29 +47,32 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
     let client = || remote::client(&sources(), screen);
     let (out, err) = (&mut io::stdout(), &mut io::stderr());
     let follow = matches!(&cli.command, Command::Wait(args) if args.follow);
-    let manner = |results| Manner { screen: screen.clone(), progress: !common.quiet, coloured, results, follow };
+    let options =
+        |results| OutputOptions { screen: screen.clone(), progress: !common.quiet, coloured, results, follow };
     match cli.command {
         Command::Wait(args) => {
             let results = match (common.json, args.output, common.quiet) {
-                (true, ..) => Results::Json,
-                (_, true, _) => Results::Output,
-                (.., true) => Results::Nothing,
-                _ => Results::Text,
+                (true, ..) => ResultFormat::Json,
+                (_, true, _) => ResultFormat::Output,
+                (.., true) => ResultFormat::Nothing,
+                _ => ResultFormat::Text,
             };
             if args.daemon {
-                block_on(commands::wait::wait_on_daemon(&args, client()?, manner(results)))
+                block_on(commands::wait::wait_on_daemon(&args, client()?, options(results)))
             } else {
-                block_on(commands::wait::wait(&args, settings(&sources())?, manner(results)))
+                block_on(commands::wait::wait(&args, settings(&sources())?, options(results)))
             }
         }
         Command::Daemon(_) => unreachable!("it was started above"),
-        Command::Healthcheck { ready } => block_on(remote::healthcheck(&client()?, ready, talk(&common, out, err))),
-        Command::Add(args) => block_on(remote::add(&client()?, &args, talk(&common, out, err))),
-        Command::List(args) => block_on(remote::list(&client()?, &args, talk(&common, out, err))),
-        Command::Show { run } => block_on(remote::show(&client()?, &run, talk(&common, out, err))),
-        Command::Remove { runs, force } => block_on(remote::remove(&client()?, &runs, force, talk(&common, out, err))),
+        Command::Healthcheck { ready } => block_on(remote::healthcheck(&client()?, ready, printer(&common, out, err))),
+        Command::Add(args) => block_on(remote::add(&client()?, &args, printer(&common, out, err))),
+        Command::List(args) => block_on(remote::list(&client()?, &args, printer(&common, out, err))),
+        Command::Show { run } => block_on(remote::show(&client()?, &run, printer(&common, out, err))),
+        Command::Remove { runs, force } => {
+            block_on(remote::remove(&client()?, &runs, force, printer(&common, out, err)))
+        }
         Command::Events { after } => block_on(remote::events(&client()?, after, screen)),
-        Command::Deliveries(args) => block_on(remote::deliveries(&client()?, &args, talk(&common, out, err))),
+        Command::Deliveries(args) => block_on(remote::deliveries(&client()?, &args, printer(&common, out, err))),
         Command::Sinks(SinksCommand::Test { sinks }) => {
             block_on(commands::sinks::test(&settings(&sources())?, &sinks, common.json, out))
         }
@@ -79,7 +82,7 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
             commands::config::init(&sources(), path.as_deref(), force, out, err)
         }
         Command::Demo(args) if args.serve => block_on(commands::demo::serve(out)),
-        Command::Demo(_) => block_on(commands::demo::demo(manner(demo_results(&common)), out)),
+        Command::Demo(_) => block_on(commands::demo::demo(options(demo_results(&common)), out)),
         Command::Completions { shell } => commands::shell::completions(shell, out),
         Command::Man => commands::shell::man(out),
     }
@@ -89,13 +92,13 @@ fn settings(sources: &Sources) -> anyhow::Result<Settings> {
     Ok(config::load(sources)?.settings)
 }
 
-fn talk<'a>(common: &Common, out: &'a mut dyn Write, err: &'a mut dyn Write) -> Talk<'a> {
+fn printer<'a>(common: &Common, out: &'a mut dyn Write, err: &'a mut dyn Write) -> Printer<'a> {
     let terminal = console::Term::stdout();
-    Talk { out, err, json: common.json, width: terminal.is_term().then(|| terminal.size().1) }
+    Printer { out, err, json: common.json, width: terminal.is_term().then(|| terminal.size().1) }
 }
 
-fn demo_results(common: &Common) -> Results {
-    if common.json { Results::Json } else { Results::Text }
+fn demo_results(common: &Common) -> ResultFormat {
+    if common.json { ResultFormat::Json } else { ResultFormat::Text }
 }
 
 /// One thread is plenty, as the work is waiting; what blocks has threads of its own. A second worker made polls and

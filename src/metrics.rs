@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 
 use crate::domain::{FoundBy, SinkName};
 use crate::output;
-use crate::scheduler::Trouble;
+use crate::scheduler::Outage;
 
 /// How metrics are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +97,7 @@ pub struct Metrics {
 
 /// What is counted in the store when the metrics are asked for.
 #[derive(Debug, Clone, Default)]
-pub struct Stored {
+pub struct StoreGauges {
     /// Watches without a verdict.
     pub active: u64,
     /// Watches with one.
@@ -124,8 +124,8 @@ impl Default for Metrics {
         for result in POLL_RESULTS {
             drop(metrics.polls.get_or_create(&[("result", result)]));
         }
-        for trouble in [Trouble::Failing, Trouble::Paused, Trouble::Refused] {
-            drop(metrics.api_paused.get_or_create(&[("reason", reason(trouble))]));
+        for outage in [Outage::Failing, Outage::Paused, Outage::Refused] {
+            drop(metrics.api_paused.get_or_create(&[("reason", reason(outage))]));
         }
         for via in FoundBy::ALL {
             drop(metrics.detections.get_or_create(&[("via", via.as_str())]));
@@ -134,11 +134,11 @@ impl Default for Metrics {
     }
 }
 
-fn reason(trouble: Trouble) -> &'static str {
-    match trouble {
-        Trouble::Failing => "failing",
-        Trouble::Paused => "asked_for",
-        Trouble::Refused => "unauthorized",
+fn reason(outage: Outage) -> &'static str {
+    match outage {
+        Outage::Failing => "failing",
+        Outage::Paused => "rate_limited",
+        Outage::Refused => "unauthorized",
     }
 }
 
@@ -150,8 +150,8 @@ impl Metrics {
     }
 
     /// Counts time in which the API was not asked freely.
-    pub fn paused(&self, trouble: Trouble, time: Duration) {
-        self.api_paused.get_or_create(&[("reason", reason(trouble))]).inc_by(time.as_secs_f64());
+    pub fn paused(&self, outage: Outage, time: Duration) {
+        self.api_paused.get_or_create(&[("reason", reason(outage))]).inc_by(time.as_secs_f64());
     }
 
     /// Counts the time from the end of a run to its verdict.
@@ -198,7 +198,7 @@ impl Metrics {
     }
 
     /// Everything as text, with what is `stored` now.
-    pub fn to_text(&self, stored: &Stored, format: Format) -> String {
+    pub fn to_text(&self, stored: &StoreGauges, format: Format) -> String {
         let mut registry = Registry::with_prefix("runwatch");
         let gauge = |value: u64| {
             let gauge = Gauge::<i64>::default();
@@ -223,7 +223,7 @@ impl Metrics {
         registry.register("detection", "Verdicts by what had the run asked for", self.detections.clone());
         let help = "From the end of a run to its verdict";
         registry.register("detection_delay_seconds", help, self.detection_delay.clone());
-        registry.register("event_streams", "Event streams that are followed", self.event_streams.clone());
+        registry.register("event_streams", "Event streams that are activities", self.event_streams.clone());
         registry.register("deliveries", "Attempts to deliver by what came of them", self.deliveries.clone());
         let help = "From an event to its arrival";
         registry.register("delivery_delay_seconds", help, self.delivery_delay.clone());
@@ -287,14 +287,14 @@ mod tests {
         let metrics = Metrics::default();
         let ops = SinkName::new("ops").unwrap();
         metrics.introduce(&ops);
-        let stored = Stored { deliveries: vec![(ops.clone(), 0, 0)], ..Stored::default() };
+        let stored = StoreGauges { deliveries: vec![(ops.clone(), 0, 0)], ..StoreGauges::default() };
         let text = metrics.to_text(&stored, Format::Text);
         for line in [
             "runwatch_watches{state=\"active\"} 0",
             "runwatch_polls_total{result=\"ok\"} 0",
             "runwatch_polls_total{result=\"unusable_answer\"} 0",
             "runwatch_poll_duration_seconds_count 0",
-            "runwatch_api_paused_seconds_total{reason=\"asked_for\"} 0",
+            "runwatch_api_paused_seconds_total{reason=\"rate_limited\"} 0",
             "runwatch_detection_total{via=\"poll\"} 0",
             "runwatch_detection_total{via=\"stream\"} 0",
             "runwatch_detection_delay_seconds_count 0",
@@ -310,17 +310,17 @@ mod tests {
             assert!(text.lines().any(|found| found.starts_with(line)), "{line}\n{text}");
         }
         metrics.polled("ok", Duration::from_millis(20));
-        metrics.paused(Trouble::Paused, Duration::from_millis(1500));
+        metrics.paused(Outage::Paused, Duration::from_millis(1500));
         metrics.delivered(&ops, Duration::from_secs(2));
         let text = metrics.to_text(&stored, Format::OpenMetrics);
         assert!(text.contains("runwatch_polls_total{result=\"ok\"} 1"), "{text}");
-        assert!(text.contains("reason=\"asked_for\"} 1.5"), "{text}");
+        assert!(text.contains("reason=\"rate_limited\"} 1.5"), "{text}");
         assert!(text.contains("runwatch_deliveries_total{sink=\"ops\",result=\"delivered\"} 1"), "{text}");
     }
     #[test]
     fn both_formats_have_the_same_samples_and_each_its_own_descriptions() {
         let metrics = Metrics::default();
-        let stored = Stored::default();
+        let stored = StoreGauges::default();
         let [text, open] = Format::ALL.map(|format| metrics.to_text(&stored, format));
         // Each metric has its samples in an order of its own.
         let samples = |text: &str| -> std::collections::BTreeSet<_> {
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn the_format_is_the_one_asked_for() {
+    fn the_format_is_the_one_rate_limited() {
         // What Prometheus 2.42 sends (scrape/scrape.go, acceptHeader).
         let prometheus = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
                           text/plain;version=0.0.4;q=0.5,*/*;q=0.1";

@@ -60,12 +60,12 @@ pub fn first_lines(text: &str, max_lines: usize, max_chars: usize) -> Vec<String
 }
 
 /// An error with its causes, as one line of text. What a layer repeats of the one below is left out.
-pub fn with_causes(error: &dyn std::error::Error) -> String {
-    causes_after(error.to_string(), error)
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    error_chain_after(error.to_string(), error)
 }
 
 /// `text`, which stands for an error itself, with the error's causes.
-pub fn causes_after(mut text: String, error: &dyn std::error::Error) -> String {
+pub fn error_chain_after(mut text: String, error: &dyn std::error::Error) -> String {
     let mut cause = error.source();
     while let Some(error) = cause {
         let said = error.to_string();
@@ -88,7 +88,7 @@ fn shorten(text: &str, max_chars: usize) -> String {
 
 /// JSON that means the same and is harmless on a terminal: what JSON allows as it is but a terminal may act
 /// upon, or hide, is written as an escape. JSON has such characters nowhere but inside of strings.
-pub fn harmless_json(json: &str) -> Cow<'_, str> {
+pub fn escape_json_for_terminal(json: &str) -> Cow<'_, str> {
     let acts = |c: char| is_hidden(c) && !c.is_ascii_whitespace();
     if !json.contains(acts) {
         return Cow::Borrowed(json);
@@ -109,7 +109,7 @@ pub fn harmless_json(json: &str) -> Cow<'_, str> {
 /// Valid JSON without halves of characters: each escape of a surrogate without its other half (RFC 8259,
 /// section 8.2) becomes that of the replacement character. Programs that cut texts leave such halves, and
 /// many parsers refuse a whole document for one.
-pub fn whole_characters(json: &str) -> Cow<'_, str> {
+pub fn replace_lone_surrogates(json: &str) -> Cow<'_, str> {
     /// The code unit of the `\u` escape that `text` begins with.
     fn unit(text: &[u8]) -> Option<u16> {
         let digits = text.strip_prefix(b"\\u")?.get(..4)?;
@@ -149,7 +149,7 @@ pub(crate) fn is_hidden(c: char) -> bool {
 }
 
 /// A span of time in at most two units, as people say it: `340ms`, `45s`, `3m 20s`, `2h 5m`, `3d 4h`.
-pub fn span(duration: Duration) -> String {
+pub fn humanize(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let two = |big: u64, big_unit: &str, small: u64, small_unit: &str| match small {
         0 => format!("{big}{big_unit}"),
@@ -201,11 +201,11 @@ mod tests {
     fn json_for_a_terminal_means_the_same() {
         let value = serde_json::json!({"a\u{9b}": "\u{202e}\u{7f}\u{e0041}\x1b[2J שלום \n"});
         let json = serde_json::to_string_pretty(&value).unwrap();
-        let harmless = harmless_json(&json);
+        let harmless = escape_json_for_terminal(&json);
         assert!(harmless.chars().all(|c| !is_hidden(c) || c == '\n'), "{harmless}");
         assert!(harmless.contains("שלום"), "{harmless}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&harmless).unwrap(), value);
-        assert!(matches!(harmless_json("{\"a\": 1}\n"), Cow::Borrowed(_)));
+        assert!(matches!(escape_json_for_terminal("{\"a\": 1}\n"), Cow::Borrowed(_)));
     }
 
     #[test]
@@ -218,14 +218,14 @@ mod tests {
             (r#"{"\ud800\n":"\u00e9\ud800\u0041"}"#, r#"{"\ufffd\n":"\u00e9\ufffd\u0041"}"#),
             ("[1,2]", "[1,2]"),
         ] {
-            assert_eq!(whole_characters(json), whole);
-            assert!(serde_json::from_str::<serde_json::Value>(&whole_characters(json)).is_ok(), "{json}");
+            assert_eq!(replace_lone_surrogates(json), whole);
+            assert!(serde_json::from_str::<serde_json::Value>(&replace_lone_surrogates(json)).is_ok(), "{json}");
         }
     }
 
     #[test]
     fn spans_have_two_units_at_most() {
-        let shown = |milliseconds| span(Duration::from_millis(milliseconds));
+        let shown = |milliseconds| humanize(Duration::from_millis(milliseconds));
         assert_eq!(shown(0), "0s");
         assert_eq!(shown(340), "340ms");
         assert_eq!(shown(45_999), "45s");

@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::config::{
-    LogFormat, LogLevel, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, check_label, duration_text,
+    LogFormat, LogLevel, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, check_label, format_duration,
     parse_duration, watch_name,
 };
 use crate::domain::{DeliveryId, InvalidId, RunId, SinkName, Verdict};
@@ -390,7 +390,7 @@ fn within(text: &str, least: Duration, most: Duration) -> Result<Duration, Strin
     if (least..=most).contains(&duration) {
         Ok(duration)
     } else {
-        Err(format!("out of range; write {} to {}", duration_text(least), duration_text(most)))
+        Err(format!("out of range; write {} to {}", format_duration(least), format_duration(most)))
     }
 }
 

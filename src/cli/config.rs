@@ -9,7 +9,7 @@ use super::{USAGE, write_text};
 use crate::config::{Loaded, Problem, Problems, Settings, SinkSettings, Sources, load};
 use crate::domain::SinkName;
 use crate::notify::{BuildSinkError, Sink};
-use crate::text::with_causes;
+use crate::text::error_chain;
 
 /// The file that `config init` writes.
 const TEMPLATE: &str = include_str!("../../config/runwatch.toml");
@@ -49,7 +49,7 @@ fn unusable_sinks(settings: &Settings) -> Vec<Problem> {
             origin: None,
             key: format!("sinks.{name}"),
             value: None,
-            what: with_causes(&error),
+            what: error_chain(&error),
             fix: fix.to_owned(),
         })
     };

@@ -7,15 +7,15 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use jiff::Timestamp;
 
-use super::wait::{Manner, Results, Until, follow};
+use super::wait::{OutputOptions, ResultFormat, StopCondition, follow};
 use crate::app::Engine;
 use crate::clock::Clock;
 use crate::config::{Secret, Settings, SinkKind, SinkSettings, WebhookFormat, WebhookSettings};
 use crate::domain::{Event, EventData, EventFilter, Labels, RunId, SinkName, Verdict, Watch};
 use crate::notify::signature;
 use crate::simulator::{Fault, Receiver, Script, Simulator};
-use crate::store::Place;
-use crate::text::span;
+use crate::store::Location;
+use crate::text::humanize;
 
 /// One run of the demo: what it shows, how it goes, and what must come of it.
 struct Part {
@@ -81,7 +81,7 @@ fn bad_gateway() -> Fault {
 ///
 /// # Errors
 /// When a port cannot be opened or the engine breaks.
-pub async fn demo(manner: Manner, out: &mut dyn Write) -> anyhow::Result<u8> {
+pub async fn demo(options: OutputOptions, out: &mut dyn Write) -> anyhow::Result<u8> {
     let secret = format!("whsec_{}", base64::engine::general_purpose::STANDARD.encode(random_key()?));
     let simulator = Simulator::start().await.context("cannot start the simulated API")?;
     let verified = secret.clone();
@@ -93,7 +93,7 @@ pub async fn demo(manner: Manner, out: &mut dyn Write) -> anyhow::Result<u8> {
     for part in &PARTS {
         simulator.add_run(&run_id(part.id), (part.script)());
     }
-    manner.screen.line(&format!(
+    options.screen.line(&format!(
         "A simulated API on {}\nand a webhook receiver on {}.\nSix runs, about 12 seconds.\n",
         simulator.base_url(),
         receiver.url(),
@@ -101,7 +101,7 @@ pub async fn demo(manner: Manner, out: &mut dyn Write) -> anyhow::Result<u8> {
 
     let clock = Clock::system();
     let settings = settings(&simulator, &receiver, &secret);
-    let engine = Engine::start(&settings, Place::Memory, clock.clone()).await?;
+    let engine = Engine::start(&settings, Location::Memory, clock.clone()).await?;
     let added_at = clock.now();
     let watch = |part: &Part| Watch {
         run_id: run_id(part.id),
@@ -112,9 +112,9 @@ pub async fn demo(manner: Manner, out: &mut dyn Write) -> anyhow::Result<u8> {
         deadline_at: added_at.checked_add(settings.watch.deadline).unwrap_or(Timestamp::MAX),
     };
     let watches = PARTS.iter().map(watch).collect();
-    let until = Until { first: false, first_bad: false, linger: seconds(30), reached_within: None };
-    let results = manner.results;
-    let code = follow(engine, clock, watches, until, manner, super::Signals::listen()?).await?;
+    let until = StopCondition { first: false, first_bad: false, linger: seconds(30), reached_within: None };
+    let results = options.results;
+    let code = follow(engine, clock, watches, until, options, super::Signals::listen()?).await?;
     if code >= super::INTERRUPTED {
         return Ok(code);
     }
@@ -182,7 +182,12 @@ fn settings(simulator: &Simulator, receiver: &Receiver, secret: &str) -> Setting
 }
 
 /// Prints what the receiver got, and whether it is what it must be.
-fn report(simulator: &Simulator, receiver: &Receiver, results: Results, out: &mut dyn Write) -> anyhow::Result<bool> {
+fn report(
+    simulator: &Simulator,
+    receiver: &Receiver,
+    results: ResultFormat,
+    out: &mut dyn Write,
+) -> anyhow::Result<bool> {
     let mut received = Vec::new();
     for request in receiver.requests() {
         let event = Event::from_json(&String::from_utf8_lossy(&request.body)).context("the receiver got no event")?;
@@ -195,7 +200,7 @@ fn report(simulator: &Simulator, receiver: &Receiver, results: Results, out: &mu
     };
     let as_it_must = received.len() == PARTS.len() && PARTS.iter().all(told);
     let (runs, messages, requests) = (PARTS.len(), received.len(), simulator.requests().len());
-    if results == Results::Json {
+    if results == ResultFormat::Json {
         let summary = serde_json::json!({
             "runs": runs, "messages": messages, "requests": requests, "as_it_must_be": as_it_must,
         });
@@ -207,7 +212,7 @@ fn report(simulator: &Simulator, receiver: &Receiver, results: Results, out: &mu
         let EventData::Run(data) = &event.data else { continue };
         let signed = if *verified { "signature verified" } else { "SIGNATURE NOT VERIFIED" };
         // Not the delay of the event: the API gives times in whole seconds.
-        let delay = simulator.ends_at(&data.run.id).map(|end| span(at.saturating_duration_since(end)));
+        let delay = simulator.ends_at(&data.run.id).map(|end| humanize(at.saturating_duration_since(end)));
         let delay = delay.map(|delay| format!(", {delay} after the end")).unwrap_or_default();
         writeln!(out, "  {:<14} {:<18} {signed}{delay}", event.event_type.as_str(), data.run.id)?;
     }

@@ -14,12 +14,12 @@ use super::wait::read_run_ids;
 use super::{Signals, USAGE, write_text};
 use crate::cli::args::{AddArgs, Deliveries, DeliveriesArgs, DeliveriesCommand, ListArgs, RunArg, WatchArgs};
 use crate::cli::table::Table;
-use crate::config::{self, Sources, duration_text};
-use crate::control::{AddRequest, AttemptDoc, Client, ClientError, DeliveryDoc, WatchDoc};
+use crate::config::{self, Sources, format_duration};
+use crate::control::{AddRequest, AttemptResponse, Client, ClientError, DeliveryResponse, WatchResponse};
 use crate::domain::{EventType, RunId, Verdict};
 use crate::logging::Screen;
 use crate::store::Fate;
-use crate::text::{harmless_json, one_line, span};
+use crate::text::{escape_json_for_terminal, humanize, one_line};
 
 /// Exit code when the daemon does not do what was asked, though it was asked rightly.
 const REFUSED: u8 = 1;
@@ -34,7 +34,7 @@ const AT_ONCE: usize = 64;
 const TEXT_CHARS: usize = 200;
 
 /// How a command talks to whoever called it.
-pub struct Talk<'a> {
+pub struct Printer<'a> {
     /// Results.
     pub out: &'a mut dyn Write,
     /// Everything else.
@@ -45,13 +45,13 @@ pub struct Talk<'a> {
     pub width: Option<u16>,
 }
 
-impl Talk<'_> {
+impl Printer<'_> {
     fn line(&mut self, text: &str) -> anyhow::Result<()> {
         write_text(self.out, &format!("{text}\n"))
     }
 
     fn json(&mut self, value: &impl serde::Serialize) -> anyhow::Result<()> {
-        self.line(&harmless_json(&serde_json::to_string(value)?))
+        self.line(&escape_json_for_terminal(&serde_json::to_string(value)?))
     }
 
     /// Says why something was not done and returns the exit code for that.
@@ -102,7 +102,7 @@ pub(super) fn request(args: &WatchArgs, run_id: &RunId, again: bool) -> AddReque
         name: args.name.clone(),
         labels: args.labels.iter().cloned().collect(),
         sinks: (!sinks.is_empty()).then_some(sinks),
-        timeout: args.timeout.map(duration_text),
+        timeout: args.timeout.map(format_duration),
         again,
     }
 }
@@ -114,7 +114,7 @@ pub(super) async fn add_all(
     args: &WatchArgs,
     again: bool,
     run_ids: &[RunId],
-) -> Vec<Result<(WatchDoc, bool), ClientError>> {
+) -> Vec<Result<(WatchResponse, bool), ClientError>> {
     let add = |run_id: &RunId| {
         let asked = request(args, run_id, again);
         async move { client.add(&asked).await }
@@ -123,7 +123,7 @@ pub(super) async fn add_all(
 }
 
 /// Says of a run that was watched already which of the options do not apply, and what to do; `None` when all do.
-pub(super) fn not_applied(watch: &WatchDoc, without: &str) -> Option<String> {
+pub(super) fn not_applied(watch: &WatchResponse, without: &str) -> Option<String> {
     let flag = |option: &String| match option.as_str() {
         "labels" => "--label".to_owned(),
         "sinks" => "--sink".to_owned(),
@@ -144,7 +144,7 @@ pub(super) fn not_applied(watch: &WatchDoc, without: &str) -> Option<String> {
 }
 
 /// What became of a run that was watched already: it is finished, or goes on.
-pub(super) fn standing_of_known(watch: &WatchDoc, now: Timestamp) -> String {
+pub(super) fn standing_of_known(watch: &WatchResponse, now: Timestamp) -> String {
     match (&watch.verdict, watch.finished_at) {
         (None, _) => format!("{}: already watched", watch.run_id),
         (Some(verdict), None) => format!("{}: already watched, and {verdict}", watch.run_id),
@@ -159,28 +159,28 @@ pub(super) fn standing_of_known(watch: &WatchDoc, now: Timestamp) -> String {
 ///
 /// # Errors
 /// When the arguments or the result cannot be used.
-pub async fn add(client: &Client, args: &AddArgs, mut talk: Talk<'_>) -> anyhow::Result<u8> {
+pub async fn add(client: &Client, args: &AddArgs, mut printer: Printer<'_>) -> anyhow::Result<u8> {
     let run_ids = read_run_ids(&args.runs).await?;
     let mut code = 0;
     for (run_id, added) in run_ids.iter().zip(add_all(client, &args.watch, args.again, &run_ids).await) {
         let dropped = added.as_ref().ok().and_then(|(watch, _)| not_applied(watch, ""));
         match added {
-            Ok((watch, new)) if talk.json => {
+            Ok((watch, new)) if printer.json => {
                 let added = if new { "new" } else { "known" };
-                talk.json(&serde_json::json!({ "run_id": watch.run_id, "added": added, "watch": watch }))?;
+                printer.json(&serde_json::json!({ "run_id": watch.run_id, "added": added, "watch": watch }))?;
             }
-            Ok((watch, true)) => talk.line(&format!("{}: watching", watch.run_id))?,
-            Ok((watch, false)) => talk.line(&standing_of_known(&watch, Timestamp::now()))?,
+            Ok((watch, true)) => printer.line(&format!("{}: watching", watch.run_id))?,
+            Ok((watch, false)) => printer.line(&standing_of_known(&watch, Timestamp::now()))?,
             Err(error) => {
                 if matches!(error, ClientError::NotRunning(_) | ClientError::Forbidden(_)) {
-                    return talk.failed(&error);
+                    return printer.failed(&error);
                 }
-                write_text(talk.err, &format!("error: {run_id} is not watched: {error}\n"))?;
+                write_text(printer.err, &format!("error: {run_id} is not watched: {error}\n"))?;
                 code = code.max(failure_code(&error));
             }
         }
         if let Some(dropped) = dropped {
-            write_text(talk.err, &format!("error: {dropped}\n"))?;
+            write_text(printer.err, &format!("error: {dropped}\n"))?;
             code = code.max(USAGE);
         }
     }
@@ -191,7 +191,7 @@ pub async fn add(client: &Client, args: &AddArgs, mut talk: Talk<'_>) -> anyhow:
 ///
 /// # Errors
 /// When the result cannot be written.
-pub async fn list(client: &Client, args: &ListArgs, mut talk: Talk<'_>) -> anyhow::Result<u8> {
+pub async fn list(client: &Client, args: &ListArgs, mut printer: Printer<'_>) -> anyhow::Result<u8> {
     let labels: Vec<_> = args.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let mut query: Vec<(&str, &str)> = labels.iter().map(|label| ("label", label.as_str())).collect();
     match args.verdict {
@@ -201,17 +201,17 @@ pub async fn list(client: &Client, args: &ListArgs, mut talk: Talk<'_>) -> anyho
     }
     let list = match client.watches(&query).await {
         Ok(list) => list,
-        Err(error) => return talk.failed(&error),
+        Err(error) => return printer.failed(&error),
     };
-    if talk.json {
-        talk.json(&list)?;
+    if printer.json {
+        printer.json(&list)?;
         return Ok(0);
     }
     for notice in &list.notices {
-        write_text(talk.err, &format!("warning: {notice}\n"))?;
+        write_text(printer.err, &format!("warning: {notice}\n"))?;
     }
     if list.watches.is_empty() {
-        write_text(talk.err, "no such watches\n")?;
+        write_text(printer.err, "no such watches\n")?;
         return Ok(0);
     }
     let now = Timestamp::now();
@@ -229,7 +229,7 @@ pub async fn list(client: &Client, args: &ListArgs, mut talk: Talk<'_>) -> anyho
             error.map(|error| format!("{} ({})", error.message, ago(error.at, now))).unwrap_or_default(),
         ]);
     }
-    write_text(talk.out, &table.to_text(talk.width))?;
+    write_text(printer.out, &table.to_text(printer.width))?;
     Ok(0)
 }
 
@@ -237,14 +237,14 @@ pub async fn list(client: &Client, args: &ListArgs, mut talk: Talk<'_>) -> anyho
 ///
 /// # Errors
 /// When the result cannot be written.
-pub async fn show(client: &Client, run_id: &RunId, mut talk: Talk<'_>) -> anyhow::Result<u8> {
+pub async fn show(client: &Client, run_id: &RunId, mut printer: Printer<'_>) -> anyhow::Result<u8> {
     match client.watch(run_id, Duration::ZERO).await {
-        Ok(watch) if talk.json => talk.json(&watch)?,
+        Ok(watch) if printer.json => printer.json(&watch)?,
         Ok(watch) => {
-            let text = describe(&watch, Timestamp::now(), &TimeZone::system(), talk.width);
-            write_text(talk.out, &text)?;
+            let text = describe(&watch, Timestamp::now(), &TimeZone::system(), printer.width);
+            write_text(printer.out, &text)?;
         }
-        Err(error) => return talk.failed(&error),
+        Err(error) => return printer.failed(&error),
     }
     Ok(0)
 }
@@ -253,13 +253,13 @@ pub async fn show(client: &Client, run_id: &RunId, mut talk: Talk<'_>) -> anyhow
 ///
 /// # Errors
 /// When the result cannot be written.
-pub async fn healthcheck(client: &Client, ready: bool, mut talk: Talk<'_>) -> anyhow::Result<u8> {
+pub async fn healthcheck(client: &Client, ready: bool, mut printer: Printer<'_>) -> anyhow::Result<u8> {
     match if ready { client.readiness().await } else { client.health().await } {
-        Ok(health) if talk.json => talk.json(&health)?,
-        Ok(health) => talk.line(health.get("status").and_then(|status| status.as_str()).unwrap_or("ok"))?,
+        Ok(health) if printer.json => printer.json(&health)?,
+        Ok(health) => printer.line(health.get("status").and_then(|status| status.as_str()).unwrap_or("ok"))?,
         // One that is there and does not answer in time makes no progress.
-        Err(error @ ClientError::Broken { .. }) => return talk.failed(&error).map(|_code| REFUSED),
-        Err(error) => return talk.failed(&error),
+        Err(error @ ClientError::Broken { .. }) => return printer.failed(&error).map(|_code| REFUSED),
+        Err(error) => return printer.failed(&error),
     }
     Ok(0)
 }
@@ -268,17 +268,17 @@ pub async fn healthcheck(client: &Client, ready: bool, mut talk: Talk<'_>) -> an
 ///
 /// # Errors
 /// When the result cannot be written.
-pub async fn remove(client: &Client, runs: &[RunArg], force: bool, mut talk: Talk<'_>) -> anyhow::Result<u8> {
+pub async fn remove(client: &Client, runs: &[RunArg], force: bool, mut printer: Printer<'_>) -> anyhow::Result<u8> {
     let mut code = 0;
     for run_id in &read_run_ids(runs).await? {
         let removed = client.remove(run_id, force).await;
-        if talk.json {
-            talk.json(&serde_json::json!({ "run_id": run_id, "removed": removed.is_ok() }))?;
+        if printer.json {
+            printer.json(&serde_json::json!({ "run_id": run_id, "removed": removed.is_ok() }))?;
         } else if removed.is_ok() {
-            talk.line(&format!("{run_id}: no longer watched"))?;
+            printer.line(&format!("{run_id}: no longer watched"))?;
         }
         if let Err(error) = removed {
-            code = code.max(talk.failed(&error)?);
+            code = code.max(printer.failed(&error)?);
         }
     }
     Ok(code)
@@ -310,7 +310,7 @@ async fn print_events(client: &Client, after: Option<u64>, screen: &Screen) -> a
     loop {
         match events.next().await {
             Ok(Some((id, json))) => {
-                let json = harmless_json(&json);
+                let json = escape_json_for_terminal(&json);
                 let fields = json.strip_prefix('{').context("an event is no JSON object")?;
                 screen.out.print(format!("{{\"id\":{id},{fields}\n"));
                 screen.out.flush().await;
@@ -334,10 +334,10 @@ async fn print_events(client: &Client, after: Option<u64>, screen: &Screen) -> a
 ///
 /// # Errors
 /// When the result cannot be written.
-pub async fn deliveries(client: &Client, args: &DeliveriesArgs, mut talk: Talk<'_>) -> anyhow::Result<u8> {
+pub async fn deliveries(client: &Client, args: &DeliveriesArgs, mut printer: Printer<'_>) -> anyhow::Result<u8> {
     match &args.command {
-        Some(DeliveriesCommand::Retry(which)) => return decide(client, which, Fate::Retry, talk).await,
-        Some(DeliveriesCommand::Drop(which)) => return decide(client, which, Fate::Drop, talk).await,
+        Some(DeliveriesCommand::Retry(which)) => return decide(client, which, Fate::Retry, printer).await,
+        Some(DeliveriesCommand::Drop(which)) => return decide(client, which, Fate::Drop, printer).await,
         None => {}
     }
     let mut query = Vec::new();
@@ -347,15 +347,15 @@ pub async fn deliveries(client: &Client, args: &DeliveriesArgs, mut talk: Talk<'
     }
     let mut deliveries = match client.deliveries(&query).await {
         Ok(deliveries) => deliveries,
-        Err(error) => return talk.failed(&error),
+        Err(error) => return printer.failed(&error),
     };
     deliveries.retain(|delivery| !args.failed || delivery.last_result.is_some());
-    if talk.json {
-        talk.json(&serde_json::json!({ "deliveries": deliveries }))?;
+    if printer.json {
+        printer.json(&serde_json::json!({ "deliveries": deliveries }))?;
         return Ok(0);
     }
     if deliveries.is_empty() {
-        write_text(talk.err, "no such deliveries\n")?;
+        write_text(printer.err, "no such deliveries\n")?;
         return Ok(0);
     }
     let now = Timestamp::now();
@@ -372,42 +372,44 @@ pub async fn deliveries(client: &Client, args: &DeliveriesArgs, mut talk: Talk<'
             delivery.last_result.as_deref().map(|result| one_line(result, TEXT_CHARS)).unwrap_or_default(),
         ]);
     }
-    write_text(talk.out, &table.to_text(talk.width))?;
+    write_text(printer.out, &table.to_text(printer.width))?;
     Ok(0)
 }
 
 /// Has deliveries tried again or given up.
-async fn decide(client: &Client, which: &Deliveries, fate: Fate, mut talk: Talk<'_>) -> anyhow::Result<u8> {
+async fn decide(client: &Client, which: &Deliveries, fate: Fate, mut printer: Printer<'_>) -> anyhow::Result<u8> {
     let (key, done) = match fate {
         Fate::Retry => ("due", "being tried again"),
         Fate::Drop => ("dropped", "given up"),
     };
     if let Some(sink) = &which.sink {
         match client.decide_all(sink, fate).await {
-            Ok(deliveries) if talk.json => talk.json(&serde_json::json!({ "sink": sink, "deliveries": deliveries }))?,
-            Ok(1) => talk.line(&format!("1 message to {sink} is {done}"))?,
-            Ok(deliveries) => talk.line(&format!("{deliveries} messages to {sink} are {done}"))?,
-            Err(error) => return talk.failed(&error),
+            Ok(deliveries) if printer.json => {
+                printer.json(&serde_json::json!({ "sink": sink, "deliveries": deliveries }))?
+            }
+            Ok(1) => printer.line(&format!("1 message to {sink} is {done}"))?,
+            Ok(deliveries) => printer.line(&format!("{deliveries} messages to {sink} are {done}"))?,
+            Err(error) => return printer.failed(&error),
         }
         return Ok(0);
     }
     let mut code = 0;
     for id in &which.ids {
         let decided = client.decide(id, fate).await;
-        if talk.json {
-            talk.json(&serde_json::json!({ "id": id, key: decided.is_ok() }))?;
+        if printer.json {
+            printer.json(&serde_json::json!({ "id": id, key: decided.is_ok() }))?;
         } else if decided.is_ok() {
-            talk.line(&format!("{id}: {done}"))?;
+            printer.line(&format!("{id}: {done}"))?;
         }
         if let Err(error) = decided {
-            code = code.max(talk.failed(&error)?);
+            code = code.max(printer.failed(&error)?);
         }
     }
     Ok(code)
 }
 
 /// The verdict, or else the status, of a watch.
-fn standing(watch: &WatchDoc) -> String {
+fn standing(watch: &WatchResponse) -> String {
     match (&watch.verdict, &watch.status) {
         (Some(verdict), _) => verdict.clone(),
         (None, _) if watch.missing_since.is_some() => "not there yet".to_owned(),
@@ -417,14 +419,14 @@ fn standing(watch: &WatchDoc) -> String {
 }
 
 fn ago(at: Timestamp, now: Timestamp) -> String {
-    if at > now { "now".to_owned() } else { format!("{} ago", span(now.duration_since(at).unsigned_abs())) }
+    if at > now { "now".to_owned() } else { format!("{} ago", humanize(now.duration_since(at).unsigned_abs())) }
 }
 
 fn ahead(at: Timestamp, now: Timestamp) -> String {
-    if at <= now { "now".to_owned() } else { format!("in {}", span(at.duration_since(now).unsigned_abs())) }
+    if at <= now { "now".to_owned() } else { format!("in {}", humanize(at.duration_since(now).unsigned_abs())) }
 }
 
-fn next_poll(watch: &WatchDoc, now: Timestamp) -> String {
+fn next_poll(watch: &WatchResponse, now: Timestamp) -> String {
     match watch.next_poll_at {
         _ if watch.polling => "asking".to_owned(),
         Some(at) => ahead(at, now),
@@ -432,7 +434,7 @@ fn next_poll(watch: &WatchDoc, now: Timestamp) -> String {
     }
 }
 
-fn delivery_state(delivery: &DeliveryDoc, now: Timestamp) -> String {
+fn delivery_state(delivery: &DeliveryResponse, now: Timestamp) -> String {
     match (delivery.state.as_str(), delivery.next_attempt_at) {
         ("pending", Some(at)) => format!("pending, {}", ahead(at, now)),
         ("dead", _) => "given up".to_owned(),
@@ -441,7 +443,7 @@ fn delivery_state(delivery: &DeliveryDoc, now: Timestamp) -> String {
 }
 
 /// Everything about one watch, for people.
-fn describe(watch: &WatchDoc, now: Timestamp, zone: &TimeZone, width: Option<u16>) -> String {
+fn describe(watch: &WatchResponse, now: Timestamp, zone: &TimeZone, width: Option<u16>) -> String {
     let mut text = match &watch.name {
         Some(name) => format!("{} ({})\n", watch.run_id, one_line(name, TEXT_CHARS)),
         None => format!("{}\n", watch.run_id),
@@ -511,8 +513,8 @@ fn gets(events: &[EventType]) -> String {
     if words.is_empty() { "nothing".to_owned() } else { words.join(", ") }
 }
 
-fn attempt_row(attempt: &AttemptDoc, at: String) -> Vec<String> {
-    let took = span(Duration::from_millis(attempt.took_ms));
+fn attempt_row(attempt: &AttemptResponse, at: String) -> Vec<String> {
+    let took = humanize(Duration::from_millis(attempt.took_ms));
     let outcome = if attempt.delivered { "arrived" } else { "failed" };
     let result = one_line(&attempt.result, TEXT_CHARS);
     vec![at, format!("  attempt {}", attempt.attempt), format!("{outcome} after {took}"), result]

@@ -9,7 +9,7 @@ use reqwest::Url;
 use super::effective::{Effective, REDACTED};
 use super::problem::{Origin, Problem, Problems};
 use super::proxy::{BadProxy, Proxies};
-use super::reader::{Reader, Refusal, Table};
+use super::reader::{Reader, Table, Violation};
 use super::sinks::read_sinks;
 use super::source::{Merged, Sources};
 use super::{
@@ -298,7 +298,7 @@ fn read_log(reader: &mut Reader<'_>, root: &mut Table) -> LogSettings {
 }
 
 /// One of a few words.
-fn word<T: clap::ValueEnum>(text: &str) -> Result<T, Refusal> {
+fn word<T: clap::ValueEnum>(text: &str) -> Result<T, Violation> {
     T::from_str(text, false).map_err(|_unknown| {
         let words = T::value_variants().iter().filter_map(clap::ValueEnum::to_possible_value);
         let words: Vec<_> = words.map(|word| word.get_name().to_owned()).collect();
@@ -373,12 +373,12 @@ pub(super) fn finish(reader: &mut Reader<'_>, table: &mut Table) {
     reader.finish(done);
 }
 
-fn refusal(what: &str, fix: &str) -> Refusal {
+fn refusal(what: &str, fix: &str) -> Violation {
     (what.to_owned(), fix.to_owned())
 }
 
 /// Checks the base URL of the API and takes the slash off its end.
-fn base_url(text: &str) -> Result<String, Refusal> {
+fn base_url(text: &str) -> Result<String, Violation> {
     let url = http_url(text)?;
     if url.query().is_some() || url.fragment().is_some() {
         return Err(refusal("the URL has a query or a fragment", "remove all from ? or # on"));
@@ -387,7 +387,7 @@ fn base_url(text: &str) -> Result<String, Refusal> {
 }
 
 /// An absolute URL with the scheme http or https.
-pub(super) fn http_url(text: &str) -> Result<Url, Refusal> {
+pub(super) fn http_url(text: &str) -> Result<Url, Violation> {
     let fix = "write it as https://host/path";
     let url = Url::parse(text).map_err(|error| (format!("this is not a URL ({error})"), fix.to_owned()))?;
     if !matches!(url.scheme(), "http" | "https") {
@@ -397,7 +397,7 @@ pub(super) fn http_url(text: &str) -> Result<Url, Refusal> {
 }
 
 /// The template of a link to a run; empty is none.
-fn run_url(text: &str) -> Result<Option<String>, Refusal> {
+fn run_url(text: &str) -> Result<Option<String>, Violation> {
     if text.is_empty() {
         return Ok(None);
     }
@@ -409,7 +409,7 @@ fn run_url(text: &str) -> Result<Option<String>, Refusal> {
 }
 
 /// Address and port to listen on; empty is none.
-fn listen_address(text: &str) -> Result<Option<SocketAddr>, Refusal> {
+fn listen_address(text: &str) -> Result<Option<SocketAddr>, Violation> {
     if text.is_empty() {
         return Ok(None);
     }
@@ -418,7 +418,7 @@ fn listen_address(text: &str) -> Result<Option<SocketAddr>, Refusal> {
 }
 
 /// A name of a watch.
-pub(crate) fn watch_name(text: &str) -> Result<String, Refusal> {
+pub(crate) fn watch_name(text: &str) -> Result<String, Violation> {
     let length = text.chars().count();
     if text.trim().is_empty() || length > NAME_CHARS || text.chars().any(char::is_control) {
         let what = format!("a name has 1 to {NAME_CHARS} characters and no line ends");
@@ -428,6 +428,6 @@ pub(crate) fn watch_name(text: &str) -> Result<String, Refusal> {
 }
 
 /// A secret that is sent as part of a header, after `Bearer`.
-fn header_safe(text: &str) -> Result<(), Refusal> {
+fn header_safe(text: &str) -> Result<(), Violation> {
     check_key(text).map_err(|(what, fix)| refusal(what, fix))
 }

@@ -35,4 +35,4 @@ pub use settings::{
     StaticWatch, StoreSettings, WatchSettings, WebhookFormat, WebhookSettings,
 };
 pub use source::Sources;
-pub use units::{InvalidQuantity, duration_text, parse_duration, parse_size, size_text};
+pub use units::{InvalidQuantity, format_duration, format_size, parse_duration, parse_size};

@@ -14,7 +14,7 @@ use serde_json::Value as Json;
 use super::effective::{Effective, Entry, toml_text};
 use super::problem::{Origin, Problem, nearest};
 use super::source::{Merged, Place, Sources, join};
-use super::units::{InvalidQuantity, duration_text, parse_duration, parse_size, size_text};
+use super::units::{InvalidQuantity, format_duration, format_size, parse_duration, parse_size};
 use crate::domain::Labels;
 
 /// Longest value that a problem repeats, in characters.
@@ -87,7 +87,7 @@ impl Item {
 }
 
 /// What is wrong with a text, and what to do.
-pub(super) type Refusal = (String, String);
+pub(super) type Violation = (String, String);
 
 /// Reads typed values and collects problems.
 pub(super) struct Reader<'a> {
@@ -261,7 +261,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A string that a rule accepts, or turns into something else.
-    pub(super) fn parsed<T>(&mut self, item: &Item, rule: impl FnOnce(&str) -> Result<T, Refusal>) -> Option<T> {
+    pub(super) fn parsed<T>(&mut self, item: &Item, rule: impl FnOnce(&str) -> Result<T, Violation>) -> Option<T> {
         let text = self.text(item)?;
         rule(&text).map_err(|(what, fix)| self.refuse(item, what, fix)).ok()
     }
@@ -269,12 +269,12 @@ impl<'a> Reader<'a> {
     /// A duration within limits, both included.
     pub(super) fn duration(&mut self, item: &Item, least: Duration, most: Duration) -> Option<Duration> {
         let found = self.one_duration(item, least, most)?;
-        self.show(item, Some(duration_text(found).into()));
+        self.show(item, Some(format_duration(found).into()));
         Some(found)
     }
 
     fn one_duration(&mut self, item: &Item, least: Duration, most: Duration) -> Option<Duration> {
-        let range = format!("write a duration from {} to {}", duration_text(least), duration_text(most));
+        let range = format!("write a duration from {} to {}", format_duration(least), format_duration(most));
         let ValueKind::String(text) = &item.kind else {
             let what = "this must be a duration in quotes, with a unit";
             self.refuse(item, what, format!("{range}, such as \"30s\""));
@@ -301,17 +301,17 @@ impl<'a> Reader<'a> {
         let parts: Vec<Item> = parts.into_iter().enumerate().map(part).collect();
         let found: Vec<_> = parts.iter().map(|part| self.one_duration(part, least, most)).collect();
         let found: Vec<Duration> = found.into_iter().collect::<Option<_>>()?;
-        self.show(item, Some(found.iter().map(|one| duration_text(*one)).collect()));
+        self.show(item, Some(found.iter().map(|one| format_duration(*one)).collect()));
         Some(found)
     }
 
     /// A size in bytes within limits, both included.
     pub(super) fn size(&mut self, item: &Item, least: u64, most: u64) -> Option<u64> {
-        let range = format!("write a size from {} to {}, such as \"8MiB\"", size_text(least), size_text(most));
+        let range = format!("write a size from {} to {}, such as \"8MiB\"", format_size(least), format_size(most));
         let parsed = item.as_text().map_or(Err(InvalidQuantity::NoUnit), parse_size);
         match parsed {
             Ok(found) if (least..=most).contains(&found) => {
-                self.show(item, Some(size_text(found).into()));
+                self.show(item, Some(format_size(found).into()));
                 Some(found)
             }
             Ok(_) => {
@@ -486,7 +486,7 @@ fn json_of(kind: &ValueKind) -> Json {
 
 /// Checks a label: a key of 1 to 64 of `A-Z a-z 0-9 _ - . /` and a value of at most 256 characters
 /// without control characters.
-pub(crate) fn check_label(key: &str, value: &str) -> Result<(), Refusal> {
+pub(crate) fn check_label(key: &str, value: &str) -> Result<(), Violation> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'/');
     if key.is_empty() || key.len() > LABEL_KEY_BYTES || !key.bytes().all(allowed) {
         return Err((
@@ -504,7 +504,7 @@ pub(crate) fn check_label(key: &str, value: &str) -> Result<(), Refusal> {
 }
 
 /// Checks that labels are few and short enough together.
-pub(crate) fn check_labels(labels: &Labels) -> Result<(), Refusal> {
+pub(crate) fn check_labels(labels: &Labels) -> Result<(), Violation> {
     let bytes: usize = labels.iter().map(|(key, value)| key.len() + value.len()).sum();
     if labels.len() <= MAX_LABELS && bytes <= MAX_LABEL_BYTES {
         return Ok(());

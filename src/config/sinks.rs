@@ -9,7 +9,7 @@ use reqwest::header::{HeaderName, HeaderValue};
 use super::effective::REDACTED;
 use super::load::{DAY, MIN_TIMEOUT, finish, http_url};
 use super::problem::{Origin, nearest};
-use super::reader::{Reader, Refusal, Table};
+use super::reader::{Reader, Table, Violation};
 use super::units::parse_duration;
 use super::{Secret, SinkKind, SinkSettings, WebhookFormat, WebhookSettings};
 use crate::blocking;
@@ -261,7 +261,7 @@ fn read_schedule(reader: &mut Reader<'_>, table: &mut Table) -> Vec<Duration> {
 }
 
 /// The word of a list that the text is.
-fn one_of(text: &str, words: &[&'static str]) -> Result<&'static str, Refusal> {
+fn one_of(text: &str, words: &[&'static str]) -> Result<&'static str, Violation> {
     let fix = || match nearest(text, words.iter().copied()) {
         Some(word) => format!("did you mean {word:?}?"),
         None => format!("use one of {}", words.join(", ")),
@@ -270,7 +270,7 @@ fn one_of(text: &str, words: &[&'static str]) -> Result<&'static str, Refusal> {
 }
 
 /// Signing secrets of Standard Webhooks: `whsec_` and base64, one a line.
-fn signing_secrets(text: &str) -> Result<(), Refusal> {
+fn signing_secrets(text: &str) -> Result<(), Violation> {
     let valid = |line: &str| {
         let key = line.strip_prefix("whsec_").map(|key| base64::engine::general_purpose::STANDARD.decode(key));
         key.is_some_and(|key| key.is_ok_and(|key| !key.is_empty()))
@@ -283,12 +283,12 @@ fn signing_secrets(text: &str) -> Result<(), Refusal> {
     }
 }
 
-fn header_value(text: &str) -> Result<(), Refusal> {
+fn header_value(text: &str) -> Result<(), Violation> {
     let refused = |_| ("this cannot be the value of a header".to_owned(), "write one line of plain text".to_owned());
     HeaderValue::from_str(text).map(drop).map_err(refused)
 }
 
-fn media_type(text: &str) -> Result<String, Refusal> {
+fn media_type(text: &str) -> Result<String, Violation> {
     if HeaderValue::from_str(text).is_ok()
         && text.split_once('/').is_some_and(|(kind, sub)| !kind.is_empty() && !sub.is_empty())
     {

@@ -29,7 +29,7 @@ pub enum InvalidQuantity {
 const TIME_UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
 /// Units of a size with their length in bytes. The binary ones come first: they are what
-/// [`size_text`] writes.
+/// [`format_size`] writes.
 const SIZE_UNITS: [(&str, u64); 7] = [
     ("GiB", 1 << 30),
     ("MiB", 1 << 20),
@@ -80,7 +80,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, InvalidQuantity> {
 }
 
 /// Writes a duration so that [`parse_duration`] reads it back; parts of a millisecond are dropped.
-pub fn duration_text(duration: Duration) -> String {
+pub fn format_duration(duration: Duration) -> String {
     let mut rest = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let mut text = String::new();
     for (unit, length) in TIME_UNITS {
@@ -111,7 +111,7 @@ pub fn parse_size(text: &str) -> Result<u64, InvalidQuantity> {
 }
 
 /// Writes a size in the largest unit that loses nothing, so that [`parse_size`] reads it back.
-pub fn size_text(bytes: u64) -> String {
+pub fn format_size(bytes: u64) -> String {
     let fits = |(_, length): &&(&str, u64)| bytes >= *length && bytes.is_multiple_of(*length);
     let (unit, length) = SIZE_UNITS.iter().find(fits).unwrap_or(&("B", 1));
     format!("{}{unit}", bytes / length)
@@ -162,30 +162,30 @@ mod tests {
         assert_eq!(parse_size("8"), Err(InvalidQuantity::NoUnit));
         assert_eq!(parse_size("8mb"), Err(InvalidQuantity::UnknownUnit));
         assert_eq!(parse_size("99999999999GiB"), Err(InvalidQuantity::TooLarge));
-        assert_eq!(size_text(8 << 20), "8MiB");
-        assert_eq!(size_text(2000), "2kB");
-        assert_eq!(size_text(0), "0B");
+        assert_eq!(format_size(8 << 20), "8MiB");
+        assert_eq!(format_size(2000), "2kB");
+        assert_eq!(format_size(0), "0B");
     }
 
     proptest! {
         #[test]
         fn durations_survive_a_round_trip(millis in 0..=u64::MAX) {
             let duration = Duration::from_millis(millis);
-            prop_assert_eq!(parse_duration(&duration_text(duration)), Ok(duration));
+            prop_assert_eq!(parse_duration(&format_duration(duration)), Ok(duration));
         }
 
         #[test]
         fn sizes_survive_a_round_trip(bytes in 0..=u64::MAX) {
-            prop_assert_eq!(parse_size(&size_text(bytes)), Ok(bytes));
+            prop_assert_eq!(parse_size(&format_size(bytes)), Ok(bytes));
         }
 
         #[test]
         fn no_text_makes_a_parser_panic(text in "\\PC{0,20}|[0-9]{0,22}[a-zA-Z]{0,3}[0-9]{0,3}[dhms]{0,2}") {
             if let Ok(duration) = parse_duration(&text) {
-                prop_assert_eq!(parse_duration(&duration_text(duration)), Ok(duration));
+                prop_assert_eq!(parse_duration(&format_duration(duration)), Ok(duration));
             }
             if let Ok(bytes) = parse_size(&text) {
-                prop_assert_eq!(parse_size(&size_text(bytes)), Ok(bytes));
+                prop_assert_eq!(parse_size(&format_size(bytes)), Ok(bytes));
             }
         }
     }

@@ -10,8 +10,8 @@ use axum::response::{IntoResponse as _, Response};
 use secrecy::ExposeSecret as _;
 use tokio::sync::watch;
 
-use super::InForce;
-use super::extract::Refusal;
+use super::LiveConfig;
+use super::extract::HttpError;
 use super::server::Caller;
 use crate::blocking::Lane;
 use crate::text::one_line;
@@ -19,7 +19,7 @@ use crate::text::one_line;
 /// What a TCP listener asks of its callers.
 #[derive(Debug, Clone)]
 pub(super) struct Guard {
-    in_force: watch::Receiver<InForce>,
+    live_config: watch::Receiver<LiveConfig>,
     /// Whether only this machine can reach the listener.
     loopback: bool,
     /// Reads the token where it is in a file.
@@ -41,16 +41,16 @@ pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Ne
 }
 
 impl Guard {
-    pub(super) fn new(in_force: watch::Receiver<InForce>, loopback: bool) -> Self {
-        Self { in_force, loopback, tokens: Lane::new("tokens", READS) }
+    pub(super) fn new(live_config: watch::Receiver<LiveConfig>, loopback: bool) -> Self {
+        Self { live_config, loopback, tokens: Lane::new("tokens", READS) }
     }
 
-    pub(super) async fn admit(&self, path: &str, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub(super) async fn admit(&self, path: &str, headers: &HeaderMap) -> Result<(), HttpError> {
         // A browser says where a page is from with every request that could change something, and whether a
         // page of another origin is behind it with all requests (Fetch Metadata, "Sec-Fetch-Site").
         let foreign = |site: &HeaderValue| site != "none" && site != "same-origin";
         if headers.contains_key(header::ORIGIN) || headers.get_all("sec-fetch-site").iter().any(foreign) {
-            return Err(Refusal::new(StatusCode::FORBIDDEN, "requests of web pages are not served"));
+            return Err(HttpError::new(StatusCode::FORBIDDEN, "requests of web pages are not served"));
         }
         // Probes carry no secrets, and learn none; many send no name of a host, or that of a container beside this one.
         if is_probe(path) {
@@ -61,16 +61,16 @@ impl Guard {
             && let Some(what) = foreign_host(headers)
         {
             let detail = format!("{what}; send `Host: localhost`, or listen on another address with a token");
-            return Err(Refusal::new(StatusCode::FORBIDDEN, detail));
+            return Err(HttpError::new(StatusCode::FORBIDDEN, detail));
         }
-        let token = self.in_force.borrow().token.clone();
+        let token = self.live_config.borrow().token.clone();
         let Some(token) = token else {
             // A reload may take away both the token and the listener, of which only one takes effect.
             return if self.loopback { Ok(()) } else { Err(unauthorized()) };
         };
         let token = token.read_on(&self.tokens).await.map_err(|error| {
-            tracing::error!(error = crate::text::with_causes(&error), "cannot read the token of the control interface");
-            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the token cannot be read")
+            tracing::error!(error = crate::text::error_chain(&error), "cannot read the token of the control interface");
+            HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "the token cannot be read")
         })?;
         let given = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
         // The name of the scheme is taken in any case (RFC 9110, 11.1).
@@ -98,8 +98,8 @@ fn without_leading_spaces(given: &[u8]) -> &[u8] {
     &given[spaces..]
 }
 
-fn unauthorized() -> Refusal {
-    Refusal::new(StatusCode::UNAUTHORIZED, "the bearer token is missing or wrong")
+fn unauthorized() -> HttpError {
+    HttpError::new(StatusCode::UNAUTHORIZED, "the bearer token is missing or wrong")
 }
 
 /// What is wrong with the `Host` header of a request that came over loopback.
@@ -137,14 +137,14 @@ mod tests {
 
     #[test]
     fn only_spaces_may_stand_between_the_scheme_and_the_token() {
-        let (_sender, in_force) = watch::channel(InForce {
+        let (_sender, live_config) = watch::channel(LiveConfig {
             routes: std::sync::Arc::default(),
             deadline: std::time::Duration::from_secs(60),
             retention: std::time::Duration::from_secs(60),
             token: Some(Secret::value("the-token")),
             rejected: None,
         });
-        let guard = Guard::new(in_force, false);
+        let guard = Guard::new(live_config, false);
         let admits = |value: &str| {
             let value = HeaderValue::from_str(value).unwrap();
             let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value)]);
@@ -162,14 +162,14 @@ mod tests {
 
     #[test]
     fn probes_need_no_host_and_others_learn_what_is_wrong_with_theirs() {
-        let (_sender, in_force) = watch::channel(InForce {
+        let (_sender, live_config) = watch::channel(LiveConfig {
             routes: std::sync::Arc::default(),
             deadline: std::time::Duration::from_secs(60),
             retention: std::time::Duration::from_secs(60),
             token: None,
             rejected: None,
         });
-        let guard = Guard::new(in_force, true);
+        let guard = Guard::new(live_config, true);
         let admit = |path: &str, hosts: &[&'static str]| {
             let hosts = hosts.iter().map(|host| (header::HOST, HeaderValue::from_static(host)));
             let mut headers = HeaderMap::new();

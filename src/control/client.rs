@@ -8,10 +8,12 @@ use std::time::Duration;
 use reqwest::{Client as Http, Method, RequestBuilder, Response, StatusCode, redirect};
 use serde::de::DeserializeOwned;
 
-use super::types::{ActivityDoc, AddRequest, DecidedDoc, DeliveryDoc, DeliveryList, Problem, WatchDoc, WatchList};
+use super::types::{
+    ActivityResponse, AddRequest, DecisionResponse, DeliveryList, DeliveryResponse, Problem, WatchList, WatchResponse,
+};
 use crate::domain::{DeliveryId, RunId, SinkName};
 use crate::store::Fate;
-use crate::text::with_causes;
+use crate::text::error_chain;
 
 /// Limit of one request, waiting not included. The daemon is on this machine; it may be busy.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -86,7 +88,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`ClientError`] has them.
-    pub async fn add(&self, asked: &AddRequest) -> Result<(WatchDoc, bool), ClientError> {
+    pub async fn add(&self, asked: &AddRequest) -> Result<(WatchResponse, bool), ClientError> {
         let body = serde_json::to_vec(asked).expect("text keys");
         let response = self.send(self.request(Method::POST, "/v1/watches", &[]).body(body).timeout(LIMIT)).await?;
         let new = response.status() == StatusCode::CREATED;
@@ -115,7 +117,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`ClientError`] has them.
-    pub async fn watch(&self, run_id: &RunId, wait: Duration) -> Result<WatchDoc, ClientError> {
+    pub async fn watch(&self, run_id: &RunId, wait: Duration) -> Result<WatchResponse, ClientError> {
         let text = format!("{}ms", wait.as_millis());
         let request = self.request(Method::GET, &format!("/v1/watches/{run_id}"), &[("wait", &text)]);
         self.read(self.send(request.timeout(LIMIT + wait)).await?).await
@@ -151,7 +153,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`ClientError`] has them.
-    pub async fn deliveries(&self, query: &[(&str, &str)]) -> Result<Vec<DeliveryDoc>, ClientError> {
+    pub async fn deliveries(&self, query: &[(&str, &str)]) -> Result<Vec<DeliveryResponse>, ClientError> {
         let (mut all, mut cursor) = (Vec::new(), None);
         loop {
             let mut page: DeliveryList = self.page("/v1/deliveries", query, cursor.as_deref()).await?;
@@ -180,7 +182,7 @@ impl Client {
     pub async fn decide_all(&self, sink: &SinkName, fate: Fate) -> Result<u64, ClientError> {
         let path = format!("/v1/deliveries/{}", fate.as_str());
         let request = self.request(Method::POST, &path, &[("sink", sink.as_str())]);
-        let decided: DecidedDoc = self.read(self.send(request.timeout(LIMIT)).await?).await?;
+        let decided: DecisionResponse = self.read(self.send(request.timeout(LIMIT)).await?).await?;
         Ok(decided.deliveries)
     }
 
@@ -271,7 +273,7 @@ impl Client {
 
 /// What went wrong with a request, in words.
 fn told(error: reqwest::Error) -> String {
-    if error.is_timeout() { "no answer in time".to_owned() } else { with_causes(&error.without_url()) }
+    if error.is_timeout() { "no answer in time".to_owned() } else { error_chain(&error.without_url()) }
 }
 
 /// Events as they come.
@@ -350,9 +352,9 @@ pub struct Activities(Events);
 
 /// What comes next of it.
 #[derive(Debug)]
-pub enum Heard {
+pub enum StreamMessage {
     /// An event of a run.
-    Activity(ActivityDoc),
+    Activity(ActivityResponse),
     /// So many events went by because they came too fast.
     Missed(u64),
 }
@@ -362,13 +364,13 @@ impl Activities {
     ///
     /// # Errors
     /// When the daemon is gone or sends what is no stream of events.
-    pub async fn next(&mut self) -> Result<Option<Heard>, ClientError> {
+    pub async fn next(&mut self) -> Result<Option<StreamMessage>, ClientError> {
         loop {
             let Some(event) = self.0.whole().await? else { return Ok(None) };
             let Some(data) = field(&event, "data:") else { continue };
             let heard = match field(&event, "event:") {
-                Some("activity") => serde_json::from_str(data).ok().map(Heard::Activity),
-                Some("missed") => data.parse().ok().map(Heard::Missed),
+                Some("activity") => serde_json::from_str(data).ok().map(StreamMessage::Activity),
+                Some("missed") => data.parse().ok().map(StreamMessage::Missed),
                 _ => None,
             };
             if heard.is_some() {

@@ -36,7 +36,7 @@ pub(super) async fn read_body(request: Request, next: Next) -> AxumResponse {
     let whole = async {
         let (mut body, mut kept, mut dropped) = (body, BytesMut::new(), 0);
         while let Some(frame) = body.frame().await {
-            let Ok(frame) = frame else { return Err(Refusal::bad("the body cannot be read")) };
+            let Ok(frame) = frame else { return Err(HttpError::bad("the body cannot be read")) };
             let data = frame.into_data().unwrap_or_default();
             if kept.len() + data.len() <= MAX_BODY_BYTES && dropped == 0 {
                 kept.extend_from_slice(&data);
@@ -53,22 +53,22 @@ pub(super) async fn read_body(request: Request, next: Next) -> AxumResponse {
     match tokio::time::timeout(BODY_LIMIT, whole).await {
         Ok(Ok(body)) => next.run(Request::from_parts(parts, Body::from(body))).await,
         Ok(Err(refusal)) => refusal.into_response(),
-        Err(_elapsed) => Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time").into_response(),
+        Err(_elapsed) => HttpError::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time").into_response(),
     }
 }
 
-fn too_large() -> Refusal {
-    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {MAX_BODY_BYTES} bytes"))
+fn too_large() -> HttpError {
+    HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {MAX_BODY_BYTES} bytes"))
 }
 
 /// A request that is refused, as RFC 9457 has it.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct HttpError {
     status: StatusCode,
     detail: String,
 }
 
-impl Refusal {
+impl HttpError {
     pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self { status, detail: detail.into() }
     }
@@ -82,7 +82,7 @@ impl Refusal {
     }
 }
 
-impl From<StoreError> for Refusal {
+impl From<StoreError> for HttpError {
     fn from(error: StoreError) -> Self {
         let status = match error {
             StoreError::Precondition { .. } => StatusCode::CONFLICT,
@@ -95,7 +95,7 @@ impl From<StoreError> for Refusal {
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for HttpError {
     fn into_response(self) -> AxumResponse {
         let problem = Problem {
             title: self.status.canonical_reason().unwrap_or("Error").to_owned(),
@@ -127,14 +127,14 @@ fn json_response<T: Serialize>(status: StatusCode, content_type: &'static str, v
 pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
-    pub(super) fn read(RawQuery(text): RawQuery, known: &[&str]) -> Result<Self, Refusal> {
+    pub(super) fn read(RawQuery(text): RawQuery, known: &[&str]) -> Result<Self, HttpError> {
         let text = text.unwrap_or_default();
         let url = reqwest::Url::parse(&format!("http://localhost/?{text}"))
-            .map_err(|_invalid| Refusal::bad("the query cannot be read"))?;
+            .map_err(|_invalid| HttpError::bad("the query cannot be read"))?;
         let pairs: Vec<(String, String)> =
             url.query_pairs().map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
         match pairs.iter().find(|(name, _)| !known.contains(&name.as_str())) {
-            Some((name, _)) => Err(Refusal::bad(format!("{name:?} is no parameter; known: {}", known.join(", ")))),
+            Some((name, _)) => Err(HttpError::bad(format!("{name:?} is no parameter; known: {}", known.join(", ")))),
             None => Ok(Self(pairs)),
         }
     }
@@ -149,29 +149,29 @@ impl Query {
         name: &str,
         read: impl FnOnce(&str) -> Option<T>,
         rule: &str,
-    ) -> Result<Option<T>, Refusal> {
+    ) -> Result<Option<T>, HttpError> {
         let mut values = self.all(name);
         let Some(value) = values.next() else { return Ok(None) };
         if values.next().is_some() {
-            return Err(Refusal::bad(format!("{name} is given more than once")));
+            return Err(HttpError::bad(format!("{name} is given more than once")));
         }
-        read(value).map(Some).ok_or_else(|| Refusal::bad(format!("{name}={value}: write {rule}")))
+        read(value).map(Some).ok_or_else(|| HttpError::bad(format!("{name}={value}: write {rule}")))
     }
 
-    pub(super) fn limit(&self) -> Result<u32, Refusal> {
+    pub(super) fn limit(&self) -> Result<u32, HttpError> {
         let read = |text: &str| text.parse().ok().filter(|limit| (1..=MAX_PAGE).contains(limit));
         Ok(self.one("limit", read, "a number from 1 to 1000")?.unwrap_or(PAGE))
     }
 }
 
-pub(super) fn run_id(text: &str) -> Result<RunId, Refusal> {
-    RunId::new(text).map_err(|error| Refusal::bad(error.to_string()))
+pub(super) fn run_id(text: &str) -> Result<RunId, HttpError> {
+    RunId::new(text).map_err(|error| HttpError::bad(error.to_string()))
 }
 
 /// The ID in the path of a request.
 pub(super) type InPath = Result<Path<String>, PathRejection>;
 
-impl From<PathRejection> for Refusal {
+impl From<PathRejection> for HttpError {
     fn from(rejection: PathRejection) -> Self {
         Self::bad(format!("the path cannot be read: {rejection}"))
     }

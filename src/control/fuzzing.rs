@@ -9,7 +9,7 @@ use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::InForce;
+use super::LiveConfig;
 use super::auth::Guard;
 use super::extract::Query;
 use super::routes::{read_cursor, watch};
@@ -27,10 +27,10 @@ pub fn request(bytes: &[u8]) {
     }
 }
 
-fn in_force() -> InForce {
+fn live_config() -> LiveConfig {
     let sink = SinkName::new("ops").expect("a valid name");
     let route = Route { sink, events: EventFilter::verdicts(), labels: Labels::new() };
-    InForce {
+    LiveConfig {
         routes: Arc::new(Routes(vec![route])),
         deadline: Duration::from_secs(60),
         retention: Duration::from_secs(60),
@@ -41,7 +41,7 @@ fn in_force() -> InForce {
 
 fn add(body: &[u8]) {
     let Ok(asked) = serde_json::from_slice::<AddRequest>(body) else { return };
-    let Ok(watch) = watch(asked, &in_force(), Timestamp::UNIX_EPOCH) else { return };
+    let Ok(watch) = watch(asked, &live_config(), Timestamp::UNIX_EPOCH) else { return };
     assert!(watch.sinks.iter().flatten().all(|sink| sink.as_str() == "ops"));
     assert!(watch.deadline_at > watch.added_at);
     assert!(watch.run_id.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte)));
@@ -60,7 +60,7 @@ fn query(text: &[u8]) {
 
 /// A path and headers, one a line: only who has the token is let in.
 fn admit(text: &[u8]) {
-    let (_sender, receiver) = watch::channel(in_force());
+    let (_sender, receiver) = watch::channel(live_config());
     let guard = Guard::new(receiver, true);
     let text = String::from_utf8_lossy(text);
     let mut lines = text.lines();

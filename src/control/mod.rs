@@ -25,24 +25,24 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::auth::Guard;
-pub use self::client::{Activities, Client, ClientError, Events, Heard};
+pub use self::client::{Activities, Client, ClientError, Events, StreamMessage};
 pub use self::server::Listener;
 pub use self::socket::{Socket, SocketError};
 pub use self::types::{
-    ActivityDoc, AddRequest, AttemptDoc, ChangeDoc, DeliveryDoc, DeliveryList, FailureDoc, HealthDoc, Problem, SinkDoc,
-    WatchDoc, WatchList,
+    ActivityResponse, AddRequest, AttemptResponse, DeliveryList, DeliveryResponse, HealthResponse, PollErrorResponse,
+    Problem, RoutingEntry, StatusChangeResponse, WatchList, WatchResponse,
 };
 use crate::clock::Clock;
 use crate::config::Secret;
 use crate::domain::Routes;
 use crate::metrics::Metrics;
 use crate::providers::RunSource;
-use crate::scheduler::Watches;
+use crate::scheduler::SchedulerHandle;
 use crate::store::Store;
 
 /// What the server needs to know of the settings in force; changes on reload.
 #[derive(Debug, Clone)]
-pub struct InForce {
+pub struct LiveConfig {
     /// The sinks and what they are told.
     pub routes: Arc<Routes>,
     /// How long a watch lasts that asks for no time of its own.
@@ -60,13 +60,13 @@ pub struct Control<S> {
     /// The store.
     pub store: Store,
     /// The scheduler.
-    pub watches: Watches<S>,
+    pub watches: SchedulerHandle<S>,
     /// What is counted.
     pub metrics: Metrics,
     /// The time.
     pub clock: Clock,
     /// The settings in force.
-    pub in_force: watch::Receiver<InForce>,
+    pub live_config: watch::Receiver<LiveConfig>,
 }
 
 impl<S: RunSource> Control<S> {
@@ -74,7 +74,7 @@ impl<S: RunSource> Control<S> {
     /// those that are there, the long ones at once. On TCP the token is asked for, if there is one, and
     /// web pages are refused. Dropping the set ends every connection.
     pub fn serve(self, listeners: Vec<Listener>, stop: &CancellationToken) -> JoinSet<()> {
-        let in_force = self.in_force.clone();
+        let live_config = self.live_config.clone();
         let router = routes::router(self, stop.clone());
         let mut serving = JoinSet::new();
         for listener in listeners {
@@ -82,7 +82,7 @@ impl<S: RunSource> Control<S> {
                 Listener::Unix(_) => router.clone().layer(middleware::from_fn(server::authorize_all)),
                 Listener::Tcp(tcp) => {
                     let loopback = tcp.local_addr().is_ok_and(|address| address.ip().is_loopback());
-                    let guard = Guard::new(in_force.clone(), loopback);
+                    let guard = Guard::new(live_config.clone(), loopback);
                     router.clone().layer(middleware::from_fn_with_state(guard, auth::check))
                 }
             };

@@ -58,7 +58,7 @@ pub(super) struct Operation {
     open: bool,
     parameters: Vec<Parameter>,
     body: Option<MakeSchema>,
-    answers: Vec<Answer>,
+    answers: Vec<ResponseSpec>,
     problems: Vec<StatusCode>,
 }
 
@@ -70,7 +70,7 @@ struct Parameter {
     schema: MakeSchema,
 }
 
-struct Answer {
+struct ResponseSpec {
     status: StatusCode,
     description: &'static str,
     content: Vec<(&'static str, MakeSchema)>,
@@ -141,7 +141,7 @@ impl Operation {
 
     /// An answer without a body.
     pub(super) fn empty(mut self, status: StatusCode, description: &'static str) -> Self {
-        self.answers.push(Answer { status, description, content: Vec::new() });
+        self.answers.push(ResponseSpec { status, description, content: Vec::new() });
         self
     }
 
@@ -159,7 +159,7 @@ impl Operation {
     ) -> Self {
         let schema: MakeSchema = SchemaGenerator::subschema_for::<T>;
         let content = types.iter().map(|name| (*name, schema)).collect();
-        self.answers.push(Answer { status, description, content });
+        self.answers.push(ResponseSpec { status, description, content });
         self
     }
 

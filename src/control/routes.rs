@@ -18,14 +18,17 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::extract::{InPath, Query, Refusal, json, read_body, run_id};
+use super::extract::{HttpError, InPath, Query, json, read_body, run_id};
 use super::openapi::{Api, Method, Operation};
-use super::schemas::{ActivityFrame, DurationText, EventFrame, EventNumber, Figures, LabelPair, PageSize, WatchCursor};
+use super::schemas::{
+    ActivityFrame, DurationText, EventFrame, EventNumber, LabelPair, MetricsText, PageSize, WatchCursor,
+};
 use super::server::MAX_CONNECTIONS;
 use super::types::{
-    ActivityDoc, AddRequest, ChangeDoc, DecidedDoc, DeliveryDoc, DeliveryList, HealthDoc, SinkDoc, WatchDoc, WatchList,
+    ActivityResponse, AddRequest, DecisionResponse, DeliveryList, DeliveryResponse, HealthResponse, RoutingEntry,
+    StatusChangeResponse, WatchList, WatchResponse,
 };
-use super::{Control, InForce};
+use super::{Control, LiveConfig};
 use crate::config::{MAX_DEADLINE, MIN_DEADLINE, check_label, check_labels, parse_duration, watch_name};
 use crate::domain::{DeliveryId, Event, RunEvent, RunId, SinkName, Verdict, Watch};
 use crate::metrics::Format;
@@ -71,11 +74,11 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
             "/v1/watches",
             add::<S>,
             Operation::new("addWatch", "Watch a run", "On disk before this answers. A run that is watched already stays so: `not_applied` names the options that \
-                 differ. A finished watch is followed by a new one where `again` is true. The body may also be what the \
+                 differ. A finished watch is activities by a new one where `again` is true. The body may also be what the \
                  API answers when it creates a run.")
                 .body::<AddRequest>()
-                .json::<WatchDoc>(StatusCode::CREATED, "It is watched from now on")
-                .json::<WatchDoc>(StatusCode::OK, "It was watched already, and stays as it is; see `not_applied`")
+                .json::<WatchResponse>(StatusCode::CREATED, "It is watched from now on")
+                .json::<WatchResponse>(StatusCode::OK, "It was watched already, and stays as it is; see `not_applied`")
                 // Somebody may remove it at the same moment.
                 .problem(StatusCode::NOT_FOUND),
         )
@@ -98,7 +101,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
             Operation::new("getWatch", "Everything about a watch", "At once, or when its verdict is in.")
                 .path::<RunId>("run_id", "The run")
                 .query::<DurationText>("wait", "How long to wait for a verdict: up to 10m; not at all unless told")
-                .json::<WatchDoc>(StatusCode::OK, "The watch")
+                .json::<WatchResponse>(StatusCode::OK, "The watch")
                 .problem(StatusCode::NOT_FOUND),
         )
         .route(
@@ -190,7 +193,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
                 "Those that wait and those that were given up, at once, and with a fresh schedule.",
             )
             .required_query::<SinkName>("sink", "The sink")
-            .json::<DecidedDoc>(StatusCode::ACCEPTED, "They are due now")
+            .json::<DecisionResponse>(StatusCode::ACCEPTED, "They are due now")
             .problem(StatusCode::NOT_FOUND),
         )
         .route(
@@ -203,7 +206,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
                 "Those that wait. The sink may be one that is no longer configured.",
             )
             .required_query::<SinkName>("sink", "The sink")
-            .json::<DecidedDoc>(StatusCode::OK, "They are given up")
+            .json::<DecisionResponse>(StatusCode::OK, "They are given up")
             .problem(StatusCode::NOT_FOUND),
         )
         .route(
@@ -212,7 +215,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
             healthz::<S>,
             Operation::new("health", "Whether the daemon makes progress", "Never a matter of the API being up.")
                 .open()
-                .json::<HealthDoc>(StatusCode::OK, "It does"),
+                .json::<HealthResponse>(StatusCode::OK, "It does"),
         )
         .route(
             Method::Get,
@@ -220,44 +223,44 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
             readyz::<S>,
             Operation::new("readiness", "Whether watches can be added", "The store can be written.")
                 .open()
-                .json::<HealthDoc>(StatusCode::OK, "They can"),
+                .json::<HealthResponse>(StatusCode::OK, "They can"),
         )
         .route(
             Method::Get,
             "/metrics",
             metrics::<S>,
-            Operation::new("metrics", "Figures for Prometheus", "In OpenMetrics where `Accept` names it.")
-                .content::<Figures>(StatusCode::OK, "All metrics", &Format::ALL.map(Format::content_type)),
+            Operation::new("metrics", "MetricsText for Prometheus", "In OpenMetrics where `Accept` names it.")
+                .content::<MetricsText>(StatusCode::OK, "All metrics", &Format::ALL.map(Format::content_type)),
         )
         .finish("/v1/openapi.json")
-        .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "there is no such route") })
+        .fallback(|| async { HttpError::new(StatusCode::NOT_FOUND, "there is no such route") })
         .method_not_allowed_fallback(|| async {
-            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this route has other methods; see Allow")
+            HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "this route has other methods; see Allow")
         })
         .layer(middleware::from_fn(read_body))
         .with_state(Arc::new(shared))
 }
 
-async fn add<S: RunSource>(State(app): App<S>, body: Bytes) -> Result<AxumResponse, Refusal> {
+async fn add<S: RunSource>(State(app): App<S>, body: Bytes) -> Result<AxumResponse, HttpError> {
     // A list of the values in their order would be taken for an object.
     if body.trim_ascii_start().starts_with(b"[") {
-        return Err(Refusal::bad("the body cannot be used: it is no JSON object"));
+        return Err(HttpError::bad("the body cannot be used: it is no JSON object"));
     }
     let asked: AddRequest =
-        AddRequest::read(&body).map_err(|error| Refusal::bad(format!("the body cannot be used: {error}")))?;
-    let in_force = app.control.in_force.borrow().clone();
+        AddRequest::read(&body).map_err(|error| HttpError::bad(format!("the body cannot be used: {error}")))?;
+    let live_config = app.control.live_config.borrow().clone();
     let origin = if asked.again { AddedBy::RequestAgain } else { AddedBy::Request };
     let has_timeout = asked.timeout.is_some();
-    let watch = watch(asked, &in_force, app.control.clock.now())?;
+    let watch = watch(asked, &live_config, app.control.clock.now())?;
     match app.control.watches.add(watch.clone(), origin).await? {
         // All there is to know of it: reading it again would take as long as storing it.
         Added::New => Ok(json(StatusCode::CREATED, &app.summary(WatchRecord::new(watch)).await?)),
-        Added::Known => {
+        Added::AlreadyExists => {
             let known = app.control.store.watch(watch.run_id.clone()).await?;
             // It may have been removed again this very moment.
-            let known = known.ok_or_else(|| Refusal::unknown(&watch.run_id))?;
+            let known = known.ok_or_else(|| HttpError::unknown(&watch.run_id))?;
             let not_applied = not_applied(&watch, has_timeout, &known.watch);
-            Ok(json(StatusCode::OK, &WatchDoc { not_applied, ..app.summary(known).await? }))
+            Ok(json(StatusCode::OK, &WatchResponse { not_applied, ..app.summary(known).await? }))
         }
     }
 }
@@ -276,51 +279,52 @@ fn not_applied(asked: &Watch, has_timeout: bool, known: &Watch) -> Vec<String> {
 }
 
 /// Checks what a caller asks for.
-pub(super) fn watch(asked: AddRequest, in_force: &InForce, now: Timestamp) -> Result<Watch, Refusal> {
+pub(super) fn watch(asked: AddRequest, live_config: &LiveConfig, now: Timestamp) -> Result<Watch, HttpError> {
     let run_id = run_id(&asked.run_id)?;
     let name = asked.name.map(|name| watch_name(&name)).transpose();
-    let name = name.map_err(|(what, fix)| Refusal::bad(format!("name: {what}; {fix}")))?;
+    let name = name.map_err(|(what, fix)| HttpError::bad(format!("name: {what}; {fix}")))?;
     for (key, value) in &asked.labels {
-        check_label(key, value).map_err(|(what, fix)| Refusal::bad(format!("label {key:?}: {what}; {fix}")))?;
+        check_label(key, value).map_err(|(what, fix)| HttpError::bad(format!("label {key:?}: {what}; {fix}")))?;
     }
-    check_labels(&asked.labels).map_err(|(what, fix)| Refusal::bad(format!("labels: {what}; {fix}")))?;
-    let known = |name: &SinkName| in_force.routes.0.iter().any(|route| route.sink == *name);
+    check_labels(&asked.labels).map_err(|(what, fix)| HttpError::bad(format!("labels: {what}; {fix}")))?;
+    let known = |name: &SinkName| live_config.routes.0.iter().any(|route| route.sink == *name);
     let sink = |name: String| {
-        let known_names = || in_force.routes.0.iter().map(|route| route.sink.as_str()).collect::<Vec<_>>().join(", ");
+        let known_names =
+            || live_config.routes.0.iter().map(|route| route.sink.as_str()).collect::<Vec<_>>().join(", ");
         SinkName::new(&name)
             .ok()
             .filter(known)
-            .ok_or_else(|| Refusal::bad(format!("no sink is called {name:?}; known sinks: {}", known_names())))
+            .ok_or_else(|| HttpError::bad(format!("no sink is called {name:?}; known sinks: {}", known_names())))
     };
     if asked.sinks.as_ref().is_some_and(Vec::is_empty) {
-        return Err(Refusal::bad(
+        return Err(HttpError::bad(
             "sinks: the list is empty, so that no sink would get a message; name one, or leave it out",
         ));
     }
     let sinks = asked.sinks.map(|names| names.into_iter().map(sink).collect::<Result<Vec<_>, _>>()).transpose()?;
     let timeout = match asked.timeout {
-        None => in_force.deadline,
+        None => live_config.deadline,
         Some(text) => parse_duration(&text)
             .ok()
             .filter(|timeout| (MIN_DEADLINE..=MAX_DEADLINE).contains(timeout))
-            .ok_or_else(|| Refusal::bad(format!("timeout: {text:?} is no duration from 1ms to 3650d, such as 2h")))?,
+            .ok_or_else(|| HttpError::bad(format!("timeout: {text:?} is no duration from 1ms to 3650d, such as 2h")))?,
     };
     let deadline_at = now.checked_add(timeout).unwrap_or(Timestamp::MAX);
     Ok(Watch { run_id, name, labels: asked.labels, sinks, added_at: now, deadline_at })
 }
 
-async fn list<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result<AxumResponse, Refusal> {
+async fn list<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result<AxumResponse, HttpError> {
     let query = Query::read(query, &["state", "verdict", "label", "limit", "cursor"])?;
     let labels = query.all("label").map(|pair| {
         let (key, value) =
-            pair.split_once('=').ok_or_else(|| Refusal::bad(format!("label={pair}: write label=KEY=VALUE")))?;
-        check_label(key, value).map_err(|(what, fix)| Refusal::bad(format!("label={pair}: {what}; {fix}")))?;
+            pair.split_once('=').ok_or_else(|| HttpError::bad(format!("label={pair}: write label=KEY=VALUE")))?;
+        check_label(key, value).map_err(|(what, fix)| HttpError::bad(format!("label={pair}: {what}; {fix}")))?;
         Ok((key.to_owned(), value.to_owned()))
     });
     let filter = WatchFilter {
         state: query.one("state", WatchState::from_word, "active or finished")?,
         verdict: query.one("verdict", Verdict::from_word, "the word of a verdict, such as failed or timed_out")?,
-        labels: labels.collect::<Result<_, Refusal>>()?,
+        labels: labels.collect::<Result<_, HttpError>>()?,
         after: query.one("cursor", read_cursor, "the next_cursor of an answer")?,
     };
     let page = app.control.store.watches(filter, query.limit()?).await?;
@@ -335,7 +339,7 @@ async fn list<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result<AxumR
         .into_iter()
         .map(|record| {
             let view = views.remove(&record.watch.run_id).filter(|_| record.verdict.is_none());
-            WatchDoc::of(record, view)
+            WatchResponse::of(record, view)
         })
         .collect();
     Ok(json(StatusCode::OK, &WatchList { watches, next_cursor, notices: app.notices().await? }))
@@ -346,7 +350,7 @@ pub(super) fn read_cursor(text: &str) -> Option<(Timestamp, RunId)> {
     Some((Timestamp::from_millisecond(at.parse().ok()?).ok()?, RunId::new(id).ok()?))
 }
 
-async fn show<S: RunSource>(State(app): App<S>, id: InPath, query: RawQuery) -> Result<AxumResponse, Refusal> {
+async fn show<S: RunSource>(State(app): App<S>, id: InPath, query: RawQuery) -> Result<AxumResponse, HttpError> {
     let run_id = run_id(&id?.0)?;
     let query = Query::read(query, &["wait"])?;
     let read = |text: &str| parse_duration(text).ok().filter(|wait| *wait <= MAX_WAIT);
@@ -359,10 +363,10 @@ async fn show<S: RunSource>(State(app): App<S>, id: InPath, query: RawQuery) -> 
         changed.mark_unchanged();
         // Only this much of it is read each time that anything changes.
         let record = app.control.store.watch(run_id.clone()).await?;
-        let record = record.ok_or_else(|| Refusal::unknown(&run_id))?;
+        let record = record.ok_or_else(|| HttpError::unknown(&run_id))?;
         if record.verdict.is_some() || app.stop.is_cancelled() || tokio::time::Instant::now() >= ends {
             let history = app.control.store.history(run_id.clone()).await?;
-            let history = history.ok_or_else(|| Refusal::unknown(&run_id))?;
+            let history = history.ok_or_else(|| HttpError::unknown(&run_id))?;
             return Ok(json(StatusCode::OK, &app.document(history).await?));
         }
         if place.is_none() {
@@ -377,20 +381,20 @@ async fn show<S: RunSource>(State(app): App<S>, id: InPath, query: RawQuery) -> 
     }
 }
 
-async fn remove<S: RunSource>(State(app): App<S>, id: InPath, query: RawQuery) -> Result<StatusCode, Refusal> {
+async fn remove<S: RunSource>(State(app): App<S>, id: InPath, query: RawQuery) -> Result<StatusCode, HttpError> {
     let run_id = run_id(&id?.0)?;
     let query = Query::read(query, &["force"])?;
     let force = query.one("force", |text| text.parse().ok(), "true or false")?.unwrap_or(false);
     match app.control.watches.remove(run_id.clone(), force).await? {
         Removed::Removed => Ok(StatusCode::NO_CONTENT),
-        Removed::Unknown => Err(Refusal::unknown(run_id)),
+        Removed::NotFound => Err(HttpError::unknown(run_id)),
     }
 }
 
-async fn deliveries<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result<AxumResponse, Refusal> {
+async fn deliveries<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result<AxumResponse, HttpError> {
     let query = Query::read(query, &["state", "sink", "limit", "cursor"])?;
     let states = query.all("state").map(|word| {
-        let rule = || Refusal::bad(format!("state={word}: write pending, sending, delivered or dead"));
+        let rule = || HttpError::bad(format!("state={word}: write pending, sending, delivered or dead"));
         DeliveryState::from_word(word).ok_or_else(rule)
     });
     let filter = DeliveryFilter {
@@ -400,23 +404,23 @@ async fn deliveries<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result
     };
     let page = app.control.store.deliveries(filter, query.limit()?).await?;
     let next_cursor = page.items.last().filter(|_| page.more).map(|last| last.id.to_string());
-    let deliveries = page.items.into_iter().map(|summary| DeliveryDoc::of(summary, None)).collect();
+    let deliveries = page.items.into_iter().map(|summary| DeliveryResponse::of(summary, None)).collect();
     Ok(json(StatusCode::OK, &DeliveryList { deliveries, next_cursor }))
 }
 
-async fn retry<S: RunSource>(State(app): App<S>, id: InPath) -> Result<StatusCode, Refusal> {
+async fn retry<S: RunSource>(State(app): App<S>, id: InPath) -> Result<StatusCode, HttpError> {
     app.decide(id, Fate::Retry).await.map(|()| StatusCode::ACCEPTED)
 }
 
-async fn give_up<S: RunSource>(State(app): App<S>, id: InPath) -> Result<StatusCode, Refusal> {
+async fn give_up<S: RunSource>(State(app): App<S>, id: InPath) -> Result<StatusCode, HttpError> {
     app.decide(id, Fate::Drop).await.map(|()| StatusCode::NO_CONTENT)
 }
 
-async fn retry_all<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result<AxumResponse, Refusal> {
+async fn retry_all<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result<AxumResponse, HttpError> {
     Ok(json(StatusCode::ACCEPTED, &app.decide_all(query, Fate::Retry).await?))
 }
 
-async fn give_up_all<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result<AxumResponse, Refusal> {
+async fn give_up_all<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result<AxumResponse, HttpError> {
     Ok(json(StatusCode::OK, &app.decide_all(query, Fate::Drop).await?))
 }
 
@@ -424,7 +428,7 @@ async fn events<S: RunSource>(
     State(app): App<S>,
     headers: HeaderMap,
     query: RawQuery,
-) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Refusal> {
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, HttpError> {
     Query::read(query, &[])?;
     let newest = app.control.store.newest_event().await?;
     let mut given = headers.get_all("last-event-id").iter();
@@ -436,7 +440,7 @@ async fn events<S: RunSource>(
             seen if seen > newest => 0,
             seen => seen,
         },
-        (Some(_), Some(_)) => return Err(Refusal::bad("Last-Event-ID is given more than once")),
+        (Some(_), Some(_)) => return Err(HttpError::bad("Last-Event-ID is given more than once")),
     };
     let place = app.place()?;
     let feed = Feed {
@@ -455,10 +459,10 @@ async fn events<S: RunSource>(
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
-fn event_number(id: &HeaderValue) -> Result<i64, Refusal> {
+fn event_number(id: &HeaderValue) -> Result<i64, HttpError> {
     let digits = id.to_str().ok().filter(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()));
     let number = digits.and_then(|id| id.parse().ok());
-    number.ok_or_else(|| Refusal::bad("Last-Event-ID is not the id of an event, which is a number"))
+    number.ok_or_else(|| HttpError::bad("Last-Event-ID is not the id of an event, which is a number"))
 }
 
 /// What the runs are doing whose event streams are followed, from now on. It is not kept: who reads too
@@ -466,56 +470,56 @@ fn event_number(id: &HeaderValue) -> Result<i64, Refusal> {
 async fn activity<S: RunSource>(
     State(app): App<S>,
     query: RawQuery,
-) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Refusal> {
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, HttpError> {
     Query::read(query, &[])?;
-    let feed = (app.control.watches.followed(), app.stop.clone(), app.place()?);
-    let stream = stream::unfold(feed, |(mut followed, stop, place)| async move {
+    let feed = (app.control.watches.activities(), app.stop.clone(), app.place()?);
+    let stream = stream::unfold(feed, |(mut activities, stop, place)| async move {
         // Both arms are cancel-safe.
         let next = tokio::select! {
-            next = followed.recv() => next,
+            next = activities.recv() => next,
             () = stop.cancelled() => return None,
         };
         let event = match next {
-            Ok(followed) => {
+            Ok(activities) => {
                 let document =
-                    serde_json::to_string(&ActivityDoc::of(&followed)).expect("the documents have text keys");
+                    serde_json::to_string(&ActivityResponse::of(&activities)).expect("the documents have text keys");
                 sse::Event::default().event("activity").data(document)
             }
             Err(RecvError::Lagged(missed)) => sse::Event::default().event("missed").data(missed.to_string()),
             Err(RecvError::Closed) => return None,
         };
-        Some((Ok(event), (followed, stop, place)))
+        Some((Ok(event), (activities, stop, place)))
     });
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
 /// Whether the scheduler and the store make progress. The API being down is no ill health: a restart would change
 /// nothing about it. Neither is a store that refuses or that another process holds, of which readiness tells.
-async fn healthz<S: RunSource>(State(app): App<S>) -> Result<AxumResponse, Refusal> {
+async fn healthz<S: RunSource>(State(app): App<S>) -> Result<AxumResponse, HttpError> {
     app.control.store.progresses(STUCK_LIMIT)?;
     match tokio::time::timeout(PROGRESS_LIMIT, app.control.watches.ping()).await {
-        Ok(Ok(())) => Ok(json(StatusCode::OK, &HealthDoc { status: "ok".to_owned() })),
+        Ok(Ok(())) => Ok(json(StatusCode::OK, &HealthResponse { status: "ok".to_owned() })),
         Ok(Err(error)) => Err(error.into()),
-        Err(_elapsed) => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the scheduler makes no progress")),
+        Err(_elapsed) => Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "the scheduler makes no progress")),
     }
 }
 
 /// Whether watches can be added: the store takes a write. That this answers shows that the configuration
 /// is loaded and the socket open.
-async fn readyz<S: RunSource>(State(app): App<S>) -> Result<AxumResponse, Refusal> {
+async fn readyz<S: RunSource>(State(app): App<S>) -> Result<AxumResponse, HttpError> {
     if app.stop.is_cancelled() {
-        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "stopping"));
+        return Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "stopping"));
     }
-    match tokio::time::timeout(PROGRESS_LIMIT, app.control.store.rehearse_add()).await {
-        Ok(Ok(())) => Ok(json(StatusCode::OK, &HealthDoc { status: "ready".to_owned() })),
+    match tokio::time::timeout(PROGRESS_LIMIT, app.control.store.probe_write()).await {
+        Ok(Ok(())) => Ok(json(StatusCode::OK, &HealthResponse { status: "ready".to_owned() })),
         Ok(Err(error)) => Err(error.into()),
-        Err(_elapsed) => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the store takes too long to write")),
+        Err(_elapsed) => Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "the store takes too long to write")),
     }
 }
 
-async fn metrics<S: RunSource>(State(app): App<S>, headers: HeaderMap) -> Result<AxumResponse, Refusal> {
-    let sinks = app.control.in_force.borrow().routes.0.iter().map(|route| route.sink.clone()).collect();
-    let figures = app.control.store.figures(app.control.clock.now(), sinks).await?;
+async fn metrics<S: RunSource>(State(app): App<S>, headers: HeaderMap) -> Result<AxumResponse, HttpError> {
+    let sinks = app.control.live_config.borrow().routes.0.iter().map(|route| route.sink.clone()).collect();
+    let figures = app.control.store.gauges(app.control.clock.now(), sinks).await?;
     let accept = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
     let format = Format::wanted(accept);
     let mut response = Response::new(Body::from(app.control.metrics.to_text(&figures, format)));
@@ -557,49 +561,54 @@ impl Feed {
 
 impl<S: RunSource> Shared<S> {
     /// A place among the requests that take long.
-    fn place(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+    fn place(&self) -> Result<OwnedSemaphorePermit, HttpError> {
         Arc::clone(&self.long).try_acquire_owned().map_err(|_none_left| {
-            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("{MAX_LONG} requests wait or follow events already"))
+            HttpError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("{MAX_LONG} requests wait or follow events already"),
+            )
         })
     }
 
     /// Has one delivery tried again or given up.
-    async fn decide(&self, id: InPath, fate: Fate) -> Result<(), Refusal> {
-        let id = DeliveryId::new(&id?.0).map_err(|error| Refusal::bad(error.to_string()))?;
+    async fn decide(&self, id: InPath, fate: Fate) -> Result<(), HttpError> {
+        let id = DeliveryId::new(&id?.0).map_err(|error| HttpError::bad(error.to_string()))?;
         match self.control.store.decide(id.clone(), fate, self.control.clock.now()).await? {
             Decided::Done => Ok(()),
-            Decided::Unknown => Err(Refusal::unknown(id)),
+            Decided::Unknown => Err(HttpError::unknown(id)),
         }
     }
 
     /// Has the deliveries of a sink tried again or given up.
-    async fn decide_all(&self, query: RawQuery, fate: Fate) -> Result<DecidedDoc, Refusal> {
+    async fn decide_all(&self, query: RawQuery, fate: Fate) -> Result<DecisionResponse, HttpError> {
         let query = Query::read(query, &["sink"])?;
         let sink = query.one("sink", |text| SinkName::new(text).ok(), "the name of a sink")?;
-        let sink = sink.ok_or_else(|| Refusal::bad("sink is missing: write sink=NAME"))?;
+        let sink = sink.ok_or_else(|| HttpError::bad("sink is missing: write sink=NAME"))?;
         let deliveries = self.control.store.decide_all(sink.clone(), fate, self.control.clock.now()).await?;
-        let configured = self.control.in_force.borrow().routes.0.iter().any(|route| route.sink == sink);
+        let configured = self.control.live_config.borrow().routes.0.iter().any(|route| route.sink == sink);
         // A name without a sink and without messages is a slip.
-        if deliveries == 0 && !configured { Err(Refusal::unknown(sink)) } else { Ok(DecidedDoc { deliveries }) }
+        if deliveries == 0 && !configured { Err(HttpError::unknown(sink)) } else { Ok(DecisionResponse { deliveries }) }
     }
 
     /// What the state of a watch is.
-    async fn summary(&self, record: WatchRecord) -> Result<WatchDoc, Refusal> {
+    async fn summary(&self, record: WatchRecord) -> Result<WatchResponse, HttpError> {
         let only = Some(vec![record.watch.run_id.clone()]);
         let view = self.control.watches.view(only).await?.pop().filter(|_| record.verdict.is_none());
-        Ok(WatchDoc::of(record, view))
+        Ok(WatchResponse::of(record, view))
     }
 
     /// Everything about a watch.
-    async fn document(&self, history: History) -> Result<WatchDoc, Refusal> {
+    async fn document(&self, history: History) -> Result<WatchResponse, HttpError> {
         let History { record, changes, deliveries, verdict_event } = history;
         let watch = record.watch.clone();
         let mut document = self.summary(record).await?;
-        let change =
-            |change: crate::store::StatusChange| ChangeDoc { at: change.at, status: change.status.as_str().to_owned() };
+        let change = |change: crate::store::StatusChange| StatusChangeResponse {
+            at: change.at,
+            status: change.status.as_str().to_owned(),
+        };
         document.history = Some(changes.into_iter().map(change).collect());
-        let routing = self.control.in_force.borrow().routes.explain(&watch);
-        let routing = routing.into_iter().map(|explained| SinkDoc {
+        let routing = self.control.live_config.borrow().routes.explain(&watch);
+        let routing = routing.into_iter().map(|explained| RoutingEntry {
             sink: explained.sink,
             events: explained.events,
             why_not: explained.why_not,
@@ -609,25 +618,26 @@ impl<S: RunSource> Shared<S> {
             let open = matches!(waiting.state, DeliveryState::Pending | DeliveryState::Sending);
             if open && !routing.iter().any(|known| known.sink == waiting.sink) {
                 let why_not = Some("messages wait for it, but no sink of that name is configured any more; `runwatch deliveries drop` gives them up".to_owned());
-                routing.push(SinkDoc { sink: waiting.sink.clone(), events: Vec::new(), why_not });
+                routing.push(RoutingEntry { sink: waiting.sink.clone(), events: Vec::new(), why_not });
             }
         }
         document.routing = Some(routing);
-        let deliveries = deliveries.into_iter().map(|(summary, attempts)| DeliveryDoc::of(summary, Some(attempts)));
+        let deliveries =
+            deliveries.into_iter().map(|(summary, attempts)| DeliveryResponse::of(summary, Some(attempts)));
         document.deliveries = Some(deliveries.collect());
         document.data = verdict_event.as_ref().and_then(Event::run).map(raw);
         Ok(document)
     }
 
     /// What an operator should know.
-    async fn notices(&self) -> Result<Vec<String>, Refusal> {
+    async fn notices(&self) -> Result<Vec<String>, HttpError> {
         let mut notices = Vec::new();
-        if let Some(rejected) = &self.control.in_force.borrow().rejected {
+        if let Some(rejected) = &self.control.live_config.borrow().rejected {
             notices.push(format!("the configuration on disk is not in force: {rejected}"));
         }
-        let upstream = self.control.watches.upstream();
-        notices.extend(upstream.borrow().trouble_text());
-        let routes = Arc::clone(&self.control.in_force.borrow().routes);
+        let breaker = self.control.watches.breaker();
+        notices.extend(breaker.borrow().outage_text());
+        let routes = Arc::clone(&self.control.live_config.borrow().routes);
         for (sink, open) in self.control.store.sinks_with_open_deliveries().await? {
             if !routes.0.iter().any(|route| route.sink == sink) {
                 let waiting = if open == 1 { "1 message waits".to_owned() } else { format!("{open} messages wait") };

@@ -7,10 +7,10 @@ use schemars::generate::SchemaGenerator;
 use schemars::{JsonSchema, Schema, json_schema};
 
 use super::extract::MAX_PAGE;
-use super::types::ActivityDoc;
+use super::types::ActivityResponse;
 use crate::config::{LABEL_KEY_BYTES, LABEL_VALUE_CHARS, MAX_LABELS, NAME_CHARS};
 use crate::domain::{
-    DeliveryId, Event, EventType, FoundBy, RunEvent, RunId, SinkName, SinkNotice, UpstreamNotice, Verdict,
+    DeliveryId, Event, EventType, FoundBy, ProviderNotice, RunEvent, RunId, SinkName, SinkNotice, Verdict,
 };
 use crate::store::{DeliveryState, WatchState};
 
@@ -86,7 +86,7 @@ texts! {
     });
     PageSize, "PageSize", json_schema!({ "type": "integer", "minimum": 1, "maximum": MAX_PAGE });
     EventNumber, "EventNumber", json_schema!({ "type": "integer", "minimum": 0, "maximum": i64::MAX });
-    Figures, "Figures", json_schema!({ "type": "string" });
+    MetricsText, "MetricsText", json_schema!({ "type": "string" });
 }
 
 impl JsonSchema for Event {
@@ -97,7 +97,7 @@ impl JsonSchema for Event {
     fn json_schema(schemas: &mut SchemaGenerator) -> Schema {
         let data = [
             schemas.subschema_for::<RunEvent>(),
-            schemas.subschema_for::<UpstreamNotice>(),
+            schemas.subschema_for::<ProviderNotice>(),
             schemas.subschema_for::<SinkNotice>(),
         ];
         json_schema!({
@@ -141,7 +141,7 @@ impl JsonSchema for ActivityFrame {
     }
 
     fn json_schema(schemas: &mut SchemaGenerator) -> Schema {
-        let data = [schemas.subschema_for::<ActivityDoc>(), json_schema!({ "type": "integer", "minimum": 1 })];
+        let data = [schemas.subschema_for::<ActivityResponse>(), json_schema!({ "type": "integer", "minimum": 1 })];
         json_schema!({
             "type": "object",
             "required": ["event", "data"],
@@ -179,7 +179,7 @@ pub(super) struct PageSize;
 pub(super) struct EventNumber;
 
 /// Metrics.
-pub(super) struct Figures;
+pub(super) struct MetricsText;
 
 /// One of the Server-Sent Events.
 pub(super) struct EventFrame;

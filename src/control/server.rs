@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::write_timeout::Impatient;
+use super::write_timeout::WriteTimeout;
 
 /// Most connections at once on one listener. A further caller takes the place of the oldest one that has not sent an
 /// authorized request, and waits to be accepted only where there is none: idle connections shut out neither probes nor
@@ -145,7 +145,7 @@ async fn connection(stream: Box<dyn Connection>, caller: Caller, router: Router,
         request.extensions_mut().insert(caller.clone());
         router.call(request)
     });
-    let connection = builder.serve_connection(TokioIo::new(Impatient::new(stream)), service);
+    let connection = builder.serve_connection(TokioIo::new(WriteTimeout::new(stream)), service);
     tokio::pin!(connection);
     // All arms are cancel-safe: the connection is only polled on, not dropped, unless another takes its place.
     let ended = tokio::select! {

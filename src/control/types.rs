@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::schemas::{DurationText, LabelMap, WatchName};
 use crate::domain::{DeliveryId, EventType, FoundBy, Labels, RunEvent, RunId, SinkName, Verdict};
-use crate::scheduler::{Followed, WatchView};
+use crate::scheduler::{RunActivity, WatchView};
 use crate::store::{AttemptRecord, DeliveryState, DeliverySummary, WatchRecord, WatchState};
 
 /// `POST /v1/watches`.
@@ -73,7 +73,7 @@ impl AddRequest {
 
 /// A watch. The parts from `history` on are there only where one watch was asked for.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct WatchDoc {
+pub struct WatchResponse {
     /// The run.
     pub run_id: RunId,
     /// The name for people.
@@ -110,7 +110,7 @@ pub struct WatchDoc {
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub missing_since: Option<Timestamp>,
     /// The last poll that failed.
-    pub last_error: Option<FailureDoc>,
+    pub last_error: Option<PollErrorResponse>,
     /// Whether a poll is under way.
     pub polling: bool,
     /// When it is asked for next, unless the API's limits or troubles delay that.
@@ -122,13 +122,13 @@ pub struct WatchDoc {
     pub not_applied: Vec<String>,
     /// Every change of its status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub history: Option<Vec<ChangeDoc>>,
+    pub history: Option<Vec<StatusChangeResponse>>,
     /// What each sink is told of it, by the settings now in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub routing: Option<Vec<SinkDoc>>,
+    pub routing: Option<Vec<RoutingEntry>>,
     /// Its deliveries with every attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub deliveries: Option<Vec<DeliveryDoc>>,
+    pub deliveries: Option<Vec<DeliveryResponse>>,
     /// The data of the event that told its verdict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<RunEvent>")]
@@ -137,7 +137,7 @@ pub struct WatchDoc {
 
 /// A poll that failed.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct FailureDoc {
+pub struct PollErrorResponse {
     /// When.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub at: Timestamp,
@@ -147,7 +147,7 @@ pub struct FailureDoc {
 
 /// A change of a run's status.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct ChangeDoc {
+pub struct StatusChangeResponse {
     /// When it was observed.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub at: Timestamp,
@@ -157,7 +157,7 @@ pub struct ChangeDoc {
 
 /// What a sink is told of a watch.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct SinkDoc {
+pub struct RoutingEntry {
     /// The sink.
     pub sink: SinkName,
     /// The verdict events and others that it gets.
@@ -168,7 +168,7 @@ pub struct SinkDoc {
 
 /// One event of `GET /v1/activity`: what a run is doing, as its event stream tells it.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct ActivityDoc {
+pub struct ActivityResponse {
     /// The run.
     pub run_id: RunId,
     /// When it came in.
@@ -185,7 +185,7 @@ pub struct ActivityDoc {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct WatchList {
     /// The watches.
-    pub watches: Vec<WatchDoc>,
+    pub watches: Vec<WatchResponse>,
     /// Where the list goes on; `null` at its end.
     pub next_cursor: Option<String>,
     /// What an operator should know: trouble with the API, a configuration that is not in force.
@@ -194,7 +194,7 @@ pub struct WatchList {
 
 /// A delivery.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct DeliveryDoc {
+pub struct DeliveryResponse {
     /// Its ID: `webhook-id` on every attempt.
     pub id: DeliveryId,
     /// The sink.
@@ -221,12 +221,12 @@ pub struct DeliveryDoc {
     pub last_result: Option<String>,
     /// Every attempt; only where one watch was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub attempt_log: Option<Vec<AttemptDoc>>,
+    pub attempt_log: Option<Vec<AttemptResponse>>,
 }
 
 /// One attempt.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct AttemptDoc {
+pub struct AttemptResponse {
     /// Its number, from 1.
     pub attempt: u32,
     /// When it began.
@@ -244,21 +244,21 @@ pub struct AttemptDoc {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct DeliveryList {
     /// The deliveries.
-    pub deliveries: Vec<DeliveryDoc>,
+    pub deliveries: Vec<DeliveryResponse>,
     /// Where the list goes on; `null` at its end.
     pub next_cursor: Option<String>,
 }
 
 /// `POST /v1/deliveries/retry` and `/drop`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub(super) struct DecidedDoc {
+pub(super) struct DecisionResponse {
     /// How many deliveries it was done with.
     pub(super) deliveries: u64,
 }
 
 /// `GET /healthz` and `GET /readyz`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct HealthDoc {
+pub struct HealthResponse {
     /// `ok` or `ready`.
     pub status: String,
 }
@@ -274,7 +274,7 @@ pub struct Problem {
     pub detail: String,
 }
 
-impl WatchDoc {
+impl WatchResponse {
     /// A watch as it is stored and, if it is active, as the scheduler has it.
     pub(super) fn of(record: WatchRecord, view: Option<WatchView>) -> Self {
         let WatchRecord { watch, status, polls, missing_since, last_error, verdict, found_by } = record;
@@ -293,7 +293,7 @@ impl WatchDoc {
             finished_at: verdict.map(|(_, at)| at),
             polls: view.as_ref().map_or(polls, |view| view.polls),
             missing_since: view.as_ref().map_or(missing_since, |view| view.missing_since),
-            last_error: failure.map(|failure| FailureDoc { at: failure.at, message: failure.message }),
+            last_error: failure.map(|failure| PollErrorResponse { at: failure.at, message: failure.message }),
             polling: view.as_ref().is_some_and(|view| view.polling),
             next_poll_at: view.map(|view| view.next_poll_at),
             not_applied: Vec::new(),
@@ -310,21 +310,21 @@ impl WatchDoc {
     }
 }
 
-impl ActivityDoc {
+impl ActivityResponse {
     /// What was followed.
-    pub fn of(followed: &Followed) -> Self {
+    pub fn of(activities: &RunActivity) -> Self {
         Self {
-            run_id: followed.run_id.clone(),
-            at: followed.at,
-            activity: followed.activity.kind.to_owned(),
-            data: followed.activity.data.clone(),
+            run_id: activities.run_id.clone(),
+            at: activities.at,
+            activity: activities.activity.kind.to_owned(),
+            data: activities.activity.data.clone(),
         }
     }
 }
 
-impl DeliveryDoc {
+impl DeliveryResponse {
     pub(super) fn of(summary: DeliverySummary, attempts: Option<Vec<AttemptRecord>>) -> Self {
-        let attempt = |attempt: AttemptRecord| AttemptDoc {
+        let attempt = |attempt: AttemptRecord| AttemptResponse {
             attempt: attempt.attempt,
             at: attempt.at,
             took_ms: attempt.took_ms,

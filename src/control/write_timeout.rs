@@ -13,13 +13,13 @@ pub(super) const UNREAD_LIMIT: Duration = Duration::from_secs(30);
 
 /// Writing to it fails once nothing could be written for [`UNREAD_LIMIT`]. There is nothing that a caller
 /// could hold for ever, then: hyper itself bounds only how long it may send.
-pub(super) struct Impatient<T> {
+pub(super) struct WriteTimeout<T> {
     inner: T,
     /// Runs while the other end reads nothing.
     unread: Option<Pin<Box<Sleep>>>,
 }
 
-impl<T> Impatient<T> {
+impl<T> WriteTimeout<T> {
     pub(super) fn new(inner: T) -> Self {
         Self { inner, unread: None }
     }
@@ -36,7 +36,7 @@ impl<T> Impatient<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Impatient<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for WriteTimeout<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -46,7 +46,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Impatient<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Impatient<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<T> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(context, bytes);
         self.bounded(context, written)
@@ -85,7 +85,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_reads_nothing_is_given_up_and_who_reads_slowly_is_not() {
         let (ours, mut theirs) = duplex(8);
-        let mut ours = Impatient::new(ours);
+        let mut ours = WriteTimeout::new(ours);
         let reading = tokio::time::timeout(UNREAD_LIMIT * 20, async {
             for _ in 0..10 {
                 tokio::time::sleep(UNREAD_LIMIT - Duration::from_secs(1)).await;

@@ -23,14 +23,14 @@ use crate::cli::Signals;
 use crate::cli::args::DaemonArgs;
 use crate::clock::Clock;
 use crate::config::{self, IN_MEMORY, LogFormat, LogLevel, Settings, SinkSettings, Sources};
-use crate::control::{Control, InForce, Listener, Socket, SocketError};
+use crate::control::{Control, Listener, LiveConfig, Socket, SocketError};
 use crate::domain::{SinkName, Verdict, Watch};
 use crate::logging::LevelSwitch;
 use crate::metrics::Metrics;
 use crate::providers::ApiClient;
-use crate::scheduler::{AddedBy, Watches};
-use crate::store::{Added, Counts, Lock, LockError, Place, Store, StoreError};
-use crate::text::with_causes;
+use crate::scheduler::{AddedBy, SchedulerHandle};
+use crate::store::{Added, Counts, Location, Lock, LockError, Store, StoreError};
+use crate::text::error_chain;
 
 /// How long deliveries and requests under way are given when the daemon stops.
 const GRACE: Duration = Duration::from_secs(10);
@@ -119,7 +119,7 @@ pub async fn daemon(
             Err(error) => return Ok(cannot_start(error)),
         }
     }
-    let place = if in_memory { Place::Memory } else { Place::File(&path) };
+    let place = if in_memory { Location::Memory } else { Location::File(&path) };
     let engine = tokio::select! {
         engine = starting(Engine::start(&settings, place, Clock::system())) => engine,
         _ = signals.next() => return Ok(ended_at_start()),
@@ -133,7 +133,7 @@ pub async fn daemon(
         }
     };
 
-    let (in_force, in_force_receiver) = watch::channel(in_force(&settings));
+    let (live_config, in_force_receiver) = watch::channel(live_config(&settings));
     let clock = Clock::system();
     let stop = CancellationToken::new();
     let control = Control {
@@ -141,7 +141,7 @@ pub async fn daemon(
         watches: engine.watches.clone(),
         metrics: engine.metrics.clone(),
         clock: clock.clone(),
-        in_force: in_force_receiver.clone(),
+        live_config: in_force_receiver.clone(),
     };
     let mut server = control.serve(listeners, &stop);
     let mut chores = JoinSet::new();
@@ -152,15 +152,15 @@ pub async fn daemon(
         chores.spawn(watchdog(engine.store.clone(), engine.watches.clone(), period));
     }
 
-    let started = Started::of(&settings);
-    let mut service = Service { settings, started, in_force, logging, unsettled: false };
+    let started = FixedSettings::of(&settings);
+    let mut service = Service { settings, started, live_config, logging, unsettled: false };
     // Read before watches are added, which may end at once: `done` takes what comes after it for new.
     let newest_before = match engine.store.newest_event().await {
         Ok(newest) => newest,
         Err(error) => return Ok(cannot_start(error)),
     };
     // A disk that takes nothing new is no reason to watch nothing.
-    service.settle_again(&engine, &clock).await;
+    service.apply(&engine, &clock).await;
     let counts = engine.store.counts().await.unwrap_or_default();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -186,9 +186,9 @@ pub async fn daemon(
                     _ = signals.next() => break 0,
                 }
                 let counts = engine.store.counts().await.unwrap_or_default();
-                systemd::ready(&status_line(&counts, service.in_force.borrow().rejected.as_deref()));
+                systemd::ready(&status_line(&counts, service.live_config.borrow().rejected.as_deref()));
             }
-            () = tokio::time::sleep(SETTLE_RETRY), if service.unsettled => service.settle_again(&engine, &clock).await,
+            () = tokio::time::sleep(SETTLE_RETRY), if service.unsettled => service.apply(&engine, &clock).await,
             ended = &mut done, if args.exit_when_done && !service.unsettled => match ended {
                 Ok(worst) => {
                     tracing::info!(worst = worst.map(Verdict::as_str), "done");
@@ -196,7 +196,7 @@ pub async fn daemon(
                     break worst.map_or(0, Verdict::exit_code);
                 }
                 Err(error) => {
-                    tracing::error!(error = with_causes(&error), "cannot tell whether all is done");
+                    tracing::error!(error = error_chain(&error), "cannot tell whether all is done");
                     break FAILED;
                 }
             },
@@ -339,14 +339,14 @@ fn cannot_start(error: impl Into<anyhow::Error>) -> u8 {
 
 /// The settings that hold as long as the process lives.
 #[derive(PartialEq, Eq)]
-struct Started {
+struct FixedSettings {
     store: Option<PathBuf>,
     socket: Option<PathBuf>,
     listen: Option<SocketAddr>,
     log_format: LogFormat,
 }
 
-impl Started {
+impl FixedSettings {
     fn of(settings: &Settings) -> Self {
         Self {
             store: settings.store.path.clone(),
@@ -360,8 +360,8 @@ impl Started {
 /// What changes on reload.
 struct Service {
     settings: Settings,
-    started: Started,
-    in_force: watch::Sender<InForce>,
+    started: FixedSettings,
+    live_config: watch::Sender<LiveConfig>,
     logging: Logging,
     /// The store refused what follows from settings that are in force.
     unsettled: bool,
@@ -413,7 +413,7 @@ impl Service {
                     many => format!("{first} (and {} more)", many - 1),
                 }
             }
-            Ok(Ok(loaded)) => match self.take_up(engine, clock, with_default_sink(loaded.settings)).await {
+            Ok(Ok(loaded)) => match self.adopt(engine, clock, with_default_sink(loaded.settings)).await {
                 Ok(()) => {
                     tracing::info!("configuration reloaded");
                     return;
@@ -422,17 +422,12 @@ impl Service {
             },
         };
         tracing::error!(rejected, "configuration not reloaded; the one before stays in force");
-        self.in_force.send_modify(|in_force| in_force.rejected = Some(rejected));
+        self.live_config.send_modify(|live_config| live_config.rejected = Some(rejected));
     }
 
-    async fn take_up(
-        &mut self,
-        engine: &mut Engine<ApiClient>,
-        clock: &Clock,
-        settings: Settings,
-    ) -> anyhow::Result<()> {
+    async fn adopt(&mut self, engine: &mut Engine<ApiClient>, clock: &Clock, settings: Settings) -> anyhow::Result<()> {
         engine.reload(&settings).await?;
-        let (started, new) = (&self.started, Started::of(&settings));
+        let (started, new) = (&self.started, FixedSettings::of(&settings));
         let fixed = [
             ("store.path", started.store == new.store),
             ("control.listen", started.listen == new.listen),
@@ -442,21 +437,21 @@ impl Service {
         for (key, _) in fixed.into_iter().filter(|(_, same)| !same) {
             tracing::warn!(key, "a change of this key needs a restart");
         }
-        let mut now_in_force = in_force(&settings);
+        let mut now_in_force = live_config(&settings);
         // A configuration that goes without the address goes without its token too, but the address stays until
         // the next start.
         if started.listen != new.listen && now_in_force.token.is_none() {
-            now_in_force.token.clone_from(&self.in_force.borrow().token);
+            now_in_force.token.clone_from(&self.live_config.borrow().token);
         }
-        self.in_force.send_replace(now_in_force);
+        self.live_config.send_replace(now_in_force);
         self.settings = settings;
         // It is in force from here on, whatever the store says to its watches.
-        self.settle_again(engine, clock).await;
+        self.apply(engine, clock).await;
         Ok(())
     }
 
     /// Does what is left to do for settings that are in force; where the store refuses, another time.
-    async fn settle_again(&mut self, engine: &Engine<ApiClient>, clock: &Clock) {
+    async fn apply(&mut self, engine: &Engine<ApiClient>, clock: &Clock) {
         let settled = self.settle(engine, clock).await;
         self.unsettled = settled.is_err();
         if let Err(error) = settled {
@@ -468,8 +463,8 @@ impl Service {
     }
 }
 
-fn in_force(settings: &Settings) -> InForce {
-    InForce {
+fn live_config(settings: &Settings) -> LiveConfig {
+    LiveConfig {
         routes: Arc::new(policy(settings).routes),
         deadline: settings.watch.deadline,
         retention: settings.store.retention,
@@ -496,7 +491,7 @@ fn make_parent(path: &Path) -> anyhow::Result<()> {
 /// process count, but they do not show that no more will come. Cancel-safe.
 async fn done(
     store: Store,
-    mut in_force: watch::Receiver<InForce>,
+    mut live_config: watch::Receiver<LiveConfig>,
     idle_grace: Duration,
     newest_before: i64,
 ) -> Result<Option<Verdict>, StoreError> {
@@ -507,7 +502,7 @@ async fn done(
         // Marked as seen before the store is read, so that no change in between is missed.
         history.mark_unchanged();
         deliveries.mark_unchanged();
-        let routes = Arc::clone(&in_force.borrow_and_update().routes);
+        let routes = Arc::clone(&live_config.borrow_and_update().routes);
         let active = store.counts().await?.active;
         arrived |= active > 0 || store.newest_event().await? > newest_before;
         let open = store.sinks_with_open_deliveries().await?;
@@ -520,7 +515,7 @@ async fn done(
         tokio::select! {
             Ok(()) = history.changed() => {}
             Ok(()) = deliveries.changed() => {}
-            Ok(()) = in_force.changed() => {}
+            Ok(()) = live_config.changed() => {}
             () = tokio::time::sleep_until(gives_up), if Instant::now() < gives_up => {}
             else => return Err(StoreError::Closed),
         }
@@ -528,11 +523,11 @@ async fn done(
 }
 
 /// Deletes what is older than the retention, now and then, without end.
-async fn prune(store: Store, clock: Clock, metrics: Metrics, mut in_force: watch::Receiver<InForce>) {
+async fn prune(store: Store, clock: Clock, metrics: Metrics, mut live_config: watch::Receiver<LiveConfig>) {
     loop {
         let (retention, routes) = {
-            let in_force = in_force.borrow_and_update();
-            (in_force.retention, Arc::clone(&in_force.routes))
+            let live_config = live_config.borrow_and_update();
+            (live_config.retention, Arc::clone(&live_config.routes))
         };
         let before = clock.now().checked_sub(retention).unwrap_or(Timestamp::MIN);
         loop {
@@ -548,7 +543,7 @@ async fn prune(store: Store, clock: Clock, metrics: Metrics, mut in_force: watch
                     }
                 }
                 Err(error) => {
-                    tracing::error!(error = with_causes(&error), "cannot prune");
+                    tracing::error!(error = error_chain(&error), "cannot prune");
                     break;
                 }
             }
@@ -559,7 +554,7 @@ async fn prune(store: Store, clock: Clock, metrics: Metrics, mut in_force: watch
         // Cancel-safe: one sleeps, the other waits for a change that is read above.
         tokio::select! {
             () = tokio::time::sleep(period) => {}
-            Ok(()) = in_force.changed() => {}
+            Ok(()) = live_config.changed() => {}
         }
     }
 }
@@ -569,37 +564,37 @@ async fn probe(store: Store) {
     loop {
         tokio::time::sleep(PROBE_PERIOD).await;
         if let Err(error) = store.probe().await {
-            tracing::debug!(error = with_causes(&error), "the store could not be written now");
+            tracing::debug!(error = error_chain(&error), "the store could not be written now");
         }
     }
 }
 
 /// Keeps the status for the service manager up to date, for ever.
-async fn keep_status(store: Store, watches: Watches<ApiClient>, mut in_force: watch::Receiver<InForce>) {
+async fn keep_status(store: Store, watches: SchedulerHandle<ApiClient>, mut live_config: watch::Receiver<LiveConfig>) {
     let (mut history, mut deliveries) = (store.history_changed(), store.deliveries_changed());
-    let mut upstream = watches.upstream();
+    let mut breaker = watches.breaker();
     loop {
         // Cancel-safe: each waits for a change, and what it missed is read below.
         tokio::select! {
             Ok(()) = history.changed() => {}
             Ok(()) = deliveries.changed() => {}
-            Ok(()) = upstream.changed() => {}
-            Ok(()) = in_force.changed() => {}
+            Ok(()) = breaker.changed() => {}
+            Ok(()) = live_config.changed() => {}
             else => std::future::pending().await,
         }
         history.mark_unchanged();
         deliveries.mark_unchanged();
-        let trouble = upstream.borrow_and_update().trouble_text();
-        let rejected = in_force.borrow_and_update().rejected.clone();
+        let outage = breaker.borrow_and_update().outage_text();
+        let rejected = live_config.borrow_and_update().rejected.clone();
         if let Ok(counts) = store.counts().await {
-            systemd::status(&status_line(&counts, rejected.or(trouble).as_deref()));
+            systemd::status(&status_line(&counts, rejected.or(outage).as_deref()));
         }
         tokio::time::sleep(STATUS_PERIOD).await;
     }
 }
 
 /// Says that the service is alive as long as the scheduler and the store answer, for ever.
-async fn watchdog(store: Store, watches: Watches<ApiClient>, period: Duration) {
+async fn watchdog(store: Store, watches: SchedulerHandle<ApiClient>, period: Duration) {
     let mut tick = tokio::time::interval(period);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::event::passable;
 use super::{JsonText, Status, Verdict};
-use crate::text::{harmless_json, one_line};
+use crate::text::{escape_json_for_terminal, one_line};
 
 /// Longest data of an event that is kept, in bytes; they are for people to follow.
 const MAX_DATA_BYTES: usize = 16 * 1024;
@@ -95,7 +95,7 @@ impl Activity {
         }
         let data = data.filter(|data| data.get().len() <= MAX_DATA_BYTES).map(|data| JsonText::from(data.to_owned()));
         let (data, _) = passable(data.as_ref());
-        let harmless = |data: JsonText| RawValue::from_string(harmless_json(data.get()).into_owned());
+        let harmless = |data: JsonText| RawValue::from_string(escape_json_for_terminal(data.get()).into_owned());
         let data = data.and_then(|data| harmless(data).ok());
         Some(Self { kind, hint, data })
     }

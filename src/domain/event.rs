@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::value::RawValue;
 
 use super::{JsonText, Labels, RunId, SinkName, Timing, Verdict};
-use crate::text::whole_characters;
+use crate::text::replace_lone_surrogates;
 
 /// The kind of an event. The words are fixed: receivers switch on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -131,7 +131,7 @@ pub enum EventData {
     /// A run and its watch: the `run.*` and `watch.*` events, and the sample of `sink.test`.
     Run(Box<RunEvent>),
     /// The API: the `api.*` events.
-    Upstream(UpstreamNotice),
+    Provider(ProviderNotice),
     /// A sink: `sink.disabled`.
     Sink(SinkNotice),
 }
@@ -216,7 +216,7 @@ pub struct WatchSummary {
 
 /// The data of an `api.*` event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct UpstreamNotice {
+pub struct ProviderNotice {
     /// What happened, for people. No secrets.
     pub message: String,
     /// Since when.
@@ -308,7 +308,7 @@ impl Event {
         let (event_type, timestamp) = (self.event_type, self.timestamp);
         let json = match data {
             EventData::Run(data) => serde_json::to_string(&Wire { r#type: event_type, timestamp, data }),
-            EventData::Upstream(data) => serde_json::to_string(&Wire { r#type: event_type, timestamp, data }),
+            EventData::Provider(data) => serde_json::to_string(&Wire { r#type: event_type, timestamp, data }),
             EventData::Sink(data) => serde_json::to_string(&Wire { r#type: event_type, timestamp, data }),
         };
         json.expect("an event has only text keys and no failing serializer")
@@ -329,7 +329,7 @@ impl Event {
         let wire: Wire<'_> = serde_json::from_str(json)?;
         let data = match wire.r#type {
             EventType::ApiUnreachable | EventType::ApiUnauthorized | EventType::ApiRecovered => {
-                EventData::Upstream(serde_json::from_str(wire.data.get())?)
+                EventData::Provider(serde_json::from_str(wire.data.get())?)
             }
             EventType::SinkDisabled => EventData::Sink(serde_json::from_str(wire.data.get())?),
             EventType::RunSucceeded
@@ -378,7 +378,7 @@ impl Event {
     pub fn run(&self) -> Option<&RunEvent> {
         match &self.data {
             EventData::Run(data) => Some(data),
-            EventData::Upstream(_) | EventData::Sink(_) => None,
+            EventData::Provider(_) | EventData::Sink(_) => None,
         }
     }
 
@@ -396,7 +396,7 @@ pub(super) fn passable(value: Option<&JsonText>) -> (Option<JsonText>, bool) {
     if nesting(value.get()) > MAX_NESTING {
         return (None, true);
     }
-    let value = match whole_characters(value.get()) {
+    let value = match replace_lone_surrogates(value.get()) {
         Cow::Borrowed(_) => on_one_line(value),
         Cow::Owned(whole) => on_one_line(&JsonText::new(whole).expect("an escape stands for another")),
     };

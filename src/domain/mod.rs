@@ -19,12 +19,12 @@ mod verdict;
 mod watch;
 
 pub use activity::{Activity, Hint};
-pub use event::{Event, EventData, EventType, RunEvent, RunSummary, SinkNotice, UpstreamNotice, WatchSummary};
+pub use event::{Event, EventData, EventType, ProviderNotice, RunEvent, RunSummary, SinkNotice, WatchSummary};
 pub use id::{DeliveryId, InvalidId, RunId, SinkName};
 pub use json::JsonText;
 pub use observation::{Observation, RunDetails, Timing};
 pub use route::{EventFilter, Explained, InvalidFilter, Route, Routes};
 pub use status::Status;
-pub use transition::{Answer, Illegal, Limits, Progress, Step};
+pub use transition::{IllegalTransition, Limits, PollOutcome, Progress, Step};
 pub use verdict::{FoundBy, Verdict};
 pub use watch::{Labels, Watch};

@@ -13,7 +13,7 @@ use crate::failpoint::mutant;
 
 /// What one poll brought, as far as the verdict is concerned.
 #[derive(Debug, Clone)]
-pub enum Answer {
+pub enum PollOutcome {
     /// A usable answer about the run.
     Seen(Box<Observation>),
     /// The API said 404 or 410: it knows no such run.
@@ -51,7 +51,7 @@ pub struct Limits {
 
 /// A step that is not legal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Illegal {
+pub enum IllegalTransition {
     /// The watch has its verdict already, and a verdict never changes.
     #[error("the watch has ended already, as {0}")]
     Finished(Verdict),
@@ -184,7 +184,7 @@ impl Progress {
 
     /// Takes from `refused`, a step that could not be stored at `now` and so is not taken, what must not be
     /// forgotten: that the last poll did or did not get an answer, and that the run was not missing.
-    pub fn heed(&mut self, refused: &Self, now: Timestamp) {
+    pub fn carry_over(&mut self, refused: &Self, now: Timestamp) {
         self.answered = refused.answered;
         if !mutant("answer-forgotten") {
             self.missing_for = refused.missing_for;
@@ -222,16 +222,22 @@ impl Progress {
     /// is missing begins again: its verdict needs answers, all of them 404 or 410.
     ///
     /// # Errors
-    /// [`Illegal::Finished`] when the watch has its verdict already.
-    pub fn step(&self, watch: &Watch, answer: Answer, now: Timestamp, limits: &Limits) -> Result<Step, Illegal> {
+    /// [`IllegalTransition::Finished`] when the watch has its verdict already.
+    pub fn step(
+        &self,
+        watch: &Watch,
+        answer: PollOutcome,
+        now: Timestamp,
+        limits: &Limits,
+    ) -> Result<Step, IllegalTransition> {
         if let Some(verdict) = self.verdict {
-            return Err(Illegal::Finished(verdict));
+            return Err(IllegalTransition::Finished(verdict));
         }
         let mut next = self.clone();
         let mut told = Vec::with_capacity(2);
         let (mut why, mut last) = (None, true);
         let still_going = match answer {
-            Answer::Seen(observation) => {
+            PollOutcome::Seen(observation) => {
                 let Observation { status, details } = *observation;
                 next.polls += 1;
                 next.answered = true;
@@ -247,7 +253,7 @@ impl Progress {
                 next.details = Some(Box::new(details));
                 next.verdict.is_none()
             }
-            Answer::Missing { counted } => {
+            PollOutcome::Missing { counted } => {
                 next.polls += 1;
                 next.answered = false;
                 next.missing_for =
@@ -259,7 +265,7 @@ impl Progress {
                 why = Some(if self.status.is_some() { GONE } else { NEVER_THERE }.to_owned());
                 false
             }
-            Answer::Failed { why: failure, retried } => {
+            PollOutcome::Failed { why: failure, retried } => {
                 next.polls += 1;
                 next.answered = false;
                 if !mutant("grace-goes-on") {
@@ -268,7 +274,7 @@ impl Progress {
                 (why, last) = (Some(failure), !retried);
                 mutant("failure-is-late")
             }
-            Answer::NotPolled { stands, why: obstacle } => {
+            PollOutcome::NotPolled { stands, why: obstacle } => {
                 why = Some(obstacle);
                 self.answered && stands
             }
@@ -381,29 +387,29 @@ mod tests {
         }
     }
 
-    fn seen(status: &str) -> Answer {
+    fn seen(status: &str) -> PollOutcome {
         seen_with(status, RunDetails::default())
     }
 
-    fn seen_with(status: &str, details: RunDetails) -> Answer {
-        Answer::Seen(Box::new(Observation { status: Status::from_api(status), details }))
+    fn seen_with(status: &str, details: RunDetails) -> PollOutcome {
+        PollOutcome::Seen(Box::new(Observation { status: Status::from_api(status), details }))
     }
 
-    fn failed() -> Answer {
-        Answer::Failed { why: "502 Bad Gateway".to_owned(), retried: false }
+    fn failed() -> PollOutcome {
+        PollOutcome::Failed { why: "502 Bad Gateway".to_owned(), retried: false }
     }
 
-    fn not_polled(stands: bool) -> Answer {
-        Answer::NotPolled { stands, why: "not polled since 10:21".to_owned() }
+    fn not_polled(stands: bool) -> PollOutcome {
+        PollOutcome::NotPolled { stands, why: "not polled since 10:21".to_owned() }
     }
 
     /// A 404, and how many seconds since the answer before count.
-    fn missing(counted: u64) -> Answer {
-        Answer::Missing { counted: Duration::from_secs(counted) }
+    fn missing(counted: u64) -> PollOutcome {
+        PollOutcome::Missing { counted: Duration::from_secs(counted) }
     }
 
     /// Feeds answers at the given seconds and returns the events, as words with their seconds.
-    fn play(deadline: i64, answers: Vec<(i64, Answer)>) -> (Progress, Vec<(i64, &'static str)>) {
+    fn play(deadline: i64, answers: Vec<(i64, PollOutcome)>) -> (Progress, Vec<(i64, &'static str)>) {
         let (watch, limits) = (watch(deadline), limits());
         let mut progress = Progress::begin(time(0));
         let mut told = Vec::new();
@@ -497,7 +503,7 @@ mod tests {
 
     #[test]
     fn a_verdict_without_a_status_says_why() {
-        let reason = |answers: Vec<(i64, Answer)>| {
+        let reason = |answers: Vec<(i64, PollOutcome)>| {
             let (watch, limits) = (watch(1000), limits());
             let mut progress = Progress::begin(time(0));
             let mut reason = None;
@@ -522,7 +528,7 @@ mod tests {
         let (watch, limits) = (watch(1000), limits());
         let (mut progress, _) = play(1000, vec![(0, missing(0))]);
         let refused = progress.step(&watch, seen("running"), time(100), &limits).unwrap();
-        progress.heed(&refused.progress, time(100));
+        progress.carry_over(&refused.progress, time(100));
         let missed = |progress: &Progress, at, counted| {
             progress.step(&watch, missing(counted), time(at), &limits).unwrap().progress
         };
@@ -534,7 +540,7 @@ mod tests {
         let (mut progress, _) = play(1000, vec![(0, missing(0)), (100, missing(100))]);
         let refused = missed(&progress, 120, 20);
         assert_eq!(refused.verdict, Some(Verdict::NotFound));
-        progress.heed(&refused, time(120));
+        progress.carry_over(&refused, time(120));
         assert_eq!(missed(&progress, 125, 5).verdict, Some(Verdict::NotFound));
     }
 
@@ -553,7 +559,7 @@ mod tests {
         assert_eq!(play(10, vec![(10, not_polled(true))]).1, [(10, "watch.unreachable")]);
         assert_eq!(play(10, vec![(9, failed())]).1, []);
         // A failure that another poll follows decides nothing.
-        let retried = || Answer::Failed { why: "no connection".to_owned(), retried: true };
+        let retried = || PollOutcome::Failed { why: "no connection".to_owned(), retried: true };
         assert_eq!(play(10, vec![(70, retried()), (71, seen("succeeded"))]).1, [(71, "run.succeeded")]);
         assert_eq!(play(10, vec![(70, retried()), (71, failed())]).1, [(71, "watch.unreachable")]);
     }
@@ -567,7 +573,7 @@ mod tests {
     #[test]
     fn late_means_over_before_anyone_watched() {
         let ended = |at: Option<i64>| RunDetails { completed_at: at.map(time), ..RunDetails::default() };
-        let late = |answers: Vec<(i64, Answer)>| {
+        let late = |answers: Vec<(i64, PollOutcome)>| {
             let (progress, _) = play(100, answers);
             progress.describe(&watch(100), time(50), &limits()).watch.late
         };
@@ -612,14 +618,14 @@ mod tests {
         assert_eq!((data.run.output.is_none(), data.truncated), (true, vec!["output".to_owned()]));
     }
 
-    fn any_answer() -> impl Strategy<Value = Answer> {
+    fn any_answer() -> impl Strategy<Value = PollOutcome> {
         prop_oneof![
             4 => prop_oneof![
                 Just("pending"), Just("running"), Just("queued"), Just("SUCCEEDED"), Just("")
             ].prop_map(seen),
             1 => prop_oneof![Just("succeeded"), Just("failed"), Just("canceled"), Just("cancelled")].prop_map(seen),
             3 => any::<bool>().prop_map(|counts| missing(u64::from(counts))),
-            3 => any::<bool>().prop_map(|retried| Answer::Failed { why: String::new(), retried }),
+            3 => any::<bool>().prop_map(|retried| PollOutcome::Failed { why: String::new(), retried }),
             1 => any::<bool>().prop_map(not_polled),
         ]
     }
@@ -641,34 +647,34 @@ mod tests {
                 now += gap;
                 let answer = match answer {
                     // All of the gap counts, or nothing.
-                    Answer::Missing { counted } if !counted.is_zero() => missing(gap.unsigned_abs()),
-                    Answer::Seen(_) | Answer::Missing { .. } | Answer::Failed { .. } | Answer::NotPolled { .. } => answer,
+                    PollOutcome::Missing { counted } if !counted.is_zero() => missing(gap.unsigned_abs()),
+                    PollOutcome::Seen(_) | PollOutcome::Missing { .. } | PollOutcome::Failed { .. } | PollOutcome::NotPolled { .. } => answer,
                 };
                 missing_for = match &answer {
-                    Answer::Seen(_) | Answer::Failed { .. } => None,
-                    Answer::Missing { counted } if missing_for.is_some() && !counted.is_zero() => {
+                    PollOutcome::Seen(_) | PollOutcome::Failed { .. } => None,
+                    PollOutcome::Missing { counted } if missing_for.is_some() && !counted.is_zero() => {
                         missing_for.map(|before| before + gap)
                     }
-                    Answer::Missing { .. } => missing_for.or(Some(0)),
-                    Answer::NotPolled { .. } => missing_for,
+                    PollOutcome::Missing { .. } => missing_for.or(Some(0)),
+                    PollOutcome::NotPolled { .. } => missing_for,
                 };
                 let going = match &answer {
-                    Answer::Seen(_) => true,
-                    Answer::Missing { .. } | Answer::Failed { .. } => false,
+                    PollOutcome::Seen(_) => true,
+                    PollOutcome::Missing { .. } | PollOutcome::Failed { .. } => false,
                     // Says nothing of the poll before, which may decide another time.
-                    Answer::NotPolled { stands, .. } => last_poll_answered && *stands,
+                    PollOutcome::NotPolled { stands, .. } => last_poll_answered && *stands,
                 };
-                if !matches!(answer, Answer::NotPolled { .. }) {
+                if !matches!(answer, PollOutcome::NotPolled { .. }) {
                     last_poll_answered = going;
                 }
                 let said = match &answer {
-                    Answer::Seen(observation) => Some(observation.status.clone()),
-                    Answer::Missing { .. } | Answer::Failed { .. } | Answer::NotPolled { .. } => None,
+                    PollOutcome::Seen(observation) => Some(observation.status.clone()),
+                    PollOutcome::Missing { .. } | PollOutcome::Failed { .. } | PollOutcome::NotPolled { .. } => None,
                 };
-                let is_missing = matches!(answer, Answer::Missing { .. });
-                let again = matches!(answer, Answer::Failed { retried: true, .. });
+                let is_missing = matches!(answer, PollOutcome::Missing { .. });
+                let again = matches!(answer, PollOutcome::Failed { retried: true, .. });
                 let step = match progress.step(&watch, answer, time(now), &limits) {
-                    Err(Illegal::Finished(verdict)) => {
+                    Err(IllegalTransition::Finished(verdict)) => {
                         prop_assert_eq!(progress.verdict, Some(verdict));
                         continue;
                     }

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::header::{HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 
-use super::summary::{self, Summary, Weight};
+use super::summary::{self, Severity, Summary};
 use super::webhook::Body;
 use crate::config::WebhookFormat;
 use crate::domain::Event;
@@ -35,7 +35,7 @@ fn json_body(value: &serde_json::Value) -> Body {
 }
 
 fn colour(summary: &Summary) -> u32 {
-    if summary.weight == Weight::Good { GOOD_COLOUR } else { BAD_COLOUR }
+    if summary.weight == Severity::Good { GOOD_COLOUR } else { BAD_COLOUR }
 }
 
 /// Slack incoming webhook (docs.slack.dev, "Sending messages using incoming webhooks" and "Formatting
@@ -80,7 +80,7 @@ pub(super) fn discord(event: &Event) -> Body {
 /// Adaptive Card (adaptivecards.io). Text blocks read some markdown, which is escaped.
 pub(super) fn teams(event: &Event) -> Body {
     let summary = summary::of(event);
-    let colour = if summary.weight == Weight::Good { "Good" } else { "Attention" };
+    let colour = if summary.weight == Severity::Good { "Good" } else { "Attention" };
     let block = |text: &str| json!({ "type": "TextBlock", "text": escape_markdown(text), "wrap": true });
     let mut title = block(&summary.title);
     title["weight"] = "Bolder".into();
@@ -115,8 +115,8 @@ pub(super) fn ntfy(event: &Event) -> Body {
         (Some(format!("=?UTF-8?B?{}?=", STANDARD.encode(&summary.title))), summary.lines.join("\n"))
     };
     let (priority, tags) = match summary.weight {
-        Weight::Good => ("default", "white_check_mark"),
-        Weight::Bad => ("high", "rotating_light"),
+        Severity::Good => ("default", "white_check_mark"),
+        Severity::Bad => ("high", "rotating_light"),
     };
     headers.insert("priority", HeaderValue::from_static(priority));
     headers.insert("tags", HeaderValue::from_static(tags));

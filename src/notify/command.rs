@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{Message, SendError, Sent, program, summary};
 use crate::blocking::{FILE_LIMIT, Lane};
 use crate::domain::{EventData, Verdict};
-use crate::hardening::keep_private;
+use crate::hardening::clear_secret_environment;
 use crate::text::{last_of_line, one_line};
 
 /// Most bytes of standard error that are kept, from its end.
@@ -48,7 +48,7 @@ impl Command {
         let (program, arguments) = self.argv.split_first().expect("the configuration refuses an empty argv");
         let mut command = tokio::process::Command::new(program);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        keep_private(&mut command);
+        clear_secret_environment(&mut command);
         command.envs(variables(message));
         // A group of its own, so that whatever it starts can be ended with it.
         command.process_group(0).kill_on_drop(true);

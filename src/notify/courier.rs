@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::domain::{Event, EventData, EventType, Routes, SinkName, SinkNotice};
 use crate::failpoint::{self, mutant};
 use crate::metrics::Metrics;
-use crate::store::{Attempt, Claimed, Outcome, Store, StoreError, Told};
+use crate::store::{Attempt, Claimed, Outcome, RoutedEvent, Store, StoreError};
 
 /// Largest part by which a planned wait is made longer or shorter, so that many deliveries that
 /// failed together do not come back together.
@@ -230,7 +230,7 @@ impl<D: Deliver> Courier<D> {
         let event = Event { event_type: EventType::SinkDisabled, timestamp: now, data: EventData::Sink(notice) };
         let mut sinks = self.routes.sinks_for(&event, None);
         sinks.retain(|sink| *sink != self.name);
-        let told = Told { event, sinks };
+        let told = RoutedEvent { event, sinks };
         loop {
             match self.store.record_event(told.clone(), now).await {
                 Ok(()) | Err(StoreError::Closed) => break,
@@ -253,7 +253,7 @@ mod tests {
     use super::*;
     use crate::domain::{EventFilter, Labels, Route};
     use crate::notify::Sent;
-    use crate::store::{DeliveryFilter, Place};
+    use crate::store::{DeliveryFilter, Location};
     use proptest::prelude::*;
 
     /// A sink that is not used.
@@ -270,7 +270,7 @@ mod tests {
     }
 
     fn courier(retry_schedule: Vec<Duration>) -> (Courier<Nowhere>, crate::store::Writer) {
-        let (store, writer) = Store::open(Place::Memory).unwrap();
+        let (store, writer) = Store::open(Location::Memory).unwrap();
         let route =
             |sink: &str| Route { sink: name(sink), events: EventFilter::parse(["*"]).unwrap(), labels: Labels::new() };
         let courier = Courier {
@@ -299,7 +299,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn each_wait_is_that_of_the_schedule_within_a_fifth_or_what_was_asked_for_up_to_twice_that(
+        fn each_wait_is_that_of_the_schedule_within_a_fifth_or_what_was_rate_limited_up_to_twice_that(
             planned in prop::collection::vec(1_000..100_000_i64, 1..6),
             asked in prop::option::of(0..300_000_i64),
         ) {

@@ -9,10 +9,10 @@ use notify_rust::{Hint, Notification, NotificationHandle, NotificationResponse, 
 use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::summary::{self, Weight};
+use super::summary::{self, Severity};
 use super::{Message, SendError, Sent};
 use crate::blocking;
-use crate::hardening::keep_private;
+use crate::hardening::clear_secret_environment;
 
 /// Limit of one attempt: a bus or a daemon that hangs never answers.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -45,9 +45,9 @@ impl Desktop {
             .appname("runwatch")
             .summary(&summary.title)
             .body(&escape(&summary.lines.join("\n")))
-            .urgency(if summary.weight == Weight::Good { Urgency::Normal } else { Urgency::Critical })
+            .urgency(if summary.weight == Severity::Good { Urgency::Normal } else { Urgency::Critical })
             .hint(Hint::DesktopEntry("runwatch".to_owned()))
-            .icon(if summary.weight == Weight::Good { "dialog-information" } else { "dialog-error" });
+            .icon(if summary.weight == Severity::Good { "dialog-information" } else { "dialog-error" });
         let url = summary.url.filter(|url| url.starts_with("https://") || url.starts_with("http://"));
         if url.is_some() {
             // `default` is the action of a click on the message itself.
@@ -107,7 +107,7 @@ async fn open(url: &str) {
 async fn run(argv: &[&str]) -> std::io::Result<ExitStatus> {
     let mut command = tokio::process::Command::new(argv[0]);
     command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    keep_private(&mut command);
+    clear_secret_environment(&mut command);
     let runtime = Handle::current();
     let start = move || {
         let _context = runtime.enter();

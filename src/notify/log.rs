@@ -16,7 +16,7 @@ use super::{Message, SendError, Sent, summary};
 use crate::blocking::Lane;
 use crate::domain::EventData;
 use crate::logging::{self, EVENT_TARGET};
-use crate::text::{harmless_json, one_line};
+use crate::text::{escape_json_for_terminal, one_line};
 
 /// Longest error text in a record, in characters.
 const ERROR_CHARS: usize = 500;
@@ -94,7 +94,7 @@ impl Lines {
 fn line(message: &Message<'_>) -> String {
     let event = message.event.to_json();
     let fields = event.strip_prefix('{').expect("an event is a JSON object");
-    format!("{{\"delivery_id\":\"{}\",{}\n", message.delivery, harmless_json(fields))
+    format!("{{\"delivery_id\":\"{}\",{}\n", message.delivery, escape_json_for_terminal(fields))
 }
 
 /// Appends a line and waits until it is on the disk. The file is opened each time, so that it can be moved away.
@@ -172,7 +172,7 @@ fn record(message: &Message<'_>) {
                 summary.title
             );
         }
-        EventData::Upstream(notice) => {
+        EventData::Provider(notice) => {
             let detail = one_line(&notice.message, ERROR_CHARS);
             tracing::info!(target: EVENT_TARGET, event, detail, delivery_id, "{}", summary.title);
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::domain::{Event, EventData, EventType, RunEvent};
-use crate::text::{first_lines, one_line, span};
+use crate::text::{first_lines, humanize, one_line};
 
 /// Longest name in a title, in characters.
 const MAX_NAME_CHARS: usize = 60;
@@ -14,7 +14,7 @@ const ERROR_CHARS: usize = 200;
 
 /// How much a message matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Weight {
+pub enum Severity {
     /// Good news, or for information.
     Good,
     /// Needs somebody.
@@ -31,21 +31,21 @@ pub struct Summary {
     /// A link that people can open.
     pub url: Option<String>,
     /// How much it matters.
-    pub weight: Weight,
+    pub weight: Severity,
 }
 
 /// Puts an event in words.
 pub fn of(event: &Event) -> Summary {
     match &event.data {
         EventData::Run(data) => of_run(event.event_type, data),
-        EventData::Upstream(notice) => {
+        EventData::Provider(notice) => {
             let title = match event.event_type {
                 EventType::ApiRecovered => "The Crewship API answers again",
                 EventType::ApiUnauthorized => "The Crewship API refuses the key",
                 _ => "The Crewship API gives no usable answer",
             };
             let since = format!("since {}", notice.since.strftime("%Y-%m-%d %H:%M UTC"));
-            let weight = if event.event_type == EventType::ApiRecovered { Weight::Good } else { Weight::Bad };
+            let weight = if event.event_type == EventType::ApiRecovered { Severity::Good } else { Severity::Bad };
             Summary {
                 title: title.to_owned(),
                 lines: vec![one_line(&notice.message, ERROR_CHARS), since],
@@ -57,7 +57,7 @@ pub fn of(event: &Event) -> Summary {
             title: format!("runwatch sends nothing to {} any more", notice.sink),
             lines: vec![one_line(&notice.message, ERROR_CHARS)],
             url: None,
-            weight: Weight::Bad,
+            weight: Severity::Bad,
         },
     }
 }
@@ -67,22 +67,22 @@ fn of_run(event_type: EventType, data: &RunEvent) -> Summary {
         Some(name) => one_line(name, MAX_NAME_CHARS),
         None => data.run.id.to_string(),
     };
-    let ran = data.timing.ran_ms.map(|ms| span(Duration::from_millis(ms)));
+    let ran = data.timing.ran_ms.map(|ms| humanize(Duration::from_millis(ms)));
     let after = ran.map(|ran| format!(" after {ran}")).unwrap_or_default();
     let (title, weight) = match event_type {
-        EventType::RunSucceeded => (format!("{who} succeeded{after}"), Weight::Good),
-        EventType::RunFailed => (format!("{who} failed{after}"), Weight::Bad),
-        EventType::RunCanceled => (format!("{who} canceled{after}"), Weight::Bad),
-        EventType::WatchNotFound => (format!("{who} not_found: the API knows no such run"), Weight::Bad),
-        EventType::WatchUnreachable => (format!("{who} unreachable: the API gave no usable answer"), Weight::Bad),
-        EventType::WatchTimedOut => (format!("{who} timed_out: still going at the deadline"), Weight::Bad),
-        EventType::RunStarted => (format!("{who} is running"), Weight::Good),
-        EventType::WatchOverdue => (format!("{who} is overdue"), Weight::Bad),
+        EventType::RunSucceeded => (format!("{who} succeeded{after}"), Severity::Good),
+        EventType::RunFailed => (format!("{who} failed{after}"), Severity::Bad),
+        EventType::RunCanceled => (format!("{who} canceled{after}"), Severity::Bad),
+        EventType::WatchNotFound => (format!("{who} not_found: the API knows no such run"), Severity::Bad),
+        EventType::WatchUnreachable => (format!("{who} unreachable: the API gave no usable answer"), Severity::Bad),
+        EventType::WatchTimedOut => (format!("{who} timed_out: still going at the deadline"), Severity::Bad),
+        EventType::RunStarted => (format!("{who} is running"), Severity::Good),
+        EventType::WatchOverdue => (format!("{who} is overdue"), Severity::Bad),
         EventType::SinkTest
         | EventType::ApiUnreachable
         | EventType::ApiUnauthorized
         | EventType::ApiRecovered
-        | EventType::SinkDisabled => ("This is a test message from runwatch".to_owned(), Weight::Good),
+        | EventType::SinkDisabled => ("This is a test message from runwatch".to_owned(), Severity::Good),
     };
     let mut lines = match &data.run.error_message {
         Some(error) => first_lines(error, ERROR_LINES, ERROR_CHARS),
@@ -155,7 +155,7 @@ pub(crate) mod tests {
         let good: Vec<_> = EventType::ALL
             .into_iter()
             .filter(|event_type| matches!(event(*event_type, None).data, EventData::Run(_)))
-            .filter(|event_type| of(&event(*event_type, None)).weight == Weight::Good)
+            .filter(|event_type| of(&event(*event_type, None)).weight == Severity::Good)
             .filter(|event_type| event_type.verdict().is_some())
             .collect();
         assert_eq!(good, [EventType::RunSucceeded]);

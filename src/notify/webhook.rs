@@ -17,7 +17,7 @@ use crate::config::{Secret, WebhookFormat, WebhookSettings};
 use crate::http::{Names, client, connection_ended, no_connection, proxy_secrets};
 use crate::providers::retry_after;
 use crate::redact::Redactor;
-use crate::text::{causes_after, one_line};
+use crate::text::{error_chain_after, one_line};
 
 /// Limit of one attempt, answer included.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -218,7 +218,7 @@ async fn judge(mut response: Response, format: &WebhookFormat, redactor: &Redact
         retry_after = None;
     }
     let detail = if status.is_redirection() {
-        format!("{status} (redirects are not followed)")
+        format!("{status} (redirects are not activities)")
     } else {
         let said = beginning(&mut response, MAX_ANSWER_BYTES).await;
         let said = if said.len() < MAX_ANSWER_BYTES {
@@ -292,5 +292,5 @@ const NO_ANSWER: &str = "no answer in time";
 /// Why no answer came, with the causes, without the URL: for chat services it is the secret.
 fn transport(error: reqwest::Error) -> String {
     let what = if error.is_timeout() { NO_ANSWER } else { no_connection(&error) };
-    causes_after(what.to_owned(), &error.without_url())
+    error_chain_after(what.to_owned(), &error.without_url())
 }

@@ -12,14 +12,14 @@ use tokio::time::{Instant, timeout_at};
 
 use super::answer::Reader;
 use super::credentials::Keys;
-use super::crewship::Answer;
+use super::crewship::RunAnswer;
 use super::error::{ApiError, Transport};
 use super::{HttpStream, Malformed, Reply, RunSource, crewship, rate_limit};
 use crate::blocking;
 use crate::config::ApiSettings;
 use crate::domain::{Observation, RunId, Verdict};
 use crate::http::{self, Names, connection_ended};
-use crate::text::with_causes;
+use crate::text::error_chain;
 
 /// Most keys that one poll tries.
 const KEYS_TRIED: usize = 3;
@@ -133,7 +133,7 @@ impl ApiClient {
         let (settings, names, spare) = (self.settings.clone(), Arc::clone(&self.names), Arc::clone(&self.spare));
         let make = move || match poll_client(&settings, &names) {
             Ok(http) => *spare.lock().expect("no holder panics") = Some(http),
-            Err(error) => tracing::warn!(error = with_causes(&error), "cannot make new connections to the API"),
+            Err(error) => tracing::warn!(error = error_chain(&error), "cannot make new connections to the API"),
         };
         // Without it, connections that may be dead stay in use.
         if let Err(error) = blocking::spawn("connections", make) {
@@ -141,7 +141,7 @@ impl ApiClient {
         }
     }
 
-    /// Reads the key, for [`RunSource::same_account`]. One that cannot be read shows at the first request.
+    /// Reads the key, for [`RunSource::is_same_account`]. One that cannot be read shows at the first request.
     pub async fn read_key(&self) {
         let _unreadable = self.keys.authorization().await;
     }
@@ -324,7 +324,7 @@ fn poll_client(settings: &ApiSettings, names: &Arc<Names>) -> reqwest::Result<Cl
 }
 
 /// The observation of `answer`; says once what was left out of the last one.
-fn taken(answer: Answer, id: &RunId) -> Observation {
+fn taken(answer: RunAnswer, id: &RunId) -> Observation {
     if Verdict::of_status(&answer.observation.status).is_some() {
         for (name, why) in &answer.left_out {
             tracing::warn!(run_id = %id, "the {name} of the run is left out: {why}");
@@ -367,12 +367,12 @@ impl RunSource for ApiClient {
         Ok(Reply { observation, pause })
     }
 
-    fn renew(&self) {
+    fn reconnect(&self) {
         let number = self.pool().number;
         self.renew_since(number);
     }
 
-    fn same_account(&self, other: &Self) -> bool {
+    fn is_same_account(&self, other: &Self) -> bool {
         self.runs == other.runs && self.keys.same_as(&other.keys)
     }
 
@@ -519,7 +519,7 @@ mod tests {
                 assert_eq!(api.connections.load(Ordering::SeqCst), connections);
             }
             has_spare(&client).await;
-            client.renew();
+            client.reconnect();
         }
     }
 
@@ -532,8 +532,8 @@ mod tests {
             client
         };
         let first = of(&one, "key").await;
-        assert!(first.same_account(&of(&one, "key").await));
-        assert!(!first.same_account(&of(&one, "another").await));
-        assert!(!first.same_account(&of(&other, "key").await));
+        assert!(first.is_same_account(&of(&one, "key").await));
+        assert!(!first.is_same_account(&of(&one, "another").await));
+        assert!(!first.is_same_account(&of(&other, "key").await));
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::answer::{Ending, Field, Fields, Reader, Value};
 use super::error::Malformed;
 use crate::domain::{JsonText, Observation, RunDetails, RunId, Status};
-use crate::text::{one_line, whole_characters};
+use crate::text::{one_line, replace_lone_surrogates};
 
 /// Longest piece of a body that a message shows, in characters.
 const SHOWN_CHARS: usize = 80;
@@ -29,7 +29,7 @@ pub(super) type Room = Arc<OwnedSemaphorePermit>;
 
 /// An answer, as far as it can be read.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct RunAnswer {
     pub(super) observation: Observation,
     /// Whether the body has its end. One that has none may be whole the next time.
     pub(super) whole: bool,
@@ -48,7 +48,7 @@ pub(super) fn observation(body: &[u8], asked: &RunId) -> Result<Observation, Mal
 ///
 /// The status and the ID decide: of an answer that has both, the rest is taken as far as it can be read. `room` is
 /// kept as long as the input and the output are.
-pub(super) fn answer(mut reader: Reader, asked: &RunId, room: Option<Room>) -> Result<Answer, Malformed> {
+pub(super) fn answer(mut reader: Reader, asked: &RunId, room: Option<Room>) -> Result<RunAnswer, Malformed> {
     let (ending, [outer, inner]) = reader.finish();
     let malformed = |shape| match ending {
         _ if reader.is_too_large() => Malformed::TooLarge { bytes: reader.seen() },
@@ -78,7 +78,7 @@ pub(super) fn answer(mut reader: Reader, asked: &RunId, room: Option<Room>) -> R
     let status = Status::from_api(&status);
     let mut left_out = Vec::new();
     let details = details(&mut run, &status, ending, (reader.max_bytes(), room), &mut left_out);
-    Ok(Answer { observation: Observation { status, details }, whole: ending != Ending::Cut, left_out })
+    Ok(RunAnswer { observation: Observation { status, details }, whole: ending != Ending::Cut, left_out })
 }
 
 fn details(
@@ -162,7 +162,7 @@ fn error_text(error: &[u8]) -> String {
         code: Option<String>,
     }
     let error = String::from_utf8_lossy(error);
-    let error = whole_characters(&error);
+    let error = replace_lone_surrogates(&error);
     if let Ok(text) = serde_json::from_str::<String>(&error) {
         return text;
     }
@@ -173,7 +173,7 @@ fn error_text(error: &[u8]) -> String {
 /// The text of a field; halves of characters and bytes that are not UTF-8 are replaced.
 fn text_of(run: &Fields, field: Field) -> Option<String> {
     let json = String::from_utf8_lossy(run.bytes(field)?);
-    serde_json::from_str(&whole_characters(&json)).ok()
+    serde_json::from_str(&replace_lone_surrogates(&json)).ok()
 }
 
 /// What the body of an error says, as one short line; nothing when it says nothing.

@@ -7,7 +7,7 @@ use reqwest::StatusCode;
 use crate::config::SecretError;
 use crate::http::no_connection;
 use crate::redact::Redactor;
-use crate::text::{one_line, with_causes};
+use crate::text::{error_chain, one_line};
 
 /// Longest description of an error, in characters.
 const MAX_CHARS: usize = 300;
@@ -44,7 +44,7 @@ pub enum ApiError {
         message: String,
     },
     /// 3xx. Redirects are never followed, so that the key does not travel.
-    #[error("{} (redirects are not followed; check api.base_url)", status_text(*status))]
+    #[error("{} (redirects are not activities; check api.base_url)", status_text(*status))]
     Redirect {
         /// The status code.
         status: u16,
@@ -85,7 +85,7 @@ impl Transport {
     pub(super) fn new(error: reqwest::Error, redactor: &Redactor) -> Self {
         let what = transport_text(&error);
         let answer_began = error.is_body() || error.is_decode();
-        Self { what, answer_began, causes: redactor.text(&with_causes(&error.without_url())).into_owned() }
+        Self { what, answer_began, causes: redactor.text(&error_chain(&error.without_url())).into_owned() }
     }
 
     /// An answer that began and did not end in time.
@@ -198,7 +198,7 @@ impl ApiError {
 
     /// The error with its causes as one harmless line.
     pub fn describe(&self) -> String {
-        one_line(&with_causes(self), MAX_CHARS)
+        one_line(&error_chain(self), MAX_CHARS)
     }
 }
 

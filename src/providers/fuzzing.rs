@@ -15,7 +15,7 @@ use super::sse::Parser;
 use super::stream::activity;
 use super::{crewship, rate_limit};
 use crate::config::REDACTED;
-use crate::domain::{Activity, Answer, Event, EventData, Labels, Limits, Progress, RunId, Verdict, Watch};
+use crate::domain::{Activity, Event, EventData, Labels, Limits, PollOutcome, Progress, RunId, Verdict, Watch};
 use crate::redact::Redactor;
 
 /// Largest message that a webhook sends, in bytes.
@@ -38,7 +38,7 @@ pub fn answer(body: &[u8]) {
     let later = now.checked_add(Duration::from_secs(3600)).expect("a time");
     let watch = Watch { run_id, name: None, labels: Labels::new(), sinks: None, added_at: now, deadline_at: later };
     let limits = Limits { not_found_grace: Duration::from_secs(60), overdue_after: None, run_url: None };
-    let step = Progress::begin(now).step(&watch, Answer::Seen(Box::new(observation)), now, &limits);
+    let step = Progress::begin(now).step(&watch, PollOutcome::Seen(Box::new(observation)), now, &limits);
     let step = step.expect("a watch that has just begun");
     assert_eq!(step.progress.verdict, said, "the verdict is what the API said");
     for event in &step.events {

@@ -34,11 +34,11 @@ pub trait RunSource: Send + Sync + 'static {
     fn get_run(&self, id: &RunId) -> impl Future<Output = Result<Reply, ApiError>> + Send;
 
     /// Lets go of all connections, which are most likely dead: the next request makes its own.
-    fn renew(&self) {}
+    fn reconnect(&self) {}
 
     /// Whether requests go to the same API with the same key as those of `other`, so that a limit of the one is one of
     /// the other. Cheap, and no request.
-    fn same_account(&self, _other: &Self) -> bool {
+    fn is_same_account(&self, _other: &Self) -> bool {
         true
     }
 

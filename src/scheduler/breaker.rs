@@ -6,8 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use super::deadline::time_of_day;
-use crate::backoff::Growth;
-use crate::domain::{Event, EventData, EventType, UpstreamNotice};
+use crate::backoff::BackoffPolicy;
+use crate::domain::{Event, EventData, EventType, ProviderNotice};
 use crate::failpoint::mutant;
 use crate::providers::ApiError;
 
@@ -25,13 +25,13 @@ pub(super) const REFUSED_PROBE: Duration = Duration::from_secs(60);
 pub(super) const URGENT_PROBE: Duration = Duration::from_secs(1);
 
 /// How failed polls back off: 1 s to 60 s, for the API as a whole.
-fn failure_growth() -> Growth {
-    Growth { initial: Duration::from_secs(1), multiplier: 2.0, max: Duration::from_secs(60), jitter: 0.1 }
+fn failure_backoff() -> BackoffPolicy {
+    BackoffPolicy { initial: Duration::from_secs(1), multiplier: 2.0, max: Duration::from_secs(60), jitter: 0.1 }
 }
 
 /// Why the API is not asked freely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
+pub enum Outage {
     /// Polls fail. One probe at a time, further and further apart.
     Failing,
     /// The API asked for a pause.
@@ -42,9 +42,9 @@ pub enum Trouble {
 
 /// The API as the scheduler sees it, for showing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct UpstreamView {
+pub struct BreakerView {
     /// What is wrong; `None` when all is well.
-    pub trouble: Option<Trouble>,
+    pub outage: Option<Outage>,
     /// What the last failure said; one line, no secrets.
     pub message: String,
     /// When it is asked again, while there is trouble.
@@ -57,13 +57,13 @@ pub struct UpstreamView {
     pub failures: u64,
 }
 
-impl UpstreamView {
+impl BreakerView {
     /// What is wrong, for people; `None` when all is well.
-    pub fn trouble_text(&self) -> Option<String> {
-        let what = match self.trouble? {
-            Trouble::Failing => "no usable answer",
-            Trouble::Paused => "the API asked for a pause",
-            Trouble::Refused => "the API refuses the key",
+    pub fn outage_text(&self) -> Option<String> {
+        let what = match self.outage? {
+            Outage::Failing => "no usable answer",
+            Outage::Paused => "the API asked for a pause",
+            Outage::Refused => "the API refuses the key",
         };
         Some(format!("{what}: {}", self.message))
     }
@@ -71,16 +71,16 @@ impl UpstreamView {
 
 /// The state of the API.
 #[derive(Debug)]
-pub(super) struct Upstream {
-    growth: Growth,
-    trouble: Option<Trouble>,
+pub(super) struct Breaker {
+    backoff: BackoffPolicy,
+    outage: Option<Outage>,
     /// No poll goes out before this while there is trouble.
-    closed_until: Instant,
+    blocked_until: Instant,
     interval: Option<Duration>,
     last_failure: Option<Instant>,
     failing_since: Option<Timestamp>,
-    unreachable_told: bool,
-    unauthorized_told: bool,
+    unreachable_reported: bool,
+    unauthorized_reported: bool,
     message: String,
     ever_answered: bool,
     reached: bool,
@@ -89,17 +89,17 @@ pub(super) struct Upstream {
     refusals: usize,
 }
 
-impl Upstream {
+impl Breaker {
     pub(super) fn new(now: Instant) -> Self {
         Self {
-            growth: failure_growth(),
-            trouble: None,
-            closed_until: now,
+            backoff: failure_backoff(),
+            outage: None,
+            blocked_until: now,
             interval: None,
             last_failure: None,
             failing_since: None,
-            unreachable_told: false,
-            unauthorized_told: false,
+            unreachable_reported: false,
+            unauthorized_reported: false,
             message: String::new(),
             ever_answered: false,
             reached: false,
@@ -113,51 +113,51 @@ impl Upstream {
         if mutant("incident-forgotten") {
             return;
         }
-        let EventData::Upstream(notice) = &told.data else { return };
-        self.unreachable_told = told.event_type == EventType::ApiUnreachable;
-        self.unauthorized_told = told.event_type == EventType::ApiUnauthorized;
-        if self.unreachable_told || self.unauthorized_told {
+        let EventData::Provider(notice) = &told.data else { return };
+        self.unreachable_reported = told.event_type == EventType::ApiUnreachable;
+        self.unauthorized_reported = told.event_type == EventType::ApiUnauthorized;
+        if self.unreachable_reported || self.unauthorized_reported {
             self.failing_since = Some(notice.since);
         }
     }
 
-    pub(super) fn trouble(&self) -> Option<Trouble> {
-        self.trouble
+    pub(super) fn outage(&self) -> Option<Outage> {
+        self.outage
     }
 
     /// From when on polls may go out.
     pub(super) fn opens_at(&self) -> Option<Instant> {
-        self.trouble.map(|_| self.closed_until)
+        self.outage.map(|_| self.blocked_until)
     }
 
     /// Whether a poll may go out at `now`, with so many under way. A troubled API gets one at a time.
     pub(super) fn admits(&self, now: Instant, in_flight: usize) -> bool {
-        match self.trouble {
+        match self.outage {
             None => true,
-            Some(Trouble::Paused) => now >= self.closed_until,
-            Some(Trouble::Failing | Trouble::Refused) => now >= self.closed_until && in_flight == 0,
+            Some(Outage::Paused) => now >= self.blocked_until,
+            Some(Outage::Failing | Outage::Refused) => now >= self.blocked_until && in_flight == 0,
         }
     }
 
     /// Lets the next probe of a failing API go out soon: a watch's deadline has come.
     pub(super) fn hurry(&mut self) {
-        if self.trouble == Some(Trouble::Failing) {
-            let soonest = self.last_failure.map_or(self.closed_until, |failed| failed + URGENT_PROBE);
-            self.closed_until = self.closed_until.min(soonest);
+        if self.outage == Some(Outage::Failing) {
+            let soonest = self.last_failure.map_or(self.blocked_until, |failed| failed + URGENT_PROBE);
+            self.blocked_until = self.blocked_until.min(soonest);
         }
     }
 
     /// Lets the next poll go out at once, as the reason for the trouble may be gone. A pause that the API asked for is
     /// kept where requests go to the same API with the same key. Where they do not, nothing of before holds.
-    pub(super) fn reloaded(&mut self, now: Instant, same_account: bool) {
-        if !same_account {
-            self.trouble = None;
+    pub(super) fn reloaded(&mut self, now: Instant, is_same_account: bool) {
+        if !is_same_account {
+            self.outage = None;
             self.interval = None;
             self.last_failure = None;
             self.refusals = 0;
         }
-        if self.trouble != Some(Trouble::Paused) {
-            self.closed_until = now;
+        if self.outage != Some(Outage::Paused) {
+            self.blocked_until = now;
         }
     }
 
@@ -168,32 +168,32 @@ impl Upstream {
 
     /// Takes note that the machine slept, so that a pause is not slept through twice.
     pub(super) fn slept(&mut self, slept: Duration) {
-        self.closed_until = self.closed_until.checked_sub(slept).unwrap_or(self.closed_until);
+        self.blocked_until = self.blocked_until.checked_sub(slept).unwrap_or(self.blocked_until);
     }
 
     /// Takes note of a usable answer to a poll that began at `began`.
     pub(super) fn answered(&mut self, began: Instant, now: Timestamp) -> Option<Event> {
         (self.ever_answered, self.reached) = (true, true);
         // An answer that was under way when the API asked for a pause does not end the pause.
-        if self.trouble == Some(Trouble::Paused) && began < self.closed_until {
+        if self.outage == Some(Outage::Paused) && began < self.blocked_until {
             return None;
         }
         let since = self.failing_since.take();
-        self.trouble = None;
+        self.outage = None;
         self.interval = None;
         self.failures = 0;
         self.refusals = 0;
-        let told = self.unreachable_told || self.unauthorized_told;
-        self.unreachable_told = false;
-        self.unauthorized_told = false;
+        let told = self.unreachable_reported || self.unauthorized_reported;
+        self.unreachable_reported = false;
+        self.unauthorized_reported = false;
         told.then(|| notice(EventType::ApiRecovered, "the API answers again".to_owned(), since.unwrap_or(now), now))
     }
 
     /// Takes note of an answer that said how long no more requests are welcome.
     pub(super) fn pause(&mut self, pause: Duration, began: Instant) {
-        self.trouble = Some(Trouble::Paused);
+        self.outage = Some(Outage::Paused);
         if !mutant("pause-ignored") {
-            self.closed_until = self.closed_until.max(began + pause);
+            self.blocked_until = self.blocked_until.max(began + pause);
         }
         "the request limit is reached".clone_into(&mut self.message);
     }
@@ -217,30 +217,29 @@ impl Upstream {
                 return None;
             }
             // Refusals of polls that went out together count as one. A pause is kept to its end.
-            let is_kept =
-                matches!(self.trouble, Some(Trouble::Refused | Trouble::Paused)) && instant < self.closed_until;
+            let is_kept = matches!(self.outage, Some(Outage::Refused | Outage::Paused)) && instant < self.blocked_until;
             if !is_kept {
                 let wait = FIRST_REFUSED_PROBES.get(self.refusals).copied().unwrap_or(REFUSED_PROBE);
-                self.closed_until = instant + wait;
+                self.blocked_until = instant + wait;
                 self.refusals += 1;
-                self.trouble = Some(Trouble::Refused);
+                self.outage = Some(Outage::Refused);
             }
-            if std::mem::replace(&mut self.unauthorized_told, true) {
+            if std::mem::replace(&mut self.unauthorized_reported, true) {
                 return None;
             }
             return Some(notice(EventType::ApiUnauthorized, self.message.clone(), since, wall));
         }
         if let Some(pause) = error.retry_after() {
-            self.trouble = Some(Trouble::Paused);
-            self.closed_until = self.closed_until.max(instant + pause);
-        } else if self.trouble != Some(Trouble::Paused) || instant >= self.closed_until {
+            self.outage = Some(Outage::Paused);
+            self.blocked_until = self.blocked_until.max(instant + pause);
+        } else if self.outage != Some(Outage::Paused) || instant >= self.blocked_until {
             // Failures of polls that went out together count as one: the gate was open for all of them.
-            let first = self.trouble != Some(Trouble::Failing) || instant >= self.closed_until;
-            self.trouble = Some(Trouble::Failing);
+            let first = self.outage != Some(Outage::Failing) || instant >= self.blocked_until;
+            self.outage = Some(Outage::Failing);
             if first {
-                let interval = self.growth.next(self.interval);
+                let interval = self.backoff.next(self.interval);
                 self.interval = Some(interval);
-                self.closed_until = instant + self.growth.wait(interval, random);
+                self.blocked_until = instant + self.backoff.wait(interval, random);
             }
         }
         None
@@ -249,31 +248,34 @@ impl Upstream {
     /// Why no polls go out, for people; `None` where they do.
     pub(super) fn obstacle(&self, (instant, wall): (Instant, Timestamp)) -> Option<String> {
         let since = time_of_day(self.failing_since.unwrap_or(wall));
-        let opens_at = wall.checked_add(self.closed_until.saturating_duration_since(instant)).unwrap_or(wall);
-        Some(match self.trouble? {
-            Trouble::Failing => format!("the API has failed since {since}: {}", self.message),
-            Trouble::Paused => format!("the API asked for a pause until {}: {}", time_of_day(opens_at), self.message),
-            Trouble::Refused => format!("the API has refused the key since {since}: {}", self.message),
+        let opens_at = wall.checked_add(self.blocked_until.saturating_duration_since(instant)).unwrap_or(wall);
+        Some(match self.outage? {
+            Outage::Failing => format!("the API has failed since {since}: {}", self.message),
+            Outage::Paused => format!("the API asked for a pause until {}: {}", time_of_day(opens_at), self.message),
+            Outage::Refused => format!("the API has refused the key since {since}: {}", self.message),
         })
     }
 
     /// What is to be told because of the time that has passed: that the API gives no usable answer.
     pub(super) fn overdue(&mut self, now: Timestamp) -> Option<Event> {
         let since = self.failing_since.filter(|since| now.duration_since(*since) >= UNREACHABLE_AFTER)?;
-        if self.trouble.is_none() || self.unauthorized_told || std::mem::replace(&mut self.unreachable_told, true) {
+        if self.outage.is_none()
+            || self.unauthorized_reported
+            || std::mem::replace(&mut self.unreachable_reported, true)
+        {
             return None;
         }
         let message = format!("no usable answer for 5 minutes: {}", self.message);
         Some(notice(EventType::ApiUnreachable, message, since, now))
     }
 
-    pub(super) fn view(&self, now: (Instant, Timestamp)) -> UpstreamView {
+    pub(super) fn view(&self, now: (Instant, Timestamp)) -> BreakerView {
         let (instant, wall) = now;
-        let wait = self.closed_until.saturating_duration_since(instant);
-        UpstreamView {
-            trouble: self.trouble,
+        let wait = self.blocked_until.saturating_duration_since(instant);
+        BreakerView {
+            outage: self.outage,
             message: self.message.clone(),
-            retry_at: self.trouble.and_then(|_| wall.checked_add(wait).ok()),
+            retry_at: self.outage.and_then(|_| wall.checked_add(wait).ok()),
             ever_answered: self.ever_answered,
             reached: self.reached,
             failures: self.failures,
@@ -282,7 +284,7 @@ impl Upstream {
 }
 
 fn notice(event_type: EventType, message: String, since: Timestamp, now: Timestamp) -> Event {
-    Event { event_type, timestamp: now, data: EventData::Upstream(UpstreamNotice { message, since }) }
+    Event { event_type, timestamp: now, data: EventData::Provider(ProviderNotice { message, since }) }
 }
 
 #[cfg(test)]
@@ -311,131 +313,131 @@ mod tests {
     }
 
     /// One whose failures back off without jitter.
-    fn fresh() -> (Upstream, Instant) {
+    fn fresh() -> (Breaker, Instant) {
         let start = Instant::now();
-        let mut upstream = Upstream::new(start);
-        upstream.growth.jitter = 0.0;
-        (upstream, start)
+        let mut breaker = Breaker::new(start);
+        breaker.backoff.jitter = 0.0;
+        (breaker, start)
     }
 
-    fn fail(upstream: &mut Upstream, error: &ApiError, now: (Instant, Timestamp)) -> Option<EventType> {
+    fn fail(breaker: &mut Breaker, error: &ApiError, now: (Instant, Timestamp)) -> Option<EventType> {
         let mut random = fastrand::Rng::with_seed(7);
-        upstream.failed(error, false, now, &mut random).map(|event| event.event_type)
+        breaker.failed(error, false, now, &mut random).map(|event| event.event_type)
     }
 
     /// When it opens, in seconds after the start.
-    fn opens(upstream: &Upstream, start: Instant) -> Option<f64> {
-        upstream.opens_at().map(|opens_at| opens_at.duration_since(start).as_secs_f64())
+    fn opens(breaker: &Breaker, start: Instant) -> Option<f64> {
+        breaker.opens_at().map(|opens_at| opens_at.duration_since(start).as_secs_f64())
     }
 
     #[test]
     fn one_that_is_well_admits_all_and_has_no_obstacle() {
-        let (mut upstream, start) = fresh();
+        let (mut breaker, start) = fresh();
         let now = at(start, 0.0);
-        assert!(upstream.admits(now.0, 0) && upstream.admits(now.0, 1000));
-        assert_eq!((upstream.trouble(), upstream.opens_at(), upstream.obstacle(now)), (None, None, None));
-        assert_eq!(upstream.view(now), UpstreamView::default());
-        assert!(upstream.overdue(at(start, 3600.0).1).is_none());
-        assert!(upstream.answered(now.0, now.1).is_none(), "nothing was told, so nothing is over");
-        assert_eq!(upstream.view(now), UpstreamView { ever_answered: true, reached: true, ..UpstreamView::default() });
+        assert!(breaker.admits(now.0, 0) && breaker.admits(now.0, 1000));
+        assert_eq!((breaker.outage(), breaker.opens_at(), breaker.obstacle(now)), (None, None, None));
+        assert_eq!(breaker.view(now), BreakerView::default());
+        assert!(breaker.overdue(at(start, 3600.0).1).is_none());
+        assert!(breaker.answered(now.0, now.1).is_none(), "nothing was told, so nothing is over");
+        assert_eq!(breaker.view(now), BreakerView { ever_answered: true, reached: true, ..BreakerView::default() });
     }
 
     #[test]
     fn failures_back_off_from_one_second_to_sixty_with_one_probe_at_a_time() {
-        let (mut upstream, start) = fresh();
+        let (mut breaker, start) = fresh();
         let mut now = 0.0;
         for wait in [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0] {
-            assert_eq!(fail(&mut upstream, &status(502, None), at(start, now)), None);
-            assert_eq!(opens(&upstream, start), Some(now + wait));
+            assert_eq!(fail(&mut breaker, &status(502, None), at(start, now)), None);
+            assert_eq!(opens(&breaker, start), Some(now + wait));
             // Those of polls that went out together are one.
-            fail(&mut upstream, &status(502, None), at(start, now + 0.5));
-            assert_eq!(opens(&upstream, start), Some(now + wait));
+            fail(&mut breaker, &status(502, None), at(start, now + 0.5));
+            assert_eq!(opens(&breaker, start), Some(now + wait));
             now += wait;
-            assert!(!upstream.admits(at(start, now - 0.001).0, 0));
-            assert!(upstream.admits(at(start, now).0, 0));
-            assert!(!upstream.admits(at(start, now).0, 1), "one at a time");
+            assert!(!breaker.admits(at(start, now - 0.001).0, 0));
+            assert!(breaker.admits(at(start, now).0, 0));
+            assert!(!breaker.admits(at(start, now).0, 1), "one at a time");
         }
-        assert_eq!(upstream.view(at(start, now)).failures, 16);
+        assert_eq!(breaker.view(at(start, now)).failures, 16);
         // An answer ends it, and the next failure begins again.
-        assert!(upstream.answered(at(start, now).0, at(start, now).1).is_none());
-        assert_eq!(upstream.view(at(start, now)).failures, 0);
-        fail(&mut upstream, &status(502, None), at(start, now));
-        assert_eq!(opens(&upstream, start), Some(now + 1.0));
+        assert!(breaker.answered(at(start, now).0, at(start, now).1).is_none());
+        assert_eq!(breaker.view(at(start, now)).failures, 0);
+        fail(&mut breaker, &status(502, None), at(start, now));
+        assert_eq!(opens(&breaker, start), Some(now + 1.0));
     }
 
     #[test]
     fn a_refused_key_is_probed_after_5_15_and_45_seconds_then_once_a_minute() {
-        let (mut upstream, start) = fresh();
+        let (mut breaker, start) = fresh();
         let mut now = 0.0;
         for (number, wait) in [5.0, 15.0, 45.0, 60.0, 60.0].into_iter().enumerate() {
-            let told = fail(&mut upstream, &refusal(), at(start, now));
+            let told = fail(&mut breaker, &refusal(), at(start, now));
             assert_eq!(told, (number == 0).then_some(EventType::ApiUnauthorized));
-            assert_eq!(fail(&mut upstream, &refusal(), at(start, now + 1.0)), None, "it went out with the first");
-            assert_eq!((upstream.trouble(), opens(&upstream, start)), (Some(Trouble::Refused), Some(now + wait)));
+            assert_eq!(fail(&mut breaker, &refusal(), at(start, now + 1.0)), None, "it went out with the first");
+            assert_eq!((breaker.outage(), opens(&breaker, start)), (Some(Outage::Refused), Some(now + wait)));
             now += wait;
-            assert!(upstream.admits(at(start, now).0, 0) && !upstream.admits(at(start, now).0, 1));
+            assert!(breaker.admits(at(start, now).0, 0) && !breaker.admits(at(start, now).0, 1));
         }
-        assert_eq!(upstream.overdue(at(start, now + 3600.0).1).map(|event| event.event_type), None, "it was told");
-        let recovered = upstream.answered(at(start, now).0, at(start, now).1).unwrap();
+        assert_eq!(breaker.overdue(at(start, now + 3600.0).1).map(|event| event.event_type), None, "it was told");
+        let recovered = breaker.answered(at(start, now).0, at(start, now).1).unwrap();
         assert_eq!(recovered.event_type, EventType::ApiRecovered);
-        let EventData::Upstream(notice) = recovered.data else { panic!("about the API") };
+        let EventData::Provider(notice) = recovered.data else { panic!("about the API") };
         assert_eq!(notice.since, at(start, 0.0).1);
-        fail(&mut upstream, &refusal(), at(start, now));
-        assert_eq!(opens(&upstream, start), Some(now + 5.0), "the next refusal begins again");
+        fail(&mut breaker, &refusal(), at(start, now));
+        assert_eq!(opens(&breaker, start), Some(now + 5.0), "the next refusal begins again");
     }
 
     #[test]
     fn a_run_that_is_refused_alone_is_no_trouble_of_the_key() {
-        let (mut upstream, start) = fresh();
+        let (mut breaker, start) = fresh();
         let mut random = fastrand::Rng::with_seed(7);
-        assert!(upstream.failed(&refusal(), true, at(start, 0.0), &mut random).is_none());
-        assert_eq!(upstream.trouble(), None);
-        assert_eq!(upstream.view(at(start, 0.0)).failures, 1);
+        assert!(breaker.failed(&refusal(), true, at(start, 0.0), &mut random).is_none());
+        assert_eq!(breaker.outage(), None);
+        assert_eq!(breaker.view(at(start, 0.0)).failures, 1);
     }
 
     #[test]
-    fn a_pause_lasts_as_long_as_it_was_asked_for() {
+    fn a_pause_lasts_as_long_as_it_was_rate_limited() {
         for by_refusal in [true, false] {
-            let (mut upstream, start) = fresh();
+            let (mut breaker, start) = fresh();
             let mut pause = |seconds: u64, now: f64| {
                 let pause = Duration::from_secs(seconds);
                 match by_refusal {
-                    true => drop(fail(&mut upstream, &status(429, Some(pause)), at(start, now))),
-                    false => upstream.pause(pause, at(start, now).0),
+                    true => drop(fail(&mut breaker, &status(429, Some(pause)), at(start, now))),
+                    false => breaker.pause(pause, at(start, now).0),
                 }
-                opens(&upstream, start)
+                opens(&breaker, start)
             };
             assert_eq!(pause(30, 1.0), Some(31.0));
             assert_eq!(pause(5, 2.0), Some(31.0), "the longer one holds");
             assert_eq!(pause(60, 3.0), Some(63.0));
-            assert_eq!(upstream.trouble(), Some(Trouble::Paused));
+            assert_eq!(breaker.outage(), Some(Outage::Paused));
             // A failure meanwhile does not shorten it, nor does a deadline, nor an answer from before its end.
-            fail(&mut upstream, &status(502, None), at(start, 10.0));
-            assert_eq!(fail(&mut upstream, &refusal(), at(start, 11.0)), Some(EventType::ApiUnauthorized));
-            upstream.hurry();
-            assert!(upstream.answered(at(start, 62.0).0, at(start, 64.0).1).is_none());
-            assert_eq!((upstream.trouble(), opens(&upstream, start)), (Some(Trouble::Paused), Some(63.0)));
-            assert!(!upstream.admits(at(start, 62.999).0, 0));
-            assert!(upstream.admits(at(start, 63.0).0, 1000), "all at once, as far as the budget allows");
+            fail(&mut breaker, &status(502, None), at(start, 10.0));
+            assert_eq!(fail(&mut breaker, &refusal(), at(start, 11.0)), Some(EventType::ApiUnauthorized));
+            breaker.hurry();
+            assert!(breaker.answered(at(start, 62.0).0, at(start, 64.0).1).is_none());
+            assert_eq!((breaker.outage(), opens(&breaker, start)), (Some(Outage::Paused), Some(63.0)));
+            assert!(!breaker.admits(at(start, 62.999).0, 0));
+            assert!(breaker.admits(at(start, 63.0).0, 1000), "all at once, as far as the budget allows");
             // A failure of a poll after it is one of the API.
-            fail(&mut upstream, &status(502, None), at(start, 63.0));
-            assert_eq!(upstream.trouble(), Some(Trouble::Failing));
-            upstream.answered(at(start, 64.0).0, at(start, 64.0).1);
-            assert_eq!(upstream.trouble(), None);
+            fail(&mut breaker, &status(502, None), at(start, 63.0));
+            assert_eq!(breaker.outage(), Some(Outage::Failing));
+            breaker.answered(at(start, 64.0).0, at(start, 64.0).1);
+            assert_eq!(breaker.outage(), None);
         }
     }
 
     #[test]
     fn a_deadline_hurries_the_probe_of_a_failing_api_only() {
-        let (mut upstream, start) = fresh();
+        let (mut breaker, start) = fresh();
         for now in [0.0, 1.0, 3.0, 7.0] {
-            fail(&mut upstream, &status(502, None), at(start, now));
+            fail(&mut breaker, &status(502, None), at(start, now));
         }
-        assert_eq!(opens(&upstream, start), Some(15.0));
-        upstream.hurry();
-        assert_eq!(opens(&upstream, start), Some(8.0), "a second after the last failure");
-        upstream.hurry();
-        assert_eq!(opens(&upstream, start), Some(8.0));
+        assert_eq!(opens(&breaker, start), Some(15.0));
+        breaker.hurry();
+        assert_eq!(opens(&breaker, start), Some(8.0), "a second after the last failure");
+        breaker.hurry();
+        assert_eq!(opens(&breaker, start), Some(8.0));
         let (mut refused, start) = fresh();
         fail(&mut refused, &refusal(), at(start, 0.0));
         refused.hurry();
@@ -444,23 +446,23 @@ mod tests {
 
     #[test]
     fn an_outage_is_told_after_five_minutes_and_once() {
-        let (mut upstream, start) = fresh();
-        fail(&mut upstream, &status(502, None), at(start, 0.0));
-        fail(&mut upstream, &status(503, None), at(start, 200.0));
-        assert!(upstream.overdue(at(start, 299.999).1).is_none());
-        let told = upstream.overdue(at(start, 300.0).1).unwrap();
+        let (mut breaker, start) = fresh();
+        fail(&mut breaker, &status(502, None), at(start, 0.0));
+        fail(&mut breaker, &status(503, None), at(start, 200.0));
+        assert!(breaker.overdue(at(start, 299.999).1).is_none());
+        let told = breaker.overdue(at(start, 300.0).1).unwrap();
         assert_eq!(told.event_type, EventType::ApiUnreachable);
-        let EventData::Upstream(notice) = told.data else { panic!("about the API") };
+        let EventData::Provider(notice) = told.data else { panic!("about the API") };
         assert_eq!(notice.since, at(start, 0.0).1);
         assert!(notice.message.contains("503"), "{}", notice.message);
-        assert!(upstream.overdue(at(start, 3600.0).1).is_none());
+        assert!(breaker.overdue(at(start, 3600.0).1).is_none());
         let now = at(start, 3600.0);
-        assert_eq!(upstream.answered(now.0, now.1).unwrap().event_type, EventType::ApiRecovered);
-        assert!(upstream.answered(now.0, now.1).is_none());
+        assert_eq!(breaker.answered(now.0, now.1).unwrap().event_type, EventType::ApiRecovered);
+        assert!(breaker.answered(now.0, now.1).is_none());
         // A failure that was followed by answers is no outage.
-        fail(&mut upstream, &status(502, None), at(start, 4000.0));
-        upstream.answered(at(start, 4001.0).0, at(start, 4001.0).1);
-        assert!(upstream.overdue(at(start, 9000.0).1).is_none());
+        fail(&mut breaker, &status(502, None), at(start, 4000.0));
+        breaker.answered(at(start, 4001.0).0, at(start, 4001.0).1);
+        assert!(breaker.overdue(at(start, 9000.0).1).is_none());
     }
 
     #[test]
@@ -469,33 +471,32 @@ mod tests {
         let since = now.checked_sub(MINUTE * 60).unwrap();
         let event = |event_type, data| Event { event_type, timestamp: now, data };
         let upstream_event =
-            |event_type| event(event_type, EventData::Upstream(UpstreamNotice { message: String::new(), since }));
+            |event_type| event(event_type, EventData::Provider(ProviderNotice { message: String::new(), since }));
         for (told, again, recovers) in [
             (EventType::ApiUnauthorized, None, true),
             (EventType::ApiUnreachable, Some(EventType::ApiUnauthorized), true),
             (EventType::ApiRecovered, Some(EventType::ApiUnauthorized), false),
         ] {
-            let (mut upstream, start) = fresh();
-            upstream.remember(&upstream_event(told));
-            let recovered = upstream.answered(start, now);
+            let (mut breaker, start) = fresh();
+            breaker.remember(&upstream_event(told));
+            let recovered = breaker.answered(start, now);
             assert_eq!(recovered.is_some(), recovers, "{told}");
-            if let Some(EventData::Upstream(notice)) = recovered.map(|event| event.data) {
+            if let Some(EventData::Provider(notice)) = recovered.map(|event| event.data) {
                 assert_eq!(notice.since, since, "{told}");
             }
-            let (mut upstream, start) = fresh();
-            upstream.remember(&upstream_event(told));
-            assert_eq!(fail(&mut upstream, &refusal(), at(start, 1.0)), again, "{told}");
-            let (mut upstream, start) = fresh();
-            upstream.remember(&upstream_event(told));
-            fail(&mut upstream, &status(502, None), at(start, 1.0));
-            let after = upstream.overdue(at(start, 301.0).1).map(|event| event.event_type);
+            let (mut breaker, start) = fresh();
+            breaker.remember(&upstream_event(told));
+            assert_eq!(fail(&mut breaker, &refusal(), at(start, 1.0)), again, "{told}");
+            let (mut breaker, start) = fresh();
+            breaker.remember(&upstream_event(told));
+            fail(&mut breaker, &status(502, None), at(start, 1.0));
+            let after = breaker.overdue(at(start, 301.0).1).map(|event| event.event_type);
             assert_eq!(after.is_some(), told == EventType::ApiRecovered, "{told}");
         }
-        let (mut upstream, start) = fresh();
+        let (mut breaker, start) = fresh();
         let sink = "ops".parse().unwrap();
-        upstream
-            .remember(&event(EventType::SinkDisabled, EventData::Sink(SinkNotice { sink, message: String::new() })));
-        assert!(upstream.answered(start, now).is_none());
+        breaker.remember(&event(EventType::SinkDisabled, EventData::Sink(SinkNotice { sink, message: String::new() })));
+        assert!(breaker.answered(start, now).is_none());
     }
 
     #[test]
@@ -504,41 +505,41 @@ mod tests {
         let causes: [(Cause, f64); 3] =
             [(|| status(502, None), 10.0), (refusal, 10.0), (|| status(429, Some(MINUTE)), 60.0)];
         for (cause, same) in causes {
-            let (mut upstream, start) = fresh();
-            fail(&mut upstream, &cause(), at(start, 0.0));
-            upstream.reloaded(at(start, 10.0).0, true);
-            assert_eq!(opens(&upstream, start), Some(same));
-            upstream.reloaded(at(start, 10.0).0, false);
-            assert_eq!((upstream.trouble(), upstream.opens_at()), (None, None));
-            assert!(upstream.admits(at(start, 10.0).0, 10));
+            let (mut breaker, start) = fresh();
+            fail(&mut breaker, &cause(), at(start, 0.0));
+            breaker.reloaded(at(start, 10.0).0, true);
+            assert_eq!(opens(&breaker, start), Some(same));
+            breaker.reloaded(at(start, 10.0).0, false);
+            assert_eq!((breaker.outage(), breaker.opens_at()), (None, None));
+            assert!(breaker.admits(at(start, 10.0).0, 10));
             // Back-off and probes begin again.
-            fail(&mut upstream, &cause(), at(start, 10.0));
+            fail(&mut breaker, &cause(), at(start, 10.0));
             let first = [1.0, 5.0, 60.0].map(|wait| Some(10.0 + wait));
-            assert!(first.contains(&opens(&upstream, start)), "{:?}", opens(&upstream, start));
+            assert!(first.contains(&opens(&breaker, start)), "{:?}", opens(&breaker, start));
         }
         // The end of what was told is told, whichever account it was of.
-        let (mut upstream, start) = fresh();
-        fail(&mut upstream, &refusal(), at(start, 0.0));
-        upstream.reloaded(at(start, 1.0).0, false);
-        assert!(upstream.answered(at(start, 2.0).0, at(start, 2.0).1).is_some());
+        let (mut breaker, start) = fresh();
+        fail(&mut breaker, &refusal(), at(start, 0.0));
+        breaker.reloaded(at(start, 1.0).0, false);
+        assert!(breaker.answered(at(start, 2.0).0, at(start, 2.0).1).is_some());
     }
 
     #[test]
     fn a_sleep_shortens_every_wait() {
-        let (mut upstream, start) = fresh();
-        fail(&mut upstream, &status(429, Some(MINUTE)), at(start, 0.0));
-        upstream.slept(SECOND * 45);
-        assert_eq!(opens(&upstream, start), Some(15.0));
+        let (mut breaker, start) = fresh();
+        fail(&mut breaker, &status(429, Some(MINUTE)), at(start, 0.0));
+        breaker.slept(SECOND * 45);
+        assert_eq!(opens(&breaker, start), Some(15.0));
     }
 
     #[test]
     fn the_view_and_the_obstacle_say_what_is_wrong_and_until_when() {
-        let (mut upstream, start) = fresh();
+        let (mut breaker, start) = fresh();
         let now = at(start, 0.0);
-        fail(&mut upstream, &ApiError::Timeout, now);
-        let view = upstream.view(at(start, 0.25));
-        let expected = UpstreamView {
-            trouble: Some(Trouble::Failing),
+        fail(&mut breaker, &ApiError::Timeout, now);
+        let view = breaker.view(at(start, 0.25));
+        let expected = BreakerView {
+            outage: Some(Outage::Failing),
             message: "no answer in time".to_owned(),
             retry_at: Some(at(start, 1.0).1),
             ever_answered: false,
@@ -546,21 +547,21 @@ mod tests {
             failures: 1,
         };
         assert_eq!(view, expected);
-        assert_eq!(view.trouble_text().unwrap(), "no usable answer: no answer in time");
-        let obstacle = |upstream: &Upstream| upstream.obstacle(at(start, 60.0)).unwrap();
-        assert_eq!(obstacle(&upstream), "the API has failed since 10:20 UTC: no answer in time");
-        fail(&mut upstream, &status(429, Some(MINUTE * 5)), at(start, 60.0));
-        assert!(upstream.view(at(start, 60.0)).reached);
-        assert!(obstacle(&upstream).starts_with("the API asked for a pause until 10:26 UTC: 429"));
-        let (mut upstream, _) = fresh();
-        fail(&mut upstream, &refusal(), now);
-        assert!(obstacle(&upstream).starts_with("the API has refused the key since 10:20 UTC: 401"));
+        assert_eq!(view.outage_text().unwrap(), "no usable answer: no answer in time");
+        let obstacle = |breaker: &Breaker| breaker.obstacle(at(start, 60.0)).unwrap();
+        assert_eq!(obstacle(&breaker), "the API has failed since 10:20 UTC: no answer in time");
+        fail(&mut breaker, &status(429, Some(MINUTE * 5)), at(start, 60.0));
+        assert!(breaker.view(at(start, 60.0)).reached);
+        assert!(obstacle(&breaker).starts_with("the API asked for a pause until 10:26 UTC: 429"));
+        let (mut breaker, _) = fresh();
+        fail(&mut breaker, &refusal(), now);
+        assert!(obstacle(&breaker).starts_with("the API has refused the key since 10:20 UTC: 401"));
     }
 
     /// What a poll brings, in the property test.
     #[derive(Debug, Clone)]
     enum Brought {
-        Answer,
+        PollOutcome,
         UsedUp(u64),
         Error,
         Throttled(u64),
@@ -569,7 +570,7 @@ mod tests {
 
     fn brought() -> impl Strategy<Value = Brought> {
         prop_oneof![
-            3 => Just(Brought::Answer),
+            3 => Just(Brought::PollOutcome),
             1 => (1_u64..3600).prop_map(Brought::UsedUp),
             4 => Just(Brought::Error),
             2 => (1_u64..3600).prop_map(Brought::Throttled),
@@ -585,54 +586,54 @@ mod tests {
             polls in proptest::collection::vec((brought(), 0_u64..20_000, any::<bool>()), 1..80),
         ) {
             let start = Instant::now();
-            let mut upstream = Upstream::new(start);
+            let mut breaker = Breaker::new(start);
             let mut random = fastrand::Rng::with_seed(seed);
             let (mut now, mut told, mut paused_until) = (0_u64, Vec::new(), 0);
             let moment = |milliseconds: u64| at(start, milliseconds as f64 / 1000.0);
             for (brought, takes, hurries) in polls {
                 if hurries {
-                    upstream.hurry();
+                    breaker.hurry();
                 }
-                if let Some(opens_at) = upstream.opens_at() {
+                if let Some(opens_at) = breaker.opens_at() {
                     let wait = opens_at.saturating_duration_since(moment(now).0);
                     // What is not a pause lasts for a minute at the most, so that an end of it is seen.
-                    let longest = if upstream.trouble() == Some(Trouble::Paused) { MINUTE * 60 } else { MINUTE };
-                    prop_assert!(wait <= longest, "{:?}: {wait:?}", upstream.trouble());
+                    let longest = if breaker.outage() == Some(Outage::Paused) { MINUTE * 60 } else { MINUTE };
+                    prop_assert!(wait <= longest, "{:?}: {wait:?}", breaker.outage());
                     if !wait.is_zero() {
-                        prop_assert!(!upstream.admits(moment(now).0, 0));
+                        prop_assert!(!breaker.admits(moment(now).0, 0));
                     }
                     now += u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap();
                 }
                 let began = moment(now);
-                prop_assert!(upstream.admits(began.0, 0));
+                prop_assert!(breaker.admits(began.0, 0));
                 prop_assert!(now >= paused_until, "polled in a pause until {paused_until} ms");
-                let alone = matches!(upstream.trouble(), Some(Trouble::Failing | Trouble::Refused));
-                prop_assert_eq!(upstream.admits(began.0, 1), !alone);
+                let alone = matches!(breaker.outage(), Some(Outage::Failing | Outage::Refused));
+                prop_assert_eq!(breaker.admits(began.0, 1), !alone);
                 now += takes;
                 let (instant, wall) = moment(now);
                 let pause = |seconds: u64| (Duration::from_secs(seconds), now + seconds * 1000);
                 let event = match brought {
-                    Brought::Answer => upstream.answered(began.0, wall),
+                    Brought::PollOutcome => breaker.answered(began.0, wall),
                     Brought::UsedUp(seconds) => {
-                        let event = upstream.answered(began.0, wall);
-                        upstream.pause(pause(seconds).0, instant);
+                        let event = breaker.answered(began.0, wall);
+                        breaker.pause(pause(seconds).0, instant);
                         paused_until = pause(seconds).1;
                         event
                     }
-                    Brought::Error => upstream.failed(&status(502, None), false, (instant, wall), &mut random),
+                    Brought::Error => breaker.failed(&status(502, None), false, (instant, wall), &mut random),
                     Brought::Throttled(seconds) => {
                         let error = status(429, Some(pause(seconds).0));
                         paused_until = pause(seconds).1;
-                        upstream.failed(&error, false, (instant, wall), &mut random)
+                        breaker.failed(&error, false, (instant, wall), &mut random)
                     }
-                    Brought::Refusal => upstream.failed(&refusal(), false, (instant, wall), &mut random),
+                    Brought::Refusal => breaker.failed(&refusal(), false, (instant, wall), &mut random),
                 };
-                let answered = matches!(brought, Brought::Answer | Brought::UsedUp(_));
-                prop_assert_eq!(upstream.trouble().is_none(), matches!(brought, Brought::Answer));
+                let answered = matches!(brought, Brought::PollOutcome | Brought::UsedUp(_));
+                prop_assert_eq!(breaker.outage().is_none(), matches!(brought, Brought::PollOutcome));
                 let recovers = event.as_ref().is_some_and(|event| event.event_type == EventType::ApiRecovered);
                 prop_assert_eq!(recovers, answered && told.last().is_some_and(|last| *last != EventType::ApiRecovered));
                 told.extend(event.map(|event| event.event_type));
-                told.extend(upstream.overdue(wall).map(|event| event.event_type));
+                told.extend(breaker.overdue(wall).map(|event| event.event_type));
                 prop_assert!(told.windows(2).all(|pair| pair[0] != pair[1]), "{told:?}");
             }
         }

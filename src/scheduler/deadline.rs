@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::registry::{Key, LAST_POLL_LIMIT};
 use super::{CLOCK_CHECK, ROUNDING, Scheduler};
-use crate::domain::Answer;
+use crate::domain::PollOutcome;
 use crate::failpoint::mutant;
 use crate::providers::RunSource;
 use crate::store::PollFailure;
@@ -40,7 +40,7 @@ impl<S: RunSource> Scheduler<S> {
             self.end_without_poll(key, now);
         }
         if self.table.first_last_due().is_some() {
-            self.upstream.hurry();
+            self.breaker.hurry();
         }
     }
 
@@ -84,7 +84,7 @@ impl<S: RunSource> Scheduler<S> {
     /// The next watch, if any, that ends now without another poll: its time is over, or will be before a poll could
     /// go out.
     fn next_to_end(&self, now: Instant) -> Option<Key> {
-        let opens_at = self.upstream.opens_at().unwrap_or(now).max(self.budget.next_at());
+        let opens_at = self.breaker.opens_at().unwrap_or(now).max(self.budget.next_at());
         let too_late = |&(due, key): &(Instant, Key)| {
             self.table.get(key).is_some_and(|entry| {
                 let ends_at = entry.ends_at.unwrap_or(now);
@@ -102,7 +102,7 @@ impl<S: RunSource> Scheduler<S> {
         if !stands {
             entry.last_error = Some(Box::new(PollFailure { at: self.reading.wall, message: why.clone() }));
         }
-        self.take_step(key, Answer::NotPolled { stands, why });
+        self.take_step(key, PollOutcome::NotPolled { stands, why });
     }
 
     /// Why a watch has no answer that is newer, for people.
@@ -111,7 +111,7 @@ impl<S: RunSource> Scheduler<S> {
             return why.clone();
         }
         let wall = self.reading.wall;
-        if let Some(obstacle) = self.upstream.obstacle((now, wall)) {
+        if let Some(obstacle) = self.breaker.obstacle((now, wall)) {
             return obstacle;
         }
         let polled_at = self.table.get(key).and_then(|entry| entry.polled_at);

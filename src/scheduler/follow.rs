@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::Scheduler;
 use super::registry::{Key, Phase};
-use super::streams::{Cause, Ended, News};
+use super::streams::{Cause, Ended, StreamEvent};
 use crate::failpoint::mutant;
 use crate::providers::RunSource;
 
@@ -25,7 +25,7 @@ impl<S: RunSource> Scheduler<S> {
 
     /// Opens one stream, if there is one to open and the budget has room for it. Returns whether it did.
     pub(super) fn open_stream(&mut self, now: Instant) -> bool {
-        if self.upstream.trouble().is_some() {
+        if self.breaker.outage().is_some() {
             return false;
         }
         let Some(key) = self.streams.next_to_open(now) else { return false };
@@ -40,11 +40,11 @@ impl<S: RunSource> Scheduler<S> {
     }
 
     /// Takes in what a stream said, or that it is over.
-    pub(super) fn heard(&mut self, news: News) {
+    pub(super) fn heard(&mut self, news: StreamEvent) {
         let now = self.look_at_clock();
         match news {
-            News::Started(key) => self.ask_anew(key, now),
-            News::Ended(ended) => {
+            StreamEvent::Started(key) => self.poll_from_start(key, now),
+            StreamEvent::Ended(ended) => {
                 // What a stream said before it was closed is as good a reason to ask as any.
                 if self.streams.ended(&ended, now, &mut self.random) || matches!(ended.cause, Cause::RunEnded) {
                     self.stream_ended(ended, now);
@@ -68,32 +68,32 @@ impl<S: RunSource> Scheduler<S> {
             Cause::RunEnded if mutant("stream-is-believed") && entry.phase == Phase::Waiting => {
                 let (status, details) = (crate::domain::Status::Succeeded, crate::domain::RunDetails::default());
                 let seen = crate::domain::Observation { status, details };
-                return self.take_step(key, crate::domain::Answer::Seen(Box::new(seen)));
+                return self.take_step(key, crate::domain::PollOutcome::Seen(Box::new(seen)));
             }
-            Cause::RunEnded => return self.ask_anew(key, now),
+            Cause::RunEnded => return self.poll_from_start(key, now),
             Cause::Broken(error) => tracing::debug!(%run_id, error = error.describe(), "a stream of events broke off"),
             Cause::Over | Cause::Idle => tracing::trace!(%run_id, ?cause, "a stream of events ended"),
         }
-        entry.interval = Some(self.policy.growth.after(now.duration_since(entry.changed_at)));
-        self.ask_now(key);
+        entry.interval = Some(self.policy.backoff.interval_after(now.duration_since(entry.changed_at)));
+        self.poll_now(key);
     }
 
     /// Has a run asked for as if its status had just changed: should the API's answer lag behind its stream,
     /// it is asked again soon.
-    fn ask_anew(&mut self, key: Key, now: Instant) {
+    fn poll_from_start(&mut self, key: Key, now: Instant) {
         let Some(entry) = self.table.get_mut(key) else { return };
         entry.changed_at = now;
         entry.interval = None;
-        self.ask_now(key);
+        self.poll_now(key);
     }
 
     /// Has a run asked for ahead of all others, as far as the budget allows.
-    fn ask_now(&mut self, key: Key) {
+    fn poll_now(&mut self, key: Key) {
         let Some(entry) = self.table.get_mut(key) else { return };
         entry.hinted = true;
         // A poll under way may have been answered before the hint: then there will be another.
         if entry.phase == Phase::Waiting {
-            self.table.queue(key, self.first_of_all);
+            self.table.queue(key, self.earliest);
         }
     }
 }

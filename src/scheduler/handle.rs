@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::{Followed, Policy, UpstreamView};
+use super::{BreakerView, Policy, RunActivity};
 use crate::domain::{RunId, Status, Watch};
 use crate::providers::RunSource;
 use crate::store::{Added, PollFailure, StoreError};
@@ -58,25 +58,25 @@ pub enum Removed {
     /// It is gone.
     Removed,
     /// There was no watch of that run.
-    Unknown,
+    NotFound,
 }
 
 /// A handle to the scheduler; clones share it.
 #[derive(Debug)]
-pub struct Watches<S> {
+pub struct SchedulerHandle<S> {
     pub(super) commands: mpsc::Sender<Command<S>>,
-    pub(super) upstream: watch::Receiver<UpstreamView>,
-    pub(super) followed: broadcast::Sender<Arc<Followed>>,
+    pub(super) breaker: watch::Receiver<BreakerView>,
+    pub(super) activities: broadcast::Sender<Arc<RunActivity>>,
 }
 
-impl<S> Clone for Watches<S> {
+impl<S> Clone for SchedulerHandle<S> {
     fn clone(&self) -> Self {
-        let Self { commands, upstream, followed } = self;
-        Self { commands: commands.clone(), upstream: upstream.clone(), followed: followed.clone() }
+        let Self { commands, breaker, activities } = self;
+        Self { commands: commands.clone(), breaker: breaker.clone(), activities: activities.clone() }
     }
 }
 
-impl<S: RunSource> Watches<S> {
+impl<S: RunSource> SchedulerHandle<S> {
     /// Stores a watch and begins to follow it; one of the same run that is there already stays as it
     /// is. Cancel-safe: once sent, it is done whether or not anyone waits.
     ///
@@ -88,7 +88,7 @@ impl<S: RunSource> Watches<S> {
     }
 
     /// Deletes the watches of a run and ceases to follow it. With `force`, messages that are not delivered yet are
-    /// given up. Cancel-safe as [`Watches::add`].
+    /// given up. Cancel-safe as [`SchedulerHandle::add`].
     ///
     /// # Errors
     /// As [`crate::store::Store::remove_watches`], and when the scheduler has ended.
@@ -114,7 +114,7 @@ impl<S: RunSource> Watches<S> {
     }
 
     /// Ends all watches as if their deadlines had passed and no time were left for another poll: as `unreachable` for the
-    /// reason `why`, unless their last answers are young enough. Cancel-safe as [`Watches::add`].
+    /// reason `why`, unless their last answers are young enough. Cancel-safe as [`SchedulerHandle::add`].
     ///
     /// # Errors
     /// When the scheduler has ended.
@@ -138,12 +138,12 @@ impl<S: RunSource> Watches<S> {
 
     /// What the runs with an open event stream are doing, from now on. A receiver that lags behind misses
     /// some, and is told how many.
-    pub fn followed(&self) -> broadcast::Receiver<Arc<Followed>> {
-        self.followed.subscribe()
+    pub fn activities(&self) -> broadcast::Receiver<Arc<RunActivity>> {
+        self.activities.subscribe()
     }
 
     /// The state of the API, as it changes.
-    pub fn upstream(&self) -> watch::Receiver<UpstreamView> {
-        self.upstream.clone()
+    pub fn breaker(&self) -> watch::Receiver<BreakerView> {
+        self.breaker.clone()
     }
 }

@@ -36,29 +36,29 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::breaker::Upstream;
-pub use self::breaker::{Trouble, UpstreamView};
+use self::breaker::Breaker;
+pub use self::breaker::{BreakerView, Outage};
 use self::budget::Budget;
-pub use self::handle::{AddedBy, Removed, WatchView, Watches};
+pub use self::handle::{AddedBy, Removed, SchedulerHandle, WatchView};
 use self::handle::{COMMANDS, Command};
 use self::persist::Done;
 use self::poll::Polled;
 use self::registry::{Entry, Key, Phase, Table};
-pub use self::streams::Followed;
+pub use self::streams::RunActivity;
 use self::streams::Streams;
-use crate::backoff::Growth;
+use crate::backoff::BackoffPolicy;
 use crate::clock::{Clock, Jump, Reading};
 use crate::domain::{Event, Limits, Progress, Routes, Step, Watch};
 use crate::failpoint::mutant;
 use crate::metrics::Metrics;
 use crate::providers::RunSource;
-use crate::store::{Store, Stored, WatchId};
+use crate::store::{Store, StoredWatch, WatchId};
 
 /// What the scheduler is held to.
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// How the interval of a watch grows.
-    pub growth: Growth,
+    pub backoff: BackoffPolicy,
     /// Most requests in any 60 seconds, for all watches together.
     pub requests_per_minute: u32,
     /// Most polls under way at once, 1 or more.
@@ -96,7 +96,7 @@ pub struct Scheduler<S> {
     random: fastrand::Rng,
     table: Table,
     budget: Budget,
-    upstream: Upstream,
+    breaker: Breaker,
     streams: Streams,
     polls_since_stream: u32,
     /// The last poll that went out was one of a watch whose deadline had come.
@@ -110,14 +110,14 @@ pub struct Scheduler<S> {
     /// Polls under way end with this: their connections, or what they poll, are those of before.
     current: CancellationToken,
     /// Earlier than any due time: who is due then goes first.
-    first_of_all: Instant,
+    earliest: Instant,
     polls: JoinSet<Polled>,
     stores: JoinSet<Done>,
     /// Watches that are being stored, and those that were removed again before it came in that they are.
     adding: usize,
     removed: HashSet<WatchId>,
     commands: mpsc::Receiver<Command<S>>,
-    view: watch::Sender<UpstreamView>,
+    view: watch::Sender<BreakerView>,
     reading: Reading,
     metrics: Metrics,
     /// Since when the time in trouble is not counted yet.
@@ -148,9 +148,9 @@ impl<S: RunSource> Scheduler<S> {
         policy: Policy,
         metrics: Metrics,
         seed: u64,
-    ) -> (Self, Watches<S>) {
+    ) -> (Self, SchedulerHandle<S>) {
         let (sender, commands) = mpsc::channel(COMMANDS);
-        let (view, upstream) = watch::channel(UpstreamView::default());
+        let (view, breaker) = watch::channel(BreakerView::default());
         let (now, reading) = (Instant::now(), clock.read());
         let scheduler = Self {
             source: Arc::new(source),
@@ -159,7 +159,7 @@ impl<S: RunSource> Scheduler<S> {
             random: fastrand::Rng::with_seed(seed),
             table: Table::new(now),
             budget: Budget::new(policy.requests_per_minute, now),
-            upstream: Upstream::new(now),
+            breaker: Breaker::new(now),
             streams: Streams::new(policy.max_streams),
             polls_since_stream: 0,
             last_polls_turn_is_over: false,
@@ -167,7 +167,7 @@ impl<S: RunSource> Scheduler<S> {
             waking_until: now,
             given_up: None,
             current: CancellationToken::new(),
-            first_of_all: now,
+            earliest: now,
             policy,
             polls: JoinSet::new(),
             stores: JoinSet::new(),
@@ -186,16 +186,16 @@ impl<S: RunSource> Scheduler<S> {
             unmoved: None,
             store_again_at: None,
         };
-        let followed = scheduler.streams.followed();
-        (scheduler, Watches { commands: sender, upstream, followed })
+        let activities = scheduler.streams.activities();
+        (scheduler, SchedulerHandle { commands: sender, breaker, activities })
     }
 
     /// Takes up unfinished watches of the store, the oldest first, before it runs. They are asked for one after
     /// the other, so that all `of` of them have their turn within the longest interval.
-    pub fn resume(&mut self, stored: Vec<Stored>, of: u64) {
+    pub fn resume(&mut self, stored: Vec<StoredWatch>, of: u64) {
         let now = Instant::now();
         let many = u32::try_from(of.max(1)).unwrap_or(u32::MAX);
-        let gap = SPREAD.min(self.policy.growth.max / many);
+        let gap = SPREAD.min(self.policy.backoff.max / many);
         for stored in stored {
             let before = u32::try_from(self.table.ever()).unwrap_or(u32::MAX);
             let waited = Duration::try_from(self.reading.wall.duration_since(stored.changed_at));
@@ -206,16 +206,16 @@ impl<S: RunSource> Scheduler<S> {
     }
 
     /// Takes note that there may have been a process before, up to now: its requests count in the budget.
-    pub fn succeed_another(&mut self) {
+    pub fn charge_previous_process(&mut self) {
         self.budget.use_up(Instant::now());
     }
 
     /// Goes on where the process before left off that told `incident`, the newest event about the API: what was
     /// told is not told again, and that it is over will be.
     #[must_use]
-    pub fn remembering(mut self, incident: Option<&Event>) -> Self {
+    pub fn with_incident(mut self, incident: Option<&Event>) -> Self {
         if let Some(incident) = incident {
-            self.upstream.remember(incident);
+            self.breaker.remember(incident);
         }
         self
     }
@@ -323,22 +323,22 @@ impl<S: RunSource> Scheduler<S> {
     /// watch waits longer than the new longest interval.
     fn reload(&mut self, source: S, policy: Policy) {
         let now = Instant::now();
-        let same_account = self.source.same_account(&source);
+        let is_same_account = self.source.is_same_account(&source);
         self.source = Arc::new(source);
         self.budget = self.budget.changed_to(policy.requests_per_minute, now);
-        self.upstream.reloaded(now, same_account);
-        if !same_account {
+        self.breaker.reloaded(now, is_same_account);
+        if !is_same_account {
             self.call_back_polls();
         }
-        self.streams.renew(policy.max_streams);
+        self.streams.reset(policy.max_streams);
         self.policy = policy;
-        let latest = now + self.policy.growth.max;
+        let latest = now + self.policy.backoff.max;
         if mutant("reload-forgets") {
             self.table.keys().into_iter().take(1).for_each(|key| self.forget(key));
         }
         for key in self.table.keys() {
             let Some(entry) = self.table.get(key) else { continue };
-            let at_once = entry.refused || !same_account;
+            let at_once = entry.refused || !is_same_account;
             if entry.phase == Phase::Waiting && (entry.due > latest || at_once) {
                 let due = if at_once { entry.due.min(now) } else { latest };
                 self.table.queue(key, due);
@@ -359,7 +359,8 @@ impl<S: RunSource> Scheduler<S> {
         let deadline = instant_of(watch.deadline_at, self.reading.wall, now);
         let changed_at = now.checked_sub(waited).unwrap_or(now);
         let mut entry = Entry::new((id, watch), progress, due.min(deadline), deadline, changed_at);
-        entry.interval = Some(waited).filter(|waited| !waited.is_zero()).map(|waited| self.policy.growth.after(waited));
+        entry.interval =
+            Some(waited).filter(|waited| !waited.is_zero()).map(|waited| self.policy.backoff.interval_after(waited));
         entry
     }
 
@@ -379,16 +380,16 @@ impl<S: RunSource> Scheduler<S> {
     /// A step moves the marks of all watches with it: it is no evidence that time has passed.
     fn jumped(&mut self, jump: Jump, now: Instant) {
         tracing::info!(slept = ?jump.slept, stepped = %jump.stepped, "the clock jumped; polling every run again");
-        self.upstream.slept(jump.slept);
-        self.upstream.stepped(jump.stepped);
+        self.breaker.slept(jump.slept);
+        self.breaker.stepped(jump.stepped);
         let slept = !jump.slept.is_zero();
         if slept {
             // The connections of the time before are most likely dead.
             if !mutant("dead-connections") {
-                self.source.renew();
+                self.source.reconnect();
             }
             self.call_back_polls();
-            self.streams.renew(self.policy.max_streams);
+            self.streams.reset(self.policy.max_streams);
         }
         let shift = |at: Timestamp| at.saturating_add(jump.stepped).unwrap_or(at);
         for key in self.table.keys() {
@@ -415,7 +416,7 @@ impl<S: RunSource> Scheduler<S> {
         }
         if !jump.stepped.is_zero() {
             self.stepped += jump.stepped;
-            self.move_marks(i64::try_from(jump.stepped.as_millis()).unwrap_or(0));
+            self.shift_deadlines(i64::try_from(jump.stepped.as_millis()).unwrap_or(0));
         }
     }
 
@@ -431,15 +432,15 @@ impl<S: RunSource> Scheduler<S> {
 
     fn publish(&mut self, now: Instant) {
         self.store_again(now);
-        if let Some(event) = self.upstream.overdue(self.reading.wall) {
-            self.tell(event);
+        if let Some(event) = self.breaker.overdue(self.reading.wall) {
+            self.emit(event);
         }
         // Counted before the state may change.
-        if let Some(trouble) = self.upstream.trouble() {
-            self.metrics.paused(trouble, now.saturating_duration_since(self.counted_until));
+        if let Some(outage) = self.breaker.outage() {
+            self.metrics.paused(outage, now.saturating_duration_since(self.counted_until));
         }
         self.counted_until = now;
-        let mut view = self.upstream.view((now, self.reading.wall));
+        let mut view = self.breaker.view((now, self.reading.wall));
         self.view.send_if_modified(|shown| {
             // The time of the next try moves by rounding; only a real change is worth waking anyone.
             let same_time = match (shown.retry_at, view.retry_at) {
@@ -465,9 +466,9 @@ impl<S: RunSource> Scheduler<S> {
         }
         let last_due = self.table.first_last_due().filter(|_| self.may_end());
         let due = self.table.first_due().into_iter().chain(last_due).map(|(due, _)| due).min();
-        let open_at = self.upstream.opens_at().unwrap_or(now).max(self.budget.next_at());
+        let open_at = self.breaker.opens_at().unwrap_or(now).max(self.budget.next_at());
         let full = self.polls.len() >= self.policy.max_in_flight
-            || (!self.polls.is_empty() && !self.upstream.admits(open_at.max(now), self.polls.len()));
+            || (!self.polls.is_empty() && !self.breaker.admits(open_at.max(now), self.polls.len()));
         let next_poll = due.map(|due| due.max(open_at)).filter(|_| !full);
         let stream = self.streams.wake_at().filter(|at| *at > now);
         let times = next_poll.into_iter().chain(self.table.next_deadline()).chain(stream).chain(self.store_again_at);

@@ -11,11 +11,11 @@ use super::Scheduler;
 use super::handle::Removed;
 use super::poll::Pace;
 use super::registry::{Key, Phase};
-use crate::domain::{Answer, Event, FoundBy, Progress, RunDetails, RunId, Status, Step, Watch};
+use crate::domain::{Event, FoundBy, PollOutcome, Progress, RunDetails, RunId, Status, Step, Watch};
 use crate::failpoint::{self, mutant};
 use crate::providers::RunSource;
-use crate::store::{Added, StoreError, Told, WatchId};
-use crate::text::{one_line, with_causes};
+use crate::store::{Added, RoutedEvent, StoreError, WatchId};
+use crate::text::{error_chain, one_line};
 
 /// How long after the store refused something it is given another try; most steps with a fresh poll.
 const STORE_RETRY: Duration = Duration::from_secs(5);
@@ -61,10 +61,10 @@ pub(super) enum Done {
     /// What is stored of a run was read, for the step that `answer` leads to.
     Recalled {
         key: Key,
-        answer: Answer,
+        answer: PollOutcome,
         result: Result<Option<RunDetails>, StoreError>,
     },
-    Told {
+    RoutedEvent {
         result: Result<(), StoreError>,
     },
     /// The marks were moved, after the clock was set by `milliseconds`.
@@ -76,16 +76,18 @@ pub(super) enum Done {
 
 impl<S: RunSource> Scheduler<S> {
     /// Takes the step that an answer leads to; what is news is stored before it counts.
-    pub(super) fn take_step(&mut self, key: Key, answer: Answer) {
+    pub(super) fn take_step(&mut self, key: Key, answer: PollOutcome) {
         let now = self.reading.wall;
         let entry = self.table.get_mut(key).expect("the caller holds a key of an entry");
-        let failed = matches!(answer, Answer::Failed { .. });
+        let failed = matches!(answer, PollOutcome::Failed { .. });
         // What ends for want of an answer was not found by asking.
-        entry.asked_on_hint &= !matches!(answer, Answer::NotPolled { .. });
+        entry.polled_on_hint &= !matches!(answer, PollOutcome::NotPolled { .. });
         // Kept for the case that the step has to be taken again. What was seen is stored with the step.
         let unseen = match &answer {
-            Answer::Seen(_) => None,
-            Answer::Missing { .. } | Answer::Failed { .. } | Answer::NotPolled { .. } => Some(answer.clone()),
+            PollOutcome::Seen(_) => None,
+            PollOutcome::Missing { .. } | PollOutcome::Failed { .. } | PollOutcome::NotPolled { .. } => {
+                Some(answer.clone())
+            }
         };
         let step = match entry.progress.step(&entry.watch(), answer, now, &self.policy.limits) {
             Ok(step) => step,
@@ -108,7 +110,7 @@ impl<S: RunSource> Scheduler<S> {
         }
         match step.progress.verdict {
             Some(_) => failpoint::point("observed"),
-            None if step.progress.seen_going() => self.streams.welcome(key),
+            None if step.progress.seen_going() => self.streams.enroll(key),
             None => {}
         }
         if !step.is_news() {
@@ -128,13 +130,13 @@ impl<S: RunSource> Scheduler<S> {
         let entry = self.table.unqueue(key);
         entry.phase = Phase::Storing;
         let watch = entry.watch();
-        let found_by = if entry.asked_on_hint { FoundBy::Stream } else { FoundBy::Poll };
+        let found_by = if entry.polled_on_hint { FoundBy::Stream } else { FoundBy::Poll };
         let told = |event: &Event| {
             let mut sinks = self.policy.routes.sinks_for(event, Some(&watch));
             if mutant("progress-unsent") && event.event_type.is_progress() {
                 sinks.clear();
             }
-            Told { event: event.clone(), sinks }
+            RoutedEvent { event: event.clone(), sinks }
         };
         let told = step.events.iter().map(told).collect();
         let (store, id, last_error) = (self.store.clone(), entry.id, entry.last_error.as_deref().cloned());
@@ -146,7 +148,7 @@ impl<S: RunSource> Scheduler<S> {
     }
 
     /// Reads what was last seen of a run, which an event without a new answer tells, then takes the step.
-    fn recall(&mut self, key: Key, answer: Answer) {
+    fn recall(&mut self, key: Key, answer: PollOutcome) {
         let entry = self.table.unqueue(key);
         entry.phase = Phase::Storing;
         let (store, id) = (self.store.clone(), entry.id);
@@ -168,7 +170,7 @@ impl<S: RunSource> Scheduler<S> {
                     let entry = self.entry((id, *watch), progress, Duration::ZERO, now, now);
                     self.table.insert(entry);
                     if !since.is_zero() {
-                        self.move_marks(0);
+                        self.shift_deadlines(0);
                     }
                 }
                 if self.adding == 0 {
@@ -185,7 +187,7 @@ impl<S: RunSource> Scheduler<S> {
                         }
                     }
                     if ids.is_empty() {
-                        return Removed::Unknown;
+                        return Removed::NotFound;
                     }
                     // It may be known to the store and not yet here.
                     if self.adding > 0 {
@@ -217,7 +219,7 @@ impl<S: RunSource> Scheduler<S> {
                             self.metrics.detected(Duration::from_millis(after));
                         }
                         if entry.progress.verdict.is_some() {
-                            self.metrics.found_by(if entry.asked_on_hint { FoundBy::Stream } else { FoundBy::Poll });
+                            self.metrics.found_by(if entry.polled_on_hint { FoundBy::Stream } else { FoundBy::Poll });
                             failpoint::point("verdict-stored");
                             if mutant("polled-on") {
                                 return self.reschedule(key, Pace::Onward);
@@ -232,7 +234,7 @@ impl<S: RunSource> Scheduler<S> {
                         self.forget(key);
                     }
                     Err(error) => {
-                        entry.progress.heed(&step.progress, self.reading.wall);
+                        entry.progress.carry_over(&step.progress, self.reading.wall);
                         if step.ends_by_status() && !mutant("end-forgotten") {
                             entry.phase = Phase::Storing;
                             let mut step = step;
@@ -245,7 +247,7 @@ impl<S: RunSource> Scheduler<S> {
                             return;
                         }
                         // The store says itself, and once, that it fails.
-                        let error = with_causes(&error);
+                        let error = error_chain(&error);
                         tracing::debug!(run_id = %entry.run_id, error, "cannot store a step; it will be taken again");
                         self.reschedule(key, Pace::In(STORE_RETRY));
                     }
@@ -262,15 +264,15 @@ impl<S: RunSource> Scheduler<S> {
                     Err(error) => {
                         let wall = self.reading.wall;
                         if let Ok(step) = entry.progress.step(&entry.watch(), answer, wall, &self.policy.limits) {
-                            entry.progress.heed(&step.progress, wall);
+                            entry.progress.carry_over(&step.progress, wall);
                         }
-                        let error = with_causes(&error);
+                        let error = error_chain(&error);
                         tracing::debug!(run_id = %entry.run_id, error, "cannot read what was seen of a run; asking again");
                         self.reschedule(key, Pace::In(STORE_RETRY));
                     }
                 }
             }
-            Done::Told { result } => {
+            Done::RoutedEvent { result } => {
                 self.telling = false;
                 match result {
                     // Closed is the end.
@@ -304,13 +306,13 @@ impl<S: RunSource> Scheduler<S> {
 
     /// Has the marks stored after the wall clock was set by `milliseconds`: deadlines as they are here, so that
     /// it does no harm to do so twice.
-    pub(super) fn move_marks(&mut self, milliseconds: i64) {
+    pub(super) fn shift_deadlines(&mut self, milliseconds: i64) {
         let milliseconds = milliseconds.saturating_add(self.unmoved.take().unwrap_or(0));
         let entries = self.table.keys().into_iter().filter_map(|key| self.table.get(key));
         let deadlines = entries.map(|entry| (entry.id, entry.deadline_at)).collect();
         let (store, now) = (self.store.clone(), self.reading.wall);
         self.store_in_order(async move {
-            Done::Moved { milliseconds, result: store.move_marks(deadlines, milliseconds, now).await }
+            Done::Moved { milliseconds, result: store.shift_deadlines(deadlines, milliseconds, now).await }
         });
     }
 
@@ -324,12 +326,12 @@ impl<S: RunSource> Scheduler<S> {
         let unstored = std::mem::take(&mut self.unstored);
         unstored.into_iter().for_each(|(key, step, at)| self.store_step(key, step, at));
         if self.unmoved.is_some() {
-            self.move_marks(0);
+            self.shift_deadlines(0);
         }
     }
 
     /// Stores an event about the API, and sends it.
-    pub(super) fn tell(&mut self, event: Event) {
+    pub(super) fn emit(&mut self, event: Event) {
         tracing::warn!(event = %event.event_type, "state of the API changed");
         if mutant("late-news-first") && !self.telling {
             self.untold.push_front(event);
@@ -346,6 +348,8 @@ impl<S: RunSource> Scheduler<S> {
         self.telling = true;
         let sinks = self.policy.routes.sinks_for(&event, None);
         let (store, now) = (self.store.clone(), event.timestamp);
-        self.store_in_order(async move { Done::Told { result: store.record_event(Told { event, sinks }, now).await } });
+        self.store_in_order(async move {
+            Done::RoutedEvent { result: store.record_event(RoutedEvent { event, sinks }, now).await }
+        });
     }
 }

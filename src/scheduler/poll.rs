@@ -6,12 +6,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::breaker::{REFUSED_PROBE, Trouble, URGENT_PROBE};
+use super::breaker::{Outage, REFUSED_PROBE, URGENT_PROBE};
 use super::deadline::answer_limit;
 use super::follow::POLLS_PER_STREAM;
 use super::registry::{Entry, Key, Phase};
 use super::{ROUNDING, Scheduler, instant_of};
-use crate::domain::{Answer, Limits};
+use crate::domain::{Limits, PollOutcome};
 use crate::providers::{ApiError, Reply, RunSource};
 use crate::store::PollFailure;
 
@@ -47,7 +47,7 @@ impl<S: RunSource> Scheduler<S> {
     pub(super) fn dispatch(&mut self, now: Instant) {
         while let Some((key, is_last)) = self.next_turn(now) {
             let in_flight = self.polls.len();
-            if in_flight >= self.policy.max_in_flight || !self.upstream.admits(now, in_flight) {
+            if in_flight >= self.policy.max_in_flight || !self.breaker.admits(now, in_flight) {
                 return;
             }
             if !is_last && let Some(later) = self.postponed(key, now) {
@@ -65,7 +65,7 @@ impl<S: RunSource> Scheduler<S> {
             let entry = self.table.unqueue(key);
             entry.phase = Phase::Polling;
             entry.polled_at = Some(now);
-            entry.asked_on_hint = std::mem::take(&mut entry.hinted);
+            entry.polled_on_hint = std::mem::take(&mut entry.hinted);
             let source = Arc::clone(&self.source);
             let run_id = entry.run_id.clone();
             let limit = answer_limit(entry.deadline, entry.ends_at);
@@ -112,15 +112,16 @@ impl<S: RunSource> Scheduler<S> {
         if entry.hinted {
             return None;
         }
-        let heard_at = self.streams.heard_at(key)?;
-        let growth = &self.policy.growth;
-        let stands_until = heard_at + growth.after(heard_at.saturating_duration_since(entry.changed_at));
-        let longest = entry.polled_at? + growth.max;
+        let last_item_at = self.streams.last_item_at(key)?;
+        let backoff = &self.policy.backoff;
+        let stands_until =
+            last_item_at + backoff.interval_after(last_item_at.saturating_duration_since(entry.changed_at));
+        let longest = entry.polled_at? + backoff.max;
         // A mark that has come is not put off, nor is one to come.
-        let mark = next_mark(entry, &self.policy.limits, (now, self.reading.wall)).unwrap_or(longest);
+        let mark = next_decision_at(entry, &self.policy.limits, (now, self.reading.wall)).unwrap_or(longest);
         let later = stands_until.min(longest).min(mark).min(entry.deadline);
         (later > now).then(|| {
-            entry.interval = Some(growth.after(now.duration_since(entry.changed_at)));
+            entry.interval = Some(backoff.interval_after(now.duration_since(entry.changed_at)));
             later
         })
     }
@@ -143,16 +144,16 @@ impl<S: RunSource> Scheduler<S> {
             Ok(reply) => {
                 entry.refused = false;
                 entry.answered_at = Some(now.0);
-                let told = self.upstream.answered(began, now.1);
+                let told = self.breaker.answered(began, now.1);
                 if let Some(pause) = reply.pause {
-                    self.upstream.pause(pause, now.0);
+                    self.breaker.pause(pause, now.0);
                 }
-                (Answer::Seen(Box::new(reply.observation)), told)
+                (PollOutcome::Seen(Box::new(reply.observation)), told)
             }
             Err(PollError::Api(error)) if error.is_not_found() => {
                 entry.refused = false;
                 entry.answered_at = Some(now.0);
-                (Answer::Missing { counted }, self.upstream.answered(began, now.1))
+                (PollOutcome::Missing { counted }, self.breaker.answered(began, now.1))
             }
             Err(PollError::Api(error)) => {
                 let message = error.describe();
@@ -160,21 +161,21 @@ impl<S: RunSource> Scheduler<S> {
                 // Refused again, though the API served others meanwhile: it is this run, not the key.
                 let own_refusal = error.is_unauthorized()
                     && std::mem::replace(&mut entry.refused, error.is_unauthorized())
-                    && self.upstream.trouble() != Some(Trouble::Refused);
+                    && self.breaker.outage() != Some(Outage::Refused);
                 let why = format!("the last poll failed: {message}");
                 entry.last_error = Some(Box::new(PollFailure { at: now.1, message }));
-                let told = self.upstream.failed(&error, own_refusal, now, &mut self.random);
-                (Answer::Failed { why, retried: tries_again }, told)
+                let told = self.breaker.failed(&error, own_refusal, now, &mut self.random);
+                (PollOutcome::Failed { why, retried: tries_again }, told)
             }
             Err(PollError::PastDeadline) => {
                 let message = "no answer to the last poll within 5 s of the deadline".to_owned();
                 entry.last_error = Some(Box::new(PollFailure { at: now.1, message: message.clone() }));
-                (Answer::Failed { why: message, retried: false }, None)
+                (PollOutcome::Failed { why: message, retried: false }, None)
             }
             Err(PollError::CalledBack) => return self.table.queue(key, now.0),
         };
         if let Some(event) = told {
-            self.tell(event);
+            self.emit(event);
         }
         self.take_step(key, answer);
     }
@@ -184,8 +185,8 @@ impl<S: RunSource> Scheduler<S> {
         let (now, wall) = (Instant::now(), self.reading.wall);
         let entry = self.table.get_mut(key).expect("the caller holds a key of an entry");
         // Where the key is refused, the circuit breaker says when it is probed.
-        let refused_alone = entry.refused && self.upstream.trouble() != Some(Trouble::Refused);
-        let growth = &self.policy.growth;
+        let refused_alone = entry.refused && self.breaker.outage() != Some(Outage::Refused);
+        let backoff = &self.policy.backoff;
         let wait = match pace {
             Pace::In(wait) => wait,
             Pace::Behind if refused_alone => REFUSED_PROBE,
@@ -193,15 +194,15 @@ impl<S: RunSource> Scheduler<S> {
                 let current = entry.interval.filter(|_| pace != Pace::Anew);
                 // Waits are shorter than their intervals by the jitter, so the intervals alone would grow faster
                 // than the time that a promise about delays is a part of.
-                let interval = growth.next(current).min(growth.after(now.duration_since(entry.changed_at)));
+                let interval = backoff.next(current).min(backoff.interval_after(now.duration_since(entry.changed_at)));
                 entry.interval = Some(interval);
-                growth.wait(interval, &mut self.random)
+                backoff.wait(interval, &mut self.random)
             }
         };
         let decides_at = decides_at(entry, &self.policy.limits, (now, wall));
         let is_last = entry.ends_at.is_some();
         let mut due = now + wait;
-        if let Some(opens_at) = self.upstream.opens_at().filter(|_| pace == Pace::Behind && !is_last) {
+        if let Some(opens_at) = self.breaker.opens_at().filter(|_| pace == Pace::Behind && !is_last) {
             due = due.max(opens_at + ROUNDING);
         }
         let due = match (entry.hinted, pace) {
@@ -210,7 +211,7 @@ impl<S: RunSource> Scheduler<S> {
             (_, Pace::Onward | Pace::Anew) if is_last => decides_at.unwrap_or(now),
             // A store that fails is given its time, whatever a stream said: else this would go round and round.
             (true, Pace::In(_)) => due,
-            (true, _) => self.first_of_all,
+            (true, _) => self.earliest,
             (false, _) => decides_at.map_or(due, |decides_at| decides_at.min(due)),
         };
         self.table.queue(key, due);
@@ -219,13 +220,13 @@ impl<S: RunSource> Scheduler<S> {
 
 /// When, besides the ordinary poll, an answer would decide something: after `now`, which is a time of both clocks.
 fn decides_at(entry: &Entry, limits: &Limits, (now, wall): (Instant, Timestamp)) -> Option<Instant> {
-    let mark = next_mark(entry, limits, (now, wall)).filter(|mark| *mark > now);
+    let mark = next_decision_at(entry, limits, (now, wall)).filter(|mark| *mark > now);
     let deadline = (entry.deadline_at > wall).then(|| instant_of(entry.deadline_at, wall, now));
     mark.into_iter().chain(deadline).min()
 }
 
 /// When the grace period of a missing run ends or a run becomes overdue, whichever comes first. It may have come.
-fn next_mark(entry: &Entry, limits: &Limits, (now, wall): (Instant, Timestamp)) -> Option<Instant> {
+fn next_decision_at(entry: &Entry, limits: &Limits, (now, wall): (Instant, Timestamp)) -> Option<Instant> {
     let grace_left = entry.progress.grace_left(limits);
     let grace_ends = grace_left.and_then(|left| Some(entry.answered_at? + left + ROUNDING));
     let overdue_at = entry.progress.overdue_at(entry.added_at, limits).map(|at| instant_of(at, wall, now));

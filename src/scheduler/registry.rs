@@ -53,7 +53,7 @@ pub(super) struct Entry {
     pub(super) answered_at: Option<Instant>,
     /// It is to be asked for because of what its stream said, or is being asked for because of that.
     pub(super) hinted: bool,
-    pub(super) asked_on_hint: bool,
+    pub(super) polled_on_hint: bool,
     /// How often its interval started again because its status changed.
     pub(super) fresh_starts: u8,
     /// The API refused this watch's last poll.
@@ -96,7 +96,7 @@ impl Entry {
             polled_at: None,
             answered_at: None,
             hinted: false,
-            asked_on_hint: false,
+            polled_on_hint: false,
             fresh_starts: 0,
             refused: false,
             last_error: None,

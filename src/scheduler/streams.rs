@@ -16,7 +16,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 
 use super::registry::Key;
-use crate::backoff::Growth;
+use crate::backoff::BackoffPolicy;
 use crate::clock::Clock;
 use crate::domain::{Activity, Hint, RunId};
 use crate::providers::{ApiError, EventStream, RunSource, StreamItem};
@@ -34,17 +34,18 @@ const HOLD: Duration = Duration::from_secs(60);
 const ABSENT: Duration = Duration::from_secs(3600);
 
 /// How long streams rest, beyond the pause asked for, when the API has too much to do to open one.
-const SHUT: Growth = Growth { initial: Duration::from_secs(60), multiplier: 2.0, max: ABSENT, jitter: 0.0 };
+const SHUT: BackoffPolicy =
+    BackoffPolicy { initial: Duration::from_secs(60), multiplier: 2.0, max: ABSENT, jitter: 0.0 };
 
 /// Events that followers may lag behind; those who lag more miss some, and are told how many.
-const FOLLOWED: usize = 256;
+const ACTIVITY_CAPACITY: usize = 256;
 
 /// Hints waiting for the scheduler. A stream gives one at the most before it ends.
 const HINTS: usize = 64;
 
 /// What a run is doing, for those who follow.
 #[derive(Debug, Clone)]
-pub struct Followed {
+pub struct RunActivity {
     /// The run.
     pub run_id: RunId,
     /// When it came in.
@@ -86,7 +87,7 @@ struct Open {
     number: u64,
     since: Instant,
     task: AbortHandle,
-    heard: Arc<Heard>,
+    heard: Arc<LastItem>,
 }
 
 /// What is kept of a watch's streams between two of them.
@@ -99,12 +100,12 @@ struct Memory {
 }
 
 /// When an event last came in: milliseconds after `base`, plus one; 0 is never.
-struct Heard {
+struct LastItem {
     base: Instant,
     at: AtomicU64,
 }
 
-impl Heard {
+impl LastItem {
     fn note(&self) {
         let milliseconds = u64::try_from(self.base.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
         self.at.store(milliseconds + 1, Ordering::Relaxed);
@@ -120,7 +121,7 @@ impl Heard {
 pub(super) struct Streams {
     /// Most at once; 0 is none.
     limit: usize,
-    growth: Growth,
+    backoff: BackoffPolicy,
     /// Watches that may have a stream and have none.
     ready: BTreeSet<Key>,
     /// Watches that may have one again at a time to come.
@@ -136,11 +137,11 @@ pub(super) struct Streams {
     tasks: JoinSet<Ended>,
     number: u64,
     hints: (mpsc::Sender<Started>, mpsc::Receiver<Started>),
-    followed: broadcast::Sender<Arc<Followed>>,
+    activities: broadcast::Sender<Arc<RunActivity>>,
 }
 
 /// What comes from the streams.
-pub(super) enum News {
+pub(super) enum StreamEvent {
     /// The run of this watch may have started.
     Started(Key),
     /// A stream is over.
@@ -151,7 +152,7 @@ impl Streams {
     pub(super) fn new(limit: usize) -> Self {
         Self {
             limit,
-            growth: Growth {
+            backoff: BackoffPolicy {
                 initial: Duration::from_secs(1),
                 multiplier: 2.0,
                 max: Duration::from_secs(300),
@@ -167,13 +168,13 @@ impl Streams {
             tasks: JoinSet::new(),
             number: 0,
             hints: mpsc::channel(HINTS),
-            followed: broadcast::channel(FOLLOWED).0,
+            activities: broadcast::channel(ACTIVITY_CAPACITY).0,
         }
     }
 
     /// A sender of what is followed, for handing out receivers.
-    pub(super) fn followed(&self) -> broadcast::Sender<Arc<Followed>> {
-        self.followed.clone()
+    pub(super) fn activities(&self) -> broadcast::Sender<Arc<RunActivity>> {
+        self.activities.clone()
     }
 
     /// How many are open or being opened.
@@ -182,7 +183,7 @@ impl Streams {
     }
 
     /// Takes note that a run was seen going, so that its stream is worth following.
-    pub(super) fn welcome(&mut self, key: Key) {
+    pub(super) fn enroll(&mut self, key: Key) {
         let known = self.limit == 0 || self.open.contains_key(&key) || self.memory.contains_key(&key);
         if !known {
             self.ready.insert(key);
@@ -201,7 +202,7 @@ impl Streams {
     }
 
     /// Closes all streams, which may be opened again at once; at most `limit` of them from here on.
-    pub(super) fn renew(&mut self, limit: usize) {
+    pub(super) fn reset(&mut self, limit: usize) {
         let open = std::mem::take(&mut self.open);
         open.values().for_each(|open| open.task.abort());
         self.ready.extend(open.into_keys());
@@ -257,7 +258,7 @@ impl Streams {
         self.ready.remove(&key);
         self.number += 1;
         let now = Instant::now();
-        let heard = Arc::new(Heard { base: now, at: AtomicU64::new(0) });
+        let heard = Arc::new(LastItem { base: now, at: AtomicU64::new(0) });
         let memory = self.memory.entry(key).or_default();
         let last_id = memory.last_id.clone();
         let reading = Reading {
@@ -269,24 +270,24 @@ impl Streams {
             clock,
             heard: Arc::clone(&heard),
             hints: self.hints.0.clone(),
-            followed: self.followed.clone(),
+            activities: self.activities.clone(),
         };
         let task = self.tasks.spawn(reading.follow(source, last_id));
         self.open.insert(key, Open { number: self.number, since: now, task, heard });
     }
 
     /// What comes next from any stream. Cancel-safe. It never comes when no stream is open.
-    pub(super) async fn news(&mut self) -> News {
+    pub(super) async fn news(&mut self) -> StreamEvent {
         loop {
             // Both arms are cancel-safe: joining a set and receiving lose nothing when dropped.
             tokio::select! {
                 Some(ended) = self.tasks.join_next() => match ended {
-                    Ok(ended) => return News::Ended(ended),
+                    Ok(ended) => return StreamEvent::Ended(ended),
                     Err(error) => assert!(error.is_cancelled(), "reading a stream does not panic"),
                 },
                 Some((key, number)) = self.hints.1.recv() => {
                     if self.open.get(&key).is_some_and(|open| open.number == number) {
-                        return News::Started(key);
+                        return StreamEvent::Started(key);
                     }
                 }
             }
@@ -324,16 +325,16 @@ impl Streams {
         let memory = self.memory.entry(ended.key).or_default();
         memory.last_id.clone_from(&ended.last_id);
         let anew = ended.followed_for >= HEALTHY || (matches!(ended.cause, Cause::Over) && memory.interval.is_none());
-        let interval = self.growth.next(memory.interval.filter(|_| !anew));
+        let interval = self.backoff.next(memory.interval.filter(|_| !anew));
         memory.interval = Some(interval);
-        let rests_until = now + self.growth.wait(interval, random);
+        let rests_until = now + self.backoff.wait(interval, random);
         memory.rests_until = Some(rests_until);
         self.resting.insert((rests_until, ended.key));
         true
     }
 
     /// When the stream of a watch last showed that its run goes on; `None` when it has none that did.
-    pub(super) fn heard_at(&self, key: Key) -> Option<Instant> {
+    pub(super) fn last_item_at(&self, key: Key) -> Option<Instant> {
         self.open.get(&key)?.heard.at()
     }
 }
@@ -347,9 +348,9 @@ struct Reading {
     /// It is the first stream of its watch.
     first: bool,
     clock: Clock,
-    heard: Arc<Heard>,
+    heard: Arc<LastItem>,
     hints: mpsc::Sender<Started>,
-    followed: broadcast::Sender<Arc<Followed>>,
+    activities: broadcast::Sender<Arc<RunActivity>>,
 }
 
 impl Reading {
@@ -359,7 +360,7 @@ impl Reading {
         let (cause, last_id) = match opened {
             Err(error) => {
                 if self.first {
-                    self.tell(Activity::unavailable(&error.describe()));
+                    self.emit(Activity::unavailable(&error.describe()));
                 }
                 (Cause::NotOpened(error), last_id)
             }
@@ -372,11 +373,11 @@ impl Reading {
     }
 
     /// Tells those who follow, if anybody does.
-    fn tell(&self, activity: Activity) {
-        if self.followed.receiver_count() > 0 {
-            let followed = Followed { run_id: self.run_id.clone(), at: self.clock.now(), activity };
+    fn emit(&self, activity: Activity) {
+        if self.activities.receiver_count() > 0 {
+            let activities = RunActivity { run_id: self.run_id.clone(), at: self.clock.now(), activity };
             // Whoever followed may have left meanwhile.
-            drop(self.followed.send(Arc::new(followed)));
+            drop(self.activities.send(Arc::new(activities)));
         }
     }
 
@@ -396,7 +397,7 @@ impl Reading {
             self.heard.note();
             let hint = activity.hint;
             if activity.is_news() {
-                self.tell(activity);
+                self.emit(activity);
             }
             match hint {
                 Some(Hint::Ended) => return Cause::RunEnded,

@@ -7,7 +7,7 @@ use std::path::Path;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Disk, Panicked, StoreError};
+use super::{Panicked, StoreError, TransactionRunner};
 
 /// Pages by which the log grows between two checkpoints: 4 MiB, as SQLite has it by default.
 const PAGES: u32 = 1_000;
@@ -64,7 +64,7 @@ impl Checkpointer {
     ///
     /// # Errors
     /// When one panicked.
-    pub(super) async fn run(mut self, disk: &impl Disk) -> Result<(), Panicked> {
+    pub(super) async fn run(mut self, disk: &impl TransactionRunner) -> Result<(), Panicked> {
         while let Some(reply) = self.requests.recv().await {
             let checkpoint = Checkpoint { connection: self.connection };
             self.connection = disk.checkpoint(checkpoint).await.ok_or(Panicked)?;

@@ -10,7 +10,7 @@ use super::queries::{
 };
 use super::{DeliveryState, DeliverySummary, PollFailure, StatusChange, Store, StoreError};
 use crate::domain::{DeliveryId, Event, EventType, FoundBy, RunId, SinkName, Status, Verdict, Watch};
-use crate::metrics::Stored as Figures;
+use crate::metrics::StoreGauges;
 
 /// Which watches are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -268,7 +268,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn figures(&self, now: Timestamp, sinks: Vec<SinkName>) -> Result<Figures, StoreError> {
+    pub async fn gauges(&self, now: Timestamp, sinks: Vec<SinkName>) -> Result<StoreGauges, StoreError> {
         self.inspect(move |db| {
             let sql = "SELECT sink, coalesce(sum(total) FILTER (WHERE what != 'dead'), 0),
                            coalesce(sum(total) FILTER (WHERE what = 'dead'), 0)
@@ -282,7 +282,7 @@ impl Store {
             deliveries.extend(absent.into_iter().map(|sink| (sink, 0, 0)));
             let oldest: Option<i64> = db.prepare_cached(OLDEST_OPEN)?.query_row([], |row| row.get(0))?;
             let age = oldest.map(read_time).transpose()?.map(|oldest| now.duration_since(oldest));
-            Ok(Figures {
+            Ok(StoreGauges {
                 active: total(db, "active")?,
                 finished: Verdict::WORST_FIRST
                     .into_iter()
@@ -299,7 +299,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn newest_upstream_event(&self) -> Result<Option<Event>, StoreError> {
+    pub async fn newest_provider_event(&self) -> Result<Option<Event>, StoreError> {
         self.inspect(|db| {
             let types = [EventType::ApiUnreachable, EventType::ApiUnauthorized, EventType::ApiRecovered];
             // By number: the clock may have been set back. The sign keeps SQLite from walking through all events.

@@ -29,7 +29,7 @@ use tokio::time::Instant;
 
 use crate::domain::Verdict;
 use crate::failpoint::mutant;
-use crate::text::{one_line, with_causes};
+use crate::text::{error_chain, one_line};
 
 use checkpoints::{Checkpointer, Log};
 use files::Files;
@@ -40,7 +40,8 @@ pub use deliveries::{Decided, Fate};
 pub use inspect::{AttemptRecord, Counts, DeliveryFilter, History, Page, WatchFilter, WatchRecord, WatchState};
 pub use lock::{Lock, LockError};
 pub use queries::{
-    Added, Attempt, Claimed, DeliveryState, DeliverySummary, Outcome, PollFailure, StatusChange, Stored, Told, WatchId,
+    Added, Attempt, Claimed, DeliveryState, DeliverySummary, Outcome, PollFailure, RoutedEvent, StatusChange,
+    StoredWatch, WatchId,
 };
 pub use readers::Reading;
 pub use upkeep::Pruned;
@@ -120,7 +121,7 @@ impl From<rusqlite::Error> for StoreError {
 
 /// Where the database is.
 #[derive(Debug, Clone, Copy)]
-pub enum Place<'a> {
+pub enum Location<'a> {
     /// In memory, gone with the process.
     Memory,
     /// A file, made if it is not there.
@@ -197,8 +198,8 @@ struct State {
     worst: Option<Verdict>,
 }
 
-/// Where the writer has its transactions run. Simulations stand in for [`Threads`].
-pub trait Disk: Send + Sync + 'static {
+/// Where the writer has its transactions run. Simulations stand in for [`BlockingPool`].
+pub trait TransactionRunner: Send + Sync + 'static {
     /// Runs a transaction; `None` when it panicked.
     fn run(&self, transaction: Transaction) -> impl Future<Output = Option<Done>> + Send;
 
@@ -215,9 +216,9 @@ pub trait Disk: Send + Sync + 'static {
 
 /// The threads of the runtime that may block.
 #[derive(Debug)]
-pub struct Threads;
+pub struct BlockingPool;
 
-impl Disk for Threads {
+impl TransactionRunner for BlockingPool {
     async fn run(&self, transaction: Transaction) -> Option<Done> {
         tokio::task::spawn_blocking(|| transaction.run()).await.ok()
     }
@@ -324,10 +325,10 @@ impl Store {
     /// # Errors
     /// When the file cannot be opened, is no database, or was written by a newer runwatch. It is never
     /// replaced.
-    pub fn open(place: Place<'_>) -> Result<(Self, Writer), StoreError> {
+    pub fn open(place: Location<'_>) -> Result<(Self, Writer), StoreError> {
         let (connection, files, reading, log) = match place {
-            Place::Memory => (prepare(Connection::open_in_memory()?)?, None, None, None),
-            Place::File(path) => {
+            Location::Memory => (prepare(Connection::open_in_memory()?)?, None, None, None),
+            Location::File(path) => {
                 let open = || {
                     let connection = prepare(Connection::open(path)?)?;
                     check(&connection, path)?;
@@ -536,11 +537,11 @@ fn health_within(connection: &Connection, limit: Duration) -> Result<Option<Stri
 impl Writer {
     /// Serves until every [`Store`] is gone, then closes the database.
     pub async fn run(self) {
-        self.run_on(Threads).await;
+        self.run_on(BlockingPool).await;
     }
 
     /// As [`Writer::run`], with the transactions run by `disk`.
-    pub async fn run_on(mut self, disk: impl Disk) {
+    pub async fn run_on(mut self, disk: impl TransactionRunner) {
         let readers = self.readers.take();
         let (log, checkpointer) = self.log.take().unzip();
         let mut writing = std::pin::pin!(self.write_on(log, &disk));
@@ -577,7 +578,7 @@ impl Writer {
     }
 
     /// Writes until every [`Store`] is gone. Returns the connection, unless it is lost.
-    async fn write_on(mut self, mut log: Option<Log>, disk: &impl Disk) -> Option<Connection> {
+    async fn write_on(mut self, mut log: Option<Log>, disk: &impl TransactionRunner) -> Option<Connection> {
         let (mut received, mut queue) = (Vec::new(), VecDeque::new());
         let mut failing = false;
         loop {
@@ -614,7 +615,7 @@ impl Writer {
             // Once when it begins and once when it ends: whoever asked is told each time.
             match &commit {
                 Err(error) if !std::mem::replace(&mut failing, true) => {
-                    tracing::error!(error = with_causes(error), "the store cannot be written");
+                    tracing::error!(error = error_chain(error), "the store cannot be written");
                 }
                 // Where nothing was changed, that went well on a full disk, too.
                 Ok(()) if wrote && std::mem::take(&mut failing) => tracing::info!("the store can be written again"),

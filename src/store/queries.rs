@@ -78,12 +78,12 @@ pub enum Added {
     /// It is new.
     New,
     /// A watch of that run was there already and stays as it is.
-    Known,
+    AlreadyExists,
 }
 
 /// A stored watch.
 #[derive(Debug, Clone)]
-pub struct Stored {
+pub struct StoredWatch {
     /// Its number.
     pub id: WatchId,
     /// The watch.
@@ -105,7 +105,7 @@ pub struct PollFailure {
 
 /// An event with the sinks to tell of it.
 #[derive(Debug, Clone)]
-pub struct Told {
+pub struct RoutedEvent {
     /// The event.
     pub event: Event,
     /// The sinks.
@@ -246,7 +246,7 @@ impl Store {
     /// As [`Store::add_watch`].
     pub async fn add_watch_again(&self, watch: Watch) -> Result<(Added, WatchId), StoreError> {
         self.write(Wakes::default(), move |db| match newest_watch(db, &watch.run_id)? {
-            Some((id, false)) => Ok((Added::Known, id)),
+            Some((id, false)) => Ok((Added::AlreadyExists, id)),
             Some((_, true)) | None => insert_new_watch(db, &watch),
         })
         .await
@@ -265,7 +265,7 @@ impl Store {
             if first == 1 {
                 insert_watch(db, &watch).map(|(added, id)| (added, Some(id)))
             } else {
-                Ok((Added::Known, newest_watch(db, &watch.run_id)?.map(|(id, _)| id)))
+                Ok((Added::AlreadyExists, newest_watch(db, &watch.run_id)?.map(|(id, _)| id)))
             }
         })
         .await
@@ -291,7 +291,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub async fn rehearse_add(&self) -> Result<(), StoreError> {
+    pub async fn probe_write(&self) -> Result<(), StoreError> {
         self.write(Wakes::default(), |db| {
             // No run has this ID.
             let watch = "INSERT INTO watches (run_id, labels, added_at, deadline_at) VALUES ('.', '{}', 0, 0)";
@@ -336,7 +336,7 @@ impl Store {
         now: Timestamp,
         after: Option<(Timestamp, RunId)>,
         limit: u32,
-    ) -> Result<Vec<Stored>, StoreError> {
+    ) -> Result<Vec<StoredWatch>, StoreError> {
         self.read(move |db| {
             let sql = "SELECT id, run_id, name, labels, sinks, added_at, deadline_at, status, polls, missing_since,
                            seen_running, overdue_told, verdict,
@@ -386,7 +386,7 @@ impl Store {
         &self,
         watch: WatchId,
         step: Step,
-        told: Vec<Told>,
+        told: Vec<RoutedEvent>,
         last_error: Option<PollFailure>,
         found_by: FoundBy,
         now: Timestamp,
@@ -449,7 +449,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store refuses.
-    pub async fn record_event(&self, told: Told, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn record_event(&self, told: RoutedEvent, now: Timestamp) -> Result<(), StoreError> {
         let wakes = Wakes { history: true, deliveries: !told.sinks.is_empty(), verdict: None };
         self.write(wakes, move |db| insert_event(db, None, told, now)).await
     }
@@ -460,7 +460,7 @@ impl Store {
     /// # Errors
     /// When the store rejects it. Of many deadlines some may be stored then, which does no harm when all are stored
     /// again; nothing else is.
-    pub async fn move_marks(
+    pub async fn shift_deadlines(
         &self,
         deadlines: Vec<(WatchId, Timestamp)>,
         milliseconds: i64,
@@ -636,7 +636,7 @@ fn newest_watch(db: &Connection, run_id: &RunId) -> Result<Option<(WatchId, bool
 
 fn insert_watch(db: &Connection, watch: &Watch) -> Result<(Added, WatchId), StoreError> {
     match newest_watch(db, &watch.run_id)? {
-        Some((id, _)) => Ok((Added::Known, id)),
+        Some((id, _)) => Ok((Added::AlreadyExists, id)),
         None => insert_new_watch(db, watch),
     }
 }
@@ -683,8 +683,8 @@ fn insert_change(db: &Connection, watch: WatchId, status: &str, now: Timestamp) 
 }
 
 /// Stores an event, of `watch` if it is about one, with its deliveries.
-fn insert_event(db: &Connection, watch: Option<WatchId>, told: Told, now: Timestamp) -> Result<(), StoreError> {
-    let Told { mut event, sinks } = told;
+fn insert_event(db: &Connection, watch: Option<WatchId>, told: RoutedEvent, now: Timestamp) -> Result<(), StoreError> {
+    let RoutedEvent { mut event, sinks } = told;
     let (mut input_id, mut output_id) = (None, None);
     if let (Some(watch), EventData::Run(data)) = (watch, &mut event.data) {
         input_id = set_apart(db, watch, &mut data.run.input)?;
@@ -775,7 +775,7 @@ pub(super) fn read_all<T>(
     Ok(all)
 }
 
-pub(super) fn read_watch(row: &Row<'_>, now: Timestamp) -> Result<Stored, StoreError> {
+pub(super) fn read_watch(row: &Row<'_>, now: Timestamp) -> Result<StoredWatch, StoreError> {
     let text = |column: &str| -> Result<Option<String>, rusqlite::Error> { row.get(column) };
     let time = |column: &str| -> Result<Option<Timestamp>, StoreError> {
         row.get::<_, Option<i64>>(column)?.map(read_time).transpose()
@@ -801,7 +801,7 @@ pub(super) fn read_watch(row: &Row<'_>, now: Timestamp) -> Result<Stored, StoreE
         Some(word) => Some(Verdict::from_word(&word).ok_or_else(|| unreadable("a verdict", &word))?),
     };
     let changed_at = time("changed_at")?.unwrap_or(watch.added_at);
-    Ok(Stored { id: WatchId(row.get("id")?), watch, progress, changed_at })
+    Ok(StoredWatch { id: WatchId(row.get("id")?), watch, progress, changed_at })
 }
 
 /// Reads `seq, run_id, at, status`.

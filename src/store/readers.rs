@@ -7,7 +7,7 @@ use futures_util::stream::FuturesUnordered;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Disk, Panicked, StoreError};
+use super::{Panicked, StoreError, TransactionRunner};
 
 /// Connections, and so questions that are answered at once. More of them wait for a turn.
 const READERS: usize = 4;
@@ -53,7 +53,7 @@ impl Readers {
     ///
     /// # Errors
     /// When a question panicked.
-    pub(super) async fn run(mut self, disk: &impl Disk) -> Result<(), Panicked> {
+    pub(super) async fn run(mut self, disk: &impl TransactionRunner) -> Result<(), Panicked> {
         let mut busy = FuturesUnordered::new();
         loop {
             // Both arms are cancel-safe: what is not taken stays in the channel and in the set.

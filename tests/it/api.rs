@@ -88,7 +88,7 @@ async fn each_fault_is_an_error_that_says_what_it_is() {
         (Fault::GzipBomb(4 * 1024 * 1024), "api.max_response_bytes"),
         (Fault::OtherRun, "another run"),
         (Fault::WrongTypes, "no status that is a text"),
-        (Fault::Redirect("http://127.0.0.1:1/".to_owned()), "redirects are not followed"),
+        (Fault::Redirect("http://127.0.0.1:1/".to_owned()), "redirects are not activities"),
     ] {
         let shown = format!("{fault:?}");
         let error = refused(meet(fault).await);

@@ -784,7 +784,7 @@ async fn a_job_ends_with_the_worst_verdict_once_all_is_told() {
 }
 
 #[tokio::test]
-async fn health_and_figures_can_be_asked_for() {
+async fn health_and_figures_can_be_rate_limited() {
     let simulator = api([("run_1", Script::succeeds().runs_for(SOON)), ("run_2", Script::runs_forever())]).await;
     let receiver = Receiver::start([Fault::status(500)]).await.unwrap();
     let program = program(&simulator, &receiver, "[sinks.quiet]\ntype = \"log\"\nevents = [\"run.failed\"]");

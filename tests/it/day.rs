@@ -11,8 +11,8 @@ use runwatch::config::Settings;
 use runwatch::domain::{Labels, Observation, RunDetails, RunId, Status, Verdict, Watch};
 use runwatch::metrics::Metrics;
 use runwatch::providers::{ApiError, NoStream, Reply, RunSource};
-use runwatch::scheduler::{Policy, Scheduler, Watches};
-use runwatch::store::{Added, Place, Store};
+use runwatch::scheduler::{Policy, Scheduler, SchedulerHandle};
+use runwatch::store::{Added, Location, Store};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -53,7 +53,7 @@ struct Simulation {
     tasks: JoinSet<()>,
     stop: CancellationToken,
     // Held so that the scheduler keeps serving.
-    _watches: Watches<Api>,
+    _watches: SchedulerHandle<Api>,
 }
 
 /// Watches runs that take `lengths`, all added at once.
@@ -63,7 +63,7 @@ async fn simulate(lengths: &[Duration], adjust: impl FnOnce(&mut Policy)) -> Sim
     let id = |index: usize| RunId::new(&format!("run_{index}")).unwrap();
     let ends_at = lengths.iter().enumerate().map(|(index, length)| (id(index), start + *length)).collect();
     let api = Api { ends_at: Arc::new(ends_at), ..Api::default() };
-    let (store, writer) = Store::open(Place::Memory).unwrap();
+    let (store, writer) = Store::open(Location::Memory).unwrap();
     let mut tasks = JoinSet::new();
     tasks.spawn(writer.run());
     let mut policy = app::policy(&Settings::default());

@@ -13,8 +13,8 @@ use runwatch::config::Settings;
 use runwatch::domain::{Event, EventType, Labels, Observation, RunDetails, RunId, Status, Watch};
 use runwatch::metrics::Metrics;
 use runwatch::providers::{ApiError, NoStream, Reply, RunSource};
-use runwatch::scheduler::{AddedBy, Policy, Scheduler, Watches};
-use runwatch::store::{Place, Store};
+use runwatch::scheduler::{AddedBy, Policy, Scheduler, SchedulerHandle};
+use runwatch::store::{Location, Store};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -98,11 +98,11 @@ impl RunSource for Api {
         Err(ApiError::NotFound { message: String::new() })
     }
 
-    fn renew(&self) {
+    fn reconnect(&self) {
         self.renewed.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn same_account(&self, other: &Self) -> bool {
+    fn is_same_account(&self, other: &Self) -> bool {
         self.account == other.account
     }
 }
@@ -112,7 +112,7 @@ struct World {
     api: Api,
     clock: Clock,
     store: Store,
-    watches: Watches<Api>,
+    watches: SchedulerHandle<Api>,
     policy: Policy,
     tasks: JoinSet<()>,
     stop: CancellationToken,
@@ -140,11 +140,11 @@ impl World {
             renewed: Arc::default(),
             account: "first",
         };
-        let (store, writer) = Store::open(Place::Memory).unwrap();
+        let (store, writer) = Store::open(Location::Memory).unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(writer.run());
         let mut policy = app::policy(&Settings::default());
-        policy.growth.jitter = 0.0;
+        policy.backoff.jitter = 0.0;
         adjust(&mut policy);
         for (index, deadline) in stored.iter().enumerate() {
             let mut watch = watch(&format!("run_{index}"), &clock, Duration::ZERO);

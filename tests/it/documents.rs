@@ -139,10 +139,10 @@ fn every_key_is_documented_with_its_default() {
 /// Watches a run that ends after `length`, each wait shorter than its interval by `jitter`. Returns
 /// the number of polls and the interval in which the end falls.
 fn watched(length: Duration, jitter: f64) -> (u32, Duration) {
-    let growth = policy(&Settings::default()).growth;
+    let backoff = policy(&Settings::default()).backoff;
     let (mut asked_at, mut polls, mut interval) = (Duration::ZERO, 1, None);
     while asked_at < length {
-        let next = growth.next(interval).min(growth.after(asked_at));
+        let next = backoff.next(interval).min(backoff.interval_after(asked_at));
         asked_at += next.mul_f64(1.0 - jitter);
         interval = Some(next);
         polls += 1;
@@ -156,7 +156,7 @@ fn with_commas(number: u64) -> String {
 
 /// The fewest and the most requests for a run of this length whose stream says something every 2 seconds,
 /// in paused time: polls, and the opening of streams.
-async fn followed(length: Duration) -> (u64, u64) {
+async fn activities(length: Duration) -> (u64, u64) {
     let mut counts = Vec::new();
     for seed in 0..8 {
         let simulation = Simulation::start(seed, |_| ());
@@ -188,9 +188,9 @@ async fn the_table_of_requests_and_delays_is_what_the_defaults_give() {
         let delay = delay.as_secs_f64();
         let delay = if delay < 30.0 { format!("{delay:.1} s") } else { "30 s".to_owned() };
         let fixed = with_commas(seconds.div_ceil(3) + 1);
-        let (fewest, most) = followed(length).await;
-        let followed = range(fewest, most);
-        let row = format!("| {name} | {requests} | {per_hour} | {delay} | {followed} | {fixed} requests, 3 s |");
+        let (fewest, most) = activities(length).await;
+        let activities = range(fewest, most);
+        let row = format!("| {name} | {requests} | {per_hour} | {delay} | {activities} | {fixed} requests, 3 s |");
         if !PERFORMANCE.contains(&row) {
             missing.push(row);
         }

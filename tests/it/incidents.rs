@@ -9,13 +9,13 @@ use runwatch::app;
 use runwatch::clock::{Clock, Jump};
 use runwatch::config::Settings;
 use runwatch::domain::{
-    Answer, Event, EventData, EventType, FoundBy, Labels, Observation, Progress, RunDetails, RunId, SinkName, Status,
-    UpstreamNotice, Watch,
+    Event, EventData, EventType, FoundBy, Labels, Observation, PollOutcome, Progress, ProviderNotice, RunDetails,
+    RunId, SinkName, Status, Watch,
 };
 use runwatch::metrics::Metrics;
 use runwatch::providers::{ApiError, NoStream, Reply, RunSource};
-use runwatch::scheduler::{AddedBy, Policy, Scheduler, Watches};
-use runwatch::store::{Disk, Done, Place, Store, Told, Transaction};
+use runwatch::scheduler::{AddedBy, Policy, Scheduler, SchedulerHandle};
+use runwatch::store::{Done, Location, RoutedEvent, Store, Transaction, TransactionRunner};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -75,7 +75,7 @@ struct World {
     api: Api,
     clock: Clock,
     store: Store,
-    watches: Watches<Api>,
+    watches: SchedulerHandle<Api>,
     tasks: JoinSet<()>,
     stop: CancellationToken,
     /// Whether the disk of the store is full.
@@ -95,10 +95,10 @@ fn watch(index: usize, added_at: Timestamp) -> Watch {
 
 /// A scheduler over a store that holds `stored` watches already, of runs seen running an hour ago.
 async fn world(stored: usize, adjust: impl FnOnce(&mut Policy)) -> World {
-    world_at(Place::Memory, stored, adjust).await
+    world_at(Location::Memory, stored, adjust).await
 }
 
-async fn world_at(place: Place<'_>, stored: usize, adjust: impl FnOnce(&mut Policy)) -> World {
+async fn world_at(place: Location<'_>, stored: usize, adjust: impl FnOnce(&mut Policy)) -> World {
     let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
     let api = Api { mood: Arc::new(Mutex::new(Mood::Running)), requests: Arc::default() };
     let (store, writer) = Store::open(place).unwrap();
@@ -113,7 +113,7 @@ async fn world_at(place: Place<'_>, stored: usize, adjust: impl FnOnce(&mut Poli
         let (_, id) = store.add_watch(watch.clone()).await.unwrap();
         let running = Observation { status: Status::Running, details: RunDetails::default() };
         let begun = Progress::begin(long_ago);
-        let step = begun.step(&watch, Answer::Seen(Box::new(running)), long_ago, &policy.limits).unwrap();
+        let step = begun.step(&watch, PollOutcome::Seen(Box::new(running)), long_ago, &policy.limits).unwrap();
         store.record_step(id, step, Vec::new(), None, FoundBy::Poll, long_ago).await.unwrap();
     }
     let active = store.active_watches(clock.now(), None, u32::MAX).await.unwrap();
@@ -122,8 +122,8 @@ async fn world_at(place: Place<'_>, stored: usize, adjust: impl FnOnce(&mut Poli
     let many = active.len() as u64;
     scheduler.resume(active, many);
     let stop = CancellationToken::new();
-    let incident = store.newest_upstream_event().await.unwrap();
-    tasks.spawn(scheduler.remembering(incident.as_ref()).run(stop.clone()));
+    let incident = store.newest_provider_event().await.unwrap();
+    tasks.spawn(scheduler.with_incident(incident.as_ref()).run(stop.clone()));
     World { api, clock, store, watches, tasks, stop, full }
 }
 
@@ -157,9 +157,9 @@ async fn a_clock_that_is_set_moves_waiting_attempts_though_no_run_is_watched() {
     let world = world(0, |_| ()).await;
     let ops = SinkName::new("ops").unwrap();
     let due = world.clock.now().checked_add(MINUTE * 600).unwrap();
-    let data = EventData::Upstream(UpstreamNotice { message: String::new(), since: due });
+    let data = EventData::Provider(ProviderNotice { message: String::new(), since: due });
     let event = Event { event_type: EventType::ApiUnreachable, timestamp: due, data };
-    world.store.record_event(Told { event, sinks: vec![ops.clone()] }, due).await.unwrap();
+    world.store.record_event(RoutedEvent { event, sinks: vec![ops.clone()] }, due).await.unwrap();
     let mut shown = due;
     for hours in [-2, 3] {
         let stepped = SignedDuration::from_hours(hours);
@@ -276,7 +276,7 @@ async fn a_reload_keeps_every_watch_and_takes_up_the_new_limits() {
     world.live(Mood::Running, MINUTE * 20).await;
     let before = world.requests();
     let mut policy = app::policy(&Settings::default());
-    policy.growth.max = Duration::from_secs(5);
+    policy.backoff.max = Duration::from_secs(5);
     policy.requests_per_minute = 6000;
     world.watches.reload(world.api.clone(), policy).await.unwrap();
     world.live(Mood::Running, MINUTE).await;
@@ -292,7 +292,7 @@ async fn a_reload_keeps_every_watch_and_takes_up_the_new_limits() {
 async fn an_incident_is_told_once_through_restarts() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("runwatch.db");
-    let place = Place::File(&path);
+    let place = Location::File(&path);
     let first = world_at(place, 1, |_| ()).await;
     first.live(Mood::Refusing, MINUTE).await;
     assert_eq!(first.told().await, [EventType::ApiUnauthorized]);
@@ -380,7 +380,7 @@ impl RunSource for Ended {
 /// A disk that is full as long as this is so.
 struct Platter(Arc<Mutex<bool>>);
 
-impl Disk for Platter {
+impl TransactionRunner for Platter {
     async fn run(&self, transaction: Transaction) -> Option<Done> {
         let full = *self.0.lock().unwrap();
         Some(if full { transaction.refuse() } else { transaction.run() })
@@ -391,7 +391,7 @@ impl Disk for Platter {
 async fn ends_that_a_full_disk_refuses_are_all_told_later_but_not_all_their_outputs() {
     const RUNS: usize = 40;
     let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
-    let (store, writer) = Store::open(Place::Memory).unwrap();
+    let (store, writer) = Store::open(Location::Memory).unwrap();
     let full = Arc::new(Mutex::new(false));
     let mut tasks = JoinSet::new();
     tasks.spawn(writer.run_on(Platter(Arc::clone(&full))));
@@ -434,7 +434,7 @@ async fn ends_that_a_full_disk_refuses_are_all_told_later_but_not_all_their_outp
 /// A disk that another process holds as long as this is so: each transaction waits for five seconds, in vain.
 struct Held(Arc<Mutex<bool>>);
 
-impl Disk for Held {
+impl TransactionRunner for Held {
     async fn run(&self, transaction: Transaction) -> Option<Done> {
         if !*self.0.lock().unwrap() {
             return Some(transaction.run());
@@ -450,19 +450,19 @@ async fn a_status_that_a_held_store_rejects_stops_no_polls_and_is_not_lost() {
     const SECOND: Duration = Duration::from_secs(1);
     let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
     let api = Api { mood: Arc::new(Mutex::new(Mood::Running)), requests: Arc::default() };
-    let (store, writer) = Store::open(Place::Memory).unwrap();
+    let (store, writer) = Store::open(Location::Memory).unwrap();
     let held = Arc::new(Mutex::new(false));
     let mut tasks = JoinSet::new();
     tasks.spawn(writer.run_on(Held(Arc::clone(&held))));
     let mut policy = Policy { requests_per_minute: 6_000, ..app::policy(&Settings::default()) };
-    (policy.growth.initial, policy.growth.max) = (SECOND * 2, SECOND * 2);
+    (policy.backoff.initial, policy.backoff.max) = (SECOND * 2, SECOND * 2);
     // Of run_0 to run_2 the status is known, of run_3 it is new.
     for index in 0..4 {
         let watch = watch(index, clock.now());
         let (_, id) = store.add_watch(watch.clone()).await.unwrap();
         let running = Observation { status: Status::Running, details: RunDetails::default() };
         let begun = Progress::begin(clock.now());
-        let step = begun.step(&watch, Answer::Seen(Box::new(running)), clock.now(), &policy.limits).unwrap();
+        let step = begun.step(&watch, PollOutcome::Seen(Box::new(running)), clock.now(), &policy.limits).unwrap();
         if index < 3 {
             store.record_step(id, step, Vec::new(), None, FoundBy::Poll, clock.now()).await.unwrap();
         }

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use runwatch::domain::{
-    Answer, Event, EventData, EventType, FoundBy, Labels, Limits, Observation, Progress, RunDetails, RunId, SinkName,
-    Status, Step, UpstreamNotice, Verdict, Watch,
+    Event, EventData, EventType, FoundBy, Labels, Limits, Observation, PollOutcome, Progress, ProviderNotice,
+    RunDetails, RunId, SinkName, Status, Step, Verdict, Watch,
 };
 use runwatch::store::{
-    Added, Attempt, Checkpoint, DeliveryFilter, DeliveryState, Disk, Done, Fate, Outcome, Place, Reading, Store,
-    StoreError, Told, Transaction, WatchFilter,
+    Added, Attempt, Checkpoint, DeliveryFilter, DeliveryState, Done, Fate, Location, Outcome, Reading, RoutedEvent,
+    Store, StoreError, Transaction, TransactionRunner, WatchFilter,
 };
 use tokio::task::JoinSet;
 
@@ -35,17 +35,17 @@ fn step(watch: &Watch, progress: &Progress, status: &str, now: Timestamp) -> Ste
     let output = serde_json::value::to_raw_value(&[1, 2]).unwrap().into();
     let details = RunDetails { output: Some(output), created_at: Some(time(-5)), ..RunDetails::default() };
     let observation = Observation { status: Status::from_api(status), details };
-    progress.step(watch, Answer::Seen(Box::new(observation)), now, &limits).unwrap()
+    progress.step(watch, PollOutcome::Seen(Box::new(observation)), now, &limits).unwrap()
 }
 
-fn told(step: &Step, sinks: &[&str]) -> Vec<Told> {
+fn told(step: &Step, sinks: &[&str]) -> Vec<RoutedEvent> {
     let sinks: Vec<_> = sinks.iter().map(|name| SinkName::new(name).unwrap()).collect();
-    step.events.iter().map(|event| Told { event: event.clone(), sinks: sinks.clone() }).collect()
+    step.events.iter().map(|event| RoutedEvent { event: event.clone(), sinks: sinks.clone() }).collect()
 }
 
 /// A store and the task of its writer, which ends when the store is dropped.
 fn open(path: &std::path::Path) -> (Store, JoinSet<()>) {
-    let (store, writer) = Store::open(Place::File(path)).unwrap();
+    let (store, writer) = Store::open(Location::File(path)).unwrap();
     let mut tasks = JoinSet::new();
     tasks.spawn(writer.run());
     (store, tasks)
@@ -66,7 +66,7 @@ async fn watches_verdicts_and_deliveries_outlive_the_process() {
     let (first, second) = (watch("run_1"), watch("run_2"));
     let (added, first_id) = store.add_watch(first.clone()).await.unwrap();
     assert_eq!(added, Added::New);
-    assert_eq!(store.add_watch(first.clone()).await.unwrap(), (Added::Known, first_id));
+    assert_eq!(store.add_watch(first.clone()).await.unwrap(), (Added::AlreadyExists, first_id));
     let (added, second_id) = store.add_watch(second.clone()).await.unwrap();
     assert_eq!(added, Added::New);
     let running = step(&second, &Progress::begin(time(0)), "running", time(1));
@@ -160,13 +160,13 @@ async fn a_database_that_is_none_or_newer_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let garbage = dir.path().join("garbage.db");
     std::fs::write(&garbage, "this is no database".repeat(100)).unwrap();
-    assert!(Store::open(Place::File(&garbage)).is_err());
+    assert!(Store::open(Location::File(&garbage)).is_err());
     assert_eq!(std::fs::read_to_string(&garbage).unwrap(), "this is no database".repeat(100));
 
     let newer = dir.path().join("newer.db");
     rusqlite::Connection::open(&newer).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let before = std::fs::read(&newer).unwrap();
-    let refused = Store::open(Place::File(&newer)).map(|_| ()).unwrap_err();
+    let refused = Store::open(Location::File(&newer)).map(|_| ()).unwrap_err();
     assert_eq!(std::fs::read(&newer).unwrap(), before);
     assert!(refused.to_string().contains("use the newer runwatch"), "{refused}");
 }
@@ -179,7 +179,7 @@ async fn a_store_that_is_opened_again_is_not_written_to() {
     store.add_watch(watch("run_1")).await.unwrap();
     close(store, tasks).await;
     let before = std::fs::read(&path).unwrap();
-    drop(Store::open(Place::File(&path)).unwrap());
+    drop(Store::open(Location::File(&path)).unwrap());
     // A disk that is full takes no write, be it of the header only.
     assert!(std::fs::read(&path).unwrap() == before, "the file has changed");
 }
@@ -249,7 +249,7 @@ async fn a_store_of_the_first_format_opens_and_goes_on() {
     let far = Timestamp::from_second(4_000_000_000).unwrap();
     let claimed = store.claim_due(SinkName::new("down").unwrap(), far, 10, usize::MAX).await.unwrap();
     assert_eq!((claimed.len(), claimed[0].attempt), (1, 2));
-    assert_eq!(store.add_configured_watch(watch("run_demo_outreach")).await.unwrap().0, Added::Known);
+    assert_eq!(store.add_configured_watch(watch("run_demo_outreach")).await.unwrap().0, Added::AlreadyExists);
     assert_eq!(store.add_configured_watch(watch("run_new")).await.unwrap().0, Added::New);
     close(store, tasks).await;
 }
@@ -257,7 +257,7 @@ async fn a_store_of_the_first_format_opens_and_goes_on() {
 /// A disk that has no room when it comes to a commit.
 struct Full;
 
-impl Disk for Full {
+impl TransactionRunner for Full {
     async fn run(&self, transaction: Transaction) -> Option<Done> {
         Some(transaction.refuse())
     }
@@ -267,7 +267,7 @@ impl Disk for Full {
 async fn what_is_refused_leaves_nothing_and_holds_up_no_reading() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("runwatch.db");
-    let (store, writer) = Store::open(Place::File(&path)).unwrap();
+    let (store, writer) = Store::open(Location::File(&path)).unwrap();
     let mut tasks = JoinSet::new();
     tasks.spawn(writer.run_on(Full));
     // Polled one after the other before the writer has its turn, they come in one batch.
@@ -295,7 +295,7 @@ async fn a_step_of_the_wall_clock_moves_what_waits_with_it() {
     let (_, going_id) = store.add_watch(going.clone()).await.unwrap();
     let back = Duration::from_secs(3600);
     let deadlines = [(going_id, &going), (id, &watch)].map(|(id, watch)| (id, watch.deadline_at - back));
-    store.move_marks(deadlines.to_vec(), -3_600_000, time(3 - 3600)).await.unwrap();
+    store.shift_deadlines(deadlines.to_vec(), -3_600_000, time(3 - 3600)).await.unwrap();
     assert_eq!(store.next_due(ops.clone()).await.unwrap(), Some(time(2 - 3600)), "not late by the step");
     let left = store.active_watches(time(3), None, 10).await.unwrap();
     assert_eq!((left.len(), left[0].watch.deadline_at), (1, going.deadline_at - back));
@@ -321,7 +321,7 @@ async fn a_step_of_the_wall_clock_moves_what_waits_with_it() {
     assert_eq!(store.next_due(ops.clone()).await.unwrap(), Some(time(-3595)));
     // One whose attempt a death cuts short while the clock is set is due as it was.
     assert_eq!(store.claim_due(ops.clone(), time(-3595), 10, usize::MAX).await.unwrap().len(), 1);
-    store.move_marks(Vec::new(), 3_600_000, time(5)).await.unwrap();
+    store.shift_deadlines(Vec::new(), 3_600_000, time(5)).await.unwrap();
     close(store, tasks).await;
     let (store, tasks) = open(&dir.path().join("runwatch.db"));
     assert_eq!(store.next_due(ops).await.unwrap(), Some(time(5)));
@@ -331,7 +331,7 @@ async fn a_step_of_the_wall_clock_moves_what_waits_with_it() {
 /// A disk that notes the most rows that one transaction changed.
 struct Counting(Arc<AtomicU64>);
 
-impl Disk for Counting {
+impl TransactionRunner for Counting {
     async fn run(&self, transaction: Transaction) -> Option<Done> {
         let before = transaction.connection().total_changes();
         let done = transaction.run();
@@ -342,15 +342,15 @@ impl Disk for Counting {
 
 #[tokio::test]
 async fn a_step_of_the_wall_clock_moves_a_large_backlog_in_short_turns() {
-    let (store, writer) = Store::open(Place::Memory).unwrap();
+    let (store, writer) = Store::open(Location::Memory).unwrap();
     let most = Arc::new(AtomicU64::new(0));
     let mut tasks = JoinSet::new();
     tasks.spawn(writer.run_on(Counting(Arc::clone(&most))));
     let sinks: Vec<_> = (0..1_000).map(|number| SinkName::new(&format!("sink-{number}")).unwrap()).collect();
-    let data = EventData::Upstream(UpstreamNotice { message: String::new(), since: time(0) });
+    let data = EventData::Provider(ProviderNotice { message: String::new(), since: time(0) });
     for seconds in 0..5 {
         let event = Event { event_type: EventType::ApiUnreachable, timestamp: time(seconds), data: data.clone() };
-        store.record_event(Told { event, sinks: sinks.clone() }, time(seconds)).await.unwrap();
+        store.record_event(RoutedEvent { event, sinks: sinks.clone() }, time(seconds)).await.unwrap();
     }
     let mut deadlines = Vec::new();
     for number in 0..2_100 {
@@ -358,7 +358,7 @@ async fn a_step_of_the_wall_clock_moves_a_large_backlog_in_short_turns() {
         deadlines.push((store.add_watch(watch).await.unwrap().1, time(7200)));
     }
     most.store(0, Ordering::SeqCst);
-    store.move_marks(deadlines, 3_600_000, time(3600)).await.unwrap();
+    store.shift_deadlines(deadlines, 3_600_000, time(3600)).await.unwrap();
     let most = most.load(Ordering::SeqCst);
     assert!(most <= 2_000, "{most} rows in one transaction");
     assert_eq!(store.next_due(sinks[999].clone()).await.unwrap(), Some(time(3600)));
@@ -380,7 +380,7 @@ async fn what_an_earlier_watch_of_a_run_leads_to_does_not_count_for_a_later_one(
     let events = told(&failed, &["ops"]);
     let refused = store.record_step(earlier, failed.clone(), events, None, FoundBy::Poll, time(2)).await;
     assert!(matches!(refused, Err(StoreError::Precondition { .. })), "{refused:?}");
-    store.move_marks(vec![(earlier, time(7200))], 0, time(2)).await.unwrap();
+    store.shift_deadlines(vec![(earlier, time(7200))], 0, time(2)).await.unwrap();
     let active = store.active_watches(time(3), None, 10).await.unwrap();
     assert_eq!((active.len(), active[0].id, active[0].watch.deadline_at), (1, later, watch.deadline_at));
     assert!(store.deliveries(DeliveryFilter::default(), 10).await.unwrap().items.is_empty());
@@ -393,10 +393,10 @@ async fn a_run_can_be_watched_again_and_its_earlier_verdict_stays_on_record() {
     let (store, tasks) = open(&dir.path().join("runwatch.db"));
     let watch = watch("run_1");
     let (_, first) = store.add_watch_again(watch.clone()).await.unwrap();
-    assert_eq!(store.add_watch_again(watch.clone()).await.unwrap(), (Added::Known, first), "it is not over");
+    assert_eq!(store.add_watch_again(watch.clone()).await.unwrap(), (Added::AlreadyExists, first), "it is not over");
     let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
     store.record_step(first, failed.clone(), told(&failed, &["ops"]), None, FoundBy::Poll, time(2)).await.unwrap();
-    assert_eq!(store.add_watch(watch.clone()).await.unwrap(), (Added::Known, first));
+    assert_eq!(store.add_watch(watch.clone()).await.unwrap(), (Added::AlreadyExists, first));
     let anew = Watch { added_at: time(10), ..watch.clone() };
     let (added, second) = store.add_watch_again(anew).await.unwrap();
     assert_eq!(added, Added::New);
@@ -430,7 +430,7 @@ async fn a_large_output_is_stored_once_and_read_back_whole() {
         let input = serde_json::value::to_raw_value(&"in".repeat(100_000)).unwrap().into();
         let details = RunDetails { input: Some(input), output: Some(output), ..RunDetails::default() };
         let observation = Observation { status: Status::from_api(status), details };
-        progress.step(&watch, Answer::Seen(Box::new(observation)), now, &limits).unwrap()
+        progress.step(&watch, PollOutcome::Seen(Box::new(observation)), now, &limits).unwrap()
     };
     let running = seen(&Progress::begin(time(0)), "running", "before", time(1));
     let paused = seen(&running.progress, "paused", "between", time(2));
@@ -479,7 +479,7 @@ async fn a_large_output_is_stored_once_and_read_back_whole() {
 /// A disk on which reading takes until it is let go on.
 struct SlowReading(tokio::sync::Mutex<Option<tokio::sync::oneshot::Receiver<()>>>);
 
-impl Disk for SlowReading {
+impl TransactionRunner for SlowReading {
     async fn run(&self, transaction: Transaction) -> Option<Done> {
         Some(transaction.run())
     }
@@ -496,7 +496,7 @@ impl Disk for SlowReading {
 #[tokio::test]
 async fn a_list_that_takes_long_keeps_no_write_and_no_other_list_waiting() {
     let dir = tempfile::tempdir().unwrap();
-    let (store, writer) = Store::open(Place::File(&dir.path().join("runwatch.db"))).unwrap();
+    let (store, writer) = Store::open(Location::File(&dir.path().join("runwatch.db"))).unwrap();
     let (go_on, gate) = tokio::sync::oneshot::channel();
     let mut tasks = JoinSet::new();
     tasks.spawn(writer.run_on(SlowReading(tokio::sync::Mutex::new(Some(gate)))));
@@ -515,7 +515,7 @@ async fn a_list_that_takes_long_keeps_no_write_and_no_other_list_waiting() {
 /// A disk on which a checkpoint takes until it is let go on.
 struct SlowCheckpoint(Arc<tokio::sync::Semaphore>);
 
-impl Disk for SlowCheckpoint {
+impl TransactionRunner for SlowCheckpoint {
     async fn run(&self, transaction: Transaction) -> Option<Done> {
         Some(transaction.run())
     }
@@ -530,15 +530,15 @@ impl Disk for SlowCheckpoint {
 async fn a_checkpoint_keeps_no_write_waiting_and_the_log_is_bounded() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("runwatch.db");
-    let (store, writer) = Store::open(Place::File(&path)).unwrap();
+    let (store, writer) = Store::open(Location::File(&path)).unwrap();
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     let mut tasks = JoinSet::new();
     tasks.spawn(writer.run_on(SlowCheckpoint(Arc::clone(&gate))));
     let message = "x".repeat(1024 * 1024);
     let tell = async |seconds: i64| {
-        let data = EventData::Upstream(UpstreamNotice { message: message.clone(), since: time(0) });
+        let data = EventData::Provider(ProviderNotice { message: message.clone(), since: time(0) });
         let event = Event { event_type: EventType::ApiUnreachable, timestamp: time(seconds), data };
-        store.record_event(Told { event, sinks: Vec::new() }, time(seconds)).await.unwrap();
+        store.record_event(RoutedEvent { event, sinks: Vec::new() }, time(seconds)).await.unwrap();
     };
     let size = |name: &str| std::fs::metadata(dir.path().join(name)).unwrap().len() >> 20;
     // The first checkpoint is under way from 4 MiB on, and what is written goes to the log.
@@ -613,7 +613,7 @@ fn large_end(watch: &Watch, bytes: usize) -> Step {
     let output = serde_json::value::to_raw_value(&"x".repeat(bytes)).unwrap().into();
     let details = RunDetails { output: Some(output), ..RunDetails::default() };
     let seen = Observation { status: Status::from_api("failed"), details };
-    Progress::begin(time(0)).step(watch, Answer::Seen(Box::new(seen)), time(1), &limits).unwrap()
+    Progress::begin(time(0)).step(watch, PollOutcome::Seen(Box::new(seen)), time(1), &limits).unwrap()
 }
 
 #[tokio::test]
@@ -700,9 +700,9 @@ async fn messages_to_a_sink_that_is_gone_are_given_up_after_the_retention() {
 }
 
 /// An event about the API at `at`.
-fn incident(event_type: EventType, at: Timestamp) -> Told {
-    let notice = UpstreamNotice { message: "no usable answer".to_owned(), since: at };
-    Told { event: Event { event_type, timestamp: at, data: EventData::Upstream(notice) }, sinks: Vec::new() }
+fn incident(event_type: EventType, at: Timestamp) -> RoutedEvent {
+    let notice = ProviderNotice { message: "no usable answer".to_owned(), since: at };
+    RoutedEvent { event: Event { event_type, timestamp: at, data: EventData::Provider(notice) }, sinks: Vec::new() }
 }
 
 #[tokio::test]
@@ -714,7 +714,7 @@ async fn an_incident_that_goes_on_outlives_pruning_and_a_clock_that_is_set_back(
     {
         store.record_event(incident(event_type, time(seconds)), time(seconds)).await.unwrap();
     }
-    let newest = store.newest_upstream_event().await.unwrap().unwrap();
+    let newest = store.newest_provider_event().await.unwrap().unwrap();
     assert_eq!(newest.event_type, EventType::ApiUnauthorized, "the last to be stored, whatever the clock showed");
     store.prune(time(1000), Vec::new(), time(1000)).await.unwrap();
     let left = store.events_after(0, 10).await.unwrap();
@@ -725,7 +725,7 @@ async fn an_incident_that_goes_on_outlives_pruning_and_a_clock_that_is_set_back(
 /// A disk on which each transaction panics.
 struct Panicking;
 
-impl Disk for Panicking {
+impl TransactionRunner for Panicking {
     async fn run(&self, _transaction: Transaction) -> Option<Done> {
         None
     }
@@ -734,7 +734,7 @@ impl Disk for Panicking {
 #[tokio::test]
 async fn a_panic_of_the_writer_ends_the_store_though_handles_are_held() {
     let folder = tempfile::tempdir().unwrap();
-    let (store, writer) = Store::open(Place::File(&folder.path().join("runwatch.db"))).unwrap();
+    let (store, writer) = Store::open(Location::File(&folder.path().join("runwatch.db"))).unwrap();
     let mut tasks = JoinSet::new();
     tasks.spawn(writer.run_on(Panicking));
     let added = store.add_watch(watch("run_1")).await;

@@ -877,8 +877,8 @@ pub(crate) fn within_budget(state: &State) -> Result<(), String> {
     let (requests, budgets) = (&state.requests, &state.books.budgets);
     for (index, began) in requests.iter().enumerate() {
         let first = budgets.partition_point(|(from, _)| from <= began).saturating_sub(1);
-        let in_force = budgets[first..].iter().take_while(|(from, _)| *from < began + MINUTE);
-        let budget = in_force.map(|(_, budget)| *budget).max().unwrap_or(0);
+        let live_config = budgets[first..].iter().take_while(|(from, _)| *from < began + MINUTE);
+        let budget = live_config.map(|(_, budget)| *budget).max().unwrap_or(0);
         if let Some(ends) = requests.get(index + budget).filter(|ends| *ends - began < MINUTE) {
             return Err(format!("{} requests from {began} ms to {ends} ms, with a budget of {budget}", budget + 1));
         }

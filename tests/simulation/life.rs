@@ -12,7 +12,7 @@ use runwatch::clock::{Clock, Jump};
 use runwatch::config::{Settings, SinkKind, SinkSettings};
 use runwatch::domain::{DeliveryId, EventFilter, Labels, RunId, SinkName, Verdict, Watch};
 use runwatch::scheduler::AddedBy;
-use runwatch::store::{self, Added, Place, Store};
+use runwatch::store::{self, Added, Location, Store};
 use tokio::runtime::{Builder, RngSeed};
 
 use crate::check::{self, Requested, SCHEDULE};
@@ -211,7 +211,7 @@ impl Play<'_> {
         self.third |= calm;
         let settings = self.settings();
         let api = Api::new(&self.world, self.streams);
-        let (store, writer) = Store::open(Place::File(self.database)).map_err(|error| format!("{error:#}"))?;
+        let (store, writer) = Store::open(Location::File(self.database)).map_err(|error| format!("{error:#}"))?;
         let writer = writer.run_on(SimulatedDisk { world: self.world.clone() });
         let receivers = self.receivers(&settings);
         let engine = Engine::start_with(api, receivers, &settings, (store, writer), clock.clone()).await;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use runwatch::domain::{Activity, EventType, Hint, JsonText, Observation, RunDetails, RunId, Status, Verdict};
 use runwatch::notify::{Deliver, Message, SendError, Sent};
 use runwatch::providers::{ApiError, EventStream, Malformed, Reply, RunSource, StreamItem};
-use runwatch::store::{Disk, Done, Transaction};
+use runwatch::store::{Done, Transaction, TransactionRunner};
 use rusqlite::Connection;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -564,7 +564,7 @@ impl Api {
 impl RunSource for Api {
     type Events = Stream;
 
-    fn renew(&self) {
+    fn reconnect(&self) {
         self.connected.store(self.world.lock().network, Ordering::Relaxed);
     }
 
@@ -831,7 +831,7 @@ impl SimulatedDisk {
     }
 }
 
-impl Disk for SimulatedDisk {
+impl TransactionRunner for SimulatedDisk {
     async fn run(&self, transaction: Transaction) -> Option<Done> {
         let (before, after, trouble) = self.next();
         self.world.die_here(Doom::BeforeCommit, "death before a commit").await;

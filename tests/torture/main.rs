@@ -312,7 +312,7 @@ async fn rest(http: &reqwest::Client) {
 }
 
 /// One message as it came, from whichever sink.
-struct Told {
+struct RoutedEvent {
     sink: &'static str,
     id: String,
     accepted: bool,
@@ -321,14 +321,14 @@ struct Told {
 }
 
 /// Everything that arrived. At the most so many lines of the file may be cut short, by a death or a full disk.
-fn told(receivers: &[Receiver], file: &str, deaths: u32) -> Vec<Told> {
+fn told(receivers: &[Receiver], file: &str, deaths: u32) -> Vec<RoutedEvent> {
     let mut all = Vec::new();
     for (sink, receiver) in HOOKS.into_iter().zip(receivers) {
         for got in receiver.requests() {
             assert_eq!(got.verified, Some(true), "every message is signed: {got:?}");
             let id = got.headers[signature::ID_HEADER].to_str().unwrap().to_owned();
             let event = serde_json::from_slice(&got.body).unwrap();
-            all.push(Told { sink, id, accepted: got.accepted, at: Some(got.at), event });
+            all.push(RoutedEvent { sink, id, accepted: got.accepted, at: Some(got.at), event });
         }
     }
     let mut cut = 0;
@@ -339,7 +339,7 @@ fn told(receivers: &[Receiver], file: &str, deaths: u32) -> Vec<Told> {
             continue;
         };
         let id = event["delivery_id"].as_str().unwrap().to_owned();
-        all.push(Told { sink: "file", id, accepted: true, at: None, event });
+        all.push(RoutedEvent { sink: "file", id, accepted: true, at: None, event });
     }
     println!("lines of the file that a death cut short: {cut}");
     assert!(
@@ -350,8 +350,8 @@ fn told(receivers: &[Receiver], file: &str, deaths: u32) -> Vec<Told> {
 }
 
 /// Holds what was told against what happened. Returns how many messages came and how many of them again.
-fn judge(simulator: &Simulator, runs: &BTreeMap<String, Known>, all: &[Told]) -> (usize, usize) {
-    let mut by_run: BTreeMap<(&str, &str), Vec<&Told>> = BTreeMap::new();
+fn judge(simulator: &Simulator, runs: &BTreeMap<String, Known>, all: &[RoutedEvent]) -> (usize, usize) {
+    let mut by_run: BTreeMap<(&str, &str), Vec<&RoutedEvent>> = BTreeMap::new();
     let mut started: BTreeMap<(&str, &str), &str> = BTreeMap::new();
     for told in all.iter().filter(|told| told.event["data"]["run"]["id"].is_string()) {
         let run = told.event["data"]["run"]["id"].as_str().unwrap();

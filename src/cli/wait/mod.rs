@@ -22,17 +22,17 @@ use crate::blocking;
 use crate::cli::args::{RunArg, WaitArgs};
 use crate::clock::Clock;
 use crate::config::{EventsMode, Settings, check_labels};
-use crate::control::{ActivityDoc, Client, Heard};
+use crate::control::{ActivityResponse, Client, StreamMessage};
 use crate::domain::{DeliveryId, Labels, RunId, Watch};
 use crate::logging::Screen;
 use crate::providers::ApiClient;
-use crate::scheduler::{AddedBy, Followed, Trouble};
-use crate::store::{DeliveryFilter, DeliveryState, Place};
-use crate::text::span;
+use crate::scheduler::{AddedBy, Outage, RunActivity};
+use crate::store::{DeliveryFilter, DeliveryState, Location};
+use crate::text::humanize;
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Results {
+pub enum ResultFormat {
     /// A readable line per run.
     Text,
     /// A JSON object per run.
@@ -45,7 +45,7 @@ pub enum Results {
 
 /// How `wait` talks to people.
 #[derive(Debug, Clone)]
-pub struct Manner {
+pub struct OutputOptions {
     /// Where progress goes.
     pub screen: Screen,
     /// Whether progress is shown.
@@ -53,7 +53,7 @@ pub struct Manner {
     /// Whether it is coloured.
     pub coloured: bool,
     /// How results are printed.
-    pub results: Results,
+    pub results: ResultFormat,
     /// Whether the events of runs are shown as they come.
     pub follow: bool,
 }
@@ -90,14 +90,14 @@ enum End {
 ///
 /// # Errors
 /// When the arguments do not fit the configuration, or the engine breaks.
-pub async fn wait(args: &WaitArgs, mut settings: Settings, manner: Manner) -> anyhow::Result<u8> {
+pub async fn wait(args: &WaitArgs, mut settings: Settings, options: OutputOptions) -> anyhow::Result<u8> {
     let mut signals = Signals::listen()?;
     let run_ids = tokio::select! {
         run_ids = read_run_ids(&args.runs) => run_ids?,
         code = signals.next() => return Ok(code),
     };
     if settings.api.key.is_none() {
-        manner.screen.line(
+        options.screen.line(
             "error: no API key: set CREWSHIP_API_KEY, or api.key_file in the configuration (keys are made in the Crewship console under Settings, API Keys)",
         );
         return Ok(KEY_REFUSED);
@@ -106,13 +106,13 @@ pub async fn wait(args: &WaitArgs, mut settings: Settings, manner: Manner) -> an
         if !settings.sinks.contains_key(sink) {
             let known: Vec<_> = settings.sinks.keys().map(|name| name.as_str()).collect();
             let known = if known.is_empty() { "none is configured".to_owned() } else { known.join(", ") };
-            manner.screen.line(&format!("error: no sink is called {sink}; known sinks: {known}"));
+            options.screen.line(&format!("error: no sink is called {sink}; known sinks: {known}"));
             return Ok(USAGE);
         }
     }
     let labels: Labels = args.watch.labels.iter().cloned().collect();
     if let Err((what, fix)) = check_labels(&labels) {
-        manner.screen.line(&format!("error: --label: {what}; {fix}"));
+        options.screen.line(&format!("error: --label: {what}; {fix}"));
         return Ok(USAGE);
     }
     if let Some(interval) = args.interval {
@@ -121,16 +121,16 @@ pub async fn wait(args: &WaitArgs, mut settings: Settings, manner: Manner) -> an
         settings.watch.multiplier = 1.0;
         settings.watch.jitter = 0.0;
     }
-    if manner.follow {
+    if options.follow {
         settings.watch.events = EventsMode::Auto;
         let (runs, most) = (run_ids.len(), settings.watch.max_streams);
-        if manner.progress && runs > most {
-            manner.screen.line(&format!("following {most} of {runs} runs at a time (watch.max_streams)"));
+        if options.progress && runs > most {
+            options.screen.line(&format!("following {most} of {runs} runs at a time (watch.max_streams)"));
         }
     }
     let clock = Clock::system();
     let engine = tokio::select! {
-        engine = Engine::start(&settings, Place::Memory, clock.clone()) => engine?,
+        engine = Engine::start(&settings, Location::Memory, clock.clone()) => engine?,
         code = signals.next() => return Ok(code),
     };
     let deadline = args.watch.timeout.unwrap_or(settings.watch.deadline);
@@ -146,8 +146,8 @@ pub async fn wait(args: &WaitArgs, mut settings: Settings, manner: Manner) -> an
         }
     };
     let watches = run_ids.into_iter().map(watch).collect();
-    let until = Until { reached_within: Some(settings.watch.connect_grace), ..Until::of(args) };
-    follow(engine, clock.clone(), watches, until, manner, signals).await
+    let until = StopCondition { reached_within: Some(settings.watch.connect_grace), ..StopCondition::of(args) };
+    follow(engine, clock.clone(), watches, until, options, signals).await
 }
 
 /// Reads which runs are meant, with standard input read on a thread of its own: it may take its time.
@@ -161,18 +161,18 @@ pub(super) async fn read_run_ids(arguments: &[RunArg]) -> anyhow::Result<Vec<Run
 ///
 /// # Errors
 /// When the arguments cannot be used.
-pub async fn wait_on_daemon(args: &WaitArgs, client: Client, manner: Manner) -> anyhow::Result<u8> {
+pub async fn wait_on_daemon(args: &WaitArgs, client: Client, options: OutputOptions) -> anyhow::Result<u8> {
     let mut signals = Signals::listen()?;
     let run_ids = tokio::select! {
         run_ids = read_run_ids(&args.runs) => run_ids?,
         code = signals.next() => return Ok(code),
     };
-    remote::wait((&args.watch, args.again), run_ids, client, Until::of(args), manner, signals).await
+    remote::wait((&args.watch, args.again), run_ids, client, StopCondition::of(args), options, signals).await
 }
 
 /// When a wait is over.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Until {
+pub(super) struct StopCondition {
     /// At the first verdict.
     pub(super) first: bool,
     /// At the first verdict that is not `succeeded`.
@@ -183,7 +183,7 @@ pub(super) struct Until {
     pub(super) reached_within: Option<Duration>,
 }
 
-impl Until {
+impl StopCondition {
     fn of(args: &WaitArgs) -> Self {
         Self { first: args.any, first_bad: args.fail_fast, linger: args.linger, reached_within: None }
     }
@@ -194,8 +194,8 @@ pub(super) async fn follow(
     engine: Engine<ApiClient>,
     clock: Clock,
     watches: Vec<Watch>,
-    until: Until,
-    manner: Manner,
+    until: StopCondition,
+    options: OutputOptions,
     mut signals: Signals,
 ) -> anyhow::Result<u8> {
     let tracked = |watch: &Watch| Tracked {
@@ -208,9 +208,9 @@ pub(super) async fn follow(
     };
     let left = |watch: &Watch| Duration::try_from(watch.deadline_at.duration_since(clock.now())).unwrap_or_default();
     let deadline = Instant::now().checked_add(watches.iter().map(left).max().unwrap_or_default());
-    let report = Report::new(manner, watches.iter().map(tracked).collect(), deadline);
-    let followed = report.wants_activity().then(|| engine.watches.followed());
-    let mut session = Session { report, clock, engine, until, followed, status_seq: 0, event_seq: 0 };
+    let report = Report::new(options, watches.iter().map(tracked).collect(), deadline);
+    let activities = report.wants_activity().then(|| engine.watches.activities());
+    let mut session = Session { report, clock, engine, until, activities, status_seq: 0, event_seq: 0 };
     for watch in watches {
         session.engine.watches.add(watch, AddedBy::Request).await?;
     }
@@ -222,9 +222,9 @@ struct Session {
     report: Report,
     clock: Clock,
     engine: Engine<ApiClient>,
-    until: Until,
+    until: StopCondition,
     /// What the runs are doing, where somebody wants to see it.
-    followed: Option<broadcast::Receiver<Arc<Followed>>>,
+    activities: Option<broadcast::Receiver<Arc<RunActivity>>>,
     status_seq: i64,
     event_seq: i64,
 }
@@ -233,25 +233,25 @@ impl Session {
     /// Follows the runs until what was asked for is known.
     async fn until_done(&mut self, signals: &mut Signals) -> anyhow::Result<End> {
         let mut history = self.engine.store.history_changed();
-        let mut upstream = self.engine.watches.upstream();
+        let mut breaker = self.engine.watches.breaker();
         let mut redraw = tokio::time::interval(REDRAW);
         redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reached_by = self.until.reached_within.and_then(|within| Instant::now().checked_add(within));
         loop {
             // Marked as seen before the store is read, so that no change in between is missed.
             history.mark_unchanged();
-            let state = upstream.borrow_and_update().clone();
+            let state = breaker.borrow_and_update().clone();
             if self.catch_up().await? {
                 return Ok(End::Verdicts);
             }
-            if state.trouble == Some(Trouble::Refused) && !state.ever_answered {
+            if state.outage == Some(Outage::Refused) && !state.ever_answered {
                 return Ok(End::Refused(state.message));
             }
             if state.reached {
                 reached_by = None;
             } else if reached_by.is_some_and(|by| by <= Instant::now()) {
                 reached_by = None;
-                let within = span(self.until.reached_within.unwrap_or_default());
+                let within = humanize(self.until.reached_within.unwrap_or_default());
                 let why = if state.message.is_empty() { "no answer" } else { &state.message };
                 self.engine.watches.give_up(format!("the API was not reached within {within}: {why}")).await?;
             }
@@ -263,14 +263,14 @@ impl Session {
                 // Every arm is cancel-safe: they wait for changes, ticks, events and signals, and lose none.
                 tokio::select! {
                     Ok(()) = history.changed() => break,
-                    Ok(()) = upstream.changed() => break,
+                    Ok(()) = breaker.changed() => break,
                     _ = redraw.tick(), if live => break,
                     () = until(reached_by), if reached_by.is_some() => break,
                     // There may be results that wait for the reader of standard output.
                     () = self.report.room(), if unread => break,
                     code = signals.next() => return Ok(End::Signal(code)),
                     error = self.engine.broken() => return Err(error),
-                    heard = hear(&mut self.followed) => self.report.heard(heard),
+                    heard = hear(&mut self.activities) => self.report.heard(heard),
                 }
             }
         }
@@ -308,11 +308,11 @@ impl Session {
     /// Takes in what the runs have said so far: a stream tells its followers before its run is asked for, so
     /// all of it belongs before the verdict.
     fn hear_out(&mut self) {
-        let Some(followed) = &mut self.followed else { return };
-        for _ in 0..followed.len() {
-            match followed.try_recv() {
-                Ok(followed) => self.report.heard(Heard::Activity(ActivityDoc::of(&followed))),
-                Err(TryRecvError::Lagged(missed)) => self.report.heard(Heard::Missed(missed)),
+        let Some(activities) = &mut self.activities else { return };
+        for _ in 0..activities.len() {
+            match activities.try_recv() {
+                Ok(activities) => self.report.heard(StreamMessage::Activity(ActivityResponse::of(&activities))),
+                Err(TryRecvError::Lagged(missed)) => self.report.heard(StreamMessage::Missed(missed)),
                 Err(TryRecvError::Empty | TryRecvError::Closed) => return,
             }
         }
@@ -327,18 +327,18 @@ impl Session {
                 Some(signal) => (Some(signal), GRACE),
             },
             End::Refused(message) => {
-                self.report.manner.screen.line(&format!("error: the API refused the key: {message}"));
+                self.report.options.screen.line(&format!("error: the API refused the key: {message}"));
                 (Some(KEY_REFUSED), GRACE)
             }
             End::Signal(code) => {
-                if self.report.manner.progress {
+                if self.report.options.progress {
                     let going = self.report.going();
-                    self.report.manner.screen.line(&format!("interrupted; {going} still going, and left alone"));
+                    self.report.options.screen.line(&format!("interrupted; {going} still going, and left alone"));
                 }
                 (Some(code), GRACE)
             }
         };
-        let screen = self.report.manner.screen.clone();
+        let screen = self.report.options.screen.clone();
         let settled = async {
             self.engine.settle(grace).await;
             self.report_undelivered().await?;
@@ -395,9 +395,9 @@ impl Session {
                 return Ok(None);
             }
             let retrying = open.iter().any(|delivery| delivery.last_detail.is_some());
-            if retrying && self.report.manner.progress && !std::mem::replace(&mut announced, true) {
+            if retrying && self.report.options.progress && !std::mem::replace(&mut announced, true) {
                 self.report
-                    .manner
+                    .options
                     .screen
                     .line(&format!("{} still to be delivered; trying again", messages(open.len())));
             }
@@ -429,11 +429,11 @@ impl Session {
             let next = match (delivery.state, delivery.next_attempt_at) {
                 (DeliveryState::Sending, _) => " (the last one was cut off)".to_owned(),
                 (DeliveryState::Pending, Some(at)) => {
-                    format!(" (the next attempt would be in {})", span(at.duration_since(now).unsigned_abs()))
+                    format!(" (the next attempt would be in {})", humanize(at.duration_since(now).unsigned_abs()))
                 }
                 _ => String::new(),
             };
-            self.report.manner.screen.line(&format!(
+            self.report.options.screen.line(&format!(
                 "warning: {}{about} was not delivered to {} after {}{why}{next}",
                 delivery.event_type,
                 delivery.sink,
@@ -442,7 +442,7 @@ impl Session {
         }
         if undelivered.iter().any(|delivery| OPEN.contains(&delivery.state)) {
             self.report
-                .manner
+                .options
                 .screen
                 .line("these messages end with this command; a longer --linger gives them more time");
         }
@@ -458,11 +458,11 @@ async fn until(at: Option<Instant>) {
 }
 
 /// What the runs are doing next. Cancel-safe. It never comes where nobody wants to see it.
-async fn hear(followed: &mut Option<broadcast::Receiver<Arc<Followed>>>) -> Heard {
-    let Some(receiver) = followed else { return std::future::pending().await };
+async fn hear(activities: &mut Option<broadcast::Receiver<Arc<RunActivity>>>) -> StreamMessage {
+    let Some(receiver) = activities else { return std::future::pending().await };
     match receiver.recv().await {
-        Ok(followed) => Heard::Activity(ActivityDoc::of(&followed)),
-        Err(RecvError::Lagged(missed)) => Heard::Missed(missed),
+        Ok(activities) => StreamMessage::Activity(ActivityResponse::of(&activities)),
+        Err(RecvError::Lagged(missed)) => StreamMessage::Missed(missed),
         // The scheduler is gone, which others tell.
         Err(RecvError::Closed) => std::future::pending().await,
     }

@@ -9,14 +9,14 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::report::Report;
 use super::view::Tracked;
-use super::{Manner, Until};
+use super::{OutputOptions, StopCondition};
 use crate::cli::args::WatchArgs;
 use crate::cli::remote::{add_all, failure_code, not_applied, request, standing_of_known};
 use crate::cli::{Signals, USAGE};
-use crate::config::{MIN_DEADLINE, duration_text};
-use crate::control::{Activities, AddRequest, Client, ClientError, Heard, WatchDoc};
+use crate::config::{MIN_DEADLINE, format_duration};
+use crate::control::{Activities, AddRequest, Client, ClientError, StreamMessage, WatchResponse};
 use crate::domain::{Event, EventData, RunEvent, RunId, Status, Verdict};
-use crate::scheduler::{UpstreamView, WatchView};
+use crate::scheduler::{BreakerView, WatchView};
 use crate::store::PollFailure;
 
 /// How long one question waits for a verdict: how old what is shown may be.
@@ -43,11 +43,11 @@ pub(super) async fn wait(
     (args, again): (&WatchArgs, bool),
     run_ids: Vec<RunId>,
     client: Client,
-    until: Until,
-    manner: Manner,
+    until: StopCondition,
+    options: OutputOptions,
     mut signals: Signals,
 ) -> anyhow::Result<u8> {
-    let screen = manner.screen.clone();
+    let screen = options.screen.clone();
     let (mut runs, mut dropped) = (Vec::new(), false);
     let began = Timestamp::now();
     let deadline = args.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -60,7 +60,7 @@ pub(super) async fn wait(
                     screen.line(&format!("warning: {what}"));
                     dropped = true;
                 }
-                if !new && watch.verdict.is_some() && manner.progress && !limit.outlasts(&watch, began) {
+                if !new && watch.verdict.is_some() && options.progress && !limit.outlasts(&watch, began) {
                     screen.line(&standing_of_known(&watch, began));
                 }
                 limit.include(&watch);
@@ -72,7 +72,7 @@ pub(super) async fn wait(
             }
         }
     }
-    let report = Report::new(manner, runs, deadline);
+    let report = Report::new(options, runs, deadline);
     let feed = if report.wants_activity() { Feed::Closed } else { Feed::None };
     let (unwatched, seen, renewed) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
     let mut follower = Follower { report, client, feed, gone: false, unwatched, seen, args, limit, renewed };
@@ -81,7 +81,7 @@ pub(super) async fn wait(
         code = follower.follow(until) => if code == 0 && dropped { USAGE } else { code },
         code = signals.next() => {
             follower.report.clear();
-            if follower.report.manner.progress {
+            if follower.report.options.progress {
                 screen.line(&format!("interrupted; the daemon goes on with {}", follower.report.going()));
             }
             code
@@ -90,7 +90,7 @@ pub(super) async fn wait(
     Ok(code)
 }
 
-fn tracked(watch: WatchDoc) -> Tracked {
+fn tracked(watch: WatchResponse) -> Tracked {
     Tracked {
         run_id: watch.run_id,
         name: watch.name,
@@ -117,7 +117,7 @@ impl Limit {
     }
 
     /// Takes in a watch that is waited for.
-    fn include(&mut self, watch: &WatchDoc) {
+    fn include(&mut self, watch: &WatchResponse) {
         let within = match self.own {
             None => LATE_VERDICT_WITHIN,
             // The daemon gives a verdict of its own about then.
@@ -131,7 +131,7 @@ impl Limit {
     }
 
     /// Whether a watch ended for want of time, and this wait has time left.
-    fn outlasts(&self, watch: &WatchDoc, now: Timestamp) -> bool {
+    fn outlasts(&self, watch: &WatchResponse, now: Timestamp) -> bool {
         let for_want_of_time = matches!(watch.known_verdict(), Some(Verdict::TimedOut | Verdict::Unreachable));
         for_want_of_time && self.left(now).is_some()
     }
@@ -154,7 +154,7 @@ enum Feed {
 
 impl Feed {
     /// What comes next. Cancel-safe. It never comes where the feed is not open.
-    async fn next(&mut self) -> Heard {
+    async fn next(&mut self) -> StreamMessage {
         if let Self::Open(activities) = self {
             if let Ok(Some(heard)) = activities.next().await {
                 return heard;
@@ -185,7 +185,7 @@ struct Follower<'a> {
 impl Follower<'_> {
     /// Asks the daemon about every run that is going, again and again, until what was waited for is
     /// known and printed. Cancel-safe: it only asks.
-    async fn follow(&mut self, until: Until) -> u8 {
+    async fn follow(&mut self, until: StopCondition) -> u8 {
         let last = self.limit.last;
         let over = tokio::select! {
             over = self.follow_runs(until) => over,
@@ -218,28 +218,28 @@ impl Follower<'_> {
 
     /// Has a run watched anew whose watch ended for want of time, for the time that this wait has left. Returns whether
     /// it is.
-    async fn renew(&mut self, watch: &WatchDoc) -> bool {
+    async fn renew(&mut self, watch: &WatchResponse) -> bool {
         let now = Timestamp::now();
         let Some(left) = self.limit.left(now).filter(|_| self.limit.outlasts(watch, now)) else { return false };
         if !self.renewed.insert(watch.run_id.clone()) {
             return false;
         }
-        let timeout = Some(duration_text(Duration::from_millis(left.as_millis().try_into().unwrap_or(u64::MAX))));
+        let timeout = Some(format_duration(Duration::from_millis(left.as_millis().try_into().unwrap_or(u64::MAX))));
         let asked = AddRequest { timeout, ..request(self.args, &watch.run_id, true) };
         let renewed = self.client.add(&asked).await.is_ok();
         if renewed {
             self.seen.remove(&watch.run_id);
-            if self.report.manner.progress {
+            if self.report.options.progress {
                 let verdict = watch.verdict.as_deref().unwrap_or_default();
                 let line = format!("{}: an earlier watch ended as {verdict}; it is watched anew", watch.run_id);
-                self.report.manner.screen.line(&line);
+                self.report.options.screen.line(&line);
             }
         }
         renewed
     }
 
     /// Returns whether what was waited for is known; else there is nothing left that could be.
-    async fn follow_runs(&mut self, until: Until) -> bool {
+    async fn follow_runs(&mut self, until: StopCondition) -> bool {
         loop {
             let going: Vec<RunId> = self
                 .report
@@ -296,7 +296,7 @@ impl Follower<'_> {
                         self.report.room().await;
                     }
                     Err(error) if error.is_unknown() => {
-                        self.report.manner.screen.line(&format!("error: {run_id} is no longer watched by the daemon"));
+                        self.report.options.screen.line(&format!("error: {run_id} is no longer watched by the daemon"));
                         self.unwatched.insert(run_id);
                     }
                     Err(error) => {
@@ -306,7 +306,7 @@ impl Follower<'_> {
                     }
                 }
             }
-            self.report.show(Timestamp::now(), &views, &UpstreamView::default());
+            self.report.show(Timestamp::now(), &views, &BreakerView::default());
             if self.gone || wait.is_zero() {
                 let ends = Instant::now() + GONE_PAUSE;
                 // What comes next is kept until it is whole.
@@ -333,8 +333,8 @@ impl Follower<'_> {
             Ok(activities) => self.feed = Feed::Open(activities),
             Err(error @ ClientError::Refused(_)) => {
                 self.feed = Feed::None;
-                if self.report.manner.follow {
-                    self.report.manner.screen.line(&format!("warning: the events of runs cannot be shown: {error}"));
+                if self.report.options.follow {
+                    self.report.options.screen.line(&format!("warning: the events of runs cannot be shown: {error}"));
                 }
             }
             // The next question finds out what is wrong.
@@ -343,7 +343,7 @@ impl Follower<'_> {
     }
 
     /// Takes in what the daemon says of one run. Returns its verdict, if it has one now.
-    fn take_in(&mut self, watch: &WatchDoc) -> Option<Verdict> {
+    fn take_in(&mut self, watch: &WatchResponse) -> Option<Verdict> {
         let history = watch.history.as_deref().unwrap_or_default();
         let seen = self.seen.insert(watch.run_id.clone(), history.len()).unwrap_or(0);
         for change in history.iter().skip(seen) {
@@ -352,7 +352,7 @@ impl Follower<'_> {
         watch.verdict.as_ref()?;
         let Some((verdict, event)) = verdict_event(watch) else {
             self.report
-                .manner
+                .options
                 .screen
                 .line(&format!("error: {} ended in a way that this program does not know", watch.run_id));
             self.unwatched.insert(watch.run_id.clone());
@@ -365,7 +365,7 @@ impl Follower<'_> {
     }
 
     fn say_gone(&self, error: &ClientError) {
-        self.report.manner.screen.line(&format!("warning: {error}; waiting for it to come back"));
+        self.report.options.screen.line(&format!("warning: {error}; waiting for it to come back"));
     }
 }
 
@@ -379,14 +379,14 @@ async fn until_time(at: Timestamp) {
 }
 
 /// The event that told the verdict of a watch that has one.
-fn verdict_event(watch: &WatchDoc) -> Option<(Verdict, Event)> {
+fn verdict_event(watch: &WatchResponse) -> Option<(Verdict, Event)> {
     let verdict = watch.known_verdict()?;
     let data: RunEvent = serde_json::from_str(watch.data.as_ref()?.get()).ok()?;
     let timestamp = watch.finished_at?;
     Some((verdict, Event { event_type: verdict.event_type(), timestamp, data: EventData::Run(Box::new(data)) }))
 }
 
-fn view(watch: &WatchDoc) -> Option<WatchView> {
+fn view(watch: &WatchResponse) -> Option<WatchView> {
     Some(WatchView {
         run_id: watch.run_id.clone(),
         status: watch.status.as_deref().map(Status::from_api),

@@ -3,10 +3,10 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::control::ActivityDoc;
+use crate::control::ActivityResponse;
 use crate::domain::{Activity, RunId, Status, Verdict};
-use crate::scheduler::{UpstreamView, WatchView};
-use crate::text::{one_line, span};
+use crate::scheduler::{BreakerView, WatchView};
+use crate::text::{humanize, one_line};
 
 /// Longest name or status that a line shows, in characters.
 const MAX_WORD_CHARS: usize = 40;
@@ -76,7 +76,7 @@ pub(super) fn change_line(palette: Palette, at: Timestamp, zone: &TimeZone, run:
 }
 
 /// The plain line for an event of a run.
-pub(super) fn activity_line(palette: Palette, zone: &TimeZone, run: &Tracked, seen: &ActivityDoc) -> String {
+pub(super) fn activity_line(palette: Palette, zone: &TimeZone, run: &Tracked, seen: &ActivityResponse) -> String {
     let clock = seen.at.to_zoned_datetime(zone.clone()).strftime("%H:%M:%S").to_string();
     let kind = one_line(&seen.activity, MAX_WORD_CHARS);
     let kind = if Activity::is_bad(&seen.activity) { palette.bad(&kind) } else { palette.faint(&kind) };
@@ -85,7 +85,7 @@ pub(super) fn activity_line(palette: Palette, zone: &TimeZone, run: &Tracked, se
 }
 
 /// An event of a run in few words.
-pub(super) fn activity_words(seen: &ActivityDoc) -> String {
+pub(super) fn activity_words(seen: &ActivityResponse) -> String {
     let kind = one_line(&seen.activity, MAX_WORD_CHARS);
     match Activity::summary(seen.data.as_deref()) {
         summary if summary.is_empty() => kind,
@@ -94,8 +94,8 @@ pub(super) fn activity_words(seen: &ActivityDoc) -> String {
 }
 
 /// The plain line for a change in how the API does.
-pub(super) fn upstream_line(palette: Palette, now: Timestamp, view: &UpstreamView) -> Option<String> {
-    let what = view.trouble_text()?;
+pub(super) fn provider_line(palette: Palette, now: Timestamp, view: &BreakerView) -> Option<String> {
+    let what = view.outage_text()?;
     let wait = view.retry_at.map(|at| format!("; asking again in {}", until(now, at))).unwrap_or_default();
     Some(palette.warning(&format!("{what}{wait}")))
 }
@@ -106,7 +106,7 @@ pub(super) fn live_lines(
     now: Timestamp,
     runs: &[Tracked],
     views: &[WatchView],
-    upstream: &UpstreamView,
+    breaker: &BreakerView,
     most: usize,
 ) -> Vec<String> {
     let going: Vec<_> = runs.iter().filter(|run| run.verdict.is_none()).collect();
@@ -117,11 +117,11 @@ pub(super) fn live_lines(
     let word_widths = shown_runs.iter().map(|(run, view)| status_word(run, *view).chars().count());
     let widths = (label_width, word_widths.max().unwrap_or(0).max(LEAST_WORD_WIDTH));
     let mut lines: Vec<String> =
-        shown_runs.iter().map(|(run, view)| live_line(palette, now, run, *view, upstream, widths)).collect();
+        shown_runs.iter().map(|(run, view)| live_line(palette, now, run, *view, breaker, widths)).collect();
     if going.len() > shown {
         lines.push(palette.faint(&format!("… and {} more", going.len() - shown)));
     }
-    lines.extend(upstream_line(palette, now, upstream));
+    lines.extend(provider_line(palette, now, breaker));
     lines
 }
 
@@ -142,17 +142,17 @@ fn live_line(
     now: Timestamp,
     run: &Tracked,
     view: Option<&WatchView>,
-    upstream: &UpstreamView,
+    breaker: &BreakerView,
     (width, word_width): (usize, usize),
 ) -> String {
     let label = run.label();
     let word = status_word(run, view);
     // Padding goes after the word: colour codes would count as width.
     let padding = " ".repeat(word_width.saturating_sub(word.chars().count()));
-    let age = span(now.duration_since(run.added_at).unsigned_abs());
+    let age = humanize(now.duration_since(run.added_at).unsigned_abs());
     let next = match view {
         Some(view) if view.polling => palette.faint("  asking now"),
-        Some(view) if upstream.trouble.is_none() => {
+        Some(view) if breaker.outage.is_none() => {
             palette.faint(&format!("  next poll in {}", until(now, view.next_poll_at)))
         }
         _ => String::new(),
@@ -165,13 +165,13 @@ fn live_line(
 fn until(now: Timestamp, at: Timestamp) -> String {
     let wait = std::time::Duration::try_from(at.duration_since(now)).unwrap_or_default();
     let seconds = wait.as_secs() + u64::from(wait.subsec_millis() > 0);
-    span(std::time::Duration::from_secs(seconds))
+    humanize(std::time::Duration::from_secs(seconds))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scheduler::Trouble;
+    use crate::scheduler::Outage;
 
     const PLAIN: Palette = Palette { coloured: false };
 
@@ -208,20 +208,20 @@ mod tests {
             last_error: None,
         };
         let views = [view.clone(), WatchView { run_id: runs[1].run_id.clone(), polling: true, ..view }];
-        let lines = live_lines(PLAIN, now, &runs, &views, &UpstreamView::default(), 2);
+        let lines = live_lines(PLAIN, now, &runs, &views, &BreakerView::default(), 2);
         insta::assert_snapshot!(lines.join("\n"), @r"
         run_1 (nightly[31m report)  running       1m 5s  next poll in 3s
         … and 2 more
         ");
-        let trouble = UpstreamView {
-            trouble: Some(Trouble::Failing),
+        let outage = BreakerView {
+            outage: Some(Outage::Failing),
             message: "502 Bad Gateway".to_owned(),
             retry_at: Some(time("2026-01-01T00:01:13Z")),
             ever_answered: true,
             reached: true,
             failures: 3,
         };
-        let lines = live_lines(PLAIN, now, &runs, &views, &trouble, 10);
+        let lines = live_lines(PLAIN, now, &runs, &views, &outage, 10);
         insta::assert_snapshot!(lines.join("\n"), @r"
         run_1 (nightly[31m report)  running        1m 5s
         run_22                      re]0;queued    1m 5s  asking now
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn an_event_is_one_harmless_line() {
-        let seen = |activity: &str, data: &str| ActivityDoc {
+        let seen = |activity: &str, data: &str| ActivityResponse {
             run_id: RunId::new("run_1").unwrap(),
             at: time("2026-01-01T10:35:05.9Z"),
             activity: activity.to_owned(),
@@ -247,7 +247,7 @@ mod tests {
         let shown = line(Palette { coloured: true }, &run, &failed);
         assert_eq!(shown, "\x1b[2m10:35:05\x1b[0m run_1 \x1b[31mtool.error\x1b[0m web_search no route");
         run.activity = Some(activity_words(&failed));
-        let lines = live_lines(PLAIN, time("2026-01-01T00:01:05Z"), &[run], &[], &UpstreamView::default(), 2);
+        let lines = live_lines(PLAIN, time("2026-01-01T00:01:05Z"), &[run], &[], &BreakerView::default(), 2);
         assert_eq!(lines, ["run_1  running       1m 5s  tool.error: web_search no route"]);
     }
 

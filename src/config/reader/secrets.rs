@@ -2,7 +2,7 @@
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{Item, Reader, Refusal, Table};
+use super::{Item, Reader, Table, Violation};
 use crate::config::effective::REDACTED;
 use crate::config::source::Place;
 use crate::config::{Secret, SecretError};
@@ -52,7 +52,7 @@ impl Reader<'_> {
     pub(in crate::config) fn secret(
         &mut self,
         found: SecretItem,
-        rule: fn(&str) -> Result<(), Refusal>,
+        rule: fn(&str) -> Result<(), Violation>,
     ) -> Option<Secret> {
         let secret = self.unshown_secret(&found, rule)?;
         let shown = match &secret {
@@ -67,7 +67,7 @@ impl Reader<'_> {
     pub(in crate::config) fn unshown_secret(
         &mut self,
         found: &SecretItem,
-        rule: fn(&str) -> Result<(), Refusal>,
+        rule: fn(&str) -> Result<(), Violation>,
     ) -> Option<Secret> {
         let item = &found.item;
         let Some(text) = item.as_text() else {
@@ -105,7 +105,7 @@ impl Reader<'_> {
         &mut self,
         found: &SecretItem,
         value: &SecretString,
-        rule: fn(&str) -> Result<(), Refusal>,
+        rule: fn(&str) -> Result<(), Violation>,
     ) -> bool {
         let value = value.expose_secret();
         let checked = if value.is_empty() {

@@ -518,10 +518,10 @@ async fn no_spelling_of_a_secret_is_in_anything_that_the_daemon_leaves() {
     collect(&mut daemon, &mut said);
     for index in 0..count {
         let ended = format!("run_{index}");
-        let followed = program.run(&["wait", "--daemon", "--follow", "--json", &ended]).await;
-        assert_eq!(followed.code, Some(1), "{followed:?}");
-        clean_of_spellings(&ended, format!("{followed:?}").as_bytes());
-        clean_of_spellings(&ended, followed.stdout.as_bytes());
+        let activities = program.run(&["wait", "--daemon", "--follow", "--json", &ended]).await;
+        assert_eq!(activities.code, Some(1), "{activities:?}");
+        clean_of_spellings(&ended, format!("{activities:?}").as_bytes());
+        clean_of_spellings(&ended, activities.stdout.as_bytes());
     }
     let refused: Vec<_> = (0..count).map(|index| format!("refused_{index}")).collect();
     assert_eq!(program.run_with_input(&["add", "-"], &refused.join("\n")).await.code, Some(0));

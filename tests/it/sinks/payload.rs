@@ -11,7 +11,7 @@ const SUCCEEDED: &str = include_str!("../../data/succeeded.json");
 const FAILED: &str = include_str!("../../data/failed.json");
 
 /// What is told of a documented example: `type`, `status`, `output` and the following, `late` and `ran_ms`.
-struct Told {
+struct RoutedEvent {
     event_type: &'static str,
     status: &'static str,
     output: &'static str,
@@ -21,7 +21,7 @@ struct Told {
     ran_ms: &'static str,
 }
 
-async fn check(example: &str, code: i32, told: &Told) {
+async fn check(example: &str, code: i32, told: &RoutedEvent) {
     for answer in [example.to_owned(), format!("{{\"data\":{example}}}")] {
         let receiver = receiver([]).await;
         let simulator = api([("run_xyz789abc", Script::succeeds().verbatim(answer))]).await;
@@ -33,7 +33,7 @@ async fn check(example: &str, code: i32, told: &Told) {
         let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
         let (timestamp, added_at) = (text(&json["timestamp"]), text(&json["data"]["watch"]["added_at"]));
         let detected_after = &json["data"]["timing"]["detected_after_ms"];
-        let Told { event_type, status, output, error_message, completed_at, late, ran_ms } = told;
+        let RoutedEvent { event_type, status, output, error_message, completed_at, late, ran_ms } = told;
         let polls = simulator.requests().len();
         let data = format!(
             r#"{{"run":{{"id":"run_xyz789abc","version_id":"ver_abc123xyz","deployment_id":"dep_abc123xyz","status":"{status}","input":{{"topic": "AI agents"}},"output":{output},"error_message":{error_message},"created_at":"2024-01-15T10:35:00Z","started_at":"2024-01-15T10:35:02Z","completed_at":{completed_at},"url":null}},"watch":{{"name":null,"labels":{{}},"added_at":"{added_at}","polls":{polls},"late":{late}}},"timing":{{"queued_ms":2000,"ran_ms":{ran_ms},"detected_after_ms":{detected_after}}}}}"#
@@ -57,7 +57,7 @@ async fn check(example: &str, code: i32, told: &Told) {
 
 #[tokio::test]
 async fn of_the_run_that_succeeded() {
-    let told = Told {
+    let told = RoutedEvent {
         event_type: "run.succeeded",
         status: "succeeded",
         output: r#"{"result": "Generated report about AI agents..."}"#,
@@ -71,7 +71,7 @@ async fn of_the_run_that_succeeded() {
 
 #[tokio::test]
 async fn of_the_run_that_failed() {
-    let told = Told {
+    let told = RoutedEvent {
         event_type: "run.failed",
         status: "failed",
         output: "null",
@@ -85,7 +85,7 @@ async fn of_the_run_that_failed() {
 
 #[tokio::test]
 async fn of_the_run_that_is_still_running() {
-    let told = Told {
+    let told = RoutedEvent {
         event_type: "watch.timed_out",
         status: "running",
         output: "null",

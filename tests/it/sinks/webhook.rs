@@ -10,7 +10,7 @@ use runwatch::clock::Clock;
 use runwatch::config::{Secret, Settings, SinkKind, SinkSettings, WebhookFormat, WebhookSettings};
 use runwatch::domain::{EventFilter, Labels, RunId, SinkName, Watch};
 use runwatch::simulator::{Fault, Received, Script};
-use runwatch::store::{DeliveryState, Place};
+use runwatch::store::{DeliveryState, Location};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -50,7 +50,7 @@ async fn a_redirect_is_a_failure_and_is_not_followed() {
         assert_eq!(ended.code, Some(0), "{ended:?}");
         let warning = format!("warning: run.succeeded of run_1 was not delivered to hook after 1 attempt: {code} ");
         assert!(ended.stderr.contains(&warning), "{ended:?}");
-        assert!(ended.stderr.contains("(redirects are not followed)"), "{ended:?}");
+        assert!(ended.stderr.contains("(redirects are not activities)"), "{ended:?}");
         assert_eq!((receiver.requests().len(), target.requests().len()), (1, 0), "{code}");
     }
 }
@@ -182,7 +182,7 @@ async fn next_attempt_after(fault: Fault) -> (i64, i64) {
     };
     settings.sinks.insert(SinkName::new("hook").unwrap(), sink);
     let began = Timestamp::now();
-    let engine = Engine::start(&settings, Place::Memory, Clock::system()).await.unwrap();
+    let engine = Engine::start(&settings, Location::Memory, Clock::system()).await.unwrap();
     let watch = Watch {
         run_id: RunId::new("run_1").unwrap(),
         name: None,

@@ -63,11 +63,11 @@ fn check_lines(ended: &Ended, kinds: &[&str]) {
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(is_harmless(&ended.stdout), "{ended:?}");
     let lines = ended.json_lines();
-    let (last, followed) = lines.split_last().unwrap();
+    let (last, activities) = lines.split_last().unwrap();
     assert_eq!((last["verdict"].as_str(), &last["run_id"]), (Some("succeeded"), &Value::from("run_1")), "{ended:?}");
     assert!(last["data"]["run"].is_object() && last.get("activity").is_none(), "{last}");
     for kind in kinds {
-        let line = followed.iter().find(|line| line["activity"] == *kind);
+        let line = activities.iter().find(|line| line["activity"] == *kind);
         let line = line.unwrap_or_else(|| panic!("{kind}: {ended:?}"));
         assert!(line["run_id"] == "run_1" && line.get("verdict").is_none(), "{line}");
         assert!(line["at"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok(), "{line}");

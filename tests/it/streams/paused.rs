@@ -11,8 +11,8 @@ use runwatch::config::Settings;
 use runwatch::domain::{Activity, Event, EventType, Labels, Observation, RunDetails, RunId, Status, Watch};
 use runwatch::metrics::Metrics;
 use runwatch::providers::{ApiError, EventStream, Reply, RunSource, StreamItem};
-use runwatch::scheduler::{AddedBy, Policy, Scheduler, Watches};
-use runwatch::store::{Added, Place, Store};
+use runwatch::scheduler::{AddedBy, Policy, Scheduler, SchedulerHandle};
+use runwatch::store::{Added, Location, Store};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -223,7 +223,7 @@ pub(crate) struct Simulation {
     pub(crate) clock: Clock,
     pub(crate) start: Instant,
     pub(crate) store: Store,
-    pub(crate) watches: Watches<Api>,
+    pub(crate) watches: SchedulerHandle<Api>,
     pub(crate) policy: Policy,
     tasks: JoinSet<()>,
     stop: CancellationToken,
@@ -237,7 +237,7 @@ impl Simulation {
     pub(crate) fn start(seed: u64, adjust: impl FnOnce(&mut Policy)) -> Self {
         let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
         let api = Api::default();
-        let (store, writer) = Store::open(Place::Memory).unwrap();
+        let (store, writer) = Store::open(Location::Memory).unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(writer.run());
         let mut policy = app::policy(&Settings::default());

@@ -26,7 +26,7 @@ fn status(status: u16, retry_after: Option<Duration>) -> ApiError {
 const EVERY: Duration = Duration::from_secs(2);
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_works_has_its_run_asked_for_at_the_longest_interval_and_at_its_end() {
+async fn a_stream_that_works_has_its_run_rate_limited_at_the_longest_interval_and_at_its_end() {
     for length in [SECOND * 3, MINUTE, HOUR, HOUR * 5] {
         let simulation = Simulation::start(7, |_| ());
         let run = simulation.add(0, length, Stream::Works { every: EVERY }).await;
@@ -317,8 +317,8 @@ async fn nobody_is_asked_while_nothing_happens() {
     // The scheduler has nothing to do but to look at the clock once a second, whatever rests or waits.
     let simulation = Simulation::start(7, |policy| {
         policy.max_streams = 1;
-        policy.growth.initial = HOUR;
-        policy.growth.max = HOUR;
+        policy.backoff.initial = HOUR;
+        policy.backoff.max = HOUR;
     });
     simulation.add(0, HOUR * 10, Stream::Refused(|| status(500, None))).await;
     simulation.add(1, HOUR * 10, Stream::Silent).await;
