@@ -17,7 +17,7 @@ use runwatch::clock::Clock;
 use runwatch::config::Settings;
 use runwatch::domain::{Labels, Observation, RunDetails, RunId, Status, Watch};
 use runwatch::metrics::Metrics;
-use runwatch::providers::{ApiError, NoStream, Reply, RunSource};
+use runwatch::providers::{ApiError, NoStream, Provider, Reply};
 use runwatch::scheduler::{AddedBy, Scheduler};
 use runwatch::store::{Location, Store};
 use serde_json::json;
@@ -49,7 +49,7 @@ struct Run {
     found_at: Option<Instant>,
 }
 
-impl RunSource for Api {
+impl Provider for Api {
     type Events = NoStream;
 
     async fn open_events(&self, _: &RunId, _: Option<&str>) -> Result<NoStream, ApiError> {

@@ -15,7 +15,7 @@ use crate::config::{EventsMode, Settings, SinkKind, SinkSettings};
 use crate::domain::{Limits, Route, Routes, SinkName};
 use crate::metrics::Metrics;
 use crate::notify::{Courier, Deliver, Sink};
-use crate::providers::{ApiClient, RunSource};
+use crate::providers::{ApiClient, Provider};
 use crate::scheduler::{Policy, Scheduler, SchedulerHandle};
 use crate::store::{Counts, Location, Store, Writer};
 
@@ -26,11 +26,11 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 const RESUMED_AT_ONCE: u32 = 5_000;
 
 /// The running engine: store, scheduler and couriers.
-pub struct Engine<S> {
+pub struct Engine {
     /// The store.
     pub store: Store,
     /// The scheduler.
-    pub watches: SchedulerHandle<S>,
+    pub watches: SchedulerHandle,
     /// What is counted.
     pub metrics: Metrics,
     clock: Clock,
@@ -43,15 +43,15 @@ pub struct Engine<S> {
     writer: JoinSet<()>,
 }
 
-impl Engine<ApiClient> {
+impl Engine {
     /// Builds and starts everything for `settings`, with the store at `place`.
     ///
     /// # Errors
     /// When the store cannot be opened, or a client or sink cannot be built.
     pub async fn start(settings: &Settings, place: Location<'_>, clock: Clock) -> anyhow::Result<Self> {
-        let (source, sinks) = build(settings).await?;
+        let (provider, sinks) = build(settings).await?;
         let (store, writer) = open(place).await?;
-        Self::start_with(source, sinks, settings, (store, writer.run()), clock).await
+        Self::start_with(provider, sinks, settings, (store, writer.run()), clock).await
     }
 
     /// Goes on with other settings: the API, the limits and the sinks. Watches and deliveries stay as
@@ -60,20 +60,20 @@ impl Engine<ApiClient> {
     /// # Errors
     /// When a client or sink cannot be built, or the scheduler has ended.
     pub async fn reload(&mut self, settings: &Settings) -> anyhow::Result<()> {
-        let (source, sinks) = build(settings).await?;
-        source.read_key().await;
-        self.reload_with(source, sinks, settings).await
+        let (provider, sinks) = build(settings).await?;
+        provider.read_key().await;
+        self.reload_with(provider, sinks, settings).await
     }
 }
 
-impl<S: RunSource> Engine<S> {
-    /// Builds and starts everything for `settings`, asking `source` for runs and handing messages to
+impl Engine {
+    /// Builds and starts everything for `settings`, polling `provider` and handing messages to
     /// `sinks`, which are those of `settings` in order. `store` comes with the future that serves it.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn start_with<D: Deliver>(
-        source: S,
+        provider: impl Provider,
         sinks: Vec<D>,
         settings: &Settings,
         store: (Store, impl Future<Output = ()> + Send + 'static),
@@ -88,7 +88,7 @@ impl<S: RunSource> Engine<S> {
         let routes = Arc::new(policy.routes.clone());
         let incident = store.newest_provider_event().await?;
         let (mut scheduler, watches) =
-            Scheduler::new(source, store.clone(), clock.clone(), policy, metrics.clone(), fastrand::u64(..));
+            Scheduler::new(provider, store.clone(), clock.clone(), policy, metrics.clone(), fastrand::u64(..));
         let (now, active) = (clock.now(), store.counts().await?.active);
         if active > 0 || store.newest_event().await? > 0 {
             scheduler.charge_previous_process();
@@ -121,20 +121,20 @@ impl<S: RunSource> Engine<S> {
         })
     }
 
-    /// Goes on with other settings, another source and other sinks, which are those of `settings` in
+    /// Goes on with other settings, another provider and other sinks, which are those of `settings` in
     /// order.
     ///
     /// # Errors
     /// When the scheduler has ended.
     pub async fn reload_with<D: Deliver>(
         &mut self,
-        source: S,
+        provider: impl Provider,
         sinks: Vec<D>,
         settings: &Settings,
     ) -> anyhow::Result<()> {
         let policy = policy(settings);
         let routes = Arc::new(policy.routes.clone());
-        self.watches.reload(source, policy).await?;
+        self.watches.reload(provider, policy).await?;
         self.couriers_stop.cancel();
         let mut before = std::mem::take(&mut self.couriers);
         self.retiring.spawn(async move { while before.join_next().await.is_some() {} });

@@ -36,7 +36,6 @@ use crate::clock::Clock;
 use crate::config::Secret;
 use crate::domain::Routes;
 use crate::metrics::Metrics;
-use crate::providers::RunSource;
 use crate::scheduler::SchedulerHandle;
 use crate::store::Store;
 
@@ -56,11 +55,11 @@ pub struct LiveConfig {
 }
 
 /// The server's side of the control interface.
-pub struct Control<S> {
+pub struct Control {
     /// The store.
     pub store: Store,
     /// The scheduler.
-    pub watches: SchedulerHandle<S>,
+    pub watches: SchedulerHandle,
     /// What is counted.
     pub metrics: Metrics,
     /// The time.
@@ -69,7 +68,7 @@ pub struct Control<S> {
     pub live_config: watch::Receiver<LiveConfig>,
 }
 
-impl<S: RunSource> Control<S> {
+impl Control {
     /// Serves on all of `listeners` until `stop` is cancelled; then takes no more requests and answers
     /// those that are there, the long ones at once. On TCP the token is asked for, if there is one, and
     /// web pages are refused. Dropping the set ends every connection.

@@ -32,7 +32,6 @@ use super::{Control, LiveConfig};
 use crate::config::{MAX_DEADLINE, MIN_DEADLINE, check_label, check_labels, parse_duration, watch_name};
 use crate::domain::{DeliveryId, Event, RunEvent, RunId, SinkName, Verdict, Watch};
 use crate::metrics::Format;
-use crate::providers::RunSource;
 use crate::scheduler::{AddedBy, Removed};
 use crate::store::{
     Added, Decided, DeliveryFilter, DeliveryState, Fate, History, Store, WatchFilter, WatchRecord, WatchState,
@@ -58,21 +57,21 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// listener, so that whoever holds one for long leaves room for the others, probes among them.
 const MAX_LONG: usize = MAX_CONNECTIONS / 2;
 
-struct Shared<S> {
-    control: Control<S>,
+struct Shared {
+    control: Control,
     stop: CancellationToken,
     long: Arc<Semaphore>,
 }
 
-type App<S> = State<Arc<Shared<S>>>;
+type App = State<Arc<Shared>>;
 
-pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken) -> Router {
+pub(super) fn router(control: Control, stop: CancellationToken) -> Router {
     let shared = Shared { control, stop, long: Arc::new(Semaphore::new(MAX_LONG)) };
     Api::new()
         .route(
             Method::Post,
             "/v1/watches",
-            add::<S>,
+            add,
             Operation::new("addWatch", "Watch a run", "On disk before this answers. A run that is watched already stays so: `not_applied` names the options that \
                  differ. A finished watch is activities by a new one where `again` is true. The body may also be what the \
                  API answers when it creates a run.")
@@ -85,7 +84,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
         .route(
             Method::Get,
             "/v1/watches",
-            list::<S>,
+            list,
             Operation::new("listWatches", "List watches", "The oldest first.")
                 .query::<WatchState>("state", "Only those without a verdict, or only those with one")
                 .query::<Verdict>("verdict", "Only those with this verdict")
@@ -97,7 +96,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
         .route(
             Method::Get,
             "/v1/watches/{run_id}",
-            show::<S>,
+            show,
             Operation::new("getWatch", "Everything about a watch", "At once, or when its verdict is in.")
                 .path::<RunId>("run_id", "The run")
                 .query::<DurationText>("wait", "How long to wait for a verdict: up to 10m; not at all unless told")
@@ -107,7 +106,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
         .route(
             Method::Delete,
             "/v1/watches/{run_id}",
-            remove::<S>,
+            remove,
             Operation::new(
                 "removeWatch",
                 "Stop watching",
@@ -122,7 +121,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
         .route(
             Method::Get,
             "/v1/events",
-            events::<S>,
+            events,
             Operation::new(
                 "followEvents",
                 "Follow events",
@@ -139,7 +138,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
         .route(
             Method::Get,
             "/v1/activity",
-            activity::<S>,
+            activity,
             Operation::new(
                 "followActivity",
                 "Follow what runs are doing",
@@ -155,7 +154,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
         .route(
             Method::Get,
             "/v1/deliveries",
-            deliveries::<S>,
+            deliveries,
             Operation::new("listDeliveries", "List deliveries", "The oldest first.")
                 .query::<Vec<DeliveryState>>("state", "Only those in one of these states")
                 .query::<SinkName>("sink", "Only those of this sink")
@@ -166,7 +165,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
         .route(
             Method::Post,
             "/v1/deliveries/{id}/retry",
-            retry::<S>,
+            retry,
             Operation::new("retryDelivery", "Try a delivery again", "At once, and with a fresh schedule.")
                 .path::<DeliveryId>("id", "The delivery; an unambiguous beginning of its ID will do")
                 .empty(StatusCode::ACCEPTED, "It is due now")
@@ -176,7 +175,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
         .route(
             Method::Post,
             "/v1/deliveries/{id}/drop",
-            give_up::<S>,
+            give_up,
             Operation::new("dropDelivery", "Give a delivery up", "Its watch no longer waits for it.")
                 .path::<DeliveryId>("id", "The delivery; an unambiguous beginning of its ID will do")
                 .empty(StatusCode::NO_CONTENT, "It is given up")
@@ -186,7 +185,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
         .route(
             Method::Post,
             "/v1/deliveries/retry",
-            retry_all::<S>,
+            retry_all,
             Operation::new(
                 "retryDeliveries",
                 "Try all deliveries of a sink again",
@@ -199,7 +198,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
         .route(
             Method::Post,
             "/v1/deliveries/drop",
-            give_up_all::<S>,
+            give_up_all,
             Operation::new(
                 "dropDeliveries",
                 "Give up all deliveries of a sink",
@@ -212,7 +211,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
         .route(
             Method::Get,
             "/healthz",
-            healthz::<S>,
+            healthz,
             Operation::new("health", "Whether the daemon makes progress", "Never a matter of the API being up.")
                 .open()
                 .json::<HealthResponse>(StatusCode::OK, "It does"),
@@ -220,7 +219,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
         .route(
             Method::Get,
             "/readyz",
-            readyz::<S>,
+            readyz,
             Operation::new("readiness", "Whether watches can be added", "The store can be written.")
                 .open()
                 .json::<HealthResponse>(StatusCode::OK, "They can"),
@@ -228,7 +227,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
         .route(
             Method::Get,
             "/metrics",
-            metrics::<S>,
+            metrics,
             Operation::new("metrics", "MetricsText for Prometheus", "In OpenMetrics where `Accept` names it.")
                 .content::<MetricsText>(StatusCode::OK, "All metrics", &Format::ALL.map(Format::content_type)),
         )
@@ -241,7 +240,7 @@ pub(super) fn router<S: RunSource>(control: Control<S>, stop: CancellationToken)
         .with_state(Arc::new(shared))
 }
 
-async fn add<S: RunSource>(State(app): App<S>, body: Bytes) -> Result<AxumResponse, HttpError> {
+async fn add(State(app): App, body: Bytes) -> Result<AxumResponse, HttpError> {
     // A list of the values in their order would be taken for an object.
     if body.trim_ascii_start().starts_with(b"[") {
         return Err(HttpError::bad("the body cannot be used: it is no JSON object"));
@@ -313,7 +312,7 @@ pub(super) fn watch(asked: AddRequest, live_config: &LiveConfig, now: Timestamp)
     Ok(Watch { run_id, name, labels: asked.labels, sinks, added_at: now, deadline_at })
 }
 
-async fn list<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result<AxumResponse, HttpError> {
+async fn list(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpError> {
     let query = Query::read(query, &["state", "verdict", "label", "limit", "cursor"])?;
     let labels = query.all("label").map(|pair| {
         let (key, value) =
@@ -350,7 +349,7 @@ pub(super) fn read_cursor(text: &str) -> Option<(Timestamp, RunId)> {
     Some((Timestamp::from_millisecond(at.parse().ok()?).ok()?, RunId::new(id).ok()?))
 }
 
-async fn show<S: RunSource>(State(app): App<S>, id: InPath, query: RawQuery) -> Result<AxumResponse, HttpError> {
+async fn show(State(app): App, id: InPath, query: RawQuery) -> Result<AxumResponse, HttpError> {
     let run_id = run_id(&id?.0)?;
     let query = Query::read(query, &["wait"])?;
     let read = |text: &str| parse_duration(text).ok().filter(|wait| *wait <= MAX_WAIT);
@@ -381,7 +380,7 @@ async fn show<S: RunSource>(State(app): App<S>, id: InPath, query: RawQuery) -> 
     }
 }
 
-async fn remove<S: RunSource>(State(app): App<S>, id: InPath, query: RawQuery) -> Result<StatusCode, HttpError> {
+async fn remove(State(app): App, id: InPath, query: RawQuery) -> Result<StatusCode, HttpError> {
     let run_id = run_id(&id?.0)?;
     let query = Query::read(query, &["force"])?;
     let force = query.one("force", |text| text.parse().ok(), "true or false")?.unwrap_or(false);
@@ -391,7 +390,7 @@ async fn remove<S: RunSource>(State(app): App<S>, id: InPath, query: RawQuery) -
     }
 }
 
-async fn deliveries<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result<AxumResponse, HttpError> {
+async fn deliveries(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpError> {
     let query = Query::read(query, &["state", "sink", "limit", "cursor"])?;
     let states = query.all("state").map(|word| {
         let rule = || HttpError::bad(format!("state={word}: write pending, sending, delivered or dead"));
@@ -408,24 +407,24 @@ async fn deliveries<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result
     Ok(json(StatusCode::OK, &DeliveryList { deliveries, next_cursor }))
 }
 
-async fn retry<S: RunSource>(State(app): App<S>, id: InPath) -> Result<StatusCode, HttpError> {
+async fn retry(State(app): App, id: InPath) -> Result<StatusCode, HttpError> {
     app.decide(id, Fate::Retry).await.map(|()| StatusCode::ACCEPTED)
 }
 
-async fn give_up<S: RunSource>(State(app): App<S>, id: InPath) -> Result<StatusCode, HttpError> {
+async fn give_up(State(app): App, id: InPath) -> Result<StatusCode, HttpError> {
     app.decide(id, Fate::Drop).await.map(|()| StatusCode::NO_CONTENT)
 }
 
-async fn retry_all<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result<AxumResponse, HttpError> {
+async fn retry_all(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpError> {
     Ok(json(StatusCode::ACCEPTED, &app.decide_all(query, Fate::Retry).await?))
 }
 
-async fn give_up_all<S: RunSource>(State(app): App<S>, query: RawQuery) -> Result<AxumResponse, HttpError> {
+async fn give_up_all(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpError> {
     Ok(json(StatusCode::OK, &app.decide_all(query, Fate::Drop).await?))
 }
 
-async fn events<S: RunSource>(
-    State(app): App<S>,
+async fn events(
+    State(app): App,
     headers: HeaderMap,
     query: RawQuery,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, HttpError> {
@@ -467,8 +466,8 @@ fn event_number(id: &HeaderValue) -> Result<i64, HttpError> {
 
 /// What the runs are doing whose event streams are followed, from now on. It is not kept: who reads too
 /// slowly is told how many events went by.
-async fn activity<S: RunSource>(
-    State(app): App<S>,
+async fn activity(
+    State(app): App,
     query: RawQuery,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, HttpError> {
     Query::read(query, &[])?;
@@ -495,7 +494,7 @@ async fn activity<S: RunSource>(
 
 /// Whether the scheduler and the store make progress. The API being down is no ill health: a restart would change
 /// nothing about it. Neither is a store that refuses or that another process holds, of which readiness tells.
-async fn healthz<S: RunSource>(State(app): App<S>) -> Result<AxumResponse, HttpError> {
+async fn healthz(State(app): App) -> Result<AxumResponse, HttpError> {
     app.control.store.progresses(STUCK_LIMIT)?;
     match tokio::time::timeout(PROGRESS_LIMIT, app.control.watches.ping()).await {
         Ok(Ok(())) => Ok(json(StatusCode::OK, &HealthResponse { status: "ok".to_owned() })),
@@ -506,7 +505,7 @@ async fn healthz<S: RunSource>(State(app): App<S>) -> Result<AxumResponse, HttpE
 
 /// Whether watches can be added: the store takes a write. That this answers shows that the configuration
 /// is loaded and the socket open.
-async fn readyz<S: RunSource>(State(app): App<S>) -> Result<AxumResponse, HttpError> {
+async fn readyz(State(app): App) -> Result<AxumResponse, HttpError> {
     if app.stop.is_cancelled() {
         return Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "stopping"));
     }
@@ -517,7 +516,7 @@ async fn readyz<S: RunSource>(State(app): App<S>) -> Result<AxumResponse, HttpEr
     }
 }
 
-async fn metrics<S: RunSource>(State(app): App<S>, headers: HeaderMap) -> Result<AxumResponse, HttpError> {
+async fn metrics(State(app): App, headers: HeaderMap) -> Result<AxumResponse, HttpError> {
     let sinks = app.control.live_config.borrow().routes.0.iter().map(|route| route.sink.clone()).collect();
     let figures = app.control.store.gauges(app.control.clock.now(), sinks).await?;
     let accept = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
@@ -559,7 +558,7 @@ impl Feed {
     }
 }
 
-impl<S: RunSource> Shared<S> {
+impl Shared {
     /// A place among the requests that take long.
     fn place(&self) -> Result<OwnedSemaphorePermit, HttpError> {
         Arc::clone(&self.long).try_acquire_owned().map_err(|_none_left| {

@@ -27,7 +27,6 @@ use crate::control::{Control, Listener, LiveConfig, Socket, SocketError};
 use crate::domain::{SinkName, Verdict, Watch};
 use crate::logging::LevelSwitch;
 use crate::metrics::Metrics;
-use crate::providers::ApiClient;
 use crate::scheduler::{AddedBy, SchedulerHandle};
 use crate::store::{Added, Counts, Location, Lock, LockError, Store, StoreError};
 use crate::text::error_chain;
@@ -369,7 +368,7 @@ struct Service {
 
 impl Service {
     /// Does what follows from new settings once the engine holds to them.
-    async fn settle(&mut self, engine: &Engine<ApiClient>, clock: &Clock) -> anyhow::Result<()> {
+    async fn settle(&mut self, engine: &Engine, clock: &Clock) -> anyhow::Result<()> {
         self.logging.levels.set(self.logging.level.unwrap_or(self.settings.log.level));
         if self.settings.api.key.is_none() {
             tracing::warn!("no API key is configured; nothing can be asked until there is one");
@@ -400,7 +399,7 @@ impl Service {
     }
 
     /// Loads the configuration again. One that cannot be used changes nothing but what is said of it.
-    async fn reload(&mut self, engine: &mut Engine<ApiClient>, clock: &Clock, sources: Sources) {
+    async fn reload(&mut self, engine: &mut Engine, clock: &Clock, sources: Sources) {
         let rejected = match blocking::run("config", move || config::load(&sources)).await {
             Err(stuck) => format!("the configuration cannot be read: {stuck}"),
             Ok(Err(problems)) => {
@@ -425,7 +424,7 @@ impl Service {
         self.live_config.send_modify(|live_config| live_config.rejected = Some(rejected));
     }
 
-    async fn adopt(&mut self, engine: &mut Engine<ApiClient>, clock: &Clock, settings: Settings) -> anyhow::Result<()> {
+    async fn adopt(&mut self, engine: &mut Engine, clock: &Clock, settings: Settings) -> anyhow::Result<()> {
         engine.reload(&settings).await?;
         let (started, new) = (&self.started, FixedSettings::of(&settings));
         let fixed = [
@@ -451,7 +450,7 @@ impl Service {
     }
 
     /// Does what is left to do for settings that are in force; where the store refuses, another time.
-    async fn apply(&mut self, engine: &Engine<ApiClient>, clock: &Clock) {
+    async fn apply(&mut self, engine: &Engine, clock: &Clock) {
         let settled = self.settle(engine, clock).await;
         self.unsettled = settled.is_err();
         if let Err(error) = settled {
@@ -570,7 +569,7 @@ async fn probe(store: Store) {
 }
 
 /// Keeps the status for the service manager up to date, for ever.
-async fn keep_status(store: Store, watches: SchedulerHandle<ApiClient>, mut live_config: watch::Receiver<LiveConfig>) {
+async fn keep_status(store: Store, watches: SchedulerHandle, mut live_config: watch::Receiver<LiveConfig>) {
     let (mut history, mut deliveries) = (store.history_changed(), store.deliveries_changed());
     let mut breaker = watches.breaker();
     loop {
@@ -594,7 +593,7 @@ async fn keep_status(store: Store, watches: SchedulerHandle<ApiClient>, mut live
 }
 
 /// Says that the service is alive as long as the scheduler and the store answer, for ever.
-async fn watchdog(store: Store, watches: SchedulerHandle<ApiClient>, period: Duration) {
+async fn watchdog(store: Store, watches: SchedulerHandle, period: Duration) {
     let mut tick = tokio::time::interval(period);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

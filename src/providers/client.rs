@@ -14,7 +14,7 @@ use super::answer::Reader;
 use super::credentials::Keys;
 use super::crewship::RunAnswer;
 use super::error::{ApiError, Transport};
-use super::{HttpStream, Malformed, Reply, RunSource, crewship, rate_limit};
+use super::{HttpStream, Malformed, Provider, Reply, crewship, rate_limit};
 use crate::blocking;
 use crate::config::ApiSettings;
 use crate::domain::{Observation, RunId, Verdict};
@@ -141,7 +141,7 @@ impl ApiClient {
         }
     }
 
-    /// Reads the key, for [`RunSource::is_same_account`]. One that cannot be read shows at the first request.
+    /// Reads the key, for [`Provider::is_same_account`]. One that cannot be read shows at the first request.
     pub async fn read_key(&self) {
         let _unreadable = self.keys.authorization().await;
     }
@@ -337,7 +337,7 @@ fn builder(settings: &ApiSettings, names: &Arc<Names>) -> ClientBuilder {
     http::client().dns_resolver(Arc::clone(names)).connect_timeout(settings.connect_timeout).tcp_keepalive(KEEPALIVE)
 }
 
-impl RunSource for ApiClient {
+impl Provider for ApiClient {
     type Events = HttpStream;
 
     async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {

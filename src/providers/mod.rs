@@ -7,6 +7,7 @@ mod answer;
 mod client;
 mod credentials;
 mod crewship;
+mod erased;
 mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -19,14 +20,15 @@ mod stream;
 use std::time::Duration;
 
 pub use client::{ApiClient, BuildError};
+pub use erased::{AnyProvider, AnyStream};
 pub use error::{ApiError, KeyProblem, Malformed};
 pub(crate) use rate_limit::retry_after;
 pub use stream::{EventStream, HttpStream, NoStream, StreamItem};
 
 use crate::domain::{Observation, RunId};
 
-/// Where runs are asked for. The scheduler is generic over it, so that simulations can stand in.
-pub trait RunSource: Send + Sync + 'static {
+/// A service account with a run API. Tests and simulations implement it as well.
+pub trait Provider: Send + Sync + 'static {
     /// An open event stream; [`NoStream`] where there are none.
     type Events: EventStream;
 

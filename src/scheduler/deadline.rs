@@ -14,7 +14,6 @@ use super::registry::{Key, LAST_POLL_LIMIT};
 use super::{CLOCK_CHECK, ROUNDING, Scheduler};
 use crate::domain::PollOutcome;
 use crate::failpoint::mutant;
-use crate::providers::RunSource;
 use crate::store::PollFailure;
 
 /// How long the API is tried for watches whose deadline passed while the machine slept, or no process ran: a network
@@ -27,7 +26,7 @@ const STOPPED: Duration = Duration::from_secs(3);
 /// Most steps that are being stored before more watches are ended, as all of them are in memory until then.
 const MAX_ENDING: usize = 1_000;
 
-impl<S: RunSource> Scheduler<S> {
+impl Scheduler {
     /// Deals with watches whose deadline has come.
     pub(super) fn expire(&mut self, now: Instant) {
         if now.duration_since(self.turned_at) > CLOCK_CHECK + STOPPED {

@@ -1,20 +1,17 @@
 //! What the event streams of runs give reason to.
 
-use std::sync::Arc;
-
 use tokio::time::Instant;
 
 use super::Scheduler;
 use super::registry::{Key, Phase};
 use super::streams::{Cause, Ended, StreamEvent};
 use crate::failpoint::mutant;
-use crate::providers::RunSource;
 
 /// How many polls may go out before a stream that could be opened has its turn: where polls take up the
 /// whole budget, a stream is worth more than the one request that it costs.
 pub(super) const POLLS_PER_STREAM: u32 = 4;
 
-impl<S: RunSource> Scheduler<S> {
+impl Scheduler {
     /// Opens streams, as far as the budget has room beside the polls that are due.
     pub(super) fn open_streams(&mut self, now: Instant) {
         let first_turns = self.table.first_due().into_iter().chain(self.table.first_last_due());
@@ -35,7 +32,7 @@ impl<S: RunSource> Scheduler<S> {
         self.polls_since_stream = 0;
         let Some(entry) = self.table.get(key) else { return false };
         let (run_id, started) = (entry.run_id.clone(), entry.progress.seen_running);
-        self.streams.open(key, run_id, started, Arc::clone(&self.source), self.clock.clone());
+        self.streams.open(key, run_id, started, self.provider.clone(), self.clock.clone());
         true
     }
 

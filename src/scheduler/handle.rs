@@ -7,7 +7,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{BreakerView, Policy, RunActivity};
 use crate::domain::{RunId, Status, Watch};
-use crate::providers::RunSource;
+use crate::providers::{AnyProvider, Provider};
 use crate::store::{Added, PollFailure, StoreError};
 
 /// Commands waiting for the owner. Senders wait when it is full.
@@ -32,11 +32,11 @@ pub struct WatchView {
     pub last_error: Option<PollFailure>,
 }
 
-pub(super) enum Command<S> {
+pub(super) enum Command {
     Add { watch: Box<Watch>, origin: AddedBy, reply: oneshot::Sender<Result<Added, StoreError>> },
     Remove { run_id: RunId, force: bool, reply: oneshot::Sender<Result<Removed, StoreError>> },
     View { only: Option<Vec<RunId>>, reply: oneshot::Sender<Vec<WatchView>> },
-    Reload { source: S, policy: Box<Policy>, reply: oneshot::Sender<()> },
+    Reload { provider: AnyProvider, policy: Box<Policy>, reply: oneshot::Sender<()> },
     GiveUp { why: String, reply: oneshot::Sender<()> },
     Ping { reply: oneshot::Sender<()> },
 }
@@ -62,21 +62,14 @@ pub enum Removed {
 }
 
 /// A handle to the scheduler; clones share it.
-#[derive(Debug)]
-pub struct SchedulerHandle<S> {
-    pub(super) commands: mpsc::Sender<Command<S>>,
+#[derive(Debug, Clone)]
+pub struct SchedulerHandle {
+    pub(super) commands: mpsc::Sender<Command>,
     pub(super) breaker: watch::Receiver<BreakerView>,
     pub(super) activities: broadcast::Sender<Arc<RunActivity>>,
 }
 
-impl<S> Clone for SchedulerHandle<S> {
-    fn clone(&self) -> Self {
-        let Self { commands, breaker, activities } = self;
-        Self { commands: commands.clone(), breaker: breaker.clone(), activities: activities.clone() }
-    }
-}
-
-impl<S: RunSource> SchedulerHandle<S> {
+impl SchedulerHandle {
     /// Stores a watch and begins to follow it; one of the same run that is there already stays as it
     /// is. Cancel-safe: once sent, it is done whether or not anyone waits.
     ///
@@ -104,13 +97,13 @@ impl<S: RunSource> SchedulerHandle<S> {
         self.ask(|reply| Command::View { only, reply }).await
     }
 
-    /// Has the scheduler ask `source` from here on, and hold to `policy`. No watch is lost.
+    /// Polls `provider` from here on, under `policy`. No watch is lost.
     ///
     /// # Errors
     /// When the scheduler has ended.
-    pub async fn reload(&self, source: S, policy: Policy) -> Result<(), StoreError> {
-        let policy = Box::new(policy);
-        self.ask(|reply| Command::Reload { source, policy, reply }).await
+    pub async fn reload(&self, provider: impl Provider, policy: Policy) -> Result<(), StoreError> {
+        let (provider, policy) = (AnyProvider::new(provider), Box::new(policy));
+        self.ask(|reply| Command::Reload { provider, policy, reply }).await
     }
 
     /// Ends all watches as if their deadlines had passed and no time were left for another poll: as `unreachable` for the
@@ -130,7 +123,7 @@ impl<S: RunSource> SchedulerHandle<S> {
         self.ask(|reply| Command::Ping { reply }).await
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command<S>) -> Result<T, StoreError> {
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_closed| StoreError::Closed)?;
         answer.await.map_err(|_closed| StoreError::Closed)

@@ -27,7 +27,6 @@ mod registry;
 mod streams;
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -51,7 +50,7 @@ use crate::clock::{Clock, Jump, Reading};
 use crate::domain::{Event, Limits, Progress, Routes, Step, Watch};
 use crate::failpoint::mutant;
 use crate::metrics::Metrics;
-use crate::providers::RunSource;
+use crate::providers::{AnyProvider, Provider};
 use crate::store::{Store, StoredWatch, WatchId};
 
 /// What the scheduler is held to.
@@ -88,8 +87,8 @@ const SPREAD: Duration = Duration::from_millis(20);
 const ROUNDING: Duration = Duration::from_millis(1);
 
 /// The owner of all watches. [`Scheduler::run`] is its task.
-pub struct Scheduler<S> {
-    source: Arc<S>,
+pub struct Scheduler {
+    provider: AnyProvider,
     store: Store,
     clock: Clock,
     policy: Policy,
@@ -116,7 +115,7 @@ pub struct Scheduler<S> {
     /// Watches that are being stored, and those that were removed again before it came in that they are.
     adding: usize,
     removed: HashSet<WatchId>,
-    commands: mpsc::Receiver<Command<S>>,
+    commands: mpsc::Receiver<Command>,
     view: watch::Sender<BreakerView>,
     reading: Reading,
     metrics: Metrics,
@@ -138,22 +137,22 @@ pub struct Scheduler<S> {
     store_again_at: Option<Instant>,
 }
 
-impl<S: RunSource> Scheduler<S> {
+impl Scheduler {
     /// A scheduler without watches; those of the store are taken up with [`Scheduler::resume`]. `seed` decides
     /// the jitter.
     pub fn new(
-        source: S,
+        provider: impl Provider,
         store: Store,
         clock: Clock,
         policy: Policy,
         metrics: Metrics,
         seed: u64,
-    ) -> (Self, SchedulerHandle<S>) {
+    ) -> (Self, SchedulerHandle) {
         let (sender, commands) = mpsc::channel(COMMANDS);
         let (view, breaker) = watch::channel(BreakerView::default());
         let (now, reading) = (Instant::now(), clock.read());
         let scheduler = Self {
-            source: Arc::new(source),
+            provider: AnyProvider::new(provider),
             store,
             clock,
             random: fastrand::Rng::with_seed(seed),
@@ -264,7 +263,7 @@ impl<S: RunSource> Scheduler<S> {
         }
     }
 
-    fn command(&mut self, command: Command<S>) {
+    fn command(&mut self, command: Command) {
         match command {
             Command::Add { watch, origin, reply } => {
                 // Its deadline is one of the clock as it is now.
@@ -305,8 +304,8 @@ impl<S: RunSource> Scheduler<S> {
                 // Whoever asked may have left.
                 drop(reply.send(views));
             }
-            Command::Reload { source, policy, reply } => {
-                self.reload(source, *policy);
+            Command::Reload { provider, policy, reply } => {
+                self.reload(provider, *policy);
                 let _unheard = reply.send(());
             }
             Command::GiveUp { why, reply } => {
@@ -321,10 +320,10 @@ impl<S: RunSource> Scheduler<S> {
 
     /// Polls another source from here on and holds to another policy. Polls under way of the same account go on; no
     /// watch waits longer than the new longest interval.
-    fn reload(&mut self, source: S, policy: Policy) {
+    fn reload(&mut self, provider: AnyProvider, policy: Policy) {
         let now = Instant::now();
-        let is_same_account = self.source.is_same_account(&source);
-        self.source = Arc::new(source);
+        let is_same_account = self.provider.is_same_account(&provider);
+        self.provider = provider;
         self.budget = self.budget.changed_to(policy.requests_per_minute, now);
         self.breaker.reloaded(now, is_same_account);
         if !is_same_account {
@@ -386,7 +385,7 @@ impl<S: RunSource> Scheduler<S> {
         if slept {
             // The connections of the time before are most likely dead.
             if !mutant("dead-connections") {
-                self.source.reconnect();
+                self.provider.reconnect();
             }
             self.call_back_polls();
             self.streams.reset(self.policy.max_streams);

@@ -13,7 +13,6 @@ use super::poll::Pace;
 use super::registry::{Key, Phase};
 use crate::domain::{Event, FoundBy, PollOutcome, Progress, RunDetails, RunId, Status, Step, Watch};
 use crate::failpoint::{self, mutant};
-use crate::providers::RunSource;
 use crate::store::{Added, RoutedEvent, StoreError, WatchId};
 use crate::text::{error_chain, one_line};
 
@@ -74,7 +73,7 @@ pub(super) enum Done {
     },
 }
 
-impl<S: RunSource> Scheduler<S> {
+impl Scheduler {
     /// Takes the step that an answer leads to; what is news is stored before it counts.
     pub(super) fn take_step(&mut self, key: Key, answer: PollOutcome) {
         let now = self.reading.wall;

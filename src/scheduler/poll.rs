@@ -1,6 +1,5 @@
 //! Asking: whose turn it is, and what came of it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,7 +11,7 @@ use super::follow::POLLS_PER_STREAM;
 use super::registry::{Entry, Key, Phase};
 use super::{ROUNDING, Scheduler, instant_of};
 use crate::domain::{Limits, PollOutcome};
-use crate::providers::{ApiError, Reply, RunSource};
+use crate::providers::{ApiError, Reply};
 use crate::store::PollFailure;
 
 pub(super) struct Polled {
@@ -42,7 +41,7 @@ pub(super) enum Pace {
     In(Duration),
 }
 
-impl<S: RunSource> Scheduler<S> {
+impl Scheduler {
     /// Sends polls for watches that are due, as far as all limits allow.
     pub(super) fn dispatch(&mut self, now: Instant) {
         while let Some((key, is_last)) = self.next_turn(now) {
@@ -66,13 +65,12 @@ impl<S: RunSource> Scheduler<S> {
             entry.phase = Phase::Polling;
             entry.polled_at = Some(now);
             entry.polled_on_hint = std::mem::take(&mut entry.hinted);
-            let source = Arc::clone(&self.source);
+            let provider = self.provider.clone();
             let run_id = entry.run_id.clone();
             let limit = answer_limit(entry.deadline, entry.ends_at);
             let current = self.current.clone();
             self.polls.spawn(async move {
-                // On the heap: it is large, and would be copied along each time that what holds it is moved.
-                let asked = Box::pin(source.get_run(&run_id));
+                let asked = provider.get_run(&run_id);
                 // All arms are cancel-safe: a request that is dropped is abandoned, as it should be. An answer that has
                 // come counts, whatever came with it.
                 let answer = tokio::select! {

@@ -19,7 +19,7 @@ use super::registry::Key;
 use crate::backoff::BackoffPolicy;
 use crate::clock::Clock;
 use crate::domain::{Activity, Hint, RunId};
-use crate::providers::{ApiError, EventStream, RunSource, StreamItem};
+use crate::providers::{AnyProvider, ApiError, EventStream, StreamItem};
 
 /// After how long without a byte a stream is closed, and opened anew.
 const IDLE_LIMIT: Duration = Duration::from_secs(300);
@@ -248,7 +248,7 @@ impl Streams {
 
     /// Opens the stream of the watch that [`Streams::next_to_open`] named. `started` is whether its run was
     /// seen running already.
-    pub(super) fn open<S: RunSource>(&mut self, key: Key, run_id: RunId, started: bool, source: Arc<S>, clock: Clock) {
+    pub(super) fn open(&mut self, key: Key, run_id: RunId, started: bool, provider: AnyProvider, clock: Clock) {
         if self.open.len() >= self.limit
             && let Some((oldest, held)) = self.open.pop_first()
         {
@@ -272,7 +272,7 @@ impl Streams {
             hints: self.hints.0.clone(),
             activities: self.activities.clone(),
         };
-        let task = self.tasks.spawn(reading.follow(source, last_id));
+        let task = self.tasks.spawn(reading.follow(provider, last_id));
         self.open.insert(key, Open { number: self.number, since: now, task, heard });
     }
 
@@ -354,8 +354,8 @@ struct Reading {
 }
 
 impl Reading {
-    async fn follow<S: RunSource>(mut self, source: Arc<S>, last_id: Option<String>) -> Ended {
-        let opened = source.open_events(&self.run_id, last_id.as_deref()).await;
+    async fn follow(mut self, provider: AnyProvider, last_id: Option<String>) -> Ended {
+        let opened = provider.open_events(&self.run_id, last_id.as_deref()).await;
         let since = Instant::now();
         let (cause, last_id) = match opened {
             Err(error) => {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use runwatch::config::{ApiSettings, Secret, Settings};
 use runwatch::domain::{RunId, Status};
-use runwatch::providers::{ApiClient, ApiError, Reply, RunSource as _};
+use runwatch::providers::{ApiClient, ApiError, Provider as _, Reply};
 use runwatch::simulator::{Fault, Receiver, Script, Simulator};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -10,7 +10,7 @@ use runwatch::clock::Clock;
 use runwatch::config::Settings;
 use runwatch::domain::{Labels, Observation, RunDetails, RunId, Status, Verdict, Watch};
 use runwatch::metrics::Metrics;
-use runwatch::providers::{ApiError, NoStream, Reply, RunSource};
+use runwatch::providers::{ApiError, NoStream, Provider, Reply};
 use runwatch::scheduler::{Policy, Scheduler, SchedulerHandle};
 use runwatch::store::{Added, Location, Store};
 use tokio::task::JoinSet;
@@ -30,7 +30,7 @@ struct Api {
     requests: Arc<Mutex<Vec<(Instant, RunId)>>>,
 }
 
-impl RunSource for Api {
+impl Provider for Api {
     type Events = NoStream;
 
     async fn open_events(&self, _: &RunId, _: Option<&str>) -> Result<NoStream, ApiError> {
@@ -53,7 +53,7 @@ struct Simulation {
     tasks: JoinSet<()>,
     stop: CancellationToken,
     // Held so that the scheduler keeps serving.
-    _watches: SchedulerHandle<Api>,
+    _watches: SchedulerHandle,
 }
 
 /// Watches runs that take `lengths`, all added at once.

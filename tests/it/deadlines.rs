@@ -12,7 +12,7 @@ use runwatch::clock::{Clock, Jump};
 use runwatch::config::Settings;
 use runwatch::domain::{Event, EventType, Labels, Observation, RunDetails, RunId, Status, Watch};
 use runwatch::metrics::Metrics;
-use runwatch::providers::{ApiError, NoStream, Reply, RunSource};
+use runwatch::providers::{ApiError, NoStream, Provider, Reply};
 use runwatch::scheduler::{AddedBy, Policy, Scheduler, SchedulerHandle};
 use runwatch::store::{Location, Store};
 use tokio::task::JoinSet;
@@ -61,7 +61,7 @@ struct Api {
     account: &'static str,
 }
 
-impl RunSource for Api {
+impl Provider for Api {
     type Events = NoStream;
 
     async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
@@ -112,7 +112,7 @@ struct World {
     api: Api,
     clock: Clock,
     store: Store,
-    watches: SchedulerHandle<Api>,
+    watches: SchedulerHandle,
     policy: Policy,
     tasks: JoinSet<()>,
     stop: CancellationToken,

@@ -13,7 +13,7 @@ use runwatch::domain::{
     RunId, SinkName, Status, Watch,
 };
 use runwatch::metrics::Metrics;
-use runwatch::providers::{ApiError, NoStream, Reply, RunSource};
+use runwatch::providers::{ApiError, NoStream, Provider, Reply};
 use runwatch::scheduler::{AddedBy, Policy, Scheduler, SchedulerHandle};
 use runwatch::store::{Done, Location, RoutedEvent, Store, Transaction, TransactionRunner};
 use tokio::task::JoinSet;
@@ -43,7 +43,7 @@ struct Api {
     requests: Arc<Mutex<Vec<(Instant, RunId)>>>,
 }
 
-impl RunSource for Api {
+impl Provider for Api {
     type Events = NoStream;
 
     async fn open_events(&self, _: &RunId, _: Option<&str>) -> Result<NoStream, ApiError> {
@@ -75,7 +75,7 @@ struct World {
     api: Api,
     clock: Clock,
     store: Store,
-    watches: SchedulerHandle<Api>,
+    watches: SchedulerHandle,
     tasks: JoinSet<()>,
     stop: CancellationToken,
     /// Whether the disk of the store is full.
@@ -363,7 +363,7 @@ async fn the_last_poll_decides_at_a_deadline_when_the_api_may_not_be_asked() {
 /// An API whose runs have all failed, each with an output of 1 MiB.
 struct Ended;
 
-impl RunSource for Ended {
+impl Provider for Ended {
     type Events = NoStream;
 
     async fn open_events(&self, _: &RunId, _: Option<&str>) -> Result<NoStream, ApiError> {

@@ -256,7 +256,7 @@ impl Play<'_> {
     }
 
     /// What goes wrong, or is asked for, next.
-    async fn step(&mut self, engine: &mut Engine<Api>, clock: &Clock) -> Result<(), String> {
+    async fn step(&mut self, engine: &mut Engine, clock: &Clock) -> Result<(), String> {
         match self.random.u32(0..100) {
             0..25 => self.add(engine, clock).await,
             25..29 => self.remove(engine, clock).await,
@@ -371,7 +371,7 @@ impl Play<'_> {
         state.note(fault, format!("for {} s, {}", span / SECOND, if hangs { "hanging" } else { "failing" }));
     }
 
-    async fn add(&mut self, engine: &Engine<Api>, clock: &Clock) {
+    async fn add(&mut self, engine: &Engine, clock: &Clock) {
         let known = self.runs > 0 && (self.runs == MAX_RUNS || self.random.u32(0..6) == 0);
         let run = if known { self.any_run() } else { self.new_run() };
         if known {
@@ -464,7 +464,7 @@ impl Play<'_> {
     }
 
     /// Has a run watched no more; now and then it is added again at once, while its poll may be in flight.
-    async fn remove(&mut self, engine: &Engine<Api>, clock: &Clock) {
+    async fn remove(&mut self, engine: &Engine, clock: &Clock) {
         if self.runs == 0 {
             return;
         }
@@ -500,7 +500,7 @@ impl Play<'_> {
     }
 
     /// Deletes watches that ended some time ago, as the daemon does.
-    async fn prune(&mut self, engine: &Engine<Api>, clock: &Clock) {
+    async fn prune(&mut self, engine: &Engine, clock: &Clock) {
         {
             let state = &mut *self.world.lock();
             check::look(state);
@@ -514,7 +514,7 @@ impl Play<'_> {
         self.world.lock().note("a pruning", format!("{pruned:?}"));
     }
 
-    async fn reload(&mut self, engine: &mut Engine<Api>) -> Result<(), String> {
+    async fn reload(&mut self, engine: &mut Engine) -> Result<(), String> {
         self.third = self.random.bool();
         let before = self.budget as usize;
         self.budget = self.random.choice([20, 60, 300]).unwrap_or(60);
@@ -535,7 +535,7 @@ impl Play<'_> {
         Ok(())
     }
 
-    async fn retry(&mut self, engine: &Engine<Api>, clock: &Clock) -> Result<(), String> {
+    async fn retry(&mut self, engine: &Engine, clock: &Clock) -> Result<(), String> {
         let dead = check::dead(&mut self.world.lock())?;
         let Some((id, attempts)) = dead.get(self.random.usize(0..dead.len().max(1))).cloned() else { return Ok(()) };
         self.world.lock().books.retried.entry(id.clone()).or_insert(0);

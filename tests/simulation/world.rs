@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use runwatch::domain::{Activity, EventType, Hint, JsonText, Observation, RunDetails, RunId, Status, Verdict};
 use runwatch::notify::{Deliver, Message, SendError, Sent};
-use runwatch::providers::{ApiError, EventStream, Malformed, Reply, RunSource, StreamItem};
+use runwatch::providers::{ApiError, EventStream, Malformed, Provider, Reply, StreamItem};
 use runwatch::store::{Done, Transaction, TransactionRunner};
 use rusqlite::Connection;
 use tokio::sync::Notify;
@@ -561,7 +561,7 @@ impl Api {
     }
 }
 
-impl RunSource for Api {
+impl Provider for Api {
     type Events = Stream;
 
     fn reconnect(&self) {

@@ -25,7 +25,6 @@ use crate::config::{EventsMode, Settings, check_labels};
 use crate::control::{ActivityResponse, Client, StreamMessage};
 use crate::domain::{DeliveryId, Labels, RunId, Watch};
 use crate::logging::Screen;
-use crate::providers::ApiClient;
 use crate::scheduler::{AddedBy, Outage, RunActivity};
 use crate::store::{DeliveryFilter, DeliveryState, Location};
 use crate::text::humanize;
@@ -191,7 +190,7 @@ impl StopCondition {
 
 /// Adds `watches` to a fresh engine, follows them, stops the engine, and returns the exit code.
 pub(super) async fn follow(
-    engine: Engine<ApiClient>,
+    engine: Engine,
     clock: Clock,
     watches: Vec<Watch>,
     until: StopCondition,
@@ -221,7 +220,7 @@ pub(super) async fn follow(
 struct Session {
     report: Report,
     clock: Clock,
-    engine: Engine<ApiClient>,
+    engine: Engine,
     until: StopCondition,
     /// What the runs are doing, where somebody wants to see it.
     activities: Option<broadcast::Receiver<Arc<RunActivity>>>,

@@ -10,7 +10,7 @@ use runwatch::clock::Clock;
 use runwatch::config::Settings;
 use runwatch::domain::{Activity, Event, EventType, Labels, Observation, RunDetails, RunId, Status, Watch};
 use runwatch::metrics::Metrics;
-use runwatch::providers::{ApiError, EventStream, Reply, RunSource, StreamItem};
+use runwatch::providers::{ApiError, EventStream, Provider, Reply, StreamItem};
 use runwatch::scheduler::{AddedBy, Policy, Scheduler, SchedulerHandle};
 use runwatch::store::{Added, Location, Store};
 use tokio::task::JoinSet;
@@ -106,7 +106,7 @@ impl Api {
     }
 }
 
-impl RunSource for Api {
+impl Provider for Api {
     type Events = Events;
 
     async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
@@ -223,7 +223,7 @@ pub(crate) struct Simulation {
     pub(crate) clock: Clock,
     pub(crate) start: Instant,
     pub(crate) store: Store,
-    pub(crate) watches: SchedulerHandle<Api>,
+    pub(crate) watches: SchedulerHandle,
     pub(crate) policy: Policy,
     tasks: JoinSet<()>,
     stop: CancellationToken,

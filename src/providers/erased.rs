@@ -1,0 +1,120 @@
+//! Providers behind one type, so that the engine does not carry the type of its provider through every part.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use super::{ApiError, EventStream, Provider, Reply, StreamItem};
+use crate::domain::RunId;
+
+/// Any provider; clones share it.
+#[derive(Clone)]
+pub struct AnyProvider(Arc<dyn ErasedProvider>);
+
+/// Any event stream.
+pub struct AnyStream(Box<dyn ErasedStream>);
+
+/// As [`Provider`], for dynamic dispatch.
+trait ErasedProvider: Any + Send + Sync {
+    fn get_run<'a>(&'a self, id: &'a RunId) -> BoxFuture<'a, Result<Reply, ApiError>>;
+    fn reconnect(&self);
+    fn is_same_account(&self, other: &dyn ErasedProvider) -> bool;
+    fn open_events<'a>(&'a self, id: &'a RunId, last_id: Option<&'a str>)
+    -> BoxFuture<'a, Result<AnyStream, ApiError>>;
+}
+
+/// As [`EventStream`], for dynamic dispatch.
+trait ErasedStream: Send {
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<StreamItem>, ApiError>>;
+    fn last_id(&self) -> Option<&str>;
+}
+
+impl<P: Provider> ErasedProvider for P {
+    fn get_run<'a>(&'a self, id: &'a RunId) -> BoxFuture<'a, Result<Reply, ApiError>> {
+        Box::pin(Provider::get_run(self, id))
+    }
+
+    fn reconnect(&self) {
+        Provider::reconnect(self);
+    }
+
+    fn is_same_account(&self, other: &dyn ErasedProvider) -> bool {
+        let other: &dyn Any = other;
+        other.downcast_ref().is_some_and(|other| Provider::is_same_account(self, other))
+    }
+
+    fn open_events<'a>(
+        &'a self,
+        id: &'a RunId,
+        last_id: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<AnyStream, ApiError>> {
+        Box::pin(async move {
+            let stream = Provider::open_events(self, id, last_id).await?;
+            Ok(AnyStream(Box::new(stream)))
+        })
+    }
+}
+
+impl<E: EventStream> ErasedStream for E {
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<StreamItem>, ApiError>> {
+        Box::pin(EventStream::next(self))
+    }
+
+    fn last_id(&self) -> Option<&str> {
+        EventStream::last_id(self)
+    }
+}
+
+impl AnyProvider {
+    /// Hides the type of a provider.
+    pub fn new(provider: impl Provider) -> Self {
+        Self(Arc::new(provider))
+    }
+
+    /// As [`Provider::get_run`]. The future is on the heap.
+    pub fn get_run<'a>(&'a self, id: &'a RunId) -> BoxFuture<'a, Result<Reply, ApiError>> {
+        self.0.get_run(id)
+    }
+
+    /// As [`Provider::reconnect`].
+    pub fn reconnect(&self) {
+        self.0.reconnect();
+    }
+
+    /// As [`Provider::is_same_account`]; never the same where the types differ.
+    pub fn is_same_account(&self, other: &Self) -> bool {
+        self.0.is_same_account(&*other.0)
+    }
+
+    /// As [`Provider::open_events`].
+    ///
+    /// # Errors
+    /// When the stream cannot be opened.
+    pub async fn open_events(&self, id: &RunId, last_id: Option<&str>) -> Result<AnyStream, ApiError> {
+        self.0.open_events(id, last_id).await
+    }
+}
+
+impl fmt::Debug for AnyProvider {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("AnyProvider")
+    }
+}
+
+impl fmt::Debug for AnyStream {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("AnyStream")
+    }
+}
+
+impl EventStream for AnyStream {
+    async fn next(&mut self) -> Result<Option<StreamItem>, ApiError> {
+        self.0.next().await
+    }
+
+    fn last_id(&self) -> Option<&str> {
+        self.0.last_id()
+    }
+}
