@@ -43,6 +43,15 @@ pub struct Reading {
     passed: Duration,
 }
 
+/// One moment on both clocks: the one of timers, and the one on the wall.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// For intervals and timers.
+    pub instant: Instant,
+    /// For people, events and the store.
+    pub wall: Timestamp,
+}
+
 impl Clock {
     /// The machine's clocks.
     pub fn system() -> Self {

@@ -229,7 +229,7 @@ pub async fn list(client: &Client, args: &ListArgs, mut printer: Printer<'_>) ->
             error.map(|error| format!("{} ({})", error.message, ago(error.at, now))).unwrap_or_default(),
         ]);
     }
-    write_text(printer.out, &table.to_text(printer.width))?;
+    write_text(printer.out, &table.into_text(printer.width))?;
     Ok(0)
 }
 
@@ -372,7 +372,7 @@ pub async fn deliveries(client: &Client, args: &DeliveriesArgs, mut printer: Pri
             delivery.last_result.as_deref().map(|result| one_line(result, TEXT_CHARS)).unwrap_or_default(),
         ]);
     }
-    write_text(printer.out, &table.to_text(printer.width))?;
+    write_text(printer.out, &table.into_text(printer.width))?;
     Ok(0)
 }
 
@@ -480,7 +480,7 @@ fn describe(watch: &WatchResponse, now: Timestamp, zone: &TimeZone, width: Optio
         if !rows.is_empty() {
             let mut table = Table::plain();
             rows.into_iter().for_each(|row| table.row(row));
-            write!(text, "\n{title}\n{}", table.to_text(width)).expect("a String takes all text");
+            write!(text, "\n{title}\n{}", table.into_text(width)).expect("a String takes all text");
         }
     };
     let history = watch.history.iter().flatten();

@@ -28,7 +28,7 @@ impl Table {
 
     /// The table as lines, none longer than `width`: what does not fit goes on in the next line.
     /// Without a width every row is one line.
-    pub(super) fn to_text(mut self, width: Option<u16>) -> String {
+    pub(super) fn into_text(mut self, width: Option<u16>) -> String {
         if let Some(width) = width {
             self.0.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
         }
@@ -56,12 +56,12 @@ mod tests {
             table.row(["run_22".to_owned(), "a status of several words".to_owned()]);
             table
         };
-        insta::assert_snapshot!(table().to_text(None), @r"
+        insta::assert_snapshot!(table().into_text(None), @r"
         RUN     STATUS
         run_1   running
         run_22  a status of several words
         ");
-        let narrow = table().to_text(Some(24));
+        let narrow = table().into_text(Some(24));
         assert!(narrow.lines().all(|line| line.chars().count() <= 24), "{narrow}");
         assert!(narrow.lines().count() > 3, "{narrow}");
     }

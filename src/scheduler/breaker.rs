@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::deadline::time_of_day;
 use crate::backoff::BackoffPolicy;
+use crate::clock::Now;
 use crate::domain::{Event, EventData, EventType, ProviderNotice};
 use crate::failpoint::mutant;
 use crate::providers::ApiError;
@@ -203,10 +204,10 @@ impl Breaker {
         &mut self,
         error: &ApiError,
         own_refusal: bool,
-        now: (Instant, Timestamp),
+        now: Now,
         random: &mut fastrand::Rng,
     ) -> Option<Event> {
-        let (instant, wall) = now;
+        let Now { instant, wall } = now;
         self.message = error.describe();
         self.reached |= !error.is_unreached();
         self.last_failure = Some(instant);
@@ -246,7 +247,7 @@ impl Breaker {
     }
 
     /// Why no polls go out, for people; `None` where they do.
-    pub(super) fn obstacle(&self, (instant, wall): (Instant, Timestamp)) -> Option<String> {
+    pub(super) fn obstacle(&self, Now { instant, wall }: Now) -> Option<String> {
         let since = time_of_day(self.failing_since.unwrap_or(wall));
         let opens_at = wall.checked_add(self.blocked_until.saturating_duration_since(instant)).unwrap_or(wall);
         Some(match self.outage? {
@@ -269,8 +270,8 @@ impl Breaker {
         Some(notice(EventType::ApiUnreachable, message, since, now))
     }
 
-    pub(super) fn view(&self, now: (Instant, Timestamp)) -> BreakerView {
-        let (instant, wall) = now;
+    pub(super) fn view(&self, now: Now) -> BreakerView {
+        let Now { instant, wall } = now;
         let wait = self.blocked_until.saturating_duration_since(instant);
         BreakerView {
             outage: self.outage,
@@ -298,10 +299,10 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     /// A moment on both clocks, `seconds` after the start.
-    fn at(start: Instant, seconds: f64) -> (Instant, Timestamp) {
+    fn at(start: Instant, seconds: f64) -> Now {
         let passed = Duration::from_secs_f64(seconds);
         let wall: Timestamp = "2026-01-01T10:20:00Z".parse().unwrap();
-        (start + passed, wall.checked_add(passed).unwrap())
+        Now { instant: start + passed, wall: wall.checked_add(passed).unwrap() }
     }
 
     fn status(status: u16, retry_after: Option<Duration>) -> ApiError {
@@ -320,7 +321,7 @@ mod tests {
         (breaker, start)
     }
 
-    fn fail(breaker: &mut Breaker, error: &ApiError, now: (Instant, Timestamp)) -> Option<EventType> {
+    fn fail(breaker: &mut Breaker, error: &ApiError, now: Now) -> Option<EventType> {
         let mut random = fastrand::Rng::with_seed(7);
         breaker.failed(error, false, now, &mut random).map(|event| event.event_type)
     }
@@ -334,11 +335,11 @@ mod tests {
     fn one_that_is_well_admits_all_and_has_no_obstacle() {
         let (mut breaker, start) = fresh();
         let now = at(start, 0.0);
-        assert!(breaker.admits(now.0, 0) && breaker.admits(now.0, 1000));
+        assert!(breaker.admits(now.instant, 0) && breaker.admits(now.instant, 1000));
         assert_eq!((breaker.outage(), breaker.opens_at(), breaker.obstacle(now)), (None, None, None));
         assert_eq!(breaker.view(now), BreakerView::default());
-        assert!(breaker.overdue(at(start, 3600.0).1).is_none());
-        assert!(breaker.answered(now.0, now.1).is_none(), "nothing was told, so nothing is over");
+        assert!(breaker.overdue(at(start, 3600.0).wall).is_none());
+        assert!(breaker.answered(now.instant, now.wall).is_none(), "nothing was told, so nothing is over");
         assert_eq!(breaker.view(now), BreakerView { ever_answered: true, reached: true, ..BreakerView::default() });
     }
 
@@ -353,13 +354,13 @@ mod tests {
             fail(&mut breaker, &status(502, None), at(start, now + 0.5));
             assert_eq!(opens(&breaker, start), Some(now + wait));
             now += wait;
-            assert!(!breaker.admits(at(start, now - 0.001).0, 0));
-            assert!(breaker.admits(at(start, now).0, 0));
-            assert!(!breaker.admits(at(start, now).0, 1), "one at a time");
+            assert!(!breaker.admits(at(start, now - 0.001).instant, 0));
+            assert!(breaker.admits(at(start, now).instant, 0));
+            assert!(!breaker.admits(at(start, now).instant, 1), "one at a time");
         }
         assert_eq!(breaker.view(at(start, now)).failures, 16);
         // An answer ends it, and the next failure begins again.
-        assert!(breaker.answered(at(start, now).0, at(start, now).1).is_none());
+        assert!(breaker.answered(at(start, now).instant, at(start, now).wall).is_none());
         assert_eq!(breaker.view(at(start, now)).failures, 0);
         fail(&mut breaker, &status(502, None), at(start, now));
         assert_eq!(opens(&breaker, start), Some(now + 1.0));
@@ -375,13 +376,13 @@ mod tests {
             assert_eq!(fail(&mut breaker, &refusal(), at(start, now + 1.0)), None, "it went out with the first");
             assert_eq!((breaker.outage(), opens(&breaker, start)), (Some(Outage::Refused), Some(now + wait)));
             now += wait;
-            assert!(breaker.admits(at(start, now).0, 0) && !breaker.admits(at(start, now).0, 1));
+            assert!(breaker.admits(at(start, now).instant, 0) && !breaker.admits(at(start, now).instant, 1));
         }
-        assert_eq!(breaker.overdue(at(start, now + 3600.0).1).map(|event| event.event_type), None, "it was told");
-        let recovered = breaker.answered(at(start, now).0, at(start, now).1).unwrap();
+        assert_eq!(breaker.overdue(at(start, now + 3600.0).wall).map(|event| event.event_type), None, "it was told");
+        let recovered = breaker.answered(at(start, now).instant, at(start, now).wall).unwrap();
         assert_eq!(recovered.event_type, EventType::ApiRecovered);
         let EventData::Provider(notice) = recovered.data else { panic!("about the API") };
-        assert_eq!(notice.since, at(start, 0.0).1);
+        assert_eq!(notice.since, at(start, 0.0).wall);
         fail(&mut breaker, &refusal(), at(start, now));
         assert_eq!(opens(&breaker, start), Some(now + 5.0), "the next refusal begins again");
     }
@@ -403,7 +404,7 @@ mod tests {
                 let pause = Duration::from_secs(seconds);
                 match by_refusal {
                     true => drop(fail(&mut breaker, &status(429, Some(pause)), at(start, now))),
-                    false => breaker.pause(pause, at(start, now).0),
+                    false => breaker.pause(pause, at(start, now).instant),
                 }
                 opens(&breaker, start)
             };
@@ -415,14 +416,14 @@ mod tests {
             fail(&mut breaker, &status(502, None), at(start, 10.0));
             assert_eq!(fail(&mut breaker, &refusal(), at(start, 11.0)), Some(EventType::ApiUnauthorized));
             breaker.hurry();
-            assert!(breaker.answered(at(start, 62.0).0, at(start, 64.0).1).is_none());
+            assert!(breaker.answered(at(start, 62.0).instant, at(start, 64.0).wall).is_none());
             assert_eq!((breaker.outage(), opens(&breaker, start)), (Some(Outage::Paused), Some(63.0)));
-            assert!(!breaker.admits(at(start, 62.999).0, 0));
-            assert!(breaker.admits(at(start, 63.0).0, 1000), "all at once, as far as the budget allows");
+            assert!(!breaker.admits(at(start, 62.999).instant, 0));
+            assert!(breaker.admits(at(start, 63.0).instant, 1000), "all at once, as far as the budget allows");
             // A failure of a poll after it is one of the API.
             fail(&mut breaker, &status(502, None), at(start, 63.0));
             assert_eq!(breaker.outage(), Some(Outage::Failing));
-            breaker.answered(at(start, 64.0).0, at(start, 64.0).1);
+            breaker.answered(at(start, 64.0).instant, at(start, 64.0).wall);
             assert_eq!(breaker.outage(), None);
         }
     }
@@ -449,25 +450,25 @@ mod tests {
         let (mut breaker, start) = fresh();
         fail(&mut breaker, &status(502, None), at(start, 0.0));
         fail(&mut breaker, &status(503, None), at(start, 200.0));
-        assert!(breaker.overdue(at(start, 299.999).1).is_none());
-        let told = breaker.overdue(at(start, 300.0).1).unwrap();
+        assert!(breaker.overdue(at(start, 299.999).wall).is_none());
+        let told = breaker.overdue(at(start, 300.0).wall).unwrap();
         assert_eq!(told.event_type, EventType::ApiUnreachable);
         let EventData::Provider(notice) = told.data else { panic!("about the API") };
-        assert_eq!(notice.since, at(start, 0.0).1);
+        assert_eq!(notice.since, at(start, 0.0).wall);
         assert!(notice.message.contains("503"), "{}", notice.message);
-        assert!(breaker.overdue(at(start, 3600.0).1).is_none());
+        assert!(breaker.overdue(at(start, 3600.0).wall).is_none());
         let now = at(start, 3600.0);
-        assert_eq!(breaker.answered(now.0, now.1).unwrap().event_type, EventType::ApiRecovered);
-        assert!(breaker.answered(now.0, now.1).is_none());
+        assert_eq!(breaker.answered(now.instant, now.wall).unwrap().event_type, EventType::ApiRecovered);
+        assert!(breaker.answered(now.instant, now.wall).is_none());
         // A failure that was followed by answers is no outage.
         fail(&mut breaker, &status(502, None), at(start, 4000.0));
-        breaker.answered(at(start, 4001.0).0, at(start, 4001.0).1);
-        assert!(breaker.overdue(at(start, 9000.0).1).is_none());
+        breaker.answered(at(start, 4001.0).instant, at(start, 4001.0).wall);
+        assert!(breaker.overdue(at(start, 9000.0).wall).is_none());
     }
 
     #[test]
     fn what_a_process_before_told_is_not_told_again_and_its_end_is() {
-        let now = at(Instant::now(), 0.0).1;
+        let now = at(Instant::now(), 0.0).wall;
         let since = now.checked_sub(MINUTE * 60).unwrap();
         let event = |event_type, data| Event { event_type, timestamp: now, data };
         let upstream_event =
@@ -490,7 +491,7 @@ mod tests {
             let (mut breaker, start) = fresh();
             breaker.remember(&upstream_event(told));
             fail(&mut breaker, &status(502, None), at(start, 1.0));
-            let after = breaker.overdue(at(start, 301.0).1).map(|event| event.event_type);
+            let after = breaker.overdue(at(start, 301.0).wall).map(|event| event.event_type);
             assert_eq!(after.is_some(), told == EventType::ApiRecovered, "{told}");
         }
         let (mut breaker, start) = fresh();
@@ -507,11 +508,11 @@ mod tests {
         for (cause, same) in causes {
             let (mut breaker, start) = fresh();
             fail(&mut breaker, &cause(), at(start, 0.0));
-            breaker.reloaded(at(start, 10.0).0, true);
+            breaker.reloaded(at(start, 10.0).instant, true);
             assert_eq!(opens(&breaker, start), Some(same));
-            breaker.reloaded(at(start, 10.0).0, false);
+            breaker.reloaded(at(start, 10.0).instant, false);
             assert_eq!((breaker.outage(), breaker.opens_at()), (None, None));
-            assert!(breaker.admits(at(start, 10.0).0, 10));
+            assert!(breaker.admits(at(start, 10.0).instant, 10));
             // Back-off and probes begin again.
             fail(&mut breaker, &cause(), at(start, 10.0));
             let first = [1.0, 5.0, 60.0].map(|wait| Some(10.0 + wait));
@@ -520,8 +521,8 @@ mod tests {
         // The end of what was told is told, whichever account it was of.
         let (mut breaker, start) = fresh();
         fail(&mut breaker, &refusal(), at(start, 0.0));
-        breaker.reloaded(at(start, 1.0).0, false);
-        assert!(breaker.answered(at(start, 2.0).0, at(start, 2.0).1).is_some());
+        breaker.reloaded(at(start, 1.0).instant, false);
+        assert!(breaker.answered(at(start, 2.0).instant, at(start, 2.0).wall).is_some());
     }
 
     #[test]
@@ -541,7 +542,7 @@ mod tests {
         let expected = BreakerView {
             outage: Some(Outage::Failing),
             message: "no answer in time".to_owned(),
-            retry_at: Some(at(start, 1.0).1),
+            retry_at: Some(at(start, 1.0).wall),
             ever_answered: false,
             reached: false,
             failures: 1,
@@ -595,38 +596,38 @@ mod tests {
                     breaker.hurry();
                 }
                 if let Some(opens_at) = breaker.opens_at() {
-                    let wait = opens_at.saturating_duration_since(moment(now).0);
+                    let wait = opens_at.saturating_duration_since(moment(now).instant);
                     // What is not a pause lasts for a minute at the most, so that an end of it is seen.
                     let longest = if breaker.outage() == Some(Outage::Paused) { MINUTE * 60 } else { MINUTE };
                     prop_assert!(wait <= longest, "{:?}: {wait:?}", breaker.outage());
                     if !wait.is_zero() {
-                        prop_assert!(!breaker.admits(moment(now).0, 0));
+                        prop_assert!(!breaker.admits(moment(now).instant, 0));
                     }
                     now += u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap();
                 }
                 let began = moment(now);
-                prop_assert!(breaker.admits(began.0, 0));
+                prop_assert!(breaker.admits(began.instant, 0));
                 prop_assert!(now >= paused_until, "polled in a pause until {paused_until} ms");
                 let alone = matches!(breaker.outage(), Some(Outage::Failing | Outage::Refused));
-                prop_assert_eq!(breaker.admits(began.0, 1), !alone);
+                prop_assert_eq!(breaker.admits(began.instant, 1), !alone);
                 now += takes;
-                let (instant, wall) = moment(now);
+                let Now { instant, wall } = moment(now);
                 let pause = |seconds: u64| (Duration::from_secs(seconds), now + seconds * 1000);
                 let event = match brought {
-                    Brought::PollOutcome => breaker.answered(began.0, wall),
+                    Brought::PollOutcome => breaker.answered(began.instant, wall),
                     Brought::UsedUp(seconds) => {
-                        let event = breaker.answered(began.0, wall);
+                        let event = breaker.answered(began.instant, wall);
                         breaker.pause(pause(seconds).0, instant);
                         paused_until = pause(seconds).1;
                         event
                     }
-                    Brought::Error => breaker.failed(&status(502, None), false, (instant, wall), &mut random),
+                    Brought::Error => breaker.failed(&status(502, None), false, Now { instant, wall }, &mut random),
                     Brought::Throttled(seconds) => {
                         let error = status(429, Some(pause(seconds).0));
                         paused_until = pause(seconds).1;
-                        breaker.failed(&error, false, (instant, wall), &mut random)
+                        breaker.failed(&error, false, Now { instant, wall }, &mut random)
                     }
-                    Brought::Refusal => breaker.failed(&refusal(), false, (instant, wall), &mut random),
+                    Brought::Refusal => breaker.failed(&refusal(), false, Now { instant, wall }, &mut random),
                 };
                 let answered = matches!(brought, Brought::PollOutcome | Brought::UsedUp(_));
                 prop_assert_eq!(breaker.outage().is_none(), matches!(brought, Brought::PollOutcome));

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::registry::{Key, LAST_POLL_LIMIT};
 use super::{CLOCK_CHECK, ROUNDING, Scheduler};
+use crate::clock::Now;
 use crate::domain::PollOutcome;
 use crate::failpoint::mutant;
 use crate::store::PollFailure;
@@ -39,7 +40,7 @@ impl Scheduler {
             self.end_without_poll(key, now);
         }
         if self.table.first_last_due().is_some() {
-            self.breaker.hurry();
+            self.provider.breaker.hurry();
         }
     }
 
@@ -57,7 +58,7 @@ impl Scheduler {
     pub(super) fn give_up(&mut self, why: String) {
         let now = self.look_at_clock();
         self.given_up = Some(why);
-        self.call_back_polls();
+        self.provider.call_back_polls();
         for key in self.table.keys() {
             let Some(entry) = self.table.get_mut(key) else { continue };
             entry.deadline_at = entry.deadline_at.min(self.reading.wall);
@@ -83,7 +84,7 @@ impl Scheduler {
     /// The next watch, if any, that ends now without another poll: its time is over, or will be before a poll could
     /// go out.
     fn next_to_end(&self, now: Instant) -> Option<Key> {
-        let opens_at = self.breaker.opens_at().unwrap_or(now).max(self.budget.next_at());
+        let opens_at = self.provider.opens_at(now);
         let too_late = |&(due, key): &(Instant, Key)| {
             self.table.get(key).is_some_and(|entry| {
                 let ends_at = entry.ends_at.unwrap_or(now);
@@ -110,7 +111,7 @@ impl Scheduler {
             return why.clone();
         }
         let wall = self.reading.wall;
-        if let Some(obstacle) = self.breaker.obstacle((now, wall)) {
+        if let Some(obstacle) = self.provider.breaker.obstacle(Now { instant: now, wall }) {
             return obstacle;
         }
         let polled_at = self.table.get(key).and_then(|entry| entry.polled_at);

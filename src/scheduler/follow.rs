@@ -17,22 +17,22 @@ impl Scheduler {
         let first_turns = self.table.first_due().into_iter().chain(self.table.first_last_due());
         let polls_wait = first_turns.map(|(due, _)| due).any(|due| due <= now);
         while !polls_wait && self.open_stream(now) {}
-        self.metrics.streams(self.streams.count());
+        self.metrics.streams(self.provider.streams.count());
     }
 
     /// Opens one stream, if there is one to open and the budget has room for it. Returns whether it did.
     pub(super) fn open_stream(&mut self, now: Instant) -> bool {
-        if self.breaker.outage().is_some() {
+        if self.provider.breaker.outage().is_some() {
             return false;
         }
-        let Some(key) = self.streams.next_to_open(now) else { return false };
-        if !mutant("streams-free") && !self.budget.try_take(now) {
+        let Some(key) = self.provider.streams.next_to_open(now) else { return false };
+        if !mutant("streams-free") && !self.provider.budget.try_take(now) {
             return false;
         }
-        self.polls_since_stream = 0;
+        self.provider.polls_since_stream = 0;
         let Some(entry) = self.table.get(key) else { return false };
         let (run_id, started) = (entry.run_id.clone(), entry.progress.seen_running);
-        self.streams.open(key, run_id, started, self.provider.clone(), self.clock.clone());
+        self.provider.streams.open(key, run_id, started, self.provider.client.clone(), self.clock.clone());
         true
     }
 
@@ -43,7 +43,8 @@ impl Scheduler {
             StreamEvent::Started(key) => self.poll_from_start(key, now),
             StreamEvent::Ended(ended) => {
                 // What a stream said before it was closed is as good a reason to ask as any.
-                if self.streams.ended(&ended, now, &mut self.random) || matches!(ended.cause, Cause::RunEnded) {
+                if self.provider.streams.ended(&ended, now, &mut self.random) || matches!(ended.cause, Cause::RunEnded)
+                {
                     self.stream_ended(ended, now);
                 }
             }

@@ -23,31 +23,30 @@ mod handle;
 pub mod hot;
 mod persist;
 mod poll;
+mod provider_state;
 mod registry;
 mod streams;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::breaker::Breaker;
 pub use self::breaker::{BreakerView, Outage};
-use self::budget::Budget;
 pub use self::handle::{AddedBy, Removed, SchedulerHandle, WatchView};
 use self::handle::{COMMANDS, Command};
-use self::persist::Done;
+use self::persist::{Done, PendingWrites};
 use self::poll::Polled;
+use self::provider_state::ProviderState;
 use self::registry::{Entry, Key, Phase, Table};
 pub use self::streams::RunActivity;
-use self::streams::Streams;
 use crate::backoff::BackoffPolicy;
-use crate::clock::{Clock, Jump, Reading};
-use crate::domain::{Event, Limits, Progress, Routes, Step, Watch};
+use crate::clock::{Clock, Jump, Now, Reading};
+use crate::domain::{Event, Limits, Progress, Routes, Watch};
 use crate::failpoint::mutant;
 use crate::metrics::Metrics;
 use crate::providers::{AnyProvider, Provider};
@@ -88,16 +87,12 @@ const ROUNDING: Duration = Duration::from_millis(1);
 
 /// The owner of all watches. [`Scheduler::run`] is its task.
 pub struct Scheduler {
-    provider: AnyProvider,
+    provider: ProviderState,
     store: Store,
     clock: Clock,
     policy: Policy,
     random: fastrand::Rng,
     table: Table,
-    budget: Budget,
-    breaker: Breaker,
-    streams: Streams,
-    polls_since_stream: u32,
     /// The last poll that went out was one of a watch whose deadline had come.
     last_polls_turn_is_over: bool,
     /// When the scheduler last had a turn.
@@ -106,8 +101,6 @@ pub struct Scheduler {
     waking_until: Instant,
     /// Why all watches end now, where they do.
     given_up: Option<String>,
-    /// Polls under way end with this: their connections, or what they poll, are those of before.
-    current: CancellationToken,
     /// Earlier than any due time: who is due then goes first.
     earliest: Instant,
     polls: JoinSet<Polled>,
@@ -116,25 +109,13 @@ pub struct Scheduler {
     adding: usize,
     removed: HashSet<WatchId>,
     commands: mpsc::Receiver<Command>,
-    view: watch::Sender<BreakerView>,
     reading: Reading,
     metrics: Metrics,
-    /// Since when the time in trouble is not counted yet.
-    counted_until: Instant,
     /// Unknown status texts that were warned about, up to [`persist::MAX_WARNED`].
     warned: HashSet<String>,
     /// How far the wall clock was set, in all.
     stepped: SignedDuration,
-    /// What the store refused and asking again would not bring back: events about the API; ends of runs, which
-    /// the API may not be there to tell again; and how far the wall clock was set, in milliseconds, where not
-    /// all marks are known to have moved with it.
-    untold: VecDeque<Event>,
-    /// The first of them is being stored.
-    telling: bool,
-    unstored: Vec<(Key, Box<Step>, Timestamp)>,
-    unmoved: Option<i64>,
-    /// When that is stored again.
-    store_again_at: Option<Instant>,
+    pending: PendingWrites,
 }
 
 impl Scheduler {
@@ -149,23 +130,20 @@ impl Scheduler {
         seed: u64,
     ) -> (Self, SchedulerHandle) {
         let (sender, commands) = mpsc::channel(COMMANDS);
-        let (view, breaker) = watch::channel(BreakerView::default());
         let (now, reading) = (Instant::now(), clock.read());
+        let client = AnyProvider::new(provider);
+        let (provider, breaker) = ProviderState::new(client, policy.requests_per_minute, policy.max_streams, now);
+        let activities = provider.streams.activities();
         let scheduler = Self {
-            provider: AnyProvider::new(provider),
+            provider,
             store,
             clock,
             random: fastrand::Rng::with_seed(seed),
             table: Table::new(now),
-            budget: Budget::new(policy.requests_per_minute, now),
-            breaker: Breaker::new(now),
-            streams: Streams::new(policy.max_streams),
-            polls_since_stream: 0,
             last_polls_turn_is_over: false,
             turned_at: now,
             waking_until: now,
             given_up: None,
-            current: CancellationToken::new(),
             earliest: now,
             policy,
             polls: JoinSet::new(),
@@ -173,19 +151,12 @@ impl Scheduler {
             adding: 0,
             removed: HashSet::new(),
             commands,
-            view,
             reading,
             metrics,
-            counted_until: now,
             warned: HashSet::new(),
             stepped: SignedDuration::ZERO,
-            untold: VecDeque::new(),
-            telling: false,
-            unstored: Vec::new(),
-            unmoved: None,
-            store_again_at: None,
+            pending: PendingWrites::default(),
         };
-        let activities = scheduler.streams.activities();
         (scheduler, SchedulerHandle { commands: sender, breaker, activities })
     }
 
@@ -206,7 +177,7 @@ impl Scheduler {
 
     /// Takes note that there may have been a process before, up to now: its requests count in the budget.
     pub fn charge_previous_process(&mut self) {
-        self.budget.use_up(Instant::now());
+        self.provider.budget.use_up(Instant::now());
     }
 
     /// Goes on where the process before left off that told `incident`, the newest event about the API: what was
@@ -214,7 +185,7 @@ impl Scheduler {
     #[must_use]
     pub fn with_incident(mut self, incident: Option<&Event>) -> Self {
         if let Some(incident) = incident {
-            self.breaker.remember(incident);
+            self.provider.breaker.remember(incident);
         }
         self
     }
@@ -250,7 +221,7 @@ impl Scheduler {
                     }
                 }
                 Some(command) = self.commands.recv() => self.command(command),
-                news = self.streams.news() => self.heard(news),
+                news = self.provider.streams.news() => self.heard(news),
                 () = tokio::time::sleep_until(wake_at) => {}
             }
         }
@@ -322,14 +293,14 @@ impl Scheduler {
     /// watch waits longer than the new longest interval.
     fn reload(&mut self, provider: AnyProvider, policy: Policy) {
         let now = Instant::now();
-        let is_same_account = self.provider.is_same_account(&provider);
-        self.provider = provider;
-        self.budget = self.budget.changed_to(policy.requests_per_minute, now);
-        self.breaker.reloaded(now, is_same_account);
+        let is_same_account = self.provider.client.is_same_account(&provider);
+        self.provider.client = provider;
+        self.provider.budget = self.provider.budget.changed_to(policy.requests_per_minute, now);
+        self.provider.breaker.reloaded(now, is_same_account);
         if !is_same_account {
-            self.call_back_polls();
+            self.provider.call_back_polls();
         }
-        self.streams.reset(policy.max_streams);
+        self.provider.streams.reset(policy.max_streams);
         self.policy = policy;
         let latest = now + self.policy.backoff.max;
         if mutant("reload-forgets") {
@@ -379,16 +350,14 @@ impl Scheduler {
     /// A step moves the marks of all watches with it: it is no evidence that time has passed.
     fn jumped(&mut self, jump: Jump, now: Instant) {
         tracing::info!(slept = ?jump.slept, stepped = %jump.stepped, "the clock jumped; polling every run again");
-        self.breaker.slept(jump.slept);
-        self.breaker.stepped(jump.stepped);
+        self.provider.breaker.stepped(jump.stepped);
         let slept = !jump.slept.is_zero();
         if slept {
             // The connections of the time before are most likely dead.
             if !mutant("dead-connections") {
-                self.provider.reconnect();
+                self.provider.client.reconnect();
             }
-            self.call_back_polls();
-            self.streams.reset(self.policy.max_streams);
+            self.provider.slept(jump.slept, self.policy.max_streams);
         }
         let shift = |at: Timestamp| at.saturating_add(jump.stepped).unwrap_or(at);
         for key in self.table.keys() {
@@ -419,58 +388,34 @@ impl Scheduler {
         }
     }
 
-    /// Ends polls under way, whose runs are polled again at once.
-    fn call_back_polls(&mut self) {
-        std::mem::take(&mut self.current).cancel();
-    }
-
     fn forget(&mut self, key: Key) {
         self.table.remove(key);
-        self.streams.forget(key);
+        self.provider.streams.forget(key);
     }
 
     fn publish(&mut self, now: Instant) {
-        self.store_again(now);
-        if let Some(event) = self.breaker.overdue(self.reading.wall) {
+        self.retry_pending_writes(now);
+        if let Some(event) = self.provider.breaker.overdue(self.reading.wall) {
             self.emit(event);
         }
-        // Counted before the state may change.
-        if let Some(outage) = self.breaker.outage() {
-            self.metrics.paused(outage, now.saturating_duration_since(self.counted_until));
-        }
-        self.counted_until = now;
-        let mut view = self.breaker.view((now, self.reading.wall));
-        self.view.send_if_modified(|shown| {
-            // The time of the next try moves by rounding; only a real change is worth waking anyone.
-            let same_time = match (shown.retry_at, view.retry_at) {
-                (Some(shown), Some(new)) => shown.duration_since(new).abs() <= jiff::SignedDuration::from_millis(50),
-                (shown, new) => shown == new,
-            };
-            if same_time {
-                view.retry_at = shown.retry_at;
-            }
-            let changed = *shown != view;
-            if changed {
-                shown.clone_from(&view);
-            }
-            changed
-        });
+        self.provider.count_outage(&self.metrics, now);
+        self.provider.publish(Now { instant: now, wall: self.reading.wall });
     }
 
     /// When there is something to do without anything coming in.
     fn wake_at(&self, now: Instant) -> Instant {
         if self.table.is_empty() {
             let check = now + IDLE_CLOCK_CHECK;
-            return self.store_again_at.map_or(check, |at| at.min(check));
+            return self.pending.retry_at.map_or(check, |at| at.min(check));
         }
         let last_due = self.table.first_last_due().filter(|_| self.may_end());
         let due = self.table.first_due().into_iter().chain(last_due).map(|(due, _)| due).min();
-        let open_at = self.breaker.opens_at().unwrap_or(now).max(self.budget.next_at());
+        let open_at = self.provider.opens_at(now);
         let full = self.polls.len() >= self.policy.max_in_flight
-            || (!self.polls.is_empty() && !self.breaker.admits(open_at.max(now), self.polls.len()));
+            || (!self.polls.is_empty() && !self.provider.breaker.admits(open_at.max(now), self.polls.len()));
         let next_poll = due.map(|due| due.max(open_at)).filter(|_| !full);
-        let stream = self.streams.wake_at().filter(|at| *at > now);
-        let times = next_poll.into_iter().chain(self.table.next_deadline()).chain(stream).chain(self.store_again_at);
+        let stream = self.provider.streams.wake_at().filter(|at| *at > now);
+        let times = next_poll.into_iter().chain(self.table.next_deadline()).chain(stream).chain(self.pending.retry_at);
         times.fold(now + CLOCK_CHECK, Instant::min)
     }
 }

@@ -1,5 +1,6 @@
 //! What answers lead to, stored before it counts.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -26,7 +27,7 @@ const MAX_FRESH_STARTS: u8 = 20;
 /// Most bytes of inputs, outputs and errors of runs whose ends the store refused: beyond that they are left out, and
 /// what is told names them. The end itself is kept, however many there are. Less than half of the room that the API
 /// client has for large answers, so that others are read meanwhile.
-const MAX_UNSTORED_BYTES: usize = 7 * 1024 * 1024;
+const MAX_PENDING_BYTES: usize = 7 * 1024 * 1024;
 
 /// Most unknown status texts that are warned about, so that an API that makes up ever new ones fills
 /// neither memory nor the log.
@@ -63,14 +64,36 @@ pub(super) enum Done {
         answer: PollOutcome,
         result: Result<Option<RunDetails>, StoreError>,
     },
-    RoutedEvent {
+    Event {
         result: Result<(), StoreError>,
     },
-    /// The marks were moved, after the clock was set by `milliseconds`.
-    Moved {
+    /// The deadlines in the store were shifted, after the clock was set by `milliseconds`.
+    DeadlinesShifted {
         milliseconds: i64,
         result: Result<(), StoreError>,
     },
+}
+
+/// What the store rejected and another poll would not bring back.
+#[derive(Default)]
+pub(super) struct PendingWrites {
+    /// Events about the API. They are stored one after the other.
+    events: VecDeque<Event>,
+    /// The first of the events is being stored.
+    is_storing_event: bool,
+    /// Ends of runs, with when each was observed: the API may not be there to report them again.
+    ends: Vec<(Key, Box<Step>, Timestamp)>,
+    /// How far the wall clock was set, in milliseconds, where not all deadlines are known to have moved with it.
+    clock_shift: Option<i64>,
+    /// When these are stored again.
+    pub(super) retry_at: Option<Instant>,
+}
+
+impl PendingWrites {
+    /// Bytes of the inputs, outputs and errors of the ends.
+    fn bytes(&self) -> usize {
+        self.ends.iter().map(|(_, step, _)| step.bytes()).sum()
+    }
 }
 
 impl Scheduler {
@@ -109,7 +132,7 @@ impl Scheduler {
         }
         match step.progress.verdict {
             Some(_) => failpoint::point("observed"),
-            None if step.progress.seen_going() => self.streams.enroll(key),
+            None if step.progress.seen_going() => self.provider.streams.enroll(key),
             None => {}
         }
         if !step.is_news() {
@@ -154,143 +177,163 @@ impl Scheduler {
         self.store_in_order(async move { Done::Recalled { key, answer, result: store.details(id).await } });
     }
 
-    /// Takes in that something was stored, or not.
+    /// Goes on after a write or a read of the store, whether or not it succeeded.
     pub(super) fn stored(&mut self, done: Done) {
         let now = self.look_at_clock();
         match done {
-            Done::Added { mut watch, reply, result, stepped } => {
-                self.adding -= 1;
-                if let Ok((Added::New, Some(id))) = result
-                    && !self.removed.remove(&id)
-                {
-                    let since = self.stepped - stepped;
-                    watch.deadline_at = watch.deadline_at.saturating_add(since).unwrap_or(watch.deadline_at);
-                    let progress = Progress::begin(self.reading.wall);
-                    let entry = self.entry((id, *watch), progress, Duration::ZERO, now, now);
-                    self.table.insert(entry);
-                    if !since.is_zero() {
-                        self.shift_deadlines(0);
-                    }
+            Done::Added { watch, reply, result, stepped } => {
+                if let Ok((Added::New, Some(id))) = result {
+                    self.watch_stored(id, *watch, stepped, now);
                 }
+                self.adding -= 1;
                 if self.adding == 0 {
                     self.removed.clear();
                 }
-                // Whoever asked may have left; the watch is stored and followed all the same.
+                // The caller may have left; the watch is stored and followed all the same.
                 drop(reply.send(result.map(|(added, _)| added)));
             }
             Done::Removed { run_id, reply, result } => {
-                let removed = result.map(|ids| {
-                    for key in self.table.keys_of(&run_id) {
-                        if self.table.get(key).is_some_and(|entry| ids.contains(&entry.id)) {
-                            self.forget(key);
-                        }
-                    }
-                    if ids.is_empty() {
-                        return Removed::NotFound;
-                    }
-                    // It may be known to the store and not yet here.
-                    if self.adding > 0 {
-                        self.removed.extend(ids);
-                    }
-                    Removed::Removed
-                });
-                drop(reply.send(removed));
+                drop(reply.send(result.map(|ids| self.watches_removed(&run_id, ids))));
             }
             Done::Step { key, step, at, result, stepped } => {
                 let Some(entry) = self.table.get_mut(key) else { return };
                 entry.phase = Phase::Waiting;
                 match if mutant("unstored-counts") { Ok(()) } else { result } {
-                    Ok(()) => {
-                        // One whose status changes all the time has its interval grow all the same.
-                        let anew = step.status_changed && entry.fresh_starts < MAX_FRESH_STARTS;
-                        if anew {
-                            entry.changed_at = now;
-                            entry.fresh_starts += 1;
-                        }
-                        entry.progress = step.progress;
-                        if stepped != self.stepped {
-                            entry.progress.missing_since = entry.progress.missing_since.map(|_| self.reading.wall);
-                        }
-                        // The store has it, for a million watches it is too much to keep here as well.
-                        entry.progress.details = None;
-                        let told = step.events.iter().rfind(|event| event.event_type.verdict().is_some());
-                        if let Some(after) = told.and_then(Event::run).and_then(|data| data.timing.detected_after_ms) {
-                            self.metrics.detected(Duration::from_millis(after));
-                        }
-                        if entry.progress.verdict.is_some() {
-                            self.metrics.found_by(if entry.polled_on_hint { FoundBy::Stream } else { FoundBy::Poll });
-                            failpoint::point("verdict-stored");
-                            if mutant("polled-on") {
-                                return self.reschedule(key, Pace::Onward);
-                            }
-                            self.forget(key);
-                        } else {
-                            self.reschedule(key, if anew { Pace::Anew } else { Pace::Onward });
-                        }
-                    }
-                    Err(error @ StoreError::Precondition { .. }) => {
-                        tracing::warn!(run_id = %entry.run_id, %error, "no longer watched");
-                        self.forget(key);
-                    }
-                    Err(error) => {
-                        entry.progress.carry_over(&step.progress, self.reading.wall);
-                        if step.ends_by_status() && !mutant("end-forgotten") {
-                            entry.phase = Phase::Storing;
-                            let mut step = step;
-                            let held: usize = self.unstored.iter().map(|(_, step, _)| step.bytes()).sum();
-                            if held.saturating_add(step.bytes()) > MAX_UNSTORED_BYTES {
-                                step.leave_out_values();
-                            }
-                            self.unstored.push((key, step, at));
-                            self.store_again_at = Some(now + STORE_RETRY);
-                            return;
-                        }
-                        // The store says itself, and once, that it fails.
-                        let error = error_chain(&error);
-                        tracing::debug!(run_id = %entry.run_id, error, "cannot store a step; it will be taken again");
-                        self.reschedule(key, Pace::In(STORE_RETRY));
-                    }
+                    Ok(()) => self.step_stored(key, *step, stepped, now),
+                    Err(error) => self.step_rejected(key, step, at, &error, now),
                 }
             }
-            Done::Recalled { key, answer, result } => {
-                let Some(entry) = self.table.get_mut(key) else { return };
-                entry.phase = Phase::Waiting;
-                match result {
-                    Ok(details) => {
-                        entry.progress.details = Some(Box::new(details.unwrap_or_default()));
-                        self.take_step(key, answer);
-                    }
-                    Err(error) => {
-                        let wall = self.reading.wall;
-                        if let Ok(step) = entry.progress.step(&entry.watch(), answer, wall, &self.policy.limits) {
-                            entry.progress.carry_over(&step.progress, wall);
-                        }
-                        let error = error_chain(&error);
-                        tracing::debug!(run_id = %entry.run_id, error, "cannot read what was seen of a run; asking again");
-                        self.reschedule(key, Pace::In(STORE_RETRY));
-                    }
-                }
+            Done::Recalled { key, answer, result } => self.details_read(key, answer, result),
+            Done::Event { result } => self.event_stored(&result, now),
+            Done::DeadlinesShifted { milliseconds, result } => self.deadlines_shifted(milliseconds, &result, now),
+        }
+    }
+
+    /// Follows a watch that was just stored. The wall clock had been set by `stepped` in all when it was requested.
+    fn watch_stored(&mut self, id: WatchId, mut watch: Watch, stepped: SignedDuration, now: Instant) {
+        if self.removed.remove(&id) {
+            return;
+        }
+        let since = self.stepped - stepped;
+        watch.deadline_at = watch.deadline_at.saturating_add(since).unwrap_or(watch.deadline_at);
+        let entry = self.entry((id, watch), Progress::begin(self.reading.wall), Duration::ZERO, now, now);
+        self.table.insert(entry);
+        if !since.is_zero() {
+            self.shift_deadlines(0);
+        }
+    }
+
+    /// Ceases to follow the watches of a run that the store removed.
+    fn watches_removed(&mut self, run_id: &RunId, ids: Vec<WatchId>) -> Removed {
+        for key in self.table.keys_of(run_id) {
+            if self.table.get(key).is_some_and(|entry| ids.contains(&entry.id)) {
+                self.forget(key);
             }
-            Done::RoutedEvent { result } => {
-                self.telling = false;
-                match result {
-                    // Closed is the end.
-                    Ok(()) | Err(StoreError::Closed) => {
-                        self.untold.pop_front();
-                        self.store_told();
-                    }
-                    // Anything else may pass, and an event about the API happens once only.
-                    Err(_rejected) => self.store_again_at = Some(now + STORE_RETRY),
-                }
+        }
+        if ids.is_empty() {
+            return Removed::NotFound;
+        }
+        // One that was stored just before may not be in the table yet.
+        if self.adding > 0 {
+            self.removed.extend(ids);
+        }
+        Removed::Removed
+    }
+
+    /// Goes on after a step that the store accepted.
+    fn step_stored(&mut self, key: Key, step: Step, stepped: SignedDuration, now: Instant) {
+        let Some(entry) = self.table.get_mut(key) else { return };
+        // The interval of a run whose status changes all the time grows all the same.
+        let anew = step.status_changed && entry.fresh_starts < MAX_FRESH_STARTS;
+        if anew {
+            entry.changed_at = now;
+            entry.fresh_starts += 1;
+        }
+        entry.progress = step.progress;
+        if stepped != self.stepped {
+            entry.progress.missing_since = entry.progress.missing_since.map(|_| self.reading.wall);
+        }
+        // They are in the store: for a million watches they are too much to keep here as well.
+        entry.progress.details = None;
+        let verdict = step.events.iter().rfind(|event| event.event_type.verdict().is_some());
+        if let Some(after) = verdict.and_then(Event::run).and_then(|data| data.timing.detected_after_ms) {
+            self.metrics.detected(Duration::from_millis(after));
+        }
+        if entry.progress.verdict.is_none() {
+            return self.reschedule(key, if anew { Pace::Anew } else { Pace::Onward });
+        }
+        self.metrics.found_by(if entry.polled_on_hint { FoundBy::Stream } else { FoundBy::Poll });
+        failpoint::point("verdict-stored");
+        if mutant("polled-on") {
+            return self.reschedule(key, Pace::Onward);
+        }
+        self.forget(key);
+    }
+
+    /// Goes on after a step that the store rejected. The end of a run is stored again later; any other step is taken
+    /// again from a fresh poll.
+    fn step_rejected(&mut self, key: Key, mut step: Box<Step>, at: Timestamp, error: &StoreError, now: Instant) {
+        let Some(entry) = self.table.get_mut(key) else { return };
+        if let StoreError::Precondition { .. } = error {
+            tracing::warn!(run_id = %entry.run_id, %error, "no longer watched");
+            return self.forget(key);
+        }
+        entry.progress.carry_over(&step.progress, self.reading.wall);
+        if step.ends_by_status() && !mutant("end-forgotten") {
+            entry.phase = Phase::Storing;
+            if self.pending.bytes().saturating_add(step.bytes()) > MAX_PENDING_BYTES {
+                step.leave_out_values();
             }
-            Done::Moved { milliseconds, result } => {
-                if let Err(error) = result.as_ref()
-                    && !matches!(error, StoreError::Closed)
-                {
-                    self.unmoved = Some(self.unmoved.unwrap_or(0).saturating_add(milliseconds));
-                    self.store_again_at = Some(now + STORE_RETRY);
-                }
+            self.pending.ends.push((key, step, at));
+            self.pending.retry_at = Some(now + STORE_RETRY);
+            return;
+        }
+        // The store logs its own failures, once.
+        let error = error_chain(error);
+        tracing::debug!(run_id = %entry.run_id, error, "cannot store a step; it will be taken again");
+        self.reschedule(key, Pace::In(STORE_RETRY));
+    }
+
+    /// Takes the step for which the details of a run were read, or polls the run again.
+    fn details_read(&mut self, key: Key, answer: PollOutcome, result: Result<Option<RunDetails>, StoreError>) {
+        let Some(entry) = self.table.get_mut(key) else { return };
+        entry.phase = Phase::Waiting;
+        match result {
+            Ok(details) => {
+                entry.progress.details = Some(Box::new(details.unwrap_or_default()));
+                self.take_step(key, answer);
             }
+            Err(error) => {
+                let wall = self.reading.wall;
+                if let Ok(step) = entry.progress.step(&entry.watch(), answer, wall, &self.policy.limits) {
+                    entry.progress.carry_over(&step.progress, wall);
+                }
+                let error = error_chain(&error);
+                tracing::debug!(run_id = %entry.run_id, error, "cannot read what was seen of a run; polling again");
+                self.reschedule(key, Pace::In(STORE_RETRY));
+            }
+        }
+    }
+
+    fn event_stored(&mut self, result: &Result<(), StoreError>, now: Instant) {
+        self.pending.is_storing_event = false;
+        match result {
+            // The store closes at the end only.
+            Ok(()) | Err(StoreError::Closed) => {
+                self.pending.events.pop_front();
+                self.store_next_event();
+            }
+            // Any other failure may pass, and an event about the API happens only once.
+            Err(_rejected) => self.pending.retry_at = Some(now + STORE_RETRY),
+        }
+    }
+
+    fn deadlines_shifted(&mut self, milliseconds: i64, result: &Result<(), StoreError>, now: Instant) {
+        if let Err(error) = result
+            && !matches!(error, StoreError::Closed)
+        {
+            self.pending.clock_shift = Some(self.pending.clock_shift.unwrap_or(0).saturating_add(milliseconds));
+            self.pending.retry_at = Some(now + STORE_RETRY);
         }
     }
 
@@ -306,25 +349,25 @@ impl Scheduler {
     /// Has the marks stored after the wall clock was set by `milliseconds`: deadlines as they are here, so that
     /// it does no harm to do so twice.
     pub(super) fn shift_deadlines(&mut self, milliseconds: i64) {
-        let milliseconds = milliseconds.saturating_add(self.unmoved.take().unwrap_or(0));
+        let milliseconds = milliseconds.saturating_add(self.pending.clock_shift.take().unwrap_or(0));
         let entries = self.table.keys().into_iter().filter_map(|key| self.table.get(key));
         let deadlines = entries.map(|entry| (entry.id, entry.deadline_at)).collect();
         let (store, now) = (self.store.clone(), self.reading.wall);
         self.store_in_order(async move {
-            Done::Moved { milliseconds, result: store.shift_deadlines(deadlines, milliseconds, now).await }
+            Done::DeadlinesShifted { milliseconds, result: store.shift_deadlines(deadlines, milliseconds, now).await }
         });
     }
 
     /// Has that stored again which the store refused, once its time has come.
-    pub(super) fn store_again(&mut self, now: Instant) {
-        if self.store_again_at.is_none_or(|at| at > now) {
+    pub(super) fn retry_pending_writes(&mut self, now: Instant) {
+        if self.pending.retry_at.is_none_or(|at| at > now) {
             return;
         }
-        self.store_again_at = None;
-        self.store_told();
-        let unstored = std::mem::take(&mut self.unstored);
+        self.pending.retry_at = None;
+        self.store_next_event();
+        let unstored = std::mem::take(&mut self.pending.ends);
         unstored.into_iter().for_each(|(key, step, at)| self.store_step(key, step, at));
-        if self.unmoved.is_some() {
+        if self.pending.clock_shift.is_some() {
             self.shift_deadlines(0);
         }
     }
@@ -332,23 +375,25 @@ impl Scheduler {
     /// Stores an event about the API, and sends it.
     pub(super) fn emit(&mut self, event: Event) {
         tracing::warn!(event = %event.event_type, "state of the API changed");
-        if mutant("late-news-first") && !self.telling {
-            self.untold.push_front(event);
+        if mutant("late-news-first") && !self.pending.is_storing_event {
+            self.pending.events.push_front(event);
         } else {
-            self.untold.push_back(event);
+            self.pending.events.push_back(event);
         }
-        self.store_told();
+        self.store_next_event();
     }
 
     /// Stores the first event about the API that is not stored yet, unless it is being stored. One follows the other:
     /// an end that overtakes its incident would be forgotten, and the incident would seem to go on.
-    fn store_told(&mut self) {
-        let Some(event) = self.untold.front().filter(|_| !self.telling).cloned() else { return };
-        self.telling = true;
+    fn store_next_event(&mut self) {
+        let Some(event) = self.pending.events.front().filter(|_| !self.pending.is_storing_event).cloned() else {
+            return;
+        };
+        self.pending.is_storing_event = true;
         let sinks = self.policy.routes.sinks_for(&event, None);
         let (store, now) = (self.store.clone(), event.timestamp);
         self.store_in_order(async move {
-            Done::RoutedEvent { result: store.record_event(RoutedEvent { event, sinks }, now).await }
+            Done::Event { result: store.record_event(RoutedEvent { event, sinks }, now).await }
         });
     }
 }

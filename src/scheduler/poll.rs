@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::breaker::{Outage, REFUSED_PROBE, URGENT_PROBE};
@@ -10,6 +9,7 @@ use super::deadline::answer_limit;
 use super::follow::POLLS_PER_STREAM;
 use super::registry::{Entry, Key, Phase};
 use super::{ROUNDING, Scheduler, instant_of};
+use crate::clock::Now;
 use crate::domain::{Limits, PollOutcome};
 use crate::providers::{ApiError, Reply};
 use crate::store::PollFailure;
@@ -46,29 +46,31 @@ impl Scheduler {
     pub(super) fn dispatch(&mut self, now: Instant) {
         while let Some((key, is_last)) = self.next_turn(now) {
             let in_flight = self.polls.len();
-            if in_flight >= self.policy.max_in_flight || !self.breaker.admits(now, in_flight) {
+            if in_flight >= self.policy.max_in_flight || !self.provider.breaker.admits(now, in_flight) {
                 return;
             }
             if !is_last && let Some(later) = self.postponed(key, now) {
                 self.table.queue(key, later);
                 continue;
             }
-            if self.polls_since_stream >= POLLS_PER_STREAM && self.table.get(key).is_some_and(|entry| !entry.hinted) {
+            if self.provider.polls_since_stream >= POLLS_PER_STREAM
+                && self.table.get(key).is_some_and(|entry| !entry.hinted)
+            {
                 self.open_stream(now);
             }
-            if !self.budget.try_take(now) {
+            if !self.provider.budget.try_take(now) {
                 return;
             }
-            self.polls_since_stream = self.polls_since_stream.saturating_add(1);
+            self.provider.polls_since_stream = self.provider.polls_since_stream.saturating_add(1);
             self.last_polls_turn_is_over = is_last;
             let entry = self.table.unqueue(key);
             entry.phase = Phase::Polling;
             entry.polled_at = Some(now);
             entry.polled_on_hint = std::mem::take(&mut entry.hinted);
-            let provider = self.provider.clone();
+            let provider = self.provider.client.clone();
             let run_id = entry.run_id.clone();
             let limit = answer_limit(entry.deadline, entry.ends_at);
-            let current = self.current.clone();
+            let current = self.provider.current.clone();
             self.polls.spawn(async move {
                 let asked = provider.get_run(&run_id);
                 // All arms are cancel-safe: a request that is dropped is abandoned, as it should be. An answer that has
@@ -110,13 +112,14 @@ impl Scheduler {
         if entry.hinted {
             return None;
         }
-        let last_item_at = self.streams.last_item_at(key)?;
+        let last_item_at = self.provider.streams.last_item_at(key)?;
         let backoff = &self.policy.backoff;
         let stands_until =
             last_item_at + backoff.interval_after(last_item_at.saturating_duration_since(entry.changed_at));
         let longest = entry.polled_at? + backoff.max;
         // A mark that has come is not put off, nor is one to come.
-        let mark = next_decision_at(entry, &self.policy.limits, (now, self.reading.wall)).unwrap_or(longest);
+        let mark = next_decision_at(entry, &self.policy.limits, Now { instant: now, wall: self.reading.wall })
+            .unwrap_or(longest);
         let later = stands_until.min(longest).min(mark).min(entry.deadline);
         (later > now).then(|| {
             entry.interval = Some(backoff.interval_after(now.duration_since(entry.changed_at)));
@@ -126,32 +129,32 @@ impl Scheduler {
 
     /// Takes in what a poll brought.
     pub(super) fn polled(&mut self, polled: Polled) {
-        let now = (self.look_at_clock(), self.reading.wall);
+        let now = Now { instant: self.look_at_clock(), wall: self.reading.wall };
         let Polled { key, began, answer } = polled;
         let result = match &answer {
             Ok(_) => "ok",
             Err(PollError::Api(error)) => error.kind(),
             Err(PollError::PastDeadline | PollError::CalledBack) => "abandoned",
         };
-        self.metrics.polled(result, now.0.duration_since(began));
-        let tries_again = self.tries_again(key, now.0);
+        self.metrics.polled(result, now.instant.duration_since(began));
+        let tries_again = self.tries_again(key, now.instant);
         let Some(entry) = self.table.get_mut(key) else { return };
         entry.phase = Phase::Waiting;
-        let counted = entry.counted(began, now.0);
+        let counted = entry.counted(began, now.instant);
         let (answer, told) = match answer {
             Ok(reply) => {
                 entry.refused = false;
-                entry.answered_at = Some(now.0);
-                let told = self.breaker.answered(began, now.1);
+                entry.answered_at = Some(now.instant);
+                let told = self.provider.breaker.answered(began, now.wall);
                 if let Some(pause) = reply.pause {
-                    self.breaker.pause(pause, now.0);
+                    self.provider.breaker.pause(pause, now.instant);
                 }
                 (PollOutcome::Seen(Box::new(reply.observation)), told)
             }
             Err(PollError::Api(error)) if error.is_not_found() => {
                 entry.refused = false;
-                entry.answered_at = Some(now.0);
-                (PollOutcome::Missing { counted }, self.breaker.answered(began, now.1))
+                entry.answered_at = Some(now.instant);
+                (PollOutcome::Missing { counted }, self.provider.breaker.answered(began, now.wall))
             }
             Err(PollError::Api(error)) => {
                 let message = error.describe();
@@ -159,18 +162,18 @@ impl Scheduler {
                 // Refused again, though the API served others meanwhile: it is this run, not the key.
                 let own_refusal = error.is_unauthorized()
                     && std::mem::replace(&mut entry.refused, error.is_unauthorized())
-                    && self.breaker.outage() != Some(Outage::Refused);
+                    && self.provider.breaker.outage() != Some(Outage::Refused);
                 let why = format!("the last poll failed: {message}");
-                entry.last_error = Some(Box::new(PollFailure { at: now.1, message }));
-                let told = self.breaker.failed(&error, own_refusal, now, &mut self.random);
+                entry.last_error = Some(Box::new(PollFailure { at: now.wall, message }));
+                let told = self.provider.breaker.failed(&error, own_refusal, now, &mut self.random);
                 (PollOutcome::Failed { why, retried: tries_again }, told)
             }
             Err(PollError::PastDeadline) => {
                 let message = "no answer to the last poll within 5 s of the deadline".to_owned();
-                entry.last_error = Some(Box::new(PollFailure { at: now.1, message: message.clone() }));
+                entry.last_error = Some(Box::new(PollFailure { at: now.wall, message: message.clone() }));
                 (PollOutcome::Failed { why: message, retried: false }, None)
             }
-            Err(PollError::CalledBack) => return self.table.queue(key, now.0),
+            Err(PollError::CalledBack) => return self.table.queue(key, now.instant),
         };
         if let Some(event) = told {
             self.emit(event);
@@ -183,7 +186,7 @@ impl Scheduler {
         let (now, wall) = (Instant::now(), self.reading.wall);
         let entry = self.table.get_mut(key).expect("the caller holds a key of an entry");
         // Where the key is refused, the circuit breaker says when it is probed.
-        let refused_alone = entry.refused && self.breaker.outage() != Some(Outage::Refused);
+        let refused_alone = entry.refused && self.provider.breaker.outage() != Some(Outage::Refused);
         let backoff = &self.policy.backoff;
         let wait = match pace {
             Pace::In(wait) => wait,
@@ -197,10 +200,10 @@ impl Scheduler {
                 backoff.wait(interval, &mut self.random)
             }
         };
-        let decides_at = decides_at(entry, &self.policy.limits, (now, wall));
+        let decides_at = decides_at(entry, &self.policy.limits, Now { instant: now, wall });
         let is_last = entry.ends_at.is_some();
         let mut due = now + wait;
-        if let Some(opens_at) = self.breaker.opens_at().filter(|_| pace == Pace::Behind && !is_last) {
+        if let Some(opens_at) = self.provider.breaker.opens_at().filter(|_| pace == Pace::Behind && !is_last) {
             due = due.max(opens_at + ROUNDING);
         }
         let due = match (entry.hinted, pace) {
@@ -217,14 +220,14 @@ impl Scheduler {
 }
 
 /// When, besides the ordinary poll, an answer would decide something: after `now`, which is a time of both clocks.
-fn decides_at(entry: &Entry, limits: &Limits, (now, wall): (Instant, Timestamp)) -> Option<Instant> {
-    let mark = next_decision_at(entry, limits, (now, wall)).filter(|mark| *mark > now);
+fn decides_at(entry: &Entry, limits: &Limits, Now { instant: now, wall }: Now) -> Option<Instant> {
+    let mark = next_decision_at(entry, limits, Now { instant: now, wall }).filter(|mark| *mark > now);
     let deadline = (entry.deadline_at > wall).then(|| instant_of(entry.deadline_at, wall, now));
     mark.into_iter().chain(deadline).min()
 }
 
 /// When the grace period of a missing run ends or a run becomes overdue, whichever comes first. It may have come.
-fn next_decision_at(entry: &Entry, limits: &Limits, (now, wall): (Instant, Timestamp)) -> Option<Instant> {
+fn next_decision_at(entry: &Entry, limits: &Limits, Now { instant: now, wall }: Now) -> Option<Instant> {
     let grace_left = entry.progress.grace_left(limits);
     let grace_ends = grace_left.and_then(|left| Some(entry.answered_at? + left + ROUNDING));
     let overdue_at = entry.progress.overdue_at(entry.added_at, limits).map(|at| instant_of(at, wall, now));
