@@ -1,4 +1,4 @@
-//! Whether the API may be asked now: one answer for all watches of a key.
+//! The circuit breaker: whether requests to the API may go out now, for all watches of a key.
 
 use std::time::Duration;
 
@@ -12,54 +12,54 @@ use crate::domain::{Event, EventData, EventType, ProviderNotice};
 use crate::failpoint::mutant;
 use crate::providers::ApiError;
 
-/// After how long without a usable answer `api.unreachable` is raised.
+/// How long there is no usable answer before `api.unreachable` is raised.
 const UNREACHABLE_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
-/// How long a refused key is left alone before each of the first probes: a new key takes its time to be known
-/// everywhere, and most refusals that end do so soon.
+/// The waits before the first probes of a rejected key: a new key needs time to be known to all
+/// servers, and most rejections that end do so soon.
 const FIRST_REFUSED_PROBES: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(15), Duration::from_secs(45)];
 
-/// How long a refused key is left alone before each further probe.
+/// The wait before each further probe of a rejected key.
 pub(super) const REFUSED_PROBE: Duration = Duration::from_secs(60);
 
-/// How long after a failure the API is polled again at the earliest, when a deadline makes it urgent.
+/// The shortest wait after a failure when a deadline makes the next poll urgent.
 pub(super) const URGENT_PROBE: Duration = Duration::from_secs(1);
 
-/// How failed polls back off: 1 s to 60 s, for the API as a whole.
+/// The backoff of failed polls: 1 s to 60 s, for the API as a whole.
 fn failure_backoff() -> BackoffPolicy {
     BackoffPolicy { initial: Duration::from_secs(1), multiplier: 2.0, max: Duration::from_secs(60), jitter: 0.1 }
 }
 
-/// Why the API is not asked freely.
+/// Why requests are blocked or limited to one probe at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outage {
     /// Polls fail. One probe at a time, further and further apart.
     Failing,
-    /// The API asked for a pause.
+    /// The API is rate limiting requests, with a time at which they may go on.
     Paused,
-    /// The API refuses the key. Probes after 5 s, 15 s and 45 s, then one a minute.
+    /// The API rejects the key. Probes go out after 5 s, 15 s and 45 s, then once a minute.
     Refused,
 }
 
-/// The API as the scheduler sees it, for showing.
+/// The state of the circuit breaker, for people.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BreakerView {
-    /// What is wrong; `None` when all is well.
+    /// Why requests are blocked; `None` while they flow.
     pub outage: Option<Outage>,
-    /// What the last failure said; one line, no secrets.
+    /// The text of the last failure; one line, no secrets.
     pub message: String,
-    /// When it is asked again, while there is trouble.
+    /// When the next request goes out, during an outage.
     pub retry_at: Option<Timestamp>,
-    /// Whether it ever gave a usable answer to this process.
+    /// Whether this process ever received a usable answer.
     pub ever_answered: bool,
-    /// Whether it ever gave any answer to this process, be it a refusal or an error.
+    /// Whether this process ever received any answer, including rejections and errors.
     pub reached: bool,
     /// How many polls failed in a row.
     pub failures: u64,
 }
 
 impl BreakerView {
-    /// What is wrong, for people; `None` when all is well.
+    /// Describes the outage for people; `None` without one.
     pub fn outage_text(&self) -> Option<String> {
         let what = match self.outage? {
             Outage::Failing => "no usable answer",
@@ -70,12 +70,12 @@ impl BreakerView {
     }
 }
 
-/// The state of the API.
+/// The circuit breaker of one provider.
 #[derive(Debug)]
 pub(super) struct Breaker {
     backoff: BackoffPolicy,
     outage: Option<Outage>,
-    /// No poll goes out before this while there is trouble.
+    /// No poll goes out before this time during an outage.
     blocked_until: Instant,
     interval: Option<Duration>,
     last_failure: Option<Instant>,
@@ -86,7 +86,7 @@ pub(super) struct Breaker {
     ever_answered: bool,
     reached: bool,
     failures: u64,
-    /// How many probes of a refused key were refused in a row.
+    /// How many probes of a rejected key were rejected in a row.
     refusals: usize,
 }
 
@@ -109,7 +109,7 @@ impl Breaker {
         }
     }
 
-    /// Takes note of the newest event that was told, by a process before this one.
+    /// Continues the incident that a previous process reported with its newest event.
     pub(super) fn remember(&mut self, told: &Event) {
         if mutant("incident-forgotten") {
             return;
@@ -126,12 +126,13 @@ impl Breaker {
         self.outage
     }
 
-    /// From when on polls may go out.
+    /// Returns when polls may go out again; `None` while they may.
     pub(super) fn opens_at(&self) -> Option<Instant> {
         self.outage.map(|_| self.blocked_until)
     }
 
-    /// Whether a poll may go out at `now`, with so many under way. A troubled API gets one at a time.
+    /// Whether a poll may go out at `now`, with `in_flight` under way. A failing API gets one at a
+    /// time.
     pub(super) fn admits(&self, now: Instant, in_flight: usize) -> bool {
         match self.outage {
             None => true,
@@ -140,7 +141,7 @@ impl Breaker {
         }
     }
 
-    /// Lets the next probe of a failing API go out soon: a watch's deadline has come.
+    /// Lets the next probe of a failing API go out soon, because the deadline of a watch has come.
     pub(super) fn hurry(&mut self) {
         if self.outage == Some(Outage::Failing) {
             let soonest = self.last_failure.map_or(self.blocked_until, |failed| failed + URGENT_PROBE);
@@ -148,8 +149,8 @@ impl Breaker {
         }
     }
 
-    /// Lets the next poll go out at once, as the reason for the trouble may be gone. A pause that the API asked for is
-    /// kept where requests go to the same API with the same key. Where they do not, nothing of before holds.
+    /// Lets the next poll go out at once, because a reload may have removed the cause of an outage.
+    /// For the same API and key a requested pause is kept; for another, all state is reset.
     pub(super) fn reloaded(&mut self, now: Instant, is_same_account: bool) {
         if !is_same_account {
             self.outage = None;
@@ -162,20 +163,21 @@ impl Breaker {
         }
     }
 
-    /// Takes note that the wall clock was set: it is no evidence that the API was silent for longer, or less long.
+    /// Moves the begin of an outage with the wall clock, because a clock that is set does not make an
+    /// outage longer or shorter.
     pub(super) fn stepped(&mut self, stepped: SignedDuration) {
         self.failing_since = self.failing_since.map(|since| since.saturating_add(stepped).unwrap_or(since));
     }
 
-    /// Takes note that the machine slept, so that a pause is not slept through twice.
+    /// Shortens a pause by the time for which the machine slept.
     pub(super) fn slept(&mut self, slept: Duration) {
         self.blocked_until = self.blocked_until.checked_sub(slept).unwrap_or(self.blocked_until);
     }
 
-    /// Takes note of a usable answer to a poll that began at `began`.
+    /// Handles a usable answer to a poll that began at `began`.
     pub(super) fn answered(&mut self, began: Instant, now: Timestamp) -> Option<Event> {
         (self.ever_answered, self.reached) = (true, true);
-        // An answer that was under way when the API asked for a pause does not end the pause.
+        // An answer to a poll from before a pause does not end the pause.
         if self.outage == Some(Outage::Paused) && began < self.blocked_until {
             return None;
         }
@@ -190,7 +192,7 @@ impl Breaker {
         told.then(|| notice(EventType::ApiRecovered, "the API answers again".to_owned(), since.unwrap_or(now), now))
     }
 
-    /// Takes note of an answer that said how long no more requests are welcome.
+    /// Handles an answer whose rate-limit headers ask for a pause.
     pub(super) fn pause(&mut self, pause: Duration, began: Instant) {
         self.outage = Some(Outage::Paused);
         if !mutant("pause-ignored") {
@@ -199,7 +201,7 @@ impl Breaker {
         "the request limit is reached".clone_into(&mut self.message);
     }
 
-    /// Takes note of a poll that failed. `own_refusal` says that the API refuses just this watch.
+    /// Handles a failed poll. `own_refusal` means that the API rejects this watch only.
     pub(super) fn failed(
         &mut self,
         error: &ApiError,
@@ -217,7 +219,7 @@ impl Breaker {
             if own_refusal {
                 return None;
             }
-            // Refusals of polls that went out together count as one. A pause is kept to its end.
+            // Rejections of polls that went out together count as one. A pause is kept to its end.
             let is_kept = matches!(self.outage, Some(Outage::Refused | Outage::Paused)) && instant < self.blocked_until;
             if !is_kept {
                 let wait = FIRST_REFUSED_PROBES.get(self.refusals).copied().unwrap_or(REFUSED_PROBE);
@@ -234,7 +236,8 @@ impl Breaker {
             self.outage = Some(Outage::Paused);
             self.blocked_until = self.blocked_until.max(instant + pause);
         } else if self.outage != Some(Outage::Paused) || instant >= self.blocked_until {
-            // Failures of polls that went out together count as one: the gate was open for all of them.
+            // Failures of polls that went out together count as one: the breaker was closed for all
+            // of them.
             let first = self.outage != Some(Outage::Failing) || instant >= self.blocked_until;
             self.outage = Some(Outage::Failing);
             if first {
@@ -246,7 +249,7 @@ impl Breaker {
         None
     }
 
-    /// Why no polls go out, for people; `None` where they do.
+    /// Describes why no polls go out, for people; `None` while they do.
     pub(super) fn obstacle(&self, Now { instant, wall }: Now) -> Option<String> {
         let since = time_of_day(self.failing_since.unwrap_or(wall));
         let opens_at = wall.checked_add(self.blocked_until.saturating_duration_since(instant)).unwrap_or(wall);
@@ -257,7 +260,7 @@ impl Breaker {
         })
     }
 
-    /// What is to be told because of the time that has passed: that the API gives no usable answer.
+    /// Returns the event that the API has given no usable answer for 5 minutes, once.
     pub(super) fn overdue(&mut self, now: Timestamp) -> Option<Event> {
         let since = self.failing_since.filter(|since| now.duration_since(*since) >= UNREACHABLE_AFTER)?;
         if self.outage.is_none()

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::failpoint::mutant;
 
-/// The window that a budget is for.
+/// The window of a budget.
 const WINDOW: Duration = Duration::from_secs(60);
 
 /// A request budget that holds in every window of 60 seconds, wherever it begins.
@@ -19,7 +19,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 pub(super) struct Budget {
     interval: Duration,
     burst_span: Duration,
-    /// When the requests made so far would be done if they were evenly spread.
+    /// When the requests so far would have ended if they had been spread evenly.
     spread_until: Instant,
 }
 
@@ -34,7 +34,8 @@ impl Budget {
         Self { interval, burst_span: interval * (burst - 1), spread_until: now }
     }
 
-    /// This budget from here on: `per_minute` requests, of which the burst counts as used.
+    /// Returns the budget that follows this one: `per_minute` requests, the burst of which counts as
+    /// used.
     pub(super) fn changed_to(&self, per_minute: u32, now: Instant) -> Self {
         let mut changed = Self::new(per_minute, now);
         if changed.interval == self.interval {
@@ -45,7 +46,7 @@ impl Budget {
         changed
     }
 
-    /// Counts all that may go out at once as used at `now`: a process before this one may have used it.
+    /// Counts the whole burst as used at `now`, because a previous process may have used it.
     pub(super) fn use_up(&mut self, now: Instant) {
         if !mutant("budget-anew") {
             self.spread_until = self.spread_until.max(now + self.burst_span + self.interval);
@@ -57,7 +58,7 @@ impl Budget {
         self.spread_until.checked_sub(self.burst_span).unwrap_or(self.spread_until)
     }
 
-    /// Takes one request out of the budget, if there is one at `now`.
+    /// Takes one request from the budget. Returns false if there is none at `now`.
     pub(super) fn try_take(&mut self, now: Instant) -> bool {
         let spread_until = self.spread_until.max(now);
         if spread_until.duration_since(now) > self.burst_span {

@@ -1,4 +1,4 @@
-//! The handle to the scheduler, which all others have.
+//! The handle through which other parts reach the scheduler.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::store::{Added, PollFailure, StoreError};
 /// Commands waiting for the owner. Senders wait when it is full.
 pub(super) const COMMANDS: usize = 256;
 
-/// A watch as it stands, for showing.
+/// The current state of a watch, for people.
 #[derive(Debug, Clone)]
 pub struct WatchView {
     /// The run.
@@ -32,7 +32,7 @@ pub struct WatchView {
     pub last_error: Option<PollFailure>,
 }
 
-pub(super) enum Command {
+pub(super) enum SchedulerCommand {
     Add { watch: Box<Watch>, origin: AddedBy, reply: oneshot::Sender<Result<Added, StoreError>> },
     Remove { run_id: RunId, force: bool, reply: oneshot::Sender<Result<Removed, StoreError>> },
     View { only: Option<Vec<RunId>>, reply: oneshot::Sender<Vec<WatchView>> },
@@ -41,21 +41,22 @@ pub(super) enum Command {
     Ping { reply: oneshot::Sender<()> },
 }
 
-/// Who asks for a watch.
+/// Who added a watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddedBy {
     /// A person or a program.
     Request,
-    /// A person or a program, for a run that may have been watched to its end before: it is watched anew.
+    /// A person or a program, for a run that may have been watched to its end before: it is watched
+    /// again.
     RequestAgain,
-    /// The configuration: it is added once, and not again after its end.
+    /// The configuration: the watch is added once, and not again after its end.
     Configuration,
 }
 
-/// What came of removing a watch.
+/// The result of removing a watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removed {
-    /// It is gone.
+    /// The watch was removed.
     Removed,
     /// There was no watch of that run.
     NotFound,
@@ -64,37 +65,37 @@ pub enum Removed {
 /// A handle to the scheduler; clones share it.
 #[derive(Debug, Clone)]
 pub struct SchedulerHandle {
-    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) commands: mpsc::Sender<SchedulerCommand>,
     pub(super) breaker: watch::Receiver<BreakerView>,
     pub(super) activities: broadcast::Sender<Arc<RunActivity>>,
 }
 
 impl SchedulerHandle {
-    /// Stores a watch and begins to follow it; one of the same run that is there already stays as it
-    /// is. Cancel-safe: once sent, it is done whether or not anyone waits.
+    /// Stores a watch and begins to follow it; an active watch of the same run stays as it is.
+    /// Cancel-safe: once sent, the command is executed whether or not the caller waits.
     ///
     /// # Errors
-    /// When the store refuses, or the scheduler has ended.
+    /// When the store rejects the write, or the scheduler has ended.
     pub async fn add(&self, watch: Watch, origin: AddedBy) -> Result<Added, StoreError> {
         let watch = Box::new(watch);
-        self.ask(|reply| Command::Add { watch, origin, reply }).await?
+        self.ask(|reply| SchedulerCommand::Add { watch, origin, reply }).await?
     }
 
-    /// Deletes the watches of a run and ceases to follow it. With `force`, messages that are not delivered yet are
-    /// given up. Cancel-safe as [`SchedulerHandle::add`].
+    /// Deletes the watches of a run and stops following it. With `force`, open deliveries are given
+    /// up. Cancel-safe as [`SchedulerHandle::add`].
     ///
     /// # Errors
     /// As [`crate::store::Store::remove_watches`], and when the scheduler has ended.
     pub async fn remove(&self, run_id: RunId, force: bool) -> Result<Removed, StoreError> {
-        self.ask(|reply| Command::Remove { run_id, force, reply }).await?
+        self.ask(|reply| SchedulerCommand::Remove { run_id, force, reply }).await?
     }
 
-    /// The active watches as they stand: all in the order of adding, or those of these runs.
+    /// Returns the active watches: all in the order in which they were added, or those of `only`.
     ///
     /// # Errors
     /// When the scheduler has ended.
     pub async fn view(&self, only: Option<Vec<RunId>>) -> Result<Vec<WatchView>, StoreError> {
-        self.ask(|reply| Command::View { only, reply }).await
+        self.ask(|reply| SchedulerCommand::View { only, reply }).await
     }
 
     /// Polls `provider` from here on, under `policy`. No watch is lost.
@@ -103,39 +104,41 @@ impl SchedulerHandle {
     /// When the scheduler has ended.
     pub async fn reload(&self, provider: impl Provider, policy: Policy) -> Result<(), StoreError> {
         let (provider, policy) = (AnyProvider::new(provider), Box::new(policy));
-        self.ask(|reply| Command::Reload { provider, policy, reply }).await
+        self.ask(|reply| SchedulerCommand::Reload { provider, policy, reply }).await
     }
 
-    /// Ends all watches as if their deadlines had passed and no time were left for another poll: as `unreachable` for the
-    /// reason `why`, unless their last answers are young enough. Cancel-safe as [`SchedulerHandle::add`].
+    /// Ends all watches as if their deadlines had passed without time for another poll: as
+    /// `unreachable` for the reason `why`, unless their last observations are recent enough.
+    /// Cancel-safe as [`SchedulerHandle::add`].
     ///
     /// # Errors
     /// When the scheduler has ended.
     pub async fn give_up(&self, why: String) -> Result<(), StoreError> {
-        self.ask(|reply| Command::GiveUp { why, reply }).await
+        self.ask(|reply| SchedulerCommand::GiveUp { why, reply }).await
     }
 
-    /// Comes back once the scheduler has seen to everything it was asked before: it makes progress.
+    /// Returns once the scheduler has handled all earlier commands, which shows that it makes
+    /// progress.
     ///
     /// # Errors
     /// When the scheduler has ended.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        self.ask(|reply| Command::Ping { reply }).await
+        self.ask(|reply| SchedulerCommand::Ping { reply }).await
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, StoreError> {
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> SchedulerCommand) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_closed| StoreError::Closed)?;
         answer.await.map_err(|_closed| StoreError::Closed)
     }
 
-    /// What the runs with an open event stream are doing, from now on. A receiver that lags behind misses
-    /// some, and is told how many.
+    /// Returns the activity of the runs with an open event stream, from now on. A receiver that lags
+    /// behind misses some, and learns how many.
     pub fn activities(&self) -> broadcast::Receiver<Arc<RunActivity>> {
         self.activities.subscribe()
     }
 
-    /// The state of the API, as it changes.
+    /// Returns the state of the circuit breaker, as it changes.
     pub fn breaker(&self) -> watch::Receiver<BreakerView> {
         self.breaker.clone()
     }

@@ -1,17 +1,18 @@
-//! The scheduler: decides when each watched run is asked for, and acts on what the answers lead to.
+//! The scheduler decides when each watched run is polled, and what follows from each observation.
 //!
-//! One task owns all watches. Each watch has a time at which it is due; the earliest due goes first, so
-//! that a short budget is shared fairly. A poll is a short task of its own; its answer comes back to
-//! the owner, which takes the step ([`Progress::step`]) and has it stored before it counts. A step that
-//! cannot be stored is not taken: the run is asked for again and the step is taken then. Only the end of a
-//! run is kept until it can be stored, as the API may not be there to tell it again. A watch ends at the latest
-//! five seconds after its deadline, whatever it waits for (see `deadline`).
+//! One task owns all watches. Each watch has a time at which it is due; the earliest due is polled
+//! first, so that a small budget is shared fairly. A poll is a short task of its own. Its outcome
+//! comes back to the owner, which takes the step ([`Progress::step`]) and stores it before it
+//! counts. A step that the store rejects is not taken: the run is polled again, and the step is
+//! taken then. Only the end of a run is kept in memory until the store accepts it, because the
+//! provider may not report it again. A watch ends at most five seconds after its deadline, whatever
+//! it waits for (see `deadline`).
 //!
 //! ```text
 //! commands ──► owner ──► poll (≤ max_in_flight) ──► step ──► store ──► owner
-//!                ▲  due times, budget, upstream state                    │
+//!                ▲  due times, budget, circuit breaker                   │
 //!                ├───────────────────────────────────────────────────────┘
-//!                └── hints ◄── event streams (≤ max_streams)
+//!                └── wake-ups ◄── event streams (≤ max_streams)
 //! ```
 
 mod breaker;
@@ -38,11 +39,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::breaker::{BreakerView, Outage};
 pub use self::handle::{AddedBy, Removed, SchedulerHandle, WatchView};
-use self::handle::{COMMANDS, Command};
-use self::persist::{Done, PendingWrites};
+use self::handle::{COMMANDS, SchedulerCommand};
+use self::persist::{PendingWrites, Persisted};
 use self::poll::Polled;
 use self::provider_state::ProviderState;
-use self::registry::{Entry, Key, Phase, Table};
+use self::registry::{Entry, Key, Phase, Registry};
 pub use self::streams::RunActivity;
 use crate::backoff::BackoffPolicy;
 use crate::clock::{Clock, Jump, Now, Reading};
@@ -52,7 +53,7 @@ use crate::metrics::Metrics;
 use crate::providers::{AnyProvider, Provider};
 use crate::store::{Store, StoredWatch, WatchId};
 
-/// What the scheduler is held to.
+/// The rules that the scheduler keeps.
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// How the interval of a watch grows.
@@ -63,26 +64,26 @@ pub struct Policy {
     pub max_in_flight: usize,
     /// Most event streams open at once; 0 is none.
     pub max_streams: usize,
-    /// What leads to which verdict.
+    /// The grace periods and limits that decide about verdicts.
     pub limits: Limits,
-    /// Which sinks are told of what.
+    /// Which sinks get which events.
     pub routes: Routes,
 }
 
-/// How often the clocks are compared while there is something to watch: how soon after waking up from
-/// a suspend runs are asked for.
+/// How often the clocks are compared while there is a watch: how soon after a suspend runs are
+/// polled.
 const CLOCK_CHECK: Duration = Duration::from_secs(1);
 
-/// How often the clocks are compared while there is nothing to watch: messages may wait for their next attempts, whose
-/// times move with the wall clock.
+/// How often the clocks are compared while there is no watch: deliveries may wait for their next
+/// attempts, whose times move with the wall clock.
 const IDLE_CLOCK_CHECK: Duration = Duration::from_secs(60);
 
-/// How far apart the first polls of watches are that are taken up together, unless there are so many
-/// that the last would have to wait longer than the longest interval.
+/// The time between the first polls of watches that are loaded together. It is shorter where the
+/// last of them would wait longer than the longest interval.
 const SPREAD: Duration = Duration::from_millis(20);
 
-/// Wall-clock times are whole milliseconds: a timer for one is set this much later, so that it has
-/// come when the timer fires.
+/// Wall-clock times are whole milliseconds: a timer for one of them is set this much later, so that
+/// the time has come when the timer fires.
 const ROUNDING: Duration = Duration::from_millis(1);
 
 /// The owner of all watches. [`Scheduler::run`] is its task.
@@ -92,35 +93,35 @@ pub struct Scheduler {
     clock: Clock,
     policy: Policy,
     random: fastrand::Rng,
-    table: Table,
-    /// The last poll that went out was one of a watch whose deadline had come.
+    registry: Registry,
+    /// The last poll sent was the last poll of a watch.
     last_polls_turn_is_over: bool,
     /// When the scheduler last had a turn.
     turned_at: Instant,
     /// Until when failed last polls are repeated, since nothing could be polled for a while.
     waking_until: Instant,
-    /// Why all watches end now, where they do.
+    /// The reason why all watches end now, when they do.
     given_up: Option<String>,
-    /// Earlier than any due time: who is due then goes first.
+    /// A time before every due time: a watch that is due then is polled first.
     earliest: Instant,
     polls: JoinSet<Polled>,
-    stores: JoinSet<Done>,
-    /// Watches that are being stored, and those that were removed again before it came in that they are.
+    stores: JoinSet<Persisted>,
+    /// How many watches are being stored, and those of them that were removed in the meantime.
     adding: usize,
     removed: HashSet<WatchId>,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<SchedulerCommand>,
     reading: Reading,
     metrics: Metrics,
     /// Unknown status texts that were warned about, up to [`persist::MAX_WARNED`].
     warned: HashSet<String>,
-    /// How far the wall clock was set, in all.
+    /// How far the wall clock was set since the start.
     stepped: SignedDuration,
     pending: PendingWrites,
 }
 
 impl Scheduler {
-    /// A scheduler without watches; those of the store are taken up with [`Scheduler::resume`]. `seed` decides
-    /// the jitter.
+    /// Returns a scheduler without watches; [`Scheduler::resume`] loads those of the store. `seed`
+    /// decides the jitter.
     pub fn new(
         provider: impl Provider,
         store: Store,
@@ -139,7 +140,7 @@ impl Scheduler {
             store,
             clock,
             random: fastrand::Rng::with_seed(seed),
-            table: Table::new(now),
+            registry: Registry::new(now),
             last_polls_turn_is_over: false,
             turned_at: now,
             waking_until: now,
@@ -160,28 +161,28 @@ impl Scheduler {
         (scheduler, SchedulerHandle { commands: sender, breaker, activities })
     }
 
-    /// Takes up unfinished watches of the store, the oldest first, before it runs. They are asked for one after
-    /// the other, so that all `of` of them have their turn within the longest interval.
+    /// Loads unfinished watches of the store, the oldest first, before the scheduler runs. They are
+    /// polled one after the other, so that all `of` of them are polled within the longest interval.
     pub fn resume(&mut self, stored: Vec<StoredWatch>, of: u64) {
         let now = Instant::now();
         let many = u32::try_from(of.max(1)).unwrap_or(u32::MAX);
         let gap = SPREAD.min(self.policy.backoff.max / many);
         for stored in stored {
-            let before = u32::try_from(self.table.ever()).unwrap_or(u32::MAX);
+            let before = u32::try_from(self.registry.ever()).unwrap_or(u32::MAX);
             let waited = Duration::try_from(self.reading.wall.duration_since(stored.changed_at));
             let waited = waited.unwrap_or_default();
             let entry = self.entry((stored.id, stored.watch), stored.progress, waited, now, now + gap * before);
-            self.table.load(entry);
+            self.registry.load(entry);
         }
     }
 
-    /// Takes note that there may have been a process before, up to now: its requests count in the budget.
+    /// Assumes that a previous process used its whole burst just now: its requests count.
     pub fn charge_previous_process(&mut self) {
         self.provider.budget.use_up(Instant::now());
     }
 
-    /// Goes on where the process before left off that told `incident`, the newest event about the API: what was
-    /// told is not told again, and that it is over will be.
+    /// Continues the incident that a previous process reported with the event `incident`, the newest
+    /// about the API: it is not reported again, and its end will be.
     #[must_use]
     pub fn with_incident(mut self, incident: Option<&Event>) -> Self {
         if let Some(incident) = incident {
@@ -190,14 +191,13 @@ impl Scheduler {
         self
     }
 
-    /// Serves until `stop` is cancelled. Polls under way are dropped then; what is being stored is
-    /// waited for.
+    /// Runs until `stop` is cancelled. It then drops the polls under way and waits for the writes.
     pub async fn run(mut self, stop: CancellationToken) {
-        self.table.put_in_order();
+        self.registry.put_in_order();
         let now = Instant::now();
         self.turned_at = now;
-        if self.table.next_deadline().is_some_and(|deadline| deadline <= now + ROUNDING) {
-            // Of watches that were taken up: it passed while no process ran, or while this one began.
+        if self.registry.next_deadline().is_some_and(|deadline| deadline <= now + ROUNDING) {
+            // The deadline of a loaded watch passed while no process ran, or during the start.
             self.be_patient(now);
         }
         loop {
@@ -207,7 +207,8 @@ impl Scheduler {
             self.open_streams(now);
             self.publish(now);
             let wake_at = self.wake_at(now);
-            // Every arm is cancel-safe: receiving, joining a set and sleeping lose nothing when dropped.
+            // Every arm is cancel-safe: receiving, joining a set and sleeping lose nothing when
+            // they are dropped.
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(polled) = self.polls.join_next() => {
@@ -234,10 +235,10 @@ impl Scheduler {
         }
     }
 
-    fn command(&mut self, command: Command) {
+    fn command(&mut self, command: SchedulerCommand) {
         match command {
-            Command::Add { watch, origin, reply } => {
-                // Its deadline is one of the clock as it is now.
+            SchedulerCommand::Add { watch, origin, reply } => {
+                // The deadline was computed from the clock as it is now.
                 self.look_at_clock();
                 let (store, stepped) = (self.store.clone(), self.stepped);
                 let reply = if mutant("early-answer") {
@@ -255,42 +256,42 @@ impl Scheduler {
                         AddedBy::RequestAgain => store.add_watch_again(stored).await.map(some),
                         AddedBy::Configuration => store.add_configured_watch(stored).await,
                     };
-                    Done::Added { watch, reply, result, stepped }
+                    Persisted::Added { watch, reply, result, stepped }
                 });
             }
-            Command::Remove { run_id, force, reply } => {
+            SchedulerCommand::Remove { run_id, force, reply } => {
                 let store = self.store.clone();
                 self.store_in_order(async move {
                     let result = store.remove_watches(run_id.clone(), force).await;
-                    Done::Removed { run_id, reply, result }
+                    Persisted::Removed { run_id, reply, result }
                 });
             }
-            Command::View { only, reply } => {
+            SchedulerCommand::View { only, reply } => {
                 let (now, wall) = (Instant::now(), self.clock.now());
                 let keys = match only {
-                    Some(run_ids) => run_ids.iter().flat_map(|run_id| self.table.keys_of(run_id)).collect(),
-                    None => self.table.keys(),
+                    Some(run_ids) => run_ids.iter().flat_map(|run_id| self.registry.keys_of(run_id)).collect(),
+                    None => self.registry.keys(),
                 };
-                let views = keys.iter().filter_map(|key| Some(self.table.get(*key)?.view(now, wall))).collect();
-                // Whoever asked may have left.
+                let views = keys.iter().filter_map(|key| Some(self.registry.get(*key)?.view(now, wall))).collect();
+                // The caller may have left.
                 drop(reply.send(views));
             }
-            Command::Reload { provider, policy, reply } => {
+            SchedulerCommand::Reload { provider, policy, reply } => {
                 self.reload(provider, *policy);
-                let _unheard = reply.send(());
+                let _closed = reply.send(());
             }
-            Command::GiveUp { why, reply } => {
+            SchedulerCommand::GiveUp { why, reply } => {
                 self.give_up(why);
-                let _unheard = reply.send(());
+                let _closed = reply.send(());
             }
-            Command::Ping { reply } => {
-                let _unheard = reply.send(());
+            SchedulerCommand::Ping { reply } => {
+                let _closed = reply.send(());
             }
         }
     }
 
-    /// Polls another source from here on and holds to another policy. Polls under way of the same account go on; no
-    /// watch waits longer than the new longest interval.
+    /// Polls another provider from here on, under another policy. Polls under way continue when the
+    /// account is the same; no watch waits longer than the new longest interval.
     fn reload(&mut self, provider: AnyProvider, policy: Policy) {
         let now = Instant::now();
         let is_same_account = self.provider.client.is_same_account(&provider);
@@ -304,20 +305,20 @@ impl Scheduler {
         self.policy = policy;
         let latest = now + self.policy.backoff.max;
         if mutant("reload-forgets") {
-            self.table.keys().into_iter().take(1).for_each(|key| self.forget(key));
+            self.registry.keys().into_iter().take(1).for_each(|key| self.forget(key));
         }
-        for key in self.table.keys() {
-            let Some(entry) = self.table.get(key) else { continue };
+        for key in self.registry.keys() {
+            let Some(entry) = self.registry.get(key) else { continue };
             let at_once = entry.refused || !is_same_account;
             if entry.phase == Phase::Waiting && (entry.due > latest || at_once) {
                 let due = if at_once { entry.due.min(now) } else { latest };
-                self.table.queue(key, due);
+                self.registry.queue(key, due);
             }
         }
     }
 
-    /// A watch that is stored, as it is followed: with the first poll at `due`, `waited` after its status last
-    /// changed.
+    /// Returns the entry of a stored watch, with its first poll at `due`, `waited` after its status
+    /// last changed.
     fn entry(
         &self,
         (id, watch): (WatchId, Watch),
@@ -334,7 +335,7 @@ impl Scheduler {
         entry
     }
 
-    /// Reads the clocks, and sets right what a sleep or a step of the wall clock made wrong.
+    /// Reads the clocks, and corrects all times after a sleep or a step of the wall clock.
     fn look_at_clock(&mut self) -> Instant {
         let now = Instant::now();
         let reading = self.clock.read();
@@ -346,22 +347,22 @@ impl Scheduler {
         now
     }
 
-    /// After a sleep or a step of the clock every watch is due at once; the budget prevents a burst.
-    /// A step moves the marks of all watches with it: it is no evidence that time has passed.
+    /// Makes every watch due at once after a sleep or a step of the wall clock; the budget prevents
+    /// a burst. A step moves all deadlines with it, because it does not show that time has passed.
     fn jumped(&mut self, jump: Jump, now: Instant) {
         tracing::info!(slept = ?jump.slept, stepped = %jump.stepped, "the clock jumped; polling every run again");
         self.provider.breaker.stepped(jump.stepped);
         let slept = !jump.slept.is_zero();
         if slept {
-            // The connections of the time before are most likely dead.
+            // The connections from before the sleep are most likely dead.
             if !mutant("dead-connections") {
                 self.provider.client.reconnect();
             }
             self.provider.slept(jump.slept, self.policy.max_streams);
         }
         let shift = |at: Timestamp| at.saturating_add(jump.stepped).unwrap_or(at);
-        for key in self.table.keys() {
-            let Some(entry) = self.table.get_mut(key) else { continue };
+        for key in self.registry.keys() {
+            let Some(entry) = self.registry.get_mut(key) else { continue };
             if !mutant("steps-count") {
                 entry.deadline_at = shift(entry.deadline_at);
             }
@@ -373,10 +374,10 @@ impl Scheduler {
             let deadline = instant_of(entry.deadline_at, self.reading.wall, now);
             let (waits, due) = (entry.phase == Phase::Waiting, entry.due.min(now));
             if entry.ends_at.is_none() {
-                self.table.set_deadline(key, deadline);
+                self.registry.set_deadline(key, deadline);
             }
             if waits {
-                self.table.queue(key, due);
+                self.registry.queue(key, due);
             }
         }
         if slept {
@@ -389,7 +390,7 @@ impl Scheduler {
     }
 
     fn forget(&mut self, key: Key) {
-        self.table.remove(key);
+        self.registry.remove(key);
         self.provider.streams.forget(key);
     }
 
@@ -402,25 +403,27 @@ impl Scheduler {
         self.provider.publish(Now { instant: now, wall: self.reading.wall });
     }
 
-    /// When there is something to do without anything coming in.
+    /// The time at which the scheduler acts even if nothing comes in.
     fn wake_at(&self, now: Instant) -> Instant {
-        if self.table.is_empty() {
+        if self.registry.is_empty() {
             let check = now + IDLE_CLOCK_CHECK;
             return self.pending.retry_at.map_or(check, |at| at.min(check));
         }
-        let last_due = self.table.first_last_due().filter(|_| self.may_end());
-        let due = self.table.first_due().into_iter().chain(last_due).map(|(due, _)| due).min();
+        let last_due = self.registry.first_last_due().filter(|_| self.may_end());
+        let due = self.registry.first_due().into_iter().chain(last_due).map(|(due, _)| due).min();
         let open_at = self.provider.opens_at(now);
         let full = self.polls.len() >= self.policy.max_in_flight
             || (!self.polls.is_empty() && !self.provider.breaker.admits(open_at.max(now), self.polls.len()));
         let next_poll = due.map(|due| due.max(open_at)).filter(|_| !full);
         let stream = self.provider.streams.wake_at().filter(|at| *at > now);
-        let times = next_poll.into_iter().chain(self.table.next_deadline()).chain(stream).chain(self.pending.retry_at);
+        let times =
+            next_poll.into_iter().chain(self.registry.next_deadline()).chain(stream).chain(self.pending.retry_at);
         times.fold(now + CLOCK_CHECK, Instant::min)
     }
 }
 
-/// The timer for a wall-clock time, where `now` is `wall`. Times out of a timer's reach are a year off.
+/// Returns the timer for a wall-clock time, where `now` is `wall`. Times beyond the reach of a timer
+/// are a year away.
 fn instant_of(at: Timestamp, wall: Timestamp, now: Instant) -> Instant {
     const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
     match Duration::try_from(at.duration_since(wall)) {
@@ -429,7 +432,8 @@ fn instant_of(at: Timestamp, wall: Timestamp, now: Instant) -> Instant {
     }
 }
 
-/// What a task returned; `None` when it was cancelled, as all are when the runtime ends. A panic goes on.
+/// Returns the result of a task; `None` when it was cancelled, as all are when the runtime ends.
+/// Resumes its panic.
 fn finished<T>(joined: Result<T, JoinError>) -> Option<T> {
     joined.map_err(|error| error.try_into_panic().map(|panic| std::panic::resume_unwind(panic))).ok()
 }

@@ -1,4 +1,4 @@
-//! What answers lead to, stored before it counts.
+//! Steps and events, which are stored before they count.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,31 +17,31 @@ use crate::failpoint::{self, mutant};
 use crate::store::{Added, RoutedEvent, StoreError, WatchId};
 use crate::text::{error_chain, one_line};
 
-/// How long after the store refused something it is given another try; most steps with a fresh poll.
+/// The delay before a rejected write is retried; most steps are taken again from a fresh poll.
 const STORE_RETRY: Duration = Duration::from_secs(5);
 
-/// How often a change of its status lets the interval of a watch start again. A run has a few, one that goes back and
-/// forth between two has as many as it has polls.
+/// How often a change of its status restarts the interval of a watch. Most runs change their status a
+/// few times; one that alternates between two changes it with every poll.
 const MAX_FRESH_STARTS: u8 = 20;
 
-/// Most bytes of inputs, outputs and errors of runs whose ends the store refused: beyond that they are left out, and
-/// what is told names them. The end itself is kept, however many there are. Less than half of the room that the API
-/// client has for large answers, so that others are read meanwhile.
+/// Most bytes of inputs, outputs and errors of runs whose ends the store rejected. Beyond that they
+/// are left out, and the event names them as truncated; the end itself is always kept. It is less than half of
+/// the room that the client has for large answers, so that other answers are read in the meantime.
 const MAX_PENDING_BYTES: usize = 7 * 1024 * 1024;
 
-/// Most unknown status texts that are warned about, so that an API that makes up ever new ones fills
-/// neither memory nor the log.
+/// Most unknown status texts that are logged, so that an API that invents new ones fills neither
+/// memory nor the log.
 pub(super) const MAX_WARNED: usize = 100;
 
-/// How much of an unknown status text is shown, in characters.
+/// Most characters of an unknown status text that are logged.
 const STATUS_CHARS: usize = 200;
 
-pub(super) enum Done {
+pub(super) enum Persisted {
     Added {
         watch: Box<Watch>,
         reply: oneshot::Sender<Result<Added, StoreError>>,
         result: Result<(Added, Option<WatchId>), StoreError>,
-        /// How far the wall clock had been set in all when it was asked for.
+        /// How far the wall clock had been set since the start when the watch was requested.
         stepped: SignedDuration,
     },
     Removed {
@@ -55,10 +55,10 @@ pub(super) enum Done {
         /// When it was taken.
         at: Timestamp,
         result: Result<(), StoreError>,
-        /// As with [`Done::Added`].
+        /// As with [`Persisted::Added`].
         stepped: SignedDuration,
     },
-    /// What is stored of a run was read, for the step that `answer` leads to.
+    /// The stored details of a run were read, for the step that `answer` leads to.
     Recalled {
         key: Key,
         answer: PollOutcome,
@@ -97,14 +97,15 @@ impl PendingWrites {
 }
 
 impl Scheduler {
-    /// Takes the step that an answer leads to; what is news is stored before it counts.
+    /// Takes the step that an outcome leads to; a step that changes something is stored before it
+    /// counts.
     pub(super) fn take_step(&mut self, key: Key, answer: PollOutcome) {
         let now = self.reading.wall;
-        let entry = self.table.get_mut(key).expect("the caller holds a key of an entry");
+        let entry = self.registry.get_mut(key).expect("the caller holds a key of an entry");
         let failed = matches!(answer, PollOutcome::Failed { .. });
-        // What ends for want of an answer was not found by asking.
+        // A watch that ends for lack of an answer was not found by a poll.
         entry.polled_on_hint &= !matches!(answer, PollOutcome::NotPolled { .. });
-        // Kept for the case that the step has to be taken again. What was seen is stored with the step.
+        // Kept in case the step has to be taken again. An observation is stored with the step.
         let unseen = match &answer {
             PollOutcome::Seen(_) => None,
             PollOutcome::Missing { .. } | PollOutcome::Failed { .. } | PollOutcome::NotPolled { .. } => {
@@ -143,13 +144,13 @@ impl Scheduler {
         self.store_step(key, Box::new(step), now);
     }
 
-    /// Has a step stored that was taken at `at`.
+    /// Stores a step that was taken at `at`.
     fn store_step(&mut self, key: Key, step: Box<Step>, at: Timestamp) {
-        // Somebody may have removed it meanwhile.
-        if self.table.get(key).is_none() {
+        // It may have been removed in the meantime.
+        if self.registry.get(key).is_none() {
             return;
         }
-        let entry = self.table.unqueue(key);
+        let entry = self.registry.unqueue(key);
         entry.phase = Phase::Storing;
         let watch = entry.watch();
         let found_by = if entry.polled_on_hint { FoundBy::Stream } else { FoundBy::Poll };
@@ -165,23 +166,24 @@ impl Scheduler {
         let stepped = self.stepped;
         self.store_in_order(async move {
             let result = store.record_step(id, Step::clone(&step), told, last_error, found_by, at).await;
-            Done::Step { key, step, at, result, stepped }
+            Persisted::Step { key, step, at, result, stepped }
         });
     }
 
-    /// Reads what was last seen of a run, which an event without a new answer tells, then takes the step.
+    /// Reads the last observation of a run, which an event without a new one repeats, then takes the
+    /// step.
     fn recall(&mut self, key: Key, answer: PollOutcome) {
-        let entry = self.table.unqueue(key);
+        let entry = self.registry.unqueue(key);
         entry.phase = Phase::Storing;
         let (store, id) = (self.store.clone(), entry.id);
-        self.store_in_order(async move { Done::Recalled { key, answer, result: store.details(id).await } });
+        self.store_in_order(async move { Persisted::Recalled { key, answer, result: store.details(id).await } });
     }
 
     /// Goes on after a write or a read of the store, whether or not it succeeded.
-    pub(super) fn stored(&mut self, done: Done) {
+    pub(super) fn stored(&mut self, done: Persisted) {
         let now = self.look_at_clock();
         match done {
-            Done::Added { watch, reply, result, stepped } => {
+            Persisted::Added { watch, reply, result, stepped } => {
                 if let Ok((Added::New, Some(id))) = result {
                     self.watch_stored(id, *watch, stepped, now);
                 }
@@ -192,20 +194,20 @@ impl Scheduler {
                 // The caller may have left; the watch is stored and followed all the same.
                 drop(reply.send(result.map(|(added, _)| added)));
             }
-            Done::Removed { run_id, reply, result } => {
+            Persisted::Removed { run_id, reply, result } => {
                 drop(reply.send(result.map(|ids| self.watches_removed(&run_id, ids))));
             }
-            Done::Step { key, step, at, result, stepped } => {
-                let Some(entry) = self.table.get_mut(key) else { return };
+            Persisted::Step { key, step, at, result, stepped } => {
+                let Some(entry) = self.registry.get_mut(key) else { return };
                 entry.phase = Phase::Waiting;
                 match if mutant("unstored-counts") { Ok(()) } else { result } {
                     Ok(()) => self.step_stored(key, *step, stepped, now),
                     Err(error) => self.step_rejected(key, step, at, &error, now),
                 }
             }
-            Done::Recalled { key, answer, result } => self.details_read(key, answer, result),
-            Done::Event { result } => self.event_stored(&result, now),
-            Done::DeadlinesShifted { milliseconds, result } => self.deadlines_shifted(milliseconds, &result, now),
+            Persisted::Recalled { key, answer, result } => self.details_read(key, answer, result),
+            Persisted::Event { result } => self.event_stored(&result, now),
+            Persisted::DeadlinesShifted { milliseconds, result } => self.deadlines_shifted(milliseconds, &result, now),
         }
     }
 
@@ -217,7 +219,7 @@ impl Scheduler {
         let since = self.stepped - stepped;
         watch.deadline_at = watch.deadline_at.saturating_add(since).unwrap_or(watch.deadline_at);
         let entry = self.entry((id, watch), Progress::begin(self.reading.wall), Duration::ZERO, now, now);
-        self.table.insert(entry);
+        self.registry.insert(entry);
         if !since.is_zero() {
             self.shift_deadlines(0);
         }
@@ -225,8 +227,8 @@ impl Scheduler {
 
     /// Ceases to follow the watches of a run that the store removed.
     fn watches_removed(&mut self, run_id: &RunId, ids: Vec<WatchId>) -> Removed {
-        for key in self.table.keys_of(run_id) {
-            if self.table.get(key).is_some_and(|entry| ids.contains(&entry.id)) {
+        for key in self.registry.keys_of(run_id) {
+            if self.registry.get(key).is_some_and(|entry| ids.contains(&entry.id)) {
                 self.forget(key);
             }
         }
@@ -242,7 +244,7 @@ impl Scheduler {
 
     /// Goes on after a step that the store accepted.
     fn step_stored(&mut self, key: Key, step: Step, stepped: SignedDuration, now: Instant) {
-        let Some(entry) = self.table.get_mut(key) else { return };
+        let Some(entry) = self.registry.get_mut(key) else { return };
         // The interval of a run whose status changes all the time grows all the same.
         let anew = step.status_changed && entry.fresh_starts < MAX_FRESH_STARTS;
         if anew {
@@ -273,7 +275,7 @@ impl Scheduler {
     /// Goes on after a step that the store rejected. The end of a run is stored again later; any other step is taken
     /// again from a fresh poll.
     fn step_rejected(&mut self, key: Key, mut step: Box<Step>, at: Timestamp, error: &StoreError, now: Instant) {
-        let Some(entry) = self.table.get_mut(key) else { return };
+        let Some(entry) = self.registry.get_mut(key) else { return };
         if let StoreError::Precondition { .. } = error {
             tracing::warn!(run_id = %entry.run_id, %error, "no longer watched");
             return self.forget(key);
@@ -296,7 +298,7 @@ impl Scheduler {
 
     /// Takes the step for which the details of a run were read, or polls the run again.
     fn details_read(&mut self, key: Key, answer: PollOutcome, result: Result<Option<RunDetails>, StoreError>) {
-        let Some(entry) = self.table.get_mut(key) else { return };
+        let Some(entry) = self.registry.get_mut(key) else { return };
         entry.phase = Phase::Waiting;
         match result {
             Ok(details) => {
@@ -337,8 +339,8 @@ impl Scheduler {
         }
     }
 
-    /// Has something stored. It takes its place in the store's queue now: what is stored later comes later.
-    pub(super) fn store_in_order(&mut self, work: impl Future<Output = Done> + Send + 'static) {
+    /// Starts a write. It enters the store's queue now, so that writes stay in order.
+    pub(super) fn store_in_order(&mut self, work: impl Future<Output = Persisted> + Send + 'static) {
         let mut work = Box::pin(work);
         match work.as_mut().now_or_never() {
             Some(done) => self.stores.spawn(std::future::ready(done)),
@@ -346,19 +348,22 @@ impl Scheduler {
         };
     }
 
-    /// Has the marks stored after the wall clock was set by `milliseconds`: deadlines as they are here, so that
-    /// it does no harm to do so twice.
+    /// Stores all deadlines after the wall clock was set by `milliseconds`: as absolute times, so that
+    /// a repetition does no harm.
     pub(super) fn shift_deadlines(&mut self, milliseconds: i64) {
         let milliseconds = milliseconds.saturating_add(self.pending.clock_shift.take().unwrap_or(0));
-        let entries = self.table.keys().into_iter().filter_map(|key| self.table.get(key));
+        let entries = self.registry.keys().into_iter().filter_map(|key| self.registry.get(key));
         let deadlines = entries.map(|entry| (entry.id, entry.deadline_at)).collect();
         let (store, now) = (self.store.clone(), self.reading.wall);
         self.store_in_order(async move {
-            Done::DeadlinesShifted { milliseconds, result: store.shift_deadlines(deadlines, milliseconds, now).await }
+            Persisted::DeadlinesShifted {
+                milliseconds,
+                result: store.shift_deadlines(deadlines, milliseconds, now).await,
+            }
         });
     }
 
-    /// Has that stored again which the store refused, once its time has come.
+    /// Retries rejected writes once their delay has passed.
     pub(super) fn retry_pending_writes(&mut self, now: Instant) {
         if self.pending.retry_at.is_none_or(|at| at > now) {
             return;
@@ -372,7 +377,7 @@ impl Scheduler {
         }
     }
 
-    /// Stores an event about the API, and sends it.
+    /// Stores and sends an event about the API.
     pub(super) fn emit(&mut self, event: Event) {
         tracing::warn!(event = %event.event_type, "state of the API changed");
         if mutant("late-news-first") && !self.pending.is_storing_event {
@@ -383,8 +388,9 @@ impl Scheduler {
         self.store_next_event();
     }
 
-    /// Stores the first event about the API that is not stored yet, unless it is being stored. One follows the other:
-    /// an end that overtakes its incident would be forgotten, and the incident would seem to go on.
+    /// Stores the first pending event, unless it is being stored. Events are stored one after the
+    /// other: if the end of an incident were stored before its begin, the incident would seem to
+    /// continue.
     fn store_next_event(&mut self) {
         let Some(event) = self.pending.events.front().filter(|_| !self.pending.is_storing_event).cloned() else {
             return;
@@ -393,7 +399,7 @@ impl Scheduler {
         let sinks = self.policy.routes.sinks_for(&event, None);
         let (store, now) = (self.store.clone(), event.timestamp);
         self.store_in_order(async move {
-            Done::Event { result: store.record_event(RoutedEvent { event, sinks }, now).await }
+            Persisted::Event { result: store.record_event(RoutedEvent { event, sinks }, now).await }
         });
     }
 }

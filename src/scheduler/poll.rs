@@ -1,4 +1,4 @@
-//! Asking: whose turn it is, and what came of it.
+//! Polls: which watch is polled next, and what follows from the outcome.
 
 use std::time::Duration;
 
@@ -23,19 +23,19 @@ pub(super) struct Polled {
 pub(super) enum PollError {
     Api(ApiError),
     PastDeadline,
-    /// It was called back: the run is polled again at once.
+    /// The poll was called back: the run is polled again at once.
     CalledBack,
 }
 
-/// When a watch is asked for again.
+/// When a watch is polled again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pace {
     /// After the next, longer interval.
     Onward,
     /// After the first interval: something changed.
     Anew,
-    /// The same, and behind those that are due when the API may be asked again: the poll failed, and the
-    /// next that goes out must not be of the same run, should it be the run's fault.
+    /// The same, and behind those that are due when the circuit breaker lets requests through: the
+    /// poll failed, and the next one must be of another run in case this run is the cause.
     Behind,
     /// After this time.
     In(Duration),
@@ -50,11 +50,11 @@ impl Scheduler {
                 return;
             }
             if !is_last && let Some(later) = self.postponed(key, now) {
-                self.table.queue(key, later);
+                self.registry.queue(key, later);
                 continue;
             }
             if self.provider.polls_since_stream >= POLLS_PER_STREAM
-                && self.table.get(key).is_some_and(|entry| !entry.hinted)
+                && self.registry.get(key).is_some_and(|entry| !entry.hinted)
             {
                 self.open_stream(now);
             }
@@ -63,7 +63,7 @@ impl Scheduler {
             }
             self.provider.polls_since_stream = self.provider.polls_since_stream.saturating_add(1);
             self.last_polls_turn_is_over = is_last;
-            let entry = self.table.unqueue(key);
+            let entry = self.registry.unqueue(key);
             entry.phase = Phase::Polling;
             entry.polled_at = Some(now);
             entry.polled_on_hint = std::mem::take(&mut entry.hinted);
@@ -73,8 +73,8 @@ impl Scheduler {
             let current = self.provider.current.clone();
             self.polls.spawn(async move {
                 let asked = provider.get_run(&run_id);
-                // All arms are cancel-safe: a request that is dropped is abandoned, as it should be. An answer that has
-                // come counts, whatever came with it.
+                // All arms are cancel-safe: a request that is dropped is abandoned, as intended. An
+                // answer that was received counts, even if another arm is ready as well.
                 let answer = tokio::select! {
                     biased;
                     answer = asked => answer.map_err(PollError::Api),
@@ -86,16 +86,17 @@ impl Scheduler {
         }
     }
 
-    /// The watch whose turn it is, and whether its deadline has come. The longest due goes first. Last polls go ahead
-    /// of the others, but of those that were due before the deadline came each second poll is one of them: else a
-    /// budget that lasts for no more than last polls would leave new watches without any.
+    /// Returns the watch to poll next, and whether its deadline has come. The watch that has been due
+    /// the longest is first. Last polls go ahead of the others, except that every second poll is of a
+    /// watch that was due before the deadline: otherwise a budget that suffices for last polls only
+    /// would leave new watches without any poll.
     fn next_turn(&self, now: Instant) -> Option<(Key, bool)> {
         let has_come = |&(due, _): &(Instant, Key)| due <= now;
-        let ordinary = self.table.first_due().filter(has_come);
-        // One whose time is over ends without a poll.
+        let ordinary = self.registry.first_due().filter(has_come);
+        // A watch whose time is over ends without a poll.
         let in_time = |entry: &&Entry| entry.ends_at.is_none_or(|ends_at| ends_at > now);
-        let last = self.table.first_last_due().filter(has_come);
-        let last = last.and_then(|(_, key)| Some((self.table.get(key).filter(in_time)?.deadline, key)));
+        let last = self.registry.first_last_due().filter(has_come);
+        let last = last.and_then(|(_, key)| Some((self.registry.get(key).filter(in_time)?.deadline, key)));
         match (ordinary, last) {
             (Some((due, key)), Some((deadline, _))) if self.last_polls_turn_is_over && due < deadline => {
                 Some((key, false))
@@ -105,10 +106,10 @@ impl Scheduler {
         }
     }
 
-    /// To when the poll of a watch that is due can be put off because its stream shows that the run goes on:
-    /// to where it would be if the last sign of life had been a poll.
+    /// Returns the time to which the poll of a due watch is postponed because its stream shows that
+    /// the run is active: the time that would apply if the last event had been a poll.
     fn postponed(&mut self, key: Key, now: Instant) -> Option<Instant> {
-        let entry = self.table.get_mut(key)?;
+        let entry = self.registry.get_mut(key)?;
         if entry.hinted {
             return None;
         }
@@ -117,7 +118,7 @@ impl Scheduler {
         let stands_until =
             last_item_at + backoff.interval_after(last_item_at.saturating_duration_since(entry.changed_at));
         let longest = entry.polled_at? + backoff.max;
-        // A mark that has come is not put off, nor is one to come.
+        // A poll that decides something is not postponed.
         let mark = next_decision_at(entry, &self.policy.limits, Now { instant: now, wall: self.reading.wall })
             .unwrap_or(longest);
         let later = stands_until.min(longest).min(mark).min(entry.deadline);
@@ -127,7 +128,7 @@ impl Scheduler {
         })
     }
 
-    /// Takes in what a poll brought.
+    /// Handles the outcome of a poll.
     pub(super) fn polled(&mut self, polled: Polled) {
         let now = Now { instant: self.look_at_clock(), wall: self.reading.wall };
         let Polled { key, began, answer } = polled;
@@ -138,7 +139,7 @@ impl Scheduler {
         };
         self.metrics.polled(result, now.instant.duration_since(began));
         let tries_again = self.tries_again(key, now.instant);
-        let Some(entry) = self.table.get_mut(key) else { return };
+        let Some(entry) = self.registry.get_mut(key) else { return };
         entry.phase = Phase::Waiting;
         let counted = entry.counted(began, now.instant);
         let (answer, told) = match answer {
@@ -159,7 +160,8 @@ impl Scheduler {
             Err(PollError::Api(error)) => {
                 let message = error.describe();
                 tracing::debug!(run_id = %entry.run_id, error = %message, "poll failed");
-                // Refused again, though the API served others meanwhile: it is this run, not the key.
+                // Rejected again although the API answered other polls since: the cause is this run,
+                // not the key.
                 let own_refusal = error.is_unauthorized()
                     && std::mem::replace(&mut entry.refused, error.is_unauthorized())
                     && self.provider.breaker.outage() != Some(Outage::Refused);
@@ -173,7 +175,7 @@ impl Scheduler {
                 entry.last_error = Some(Box::new(PollFailure { at: now.wall, message: message.clone() }));
                 (PollOutcome::Failed { why: message, retried: false }, None)
             }
-            Err(PollError::CalledBack) => return self.table.queue(key, now.instant),
+            Err(PollError::CalledBack) => return self.registry.queue(key, now.instant),
         };
         if let Some(event) = told {
             self.emit(event);
@@ -184,8 +186,8 @@ impl Scheduler {
     /// Sets when a watch is due again.
     pub(super) fn reschedule(&mut self, key: Key, pace: Pace) {
         let (now, wall) = (Instant::now(), self.reading.wall);
-        let entry = self.table.get_mut(key).expect("the caller holds a key of an entry");
-        // Where the key is refused, the circuit breaker says when it is probed.
+        let entry = self.registry.get_mut(key).expect("the caller holds a key of an entry");
+        // When the key is rejected, the circuit breaker decides when it is probed.
         let refused_alone = entry.refused && self.provider.breaker.outage() != Some(Outage::Refused);
         let backoff = &self.policy.backoff;
         let wait = match pace {
@@ -193,8 +195,8 @@ impl Scheduler {
             Pace::Behind if refused_alone => REFUSED_PROBE,
             Pace::Behind | Pace::Onward | Pace::Anew => {
                 let current = entry.interval.filter(|_| pace != Pace::Anew);
-                // Waits are shorter than their intervals by the jitter, so the intervals alone would grow faster
-                // than the time that a promise about delays is a part of.
+                // Jitter makes waits shorter than their intervals, so the intervals alone would grow
+                // faster than the promised share of the run's age.
                 let interval = backoff.next(current).min(backoff.interval_after(now.duration_since(entry.changed_at)));
                 entry.interval = Some(interval);
                 backoff.wait(interval, &mut self.random)
@@ -207,26 +209,28 @@ impl Scheduler {
             due = due.max(opens_at + ROUNDING);
         }
         let due = match (entry.hinted, pace) {
-            // The circuit breaker says when; it is hurried for these.
+            // The circuit breaker decides when, and `hurry` makes it decide early for these.
             (_, Pace::Behind) if is_last && !refused_alone => now + URGENT_PROBE,
             (_, Pace::Onward | Pace::Anew) if is_last => decides_at.unwrap_or(now),
-            // A store that fails is given its time, whatever a stream said: else this would go round and round.
+            // A failing store gets time to recover whatever a stream reported: otherwise the
+            // scheduler would poll in a loop.
             (true, Pace::In(_)) => due,
             (true, _) => self.earliest,
             (false, _) => decides_at.map_or(due, |decides_at| decides_at.min(due)),
         };
-        self.table.queue(key, due);
+        self.registry.queue(key, due);
     }
 }
 
-/// When, besides the ordinary poll, an answer would decide something: after `now`, which is a time of both clocks.
+/// Returns the next time after `now` at which an observation would decide something.
 fn decides_at(entry: &Entry, limits: &Limits, Now { instant: now, wall }: Now) -> Option<Instant> {
     let mark = next_decision_at(entry, limits, Now { instant: now, wall }).filter(|mark| *mark > now);
     let deadline = (entry.deadline_at > wall).then(|| instant_of(entry.deadline_at, wall, now));
     mark.into_iter().chain(deadline).min()
 }
 
-/// When the grace period of a missing run ends or a run becomes overdue, whichever comes first. It may have come.
+/// Returns when the grace period of a missing run ends or a run becomes overdue, whichever is first.
+/// The time may have passed.
 fn next_decision_at(entry: &Entry, limits: &Limits, Now { instant: now, wall }: Now) -> Option<Instant> {
     let grace_left = entry.progress.grace_left(limits);
     let grace_ends = grace_left.and_then(|left| Some(entry.answered_at? + left + ROUNDING));

@@ -1,5 +1,5 @@
-//! The watches that are followed: what is known of each, and when its turn comes. There may be a million,
-//! so what every one of them has is kept small.
+//! The active watches: what is known of each, and when it is polled next. There may be a million of
+//! them, so an entry is small.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
@@ -13,13 +13,14 @@ use crate::domain::{Labels, Progress, RunId, SinkName, Watch};
 use crate::failpoint::mutant;
 use crate::store::{PollFailure, WatchId};
 
-/// How long after its deadline a watch ends at the latest: until then it waits for its last poll.
+/// The longest time from its deadline to the end of a watch, in which it waits for its last poll.
 pub(super) const LAST_POLL_LIMIT: Duration = Duration::from_secs(5);
 
-/// Number of an entry: grows, so that equal due times are served in the order of adding.
+/// The number of an entry. It grows, so that entries with equal due times are polled in the order in
+/// which they were added.
 pub(super) type Key = u64;
 
-/// What a watch is doing.
+/// What a watch is waiting for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     Waiting,
@@ -27,9 +28,9 @@ pub(super) enum Phase {
     Storing,
 }
 
-/// A watch that is followed.
+/// An active watch.
 pub(super) struct Entry {
-    /// Its number in the store, which tells it from other watches of the same run.
+    /// Its number in the store, which distinguishes it from other watches of the same run.
     pub(super) id: WatchId,
     pub(super) run_id: RunId,
     pub(super) added_at: Timestamp,
@@ -39,30 +40,30 @@ pub(super) struct Entry {
     pub(super) progress: Progress,
     pub(super) phase: Phase,
     pub(super) interval: Option<Duration>,
-    /// When it is polled next. Set by [`Table::queue`].
+    /// When it is polled next. Set by [`Registry::queue`].
     pub(super) due: Instant,
-    /// Set by [`Table::set_deadline`].
+    /// Set by [`Registry::set_deadline`].
     pub(super) deadline: Instant,
-    /// When it ends at the latest, whatever it waits for; `None` until its deadline has come. Set by
-    /// [`Table::set_end`].
+    /// The latest time at which it ends, whatever it waits for; `None` until its deadline has come.
+    /// Set by [`Registry::set_end`].
     pub(super) ends_at: Option<Instant>,
-    /// When its status last changed, or it was taken up.
+    /// When its status last changed, or when it was loaded.
     pub(super) changed_at: Instant,
-    /// When it was last polled, and when a poll of it was last answered, be it by 404.
+    /// When it was last polled, and when a poll of it was last answered, including by 404.
     pub(super) polled_at: Option<Instant>,
     pub(super) answered_at: Option<Instant>,
-    /// It is to be asked for because of what its stream said, or is being asked for because of that.
+    /// A wake-up from its stream is pending, or caused the poll under way.
     pub(super) hinted: bool,
     pub(super) polled_on_hint: bool,
     /// How often its interval started again because its status changed.
     pub(super) fresh_starts: u8,
-    /// The API refused this watch's last poll.
+    /// The API rejected the last poll of this watch.
     pub(super) refused: bool,
     /// Boxed, as few have one.
     pub(super) last_error: Option<Box<PollFailure>>,
 }
 
-/// What most watches do not have.
+/// Fields that most watches do not have.
 struct Extras {
     name: Option<String>,
     labels: Labels,
@@ -70,7 +71,7 @@ struct Extras {
 }
 
 impl Entry {
-    /// One that waits until `due` since the status of its run changed.
+    /// Returns an entry that waits until `due`; the status of its run changed at `changed_at`.
     pub(super) fn new(
         (id, watch): (WatchId, Watch),
         progress: Progress,
@@ -116,21 +117,22 @@ impl Entry {
         }
     }
 
-    /// Whether it has more time than the usual for its last poll: its deadline passed while nothing could be polled.
+    /// Whether it has more time than usual for its last poll, because its deadline passed while
+    /// nothing could be polled.
     pub(super) fn is_patient(&self) -> bool {
         self.ends_at.is_some_and(|ends_at| ends_at > self.deadline + LAST_POLL_LIMIT)
     }
 
-    /// Whether its last poll was answered so shortly before the deadline that no other was due until then.
+    /// Whether its last poll was answered so shortly before the deadline that no other was due.
     pub(super) fn stands(&self) -> bool {
         let until = self.answered_at.map(|answered_at| answered_at + self.interval.unwrap_or_default());
         until.is_some_and(|until| until >= self.deadline)
     }
 
-    /// How much of the time since the answer before counts as time in which polls were made, now that a poll that
-    /// began at `began` is answered at `now`: nothing, when it went out more than two intervals after that answer;
-    /// otherwise that wait, and of the time that the answer took one interval at the most, as the process may have
-    /// been stopped meanwhile.
+    /// Returns how much of the time since the previous answer counts as time in which polls were
+    /// made, for a poll that began at `began` and is answered at `now`: nothing if it went out more
+    /// than two intervals after that answer; otherwise that wait, plus the time that the answer took,
+    /// up to one interval because the process may have been stopped in the meantime.
     pub(super) fn counted(&self, began: Instant, now: Instant) -> Duration {
         let (Some(before), Some(interval)) = (self.answered_at, self.interval) else { return Duration::ZERO };
         let waited = began.saturating_duration_since(before);
@@ -140,7 +142,7 @@ impl Entry {
         if waited > interval * 2 { Duration::ZERO } else { waited + now.duration_since(began).min(interval) }
     }
 
-    /// Moves what happened before a sleep back by its length, on a clock that stood still meanwhile.
+    /// Moves all times before a sleep back by its length, because the clock of timers stood still.
     pub(super) fn slept(&mut self, slept: Duration) {
         let times = [Some(&mut self.changed_at), self.polled_at.as_mut(), self.answered_at.as_mut()];
         for at in times.into_iter().flatten() {
@@ -162,31 +164,32 @@ impl Entry {
     }
 }
 
-/// The entries, those that wait in the order of their turns.
-pub(super) struct Table {
-    /// Boxed, because a hash table has twice the room that it needs.
+/// All entries, and the order in which the waiting ones are polled.
+pub(super) struct Registry {
+    /// Boxed, because a hash table reserves twice the space that it needs.
     entries: HashMap<Key, Box<Entry>>,
     next_key: Key,
-    /// The entries by the hash of their run's ID: that of a run is found without a second copy of its ID.
+    /// The entries by the hash of their run ID, so that a run is found without a second copy of its
+    /// ID.
     runs: BTreeSet<(u64, Key)>,
     hasher: RandomState,
     turns: Turns,
     deadlines: Times,
-    /// When those whose deadline has come end at the latest.
+    /// The latest end times of those whose deadline has come.
     ends: Times,
 }
 
-/// The turns of those that wait.
+/// The due times of those that wait.
 struct Turns {
     due: Times,
-    /// Those whose deadline has come, apart for those that have more time than the usual: what one of these waits for
-    /// must not hold up the end of the others.
+    /// Those whose deadline has come; those with more time than usual are separate, because what they
+    /// wait for must not delay the end of the others.
     last: Times,
     patient: Times,
 }
 
 impl Turns {
-    /// The turns among which that of an entry is.
+    /// Returns the set to which an entry belongs.
     fn of(&mut self, entry: &Entry) -> &mut Times {
         match entry.ends_at {
             None => &mut self.due,
@@ -196,8 +199,8 @@ impl Turns {
     }
 }
 
-impl Table {
-    /// An empty one. Times are told apart from `origin` on; earlier ones count as `origin`.
+impl Registry {
+    /// Returns an empty registry. Times before `origin` count as `origin`.
     pub(super) fn new(origin: Instant) -> Self {
         Self {
             entries: HashMap::new(),
@@ -218,7 +221,7 @@ impl Table {
         self.entries.is_empty()
     }
 
-    /// Takes in a watch that waits.
+    /// Adds a watch that waits.
     pub(super) fn insert(&mut self, entry: Entry) {
         let key = self.next_key;
         self.runs.insert((self.hasher.hash_one(&entry.run_id), key));
@@ -227,14 +230,14 @@ impl Table {
         self.load(entry);
     }
 
-    /// Takes in a watch that waits; until [`Table::put_in_order`] nobody finds it.
+    /// Adds a watch that waits, without an order until [`Registry::put_in_order`].
     pub(super) fn load(&mut self, entry: Entry) {
         self.entries.insert(self.next_key, Box::new(entry));
         self.next_key += 1;
     }
 
-    /// Puts all in order that wait, as all do before the first has its turn: at once that is quicker, and takes half
-    /// the memory, than one after the other.
+    /// Orders all loaded watches, before the first is polled: doing so at once is faster and takes
+    /// half the memory.
     pub(super) fn put_in_order(&mut self) {
         let entries = || self.entries.iter().map(|(key, entry)| (*key, entry.as_ref()));
         self.runs = entries().map(|(key, entry)| (self.hasher.hash_one(&entry.run_id), key)).collect();
@@ -242,7 +245,7 @@ impl Table {
         self.deadlines.replace(entries().map(|(key, entry)| (entry.deadline, key)));
     }
 
-    /// How many were ever taken in.
+    /// Returns how many were ever added.
     pub(super) fn ever(&self) -> u64 {
         self.next_key
     }
@@ -266,38 +269,39 @@ impl Table {
         }
     }
 
-    /// The keys of all, in the order of adding.
+    /// Returns all keys, in the order in which they were added.
     pub(super) fn keys(&self) -> Vec<Key> {
         let mut keys: Vec<_> = self.entries.keys().copied().collect();
         keys.sort_unstable();
         keys
     }
 
-    /// The keys of those that watch a run, in the order of adding: one, or two while one is being removed.
+    /// Returns the keys of the watches of a run, in the order in which they were added: one, or two
+    /// while one is being removed.
     pub(super) fn keys_of(&self, run_id: &RunId) -> Vec<Key> {
         let hash = self.hasher.hash_one(run_id);
         let same_hash = self.runs.range((hash, Key::MIN)..=(hash, Key::MAX)).map(|&(_, key)| key);
         same_hash.filter(|key| self.entries[key].run_id == *run_id).collect()
     }
 
-    /// Whose turn is next among those whose deadline has not come, and when.
+    /// Returns the next due watch whose deadline has not come.
     pub(super) fn first_due(&self) -> Option<(Instant, Key)> {
         self.turns.due.first()
     }
 
-    /// Whose turn is next among those whose deadline has come, and when.
+    /// Returns the next due watch whose deadline has come.
     pub(super) fn first_last_due(&self) -> Option<(Instant, Key)> {
         let [last, patient] = self.first_turns_after_deadline();
-        // Of two that are due together, the one with less time goes first.
+        // Of two that are due together, the one with less time is first.
         last.into_iter().chain(patient).min_by_key(|(due, _)| *due)
     }
 
-    /// Whose turn is next among those whose deadline has come: with the usual time, and with more.
+    /// Returns the next due watches whose deadline has come: with the usual time, and with more.
     pub(super) fn first_turns_after_deadline(&self) -> [Option<(Instant, Key)>; 2] {
         [self.turns.last.first(), self.turns.patient.first()]
     }
 
-    /// Sets when the turn of one that waits comes.
+    /// Sets when a watch is due, and makes it wait.
     pub(super) fn queue(&mut self, key: Key, due: Instant) {
         let entry = self.entries.get_mut(&key).expect("the caller holds a key of an entry");
         let turns = self.turns.of(entry);
@@ -306,20 +310,20 @@ impl Table {
         turns.insert(due, key);
     }
 
-    /// Takes one out of those that wait, until [`Table::queue`].
+    /// Removes a watch from those that wait, until [`Registry::queue`].
     pub(super) fn unqueue(&mut self, key: Key) -> &mut Entry {
         let entry = self.entries.get_mut(&key).expect("the caller holds a key of an entry");
         self.turns.of(entry).remove(entry.due, key);
         entry
     }
 
-    /// When something is to be done because of a deadline: the next one comes, or the time after one is over.
+    /// Returns when a deadline next requires an action: it comes, or the time after one is over.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let firsts = self.deadlines.first().into_iter().chain(self.ends.first());
         firsts.map(|(at, _)| at).min()
     }
 
-    /// Moves the deadline of one whose deadline has not come.
+    /// Moves a deadline that has not come.
     pub(super) fn set_deadline(&mut self, key: Key, deadline: Instant) {
         let entry = self.entries.get_mut(&key).expect("the caller holds a key of an entry");
         self.deadlines.remove(entry.deadline, key);
@@ -327,7 +331,7 @@ impl Table {
         self.deadlines.insert(deadline, key);
     }
 
-    /// Sets when one ends at the latest: its deadline has come.
+    /// Sets the latest end time of a watch whose deadline has come.
     pub(super) fn set_end(&mut self, key: Key, ends_at: Instant) {
         let entry = self.entries.get_mut(&key).expect("the caller holds a key of an entry");
         let waits = self.turns.of(entry).remove(entry.due, key);
@@ -346,8 +350,8 @@ impl Table {
         self.ends.insert(ends_at, key);
     }
 
-    /// Takes note that the deadline has come of those whose deadline is not after `now`: each has a last poll, before
-    /// those whose deadline came later.
+    /// Gives a last poll to each watch whose deadline is not after `now`, the earliest deadline
+    /// first.
     pub(super) fn expire(&mut self, now: Instant) {
         while let Some((deadline, key)) = self.deadlines.first().filter(|&(deadline, _)| deadline <= now) {
             self.deadlines.remove(deadline, key);
@@ -356,7 +360,7 @@ impl Table {
         }
     }
 
-    /// Brings those that wait although their time is over at `now` to the front, for their end.
+    /// Moves watches whose time is over at `now` to the front, so that they end.
     pub(super) fn overtime(&mut self, now: Instant) {
         while let Some((ends_at, key)) = self.ends.first().filter(|&(ends_at, _)| ends_at <= now) {
             self.ends.remove(ends_at, key);
@@ -373,7 +377,8 @@ impl Table {
 /// Keys in the order of their times.
 struct Times {
     origin: Instant,
-    /// Nanoseconds after `origin`, which are half as large as an [`Instant`] and last for 584 years.
+    /// Nanoseconds after `origin`, which are half as large as an [`Instant`] and suffice for 584
+    /// years.
     order: BTreeSet<(u64, Key)>,
 }
 

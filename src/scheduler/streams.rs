@@ -1,9 +1,9 @@
-//! The event streams that are followed: which watches have one, and what comes of it.
+//! The event streams of runs: which watches have one, and when another is opened.
 //!
-//! A stream is never believed, only used as a reason to ask: when it ends, whatever it said, the run is
-//! asked for at once. A sign of life stands for the ordinary polls of one interval, up to the longest
-//! interval in all, so that a stream that falls silent delays nothing. One task reads one stream and ends
-//! with it; the scheduler decides what follows.
+//! No verdict rests on a stream; it is only a reason to poll. When it ends, for whatever reason, the
+//! run is polled at once. An event replaces the ordinary polls of one interval, up to the longest
+//! interval in all, so that a stream that falls silent delays nothing. One task reads one stream and
+//! ends with it; the scheduler decides what follows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -21,85 +21,85 @@ use crate::clock::Clock;
 use crate::domain::{Activity, Hint, RunId};
 use crate::providers::{AnyProvider, ApiError, EventStream, StreamItem};
 
-/// After how long without a byte a stream is closed, and opened anew.
+/// How long a stream may be silent before it is closed and opened again.
 const IDLE_LIMIT: Duration = Duration::from_secs(300);
 
-/// A stream that was followed for so long was no failure, however it ended.
+/// A stream that was open for this long counts as a success, however it ended.
 const HEALTHY: Duration = Duration::from_secs(60);
 
-/// How long a stream keeps its place before a newer watch may take it.
+/// How long a stream is kept before a newer watch may take its place.
 const HOLD: Duration = Duration::from_secs(60);
 
-/// How long an API that has no streams is left alone with them.
-const ABSENT: Duration = Duration::from_secs(3600);
+/// How long no stream is opened after the API answered that it has none.
+const ABSENT_PAUSE: Duration = Duration::from_secs(3600);
 
-/// How long streams rest, beyond the pause asked for, when the API has too much to do to open one.
-const SHUT: BackoffPolicy =
-    BackoffPolicy { initial: Duration::from_secs(60), multiplier: 2.0, max: ABSENT, jitter: 0.0 };
+/// How long no stream is opened, beyond the requested pause, after the API rejected one as too much.
+const REFUSED_BACKOFF: BackoffPolicy =
+    BackoffPolicy { initial: Duration::from_secs(60), multiplier: 2.0, max: ABSENT_PAUSE, jitter: 0.0 };
 
-/// Events that followers may lag behind; those who lag more miss some, and are told how many.
+/// How many activities a receiver may lag behind before it misses some.
 const ACTIVITY_CAPACITY: usize = 256;
 
-/// Hints waiting for the scheduler. A stream gives one at the most before it ends.
+/// Wake-ups waiting for the scheduler. A stream sends at most one before it ends.
 const HINTS: usize = 64;
 
-/// What a run is doing, for those who follow.
+/// One activity of a run, for people and programs that follow it.
 #[derive(Debug, Clone)]
 pub struct RunActivity {
     /// The run.
     pub run_id: RunId,
-    /// When it came in.
+    /// When it was received.
     pub at: Timestamp,
-    /// What it is.
+    /// The activity.
     pub activity: Activity,
 }
 
-/// Why a stream is over.
+/// Why a stream ended.
 #[derive(Debug)]
-pub(super) enum Cause {
-    /// It said something that looks like the end of the run.
+pub(super) enum EndReason {
+    /// An event looked like the end of the run.
     RunEnded,
-    /// It ended by itself, as it may.
+    /// The API closed it, as it may at any time.
     Over,
     /// It was silent for too long.
     Idle,
     /// It could not be opened.
     NotOpened(ApiError),
-    /// It broke off, or could not be read on.
+    /// It broke, or could not be read further.
     Broken(ApiError),
 }
 
-/// What a stream's task leaves behind.
+/// What the task of a stream returns.
 #[derive(Debug)]
-pub(super) struct Ended {
+pub(super) struct EndedStream {
     pub(super) key: Key,
-    pub(super) cause: Cause,
+    pub(super) cause: EndReason,
     number: u64,
     last_id: Option<String>,
     followed_for: Duration,
 }
 
-/// That a run may have started: its watch, and the number of the stream that says so.
-type Started = (Key, u64);
+/// A run that may have started: its watch, and the number of the stream that reported it.
+type StartedRun = (Key, u64);
 
 /// A stream that is open, or being opened.
-struct Open {
+struct OpenStream {
     number: u64,
     since: Instant,
     task: AbortHandle,
     heard: Arc<LastItem>,
 }
 
-/// What is kept of a watch's streams between two of them.
+/// What is remembered of the streams of a watch between two of them.
 #[derive(Default)]
-struct Memory {
+struct StreamHistory {
     interval: Option<Duration>,
     last_id: Option<String>,
-    /// Until when it rests, while it does.
+    /// No stream is opened before this time.
     rests_until: Option<Instant>,
 }
 
-/// When an event last came in: milliseconds after `base`, plus one; 0 is never.
+/// When the last event was received: milliseconds after `base`, plus one; 0 is never.
 struct LastItem {
     base: Instant,
     at: AtomicU64,
@@ -122,30 +122,30 @@ pub(super) struct Streams {
     /// Most at once; 0 is none.
     limit: usize,
     backoff: BackoffPolicy,
-    /// Watches that may have a stream and have none.
+    /// Watches without a stream that may have one now.
     ready: BTreeSet<Key>,
-    /// Watches that may have one again at a time to come.
+    /// Watches that may have one at a later time.
     resting: BTreeSet<(Instant, Key)>,
-    open: BTreeMap<Key, Open>,
-    memory: HashMap<Key, Memory>,
-    /// Until when none is opened: the API has none, or asked for a pause of them.
-    shut_until: Option<Instant>,
-    /// One was opened since the API last said that there is none.
+    open: BTreeMap<Key, OpenStream>,
+    memory: HashMap<Key, StreamHistory>,
+    /// Until when none is opened: the API has none, or is rate limiting them.
+    closed_until: Option<Instant>,
+    /// One was opened since the API last answered that there is none.
     served: bool,
-    /// How long they rested beyond the pause that was asked for last, since one was opened.
+    /// How long the last pause was beyond the requested one, since one was opened.
     refused: Option<Duration>,
-    tasks: JoinSet<Ended>,
+    tasks: JoinSet<EndedStream>,
     number: u64,
-    hints: (mpsc::Sender<Started>, mpsc::Receiver<Started>),
+    hints: (mpsc::Sender<StartedRun>, mpsc::Receiver<StartedRun>),
     activities: broadcast::Sender<Arc<RunActivity>>,
 }
 
-/// What comes from the streams.
+/// What the streams report to the scheduler.
 pub(super) enum StreamEvent {
     /// The run of this watch may have started.
     Started(Key),
-    /// A stream is over.
-    Ended(Ended),
+    /// A stream ended.
+    Ended(EndedStream),
 }
 
 impl Streams {
@@ -162,7 +162,7 @@ impl Streams {
             resting: BTreeSet::new(),
             open: BTreeMap::new(),
             memory: HashMap::new(),
-            shut_until: None,
+            closed_until: None,
             served: false,
             refused: None,
             tasks: JoinSet::new(),
@@ -172,17 +172,17 @@ impl Streams {
         }
     }
 
-    /// A sender of what is followed, for handing out receivers.
+    /// Returns the sender of activities, from which receivers are made.
     pub(super) fn activities(&self) -> broadcast::Sender<Arc<RunActivity>> {
         self.activities.clone()
     }
 
-    /// How many are open or being opened.
+    /// Returns how many are open or being opened.
     pub(super) fn count(&self) -> usize {
         self.open.len()
     }
 
-    /// Takes note that a run was seen going, so that its stream is worth following.
+    /// Adds a watch whose run was seen active, so that its stream is worth following.
     pub(super) fn enroll(&mut self, key: Key) {
         let known = self.limit == 0 || self.open.contains_key(&key) || self.memory.contains_key(&key);
         if !known {
@@ -190,7 +190,7 @@ impl Streams {
         }
     }
 
-    /// Lets go of a watch.
+    /// Removes a watch and closes its stream.
     pub(super) fn forget(&mut self, key: Key) {
         if let Some(open) = self.open.remove(&key) {
             open.task.abort();
@@ -201,14 +201,14 @@ impl Streams {
         }
     }
 
-    /// Closes all streams, which may be opened again at once; at most `limit` of them from here on.
+    /// Closes all streams. They may be opened again at once, at most `limit` at a time.
     pub(super) fn reset(&mut self, limit: usize) {
         let open = std::mem::take(&mut self.open);
         open.values().for_each(|open| open.task.abort());
         self.ready.extend(open.into_keys());
         self.ready.extend(std::mem::take(&mut self.resting).into_iter().map(|(_, key)| key));
         self.memory.clear();
-        self.shut_until = None;
+        self.closed_until = None;
         self.served = false;
         self.limit = limit;
         if limit == 0 {
@@ -216,13 +216,13 @@ impl Streams {
         }
     }
 
-    /// The watch whose stream is to be opened next, if there is room: the newest, as young runs are the
-    /// most likely to end soon. It may take the place of the oldest.
+    /// Returns the watch whose stream is opened next, if there is room: the newest, because young
+    /// runs are the most likely to end soon. It may take the place of the oldest.
     pub(super) fn next_to_open(&mut self, now: Instant) -> Option<Key> {
-        if self.shut_until.is_some_and(|until| now < until) {
+        if self.closed_until.is_some_and(|until| now < until) {
             return None;
         }
-        self.shut_until = None;
+        self.closed_until = None;
         while let Some(&(at, key)) = self.resting.first().filter(|(at, _)| *at <= now) {
             self.resting.remove(&(at, key));
             if let Some(memory) = self.memory.get_mut(&key) {
@@ -240,14 +240,14 @@ impl Streams {
         Some(newest)
     }
 
-    /// When there may be a stream to open without anything coming in.
+    /// Returns when a stream can be opened next even if nothing comes in.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         let rested = self.resting.first().map(|&(at, _)| at)?;
-        Some(rested.max(self.shut_until.unwrap_or(rested)))
+        Some(rested.max(self.closed_until.unwrap_or(rested)))
     }
 
-    /// Opens the stream of the watch that [`Streams::next_to_open`] named. `started` is whether its run was
-    /// seen running already.
+    /// Opens the stream of the watch that [`Streams::next_to_open`] returned. `started` is whether
+    /// its run was seen running already.
     pub(super) fn open(&mut self, key: Key, run_id: RunId, started: bool, provider: AnyProvider, clock: Clock) {
         if self.open.len() >= self.limit
             && let Some((oldest, held)) = self.open.pop_first()
@@ -261,7 +261,7 @@ impl Streams {
         let heard = Arc::new(LastItem { base: now, at: AtomicU64::new(0) });
         let memory = self.memory.entry(key).or_default();
         let last_id = memory.last_id.clone();
-        let reading = Reading {
+        let reading = StreamReader {
             key,
             number: self.number,
             run_id,
@@ -273,13 +273,13 @@ impl Streams {
             activities: self.activities.clone(),
         };
         let task = self.tasks.spawn(reading.follow(provider, last_id));
-        self.open.insert(key, Open { number: self.number, since: now, task, heard });
+        self.open.insert(key, OpenStream { number: self.number, since: now, task, heard });
     }
 
-    /// What comes next from any stream. Cancel-safe. It never comes when no stream is open.
+    /// Returns the next report of any stream; waits without end while none is open. Cancel-safe.
     pub(super) async fn news(&mut self) -> StreamEvent {
         loop {
-            // Both arms are cancel-safe: joining a set and receiving lose nothing when dropped.
+            // Both arms are cancel-safe: joining a set and receiving lose nothing when they are dropped.
             tokio::select! {
                 Some(ended) = self.tasks.join_next() => match ended {
                     Ok(ended) => return StreamEvent::Ended(ended),
@@ -294,37 +294,37 @@ impl Streams {
         }
     }
 
-    /// Takes note of the end of a stream. Returns whether it is news: that of a stream that was closed is
-    /// none.
-    pub(super) fn ended(&mut self, ended: &Ended, now: Instant, random: &mut fastrand::Rng) -> bool {
+    /// Handles the end of a stream. Returns false for a stream that was closed before.
+    pub(super) fn ended(&mut self, ended: &EndedStream, now: Instant, random: &mut fastrand::Rng) -> bool {
         if self.open.get(&ended.key).is_none_or(|open| open.number != ended.number) {
             return false;
         }
         self.open.remove(&ended.key);
         match &ended.cause {
-            Cause::NotOpened(error) if error.is_absent() => {
+            EndReason::NotOpened(error) if error.is_absent() => {
                 let others = self.open.values().any(|open| open.heard.at().is_some());
-                // Where there are streams, one that is missing is the affair of its run.
+                // Where other streams work, a missing one concerns its run only.
                 if !(error.is_not_found() && (std::mem::take(&mut self.served) || others)) {
-                    self.shut_until = Some(now + ABSENT);
+                    self.closed_until = Some(now + ABSENT_PAUSE);
                 }
             }
-            Cause::NotOpened(error) => {
+            EndReason::NotOpened(error) => {
                 if let Some(pause) = error.retry_after() {
-                    // Each attempt costs a request that a poll could have: they grow rare.
-                    let rest = SHUT.next(self.refused);
+                    // Each attempt costs a request that a poll could use: they become rare.
+                    let rest = REFUSED_BACKOFF.next(self.refused);
                     self.refused = Some(rest);
-                    self.shut_until = self.shut_until.max(Some(now + pause + rest));
+                    self.closed_until = self.closed_until.max(Some(now + pause + rest));
                 }
             }
-            Cause::RunEnded | Cause::Over | Cause::Idle | Cause::Broken(_) => {
+            EndReason::RunEnded | EndReason::Over | EndReason::Idle | EndReason::Broken(_) => {
                 self.served = true;
                 self.refused = None;
             }
         }
         let memory = self.memory.entry(ended.key).or_default();
         memory.last_id.clone_from(&ended.last_id);
-        let anew = ended.followed_for >= HEALTHY || (matches!(ended.cause, Cause::Over) && memory.interval.is_none());
+        let anew =
+            ended.followed_for >= HEALTHY || (matches!(ended.cause, EndReason::Over) && memory.interval.is_none());
         let interval = self.backoff.next(memory.interval.filter(|_| !anew));
         memory.interval = Some(interval);
         let rests_until = now + self.backoff.wait(interval, random);
@@ -333,14 +333,14 @@ impl Streams {
         true
     }
 
-    /// When the stream of a watch last showed that its run goes on; `None` when it has none that did.
+    /// Returns when the stream of a watch last received an event; `None` if it never did.
     pub(super) fn last_item_at(&self, key: Key) -> Option<Instant> {
         self.open.get(&key)?.heard.at()
     }
 }
 
-/// What the task of one stream needs.
-struct Reading {
+/// The state of the task that reads one stream.
+struct StreamReader {
     key: Key,
     number: u64,
     run_id: RunId,
@@ -349,12 +349,12 @@ struct Reading {
     first: bool,
     clock: Clock,
     heard: Arc<LastItem>,
-    hints: mpsc::Sender<Started>,
+    hints: mpsc::Sender<StartedRun>,
     activities: broadcast::Sender<Arc<RunActivity>>,
 }
 
-impl Reading {
-    async fn follow(mut self, provider: AnyProvider, last_id: Option<String>) -> Ended {
+impl StreamReader {
+    async fn follow(mut self, provider: AnyProvider, last_id: Option<String>) -> EndedStream {
         let opened = provider.open_events(&self.run_id, last_id.as_deref()).await;
         let since = Instant::now();
         let (cause, last_id) = match opened {
@@ -362,37 +362,37 @@ impl Reading {
                 if self.first {
                     self.emit(Activity::unavailable(&error.describe()));
                 }
-                (Cause::NotOpened(error), last_id)
+                (EndReason::NotOpened(error), last_id)
             }
             Ok(mut stream) => {
                 let cause = self.read(&mut stream).await;
                 (cause, stream.last_id().map(ToOwned::to_owned).or(last_id))
             }
         };
-        Ended { key: self.key, number: self.number, cause, last_id, followed_for: since.elapsed() }
+        EndedStream { key: self.key, number: self.number, cause, last_id, followed_for: since.elapsed() }
     }
 
-    /// Tells those who follow, if anybody does.
+    /// Sends an activity to the receivers, if there are any.
     fn emit(&self, activity: Activity) {
         if self.activities.receiver_count() > 0 {
             let activities = RunActivity { run_id: self.run_id.clone(), at: self.clock.now(), activity };
-            // Whoever followed may have left meanwhile.
+            // The receivers may have left in the meantime.
             drop(self.activities.send(Arc::new(activities)));
         }
     }
 
-    /// Reads until the stream ends or says something that looks like an end.
-    async fn read(&mut self, stream: &mut impl EventStream) -> Cause {
+    /// Reads until the stream ends, or an event looks like the end of the run.
+    async fn read(&mut self, stream: &mut impl EventStream) -> EndReason {
         loop {
             let item = match timeout(IDLE_LIMIT, stream.next()).await {
-                Err(_elapsed) => return Cause::Idle,
-                Ok(Err(error)) => return Cause::Broken(error),
-                Ok(Ok(None)) => return Cause::Over,
+                Err(_elapsed) => return EndReason::Idle,
+                Ok(Err(error)) => return EndReason::Broken(error),
+                Ok(Ok(None)) => return EndReason::Over,
                 Ok(Ok(Some(item))) => item,
             };
-            // What was received in one piece is read without waiting: others get their turn in between.
+            // Data that was received in one piece is read without waiting: let other tasks run.
             tokio::task::coop::consume_budget().await;
-            // Other bytes show that the connection is alive, and nothing of the run.
+            // Other bytes only show that the connection is alive, not that the run is.
             let StreamItem::Activity(activity) = item else { continue };
             self.heard.note();
             let hint = activity.hint;
@@ -400,11 +400,11 @@ impl Reading {
                 self.emit(activity);
             }
             match hint {
-                Some(Hint::Ended) => return Cause::RunEnded,
-                Some(Hint::StreamOver) => return Cause::Over,
+                Some(Hint::Ended) => return EndReason::RunEnded,
+                Some(Hint::StreamOver) => return EndReason::Over,
                 Some(Hint::Started) if !std::mem::replace(&mut self.started, true) => {
-                    // The scheduler may be gone; then nobody waits for this.
-                    let _unheard = self.hints.send((self.key, self.number)).await;
+                    // The scheduler may have ended.
+                    let _closed = self.hints.send((self.key, self.number)).await;
                 }
                 Some(Hint::Started) | None => {}
             }
