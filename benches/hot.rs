@@ -10,7 +10,9 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use jiff::Timestamp;
 use runwatch::clock::Clock;
 use runwatch::config::Settings;
-use runwatch::domain::{Event, FoundBy, Labels, Limits, PollOutcome, Progress, RunId, SinkName, Step, Watch};
+use runwatch::domain::{
+    Event, FoundBy, Labels, Limits, PollOutcome, Progress, RunId, SinkName, Step, Watch,
+};
 use runwatch::notify::signature;
 use runwatch::store::{Added, Location, RoutedEvent, Store, WatchId};
 use runwatch::{app, providers};
@@ -27,8 +29,17 @@ fn run_id() -> RunId {
 
 fn watch_of(run_id: RunId) -> Watch {
     let added_at: Timestamp = "2024-01-15T10:34:59.1Z".parse().expect("a time");
-    let deadline_at = added_at.checked_add(Duration::from_secs(24 * 3600)).expect("a time");
-    Watch { run_id, name: None, labels: Labels::new(), sinks: None, added_at, deadline_at }
+    let deadline_at = added_at
+        .checked_add(Duration::from_secs(24 * 3600))
+        .expect("a time");
+    Watch {
+        run_id,
+        name: None,
+        labels: Labels::new(),
+        sinks: None,
+        added_at,
+        deadline_at,
+    }
 }
 
 fn limits() -> Limits {
@@ -36,14 +47,21 @@ fn limits() -> Limits {
 }
 
 fn observed(body: &[u8]) -> PollOutcome {
-    PollOutcome::Seen(Box::new(providers::hot::observation(body, &run_id()).expect("a documented answer")))
+    PollOutcome::Seen(Box::new(
+        providers::hot::observation(body, &run_id()).expect("a documented answer"),
+    ))
 }
 
 /// A watch whose run was seen running, and the time of that.
 fn going() -> (Watch, Progress, Timestamp) {
     let watch = watch_of(run_id());
-    let now = watch.added_at.checked_add(Duration::from_secs(5)).expect("a time");
-    let step = Progress::begin(watch.added_at).step(&watch, observed(RUNNING), now, &limits()).expect("it goes on");
+    let now = watch
+        .added_at
+        .checked_add(Duration::from_secs(5))
+        .expect("a time");
+    let step = Progress::begin(watch.added_at)
+        .step(&watch, observed(RUNNING), now, &limits())
+        .expect("it goes on");
     (watch, step.progress, now)
 }
 
@@ -52,14 +70,20 @@ fn poll(criterion: &mut Criterion) {
     let id = run_id();
     for (name, body) in [("running", RUNNING), ("succeeded", SUCCEEDED)] {
         group.bench_function(format!("parse an answer/{name}"), |bencher| {
-            bencher.iter(|| providers::hot::observation(black_box(body), &id).expect("a documented answer"));
+            bencher.iter(|| {
+                providers::hot::observation(black_box(body), &id).expect("a documented answer")
+            });
         });
     }
 
     let ((watch, progress, now), limits) = (going(), limits());
     for (name, body, news) in [("unchanged", RUNNING, false), ("ended", SUCCEEDED, true)] {
         group.bench_function(format!("take a step/{name}"), |bencher| {
-            let step = |answer| progress.step(black_box(&watch), answer, now, &limits).expect("it has no verdict");
+            let step = |answer| {
+                progress
+                    .step(black_box(&watch), answer, now, &limits)
+                    .expect("it has no verdict")
+            };
             assert_eq!(step(observed(body)).is_news(), news);
             bencher.iter_batched(|| observed(body), step, BatchSize::SmallInput);
         });
@@ -70,7 +94,9 @@ fn poll(criterion: &mut Criterion) {
     group.bench_function("the next interval", |bencher| {
         bencher.iter(|| {
             let (current, waited) = (Some(Duration::from_secs(3)), Duration::from_secs(40));
-            let interval = backoff.next(black_box(current)).min(backoff.interval_after(black_box(waited)));
+            let interval = backoff
+                .next(black_box(current))
+                .min(backoff.interval_after(black_box(waited)));
             backoff.wait(interval, &mut random)
         });
     });
@@ -101,16 +127,26 @@ fn redact(criterion: &mut Criterion) {
 fn sign(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("message");
     let (watch, progress, now) = going();
-    let step = progress.step(&watch, observed(SUCCEEDED), now, &limits()).expect("it has no verdict");
+    let step = progress
+        .step(&watch, observed(SUCCEEDED), now, &limits())
+        .expect("it has no verdict");
     let event = step.events.last().expect("an end is told").clone();
     let body = event.to_json();
     let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     group.throughput(Throughput::Bytes(body.len() as u64));
-    group.bench_function("write it", |bencher| bencher.iter(|| black_box(&event).to_json()));
+    group.bench_function("write it", |bencher| {
+        bencher.iter(|| black_box(&event).to_json())
+    });
     group.bench_function("sign it", |bencher| {
         bencher.iter(|| {
             let id = "msg_p5jXN8AQM9LWM0D4loKWxJek";
-            signature::sign(black_box(secret), id, 1_705_315_805, black_box(body.as_bytes())).expect("a valid secret")
+            signature::sign(
+                black_box(secret),
+                id,
+                1_705_315_805,
+                black_box(body.as_bytes()),
+            )
+            .expect("a valid secret")
         });
     });
     group.finish();
@@ -127,22 +163,31 @@ struct OnDisk {
 
 impl OnDisk {
     fn open() -> Self {
-        let folder = tempfile::tempdir_in(Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("a place on the disk");
+        let folder = tempfile::tempdir_in(Path::new(env!("CARGO_TARGET_TMPDIR")))
+            .expect("a place on the disk");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .expect("threads are to be had");
-        let (store, writer) = Store::open(Location::File(&folder.path().join("runwatch.db"))).expect("a new store");
+        let (store, writer) =
+            Store::open(Location::File(&folder.path().join("runwatch.db"))).expect("a new store");
         runtime.spawn(writer.run());
-        Self { runtime, store, next: 0, _folder: folder }
+        Self {
+            runtime,
+            store,
+            next: 0,
+            _folder: folder,
+        }
     }
 
     /// Runs that the store does not know yet.
     fn new_runs(&mut self, count: u64) -> Vec<RunId> {
         let first = self.next;
         self.next += count;
-        (first..self.next).map(|number| RunId::new(&format!("run_{number}")).expect("letters and digits")).collect()
+        (first..self.next)
+            .map(|number| RunId::new(&format!("run_{number}")).expect("letters and digits"))
+            .collect()
     }
 
     /// Adds all at once, so that they share commits, and waits for every answer.
@@ -151,7 +196,9 @@ impl OnDisk {
             let mut adding = JoinSet::new();
             for run_id in runs {
                 let store = self.store.clone();
-                adding.spawn(async move { (store.add_watch(watch_of(run_id.clone())).await, run_id) });
+                adding.spawn(
+                    async move { (store.add_watch(watch_of(run_id.clone())).await, run_id) },
+                );
             }
             let mut added = Vec::new();
             while let Some(stored) = adding.join_next().await {
@@ -166,17 +213,29 @@ impl OnDisk {
 
     /// Stores a verdict with its event and one delivery for each, all at once.
     fn end(&self, ends: Vec<(WatchId, Step)>) {
-        let (now, sinks) = (Clock::system().now(), vec![SinkName::new("ops").expect("a valid name")]);
+        let (now, sinks) = (
+            Clock::system().now(),
+            vec![SinkName::new("ops").expect("a valid name")],
+        );
         self.runtime.block_on(async {
             let mut storing = JoinSet::new();
             for (watch, step) in ends {
                 let store = self.store.clone();
-                let told = |event: &Event| RoutedEvent { event: event.clone(), sinks: sinks.clone() };
+                let told = |event: &Event| RoutedEvent {
+                    event: event.clone(),
+                    sinks: sinks.clone(),
+                };
                 let told = step.events.iter().map(told).collect();
-                storing.spawn(async move { store.record_step(watch, step, told, None, FoundBy::Poll, now).await });
+                storing.spawn(async move {
+                    store
+                        .record_step(watch, step, told, None, FoundBy::Poll, now)
+                        .await
+                });
             }
             while let Some(stored) = storing.join_next().await {
-                stored.expect("it does not panic").expect("the watch is there");
+                stored
+                    .expect("it does not panic")
+                    .expect("the watch is there");
             }
         });
     }

@@ -53,20 +53,34 @@ impl Provider for Api {
     type Events = NoStream;
 
     async fn open_events(&self, _: &RunId, _: Option<&str>) -> Result<NoStream, ApiError> {
-        Err(ApiError::NotFound { message: String::new() })
+        Err(ApiError::NotFound {
+            message: String::new(),
+        })
     }
 
     async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
         tokio::time::sleep(LATENCY).await;
         let mut runs = self.runs.lock().expect("no holder panics");
-        let run = runs.get_mut(id).ok_or(ApiError::NotFound { message: String::new() })?;
+        let run = runs.get_mut(id).ok_or(ApiError::NotFound {
+            message: String::new(),
+        })?;
         run.requests += 1;
         let ended = Instant::now() >= run.ends_at;
         if ended && run.found_at.replace(Instant::now()).is_none() {
             self.found.send_modify(|found| *found += 1);
         }
-        let status = if ended { Status::Succeeded } else { Status::Running };
-        Ok(Reply { observation: Observation { status, details: RunDetails::default() }, pause: None })
+        let status = if ended {
+            Status::Succeeded
+        } else {
+            Status::Running
+        };
+        Ok(Reply {
+            observation: Observation {
+                status,
+                details: RunDetails::default(),
+            },
+            pause: None,
+        })
     }
 }
 
@@ -83,7 +97,10 @@ async fn watched(length: Duration, backoff: Option<BackoffPolicy>) -> anyhow::Re
     let count = (MAX_SECONDS / length.as_secs().max(1)).clamp(1, MAX_RUNS);
     let clock = Clock::simulated("2026-01-01T00:00:00Z".parse()?);
     let (found, mut all_found) = watch::channel(0);
-    let api = Api { runs: Arc::default(), found };
+    let api = Api {
+        runs: Arc::default(),
+        found,
+    };
     let (store, writer) = Store::open(Location::Memory)?;
     let mut tasks = JoinSet::new();
     tasks.spawn(writer.run());
@@ -92,18 +109,39 @@ async fn watched(length: Duration, backoff: Option<BackoffPolicy>) -> anyhow::Re
     policy.requests_per_minute = 1_000_000;
     policy.max_streams = 0;
     policy.backoff = backoff.unwrap_or(policy.backoff);
-    let (scheduler, watches) = Scheduler::new(api.clone(), store.clone(), clock.clone(), policy, Metrics::default(), 7);
+    let (scheduler, watches) = Scheduler::new(
+        api.clone(),
+        store.clone(),
+        clock.clone(),
+        policy,
+        Metrics::default(),
+        7,
+    );
     let stop = CancellationToken::new();
     tasks.spawn(scheduler.run(stop.clone()));
     for index in 0..count {
         let run_id = RunId::new(&format!("run_{index}"))?;
         let part = 0.9 + 0.2 * (index as f64 + 0.5) / count as f64;
         let ends_at = Instant::now() + length.mul_f64(part);
-        let run = Run { ends_at, requests: 0, found_at: None };
-        api.runs.lock().expect("no holder panics").insert(run_id.clone(), run);
+        let run = Run {
+            ends_at,
+            requests: 0,
+            found_at: None,
+        };
+        api.runs
+            .lock()
+            .expect("no holder panics")
+            .insert(run_id.clone(), run);
         let added_at = clock.now();
         let deadline_at = added_at.checked_add(Duration::from_secs(30 * 24 * 3600))?;
-        let watch = Watch { run_id, name: None, labels: Labels::new(), sinks: None, added_at, deadline_at };
+        let watch = Watch {
+            run_id,
+            name: None,
+            labels: Labels::new(),
+            sinks: None,
+            added_at,
+            deadline_at,
+        };
         watches.add(watch, AddedBy::Request).await?;
     }
     let all = usize::try_from(count)?;
@@ -118,7 +156,11 @@ async fn watched(length: Duration, backoff: Option<BackoffPolicy>) -> anyhow::Re
     let runs = std::mem::take(&mut *api.runs.lock().expect("no holder panics"));
     let requests: Vec<u64> = runs.values().map(|run| run.requests).collect();
     let delay = |run: &Run| Some(run.found_at?.duration_since(run.ends_at).as_secs_f64());
-    let delays: Vec<f64> = runs.values().map(delay).collect::<Option<_>>().context("each was found")?;
+    let delays: Vec<f64> = runs
+        .values()
+        .map(delay)
+        .collect::<Option<_>>()
+        .context("each was found")?;
     let mean = |sum: f64| sum / count as f64;
     Ok(Outcome {
         requests: mean(requests.iter().sum::<u64>() as f64),
@@ -147,15 +189,27 @@ fn main() -> anyhow::Result<()> {
     }
     let mut out = std::io::stdout();
     if !json {
-        writeln!(out, "{:>8}  {:<12}{:>20}{:>14}{:>14}", "length", "interval", "requests", "mean delay", "worst")?;
+        writeln!(
+            out,
+            "{:>8}  {:<12}{:>20}{:>14}{:>14}",
+            "length", "interval", "requests", "mean delay", "worst"
+        )?;
     }
     for seconds in lengths {
         let fixed = |seconds| Some(BackoffPolicy::fixed(Duration::from_secs(seconds)));
         for (name, backoff) in [("growing", None), ("3 s", fixed(3)), ("10 s", fixed(10))] {
             // Simulated time: it goes on to the next timer whenever there is nothing to do.
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()?;
-            let Outcome { requests, fewest, most, mean_delay, worst_delay } =
-                runtime.block_on(watched(Duration::from_secs(seconds), backoff))?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .start_paused(true)
+                .build()?;
+            let Outcome {
+                requests,
+                fewest,
+                most,
+                mean_delay,
+                worst_delay,
+            } = runtime.block_on(watched(Duration::from_secs(seconds), backoff))?;
             ensure!(fewest >= 1, "a run was never asked for");
             if json {
                 let row = json!({
@@ -165,7 +219,10 @@ fn main() -> anyhow::Result<()> {
                 writeln!(out, "{row}")?;
             } else {
                 let spread = format!("{requests:.1} ({fewest}-{most})");
-                writeln!(out, "{seconds:>6} s  {name:<12}{spread:>20}{mean_delay:>12.2} s{worst_delay:>12.2} s")?;
+                writeln!(
+                    out,
+                    "{seconds:>6} s  {name:<12}{spread:>20}{mean_delay:>12.2} s{worst_delay:>12.2} s"
+                )?;
             }
         }
     }

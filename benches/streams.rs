@@ -11,7 +11,9 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use runwatch::app::Engine;
 use runwatch::clock::Clock;
-use runwatch::config::{EventsMode, Secret, Settings, SinkKind, SinkSettings, WebhookFormat, WebhookSettings};
+use runwatch::config::{
+    EventsMode, Secret, Settings, SinkKind, SinkSettings, WebhookFormat, WebhookSettings,
+};
 use runwatch::domain::{Event, EventFilter, Labels, RunId, SinkName, Verdict, Watch};
 use runwatch::metrics::{Format, StoreGauges};
 use runwatch::scheduler::AddedBy;
@@ -40,11 +42,18 @@ struct Args {
 
 fn args() -> anyhow::Result<Args> {
     // As many at once as streams are followed by default.
-    let mut parsed = Args { runs: 1000, at_once: Settings::default().watch.max_streams, quick: false };
+    let mut parsed = Args {
+        runs: 1000,
+        at_once: Settings::default().watch.max_streams,
+        quick: false,
+    };
     let mut given = std::env::args().skip(1);
     while let Some(argument) = given.next() {
         let mut number = || -> anyhow::Result<usize> {
-            let number = given.next().with_context(|| format!("{argument} takes a number"))?.parse()?;
+            let number = given
+                .next()
+                .with_context(|| format!("{argument} takes a number"))?
+                .parse()?;
             ensure!(number > 0, "{argument} takes a number from 1");
             Ok(number)
         };
@@ -70,19 +79,35 @@ struct Measured {
 
 fn main() -> anyhow::Result<()> {
     let args = args()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()?;
     let mut out = std::io::stdout();
     writeln!(
         out,
         "From the end of a run to the arrival of its webhook: {} runs of {} to {} s, {} at once.",
         args.runs, LENGTHS.start, LENGTHS.end, args.at_once
     )?;
-    writeln!(out, "One sync of the disk that the store is on takes {:.1} ms (median of 50).\n", sync_ms()?)?;
-    writeln!(out, "{:<16}{:>10}{:>10}{:>10}{:>10}   requests per run", "", "p50", "p90", "p99", "max")?;
+    writeln!(
+        out,
+        "One sync of the disk that the store is on takes {:.1} ms (median of 50).\n",
+        sync_ms()?
+    )?;
+    writeln!(
+        out,
+        "{:<16}{:>10}{:>10}{:>10}{:>10}   requests per run",
+        "", "p50", "p90", "p99", "max"
+    )?;
     let mut with_streams = (0.0, 0.0);
-    for (name, events) in [("with streams", EventsMode::Auto), ("without", EventsMode::Off)] {
+    for (name, events) in [
+        ("with streams", EventsMode::Auto),
+        ("without", EventsMode::Off),
+    ] {
         let measured = runtime.block_on(async {
-            tokio::time::timeout(LIMIT, measure(&args, events)).await.context("it took too long")?
+            tokio::time::timeout(LIMIT, measure(&args, events))
+                .await
+                .context("it took too long")?
         })?;
         let ms = |part: f64| percentile(&measured.delays, part).as_secs_f64() * 1e3;
         if events == EventsMode::Auto {
@@ -95,7 +120,10 @@ fn main() -> anyhow::Result<()> {
                 share * 100.0
             );
         } else {
-            ensure!(measured.by_stream == 0, "a verdict came through a stream that is off");
+            ensure!(
+                measured.by_stream == 0,
+                "a verdict came through a stream that is off"
+            );
         }
         writeln!(
             out,
@@ -111,7 +139,10 @@ fn main() -> anyhow::Result<()> {
         let (median, p99) = with_streams;
         let held = median < MEDIAN_MS && p99 < P99_MS;
         let outcome = if held { "held" } else { "MISSED" };
-        writeln!(out, "\nTarget with streams: p50 below {MEDIAN_MS} ms, p99 below {P99_MS} ms: {outcome}.")?;
+        writeln!(
+            out,
+            "\nTarget with streams: p50 below {MEDIAN_MS} ms, p99 below {P99_MS} ms: {outcome}."
+        )?;
         ensure!(held, "the target is missed");
     }
     Ok(())
@@ -120,7 +151,11 @@ fn main() -> anyhow::Result<()> {
 /// The value below which this part of `sorted` is.
 fn percentile(sorted: &[Duration], part: f64) -> Duration {
     let last = sorted.len() - 1;
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index of the slice")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an index of the slice"
+    )]
     let index = (last as f64 * part).round() as usize;
     sorted[index.min(last)]
 }
@@ -139,7 +174,11 @@ fn sync_ms() -> anyhow::Result<f64> {
     Ok(percentile(&times, 0.5).as_secs_f64() * 1e3)
 }
 
-fn settings(simulator: &Simulator, receiver: &Receiver, events: EventsMode) -> anyhow::Result<Settings> {
+fn settings(
+    simulator: &Simulator,
+    receiver: &Receiver,
+    events: EventsMode,
+) -> anyhow::Result<Settings> {
     let mut settings = Settings::default();
     settings.api.base_url = simulator.base_url();
     settings.api.key = Some(Secret::value(simulator.api_key()));
@@ -176,29 +215,56 @@ async fn measure(args: &Args, events: EventsMode) -> anyhow::Result<Measured> {
         while added < args.runs && added - delays.len() < args.at_once {
             let run_id = RunId::new(&format!("run_{added}"))?;
             let length = LENGTHS.start + random.f64() * (LENGTHS.end - LENGTHS.start);
-            simulator.add_run(&run_id, Script::succeeds().runs_for(Duration::from_secs_f64(length)));
-            ends.insert(run_id.clone(), simulator.ends_at(&run_id).context("it ends")?);
+            simulator.add_run(
+                &run_id,
+                Script::succeeds().runs_for(Duration::from_secs_f64(length)),
+            );
+            ends.insert(
+                run_id.clone(),
+                simulator.ends_at(&run_id).context("it ends")?,
+            );
             let added_at = clock.now();
             let deadline_at = added_at.checked_add(Duration::from_secs(3600))?;
-            let watch = Watch { run_id, name: None, labels: Labels::new(), sinks: None, added_at, deadline_at };
+            let watch = Watch {
+                run_id,
+                name: None,
+                labels: Labels::new(),
+                sinks: None,
+                added_at,
+                deadline_at,
+            };
             engine.watches.add(watch, AddedBy::Request).await?;
             added += 1;
         }
         for received in receiver.wait_beyond(delays.len()).await {
             let event = Event::from_json(std::str::from_utf8(&received.body)?)?;
-            ensure!(event.event_type.verdict() == Some(Verdict::Succeeded), "{} is wrong", event.event_type);
+            ensure!(
+                event.event_type.verdict() == Some(Verdict::Succeeded),
+                "{} is wrong",
+                event.event_type
+            );
             let run_id = event.run_id().context("it is about a run")?;
-            let ended = ends.remove(run_id).with_context(|| format!("{run_id} was told of twice"))?;
+            let ended = ends
+                .remove(run_id)
+                .with_context(|| format!("{run_id} was told of twice"))?;
             delays.push(received.at.duration_since(ended));
         }
     }
-    let text = engine.metrics.to_text(&StoreGauges::default(), Format::Text);
-    let by_stream = text.lines().find_map(|line| line.strip_prefix("runwatch_detection_total{via=\"stream\"} "));
+    let text = engine
+        .metrics
+        .to_text(&StoreGauges::default(), Format::Text);
+    let by_stream = text
+        .lines()
+        .find_map(|line| line.strip_prefix("runwatch_detection_total{via=\"stream\"} "));
     let by_stream = by_stream.context("it is counted")?.parse()?;
     let requests = simulator.requests().len() + simulator.stream_requests().len();
     engine.stop(Duration::from_secs(5)).await;
     receiver.shutdown().await;
     simulator.shutdown().await;
     delays.sort_unstable();
-    Ok(Measured { delays, by_stream, requests_per_run: requests as f64 / args.runs as f64 })
+    Ok(Measured {
+        delays,
+        by_stream,
+        requests_per_run: requests as f64 / args.runs as f64,
+    })
 }

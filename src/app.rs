@@ -48,7 +48,11 @@ impl Engine {
     ///
     /// # Errors
     /// When the store cannot be opened, or a client or sink cannot be built.
-    pub async fn start(settings: &Settings, place: Location<'_>, clock: Clock) -> anyhow::Result<Self> {
+    pub async fn start(
+        settings: &Settings,
+        place: Location<'_>,
+        clock: Clock,
+    ) -> anyhow::Result<Self> {
         let (provider, sinks) = build(settings).await?;
         let (store, writer) = open(place).await?;
         Self::start_with(provider, sinks, settings, (store, writer.run()), clock).await
@@ -87,25 +91,42 @@ impl Engine {
         let policy = policy(settings);
         let routes = Arc::new(policy.routes.clone());
         let incident = store.newest_provider_event().await?;
-        let (mut scheduler, watches) =
-            Scheduler::new(provider, store.clone(), clock.clone(), policy, metrics.clone(), fastrand::u64(..));
+        let (mut scheduler, watches) = Scheduler::new(
+            provider,
+            store.clone(),
+            clock.clone(),
+            policy,
+            metrics.clone(),
+            fastrand::u64(..),
+        );
         let (now, active) = (clock.now(), store.counts().await?.active);
         if active > 0 || store.newest_event().await? > 0 {
             scheduler.charge_previous_process();
         }
         let mut after = None;
         loop {
-            let stored = store.active_watches(now, after.take(), RESUMED_AT_ONCE).await?;
+            let stored = store
+                .active_watches(now, after.take(), RESUMED_AT_ONCE)
+                .await?;
             let Some(last) = stored.last() else { break };
             after = Some((last.watch.added_at, last.watch.run_id.clone()));
             scheduler.resume(stored, active);
         }
         let scheduler_stop = CancellationToken::new();
         let mut schedulers = JoinSet::new();
-        schedulers.spawn(scheduler.with_incident(incident.as_ref()).run(scheduler_stop.clone()));
+        schedulers.spawn(
+            scheduler
+                .with_incident(incident.as_ref())
+                .run(scheduler_stop.clone()),
+        );
 
         let couriers_stop = CancellationToken::new();
-        let shared = Shared { routes, store: store.clone(), clock: clock.clone(), metrics: metrics.clone() };
+        let shared = Shared {
+            routes,
+            store: store.clone(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+        };
         let couriers = start_couriers(settings, sinks, &shared, &couriers_stop);
         Ok(Self {
             store,
@@ -137,11 +158,18 @@ impl Engine {
         self.watches.reload(provider, policy).await?;
         self.couriers_stop.cancel();
         let mut before = std::mem::take(&mut self.couriers);
-        self.retiring.spawn(async move { while before.join_next().await.is_some() {} });
+        self.retiring
+            .spawn(async move { while before.join_next().await.is_some() {} });
         while self.retiring.try_join_next().is_some() {}
         self.couriers_stop = CancellationToken::new();
-        let (store, clock, metrics) = (self.store.clone(), self.clock.clone(), self.metrics.clone());
-        let shared = Shared { routes, store, clock, metrics };
+        let (store, clock, metrics) =
+            (self.store.clone(), self.clock.clone(), self.metrics.clone());
+        let shared = Shared {
+            routes,
+            store,
+            clock,
+            metrics,
+        };
         self.couriers = start_couriers(settings, sinks, &shared, &self.couriers_stop);
         Ok(())
     }
@@ -176,7 +204,10 @@ impl Engine {
         self.scheduler_stop.cancel();
         // It waits for the store, whose disk may not answer; what the store took in by then counts.
         let settled = async { while self.scheduler.join_next().await.is_some() {} };
-        if tokio::time::timeout(grace.max(CLOSE_LIMIT), settled).await.is_err() {
+        if tokio::time::timeout(grace.max(CLOSE_LIMIT), settled)
+            .await
+            .is_err()
+        {
             tracing::warn!(
                 "the store did not finish what was handed to it; that is looked at again after the next start"
             );
@@ -212,12 +243,17 @@ impl Engine {
 /// Builds what talks to others, on a thread of its own: templates and the certificates of authorities are files.
 async fn build(settings: &Settings) -> anyhow::Result<(ApiClient, Vec<Sink>)> {
     let settings = settings.clone();
-    blocking::run("setup", move || Ok((api_client(&settings)?, build_sinks(&settings)?))).await?
+    blocking::run("setup", move || {
+        Ok((api_client(&settings)?, build_sinks(&settings)?))
+    })
+    .await?
 }
 
 /// Opens the store, on a thread of its own where it is a file.
 async fn open(place: Location<'_>) -> anyhow::Result<(Store, Writer)> {
-    let Location::File(path) = place else { return Ok(Store::open(place)?) };
+    let Location::File(path) = place else {
+        return Ok(Store::open(place)?);
+    };
     let path = path.to_owned();
     Ok(blocking::run("store-open", move || Store::open(Location::File(&path))).await??)
 }
@@ -292,7 +328,11 @@ pub fn policy(settings: &Settings) -> Policy {
 }
 
 fn route((name, sink): (&SinkName, &SinkSettings)) -> Route {
-    Route { sink: name.clone(), events: sink.events.clone(), labels: sink.labels.clone() }
+    Route {
+        sink: name.clone(),
+        events: sink.events.clone(),
+        labels: sink.labels.clone(),
+    }
 }
 
 /// Most attempts under way at once: messages on a desktop and lines of a log keep their order, a

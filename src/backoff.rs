@@ -23,12 +23,19 @@ pub struct BackoffPolicy {
 impl BackoffPolicy {
     /// The same interval every time, exactly.
     pub fn fixed(interval: Duration) -> Self {
-        Self { initial: interval, multiplier: 1.0, max: interval, jitter: 0.0 }
+        Self {
+            initial: interval,
+            multiplier: 1.0,
+            max: interval,
+            jitter: 0.0,
+        }
     }
 
     /// The interval after `current`; the first one when there is none.
     pub fn next(&self, current: Option<Duration>) -> Duration {
-        let Some(current) = current else { return self.initial.min(self.max) };
+        let Some(current) = current else {
+            return self.initial.min(self.max);
+        };
         // The crate hands out the current interval and grows the one after it, and by default gives up
         // after 15 minutes. Its own jitter is off: it would make waits longer, too, and cannot be seeded.
         let mut growth = ExponentialBackoff {
@@ -41,7 +48,10 @@ impl BackoffPolicy {
             ..ExponentialBackoff::default()
         };
         let handed_out = growth.next_backoff();
-        debug_assert!(handed_out.is_some(), "without a limit in time it never gives up");
+        debug_assert!(
+            handed_out.is_some(),
+            "without a limit in time it never gives up"
+        );
         growth.current_interval.min(self.max)
     }
 
@@ -49,7 +59,9 @@ impl BackoffPolicy {
     /// by its factor, so their sum grows as the interval itself does.
     pub fn interval_after(&self, waited: Duration) -> Duration {
         let grown = self.initial.as_secs_f64() + waited.as_secs_f64() * (self.multiplier - 1.0);
-        Duration::try_from_secs_f64(grown).unwrap_or(self.max).min(self.max)
+        Duration::try_from_secs_f64(grown)
+            .unwrap_or(self.max)
+            .min(self.max)
     }
 
     /// How long to wait in an interval: all of it, less a random part of at most `jitter`.
@@ -64,7 +76,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn default_backoff() -> BackoffPolicy {
-        BackoffPolicy { initial: Duration::from_secs(1), multiplier: 1.2, max: Duration::from_secs(30), jitter: 0.1 }
+        BackoffPolicy {
+            initial: Duration::from_secs(1),
+            multiplier: 1.2,
+            max: Duration::from_secs(30),
+            jitter: 0.1,
+        }
     }
 
     #[test]
@@ -89,7 +106,10 @@ mod tests {
         let (mut waited, mut interval) = (Duration::ZERO, growth.next(None));
         for _ in 0..40 {
             let resumed = growth.interval_after(waited).as_secs_f64();
-            assert!((resumed - interval.as_secs_f64()).abs() < 0.001, "{resumed} s after {waited:?}, not {interval:?}");
+            assert!(
+                (resumed - interval.as_secs_f64()).abs() < 0.001,
+                "{resumed} s after {waited:?}, not {interval:?}"
+            );
             waited += interval;
             interval = growth.next(Some(interval));
         }

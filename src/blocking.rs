@@ -48,7 +48,10 @@ impl From<Stuck> for io::Error {
 impl Lane {
     /// A lane of at most `threads` threads, each named `name` (15 bytes at most, so that the system shows all of it).
     pub(crate) fn new(name: &'static str, threads: usize) -> Self {
-        Self { name, places: Arc::new(Semaphore::new(threads)) }
+        Self {
+            name,
+            places: Arc::new(Semaphore::new(threads)),
+        }
     }
 
     /// Makes a call on a thread of this lane and waits for its result at most for `limit`, a wait for a free thread
@@ -63,7 +66,10 @@ impl Lane {
     ) -> Result<T, Stuck> {
         let mut begun = false;
         let made = async {
-            let place = Arc::clone(&self.places).acquire_owned().await.expect("it is never closed");
+            let place = Arc::clone(&self.places)
+                .acquire_owned()
+                .await
+                .expect("it is never closed");
             begun = true;
             let (reply, answer) = oneshot::channel();
             let work = move || {
@@ -105,8 +111,12 @@ pub(crate) fn read_file(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let (reply, answer) = mpsc::sync_channel(1);
     let path = path.to_owned();
     // The caller may have given up.
-    spawn("files", move || drop(reply.send(read_file_unbounded(&path, most))))?;
-    answer.recv_timeout(FILE_LIMIT).unwrap_or_else(|_late| Err(Stuck::Late(FILE_LIMIT).into()))
+    spawn("files", move || {
+        drop(reply.send(read_file_unbounded(&path, most)))
+    })?;
+    answer
+        .recv_timeout(FILE_LIMIT)
+        .unwrap_or_else(|_late| Err(Stuck::Late(FILE_LIMIT).into()))
 }
 
 /// As [`read_file`], on a thread of `lane`.
@@ -114,12 +124,15 @@ pub(crate) fn read_file(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 /// # Errors
 /// When the file cannot be read, or not in time.
 pub(crate) async fn read_file_on(lane: &Lane, path: PathBuf, most: u64) -> io::Result<Vec<u8>> {
-    lane.run(FILE_LIMIT, move || read_file_unbounded(&path, most)).await?
+    lane.run(FILE_LIMIT, move || read_file_unbounded(&path, most))
+        .await?
 }
 
 fn read_file_unbounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    std::fs::File::open(path)?
+        .take(most.saturating_add(1))
+        .read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -133,7 +146,10 @@ pub(crate) fn text(bytes: Vec<u8>) -> io::Result<String> {
 
 /// Starts a thread that is waited for by no one.
 pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work)
+        .map(drop)
 }
 
 #[cfg(test)]
@@ -152,13 +168,20 @@ mod tests {
         assert_eq!(lane.run(SHORT, || true).await, Err(Stuck::Full));
         assert_eq!(Lane::new("test", 1).run(LONG, || true).await, Ok(true));
         drop(release);
-        assert_eq!(lane.run(LONG, || true).await, Ok(true), "the place is free again");
+        assert_eq!(
+            lane.run(LONG, || true).await,
+            Ok(true),
+            "the place is free again"
+        );
     }
 
     #[tokio::test]
     async fn a_call_that_panics_is_an_error() {
         let lane = Lane::new("test", 1);
-        assert_eq!(lane.run(LONG, || panic!("on purpose")).await, Err::<(), _>(Stuck::Panicked));
+        assert_eq!(
+            lane.run(LONG, || panic!("on purpose")).await,
+            Err::<(), _>(Stuck::Panicked)
+        );
         assert_eq!(lane.run(LONG, || 1).await, Ok(1), "its place is free");
     }
 
@@ -166,10 +189,23 @@ mod tests {
     async fn a_pipe_that_is_not_written_to_is_an_error_in_time() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
-        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .unwrap();
         let lane = Lane::new("test", 1);
         let late = read_file_on(&lane, pipe.clone(), 10).await.unwrap_err();
-        assert!(late.to_string().contains("did not end within 5 s"), "{late}");
-        assert_eq!(read_file(&pipe, 10).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(
+            late.to_string().contains("did not end within 5 s"),
+            "{late}"
+        );
+        assert_eq!(
+            read_file(&pipe, 10).unwrap_err().kind(),
+            io::ErrorKind::TimedOut
+        );
     }
 }

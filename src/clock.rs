@@ -15,8 +15,14 @@ pub struct Clock(Arc<Source>);
 
 #[derive(Debug)]
 enum Source {
-    System { started: Instant },
-    Simulated { started: Instant, base: Timestamp, jumped: Mutex<Jump> },
+    System {
+        started: Instant,
+    },
+    Simulated {
+        started: Instant,
+        base: Timestamp,
+        jumped: Mutex<Jump>,
+    },
 }
 
 /// What happened to the clocks between two readings, besides time passing.
@@ -55,12 +61,18 @@ pub struct Now {
 impl Clock {
     /// The machine's clocks.
     pub fn system() -> Self {
-        Self(Arc::new(Source::System { started: Instant::now() }))
+        Self(Arc::new(Source::System {
+            started: Instant::now(),
+        }))
     }
 
     /// A wall clock that shows `base` now and follows tokio's time from here on.
     pub fn simulated(base: Timestamp) -> Self {
-        Self(Arc::new(Source::Simulated { started: Instant::now(), base, jumped: Mutex::default() }))
+        Self(Arc::new(Source::Simulated {
+            started: Instant::now(),
+            base,
+            jumped: Mutex::default(),
+        }))
     }
 
     /// Lets a simulated clock jump; a system clock cannot be moved and ignores it.
@@ -88,12 +100,22 @@ impl Clock {
                     passed: time_since_boot().unwrap_or(awake),
                 }
             }
-            Source::Simulated { started, base, jumped } => {
+            Source::Simulated {
+                started,
+                base,
+                jumped,
+            } => {
                 let awake = started.elapsed();
                 let jumped = *jumped.lock().expect("no holder panics");
                 let passed = awake + jumped.slept;
-                let wall = base.checked_add(passed).and_then(|wall| wall.checked_add(jumped.stepped));
-                Reading { wall: whole_milliseconds(wall.unwrap_or(Timestamp::MAX)), awake, passed }
+                let wall = base
+                    .checked_add(passed)
+                    .and_then(|wall| wall.checked_add(jumped.stepped));
+                Reading {
+                    wall: whole_milliseconds(wall.unwrap_or(Timestamp::MAX)),
+                    awake,
+                    passed,
+                }
             }
         }
     }
@@ -102,13 +124,23 @@ impl Clock {
 impl Reading {
     /// What happened to the clocks since an earlier reading; `None` for nothing worth acting on.
     pub fn jump_since(&self, earlier: &Reading) -> Option<Jump> {
-        let span = |duration: Duration| SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
+        let span =
+            |duration: Duration| SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
         let passed = span(self.passed.saturating_sub(earlier.passed));
         let awake = span(self.awake.saturating_sub(earlier.awake));
         let slept = passed - awake;
         let stepped = self.wall.duration_since(earlier.wall) - passed;
-        let counts = |jump: SignedDuration| if jump.abs() < SMALLEST_JUMP { SignedDuration::ZERO } else { jump };
-        let jump = Jump { slept: counts(slept).try_into().unwrap_or_default(), stepped: counts(stepped) };
+        let counts = |jump: SignedDuration| {
+            if jump.abs() < SMALLEST_JUMP {
+                SignedDuration::ZERO
+            } else {
+                jump
+            }
+        };
+        let jump = Jump {
+            slept: counts(slept).try_into().unwrap_or_default(),
+            stepped: counts(stepped),
+        };
         (jump != Jump::default()).then_some(jump)
     }
 }
@@ -141,13 +173,19 @@ mod tests {
         assert_eq!(clock.read().jump_since(&first), None);
         assert_eq!(clock.now().to_string(), "2026-01-01T00:00:30Z");
 
-        let slept = Jump { slept: Duration::from_secs(3600), stepped: SignedDuration::ZERO };
+        let slept = Jump {
+            slept: Duration::from_secs(3600),
+            stepped: SignedDuration::ZERO,
+        };
         clock.jump(slept);
         assert_eq!(clock.read().jump_since(&first), Some(slept));
         assert_eq!(clock.now().to_string(), "2026-01-01T01:00:30Z");
 
         let second = clock.read();
-        let stepped = Jump { slept: Duration::ZERO, stepped: SignedDuration::from_secs(-60) };
+        let stepped = Jump {
+            slept: Duration::ZERO,
+            stepped: SignedDuration::from_secs(-60),
+        };
         clock.jump(stepped);
         assert_eq!(clock.read().jump_since(&second), Some(stepped));
     }

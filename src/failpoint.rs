@@ -5,10 +5,17 @@
 /// `panic:` before the name.
 #[cfg(debug_assertions)]
 pub(crate) fn point(name: &str) {
-    let Ok(wanted) = std::env::var("RUNWATCH_CRASH_AT") else { return };
-    assert_ne!(wanted.strip_prefix("panic:"), Some(name), "panic on purpose");
+    let Ok(wanted) = std::env::var("RUNWATCH_CRASH_AT") else {
+        return;
+    };
+    assert_ne!(
+        wanted.strip_prefix("panic:"),
+        Some(name),
+        "panic on purpose"
+    );
     if wanted == name {
-        let killed = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        let killed =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         unreachable!("SIGKILL cannot be caught: {killed:?}");
     }
 }

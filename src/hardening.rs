@@ -15,7 +15,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// (prctl(2), `PR_SET_DUMPABLE`; proc(5)); root still can.
 pub fn forbid_core_dumps() {
     #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
+    if let Err(error) =
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+    {
         tracing::warn!(%error, "other processes of this user may read this one's memory");
     }
 }
@@ -47,11 +49,16 @@ const OPEN_FILES: u64 = 4096;
 /// than two full listeners with their polls and streams take. Programs of `command` sinks get the same limit.
 pub fn raise_open_files_limit() {
     let limit = rustix::process::getrlimit(Resource::Nofile);
-    let wanted = limit.maximum.map_or(OPEN_FILES, |hard| hard.min(OPEN_FILES));
+    let wanted = limit
+        .maximum
+        .map_or(OPEN_FILES, |hard| hard.min(OPEN_FILES));
     if limit.current.is_none_or(|soft| soft >= wanted) {
         return;
     }
-    let raised = Rlimit { current: Some(wanted), maximum: limit.maximum };
+    let raised = Rlimit {
+        current: Some(wanted),
+        maximum: limit.maximum,
+    };
     if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
@@ -99,8 +106,11 @@ struct Zombie {
 
 /// The zombies below the first process, by the process file system; none where that is not there.
 fn zombies() -> HashSet<Zombie> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return HashSet::new() };
-    let stats = entries.filter_map(|entry| std::fs::read_to_string(entry.ok()?.path().join("stat")).ok());
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return HashSet::new();
+    };
+    let stats =
+        entries.filter_map(|entry| std::fs::read_to_string(entry.ok()?.path().join("stat")).ok());
     stats.filter_map(|stat| zombie(&stat)).collect()
 }
 
@@ -111,11 +121,15 @@ fn zombie(stat: &str) -> Option<Zombie> {
     let fields: Vec<_> = rest.rsplit_once(')')?.1.split_ascii_whitespace().collect();
     let pid = Pid::from_raw(pid.parse().ok()?)?;
     let is_ours = fields.first() == Some(&"Z") && fields.get(1) == Some(&"1");
-    is_ours.then_some(Zombie { began: fields.get(19)?.parse().ok()?, pid })
+    is_ours.then_some(Zombie {
+        began: fields.get(19)?.parse().ok()?,
+        pid,
+    })
 }
 
 fn is_private(name: &str) -> bool {
-    name.starts_with("RUNWATCH_") || ["CREWSHIP_API_KEY", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET"].contains(&name)
+    name.starts_with("RUNWATCH_")
+        || ["CREWSHIP_API_KEY", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET"].contains(&name)
 }
 
 #[cfg(test)]
@@ -125,7 +139,9 @@ mod tests {
     #[test]
     fn zombies_of_the_first_process_are_known() {
         let stat = |pid: u32, state: &str, parent: u32| {
-            format!("{pid} (a) Z 1 (b) {state} {parent} 1 1 0 -1 4228364 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0\n")
+            format!(
+                "{pid} (a) Z 1 (b) {state} {parent} 1 1 0 -1 4228364 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0\n"
+            )
         };
         let found = zombie(&stat(17, "Z", 1)).unwrap();
         assert_eq!((found.pid.as_raw_pid(), found.began), (17, 4711));

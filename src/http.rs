@@ -38,15 +38,23 @@ impl Resolve for Names {
         Box::pin(async move {
             let name = name.as_str().to_owned();
             // The port is filled in by the client.
-            let lookup = move || (name.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Vec<SocketAddr>>);
-            let found = lane.run(LOOKUP_LIMIT, lookup).await.map_err(|stuck| format!("the name lookup: {stuck}"))?;
+            let lookup = move || {
+                (name.as_str(), 0)
+                    .to_socket_addrs()
+                    .map(Iterator::collect::<Vec<SocketAddr>>)
+            };
+            let found = lane
+                .run(LOOKUP_LIMIT, lookup)
+                .await
+                .map_err(|stuck| format!("the name lookup: {stuck}"))?;
             Ok(Box::new(found?.into_iter()) as Addrs)
         })
     }
 }
 
 /// Addresses of this machine, in the form of `NO_PROXY`: a proxy on another machine would reach that one instead.
-const LOOPBACK: &str = "localhost,localhost.,ip6-localhost,ip6-loopback,127.0.0.0/8,::1,::ffff:127.0.0.0/104";
+const LOOPBACK: &str =
+    "localhost,localhost.,ip6-localhost,ip6-loopback,127.0.0.0/8,::1,::ffff:127.0.0.0/104";
 
 /// A client of servers on any machine: it follows no redirects, uses the proxies that the environment names except for
 /// loopback addresses, and trusts the system's authorities, or instead those in `SSL_CERT_FILE` and `SSL_CERT_DIR`
@@ -69,8 +77,15 @@ pub(crate) fn client() -> ClientBuilder {
 /// The user names and passwords of proxies, which error texts may repeat.
 pub(crate) fn proxy_secrets() -> Vec<String> {
     let Proxies { http, https, .. } = proxies_of_environment();
-    let secrets = http.iter().chain(&https).flat_map(|url| [Some(url.username()), url.password()]);
-    secrets.flatten().filter(|secret| !secret.is_empty()).map(ToOwned::to_owned).collect()
+    let secrets = http
+        .iter()
+        .chain(&https)
+        .flat_map(|url| [Some(url.username()), url.password()]);
+    secrets
+        .flatten()
+        .filter(|secret| !secret.is_empty())
+        .map(ToOwned::to_owned)
+        .collect()
 }
 
 fn proxies_of_environment() -> Proxies {
@@ -80,8 +95,12 @@ fn proxies_of_environment() -> Proxies {
 
 fn proxies(Proxies { http, https, none }: Proxies) -> Vec<Proxy> {
     let direct = || NoProxy::from_string(&format!("{LOOPBACK},{none}"));
-    let of = |url: Option<Url>, make: fn(Url) -> reqwest::Result<Proxy>| url.and_then(|url| make(url).ok());
-    let found = of(https, Proxy::https).into_iter().chain(of(http, Proxy::http));
+    let of = |url: Option<Url>, make: fn(Url) -> reqwest::Result<Proxy>| {
+        url.and_then(|url| make(url).ok())
+    };
+    let found = of(https, Proxy::https)
+        .into_iter()
+        .chain(of(http, Proxy::http));
     found.map(|proxy| proxy.no_proxy(direct())).collect()
 }
 
@@ -103,16 +122,26 @@ fn own_authorities(file: Option<OsString>, folders: Option<OsString>) -> Option<
             "cannot read certificates of authorities that SSL_CERT_FILE or SSL_CERT_DIR names"
         );
     }
-    let read = found.certs.iter().filter_map(|certificate| Certificate::from_der(certificate).ok());
+    let read = found
+        .certs
+        .iter()
+        .filter_map(|certificate| Certificate::from_der(certificate).ok());
     let authorities: Vec<_> = read.collect();
     let usable = |authorities: &[Certificate]| {
-        Client::builder().no_proxy().tls_certs_only(authorities.iter().cloned()).build().is_ok()
+        Client::builder()
+            .no_proxy()
+            .tls_certs_only(authorities.iter().cloned())
+            .build()
+            .is_ok()
     };
     // One that cannot be read does not make the others useless.
     Some(if usable(&authorities) {
         authorities
     } else {
-        authorities.into_iter().filter(|authority| usable(std::slice::from_ref(authority))).collect()
+        authorities
+            .into_iter()
+            .filter(|authority| usable(std::slice::from_ref(authority)))
+            .collect()
     })
 }
 
@@ -140,7 +169,9 @@ pub(crate) fn connection_ended(error: &reqwest::Error) -> bool {
             return true;
         }
         if let Some(error) = error.downcast_ref::<io::Error>() {
-            use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
+            use io::ErrorKind::{
+                BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof,
+            };
             return matches!(
                 error.kind(),
                 BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof
@@ -161,9 +192,21 @@ mod tests {
     #[tokio::test]
     async fn names_are_looked_up_and_unknown_ones_are_errors() {
         let names = Names::new(1);
-        let found: Vec<_> = names.resolve("localhost".parse().unwrap()).await.unwrap().collect();
-        assert!(!found.is_empty() && found.iter().all(|address| address.ip().is_loopback()), "{found:?}");
-        assert!(names.resolve("no.such.name.invalid".parse().unwrap()).await.is_err());
+        let found: Vec<_> = names
+            .resolve("localhost".parse().unwrap())
+            .await
+            .unwrap()
+            .collect();
+        assert!(
+            !found.is_empty() && found.iter().all(|address| address.ip().is_loopback()),
+            "{found:?}"
+        );
+        assert!(
+            names
+                .resolve("no.such.name.invalid".parse().unwrap())
+                .await
+                .is_err()
+        );
     }
 
     #[test]
@@ -173,11 +216,19 @@ mod tests {
         let pem = |path: std::path::PathBuf| {
             let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
             params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-            std::fs::write(&path, params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()).unwrap();
+            std::fs::write(
+                &path,
+                params
+                    .self_signed(&rcgen::KeyPair::generate().unwrap())
+                    .unwrap()
+                    .pem(),
+            )
+            .unwrap();
             path.into_os_string()
         };
-        let count =
-            |file: Option<OsString>, folders: Option<OsString>| own_authorities(file, folders).map(|all| all.len());
+        let count = |file: Option<OsString>, folders: Option<OsString>| {
+            own_authorities(file, folders).map(|all| all.len())
+        };
         assert_eq!(count(None, None), None, "the system's");
         let own = pem(files.path().join("own.pem"));
         assert_eq!(count(Some(own.clone()), None), Some(1));
@@ -188,7 +239,11 @@ mod tests {
         assert_eq!(count(None, of_folder()), Some(1));
         assert_eq!(count(Some(own), of_folder()), Some(2));
         let broken = files.path().join("broken.pem");
-        std::fs::write(&broken, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+        std::fs::write(
+            &broken,
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        )
+        .unwrap();
         assert_eq!(count(Some(broken.into()), None), Some(0));
     }
 
@@ -199,14 +254,23 @@ mod tests {
         let refused = async {
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
-                let answer = b"HTTP/1.1 418 I'm a proxy\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                let answer =
+                    b"HTTP/1.1 418 I'm a proxy\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
                 stream.read_buf(&mut Vec::new()).await.unwrap();
-                tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await.unwrap();
+                tokio::io::AsyncWriteExt::write_all(&mut stream, answer)
+                    .await
+                    .unwrap();
             }
         };
         let url = proxy.parse::<Url>().unwrap();
-        let found = Proxies { http: Some(url.clone()), https: Some(url), none: "direct.example".to_owned() };
-        let mut builder = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_millis(500));
+        let found = Proxies {
+            http: Some(url.clone()),
+            https: Some(url),
+            none: "direct.example".to_owned(),
+        };
+        let mut builder = reqwest::Client::builder()
+            .no_proxy()
+            .connect_timeout(Duration::from_millis(500));
         for proxy in proxies(found) {
             builder = builder.proxy(proxy);
         }
@@ -251,7 +315,11 @@ mod tests {
         let (answer, ()) = tokio::join!(client.get(format!("http://{address}")).send(), close);
         assert!(connection_ended(&answer.unwrap_err()));
         drop(listener);
-        let refused = client.get(format!("http://{address}")).send().await.unwrap_err();
+        let refused = client
+            .get(format!("http://{address}"))
+            .send()
+            .await
+            .unwrap_err();
         assert!(!connection_ended(&refused), "{refused:?}");
     }
 }

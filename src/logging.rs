@@ -50,7 +50,8 @@ impl Screen {
 
     /// With live lines if standard error is a terminal that can move its cursor.
     pub fn detect() -> Self {
-        let (out, err) = Output::of_process(console::Term::stderr().is_term() && terminal_is_able());
+        let (out, err) =
+            Output::of_process(console::Term::stderr().is_term() && terminal_is_able());
         Self { out, err }
     }
 
@@ -127,7 +128,10 @@ impl<'a> MakeWriter<'a> for RecordWriter {
     }
 
     fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Self {
-        Self { message: meta.target() == EVENT_TARGET, ..self.clone() }
+        Self {
+            message: meta.target() == EVENT_TARGET,
+            ..self.clone()
+        }
     }
 }
 
@@ -154,8 +158,14 @@ pub fn init(screen: &Screen, level: LogLevel, format: LogFormat, coloured: bool)
         drop(handle.reload(self::filter(level)));
     };
     drop(LOG.set(screen.err.clone()));
-    let writer = RecordWriter { output: screen.err.clone(), json: format == LogFormat::Json, message: false };
-    let records = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(coloured && format == LogFormat::Text);
+    let writer = RecordWriter {
+        output: screen.err.clone(),
+        json: format == LogFormat::Json,
+        message: false,
+    };
+    let records = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        .with_ansi(coloured && format == LogFormat::Text);
     let registry = tracing_subscriber::registry().with(filter);
     match format {
         LogFormat::Text if in_journal() => registry.with(records.without_time()).init(),
@@ -169,7 +179,10 @@ pub fn init(screen: &Screen, level: LogLevel, format: LogFormat, coloured: bool)
 /// Logs panics as records: the standard library would write to standard error itself, and wait where it is not read.
 fn log_panics(output: Output) {
     std::panic::set_hook(Box::new(move |panic| {
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let place = panic
+            .location()
+            .map(ToString::to_string)
+            .unwrap_or_default();
         let what = panic.payload_as_str().unwrap_or("no reason given");
         let backtrace = std::backtrace::Backtrace::capture();
         let backtrace = match backtrace.status() {
@@ -184,7 +197,9 @@ fn log_panics(output: Output) {
 /// Whether standard error goes to systemd's journal, which has the time of every line itself:
 /// `JOURNAL_STREAM` names the device and inode of that stream (systemd.exec(5)).
 fn in_journal() -> bool {
-    let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else { return false };
+    let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else {
+        return false;
+    };
     let same = |status: rustix::fs::Stat| stream == format!("{}:{}", status.st_dev, status.st_ino);
     rustix::fs::fstat(io::stderr()).is_ok_and(same)
 }
@@ -197,8 +212,15 @@ fn filter(level: LogLevel) -> Targets {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    let others = if level == LogLevel::Trace { LevelFilter::TRACE } else { LevelFilter::ERROR };
-    Targets::new().with_default(others).with_target("runwatch", ours).with_target(EVENT_TARGET, LevelFilter::INFO)
+    let others = if level == LogLevel::Trace {
+        LevelFilter::TRACE
+    } else {
+        LevelFilter::ERROR
+    };
+    Targets::new()
+        .with_default(others)
+        .with_target("runwatch", ours)
+        .with_target(EVENT_TARGET, LevelFilter::INFO)
 }
 
 /// Whether to color what goes to standard error; `auto` follows no-color.org and colors no terminal that is "dumb" or

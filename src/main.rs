@@ -21,7 +21,11 @@ fn main() -> ExitCode {
     hardening::raise_open_files_limit();
     let cli = Cli::from_args(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let live = matches!(cli.command, Command::Wait(_) | Command::Demo(_)) && !cli.common.quiet;
-    let screen = if live { Screen::detect() } else { Screen::plain() };
+    let screen = if live {
+        Screen::detect()
+    } else {
+        Screen::plain()
+    };
     let code = run(cli, &screen).unwrap_or_else(|error| {
         screen.line(&format!("error: {error:#}"));
         USAGE
@@ -39,16 +43,29 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
         let level = common.log_level.unwrap_or(settings.log.level);
         let format = common.log_format.unwrap_or(settings.log.format);
         let levels = logging::init(screen, level, format, coloured);
-        let logging = Logging { levels, level: common.log_level };
+        let logging = Logging {
+            levels,
+            level: common.log_level,
+        };
         return block_on(daemon::daemon(args, settings, sources, logging));
     }
     let log_format = common.log_format.unwrap_or(LogFormat::Text);
-    logging::init(screen, common.log_level.unwrap_or(LogLevel::Warn), log_format, coloured);
+    logging::init(
+        screen,
+        common.log_level.unwrap_or(LogLevel::Warn),
+        log_format,
+        coloured,
+    );
     let client = || remote::client(&sources(), screen);
     let (out, err) = (&mut io::stdout(), &mut io::stderr());
     let follow = matches!(&cli.command, Command::Wait(args) if args.follow);
-    let options =
-        |results| OutputOptions { screen: screen.clone(), progress: !common.quiet, coloured, results, follow };
+    let options = |results| OutputOptions {
+        screen: screen.clone(),
+        progress: !common.quiet,
+        coloured,
+        results,
+        follow,
+    };
     match cli.command {
         Command::Wait(args) => {
             let results = match (common.json, args.output, common.quiet) {
@@ -58,26 +75,56 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
                 _ => ResultFormat::Text,
             };
             if args.daemon {
-                block_on(commands::wait::wait_on_daemon(&args, client()?, options(results)))
+                block_on(commands::wait::wait_on_daemon(
+                    &args,
+                    client()?,
+                    options(results),
+                ))
             } else {
-                block_on(commands::wait::wait(&args, settings(&sources())?, options(results)))
+                block_on(commands::wait::wait(
+                    &args,
+                    settings(&sources())?,
+                    options(results),
+                ))
             }
         }
         Command::Daemon(_) => unreachable!("it was started above"),
-        Command::Healthcheck { ready } => block_on(remote::healthcheck(&client()?, ready, printer(&common, out, err))),
+        Command::Healthcheck { ready } => block_on(remote::healthcheck(
+            &client()?,
+            ready,
+            printer(&common, out, err),
+        )),
         Command::Add(args) => block_on(remote::add(&client()?, &args, printer(&common, out, err))),
-        Command::List(args) => block_on(remote::list(&client()?, &args, printer(&common, out, err))),
-        Command::Show { run } => block_on(remote::show(&client()?, &run, printer(&common, out, err))),
-        Command::Remove { runs, force } => {
-            block_on(remote::remove(&client()?, &runs, force, printer(&common, out, err)))
+        Command::List(args) => {
+            block_on(remote::list(&client()?, &args, printer(&common, out, err)))
         }
+        Command::Show { run } => {
+            block_on(remote::show(&client()?, &run, printer(&common, out, err)))
+        }
+        Command::Remove { runs, force } => block_on(remote::remove(
+            &client()?,
+            &runs,
+            force,
+            printer(&common, out, err),
+        )),
         Command::Events { after } => block_on(remote::events(&client()?, after, screen)),
-        Command::Deliveries(args) => block_on(remote::deliveries(&client()?, &args, printer(&common, out, err))),
-        Command::Sinks(SinksCommand::Test { sinks }) => {
-            block_on(commands::sinks::test(&settings(&sources())?, &sinks, common.json, out))
+        Command::Deliveries(args) => block_on(remote::deliveries(
+            &client()?,
+            &args,
+            printer(&common, out, err),
+        )),
+        Command::Sinks(SinksCommand::Test { sinks }) => block_on(commands::sinks::test(
+            &settings(&sources())?,
+            &sinks,
+            common.json,
+            out,
+        )),
+        Command::Config(ConfigCommand::Check) => {
+            commands::config::check(&sources(), common.json, out, err)
         }
-        Command::Config(ConfigCommand::Check) => commands::config::check(&sources(), common.json, out, err),
-        Command::Config(ConfigCommand::Show) => commands::config::show(&sources(), common.json, out, err),
+        Command::Config(ConfigCommand::Show) => {
+            commands::config::show(&sources(), common.json, out, err)
+        }
         Command::Config(ConfigCommand::Init { path, force }) => {
             commands::config::init(&sources(), path.as_deref(), force, out, err)
         }
@@ -94,17 +141,28 @@ fn settings(sources: &Sources) -> anyhow::Result<Settings> {
 
 fn printer<'a>(common: &Common, out: &'a mut dyn Write, err: &'a mut dyn Write) -> Printer<'a> {
     let terminal = console::Term::stdout();
-    Printer { out, err, json: common.json, width: terminal.is_term().then(|| terminal.size().1) }
+    Printer {
+        out,
+        err,
+        json: common.json,
+        width: terminal.is_term().then(|| terminal.size().1),
+    }
 }
 
 fn demo_results(common: &Common) -> ResultFormat {
-    if common.json { ResultFormat::Json } else { ResultFormat::Text }
+    if common.json {
+        ResultFormat::Json
+    } else {
+        ResultFormat::Text
+    }
 }
 
 /// One thread is plenty, as the work is waiting; what blocks has threads of its own. A second worker made polls and
 /// adds no quicker, and took twice the processor time (docs/performance.md).
 fn block_on(command: impl Future<Output = anyhow::Result<u8>>) -> anyhow::Result<u8> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let code = runtime.block_on(async {
         let _survived = hardening::survive_file_size_limit()?;
         // Both are given up when the other ends; reaping never does.

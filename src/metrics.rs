@@ -42,25 +42,35 @@ impl Format {
     pub fn wanted<'a>(accept: impl IntoIterator<Item = &'a str>) -> Self {
         let names = |range: &str| {
             let mut parts = range.split(';').map(str::trim);
-            let named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("application/openmetrics-text"));
+            let named = parts
+                .next()
+                .is_some_and(|name| name.eq_ignore_ascii_case("application/openmetrics-text"));
             named
-                && parts.filter_map(|part| part.split_once('=')).all(|(name, value)| match name.trim() {
-                    "version" => value.trim() == "1.0.0",
-                    "q" => value.trim().parse().is_ok_and(|weight: f32| weight > 0.0),
-                    _ => true,
-                })
+                && parts
+                    .filter_map(|part| part.split_once('='))
+                    .all(|(name, value)| match name.trim() {
+                        "version" => value.trim() == "1.0.0",
+                        "q" => value.trim().parse().is_ok_and(|weight: f32| weight > 0.0),
+                        _ => true,
+                    })
         };
-        let named = accept.into_iter().any(|accept| accept.split(',').any(names));
+        let named = accept
+            .into_iter()
+            .any(|accept| accept.split(',').any(names));
         if named { Self::OpenMetrics } else { Self::Text }
     }
 }
 
 /// Bounds of histograms of requests, in seconds: up to the longest time that one may be given.
-const REQUEST_SECONDS: [f64; 13] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 600.0];
+const REQUEST_SECONDS: [f64; 13] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 600.0,
+];
 
 /// Bounds of histograms of delays, in seconds: from the moment to the day that a schedule may take.
-const DELAY_SECONDS: [f64; 15] =
-    [0.01, 0.05, 0.25, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 7200.0, 21_600.0, 86_400.0];
+const DELAY_SECONDS: [f64; 15] = [
+    0.01, 0.05, 0.25, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 7200.0, 21_600.0,
+    86_400.0,
+];
 
 /// What can come of a poll.
 pub const POLL_RESULTS: [&str; 10] = [
@@ -125,7 +135,11 @@ impl Default for Metrics {
             drop(metrics.polls.get_or_create(&[("result", result)]));
         }
         for outage in [Outage::Failing, Outage::Paused, Outage::Refused] {
-            drop(metrics.api_paused.get_or_create(&[("reason", reason(outage))]));
+            drop(
+                metrics
+                    .api_paused
+                    .get_or_create(&[("reason", reason(outage))]),
+            );
         }
         for via in FoundBy::ALL {
             drop(metrics.detections.get_or_create(&[("via", via.as_str())]));
@@ -151,7 +165,9 @@ impl Metrics {
 
     /// Counts time in which the API was not asked freely.
     pub fn paused(&self, outage: Outage, time: Duration) {
-        self.api_paused.get_or_create(&[("reason", reason(outage))]).inc_by(time.as_secs_f64());
+        self.api_paused
+            .get_or_create(&[("reason", reason(outage))])
+            .inc_by(time.as_secs_f64());
     }
 
     /// Counts the time from the end of a run to its verdict.
@@ -161,18 +177,24 @@ impl Metrics {
 
     /// Counts a verdict by what had its run asked for.
     pub fn found_by(&self, via: FoundBy) {
-        self.detections.get_or_create(&[("via", via.as_str())]).inc();
+        self.detections
+            .get_or_create(&[("via", via.as_str())])
+            .inc();
     }
 
     /// Sets how many event streams are followed.
     pub fn streams(&self, open: usize) {
-        self.event_streams.set(i64::try_from(open).unwrap_or(i64::MAX));
+        self.event_streams
+            .set(i64::try_from(open).unwrap_or(i64::MAX));
     }
 
     /// Makes a sink known, so that it is counted from 0.
     pub fn introduce(&self, sink: &SinkName) {
         for result in DELIVERY_RESULTS {
-            drop(self.deliveries.get_or_create(&[("sink", sink.to_string()), ("result", result.to_owned())]));
+            drop(
+                self.deliveries
+                    .get_or_create(&[("sink", sink.to_string()), ("result", result.to_owned())]),
+            );
         }
     }
 
@@ -189,12 +211,17 @@ impl Metrics {
 
     /// Counts deliveries that are given up without an attempt.
     pub fn given_up(&self, sink: &SinkName, deliveries: u64) {
-        let given_up = [("sink", sink.to_string()), ("result", "given_up".to_owned())];
+        let given_up = [
+            ("sink", sink.to_string()),
+            ("result", "given_up".to_owned()),
+        ];
         self.deliveries.get_or_create(&given_up).inc_by(deliveries);
     }
 
     fn attempted(&self, sink: &SinkName, result: &str) {
-        self.deliveries.get_or_create(&[("sink", sink.to_string()), ("result", result.to_owned())]).inc();
+        self.deliveries
+            .get_or_create(&[("sink", sink.to_string()), ("result", result.to_owned())])
+            .inc();
     }
 
     /// Everything as text, with what is `stored` now.
@@ -206,28 +233,62 @@ impl Metrics {
             gauge
         };
         let watches = Family::<[Label; 1], Gauge>::default();
-        watches.get_or_create(&[("state", "active")]).set(i64::try_from(stored.active).unwrap_or(i64::MAX));
-        watches.get_or_create(&[("state", "finished")]).set(i64::try_from(stored.finished).unwrap_or(i64::MAX));
-        let (pending, dead) = (Family::<[SinkLabel; 1], Gauge>::default(), Family::<[SinkLabel; 1], Gauge>::default());
+        watches
+            .get_or_create(&[("state", "active")])
+            .set(i64::try_from(stored.active).unwrap_or(i64::MAX));
+        watches
+            .get_or_create(&[("state", "finished")])
+            .set(i64::try_from(stored.finished).unwrap_or(i64::MAX));
+        let (pending, dead) = (
+            Family::<[SinkLabel; 1], Gauge>::default(),
+            Family::<[SinkLabel; 1], Gauge>::default(),
+        );
         for (sink, waiting, given_up) in &stored.deliveries {
             let label = [("sink", sink.to_string())];
-            pending.get_or_create(&label).set(i64::try_from(*waiting).unwrap_or(i64::MAX));
-            dead.get_or_create(&label).set(i64::try_from(*given_up).unwrap_or(i64::MAX));
+            pending
+                .get_or_create(&label)
+                .set(i64::try_from(*waiting).unwrap_or(i64::MAX));
+            dead.get_or_create(&label)
+                .set(i64::try_from(*given_up).unwrap_or(i64::MAX));
         }
         let oldest = gauge(stored.oldest_pending.unwrap_or_default().as_secs());
         registry.register("watches", "Watches in the store", watches);
         registry.register("polls", "Polls by what came of them", self.polls.clone());
-        registry.register("poll_duration_seconds", "How long polls took", self.poll_duration.clone());
+        registry.register(
+            "poll_duration_seconds",
+            "How long polls took",
+            self.poll_duration.clone(),
+        );
         let help = "Time in which the API was not asked freely";
         registry.register("api_paused_seconds", help, self.api_paused.clone());
-        registry.register("detection", "Verdicts by what had the run asked for", self.detections.clone());
+        registry.register(
+            "detection",
+            "Verdicts by what had the run asked for",
+            self.detections.clone(),
+        );
         let help = "From the end of a run to its verdict";
-        registry.register("detection_delay_seconds", help, self.detection_delay.clone());
-        registry.register("event_streams", "Event streams that are activities", self.event_streams.clone());
-        registry.register("deliveries", "Attempts to deliver by what came of them", self.deliveries.clone());
+        registry.register(
+            "detection_delay_seconds",
+            help,
+            self.detection_delay.clone(),
+        );
+        registry.register(
+            "event_streams",
+            "Event streams that are activities",
+            self.event_streams.clone(),
+        );
+        registry.register(
+            "deliveries",
+            "Attempts to deliver by what came of them",
+            self.deliveries.clone(),
+        );
         let help = "From an event to its arrival";
         registry.register("delivery_delay_seconds", help, self.delivery_delay.clone());
-        registry.register("deliveries_pending", "Messages that wait or are being sent", pending);
+        registry.register(
+            "deliveries_pending",
+            "Messages that wait or are being sent",
+            pending,
+        );
         let help = "Age of the oldest message that waits or is being sent";
         registry.register("delivery_oldest_pending_seconds", help, oldest);
         registry.register("deliveries_dead", "Messages given up", dead);
@@ -251,7 +312,10 @@ impl Metrics {
 /// is a gauge, and there is no mark at the end.
 fn text_format(openmetrics: &str) -> String {
     let described = |line: &str| -> Option<(String, String, String)> {
-        let mut words = line.strip_prefix("# ")?.splitn(3, ' ').map(ToOwned::to_owned);
+        let mut words = line
+            .strip_prefix("# ")?
+            .splitn(3, ' ')
+            .map(ToOwned::to_owned);
         Some((words.next()?, words.next()?, words.next()?))
     };
     let types: BTreeMap<_, _> = openmetrics
@@ -287,7 +351,10 @@ mod tests {
         let metrics = Metrics::default();
         let ops = SinkName::new("ops").unwrap();
         metrics.introduce(&ops);
-        let stored = StoreGauges { deliveries: vec![(ops.clone(), 0, 0)], ..StoreGauges::default() };
+        let stored = StoreGauges {
+            deliveries: vec![(ops.clone(), 0, 0)],
+            ..StoreGauges::default()
+        };
         let text = metrics.to_text(&stored, Format::Text);
         for line in [
             "runwatch_watches{state=\"active\"} 0",
@@ -305,17 +372,30 @@ mod tests {
             "runwatch_delivery_oldest_pending_seconds 0",
             "runwatch_deliveries_dead{sink=\"ops\"} 0",
             "runwatch_log_records_dropped_total ",
-            concat!("runwatch_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+            concat!(
+                "runwatch_build_info{version=\"",
+                env!("CARGO_PKG_VERSION"),
+                "\"} 1"
+            ),
         ] {
-            assert!(text.lines().any(|found| found.starts_with(line)), "{line}\n{text}");
+            assert!(
+                text.lines().any(|found| found.starts_with(line)),
+                "{line}\n{text}"
+            );
         }
         metrics.polled("ok", Duration::from_millis(20));
         metrics.paused(Outage::Paused, Duration::from_millis(1500));
         metrics.delivered(&ops, Duration::from_secs(2));
         let text = metrics.to_text(&stored, Format::OpenMetrics);
-        assert!(text.contains("runwatch_polls_total{result=\"ok\"} 1"), "{text}");
+        assert!(
+            text.contains("runwatch_polls_total{result=\"ok\"} 1"),
+            "{text}"
+        );
         assert!(text.contains("reason=\"rate_limited\"} 1.5"), "{text}");
-        assert!(text.contains("runwatch_deliveries_total{sink=\"ops\",result=\"delivered\"} 1"), "{text}");
+        assert!(
+            text.contains("runwatch_deliveries_total{sink=\"ops\",result=\"delivered\"} 1"),
+            "{text}"
+        );
     }
     #[test]
     fn both_formats_have_the_same_samples_and_each_its_own_descriptions() {
@@ -324,19 +404,30 @@ mod tests {
         let [text, open] = Format::ALL.map(|format| metrics.to_text(&stored, format));
         // Each metric has its samples in an order of its own.
         let samples = |text: &str| -> std::collections::BTreeSet<_> {
-            text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+            text.lines()
+                .filter(|line| !line.starts_with('#'))
+                .map(str::to_owned)
+                .collect()
         };
         assert_eq!(samples(&text), samples(&open));
         for (format, line, there) in [
             (&text, "# TYPE runwatch_polls_total counter", true),
-            (&text, "# TYPE runwatch_poll_duration_seconds histogram", true),
+            (
+                &text,
+                "# TYPE runwatch_poll_duration_seconds histogram",
+                true,
+            ),
             (&text, "# TYPE runwatch_build_info gauge", true),
             (&text, "# EOF", false),
             (&open, "# TYPE runwatch_polls counter", true),
             (&open, "# TYPE runwatch_build info", true),
             (&open, "# EOF", true),
         ] {
-            assert_eq!(format.lines().any(|found| found == line), there, "{line}\n{format}");
+            assert_eq!(
+                format.lines().any(|found| found == line),
+                there,
+                "{line}\n{format}"
+            );
         }
     }
 
@@ -350,8 +441,14 @@ mod tests {
             (vec!["*/*"], Format::Text),
             (vec!["text/plain"], Format::Text),
             (vec![prometheus], Format::OpenMetrics),
-            (vec!["text/plain", "application/openmetrics-text"], Format::OpenMetrics),
-            (vec!["application/openmetrics-text;version=0.0.1"], Format::Text),
+            (
+                vec!["text/plain", "application/openmetrics-text"],
+                Format::OpenMetrics,
+            ),
+            (
+                vec!["application/openmetrics-text;version=0.0.1"],
+                Format::Text,
+            ),
             (vec!["application/openmetrics-text; q=0"], Format::Text),
         ] {
             assert_eq!(Format::wanted(accept.iter().copied()), format, "{accept:?}");

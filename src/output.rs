@@ -97,7 +97,11 @@ impl Output {
             })
         };
         let err = Self::new(write(), live);
-        if same_file() { (err.clone(), err) } else { (Self::new(write(), false), err) }
+        if same_file() {
+            (err.clone(), err)
+        } else {
+            (Self::new(write(), false), err)
+        }
     }
 
     fn new(write: Write, live: bool) -> Self {
@@ -185,7 +189,8 @@ impl Output {
     pub fn flush_within(&self, limit: Duration) {
         let state = self.0.lock();
         let queued = state.queued;
-        let waits = |state: &mut State| state.written < queued || state.lines.is_some() || state.busy;
+        let waits =
+            |state: &mut State| state.written < queued || state.lines.is_some() || state.busy;
         drop(self.0.done.wait_timeout_while(state, limit, waits));
     }
 
@@ -217,7 +222,9 @@ impl Output {
 
 impl fmt::Debug for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Output").field("live", &self.0.live).finish_non_exhaustive()
+        f.debug_struct("Output")
+            .field("live", &self.0.live)
+            .finish_non_exhaustive()
     }
 }
 
@@ -235,14 +242,25 @@ impl Shared {
             state = self.work.wait_while(state, idle).expect("no holder panics");
             state.busy = true;
             let (text, lines) = (state.texts.pop_front(), state.lines.take());
-            let dropped = if state.bytes < MAX_QUEUED_BYTES / 2 { std::mem::take(&mut state.dropped) } else { 0 };
+            let dropped = if state.bytes < MAX_QUEUED_BYTES / 2 {
+                std::mem::take(&mut state.dropped)
+            } else {
+                0
+            };
             drop(state);
             if dropped > 0 {
-                tracing::warn!(dropped, "log records were dropped, because standard error was not read");
+                tracing::warn!(
+                    dropped,
+                    "log records were dropped, because standard error was not read"
+                );
             }
             let written = text.as_ref().map(|(stream, text)| {
                 let write = || (self.write)(*stream, text);
-                (*stream, area.as_ref().map_or_else(write, |area| area.lines.suspend(write)))
+                (
+                    *stream,
+                    area.as_ref()
+                        .map_or_else(write, |area| area.lines.suspend(write)),
+                )
             });
             if let (Some(area), Some((lines, columns))) = (&mut area, &lines) {
                 area.show(lines, *columns);
@@ -291,7 +309,10 @@ struct Drawn {
 impl Drawn {
     fn new() -> Self {
         let target = ProgressDrawTarget::term(console::Term::stderr(), DRAWS_PER_SECOND);
-        Self { lines: MultiProgress::with_draw_target(target), bars: Vec::new() }
+        Self {
+            lines: MultiProgress::with_draw_target(target),
+            bars: Vec::new(),
+        }
     }
 
     fn show(&mut self, lines: &[String], columns: usize) {
@@ -303,10 +324,13 @@ impl Drawn {
         }
         while self.bars.len() < lines.len() {
             let style = ProgressStyle::with_template("{msg}").expect("a valid template");
-            self.bars.push(self.lines.add(ProgressBar::no_length().with_style(style)));
+            self.bars
+                .push(self.lines.add(ProgressBar::no_length().with_style(style)));
         }
         for (bar, line) in self.bars.iter().zip(lines) {
-            bar.set_message(console::truncate_str(line, columns.saturating_sub(3), "…").into_owned());
+            bar.set_message(
+                console::truncate_str(line, columns.saturating_sub(3), "…").into_owned(),
+            );
             bar.tick();
         }
     }
@@ -331,7 +355,10 @@ fn write_all(to: BorrowedFd<'_>, mut text: &[u8]) -> io::Result<()> {
 
 /// Whether both standard streams lead to the same file, pipe or terminal.
 fn same_file() -> bool {
-    match (rustix::fs::fstat(io::stdout()), rustix::fs::fstat(io::stderr())) {
+    match (
+        rustix::fs::fstat(io::stdout()),
+        rustix::fs::fstat(io::stderr()),
+    ) {
         (Ok(out), Ok(err)) => (out.st_dev, out.st_ino) == (err.st_dev, err.st_ino),
         _ => false,
     }
@@ -352,7 +379,9 @@ mod tests {
         let took = Arc::clone(&taken);
         let write = move |_stream, text: &[u8]| {
             let read = reads.lock().unwrap().recv();
-            took.lock().unwrap().push(String::from_utf8_lossy(text).into_owned());
+            took.lock()
+                .unwrap()
+                .push(String::from_utf8_lossy(text).into_owned());
             read.map_err(|_gone| io::ErrorKind::BrokenPipe.into())
         };
         (Output::new(Box::new(write), false), read, taken)
@@ -368,7 +397,10 @@ mod tests {
         }
         assert!(!output.has_room());
         let kept = output.0.lock().queued;
-        assert!((dropped() - before).abs_diff(2 * MAX_QUEUED_BYTES as u64 / 1024 - kept) < 3, "{kept} were kept");
+        assert!(
+            (dropped() - before).abs_diff(2 * MAX_QUEUED_BYTES as u64 / 1024 - kept) < 3,
+            "{kept} were kept"
+        );
         output.record("a record");
         output.print("a result");
         assert_eq!(output.0.lock().queued, kept + 2, "these have room");
@@ -381,7 +413,10 @@ mod tests {
         output.flush().await;
         assert_eq!(taken.lock().unwrap().last().unwrap(), "a result");
         assert_eq!(output.0.lock().dropped, 0, "that was logged");
-        assert_eq!((output.result_failed(), output.diagnostics_failed()), (None, None));
+        assert_eq!(
+            (output.result_failed(), output.diagnostics_failed()),
+            (None, None)
+        );
     }
 
     #[tokio::test]

@@ -70,7 +70,9 @@ impl Redactor {
                     first[c.to_ascii_uppercase() as usize].push(index);
                 }
                 Some(c) if c.is_ascii() => first[c as usize].push(index),
-                _ => first[0x80..].iter_mut().for_each(|indices| indices.push(index)),
+                _ => first[0x80..]
+                    .iter_mut()
+                    .for_each(|indices| indices.push(index)),
             }
         }
         Self { spellings, first }
@@ -78,12 +80,16 @@ impl Redactor {
 
     /// `text` with a mark in place of each secret.
     pub(crate) fn text<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        self.redacted(text.as_bytes(), true, false).map_or(Cow::Borrowed(text), |bytes| Cow::Owned(lossy(bytes)))
+        self.redacted(text.as_bytes(), true, false)
+            .map_or(Cow::Borrowed(text), |bytes| Cow::Owned(lossy(bytes)))
     }
 
     /// The beginning of a text that was cut off, with a mark in place of each secret, also of one that was cut off.
     pub(crate) fn beginning(&self, bytes: &[u8]) -> String {
-        lossy(self.redacted(bytes, true, true).unwrap_or_else(|| bytes.to_vec()))
+        lossy(
+            self.redacted(bytes, true, true)
+                .unwrap_or_else(|| bytes.to_vec()),
+        )
     }
 
     /// A body of a success, with a mark in place of each secret. JSON stays JSON.
@@ -117,14 +123,28 @@ impl Redactor {
     fn longest_at(&self, text: &[u8], at: usize, short: bool, cut: bool) -> Option<usize> {
         let wanted = |spelling: &&Spelling| short || !spelling.short;
         if !is_escape(text[at]) {
-            let begun = self.first[usize::from(text[at])].iter().map(|index| &self.spellings[*index]);
-            let begun = begun.filter(wanted).filter(|spelling| spelling.may_begin(text, at));
-            return begun.flat_map(|spelling| (0..=DEPTH).filter_map(|depth| spelling.end(text, at, depth, cut))).max();
+            let begun = self.first[usize::from(text[at])]
+                .iter()
+                .map(|index| &self.spellings[*index]);
+            let begun = begun
+                .filter(wanted)
+                .filter(|spelling| spelling.may_begin(text, at));
+            return begun
+                .flat_map(|spelling| {
+                    (0..=DEPTH).filter_map(|depth| spelling.end(text, at, depth, cut))
+                })
+                .max();
         }
         let ends = (0..=DEPTH).filter_map(|depth| {
             let first = lower(character(text, at, depth)?.0);
-            let begun = self.spellings.iter().filter(wanted).filter(|spelling| spelling.characters[0] == first);
-            begun.filter_map(|spelling| spelling.end(text, at, depth, cut)).max()
+            let begun = self
+                .spellings
+                .iter()
+                .filter(wanted)
+                .filter(|spelling| spelling.characters[0] == first);
+            begun
+                .filter_map(|spelling| spelling.end(text, at, depth, cut))
+                .max()
         });
         ends.max()
     }
@@ -134,7 +154,13 @@ impl Redactor {
 fn before_escape(text: &[u8], from: usize, at: usize) -> usize {
     // The longest is `\u{10ffff}`, of programming languages; there may be one more backslash to count.
     let begin = at.saturating_sub(10).max(from);
-    let mut escape = begin - text[from..begin].iter().rev().take_while(|byte| **byte == b'\\').count() % 2;
+    let mut escape = begin
+        - text[from..begin]
+            .iter()
+            .rev()
+            .take_while(|byte| **byte == b'\\')
+            .count()
+            % 2;
     while escape < at {
         match character(text, escape, 1) {
             Some((_, next)) if next <= at => escape = next,
@@ -143,7 +169,11 @@ fn before_escape(text: &[u8], from: usize, at: usize) -> usize {
         }
     }
     // A backslash that begins no escape that is known.
-    let slashes = text[from..at].iter().rev().take_while(|byte| **byte == b'\\').count();
+    let slashes = text[from..at]
+        .iter()
+        .rev()
+        .take_while(|byte| **byte == b'\\')
+        .count();
     at - slashes % 2
 }
 
@@ -153,7 +183,8 @@ fn is_escape(byte: u8) -> bool {
 }
 
 fn lossy(bytes: Vec<u8>) -> String {
-    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+    String::from_utf8(bytes)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 impl Spelling {
@@ -161,7 +192,8 @@ impl Spelling {
     /// themselves. It rules out nearly all places, at a fraction of the work.
     fn may_begin(&self, text: &[u8], at: usize) -> bool {
         let next = text[at..].iter().zip(&self.characters).skip(1);
-        let mut plain = next.take_while(|(byte, _)| matches!(byte, b' '..=b'~') && !is_escape(**byte));
+        let mut plain =
+            next.take_while(|(byte, _)| matches!(byte, b' '..=b'~') && !is_escape(**byte));
         plain.all(|(byte, wanted)| u32::from(byte.to_ascii_lowercase()) == *wanted)
     }
 
@@ -178,7 +210,8 @@ impl Spelling {
             } else if matched == 0 || !char::from_u32(character).is_some_and(is_hidden) {
                 // Half of an escape at the end of what was cut off stands for anything.
                 let rest = &text[at..];
-                let escape = rest.len() < 6 * usize::from(depth) && rest.first().is_some_and(|byte| is_escape(*byte));
+                let escape = rest.len() < 6 * usize::from(depth)
+                    && rest.first().is_some_and(|byte| is_escape(*byte));
                 return (cut && matched > 0 && escape).then_some(text.len());
             }
             at = next;
@@ -210,20 +243,32 @@ fn spellings_of(secret: &str) -> Vec<Vec<u32>> {
         let bytes = [vec![0; before], secret.as_bytes().to_vec()].concat();
         let encoded = STANDARD_NO_PAD.encode(&bytes);
         // Characters that also depend on the bytes before and after.
-        let (first, last) = ([0, 2, 3][before], encoded.len() - usize::from(bytes.len() % 3 != 0));
+        let (first, last) = (
+            [0, 2, 3][before],
+            encoded.len() - usize::from(bytes.len() % 3 != 0),
+        );
         if first < last && last - first >= MIN_ENCODED {
             let own = &encoded[first..last];
             spellings.extend([plain(own), plain(&own.replace('+', "-").replace('/', "_"))]);
         }
     }
-    let hexadecimal = |before: &str| secret.bytes().map(|byte| format!("{before}{byte:02x}")).collect::<String>();
+    let hexadecimal = |before: &str| {
+        secret
+            .bytes()
+            .map(|byte| format!("{before}{byte:02x}"))
+            .collect::<String>()
+    };
     if 2 * secret.len() >= MIN_ENCODED {
         spellings.push(plain(&hexadecimal("")));
     }
     if !secret.is_ascii() {
         spellings.push(plain(&hexadecimal("%")));
         let mixed = |c: char| {
-            if c.is_ascii() { c.to_string() } else { c.to_string().bytes().map(|b| format!("%{b:02x}")).collect() }
+            if c.is_ascii() {
+                c.to_string()
+            } else {
+                c.to_string().bytes().map(|b| format!("%{b:02x}")).collect()
+            }
         };
         spellings.push(plain(&secret.chars().map(mixed).collect::<String>()));
     }
@@ -232,7 +277,9 @@ fn spellings_of(secret: &str) -> Vec<Vec<u32>> {
 
 /// The character that begins at `at` when `depth` layers of escapes are read, and where the next one begins.
 fn character(text: &[u8], at: usize, depth: u8) -> Option<(u32, usize)> {
-    let Some(below) = depth.checked_sub(1) else { return plain_character(text, at) };
+    let Some(below) = depth.checked_sub(1) else {
+        return plain_character(text, at);
+    };
     let (first, next) = character(text, at, below)?;
     let escaped = match char::from_u32(first) {
         Some('%') => digits(text, next, below, 16, 2, 2),
@@ -253,11 +300,23 @@ fn plain_character(text: &[u8], at: usize) -> Option<(u32, usize)> {
         Ok(valid) => valid,
         Err(error) => std::str::from_utf8(&rest[..error.valid_up_to()]).unwrap_or_default(),
     };
-    Some(valid.chars().next().map_or((0xfffd, at + 1), |c| (c.into(), at + c.len_utf8())))
+    Some(
+        valid
+            .chars()
+            .next()
+            .map_or((0xfffd, at + 1), |c| (c.into(), at + c.len_utf8())),
+    )
 }
 
 /// A number of `least` to `most` digits.
-fn digits(text: &[u8], mut at: usize, depth: u8, radix: u32, least: usize, most: usize) -> Option<(u32, usize)> {
+fn digits(
+    text: &[u8],
+    mut at: usize,
+    depth: u8,
+    radix: u32,
+    least: usize,
+    most: usize,
+) -> Option<(u32, usize)> {
     let (mut number, mut read) = (0_u32, 0);
     while read < most
         && let Some((character, next)) = character(text, at, depth)
@@ -294,7 +353,11 @@ fn backslash(text: &[u8], at: usize, depth: u8) -> Option<(u32, usize)> {
 
 /// What follows the `&` of an HTML entity, for all that stand for visible ASCII characters.
 fn entity(text: &[u8], at: usize, depth: u8) -> Option<(u32, usize)> {
-    let semicolon = |at| character(text, at, depth).filter(|(c, _)| *c == u32::from(';')).map(|(_, next)| next);
+    let semicolon = |at| {
+        character(text, at, depth)
+            .filter(|(c, _)| *c == u32::from(';'))
+            .map(|(_, next)| next)
+    };
     let (first, next) = character(text, at, depth)?;
     if first == u32::from('#') {
         let (kind, after) = character(text, next, depth)?;
@@ -367,7 +430,13 @@ mod tests {
     #[test]
     fn a_secret_is_found_in_every_spelling() {
         let each = |escape: &dyn Fn(char) -> String| KEY.chars().map(escape).collect::<String>();
-        let percent = |c: char| if c.is_ascii_alphanumeric() { c.to_string() } else { format!("%{:02X}", c as u32) };
+        let percent = |c: char| {
+            if c.is_ascii_alphanumeric() {
+                c.to_string()
+            } else {
+                format!("%{:02X}", c as u32)
+            }
+        };
         let twice = each(&percent).replace('%', "%25");
         for spelling in [
             KEY.to_owned(),
@@ -387,7 +456,9 @@ mod tests {
             each(&|c| format!("\\u{{{:x}}}", c as u32)),
             each(&|c| format!("&#{};", c as u32)),
             each(&|c| format!("&#x{:X};", c as u32)),
-            KEY.replace('/', "&sol;").replace('+', "&plus;").replace('_', "&lowbar;"),
+            KEY.replace('/', "&sol;")
+                .replace('+', "&plus;")
+                .replace('_', "&lowbar;"),
             each(&|c| format!("{c}\u{200b}")),
             each(&|c| format!("{c}\0")),
             STANDARD.encode(KEY),
@@ -400,9 +471,13 @@ mod tests {
         ] {
             let text = format!("the key <{spelling}> is unknown");
             let shown = redactor().text(&text).into_owned();
-            assert!(shown.starts_with("the key <") && shown.ends_with("> is unknown"), "{text}: {shown}");
             assert!(
-                shown.contains(REDACTED) && shown.len() <= "the key <> is unknown".len() + 24 + REDACTED.len(),
+                shown.starts_with("the key <") && shown.ends_with("> is unknown"),
+                "{text}: {shown}"
+            );
+            assert!(
+                shown.contains(REDACTED)
+                    && shown.len() <= "the key <> is unknown".len() + 24 + REDACTED.len(),
                 "{text}: {shown}"
             );
         }
@@ -410,13 +485,21 @@ mod tests {
 
     #[test]
     fn other_texts_stay_as_they_are() {
-        for text in ["", "the key ck_live/AbC is unknown", "100% \\ & &amp; %2 \\u00 &#; \u{e9}\u{1f600}", "ck_live"] {
+        for text in [
+            "",
+            "the key ck_live/AbC is unknown",
+            "100% \\ & &amp; %2 \\u00 &#; \u{e9}\u{1f600}",
+            "ck_live",
+        ] {
             assert!(matches!(redactor().text(text), Cow::Borrowed(same) if same == text));
             assert_eq!(redactor().body(text.as_bytes().to_vec()), text.as_bytes());
         }
         assert_eq!(Redactor::default().text(KEY), KEY);
         // Words that are secrets would make every status unknown.
-        assert_eq!(Redactor::new(["failed"]).body(b"failed".to_vec()), b"failed");
+        assert_eq!(
+            Redactor::new(["failed"]).body(b"failed".to_vec()),
+            b"failed"
+        );
         assert_eq!(Redactor::new(["failed"]).text("it failed"), "it [redacted]");
     }
 
@@ -426,7 +509,10 @@ mod tests {
         for text in [json.to_string(), json.to_string().replace('/', "\\/")] {
             let shown = redactor().body(text.into_bytes());
             let read: serde_json::Value = serde_json::from_slice(&shown).unwrap();
-            assert_eq!(read, serde_json::json!({ "a": "\n[redacted]\\", "b": ["\\[redacted]", "[redacted]"] }));
+            assert_eq!(
+                read,
+                serde_json::json!({ "a": "\n[redacted]\\", "b": ["\\[redacted]", "[redacted]"] })
+            );
         }
         let newline = Redactor::new(["newline_key"]).body(br#""\newline_key""#.to_vec());
         assert_eq!(newline, br#""[redacted]""#);
@@ -441,21 +527,49 @@ mod tests {
     #[test]
     fn a_secret_that_was_cut_off_is_found() {
         for end in 1..KEY.len() {
-            assert_eq!(redactor().beginning(format!("the key {}", &KEY[..end]).as_bytes()), "the key [redacted]");
+            assert_eq!(
+                redactor().beginning(format!("the key {}", &KEY[..end]).as_bytes()),
+                "the key [redacted]"
+            );
         }
-        assert_eq!(redactor().beginning(b"the key ck_live%2"), "the key [redacted]");
-        assert_eq!(redactor().beginning(b"the key \xff is"), "the key \u{fffd} is");
+        assert_eq!(
+            redactor().beginning(b"the key ck_live%2"),
+            "the key [redacted]"
+        );
+        assert_eq!(
+            redactor().beginning(b"the key \xff is"),
+            "the key \u{fffd} is"
+        );
     }
 
     fn respelled(text: &str, kind: u8) -> String {
         let each = |escape: &dyn Fn(char) -> String| text.chars().map(escape).collect();
         match kind % 7 {
             0 => text.to_owned(),
-            1 => each(&|c| if c.is_ascii_alphanumeric() { c.to_string() } else { format!("%{:02X}", c as u32) }),
-            2 => serde_json::to_string(text).unwrap().trim_matches('"').replace('/', "\\/"),
+            1 => each(&|c| {
+                if c.is_ascii_alphanumeric() {
+                    c.to_string()
+                } else {
+                    format!("%{:02X}", c as u32)
+                }
+            }),
+            2 => serde_json::to_string(text)
+                .unwrap()
+                .trim_matches('"')
+                .replace('/', "\\/"),
             3 => each(&|c| format!("\\u{:04x}", c as u32)),
-            4 => text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&#34;"),
-            5 => each(&|c| if c.is_ascii_alphabetic() { c.to_string() } else { format!("&#x{:x};", c as u32) }),
+            4 => text
+                .replace('&', "&amp;")
+                .replace('<', "&lt;")
+                .replace('>', "&gt;")
+                .replace('"', "&#34;"),
+            5 => each(&|c| {
+                if c.is_ascii_alphabetic() {
+                    c.to_string()
+                } else {
+                    format!("&#x{:x};", c as u32)
+                }
+            }),
             _ => text.replace('%', "%25"),
         }
     }

@@ -9,7 +9,10 @@ use std::time::Duration;
 pub fn one_line(text: &str, max_chars: usize) -> String {
     let visible = |c: &char| !is_hidden(*c) || c.is_whitespace();
     let folded = text.chars().filter(visible).collect::<String>();
-    shorten(&folded.split_whitespace().collect::<Vec<_>>().join(" "), max_chars)
+    shorten(
+        &folded.split_whitespace().collect::<Vec<_>>().join(" "),
+        max_chars,
+    )
 }
 
 /// Bytes as text, without a byte order mark: UTF-8, or UTF-16 where such a mark says so, as Windows PowerShell writes
@@ -21,7 +24,8 @@ pub(crate) fn decoded(bytes: Vec<u8>) -> Result<String, &'static str> {
     let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let (pairs, rest) = bytes.as_chunks::<2>();
         let text = String::from_utf16(&pairs.iter().copied().map(unit).collect::<Vec<_>>()).ok();
-        text.filter(|_| rest.is_empty()).ok_or("it begins like UTF-16 text but is not; save it as UTF-8")
+        text.filter(|_| rest.is_empty())
+            .ok_or("it begins like UTF-16 text but is not; save it as UTF-8")
     };
     match bytes.as_slice() {
         [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes),
@@ -49,13 +53,18 @@ pub fn last_of_line(text: &str, max_chars: usize) -> String {
     let line = one_line(text, usize::MAX);
     match line.chars().count().checked_sub(max_chars) {
         None | Some(0) => line,
-        Some(surplus) => std::iter::once('…').chain(line.chars().skip(surplus + 1)).collect(),
+        Some(surplus) => std::iter::once('…')
+            .chain(line.chars().skip(surplus + 1))
+            .collect(),
     }
 }
 
 /// The first `max_lines` lines of `text` that are not empty, each as [`one_line`] makes it.
 pub fn first_lines(text: &str, max_lines: usize, max_chars: usize) -> Vec<String> {
-    let lines = text.lines().map(|line| one_line(line, max_chars)).filter(|line| !line.is_empty());
+    let lines = text
+        .lines()
+        .map(|line| one_line(line, max_chars))
+        .filter(|line| !line.is_empty());
     lines.take(max_lines).collect()
 }
 
@@ -82,7 +91,11 @@ pub fn error_chain_after(mut text: String, error: &dyn std::error::Error) -> Str
 fn shorten(text: &str, max_chars: usize) -> String {
     match text.char_indices().nth(max_chars) {
         None => text.to_owned(),
-        Some(_) => text.chars().take(max_chars.saturating_sub(1)).chain(['…']).collect(),
+        Some(_) => text
+            .chars()
+            .take(max_chars.saturating_sub(1))
+            .chain(['…'])
+            .collect(),
     }
 }
 
@@ -171,7 +184,14 @@ mod tests {
     #[test]
     fn texts_of_windows_are_read() {
         let utf16 = |mark: &[u8], unit: fn(u16) -> [u8; 2]| {
-            [mark, &"run_1\r\n".encode_utf16().flat_map(unit).collect::<Vec<_>>()].concat()
+            [
+                mark,
+                &"run_1\r\n"
+                    .encode_utf16()
+                    .flat_map(unit)
+                    .collect::<Vec<_>>(),
+            ]
+            .concat()
         };
         for bytes in [
             b"run_1\r\n".to_vec(),
@@ -181,14 +201,21 @@ mod tests {
         ] {
             assert_eq!(decoded(bytes).unwrap(), "run_1\r\n");
         }
-        assert!(decoded(b"\xff\xfea".to_vec()).unwrap_err().contains("UTF-16"));
+        assert!(
+            decoded(b"\xff\xfea".to_vec())
+                .unwrap_err()
+                .contains("UTF-16")
+        );
         assert!(decoded(b"\xffa".to_vec()).unwrap_err().contains("UTF-8"));
         assert_eq!(trimmed(" \u{feff}key\u{a0}\r\n"), "key");
     }
 
     #[test]
     fn hostile_text_becomes_one_harmless_line() {
-        assert_eq!(one_line("a\x1b[31mb\x07\r\n\tc\u{202e}d\u{200b}", 80), "a[31mb cd");
+        assert_eq!(
+            one_line("a\x1b[31mb\x07\r\n\tc\u{202e}d\u{200b}", 80),
+            "a[31mb cd"
+        );
         assert_eq!(one_line("  much   space ", 80), "much space");
         assert_eq!(one_line("0123456789", 5), "0123…");
         assert_eq!(one_line("01234", 5), "01234");
@@ -202,10 +229,19 @@ mod tests {
         let value = serde_json::json!({"a\u{9b}": "\u{202e}\u{7f}\u{e0041}\x1b[2J שלום \n"});
         let json = serde_json::to_string_pretty(&value).unwrap();
         let harmless = escape_json_for_terminal(&json);
-        assert!(harmless.chars().all(|c| !is_hidden(c) || c == '\n'), "{harmless}");
+        assert!(
+            harmless.chars().all(|c| !is_hidden(c) || c == '\n'),
+            "{harmless}"
+        );
         assert!(harmless.contains("שלום"), "{harmless}");
-        assert_eq!(serde_json::from_str::<serde_json::Value>(&harmless).unwrap(), value);
-        assert!(matches!(escape_json_for_terminal("{\"a\": 1}\n"), Cow::Borrowed(_)));
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&harmless).unwrap(),
+            value
+        );
+        assert!(matches!(
+            escape_json_for_terminal("{\"a\": 1}\n"),
+            Cow::Borrowed(_)
+        ));
     }
 
     #[test]
@@ -213,13 +249,22 @@ mod tests {
         for (json, whole) in [
             (r#""\ud83d\ude00""#, r#""\ud83d\ude00""#),
             (r#""\ud83d""#, r#""\ufffd""#),
-            (r#""\uDE00\uD83D\ud83d\ude00x""#, r#""\ufffd\ufffd\ud83d\ude00x""#),
+            (
+                r#""\uDE00\uD83D\ud83d\ude00x""#,
+                r#""\ufffd\ufffd\ud83d\ude00x""#,
+            ),
             (r#""\\ud83d \\\ud83d""#, r#""\\ud83d \\\ufffd""#),
-            (r#"{"\ud800\n":"\u00e9\ud800\u0041"}"#, r#"{"\ufffd\n":"\u00e9\ufffd\u0041"}"#),
+            (
+                r#"{"\ud800\n":"\u00e9\ud800\u0041"}"#,
+                r#"{"\ufffd\n":"\u00e9\ufffd\u0041"}"#,
+            ),
             ("[1,2]", "[1,2]"),
         ] {
             assert_eq!(replace_lone_surrogates(json), whole);
-            assert!(serde_json::from_str::<serde_json::Value>(&replace_lone_surrogates(json)).is_ok(), "{json}");
+            assert!(
+                serde_json::from_str::<serde_json::Value>(&replace_lone_surrogates(json)).is_ok(),
+                "{json}"
+            );
         }
     }
 

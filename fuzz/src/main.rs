@@ -21,9 +21,12 @@ mod targets {
     ];
 
     static CHOSEN: LazyLock<Target> = LazyLock::new(|| {
-        let wanted = std::env::var("RUNWATCH_FUZZ_TARGET").expect("RUNWATCH_FUZZ_TARGET names a target");
+        let wanted =
+            std::env::var("RUNWATCH_FUZZ_TARGET").expect("RUNWATCH_FUZZ_TARGET names a target");
         let found = TARGETS.iter().find(|(name, _)| *name == wanted);
-        found.unwrap_or_else(|| panic!("no target is called {wanted}")).1
+        found
+            .unwrap_or_else(|| panic!("no target is called {wanted}"))
+            .1
     });
 
     libfuzzer_sys::fuzz_target!(|bytes: &[u8]| CHOSEN(bytes));

@@ -10,8 +10,8 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::config::{
-    LogFormat, LogLevel, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, check_label, format_duration,
-    parse_duration, watch_name,
+    LogFormat, LogLevel, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, check_label,
+    format_duration, parse_duration, watch_name,
 };
 use crate::domain::{DeliveryId, InvalidId, RunId, SinkName, Verdict};
 
@@ -90,7 +90,9 @@ impl Cli {
     pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let cli = Self::try_parse_from(args)?;
         // Not declared to clap: it overlooks the conflict when the common flag stands before the command.
-        if let (true, Command::Wait(WaitArgs { output: true, .. })) = (cli.common.json, &cli.command) {
+        if let (true, Command::Wait(WaitArgs { output: true, .. })) =
+            (cli.common.json, &cli.command)
+        {
             let what = "the argument '--output' cannot be used with '--json'";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, what));
         }
@@ -108,10 +110,22 @@ pub struct Common {
           value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub config: Option<PathBuf>,
     /// How much to log: error, warn, info, debug or trace.
-    #[arg(hide_possible_values = true, long, global = true, value_enum, value_name = "LEVEL")]
+    #[arg(
+        hide_possible_values = true,
+        long,
+        global = true,
+        value_enum,
+        value_name = "LEVEL"
+    )]
     pub log_level: Option<LogLevel>,
     /// How to log: text, or json with one object a line.
-    #[arg(hide_possible_values = true, long, global = true, value_enum, value_name = "FORMAT")]
+    #[arg(
+        hide_possible_values = true,
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT"
+    )]
     pub log_format: Option<LogFormat>,
     /// When to use colors: auto (on a terminal, unless NO_COLOR is set), always or never.
     #[arg(hide_possible_values = true, long, global = true, value_enum, value_name = "WHEN", default_value_t = Color::Auto)]
@@ -344,7 +358,11 @@ impl FromStr for RunArg {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        if text == "-" { Ok(Self::Stdin) } else { RunId::new(text).map(Self::Id) }
+        if text == "-" {
+            Ok(Self::Stdin)
+        } else {
+            RunId::new(text).map(Self::Id)
+        }
     }
 }
 
@@ -386,11 +404,16 @@ pub struct DemoArgs {
 
 /// A duration within limits, both included.
 fn within(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
-    let duration = parse_duration(text).map_err(|error| format!("{error}; write a duration such as 30s or 1h30m"))?;
+    let duration = parse_duration(text)
+        .map_err(|error| format!("{error}; write a duration such as 30s or 1h30m"))?;
     if (least..=most).contains(&duration) {
         Ok(duration)
     } else {
-        Err(format!("out of range; write {} to {}", format_duration(least), format_duration(most)))
+        Err(format!(
+            "out of range; write {} to {}",
+            format_duration(least),
+            format_duration(most)
+        ))
     }
 }
 
@@ -416,7 +439,9 @@ fn name(text: &str) -> Result<String, String> {
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("there is no = in it; write KEY=VALUE")?;
+    let (key, value) = text
+        .split_once('=')
+        .ok_or("there is no = in it; write KEY=VALUE")?;
     check_label(key, value).map_err(|(what, fix)| format!("{what}; {fix}"))?;
     Ok((key.to_owned(), value.to_owned()))
 }
@@ -426,10 +451,11 @@ mod tests {
     use super::*;
 
     fn wait(line: &str) -> Result<WaitArgs, String> {
-        let parsed = Cli::from_args(line.split_whitespace().map(OsString::from)).map_err(|error| {
-            assert_eq!(error.exit_code(), 2);
-            error.to_string()
-        })?;
+        let parsed =
+            Cli::from_args(line.split_whitespace().map(OsString::from)).map_err(|error| {
+                assert_eq!(error.exit_code(), 2);
+                error.to_string()
+            })?;
         match parsed.command {
             Command::Wait(args) => Ok(args),
             other => panic!("not wait: {other:?}"),
@@ -448,12 +474,21 @@ mod tests {
              --any --fail-fast --output --exit-status --linger 0s -q -f",
         )
         .unwrap();
-        assert_eq!(args.runs, [RunArg::Id(RunId::new("run_1").unwrap()), RunArg::Stdin]);
+        assert_eq!(
+            args.runs,
+            [RunArg::Id(RunId::new("run_1").unwrap()), RunArg::Stdin]
+        );
         assert_eq!(args.watch.timeout, Some(Duration::from_secs(7200)));
-        assert_eq!(args.watch.labels, [("a".into(), "b".into()), ("c".into(), "d=e".into())]);
+        assert_eq!(
+            args.watch.labels,
+            [("a".into(), "b".into()), ("c".into(), "d=e".into())]
+        );
         assert_eq!(args.interval, Some(Duration::from_millis(50)));
         assert_eq!((args.linger, args.follow), (Duration::ZERO, true));
-        assert_eq!(wait("runwatch wait run_1").unwrap().linger, Duration::from_secs(30));
+        assert_eq!(
+            wait("runwatch wait run_1").unwrap().linger,
+            Duration::from_secs(30)
+        );
     }
 
     #[test]
@@ -476,9 +511,15 @@ mod tests {
 
     #[test]
     fn common_flags_go_before_and_after_the_command() {
-        for line in ["runwatch --json --config x config check", "runwatch config check --json --config x"] {
+        for line in [
+            "runwatch --json --config x config check",
+            "runwatch config check --json --config x",
+        ] {
             let cli = Cli::from_args(line.split_whitespace().map(OsString::from)).unwrap();
-            assert!(cli.common.json && cli.common.config == Some(PathBuf::from("x")), "{line}");
+            assert!(
+                cli.common.json && cli.common.config == Some(PathBuf::from("x")),
+                "{line}"
+            );
         }
     }
 }

@@ -20,7 +20,12 @@ const TEMPLATE: &str = include_str!("../../config/runwatch.toml");
 ///
 /// # Errors
 /// When `out` or `err` cannot be written to; a closed pipe is no error.
-pub fn check(sources: &Sources, json: bool, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<u8> {
+pub fn check(
+    sources: &Sources,
+    json: bool,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> anyhow::Result<u8> {
     let result = load(sources).and_then(|loaded| match unusable_sinks(&loaded.settings) {
         problems if problems.is_empty() => Ok(loaded),
         problems => Err(Problems(problems)),
@@ -28,7 +33,9 @@ pub fn check(sources: &Sources, json: bool, out: &mut dyn Write, err: &mut dyn W
     let code = if result.is_ok() { 0 } else { USAGE };
     match result {
         result if json => write_text(out, &format!("{}\n", check_json(&result)))?,
-        Ok(loaded) if loaded.sources.is_empty() => write_text(out, "ok: no file, built-in defaults only\n")?,
+        Ok(loaded) if loaded.sources.is_empty() => {
+            write_text(out, "ok: no file, built-in defaults only\n")?
+        }
         Ok(loaded) => {
             write_text(out, &format!("ok: {}\n", files(&loaded).join(", ")))?;
         }
@@ -42,7 +49,9 @@ fn unusable_sinks(settings: &Settings) -> Vec<Problem> {
     let problem = |(name, sink): (&SinkName, &SinkSettings)| {
         let error = Sink::build(sink).err()?;
         let fix = match error {
-            BuildSinkError::Http(_) => "install the certificates of authorities, or name them in SSL_CERT_FILE",
+            BuildSinkError::Http(_) => {
+                "install the certificates of authorities, or name them in SSL_CERT_FILE"
+            }
             BuildSinkError::Template(_) => "correct the template",
         };
         Some(Problem {
@@ -57,7 +66,10 @@ fn unusable_sinks(settings: &Settings) -> Vec<Problem> {
 }
 
 fn check_json(result: &Result<Loaded, Problems>) -> serde_json::Value {
-    let problems = result.as_ref().err().map_or(&[][..], |problems| &problems.0);
+    let problems = result
+        .as_ref()
+        .err()
+        .map_or(&[][..], |problems| &problems.0);
     let problem = |problem: &Problem| {
         serde_json::json!({
             "origin": problem.origin.as_ref().map(ToString::to_string),
@@ -75,7 +87,11 @@ fn check_json(result: &Result<Loaded, Problems>) -> serde_json::Value {
 }
 
 fn files(loaded: &Loaded) -> Vec<String> {
-    loaded.sources.iter().map(|path| path.display().to_string()).collect()
+    loaded
+        .sources
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect()
 }
 
 /// Prints the configuration in force as TOML, each key with its origin, without secrets. With `json`:
@@ -84,7 +100,12 @@ fn files(loaded: &Loaded) -> Vec<String> {
 ///
 /// # Errors
 /// When `out` or `err` cannot be written to; a closed pipe is no error.
-pub fn show(sources: &Sources, json: bool, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<u8> {
+pub fn show(
+    sources: &Sources,
+    json: bool,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> anyhow::Result<u8> {
     match load(sources) {
         Err(problems) => {
             report(&problems, err)?;
@@ -122,19 +143,36 @@ pub fn init(
         return Ok(0);
     }
     let Some(path) = path.map(Path::to_owned).or_else(|| sources.user_file()) else {
-        write_text(err, "there is no home folder to write to; name a path, or - for standard output\n")?;
+        write_text(
+            err,
+            "there is no home folder to write to; name a path, or - for standard output\n",
+        )?;
         return Ok(USAGE);
     };
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    if let Some(folder) = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+    {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
     if !write_file(&path, force).with_context(|| format!("cannot write {}", path.display()))? {
-        write_text(err, &format!("{} exists and is kept; --force replaces it\n", path.display()))?;
+        write_text(
+            err,
+            &format!(
+                "{} exists and is kept; --force replaces it\n",
+                path.display()
+            ),
+        )?;
         return Ok(USAGE);
     }
     let mut next = format!("wrote {} (readable by you only)\n", path.display());
     let read_later = sources.explicit.as_ref() == Some(&path) || sources.files.contains(&path);
-    let flag = if read_later { String::new() } else { format!(" --config {}", path.display()) };
+    let flag = if read_later {
+        String::new()
+    } else {
+        format!(" --config {}", path.display())
+    };
     next.push_str(&format!(
         "next: put your API key into it or into CREWSHIP_API_KEY, then: runwatch{flag} config check\n"
     ));
@@ -154,7 +192,9 @@ fn write_file(path: &PathBuf, force: bool) -> std::io::Result<bool> {
         options.create_new(true);
     }
     let mut file = match options.open(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && !force => return Ok(false),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && !force => {
+            return Ok(false);
+        }
         other => other?,
     };
     // The mode above is only for a new file.
@@ -166,5 +206,8 @@ fn write_file(path: &PathBuf, force: bool) -> std::io::Result<bool> {
 fn report(problems: &Problems, err: &mut dyn Write) -> anyhow::Result<()> {
     let count = problems.0.len();
     let noun = if count == 1 { "problem" } else { "problems" };
-    write_text(err, &format!("{problems}\n{count} {noun} in the configuration\n"))
+    write_text(
+        err,
+        &format!("{problems}\n{count} {noun} in the configuration\n"),
+    )
 }

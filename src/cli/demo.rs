@@ -30,37 +30,64 @@ const PARTS: [Part; 6] = [
     Part {
         id: "run_demo_report",
         name: "weekly report",
-        script: || Script::succeeds().queued_for(seconds(1)).runs_for(seconds(5)),
+        script: || {
+            Script::succeeds()
+                .queued_for(seconds(1))
+                .runs_for(seconds(5))
+        },
         verdict: Verdict::Succeeded,
     },
     Part {
         id: "run_demo_research",
         name: "market research",
-        script: || Script::fails("OpenAI API rate limit exceeded").queued_for(seconds(1)).runs_for(seconds(7)),
+        script: || {
+            Script::fails("OpenAI API rate limit exceeded")
+                .queued_for(seconds(1))
+                .runs_for(seconds(7))
+        },
         verdict: Verdict::Failed,
     },
     Part {
         id: "run_demo_outreach",
         name: "outreach mails",
-        script: || Script::canceled().queued_for(seconds(1)).runs_for(seconds(3)),
+        script: || {
+            Script::canceled()
+                .queued_for(seconds(1))
+                .runs_for(seconds(3))
+        },
         verdict: Verdict::Canceled,
     },
     Part {
         id: "run_demo_late",
         name: "late arrival",
-        script: || Script::succeeds().appears_after(seconds(3)).queued_for(seconds(1)).runs_for(seconds(4)),
+        script: || {
+            Script::succeeds()
+                .appears_after(seconds(3))
+                .queued_for(seconds(1))
+                .runs_for(seconds(4))
+        },
         verdict: Verdict::Succeeded,
     },
     Part {
         id: "run_demo_limited",
         name: "with a 429",
-        script: || Script::succeeds().queued_for(seconds(1)).runs_for(seconds(9)).fault_on(4, too_many_requests()),
+        script: || {
+            Script::succeeds()
+                .queued_for(seconds(1))
+                .runs_for(seconds(9))
+                .fault_on(4, too_many_requests())
+        },
         verdict: Verdict::Succeeded,
     },
     Part {
         id: "run_demo_gateway",
         name: "with a 502",
-        script: || Script::succeeds().queued_for(seconds(2)).runs_for(seconds(9)).fault_on(3, bad_gateway()),
+        script: || {
+            Script::succeeds()
+                .queued_for(seconds(2))
+                .runs_for(seconds(9))
+                .fault_on(3, bad_gateway())
+        },
         verdict: Verdict::Succeeded,
     },
 ];
@@ -82,8 +109,13 @@ fn bad_gateway() -> Fault {
 /// # Errors
 /// When a port cannot be opened or the engine breaks.
 pub async fn demo(options: OutputOptions, out: &mut dyn Write) -> anyhow::Result<u8> {
-    let secret = format!("whsec_{}", base64::engine::general_purpose::STANDARD.encode(random_key()?));
-    let simulator = Simulator::start().await.context("cannot start the simulated API")?;
+    let secret = format!(
+        "whsec_{}",
+        base64::engine::general_purpose::STANDARD.encode(random_key()?)
+    );
+    let simulator = Simulator::start()
+        .await
+        .context("cannot start the simulated API")?;
     let verified = secret.clone();
     let receiver = Receiver::start_verifying(move |headers, body| {
         signature::verify(&verified, headers, body, Timestamp::now()).is_ok()
@@ -109,12 +141,27 @@ pub async fn demo(options: OutputOptions, out: &mut dyn Write) -> anyhow::Result
         labels: Labels::new(),
         sinks: None,
         added_at,
-        deadline_at: added_at.checked_add(settings.watch.deadline).unwrap_or(Timestamp::MAX),
+        deadline_at: added_at
+            .checked_add(settings.watch.deadline)
+            .unwrap_or(Timestamp::MAX),
     };
     let watches = PARTS.iter().map(watch).collect();
-    let until = StopCondition { first: false, first_bad: false, linger: seconds(30), reached_within: None };
+    let until = StopCondition {
+        first: false,
+        first_bad: false,
+        linger: seconds(30),
+        reached_within: None,
+    };
     let results = options.results;
-    let code = follow(engine, clock, watches, until, options, super::Signals::listen()?).await?;
+    let code = follow(
+        engine,
+        clock,
+        watches,
+        until,
+        options,
+        super::Signals::listen()?,
+    )
+    .await?;
     if code >= super::INTERRUPTED {
         return Ok(code);
     }
@@ -129,7 +176,9 @@ pub async fn demo(options: OutputOptions, out: &mut dyn Write) -> anyhow::Result
 /// # Errors
 /// When a port cannot be opened.
 pub async fn serve(out: &mut dyn Write) -> anyhow::Result<u8> {
-    let simulator = Simulator::start().await.context("cannot start the simulated API")?;
+    let simulator = Simulator::start()
+        .await
+        .context("cannot start the simulated API")?;
     for part in &PARTS {
         simulator.add_run(&run_id(part.id), (part.script)());
     }
@@ -154,7 +203,8 @@ fn run_id(text: &str) -> RunId {
 
 fn random_key() -> anyhow::Result<[u8; 32]> {
     let mut key = [0; 32];
-    aws_lc_rs::rand::fill(&mut key).map_err(|_unspecified| anyhow::anyhow!("no random numbers to be had"))?;
+    aws_lc_rs::rand::fill(&mut key)
+        .map_err(|_unspecified| anyhow::anyhow!("no random numbers to be had"))?;
     Ok(key)
 }
 
@@ -177,7 +227,9 @@ fn settings(simulator: &Simulator, receiver: &Receiver, secret: &str) -> Setting
         labels: Labels::new(),
         retry_schedule: vec![seconds(1); 5],
     };
-    settings.sinks.insert(SinkName::new("demo").expect("a valid name"), sink);
+    settings
+        .sinks
+        .insert(SinkName::new("demo").expect("a valid name"), sink);
     settings
 }
 
@@ -190,12 +242,15 @@ fn report(
 ) -> anyhow::Result<bool> {
     let mut received = Vec::new();
     for request in receiver.requests() {
-        let event = Event::from_json(&String::from_utf8_lossy(&request.body)).context("the receiver got no event")?;
+        let event = Event::from_json(&String::from_utf8_lossy(&request.body))
+            .context("the receiver got no event")?;
         received.push((event, request.verified == Some(true), request.at));
     }
     let told = |part: &Part| {
-        let of_run: Vec<_> =
-            received.iter().filter(|(event, _, _)| event.run_id().is_some_and(|id| id.as_str() == part.id)).collect();
+        let of_run: Vec<_> = received
+            .iter()
+            .filter(|(event, _, _)| event.run_id().is_some_and(|id| id.as_str() == part.id))
+            .collect();
         matches!(of_run.as_slice(), [(event, true, _)] if event.event_type == part.verdict.event_type())
     };
     let as_it_must = received.len() == PARTS.len() && PARTS.iter().all(told);
@@ -209,15 +264,37 @@ fn report(
     }
     writeln!(out, "\nThe receiver got:")?;
     for (event, verified, at) in &received {
-        let EventData::Run(data) = &event.data else { continue };
-        let signed = if *verified { "signature verified" } else { "SIGNATURE NOT VERIFIED" };
+        let EventData::Run(data) = &event.data else {
+            continue;
+        };
+        let signed = if *verified {
+            "signature verified"
+        } else {
+            "SIGNATURE NOT VERIFIED"
+        };
         // Not the delay of the event: the API gives times in whole seconds.
-        let delay = simulator.ends_at(&data.run.id).map(|end| humanize(at.saturating_duration_since(end)));
-        let delay = delay.map(|delay| format!(", {delay} after the end")).unwrap_or_default();
-        writeln!(out, "  {:<14} {:<18} {signed}{delay}", event.event_type.as_str(), data.run.id)?;
+        let delay = simulator
+            .ends_at(&data.run.id)
+            .map(|end| humanize(at.saturating_duration_since(end)));
+        let delay = delay
+            .map(|delay| format!(", {delay} after the end"))
+            .unwrap_or_default();
+        writeln!(
+            out,
+            "  {:<14} {:<18} {signed}{delay}",
+            event.event_type.as_str(),
+            data.run.id
+        )?;
     }
-    let outcome = if as_it_must { "every verdict right, nothing lost." } else { "NOT AS IT MUST BE." };
-    writeln!(out, "\n{runs} runs, {messages} messages, {requests} requests: {outcome}")?;
+    let outcome = if as_it_must {
+        "every verdict right, nothing lost."
+    } else {
+        "NOT AS IT MUST BE."
+    };
+    writeln!(
+        out,
+        "\n{runs} runs, {messages} messages, {requests} requests: {outcome}"
+    )?;
     out.flush()?;
     Ok(as_it_must)
 }

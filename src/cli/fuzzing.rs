@@ -7,20 +7,28 @@ use crate::cli::args::{Cli, RunArg};
 
 /// Standard input of `wait -`.
 pub fn input(bytes: &[u8]) {
-    let Ok(ids) = run_ids(&[RunArg::Stdin], bytes) else { return };
+    let Ok(ids) = run_ids(&[RunArg::Stdin], bytes) else {
+        return;
+    };
     assert!(!ids.is_empty());
     let unique: BTreeSet<_> = ids.iter().collect();
     assert_eq!(unique.len(), ids.len());
     for id in &ids {
         assert!((1..=128).contains(&id.as_str().len()) && !matches!(id.as_str(), "." | ".."));
-        assert!(id.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte)));
+        assert!(
+            id.as_str()
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+        );
     }
 }
 
 /// A command line, its arguments separated by zero bytes.
 pub fn arguments(bytes: &[u8]) {
     use std::os::unix::ffi::OsStrExt as _;
-    let arguments = bytes.split(|byte| *byte == 0).map(|part| std::ffi::OsStr::from_bytes(part).to_owned());
+    let arguments = bytes
+        .split(|byte| *byte == 0)
+        .map(|part| std::ffi::OsStr::from_bytes(part).to_owned());
     if let Err(error) = Cli::from_args(std::iter::once("runwatch".into()).chain(arguments)) {
         drop(error.to_string());
     }

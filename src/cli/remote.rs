@@ -12,10 +12,14 @@ use jiff::tz::TimeZone;
 
 use super::wait::read_run_ids;
 use super::{Signals, USAGE, write_text};
-use crate::cli::args::{AddArgs, Deliveries, DeliveriesArgs, DeliveriesCommand, ListArgs, RunArg, WatchArgs};
+use crate::cli::args::{
+    AddArgs, Deliveries, DeliveriesArgs, DeliveriesCommand, ListArgs, RunArg, WatchArgs,
+};
 use crate::cli::table::Table;
 use crate::config::{self, Sources, format_duration};
-use crate::control::{AddRequest, AttemptResponse, Client, ClientError, DeliveryResponse, WatchResponse};
+use crate::control::{
+    AddRequest, AttemptResponse, Client, ClientError, DeliveryResponse, WatchResponse,
+};
 use crate::domain::{EventType, RunId, Verdict};
 use crate::logging::Screen;
 use crate::store::Fate;
@@ -91,12 +95,20 @@ fn socket(sources: &Sources) -> Option<PathBuf> {
     let absent = own == sources.socket_path() && !own.as_deref().is_some_and(Path::exists);
     let service = Path::new(SERVICE_SOCKET);
     let root = rustix::process::geteuid().is_root();
-    if absent && root && (own.is_none() || service.exists()) { Some(service.to_owned()) } else { own }
+    if absent && root && (own.is_none() || service.exists()) {
+        Some(service.to_owned())
+    } else {
+        own
+    }
 }
 
 /// What is requested for a run.
 pub(super) fn request(args: &WatchArgs, run_id: &RunId, again: bool) -> AddRequest {
-    let sinks: Vec<_> = args.sinks.iter().map(|name| name.as_str().to_owned()).collect();
+    let sinks: Vec<_> = args
+        .sinks
+        .iter()
+        .map(|name| name.as_str().to_owned())
+        .collect();
     AddRequest {
         run_id: run_id.as_str().to_owned(),
         name: args.name.clone(),
@@ -119,7 +131,11 @@ pub(super) async fn add_all(
         let asked = request(args, run_id, again);
         async move { client.add(&asked).await }
     };
-    stream::iter(run_ids).map(add).buffered(AT_ONCE).collect().await
+    stream::iter(run_ids)
+        .map(add)
+        .buffered(AT_ONCE)
+        .collect()
+        .await
 }
 
 /// Says of a run that was watched already which of the options do not apply, and what to do; `None` when all do.
@@ -129,13 +145,22 @@ pub(super) fn not_applied(watch: &WatchResponse, without: &str) -> Option<String
         "sinks" => "--sink".to_owned(),
         other => format!("--{other}"),
     };
-    let flags: Vec<_> = watch.not_applied.iter().map(flag).filter(|flag| flag != without).collect();
+    let flags: Vec<_> = watch
+        .not_applied
+        .iter()
+        .map(flag)
+        .filter(|flag| flag != without)
+        .collect();
     let fix = if watch.verdict.is_some() {
         "watch it anew with --again"
     } else {
         "to change them, remove the watch and add the run again"
     };
-    let what = format!("{} is watched already, and {} not applied; {fix}", watch.run_id, flags.join(", "));
+    let what = format!(
+        "{} is watched already, and {} not applied; {fix}",
+        watch.run_id,
+        flags.join(", ")
+    );
     match flags.len() {
         0 => None,
         1 => Some(what.replacen(" not applied", " is not applied", 1)),
@@ -149,7 +174,11 @@ pub(super) fn standing_of_known(watch: &WatchResponse, now: Timestamp) -> String
         (None, _) => format!("{}: already watched", watch.run_id),
         (Some(verdict), None) => format!("{}: already watched, and {verdict}", watch.run_id),
         (Some(verdict), Some(at)) => {
-            format!("{}: already watched, and {verdict} {}; --again watches it anew", watch.run_id, ago(at, now))
+            format!(
+                "{}: already watched, and {verdict} {}; --again watches it anew",
+                watch.run_id,
+                ago(at, now)
+            )
         }
     }
 }
@@ -162,20 +191,34 @@ pub(super) fn standing_of_known(watch: &WatchResponse, now: Timestamp) -> String
 pub async fn add(client: &Client, args: &AddArgs, mut printer: Printer<'_>) -> anyhow::Result<u8> {
     let run_ids = read_run_ids(&args.runs).await?;
     let mut code = 0;
-    for (run_id, added) in run_ids.iter().zip(add_all(client, &args.watch, args.again, &run_ids).await) {
-        let dropped = added.as_ref().ok().and_then(|(watch, _)| not_applied(watch, ""));
+    for (run_id, added) in run_ids
+        .iter()
+        .zip(add_all(client, &args.watch, args.again, &run_ids).await)
+    {
+        let dropped = added
+            .as_ref()
+            .ok()
+            .and_then(|(watch, _)| not_applied(watch, ""));
         match added {
             Ok((watch, new)) if printer.json => {
                 let added = if new { "new" } else { "known" };
-                printer.json(&serde_json::json!({ "run_id": watch.run_id, "added": added, "watch": watch }))?;
+                printer.json(
+                    &serde_json::json!({ "run_id": watch.run_id, "added": added, "watch": watch }),
+                )?;
             }
             Ok((watch, true)) => printer.line(&format!("{}: watching", watch.run_id))?,
             Ok((watch, false)) => printer.line(&standing_of_known(&watch, Timestamp::now()))?,
             Err(error) => {
-                if matches!(error, ClientError::NotRunning(_) | ClientError::Forbidden(_)) {
+                if matches!(
+                    error,
+                    ClientError::NotRunning(_) | ClientError::Forbidden(_)
+                ) {
                     return printer.failed(&error);
                 }
-                write_text(printer.err, &format!("error: {run_id} is not watched: {error}\n"))?;
+                write_text(
+                    printer.err,
+                    &format!("error: {run_id} is not watched: {error}\n"),
+                )?;
                 code = code.max(failure_code(&error));
             }
         }
@@ -191,9 +234,20 @@ pub async fn add(client: &Client, args: &AddArgs, mut printer: Printer<'_>) -> a
 ///
 /// # Errors
 /// When the result cannot be written.
-pub async fn list(client: &Client, args: &ListArgs, mut printer: Printer<'_>) -> anyhow::Result<u8> {
-    let labels: Vec<_> = args.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    let mut query: Vec<(&str, &str)> = labels.iter().map(|label| ("label", label.as_str())).collect();
+pub async fn list(
+    client: &Client,
+    args: &ListArgs,
+    mut printer: Printer<'_>,
+) -> anyhow::Result<u8> {
+    let labels: Vec<_> = args
+        .labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    let mut query: Vec<(&str, &str)> = labels
+        .iter()
+        .map(|label| ("label", label.as_str()))
+        .collect();
     match args.verdict {
         Some(verdict) => query.push(("verdict", verdict.as_str())),
         None if args.all => {}
@@ -215,18 +269,35 @@ pub async fn list(client: &Client, args: &ListArgs, mut printer: Printer<'_>) ->
         return Ok(0);
     }
     let now = Timestamp::now();
-    let mut table = Table::new(["RUN", "NAME", "STATUS", "SINCE", "POLLS", "NEXT POLL", "LAST ERROR"]);
+    let mut table = Table::new([
+        "RUN",
+        "NAME",
+        "STATUS",
+        "SINCE",
+        "POLLS",
+        "NEXT POLL",
+        "LAST ERROR",
+    ]);
     for watch in &list.watches {
         let since = watch.finished_at.unwrap_or(watch.added_at);
-        let error = watch.last_error.as_ref().filter(|_| watch.verdict.is_none());
+        let error = watch
+            .last_error
+            .as_ref()
+            .filter(|_| watch.verdict.is_none());
         table.row([
             watch.run_id.to_string(),
-            watch.name.as_deref().map(|name| one_line(name, TEXT_CHARS)).unwrap_or_default(),
+            watch
+                .name
+                .as_deref()
+                .map(|name| one_line(name, TEXT_CHARS))
+                .unwrap_or_default(),
             standing(watch),
             ago(since, now),
             watch.polls.to_string(),
             next_poll(watch, now),
-            error.map(|error| format!("{} ({})", error.message, ago(error.at, now))).unwrap_or_default(),
+            error
+                .map(|error| format!("{} ({})", error.message, ago(error.at, now)))
+                .unwrap_or_default(),
         ]);
     }
     write_text(printer.out, &table.into_text(printer.width))?;
@@ -253,12 +324,27 @@ pub async fn show(client: &Client, run_id: &RunId, mut printer: Printer<'_>) -> 
 ///
 /// # Errors
 /// When the result cannot be written.
-pub async fn healthcheck(client: &Client, ready: bool, mut printer: Printer<'_>) -> anyhow::Result<u8> {
-    match if ready { client.readiness().await } else { client.health().await } {
+pub async fn healthcheck(
+    client: &Client,
+    ready: bool,
+    mut printer: Printer<'_>,
+) -> anyhow::Result<u8> {
+    match if ready {
+        client.readiness().await
+    } else {
+        client.health().await
+    } {
         Ok(health) if printer.json => printer.json(&health)?,
-        Ok(health) => printer.line(health.get("status").and_then(|status| status.as_str()).unwrap_or("ok"))?,
+        Ok(health) => printer.line(
+            health
+                .get("status")
+                .and_then(|status| status.as_str())
+                .unwrap_or("ok"),
+        )?,
         // One that is there and does not answer in time makes no progress.
-        Err(error @ ClientError::Broken { .. }) => return printer.failed(&error).map(|_code| REFUSED),
+        Err(error @ ClientError::Broken { .. }) => {
+            return printer.failed(&error).map(|_code| REFUSED);
+        }
         Err(error) => return printer.failed(&error),
     }
     Ok(0)
@@ -268,7 +354,12 @@ pub async fn healthcheck(client: &Client, ready: bool, mut printer: Printer<'_>)
 ///
 /// # Errors
 /// When the result cannot be written.
-pub async fn remove(client: &Client, runs: &[RunArg], force: bool, mut printer: Printer<'_>) -> anyhow::Result<u8> {
+pub async fn remove(
+    client: &Client,
+    runs: &[RunArg],
+    force: bool,
+    mut printer: Printer<'_>,
+) -> anyhow::Result<u8> {
     let mut code = 0;
     for run_id in &read_run_ids(runs).await? {
         let removed = client.remove(run_id, force).await;
@@ -303,7 +394,10 @@ async fn print_events(client: &Client, after: Option<u64>, screen: &Screen) -> a
         screen.line(&format!("error: {error}"));
         Ok(failure_code(error))
     };
-    let mut events = match client.events(after.map(|after| after.to_string()).as_deref()).await {
+    let mut events = match client
+        .events(after.map(|after| after.to_string()).as_deref())
+        .await
+    {
         Ok(events) => events,
         Err(error) => return failed(&error),
     };
@@ -311,12 +405,16 @@ async fn print_events(client: &Client, after: Option<u64>, screen: &Screen) -> a
         match events.next().await {
             Ok(Some((id, json))) => {
                 let json = escape_json_for_terminal(&json);
-                let fields = json.strip_prefix('{').context("an event is no JSON object")?;
+                let fields = json
+                    .strip_prefix('{')
+                    .context("an event is no JSON object")?;
                 screen.out.print(format!("{{\"id\":{id},{fields}\n"));
                 screen.out.flush().await;
                 match screen.out.result_failed() {
                     Some(ErrorKind::BrokenPipe) => return Ok(0),
-                    Some(error) => return Err(std::io::Error::from(error)).context("cannot write the result"),
+                    Some(error) => {
+                        return Err(std::io::Error::from(error)).context("cannot write the result");
+                    }
                     None => {}
                 }
             }
@@ -334,16 +432,28 @@ async fn print_events(client: &Client, after: Option<u64>, screen: &Screen) -> a
 ///
 /// # Errors
 /// When the result cannot be written.
-pub async fn deliveries(client: &Client, args: &DeliveriesArgs, mut printer: Printer<'_>) -> anyhow::Result<u8> {
+pub async fn deliveries(
+    client: &Client,
+    args: &DeliveriesArgs,
+    mut printer: Printer<'_>,
+) -> anyhow::Result<u8> {
     match &args.command {
-        Some(DeliveriesCommand::Retry(which)) => return decide(client, which, Fate::Retry, printer).await,
-        Some(DeliveriesCommand::Drop(which)) => return decide(client, which, Fate::Drop, printer).await,
+        Some(DeliveriesCommand::Retry(which)) => {
+            return decide(client, which, Fate::Retry, printer).await;
+        }
+        Some(DeliveriesCommand::Drop(which)) => {
+            return decide(client, which, Fate::Drop, printer).await;
+        }
         None => {}
     }
     let mut query = Vec::new();
     query.extend(args.sink.as_ref().map(|sink| ("sink", sink.as_str())));
     if args.failed {
-        query.extend([("state", "pending"), ("state", "sending"), ("state", "dead")]);
+        query.extend([
+            ("state", "pending"),
+            ("state", "sending"),
+            ("state", "dead"),
+        ]);
     }
     let mut deliveries = match client.deliveries(&query).await {
         Ok(deliveries) => deliveries,
@@ -359,17 +469,34 @@ pub async fn deliveries(client: &Client, args: &DeliveriesArgs, mut printer: Pri
         return Ok(0);
     }
     let now = Timestamp::now();
-    let mut table = Table::new(["ID", "EVENT", "RUN", "SINK", "STATE", "ATTEMPTS", "MADE", "LAST RESULT"]);
+    let mut table = Table::new([
+        "ID",
+        "EVENT",
+        "RUN",
+        "SINK",
+        "STATE",
+        "ATTEMPTS",
+        "MADE",
+        "LAST RESULT",
+    ]);
     for delivery in &deliveries {
         table.row([
             delivery.id.to_string(),
             delivery.event.to_string(),
-            delivery.run_id.as_ref().map(ToString::to_string).unwrap_or_default(),
+            delivery
+                .run_id
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
             delivery.sink.to_string(),
             delivery_state(delivery, now),
             delivery.attempts.to_string(),
             ago(delivery.created_at, now),
-            delivery.last_result.as_deref().map(|result| one_line(result, TEXT_CHARS)).unwrap_or_default(),
+            delivery
+                .last_result
+                .as_deref()
+                .map(|result| one_line(result, TEXT_CHARS))
+                .unwrap_or_default(),
         ]);
     }
     write_text(printer.out, &table.into_text(printer.width))?;
@@ -377,7 +504,12 @@ pub async fn deliveries(client: &Client, args: &DeliveriesArgs, mut printer: Pri
 }
 
 /// Has deliveries tried again or given up.
-async fn decide(client: &Client, which: &Deliveries, fate: Fate, mut printer: Printer<'_>) -> anyhow::Result<u8> {
+async fn decide(
+    client: &Client,
+    which: &Deliveries,
+    fate: Fate,
+    mut printer: Printer<'_>,
+) -> anyhow::Result<u8> {
     let (key, done) = match fate {
         Fate::Retry => ("due", "being tried again"),
         Fate::Drop => ("dropped", "given up"),
@@ -388,7 +520,9 @@ async fn decide(client: &Client, which: &Deliveries, fate: Fate, mut printer: Pr
                 printer.json(&serde_json::json!({ "sink": sink, "deliveries": deliveries }))?
             }
             Ok(1) => printer.line(&format!("1 message to {sink} is {done}"))?,
-            Ok(deliveries) => printer.line(&format!("{deliveries} messages to {sink} are {done}"))?,
+            Ok(deliveries) => {
+                printer.line(&format!("{deliveries} messages to {sink} are {done}"))?
+            }
             Err(error) => return printer.failed(&error),
         }
         return Ok(0);
@@ -419,11 +553,19 @@ fn standing(watch: &WatchResponse) -> String {
 }
 
 fn ago(at: Timestamp, now: Timestamp) -> String {
-    if at > now { "now".to_owned() } else { format!("{} ago", humanize(now.duration_since(at).unsigned_abs())) }
+    if at > now {
+        "now".to_owned()
+    } else {
+        format!("{} ago", humanize(now.duration_since(at).unsigned_abs()))
+    }
 }
 
 fn ahead(at: Timestamp, now: Timestamp) -> String {
-    if at <= now { "now".to_owned() } else { format!("in {}", humanize(at.duration_since(now).unsigned_abs())) }
+    if at <= now {
+        "now".to_owned()
+    } else {
+        format!("in {}", humanize(at.duration_since(now).unsigned_abs()))
+    }
 }
 
 fn next_poll(watch: &WatchResponse, now: Timestamp) -> String {
@@ -451,10 +593,21 @@ fn describe(watch: &WatchResponse, now: Timestamp, zone: &TimeZone, width: Optio
     let mut line = |name: &str, value: String| {
         writeln!(text, "  {name:<10} {value}").expect("a String takes all text");
     };
-    let ended = watch.finished_at.map(|at| format!(", seen {}", ago(at, now))).unwrap_or_default();
+    let ended = watch
+        .finished_at
+        .map(|at| format!(", seen {}", ago(at, now)))
+        .unwrap_or_default();
     line("status", format!("{}{ended}", standing(watch)));
     if let Some(found_by) = &watch.found_by {
-        line("found by", if found_by == "stream" { "its event stream" } else { found_by }.to_owned());
+        line(
+            "found by",
+            if found_by == "stream" {
+                "its event stream"
+            } else {
+                found_by
+            }
+            .to_owned(),
+        );
     }
     line("added", ago(watch.added_at, now));
     if watch.verdict.is_none() {
@@ -466,16 +619,38 @@ fn describe(watch: &WatchResponse, now: Timestamp, zone: &TimeZone, width: Optio
         line("not found", format!("since {}", ago(since, now)));
     }
     if let Some(error) = &watch.last_error {
-        line("last error", format!("{} ({})", one_line(&error.message, TEXT_CHARS), ago(error.at, now)));
+        line(
+            "last error",
+            format!(
+                "{} ({})",
+                one_line(&error.message, TEXT_CHARS),
+                ago(error.at, now)
+            ),
+        );
     }
     if !watch.labels.is_empty() {
-        let labels: Vec<_> = watch.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let labels: Vec<_> = watch
+            .labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
         line("labels", one_line(&labels.join(" "), TEXT_CHARS));
     }
     if let Some(sinks) = &watch.sinks {
-        line("only to", sinks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
+        line(
+            "only to",
+            sinks
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(", "),
+        );
     }
-    let time = |at: Timestamp| at.to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string();
+    let time = |at: Timestamp| {
+        at.to_zoned_datetime(zone.clone())
+            .strftime("%Y-%m-%d %H:%M:%S")
+            .to_string()
+    };
     let mut part = |title: &str, rows: Vec<Vec<String>>| {
         if !rows.is_empty() {
             let mut table = Table::plain();
@@ -484,18 +659,36 @@ fn describe(watch: &WatchResponse, now: Timestamp, zone: &TimeZone, width: Optio
         }
     };
     let history = watch.history.iter().flatten();
-    part("Status", history.map(|change| vec![time(change.at), one_line(&change.status, TEXT_CHARS)]).collect());
-    let routing = watch
-        .routing
-        .iter()
-        .flatten()
-        .map(|sink| vec![sink.sink.to_string(), gets(&sink.events), sink.why_not.clone().unwrap_or_default()]);
+    part(
+        "Status",
+        history
+            .map(|change| vec![time(change.at), one_line(&change.status, TEXT_CHARS)])
+            .collect(),
+    );
+    let routing = watch.routing.iter().flatten().map(|sink| {
+        vec![
+            sink.sink.to_string(),
+            gets(&sink.events),
+            sink.why_not.clone().unwrap_or_default(),
+        ]
+    });
     part("Sinks, as configured now", routing.collect());
     let mut rows = Vec::new();
     for delivery in watch.deliveries.iter().flatten() {
         let to = format!("{} to {}", delivery.event, delivery.sink);
-        rows.push(vec![time(delivery.created_at), to, delivery_state(delivery, now), delivery.id.to_string()]);
-        rows.extend(delivery.attempt_log.iter().flatten().map(|attempt| attempt_row(attempt, time(attempt.at))));
+        rows.push(vec![
+            time(delivery.created_at),
+            to,
+            delivery_state(delivery, now),
+            delivery.id.to_string(),
+        ]);
+        rows.extend(
+            delivery
+                .attempt_log
+                .iter()
+                .flatten()
+                .map(|attempt| attempt_row(attempt, time(attempt.at))),
+        );
     }
     part("Messages", rows);
     text
@@ -503,19 +696,36 @@ fn describe(watch: &WatchResponse, now: Timestamp, zone: &TimeZone, width: Optio
 
 /// Which events a sink gets, for people.
 fn gets(events: &[EventType]) -> String {
-    let (verdicts, others): (Vec<_>, Vec<_>) = events.iter().partition(|event| event.verdict().is_some());
+    let (verdicts, others): (Vec<_>, Vec<_>) =
+        events.iter().partition(|event| event.verdict().is_some());
     let mut words: Vec<_> = if verdicts.len() == Verdict::WORST_FIRST.len() {
         vec!["every verdict"]
     } else {
-        verdicts.into_iter().map(|event: &EventType| event.as_str()).collect()
+        verdicts
+            .into_iter()
+            .map(|event: &EventType| event.as_str())
+            .collect()
     };
     words.extend(others.into_iter().map(|event: &EventType| event.as_str()));
-    if words.is_empty() { "nothing".to_owned() } else { words.join(", ") }
+    if words.is_empty() {
+        "nothing".to_owned()
+    } else {
+        words.join(", ")
+    }
 }
 
 fn attempt_row(attempt: &AttemptResponse, at: String) -> Vec<String> {
     let took = humanize(Duration::from_millis(attempt.took_ms));
-    let outcome = if attempt.delivered { "arrived" } else { "failed" };
+    let outcome = if attempt.delivered {
+        "arrived"
+    } else {
+        "failed"
+    };
     let result = one_line(&attempt.result, TEXT_CHARS);
-    vec![at, format!("  attempt {}", attempt.attempt), format!("{outcome} after {took}"), result]
+    vec![
+        at,
+        format!("  attempt {}", attempt.attempt),
+        format!("{outcome} after {took}"),
+        result,
+    ]
 }

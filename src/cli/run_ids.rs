@@ -33,28 +33,46 @@ pub(super) fn run_ids(arguments: &[RunArg], stdin: impl Read) -> anyhow::Result<
         };
         ids.extend(found.into_iter().filter(|id| seen.insert(id.clone())));
     }
-    anyhow::ensure!(!ids.is_empty(), "standard input names no run; give run IDs one a line, or JSON with run_id or id");
+    anyhow::ensure!(
+        !ids.is_empty(),
+        "standard input names no run; give run IDs one a line, or JSON with run_id or id"
+    );
     Ok(ids)
 }
 
 fn read_stdin(stdin: impl Read) -> anyhow::Result<Vec<RunId>> {
     let mut bytes = Vec::new();
-    stdin.take(MAX_INPUT_BYTES + 1).read_to_end(&mut bytes).context("cannot be read")?;
-    anyhow::ensure!(bytes.len() as u64 <= MAX_INPUT_BYTES, "holds more than {MAX_INPUT_BYTES} bytes");
+    stdin
+        .take(MAX_INPUT_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .context("cannot be read")?;
+    anyhow::ensure!(
+        bytes.len() as u64 <= MAX_INPUT_BYTES,
+        "holds more than {MAX_INPUT_BYTES} bytes"
+    );
     let text = decoded(bytes).map_err(|what| anyhow::anyhow!("cannot be read as text: {what}"))?;
-    if text.trim_start().starts_with(['{', '[', '"']) { from_json(&text) } else { Ok(from_lines(&text)?) }
+    if text.trim_start().starts_with(['{', '[', '"']) {
+        from_json(&text)
+    } else {
+        Ok(from_lines(&text)?)
+    }
 }
 
 fn from_lines(text: &str) -> Result<Vec<RunId>, InvalidId> {
-    text.lines().map(without_comment).filter(|line| !line.is_empty()).map(RunId::new).collect()
+    text.lines()
+        .map(without_comment)
+        .filter(|line| !line.is_empty())
+        .map(RunId::new)
+        .collect()
 }
 
 /// A line without what stands around a run ID: white space, byte order marks (files that were put together have them
 /// inside), and a comment, which begins the line or follows white space.
 fn without_comment(line: &str) -> &str {
     let line = trimmed(line);
-    let comment =
-        line.char_indices().find(|&(at, c)| c == '#' && (at == 0 || line[..at].ends_with(char::is_whitespace)));
+    let comment = line
+        .char_indices()
+        .find(|&(at, c)| c == '#' && (at == 0 || line[..at].ends_with(char::is_whitespace)));
     trimmed(comment.map_or(line, |(at, _)| &line[..at]))
 }
 
@@ -104,25 +122,48 @@ mod tests {
     #[test]
     fn ids_come_from_arguments_lines_and_json_each_once() {
         assert_eq!(read(&["a", "b", "a"], "").unwrap(), ["a", "b"]);
-        assert_eq!(read(&["a", "-", "-"], "x\n\n  y \r\na\n").unwrap(), ["a", "x", "y"]);
+        assert_eq!(
+            read(&["a", "-", "-"], "x\n\n  y \r\na\n").unwrap(),
+            ["a", "x", "y"]
+        );
         let created = r#"{"run_id":"run_1","version_id":"ver_1","status":"running"}"#;
         assert_eq!(read(&["-"], created).unwrap(), ["run_1"]);
-        assert_eq!(read(&["-"], &format!("{created}\n{}", r#"{"data":{"id":"run_2"}}"#)).unwrap(), ["run_1", "run_2"]);
-        assert_eq!(read(&["-"], r#"{"runs":[{"id":"a"},{"id":"b"}]}"#).unwrap(), ["a", "b"]);
+        assert_eq!(
+            read(
+                &["-"],
+                &format!("{created}\n{}", r#"{"data":{"id":"run_2"}}"#)
+            )
+            .unwrap(),
+            ["run_1", "run_2"]
+        );
+        assert_eq!(
+            read(&["-"], r#"{"runs":[{"id":"a"},{"id":"b"}]}"#).unwrap(),
+            ["a", "b"]
+        );
         assert_eq!(read(&["-"], r#"["a", {"id":"b"}]"#).unwrap(), ["a", "b"]);
     }
 
     #[test]
     fn lists_of_windows_and_comments_are_read() {
-        for list in
-            ["\u{feff}run_1\r\n# the nightly ones\r\n\r\n\u{feff}run_2 # slow\r\n", "\trun_1\t\n  #run_0\nrun_2"]
-        {
+        for list in [
+            "\u{feff}run_1\r\n# the nightly ones\r\n\r\n\u{feff}run_2 # slow\r\n",
+            "\trun_1\t\n  #run_0\nrun_2",
+        ] {
             assert_eq!(read(&["-"], list).unwrap(), ["run_1", "run_2"]);
         }
-        assert_eq!(read(&["-"], "\u{feff}{\"run_id\":\"run_1\"}\r\n").unwrap(), ["run_1"]);
-        let utf16: Vec<u8> =
-            [0xfeff_u16].into_iter().chain("run_1\r\n".encode_utf16()).flat_map(u16::to_le_bytes).collect();
-        assert_eq!(run_ids(&[RunArg::Stdin], utf16.as_slice()).unwrap(), [RunId::new("run_1").unwrap()]);
+        assert_eq!(
+            read(&["-"], "\u{feff}{\"run_id\":\"run_1\"}\r\n").unwrap(),
+            ["run_1"]
+        );
+        let utf16: Vec<u8> = [0xfeff_u16]
+            .into_iter()
+            .chain("run_1\r\n".encode_utf16())
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        assert_eq!(
+            run_ids(&[RunArg::Stdin], utf16.as_slice()).unwrap(),
+            [RunId::new("run_1").unwrap()]
+        );
         assert!(read(&["-"], "run_1#2").is_err());
         let error = run_ids(&[RunArg::Stdin], &b"run_\xff"[..]).unwrap_err();
         assert!(format!("{error:#}").contains("UTF-8"));
@@ -130,10 +171,26 @@ mod tests {
 
     #[test]
     fn what_is_no_run_is_named() {
-        assert!(read(&["-"], "ok\nnot ok\n").unwrap_err().contains("standard input: \"not ok\" is not a run ID"));
+        assert!(
+            read(&["-"], "ok\nnot ok\n")
+                .unwrap_err()
+                .contains("standard input: \"not ok\" is not a run ID")
+        );
         assert!(read(&["-"], "").unwrap_err().contains("names no run"));
-        assert!(read(&["-"], r#"{"status":"running"}"#).unwrap_err().contains("neither run_id nor id"));
-        assert!(read(&["-"], r#"{"run_id":"#).unwrap_err().contains("is not JSON"));
-        assert!(read(&["-"], r#"[1]"#).unwrap_err().contains("1 is not a run"));
+        assert!(
+            read(&["-"], r#"{"status":"running"}"#)
+                .unwrap_err()
+                .contains("neither run_id nor id")
+        );
+        assert!(
+            read(&["-"], r#"{"run_id":"#)
+                .unwrap_err()
+                .contains("is not JSON")
+        );
+        assert!(
+            read(&["-"], r#"[1]"#)
+                .unwrap_err()
+                .contains("1 is not a run")
+        );
     }
 }

@@ -28,7 +28,10 @@ pub fn completions(shell: clap_complete::Shell, out: &mut dyn Write) -> anyhow::
 pub fn man(out: &mut dyn Write) -> anyhow::Result<u8> {
     let mut page = Vec::new();
     render(&mut page).context("cannot make the manual page")?;
-    write_text(out, &String::from_utf8(page).context("the manual page is not text")?)?;
+    write_text(
+        out,
+        &String::from_utf8(page).context("the manual page is not text")?,
+    )?;
     Ok(0)
 }
 
@@ -55,7 +58,11 @@ fn notes(manual: &clap_mangen::Man) -> std::io::Result<String> {
 }
 
 /// Appends one command and those below it, each as a section.
-fn render_command(command: &clap::Command, parent: &str, page: &mut Vec<u8>) -> std::io::Result<()> {
+fn render_command(
+    command: &clap::Command,
+    parent: &str,
+    page: &mut Vec<u8>,
+) -> std::io::Result<()> {
     let name = format!("{parent} {}", command.get_name());
     writeln!(page, ".SH \"{}\"", name.to_uppercase())?;
     let manual = clap_mangen::Man::new(command.clone().bin_name(&name));
@@ -90,7 +97,12 @@ mod tests {
         let mut page = Vec::new();
         assert_eq!(man(&mut page).unwrap(), 0);
         let page = String::from_utf8(page).unwrap();
-        for heading in [".TH runwatch", ".SH \"RUNWATCH WAIT\"", ".SH \"RUNWATCH CONFIG INIT\"", "\\-\\-linger"] {
+        for heading in [
+            ".TH runwatch",
+            ".SH \"RUNWATCH WAIT\"",
+            ".SH \"RUNWATCH CONFIG INIT\"",
+            "\\-\\-linger",
+        ] {
             assert!(page.contains(heading), "{heading}\n{page}");
         }
     }

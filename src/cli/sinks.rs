@@ -14,11 +14,23 @@ use crate::notify::{Deliver as _, Message, Sink};
 ///
 /// # Errors
 /// When there is no sink, or none of that name, or a result cannot be written.
-pub async fn test(settings: &Settings, names: &[SinkName], json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
-    let unknown: Vec<_> = names.iter().filter(|name| !settings.sinks.contains_key(*name)).collect();
+pub async fn test(
+    settings: &Settings,
+    names: &[SinkName],
+    json: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<u8> {
+    let unknown: Vec<_> = names
+        .iter()
+        .filter(|name| !settings.sinks.contains_key(*name))
+        .collect();
     if let Some(name) = unknown.first() {
         let known: Vec<_> = settings.sinks.keys().map(SinkName::as_str).collect();
-        let known = if known.is_empty() { "none is configured".to_owned() } else { known.join(", ") };
+        let known = if known.is_empty() {
+            "none is configured".to_owned()
+        } else {
+            known.join(", ")
+        };
         anyhow::bail!("no sink is called {name}; known sinks: {known}");
     }
     if settings.sinks.is_empty() {
@@ -39,9 +51,13 @@ pub async fn test(settings: &Settings, names: &[SinkName], json: bool, out: &mut
             Err(detail) => (false, detail),
         };
         let line = if json {
-            serde_json::json!({ "sink": name, "delivered": delivered, "detail": detail }).to_string()
+            serde_json::json!({ "sink": name, "delivered": delivered, "detail": detail })
+                .to_string()
         } else {
-            format!("{name}: {}: {detail}", if delivered { "ok" } else { "failed" })
+            format!(
+                "{name}: {}: {detail}",
+                if delivered { "ok" } else { "failed" }
+            )
         };
         write_text(out, &format!("{line}\n"))?;
     }
@@ -52,6 +68,15 @@ async fn send_sample(name: &SinkName, sink: &Sink) -> Result<String, String> {
     let now = Timestamp::now();
     let event = Event::sample(now);
     let delivery = DeliveryId::generate();
-    let message = Message { delivery: &delivery, sink: name, attempt: 1, event: &event, now };
-    sink.send(&message).await.map(|sent| sent.detail).map_err(|error| error.detail)
+    let message = Message {
+        delivery: &delivery,
+        sink: name,
+        attempt: 1,
+        event: &event,
+        now,
+    };
+    sink.send(&message)
+        .await
+        .map(|sent| sent.detail)
+        .map_err(|error| error.detail)
 }

@@ -30,7 +30,9 @@ impl Table {
     /// Without a width every row is one line.
     pub(super) fn into_text(mut self, width: Option<u16>) -> String {
         if let Some(width) = width {
-            self.0.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+            self.0
+                .set_content_arrangement(ContentArrangement::Dynamic)
+                .set_width(width);
         }
         for column in self.0.column_iter_mut() {
             column.set_padding((0, 2));
@@ -62,7 +64,10 @@ mod tests {
         run_22  a status of several words
         ");
         let narrow = table().into_text(Some(24));
-        assert!(narrow.lines().all(|line| line.chars().count() <= 24), "{narrow}");
+        assert!(
+            narrow.lines().all(|line| line.chars().count() <= 24),
+            "{narrow}"
+        );
         assert!(narrow.lines().count() > 3, "{narrow}");
     }
 }

@@ -44,7 +44,10 @@ impl Effective {
             }
             let key = key_text(&entry.key);
             match &entry.value {
-                Some(value) => push(&mut text, format_args!("{key} = {}  # {}\n", toml_text(value), entry.origin)),
+                Some(value) => push(
+                    &mut text,
+                    format_args!("{key} = {}  # {}\n", toml_text(value), entry.origin),
+                ),
                 None => push(&mut text, format_args!("# {key} is not set\n")),
             }
         }
@@ -69,17 +72,26 @@ fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
 }
 
 fn key_text(key: &str) -> String {
-    if is_plain(key) { key.to_owned() } else { string_text(key) }
+    if is_plain(key) {
+        key.to_owned()
+    } else {
+        string_text(key)
+    }
 }
 
 /// A value as it stands in a file.
 pub(super) fn toml_text(value: &Value) -> String {
     match value {
         Value::String(text) => string_text(text),
-        Value::Array(items) => format!("[{}]", items.iter().map(toml_text).collect::<Vec<_>>().join(", ")),
+        Value::Array(items) => format!(
+            "[{}]",
+            items.iter().map(toml_text).collect::<Vec<_>>().join(", ")
+        ),
         Value::Object(map) if map.is_empty() => "{}".to_owned(),
         Value::Object(map) => {
-            let pairs = map.iter().map(|(key, value)| format!("{} = {}", key_text(key), toml_text(value)));
+            let pairs = map
+                .iter()
+                .map(|(key, value)| format!("{} = {}", key_text(key), toml_text(value)));
             format!("{{ {} }}", pairs.collect::<Vec<_>>().join(", "))
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => value.to_string(),

@@ -13,8 +13,8 @@ use super::reader::{Reader, Table, Violation};
 use super::sinks::read_sinks;
 use super::source::{Merged, Sources};
 use super::{
-    ApiSettings, ControlSettings, EventsMode, LogFormat, LogLevel, LogSettings, Secret, SecretError, Settings,
-    StaticWatch, StoreSettings, WatchSettings, check_key,
+    ApiSettings, ControlSettings, EventsMode, LogFormat, LogLevel, LogSettings, Secret,
+    SecretError, Settings, StaticWatch, StoreSettings, WatchSettings, check_key,
 };
 use crate::domain::RunId;
 use crate::text::trimmed;
@@ -63,7 +63,9 @@ impl Default for Settings {
     /// The built-in defaults: no key, no sinks, no watches, and no paths, as those depend on the
     /// environment.
     fn default() -> Self {
-        load(&Sources::default()).expect("the built-in defaults are legal").settings
+        load(&Sources::default())
+            .expect("the built-in defaults are legal")
+            .settings
     }
 }
 
@@ -94,7 +96,11 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     };
     reader.finish(root);
     if reader.problems.is_empty() {
-        Ok(Loaded { settings, sources: merged.files.clone(), effective: reader.effective })
+        Ok(Loaded {
+            settings,
+            sources: merged.files.clone(),
+            effective: reader.effective,
+        })
     } else {
         let mut problems = reader.problems;
         problems.sort_by_key(|problem| reading_order(&merged.files, problem));
@@ -115,10 +121,16 @@ pub fn control_socket(sources: &Sources) -> Option<PathBuf> {
 /// File by file and down each file; then what stands elsewhere.
 fn reading_order(files: &[PathBuf], problem: &Problem) -> (usize, (usize, usize)) {
     match &problem.origin {
-        Some(Origin::File { path, position }) => {
-            (files.iter().position(|file| file == path).unwrap_or(files.len()), position.unwrap_or_default())
+        Some(Origin::File { path, position }) => (
+            files
+                .iter()
+                .position(|file| file == path)
+                .unwrap_or(files.len()),
+            position.unwrap_or_default(),
+        ),
+        Some(Origin::Default | Origin::Environment { .. } | Origin::Credential { .. }) | None => {
+            (usize::MAX, (0, 0))
         }
-        Some(Origin::Default | Origin::Environment { .. } | Origin::Credential { .. }) | None => (usize::MAX, (0, 0)),
     }
 }
 
@@ -136,8 +148,12 @@ fn read_api(reader: &mut Reader<'_>, root: &mut Table, sources: &Sources) -> Api
         None => None,
     };
     let key = read_key(reader, table, sources);
-    if let Err(BadProxy { variable, what }) = Proxies::read(|name| sources.path_of(name).map(Into::into)) {
-        let origin = Origin::Environment { variable: variable.to_owned() };
+    if let Err(BadProxy { variable, what }) =
+        Proxies::read(|name| sources.path_of(name).map(Into::into))
+    {
+        let origin = Origin::Environment {
+            variable: variable.to_owned(),
+        };
         reader.outside(
             origin,
             "the proxy",
@@ -151,7 +167,10 @@ fn read_api(reader: &mut Reader<'_>, root: &mut Table, sources: &Sources) -> Api
     let size = reader.take(table, "max_response_bytes", None);
     // Below 1 KiB no answer fits; above 1 GiB the limit protects nothing.
     let max_response_bytes = size.and_then(|item| reader.size(&item, 1 << 10, 1 << 30));
-    let run_url = reader.take(table, "run_url", None).and_then(|item| reader.parsed(&item, run_url)).flatten();
+    let run_url = reader
+        .take(table, "run_url", None)
+        .and_then(|item| reader.parsed(&item, run_url))
+        .flatten();
     let settings = ApiSettings {
         base_url: base_url.unwrap_or_default(),
         key,
@@ -175,24 +194,38 @@ fn read_key(reader: &mut Reader<'_>, table: &mut Table, sources: &Sources) -> Op
         }
     }
     if let Some(value) = sources.path_of(KEY_VARIABLE) {
-        let origin = Origin::Environment { variable: KEY_VARIABLE.to_owned() };
+        let origin = Origin::Environment {
+            variable: KEY_VARIABLE.to_owned(),
+        };
         let checked = match value.to_str().map(trimmed) {
             Some(value) => check_key(value).map(|()| value),
-            None => Err(("it has unusual characters: it is not UTF-8", "copy the key again")),
+            None => Err((
+                "it has unusual characters: it is not UTF-8",
+                "copy the key again",
+            )),
         };
         let value = match checked {
             Ok(value) => value,
             Err((what, fix)) => {
-                reader.outside(origin, "api.key", &format!("this is not a key: {what}"), fix);
+                reader.outside(
+                    origin,
+                    "api.key",
+                    &format!("this is not a key: {what}"),
+                    fix,
+                );
                 return None;
             }
         };
         reader.show_outside(table, "key", REDACTED, origin);
         return Some(Secret::value(value));
     }
-    let credential = sources.path_of("CREDENTIALS_DIRECTORY").map(|folder| folder.join(KEY_CREDENTIAL));
+    let credential = sources
+        .path_of("CREDENTIALS_DIRECTORY")
+        .map(|folder| folder.join(KEY_CREDENTIAL));
     if let Some(path) = credential.filter(|path| path.exists()) {
-        let origin = Origin::Credential { name: KEY_CREDENTIAL.to_owned() };
+        let origin = Origin::Credential {
+            name: KEY_CREDENTIAL.to_owned(),
+        };
         let secret = Secret::File(path.clone());
         match secret.read() {
             Ok(_) => {
@@ -202,7 +235,12 @@ fn read_key(reader: &mut Reader<'_>, table: &mut Table, sources: &Sources) -> Op
             // Blank is what a unit falls back to with `SetCredential=` while there is no file.
             Err(SecretError::Empty { .. }) => {}
             Err(error) => {
-                reader.outside(origin, "api.key", &error.to_string(), "correct the credential, or remove it");
+                reader.outside(
+                    origin,
+                    "api.key",
+                    &error.to_string(),
+                    "correct the credential, or remove it",
+                );
                 return None;
             }
         }
@@ -214,22 +252,49 @@ fn read_key(reader: &mut Reader<'_>, table: &mut Table, sources: &Sources) -> Op
 fn read_watch(reader: &mut Reader<'_>, root: &mut Table) -> WatchSettings {
     let mut table = reader.table(root, "watch");
     let table = &mut table;
-    let initial_interval = duration(reader, table, "initial_interval", MIN_INTERVAL, MAX_INTERVAL);
-    let multiplier =
-        number(reader, table, "multiplier", |value| (1.0..=100.0).contains(&value), "a number from 1 to 100");
+    let initial_interval = duration(
+        reader,
+        table,
+        "initial_interval",
+        MIN_INTERVAL,
+        MAX_INTERVAL,
+    );
+    let multiplier = number(
+        reader,
+        table,
+        "multiplier",
+        |value| (1.0..=100.0).contains(&value),
+        "a number from 1 to 100",
+    );
     let max_item = reader.take(table, "max_interval", None);
-    let max_interval =
-        max_item.as_ref().and_then(|item| reader.duration(item, MIN_INTERVAL, MAX_INTERVAL)).unwrap_or_default();
-    if let Some(item) = max_item.filter(|_| !max_interval.is_zero() && max_interval < initial_interval) {
+    let max_interval = max_item
+        .as_ref()
+        .and_then(|item| reader.duration(item, MIN_INTERVAL, MAX_INTERVAL))
+        .unwrap_or_default();
+    if let Some(item) =
+        max_item.filter(|_| !max_interval.is_zero() && max_interval < initial_interval)
+    {
         reader.refuse(
             &item,
             "this is shorter than watch.initial_interval",
             "raise it, or lower watch.initial_interval",
         );
     }
-    let jitter = number(reader, table, "jitter", |value| (0.0..1.0).contains(&value), "a number from 0 to less than 1");
+    let jitter = number(
+        reader,
+        table,
+        "jitter",
+        |value| (0.0..1.0).contains(&value),
+        "a number from 0 to less than 1",
+    );
     let deadline = duration(reader, table, "deadline", MIN_DEADLINE, MAX_DEADLINE);
-    let connect_grace = duration(reader, table, "connect_grace", Duration::from_millis(1), DAY);
+    let connect_grace = duration(
+        reader,
+        table,
+        "connect_grace",
+        Duration::from_millis(1),
+        DAY,
+    );
     let not_found_grace = duration(reader, table, "not_found_grace", Duration::ZERO, DAY);
     let overdue = reader.take(table, "overdue_after", None);
     let overdue_after = overdue.and_then(|item| match item.as_text() {
@@ -237,7 +302,9 @@ fn read_watch(reader: &mut Reader<'_>, root: &mut Table) -> WatchSettings {
         _ => reader.duration(&item, MIN_DEADLINE, MAX_DEADLINE),
     });
     let max_in_flight = integer(reader, table, "max_in_flight", 65_536);
-    let events = reader.take(table, "events", None).and_then(|item| reader.parsed(&item, word));
+    let events = reader
+        .take(table, "events", None)
+        .and_then(|item| reader.parsed(&item, word));
     let max_streams = integer(reader, table, "max_streams", 1024);
     let settings = WatchSettings {
         initial_interval,
@@ -259,7 +326,13 @@ fn read_watch(reader: &mut Reader<'_>, root: &mut Table) -> WatchSettings {
 fn read_store(reader: &mut Reader<'_>, root: &mut Table) -> StoreSettings {
     let mut table = reader.table(root, "store");
     let path = own_path(reader, &mut table, "path");
-    let retention = duration(reader, &mut table, "retention", Duration::ZERO, MAX_DEADLINE);
+    let retention = duration(
+        reader,
+        &mut table,
+        "retention",
+        Duration::ZERO,
+        MAX_DEADLINE,
+    );
     finish(reader, &mut table);
     StoreSettings { path, retention }
 }
@@ -269,7 +342,10 @@ fn read_control(reader: &mut Reader<'_>, root: &mut Table) -> ControlSettings {
     let table = &mut table;
     let socket = own_path(reader, table, "socket");
     let listen_item = reader.take(table, "listen", None);
-    let listen = listen_item.as_ref().and_then(|item| reader.parsed(item, listen_address)).flatten();
+    let listen = listen_item
+        .as_ref()
+        .and_then(|item| reader.parsed(item, listen_address))
+        .flatten();
     let found = reader.take_secret(table, "token");
     let given = found.is_some();
     if !given {
@@ -280,9 +356,17 @@ fn read_control(reader: &mut Reader<'_>, root: &mut Table) -> ControlSettings {
         && !address.ip().is_loopback()
     {
         let fix = "set control.token_file, or listen on 127.0.0.1 or [::1]";
-        reader.refuse(item, "this address can be reached from other machines, and no token is set", fix);
+        reader.refuse(
+            item,
+            "this address can be reached from other machines, and no token is set",
+            fix,
+        );
     }
-    let settings = ControlSettings { socket, listen, token };
+    let settings = ControlSettings {
+        socket,
+        listen,
+        token,
+    };
     finish(reader, table);
     settings
 }
@@ -290,9 +374,14 @@ fn read_control(reader: &mut Reader<'_>, root: &mut Table) -> ControlSettings {
 fn read_log(reader: &mut Reader<'_>, root: &mut Table) -> LogSettings {
     let mut table = reader.table(root, "log");
     let table = &mut table;
-    let level = reader.take(table, "level", None).and_then(|item| reader.parsed(&item, word)).unwrap_or(LogLevel::Info);
-    let format =
-        reader.take(table, "format", None).and_then(|item| reader.parsed(&item, word)).unwrap_or(LogFormat::Text);
+    let level = reader
+        .take(table, "level", None)
+        .and_then(|item| reader.parsed(&item, word))
+        .unwrap_or(LogLevel::Info);
+    let format = reader
+        .take(table, "format", None)
+        .and_then(|item| reader.parsed(&item, word))
+        .unwrap_or(LogFormat::Text);
     finish(reader, table);
     LogSettings { level, format }
 }
@@ -300,9 +389,14 @@ fn read_log(reader: &mut Reader<'_>, root: &mut Table) -> LogSettings {
 /// One of a few words.
 fn word<T: clap::ValueEnum>(text: &str) -> Result<T, Violation> {
     T::from_str(text, false).map_err(|_unknown| {
-        let words = T::value_variants().iter().filter_map(clap::ValueEnum::to_possible_value);
+        let words = T::value_variants()
+            .iter()
+            .filter_map(clap::ValueEnum::to_possible_value);
         let words: Vec<_> = words.map(|word| word.get_name().to_owned()).collect();
-        ("this is none of the words for it".to_owned(), format!("write one of {}", words.join(", ")))
+        (
+            "this is none of the words for it".to_owned(),
+            format!("write one of {}", words.join(", ")),
+        )
     })
 }
 
@@ -312,19 +406,31 @@ fn read_watches(reader: &mut Reader<'_>, root: &mut Table) -> Vec<StaticWatch> {
         let table = &mut table;
         let id = reader.take(table, "run_id", None);
         if id.is_none() {
-            reader.missing(table, "run_id", "write the ID that Create Run answered with");
+            reader.missing(
+                table,
+                "run_id",
+                "write the ID that Create Run answered with",
+            );
         }
         let run_id = id.as_ref().and_then(|item| {
-            reader.parsed(item, |text| RunId::new(text).map_err(|error| (error.to_string(), "correct it".to_owned())))
+            reader.parsed(item, |text| {
+                RunId::new(text).map_err(|error| (error.to_string(), "correct it".to_owned()))
+            })
         });
-        let name = reader.take(table, "name", None).and_then(|item| reader.parsed(&item, watch_name));
+        let name = reader
+            .take(table, "name", None)
+            .and_then(|item| reader.parsed(&item, watch_name));
         let labels = reader.labels(table);
         finish(reader, table);
         if let (Some(run_id), Some(item)) = (run_id, id) {
             if watches.iter().any(|watch| watch.run_id == run_id) {
                 reader.refuse(&item, "this run is listed twice", "keep one of them");
             }
-            watches.push(StaticWatch { run_id, name, labels });
+            watches.push(StaticWatch {
+                run_id,
+                name,
+                labels,
+            });
         }
     }
     watches
@@ -342,7 +448,11 @@ fn own_path(reader: &mut Reader<'_>, table: &mut Table, name: &str) -> Option<Pa
         reader.path(&item)
     };
     if item.as_text() == Some("") {
-        reader.refuse(&item, "this path is empty", "write a path, or remove the key for the default");
+        reader.refuse(
+            &item,
+            "this path is empty",
+            "write a path, or remove the key for the default",
+        );
     }
     let too_long = |path: &Path| name == "socket" && path.as_os_str().len() > SOCKET_PATH_BYTES;
     // A default that is too long hurts only the daemon, which says so when it opens the socket.
@@ -354,18 +464,39 @@ fn own_path(reader: &mut Reader<'_>, table: &mut Table, name: &str) -> Option<Pa
 }
 
 /// A duration that has a built-in default.
-fn duration(reader: &mut Reader<'_>, table: &mut Table, name: &str, least: Duration, most: Duration) -> Duration {
-    reader.take(table, name, None).and_then(|item| reader.duration(&item, least, most)).unwrap_or_default()
+fn duration(
+    reader: &mut Reader<'_>,
+    table: &mut Table,
+    name: &str,
+    least: Duration,
+    most: Duration,
+) -> Duration {
+    reader
+        .take(table, name, None)
+        .and_then(|item| reader.duration(&item, least, most))
+        .unwrap_or_default()
 }
 
 /// A number from 1 up that has a built-in default.
 fn integer(reader: &mut Reader<'_>, table: &mut Table, name: &str, most: u32) -> u32 {
-    reader.take(table, name, None).and_then(|item| reader.integer(&item, 1, most)).unwrap_or_default()
+    reader
+        .take(table, name, None)
+        .and_then(|item| reader.integer(&item, 1, most))
+        .unwrap_or_default()
 }
 
 /// A number that has a built-in default.
-fn number(reader: &mut Reader<'_>, table: &mut Table, name: &str, legal: fn(f64) -> bool, range: &str) -> f64 {
-    reader.take(table, name, None).and_then(|item| reader.number(&item, legal, range)).unwrap_or_default()
+fn number(
+    reader: &mut Reader<'_>,
+    table: &mut Table,
+    name: &str,
+    legal: fn(f64) -> bool,
+    range: &str,
+) -> f64 {
+    reader
+        .take(table, name, None)
+        .and_then(|item| reader.number(&item, legal, range))
+        .unwrap_or_default()
 }
 
 pub(super) fn finish(reader: &mut Reader<'_>, table: &mut Table) {
@@ -381,7 +512,10 @@ fn refusal(what: &str, fix: &str) -> Violation {
 fn base_url(text: &str) -> Result<String, Violation> {
     let url = http_url(text)?;
     if url.query().is_some() || url.fragment().is_some() {
-        return Err(refusal("the URL has a query or a fragment", "remove all from ? or # on"));
+        return Err(refusal(
+            "the URL has a query or a fragment",
+            "remove all from ? or # on",
+        ));
     }
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }
@@ -389,7 +523,8 @@ fn base_url(text: &str) -> Result<String, Violation> {
 /// An absolute URL with the scheme http or https.
 pub(super) fn http_url(text: &str) -> Result<Url, Violation> {
     let fix = "write it as https://host/path";
-    let url = Url::parse(text).map_err(|error| (format!("this is not a URL ({error})"), fix.to_owned()))?;
+    let url = Url::parse(text)
+        .map_err(|error| (format!("this is not a URL ({error})"), fix.to_owned()))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(refusal("the scheme of the URL is not http or https", fix));
     }
@@ -402,7 +537,10 @@ fn run_url(text: &str) -> Result<Option<String>, Violation> {
         return Ok(None);
     }
     if !text.contains("{run_id}") {
-        return Err(refusal("there is no {run_id} in it", "put {run_id} where the ID of the run belongs"));
+        return Err(refusal(
+            "there is no {run_id} in it",
+            "put {run_id} where the ID of the run belongs",
+        ));
     }
     http_url(&text.replace("{run_id}", "run_1"))?;
     Ok(Some(text.to_owned()))
@@ -414,7 +552,9 @@ fn listen_address(text: &str) -> Result<Option<SocketAddr>, Violation> {
         return Ok(None);
     }
     let fix = "write an IP address and a port, such as 127.0.0.1:9477 or [::1]:9477";
-    text.parse().map(Some).map_err(|error| (format!("this is not an address ({error})"), fix.to_owned()))
+    text.parse()
+        .map(Some)
+        .map_err(|error| (format!("this is not an address ({error})"), fix.to_owned()))
 }
 
 /// A name of a watch.

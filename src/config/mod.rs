@@ -23,16 +23,20 @@ mod units;
 
 pub(crate) use effective::REDACTED;
 pub use effective::{Effective, Entry};
-pub use load::{IN_MEMORY, Loaded, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, control_socket, load};
+pub use load::{
+    IN_MEMORY, Loaded, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, control_socket, load,
+};
 pub(crate) use load::{NAME_CHARS, watch_name};
 pub use problem::{Origin, Problem, Problems};
 pub(crate) use proxy::Proxies;
-pub(crate) use reader::{LABEL_KEY_BYTES, LABEL_VALUE_CHARS, MAX_LABELS, check_label, check_labels};
+pub(crate) use reader::{
+    LABEL_KEY_BYTES, LABEL_VALUE_CHARS, MAX_LABELS, check_label, check_labels,
+};
 pub(crate) use secret::check_key;
 pub use secret::{Secret, SecretError};
 pub use settings::{
-    ApiSettings, ControlSettings, EventsMode, LogFormat, LogLevel, LogSettings, Settings, SinkKind, SinkSettings,
-    StaticWatch, StoreSettings, WatchSettings, WebhookFormat, WebhookSettings,
+    ApiSettings, ControlSettings, EventsMode, LogFormat, LogLevel, LogSettings, Settings, SinkKind,
+    SinkSettings, StaticWatch, StoreSettings, WatchSettings, WebhookFormat, WebhookSettings,
 };
 pub use source::Sources;
 pub use units::{InvalidQuantity, format_duration, format_size, parse_duration, parse_size};

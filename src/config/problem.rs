@@ -31,8 +31,14 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
-            Self::File { path, position: None } => write!(f, "{}", path.display()),
-            Self::File { path, position: Some((line, column)) } => write!(f, "{}:{line}:{column}", path.display()),
+            Self::File {
+                path,
+                position: None,
+            } => write!(f, "{}", path.display()),
+            Self::File {
+                path,
+                position: Some((line, column)),
+            } => write!(f, "{}:{line}:{column}", path.display()),
             Self::Environment { variable } => write!(f, "environment variable {variable}"),
             Self::Credential { name } => write!(f, "systemd credential {name}"),
         }
@@ -86,7 +92,10 @@ impl fmt::Display for Problems {
 }
 
 /// The candidate that `word` is most likely a misspelling of, if one is close.
-pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     // A third of the letters may be wrong; more, and the suggestion would be a guess.
     let limit = (word.chars().count() / 3).max(1);
     candidates

@@ -40,7 +40,11 @@ pub(super) struct Table {
 impl Table {
     /// A table with nothing in it.
     pub(super) fn empty() -> Self {
-        Self { path: String::new(), values: Map::new(), known: Vec::new() }
+        Self {
+            path: String::new(),
+            values: Map::new(),
+            known: Vec::new(),
+        }
     }
 
     /// The names of the keys that nobody took yet, in order.
@@ -69,7 +73,10 @@ pub(super) struct Item {
 impl Item {
     /// Whether the value is text whatever its type: that of the environment and the defaults is.
     fn is_loose(&self) -> bool {
-        matches!(self.place.origin, Origin::Environment { .. } | Origin::Default)
+        matches!(
+            self.place.origin,
+            Origin::Environment { .. } | Origin::Default
+        )
     }
 
     /// The name of its key.
@@ -99,29 +106,47 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(sources: &'a Sources, merged: &'a Merged, problems: Vec<Problem>) -> Self {
-        Self { sources, merged, problems, effective: Effective::default() }
+        Self {
+            sources,
+            merged,
+            problems,
+            effective: Effective::default(),
+        }
     }
 
     // --- tables ---
 
     /// The whole tree.
     pub(super) fn root(&self) -> Table {
-        Table { path: String::new(), values: self.merged.tree.clone(), known: Vec::new() }
+        Table {
+            path: String::new(),
+            values: self.merged.tree.clone(),
+            known: Vec::new(),
+        }
     }
 
     /// The table `name` of `parent`; empty when absent or, as a problem, no table.
     pub(super) fn table(&mut self, parent: &mut Table, name: &str) -> Table {
-        let empty = |path: String| Table { path, ..Table::empty() };
+        let empty = |path: String| Table {
+            path,
+            ..Table::empty()
+        };
         match self.take(parent, name, None) {
             None => empty(join(&parent.path, name)),
-            Some(item) => self.as_table(item.clone()).unwrap_or_else(|| empty(item.key)),
+            Some(item) => self
+                .as_table(item.clone())
+                .unwrap_or_else(|| empty(item.key)),
         }
     }
 
     /// The value as a table.
     pub(super) fn as_table(&mut self, item: Item) -> Option<Table> {
         match item.kind {
-            ValueKind::Table(values) => Some(Table { path: item.key, values, known: Vec::new() }),
+            ValueKind::Table(values) => Some(Table {
+                path: item.key,
+                values,
+                known: Vec::new(),
+            }),
             _ => {
                 let fix = format!("write it as a table: [{}]", item.key);
                 self.refuse_unseen(&item, "this must be a table", &fix);
@@ -133,12 +158,17 @@ impl<'a> Reader<'a> {
     /// All that is left of a table, by name.
     pub(super) fn drain(&mut self, table: &mut Table) -> Vec<Item> {
         let names = table.names();
-        names.iter().filter_map(|name| self.take(table, name, None)).collect()
+        names
+            .iter()
+            .filter_map(|name| self.take(table, name, None))
+            .collect()
     }
 
     /// The tables of a list of tables.
     pub(super) fn tables(&mut self, parent: &mut Table, name: &str) -> Vec<Table> {
-        let Some(item) = self.take(parent, name, None) else { return Vec::new() };
+        let Some(item) = self.take(parent, name, None) else {
+            return Vec::new();
+        };
         let ValueKind::Array(values) = &item.kind else {
             let fix = format!("write each one under [[{}]]", item.key);
             self.refuse_unseen(&item, "this must be a list of tables", &fix);
@@ -147,19 +177,42 @@ impl<'a> Reader<'a> {
         let items = values.iter().enumerate().map(|(index, value)| {
             let key = format!("{}[{index}]", item.key);
             let place = self.merged.place(&key, value);
-            Item { table: parent.path.clone(), name: name.to_owned(), key, kind: value.kind.clone(), place }
+            Item {
+                table: parent.path.clone(),
+                name: name.to_owned(),
+                key,
+                kind: value.kind.clone(),
+                place,
+            }
         });
         let items: Vec<Item> = items.collect();
-        items.into_iter().filter_map(|item| self.as_table(item)).collect()
+        items
+            .into_iter()
+            .filter_map(|item| self.as_table(item))
+            .collect()
     }
 
     /// Takes the value of a key, or its default, out of a table.
-    pub(super) fn take(&mut self, table: &mut Table, name: &str, default: Option<&str>) -> Option<Item> {
+    pub(super) fn take(
+        &mut self,
+        table: &mut Table,
+        name: &str,
+        default: Option<&str>,
+    ) -> Option<Item> {
         table.known.push(name.to_owned());
         let key = join(&table.path, name);
-        let value = table.values.remove(name).or_else(|| default.map(|text| Value::new(None, text)))?;
+        let value = table
+            .values
+            .remove(name)
+            .or_else(|| default.map(|text| Value::new(None, text)))?;
         let place = self.merged.place(&key, &value);
-        Some(Item { table: table.path.clone(), name: name.to_owned(), key, kind: value.kind, place })
+        Some(Item {
+            table: table.path.clone(),
+            name: name.to_owned(),
+            key,
+            kind: value.kind,
+            place,
+        })
     }
 
     /// Reports every key of the table that nobody took. Their values are not repeated: the key may be
@@ -167,7 +220,11 @@ impl<'a> Reader<'a> {
     pub(super) fn finish(&mut self, mut table: Table) {
         let known = std::mem::take(&mut table.known);
         for item in self.drain(&mut table) {
-            let what = if item.table.is_empty() { "there is no such section" } else { "there is no such key" };
+            let what = if item.table.is_empty() {
+                "there is no such section"
+            } else {
+                "there is no such key"
+            };
             let fix = match nearest(&item.name, known.iter().map(String::as_str)) {
                 Some(name) => format!("did you mean {name:?}?"),
                 None => format!("remove it; known are {}", known.join(", ")),
@@ -198,7 +255,13 @@ impl<'a> Reader<'a> {
             ValueKind::Table(_) => self.merged.table_origin(&item.key),
             _ => Some(item.place.origin.clone()),
         };
-        self.problems.push(Problem { origin, key: item.key.clone(), value, what, fix });
+        self.problems.push(Problem {
+            origin,
+            key: item.key.clone(),
+            value,
+            what,
+            fix,
+        });
     }
 
     /// Notes that a table lacks a key, unless a file that could not be read may hold it.
@@ -217,7 +280,13 @@ impl<'a> Reader<'a> {
     /// Notes a problem with something outside of the configuration.
     pub(super) fn outside(&mut self, origin: Origin, key: &str, what: &str, fix: &str) {
         let (what, fix) = (what.to_owned(), fix.to_owned());
-        self.problems.push(Problem { origin: Some(origin), key: key.to_owned(), value: None, what, fix });
+        self.problems.push(Problem {
+            origin: Some(origin),
+            key: key.to_owned(),
+            value: None,
+            what,
+            fix,
+        });
     }
 
     /// Whether a problem with this very key is noted.
@@ -231,19 +300,40 @@ impl<'a> Reader<'a> {
     /// Notes a value for `config show`.
     fn show(&mut self, item: &Item, value: Option<Json>) {
         let (table, key) = (item.table.clone(), item.name.clone());
-        self.effective.0.push(Entry { table, key, value, origin: item.place.origin.clone() });
+        self.effective.0.push(Entry {
+            table,
+            key,
+            value,
+            origin: item.place.origin.clone(),
+        });
     }
 
     /// Notes for `config show` that a key is unset.
     pub(super) fn show_unset(&mut self, table: &Table, name: &str) {
-        let entry = Entry { table: table.path.clone(), key: name.to_owned(), value: None, origin: Origin::Default };
+        let entry = Entry {
+            table: table.path.clone(),
+            key: name.to_owned(),
+            value: None,
+            origin: Origin::Default,
+        };
         self.effective.0.push(entry);
     }
 
     /// Notes for `config show` a value that does not come from a key.
-    pub(super) fn show_outside(&mut self, table: &Table, name: &str, value: impl Into<Json>, origin: Origin) {
+    pub(super) fn show_outside(
+        &mut self,
+        table: &Table,
+        name: &str,
+        value: impl Into<Json>,
+        origin: Origin,
+    ) {
         let (table, key) = (table.path.clone(), name.to_owned());
-        self.effective.0.push(Entry { table, key, value: Some(value.into()), origin });
+        self.effective.0.push(Entry {
+            table,
+            key,
+            value: Some(value.into()),
+            origin,
+        });
     }
 
     /// A string; control characters are refused, since no key has a use for them.
@@ -253,7 +343,11 @@ impl<'a> Reader<'a> {
             return None;
         };
         if text.chars().any(char::is_control) {
-            self.refuse(item, "this has control characters", "remove line ends, tabs and the like");
+            self.refuse(
+                item,
+                "this has control characters",
+                "remove line ends, tabs and the like",
+            );
             return None;
         }
         self.show(item, Some(text.as_str().into()));
@@ -261,20 +355,35 @@ impl<'a> Reader<'a> {
     }
 
     /// A string that a rule accepts, or turns into something else.
-    pub(super) fn parsed<T>(&mut self, item: &Item, rule: impl FnOnce(&str) -> Result<T, Violation>) -> Option<T> {
+    pub(super) fn parsed<T>(
+        &mut self,
+        item: &Item,
+        rule: impl FnOnce(&str) -> Result<T, Violation>,
+    ) -> Option<T> {
         let text = self.text(item)?;
-        rule(&text).map_err(|(what, fix)| self.refuse(item, what, fix)).ok()
+        rule(&text)
+            .map_err(|(what, fix)| self.refuse(item, what, fix))
+            .ok()
     }
 
     /// A duration within limits, both included.
-    pub(super) fn duration(&mut self, item: &Item, least: Duration, most: Duration) -> Option<Duration> {
+    pub(super) fn duration(
+        &mut self,
+        item: &Item,
+        least: Duration,
+        most: Duration,
+    ) -> Option<Duration> {
         let found = self.one_duration(item, least, most)?;
         self.show(item, Some(format_duration(found).into()));
         Some(found)
     }
 
     fn one_duration(&mut self, item: &Item, least: Duration, most: Duration) -> Option<Duration> {
-        let range = format!("write a duration from {} to {}", format_duration(least), format_duration(most));
+        let range = format!(
+            "write a duration from {} to {}",
+            format_duration(least),
+            format_duration(most)
+        );
         let ValueKind::String(text) = &item.kind else {
             let what = "this must be a duration in quotes, with a unit";
             self.refuse(item, what, format!("{range}, such as \"30s\""));
@@ -288,27 +397,52 @@ impl<'a> Reader<'a> {
             }
             Err(error) => {
                 let example = "with the units d, h, m, s, ms, such as \"1h30m\"";
-                self.refuse(item, format!("this is not a duration: {error}"), format!("{range}, {example}"));
+                self.refuse(
+                    item,
+                    format!("this is not a duration: {error}"),
+                    format!("{range}, {example}"),
+                );
                 None
             }
         }
     }
 
     /// Several durations, each within limits.
-    pub(super) fn durations(&mut self, item: &Item, least: Duration, most: Duration) -> Option<Vec<Duration>> {
+    pub(super) fn durations(
+        &mut self,
+        item: &Item,
+        least: Duration,
+        most: Duration,
+    ) -> Option<Vec<Duration>> {
         let parts = self.list(item)?;
-        let part = |(index, kind)| Item { key: format!("{}[{index}]", item.key), kind, ..item.clone() };
+        let part = |(index, kind)| Item {
+            key: format!("{}[{index}]", item.key),
+            kind,
+            ..item.clone()
+        };
         let parts: Vec<Item> = parts.into_iter().enumerate().map(part).collect();
-        let found: Vec<_> = parts.iter().map(|part| self.one_duration(part, least, most)).collect();
+        let found: Vec<_> = parts
+            .iter()
+            .map(|part| self.one_duration(part, least, most))
+            .collect();
         let found: Vec<Duration> = found.into_iter().collect::<Option<_>>()?;
-        self.show(item, Some(found.iter().map(|one| format_duration(*one)).collect()));
+        self.show(
+            item,
+            Some(found.iter().map(|one| format_duration(*one)).collect()),
+        );
         Some(found)
     }
 
     /// A size in bytes within limits, both included.
     pub(super) fn size(&mut self, item: &Item, least: u64, most: u64) -> Option<u64> {
-        let range = format!("write a size from {} to {}, such as \"8MiB\"", format_size(least), format_size(most));
-        let parsed = item.as_text().map_or(Err(InvalidQuantity::NoUnit), parse_size);
+        let range = format!(
+            "write a size from {} to {}, such as \"8MiB\"",
+            format_size(least),
+            format_size(most)
+        );
+        let parsed = item
+            .as_text()
+            .map_or(Err(InvalidQuantity::NoUnit), parse_size);
         match parsed {
             Ok(found) if (least..=most).contains(&found) => {
                 self.show(item, Some(format_size(found).into()));
@@ -332,7 +466,9 @@ impl<'a> Reader<'a> {
             ValueKind::String(text) if item.is_loose() => text.trim().parse().ok(),
             _ => None,
         };
-        let found = parsed.and_then(|value| u32::try_from(value).ok()).filter(|value| (least..=most).contains(value));
+        let found = parsed
+            .and_then(|value| u32::try_from(value).ok())
+            .filter(|value| (least..=most).contains(value));
         match found {
             Some(value) => self.show(item, Some(value.into())),
             None => {
@@ -347,11 +483,19 @@ impl<'a> Reader<'a> {
     }
 
     /// A number that `legal` accepts; `range` says which do.
-    pub(super) fn number(&mut self, item: &Item, legal: impl Fn(f64) -> bool, range: &str) -> Option<f64> {
+    pub(super) fn number(
+        &mut self,
+        item: &Item,
+        legal: impl Fn(f64) -> bool,
+        range: &str,
+    ) -> Option<f64> {
         let parsed = match &item.kind {
             ValueKind::Float(value) => Some(*value),
             // Larger ones lose their last digits, and are out of every range here.
-            ValueKind::I64(value) => i32::try_from(*value).ok().map(f64::from).or(Some(f64::INFINITY)),
+            ValueKind::I64(value) => i32::try_from(*value)
+                .ok()
+                .map(f64::from)
+                .or(Some(f64::INFINITY)),
             ValueKind::String(text) if item.is_loose() => text.trim().parse().ok(),
             _ => None,
         };
@@ -372,13 +516,21 @@ impl<'a> Reader<'a> {
     /// The parts of a list; text of the environment is split at commas, and empty text is no part.
     fn list(&mut self, item: &Item) -> Option<Vec<ValueKind>> {
         match &item.kind {
-            ValueKind::Array(values) => Some(values.iter().map(|value| value.kind.clone()).collect()),
-            ValueKind::String(text) if item.is_loose() && text.trim().is_empty() => Some(Vec::new()),
+            ValueKind::Array(values) => {
+                Some(values.iter().map(|value| value.kind.clone()).collect())
+            }
+            ValueKind::String(text) if item.is_loose() && text.trim().is_empty() => {
+                Some(Vec::new())
+            }
             ValueKind::String(text) if item.is_loose() => {
                 Some(text.split(',').map(|part| part.trim().into()).collect())
             }
             _ => {
-                self.refuse_unseen(item, "this must be a list", "write it in brackets: [\"...\", \"...\"]");
+                self.refuse_unseen(
+                    item,
+                    "this must be a list",
+                    "write it in brackets: [\"...\", \"...\"]",
+                );
                 None
             }
         }
@@ -392,7 +544,11 @@ impl<'a> Reader<'a> {
             _ => None,
         };
         let Some(found) = parts.into_iter().map(text).collect::<Option<Vec<String>>>() else {
-            self.refuse_unseen(item, "each part must be a string", "put every part in quotes");
+            self.refuse_unseen(
+                item,
+                "each part must be a string",
+                "put every part in quotes",
+            );
             return None;
         };
         self.show(item, Some(found.clone().into()));
@@ -419,7 +575,11 @@ impl<'a> Reader<'a> {
         };
         let home = self.sources.path_of("HOME");
         if home.is_none() {
-            self.refuse(item, "the home folder is not known", "set HOME, or write the whole path");
+            self.refuse(
+                item,
+                "the home folder is not known",
+                "set HOME, or write the whole path",
+            );
         }
         Some(home?.join(below_home))
     }
@@ -431,12 +591,18 @@ impl<'a> Reader<'a> {
             return Labels::new();
         };
         let whole = (item.place.origin.clone(), item.key.clone());
-        let Some(mut table) = self.as_table(item) else { return Labels::new() };
+        let Some(mut table) = self.as_table(item) else {
+            return Labels::new();
+        };
         let mut labels = Labels::new();
         let mut origin = Origin::Default;
         for item in self.drain(&mut table) {
             let Some(value) = item.as_text() else {
-                self.refuse(&item, "the value of a label must be a string", "put it in quotes");
+                self.refuse(
+                    &item,
+                    "the value of a label must be a string",
+                    "put it in quotes",
+                );
                 continue;
             };
             if let Err((what, fix)) = check_label(&item.name, value) {
@@ -448,9 +614,18 @@ impl<'a> Reader<'a> {
         }
         if let Err((what, fix)) = check_labels(&labels) {
             let (origin, key) = whole;
-            self.problems.push(Problem { origin: Some(origin), key, value: None, what, fix });
+            self.problems.push(Problem {
+                origin: Some(origin),
+                key,
+                value: None,
+                what,
+                fix,
+            });
         }
-        let shown = labels.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
+        let shown = labels
+            .iter()
+            .map(|(key, value)| (key.clone(), value.as_str().into()))
+            .collect();
         self.show_table(parent, "labels", &origin, shown);
         labels
     }
@@ -464,7 +639,12 @@ impl<'a> Reader<'a> {
         map: serde_json::Map<String, Json>,
     ) {
         let (table, key) = (parent.path.clone(), name.to_owned());
-        self.effective.0.push(Entry { table, key, value: Some(Json::Object(map)), origin: origin.clone() });
+        self.effective.0.push(Entry {
+            table,
+            key,
+            value: Some(Json::Object(map)),
+            origin: origin.clone(),
+        });
     }
 }
 
@@ -487,7 +667,8 @@ fn json_of(kind: &ValueKind) -> Json {
 /// Checks a label: a key of 1 to 64 of `A-Z a-z 0-9 _ - . /` and a value of at most 256 characters
 /// without control characters.
 pub(crate) fn check_label(key: &str, value: &str) -> Result<(), Violation> {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'/');
+    let allowed =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'/');
     if key.is_empty() || key.len() > LABEL_KEY_BYTES || !key.bytes().all(allowed) {
         return Err((
             "this is not the key of a label".to_owned(),
@@ -497,7 +678,9 @@ pub(crate) fn check_label(key: &str, value: &str) -> Result<(), Violation> {
     if value.chars().count() > LABEL_VALUE_CHARS || value.chars().any(char::is_control) {
         return Err((
             "this is not the value of a label".to_owned(),
-            format!("use at most {LABEL_VALUE_CHARS} characters without line ends and other control characters"),
+            format!(
+                "use at most {LABEL_VALUE_CHARS} characters without line ends and other control characters"
+            ),
         ));
     }
     Ok(())
@@ -505,7 +688,10 @@ pub(crate) fn check_label(key: &str, value: &str) -> Result<(), Violation> {
 
 /// Checks that labels are few and short enough together.
 pub(crate) fn check_labels(labels: &Labels) -> Result<(), Violation> {
-    let bytes: usize = labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+    let bytes: usize = labels
+        .iter()
+        .map(|(key, value)| key.len() + value.len())
+        .sum();
     if labels.len() <= MAX_LABELS && bytes <= MAX_LABEL_BYTES {
         return Ok(());
     }

@@ -71,7 +71,10 @@ impl Secret {
     pub(crate) async fn read_on(&self, lane: &Lane) -> Result<SecretString, SecretError> {
         match self {
             Self::Value(_) => self.read(),
-            Self::File(path) => check(path, blocking::read_file_on(lane, path.clone(), MAX_SECRET_BYTES).await),
+            Self::File(path) => check(
+                path,
+                blocking::read_file_on(lane, path.clone(), MAX_SECRET_BYTES).await,
+            ),
         }
     }
 }
@@ -81,36 +84,65 @@ impl Secret {
 /// # Errors
 /// What is odd about it, without showing it, and what to do.
 pub(crate) fn check_key(key: &str) -> Result<(), (&'static str, &'static str)> {
-    let quotes = ['"', '\'', '`', '\u{2018}', '\u{2019}', '\u{201c}', '\u{201d}', '\u{ab}', '\u{bb}'];
-    let after_scheme = key.get(..6).filter(|scheme| scheme.eq_ignore_ascii_case("bearer")).map(|_| &key[6..]);
+    let quotes = [
+        '"', '\'', '`', '\u{2018}', '\u{2019}', '\u{201c}', '\u{201d}', '\u{ab}', '\u{bb}',
+    ];
+    let after_scheme = key
+        .get(..6)
+        .filter(|scheme| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|_| &key[6..]);
     if key.starts_with(quotes) || key.ends_with(quotes) {
         Err(("there are quotes around the key", "remove them"))
-    } else if after_scheme.is_some_and(|rest| rest.starts_with(|c: char| c.is_whitespace() || c == ':')) {
-        Err(("there is the word Bearer before the key", "write the key alone"))
+    } else if after_scheme
+        .is_some_and(|rest| rest.starts_with(|c: char| c.is_whitespace() || c == ':'))
+    {
+        Err((
+            "there is the word Bearer before the key",
+            "write the key alone",
+        ))
     } else if key.starts_with("CREWSHIP_API_KEY=") || key.starts_with("export ") {
-        Err(("there is the name of a variable before the key", "write only what stands after the equals sign"))
+        Err((
+            "there is the name of a variable before the key",
+            "write only what stands after the equals sign",
+        ))
     } else if key.contains(['\n', '\r']) {
-        Err(("it has unusual characters: more than one line", "write one key on one line"))
+        Err((
+            "it has unusual characters: more than one line",
+            "write one key on one line",
+        ))
     } else if key.contains(char::is_whitespace) {
         Err(("it has spaces inside", "write the key without spaces"))
     } else if !key.is_ascii() {
-        Err(("it has unusual characters: some are invisible, or not ASCII", "copy the key again"))
+        Err((
+            "it has unusual characters: some are invisible, or not ASCII",
+            "copy the key again",
+        ))
     } else if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-        Err(("it has unusual characters: control characters", "copy the key again"))
+        Err((
+            "it has unusual characters: control characters",
+            "copy the key again",
+        ))
     } else {
         Ok(())
     }
 }
 
 fn check(path: &Path, read: io::Result<Vec<u8>>) -> Result<SecretString, SecretError> {
-    let unreadable = |source| SecretError::Unreadable { path: path.to_owned(), source };
+    let unreadable = |source| SecretError::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
     let bytes = read.map_err(unreadable)?;
     if bytes.len() as u64 > MAX_SECRET_BYTES {
-        return Err(SecretError::TooLarge { path: path.to_owned() });
+        return Err(SecretError::TooLarge {
+            path: path.to_owned(),
+        });
     }
     let text = SecretString::from(blocking::text(bytes).map_err(unreadable)?);
     if trimmed(text.expose_secret()).is_empty() {
-        return Err(SecretError::Empty { path: path.to_owned() });
+        return Err(SecretError::Empty {
+            path: path.to_owned(),
+        });
     }
     Ok(SecretString::from(trimmed(text.expose_secret())))
 }
@@ -144,7 +176,10 @@ mod tests {
             ("ck_12345\u{7f}67890", "unusual characters"),
         ] {
             let (what, fix) = check_key(key).unwrap_err();
-            assert!(what.contains(word) && !what.contains("ck_") && !fix.contains("ck_"), "{key:?}: {what}; {fix}");
+            assert!(
+                what.contains(word) && !what.contains("ck_") && !fix.contains("ck_"),
+                "{key:?}: {what}; {fix}"
+            );
         }
         assert_eq!(check_key("ck_live_A+/=-._~"), Ok(()));
         assert_eq!(check_key("bearerck"), Ok(()));
@@ -160,8 +195,11 @@ mod tests {
                 assert_eq!(secret.read().unwrap().expose_secret(), "ck_1", "{text:?}");
             }
         }
-        let utf16: Vec<u8> =
-            [0xfeff_u16].into_iter().chain("ck_1\r\n".encode_utf16()).flat_map(u16::to_le_bytes).collect();
+        let utf16: Vec<u8> = [0xfeff_u16]
+            .into_iter()
+            .chain("ck_1\r\n".encode_utf16())
+            .flat_map(u16::to_le_bytes)
+            .collect();
         std::fs::write(&path, utf16).unwrap();
         assert_eq!(Secret::File(path).read().unwrap().expose_secret(), "ck_1");
     }

@@ -50,7 +50,9 @@ const RESERVED_HEADERS: [&str; 8] = [
 impl SinkSettings {
     /// A sink that writes a log record for each verdict: what the daemon has where none is configured.
     pub fn log_of_verdicts() -> Self {
-        let waits = RETRY_SCHEDULE.split(',').map(|wait| parse_duration(wait).expect("a legal duration"));
+        let waits = RETRY_SCHEDULE
+            .split(',')
+            .map(|wait| parse_duration(wait).expect("a legal duration"));
         Self {
             kind: SinkKind::Log { path: None },
             events: EventFilter::verdicts(),
@@ -61,7 +63,10 @@ impl SinkSettings {
 }
 
 /// Reads all sinks.
-pub(super) fn read_sinks(reader: &mut Reader<'_>, root: &mut Table) -> BTreeMap<SinkName, SinkSettings> {
+pub(super) fn read_sinks(
+    reader: &mut Reader<'_>,
+    root: &mut Table,
+) -> BTreeMap<SinkName, SinkSettings> {
     let mut all = reader.table(root, "sinks");
     let mut sinks = BTreeMap::new();
     for item in reader.drain(&mut all) {
@@ -69,7 +74,9 @@ pub(super) fn read_sinks(reader: &mut Reader<'_>, root: &mut Table) -> BTreeMap<
         if let Err(error) = &name {
             reader.refuse_unseen(&item, &error.to_string(), "rename it");
         }
-        let Some(mut table) = reader.as_table(item) else { continue };
+        let Some(mut table) = reader.as_table(item) else {
+            continue;
+        };
         let settings = read_sink(reader, &mut table);
         if let (Ok(name), Some(settings)) = (name, settings) {
             sinks.insert(name, settings);
@@ -86,7 +93,9 @@ fn read_sink(reader: &mut Reader<'_>, table: &mut Table) -> Option<SinkSettings>
     let kind = reader.parsed(&item, |text| one_of(text, &TYPES))?;
     let kind = match kind {
         "desktop" => Some(SinkKind::Desktop),
-        "webhook" => read_webhook(reader, table).map(|webhook| SinkKind::Webhook(Box::new(webhook))),
+        "webhook" => {
+            read_webhook(reader, table).map(|webhook| SinkKind::Webhook(Box::new(webhook)))
+        }
         "log" => Some(read_log(reader, table)),
         _ => read_command(reader, table),
     };
@@ -94,7 +103,12 @@ fn read_sink(reader: &mut Reader<'_>, table: &mut Table) -> Option<SinkSettings>
     let labels = reader.labels(table);
     let retry_schedule = read_schedule(reader, table);
     finish(reader, table);
-    Some(SinkSettings { kind: kind?, events, labels, retry_schedule })
+    Some(SinkSettings {
+        kind: kind?,
+        events,
+        labels,
+        retry_schedule,
+    })
 }
 
 fn read_log(reader: &mut Reader<'_>, table: &mut Table) -> SinkKind {
@@ -102,26 +116,43 @@ fn read_log(reader: &mut Reader<'_>, table: &mut Table) -> SinkKind {
     if item.is_none() {
         reader.show_unset(table, "path");
     }
-    SinkKind::Log { path: item.and_then(|item| reader.path(&item)) }
+    SinkKind::Log {
+        path: item.and_then(|item| reader.path(&item)),
+    }
 }
 
 fn read_command(reader: &mut Reader<'_>, table: &mut Table) -> Option<SinkKind> {
     let item = reader.take(table, "argv", None);
     if item.is_none() {
-        reader.missing(table, "argv", "write the program and its arguments: argv = [\"/usr/local/bin/on-run\"]");
+        reader.missing(
+            table,
+            "argv",
+            "write the program and its arguments: argv = [\"/usr/local/bin/on-run\"]",
+        );
     }
     let argv = item.as_ref().and_then(|item| reader.texts(item));
     if let (Some(argv), Some(item)) = (&argv, &item) {
         if argv.first().is_none_or(String::is_empty) {
-            reader.refuse_unseen(item, "there is no program in it", "write the program as its first part");
+            reader.refuse_unseen(
+                item,
+                "there is no program in it",
+                "write the program as its first part",
+            );
         }
         if argv.iter().any(|part| part.contains('\0')) {
-            reader.refuse_unseen(item, "a part has a NUL character", "remove it; no program can get one");
+            reader.refuse_unseen(
+                item,
+                "a part has a NUL character",
+                "remove it; no program can get one",
+            );
         }
     }
     let item = reader.take(table, "timeout", Some(COMMAND_TIMEOUT));
     let timeout = item.and_then(|item| reader.duration(&item, MIN_TIMEOUT, DAY));
-    Some(SinkKind::Command { argv: argv?, timeout: timeout? })
+    Some(SinkKind::Command {
+        argv: argv?,
+        timeout: timeout?,
+    })
 }
 
 fn read_webhook(reader: &mut Reader<'_>, table: &mut Table) -> Option<WebhookSettings> {
@@ -130,15 +161,26 @@ fn read_webhook(reader: &mut Reader<'_>, table: &mut Table) -> Option<WebhookSet
         None => {
             // Two URLs at once are a problem of their own, reported already.
             if !reader.has_problem_at(table, "url") {
-                reader.missing(table, "url", "write url, or url_file for the path of a file that holds it");
+                reader.missing(
+                    table,
+                    "url",
+                    "write url, or url_file for the path of a file that holds it",
+                );
             }
             None
         }
     };
-    let secret = reader.take_secret(table, "secret").and_then(|found| reader.secret(found, signing_secrets));
+    let secret = reader
+        .take_secret(table, "secret")
+        .and_then(|found| reader.secret(found, signing_secrets));
     let format = read_format(reader, table);
     let headers = read_headers(reader, table);
-    Some(WebhookSettings { url: url?, secret, format: format?, headers })
+    Some(WebhookSettings {
+        url: url?,
+        secret,
+        format: format?,
+        headers,
+    })
 }
 
 fn read_format(reader: &mut Reader<'_>, table: &mut Table) -> Option<WebhookFormat> {
@@ -148,7 +190,11 @@ fn read_format(reader: &mut Reader<'_>, table: &mut Table) -> Option<WebhookForm
     let content_type = reader.take(table, "content_type", None);
     if word.is_some() && word != Some("template") {
         for item in template.iter().chain(&content_type) {
-            reader.refuse(item, "this belongs to format = \"template\"", "remove it, or set that format");
+            reader.refuse(
+                item,
+                "this belongs to format = \"template\"",
+                "remove it, or set that format",
+            );
         }
     }
     match word? {
@@ -169,7 +215,13 @@ fn read_format(reader: &mut Reader<'_>, table: &mut Table) -> Option<WebhookForm
             let file = reader.path(&item)?;
             let read = blocking::read_file(&file, MAX_TEMPLATE_BYTES);
             let is_large = |bytes: &Vec<u8>| bytes.len() as u64 > MAX_TEMPLATE_BYTES;
-            match read.and_then(|bytes| if is_large(&bytes) { Ok(None) } else { blocking::text(bytes).map(Some) }) {
+            match read.and_then(|bytes| {
+                if is_large(&bytes) {
+                    Ok(None)
+                } else {
+                    blocking::text(bytes).map(Some)
+                }
+            }) {
                 Ok(None) => {
                     let what = format!("the template has more than {MAX_TEMPLATE_BYTES} bytes");
                     reader.refuse(&item, what, "check the path");
@@ -180,11 +232,18 @@ fn read_format(reader: &mut Reader<'_>, table: &mut Table) -> Option<WebhookForm
                 }
                 Ok(Some(text)) => {
                     if let Err(error) = minijinja::Environment::new().template_from_str(&text) {
-                        reader.refuse(&item, format!("the template has a mistake ({error})"), "correct the template");
+                        reader.refuse(
+                            &item,
+                            format!("the template has a mistake ({error})"),
+                            "correct the template",
+                        );
                     }
                 }
             }
-            Some(WebhookFormat::Template { file, content_type: content_type? })
+            Some(WebhookFormat::Template {
+                file,
+                content_type: content_type?,
+            })
         }
     }
 }
@@ -193,7 +252,9 @@ fn read_headers(reader: &mut Reader<'_>, table: &mut Table) -> BTreeMap<String, 
     let mut headers = BTreeMap::new();
     let mut shown = serde_json::Map::new();
     let mut origin = Origin::Default;
-    let inner = reader.take(table, "headers", None).and_then(|item| reader.as_table(item));
+    let inner = reader
+        .take(table, "headers", None)
+        .and_then(|item| reader.as_table(item));
     if let Some(mut inner) = inner {
         for name in inner.names() {
             let name = name.strip_suffix("_file").unwrap_or(&name).to_owned();
@@ -201,25 +262,35 @@ fn read_headers(reader: &mut Reader<'_>, table: &mut Table) -> BTreeMap<String, 
             if !inner.has(&name) && !inner.has(&format!("{name}_file")) {
                 continue;
             }
-            let Some(found) = reader.take_secret(&mut inner, &name) else { continue };
+            let Some(found) = reader.take_secret(&mut inner, &name) else {
+                continue;
+            };
             let lower = name.to_ascii_lowercase();
             let reserved = RESERVED_HEADERS.contains(&lower.as_str());
             let mistake = match headers.contains_key(&lower) {
-                _ if HeaderName::from_bytes(name.as_bytes()).is_err() => {
-                    Some(("this is not the name of a header", "use letters, digits and -"))
-                }
+                _ if HeaderName::from_bytes(name.as_bytes()).is_err() => Some((
+                    "this is not the name of a header",
+                    "use letters, digits and -",
+                )),
                 _ if reserved => Some(("this header is set by runwatch itself", "remove it")),
-                true => Some(("this header is set twice", "keep one; upper and lower case are the same")),
+                true => Some((
+                    "this header is set twice",
+                    "keep one; upper and lower case are the same",
+                )),
                 false => None,
             };
             if let Some((what, fix)) = mistake {
                 reader.refuse_unseen(found.item(), what, fix);
                 continue;
             }
-            let Some(secret) = reader.unshown_secret(&found, header_value) else { continue };
+            let Some(secret) = reader.unshown_secret(&found, header_value) else {
+                continue;
+            };
             match &secret {
                 Secret::Value(_) => shown.insert(name, REDACTED.into()),
-                Secret::File(path) => shown.insert(format!("{name}_file"), path.display().to_string().into()),
+                Secret::File(path) => {
+                    shown.insert(format!("{name}_file"), path.display().to_string().into())
+                }
             };
             origin = found.place().origin.clone();
             headers.insert(lower, secret);
@@ -231,7 +302,8 @@ fn read_headers(reader: &mut Reader<'_>, table: &mut Table) -> BTreeMap<String, 
 
 fn read_events(reader: &mut Reader<'_>, table: &mut Table) -> EventFilter {
     let Some(item) = reader.take(table, "events", None) else {
-        let words = crate::domain::Verdict::WORST_FIRST.map(|verdict| verdict.event_type().as_str());
+        let words =
+            crate::domain::Verdict::WORST_FIRST.map(|verdict| verdict.event_type().as_str());
         reader.show_outside(table, "events", words.as_slice(), Origin::Default);
         return EventFilter::verdicts();
     };
@@ -247,15 +319,26 @@ fn read_events(reader: &mut Reader<'_>, table: &mut Table) -> EventFilter {
             reader.refuse(&item, format!("{pattern:?} names no event"), fix);
         }
     }
-    let known = patterns.iter().map(String::as_str).filter(|pattern| EventFilter::parse([*pattern]).is_ok());
+    let known = patterns
+        .iter()
+        .map(String::as_str)
+        .filter(|pattern| EventFilter::parse([*pattern]).is_ok());
     EventFilter::parse(known).unwrap_or_else(|_| EventFilter::verdicts())
 }
 
 fn read_schedule(reader: &mut Reader<'_>, table: &mut Table) -> Vec<Duration> {
-    let Some(item) = reader.take(table, "retry_schedule", Some(RETRY_SCHEDULE)) else { return Vec::new() };
-    let schedule = reader.durations(&item, Duration::ZERO, MAX_RETRY_WAIT).unwrap_or_default();
+    let Some(item) = reader.take(table, "retry_schedule", Some(RETRY_SCHEDULE)) else {
+        return Vec::new();
+    };
+    let schedule = reader
+        .durations(&item, Duration::ZERO, MAX_RETRY_WAIT)
+        .unwrap_or_default();
     if schedule.len() > MAX_RETRIES {
-        reader.refuse_unseen(&item, "this schedule is too long", &format!("write at most {MAX_RETRIES} waits"));
+        reader.refuse_unseen(
+            &item,
+            "this schedule is too long",
+            &format!("write at most {MAX_RETRIES} waits"),
+        );
     }
     schedule
 }
@@ -266,34 +349,58 @@ fn one_of(text: &str, words: &[&'static str]) -> Result<&'static str, Violation>
         Some(word) => format!("did you mean {word:?}?"),
         None => format!("use one of {}", words.join(", ")),
     };
-    words.iter().find(|word| **word == text).copied().ok_or_else(|| ("there is no such choice".to_owned(), fix()))
+    words
+        .iter()
+        .find(|word| **word == text)
+        .copied()
+        .ok_or_else(|| ("there is no such choice".to_owned(), fix()))
 }
 
 /// Signing secrets of Standard Webhooks: `whsec_` and base64, one a line.
 fn signing_secrets(text: &str) -> Result<(), Violation> {
     let valid = |line: &str| {
-        let key = line.strip_prefix("whsec_").map(|key| base64::engine::general_purpose::STANDARD.decode(key));
+        let key = line
+            .strip_prefix("whsec_")
+            .map(|key| base64::engine::general_purpose::STANDARD.decode(key));
         key.is_some_and(|key| key.is_ok_and(|key| !key.is_empty()))
     };
-    if text.lines().map(str::trim).filter(|line| !line.is_empty()).all(valid) {
+    if text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .all(valid)
+    {
         Ok(())
     } else {
         let what = "this is not a signing secret".to_owned();
-        Err((what, "write whsec_ and the base64 of 24 to 64 random bytes, one secret a line".to_owned()))
+        Err((
+            what,
+            "write whsec_ and the base64 of 24 to 64 random bytes, one secret a line".to_owned(),
+        ))
     }
 }
 
 fn header_value(text: &str) -> Result<(), Violation> {
-    let refused = |_| ("this cannot be the value of a header".to_owned(), "write one line of plain text".to_owned());
+    let refused = |_| {
+        (
+            "this cannot be the value of a header".to_owned(),
+            "write one line of plain text".to_owned(),
+        )
+    };
     HeaderValue::from_str(text).map(drop).map_err(refused)
 }
 
 fn media_type(text: &str) -> Result<String, Violation> {
     if HeaderValue::from_str(text).is_ok()
-        && text.split_once('/').is_some_and(|(kind, sub)| !kind.is_empty() && !sub.is_empty())
+        && text
+            .split_once('/')
+            .is_some_and(|(kind, sub)| !kind.is_empty() && !sub.is_empty())
     {
         Ok(text.to_owned())
     } else {
-        Err(("this is not a content type".to_owned(), "write one such as \"application/json\"".to_owned()))
+        Err((
+            "this is not a content type".to_owned(),
+            "write one such as \"application/json\"".to_owned(),
+        ))
     }
 }

@@ -46,7 +46,11 @@ impl Sources {
             environment.insert("HOME".into(), home.into());
         }
         let explicit = explicit.filter(|path| !path.as_os_str().is_empty());
-        let mut sources = Self { explicit, files: vec![SYSTEM_FILE.into()], environment };
+        let mut sources = Self {
+            explicit,
+            files: vec![SYSTEM_FILE.into()],
+            environment,
+        };
         sources.files.extend(sources.user_file());
         sources
     }
@@ -54,12 +58,18 @@ impl Sources {
     /// The user's own configuration file, existing or not: `$XDG_CONFIG_HOME`, else `~/.config`,
     /// and `/runwatch/config.toml`. `None` without a home.
     pub fn user_file(&self) -> Option<PathBuf> {
-        Some(self.xdg_dir("XDG_CONFIG_HOME", ".config")?.join("runwatch/config.toml"))
+        Some(
+            self.xdg_dir("XDG_CONFIG_HOME", ".config")?
+                .join("runwatch/config.toml"),
+        )
     }
 
     /// The value of a variable as a path; `None` when it is unset or empty.
     pub(super) fn path_of(&self, variable: &str) -> Option<PathBuf> {
-        self.environment.get(OsStr::new(variable)).filter(|value| !value.is_empty()).map(PathBuf::from)
+        self.environment
+            .get(OsStr::new(variable))
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
     }
 
     /// An XDG base directory. A relative one is ignored, as the specification asks.
@@ -76,22 +86,44 @@ impl Sources {
 
     /// Default of `store.path`.
     fn store_path(&self) -> Option<PathBuf> {
-        let user = || Some(self.xdg_dir("XDG_STATE_HOME", ".local/state")?.join("runwatch"));
-        Some(self.systemd_dir("STATE_DIRECTORY").or_else(user)?.join("runwatch.db"))
+        let user = || {
+            Some(
+                self.xdg_dir("XDG_STATE_HOME", ".local/state")?
+                    .join("runwatch"),
+            )
+        };
+        Some(
+            self.systemd_dir("STATE_DIRECTORY")
+                .or_else(user)?
+                .join("runwatch.db"),
+        )
     }
 
     /// Default of `control.socket`. There is no stand-in for `$XDG_RUNTIME_DIR`: any other folder
     /// might let other users in.
     pub fn socket_path(&self) -> Option<PathBuf> {
-        let user = || Some(self.path_of("XDG_RUNTIME_DIR").filter(|path| path.is_absolute())?.join("runwatch"));
-        Some(self.systemd_dir("RUNTIME_DIRECTORY").or_else(user)?.join("runwatch.sock"))
+        let user = || {
+            Some(
+                self.path_of("XDG_RUNTIME_DIR")
+                    .filter(|path| path.is_absolute())?
+                    .join("runwatch"),
+            )
+        };
+        Some(
+            self.systemd_dir("RUNTIME_DIRECTORY")
+                .or_else(user)?
+                .join("runwatch.sock"),
+        )
     }
 }
 
 impl fmt::Debug for Sources {
     /// Without the environment, which holds secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sources").field("explicit", &self.explicit).field("files", &self.files).finish_non_exhaustive()
+        f.debug_struct("Sources")
+            .field("explicit", &self.explicit)
+            .field("files", &self.files)
+            .finish_non_exhaustive()
     }
 }
 
@@ -157,7 +189,10 @@ const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 fn read(path: &Path) -> io::Result<String> {
     let bytes = blocking::read_file(path, MAX_FILE_BYTES)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {MAX_FILE_BYTES} bytes")));
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it has more than {MAX_FILE_BYTES} bytes"),
+        ));
     }
     blocking::text(bytes)
 }
@@ -173,13 +208,23 @@ impl Merged {
             tables: BTreeMap::new(),
         };
         let mut builder = Config::builder();
-        let paths = [("store.path", sources.store_path()), ("control.socket", sources.socket_path())];
-        let paths = paths.iter().filter_map(|(key, path)| Some((*key, path.as_ref()?.to_str()?)));
+        let paths = [
+            ("store.path", sources.store_path()),
+            ("control.socket", sources.socket_path()),
+        ];
+        let paths = paths
+            .iter()
+            .filter_map(|(key, path)| Some((*key, path.as_ref()?.to_str()?)));
         for (key, value) in DEFAULTS.into_iter().chain(paths) {
-            builder = builder.set_default(key, value).expect("the built-in keys are valid paths");
+            builder = builder
+                .set_default(key, value)
+                .expect("the built-in keys are valid paths");
         }
         let required = sources.explicit.is_some();
-        let wanted = sources.explicit.as_ref().map_or(sources.files.as_slice(), std::slice::from_ref);
+        let wanted = sources
+            .explicit
+            .as_ref()
+            .map_or(sources.files.as_slice(), std::slice::from_ref);
         for path in wanted {
             match read(path) {
                 Ok(text) => {
@@ -190,7 +235,10 @@ impl Merged {
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !required => {}
                 Err(error) => problems.push(Problem {
-                    origin: Some(Origin::File { path: path.clone(), position: None }),
+                    origin: Some(Origin::File {
+                        path: path.clone(),
+                        position: None,
+                    }),
                     key: String::new(),
                     value: None,
                     what: format!("the file cannot be read ({error})"),
@@ -208,7 +256,10 @@ impl Merged {
                 .source(Some(variables)),
         );
         // Every layer is in memory and every top-level key is a plain word, so nothing can fail.
-        merged.tree = builder.build().and_then(|built| built.collect()).expect("layers in memory are readable");
+        merged.tree = builder
+            .build()
+            .and_then(|built| built.collect())
+            .expect("layers in memory are readable");
         merged
     }
 
@@ -216,7 +267,10 @@ impl Merged {
     fn parse(&mut self, path: &Path, text: &str, problems: &mut Vec<Problem>) -> Option<Layer> {
         let file = self.files.len();
         let lines = Lines::of(text);
-        let at = |offset: usize| Origin::File { path: path.to_owned(), position: Some(lines.position(offset)) };
+        let at = |offset: usize| Origin::File {
+            path: path.to_owned(),
+            position: Some(lines.position(offset)),
+        };
         let table = match toml::de::DeTable::parse(text) {
             Ok(table) => table.into_inner(),
             Err(error) => {
@@ -224,13 +278,21 @@ impl Merged {
                     origin: Some(at(error.span().map_or(0, |span| span.start))),
                     key: String::new(),
                     value: None,
-                    what: format!("this is not valid TOML ({})", error.message().replace('\n', ", ")),
+                    what: format!(
+                        "this is not valid TOML ({})",
+                        error.message().replace('\n', ", ")
+                    ),
                     fix: "correct it; https://toml.io has the rules".to_owned(),
                 });
                 return None;
             }
         };
-        let mut layer = Conversion { file, lines: &lines, path, tables: &mut self.tables };
+        let mut layer = Conversion {
+            file,
+            lines: &lines,
+            path,
+            tables: &mut self.tables,
+        };
         let mut values = Map::new();
         for (key, value) in table {
             let start = key.span().start;
@@ -262,11 +324,18 @@ impl Merged {
         let mut selected = Map::new();
         for (name, value) in environment {
             let Some(name) = name.to_str() else { continue };
-            let Some(rest) = name.strip_prefix("RUNWATCH_").filter(|rest| rest.contains("__")) else { continue };
+            let Some(rest) = name
+                .strip_prefix("RUNWATCH_")
+                .filter(|rest| rest.contains("__"))
+            else {
+                continue;
+            };
             let key = rest.replace("__", ".").to_lowercase();
             let mut refuse = |what: &str, fix: &str| {
                 problems.push(Problem {
-                    origin: Some(Origin::Environment { variable: name.to_owned() }),
+                    origin: Some(Origin::Environment {
+                        variable: name.to_owned(),
+                    }),
                     key: key.clone(),
                     value: None,
                     what: what.to_owned(),
@@ -274,7 +343,10 @@ impl Merged {
                 });
             };
             if !key.split('.').all(is_plain) {
-                refuse("this names no key", "write RUNWATCH_SECTION__KEY, such as RUNWATCH_API__BASE_URL");
+                refuse(
+                    "this names no key",
+                    "write RUNWATCH_SECTION__KEY, such as RUNWATCH_API__BASE_URL",
+                );
                 continue;
             }
             let Some(value) = value.to_str() else {
@@ -287,7 +359,10 @@ impl Merged {
                     selected.insert(name.to_owned(), value.to_owned());
                 }
                 Entry::Occupied(_) => {
-                    refuse("another variable sets the same key", "remove one; upper and lower case are the same");
+                    refuse(
+                        "another variable sets the same key",
+                        "remove one; upper and lower case are the same",
+                    );
                 }
             }
         }
@@ -297,17 +372,33 @@ impl Merged {
     /// Where the value of `key` comes from.
     pub(super) fn place(&self, key: &str, value: &Value) -> Place {
         let Some(text) = value.origin() else {
-            return Place { origin: Origin::Default, rank: 0 };
+            return Place {
+                origin: Origin::Default,
+                rank: 0,
+            };
         };
         match parse_mark(text) {
             Some((file, line, column)) => {
                 let path = self.files.get(file).cloned().unwrap_or_default();
-                Place { origin: Origin::File { path, position: Some((line, column)) }, rank: file + 1 }
+                Place {
+                    origin: Origin::File {
+                        path,
+                        position: Some((line, column)),
+                    },
+                    rank: file + 1,
+                }
             }
             // The only source whose origin is not one of our marks is `Environment`.
             None => {
-                let variable = self.variables.get(&key.to_lowercase()).cloned().unwrap_or_default();
-                Place { origin: Origin::Environment { variable }, rank: usize::MAX }
+                let variable = self
+                    .variables
+                    .get(&key.to_lowercase())
+                    .cloned()
+                    .unwrap_or_default();
+                Place {
+                    origin: Origin::Environment { variable },
+                    rank: usize::MAX,
+                }
             }
         }
     }
@@ -316,8 +407,13 @@ impl Merged {
     pub(super) fn table_origin(&self, key: &str) -> Option<Origin> {
         let variable = || {
             let prefix = format!("{}.", key.to_lowercase());
-            let (_, name) = self.variables.iter().find(|(path, _)| path.starts_with(&prefix))?;
-            Some(Origin::Environment { variable: name.clone() })
+            let (_, name) = self
+                .variables
+                .iter()
+                .find(|(path, _)| path.starts_with(&prefix))?;
+            Some(Origin::Environment {
+                variable: name.clone(),
+            })
         };
         self.tables.get(key).cloned().or_else(variable)
     }
@@ -325,13 +421,24 @@ impl Merged {
 
 /// Whether a key can be written without quotes.
 pub(super) fn is_plain(key: &str) -> bool {
-    !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+    !key.is_empty()
+        && key
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
 /// The path of a key in a table.
 pub(super) fn join(table: &str, name: &str) -> String {
-    let name = if is_plain(name) { name.to_owned() } else { format!("{name:?}") };
-    if table.is_empty() { name } else { format!("{table}.{name}") }
+    let name = if is_plain(name) {
+        name.to_owned()
+    } else {
+        format!("{name:?}")
+    };
+    if table.is_empty() {
+        name
+    } else {
+        format!("{table}.{name}")
+    }
 }
 
 /// One parsed file.
@@ -379,10 +486,12 @@ impl Conversion<'_> {
             DeValue::String(text) => Value::new(origin, text.into_owned()),
             DeValue::Boolean(value) => Value::new(origin, value),
             // A number out of range stays text and is then refused where a number is expected.
-            DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
-                Ok(value) => Value::new(origin, value),
-                Err(_) => Value::new(origin, number.to_string()),
-            },
+            DeValue::Integer(number) => {
+                match i64::from_str_radix(number.as_str(), number.radix()) {
+                    Ok(value) => Value::new(origin, value),
+                    Err(_) => Value::new(origin, number.to_string()),
+                }
+            }
             DeValue::Float(number) => match number.as_str().parse::<f64>() {
                 Ok(value) => Value::new(origin, value),
                 Err(_) => Value::new(origin, number.to_string()),
@@ -394,7 +503,10 @@ impl Conversion<'_> {
                 Value::new(origin, items)
             }
             DeValue::Table(table) => {
-                let here = Origin::File { path: self.path.to_owned(), position: Some(position) };
+                let here = Origin::File {
+                    path: self.path.to_owned(),
+                    position: Some(position),
+                };
                 self.tables.insert(key.to_owned(), here);
                 let mut values = Map::new();
                 for (name, item) in table {
@@ -416,7 +528,9 @@ struct Lines<'a> {
 
 impl<'a> Lines<'a> {
     fn of(text: &'a str) -> Self {
-        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(index, _)| index + 1)).collect();
+        let starts = std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(index, _)| index + 1))
+            .collect();
         Self { text, starts }
     }
 
@@ -424,7 +538,10 @@ impl<'a> Lines<'a> {
     fn position(&self, offset: usize) -> (usize, usize) {
         let line = self.starts.partition_point(|start| *start <= offset);
         let start = self.starts[line - 1];
-        let column = self.text.get(start..offset).map_or(0, |before| before.chars().count());
+        let column = self
+            .text
+            .get(start..offset)
+            .map_or(0, |before| before.chars().count());
         (line, column + 1)
     }
 }

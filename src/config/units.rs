@@ -26,7 +26,13 @@ pub enum InvalidQuantity {
 }
 
 /// Units of a duration with their length in milliseconds, the largest first.
-const TIME_UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+const TIME_UNITS: [(&str, u64); 5] = [
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1000),
+    ("ms", 1),
+];
 
 /// Units of a size with their length in bytes. The binary ones come first: they are what
 /// [`format_size`] writes.
@@ -62,7 +68,9 @@ pub fn parse_duration(text: &str) -> Result<Duration, InvalidQuantity> {
     let mut millis: u64 = 0;
     while !rest.is_empty() {
         let (count, after) = number(rest)?;
-        let end = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
+        let end = after
+            .find(|c: char| !c.is_ascii_alphabetic())
+            .unwrap_or(after.len());
         let (unit, next) = after.split_at(end);
         if unit.is_empty() {
             return Err(InvalidQuantity::NoUnit);
@@ -71,8 +79,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, InvalidQuantity> {
             return Err(InvalidQuantity::UnknownUnit);
         }
         // The iterator goes on from the unit before, so a unit not found any more is out of order.
-        let (_, length) = units.find(|(name, _)| *name == unit).ok_or(InvalidQuantity::Order)?;
-        let part = count.checked_mul(*length).ok_or(InvalidQuantity::TooLarge)?;
+        let (_, length) = units
+            .find(|(name, _)| *name == unit)
+            .ok_or(InvalidQuantity::Order)?;
+        let part = count
+            .checked_mul(*length)
+            .ok_or(InvalidQuantity::TooLarge)?;
         millis = millis.checked_add(part).ok_or(InvalidQuantity::TooLarge)?;
         rest = next;
     }
@@ -89,7 +101,11 @@ pub fn format_duration(duration: Duration) -> String {
             rest %= length;
         }
     }
-    if text.is_empty() { "0s".to_owned() } else { text }
+    if text.is_empty() {
+        "0s".to_owned()
+    } else {
+        text
+    }
 }
 
 /// Reads a size in bytes: a whole number and one of `B`, `KiB`, `MiB`, `GiB`, `kB`, `MB`, `GB`.
@@ -106,7 +122,10 @@ pub fn parse_size(text: &str) -> Result<u64, InvalidQuantity> {
     if unit.is_empty() {
         return Err(InvalidQuantity::NoUnit);
     }
-    let (_, length) = SIZE_UNITS.iter().find(|(name, _)| *name == unit).ok_or(InvalidQuantity::UnknownUnit)?;
+    let (_, length) = SIZE_UNITS
+        .iter()
+        .find(|(name, _)| *name == unit)
+        .ok_or(InvalidQuantity::UnknownUnit)?;
     count.checked_mul(*length).ok_or(InvalidQuantity::TooLarge)
 }
 
@@ -119,13 +138,18 @@ pub fn format_size(bytes: u64) -> String {
 
 /// Splits the leading whole number off.
 fn number(text: &str) -> Result<(u64, &str), InvalidQuantity> {
-    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     if end == 0 {
         return Err(InvalidQuantity::NoNumber);
     }
     let (digits, rest) = text.split_at(end);
     // Only digits are left, so all that can go wrong is their number.
-    digits.parse().map(|count| (count, rest)).or(Err(InvalidQuantity::TooLarge))
+    digits
+        .parse()
+        .map(|count| (count, rest))
+        .or(Err(InvalidQuantity::TooLarge))
 }
 
 #[cfg(test)]
@@ -151,8 +175,14 @@ mod tests {
         assert_eq!(millis("1.5s"), Err(InvalidQuantity::NoUnit));
         assert_eq!(millis("1s1h"), Err(InvalidQuantity::Order));
         assert_eq!(millis("1s1s"), Err(InvalidQuantity::Order));
-        assert_eq!(millis("99999999999999999999s"), Err(InvalidQuantity::TooLarge));
-        assert_eq!(millis("18446744073709551615d"), Err(InvalidQuantity::TooLarge));
+        assert_eq!(
+            millis("99999999999999999999s"),
+            Err(InvalidQuantity::TooLarge)
+        );
+        assert_eq!(
+            millis("18446744073709551615d"),
+            Err(InvalidQuantity::TooLarge)
+        );
     }
 
     #[test]

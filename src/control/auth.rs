@@ -34,7 +34,11 @@ pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Ne
     if let Err(refusal) = guard.admit(request.uri().path(), request.headers()).await {
         return refusal.into_response();
     }
-    if let Some(caller) = request.extensions().get::<Caller>().filter(|_| !is_probe(request.uri().path())) {
+    if let Some(caller) = request
+        .extensions()
+        .get::<Caller>()
+        .filter(|_| !is_probe(request.uri().path()))
+    {
         caller.authorize();
     }
     next.run(request).await
@@ -42,15 +46,24 @@ pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Ne
 
 impl Guard {
     pub(super) fn new(live_config: watch::Receiver<LiveConfig>, loopback: bool) -> Self {
-        Self { live_config, loopback, tokens: Lane::new("tokens", READS) }
+        Self {
+            live_config,
+            loopback,
+            tokens: Lane::new("tokens", READS),
+        }
     }
 
     pub(super) async fn admit(&self, path: &str, headers: &HeaderMap) -> Result<(), HttpError> {
         // A browser says where a page is from with every request that could change something, and whether a
         // page of another origin is behind it with all requests (Fetch Metadata, "Sec-Fetch-Site").
         let foreign = |site: &HeaderValue| site != "none" && site != "same-origin";
-        if headers.contains_key(header::ORIGIN) || headers.get_all("sec-fetch-site").iter().any(foreign) {
-            return Err(HttpError::new(StatusCode::FORBIDDEN, "requests of web pages are not served"));
+        if headers.contains_key(header::ORIGIN)
+            || headers.get_all("sec-fetch-site").iter().any(foreign)
+        {
+            return Err(HttpError::new(
+                StatusCode::FORBIDDEN,
+                "requests of web pages are not served",
+            ));
         }
         // Probes carry no secrets, and learn none; many send no name of a host, or that of a container beside this one.
         if is_probe(path) {
@@ -60,22 +73,36 @@ impl Guard {
         if self.loopback
             && let Some(what) = foreign_host(headers)
         {
-            let detail = format!("{what}; send `Host: localhost`, or listen on another address with a token");
+            let detail = format!(
+                "{what}; send `Host: localhost`, or listen on another address with a token"
+            );
             return Err(HttpError::new(StatusCode::FORBIDDEN, detail));
         }
         let token = self.live_config.borrow().token.clone();
         let Some(token) = token else {
             // A reload may take away both the token and the listener, of which only one takes effect.
-            return if self.loopback { Ok(()) } else { Err(unauthorized()) };
+            return if self.loopback {
+                Ok(())
+            } else {
+                Err(unauthorized())
+            };
         };
         let token = token.read_on(&self.tokens).await.map_err(|error| {
-            tracing::error!(error = crate::text::error_chain(&error), "cannot read the token of the control interface");
+            tracing::error!(
+                error = crate::text::error_chain(&error),
+                "cannot read the token of the control interface"
+            );
             HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "the token cannot be read")
         })?;
-        let given = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
+        let given = headers
+            .get(header::AUTHORIZATION)
+            .map(HeaderValue::as_bytes)
+            .unwrap_or_default();
         // The name of the scheme is taken in any case (RFC 9110, 11.1).
         let given = match given.split_at_checked(SCHEME.len()) {
-            Some((scheme, given)) if scheme.eq_ignore_ascii_case(SCHEME) => without_leading_spaces(given),
+            Some((scheme, given)) if scheme.eq_ignore_ascii_case(SCHEME) => {
+                without_leading_spaces(given)
+            }
             _ => &[],
         };
         match verify_slices_are_equal(given, token.expose_secret().as_bytes()) {
@@ -99,7 +126,10 @@ fn without_leading_spaces(given: &[u8]) -> &[u8] {
 }
 
 fn unauthorized() -> HttpError {
-    HttpError::new(StatusCode::UNAUTHORIZED, "the bearer token is missing or wrong")
+    HttpError::new(
+        StatusCode::UNAUTHORIZED,
+        "the bearer token is missing or wrong",
+    )
 }
 
 /// What is wrong with the `Host` header of a request that came over loopback.
@@ -111,7 +141,9 @@ fn foreign_host(headers: &HeaderMap) -> Option<String> {
         (Some(host), None) if names_this_machine(host) => None,
         (Some(host), None) => {
             let shown = one_line(&String::from_utf8_lossy(host.as_bytes()), HOST_CHARS);
-            Some(format!("the Host header {shown:?} does not name this machine"))
+            Some(format!(
+                "the Host header {shown:?} does not name this machine"
+            ))
         }
     }
 }
@@ -121,11 +153,17 @@ const HOST_CHARS: usize = 80;
 
 /// Whether a `Host` header is an address of loopback or `localhost`, with any port.
 fn names_this_machine(host: &HeaderValue) -> bool {
-    let Ok(authority) = Authority::try_from(host.as_bytes()) else { return false };
+    let Ok(authority) = Authority::try_from(host.as_bytes()) else {
+        return false;
+    };
     let name = authority.host();
-    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let address = name
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse::<IpAddr>();
     let name = name.strip_suffix('.').unwrap_or(name);
-    name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.to_canonical().is_loopback())
+    name.eq_ignore_ascii_case("localhost")
+        || address.is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 #[cfg(test)]
@@ -148,14 +186,22 @@ mod tests {
         let admits = |value: &str| {
             let value = HeaderValue::from_str(value).unwrap();
             let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value)]);
-            guard.admit("/v1/watches", &headers).now_or_never().expect("no file is read").is_ok()
+            guard
+                .admit("/v1/watches", &headers)
+                .now_or_never()
+                .expect("no file is read")
+                .is_ok()
         };
         for value in ["Bearer the-token", "bearer the-token", "BEARER   the-token"] {
             assert!(admits(value), "{value:?}");
         }
-        for value in
-            ["Bearer\t\tthe-token", "Bearer \t\tthe-token", "Bearer the-token\t", "the-token", "Bearerthe-token"]
-        {
+        for value in [
+            "Bearer\t\tthe-token",
+            "Bearer \t\tthe-token",
+            "Bearer the-token\t",
+            "the-token",
+            "Bearerthe-token",
+        ] {
             assert!(!admits(value), "{value:?}");
         }
     }
@@ -171,12 +217,17 @@ mod tests {
         });
         let guard = Guard::new(live_config, true);
         let admit = |path: &str, hosts: &[&'static str]| {
-            let hosts = hosts.iter().map(|host| (header::HOST, HeaderValue::from_static(host)));
+            let hosts = hosts
+                .iter()
+                .map(|host| (header::HOST, HeaderValue::from_static(host)));
             let mut headers = HeaderMap::new();
             for (name, host) in hosts {
                 headers.append(name, host);
             }
-            guard.admit(path, &headers).now_or_never().expect("no file is read")
+            guard
+                .admit(path, &headers)
+                .now_or_never()
+                .expect("no file is read")
         };
         for path in ["/healthz", "/readyz"] {
             assert!(admit(path, &[]).is_ok() && admit(path, &["runwatch:9477"]).is_ok());
@@ -184,9 +235,13 @@ mod tests {
         for (hosts, what) in [
             (&[][..], "no Host header"),
             (&["localhost", "localhost"], "more than one Host header"),
-            (&["runwatch:9477"], "\"runwatch:9477\" does not name this machine; send `Host: localhost`"),
+            (
+                &["runwatch:9477"],
+                "\"runwatch:9477\" does not name this machine; send `Host: localhost`",
+            ),
         ] {
-            let refusal = format!("{:?}", admit("/v1/watches", hosts).unwrap_err()).replace("\\\"", "\"");
+            let refusal =
+                format!("{:?}", admit("/v1/watches", hosts).unwrap_err()).replace("\\\"", "\"");
             assert!(refusal.contains(what), "{refusal}");
         }
         assert!(admit("/v1/watches", &["localhost:9477"]).is_ok());
@@ -207,7 +262,14 @@ mod tests {
         ] {
             assert!(names(host), "{host}");
         }
-        for host in ["", "evil.example", "localhost.evil.example", "192.0.2.1:9477", "127.0.0.1.evil.example", "a@b"] {
+        for host in [
+            "",
+            "evil.example",
+            "localhost.evil.example",
+            "192.0.2.1:9477",
+            "127.0.0.1.evil.example",
+            "a@b",
+        ] {
             assert!(!names(host), "{host}");
         }
     }

@@ -9,7 +9,8 @@ use reqwest::{Client as Http, Method, RequestBuilder, Response, StatusCode, redi
 use serde::de::DeserializeOwned;
 
 use super::types::{
-    ActivityResponse, AddRequest, DecisionResponse, DeliveryList, DeliveryResponse, Problem, WatchList, WatchResponse,
+    ActivityResponse, AddRequest, DecisionResponse, DeliveryList, DeliveryResponse, Problem,
+    WatchList, WatchResponse,
 };
 use crate::domain::{DeliveryId, RunId, SinkName};
 use crate::store::Fate;
@@ -73,7 +74,10 @@ impl Client {
     /// # Errors
     /// When the client cannot be set up.
     pub fn new(socket: &Path) -> Result<Self, ClientError> {
-        let broken = |error: reqwest::Error| ClientError::Broken { path: socket.to_owned(), what: error.to_string() };
+        let broken = |error: reqwest::Error| ClientError::Broken {
+            path: socket.to_owned(),
+            what: error.to_string(),
+        };
         let http = Http::builder()
             .unix_socket(socket)
             .no_proxy()
@@ -81,7 +85,10 @@ impl Client {
             .user_agent(concat!("runwatch/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(broken)?;
-        Ok(Self { http, socket: socket.to_owned() })
+        Ok(Self {
+            http,
+            socket: socket.to_owned(),
+        })
     }
 
     /// Hands a run over. Returns its watch, and whether it is new.
@@ -90,7 +97,13 @@ impl Client {
     /// As [`ClientError`] has them.
     pub async fn add(&self, asked: &AddRequest) -> Result<(WatchResponse, bool), ClientError> {
         let body = serde_json::to_vec(asked).expect("text keys");
-        let response = self.send(self.request(Method::POST, "/v1/watches", &[]).body(body).timeout(LIMIT)).await?;
+        let response = self
+            .send(
+                self.request(Method::POST, "/v1/watches", &[])
+                    .body(body)
+                    .timeout(LIMIT),
+            )
+            .await?;
         let new = response.status() == StatusCode::CREATED;
         Ok((self.read(response).await?, new))
     }
@@ -100,7 +113,11 @@ impl Client {
     /// # Errors
     /// As [`ClientError`] has them.
     pub async fn watches(&self, query: &[(&str, &str)]) -> Result<WatchList, ClientError> {
-        let mut all = WatchList { watches: Vec::new(), next_cursor: None, notices: Vec::new() };
+        let mut all = WatchList {
+            watches: Vec::new(),
+            next_cursor: None,
+            notices: Vec::new(),
+        };
         loop {
             let cursor = all.next_cursor.take();
             let mut page: WatchList = self.page("/v1/watches", query, cursor.as_deref()).await?;
@@ -117,10 +134,19 @@ impl Client {
     ///
     /// # Errors
     /// As [`ClientError`] has them.
-    pub async fn watch(&self, run_id: &RunId, wait: Duration) -> Result<WatchResponse, ClientError> {
+    pub async fn watch(
+        &self,
+        run_id: &RunId,
+        wait: Duration,
+    ) -> Result<WatchResponse, ClientError> {
         let text = format!("{}ms", wait.as_millis());
-        let request = self.request(Method::GET, &format!("/v1/watches/{run_id}"), &[("wait", &text)]);
-        self.read(self.send(request.timeout(LIMIT + wait)).await?).await
+        let request = self.request(
+            Method::GET,
+            &format!("/v1/watches/{run_id}"),
+            &[("wait", &text)],
+        );
+        self.read(self.send(request.timeout(LIMIT + wait)).await?)
+            .await
     }
 
     /// Asks whether the daemon makes progress.
@@ -128,7 +154,14 @@ impl Client {
     /// # Errors
     /// As [`ClientError`] has them.
     pub async fn health(&self) -> Result<serde_json::Value, ClientError> {
-        self.read(self.send(self.request(Method::GET, "/healthz", &[]).timeout(PROBE_LIMIT)).await?).await
+        self.read(
+            self.send(
+                self.request(Method::GET, "/healthz", &[])
+                    .timeout(PROBE_LIMIT),
+            )
+            .await?,
+        )
+        .await
     }
 
     /// Asks whether the daemon takes new runs.
@@ -136,7 +169,14 @@ impl Client {
     /// # Errors
     /// As [`ClientError`] has them.
     pub async fn readiness(&self) -> Result<serde_json::Value, ClientError> {
-        self.read(self.send(self.request(Method::GET, "/readyz", &[]).timeout(PROBE_LIMIT)).await?).await
+        self.read(
+            self.send(
+                self.request(Method::GET, "/readyz", &[])
+                    .timeout(PROBE_LIMIT),
+            )
+            .await?,
+        )
+        .await
     }
 
     /// Stops a watch. With `force`, messages about it that are not delivered yet are given up.
@@ -153,10 +193,15 @@ impl Client {
     ///
     /// # Errors
     /// As [`ClientError`] has them.
-    pub async fn deliveries(&self, query: &[(&str, &str)]) -> Result<Vec<DeliveryResponse>, ClientError> {
+    pub async fn deliveries(
+        &self,
+        query: &[(&str, &str)],
+    ) -> Result<Vec<DeliveryResponse>, ClientError> {
         let (mut all, mut cursor) = (Vec::new(), None);
         loop {
-            let mut page: DeliveryList = self.page("/v1/deliveries", query, cursor.as_deref()).await?;
+            let mut page: DeliveryList = self
+                .page("/v1/deliveries", query, cursor.as_deref())
+                .await?;
             all.append(&mut page.deliveries);
             cursor = page.next_cursor;
             if cursor.is_none() {
@@ -170,7 +215,11 @@ impl Client {
     /// # Errors
     /// As [`ClientError`] has them.
     pub async fn decide(&self, id: &DeliveryId, fate: Fate) -> Result<(), ClientError> {
-        let request = self.request(Method::POST, &format!("/v1/deliveries/{id}/{}", fate.as_str()), &[]);
+        let request = self.request(
+            Method::POST,
+            &format!("/v1/deliveries/{id}/{}", fate.as_str()),
+            &[],
+        );
         self.send(request.timeout(LIMIT)).await.map(drop)
     }
 
@@ -195,7 +244,11 @@ impl Client {
         if let Some(after) = after {
             request = request.header("last-event-id", after);
         }
-        Ok(Events { response: self.send(request).await?, frames: Frames::default(), socket: self.socket.clone() })
+        Ok(Events {
+            response: self.send(request).await?,
+            frames: Frames::default(),
+            socket: self.socket.clone(),
+        })
     }
 
     /// What the runs are doing whose event streams the daemon follows, from now on.
@@ -203,8 +256,14 @@ impl Client {
     /// # Errors
     /// As [`ClientError`] has them.
     pub async fn activity(&self) -> Result<Activities, ClientError> {
-        let response = self.send(self.request(Method::GET, "/v1/activity", &[])).await?;
-        Ok(Activities(Events { response, frames: Frames::default(), socket: self.socket.clone() }))
+        let response = self
+            .send(self.request(Method::GET, "/v1/activity", &[]))
+            .await?;
+        Ok(Activities(Events {
+            response,
+            frames: Frames::default(),
+            socket: self.socket.clone(),
+        }))
     }
 
     fn request(&self, method: Method, path: &str, query: &[(&str, &str)]) -> RequestBuilder {
@@ -225,12 +284,19 @@ impl Client {
         let mut query = query.to_vec();
         query.push(("limit", PAGE));
         query.extend(cursor.map(|cursor| ("cursor", cursor)));
-        self.read(self.send(self.request(Method::GET, path, &query).timeout(LIMIT)).await?).await
+        self.read(
+            self.send(self.request(Method::GET, path, &query).timeout(LIMIT))
+                .await?,
+        )
+        .await
     }
 
     /// Sends a request; an answer that is no success is an error.
     async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
-        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        let response = request
+            .send()
+            .await
+            .map_err(|error| self.unreachable(error))?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -243,7 +309,11 @@ impl Client {
 
     async fn read<T: DeserializeOwned>(&self, mut response: Response) -> Result<T, ClientError> {
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.broken(told(error)))? {
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| self.broken(told(error)))?
+        {
             if body.len() + chunk.len() > MAX_ANSWER_BYTES {
                 return Err(self.broken("the answer is too large"));
             }
@@ -253,17 +323,25 @@ impl Client {
     }
 
     fn broken(&self, what: impl ToString) -> ClientError {
-        ClientError::Broken { path: self.socket.clone(), what: what.to_string() }
+        ClientError::Broken {
+            path: self.socket.clone(),
+            what: what.to_string(),
+        }
     }
 
     fn unreachable(&self, error: reqwest::Error) -> ClientError {
         let mut cause = error.source();
         while let Some(error) = cause {
-            match error.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
+            match error
+                .downcast_ref::<std::io::Error>()
+                .map(std::io::Error::kind)
+            {
                 Some(ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
                     return ClientError::NotRunning(self.socket.clone());
                 }
-                Some(ErrorKind::PermissionDenied) => return ClientError::Forbidden(self.socket.clone()),
+                Some(ErrorKind::PermissionDenied) => {
+                    return ClientError::Forbidden(self.socket.clone());
+                }
                 _ => cause = error.source(),
             }
         }
@@ -273,7 +351,11 @@ impl Client {
 
 /// What went wrong with a request, in words.
 fn told(error: reqwest::Error) -> String {
-    if error.is_timeout() { "no answer in time".to_owned() } else { error_chain(&error.without_url()) }
+    if error.is_timeout() {
+        "no answer in time".to_owned()
+    } else {
+        error_chain(&error.without_url())
+    }
 }
 
 /// Events as they come.
@@ -295,7 +377,10 @@ struct Frames {
 impl Frames {
     /// Takes the next complete event or comment out.
     fn next(&mut self) -> Option<Vec<u8>> {
-        match self.text[self.searched..].windows(2).position(|two| two == b"\n\n") {
+        match self.text[self.searched..]
+            .windows(2)
+            .position(|two| two == b"\n\n")
+        {
             Some(end) => {
                 let rest = self.text.split_off(self.searched + end + 2);
                 self.searched = 0;
@@ -317,7 +402,9 @@ impl Events {
     /// When the daemon is gone or sends what is no stream of events.
     pub async fn next(&mut self) -> Result<Option<(String, String)>, ClientError> {
         loop {
-            let Some(event) = self.whole().await? else { return Ok(None) };
+            let Some(event) = self.whole().await? else {
+                return Ok(None);
+            };
             // A comment keeps the connection alive.
             if let (Some(id), Some(data)) = (field(&event, "id:"), field(&event, "data:")) {
                 return Ok(Some((id.to_owned(), data.to_owned())));
@@ -331,8 +418,16 @@ impl Events {
             if let Some(event) = self.frames.next() {
                 return Ok(Some(String::from_utf8_lossy(&event).into_owned()));
             }
-            let broken = |what: String| ClientError::Broken { path: self.socket.clone(), what };
-            match self.response.chunk().await.map_err(|error| broken(told(error)))? {
+            let broken = |what: String| ClientError::Broken {
+                path: self.socket.clone(),
+                what,
+            };
+            match self
+                .response
+                .chunk()
+                .await
+                .map_err(|error| broken(told(error)))?
+            {
                 None => return Ok(None),
                 Some(chunk) if self.frames.text.len() + chunk.len() > MAX_ANSWER_BYTES => {
                     return Err(broken("an event is too large".to_owned()));
@@ -344,7 +439,10 @@ impl Events {
 }
 
 fn field<'a>(event: &'a str, name: &str) -> Option<&'a str> {
-    event.lines().find_map(|line| line.strip_prefix(name)).map(str::trim_start)
+    event
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .map(str::trim_start)
 }
 
 /// What runs are doing, as it comes.
@@ -366,8 +464,12 @@ impl Activities {
     /// When the daemon is gone or sends what is no stream of events.
     pub async fn next(&mut self) -> Result<Option<StreamMessage>, ClientError> {
         loop {
-            let Some(event) = self.0.whole().await? else { return Ok(None) };
-            let Some(data) = field(&event, "data:") else { continue };
+            let Some(event) = self.0.whole().await? else {
+                return Ok(None);
+            };
+            let Some(data) = field(&event, "data:") else {
+                continue;
+            };
             let heard = match field(&event, "event:") {
                 Some("activity") => serde_json::from_str(data).ok().map(StreamMessage::Activity),
                 Some("missed") => data.parse().ok().map(StreamMessage::Missed),
@@ -392,10 +494,21 @@ mod tests {
             frames.text.push(*byte);
             match frames.next() {
                 Some(event) => events.push(String::from_utf8(event).unwrap()),
-                None => assert_eq!(frames.searched, frames.text.len() - 1, "only the last byte is looked at again"),
+                None => assert_eq!(
+                    frames.searched,
+                    frames.text.len() - 1,
+                    "only the last byte is looked at again"
+                ),
             }
         }
-        assert_eq!(events, ["id: 1\ndata: one\n\n", ": alive\n\n", "id: 2\ndata: two\n\n"]);
+        assert_eq!(
+            events,
+            [
+                "id: 1\ndata: one\n\n",
+                ": alive\n\n",
+                "id: 2\ndata: two\n\n"
+            ]
+        );
         frames.text.extend_from_slice(b": 3\n\n: a\n\n: b");
         assert_eq!(frames.next().as_deref(), Some(&b"id: 3\n\n"[..]));
         assert_eq!(frames.next().as_deref(), Some(&b": a\n\n"[..]));

@@ -36,7 +36,9 @@ pub(super) async fn read_body(request: Request, next: Next) -> AxumResponse {
     let whole = async {
         let (mut body, mut kept, mut dropped) = (body, BytesMut::new(), 0);
         while let Some(frame) = body.frame().await {
-            let Ok(frame) = frame else { return Err(HttpError::bad("the body cannot be read")) };
+            let Ok(frame) = frame else {
+                return Err(HttpError::bad("the body cannot be read"));
+            };
             let data = frame.into_data().unwrap_or_default();
             if kept.len() + data.len() <= MAX_BODY_BYTES && dropped == 0 {
                 kept.extend_from_slice(&data);
@@ -48,17 +50,27 @@ pub(super) async fn read_body(request: Request, next: Next) -> AxumResponse {
                 break;
             }
         }
-        if dropped == 0 { Ok(kept.freeze()) } else { Err(too_large()) }
+        if dropped == 0 {
+            Ok(kept.freeze())
+        } else {
+            Err(too_large())
+        }
     };
     match tokio::time::timeout(BODY_LIMIT, whole).await {
         Ok(Ok(body)) => next.run(Request::from_parts(parts, Body::from(body))).await,
         Ok(Err(refusal)) => refusal.into_response(),
-        Err(_elapsed) => HttpError::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time").into_response(),
+        Err(_elapsed) => {
+            HttpError::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")
+                .into_response()
+        }
     }
 }
 
 fn too_large() -> HttpError {
-    HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {MAX_BODY_BYTES} bytes"))
+    HttpError::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        format!("the body is larger than {MAX_BODY_BYTES} bytes"),
+    )
 }
 
 /// A request that is refused, as RFC 9457 has it.
@@ -70,7 +82,10 @@ pub(super) struct HttpError {
 
 impl HttpError {
     pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into() }
+        Self {
+            status,
+            detail: detail.into(),
+        }
     }
 
     pub(super) fn bad(detail: impl Into<String>) -> Self {
@@ -105,7 +120,9 @@ impl IntoResponse for HttpError {
         let mut response = json_response(self.status, "application/problem+json", &problem);
         if self.status == StatusCode::UNAUTHORIZED {
             let scheme = HeaderValue::from_static("Bearer");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, scheme);
         }
         response
     }
@@ -115,11 +132,17 @@ pub(super) fn json<T: Serialize>(status: StatusCode, value: &T) -> AxumResponse 
     json_response(status, "application/json", value)
 }
 
-fn json_response<T: Serialize>(status: StatusCode, content_type: &'static str, value: &T) -> AxumResponse {
+fn json_response<T: Serialize>(
+    status: StatusCode,
+    content_type: &'static str,
+    value: &T,
+) -> AxumResponse {
     let body = serde_json::to_vec(value).expect("the documents have text keys");
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
@@ -131,16 +154,27 @@ impl Query {
         let text = text.unwrap_or_default();
         let url = reqwest::Url::parse(&format!("http://localhost/?{text}"))
             .map_err(|_invalid| HttpError::bad("the query cannot be read"))?;
-        let pairs: Vec<(String, String)> =
-            url.query_pairs().map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
-        match pairs.iter().find(|(name, _)| !known.contains(&name.as_str())) {
-            Some((name, _)) => Err(HttpError::bad(format!("{name:?} is no parameter; known: {}", known.join(", ")))),
+        let pairs: Vec<(String, String)> = url
+            .query_pairs()
+            .map(|(name, value)| (name.into_owned(), value.into_owned()))
+            .collect();
+        match pairs
+            .iter()
+            .find(|(name, _)| !known.contains(&name.as_str()))
+        {
+            Some((name, _)) => Err(HttpError::bad(format!(
+                "{name:?} is no parameter; known: {}",
+                known.join(", ")
+            ))),
             None => Ok(Self(pairs)),
         }
     }
 
     pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .filter(move |(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The value of a parameter that may be given once, read by `read`.
@@ -151,16 +185,26 @@ impl Query {
         rule: &str,
     ) -> Result<Option<T>, HttpError> {
         let mut values = self.all(name);
-        let Some(value) = values.next() else { return Ok(None) };
+        let Some(value) = values.next() else {
+            return Ok(None);
+        };
         if values.next().is_some() {
             return Err(HttpError::bad(format!("{name} is given more than once")));
         }
-        read(value).map(Some).ok_or_else(|| HttpError::bad(format!("{name}={value}: write {rule}")))
+        read(value)
+            .map(Some)
+            .ok_or_else(|| HttpError::bad(format!("{name}={value}: write {rule}")))
     }
 
     pub(super) fn limit(&self) -> Result<u32, HttpError> {
-        let read = |text: &str| text.parse().ok().filter(|limit| (1..=MAX_PAGE).contains(limit));
-        Ok(self.one("limit", read, "a number from 1 to 1000")?.unwrap_or(PAGE))
+        let read = |text: &str| {
+            text.parse()
+                .ok()
+                .filter(|limit| (1..=MAX_PAGE).contains(limit))
+        };
+        Ok(self
+            .one("limit", read, "a number from 1 to 1000")?
+            .unwrap_or(PAGE))
     }
 }
 

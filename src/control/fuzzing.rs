@@ -19,7 +19,9 @@ use crate::domain::{EventFilter, Labels, Route, Routes, SinkName};
 
 /// A request: its first byte says whether the rest is a body, a query, or a path with headers.
 pub fn request(bytes: &[u8]) {
-    let Some((kind, rest)) = bytes.split_first() else { return };
+    let Some((kind, rest)) = bytes.split_first() else {
+        return;
+    };
     match kind % 3 {
         0 => add(rest),
         1 => query(rest),
@@ -29,7 +31,11 @@ pub fn request(bytes: &[u8]) {
 
 fn live_config() -> LiveConfig {
     let sink = SinkName::new("ops").expect("a valid name");
-    let route = Route { sink, events: EventFilter::verdicts(), labels: Labels::new() };
+    let route = Route {
+        sink,
+        events: EventFilter::verdicts(),
+        labels: Labels::new(),
+    };
     LiveConfig {
         routes: Arc::new(Routes(vec![route])),
         deadline: Duration::from_secs(60),
@@ -40,17 +46,46 @@ fn live_config() -> LiveConfig {
 }
 
 fn add(body: &[u8]) {
-    let Ok(asked) = serde_json::from_slice::<AddRequest>(body) else { return };
-    let Ok(watch) = watch(asked, &live_config(), Timestamp::UNIX_EPOCH) else { return };
-    assert!(watch.sinks.iter().flatten().all(|sink| sink.as_str() == "ops"));
+    let Ok(asked) = serde_json::from_slice::<AddRequest>(body) else {
+        return;
+    };
+    let Ok(watch) = watch(asked, &live_config(), Timestamp::UNIX_EPOCH) else {
+        return;
+    };
+    assert!(
+        watch
+            .sinks
+            .iter()
+            .flatten()
+            .all(|sink| sink.as_str() == "ops")
+    );
     assert!(watch.deadline_at > watch.added_at);
-    assert!(watch.run_id.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte)));
-    assert!(watch.name.iter().chain(watch.labels.values()).all(|text| !text.contains(char::is_control)));
+    assert!(
+        watch
+            .run_id
+            .as_str()
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+    );
+    assert!(
+        watch
+            .name
+            .iter()
+            .chain(watch.labels.values())
+            .all(|text| !text.contains(char::is_control))
+    );
 }
 
 fn query(text: &[u8]) {
-    let Ok(text) = std::str::from_utf8(text) else { return };
-    let Ok(query) = Query::read(RawQuery(Some(text.to_owned())), &["limit", "cursor", "label"]) else { return };
+    let Ok(text) = std::str::from_utf8(text) else {
+        return;
+    };
+    let Ok(query) = Query::read(
+        RawQuery(Some(text.to_owned())),
+        &["limit", "cursor", "label"],
+    ) else {
+        return;
+    };
     if let Ok(limit) = query.limit() {
         assert!((1..=1000).contains(&limit));
     }
@@ -67,16 +102,27 @@ fn admit(text: &[u8]) {
     let path = lines.next().unwrap_or_default();
     let mut headers = axum::http::HeaderMap::new();
     for (name, value) in lines.filter_map(|line| line.split_once(':')) {
-        if let (Ok(name), Ok(value)) = (axum::http::HeaderName::try_from(name), value.trim().parse()) {
+        if let (Ok(name), Ok(value)) =
+            (axum::http::HeaderName::try_from(name), value.trim().parse())
+        {
             headers.insert(name, value);
         }
     }
-    if guard.admit(path, &headers).now_or_never().expect("no file is read").is_ok() {
+    if guard
+        .admit(path, &headers)
+        .now_or_never()
+        .expect("no file is read")
+        .is_ok()
+    {
         assert!(!headers.contains_key("origin"));
         // RFC 9110, 11.1 and 11.4: the scheme in any case, then one or more spaces.
-        let given = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let given = headers
+            .get("authorization")
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
         let (scheme, token) = given.split_once(' ').unwrap_or_default();
-        let has_token = scheme.eq_ignore_ascii_case("bearer") && token.trim_start_matches(' ') == "the-token";
+        let has_token =
+            scheme.eq_ignore_ascii_case("bearer") && token.trim_start_matches(' ') == "the-token";
         assert!(path == "/healthz" || path == "/readyz" || has_token);
     }
 }

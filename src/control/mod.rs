@@ -29,8 +29,8 @@ pub use self::client::{Activities, Client, ClientError, Events, StreamMessage};
 pub use self::server::Listener;
 pub use self::socket::{Socket, SocketError};
 pub use self::types::{
-    ActivityResponse, AddRequest, AttemptResponse, DeliveryList, DeliveryResponse, HealthResponse, PollErrorResponse,
-    Problem, RoutingEntry, StatusChangeResponse, WatchList, WatchResponse,
+    ActivityResponse, AddRequest, AttemptResponse, DeliveryList, DeliveryResponse, HealthResponse,
+    PollErrorResponse, Problem, RoutingEntry, StatusChangeResponse, WatchList, WatchResponse,
 };
 use crate::clock::Clock;
 use crate::config::Secret;
@@ -78,11 +78,17 @@ impl Control {
         let mut serving = JoinSet::new();
         for listener in listeners {
             let router = match &listener {
-                Listener::Unix(_) => router.clone().layer(middleware::from_fn(server::authorize_all)),
+                Listener::Unix(_) => router
+                    .clone()
+                    .layer(middleware::from_fn(server::authorize_all)),
                 Listener::Tcp(tcp) => {
-                    let loopback = tcp.local_addr().is_ok_and(|address| address.ip().is_loopback());
+                    let loopback = tcp
+                        .local_addr()
+                        .is_ok_and(|address| address.ip().is_loopback());
                     let guard = Guard::new(live_config.clone(), loopback);
-                    router.clone().layer(middleware::from_fn_with_state(guard, auth::check))
+                    router
+                        .clone()
+                        .layer(middleware::from_fn_with_state(guard, auth::check))
                 }
             };
             serving.spawn(server::serve(listener, router, stop.clone()));

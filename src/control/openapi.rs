@@ -21,15 +21,36 @@ A head of more than 16 KiB gets 431, and what is no HTTP gets 400, both without 
 
 /// Refusals that any route may give: what is wrong, and when.
 const PROBLEMS: [(StatusCode, &str); 9] = [
-    (StatusCode::BAD_REQUEST, "A parameter or the body is wrong; `detail` says which and why"),
-    (StatusCode::UNAUTHORIZED, "The bearer token is missing or wrong; over TCP only"),
-    (StatusCode::FORBIDDEN, "The request is one of a web page, or its `Host` is foreign; over TCP only"),
+    (
+        StatusCode::BAD_REQUEST,
+        "A parameter or the body is wrong; `detail` says which and why",
+    ),
+    (
+        StatusCode::UNAUTHORIZED,
+        "The bearer token is missing or wrong; over TCP only",
+    ),
+    (
+        StatusCode::FORBIDDEN,
+        "The request is one of a web page, or its `Host` is foreign; over TCP only",
+    ),
     (StatusCode::NOT_FOUND, "It is not known here"),
-    (StatusCode::METHOD_NOT_ALLOWED, "The route has other methods"),
+    (
+        StatusCode::METHOD_NOT_ALLOWED,
+        "The route has other methods",
+    ),
     (StatusCode::REQUEST_TIMEOUT, "The body did not come in time"),
-    (StatusCode::CONFLICT, "Its state does not allow that; `detail` says why"),
-    (StatusCode::PAYLOAD_TOO_LARGE, "The body is larger than 64 KiB"),
-    (StatusCode::SERVICE_UNAVAILABLE, "The store refuses, too many requests wait already, or the daemon stops"),
+    (
+        StatusCode::CONFLICT,
+        "Its state does not allow that; `detail` says why",
+    ),
+    (
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "The body is larger than 64 KiB",
+    ),
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        "The store refuses, too many requests wait already, or the daemon stops",
+    ),
 ];
 
 /// How the schema of a type is made.
@@ -100,7 +121,8 @@ impl Operation {
     /// No token is asked for.
     pub(super) fn open(mut self) -> Self {
         self.open = true;
-        self.problems.retain(|status| *status != StatusCode::UNAUTHORIZED);
+        self.problems
+            .retain(|status| *status != StatusCode::UNAUTHORIZED);
         self
     }
 
@@ -108,16 +130,28 @@ impl Operation {
         self.parameter::<T>("path", name, description, true)
     }
 
-    pub(super) fn query<T: JsonSchema>(self, name: &'static str, description: &'static str) -> Self {
+    pub(super) fn query<T: JsonSchema>(
+        self,
+        name: &'static str,
+        description: &'static str,
+    ) -> Self {
         self.parameter::<T>("query", name, description, false)
     }
 
     /// A part of the query that must be there.
-    pub(super) fn required_query<T: JsonSchema>(self, name: &'static str, description: &'static str) -> Self {
+    pub(super) fn required_query<T: JsonSchema>(
+        self,
+        name: &'static str,
+        description: &'static str,
+    ) -> Self {
         self.parameter::<T>("query", name, description, true)
     }
 
-    pub(super) fn header<T: JsonSchema>(self, name: &'static str, description: &'static str) -> Self {
+    pub(super) fn header<T: JsonSchema>(
+        self,
+        name: &'static str,
+        description: &'static str,
+    ) -> Self {
         self.parameter::<T>("header", name, description, false)
     }
 
@@ -129,7 +163,13 @@ impl Operation {
         required: bool,
     ) -> Self {
         let schema: MakeSchema = SchemaGenerator::subschema_for::<T>;
-        self.parameters.push(Parameter { place, name, description, required, schema });
+        self.parameters.push(Parameter {
+            place,
+            name,
+            description,
+            required,
+            schema,
+        });
         self
     }
 
@@ -141,7 +181,11 @@ impl Operation {
 
     /// An answer without a body.
     pub(super) fn empty(mut self, status: StatusCode, description: &'static str) -> Self {
-        self.answers.push(ResponseSpec { status, description, content: Vec::new() });
+        self.answers.push(ResponseSpec {
+            status,
+            description,
+            content: Vec::new(),
+        });
         self
     }
 
@@ -159,7 +203,11 @@ impl Operation {
     ) -> Self {
         let schema: MakeSchema = SchemaGenerator::subschema_for::<T>;
         let content = types.iter().map(|name| (*name, schema)).collect();
-        self.answers.push(ResponseSpec { status, description, content });
+        self.answers.push(ResponseSpec {
+            status,
+            description,
+            content,
+        });
         self
     }
 
@@ -186,7 +234,12 @@ impl Operation {
             let content: Map<_, _> = answer
                 .content
                 .into_iter()
-                .map(|(name, schema)| (name.to_owned(), json!({ "schema": schema(&mut schemas.answers) })))
+                .map(|(name, schema)| {
+                    (
+                        name.to_owned(),
+                        json!({ "schema": schema(&mut schemas.answers) }),
+                    )
+                })
                 .collect();
             if !content.is_empty() {
                 response["content"] = content.into();
@@ -194,7 +247,8 @@ impl Operation {
             responses.insert(answer.status.as_str().to_owned(), response);
         }
         for status in self.problems {
-            let response = json!({ "$ref": format!("#/components/responses/{}", problem_name(status)) });
+            let response =
+                json!({ "$ref": format!("#/components/responses/{}", problem_name(status)) });
             responses.insert(status.as_str().to_owned(), response);
         }
         let mut operation = json!({
@@ -208,8 +262,7 @@ impl Operation {
         }
         if let Some(body) = self.body {
             let schema = body(&mut schemas.requests);
-            operation["requestBody"] =
-                json!({ "required": true, "content": { "application/json": { "schema": schema } } });
+            operation["requestBody"] = json!({ "required": true, "content": { "application/json": { "schema": schema } } });
         }
         if self.open {
             operation["security"] = json!([]);
@@ -226,13 +279,25 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
                 settings.meta_schema = None;
             })
         };
-        let schemas =
-            Schemas { requests: settings().into_generator(), answers: settings().for_serialize().into_generator() };
-        Self { router: Router::new(), paths: Map::new(), schemas }
+        let schemas = Schemas {
+            requests: settings().into_generator(),
+            answers: settings().for_serialize().into_generator(),
+        };
+        Self {
+            router: Router::new(),
+            paths: Map::new(),
+            schemas,
+        }
     }
 
     /// Serves `handler`, and says of it what `operation` has.
-    pub(super) fn route<H, T>(mut self, method: Method, path: &'static str, handler: H, operation: Operation) -> Self
+    pub(super) fn route<H, T>(
+        mut self,
+        method: Method,
+        path: &'static str,
+        handler: H,
+        operation: Operation,
+    ) -> Self
     where
         H: Handler<T, S>,
         T: 'static,
@@ -282,7 +347,12 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
             },
         });
         let document = Bytes::from(serde_json::to_vec(&document).expect("text keys"));
-        let answer = move || async move { ([(axum::http::header::CONTENT_TYPE, "application/json")], document) };
+        let answer = move || async move {
+            (
+                [(axum::http::header::CONTENT_TYPE, "application/json")],
+                document,
+            )
+        };
         self.router.route(path, Method::Get.serve(answer))
     }
 }
@@ -294,8 +364,12 @@ fn problems(problem: &Schema) -> Map<String, Value> {
             "content": { "application/problem+json": { "schema": problem } },
         });
         match status {
-            StatusCode::UNAUTHORIZED => response["headers"] = header("WWW-Authenticate", "The scheme: `Bearer`"),
-            StatusCode::METHOD_NOT_ALLOWED => response["headers"] = header("Allow", "The methods of the route"),
+            StatusCode::UNAUTHORIZED => {
+                response["headers"] = header("WWW-Authenticate", "The scheme: `Bearer`")
+            }
+            StatusCode::METHOD_NOT_ALLOWED => {
+                response["headers"] = header("Allow", "The methods of the route")
+            }
             _ => {}
         }
         (problem_name(status), response)
@@ -309,7 +383,10 @@ fn header(name: &str, description: &str) -> Value {
 
 /// The name under which a refusal is described once for all routes, such as `NotFound`.
 fn problem_name(status: StatusCode) -> String {
-    status.canonical_reason().unwrap_or_default().replace(' ', "")
+    status
+        .canonical_reason()
+        .unwrap_or_default()
+        .replace(' ', "")
 }
 
 /// The methods in use.

@@ -21,20 +21,24 @@ use tokio_util::sync::CancellationToken;
 use super::extract::{HttpError, InPath, Query, json, read_body, run_id};
 use super::openapi::{Api, Method, Operation};
 use super::schemas::{
-    ActivityFrame, DurationText, EventFrame, EventNumber, LabelPair, MetricsText, PageSize, WatchCursor,
+    ActivityFrame, DurationText, EventFrame, EventNumber, LabelPair, MetricsText, PageSize,
+    WatchCursor,
 };
 use super::server::MAX_CONNECTIONS;
 use super::types::{
-    ActivityResponse, AddRequest, DecisionResponse, DeliveryList, DeliveryResponse, HealthResponse, RoutingEntry,
-    StatusChangeResponse, WatchList, WatchResponse,
+    ActivityResponse, AddRequest, DecisionResponse, DeliveryList, DeliveryResponse, HealthResponse,
+    RoutingEntry, StatusChangeResponse, WatchList, WatchResponse,
 };
 use super::{Control, LiveConfig};
-use crate::config::{MAX_DEADLINE, MIN_DEADLINE, check_label, check_labels, parse_duration, watch_name};
+use crate::config::{
+    MAX_DEADLINE, MIN_DEADLINE, check_label, check_labels, parse_duration, watch_name,
+};
 use crate::domain::{DeliveryId, Event, RunEvent, RunId, SinkName, Verdict, Watch};
 use crate::metrics::Format;
 use crate::scheduler::{AddedBy, Removed};
 use crate::store::{
-    Added, Decided, DeliveryFilter, DeliveryState, Fate, History, Store, WatchFilter, WatchRecord, WatchState,
+    Added, Decided, DeliveryFilter, DeliveryState, Fate, History, Store, WatchFilter, WatchRecord,
+    WatchState,
 };
 
 /// Longest `?wait=`.
@@ -66,7 +70,11 @@ struct Shared {
 type App = State<Arc<Shared>>;
 
 pub(super) fn router(control: Control, stop: CancellationToken) -> Router {
-    let shared = Shared { control, stop, long: Arc::new(Semaphore::new(MAX_LONG)) };
+    let shared = Shared {
+        control,
+        stop,
+        long: Arc::new(Semaphore::new(MAX_LONG)),
+    };
     Api::new()
         .route(
             Method::Post,
@@ -243,117 +251,206 @@ pub(super) fn router(control: Control, stop: CancellationToken) -> Router {
 async fn add(State(app): App, body: Bytes) -> Result<AxumResponse, HttpError> {
     // A list of the values in their order would be taken for an object.
     if body.trim_ascii_start().starts_with(b"[") {
-        return Err(HttpError::bad("the body cannot be used: it is no JSON object"));
+        return Err(HttpError::bad(
+            "the body cannot be used: it is no JSON object",
+        ));
     }
-    let asked: AddRequest =
-        AddRequest::read(&body).map_err(|error| HttpError::bad(format!("the body cannot be used: {error}")))?;
+    let asked: AddRequest = AddRequest::read(&body)
+        .map_err(|error| HttpError::bad(format!("the body cannot be used: {error}")))?;
     let live_config = app.control.live_config.borrow().clone();
-    let origin = if asked.again { AddedBy::RequestAgain } else { AddedBy::Request };
+    let origin = if asked.again {
+        AddedBy::RequestAgain
+    } else {
+        AddedBy::Request
+    };
     let has_timeout = asked.timeout.is_some();
     let watch = watch(asked, &live_config, app.control.clock.now())?;
     match app.control.watches.add(watch.clone(), origin).await? {
         // All there is to know of it: reading it again would take as long as storing it.
-        Added::New => Ok(json(StatusCode::CREATED, &app.summary(WatchRecord::new(watch)).await?)),
+        Added::New => Ok(json(
+            StatusCode::CREATED,
+            &app.summary(WatchRecord::new(watch)).await?,
+        )),
         Added::AlreadyExists => {
             let known = app.control.store.watch(watch.run_id.clone()).await?;
             // It may have been removed again this very moment.
             let known = known.ok_or_else(|| HttpError::unknown(&watch.run_id))?;
             let not_applied = not_applied(&watch, has_timeout, &known.watch);
-            Ok(json(StatusCode::OK, &WatchResponse { not_applied, ..app.summary(known).await? }))
+            Ok(json(
+                StatusCode::OK,
+                &WatchResponse {
+                    not_applied,
+                    ..app.summary(known).await?
+                },
+            ))
         }
     }
 }
 
 /// The options of a request that differ from the watch that there is already. Those that were not given do not count.
 fn not_applied(asked: &Watch, has_timeout: bool, known: &Watch) -> Vec<String> {
-    let set = |sinks: &Option<Vec<SinkName>>| sinks.iter().flatten().cloned().collect::<BTreeSet<_>>();
+    let set =
+        |sinks: &Option<Vec<SinkName>>| sinks.iter().flatten().cloned().collect::<BTreeSet<_>>();
     let time = |watch: &Watch| watch.deadline_at.as_millisecond() - watch.added_at.as_millisecond();
     let options = [
         ("name", asked.name.is_some() && asked.name != known.name),
-        ("labels", !asked.labels.is_empty() && asked.labels != known.labels),
-        ("sinks", asked.sinks.is_some() && set(&asked.sinks) != set(&known.sinks)),
+        (
+            "labels",
+            !asked.labels.is_empty() && asked.labels != known.labels,
+        ),
+        (
+            "sinks",
+            asked.sinks.is_some() && set(&asked.sinks) != set(&known.sinks),
+        ),
         ("timeout", has_timeout && time(asked) != time(known)),
     ];
-    options.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name.to_owned()).collect()
+    options
+        .into_iter()
+        .filter(|(_, differs)| *differs)
+        .map(|(name, _)| name.to_owned())
+        .collect()
 }
 
 /// Checks what a caller asks for.
-pub(super) fn watch(asked: AddRequest, live_config: &LiveConfig, now: Timestamp) -> Result<Watch, HttpError> {
+pub(super) fn watch(
+    asked: AddRequest,
+    live_config: &LiveConfig,
+    now: Timestamp,
+) -> Result<Watch, HttpError> {
     let run_id = run_id(&asked.run_id)?;
     let name = asked.name.map(|name| watch_name(&name)).transpose();
     let name = name.map_err(|(what, fix)| HttpError::bad(format!("name: {what}; {fix}")))?;
     for (key, value) in &asked.labels {
-        check_label(key, value).map_err(|(what, fix)| HttpError::bad(format!("label {key:?}: {what}; {fix}")))?;
+        check_label(key, value)
+            .map_err(|(what, fix)| HttpError::bad(format!("label {key:?}: {what}; {fix}")))?;
     }
-    check_labels(&asked.labels).map_err(|(what, fix)| HttpError::bad(format!("labels: {what}; {fix}")))?;
+    check_labels(&asked.labels)
+        .map_err(|(what, fix)| HttpError::bad(format!("labels: {what}; {fix}")))?;
     let known = |name: &SinkName| live_config.routes.0.iter().any(|route| route.sink == *name);
     let sink = |name: String| {
-        let known_names =
-            || live_config.routes.0.iter().map(|route| route.sink.as_str()).collect::<Vec<_>>().join(", ");
-        SinkName::new(&name)
-            .ok()
-            .filter(known)
-            .ok_or_else(|| HttpError::bad(format!("no sink is called {name:?}; known sinks: {}", known_names())))
+        let known_names = || {
+            live_config
+                .routes
+                .0
+                .iter()
+                .map(|route| route.sink.as_str())
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        SinkName::new(&name).ok().filter(known).ok_or_else(|| {
+            HttpError::bad(format!(
+                "no sink is called {name:?}; known sinks: {}",
+                known_names()
+            ))
+        })
     };
     if asked.sinks.as_ref().is_some_and(Vec::is_empty) {
         return Err(HttpError::bad(
             "sinks: the list is empty, so that no sink would get a message; name one, or leave it out",
         ));
     }
-    let sinks = asked.sinks.map(|names| names.into_iter().map(sink).collect::<Result<Vec<_>, _>>()).transpose()?;
+    let sinks = asked
+        .sinks
+        .map(|names| names.into_iter().map(sink).collect::<Result<Vec<_>, _>>())
+        .transpose()?;
     let timeout = match asked.timeout {
         None => live_config.deadline,
         Some(text) => parse_duration(&text)
             .ok()
             .filter(|timeout| (MIN_DEADLINE..=MAX_DEADLINE).contains(timeout))
-            .ok_or_else(|| HttpError::bad(format!("timeout: {text:?} is no duration from 1ms to 3650d, such as 2h")))?,
+            .ok_or_else(|| {
+                HttpError::bad(format!(
+                    "timeout: {text:?} is no duration from 1ms to 3650d, such as 2h"
+                ))
+            })?,
     };
     let deadline_at = now.checked_add(timeout).unwrap_or(Timestamp::MAX);
-    Ok(Watch { run_id, name, labels: asked.labels, sinks, added_at: now, deadline_at })
+    Ok(Watch {
+        run_id,
+        name,
+        labels: asked.labels,
+        sinks,
+        added_at: now,
+        deadline_at,
+    })
 }
 
 async fn list(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpError> {
     let query = Query::read(query, &["state", "verdict", "label", "limit", "cursor"])?;
     let labels = query.all("label").map(|pair| {
-        let (key, value) =
-            pair.split_once('=').ok_or_else(|| HttpError::bad(format!("label={pair}: write label=KEY=VALUE")))?;
-        check_label(key, value).map_err(|(what, fix)| HttpError::bad(format!("label={pair}: {what}; {fix}")))?;
+        let (key, value) = pair
+            .split_once('=')
+            .ok_or_else(|| HttpError::bad(format!("label={pair}: write label=KEY=VALUE")))?;
+        check_label(key, value)
+            .map_err(|(what, fix)| HttpError::bad(format!("label={pair}: {what}; {fix}")))?;
         Ok((key.to_owned(), value.to_owned()))
     });
     let filter = WatchFilter {
         state: query.one("state", WatchState::from_word, "active or finished")?,
-        verdict: query.one("verdict", Verdict::from_word, "the word of a verdict, such as failed or timed_out")?,
+        verdict: query.one(
+            "verdict",
+            Verdict::from_word,
+            "the word of a verdict, such as failed or timed_out",
+        )?,
         labels: labels.collect::<Result<_, HttpError>>()?,
         after: query.one("cursor", read_cursor, "the next_cursor of an answer")?,
     };
     let page = app.control.store.watches(filter, query.limit()?).await?;
     let last = page.items.last().filter(|_| page.more);
-    let next_cursor = last.map(|last| format!("{}.{}", last.watch.added_at.as_millisecond(), last.watch.run_id));
+    let next_cursor = last.map(|last| {
+        format!(
+            "{}.{}",
+            last.watch.added_at.as_millisecond(),
+            last.watch.run_id
+        )
+    });
     let going = page.items.iter().filter(|record| record.verdict.is_none());
-    let views = app.control.watches.view(Some(going.map(|record| record.watch.run_id.clone()).collect())).await?;
-    let mut views: std::collections::HashMap<_, _> =
-        views.into_iter().map(|view| (view.run_id.clone(), view)).collect();
+    let views = app
+        .control
+        .watches
+        .view(Some(
+            going.map(|record| record.watch.run_id.clone()).collect(),
+        ))
+        .await?;
+    let mut views: std::collections::HashMap<_, _> = views
+        .into_iter()
+        .map(|view| (view.run_id.clone(), view))
+        .collect();
     let watches = page
         .items
         .into_iter()
         .map(|record| {
-            let view = views.remove(&record.watch.run_id).filter(|_| record.verdict.is_none());
+            let view = views
+                .remove(&record.watch.run_id)
+                .filter(|_| record.verdict.is_none());
             WatchResponse::of(record, view)
         })
         .collect();
-    Ok(json(StatusCode::OK, &WatchList { watches, next_cursor, notices: app.notices().await? }))
+    Ok(json(
+        StatusCode::OK,
+        &WatchList {
+            watches,
+            next_cursor,
+            notices: app.notices().await?,
+        },
+    ))
 }
 
 pub(super) fn read_cursor(text: &str) -> Option<(Timestamp, RunId)> {
     let (at, id) = text.split_once('.')?;
-    Some((Timestamp::from_millisecond(at.parse().ok()?).ok()?, RunId::new(id).ok()?))
+    Some((
+        Timestamp::from_millisecond(at.parse().ok()?).ok()?,
+        RunId::new(id).ok()?,
+    ))
 }
 
 async fn show(State(app): App, id: InPath, query: RawQuery) -> Result<AxumResponse, HttpError> {
     let run_id = run_id(&id?.0)?;
     let query = Query::read(query, &["wait"])?;
     let read = |text: &str| parse_duration(text).ok().filter(|wait| *wait <= MAX_WAIT);
-    let wait = query.one("wait", read, "a duration up to 10m, such as 30s")?.unwrap_or_default();
+    let wait = query
+        .one("wait", read, "a duration up to 10m, such as 30s")?
+        .unwrap_or_default();
     let ends = tokio::time::Instant::now() + wait;
     let mut changed = app.control.store.history_changed();
     let mut place = None;
@@ -363,7 +460,10 @@ async fn show(State(app): App, id: InPath, query: RawQuery) -> Result<AxumRespon
         // Only this much of it is read each time that anything changes.
         let record = app.control.store.watch(run_id.clone()).await?;
         let record = record.ok_or_else(|| HttpError::unknown(&run_id))?;
-        if record.verdict.is_some() || app.stop.is_cancelled() || tokio::time::Instant::now() >= ends {
+        if record.verdict.is_some()
+            || app.stop.is_cancelled()
+            || tokio::time::Instant::now() >= ends
+        {
             let history = app.control.store.history(run_id.clone()).await?;
             let history = history.ok_or_else(|| HttpError::unknown(&run_id))?;
             return Ok(json(StatusCode::OK, &app.document(history).await?));
@@ -383,7 +483,9 @@ async fn show(State(app): App, id: InPath, query: RawQuery) -> Result<AxumRespon
 async fn remove(State(app): App, id: InPath, query: RawQuery) -> Result<StatusCode, HttpError> {
     let run_id = run_id(&id?.0)?;
     let query = Query::read(query, &["force"])?;
-    let force = query.one("force", |text| text.parse().ok(), "true or false")?.unwrap_or(false);
+    let force = query
+        .one("force", |text| text.parse().ok(), "true or false")?
+        .unwrap_or(false);
     match app.control.watches.remove(run_id.clone(), force).await? {
         Removed::Removed => Ok(StatusCode::NO_CONTENT),
         Removed::NotFound => Err(HttpError::unknown(run_id)),
@@ -393,34 +495,70 @@ async fn remove(State(app): App, id: InPath, query: RawQuery) -> Result<StatusCo
 async fn deliveries(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpError> {
     let query = Query::read(query, &["state", "sink", "limit", "cursor"])?;
     let states = query.all("state").map(|word| {
-        let rule = || HttpError::bad(format!("state={word}: write pending, sending, delivered or dead"));
+        let rule = || {
+            HttpError::bad(format!(
+                "state={word}: write pending, sending, delivered or dead"
+            ))
+        };
         DeliveryState::from_word(word).ok_or_else(rule)
     });
     let filter = DeliveryFilter {
         states: states.collect::<Result<_, _>>()?,
-        sink: query.one("sink", |text| SinkName::new(text).ok(), "the name of a sink")?,
-        after: query.one("cursor", |text| DeliveryId::new(text).ok(), "the next_cursor of an answer")?,
+        sink: query.one(
+            "sink",
+            |text| SinkName::new(text).ok(),
+            "the name of a sink",
+        )?,
+        after: query.one(
+            "cursor",
+            |text| DeliveryId::new(text).ok(),
+            "the next_cursor of an answer",
+        )?,
     };
     let page = app.control.store.deliveries(filter, query.limit()?).await?;
-    let next_cursor = page.items.last().filter(|_| page.more).map(|last| last.id.to_string());
-    let deliveries = page.items.into_iter().map(|summary| DeliveryResponse::of(summary, None)).collect();
-    Ok(json(StatusCode::OK, &DeliveryList { deliveries, next_cursor }))
+    let next_cursor = page
+        .items
+        .last()
+        .filter(|_| page.more)
+        .map(|last| last.id.to_string());
+    let deliveries = page
+        .items
+        .into_iter()
+        .map(|summary| DeliveryResponse::of(summary, None))
+        .collect();
+    Ok(json(
+        StatusCode::OK,
+        &DeliveryList {
+            deliveries,
+            next_cursor,
+        },
+    ))
 }
 
 async fn retry(State(app): App, id: InPath) -> Result<StatusCode, HttpError> {
-    app.decide(id, Fate::Retry).await.map(|()| StatusCode::ACCEPTED)
+    app.decide(id, Fate::Retry)
+        .await
+        .map(|()| StatusCode::ACCEPTED)
 }
 
 async fn give_up(State(app): App, id: InPath) -> Result<StatusCode, HttpError> {
-    app.decide(id, Fate::Drop).await.map(|()| StatusCode::NO_CONTENT)
+    app.decide(id, Fate::Drop)
+        .await
+        .map(|()| StatusCode::NO_CONTENT)
 }
 
 async fn retry_all(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpError> {
-    Ok(json(StatusCode::ACCEPTED, &app.decide_all(query, Fate::Retry).await?))
+    Ok(json(
+        StatusCode::ACCEPTED,
+        &app.decide_all(query, Fate::Retry).await?,
+    ))
 }
 
 async fn give_up_all(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpError> {
-    Ok(json(StatusCode::OK, &app.decide_all(query, Fate::Drop).await?))
+    Ok(json(
+        StatusCode::OK,
+        &app.decide_all(query, Fate::Drop).await?,
+    ))
 }
 
 async fn events(
@@ -452,16 +590,23 @@ async fn events(
     };
     let stream = stream::unfold(feed, |mut feed| async move {
         let (seq, event) = feed.next().await?;
-        let event = sse::Event::default().id(seq.to_string()).event(event.event_type.as_str()).data(event.to_json());
+        let event = sse::Event::default()
+            .id(seq.to_string())
+            .event(event.event_type.as_str())
+            .data(event.to_json());
         Some((Ok(event), feed))
     });
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
 fn event_number(id: &HeaderValue) -> Result<i64, HttpError> {
-    let digits = id.to_str().ok().filter(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()));
+    let digits = id
+        .to_str()
+        .ok()
+        .filter(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()));
     let number = digits.and_then(|id| id.parse().ok());
-    number.ok_or_else(|| HttpError::bad("Last-Event-ID is not the id of an event, which is a number"))
+    number
+        .ok_or_else(|| HttpError::bad("Last-Event-ID is not the id of an event, which is a number"))
 }
 
 /// What the runs are doing whose event streams are followed, from now on. It is not kept: who reads too
@@ -471,7 +616,11 @@ async fn activity(
     query: RawQuery,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, HttpError> {
     Query::read(query, &[])?;
-    let feed = (app.control.watches.activities(), app.stop.clone(), app.place()?);
+    let feed = (
+        app.control.watches.activities(),
+        app.stop.clone(),
+        app.place()?,
+    );
     let stream = stream::unfold(feed, |(mut activities, stop, place)| async move {
         // Both arms are cancel-safe.
         let next = tokio::select! {
@@ -480,11 +629,13 @@ async fn activity(
         };
         let event = match next {
             Ok(activities) => {
-                let document =
-                    serde_json::to_string(&ActivityResponse::of(&activities)).expect("the documents have text keys");
+                let document = serde_json::to_string(&ActivityResponse::of(&activities))
+                    .expect("the documents have text keys");
                 sse::Event::default().event("activity").data(document)
             }
-            Err(RecvError::Lagged(missed)) => sse::Event::default().event("missed").data(missed.to_string()),
+            Err(RecvError::Lagged(missed)) => sse::Event::default()
+                .event("missed")
+                .data(missed.to_string()),
             Err(RecvError::Closed) => return None,
         };
         Some((Ok(event), (activities, stop, place)))
@@ -497,9 +648,17 @@ async fn activity(
 async fn healthz(State(app): App) -> Result<AxumResponse, HttpError> {
     app.control.store.progresses(STUCK_LIMIT)?;
     match tokio::time::timeout(PROGRESS_LIMIT, app.control.watches.ping()).await {
-        Ok(Ok(())) => Ok(json(StatusCode::OK, &HealthResponse { status: "ok".to_owned() })),
+        Ok(Ok(())) => Ok(json(
+            StatusCode::OK,
+            &HealthResponse {
+                status: "ok".to_owned(),
+            },
+        )),
         Ok(Err(error)) => Err(error.into()),
-        Err(_elapsed) => Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "the scheduler makes no progress")),
+        Err(_elapsed) => Err(HttpError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the scheduler makes no progress",
+        )),
     }
 }
 
@@ -510,20 +669,45 @@ async fn readyz(State(app): App) -> Result<AxumResponse, HttpError> {
         return Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "stopping"));
     }
     match tokio::time::timeout(PROGRESS_LIMIT, app.control.store.probe_write()).await {
-        Ok(Ok(())) => Ok(json(StatusCode::OK, &HealthResponse { status: "ready".to_owned() })),
+        Ok(Ok(())) => Ok(json(
+            StatusCode::OK,
+            &HealthResponse {
+                status: "ready".to_owned(),
+            },
+        )),
         Ok(Err(error)) => Err(error.into()),
-        Err(_elapsed) => Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "the store takes too long to write")),
+        Err(_elapsed) => Err(HttpError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the store takes too long to write",
+        )),
     }
 }
 
 async fn metrics(State(app): App, headers: HeaderMap) -> Result<AxumResponse, HttpError> {
-    let sinks = app.control.live_config.borrow().routes.0.iter().map(|route| route.sink.clone()).collect();
-    let figures = app.control.store.gauges(app.control.clock.now(), sinks).await?;
-    let accept = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
+    let sinks = app
+        .control
+        .live_config
+        .borrow()
+        .routes
+        .0
+        .iter()
+        .map(|route| route.sink.clone())
+        .collect();
+    let figures = app
+        .control
+        .store
+        .gauges(app.control.clock.now(), sinks)
+        .await?;
+    let accept = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|accept| accept.to_str().ok());
     let format = Format::wanted(accept);
     let mut response = Response::new(Body::from(app.control.metrics.to_text(&figures, format)));
     let content_type = HeaderValue::from_static(format.content_type());
-    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, content_type);
     Ok(response)
 }
 
@@ -546,7 +730,12 @@ impl Feed {
                 return Some((seq, event));
             }
             self.changed.mark_unchanged();
-            self.ready = self.store.events_after(self.after, EVENT_BATCH).await.ok()?.into();
+            self.ready = self
+                .store
+                .events_after(self.after, EVENT_BATCH)
+                .await
+                .ok()?
+                .into();
             if self.ready.is_empty() {
                 // Both arms are cancel-safe.
                 tokio::select! {
@@ -561,18 +750,25 @@ impl Feed {
 impl Shared {
     /// A place among the requests that take long.
     fn place(&self) -> Result<OwnedSemaphorePermit, HttpError> {
-        Arc::clone(&self.long).try_acquire_owned().map_err(|_none_left| {
-            HttpError::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                format!("{MAX_LONG} requests wait or follow events already"),
-            )
-        })
+        Arc::clone(&self.long)
+            .try_acquire_owned()
+            .map_err(|_none_left| {
+                HttpError::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    format!("{MAX_LONG} requests wait or follow events already"),
+                )
+            })
     }
 
     /// Has one delivery tried again or given up.
     async fn decide(&self, id: InPath, fate: Fate) -> Result<(), HttpError> {
         let id = DeliveryId::new(&id?.0).map_err(|error| HttpError::bad(error.to_string()))?;
-        match self.control.store.decide(id.clone(), fate, self.control.clock.now()).await? {
+        match self
+            .control
+            .store
+            .decide(id.clone(), fate, self.control.clock.now())
+            .await?
+        {
             Decided::Done => Ok(()),
             Decided::Unknown => Err(HttpError::unknown(id)),
         }
@@ -581,24 +777,54 @@ impl Shared {
     /// Has the deliveries of a sink tried again or given up.
     async fn decide_all(&self, query: RawQuery, fate: Fate) -> Result<DecisionResponse, HttpError> {
         let query = Query::read(query, &["sink"])?;
-        let sink = query.one("sink", |text| SinkName::new(text).ok(), "the name of a sink")?;
+        let sink = query.one(
+            "sink",
+            |text| SinkName::new(text).ok(),
+            "the name of a sink",
+        )?;
         let sink = sink.ok_or_else(|| HttpError::bad("sink is missing: write sink=NAME"))?;
-        let deliveries = self.control.store.decide_all(sink.clone(), fate, self.control.clock.now()).await?;
-        let configured = self.control.live_config.borrow().routes.0.iter().any(|route| route.sink == sink);
+        let deliveries = self
+            .control
+            .store
+            .decide_all(sink.clone(), fate, self.control.clock.now())
+            .await?;
+        let configured = self
+            .control
+            .live_config
+            .borrow()
+            .routes
+            .0
+            .iter()
+            .any(|route| route.sink == sink);
         // A name without a sink and without messages is a slip.
-        if deliveries == 0 && !configured { Err(HttpError::unknown(sink)) } else { Ok(DecisionResponse { deliveries }) }
+        if deliveries == 0 && !configured {
+            Err(HttpError::unknown(sink))
+        } else {
+            Ok(DecisionResponse { deliveries })
+        }
     }
 
     /// What the state of a watch is.
     async fn summary(&self, record: WatchRecord) -> Result<WatchResponse, HttpError> {
         let only = Some(vec![record.watch.run_id.clone()]);
-        let view = self.control.watches.view(only).await?.pop().filter(|_| record.verdict.is_none());
+        let view = self
+            .control
+            .watches
+            .view(only)
+            .await?
+            .pop()
+            .filter(|_| record.verdict.is_none());
         Ok(WatchResponse::of(record, view))
     }
 
     /// Everything about a watch.
     async fn document(&self, history: History) -> Result<WatchResponse, HttpError> {
-        let History { record, changes, deliveries, verdict_event } = history;
+        let History {
+            record,
+            changes,
+            deliveries,
+            verdict_event,
+        } = history;
         let watch = record.watch.clone();
         let mut document = self.summary(record).await?;
         let change = |change: crate::store::StatusChange| StatusChangeResponse {
@@ -614,15 +840,23 @@ impl Shared {
         });
         let mut routing: Vec<_> = routing.collect();
         for (waiting, _) in &deliveries {
-            let open = matches!(waiting.state, DeliveryState::Pending | DeliveryState::Sending);
+            let open = matches!(
+                waiting.state,
+                DeliveryState::Pending | DeliveryState::Sending
+            );
             if open && !routing.iter().any(|known| known.sink == waiting.sink) {
                 let why_not = Some("messages wait for it, but no sink of that name is configured any more; `runwatch deliveries drop` gives them up".to_owned());
-                routing.push(RoutingEntry { sink: waiting.sink.clone(), events: Vec::new(), why_not });
+                routing.push(RoutingEntry {
+                    sink: waiting.sink.clone(),
+                    events: Vec::new(),
+                    why_not,
+                });
             }
         }
         document.routing = Some(routing);
-        let deliveries =
-            deliveries.into_iter().map(|(summary, attempts)| DeliveryResponse::of(summary, Some(attempts)));
+        let deliveries = deliveries
+            .into_iter()
+            .map(|(summary, attempts)| DeliveryResponse::of(summary, Some(attempts)));
         document.deliveries = Some(deliveries.collect());
         document.data = verdict_event.as_ref().and_then(Event::run).map(raw);
         Ok(document)
@@ -632,14 +866,20 @@ impl Shared {
     async fn notices(&self) -> Result<Vec<String>, HttpError> {
         let mut notices = Vec::new();
         if let Some(rejected) = &self.control.live_config.borrow().rejected {
-            notices.push(format!("the configuration on disk is not in force: {rejected}"));
+            notices.push(format!(
+                "the configuration on disk is not in force: {rejected}"
+            ));
         }
         let breaker = self.control.watches.breaker();
         notices.extend(breaker.borrow().outage_text());
         let routes = Arc::clone(&self.control.live_config.borrow().routes);
         for (sink, open) in self.control.store.sinks_with_open_deliveries().await? {
             if !routes.0.iter().any(|route| route.sink == sink) {
-                let waiting = if open == 1 { "1 message waits".to_owned() } else { format!("{open} messages wait") };
+                let waiting = if open == 1 {
+                    "1 message waits".to_owned()
+                } else {
+                    format!("{open} messages wait")
+                };
                 notices.push(format!(
                     "{waiting} for {sink}, which is no longer configured: configure it again, or give up what waits with \
                      `runwatch deliveries drop --sink {sink}`"

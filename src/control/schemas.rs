@@ -10,7 +10,8 @@ use super::extract::MAX_PAGE;
 use super::types::ActivityResponse;
 use crate::config::{LABEL_KEY_BYTES, LABEL_VALUE_CHARS, MAX_LABELS, NAME_CHARS};
 use crate::domain::{
-    DeliveryId, Event, EventType, FoundBy, ProviderNotice, RunEvent, RunId, SinkName, SinkNotice, Verdict,
+    DeliveryId, Event, EventType, FoundBy, ProviderNotice, RunEvent, RunId, SinkName, SinkNotice,
+    Verdict,
 };
 use crate::store::{DeliveryState, WatchState};
 
@@ -38,8 +39,7 @@ fn words<T>(all: &[T], word: impl Fn(&T) -> &'static str, description: &str) -> 
 }
 
 /// A run ID as [`RunId::new`] has it: up to 128 characters, and neither `.` nor `..`.
-const RUN_ID: &str =
-    r"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}|\.[A-Za-z0-9_-][A-Za-z0-9_.-]{0,126}|\.\.[A-Za-z0-9_.-]{1,126})";
+const RUN_ID: &str = r"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}|\.[A-Za-z0-9_-][A-Za-z0-9_.-]{0,126}|\.\.[A-Za-z0-9_.-]{1,126})";
 
 texts! {
     RunId, "RunId", json_schema!({
@@ -141,7 +141,10 @@ impl JsonSchema for ActivityFrame {
     }
 
     fn json_schema(schemas: &mut SchemaGenerator) -> Schema {
-        let data = [schemas.subschema_for::<ActivityResponse>(), json_schema!({ "type": "integer", "minimum": 1 })];
+        let data = [
+            schemas.subschema_for::<ActivityResponse>(),
+            json_schema!({ "type": "integer", "minimum": 1 }),
+        ];
         json_schema!({
             "type": "object",
             "required": ["event", "data"],

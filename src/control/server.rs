@@ -52,8 +52,14 @@ impl Listener {
     /// Cancel-safe.
     async fn accept(&self) -> std::io::Result<Box<dyn Connection>> {
         match self {
-            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Box::new(stream) as Box<dyn Connection>),
-            Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Box::new(stream) as Box<dyn Connection>),
+            Self::Unix(listener) => listener
+                .accept()
+                .await
+                .map(|(stream, _)| Box::new(stream) as Box<dyn Connection>),
+            Self::Tcp(listener) => listener
+                .accept()
+                .await
+                .map(|(stream, _)| Box::new(stream) as Box<dyn Connection>),
         }
     }
 }
@@ -78,7 +84,11 @@ impl Caller {
 }
 
 /// Authorizes every request, on a listener that only this user and the group can reach.
-pub(super) async fn authorize_all(Extension(caller): Extension<Caller>, request: Request, next: Next) -> Response {
+pub(super) async fn authorize_all(
+    Extension(caller): Extension<Caller>,
+    request: Request,
+    next: Next,
+) -> Response {
     caller.authorize();
     next.run(request).await
 }
@@ -91,7 +101,9 @@ impl Callers {
     /// Takes in a further one, and closes the oldest that is replaceable where there are `most` already.
     fn admit(&mut self, most: usize) -> Caller {
         // Those that have ended hold no clone of their token.
-        self.0.retain(|caller| Arc::strong_count(&caller.authorized) > 1 && !caller.close.is_cancelled());
+        self.0.retain(|caller| {
+            Arc::strong_count(&caller.authorized) > 1 && !caller.close.is_cancelled()
+        });
         if self.0.len() >= most
             && let Some(oldest) = self.0.iter().position(Caller::is_replaceable)
             && let Some(oldest) = self.0.remove(oldest)
@@ -105,7 +117,11 @@ impl Callers {
     }
 
     fn has_room(&self, most: usize, open: usize) -> bool {
-        open < most || self.0.iter().any(|caller| Arc::strong_count(&caller.authorized) > 1 && caller.is_replaceable())
+        open < most
+            || self
+                .0
+                .iter()
+                .any(|caller| Arc::strong_count(&caller.authorized) > 1 && caller.is_replaceable())
     }
 }
 
@@ -136,9 +152,17 @@ pub(super) async fn serve(listener: Listener, router: Router, stop: Cancellation
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection(stream: Box<dyn Connection>, caller: Caller, router: Router, stop: CancellationToken) {
+async fn connection(
+    stream: Box<dyn Connection>,
+    caller: Caller,
+    router: Router,
+    stop: CancellationToken,
+) {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT).max_buf_size(MAX_HEAD_BYTES);
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_LIMIT)
+        .max_buf_size(MAX_HEAD_BYTES);
     let close = caller.close.clone();
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
@@ -172,13 +196,28 @@ mod tests {
         open[0].authorize();
         assert!(callers.has_room(4, 4));
         open.push(callers.admit(4));
-        let closed = |open: &[Caller]| open.iter().map(|caller| caller.close.is_cancelled()).collect::<Vec<_>>();
-        assert_eq!(closed(&open), [false, true, false, false, false], "the second is the oldest");
+        let closed = |open: &[Caller]| {
+            open.iter()
+                .map(|caller| caller.close.is_cancelled())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            closed(&open),
+            [false, true, false, false, false],
+            "the second is the oldest"
+        );
         open.remove(2);
         open.push(callers.admit(4));
-        assert_eq!(closed(&open), [false, true, false, false, false], "one had ended by itself");
+        assert_eq!(
+            closed(&open),
+            [false, true, false, false, false],
+            "one had ended by itself"
+        );
         open.iter().for_each(Caller::authorize);
-        assert!(!callers.has_room(4, 4), "the rest waits until one of them ends");
+        assert!(
+            !callers.has_room(4, 4),
+            "the rest waits until one of them ends"
+        );
         assert!(callers.has_room(4, 3));
     }
 }

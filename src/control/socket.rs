@@ -39,9 +39,14 @@ impl Socket {
     /// # Errors
     /// When another process answers there, or the place cannot be used.
     pub fn bind(path: &Path) -> Result<(Self, UnixListener), SocketError> {
-        let io = |source| SocketError::Io { path: path.to_owned(), source };
+        let io = |source| SocketError::Io {
+            path: path.to_owned(),
+            source,
+        };
         match std::fs::symlink_metadata(path) {
-            Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
+            Ok(found) if !found.file_type().is_socket() => {
+                return Err(SocketError::NotASocket(path.to_owned()));
+            }
             Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
                 Ok(_answers) => return Err(SocketError::InUse(path.to_owned())),
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
@@ -53,7 +58,12 @@ impl Socket {
             Err(error) => return Err(io(error)),
         }
         let listener = UnixListener::bind(path).map_err(io)?;
-        Ok((Self { path: path.to_owned() }, listener))
+        Ok((
+            Self {
+                path: path.to_owned(),
+            },
+            listener,
+        ))
     }
 }
 
@@ -82,8 +92,14 @@ mod tests {
         drop((socket, listener));
         assert!(!path.exists());
         std::fs::write(&path, "kept").unwrap();
-        assert!(matches!(Socket::bind(&path), Err(SocketError::NotASocket(_))));
+        assert!(matches!(
+            Socket::bind(&path),
+            Err(SocketError::NotASocket(_))
+        ));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "kept");
-        assert!(matches!(Socket::bind(&dir.path().join("no/such")), Err(SocketError::Io { .. })));
+        assert!(matches!(
+            Socket::bind(&dir.path().join("no/such")),
+            Err(SocketError::Io { .. })
+        ));
     }
 }

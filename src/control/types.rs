@@ -22,7 +22,11 @@ pub struct AddRequest {
     #[schemars(with = "Option<WatchName>")]
     pub name: Option<String>,
     /// Labels.
-    #[serde(default, skip_serializing_if = "Labels::is_empty", deserialize_with = "null_is_absent")]
+    #[serde(
+        default,
+        skip_serializing_if = "Labels::is_empty",
+        deserialize_with = "null_is_absent"
+    )]
     #[schemars(with = "Option<LabelMap>")]
     pub labels: Labels,
     /// Only these sinks get messages, at least one; absent means all whose filters match.
@@ -34,13 +38,19 @@ pub struct AddRequest {
     #[schemars(with = "Option<DurationText>")]
     pub timeout: Option<String>,
     /// Whether a run is watched anew whose watch is finished; that one stays on record. Default: false.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not", deserialize_with = "null_is_absent")]
+    #[serde(
+        default,
+        skip_serializing_if = "std::ops::Not::not",
+        deserialize_with = "null_is_absent"
+    )]
     #[schemars(with = "Option<bool>")]
     pub again: bool,
 }
 
 /// Reads `null` as an absent value, as for all options.
-fn null_is_absent<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+fn null_is_absent<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(
+    from: D,
+) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
@@ -55,8 +65,10 @@ impl AddRequest {
     }
 
     fn of_created_run(body: &[u8]) -> Option<Self> {
-        let mut run: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body).ok()?;
-        let named = |run: &serde_json::Map<_, _>| run.contains_key("run_id") || run.contains_key("id");
+        let mut run: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(body).ok()?;
+        let named =
+            |run: &serde_json::Map<_, _>| run.contains_key("run_id") || run.contains_key("id");
         if !named(&run)
             && let Some(serde_json::Value::Object(data)) = run.remove("data")
         {
@@ -65,7 +77,12 @@ impl AddRequest {
         run.get("status")?.as_str()?;
         // A run made in a thread is answered with other IDs beside `run_id`.
         let run_id = run.remove("run_id").or_else(|| run.remove("id"))?;
-        run.retain(|name, _| matches!(name.as_str(), "name" | "labels" | "sinks" | "timeout" | "again"));
+        run.retain(|name, _| {
+            matches!(
+                name.as_str(),
+                "name" | "labels" | "sinks" | "timeout" | "again"
+            )
+        });
         run.insert("run_id".to_owned(), run_id);
         serde_json::from_value(serde_json::Value::Object(run)).ok()
     }
@@ -277,14 +294,31 @@ pub struct Problem {
 impl WatchResponse {
     /// A watch as it is stored and, if it is active, as the scheduler has it.
     pub(super) fn of(record: WatchRecord, view: Option<WatchView>) -> Self {
-        let WatchRecord { watch, status, polls, missing_since, last_error, verdict, found_by } = record;
-        let failure = view.as_ref().and_then(|view| view.last_error.clone()).or(last_error);
+        let WatchRecord {
+            watch,
+            status,
+            polls,
+            missing_since,
+            last_error,
+            verdict,
+            found_by,
+        } = record;
+        let failure = view
+            .as_ref()
+            .and_then(|view| view.last_error.clone())
+            .or(last_error);
         Self {
             run_id: watch.run_id,
             name: watch.name,
             labels: watch.labels,
             sinks: watch.sinks,
-            state: if verdict.is_some() { WatchState::Finished } else { WatchState::Active }.as_str().to_owned(),
+            state: if verdict.is_some() {
+                WatchState::Finished
+            } else {
+                WatchState::Active
+            }
+            .as_str()
+            .to_owned(),
             status: status.map(|status| status.as_str().to_owned()),
             verdict: verdict.map(|(verdict, _)| verdict.as_str().to_owned()),
             found_by: found_by.map(|found_by| found_by.as_str().to_owned()),
@@ -292,8 +326,13 @@ impl WatchResponse {
             deadline_at: watch.deadline_at,
             finished_at: verdict.map(|(_, at)| at),
             polls: view.as_ref().map_or(polls, |view| view.polls),
-            missing_since: view.as_ref().map_or(missing_since, |view| view.missing_since),
-            last_error: failure.map(|failure| PollErrorResponse { at: failure.at, message: failure.message }),
+            missing_since: view
+                .as_ref()
+                .map_or(missing_since, |view| view.missing_since),
+            last_error: failure.map(|failure| PollErrorResponse {
+                at: failure.at,
+                message: failure.message,
+            }),
             polling: view.as_ref().is_some_and(|view| view.polling),
             next_poll_at: view.map(|view| view.next_poll_at),
             not_applied: Vec::new(),
@@ -353,11 +392,15 @@ mod tests {
 
     #[test]
     fn a_request_may_have_nulls_or_be_an_answer_of_the_api() {
-        let read = |body: &str| AddRequest::read(body.as_bytes()).map_err(|error| error.to_string());
+        let read =
+            |body: &str| AddRequest::read(body.as_bytes()).map_err(|error| error.to_string());
         let all = r#"{"run_id":"run_1","name":null,"labels":null,"sinks":null,"timeout":null,"again":null}"#;
         let nulls = read(all).unwrap();
         assert!(nulls.labels.is_empty() && !nulls.again && nulls.sinks.is_none());
-        assert_eq!(serde_json::to_string(&nulls).unwrap(), r#"{"run_id":"run_1"}"#);
+        assert_eq!(
+            serde_json::to_string(&nulls).unwrap(),
+            r#"{"run_id":"run_1"}"#
+        );
         for created in [
             r#"{"run_id":"run_1","version_id":"ver_1","status":"running"}"#,
             r#"{"data":{"id":"run_1","status":"pending","created_at":"2024-01-15T10:35:00Z"}}"#,
@@ -365,10 +408,15 @@ mod tests {
         ] {
             assert_eq!(read(created).unwrap().run_id, "run_1", "{created}");
         }
-        let both = read(r#"{"run_id":"run_1","status":"running","labels":{"a":"b"},"again":true}"#).unwrap();
+        let both = read(r#"{"run_id":"run_1","status":"running","labels":{"a":"b"},"again":true}"#)
+            .unwrap();
         assert_eq!((both.labels["a"].as_str(), both.again), ("b", true));
         // A mistake stays one.
-        assert!(read(r#"{"run_id":"run_1","sink":["ops"]}"#).unwrap_err().contains("unknown field `sink`"));
+        assert!(
+            read(r#"{"run_id":"run_1","sink":["ops"]}"#)
+                .unwrap_err()
+                .contains("unknown field `sink`")
+        );
         assert!(read(r#"{"status":"running"}"#).is_err());
         assert!(read("[]").is_err());
     }

@@ -21,18 +21,30 @@ pub(super) struct WriteTimeout<T> {
 
 impl<T> WriteTimeout<T> {
     pub(super) fn new(inner: T) -> Self {
-        Self { inner, unread: None }
+        Self {
+            inner,
+            unread: None,
+        }
     }
 
     /// Takes note of how a write went.
-    fn bounded<V>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<V>>) -> Poll<io::Result<V>> {
+    fn bounded<V>(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<V>>,
+    ) -> Poll<io::Result<V>> {
         if written.is_ready() {
             self.unread = None;
             return written;
         }
-        let unread = self.unread.get_or_insert_with(|| Box::pin(sleep(UNREAD_LIMIT)));
+        let unread = self
+            .unread
+            .get_or_insert_with(|| Box::pin(sleep(UNREAD_LIMIT)));
         ready!(unread.as_mut().poll(context));
-        Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, "the caller does not read")))
+        Poll::Ready(Err(io::Error::new(
+            ErrorKind::TimedOut,
+            "the caller does not read",
+        )))
     }
 }
 
@@ -47,7 +59,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for WriteTimeout<T> {
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<T> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(context, bytes);
         self.bounded(context, written)
     }
@@ -97,6 +113,9 @@ mod tests {
         read.unwrap();
         let began = Instant::now();
         let error = ours.write_all(&[1; 80]).await.unwrap_err();
-        assert_eq!((error.kind(), began.elapsed().as_secs()), (ErrorKind::TimedOut, UNREAD_LIMIT.as_secs()));
+        assert_eq!(
+            (error.kind(), began.elapsed().as_secs()),
+            (ErrorKind::TimedOut, UNREAD_LIMIT.as_secs())
+        );
     }
 }

@@ -88,7 +88,9 @@ pub async fn daemon(
     let before = rustix::process::umask(Mode::from_raw_mode(0o077));
     let in_memory = path.as_os_str() == IN_MEMORY;
     if in_memory {
-        tracing::warn!("the store is in memory: watches and undelivered messages end with this process");
+        tracing::warn!(
+            "the store is in memory: watches and undelivered messages end with this process"
+        );
     }
     let (store_path, socket) = ((!in_memory).then(|| path.clone()), socket_path.clone());
     let runtime = tokio::runtime::Handle::current();
@@ -109,7 +111,9 @@ pub async fn daemon(
     let mut listeners = vec![Listener::Unix(listener)];
     let mut address = None;
     if let Some(listen) = settings.control.listen {
-        let bound = TcpListener::bind(listen).await.and_then(|bound| Ok((bound.local_addr()?, bound)));
+        let bound = TcpListener::bind(listen)
+            .await
+            .and_then(|bound| Ok((bound.local_addr()?, bound)));
         match bound.with_context(|| format!("cannot listen on {listen}")) {
             Ok((bound_to, bound)) => {
                 address = Some(bound_to);
@@ -118,7 +122,11 @@ pub async fn daemon(
             Err(error) => return Ok(cannot_start(error)),
         }
     }
-    let place = if in_memory { Location::Memory } else { Location::File(&path) };
+    let place = if in_memory {
+        Location::Memory
+    } else {
+        Location::File(&path)
+    };
     let engine = tokio::select! {
         engine = starting(Engine::start(&settings, place, Clock::system())) => engine,
         _ = signals.next() => return Ok(ended_at_start()),
@@ -144,15 +152,34 @@ pub async fn daemon(
     };
     let mut server = control.serve(listeners, &stop);
     let mut chores = JoinSet::new();
-    chores.spawn(prune(engine.store.clone(), clock.clone(), engine.metrics.clone(), in_force_receiver.clone()));
+    chores.spawn(prune(
+        engine.store.clone(),
+        clock.clone(),
+        engine.metrics.clone(),
+        in_force_receiver.clone(),
+    ));
     chores.spawn(probe(engine.store.clone()));
-    chores.spawn(keep_status(engine.store.clone(), engine.watches.clone(), in_force_receiver.clone()));
+    chores.spawn(keep_status(
+        engine.store.clone(),
+        engine.watches.clone(),
+        in_force_receiver.clone(),
+    ));
     if let Some(period) = systemd::watchdog_period() {
-        chores.spawn(watchdog(engine.store.clone(), engine.watches.clone(), period));
+        chores.spawn(watchdog(
+            engine.store.clone(),
+            engine.watches.clone(),
+            period,
+        ));
     }
 
     let started = FixedSettings::of(&settings);
-    let mut service = Service { settings, started, live_config, logging, unsettled: false };
+    let mut service = Service {
+        settings,
+        started,
+        live_config,
+        logging,
+        unsettled: false,
+    };
     // Read before watches are added, which may end at once: `done` takes what comes after it for new.
     let newest_before = match engine.store.newest_event().await {
         Ok(newest) => newest,
@@ -171,7 +198,12 @@ pub async fn daemon(
         "ready"
     );
     systemd::ready(&status_line(&counts, None));
-    let mut done = Box::pin(done(engine.store.clone(), in_force_receiver, args.idle_grace, newest_before));
+    let mut done = Box::pin(done(
+        engine.store.clone(),
+        in_force_receiver,
+        args.idle_grace,
+        newest_before,
+    ));
     let mut all_done = false;
     let code = loop {
         // Every arm is cancel-safe: signals, joining and the engine's end lose nothing when dropped.
@@ -227,14 +259,24 @@ pub async fn daemon(
             server.shutdown().await;
         }
         chores.shutdown().await;
-        let left = engine.stop(ends.saturating_duration_since(Instant::now())).await;
+        let left = engine
+            .stop(ends.saturating_duration_since(Instant::now()))
+            .await;
         match left.map(|left| (left.active, left.pending)) {
             Some((0, 0)) => tracing::info!("stopped; nothing is left to do"),
             Some((watches, messages)) if in_memory => {
-                tracing::warn!(watches, messages, "watches and messages are lost: the store is in memory");
+                tracing::warn!(
+                    watches,
+                    messages,
+                    "watches and messages are lost: the store is in memory"
+                );
             }
             Some((watches, messages)) => {
-                tracing::info!(watches, messages, "stopped; what is left is kept for the next start");
+                tracing::info!(
+                    watches,
+                    messages,
+                    "stopped; what is left is kept for the next start"
+                );
             }
             None => tracing::warn!("stopped; the store does not say what is left"),
         }
@@ -369,7 +411,9 @@ struct Service {
 impl Service {
     /// Does what follows from new settings once the engine holds to them.
     async fn settle(&mut self, engine: &Engine, clock: &Clock) -> anyhow::Result<()> {
-        self.logging.levels.set(self.logging.level.unwrap_or(self.settings.log.level));
+        self.logging
+            .levels
+            .set(self.logging.level.unwrap_or(self.settings.log.level));
         if self.settings.api.key.is_none() {
             tracing::warn!("no API key is configured; nothing can be asked until there is one");
         }
@@ -379,7 +423,10 @@ impl Service {
             }
         }
         let configured = &self.settings.watches;
-        let run_ids = configured.iter().map(|watch| watch.run_id.clone()).collect();
+        let run_ids = configured
+            .iter()
+            .map(|watch| watch.run_id.clone())
+            .collect();
         engine.store.keep_configured_watches(run_ids).await?;
         for configured in configured {
             let added_at = clock.now();
@@ -389,7 +436,9 @@ impl Service {
                 labels: configured.labels.clone(),
                 sinks: None,
                 added_at,
-                deadline_at: added_at.checked_add(self.settings.watch.deadline).unwrap_or(Timestamp::MAX),
+                deadline_at: added_at
+                    .checked_add(self.settings.watch.deadline)
+                    .unwrap_or(Timestamp::MAX),
             };
             if engine.watches.add(watch, AddedBy::Configuration).await? == Added::New {
                 tracing::info!(run_id = %configured.run_id, "watching, as configured");
@@ -406,13 +455,20 @@ impl Service {
                 for problem in &problems.0 {
                     tracing::error!(%problem, "the configuration cannot be used");
                 }
-                let first = problems.0.first().map(ToString::to_string).unwrap_or_default();
+                let first = problems
+                    .0
+                    .first()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
                 match problems.0.len() {
                     0 | 1 => first,
                     many => format!("{first} (and {} more)", many - 1),
                 }
             }
-            Ok(Ok(loaded)) => match self.adopt(engine, clock, with_default_sink(loaded.settings)).await {
+            Ok(Ok(loaded)) => match self
+                .adopt(engine, clock, with_default_sink(loaded.settings))
+                .await
+            {
                 Ok(()) => {
                     tracing::info!("configuration reloaded");
                     return;
@@ -420,11 +476,20 @@ impl Service {
                 Err(error) => format!("{error:#}"),
             },
         };
-        tracing::error!(rejected, "configuration not reloaded; the one before stays in force");
-        self.live_config.send_modify(|live_config| live_config.rejected = Some(rejected));
+        tracing::error!(
+            rejected,
+            "configuration not reloaded; the one before stays in force"
+        );
+        self.live_config
+            .send_modify(|live_config| live_config.rejected = Some(rejected));
     }
 
-    async fn adopt(&mut self, engine: &mut Engine, clock: &Clock, settings: Settings) -> anyhow::Result<()> {
+    async fn adopt(
+        &mut self,
+        engine: &mut Engine,
+        clock: &Clock,
+        settings: Settings,
+    ) -> anyhow::Result<()> {
         engine.reload(&settings).await?;
         let (started, new) = (&self.started, FixedSettings::of(&settings));
         let fixed = [
@@ -440,7 +505,9 @@ impl Service {
         // A configuration that goes without the address goes without its token too, but the address stays until
         // the next start.
         if started.listen != new.listen && now_in_force.token.is_none() {
-            now_in_force.token.clone_from(&self.live_config.borrow().token);
+            now_in_force
+                .token
+                .clone_from(&self.live_config.borrow().token);
         }
         self.live_config.send_replace(now_in_force);
         self.settings = settings;
@@ -475,14 +542,21 @@ fn live_config(settings: &Settings) -> LiveConfig {
 /// A service that tells nobody is of no use: without sinks it writes verdicts to its log.
 fn with_default_sink(mut settings: Settings) -> Settings {
     if settings.sinks.is_empty() {
-        settings.sinks.insert(SinkName::new("log").expect("a valid name"), SinkSettings::log_of_verdicts());
+        settings.sinks.insert(
+            SinkName::new("log").expect("a valid name"),
+            SinkSettings::log_of_verdicts(),
+        );
     }
     settings
 }
 
 fn make_parent(path: &Path) -> anyhow::Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(parent).with_context(|| format!("cannot make the directory {}", parent.display()))
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent)
+        .with_context(|| format!("cannot make the directory {}", parent.display()))
 }
 
 /// Ends when every watch has its verdict and every message that has a sink is delivered or given up, with
@@ -505,7 +579,8 @@ async fn done(
         let active = store.counts().await?.active;
         arrived |= active > 0 || store.newest_event().await? > newest_before;
         let open = store.sinks_with_open_deliveries().await?;
-        let has_sink = |(name, _): &(SinkName, u64)| routes.0.iter().any(|route| route.sink == *name);
+        let has_sink =
+            |(name, _): &(SinkName, u64)| routes.0.iter().any(|route| route.sink == *name);
         let waited = arrived || Instant::now() >= gives_up;
         if active == 0 && !open.iter().any(has_sink) && waited {
             return Ok(store.worst_verdict());
@@ -522,7 +597,12 @@ async fn done(
 }
 
 /// Deletes what is older than the retention, now and then, without end.
-async fn prune(store: Store, clock: Clock, metrics: Metrics, mut live_config: watch::Receiver<LiveConfig>) {
+async fn prune(
+    store: Store,
+    clock: Clock,
+    metrics: Metrics,
+    mut live_config: watch::Receiver<LiveConfig>,
+) {
     loop {
         let (retention, routes) = {
             let live_config = live_config.borrow_and_update();
@@ -563,13 +643,20 @@ async fn probe(store: Store) {
     loop {
         tokio::time::sleep(PROBE_PERIOD).await;
         if let Err(error) = store.probe().await {
-            tracing::debug!(error = error_chain(&error), "the store could not be written now");
+            tracing::debug!(
+                error = error_chain(&error),
+                "the store could not be written now"
+            );
         }
     }
 }
 
 /// Keeps the status for the service manager up to date, for ever.
-async fn keep_status(store: Store, watches: SchedulerHandle, mut live_config: watch::Receiver<LiveConfig>) {
+async fn keep_status(
+    store: Store,
+    watches: SchedulerHandle,
+    mut live_config: watch::Receiver<LiveConfig>,
+) {
     let (mut history, mut deliveries) = (store.history_changed(), store.deliveries_changed());
     let mut breaker = watches.breaker();
     loop {
@@ -601,14 +688,21 @@ async fn watchdog(store: Store, watches: SchedulerHandle, period: Duration) {
         match tokio::try_join!(watches.ping(), store.ping()) {
             Ok(_) => systemd::alive(),
             Err(error) => {
-                tracing::error!(error = format!("{:#}", anyhow::Error::from(error)), "no progress");
+                tracing::error!(
+                    error = format!("{:#}", anyhow::Error::from(error)),
+                    "no progress"
+                );
             }
         }
     }
 }
 
 fn status_line(counts: &Counts, but: Option<&str>) -> String {
-    let Counts { active, pending, dead } = counts;
+    let Counts {
+        active,
+        pending,
+        dead,
+    } = counts;
     let mut line = format!("watching {active} runs, {pending} messages to deliver");
     if *dead > 0 {
         line.push_str(&format!(", {dead} given up"));

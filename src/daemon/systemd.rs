@@ -24,7 +24,10 @@ pub(super) fn ready(status: &str) {
 /// The service still starts: the service manager gives it this much time from now on.
 pub(super) fn starting(limit: Duration) {
     let microseconds = u32::try_from(limit.as_micros()).unwrap_or(u32::MAX);
-    let states = [NotifyState::ExtendTimeoutUsec(microseconds), NotifyState::Status("opening the store")];
+    let states = [
+        NotifyState::ExtendTimeoutUsec(microseconds),
+        NotifyState::Status("opening the store"),
+    ];
     tell(move || sd_notify::notify(&states));
 }
 

@@ -72,11 +72,28 @@ const KINDS: [(&str, Option<Hint>); 23] = [
 ];
 
 /// Keys under which an event names who or what it is about, the best first.
-const SUBJECT_KEYS: [&str; 9] =
-    ["agent", "agent_name", "tool", "tool_name", "task", "task_name", "name", "role", "entrypoint"];
+const SUBJECT_KEYS: [&str; 9] = [
+    "agent",
+    "agent_name",
+    "tool",
+    "tool_name",
+    "task",
+    "task_name",
+    "name",
+    "role",
+    "entrypoint",
+];
 
 /// Keys under which an event says more, the best first.
-const DETAIL_KEYS: [&str; 7] = ["message", "action", "description", "thought", "error", "status", "size"];
+const DETAIL_KEYS: [&str; 7] = [
+    "message",
+    "action",
+    "description",
+    "thought",
+    "error",
+    "status",
+    "size",
+];
 
 impl Activity {
     /// Reads the type and the data of an event; `None` for a type that is not known. Whatever its type, an
@@ -87,15 +104,23 @@ impl Activity {
             status: String,
         }
         let (kind, mut hint) = KINDS.into_iter().find(|(known, _)| *known == kind)?;
-        let status: Option<WithStatus> = data.and_then(|data| serde_json::from_str(data.get()).ok());
+        let status: Option<WithStatus> =
+            data.and_then(|data| serde_json::from_str(data.get()).ok());
         // An agent or a task may have a status of its own.
         let of_run = kind == "status" || kind == "heartbeat" || kind.starts_with("run.");
-        if of_run && status.is_some_and(|data| Verdict::of_status(&Status::from_api(&data.status)).is_some()) {
+        if of_run
+            && status
+                .is_some_and(|data| Verdict::of_status(&Status::from_api(&data.status)).is_some())
+        {
             hint = Some(Hint::Ended);
         }
-        let data = data.filter(|data| data.get().len() <= MAX_DATA_BYTES).map(|data| JsonText::from(data.to_owned()));
+        let data = data
+            .filter(|data| data.get().len() <= MAX_DATA_BYTES)
+            .map(|data| JsonText::from(data.to_owned()));
         let (data, _) = passable(data.as_ref());
-        let harmless = |data: JsonText| RawValue::from_string(escape_json_for_terminal(data.get()).into_owned());
+        let harmless = |data: JsonText| {
+            RawValue::from_string(escape_json_for_terminal(data.get()).into_owned())
+        };
         let data = data.and_then(|data| harmless(data).ok());
         Some(Self { kind, hint, data })
     }
@@ -103,7 +128,11 @@ impl Activity {
     /// Our own notice that the stream of a run cannot be followed, and why.
     pub fn unavailable(why: &str) -> Self {
         let data = serde_json::value::to_raw_value(&serde_json::json!({ "message": why }));
-        Self { kind: UNAVAILABLE, hint: None, data: data.ok() }
+        Self {
+            kind: UNAVAILABLE,
+            hint: None,
+            data: data.ok(),
+        }
     }
 
     /// Whether it tells people something that the watch does not tell them already.
@@ -114,10 +143,16 @@ impl Activity {
     /// What the data of an event say in a few words, harmless on a terminal; empty when that is not known.
     pub fn summary(data: Option<&RawValue>) -> String {
         let data: Option<Value> = data.and_then(|data| serde_json::from_str(data.get()).ok());
-        let Some(data) = data else { return String::new() };
+        let Some(data) = data else {
+            return String::new();
+        };
         let found = |keys: &[&str]| keys.iter().find_map(|key| words(data.get(key)?));
         let level = data.get("level").and_then(words);
-        [level, found(&SUBJECT_KEYS), found(&DETAIL_KEYS)].into_iter().flatten().collect::<Vec<_>>().join(" ")
+        [level, found(&SUBJECT_KEYS), found(&DETAIL_KEYS)]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     /// Whether an event of this type tells of something that went wrong.
@@ -131,7 +166,11 @@ fn words(value: &Value) -> Option<String> {
     let text = match value {
         Value::String(text) => one_line(text, PIECE_CHARS),
         Value::Number(number) => number.to_string(),
-        Value::Object(fields) => return ["name", "role", "message"].iter().find_map(|key| words(fields.get(*key)?)),
+        Value::Object(fields) => {
+            return ["name", "role", "message"]
+                .iter()
+                .find_map(|key| words(fields.get(*key)?));
+        }
         Value::Null | Value::Bool(_) | Value::Array(_) => return None,
     };
     Some(text).filter(|text| !text.is_empty())
@@ -151,13 +190,25 @@ mod tests {
 
     #[test]
     fn what_looks_like_an_end_is_a_hint() {
-        assert_eq!(hint("run.completed", r#"{"status":"succeeded"}"#), Some(Hint::Ended));
+        assert_eq!(
+            hint("run.completed", r#"{"status":"succeeded"}"#),
+            Some(Hint::Ended)
+        );
         assert_eq!(hint("run.canceled", "{}"), Some(Hint::Ended));
-        assert_eq!(hint("error", r#"{"message":"run not found"}"#), Some(Hint::Ended));
-        assert_eq!(hint("heartbeat", r#"{"status":"failed"}"#), Some(Hint::Ended));
+        assert_eq!(
+            hint("error", r#"{"message":"run not found"}"#),
+            Some(Hint::Ended)
+        );
+        assert_eq!(
+            hint("heartbeat", r#"{"status":"failed"}"#),
+            Some(Hint::Ended)
+        );
         assert_eq!(hint("heartbeat", r#"{"status":"running"}"#), None);
         assert_eq!(hint("timeout", "null"), Some(Hint::StreamOver));
-        assert_eq!(hint("run.started", r#"{"entrypoint":"default"}"#), Some(Hint::Started));
+        assert_eq!(
+            hint("run.started", r#"{"entrypoint":"default"}"#),
+            Some(Hint::Started)
+        );
         // A task that has failed is no run that has.
         assert_eq!(hint("task.completed", r#"{"status":"failed"}"#), None);
         assert!(read("run.progress", "{}").is_none());
@@ -166,16 +217,28 @@ mod tests {
     #[test]
     fn a_summary_says_who_and_what() {
         let summary = |kind, data| Activity::summary(read(kind, data).unwrap().data.as_deref());
-        assert_eq!(summary("log", r#"{"level":"info","message":"fetching\npage 2"}"#), "info fetching page 2");
         assert_eq!(
-            summary("agent.action", r#"{"agent":{"name":"researcher"},"action":"search"}"#),
+            summary("log", r#"{"level":"info","message":"fetching\npage 2"}"#),
+            "info fetching page 2"
+        );
+        assert_eq!(
+            summary(
+                "agent.action",
+                r#"{"agent":{"name":"researcher"},"action":"search"}"#
+            ),
             "researcher search"
         );
         assert_eq!(
-            summary("artifact", r#"{"name":"report.md","size":1234,"content_type":"text/markdown"}"#),
+            summary(
+                "artifact",
+                r#"{"name":"report.md","size":1234,"content_type":"text/markdown"}"#
+            ),
             "report.md 1234"
         );
-        assert_eq!(summary("tool.called", r#"{"tool":"web\u001b[31m","args":[1]}"#), "web[31m");
+        assert_eq!(
+            summary("tool.called", r#"{"tool":"web\u001b[31m","args":[1]}"#),
+            "web[31m"
+        );
         assert_eq!(summary("log", r#"{"message":{"deep":[1]}}"#), "");
         assert_eq!(summary("log", "[]"), "");
     }
@@ -186,7 +249,10 @@ mod tests {
         assert!(read("log", &large).unwrap().data.is_none());
         let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
         assert!(read("log", &deep).unwrap().data.is_none());
-        let lines = read("log", "{\n \"message\": \"a\"\n}").unwrap().data.unwrap();
+        let lines = read("log", "{\n \"message\": \"a\"\n}")
+            .unwrap()
+            .data
+            .unwrap();
         assert_eq!(lines.get(), r#"{"message": "a"}"#);
     }
 }

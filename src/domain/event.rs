@@ -94,7 +94,9 @@ impl EventType {
 
     /// Reads the word of [`EventType::as_str`].
     pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|event_type| event_type.as_str() == word)
+        Self::ALL
+            .into_iter()
+            .find(|event_type| event_type.as_str() == word)
     }
 
     /// Whether it tells of a watch that goes on.
@@ -104,7 +106,9 @@ impl EventType {
 
     /// The verdict that an event of this type tells, if it tells one.
     pub fn verdict(self) -> Option<Verdict> {
-        Verdict::WORST_FIRST.into_iter().find(|verdict| verdict.event_type() == self)
+        Verdict::WORST_FIRST
+            .into_iter()
+            .find(|verdict| verdict.event_type() == self)
     }
 }
 
@@ -234,7 +238,10 @@ pub struct SinkNotice {
     pub message: String,
 }
 
-fn milliseconds<S: serde::Serializer>(timestamp: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+fn milliseconds<S: serde::Serializer>(
+    timestamp: &Timestamp,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{timestamp:.3}"))
 }
 
@@ -252,16 +259,25 @@ impl Event {
     /// then the tail of `error_message` are left out until it fits, and `truncated` names them.
     pub fn to_json_within(&self, max_bytes: usize) -> String {
         let whole = self.to_json();
-        let EventData::Run(data) = &self.data else { return whole };
+        let EventData::Run(data) = &self.data else {
+            return whole;
+        };
         if whole.len() <= max_bytes {
             return whole;
         }
         let mut data = data.clone();
         let size = |value: &Option<JsonText>| value.as_ref().map_or(0, |value| value.get().len());
-        let larger_first =
-            if size(&data.run.output) > size(&data.run.input) { ["output", "input"] } else { ["input", "output"] };
+        let larger_first = if size(&data.run.output) > size(&data.run.input) {
+            ["output", "input"]
+        } else {
+            ["input", "output"]
+        };
         for field in larger_first {
-            let place = if field == "input" { &mut data.run.input } else { &mut data.run.output };
+            let place = if field == "input" {
+                &mut data.run.input
+            } else {
+                &mut data.run.output
+            };
             if place.take().is_none() {
                 continue;
             }
@@ -281,13 +297,16 @@ impl Event {
             ("project", |run| &mut run.project),
         ];
         for (name, text) in texts {
-            let Some(full) = text(&mut data.run).clone() else { continue };
+            let Some(full) = text(&mut data.run).clone() else {
+                continue;
+            };
             data.truncated.push(name.to_owned());
             let mut keep = full.len();
             while keep > 0 {
                 // JSON escapes make a character up to six bytes long: halve until it fits.
                 keep /= 2;
-                *text(&mut data.run) = Some(format!("{}…", &full[..full.floor_char_boundary(keep)]));
+                *text(&mut data.run) =
+                    Some(format!("{}…", &full[..full.floor_char_boundary(keep)]));
                 let json = self.json_of(&EventData::Run(data.clone()));
                 if json.len() <= max_bytes {
                     return json;
@@ -307,9 +326,21 @@ impl Event {
         }
         let (event_type, timestamp) = (self.event_type, self.timestamp);
         let json = match data {
-            EventData::Run(data) => serde_json::to_string(&Wire { r#type: event_type, timestamp, data }),
-            EventData::Provider(data) => serde_json::to_string(&Wire { r#type: event_type, timestamp, data }),
-            EventData::Sink(data) => serde_json::to_string(&Wire { r#type: event_type, timestamp, data }),
+            EventData::Run(data) => serde_json::to_string(&Wire {
+                r#type: event_type,
+                timestamp,
+                data,
+            }),
+            EventData::Provider(data) => serde_json::to_string(&Wire {
+                r#type: event_type,
+                timestamp,
+                data,
+            }),
+            EventData::Sink(data) => serde_json::to_string(&Wire {
+                r#type: event_type,
+                timestamp,
+                data,
+            }),
         };
         json.expect("an event has only text keys and no failing serializer")
     }
@@ -342,7 +373,11 @@ impl Event {
             | EventType::WatchOverdue
             | EventType::SinkTest => EventData::Run(serde_json::from_str(wire.data.get())?),
         };
-        Ok(Self { event_type: wire.r#type, timestamp: wire.timestamp, data })
+        Ok(Self {
+            event_type: wire.r#type,
+            timestamp: wire.timestamp,
+            data,
+        })
     }
 
     /// The sample that `sinks test` sends: about a run that does not exist, marked as a test by its
@@ -369,9 +404,23 @@ impl Event {
             polls: 0,
             late: false,
         };
-        let timing = Timing { queued_ms: None, ran_ms: None, detected_after_ms: None };
-        let data = RunEvent { run, watch, timing, reason: None, truncated: Vec::new() };
-        Self { event_type: EventType::SinkTest, timestamp: now, data: EventData::Run(Box::new(data)) }
+        let timing = Timing {
+            queued_ms: None,
+            ran_ms: None,
+            detected_after_ms: None,
+        };
+        let data = RunEvent {
+            run,
+            watch,
+            timing,
+            reason: None,
+            truncated: Vec::new(),
+        };
+        Self {
+            event_type: EventType::SinkTest,
+            timestamp: now,
+            data: EventData::Run(Box::new(data)),
+        }
     }
 
     /// The data of an event about a run.
@@ -392,15 +441,23 @@ impl Event {
 /// nested too deeply, or has a number that no 64-bit float holds. Common parsers refuse the whole message
 /// for each of these.
 pub(super) fn passable(value: Option<&JsonText>) -> (Option<JsonText>, bool) {
-    let Some(value) = value else { return (None, false) };
+    let Some(value) = value else {
+        return (None, false);
+    };
     if nesting(value.get()) > MAX_NESTING {
         return (None, true);
     }
     let value = match replace_lone_surrogates(value.get()) {
         Cow::Borrowed(_) => on_one_line(value),
-        Cow::Owned(whole) => on_one_line(&JsonText::new(whole).expect("an escape stands for another")),
+        Cow::Owned(whole) => {
+            on_one_line(&JsonText::new(whole).expect("an escape stands for another"))
+        }
     };
-    if serde_json::from_str::<Readable>(value.get()).is_ok() { (Some(value), false) } else { (None, true) }
+    if serde_json::from_str::<Readable>(value.get()).is_ok() {
+        (Some(value), false)
+    } else {
+        (None, true)
+    }
 }
 
 /// Any JSON value that a strict parser takes; nothing of it is kept.
@@ -453,7 +510,10 @@ fn on_one_line(value: &JsonText) -> JsonText {
         return value.clone();
     }
     // JSON has no bare line break inside a string, so what is trimmed here is between tokens.
-    let folded: String = text.split(['\n', '\r']).map(str::trim_ascii_start).collect();
+    let folded: String = text
+        .split(['\n', '\r'])
+        .map(str::trim_ascii_start)
+        .collect();
     JsonText::new(folded).expect("white space between tokens means nothing in JSON")
 }
 
@@ -484,7 +544,9 @@ mod tests {
     fn big_event(input: usize, output: usize, error: usize) -> Event {
         let mut event = Event::sample("2024-01-15T10:35:05.412Z".parse().unwrap());
         event.event_type = EventType::RunFailed;
-        let EventData::Run(data) = &mut event.data else { unreachable!("a sample is about a run") };
+        let EventData::Run(data) = &mut event.data else {
+            unreachable!("a sample is about a run")
+        };
         let text = |n: usize| JsonText::new(format!("{:?}", "x".repeat(n))).unwrap();
         data.run.input = Some(text(input));
         data.run.output = Some(text(output));
@@ -498,21 +560,43 @@ mod tests {
             let json = event.to_json_within(20_000);
             assert!(json.len() <= 20_000, "{}", json.len());
             let read = Event::from_json(&json).unwrap();
-            let EventData::Run(data) = read.data else { panic!("about a run") };
-            assert_eq!(data.run.input.is_none(), data.truncated.contains(&"input".to_owned()));
-            assert_eq!(data.run.output.is_none(), data.truncated.contains(&"output".to_owned()));
+            let EventData::Run(data) = read.data else {
+                panic!("about a run")
+            };
+            assert_eq!(
+                data.run.input.is_none(),
+                data.truncated.contains(&"input".to_owned())
+            );
+            assert_eq!(
+                data.run.output.is_none(),
+                data.truncated.contains(&"output".to_owned())
+            );
             data.truncated
         };
         assert_eq!(truncated(&big_event(10, 10, 10)), [""; 0]);
         assert_eq!(truncated(&big_event(30_000, 10, 10)), ["input"]);
         assert_eq!(truncated(&big_event(10, 30_000, 10)), ["output"]);
-        assert_eq!(truncated(&big_event(30_000, 30_000, 10)), ["input", "output"]);
-        assert_eq!(truncated(&big_event(10, 10, 30_000)), ["input", "output", "error_message"]);
+        assert_eq!(
+            truncated(&big_event(30_000, 30_000, 10)),
+            ["input", "output"]
+        );
+        assert_eq!(
+            truncated(&big_event(10, 10, 30_000)),
+            ["input", "output", "error_message"]
+        );
         let mut strange = big_event(10, 10, 10);
-        let EventData::Run(data) = &mut strange.data else { unreachable!("a sample is about a run") };
+        let EventData::Run(data) = &mut strange.data else {
+            unreachable!("a sample is about a run")
+        };
         data.run.status = Some("\u{1}".repeat(30_000));
         data.run.deployment_id = Some("ü".repeat(30_000));
-        let all = ["input", "output", "error_message", "status", "deployment_id"];
+        let all = [
+            "input",
+            "output",
+            "error_message",
+            "status",
+            "deployment_id",
+        ];
         assert_eq!(truncated(&strange), all);
     }
 
@@ -520,17 +604,24 @@ mod tests {
     fn every_type_reads_back_from_its_word() {
         for event_type in EventType::ALL {
             assert_eq!(EventType::from_word(event_type.as_str()), Some(event_type));
-            assert_eq!(serde_json::to_string(&event_type).unwrap(), format!("{:?}", event_type.as_str()));
+            assert_eq!(
+                serde_json::to_string(&event_type).unwrap(),
+                format!("{:?}", event_type.as_str())
+            );
         }
     }
 
     #[test]
     fn a_value_of_several_lines_becomes_one_line_and_stays_as_it_is() {
-        let pretty = "{\r\n  \"a\": 1.0,\n\n\t\"b c\": [\n 10000000000000000000001,\r  \"x\\n  y\" ]\n}";
+        let pretty =
+            "{\r\n  \"a\": 1.0,\n\n\t\"b c\": [\n 10000000000000000000001,\r  \"x\\n  y\" ]\n}";
         let value = JsonText::new(pretty.to_owned()).unwrap();
         let (passed, left_out) = passable(Some(&value));
         assert!(!left_out);
-        assert_eq!(passed.unwrap().get(), r#"{"a": 1.0,"b c": [10000000000000000000001,"x\n  y" ]}"#);
+        assert_eq!(
+            passed.unwrap().get(),
+            r#"{"a": 1.0,"b c": [10000000000000000000001,"x\n  y" ]}"#
+        );
     }
 
     #[test]

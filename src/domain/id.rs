@@ -22,7 +22,11 @@ impl InvalidId {
         if shown.len() < text.len() {
             shown.push('…');
         }
-        Self { kind, text: shown, rule }
+        Self {
+            kind,
+            text: shown,
+            rule,
+        }
     }
 }
 
@@ -50,8 +54,15 @@ impl RunId {
     /// [`InvalidId`] when a character, the length or the whole text is not allowed.
     pub fn new(text: &str) -> Result<Self, InvalidId> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-        let valid = (1..=128).contains(&text.len()) && text.bytes().all(allowed) && text != "." && text != "..";
-        if valid { Ok(Self(text.into())) } else { Err(InvalidId::new("run ID", text, Self::RULE)) }
+        let valid = (1..=128).contains(&text.len())
+            && text.bytes().all(allowed)
+            && text != "."
+            && text != "..";
+        if valid {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidId::new("run ID", text, Self::RULE))
+        }
     }
 
     /// The ID as text, safe as one segment of a URL path.
@@ -75,7 +86,11 @@ impl SinkName {
     pub fn new(text: &str) -> Result<Self, InvalidId> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
         let valid = (1..=64).contains(&text.len()) && text.bytes().all(allowed);
-        if valid { Ok(Self(text.into())) } else { Err(InvalidId::new("sink name", text, Self::RULE)) }
+        if valid {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidId::new("sink name", text, Self::RULE))
+        }
     }
 
     /// The name as text.
@@ -109,7 +124,11 @@ impl DeliveryId {
         if valid {
             Ok(Self(text.into()))
         } else {
-            Err(InvalidId::new("delivery ID", text, "a delivery ID is msg_ and 1 to 60 letters or digits"))
+            Err(InvalidId::new(
+                "delivery ID",
+                text,
+                "a delivery ID is msg_ and 1 to 60 letters or digits",
+            ))
         }
     }
 
@@ -156,7 +175,18 @@ mod tests {
         for good in ["run_xyz789abc", "a", "...", "A-b_c.9", &"x".repeat(128)] {
             assert_eq!(RunId::new(good).unwrap().as_str(), good);
         }
-        for bad in ["", ".", "..", "a/b", "a b", "a?b", "a%2fb", "é", "a\n", &"x".repeat(129)] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a b",
+            "a?b",
+            "a%2fb",
+            "é",
+            "a\n",
+            &"x".repeat(129),
+        ] {
             let error = RunId::new(bad).unwrap_err().to_string();
             assert!(error.contains("is not a run ID"), "{error}");
         }

@@ -30,9 +30,15 @@ impl JsonText {
     ///
     /// # Errors
     /// When the text is not JSON.
-    pub fn with_room(text: String, room: impl Any + Send + Sync) -> Result<Self, serde_json::Error> {
+    pub fn with_room(
+        text: String,
+        room: impl Any + Send + Sync,
+    ) -> Result<Self, serde_json::Error> {
         let json = RawValue::from_string(text)?;
-        Ok(Self(Arc::new(Shared { json, _room: Some(Box::new(room)) })))
+        Ok(Self(Arc::new(Shared {
+            json,
+            _room: Some(Box::new(room)),
+        })))
     }
 
     /// The text.

@@ -19,7 +19,9 @@ mod verdict;
 mod watch;
 
 pub use activity::{Activity, Hint};
-pub use event::{Event, EventData, EventType, ProviderNotice, RunEvent, RunSummary, SinkNotice, WatchSummary};
+pub use event::{
+    Event, EventData, EventType, ProviderNotice, RunEvent, RunSummary, SinkNotice, WatchSummary,
+};
 pub use id::{DeliveryId, InvalidId, RunId, SinkName};
 pub use json::JsonText;
 pub use observation::{Observation, RunDetails, Timing};

@@ -66,7 +66,9 @@ impl Timing {
         };
         Self {
             queued_ms: span(details.created_at, details.started_at),
-            ran_ms: details.duration_ms.or_else(|| span(details.started_at, details.completed_at)),
+            ran_ms: details
+                .duration_ms
+                .or_else(|| span(details.started_at, details.completed_at)),
             detected_after_ms: span(details.completed_at, Some(now)),
         }
     }

@@ -4,7 +4,10 @@ use super::{Event, EventType, Labels, SinkName, Verdict, Watch};
 
 /// A pattern of event types that names nothing that exists.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{pattern:?} names no event; use one of {}, or run.*, watch.*, api.*, sink.*, *", event_words())]
+#[error(
+    "{pattern:?} names no event; use one of {}, or run.*, watch.*, api.*, sink.*, *",
+    event_words()
+)]
 pub struct InvalidFilter {
     pattern: String,
 }
@@ -22,7 +25,9 @@ pub struct EventFilter {
 impl EventFilter {
     /// The verdict events: what a sink gets unless its configuration says otherwise.
     pub fn verdicts() -> Self {
-        Self { types: Verdict::WORST_FIRST.map(Verdict::event_type).to_vec() }
+        Self {
+            types: Verdict::WORST_FIRST.map(Verdict::event_type).to_vec(),
+        }
     }
 
     /// Reads a list of words and patterns. An empty list selects nothing.
@@ -32,7 +37,9 @@ impl EventFilter {
     pub fn parse<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Self, InvalidFilter> {
         let mut types = Vec::new();
         for pattern in patterns {
-            let family = pattern.strip_suffix('*').filter(|prefix| prefix.is_empty() || prefix.ends_with('.'));
+            let family = pattern
+                .strip_suffix('*')
+                .filter(|prefix| prefix.is_empty() || prefix.ends_with('.'));
             let selects = |event_type: &EventType| match family {
                 Some(prefix) => event_type.as_str().starts_with(prefix),
                 None => event_type.as_str() == pattern,
@@ -40,7 +47,9 @@ impl EventFilter {
             let before = types.len();
             types.extend(EventType::ALL.into_iter().filter(selects));
             if types.len() == before {
-                return Err(InvalidFilter { pattern: pattern.to_owned() });
+                return Err(InvalidFilter {
+                    pattern: pattern.to_owned(),
+                });
             }
         }
         Ok(Self { types })
@@ -87,40 +96,68 @@ impl Routes {
         let chosen = watch.and_then(|watch| watch.sinks.as_ref());
         let wants = |route: &&Route| {
             route.events.selects(event.event_type)
-                && route.labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+                && route
+                    .labels
+                    .iter()
+                    .all(|(key, value)| labels.get(key) == Some(value))
                 && chosen.is_none_or(|sinks| sinks.contains(&route.sink))
         };
-        self.0.iter().filter(wants).map(|route| route.sink.clone()).collect()
+        self.0
+            .iter()
+            .filter(wants)
+            .map(|route| route.sink.clone())
+            .collect()
     }
 
     /// What each sink is told of `watch`, and why not all.
     pub fn explain(&self, watch: &Watch) -> Vec<Explained> {
         let named = watch.sinks.iter().flatten();
-        let gone = named.filter(|name| !self.0.iter().any(|route| route.sink == **name)).map(|name| Explained {
-            sink: name.clone(),
-            events: Vec::new(),
-            why_not: Some("the watch names it, but no sink of that name is configured any more".to_owned()),
-        });
-        self.0.iter().map(|route| route.explain(watch)).chain(gone).collect()
+        let gone = named
+            .filter(|name| !self.0.iter().any(|route| route.sink == **name))
+            .map(|name| Explained {
+                sink: name.clone(),
+                events: Vec::new(),
+                why_not: Some(
+                    "the watch names it, but no sink of that name is configured any more"
+                        .to_owned(),
+                ),
+            });
+        self.0
+            .iter()
+            .map(|route| route.explain(watch))
+            .chain(gone)
+            .collect()
     }
 }
 
 impl Route {
     fn explain(&self, watch: &Watch) -> Explained {
-        let of_watches = |event_type: &EventType| event_type.verdict().is_some() || event_type.is_progress();
+        let of_watches =
+            |event_type: &EventType| event_type.verdict().is_some() || event_type.is_progress();
         let events: Vec<_> = EventType::ALL
             .into_iter()
             .filter(of_watches)
             .filter(|event_type| self.events.selects(*event_type))
             .collect();
-        let lacking = self.labels.iter().find(|(key, value)| watch.labels.get(*key) != Some(*value));
-        let refused = if watch.sinks.as_ref().is_some_and(|sinks| !sinks.contains(&self.sink)) {
+        let lacking = self
+            .labels
+            .iter()
+            .find(|(key, value)| watch.labels.get(*key) != Some(*value));
+        let refused = if watch
+            .sinks
+            .as_ref()
+            .is_some_and(|sinks| !sinks.contains(&self.sink))
+        {
             Some("the watch names other sinks".to_owned())
         } else {
             lacking.map(|(key, value)| format!("the watch lacks the label {key}={value}"))
         };
         if refused.is_some() {
-            return Explained { sink: self.sink.clone(), events: Vec::new(), why_not: refused };
+            return Explained {
+                sink: self.sink.clone(),
+                events: Vec::new(),
+                why_not: refused,
+            };
         }
         let left_out: Vec<_> = Verdict::WORST_FIRST
             .into_iter()
@@ -128,8 +165,13 @@ impl Route {
             .filter(|event_type| !events.contains(event_type))
             .map(EventType::as_str)
             .collect();
-        let why_not = (!left_out.is_empty()).then(|| format!("its events leave out {}", left_out.join(", ")));
-        Explained { sink: self.sink.clone(), events, why_not }
+        let why_not =
+            (!left_out.is_empty()).then(|| format!("its events leave out {}", left_out.join(", ")));
+        Explained {
+            sink: self.sink.clone(),
+            events,
+            why_not,
+        }
     }
 }
 
@@ -143,7 +185,11 @@ mod tests {
         assert!(filter.selects(EventType::RunFailed) && filter.selects(EventType::WatchOverdue));
         assert!(!filter.selects(EventType::RunSucceeded));
         let all = EventFilter::parse(["*"]).unwrap();
-        assert!(EventType::ALL.into_iter().all(|event_type| all.selects(event_type)));
+        assert!(
+            EventType::ALL
+                .into_iter()
+                .all(|event_type| all.selects(event_type))
+        );
         for bad in ["run", "run.", "ru*", "", "run.done"] {
             let error = EventFilter::parse([bad]).unwrap_err().to_string();
             assert!(error.contains("names no event"), "{error}");
@@ -154,8 +200,15 @@ mod tests {
     fn labels_and_chosen_sinks_narrow_the_choice() {
         let name = |text: &str| SinkName::new(text).unwrap();
         let labels: Labels = [("team".to_owned(), "search".to_owned())].into();
-        let route = |sink: &str, labels: Labels| Route { sink: name(sink), events: EventFilter::verdicts(), labels };
-        let routes = Routes(vec![route("all", Labels::new()), route("search", labels.clone())]);
+        let route = |sink: &str, labels: Labels| Route {
+            sink: name(sink),
+            events: EventFilter::verdicts(),
+            labels,
+        };
+        let routes = Routes(vec![
+            route("all", Labels::new()),
+            route("search", labels.clone()),
+        ]);
         let mut event = Event::sample("2024-01-15T10:35:05Z".parse().unwrap());
         event.event_type = EventType::RunFailed;
         let mut watch = Watch {
@@ -168,23 +221,40 @@ mod tests {
         };
         assert_eq!(routes.sinks_for(&event, Some(&watch)), [name("all")]);
         watch.labels = labels;
-        assert_eq!(routes.sinks_for(&event, Some(&watch)), [name("all"), name("search")]);
+        assert_eq!(
+            routes.sinks_for(&event, Some(&watch)),
+            [name("all"), name("search")]
+        );
         watch.sinks = Some(vec![name("search")]);
         assert_eq!(routes.sinks_for(&event, Some(&watch)), [name("search")]);
         event.event_type = EventType::RunStarted;
         assert_eq!(routes.sinks_for(&event, Some(&watch)), []);
 
         let reasons = |watch: &Watch| -> Vec<_> {
-            routes.explain(watch).into_iter().map(|explained| explained.why_not.unwrap_or_default()).collect()
+            routes
+                .explain(watch)
+                .into_iter()
+                .map(|explained| explained.why_not.unwrap_or_default())
+                .collect()
         };
         assert_eq!(reasons(&watch), ["the watch names other sinks", ""]);
         watch.sinks = None;
         watch.labels.clear();
-        assert_eq!(reasons(&watch), ["", "the watch lacks the label team=search"]);
+        assert_eq!(
+            reasons(&watch),
+            ["", "the watch lacks the label team=search"]
+        );
         let failures = EventFilter::parse(["run.failed", "watch.*", "api.*"]).unwrap();
-        let routes = Routes(vec![Route { sink: name("ops"), events: failures, labels: Labels::new() }]);
+        let routes = Routes(vec![Route {
+            sink: name("ops"),
+            events: failures,
+            labels: Labels::new(),
+        }]);
         let explained = &routes.explain(&watch)[0];
-        assert_eq!(explained.why_not.as_deref(), Some("its events leave out run.canceled, run.succeeded"));
+        assert_eq!(
+            explained.why_not.as_deref(),
+            Some("its events leave out run.canceled, run.succeeded")
+        );
         assert!(explained.events.contains(&EventType::WatchOverdue));
         assert!(!explained.events.contains(&EventType::ApiRecovered));
     }

@@ -6,8 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::event::passable;
 use super::{
-    Event, EventData, EventType, JsonText, Observation, RunDetails, RunEvent, RunSummary, Status, Timing, Verdict,
-    Watch, WatchSummary,
+    Event, EventData, EventType, JsonText, Observation, RunDetails, RunEvent, RunSummary, Status,
+    Timing, Verdict, Watch, WatchSummary,
 };
 use crate::failpoint::mutant;
 
@@ -107,14 +107,20 @@ impl Step {
     pub fn bytes(&self) -> usize {
         let size = |value: &Option<JsonText>| value.as_ref().map_or(0, |value| value.get().len());
         self.progress.details.as_ref().map_or(0, |details| {
-            size(&details.input) + size(&details.output) + details.error_message.as_ref().map_or(0, String::len)
+            size(&details.input)
+                + size(&details.output)
+                + details.error_message.as_ref().map_or(0, String::len)
         })
     }
 
     /// Leaves out what can be large of the run, input, output and the tail of a long error, and names it in its
     /// events: it takes little memory then until it can be stored.
     pub fn leave_out_values(&mut self) {
-        fn leave_out(values: [(&str, &mut Option<JsonText>); 2], error: &mut Option<String>, named: &mut Vec<String>) {
+        fn leave_out(
+            values: [(&str, &mut Option<JsonText>); 2],
+            error: &mut Option<String>,
+            named: &mut Vec<String>,
+        ) {
             let mut name = |name: &str| {
                 if !named.iter().any(|known| known == name) {
                     named.push(name.to_owned());
@@ -125,7 +131,10 @@ impl Step {
                     name(field);
                 }
             }
-            if let Some(error) = error.as_mut().filter(|error| error.len() > KEPT_ERROR_BYTES) {
+            if let Some(error) = error
+                .as_mut()
+                .filter(|error| error.len() > KEPT_ERROR_BYTES)
+            {
                 error.truncate(error.floor_char_boundary(KEPT_ERROR_BYTES));
                 error.push('…');
                 error.shrink_to_fit();
@@ -133,20 +142,41 @@ impl Step {
             }
         }
         if let Some(details) = &mut self.progress.details {
-            let RunDetails { input, output, error_message, left_out, .. } = details.as_mut();
-            leave_out([("input", input), ("output", output)], error_message, left_out);
+            let RunDetails {
+                input,
+                output,
+                error_message,
+                left_out,
+                ..
+            } = details.as_mut();
+            leave_out(
+                [("input", input), ("output", output)],
+                error_message,
+                left_out,
+            );
         }
         for event in &mut self.events {
             if let EventData::Run(data) = &mut event.data {
-                let RunSummary { input, output, error_message, .. } = &mut data.run;
-                leave_out([("input", input), ("output", output)], error_message, &mut data.truncated);
+                let RunSummary {
+                    input,
+                    output,
+                    error_message,
+                    ..
+                } = &mut data.run;
+                leave_out(
+                    [("input", input), ("output", output)],
+                    error_message,
+                    &mut data.truncated,
+                );
             }
         }
     }
 
     /// Whether its verdict is the status that the API gave, which is for good.
     pub fn ends_by_status(&self) -> bool {
-        let Progress { status, verdict, .. } = &self.progress;
+        let Progress {
+            status, verdict, ..
+        } = &self.progress;
         verdict.is_some() && status.as_ref().and_then(Verdict::of_status) == *verdict
     }
 }
@@ -207,12 +237,16 @@ impl Progress {
     /// How long after the last answer another 404 would mean that the run is not found; `None` while the run is
     /// not missing.
     pub fn grace_left(&self, limits: &Limits) -> Option<Duration> {
-        self.missing_since.map(|_| limits.not_found_grace.saturating_sub(self.missing_for))
+        self.missing_since
+            .map(|_| limits.not_found_grace.saturating_sub(self.missing_for))
     }
 
     /// When the run becomes overdue; `None` when it never does, or was reported as overdue.
     pub fn overdue_at(&self, added_at: Timestamp, limits: &Limits) -> Option<Timestamp> {
-        limits.overdue_after.filter(|_| !self.overdue_told).map(|after| later(added_at, after))
+        limits
+            .overdue_after
+            .filter(|_| !self.overdue_told)
+            .map(|after| later(added_at, after))
     }
 
     /// Moves a watch on by what one poll brought at `now`: the only place where a verdict is given.
@@ -256,16 +290,29 @@ impl Progress {
             PollOutcome::Missing { counted } => {
                 next.polls += 1;
                 next.answered = false;
-                next.missing_for =
-                    if self.missing_since.is_some() { self.missing_for + counted } else { Duration::ZERO };
+                next.missing_for = if self.missing_since.is_some() {
+                    self.missing_for + counted
+                } else {
+                    Duration::ZERO
+                };
                 next.missing_since.get_or_insert(now);
                 if mutant("first-404") || next.missing_for >= limits.not_found_grace {
                     next.verdict = Some(Verdict::NotFound);
                 }
-                why = Some(if self.status.is_some() { GONE } else { NEVER_THERE }.to_owned());
+                why = Some(
+                    if self.status.is_some() {
+                        GONE
+                    } else {
+                        NEVER_THERE
+                    }
+                    .to_owned(),
+                );
                 false
             }
-            PollOutcome::Failed { why: failure, retried } => {
+            PollOutcome::Failed {
+                why: failure,
+                retried,
+            } => {
                 next.polls += 1;
                 next.answered = false;
                 if !mutant("grace-goes-on") {
@@ -274,19 +321,29 @@ impl Progress {
                 (why, last) = (Some(failure), !retried);
                 mutant("failure-is-late")
             }
-            PollOutcome::NotPolled { stands, why: obstacle } => {
+            PollOutcome::NotPolled {
+                stands,
+                why: obstacle,
+            } => {
                 why = Some(obstacle);
                 self.answered && stands
             }
         };
         if next.verdict.is_none() && now >= watch.deadline_at && last {
-            next.verdict = Some(if still_going { Verdict::TimedOut } else { Verdict::Unreachable });
+            next.verdict = Some(if still_going {
+                Verdict::TimedOut
+            } else {
+                Verdict::Unreachable
+            });
         }
-        let why = why.filter(|_| matches!(next.verdict, Some(Verdict::NotFound | Verdict::Unreachable)));
+        let why =
+            why.filter(|_| matches!(next.verdict, Some(Verdict::NotFound | Verdict::Unreachable)));
         match next.verdict {
             Some(verdict) => told.push(verdict.event_type()),
             None => {
-                let overdue_at = limits.overdue_after.map(|after| later(watch.added_at, after));
+                let overdue_at = limits
+                    .overdue_after
+                    .map(|after| later(watch.added_at, after));
                 if still_going && !self.overdue_told && overdue_at.is_some_and(|at| now >= at) {
                     next.overdue_told = true;
                     told.push(EventType::WatchOverdue);
@@ -296,7 +353,11 @@ impl Progress {
         let event = |event_type: EventType| {
             let mut data = next.describe(watch, now, limits);
             data.reason = why.clone().filter(|_| event_type.verdict().is_some());
-            Event { event_type, timestamp: now, data: EventData::Run(Box::new(data)) }
+            Event {
+                event_type,
+                timestamp: now,
+                data: EventData::Run(Box::new(data)),
+            }
         };
         let events = told.into_iter().map(event).collect();
         Ok(Step {
@@ -322,14 +383,20 @@ impl Progress {
                 version_id: details.version_id.clone(),
                 deployment_id: details.deployment_id.clone(),
                 project: details.project.clone(),
-                status: self.status.as_ref().map(|status| status.as_str().to_owned()),
+                status: self
+                    .status
+                    .as_ref()
+                    .map(|status| status.as_str().to_owned()),
                 input,
                 output,
                 error_message: details.error_message.clone(),
                 created_at: details.created_at,
                 started_at: details.started_at,
                 completed_at: details.completed_at,
-                url: limits.run_url.as_ref().map(|url| url.replace("{run_id}", watch.run_id.as_str())),
+                url: limits
+                    .run_url
+                    .as_ref()
+                    .map(|url| url.replace("{run_id}", watch.run_id.as_str())),
             },
             watch: WatchSummary {
                 name: watch.name.clone(),
@@ -348,7 +415,10 @@ impl Progress {
     /// was taken up, and nothing says that it ended after that.
     fn ended_unwatched(&self, details: &RunDetails) -> bool {
         let ended = self.status.as_ref().and_then(Verdict::of_status).is_some();
-        let ended_after = |at: Timestamp| at.saturating_add(API_TIME_PRECISION).is_ok_and(|end| end > self.taken_up_at);
+        let ended_after = |at: Timestamp| {
+            at.saturating_add(API_TIME_PRECISION)
+                .is_ok_and(|end| end > self.taken_up_at)
+        };
         ended && !self.seen_going && !details.completed_at.is_some_and(ended_after)
     }
 }
@@ -392,30 +462,48 @@ mod tests {
     }
 
     fn seen_with(status: &str, details: RunDetails) -> PollOutcome {
-        PollOutcome::Seen(Box::new(Observation { status: Status::from_api(status), details }))
+        PollOutcome::Seen(Box::new(Observation {
+            status: Status::from_api(status),
+            details,
+        }))
     }
 
     fn failed() -> PollOutcome {
-        PollOutcome::Failed { why: "502 Bad Gateway".to_owned(), retried: false }
+        PollOutcome::Failed {
+            why: "502 Bad Gateway".to_owned(),
+            retried: false,
+        }
     }
 
     fn not_polled(stands: bool) -> PollOutcome {
-        PollOutcome::NotPolled { stands, why: "not polled since 10:21".to_owned() }
+        PollOutcome::NotPolled {
+            stands,
+            why: "not polled since 10:21".to_owned(),
+        }
     }
 
     /// A 404, and how many seconds since the answer before count.
     fn missing(counted: u64) -> PollOutcome {
-        PollOutcome::Missing { counted: Duration::from_secs(counted) }
+        PollOutcome::Missing {
+            counted: Duration::from_secs(counted),
+        }
     }
 
     /// Feeds answers at the given seconds and returns the events, as words with their seconds.
-    fn play(deadline: i64, answers: Vec<(i64, PollOutcome)>) -> (Progress, Vec<(i64, &'static str)>) {
+    fn play(
+        deadline: i64,
+        answers: Vec<(i64, PollOutcome)>,
+    ) -> (Progress, Vec<(i64, &'static str)>) {
         let (watch, limits) = (watch(deadline), limits());
         let mut progress = Progress::begin(time(0));
         let mut told = Vec::new();
         for (at, answer) in answers {
             let step = progress.step(&watch, answer, time(at), &limits).unwrap();
-            told.extend(step.events.iter().map(|event| (at, event.event_type.as_str())));
+            told.extend(
+                step.events
+                    .iter()
+                    .map(|event| (at, event.event_type.as_str())),
+            );
             progress = step.progress;
         }
         (progress, told)
@@ -423,16 +511,26 @@ mod tests {
 
     #[test]
     fn a_run_is_followed_to_its_end() {
-        let answers = vec![(0, seen("pending")), (2, seen("running")), (4, seen("running")), (6, seen("failed"))];
+        let answers = vec![
+            (0, seen("pending")),
+            (2, seen("running")),
+            (4, seen("running")),
+            (6, seen("failed")),
+        ];
         let (progress, told) = play(100, answers);
         assert_eq!(told, [(2, "run.started"), (6, "run.failed")]);
-        assert_eq!((progress.verdict, progress.polls), (Some(Verdict::Failed), 4));
+        assert_eq!(
+            (progress.verdict, progress.polls),
+            (Some(Verdict::Failed), 4)
+        );
     }
 
     #[test]
     fn a_step_is_news_where_a_status_the_presence_or_an_event_is_new() {
         let (watch, limits) = (watch(1000), limits());
-        let step = |progress: &Progress, at, answer| progress.step(&watch, answer, time(at), &limits).unwrap();
+        let step = |progress: &Progress, at, answer| {
+            progress.step(&watch, answer, time(at), &limits).unwrap()
+        };
         let begun = Progress::begin(time(0));
         assert!(!step(&begun, 1, failed()).is_news());
         let pending = step(&begun, 1, seen("pending"));
@@ -448,8 +546,15 @@ mod tests {
     #[test]
     fn only_a_verdict_that_the_api_gave_as_a_status_is_for_good() {
         let (watch, limits) = (watch(100), limits());
-        let running = Progress::begin(time(0)).step(&watch, seen("running"), time(1), &limits).unwrap();
-        let after = |at, answer| running.progress.step(&watch, answer, time(at), &limits).unwrap();
+        let running = Progress::begin(time(0))
+            .step(&watch, seen("running"), time(1), &limits)
+            .unwrap();
+        let after = |at, answer| {
+            running
+                .progress
+                .step(&watch, answer, time(at), &limits)
+                .unwrap()
+        };
         assert!(!running.ends_by_status());
         for (at, answer, verdict, by_status) in [
             (2, seen("succeeded"), Verdict::Succeeded, true),
@@ -459,19 +564,33 @@ mod tests {
             (100, failed(), Verdict::Unreachable, false),
         ] {
             let step = after(at, answer);
-            assert_eq!((step.progress.verdict, step.ends_by_status()), (Some(verdict), by_status));
+            assert_eq!(
+                (step.progress.verdict, step.ends_by_status()),
+                (Some(verdict), by_status)
+            );
         }
     }
 
     #[test]
     fn both_spellings_of_canceled_count() {
-        assert_eq!(play(100, vec![(0, seen("canceled"))]).1, [(0, "run.canceled")]);
-        assert_eq!(play(100, vec![(0, seen("cancelled"))]).1, [(0, "run.canceled")]);
+        assert_eq!(
+            play(100, vec![(0, seen("canceled"))]).1,
+            [(0, "run.canceled")]
+        );
+        assert_eq!(
+            play(100, vec![(0, seen("cancelled"))]).1,
+            [(0, "run.canceled")]
+        );
     }
 
     #[test]
     fn a_status_may_be_unknown_or_go_backwards() {
-        let answers = vec![(0, seen("running")), (1, seen("COMPLETED")), (2, seen("pending")), (3, seen("running"))];
+        let answers = vec![
+            (0, seen("running")),
+            (1, seen("COMPLETED")),
+            (2, seen("pending")),
+            (3, seen("running")),
+        ];
         let (progress, told) = play(100, answers);
         assert_eq!(told, [(0, "run.started")]);
         assert_eq!(progress.status, Some(Status::Running));
@@ -481,24 +600,56 @@ mod tests {
     fn missing_for_all_of_the_grace_is_not_found() {
         let miss = |at, counted| (at, missing(counted));
         assert_eq!(play(1000, vec![miss(0, 0), miss(119, 119)]).1, []);
-        assert_eq!(play(1000, vec![miss(0, 0), miss(119, 119), miss(120, 1)]).1, [(120, "watch.not_found")]);
+        assert_eq!(
+            play(1000, vec![miss(0, 0), miss(119, 119), miss(120, 1)]).1,
+            [(120, "watch.not_found")]
+        );
         // Seen in between: the grace begins anew. So it does after a failed poll, which may hide anything.
-        let gone = vec![miss(0, 0), (100, seen("running")), miss(130, 30), miss(249, 119), miss(250, 1)];
-        assert_eq!(play(1000, gone).1, [(100, "run.started"), (250, "watch.not_found")]);
-        let unheard = vec![miss(0, 0), (119, failed()), miss(120, 1), miss(239, 119), miss(240, 1)];
+        let gone = vec![
+            miss(0, 0),
+            (100, seen("running")),
+            miss(130, 30),
+            miss(249, 119),
+            miss(250, 1),
+        ];
+        assert_eq!(
+            play(1000, gone).1,
+            [(100, "run.started"), (250, "watch.not_found")]
+        );
+        let unheard = vec![
+            miss(0, 0),
+            (119, failed()),
+            miss(120, 1),
+            miss(239, 119),
+            miss(240, 1),
+        ];
         assert_eq!(play(1000, unheard).1, [(240, "watch.not_found")]);
     }
 
     #[test]
     fn only_time_in_which_polls_were_made_counts_for_the_grace() {
-        let gap = vec![(0, missing(0)), (600, missing(0)), (610, missing(10)), (900, missing(0)), (1009, missing(109))];
+        let gap = vec![
+            (0, missing(0)),
+            (600, missing(0)),
+            (610, missing(10)),
+            (900, missing(0)),
+            (1009, missing(109)),
+        ];
         assert_eq!(play(2000, gap.clone()).1, []);
         let longer = gap.into_iter().chain([(1010, missing(1))]).collect();
         assert_eq!(play(2000, longer).1, [(1010, "watch.not_found")]);
-        let left = |answers| play(2000, answers).0.grace_left(&limits()).map(|left| left.as_secs());
+        let left = |answers| {
+            play(2000, answers)
+                .0
+                .grace_left(&limits())
+                .map(|left| left.as_secs())
+        };
         assert_eq!(left(vec![(0, seen("running"))]), None);
         assert_eq!(left(vec![(0, missing(0))]), Some(120));
-        assert_eq!(left(vec![(0, missing(0)), (600, missing(0)), (610, missing(10))]), Some(110));
+        assert_eq!(
+            left(vec![(0, missing(0)), (600, missing(0)), (610, missing(10))]),
+            Some(110)
+        );
     }
 
     #[test]
@@ -509,17 +660,34 @@ mod tests {
             let mut reason = None;
             for (at, answer) in answers {
                 let step = progress.step(&watch, answer, time(at), &limits).unwrap();
-                reason = step.events.last().and_then(Event::run).and_then(|data| data.reason.clone());
+                reason = step
+                    .events
+                    .last()
+                    .and_then(Event::run)
+                    .and_then(|data| data.reason.clone());
                 progress = step.progress;
             }
             reason
         };
-        assert_eq!(reason(vec![(1000, failed())]).as_deref(), Some("502 Bad Gateway"));
-        assert_eq!(reason(vec![(1000, not_polled(false))]).as_deref(), Some("not polled since 10:21"));
-        assert_eq!(reason(vec![(0, missing(0)), (200, missing(200))]).as_deref(), Some(NEVER_THERE));
+        assert_eq!(
+            reason(vec![(1000, failed())]).as_deref(),
+            Some("502 Bad Gateway")
+        );
+        assert_eq!(
+            reason(vec![(1000, not_polled(false))]).as_deref(),
+            Some("not polled since 10:21")
+        );
+        assert_eq!(
+            reason(vec![(0, missing(0)), (200, missing(200))]).as_deref(),
+            Some(NEVER_THERE)
+        );
         let gone = vec![(0, seen("running")), (1, missing(1)), (200, missing(200))];
         assert_eq!(reason(gone).as_deref(), Some(GONE));
-        assert_eq!(reason(vec![(0, seen("running")), (1000, not_polled(true))]), None, "timed_out");
+        assert_eq!(
+            reason(vec![(0, seen("running")), (1000, not_polled(true))]),
+            None,
+            "timed_out"
+        );
         assert_eq!(reason(vec![(1000, seen("failed"))]), None);
     }
 
@@ -527,14 +695,25 @@ mod tests {
     fn what_was_answered_counts_though_it_could_not_be_stored() {
         let (watch, limits) = (watch(1000), limits());
         let (mut progress, _) = play(1000, vec![(0, missing(0))]);
-        let refused = progress.step(&watch, seen("running"), time(100), &limits).unwrap();
+        let refused = progress
+            .step(&watch, seen("running"), time(100), &limits)
+            .unwrap();
         progress.carry_over(&refused.progress, time(100));
         let missed = |progress: &Progress, at, counted| {
-            progress.step(&watch, missing(counted), time(at), &limits).unwrap().progress
+            progress
+                .step(&watch, missing(counted), time(at), &limits)
+                .unwrap()
+                .progress
         };
-        assert_eq!(missed(&progress, 219, 119).verdict, None, "it was there at 100 s");
+        assert_eq!(
+            missed(&progress, 219, 119).verdict,
+            None,
+            "it was there at 100 s"
+        );
         assert_eq!(missed(&progress, 220, 120).verdict, Some(Verdict::NotFound));
-        let late = progress.step(&watch, not_polled(true), time(1000), &limits).unwrap();
+        let late = progress
+            .step(&watch, not_polled(true), time(1000), &limits)
+            .unwrap();
         assert_eq!(late.progress.verdict, Some(Verdict::TimedOut));
         // An end of the grace period that could not be stored comes with the next 404.
         let (mut progress, _) = play(1000, vec![(0, missing(0)), (100, missing(100))]);
@@ -546,57 +725,133 @@ mod tests {
 
     #[test]
     fn at_the_deadline_the_last_answer_decides() {
-        assert_eq!(play(10, vec![(0, seen("running")), (10, seen("running"))]).1[1], (10, "watch.timed_out"));
-        assert_eq!(play(10, vec![(10, seen("succeeded"))]).1, [(10, "run.succeeded")]);
+        assert_eq!(
+            play(10, vec![(0, seen("running")), (10, seen("running"))]).1[1],
+            (10, "watch.timed_out")
+        );
+        assert_eq!(
+            play(10, vec![(10, seen("succeeded"))]).1,
+            [(10, "run.succeeded")]
+        );
         for no_answer in [failed(), missing(0), not_polled(false)] {
-            assert_eq!(play(10, vec![(0, seen("pending")), (10, no_answer)]).1, [(10, "watch.unreachable")]);
+            assert_eq!(
+                play(10, vec![(0, seen("pending")), (10, no_answer)]).1,
+                [(10, "watch.unreachable")]
+            );
         }
         // Where the API may not be asked any more, that is the last poll made.
-        let after = |before| play(10, vec![(0, seen("pending")), (5, before), (10, not_polled(true))]).1;
+        let after = |before| {
+            play(
+                10,
+                vec![(0, seen("pending")), (5, before), (10, not_polled(true))],
+            )
+            .1
+        };
         assert_eq!(after(seen("pending")), [(10, "watch.timed_out")]);
         assert_eq!(after(failed()), [(10, "watch.unreachable")]);
         assert_eq!(after(missing(0)), [(10, "watch.unreachable")]);
-        assert_eq!(play(10, vec![(10, not_polled(true))]).1, [(10, "watch.unreachable")]);
+        assert_eq!(
+            play(10, vec![(10, not_polled(true))]).1,
+            [(10, "watch.unreachable")]
+        );
         assert_eq!(play(10, vec![(9, failed())]).1, []);
         // A failure that another poll follows decides nothing.
-        let retried = || PollOutcome::Failed { why: "no connection".to_owned(), retried: true };
-        assert_eq!(play(10, vec![(70, retried()), (71, seen("succeeded"))]).1, [(71, "run.succeeded")]);
-        assert_eq!(play(10, vec![(70, retried()), (71, failed())]).1, [(71, "watch.unreachable")]);
+        let retried = || PollOutcome::Failed {
+            why: "no connection".to_owned(),
+            retried: true,
+        };
+        assert_eq!(
+            play(10, vec![(70, retried()), (71, seen("succeeded"))]).1,
+            [(71, "run.succeeded")]
+        );
+        assert_eq!(
+            play(10, vec![(70, retried()), (71, failed())]).1,
+            [(71, "watch.unreachable")]
+        );
     }
 
     #[test]
     fn overdue_is_told_once_and_only_of_a_run_seen_going() {
-        let answers = vec![(0, seen("running")), (601, failed()), (602, seen("running")), (603, seen("running"))];
-        assert_eq!(play(1000, answers).1, [(0, "run.started"), (602, "watch.overdue")]);
+        let answers = vec![
+            (0, seen("running")),
+            (601, failed()),
+            (602, seen("running")),
+            (603, seen("running")),
+        ];
+        assert_eq!(
+            play(1000, answers).1,
+            [(0, "run.started"), (602, "watch.overdue")]
+        );
     }
 
     #[test]
     fn late_means_over_before_anyone_watched() {
-        let ended = |at: Option<i64>| RunDetails { completed_at: at.map(time), ..RunDetails::default() };
+        let ended = |at: Option<i64>| RunDetails {
+            completed_at: at.map(time),
+            ..RunDetails::default()
+        };
         let late = |answers: Vec<(i64, PollOutcome)>| {
             let (progress, _) = play(100, answers);
-            progress.describe(&watch(100), time(50), &limits()).watch.late
+            progress
+                .describe(&watch(100), time(50), &limits())
+                .watch
+                .late
         };
         assert!(late(vec![(1, seen_with("succeeded", ended(Some(-60))))]));
         assert!(late(vec![(1, seen_with("succeeded", ended(None)))]));
         assert!(!late(vec![(1, seen_with("succeeded", ended(Some(0))))]));
-        assert!(!late(vec![(1, seen("running")), (2, seen_with("succeeded", ended(Some(-60))))]));
+        assert!(!late(vec![
+            (1, seen("running")),
+            (2, seen_with("succeeded", ended(Some(-60))))
+        ]));
         let (progress, _) = play(100, vec![(1, seen("running"))]);
-        let resumed = Progress { status: progress.status, ..Progress::begin(time(30)) };
-        let step = resumed.step(&watch(100), seen_with("failed", ended(Some(20))), time(31), &limits()).unwrap();
-        let EventData::Run(data) = &step.events[0].data else { panic!("about a run") };
+        let resumed = Progress {
+            status: progress.status,
+            ..Progress::begin(time(30))
+        };
+        let step = resumed
+            .step(
+                &watch(100),
+                seen_with("failed", ended(Some(20))),
+                time(31),
+                &limits(),
+            )
+            .unwrap();
+        let EventData::Run(data) = &step.events[0].data else {
+            panic!("about a run")
+        };
         assert!(data.watch.late);
-        assert_eq!(data.run.url.as_deref(), Some("https://console.example/run_1"));
+        assert_eq!(
+            data.run.url.as_deref(),
+            Some("https://console.example/run_1")
+        );
         assert_eq!(data.timing.detected_after_ms, Some(11_000));
     }
 
     #[test]
     fn what_is_left_out_of_a_step_is_named_once_and_the_verdict_stays() {
-        let value = |text: &str| Some(serde_json::value::to_raw_value(&text.repeat(4000)).unwrap().into());
+        let value = |text: &str| {
+            Some(
+                serde_json::value::to_raw_value(&text.repeat(4000))
+                    .unwrap()
+                    .into(),
+            )
+        };
         let error_message = Some("ä".repeat(1000));
-        let details = RunDetails { input: value("in"), output: value("out"), error_message, ..RunDetails::default() };
-        let mut step =
-            Progress::begin(time(0)).step(&watch(100), seen_with("failed", details), time(1), &limits()).unwrap();
+        let details = RunDetails {
+            input: value("in"),
+            output: value("out"),
+            error_message,
+            ..RunDetails::default()
+        };
+        let mut step = Progress::begin(time(0))
+            .step(
+                &watch(100),
+                seen_with("failed", details),
+                time(1),
+                &limits(),
+            )
+            .unwrap();
         assert!(step.bytes() > 20_000);
         step.leave_out_values();
         step.leave_out_values();
@@ -605,17 +860,26 @@ mod tests {
         let data = step.events[0].run().unwrap();
         assert_eq!(data.truncated, ["input", "output", "error_message"]);
         assert!(data.run.input.is_none() && data.run.output.is_none());
-        assert_eq!(data.run.error_message.as_ref().unwrap().chars().last(), Some('…'));
+        assert_eq!(
+            data.run.error_message.as_ref().unwrap().chars().last(),
+            Some('…')
+        );
     }
 
     #[test]
     fn too_deep_json_is_left_out_and_named() {
         let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
         let output = JsonText::new(deep).unwrap();
-        let details = RunDetails { output: Some(output), ..RunDetails::default() };
+        let details = RunDetails {
+            output: Some(output),
+            ..RunDetails::default()
+        };
         let (progress, _) = play(100, vec![(1, seen_with("succeeded", details))]);
         let data = progress.describe(&watch(100), time(50), &limits());
-        assert_eq!((data.run.output.is_none(), data.truncated), (true, vec!["output".to_owned()]));
+        assert_eq!(
+            (data.run.output.is_none(), data.truncated),
+            (true, vec!["output".to_owned()])
+        );
     }
 
     fn any_answer() -> impl Strategy<Value = PollOutcome> {

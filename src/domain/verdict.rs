@@ -28,7 +28,9 @@ impl FoundBy {
 
     /// Reads the word of [`FoundBy::as_str`].
     pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|found_by| found_by.as_str() == word)
+        Self::ALL
+            .into_iter()
+            .find(|found_by| found_by.as_str() == word)
     }
 }
 
@@ -51,8 +53,14 @@ pub enum Verdict {
 
 impl Verdict {
     /// Every verdict, the worst first: the order that decides the exit code for several runs.
-    pub const WORST_FIRST: [Self; 6] =
-        [Self::Failed, Self::TimedOut, Self::Unreachable, Self::NotFound, Self::Canceled, Self::Succeeded];
+    pub const WORST_FIRST: [Self; 6] = [
+        Self::Failed,
+        Self::TimedOut,
+        Self::Unreachable,
+        Self::NotFound,
+        Self::Canceled,
+        Self::Succeeded,
+    ];
 
     /// The verdict that a status stands for, if the status is final.
     pub fn of_status(status: &Status) -> Option<Self> {
@@ -60,7 +68,9 @@ impl Verdict {
             Status::Succeeded => Some(Self::Succeeded),
             Status::Failed => Some(Self::Failed),
             Status::Canceled => Some(Self::Canceled),
-            Status::Unknown(text) if mutant("unknown-is-final") && text.eq_ignore_ascii_case("succeeded") => {
+            Status::Unknown(text)
+                if mutant("unknown-is-final") && text.eq_ignore_ascii_case("succeeded") =>
+            {
                 Some(Self::Succeeded)
             }
             Status::Pending | Status::Running | Status::Unknown(_) => None,
@@ -81,7 +91,9 @@ impl Verdict {
 
     /// Reads the word of [`Verdict::as_str`].
     pub fn from_word(word: &str) -> Option<Self> {
-        Self::WORST_FIRST.into_iter().find(|verdict| verdict.as_str() == word)
+        Self::WORST_FIRST
+            .into_iter()
+            .find(|verdict| verdict.as_str() == word)
     }
 
     /// The exit code of `runwatch wait` for this verdict.
@@ -110,7 +122,9 @@ impl Verdict {
 
     /// The worst of several verdicts, if there is one at all.
     pub fn worst(verdicts: impl IntoIterator<Item = Self>) -> Option<Self> {
-        verdicts.into_iter().min_by_key(|verdict| Self::WORST_FIRST.iter().position(|other| other == verdict))
+        verdicts
+            .into_iter()
+            .min_by_key(|verdict| Self::WORST_FIRST.iter().position(|other| other == verdict))
     }
 }
 
@@ -126,10 +140,18 @@ mod tests {
 
     #[test]
     fn the_worst_verdict_follows_the_documented_order() {
-        let worst = |words: &[&str]| Verdict::worst(words.iter().filter_map(|word| Verdict::from_word(word)));
+        let worst = |words: &[&str]| {
+            Verdict::worst(words.iter().filter_map(|word| Verdict::from_word(word)))
+        };
         assert_eq!(worst(&["succeeded", "canceled"]), Some(Verdict::Canceled));
-        assert_eq!(worst(&["not_found", "unreachable", "timed_out"]), Some(Verdict::TimedOut));
-        assert_eq!(worst(&["timed_out", "failed", "succeeded"]), Some(Verdict::Failed));
+        assert_eq!(
+            worst(&["not_found", "unreachable", "timed_out"]),
+            Some(Verdict::TimedOut)
+        );
+        assert_eq!(
+            worst(&["timed_out", "failed", "succeeded"]),
+            Some(Verdict::Failed)
+        );
         assert_eq!(worst(&[]), None);
     }
 
@@ -137,7 +159,9 @@ mod tests {
     fn words_and_codes_are_distinct() {
         for verdict in Verdict::WORST_FIRST {
             assert_eq!(Verdict::from_word(verdict.as_str()), Some(verdict));
-            let same_code = Verdict::WORST_FIRST.into_iter().filter(|v| v.exit_code() == verdict.exit_code());
+            let same_code = Verdict::WORST_FIRST
+                .into_iter()
+                .filter(|v| v.exit_code() == verdict.exit_code());
             assert_eq!(same_code.count(), 1);
         }
     }

@@ -31,18 +31,30 @@ const SLACK_CHARS: usize = 4000;
 const NTFY_BYTES: usize = 4096;
 
 fn json_body(value: &serde_json::Value) -> Body {
-    Body { content_type: "application/json", text: value.to_string(), headers: HeaderMap::new() }
+    Body {
+        content_type: "application/json",
+        text: value.to_string(),
+        headers: HeaderMap::new(),
+    }
 }
 
 fn colour(summary: &Summary) -> u32 {
-    if summary.weight == Severity::Good { GOOD_COLOUR } else { BAD_COLOUR }
+    if summary.weight == Severity::Good {
+        GOOD_COLOUR
+    } else {
+        BAD_COLOUR
+    }
 }
 
 /// Slack incoming webhook (docs.slack.dev, "Sending messages using incoming webhooks" and "Formatting
 /// message text"): `&`, `<` and `>` are escaped, which also keeps `<!channel>` from being a mention.
 pub(super) fn slack(event: &Event) -> Body {
     let summary = summary::of(event);
-    let escape = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let escape = |text: &str| {
+        text.replace('&', "&amp;")
+            .replace('<', "&lt;")
+            .replace('>', "&gt;")
+    };
     let title = escape(&summary.title);
     let title = match &summary.url {
         Some(url) => format!("*<{}|{title}>*", escape(url).replace('|', "%7C")),
@@ -64,13 +76,21 @@ pub(super) fn slack(event: &Event) -> Body {
 /// mentioned, and markdown is escaped.
 pub(super) fn discord(event: &Event) -> Body {
     let summary = summary::of(event);
-    let lines: Vec<_> = summary.lines.iter().map(|line| escape_markdown(line)).collect();
+    let lines: Vec<_> = summary
+        .lines
+        .iter()
+        .map(|line| escape_markdown(line))
+        .collect();
     let mut embed = json!({
         "title": cut(escape_markdown(&summary.title), DISCORD_TITLE_CHARS),
         "description": cut(lines.join("\n"), DISCORD_TEXT_CHARS),
         "color": colour(&summary),
     });
-    if let Some(url) = summary.url.as_ref().filter(|url| url.len() <= MAX_LINK_BYTES) {
+    if let Some(url) = summary
+        .url
+        .as_ref()
+        .filter(|url| url.len() <= MAX_LINK_BYTES)
+    {
         embed["url"] = url.as_str().into();
     }
     json_body(&json!({ "embeds": [embed], "allowed_mentions": { "parse": [] } }))
@@ -80,12 +100,19 @@ pub(super) fn discord(event: &Event) -> Body {
 /// Adaptive Card (adaptivecards.io). Text blocks read some markdown, which is escaped.
 pub(super) fn teams(event: &Event) -> Body {
     let summary = summary::of(event);
-    let colour = if summary.weight == Severity::Good { "Good" } else { "Attention" };
-    let block = |text: &str| json!({ "type": "TextBlock", "text": escape_markdown(text), "wrap": true });
+    let colour = if summary.weight == Severity::Good {
+        "Good"
+    } else {
+        "Attention"
+    };
+    let block =
+        |text: &str| json!({ "type": "TextBlock", "text": escape_markdown(text), "wrap": true });
     let mut title = block(&summary.title);
     title["weight"] = "Bolder".into();
     title["color"] = colour.into();
-    let blocks: Vec<_> = std::iter::once(title).chain(summary.lines.iter().map(|line| block(line))).collect();
+    let blocks: Vec<_> = std::iter::once(title)
+        .chain(summary.lines.iter().map(|line| block(line)))
+        .collect();
     let mut card = json!({
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
         "type": "AdaptiveCard",
@@ -93,7 +120,8 @@ pub(super) fn teams(event: &Event) -> Body {
         "body": blocks,
     });
     if let Some(url) = &summary.url {
-        card["actions"] = json!([{ "type": "Action.OpenUrl", "title": "Open the run", "url": url }]);
+        card["actions"] =
+            json!([{ "type": "Action.OpenUrl", "title": "Open the run", "url": url }]);
     }
     json_body(&json!({
         "type": "message",
@@ -112,7 +140,10 @@ pub(super) fn ntfy(event: &Event) -> Body {
     } else if summary.title.is_ascii() && !summary.title.contains("=?") {
         (Some(summary.title), summary.lines.join("\n"))
     } else {
-        (Some(format!("=?UTF-8?B?{}?=", STANDARD.encode(&summary.title))), summary.lines.join("\n"))
+        (
+            Some(format!("=?UTF-8?B?{}?=", STANDARD.encode(&summary.title))),
+            summary.lines.join("\n"),
+        )
     };
     let (priority, tags) = match summary.weight {
         Severity::Good => ("default", "white_check_mark"),
@@ -127,13 +158,20 @@ pub(super) fn ntfy(event: &Event) -> Body {
         }
     }
     let text = one_piece(text, NTFY_BYTES);
-    Body { content_type: "text/plain; charset=utf-8", text, headers }
+    Body {
+        content_type: "text/plain; charset=utf-8",
+        text,
+        headers,
+    }
 }
 
 /// Whether the service of a format may report a failure in the body of a 2xx.
 pub(super) fn explains(format: &WebhookFormat) -> bool {
     match format {
-        WebhookFormat::Slack | WebhookFormat::Discord | WebhookFormat::Teams | WebhookFormat::Ntfy => true,
+        WebhookFormat::Slack
+        | WebhookFormat::Discord
+        | WebhookFormat::Teams
+        | WebhookFormat::Ntfy => true,
         WebhookFormat::Standard | WebhookFormat::Template { .. } => false,
     }
 }
@@ -159,7 +197,12 @@ pub(super) struct Failure {
 pub(super) fn failure(format: &WebhookFormat, body: &[u8]) -> Option<Failure> {
     let text = String::from_utf8_lossy(body);
     let text = trimmed(&text);
-    let failed = |message: &str| Some(Failure { message: message.to_owned(), retry_after: None });
+    let failed = |message: &str| {
+        Some(Failure {
+            message: message.to_owned(),
+            retry_after: None,
+        })
+    };
     if let Ok(json) = serde_json::from_str::<Value>(text) {
         return reported(&json);
     }
@@ -169,14 +212,37 @@ pub(super) fn failure(format: &WebhookFormat, body: &[u8]) -> Option<Failure> {
     match format {
         WebhookFormat::Teams => {
             let said = text.to_lowercase();
-            let words = ["fail", "error", "invalid", "bad request", "bad payload", "denied", "too many", "throttl"];
-            words.iter().any(|word| said.contains(word)).then(|| failed(text)).flatten()
+            let words = [
+                "fail",
+                "error",
+                "invalid",
+                "bad request",
+                "bad payload",
+                "denied",
+                "too many",
+                "throttl",
+            ];
+            words
+                .iter()
+                .any(|word| said.contains(word))
+                .then(|| failed(text))
+                .flatten()
         }
         WebhookFormat::Slack => {
-            let is_word = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-            if is_word && text != "ok" { failed(text) } else { None }
+            let is_word = !text.is_empty()
+                && text
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+            if is_word && text != "ok" {
+                failed(text)
+            } else {
+                None
+            }
         }
-        WebhookFormat::Discord | WebhookFormat::Ntfy | WebhookFormat::Standard | WebhookFormat::Template { .. } => None,
+        WebhookFormat::Discord
+        | WebhookFormat::Ntfy
+        | WebhookFormat::Standard
+        | WebhookFormat::Template { .. } => None,
     }
 }
 
@@ -193,10 +259,23 @@ fn reported(json: &Value) -> Option<Failure> {
     if !(no("ok") || no("success") || is_error || coded || limited) {
         return None;
     }
-    let texts = [&json["error"]["message"], &json["error"], &json["message"], &json["description"]];
-    let text = texts.into_iter().find_map(Value::as_str).filter(|text| !text.is_empty());
-    let retry_after = json["retry_after"].as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    Some(Failure { message: text.unwrap_or("no reason is given").to_owned(), retry_after })
+    let texts = [
+        &json["error"]["message"],
+        &json["error"],
+        &json["message"],
+        &json["description"],
+    ];
+    let text = texts
+        .into_iter()
+        .find_map(Value::as_str)
+        .filter(|text| !text.is_empty());
+    let retry_after = json["retry_after"]
+        .as_f64()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    Some(Failure {
+        message: text.unwrap_or("no reason is given").to_owned(),
+        retry_after,
+    })
 }
 
 /// The beginning of an escaped text, at most `limit` characters, with no half of an escape at its end.
@@ -225,7 +304,10 @@ fn one_piece(mut text: String, most: usize) -> String {
 fn escape_markdown(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len() + 8);
     for c in text.chars() {
-        if matches!(c, '\\' | '*' | '_' | '~' | '`' | '|' | '>' | '<' | '#' | '[' | ']' | '(' | ')' | '@') {
+        if matches!(
+            c,
+            '\\' | '*' | '_' | '~' | '`' | '|' | '>' | '<' | '#' | '[' | ']' | '(' | ')' | '@'
+        ) {
             escaped.push('\\');
         }
         escaped.push(c);
@@ -240,7 +322,10 @@ mod tests {
     use crate::notify::summary::tests::event;
 
     fn hostile() -> Event {
-        event(EventType::RunFailed, Some("<!channel> @everyone **now** [x](http://evil.example) & \x1b[31m\u{202e}"))
+        event(
+            EventType::RunFailed,
+            Some("<!channel> @everyone **now** [x](http://evil.example) & \x1b[31m\u{202e}"),
+        )
     }
 
     fn pretty(body: &Body) -> String {
@@ -250,26 +335,37 @@ mod tests {
 
     #[test]
     fn slack_messages() {
-        insta::assert_snapshot!("slack_succeeded", pretty(&slack(&event(EventType::RunSucceeded, None))));
+        insta::assert_snapshot!(
+            "slack_succeeded",
+            pretty(&slack(&event(EventType::RunSucceeded, None)))
+        );
         insta::assert_snapshot!("slack_hostile", pretty(&slack(&hostile())));
     }
 
     #[test]
     fn discord_messages() {
-        insta::assert_snapshot!("discord_succeeded", pretty(&discord(&event(EventType::RunSucceeded, None))));
+        insta::assert_snapshot!(
+            "discord_succeeded",
+            pretty(&discord(&event(EventType::RunSucceeded, None)))
+        );
         insta::assert_snapshot!("discord_hostile", pretty(&discord(&hostile())));
     }
 
     #[test]
     fn teams_messages() {
-        insta::assert_snapshot!("teams_succeeded", pretty(&teams(&event(EventType::RunSucceeded, None))));
+        insta::assert_snapshot!(
+            "teams_succeeded",
+            pretty(&teams(&event(EventType::RunSucceeded, None)))
+        );
         insta::assert_snapshot!("teams_hostile", pretty(&teams(&hostile())));
     }
 
     #[test]
     fn a_long_title_fits_into_what_discord_takes() {
         let mut long = event(EventType::WatchNotFound, None);
-        let crate::domain::EventData::Run(data) = &mut long.data else { panic!("about a run") };
+        let crate::domain::EventData::Run(data) = &mut long.data else {
+            panic!("about a run")
+        };
         for id in ["_".repeat(128), format!("a{}", "_".repeat(127))] {
             data.run.id = crate::domain::RunId::new(&id).unwrap();
             let body: Value = serde_json::from_str(
@@ -297,22 +393,45 @@ mod tests {
                 "Webhook message delivery failed with error: Microsoft Teams endpoint returned HTTP error 429 with ContextId x",
                 "429",
             ),
-            (Teams, "Summary or Text is required: Bad payload received", "Bad payload"),
-            (Teams, "{\"error\":{\"code\":\"x\",\"message\":\"the flow is off\"}}", "the flow is off"),
+            (
+                Teams,
+                "Summary or Text is required: Bad payload received",
+                "Bad payload",
+            ),
+            (
+                Teams,
+                "{\"error\":{\"code\":\"x\",\"message\":\"the flow is off\"}}",
+                "the flow is off",
+            ),
             (Slack, "invalid_payload", "invalid_payload"),
             (Slack, "no_service\n", "no_service"),
-            (Slack, "{\"ok\":false,\"error\":\"channel_not_found\"}", "channel_not_found"),
+            (
+                Slack,
+                "{\"ok\":false,\"error\":\"channel_not_found\"}",
+                "channel_not_found",
+            ),
             (Slack, "{\"success\":false}", "no reason"),
-            (Discord, "{\"message\":\"Unknown Webhook\",\"code\":10015}", "Unknown Webhook"),
-            (Ntfy, "{\"code\":40301,\"http\":403,\"error\":\"forbidden\"}", "forbidden"),
+            (
+                Discord,
+                "{\"message\":\"Unknown Webhook\",\"code\":10015}",
+                "Unknown Webhook",
+            ),
+            (
+                Ntfy,
+                "{\"code\":40301,\"http\":403,\"error\":\"forbidden\"}",
+                "forbidden",
+            ),
             (Ntfy, "<!DOCTYPE html><title>Log in</title>", "page"),
         ] {
-            let failure = failure(&format, body.as_bytes()).unwrap_or_else(|| panic!("{format:?} {body}"));
+            let failure =
+                failure(&format, body.as_bytes()).unwrap_or_else(|| panic!("{format:?} {body}"));
             assert!(failure.message.contains(message), "{failure:?}");
         }
-        let limited =
-            failure(&Discord, br#"{"message":"You are being rate limited.","retry_after":1.5,"global":false}"#)
-                .unwrap();
+        let limited = failure(
+            &Discord,
+            br#"{"message":"You are being rate limited.","retry_after":1.5,"global":false}"#,
+        )
+        .unwrap();
         assert_eq!(limited.retry_after, Some(Duration::from_millis(1500)));
         for (format, body) in [
             (Teams, "1"),
@@ -322,8 +441,14 @@ mod tests {
             (Slack, "{\"ok\":true,\"error\":null}"),
             (Slack, ""),
             (Discord, ""),
-            (Discord, "{\"id\":\"1\",\"content\":\"it failed with an error\",\"type\":0}"),
-            (Ntfy, "{\"id\":\"x\",\"event\":\"message\",\"message\":\"run failed: error\"}"),
+            (
+                Discord,
+                "{\"id\":\"1\",\"content\":\"it failed with an error\",\"type\":0}",
+            ),
+            (
+                Ntfy,
+                "{\"id\":\"x\",\"event\":\"message\",\"message\":\"run failed: error\"}",
+            ),
         ] {
             assert_eq!(failure(&format, body.as_bytes()), None, "{format:?} {body}");
         }
@@ -333,15 +458,23 @@ mod tests {
     fn ntfy_messages() {
         let shown = |event: &Event| {
             let body = ntfy(event);
-            let mut headers: Vec<_> =
-                body.headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+            let mut headers: Vec<_> = body
+                .headers
+                .iter()
+                .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+                .collect();
             headers.sort();
             format!("{}\n\n{}", headers.join("\n"), body.text)
         };
-        insta::assert_snapshot!("ntfy_succeeded", shown(&event(EventType::RunSucceeded, None)));
+        insta::assert_snapshot!(
+            "ntfy_succeeded",
+            shown(&event(EventType::RunSucceeded, None))
+        );
         insta::assert_snapshot!("ntfy_hostile", shown(&hostile()));
         let mut named = event(EventType::RunFailed, None);
-        let crate::domain::EventData::Run(data) = &mut named.data else { panic!("about a run") };
+        let crate::domain::EventData::Run(data) = &mut named.data else {
+            panic!("about a run")
+        };
         data.watch.name = Some("täglicher Bericht".to_owned());
         insta::assert_snapshot!("ntfy_named", shown(&named));
     }

@@ -41,13 +41,24 @@ const STARTS: usize = 4;
 
 impl Command {
     pub(super) fn new(argv: Vec<String>, timeout: Duration) -> Self {
-        Self { argv, timeout, starts: Lane::new("starts", STARTS) }
+        Self {
+            argv,
+            timeout,
+            starts: Lane::new("starts", STARTS),
+        }
     }
 
     pub(super) async fn send(&self, message: &Message<'_>) -> Result<Sent, SendError> {
-        let (program, arguments) = self.argv.split_first().expect("the configuration refuses an empty argv");
+        let (program, arguments) = self
+            .argv
+            .split_first()
+            .expect("the configuration refuses an empty argv");
         let mut command = tokio::process::Command::new(program);
-        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         clear_secret_environment(&mut command);
         command.envs(variables(message));
         // A group of its own, so that whatever it starts can be ended with it.
@@ -63,29 +74,48 @@ impl Command {
             })
         };
         let ends = Instant::now() + self.timeout;
-        let cannot = |error: &dyn std::fmt::Display| SendError::new(format!("cannot run {program}: {error}"));
-        let started = self.starts.run(self.timeout, start).await.map_err(|stuck| cannot(&stuck))?;
+        let cannot = |error: &dyn std::fmt::Display| {
+            SendError::new(format!("cannot run {program}: {error}"))
+        };
+        let started = self
+            .starts
+            .run(self.timeout, start)
+            .await
+            .map_err(|stuck| cannot(&stuck))?;
         let (mut group, child) = started.map_err(|error| cannot(&error))?;
         let input = format!("{}\n", message.event.to_json());
         match tokio::time::timeout_at(ends, run(child, input)).await {
             Ok(Ok((status, said))) if status.success() => {
                 group.release();
-                Ok(Sent { detail: one_line(&format!("{status} {said}"), SHOWN_CHARS) })
+                Ok(Sent {
+                    detail: one_line(&format!("{status} {said}"), SHOWN_CHARS),
+                })
             }
             Ok(Ok((status, said))) => {
                 group.release();
-                let mut said = if said.is_empty() { String::new() } else { format!(": {said}") };
+                let mut said = if said.is_empty() {
+                    String::new()
+                } else {
+                    format!(": {said}")
+                };
                 let name = program.clone();
-                if let Ok(Some(suspicion)) = self.starts.run(FILE_LIMIT, move || program::suspicion(&name)).await {
+                if let Ok(Some(suspicion)) = self
+                    .starts
+                    .run(FILE_LIMIT, move || program::suspicion(&name))
+                    .await
+                {
                     said.push_str("; ");
                     said.push_str(suspicion);
                 }
-                Err(SendError::new(format!("{program} ended with {status}{said}")))
+                Err(SendError::new(format!(
+                    "{program} ended with {status}{said}"
+                )))
             }
             Ok(Err(error)) => Err(SendError::new(format!("cannot follow {program}: {error}"))),
-            Err(_elapsed) => {
-                Err(SendError::new(format!("{program} did not end within {:?} and was killed", self.timeout)))
-            }
+            Err(_elapsed) => Err(SendError::new(format!(
+                "{program} did not end within {:?} and was killed",
+                self.timeout
+            ))),
         }
     }
 }
@@ -95,7 +125,12 @@ struct Group(Option<Pid>);
 
 impl Group {
     fn of(child: &Child) -> Self {
-        Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
+        Self(
+            child
+                .id()
+                .and_then(|id| i32::try_from(id).ok())
+                .and_then(Pid::from_raw),
+        )
     }
 
     fn release(&mut self) {
@@ -116,7 +151,10 @@ impl Drop for Group {
 }
 
 /// Gives a program its input and waits for its end. Returns the last that it said on standard error.
-async fn run(mut child: Child, input: String) -> std::io::Result<(std::process::ExitStatus, String)> {
+async fn run(
+    mut child: Child,
+    input: String,
+) -> std::io::Result<(std::process::ExitStatus, String)> {
     let mut stdin = child.stdin.take().expect("piped");
     let stderr = child.stderr.take().expect("piped");
     let feed = async {
@@ -142,7 +180,10 @@ async fn run(mut child: Child, input: String) -> std::io::Result<(std::process::
             }
         }
     };
-    Ok((status, last_of_line(&String::from_utf8_lossy(&said), SHOWN_CHARS)))
+    Ok((
+        status,
+        last_of_line(&String::from_utf8_lossy(&said), SHOWN_CHARS),
+    ))
 }
 
 /// Reads standard error to its end and keeps the last of it.
@@ -158,7 +199,10 @@ async fn listen(mut stderr: ChildStderr, kept: &mut Vec<u8>) {
 
 fn variables(message: &Message<'_>) -> Vec<(&'static str, String)> {
     let mut variables = vec![
-        ("RUNWATCH_EVENT", message.event.event_type.as_str().to_owned()),
+        (
+            "RUNWATCH_EVENT",
+            message.event.event_type.as_str().to_owned(),
+        ),
         ("RUNWATCH_DELIVERY_ID", message.delivery.to_string()),
         ("RUNWATCH_ATTEMPT", message.attempt.to_string()),
         ("RUNWATCH_SUMMARY", summary::of(message.event).title),
@@ -173,7 +217,9 @@ fn variables(message: &Message<'_>) -> Vec<(&'static str, String)> {
             ("RUNWATCH_ERROR", data.run.error_message.as_deref()),
             ("RUNWATCH_RUN_URL", data.run.url.as_deref()),
         ];
-        let present = values.into_iter().filter_map(|(name, value)| Some((name, one_line(value?, VALUE_CHARS))));
+        let present = values
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, one_line(value?, VALUE_CHARS))));
         variables.extend(present);
     }
     variables

@@ -69,8 +69,15 @@ impl<D: Deliver> Courier<D> {
         while !stop.is_cancelled() {
             // Marked as seen before the store is read, so that no change in between is missed.
             changed.mark_unchanged();
-            let free = if bytes < BYTES_IN_FLIGHT { courier.max_in_flight.saturating_sub(attempts.len()) } else { 0 };
-            let next_due = match courier.start_due(free, &disabled, &mut attempts, &mut bytes).await {
+            let free = if bytes < BYTES_IN_FLIGHT {
+                courier.max_in_flight.saturating_sub(attempts.len())
+            } else {
+                0
+            };
+            let next_due = match courier
+                .start_due(free, &disabled, &mut attempts, &mut bytes)
+                .await
+            {
                 Ok(next_due) => next_due,
                 Err(StoreError::Closed) => break,
                 Err(error) => {
@@ -107,7 +114,10 @@ impl<D: Deliver> Courier<D> {
             return Ok(None);
         }
         let (now, most_bytes) = (self.clock.now(), self.sink.most_bytes());
-        let claimed = self.store.claim_due(self.name.clone(), now, free, most_bytes).await?;
+        let claimed = self
+            .store
+            .claim_due(self.name.clone(), now, free, most_bytes)
+            .await?;
         let more_may_be_due = claimed.len() == free;
         for claimed in claimed {
             let (courier, disabled) = (Arc::clone(self), Arc::clone(disabled));
@@ -118,13 +128,19 @@ impl<D: Deliver> Courier<D> {
                 held
             });
         }
-        if more_may_be_due { Ok(None) } else { self.store.next_due(self.name.clone()).await }
+        if more_may_be_due {
+            Ok(None)
+        } else {
+            self.store.next_due(self.name.clone()).await
+        }
     }
 
     /// Waits until the wall clock shows `due`; for ever without. A timer alone would not do: it stands still
     /// while the machine sleeps, and knows nothing of a clock that is set.
     async fn until(&self, due: Option<Timestamp>) {
-        let Some(due) = due else { return std::future::pending().await };
+        let Some(due) = due else {
+            return std::future::pending().await;
+        };
         while let Ok(left) = Duration::try_from(due.duration_since(self.clock.now()))
             && !left.is_zero()
         {
@@ -134,22 +150,48 @@ impl<D: Deliver> Courier<D> {
 
     /// Makes one attempt and stores how it went.
     async fn attempt(&self, claimed: Claimed, disabled: &Disabled) {
-        let Claimed { id, attempt, try_number, event } = claimed;
+        let Claimed {
+            id,
+            attempt,
+            try_number,
+            event,
+        } = claimed;
         failpoint::point("claimed");
         static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-        let _turn = if mutant("one-at-a-time") { Some(TURN.lock().await) } else { None };
+        let _turn = if mutant("one-at-a-time") {
+            Some(TURN.lock().await)
+        } else {
+            None
+        };
         let (at, began) = (self.clock.now(), Instant::now());
         if mutant("noted-first") {
             let (detail, outcome) = (String::new(), Outcome::Delivered);
-            let early = Attempt { attempt, at, took: Duration::ZERO, detail, outcome };
+            let early = Attempt {
+                attempt,
+                at,
+                took: Duration::ZERO,
+                detail,
+                outcome,
+            };
             drop(self.store.record_attempt(id.clone(), early).await);
         }
         let result = match disabled.get() {
-            Some(why) => Err(SendError { detail: format!("not sent: {why}"), retry_after: None, gone: true }),
+            Some(why) => Err(SendError {
+                detail: format!("not sent: {why}"),
+                retry_after: None,
+                gone: true,
+            }),
             None => {
-                let other = (mutant("new-id") && attempt > 1).then(crate::domain::DeliveryId::generate);
+                let other =
+                    (mutant("new-id") && attempt > 1).then(crate::domain::DeliveryId::generate);
                 let id = other.as_ref().unwrap_or(&id);
-                let message = Message { delivery: id, sink: &self.name, attempt, event: &event, now: at };
+                let message = Message {
+                    delivery: id,
+                    sink: &self.name,
+                    attempt,
+                    event: &event,
+                    now: at,
+                };
                 self.sink.send(&message).await
             }
         };
@@ -163,14 +205,19 @@ impl<D: Deliver> Courier<D> {
                 if error.gone && disabled.set(error.detail.clone()).is_ok() {
                     self.tell_disabled(&error.detail).await;
                 }
-                let outcome = if error.gone { Outcome::Dead } else { self.next_attempt(try_number, &error) };
+                let outcome = if error.gone {
+                    Outcome::Dead
+                } else {
+                    self.next_attempt(try_number, &error)
+                };
                 (outcome, error.detail)
             }
         };
         match outcome {
             Outcome::Delivered => {
                 let after = self.clock.now().duration_since(event.timestamp);
-                self.metrics.delivered(&self.name, Duration::try_from(after).unwrap_or_default());
+                self.metrics
+                    .delivered(&self.name, Duration::try_from(after).unwrap_or_default());
             }
             Outcome::Retry(_) => self.metrics.failed(&self.name, false),
             Outcome::Dead => self.metrics.failed(&self.name, true),
@@ -187,7 +234,13 @@ impl<D: Deliver> Courier<D> {
                 tracing::error!(%sink, delivery = %id, run_id, attempt, error = detail, "delivery given up");
             }
         }
-        let record = Attempt { attempt, at, took, detail, outcome };
+        let record = Attempt {
+            attempt,
+            at,
+            took,
+            detail,
+            outcome,
+        };
         loop {
             match self.store.record_attempt(id.clone(), record.clone()).await {
                 Ok(()) => {
@@ -214,10 +267,23 @@ impl<D: Deliver> Courier<D> {
         let Some(planned) = self.retry_schedule.get(index as usize) else {
             return Outcome::Dead;
         };
-        let planned = if mutant("impatient") { &self.retry_schedule[0] } else { planned };
+        let planned = if mutant("impatient") {
+            &self.retry_schedule[0]
+        } else {
+            planned
+        };
         let spread = planned.mul_f64(1.0 + SPREAD * (2.0 * fastrand::f64() - 1.0));
-        let asked = error.retry_after.filter(|_| !mutant("retry-after-ignored")).unwrap_or_default().min(*planned * 2);
-        Outcome::Retry(self.clock.now().checked_add(spread.max(asked)).unwrap_or(Timestamp::MAX))
+        let asked = error
+            .retry_after
+            .filter(|_| !mutant("retry-after-ignored"))
+            .unwrap_or_default()
+            .min(*planned * 2);
+        Outcome::Retry(
+            self.clock
+                .now()
+                .checked_add(spread.max(asked))
+                .unwrap_or(Timestamp::MAX),
+        )
     }
 
     async fn tell_disabled(&self, why: &str) {
@@ -226,8 +292,15 @@ impl<D: Deliver> Courier<D> {
         }
         tracing::error!(sink = %self.name, why, "sink disabled until the next start or reload");
         let now = self.clock.now();
-        let notice = SinkNotice { sink: self.name.clone(), message: why.to_owned() };
-        let event = Event { event_type: EventType::SinkDisabled, timestamp: now, data: EventData::Sink(notice) };
+        let notice = SinkNotice {
+            sink: self.name.clone(),
+            message: why.to_owned(),
+        };
+        let event = Event {
+            event_type: EventType::SinkDisabled,
+            timestamp: now,
+            data: EventData::Sink(notice),
+        };
         let mut sinks = self.routes.sinks_for(&event, None);
         sinks.retain(|sink| *sink != self.name);
         let told = RoutedEvent { event, sinks };
@@ -271,8 +344,11 @@ mod tests {
 
     fn courier(retry_schedule: Vec<Duration>) -> (Courier<Nowhere>, crate::store::Writer) {
         let (store, writer) = Store::open(Location::Memory).unwrap();
-        let route =
-            |sink: &str| Route { sink: name(sink), events: EventFilter::parse(["*"]).unwrap(), labels: Labels::new() };
+        let route = |sink: &str| Route {
+            sink: name(sink),
+            events: EventFilter::parse(["*"]).unwrap(),
+            labels: Labels::new(),
+        };
         let courier = Courier {
             name: name("gone"),
             sink: Arc::new(Nowhere),
@@ -287,9 +363,20 @@ mod tests {
     }
 
     /// The wait after a failed attempt, in milliseconds; `None` where no other follows.
-    fn wait_after(courier: &Courier<Nowhere>, try_number: u32, retry_after: Option<Duration>) -> Option<i64> {
+    fn wait_after(
+        courier: &Courier<Nowhere>,
+        try_number: u32,
+        retry_after: Option<Duration>,
+    ) -> Option<i64> {
         let now = courier.clock.now().as_millisecond();
-        match courier.next_attempt(try_number, &SendError { detail: String::new(), retry_after, gone: false }) {
+        match courier.next_attempt(
+            try_number,
+            &SendError {
+                detail: String::new(),
+                retry_after,
+                gone: false,
+            },
+        ) {
             Outcome::Retry(at) => Some(at.as_millisecond() - now),
             Outcome::Dead => None,
             Outcome::Delivered => unreachable!("it failed"),
@@ -320,9 +407,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn deliveries_that_failed_together_do_not_come_back_together() {
         let (courier, _writer) = courier(vec![Duration::from_secs(1000)]);
-        let waits: Vec<_> = (0..100).map(|_| wait_after(&courier, 1, None).unwrap()).collect();
+        let waits: Vec<_> = (0..100)
+            .map(|_| wait_after(&courier, 1, None).unwrap())
+            .collect();
         let (least, most) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
-        assert!(*least < 900_000 && *most > 1_100_000, "{least} to {most} ms");
+        assert!(
+            *least < 900_000 && *most > 1_100_000,
+            "{least} to {most} ms"
+        );
     }
 
     #[tokio::test]
@@ -331,9 +423,26 @@ mod tests {
         let mut tasks = JoinSet::new();
         tasks.spawn(writer.run());
         courier.tell_disabled("410 Gone").await;
-        let deliveries = courier.store.deliveries(DeliveryFilter::default(), 10).await.unwrap().items;
-        assert_eq!(deliveries.iter().map(|delivery| delivery.sink.as_str()).collect::<Vec<_>>(), ["other"]);
+        let deliveries = courier
+            .store
+            .deliveries(DeliveryFilter::default(), 10)
+            .await
+            .unwrap()
+            .items;
+        assert_eq!(
+            deliveries
+                .iter()
+                .map(|delivery| delivery.sink.as_str())
+                .collect::<Vec<_>>(),
+            ["other"]
+        );
         let events = courier.store.events_after(0, 10).await.unwrap();
-        assert_eq!(events.iter().map(|(_, event)| event.event_type).collect::<Vec<_>>(), [EventType::SinkDisabled]);
+        assert_eq!(
+            events
+                .iter()
+                .map(|(_, event)| event.event_type)
+                .collect::<Vec<_>>(),
+            [EventType::SinkDisabled]
+        );
     }
 }

@@ -45,10 +45,20 @@ impl Desktop {
             .appname("runwatch")
             .summary(&summary.title)
             .body(&escape(&summary.lines.join("\n")))
-            .urgency(if summary.weight == Severity::Good { Urgency::Normal } else { Urgency::Critical })
+            .urgency(if summary.weight == Severity::Good {
+                Urgency::Normal
+            } else {
+                Urgency::Critical
+            })
             .hint(Hint::DesktopEntry("runwatch".to_owned()))
-            .icon(if summary.weight == Severity::Good { "dialog-information" } else { "dialog-error" });
-        let url = summary.url.filter(|url| url.starts_with("https://") || url.starts_with("http://"));
+            .icon(if summary.weight == Severity::Good {
+                "dialog-information"
+            } else {
+                "dialog-error"
+            });
+        let url = summary
+            .url
+            .filter(|url| url.starts_with("https://") || url.starts_with("http://"));
         if url.is_some() {
             // `default` is the action of a click on the message itself.
             notification.action("default", "Open the run");
@@ -57,14 +67,18 @@ impl Desktop {
         let shown = tokio::time::timeout(LIMIT, notification.show_async()).await;
         let handle = match shown {
             Ok(Ok(handle)) => handle,
-            Ok(Err(error)) => return Err(SendError::new(format!("no desktop to be reached: {error}"))),
+            Ok(Err(error)) => {
+                return Err(SendError::new(format!("no desktop to be reached: {error}")));
+            }
             Err(_elapsed) => return Err(SendError::new("the desktop did not answer within 2 s")),
         };
         let id = handle.id();
         if let Some(url) = url {
             self.await_click(handle, url);
         }
-        Ok(Sent { detail: format!("shown as notification {id}") })
+        Ok(Sent {
+            detail: format!("shown as notification {id}"),
+        })
     }
 
     /// Opens `url` when the message is clicked, as long as this sink lives.
@@ -95,8 +109,19 @@ impl Desktop {
 async fn open(url: &str) {
     // What a service starts is confined as the service is, and ends with it; a browser must do neither.
     // `ExitType=cgroup`: xdg-open ends long before the browser does.
-    let apart = ["systemd-run", "--user", "--quiet", "--collect", "--property=ExitType=cgroup", "--", "xdg-open", url];
-    if std::env::var_os("INVOCATION_ID").is_some() && run(&apart).await.is_ok_and(|status| status.success()) {
+    let apart = [
+        "systemd-run",
+        "--user",
+        "--quiet",
+        "--collect",
+        "--property=ExitType=cgroup",
+        "--",
+        "xdg-open",
+        url,
+    ];
+    if std::env::var_os("INVOCATION_ID").is_some()
+        && run(&apart).await.is_ok_and(|status| status.success())
+    {
         return;
     }
     if let Err(error) = run(&["xdg-open", url]).await {
@@ -106,7 +131,11 @@ async fn open(url: &str) {
 
 async fn run(argv: &[&str]) -> std::io::Result<ExitStatus> {
     let mut command = tokio::process::Command::new(argv[0]);
-    command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .args(&argv[1..])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     clear_secret_environment(&mut command);
     let runtime = Handle::current();
     let start = move || {
@@ -119,5 +148,7 @@ async fn run(argv: &[&str]) -> std::io::Result<ExitStatus> {
 /// The body may hold markup (Desktop Notifications Specification, "Markup"), so what is not meant as
 /// markup is escaped. The title may not, and is not.
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }

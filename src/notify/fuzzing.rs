@@ -12,18 +12,35 @@ pub fn template(bytes: &[u8]) {
         Some(at) => (&bytes[..at], &bytes[at + 1..]),
         None => (bytes, [].as_slice()),
     };
-    let Ok(source) = std::str::from_utf8(source) else { return };
+    let Ok(source) = std::str::from_utf8(source) else {
+        return;
+    };
     let mut event = Event::sample("2024-01-15T10:35:05Z".parse().expect("a time"));
-    let EventData::Run(data) = &mut event.data else { unreachable!("a sample is about a run") };
+    let EventData::Run(data) = &mut event.data else {
+        unreachable!("a sample is about a run")
+    };
     data.run.error_message = Some(String::from_utf8_lossy(error).into_owned());
     drop(of(&event).text());
-    let (delivery, sink) = (DeliveryId::new("msg_1").expect("valid"), SinkName::new("ops").expect("valid"));
-    let message = Message { delivery: &delivery, sink: &sink, attempt: 1, event: &event, now: event.timestamp };
+    let (delivery, sink) = (
+        DeliveryId::new("msg_1").expect("valid"),
+        SinkName::new("ops").expect("valid"),
+    );
+    let message = Message {
+        delivery: &delivery,
+        sink: &sink,
+        attempt: 1,
+        event: &event,
+        now: event.timestamp,
+    };
     let fixed = r#"{"why": {{ data.run.error_message }}, "text": {{ text }}}"#;
-    let made = Template::of(fixed).and_then(|template| template.render(&message, "application/json"));
-    let made: serde_json::Value = serde_json::from_str(&made.expect("a right template")).expect("JSON");
+    let made =
+        Template::of(fixed).and_then(|template| template.render(&message, "application/json"));
+    let made: serde_json::Value =
+        serde_json::from_str(&made.expect("a right template")).expect("JSON");
     assert_eq!(made["why"], String::from_utf8_lossy(error).as_ref());
-    let Ok(template) = Template::of(source) else { return };
+    let Ok(template) = Template::of(source) else {
+        return;
+    };
     for content_type in ["text/plain", "application/json"] {
         if let Ok(made) = template.render(&message, content_type) {
             assert!(made.len() <= 64 * 1024, "{} bytes", made.len());

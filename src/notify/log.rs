@@ -46,7 +46,11 @@ impl Log {
     pub(super) fn new(path: Option<PathBuf>) -> Self {
         match path {
             None => Self::Records,
-            Some(path) => Self::Lines(Lines { path, lane: Lane::new("log", 1), torn: Arc::default() }),
+            Some(path) => Self::Lines(Lines {
+                path,
+                lane: Lane::new("log", 1),
+                torn: Arc::default(),
+            }),
         }
     }
 
@@ -62,18 +66,29 @@ impl Log {
 async fn log(message: &Message<'_>) -> Result<Sent, SendError> {
     let Some(output) = logging::log_output() else {
         record(message);
-        return Ok(Sent { detail: "logged".to_owned() });
+        return Ok(Sent {
+            detail: "logged".to_owned(),
+        });
     };
     if !output.has_room() {
-        return Err(SendError::new("standard error is not read, and too much waits to be written to it"));
+        return Err(SendError::new(
+            "standard error is not read, and too much waits to be written to it",
+        ));
     }
     record(message);
     if tokio::time::timeout(LIMIT, output.flush()).await.is_err() {
-        return Err(SendError::new(format!("standard error was not read within {} s", LIMIT.as_secs())));
+        return Err(SendError::new(format!(
+            "standard error was not read within {} s",
+            LIMIT.as_secs()
+        )));
     }
     match output.diagnostics_failed() {
-        Some(error) => Err(SendError::new(format!("cannot write to standard error: {error}"))),
-        None => Ok(Sent { detail: "logged".to_owned() }),
+        Some(error) => Err(SendError::new(format!(
+            "cannot write to standard error: {error}"
+        ))),
+        None => Ok(Sent {
+            detail: "logged".to_owned(),
+        }),
     }
 }
 
@@ -82,8 +97,14 @@ impl Lines {
         let path = self.path.display();
         let (to, torn) = (self.path.clone(), Arc::clone(&self.torn));
         // The thread ends by itself before, unless the disk does not answer.
-        match self.lane.run(LIMIT + LIMIT / 5, move || append(&to, line, &torn)).await {
-            Ok(Ok(())) => Ok(Sent { detail: format!("appended to {path}") }),
+        match self
+            .lane
+            .run(LIMIT + LIMIT / 5, move || append(&to, line, &torn))
+            .await
+        {
+            Ok(Ok(())) => Ok(Sent {
+                detail: format!("appended to {path}"),
+            }),
             Ok(Err(error)) => Err(SendError::new(format!("cannot append to {path}: {error}"))),
             Err(stuck) => Err(SendError::new(format!("cannot append to {path}: {stuck}"))),
         }
@@ -94,7 +115,11 @@ impl Lines {
 fn line(message: &Message<'_>) -> String {
     let event = message.event.to_json();
     let fields = event.strip_prefix('{').expect("an event is a JSON object");
-    format!("{{\"delivery_id\":\"{}\",{}\n", message.delivery, escape_json_for_terminal(fields))
+    format!(
+        "{{\"delivery_id\":\"{}\",{}\n",
+        message.delivery,
+        escape_json_for_terminal(fields)
+    )
 }
 
 /// Appends a line and waits until it is on the disk. The file is opened each time, so that it can be moved away.
@@ -103,7 +128,10 @@ fn append(path: &Path, mut line: String, torn: &AtomicBool) -> io::Result<()> {
     // Outputs of runs are nobody else's business. A pipe without a reader is an error (fifo(7), `ENXIO`), which needs
     // it to be opened for writing only; a terminal must not become the one that controls this process.
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    options.append(true).mode(0o640).custom_flags(flags.bits().cast_signed());
+    options
+        .append(true)
+        .mode(0o640)
+        .custom_flags(flags.bits().cast_signed());
     let is_special = std::fs::metadata(path).is_ok_and(|found| !found.is_file());
     let mut file = options.read(!is_special).create(!is_special).open(path)?;
     if is_special || !file.metadata()?.is_file() {
@@ -138,7 +166,10 @@ fn write_in_time(file: &mut File, line: &[u8], torn: &AtomicBool) -> io::Result<
                 let wait = Timespec::try_from(wait).map_err(|_too_long| ErrorKind::InvalidInput)?;
                 if poll(&mut [PollFd::new(&*file, PollFlags::OUT)], Some(&wait))? == 0 {
                     torn.store(left.len() < line.len(), Ordering::Relaxed);
-                    return Err(io::Error::new(ErrorKind::TimedOut, format!("not read within {} s", LIMIT.as_secs())));
+                    return Err(io::Error::new(
+                        ErrorKind::TimedOut,
+                        format!("not read within {} s", LIMIT.as_secs()),
+                    ));
                 }
             }
             Err(error) => {
@@ -156,7 +187,11 @@ fn record(message: &Message<'_>) {
     let delivery_id = message.delivery.as_str();
     match &message.event.data {
         EventData::Run(data) => {
-            let error = data.run.error_message.as_deref().map(|error| one_line(error, ERROR_CHARS));
+            let error = data
+                .run
+                .error_message
+                .as_deref()
+                .map(|error| one_line(error, ERROR_CHARS));
             tracing::info!(
                 target: EVENT_TARGET,
                 event,
@@ -196,10 +231,18 @@ mod tests {
         mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
         let torn = AtomicBool::new(false);
         let error = append(&pipe, "a line\n".to_owned(), &torn).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::NXIO.raw_os_error()), "{error}");
+        assert_eq!(
+            error.raw_os_error(),
+            Some(rustix::io::Errno::NXIO.raw_os_error()),
+            "{error}"
+        );
 
         let flags = OFlags::NONBLOCK.bits().cast_signed();
-        let mut reader = OpenOptions::new().read(true).custom_flags(flags).open(&pipe).unwrap();
+        let mut reader = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags)
+            .open(&pipe)
+            .unwrap();
         append(&pipe, "a line\n".to_owned(), &torn).unwrap();
         let error = append(&pipe, "x".repeat(1024 * 1024), &torn).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
@@ -209,7 +252,11 @@ mod tests {
         while reader.read(&mut read).is_ok_and(|got| got > 0) {}
         append(&pipe, "another\n".to_owned(), &torn).unwrap();
         let got = reader.read(&mut read).unwrap();
-        assert_eq!(&read[..got], b"\nanother\n", "it does not continue the line that was cut short");
+        assert_eq!(
+            &read[..got],
+            b"\nanother\n",
+            "it does not continue the line that was cut short"
+        );
     }
 
     #[test]

@@ -65,7 +65,11 @@ pub struct SendError {
 impl SendError {
     /// A failure that another attempt may mend. The text is made harmless and short.
     fn new(detail: impl AsRef<str>) -> Self {
-        Self { detail: one_line(detail.as_ref(), MAX_DETAIL_CHARS), retry_after: None, gone: false }
+        Self {
+            detail: one_line(detail.as_ref(), MAX_DETAIL_CHARS),
+            retry_after: None,
+            gone: false,
+        }
     }
 }
 
@@ -115,9 +119,13 @@ impl Sink {
     pub fn build(settings: &SinkSettings) -> Result<Self, BuildSinkError> {
         Ok(match &settings.kind {
             SinkKind::Desktop => Self::Desktop(desktop::Desktop::default()),
-            SinkKind::Webhook(webhook) => Self::Webhook(Box::new(webhook::Webhook::build(webhook)?)),
+            SinkKind::Webhook(webhook) => {
+                Self::Webhook(Box::new(webhook::Webhook::build(webhook)?))
+            }
             SinkKind::Log { path } => Self::Log(log::Log::new(path.clone())),
-            SinkKind::Command { argv, timeout } => Self::Command(command::Command::new(argv.clone(), *timeout)),
+            SinkKind::Command { argv, timeout } => {
+                Self::Command(command::Command::new(argv.clone(), *timeout))
+            }
         })
     }
 }

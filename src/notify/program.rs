@@ -17,7 +17,11 @@ pub(super) fn why(program: &str, error: &std::io::Error) -> Option<String> {
     }
     let Some(path) = found(program) else {
         return (error.kind() == ErrorKind::NotFound).then(|| {
-            let what = if program.contains('/') { "there is no such file" } else { "it is not in any folder of PATH" };
+            let what = if program.contains('/') {
+                "there is no such file"
+            } else {
+                "it is not in any folder of PATH"
+            };
             format!("{what}; write its whole path")
         });
     };
@@ -32,7 +36,9 @@ pub(super) fn why(program: &str, error: &std::io::Error) -> Option<String> {
     if let Some(script) = head.strip_prefix(b"\xef\xbb\xbf".as_slice())
         && script.starts_with(b"#!")
     {
-        return Some("a byte order mark stands before its #! line; save it as UTF-8 without one".to_owned());
+        return Some(
+            "a byte order mark stands before its #! line; save it as UTF-8 without one".to_owned(),
+        );
     }
     if let Some(line) = head.strip_prefix(b"#!".as_slice()) {
         return script(line, error.kind());
@@ -40,7 +46,10 @@ pub(super) fn why(program: &str, error: &std::io::Error) -> Option<String> {
     if error.raw_os_error() == Some(NOT_RUNNABLE) {
         return Some(match head.starts_with(b"\x7fELF") {
             true => "it is a program for another kind of machine".to_owned(),
-            false => "it has no #! line that names its interpreter; begin it with #!/bin/sh or the like".to_owned(),
+            false => {
+                "it has no #! line that names its interpreter; begin it with #!/bin/sh or the like"
+                    .to_owned()
+            }
         });
     }
     (error.kind() == ErrorKind::NotFound && head.starts_with(b"\x7fELF"))
@@ -70,9 +79,9 @@ fn script(line: &[u8], kind: ErrorKind) -> Option<String> {
         ErrorKind::NotFound if metadata.is_err() => Some(format!(
             "the interpreter {interpreter:?} of its #! line does not exist; install it, or correct the line"
         )),
-        ErrorKind::PermissionDenied => {
-            Some(format!("the interpreter {interpreter:?} of its #! line cannot be run, or the disk is mounted noexec"))
-        }
+        ErrorKind::PermissionDenied => Some(format!(
+            "the interpreter {interpreter:?} of its #! line cannot be run, or the disk is mounted noexec"
+        )),
         _ => None,
     }
 }
@@ -83,7 +92,9 @@ fn found(program: &str) -> Option<PathBuf> {
         return Some(PathBuf::from(program)).filter(|path| path.exists());
     }
     let folders = std::env::var_os("PATH")?;
-    std::env::split_paths(&folders).map(|folder| folder.join(program)).find(|path| path.is_file())
+    std::env::split_paths(&folders)
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file())
 }
 
 /// The first bytes of a file; none where it cannot be read, or is not a regular one.
@@ -112,10 +123,19 @@ mod tests {
             path.to_str().unwrap().to_owned()
         };
         for (program, word) in [
-            (file("crlf", b"#!/bin/sh\r\nexit 0\r\n", 0o755), "carriage return"),
-            (file("bom", b"\xef\xbb\xbf#!/bin/sh\nexit 0\n", 0o755), "byte order mark"),
+            (
+                file("crlf", b"#!/bin/sh\r\nexit 0\r\n", 0o755),
+                "carriage return",
+            ),
+            (
+                file("bom", b"\xef\xbb\xbf#!/bin/sh\nexit 0\n", 0o755),
+                "byte order mark",
+            ),
             (file("none", b"echo hi\n", 0o755), "no #! line"),
-            (file("gone", b"#!/opt/none/bash -e\nexit 0\n", 0o755), "interpreter \"/opt/none/bash\""),
+            (
+                file("gone", b"#!/opt/none/bash -e\nexit 0\n", 0o755),
+                "interpreter \"/opt/none/bash\"",
+            ),
             (file("plain", b"#!/bin/sh\nexit 0\n", 0o644), "chmod +x"),
             (folder.path().to_str().unwrap().to_owned(), "folder"),
             ("/no/such/program".to_owned(), "no such file"),
@@ -131,10 +151,18 @@ mod tests {
     #[test]
     fn a_script_with_the_line_ends_of_windows_is_suspected() {
         let folder = tempfile::tempdir().unwrap();
-        for (text, suspected) in [("#!/bin/sh\nset -e\r\n", true), ("#!/bin/sh\nset -e\n", false), ("\r\n", false)] {
+        for (text, suspected) in [
+            ("#!/bin/sh\nset -e\r\n", true),
+            ("#!/bin/sh\nset -e\n", false),
+            ("\r\n", false),
+        ] {
             let path = folder.path().join("hook");
             std::fs::write(&path, text).unwrap();
-            assert_eq!(suspicion(path.to_str().unwrap()).is_some(), suspected, "{text:?}");
+            assert_eq!(
+                suspicion(path.to_str().unwrap()).is_some(),
+                suspected,
+                "{text:?}"
+            );
         }
     }
 }

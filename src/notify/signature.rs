@@ -49,11 +49,22 @@ pub enum SignatureError {
 ///
 /// # Errors
 /// When there is no secret, or one is not `whsec_` and base64.
-pub fn sign(secrets: &str, id: &str, timestamp: i64, body: &[u8]) -> Result<String, SignatureError> {
+pub fn sign(
+    secrets: &str,
+    id: &str,
+    timestamp: i64,
+    body: &[u8],
+) -> Result<String, SignatureError> {
     let content = content(id, &timestamp.to_string(), body);
     let sign = |key: hmac::Key| format!("v1,{}", STANDARD.encode(hmac::sign(&key, &content)));
-    let signatures: Vec<_> = keys(secrets).map(|key| key.map(sign)).collect::<Result<_, _>>()?;
-    if signatures.is_empty() { Err(SignatureError::NoSecret) } else { Ok(signatures.join(" ")) }
+    let signatures: Vec<_> = keys(secrets)
+        .map(|key| key.map(sign))
+        .collect::<Result<_, _>>()?;
+    if signatures.is_empty() {
+        Err(SignatureError::NoSecret)
+    } else {
+        Ok(signatures.join(" "))
+    }
 }
 
 /// Checks a message: its headers, its age against `now`, and that one signature is of one of `secrets`.
@@ -61,11 +72,28 @@ pub fn sign(secrets: &str, id: &str, timestamp: i64, body: &[u8]) -> Result<Stri
 ///
 /// # Errors
 /// When the message is not to be accepted; see [`SignatureError`].
-pub fn verify(secrets: &str, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Result<(), SignatureError> {
-    let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).ok_or(SignatureError::Header(name));
-    let (id, timestamp, signatures) = (header(ID_HEADER)?, header(TIMESTAMP_HEADER)?, header(SIGNATURE_HEADER)?);
-    let seconds: i64 = timestamp.parse().map_err(|_not_seconds| SignatureError::Header(TIMESTAMP_HEADER))?;
-    let sent = Timestamp::from_second(seconds).map_err(|_out_of_range| SignatureError::Header(TIMESTAMP_HEADER))?;
+pub fn verify(
+    secrets: &str,
+    headers: &HeaderMap,
+    body: &[u8],
+    now: Timestamp,
+) -> Result<(), SignatureError> {
+    let header = |name| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .ok_or(SignatureError::Header(name))
+    };
+    let (id, timestamp, signatures) = (
+        header(ID_HEADER)?,
+        header(TIMESTAMP_HEADER)?,
+        header(SIGNATURE_HEADER)?,
+    );
+    let seconds: i64 = timestamp
+        .parse()
+        .map_err(|_not_seconds| SignatureError::Header(TIMESTAMP_HEADER))?;
+    let sent = Timestamp::from_second(seconds)
+        .map_err(|_out_of_range| SignatureError::Header(TIMESTAMP_HEADER))?;
     if now.duration_since(sent).abs() > TOLERANCE {
         return Err(SignatureError::Expired);
     }
@@ -76,7 +104,10 @@ pub fn verify(secrets: &str, headers: &HeaderMap, body: &[u8], now: Timestamp) -
         .collect();
     for key in keys(secrets) {
         let key = key?;
-        if tags.iter().any(|tag| hmac::verify(&key, &content, tag).is_ok()) {
+        if tags
+            .iter()
+            .any(|tag| hmac::verify(&key, &content, tag).is_ok())
+        {
             return Ok(());
         }
     }
@@ -88,17 +119,26 @@ fn content(id: &str, timestamp: &str, body: &[u8]) -> Vec<u8> {
 }
 
 fn keys(secrets: &str) -> impl Iterator<Item = Result<hmac::Key, SignatureError>> {
-    let lines = secrets.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
-    lines.filter(|(_, line)| !line.is_empty()).map(|(line, secret)| {
-        let encoded = secret.strip_prefix(SECRET_PREFIX).ok_or(SignatureError::InvalidSecret { line })?;
-        let bytes = STANDARD.decode(encoded).map_err(|_not_base64| SignatureError::InvalidSecret { line })?;
-        let bytes = Zeroizing::new(bytes);
-        if bytes.is_empty() {
-            Err(SignatureError::InvalidSecret { line })
-        } else {
-            Ok(hmac::Key::new(hmac::HMAC_SHA256, &bytes))
-        }
-    })
+    let lines = secrets
+        .lines()
+        .enumerate()
+        .map(|(index, line)| (index + 1, line.trim()));
+    lines
+        .filter(|(_, line)| !line.is_empty())
+        .map(|(line, secret)| {
+            let encoded = secret
+                .strip_prefix(SECRET_PREFIX)
+                .ok_or(SignatureError::InvalidSecret { line })?;
+            let bytes = STANDARD
+                .decode(encoded)
+                .map_err(|_not_base64| SignatureError::InvalidSecret { line })?;
+            let bytes = Zeroizing::new(bytes);
+            if bytes.is_empty() {
+                Err(SignatureError::InvalidSecret { line })
+            } else {
+                Ok(hmac::Key::new(hmac::HMAC_SHA256, &bytes))
+            }
+        })
 }
 
 #[cfg(test)]
@@ -139,19 +179,45 @@ mod tests {
             assert_eq!(verify(secret, &headers(&both), BODY, at(0)), Ok(()));
         }
         let unknown = "whsec_dW5rbm93biB1bmtub3duIHVua25vd24=";
-        assert_eq!(verify(unknown, &headers(&both), BODY, at(0)), Err(SignatureError::Wrong));
+        assert_eq!(
+            verify(unknown, &headers(&both), BODY, at(0)),
+            Err(SignatureError::Wrong)
+        );
     }
 
     #[test]
     fn what_is_changed_old_or_unreadable_is_refused() {
         let signature = sign(SECRET, ID, SENT, BODY).unwrap();
-        assert_eq!(verify(SECRET, &headers(&signature), b"{}", at(0)), Err(SignatureError::Wrong));
-        assert_eq!(verify(SECRET, &headers(&signature), BODY, at(301)), Err(SignatureError::Expired));
-        assert_eq!(verify(SECRET, &headers(&signature), BODY, at(-301)), Err(SignatureError::Expired));
-        assert_eq!(verify(SECRET, &HeaderMap::new(), BODY, at(0)), Err(SignatureError::Header(ID_HEADER)));
-        assert_eq!(verify(SECRET, &headers("v2,abc nonsense"), BODY, at(0)), Err(SignatureError::Wrong));
-        for (secrets, line) in [("plain", 1), ("whsec_", 1), ("whsec_%%%", 1), (&format!("{SECRET}\nno"), 2)] {
-            assert_eq!(sign(secrets, ID, SENT, BODY), Err(SignatureError::InvalidSecret { line }));
+        assert_eq!(
+            verify(SECRET, &headers(&signature), b"{}", at(0)),
+            Err(SignatureError::Wrong)
+        );
+        assert_eq!(
+            verify(SECRET, &headers(&signature), BODY, at(301)),
+            Err(SignatureError::Expired)
+        );
+        assert_eq!(
+            verify(SECRET, &headers(&signature), BODY, at(-301)),
+            Err(SignatureError::Expired)
+        );
+        assert_eq!(
+            verify(SECRET, &HeaderMap::new(), BODY, at(0)),
+            Err(SignatureError::Header(ID_HEADER))
+        );
+        assert_eq!(
+            verify(SECRET, &headers("v2,abc nonsense"), BODY, at(0)),
+            Err(SignatureError::Wrong)
+        );
+        for (secrets, line) in [
+            ("plain", 1),
+            ("whsec_", 1),
+            ("whsec_%%%", 1),
+            (&format!("{SECRET}\nno"), 2),
+        ] {
+            assert_eq!(
+                sign(secrets, ID, SENT, BODY),
+                Err(SignatureError::InvalidSecret { line })
+            );
         }
         assert_eq!(sign("\n", ID, SENT, BODY), Err(SignatureError::NoSecret));
     }

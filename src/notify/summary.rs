@@ -45,7 +45,11 @@ pub fn of(event: &Event) -> Summary {
                 _ => "The Crewship API gives no usable answer",
             };
             let since = format!("since {}", notice.since.strftime("%Y-%m-%d %H:%M UTC"));
-            let weight = if event.event_type == EventType::ApiRecovered { Severity::Good } else { Severity::Bad };
+            let weight = if event.event_type == EventType::ApiRecovered {
+                Severity::Good
+            } else {
+                Severity::Bad
+            };
             Summary {
                 title: title.to_owned(),
                 lines: vec![one_line(&notice.message, ERROR_CHARS), since],
@@ -67,22 +71,37 @@ fn of_run(event_type: EventType, data: &RunEvent) -> Summary {
         Some(name) => one_line(name, MAX_NAME_CHARS),
         None => data.run.id.to_string(),
     };
-    let ran = data.timing.ran_ms.map(|ms| humanize(Duration::from_millis(ms)));
+    let ran = data
+        .timing
+        .ran_ms
+        .map(|ms| humanize(Duration::from_millis(ms)));
     let after = ran.map(|ran| format!(" after {ran}")).unwrap_or_default();
     let (title, weight) = match event_type {
         EventType::RunSucceeded => (format!("{who} succeeded{after}"), Severity::Good),
         EventType::RunFailed => (format!("{who} failed{after}"), Severity::Bad),
         EventType::RunCanceled => (format!("{who} canceled{after}"), Severity::Bad),
-        EventType::WatchNotFound => (format!("{who} not_found: the API knows no such run"), Severity::Bad),
-        EventType::WatchUnreachable => (format!("{who} unreachable: the API gave no usable answer"), Severity::Bad),
-        EventType::WatchTimedOut => (format!("{who} timed_out: still going at the deadline"), Severity::Bad),
+        EventType::WatchNotFound => (
+            format!("{who} not_found: the API knows no such run"),
+            Severity::Bad,
+        ),
+        EventType::WatchUnreachable => (
+            format!("{who} unreachable: the API gave no usable answer"),
+            Severity::Bad,
+        ),
+        EventType::WatchTimedOut => (
+            format!("{who} timed_out: still going at the deadline"),
+            Severity::Bad,
+        ),
         EventType::RunStarted => (format!("{who} is running"), Severity::Good),
         EventType::WatchOverdue => (format!("{who} is overdue"), Severity::Bad),
         EventType::SinkTest
         | EventType::ApiUnreachable
         | EventType::ApiUnauthorized
         | EventType::ApiRecovered
-        | EventType::SinkDisabled => ("This is a test message from runwatch".to_owned(), Severity::Good),
+        | EventType::SinkDisabled => (
+            "This is a test message from runwatch".to_owned(),
+            Severity::Good,
+        ),
     };
     let mut lines = match &data.run.error_message {
         Some(error) => first_lines(error, ERROR_LINES, ERROR_CHARS),
@@ -95,16 +114,29 @@ fn of_run(event_type: EventType, data: &RunEvent) -> Summary {
         lines.push(data.run.id.to_string());
     }
     if data.watch.late && event_type.verdict().is_some() {
-        let ended = data.run.completed_at.map(|at| format!(" on {}", at.strftime("%Y-%m-%d at %H:%M UTC")));
-        lines.push(format!("ended{} while nobody was watching", ended.unwrap_or_default()));
+        let ended = data
+            .run
+            .completed_at
+            .map(|at| format!(" on {}", at.strftime("%Y-%m-%d at %H:%M UTC")));
+        lines.push(format!(
+            "ended{} while nobody was watching",
+            ended.unwrap_or_default()
+        ));
     }
-    Summary { title, lines, url: data.run.url.clone(), weight }
+    Summary {
+        title,
+        lines,
+        url: data.run.url.clone(),
+        weight,
+    }
 }
 
 impl Summary {
     /// All of it as lines of text, the link last.
     pub fn text(&self) -> String {
-        let lines = std::iter::once(&self.title).chain(&self.lines).chain(&self.url);
+        let lines = std::iter::once(&self.title)
+            .chain(&self.lines)
+            .chain(&self.url);
         lines.map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 }
@@ -118,7 +150,9 @@ pub(crate) mod tests {
     pub(crate) fn event(event_type: EventType, error: Option<&str>) -> Event {
         let mut event = Event::sample("2024-01-15T10:35:05.412Z".parse().unwrap());
         event.event_type = event_type;
-        let EventData::Run(data) = &mut event.data else { panic!("a sample is about a run") };
+        let EventData::Run(data) = &mut event.data else {
+            panic!("a sample is about a run")
+        };
         data.run.id = RunId::new("run_xyz789abc").unwrap();
         data.watch.name = None;
         data.timing.ran_ms = Some(3_000);
@@ -129,14 +163,19 @@ pub(crate) mod tests {
 
     #[test]
     fn a_failure_says_who_what_and_why() {
-        let mut event = event(EventType::RunFailed, Some("OpenAI API rate limit exceeded\n\n\x1b[31mat line 3"));
+        let mut event = event(
+            EventType::RunFailed,
+            Some("OpenAI API rate limit exceeded\n\n\x1b[31mat line 3"),
+        );
         insta::assert_snapshot!(of(&event).text(), @r"
         run_xyz789abc failed after 3s
         OpenAI API rate limit exceeded
         [31mat line 3
         https://console.crewship.dev/runs/run_xyz789abc
         ");
-        let EventData::Run(data) = &mut event.data else { panic!("about a run") };
+        let EventData::Run(data) = &mut event.data else {
+            panic!("about a run")
+        };
         data.watch.name = Some("nightly\u{202e} report".to_owned());
         data.watch.late = true;
         data.run.completed_at = Some("2024-01-15T08:00:00Z".parse().unwrap());

@@ -66,16 +66,31 @@ pub(super) struct Template {
 impl Template {
     /// Reads a template and checks its syntax, and that it makes JSON of a sample where that is asked for.
     pub(super) fn load(path: &Path, content_type: &str) -> Result<Self, TemplateError> {
-        let unreadable = |source| TemplateError::Unreadable { path: path.to_owned(), source };
+        let unreadable = |source| TemplateError::Unreadable {
+            path: path.to_owned(),
+            source,
+        };
         let bytes = blocking::read_file(path, MAX_BYTES as u64).map_err(unreadable)?;
         if bytes.len() > MAX_BYTES {
-            return Err(TemplateError::TooLarge { path: path.to_owned(), what: "is" });
+            return Err(TemplateError::TooLarge {
+                path: path.to_owned(),
+                what: "is",
+            });
         }
         let source = blocking::text(bytes).map_err(unreadable)?;
         let template = Self::checked(path, source)?;
         let event = Event::sample(Timestamp::UNIX_EPOCH);
-        let (delivery, sink) = (DeliveryId::generate(), SinkName::new("sample").expect("a name"));
-        let message = Message { delivery: &delivery, sink: &sink, attempt: 1, event: &event, now: event.timestamp };
+        let (delivery, sink) = (
+            DeliveryId::generate(),
+            SinkName::new("sample").expect("a name"),
+        );
+        let message = Message {
+            delivery: &delivery,
+            sink: &sink,
+            attempt: 1,
+            event: &event,
+            now: event.timestamp,
+        };
         match template.render(&message, content_type) {
             Err(error @ TemplateError::NoJson { .. }) => Err(error),
             // It may be made for events that have more than the sample has.
@@ -90,8 +105,13 @@ impl Template {
     }
 
     fn checked(path: &Path, source: String) -> Result<Self, TemplateError> {
-        let template = Self { path: path.to_owned(), source };
-        environment("text/plain").template_from_str(&template.source).map_err(|error| template.mistake(&error))?;
+        let template = Self {
+            path: path.to_owned(),
+            source,
+        };
+        environment("text/plain")
+            .template_from_str(&template.source)
+            .map_err(|error| template.mistake(&error))?;
         Ok(template)
     }
 
@@ -100,24 +120,39 @@ impl Template {
     /// It sees `type`, `timestamp` and `data` of the event, `title`, `lines`, `text` and `url` of its
     /// summary, and `delivery_id` and `attempt`. When it makes too much of all that, it sees an event without
     /// the large fields, as other webhooks send it.
-    pub(super) fn render(&self, message: &Message<'_>, content_type: &str) -> Result<String, TemplateError> {
+    pub(super) fn render(
+        &self,
+        message: &Message<'_>,
+        content_type: &str,
+    ) -> Result<String, TemplateError> {
         let rendered = match self.render_event(message, content_type, &message.event.to_json()) {
-            Err(TemplateError::TooLarge { .. }) => {
-                self.render_event(message, content_type, &message.event.to_json_within(MAX_BODY_BYTES))
-            }
+            Err(TemplateError::TooLarge { .. }) => self.render_event(
+                message,
+                content_type,
+                &message.event.to_json_within(MAX_BODY_BYTES),
+            ),
             rendered => rendered,
         }?;
         let kind = content_type.split(';').next().unwrap_or_default().trim();
         if (kind == "application/json" || kind.ends_with("+json"))
             && let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(&rendered)
         {
-            return Err(TemplateError::NoJson { path: self.path.clone(), detail: error.to_string() });
+            return Err(TemplateError::NoJson {
+                path: self.path.clone(),
+                detail: error.to_string(),
+            });
         }
         Ok(rendered)
     }
 
-    fn render_event(&self, message: &Message<'_>, content_type: &str, event: &str) -> Result<String, TemplateError> {
-        let event: serde_json::Value = serde_json::from_str(event).map_err(|error| self.mistake(&error))?;
+    fn render_event(
+        &self,
+        message: &Message<'_>,
+        content_type: &str,
+        event: &str,
+    ) -> Result<String, TemplateError> {
+        let event: serde_json::Value =
+            serde_json::from_str(event).map_err(|error| self.mistake(&error))?;
         let summary = summary::of(message.event);
         let values = context! {
             text => summary.text(),
@@ -129,18 +164,26 @@ impl Template {
             ..Value::from(Serde(&event))
         };
         let environment = environment(content_type);
-        let template = environment.template_from_str(&self.source).map_err(|error| self.mistake(&error))?;
+        let template = environment
+            .template_from_str(&self.source)
+            .map_err(|error| self.mistake(&error))?;
         let mut made = Limited::default();
         let rendered = template.render_captured_to(values, &mut made).map(drop);
         if made.is_full {
-            return Err(TemplateError::TooLarge { path: self.path.clone(), what: "makes" });
+            return Err(TemplateError::TooLarge {
+                path: self.path.clone(),
+                what: "makes",
+            });
         }
         rendered.map_err(|error| self.mistake(&error))?;
         Ok(String::from_utf8(made.bytes).expect("a template makes text"))
     }
 
     fn mistake(&self, error: &dyn std::fmt::Display) -> TemplateError {
-        TemplateError::Mistake { path: self.path.clone(), detail: error.to_string() }
+        TemplateError::Mistake {
+            path: self.path.clone(),
+            detail: error.to_string(),
+        }
     }
 }
 
@@ -167,9 +210,18 @@ impl std::io::Write for Limited {
 }
 
 fn environment(content_type: &str) -> Environment<'static> {
-    let json = content_type.split(';').next().is_some_and(|kind| kind.trim().ends_with("json"));
+    let json = content_type
+        .split(';')
+        .next()
+        .is_some_and(|kind| kind.trim().ends_with("json"));
     let mut environment = Environment::new();
-    environment.set_auto_escape_callback(move |_name| if json { AutoEscape::Json } else { AutoEscape::None });
+    environment.set_auto_escape_callback(move |_name| {
+        if json {
+            AutoEscape::Json
+        } else {
+            AutoEscape::None
+        }
+    });
     // A misspelled field fails the attempt and says so, instead of sending an empty text.
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_fuel(Some(FUEL));
@@ -187,36 +239,83 @@ mod tests {
         let path = dir.path().join("message.tmpl");
         std::fs::write(&path, source).unwrap();
         let event = event(EventType::RunFailed, Some("say \"no\"\n<b>"));
-        let (delivery, sink) = (DeliveryId::new("msg_1").unwrap(), SinkName::new("ops").unwrap());
-        let message = Message { delivery: &delivery, sink: &sink, attempt: 2, event: &event, now: event.timestamp };
+        let (delivery, sink) = (
+            DeliveryId::new("msg_1").unwrap(),
+            SinkName::new("ops").unwrap(),
+        );
+        let message = Message {
+            delivery: &delivery,
+            sink: &sink,
+            attempt: 2,
+            event: &event,
+            now: event.timestamp,
+        };
         let template = Template::load(&path, content_type).map_err(|error| error.to_string())?;
-        template.render(&message, content_type).map_err(|error| error.to_string())
+        template
+            .render(&message, content_type)
+            .map_err(|error| error.to_string())
     }
 
     #[test]
     fn the_event_and_its_summary_can_be_used() {
-        let text = rendered("{{ type }} {{ data.run.id }} {{ title }} {{ delivery_id }} {{ attempt }}", "text/plain");
-        assert_eq!(text.unwrap(), "run.failed run_xyz789abc run_xyz789abc failed after 3s msg_1 2");
-        let json = rendered(r#"{"why": {{ data.run.error_message }}, "url": {{ url }}}"#, "application/json; x=y");
+        let text = rendered(
+            "{{ type }} {{ data.run.id }} {{ title }} {{ delivery_id }} {{ attempt }}",
+            "text/plain",
+        );
+        assert_eq!(
+            text.unwrap(),
+            "run.failed run_xyz789abc run_xyz789abc failed after 3s msg_1 2"
+        );
+        let json = rendered(
+            r#"{"why": {{ data.run.error_message }}, "url": {{ url }}}"#,
+            "application/json; x=y",
+        );
         let json: serde_json::Value = serde_json::from_str(&json.unwrap()).unwrap();
         assert_eq!(json["why"], "say \"no\"\n<b>");
     }
 
     #[test]
     fn what_is_sent_as_json_is_json() {
-        let quoted = rendered(r#"{"why": "{{ type }}"}"#, "application/json; charset=utf-8").unwrap_err();
-        assert!(quoted.contains("makes no JSON") && quoted.contains("quotes"), "{quoted}");
+        let quoted = rendered(
+            r#"{"why": "{{ type }}"}"#,
+            "application/json; charset=utf-8",
+        )
+        .unwrap_err();
+        assert!(
+            quoted.contains("makes no JSON") && quoted.contains("quotes"),
+            "{quoted}"
+        );
         assert!(rendered(r#"{"why": "{{ type }}"}"#, "text/plain").is_ok());
     }
 
     #[test]
     fn mistakes_are_named_and_loops_end() {
-        assert!(rendered("{{ type", "text/plain").unwrap_err().contains("message.tmpl"));
-        assert!(rendered("{{ nothing }}", "text/plain").unwrap_err().contains("undefined"));
+        assert!(
+            rendered("{{ type", "text/plain")
+                .unwrap_err()
+                .contains("message.tmpl")
+        );
+        assert!(
+            rendered("{{ nothing }}", "text/plain")
+                .unwrap_err()
+                .contains("undefined")
+        );
         let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{% set c = b %}{% endfor %}{% endfor %}";
-        assert!(rendered(endless, "text/plain").unwrap_err().contains("fuel"));
-        assert!(rendered(&"x".repeat(MAX_BYTES + 1), "text/plain").unwrap_err().contains("is more than"));
+        assert!(
+            rendered(endless, "text/plain")
+                .unwrap_err()
+                .contains("fuel")
+        );
+        assert!(
+            rendered(&"x".repeat(MAX_BYTES + 1), "text/plain")
+                .unwrap_err()
+                .contains("is more than")
+        );
         let large = "{% for a in range(999) %}{{ 'x' * 1000 }}{% endfor %}";
-        assert!(rendered(large, "text/plain").unwrap_err().contains("makes more than"));
+        assert!(
+            rendered(large, "text/plain")
+                .unwrap_err()
+                .contains("makes more than")
+        );
     }
 }

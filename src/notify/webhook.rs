@@ -96,11 +96,19 @@ impl Webhook {
             .build()
             .map_err(BuildSinkError::Http)?;
         let template = match &settings.format {
-            WebhookFormat::Template { file, content_type } => Some(Template::load(file, content_type)?),
+            WebhookFormat::Template { file, content_type } => {
+                Some(Template::load(file, content_type)?)
+            }
             _ => None,
         };
         let (secrets, answered) = (Lane::new("secrets", SECRET_READS), Mutex::default());
-        Ok(Self { http, settings: settings.clone(), template, secrets, answered })
+        Ok(Self {
+            http,
+            settings: settings.clone(),
+            template,
+            secrets,
+            answered,
+        })
     }
 
     pub(super) async fn send(&self, message: &Message<'_>) -> Result<Sent, SendError> {
@@ -112,7 +120,11 @@ impl Webhook {
         secrets.extend(self.sign(message, &text, &mut headers).await?);
         for (name, value) in &self.settings.headers {
             let value = self.read(value, name).await?;
-            let unusable = |what| SendError::new(format!("the header {name} has {what} that HTTP does not allow"));
+            let unusable = |what| {
+                SendError::new(format!(
+                    "the header {name} has {what} that HTTP does not allow"
+                ))
+            };
             let header = HeaderName::try_from(name).map_err(|_invalid| unusable("a name"))?;
             let mut value = HeaderValue::try_from(value).map_err(|_invalid| unusable("a value"))?;
             value.set_sensitive(true);
@@ -131,7 +143,11 @@ impl Webhook {
     /// Sends a request. Where a connection that was kept alive turns out to be dead, it is sent again at once on
     /// another one: the receiver knows a second one by the ID of its delivery.
     async fn post(&self, request: &RequestBuilder) -> Result<Response, reqwest::Error> {
-        let mut again = if self.keeps_connections() { MAX_IDLE } else { 0 };
+        let mut again = if self.keeps_connections() {
+            MAX_IDLE
+        } else {
+            0
+        };
         loop {
             let request = request.try_clone().expect("the body is a text");
             match request.send().await {
@@ -152,8 +168,18 @@ impl Webhook {
     }
 
     async fn read(&self, secret: &Secret, what: &str) -> Result<String, SendError> {
-        let cannot = |error| SendError::new(format!("cannot read {what}: {:#}", anyhow::Error::from(error)));
-        Ok(secret.read_on(&self.secrets).await.map_err(cannot)?.expose_secret().to_owned())
+        let cannot = |error| {
+            SendError::new(format!(
+                "cannot read {what}: {:#}",
+                anyhow::Error::from(error)
+            ))
+        };
+        Ok(secret
+            .read_on(&self.secrets)
+            .await
+            .map_err(cannot)?
+            .expose_secret()
+            .to_owned())
     }
 
     fn body(&self, message: &Message<'_>) -> Result<(HeaderValue, String, HeaderMap), SendError> {
@@ -169,52 +195,87 @@ impl Webhook {
             WebhookFormat::Ntfy => chat::ntfy(message.event),
             WebhookFormat::Template { content_type, .. } => {
                 let template = self.template.as_ref().expect("built with the format");
-                let text = template.render(message, content_type).map_err(|error| SendError::new(error.to_string()))?;
-                let content_type = HeaderValue::try_from(content_type)
-                    .map_err(|_invalid| SendError::new("the content type is not one that HTTP allows"))?;
+                let text = template
+                    .render(message, content_type)
+                    .map_err(|error| SendError::new(error.to_string()))?;
+                let content_type = HeaderValue::try_from(content_type).map_err(|_invalid| {
+                    SendError::new("the content type is not one that HTTP allows")
+                })?;
                 return Ok((content_type, text, HeaderMap::new()));
             }
         };
-        Ok((HeaderValue::from_static(body.content_type), body.text, body.headers))
+        Ok((
+            HeaderValue::from_static(body.content_type),
+            body.text,
+            body.headers,
+        ))
     }
 
     /// Adds the headers of the Standard Webhooks specification; a signature where there is a secret. Returns what must
     /// not show.
-    async fn sign(&self, message: &Message<'_>, body: &str, headers: &mut HeaderMap) -> Result<Vec<String>, SendError> {
-        let id = HeaderValue::try_from(message.delivery.as_str()).expect("letters, digits and an underscore");
+    async fn sign(
+        &self,
+        message: &Message<'_>,
+        body: &str,
+        headers: &mut HeaderMap,
+    ) -> Result<Vec<String>, SendError> {
+        let id = HeaderValue::try_from(message.delivery.as_str())
+            .expect("letters, digits and an underscore");
         headers.insert(signature::ID_HEADER, id);
         let timestamp = message.now.as_second();
         headers.insert(signature::TIMESTAMP_HEADER, timestamp.into());
         if let Some(secret) = &self.settings.secret {
             let secrets = self.read(secret, "the signing secret").await?;
-            let signatures = signature::sign(&secrets, message.delivery.as_str(), timestamp, body.as_bytes())
-                .map_err(|error| SendError::new(error.to_string()))?;
+            let signatures = signature::sign(
+                &secrets,
+                message.delivery.as_str(),
+                timestamp,
+                body.as_bytes(),
+            )
+            .map_err(|error| SendError::new(error.to_string()))?;
             let signatures = HeaderValue::try_from(signatures).expect("base64 and spaces");
             headers.insert(signature::SIGNATURE_HEADER, signatures);
-            return Ok(secrets.split_whitespace().flat_map(signing_secret).collect());
+            return Ok(secrets
+                .split_whitespace()
+                .flat_map(signing_secret)
+                .collect());
         }
         Ok(Vec::new())
     }
 }
 
 /// What an answer means: 2xx arrived, unless a chat service says otherwise in the body; everything else did not.
-async fn judge(mut response: Response, format: &WebhookFormat, redactor: &Redactor) -> Result<Sent, SendError> {
+async fn judge(
+    mut response: Response,
+    format: &WebhookFormat,
+    redactor: &Redactor,
+) -> Result<Sent, SendError> {
     let status = response.status();
     let mut retry_after = retry_after(response.headers(), SystemTime::now());
     if status.is_success() {
         if !chat::explains(format) {
-            return Ok(Sent { detail: status.to_string() });
+            return Ok(Sent {
+                detail: status.to_string(),
+            });
         }
         let said = tokio::time::timeout(SAID_LIMIT, beginning(&mut response, MAX_CHAT_BYTES)).await;
         // Without what it says, the status is what counts.
         let Some(failure) = said.ok().and_then(|said| chat::failure(format, &said)) else {
-            return Ok(Sent { detail: status.to_string() });
+            return Ok(Sent {
+                detail: status.to_string(),
+            });
         };
         let said = one_line(&redactor.text(&failure.message), ANSWER_CHARS);
         let detail = format!("{status}, but the answer reports a failure: {said}");
-        return Err(SendError { retry_after: failure.retry_after.or(retry_after), ..SendError::new(detail) });
+        return Err(SendError {
+            retry_after: failure.retry_after.or(retry_after),
+            ..SendError::new(detail)
+        });
     }
-    if !matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+    if !matches!(
+        status,
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+    ) {
         retry_after = None;
     }
     let detail = if status.is_redirection() {
@@ -231,14 +292,20 @@ async fn judge(mut response: Response, format: &WebhookFormat, redactor: &Redact
             said => format!("{status}: {said}"),
         }
     };
-    Err(SendError { retry_after, gone: status == StatusCode::GONE, ..SendError::new(detail) })
+    Err(SendError {
+        retry_after,
+        gone: status == StatusCode::GONE,
+        ..SendError::new(detail)
+    })
 }
 
 /// The beginning of a body, `most` bytes at the most. What cannot be read is left out; the status is what matters.
 async fn beginning(response: &mut Response, most: usize) -> Vec<u8> {
     let mut said = Vec::new();
     while said.len() < most {
-        let Ok(Some(chunk)) = response.chunk().await else { break };
+        let Ok(Some(chunk)) = response.chunk().await else {
+            break;
+        };
         said.extend_from_slice(&chunk);
     }
     said.truncate(most);
@@ -247,14 +314,23 @@ async fn beginning(response: &mut Response, most: usize) -> Vec<u8> {
 
 /// The value of a header, and its words: a receiver may repeat the token without its scheme, or decoded.
 fn secret_words(value: &str) -> Vec<String> {
-    let words = value.split_whitespace().filter(|word| word.len() < value.len());
-    let mut secrets: Vec<_> = std::iter::once(value).chain(words).map(ToOwned::to_owned).collect();
+    let words = value
+        .split_whitespace()
+        .filter(|word| word.len() < value.len());
+    let mut secrets: Vec<_> = std::iter::once(value)
+        .chain(words)
+        .map(ToOwned::to_owned)
+        .collect();
     if let Some(("Basic" | "basic", credentials)) = value.split_once(' ')
         && let Ok(decoded) = STANDARD.decode(credentials.trim())
         && let Ok(decoded) = String::from_utf8(decoded)
     {
         secrets.extend(
-            decoded.split_once(':').into_iter().flat_map(|(user, password)| [user, password]).map(ToOwned::to_owned),
+            decoded
+                .split_once(':')
+                .into_iter()
+                .flat_map(|(user, password)| [user, password])
+                .map(ToOwned::to_owned),
         );
         secrets.push(decoded);
     }
@@ -265,21 +341,41 @@ fn secret_words(value: &str) -> Vec<String> {
 /// A signing secret with and without its prefix, and the bytes that it stands for where these are a text.
 fn signing_secret(secret: &str) -> Vec<String> {
     let bare = secret.strip_prefix("whsec_").unwrap_or(secret);
-    let bytes = STANDARD.decode(bare).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-    [secret, bare].map(ToOwned::to_owned).into_iter().chain(bytes).filter(|text| text.len() >= MIN_CREDENTIAL).collect()
+    let bytes = STANDARD
+        .decode(bare)
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok());
+    [secret, bare]
+        .map(ToOwned::to_owned)
+        .into_iter()
+        .chain(bytes)
+        .filter(|text| text.len() >= MIN_CREDENTIAL)
+        .collect()
 }
 
 /// The parts of an address that only its owner knows: a chat service's address is the key to it. The user name is one:
 /// many services have their token there.
 fn secret_parts(url: &Url) -> Vec<String> {
-    let host = url.host_str().unwrap_or_default().split('.').filter(|label| label.len() >= MIN_HOST_LABEL);
+    let host = url
+        .host_str()
+        .unwrap_or_default()
+        .split('.')
+        .filter(|label| label.len() >= MIN_HOST_LABEL);
     let path = url.path().split('/');
     let query = url.query().unwrap_or_default().split(['&', '=']);
-    let long = path.chain(query).chain(url.fragment()).filter(|part| part.len() >= HIDDEN_CHARS);
+    let long = path
+        .chain(query)
+        .chain(url.fragment())
+        .filter(|part| part.len() >= HIDDEN_CHARS);
     let credentials = [Some(url.username()), url.password()].into_iter().flatten();
     let credentials = credentials.filter(|part| part.len() >= MIN_CREDENTIAL);
     let whole = std::iter::once(url.path()).filter(|path| path.len() > 1);
-    let mut parts: Vec<_> = whole.chain(long).chain(host).chain(credentials).map(ToOwned::to_owned).collect();
+    let mut parts: Vec<_> = whole
+        .chain(long)
+        .chain(host)
+        .chain(credentials)
+        .map(ToOwned::to_owned)
+        .collect();
     if let Some(password) = url.password() {
         parts.push(format!("{}:{password}", url.username()));
     }
@@ -291,6 +387,10 @@ const NO_ANSWER: &str = "no answer in time";
 
 /// Why no answer came, with the causes, without the URL: for chat services it is the secret.
 fn transport(error: reqwest::Error) -> String {
-    let what = if error.is_timeout() { NO_ANSWER } else { no_connection(&error) };
+    let what = if error.is_timeout() {
+        NO_ANSWER
+    } else {
+        no_connection(&error)
+    };
     error_chain_after(what.to_owned(), &error.without_url())
 }

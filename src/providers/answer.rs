@@ -90,7 +90,10 @@ impl Field {
 
     /// Whether the field may take as much as the whole answer may.
     fn is_large(self) -> bool {
-        matches!(self, Self::Input | Self::Output | Self::ErrorMessage | Self::Error)
+        matches!(
+            self,
+            Self::Input | Self::Output | Self::ErrorMessage | Self::Error
+        )
     }
 
     /// Whether two different values make an answer useless.
@@ -149,7 +152,11 @@ enum At {
     /// Before a value.
     Value,
     /// In a value: how many brackets are open, and whether within a string, after a backslash.
-    InValue { depth: u32, string: bool, escaped: bool },
+    InValue {
+        depth: u32,
+        string: bool,
+        escaped: bool,
+    },
     /// After a value that has its end.
     AfterValue,
     /// After the object.
@@ -219,7 +226,8 @@ impl Reader {
     /// Takes the next bytes of the body; breaks when more of them would change nothing or are too many.
     pub(super) fn push(&mut self, bytes: &[u8]) -> ControlFlow<()> {
         let room = BEGINNING_BYTES - self.beginning.len();
-        self.beginning.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        self.beginning
+            .extend_from_slice(&bytes[..bytes.len().min(room)]);
         let mut rest = bytes;
         while let Some(byte) = rest.first() {
             let used = match self.at {
@@ -232,7 +240,9 @@ impl Reader {
                 _ if byte.is_ascii_whitespace() => 1,
                 // The mark may come in pieces.
                 At::Start if self.mark() == Some(byte) => 1,
-                At::Start | At::Name | At::Colon | At::Value | At::AfterValue => usize::from(self.token(*byte)),
+                At::Start | At::Name | At::Colon | At::Value | At::AfterValue => {
+                    usize::from(self.token(*byte))
+                }
             };
             self.seen += used as u64;
             rest = &rest[used..];
@@ -338,13 +348,17 @@ impl Reader {
         if self.name.len() < MAX_NAME_BYTES {
             self.name.push(byte);
         }
-        self.at = At::InName { escaped: byte == b'\\' && !escaped };
+        self.at = At::InName {
+            escaped: byte == b'\\' && !escaped,
+        };
     }
 
     fn begin_value(&mut self, byte: u8) -> bool {
         if self.name.contains(&b'\\') {
             let quoted = [b"\"".as_slice(), &self.name, b"\""].concat();
-            self.name = serde_json::from_slice::<String>(&quoted).map(String::into_bytes).unwrap_or_default();
+            self.name = serde_json::from_slice::<String>(&quoted)
+                .map(String::into_bytes)
+                .unwrap_or_default();
         }
         if self.level == 0 && self.name == b"data" {
             // Of two values, the last counts, as in most parsers.
@@ -357,13 +371,24 @@ impl Reader {
         }
         self.field = Field::named(&self.name);
         self.value = Value::Bytes(Vec::new());
-        self.at = At::InValue { depth: 0, string: false, escaped: false };
+        self.at = At::InValue {
+            depth: 0,
+            string: false,
+            escaped: false,
+        };
         false
     }
 
     /// Goes on in a value, to its end or to the end of `bytes`; how many of them it took.
     fn in_value(&mut self, bytes: &[u8]) -> usize {
-        let At::InValue { mut depth, mut string, mut escaped } = self.at else { return 0 };
+        let At::InValue {
+            mut depth,
+            mut string,
+            mut escaped,
+        } = self.at
+        else {
+            return 0;
+        };
         let mut used = 0;
         let mut ended = false;
         while let Some(byte) = bytes.get(used).filter(|_| !ended) {
@@ -371,7 +396,10 @@ impl Reader {
                 escaped = false;
                 used += 1;
             } else if string {
-                let Some(next) = bytes[used..].iter().position(|byte| matches!(byte, b'"' | b'\\')) else {
+                let Some(next) = bytes[used..]
+                    .iter()
+                    .position(|byte| matches!(byte, b'"' | b'\\'))
+                else {
                     used = bytes.len();
                     break;
                 };
@@ -379,7 +407,9 @@ impl Reader {
                 escaped = bytes[used - 1] == b'\\';
                 string = escaped;
                 ended = !string && depth == 0;
-            } else if depth == 0 && (matches!(byte, b',' | b'}' | b']') || byte.is_ascii_whitespace()) {
+            } else if depth == 0
+                && (matches!(byte, b',' | b'}' | b']') || byte.is_ascii_whitespace())
+            {
                 // The end of a number or a word, which is not part of it.
                 ended = true;
             } else {
@@ -399,14 +429,24 @@ impl Reader {
         if ended {
             self.end_value();
         } else {
-            self.at = At::InValue { depth, string, escaped };
+            self.at = At::InValue {
+                depth,
+                string,
+                escaped,
+            };
         }
         used
     }
 
     fn keep(&mut self, bytes: &[u8]) {
-        let (Some(field), Value::Bytes(kept)) = (self.field, &mut self.value) else { return };
-        let room = if field.is_large() { self.left } else { MAX_SMALL_BYTES - kept.len() };
+        let (Some(field), Value::Bytes(kept)) = (self.field, &mut self.value) else {
+            return;
+        };
+        let room = if field.is_large() {
+            self.left
+        } else {
+            MAX_SMALL_BYTES - kept.len()
+        };
         if bytes.len() <= room {
             // Once for all that may come: each step of growth would be a copy beside the one before it.
             if let Some(length) = self.length.filter(|_| kept.len() > GROWN_BYTES) {
@@ -423,7 +463,9 @@ impl Reader {
 
     fn end_value(&mut self) {
         self.at = At::AfterValue;
-        let Some(field) = self.field.take() else { return };
+        let Some(field) = self.field.take() else {
+            return;
+        };
         let mut value = std::mem::take(&mut self.value);
         if let Value::Bytes(bytes) = &mut value {
             bytes.truncate(bytes.trim_ascii_end().len());
@@ -462,7 +504,9 @@ mod tests {
     }
 
     fn bytes(fields: &Fields, field: Field) -> Option<String> {
-        fields.bytes(field).map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+        fields
+            .bytes(field)
+            .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
     }
 
     #[test]
@@ -473,7 +517,10 @@ mod tests {
             let (ending, [outer, inner]) = read(body, piece);
             assert_eq!(ending, Ending::Whole);
             assert_eq!(bytes(&outer, Field::Id).unwrap(), r#""a\"},""#);
-            assert_eq!(bytes(&outer, Field::Output).unwrap(), r#"{"a":[1,"]}"],"n":NaN}"#);
+            assert_eq!(
+                bytes(&outer, Field::Output).unwrap(),
+                r#"{"a":[1,"]}"],"n":NaN}"#
+            );
             assert_eq!(bytes(&outer, Field::Status).unwrap(), r#""running""#);
             assert_eq!(outer.get(Field::Error), &Value::Absent);
             assert_eq!(bytes(&inner, Field::Status).unwrap(), r#""failed""#);
@@ -484,7 +531,10 @@ mod tests {
     #[test]
     fn too_large_a_field_costs_that_field_only() {
         let large = "x".repeat(2000);
-        let body = format!(r#"{{"output":"{large}","input":"{}","status":"succeeded"}}"#, "y".repeat(900));
+        let body = format!(
+            r#"{{"output":"{large}","input":"{}","status":"succeeded"}}"#,
+            "y".repeat(900)
+        );
         for piece in [1, 64, 10_000] {
             let (ending, [outer, _]) = read(body.as_bytes(), piece);
             assert_eq!(ending, Ending::Whole);
@@ -494,7 +544,11 @@ mod tests {
         }
         let endless = format!(r#"{{"status":"succeeded","output":"{}"#, large.repeat(10));
         let mut reader = Reader::new(LIMIT, None);
-        let read = endless.as_bytes().chunks(100).take_while(|bytes| reader.push(bytes).is_continue()).count();
+        let read = endless
+            .as_bytes()
+            .chunks(100)
+            .take_while(|bytes| reader.push(bytes).is_continue())
+            .count();
         assert!(read as u64 * 100 <= READ_FACTOR * LIMIT + 100, "{read}");
         assert_eq!(reader.finish().0, Ending::Cut);
     }
@@ -512,7 +566,11 @@ mod tests {
             } else {
                 assert_eq!(ending, expected, "{body}");
             }
-            assert_eq!(bytes(&outer, Field::Status).unwrap(), r#""failed""#, "{body}");
+            assert_eq!(
+                bytes(&outer, Field::Status).unwrap(),
+                r#""failed""#,
+                "{body}"
+            );
         }
         assert_eq!(read(b" \n", 1).0, Ending::Empty);
         assert_eq!(read(b"", 1).0, Ending::Empty);

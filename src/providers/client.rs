@@ -99,7 +99,8 @@ struct Pool {
 impl Pool {
     /// Whether a request may have gone over a connection that was kept alive.
     fn reuses(&self) -> bool {
-        self.answered_at.is_some_and(|answered_at| answered_at.elapsed() < IDLE_LIMIT)
+        self.answered_at
+            .is_some_and(|answered_at| answered_at.elapsed() < IDLE_LIMIT)
     }
 }
 
@@ -110,12 +111,19 @@ impl ApiClient {
     /// When TLS cannot be set up, or the address of the API is not a URL.
     pub fn new(settings: &ApiSettings) -> Result<Self, BuildError> {
         let names = Names::new(LOOKUPS);
-        let streams = builder(settings, &names).timeout(STREAM_LIFE).http1_only().pool_max_idle_per_host(0);
+        let streams = builder(settings, &names)
+            .timeout(STREAM_LIFE)
+            .http1_only()
+            .pool_max_idle_per_host(0);
         let runs = format!("{}/v1/runs", settings.base_url.trim_end_matches('/'));
         let runs = runs.parse().map_err(BuildError::Address)?;
         let http = poll_client(settings, &names).map_err(BuildError::Https)?;
         let client = Self {
-            polls: Mutex::new(Pool { http, number: 0, answered_at: None }),
+            polls: Mutex::new(Pool {
+                http,
+                number: 0,
+                answered_at: None,
+            }),
             spare: Arc::default(),
             settings: settings.clone(),
             names,
@@ -130,10 +138,17 @@ impl ApiClient {
     }
 
     fn make_spare(&self) {
-        let (settings, names, spare) = (self.settings.clone(), Arc::clone(&self.names), Arc::clone(&self.spare));
+        let (settings, names, spare) = (
+            self.settings.clone(),
+            Arc::clone(&self.names),
+            Arc::clone(&self.spare),
+        );
         let make = move || match poll_client(&settings, &names) {
             Ok(http) => *spare.lock().expect("no holder panics") = Some(http),
-            Err(error) => tracing::warn!(error = error_chain(&error), "cannot make new connections to the API"),
+            Err(error) => tracing::warn!(
+                error = error_chain(&error),
+                "cannot make new connections to the API"
+            ),
         };
         // Without it, connections that may be dead stay in use.
         if let Err(error) = blocking::spawn("connections", make) {
@@ -156,8 +171,14 @@ impl ApiClient {
         if pool.number != before {
             return;
         }
-        let Some(http) = self.spare.lock().expect("no holder panics").take() else { return };
-        *pool = Pool { http, number: before + 1, answered_at: None };
+        let Some(http) = self.spare.lock().expect("no holder panics").take() else {
+            return;
+        };
+        *pool = Pool {
+            http,
+            number: before + 1,
+            answered_at: None,
+        };
         drop(pool);
         self.make_spare();
     }
@@ -174,7 +195,10 @@ impl ApiClient {
         let mut pool = self.pool();
         let mut sent = send(&pool).await;
         let ended = matches!(&sent, Ok(Err(error)) if connection_ended(error));
-        if ended || matches!(&sent, Err(_elapsed)) || matches!(&sent, Ok(Err(error)) if error.is_timeout()) {
+        if ended
+            || matches!(&sent, Err(_elapsed))
+            || matches!(&sent, Ok(Err(error)) if error.is_timeout())
+        {
             // Others of its time are as dead, most likely.
             self.renew_since(pool.number);
         }
@@ -182,7 +206,9 @@ impl ApiClient {
             pool = self.pool();
             sent = send(&pool).await;
         }
-        let response = sent.map_err(|_elapsed| ApiError::Timeout)?.map_err(|error| self.transport(error))?;
+        let response = sent
+            .map_err(|_elapsed| ApiError::Timeout)?
+            .map_err(|error| self.transport(error))?;
         let mut current = self.polls.lock().expect("no holder panics");
         if current.number == pool.number {
             current.answered_at = Some(Instant::now());
@@ -204,9 +230,17 @@ impl ApiClient {
     }
 
     /// Reads a body, decompressed, up to `limit` bytes; `None` when there are more.
-    async fn read_body(&self, mut response: Response, limit: usize) -> Result<Option<Vec<u8>>, ApiError> {
+    async fn read_body(
+        &self,
+        mut response: Response,
+        limit: usize,
+    ) -> Result<Option<Vec<u8>>, ApiError> {
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.transport(error))? {
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| self.transport(error))?
+        {
             if body.len() + chunk.len() > limit {
                 return Ok(None);
             }
@@ -234,14 +268,18 @@ impl ApiClient {
         let broken_off = loop {
             // Before the first byte where that can be known: what is received and not read takes memory, too.
             if room.is_none() && announced.unwrap_or(reader.kept()) > SMALL_BYTES {
-                let kib =
-                    u32::try_from(announced.unwrap_or(most).min(most).div_ceil(1024)).unwrap_or(ROOM_KIB).min(ROOM_KIB);
+                let kib = u32::try_from(announced.unwrap_or(most).min(most).div_ceil(1024))
+                    .unwrap_or(ROOM_KIB)
+                    .min(ROOM_KIB);
                 let began = Instant::now();
                 let taken = match Arc::clone(&self.room).try_acquire_many_owned(kib) {
                     Ok(room) => room,
                     Err(_none_now) => {
                         waited = true;
-                        Arc::clone(&self.room).acquire_many_owned(kib).await.expect("it is never closed")
+                        Arc::clone(&self.room)
+                            .acquire_many_owned(kib)
+                            .await
+                            .expect("it is never closed")
                     }
                 };
                 room = Some(taken);
@@ -255,9 +293,9 @@ impl ApiClient {
             }
         };
         if let Some(room) = &mut room {
-            drop(room.split(
-                room.num_permits().saturating_sub(usize::try_from(reader.kept().div_ceil(1024)).unwrap_or(usize::MAX)),
-            ));
+            drop(room.split(room.num_permits().saturating_sub(
+                usize::try_from(reader.kept().div_ceil(1024)).unwrap_or(usize::MAX),
+            )));
         }
         let again = {
             let mut cut = self.cut.lock().expect("no holder panics");
@@ -294,18 +332,28 @@ impl ApiClient {
         }
         // Only the message is lost when the body cannot be read; the status says what matters.
         let message = match timeout_at(ends, self.read_body(response, MAX_ERROR_BYTES)).await {
-            Ok(Ok(Some(body))) => crewship::error_message(self.keys.redactor().beginning(&body).as_bytes()),
+            Ok(Ok(Some(body))) => {
+                crewship::error_message(self.keys.redactor().beginning(&body).as_bytes())
+            }
             Ok(Ok(None) | Err(_)) | Err(_) => String::new(),
         };
         match code {
-            StatusCode::FORBIDDEN if limits => ApiError::Status { status, message, retry_after },
+            StatusCode::FORBIDDEN if limits => ApiError::Status {
+                status,
+                message,
+                retry_after,
+            },
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 self.keys.refuse();
                 ApiError::Unauthorized { status, message }
             }
             StatusCode::NOT_FOUND => ApiError::NotFound { message },
             StatusCode::GONE => ApiError::Gone { message },
-            _ => ApiError::Status { status, message, retry_after },
+            _ => ApiError::Status {
+                status,
+                message,
+                retry_after,
+            },
         }
     }
 }
@@ -334,7 +382,10 @@ fn taken(answer: RunAnswer, id: &RunId) -> Observation {
 }
 
 fn builder(settings: &ApiSettings, names: &Arc<Names>) -> ClientBuilder {
-    http::client().dns_resolver(Arc::clone(names)).connect_timeout(settings.connect_timeout).tcp_keepalive(KEEPALIVE)
+    http::client()
+        .dns_resolver(Arc::clone(names))
+        .connect_timeout(settings.connect_timeout)
+        .tcp_keepalive(KEEPALIVE)
 }
 
 impl Provider for ApiClient {
@@ -386,13 +437,17 @@ impl Provider for ApiClient {
             request = request.header("last-event-id", last_id);
         }
         let ends = Instant::now() + self.settings.request_timeout;
-        let response = timeout_at(ends, request.send()).await.map_err(|_elapsed| ApiError::Timeout)?;
+        let response = timeout_at(ends, request.send())
+            .await
+            .map_err(|_elapsed| ApiError::Timeout)?;
         let response = response.map_err(|error| self.transport(error))?;
         if !response.status().is_success() {
             return Err(self.refusal(response, ends).await);
         }
         if !is_event_stream(response.headers()) {
-            return Err(ApiError::Malformed(Malformed::Shape("it is not an event stream")));
+            return Err(ApiError::Malformed(Malformed::Shape(
+                "it is not an event stream",
+            )));
         }
         Ok(HttpStream::new(response, self.keys.redactor()))
     }
@@ -402,8 +457,14 @@ impl Provider for ApiClient {
 const EVENT_STREAM: &str = "text/event-stream";
 
 fn is_event_stream(headers: &HeaderMap) -> bool {
-    let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    given.split(';').next().is_some_and(|given| given.trim().eq_ignore_ascii_case(EVENT_STREAM))
+    let given = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    given
+        .split(';')
+        .next()
+        .is_some_and(|given| given.trim().eq_ignore_ascii_case(EVENT_STREAM))
 }
 
 #[cfg(test)]
@@ -432,7 +493,8 @@ mod tests {
         const ANSWER: &str = r#"{"id":"run_1","status":"running"}"#;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base_url = format!("http://{}", listener.local_addr().unwrap());
-        let (connections, requests) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (connections, requests) =
+            (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let counts = (Arc::clone(&connections), Arc::clone(&requests));
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
@@ -454,13 +516,21 @@ mod tests {
                         if number == answers {
                             return;
                         }
-                        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{ANSWER}", ANSWER.len());
+                        let answer = format!(
+                            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{ANSWER}",
+                            ANSWER.len()
+                        );
                         stream.write_all(answer.as_bytes()).await.unwrap();
                     }
                 });
             }
         });
-        Api { base_url, connections, requests, _tasks: tasks }
+        Api {
+            base_url,
+            connections,
+            requests,
+            _tasks: tasks,
+        }
     }
 
     fn client(api: &Api, key: &str) -> ApiClient {
@@ -504,7 +574,10 @@ mod tests {
         let client = client(&api, "key");
         for polls in 1..=3 {
             has_spare(&client).await;
-            assert!(matches!(client.get_run(&run()).await, Err(ApiError::Transport(_))));
+            assert!(matches!(
+                client.get_run(&run()).await,
+                Err(ApiError::Transport(_))
+            ));
             assert_eq!(api.requests.load(Ordering::SeqCst), polls);
         }
     }

@@ -52,7 +52,11 @@ struct Seen {
 
 impl Keys {
     pub(super) fn new(key: Option<Secret>) -> Self {
-        Self { key, lane: Lane::new("keys", READS), seen: Mutex::default() }
+        Self {
+            key,
+            lane: Lane::new("keys", READS),
+            seen: Mutex::default(),
+        }
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -68,7 +72,8 @@ impl Keys {
     }
 
     async fn authorization_at(&self, now: Instant) -> Result<HeaderValue, ApiError> {
-        let fresh = |(read_at, _): &&(Instant, HeaderValue)| now.duration_since(*read_at) < KEY_LIFE;
+        let fresh =
+            |(read_at, _): &&(Instant, HeaderValue)| now.duration_since(*read_at) < KEY_LIFE;
         if let Some((_, header)) = self.seen().read.as_ref().filter(fresh) {
             return Ok(header.clone());
         }
@@ -76,7 +81,9 @@ impl Keys {
             Ok(key) => Ok(self.seen().take(&key, now)),
             // A file that is being written is empty, or incomplete, for a moment.
             Err(problem) => match &self.seen().accepted {
-                Some((read_at, header)) if now.duration_since(*read_at) < GRACE => Ok(header.clone()),
+                Some((read_at, header)) if now.duration_since(*read_at) < GRACE => {
+                    Ok(header.clone())
+                }
                 _ => Err(problem),
             },
         }
@@ -84,7 +91,10 @@ impl Keys {
 
     async fn read(&self) -> Result<SecretString, ApiError> {
         let key = self.key.as_ref().ok_or(ApiError::KeyMissing)?;
-        let key = key.read_on(&self.lane).await.map_err(|error| ApiError::KeyUnusable(KeyProblem::File(error)))?;
+        let key = key
+            .read_on(&self.lane)
+            .await
+            .map_err(|error| ApiError::KeyUnusable(KeyProblem::File(error)))?;
         let form = |(what, fix)| ApiError::KeyUnusable(KeyProblem::Form { what, fix });
         check_key(key.expose_secret()).map_err(form)?;
         Ok(key)
@@ -93,8 +103,15 @@ impl Keys {
     /// Takes note that the API accepted a key.
     pub(super) fn accept(&self, header: &HeaderValue) {
         let mut seen = self.seen();
-        if seen.accepted.as_ref().is_none_or(|(_, accepted)| accepted != header) {
-            let read_at = seen.read.as_ref().map_or_else(Instant::now, |(read_at, _)| *read_at);
+        if seen
+            .accepted
+            .as_ref()
+            .is_none_or(|(_, accepted)| accepted != header)
+        {
+            let read_at = seen
+                .read
+                .as_ref()
+                .map_or_else(Instant::now, |(read_at, _)| *read_at);
             seen.accepted = Some((read_at, header.clone()));
         }
     }
@@ -110,7 +127,11 @@ impl Keys {
         if !matches!(self.key, Some(Secret::File(_))) {
             return false;
         }
-        let replaces = self.seen().accepted.as_ref().is_some_and(|(_, accepted)| accepted != refused);
+        let replaces = self
+            .seen()
+            .accepted
+            .as_ref()
+            .is_some_and(|(_, accepted)| accepted != refused);
         if replaces {
             tokio::time::sleep(WRITTEN_WITHIN).await;
         }
@@ -129,7 +150,12 @@ impl Keys {
 
     /// Whether both have the same key, of those that were read.
     pub(super) fn same_as(&self, other: &Self) -> bool {
-        let last = |keys: &Self| keys.seen().keys.back().map(|key| key.expose_secret().to_owned());
+        let last = |keys: &Self| {
+            keys.seen()
+                .keys
+                .back()
+                .map(|key| key.expose_secret().to_owned())
+        };
         last(self) == last(other)
     }
 
@@ -142,9 +168,14 @@ impl Keys {
 impl Seen {
     /// Takes a key that was just read, and returns its header.
     fn take(&mut self, key: &SecretString, now: Instant) -> HeaderValue {
-        let mut header = HeaderValue::try_from(format!("Bearer {}", key.expose_secret())).expect("visible ASCII");
+        let mut header = HeaderValue::try_from(format!("Bearer {}", key.expose_secret()))
+            .expect("visible ASCII");
         header.set_sensitive(true);
-        if self.keys.back().is_none_or(|last| last.expose_secret() != key.expose_secret()) {
+        if self
+            .keys
+            .back()
+            .is_none_or(|last| last.expose_secret() != key.expose_secret())
+        {
             self.keys.push_back(key.clone());
             if self.keys.len() > REMEMBERED {
                 self.keys.pop_front();

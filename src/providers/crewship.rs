@@ -48,15 +48,24 @@ pub(super) fn observation(body: &[u8], asked: &RunId) -> Result<Observation, Mal
 ///
 /// The status and the ID decide: of an answer that has both, the rest is taken as far as it can be read. `room` is
 /// kept as long as the input and the output are.
-pub(super) fn answer(mut reader: Reader, asked: &RunId, room: Option<Room>) -> Result<RunAnswer, Malformed> {
+pub(super) fn answer(
+    mut reader: Reader,
+    asked: &RunId,
+    room: Option<Room>,
+) -> Result<RunAnswer, Malformed> {
     let (ending, [outer, inner]) = reader.finish();
     let malformed = |shape| match ending {
-        _ if reader.is_too_large() => Malformed::TooLarge { bytes: reader.seen() },
+        _ if reader.is_too_large() => Malformed::TooLarge {
+            bytes: reader.seen(),
+        },
         Ending::Empty => Malformed::Empty,
         Ending::Whole => Malformed::Shape(shape),
         Ending::Cut | Ending::Broken(_) => {
             let beginning = String::from_utf8_lossy(reader.beginning());
-            Malformed::NotJson { at: reader.seen(), beginning: one_line(&beginning, SHOWN_CHARS) }
+            Malformed::NotJson {
+                at: reader.seen(),
+                beginning: one_line(&beginning, SHOWN_CHARS),
+            }
         }
     };
     let enveloped = *outer.get(Field::Status) == Value::Absent && reader.data().is_some();
@@ -69,16 +78,31 @@ pub(super) fn answer(mut reader: Reader, asked: &RunId, room: Option<Room>) -> R
     let id = exact(Field::Id).or_else(|| exact(Field::RunId));
     let id = id.ok_or_else(|| malformed("it is JSON that names no run (no id or run_id)"))?;
     if id != asked.as_str() {
-        return Err(Malformed::OtherRun { found: one_line(&id, SHOWN_CHARS) });
+        return Err(Malformed::OtherRun {
+            found: one_line(&id, SHOWN_CHARS),
+        });
     }
-    let status = exact(Field::Status).ok_or_else(|| malformed("it has no status that is a text"))?;
+    let status =
+        exact(Field::Status).ok_or_else(|| malformed("it has no status that is a text"))?;
     if reader.contradicts() {
-        return Err(Malformed::Shape("it has two different values for its ID or its status"));
+        return Err(Malformed::Shape(
+            "it has two different values for its ID or its status",
+        ));
     }
     let status = Status::from_api(&status);
     let mut left_out = Vec::new();
-    let details = details(&mut run, &status, ending, (reader.max_bytes(), room), &mut left_out);
-    Ok(RunAnswer { observation: Observation { status, details }, whole: ending != Ending::Cut, left_out })
+    let details = details(
+        &mut run,
+        &status,
+        ending,
+        (reader.max_bytes(), room),
+        &mut left_out,
+    );
+    Ok(RunAnswer {
+        observation: Observation { status, details },
+        whole: ending != Ending::Cut,
+        left_out,
+    })
 }
 
 fn details(
@@ -88,7 +112,8 @@ fn details(
     (max_bytes, room): (u64, Option<Room>),
     left_out: &mut Vec<(&'static str, String)>,
 ) -> RunDetails {
-    let too_large = format!("the answer has more than {max_bytes} bytes; see api.max_response_bytes");
+    let too_large =
+        format!("the answer has more than {max_bytes} bytes; see api.max_response_bytes");
     let breaks_off = || match ending {
         Ending::Broken(at) => format!("the answer stops being JSON at byte {at}"),
         Ending::Whole | Ending::Cut | Ending::Empty => "the answer breaks off".to_owned(),
@@ -97,17 +122,29 @@ fn details(
         Value::TooLarge => left_out.push((field.name(), too_large.clone())),
         Value::Cut => left_out.push((field.name(), breaks_off())),
         // What a run like this has, and what comes after the place to which the answer could be read.
-        Value::Absent if ending != Ending::Whole && shown_by => left_out.push((field.name(), breaks_off())),
+        Value::Absent if ending != Ending::Whole && shown_by => {
+            left_out.push((field.name(), breaks_off()))
+        }
         Value::Absent | Value::Bytes(_) => {}
     };
     lose(Field::Input, run.get(Field::Input), false);
-    lose(Field::Output, run.get(Field::Output), *status == Status::Succeeded);
-    let error = if *run.get(Field::ErrorMessage) == Value::Absent { Field::Error } else { Field::ErrorMessage };
+    lose(
+        Field::Output,
+        run.get(Field::Output),
+        *status == Status::Succeeded,
+    );
+    let error = if *run.get(Field::ErrorMessage) == Value::Absent {
+        Field::Error
+    } else {
+        Field::ErrorMessage
+    };
     if *run.get(error) != Value::Absent || *status == Status::Failed {
         lose(Field::ErrorMessage, run.get(error), true);
     }
     let mut passed_on = |field: Field| {
-        let Value::Bytes(bytes) = run.take(field) else { return None };
+        let Value::Bytes(bytes) = run.take(field) else {
+            return None;
+        };
         let read = String::from_utf8(bytes).map_err(|error| error.utf8_error().to_string());
         let read = read.and_then(|text| {
             let json = match &room {
@@ -116,7 +153,8 @@ fn details(
             };
             json.map_err(|error| error.to_string())
         });
-        read.map_err(|why| left_out.push((field.name(), format!("it is not JSON: {why}")))).ok()
+        read.map_err(|why| left_out.push((field.name(), format!("it is not JSON: {why}"))))
+            .ok()
     };
     let (input, output) = (passed_on(Field::Input), passed_on(Field::Output));
     RunDetails {
@@ -125,12 +163,20 @@ fn details(
         project: text_of(run, Field::Project),
         input,
         output,
-        error_message: run.bytes(Field::ErrorMessage).or(run.bytes(Field::Error)).map(error_text),
+        error_message: run
+            .bytes(Field::ErrorMessage)
+            .or(run.bytes(Field::Error))
+            .map(error_text),
         created_at: run.bytes(Field::CreatedAt).and_then(time),
         started_at: run.bytes(Field::StartedAt).and_then(time),
         completed_at: run.bytes(Field::CompletedAt).and_then(time),
-        duration_ms: run.bytes(Field::DurationMs).and_then(|bytes| serde_json::from_slice(bytes).ok()),
-        left_out: left_out.iter().map(|(name, _)| (*name).to_owned()).collect(),
+        duration_ms: run
+            .bytes(Field::DurationMs)
+            .and_then(|bytes| serde_json::from_slice(bytes).ok()),
+        left_out: left_out
+            .iter()
+            .map(|(name, _)| (*name).to_owned())
+            .collect(),
     }
 }
 
@@ -141,12 +187,20 @@ fn time(json: &[u8]) -> Option<Timestamp> {
         serde_json::Value::String(text) => {
             let text = text.trim();
             let zoned = text.parse::<Timestamp>().ok();
-            zoned.or_else(|| TimeZone::UTC.to_timestamp(text.parse::<DateTime>().ok()?).ok())
+            zoned.or_else(|| {
+                TimeZone::UTC
+                    .to_timestamp(text.parse::<DateTime>().ok()?)
+                    .ok()
+            })
         }
         serde_json::Value::Number(number) => {
             // Milliseconds where they would be a year after 5138 as seconds.
             let number = number.as_f64()?;
-            let seconds = if number >= 1e11 { number / 1000.0 } else { number };
+            let seconds = if number >= 1e11 {
+                number / 1000.0
+            } else {
+                number
+            };
             Timestamp::from_duration(SignedDuration::try_from_secs_f64(seconds).ok()?).ok()
         }
         _ => None,
@@ -167,7 +221,9 @@ fn error_text(error: &[u8]) -> String {
         return text;
     }
     let parts: Option<Parts> = serde_json::from_str(&error).ok();
-    parts.and_then(|parts| parts.message.or(parts.code)).unwrap_or_else(|| error.into_owned())
+    parts
+        .and_then(|parts| parts.message.or(parts.code))
+        .unwrap_or_else(|| error.into_owned())
 }
 
 /// The text of a field; halves of characters and bytes that are not UTF-8 are replaced.
@@ -187,7 +243,9 @@ pub(super) fn error_message(body: &[u8]) -> String {
         error: &'a RawValue,
     }
     let body: Option<Body<'_>> = serde_json::from_slice(body).ok();
-    let text = body.map(|body| error_text(body.error.get().as_bytes())).unwrap_or_default();
+    let text = body
+        .map(|body| error_text(body.error.get().as_bytes()))
+        .unwrap_or_default();
     one_line(&text, 2 * SHOWN_CHARS)
 }
 
@@ -219,22 +277,38 @@ mod tests {
         assert!(!String::from_utf8_lossy(reader.beginning()).contains("1234567"));
         let seen = answer(reader, &asked(), None).unwrap().observation;
         assert_eq!(seen.status, Status::from_api("odd [redacted]"));
-        assert_eq!(seen.details.output.unwrap().get(), r#"{"a":["[redacted]"]}"#);
+        assert_eq!(
+            seen.details.output.unwrap().get(),
+            r#"{"a":["[redacted]"]}"#
+        );
         assert_eq!(seen.details.error_message.as_deref(), Some("[redacted]"));
         assert_eq!(seen.details.project.as_deref(), Some("[redacted]"));
     }
 
     #[test]
     fn the_documented_examples_are_read_bare_and_enveloped() {
-        for (body, status) in [(RUNNING, Status::Running), (SUCCEEDED, Status::Succeeded), (FAILED, Status::Failed)] {
+        for (body, status) in [
+            (RUNNING, Status::Running),
+            (SUCCEEDED, Status::Succeeded),
+            (FAILED, Status::Failed),
+        ] {
             for body in [body.to_owned(), format!("{{\"data\":{body}}}")] {
                 let seen = read_body(&body).unwrap();
                 assert_eq!(seen.status, status);
                 assert_eq!(seen.details.version_id.as_deref(), Some("ver_abc123xyz"));
-                assert_eq!(seen.details.started_at, Some("2024-01-15T10:35:02Z".parse().unwrap()));
+                assert_eq!(
+                    seen.details.started_at,
+                    Some("2024-01-15T10:35:02Z".parse().unwrap())
+                );
                 assert_eq!(seen.details.output.is_some(), status == Status::Succeeded);
-                assert_eq!(seen.details.error_message.is_some(), status == Status::Failed);
-                assert_eq!(seen.details.completed_at.is_some(), status != Status::Running);
+                assert_eq!(
+                    seen.details.error_message.is_some(),
+                    status == Status::Failed
+                );
+                assert_eq!(
+                    seen.details.completed_at.is_some(),
+                    status != Status::Running
+                );
             }
         }
     }
@@ -248,11 +322,24 @@ mod tests {
         .unwrap();
         assert_eq!(seen.details.error_message.as_deref(), Some("out of memory"));
         assert_eq!(seen.details.duration_ms, Some(45_200));
-        assert_eq!(seen.details.started_at, Some("2024-01-15T09:35:02.5Z".parse().unwrap()));
-        assert_eq!((seen.details.created_at, seen.details.version_id), (None, None));
-        for (error, text) in [(r#""boom""#, "boom"), (r#"{"code":"oom"}"#, "oom"), (r#"{"a":1}"#, r#"{"a":1}"#)] {
+        assert_eq!(
+            seen.details.started_at,
+            Some("2024-01-15T09:35:02.5Z".parse().unwrap())
+        );
+        assert_eq!(
+            (seen.details.created_at, seen.details.version_id),
+            (None, None)
+        );
+        for (error, text) in [
+            (r#""boom""#, "boom"),
+            (r#"{"code":"oom"}"#, "oom"),
+            (r#"{"a":1}"#, r#"{"a":1}"#),
+        ] {
             let body = format!(r#"{{"id":"run_xyz789abc","status":"failed","error":{error}}}"#);
-            assert_eq!(read_body(&body).unwrap().details.error_message.as_deref(), Some(text));
+            assert_eq!(
+                read_body(&body).unwrap().details.error_message.as_deref(),
+                Some(text)
+            );
         }
         // A bare run may have a field of its own called data.
         let body = r#"{"id":"run_xyz789abc","status":"running","data":{"status":"succeeded"}}"#;
@@ -261,45 +348,77 @@ mod tests {
 
     #[test]
     fn what_is_no_answer_about_the_run_is_refused() {
-        let deep = format!(r#"{{"id":"run_xyz789abc","status":{}1{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        let deep = format!(
+            r#"{{"id":"run_xyz789abc","status":{}1{}}}"#,
+            "[".repeat(100_000),
+            "]".repeat(100_000)
+        );
         for (body, expected) in [
             ("", "it is empty"),
             (" \n", "it is empty"),
-            ("<html>\x1b[31mBad</html>", "begins with \"<html>[31mBad</html>\""),
+            (
+                "<html>\x1b[31mBad</html>",
+                "begins with \"<html>[31mBad</html>\"",
+            ),
             (&RUNNING[..100], "it is not JSON"),
             ("[]", "it is not JSON"),
             ("null", "it is not JSON"),
             ("{}", "names no run"),
             (r#"{"data":[]}"#, "data is not an object"),
             (r#"{"id":7,"status":"running"}"#, "names no run"),
-            (r#"{"id":"run_other","status":"succeeded"}"#, "another run, \"run_other\""),
+            (
+                r#"{"id":"run_other","status":"succeeded"}"#,
+                "another run, \"run_other\"",
+            ),
             (r#"{"id":"run_xyz789abc"}"#, "no status"),
             (r#"{"id":"run_xyz789abc","status":null}"#, "no status"),
             (r#"{"id":"run_xyz789abc","status":3}"#, "no status"),
-            (r#"{"id":"run_xyz789abc","status":"running","status":"succeeded"}"#, "two different values"),
+            (
+                r#"{"id":"run_xyz789abc","status":"running","status":"succeeded"}"#,
+                "two different values",
+            ),
             (&deep, "no status"),
         ] {
             let error = read_body(body).unwrap_err();
-            assert!(error.contains(expected), "{}: {error}", &body[..body.len().min(60)]);
+            assert!(
+                error.contains(expected),
+                "{}: {error}",
+                &body[..body.len().min(60)]
+            );
         }
     }
 
     /// An answer whose fields are `fields`, about a run that succeeded.
     fn succeeded(fields: &str) -> Observation {
-        let seen = read_body(&format!(r#"{{"id":"run_xyz789abc",{fields},"status":"succeeded"}}"#)).unwrap();
+        let seen = read_body(&format!(
+            r#"{{"id":"run_xyz789abc",{fields},"status":"succeeded"}}"#
+        ))
+        .unwrap();
         assert_eq!(seen.status, Status::Succeeded, "{fields}");
         seen
     }
 
     #[test]
     fn what_cannot_be_read_costs_no_verdict_and_is_named() {
-        for output in ["NaN", r#"{"a":[1,NaN]}"#, "-Infinity", "{]", "'text'", "01", "\"\u{1}\"", "[1,]"] {
+        for output in [
+            "NaN",
+            r#"{"a":[1,NaN]}"#,
+            "-Infinity",
+            "{]",
+            "'text'",
+            "01",
+            "\"\u{1}\"",
+            "[1,]",
+        ] {
             let seen = succeeded(&format!(r#""output":{output}"#));
             assert!(seen.details.output.is_none(), "{output}");
             assert_eq!(seen.details.left_out, ["output"], "{output}");
         }
         let seen = succeeded(r#""input":{"n":NaN},"output":[1]"#);
-        assert_eq!((seen.details.output.unwrap().get(), seen.details.left_out), ("[1]", vec!["input".to_owned()]));
+        assert_eq!(
+            (seen.details.output.unwrap().get(), seen.details.left_out),
+            ("[1]", vec!["input".to_owned()])
+        );
         let seen = succeeded(r#""error_message":{"message":"boom"},"project":"half \ud800""#);
         assert_eq!(seen.details.error_message.as_deref(), Some("boom"));
         assert_eq!(seen.details.project.as_deref(), Some("half \u{fffd}"));
@@ -308,14 +427,20 @@ mod tests {
             [b"\xef\xbb\xbf{\"id\":\"run_xyz789abc\",\"output\":\"\xe4\",\"status\":\"succeeded\"} x".as_slice()]
                 .concat();
         let seen = observation(&body, &asked()).unwrap();
-        assert_eq!((seen.status, seen.details.left_out), (Status::Succeeded, vec!["output".to_owned()]));
+        assert_eq!(
+            (seen.status, seen.details.left_out),
+            (Status::Succeeded, vec!["output".to_owned()])
+        );
     }
 
     #[test]
     fn an_answer_that_is_too_large_or_breaks_off_says_what_it_is_missing() {
         let read = |body: &str, max_bytes| {
             let mut reader = Reader::new(max_bytes, None);
-            let _enough = body.as_bytes().chunks(16).try_for_each(|bytes| reader.push(bytes));
+            let _enough = body
+                .as_bytes()
+                .chunks(16)
+                .try_for_each(|bytes| reader.push(bytes));
             answer(reader, &asked(), None)
         };
         let large = format!(
@@ -324,24 +449,57 @@ mod tests {
         );
         let seen = read(&large, 400).unwrap();
         assert!(
-            seen.whole && seen.left_out[0].1.contains("400 bytes; see api.max_response_bytes"),
+            seen.whole
+                && seen.left_out[0]
+                    .1
+                    .contains("400 bytes; see api.max_response_bytes"),
             "{:?}",
             seen.left_out
         );
         assert_eq!(seen.observation.details.left_out, ["output"]);
         assert!(seen.observation.details.completed_at.is_some());
-        assert!(matches!(read(&large, 40).unwrap_err(), Malformed::TooLarge { .. }));
+        assert!(matches!(
+            read(&large, 40).unwrap_err(),
+            Malformed::TooLarge { .. }
+        ));
         for (body, whole, left_out) in [
-            (r#"{"id":"run_xyz789abc","status":"succeeded","outp"#, false, vec!["output"]),
-            (r#"{"id":"run_xyz789abc","status":"succeeded","output":{"a"#, false, vec!["output"]),
-            (r#"{"id":"run_xyz789abc","status":"failed","error":{"a"#, false, vec!["error_message"]),
-            (r#"{"id":"run_xyz789abc","status":"failed" "error":1}"#, true, vec!["error_message"]),
-            (r#"{"data":{"id":"run_xyz789abc","status":"running""#, false, vec![]),
+            (
+                r#"{"id":"run_xyz789abc","status":"succeeded","outp"#,
+                false,
+                vec!["output"],
+            ),
+            (
+                r#"{"id":"run_xyz789abc","status":"succeeded","output":{"a"#,
+                false,
+                vec!["output"],
+            ),
+            (
+                r#"{"id":"run_xyz789abc","status":"failed","error":{"a"#,
+                false,
+                vec!["error_message"],
+            ),
+            (
+                r#"{"id":"run_xyz789abc","status":"failed" "error":1}"#,
+                true,
+                vec!["error_message"],
+            ),
+            (
+                r#"{"data":{"id":"run_xyz789abc","status":"running""#,
+                false,
+                vec![],
+            ),
         ] {
             let seen = read(body, 1000).unwrap();
             assert_eq!(
                 (seen.whole, seen.observation.details.left_out.as_slice()),
-                (whole, left_out.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>().as_slice()),
+                (
+                    whole,
+                    left_out
+                        .iter()
+                        .map(|name| (*name).to_owned())
+                        .collect::<Vec<_>>()
+                        .as_slice()
+                ),
                 "{body}"
             );
         }
@@ -353,7 +511,10 @@ mod tests {
             (r#""2024-01-15T10:35:02.5""#, Some("2024-01-15T10:35:02.5Z")),
             (r#""2024-01-15 10:35:02""#, Some("2024-01-15T10:35:02Z")),
             (r#""2024-01-15 10:35:02Z""#, Some("2024-01-15T10:35:02Z")),
-            (r#""2024-01-15T10:35:02+0100""#, Some("2024-01-15T09:35:02Z")),
+            (
+                r#""2024-01-15T10:35:02+0100""#,
+                Some("2024-01-15T09:35:02Z"),
+            ),
             ("1705314902", Some("2024-01-15T10:35:02Z")),
             ("1705314902500", Some("2024-01-15T10:35:02.5Z")),
             ("1705314902.5", Some("2024-01-15T10:35:02.5Z")),
@@ -367,21 +528,34 @@ mod tests {
             (r#""""#, None),
             (r#""soon""#, None),
         ] {
-            assert_eq!(time(json.as_bytes()), expected.map(|time| time.parse().unwrap()), "{json}");
+            assert_eq!(
+                time(json.as_bytes()),
+                expected.map(|time| time.parse().unwrap()),
+                "{json}"
+            );
         }
     }
 
     #[test]
     fn deep_nesting_of_what_is_passed_on_survives() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-        let seen = read_body(&format!(r#"{{"id":"run_xyz789abc","status":"succeeded","output":{deep}}}"#)).unwrap();
+        let seen = read_body(&format!(
+            r#"{{"id":"run_xyz789abc","status":"succeeded","output":{deep}}}"#
+        ))
+        .unwrap();
         assert_eq!(seen.status, Status::Succeeded);
     }
 
     #[test]
     fn error_bodies_of_every_documented_form_are_read() {
-        assert_eq!(error_message(br#"{"error":{"message":"deployment_id is required"}}"#), "deployment_id is required");
-        assert_eq!(error_message(br#"{"error":{"code":"bad_request","message":"Cannot"}}"#), "Cannot");
+        assert_eq!(
+            error_message(br#"{"error":{"message":"deployment_id is required"}}"#),
+            "deployment_id is required"
+        );
+        assert_eq!(
+            error_message(br#"{"error":{"code":"bad_request","message":"Cannot"}}"#),
+            "Cannot"
+        );
         assert_eq!(error_message(b"<html>502</html>"), "");
         assert_eq!(error_message(b""), "");
     }

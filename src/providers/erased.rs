@@ -21,8 +21,11 @@ trait ErasedProvider: Any + Send + Sync {
     fn get_run<'a>(&'a self, id: &'a RunId) -> BoxFuture<'a, Result<Reply, ApiError>>;
     fn reconnect(&self);
     fn is_same_account(&self, other: &dyn ErasedProvider) -> bool;
-    fn open_events<'a>(&'a self, id: &'a RunId, last_id: Option<&'a str>)
-    -> BoxFuture<'a, Result<AnyStream, ApiError>>;
+    fn open_events<'a>(
+        &'a self,
+        id: &'a RunId,
+        last_id: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<AnyStream, ApiError>>;
 }
 
 /// As [`EventStream`], for dynamic dispatch.
@@ -42,7 +45,9 @@ impl<P: Provider> ErasedProvider for P {
 
     fn is_same_account(&self, other: &dyn ErasedProvider) -> bool {
         let other: &dyn Any = other;
-        other.downcast_ref().is_some_and(|other| Provider::is_same_account(self, other))
+        other
+            .downcast_ref()
+            .is_some_and(|other| Provider::is_same_account(self, other))
     }
 
     fn open_events<'a>(
@@ -92,7 +97,11 @@ impl AnyProvider {
     ///
     /// # Errors
     /// When the stream cannot be opened.
-    pub async fn open_events(&self, id: &RunId, last_id: Option<&str>) -> Result<AnyStream, ApiError> {
+    pub async fn open_events(
+        &self,
+        id: &RunId,
+        last_id: Option<&str>,
+    ) -> Result<AnyStream, ApiError> {
         self.0.open_events(id, last_id).await
     }
 }

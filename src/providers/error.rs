@@ -85,13 +85,23 @@ impl Transport {
     pub(super) fn new(error: reqwest::Error, redactor: &Redactor) -> Self {
         let what = transport_text(&error);
         let answer_began = error.is_body() || error.is_decode();
-        Self { what, answer_began, causes: redactor.text(&error_chain(&error.without_url())).into_owned() }
+        Self {
+            what,
+            answer_began,
+            causes: redactor
+                .text(&error_chain(&error.without_url()))
+                .into_owned(),
+        }
     }
 
     /// An answer that began and did not end in time.
     pub(super) fn late() -> Self {
         let causes = "the answer began and did not end".to_owned();
-        Self { what: "no answer in time", answer_began: true, causes }
+        Self {
+            what: "no answer in time",
+            answer_began: true,
+            causes,
+        }
     }
 }
 
@@ -150,7 +160,15 @@ impl ApiError {
 
     /// Whether what was asked for is not to be had from this server at all.
     pub fn is_absent(&self) -> bool {
-        matches!(self, Self::NotFound { .. } | Self::Gone { .. } | Self::Status { status: 405 | 406 | 501, .. })
+        matches!(
+            self,
+            Self::NotFound { .. }
+                | Self::Gone { .. }
+                | Self::Status {
+                    status: 405 | 406 | 501,
+                    ..
+                }
+        )
     }
 
     /// Whether no answer came at all: that of a server that was reached is another error.
@@ -171,7 +189,10 @@ impl ApiError {
 
     /// Whether the key is missing, unusable or refused.
     pub fn is_unauthorized(&self) -> bool {
-        matches!(self, Self::Unauthorized { .. } | Self::KeyMissing | Self::KeyUnusable(_))
+        matches!(
+            self,
+            Self::Unauthorized { .. } | Self::KeyMissing | Self::KeyUnusable(_)
+        )
     }
 
     /// The kind of error as one word of a small fixed set, for metrics.
@@ -180,7 +201,9 @@ impl ApiError {
             Self::KeyMissing | Self::KeyUnusable(_) | Self::Unauthorized { .. } => "unauthorized",
             Self::NotFound { .. } | Self::Gone { .. } => "not_found",
             Self::Redirect { .. } => "redirect",
-            Self::Status { status: 429 | 403, .. } => "throttled",
+            Self::Status {
+                status: 429 | 403, ..
+            } => "throttled",
             Self::Status { status: 500.., .. } => "server_error",
             Self::Status { .. } => "client_error",
             Self::Transport(_) | Self::Timeout => "no_answer",
@@ -203,14 +226,21 @@ impl ApiError {
 }
 
 fn status_text(status: u16) -> String {
-    match StatusCode::from_u16(status).ok().and_then(|code| code.canonical_reason()) {
+    match StatusCode::from_u16(status)
+        .ok()
+        .and_then(|code| code.canonical_reason())
+    {
         Some(reason) => format!("{status} {reason}"),
         None => status.to_string(),
     }
 }
 
 fn after_colon(message: &str) -> String {
-    if message.is_empty() { String::new() } else { format!(": {message}") }
+    if message.is_empty() {
+        String::new()
+    } else {
+        format!(": {message}")
+    }
 }
 
 fn transport_text(error: &reqwest::Error) -> &'static str {

@@ -15,7 +15,9 @@ use super::sse::Parser;
 use super::stream::activity;
 use super::{crewship, rate_limit};
 use crate::config::REDACTED;
-use crate::domain::{Activity, Event, EventData, Labels, Limits, PollOutcome, Progress, RunId, Verdict, Watch};
+use crate::domain::{
+    Activity, Event, EventData, Labels, Limits, PollOutcome, Progress, RunId, Verdict, Watch,
+};
 use crate::redact::Redactor;
 
 /// Largest message that a webhook sends, in bytes.
@@ -26,21 +28,50 @@ pub fn answer(body: &[u8]) {
     let message = crewship::error_message(body);
     assert!(!message.contains(char::is_control), "{message:?}");
     let run_id = RunId::new("run_1").expect("a valid ID");
-    let Ok(observation) = crewship::observation(body, &run_id) else { return };
+    let Ok(observation) = crewship::observation(body, &run_id) else {
+        return;
+    };
     let said = Verdict::of_status(&observation.status);
     if let Ok(strict) = serde_json::from_slice::<Value>(body) {
-        let run = if strict["status"].is_null() && strict["data"].is_object() { &strict["data"] } else { &strict };
-        let id = if run["id"].is_null() { &run["run_id"] } else { &run["id"] };
+        let run = if strict["status"].is_null() && strict["data"].is_object() {
+            &strict["data"]
+        } else {
+            &strict
+        };
+        let id = if run["id"].is_null() {
+            &run["run_id"]
+        } else {
+            &run["id"]
+        };
         assert_eq!(id.as_str(), Some("run_1"));
         assert_eq!(run["status"].as_str(), Some(observation.status.as_str()));
     }
     let now: Timestamp = "2024-01-15T10:35:05Z".parse().expect("a time");
     let later = now.checked_add(Duration::from_secs(3600)).expect("a time");
-    let watch = Watch { run_id, name: None, labels: Labels::new(), sinks: None, added_at: now, deadline_at: later };
-    let limits = Limits { not_found_grace: Duration::from_secs(60), overdue_after: None, run_url: None };
-    let step = Progress::begin(now).step(&watch, PollOutcome::Seen(Box::new(observation)), now, &limits);
+    let watch = Watch {
+        run_id,
+        name: None,
+        labels: Labels::new(),
+        sinks: None,
+        added_at: now,
+        deadline_at: later,
+    };
+    let limits = Limits {
+        not_found_grace: Duration::from_secs(60),
+        overdue_after: None,
+        run_url: None,
+    };
+    let step = Progress::begin(now).step(
+        &watch,
+        PollOutcome::Seen(Box::new(observation)),
+        now,
+        &limits,
+    );
     let step = step.expect("a watch that has just begun");
-    assert_eq!(step.progress.verdict, said, "the verdict is what the API said");
+    assert_eq!(
+        step.progress.verdict, said,
+        "the verdict is what the API said"
+    );
     for event in &step.events {
         told(event);
     }
@@ -55,7 +86,13 @@ fn told(event: &Event) {
     assert_eq!(again.to_json(), json);
     assert!(event.to_json_within(MESSAGE_BYTES).len() <= MESSAGE_BYTES);
     let summary = crate::notify::summary::of(event);
-    assert!(summary.lines.iter().chain([&summary.title]).all(|line| !line.contains(char::is_control)));
+    assert!(
+        summary
+            .lines
+            .iter()
+            .chain([&summary.title])
+            .all(|line| !line.contains(char::is_control))
+    );
     assert!(matches!(event.data, EventData::Run(_)));
 }
 
@@ -63,23 +100,37 @@ fn told(event: &Event) {
 pub fn pause(text: &[u8]) {
     let mut headers = HeaderMap::new();
     for line in text.split(|byte| *byte == b'\n') {
-        let Some((name, value)) = line.split_first() else { continue };
-        let name = ["retry-after", "x-ratelimit-reset", "x-ratelimit-remaining", "date"][usize::from(name % 4)];
+        let Some((name, value)) = line.split_first() else {
+            continue;
+        };
+        let name = [
+            "retry-after",
+            "x-ratelimit-reset",
+            "x-ratelimit-remaining",
+            "date",
+        ][usize::from(name % 4)];
         if let Ok(value) = HeaderValue::from_bytes(value) {
             headers.append(HeaderName::from_static(name), value);
         }
     }
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_705_315_800);
-    for pause in
-        [rate_limit::pause(&headers, now), rate_limit::exhausted(&headers, now), rate_limit::retry_after(&headers, now)]
-    {
-        assert!(pause.is_none_or(|pause| !pause.is_zero() && pause <= Duration::from_secs(3600)), "{pause:?}");
+    for pause in [
+        rate_limit::pause(&headers, now),
+        rate_limit::exhausted(&headers, now),
+        rate_limit::retry_after(&headers, now),
+    ] {
+        assert!(
+            pause.is_none_or(|pause| !pause.is_zero() && pause <= Duration::from_secs(3600)),
+            "{pause:?}"
+        );
     }
 }
 
 /// An event stream; the first byte says into how many pieces it is cut. That makes no difference.
 pub fn events(bytes: &[u8]) {
-    let Some((pieces, bytes)) = bytes.split_first() else { return };
+    let Some((pieces, bytes)) = bytes.split_first() else {
+        return;
+    };
     let read = |pieces: &mut dyn Iterator<Item = &[u8]>| {
         let (mut parser, mut frames) = (Parser::default(), Vec::new());
         for piece in pieces {
@@ -96,13 +147,18 @@ pub fn events(bytes: &[u8]) {
     let whole = read(&mut [bytes].into_iter());
     let cut = read(&mut bytes.chunks(usize::from(*pieces).max(1)));
     assert_eq!(whole, cut);
-    for activity in whole.iter().flat_map(|(frames, _)| frames).filter_map(activity) {
+    for activity in whole
+        .iter()
+        .flat_map(|(frames, _)| frames)
+        .filter_map(activity)
+    {
         assert!(!Activity::summary(activity.data.as_deref()).contains(char::is_control));
     }
 }
 
 /// Characters of keys: none of them begins an escape.
-const KEY_CHARACTERS: &[u8] = b"_-.~+/=0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+const KEY_CHARACTERS: &[u8] =
+    b"_-.~+/=0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
 
 /// Longest text that is searched for a secret, in bytes.
 const SEARCHED: usize = 4096;
@@ -110,8 +166,15 @@ const SEARCHED: usize = 4096;
 /// A text with a secret in it: the first byte says how the secret is spelled there, the rest of the first line what it
 /// is, and the other lines what stands around it. However it is spelled, it is found, and JSON stays JSON.
 pub fn redact(bytes: &[u8]) {
-    let Some((spelling, bytes)) = bytes.split_first() else { return };
-    let (key, rest) = bytes.split_at(bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len()));
+    let Some((spelling, bytes)) = bytes.split_first() else {
+        return;
+    };
+    let (key, rest) = bytes.split_at(
+        bytes
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .unwrap_or(bytes.len()),
+    );
     if !(10..=60).contains(&key.len()) {
         return;
     }
@@ -124,11 +187,17 @@ pub fn redact(bytes: &[u8]) {
     let text = String::from_utf8_lossy(&rest[..rest.len().min(SEARCHED)]).into_owned();
     let redactor = Redactor::new([&secret]);
 
-    let spelled = respelled(&respelled(&encoded(&secret, spelling / 49), spelling / 7 % 7), spelling % 7);
+    let spelled = respelled(
+        &respelled(&encoded(&secret, spelling / 49), spelling / 7 % 7),
+        spelling % 7,
+    );
     let middle = text.floor_char_boundary(text.len() / 2);
     let whole = format!("{}{spelled}{}", &text[..middle], &text[middle..]);
     let shown = redactor.text(&whole);
-    assert!(shown.contains(REDACTED) && !shown.contains(&spelled), "{spelled}");
+    assert!(
+        shown.contains(REDACTED) && !shown.contains(&spelled),
+        "{spelled}"
+    );
     assert!(shown_nowhere(&shown, &secret), "{shown}");
     // Cut off in the middle, what is there of it does not show either.
     let cut = &whole.as_bytes()[..middle + spelled.len() / 2 + 1];
@@ -138,14 +207,19 @@ pub fn redact(bytes: &[u8]) {
     let body = redactor.body(text.clone().into_bytes());
     assert!(shown_nowhere(&String::from_utf8_lossy(&body), &secret));
     if serde_json::from_str::<Value>(&text).is_ok() {
-        assert!(serde_json::from_slice::<Value>(&body).is_ok(), "{}", String::from_utf8_lossy(&body));
+        assert!(
+            serde_json::from_slice::<Value>(&body).is_ok(),
+            "{}",
+            String::from_utf8_lossy(&body)
+        );
     }
 }
 
 /// Whether a secret shows nowhere between the marks.
 fn shown_nowhere(text: &str, secret: &str) -> bool {
     let secret = secret.to_ascii_lowercase();
-    text.split(REDACTED).all(|part| !part.to_ascii_lowercase().contains(&secret))
+    text.split(REDACTED)
+        .all(|part| !part.to_ascii_lowercase().contains(&secret))
 }
 
 /// A secret as other programs encode it.
@@ -164,10 +238,22 @@ fn respelled(text: &str, kind: u8) -> String {
     let each = |escape: &dyn Fn(char) -> String| text.chars().map(escape).collect();
     match kind {
         0 => text.to_owned(),
-        1 => each(&|c| if c.is_ascii_alphanumeric() { c.to_string() } else { format!("%{:02X}", c as u32) }),
+        1 => each(&|c| {
+            if c.is_ascii_alphanumeric() {
+                c.to_string()
+            } else {
+                format!("%{:02X}", c as u32)
+            }
+        }),
         2 => each(&|c| format!("%{:02x}", c as u32)),
         3 => each(&|c| format!("\\u{:04x}", c as u32)),
-        4 => each(&|c| if c.is_ascii_alphanumeric() { c.to_string() } else { format!("\\{c}") }),
+        4 => each(&|c| {
+            if c.is_ascii_alphanumeric() {
+                c.to_string()
+            } else {
+                format!("\\{c}")
+            }
+        }),
         5 => each(&|c| format!("&#{};", c as u32)),
         _ => each(&|c| format!("&#x{:X};", c as u32)),
     }

@@ -39,11 +39,17 @@ pub(super) fn limits(headers: &HeaderMap) -> bool {
 }
 
 /// How long a refusal asks to be left alone; `None` where it does not, or the time that it names has come already.
-pub(super) fn refusal_pause(code: StatusCode, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+pub(super) fn refusal_pause(
+    code: StatusCode,
+    headers: &HeaderMap,
+    now: SystemTime,
+) -> Option<Duration> {
     match code {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => pause(headers, now),
         StatusCode::FORBIDDEN if limits(headers) => {
-            let has_come = until_retry(headers, now).or_else(|| until_reset(headers, now)).is_some();
+            let has_come = until_retry(headers, now)
+                .or_else(|| until_reset(headers, now))
+                .is_some();
             pause(headers, now).or_else(|| (!has_come).then_some(UNTOLD_PAUSE))
         }
         _ => None,
@@ -52,7 +58,11 @@ pub(super) fn refusal_pause(code: StatusCode, headers: &HeaderMap, now: SystemTi
 
 /// How long to wait when an answer says that no requests are left.
 pub(super) fn exhausted(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    if none_left(headers) { reset(headers, now) } else { None }
+    if none_left(headers) {
+        reset(headers, now)
+    } else {
+        None
+    }
 }
 
 fn none_left(headers: &HeaderMap) -> bool {
@@ -81,7 +91,10 @@ fn seconds(value: &str) -> Option<u64> {
         return None;
     }
     let up = u64::from(fraction.bytes().any(|digit| digit != b'0'));
-    whole.parse::<u64>().ok().map(|whole| whole.saturating_add(up))
+    whole
+        .parse::<u64>()
+        .ok()
+        .map(|whole| whole.saturating_add(up))
 }
 
 /// What `X-RateLimit-Reset` asks for, at most an hour; nothing when it is absent, past or unreadable.
@@ -93,22 +106,31 @@ fn reset(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 /// send milliseconds.
 fn until_reset(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let value: u64 = text(headers, &RESET)?.parse().ok()?;
-    let seconds = if value >= FIRST_MILLISECONDS { value.div_ceil(1000) } else { value };
+    let seconds = if value >= FIRST_MILLISECONDS {
+        value.div_ceil(1000)
+    } else {
+        value
+    };
     let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))?;
     Some(until(at, headers, now)).filter(|pause| *pause <= FURTHEST_RESET)
 }
 
 fn positive(pause: Option<Duration>) -> Option<Duration> {
-    pause.filter(|pause| !pause.is_zero()).map(|pause| pause.min(MAX_PAUSE))
+    pause
+        .filter(|pause| !pause.is_zero())
+        .map(|pause| pause.min(MAX_PAUSE))
 }
 
 /// How long it is until `at` by the clock of the server: zero where it has come.
 fn until(at: SystemTime, headers: &HeaderMap, now: SystemTime) -> Duration {
-    at.duration_since(server_time(headers, now)).unwrap_or_default()
+    at.duration_since(server_time(headers, now))
+        .unwrap_or_default()
 }
 
 fn server_time(headers: &HeaderMap, now: SystemTime) -> SystemTime {
-    text(headers, &DATE).and_then(|date| httpdate::parse_http_date(date).ok()).unwrap_or(now)
+    text(headers, &DATE)
+        .and_then(|date| httpdate::parse_http_date(date).ok())
+        .unwrap_or(now)
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
@@ -123,61 +145,126 @@ mod tests {
     const NOW: Duration = Duration::from_secs(1_705_315_800);
 
     fn asked(pairs: &[(&'static str, &str)]) -> Option<u64> {
-        let headers = pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
+        let headers = pairs
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
         pause(&headers.collect(), SystemTime::UNIX_EPOCH + NOW).map(|pause| pause.as_secs())
     }
 
     #[test]
     fn both_forms_of_retry_after_and_the_reset_are_understood() {
         assert_eq!(asked(&[("retry-after", "120")]), Some(120));
-        assert_eq!(asked(&[("retry-after", "Mon, 15 Jan 2024 10:51:00 GMT")]), Some(60));
+        assert_eq!(
+            asked(&[("retry-after", "Mon, 15 Jan 2024 10:51:00 GMT")]),
+            Some(60)
+        );
         // The server's clock is an hour ahead of ours; it asks for ten seconds.
-        let ahead = [("retry-after", "Mon, 15 Jan 2024 11:50:10 GMT"), ("date", "Mon, 15 Jan 2024 11:50:00 GMT")];
+        let ahead = [
+            ("retry-after", "Mon, 15 Jan 2024 11:50:10 GMT"),
+            ("date", "Mon, 15 Jan 2024 11:50:00 GMT"),
+        ];
         assert_eq!(asked(&ahead), Some(10));
         assert_eq!(asked(&[("x-ratelimit-reset", "1705315860")]), Some(60));
         assert_eq!(asked(&[("retry-after", "4.2")]), Some(5));
         assert_eq!(asked(&[("retry-after", "0.001")]), Some(1));
         assert_eq!(asked(&[("retry-after", "4.0")]), Some(4));
-        assert_eq!(asked(&[("x-ratelimit-reset", "1705315860000")]), Some(60), "milliseconds");
-        assert_eq!(asked(&[("retry-after", "5"), ("x-ratelimit-reset", "1705315860")]), Some(5));
-        assert_eq!(asked(&[("retry-after", "later"), ("x-ratelimit-reset", "1705315860")]), Some(60));
+        assert_eq!(
+            asked(&[("x-ratelimit-reset", "1705315860000")]),
+            Some(60),
+            "milliseconds"
+        );
+        assert_eq!(
+            asked(&[("retry-after", "5"), ("x-ratelimit-reset", "1705315860")]),
+            Some(5)
+        );
+        assert_eq!(
+            asked(&[
+                ("retry-after", "later"),
+                ("x-ratelimit-reset", "1705315860")
+            ]),
+            Some(60)
+        );
     }
 
     #[test]
     fn what_makes_no_sense_is_ignored_and_what_is_too_long_is_cut() {
-        for value in ["", "0", "-1", "soon", "1e1", "1.", ".5", "2, 3", "Mon, 15 Jan 2024 10:49:00 GMT"] {
+        for value in [
+            "",
+            "0",
+            "-1",
+            "soon",
+            "1e1",
+            "1.",
+            ".5",
+            "2, 3",
+            "Mon, 15 Jan 2024 10:49:00 GMT",
+        ] {
             assert_eq!(asked(&[("retry-after", value)]), None, "{value}");
         }
         assert_eq!(asked(&[("x-ratelimit-reset", "17")]), None);
         assert_eq!(asked(&[("x-ratelimit-reset", "1705402200")]), Some(3600));
-        assert_eq!(asked(&[("x-ratelimit-reset", "1805315800")]), None, "years ahead");
+        assert_eq!(
+            asked(&[("x-ratelimit-reset", "1805315800")]),
+            None,
+            "years ahead"
+        );
         assert_eq!(asked(&[("retry-after", "999999999999")]), Some(3600));
-        assert_eq!(asked(&[("x-ratelimit-reset", "18446744073709551615")]), None);
+        assert_eq!(
+            asked(&[("x-ratelimit-reset", "18446744073709551615")]),
+            None
+        );
         assert_eq!(asked(&[]), None);
     }
 
     #[test]
     fn a_forbidden_answer_is_a_rate_limit_only_where_it_says_so() {
         let asked = |code: u16, pairs: &[(&'static str, &str)]| {
-            let headers = pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
+            let headers = pairs
+                .iter()
+                .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
             let code = StatusCode::from_u16(code).unwrap();
-            refusal_pause(code, &headers.collect(), SystemTime::UNIX_EPOCH + NOW).map(|pause| pause.as_secs())
+            refusal_pause(code, &headers.collect(), SystemTime::UNIX_EPOCH + NOW)
+                .map(|pause| pause.as_secs())
         };
         let reset = ("x-ratelimit-reset", "1705315860");
         assert_eq!(asked(403, &[("retry-after", "2")]), Some(2));
-        assert_eq!(asked(403, &[("x-ratelimit-remaining", "0"), reset]), Some(60));
+        assert_eq!(
+            asked(403, &[("x-ratelimit-remaining", "0"), reset]),
+            Some(60)
+        );
         assert_eq!(asked(403, &[("x-ratelimit-remaining", "7"), reset]), None);
         assert_eq!(asked(403, &[reset]), None);
-        assert_eq!(asked(403, &[("x-ratelimit-remaining", "0")]), Some(60), "no reset");
+        assert_eq!(
+            asked(403, &[("x-ratelimit-remaining", "0")]),
+            Some(60),
+            "no reset"
+        );
         for past in ["17", "1705315799", "1705315799000"] {
             let past = ("x-ratelimit-reset", past);
-            assert_eq!(asked(403, &[("x-ratelimit-remaining", "0"), past]), None, "the limit is over");
+            assert_eq!(
+                asked(403, &[("x-ratelimit-remaining", "0"), past]),
+                None,
+                "the limit is over"
+            );
             assert_eq!(asked(403, &[("retry-after", "soon"), past]), None);
             assert_eq!(asked(403, &[("retry-after", "3"), past]), Some(3));
         }
-        assert_eq!(asked(403, &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1805315800")]), Some(60));
+        assert_eq!(
+            asked(
+                403,
+                &[
+                    ("x-ratelimit-remaining", "0"),
+                    ("x-ratelimit-reset", "1805315800")
+                ]
+            ),
+            Some(60)
+        );
         assert_eq!(asked(403, &[("retry-after", "0")]), None, "at once");
-        assert_eq!(asked(403, &[("retry-after", "Mon, 15 Jan 2024 10:49:00 GMT")]), None, "past");
+        assert_eq!(
+            asked(403, &[("retry-after", "Mon, 15 Jan 2024 10:49:00 GMT")]),
+            None,
+            "past"
+        );
         assert_eq!(asked(403, &[("retry-after", "0"), reset]), Some(60));
         assert_eq!(asked(403, &[("retry-after", "soon")]), Some(60));
         assert_eq!(asked(403, &[("x-ratelimit-remaining", "none")]), None);

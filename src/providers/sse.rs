@@ -91,19 +91,31 @@ impl Parser {
     }
 
     fn check(&self, more: usize) -> Result<(), TooLarge> {
-        if self.data.len() + self.event.len() + more > MAX_EVENT_BYTES { Err(TooLarge) } else { Ok(()) }
+        if self.data.len() + self.event.len() + more > MAX_EVENT_BYTES {
+            Err(TooLarge)
+        } else {
+            Ok(())
+        }
     }
 
     /// Takes in a line without its end.
     fn line(&mut self, line: &[u8]) -> Result<Option<Frame>, TooLarge> {
         // A byte order mark before the first line is no part of it.
         let marked = !std::mem::replace(&mut self.begun, true);
-        let line = line.strip_prefix(b"\xef\xbb\xbf").filter(|_| marked).unwrap_or(line);
+        let line = line
+            .strip_prefix(b"\xef\xbb\xbf")
+            .filter(|_| marked)
+            .unwrap_or(line);
         if line.is_empty() {
             return Ok(self.dispatch());
         }
         let (field, value) = match line.iter().position(|byte| *byte == b':') {
-            Some(colon) => (&line[..colon], line[colon + 1..].strip_prefix(b" ").unwrap_or(&line[colon + 1..])),
+            Some(colon) => (
+                &line[..colon],
+                line[colon + 1..]
+                    .strip_prefix(b" ")
+                    .unwrap_or(&line[colon + 1..]),
+            ),
             None => (line, [].as_slice()),
         };
         match field {
@@ -132,7 +144,10 @@ impl Parser {
         let mut data = std::mem::take(&mut self.data);
         data.pop()?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Some(Frame { event: text(&event), data: text(&data) })
+        Some(Frame {
+            event: text(&event),
+            data: text(&data),
+        })
     }
 }
 
@@ -155,7 +170,10 @@ mod tests {
     }
 
     fn frame(event: &str, data: &str) -> Frame {
-        Frame { event: event.to_owned(), data: data.to_owned() }
+        Frame {
+            event: event.to_owned(),
+            data: data.to_owned(),
+        }
     }
 
     #[test]
@@ -166,7 +184,10 @@ mod tests {
         let (frames, id) =
             parse(&[b": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n"])
                 .unwrap();
-        assert_eq!(frames, [frame("", "first event"), frame("", "second event")]);
+        assert_eq!(
+            frames,
+            [frame("", "first event"), frame("", "second event")]
+        );
         assert_eq!(id.as_deref(), Some(""));
         let (frames, _) = parse(&[b"data\n\ndata\ndata\n\ndata:"]).unwrap();
         assert_eq!(frames, [frame("", ""), frame("", "\n")]);
@@ -176,10 +197,21 @@ mod tests {
 
     #[test]
     fn every_line_end_counts_once_and_a_mark_is_skipped() {
-        for text in ["\u{feff}event: a\ndata: b\n\n", "event:a\rdata:b\r\r", "event:a\r\ndata: b\r\n\r\n"] {
-            assert_eq!(parse(&[text.as_bytes()]).unwrap().0, [frame("a", "b")], "{text:?}");
+        for text in [
+            "\u{feff}event: a\ndata: b\n\n",
+            "event:a\rdata:b\r\r",
+            "event:a\r\ndata: b\r\n\r\n",
+        ] {
+            assert_eq!(
+                parse(&[text.as_bytes()]).unwrap().0,
+                [frame("a", "b")],
+                "{text:?}"
+            );
         }
-        assert_eq!(parse(&[b"data: a\r", b"\n\r", b"\ndata: b\n\n"]).unwrap().0, [frame("", "a"), frame("", "b")]);
+        assert_eq!(
+            parse(&[b"data: a\r", b"\n\r", b"\ndata: b\n\n"]).unwrap().0,
+            [frame("", "a"), frame("", "b")]
+        );
     }
 
     #[test]
@@ -193,15 +225,32 @@ mod tests {
         let fits = [b"data:".as_slice(), &long[..MAX_EVENT_BYTES - 8], b"\n\n"].concat();
         assert_eq!(parse(&[&fits, &fits, &fits]).unwrap().0.len(), 3);
         // Comments take no room that stays.
-        assert_eq!(parse(&[[b": ".as_slice(), &[b'x'; 100_000], b"\n"].concat().repeat(10).as_slice()]).unwrap().0, []);
+        assert_eq!(
+            parse(&[[b": ".as_slice(), &[b'x'; 100_000], b"\n"]
+                .concat()
+                .repeat(10)
+                .as_slice()])
+            .unwrap()
+            .0,
+            []
+        );
     }
 
     #[test]
     fn ids_that_no_header_may_carry_are_not_kept() {
-        assert_eq!(parse(&[b"id: 7\ndata: x\n\nid: a\0b\ndata: y\n\n"]).unwrap().1.as_deref(), Some("7"));
+        assert_eq!(
+            parse(&[b"id: 7\ndata: x\n\nid: a\0b\ndata: y\n\n"])
+                .unwrap()
+                .1
+                .as_deref(),
+            Some("7")
+        );
         let long = [b"id: 7\nid: ".as_slice(), &[b'x'; 300], b"\n"].concat();
         assert_eq!(parse(&[&long]).unwrap().1.as_deref(), Some("7"));
-        assert_eq!(parse(&[b"data: \xff\xfe\n\n"]).unwrap().0, [frame("", "\u{fffd}\u{fffd}")]);
+        assert_eq!(
+            parse(&[b"data: \xff\xfe\n\n"]).unwrap().0,
+            [frame("", "\u{fffd}\u{fffd}")]
+        );
     }
 
     proptest! {

@@ -65,7 +65,13 @@ pub struct HttpStream {
 
 impl HttpStream {
     pub(super) fn new(response: Response, redactor: Arc<Redactor>) -> Self {
-        Self { response, parser: Parser::default(), rest: Bytes::new(), second: (Instant::now(), 0), redactor }
+        Self {
+            response,
+            parser: Parser::default(),
+            rest: Bytes::new(),
+            second: (Instant::now(), 0),
+            redactor,
+        }
     }
 }
 
@@ -83,17 +89,26 @@ impl EventStream for HttpStream {
             match self.response.chunk().await {
                 Ok(Some(bytes)) => self.rest = bytes,
                 Ok(None) => return Ok(None),
-                Err(error) => return Err(ApiError::Transport(Transport::new(error, &self.redactor))),
+                Err(error) => {
+                    return Err(ApiError::Transport(Transport::new(error, &self.redactor)));
+                }
             }
             self.second.1 += self.rest.len();
         }
         let frame = self.parser.next(&mut self.rest);
-        let frame = frame.map_err(|_too_large| ApiError::Malformed(Malformed::Shape("an event of it is too large")))?;
+        let frame = frame.map_err(|_too_large| {
+            ApiError::Malformed(Malformed::Shape("an event of it is too large"))
+        })?;
         let frame = frame.map(|frame| Frame {
             event: self.redactor.text(&frame.event).into_owned(),
-            data: String::from_utf8(self.redactor.body(frame.data.into_bytes())).unwrap_or_default(),
+            data: String::from_utf8(self.redactor.body(frame.data.into_bytes()))
+                .unwrap_or_default(),
         });
-        Ok(Some(frame.and_then(|frame| activity(&frame)).map_or(StreamItem::Life, StreamItem::Activity)))
+        Ok(Some(
+            frame
+                .and_then(|frame| activity(&frame))
+                .map_or(StreamItem::Life, StreamItem::Activity),
+        ))
     }
 
     fn last_id(&self) -> Option<&str> {
@@ -121,12 +136,15 @@ pub(super) fn activity(frame: &Frame) -> Option<Activity> {
         // No object, or no JSON at all: then only the `event` field says something.
         return Activity::read(&frame.event, whole());
     };
-    let kind: Option<String> = message.kind.and_then(|kind| serde_json::from_str(kind.get()).ok());
+    let kind: Option<String> = message
+        .kind
+        .and_then(|kind| serde_json::from_str(kind.get()).ok());
     match kind {
         Some(kind) => Activity::read(&kind, message.data.or(message.payload).or_else(whole)),
-        None if !frame.event.is_empty() => {
-            Activity::read(&frame.event, message.data.or(message.payload).or_else(whole))
-        }
+        None if !frame.event.is_empty() => Activity::read(
+            &frame.event,
+            message.data.or(message.payload).or_else(whole),
+        ),
         None if message.status.is_some() => Activity::read("status", whole()),
         None => None,
     }
@@ -139,23 +157,68 @@ mod tests {
     use proptest::prelude::*;
 
     fn read(event: &str, data: &str) -> Option<(&'static str, Option<Hint>, String)> {
-        let frame = Frame { event: event.to_owned(), data: data.to_owned() };
-        activity(&frame).map(|activity| (activity.kind, activity.hint, Activity::summary(activity.data.as_deref())))
+        let frame = Frame {
+            event: event.to_owned(),
+            data: data.to_owned(),
+        };
+        activity(&frame).map(|activity| {
+            (
+                activity.kind,
+                activity.hint,
+                Activity::summary(activity.data.as_deref()),
+            )
+        })
     }
 
     #[test]
     fn both_documented_shapes_are_read() {
         let completed = Some(("run.completed", Some(Hint::Ended), "succeeded".to_owned()));
-        assert_eq!(read("", r#"{"type":"run.completed","data":{"status":"succeeded"}}"#), completed);
-        assert_eq!(read("", r#"{"type":"run.completed","payload":{"status":"succeeded"}}"#), completed);
-        assert_eq!(read("run.completed", r#"{"status":"succeeded"}"#), completed);
-        assert_eq!(read("message", r#"{"type":"run.completed","status":"succeeded"}"#), completed);
+        assert_eq!(
+            read(
+                "",
+                r#"{"type":"run.completed","data":{"status":"succeeded"}}"#
+            ),
+            completed
+        );
+        assert_eq!(
+            read(
+                "",
+                r#"{"type":"run.completed","payload":{"status":"succeeded"}}"#
+            ),
+            completed
+        );
+        assert_eq!(
+            read("run.completed", r#"{"status":"succeeded"}"#),
+            completed
+        );
+        assert_eq!(
+            read(
+                "message",
+                r#"{"type":"run.completed","status":"succeeded"}"#
+            ),
+            completed
+        );
         let log = Some(("log", None, "info hi".to_owned()));
-        assert_eq!(read("", r#"{"type":"log","payload":{"level":"info","message":"hi"}}"#), log);
-        assert_eq!(read("", r#"{"type":"log","level":"info","message":"hi"}"#), log);
-        assert_eq!(read("", r#"{"type":"heartbeat"}"#), Some(("heartbeat", None, String::new())));
+        assert_eq!(
+            read(
+                "",
+                r#"{"type":"log","payload":{"level":"info","message":"hi"}}"#
+            ),
+            log
+        );
+        assert_eq!(
+            read("", r#"{"type":"log","level":"info","message":"hi"}"#),
+            log
+        );
+        assert_eq!(
+            read("", r#"{"type":"heartbeat"}"#),
+            Some(("heartbeat", None, String::new()))
+        );
         assert_eq!(read("complete", "").unwrap().1, Some(Hint::Ended));
-        assert_eq!(read("", r#"{"id":"run_1","status":"canceled"}"#).unwrap().1, Some(Hint::Ended));
+        assert_eq!(
+            read("", r#"{"id":"run_1","status":"canceled"}"#).unwrap().1,
+            Some(Hint::Ended)
+        );
     }
 
     #[test]

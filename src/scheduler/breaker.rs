@@ -17,7 +17,11 @@ const UNREACHABLE_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
 /// The waits before the first probes of a rejected key: a new key needs time to be known to all
 /// servers, and most rejections that end do so soon.
-const FIRST_REFUSED_PROBES: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(15), Duration::from_secs(45)];
+const FIRST_REFUSED_PROBES: [Duration; 3] = [
+    Duration::from_secs(5),
+    Duration::from_secs(15),
+    Duration::from_secs(45),
+];
 
 /// The wait before each further probe of a rejected key.
 pub(super) const REFUSED_PROBE: Duration = Duration::from_secs(60);
@@ -27,7 +31,12 @@ pub(super) const URGENT_PROBE: Duration = Duration::from_secs(1);
 
 /// The backoff of failed polls: 1 s to 60 s, for the API as a whole.
 fn failure_backoff() -> BackoffPolicy {
-    BackoffPolicy { initial: Duration::from_secs(1), multiplier: 2.0, max: Duration::from_secs(60), jitter: 0.1 }
+    BackoffPolicy {
+        initial: Duration::from_secs(1),
+        multiplier: 2.0,
+        max: Duration::from_secs(60),
+        jitter: 0.1,
+    }
 }
 
 /// Why requests are blocked or limited to one probe at a time.
@@ -114,7 +123,9 @@ impl Breaker {
         if mutant("incident-forgotten") {
             return;
         }
-        let EventData::Provider(notice) = &told.data else { return };
+        let EventData::Provider(notice) = &told.data else {
+            return;
+        };
         self.unreachable_reported = told.event_type == EventType::ApiUnreachable;
         self.unauthorized_reported = told.event_type == EventType::ApiUnauthorized;
         if self.unreachable_reported || self.unauthorized_reported {
@@ -144,7 +155,9 @@ impl Breaker {
     /// Lets the next probe of a failing API go out soon, because the deadline of a watch has come.
     pub(super) fn hurry(&mut self) {
         if self.outage == Some(Outage::Failing) {
-            let soonest = self.last_failure.map_or(self.blocked_until, |failed| failed + URGENT_PROBE);
+            let soonest = self
+                .last_failure
+                .map_or(self.blocked_until, |failed| failed + URGENT_PROBE);
             self.blocked_until = self.blocked_until.min(soonest);
         }
     }
@@ -166,12 +179,17 @@ impl Breaker {
     /// Moves the begin of an outage with the wall clock, because a clock that is set does not make an
     /// outage longer or shorter.
     pub(super) fn stepped(&mut self, stepped: SignedDuration) {
-        self.failing_since = self.failing_since.map(|since| since.saturating_add(stepped).unwrap_or(since));
+        self.failing_since = self
+            .failing_since
+            .map(|since| since.saturating_add(stepped).unwrap_or(since));
     }
 
     /// Shortens a pause by the time for which the machine slept.
     pub(super) fn slept(&mut self, slept: Duration) {
-        self.blocked_until = self.blocked_until.checked_sub(slept).unwrap_or(self.blocked_until);
+        self.blocked_until = self
+            .blocked_until
+            .checked_sub(slept)
+            .unwrap_or(self.blocked_until);
     }
 
     /// Handles a usable answer to a poll that began at `began`.
@@ -189,7 +207,14 @@ impl Breaker {
         let told = self.unreachable_reported || self.unauthorized_reported;
         self.unreachable_reported = false;
         self.unauthorized_reported = false;
-        told.then(|| notice(EventType::ApiRecovered, "the API answers again".to_owned(), since.unwrap_or(now), now))
+        told.then(|| {
+            notice(
+                EventType::ApiRecovered,
+                "the API answers again".to_owned(),
+                since.unwrap_or(now),
+                now,
+            )
+        })
     }
 
     /// Handles an answer whose rate-limit headers ask for a pause.
@@ -220,9 +245,13 @@ impl Breaker {
                 return None;
             }
             // Rejections of polls that went out together count as one. A pause is kept to its end.
-            let is_kept = matches!(self.outage, Some(Outage::Refused | Outage::Paused)) && instant < self.blocked_until;
+            let is_kept = matches!(self.outage, Some(Outage::Refused | Outage::Paused))
+                && instant < self.blocked_until;
             if !is_kept {
-                let wait = FIRST_REFUSED_PROBES.get(self.refusals).copied().unwrap_or(REFUSED_PROBE);
+                let wait = FIRST_REFUSED_PROBES
+                    .get(self.refusals)
+                    .copied()
+                    .unwrap_or(REFUSED_PROBE);
                 self.blocked_until = instant + wait;
                 self.refusals += 1;
                 self.outage = Some(Outage::Refused);
@@ -230,7 +259,12 @@ impl Breaker {
             if std::mem::replace(&mut self.unauthorized_reported, true) {
                 return None;
             }
-            return Some(notice(EventType::ApiUnauthorized, self.message.clone(), since, wall));
+            return Some(notice(
+                EventType::ApiUnauthorized,
+                self.message.clone(),
+                since,
+                wall,
+            ));
         }
         if let Some(pause) = error.retry_after() {
             self.outage = Some(Outage::Paused);
@@ -252,17 +286,28 @@ impl Breaker {
     /// Describes why no polls go out, for people; `None` while they do.
     pub(super) fn obstacle(&self, Now { instant, wall }: Now) -> Option<String> {
         let since = time_of_day(self.failing_since.unwrap_or(wall));
-        let opens_at = wall.checked_add(self.blocked_until.saturating_duration_since(instant)).unwrap_or(wall);
+        let opens_at = wall
+            .checked_add(self.blocked_until.saturating_duration_since(instant))
+            .unwrap_or(wall);
         Some(match self.outage? {
             Outage::Failing => format!("the API has failed since {since}: {}", self.message),
-            Outage::Paused => format!("the API asked for a pause until {}: {}", time_of_day(opens_at), self.message),
-            Outage::Refused => format!("the API has refused the key since {since}: {}", self.message),
+            Outage::Paused => format!(
+                "the API asked for a pause until {}: {}",
+                time_of_day(opens_at),
+                self.message
+            ),
+            Outage::Refused => format!(
+                "the API has refused the key since {since}: {}",
+                self.message
+            ),
         })
     }
 
     /// Returns the event that the API has given no usable answer for 5 minutes, once.
     pub(super) fn overdue(&mut self, now: Timestamp) -> Option<Event> {
-        let since = self.failing_since.filter(|since| now.duration_since(*since) >= UNREACHABLE_AFTER)?;
+        let since = self
+            .failing_since
+            .filter(|since| now.duration_since(*since) >= UNREACHABLE_AFTER)?;
         if self.outage.is_none()
             || self.unauthorized_reported
             || std::mem::replace(&mut self.unreachable_reported, true)
@@ -288,7 +333,11 @@ impl Breaker {
 }
 
 fn notice(event_type: EventType, message: String, since: Timestamp, now: Timestamp) -> Event {
-    Event { event_type, timestamp: now, data: EventData::Provider(ProviderNotice { message, since }) }
+    Event {
+        event_type,
+        timestamp: now,
+        data: EventData::Provider(ProviderNotice { message, since }),
+    }
 }
 
 #[cfg(test)]
@@ -305,15 +354,25 @@ mod tests {
     fn at(start: Instant, seconds: f64) -> Now {
         let passed = Duration::from_secs_f64(seconds);
         let wall: Timestamp = "2026-01-01T10:20:00Z".parse().unwrap();
-        Now { instant: start + passed, wall: wall.checked_add(passed).unwrap() }
+        Now {
+            instant: start + passed,
+            wall: wall.checked_add(passed).unwrap(),
+        }
     }
 
     fn status(status: u16, retry_after: Option<Duration>) -> ApiError {
-        ApiError::Status { status, message: String::new(), retry_after }
+        ApiError::Status {
+            status,
+            message: String::new(),
+            retry_after,
+        }
     }
 
     fn refusal() -> ApiError {
-        ApiError::Unauthorized { status: 401, message: "no such key".to_owned() }
+        ApiError::Unauthorized {
+            status: 401,
+            message: "no such key".to_owned(),
+        }
     }
 
     /// One whose failures back off without jitter.
@@ -326,12 +385,16 @@ mod tests {
 
     fn fail(breaker: &mut Breaker, error: &ApiError, now: Now) -> Option<EventType> {
         let mut random = fastrand::Rng::with_seed(7);
-        breaker.failed(error, false, now, &mut random).map(|event| event.event_type)
+        breaker
+            .failed(error, false, now, &mut random)
+            .map(|event| event.event_type)
     }
 
     /// When it opens, in seconds after the start.
     fn opens(breaker: &Breaker, start: Instant) -> Option<f64> {
-        breaker.opens_at().map(|opens_at| opens_at.duration_since(start).as_secs_f64())
+        breaker
+            .opens_at()
+            .map(|opens_at| opens_at.duration_since(start).as_secs_f64())
     }
 
     #[test]
@@ -339,11 +402,24 @@ mod tests {
         let (mut breaker, start) = fresh();
         let now = at(start, 0.0);
         assert!(breaker.admits(now.instant, 0) && breaker.admits(now.instant, 1000));
-        assert_eq!((breaker.outage(), breaker.opens_at(), breaker.obstacle(now)), (None, None, None));
+        assert_eq!(
+            (breaker.outage(), breaker.opens_at(), breaker.obstacle(now)),
+            (None, None, None)
+        );
         assert_eq!(breaker.view(now), BreakerView::default());
         assert!(breaker.overdue(at(start, 3600.0).wall).is_none());
-        assert!(breaker.answered(now.instant, now.wall).is_none(), "nothing was told, so nothing is over");
-        assert_eq!(breaker.view(now), BreakerView { ever_answered: true, reached: true, ..BreakerView::default() });
+        assert!(
+            breaker.answered(now.instant, now.wall).is_none(),
+            "nothing was told, so nothing is over"
+        );
+        assert_eq!(
+            breaker.view(now),
+            BreakerView {
+                ever_answered: true,
+                reached: true,
+                ..BreakerView::default()
+            }
+        );
     }
 
     #[test]
@@ -363,7 +439,11 @@ mod tests {
         }
         assert_eq!(breaker.view(at(start, now)).failures, 16);
         // An answer ends it, and the next failure begins again.
-        assert!(breaker.answered(at(start, now).instant, at(start, now).wall).is_none());
+        assert!(
+            breaker
+                .answered(at(start, now).instant, at(start, now).wall)
+                .is_none()
+        );
         assert_eq!(breaker.view(at(start, now)).failures, 0);
         fail(&mut breaker, &status(502, None), at(start, now));
         assert_eq!(opens(&breaker, start), Some(now + 1.0));
@@ -376,25 +456,53 @@ mod tests {
         for (number, wait) in [5.0, 15.0, 45.0, 60.0, 60.0].into_iter().enumerate() {
             let told = fail(&mut breaker, &refusal(), at(start, now));
             assert_eq!(told, (number == 0).then_some(EventType::ApiUnauthorized));
-            assert_eq!(fail(&mut breaker, &refusal(), at(start, now + 1.0)), None, "it went out with the first");
-            assert_eq!((breaker.outage(), opens(&breaker, start)), (Some(Outage::Refused), Some(now + wait)));
+            assert_eq!(
+                fail(&mut breaker, &refusal(), at(start, now + 1.0)),
+                None,
+                "it went out with the first"
+            );
+            assert_eq!(
+                (breaker.outage(), opens(&breaker, start)),
+                (Some(Outage::Refused), Some(now + wait))
+            );
             now += wait;
-            assert!(breaker.admits(at(start, now).instant, 0) && !breaker.admits(at(start, now).instant, 1));
+            assert!(
+                breaker.admits(at(start, now).instant, 0)
+                    && !breaker.admits(at(start, now).instant, 1)
+            );
         }
-        assert_eq!(breaker.overdue(at(start, now + 3600.0).wall).map(|event| event.event_type), None, "it was told");
-        let recovered = breaker.answered(at(start, now).instant, at(start, now).wall).unwrap();
+        assert_eq!(
+            breaker
+                .overdue(at(start, now + 3600.0).wall)
+                .map(|event| event.event_type),
+            None,
+            "it was told"
+        );
+        let recovered = breaker
+            .answered(at(start, now).instant, at(start, now).wall)
+            .unwrap();
         assert_eq!(recovered.event_type, EventType::ApiRecovered);
-        let EventData::Provider(notice) = recovered.data else { panic!("about the API") };
+        let EventData::Provider(notice) = recovered.data else {
+            panic!("about the API")
+        };
         assert_eq!(notice.since, at(start, 0.0).wall);
         fail(&mut breaker, &refusal(), at(start, now));
-        assert_eq!(opens(&breaker, start), Some(now + 5.0), "the next refusal begins again");
+        assert_eq!(
+            opens(&breaker, start),
+            Some(now + 5.0),
+            "the next refusal begins again"
+        );
     }
 
     #[test]
     fn a_run_that_is_refused_alone_is_no_trouble_of_the_key() {
         let (mut breaker, start) = fresh();
         let mut random = fastrand::Rng::with_seed(7);
-        assert!(breaker.failed(&refusal(), true, at(start, 0.0), &mut random).is_none());
+        assert!(
+            breaker
+                .failed(&refusal(), true, at(start, 0.0), &mut random)
+                .is_none()
+        );
         assert_eq!(breaker.outage(), None);
         assert_eq!(breaker.view(at(start, 0.0)).failures, 1);
     }
@@ -406,7 +514,11 @@ mod tests {
             let mut pause = |seconds: u64, now: f64| {
                 let pause = Duration::from_secs(seconds);
                 match by_refusal {
-                    true => drop(fail(&mut breaker, &status(429, Some(pause)), at(start, now))),
+                    true => drop(fail(
+                        &mut breaker,
+                        &status(429, Some(pause)),
+                        at(start, now),
+                    )),
                     false => breaker.pause(pause, at(start, now).instant),
                 }
                 opens(&breaker, start)
@@ -417,12 +529,25 @@ mod tests {
             assert_eq!(breaker.outage(), Some(Outage::Paused));
             // A failure meanwhile does not shorten it, nor does a deadline, nor an answer from before its end.
             fail(&mut breaker, &status(502, None), at(start, 10.0));
-            assert_eq!(fail(&mut breaker, &refusal(), at(start, 11.0)), Some(EventType::ApiUnauthorized));
+            assert_eq!(
+                fail(&mut breaker, &refusal(), at(start, 11.0)),
+                Some(EventType::ApiUnauthorized)
+            );
             breaker.hurry();
-            assert!(breaker.answered(at(start, 62.0).instant, at(start, 64.0).wall).is_none());
-            assert_eq!((breaker.outage(), opens(&breaker, start)), (Some(Outage::Paused), Some(63.0)));
+            assert!(
+                breaker
+                    .answered(at(start, 62.0).instant, at(start, 64.0).wall)
+                    .is_none()
+            );
+            assert_eq!(
+                (breaker.outage(), opens(&breaker, start)),
+                (Some(Outage::Paused), Some(63.0))
+            );
             assert!(!breaker.admits(at(start, 62.999).instant, 0));
-            assert!(breaker.admits(at(start, 63.0).instant, 1000), "all at once, as far as the budget allows");
+            assert!(
+                breaker.admits(at(start, 63.0).instant, 1000),
+                "all at once, as far as the budget allows"
+            );
             // A failure of a poll after it is one of the API.
             fail(&mut breaker, &status(502, None), at(start, 63.0));
             assert_eq!(breaker.outage(), Some(Outage::Failing));
@@ -439,7 +564,11 @@ mod tests {
         }
         assert_eq!(opens(&breaker, start), Some(15.0));
         breaker.hurry();
-        assert_eq!(opens(&breaker, start), Some(8.0), "a second after the last failure");
+        assert_eq!(
+            opens(&breaker, start),
+            Some(8.0),
+            "a second after the last failure"
+        );
         breaker.hurry();
         assert_eq!(opens(&breaker, start), Some(8.0));
         let (mut refused, start) = fresh();
@@ -456,12 +585,17 @@ mod tests {
         assert!(breaker.overdue(at(start, 299.999).wall).is_none());
         let told = breaker.overdue(at(start, 300.0).wall).unwrap();
         assert_eq!(told.event_type, EventType::ApiUnreachable);
-        let EventData::Provider(notice) = told.data else { panic!("about the API") };
+        let EventData::Provider(notice) = told.data else {
+            panic!("about the API")
+        };
         assert_eq!(notice.since, at(start, 0.0).wall);
         assert!(notice.message.contains("503"), "{}", notice.message);
         assert!(breaker.overdue(at(start, 3600.0).wall).is_none());
         let now = at(start, 3600.0);
-        assert_eq!(breaker.answered(now.instant, now.wall).unwrap().event_type, EventType::ApiRecovered);
+        assert_eq!(
+            breaker.answered(now.instant, now.wall).unwrap().event_type,
+            EventType::ApiRecovered
+        );
         assert!(breaker.answered(now.instant, now.wall).is_none());
         // A failure that was followed by answers is no outage.
         fail(&mut breaker, &status(502, None), at(start, 4000.0));
@@ -473,13 +607,32 @@ mod tests {
     fn what_a_process_before_told_is_not_told_again_and_its_end_is() {
         let now = at(Instant::now(), 0.0).wall;
         let since = now.checked_sub(MINUTE * 60).unwrap();
-        let event = |event_type, data| Event { event_type, timestamp: now, data };
-        let upstream_event =
-            |event_type| event(event_type, EventData::Provider(ProviderNotice { message: String::new(), since }));
+        let event = |event_type, data| Event {
+            event_type,
+            timestamp: now,
+            data,
+        };
+        let upstream_event = |event_type| {
+            event(
+                event_type,
+                EventData::Provider(ProviderNotice {
+                    message: String::new(),
+                    since,
+                }),
+            )
+        };
         for (told, again, recovers) in [
             (EventType::ApiUnauthorized, None, true),
-            (EventType::ApiUnreachable, Some(EventType::ApiUnauthorized), true),
-            (EventType::ApiRecovered, Some(EventType::ApiUnauthorized), false),
+            (
+                EventType::ApiUnreachable,
+                Some(EventType::ApiUnauthorized),
+                true,
+            ),
+            (
+                EventType::ApiRecovered,
+                Some(EventType::ApiUnauthorized),
+                false,
+            ),
         ] {
             let (mut breaker, start) = fresh();
             breaker.remember(&upstream_event(told));
@@ -490,24 +643,39 @@ mod tests {
             }
             let (mut breaker, start) = fresh();
             breaker.remember(&upstream_event(told));
-            assert_eq!(fail(&mut breaker, &refusal(), at(start, 1.0)), again, "{told}");
+            assert_eq!(
+                fail(&mut breaker, &refusal(), at(start, 1.0)),
+                again,
+                "{told}"
+            );
             let (mut breaker, start) = fresh();
             breaker.remember(&upstream_event(told));
             fail(&mut breaker, &status(502, None), at(start, 1.0));
-            let after = breaker.overdue(at(start, 301.0).wall).map(|event| event.event_type);
+            let after = breaker
+                .overdue(at(start, 301.0).wall)
+                .map(|event| event.event_type);
             assert_eq!(after.is_some(), told == EventType::ApiRecovered, "{told}");
         }
         let (mut breaker, start) = fresh();
         let sink = "ops".parse().unwrap();
-        breaker.remember(&event(EventType::SinkDisabled, EventData::Sink(SinkNotice { sink, message: String::new() })));
+        breaker.remember(&event(
+            EventType::SinkDisabled,
+            EventData::Sink(SinkNotice {
+                sink,
+                message: String::new(),
+            }),
+        ));
         assert!(breaker.answered(start, now).is_none());
     }
 
     #[test]
     fn a_reload_keeps_the_pause_of_the_same_account_and_nothing_of_another() {
         type Cause = fn() -> ApiError;
-        let causes: [(Cause, f64); 3] =
-            [(|| status(502, None), 10.0), (refusal, 10.0), (|| status(429, Some(MINUTE)), 60.0)];
+        let causes: [(Cause, f64); 3] = [
+            (|| status(502, None), 10.0),
+            (refusal, 10.0),
+            (|| status(429, Some(MINUTE)), 60.0),
+        ];
         for (cause, same) in causes {
             let (mut breaker, start) = fresh();
             fail(&mut breaker, &cause(), at(start, 0.0));
@@ -519,13 +687,21 @@ mod tests {
             // Back-off and probes begin again.
             fail(&mut breaker, &cause(), at(start, 10.0));
             let first = [1.0, 5.0, 60.0].map(|wait| Some(10.0 + wait));
-            assert!(first.contains(&opens(&breaker, start)), "{:?}", opens(&breaker, start));
+            assert!(
+                first.contains(&opens(&breaker, start)),
+                "{:?}",
+                opens(&breaker, start)
+            );
         }
         // The end of what was told is told, whichever account it was of.
         let (mut breaker, start) = fresh();
         fail(&mut breaker, &refusal(), at(start, 0.0));
         breaker.reloaded(at(start, 1.0).instant, false);
-        assert!(breaker.answered(at(start, 2.0).instant, at(start, 2.0).wall).is_some());
+        assert!(
+            breaker
+                .answered(at(start, 2.0).instant, at(start, 2.0).wall)
+                .is_some()
+        );
     }
 
     #[test]
@@ -551,10 +727,20 @@ mod tests {
             failures: 1,
         };
         assert_eq!(view, expected);
-        assert_eq!(view.outage_text().unwrap(), "no usable answer: no answer in time");
+        assert_eq!(
+            view.outage_text().unwrap(),
+            "no usable answer: no answer in time"
+        );
         let obstacle = |breaker: &Breaker| breaker.obstacle(at(start, 60.0)).unwrap();
-        assert_eq!(obstacle(&breaker), "the API has failed since 10:20 UTC: no answer in time");
-        fail(&mut breaker, &status(429, Some(MINUTE * 5)), at(start, 60.0));
+        assert_eq!(
+            obstacle(&breaker),
+            "the API has failed since 10:20 UTC: no answer in time"
+        );
+        fail(
+            &mut breaker,
+            &status(429, Some(MINUTE * 5)),
+            at(start, 60.0),
+        );
         assert!(breaker.view(at(start, 60.0)).reached);
         assert!(obstacle(&breaker).starts_with("the API asked for a pause until 10:26 UTC: 429"));
         let (mut breaker, _) = fresh();

@@ -31,7 +31,11 @@ impl Budget {
         let interval = WINDOW / (per_minute - burst + 1);
         // Rounding down could fit one request more into a window.
         let interval = interval + Duration::from_nanos(1);
-        Self { interval, burst_span: interval * (burst - 1), spread_until: now }
+        Self {
+            interval,
+            burst_span: interval * (burst - 1),
+            spread_until: now,
+        }
     }
 
     /// Returns the budget that follows this one: `per_minute` requests, the burst of which counts as
@@ -55,7 +59,9 @@ impl Budget {
 
     /// When the next request may go out: `now` or earlier means at once.
     pub(super) fn next_at(&self) -> Instant {
-        self.spread_until.checked_sub(self.burst_span).unwrap_or(self.spread_until)
+        self.spread_until
+            .checked_sub(self.burst_span)
+            .unwrap_or(self.spread_until)
     }
 
     /// Takes one request from the budget. Returns false if there is none at `now`.
@@ -149,6 +155,9 @@ mod tests {
             assert!(budget.try_take(now));
             taken += 1;
         }
-        assert!((45 * 60..=60 * 60).contains(&taken), "{taken} requests in an hour");
+        assert!(
+            (45 * 60..=60 * 60).contains(&taken),
+            "{taken} requests in an hour"
+        );
     }
 }

@@ -51,7 +51,11 @@ impl Scheduler {
     pub(super) fn be_patient(&mut self, now: Instant) {
         self.waking_until = now + PATIENCE;
         for key in self.registry.keys() {
-            if self.registry.get(key).is_some_and(|entry| entry.deadline <= now + ROUNDING) {
+            if self
+                .registry
+                .get(key)
+                .is_some_and(|entry| entry.deadline <= now + ROUNDING)
+            {
                 self.registry.set_end(key, now + PATIENCE);
             }
         }
@@ -63,7 +67,9 @@ impl Scheduler {
         self.given_up = Some(why);
         self.provider.call_back_polls();
         for key in self.registry.keys() {
-            let Some(entry) = self.registry.get_mut(key) else { continue };
+            let Some(entry) = self.registry.get_mut(key) else {
+                continue;
+            };
             entry.deadline_at = entry.deadline_at.min(self.reading.wall);
             self.registry.set_end(key, now);
         }
@@ -94,16 +100,26 @@ impl Scheduler {
                 due <= now && (ends_at <= now || (opens_at > ends_at && !entry.is_patient()))
             })
         };
-        let next = self.registry.first_turns_after_deadline().into_iter().flatten().find(too_late);
+        let next = self
+            .registry
+            .first_turns_after_deadline()
+            .into_iter()
+            .flatten()
+            .find(too_late);
         next.filter(|_| self.may_end()).map(|(_, key)| key)
     }
 
     fn end_without_poll(&mut self, key: Key, now: Instant) {
         let why = self.why_not_polled(key, now);
-        let Some(entry) = self.registry.get_mut(key) else { return };
+        let Some(entry) = self.registry.get_mut(key) else {
+            return;
+        };
         let stands = (mutant("old-answer-decides") || entry.stands()) && entry.progress.answered();
         if !stands {
-            entry.last_error = Some(Box::new(PollFailure { at: self.reading.wall, message: why.clone() }));
+            entry.last_error = Some(Box::new(PollFailure {
+                at: self.reading.wall,
+                message: why.clone(),
+            }));
         }
         self.take_step(key, PollOutcome::NotPolled { stands, why });
     }
@@ -124,9 +140,15 @@ impl Scheduler {
         };
         let runs = self.registry.len();
         if self.polls.len() >= self.policy.max_in_flight {
-            return format!("{since}: {runs} runs share {} polls at once", self.policy.max_in_flight);
+            return format!(
+                "{since}: {runs} runs share {} polls at once",
+                self.policy.max_in_flight
+            );
         }
-        format!("{since}: {runs} runs share {} requests a minute", self.policy.requests_per_minute)
+        format!(
+            "{since}: {runs} runs share {} requests a minute",
+            self.policy.requests_per_minute
+        )
     }
 }
 

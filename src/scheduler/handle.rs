@@ -33,12 +33,32 @@ pub struct WatchView {
 }
 
 pub(super) enum SchedulerCommand {
-    Add { watch: Box<Watch>, origin: AddedBy, reply: oneshot::Sender<Result<Added, StoreError>> },
-    Remove { run_id: RunId, force: bool, reply: oneshot::Sender<Result<Removed, StoreError>> },
-    View { only: Option<Vec<RunId>>, reply: oneshot::Sender<Vec<WatchView>> },
-    Reload { provider: AnyProvider, policy: Box<Policy>, reply: oneshot::Sender<()> },
-    GiveUp { why: String, reply: oneshot::Sender<()> },
-    Ping { reply: oneshot::Sender<()> },
+    Add {
+        watch: Box<Watch>,
+        origin: AddedBy,
+        reply: oneshot::Sender<Result<Added, StoreError>>,
+    },
+    Remove {
+        run_id: RunId,
+        force: bool,
+        reply: oneshot::Sender<Result<Removed, StoreError>>,
+    },
+    View {
+        only: Option<Vec<RunId>>,
+        reply: oneshot::Sender<Vec<WatchView>>,
+    },
+    Reload {
+        provider: AnyProvider,
+        policy: Box<Policy>,
+        reply: oneshot::Sender<()>,
+    },
+    GiveUp {
+        why: String,
+        reply: oneshot::Sender<()>,
+    },
+    Ping {
+        reply: oneshot::Sender<()>,
+    },
 }
 
 /// Who added a watch.
@@ -78,7 +98,12 @@ impl SchedulerHandle {
     /// When the store rejects the write, or the scheduler has ended.
     pub async fn add(&self, watch: Watch, origin: AddedBy) -> Result<Added, StoreError> {
         let watch = Box::new(watch);
-        self.ask(|reply| SchedulerCommand::Add { watch, origin, reply }).await?
+        self.ask(|reply| SchedulerCommand::Add {
+            watch,
+            origin,
+            reply,
+        })
+        .await?
     }
 
     /// Deletes the watches of a run and stops following it. With `force`, open deliveries are given
@@ -87,7 +112,12 @@ impl SchedulerHandle {
     /// # Errors
     /// As [`crate::store::Store::remove_watches`], and when the scheduler has ended.
     pub async fn remove(&self, run_id: RunId, force: bool) -> Result<Removed, StoreError> {
-        self.ask(|reply| SchedulerCommand::Remove { run_id, force, reply }).await?
+        self.ask(|reply| SchedulerCommand::Remove {
+            run_id,
+            force,
+            reply,
+        })
+        .await?
     }
 
     /// Returns the active watches: all in the order in which they were added, or those of `only`.
@@ -95,7 +125,8 @@ impl SchedulerHandle {
     /// # Errors
     /// When the scheduler has ended.
     pub async fn view(&self, only: Option<Vec<RunId>>) -> Result<Vec<WatchView>, StoreError> {
-        self.ask(|reply| SchedulerCommand::View { only, reply }).await
+        self.ask(|reply| SchedulerCommand::View { only, reply })
+            .await
     }
 
     /// Polls `provider` from here on, under `policy`. No watch is lost.
@@ -104,7 +135,12 @@ impl SchedulerHandle {
     /// When the scheduler has ended.
     pub async fn reload(&self, provider: impl Provider, policy: Policy) -> Result<(), StoreError> {
         let (provider, policy) = (AnyProvider::new(provider), Box::new(policy));
-        self.ask(|reply| SchedulerCommand::Reload { provider, policy, reply }).await
+        self.ask(|reply| SchedulerCommand::Reload {
+            provider,
+            policy,
+            reply,
+        })
+        .await
     }
 
     /// Ends all watches as if their deadlines had passed without time for another poll: as
@@ -114,7 +150,8 @@ impl SchedulerHandle {
     /// # Errors
     /// When the scheduler has ended.
     pub async fn give_up(&self, why: String) -> Result<(), StoreError> {
-        self.ask(|reply| SchedulerCommand::GiveUp { why, reply }).await
+        self.ask(|reply| SchedulerCommand::GiveUp { why, reply })
+            .await
     }
 
     /// Returns once the scheduler has handled all earlier commands, which shows that it makes
@@ -126,9 +163,15 @@ impl SchedulerHandle {
         self.ask(|reply| SchedulerCommand::Ping { reply }).await
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> SchedulerCommand) -> Result<T, StoreError> {
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> SchedulerCommand,
+    ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.map_err(|_closed| StoreError::Closed)?;
+        self.commands
+            .send(command(reply))
+            .await
+            .map_err(|_closed| StoreError::Closed)?;
         answer.await.map_err(|_closed| StoreError::Closed)
     }
 

@@ -133,7 +133,8 @@ impl Scheduler {
         let (sender, commands) = mpsc::channel(COMMANDS);
         let (now, reading) = (Instant::now(), clock.read());
         let client = AnyProvider::new(provider);
-        let (provider, breaker) = ProviderState::new(client, policy.requests_per_minute, policy.max_streams, now);
+        let (provider, breaker) =
+            ProviderState::new(client, policy.requests_per_minute, policy.max_streams, now);
         let activities = provider.streams.activities();
         let scheduler = Self {
             provider,
@@ -158,7 +159,14 @@ impl Scheduler {
             stepped: SignedDuration::ZERO,
             pending: PendingWrites::default(),
         };
-        (scheduler, SchedulerHandle { commands: sender, breaker, activities })
+        (
+            scheduler,
+            SchedulerHandle {
+                commands: sender,
+                breaker,
+                activities,
+            },
+        )
     }
 
     /// Loads unfinished watches of the store, the oldest first, before the scheduler runs. They are
@@ -171,7 +179,13 @@ impl Scheduler {
             let before = u32::try_from(self.registry.ever()).unwrap_or(u32::MAX);
             let waited = Duration::try_from(self.reading.wall.duration_since(stored.changed_at));
             let waited = waited.unwrap_or_default();
-            let entry = self.entry((stored.id, stored.watch), stored.progress, waited, now, now + gap * before);
+            let entry = self.entry(
+                (stored.id, stored.watch),
+                stored.progress,
+                waited,
+                now,
+                now + gap * before,
+            );
             self.registry.load(entry);
         }
     }
@@ -196,7 +210,11 @@ impl Scheduler {
         self.registry.put_in_order();
         let now = Instant::now();
         self.turned_at = now;
-        if self.registry.next_deadline().is_some_and(|deadline| deadline <= now + ROUNDING) {
+        if self
+            .registry
+            .next_deadline()
+            .is_some_and(|deadline| deadline <= now + ROUNDING)
+        {
             // The deadline of a loaded watch passed while no process ran, or during the start.
             self.be_patient(now);
         }
@@ -237,7 +255,11 @@ impl Scheduler {
 
     fn command(&mut self, command: SchedulerCommand) {
         match command {
-            SchedulerCommand::Add { watch, origin, reply } => {
+            SchedulerCommand::Add {
+                watch,
+                origin,
+                reply,
+            } => {
                 // The deadline was computed from the clock as it is now.
                 self.look_at_clock();
                 let (store, stepped) = (self.store.clone(), self.stepped);
@@ -256,27 +278,50 @@ impl Scheduler {
                         AddedBy::RequestAgain => store.add_watch_again(stored).await.map(some),
                         AddedBy::Configuration => store.add_configured_watch(stored).await,
                     };
-                    Persisted::Added { watch, reply, result, stepped }
+                    Persisted::Added {
+                        watch,
+                        reply,
+                        result,
+                        stepped,
+                    }
                 });
             }
-            SchedulerCommand::Remove { run_id, force, reply } => {
+            SchedulerCommand::Remove {
+                run_id,
+                force,
+                reply,
+            } => {
                 let store = self.store.clone();
                 self.store_in_order(async move {
                     let result = store.remove_watches(run_id.clone(), force).await;
-                    Persisted::Removed { run_id, reply, result }
+                    Persisted::Removed {
+                        run_id,
+                        reply,
+                        result,
+                    }
                 });
             }
             SchedulerCommand::View { only, reply } => {
                 let (now, wall) = (Instant::now(), self.clock.now());
                 let keys = match only {
-                    Some(run_ids) => run_ids.iter().flat_map(|run_id| self.registry.keys_of(run_id)).collect(),
+                    Some(run_ids) => run_ids
+                        .iter()
+                        .flat_map(|run_id| self.registry.keys_of(run_id))
+                        .collect(),
                     None => self.registry.keys(),
                 };
-                let views = keys.iter().filter_map(|key| Some(self.registry.get(*key)?.view(now, wall))).collect();
+                let views = keys
+                    .iter()
+                    .filter_map(|key| Some(self.registry.get(*key)?.view(now, wall)))
+                    .collect();
                 // The caller may have left.
                 drop(reply.send(views));
             }
-            SchedulerCommand::Reload { provider, policy, reply } => {
+            SchedulerCommand::Reload {
+                provider,
+                policy,
+                reply,
+            } => {
                 self.reload(provider, *policy);
                 let _closed = reply.send(());
             }
@@ -296,7 +341,10 @@ impl Scheduler {
         let now = Instant::now();
         let is_same_account = self.provider.client.is_same_account(&provider);
         self.provider.client = provider;
-        self.provider.budget = self.provider.budget.changed_to(policy.requests_per_minute, now);
+        self.provider.budget = self
+            .provider
+            .budget
+            .changed_to(policy.requests_per_minute, now);
         self.provider.breaker.reloaded(now, is_same_account);
         if !is_same_account {
             self.provider.call_back_polls();
@@ -305,10 +353,16 @@ impl Scheduler {
         self.policy = policy;
         let latest = now + self.policy.backoff.max;
         if mutant("reload-forgets") {
-            self.registry.keys().into_iter().take(1).for_each(|key| self.forget(key));
+            self.registry
+                .keys()
+                .into_iter()
+                .take(1)
+                .for_each(|key| self.forget(key));
         }
         for key in self.registry.keys() {
-            let Some(entry) = self.registry.get(key) else { continue };
+            let Some(entry) = self.registry.get(key) else {
+                continue;
+            };
             let at_once = entry.refused || !is_same_account;
             if entry.phase == Phase::Waiting && (entry.due > latest || at_once) {
                 let due = if at_once { entry.due.min(now) } else { latest };
@@ -329,9 +383,16 @@ impl Scheduler {
     ) -> Entry {
         let deadline = instant_of(watch.deadline_at, self.reading.wall, now);
         let changed_at = now.checked_sub(waited).unwrap_or(now);
-        let mut entry = Entry::new((id, watch), progress, due.min(deadline), deadline, changed_at);
-        entry.interval =
-            Some(waited).filter(|waited| !waited.is_zero()).map(|waited| self.policy.backoff.interval_after(waited));
+        let mut entry = Entry::new(
+            (id, watch),
+            progress,
+            due.min(deadline),
+            deadline,
+            changed_at,
+        );
+        entry.interval = Some(waited)
+            .filter(|waited| !waited.is_zero())
+            .map(|waited| self.policy.backoff.interval_after(waited));
         entry
     }
 
@@ -362,14 +423,17 @@ impl Scheduler {
         }
         let shift = |at: Timestamp| at.saturating_add(jump.stepped).unwrap_or(at);
         for key in self.registry.keys() {
-            let Some(entry) = self.registry.get_mut(key) else { continue };
+            let Some(entry) = self.registry.get_mut(key) else {
+                continue;
+            };
             if !mutant("steps-count") {
                 entry.deadline_at = shift(entry.deadline_at);
             }
             entry.slept(jump.slept);
             // As in the store.
             if !jump.stepped.is_zero() {
-                entry.progress.missing_since = entry.progress.missing_since.map(|_| self.reading.wall);
+                entry.progress.missing_since =
+                    entry.progress.missing_since.map(|_| self.reading.wall);
             }
             let deadline = instant_of(entry.deadline_at, self.reading.wall, now);
             let (waits, due) = (entry.phase == Phase::Waiting, entry.due.min(now));
@@ -400,7 +464,10 @@ impl Scheduler {
             self.emit(event);
         }
         self.provider.count_outage(&self.metrics, now);
-        self.provider.publish(Now { instant: now, wall: self.reading.wall });
+        self.provider.publish(Now {
+            instant: now,
+            wall: self.reading.wall,
+        });
     }
 
     /// The time at which the scheduler acts even if nothing comes in.
@@ -410,14 +477,27 @@ impl Scheduler {
             return self.pending.retry_at.map_or(check, |at| at.min(check));
         }
         let last_due = self.registry.first_last_due().filter(|_| self.may_end());
-        let due = self.registry.first_due().into_iter().chain(last_due).map(|(due, _)| due).min();
+        let due = self
+            .registry
+            .first_due()
+            .into_iter()
+            .chain(last_due)
+            .map(|(due, _)| due)
+            .min();
         let open_at = self.provider.opens_at(now);
         let full = self.polls.len() >= self.policy.max_in_flight
-            || (!self.polls.is_empty() && !self.provider.breaker.admits(open_at.max(now), self.polls.len()));
+            || (!self.polls.is_empty()
+                && !self
+                    .provider
+                    .breaker
+                    .admits(open_at.max(now), self.polls.len()));
         let next_poll = due.map(|due| due.max(open_at)).filter(|_| !full);
         let stream = self.provider.streams.wake_at().filter(|at| *at > now);
-        let times =
-            next_poll.into_iter().chain(self.registry.next_deadline()).chain(stream).chain(self.pending.retry_at);
+        let times = next_poll
+            .into_iter()
+            .chain(self.registry.next_deadline())
+            .chain(stream)
+            .chain(self.pending.retry_at);
         times.fold(now + CLOCK_CHECK, Instant::min)
     }
 }
@@ -435,5 +515,11 @@ fn instant_of(at: Timestamp, wall: Timestamp, now: Instant) -> Instant {
 /// Returns the result of a task; `None` when it was cancelled, as all are when the runtime ends.
 /// Resumes its panic.
 fn finished<T>(joined: Result<T, JoinError>) -> Option<T> {
-    joined.map_err(|error| error.try_into_panic().map(|panic| std::panic::resume_unwind(panic))).ok()
+    joined
+        .map_err(|error| {
+            error
+                .try_into_panic()
+                .map(|panic| std::panic::resume_unwind(panic))
+        })
+        .ok()
 }

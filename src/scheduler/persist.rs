@@ -12,7 +12,9 @@ use super::Scheduler;
 use super::handle::Removed;
 use super::poll::Pace;
 use super::registry::{Key, Phase};
-use crate::domain::{Event, FoundBy, PollOutcome, Progress, RunDetails, RunId, Status, Step, Watch};
+use crate::domain::{
+    Event, FoundBy, PollOutcome, Progress, RunDetails, RunId, Status, Step, Watch,
+};
 use crate::failpoint::{self, mutant};
 use crate::store::{Added, RoutedEvent, StoreError, WatchId};
 use crate::text::{error_chain, one_line};
@@ -101,18 +103,24 @@ impl Scheduler {
     /// counts.
     pub(super) fn take_step(&mut self, key: Key, answer: PollOutcome) {
         let now = self.reading.wall;
-        let entry = self.registry.get_mut(key).expect("the caller holds a key of an entry");
+        let entry = self
+            .registry
+            .get_mut(key)
+            .expect("the caller holds a key of an entry");
         let failed = matches!(answer, PollOutcome::Failed { .. });
         // A watch that ends for lack of an answer was not found by a poll.
         entry.polled_on_hint &= !matches!(answer, PollOutcome::NotPolled { .. });
         // Kept in case the step has to be taken again. An observation is stored with the step.
         let unseen = match &answer {
             PollOutcome::Seen(_) => None,
-            PollOutcome::Missing { .. } | PollOutcome::Failed { .. } | PollOutcome::NotPolled { .. } => {
-                Some(answer.clone())
-            }
+            PollOutcome::Missing { .. }
+            | PollOutcome::Failed { .. }
+            | PollOutcome::NotPolled { .. } => Some(answer.clone()),
         };
-        let step = match entry.progress.step(&entry.watch(), answer, now, &self.policy.limits) {
+        let step = match entry
+            .progress
+            .step(&entry.watch(), answer, now, &self.policy.limits)
+        {
             Ok(step) => step,
             Err(illegal) => {
                 tracing::error!(run_id = %entry.run_id, %illegal, "a finished watch was polled");
@@ -153,20 +161,39 @@ impl Scheduler {
         let entry = self.registry.unqueue(key);
         entry.phase = Phase::Storing;
         let watch = entry.watch();
-        let found_by = if entry.polled_on_hint { FoundBy::Stream } else { FoundBy::Poll };
+        let found_by = if entry.polled_on_hint {
+            FoundBy::Stream
+        } else {
+            FoundBy::Poll
+        };
         let told = |event: &Event| {
             let mut sinks = self.policy.routes.sinks_for(event, Some(&watch));
             if mutant("progress-unsent") && event.event_type.is_progress() {
                 sinks.clear();
             }
-            RoutedEvent { event: event.clone(), sinks }
+            RoutedEvent {
+                event: event.clone(),
+                sinks,
+            }
         };
         let told = step.events.iter().map(told).collect();
-        let (store, id, last_error) = (self.store.clone(), entry.id, entry.last_error.as_deref().cloned());
+        let (store, id, last_error) = (
+            self.store.clone(),
+            entry.id,
+            entry.last_error.as_deref().cloned(),
+        );
         let stepped = self.stepped;
         self.store_in_order(async move {
-            let result = store.record_step(id, Step::clone(&step), told, last_error, found_by, at).await;
-            Persisted::Step { key, step, at, result, stepped }
+            let result = store
+                .record_step(id, Step::clone(&step), told, last_error, found_by, at)
+                .await;
+            Persisted::Step {
+                key,
+                step,
+                at,
+                result,
+                stepped,
+            }
         });
     }
 
@@ -176,14 +203,25 @@ impl Scheduler {
         let entry = self.registry.unqueue(key);
         entry.phase = Phase::Storing;
         let (store, id) = (self.store.clone(), entry.id);
-        self.store_in_order(async move { Persisted::Recalled { key, answer, result: store.details(id).await } });
+        self.store_in_order(async move {
+            Persisted::Recalled {
+                key,
+                answer,
+                result: store.details(id).await,
+            }
+        });
     }
 
     /// Goes on after a write or a read of the store, whether or not it succeeded.
     pub(super) fn stored(&mut self, done: Persisted) {
         let now = self.look_at_clock();
         match done {
-            Persisted::Added { watch, reply, result, stepped } => {
+            Persisted::Added {
+                watch,
+                reply,
+                result,
+                stepped,
+            } => {
                 if let Ok((Added::New, Some(id))) = result {
                     self.watch_stored(id, *watch, stepped, now);
                 }
@@ -194,31 +232,69 @@ impl Scheduler {
                 // The caller may have left; the watch is stored and followed all the same.
                 drop(reply.send(result.map(|(added, _)| added)));
             }
-            Persisted::Removed { run_id, reply, result } => {
+            Persisted::Removed {
+                run_id,
+                reply,
+                result,
+            } => {
                 drop(reply.send(result.map(|ids| self.watches_removed(&run_id, ids))));
             }
-            Persisted::Step { key, step, at, result, stepped } => {
-                let Some(entry) = self.registry.get_mut(key) else { return };
+            Persisted::Step {
+                key,
+                step,
+                at,
+                result,
+                stepped,
+            } => {
+                let Some(entry) = self.registry.get_mut(key) else {
+                    return;
+                };
                 entry.phase = Phase::Waiting;
-                match if mutant("unstored-counts") { Ok(()) } else { result } {
+                match if mutant("unstored-counts") {
+                    Ok(())
+                } else {
+                    result
+                } {
                     Ok(()) => self.step_stored(key, *step, stepped, now),
                     Err(error) => self.step_rejected(key, step, at, &error, now),
                 }
             }
-            Persisted::Recalled { key, answer, result } => self.details_read(key, answer, result),
+            Persisted::Recalled {
+                key,
+                answer,
+                result,
+            } => self.details_read(key, answer, result),
             Persisted::Event { result } => self.event_stored(&result, now),
-            Persisted::DeadlinesShifted { milliseconds, result } => self.deadlines_shifted(milliseconds, &result, now),
+            Persisted::DeadlinesShifted {
+                milliseconds,
+                result,
+            } => self.deadlines_shifted(milliseconds, &result, now),
         }
     }
 
     /// Follows a watch that was just stored. The wall clock had been set by `stepped` in all when it was requested.
-    fn watch_stored(&mut self, id: WatchId, mut watch: Watch, stepped: SignedDuration, now: Instant) {
+    fn watch_stored(
+        &mut self,
+        id: WatchId,
+        mut watch: Watch,
+        stepped: SignedDuration,
+        now: Instant,
+    ) {
         if self.removed.remove(&id) {
             return;
         }
         let since = self.stepped - stepped;
-        watch.deadline_at = watch.deadline_at.saturating_add(since).unwrap_or(watch.deadline_at);
-        let entry = self.entry((id, watch), Progress::begin(self.reading.wall), Duration::ZERO, now, now);
+        watch.deadline_at = watch
+            .deadline_at
+            .saturating_add(since)
+            .unwrap_or(watch.deadline_at);
+        let entry = self.entry(
+            (id, watch),
+            Progress::begin(self.reading.wall),
+            Duration::ZERO,
+            now,
+            now,
+        );
         self.registry.insert(entry);
         if !since.is_zero() {
             self.shift_deadlines(0);
@@ -228,7 +304,11 @@ impl Scheduler {
     /// Ceases to follow the watches of a run that the store removed.
     fn watches_removed(&mut self, run_id: &RunId, ids: Vec<WatchId>) -> Removed {
         for key in self.registry.keys_of(run_id) {
-            if self.registry.get(key).is_some_and(|entry| ids.contains(&entry.id)) {
+            if self
+                .registry
+                .get(key)
+                .is_some_and(|entry| ids.contains(&entry.id))
+            {
                 self.forget(key);
             }
         }
@@ -244,7 +324,9 @@ impl Scheduler {
 
     /// Goes on after a step that the store accepted.
     fn step_stored(&mut self, key: Key, step: Step, stepped: SignedDuration, now: Instant) {
-        let Some(entry) = self.registry.get_mut(key) else { return };
+        let Some(entry) = self.registry.get_mut(key) else {
+            return;
+        };
         // The interval of a run whose status changes all the time grows all the same.
         let anew = step.status_changed && entry.fresh_starts < MAX_FRESH_STARTS;
         if anew {
@@ -257,14 +339,24 @@ impl Scheduler {
         }
         // They are in the store: for a million watches they are too much to keep here as well.
         entry.progress.details = None;
-        let verdict = step.events.iter().rfind(|event| event.event_type.verdict().is_some());
-        if let Some(after) = verdict.and_then(Event::run).and_then(|data| data.timing.detected_after_ms) {
+        let verdict = step
+            .events
+            .iter()
+            .rfind(|event| event.event_type.verdict().is_some());
+        if let Some(after) = verdict
+            .and_then(Event::run)
+            .and_then(|data| data.timing.detected_after_ms)
+        {
             self.metrics.detected(Duration::from_millis(after));
         }
         if entry.progress.verdict.is_none() {
             return self.reschedule(key, if anew { Pace::Anew } else { Pace::Onward });
         }
-        self.metrics.found_by(if entry.polled_on_hint { FoundBy::Stream } else { FoundBy::Poll });
+        self.metrics.found_by(if entry.polled_on_hint {
+            FoundBy::Stream
+        } else {
+            FoundBy::Poll
+        });
         failpoint::point("verdict-stored");
         if mutant("polled-on") {
             return self.reschedule(key, Pace::Onward);
@@ -274,8 +366,17 @@ impl Scheduler {
 
     /// Goes on after a step that the store rejected. The end of a run is stored again later; any other step is taken
     /// again from a fresh poll.
-    fn step_rejected(&mut self, key: Key, mut step: Box<Step>, at: Timestamp, error: &StoreError, now: Instant) {
-        let Some(entry) = self.registry.get_mut(key) else { return };
+    fn step_rejected(
+        &mut self,
+        key: Key,
+        mut step: Box<Step>,
+        at: Timestamp,
+        error: &StoreError,
+        now: Instant,
+    ) {
+        let Some(entry) = self.registry.get_mut(key) else {
+            return;
+        };
         if let StoreError::Precondition { .. } = error {
             tracing::warn!(run_id = %entry.run_id, %error, "no longer watched");
             return self.forget(key);
@@ -297,8 +398,15 @@ impl Scheduler {
     }
 
     /// Takes the step for which the details of a run were read, or polls the run again.
-    fn details_read(&mut self, key: Key, answer: PollOutcome, result: Result<Option<RunDetails>, StoreError>) {
-        let Some(entry) = self.registry.get_mut(key) else { return };
+    fn details_read(
+        &mut self,
+        key: Key,
+        answer: PollOutcome,
+        result: Result<Option<RunDetails>, StoreError>,
+    ) {
+        let Some(entry) = self.registry.get_mut(key) else {
+            return;
+        };
         entry.phase = Phase::Waiting;
         match result {
             Ok(details) => {
@@ -307,7 +415,11 @@ impl Scheduler {
             }
             Err(error) => {
                 let wall = self.reading.wall;
-                if let Ok(step) = entry.progress.step(&entry.watch(), answer, wall, &self.policy.limits) {
+                if let Ok(step) =
+                    entry
+                        .progress
+                        .step(&entry.watch(), answer, wall, &self.policy.limits)
+                {
                     entry.progress.carry_over(&step.progress, wall);
                 }
                 let error = error_chain(&error);
@@ -330,17 +442,30 @@ impl Scheduler {
         }
     }
 
-    fn deadlines_shifted(&mut self, milliseconds: i64, result: &Result<(), StoreError>, now: Instant) {
+    fn deadlines_shifted(
+        &mut self,
+        milliseconds: i64,
+        result: &Result<(), StoreError>,
+        now: Instant,
+    ) {
         if let Err(error) = result
             && !matches!(error, StoreError::Closed)
         {
-            self.pending.clock_shift = Some(self.pending.clock_shift.unwrap_or(0).saturating_add(milliseconds));
+            self.pending.clock_shift = Some(
+                self.pending
+                    .clock_shift
+                    .unwrap_or(0)
+                    .saturating_add(milliseconds),
+            );
             self.pending.retry_at = Some(now + STORE_RETRY);
         }
     }
 
     /// Starts a write. It enters the store's queue now, so that writes stay in order.
-    pub(super) fn store_in_order(&mut self, work: impl Future<Output = Persisted> + Send + 'static) {
+    pub(super) fn store_in_order(
+        &mut self,
+        work: impl Future<Output = Persisted> + Send + 'static,
+    ) {
         let mut work = Box::pin(work);
         match work.as_mut().now_or_never() {
             Some(done) => self.stores.spawn(std::future::ready(done)),
@@ -351,8 +476,13 @@ impl Scheduler {
     /// Stores all deadlines after the wall clock was set by `milliseconds`: as absolute times, so that
     /// a repetition does no harm.
     pub(super) fn shift_deadlines(&mut self, milliseconds: i64) {
-        let milliseconds = milliseconds.saturating_add(self.pending.clock_shift.take().unwrap_or(0));
-        let entries = self.registry.keys().into_iter().filter_map(|key| self.registry.get(key));
+        let milliseconds =
+            milliseconds.saturating_add(self.pending.clock_shift.take().unwrap_or(0));
+        let entries = self
+            .registry
+            .keys()
+            .into_iter()
+            .filter_map(|key| self.registry.get(key));
         let deadlines = entries.map(|entry| (entry.id, entry.deadline_at)).collect();
         let (store, now) = (self.store.clone(), self.reading.wall);
         self.store_in_order(async move {
@@ -371,7 +501,9 @@ impl Scheduler {
         self.pending.retry_at = None;
         self.store_next_event();
         let unstored = std::mem::take(&mut self.pending.ends);
-        unstored.into_iter().for_each(|(key, step, at)| self.store_step(key, step, at));
+        unstored
+            .into_iter()
+            .for_each(|(key, step, at)| self.store_step(key, step, at));
         if self.pending.clock_shift.is_some() {
             self.shift_deadlines(0);
         }
@@ -392,14 +524,22 @@ impl Scheduler {
     /// other: if the end of an incident were stored before its begin, the incident would seem to
     /// continue.
     fn store_next_event(&mut self) {
-        let Some(event) = self.pending.events.front().filter(|_| !self.pending.is_storing_event).cloned() else {
+        let Some(event) = self
+            .pending
+            .events
+            .front()
+            .filter(|_| !self.pending.is_storing_event)
+            .cloned()
+        else {
             return;
         };
         self.pending.is_storing_event = true;
         let sinks = self.policy.routes.sinks_for(&event, None);
         let (store, now) = (self.store.clone(), event.timestamp);
         self.store_in_order(async move {
-            Persisted::Event { result: store.record_event(RoutedEvent { event, sinks }, now).await }
+            Persisted::Event {
+                result: store.record_event(RoutedEvent { event, sinks }, now).await,
+            }
         });
     }
 }

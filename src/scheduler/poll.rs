@@ -46,7 +46,9 @@ impl Scheduler {
     pub(super) fn dispatch(&mut self, now: Instant) {
         while let Some((key, is_last)) = self.next_turn(now) {
             let in_flight = self.polls.len();
-            if in_flight >= self.policy.max_in_flight || !self.provider.breaker.admits(now, in_flight) {
+            if in_flight >= self.policy.max_in_flight
+                || !self.provider.breaker.admits(now, in_flight)
+            {
                 return;
             }
             if !is_last && let Some(later) = self.postponed(key, now) {
@@ -81,7 +83,11 @@ impl Scheduler {
                     () = current.cancelled() => Err(PollError::CalledBack),
                     () = tokio::time::sleep_until(limit) => Err(PollError::PastDeadline),
                 };
-                Polled { key, began: now, answer }
+                Polled {
+                    key,
+                    began: now,
+                    answer,
+                }
             });
         }
     }
@@ -96,9 +102,12 @@ impl Scheduler {
         // A watch whose time is over ends without a poll.
         let in_time = |entry: &&Entry| entry.ends_at.is_none_or(|ends_at| ends_at > now);
         let last = self.registry.first_last_due().filter(has_come);
-        let last = last.and_then(|(_, key)| Some((self.registry.get(key).filter(in_time)?.deadline, key)));
+        let last =
+            last.and_then(|(_, key)| Some((self.registry.get(key).filter(in_time)?.deadline, key)));
         match (ordinary, last) {
-            (Some((due, key)), Some((deadline, _))) if self.last_polls_turn_is_over && due < deadline => {
+            (Some((due, key)), Some((deadline, _)))
+                if self.last_polls_turn_is_over && due < deadline =>
+            {
                 Some((key, false))
             }
             (_, Some((_, key))) => Some((key, true)),
@@ -115,12 +124,19 @@ impl Scheduler {
         }
         let last_item_at = self.provider.streams.last_item_at(key)?;
         let backoff = &self.policy.backoff;
-        let stands_until =
-            last_item_at + backoff.interval_after(last_item_at.saturating_duration_since(entry.changed_at));
+        let stands_until = last_item_at
+            + backoff.interval_after(last_item_at.saturating_duration_since(entry.changed_at));
         let longest = entry.polled_at? + backoff.max;
         // A poll that decides something is not postponed.
-        let mark = next_decision_at(entry, &self.policy.limits, Now { instant: now, wall: self.reading.wall })
-            .unwrap_or(longest);
+        let mark = next_decision_at(
+            entry,
+            &self.policy.limits,
+            Now {
+                instant: now,
+                wall: self.reading.wall,
+            },
+        )
+        .unwrap_or(longest);
         let later = stands_until.min(longest).min(mark).min(entry.deadline);
         (later > now).then(|| {
             entry.interval = Some(backoff.interval_after(now.duration_since(entry.changed_at)));
@@ -130,16 +146,22 @@ impl Scheduler {
 
     /// Handles the outcome of a poll.
     pub(super) fn polled(&mut self, polled: Polled) {
-        let now = Now { instant: self.look_at_clock(), wall: self.reading.wall };
+        let now = Now {
+            instant: self.look_at_clock(),
+            wall: self.reading.wall,
+        };
         let Polled { key, began, answer } = polled;
         let result = match &answer {
             Ok(_) => "ok",
             Err(PollError::Api(error)) => error.kind(),
             Err(PollError::PastDeadline | PollError::CalledBack) => "abandoned",
         };
-        self.metrics.polled(result, now.instant.duration_since(began));
+        self.metrics
+            .polled(result, now.instant.duration_since(began));
         let tries_again = self.tries_again(key, now.instant);
-        let Some(entry) = self.registry.get_mut(key) else { return };
+        let Some(entry) = self.registry.get_mut(key) else {
+            return;
+        };
         entry.phase = Phase::Waiting;
         let counted = entry.counted(began, now.instant);
         let (answer, told) = match answer {
@@ -155,7 +177,10 @@ impl Scheduler {
             Err(PollError::Api(error)) if error.is_not_found() => {
                 entry.refused = false;
                 entry.answered_at = Some(now.instant);
-                (PollOutcome::Missing { counted }, self.provider.breaker.answered(began, now.wall))
+                (
+                    PollOutcome::Missing { counted },
+                    self.provider.breaker.answered(began, now.wall),
+                )
             }
             Err(PollError::Api(error)) => {
                 let message = error.describe();
@@ -166,14 +191,35 @@ impl Scheduler {
                     && std::mem::replace(&mut entry.refused, error.is_unauthorized())
                     && self.provider.breaker.outage() != Some(Outage::Refused);
                 let why = format!("the last poll failed: {message}");
-                entry.last_error = Some(Box::new(PollFailure { at: now.wall, message }));
-                let told = self.provider.breaker.failed(&error, own_refusal, now, &mut self.random);
-                (PollOutcome::Failed { why, retried: tries_again }, told)
+                entry.last_error = Some(Box::new(PollFailure {
+                    at: now.wall,
+                    message,
+                }));
+                let told = self
+                    .provider
+                    .breaker
+                    .failed(&error, own_refusal, now, &mut self.random);
+                (
+                    PollOutcome::Failed {
+                        why,
+                        retried: tries_again,
+                    },
+                    told,
+                )
             }
             Err(PollError::PastDeadline) => {
                 let message = "no answer to the last poll within 5 s of the deadline".to_owned();
-                entry.last_error = Some(Box::new(PollFailure { at: now.wall, message: message.clone() }));
-                (PollOutcome::Failed { why: message, retried: false }, None)
+                entry.last_error = Some(Box::new(PollFailure {
+                    at: now.wall,
+                    message: message.clone(),
+                }));
+                (
+                    PollOutcome::Failed {
+                        why: message,
+                        retried: false,
+                    },
+                    None,
+                )
             }
             Err(PollError::CalledBack) => return self.registry.queue(key, now.instant),
         };
@@ -186,9 +232,13 @@ impl Scheduler {
     /// Sets when a watch is due again.
     pub(super) fn reschedule(&mut self, key: Key, pace: Pace) {
         let (now, wall) = (Instant::now(), self.reading.wall);
-        let entry = self.registry.get_mut(key).expect("the caller holds a key of an entry");
+        let entry = self
+            .registry
+            .get_mut(key)
+            .expect("the caller holds a key of an entry");
         // When the key is rejected, the circuit breaker decides when it is probed.
-        let refused_alone = entry.refused && self.provider.breaker.outage() != Some(Outage::Refused);
+        let refused_alone =
+            entry.refused && self.provider.breaker.outage() != Some(Outage::Refused);
         let backoff = &self.policy.backoff;
         let wait = match pace {
             Pace::In(wait) => wait,
@@ -197,7 +247,9 @@ impl Scheduler {
                 let current = entry.interval.filter(|_| pace != Pace::Anew);
                 // Jitter makes waits shorter than their intervals, so the intervals alone would grow
                 // faster than the promised share of the run's age.
-                let interval = backoff.next(current).min(backoff.interval_after(now.duration_since(entry.changed_at)));
+                let interval = backoff
+                    .next(current)
+                    .min(backoff.interval_after(now.duration_since(entry.changed_at)));
                 entry.interval = Some(interval);
                 backoff.wait(interval, &mut self.random)
             }
@@ -205,7 +257,12 @@ impl Scheduler {
         let decides_at = decides_at(entry, &self.policy.limits, Now { instant: now, wall });
         let is_last = entry.ends_at.is_some();
         let mut due = now + wait;
-        if let Some(opens_at) = self.provider.breaker.opens_at().filter(|_| pace == Pace::Behind && !is_last) {
+        if let Some(opens_at) = self
+            .provider
+            .breaker
+            .opens_at()
+            .filter(|_| pace == Pace::Behind && !is_last)
+        {
             due = due.max(opens_at + ROUNDING);
         }
         let due = match (entry.hinted, pace) {
@@ -224,16 +281,24 @@ impl Scheduler {
 
 /// Returns the next time after `now` at which an observation would decide something.
 fn decides_at(entry: &Entry, limits: &Limits, Now { instant: now, wall }: Now) -> Option<Instant> {
-    let mark = next_decision_at(entry, limits, Now { instant: now, wall }).filter(|mark| *mark > now);
+    let mark =
+        next_decision_at(entry, limits, Now { instant: now, wall }).filter(|mark| *mark > now);
     let deadline = (entry.deadline_at > wall).then(|| instant_of(entry.deadline_at, wall, now));
     mark.into_iter().chain(deadline).min()
 }
 
 /// Returns when the grace period of a missing run ends or a run becomes overdue, whichever is first.
 /// The time may have passed.
-fn next_decision_at(entry: &Entry, limits: &Limits, Now { instant: now, wall }: Now) -> Option<Instant> {
+fn next_decision_at(
+    entry: &Entry,
+    limits: &Limits,
+    Now { instant: now, wall }: Now,
+) -> Option<Instant> {
     let grace_left = entry.progress.grace_left(limits);
     let grace_ends = grace_left.and_then(|left| Some(entry.answered_at? + left + ROUNDING));
-    let overdue_at = entry.progress.overdue_at(entry.added_at, limits).map(|at| instant_of(at, wall, now));
+    let overdue_at = entry
+        .progress
+        .overdue_at(entry.added_at, limits)
+        .map(|at| instant_of(at, wall, now));
     grace_ends.into_iter().chain(overdue_at).min()
 }

@@ -60,7 +60,10 @@ impl ProviderState {
 
     /// When the next request may go out: the circuit breaker is not open, and the budget has room.
     pub(super) fn opens_at(&self, now: Instant) -> Instant {
-        self.breaker.opens_at().unwrap_or(now).max(self.budget.next_at())
+        self.breaker
+            .opens_at()
+            .unwrap_or(now)
+            .max(self.budget.next_at())
     }
 
     /// Opens the breaker anew after a sleep, whose connections are most likely dead.

@@ -79,14 +79,27 @@ impl Entry {
         deadline: Instant,
         changed_at: Instant,
     ) -> Self {
-        let Watch { run_id, name, labels, sinks, added_at, deadline_at } = watch;
+        let Watch {
+            run_id,
+            name,
+            labels,
+            sinks,
+            added_at,
+            deadline_at,
+        } = watch;
         let plain = name.is_none() && labels.is_empty() && sinks.is_none();
         Self {
             id,
             run_id,
             added_at,
             deadline_at,
-            extras: (!plain).then(|| Box::new(Extras { name, labels, sinks })),
+            extras: (!plain).then(|| {
+                Box::new(Extras {
+                    name,
+                    labels,
+                    sinks,
+                })
+            }),
             progress,
             phase: Phase::Waiting,
             interval: None,
@@ -110,7 +123,9 @@ impl Entry {
         Watch {
             run_id: self.run_id.clone(),
             name: extras.and_then(|extras| extras.name.clone()),
-            labels: extras.map(|extras| extras.labels.clone()).unwrap_or_default(),
+            labels: extras
+                .map(|extras| extras.labels.clone())
+                .unwrap_or_default(),
             sinks: extras.and_then(|extras| extras.sinks.clone()),
             added_at: self.added_at,
             deadline_at: self.deadline_at,
@@ -120,12 +135,15 @@ impl Entry {
     /// Whether it has more time than usual for its last poll, because its deadline passed while
     /// nothing could be polled.
     pub(super) fn is_patient(&self) -> bool {
-        self.ends_at.is_some_and(|ends_at| ends_at > self.deadline + LAST_POLL_LIMIT)
+        self.ends_at
+            .is_some_and(|ends_at| ends_at > self.deadline + LAST_POLL_LIMIT)
     }
 
     /// Whether its last poll was answered so shortly before the deadline that no other was due.
     pub(super) fn stands(&self) -> bool {
-        let until = self.answered_at.map(|answered_at| answered_at + self.interval.unwrap_or_default());
+        let until = self
+            .answered_at
+            .map(|answered_at| answered_at + self.interval.unwrap_or_default());
         until.is_some_and(|until| until >= self.deadline)
     }
 
@@ -134,17 +152,27 @@ impl Entry {
     /// than two intervals after that answer; otherwise that wait, plus the time that the answer took,
     /// up to one interval because the process may have been stopped in the meantime.
     pub(super) fn counted(&self, began: Instant, now: Instant) -> Duration {
-        let (Some(before), Some(interval)) = (self.answered_at, self.interval) else { return Duration::ZERO };
+        let (Some(before), Some(interval)) = (self.answered_at, self.interval) else {
+            return Duration::ZERO;
+        };
         let waited = began.saturating_duration_since(before);
         if mutant("grace-counts-sleep") {
             return now.duration_since(before);
         }
-        if waited > interval * 2 { Duration::ZERO } else { waited + now.duration_since(began).min(interval) }
+        if waited > interval * 2 {
+            Duration::ZERO
+        } else {
+            waited + now.duration_since(began).min(interval)
+        }
     }
 
     /// Moves all times before a sleep back by its length, because the clock of timers stood still.
     pub(super) fn slept(&mut self, slept: Duration) {
-        let times = [Some(&mut self.changed_at), self.polled_at.as_mut(), self.answered_at.as_mut()];
+        let times = [
+            Some(&mut self.changed_at),
+            self.polled_at.as_mut(),
+            self.answered_at.as_mut(),
+        ];
         for at in times.into_iter().flatten() {
             *at = at.checked_sub(slept).unwrap_or(*at);
         }
@@ -207,7 +235,11 @@ impl Registry {
             next_key: 0,
             runs: BTreeSet::new(),
             hasher: RandomState::new(),
-            turns: Turns { due: Times::new(origin), last: Times::new(origin), patient: Times::new(origin) },
+            turns: Turns {
+                due: Times::new(origin),
+                last: Times::new(origin),
+                patient: Times::new(origin),
+            },
             deadlines: Times::new(origin),
             ends: Times::new(origin),
         }
@@ -239,10 +271,19 @@ impl Registry {
     /// Orders all loaded watches, before the first is polled: doing so at once is faster and takes
     /// half the memory.
     pub(super) fn put_in_order(&mut self) {
-        let entries = || self.entries.iter().map(|(key, entry)| (*key, entry.as_ref()));
-        self.runs = entries().map(|(key, entry)| (self.hasher.hash_one(&entry.run_id), key)).collect();
-        self.turns.due.replace(entries().map(|(key, entry)| (entry.due, key)));
-        self.deadlines.replace(entries().map(|(key, entry)| (entry.deadline, key)));
+        let entries = || {
+            self.entries
+                .iter()
+                .map(|(key, entry)| (*key, entry.as_ref()))
+        };
+        self.runs = entries()
+            .map(|(key, entry)| (self.hasher.hash_one(&entry.run_id), key))
+            .collect();
+        self.turns
+            .due
+            .replace(entries().map(|(key, entry)| (entry.due, key)));
+        self.deadlines
+            .replace(entries().map(|(key, entry)| (entry.deadline, key)));
     }
 
     /// Returns how many were ever added.
@@ -260,7 +301,8 @@ impl Registry {
 
     pub(super) fn remove(&mut self, key: Key) {
         if let Some(entry) = self.entries.remove(&key) {
-            self.runs.remove(&(self.hasher.hash_one(&entry.run_id), key));
+            self.runs
+                .remove(&(self.hasher.hash_one(&entry.run_id), key));
             self.turns.of(&entry).remove(entry.due, key);
             match entry.ends_at {
                 None => self.deadlines.remove(entry.deadline, key),
@@ -280,8 +322,13 @@ impl Registry {
     /// while one is being removed.
     pub(super) fn keys_of(&self, run_id: &RunId) -> Vec<Key> {
         let hash = self.hasher.hash_one(run_id);
-        let same_hash = self.runs.range((hash, Key::MIN)..=(hash, Key::MAX)).map(|&(_, key)| key);
-        same_hash.filter(|key| self.entries[key].run_id == *run_id).collect()
+        let same_hash = self
+            .runs
+            .range((hash, Key::MIN)..=(hash, Key::MAX))
+            .map(|&(_, key)| key);
+        same_hash
+            .filter(|key| self.entries[key].run_id == *run_id)
+            .collect()
     }
 
     /// Returns the next due watch whose deadline has not come.
@@ -303,7 +350,10 @@ impl Registry {
 
     /// Sets when a watch is due, and makes it wait.
     pub(super) fn queue(&mut self, key: Key, due: Instant) {
-        let entry = self.entries.get_mut(&key).expect("the caller holds a key of an entry");
+        let entry = self
+            .entries
+            .get_mut(&key)
+            .expect("the caller holds a key of an entry");
         let turns = self.turns.of(entry);
         turns.remove(entry.due, key);
         entry.due = due;
@@ -312,7 +362,10 @@ impl Registry {
 
     /// Removes a watch from those that wait, until [`Registry::queue`].
     pub(super) fn unqueue(&mut self, key: Key) -> &mut Entry {
-        let entry = self.entries.get_mut(&key).expect("the caller holds a key of an entry");
+        let entry = self
+            .entries
+            .get_mut(&key)
+            .expect("the caller holds a key of an entry");
         self.turns.of(entry).remove(entry.due, key);
         entry
     }
@@ -325,7 +378,10 @@ impl Registry {
 
     /// Moves a deadline that has not come.
     pub(super) fn set_deadline(&mut self, key: Key, deadline: Instant) {
-        let entry = self.entries.get_mut(&key).expect("the caller holds a key of an entry");
+        let entry = self
+            .entries
+            .get_mut(&key)
+            .expect("the caller holds a key of an entry");
         self.deadlines.remove(entry.deadline, key);
         entry.deadline = deadline;
         self.deadlines.insert(deadline, key);
@@ -333,7 +389,10 @@ impl Registry {
 
     /// Sets the latest end time of a watch whose deadline has come.
     pub(super) fn set_end(&mut self, key: Key, ends_at: Instant) {
-        let entry = self.entries.get_mut(&key).expect("the caller holds a key of an entry");
+        let entry = self
+            .entries
+            .get_mut(&key)
+            .expect("the caller holds a key of an entry");
         let waits = self.turns.of(entry).remove(entry.due, key);
         match entry.ends_at.replace(ends_at) {
             Some(before) => {
@@ -341,7 +400,11 @@ impl Registry {
             }
             None => {
                 self.deadlines.remove(entry.deadline, key);
-                entry.due = if waits { entry.due.min(entry.deadline) } else { entry.due };
+                entry.due = if waits {
+                    entry.due.min(entry.deadline)
+                } else {
+                    entry.due
+                };
             }
         }
         if waits {
@@ -353,9 +416,17 @@ impl Registry {
     /// Gives a last poll to each watch whose deadline is not after `now`, the earliest deadline
     /// first.
     pub(super) fn expire(&mut self, now: Instant) {
-        while let Some((deadline, key)) = self.deadlines.first().filter(|&(deadline, _)| deadline <= now) {
+        while let Some((deadline, key)) = self
+            .deadlines
+            .first()
+            .filter(|&(deadline, _)| deadline <= now)
+        {
             self.deadlines.remove(deadline, key);
-            let wait = if mutant("deadline-waits") { Duration::from_secs(3600) } else { LAST_POLL_LIMIT };
+            let wait = if mutant("deadline-waits") {
+                Duration::from_secs(3600)
+            } else {
+                LAST_POLL_LIMIT
+            };
             self.set_end(key, deadline + wait);
         }
     }
@@ -364,7 +435,10 @@ impl Registry {
     pub(super) fn overtime(&mut self, now: Instant) {
         while let Some((ends_at, key)) = self.ends.first().filter(|&(ends_at, _)| ends_at <= now) {
             self.ends.remove(ends_at, key);
-            let entry = self.entries.get_mut(&key).expect("what is removed has no time");
+            let entry = self
+                .entries
+                .get_mut(&key)
+                .expect("what is removed has no time");
             let turns = self.turns.of(entry);
             if turns.remove(entry.due, key) {
                 entry.due = turns.origin;
@@ -384,7 +458,10 @@ struct Times {
 
 impl Times {
     fn new(origin: Instant) -> Self {
-        Self { origin, order: BTreeSet::new() }
+        Self {
+            origin,
+            order: BTreeSet::new(),
+        }
     }
 
     fn place(&self, at: Instant) -> u64 {

@@ -34,8 +34,12 @@ const HOLD: Duration = Duration::from_secs(60);
 const ABSENT_PAUSE: Duration = Duration::from_secs(3600);
 
 /// How long no stream is opened, beyond the requested pause, after the API rejected one as too much.
-const REFUSED_BACKOFF: BackoffPolicy =
-    BackoffPolicy { initial: Duration::from_secs(60), multiplier: 2.0, max: ABSENT_PAUSE, jitter: 0.0 };
+const REFUSED_BACKOFF: BackoffPolicy = BackoffPolicy {
+    initial: Duration::from_secs(60),
+    multiplier: 2.0,
+    max: ABSENT_PAUSE,
+    jitter: 0.0,
+};
 
 /// How many activities a receiver may lag behind before it misses some.
 const ACTIVITY_CAPACITY: usize = 256;
@@ -184,7 +188,8 @@ impl Streams {
 
     /// Adds a watch whose run was seen active, so that its stream is worth following.
     pub(super) fn enroll(&mut self, key: Key) {
-        let known = self.limit == 0 || self.open.contains_key(&key) || self.memory.contains_key(&key);
+        let known =
+            self.limit == 0 || self.open.contains_key(&key) || self.memory.contains_key(&key);
         if !known {
             self.ready.insert(key);
         }
@@ -196,7 +201,11 @@ impl Streams {
             open.task.abort();
         }
         self.ready.remove(&key);
-        if let Some(rests_until) = self.memory.remove(&key).and_then(|memory| memory.rests_until) {
+        if let Some(rests_until) = self
+            .memory
+            .remove(&key)
+            .and_then(|memory| memory.rests_until)
+        {
             self.resting.remove(&(rests_until, key));
         }
     }
@@ -206,7 +215,11 @@ impl Streams {
         let open = std::mem::take(&mut self.open);
         open.values().for_each(|open| open.task.abort());
         self.ready.extend(open.into_keys());
-        self.ready.extend(std::mem::take(&mut self.resting).into_iter().map(|(_, key)| key));
+        self.ready.extend(
+            std::mem::take(&mut self.resting)
+                .into_iter()
+                .map(|(_, key)| key),
+        );
         self.memory.clear();
         self.closed_until = None;
         self.served = false;
@@ -248,7 +261,14 @@ impl Streams {
 
     /// Opens the stream of the watch that [`Streams::next_to_open`] returned. `started` is whether
     /// its run was seen running already.
-    pub(super) fn open(&mut self, key: Key, run_id: RunId, started: bool, provider: AnyProvider, clock: Clock) {
+    pub(super) fn open(
+        &mut self,
+        key: Key,
+        run_id: RunId,
+        started: bool,
+        provider: AnyProvider,
+        clock: Clock,
+    ) {
         if self.open.len() >= self.limit
             && let Some((oldest, held)) = self.open.pop_first()
         {
@@ -258,7 +278,10 @@ impl Streams {
         self.ready.remove(&key);
         self.number += 1;
         let now = Instant::now();
-        let heard = Arc::new(LastItem { base: now, at: AtomicU64::new(0) });
+        let heard = Arc::new(LastItem {
+            base: now,
+            at: AtomicU64::new(0),
+        });
         let memory = self.memory.entry(key).or_default();
         let last_id = memory.last_id.clone();
         let reading = StreamReader {
@@ -273,7 +296,15 @@ impl Streams {
             activities: self.activities.clone(),
         };
         let task = self.tasks.spawn(reading.follow(provider, last_id));
-        self.open.insert(key, OpenStream { number: self.number, since: now, task, heard });
+        self.open.insert(
+            key,
+            OpenStream {
+                number: self.number,
+                since: now,
+                task,
+                heard,
+            },
+        );
     }
 
     /// Returns the next report of any stream; waits without end while none is open. Cancel-safe.
@@ -295,8 +326,17 @@ impl Streams {
     }
 
     /// Handles the end of a stream. Returns false for a stream that was closed before.
-    pub(super) fn ended(&mut self, ended: &EndedStream, now: Instant, random: &mut fastrand::Rng) -> bool {
-        if self.open.get(&ended.key).is_none_or(|open| open.number != ended.number) {
+    pub(super) fn ended(
+        &mut self,
+        ended: &EndedStream,
+        now: Instant,
+        random: &mut fastrand::Rng,
+    ) -> bool {
+        if self
+            .open
+            .get(&ended.key)
+            .is_none_or(|open| open.number != ended.number)
+        {
             return false;
         }
         self.open.remove(&ended.key);
@@ -323,8 +363,8 @@ impl Streams {
         }
         let memory = self.memory.entry(ended.key).or_default();
         memory.last_id.clone_from(&ended.last_id);
-        let anew =
-            ended.followed_for >= HEALTHY || (matches!(ended.cause, EndReason::Over) && memory.interval.is_none());
+        let anew = ended.followed_for >= HEALTHY
+            || (matches!(ended.cause, EndReason::Over) && memory.interval.is_none());
         let interval = self.backoff.next(memory.interval.filter(|_| !anew));
         memory.interval = Some(interval);
         let rests_until = now + self.backoff.wait(interval, random);
@@ -369,13 +409,23 @@ impl StreamReader {
                 (cause, stream.last_id().map(ToOwned::to_owned).or(last_id))
             }
         };
-        EndedStream { key: self.key, number: self.number, cause, last_id, followed_for: since.elapsed() }
+        EndedStream {
+            key: self.key,
+            number: self.number,
+            cause,
+            last_id,
+            followed_for: since.elapsed(),
+        }
     }
 
     /// Sends an activity to the receivers, if there are any.
     fn emit(&self, activity: Activity) {
         if self.activities.receiver_count() > 0 {
-            let activities = RunActivity { run_id: self.run_id.clone(), at: self.clock.now(), activity };
+            let activities = RunActivity {
+                run_id: self.run_id.clone(),
+                at: self.clock.now(),
+                activity,
+            };
             // The receivers may have left in the meantime.
             drop(self.activities.send(Arc::new(activities)));
         }
@@ -393,7 +443,9 @@ impl StreamReader {
             // Data that was received in one piece is read without waiting: let other tasks run.
             tokio::task::coop::consume_budget().await;
             // Other bytes only show that the connection is alive, not that the run is.
-            let StreamItem::Activity(activity) = item else { continue };
+            let StreamItem::Activity(activity) = item else {
+                continue;
+            };
             self.heard.note();
             let hint = activity.hint;
             if activity.is_news() {

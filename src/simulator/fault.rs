@@ -58,7 +58,10 @@ const PIECE: Bytes = Bytes::from_static(&[b' '; 16 * 1024]);
 impl Fault {
     /// A status code, with an error body as documented.
     pub fn status(code: u16) -> Self {
-        Self::Status { code, headers: HeaderMap::new() }
+        Self::Status {
+            code,
+            headers: HeaderMap::new(),
+        }
     }
 
     /// The same with `Retry-After`. Only statuses carry it.
@@ -88,13 +91,17 @@ impl Fault {
         let whole = || Bytes::from(body.to_string());
         let response = match self {
             Self::Status { code, headers } => {
-                let status = StatusCode::from_u16(*code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                let status =
+                    StatusCode::from_u16(*code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 let reason = status.canonical_reason().unwrap_or("Error");
                 let mut response = json(status, &serde_json::json!({"error": {"message": reason}}));
                 response.headers_mut().extend(headers.clone());
                 response
             }
-            Self::Html => text("text/html", "<html><body>We are down for maintenance</body></html>"),
+            Self::Html => text(
+                "text/html",
+                "<html><body>We are down for maintenance</body></html>",
+            ),
             Self::Empty => text("application/json", ""),
             Self::HalfBody => {
                 let whole = whole();
@@ -105,7 +112,9 @@ impl Fault {
                     Err(std::io::Error::other("cut off on purpose"))
                 });
                 let mut response = streaming(stream::iter([Ok(half)]).chain(cut));
-                response.headers_mut().insert(CONTENT_LENGTH, whole.len().into());
+                response
+                    .headers_mut()
+                    .insert(CONTENT_LENGTH, whole.len().into());
                 response
             }
             Self::Reset => return Answer::Nothing,
@@ -128,7 +137,9 @@ impl Fault {
             }
             Self::GzipBomb(bytes) => {
                 let mut response = streaming(stream::iter([Ok(gzip_of_spaces(*bytes))]));
-                response.headers_mut().insert(CONTENT_ENCODING, "gzip".parse().expect("a header value"));
+                response
+                    .headers_mut()
+                    .insert(CONTENT_ENCODING, "gzip".parse().expect("a header value"));
                 response
             }
             Self::DeeplyNested(levels) => {
@@ -140,7 +151,8 @@ impl Fault {
                 text("application/json", json)
             }
             Self::OtherRun => {
-                let other = serde_json::json!({"id": "run_of_somebody_else", "status": "succeeded"});
+                let other =
+                    serde_json::json!({"id": "run_of_somebody_else", "status": "succeeded"});
                 json(StatusCode::OK, &other)
             }
             Self::WrongTypes => {
@@ -151,7 +163,9 @@ impl Fault {
             Self::Redirect(place) => {
                 let mut response = text("text/plain", "");
                 *response.status_mut() = StatusCode::FOUND;
-                response.headers_mut().insert(LOCATION, place.parse().expect("a header value"));
+                response
+                    .headers_mut()
+                    .insert(LOCATION, place.parse().expect("a header value"));
                 response
             }
         };
@@ -164,7 +178,9 @@ fn gzip_of_spaces(bytes: usize) -> Bytes {
     let mut left = bytes;
     while left > 0 {
         let piece = left.min(PIECE.len());
-        encoder.write_all(&PIECE[..piece]).expect("memory takes every byte");
+        encoder
+            .write_all(&PIECE[..piece])
+            .expect("memory takes every byte");
         left -= piece;
     }
     encoder.finish().expect("memory takes every byte").into()

@@ -71,7 +71,14 @@ impl Run {
     fn new(script: Script) -> Self {
         let gone = CancellationToken::new();
         let end_streams = gone.clone().drop_guard();
-        Self { script, added: Instant::now(), polls: 0, streams: 0, gone, _end_streams: end_streams }
+        Self {
+            script,
+            added: Instant::now(),
+            polls: 0,
+            streams: 0,
+            gone,
+            _end_streams: end_streams,
+        }
     }
 }
 
@@ -100,8 +107,10 @@ impl Simulator {
             traffic: Arc::default(),
         }));
         let answering = Arc::clone(&world);
-        let server =
-            Server::start(address, move |request| answering.lock().expect("no holder panics").answer(&request)).await?;
+        let server = Server::start(address, move |request| {
+            answering.lock().expect("no holder panics").answer(&request)
+        })
+        .await?;
         Ok(Self { server, world })
     }
 
@@ -159,7 +168,9 @@ impl Simulator {
     pub fn truth(&self, id: &RunId) -> Option<String> {
         let world = self.world();
         let run = world.runs.get(id)?;
-        run.script.status_after(run.added.elapsed()).map(ToOwned::to_owned)
+        run.script
+            .status_after(run.added.elapsed())
+            .map(ToOwned::to_owned)
     }
 
     /// When a run ends; `None` for one that is not there or goes on for ever.
@@ -186,10 +197,26 @@ impl World {
             key.set_sensitive(true);
         }
         let path = request.path.clone();
-        let recorded = Recorded { at: Instant::now(), method: request.method.clone(), path, headers };
-        let streamed = request.path.strip_prefix("/v1/runs/").and_then(|rest| rest.strip_suffix("/events"));
-        if streamed.is_some() { &mut self.stream_requests } else { &mut self.requests }.push(recorded);
-        let authorized = request.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok())
+        let recorded = Recorded {
+            at: Instant::now(),
+            method: request.method.clone(),
+            path,
+            headers,
+        };
+        let streamed = request
+            .path
+            .strip_prefix("/v1/runs/")
+            .and_then(|rest| rest.strip_suffix("/events"));
+        if streamed.is_some() {
+            &mut self.stream_requests
+        } else {
+            &mut self.requests
+        }
+        .push(recorded);
+        let authorized = request
+            .headers
+            .get(AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
             == Some(&format!("Bearer {}", self.key));
         if let Some(fault) = &self.outage {
             return fault.answer(&json!({}));
@@ -226,15 +253,23 @@ impl World {
     /// Get Run.
     fn get(&mut self, id: &str) -> Answer {
         let started = self.started;
-        let run = RunId::new(id).ok().and_then(|id| self.runs.get_mut(&id).map(|run| (id, run)));
-        let Some((id, run)) = run else { return problem(StatusCode::NOT_FOUND, "Run not found") };
+        let run = RunId::new(id)
+            .ok()
+            .and_then(|id| self.runs.get_mut(&id).map(|run| (id, run)));
+        let Some((id, run)) = run else {
+            return problem(StatusCode::NOT_FOUND, "Run not found");
+        };
         run.polls += 1;
         if run.polls == 1 && run.script.begins_with_poll() {
             run.added = Instant::now();
         }
         let wall = |at: Instant| wall(started, at);
         let body = run.script.describe(&id, run.added, run.polls, wall);
-        match (run.script.fault_at(run.polls), run.script.verbatim_body(), body) {
+        match (
+            run.script.fault_at(run.polls),
+            run.script.verbatim_body(),
+            body,
+        ) {
             (Some(fault), _, body) => fault.answer(&body.unwrap_or_else(|| json!({"id": id}))),
             (None, Some(text), _) => server::text("application/json", text.to_owned()).into(),
             (None, None, Some(body)) => server::json(StatusCode::OK, &body).into(),
@@ -247,13 +282,19 @@ impl World {
         if let Some(fault) = &self.stream_outage {
             return fault.answer(&json!({}));
         }
-        let found = RunId::new(id).ok().and_then(|id| self.runs.get_mut(&id).map(|run| (id, run)));
-        let Some((id, run)) = found else { return stream::not_found().into() };
+        let found = RunId::new(id)
+            .ok()
+            .and_then(|id| self.runs.get_mut(&id).map(|run| (id, run)));
+        let Some((id, run)) = found else {
+            return stream::not_found().into();
+        };
         if run.script.status_after(run.added.elapsed()).is_none() {
             return stream::not_found().into();
         }
         run.streams += 1;
-        let last_id = headers.get("last-event-id").and_then(|value| value.to_str().ok()?.parse().ok());
+        let last_id = headers
+            .get("last-event-id")
+            .and_then(|value| value.to_str().ok()?.parse().ok());
         let feed = Feed::new(
             id,
             &run.script,
@@ -269,7 +310,10 @@ impl World {
 
 /// What the wall clock shows at `at`.
 fn wall(started: (Instant, Timestamp), at: Instant) -> Timestamp {
-    started.1.checked_add(at.duration_since(started.0)).unwrap_or(started.1)
+    started
+        .1
+        .checked_add(at.duration_since(started.0))
+        .unwrap_or(started.1)
 }
 
 /// An error as the current documentation shows it.

@@ -62,7 +62,12 @@ impl Receiver {
     pub async fn start_verifying(
         verify: impl Fn(&HeaderMap, &[u8]) -> bool + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        Self::start_on(SocketAddr::from(([127, 0, 0, 1], 0)), [], Some(Box::new(verify))).await
+        Self::start_on(
+            SocketAddr::from(([127, 0, 0, 1], 0)),
+            [],
+            Some(Box::new(verify)),
+        )
+        .await
     }
 
     /// Starts on this address: as [`Receiver::start`], with `verify` as well.
@@ -74,13 +79,18 @@ impl Receiver {
         answers: impl IntoIterator<Item = Fault>,
         verify: Option<Verify>,
     ) -> io::Result<Self> {
-        let state = State { answers: answers.into_iter().collect(), received: Vec::new() };
+        let state = State {
+            answers: answers.into_iter().collect(),
+            received: Vec::new(),
+        };
         let state = Arc::new(Mutex::new(state));
         let (counter, count) = watch::channel(0);
         let shared = Arc::clone(&state);
         let server = Server::start(address, move |request| {
             let mut state = shared.lock().expect("no holder panics");
-            let verified = verify.as_ref().map(|verify| verify(&request.headers, &request.body));
+            let verified = verify
+                .as_ref()
+                .map(|verify| verify(&request.headers, &request.body));
             let fault = state.answers.pop_front();
             let accepted = fault.is_none() && verified != Some(false);
             state.received.push(Received {
@@ -98,7 +108,11 @@ impl Receiver {
                 None => status(StatusCode::UNAUTHORIZED),
             }
         });
-        Ok(Self { server: server.await?, state, count })
+        Ok(Self {
+            server: server.await?,
+            state,
+            count,
+        })
     }
 
     /// Where to send to.
@@ -113,7 +127,14 @@ impl Receiver {
 
     /// The requests after the first `count`.
     fn requests_beyond(&self, count: usize) -> Vec<Received> {
-        self.state.lock().expect("no holder panics").received.iter().skip(count).cloned().collect()
+        self.state
+            .lock()
+            .expect("no holder panics")
+            .received
+            .iter()
+            .skip(count)
+            .cloned()
+            .collect()
     }
 
     /// Waits until there are more than `count` requests, and returns those after them.

@@ -51,12 +51,18 @@ impl Script {
 
     /// It succeeds, with an output.
     pub fn succeeds() -> Self {
-        Self { output: json!({"result": "Generated report about AI agents..."}), ..Self::ending(Some("succeeded")) }
+        Self {
+            output: json!({"result": "Generated report about AI agents..."}),
+            ..Self::ending(Some("succeeded"))
+        }
     }
 
     /// It fails, with this message.
     pub fn fails(message: &str) -> Self {
-        Self { error_message: message.into(), ..Self::ending(Some("failed")) }
+        Self {
+            error_message: message.into(),
+            ..Self::ending(Some("failed"))
+        }
     }
 
     /// It is canceled.
@@ -71,14 +77,19 @@ impl Script {
 
     /// A run made by Create Run: it succeeds after about ten seconds.
     pub(super) fn new_created(input: Value) -> Self {
-        let script = Self::succeeds().queued_for(Duration::from_secs(2)).runs_for(Duration::from_secs(8));
+        let script = Self::succeeds()
+            .queued_for(Duration::from_secs(2))
+            .runs_for(Duration::from_secs(8));
         Self { input, ..script }
     }
 
     /// 404 for so long.
     #[must_use]
     pub fn appears_after(self, appears_after: Duration) -> Self {
-        Self { appears_after, ..self }
+        Self {
+            appears_after,
+            ..self
+        }
     }
 
     /// Pending for so long, once it has appeared.
@@ -96,7 +107,10 @@ impl Script {
     /// Its time begins with the first request for it, however long that takes to come.
     #[must_use]
     pub fn from_first_poll(self) -> Self {
-        Self { from_first_poll: true, ..self }
+        Self {
+            from_first_poll: true,
+            ..self
+        }
     }
 
     /// Whether its time begins with the first request for it.
@@ -125,7 +139,10 @@ impl Script {
     /// Every answer is this text, whatever else the script says.
     #[must_use]
     pub fn verbatim(self, body: impl Into<String>) -> Self {
-        Self { verbatim: Some(body.into()), ..self }
+        Self {
+            verbatim: Some(body.into()),
+            ..self
+        }
     }
 
     pub(super) fn verbatim_body(&self) -> Option<&str> {
@@ -135,13 +152,19 @@ impl Script {
     /// With this word for its end.
     #[must_use]
     pub fn status_text(self, end: &str) -> Self {
-        Self { end: Some(end.to_owned()), ..self }
+        Self {
+            end: Some(end.to_owned()),
+            ..self
+        }
     }
 
     /// With these words as the status of the first answers, whatever the time.
     #[must_use]
     pub fn answers(self, answers: Vec<&str>) -> Self {
-        Self { answers: answers.into_iter().map(ToOwned::to_owned).collect(), ..self }
+        Self {
+            answers: answers.into_iter().map(ToOwned::to_owned).collect(),
+            ..self
+        }
     }
 
     /// With a fault in place of the answer to one request for it, counted from 1.
@@ -196,14 +219,22 @@ impl Script {
         wall: impl Fn(Instant) -> Timestamp,
     ) -> Option<Value> {
         let status = self.status_after(added.elapsed())?;
-        let told = (request as usize).checked_sub(1).and_then(|index| self.answers.get(index));
+        let told = (request as usize)
+            .checked_sub(1)
+            .and_then(|index| self.answers.get(index));
         let ended = told.is_none() && self.end.as_deref() == Some(status);
         let status = told.map_or(status, String::as_str);
         let created = added + self.appears_after;
         let started = created + self.queued_for;
         // The documentation shows whole seconds.
         let time = |at| format!("{:.0}", wall(at));
-        let shown = |shown: bool, at| if shown { Value::from(time(at)) } else { Value::Null };
+        let shown = |shown: bool, at| {
+            if shown {
+                Value::from(time(at))
+            } else {
+                Value::Null
+            }
+        };
         let run = json!({
             "id": id,
             "version_id": "ver_abc123xyz",
@@ -216,6 +247,10 @@ impl Script {
             "started_at": shown(status != "pending", started),
             "completed_at": shown(ended, started + self.runs_for),
         });
-        Some(if self.envelope { json!({ "data": run }) } else { run })
+        Some(if self.envelope {
+            json!({ "data": run })
+        } else {
+            run
+        })
     }
 }

@@ -54,7 +54,9 @@ impl From<Response<Body>> for Answer {
 struct Ended;
 
 /// A response whose body comes in these pieces. An error among them ends the connection.
-pub(super) fn streaming(pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Response<Body> {
+pub(super) fn streaming(
+    pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+) -> Response<Body> {
     Response::new(StreamBody::new(pieces.map_ok(Frame::data)).boxed_unsync())
 }
 
@@ -62,7 +64,9 @@ pub(super) fn streaming(pieces: impl Stream<Item = io::Result<Bytes>> + Send + '
 pub(super) fn text(content_type: &'static str, text: impl Into<Bytes>) -> Response<Body> {
     let body = Full::new(text.into()).map_err(|never: Infallible| match never {});
     let mut response = Response::new(body.boxed_unsync());
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
@@ -90,7 +94,11 @@ impl Server {
         let stop = CancellationToken::new();
         let mut accepting = JoinSet::new();
         accepting.spawn(accept(listener, Arc::new(answer), stop.clone()));
-        Ok(Self { address, stop, accepting })
+        Ok(Self {
+            address,
+            stop,
+            accepting,
+        })
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -139,9 +147,18 @@ async fn respond(
     answer: &(impl Fn(Request) -> Answer + Sync),
 ) -> Result<Response<Body>, Ended> {
     let (parts, body) = request.into_parts();
-    let body = Limited::new(body, MAX_REQUEST_BYTES).collect().await.map_err(|_unreadable| Ended)?.to_bytes();
+    let body = Limited::new(body, MAX_REQUEST_BYTES)
+        .collect()
+        .await
+        .map_err(|_unreadable| Ended)?
+        .to_bytes();
     let path = parts.uri.path().to_owned();
-    match answer(Request { method: parts.method, path, headers: parts.headers, body }) {
+    match answer(Request {
+        method: parts.method,
+        path,
+        headers: parts.headers,
+        body,
+    }) {
         Answer::Response(response) => Ok(*response),
         Answer::Nothing => Err(Ended),
         Answer::Silence => std::future::pending().await,

@@ -89,24 +89,36 @@ impl Default for StreamScript {
 impl StreamScript {
     /// In the words and the shape of the streaming guide.
     pub fn guide() -> Self {
-        Self { guide: true, ..Self::default() }
+        Self {
+            guide: true,
+            ..Self::default()
+        }
     }
 
     /// From the API's database, as when the runner cannot be reached.
     pub fn database() -> Self {
-        Self { database: true, ..Self::default() }
+        Self {
+            database: true,
+            ..Self::default()
+        }
     }
 
     /// With an ID per event, so that a client can go on where it left off.
     #[must_use]
     pub fn with_ids(self) -> Self {
-        Self { with_ids: true, ..self }
+        Self {
+            with_ids: true,
+            ..self
+        }
     }
 
     /// Every connection that names no last event begins with all events so far.
     #[must_use]
     pub fn replays(self) -> Self {
-        Self { replays: true, ..self }
+        Self {
+            replays: true,
+            ..self
+        }
     }
 
     /// Something every so often while the run goes on.
@@ -118,7 +130,10 @@ impl StreamScript {
     /// With this message in its logs.
     #[must_use]
     pub fn message(self, message: &str) -> Self {
-        Self { message: message.to_owned(), ..self }
+        Self {
+            message: message.to_owned(),
+            ..self
+        }
     }
 
     /// With a fault of one connection, counted from 1.
@@ -131,27 +146,51 @@ impl StreamScript {
     /// With a fault of every connection that has none of its own.
     #[must_use]
     pub fn always(self, fault: StreamFault) -> Self {
-        Self { always: Some(fault), ..self }
+        Self {
+            always: Some(fault),
+            ..self
+        }
     }
 
     /// What is done at step `step` of a run, as type and data.
     fn activity(&self, step: usize) -> (&'static str, Value) {
         match (self.guide, step % 4) {
-            (false, 1) => ("task.started", json!({"task": "research", "agent": "researcher"})),
-            (false, 2) => ("tool_use", json!({"tool": "web_search", "input": {"query": "AI agents"}})),
+            (false, 1) => (
+                "task.started",
+                json!({"task": "research", "agent": "researcher"}),
+            ),
+            (false, 2) => (
+                "tool_use",
+                json!({"tool": "web_search", "input": {"query": "AI agents"}}),
+            ),
             (false, 3) => ("log", json!({"level": "info", "message": self.message})),
-            (false, _) => ("agent.action", json!({"agent": "researcher", "action": "reads 3 pages"})),
+            (false, _) => (
+                "agent.action",
+                json!({"agent": "researcher", "action": "reads 3 pages"}),
+            ),
             (true, 1) => ("agent.started", json!({"name": "researcher"})),
-            (true, 2) => ("tool.called", json!({"tool": "web_search", "args": {"query": "AI agents"}})),
-            (true, 3) => ("log", json!({"level": "info", "message": self.message, "timestamp": null})),
-            (true, _) => ("tool.result", json!({"tool": "web_search", "result": "3 pages"})),
+            (true, 2) => (
+                "tool.called",
+                json!({"tool": "web_search", "args": {"query": "AI agents"}}),
+            ),
+            (true, 3) => (
+                "log",
+                json!({"level": "info", "message": self.message, "timestamp": null}),
+            ),
+            (true, _) => (
+                "tool.result",
+                json!({"tool": "web_search", "result": "3 pages"}),
+            ),
         }
     }
 
     /// One event as it goes over the wire.
     fn frame(&self, id: Option<usize>, kind: &str, data: &Value) -> Bytes {
         let body = if self.guide { "payload" } else { "data" };
-        let id = id.filter(|_| self.with_ids).map(|id| format!("id: {id}\n")).unwrap_or_default();
+        let id = id
+            .filter(|_| self.with_ids)
+            .map(|id| format!("id: {id}\n"))
+            .unwrap_or_default();
         format!("{id}data: {}\n\n", json!({ "type": kind, body: data })).into()
     }
 }
@@ -180,7 +219,9 @@ pub(super) fn not_found() -> Response<Body> {
 }
 
 fn event_stream(mut response: Response<Body>, content_type: &'static str) -> Response<Body> {
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
@@ -233,7 +274,11 @@ impl Feed {
         let (starts, ends) = script.span();
         let (end, error_message) = script.end();
         let stream = script.stream_script().clone();
-        let fault = stream.faults.get(&connection).or(stream.always.as_ref()).cloned();
+        let fault = stream
+            .faults
+            .get(&connection)
+            .or(stream.always.as_ref())
+            .cloned();
         let mut feed = Self {
             id,
             script: stream,
@@ -268,7 +313,10 @@ impl Feed {
             _ => "text/event-stream",
         };
         let traffic = Arc::clone(&self.traffic);
-        let pieces = stream::unfold(self, |mut feed| async move { Some((feed.piece().await?, feed)) });
+        let pieces = stream::unfold(
+            self,
+            |mut feed| async move { Some((feed.piece().await?, feed)) },
+        );
         let counted = pieces.inspect(move |piece| {
             let bytes = piece.as_ref().map_or(0, |bytes: &Bytes| bytes.len() as u64);
             traffic.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -290,12 +338,16 @@ impl Feed {
                 return Some(Err(io::Error::other("broken on purpose")));
             }
             Some(StreamFault::Lies(kind)) => {
-                let lie = self.script.frame(None, kind, &json!({"status": "succeeded"}));
+                let lie = self
+                    .script
+                    .frame(None, kind, &json!({"status": "succeeded"}));
                 self.fault = Some(StreamFault::Silent);
                 return Some(Ok(lie));
             }
             Some(StreamFault::Floods) => {
-                let event = self.script.frame(None, "log", &json!({"message": "again and again"}));
+                let event = self
+                    .script
+                    .frame(None, "log", &json!({"message": "again and again"}));
                 tokio::task::yield_now().await;
                 return Some(Ok(event.repeat(100).into()));
             }
@@ -362,9 +414,18 @@ impl Feed {
         if ends.is_some_and(|ends| ends <= self.connected) {
             // Over already when the connection was made: one event, at once.
             self.over = true;
-            return Next::Event(Duration::ZERO, None, "complete", json!({ "status": self.end }));
+            return Next::Event(
+                Duration::ZERO,
+                None,
+                "complete",
+                json!({ "status": self.end }),
+            );
         }
-        if self.script.database { self.database_event(ends, timeout) } else { self.runner_event(ends, timeout) }
+        if self.script.database {
+            self.database_event(ends, timeout)
+        } else {
+            self.runner_event(ends, timeout)
+        }
     }
 
     fn database_event(&mut self, ends: Option<Duration>, timeout: Duration) -> Next {
@@ -390,7 +451,10 @@ impl Feed {
                 return Next::End(timeout);
             }
             let (kind, data) = match number {
-                0 if self.script.guide => ("run.started", json!({"run_id": self.id, "started_at": self.time(at)})),
+                0 if self.script.guide => (
+                    "run.started",
+                    json!({"run_id": self.id, "started_at": self.time(at)}),
+                ),
                 0 => ("run.started", json!({"entrypoint": "default"})),
                 step => self.script.activity(step),
             };
@@ -399,11 +463,15 @@ impl Feed {
         let ends = ends.unwrap_or(at);
         let last_activity = self.first_after(ends);
         if number <= last_activity && self.end.as_deref() == Some("succeeded") {
-            let artifact = json!({"name": "report.md", "size": 1234, "content_type": "text/markdown"});
+            let artifact =
+                json!({"name": "report.md", "size": 1234, "content_type": "text/markdown"});
             return Next::Event(ends, Some(number), "artifact", artifact);
         }
         self.over = true;
-        match self.terminal(ends).filter(|_| !matches!(self.fault, Some(StreamFault::NoTerminal))) {
+        match self
+            .terminal(ends)
+            .filter(|_| !matches!(self.fault, Some(StreamFault::NoTerminal)))
+        {
             Some((kind, data)) => Next::Event(ends, Some(number), kind, data),
             None => Next::End(ends),
         }
@@ -417,10 +485,19 @@ impl Feed {
             ("failed", false) => ("run.failed", json!({ "error": error })),
             ("succeeded", true) => {
                 let took = u64::try_from((ends - self.starts).as_millis()).unwrap_or(u64::MAX);
-                ("run.completed", json!({"run_id": id, "duration_ms": took, "result": "done"}))
+                (
+                    "run.completed",
+                    json!({"run_id": id, "duration_ms": took, "result": "done"}),
+                )
             }
-            ("failed", true) => ("run.failed", json!({"run_id": id, "error": error, "stack_trace": null})),
-            ("canceled", true) => ("run.canceled", json!({"run_id": id, "canceled_at": self.time(ends)})),
+            ("failed", true) => (
+                "run.failed",
+                json!({"run_id": id, "error": error, "stack_trace": null}),
+            ),
+            ("canceled", true) => (
+                "run.canceled",
+                json!({"run_id": id, "canceled_at": self.time(ends)}),
+            ),
             _ => return None,
         })
     }
@@ -432,11 +509,17 @@ impl Feed {
 
     /// The number of the first event that comes at `at` or later.
     fn first_after(&self, at: Duration) -> usize {
-        let steps = at.saturating_sub(self.starts).as_nanos().div_ceil(self.script.pace.as_nanos().max(1));
+        let steps = at
+            .saturating_sub(self.starts)
+            .as_nanos()
+            .div_ceil(self.script.pace.as_nanos().max(1));
         usize::try_from(steps).unwrap_or(usize::MAX)
     }
 
     fn time(&self, at: Duration) -> String {
-        format!("{:.0}", self.added.1.checked_add(at).unwrap_or(self.added.1))
+        format!(
+            "{:.0}",
+            self.added.1.checked_add(at).unwrap_or(self.added.1)
+        )
     }
 }

@@ -25,12 +25,17 @@ impl Checkpoint {
     /// Moves what the log holds by now, as far as no reader needs the pages of before. Blocks on the disk, and keeps
     /// neither the writer nor readers waiting. What cannot be moved now stays in the log for the next one.
     pub fn run(self) -> Connection {
-        let moved = self.connection.prepare_cached("PRAGMA wal_checkpoint(PASSIVE)").and_then(|mut checkpoint| {
-            checkpoint.query_row([], |row| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)))
-        });
+        let moved = self
+            .connection
+            .prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")
+            .and_then(|mut checkpoint| {
+                checkpoint.query_row([], |row| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)))
+            });
         match moved {
             Ok((log, moved)) => tracing::trace!(log, moved, "checkpoint"),
-            Err(error) => tracing::debug!(%error, "the write-ahead log cannot be moved to the database now"),
+            Err(error) => {
+                tracing::debug!(%error, "the write-ahead log cannot be moved to the database now")
+            }
         }
         self.connection
     }
@@ -55,9 +60,20 @@ impl Checkpointer {
         super::prepare_any(&connection)?;
         connection.pragma_update(None, "synchronous", "full")?;
         // The files beside the database are opened with the first query.
-        let _version: i64 = connection.pragma_query_value(None, "schema_version", |row| row.get(0))?;
+        let _version: i64 =
+            connection.pragma_query_value(None, "schema_version", |row| row.get(0))?;
         let (sender, requests) = mpsc::channel(1);
-        Ok((Log { requests: sender, pages: 0, next_at: PAGES }, Self { connection, requests }))
+        Ok((
+            Log {
+                requests: sender,
+                pages: 0,
+                next_at: PAGES,
+            },
+            Self {
+                connection,
+                requests,
+            },
+        ))
     }
 
     /// Makes checkpoints until the writer has ended.
@@ -66,7 +82,9 @@ impl Checkpointer {
     /// When one panicked.
     pub(super) async fn run(mut self, disk: &impl TransactionRunner) -> Result<(), Panicked> {
         while let Some(reply) = self.requests.recv().await {
-            let checkpoint = Checkpoint { connection: self.connection };
+            let checkpoint = Checkpoint {
+                connection: self.connection,
+            };
             self.connection = disk.checkpoint(checkpoint).await.ok_or(Panicked)?;
             if let Some(reply) = reply {
                 // The writer may have ended.
@@ -114,6 +132,8 @@ impl Log {
 
 /// How many pages the log has.
 pub(super) fn log_pages(connection: &Connection) -> Result<u32, rusqlite::Error> {
-    let pages: i64 = connection.prepare_cached("PRAGMA wal_checkpoint(NOOP)")?.query_row([], |row| row.get(1))?;
+    let pages: i64 = connection
+        .prepare_cached("PRAGMA wal_checkpoint(NOOP)")?
+        .query_row([], |row| row.get(1))?;
     Ok(u32::try_from(pages).unwrap_or(0))
 }

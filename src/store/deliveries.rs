@@ -60,16 +60,35 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Precondition`] when it has arrived or is being sent, and when several IDs begin so.
-    pub async fn decide(&self, beginning: DeliveryId, fate: Fate, now: Timestamp) -> Result<Decided, StoreError> {
-        self.write(Wakes { history: false, deliveries: true, verdict: None }, move |db| {
-            let Some(id) = whole_id(db, &beginning)? else { return Ok(Decided::Unknown) };
-            let rows = db.prepare_cached(fate.statement())?.execute(params![now.as_millisecond(), id.as_str()])?;
-            if rows == 1 {
-                return Ok(Decided::Done);
-            }
-            let what = format!("delivery {id}");
-            Err(StoreError::Precondition { what, wanted: "waiting or given up; it has arrived or is being sent" })
-        })
+    pub async fn decide(
+        &self,
+        beginning: DeliveryId,
+        fate: Fate,
+        now: Timestamp,
+    ) -> Result<Decided, StoreError> {
+        self.write(
+            Wakes {
+                history: false,
+                deliveries: true,
+                verdict: None,
+            },
+            move |db| {
+                let Some(id) = whole_id(db, &beginning)? else {
+                    return Ok(Decided::Unknown);
+                };
+                let rows = db
+                    .prepare_cached(fate.statement())?
+                    .execute(params![now.as_millisecond(), id.as_str()])?;
+                if rows == 1 {
+                    return Ok(Decided::Done);
+                }
+                let what = format!("delivery {id}");
+                Err(StoreError::Precondition {
+                    what,
+                    wanted: "waiting or given up; it has arrived or is being sent",
+                })
+            },
+        )
         .await
     }
 
@@ -78,11 +97,20 @@ impl Store {
     ///
     /// # Errors
     /// When the store refuses; some may be done then.
-    pub async fn decide_all(&self, sink: SinkName, fate: Fate, now: Timestamp) -> Result<u64, StoreError> {
+    pub async fn decide_all(
+        &self,
+        sink: SinkName,
+        fate: Fate,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
         let (mut done, mut after) = (0, String::new());
         loop {
             let sink = sink.clone();
-            let wakes = Wakes { history: false, deliveries: true, verdict: None };
+            let wakes = Wakes {
+                history: false,
+                deliveries: true,
+                verdict: None,
+            };
             let ids = self.write(wakes, move |db| {
                 let select = "SELECT id FROM deliveries WHERE sink = ?1 AND id > ?2
                          AND state != 'delivered' AND (state = 'pending' OR (state = 'dead' AND ?3))
@@ -97,7 +125,9 @@ impl Store {
             });
             let ids = ids.await?;
             done += ids.len() as u64;
-            let Some(last) = ids.last().filter(|_| ids.len() == ROWS) else { return Ok(done) };
+            let Some(last) = ids.last().filter(|_| ids.len() == ROWS) else {
+                return Ok(done);
+            };
             after = last.as_str().to_owned();
         }
     }
@@ -110,9 +140,16 @@ fn whole_id(db: &Connection, beginning: &DeliveryId) -> Result<Option<DeliveryId
     let mut ids = read_all(db, select, [beginning.as_str()], read_delivery_id)?;
     if ids.len() > 1 && ids[0] != *beginning {
         let what = format!("{beginning} as the beginning of a delivery's ID");
-        return Err(StoreError::Precondition { what, wanted: "unambiguous; give more of it" });
+        return Err(StoreError::Precondition {
+            what,
+            wanted: "unambiguous; give more of it",
+        });
     }
-    Ok(if ids.is_empty() { None } else { Some(ids.swap_remove(0)) })
+    Ok(if ids.is_empty() {
+        None
+    } else {
+        Some(ids.swap_remove(0))
+    })
 }
 
 fn read_delivery_id(row: &Row<'_>) -> Result<DeliveryId, StoreError> {

@@ -17,7 +17,10 @@ struct Identity {
 
 impl Identity {
     fn of(path: &Path) -> io::Result<Self> {
-        std::fs::metadata(path).map(|found| Self { device: found.dev(), inode: found.ino() })
+        std::fs::metadata(path).map(|found| Self {
+            device: found.dev(),
+            inode: found.ino(),
+        })
     }
 }
 
@@ -58,7 +61,10 @@ impl Files {
                 // Where nobody may look, or the disk fails, SQLite says what it makes of that.
                 Err(_) => continue,
             };
-            return Err(StoreError::Gone { path: path.clone(), what });
+            return Err(StoreError::Gone {
+                path: path.clone(),
+                what,
+            });
         }
         Ok(())
     }
@@ -71,7 +77,10 @@ mod tests {
     #[test]
     fn a_file_that_is_removed_replaced_or_put_back_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
-        let (database, log) = (dir.path().join("runwatch.db"), dir.path().join("runwatch.db-wal"));
+        let (database, log) = (
+            dir.path().join("runwatch.db"),
+            dir.path().join("runwatch.db-wal"),
+        );
         let aside = dir.path().join("aside");
         for path in [&database, &log] {
             std::fs::write(path, "content").unwrap();
@@ -81,10 +90,16 @@ mod tests {
         for path in [&database, &log] {
             std::fs::rename(path, &aside).unwrap();
             let removed = files.check().unwrap_err().to_string();
-            assert!(removed.contains(&format!("{} was removed", path.display())), "{removed}");
+            assert!(
+                removed.contains(&format!("{} was removed", path.display())),
+                "{removed}"
+            );
             std::fs::write(path, "content").unwrap();
             let replaced = files.check().unwrap_err().to_string();
-            assert!(replaced.contains(&format!("{} was replaced", path.display())), "{replaced}");
+            assert!(
+                replaced.contains(&format!("{} was replaced", path.display())),
+                "{replaced}"
+            );
             std::fs::rename(&aside, path).unwrap();
             files.check().unwrap();
         }

@@ -6,10 +6,13 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
 
 use super::queries::{
-    payloads, read_all, read_change, read_delivery, read_event, read_id, read_time, read_watch, stepped, unreadable,
+    payloads, read_all, read_change, read_delivery, read_event, read_id, read_time, read_watch,
+    stepped, unreadable,
 };
 use super::{DeliveryState, DeliverySummary, PollFailure, StatusChange, Store, StoreError};
-use crate::domain::{DeliveryId, Event, EventType, FoundBy, RunId, SinkName, Status, Verdict, Watch};
+use crate::domain::{
+    DeliveryId, Event, EventType, FoundBy, RunId, SinkName, Status, Verdict, Watch,
+};
 use crate::metrics::StoreGauges;
 
 /// Which watches are meant.
@@ -84,7 +87,15 @@ pub struct WatchRecord {
 impl WatchRecord {
     /// Of a watch that was just added.
     pub fn new(watch: Watch) -> Self {
-        Self { watch, status: None, polls: 0, missing_since: None, last_error: None, verdict: None, found_by: None }
+        Self {
+            watch,
+            status: None,
+            polls: 0,
+            missing_since: None,
+            last_error: None,
+            verdict: None,
+            found_by: None,
+        }
     }
 }
 
@@ -149,7 +160,8 @@ const NEWEST_RECORD: &str = "SELECT {} FROM watches WHERE run_id = ? ORDER BY id
 const TOTAL: &str = "SELECT coalesce(sum(total), 0) FROM totals WHERE what = ?";
 
 /// When the oldest delivery was made that has not arrived and was not given up.
-const OLDEST_OPEN: &str = "SELECT min(created_at) FROM deliveries WHERE state IN ('pending', 'sending')";
+const OLDEST_OPEN: &str =
+    "SELECT min(created_at) FROM deliveries WHERE state IN ('pending', 'sending')";
 
 /// The columns that [`read_delivery`] reads, and where from.
 macro_rules! select_deliveries {
@@ -169,14 +181,21 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn watches(&self, filter: WatchFilter, limit: u32) -> Result<Page<WatchRecord>, StoreError> {
+    pub async fn watches(
+        &self,
+        filter: WatchFilter,
+        limit: u32,
+    ) -> Result<Page<WatchRecord>, StoreError> {
         self.inspect(move |db| {
-            let labels = serde_json::to_string(&filter.labels).map_err(|error| unreadable("labels", &error))?;
+            let labels = serde_json::to_string(&filter.labels)
+                .map_err(|error| unreadable("labels", &error))?;
             let (after_at, after_id) = match &filter.after {
                 Some((at, id)) => (at.as_millisecond(), id.as_str()),
                 None => (i64::MIN, ""),
             };
-            let Some(sql) = watches_sql(filter.state, filter.verdict) else { return Ok(page(Vec::new(), limit)) };
+            let Some(sql) = watches_sql(filter.state, filter.verdict) else {
+                return Ok(page(Vec::new(), limit));
+            };
             let parameters = named_params! {
                 ":after_at": after_at,
                 ":after_id": after_id,
@@ -195,7 +214,8 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn watch(&self, run_id: RunId) -> Result<Option<WatchRecord>, StoreError> {
-        self.inspect(move |db| Ok(newest_record(db, &run_id)?.map(|(_, record)| record))).await
+        self.inspect(move |db| Ok(newest_record(db, &run_id)?.map(|(_, record)| record)))
+            .await
     }
 
     /// Everything about the newest watch of a run, if there is one.
@@ -235,10 +255,15 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn deliveries(&self, filter: DeliveryFilter, limit: u32) -> Result<Page<DeliverySummary>, StoreError> {
+    pub async fn deliveries(
+        &self,
+        filter: DeliveryFilter,
+        limit: u32,
+    ) -> Result<Page<DeliverySummary>, StoreError> {
         self.inspect(move |db| {
             let words: Vec<_> = filter.states.iter().map(|state| state.as_str()).collect();
-            let words = serde_json::to_string(&words).map_err(|error| unreadable("states", &error))?;
+            let words =
+                serde_json::to_string(&words).map_err(|error| unreadable("states", &error))?;
             let sql = deliveries_sql(&filter);
             let parameters = named_params! {
                 ":after": filter.after.as_ref().map_or("", DeliveryId::as_str),
@@ -259,7 +284,11 @@ impl Store {
     pub async fn counts(&self) -> Result<Counts, StoreError> {
         self.inspect(|db| {
             let pending = total(db, "pending")? + total(db, "sending")?;
-            Ok(Counts { active: total(db, "active")?, pending, dead: total(db, "dead")? })
+            Ok(Counts {
+                active: total(db, "active")?,
+                pending,
+                dead: total(db, "dead")?,
+            })
         })
         .await
     }
@@ -268,7 +297,11 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn gauges(&self, now: Timestamp, sinks: Vec<SinkName>) -> Result<StoreGauges, StoreError> {
+    pub async fn gauges(
+        &self,
+        now: Timestamp,
+        sinks: Vec<SinkName>,
+    ) -> Result<StoreGauges, StoreError> {
         self.inspect(move |db| {
             let sql = "SELECT sink, coalesce(sum(total) FILTER (WHERE what != 'dead'), 0),
                            coalesce(sum(total) FILTER (WHERE what = 'dead'), 0)
@@ -334,7 +367,12 @@ impl Store {
         self.inspect(|db| {
             let sql = "SELECT sink, sum(total) FROM totals WHERE what IN ('pending', 'sending')
                        GROUP BY sink HAVING sum(total) > 0";
-            read_all(db, sql, [], |row| Ok((read_id(row, 0, SinkName::new)?, row.get::<_, i64>(1)?.cast_unsigned())))
+            read_all(db, sql, [], |row| {
+                Ok((
+                    read_id(row, 0, SinkName::new)?,
+                    row.get::<_, i64>(1)?.cast_unsigned(),
+                ))
+            })
         })
         .await
     }
@@ -398,31 +436,49 @@ fn page<T>(mut items: Vec<T>, limit: u32) -> Page<T> {
 
 /// The verdicts there are, each once, the worst first.
 pub(super) fn verdicts(db: &Connection) -> Result<Vec<Verdict>, StoreError> {
-    let given = Verdict::WORST_FIRST.into_iter().filter_map(|verdict| match total(db, verdict.as_str()) {
-        Ok(0) => None,
-        Ok(_) => Some(Ok(verdict)),
-        Err(error) => Some(Err(error)),
-    });
+    let given =
+        Verdict::WORST_FIRST
+            .into_iter()
+            .filter_map(|verdict| match total(db, verdict.as_str()) {
+                Ok(0) => None,
+                Ok(_) => Some(Ok(verdict)),
+                Err(error) => Some(Err(error)),
+            });
     given.collect()
 }
 
 /// How many watches are active or have a verdict, or how many deliveries are in a state: kept by triggers, so that it
 /// takes no longer the more is stored.
 fn total(db: &Connection, what: &str) -> Result<u64, StoreError> {
-    Ok(db.prepare_cached(TOTAL)?.query_row([what], |row| row.get::<_, i64>(0))?.cast_unsigned())
+    Ok(db
+        .prepare_cached(TOTAL)?
+        .query_row([what], |row| row.get::<_, i64>(0))?
+        .cast_unsigned())
 }
 
 /// The newest watch of a run with its number.
-fn newest_record(db: &Connection, run_id: &RunId) -> Result<Option<(i64, WatchRecord)>, StoreError> {
+fn newest_record(
+    db: &Connection,
+    run_id: &RunId,
+) -> Result<Option<(i64, WatchRecord)>, StoreError> {
     let sql = NEWEST_RECORD.replace("{}", RECORD_COLUMNS);
-    Ok(read_all(db, &sql, [run_id.as_str()], |row| Ok((row.get("id")?, read_record(row)?)))?.pop())
+    Ok(read_all(db, &sql, [run_id.as_str()], |row| {
+        Ok((row.get("id")?, read_record(row)?))
+    })?
+    .pop())
 }
 
 fn read_record(row: &Row<'_>) -> Result<WatchRecord, StoreError> {
     let stored = read_watch(row, Timestamp::UNIX_EPOCH)?;
-    let verdict_at = row.get::<_, Option<i64>>("verdict_at")?.map(read_time).transpose()?;
+    let verdict_at = row
+        .get::<_, Option<i64>>("verdict_at")?
+        .map(read_time)
+        .transpose()?;
     let found_by: Option<String> = row.get("found_by")?;
-    let failed_at = row.get::<_, Option<i64>>("last_error_at")?.map(read_time).transpose()?;
+    let failed_at = row
+        .get::<_, Option<i64>>("last_error_at")?
+        .map(read_time)
+        .transpose()?;
     Ok(WatchRecord {
         watch: stored.watch,
         status: stored.progress.status,
@@ -434,7 +490,9 @@ fn read_record(row: &Row<'_>) -> Result<WatchRecord, StoreError> {
             .map(|(message, at)| PollFailure { at, message }),
         verdict: stored.progress.verdict.zip(verdict_at),
         found_by: found_by
-            .map(|word| FoundBy::from_word(&word).ok_or_else(|| unreadable("a way of finding", &word)))
+            .map(|word| {
+                FoundBy::from_word(&word).ok_or_else(|| unreadable("a way of finding", &word))
+            })
             .transpose()?,
     })
 }
@@ -470,17 +528,37 @@ mod tests {
         let failed = Some(Verdict::Failed);
         let by = |states: &[DeliveryState], sink: Option<&str>| {
             let sink = sink.map(|name| SinkName::new(name).unwrap());
-            deliveries_sql(&DeliveryFilter { states: states.to_vec(), sink, after: None }).to_owned()
+            deliveries_sql(&DeliveryFilter {
+                states: states.to_vec(),
+                sink,
+                after: None,
+            })
+            .to_owned()
         };
         let questions = [
             (watches_sql(None, None).unwrap(), "watches_by_age"),
-            (watches_sql(Some(WatchState::Active), None).unwrap(), "active_watches_by_age"),
-            (watches_sql(Some(WatchState::Finished), None).unwrap(), "finished_watches_by_age"),
+            (
+                watches_sql(Some(WatchState::Active), None).unwrap(),
+                "active_watches_by_age",
+            ),
+            (
+                watches_sql(Some(WatchState::Finished), None).unwrap(),
+                "finished_watches_by_age",
+            ),
             (watches_sql(None, failed).unwrap(), "watches_by_verdict"),
-            (watches_sql(Some(WatchState::Finished), failed).unwrap(), "watches_by_verdict"),
-            (NEWEST_RECORD.replace("{}", RECORD_COLUMNS), "watches_of_run"),
+            (
+                watches_sql(Some(WatchState::Finished), failed).unwrap(),
+                "watches_by_verdict",
+            ),
+            (
+                NEWEST_RECORD.replace("{}", RECORD_COLUMNS),
+                "watches_of_run",
+            ),
             (by(&[], None), "PRIMARY KEY"),
-            (by(&[DeliveryState::Dead, DeliveryState::Pending], None), "undelivered"),
+            (
+                by(&[DeliveryState::Dead, DeliveryState::Pending], None),
+                "undelivered",
+            ),
             (by(&[], Some("ops")), "deliveries_to_sink"),
             (TOTAL.to_owned(), "PRIMARY KEY"),
             (OLDEST_OPEN.to_owned(), "open_deliveries_by_age"),
@@ -490,9 +568,17 @@ mod tests {
         ];
         for (sql, index) in questions {
             let plan = plan(&db, &sql);
-            let table = plan.iter().find(|step| !step.contains("json_each")).unwrap();
-            assert!(table.starts_with("SEARCH") && table.contains(index), "{index}: {plan:?}\n{sql}");
-            let sorted = plan.iter().any(|step| step.contains("TEMP B-TREE FOR ORDER BY"));
+            let table = plan
+                .iter()
+                .find(|step| !step.contains("json_each"))
+                .unwrap();
+            assert!(
+                table.starts_with("SEARCH") && table.contains(index),
+                "{index}: {plan:?}\n{sql}"
+            );
+            let sorted = plan
+                .iter()
+                .any(|step| step.contains("TEMP B-TREE FOR ORDER BY"));
             assert!(!sorted, "{plan:?}\n{sql}");
         }
     }

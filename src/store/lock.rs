@@ -41,10 +41,19 @@ impl Lock {
         let mut path = store.as_os_str().to_owned();
         path.push(".lock");
         let path = PathBuf::from(path);
-        let io = |source| LockError::Io { path: path.clone(), source };
+        let io = |source| LockError::Io {
+            path: path.clone(),
+            source,
+        };
         let mut options = OpenOptions::new();
         // Not truncated: it says who holds it, until that is us.
-        let mut file = options.create(true).truncate(false).read(true).write(true).open(&path).map_err(io)?;
+        let mut file = options
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(io)?;
         match file.try_lock() {
             Ok(()) => {
                 file.set_len(0).and_then(|()| file.rewind()).map_err(io)?;
@@ -58,7 +67,10 @@ impl Lock {
                     (Ok(_), Ok(process)) => format!("process {process}"),
                     _ => "another process".to_owned(),
                 };
-                Err(LockError::Held { store: store.to_owned(), holder })
+                Err(LockError::Held {
+                    store: store.to_owned(),
+                    holder,
+                })
             }
             Err(TryLockError::Error(source)) => Err(io(source)),
         }
@@ -75,7 +87,13 @@ mod tests {
         let store = dir.path().join("runwatch.db");
         let first = Lock::take(&store).unwrap();
         let error = Lock::take(&store).unwrap_err().to_string();
-        assert!(error.ends_with(&format!("runwatch.db is in use by process {}", std::process::id())), "{error}");
+        assert!(
+            error.ends_with(&format!(
+                "runwatch.db is in use by process {}",
+                std::process::id()
+            )),
+            "{error}"
+        );
         drop(first);
         Lock::take(&store).unwrap();
     }

@@ -37,11 +37,13 @@ use readers::{Question, Readers};
 
 pub use checkpoints::Checkpoint;
 pub use deliveries::{Decided, Fate};
-pub use inspect::{AttemptRecord, Counts, DeliveryFilter, History, Page, WatchFilter, WatchRecord, WatchState};
+pub use inspect::{
+    AttemptRecord, Counts, DeliveryFilter, History, Page, WatchFilter, WatchRecord, WatchState,
+};
 pub use lock::{Lock, LockError};
 pub use queries::{
-    Added, Attempt, Claimed, DeliveryState, DeliverySummary, Outcome, PollFailure, RoutedEvent, StatusChange,
-    StoredWatch, WatchId,
+    Added, Attempt, Claimed, DeliveryState, DeliverySummary, Outcome, PollFailure, RoutedEvent,
+    StatusChange, StoredWatch, WatchId,
 };
 pub use readers::Reading;
 pub use upkeep::Pruned;
@@ -93,7 +95,9 @@ pub enum StoreError {
     #[error("the store has made no progress for {} s", .0.as_secs())]
     Stuck(Duration),
     /// A newer runwatch wrote the database.
-    #[error("the store has version {found}, this program knows {known} and older: use the newer runwatch")]
+    #[error(
+        "the store has version {found}, this program knows {known} and older: use the newer runwatch"
+    )]
     Newer {
         /// Version found.
         found: u32,
@@ -209,7 +213,10 @@ pub trait TransactionRunner: Send + Sync + 'static {
     }
 
     /// Makes a checkpoint; `None` when it panicked.
-    fn checkpoint(&self, checkpoint: Checkpoint) -> impl Future<Output = Option<Connection>> + Send {
+    fn checkpoint(
+        &self,
+        checkpoint: Checkpoint,
+    ) -> impl Future<Output = Option<Connection>> + Send {
         std::future::ready(Some(checkpoint.run()))
     }
 }
@@ -284,7 +291,11 @@ impl Transaction {
     }
 
     fn run_with(self, commit: impl FnOnce(&Connection) -> Result<(), StoreError>) -> Done {
-        let Self { connection, files, jobs } = self;
+        let Self {
+            connection,
+            files,
+            jobs,
+        } = self;
         let before = connection.total_changes();
         let (reads, writes): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.reads);
         let mut finished = Vec::with_capacity(writes.len());
@@ -297,9 +308,21 @@ impl Transaction {
         };
         let wrote = commit.is_ok() && connection.total_changes() > before;
         // Giving room back to the disk changes no row, and is written all the same.
-        let log_pages = files.filter(|_| commit.is_ok()).and_then(|_| checkpoints::log_pages(&connection).ok());
-        let read = reads.into_iter().map(|job| (job.work)(Ok(&connection))).collect();
-        Done { connection, wrote, log_pages, commit, finished, read }
+        let log_pages = files
+            .filter(|_| commit.is_ok())
+            .and_then(|_| checkpoints::log_pages(&connection).ok());
+        let read = reads
+            .into_iter()
+            .map(|job| (job.work)(Ok(&connection)))
+            .collect();
+        Done {
+            connection,
+            wrote,
+            log_pages,
+            commit,
+            finished,
+            read,
+        }
     }
 }
 
@@ -332,19 +355,28 @@ impl Store {
                 let open = || {
                     let connection = prepare(Connection::open(path)?)?;
                     check(&connection, path)?;
-                    let files = Files::of(path)
-                        .map_err(|_missing| StoreError::Gone { path: path.to_owned(), what: "removed" })?;
+                    let files = Files::of(path).map_err(|_missing| StoreError::Gone {
+                        path: path.to_owned(),
+                        what: "removed",
+                    })?;
                     let (reading, log) = (Readers::open(path)?, Checkpointer::open(path)?);
                     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
                     Ok((connection, Some(Arc::new(files)), Some(reading), Some(log)))
                 };
                 open().map_err(|error| match error {
                     StoreError::Sql(source)
-                        if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt) =>
+                        if source.sqlite_error_code()
+                            == Some(rusqlite::ErrorCode::DatabaseCorrupt) =>
                     {
-                        StoreError::Corrupt { path: path.to_owned(), what: one_line(&source.to_string(), 200) }
+                        StoreError::Corrupt {
+                            path: path.to_owned(),
+                            what: one_line(&source.to_string(), 200),
+                        }
                     }
-                    StoreError::Sql(source) => StoreError::Open { path: path.to_owned(), source },
+                    StoreError::Sql(source) => StoreError::Open {
+                        path: path.to_owned(),
+                        source,
+                    },
                     other => other,
                 })?
             }
@@ -353,12 +385,32 @@ impl Store {
         let (jobs, jobs_receiver) = mpsc::channel(MAX_BATCH);
         let (questions, readers) = reading.unzip();
         let worst = inspect::verdicts(&connection)?.into_iter().next();
-        let (state, state_receiver) = watch::channel(State { busy_since: None, worst });
+        let (state, state_receiver) = watch::channel(State {
+            busy_since: None,
+            worst,
+        });
         let (history, history_receiver) = watch::channel(0);
         let (deliveries, deliveries_receiver) = watch::channel(0);
-        let store =
-            Self { jobs, questions, state: state_receiver, history: history_receiver, deliveries: deliveries_receiver };
-        Ok((store, Writer { connection, files, jobs: jobs_receiver, readers, log, state, history, deliveries }))
+        let store = Self {
+            jobs,
+            questions,
+            state: state_receiver,
+            history: history_receiver,
+            deliveries: deliveries_receiver,
+        };
+        Ok((
+            store,
+            Writer {
+                connection,
+                files,
+                jobs: jobs_receiver,
+                readers,
+                log,
+                state,
+                history,
+                deliveries,
+            },
+        ))
     }
 
     /// The worst verdict of all that were in the store when it was opened and that were given since, those included
@@ -377,7 +429,8 @@ impl Store {
             return Err(StoreError::Closed);
         }
         let busy = self.state.borrow().busy_since.map(|since| since.elapsed());
-        busy.filter(|busy| *busy > limit).map_or(Ok(()), |busy| Err(StoreError::Stuck(busy)))
+        busy.filter(|busy| *busy > limit)
+            .map_or(Ok(()), |busy| Err(StoreError::Stuck(busy)))
     }
 
     /// Looks whether the store could be written: whether its files are there, and nobody else holds them.
@@ -446,7 +499,13 @@ impl Store {
         self.call(true, 0, Wakes::default(), work).await
     }
 
-    async fn call<T, W>(&self, reads: bool, bytes: usize, wakes: Wakes, work: W) -> Result<T, StoreError>
+    async fn call<T, W>(
+        &self,
+        reads: bool,
+        bytes: usize,
+        wakes: Wakes,
+        work: W,
+    ) -> Result<T, StoreError>
     where
         T: Send + 'static,
         W: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
@@ -463,7 +522,10 @@ impl Store {
                 }),
             }
         });
-        self.jobs.send(Job { reads, bytes, work }).await.map_err(|_closed| StoreError::Closed)?;
+        self.jobs
+            .send(Job { reads, bytes, work })
+            .await
+            .map_err(|_closed| StoreError::Closed)?;
         answer.await.map_err(|_closed| StoreError::Closed)?
     }
 }
@@ -505,10 +567,16 @@ fn prepare_any(connection: &Connection) -> Result<(), StoreError> {
 fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     match health_within(connection, CHECK_LIMIT)?.as_deref() {
         Some("ok") => Ok(()),
-        Some(what) => Err(StoreError::Corrupt { path: path.to_owned(), what: one_line(what, 200) }),
+        Some(what) => Err(StoreError::Corrupt {
+            path: path.to_owned(),
+            what: one_line(what, 200),
+        }),
         None => {
             let limit = CHECK_LIMIT;
-            tracing::warn!(?limit, "the store is too large to be checked for damage as a whole; a part was checked");
+            tracing::warn!(
+                ?limit,
+                "the store is too large to be checked for damage as a whole; a part was checked"
+            );
             Ok(())
         }
     }
@@ -529,7 +597,9 @@ fn health_within(connection: &Connection, limit: Duration) -> Result<Option<Stri
         health
     });
     match health {
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => Ok(None),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
+            Ok(None)
+        }
         health => Ok(Some(health?)),
     }
 }
@@ -578,7 +648,11 @@ impl Writer {
     }
 
     /// Writes until every [`Store`] is gone. Returns the connection, unless it is lost.
-    async fn write_on(mut self, mut log: Option<Log>, disk: &impl TransactionRunner) -> Option<Connection> {
+    async fn write_on(
+        mut self,
+        mut log: Option<Log>,
+        disk: &impl TransactionRunner,
+    ) -> Option<Connection> {
         let (mut received, mut queue) = (Vec::new(), VecDeque::new());
         let mut failing = false;
         loop {
@@ -596,12 +670,24 @@ impl Writer {
             }) {
                 batch.push(job);
             }
-            self.state.send_modify(|state| state.busy_since = Some(Instant::now()));
+            self.state
+                .send_modify(|state| state.busy_since = Some(Instant::now()));
             if let Some(log) = &log {
                 log.make_room().await;
             }
-            let transaction = Transaction { connection: self.connection, files: self.files.clone(), jobs: batch };
-            let Some(Done { connection, wrote, log_pages, commit, finished, read }) = disk.run(transaction).await
+            let transaction = Transaction {
+                connection: self.connection,
+                files: self.files.clone(),
+                jobs: batch,
+            };
+            let Some(Done {
+                connection,
+                wrote,
+                log_pages,
+                commit,
+                finished,
+                read,
+            }) = disk.run(transaction).await
             else {
                 // A panic in a query: the connection is gone and every caller sees Closed.
                 tracing::error!("the store's writer failed");
@@ -618,17 +704,34 @@ impl Writer {
                     tracing::error!(error = error_chain(error), "the store cannot be written");
                 }
                 // Where nothing was changed, that went well on a full disk, too.
-                Ok(()) if wrote && std::mem::take(&mut failing) => tracing::info!("the store can be written again"),
+                Ok(()) if wrote && std::mem::take(&mut failing) => {
+                    tracing::info!("the store can be written again")
+                }
                 Ok(()) | Err(_) => {}
             }
-            let wakes = || finished.iter().filter(|finish| finish.keep && committed).map(|finish| finish.wakes);
-            let (history, deliveries) = (wakes().any(|wakes| wakes.history), wakes().any(|wakes| wakes.deliveries));
+            let wakes = || {
+                finished
+                    .iter()
+                    .filter(|finish| finish.keep && committed)
+                    .map(|finish| finish.wakes)
+            };
+            let (history, deliveries) = (
+                wakes().any(|wakes| wakes.history),
+                wakes().any(|wakes| wakes.deliveries),
+            );
             let worst = Verdict::worst(wakes().filter_map(|wakes| wakes.verdict));
             self.state.send_modify(|state| {
-                *state = State { busy_since: None, worst: Verdict::worst(state.worst.into_iter().chain(worst)) };
+                *state = State {
+                    busy_since: None,
+                    worst: Verdict::worst(state.worst.into_iter().chain(worst)),
+                };
             });
             for finish in finished {
-                (finish.answer)(if mutant("unheeded") { Ok(()) } else { commit.clone() });
+                (finish.answer)(if mutant("unheeded") {
+                    Ok(())
+                } else {
+                    commit.clone()
+                });
             }
             for finish in read {
                 (finish.answer)(Ok(()));
@@ -686,11 +789,21 @@ mod tests {
     #[test]
     fn the_check_of_a_large_store_ends_in_time_and_harms_no_later_query() {
         let connection = Connection::open_in_memory().unwrap();
-        connection.execute_batch("CREATE TABLE t (x); CREATE INDEX i ON t (x)").unwrap();
+        connection
+            .execute_batch("CREATE TABLE t (x); CREATE INDEX i ON t (x)")
+            .unwrap();
         let many = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) \
                     INSERT INTO t SELECT i FROM n";
         connection.execute_batch(many).unwrap();
-        assert_eq!(health_within(&connection, Duration::from_millis(1)).unwrap(), None);
-        assert_eq!(health_within(&connection, Duration::from_secs(600)).unwrap().as_deref(), Some("ok"));
+        assert_eq!(
+            health_within(&connection, Duration::from_millis(1)).unwrap(),
+            None
+        );
+        assert_eq!(
+            health_within(&connection, Duration::from_secs(600))
+                .unwrap()
+                .as_deref(),
+            Some("ok")
+        );
     }
 }

@@ -7,8 +7,8 @@ use rusqlite::{Connection, OptionalExtension as _, Params, Row, named_params, pa
 
 use super::{Store, StoreError, Wakes};
 use crate::domain::{
-    DeliveryId, Event, EventData, EventType, FoundBy, JsonText, Labels, Progress, RunDetails, RunEvent, RunId,
-    SinkName, Status, Step, Verdict, Watch,
+    DeliveryId, Event, EventData, EventType, FoundBy, JsonText, Labels, Progress, RunDetails,
+    RunEvent, RunId, SinkName, Status, Step, Verdict, Watch,
 };
 use crate::failpoint::mutant;
 
@@ -69,8 +69,11 @@ pub(super) const NEXT_DUE: &str = concat!(
 );
 
 /// The events after one, with their numbers.
-pub(super) const EVENTS_AFTER: &str =
-    concat!("SELECT seq, body, ", payloads!("e"), " FROM events e WHERE seq > ? ORDER BY seq LIMIT ?");
+pub(super) const EVENTS_AFTER: &str = concat!(
+    "SELECT seq, body, ",
+    payloads!("e"),
+    " FROM events e WHERE seq > ? ORDER BY seq LIMIT ?"
+);
 
 /// What came of adding a watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -236,7 +239,8 @@ impl Store {
     /// # Errors
     /// When the store refuses; nothing is stored then.
     pub async fn add_watch(&self, watch: Watch) -> Result<(Added, WatchId), StoreError> {
-        self.write(Wakes::default(), move |db| insert_watch(db, &watch)).await
+        self.write(Wakes::default(), move |db| insert_watch(db, &watch))
+            .await
     }
 
     /// As [`Store::add_watch`], but a finished watch of the run is no obstacle: it stays on record with its verdict
@@ -245,9 +249,11 @@ impl Store {
     /// # Errors
     /// As [`Store::add_watch`].
     pub async fn add_watch_again(&self, watch: Watch) -> Result<(Added, WatchId), StoreError> {
-        self.write(Wakes::default(), move |db| match newest_watch(db, &watch.run_id)? {
-            Some((id, false)) => Ok((Added::AlreadyExists, id)),
-            Some((_, true)) | None => insert_new_watch(db, &watch),
+        self.write(Wakes::default(), move |db| {
+            match newest_watch(db, &watch.run_id)? {
+                Some((id, false)) => Ok((Added::AlreadyExists, id)),
+                Some((_, true)) | None => insert_new_watch(db, &watch),
+            }
         })
         .await
     }
@@ -257,15 +263,23 @@ impl Store {
     ///
     /// # Errors
     /// When the store refuses; nothing is stored then.
-    pub async fn add_configured_watch(&self, watch: Watch) -> Result<(Added, Option<WatchId>), StoreError> {
+    pub async fn add_configured_watch(
+        &self,
+        watch: Watch,
+    ) -> Result<(Added, Option<WatchId>), StoreError> {
         self.write(Wakes::default(), move |db| {
             let first = db
-                .prepare_cached("INSERT INTO configured_watches (run_id) VALUES (?) ON CONFLICT DO NOTHING")?
+                .prepare_cached(
+                    "INSERT INTO configured_watches (run_id) VALUES (?) ON CONFLICT DO NOTHING",
+                )?
                 .execute([watch.run_id.as_str()])?;
             if first == 1 {
                 insert_watch(db, &watch).map(|(added, id)| (added, Some(id)))
             } else {
-                Ok((Added::AlreadyExists, newest_watch(db, &watch.run_id)?.map(|(id, _)| id)))
+                Ok((
+                    Added::AlreadyExists,
+                    newest_watch(db, &watch.run_id)?.map(|(id, _)| id),
+                ))
             }
         })
         .await
@@ -308,7 +322,11 @@ impl Store {
     /// # Errors
     /// [`StoreError::Precondition`] without `force` when one has its verdict but not all messages of that are
     /// delivered or given up; nothing is deleted then.
-    pub async fn remove_watches(&self, run_id: RunId, force: bool) -> Result<Vec<WatchId>, StoreError> {
+    pub async fn remove_watches(
+        &self,
+        run_id: RunId,
+        force: bool,
+    ) -> Result<Vec<WatchId>, StoreError> {
         self.write(Wakes { history: true, deliveries: true, verdict: None }, move |db| {
             let waiting = "SELECT EXISTS (
                      SELECT 1 FROM watches w JOIN events e ON e.watch_id = w.id JOIN deliveries d ON d.event_seq = e.seq
@@ -362,8 +380,11 @@ impl Store {
     /// When the store cannot be read.
     pub async fn details(&self, watch: WatchId) -> Result<Option<RunDetails>, StoreError> {
         self.read(move |db| {
-            let sql =
-                concat!("SELECT details, ", payloads!("w"), " FROM watches w WHERE id = ? AND details IS NOT NULL");
+            let sql = concat!(
+                "SELECT details, ",
+                payloads!("w"),
+                " FROM watches w WHERE id = ? AND details IS NOT NULL"
+            );
             let details = read_all(db, sql, [watch.0], |row| {
                 let json = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
                 let mut details: RunDetails = from_json("details", json)?;
@@ -392,8 +413,16 @@ impl Store {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let deliveries = told.iter().any(|told| !told.sinks.is_empty());
-        let (told, later) = if mutant("apart") { (Vec::new(), told) } else { (told, Vec::new()) };
-        let wakes = Wakes { history: true, deliveries, verdict: step.progress.verdict };
+        let (told, later) = if mutant("apart") {
+            (Vec::new(), told)
+        } else {
+            (told, Vec::new())
+        };
+        let wakes = Wakes {
+            history: true,
+            deliveries,
+            verdict: step.progress.verdict,
+        };
         self.write_large(step.bytes(), wakes, move |db| {
             let run = told.first().and_then(|told| told.event.run_id()).filter(|_| mutant("old-watch-ends-new"));
             let newest = run.map(|run| {
@@ -439,8 +468,13 @@ impl Store {
         })
         .await?;
         for told in later {
-            let wakes = Wakes { history: true, deliveries: true, verdict: None };
-            self.write(wakes, move |db| insert_event(db, Some(watch), told, now)).await?;
+            let wakes = Wakes {
+                history: true,
+                deliveries: true,
+                verdict: None,
+            };
+            self.write(wakes, move |db| insert_event(db, Some(watch), told, now))
+                .await?;
         }
         Ok(())
     }
@@ -450,8 +484,13 @@ impl Store {
     /// # Errors
     /// When the store refuses.
     pub async fn record_event(&self, told: RoutedEvent, now: Timestamp) -> Result<(), StoreError> {
-        let wakes = Wakes { history: true, deliveries: !told.sinks.is_empty(), verdict: None };
-        self.write(wakes, move |db| insert_event(db, None, told, now)).await
+        let wakes = Wakes {
+            history: true,
+            deliveries: !told.sinks.is_empty(),
+            verdict: None,
+        };
+        self.write(wakes, move |db| insert_event(db, None, told, now))
+            .await
     }
 
     /// After the wall clock was set by `milliseconds`: stores the deadlines of these active watches, some at a time, has
@@ -466,18 +505,30 @@ impl Store {
         milliseconds: i64,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let mut some_at_a_time = deadlines.chunks(MARKS).map(<[_]>::to_vec).collect::<Vec<_>>();
+        let mut some_at_a_time = deadlines
+            .chunks(MARKS)
+            .map(<[_]>::to_vec)
+            .collect::<Vec<_>>();
         let last = some_at_a_time.pop().unwrap_or_default();
         for some in some_at_a_time {
-            self.write(Wakes::default(), move |db| set_deadlines(db, &some, now)).await?;
+            self.write(Wakes::default(), move |db| set_deadlines(db, &some, now))
+                .await?;
         }
-        self.write(Wakes { history: false, deliveries: true, verdict: None }, move |db| {
-            if !mutant("marks-stay") {
-                set_deadlines(db, &last, now)?;
-            }
-            db.prepare_cached("UPDATE clock SET stepped_ms = stepped_ms + ?")?.execute([milliseconds])?;
-            Ok(())
-        })
+        self.write(
+            Wakes {
+                history: false,
+                deliveries: true,
+                verdict: None,
+            },
+            move |db| {
+                if !mutant("marks-stay") {
+                    set_deadlines(db, &last, now)?;
+                }
+                db.prepare_cached("UPDATE clock SET stepped_ms = stepped_ms + ?")?
+                    .execute([milliseconds])?;
+                Ok(())
+            },
+        )
         .await
     }
 
@@ -494,23 +545,35 @@ impl Store {
         limit: usize,
         most_bytes: usize,
     ) -> Result<Vec<Claimed>, StoreError> {
-        let (limit, most_bytes) =
-            (i64::try_from(limit).unwrap_or(i64::MAX), i64::try_from(most_bytes).unwrap_or(i64::MAX));
+        let (limit, most_bytes) = (
+            i64::try_from(limit).unwrap_or(i64::MAX),
+            i64::try_from(most_bytes).unwrap_or(i64::MAX),
+        );
         self.write(Wakes::default(), move |db| {
-            let claim = "UPDATE deliveries SET state = 'sending', attempts = attempts + 1 WHERE id = ?
+            let claim =
+                "UPDATE deliveries SET state = 'sending', attempts = attempts + 1 WHERE id = ?
                          RETURNING attempts, attempts - earlier_tries";
-            let due = read_all(db, DUE, params![sink.as_str(), now.as_millisecond(), limit], |row| {
-                Ok((read_id(row, 0, DeliveryId::new)?, row.get::<_, i64>(1)?))
-            })?;
+            let due = read_all(
+                db,
+                DUE,
+                params![sink.as_str(), now.as_millisecond(), limit],
+                |row| Ok((read_id(row, 0, DeliveryId::new)?, row.get::<_, i64>(1)?)),
+            )?;
             let (mut claimed, mut bytes) = (Vec::new(), 0);
             for (id, event_seq) in due {
                 if bytes >= PAGE_BYTES {
                     break;
                 }
                 let event = read_event_within(db, event_seq, most_bytes)?;
-                let (attempt, try_number) =
-                    db.prepare_cached(claim)?.query_row([id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
-                let delivery = Claimed { id, attempt, try_number, event };
+                let (attempt, try_number) = db
+                    .prepare_cached(claim)?
+                    .query_row([id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                let delivery = Claimed {
+                    id,
+                    attempt,
+                    try_number,
+                    event,
+                };
                 bytes += delivery.bytes();
                 claimed.push(delivery);
             }
@@ -526,8 +589,10 @@ impl Store {
     /// When the store cannot be read.
     pub async fn next_due(&self, sink: SinkName) -> Result<Option<Timestamp>, StoreError> {
         self.read(move |db| {
-            let at: Option<i64> =
-                db.prepare_cached(NEXT_DUE)?.query_row([sink.as_str()], |row| row.get(0)).optional()?;
+            let at: Option<i64> = db
+                .prepare_cached(NEXT_DUE)?
+                .query_row([sink.as_str()], |row| row.get(0))
+                .optional()?;
             at.map(read_time).transpose()
         })
         .await
@@ -590,7 +655,11 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn events_after(&self, seq: i64, limit: u32) -> Result<Vec<(i64, Event)>, StoreError> {
+    pub async fn events_after(
+        &self,
+        seq: i64,
+        limit: u32,
+    ) -> Result<Vec<(i64, Event)>, StoreError> {
         self.inspect(move |db| {
             let mut statement = db.prepare_cached(EVENTS_AFTER)?;
             let mut rows = statement.query(params![seq, limit])?;
@@ -629,9 +698,13 @@ pub(super) fn release_claims(db: &Connection) -> Result<(), StoreError> {
 
 /// The newest watch of a run, and whether it is finished.
 fn newest_watch(db: &Connection, run_id: &RunId) -> Result<Option<(WatchId, bool)>, StoreError> {
-    let newest = "SELECT id, verdict IS NOT NULL FROM watches WHERE run_id = ? ORDER BY id DESC LIMIT 1";
+    let newest =
+        "SELECT id, verdict IS NOT NULL FROM watches WHERE run_id = ? ORDER BY id DESC LIMIT 1";
     let read = |row: &Row<'_>| Ok((WatchId(row.get(0)?), row.get(1)?));
-    Ok(db.prepare_cached(newest)?.query_row([run_id.as_str()], read).optional()?)
+    Ok(db
+        .prepare_cached(newest)?
+        .query_row([run_id.as_str()], read)
+        .optional()?)
 }
 
 fn insert_watch(db: &Connection, watch: &Watch) -> Result<(Added, WatchId), StoreError> {
@@ -642,7 +715,11 @@ fn insert_watch(db: &Connection, watch: &Watch) -> Result<(Added, WatchId), Stor
 }
 
 fn insert_new_watch(db: &Connection, watch: &Watch) -> Result<(Added, WatchId), StoreError> {
-    let sinks = watch.sinks.as_ref().map(|sinks| to_json("sinks", sinks)).transpose()?;
+    let sinks = watch
+        .sinks
+        .as_ref()
+        .map(|sinks| to_json("sinks", sinks))
+        .transpose()?;
     db.prepare_cached(
         "INSERT INTO watches (run_id, name, labels, sinks, added_at, deadline_at) VALUES (?, ?, ?, ?, ?, ?)",
     )?
@@ -657,23 +734,33 @@ fn insert_new_watch(db: &Connection, watch: &Watch) -> Result<(Added, WatchId), 
     Ok((Added::New, WatchId(db.last_insert_rowid())))
 }
 
-fn set_deadlines(db: &Connection, deadlines: &[(WatchId, Timestamp)], now: Timestamp) -> Result<(), StoreError> {
+fn set_deadlines(
+    db: &Connection,
+    deadlines: &[(WatchId, Timestamp)],
+    now: Timestamp,
+) -> Result<(), StoreError> {
     let mut set = db.prepare_cached(
         "UPDATE watches SET deadline_at = ?1, missing_since = iif(missing_since IS NULL, NULL, ?2)
          WHERE id = ?3 AND verdict IS NULL",
     )?;
     for (watch, deadline_at) in deadlines {
-        set.execute(params![deadline_at.as_millisecond(), now.as_millisecond(), watch.0])?;
+        set.execute(params![
+            deadline_at.as_millisecond(),
+            now.as_millisecond(),
+            watch.0
+        ])?;
     }
     Ok(())
 }
 
-fn insert_change(db: &Connection, watch: WatchId, status: &str, now: Timestamp) -> Result<(), StoreError> {
-    db.prepare_cached("INSERT INTO status_changes (watch_id, at, status) VALUES (?, ?, ?)")?.execute(params![
-        watch.0,
-        now.as_millisecond(),
-        status
-    ])?;
+fn insert_change(
+    db: &Connection,
+    watch: WatchId,
+    status: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    db.prepare_cached("INSERT INTO status_changes (watch_id, at, status) VALUES (?, ?, ?)")?
+        .execute(params![watch.0, now.as_millisecond(), status])?;
     db.prepare_cached(
         "DELETE FROM status_changes WHERE watch_id = ?1 AND seq <= (
              SELECT seq FROM status_changes WHERE watch_id = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2)",
@@ -683,15 +770,19 @@ fn insert_change(db: &Connection, watch: WatchId, status: &str, now: Timestamp) 
 }
 
 /// Stores an event, of `watch` if it is about one, with its deliveries.
-fn insert_event(db: &Connection, watch: Option<WatchId>, told: RoutedEvent, now: Timestamp) -> Result<(), StoreError> {
+fn insert_event(
+    db: &Connection,
+    watch: Option<WatchId>,
+    told: RoutedEvent,
+    now: Timestamp,
+) -> Result<(), StoreError> {
     let RoutedEvent { mut event, sinks } = told;
     let (mut input_id, mut output_id) = (None, None);
     if let (Some(watch), EventData::Run(data)) = (watch, &mut event.data) {
         input_id = set_apart(db, watch, &mut data.run.input)?;
         output_id = set_apart(db, watch, &mut data.run.output)?;
     }
-    let insert =
-        "INSERT INTO events (watch_id, run_id, type, at, input_id, output_id, body) VALUES (?, ?, ?, ?, ?, ?, ?)";
+    let insert = "INSERT INTO events (watch_id, run_id, type, at, input_id, output_id, body) VALUES (?, ?, ?, ?, ?, ?, ?)";
     db.prepare_cached(insert)?.execute(params![
         watch.map(|watch| watch.0),
         event.run_id().map(RunId::as_str),
@@ -709,21 +800,31 @@ fn insert_event(db: &Connection, watch: Option<WatchId>, told: RoutedEvent, now:
             stepped!(),
             ", ?4)",
         ))?
-        .execute(params![DeliveryId::generate().as_str(), seq, sink.as_str(), now.as_millisecond()])?;
+        .execute(params![
+            DeliveryId::generate().as_str(),
+            seq,
+            sink.as_str(),
+            now.as_millisecond()
+        ])?;
     }
     Ok(())
 }
 
 /// Stores what is known of a run besides its status, in place of what was known before.
-fn replace_details(db: &Connection, watch: WatchId, details: &mut RunDetails) -> Result<(), StoreError> {
+fn replace_details(
+    db: &Connection,
+    watch: WatchId,
+    details: &mut RunDetails,
+) -> Result<(), StoreError> {
     let input_id = set_apart(db, watch, &mut details.input)?;
     let output_id = set_apart(db, watch, &mut details.output)?;
-    db.prepare_cached("UPDATE watches SET details = ?, input_id = ?, output_id = ? WHERE id = ?")?.execute(params![
-        to_json("details", details)?,
-        input_id,
-        output_id,
-        watch.0
-    ])?;
+    db.prepare_cached("UPDATE watches SET details = ?, input_id = ?, output_id = ? WHERE id = ?")?
+        .execute(params![
+            to_json("details", details)?,
+            input_id,
+            output_id,
+            watch.0
+        ])?;
     // What an earlier answer had, and no event tells.
     db.prepare_cached(
         "DELETE FROM payloads WHERE watch_id = ?1 AND id NOT IN (
@@ -738,21 +839,35 @@ fn replace_details(db: &Connection, watch: WatchId, details: &mut RunDetails) ->
 
 /// Takes a value that is large out of what is stored, and stores it in a row of its own, unless the watch has one
 /// with just this value. Returns the number of that row.
-fn set_apart(db: &Connection, watch: WatchId, value: &mut Option<JsonText>) -> Result<Option<i64>, StoreError> {
-    let Some(large) = value.take_if(|value| value.get().len() > INLINE_BYTES) else { return Ok(None) };
-    let known = "SELECT id FROM payloads WHERE watch_id = ? AND octet_length(body) = ? AND body = ?";
+fn set_apart(
+    db: &Connection,
+    watch: WatchId,
+    value: &mut Option<JsonText>,
+) -> Result<Option<i64>, StoreError> {
+    let Some(large) = value.take_if(|value| value.get().len() > INLINE_BYTES) else {
+        return Ok(None);
+    };
+    let known =
+        "SELECT id FROM payloads WHERE watch_id = ? AND octet_length(body) = ? AND body = ?";
     let size = i64::try_from(large.get().len()).unwrap_or(i64::MAX);
-    let known: Option<i64> =
-        db.prepare_cached(known)?.query_row(params![watch.0, size, large.get()], |row| row.get(0)).optional()?;
+    let known: Option<i64> = db
+        .prepare_cached(known)?
+        .query_row(params![watch.0, size, large.get()], |row| row.get(0))
+        .optional()?;
     if known.is_some() {
         return Ok(known);
     }
-    db.prepare_cached("INSERT INTO payloads (watch_id, body) VALUES (?, ?)")?.execute(params![watch.0, large.get()])?;
+    db.prepare_cached("INSERT INTO payloads (watch_id, body) VALUES (?, ?)")?
+        .execute(params![watch.0, large.get()])?;
     Ok(Some(db.last_insert_rowid()))
 }
 
 /// Reads a large value, if there is one in this column.
-fn read_payload(row: &Row<'_>, column: usize, value: &mut Option<JsonText>) -> Result<(), StoreError> {
+fn read_payload(
+    row: &Row<'_>,
+    column: usize,
+    value: &mut Option<JsonText>,
+) -> Result<(), StoreError> {
     if let Some(text) = row.get::<_, Option<String>>(column)? {
         *value = Some(JsonText::new(text).map_err(|error| unreadable("a value of a run", &error))?);
     }
@@ -778,7 +893,9 @@ pub(super) fn read_all<T>(
 pub(super) fn read_watch(row: &Row<'_>, now: Timestamp) -> Result<StoredWatch, StoreError> {
     let text = |column: &str| -> Result<Option<String>, rusqlite::Error> { row.get(column) };
     let time = |column: &str| -> Result<Option<Timestamp>, StoreError> {
-        row.get::<_, Option<i64>>(column)?.map(read_time).transpose()
+        row.get::<_, Option<i64>>(column)?
+            .map(read_time)
+            .transpose()
     };
     let required = |column: &str| read_time(row.get(column)?);
     let labels: Labels = from_json("labels", &row.get::<_, String>("labels")?)?;
@@ -786,7 +903,9 @@ pub(super) fn read_watch(row: &Row<'_>, now: Timestamp) -> Result<StoredWatch, S
         run_id: read_id(row, "run_id", RunId::new)?,
         name: text("name")?,
         labels,
-        sinks: text("sinks")?.map(|json| from_json("sinks", &json)).transpose()?,
+        sinks: text("sinks")?
+            .map(|json| from_json("sinks", &json))
+            .transpose()?,
         added_at: required("added_at")?,
         deadline_at: required("deadline_at")?,
     };
@@ -798,10 +917,17 @@ pub(super) fn read_watch(row: &Row<'_>, now: Timestamp) -> Result<StoredWatch, S
     progress.overdue_told = row.get("overdue_told")?;
     progress.verdict = match text("verdict")? {
         None => None,
-        Some(word) => Some(Verdict::from_word(&word).ok_or_else(|| unreadable("a verdict", &word))?),
+        Some(word) => {
+            Some(Verdict::from_word(&word).ok_or_else(|| unreadable("a verdict", &word))?)
+        }
     };
     let changed_at = time("changed_at")?.unwrap_or(watch.added_at);
-    Ok(StoredWatch { id: WatchId(row.get("id")?), watch, progress, changed_at })
+    Ok(StoredWatch {
+        id: WatchId(row.get("id")?),
+        watch,
+        progress,
+        changed_at,
+    })
 }
 
 /// Reads `seq, run_id, at, status`.
@@ -816,7 +942,10 @@ pub(super) fn read_change(row: &Row<'_>) -> Result<StatusChange, StoreError> {
 
 /// Reads an event from its body and, in the columns after that, its large values.
 pub(super) fn read_event(row: &Row<'_>, column: usize) -> Result<Event, StoreError> {
-    let body = row.get_ref(column)?.as_str().map_err(rusqlite::Error::from)?;
+    let body = row
+        .get_ref(column)?
+        .as_str()
+        .map_err(rusqlite::Error::from)?;
     let mut event = Event::from_json(body).map_err(|error| unreadable("an event", &error))?;
     if let EventData::Run(data) = &mut event.data {
         read_payload(row, column + 1, &mut data.run.input)?;
@@ -839,11 +968,14 @@ fn read_event_within(db: &Connection, seq: i64, most_bytes: i64) -> Result<Event
     let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
     let mut event = read_event(row, 0)?;
     if let EventData::Run(data) = &mut event.data {
-        let size = |column| -> Result<i64, StoreError> { Ok(row.get::<_, Option<i64>>(column)?.unwrap_or(0)) };
+        let size = |column| -> Result<i64, StoreError> {
+            Ok(row.get::<_, Option<i64>>(column)?.unwrap_or(0))
+        };
         let mut sizes = [("input", size(3)?), ("output", size(4)?)];
         sizes.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
         let left_out = sizes.iter().filter(|(_, size)| *size > most_bytes);
-        data.truncated.extend(left_out.map(|(name, _)| (*name).to_owned()));
+        data.truncated
+            .extend(left_out.map(|(name, _)| (*name).to_owned()));
     }
     Ok(event)
 }
@@ -855,9 +987,14 @@ pub(super) fn read_delivery(row: &Row<'_>) -> Result<DeliverySummary, StoreError
     Ok(DeliverySummary {
         id: read_id(row, 0, DeliveryId::new)?,
         sink: read_id(row, 1, SinkName::new)?,
-        run_id: run_id.map(|id| RunId::new(&id)).transpose().map_err(|error| unreadable("an ID", &error))?,
-        event_type: EventType::from_word(&word).ok_or_else(|| unreadable("an event type", &word))?,
-        state: DeliveryState::from_word(&state).ok_or_else(|| unreadable("a delivery state", &state))?,
+        run_id: run_id
+            .map(|id| RunId::new(&id))
+            .transpose()
+            .map_err(|error| unreadable("an ID", &error))?,
+        event_type: EventType::from_word(&word)
+            .ok_or_else(|| unreadable("an event type", &word))?,
+        state: DeliveryState::from_word(&state)
+            .ok_or_else(|| unreadable("a delivery state", &state))?,
         attempts: row.get(5)?,
         next_attempt_at: row.get::<_, Option<i64>>(6)?.map(read_time).transpose()?,
         last_detail: row.get(7)?,
@@ -879,14 +1016,23 @@ pub(super) fn read_time(milliseconds: i64) -> Result<Timestamp, StoreError> {
     Timestamp::from_millisecond(milliseconds).map_err(|error| unreadable("a time", &error))
 }
 
-pub(super) fn to_json<T: serde::Serialize + ?Sized>(what: &'static str, value: &T) -> Result<String, StoreError> {
+pub(super) fn to_json<T: serde::Serialize + ?Sized>(
+    what: &'static str,
+    value: &T,
+) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(|error| unreadable(what, &error))
 }
 
-pub(super) fn from_json<'a, T: serde::Deserialize<'a>>(what: &'static str, json: &'a str) -> Result<T, StoreError> {
+pub(super) fn from_json<'a, T: serde::Deserialize<'a>>(
+    what: &'static str,
+    json: &'a str,
+) -> Result<T, StoreError> {
     serde_json::from_str(json).map_err(|error| unreadable(what, &error))
 }
 
 pub(super) fn unreadable(what: &'static str, why: &dyn std::fmt::Display) -> StoreError {
-    StoreError::Unreadable { what, why: why.to_string() }
+    StoreError::Unreadable {
+        what,
+        why: why.to_string(),
+    }
 }

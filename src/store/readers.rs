@@ -44,7 +44,9 @@ impl Readers {
     /// # Errors
     /// When one cannot be opened.
     pub(super) fn open(path: &Path) -> Result<(mpsc::Sender<Question>, Self), StoreError> {
-        let idle = (0..READERS).map(|_| connect(path)).collect::<Result<_, _>>()?;
+        let idle = (0..READERS)
+            .map(|_| connect(path))
+            .collect::<Result<_, _>>()?;
         let (sender, questions) = mpsc::channel(QUESTIONS);
         Ok((sender, Self { idle, questions }))
     }
@@ -97,6 +99,9 @@ where
             drop(reply.send(work(connection)));
         }
     });
-    questions.send(question).await.map_err(|_closed| StoreError::Closed)?;
+    questions
+        .send(question)
+        .await
+        .map_err(|_closed| StoreError::Closed)?;
     answer.await.map_err(|_closed| StoreError::Closed)?
 }

@@ -236,7 +236,11 @@ const MOVED_WATCHES: usize = 1_000;
 pub(super) fn version(connection: &Connection) -> Result<u32, StoreError> {
     let known = u32::try_from(STEPS.len()).expect("a handful of steps");
     let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if found > known { Err(StoreError::Newer { found, known }) } else { Ok(found) }
+    if found > known {
+        Err(StoreError::Newer { found, known })
+    } else {
+        Ok(found)
+    }
 }
 
 /// Brings a database to the newest version, each step in a transaction of its own.
@@ -267,8 +271,13 @@ fn move_rows(connection: &mut Connection) -> Result<bool, StoreError> {
         let next = "SELECT run_id, coalesce(octet_length(details), 0) +
                         (SELECT coalesce(sum(octet_length(body)), 0) FROM old_events e WHERE e.run_id = w.run_id)
                     FROM old_watches w ORDER BY added_at, run_id LIMIT 1";
-        let next = transaction.prepare_cached(next)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-        let Some((run_id, size)): Option<(String, i64)> = next else { break false };
+        let next = transaction
+            .prepare_cached(next)?
+            .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let Some((run_id, size)): Option<(String, i64)> = next else {
+            break false;
+        };
         if watches >= MOVED_WATCHES || (watches > 0 && bytes + size > MOVED_BYTES) {
             break true;
         }
@@ -296,7 +305,9 @@ fn move_rows(connection: &mut Connection) -> Result<bool, StoreError> {
             transaction.prepare_cached(copy)?.execute(params![id, run_id])?;
         }
         // All else of it goes with it.
-        transaction.prepare_cached("DELETE FROM old_watches WHERE run_id = ?")?.execute([&run_id])?;
+        transaction
+            .prepare_cached("DELETE FROM old_watches WHERE run_id = ?")?
+            .execute([&run_id])?;
     };
     if !more {
         // What is left is about no run, and little.
@@ -322,8 +333,12 @@ mod tests {
     /// A database as version 2 left it, with `watches` finished watches, each with an output of `bytes`.
     fn version_2(watches: i64, bytes: usize) -> Connection {
         let connection = Connection::open_in_memory().unwrap();
-        connection.pragma_update(None, "foreign_keys", true).unwrap();
-        STEPS[..2].iter().for_each(|step| connection.execute_batch(step).unwrap());
+        connection
+            .pragma_update(None, "foreign_keys", true)
+            .unwrap();
+        STEPS[..2]
+            .iter()
+            .for_each(|step| connection.execute_batch(step).unwrap());
         connection.pragma_update(None, "user_version", 2).unwrap();
         let details = format!(r#"{{"output":"{}"}}"#, "x".repeat(bytes));
         for number in 0..watches {
@@ -336,22 +351,41 @@ mod tests {
                 )
                 .unwrap();
             connection
-                .execute("INSERT INTO status_changes (run_id, at, status) VALUES (?, 5, 'failed')", [&run_id])
+                .execute(
+                    "INSERT INTO status_changes (run_id, at, status) VALUES (?, 5, 'failed')",
+                    [&run_id],
+                )
                 .unwrap();
-            let event = "INSERT INTO events (run_id, type, at, body) VALUES (?, 'run.failed', 5, '{}')";
+            let event =
+                "INSERT INTO events (run_id, type, at, body) VALUES (?, 'run.failed', 5, '{}')";
             connection.execute(event, [&run_id]).unwrap();
-            let delivery =
-                "INSERT INTO deliveries (id, event_seq, sink, state, created_at) VALUES (?, ?, 'ops', 'dead', 5)";
-            connection.execute(delivery, params![format!("msg_{number}"), connection.last_insert_rowid()]).unwrap();
+            let delivery = "INSERT INTO deliveries (id, event_seq, sink, state, created_at) VALUES (?, ?, 'ops', 'dead', 5)";
+            connection
+                .execute(
+                    delivery,
+                    params![format!("msg_{number}"), connection.last_insert_rowid()],
+                )
+                .unwrap();
             let attempt = "INSERT INTO attempts VALUES (?, 1, 5, 1, 0, 'refused')";
-            connection.execute(attempt, [format!("msg_{number}")]).unwrap();
+            connection
+                .execute(attempt, [format!("msg_{number}")])
+                .unwrap();
         }
-        connection.execute("INSERT INTO events (type, at, body) VALUES ('api.recovered', 6, '{}')", []).unwrap();
+        connection
+            .execute(
+                "INSERT INTO events (type, at, body) VALUES ('api.recovered', 6, '{}')",
+                [],
+            )
+            .unwrap();
         connection
     }
 
     fn count(connection: &Connection, table: &str) -> i64 {
-        connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+        connection
+            .query_row(&format!("SELECT count(*) FROM {table}"), [], |row| {
+                row.get(0)
+            })
+            .unwrap()
     }
 
     #[test]
@@ -359,31 +393,58 @@ mod tests {
         let mut connection = version_2(5, 6 * 1024 * 1024);
         connection.execute_batch(STEPS[2]).unwrap();
         connection.pragma_update(None, "user_version", 3).unwrap();
-        assert!(move_rows(&mut connection).unwrap(), "there are further ones");
-        assert_eq!((count(&connection, "watches"), count(&connection, "old_watches")), (2, 3), "16 MiB at the most");
+        assert!(
+            move_rows(&mut connection).unwrap(),
+            "there are further ones"
+        );
+        assert_eq!(
+            (
+                count(&connection, "watches"),
+                count(&connection, "old_watches")
+            ),
+            (2, 3),
+            "16 MiB at the most"
+        );
         migrate(&mut connection).unwrap();
         assert!(!connection.table_exists(None, "old_watches").unwrap());
-        for (table, rows) in [("watches", 5), ("status_changes", 5), ("events", 6), ("deliveries", 5), ("attempts", 5)]
-        {
+        for (table, rows) in [
+            ("watches", 5),
+            ("status_changes", 5),
+            ("events", 6),
+            ("deliveries", 5),
+            ("attempts", 5),
+        ] {
             assert_eq!(count(&connection, table), rows, "{table}");
         }
         let sql = "SELECT group_concat(w.run_id || e.seq || d.id ORDER BY w.id) FROM watches w
                    JOIN events e ON e.watch_id = w.id JOIN deliveries d ON d.event_seq = e.seq WHERE w.found_by = 'poll'";
         let joined: String = connection.query_row(sql, [], |row| row.get(0)).unwrap();
-        assert_eq!(joined, "run_01msg_0,run_12msg_1,run_23msg_2,run_34msg_3,run_45msg_4");
+        assert_eq!(
+            joined,
+            "run_01msg_0,run_12msg_1,run_23msg_2,run_34msg_3,run_45msg_4"
+        );
         let totals = "SELECT group_concat(what || sink || total ORDER BY what) FROM totals";
         let totals: String = connection.query_row(totals, [], |row| row.get(0)).unwrap();
         assert_eq!(totals, "deadops5,failed5");
         // Numbers of events are not given again.
-        connection.execute("DELETE FROM events WHERE seq = 6", []).unwrap();
-        connection.execute("INSERT INTO events (type, at, body) VALUES ('api.recovered', 6, '{}')", []).unwrap();
+        connection
+            .execute("DELETE FROM events WHERE seq = 6", [])
+            .unwrap();
+        connection
+            .execute(
+                "INSERT INTO events (type, at, body) VALUES ('api.recovered', 6, '{}')",
+                [],
+            )
+            .unwrap();
         assert_eq!(connection.last_insert_rowid(), 7);
     }
 
     #[test]
     fn totals_follow_what_is_stored() {
         let mut connection = Connection::open_in_memory().unwrap();
-        connection.pragma_update(None, "foreign_keys", true).unwrap();
+        connection
+            .pragma_update(None, "foreign_keys", true)
+            .unwrap();
         migrate(&mut connection).unwrap();
         connection
             .execute_batch(
@@ -398,7 +459,10 @@ mod tests {
             let sql = "SELECT coalesce(group_concat(what || ' ' || sink || total ORDER BY what), '') FROM totals WHERE total != 0";
             connection.query_row(sql, [], |row| row.get(0)).unwrap()
         };
-        assert_eq!(totals(&connection), "active 1,failed 1,pending desk1,sending ops1");
+        assert_eq!(
+            totals(&connection),
+            "active 1,failed 1,pending desk1,sending ops1"
+        );
         connection.execute("DELETE FROM watches", []).unwrap();
         assert_eq!(totals(&connection), "");
     }

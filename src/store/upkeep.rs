@@ -44,7 +44,12 @@ impl Store {
     ///
     /// # Errors
     /// When the store refuses.
-    pub async fn prune(&self, before: Timestamp, sinks: Vec<SinkName>, now: Timestamp) -> Result<Pruned, StoreError> {
+    pub async fn prune(
+        &self,
+        before: Timestamp,
+        sinks: Vec<SinkName>,
+        now: Timestamp,
+    ) -> Result<Pruned, StoreError> {
         self.write(Wakes::default(), move |db| {
             let given_up = give_up(db, before, &sinks, now)?;
             let watches = "SELECT id, coalesce(octet_length(details), 0)

@@ -25,7 +25,10 @@ fn settings(simulator: &Simulator) -> ApiSettings {
 }
 
 /// Asks once with settings of its own.
-async fn ask_with(simulator: &Simulator, adjust: impl FnOnce(&mut ApiSettings)) -> Result<Reply, ApiError> {
+async fn ask_with(
+    simulator: &Simulator,
+    adjust: impl FnOnce(&mut ApiSettings),
+) -> Result<Reply, ApiError> {
     let mut settings = settings(simulator);
     adjust(&mut settings);
     ApiClient::new(&settings).unwrap().get_run(&id()).await
@@ -34,7 +37,8 @@ async fn ask_with(simulator: &Simulator, adjust: impl FnOnce(&mut ApiSettings)) 
 /// Asks once for a run whose first answer is `fault`.
 async fn meet(fault: Fault) -> Result<Reply, ApiError> {
     // Short where the time is what is tested, and otherwise no matter how busy the machine is.
-    let endless = matches!(fault, Fault::Hang) || matches!(fault, Fault::Drip(pause) if !pause.is_zero());
+    let endless =
+        matches!(fault, Fault::Hang) || matches!(fault, Fault::Drip(pause) if !pause.is_zero());
     let limit = Duration::from_millis(if endless { 300 } else { 60_000 });
     let simulator = api([("run_1", Script::runs_forever().fault_on(1, fault))]).await;
     ask_with(&simulator, |settings| {
@@ -53,14 +57,34 @@ fn refused(result: Result<Reply, ApiError>) -> ApiError {
 
 #[tokio::test]
 async fn a_run_that_is_gone_is_not_found_after_the_grace_period() {
-    let gone = (2..200).fold(Script::runs_forever(), |script, poll| script.fault_on(poll, Fault::status(410)));
+    let gone = (2..200).fold(Script::runs_forever(), |script, poll| {
+        script.fault_on(poll, Fault::status(410))
+    });
     let simulator = api([("run_1", gone)]).await;
-    let program = Program::with(&simulator).configured("[watch]\nnot_found_grace = \"500ms\"\nevents = \"off\"\n");
-    let ended = program.run(&["wait", "run_1", "--timeout", "5m", "--interval", "50ms", "--json"]).await;
+    let program = Program::with(&simulator)
+        .configured("[watch]\nnot_found_grace = \"500ms\"\nevents = \"off\"\n");
+    let ended = program
+        .run(&[
+            "wait",
+            "run_1",
+            "--timeout",
+            "5m",
+            "--interval",
+            "50ms",
+            "--json",
+        ])
+        .await;
     assert_eq!(ended.code, Some(5), "{ended:?}");
     let line = &ended.json_lines()[0];
     assert_eq!(line["verdict"], "not_found");
-    assert!(line["data"]["reason"].as_str().unwrap().to_lowercase().contains("gone"), "{line}");
+    assert!(
+        line["data"]["reason"]
+            .as_str()
+            .unwrap()
+            .to_lowercase()
+            .contains("gone"),
+        "{line}"
+    );
 }
 
 #[tokio::test]
@@ -88,17 +112,30 @@ async fn each_fault_is_an_error_that_says_what_it_is() {
         (Fault::GzipBomb(4 * 1024 * 1024), "api.max_response_bytes"),
         (Fault::OtherRun, "another run"),
         (Fault::WrongTypes, "no status that is a text"),
-        (Fault::Redirect("http://127.0.0.1:1/".to_owned()), "redirects are not activities"),
+        (
+            Fault::Redirect("http://127.0.0.1:1/".to_owned()),
+            "redirects are not activities",
+        ),
     ] {
         let shown = format!("{fault:?}");
         let error = refused(meet(fault).await);
         let described = error.describe();
         assert!(described.contains(said), "{shown}: {described}");
-        assert!(described.lines().count() == 1 && described.chars().count() <= 300, "{shown}: {described}");
-        assert_eq!(error.is_unauthorized(), matches!(said, "401 Unauthorized" | "403 Forbidden"), "{shown}");
+        assert!(
+            described.lines().count() == 1 && described.chars().count() <= 300,
+            "{shown}: {described}"
+        );
+        assert_eq!(
+            error.is_unauthorized(),
+            matches!(said, "401 Unauthorized" | "403 Forbidden"),
+            "{shown}"
+        );
         assert_eq!(error.is_not_found(), said == "404 Not Found", "{shown}");
         assert_eq!(error.retry_after(), None, "{shown}");
-        assert!(!format!("{described}{error:?}{error:#}").contains("simulated-key"), "{shown}: {error:?}");
+        assert!(
+            !format!("{described}{error:?}{error:#}").contains("simulated-key"),
+            "{shown}: {error:?}"
+        );
     }
 }
 
@@ -106,15 +143,22 @@ async fn each_fault_is_an_error_that_says_what_it_is() {
 async fn what_is_strange_but_usable_is_used() {
     for fault in [Fault::Drip(Duration::ZERO), Fault::DeeplyNested(10_000)] {
         let shown = format!("{fault:?}");
-        let reply = meet(fault).await.unwrap_or_else(|error| panic!("{shown}: {}", error.describe()));
+        let reply = meet(fault)
+            .await
+            .unwrap_or_else(|error| panic!("{shown}: {}", error.describe()));
         assert_eq!(reply.observation.status, Status::Running, "{shown}");
     }
     for envelope in [false, true] {
-        let script = Script::succeeds().output(json!({"score": 1.0})).envelope(envelope);
+        let script = Script::succeeds()
+            .output(json!({"score": 1.0}))
+            .envelope(envelope);
         let simulator = api([("run_1", script)]).await;
         let reply = ask_with(&simulator, |_| ()).await.unwrap();
         assert_eq!(reply.observation.status, Status::Succeeded);
-        assert_eq!(reply.observation.details.output.unwrap().get(), r#"{"score":1.0}"#);
+        assert_eq!(
+            reply.observation.details.output.unwrap().get(),
+            r#"{"score":1.0}"#
+        );
         assert_eq!(reply.pause, None);
     }
 }
@@ -142,7 +186,11 @@ async fn an_answer_that_always_breaks_off_counts_the_second_time_in_a_row() {
     let client = ApiClient::new(&settings).unwrap();
     for _ in 0..2 {
         let error = client.get_run(&id()).await.map(|_| ()).unwrap_err();
-        assert!(error.describe().contains("broke off"), "{}", error.describe());
+        assert!(
+            error.describe().contains("broke off"),
+            "{}",
+            error.describe()
+        );
         let reply = client.get_run(&id()).await.unwrap();
         assert_eq!(reply.observation.status, Status::Succeeded);
         assert_eq!(reply.observation.details.left_out, ["output"]);
@@ -154,10 +202,18 @@ async fn an_output_that_is_too_large_is_left_out_of_an_answer() {
     for (bytes, left_out) in [(60 * 1024, false), (100 * 1024, true), (400 * 1024, true)] {
         let script = Script::succeeds().output(json!("x".repeat(bytes)));
         let simulator = api([("run_1", script)]).await;
-        let reply = ask_with(&simulator, |settings| settings.max_response_bytes = 64 * 1024).await.unwrap();
+        let reply = ask_with(&simulator, |settings| {
+            settings.max_response_bytes = 64 * 1024
+        })
+        .await
+        .unwrap();
         assert_eq!(reply.observation.status, Status::Succeeded);
         let details = reply.observation.details;
-        assert_eq!((details.output.is_none(), details.left_out.len()), (left_out, usize::from(left_out)), "{bytes}");
+        assert_eq!(
+            (details.output.is_none(), details.left_out.len()),
+            (left_out, usize::from(left_out)),
+            "{bytes}"
+        );
         assert!(details.completed_at.is_some());
     }
 }
@@ -166,18 +222,34 @@ async fn an_output_that_is_too_large_is_left_out_of_an_answer() {
 async fn pauses_are_read_in_every_form_and_never_longer_than_an_hour() {
     let now = SystemTime::now();
     let date = |ahead: u64| httpdate::fmt_http_date(now + Duration::from_secs(ahead));
-    let unix = |ahead: u64| (now.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() + ahead).to_string();
+    let unix = |ahead: u64| {
+        (now.duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap()
+            .as_secs()
+            + ahead)
+            .to_string()
+    };
     for (code, header, value, seconds) in [
         (429, "retry-after", "120".to_owned(), Some(120)),
         (503, "retry-after", "120".to_owned(), Some(120)),
         (429, "retry-after", date(120), Some(120)),
         (429, "x-ratelimit-reset", unix(120), Some(120)),
         (429, "retry-after", "999999999".to_owned(), Some(3600)),
-        (429, "retry-after", "99999999999999999999999".to_owned(), None),
+        (
+            429,
+            "retry-after",
+            "99999999999999999999999".to_owned(),
+            None,
+        ),
         (429, "retry-after", "0".to_owned(), None),
         (429, "retry-after", "-5".to_owned(), None),
         (429, "retry-after", "soon".to_owned(), None),
-        (429, "retry-after", "Mon, 15 Jan 2024 10:51:00 GMT".to_owned(), None),
+        (
+            429,
+            "retry-after",
+            "Mon, 15 Jan 2024 10:51:00 GMT".to_owned(),
+            None,
+        ),
         (429, "x-ratelimit-reset", "1".to_owned(), None),
         (502, "retry-after", "120".to_owned(), None),
     ] {
@@ -197,7 +269,11 @@ async fn a_redirect_does_not_take_the_key_along() {
     let elsewhere = Receiver::start([]).await.unwrap();
     for target in [elsewhere.url(), "//127.0.0.1/".to_owned()] {
         let error = refused(meet(Fault::Redirect(target)).await);
-        assert!(error.describe().contains("302 Found"), "{}", error.describe());
+        assert!(
+            error.describe().contains("302 Found"),
+            "{}",
+            error.describe()
+        );
     }
     assert_eq!(elsewhere.requests().len(), 0);
 }
@@ -207,9 +283,18 @@ async fn requests_carry_the_key_and_the_name_of_the_program() {
     let simulator = api([("run_1", Script::runs_forever())]).await;
     ask_with(&simulator, |_| ()).await.unwrap();
     let requests = simulator.requests();
-    assert_eq!((requests.len(), requests[0].path.as_str()), (1, "/v1/runs/run_1"));
-    assert_eq!(requests[0].headers["authorization"], format!("Bearer {}", simulator.api_key()));
-    assert_eq!(requests[0].headers["user-agent"], concat!("runwatch/", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        (requests.len(), requests[0].path.as_str()),
+        (1, "/v1/runs/run_1")
+    );
+    assert_eq!(
+        requests[0].headers["authorization"],
+        format!("Bearer {}", simulator.api_key())
+    );
+    assert_eq!(
+        requests[0].headers["user-agent"],
+        concat!("runwatch/", env!("CARGO_PKG_VERSION"))
+    );
 }
 
 #[tokio::test]
@@ -223,10 +308,16 @@ async fn the_key_file_is_read_again_after_a_refusal() {
     let client = ApiClient::new(&settings).unwrap();
     assert!(refused(client.get_run(&id()).await).is_unauthorized());
     std::fs::write(&file, format!("{}\n", simulator.api_key())).unwrap();
-    client.get_run(&id()).await.expect("the new key is used at once");
+    client
+        .get_run(&id())
+        .await
+        .expect("the new key is used at once");
 
     let broken: [(&dyn Fn(), &str); 3] = [
-        (&|| std::fs::write(&file, "two words").unwrap(), "it has spaces"),
+        (
+            &|| std::fs::write(&file, "two words").unwrap(),
+            "it has spaces",
+        ),
         (&|| std::fs::write(&file, "").unwrap(), "empty"),
         (&|| std::fs::remove_file(&file).unwrap(), "No such file"),
     ];
@@ -235,17 +326,34 @@ async fn the_key_file_is_read_again_after_a_refusal() {
         let error = refused(ApiClient::new(&settings).unwrap().get_run(&id()).await);
         assert!(error.is_unauthorized(), "{}", error.describe());
         assert!(error.describe().contains(said), "{}", error.describe());
-        assert!(!error.describe().contains("two words"), "{}", error.describe());
+        assert!(
+            !error.describe().contains("two words"),
+            "{}",
+            error.describe()
+        );
     }
     settings.key = None;
     let error = refused(ApiClient::new(&settings).unwrap().get_run(&id()).await);
-    assert!(error.is_unauthorized() && error.describe().contains("no API key"), "{}", error.describe());
+    assert!(
+        error.is_unauthorized() && error.describe().contains("no API key"),
+        "{}",
+        error.describe()
+    );
     let keys: Vec<_> = simulator
         .requests()
         .iter()
-        .map(|request| request.headers["authorization"].to_str().unwrap().to_owned())
+        .map(|request| {
+            request.headers["authorization"]
+                .to_str()
+                .unwrap()
+                .to_owned()
+        })
         .collect();
-    assert_eq!(keys.len(), 2, "no request without a key that can be sent: {keys:?}");
+    assert_eq!(
+        keys.len(),
+        2,
+        "no request without a key that can be sent: {keys:?}"
+    );
 }
 
 #[tokio::test]
@@ -253,14 +361,27 @@ async fn nobody_there_is_told_from_nobody_of_that_name() {
     let simulator = api([]).await;
     // It refuses connections as long as it is held: no other test gets its port.
     let held = tokio::net::TcpSocket::new_v4().unwrap();
-    held.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    held.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+        .unwrap();
     let port = held.local_addr().unwrap();
-    let closed = refused(ask_with(&simulator, |settings| settings.base_url = format!("http://{port}")).await);
-    assert!(closed.describe().contains("no connection") && closed.describe().contains("refused"), "{closed:?}");
+    let closed = refused(
+        ask_with(&simulator, |settings| {
+            settings.base_url = format!("http://{port}")
+        })
+        .await,
+    );
+    assert!(
+        closed.describe().contains("no connection") && closed.describe().contains("refused"),
+        "{closed:?}"
+    );
     // RFC 6761 keeps `.invalid` from ever resolving.
     let nameless = |settings: &mut ApiSettings| settings.base_url = "http://api.invalid".to_owned();
     let nameless = refused(ask_with(&simulator, nameless).await);
-    assert!(nameless.describe().contains("no connection"), "{}", nameless.describe());
+    assert!(
+        nameless.describe().contains("no connection"),
+        "{}",
+        nameless.describe()
+    );
     assert_ne!(closed.describe(), nameless.describe());
 }
 
@@ -268,19 +389,43 @@ async fn nobody_there_is_told_from_nobody_of_that_name() {
 async fn a_proxy_is_used_unless_it_must_not_be() {
     let simulator = api([("run_1", Script::succeeds())]).await;
     // It answers every request itself: what it gets is what would have been passed on.
-    let proxy = Receiver::start((0..100).map(|_| Fault::Html)).await.unwrap();
-    let proxy_url = proxy.url().replace("/hook", "").replace("http://", "http://user:proxy-password@");
+    let proxy = Receiver::start((0..100).map(|_| Fault::Html))
+        .await
+        .unwrap();
+    let proxy_url = proxy
+        .url()
+        .replace("/hook", "")
+        .replace("http://", "http://user:proxy-password@");
     // Only a proxy can reach a name that is reserved for tests (RFC 6761).
     let elsewhere = Program::with(&simulator).set("RUNWATCH_API__BASE_URL", "http://api.test");
     let through = elsewhere.set("HTTP_PROXY", &proxy_url);
-    let ended = through.run(&["wait", "run_1", "--timeout", "300ms", "--log-level", "trace"]).await;
+    let ended = through
+        .run(&[
+            "wait",
+            "run_1",
+            "--timeout",
+            "300ms",
+            "--log-level",
+            "trace",
+        ])
+        .await;
     assert_eq!(ended.code, Some(6), "{ended:?}");
     let asked = proxy.requests();
-    assert_eq!((asked[0].path.as_str(), simulator.requests().len()), ("/v1/runs/run_1", 0));
-    assert!(asked[0].headers.contains_key("proxy-authorization"), "{:?}", asked[0].headers);
+    assert_eq!(
+        (asked[0].path.as_str(), simulator.requests().len()),
+        ("/v1/runs/run_1", 0)
+    );
+    assert!(
+        asked[0].headers.contains_key("proxy-authorization"),
+        "{:?}",
+        asked[0].headers
+    );
     assert!(!ended.stderr.contains("proxy-password"), "{ended:?}");
     let passed_on = proxy.requests().len();
-    let beside = through.set("NO_PROXY", "api.test").run(&["wait", "run_1", "--timeout", "300ms"]).await;
+    let beside = through
+        .set("NO_PROXY", "api.test")
+        .run(&["wait", "run_1", "--timeout", "300ms"])
+        .await;
     assert_eq!(beside.code, Some(6), "{beside:?}");
     // What runs on this machine is reached without a proxy, whatever the environment says.
     let local = Program::with(&simulator).set("HTTP_PROXY", &proxy_url);
@@ -308,6 +453,9 @@ async fn a_key_that_the_api_repeats_is_not_shown() {
     settings.key = Some(Secret::value(key));
     let error = refused(ApiClient::new(&settings).unwrap().get_run(&id()).await);
     let said = format!("{} {error:?}", error.describe());
-    assert!(said.contains("Incorrect API key provided: [redacted]"), "{said}");
+    assert!(
+        said.contains("Incorrect API key provided: [redacted]"),
+        "{said}"
+    );
     assert!(!said.contains("key_that"), "{said}");
 }

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use runwatch::cli::config as command;
-use runwatch::config::{Effective, Loaded, Problems, Secret, Settings, SinkKind, Sources, WebhookFormat, load};
+use runwatch::config::{
+    Effective, Loaded, Problems, Secret, Settings, SinkKind, Sources, WebhookFormat, load,
+};
 use runwatch::domain::EventType;
 use secrecy::ExposeSecret as _;
 use tempfile::TempDir;
@@ -23,7 +25,10 @@ struct Setup {
 
 impl Setup {
     fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), sources: Sources::default() }
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            sources: Sources::default(),
+        }
     }
 
     fn write(&self, name: &str, text: &str) -> PathBuf {
@@ -49,7 +54,9 @@ impl Setup {
     }
 
     fn settings(&self) -> Settings {
-        self.load().unwrap_or_else(|problems| panic!("{problems}")).settings
+        self.load()
+            .unwrap_or_else(|problems| panic!("{problems}"))
+            .settings
     }
 
     /// The problems, with the temporary folder replaced.
@@ -60,7 +67,15 @@ impl Setup {
 }
 
 fn key_text(settings: &Settings) -> String {
-    settings.api.key.as_ref().unwrap().read().unwrap().expose_secret().to_owned()
+    settings
+        .api
+        .key
+        .as_ref()
+        .unwrap()
+        .read()
+        .unwrap()
+        .expose_secret()
+        .to_owned()
 }
 
 #[test]
@@ -144,25 +159,44 @@ fn several_broken_files_are_all_reported_with_line_and_column() {
     let setup = Setup::new()
         .file("one.toml", &format!("[api]\nkey = \"{MARKER}\n"))
         .file("two.toml", "[watch]\n\ninitial_interval = \n")
-        .file("three.toml", "[watch]\njitter = 2\n[sinks.ops]\nurl = \"https://example.com\"\n");
+        .file(
+            "three.toml",
+            "[watch]\njitter = 2\n[sinks.ops]\nurl = \"https://example.com\"\n",
+        );
     let text = setup.problems();
     assert!(text.contains("DIR/one.toml:2:"), "{text}");
     assert!(text.contains("DIR/two.toml:3:"), "{text}");
-    assert!(text.contains("DIR/three.toml:2:10: watch.jitter = 2"), "{text}");
-    assert!(!text.contains("required"), "what is absent may stand in a broken file: {text}");
+    assert!(
+        text.contains("DIR/three.toml:2:10: watch.jitter = 2"),
+        "{text}"
+    );
+    assert!(
+        !text.contains("required"),
+        "what is absent may stand in a broken file: {text}"
+    );
     assert!(!text.contains(MARKER), "{text}");
 }
 
 #[test]
 fn an_explicit_file_must_exist_and_is_the_only_one() {
     let mut setup = Setup::new().file("config.toml", "[watch]\njitter = 0.5\n");
-    setup.sources.files.push(setup.folder.path().join("absent.toml"));
+    setup
+        .sources
+        .files
+        .push(setup.folder.path().join("absent.toml"));
     assert_eq!(setup.settings().watch.jitter, 0.5);
     setup.sources.explicit = Some(setup.write("own.toml", "[watch]\nmultiplier = 2\n"));
     let settings = setup.settings();
-    assert_eq!((settings.watch.jitter, settings.watch.multiplier), (0.1, 2.0));
+    assert_eq!(
+        (settings.watch.jitter, settings.watch.multiplier),
+        (0.1, 2.0)
+    );
     setup.sources.explicit = Some(setup.folder.path().join("absent.toml"));
-    assert!(setup.problems().starts_with("DIR/absent.toml: the file cannot be read"));
+    assert!(
+        setup
+            .problems()
+            .starts_with("DIR/absent.toml: the file cannot be read")
+    );
 }
 
 #[test]
@@ -182,16 +216,32 @@ fn later_files_and_the_environment_win_key_by_key() {
         .variable("RUNWATCH_RUN_ID", "run_1");
     setup.write("url", "https://b.example.com/hook\n");
     let settings = setup.settings();
-    assert_eq!((settings.watch.jitter, settings.watch.multiplier), (0.5, 5.0));
+    assert_eq!(
+        (settings.watch.jitter, settings.watch.multiplier),
+        (0.5, 5.0)
+    );
     assert_eq!(settings.api.requests_per_minute, 123);
     let (_, ops) = settings.sinks.first_key_value().unwrap();
-    assert_eq!(ops.retry_schedule, [Duration::from_secs(1), Duration::from_secs(120)]);
+    assert_eq!(
+        ops.retry_schedule,
+        [Duration::from_secs(1), Duration::from_secs(120)]
+    );
     assert_eq!(ops.labels.get("team").map(String::as_str), Some("search"));
-    let selected: Vec<_> = EventType::ALL.into_iter().filter(|event| ops.events.selects(*event)).collect();
+    let selected: Vec<_> = EventType::ALL
+        .into_iter()
+        .filter(|event| ops.events.selects(*event))
+        .collect();
     let words: Vec<_> = selected.iter().map(|event| event.as_str()).collect();
-    let watches = ["watch.not_found", "watch.unreachable", "watch.timed_out", "watch.overdue"];
+    let watches = [
+        "watch.not_found",
+        "watch.unreachable",
+        "watch.timed_out",
+        "watch.overdue",
+    ];
     assert_eq!(words, [&["run.failed"], &watches[..]].concat());
-    let SinkKind::Webhook(webhook) = &ops.kind else { panic!("{:?}", ops.kind) };
+    let SinkKind::Webhook(webhook) = &ops.kind else {
+        panic!("{:?}", ops.kind)
+    };
     assert_eq!(webhook.format, WebhookFormat::Slack);
     assert!(matches!(&webhook.url, Secret::File(path) if path == &setup.folder.path().join("url")));
 }
@@ -199,14 +249,26 @@ fn later_files_and_the_environment_win_key_by_key() {
 #[test]
 fn a_dash_in_the_name_of_a_sink_stays_one_in_its_variables() {
     let setup = Setup::new().variable("RUNWATCH_SINKS__OPS-TEAM__TYPE", "log");
-    assert!(setup.settings().sinks.keys().any(|name| name.as_str() == "ops-team"));
+    assert!(
+        setup
+            .settings()
+            .sinks
+            .keys()
+            .any(|name| name.as_str() == "ops-team")
+    );
 }
 
 #[test]
 fn an_unusable_proxy_is_a_problem_of_the_configuration() {
-    for value in ["socks5://user:h7Kq2marker@proxy.example:1080", "http://user:h7Kq2marker@"] {
+    for value in [
+        "socks5://user:h7Kq2marker@proxy.example:1080",
+        "http://user:h7Kq2marker@",
+    ] {
         let problems = Setup::new().variable("HTTPS_PROXY", value).problems();
-        assert!(problems.contains("HTTPS_PROXY") && !problems.contains(MARKER), "{problems}");
+        assert!(
+            problems.contains("HTTPS_PROXY") && !problems.contains(MARKER),
+            "{problems}"
+        );
     }
 }
 
@@ -230,7 +292,10 @@ fn the_key_comes_from_the_first_source_that_has_one() {
     setup.write("credentials/crewship-api-key", "\n");
     let folder = setup.folder.path().join("credentials");
     setup = setup.variable("CREDENTIALS_DIRECTORY", folder.to_str().unwrap());
-    assert!(setup.settings().api.key.is_none(), "a blank credential is none");
+    assert!(
+        setup.settings().api.key.is_none(),
+        "a blank credential is none"
+    );
     setup.write("credentials/crewship-api-key", "from-credential\n");
     assert_eq!(key_text(&setup.settings()), "from-credential");
     setup.write("key", "from-file\n");
@@ -259,10 +324,18 @@ fn a_secret_file_is_read_again_at_each_use() {
 
 #[test]
 fn paths_default_to_the_folders_of_systemd_then_of_the_user() {
-    let setup = Setup::new().variable("HOME", "/home/ann").variable("XDG_RUNTIME_DIR", "/run/user/1");
+    let setup = Setup::new()
+        .variable("HOME", "/home/ann")
+        .variable("XDG_RUNTIME_DIR", "/run/user/1");
     let settings = setup.settings();
-    assert_eq!(settings.store.path.as_deref(), Some(Path::new("/home/ann/.local/state/runwatch/runwatch.db")));
-    assert_eq!(settings.control.socket.as_deref(), Some(Path::new("/run/user/1/runwatch/runwatch.sock")));
+    assert_eq!(
+        settings.store.path.as_deref(),
+        Some(Path::new("/home/ann/.local/state/runwatch/runwatch.db"))
+    );
+    assert_eq!(
+        settings.control.socket.as_deref(),
+        Some(Path::new("/run/user/1/runwatch/runwatch.sock"))
+    );
     let setup = setup
         .variable("STATE_DIRECTORY", "/var/lib/runwatch:/var/lib/other")
         .variable("RUNTIME_DIRECTORY", "/run/runwatch")
@@ -271,11 +344,21 @@ fn paths_default_to_the_folders_of_systemd_then_of_the_user() {
             "[sinks.a]\ntype = \"log\"\npath = \"log\"\n[sinks.b]\ntype = \"log\"\npath = \"~/log\"\n",
         );
     let settings = setup.settings();
-    assert_eq!(settings.store.path.as_deref(), Some(Path::new("/var/lib/runwatch/runwatch.db")));
-    assert_eq!(settings.control.socket.as_deref(), Some(Path::new("/run/runwatch/runwatch.sock")));
+    assert_eq!(
+        settings.store.path.as_deref(),
+        Some(Path::new("/var/lib/runwatch/runwatch.db"))
+    );
+    assert_eq!(
+        settings.control.socket.as_deref(),
+        Some(Path::new("/run/runwatch/runwatch.sock"))
+    );
     let paths: Vec<_> = settings.sinks.values().map(|sink| &sink.kind).collect();
-    assert!(matches!(paths[0], SinkKind::Log { path: Some(path) } if *path == setup.folder.path().join("etc/log")));
-    assert!(matches!(paths[1], SinkKind::Log { path: Some(path) } if path == Path::new("/home/ann/log")));
+    assert!(
+        matches!(paths[0], SinkKind::Log { path: Some(path) } if *path == setup.folder.path().join("etc/log"))
+    );
+    assert!(
+        matches!(paths[1], SinkKind::Log { path: Some(path) } if path == Path::new("/home/ann/log"))
+    );
 }
 
 /// Every place a secret can stand, right and wrong.
@@ -285,9 +368,15 @@ fn no_secret_is_ever_shown() {
         "[api]\nkey = \"{MARKER}\"\n[control]\nlisten = \"0.0.0.0:0\"\ntoken = \"{MARKER}\"\n[sinks.ops]\ntype = \"webhook\"\n\
          url = \"https://example.com/{MARKER}\"\nsecret = \"whsec_{MARKER}0\"\nheaders = {{ X-Token = \"{MARKER}\" }}\n"
     );
-    let setup = Setup::new().file("config.toml", &right).variable("OTHER", MARKER);
+    let setup = Setup::new()
+        .file("config.toml", &right)
+        .variable("OTHER", MARKER);
     let loaded = setup.load().unwrap_or_else(|problems| panic!("{problems}"));
-    let shown = format!("{loaded:?} {:?} {}", setup.sources, loaded.effective.to_json());
+    let shown = format!(
+        "{loaded:?} {:?} {}",
+        setup.sources,
+        loaded.effective.to_json()
+    );
     assert!(!shown.contains(MARKER), "{shown}");
     assert_eq!(loaded.effective.to_toml().matches("[redacted]").count(), 5);
 
@@ -310,9 +399,15 @@ fn no_secret_is_ever_shown() {
         format!("[sinks.o]\ntype = \"webhook\"\nurl = [\"https://{MARKER}\"]\n"),
         format!("[sinks.o]\ntype = \"webhook\"\nurl_file = \"https://{MARKER}\"\n"),
         format!("[sinks.o]\ntype = \"webhook\"\nurl = \"https://a\"\nsecret = \"{MARKER}\"\n"),
-        format!("[sinks.o]\ntype = \"webhook\"\nurl = \"https://a\"\nsecret_file = \"whsec_{MARKER}\"\n"),
-        format!("[sinks.o]\ntype = \"webhook\"\nurl = \"https://a\"\nheaders = {{ X = \"{MARKER}\\nb\" }}\n"),
-        format!("[sinks.o]\ntype = \"webhook\"\nurl = \"https://a\"\nheaders = {{ Host = \"{MARKER}\" }}\n"),
+        format!(
+            "[sinks.o]\ntype = \"webhook\"\nurl = \"https://a\"\nsecret_file = \"whsec_{MARKER}\"\n"
+        ),
+        format!(
+            "[sinks.o]\ntype = \"webhook\"\nurl = \"https://a\"\nheaders = {{ X = \"{MARKER}\\nb\" }}\n"
+        ),
+        format!(
+            "[sinks.o]\ntype = \"webhook\"\nurl = \"https://a\"\nheaders = {{ Host = \"{MARKER}\" }}\n"
+        ),
         format!("[sinks.o]\ntype = \"webhook\"\nurl = \"https://a\"\nheaders = \"X: {MARKER}\"\n"),
         format!("[sinks.o]\ntype = \"command\"\nargv = \"curl -H {MARKER}\"\n"),
         format!("[sinks.o]\ntype = \"desktop\"\ntoken = \"{MARKER}\"\n"),
@@ -322,10 +417,21 @@ fn no_secret_is_ever_shown() {
         let shown = format!("{problems} {problems:?}");
         assert!(!shown.contains(MARKER), "{text}\n{shown}");
     }
-    for name in ["CREWSHIP_API_KEY", "RUNWATCH_API__KEY", "RUNWATCH_API__KEY_FILE", "RUNWATCH_SINKS__O"] {
-        let problems = Setup::new().variable(name, &format!("{MARKER} x")).load().unwrap_err();
+    for name in [
+        "CREWSHIP_API_KEY",
+        "RUNWATCH_API__KEY",
+        "RUNWATCH_API__KEY_FILE",
+        "RUNWATCH_SINKS__O",
+    ] {
+        let problems = Setup::new()
+            .variable(name, &format!("{MARKER} x"))
+            .load()
+            .unwrap_err();
         let shown = format!("{problems} {problems:?}");
-        assert!(shown.contains(name) && !shown.contains(MARKER), "{name}\n{shown}");
+        assert!(
+            shown.contains(name) && !shown.contains(MARKER),
+            "{name}\n{shown}"
+        );
     }
 }
 
@@ -336,49 +442,94 @@ fn secret_files_are_checked_when_loading() {
         "[sinks.o]\ntype = \"webhook\"\nurl_file = \"./url\"\nsecret_file = \"./secret\"\nheaders = { A_file = \"./a\", B_file = \"./b\" }\n",
     );
     setup.write("url", "not a url");
-    setup.write("secret", &format!("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n{MARKER}\n"));
+    setup.write(
+        "secret",
+        &format!("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n{MARKER}\n"),
+    );
     setup.write("a", "");
     let text = setup.problems();
     assert_eq!(text.lines().count(), 4, "{text}");
-    assert!(!text.contains(MARKER) && !text.contains("not a url"), "{text}");
+    assert!(
+        !text.contains(MARKER) && !text.contains("not a url"),
+        "{text}"
+    );
     setup.write("url", "https://example.com/hook\n");
-    setup.write("secret", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\nwhsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n");
+    setup.write(
+        "secret",
+        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\nwhsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n",
+    );
     setup.write("a", "x");
     setup.write("b", "y");
     let settings = setup.settings();
-    let SinkKind::Webhook(webhook) = &settings.sinks.first_key_value().unwrap().1.kind else { panic!() };
+    let SinkKind::Webhook(webhook) = &settings.sinks.first_key_value().unwrap().1.kind else {
+        panic!()
+    };
     assert_eq!(webhook.headers.keys().collect::<Vec<_>>(), ["a", "b"]);
 }
 
 #[test]
 fn cross_field_rules_hold() {
     for (text, said) in [
-        ("[watch]\ninitial_interval = \"40s\"\n", "shorter than watch.initial_interval"),
+        (
+            "[watch]\ninitial_interval = \"40s\"\n",
+            "shorter than watch.initial_interval",
+        ),
         ("[control]\nlisten = \"[::]:1\"\n", "no token is set"),
         ("[control]\nlisten = \"localhost:1\"\n", "not an address"),
         ("[api]\nbase_url = \"https://a/?x\"\n", "query"),
-        ("[sinks.o]\ntype = \"webhook\"\n", "sinks.o.url: this is required"),
-        ("[sinks.o]\ntype = \"command\"\n", "sinks.o.argv: this is required"),
+        (
+            "[sinks.o]\ntype = \"webhook\"\n",
+            "sinks.o.url: this is required",
+        ),
+        (
+            "[sinks.o]\ntype = \"command\"\n",
+            "sinks.o.argv: this is required",
+        ),
         (
             "[sinks.o]\ntype = \"webhook\"\nurl = \"https://a\"\nformat = \"template\"\n",
             "template_file: this is required",
         ),
-        ("[sinks.o]\ntype = \"webhook\"\nurl = \"https://a\"\ncontent_type = \"a/b\"\n", "format = \"template\""),
+        (
+            "[sinks.o]\ntype = \"webhook\"\nurl = \"https://a\"\ncontent_type = \"a/b\"\n",
+            "format = \"template\"",
+        ),
         ("[store]\nretention = \"4000d\"\n", "out of range"),
-        ("[control]\nsocket = \"/very/long/SOCKET\"\n", "at most 107 bytes"),
+        (
+            "[control]\nsocket = \"/very/long/SOCKET\"\n",
+            "at most 107 bytes",
+        ),
     ] {
         let text = text.replace("SOCKET", &"x".repeat(100));
         let problems = Setup::new().file("config.toml", &text).problems();
-        assert!(problems.contains(said) && problems.lines().count() == 1, "{text}\n{problems}");
+        assert!(
+            problems.contains(said) && problems.lines().count() == 1,
+            "{text}\n{problems}"
+        );
     }
-    let setup = Setup::new()
-        .file("config.toml", "[control]\nlisten = \"127.0.0.1:0\"\n[sinks.o]\ntype = \"log\"\nretry_schedule = []\n");
-    assert!(setup.settings().sinks.first_key_value().unwrap().1.retry_schedule.is_empty());
+    let setup = Setup::new().file(
+        "config.toml",
+        "[control]\nlisten = \"127.0.0.1:0\"\n[sinks.o]\ntype = \"log\"\nretry_schedule = []\n",
+    );
+    assert!(
+        setup
+            .settings()
+            .sinks
+            .first_key_value()
+            .unwrap()
+            .1
+            .retry_schedule
+            .is_empty()
+    );
 }
 
 /// The text of a file of the repository's `config` folder.
 fn example(name: &str) -> String {
-    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name)).unwrap()
+    std::fs::read_to_string(
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("config")
+            .join(name),
+    )
+    .unwrap()
 }
 
 /// Writes a file for every relative path of a secret or template that the text names.
@@ -401,28 +552,49 @@ fn write_named_files(setup: &Setup, text: &str) {
 #[test]
 fn every_example_loads() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
-    let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let names: Vec<String> = names.filter(|name| name.ends_with(".toml")).collect();
     assert!(names.len() >= 4, "{names:?}");
     for name in names {
         let text = example(&name);
         let setup = Setup::new().file("config.toml", &text);
         write_named_files(&setup, &text);
-        setup.load().unwrap_or_else(|problems| panic!("{name}\n{problems}"));
+        setup
+            .load()
+            .unwrap_or_else(|problems| panic!("{name}\n{problems}"));
     }
 }
 
 /// The documented keys as if the user had removed every `#` that stands before a key or a table.
 fn uncommented() -> String {
     let line = |line: &str| match line.strip_prefix('#') {
-        Some(rest) if rest.starts_with(|first: char| first.is_ascii_alphabetic() || first == '[') => rest.to_owned(),
+        Some(rest)
+            if rest.starts_with(|first: char| first.is_ascii_alphabetic() || first == '[') =>
+        {
+            rest.to_owned()
+        }
         _ => line.to_owned(),
     };
-    example("runwatch.toml").lines().map(line).collect::<Vec<_>>().join("\n")
+    example("runwatch.toml")
+        .lines()
+        .map(line)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn values(effective: &Effective) -> BTreeMap<String, Option<serde_json::Value>> {
-    effective.0.iter().map(|entry| (format!("{}.{}", entry.table, entry.key), entry.value.clone())).collect()
+    effective
+        .0
+        .iter()
+        .map(|entry| {
+            (
+                format!("{}.{}", entry.table, entry.key),
+                entry.value.clone(),
+            )
+        })
+        .collect()
 }
 
 #[test]
@@ -431,14 +603,24 @@ fn the_documented_defaults_are_the_real_ones() {
     let general = text.split("[sinks.desktop]").next().unwrap();
     // These depend on the machine; their lines are examples.
     let examples = ["key_file =", "path =", "socket ="];
-    let kept = general.lines().filter(|line| !examples.iter().any(|start| line.starts_with(start)));
+    let kept = general
+        .lines()
+        .filter(|line| !examples.iter().any(|start| line.starts_with(start)));
     let setup = Setup::new().file("config.toml", &kept.collect::<Vec<_>>().join("\n"));
-    let documented = setup.load().unwrap_or_else(|problems| panic!("{problems}")).effective;
+    let documented = setup
+        .load()
+        .unwrap_or_else(|problems| panic!("{problems}"))
+        .effective;
     let real = load(&Sources::default()).unwrap().effective;
     assert_eq!(values(&documented), values(&real));
-    let undocumented =
-        documented.0.iter().filter(|entry| entry.origin.to_string() == "default" && entry.value.is_some());
-    assert_eq!(undocumented.collect::<Vec<_>>(), Vec::<&runwatch::config::Entry>::new());
+    let undocumented = documented
+        .0
+        .iter()
+        .filter(|entry| entry.origin.to_string() == "default" && entry.value.is_some());
+    assert_eq!(
+        undocumented.collect::<Vec<_>>(),
+        Vec::<&runwatch::config::Entry>::new()
+    );
 }
 
 #[test]
@@ -452,10 +634,19 @@ fn the_documented_defaults_of_sinks_are_the_real_ones() {
         .filter(|line| !line.starts_with("#     ") || line.starts_with("#             "))
         .map(|line| &line[1..])
         .collect();
-    let documented =
-        Setup::new().file("config.toml", &format!("[sinks.x]\ntype = \"desktop\"\n{}\n", block.join("\n")));
+    let documented = Setup::new().file(
+        "config.toml",
+        &format!("[sinks.x]\ntype = \"desktop\"\n{}\n", block.join("\n")),
+    );
     let real = Setup::new().file("config.toml", "[sinks.x]\ntype = \"desktop\"\n");
-    let effective = |setup: &Setup| values(&setup.load().unwrap_or_else(|problems| panic!("{problems}")).effective);
+    let effective = |setup: &Setup| {
+        values(
+            &setup
+                .load()
+                .unwrap_or_else(|problems| panic!("{problems}"))
+                .effective,
+        )
+    };
     assert_eq!(effective(&documented), effective(&real));
     assert!(block.len() >= 3, "{block:?}");
 }
@@ -485,17 +676,31 @@ fn show_tells_the_origin_of_each_key_and_reads_back() {
         )
         .variable("RUNWATCH_WATCH__DEADLINE", "90m");
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    assert_eq!(command::show(&setup.sources, false, &mut out, &mut err).unwrap(), 0);
+    assert_eq!(
+        command::show(&setup.sources, false, &mut out, &mut err).unwrap(),
+        0
+    );
     assert!(err.is_empty());
     let text = String::from_utf8(out).unwrap();
     insta::assert_snapshot!(text.replace(setup.folder.path().to_str().unwrap(), "DIR"));
-    let again = Setup::new().file("config.toml", &text.replace("[redacted]", "https://example.com/secret"));
-    assert_eq!(values(&again.load().unwrap().effective), values(&setup.load().unwrap().effective));
+    let again = Setup::new().file(
+        "config.toml",
+        &text.replace("[redacted]", "https://example.com/secret"),
+    );
+    assert_eq!(
+        values(&again.load().unwrap().effective),
+        values(&setup.load().unwrap().effective)
+    );
 
     let mut out = Vec::new();
     command::show(&setup.sources, true, &mut out, &mut err).unwrap();
     let json: serde_json::Value = serde_json::from_slice(&out).unwrap();
-    let jitter = json["settings"].as_array().unwrap().iter().find(|entry| entry["key"] == "watch.jitter").unwrap();
+    let jitter = json["settings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|entry| entry["key"] == "watch.jitter")
+        .unwrap();
     assert_eq!(jitter["value"], 0.5);
 }
 
@@ -504,16 +709,26 @@ fn check_answers_with_code_and_text() {
     let run = |setup: &Setup, json| {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let code = command::check(&setup.sources, json, &mut out, &mut err).unwrap();
-        (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+        (
+            code,
+            String::from_utf8(out).unwrap(),
+            String::from_utf8(err).unwrap(),
+        )
     };
     let good = Setup::new().file("config.toml", "");
     let (code, out, err) = run(&good, false);
     assert_eq!((code, err.as_str()), (0, ""));
-    assert!(out.starts_with("ok: ") && out.ends_with("config.toml\n"), "{out}");
+    assert!(
+        out.starts_with("ok: ") && out.ends_with("config.toml\n"),
+        "{out}"
+    );
     let bad = Setup::new().file("config.toml", "[api]\nx = 1\n[watch]\ny = 2\n");
     let (code, out, err) = run(&bad, false);
     assert_eq!((code, out.as_str()), (2, ""));
-    assert!(err.lines().count() == 3 && err.ends_with("2 problems in the configuration\n"), "{err}");
+    assert!(
+        err.lines().count() == 3 && err.ends_with("2 problems in the configuration\n"),
+        "{err}"
+    );
     let (code, out, _) = run(&bad, true);
     let json: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, json["ok"].as_bool()), (2, Some(false)));
@@ -530,18 +745,31 @@ fn init_writes_a_private_file_once() {
     let run = |target: Option<&Path>, force| {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let code = command::init(&setup.sources, target, force, &mut out, &mut err).unwrap();
-        (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+        (
+            code,
+            String::from_utf8(out).unwrap(),
+            String::from_utf8(err).unwrap(),
+        )
     };
     let (code, out, err) = run(None, false);
     assert_eq!((code, out.as_str()), (0, ""));
     assert!(err.contains("config check"), "{err}");
-    assert_eq!(std::fs::read_to_string(&path).unwrap(), example("runwatch.toml"));
-    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        std::fs::read_to_string(&path).unwrap(),
+        example("runwatch.toml")
+    );
+    assert_eq!(
+        std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
     std::fs::write(&path, "# mine").unwrap();
     assert_eq!(run(None, false).0, 2);
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "# mine");
     assert_eq!(run(Some(&path), true).0, 0);
-    assert_eq!(std::fs::read_to_string(&path).unwrap(), example("runwatch.toml"));
+    assert_eq!(
+        std::fs::read_to_string(&path).unwrap(),
+        example("runwatch.toml")
+    );
     assert_eq!(run(Some(Path::new("-")), false).1, example("runwatch.toml"));
 }
 

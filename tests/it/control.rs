@@ -14,7 +14,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::process::Child;
 
-use crate::daemon::{add, kill, listening, program, socket, start, stop, stop_expecting, text, verdict};
+use crate::daemon::{
+    add, kill, listening, program, socket, start, stop, stop_expecting, text, verdict,
+};
 use crate::support::{PATIENCE, Program, api, eventually, finish, received, send_signal};
 
 const TOKEN: &str = "a-token-for-tests";
@@ -42,26 +44,52 @@ impl Answer {
     /// That it is a refusal, as RFC 9457 has it, with such a reason.
     fn refuses(&self, status: u16, reason: &str) {
         assert_eq!(self.status, status, "{self:?}");
-        assert_eq!(self.headers["content-type"], "application/problem+json", "{self:?}");
+        assert_eq!(
+            self.headers["content-type"], "application/problem+json",
+            "{self:?}"
+        );
         let problem = self.json();
         assert_eq!(problem["status"], status, "{self:?}");
-        assert!(problem["detail"].as_str().unwrap().contains(reason), "{reason}: {self:?}");
+        assert!(
+            problem["detail"].as_str().unwrap().contains(reason),
+            "{reason}: {self:?}"
+        );
     }
 }
 
 impl Door {
     fn unix(program: &Program) -> Self {
-        let http = reqwest::Client::builder().unix_socket(socket(program)).no_proxy().build().unwrap();
-        Self { http, base: "http://localhost".to_owned(), token: None }
+        let http = reqwest::Client::builder()
+            .unix_socket(socket(program))
+            .no_proxy()
+            .build()
+            .unwrap();
+        Self {
+            http,
+            base: "http://localhost".to_owned(),
+            token: None,
+        }
     }
 
     fn tcp(address: &str) -> Self {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { http, base: format!("http://{address}"), token: Some(TOKEN) }
+        Self {
+            http,
+            base: format!("http://{address}"),
+            token: Some(TOKEN),
+        }
     }
 
-    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> reqwest::Response {
-        let mut request = self.http.request(method.parse().unwrap(), format!("{}{path}", self.base));
+    async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> reqwest::Response {
+        let mut request = self
+            .http
+            .request(method.parse().unwrap(), format!("{}{path}", self.base));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -71,13 +99,26 @@ impl Door {
         if !body.is_empty() {
             request = request.body(body.to_owned());
         }
-        tokio::time::timeout(PATIENCE, request.send()).await.expect("an answer").expect("an answer")
+        tokio::time::timeout(PATIENCE, request.send())
+            .await
+            .expect("an answer")
+            .expect("an answer")
     }
 
-    async fn ask_with(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    async fn ask_with(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
         let response = self.send(method, path, headers, body).await;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        Answer { status, headers, text: text(response).await }
+        Answer {
+            status,
+            headers,
+            text: text(response).await,
+        }
     }
 
     async fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
@@ -93,7 +134,9 @@ impl Door {
 
     /// Adds a run and returns its watch.
     async fn watch(&self, run: &str) -> Value {
-        let answer = self.ask("POST", "/v1/watches", &json!({ "run_id": run }).to_string()).await;
+        let answer = self
+            .ask("POST", "/v1/watches", &json!({ "run_id": run }).to_string())
+            .await;
         assert_eq!(answer.status, 201, "{answer:?}");
         answer.json()
     }
@@ -109,7 +152,9 @@ impl Door {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("{path}"))
+        tokio::time::timeout(PATIENCE, asking)
+            .await
+            .unwrap_or_else(|_| panic!("{path}"))
     }
 }
 
@@ -134,12 +179,25 @@ async fn raw(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &[u8]) ->
         let _ended = stream.read_to_end(&mut answer).await;
         String::from_utf8_lossy(&answer).into_owned()
     };
-    tokio::time::timeout(PATIENCE, exchange).await.expect("the connection ends")
+    tokio::time::timeout(PATIENCE, exchange)
+        .await
+        .expect("the connection ends")
 }
 
 fn documented(document: &Value) -> BTreeMap<String, BTreeSet<String>> {
-    let methods = |item: &Value| item.as_object().unwrap().keys().map(|method| method.to_uppercase()).collect();
-    document["paths"].as_object().unwrap().iter().map(|(path, item)| (path.clone(), methods(item))).collect()
+    let methods = |item: &Value| {
+        item.as_object()
+            .unwrap()
+            .keys()
+            .map(|method| method.to_uppercase())
+            .collect()
+    };
+    document["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(path, item)| (path.clone(), methods(item)))
+        .collect()
 }
 
 #[tokio::test]
@@ -156,12 +214,21 @@ async fn the_document_is_of_the_routes_that_are_served() {
     let routes = documented(&document);
 
     // docs/control-api.md has the same routes, several in one row where they belong together.
-    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/control-api.md")).unwrap();
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/control-api.md"))
+        .unwrap();
     let in_text: BTreeSet<String> = text
         .lines()
-        .filter(|line| line.starts_with("| `GET /") || line.starts_with("| `POST /") || line.starts_with("| `DELETE /"))
+        .filter(|line| {
+            line.starts_with("| `GET /")
+                || line.starts_with("| `POST /")
+                || line.starts_with("| `DELETE /")
+        })
         .flat_map(|line| {
-            line.split('|').nth(1).unwrap().split(',').map(|route| route.trim().trim_matches('`').to_owned())
+            line.split('|')
+                .nth(1)
+                .unwrap()
+                .split(',')
+                .map(|route| route.trim().trim_matches('`').to_owned())
         })
         .collect();
     let in_document: BTreeSet<String> = routes
@@ -178,27 +245,51 @@ async fn the_document_is_of_the_routes_that_are_served() {
         if methods.contains("GET") {
             expected.insert("HEAD".to_owned());
         }
-        let allowed: BTreeSet<String> =
-            refused.headers["allow"].to_str().unwrap().split(',').map(|method| method.trim().to_owned()).collect();
+        let allowed: BTreeSet<String> = refused.headers["allow"]
+            .to_str()
+            .unwrap()
+            .split(',')
+            .map(|method| method.trim().to_owned())
+            .collect();
         assert_eq!(allowed, expected, "{path}");
         for (method, operation) in document["paths"][path].as_object().unwrap() {
             let (method, open) = (method.to_uppercase(), operation["security"] == json!([]));
-            let keyless = Door { token: None, ..Door::tcp(doors[1].base.trim_start_matches("http://")) };
+            let keyless = Door {
+                token: None,
+                ..Door::tcp(doors[1].base.trim_start_matches("http://"))
+            };
             let answer = keyless.send(&method, &filled, &[], "").await;
             assert_eq!(answer.status() == 401, !open, "{method} {path}: {answer:?}");
             let answer = doors[0].send(&method, &filled, &[], "").await;
             let status = answer.status().as_str().to_owned();
-            assert!(operation["responses"].get(&status).is_some(), "{method} {path}: {answer:?}");
+            assert!(
+                operation["responses"].get(&status).is_some(),
+                "{method} {path}: {answer:?}"
+            );
         }
     }
-    for path in
-        ["/", "/v1", "/v1/", "/v1/watches/", "/v1/watches/run_1/", "/v1/watches/a/b", "/v1/deliveries/msg_1", "/docs"]
-    {
-        doors[0].ask("GET", path, "").await.refuses(404, "no such route");
+    for path in [
+        "/",
+        "/v1",
+        "/v1/",
+        "/v1/watches/",
+        "/v1/watches/run_1/",
+        "/v1/watches/a/b",
+        "/v1/deliveries/msg_1",
+        "/docs",
+    ] {
+        doors[0]
+            .ask("GET", path, "")
+            .await
+            .refuses(404, "no such route");
     }
     // What is referred to is there.
     let text = document.to_string();
-    for reference in text.split("\"$ref\":\"#").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+    for reference in text
+        .split("\"$ref\":\"#")
+        .skip(1)
+        .map(|rest| rest.split('"').next().unwrap())
+    {
         assert!(document.pointer(reference).is_some(), "{reference}");
     }
     stop(daemon).await;
@@ -224,11 +315,17 @@ async fn lists_come_in_pages_and_only_their_own_cursors_count() {
         ] {
             let (mut seen, mut sizes, mut cursor) = (Vec::new(), Vec::new(), None::<String>);
             loop {
-                let after = cursor.map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
+                let after = cursor
+                    .map(|cursor| format!("&cursor={cursor}"))
+                    .unwrap_or_default();
                 let page = door.get(&format!("{path}limit=2{after}")).await;
                 let items = page[list].as_array().unwrap();
                 sizes.push(items.len());
-                seen.extend(items.iter().map(|item| item[key].as_str().unwrap().to_owned()));
+                seen.extend(
+                    items
+                        .iter()
+                        .map(|item| item[key].as_str().unwrap().to_owned()),
+                );
                 cursor = page["next_cursor"].as_str().map(ToOwned::to_owned);
                 if cursor.is_none() {
                     break;
@@ -240,10 +337,18 @@ async fn lists_come_in_pages_and_only_their_own_cursors_count() {
                 assert_eq!(seen, runs, "the oldest first");
             }
         }
-        let of_watches = door.get("/v1/watches?limit=1").await["next_cursor"].as_str().unwrap().to_owned();
-        let of_deliveries = door.get("/v1/deliveries?limit=1").await["next_cursor"].as_str().unwrap().to_owned();
+        let of_watches = door.get("/v1/watches?limit=1").await["next_cursor"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let of_deliveries = door.get("/v1/deliveries?limit=1").await["next_cursor"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         // The place of a cursor stays, whatever else the list asks for.
-        let rest = door.get(&format!("/v1/watches?verdict=canceled&cursor={of_watches}")).await;
+        let rest = door
+            .get(&format!("/v1/watches?verdict=canceled&cursor={of_watches}"))
+            .await;
         assert_eq!(rest["watches"].as_array().unwrap().len(), 4, "{rest}");
         for path in [
             format!("/v1/watches?cursor={of_deliveries}"),
@@ -283,21 +388,41 @@ async fn a_run_is_added_once_whatever_the_way_and_the_type_of_content() {
     let simulator = api([("run_1", Script::runs_forever())]).await;
     let receiver = Receiver::start([]).await.unwrap();
     let (_program, daemon, doors) = both_doors(&simulator, &receiver).await;
-    let asked =
-        json!({"run_id": "run_1", "name": "nightly", "labels": {"team": "search"}, "sinks": ["hook"], "timeout": "2h"});
-    let added =
-        doors[1].ask_with("POST", "/v1/watches", &[("content-type", "application/json")], &asked.to_string()).await;
+    let asked = json!({"run_id": "run_1", "name": "nightly", "labels": {"team": "search"}, "sinks": ["hook"], "timeout": "2h"});
+    let added = doors[1]
+        .ask_with(
+            "POST",
+            "/v1/watches",
+            &[("content-type", "application/json")],
+            &asked.to_string(),
+        )
+        .await;
     assert_eq!(added.status, 201, "{added:?}");
     let first = added.json();
     assert_eq!(
         (&first["name"], &first["labels"], &first["sinks"]),
-        (&json!("nightly"), &json!({"team": "search"}), &json!(["hook"]))
+        (
+            &json!("nightly"),
+            &json!({"team": "search"}),
+            &json!(["hook"])
+        )
     );
     for door in &doors {
         // `curl -d` says that it sends a form.
-        for content_type in ["application/x-www-form-urlencoded", "text/plain", "application/json; charset=utf-8"] {
+        for content_type in [
+            "application/x-www-form-urlencoded",
+            "text/plain",
+            "application/json; charset=utf-8",
+        ] {
             let body = json!({"run_id": "run_1", "name": "another name"}).to_string();
-            let again = door.ask_with("POST", "/v1/watches", &[("content-type", content_type)], &body).await;
+            let again = door
+                .ask_with(
+                    "POST",
+                    "/v1/watches",
+                    &[("content-type", content_type)],
+                    &body,
+                )
+                .await;
             assert_eq!(again.status, 200, "{again:?}");
             let again = again.json();
             for key in ["name", "labels", "sinks", "added_at", "deadline_at"] {
@@ -316,17 +441,30 @@ async fn a_run_is_added_once_whatever_the_way_and_the_type_of_content() {
             (r#"{"run_id":"run_2"} {}"#, "body"),
             ("\u{feff}{\"run_id\":\"run_2\"}", "body"),
         ] {
-            door.ask("POST", "/v1/watches", body).await.refuses(400, reason);
+            door.ask("POST", "/v1/watches", body)
+                .await
+                .refuses(400, reason);
         }
-        let few_but_long: BTreeMap<_, _> =
-            (0..32).map(|number| (format!("l{number}"), "\u{1f980}".repeat(64))).collect();
-        let many: BTreeMap<_, _> = (0..33).map(|number| (format!("l{number}"), String::new())).collect();
+        let few_but_long: BTreeMap<_, _> = (0..32)
+            .map(|number| (format!("l{number}"), "\u{1f980}".repeat(64)))
+            .collect();
+        let many: BTreeMap<_, _> = (0..33)
+            .map(|number| (format!("l{number}"), String::new()))
+            .collect();
         for (labels, reason) in [(few_but_long, "8192 bytes"), (many, "33 labels")] {
             let body = json!({ "run_id": "run_2", "labels": labels }).to_string();
-            door.ask("POST", "/v1/watches", &body).await.refuses(400, reason);
+            door.ask("POST", "/v1/watches", &body)
+                .await
+                .refuses(400, reason);
         }
     }
-    assert_eq!(doors[0].get("/v1/watches").await["watches"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        doors[0].get("/v1/watches").await["watches"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
     stop(daemon).await;
 }
 
@@ -342,15 +480,28 @@ async fn an_address_that_is_kept_over_a_reload_keeps_its_token() {
     for reloads in 1..=2 {
         program = program.configured(&format!("[[watches]]\nrun_id = \"run_{reloads}\"\n"));
         send_signal(&daemon, Signal::HUP);
-        door.until("/v1/watches", |list| list["watches"].as_array().unwrap().len() == reloads).await;
+        door.until("/v1/watches", |list| {
+            list["watches"].as_array().unwrap().len() == reloads
+        })
+        .await;
     }
-    Door { token: None, ..door }.ask("GET", "/v1/watches", "").await.refuses(401, "token");
+    Door {
+        token: None,
+        ..door
+    }
+    .ask("GET", "/v1/watches", "")
+    .await
+    .refuses(401, "token");
     stop(daemon).await;
 }
 
 #[tokio::test]
 async fn a_wait_ends_with_the_verdict_and_too_many_are_refused() {
-    let simulator = api([("run_1", Script::runs_forever()), ("run_2", Script::runs_forever())]).await;
+    let simulator = api([
+        ("run_1", Script::runs_forever()),
+        ("run_2", Script::runs_forever()),
+    ])
+    .await;
     let receiver = Receiver::start([]).await.unwrap();
     runwatch::hardening::raise_open_files_limit();
     let (program, daemon, doors) = both_doors(&simulator, &receiver).await;
@@ -359,26 +510,51 @@ async fn a_wait_ends_with_the_verdict_and_too_many_are_refused() {
     }
     for door in &doors {
         for wait in ["601s", "11m", "-1s", "30", "soon", ""] {
-            door.ask("GET", &format!("/v1/watches/run_1?wait={wait}"), "").await.refuses(400, "up to 10m");
+            door.ask("GET", &format!("/v1/watches/run_1?wait={wait}"), "")
+                .await
+                .refuses(400, "up to 10m");
         }
-        door.ask("GET", "/v1/watches/run_1?wait=1s&wait=2s", "").await.refuses(400, "more than once");
-        door.ask("GET", "/v1/watches/run_9?wait=10m", "").await.refuses(404, "run_9");
-        door.ask("GET", "/v1/watches/%FF", "").await.refuses(400, "path");
+        door.ask("GET", "/v1/watches/run_1?wait=1s&wait=2s", "")
+            .await
+            .refuses(400, "more than once");
+        door.ask("GET", "/v1/watches/run_9?wait=10m", "")
+            .await
+            .refuses(404, "run_9");
+        door.ask("GET", "/v1/watches/%FF", "")
+            .await
+            .refuses(400, "path");
         for wait in ["0s", "1ms"] {
-            assert_eq!(door.get(&format!("/v1/watches/run_1?wait={wait}")).await["state"], "active");
+            assert_eq!(
+                door.get(&format!("/v1/watches/run_1?wait={wait}")).await["state"],
+                "active"
+            );
         }
     }
     // As many as there are places for.
     let mut waiting = Vec::new();
     for _ in 0..256 {
         let mut stream = UnixStream::connect(socket(&program)).await.unwrap();
-        stream.write_all(b"GET /v1/watches/run_2?wait=10m HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        stream
+            .write_all(b"GET /v1/watches/run_2?wait=10m HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            .await
+            .unwrap();
         waiting.push(stream);
     }
-    let full = async { while doors[1].send("GET", "/v1/watches/run_1?wait=1ms", &[], "").await.status() == 200 {} };
-    tokio::time::timeout(PATIENCE, full).await.expect("no place is left");
+    let full = async {
+        while doors[1]
+            .send("GET", "/v1/watches/run_1?wait=1ms", &[], "")
+            .await
+            .status()
+            == 200
+        {}
+    };
+    tokio::time::timeout(PATIENCE, full)
+        .await
+        .expect("no place is left");
     for door in &doors {
-        door.ask("GET", "/v1/watches/run_1?wait=10m", "").await.refuses(503, "256");
+        door.ask("GET", "/v1/watches/run_1?wait=10m", "")
+            .await
+            .refuses(503, "256");
         door.ask("GET", "/v1/events", "").await.refuses(503, "256");
         // Nobody else is held up.
         assert_eq!(door.get("/healthz").await, json!({"status": "ok"}));
@@ -386,17 +562,31 @@ async fn a_wait_ends_with_the_verdict_and_too_many_are_refused() {
     }
     // Those who leave make room; the verdict ends a wait long before its time.
     drop(waiting);
-    let room = async { while doors[1].send("GET", "/v1/watches/run_1?wait=1ms", &[], "").await.status() != 200 {} };
-    tokio::time::timeout(PATIENCE, room).await.expect("there is room again");
+    let room = async {
+        while doors[1]
+            .send("GET", "/v1/watches/run_1?wait=1ms", &[], "")
+            .await
+            .status()
+            != 200
+        {}
+    };
+    tokio::time::timeout(PATIENCE, room)
+        .await
+        .expect("there is room again");
     let told = async {
-        let (first, second) =
-            tokio::join!(doors[0].get("/v1/watches/run_1?wait=10m"), doors[1].get("/v1/watches/run_1?wait=10m"),);
+        let (first, second) = tokio::join!(
+            doors[0].get("/v1/watches/run_1?wait=10m"),
+            doors[1].get("/v1/watches/run_1?wait=10m"),
+        );
         [first, second]
     };
     let end = async { simulator.add_run(&RunId::new("run_1").unwrap(), Script::fails("it broke")) };
     let (told, ()) = tokio::join!(told, end);
     for watch in told {
-        assert_eq!((&watch["verdict"], &watch["data"]["run"]["error_message"]), (&json!("failed"), &json!("it broke")));
+        assert_eq!(
+            (&watch["verdict"], &watch["data"]["run"]["error_message"]),
+            (&json!("failed"), &json!("it broke"))
+        );
     }
     stop(daemon).await;
 }
@@ -407,12 +597,19 @@ async fn next_event(response: &mut reqwest::Response, buffer: &mut String) -> (i
         loop {
             if let Some((event, rest)) = buffer.split_once("\n\n") {
                 let field = |name: &str| {
-                    event.lines().find_map(|line| line.strip_prefix(name)).map(|rest| rest.trim().to_owned())
+                    event
+                        .lines()
+                        .find_map(|line| line.strip_prefix(name))
+                        .map(|rest| rest.trim().to_owned())
                 };
                 let event = (field("id:"), field("event:"), field("data:"));
                 *buffer = rest.to_owned();
                 if let (Some(id), Some(kind), Some(data)) = event {
-                    return (id.parse().unwrap(), kind, serde_json::from_str(&data).unwrap());
+                    return (
+                        id.parse().unwrap(),
+                        kind,
+                        serde_json::from_str(&data).unwrap(),
+                    );
                 }
                 continue;
             }
@@ -420,7 +617,9 @@ async fn next_event(response: &mut reqwest::Response, buffer: &mut String) -> (i
             buffer.push_str(std::str::from_utf8(&chunk).unwrap());
         }
     };
-    tokio::time::timeout(PATIENCE, reading).await.expect("an event")
+    tokio::time::timeout(PATIENCE, reading)
+        .await
+        .expect("an event")
 }
 
 #[tokio::test]
@@ -431,9 +630,14 @@ async fn events_resume_from_the_store_after_a_crash() {
     let daemon = start(&program).await;
     let door = Door::unix(&program);
     let follow = async |door: &Door, after: &str| {
-        let response = door.send("GET", "/v1/events", &[("last-event-id", after)], "").await;
+        let response = door
+            .send("GET", "/v1/events", &[("last-event-id", after)], "")
+            .await;
         assert_eq!(
-            (response.status().as_u16(), &response.headers()["content-type"]),
+            (
+                response.status().as_u16(),
+                &response.headers()["content-type"]
+            ),
             (200, &"text/event-stream".parse().unwrap())
         );
         (response, String::new())
@@ -454,24 +658,46 @@ async fn events_resume_from_the_store_after_a_crash() {
     // From the store, and nothing twice.
     let (mut response, mut buffer) = follow(&door, &first.to_string()).await;
     let (second, kind, data) = next_event(&mut response, &mut buffer).await;
-    assert_eq!((kind.as_str(), &data["data"]["run"]["id"], second > first), ("run.canceled", &json!("run_2"), true));
+    assert_eq!(
+        (kind.as_str(), &data["data"]["run"]["id"], second > first),
+        ("run.canceled", &json!("run_2"), true)
+    );
     // Of a store that is no more: all there is.
     for strange in [second + 1, 4_000_000_000, i64::MAX] {
         let (mut response, mut buffer) = follow(&door, &strange.to_string()).await;
-        assert_eq!(next_event(&mut response, &mut buffer).await.0, first, "{strange}");
+        assert_eq!(
+            next_event(&mut response, &mut buffer).await.0,
+            first,
+            "{strange}"
+        );
     }
     // At the newest, it waits for the next.
     let (mut response, mut buffer) = follow(&door, &second.to_string()).await;
     simulator.add_run(&RunId::new("run_3").unwrap(), Script::fails("it broke"));
     door.watch("run_3").await;
     assert_eq!(next_event(&mut response, &mut buffer).await.1, "run.failed");
-    for wrong in ["", "-1", "+1", "1.5", "run_1", "99999999999999999999", "0x1"] {
-        door.ask_with("GET", "/v1/events", &[("last-event-id", wrong)], "").await.refuses(400, "Last-Event-ID");
+    for wrong in [
+        "",
+        "-1",
+        "+1",
+        "1.5",
+        "run_1",
+        "99999999999999999999",
+        "0x1",
+    ] {
+        door.ask_with("GET", "/v1/events", &[("last-event-id", wrong)], "")
+            .await
+            .refuses(400, "Last-Event-ID");
     }
     let twice = [("last-event-id", "1"), ("last-event-id", "2")];
-    door.ask_with("GET", "/v1/events", &twice, "").await.refuses(400, "more than once");
+    door.ask_with("GET", "/v1/events", &twice, "")
+        .await
+        .refuses(400, "more than once");
     stop(daemon).await;
-    assert!(response.chunk().await.unwrap().is_none(), "a stop ends the stream in order");
+    assert!(
+        response.chunk().await.unwrap().is_none(),
+        "a stop ends the stream in order"
+    );
 }
 
 #[tokio::test]
@@ -481,14 +707,31 @@ async fn what_is_no_proper_http_is_refused_and_harms_nobody() {
     let (program, daemon, doors) = both_doors(&simulator, &receiver).await;
     let address: SocketAddr = doors[1].base.trim_start_matches("http://").parse().unwrap();
     let key = format!("authorization: Bearer {TOKEN}\r\n");
-    let post = format!("POST /v1/watches HTTP/1.1\r\nhost: localhost\r\n{key}connection: close\r\n");
+    let post =
+        format!("POST /v1/watches HTTP/1.1\r\nhost: localhost\r\n{key}connection: close\r\n");
     let body = "x".repeat(900_000);
     let cases = [
         // Probes need no Host; all else needs one where a page in a browser could send the request.
-        ("GET /healthz HTTP/1.0\r\n\r\n".to_owned(), "HTTP/1.0 200", "HTTP/1.0 200"),
-        (format!("GET /v1/watches HTTP/1.0\r\n{key}\r\n"), "HTTP/1.0 200", "HTTP/1.0 403"),
-        ("GET /healthz HTTP/1.0\r\nhost: localhost\r\n\r\n".to_owned(), "HTTP/1.0 200", "HTTP/1.0 200"),
-        ("GET /healthz HTTP/1.1\r\nconnection: close\r\n\r\n".to_owned(), "HTTP/1.1 200", "HTTP/1.1 200"),
+        (
+            "GET /healthz HTTP/1.0\r\n\r\n".to_owned(),
+            "HTTP/1.0 200",
+            "HTTP/1.0 200",
+        ),
+        (
+            format!("GET /v1/watches HTTP/1.0\r\n{key}\r\n"),
+            "HTTP/1.0 200",
+            "HTTP/1.0 403",
+        ),
+        (
+            "GET /healthz HTTP/1.0\r\nhost: localhost\r\n\r\n".to_owned(),
+            "HTTP/1.0 200",
+            "HTTP/1.0 200",
+        ),
+        (
+            "GET /healthz HTTP/1.1\r\nconnection: close\r\n\r\n".to_owned(),
+            "HTTP/1.1 200",
+            "HTTP/1.1 200",
+        ),
         (
             format!(
                 "GET /v1/watches HTTP/1.1\r\nhost: localhost\r\nhost: evil.example\r\n{key}connection: close\r\n\r\n"
@@ -496,35 +739,87 @@ async fn what_is_no_proper_http_is_refused_and_harms_nobody() {
             "HTTP/1.1 200",
             "HTTP/1.1 403",
         ),
-        ("GET /healthz HTTP/2.0\r\nhost: localhost\r\n\r\n".to_owned(), "HTTP/1.1 400", "HTTP/1.1 400"),
-        ("\u{16}\u{3}\u{1}\u{2}TLS?\r\n\r\n".to_owned(), "HTTP/1.1 400", "HTTP/1.1 400"),
-        ("GET no/path HTTP/1.1\r\nhost: localhost\r\n\r\n".to_owned(), "HTTP/1.1 400", "HTTP/1.1 400"),
         (
-            format!("GET /healthz HTTP/1.1\r\nhost: localhost\r\nlong: {}\r\n\r\n", "x".repeat(20_000)),
+            "GET /healthz HTTP/2.0\r\nhost: localhost\r\n\r\n".to_owned(),
+            "HTTP/1.1 400",
+            "HTTP/1.1 400",
+        ),
+        (
+            "\u{16}\u{3}\u{1}\u{2}TLS?\r\n\r\n".to_owned(),
+            "HTTP/1.1 400",
+            "HTTP/1.1 400",
+        ),
+        (
+            "GET no/path HTTP/1.1\r\nhost: localhost\r\n\r\n".to_owned(),
+            "HTTP/1.1 400",
+            "HTTP/1.1 400",
+        ),
+        (
+            format!(
+                "GET /healthz HTTP/1.1\r\nhost: localhost\r\nlong: {}\r\n\r\n",
+                "x".repeat(20_000)
+            ),
             "HTTP/1.1 431",
             "HTTP/1.1 431",
         ),
-        (format!("{post}content-length: 900000\r\n\r\n{body}"), "HTTP/1.1 413", "HTTP/1.1 413"),
+        (
+            format!("{post}content-length: 900000\r\n\r\n{body}"),
+            "HTTP/1.1 413",
+            "HTTP/1.1 413",
+        ),
         (
             format!("{post}transfer-encoding: chunked\r\n\r\nDBBA0\r\n{body}\r\n0\r\n\r\n"),
             "HTTP/1.1 413",
             "HTTP/1.1 413",
         ),
-        (format!("{post}transfer-encoding: chunked\r\n\r\nno number\r\n"), "HTTP/1.1 400", "HTTP/1.1 400"),
-        (format!("{post}content-length: 2\r\ncontent-length: 3\r\n\r\n{{}}"), "HTTP/1.1 400", "HTTP/1.1 400"),
+        (
+            format!("{post}transfer-encoding: chunked\r\n\r\nno number\r\n"),
+            "HTTP/1.1 400",
+            "HTTP/1.1 400",
+        ),
+        (
+            format!("{post}content-length: 2\r\ncontent-length: 3\r\n\r\n{{}}"),
+            "HTTP/1.1 400",
+            "HTTP/1.1 400",
+        ),
     ];
     for (request, over_unix, over_tcp) in &cases {
-        let answer = raw(UnixStream::connect(socket(&program)).await.unwrap(), request.as_bytes()).await;
-        assert!(answer.starts_with(over_unix), "{over_unix}: {request:.120}\n{answer}");
-        let answer = raw(TcpStream::connect(address).await.unwrap(), request.as_bytes()).await;
-        assert!(answer.starts_with(over_tcp), "{over_tcp}: {request:.120}\n{answer}");
+        let answer = raw(
+            UnixStream::connect(socket(&program)).await.unwrap(),
+            request.as_bytes(),
+        )
+        .await;
+        assert!(
+            answer.starts_with(over_unix),
+            "{over_unix}: {request:.120}\n{answer}"
+        );
+        let answer = raw(
+            TcpStream::connect(address).await.unwrap(),
+            request.as_bytes(),
+        )
+        .await;
+        assert!(
+            answer.starts_with(over_tcp),
+            "{over_tcp}: {request:.120}\n{answer}"
+        );
     }
     // A head, and no more, with the length that the body would have.
-    for path in ["/healthz", "/readyz", "/metrics", "/v1/watches", "/v1/deliveries", "/v1/openapi.json"] {
-        let head = format!("HEAD {path} HTTP/1.1\r\nhost: localhost\r\n{key}connection: close\r\n\r\n");
+    for path in [
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/v1/watches",
+        "/v1/deliveries",
+        "/v1/openapi.json",
+    ] {
+        let head =
+            format!("HEAD {path} HTTP/1.1\r\nhost: localhost\r\n{key}connection: close\r\n\r\n");
         let answer = raw(TcpStream::connect(address).await.unwrap(), head.as_bytes()).await;
         let (lines, rest) = answer.split_once("\r\n\r\n").unwrap();
-        assert!(lines.starts_with("HTTP/1.1 200") && lines.contains("content-length: "), "{path}: {answer}");
+        assert!(
+            lines.starts_with("HTTP/1.1 200") && lines.contains("content-length: "),
+            "{path}: {answer}"
+        );
         assert_eq!(rest, "", "{path}");
     }
     assert_eq!(doors[1].get("/healthz").await, json!({"status": "ok"}));
@@ -546,7 +841,10 @@ async fn slow_callers_are_shown_out_and_leave_room() {
         let tcp = TcpStream::connect(&address).await.unwrap();
         let (unix, tcp) = tokio::join!(raw(unix, late.as_bytes()), raw(tcp, late.as_bytes()));
         for answer in [unix, tcp] {
-            assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("application/problem+json"), "{answer}");
+            assert!(
+                answer.starts_with("HTTP/1.1 408") && answer.contains("application/problem+json"),
+                "{answer}"
+            );
         }
     };
     bodies.await;
@@ -555,15 +853,25 @@ async fn slow_callers_are_shown_out_and_leave_room() {
     let mut slow = Vec::new();
     for _ in 0..512 {
         let mut stream = TcpStream::connect(&address).await.unwrap();
-        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: loc").await.unwrap();
+        stream
+            .write_all(b"GET /healthz HTTP/1.1\r\nhost: loc")
+            .await
+            .unwrap();
         slow.push(stream);
     }
     let unix = doors[0].get("/healthz").await;
-    assert_eq!(unix, json!({"status": "ok"}), "the other listener has its own room");
+    assert_eq!(
+        unix,
+        json!({"status": "ok"}),
+        "the other listener has its own room"
+    );
     let next = Door::tcp(&address);
     assert_eq!(next.get("/healthz").await, json!({"status": "ok"}));
     for stream in slow {
-        assert!(!raw(stream, b"").await.contains("200"), "half a head is no request");
+        assert!(
+            !raw(stream, b"").await.contains("200"),
+            "half a head is no request"
+        );
     }
     stop(daemon).await;
 }
@@ -574,7 +882,10 @@ async fn without_a_token_loopback_is_for_this_machine_and_not_for_web_pages() {
     let receiver = Receiver::start([]).await.unwrap();
     let program = program(&simulator, &receiver, "").set("RUNWATCH_CONTROL__LISTEN", "127.0.0.1:0");
     let (daemon, address) = listening(&program).await;
-    let door = Door { token: None, ..Door::tcp(&address) };
+    let door = Door {
+        token: None,
+        ..Door::tcp(&address)
+    };
     for (headers, status) in [
         (&[][..], 200),
         (&[("origin", "http://localhost:3000")], 403),
@@ -587,16 +898,25 @@ async fn without_a_token_loopback_is_for_this_machine_and_not_for_web_pages() {
         // What a browser says of an address that somebody typed.
         (&[("sec-fetch-site", "none")], 200),
     ] {
-        for (method, path) in
-            [("GET", "/v1/watches"), ("GET", "/metrics"), ("POST", "/v1/watches"), ("OPTIONS", "/v1/watches")]
-        {
+        for (method, path) in [
+            ("GET", "/v1/watches"),
+            ("GET", "/metrics"),
+            ("POST", "/v1/watches"),
+            ("OPTIONS", "/v1/watches"),
+        ] {
             let answer = door.ask_with(method, path, headers, "").await;
             if status == 403 {
                 answer.refuses(403, "");
             } else {
-                assert_ne!(answer.status, 403, "{method} {path} {headers:?}: {answer:?}");
+                assert_ne!(
+                    answer.status, 403,
+                    "{method} {path} {headers:?}: {answer:?}"
+                );
             }
-            assert!(!answer.headers.contains_key("access-control-allow-origin"), "{answer:?}");
+            assert!(
+                !answer.headers.contains_key("access-control-allow-origin"),
+                "{answer:?}"
+            );
         }
     }
     stop(daemon).await;
@@ -610,13 +930,24 @@ async fn a_token_is_needed_for_a_network_through_every_change() {
     let mut program = program(&simulator, &receiver, control).with_file("token", TOKEN);
     let (daemon, address) = listening(&program).await;
     let port = address.rsplit_once(':').unwrap().1.to_owned();
-    let door = Door { token: None, ..Door::tcp(&format!("127.0.0.1:{port}")) };
+    let door = Door {
+        token: None,
+        ..Door::tcp(&format!("127.0.0.1:{port}"))
+    };
     let bearer = |token: &str| format!("Bearer {token}");
     let status = async |authorization: &str| {
-        door.send("GET", "/v1/watches", &[("authorization", authorization), ("host", "runwatch.example")], "")
-            .await
-            .status()
-            .as_u16()
+        door.send(
+            "GET",
+            "/v1/watches",
+            &[
+                ("authorization", authorization),
+                ("host", "runwatch.example"),
+            ],
+            "",
+        )
+        .await
+        .status()
+        .as_u16()
     };
     for (authorization, expected) in [
         (bearer(TOKEN), 200),
@@ -649,9 +980,16 @@ async fn a_token_is_needed_for_a_network_through_every_change() {
     send_signal(&daemon, Signal::HUP);
     let unix = Door::unix(&program);
     let quiet = async {
-        while !unix.ask("GET", "/metrics", "").await.text.contains("runwatch_deliveries_pending{sink=\"quiet\"}") {}
+        while !unix
+            .ask("GET", "/metrics", "")
+            .await
+            .text
+            .contains("runwatch_deliveries_pending{sink=\"quiet\"}")
+        {}
     };
-    tokio::time::timeout(PATIENCE, quiet).await.expect("the new configuration is in force");
+    tokio::time::timeout(PATIENCE, quiet)
+        .await
+        .expect("the new configuration is in force");
     for (authorization, expected) in [("", 401), ("Bearer ", 401), (&bearer(TOKEN), 200)] {
         assert_eq!(status(authorization).await, expected, "{authorization:?}");
     }
@@ -660,15 +998,22 @@ async fn a_token_is_needed_for_a_network_through_every_change() {
 
 #[tokio::test]
 async fn a_delivery_is_tried_again_only_where_that_makes_sense() {
-    let simulator =
-        api([("run_1", Script::succeeds()), ("run_2", Script::succeeds()), ("run_3", Script::succeeds())]).await;
+    let simulator = api([
+        ("run_1", Script::succeeds()),
+        ("run_2", Script::succeeds()),
+        ("run_3", Script::succeeds()),
+    ])
+    .await;
     let (fine, hangs, refuses) = (
         Receiver::start([]).await.unwrap(),
         Receiver::start([Fault::Hang]).await.unwrap(),
         Receiver::start([Fault::status(500)]).await.unwrap(),
     );
     let sink = |name: &str, receiver: &Receiver| {
-        format!("[sinks.{name}]\ntype = \"webhook\"\nurl = \"{}\"\nretry_schedule = [\"1h\"]\n", receiver.url())
+        format!(
+            "[sinks.{name}]\ntype = \"webhook\"\nurl = \"{}\"\nretry_schedule = [\"1h\"]\n",
+            receiver.url()
+        )
     };
     let sinks = format!("{}{}", sink("hangs", &hangs), sink("refuses", &refuses));
     let program = program(&simulator, &fine, &sinks);
@@ -679,35 +1024,68 @@ async fn a_delivery_is_tried_again_only_where_that_makes_sense() {
     let told = door
         .until("/v1/watches/run_1", |watch| {
             let states = watch["deliveries"].as_array().unwrap();
-            let state = |sink: &str| states.iter().find(|d| d["sink"] == sink).unwrap()["state"].clone();
-            state("hook") == "delivered" && state("hangs") == "sending" && state("refuses") == "pending"
+            let state =
+                |sink: &str| states.iter().find(|d| d["sink"] == sink).unwrap()["state"].clone();
+            state("hook") == "delivered"
+                && state("hangs") == "sending"
+                && state("refuses") == "pending"
         })
         .await;
     let id = |sink: &str| {
         let deliveries = told["deliveries"].as_array().unwrap();
-        deliveries.iter().find(|delivery| delivery["sink"] == sink).unwrap()["id"].as_str().unwrap().to_owned()
+        deliveries
+            .iter()
+            .find(|delivery| delivery["sink"] == sink)
+            .unwrap()["id"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     };
-    let retry = async |id: &str| door.ask("POST", &format!("/v1/deliveries/{id}/retry"), "").await;
+    let retry = async |id: &str| {
+        door.ask("POST", &format!("/v1/deliveries/{id}/retry"), "")
+            .await
+    };
     retry(&id("hook")).await.refuses(409, "arrived");
     retry(&id("hangs")).await.refuses(409, "being sent");
     retry("msg_unknown").await.refuses(404, "msg_unknown");
     retry("run_1").await.refuses(400, "run_1");
     retry("%FF").await.refuses(400, "path");
     // A watch whose messages are under way stays.
-    door.ask("DELETE", "/v1/watches/run_1", "").await.refuses(409, "delivered or given up");
+    door.ask("DELETE", "/v1/watches/run_1", "")
+        .await
+        .refuses(409, "delivered or given up");
     let due = retry(&id("refuses")).await;
     assert_eq!((due.status, due.text.as_str()), (202, ""), "{due:?}");
     assert_eq!(received(&refuses, 2).await.len(), 2);
-    let all = door.ask("POST", "/v1/deliveries/retry?sink=refuses", "").await;
-    assert_eq!((all.status, all.text.as_str()), (202, r#"{"deliveries":0}"#), "it has arrived: {all:?}");
-    door.ask("POST", "/v1/deliveries/retry", "").await.refuses(400, "sink=NAME");
-    door.ask("POST", "/v1/deliveries/drop?sink=nobody", "").await.refuses(404, "nobody");
-    door.until("/v1/deliveries?state=delivered&sink=refuses", |list| list["deliveries"][0]["attempts"] == 2).await;
-    for (states, count) in
-        [("state=sending", 1), ("state=delivered", 2), ("state=sending&state=delivered", 3), ("state=dead", 0)]
-    {
+    let all = door
+        .ask("POST", "/v1/deliveries/retry?sink=refuses", "")
+        .await;
+    assert_eq!(
+        (all.status, all.text.as_str()),
+        (202, r#"{"deliveries":0}"#),
+        "it has arrived: {all:?}"
+    );
+    door.ask("POST", "/v1/deliveries/retry", "")
+        .await
+        .refuses(400, "sink=NAME");
+    door.ask("POST", "/v1/deliveries/drop?sink=nobody", "")
+        .await
+        .refuses(404, "nobody");
+    door.until("/v1/deliveries?state=delivered&sink=refuses", |list| {
+        list["deliveries"][0]["attempts"] == 2
+    })
+    .await;
+    for (states, count) in [
+        ("state=sending", 1),
+        ("state=delivered", 2),
+        ("state=sending&state=delivered", 3),
+        ("state=dead", 0),
+    ] {
         assert_eq!(
-            door.get(&format!("/v1/deliveries?{states}")).await["deliveries"].as_array().unwrap().len(),
+            door.get(&format!("/v1/deliveries?{states}")).await["deliveries"]
+                .as_array()
+                .unwrap()
+                .len(),
             count,
             "{states}"
         );
@@ -717,8 +1095,12 @@ async fn a_delivery_is_tried_again_only_where_that_makes_sense() {
     door.watch("run_4").await;
     let gone = door.ask("DELETE", "/v1/watches/run_4", "").await;
     assert_eq!((gone.status, gone.text.as_str()), (204, ""));
-    door.ask("DELETE", "/v1/watches/run_4", "").await.refuses(404, "run_4");
-    door.ask("DELETE", "/v1/watches/a%20b", "").await.refuses(400, "a b");
+    door.ask("DELETE", "/v1/watches/run_4", "")
+        .await
+        .refuses(404, "run_4");
+    door.ask("DELETE", "/v1/watches/a%20b", "")
+        .await
+        .refuses(400, "a b");
     send_signal(&daemon, Signal::TERM);
     send_signal(&daemon, Signal::TERM);
     finish(daemon).await;
@@ -730,36 +1112,61 @@ async fn a_stop_takes_nothing_new_and_finishes_what_is_under_way() {
     let receiver = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/hook", receiver.local_addr().unwrap());
     let nobody = Receiver::start([]).await.unwrap();
-    let program = program(&simulator, &nobody, "")
-        .configured(&format!("[sinks.hook]\ntype = \"webhook\"\nurl = \"{url}\"\nretry_schedule = [\"1h\"]\n"));
+    let program = program(&simulator, &nobody, "").configured(&format!(
+        "[sinks.hook]\ntype = \"webhook\"\nurl = \"{url}\"\nretry_schedule = [\"1h\"]\n"
+    ));
     let daemon = start(&program).await;
     // A connection that was used before, and lives on.
     let mut known = UnixStream::connect(socket(&program)).await.unwrap();
-    known.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    known
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .await
+        .unwrap();
     let mut buffer = [0; 4096];
     assert!(known.read(&mut buffer).await.unwrap() > 0);
     add(&program, "run_1").await;
-    let (mut under_way, _) = tokio::time::timeout(PATIENCE, receiver.accept()).await.expect("a delivery").unwrap();
+    let (mut under_way, _) = tokio::time::timeout(PATIENCE, receiver.accept())
+        .await
+        .expect("a delivery")
+        .unwrap();
     let read = under_way.read(&mut buffer).await.unwrap();
     assert!(buffer[..read].starts_with(b"POST /hook"));
 
     send_signal(&daemon, Signal::TERM);
-    eventually("no more connections taken", || std::os::unix::net::UnixStream::connect(socket(&program)).is_err())
-        .await;
+    eventually("no more connections taken", || {
+        std::os::unix::net::UnixStream::connect(socket(&program)).is_err()
+    })
+    .await;
     let refused =
         raw(known, b"POST /v1/watches HTTP/1.1\r\nhost: localhost\r\ncontent-length: 18\r\n\r\n{\"run_id\":\"run_2\"}")
             .await;
-    assert!(refused.is_empty() || refused.starts_with("HTTP/1.1 503"), "{refused}");
+    assert!(
+        refused.is_empty() || refused.starts_with("HTTP/1.1 503"),
+        "{refused}"
+    );
     // The attempt is under way still, and its answer counts.
-    under_way.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+    under_way
+        .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+        .await
+        .unwrap();
     let ended = finish(daemon).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
 
     let daemon = start(&program).await;
     let door = Door::unix(&program);
     let delivery = door.get("/v1/deliveries").await["deliveries"][0].clone();
-    assert_eq!((&delivery["state"], &delivery["attempts"]), (&json!("delivered"), &json!(1)));
-    assert_eq!(door.get("/v1/watches").await["watches"].as_array().unwrap().len(), 1, "the refused run is not watched");
+    assert_eq!(
+        (&delivery["state"], &delivery["attempts"]),
+        (&json!("delivered"), &json!(1))
+    );
+    assert_eq!(
+        door.get("/v1/watches").await["watches"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1,
+        "the refused run is not watched"
+    );
     stop(daemon).await;
 }
 
@@ -770,17 +1177,31 @@ async fn figures_come_in_the_format_that_is_rate_limited() {
     let (_program, daemon, doors) = both_doors(&simulator, &receiver).await;
     for door in &doors {
         for (accept, content_type, last) in [
-            ("*/*", "text/plain; version=0.0.4; charset=utf-8", "runwatch_build_info"),
-            ("text/plain;version=0.0.4", "text/plain; version=0.0.4; charset=utf-8", "runwatch_build_info"),
+            (
+                "*/*",
+                "text/plain; version=0.0.4; charset=utf-8",
+                "runwatch_build_info",
+            ),
+            (
+                "text/plain;version=0.0.4",
+                "text/plain; version=0.0.4; charset=utf-8",
+                "runwatch_build_info",
+            ),
             (
                 "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5",
                 "application/openmetrics-text; version=1.0.0; charset=utf-8",
                 "# EOF",
             ),
         ] {
-            let answer = door.ask_with("GET", "/metrics", &[("accept", accept)], "").await;
+            let answer = door
+                .ask_with("GET", "/metrics", &[("accept", accept)], "")
+                .await;
             assert_eq!(answer.headers["content-type"], content_type);
-            assert!(answer.text.lines().last().unwrap().starts_with(last), "{accept}: {}", answer.text);
+            assert!(
+                answer.text.lines().last().unwrap().starts_with(last),
+                "{accept}: {}",
+                answer.text
+            );
         }
     }
     stop(daemon).await;
@@ -792,11 +1213,19 @@ async fn what_waits_for_a_sink_can_be_tried_again_given_up_or_removed_with_its_w
     let simulator = api(runs.map(|run| (run, Script::succeeds()))).await;
     let (fine, away) = (
         Receiver::start([]).await.unwrap(),
-        Receiver::start([Fault::status(500), Fault::status(500), Fault::status(500), Fault::status(500)])
-            .await
-            .unwrap(),
+        Receiver::start([
+            Fault::status(500),
+            Fault::status(500),
+            Fault::status(500),
+            Fault::status(500),
+        ])
+        .await
+        .unwrap(),
     );
-    let sink = format!("[sinks.away]\ntype = \"webhook\"\nurl = \"{}\"\nretry_schedule = [\"1h\"]\n", away.url());
+    let sink = format!(
+        "[sinks.away]\ntype = \"webhook\"\nurl = \"{}\"\nretry_schedule = [\"1h\"]\n",
+        away.url()
+    );
     let program = program(&simulator, &fine, &sink);
     let daemon = start(&program).await;
     let door = Door::unix(&program);
@@ -806,13 +1235,25 @@ async fn what_waits_for_a_sink_can_be_tried_again_given_up_or_removed_with_its_w
         let told = door
             .until(&format!("/v1/watches/{run}"), |watch| {
                 let deliveries = watch["deliveries"].as_array().unwrap();
-                let state = |sink: &str| deliveries.iter().find(|d| d["sink"] == sink).map(|d| d["state"].clone());
+                let state = |sink: &str| {
+                    deliveries
+                        .iter()
+                        .find(|d| d["sink"] == sink)
+                        .map(|d| d["state"].clone())
+                };
                 state("hook").is_some_and(|state| state == "delivered")
-                    && deliveries.iter().any(|d| d["sink"] == "away" && d["state"] == "pending" && d["attempts"] == 1)
+                    && deliveries.iter().any(|d| {
+                        d["sink"] == "away" && d["state"] == "pending" && d["attempts"] == 1
+                    })
             })
             .await;
         let deliveries = told["deliveries"].as_array().unwrap();
-        ids.push(deliveries.iter().find(|d| d["sink"] == "away").unwrap()["id"].as_str().unwrap().to_owned());
+        ids.push(
+            deliveries.iter().find(|d| d["sink"] == "away").unwrap()["id"]
+                .as_str()
+                .unwrap()
+                .to_owned(),
+        );
     }
     let done = async |arguments: &[&str]| {
         let ended = program.run(arguments).await;
@@ -821,11 +1262,16 @@ async fn what_waits_for_a_sink_can_be_tried_again_given_up_or_removed_with_its_w
     };
     // One is given up by the beginning of its ID: its watch can be removed then.
     let beginning = &ids[0][..ids[0].len() - 1];
-    assert!(ids[1..].iter().all(|id| !id.starts_with(beginning)), "they end at random: {ids:?}");
+    assert!(
+        ids[1..].iter().all(|id| !id.starts_with(beginning)),
+        "they end at random: {ids:?}"
+    );
     let ambiguous = program.run(&["deliveries", "drop", "msg_0"]).await;
     assert_eq!(ambiguous.code, Some(1), "{ambiguous:?}");
     assert!(ambiguous.stderr.contains("unambiguous"), "{ambiguous:?}");
-    let dropped = done(&["deliveries", "drop", beginning, "--json"]).await.json_lines();
+    let dropped = done(&["deliveries", "drop", beginning, "--json"])
+        .await
+        .json_lines();
     assert_eq!(dropped[0]["dropped"], true, "{dropped:?}");
     done(&["remove", "run_1"]).await;
     // One goes with its watch, because that was asked for.
@@ -836,11 +1282,15 @@ async fn what_waits_for_a_sink_can_be_tried_again_given_up_or_removed_with_its_w
     // The others are tried again together.
     let retried = done(&["deliveries", "retry", "--sink", "away"]).await;
     assert_eq!(retried.stdout, "2 messages to away are being tried again\n");
-    door.until("/v1/deliveries?state=delivered&sink=away", |list| list["deliveries"].as_array().unwrap().len() == 2)
-        .await;
+    door.until("/v1/deliveries?state=delivered&sink=away", |list| {
+        list["deliveries"].as_array().unwrap().len() == 2
+    })
+    .await;
     let none = done(&["deliveries", "drop", "--sink", "away"]).await;
     assert_eq!(none.stdout, "0 messages to away are given up\n");
-    let unknown = program.run(&["deliveries", "retry", "--sink", "nobody"]).await;
+    let unknown = program
+        .run(&["deliveries", "retry", "--sink", "nobody"])
+        .await;
     assert_eq!(unknown.code, Some(1), "{unknown:?}");
     send_signal(&daemon, Signal::TERM);
     finish(daemon).await;

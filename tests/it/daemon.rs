@@ -13,7 +13,8 @@ use tokio::net::{UnixDatagram, UnixStream};
 use tokio::process::Child;
 
 use crate::support::{
-    Ended, Program, api, collect, collect_rest, eventually, finish, next_line, received, send_signal, until,
+    Ended, Program, api, collect, collect_rest, eventually, finish, next_line, received,
+    send_signal, until,
 };
 
 const SOON: Duration = Duration::from_millis(300);
@@ -22,8 +23,9 @@ const SOON: Duration = Duration::from_millis(300);
 pub(crate) fn program(simulator: &Simulator, receiver: &Receiver, more: &str) -> Program {
     let url = receiver.url();
     let retries = "retry_schedule = [\"100ms\", \"100ms\", \"100ms\", \"1h\"]";
-    let program = Program::with(simulator)
-        .configured(&format!("{more}\n[sinks.hook]\ntype = \"webhook\"\nurl = \"{url}\"\n{retries}\n"));
+    let program = Program::with(simulator).configured(&format!(
+        "{more}\n[sinks.hook]\ntype = \"webhook\"\nurl = \"{url}\"\n{retries}\n"
+    ));
     let run = program.home().join("run");
     std::fs::create_dir_all(&run).unwrap();
     program.set("XDG_RUNTIME_DIR", run.to_str().unwrap())
@@ -63,11 +65,20 @@ pub(crate) async fn stop_expecting(child: Child, expected: &[&str]) -> Ended {
     let ended = finish(child).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(!ended.stderr.contains("panicked"), "{ended:?}");
-    let errors: Vec<_> = ended.stderr.lines().filter(|line| line.contains("ERROR ")).collect();
-    let unexpected = errors.iter().find(|line| !expected.iter().any(|part| line.contains(part)));
+    let errors: Vec<_> = ended
+        .stderr
+        .lines()
+        .filter(|line| line.contains("ERROR "))
+        .collect();
+    let unexpected = errors
+        .iter()
+        .find(|line| !expected.iter().any(|part| line.contains(part)));
     assert_eq!(unexpected, None, "{ended:?}");
     for part in expected {
-        assert!(errors.iter().any(|line| line.contains(part)), "{part}: {ended:?}");
+        assert!(
+            errors.iter().any(|line| line.contains(part)),
+            "{part}: {ended:?}"
+        );
     }
     ended
 }
@@ -79,7 +90,12 @@ pub(crate) async fn kill(child: Child) -> Ended {
 
 pub(crate) async fn add(program: &Program, run: &str) {
     let ended = program.run(&["add", run]).await;
-    assert_eq!((ended.code, ended.stdout), (Some(0), format!("{run}: watching\n")), "{}", ended.stderr);
+    assert_eq!(
+        (ended.code, ended.stdout),
+        (Some(0), format!("{run}: watching\n")),
+        "{}",
+        ended.stderr
+    );
 }
 
 pub(crate) async fn json(program: &Program, arguments: &[&str]) -> Value {
@@ -105,7 +121,10 @@ async fn delivered(program: &Program, run: &str) -> Value {
 }
 
 fn ids(received: &[Received]) -> Vec<&str> {
-    received.iter().map(|request| request.headers["webhook-id"].to_str().unwrap()).collect()
+    received
+        .iter()
+        .map(|request| request.headers["webhook-id"].to_str().unwrap())
+        .collect()
 }
 
 pub(crate) fn body(received: &Received) -> Value {
@@ -120,14 +139,29 @@ async fn what_was_acknowledged_outlives_the_process() {
     let daemon = start(&program).await;
     add(&program, "run_1").await;
     kill(daemon).await;
-    assert!(socket(&program).exists(), "a killed process leaves its socket");
+    assert!(
+        socket(&program).exists(),
+        "a killed process leaves its socket"
+    );
     let daemon = start(&program).await;
-    assert!(program.run(&["add", "run_1"]).await.stdout.starts_with("run_1: already watched"));
+    assert!(
+        program
+            .run(&["add", "run_1"])
+            .await
+            .stdout
+            .starts_with("run_1: already watched")
+    );
     let received = received(&receiver, 1).await;
     assert_eq!(body(&received[0])["type"], "run.failed");
     let ended = stop(daemon).await;
-    assert!(ended.stderr.contains("ready") && ended.stderr.contains("stopping"), "{ended:?}");
-    assert!(!socket(&program).exists(), "a daemon that stops takes its socket with it");
+    assert!(
+        ended.stderr.contains("ready") && ended.stderr.contains("stopping"),
+        "{ended:?}"
+    );
+    assert!(
+        !socket(&program).exists(),
+        "a daemon that stops takes its socket with it"
+    );
 }
 
 #[tokio::test]
@@ -144,14 +178,35 @@ async fn a_death_at_any_step_loses_no_message_and_makes_no_second_one() {
 
         let program = program.set("RUNWATCH_CRASH_AT", "");
         let daemon = start(&program).await;
-        assert_eq!(verdict(&program, "run_1").await["verdict"], "succeeded", "{point}");
+        assert_eq!(
+            verdict(&program, "run_1").await["verdict"],
+            "succeeded",
+            "{point}"
+        );
         let received = received(&receiver, 1).await;
         let shown = delivered(&program, "run_1").await;
         stop(daemon).await;
-        let received = if received.len() > 1 { received } else { receiver.requests() };
-        assert_eq!(received.len(), if point == "sent" { 2 } else { 1 }, "{point}");
-        assert!(ids(&received).iter().all(|id| *id == shown["deliveries"][0]["id"]), "{point}: {received:?}");
-        assert_eq!(shown["deliveries"].as_array().unwrap().len(), 1, "{point}: {shown}");
+        let received = if received.len() > 1 {
+            received
+        } else {
+            receiver.requests()
+        };
+        assert_eq!(
+            received.len(),
+            if point == "sent" { 2 } else { 1 },
+            "{point}"
+        );
+        assert!(
+            ids(&received)
+                .iter()
+                .all(|id| *id == shown["deliveries"][0]["id"]),
+            "{point}: {received:?}"
+        );
+        assert_eq!(
+            shown["deliveries"].as_array().unwrap().len(),
+            1,
+            "{point}: {shown}"
+        );
     }
 }
 
@@ -167,16 +222,28 @@ async fn a_run_that_ended_while_nobody_watched_is_reported_as_late() {
     simulator.add_run(&RunId::new("run_1").unwrap(), Script::succeeds());
     // The times of the API are whole seconds: an end in the second of the start is no evidence.
     let ended = Timestamp::now();
-    eventually("two seconds", || Timestamp::now().duration_since(ended).as_secs() >= 2).await;
+    eventually("two seconds", || {
+        Timestamp::now().duration_since(ended).as_secs() >= 2
+    })
+    .await;
     let daemon = start(&program).await;
     let received = received(&receiver, 1).await;
-    assert_eq!(body(&received[0])["data"]["watch"]["late"], true, "{:?}", received[0]);
+    assert_eq!(
+        body(&received[0])["data"]["watch"]["late"],
+        true,
+        "{:?}",
+        received[0]
+    );
     stop(daemon).await;
 }
 
 #[tokio::test]
 async fn watches_of_the_configuration_are_added_once() {
-    let simulator = api([("run_1", Script::succeeds()), ("run_2", Script::runs_forever())]).await;
+    let simulator = api([
+        ("run_1", Script::succeeds()),
+        ("run_2", Script::runs_forever()),
+    ])
+    .await;
     let receiver = Receiver::start([]).await.unwrap();
     let configured = "[store]\nretention = \"100ms\"\n[[watches]]\nrun_id = \"run_1\"\nname = \"nightly\"\n\
                       [[watches]]\nrun_id = \"run_2\"\n";
@@ -194,15 +261,25 @@ async fn watches_of_the_configuration_are_added_once() {
     assert_eq!(program.run(&["remove", "run_2"]).await.code, Some(0));
     stop(daemon).await;
     let daemon = start(&program).await;
-    assert_eq!(json(&program, &["list", "--all"]).await["watches"], json!([]));
+    assert_eq!(
+        json(&program, &["list", "--all"]).await["watches"],
+        json!([])
+    );
     stop(daemon).await;
     assert_eq!(receiver.requests().len(), 1);
 }
 
 #[tokio::test]
 async fn a_reload_changes_sinks_and_a_wrong_file_changes_nothing() {
-    let simulator = api([("run_1", Script::runs_forever()), ("run_2", Script::succeeds())]).await;
-    let (receiver, other) = (Receiver::start([]).await.unwrap(), Receiver::start([]).await.unwrap());
+    let simulator = api([
+        ("run_1", Script::runs_forever()),
+        ("run_2", Script::succeeds()),
+    ])
+    .await;
+    let (receiver, other) = (
+        Receiver::start([]).await.unwrap(),
+        Receiver::start([]).await.unwrap(),
+    );
     let mut program = program(&simulator, &receiver, "");
     let daemon = start(&program).await;
     add(&program, "run_1").await;
@@ -212,24 +289,45 @@ async fn a_reload_changes_sinks_and_a_wrong_file_changes_nothing() {
     let warning = until("the warning", async || {
         let listed = program.run(&["list"]).await;
         assert_eq!(listed.code, Some(0), "{listed:?}");
-        listed.stderr.contains("not in force").then_some(listed.stderr)
+        listed
+            .stderr
+            .contains("not in force")
+            .then_some(listed.stderr)
     })
     .await;
     assert!(warning.contains("nonsense"), "{warning}");
     // The sinks of before are still in force.
     simulator.add_run(&RunId::new("run_3").unwrap(), Script::fails("it broke"));
     add(&program, "run_3").await;
-    assert_eq!(body(&received(&receiver, 1).await[0])["data"]["run"]["id"], "run_3");
+    assert_eq!(
+        body(&received(&receiver, 1).await[0])["data"]["run"]["id"],
+        "run_3"
+    );
 
-    let new =
-        format!("[sinks.other]\ntype = \"webhook\"\nurl = \"{}\"\n[[watches]]\nrun_id = \"run_2\"\n", other.url());
+    let new = format!(
+        "[sinks.other]\ntype = \"webhook\"\nurl = \"{}\"\n[[watches]]\nrun_id = \"run_2\"\n",
+        other.url()
+    );
     program = program.configured(&new);
     send_signal(&daemon, Signal::HUP);
     let received = received(&other, 1).await;
     assert_eq!(body(&received[0])["data"]["run"]["id"], "run_2");
     let listed = json(&program, &["list"]).await;
-    assert_eq!((listed["notices"].clone(), listed["watches"][0]["run_id"].clone()), (json!([]), json!("run_1")));
-    stop_expecting(daemon, &["the configuration cannot be used", "configuration not reloaded"]).await;
+    assert_eq!(
+        (
+            listed["notices"].clone(),
+            listed["watches"][0]["run_id"].clone()
+        ),
+        (json!([]), json!("run_1"))
+    );
+    stop_expecting(
+        daemon,
+        &[
+            "the configuration cannot be used",
+            "configuration not reloaded",
+        ],
+    )
+    .await;
     assert_eq!(receiver.requests().len(), 1);
 }
 
@@ -242,7 +340,12 @@ async fn one_daemon_per_store_and_nobody_elses_business() {
     let daemon = start(&program).await;
     let second = program.run(&["daemon"]).await;
     assert_eq!(second.code, Some(2), "{second:?}");
-    assert!(second.stderr.contains(&format!("process {}", daemon.id().unwrap())), "{second:?}");
+    assert!(
+        second
+            .stderr
+            .contains(&format!("process {}", daemon.id().unwrap())),
+        "{second:?}"
+    );
     let mode = |path: PathBuf| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(socket(&program)), 0o600);
     assert_eq!(mode(socket(&program).parent().unwrap().to_owned()), 0o700);
@@ -250,7 +353,11 @@ async fn one_daemon_per_store_and_nobody_elses_business() {
     assert_eq!(mode(store(&program).parent().unwrap().to_owned()), 0o700);
     // Another store, the same socket.
     let elsewhere = program.home().join("other.db");
-    let other = program.command(&["daemon"]).env("RUNWATCH_STORE__PATH", &elsewhere).spawn().unwrap();
+    let other = program
+        .command(&["daemon"])
+        .env("RUNWATCH_STORE__PATH", &elsewhere)
+        .spawn()
+        .unwrap();
     let other = finish(other).await;
     assert_eq!(other.code, Some(2), "{other:?}");
     assert!(other.stderr.contains("another daemon answers"), "{other:?}");
@@ -272,15 +379,25 @@ async fn a_store_that_cannot_be_used_stops_it_and_is_left_alone() {
     // The version is a big-endian number at offset 60 (sqlite.org/fileformat2.html, "user_version").
     newer[60..64].copy_from_slice(&1000_u32.to_be_bytes());
     for (content, expected) in [
-        (b"these are no watches but a text, long enough to be taken for a header".to_vec(), "not a database"),
+        (
+            b"these are no watches but a text, long enough to be taken for a header".to_vec(),
+            "not a database",
+        ),
         (damaged, "damaged"),
         (newer, "version 1000"),
     ] {
         std::fs::write(&path, &content).unwrap();
         let ended = program.run(&["daemon"]).await;
         assert_eq!(ended.code, Some(1), "{ended:?}");
-        assert!(ended.stderr.contains(expected) && ended.stderr.contains("runwatch.db"), "{expected}: {ended:?}");
-        assert_eq!(std::fs::read(&path).unwrap(), content, "{expected}: it is left as it is");
+        assert!(
+            ended.stderr.contains(expected) && ended.stderr.contains("runwatch.db"),
+            "{expected}: {ended:?}"
+        );
+        assert_eq!(
+            std::fs::read(&path).unwrap(),
+            content,
+            "{expected}: it is left as it is"
+        );
     }
 }
 
@@ -288,21 +405,37 @@ async fn a_store_that_cannot_be_used_stops_it_and_is_left_alone() {
 async fn a_read_only_disk_stops_it_with_a_reason() {
     let simulator = api([]).await;
     let receiver = Receiver::start([]).await.unwrap();
-    let program = program(&simulator, &receiver, "").set("RUNWATCH_STORE__PATH", "disk/runwatch.db");
+    let program =
+        program(&simulator, &receiver, "").set("RUNWATCH_STORE__PATH", "disk/runwatch.db");
     std::fs::create_dir(program.home().join("disk")).unwrap();
     let script = format!(
         "mount -t tmpfs tmpfs disk && mount -o remount,ro disk && exec {} daemon",
         env!("CARGO_BIN_EXE_runwatch")
     );
-    let argv = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", &script];
+    let argv = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        &script,
+    ];
     let ended = finish(program.shell(&argv).spawn().unwrap()).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.stderr.contains("disk/runwatch.db") && ended.stderr.contains("Read-only file system"), "{ended:?}");
+    assert!(
+        ended.stderr.contains("disk/runwatch.db") && ended.stderr.contains("Read-only file system"),
+        "{ended:?}"
+    );
     // A folder that cannot be made is no mistake of the configuration either: a service manager may try again.
     let program = program.set("RUNWATCH_STORE__PATH", "disk/new/runwatch.db");
     let ended = finish(program.shell(&argv).spawn().unwrap()).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    for part in ["cannot keep watches and messages in disk/new", "Read-only file system", ":memory:"] {
+    for part in [
+        "cannot keep watches and messages in disk/new",
+        "Read-only file system",
+        ":memory:",
+    ] {
         assert!(ended.stderr.contains(part), "{part}: {ended:?}");
     }
 }
@@ -320,22 +453,45 @@ async fn a_full_disk_refuses_what_it_cannot_keep_and_keeps_the_rest() {
          {runwatch} daemon & echo $! > first; wait $! || true; rm -f {0}; exec {runwatch} daemon",
         socket(&program).display(),
     );
-    let mut machine = program.shell(&["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", &script]);
+    let mut machine = program.shell(&[
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        &script,
+    ]);
     let machine = machine.spawn().unwrap();
     let socket = socket(&program);
-    eventually("the first daemon", || std::os::unix::net::UnixStream::connect(&socket).is_ok()).await;
+    eventually("the first daemon", || {
+        std::os::unix::net::UnixStream::connect(&socket).is_ok()
+    })
+    .await;
     let labels = format!("long={}", "x".repeat(200));
     let mut kept = Vec::new();
     let refused = until("the disk to be full", async || {
-        let batch: Vec<_> = (0..500).map(|n| format!("run_{}_{n}", kept.len())).collect();
-        let ended = program.run_with_input(&["add", "-", "--label", &labels], &batch.join("\n")).await;
-        kept.extend(ended.stdout.lines().filter_map(|line| Some(line.strip_suffix(": watching")?.to_owned())));
+        let batch: Vec<_> = (0..500)
+            .map(|n| format!("run_{}_{n}", kept.len()))
+            .collect();
+        let ended = program
+            .run_with_input(&["add", "-", "--label", &labels], &batch.join("\n"))
+            .await;
+        kept.extend(
+            ended
+                .stdout
+                .lines()
+                .filter_map(|line| Some(line.strip_suffix(": watching")?.to_owned())),
+        );
         (ended.code != Some(0)).then_some(ended)
     })
     .await;
     let said = refused.stderr.lines().next().unwrap_or_default();
     assert_eq!(refused.code, Some(1), "{said}");
-    assert!(said.contains("is not watched") && said.contains("full"), "{said}");
+    assert!(
+        said.contains("is not watched") && said.contains("full"),
+        "{said}"
+    );
     assert!(kept.len() > 100, "{}", kept.len());
     // Its health does not hang on the disk, and its readiness does.
     let ended = program.run(&["healthcheck"]).await;
@@ -360,35 +516,60 @@ async fn a_full_disk_refuses_what_it_cannot_keep_and_keeps_the_rest() {
     rustix::process::kill_process(first, Signal::KILL).unwrap();
     let gone = || rustix::process::test_kill_process(first).is_err();
     eventually("the end of the first daemon", gone).await;
-    eventually("the second daemon", || std::os::unix::net::UnixStream::connect(&socket).is_ok()).await;
+    eventually("the second daemon", || {
+        std::os::unix::net::UnixStream::connect(&socket).is_ok()
+    })
+    .await;
     let listed = json(&program, &["list"]).await;
-    let listed: std::collections::BTreeSet<_> =
-        listed["watches"].as_array().unwrap().iter().map(|watch| watch["run_id"].as_str().unwrap()).collect();
-    let lost: Vec<_> = kept.iter().filter(|run| !listed.contains(run.as_str())).collect();
+    let listed: std::collections::BTreeSet<_> = listed["watches"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|watch| watch["run_id"].as_str().unwrap())
+        .collect();
+    let lost: Vec<_> = kept
+        .iter()
+        .filter(|run| !listed.contains(run.as_str()))
+        .collect();
     assert_eq!(lost, Vec::<&String>::new());
     let ended = stop_expecting(machine, &["the store cannot be written"]).await;
     let told = ended.stderr.matches("the store cannot be written").count();
     // Hundreds were refused. Where a little room is found in between, it begins again.
-    assert!((1..100).contains(&told), "when it begins, not for each refusal: {}", ended.stderr);
+    assert!(
+        (1..100).contains(&told),
+        "when it begins, not for each refusal: {}",
+        ended.stderr
+    );
 }
 
 #[tokio::test]
 async fn a_message_that_was_given_up_can_be_tried_again() {
     let simulator = api([("run_1", Script::succeeds())]).await;
-    let receiver = Receiver::start((0..5).map(|_| Fault::status(500))).await.unwrap();
+    let receiver = Receiver::start((0..5).map(|_| Fault::status(500)))
+        .await
+        .unwrap();
     let mut program = program(&simulator, &receiver, "");
     let url = receiver.url();
-    program = program
-        .configured(&format!("[sinks.hook]\ntype = \"webhook\"\nurl = \"{url}\"\nretry_schedule = [\"50ms\"]\n"));
+    program = program.configured(&format!(
+        "[sinks.hook]\ntype = \"webhook\"\nurl = \"{url}\"\nretry_schedule = [\"50ms\"]\n"
+    ));
     let daemon = start(&program).await;
     add(&program, "run_1").await;
     let dead = until("the message to be given up", async || {
-        let failed = json(&program, &["deliveries", "--failed", "--sink", "hook"]).await["deliveries"][0].clone();
+        let failed =
+            json(&program, &["deliveries", "--failed", "--sink", "hook"]).await["deliveries"][0]
+                .clone();
         (failed["state"] == "dead").then_some(failed)
     })
     .await;
-    assert_eq!((dead["attempts"].clone(), dead["run_id"].clone()), (json!(2), json!("run_1")));
-    assert!(dead["last_result"].as_str().unwrap().contains("500"), "{dead}");
+    assert_eq!(
+        (dead["attempts"].clone(), dead["run_id"].clone()),
+        (json!(2), json!("run_1"))
+    );
+    assert!(
+        dead["last_result"].as_str().unwrap().contains("500"),
+        "{dead}"
+    );
     let id = dead["id"].as_str().unwrap();
     // The schedule begins anew: two attempts more each time.
     for attempts in [4, 6] {
@@ -396,33 +577,61 @@ async fn a_message_that_was_given_up_can_be_tried_again() {
         assert_eq!(retried.code, Some(0), "{retried:?}");
         received(&receiver, attempts).await;
         until("the end of the attempt", async || {
-            (json(&program, &["deliveries", "--failed"]).await["deliveries"][0]["state"] != "sending").then_some(())
+            (json(&program, &["deliveries", "--failed"]).await["deliveries"][0]["state"]
+                != "sending")
+                .then_some(())
         })
         .await;
     }
     let shown = json(&program, &["show", "run_1"]).await;
     let attempts = shown["deliveries"][0]["attempt_log"].as_array().unwrap();
-    let outcome: Vec<_> = attempts.iter().map(|attempt| attempt["delivered"].as_bool().unwrap()).collect();
+    let outcome: Vec<_> = attempts
+        .iter()
+        .map(|attempt| attempt["delivered"].as_bool().unwrap())
+        .collect();
     assert_eq!(outcome, [false, false, false, false, false, true]);
     assert!(ids(&receiver.requests()).iter().all(|sent| *sent == id));
-    for (id, code, said) in [(id, 1, "has arrived"), ("msg_f", 1, "not known"), ("a/b", 2, "a/b")] {
+    for (id, code, said) in [
+        (id, 1, "has arrived"),
+        ("msg_f", 1, "not known"),
+        ("a/b", 2, "a/b"),
+    ] {
         let refused = program.run(&["deliveries", "retry", id]).await;
-        assert!(refused.code == Some(code) && refused.stderr.contains(said), "{id}: {refused:?}");
+        assert!(
+            refused.code == Some(code) && refused.stderr.contains(said),
+            "{id}: {refused:?}"
+        );
     }
     stop_expecting(daemon, &["delivery given up"]).await;
 }
 
 #[tokio::test]
 async fn show_says_why_one_was_told_or_not() {
-    let simulator = api([("run_1", Script::runs_forever().fault_on(2, Fault::status(502)))]).await;
+    let simulator = api([(
+        "run_1",
+        Script::runs_forever().fault_on(2, Fault::status(502)),
+    )])
+    .await;
     let receiver = Receiver::start([Fault::status(503)]).await.unwrap();
     let more = "[sinks.quiet]\ntype = \"log\"\nevents = [\"run.succeeded\"]\n\
                 [sinks.search]\ntype = \"log\"\nlabels = { team = \"search\" }";
     let program = program(&simulator, &receiver, more);
     let daemon = start(&program).await;
-    let added = program.run(&["add", "run_1", "--name", "nightly \u{202e}report", "--label", "team=other"]).await;
+    let added = program
+        .run(&[
+            "add",
+            "run_1",
+            "--name",
+            "nightly \u{202e}report",
+            "--label",
+            "team=other",
+        ])
+        .await;
     assert_eq!(added.code, Some(0), "{added:?}");
-    until("an error", async || (!json(&program, &["show", "run_1"]).await["last_error"].is_null()).then_some(())).await;
+    until("an error", async || {
+        (!json(&program, &["show", "run_1"]).await["last_error"].is_null()).then_some(())
+    })
+    .await;
     simulator.add_run(&RunId::new("run_1").unwrap(), Script::fails("it broke"));
     verdict(&program, "run_1").await;
     received(&receiver, 2).await;
@@ -446,17 +655,34 @@ async fn show_says_why_one_was_told_or_not() {
         assert!(shown.contains(part), "{part}:\n{shown}");
     }
     let unknown = program.run(&["show", "run_2"]).await;
-    assert!(unknown.code == Some(1) && unknown.stderr.contains("run_2 is not known here"), "{unknown:?}");
+    assert!(
+        unknown.code == Some(1) && unknown.stderr.contains("run_2 is not known here"),
+        "{unknown:?}"
+    );
     stop(daemon).await;
 }
 
 #[tokio::test]
 async fn lists_are_filtered() {
-    let simulator = api([("run_1", Script::runs_forever()), ("run_2", Script::canceled())]).await;
+    let simulator = api([
+        ("run_1", Script::runs_forever()),
+        ("run_2", Script::canceled()),
+    ])
+    .await;
     let receiver = Receiver::start([]).await.unwrap();
     let program = program(&simulator, &receiver, "");
     let daemon = start(&program).await;
-    let added = program.run(&["add", "run_1", "run_2", "--label", "team=search", "--label", "env=test"]).await;
+    let added = program
+        .run(&[
+            "add",
+            "run_1",
+            "run_2",
+            "--label",
+            "team=search",
+            "--label",
+            "env=test",
+        ])
+        .await;
     assert_eq!(added.code, Some(0), "{added:?}");
     add(&program, "run_3").await;
     verdict(&program, "run_2").await;
@@ -466,86 +692,188 @@ async fn lists_are_filtered() {
         (&["list", "--verdict", "canceled"], vec!["run_2"]),
         (&["list", "--verdict", "failed"], vec![]),
         (&["list", "--label", "team=search"], vec!["run_1"]),
-        (&["list", "--all", "--label", "team=search", "--label", "env=test"], vec!["run_1", "run_2"]),
-        (&["list", "--all", "--label", "team=search", "--label", "env=prod"], vec![]),
+        (
+            &[
+                "list",
+                "--all",
+                "--label",
+                "team=search",
+                "--label",
+                "env=test",
+            ],
+            vec!["run_1", "run_2"],
+        ),
+        (
+            &[
+                "list",
+                "--all",
+                "--label",
+                "team=search",
+                "--label",
+                "env=prod",
+            ],
+            vec![],
+        ),
     ] {
         let listed = json(&program, arguments).await;
-        let mut listed: Vec<_> =
-            listed["watches"].as_array().unwrap().iter().map(|watch| watch["run_id"].as_str().unwrap()).collect();
+        let mut listed: Vec<_> = listed["watches"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|watch| watch["run_id"].as_str().unwrap())
+            .collect();
         listed.sort_unstable();
         assert_eq!(listed, expected, "{arguments:?}");
     }
     let table = program.run(&["list", "--all"]).await.stdout;
-    assert!(table.starts_with("RUN ") && table.lines().count() == 4, "{table}");
+    assert!(
+        table.starts_with("RUN ") && table.lines().count() == 4,
+        "{table}"
+    );
     stop(daemon).await;
 }
 
 #[tokio::test]
 async fn a_wait_on_the_daemon_leaves_the_watch_there() {
-    let simulator = api([("run_1", Script::runs_forever()), ("run_2", Script::runs_forever())]).await;
+    let simulator = api([
+        ("run_1", Script::runs_forever()),
+        ("run_2", Script::runs_forever()),
+    ])
+    .await;
     let receiver = Receiver::start([]).await.unwrap();
     let program = program(&simulator, &receiver, "");
     let daemon = start(&program).await;
-    let mut waiting = program.command(&["wait", "--daemon", "run_1", "--json"]).spawn().unwrap();
+    let mut waiting = program
+        .command(&["wait", "--daemon", "run_1", "--json"])
+        .spawn()
+        .unwrap();
     let mut lines = BufReader::new(waiting.stderr.take().unwrap()).lines();
     assert!(next_line(&mut lines).await.ends_with("run_1 running"));
     simulator.add_run(&RunId::new("run_1").unwrap(), Script::fails("it broke"));
     let ended = finish(waiting).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     let line = &ended.json_lines()[0];
-    assert_eq!((line["verdict"].clone(), line["data"]["run"]["id"].clone()), (json!("failed"), json!("run_1")));
+    assert_eq!(
+        (line["verdict"].clone(), line["data"]["run"]["id"].clone()),
+        (json!("failed"), json!("run_1"))
+    );
 
     // The daemon is killed and comes back; whoever waits goes on waiting.
-    let mut waiting = program.command(&["wait", "--daemon", "run_2"]).spawn().unwrap();
+    let mut waiting = program
+        .command(&["wait", "--daemon", "run_2"])
+        .spawn()
+        .unwrap();
     let mut lines = BufReader::new(waiting.stderr.take().unwrap()).lines();
     assert!(next_line(&mut lines).await.ends_with("run_2 running"));
     kill(daemon).await;
-    assert!(next_line(&mut lines).await.contains("waiting for it to come back"));
+    assert!(
+        next_line(&mut lines)
+            .await
+            .contains("waiting for it to come back")
+    );
     let daemon = start(&program).await;
     simulator.add_run(&RunId::new("run_2").unwrap(), Script::canceled());
     assert_eq!(finish(waiting).await.code, Some(3));
 
     simulator.add_run(&RunId::new("run_3").unwrap(), Script::runs_forever());
-    let mut waiting = program.command(&["wait", "--daemon", "run_3"]).spawn().unwrap();
+    let mut waiting = program
+        .command(&["wait", "--daemon", "run_3"])
+        .spawn()
+        .unwrap();
     let mut lines = BufReader::new(waiting.stderr.take().unwrap()).lines();
     assert!(next_line(&mut lines).await.ends_with("run_3 running"));
     send_signal(&waiting, Signal::INT);
-    assert!(next_line(&mut lines).await.contains("the daemon goes on with 1"));
+    assert!(
+        next_line(&mut lines)
+            .await
+            .contains("the daemon goes on with 1")
+    );
     assert_eq!(finish(waiting).await.code, Some(130));
-    assert_eq!(json(&program, &["list"]).await["watches"][0]["run_id"], "run_3");
+    assert_eq!(
+        json(&program, &["list"]).await["watches"][0]["run_id"],
+        "run_3"
+    );
     stop(daemon).await;
 }
 
 #[tokio::test]
 async fn options_for_a_run_that_is_watched_are_never_dropped_in_silence() {
-    let simulator = api([("run_1", Script::runs_forever()), ("run_2", Script::runs_forever())]).await;
+    let simulator = api([
+        ("run_1", Script::runs_forever()),
+        ("run_2", Script::runs_forever()),
+    ])
+    .await;
     let receiver = Receiver::start([]).await.unwrap();
     let program = program(&simulator, &receiver, "");
     let daemon = start(&program).await;
     add(&program, "run_1").await;
     let again = program.run(&["add", "run_1"]).await;
-    assert_eq!((again.code, again.stdout.trim()), (Some(0), "run_1: already watched"), "{}", again.stderr);
-    let dropped = ["add", "run_1", "--sink", "hook", "--label", "a=b", "--name", "n", "--timeout", "1h"];
+    assert_eq!(
+        (again.code, again.stdout.trim()),
+        (Some(0), "run_1: already watched"),
+        "{}",
+        again.stderr
+    );
+    let dropped = [
+        "add",
+        "run_1",
+        "--sink",
+        "hook",
+        "--label",
+        "a=b",
+        "--name",
+        "n",
+        "--timeout",
+        "1h",
+    ];
     let ended = program.run(&dropped).await;
     assert_eq!(ended.code, Some(2), "{ended:?}");
-    assert!(ended.stderr.contains("--name, --label, --sink, --timeout are not applied"), "{ended:?}");
-    let ended = program.run(&["wait", "--daemon", "run_1", "--sink", "hook", "--timeout", "200ms"]).await;
+    assert!(
+        ended
+            .stderr
+            .contains("--name, --label, --sink, --timeout are not applied"),
+        "{ended:?}"
+    );
+    let ended = program
+        .run(&[
+            "wait",
+            "--daemon",
+            "run_1",
+            "--sink",
+            "hook",
+            "--timeout",
+            "200ms",
+        ])
+        .await;
     assert!(ended.stderr.contains("--sink is not applied"), "{ended:?}");
     // Its own time goes for a wait; the watch goes on.
     assert_eq!(ended.code, Some(124), "{ended:?}");
-    assert_eq!(json(&program, &["list"]).await["watches"][0]["state"], "active");
+    assert_eq!(
+        json(&program, &["list"]).await["watches"][0]["state"],
+        "active"
+    );
 
     // A watch that ended for want of time is no answer to a wait that has more.
     program.run(&["add", "--timeout", "1ms", "run_2"]).await;
     verdict(&program, "run_2").await;
     let known = program.run(&["wait", "--daemon", "run_2"]).await;
     assert_eq!(known.code, Some(124), "{known:?}");
-    assert!(known.stderr.contains("already watched, and timed_out") && known.stderr.contains("--again"), "{known:?}");
+    assert!(
+        known.stderr.contains("already watched, and timed_out") && known.stderr.contains("--again"),
+        "{known:?}"
+    );
     simulator.add_run(&RunId::new("run_2").unwrap(), Script::succeeds());
-    let ended = program.run(&["wait", "--daemon", "--timeout", "1h", "run_2"]).await;
+    let ended = program
+        .run(&["wait", "--daemon", "--timeout", "1h", "run_2"])
+        .await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let ended = program.run(&["add", "--again", "run_2"]).await;
-    assert_eq!((ended.code, ended.stdout.trim()), (Some(0), "run_2: watching"), "{}", ended.stderr);
+    assert_eq!(
+        (ended.code, ended.stdout.trim()),
+        (Some(0), "run_2: watching"),
+        "{}",
+        ended.stderr
+    );
     stop(daemon).await;
 }
 
@@ -555,15 +883,34 @@ async fn a_wait_on_a_daemon_that_is_gone_for_good_ends_in_time() {
     let receiver = Receiver::start([]).await.unwrap();
     let program = program(&simulator, &receiver, "");
     let daemon = start(&program).await;
-    let mut waiting = program.command(&["wait", "--daemon", "--timeout", "3s", "--json", "run_1"]).spawn().unwrap();
+    let mut waiting = program
+        .command(&["wait", "--daemon", "--timeout", "3s", "--json", "run_1"])
+        .spawn()
+        .unwrap();
     let mut lines = BufReader::new(waiting.stderr.take().unwrap()).lines();
-    assert!(lines.next_line().await.unwrap().unwrap().ends_with("run_1 running"));
+    assert!(
+        lines
+            .next_line()
+            .await
+            .unwrap()
+            .unwrap()
+            .ends_with("run_1 running")
+    );
     kill(daemon).await;
     let ended = finish(waiting).await;
     assert_eq!(ended.code, Some(6), "{ended:?}");
     let line = &ended.json_lines()[0];
-    assert_eq!((&line["run_id"], &line["verdict"]), (&json!("run_1"), &json!("unreachable")));
-    assert!(line["reason"].as_str().unwrap().contains("the daemon does not answer"), "{line}");
+    assert_eq!(
+        (&line["run_id"], &line["verdict"]),
+        (&json!("run_1"), &json!("unreachable"))
+    );
+    assert!(
+        line["reason"]
+            .as_str()
+            .unwrap()
+            .contains("the daemon does not answer"),
+        "{line}"
+    );
 }
 
 #[tokio::test]
@@ -574,15 +921,24 @@ async fn events_are_followed_and_resumed() {
     let daemon = start(&program).await;
     add(&program, "run_1").await;
     verdict(&program, "run_1").await;
-    let mut following = program.command(&["events", "--after", "0"]).spawn().unwrap();
+    let mut following = program
+        .command(&["events", "--after", "0"])
+        .spawn()
+        .unwrap();
     let mut lines = BufReader::new(following.stdout.take().unwrap()).lines();
     let first: Value = serde_json::from_str(&next_line(&mut lines).await).unwrap();
-    assert_eq!((first["type"].clone(), first["data"]["run"]["id"].clone()), (json!("run.succeeded"), json!("run_1")));
+    assert_eq!(
+        (first["type"].clone(), first["data"]["run"]["id"].clone()),
+        (json!("run.succeeded"), json!("run_1"))
+    );
     simulator.add_run(&RunId::new("run_2").unwrap(), Script::canceled());
     add(&program, "run_2").await;
     let second: Value = serde_json::from_str(&next_line(&mut lines).await).unwrap();
     assert_eq!(second["type"], "run.canceled");
-    let mut resumed = program.command(&["events", "--after", &first["id"].to_string()]).spawn().unwrap();
+    let mut resumed = program
+        .command(&["events", "--after", &first["id"].to_string()])
+        .spawn()
+        .unwrap();
     let mut resumed_lines = BufReader::new(resumed.stdout.take().unwrap()).lines();
     let again: Value = serde_json::from_str(&next_line(&mut resumed_lines).await).unwrap();
     assert_eq!(again, second);
@@ -590,7 +946,10 @@ async fn events_are_followed_and_resumed() {
     // The daemon is gone: both say so.
     for child in [following, resumed] {
         let ended = finish(child).await;
-        assert!(ended.code == Some(1) && ended.stderr.contains("the daemon has stopped"), "{ended:?}");
+        assert!(
+            ended.code == Some(1) && ended.stderr.contains("the daemon has stopped"),
+            "{ended:?}"
+        );
     }
 }
 
@@ -611,7 +970,10 @@ async fn without_a_daemon_each_command_says_how_to_start_one() {
     ] {
         let ended = program.run(arguments).await;
         assert_eq!(ended.code, Some(2), "{arguments:?}: {ended:?}");
-        assert!(ended.stderr.contains("no daemon answers") && ended.stderr.contains("runwatch daemon"), "{ended:?}");
+        assert!(
+            ended.stderr.contains("no daemon answers") && ended.stderr.contains("runwatch daemon"),
+            "{ended:?}"
+        );
     }
 }
 
@@ -624,7 +986,10 @@ async fn a_stop_keeps_what_cannot_be_finished() {
     add(&program, "run_1").await;
     let first = received(&receiver, 1).await;
     send_signal(&daemon, Signal::TERM);
-    eventually("no more requests taken", || std::os::unix::net::UnixStream::connect(socket(&program)).is_err()).await;
+    eventually("no more requests taken", || {
+        std::os::unix::net::UnixStream::connect(socket(&program)).is_err()
+    })
+    .await;
     // A second signal does not wait for the attempt that hangs.
     send_signal(&daemon, Signal::TERM);
     let ended = finish(daemon).await;
@@ -643,16 +1008,27 @@ async fn a_client_that_stands_still_does_not_hold_a_stop_up() {
     let program = program(&simulator, &receiver, "");
     let daemon = start(&program).await;
     let mut half = UnixStream::connect(socket(&program)).await.unwrap();
-    half.write_all(b"POST /v1/watches HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{").await.unwrap();
+    half.write_all(b"POST /v1/watches HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{")
+        .await
+        .unwrap();
     let mut deaf = UnixStream::connect(socket(&program)).await.unwrap();
-    deaf.write_all(b"GET /v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    deaf.write_all(b"GET /v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .await
+        .unwrap();
     let mut waiting = UnixStream::connect(socket(&program)).await.unwrap();
     add(&program, "run_1").await;
-    waiting.write_all(b"GET /v1/watches/run_1?wait=10m HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    waiting
+        .write_all(b"GET /v1/watches/run_1?wait=10m HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .await
+        .unwrap();
     let asked = std::time::SystemTime::now();
     stop(daemon).await;
     // The 10 s of what is under way, and some for a machine that is busy.
-    assert!(asked.elapsed().unwrap() < Duration::from_secs(12), "it ended after {:?}", asked.elapsed());
+    assert!(
+        asked.elapsed().unwrap() < Duration::from_secs(12),
+        "it ended after {:?}",
+        asked.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -662,7 +1038,9 @@ async fn the_service_manager_is_told_how_it_goes() {
     let program = program(&simulator, &receiver, "");
     let manager = program.home().join("notify.sock");
     let manager_socket = UnixDatagram::bind(&manager).unwrap();
-    let program = program.set("NOTIFY_SOCKET", manager.to_str().unwrap()).set("WATCHDOG_USEC", "200000");
+    let program = program
+        .set("NOTIFY_SOCKET", manager.to_str().unwrap())
+        .set("WATCHDOG_USEC", "200000");
     let next = async |wanted: &str| {
         let looking = async {
             let mut buffer = [0; 4096];
@@ -674,12 +1052,19 @@ async fn the_service_manager_is_told_how_it_goes() {
                 }
             }
         };
-        tokio::time::timeout(crate::support::PATIENCE, looking).await.unwrap_or_else(|_| panic!("{wanted} is told"))
+        tokio::time::timeout(crate::support::PATIENCE, looking)
+            .await
+            .unwrap_or_else(|_| panic!("{wanted} is told"))
     };
     let daemon = program.command(&["daemon"]).spawn().unwrap();
     let ready = next("READY=1").await;
-    assert!(ready.contains("STATUS=watching 0 runs, 0 messages to deliver"), "{ready}");
-    UnixStream::connect(socket(&program)).await.expect("it is ready when it says so");
+    assert!(
+        ready.contains("STATUS=watching 0 runs, 0 messages to deliver"),
+        "{ready}"
+    );
+    UnixStream::connect(socket(&program))
+        .await
+        .expect("it is ready when it says so");
     next("WATCHDOG=1").await;
     send_signal(&daemon, Signal::HUP);
     assert!(next("RELOADING=1").await.contains("MONOTONIC_USEC="));
@@ -696,7 +1081,9 @@ async fn the_service_manager_is_told_how_it_goes() {
 #[tokio::test]
 async fn messages_for_a_sink_that_is_gone_are_kept_and_explained() {
     let simulator = api([("run_1", Script::succeeds())]).await;
-    let dead = Receiver::start((0..9).map(|_| Fault::status(500))).await.unwrap();
+    let dead = Receiver::start((0..9).map(|_| Fault::status(500)))
+        .await
+        .unwrap();
     let program = program(&simulator, &dead, "");
     let daemon = start(&program).await;
     add(&program, "run_1").await;
@@ -712,17 +1099,33 @@ async fn messages_for_a_sink_that_is_gone_are_kept_and_explained() {
         "{listed:?}"
     );
     let shown = json(&program, &["show", "run_1"]).await;
-    let hook = shown["routing"].as_array().unwrap().iter().find(|sink| sink["sink"] == "hook").unwrap();
-    assert!(hook["why_not"].as_str().unwrap().contains("no sink of that name is configured any more"), "{hook}");
+    let hook = shown["routing"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|sink| sink["sink"] == "hook")
+        .unwrap();
+    assert!(
+        hook["why_not"]
+            .as_str()
+            .unwrap()
+            .contains("no sink of that name is configured any more"),
+        "{hook}"
+    );
     stop(daemon).await;
 }
 
 #[tokio::test]
 async fn a_job_remembers_a_verdict_that_is_pruned_before_its_end() {
-    let simulator = api([("run_1", Script::canceled()), ("run_2", Script::runs_forever())]).await;
+    let simulator = api([
+        ("run_1", Script::canceled()),
+        ("run_2", Script::runs_forever()),
+    ])
+    .await;
     let receiver = Receiver::start([]).await.unwrap();
     let configured = "[[watches]]\nrun_id = \"run_1\"\n[[watches]]\nrun_id = \"run_2\"\n";
-    let program = program(&simulator, &receiver, configured).set("RUNWATCH_STORE__RETENTION", "50ms");
+    let program =
+        program(&simulator, &receiver, configured).set("RUNWATCH_STORE__RETENTION", "50ms");
     let pruned = async {
         receiver.wait_for(1).await;
         while program.run(&["show", "run_1"]).await.code == Some(0) {}
@@ -735,10 +1138,15 @@ async fn a_job_remembers_a_verdict_that_is_pruned_before_its_end() {
 
 #[tokio::test]
 async fn a_job_ends_with_the_worst_verdict_once_all_is_told() {
-    let simulator = api([("run_1", Script::succeeds().runs_for(SOON)), ("run_2", Script::canceled())]).await;
+    let simulator = api([
+        ("run_1", Script::succeeds().runs_for(SOON)),
+        ("run_2", Script::canceled()),
+    ])
+    .await;
     let receiver = Receiver::start([Fault::status(500)]).await.unwrap();
     let configured = "[[watches]]\nrun_id = \"run_1\"\n[[watches]]\nrun_id = \"run_2\"\n";
-    let program = program(&simulator, &receiver, configured).set("RUNWATCH_STORE__PATH", ":memory:");
+    let program =
+        program(&simulator, &receiver, configured).set("RUNWATCH_STORE__PATH", ":memory:");
     let ended = program.run(&["daemon", "--exit-when-done"]).await;
     assert_eq!(ended.code, Some(3), "{ended:?}");
     assert!(ended.stderr.contains("the store is in memory"), "{ended:?}");
@@ -753,7 +1161,9 @@ async fn a_job_ends_with_the_worst_verdict_once_all_is_told() {
 
     // Messages for a sink that is gone do not hold it up, and runs that ended before are no sign that no more
     // come: the grace passes, and they count.
-    let dead = Receiver::start((0..9).map(|_| Fault::status(500))).await.unwrap();
+    let dead = Receiver::start((0..9).map(|_| Fault::status(500)))
+        .await
+        .unwrap();
     let program = self::program(&simulator, &dead, configured);
     let daemon = start(&program).await;
     assert_eq!(verdict(&program, "run_1").await["verdict"], "succeeded");
@@ -762,41 +1172,77 @@ async fn a_job_ends_with_the_worst_verdict_once_all_is_told() {
     let program = program.configured("");
     let grace = Duration::from_millis(300);
     let began = tokio::time::Instant::now();
-    let ended = program.run(&["daemon", "--exit-when-done", "--idle-grace", "300ms"]).await;
+    let ended = program
+        .run(&["daemon", "--exit-when-done", "--idle-grace", "300ms"])
+        .await;
     assert_eq!(ended.code, Some(3), "{ended:?}");
     assert!(began.elapsed() >= grace, "{ended:?}");
     assert!(ended.stderr.contains("no longer configured"), "{ended:?}");
 
     let nothing = Program::new();
     let run = nothing.home().join("run");
-    let nothing = nothing.set("XDG_RUNTIME_DIR", run.to_str().unwrap()).set("CREWSHIP_API_KEY", "k");
-    let ended = nothing.run(&["daemon", "--exit-when-done", "--idle-grace", "200ms"]).await;
+    let nothing = nothing
+        .set("XDG_RUNTIME_DIR", run.to_str().unwrap())
+        .set("CREWSHIP_API_KEY", "k");
+    let ended = nothing
+        .run(&["daemon", "--exit-when-done", "--idle-grace", "200ms"])
+        .await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let ended = nothing.run(&["healthcheck"]).await;
     assert_eq!(ended.code, Some(2), "{ended:?}");
     let daemon = nothing.command(&["daemon"]).spawn().unwrap();
-    eventually("the daemon listens", || run.join("runwatch/runwatch.sock").exists()).await;
+    eventually("the daemon listens", || {
+        run.join("runwatch/runwatch.sock").exists()
+    })
+    .await;
     let ended = nothing.run(&["healthcheck"]).await;
-    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "ok\n"), "{ended:?}");
+    assert_eq!(
+        (ended.code, ended.stdout.as_str()),
+        (Some(0), "ok\n"),
+        "{ended:?}"
+    );
     let ended = nothing.run(&["healthcheck", "--ready"]).await;
-    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "ready\n"), "{ended:?}");
+    assert_eq!(
+        (ended.code, ended.stdout.as_str()),
+        (Some(0), "ready\n"),
+        "{ended:?}"
+    );
     stop(daemon).await;
 }
 
 #[tokio::test]
 async fn health_and_figures_can_be_rate_limited() {
-    let simulator = api([("run_1", Script::succeeds().runs_for(SOON)), ("run_2", Script::runs_forever())]).await;
+    let simulator = api([
+        ("run_1", Script::succeeds().runs_for(SOON)),
+        ("run_2", Script::runs_forever()),
+    ])
+    .await;
     let receiver = Receiver::start([Fault::status(500)]).await.unwrap();
-    let program = program(&simulator, &receiver, "[sinks.quiet]\ntype = \"log\"\nevents = [\"run.failed\"]");
+    let program = program(
+        &simulator,
+        &receiver,
+        "[sinks.quiet]\ntype = \"log\"\nevents = [\"run.failed\"]",
+    );
     let daemon = start(&program).await;
-    let http = reqwest::Client::builder().unix_socket(socket(&program)).no_proxy().build().unwrap();
+    let http = reqwest::Client::builder()
+        .unix_socket(socket(&program))
+        .no_proxy()
+        .build()
+        .unwrap();
     let get = async |path: &str| {
-        let response = http.get(format!("http://localhost{path}")).send().await.unwrap();
+        let response = http
+            .get(format!("http://localhost{path}"))
+            .send()
+            .await
+            .unwrap();
         assert_eq!(response.status(), 200, "{path}");
         text(response).await
     };
     let before = get("/metrics").await;
-    assert!(before.contains("runwatch_deliveries_total{sink=\"quiet\",result=\"delivered\"} 0"), "{before}");
+    assert!(
+        before.contains("runwatch_deliveries_total{sink=\"quiet\",result=\"delivered\"} 0"),
+        "{before}"
+    );
     add(&program, "run_1").await;
     add(&program, "run_2").await;
     received(&receiver, 2).await;
@@ -813,14 +1259,20 @@ async fn health_and_figures_can_be_rate_limited() {
     ] {
         assert!(after.lines().any(|found| found == line), "{line}\n{after}");
     }
-    let polls = after.lines().find_map(|line| line.strip_prefix("runwatch_polls_total{result=\"ok\"} ")).unwrap();
+    let polls = after
+        .lines()
+        .find_map(|line| line.strip_prefix("runwatch_polls_total{result=\"ok\"} "))
+        .unwrap();
     assert!(polls.parse::<u64>().unwrap() >= 3, "{after}");
     assert_eq!(get("/healthz").await, r#"{"status":"ok"}"#);
     assert_eq!(get("/readyz").await, r#"{"status":"ready"}"#);
     // An API that is down makes nobody ill.
     simulator.set_outage(Some(Fault::status(502)));
     let failing = "runwatch_polls_total{result=\"server_error\"} 0";
-    until("a poll that fails", async || (!get("/metrics").await.contains(failing)).then_some(())).await;
+    until("a poll that fails", async || {
+        (!get("/metrics").await.contains(failing)).then_some(())
+    })
+    .await;
     assert_eq!(get("/healthz").await, r#"{"status":"ok"}"#);
     stop(daemon).await;
 }
@@ -868,43 +1320,81 @@ async fn over_tcp_a_token_is_needed_and_web_pages_are_refused() {
     for (path, headers, status) in [
         ("/v1/watches", &[][..], 401),
         ("/v1/watches", &[("authorization", "Bearer wrong")], 401),
-        ("/v1/watches", &[("authorization", "Bearer first-toke")], 401),
-        ("/v1/watches", &[("authorization", "Basic first-token")], 401),
+        (
+            "/v1/watches",
+            &[("authorization", "Bearer first-toke")],
+            401,
+        ),
+        (
+            "/v1/watches",
+            &[("authorization", "Basic first-token")],
+            401,
+        ),
         ("/metrics", &[], 401),
         ("/v1/watches", &[good], 200),
         ("/metrics", &[good], 200),
         ("/healthz", &[], 200),
         ("/readyz", &[], 200),
-        ("/v1/watches", &[good, ("origin", "https://evil.example")], 403),
+        (
+            "/v1/watches",
+            &[good, ("origin", "https://evil.example")],
+            403,
+        ),
         ("/healthz", &[("origin", "null")], 403),
         ("/v1/watches", &[good, ("host", "evil.example")], 403),
         ("/v1/watches", &[good, ("host", "localhost:9477")], 200),
     ] {
         let response = ask(path, headers).await;
         assert_eq!(response.status().as_u16(), status, "{path} {headers:?}");
-        assert_eq!(response.headers().contains_key("www-authenticate"), status == 401, "{path} {headers:?}");
+        assert_eq!(
+            response.headers().contains_key("www-authenticate"),
+            status == 401,
+            "{path} {headers:?}"
+        );
     }
     let body = json!({"run_id": "run_1"}).to_string();
-    let added = http.post(format!("http://{address}/v1/watches")).bearer_auth("first-token").body(body);
+    let added = http
+        .post(format!("http://{address}/v1/watches"))
+        .bearer_auth("first-token")
+        .body(body);
     assert_eq!(added.send().await.unwrap().status(), 201);
     let told = ask("/v1/watches/run_1?wait=10s", &[good]).await;
     let told: Value = serde_json::from_str(&text(told).await).unwrap();
     assert_eq!(told["verdict"], "succeeded");
-    let huge = http.post(format!("http://{address}/v1/watches")).bearer_auth("first-token").body("x".repeat(100_000));
+    let huge = http
+        .post(format!("http://{address}/v1/watches"))
+        .bearer_auth("first-token")
+        .body("x".repeat(100_000));
     assert_eq!(huge.send().await.unwrap().status(), 413);
     // The token is read again when it is used.
     std::fs::write(&token, "second-token").unwrap();
     assert_eq!(ask("/v1/watches", &[good]).await.status(), 401);
-    assert_eq!(ask("/v1/watches", &[("authorization", "Bearer second-token")]).await.status(), 200);
+    assert_eq!(
+        ask("/v1/watches", &[("authorization", "Bearer second-token")])
+            .await
+            .status(),
+        200
+    );
     stop(daemon).await;
 
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let program = program.set("RUNWATCH_CONTROL__LISTEN", &taken.local_addr().unwrap().to_string());
+    let program = program.set(
+        "RUNWATCH_CONTROL__LISTEN",
+        &taken.local_addr().unwrap().to_string(),
+    );
     let ended = program.run(&["daemon"]).await;
-    assert!(ended.code == Some(1) && ended.stderr.contains("cannot listen on"), "{ended:?}");
-    let program = program.set("RUNWATCH_CONTROL__LISTEN", "0.0.0.0:0").unset("RUNWATCH_CONTROL__TOKEN_FILE");
+    assert!(
+        ended.code == Some(1) && ended.stderr.contains("cannot listen on"),
+        "{ended:?}"
+    );
+    let program = program
+        .set("RUNWATCH_CONTROL__LISTEN", "0.0.0.0:0")
+        .unset("RUNWATCH_CONTROL__TOKEN_FILE");
     let ended = program.run(&["daemon"]).await;
-    assert!(ended.code == Some(2) && ended.stderr.contains("no token is set"), "{ended:?}");
+    assert!(
+        ended.code == Some(2) && ended.stderr.contains("no token is set"),
+        "{ended:?}"
+    );
 }
 
 #[tokio::test]
@@ -914,20 +1404,66 @@ async fn wrong_requests_are_refused_with_reasons() {
     let program = program(&simulator, &receiver, "");
     let daemon = start(&program).await;
     add(&program, "run_1").await;
-    let http = reqwest::Client::builder().unix_socket(socket(&program)).no_proxy().build().unwrap();
+    let http = reqwest::Client::builder()
+        .unix_socket(socket(&program))
+        .no_proxy()
+        .build()
+        .unwrap();
     let huge = json!({"run_id": "run_2", "name": "x".repeat(100_000)}).to_string();
     for (method, path, body, status, said) in [
         ("POST", "/v1/watches", "", 400, "EOF"),
         ("POST", "/v1/watches", "[]", 400, "body"),
         ("POST", "/v1/watches", "{}", 400, "run_id"),
-        ("POST", "/v1/watches", r#"{"run_id":"../keys"}"#, 400, "../keys"),
-        ("POST", "/v1/watches", r#"{"run_id":"run_2","url":"http://evil.example"}"#, 400, "url"),
-        ("POST", "/v1/watches", r#"{"run_id":"run_2","sinks":["evil"]}"#, 400, "known sinks: hook"),
-        ("POST", "/v1/watches", r#"{"run_id":"run_2","timeout":"soon"}"#, 400, "timeout"),
-        ("POST", "/v1/watches", r#"{"run_id":"run_2","name":"a\nb"}"#, 400, "name"),
-        ("POST", "/v1/watches", r#"{"run_id":"run_2","labels":{"a b":"c"}}"#, 400, "label"),
+        (
+            "POST",
+            "/v1/watches",
+            r#"{"run_id":"../keys"}"#,
+            400,
+            "../keys",
+        ),
+        (
+            "POST",
+            "/v1/watches",
+            r#"{"run_id":"run_2","url":"http://evil.example"}"#,
+            400,
+            "url",
+        ),
+        (
+            "POST",
+            "/v1/watches",
+            r#"{"run_id":"run_2","sinks":["evil"]}"#,
+            400,
+            "known sinks: hook",
+        ),
+        (
+            "POST",
+            "/v1/watches",
+            r#"{"run_id":"run_2","timeout":"soon"}"#,
+            400,
+            "timeout",
+        ),
+        (
+            "POST",
+            "/v1/watches",
+            r#"{"run_id":"run_2","name":"a\nb"}"#,
+            400,
+            "name",
+        ),
+        (
+            "POST",
+            "/v1/watches",
+            r#"{"run_id":"run_2","labels":{"a b":"c"}}"#,
+            400,
+            "label",
+        ),
         ("POST", "/v1/watches", huge.as_str(), 413, ""),
-        ("GET", "/v1/watches?state=odd", "", 400, "active or finished"),
+        (
+            "GET",
+            "/v1/watches?state=odd",
+            "",
+            400,
+            "active or finished",
+        ),
         ("GET", "/v1/watches?verdict=odd", "", 400, "verdict"),
         ("GET", "/v1/watches?label=odd", "", 400, "KEY=VALUE"),
         ("GET", "/v1/watches?limit=0", "", 400, "1000"),
@@ -942,20 +1478,40 @@ async fn wrong_requests_are_refused_with_reasons() {
         ("POST", "/v1/deliveries/msg_9/retry", "", 404, "msg_9"),
         ("GET", "/v2", "", 404, "no such route"),
     ] {
-        let request = http.request(method.parse().unwrap(), format!("http://localhost{path}")).body(body.to_owned());
+        let request = http
+            .request(method.parse().unwrap(), format!("http://localhost{path}"))
+            .body(body.to_owned());
         let response = request.send().await.unwrap();
-        assert_eq!(response.status().as_u16(), status, "{method} {path} {body:.100}");
+        assert_eq!(
+            response.status().as_u16(),
+            status,
+            "{method} {path} {body:.100}"
+        );
         if !said.is_empty() {
-            assert_eq!(response.headers()["content-type"], "application/problem+json", "{method} {path}");
+            assert_eq!(
+                response.headers()["content-type"],
+                "application/problem+json",
+                "{method} {path}"
+            );
             let problem: Value = serde_json::from_str(&text(response).await).unwrap();
-            assert!(problem["detail"].as_str().unwrap().contains(said), "{method} {path}: {problem}");
+            assert!(
+                problem["detail"].as_str().unwrap().contains(said),
+                "{method} {path}: {problem}"
+            );
             assert_eq!(problem["status"], status, "{problem}");
         }
     }
     // A request that waits comes back when the time is up.
-    let waited = http.get("http://localhost/v1/watches/run_1?wait=200ms").send().await.unwrap();
+    let waited = http
+        .get("http://localhost/v1/watches/run_1?wait=200ms")
+        .send()
+        .await
+        .unwrap();
     let waited: Value = serde_json::from_str(&text(waited).await).unwrap();
-    assert_eq!((waited["state"].clone(), waited["verdict"].clone()), (json!("active"), Value::Null));
+    assert_eq!(
+        (waited["state"].clone(), waited["verdict"].clone()),
+        (json!("active"), Value::Null)
+    );
     stop(daemon).await;
 }
 

@@ -34,14 +34,29 @@ impl Provider for Api {
     type Events = NoStream;
 
     async fn open_events(&self, _: &RunId, _: Option<&str>) -> Result<NoStream, ApiError> {
-        Err(ApiError::NotFound { message: String::new() })
+        Err(ApiError::NotFound {
+            message: String::new(),
+        })
     }
 
     async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
-        self.requests.lock().unwrap().push((Instant::now(), id.clone()));
+        self.requests
+            .lock()
+            .unwrap()
+            .push((Instant::now(), id.clone()));
         tokio::time::sleep(LATENCY).await;
-        let status = if Instant::now() >= self.ends_at[id] { Status::Succeeded } else { Status::Running };
-        Ok(Reply { observation: Observation { status, details: RunDetails::default() }, pause: None })
+        let status = if Instant::now() >= self.ends_at[id] {
+            Status::Succeeded
+        } else {
+            Status::Running
+        };
+        Ok(Reply {
+            observation: Observation {
+                status,
+                details: RunDetails::default(),
+            },
+            pause: None,
+        })
     }
 }
 
@@ -61,14 +76,28 @@ async fn simulate(lengths: &[Duration], adjust: impl FnOnce(&mut Policy)) -> Sim
     let start = Instant::now();
     let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
     let id = |index: usize| RunId::new(&format!("run_{index}")).unwrap();
-    let ends_at = lengths.iter().enumerate().map(|(index, length)| (id(index), start + *length)).collect();
-    let api = Api { ends_at: Arc::new(ends_at), ..Api::default() };
+    let ends_at = lengths
+        .iter()
+        .enumerate()
+        .map(|(index, length)| (id(index), start + *length))
+        .collect();
+    let api = Api {
+        ends_at: Arc::new(ends_at),
+        ..Api::default()
+    };
     let (store, writer) = Store::open(Location::Memory).unwrap();
     let mut tasks = JoinSet::new();
     tasks.spawn(writer.run());
     let mut policy = app::policy(&Settings::default());
     adjust(&mut policy);
-    let (scheduler, watches) = Scheduler::new(api.clone(), store.clone(), clock.clone(), policy, Metrics::default(), 7);
+    let (scheduler, watches) = Scheduler::new(
+        api.clone(),
+        store.clone(),
+        clock.clone(),
+        policy,
+        Metrics::default(),
+        7,
+    );
     let stop = CancellationToken::new();
     tasks.spawn(scheduler.run(stop.clone()));
     let mut adding = JoinSet::new();
@@ -83,12 +112,24 @@ async fn simulate(lengths: &[Duration], adjust: impl FnOnce(&mut Policy)) -> Sim
             deadline_at: added_at.checked_add(DAY * 2).unwrap(),
         };
         let watches = watches.clone();
-        adding.spawn(async move { watches.add(watch, runwatch::scheduler::AddedBy::Request).await });
+        adding.spawn(async move {
+            watches
+                .add(watch, runwatch::scheduler::AddedBy::Request)
+                .await
+        });
     }
     while let Some(added) = adding.join_next().await {
         assert_eq!(added.unwrap().unwrap(), Added::New);
     }
-    Simulation { api, clock, start, store, tasks, stop, _watches: watches }
+    Simulation {
+        api,
+        clock,
+        start,
+        store,
+        tasks,
+        stop,
+        _watches: watches,
+    }
 }
 
 impl Simulation {
@@ -102,14 +143,22 @@ impl Simulation {
             changed.mark_unchanged();
             for (event_seq, event) in self.store.events_after(seq, u32::MAX).await.unwrap() {
                 seq = event_seq;
-                let Some(verdict) = event.event_type.verdict() else { continue };
+                let Some(verdict) = event.event_type.verdict() else {
+                    continue;
+                };
                 assert_eq!(verdict, Verdict::Succeeded);
                 let id = event.run_id().unwrap();
                 let ended = base.checked_add(self.api.ends_at[id] - self.start).unwrap();
                 // Events have whole milliseconds.
-                let delay = event.timestamp.duration_since(ended) + jiff::SignedDuration::from_millis(1);
-                let delay = Duration::try_from(delay).expect("no verdict comes before the end of its run");
-                assert_eq!(delays.insert(id.clone(), delay), None, "one verdict for {id}");
+                let delay =
+                    event.timestamp.duration_since(ended) + jiff::SignedDuration::from_millis(1);
+                let delay =
+                    Duration::try_from(delay).expect("no verdict comes before the end of its run");
+                assert_eq!(
+                    delays.insert(id.clone(), delay),
+                    None,
+                    "one verdict for {id}"
+                );
             }
             if delays.len() < count {
                 changed.changed().await.unwrap();
@@ -152,8 +201,9 @@ fn most_requests(length: Duration) -> usize {
 async fn with_enough_budget_every_end_is_seen_as_soon_as_promised() {
     // A thousand runs from 5 seconds to a day, as many short as long ones.
     let mut random = fastrand::Rng::with_seed(42);
-    let lengths: Vec<_> =
-        (0..1000).map(|_| Duration::from_secs_f64(5.0 * (DAY.as_secs_f64() / 5.0).powf(random.f64()))).collect();
+    let lengths: Vec<_> = (0..1000)
+        .map(|_| Duration::from_secs_f64(5.0 * (DAY.as_secs_f64() / 5.0).powf(random.f64())))
+        .collect();
     let budget = 20_000;
     let simulation = simulate(&lengths, |policy| policy.requests_per_minute = budget).await;
     let delays = simulation.delays(lengths.len()).await;
@@ -161,13 +211,23 @@ async fn with_enough_budget_every_end_is_seen_as_soon_as_promised() {
 
     let slack = LATENCY * 2 + Duration::from_millis(50);
     let mut asked: HashMap<&RunId, usize> = HashMap::new();
-    requests.iter().for_each(|(_, id)| *asked.entry(id).or_default() += 1);
+    requests
+        .iter()
+        .for_each(|(_, id)| *asked.entry(id).or_default() += 1);
     for (index, length) in lengths.iter().enumerate() {
         let id = RunId::new(&format!("run_{index}")).unwrap();
         // The promise of docs/performance.md: a fifth of the run's age and a second, and never more than half a minute.
         let promised = (length.mul_f64(0.2) + Duration::from_secs(1)).min(Duration::from_secs(30));
-        assert!(delays[&id] <= promised + slack, "{id} of {length:?} was seen {:?} late", delays[&id]);
-        assert!(asked[&id] <= most_requests(*length), "{id} of {length:?} took {} requests", asked[&id]);
+        assert!(
+            delays[&id] <= promised + slack,
+            "{id} of {length:?} was seen {:?} late",
+            delays[&id]
+        );
+        assert!(
+            asked[&id] <= most_requests(*length),
+            "{id} of {length:?} took {} requests",
+            asked[&id]
+        );
     }
     assert_within_budget(&requests, budget as usize);
 }
@@ -181,19 +241,27 @@ async fn with_a_short_budget_every_watch_gets_its_turn() {
 
     assert_within_budget(&requests, 60);
     // At least three quarters of the budget is used ...
-    assert!(requests.len() >= 45 * 60 * 24 - 60, "{} requests", requests.len());
+    assert!(
+        requests.len() >= 45 * 60 * 24 - 60,
+        "{} requests",
+        requests.len()
+    );
     // ... and shared fairly: a round of all watches takes 1000 / 46 minutes, and nobody waits for two.
     let round = MINUTE * 1000 / 45;
     let mut last: HashMap<&RunId, Instant> = HashMap::new();
     for (at, id) in &requests {
-        let since = last.insert(id, *at).map_or(*at - requests[0].0, |before| *at - before);
+        let since = last
+            .insert(id, *at)
+            .map_or(*at - requests[0].0, |before| *at - before);
         assert!(since <= round + MINUTE, "{id} waited {since:?}");
     }
     assert_eq!(last.len(), 1000);
-    let most = requests.iter().fold(HashMap::<_, usize>::new(), |mut counts, (_, id)| {
-        *counts.entry(id).or_default() += 1;
-        counts
-    });
+    let most = requests
+        .iter()
+        .fold(HashMap::<_, usize>::new(), |mut counts, (_, id)| {
+            *counts.entry(id).or_default() += 1;
+            counts
+        });
     let (least, most) = (most.values().min().unwrap(), most.values().max().unwrap());
     assert!(most - least <= 1, "between {least} and {most} polls each");
 }
@@ -204,14 +272,20 @@ async fn after_a_suspend_all_are_asked_at_once_without_a_burst() {
     tokio::time::sleep(MINUTE * 30).await;
     let before = simulation.api.requests.lock().unwrap().len();
     let slept = Duration::from_secs(3 * 3600);
-    simulation.clock.jump(runwatch::clock::Jump { slept, stepped: jiff::SignedDuration::ZERO });
+    simulation.clock.jump(runwatch::clock::Jump {
+        slept,
+        stepped: jiff::SignedDuration::ZERO,
+    });
     let woke = Instant::now();
     tokio::time::sleep(MINUTE).await;
     let requests = simulation.end().await;
     let first_round: Vec<_> = requests[before..].iter().take(200).collect();
     let asked: std::collections::HashSet<_> = first_round.iter().map(|(_, id)| id).collect();
     assert_eq!(asked.len(), 200, "each once before any twice");
-    assert!(first_round[0].0 - woke <= Duration::from_secs(2), "the first at once");
+    assert!(
+        first_round[0].0 - woke <= Duration::from_secs(2),
+        "the first at once"
+    );
     assert_within_budget(&requests, 600);
 }
 
@@ -221,11 +295,17 @@ async fn a_step_of_the_wall_clock_is_no_evidence_that_time_passed() {
     tokio::time::sleep(MINUTE).await;
     // Set forward by a year, far past the deadline: the watch goes on, to the right verdict.
     let year = jiff::SignedDuration::from_hours(365 * 24);
-    simulation.clock.jump(runwatch::clock::Jump { slept: Duration::ZERO, stepped: year });
+    simulation.clock.jump(runwatch::clock::Jump {
+        slept: Duration::ZERO,
+        stepped: year,
+    });
     let mut changed = simulation.store.history_changed();
     let verdict = loop {
         let events = simulation.store.events_after(0, u32::MAX).await.unwrap();
-        if let Some(verdict) = events.iter().find_map(|(_, event)| event.event_type.verdict()) {
+        if let Some(verdict) = events
+            .iter()
+            .find_map(|(_, event)| event.event_type.verdict())
+        {
             break verdict;
         }
         changed.changed().await.unwrap();

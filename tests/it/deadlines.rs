@@ -76,26 +76,51 @@ impl Provider for Api {
         if number > 1 {
             self.most_probes.fetch_max(under_way, Ordering::Relaxed);
         }
-        tokio::time::sleep(if matches!(outcome, Hangs) { SECOND * 15 } else { Duration::from_millis(20) }).await;
+        tokio::time::sleep(if matches!(outcome, Hangs) {
+            SECOND * 15
+        } else {
+            Duration::from_millis(20)
+        })
+        .await;
         self.under_way.fetch_sub(1, Ordering::Relaxed);
-        let seen =
-            |status, pause| Ok(Reply { observation: Observation { status, details: RunDetails::default() }, pause });
-        let refused = |status, retry_after| Err(ApiError::Status { status, message: String::new(), retry_after });
+        let seen = |status, pause| {
+            Ok(Reply {
+                observation: Observation {
+                    status,
+                    details: RunDetails::default(),
+                },
+                pause,
+            })
+        };
+        let refused = |status, retry_after| {
+            Err(ApiError::Status {
+                status,
+                message: String::new(),
+                retry_after,
+            })
+        };
         match outcome {
             Going => seen(Status::Running, None),
             Says(status) => seen(Status::from_api(status), None),
             UsedUp(pause) => seen(Status::Running, Some(pause)),
             Succeeded => seen(Status::Succeeded, None),
-            Missing => Err(ApiError::NotFound { message: String::new() }),
+            Missing => Err(ApiError::NotFound {
+                message: String::new(),
+            }),
             BadGateway => refused(502, None),
             Throttled(pause) => refused(429, Some(pause)),
-            Refused => Err(ApiError::Unauthorized { status: 401, message: String::new() }),
+            Refused => Err(ApiError::Unauthorized {
+                status: 401,
+                message: String::new(),
+            }),
             Hangs => Err(ApiError::Timeout),
         }
     }
 
     async fn open_events(&self, _: &RunId, _: Option<&str>) -> Result<NoStream, ApiError> {
-        Err(ApiError::NotFound { message: String::new() })
+        Err(ApiError::NotFound {
+            message: String::new(),
+        })
     }
 
     fn reconnect(&self) {
@@ -119,7 +144,9 @@ struct World {
 }
 
 impl World {
-    async fn new(script: impl Fn(&str, usize, Duration) -> Outcome + Send + Sync + 'static) -> Self {
+    async fn new(
+        script: impl Fn(&str, usize, Duration) -> Outcome + Send + Sync + 'static,
+    ) -> Self {
         Self::with(|_| (), &[], script).await
     }
 
@@ -149,21 +176,45 @@ impl World {
         for (index, deadline) in stored.iter().enumerate() {
             let mut watch = watch(&format!("run_{index}"), &clock, Duration::ZERO);
             watch.added_at = clock.now().checked_sub(MINUTE * 60).unwrap();
-            watch.deadline_at = clock.now().checked_add(SignedDuration::from_secs(*deadline)).unwrap();
+            watch.deadline_at = clock
+                .now()
+                .checked_add(SignedDuration::from_secs(*deadline))
+                .unwrap();
             store.add_watch(watch).await.unwrap();
         }
-        let (mut scheduler, watches) =
-            Scheduler::new(api.clone(), store.clone(), clock.clone(), policy.clone(), Metrics::default(), 7);
-        let active = store.active_watches(clock.now(), None, u32::MAX).await.unwrap();
+        let (mut scheduler, watches) = Scheduler::new(
+            api.clone(),
+            store.clone(),
+            clock.clone(),
+            policy.clone(),
+            Metrics::default(),
+            7,
+        );
+        let active = store
+            .active_watches(clock.now(), None, u32::MAX)
+            .await
+            .unwrap();
         let many = active.len() as u64;
         scheduler.resume(active, many);
         let stop = CancellationToken::new();
         tasks.spawn(scheduler.run(stop.clone()));
-        Self { start, api, clock, store, watches, policy, tasks, stop }
+        Self {
+            start,
+            api,
+            clock,
+            store,
+            watches,
+            policy,
+            tasks,
+            stop,
+        }
     }
 
     async fn add(&self, id: &str, timeout: Duration) {
-        self.watches.add(watch(id, &self.clock, timeout), AddedBy::Request).await.unwrap();
+        self.watches
+            .add(watch(id, &self.clock, timeout), AddedBy::Request)
+            .await
+            .unwrap();
     }
 
     async fn until(&self, at: Duration) {
@@ -174,11 +225,17 @@ impl World {
     async fn verdicts(&self) -> HashMap<String, (EventType, Duration, String)> {
         let began = self.clock.now().checked_sub(self.start.elapsed()).unwrap();
         let events = self.store.events_after(0, u32::MAX).await.unwrap();
-        let verdicts = events.into_iter().map(|(_, event)| event).filter(|event| event.event_type.verdict().is_some());
+        let verdicts = events
+            .into_iter()
+            .map(|(_, event)| event)
+            .filter(|event| event.event_type.verdict().is_some());
         let of = |event: Event| {
             let (data, at) = (event.run().unwrap(), event.timestamp.duration_since(began));
             let why = data.reason.clone().unwrap_or_default();
-            (data.run.id.to_string(), (event.event_type, at.try_into().unwrap_or_default(), why))
+            (
+                data.run.id.to_string(),
+                (event.event_type, at.try_into().unwrap_or_default(), why),
+            )
         };
         verdicts.map(of).collect()
     }
@@ -189,7 +246,11 @@ impl World {
 
     fn polls_of(&self, id: &str) -> Vec<Duration> {
         let polls = self.api.polls.lock().unwrap();
-        polls.iter().filter(|(_, polled)| polled == id).map(|(at, _)| *at).collect()
+        polls
+            .iter()
+            .filter(|(_, polled)| polled == id)
+            .map(|(at, _)| *at)
+            .collect()
     }
 
     async fn end(mut self) {
@@ -215,8 +276,14 @@ fn watch(id: &str, clock: &Clock, timeout: Duration) -> Watch {
 
 #[tokio::test(start_paused = true)]
 async fn more_last_polls_than_slots_and_an_api_that_hangs_delay_no_deadline() {
-    let adjust = |policy: &mut Policy| (policy.requests_per_minute, policy.max_in_flight) = (1_000_000, 64);
-    let world = World::with(adjust, &[], |_, _, at| if at > SECOND * 6 { Hangs } else { Going }).await;
+    let adjust =
+        |policy: &mut Policy| (policy.requests_per_minute, policy.max_in_flight) = (1_000_000, 64);
+    let world = World::with(
+        adjust,
+        &[],
+        |_, _, at| if at > SECOND * 6 { Hangs } else { Going },
+    )
+    .await;
     for index in 0..256 {
         world.add(&format!("run_{index}"), SECOND * 8).await;
     }
@@ -224,7 +291,10 @@ async fn more_last_polls_than_slots_and_an_api_that_hangs_delay_no_deadline() {
     let verdicts = world.verdicts().await;
     assert_eq!(verdicts.len(), 256);
     for (id, (_, at, why)) in verdicts {
-        assert!(at >= SECOND * 8 && at <= SECOND * 8 + AT_THE_LATEST, "{id} after {at:?}: {why}");
+        assert!(
+            at >= SECOND * 8 && at <= SECOND * 8 + AT_THE_LATEST,
+            "{id} after {at:?}: {why}"
+        );
     }
     world.end().await;
 }
@@ -246,17 +316,32 @@ async fn deadlines_together_on_a_short_budget_end_in_time_and_leave_room_for_new
         assert!(*at <= MINUTE * 2 + AT_THE_LATEST, "{id} after {at:?}");
         if *verdict == EventType::WatchUnreachable {
             unreachable += 1;
-            assert!(why.starts_with("not polled") && why.ends_with("share 60 requests a minute"), "{why}");
+            assert!(
+                why.starts_with("not polled") && why.ends_with("share 60 requests a minute"),
+                "{why}"
+            );
         }
     }
-    assert!((200..300).contains(&unreachable), "{unreachable} of them were not polled for long");
-    assert!(world.polls_of("new")[0] <= MINUTE * 2 + SECOND * 8, "{:?}", world.polls_of("new"));
+    assert!(
+        (200..300).contains(&unreachable),
+        "{unreachable} of them were not polled for long"
+    );
+    assert!(
+        world.polls_of("new")[0] <= MINUTE * 2 + SECOND * 8,
+        "{:?}",
+        world.polls_of("new")
+    );
     world.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn deadlines_that_never_cease_leave_room_for_other_watches() {
-    let world = World::with(|policy| policy.requests_per_minute = 30, &[], |_, _, _| Going).await;
+    let world = World::with(
+        |policy| policy.requests_per_minute = 30,
+        &[],
+        |_, _, _| Going,
+    )
+    .await;
     world.add("long", MINUTE * 60).await;
     for index in 0..600 {
         world.add(&format!("run_{index}"), SECOND * 30).await;
@@ -267,7 +352,10 @@ async fn deadlines_that_never_cease_leave_room_for_other_watches() {
     }
     // Some 23 requests a minute are to be had for 60 last polls a minute, and as many first ones.
     let late = world.polls_of("late");
-    assert!(late[0] <= SECOND * 301 + MINUTE * 2, "first polled at {late:?}");
+    assert!(
+        late[0] <= SECOND * 301 + MINUTE * 2,
+        "first polled at {late:?}"
+    );
     let last = world.polls_of("long").last().copied().unwrap();
     assert!(last > SECOND * 400, "last polled at {last:?}");
     world.end().await;
@@ -286,11 +374,21 @@ async fn only_an_answer_of_its_own_that_is_young_enough_lets_a_watch_time_out() 
         world.until(MINUTE * 7).await;
         let (verdict, at, why) = world.verdict("old").await.unwrap();
         assert_eq!(verdict, EventType::WatchUnreachable, "{outcome:?}");
-        assert!(at <= MINUTE * 5 + SECOND * 30 + AT_THE_LATEST && why.starts_with(text), "{outcome:?}: {at:?}, {why}");
+        assert!(
+            at <= MINUTE * 5 + SECOND * 30 + AT_THE_LATEST && why.starts_with(text),
+            "{outcome:?}: {at:?}, {why}"
+        );
         world.end().await;
     }
     // The answer that asked for the pause is ten seconds old, where the next poll was due after half a minute.
-    let world = World::new(|_, _, at| if at > MINUTE * 5 { UsedUp(MINUTE * 60) } else { Going }).await;
+    let world = World::new(|_, _, at| {
+        if at > MINUTE * 5 {
+            UsedUp(MINUTE * 60)
+        } else {
+            Going
+        }
+    })
+    .await;
     world.add("young", MINUTE * 5 + SECOND * 20).await;
     world.until(MINUTE * 6).await;
     let (verdict, at, _) = world.verdict("young").await.unwrap();
@@ -320,12 +418,22 @@ async fn a_deadline_that_passed_in_a_sleep_waits_for_the_network_to_come_back() 
             world.add(&format!("run_{index}"), MINUTE * 30).await;
         }
         world.until(woken).await;
-        world.clock.jump(Jump { slept: MINUTE * 60, stepped: SignedDuration::ZERO });
+        world.clock.jump(Jump {
+            slept: MINUTE * 60,
+            stepped: SignedDuration::ZERO,
+        });
         world.until(woken + within).await;
         let verdicts = world.verdicts().await;
         assert_eq!(verdicts.len(), 3, "{network:?}: {verdicts:?}");
-        assert!(verdicts.values().all(|(given, _, _)| *given == verdict), "{network:?}: {verdicts:?}");
-        assert_eq!(world.api.renewed.load(Ordering::Relaxed), 1, "the connections of before are let go");
+        assert!(
+            verdicts.values().all(|(given, _, _)| *given == verdict),
+            "{network:?}: {verdicts:?}"
+        );
+        assert_eq!(
+            world.api.renewed.load(Ordering::Relaxed),
+            1,
+            "the connections of before are let go"
+        );
         world.end().await;
     }
 }
@@ -337,16 +445,26 @@ async fn a_deadline_that_passed_while_no_process_ran_waits_for_the_network_to_co
         (SECOND * 40, EventType::RunSucceeded, SECOND * 45),
         (MINUTE * 5, EventType::WatchUnreachable, SECOND * 66),
     ] {
-        let script = move |_: &str, _: usize, at: Duration| if at < network { BadGateway } else { Succeeded };
+        let script = move |_: &str, _: usize, at: Duration| {
+            if at < network { BadGateway } else { Succeeded }
+        };
         let world = World::with(|_| (), &[-600, -1, 0], script).await;
         world.until(SECOND * 59).await;
         let early = world.verdicts().await;
-        assert!(early.values().all(|(given, _, _)| *given == EventType::RunSucceeded), "{network:?}: {early:?}");
+        assert!(
+            early
+                .values()
+                .all(|(given, _, _)| *given == EventType::RunSucceeded),
+            "{network:?}: {early:?}"
+        );
         world.until(within.max(SECOND * 59)).await;
         let verdicts = world.verdicts().await;
         assert_eq!(verdicts.len(), 3, "{network:?}");
         for (given, at, _) in verdicts.values() {
-            assert!(*given == verdict && *at <= within, "{network:?}: {given:?} after {at:?}");
+            assert!(
+                *given == verdict && *at <= within,
+                "{network:?}: {given:?} after {at:?}"
+            );
         }
         world.end().await;
     }
@@ -367,12 +485,18 @@ async fn a_run_is_not_missing_while_nobody_could_see_it() {
         world.add(id, MINUTE * 60).await;
     }
     world.until(MINUTE * 11).await;
-    assert_eq!(world.verdict("hidden").await.map(|(verdict, _, _)| verdict), Some(EventType::RunSucceeded));
+    assert_eq!(
+        world.verdict("hidden").await.map(|(verdict, _, _)| verdict),
+        Some(EventType::RunSucceeded)
+    );
     assert!(world.verdict("never").await.is_none());
     world.until(MINUTE * 13).await;
     let (verdict, at, why) = world.verdict("never").await.unwrap();
     assert_eq!(verdict, EventType::WatchNotFound);
-    assert!(at >= MINUTE * 12 - SECOND && at <= MINUTE * 12 + SECOND, "{at:?}");
+    assert!(
+        at >= MINUTE * 12 - SECOND && at <= MINUTE * 12 + SECOND,
+        "{at:?}"
+    );
     assert!(why.contains("never knew"), "{why}");
     world.end().await;
 }
@@ -383,22 +507,45 @@ async fn a_sleep_is_no_time_in_which_a_run_was_missing() {
     world.add("run_1", MINUTE * 600).await;
     for _ in 0..3 {
         tokio::time::sleep(SECOND * 30).await;
-        world.clock.jump(Jump { slept: MINUTE * 10, stepped: SignedDuration::ZERO });
+        world.clock.jump(Jump {
+            slept: MINUTE * 10,
+            stepped: SignedDuration::ZERO,
+        });
     }
     tokio::time::sleep(SECOND).await;
     assert!(world.verdict("run_1").await.is_none());
     tokio::time::sleep(MINUTE * 2).await;
-    assert_eq!(world.verdict("run_1").await.map(|(verdict, _, _)| verdict), Some(EventType::WatchNotFound));
+    assert_eq!(
+        world.verdict("run_1").await.map(|(verdict, _, _)| verdict),
+        Some(EventType::WatchNotFound)
+    );
     world.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_reload_to_another_account_ends_the_pause_of_the_one_before() {
     for (account, polled) in [("second", true), ("first", false)] {
-        let world = World::new(|_, _, at| if at < SECOND { Throttled(MINUTE * 60) } else { Going }).await;
+        let world = World::new(|_, _, at| {
+            if at < SECOND {
+                Throttled(MINUTE * 60)
+            } else {
+                Going
+            }
+        })
+        .await;
         world.add("run_1", MINUTE * 60).await;
         world.until(SECOND * 10).await;
-        world.watches.reload(Api { account, ..world.api.clone() }, world.policy.clone()).await.unwrap();
+        world
+            .watches
+            .reload(
+                Api {
+                    account,
+                    ..world.api.clone()
+                },
+                world.policy.clone(),
+            )
+            .await
+            .unwrap();
         world.until(SECOND * 11).await;
         assert_eq!(world.polls_of("run_1").len() > 1, polled, "{account}");
         world.end().await;
@@ -412,7 +559,14 @@ async fn a_refused_key_is_probed_soon_at_first() {
         world.add(&format!("run_{index}"), MINUTE * 600).await;
     }
     world.until(MINUTE * 5).await;
-    let mut probes: Vec<u64> = world.api.polls.lock().unwrap().iter().map(|(at, _)| at.as_secs()).collect();
+    let mut probes: Vec<u64> = world
+        .api
+        .polls
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|(at, _)| at.as_secs())
+        .collect();
     probes.dedup();
     assert_eq!(probes, [0, 5, 20, 65, 125, 185, 245]);
     world.end().await;
@@ -426,17 +580,35 @@ async fn a_failing_api_gets_one_probe_at_a_time_from_1_to_60_seconds_apart() {
             world.add(&format!("run_{index}"), MINUTE * 600).await;
         }
         world.until(MINUTE * 180).await;
-        assert_eq!(world.api.most_probes.load(Ordering::Relaxed), 1, "{outcome:?}");
-        let polls: Vec<_> = world.api.polls.lock().unwrap().iter().map(|(at, _)| at.as_secs_f64()).collect();
+        assert_eq!(
+            world.api.most_probes.load(Ordering::Relaxed),
+            1,
+            "{outcome:?}"
+        );
+        let polls: Vec<_> = world
+            .api
+            .polls
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(at, _)| at.as_secs_f64())
+            .collect();
         // The first polls of all went out before anything was known.
         let probes = &polls[polls.iter().filter(|at| **at < takes + 0.1).count()..];
         for pair in probes.windows(2) {
             let wait = pair[1] - pair[0] - takes;
-            assert!((0.89..=60.01).contains(&wait), "{outcome:?}: {wait} s from an answer to the next probe");
+            assert!(
+                (0.89..=60.01).contains(&wait),
+                "{outcome:?}: {wait} s from an answer to the next probe"
+            );
         }
         let longest = 180.0 * 60.0 / (60.0 + takes);
         let expected = longest * 0.95..longest * 1.2 + 10.0;
-        assert!(expected.contains(&(probes.len() as f64)), "{outcome:?}: {} probes in 3 h", probes.len());
+        assert!(
+            expected.contains(&(probes.len() as f64)),
+            "{outcome:?}: {} probes in 3 h",
+            probes.len()
+        );
         world.end().await;
     }
 }

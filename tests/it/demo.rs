@@ -18,25 +18,46 @@ async fn the_demo_shows_every_fate_and_says_that_all_came() {
         ("with a 429", Verdict::Succeeded),
         ("with a 502", Verdict::Succeeded),
     ] {
-        assert!(results.contains(&format!("{name} {verdict}")), "{name}: {ended:?}");
+        assert!(
+            results.contains(&format!("{name} {verdict}")),
+            "{name}: {ended:?}"
+        );
     }
-    assert_eq!(ended.stdout.matches("signature verified").count(), 6, "{ended:?}");
-    assert!(ended.stdout.contains("every verdict right, nothing lost"), "{ended:?}");
+    assert_eq!(
+        ended.stdout.matches("signature verified").count(),
+        6,
+        "{ended:?}"
+    );
     assert!(
-        ended.stderr.contains("the API asked for a pause") && ended.stderr.contains("502 Bad Gateway"),
+        ended.stdout.contains("every verdict right, nothing lost"),
+        "{ended:?}"
+    );
+    assert!(
+        ended.stderr.contains("the API asked for a pause")
+            && ended.stderr.contains("502 Bad Gateway"),
         "{ended:?}"
     );
 
     let as_json = Program::new().run(&["demo", "--json"]).await;
     assert_eq!(as_json.code, Some(0), "{as_json:?}");
     let lines = as_json.json_lines();
-    assert_eq!(lines.iter().filter(|line| line["verdict"].is_string()).count(), 6, "{as_json:?}");
+    assert_eq!(
+        lines
+            .iter()
+            .filter(|line| line["verdict"].is_string())
+            .count(),
+        6,
+        "{as_json:?}"
+    );
     assert_eq!(lines.last().unwrap()["as_it_must_be"], true, "{as_json:?}");
 }
 
 #[tokio::test]
 async fn a_served_demo_can_be_watched_from_another_terminal() {
-    let mut server = Program::new().command(&["demo", "--serve"]).spawn().unwrap();
+    let mut server = Program::new()
+        .command(&["demo", "--serve"])
+        .spawn()
+        .unwrap();
     let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
     let exports = lines.next_line().await.unwrap().unwrap();
     let command = lines.next_line().await.unwrap().unwrap();
@@ -47,7 +68,9 @@ async fn a_served_demo_can_be_watched_from_another_terminal() {
     }
     let arguments: Vec<_> = command.split(' ').skip(1).collect();
     assert_eq!((arguments[0], arguments.len()), ("wait", 7), "{command}");
-    let ended = program.run(&["wait", "run_demo_outreach", "--interval", "100ms"]).await;
+    let ended = program
+        .run(&["wait", "run_demo_outreach", "--interval", "100ms"])
+        .await;
     assert_eq!(ended.code, Some(3), "{ended:?}");
     send_signal(&server, rustix::process::Signal::TERM);
     assert_eq!(finish(server).await.code, Some(143));

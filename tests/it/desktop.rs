@@ -43,15 +43,26 @@ struct Shown {
 
 fn start(program: &str, arguments: &[&str], variables: &BTreeMap<&str, String>) -> Child {
     let mut command = Command::new(program);
-    command.args(arguments).env_clear().envs(variables).kill_on_drop(true);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    command.spawn().unwrap_or_else(|error| panic!("{program}: {error}; run the tests with: bash tests/run"))
+    command
+        .args(arguments)
+        .env_clear()
+        .envs(variables)
+        .kill_on_drop(true);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    command
+        .spawn()
+        .unwrap_or_else(|error| panic!("{program}: {error}; run the tests with: bash tests/run"))
 }
 
 /// The first line that a program prints: where it is to be found.
 async fn first_line(child: &mut Child) -> String {
     let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
-    let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("it starts in time");
+    let line = tokio::time::timeout(PATIENCE, lines.next_line())
+        .await
+        .expect("it starts in time");
     line.unwrap().expect("it starts")
 }
 
@@ -63,35 +74,73 @@ impl Desktop {
             std::fs::write(&path, text).unwrap();
             path
         };
-        let bus = file("bus.conf", &BUS.replace("DIR", &dir.path().display().to_string()));
+        let bus = file(
+            "bus.conf",
+            &BUS.replace("DIR", &dir.path().display().to_string()),
+        );
         let dunst = file("dunstrc", DUNST);
         let mut variables = BTreeMap::from([
             ("PATH", std::env::var("PATH").unwrap()),
             ("HOME", dir.path().display().to_string()),
             ("XDG_RUNTIME_DIR", dir.path().display().to_string()),
         ]);
-        let display = ["-displayfd", "1", "-screen", "0", "800x600x24", "-nolisten", "tcp"];
+        let display = [
+            "-displayfd",
+            "1",
+            "-screen",
+            "0",
+            "800x600x24",
+            "-nolisten",
+            "tcp",
+        ];
         let mut display = start("Xvfb", &display, &variables);
         variables.insert("DISPLAY", format!(":{}", first_line(&mut display).await));
-        let mut bus =
-            start("dbus-daemon", &[&format!("--config-file={bus}"), "--print-address", "--nofork"], &variables);
+        let mut bus = start(
+            "dbus-daemon",
+            &[
+                &format!("--config-file={bus}"),
+                "--print-address",
+                "--nofork",
+            ],
+            &variables,
+        );
         variables.insert("DBUS_SESSION_BUS_ADDRESS", first_line(&mut bus).await);
         let dunst = start("dunst", &["-conf", &dunst], &variables);
-        let desktop = Self { variables, display, bus, dunst, _dir: dir };
-        eventually("the notification daemon answers", || desktop.ask("dunstctl", &["count"]).is_some()).await;
+        let desktop = Self {
+            variables,
+            display,
+            bus,
+            dunst,
+            _dir: dir,
+        };
+        eventually("the notification daemon answers", || {
+            desktop.ask("dunstctl", &["count"]).is_some()
+        })
+        .await;
         desktop
     }
 
     /// What a program says that is run on this desktop; nothing if it fails.
     fn ask(&self, program: &str, arguments: &[&str]) -> Option<String> {
         let mut command = std::process::Command::new(program);
-        let output = command.args(arguments).env_clear().envs(&self.variables).output().unwrap();
-        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+        let output = command
+            .args(arguments)
+            .env_clear()
+            .envs(&self.variables)
+            .output()
+            .unwrap();
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8(output.stdout).unwrap())
     }
 
     /// The program on this desktop.
     fn program(&self, program: Program) -> Program {
-        program.set("DBUS_SESSION_BUS_ADDRESS", &self.variables["DBUS_SESSION_BUS_ADDRESS"])
+        program.set(
+            "DBUS_SESSION_BUS_ADDRESS",
+            &self.variables["DBUS_SESSION_BUS_ADDRESS"],
+        )
     }
 
     /// What was shown so far, the newest first.
@@ -110,7 +159,11 @@ impl Desktop {
                 3 => "critical",
                 hours => panic!("a timeout of {hours} h"),
             };
-            Shown { title: text("summary"), body: text("body"), urgency }
+            Shown {
+                title: text("summary"),
+                body: text("body"),
+                urgency,
+            }
         };
         messages.map(shown).collect()
     }
@@ -143,7 +196,8 @@ fn seen(script: Script) -> Script {
 #[tokio::test]
 async fn messages_are_shown_with_their_weight_and_as_text() {
     let desktop = Desktop::start().await;
-    let hostile = "out of <b>memory</b> & <a href=\"http://evil.example\">more</a>\n\x1b[31msecond line";
+    let hostile =
+        "out of <b>memory</b> & <a href=\"http://evil.example\">more</a>\n\x1b[31msecond line";
     let cases: [(Script, &[&str], i32, Shown); 4] = [
         (
             seen(Script::succeeds()),
@@ -186,22 +240,51 @@ async fn messages_are_shown_with_their_weight_and_as_text() {
         assert_eq!(ended.code, Some(code), "{ended:?}");
         assert!(!ended.stderr.contains("not delivered"), "{ended:?}");
         let shown = desktop.shown();
-        assert_eq!((shown.len(), &shown[0]), (number + 1, &expected), "{ended:?}");
+        assert_eq!(
+            (shown.len(), &shown[0]),
+            (number + 1, &expected),
+            "{ended:?}"
+        );
     }
-    let ended = desktop.program(Program::new()).configured(SINK).run(&["sinks", "test"]).await;
+    let ended = desktop
+        .program(Program::new())
+        .configured(SINK)
+        .run(&["sinks", "test"])
+        .await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.stdout.starts_with("desktop: ok: shown as notification "), "{ended:?}");
+    assert!(
+        ended
+            .stdout
+            .starts_with("desktop: ok: shown as notification "),
+        "{ended:?}"
+    );
     let shown = desktop.shown();
     let title = "This is a test message from runwatch".to_owned();
-    assert_eq!((shown.len(), &shown[0]), (count + 1, &Shown { title, body: String::new(), urgency: "normal" }));
+    assert_eq!(
+        (shown.len(), &shown[0]),
+        (
+            count + 1,
+            &Shown {
+                title,
+                body: String::new(),
+                urgency: "normal"
+            }
+        )
+    );
 }
 
 #[tokio::test]
 async fn a_click_opens_the_run_and_no_shell_reads_the_link() {
     let desktop = Desktop::start().await;
-    let simulator = api([("run_1", Script::fails("no")), ("run_2", Script::runs_forever())]).await;
+    let simulator = api([
+        ("run_1", Script::fails("no")),
+        ("run_2", Script::runs_forever()),
+    ])
+    .await;
     let link = "https://console.example/runs/{run_id}?a=1&b=$(touch${IFS}x)";
-    let program = desktop.program(Program::with(&simulator)).configured(&format!("[api]\nrun_url = '{link}'\n{SINK}"));
+    let program = desktop
+        .program(Program::with(&simulator))
+        .configured(&format!("[api]\nrun_url = '{link}'\n{SINK}"));
     let bin = program.home().join("bin");
     std::fs::create_dir(&bin).unwrap();
     // Written by another process: one that this process holds open for writing cannot be run, and a
@@ -213,11 +296,26 @@ async fn a_click_opens_the_run_and_no_shell_reads_the_link() {
     assert!(written.unwrap().success());
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     let program = program.set("PATH", &path);
-    let child = program.command(&["wait", "run_1", "run_2"]).spawn().unwrap();
-    let bus = ["--session", "--print-reply", "--dest=org.freedesktop.DBus", "/org/freedesktop/DBus"];
-    let rules = [&bus as &[_], &["org.freedesktop.DBus.Debug.Stats.GetAllMatchRules"]].concat();
-    let listens =
-        || desktop.ask("dbus-send", &rules).is_some_and(|rules| rules.contains("member='NotificationClosed'"));
+    let child = program
+        .command(&["wait", "run_1", "run_2"])
+        .spawn()
+        .unwrap();
+    let bus = [
+        "--session",
+        "--print-reply",
+        "--dest=org.freedesktop.DBus",
+        "/org/freedesktop/DBus",
+    ];
+    let rules = [
+        &bus as &[_],
+        &["org.freedesktop.DBus.Debug.Stats.GetAllMatchRules"],
+    ]
+    .concat();
+    let listens = || {
+        desktop
+            .ask("dbus-send", &rules)
+            .is_some_and(|rules| rules.contains("member='NotificationClosed'"))
+    };
     eventually("it listens for a click", listens).await;
     let opened = || std::fs::read_to_string(program.home().join("opened")).unwrap_or_default();
     let click = || {
@@ -233,7 +331,10 @@ async fn a_click_opens_the_run_and_no_shell_reads_the_link() {
     assert_eq!(opened(), link.replace("{run_id}", "run_1") + "\n");
     assert!(!program.home().join("x").exists());
     let environment = std::fs::read_to_string(program.home().join("environment")).unwrap();
-    assert!(environment.contains("PATH=") && !environment.contains("simulated-key"), "{environment}");
+    assert!(
+        environment.contains("PATH=") && !environment.contains("simulated-key"),
+        "{environment}"
+    );
     simulator.add_run(&RunId::new("run_2").unwrap(), Script::succeeds());
     let ended = finish(child).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
@@ -247,12 +348,18 @@ async fn a_desktop_that_hangs_or_is_gone_changes_no_verdict() {
     let failed = async |why: &str| {
         let ended = program.run(&["wait", "run_1"]).await;
         assert_eq!(ended.code, Some(1), "{ended:?}");
-        let warning = format!("run.failed of run_1 was not delivered to desktop after 1 attempt: {why}");
+        let warning =
+            format!("run.failed of run_1 was not delivered to desktop after 1 attempt: {why}");
         assert!(ended.stderr.contains(&warning), "{ended:?}");
         assert!(!ended.stderr.contains("panic"), "{ended:?}");
         let tested = program.run(&["sinks", "test"]).await;
         assert_eq!(tested.code, Some(1), "{tested:?}");
-        assert!(tested.stdout.starts_with(&format!("desktop: failed: {why}")), "{tested:?}");
+        assert!(
+            tested
+                .stdout
+                .starts_with(&format!("desktop: failed: {why}")),
+            "{tested:?}"
+        );
     };
     for daemon in [&desktop.dunst, &desktop.bus] {
         send_signal(daemon, Signal::STOP);
@@ -282,7 +389,10 @@ async fn without_a_bus_the_attempt_fails_and_says_why() {
         let ended = finish(command.spawn().unwrap()).await;
         assert_eq!(ended.code, Some(0), "{ended:?}");
         let warning = "was not delivered to desktop after 1 attempt: no desktop to be reached: ";
-        assert!(ended.stderr.contains(warning) && ended.stderr.contains(why), "{address}: {ended:?}");
+        assert!(
+            ended.stderr.contains(warning) && ended.stderr.contains(why),
+            "{address}: {ended:?}"
+        );
         assert!(!ended.stderr.contains("panic"), "{ended:?}");
     }
 }

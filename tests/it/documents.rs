@@ -25,10 +25,16 @@ fn root() -> &'static Path {
 
 /// All documents: those of the root, and of the folders that have some.
 fn documents() -> Vec<PathBuf> {
-    let folders = ["", "docs", "examples", ".github", ".github/ISSUE_TEMPLATE"].map(|folder| root().join(folder));
-    let entries = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten();
+    let folders = ["", "docs", "examples", ".github", ".github/ISSUE_TEMPLATE"]
+        .map(|folder| root().join(folder));
+    let entries = folders
+        .iter()
+        .filter_map(|folder| std::fs::read_dir(folder).ok())
+        .flatten();
     let paths = entries.map(|entry| entry.unwrap().path());
-    paths.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
+    paths
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .collect()
 }
 
 /// The lines of a document outside of its blocks of code.
@@ -43,7 +49,10 @@ fn prose(text: &str) -> impl Iterator<Item = &str> {
 
 /// The targets of the links of a document.
 fn links(text: &str) -> Vec<&str> {
-    prose(text).flat_map(|line| line.split("](").skip(1)).map(|rest| rest.split(')').next().unwrap()).collect()
+    prose(text)
+        .flat_map(|line| line.split("](").skip(1))
+        .map(|rest| rest.split(')').next().unwrap())
+        .collect()
 }
 
 /// The anchors of a document's headings, as GitHub makes them: lower case, without punctuation, spaces as dashes.
@@ -52,7 +61,9 @@ fn anchors(text: &str) -> BTreeSet<String> {
     headings
         .map(|line| {
             let title = line.trim_start_matches('#').trim().to_lowercase();
-            let kept = title.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+            let kept = title
+                .chars()
+                .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
             kept.map(|c| if c == ' ' { '-' } else { c }).collect()
         })
         .collect()
@@ -71,15 +82,23 @@ fn every_relative_link_leads_to_a_file_and_an_anchor_that_exist() {
             }
             let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
             let folder = document.parent().unwrap();
-            let target = if path.is_empty() { document.clone() } else { folder.join(path) };
+            let target = if path.is_empty() {
+                document.clone()
+            } else {
+                folder.join(path)
+            };
             let Ok(target) = target.canonicalize() else {
                 broken.push(format!("{}: {link}", document.display()));
                 continue;
             };
-            let has_anchor =
-                anchor.is_empty() || std::fs::read_to_string(&target).is_ok_and(|text| anchors(&text).contains(anchor));
+            let has_anchor = anchor.is_empty()
+                || std::fs::read_to_string(&target)
+                    .is_ok_and(|text| anchors(&text).contains(anchor));
             if !has_anchor {
-                broken.push(format!("{}: {link} has no such heading", document.display()));
+                broken.push(format!(
+                    "{}: {link} has no such heading",
+                    document.display()
+                ));
             }
             if target != *document {
                 linked.insert(target);
@@ -89,7 +108,9 @@ fn every_relative_link_leads_to_a_file_and_an_anchor_that_exist() {
     assert!(broken.is_empty(), "broken links:\n{}", broken.join("\n"));
     let unlinked: Vec<_> = documents
         .iter()
-        .filter(|document| !document.starts_with(root().join(".github")) && !document.ends_with("README.md"))
+        .filter(|document| {
+            !document.starts_with(root().join(".github")) && !document.ends_with("README.md")
+        })
         .filter(|document| !linked.contains(&document.canonicalize().unwrap()))
         .collect();
     assert!(unlinked.is_empty(), "no document leads to {unlinked:?}");
@@ -97,10 +118,16 @@ fn every_relative_link_leads_to_a_file_and_an_anchor_that_exist() {
 
 #[test]
 fn the_readme_is_short_and_leads_to_every_page() {
-    assert!(README.lines().count() <= 150, "{} lines", README.lines().count());
+    assert!(
+        README.lines().count() <= 150,
+        "{} lines",
+        README.lines().count()
+    );
     for entry in std::fs::read_dir(root().join("docs")).unwrap() {
         let page = format!("docs/{}", entry.unwrap().file_name().to_str().unwrap());
-        let is_linked = links(README).iter().any(|link| link.split('#').next() == Some(page.as_str()));
+        let is_linked = links(README)
+            .iter()
+            .any(|link| link.split('#').next() == Some(page.as_str()));
         assert!(is_linked, "README.md leads to {page}");
     }
 }
@@ -109,16 +136,28 @@ fn the_readme_is_short_and_leads_to_every_page() {
 fn every_key_is_documented_with_its_default() {
     let (mut section, mut keys, mut missing) = ("", 0, Vec::new());
     for line in EXAMPLE.lines() {
-        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+        if let Some(name) = line
+            .strip_prefix('[')
+            .and_then(|line| line.strip_suffix(']'))
+        {
             section = name;
         }
         // The sinks come last, commented out as a whole.
         if line.starts_with("#[sinks.") {
             break;
         }
-        let is_key =
-            |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-        let Some((name, value)) = line.strip_prefix('#').and_then(|line| line.split_once(" = ")) else { continue };
+        let is_key = |name: &str| {
+            !name.is_empty()
+                && name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        };
+        let Some((name, value)) = line
+            .strip_prefix('#')
+            .and_then(|line| line.split_once(" = "))
+        else {
+            continue;
+        };
         if !is_key(name) {
             continue;
         }
@@ -133,7 +172,11 @@ fn every_key_is_documented_with_its_default() {
         }
     }
     assert!(keys >= 25, "{keys}");
-    assert!(missing.is_empty(), "docs/configuration.md lacks these rows:\n{}", missing.join("\n"));
+    assert!(
+        missing.is_empty(),
+        "docs/configuration.md lacks these rows:\n{}",
+        missing.join("\n")
+    );
 }
 
 /// Watches a run that ends after `length`, each wait shorter than its interval by `jitter`. Returns
@@ -151,7 +194,11 @@ fn watched(length: Duration, jitter: f64) -> (u32, Duration) {
 }
 
 fn with_commas(number: u64) -> String {
-    if number < 1000 { number.to_string() } else { format!("{},{:03}", number / 1000, number % 1000) }
+    if number < 1000 {
+        number.to_string()
+    } else {
+        format!("{},{:03}", number / 1000, number % 1000)
+    }
 }
 
 /// The fewest and the most requests for a run of this length whose stream says something every 2 seconds,
@@ -160,47 +207,91 @@ async fn activities(length: Duration) -> (u64, u64) {
     let mut counts = Vec::new();
     for seed in 0..8 {
         let simulation = Simulation::start(seed, |_| ());
-        let run = simulation.add(0, length, Stream::Works { every: Duration::from_secs(2) }).await;
+        let run = simulation
+            .add(
+                0,
+                length,
+                Stream::Works {
+                    every: Duration::from_secs(2),
+                },
+            )
+            .await;
         let (_, delay) = simulation.verdict(&run).await;
         assert!(delay <= LATENCY * 2, "within moments: {delay:?}");
         counts.push(simulation.api.polls().len() + simulation.api.openings().len());
         simulation.end().await;
     }
-    (*counts.iter().min().unwrap() as u64, *counts.iter().max().unwrap() as u64)
+    (
+        *counts.iter().min().unwrap() as u64,
+        *counts.iter().max().unwrap() as u64,
+    )
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_table_of_requests_and_delays_is_what_the_defaults_give() {
     let mut missing = Vec::new();
     let jitter = Settings::default().watch.jitter;
-    for (name, seconds) in [("10 s", 10), ("1 min", 60), ("10 min", 600), ("1 h", 3600), ("8 h", 8 * 3600)] {
+    for (name, seconds) in [
+        ("10 s", 10),
+        ("1 min", 60),
+        ("10 min", 600),
+        ("1 h", 3600),
+        ("8 h", 8 * 3600),
+    ] {
         let length = Duration::from_secs(seconds);
         let (least, delay) = watched(length, 0.0);
         let (most, _) = watched(length, jitter);
         let range = |least: u64, most: u64| {
-            if least == most { with_commas(least) } else { format!("{}–{}", with_commas(least), with_commas(most)) }
+            if least == most {
+                with_commas(least)
+            } else {
+                format!("{}–{}", with_commas(least), with_commas(most))
+            }
         };
         let requests = range(least.into(), most.into());
         let per_hour = match seconds / 3600 {
             0 => "–".to_owned(),
-            hours => range((u64::from(least) + hours / 2) / hours, (u64::from(most) + hours / 2) / hours),
+            hours => range(
+                (u64::from(least) + hours / 2) / hours,
+                (u64::from(most) + hours / 2) / hours,
+            ),
         };
         let delay = delay.as_secs_f64();
-        let delay = if delay < 30.0 { format!("{delay:.1} s") } else { "30 s".to_owned() };
+        let delay = if delay < 30.0 {
+            format!("{delay:.1} s")
+        } else {
+            "30 s".to_owned()
+        };
         let fixed = with_commas(seconds.div_ceil(3) + 1);
         let (fewest, most) = activities(length).await;
         let activities = range(fewest, most);
-        let row = format!("| {name} | {requests} | {per_hour} | {delay} | {activities} | {fixed} requests, 3 s |");
+        let row = format!(
+            "| {name} | {requests} | {per_hour} | {delay} | {activities} | {fixed} requests, 3 s |"
+        );
         if !PERFORMANCE.contains(&row) {
             missing.push(row);
         }
     }
-    assert!(missing.is_empty(), "docs/performance.md lacks these rows:\n{}", missing.join("\n"));
+    assert!(
+        missing.is_empty(),
+        "docs/performance.md lacks these rows:\n{}",
+        missing.join("\n")
+    );
 }
 
 #[test]
 fn every_exit_code_and_event_is_named() {
-    for code in ["| 0 |", "| 1 |", "| 2 |", "| 3 |", "| 4 |", "| 5 |", "| 6 |", "| 124 |", "| 130, 143 |"] {
+    for code in [
+        "| 0 |",
+        "| 1 |",
+        "| 2 |",
+        "| 3 |",
+        "| 4 |",
+        "| 5 |",
+        "| 6 |",
+        "| 124 |",
+        "| 130, 143 |",
+    ] {
         assert!(WAITING.contains(code), "{code}");
     }
     for event in runwatch::domain::EventType::ALL {
@@ -223,19 +314,35 @@ fn arguments(line: &str) -> Vec<&str> {
 
 #[test]
 fn the_recipes_and_the_workflow_run_each_step_of_the_gate() {
-    let steps: Vec<_> = GATE.lines().filter_map(|line| line.trim().strip_prefix("step ")?.split('\'').nth(1)).collect();
+    let steps: Vec<_> = GATE
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("step ")?.split('\'').nth(1))
+        .collect();
     assert!(steps.len() >= 15, "{steps:?}");
-    let recipes =
-        JUSTFILE.lines().filter_map(|line| line.trim().strip_prefix(".ci/run ")).flat_map(arguments).collect();
-    let jobs = WORKFLOW.lines().filter_map(|line| line.split_once("steps: ")?.1.trim().strip_suffix('}'));
-    let jobs = jobs.flat_map(|steps| arguments(steps.trim().trim_matches('"'))).collect();
+    let recipes = JUSTFILE
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix(".ci/run "))
+        .flat_map(arguments)
+        .collect();
+    let jobs = WORKFLOW
+        .lines()
+        .filter_map(|line| line.split_once("steps: ")?.1.trim().strip_suffix('}'));
+    let jobs = jobs
+        .flat_map(|steps| arguments(steps.trim().trim_matches('"')))
+        .collect();
     for (file, beginnings) in [("justfile", recipes), ("gate.yml", jobs)] {
         let beginnings: Vec<&str> = beginnings;
         for beginning in &beginnings {
-            assert!(steps.iter().any(|step| step.starts_with(beginning)), "{file}: no step begins with {beginning:?}");
+            assert!(
+                steps.iter().any(|step| step.starts_with(beginning)),
+                "{file}: no step begins with {beginning:?}"
+            );
         }
         for step in &steps {
-            let runs = beginnings.iter().filter(|beginning| step.starts_with(**beginning)).count();
+            let runs = beginnings
+                .iter()
+                .filter(|beginning| step.starts_with(**beginning))
+                .count();
             assert_eq!(runs, 1, "{file} runs the step {step:?} once");
         }
     }

@@ -9,8 +9,8 @@ use runwatch::app;
 use runwatch::clock::{Clock, Jump};
 use runwatch::config::Settings;
 use runwatch::domain::{
-    Event, EventData, EventType, FoundBy, Labels, Observation, PollOutcome, Progress, ProviderNotice, RunDetails,
-    RunId, SinkName, Status, Watch,
+    Event, EventData, EventType, FoundBy, Labels, Observation, PollOutcome, Progress,
+    ProviderNotice, RunDetails, RunId, SinkName, Status, Watch,
 };
 use runwatch::metrics::Metrics;
 use runwatch::providers::{ApiError, NoStream, Provider, Reply};
@@ -47,15 +47,27 @@ impl Provider for Api {
     type Events = NoStream;
 
     async fn open_events(&self, _: &RunId, _: Option<&str>) -> Result<NoStream, ApiError> {
-        Err(ApiError::NotFound { message: String::new() })
+        Err(ApiError::NotFound {
+            message: String::new(),
+        })
     }
 
     async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
-        self.requests.lock().unwrap().push((Instant::now(), id.clone()));
+        self.requests
+            .lock()
+            .unwrap()
+            .push((Instant::now(), id.clone()));
         let mood = *self.mood.lock().unwrap();
-        let bad_gateway = || ApiError::Status { status: 502, message: String::new(), retry_after: None };
+        let bad_gateway = || ApiError::Status {
+            status: 502,
+            message: String::new(),
+            retry_after: None,
+        };
         let running = |pause| {
-            let observation = Observation { status: Status::Running, details: RunDetails::default() };
+            let observation = Observation {
+                status: Status::Running,
+                details: RunDetails::default(),
+            };
             Ok(Reply { observation, pause })
         };
         match mood {
@@ -66,7 +78,10 @@ impl Provider for Api {
                 tokio::time::sleep(FAILS_AFTER).await;
                 Err(bad_gateway())
             }
-            Mood::Refusing => Err(ApiError::Unauthorized { status: 401, message: "Invalid API key".to_owned() }),
+            Mood::Refusing => Err(ApiError::Unauthorized {
+                status: 401,
+                message: "Invalid API key".to_owned(),
+            }),
         }
     }
 }
@@ -100,7 +115,10 @@ async fn world(stored: usize, adjust: impl FnOnce(&mut Policy)) -> World {
 
 async fn world_at(place: Location<'_>, stored: usize, adjust: impl FnOnce(&mut Policy)) -> World {
     let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
-    let api = Api { mood: Arc::new(Mutex::new(Mood::Running)), requests: Arc::default() };
+    let api = Api {
+        mood: Arc::new(Mutex::new(Mood::Running)),
+        requests: Arc::default(),
+    };
     let (store, writer) = Store::open(place).unwrap();
     let mut tasks = JoinSet::new();
     let full = Arc::new(Mutex::new(false));
@@ -111,20 +129,50 @@ async fn world_at(place: Location<'_>, stored: usize, adjust: impl FnOnce(&mut P
     for index in 0..stored {
         let watch = watch(index, long_ago);
         let (_, id) = store.add_watch(watch.clone()).await.unwrap();
-        let running = Observation { status: Status::Running, details: RunDetails::default() };
+        let running = Observation {
+            status: Status::Running,
+            details: RunDetails::default(),
+        };
         let begun = Progress::begin(long_ago);
-        let step = begun.step(&watch, PollOutcome::Seen(Box::new(running)), long_ago, &policy.limits).unwrap();
-        store.record_step(id, step, Vec::new(), None, FoundBy::Poll, long_ago).await.unwrap();
+        let step = begun
+            .step(
+                &watch,
+                PollOutcome::Seen(Box::new(running)),
+                long_ago,
+                &policy.limits,
+            )
+            .unwrap();
+        store
+            .record_step(id, step, Vec::new(), None, FoundBy::Poll, long_ago)
+            .await
+            .unwrap();
     }
-    let active = store.active_watches(clock.now(), None, u32::MAX).await.unwrap();
-    let (mut scheduler, watches) =
-        Scheduler::new(api.clone(), store.clone(), clock.clone(), policy, Metrics::default(), 7);
+    let active = store
+        .active_watches(clock.now(), None, u32::MAX)
+        .await
+        .unwrap();
+    let (mut scheduler, watches) = Scheduler::new(
+        api.clone(),
+        store.clone(),
+        clock.clone(),
+        policy,
+        Metrics::default(),
+        7,
+    );
     let many = active.len() as u64;
     scheduler.resume(active, many);
     let stop = CancellationToken::new();
     let incident = store.newest_provider_event().await.unwrap();
     tasks.spawn(scheduler.with_incident(incident.as_ref()).run(stop.clone()));
-    World { api, clock, store, watches, tasks, stop, full }
+    World {
+        api,
+        clock,
+        store,
+        watches,
+        tasks,
+        stop,
+        full,
+    }
 }
 
 impl World {
@@ -135,7 +183,10 @@ impl World {
 
     async fn told(&self) -> Vec<EventType> {
         let events = self.store.events_after(0, u32::MAX).await.unwrap();
-        events.into_iter().map(|(_, event)| event.event_type).collect()
+        events
+            .into_iter()
+            .map(|(_, event)| event.event_type)
+            .collect()
     }
 
     fn requests(&self) -> usize {
@@ -157,16 +208,41 @@ async fn a_clock_that_is_set_moves_waiting_attempts_though_no_run_is_watched() {
     let world = world(0, |_| ()).await;
     let ops = SinkName::new("ops").unwrap();
     let due = world.clock.now().checked_add(MINUTE * 600).unwrap();
-    let data = EventData::Provider(ProviderNotice { message: String::new(), since: due });
-    let event = Event { event_type: EventType::ApiUnreachable, timestamp: due, data };
-    world.store.record_event(RoutedEvent { event, sinks: vec![ops.clone()] }, due).await.unwrap();
+    let data = EventData::Provider(ProviderNotice {
+        message: String::new(),
+        since: due,
+    });
+    let event = Event {
+        event_type: EventType::ApiUnreachable,
+        timestamp: due,
+        data,
+    };
+    world
+        .store
+        .record_event(
+            RoutedEvent {
+                event,
+                sinks: vec![ops.clone()],
+            },
+            due,
+        )
+        .await
+        .unwrap();
     let mut shown = due;
     for hours in [-2, 3] {
         let stepped = SignedDuration::from_hours(hours);
-        world.clock.jump(Jump { slept: Duration::ZERO, stepped });
-        world.live(Mood::Running, MINUTE + Duration::from_secs(1)).await;
+        world.clock.jump(Jump {
+            slept: Duration::ZERO,
+            stepped,
+        });
+        world
+            .live(Mood::Running, MINUTE + Duration::from_secs(1))
+            .await;
         shown = shown.checked_add(stepped).unwrap();
-        assert_eq!(world.store.next_due(ops.clone()).await.unwrap(), Some(shown));
+        assert_eq!(
+            world.store.next_due(ops.clone()).await.unwrap(),
+            Some(shown)
+        );
     }
     assert_eq!(world.end().await, []);
 }
@@ -186,10 +262,17 @@ async fn each_incident_is_told_once() {
         // The three watches may be under way together when the first of them fails. From then on there is one probe
         // at a time: 1 s, 2 s, ... 32 s and then 60 s apart, give or take a tenth.
         let probes = &requests[3..];
-        assert!((165..=205).contains(&probes.len()), "{} probes in three hours", probes.len());
+        assert!(
+            (165..=205).contains(&probes.len()),
+            "{} probes in three hours",
+            probes.len()
+        );
         for two in probes.windows(2) {
             let apart = two[1].0 - two[0].0;
-            assert!((FAILS_AFTER..=MINUTE * 11 / 10 + FAILS_AFTER).contains(&apart), "{apart:?} apart");
+            assert!(
+                (FAILS_AFTER..=MINUTE * 11 / 10 + FAILS_AFTER).contains(&apart),
+                "{apart:?} apart"
+            );
         }
         world.live(Mood::Running, MINUTE * 5).await;
     }
@@ -220,7 +303,10 @@ async fn an_event_about_the_api_that_a_full_disk_rejects_is_stored_later() {
     world.live(Mood::Running, MINUTE * 5).await;
     *world.full.lock().unwrap() = false;
     world.live(Mood::Running, MINUTE * 2).await;
-    assert_eq!(world.told().await, [EventType::ApiUnreachable, EventType::ApiRecovered]);
+    assert_eq!(
+        world.told().await,
+        [EventType::ApiUnreachable, EventType::ApiRecovered]
+    );
     world.end().await;
 }
 
@@ -231,11 +317,22 @@ async fn a_clock_that_is_set_does_not_change_when_an_incident_begins() {
         world.live(Mood::Running, MINUTE).await;
         world.live(Mood::BadGateway, MINUTE * 2).await;
         let stepped = jiff::SignedDuration::from_hours(hours);
-        world.clock.jump(runwatch::clock::Jump { slept: Duration::ZERO, stepped });
+        world.clock.jump(runwatch::clock::Jump {
+            slept: Duration::ZERO,
+            stepped,
+        });
         world.live(Mood::BadGateway, MINUTE * 2).await;
-        assert_eq!(world.told().await, [], "four minutes, with a clock set by {hours} h");
+        assert_eq!(
+            world.told().await,
+            [],
+            "four minutes, with a clock set by {hours} h"
+        );
         world.live(Mood::BadGateway, MINUTE * 3).await;
-        assert_eq!(world.told().await, [EventType::ApiUnreachable], "seven minutes, with a clock set by {hours} h");
+        assert_eq!(
+            world.told().await,
+            [EventType::ApiUnreachable],
+            "seven minutes, with a clock set by {hours} h"
+        );
         world.end().await;
     }
 }
@@ -244,7 +341,11 @@ async fn a_clock_that_is_set_does_not_change_when_an_incident_begins() {
 async fn an_overdue_run_is_told_once() {
     let world = world(0, |policy| policy.limits.overdue_after = Some(MINUTE * 10)).await;
     for index in 0..2 {
-        world.watches.add(watch(index, world.clock.now()), AddedBy::Request).await.unwrap();
+        world
+            .watches
+            .add(watch(index, world.clock.now()), AddedBy::Request)
+            .await
+            .unwrap();
     }
     world.live(Mood::Running, MINUTE * 9).await;
     assert_eq!(world.told().await, [EventType::RunStarted; 2]);
@@ -259,13 +360,28 @@ async fn after_a_restart_polls_are_spread_and_go_on_at_the_pace_they_had() {
     let world = world(1000, |policy| policy.requests_per_minute = 1_000_000).await;
     world.live(Mood::Running, MINUTE * 5).await;
     let requests = world.end().await;
-    let within = |span: Duration| requests.iter().filter(|(at, _)| *at - start <= span).count();
+    let within = |span: Duration| {
+        requests
+            .iter()
+            .filter(|(at, _)| *at - start <= span)
+            .count()
+    };
     let second = within(Duration::from_secs(1));
-    assert!((40..=60).contains(&second), "{second} requests in the first second");
+    assert!(
+        (40..=60).contains(&second),
+        "{second} requests in the first second"
+    );
     let first_round = within(Duration::from_secs(20));
-    assert!((950..=1100).contains(&first_round), "{first_round} requests until all were asked once");
+    assert!(
+        (950..=1100).contains(&first_round),
+        "{first_round} requests until all were asked once"
+    );
     // Running for an hour, each is asked at the longest interval: 10 or 11 times in five minutes.
-    assert!((9_000..=11_500).contains(&requests.len()), "{} requests in five minutes", requests.len());
+    assert!(
+        (9_000..=11_500).contains(&requests.len()),
+        "{} requests in five minutes",
+        requests.len()
+    );
     let asked: std::collections::HashSet<_> = requests.iter().map(|(_, id)| id).collect();
     assert_eq!(asked.len(), 1000);
 }
@@ -278,13 +394,20 @@ async fn a_reload_keeps_every_watch_and_takes_up_the_new_limits() {
     let mut policy = app::policy(&Settings::default());
     policy.backoff.max = Duration::from_secs(5);
     policy.requests_per_minute = 6000;
-    world.watches.reload(world.api.clone(), policy).await.unwrap();
+    world
+        .watches
+        .reload(world.api.clone(), policy)
+        .await
+        .unwrap();
     world.live(Mood::Running, MINUTE).await;
     let views = world.watches.view(None).await.unwrap();
     assert_eq!(views.len(), 20);
     // Every watch is asked at least once in each five seconds and a bit.
     let asked = world.requests() - before;
-    assert!((20 * 11..=20 * 15).contains(&asked), "{asked} polls in a minute");
+    assert!(
+        (20 * 11..=20 * 15).contains(&asked),
+        "{asked} polls in a minute"
+    );
     world.end().await;
 }
 
@@ -299,7 +422,11 @@ async fn an_incident_is_told_once_through_restarts() {
     first.end().await;
     let second = world_at(place, 0, |_| ()).await;
     second.live(Mood::Refusing, MINUTE * 3).await;
-    assert_eq!(second.told().await, [EventType::ApiUnauthorized], "told by the process before");
+    assert_eq!(
+        second.told().await,
+        [EventType::ApiUnauthorized],
+        "told by the process before"
+    );
     second.end().await;
     let third = world_at(place, 0, |_| ()).await;
     third.live(Mood::Running, MINUTE).await;
@@ -319,13 +446,30 @@ async fn a_run_that_the_api_cannot_answer_for_delays_no_other() {
     let requests = world.end().await;
     for index in 1..4 {
         let id = RunId::new(&format!("run_{index}")).unwrap();
-        let asked: Vec<_> = requests.iter().filter(|(_, asked)| *asked == id).map(|(at, _)| *at).collect();
-        let longest = asked.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+        let asked: Vec<_> = requests
+            .iter()
+            .filter(|(_, asked)| *asked == id)
+            .map(|(at, _)| *at)
+            .collect();
+        let longest = asked
+            .windows(2)
+            .map(|pair| pair[1] - pair[0])
+            .max()
+            .unwrap();
         // The longest interval, and the shortest pause after a failure.
-        assert!(longest <= Duration::from_millis(31_500), "{id} waited {longest:?}");
+        assert!(
+            longest <= Duration::from_millis(31_500),
+            "{id} waited {longest:?}"
+        );
     }
-    let poisoned = requests.iter().filter(|(_, asked)| asked.as_str() == "run_0").count();
-    assert!((110..=140).contains(&poisoned), "{poisoned} polls of the run itself in an hour");
+    let poisoned = requests
+        .iter()
+        .filter(|(_, asked)| asked.as_str() == "run_0")
+        .count();
+    assert!(
+        (110..=140).contains(&poisoned),
+        "{poisoned} polls of the run itself in an hour"
+    );
 }
 
 /// The verdicts of watches whose deadline comes in a minute, in `mood` from half a minute before it.
@@ -333,14 +477,20 @@ async fn at_the_deadline(mood: Mood, before: Duration) -> Vec<EventType> {
     let world = world(0, |_| ()).await;
     let deadline_at = world.clock.now().checked_add(MINUTE * 10).unwrap();
     for index in 0..3 {
-        let watch = Watch { deadline_at, ..watch(index, world.clock.now()) };
+        let watch = Watch {
+            deadline_at,
+            ..watch(index, world.clock.now())
+        };
         world.watches.add(watch, AddedBy::Request).await.unwrap();
     }
     world.live(Mood::Running, MINUTE * 10 - before).await;
     world.live(mood, before + MINUTE).await;
     let events = world.store.events_after(0, u32::MAX).await.unwrap();
-    let mut verdicts: Vec<_> =
-        events.into_iter().map(|(_, event)| event).filter(|event| event.event_type.verdict().is_some()).collect();
+    let mut verdicts: Vec<_> = events
+        .into_iter()
+        .map(|(_, event)| event)
+        .filter(|event| event.event_type.verdict().is_some())
+        .collect();
     verdicts.sort_by_key(|event| event.run_id().cloned());
     world.end().await;
     verdicts.into_iter().map(|event| event.event_type).collect()
@@ -352,12 +502,35 @@ async fn the_last_poll_decides_at_a_deadline_when_the_api_may_not_be_asked() {
     // than they were due to wait.
     let mut paused = at_the_deadline(Mood::Pausing, MINUTE / 2).await;
     paused.sort_by_key(|event_type| event_type.as_str());
-    assert_eq!(paused, [EventType::WatchTimedOut, EventType::WatchUnreachable, EventType::WatchUnreachable]);
-    assert_eq!(at_the_deadline(Mood::Pausing, MINUTE * 5).await, [EventType::WatchUnreachable; 3]);
-    assert_eq!(at_the_deadline(Mood::BadGateway, MINUTE * 5).await, [EventType::WatchUnreachable; 3]);
-    assert_eq!(at_the_deadline(Mood::Refusing, MINUTE * 5).await, [EventType::WatchUnreachable; 3]);
+    assert_eq!(
+        paused,
+        [
+            EventType::WatchTimedOut,
+            EventType::WatchUnreachable,
+            EventType::WatchUnreachable
+        ]
+    );
+    assert_eq!(
+        at_the_deadline(Mood::Pausing, MINUTE * 5).await,
+        [EventType::WatchUnreachable; 3]
+    );
+    assert_eq!(
+        at_the_deadline(Mood::BadGateway, MINUTE * 5).await,
+        [EventType::WatchUnreachable; 3]
+    );
+    assert_eq!(
+        at_the_deadline(Mood::Refusing, MINUTE * 5).await,
+        [EventType::WatchUnreachable; 3]
+    );
     let poisoned = at_the_deadline(Mood::Poisoned, MINUTE * 5).await;
-    assert_eq!(poisoned, [EventType::WatchUnreachable, EventType::WatchTimedOut, EventType::WatchTimedOut]);
+    assert_eq!(
+        poisoned,
+        [
+            EventType::WatchUnreachable,
+            EventType::WatchTimedOut,
+            EventType::WatchTimedOut
+        ]
+    );
 }
 
 /// An API whose runs have all failed, each with an output of 1 MiB.
@@ -367,13 +540,26 @@ impl Provider for Ended {
     type Events = NoStream;
 
     async fn open_events(&self, _: &RunId, _: Option<&str>) -> Result<NoStream, ApiError> {
-        Err(ApiError::NotFound { message: String::new() })
+        Err(ApiError::NotFound {
+            message: String::new(),
+        })
     }
 
     async fn get_run(&self, _: &RunId) -> Result<Reply, ApiError> {
-        let output = serde_json::value::to_raw_value(&"x".repeat(1024 * 1024)).unwrap().into();
-        let details = RunDetails { output: Some(output), ..RunDetails::default() };
-        Ok(Reply { observation: Observation { status: Status::Failed, details }, pause: None })
+        let output = serde_json::value::to_raw_value(&"x".repeat(1024 * 1024))
+            .unwrap()
+            .into();
+        let details = RunDetails {
+            output: Some(output),
+            ..RunDetails::default()
+        };
+        Ok(Reply {
+            observation: Observation {
+                status: Status::Failed,
+                details,
+            },
+            pause: None,
+        })
     }
 }
 
@@ -383,7 +569,11 @@ struct Platter(Arc<Mutex<bool>>);
 impl TransactionRunner for Platter {
     async fn run(&self, transaction: Transaction) -> Option<Done> {
         let full = *self.0.lock().unwrap();
-        Some(if full { transaction.refuse() } else { transaction.run() })
+        Some(if full {
+            transaction.refuse()
+        } else {
+            transaction.run()
+        })
     }
 }
 
@@ -399,9 +589,25 @@ async fn ends_that_a_full_disk_refuses_are_all_told_later_but_not_all_their_outp
         store.add_watch(watch(index, clock.now())).await.unwrap();
     }
     *full.lock().unwrap() = true;
-    let policy = Policy { requests_per_minute: 6_000, ..app::policy(&Settings::default()) };
-    let (mut scheduler, watches) = Scheduler::new(Ended, store.clone(), clock.clone(), policy, Metrics::default(), 7);
-    scheduler.resume(store.active_watches(clock.now(), None, u32::MAX).await.unwrap(), RUNS as u64);
+    let policy = Policy {
+        requests_per_minute: 6_000,
+        ..app::policy(&Settings::default())
+    };
+    let (mut scheduler, watches) = Scheduler::new(
+        Ended,
+        store.clone(),
+        clock.clone(),
+        policy,
+        Metrics::default(),
+        7,
+    );
+    scheduler.resume(
+        store
+            .active_watches(clock.now(), None, u32::MAX)
+            .await
+            .unwrap(),
+        RUNS as u64,
+    );
     let stop = CancellationToken::new();
     tasks.spawn(scheduler.run(stop.clone()));
     tokio::time::sleep(MINUTE).await;
@@ -421,8 +627,14 @@ async fn ends_that_a_full_disk_refuses_are_all_told_later_but_not_all_their_outp
     let data: Vec<_> = events.iter().filter_map(|(_, event)| event.run()).collect();
     assert_eq!(data.len(), RUNS, "every end has its event");
     let whole = data.iter().filter(|data| data.run.output.is_some()).count();
-    assert!((1..=16).contains(&whole), "{whole} outputs of 1 MiB were kept in memory");
-    let named = data.iter().filter(|data| data.truncated == ["output"] && data.run.output.is_none()).count();
+    assert!(
+        (1..=16).contains(&whole),
+        "{whole} outputs of 1 MiB were kept in memory"
+    );
+    let named = data
+        .iter()
+        .filter(|data| data.truncated == ["output"] && data.run.output.is_none())
+        .count();
     assert_eq!(whole + named, RUNS);
     stop.cancel();
     drop((store, watches));
@@ -449,46 +661,100 @@ impl TransactionRunner for Held {
 async fn a_status_that_a_held_store_rejects_stops_no_polls_and_is_not_lost() {
     const SECOND: Duration = Duration::from_secs(1);
     let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
-    let api = Api { mood: Arc::new(Mutex::new(Mood::Running)), requests: Arc::default() };
+    let api = Api {
+        mood: Arc::new(Mutex::new(Mood::Running)),
+        requests: Arc::default(),
+    };
     let (store, writer) = Store::open(Location::Memory).unwrap();
     let held = Arc::new(Mutex::new(false));
     let mut tasks = JoinSet::new();
     tasks.spawn(writer.run_on(Held(Arc::clone(&held))));
-    let mut policy = Policy { requests_per_minute: 6_000, ..app::policy(&Settings::default()) };
+    let mut policy = Policy {
+        requests_per_minute: 6_000,
+        ..app::policy(&Settings::default())
+    };
     (policy.backoff.initial, policy.backoff.max) = (SECOND * 2, SECOND * 2);
     // Of run_0 to run_2 the status is known, of run_3 it is new.
     for index in 0..4 {
         let watch = watch(index, clock.now());
         let (_, id) = store.add_watch(watch.clone()).await.unwrap();
-        let running = Observation { status: Status::Running, details: RunDetails::default() };
+        let running = Observation {
+            status: Status::Running,
+            details: RunDetails::default(),
+        };
         let begun = Progress::begin(clock.now());
-        let step = begun.step(&watch, PollOutcome::Seen(Box::new(running)), clock.now(), &policy.limits).unwrap();
+        let step = begun
+            .step(
+                &watch,
+                PollOutcome::Seen(Box::new(running)),
+                clock.now(),
+                &policy.limits,
+            )
+            .unwrap();
         if index < 3 {
-            store.record_step(id, step, Vec::new(), None, FoundBy::Poll, clock.now()).await.unwrap();
+            store
+                .record_step(id, step, Vec::new(), None, FoundBy::Poll, clock.now())
+                .await
+                .unwrap();
         }
     }
-    let (mut scheduler, watches) =
-        Scheduler::new(api.clone(), store.clone(), clock.clone(), policy, Metrics::default(), 7);
-    scheduler.resume(store.active_watches(clock.now(), None, u32::MAX).await.unwrap(), 4);
+    let (mut scheduler, watches) = Scheduler::new(
+        api.clone(),
+        store.clone(),
+        clock.clone(),
+        policy,
+        Metrics::default(),
+        7,
+    );
+    scheduler.resume(
+        store
+            .active_watches(clock.now(), None, u32::MAX)
+            .await
+            .unwrap(),
+        4,
+    );
     *held.lock().unwrap() = true;
     let (began, stop) = (Instant::now(), CancellationToken::new());
     tasks.spawn(scheduler.run(stop.clone()));
     tokio::time::sleep(MINUTE).await;
-    assert_eq!(store.status_changes_after(3).await.unwrap(), [], "it is rejected");
+    assert_eq!(
+        store.status_changes_after(3).await.unwrap(),
+        [],
+        "it is rejected"
+    );
     for index in 0..4 {
         let requests = api.requests.lock().unwrap();
-        let times = requests.iter().filter(|(_, run_id)| run_id.as_str() == format!("run_{index}")).map(|(at, _)| *at);
-        let times: Vec<_> = std::iter::once(began).chain(times).chain([began + MINUTE]).collect();
-        let longest = times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+        let times = requests
+            .iter()
+            .filter(|(_, run_id)| run_id.as_str() == format!("run_{index}"))
+            .map(|(at, _)| *at);
+        let times: Vec<_> = std::iter::once(began)
+            .chain(times)
+            .chain([began + MINUTE])
+            .collect();
+        let longest = times
+            .windows(2)
+            .map(|pair| pair[1] - pair[0])
+            .max()
+            .unwrap();
         // The write of the one waits for 5 s, and follows 5 s after it was rejected.
         let most = if index == 3 { SECOND * 11 } else { SECOND * 3 };
-        assert!(longest <= most, "run_{index} was not polled for {longest:?}");
+        assert!(
+            longest <= most,
+            "run_{index} was not polled for {longest:?}"
+        );
     }
     *held.lock().unwrap() = false;
     tokio::time::sleep(SECOND * 16).await;
     let changes = store.status_changes_after(3).await.unwrap();
-    let run_ids: Vec<_> = changes.iter().map(|change| change.run_id.as_str()).collect();
-    assert_eq!((run_ids, &changes[0].status), (vec!["run_3"], &Status::Running));
+    let run_ids: Vec<_> = changes
+        .iter()
+        .map(|change| change.run_id.as_str())
+        .collect();
+    assert_eq!(
+        (run_ids, &changes[0].status),
+        (vec!["run_3"], &Status::Running)
+    );
     stop.cancel();
     drop((store, watches));
     while let Some(ended) = tasks.join_next().await {

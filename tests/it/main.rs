@@ -1,5 +1,8 @@
 //! Tests of the built program and of the library over real sockets.
-#![allow(clippy::unwrap_used, reason = "a helper of a test that cannot go on may panic")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of a test that cannot go on may panic"
+)]
 
 mod api;
 mod config;

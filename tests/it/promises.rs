@@ -24,7 +24,11 @@ fn tests_below(folder: &Path, found: &mut BTreeSet<String>) {
                 if line.starts_with("#[") {
                     is_test |= line.starts_with("#[test") || line.starts_with("#[tokio::test");
                 } else if let Some((_, rest)) = line.split_once("fn ").filter(|_| is_test) {
-                    found.insert(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+                    found.insert(
+                        rest.chars()
+                            .take_while(|c| c.is_alphanumeric() || *c == '_')
+                            .collect(),
+                    );
                     is_test = false;
                 } else if !line.starts_with("//") {
                     is_test = false;
@@ -42,14 +46,23 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 /// The cells of the rows of a table that comes after a heading, without its head.
 fn rows_after<'a>(text: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
     let text = text.split(heading).nth(1).expect(heading);
-    let table = text.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
-    table.skip(2).map(|row| row.trim_matches('|').split(" | ").map(str::trim).collect()).collect()
+    let table = text
+        .lines()
+        .skip_while(|line| !line.starts_with('|'))
+        .take_while(|line| line.starts_with('|'));
+    table
+        .skip(2)
+        .map(|row| row.trim_matches('|').split(" | ").map(str::trim).collect())
+        .collect()
 }
 
 /// The names of the deliberate bugs, and what each of them does.
 fn mutants() -> BTreeSet<(String, String)> {
     let row = |line: &str| {
-        let (name, what) = line.strip_prefix("    (\"")?.strip_suffix("\"),")?.split_once("\", \"")?;
+        let (name, what) = line
+            .strip_prefix("    (\"")?
+            .strip_suffix("\"),")?
+            .split_once("\", \"")?;
         Some((name.to_owned(), what.to_owned()))
     };
     MUTATE.lines().filter_map(row).collect()
@@ -59,7 +72,9 @@ fn mutants() -> BTreeSet<(String, String)> {
 fn named(text: &str) -> Vec<&str> {
     let is_name = |word: &&str| {
         word.matches('_').count() >= 3
-            && word.bytes().all(|byte| byte.is_ascii_lowercase() || b"_0123456789".contains(&byte))
+            && word
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || b"_0123456789".contains(&byte))
     };
     quoted(text).filter(is_name).collect()
 }
@@ -75,21 +90,43 @@ fn all_tests() -> BTreeSet<String> {
 #[test]
 fn every_test_that_a_promise_rests_on_exists() {
     let tests = all_tests();
-    assert!(tests.contains("every_test_that_a_promise_rests_on_exists") && tests.len() > 200, "{}", tests.len());
-    for (file, text, least) in
-        [("docs/guarantees.md", GUARANTEES, 35), ("SECURITY.md", SECURITY, 30), ("docs/testing.md", TESTING, 20)]
-    {
+    assert!(
+        tests.contains("every_test_that_a_promise_rests_on_exists") && tests.len() > 200,
+        "{}",
+        tests.len()
+    );
+    for (file, text, least) in [
+        ("docs/guarantees.md", GUARANTEES, 35),
+        ("SECURITY.md", SECURITY, 30),
+        ("docs/testing.md", TESTING, 20),
+    ] {
         let named = named(text);
         assert!(named.len() >= least, "{file} names {} tests", named.len());
-        let missing: Vec<_> = named.iter().filter(|name| !tests.contains(**name)).collect();
-        assert!(missing.is_empty(), "{file} names tests that do not exist: {missing:?}");
+        let missing: Vec<_> = named
+            .iter()
+            .filter(|name| !tests.contains(**name))
+            .collect();
+        assert!(
+            missing.is_empty(),
+            "{file} names tests that do not exist: {missing:?}"
+        );
     }
 }
 
 #[test]
 fn every_promise_is_shown_and_what_it_rests_on_is_run() {
-    let promises = GUARANTEES.split("## Promises").nth(1).unwrap().split("## Not promised").next().unwrap();
-    let rows: Vec<_> = promises.lines().filter(|line| line.starts_with('|')).skip(2).collect();
+    let promises = GUARANTEES
+        .split("## Promises")
+        .nth(1)
+        .unwrap()
+        .split("## Not promised")
+        .next()
+        .unwrap();
+    let rows: Vec<_> = promises
+        .lines()
+        .filter(|line| line.starts_with('|'))
+        .skip(2)
+        .collect();
     assert!(rows.len() > 10, "{}", rows.len());
     for row in rows {
         let cells: Vec<_> = row.split(" | ").collect();
@@ -98,23 +135,33 @@ fn every_promise_is_shown_and_what_it_rests_on_is_run() {
     }
     let mut scripts = BTreeSet::from(["tests/run", "tests/simulation/mutate"]);
     for text in [GUARANTEES, TESTING, SECURITY] {
-        let is_script =
-            |word: &&str| (word.starts_with("tests/") || word.starts_with("fuzz/")) && word.ends_with("/run");
+        let is_script = |word: &&str| {
+            (word.starts_with("tests/") || word.starts_with("fuzz/")) && word.ends_with("/run")
+        };
         scripts.extend(quoted(text).filter(is_script));
     }
     assert!(scripts.len() >= 5, "{scripts:?}");
     for script in scripts {
-        assert!(GATE.lines().any(|line| line.trim().ends_with(script)), "{script} is in the gate");
+        assert!(
+            GATE.lines().any(|line| line.trim().ends_with(script)),
+            "{script} is in the gate"
+        );
     }
     for file in ["docs/guarantees.md", "SECURITY.md"] {
-        assert!(README.contains(&format!("({file})")), "the README leads to {file}");
+        assert!(
+            README.contains(&format!("({file})")),
+            "the README leads to {file}"
+        );
     }
 }
 
 #[test]
 fn the_deliberate_bugs_are_those_of_the_table() {
     let row = |cells: Vec<&str>| (cells[0].trim_matches('`').to_owned(), cells[1].to_owned());
-    let table: BTreeSet<_> = rows_after(TESTING, "### Deliberate bugs").into_iter().map(row).collect();
+    let table: BTreeSet<_> = rows_after(TESTING, "### Deliberate bugs")
+        .into_iter()
+        .map(row)
+        .collect();
     assert!(table.len() >= 24, "{}", table.len());
     assert_eq!(mutants(), table);
 }
@@ -130,22 +177,33 @@ fn every_test_of_a_defect_exists() {
         assert!(!named.is_empty() || row[2] == "–", "{row:?}");
         for name in named {
             let is_there = tests.contains(name) || bugs.iter().any(|(bug, _)| bug == name);
-            assert!(is_there, "`{name}` is neither a test nor a deliberate bug: {row:?}");
+            assert!(
+                is_there,
+                "`{name}` is neither a test nor a deliberate bug: {row:?}"
+            );
         }
     }
 }
 
 #[test]
 fn every_fuzzing_target_exists() {
-    let targets = FUZZ.lines().find_map(|line| Some(line.split_once("targets=(answer")?.1.split_once(')')?.0));
-    let mut targets: BTreeSet<_> = targets.expect("a list of targets").split_whitespace().collect();
+    let targets = FUZZ
+        .lines()
+        .find_map(|line| Some(line.split_once("targets=(answer")?.1.split_once(')')?.0));
+    let mut targets: BTreeSet<_> = targets
+        .expect("a list of targets")
+        .split_whitespace()
+        .collect();
     targets.insert("answer");
     for text in [GUARANTEES, TESTING, SECURITY] {
         for after in text.split("uzzing of ").skip(1) {
             let sentence = after.split([',', '.', '|', ')']).next().unwrap();
             let named: Vec<_> = quoted(sentence).collect();
             assert!(!named.is_empty(), "{sentence}");
-            assert!(named.iter().all(|name| targets.contains(name)), "{sentence}");
+            assert!(
+                named.iter().all(|name| targets.contains(name)),
+                "{sentence}"
+            );
         }
     }
 }

@@ -18,7 +18,10 @@ use crate::support::{Ended, Program, api};
 /// Waits for `run_1`, which goes as `script` says, with these sinks configured.
 async fn wait(script: Script, sinks: &str, arguments: &[&str]) -> Ended {
     let simulator = api([("run_1", script)]).await;
-    Program::with(&simulator).configured(sinks).run(&[&["wait", "run_1"], arguments].concat()).await
+    Program::with(&simulator)
+        .configured(sinks)
+        .run(&[&["wait", "run_1"], arguments].concat())
+        .await
 }
 
 /// A receiver that gives the first requests these answers.
@@ -51,7 +54,15 @@ fn header<'a>(received: &'a Received, name: &str) -> &'a str {
 async fn events_labels_and_chosen_sinks_decide_who_is_told() {
     let going_first = |script: Script| script.answers(vec!["running"]);
     let cases: [(Script, &[&str], &[&str]); 6] = [
-        (Script::fails("no"), &[], &["all run.failed", "failures run.failed", "verdicts run.failed"]),
+        (
+            Script::fails("no"),
+            &[],
+            &[
+                "all run.failed",
+                "failures run.failed",
+                "verdicts run.failed",
+            ],
+        ),
         (
             going_first(Script::succeeds()),
             &["--label", "team=search", "--label", "env=prod"],
@@ -63,13 +74,26 @@ async fn events_labels_and_chosen_sinks_decide_who_is_told() {
                 "verdicts run.succeeded",
             ],
         ),
-        (Script::succeeds(), &["--label", "team=other"], &["all run.succeeded", "verdicts run.succeeded"]),
-        (Script::fails("no"), &["--sink", "failures", "--sink", "search"], &["failures run.failed"]),
+        (
+            Script::succeeds(),
+            &["--label", "team=other"],
+            &["all run.succeeded", "verdicts run.succeeded"],
+        ),
+        (
+            Script::fails("no"),
+            &["--sink", "failures", "--sink", "search"],
+            &["failures run.failed"],
+        ),
         (Script::succeeds(), &["--sink", "failures"], &[]),
         (
             Script::runs_forever(),
             &["--timeout", "500ms"],
-            &["all run.started", "all watch.timed_out", "starts run.started", "verdicts watch.timed_out"],
+            &[
+                "all run.started",
+                "all watch.timed_out",
+                "starts run.started",
+                "verdicts watch.timed_out",
+            ],
         ),
     ];
     for (script, arguments, expected) in cases {
@@ -85,8 +109,13 @@ async fn events_labels_and_chosen_sinks_decide_who_is_told() {
         .map(|(name, more)| webhook(name, &receiver.url().replace("hook", name), more))
         .concat();
         let ended = wait(script, &sinks, arguments).await;
-        let told =
-            |received: &Received| format!("{} {}", &received.path[1..], body(received)["type"].as_str().unwrap());
+        let told = |received: &Received| {
+            format!(
+                "{} {}",
+                &received.path[1..],
+                body(received)["type"].as_str().unwrap()
+            )
+        };
         let mut told: Vec<_> = receiver.requests().iter().map(told).collect();
         told.sort();
         assert_eq!(told, expected, "{arguments:?}: {ended:?}");
@@ -107,20 +136,37 @@ async fn a_test_message_goes_through_each_sink_and_says_how_it_went() {
     assert_eq!(ended.code, Some(1), "{ended:?}");
     let lines: Vec<_> = ended.stdout.lines().collect();
     assert_eq!(lines.len(), 3, "{ended:?}");
-    assert!(lines[0].starts_with("bad: failed: no connection: "), "{ended:?}");
+    assert!(
+        lines[0].starts_with("bad: failed: no connection: "),
+        "{ended:?}"
+    );
     let path = program.beside_config("events.jsonl");
-    assert_eq!(lines[1], format!("file: ok: appended to {}", path.display()), "{ended:?}");
+    assert_eq!(
+        lines[1],
+        format!("file: ok: appended to {}", path.display()),
+        "{ended:?}"
+    );
     assert_eq!(lines[2], "good: ok: 204 No Content", "{ended:?}");
     let got = receiver.requests();
-    assert_eq!((got.len(), &body(&got[0])["type"]), (1, &json!("sink.test")));
+    assert_eq!(
+        (got.len(), &body(&got[0])["type"]),
+        (1, &json!("sink.test"))
+    );
     let line = std::fs::read_to_string(path).unwrap();
     assert!(line.contains("runwatch test message"), "{line}");
 
     let ended = program.run(&["sinks", "test", "good", "--json"]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert_eq!(ended.json_lines(), [json!({"sink": "good", "delivered": true, "detail": "204 No Content"})]);
+    assert_eq!(
+        ended.json_lines(),
+        [json!({"sink": "good", "delivered": true, "detail": "204 No Content"})]
+    );
     let ended = program.run(&["sinks", "test", "bad", "--json"]).await;
-    assert_eq!((ended.code, &ended.json_lines()[0]["delivered"]), (Some(1), &json!(false)), "{ended:?}");
+    assert_eq!(
+        (ended.code, &ended.json_lines()[0]["delivered"]),
+        (Some(1), &json!(false)),
+        "{ended:?}"
+    );
 }
 
 #[tokio::test]
@@ -128,14 +174,31 @@ async fn sinks_that_are_not_there_are_wrong_usage() {
     let receiver = receiver([]).await;
     let configured = Program::new().configured(&webhook("good", &receiver.url(), ""));
     let ended = configured.run(&["sinks", "test", "good", "goood"]).await;
-    assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""), "{ended:?}");
-    assert_eq!(ended.stderr, "error: no sink is called goood; known sinks: good\n");
-    assert_eq!(receiver.requests().len(), 0, "nothing is sent when one name is wrong");
+    assert_eq!(
+        (ended.code, ended.stdout.as_str()),
+        (Some(2), ""),
+        "{ended:?}"
+    );
+    assert_eq!(
+        ended.stderr,
+        "error: no sink is called goood; known sinks: good\n"
+    );
+    assert_eq!(
+        receiver.requests().len(),
+        0,
+        "nothing is sent when one name is wrong"
+    );
 
     let none = Program::new();
     let ended = none.run(&["sinks", "test"]).await;
     assert_eq!(ended.code, Some(2), "{ended:?}");
-    assert!(ended.stderr.starts_with("error: no sink is configured; "), "{ended:?}");
+    assert!(
+        ended.stderr.starts_with("error: no sink is configured; "),
+        "{ended:?}"
+    );
     let ended = none.run(&["sinks", "test", "good", "--json"]).await;
-    assert_eq!(ended.stderr, "error: no sink is called good; known sinks: none is configured\n");
+    assert_eq!(
+        ended.stderr,
+        "error: no sink is called good; known sinks: none is configured\n"
+    );
 }

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use runwatch::domain::{
-    Event, EventData, EventType, FoundBy, Labels, Limits, Observation, PollOutcome, Progress, ProviderNotice,
-    RunDetails, RunId, SinkName, Status, Step, Verdict, Watch,
+    Event, EventData, EventType, FoundBy, Labels, Limits, Observation, PollOutcome, Progress,
+    ProviderNotice, RunDetails, RunId, SinkName, Status, Step, Verdict, Watch,
 };
 use runwatch::store::{
-    Added, Attempt, Checkpoint, DeliveryFilter, DeliveryState, Done, Fate, Location, Outcome, Reading, RoutedEvent,
-    Store, StoreError, Transaction, TransactionRunner, WatchFilter,
+    Added, Attempt, Checkpoint, DeliveryFilter, DeliveryState, Done, Fate, Location, Outcome,
+    Reading, RoutedEvent, Store, StoreError, Transaction, TransactionRunner, WatchFilter,
 };
 use tokio::task::JoinSet;
 
@@ -31,16 +31,43 @@ fn watch(id: &str) -> Watch {
 }
 
 fn step(watch: &Watch, progress: &Progress, status: &str, now: Timestamp) -> Step {
-    let limits = Limits { not_found_grace: Duration::from_secs(120), overdue_after: None, run_url: None };
+    let limits = Limits {
+        not_found_grace: Duration::from_secs(120),
+        overdue_after: None,
+        run_url: None,
+    };
     let output = serde_json::value::to_raw_value(&[1, 2]).unwrap().into();
-    let details = RunDetails { output: Some(output), created_at: Some(time(-5)), ..RunDetails::default() };
-    let observation = Observation { status: Status::from_api(status), details };
-    progress.step(watch, PollOutcome::Seen(Box::new(observation)), now, &limits).unwrap()
+    let details = RunDetails {
+        output: Some(output),
+        created_at: Some(time(-5)),
+        ..RunDetails::default()
+    };
+    let observation = Observation {
+        status: Status::from_api(status),
+        details,
+    };
+    progress
+        .step(
+            watch,
+            PollOutcome::Seen(Box::new(observation)),
+            now,
+            &limits,
+        )
+        .unwrap()
 }
 
 fn told(step: &Step, sinks: &[&str]) -> Vec<RoutedEvent> {
-    let sinks: Vec<_> = sinks.iter().map(|name| SinkName::new(name).unwrap()).collect();
-    step.events.iter().map(|event| RoutedEvent { event: event.clone(), sinks: sinks.clone() }).collect()
+    let sinks: Vec<_> = sinks
+        .iter()
+        .map(|name| SinkName::new(name).unwrap())
+        .collect();
+    step.events
+        .iter()
+        .map(|event| RoutedEvent {
+            event: event.clone(),
+            sinks: sinks.clone(),
+        })
+        .collect()
 }
 
 /// A store and the task of its writer, which ends when the store is dropped.
@@ -66,20 +93,47 @@ async fn watches_verdicts_and_deliveries_outlive_the_process() {
     let (first, second) = (watch("run_1"), watch("run_2"));
     let (added, first_id) = store.add_watch(first.clone()).await.unwrap();
     assert_eq!(added, Added::New);
-    assert_eq!(store.add_watch(first.clone()).await.unwrap(), (Added::AlreadyExists, first_id));
+    assert_eq!(
+        store.add_watch(first.clone()).await.unwrap(),
+        (Added::AlreadyExists, first_id)
+    );
     let (added, second_id) = store.add_watch(second.clone()).await.unwrap();
     assert_eq!(added, Added::New);
     let running = step(&second, &Progress::begin(time(0)), "running", time(1));
-    store.record_step(second_id, running, Vec::new(), None, FoundBy::Poll, time(1)).await.unwrap();
+    store
+        .record_step(second_id, running, Vec::new(), None, FoundBy::Poll, time(1))
+        .await
+        .unwrap();
     let failed = step(&first, &Progress::begin(time(0)), "failed", time(2));
     let events = told(&failed, &["ops", "desk"]);
-    store.record_step(first_id, failed.clone(), events, None, FoundBy::Poll, time(2)).await.unwrap();
+    store
+        .record_step(
+            first_id,
+            failed.clone(),
+            events,
+            None,
+            FoundBy::Poll,
+            time(2),
+        )
+        .await
+        .unwrap();
 
     // The attempt is under way when the process dies.
     let ops = SinkName::new("ops").unwrap();
-    let claimed = store.claim_due(ops.clone(), time(2), 10, usize::MAX).await.unwrap();
+    let claimed = store
+        .claim_due(ops.clone(), time(2), 10, usize::MAX)
+        .await
+        .unwrap();
     assert_eq!(claimed.len(), 1);
-    assert_eq!(store.claim_due(ops.clone(), time(2), 10, usize::MAX).await.unwrap().len(), 0, "claimed once only");
+    assert_eq!(
+        store
+            .claim_due(ops.clone(), time(2), 10, usize::MAX)
+            .await
+            .unwrap()
+            .len(),
+        0,
+        "claimed once only"
+    );
     close(store, tasks).await;
 
     let (store, tasks) = open(&path);
@@ -89,11 +143,21 @@ async fn watches_verdicts_and_deliveries_outlive_the_process() {
     assert_eq!(active[0].progress.status, Some(Status::Running));
     assert!(active[0].progress.seen_running);
     let details = store.details(second_id).await.unwrap().unwrap();
-    assert_eq!((details.output.as_ref().unwrap().get(), details.created_at), ("[1,2]", Some(time(-5))));
+    assert_eq!(
+        (details.output.as_ref().unwrap().get(), details.created_at),
+        ("[1,2]", Some(time(-5)))
+    );
 
-    let again = store.claim_due(ops, time(100), 10, usize::MAX).await.unwrap();
+    let again = store
+        .claim_due(ops, time(100), 10, usize::MAX)
+        .await
+        .unwrap();
     assert_eq!(again.len(), 1);
-    assert_eq!((&again[0].id, again[0].attempt), (&claimed[0].id, 2), "same ID, next attempt");
+    assert_eq!(
+        (&again[0].id, again[0].attempt),
+        (&claimed[0].id, 2),
+        "same ID, next attempt"
+    );
     assert_eq!(again[0].event.event_type, EventType::RunFailed);
     assert_eq!(again[0].event.to_json(), failed.events[0].to_json());
     close(store, tasks).await;
@@ -107,15 +171,47 @@ async fn a_verdict_is_given_once() {
     let (_, id) = store.add_watch(watch.clone()).await.unwrap();
     let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
     assert_eq!(failed.progress.verdict, Some(Verdict::Failed));
-    store.record_step(id, failed.clone(), told(&failed, &["ops"]), None, FoundBy::Poll, time(2)).await.unwrap();
+    store
+        .record_step(
+            id,
+            failed.clone(),
+            told(&failed, &["ops"]),
+            None,
+            FoundBy::Poll,
+            time(2),
+        )
+        .await
+        .unwrap();
     let succeeded = step(&watch, &Progress::begin(time(0)), "succeeded", time(3));
-    let refused =
-        store.record_step(id, succeeded.clone(), told(&succeeded, &["ops"]), None, FoundBy::Poll, time(3)).await;
-    assert!(matches!(refused, Err(StoreError::Precondition { .. })), "{refused:?}");
+    let refused = store
+        .record_step(
+            id,
+            succeeded.clone(),
+            told(&succeeded, &["ops"]),
+            None,
+            FoundBy::Poll,
+            time(3),
+        )
+        .await;
+    assert!(
+        matches!(refused, Err(StoreError::Precondition { .. })),
+        "{refused:?}"
+    );
     let events = store.events_after(0, u32::MAX).await.unwrap();
-    assert_eq!(events.iter().map(|(_, event)| event.event_type).collect::<Vec<_>>(), [EventType::RunFailed]);
     assert_eq!(
-        store.deliveries(DeliveryFilter::default(), 100).await.unwrap().items.len(),
+        events
+            .iter()
+            .map(|(_, event)| event.event_type)
+            .collect::<Vec<_>>(),
+        [EventType::RunFailed]
+    );
+    assert_eq!(
+        store
+            .deliveries(DeliveryFilter::default(), 100)
+            .await
+            .unwrap()
+            .items
+            .len(),
         1,
         "the refused step left nothing behind"
     );
@@ -129,7 +225,17 @@ async fn attempts_are_recorded_with_what_follows() {
     let (watch, ops) = (watch("run_1"), SinkName::new("ops").unwrap());
     let (_, id) = store.add_watch(watch.clone()).await.unwrap();
     let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
-    store.record_step(id, failed.clone(), told(&failed, &["ops"]), None, FoundBy::Poll, time(2)).await.unwrap();
+    store
+        .record_step(
+            id,
+            failed.clone(),
+            told(&failed, &["ops"]),
+            None,
+            FoundBy::Poll,
+            time(2),
+        )
+        .await
+        .unwrap();
 
     let attempt = |attempt, at, outcome| Attempt {
         attempt,
@@ -138,18 +244,52 @@ async fn attempts_are_recorded_with_what_follows() {
         detail: format!("answer {attempt}"),
         outcome,
     };
-    let claimed = store.claim_due(ops.clone(), time(2), 10, usize::MAX).await.unwrap().remove(0);
-    store.record_attempt(claimed.id.clone(), attempt(1, 2, Outcome::Retry(time(7)))).await.unwrap();
+    let claimed = store
+        .claim_due(ops.clone(), time(2), 10, usize::MAX)
+        .await
+        .unwrap()
+        .remove(0);
+    store
+        .record_attempt(claimed.id.clone(), attempt(1, 2, Outcome::Retry(time(7))))
+        .await
+        .unwrap();
     assert_eq!(store.next_due(ops.clone()).await.unwrap(), Some(time(7)));
-    assert_eq!(store.claim_due(ops.clone(), time(6), 10, usize::MAX).await.unwrap().len(), 0, "not due yet");
-    let again = store.claim_due(ops.clone(), time(7), 10, usize::MAX).await.unwrap().remove(0);
+    assert_eq!(
+        store
+            .claim_due(ops.clone(), time(6), 10, usize::MAX)
+            .await
+            .unwrap()
+            .len(),
+        0,
+        "not due yet"
+    );
+    let again = store
+        .claim_due(ops.clone(), time(7), 10, usize::MAX)
+        .await
+        .unwrap()
+        .remove(0);
     assert_eq!((&again.id, again.attempt), (&claimed.id, 2));
-    let stale = store.record_attempt(claimed.id.clone(), attempt(1, 7, Outcome::Delivered)).await;
-    assert!(matches!(stale, Err(StoreError::Precondition { .. })), "an attempt that is over: {stale:?}");
-    store.record_attempt(claimed.id.clone(), attempt(2, 7, Outcome::Delivered)).await.unwrap();
-    let deliveries = store.deliveries(DeliveryFilter::default(), 100).await.unwrap().items;
+    let stale = store
+        .record_attempt(claimed.id.clone(), attempt(1, 7, Outcome::Delivered))
+        .await;
+    assert!(
+        matches!(stale, Err(StoreError::Precondition { .. })),
+        "an attempt that is over: {stale:?}"
+    );
+    store
+        .record_attempt(claimed.id.clone(), attempt(2, 7, Outcome::Delivered))
+        .await
+        .unwrap();
+    let deliveries = store
+        .deliveries(DeliveryFilter::default(), 100)
+        .await
+        .unwrap()
+        .items;
     assert_eq!(deliveries.len(), 1);
-    assert_eq!((deliveries[0].state, deliveries[0].attempts), (DeliveryState::Delivered, 2));
+    assert_eq!(
+        (deliveries[0].state, deliveries[0].attempts),
+        (DeliveryState::Delivered, 2)
+    );
     assert_eq!(deliveries[0].last_detail.as_deref(), Some("answer 2"));
     assert_eq!(store.next_due(ops).await.unwrap(), None);
     close(store, tasks).await;
@@ -161,14 +301,23 @@ async fn a_database_that_is_none_or_newer_is_left_alone() {
     let garbage = dir.path().join("garbage.db");
     std::fs::write(&garbage, "this is no database".repeat(100)).unwrap();
     assert!(Store::open(Location::File(&garbage)).is_err());
-    assert_eq!(std::fs::read_to_string(&garbage).unwrap(), "this is no database".repeat(100));
+    assert_eq!(
+        std::fs::read_to_string(&garbage).unwrap(),
+        "this is no database".repeat(100)
+    );
 
     let newer = dir.path().join("newer.db");
-    rusqlite::Connection::open(&newer).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    rusqlite::Connection::open(&newer)
+        .unwrap()
+        .pragma_update(None, "user_version", 99)
+        .unwrap();
     let before = std::fs::read(&newer).unwrap();
     let refused = Store::open(Location::File(&newer)).map(|_| ()).unwrap_err();
     assert_eq!(std::fs::read(&newer).unwrap(), before);
-    assert!(refused.to_string().contains("use the newer runwatch"), "{refused}");
+    assert!(
+        refused.to_string().contains("use the newer runwatch"),
+        "{refused}"
+    );
 }
 
 #[tokio::test]
@@ -181,7 +330,10 @@ async fn a_store_that_is_opened_again_is_not_written_to() {
     let before = std::fs::read(&path).unwrap();
     drop(Store::open(Location::File(&path)).unwrap());
     // A disk that is full takes no write, be it of the header only.
-    assert!(std::fs::read(&path).unwrap() == before, "the file has changed");
+    assert!(
+        std::fs::read(&path).unwrap() == before,
+        "the file has changed"
+    );
 }
 
 #[tokio::test]
@@ -196,9 +348,19 @@ async fn many_writes_at_once_are_all_answered() {
     while let Some(added) = adding.join_next().await {
         assert_eq!(added.unwrap().unwrap().0, Added::New);
     }
-    assert_eq!(store.active_watches(time(1), None, 5_000).await.unwrap().len(), 2_000);
+    assert_eq!(
+        store
+            .active_watches(time(1), None, 5_000)
+            .await
+            .unwrap()
+            .len(),
+        2_000
+    );
     let (mut pages, mut after) = (Vec::new(), None);
-    while let page = store.active_watches(time(1), after.take(), 700).await.unwrap()
+    while let page = store
+        .active_watches(time(1), after.take(), 700)
+        .await
+        .unwrap()
         && let Some(last) = page.last()
     {
         after = Some((last.watch.added_at, last.watch.run_id.clone()));
@@ -220,22 +382,45 @@ async fn a_store_of_the_first_format_opens_and_goes_on() {
     assert_eq!(active.len(), 1);
     assert_eq!(active[0].watch.run_id.as_str(), "run_absent");
     assert_eq!(active[0].watch.name.as_deref(), Some("täglicher Bericht"));
-    assert_eq!(active[0].progress.missing_since, None, "nobody asked meanwhile: the grace begins anew");
+    assert_eq!(
+        active[0].progress.missing_since, None,
+        "nobody asked meanwhile: the grace begins anew"
+    );
 
-    let history = store.history(RunId::new("run_demo_research").unwrap()).await.unwrap().unwrap();
+    let history = store
+        .history(RunId::new("run_demo_research").unwrap())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(history.record.verdict.unwrap().0, Verdict::Failed);
     assert_eq!(history.record.watch.labels.len(), 2);
     let event = history.verdict_event.unwrap();
     let data = event.run().unwrap();
-    assert_eq!(data.run.error_message.as_deref(), Some("OpenAI API rate limit exceeded"));
-    assert_eq!(data.run.input.as_ref().unwrap().get(), r#"{"topic":"AI agents"}"#);
-    let words: Vec<_> = history.changes.iter().map(|change| change.status.as_str().to_owned()).collect();
+    assert_eq!(
+        data.run.error_message.as_deref(),
+        Some("OpenAI API rate limit exceeded")
+    );
+    assert_eq!(
+        data.run.input.as_ref().unwrap().get(),
+        r#"{"topic":"AI agents"}"#
+    );
+    let words: Vec<_> = history
+        .changes
+        .iter()
+        .map(|change| change.status.as_str().to_owned())
+        .collect();
     assert_eq!(words, ["running", "failed"]);
     let mut states: Vec<_> = history
         .deliveries
         .iter()
         .filter(|(delivery, _)| delivery.event_type == EventType::RunFailed)
-        .map(|(delivery, attempts)| (delivery.sink.as_str().to_owned(), delivery.state, attempts.len()))
+        .map(|(delivery, attempts)| {
+            (
+                delivery.sink.as_str().to_owned(),
+                delivery.state,
+                attempts.len(),
+            )
+        })
         .collect();
     states.sort_by(|a, b| a.0.cmp(&b.0));
     let expected = [
@@ -247,10 +432,27 @@ async fn a_store_of_the_first_format_opens_and_goes_on() {
 
     // It goes on: the message that waits can be claimed, and a watch of the configuration is not added again.
     let far = Timestamp::from_second(4_000_000_000).unwrap();
-    let claimed = store.claim_due(SinkName::new("down").unwrap(), far, 10, usize::MAX).await.unwrap();
+    let claimed = store
+        .claim_due(SinkName::new("down").unwrap(), far, 10, usize::MAX)
+        .await
+        .unwrap();
     assert_eq!((claimed.len(), claimed[0].attempt), (1, 2));
-    assert_eq!(store.add_configured_watch(watch("run_demo_outreach")).await.unwrap().0, Added::AlreadyExists);
-    assert_eq!(store.add_configured_watch(watch("run_new")).await.unwrap().0, Added::New);
+    assert_eq!(
+        store
+            .add_configured_watch(watch("run_demo_outreach"))
+            .await
+            .unwrap()
+            .0,
+        Added::AlreadyExists
+    );
+    assert_eq!(
+        store
+            .add_configured_watch(watch("run_new"))
+            .await
+            .unwrap()
+            .0,
+        Added::New
+    );
     close(store, tasks).await;
 }
 
@@ -271,7 +473,11 @@ async fn what_is_refused_leaves_nothing_and_holds_up_no_reading() {
     let mut tasks = JoinSet::new();
     tasks.spawn(writer.run_on(Full));
     // Polled one after the other before the writer has its turn, they come in one batch.
-    let (added, counts, ping) = tokio::join!(store.add_watch(watch("run_1")), store.counts(), store.ping());
+    let (added, counts, ping) = tokio::join!(
+        store.add_watch(watch("run_1")),
+        store.counts(),
+        store.ping()
+    );
     assert!(matches!(added, Err(StoreError::Sql(_))), "{added:?}");
     assert_eq!(counts.unwrap().active, 0);
     ping.unwrap();
@@ -288,40 +494,118 @@ async fn a_step_of_the_wall_clock_moves_what_waits_with_it() {
     let watch = watch("run_1");
     let (_, id) = store.add_watch(watch.clone()).await.unwrap();
     let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
-    store.record_step(id, failed.clone(), told(&failed, &["ops"]), None, FoundBy::Poll, time(2)).await.unwrap();
+    store
+        .record_step(
+            id,
+            failed.clone(),
+            told(&failed, &["ops"]),
+            None,
+            FoundBy::Poll,
+            time(2),
+        )
+        .await
+        .unwrap();
     let ops = SinkName::new("ops").unwrap();
     assert_eq!(store.next_due(ops.clone()).await.unwrap(), Some(time(2)));
     let going = self::watch("run_2");
     let (_, going_id) = store.add_watch(going.clone()).await.unwrap();
     let back = Duration::from_secs(3600);
-    let deadlines = [(going_id, &going), (id, &watch)].map(|(id, watch)| (id, watch.deadline_at - back));
-    store.shift_deadlines(deadlines.to_vec(), -3_600_000, time(3 - 3600)).await.unwrap();
-    assert_eq!(store.next_due(ops.clone()).await.unwrap(), Some(time(2 - 3600)), "not late by the step");
+    let deadlines =
+        [(going_id, &going), (id, &watch)].map(|(id, watch)| (id, watch.deadline_at - back));
+    store
+        .shift_deadlines(deadlines.to_vec(), -3_600_000, time(3 - 3600))
+        .await
+        .unwrap();
+    assert_eq!(
+        store.next_due(ops.clone()).await.unwrap(),
+        Some(time(2 - 3600)),
+        "not late by the step"
+    );
     let left = store.active_watches(time(3), None, 10).await.unwrap();
-    assert_eq!((left.len(), left[0].watch.deadline_at), (1, going.deadline_at - back));
+    assert_eq!(
+        (left.len(), left[0].watch.deadline_at),
+        (1, going.deadline_at - back)
+    );
     close(store, tasks).await;
 
     // In the next process, and for all that is stored from here on, the times are those of the clock as it is now.
     let (store, tasks) = open(&dir.path().join("runwatch.db"));
-    let shown = async || store.deliveries(DeliveryFilter::default(), 10).await.unwrap().items[0].next_attempt_at;
-    assert_eq!((store.next_due(ops.clone()).await.unwrap(), shown().await), (Some(time(-3598)), Some(time(-3598))));
-    assert!(store.claim_due(ops.clone(), time(-3599), 10, usize::MAX).await.unwrap().is_empty());
-    let claimed = store.claim_due(ops.clone(), time(-3598), 10, usize::MAX).await.unwrap();
-    let (at, outcome) = (time(-3598), Outcome::Retry(time(-3500)));
-    let attempt = Attempt { attempt: 1, at, took: Duration::ZERO, detail: "500".to_owned(), outcome };
-    store.record_attempt(claimed[0].id.clone(), attempt).await.unwrap();
-    assert_eq!((store.next_due(ops.clone()).await.unwrap(), shown().await), (Some(time(-3500)), Some(time(-3500))));
-    store.decide(claimed[0].id.clone(), Fate::Retry, time(-3590)).await.unwrap();
-    assert_eq!(store.next_due(ops.clone()).await.unwrap(), Some(time(-3590)));
-    let failed = step(&going, &Progress::begin(time(-3595)), "failed", time(-3595));
-    store
-        .record_step(going_id, failed.clone(), told(&failed, &["ops"]), None, FoundBy::Poll, time(-3595))
+    let shown = async || {
+        store
+            .deliveries(DeliveryFilter::default(), 10)
+            .await
+            .unwrap()
+            .items[0]
+            .next_attempt_at
+    };
+    assert_eq!(
+        (store.next_due(ops.clone()).await.unwrap(), shown().await),
+        (Some(time(-3598)), Some(time(-3598)))
+    );
+    assert!(
+        store
+            .claim_due(ops.clone(), time(-3599), 10, usize::MAX)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    let claimed = store
+        .claim_due(ops.clone(), time(-3598), 10, usize::MAX)
         .await
         .unwrap();
-    assert_eq!(store.next_due(ops.clone()).await.unwrap(), Some(time(-3595)));
+    let (at, outcome) = (time(-3598), Outcome::Retry(time(-3500)));
+    let attempt = Attempt {
+        attempt: 1,
+        at,
+        took: Duration::ZERO,
+        detail: "500".to_owned(),
+        outcome,
+    };
+    store
+        .record_attempt(claimed[0].id.clone(), attempt)
+        .await
+        .unwrap();
+    assert_eq!(
+        (store.next_due(ops.clone()).await.unwrap(), shown().await),
+        (Some(time(-3500)), Some(time(-3500)))
+    );
+    store
+        .decide(claimed[0].id.clone(), Fate::Retry, time(-3590))
+        .await
+        .unwrap();
+    assert_eq!(
+        store.next_due(ops.clone()).await.unwrap(),
+        Some(time(-3590))
+    );
+    let failed = step(&going, &Progress::begin(time(-3595)), "failed", time(-3595));
+    store
+        .record_step(
+            going_id,
+            failed.clone(),
+            told(&failed, &["ops"]),
+            None,
+            FoundBy::Poll,
+            time(-3595),
+        )
+        .await
+        .unwrap();
+    assert_eq!(
+        store.next_due(ops.clone()).await.unwrap(),
+        Some(time(-3595))
+    );
     // One whose attempt a death cuts short while the clock is set is due as it was.
-    assert_eq!(store.claim_due(ops.clone(), time(-3595), 10, usize::MAX).await.unwrap().len(), 1);
-    store.shift_deadlines(Vec::new(), 3_600_000, time(5)).await.unwrap();
+    assert_eq!(
+        store
+            .claim_due(ops.clone(), time(-3595), 10, usize::MAX)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+    store
+        .shift_deadlines(Vec::new(), 3_600_000, time(5))
+        .await
+        .unwrap();
     close(store, tasks).await;
     let (store, tasks) = open(&dir.path().join("runwatch.db"));
     assert_eq!(store.next_due(ops).await.unwrap(), Some(time(5)));
@@ -335,7 +619,8 @@ impl TransactionRunner for Counting {
     async fn run(&self, transaction: Transaction) -> Option<Done> {
         let before = transaction.connection().total_changes();
         let done = transaction.run();
-        self.0.fetch_max(done.connection().total_changes() - before, Ordering::SeqCst);
+        self.0
+            .fetch_max(done.connection().total_changes() - before, Ordering::SeqCst);
         Some(done)
     }
 }
@@ -346,11 +631,29 @@ async fn a_step_of_the_wall_clock_moves_a_large_backlog_in_short_turns() {
     let most = Arc::new(AtomicU64::new(0));
     let mut tasks = JoinSet::new();
     tasks.spawn(writer.run_on(Counting(Arc::clone(&most))));
-    let sinks: Vec<_> = (0..1_000).map(|number| SinkName::new(&format!("sink-{number}")).unwrap()).collect();
-    let data = EventData::Provider(ProviderNotice { message: String::new(), since: time(0) });
+    let sinks: Vec<_> = (0..1_000)
+        .map(|number| SinkName::new(&format!("sink-{number}")).unwrap())
+        .collect();
+    let data = EventData::Provider(ProviderNotice {
+        message: String::new(),
+        since: time(0),
+    });
     for seconds in 0..5 {
-        let event = Event { event_type: EventType::ApiUnreachable, timestamp: time(seconds), data: data.clone() };
-        store.record_event(RoutedEvent { event, sinks: sinks.clone() }, time(seconds)).await.unwrap();
+        let event = Event {
+            event_type: EventType::ApiUnreachable,
+            timestamp: time(seconds),
+            data: data.clone(),
+        };
+        store
+            .record_event(
+                RoutedEvent {
+                    event,
+                    sinks: sinks.clone(),
+                },
+                time(seconds),
+            )
+            .await
+            .unwrap();
     }
     let mut deadlines = Vec::new();
     for number in 0..2_100 {
@@ -358,12 +661,23 @@ async fn a_step_of_the_wall_clock_moves_a_large_backlog_in_short_turns() {
         deadlines.push((store.add_watch(watch).await.unwrap().1, time(7200)));
     }
     most.store(0, Ordering::SeqCst);
-    store.shift_deadlines(deadlines, 3_600_000, time(3600)).await.unwrap();
+    store
+        .shift_deadlines(deadlines, 3_600_000, time(3600))
+        .await
+        .unwrap();
     let most = most.load(Ordering::SeqCst);
     assert!(most <= 2_000, "{most} rows in one transaction");
-    assert_eq!(store.next_due(sinks[999].clone()).await.unwrap(), Some(time(3600)));
+    assert_eq!(
+        store.next_due(sinks[999].clone()).await.unwrap(),
+        Some(time(3600))
+    );
     let moved = store.active_watches(time(3600), None, 5_000).await.unwrap();
-    assert!(moved.len() == 2_100 && moved.iter().all(|stored| stored.watch.deadline_at == time(7200)));
+    assert!(
+        moved.len() == 2_100
+            && moved
+                .iter()
+                .all(|stored| stored.watch.deadline_at == time(7200))
+    );
     close(store, tasks).await;
 }
 
@@ -374,16 +688,47 @@ async fn what_an_earlier_watch_of_a_run_leads_to_does_not_count_for_a_later_one(
     let watch = watch("run_1");
     let (_, earlier) = store.add_watch(watch.clone()).await.unwrap();
     let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
-    assert_eq!(store.remove_watches(watch.run_id.clone(), false).await.unwrap(), [earlier]);
+    assert_eq!(
+        store
+            .remove_watches(watch.run_id.clone(), false)
+            .await
+            .unwrap(),
+        [earlier]
+    );
     let (_, later) = store.add_watch(watch.clone()).await.unwrap();
     assert_ne!(earlier, later, "a number is not given again");
     let events = told(&failed, &["ops"]);
-    let refused = store.record_step(earlier, failed.clone(), events, None, FoundBy::Poll, time(2)).await;
-    assert!(matches!(refused, Err(StoreError::Precondition { .. })), "{refused:?}");
-    store.shift_deadlines(vec![(earlier, time(7200))], 0, time(2)).await.unwrap();
+    let refused = store
+        .record_step(
+            earlier,
+            failed.clone(),
+            events,
+            None,
+            FoundBy::Poll,
+            time(2),
+        )
+        .await;
+    assert!(
+        matches!(refused, Err(StoreError::Precondition { .. })),
+        "{refused:?}"
+    );
+    store
+        .shift_deadlines(vec![(earlier, time(7200))], 0, time(2))
+        .await
+        .unwrap();
     let active = store.active_watches(time(3), None, 10).await.unwrap();
-    assert_eq!((active.len(), active[0].id, active[0].watch.deadline_at), (1, later, watch.deadline_at));
-    assert!(store.deliveries(DeliveryFilter::default(), 10).await.unwrap().items.is_empty());
+    assert_eq!(
+        (active.len(), active[0].id, active[0].watch.deadline_at),
+        (1, later, watch.deadline_at)
+    );
+    assert!(
+        store
+            .deliveries(DeliveryFilter::default(), 10)
+            .await
+            .unwrap()
+            .items
+            .is_empty()
+    );
     close(store, tasks).await;
 }
 
@@ -393,27 +738,90 @@ async fn a_run_can_be_watched_again_and_its_earlier_verdict_stays_on_record() {
     let (store, tasks) = open(&dir.path().join("runwatch.db"));
     let watch = watch("run_1");
     let (_, first) = store.add_watch_again(watch.clone()).await.unwrap();
-    assert_eq!(store.add_watch_again(watch.clone()).await.unwrap(), (Added::AlreadyExists, first), "it is not over");
+    assert_eq!(
+        store.add_watch_again(watch.clone()).await.unwrap(),
+        (Added::AlreadyExists, first),
+        "it is not over"
+    );
     let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
-    store.record_step(first, failed.clone(), told(&failed, &["ops"]), None, FoundBy::Poll, time(2)).await.unwrap();
-    assert_eq!(store.add_watch(watch.clone()).await.unwrap(), (Added::AlreadyExists, first));
-    let anew = Watch { added_at: time(10), ..watch.clone() };
+    store
+        .record_step(
+            first,
+            failed.clone(),
+            told(&failed, &["ops"]),
+            None,
+            FoundBy::Poll,
+            time(2),
+        )
+        .await
+        .unwrap();
+    assert_eq!(
+        store.add_watch(watch.clone()).await.unwrap(),
+        (Added::AlreadyExists, first)
+    );
+    let anew = Watch {
+        added_at: time(10),
+        ..watch.clone()
+    };
     let (added, second) = store.add_watch_again(anew).await.unwrap();
     assert_eq!(added, Added::New);
 
-    let all = store.watches(WatchFilter::default(), 10).await.unwrap().items;
-    assert_eq!(all.iter().map(|record| record.verdict.is_some()).collect::<Vec<_>>(), [true, false]);
+    let all = store
+        .watches(WatchFilter::default(), 10)
+        .await
+        .unwrap()
+        .items;
+    assert_eq!(
+        all.iter()
+            .map(|record| record.verdict.is_some())
+            .collect::<Vec<_>>(),
+        [true, false]
+    );
     let history = store.history(watch.run_id.clone()).await.unwrap().unwrap();
-    assert!(history.record.verdict.is_none() && history.deliveries.is_empty(), "of the newest watch");
-    assert_eq!(store.deliveries(DeliveryFilter::default(), 10).await.unwrap().items.len(), 1);
+    assert!(
+        history.record.verdict.is_none() && history.deliveries.is_empty(),
+        "of the newest watch"
+    );
+    assert_eq!(
+        store
+            .deliveries(DeliveryFilter::default(), 10)
+            .await
+            .unwrap()
+            .items
+            .len(),
+        1
+    );
 
     let succeeded = step(&watch, &Progress::begin(time(10)), "succeeded", time(12));
-    store.record_step(second, succeeded, Vec::new(), None, FoundBy::Poll, time(12)).await.unwrap();
+    store
+        .record_step(second, succeeded, Vec::new(), None, FoundBy::Poll, time(12))
+        .await
+        .unwrap();
     let waiting = store.remove_watches(watch.run_id.clone(), false).await;
-    assert!(matches!(waiting, Err(StoreError::Precondition { .. })), "{waiting:?}");
-    assert_eq!(store.remove_watches(watch.run_id.clone(), true).await.unwrap(), [first, second]);
-    assert_eq!(store.worst_verdict(), Some(Verdict::Failed), "that it is removed changes nothing about it");
-    assert!(store.deliveries(DeliveryFilter::default(), 10).await.unwrap().items.is_empty());
+    assert!(
+        matches!(waiting, Err(StoreError::Precondition { .. })),
+        "{waiting:?}"
+    );
+    assert_eq!(
+        store
+            .remove_watches(watch.run_id.clone(), true)
+            .await
+            .unwrap(),
+        [first, second]
+    );
+    assert_eq!(
+        store.worst_verdict(),
+        Some(Verdict::Failed),
+        "that it is removed changes nothing about it"
+    );
+    assert!(
+        store
+            .deliveries(DeliveryFilter::default(), 10)
+            .await
+            .unwrap()
+            .items
+            .is_empty()
+    );
     close(store, tasks).await;
 }
 
@@ -424,34 +832,81 @@ async fn a_large_output_is_stored_once_and_read_back_whole() {
     let (store, tasks) = open(&path);
     let watch = watch("run_1");
     let (_, id) = store.add_watch(watch.clone()).await.unwrap();
-    let limits = Limits { not_found_grace: Duration::from_secs(120), overdue_after: None, run_url: None };
+    let limits = Limits {
+        not_found_grace: Duration::from_secs(120),
+        overdue_after: None,
+        run_url: None,
+    };
     let seen = |progress: &Progress, status: &str, output: &str, now| {
-        let output = serde_json::value::to_raw_value(&output.repeat(100_000)).unwrap().into();
-        let input = serde_json::value::to_raw_value(&"in".repeat(100_000)).unwrap().into();
-        let details = RunDetails { input: Some(input), output: Some(output), ..RunDetails::default() };
-        let observation = Observation { status: Status::from_api(status), details };
-        progress.step(&watch, PollOutcome::Seen(Box::new(observation)), now, &limits).unwrap()
+        let output = serde_json::value::to_raw_value(&output.repeat(100_000))
+            .unwrap()
+            .into();
+        let input = serde_json::value::to_raw_value(&"in".repeat(100_000))
+            .unwrap()
+            .into();
+        let details = RunDetails {
+            input: Some(input),
+            output: Some(output),
+            ..RunDetails::default()
+        };
+        let observation = Observation {
+            status: Status::from_api(status),
+            details,
+        };
+        progress
+            .step(
+                &watch,
+                PollOutcome::Seen(Box::new(observation)),
+                now,
+                &limits,
+            )
+            .unwrap()
     };
     let running = seen(&Progress::begin(time(0)), "running", "before", time(1));
     let paused = seen(&running.progress, "paused", "between", time(2));
     let failed = seen(&paused.progress, "failed", "after", time(3));
     for (step, at) in [(&running, 1), (&paused, 2), (&failed, 3)] {
-        store.record_step(id, step.clone(), told(step, &["ops"]), None, FoundBy::Poll, time(at)).await.unwrap();
+        store
+            .record_step(
+                id,
+                step.clone(),
+                told(step, &["ops"]),
+                None,
+                FoundBy::Poll,
+                time(at),
+            )
+            .await
+            .unwrap();
     }
     let details = store.details(id).await.unwrap().unwrap();
     let expected = failed.progress.details.as_ref().unwrap();
-    assert_eq!(details.output.unwrap().get(), expected.output.as_ref().unwrap().get());
-    assert_eq!(details.input.unwrap().get(), expected.input.as_ref().unwrap().get());
+    assert_eq!(
+        details.output.unwrap().get(),
+        expected.output.as_ref().unwrap().get()
+    );
+    assert_eq!(
+        details.input.unwrap().get(),
+        expected.input.as_ref().unwrap().get()
+    );
     let (mut events, ops) = (Vec::new(), SinkName::new("ops").unwrap());
     for _ in 0..2 {
-        let page = store.events_after(events.last().map_or(0, |(seq, _)| *seq), 10).await.unwrap();
+        let page = store
+            .events_after(events.last().map_or(0, |(seq, _)| *seq), 10)
+            .await
+            .unwrap();
         assert_eq!(page.len(), 1, "a large event ends a page");
         events.extend(page);
     }
     let jsons: Vec<_> = events.iter().map(|(_, event)| event.to_json()).collect();
-    assert_eq!(jsons, [running.events[0].to_json(), failed.events[0].to_json()]);
+    assert_eq!(
+        jsons,
+        [running.events[0].to_json(), failed.events[0].to_json()]
+    );
     for json in &jsons {
-        let claimed = store.claim_due(ops.clone(), time(9), 10, usize::MAX).await.unwrap();
+        let claimed = store
+            .claim_due(ops.clone(), time(9), 10, usize::MAX)
+            .await
+            .unwrap();
         assert_eq!((claimed.len(), &claimed[0].event.to_json()), (1, json));
         let attempt = Attempt {
             attempt: 1,
@@ -460,20 +915,40 @@ async fn a_large_output_is_stored_once_and_read_back_whole() {
             detail: String::new(),
             outcome: Outcome::Retry(time(20)),
         };
-        store.record_attempt(claimed[0].id.clone(), attempt).await.unwrap();
+        store
+            .record_attempt(claimed[0].id.clone(), attempt)
+            .await
+            .unwrap();
     }
     // The values of a sink that has no room for them are not even read.
     let claimed = store.claim_due(ops, time(20), 10, 19_999).await.unwrap();
-    let expected: Vec<_> = events.iter().map(|(_, event)| event.to_json_within(19_999)).collect();
-    assert_eq!(claimed.iter().map(|claimed| claimed.event.to_json()).collect::<Vec<_>>(), expected);
-    assert!(claimed.iter().all(|claimed| claimed.bytes() == 0), "{claimed:?}");
+    let expected: Vec<_> = events
+        .iter()
+        .map(|(_, event)| event.to_json_within(19_999))
+        .collect();
+    assert_eq!(
+        claimed
+            .iter()
+            .map(|claimed| claimed.event.to_json())
+            .collect::<Vec<_>>(),
+        expected
+    );
+    assert!(
+        claimed.iter().all(|claimed| claimed.bytes() == 0),
+        "{claimed:?}"
+    );
     let history = store.history(watch.run_id.clone()).await.unwrap().unwrap();
     assert_eq!(history.verdict_event.unwrap().to_json(), jsons[1]);
     close(store, tasks).await;
 
     let db = rusqlite::Connection::open(&path).unwrap();
-    let payloads: i64 = db.query_row("SELECT count(*) FROM payloads", [], |row| row.get(0)).unwrap();
-    assert_eq!(payloads, 3, "the input, the output that is told, and the last; what was seen in between is gone");
+    let payloads: i64 = db
+        .query_row("SELECT count(*) FROM payloads", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(
+        payloads, 3,
+        "the input, the output that is told, and the last; what was seen in between is gone"
+    );
 }
 
 /// A disk on which reading takes until it is let go on.
@@ -536,16 +1011,36 @@ async fn a_checkpoint_keeps_no_write_waiting_and_the_log_is_bounded() {
     tasks.spawn(writer.run_on(SlowCheckpoint(Arc::clone(&gate))));
     let message = "x".repeat(1024 * 1024);
     let tell = async |seconds: i64| {
-        let data = EventData::Provider(ProviderNotice { message: message.clone(), since: time(0) });
-        let event = Event { event_type: EventType::ApiUnreachable, timestamp: time(seconds), data };
-        store.record_event(RoutedEvent { event, sinks: Vec::new() }, time(seconds)).await.unwrap();
+        let data = EventData::Provider(ProviderNotice {
+            message: message.clone(),
+            since: time(0),
+        });
+        let event = Event {
+            event_type: EventType::ApiUnreachable,
+            timestamp: time(seconds),
+            data,
+        };
+        store
+            .record_event(
+                RoutedEvent {
+                    event,
+                    sinks: Vec::new(),
+                },
+                time(seconds),
+            )
+            .await
+            .unwrap();
     };
     let size = |name: &str| std::fs::metadata(dir.path().join(name)).unwrap().len() >> 20;
     // The first checkpoint is under way from 4 MiB on, and what is written goes to the log.
     for seconds in 0..40 {
         tell(seconds).await;
     }
-    assert!((40..60).contains(&size("runwatch.db-wal")), "{} MiB", size("runwatch.db-wal"));
+    assert!(
+        (40..60).contains(&size("runwatch.db-wal")),
+        "{} MiB",
+        size("runwatch.db-wal")
+    );
     assert_eq!(size("runwatch.db"), 0);
     // A log that is too large is waited for.
     {
@@ -555,11 +1050,19 @@ async fn a_checkpoint_keeps_no_write_waiting_and_the_log_is_bounded() {
             }
         });
         let ahead = tokio::time::timeout(Duration::from_secs(2), &mut more).await;
-        assert!(ahead.is_err() && size("runwatch.db-wal") < 70, "{} MiB", size("runwatch.db-wal"));
+        assert!(
+            ahead.is_err() && size("runwatch.db-wal") < 70,
+            "{} MiB",
+            size("runwatch.db-wal")
+        );
         gate.add_permits(1);
         more.await;
     }
-    assert!(size("runwatch.db-wal") < 70, "{} MiB", size("runwatch.db-wal"));
+    assert!(
+        size("runwatch.db-wal") < 70,
+        "{} MiB",
+        size("runwatch.db-wal")
+    );
     assert_eq!(store.events_after(199, 10).await.unwrap().len(), 1);
     close(store, tasks).await;
     assert!(size("runwatch.db") >= 200);
@@ -577,11 +1080,22 @@ async fn nothing_is_acknowledged_once_a_file_of_the_store_is_gone() {
         store.add_watch(watch("run_1")).await.unwrap();
         std::fs::rename(&path, &aside).unwrap();
         let refused = store.add_watch(watch("run_2")).await;
-        assert!(matches!(refused, Err(StoreError::Gone { .. })), "{file}: {refused:?}");
+        assert!(
+            matches!(refused, Err(StoreError::Gone { .. })),
+            "{file}: {refused:?}"
+        );
         assert!(store.probe().await.is_err(), "{file}");
-        assert_eq!(store.counts().await.unwrap().active, 1, "{file}: what was refused is not there");
+        assert_eq!(
+            store.counts().await.unwrap().active,
+            1,
+            "{file}: what was refused is not there"
+        );
         std::fs::rename(&aside, &path).unwrap();
-        assert_eq!(store.add_watch(watch("run_2")).await.unwrap().0, Added::New, "{file}");
+        assert_eq!(
+            store.add_watch(watch("run_2")).await.unwrap().0,
+            Added::New,
+            "{file}"
+        );
         close(store, tasks).await;
         let (store, tasks) = open(&dir.path().join("runwatch.db"));
         assert_eq!(store.counts().await.unwrap().active, 2, "{file}");
@@ -609,11 +1123,25 @@ async fn another_process_that_holds_the_database_is_no_ill_health() {
 
 /// The end of a run with an output of so many bytes.
 fn large_end(watch: &Watch, bytes: usize) -> Step {
-    let limits = Limits { not_found_grace: Duration::from_secs(120), overdue_after: None, run_url: None };
-    let output = serde_json::value::to_raw_value(&"x".repeat(bytes)).unwrap().into();
-    let details = RunDetails { output: Some(output), ..RunDetails::default() };
-    let seen = Observation { status: Status::from_api("failed"), details };
-    Progress::begin(time(0)).step(watch, PollOutcome::Seen(Box::new(seen)), time(1), &limits).unwrap()
+    let limits = Limits {
+        not_found_grace: Duration::from_secs(120),
+        overdue_after: None,
+        run_url: None,
+    };
+    let output = serde_json::value::to_raw_value(&"x".repeat(bytes))
+        .unwrap()
+        .into();
+    let details = RunDetails {
+        output: Some(output),
+        ..RunDetails::default()
+    };
+    let seen = Observation {
+        status: Status::from_api("failed"),
+        details,
+    };
+    Progress::begin(time(0))
+        .step(watch, PollOutcome::Seen(Box::new(seen)), time(1), &limits)
+        .unwrap()
 }
 
 #[tokio::test]
@@ -628,17 +1156,34 @@ async fn large_outputs_that_come_together_share_no_transaction_and_leave_no_larg
         let step = large_end(&watch, 4 * 1024 * 1024);
         let store = store.clone();
         storing.spawn(async move {
-            store.record_step(id, step.clone(), told(&step, &["ops"]), None, FoundBy::Poll, time(1)).await
+            store
+                .record_step(
+                    id,
+                    step.clone(),
+                    told(&step, &["ops"]),
+                    None,
+                    FoundBy::Poll,
+                    time(1),
+                )
+                .await
         });
     }
     while let Some(stored) = storing.join_next().await {
         stored.unwrap().unwrap();
     }
     for number in 0..4 {
-        store.add_watch(watch(&format!("run_small_{number}"))).await.unwrap();
+        store
+            .add_watch(watch(&format!("run_small_{number}")))
+            .await
+            .unwrap();
     }
-    let log = std::fs::metadata(dir.path().join("runwatch.db-wal")).unwrap().len();
-    assert!(log < 40 * 1024 * 1024, "the log has {log} bytes after 96 MiB were stored");
+    let log = std::fs::metadata(dir.path().join("runwatch.db-wal"))
+        .unwrap()
+        .len();
+    assert!(
+        log < 40 * 1024 * 1024,
+        "the log has {log} bytes after 96 MiB were stored"
+    );
     close(store, tasks).await;
 }
 
@@ -651,9 +1196,27 @@ async fn pruning_is_bounded_in_bytes_and_gives_room_back_to_the_disk() {
         let watch = watch(&format!("run_{number}"));
         let (_, id) = store.add_watch(watch.clone()).await.unwrap();
         let step = large_end(&watch, 3 * 1024 * 1024);
-        store.record_step(id, step.clone(), told(&step, &[]), None, FoundBy::Poll, time(number)).await.unwrap();
+        store
+            .record_step(
+                id,
+                step.clone(),
+                told(&step, &[]),
+                None,
+                FoundBy::Poll,
+                time(number),
+            )
+            .await
+            .unwrap();
     }
-    assert_eq!(store.prune(time(0), Vec::new(), time(100)).await.unwrap().deleted, 0, "nothing is that old");
+    assert_eq!(
+        store
+            .prune(time(0), Vec::new(), time(100))
+            .await
+            .unwrap()
+            .deleted,
+        0,
+        "nothing is that old"
+    );
     let (mut turns, mut freed) = (Vec::new(), Vec::new());
     loop {
         let pruned = store.prune(time(4), Vec::new(), time(100)).await.unwrap();
@@ -666,11 +1229,17 @@ async fn pruning_is_bounded_in_bytes_and_gives_room_back_to_the_disk() {
     }
     assert_eq!(turns[..4], [1, 1, 1, 1], "4 MiB at a time");
     assert_eq!(turns.iter().sum::<usize>(), 4);
-    assert!(freed.iter().filter(|pages| **pages == 512).count() >= 4, "2 MiB at a time: {freed:?}");
+    assert!(
+        freed.iter().filter(|pages| **pages == 512).count() >= 4,
+        "2 MiB at a time: {freed:?}"
+    );
     assert_eq!(store.counts().await.unwrap().active, 0);
     close(store, tasks).await;
     let size = std::fs::metadata(&path).unwrap().len();
-    assert!(size < 4 * 1024 * 1024, "the file has {size} bytes for one output of 3 MiB");
+    assert!(
+        size < 4 * 1024 * 1024,
+        "the file has {size} bytes for one output of 3 MiB"
+    );
 }
 
 #[tokio::test]
@@ -682,18 +1251,52 @@ async fn messages_to_a_sink_that_is_gone_are_given_up_after_the_retention() {
         let watch = watch(id);
         let (_, id) = store.add_watch(watch.clone()).await.unwrap();
         let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
-        store.record_step(id, failed.clone(), told(&failed, sinks), None, FoundBy::Poll, time(2)).await.unwrap();
+        store
+            .record_step(
+                id,
+                failed.clone(),
+                told(&failed, sinks),
+                None,
+                FoundBy::Poll,
+                time(2),
+            )
+            .await
+            .unwrap();
     }
-    let pruned = store.prune(time(2), vec![ops.clone()], time(100)).await.unwrap();
-    assert!(pruned.given_up.is_empty() && pruned.deleted == 0, "not yet: {pruned:?}");
-    let pruned = store.prune(time(3), vec![ops.clone()], time(100)).await.unwrap();
+    let pruned = store
+        .prune(time(2), vec![ops.clone()], time(100))
+        .await
+        .unwrap();
+    assert!(
+        pruned.given_up.is_empty() && pruned.deleted == 0,
+        "not yet: {pruned:?}"
+    );
+    let pruned = store
+        .prune(time(3), vec![ops.clone()], time(100))
+        .await
+        .unwrap();
     assert_eq!(pruned.given_up, [(gone, 2)]);
-    while !store.prune(time(3), vec![ops.clone()], time(100)).await.unwrap().is_nothing() {}
-    let left = store.deliveries(DeliveryFilter::default(), 10).await.unwrap().items;
-    let left: Vec<_> = left.iter().map(|left| (left.sink.as_str(), left.state)).collect();
+    while !store
+        .prune(time(3), vec![ops.clone()], time(100))
+        .await
+        .unwrap()
+        .is_nothing()
+    {}
+    let left = store
+        .deliveries(DeliveryFilter::default(), 10)
+        .await
+        .unwrap()
+        .items;
+    let left: Vec<_> = left
+        .iter()
+        .map(|left| (left.sink.as_str(), left.state))
+        .collect();
     assert_eq!(
         left,
-        [("gone", DeliveryState::Dead), ("ops", DeliveryState::Pending)],
+        [
+            ("gone", DeliveryState::Dead),
+            ("ops", DeliveryState::Pending)
+        ],
         "the second watch waits for ops"
     );
     close(store, tasks).await;
@@ -701,24 +1304,51 @@ async fn messages_to_a_sink_that_is_gone_are_given_up_after_the_retention() {
 
 /// An event about the API at `at`.
 fn incident(event_type: EventType, at: Timestamp) -> RoutedEvent {
-    let notice = ProviderNotice { message: "no usable answer".to_owned(), since: at };
-    RoutedEvent { event: Event { event_type, timestamp: at, data: EventData::Provider(notice) }, sinks: Vec::new() }
+    let notice = ProviderNotice {
+        message: "no usable answer".to_owned(),
+        since: at,
+    };
+    RoutedEvent {
+        event: Event {
+            event_type,
+            timestamp: at,
+            data: EventData::Provider(notice),
+        },
+        sinks: Vec::new(),
+    }
 }
 
 #[tokio::test]
 async fn an_incident_that_goes_on_outlives_pruning_and_a_clock_that_is_set_back() {
     let folder = tempfile::tempdir().unwrap();
     let (store, tasks) = open(&folder.path().join("runwatch.db"));
-    for (event_type, seconds) in
-        [(EventType::ApiUnreachable, 0), (EventType::ApiRecovered, 10), (EventType::ApiUnauthorized, 5)]
-    {
-        store.record_event(incident(event_type, time(seconds)), time(seconds)).await.unwrap();
+    for (event_type, seconds) in [
+        (EventType::ApiUnreachable, 0),
+        (EventType::ApiRecovered, 10),
+        (EventType::ApiUnauthorized, 5),
+    ] {
+        store
+            .record_event(incident(event_type, time(seconds)), time(seconds))
+            .await
+            .unwrap();
     }
     let newest = store.newest_provider_event().await.unwrap().unwrap();
-    assert_eq!(newest.event_type, EventType::ApiUnauthorized, "the last to be stored, whatever the clock showed");
-    store.prune(time(1000), Vec::new(), time(1000)).await.unwrap();
+    assert_eq!(
+        newest.event_type,
+        EventType::ApiUnauthorized,
+        "the last to be stored, whatever the clock showed"
+    );
+    store
+        .prune(time(1000), Vec::new(), time(1000))
+        .await
+        .unwrap();
     let left = store.events_after(0, 10).await.unwrap();
-    assert_eq!(left.iter().map(|(_, event)| event.event_type).collect::<Vec<_>>(), [EventType::ApiUnauthorized]);
+    assert_eq!(
+        left.iter()
+            .map(|(_, event)| event.event_type)
+            .collect::<Vec<_>>(),
+        [EventType::ApiUnauthorized]
+    );
     close(store, tasks).await;
 }
 
@@ -740,5 +1370,8 @@ async fn a_panic_of_the_writer_ends_the_store_though_handles_are_held() {
     let added = store.add_watch(watch("run_1")).await;
     assert!(matches!(added, Err(StoreError::Closed)), "{added:?}");
     let ended = tokio::time::timeout(Duration::from_secs(60), tasks.join_next()).await;
-    ended.expect("its task ends, so that the process does").unwrap().unwrap();
+    ended
+        .expect("its task ends, so that the process does")
+        .unwrap()
+        .unwrap();
 }

@@ -32,8 +32,10 @@ struct TlsServer {
 impl TlsServer {
     async fn start(certificate: CertificateDer<'static>, key: &KeyPair) -> Self {
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let mut config =
-            ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
+        let mut config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .unwrap();
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -48,7 +50,9 @@ impl TlsServer {
                 let (acceptor, asked) = (acceptor.clone(), Arc::clone(&remembered));
                 connections.spawn(async move {
                     // A client that does not trust the certificate leaves here.
-                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let Ok(stream) = acceptor.accept(stream).await else {
+                        return;
+                    };
                     let answer = service_fn(move |request: hyper::Request<_>| {
                         asked.lock().unwrap().push(request.version());
                         let body = r#"{"id":"run_1","status":"succeeded"}"#.to_owned();
@@ -59,7 +63,11 @@ impl TlsServer {
                 });
             }
         });
-        Self { port, asked, _tasks: tasks }
+        Self {
+            port,
+            asked,
+            _tasks: tasks,
+        }
     }
 
     fn asked(&self) -> Vec<Version> {
@@ -90,7 +98,9 @@ impl Authority {
             params.not_after = date_time_ymd(2021, 1, 1);
         }
         let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &Issuer::from_params(&self.params, &self.key)).unwrap();
+        let certificate = params
+            .signed_by(&key, &Issuer::from_params(&self.params, &self.key))
+            .unwrap();
         TlsServer::start(certificate.der().clone(), &key).await
     }
 }
@@ -98,14 +108,18 @@ impl Authority {
 /// A server with a certificate that no authority has signed.
 async fn self_signed() -> TlsServer {
     let key = KeyPair::generate().unwrap();
-    let own = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let own = CertificateParams::new(vec!["localhost".to_owned()])
+        .unwrap()
+        .self_signed(&key)
+        .unwrap();
     TlsServer::start(own.der().clone(), &key).await
 }
 
 fn program(server: &TlsServer, trusted: Option<&Path>) -> Program {
-    let program = Program::new()
-        .set("CREWSHIP_API_KEY", KEY)
-        .set("RUNWATCH_API__BASE_URL", &format!("https://localhost:{}", server.port));
+    let program = Program::new().set("CREWSHIP_API_KEY", KEY).set(
+        "RUNWATCH_API__BASE_URL",
+        &format!("https://localhost:{}", server.port),
+    );
     match trusted {
         Some(file) => program.set("SSL_CERT_FILE", file.to_str().unwrap()),
         None => program,
@@ -120,10 +134,19 @@ async fn an_authority_of_ones_own_is_trusted_and_no_other() {
     std::fs::write(&trusted, &authority.pem).unwrap();
 
     let good = authority.server("localhost", false).await;
-    let ended = program(&good, Some(&trusted)).run(&["wait", "run_1", "--log-level", "trace"]).await;
+    let ended = program(&good, Some(&trusted))
+        .run(&["wait", "run_1", "--log-level", "trace"])
+        .await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert_eq!(good.asked(), [Version::HTTP_2], "the newest version that both speak");
-    assert!(ended.stderr.contains("h2::") && !ended.stderr.contains(KEY), "{ended:?}");
+    assert_eq!(
+        good.asked(),
+        [Version::HTTP_2],
+        "the newest version that both speak"
+    );
+    assert!(
+        ended.stderr.contains("h2::") && !ended.stderr.contains(KEY),
+        "{ended:?}"
+    );
 
     let other = dir.path().join("folder");
     std::fs::create_dir(&other).unwrap();
@@ -133,7 +156,9 @@ async fn an_authority_of_ones_own_is_trusted_and_no_other() {
     let ended = by_folder.run(&["wait", "run_1"]).await;
     assert_eq!((ended.code, good.asked().len()), (Some(0), 2), "{ended:?}");
 
-    let untrusted = Authority::new("another authority").server("localhost", false).await;
+    let untrusted = Authority::new("another authority")
+        .server("localhost", false)
+        .await;
     let other_name = authority.server("api.example.com", false).await;
     let expired = authority.server("localhost", true).await;
     let self_signed = self_signed().await;
@@ -141,16 +166,36 @@ async fn an_authority_of_ones_own_is_trusted_and_no_other() {
         (&untrusted, Some(trusted.as_path()), UNKNOWN),
         (&other_name, Some(trusted.as_path()), "another name"),
         (&expired, Some(trusted.as_path()), "an expired certificate"),
-        (&self_signed, Some(trusted.as_path()), "a certificate signed by itself"),
+        (
+            &self_signed,
+            Some(trusted.as_path()),
+            "a certificate signed by itself",
+        ),
         (&good, None, UNKNOWN),
     ] {
         let before = server.asked().len();
-        let ended =
-            program(server, trusted).run(&["wait", "run_1", "--timeout", "300ms", "--log-level", "debug"]).await;
+        let ended = program(server, trusted)
+            .run(&[
+                "wait",
+                "run_1",
+                "--timeout",
+                "300ms",
+                "--log-level",
+                "debug",
+            ])
+            .await;
         assert_eq!(ended.code, Some(6), "{what}: {ended:?}");
-        assert!(ended.stderr.contains("certificate"), "{what} is named: {ended:?}");
+        assert!(
+            ended.stderr.contains("certificate"),
+            "{what} is named: {ended:?}"
+        );
         if what == UNKNOWN {
-            assert!(ended.stderr.contains("set SSL_CERT_FILE to the file of the authority"), "{ended:?}");
+            assert!(
+                ended
+                    .stderr
+                    .contains("set SSL_CERT_FILE to the file of the authority"),
+                "{ended:?}"
+            );
         }
         assert_eq!(server.asked().len(), before, "{what}: the key was not sent");
     }
@@ -163,17 +208,34 @@ async fn a_webhook_trusts_the_same_authorities() {
     let trusted = dir.path().join("authority.pem");
     std::fs::write(&trusted, &authority.pem).unwrap();
     let server = authority.server("localhost", false).await;
-    let sink = format!("[sinks.ops]\ntype = \"webhook\"\nurl = \"https://localhost:{}/secret-path\"\n", server.port);
+    let sink = format!(
+        "[sinks.ops]\ntype = \"webhook\"\nurl = \"https://localhost:{}/secret-path\"\n",
+        server.port
+    );
     let arguments = ["sinks", "test", "--log-level", "trace"];
-    let ended = program(&server, Some(&trusted)).configured(&sink).run(&arguments).await;
+    let ended = program(&server, Some(&trusted))
+        .configured(&sink)
+        .run(&arguments)
+        .await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.stderr.contains("h2::") && !ended.stderr.contains("secret-path"), "{ended:?}");
-    let ended = program(&server, None).configured(&sink).run(&["sinks", "test"]).await;
+    assert!(
+        ended.stderr.contains("h2::") && !ended.stderr.contains("secret-path"),
+        "{ended:?}"
+    );
+    let ended = program(&server, None)
+        .configured(&sink)
+        .run(&["sinks", "test"])
+        .await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.stdout.contains("certificate") && !format!("{ended:?}").contains("secret-path"), "{ended:?}");
+    assert!(
+        ended.stdout.contains("certificate") && !format!("{ended:?}").contains("secret-path"),
+        "{ended:?}"
+    );
     assert_eq!(server.asked().len(), 1);
 
-    let untrusted = Authority::new("another authority").server("localhost", false).await;
+    let untrusted = Authority::new("another authority")
+        .server("localhost", false)
+        .await;
     let other_name = authority.server("hooks.example.com", false).await;
     let expired = authority.server("localhost", true).await;
     let self_signed = self_signed().await;
@@ -183,15 +245,31 @@ async fn a_webhook_trusts_the_same_authorities() {
         (&expired, "an expired certificate"),
         (&self_signed, "a certificate signed by itself"),
     ] {
-        let sink =
-            format!("[sinks.ops]\ntype = \"webhook\"\nurl = \"https://localhost:{}/secret-path\"\n", server.port);
-        let ended = program(server, Some(&trusted)).configured(&sink).run(&["sinks", "test"]).await;
+        let sink = format!(
+            "[sinks.ops]\ntype = \"webhook\"\nurl = \"https://localhost:{}/secret-path\"\n",
+            server.port
+        );
+        let ended = program(server, Some(&trusted))
+            .configured(&sink)
+            .run(&["sinks", "test"])
+            .await;
         assert_eq!(ended.code, Some(1), "{what}: {ended:?}");
-        assert!(ended.stdout.contains("certificate"), "{what} is named: {ended:?}");
+        assert!(
+            ended.stdout.contains("certificate"),
+            "{what} is named: {ended:?}"
+        );
         if what == UNKNOWN {
-            assert!(ended.stdout.contains("set SSL_CERT_FILE to the file of the authority"), "{ended:?}");
+            assert!(
+                ended
+                    .stdout
+                    .contains("set SSL_CERT_FILE to the file of the authority"),
+                "{ended:?}"
+            );
         }
-        assert!(!format!("{ended:?}").contains("secret-path"), "{what}: {ended:?}");
+        assert!(
+            !format!("{ended:?}").contains("secret-path"),
+            "{what}: {ended:?}"
+        );
         assert_eq!(server.asked().len(), 0, "{what}: the message was not sent");
     }
 }

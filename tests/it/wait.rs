@@ -19,7 +19,9 @@ fn id(text: &str) -> RunId {
 /// Waits for `run_1` with this script.
 async fn wait_for(script: Script, arguments: &[&str]) -> (Ended, Simulator) {
     let simulator = api([("run_1", script)]).await;
-    let ended = Program::with(&simulator).run(&[&["wait", "run_1"], arguments].concat()).await;
+    let ended = Program::with(&simulator)
+        .run(&[&["wait", "run_1"], arguments].concat())
+        .await;
     (ended, simulator)
 }
 
@@ -45,28 +47,42 @@ async fn each_end_has_its_code_and_its_word() {
 
 #[tokio::test]
 async fn a_deadline_is_never_a_success() {
-    let (ended, simulator) = wait_for(Script::runs_forever(), &["--timeout", "600ms", "--json"]).await;
+    let (ended, simulator) =
+        wait_for(Script::runs_forever(), &["--timeout", "600ms", "--json"]).await;
     assert_eq!(ended.code, Some(124), "{ended:?}");
     assert_eq!(ended.json_lines()[0]["verdict"], "timed_out");
-    assert!(simulator.requests().iter().all(|request| request.method == "GET"), "the run is only ever read");
+    assert!(
+        simulator
+            .requests()
+            .iter()
+            .all(|request| request.method == "GET"),
+        "the run is only ever read"
+    );
 }
 
 #[tokio::test]
 async fn a_deadline_without_an_answer_is_unreachable() {
     let simulator = api([("run_1", Script::runs_forever())]).await;
     simulator.set_outage(Some(Fault::status(502)));
-    let ended = Program::with(&simulator).run(&["wait", "run_1", "--timeout", "600ms", "--json"]).await;
+    let ended = Program::with(&simulator)
+        .run(&["wait", "run_1", "--timeout", "600ms", "--json"])
+        .await;
     assert_eq!(ended.code, Some(6), "{ended:?}");
     assert_eq!(ended.json_lines()[0]["verdict"], "unreachable");
     assert!(ended.json_lines()[0]["data"]["run"]["status"].is_null());
     // What was seen before is told all the same.
     let topic = json!({"topic": "AI agents"});
-    let seen_once = (2..200).fold(Script::runs_forever().input(topic.clone()), |script, request| {
-        script.fault_on(request, Fault::status(502))
-    });
+    let seen_once = (2..200).fold(
+        Script::runs_forever().input(topic.clone()),
+        |script, request| script.fault_on(request, Fault::status(502)),
+    );
     let (ended, _) = wait_for(seen_once, &["--timeout", "1500ms", "--json"]).await;
     let lines = ended.json_lines();
-    assert_eq!((ended.code, &lines[0]["verdict"]), (Some(6), &json!("unreachable")), "{lines:?}");
+    assert_eq!(
+        (ended.code, &lines[0]["verdict"]),
+        (Some(6), &json!("unreachable")),
+        "{lines:?}"
+    );
     assert_eq!(lines[0]["data"]["run"]["input"], topic, "{lines:?}");
     // Connections are refused: the port is taken as long as it is held, and no other test gets it.
     let held = tokio::net::TcpSocket::new_v4().unwrap();
@@ -83,12 +99,20 @@ async fn a_hanging_api_does_not_hold_a_deadline_up_for_long() {
     let simulator = api([("run_1", Script::runs_forever())]).await;
     simulator.set_outage(Some(Fault::Hang));
     let runs: Vec<_> = (0..100).map(|index| format!("run_{index}")).collect();
-    let wait = ["wait", "--timeout", "500ms"].into_iter().chain(runs.iter().map(String::as_str));
+    let wait = ["wait", "--timeout", "500ms"]
+        .into_iter()
+        .chain(runs.iter().map(String::as_str));
     let began = Instant::now();
-    let ended = Program::with(&simulator).run(&wait.collect::<Vec<_>>()).await;
+    let ended = Program::with(&simulator)
+        .run(&wait.collect::<Vec<_>>())
+        .await;
     assert_eq!(ended.code, Some(6), "{ended:?}");
     // The deadline, the five seconds after it, and a start and a stop on a machine that has much to do.
-    assert!(began.elapsed() < Duration::from_millis(500) + Duration::from_secs(5 + 5), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_millis(500) + Duration::from_secs(5 + 5),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -111,7 +135,10 @@ async fn an_api_that_is_never_reached_ends_it_before_the_deadline() {
     simulator.shutdown().await;
     let ended = program.run(&["wait", "run_1"]).await;
     assert_eq!(ended.code, Some(6), "{ended:?}");
-    assert!(ended.stdout.contains("was not reached within 700"), "{ended:?}");
+    assert!(
+        ended.stdout.contains("was not reached within 700"),
+        "{ended:?}"
+    );
 }
 
 #[tokio::test]
@@ -133,13 +160,19 @@ async fn a_run_that_appears_late_is_found() {
 #[tokio::test]
 async fn a_refused_key_ends_it_at_once() {
     let simulator = api([("run_1", Script::runs_forever())]).await;
-    let ended = Program::with(&simulator).set("CREWSHIP_API_KEY", "wrong-key").run(&["wait", "run_1"]).await;
+    let ended = Program::with(&simulator)
+        .set("CREWSHIP_API_KEY", "wrong-key")
+        .run(&["wait", "run_1"])
+        .await;
     assert_eq!(ended.code, Some(4), "{ended:?}");
     assert!(ended.stderr.contains("refused the key"), "{ended:?}");
     assert!(!format!("{ended:?}").contains("wrong-key"), "{ended:?}");
     assert_eq!(simulator.requests().len(), 1);
 
-    let ended = Program::with(&simulator).unset("CREWSHIP_API_KEY").run(&["wait", "run_1"]).await;
+    let ended = Program::with(&simulator)
+        .unset("CREWSHIP_API_KEY")
+        .run(&["wait", "run_1"])
+        .await;
     assert_eq!(ended.code, Some(4), "{ended:?}");
     assert!(ended.stderr.contains("CREWSHIP_API_KEY"), "{ended:?}");
     assert_eq!(simulator.requests().len(), 1, "no request without a key");
@@ -163,10 +196,18 @@ async fn wrong_usage_is_told_before_any_request() {
     ] {
         let ended = program.run(arguments).await;
         assert_eq!(ended.code, Some(2), "{arguments:?}: {ended:?}");
-        assert!(ended.stdout.is_empty() && ended.stderr.contains("error"), "{arguments:?}: {ended:?}");
+        assert!(
+            ended.stdout.is_empty() && ended.stderr.contains("error"),
+            "{arguments:?}: {ended:?}"
+        );
     }
-    let labels: Vec<_> = (0..33).map(|number| format!("--label=label_{number}=x")).collect();
-    let arguments: Vec<_> = ["wait", "run_1"].into_iter().chain(labels.iter().map(String::as_str)).collect();
+    let labels: Vec<_> = (0..33)
+        .map(|number| format!("--label=label_{number}=x"))
+        .collect();
+    let arguments: Vec<_> = ["wait", "run_1"]
+        .into_iter()
+        .chain(labels.iter().map(String::as_str))
+        .collect();
     let ended = program.run(&arguments).await;
     assert_eq!(ended.code, Some(2), "{ended:?}");
     assert!(ended.stderr.contains("33 labels"), "{ended:?}");
@@ -199,7 +240,9 @@ async fn no_fault_of_the_api_is_taken_for_an_end() {
     let mut waits = tokio::task::JoinSet::new();
     for fault in faults {
         waits.spawn(async move {
-            let script = Script::fails("the real end").runs_for(SOON).fault_on(1, fault.clone());
+            let script = Script::fails("the real end")
+                .runs_for(SOON)
+                .fault_on(1, fault.clone());
             let (ended, simulator) = wait_for(script, &["--json"]).await;
             (fault, ended, simulator.requests().len())
         });
@@ -215,13 +258,19 @@ async fn no_fault_of_the_api_is_taken_for_an_end() {
 
 #[tokio::test]
 async fn a_pause_that_the_api_asks_for_is_kept() {
-    for fault in [Fault::status(429).with_retry_after("1"), Fault::status(503).with_retry_after("1")] {
+    for fault in [
+        Fault::status(429).with_retry_after("1"),
+        Fault::status(503).with_retry_after("1"),
+    ] {
         let (ended, simulator) = wait_for(Script::succeeds().fault_on(1, fault.clone()), &[]).await;
         assert_eq!(ended.code, Some(0), "{fault:?}: {ended:?}");
         let requests = simulator.requests();
         assert_eq!(requests.len(), 2, "{fault:?}");
         let gap = requests[1].at.duration_since(requests[0].at);
-        assert!(gap >= Duration::from_millis(990), "{fault:?}: asked again after {gap:?}");
+        assert!(
+            gap >= Duration::from_millis(990),
+            "{fault:?}: asked again after {gap:?}"
+        );
         assert!(ended.stderr.contains("asked for a pause"), "{ended:?}");
     }
 }
@@ -230,50 +279,95 @@ async fn a_pause_that_the_api_asks_for_is_kept() {
 async fn a_forbidden_answer_with_a_limit_that_is_used_up_pauses_the_polls_and_refuses_no_key() {
     let limited = |reset: &str| {
         let fault = Fault::status(403).with_header("date", "Mon, 15 Jan 2024 10:50:00 GMT");
-        fault.with_header("x-ratelimit-remaining", "0").with_header("x-ratelimit-reset", reset)
+        fault
+            .with_header("x-ratelimit-remaining", "0")
+            .with_header("x-ratelimit-reset", reset)
     };
     for (reset, said, least) in [
-        ("1705315802", "asked for a pause", Duration::from_millis(1990)),
+        (
+            "1705315802",
+            "asked for a pause",
+            Duration::from_millis(1990),
+        ),
         // The limit has been reset by then: the poll is made again soon, as after any other failure.
         ("1705315799", "no usable answer", Duration::from_millis(890)),
     ] {
-        let (ended, simulator) = wait_for(Script::succeeds().fault_on(1, limited(reset)), &[]).await;
+        let (ended, simulator) =
+            wait_for(Script::succeeds().fault_on(1, limited(reset)), &[]).await;
         assert_eq!(ended.code, Some(0), "{reset}: {ended:?}");
-        assert!(ended.stderr.contains(said) && !ended.stderr.contains("refuse"), "{reset}: {ended:?}");
+        assert!(
+            ended.stderr.contains(said) && !ended.stderr.contains("refuse"),
+            "{reset}: {ended:?}"
+        );
         let requests = simulator.requests();
         assert_eq!(requests.len(), 2, "{reset}");
         let gap = requests[1].at.duration_since(requests[0].at);
-        assert!(gap >= least && gap < Duration::from_secs(45), "{reset}: polled again after {gap:?}");
+        assert!(
+            gap >= least && gap < Duration::from_secs(45),
+            "{reset}: polled again after {gap:?}"
+        );
     }
 }
 
 #[tokio::test]
 async fn an_unknown_status_is_shown_warned_about_once_and_not_final() {
-    let script = Script::succeeds().answers(vec!["queued for review", "COMPLETED", "COMPLETED", "running"]);
+    let script = Script::succeeds().answers(vec![
+        "queued for review",
+        "COMPLETED",
+        "COMPLETED",
+        "running",
+    ]);
     let (ended, _) = wait_for(script, &[]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.stderr.contains("run_1 queued for review\n"), "{ended:?}");
-    assert_eq!(ended.stderr.matches("unknown status").count(), 2, "once per status: {ended:?}");
+    assert!(
+        ended.stderr.contains("run_1 queued for review\n"),
+        "{ended:?}"
+    );
+    assert_eq!(
+        ended.stderr.matches("unknown status").count(),
+        2,
+        "once per status: {ended:?}"
+    );
 }
 
 #[tokio::test]
 async fn changes_are_one_plain_line_each_and_the_result_is_on_stdout() {
     // By the number of the answer: how fast the program starts does not matter.
-    let script = Script::fails("first line\nsecond \x1b[31mline").answers(vec!["pending", "running"]);
+    let script =
+        Script::fails("first line\nsecond \x1b[31mline").answers(vec!["pending", "running"]);
     let simulator = api([("run_1", script)]).await;
-    let ended = Program::with(&simulator).run(&["wait", "run_1", "--name", "nightly report"]).await;
-    let without_clock: Vec<_> = ended.stderr.lines().map(|line| line.get(9..).unwrap_or(line)).collect();
+    let ended = Program::with(&simulator)
+        .run(&["wait", "run_1", "--name", "nightly report"])
+        .await;
+    let without_clock: Vec<_> = ended
+        .stderr
+        .lines()
+        .map(|line| line.get(9..).unwrap_or(line))
+        .collect();
     assert_eq!(
         without_clock,
-        ["run_1 (nightly report) pending", "run_1 (nightly report) running", "run_1 (nightly report) failed"],
+        [
+            "run_1 (nightly report) pending",
+            "run_1 (nightly report) running",
+            "run_1 (nightly report) failed"
+        ],
         "{ended:?}"
     );
-    assert!(ended.stdout.contains("nightly report") && ended.stdout.contains("failed"), "{ended:?}");
+    assert!(
+        ended.stdout.contains("nightly report") && ended.stdout.contains("failed"),
+        "{ended:?}"
+    );
     assert!(ended.stdout.contains("first line"), "{ended:?}");
     assert!(!ended.stdout.contains('\x1b'), "{ended:?}");
 
-    let quiet = Program::with(&simulator).run(&["wait", "run_1", "--quiet"]).await;
-    assert_eq!((quiet.code, quiet.stdout.as_str(), quiet.stderr.as_str()), (Some(1), "", ""), "{quiet:?}");
+    let quiet = Program::with(&simulator)
+        .run(&["wait", "run_1", "--quiet"])
+        .await;
+    assert_eq!(
+        (quiet.code, quiet.stdout.as_str(), quiet.stderr.as_str()),
+        (Some(1), "", ""),
+        "{quiet:?}"
+    );
 }
 
 #[tokio::test]
@@ -281,14 +375,21 @@ async fn output_is_printed_as_it_came_and_nothing_else() {
     let output = json!({"result": "Generated report", "score": 1.0});
     let (ended, _) = wait_for(Script::succeeds().output(output.clone()), &["--output"]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert_eq!(serde_json::from_str::<serde_json::Value>(&ended.stdout).unwrap(), output);
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&ended.stdout).unwrap(),
+        output
+    );
     // Byte for byte, but on one line, with what a terminal is spared.
     let odd = "{\"b\": 1.50, \"a\":\t\"\u{202e}\u{85}\\u001b[2J\", \"a\": 12345678901234567890123}";
     let answer = format!("{{\"id\":\"run_1\",\"status\":\"succeeded\",\"output\":{odd}}}");
     let (ended, _) = wait_for(Script::succeeds().verbatim(answer), &["--output"]).await;
     assert_eq!((ended.code, ended.stdout), (Some(0), format!("{odd}\n")));
     let (ended, _) = wait_for(Script::fails("no"), &["--output", "--exit-status"]).await;
-    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{ended:?}");
+    assert_eq!(
+        (ended.code, ended.stdout.as_str()),
+        (Some(1), ""),
+        "{ended:?}"
+    );
 }
 
 #[tokio::test]
@@ -302,31 +403,80 @@ async fn of_several_runs_the_worst_verdict_decides() {
     ])
     .await;
     let program = Program::with(&simulator);
-    let ended = program.run(&["wait", "run_ok", "run_canceled", "run_ok"]).await;
+    let ended = program
+        .run(&["wait", "run_ok", "run_canceled", "run_ok"])
+        .await;
     assert_eq!(ended.code, Some(3), "{ended:?}");
-    let ended = program.run(&["watch", "run_ok", "run_canceled", "run_bad", "--json"]).await;
-    assert_eq!((ended.code, ended.json_lines().len()), (Some(1), 3), "{ended:?}");
-    let ended = program.run(&["wait", "run_ok", "run_long", "--any", "--json"]).await;
-    assert_eq!((ended.code, ended.json_lines().len()), (Some(0), 1), "{ended:?}");
+    let ended = program
+        .run(&["watch", "run_ok", "run_canceled", "run_bad", "--json"])
+        .await;
+    assert_eq!(
+        (ended.code, ended.json_lines().len()),
+        (Some(1), 3),
+        "{ended:?}"
+    );
+    let ended = program
+        .run(&["wait", "run_ok", "run_long", "--any", "--json"])
+        .await;
+    assert_eq!(
+        (ended.code, ended.json_lines().len()),
+        (Some(0), 1),
+        "{ended:?}"
+    );
     // Both end before anything was shown; one is the first.
-    let ended = program.run(&["wait", "run_canceled", "run_bad_soon", "run_long", "--any", "--json"]).await;
+    let ended = program
+        .run(&[
+            "wait",
+            "run_canceled",
+            "run_bad_soon",
+            "run_long",
+            "--any",
+            "--json",
+        ])
+        .await;
     let lines = ended.json_lines();
     assert_eq!(lines.len(), 1, "{ended:?}");
-    assert_eq!(ended.code, Some(if lines[0]["verdict"] == "failed" { 1 } else { 3 }), "{ended:?}");
-    let ended = program.run(&["wait", "run_ok", "run_bad", "run_long", "--fail-fast"]).await;
+    assert_eq!(
+        ended.code,
+        Some(if lines[0]["verdict"] == "failed" {
+            1
+        } else {
+            3
+        }),
+        "{ended:?}"
+    );
+    let ended = program
+        .run(&["wait", "run_ok", "run_bad", "run_long", "--fail-fast"])
+        .await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    let ended = program.run(&["wait", "run_ok", "run_long", "--timeout", "500ms"]).await;
+    let ended = program
+        .run(&["wait", "run_ok", "run_long", "--timeout", "500ms"])
+        .await;
     assert_eq!(ended.code, Some(124), "{ended:?}");
 }
 
 #[tokio::test]
 async fn runs_come_from_standard_input_too() {
-    let simulator = api([("run_1", Script::succeeds()), ("run_2", Script::fails("no"))]).await;
+    let simulator = api([
+        ("run_1", Script::succeeds()),
+        ("run_2", Script::fails("no")),
+    ])
+    .await;
     let program = Program::with(&simulator);
-    let ended = program.run_with_input(&["wait", "-", "--json"], "run_1\nrun_2\n").await;
-    assert_eq!((ended.code, ended.json_lines().len()), (Some(1), 2), "{ended:?}");
-    let created = r#"{"run_id":"run_1","version_id":"ver_1","version_number":3,"status":"running"}"#;
-    assert_eq!(program.run_with_input(&["wait", "-"], created).await.code, Some(0));
+    let ended = program
+        .run_with_input(&["wait", "-", "--json"], "run_1\nrun_2\n")
+        .await;
+    assert_eq!(
+        (ended.code, ended.json_lines().len()),
+        (Some(1), 2),
+        "{ended:?}"
+    );
+    let created =
+        r#"{"run_id":"run_1","version_id":"ver_1","version_number":3,"status":"running"}"#;
+    assert_eq!(
+        program.run_with_input(&["wait", "-"], created).await.code,
+        Some(0)
+    );
 }
 
 #[tokio::test]
@@ -340,7 +490,12 @@ async fn signals_end_it_with_their_codes_and_leave_the_run_alone() {
         send_signal(&child, signal);
         let ended = finish(child).await;
         assert_eq!(ended.code, Some(code), "{ended:?}");
-        assert!(simulator.requests().iter().all(|request| request.method == "GET"));
+        assert!(
+            simulator
+                .requests()
+                .iter()
+                .all(|request| request.method == "GET")
+        );
     }
 }
 
@@ -349,14 +504,23 @@ async fn a_signal_while_messages_wait_says_which_are_lost() {
     let simulator = api([("run_1", Script::succeeds())]).await;
     let receiver = Receiver::start([Fault::status(500)]).await.unwrap();
     let url = receiver.url();
-    let program = Program::with(&simulator)
-        .configured(&format!("[sinks.ops]\ntype = \"webhook\"\nurl = {url:?}\nretry_schedule = [\"1h\"]\n"));
-    let child = program.command(&["wait", "run_1", "--linger", "2h"]).spawn().unwrap();
+    let program = Program::with(&simulator).configured(&format!(
+        "[sinks.ops]\ntype = \"webhook\"\nurl = {url:?}\nretry_schedule = [\"1h\"]\n"
+    ));
+    let child = program
+        .command(&["wait", "run_1", "--linger", "2h"])
+        .spawn()
+        .unwrap();
     received(&receiver, 1).await;
     send_signal(&child, rustix::process::Signal::INT);
     let ended = finish(child).await;
     assert_eq!(ended.code, Some(130), "{ended:?}");
-    assert!(ended.stderr.contains("run.succeeded of run_1 was not delivered to ops"), "{ended:?}");
+    assert!(
+        ended
+            .stderr
+            .contains("run.succeeded of run_1 was not delivered to ops"),
+        "{ended:?}"
+    );
 }
 
 #[tokio::test]
@@ -367,13 +531,36 @@ async fn a_change_of_status_is_shown_before_the_verdict_that_it_leads_to() {
     arguments.extend(runs.iter().map(String::as_str));
     let program = Program::with(&simulator).set("RUNWATCH_API__REQUESTS_PER_MINUTE", "100000");
     // Both outputs in one pipe, so that the order of their lines can be seen.
-    let both = ["sh", "-c", "exec \"$@\" 2>&1", "sh", env!("CARGO_BIN_EXE_runwatch")];
-    let ended = finish(program.shell(&[&both[..], &arguments].concat()).spawn().unwrap()).await;
+    let both = [
+        "sh",
+        "-c",
+        "exec \"$@\" 2>&1",
+        "sh",
+        env!("CARGO_BIN_EXE_runwatch"),
+    ];
+    let ended = finish(
+        program
+            .shell(&[&both[..], &arguments].concat())
+            .spawn()
+            .unwrap(),
+    )
+    .await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     for run in &runs {
-        let lines: Vec<_> = ended.stdout.lines().enumerate().filter(|(_, line)| line.contains(run)).collect();
-        let changes: Vec<_> = lines.iter().filter(|(_, line)| line.ends_with(&format!(" {run} succeeded"))).collect();
-        let verdicts: Vec<_> = lines.iter().filter(|(_, line)| line.starts_with(&format!("{run} succeeded"))).collect();
+        let lines: Vec<_> = ended
+            .stdout
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| line.contains(run))
+            .collect();
+        let changes: Vec<_> = lines
+            .iter()
+            .filter(|(_, line)| line.ends_with(&format!(" {run} succeeded")))
+            .collect();
+        let verdicts: Vec<_> = lines
+            .iter()
+            .filter(|(_, line)| line.starts_with(&format!("{run} succeeded")))
+            .collect();
         assert_eq!((changes.len(), verdicts.len()), (1, 1), "{run}: {ended:?}");
         assert!(changes[0].0 < verdicts[0].0, "{run}: {ended:?}");
     }
@@ -384,30 +571,51 @@ async fn an_output_that_is_left_out_is_reported() {
     // No strict parser takes the number.
     let answer = r#"{"id":"run_1","status":"succeeded","output":{"huge":1e999}}"#;
     let simulator = api([("run_1", Script::succeeds().verbatim(answer))]).await;
-    let ended = Program::with(&simulator).run(&["wait", "--output", "run_1"]).await;
-    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), ""), "{ended:?}");
-    assert!(ended.stderr.contains("the output of run_1 is left out"), "{ended:?}");
+    let ended = Program::with(&simulator)
+        .run(&["wait", "--output", "run_1"])
+        .await;
+    assert_eq!(
+        (ended.code, ended.stdout.as_str()),
+        (Some(0), ""),
+        "{ended:?}"
+    );
+    assert!(
+        ended.stderr.contains("the output of run_1 is left out"),
+        "{ended:?}"
+    );
 }
 
 #[tokio::test]
 async fn trouble_is_told_once_off_a_terminal() {
     let simulator = api([("run_1", Script::runs_forever())]).await;
     simulator.set_outage(Some(Fault::status(502)));
-    let ended = Program::with(&simulator).run(&["wait", "run_1", "--timeout", "4s"]).await;
+    let ended = Program::with(&simulator)
+        .run(&["wait", "run_1", "--timeout", "4s"])
+        .await;
     assert_eq!(ended.code, Some(6), "{ended:?}");
-    assert_eq!(ended.stderr.matches("asking again in").count(), 1, "{ended:?}");
+    assert_eq!(
+        ended.stderr.matches("asking again in").count(),
+        1,
+        "{ended:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_closed_standard_output_changes_no_verdict() {
     let simulator = api([("run_1", Script::fails("no").runs_for(SOON))]).await;
     let program = Program::with(&simulator);
-    let mut child = program.command(&["wait", "run_1", "--json"]).spawn().unwrap();
+    let mut child = program
+        .command(&["wait", "run_1", "--json"])
+        .spawn()
+        .unwrap();
     drop(child.stdout.take());
     let ended = finish(child).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(!ended.stderr.contains("panic"), "{ended:?}");
-    assert!(ended.stderr.contains("cannot write to standard output"), "{ended:?}");
+    assert!(
+        ended.stderr.contains("cannot write to standard output"),
+        "{ended:?}"
+    );
 }
 
 #[tokio::test]
@@ -417,7 +625,10 @@ async fn a_key_that_is_revoked_and_restored_only_pauses_the_wait() {
     let script = Script::runs_forever();
     simulator.add_run(&id("run_2"), script);
     let program = Program::with(&simulator);
-    let child = program.command(&["wait", "run_2", "--timeout", "3s"]).spawn().unwrap();
+    let child = program
+        .command(&["wait", "run_2", "--timeout", "3s"])
+        .spawn()
+        .unwrap();
     eventually("a first answer", || !simulator.requests().is_empty()).await;
     simulator.set_api_key("another");
     let ended = finish(child).await;
@@ -461,16 +672,51 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 #[tokio::test]
 async fn any_terminal_shows_the_verdict_with_no_more_than_it_understands() {
-    const NAME: &str =
-        "n\u{e4}chtlicher \u{1f680} Bericht \u{1f468}\u{200d}\u{1f469}\u{200d}\u{1f467} und noch ein langer Name";
+    const NAME: &str = "n\u{e4}chtlicher \u{1f680} Bericht \u{1f468}\u{200d}\u{1f469}\u{200d}\u{1f467} und noch ein langer Name";
     for (what, size, then, term, color) in [
         ("of no size", [0, 0], [0, 0], Some("xterm-256color"), true),
-        ("of one character", [1, 1], [1, 1], Some("xterm-256color"), true),
-        ("of three columns", [24, 3], [24, 3], Some("xterm-256color"), true),
-        ("very wide", [50, 5000], [50, 5000], Some("xterm-256color"), true),
-        ("that becomes small", [24, 80], [2, 10], Some("xterm-256color"), true),
-        ("that becomes large", [2, 10], [200, 1000], Some("xterm-256color"), true),
-        ("without colors", [24, 80], [24, 80], Some("xterm-256color"), false),
+        (
+            "of one character",
+            [1, 1],
+            [1, 1],
+            Some("xterm-256color"),
+            true,
+        ),
+        (
+            "of three columns",
+            [24, 3],
+            [24, 3],
+            Some("xterm-256color"),
+            true,
+        ),
+        (
+            "very wide",
+            [50, 5000],
+            [50, 5000],
+            Some("xterm-256color"),
+            true,
+        ),
+        (
+            "that becomes small",
+            [24, 80],
+            [2, 10],
+            Some("xterm-256color"),
+            true,
+        ),
+        (
+            "that becomes large",
+            [2, 10],
+            [200, 1000],
+            Some("xterm-256color"),
+            true,
+        ),
+        (
+            "without colors",
+            [24, 80],
+            [24, 80],
+            Some("xterm-256color"),
+            false,
+        ),
         ("that is dumb", [24, 80], [24, 80], Some("dumb"), true),
         ("without a name", [24, 80], [24, 80], None, true),
     ] {
@@ -482,25 +728,57 @@ async fn any_terminal_shows_the_verdict_with_no_more_than_it_understands() {
         if !color {
             program = program.set("NO_COLOR", "1");
         }
-        let sizes = [size, then].concat().into_iter().map(|number: u32| number.to_string()).collect::<Vec<_>>();
+        let sizes = [size, then]
+            .concat()
+            .into_iter()
+            .map(|number: u32| number.to_string())
+            .collect::<Vec<_>>();
         let mut argv = vec!["python3", "-c", TERMINAL];
         argv.extend(sizes.iter().map(String::as_str));
-        argv.extend([env!("CARGO_BIN_EXE_runwatch"), "wait", "run_1", "--name", NAME]);
+        argv.extend([
+            env!("CARGO_BIN_EXE_runwatch"),
+            "wait",
+            "run_1",
+            "--name",
+            NAME,
+        ]);
         let ended = finish(program.shell(&argv).spawn().unwrap()).await;
         assert_eq!(ended.code, Some(0), "a terminal {what}: {ended:?}");
-        assert!(!ended.stdout.contains("panicked"), "a terminal {what}: {ended:?}");
-        assert!(ended.stdout.len() < 300_000, "a terminal {what} got {} bytes", ended.stdout.len());
+        assert!(
+            !ended.stdout.contains("panicked"),
+            "a terminal {what}: {ended:?}"
+        );
+        assert!(
+            ended.stdout.len() < 300_000,
+            "a terminal {what} got {} bytes",
+            ended.stdout.len()
+        );
         let able = term.is_some_and(|term| term != "dumb");
         if !able {
-            assert!(!ended.stdout.contains("\x1b["), "a terminal {what}: {ended:?}");
-            assert!(ended.stdout.contains("running"), "plain lines instead of live ones: {ended:?}");
+            assert!(
+                !ended.stdout.contains("\x1b["),
+                "a terminal {what}: {ended:?}"
+            );
+            assert!(
+                ended.stdout.contains("running"),
+                "plain lines instead of live ones: {ended:?}"
+            );
         }
         if !color {
-            let colors = ended.stdout.split("\x1b[").skip(1).filter_map(|rest| rest.split_once('m'));
-            let mut colors = colors
-                .map(|(code, _)| code)
-                .filter(|code| code.bytes().all(|byte| byte.is_ascii_digit() || byte == b';'));
-            assert_eq!(colors.find(|code| !code.is_empty() && *code != "0"), None, "{ended:?}");
+            let colors = ended
+                .stdout
+                .split("\x1b[")
+                .skip(1)
+                .filter_map(|rest| rest.split_once('m'));
+            let mut colors = colors.map(|(code, _)| code).filter(|code| {
+                code.bytes()
+                    .all(|byte| byte.is_ascii_digit() || byte == b';')
+            });
+            assert_eq!(
+                colors.find(|code| !code.is_empty() && *code != "0"),
+                None,
+                "{ended:?}"
+            );
         }
     }
 }

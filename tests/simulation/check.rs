@@ -39,7 +39,15 @@ pub(crate) const GRACE: Ms = 2 * MINUTE;
 const UNREACHABLE: Ms = 5 * MINUTE;
 
 /// Waits before the second and each further attempt, as documented.
-pub(crate) const SCHEDULE: [Ms; 7] = [5 * SECOND, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR, 10 * HOUR];
+pub(crate) const SCHEDULE: [Ms; 7] = [
+    5 * SECOND,
+    5 * MINUTE,
+    30 * MINUTE,
+    2 * HOUR,
+    5 * HOUR,
+    10 * HOUR,
+    10 * HOUR,
+];
 
 /// Most attempts of one sink under way at once, for a sink that is a program.
 const AT_ONCE: usize = 4;
@@ -64,9 +72,23 @@ pub(crate) struct Requested {
 }
 
 impl Requested {
-    pub(crate) fn new(generation: u32, added: Ms, deadline: Ms, sinks: Option<BTreeSet<String>>) -> Self {
+    pub(crate) fn new(
+        generation: u32,
+        added: Ms,
+        deadline: Ms,
+        sinks: Option<BTreeSet<String>>,
+    ) -> Self {
         let (acknowledged, removed) = (false, false);
-        Self { generation, acknowledged, removed, added, deadline, sinks, verdict: None, polled_by_then: 0 }
+        Self {
+            generation,
+            acknowledged,
+            removed,
+            added,
+            deadline,
+            sinks,
+            verdict: None,
+            polled_by_then: 0,
+        }
     }
 }
 
@@ -139,13 +161,20 @@ fn sql(error: rusqlite::Error) -> String {
 
 /// Which watch of its run an event is about; 0 where it is about none.
 pub(crate) fn generation(event: &Event) -> u32 {
-    let label = event.run().and_then(|data| data.watch.labels.get("generation"));
+    let label = event
+        .run()
+        .and_then(|data| data.watch.labels.get("generation"));
     label.and_then(|label| label.parse().ok()).unwrap_or(0)
 }
 
 /// Whether a message carries the whole output of its run.
 pub(crate) fn whole(state: &State, event: &Event) -> Result<(), String> {
-    let Some(data) = event.run().filter(|_| event.event_type == Verdict::Succeeded.event_type()) else { return Ok(()) };
+    let Some(data) = event
+        .run()
+        .filter(|_| event.event_type == Verdict::Succeeded.event_type())
+    else {
+        return Ok(());
+    };
     let run = &data.run.id;
     let expected = state.fates.get(run).map(|fate| fate.output_of(run));
     let got = data.run.output.as_ref().map(JsonText::get);
@@ -153,7 +182,9 @@ pub(crate) fn whole(state: &State, event: &Event) -> Result<(), String> {
         return Ok(());
     }
     let (got, expected) = (got.map(str::len), expected.map(|output| output.len()));
-    Err(format!("the output of {run} arrives with {got:?} bytes, or other ones; it has {expected:?}"))
+    Err(format!(
+        "the output of {run} arrives with {got:?} bytes, or other ones; it has {expected:?}"
+    ))
 }
 
 impl Books {
@@ -194,7 +225,9 @@ impl Books {
 
     /// All watches of all runs.
     fn all(&self) -> impl Iterator<Item = (&RunId, &Requested)> {
-        self.watches.iter().chain(self.past.iter().map(|(run, watch)| (run, watch)))
+        self.watches
+            .iter()
+            .chain(self.past.iter().map(|(run, watch)| (run, watch)))
     }
 
     /// How many watches were stored.
@@ -229,53 +262,76 @@ impl Books {
     /// Holds the database as another process would, until this is dropped.
     pub(crate) fn hold(&self) -> Connection {
         let other = self.open().expect("the database is there");
-        other.execute_batch("BEGIN IMMEDIATE").expect("no transaction is under way");
+        other
+            .execute_batch("BEGIN IMMEDIATE")
+            .expect("no transaction is under way");
         other
     }
 
     /// Whether a message may go out that a receiver is given now: its event is stored already, under this
     /// very delivery, which is not done with.
     pub(crate) fn admits(&mut self, receipt: &Receipt) -> Result<(), String> {
-        let query =
-            "SELECT d.sink, d.state, e.type FROM deliveries d JOIN events e ON e.seq = d.event_seq WHERE d.id = ?";
+        let query = "SELECT d.sink, d.state, e.type FROM deliveries d JOIN events e ON e.seq = d.event_seq WHERE d.id = ?";
         let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
         self.arrived.insert(receipt.delivery.clone());
         let store = self.store()?;
-        let found: Result<(String, String, String), _> =
-            store.prepare_cached(query).map_err(sql)?.query_row([&receipt.delivery], read);
+        let found: Result<(String, String, String), _> = store
+            .prepare_cached(query)
+            .map_err(sql)?
+            .query_row([&receipt.delivery], read);
         let kind = receipt.event_type.as_str();
         match found {
-            Ok((sink, state, event)) if sink == receipt.sink && event == kind && state == "sending" => Ok(()),
-            Ok(found) => Err(format!("{receipt:?} was sent, and the store has {found:?}")),
-            // It may have been removed while the message was on its way.
-            Err(rusqlite::Error::QueryReturnedNoRows)
-                if receipt
-                    .run
-                    .as_ref()
-                    .is_some_and(|run| self.removals.contains(&(run.clone(), receipt.generation))) =>
+            Ok((sink, state, event))
+                if sink == receipt.sink && event == kind && state == "sending" =>
             {
                 Ok(())
             }
-            Err(error) => Err(format!("{receipt:?} was sent before it was stored: {error}")),
+            Ok(found) => Err(format!("{receipt:?} was sent, and the store has {found:?}")),
+            // It may have been removed while the message was on its way.
+            Err(rusqlite::Error::QueryReturnedNoRows)
+                if receipt.run.as_ref().is_some_and(|run| {
+                    self.removals.contains(&(run.clone(), receipt.generation))
+                }) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(format!(
+                "{receipt:?} was sent before it was stored: {error}"
+            )),
         }
     }
 
     /// Takes note that what is undelivered of a run may be given up.
     pub(crate) fn may_be_given_up(&mut self, run: &RunId) {
         let events = &self.events;
-        let of_run = |seq: &i64| events.get(seq).is_some_and(|event| event.run.as_ref() == Some(run));
-        self.deliveries.iter_mut().filter(|((seq, _), _)| of_run(seq)).for_each(|(_, delivery)| delivery.dead = true);
+        let of_run = |seq: &i64| {
+            events
+                .get(seq)
+                .is_some_and(|event| event.run.as_ref() == Some(run))
+        };
+        self.deliveries
+            .iter_mut()
+            .filter(|((seq, _), _)| of_run(seq))
+            .for_each(|(_, delivery)| delivery.dead = true);
     }
 
     /// Takes note that watches that ended may be pruned.
     pub(crate) fn may_be_pruned(&mut self) {
-        let all = self.watches.values_mut().chain(self.past.iter_mut().map(|(_, watch)| watch));
-        all.filter(|watch| watch.verdict.is_some()).for_each(|watch| watch.removed = true);
+        let all = self
+            .watches
+            .values_mut()
+            .chain(self.past.iter_mut().map(|(_, watch)| watch));
+        all.filter(|watch| watch.verdict.is_some())
+            .for_each(|watch| watch.removed = true);
     }
 
     /// Takes note that the removal of all watches of a run was requested. Returns those whose removal had not been.
     pub(crate) fn remove(&mut self, run: &RunId) -> Vec<u32> {
-        let past = self.past.iter_mut().filter(|(of, _)| of == run).map(|(_, watch)| watch);
+        let past = self
+            .past
+            .iter_mut()
+            .filter(|(of, _)| of == run)
+            .map(|(_, watch)| watch);
         let mut new = Vec::new();
         for watch in self.watches.get_mut(run).into_iter().chain(past) {
             self.removals.insert((run.clone(), watch.generation));
@@ -288,20 +344,29 @@ impl Books {
 
     /// Takes note that the removal of these watches of a run was rejected.
     pub(crate) fn keep(&mut self, run: &RunId, generations: &[u32]) {
-        let past = self.past.iter_mut().filter(|(of, _)| of == run).map(|(_, watch)| watch);
+        let past = self
+            .past
+            .iter_mut()
+            .filter(|(of, _)| of == run)
+            .map(|(_, watch)| watch);
         let all = self.watches.get_mut(run).into_iter().chain(past);
-        all.filter(|watch| generations.contains(&watch.generation)).for_each(|watch| watch.removed = false);
+        all.filter(|watch| generations.contains(&watch.generation))
+            .for_each(|watch| watch.removed = false);
     }
 
     /// Takes in an event that is new in the store. `stored` has the watches by run.
     fn record(&mut self, seq: i64, event: Recorded, stored: &Watches) -> Result<(), String> {
         let kind = event.kind.as_str();
         if let Some(run) = &event.run {
-            let newest =
-                stored.get(run.as_str()).and_then(|watches| watches.last_key_value()).map(|(newest, _)| *newest);
+            let newest = stored
+                .get(run.as_str())
+                .and_then(|watches| watches.last_key_value())
+                .map(|(newest, _)| *newest);
             if newest != Some(event.generation) {
                 let of = event.generation;
-                return Err(format!("{kind} of watch {of} of {run} is stored, and its newest watch is {newest:?}"));
+                return Err(format!(
+                    "{kind} of watch {of} of {run} is stored, and its newest watch is {newest:?}"
+                ));
             }
             let same = |other: &&Recorded| {
                 other.run == event.run && other.kind == kind && other.generation == event.generation
@@ -328,43 +393,79 @@ impl Books {
 
     /// When a watch becomes overdue. That goes by the wall clock, so it cannot be known where the clock was set.
     fn overdue_at(&self, watch: &Requested) -> Option<Ms> {
-        let after = self.overdue_after.filter(|_| self.last_set.is_none_or(|set| set < watch.added))?;
+        let after = self
+            .overdue_after
+            .filter(|_| self.last_set.is_none_or(|set| set < watch.added))?;
         Some(watch.added + after)
     }
 
     /// Whether an event of this kind about this watch was ever stored.
     fn has(&self, run: &RunId, watch: &Requested, kind: &str) -> bool {
-        let of_watch = |event: &Recorded| event.run.as_ref() == Some(run) && event.generation == watch.generation;
-        self.events.values().any(|event| of_watch(event) && event.kind == kind)
+        let of_watch = |event: &Recorded| {
+            event.run.as_ref() == Some(run) && event.generation == watch.generation
+        };
+        self.events
+            .values()
+            .any(|event| of_watch(event) && event.kind == kind)
     }
 
     /// Takes in which deliveries there are. What is no longer there must have arrived or been given up, unless its
     /// watch was removed before its end.
-    fn account(&mut self, deliveries: &[(i64, String, String, bool)], now: Ms, life: u32) -> Result<(), String> {
+    fn account(
+        &mut self,
+        deliveries: &[(i64, String, String, bool)],
+        now: Ms,
+        life: u32,
+    ) -> Result<(), String> {
         let mut present = BTreeSet::new();
         for (seq, sink, id, dead) in deliveries {
-            let new = || Delivery { id: id.clone(), created: now, life, dead: false, vanished: false };
-            let known = self.deliveries.entry((*seq, sink.clone())).or_insert_with(new);
+            let new = || Delivery {
+                id: id.clone(),
+                created: now,
+                life,
+                dead: false,
+                vanished: false,
+            };
+            let known = self
+                .deliveries
+                .entry((*seq, sink.clone()))
+                .or_insert_with(new);
             if known.id != *id {
-                return Err(format!("event {seq} has the deliveries {} and {id} for {sink}", known.id));
+                return Err(format!(
+                    "event {seq} has the deliveries {} and {id} for {sink}",
+                    known.id
+                ));
             }
             known.dead |= dead;
             present.insert((*seq, sink.as_str()));
         }
-        for ((seq, sink), delivery) in self.deliveries.iter_mut().filter(|(_, delivery)| !delivery.vanished) {
+        for ((seq, sink), delivery) in self
+            .deliveries
+            .iter_mut()
+            .filter(|(_, delivery)| !delivery.vanished)
+        {
             if present.contains(&(*seq, sink.as_str())) {
                 continue;
             }
             delivery.vanished = true;
-            let Some(event) = self.events.get(seq) else { continue };
+            let Some(event) = self.events.get(seq) else {
+                continue;
+            };
             let past = self.past.iter().map(|(run, watch)| (run, watch));
             let mut all = self.watches.iter().chain(past);
             let ended = event.run.is_some()
-                && all.any(|(_, watch)| watch.generation == event.generation && watch.verdict.is_some());
-            let removed =
-                event.run.as_ref().is_some_and(|run| self.removals.contains(&(run.clone(), event.generation)));
+                && all.any(|(_, watch)| {
+                    watch.generation == event.generation && watch.verdict.is_some()
+                });
+            let removed = event
+                .run
+                .as_ref()
+                .is_some_and(|run| self.removals.contains(&(run.clone(), event.generation)));
             if !(delivery.dead || self.arrived.contains(&delivery.id) || (removed && !ended)) {
-                return Err(format!("{} of {event:?} for {sink} is gone, and never arrived", delivery.id));
+                return Err(format!(
+                    "{} of {event:?} for {sink} is gone, and never arrived",
+                    delivery.id
+                ));
             }
         }
         Ok(())
@@ -393,7 +494,10 @@ pub(crate) fn committed(state: &mut State, began: Ms, peace: Ms) {
         let mut statement = store.prepare_cached("SELECT max(seq) FROM events")?;
         statement.query_row([], |row| row.get::<_, Option<i64>>(0))
     };
-    let newest = state.books.store().and_then(|store| newest(store).map_err(sql));
+    let newest = state
+        .books
+        .store()
+        .and_then(|store| newest(store).map_err(sql));
     let known = state.books.events.last_key_value().map(|(seq, _)| *seq);
     let result = match newest {
         Ok(newest) if newest > known => looked(state, began, peace),
@@ -419,8 +523,9 @@ struct Contents {
 
 impl Contents {
     fn of(store: &Connection, known: i64) -> Result<Self, rusqlite::Error> {
-        let mut statement =
-            store.prepare_cached("SELECT run_id, verdict, json_extract(labels, '$.generation') FROM watches")?;
+        let mut statement = store.prepare_cached(
+            "SELECT run_id, verdict, json_extract(labels, '$.generation') FROM watches",
+        )?;
         let number = |text: Option<String>| text.and_then(|text| text.parse().ok()).unwrap_or(0);
         let mut watches = Watches::new();
         let mut rows = statement.query([])?;
@@ -433,15 +538,33 @@ impl Contents {
              FROM events WHERE seq > ? ORDER BY seq",
         )?;
         let read = |row: &rusqlite::Row<'_>| {
-            let run = row.get::<_, Option<String>>(1)?.and_then(|id| RunId::new(&id).ok());
+            let run = row
+                .get::<_, Option<String>>(1)?
+                .and_then(|id| RunId::new(&id).ok());
             let (kind, generation, about) = (row.get(2)?, number(row.get(3)?), row.get(4)?);
-            Ok((row.get(0)?, Recorded { run, kind, generation, about }))
+            Ok((
+                row.get(0)?,
+                Recorded {
+                    run,
+                    kind,
+                    generation,
+                    about,
+                },
+            ))
         };
-        let events = statement.query_map([known], read)?.collect::<Result<_, _>>()?;
-        let mut statement = store.prepare_cached("SELECT event_seq, sink, id, state = 'dead' FROM deliveries")?;
-        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+        let events = statement
+            .query_map([known], read)?
+            .collect::<Result<_, _>>()?;
+        let mut statement =
+            store.prepare_cached("SELECT event_seq, sink, id, state = 'dead' FROM deliveries")?;
+        let read =
+            |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
         let deliveries = statement.query_map([], read)?.collect::<Result<_, _>>()?;
-        Ok(Self { watches, events, deliveries })
+        Ok(Self {
+            watches,
+            events,
+            deliveries,
+        })
     }
 }
 
@@ -449,31 +572,52 @@ impl Contents {
 /// until `peace`.
 fn looked(state: &mut State, decided: Ms, peace: Ms) -> Result<(), String> {
     let now = state.now();
-    if let Some((_, far)) =
-        state.books.stepping.filter(|(at, _)| state.alive && now >= at.max(&state.unrest) + CLOCK_SEEN)
+    if let Some((_, far)) = state
+        .books
+        .stepping
+        .filter(|(at, _)| state.alive && now >= at.max(&state.unrest) + CLOCK_SEEN)
     {
         state.books.stepped -= far;
         state.books.stepping = None;
     }
-    let known = state.books.events.last_key_value().map_or(0, |(seq, _)| *seq);
-    let Contents { watches: stored, events, deliveries } = Contents::of(state.books.store()?, known).map_err(sql)?;
+    let known = state
+        .books
+        .events
+        .last_key_value()
+        .map_or(0, |(seq, _)| *seq);
+    let Contents {
+        watches: stored,
+        events,
+        deliveries,
+    } = Contents::of(state.books.store()?, known).map_err(sql)?;
     recognize(&mut state.books, &stored)?;
     for (run, watch) in &state.books.past {
-        let verdict = stored.get(run.as_str()).and_then(|watches| watches.get(&watch.generation));
+        let verdict = stored
+            .get(run.as_str())
+            .and_then(|watches| watches.get(&watch.generation));
         let verdict = verdict.map(|word| word.as_deref().and_then(Verdict::from_word));
         let before = watch.verdict.map(|(verdict, _)| verdict);
-        if verdict.map_or(watch.acknowledged && !watch.removed, |verdict| verdict != before) {
+        if verdict.map_or(watch.acknowledged && !watch.removed, |verdict| {
+            verdict != before
+        }) {
             let of = watch.generation;
-            return Err(format!("watch {of} of {run} has the verdict {verdict:?}, and had {before:?}"));
+            return Err(format!(
+                "watch {of} of {run} has the verdict {verdict:?}, and had {before:?}"
+            ));
         }
     }
-    let new: Vec<_> = events.iter().map(|(seq, event)| (*seq, event.clone())).collect();
+    let new: Vec<_> = events
+        .iter()
+        .map(|(seq, event)| (*seq, event.clone()))
+        .collect();
     for (seq, event) in events {
         state.books.record(seq, event, &stored)?;
     }
     state.books.account(&deliveries, now, state.life)?;
-    new.iter().try_for_each(|(seq, event)| addressed(state, *seq, event, now))?;
-    let is_open = |watch: &Requested| watch.acknowledged && !watch.removed && watch.verdict.is_none();
+    new.iter()
+        .try_for_each(|(seq, event)| addressed(state, *seq, event, now))?;
+    let is_open =
+        |watch: &Requested| watch.acknowledged && !watch.removed && watch.verdict.is_none();
     if !state.books.watches.values().any(is_open) {
         // Without a watch nothing is polled, and how the API does is not known.
         state.failing_since = None;
@@ -482,29 +626,58 @@ fn looked(state: &mut State, decided: Ms, peace: Ms) -> Result<(), String> {
     let runs: Vec<RunId> = state.books.watches.keys().cloned().collect();
     for run in runs {
         let watch = state.books.watches[&run].clone();
-        let Some(verdict) = stored.get(run.as_str()).and_then(|watches| watches.get(&watch.generation)) else {
+        let Some(verdict) = stored
+            .get(run.as_str())
+            .and_then(|watches| watches.get(&watch.generation))
+        else {
             if watch.acknowledged && !watch.removed {
-                return Err(format!("the watch of {run} was acknowledged, and is not in the store"));
+                return Err(format!(
+                    "the watch of {run} was acknowledged, and is not in the store"
+                ));
             }
             continue;
         };
         progressed(state, &run, &watch, now)?;
         let is_verdict = |event: &&Recorded| {
             let kinds = Verdict::WORST_FIRST.map(|verdict| verdict.event_type().as_str());
-            event.run.as_ref() == Some(&run) && event.generation == watch.generation && kinds.contains(&&*event.kind)
+            event.run.as_ref() == Some(&run)
+                && event.generation == watch.generation
+                && kinds.contains(&&*event.kind)
         };
-        let recorded: Vec<_> = state.books.events.values().filter(is_verdict).map(|event| event.kind.clone()).collect();
-        let verdict = verdict.as_deref().map(|word| Verdict::from_word(word).ok_or(format!("{word} is not a verdict")));
+        let recorded: Vec<_> = state
+            .books
+            .events
+            .values()
+            .filter(is_verdict)
+            .map(|event| event.kind.clone())
+            .collect();
+        let verdict = verdict
+            .as_deref()
+            .map(|word| Verdict::from_word(word).ok_or(format!("{word} is not a verdict")));
         let Some(verdict) = verdict.transpose()? else {
             if !recorded.is_empty() || watch.verdict.is_some() {
-                return Err(format!("{run} has the events {recorded:?} (before: {:?}) and no verdict", watch.verdict));
+                return Err(format!(
+                    "{run} has the events {recorded:?} (before: {:?}) and no verdict",
+                    watch.verdict
+                ));
             }
             continue;
         };
-        if recorded != [verdict.event_type().as_str()] || watch.verdict.is_some_and(|(before, _)| before != verdict) {
-            return Err(format!("{run}: {verdict:?} is stored, {recorded:?} recorded, {:?} before", watch.verdict));
+        if recorded != [verdict.event_type().as_str()]
+            || watch.verdict.is_some_and(|(before, _)| before != verdict)
+        {
+            return Err(format!(
+                "{run}: {verdict:?} is stored, {recorded:?} recorded, {:?} before",
+                watch.verdict
+            ));
         }
-        let requests = state.answers.get(&run).into_iter().flatten().filter(|a| a.began >= watch.added).count();
+        let requests = state
+            .answers
+            .get(&run)
+            .into_iter()
+            .flatten()
+            .filter(|a| a.began >= watch.added)
+            .count();
         if watch.verdict.is_none() {
             justified(state, &run, verdict, decided)?;
             in_time(state, &run, verdict, decided, peace)?;
@@ -521,22 +694,33 @@ fn looked(state: &mut State, decided: Ms, peace: Ms) -> Result<(), String> {
 fn recognize(books: &mut Books, stored: &Watches) -> Result<(), String> {
     for (run, candidates) in &mut books.candidates {
         let of_run = stored.get(run.as_str());
-        let Some(newest) = of_run.and_then(|watches| watches.last_key_value()).map(|(newest, _)| *newest) else {
+        let Some(newest) = of_run
+            .and_then(|watches| watches.last_key_value())
+            .map(|(newest, _)| *newest)
+        else {
             continue;
         };
         let current = books.watches.get(run).map(|watch| watch.generation);
         if current.is_some_and(|current| current >= newest) {
             continue;
         }
-        let Some(index) = candidates.iter().position(|watch| watch.generation == newest) else {
-            return Err(format!("watch {newest} of {run} is stored, and {current:?} was before"));
+        let Some(index) = candidates
+            .iter()
+            .position(|watch| watch.generation == newest)
+        else {
+            return Err(format!(
+                "watch {newest} of {run} is stored, and {current:?} was before"
+            ));
         };
         let next = candidates.swap_remove(index);
         // What was requested before the one that is stored now will never be.
         candidates.retain(|watch| watch.generation > newest);
         if let Some(before) = books.watches.insert(run.clone(), next) {
             if before.acknowledged && !before.removed && before.verdict.is_none() {
-                return Err(format!("watch {} of {run} was replaced, and had not ended", before.generation));
+                return Err(format!(
+                    "watch {} of {run} was replaced, and had not ended",
+                    before.generation
+                ));
             }
             books.past.push((run.clone(), before));
         }
@@ -547,10 +731,19 @@ fn recognize(books: &mut Books, stored: &Watches) -> Result<(), String> {
 /// Whether a new event has a delivery for each sink that must get it, and for no other.
 fn addressed(state: &State, seq: i64, event: &Recorded, now: Ms) -> Result<(), String> {
     let books = &state.books;
-    let watch = event.run.as_ref().and_then(|run| Some((run, books.watches.get(run)?)));
-    let is_verdict = Verdict::WORST_FIRST.iter().any(|verdict| verdict.event_type().as_str() == event.kind);
+    let watch = event
+        .run
+        .as_ref()
+        .and_then(|run| Some((run, books.watches.get(run)?)));
+    let is_verdict = Verdict::WORST_FIRST
+        .iter()
+        .any(|verdict| verdict.event_type().as_str() == event.kind);
     let has = |sink: &String| books.deliveries.contains_key(&(seq, sink.clone()));
-    let chosen = |sink: &String| watch.and_then(|(_, watch)| watch.sinks.as_ref()).is_none_or(|all| all.contains(sink));
+    let chosen = |sink: &String| {
+        watch
+            .and_then(|(_, watch)| watch.sinks.as_ref())
+            .is_none_or(|all| all.contains(sink))
+    };
     for sink in &books.always {
         let wants = is_verdict || *sink == books.everything;
         let must = wants && chosen(sink) && event.about.as_ref() != Some(sink);
@@ -559,14 +752,25 @@ fn addressed(state: &State, seq: i64, event: &Recorded, now: Ms) -> Result<(), S
             return Err(format!("event {seq} ({event:?}) has {found} for {sink}"));
         }
     }
-    let labeled = watch.is_some_and(|(run, watch)| books.labeled.contains(&(run.clone(), watch.generation)));
+    let labeled =
+        watch.is_some_and(|(run, watch)| books.labeled.contains(&(run.clone(), watch.generation)));
     if has(&books.choosy) && !(is_verdict && labeled && chosen(&books.choosy)) {
-        return Err(format!("event {seq} ({event:?}) has a delivery for {}", books.choosy));
+        return Err(format!(
+            "event {seq} ({event:?}) has a delivery for {}",
+            books.choosy
+        ));
     }
     if let Some((run, watch)) = watch.filter(|_| event.kind == "watch.overdue")
-        && (books.overdue_after.is_none() || books.overdue_at(watch).is_some_and(|due| now + SECOND < due))
+        && (books.overdue_after.is_none()
+            || books
+                .overdue_at(watch)
+                .is_some_and(|due| now + SECOND < due))
     {
-        return Err(format!("{run} is overdue at {} s, and was added at {} s", now / SECOND, watch.added / SECOND));
+        return Err(format!(
+            "{run} is overdue at {} s, and was added at {} s",
+            now / SECOND,
+            watch.added / SECOND
+        ));
     }
     Ok(())
 }
@@ -574,16 +778,35 @@ fn addressed(state: &State, seq: i64, event: &Recorded, now: Ms) -> Result<(), S
 /// Whether the events about the API and about sinks are there that must be.
 fn incidents(state: &State, now: Ms) -> Result<(), String> {
     let books = &state.books;
-    if let Some(since) = state.failing_since.filter(|since| state.alive && state.peaceful(*since, now))
+    if let Some(since) = state
+        .failing_since
+        .filter(|since| state.alive && state.peaceful(*since, now))
         && now >= since + UNREACHABLE + CLOCK_SEEN
-        && books.incident.as_ref().is_none_or(|(_, kind)| kind == "api.recovered")
+        && books
+            .incident
+            .as_ref()
+            .is_none_or(|(_, kind)| kind == "api.recovered")
     {
-        return Err(format!("the API has given no usable answer since {} s, and no event says so", since / SECOND));
+        return Err(format!(
+            "the API has given no usable answer since {} s, and no event says so",
+            since / SECOND
+        ));
     }
     for (at, life, sink) in &state.farewells {
-        let seen = *life == state.life && state.alive && now >= at + CLOCK_SEEN && state.peaceful(*at, now);
-        if seen && !books.events.values().any(|event| event.about.as_ref() == Some(sink)) {
-            return Err(format!("{sink} was disabled at {} s, and no event says so", at / SECOND));
+        let seen = *life == state.life
+            && state.alive
+            && now >= at + CLOCK_SEEN
+            && state.peaceful(*at, now);
+        if seen
+            && !books
+                .events
+                .values()
+                .any(|event| event.about.as_ref() == Some(sink))
+        {
+            return Err(format!(
+                "{sink} was disabled at {} s, and no event says so",
+                at / SECOND
+            ));
         }
     }
     Ok(())
@@ -592,23 +815,37 @@ fn incidents(state: &State, now: Ms) -> Result<(), String> {
 /// Answers that this life of the process got about a watch, in order.
 fn heard<'a>(state: &'a State, run: &RunId, watch: &Requested) -> Vec<&'a Answered> {
     let added = watch.added;
-    let of_watch = |a: &&Answered| a.said != Said::Orphaned && a.life == state.life && a.began >= added;
-    state.answers.get(run).into_iter().flatten().filter(of_watch).collect()
+    let of_watch =
+        |a: &&Answered| a.said != Said::Orphaned && a.life == state.life && a.began >= added;
+    state
+        .answers
+        .get(run)
+        .into_iter()
+        .flatten()
+        .filter(of_watch)
+        .collect()
 }
 
 /// Whether the events are there that answers about a watch give reason to.
 fn progressed(state: &State, run: &RunId, watch: &Requested, now: Ms) -> Result<(), String> {
     let until = watch.verdict.map_or(now, |(_, at)| at);
-    let counts = |a: &&&Answered| state.alive && a.at + SLACK <= until && state.peaceful(a.at, a.at + SLACK);
+    let counts =
+        |a: &&&Answered| state.alive && a.at + SLACK <= until && state.peaceful(a.at, a.at + SLACK);
     let heard = heard(state, run, watch);
     let expects = |kind: &str, reason: Option<&&Answered>| match reason {
-        Some(answer) if !state.books.has(run, watch, kind) => {
-            Err(format!("{run} has no {kind}, for which the answer at {} s gives reason", answer.at / SECOND))
-        }
+        Some(answer) if !state.books.has(run, watch, kind) => Err(format!(
+            "{run} has no {kind}, for which the answer at {} s gives reason",
+            answer.at / SECOND
+        )),
         _ => Ok(()),
     };
-    expects("run.started", heard.iter().filter(counts).find(|a| a.running))?;
-    let Some(overdue) = state.books.overdue_at(watch) else { return Ok(()) };
+    expects(
+        "run.started",
+        heard.iter().filter(counts).find(|a| a.running),
+    )?;
+    let Some(overdue) = state.books.overdue_at(watch) else {
+        return Ok(());
+    };
     let overdue = |a: &&&Answered| a.said == Said::Going && a.at >= overdue + SECOND;
     expects("watch.overdue", heard.iter().filter(counts).find(overdue))
 }
@@ -619,17 +856,23 @@ fn justified(state: &State, run: &RunId, verdict: Verdict, now: Ms) -> Result<()
     let tolerance = state.books.stepped + SECOND;
     let deadline_came = now + tolerance >= watch.deadline;
     // Answers to a process before do not count; but a run that ended has ended.
-    let heard: Vec<&Answered> = heard(state, run, watch).into_iter().filter(|answered| answered.at <= now).collect();
+    let heard: Vec<&Answered> = heard(state, run, watch)
+        .into_iter()
+        .filter(|answered| answered.at <= now)
+        .collect();
     let last = heard.last();
     let said = last.map(|answered| answered.said);
-    let known_end = heard.iter().any(|answered| matches!(answered.said, Said::Ended(_)));
+    let known_end = heard
+        .iter()
+        .any(|answered| matches!(answered.said, Said::Ended(_)));
     let going = last.filter(|answered| answered.said == Said::Going);
     let age = going.map(|answered| now - answered.at);
     let after = going.is_some_and(|answered| answered.at + tolerance >= watch.deadline);
     let right = match verdict {
         Verdict::Succeeded | Verdict::Failed | Verdict::Canceled => {
             let truth = state.fates.get(run).and_then(|fate| fate.ends);
-            said == Some(Said::Ended(verdict)) && truth.is_some_and(|(at, truth)| at <= now && truth == verdict)
+            said == Some(Said::Ended(verdict))
+                && truth.is_some_and(|(at, truth)| at <= now && truth == verdict)
         }
         Verdict::NotFound => !known_end && missing_for(state, &heard) + tolerance >= GRACE,
         // Whether the run goes on, only the watch's own last answer knows, and only while it is fresh.
@@ -642,19 +885,30 @@ fn justified(state: &State, run: &RunId, verdict: Verdict, now: Ms) -> Result<()
         Verdict::Unreachable => {
             // An answer is fresh for as long as the shortest interval at least.
             let since = watch.deadline + state.books.stepped;
-            let fresh = going.is_some_and(|answered| answered.at > since) || age.is_some_and(|age| age * 2 < SECOND);
+            let fresh = going.is_some_and(|answered| answered.at > since)
+                || age.is_some_and(|age| age * 2 < SECOND);
             !known_end && deadline_came && !fresh && tried(state, watch, now)
         }
     };
     if right {
         return Ok(());
     }
-    let answers = state.answers.get(run).map(Vec::as_slice).unwrap_or_default();
-    let said: Vec<String> =
-        answers.iter().rev().take(8).map(|a| format!("{:?} at {} s", a.said, a.at / SECOND)).collect();
+    let answers = state
+        .answers
+        .get(run)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let said: Vec<String> = answers
+        .iter()
+        .rev()
+        .take(8)
+        .map(|a| format!("{:?} at {} s", a.said, a.at / SECOND))
+        .collect();
     let (deadline, awake) = (watch.deadline / SECOND, state.awake_since() / SECOND);
     let at = now / SECOND;
-    Err(format!("{run} is {verdict:?} at {at} s (deadline {deadline} s, awake since {awake} s) after {said:?}"))
+    Err(format!(
+        "{run} is {verdict:?} at {at} s (deadline {deadline} s, awake since {awake} s) after {said:?}"
+    ))
 }
 
 /// When a verdict that is in the store at `now` was given. One that the store rejected is stored later, and counts from
@@ -662,16 +916,26 @@ fn justified(state: &State, run: &RunId, verdict: Verdict, now: Ms) -> Result<()
 fn given_at(state: &State, watch: &Requested, now: Ms) -> Ms {
     let term = watch.deadline + state.books.stepped + LAST_POLL;
     let awake = state.life_began().max(state.awake_since()) <= watch.deadline;
-    if awake && term < now && !state.peaceful(term, now) { term } else { now }
+    if awake && term < now && !state.peaceful(term, now) {
+        term
+    } else {
+        now
+    }
 }
 
 /// For how long a run has been missing: the gaps between 404 that followed each other, in which the process was awake
 /// and polls were made.
 fn missing_for(state: &State, heard: &[&Answered]) -> Ms {
-    let unbroken: Vec<Ms> = heard.iter().rev().take_while(|a| a.said == Said::Missing).map(|a| a.at).collect();
+    let unbroken: Vec<Ms> = heard
+        .iter()
+        .rev()
+        .take_while(|a| a.said == Said::Missing)
+        .map(|a| a.at)
+        .collect();
     let gaps = unbroken.windows(2).map(|pair| (pair[1], pair[0]));
-    let counts =
-        |(from, until): &(Ms, Ms)| until - from <= MISSING_GAP && state.awake_between(*from, *until) == until - from;
+    let counts = |(from, until): &(Ms, Ms)| {
+        until - from <= MISSING_GAP && state.awake_between(*from, *until) == until - from
+    };
     gaps.filter(counts).map(|(from, until)| until - from).sum()
 }
 
@@ -682,7 +946,9 @@ fn tried(state: &State, watch: &Requested, now: Ms) -> bool {
     let deadline = watch.deadline + state.books.stepped;
     let answered = state.usable.last().is_some_and(|at| *at >= awake);
     let life = state.life_began();
-    deadline > awake || answered || state.awake_between(life.max(watch.deadline), now) + SECOND >= TRIED
+    deadline > awake
+        || answered
+        || state.awake_between(life.max(watch.deadline), now) + SECOND >= TRIED
 }
 
 /// Until when a watch has its verdict, where the process has peace from `peace` on.
@@ -694,16 +960,31 @@ fn ends_by(state: &State, watch: &Requested, peace: Ms) -> Ms {
     } else {
         deadline.max(awake).saturating_add(TRIED)
     };
-    decides.saturating_add(LAST_POLL).max(peace).saturating_add(SLACK)
+    decides
+        .saturating_add(LAST_POLL)
+        .max(peace)
+        .saturating_add(SLACK)
 }
 
 /// Whether a verdict that is new was given as soon as was promised.
-fn in_time(state: &State, run: &RunId, verdict: Verdict, decided: Ms, peace: Ms) -> Result<(), String> {
+fn in_time(
+    state: &State,
+    run: &RunId,
+    verdict: Verdict,
+    decided: Ms,
+    peace: Ms,
+) -> Result<(), String> {
     let watch = &state.books.watches[run];
     let by = ends_by(state, watch, peace);
     if decided > by {
-        let (at, by, deadline) = (decided as f64 / 1000.0, by as f64 / 1000.0, watch.deadline as f64 / 1000.0);
-        return Err(format!("{run} is {verdict:?} at {at} s, which its deadline at {deadline} s has by {by} s"));
+        let (at, by, deadline) = (
+            decided as f64 / 1000.0,
+            by as f64 / 1000.0,
+            watch.deadline as f64 / 1000.0,
+        );
+        return Err(format!(
+            "{run} is {verdict:?} at {at} s, which its deadline at {deadline} s has by {by} s"
+        ));
     }
     Ok(())
 }
@@ -716,13 +997,20 @@ pub(crate) fn nobody_waits(state: &mut State) {
     }
     let known = now >= state.api_trouble.max(state.unrest) + KNOWN;
     let waits = state.books.watches.iter().find(|(run, watch)| {
-        let over =
-            state.fates.get(*run).and_then(|fate| fate.ends).is_some_and(|(at, _)| at.max(watch.added) + KNOWN <= now);
+        let over = state
+            .fates
+            .get(*run)
+            .and_then(|fate| fate.ends)
+            .is_some_and(|(at, _)| at.max(watch.added) + KNOWN <= now);
         let open = watch.acknowledged && !watch.removed && watch.verdict.is_none();
         open && ((known && over) || ends_by(state, watch, state.unrest) < now)
     });
     if let Some((run, watch)) = waits {
-        let (deadline, peace, trouble) = (watch.deadline / SECOND, state.unrest / SECOND, state.api_trouble / SECOND);
+        let (deadline, peace, trouble) = (
+            watch.deadline / SECOND,
+            state.unrest / SECOND,
+            state.api_trouble / SECOND,
+        );
         let broken = format!(
             "{run} has no verdict yet (deadline {deadline} s); peace since {peace} s, the API fine since {trouble} s"
         );
@@ -739,20 +1027,31 @@ pub(crate) fn nothing_starves(state: &mut State, calm_since: Ms) {
         .iter()
         .filter(|(_, watch)| watch.acknowledged && !watch.removed && watch.verdict.is_none())
         .filter(|(run, watch)| {
-            let ended = state.fates.get(*run).and_then(|fate| fate.ends).is_some_and(|(at, _)| at <= calm_since);
+            let ended = state
+                .fates
+                .get(*run)
+                .and_then(|fate| fate.ends)
+                .is_some_and(|(at, _)| at <= calm_since);
             ended || watch.deadline + state.books.stepped <= calm_since
         })
         .map(|(run, _)| run.to_string())
         .collect();
     if !overdue.is_empty() {
-        state.broken(format!("starved: {overdue:?} are over since {} s at least", calm_since / SECOND));
+        state.broken(format!(
+            "starved: {overdue:?} are over since {} s at least",
+            calm_since / SECOND
+        ));
     }
 }
 
 /// How much is still to be done: watches without a verdict, messages on their way.
 pub(crate) fn open(state: &mut State) -> Result<(i64, i64), String> {
     let store = state.books.store()?;
-    let count = |query: &str| store.query_row(query, [], |row| row.get::<_, i64>(0)).map_err(sql);
+    let count = |query: &str| {
+        store
+            .query_row(query, [], |row| row.get::<_, i64>(0))
+            .map_err(sql)
+    };
     Ok((
         count("SELECT count(*) FROM watches WHERE verdict IS NULL")?,
         count("SELECT count(*) FROM deliveries WHERE state IN ('pending', 'sending')")?,
@@ -764,8 +1063,15 @@ pub(crate) fn open(state: &mut State) -> Result<(i64, i64), String> {
 pub(crate) fn settled(state: &mut State) -> Result<(u64, u64), String> {
     let calm = state.life_began();
     let answers = state.usable.iter().any(|at| *at > calm);
-    if let Some((seq, kind)) = state.books.incident.as_ref().filter(|(_, kind)| answers && kind != "api.recovered") {
-        return Err(format!("the API answers, and {kind} (event {seq}) is the last event about it"));
+    if let Some((seq, kind)) = state
+        .books
+        .incident
+        .as_ref()
+        .filter(|(_, kind)| answers && kind != "api.recovered")
+    {
+        return Err(format!(
+            "the API answers, and {kind} (event {seq}) is the last event about it"
+        ));
     }
     let gone = state.gone.clone();
     let arrived = state.books.arrived.clone();
@@ -791,7 +1097,9 @@ pub(crate) fn settled(state: &mut State) -> Result<(u64, u64), String> {
             "delivered" if !arrived.contains(&id) => {
                 return Err(format!("{id} for {sink} is delivered, and never arrived"));
             }
-            "delivered" if successes != 1 => return Err(format!("{id} for {sink} arrived in {successes} attempts")),
+            "delivered" if successes != 1 => {
+                return Err(format!("{id} for {sink} arrived in {successes} attempts"));
+            }
             "delivered" => delivered += 1,
             "dead" => {
                 let before = retried.get(&id).copied().unwrap_or(0);
@@ -814,10 +1122,18 @@ pub(crate) fn receipts(state: &State) -> Result<(), String> {
     let mut ids: BTreeMap<_, &str> = BTreeMap::new();
     for receipt in &state.receipts {
         if let Some(run) = &receipt.run {
-            let message = (run, receipt.generation, receipt.sink.as_str(), receipt.event_type.as_str());
+            let message = (
+                run,
+                receipt.generation,
+                receipt.sink.as_str(),
+                receipt.event_type.as_str(),
+            );
             let first = ids.entry(message).or_insert(&receipt.delivery);
             if *first != receipt.delivery {
-                return Err(format!("{message:?} was sent as {first} and as {}", receipt.delivery));
+                return Err(format!(
+                    "{message:?} was sent as {first} and as {}",
+                    receipt.delivery
+                ));
             }
         }
     }
@@ -833,11 +1149,23 @@ pub(crate) fn attempts(state: &State) -> Result<(), String> {
     // Whether the process had peace, and the sink was there and had room for another attempt.
     let free = |sink: &str, from: Ms, until: Ms| {
         let under_way = |a: &&&Attempt| a.at <= until && a.ended.is_none_or(|ended| ended >= from);
-        let others = of_sink.get(sink).into_iter().flatten().filter(under_way).count();
-        sink != state.books.choosy && others < AT_ONCE && !state.gone.contains(sink) && state.peaceful(from, until)
+        let others = of_sink
+            .get(sink)
+            .into_iter()
+            .flatten()
+            .filter(under_way)
+            .count();
+        sink != state.books.choosy
+            && others < AT_ONCE
+            && !state.gone.contains(sink)
+            && state.peaceful(from, until)
     };
-    let created: BTreeMap<&str, &Delivery> =
-        state.books.deliveries.values().map(|delivery| (delivery.id.as_str(), delivery)).collect();
+    let created: BTreeMap<&str, &Delivery> = state
+        .books
+        .deliveries
+        .values()
+        .map(|delivery| (delivery.id.as_str(), delivery))
+        .collect();
     let mut last: BTreeMap<&str, &Attempt> = BTreeMap::new();
     for attempt in &state.attempts {
         let before = last.insert(&attempt.delivery, attempt);
@@ -845,27 +1173,39 @@ pub(crate) fn attempts(state: &State) -> Result<(), String> {
             continue;
         }
         let Some((before, ended)) = before.and_then(|before| Some((before, before.ended?))) else {
-            let delivery = created.get(attempt.delivery.as_str()).filter(|_| attempt.number == 1);
+            let delivery = created
+                .get(attempt.delivery.as_str())
+                .filter(|_| attempt.number == 1);
             if let Some(delivery) = delivery.filter(|delivery| delivery.life == attempt.life)
                 && attempt.at > delivery.created + SLACK
                 && free(&attempt.sink, delivery.created, attempt.at)
             {
-                return Err(format!("{attempt:?} is the first, and came late after {delivery:?}"));
+                return Err(format!(
+                    "{attempt:?} is the first, and came late after {delivery:?}"
+                ));
             }
             continue;
         };
-        let Some(planned) = SCHEDULE.get(before.number as usize - 1) else { continue };
+        let Some(planned) = SCHEDULE.get(before.number as usize - 1) else {
+            continue;
+        };
         if before.life != attempt.life || attempt.number != before.number + 1 {
             continue;
         }
         let requested = before.retry_after.min(planned * 2);
-        let (earliest, latest) = ((planned * 8 / 10).max(requested), (planned * 12 / 10).max(requested));
+        let (earliest, latest) = (
+            (planned * 8 / 10).max(requested),
+            (planned * 12 / 10).max(requested),
+        );
         // A clock that is set moves the times of attempts that wait, once that is seen.
         let steady = state.books.unsteady_until < before.at;
         if steady && attempt.at + SECOND < ended + earliest {
             return Err(format!("{attempt:?} came early after {before:?}"));
         }
-        if steady && attempt.at > ended + latest + SLACK && free(&attempt.sink, ended + SECOND, attempt.at) {
+        if steady
+            && attempt.at > ended + latest + SLACK
+            && free(&attempt.sink, ended + SECOND, attempt.at)
+        {
             return Err(format!("{attempt:?} came late after {before:?}"));
         }
     }
@@ -876,11 +1216,21 @@ pub(crate) fn attempts(state: &State) -> Result<(), String> {
 pub(crate) fn within_budget(state: &State) -> Result<(), String> {
     let (requests, budgets) = (&state.requests, &state.books.budgets);
     for (index, began) in requests.iter().enumerate() {
-        let first = budgets.partition_point(|(from, _)| from <= began).saturating_sub(1);
-        let live_config = budgets[first..].iter().take_while(|(from, _)| *from < began + MINUTE);
+        let first = budgets
+            .partition_point(|(from, _)| from <= began)
+            .saturating_sub(1);
+        let live_config = budgets[first..]
+            .iter()
+            .take_while(|(from, _)| *from < began + MINUTE);
         let budget = live_config.map(|(_, budget)| *budget).max().unwrap_or(0);
-        if let Some(ends) = requests.get(index + budget).filter(|ends| *ends - began < MINUTE) {
-            return Err(format!("{} requests from {began} ms to {ends} ms, with a budget of {budget}", budget + 1));
+        if let Some(ends) = requests
+            .get(index + budget)
+            .filter(|ends| *ends - began < MINUTE)
+        {
+            return Err(format!(
+                "{} requests from {began} ms to {ends} ms, with a budget of {budget}",
+                budget + 1
+            ));
         }
     }
     Ok(())
@@ -891,6 +1241,8 @@ pub(crate) fn dead(state: &mut State) -> Result<Vec<(String, u32)>, String> {
     let store = state.books.store()?;
     let query = "SELECT id, attempts FROM deliveries WHERE state = 'dead' ORDER BY event_seq, sink";
     let mut statement = store.prepare_cached(query).map_err(sql)?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).map_err(sql)?;
+    let rows = statement
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .map_err(sql)?;
     rows.collect::<Result<_, _>>().map_err(sql)
 }

@@ -17,7 +17,8 @@ use tokio::runtime::{Builder, RngSeed};
 
 use crate::check::{self, Requested, SCHEDULE};
 use crate::world::{
-    Api, Doom, Fate, HOUR, MINUTE, Ms, Platter, Receiver, Reception, SECOND, SimulatedDisk, Weather, World,
+    Api, Doom, Fate, HOUR, MINUTE, Ms, Platter, Receiver, Reception, SECOND, SimulatedDisk,
+    Weather, World,
 };
 
 /// Sinks that are always there, the second for events of every kind; and one that comes and goes, for watches that
@@ -82,7 +83,9 @@ pub(crate) fn simulate(seed: u64, folder: &Path) -> Result<Outcome, Broken> {
     {
         let books = &mut world.lock().books;
         (books.everything, books.choosy) = (ALWAYS[1].to_owned(), SOMETIMES.to_owned());
-        books.overdue_after = random.choice([None, Some(MINUTE), Some(20 * MINUTE)]).flatten();
+        books.overdue_after = random
+            .choice([None, Some(MINUTE), Some(20 * MINUTE)])
+            .flatten();
         books.budgets.push((0, budget as usize));
     }
     let mut play = Play {
@@ -130,32 +133,52 @@ pub(crate) fn simulate(seed: u64, folder: &Path) -> Result<Outcome, Broken> {
         }
     }
     let what = state.broken.clone().unwrap_or_default();
-    Err(Broken { what, trace: state.last_of_trace(60) })
+    Err(Broken {
+        what,
+        trace: state.last_of_trace(60),
+    })
 }
 
 impl Play<'_> {
     fn settings(&self) -> Settings {
         let mut settings = Settings::default();
         settings.api.requests_per_minute = self.budget;
-        settings.watch.overdue_after = self.world.lock().books.overdue_after.map(Duration::from_millis);
+        settings.watch.overdue_after = self
+            .world
+            .lock()
+            .books
+            .overdue_after
+            .map(Duration::from_millis);
         let names = ALWAYS.into_iter().chain(self.third.then_some(SOMETIMES));
         for name in names {
             let argv = vec!["simulated".to_owned()];
-            let kind = SinkKind::Command { argv, timeout: Duration::from_secs(30) };
+            let kind = SinkKind::Command {
+                argv,
+                timeout: Duration::from_secs(30),
+            };
             let schedule = SCHEDULE.map(Duration::from_millis).to_vec();
-            let mut sink = SinkSettings { kind, retry_schedule: schedule, ..SinkSettings::log_of_verdicts() };
+            let mut sink = SinkSettings {
+                kind,
+                retry_schedule: schedule,
+                ..SinkSettings::log_of_verdicts()
+            };
             if name == ALWAYS[1] {
                 sink.events = EventFilter::parse(["*"]).expect("a pattern");
             } else if name == SOMETIMES {
                 sink.labels = Labels::from([(LABEL.0.to_owned(), LABEL.1.to_owned())]);
             }
-            settings.sinks.insert(SinkName::new(name).expect("a name"), sink);
+            settings
+                .sinks
+                .insert(SinkName::new(name).expect("a name"), sink);
         }
         settings
     }
 
     fn receivers(&self, settings: &Settings) -> Vec<Receiver> {
-        let receiver = |name: &SinkName| Receiver { world: self.world.clone(), name: name.as_str().to_owned() };
+        let receiver = |name: &SinkName| Receiver {
+            world: self.world.clone(),
+            name: name.as_str().to_owned(),
+        };
         settings.sinks.keys().map(receiver).collect()
     }
 
@@ -164,7 +187,12 @@ impl Play<'_> {
         // A runtime is all that a process has besides its store: dropping it is a death.
         let seed = RngSeed::from_bytes(&self.random.u64(..).to_le_bytes());
         let mut builder = Builder::new_current_thread();
-        let runtime = builder.enable_time().start_paused(true).rng_seed(seed).build().expect("a runtime");
+        let runtime = builder
+            .enable_time()
+            .start_paused(true)
+            .rng_seed(seed)
+            .build()
+            .expect("a runtime");
         // For what draws from the thread's own numbers.
         fastrand::seed(self.random.u64(..));
         let world = self.world.clone();
@@ -176,8 +204,14 @@ impl Play<'_> {
                 (state.life, state.now())
             };
             world.lock().trace(format!("life {life} begins"));
-            let wall = i64::try_from(now).unwrap_or(i64::MAX).saturating_add(self.offset);
-            let clock = Clock::simulated(self.epoch.checked_add(SignedDuration::from_millis(wall)).expect("a time"));
+            let wall = i64::try_from(now)
+                .unwrap_or(i64::MAX)
+                .saturating_add(self.offset);
+            let clock = Clock::simulated(
+                self.epoch
+                    .checked_add(SignedDuration::from_millis(wall))
+                    .expect("a time"),
+            );
             tokio::select! {
                 biased;
                 () = death.notified() => {}
@@ -188,7 +222,11 @@ impl Play<'_> {
             world.lock().end_life();
         });
         drop(runtime);
-        let down = if self.random.bool() { self.random.u64(0..5 * SECOND) } else { self.random.u64(0..3 * HOUR) };
+        let down = if self.random.bool() {
+            self.random.u64(0..5 * SECOND)
+        } else {
+            self.random.u64(0..3 * HOUR)
+        };
         world.lock().pass(down);
         check::look(&mut world.lock());
         world.lock().books.close();
@@ -201,7 +239,10 @@ impl Play<'_> {
             state.offline = (0, false);
             if calm {
                 state.weather = Weather::Fine;
-                state.receptions.values_mut().for_each(|reception| *reception = Reception::Fine);
+                state
+                    .receptions
+                    .values_mut()
+                    .for_each(|reception| *reception = Reception::Fine);
             }
         }
         if !calm && self.random.u32(0..4) == 0 {
@@ -211,11 +252,16 @@ impl Play<'_> {
         self.third |= calm;
         let settings = self.settings();
         let api = Api::new(&self.world, self.streams);
-        let (store, writer) = Store::open(Location::File(self.database)).map_err(|error| format!("{error:#}"))?;
-        let writer = writer.run_on(SimulatedDisk { world: self.world.clone() });
+        let (store, writer) =
+            Store::open(Location::File(self.database)).map_err(|error| format!("{error:#}"))?;
+        let writer = writer.run_on(SimulatedDisk {
+            world: self.world.clone(),
+        });
         let receivers = self.receivers(&settings);
-        let engine = Engine::start_with(api, receivers, &settings, (store, writer), clock.clone()).await;
-        let mut engine = engine.map_err(|error| format!("the process does not start: {error:#}"))?;
+        let engine =
+            Engine::start_with(api, receivers, &settings, (store, writer), clock.clone()).await;
+        let mut engine =
+            engine.map_err(|error| format!("the process does not start: {error:#}"))?;
         if calm {
             return self.calm().await;
         }
@@ -250,7 +296,9 @@ impl Play<'_> {
             self.world.lock().note("an orderly stop", String::new());
             engine.stop(Duration::from_secs(10)).await;
         } else {
-            self.world.lock().note("a death at any moment", String::new());
+            self.world
+                .lock()
+                .note("a death at any moment", String::new());
         }
         Ok(())
     }
@@ -282,8 +330,15 @@ impl Play<'_> {
                 state.trace(format!("the API is {:?}", state.weather));
             }
             50..68 => {
-                let sink = self.random.choice([ALWAYS[0], ALWAYS[1], SOMETIMES]).unwrap_or(SOMETIMES);
-                let gone = if self.random.u32(0..10) == 0 { Reception::Gone } else { Reception::Down };
+                let sink = self
+                    .random
+                    .choice([ALWAYS[0], ALWAYS[1], SOMETIMES])
+                    .unwrap_or(SOMETIMES);
+                let gone = if self.random.u32(0..10) == 0 {
+                    Reception::Gone
+                } else {
+                    Reception::Down
+                };
                 let reception = self.random.choice([
                     Reception::Fine,
                     Reception::Fine,
@@ -320,7 +375,10 @@ impl Play<'_> {
             78..82 => self.reload(engine).await?,
             82..86 => {
                 let slept = self.random.u64(MINUTE..3 * HOUR);
-                clock.jump(Jump { slept: Duration::from_millis(slept), stepped: SignedDuration::ZERO });
+                clock.jump(Jump {
+                    slept: Duration::from_millis(slept),
+                    stepped: SignedDuration::ZERO,
+                });
                 {
                     let state = &mut *self.world.lock();
                     state.sleep(slept);
@@ -333,8 +391,12 @@ impl Play<'_> {
             }
             86..89 if self.steps => {
                 let far = self.random.u64(10 * SECOND..2 * HOUR);
-                let span = i64::try_from(far).unwrap_or(0) * if self.random.bool() { 1 } else { -1 };
-                clock.jump(Jump { slept: Duration::ZERO, stepped: SignedDuration::from_millis(span) });
+                let span =
+                    i64::try_from(far).unwrap_or(0) * if self.random.bool() { 1 } else { -1 };
+                clock.jump(Jump {
+                    slept: Duration::ZERO,
+                    stepped: SignedDuration::from_millis(span),
+                });
                 self.offset += span;
                 let state = &mut *self.world.lock();
                 state.books.clock_set(state.now(), far);
@@ -368,17 +430,34 @@ impl Play<'_> {
         let until = state.now() + span;
         state.offline = (until, hangs);
         state.api_trouble = state.api_trouble.max(until);
-        state.note(fault, format!("for {} s, {}", span / SECOND, if hangs { "hanging" } else { "failing" }));
+        state.note(
+            fault,
+            format!(
+                "for {} s, {}",
+                span / SECOND,
+                if hangs { "hanging" } else { "failing" }
+            ),
+        );
     }
 
     async fn add(&mut self, engine: &Engine, clock: &Clock) {
         let known = self.runs > 0 && (self.runs == MAX_RUNS || self.random.u32(0..6) == 0);
-        let run = if known { self.any_run() } else { self.new_run() };
+        let run = if known {
+            self.any_run()
+        } else {
+            self.new_run()
+        };
         if known {
-            self.world.lock().note("a run added again", format!("{run}"));
+            self.world
+                .lock()
+                .note("a run added again", format!("{run}"));
         }
         let watch = self.request(run, clock);
-        let origin = if self.random.bool() { AddedBy::Request } else { AddedBy::RequestAgain };
+        let origin = if self.random.bool() {
+            AddedBy::Request
+        } else {
+            AddedBy::RequestAgain
+        };
         let added = engine.watches.add(watch.clone(), origin).await;
         self.acknowledge(&watch, added.as_ref().ok().copied());
     }
@@ -391,7 +470,9 @@ impl Play<'_> {
         let run = RunId::new(&format!("run_{}", self.runs)).expect("an ID");
         self.runs += 1;
         let random = &mut self.random;
-        let length = random.choice([2 * SECOND, 20 * SECOND, 3 * MINUTE, 40 * MINUTE, 5 * HOUR]).unwrap_or(MINUTE);
+        let length = random
+            .choice([2 * SECOND, 20 * SECOND, 3 * MINUTE, 40 * MINUTE, 5 * HOUR])
+            .unwrap_or(MINUTE);
         let length = random.u64(length / 2..length * 2);
         let (appears, starts) = match random.u32(0..6) {
             0 => (random.u64(0..4 * MINUTE), random.u64(0..MINUTE)),
@@ -406,7 +487,13 @@ impl Play<'_> {
         let appears_at = state.now() + appears;
         let starts_at = appears_at + starts;
         let ends = ends.map(|verdict| (starts_at + length, verdict));
-        let fate = Fate { appears_at, starts_at, ends, odd, output };
+        let fate = Fate {
+            appears_at,
+            starts_at,
+            ends,
+            odd,
+            output,
+        };
         state.trace(format!("{run} comes: {fate:?}"));
         state.fates.insert(run.clone(), fate);
         run
@@ -416,8 +503,12 @@ impl Play<'_> {
     fn request(&mut self, run: RunId, clock: &Clock) -> Watch {
         self.watches += 1;
         let random = &mut self.random;
-        let timeout = random.choice([20 * SECOND, MINUTE, 10 * MINUTE, HOUR, 6 * HOUR, 12 * HOUR]).unwrap_or(HOUR);
-        let name = random.bool().then(|| format!("watch {} — «né»", self.watches));
+        let timeout = random
+            .choice([20 * SECOND, MINUTE, 10 * MINUTE, HOUR, 6 * HOUR, 12 * HOUR])
+            .unwrap_or(HOUR);
+        let name = random
+            .bool()
+            .then(|| format!("watch {} — «né»", self.watches));
         let mut labels = Labels::from([("generation".to_owned(), self.watches.to_string())]);
         let labeled = random.bool();
         if labeled {
@@ -429,34 +520,68 @@ impl Play<'_> {
             2 => Some(&[ALWAYS[0], SOMETIMES]),
             _ => None,
         };
-        let sinks = chosen.map(|names| names.iter().map(|name| SinkName::new(name).expect("a name")).collect());
+        let sinks = chosen.map(|names| {
+            names
+                .iter()
+                .map(|name| SinkName::new(name).expect("a name"))
+                .collect()
+        });
         let state = &mut *self.world.lock();
         let now = state.now();
         let chosen = chosen.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
         let requested = Requested::new(self.watches, now, now + timeout, chosen);
-        state.trace(format!("watch {} of {run} is requested, for {} s", self.watches, timeout / SECOND));
+        state.trace(format!(
+            "watch {} of {run} is requested, for {} s",
+            self.watches,
+            timeout / SECOND
+        ));
         if labeled {
             state.books.labeled.insert((run.clone(), self.watches));
         }
         if state.books.watches.contains_key(&run) {
-            state.books.candidates.entry(run.clone()).or_default().push(requested);
+            state
+                .books
+                .candidates
+                .entry(run.clone())
+                .or_default()
+                .push(requested);
         } else {
             state.books.watches.insert(run.clone(), requested);
         }
         let added_at = clock.now();
-        let deadline_at = added_at.checked_add(Duration::from_millis(timeout)).expect("a time");
-        Watch { run_id: run, name, labels, sinks, added_at, deadline_at }
+        let deadline_at = added_at
+            .checked_add(Duration::from_millis(timeout))
+            .expect("a time");
+        Watch {
+            run_id: run,
+            name,
+            labels,
+            sinks,
+            added_at,
+            deadline_at,
+        }
     }
 
     /// Takes note of what came of a request for a watch.
     fn acknowledge(&self, watch: &Watch, added: Option<Added>) {
         let generation: u32 = watch.labels["generation"].parse().expect("a number");
         let state = &mut *self.world.lock();
-        state.trace(format!("watch {generation} of {} is {added:?}", watch.run_id));
+        state.trace(format!(
+            "watch {generation} of {} is {added:?}",
+            watch.run_id
+        ));
         if added == Some(Added::New) {
             let books = &mut state.books;
-            let candidates = books.candidates.get_mut(&watch.run_id).into_iter().flatten();
-            let all = books.watches.get_mut(&watch.run_id).into_iter().chain(candidates);
+            let candidates = books
+                .candidates
+                .get_mut(&watch.run_id)
+                .into_iter()
+                .flatten();
+            let all = books
+                .watches
+                .get_mut(&watch.run_id)
+                .into_iter()
+                .chain(candidates);
             all.filter(|requested| requested.generation == generation)
                 .for_each(|requested| requested.acknowledged = true);
         }
@@ -474,13 +599,16 @@ impl Play<'_> {
             self.world.lock().books.may_be_given_up(&run);
         }
         let removed = if self.random.bool() {
-            self.world.lock().note("a run removed and added again at once", format!("{run}"));
+            self.world
+                .lock()
+                .note("a run removed and added again at once", format!("{run}"));
             let watch = self.request(run.clone(), clock);
             if self.random.bool() {
                 self.world.lock().platter = Platter::Slow;
             }
             let removal = engine.watches.remove(run.clone(), force);
-            let (removed, added) = tokio::join!(biased; removal, engine.watches.add(watch.clone(), AddedBy::Request));
+            let (removed, added) =
+                tokio::join!(biased; removal, engine.watches.add(watch.clone(), AddedBy::Request));
             self.settle_removal(&run, &before, removed.is_ok());
             self.acknowledge(&watch, added.as_ref().ok().copied());
             removed
@@ -489,7 +617,9 @@ impl Play<'_> {
             self.settle_removal(&run, &before, removed.is_ok());
             removed
         };
-        self.world.lock().note("a removal", format!("of {run}: {removed:?}"));
+        self.world
+            .lock()
+            .note("a removal", format!("of {run}: {removed:?}"));
     }
 
     /// Takes note of whether a removal was done. Watches whose removal was rejected are as they were before.
@@ -509,8 +639,12 @@ impl Play<'_> {
         let age = SignedDuration::from_secs(i64::from(self.random.u32(0..3600)));
         let before = clock.now().checked_sub(age).expect("a time");
         // What waits for the sink that comes and goes is not given up.
-        let sinks = [ALWAYS[0], ALWAYS[1], SOMETIMES].map(|name| SinkName::new(name).expect("a name"));
-        let pruned = engine.store.prune(before, sinks.to_vec(), clock.now()).await;
+        let sinks =
+            [ALWAYS[0], ALWAYS[1], SOMETIMES].map(|name| SinkName::new(name).expect("a name"));
+        let pruned = engine
+            .store
+            .prune(before, sinks.to_vec(), clock.now())
+            .await;
         self.world.lock().note("a pruning", format!("{pruned:?}"));
     }
 
@@ -524,11 +658,17 @@ impl Play<'_> {
         let receivers = self.receivers(&settings);
         {
             let state = &mut *self.world.lock();
-            state.note("a reload", format!("third: {}, budget: {budget}", self.third));
+            state.note(
+                "a reload",
+                format!("third: {}, budget: {budget}", self.third),
+            );
             let now = state.now();
             state.books.budgets.push((now, budget.max(before)));
         }
-        engine.reload_with(api, receivers, &settings).await.map_err(|error| format!("no reload: {error:#}"))?;
+        engine
+            .reload_with(api, receivers, &settings)
+            .await
+            .map_err(|error| format!("no reload: {error:#}"))?;
         let state = &mut *self.world.lock();
         let now = state.now();
         state.books.budgets.push((now, budget));
@@ -537,10 +677,21 @@ impl Play<'_> {
 
     async fn retry(&mut self, engine: &Engine, clock: &Clock) -> Result<(), String> {
         let dead = check::dead(&mut self.world.lock())?;
-        let Some((id, attempts)) = dead.get(self.random.usize(0..dead.len().max(1))).cloned() else { return Ok(()) };
-        self.world.lock().books.retried.entry(id.clone()).or_insert(0);
+        let Some((id, attempts)) = dead.get(self.random.usize(0..dead.len().max(1))).cloned()
+        else {
+            return Ok(());
+        };
+        self.world
+            .lock()
+            .books
+            .retried
+            .entry(id.clone())
+            .or_insert(0);
         let delivery = DeliveryId::new(&id).expect("an ID of the store");
-        let again = engine.store.decide(delivery, store::Fate::Retry, clock.now()).await;
+        let again = engine
+            .store
+            .decide(delivery, store::Fate::Retry, clock.now())
+            .await;
         let state = &mut *self.world.lock();
         state.note("a delivery retried by request", format!("{again:?}"));
         // What a death or a disk kept from being stored leaves it as it was.
@@ -567,7 +718,9 @@ impl Play<'_> {
             }
             if state.now() - began > LONGEST_CALM {
                 let hours = LONGEST_CALM / HOUR;
-                return Err(format!("{watches} watches and {messages} messages are open after {hours} h of calm"));
+                return Err(format!(
+                    "{watches} watches and {messages} messages are open after {hours} h of calm"
+                ));
             }
         }
     }

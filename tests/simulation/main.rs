@@ -5,7 +5,10 @@
 //! `tests/simulation/run`. `RUNWATCH_SEEDS=FIXED,FRESH` says how many seeds of the fixed set, and how many that
 //! nobody has seen; `RUNWATCH_SEED=N` plays one, and shows the end of its trace where a promise is broken;
 //! `RUNWATCH_THREADS=N` says how many are played at once. `tests/simulation/mutate` shows that bugs are found.
-#![allow(clippy::unwrap_used, reason = "a helper of a test that cannot go on may panic")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of a test that cannot go on may panic"
+)]
 #![allow(clippy::print_stdout, reason = "its report is what it is for")]
 
 #[cfg(tokio_unstable)]

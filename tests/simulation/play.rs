@@ -67,7 +67,10 @@ const FAULTS: [&str; 42] = [
 ];
 
 fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+    std::env::var(name).ok().map(|text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name}={text} is no number"))
+    })
 }
 
 fn seeds() -> Vec<u64> {
@@ -77,7 +80,10 @@ fn seeds() -> Vec<u64> {
     let (fixed, fresh) = match std::env::var("RUNWATCH_SEEDS") {
         Ok(text) => {
             let (fixed, fresh) = text.split_once(',').expect("RUNWATCH_SEEDS=FIXED,FRESH");
-            (fixed.parse().expect("a number"), fresh.parse().expect("a number"))
+            (
+                fixed.parse().expect("a number"),
+                fresh.parse().expect("a number"),
+            )
         }
         Err(_) => SEEDS,
     };
@@ -88,16 +94,28 @@ fn seeds() -> Vec<u64> {
 /// Plays a seed in a folder of its own: in memory where that can be, as nothing here depends on a real disk.
 fn play(seed: u64) -> Result<Outcome, Broken> {
     let shared = std::path::Path::new("/dev/shm");
-    let folder = if shared.is_dir() { tempfile::tempdir_in(shared) } else { tempfile::tempdir() };
+    let folder = if shared.is_dir() {
+        tempfile::tempdir_in(shared)
+    } else {
+        tempfile::tempdir()
+    };
     let folder = folder.expect("a temporary folder");
     let played = catch_unwind(AssertUnwindSafe(|| simulate(seed, folder.path())));
-    played.unwrap_or_else(|_| Err(Broken { what: "a panic, shown above".to_owned(), trace: String::new() }))
+    played.unwrap_or_else(|_| {
+        Err(Broken {
+            what: "a panic, shown above".to_owned(),
+            trace: String::new(),
+        })
+    })
 }
 
 fn checked(seed: u64) -> Result<Outcome, Broken> {
     let outcome = play(seed)?;
     if seed.is_multiple_of(TWICE) && play(seed)?.digest != outcome.digest {
-        return Err(Broken { what: "it does not play the same way twice".to_owned(), trace: String::new() });
+        return Err(Broken {
+            what: "it does not play the same way twice".to_owned(),
+            trace: String::new(),
+        });
     }
     Ok(outcome)
 }
@@ -109,8 +127,14 @@ pub(crate) fn all() -> ExitCode {
         return ExitCode::from(2);
     }
     let workers = number("RUNWATCH_THREADS").and_then(|threads| usize::try_from(threads).ok());
-    let workers = workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
-    let (next, total, broken) = (AtomicUsize::new(0), Mutex::new(Outcome::default()), Mutex::new(BTreeMap::new()));
+    let workers = workers
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+        .max(1);
+    let (next, total, broken) = (
+        AtomicUsize::new(0),
+        Mutex::new(Outcome::default()),
+        Mutex::new(BTreeMap::new()),
+    );
     std::thread::scope(|scope| {
         for _ in 0..workers.min(seeds.len()) {
             scope.spawn(|| {
@@ -130,7 +154,10 @@ pub(crate) fn all() -> ExitCode {
     });
     let (total, broken) = (total.into_inner().unwrap(), broken.into_inner().unwrap());
     if let Some((seed, error)) = broken.first_key_value() {
-        println!("\n{}\n\nRUNWATCH_SEED={seed} tests/simulation/run plays it again", error.trace);
+        println!(
+            "\n{}\n\nRUNWATCH_SEED={seed} tests/simulation/run plays it again",
+            error.trace
+        );
         return ExitCode::FAILURE;
     }
     println!(
@@ -139,14 +166,23 @@ pub(crate) fn all() -> ExitCode {
         total.simulated / HOUR / 24,
         total.lives
     );
-    println!("{} watches, {} requests; verdicts: {:?}", total.watches, total.requests, total.verdicts);
-    println!("{} messages arrived, {} were given up, in {} receipts", total.delivered, total.dead, total.receipts);
+    println!(
+        "{} watches, {} requests; verdicts: {:?}",
+        total.watches, total.requests, total.verdicts
+    );
+    println!(
+        "{} messages arrived, {} were given up, in {} receipts",
+        total.delivered, total.dead, total.receipts
+    );
     for (fault, times) in &total.faults {
         println!("{times:>8} × {fault}");
     }
     let missing = total.missing();
     if seeds.len() >= MANY && !missing.is_empty() {
-        println!("what never came, or is not in the list of faults: {}", missing.join(", "));
+        println!(
+            "what never came, or is not in the list of faults: {}",
+            missing.join(", ")
+        );
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
@@ -156,9 +192,22 @@ impl Outcome {
     /// Faults and verdicts that never came, and faults that are not in the list.
     fn missing(&self) -> Vec<&str> {
         let verdicts = Verdict::WORST_FIRST.map(Verdict::as_str);
-        let never = FAULTS.into_iter().filter(|fault| !self.faults.contains_key(fault));
-        let never = never.chain(verdicts.into_iter().filter(|verdict| !self.verdicts.contains_key(verdict)));
-        never.chain(self.faults.keys().copied().filter(|fault| !FAULTS.contains(fault))).collect()
+        let never = FAULTS
+            .into_iter()
+            .filter(|fault| !self.faults.contains_key(fault));
+        let never = never.chain(
+            verdicts
+                .into_iter()
+                .filter(|verdict| !self.verdicts.contains_key(verdict)),
+        );
+        never
+            .chain(
+                self.faults
+                    .keys()
+                    .copied()
+                    .filter(|fault| !FAULTS.contains(fault)),
+            )
+            .collect()
     }
 
     fn add(&mut self, other: Self) {
@@ -169,7 +218,10 @@ impl Outcome {
         self.receipts += other.receipts;
         self.delivered += other.delivered;
         self.dead += other.dead;
-        for (counts, more) in [(&mut self.verdicts, other.verdicts), (&mut self.faults, other.faults)] {
+        for (counts, more) in [
+            (&mut self.verdicts, other.verdicts),
+            (&mut self.faults, other.faults),
+        ] {
             for (name, count) in more {
                 *counts.entry(name).or_default() += count;
             }

@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use runwatch::domain::{Activity, EventType, Hint, JsonText, Observation, RunDetails, RunId, Status, Verdict};
+use runwatch::domain::{
+    Activity, EventType, Hint, JsonText, Observation, RunDetails, RunId, Status, Verdict,
+};
 use runwatch::notify::{Deliver, Message, SendError, Sent};
 use runwatch::providers::{ApiError, EventStream, Malformed, Provider, Reply, StreamItem};
 use runwatch::store::{Done, Transaction, TransactionRunner};
@@ -66,7 +68,10 @@ impl Fate {
     /// What an answer with `status` says besides the status.
     fn details(&self, id: &RunId, status: &Status) -> RunDetails {
         let output = (*status == Status::Succeeded).then(|| self.output_of(id));
-        RunDetails { output: output.and_then(|json| JsonText::new(json).ok()), ..RunDetails::default() }
+        RunDetails {
+            output: output.and_then(|json| JsonText::new(json).ok()),
+            ..RunDetails::default()
+        }
     }
 
     /// The output of the run as JSON, which differs from that of every other run.
@@ -261,7 +266,10 @@ impl World {
             random: fastrand::Rng::with_seed(seed ^ 0x5eed_0000),
             fates: BTreeMap::new(),
             weather: Weather::Fine,
-            receptions: sinks.iter().map(|sink| ((*sink).to_owned(), Reception::Fine)).collect(),
+            receptions: sinks
+                .iter()
+                .map(|sink| ((*sink).to_owned(), Reception::Fine))
+                .collect(),
             platter: Platter::Fine,
             doom: None,
             answers: BTreeMap::new(),
@@ -292,11 +300,16 @@ impl World {
             trace: Vec::new(),
             digest: 0xcbf2_9ce4_8422_2325,
         };
-        Self { state: Arc::new(Mutex::new(state)), death: Arc::new(Notify::new()) }
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            death: Arc::new(Notify::new()),
+        }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// The process dies here, should this be the point. Everybody stands still then.
@@ -326,7 +339,9 @@ impl World {
 
 impl State {
     pub(crate) fn now(&self) -> Ms {
-        let awake = self.since.map_or(0, |since| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX));
+        let awake = self.since.map_or(0, |since| {
+            u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+        });
         self.began + awake + self.slept
     }
 
@@ -359,7 +374,9 @@ impl State {
     /// Whether the process had peace from `from` until `until`.
     pub(crate) fn peaceful(&self, from: Ms, until: Ms) -> bool {
         let first = self.unrests.partition_point(|(_, ends)| *ends < from);
-        self.unrests.get(first).is_none_or(|(begins, _)| *begins > until)
+        self.unrests
+            .get(first)
+            .is_none_or(|(begins, _)| *begins > until)
     }
 
     /// When this life of the process began.
@@ -375,7 +392,13 @@ impl State {
     /// How long there was a process that was awake from `from` until `until`.
     pub(crate) fn awake_between(&self, from: Ms, until: Ms) -> Ms {
         let within = |(a, b): &(Ms, Ms)| (*b).min(until).saturating_sub((*a).max(from));
-        let asleep: Ms = self.naps.iter().rev().take_while(|(_, b)| *b > from).map(within).sum();
+        let asleep: Ms = self
+            .naps
+            .iter()
+            .rev()
+            .take_while(|(_, b)| *b > from)
+            .map(within)
+            .sum();
         until.saturating_sub(from).saturating_sub(asleep)
     }
 
@@ -433,9 +456,15 @@ impl State {
     fn asked(&mut self, what: &str) {
         let now = self.now();
         self.requests.push(now);
-        if let Some((from, until)) = self.pauses.iter().find(|(from, until)| *from < now && now < *until) {
+        if let Some((from, until)) = self
+            .pauses
+            .iter()
+            .find(|(from, until)| *from < now && now < *until)
+        {
             let (from, until) = (from / SECOND, until / SECOND);
-            self.broken(format!("{what} was asked for in the pause from {from} s to {until} s"));
+            self.broken(format!(
+                "{what} was asked for in the pause from {from} s to {until} s"
+            ));
         }
     }
 
@@ -481,8 +510,18 @@ impl Asking {
         if said == Said::Failed || said == Said::Abandoned {
             state.api_trouble = state.api_trouble.max(at);
         }
-        let answered = Answered { began: self.began, at, life, said, running };
-        state.answers.entry(self.run.clone()).or_default().push(answered);
+        let answered = Answered {
+            began: self.began,
+            at,
+            life,
+            said,
+            running,
+        };
+        state
+            .answers
+            .entry(self.run.clone())
+            .or_default()
+            .push(answered);
     }
 }
 
@@ -490,19 +529,34 @@ impl Drop for Asking {
     fn drop(&mut self) {
         if !self.answered {
             let alive = self.world.lock().alive;
-            self.answer(if alive { Said::Abandoned } else { Said::Orphaned }, false);
+            self.answer(
+                if alive {
+                    Said::Abandoned
+                } else {
+                    Said::Orphaned
+                },
+                false,
+            );
         }
     }
 }
 
 fn status(status: u16, retry_after: Option<Ms>) -> ApiError {
-    ApiError::Status { status, message: String::new(), retry_after: retry_after.map(Duration::from_millis) }
+    ApiError::Status {
+        status,
+        message: String::new(),
+        retry_after: retry_after.map(Duration::from_millis),
+    }
 }
 
 impl Api {
     pub(crate) fn new(world: &World, streams: bool) -> Self {
         let connected = AtomicU64::new(world.lock().network);
-        Self { world: world.clone(), streams, connected }
+        Self {
+            world: world.clone(),
+            streams,
+            connected,
+        }
     }
 
     /// Whether its connections were made before a sleep that they did not survive. Once the process has seen that it
@@ -513,7 +567,10 @@ impl Api {
         if cut_off {
             let woke = state.awake_since();
             if state.now() > woke + 2 * SECOND {
-                state.broken(format!("a request goes over a connection that died before {} s", woke / SECOND));
+                state.broken(format!(
+                    "a request goes over a connection that died before {} s",
+                    woke / SECOND
+                ));
             }
         }
         cut_off
@@ -532,7 +589,11 @@ impl Api {
         };
         let random = &mut state.random;
         let (takes, pick) = (random.u64(1..400), random.u32(0..12));
-        let malformed = || ApiError::Malformed(Malformed::OtherRun { found: "run_other".to_owned() });
+        let malformed = || {
+            ApiError::Malformed(Malformed::OtherRun {
+                found: "run_other".to_owned(),
+            })
+        };
         let (word, trouble) = match weather {
             Weather::Fine => return (takes, None),
             Weather::Mixed => match pick {
@@ -542,21 +603,42 @@ impl Api {
                 3 => ("another run", Err(malformed())),
                 4 => ("a page", Err(ApiError::Redirect { status: 302 })),
                 5 => ("429", Err(status(429, Some(random.u64(1..30) * SECOND)))),
-                6 => ("404", Err(ApiError::NotFound { message: String::new() })),
+                6 => (
+                    "404",
+                    Err(ApiError::NotFound {
+                        message: String::new(),
+                    }),
+                ),
                 _ => return (takes, None),
             },
             Weather::Down => ("503", Err(status(503, None))),
             Weather::Hanging => ("a hang", Err(ApiError::Timeout)),
-            Weather::Forgetful => ("404", Err(ApiError::NotFound { message: String::new() })),
-            Weather::Refusing => ("401", Err(ApiError::Unauthorized { status: 401, message: String::new() })),
+            Weather::Forgetful => (
+                "404",
+                Err(ApiError::NotFound {
+                    message: String::new(),
+                }),
+            ),
+            Weather::Refusing => (
+                "401",
+                Err(ApiError::Unauthorized {
+                    status: 401,
+                    message: String::new(),
+                }),
+            ),
             Weather::Throttling(pause) if pick < 6 => ("429", Err(status(429, Some(pause)))),
             Weather::Throttling(pause) => ("503 with a pause", Err(status(503, Some(pause)))),
-            Weather::Garbage => {
-                ("an answer too large", Err(ApiError::Malformed(Malformed::TooLarge { bytes: 64 << 20 })))
-            }
+            Weather::Garbage => (
+                "an answer too large",
+                Err(ApiError::Malformed(Malformed::TooLarge { bytes: 64 << 20 })),
+            ),
         };
         *state.faults.entry(word).or_default() += 1;
-        let takes = if word == "a hang" { REQUEST_LIMIT } else { takes };
+        let takes = if word == "a hang" {
+            REQUEST_LIMIT
+        } else {
+            takes
+        };
         (takes, Some(trouble))
     }
 }
@@ -565,49 +647,85 @@ impl Provider for Api {
     type Events = Stream;
 
     fn reconnect(&self) {
-        self.connected.store(self.world.lock().network, Ordering::Relaxed);
+        self.connected
+            .store(self.world.lock().network, Ordering::Relaxed);
     }
 
     async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
         self.world.lock().asked(id.as_str());
         let began = self.world.lock().now();
-        let mut asking = Asking { world: self.world.clone(), run: id.clone(), began, answered: false };
+        let mut asking = Asking {
+            world: self.world.clone(),
+            run: id.clone(),
+            began,
+            answered: false,
+        };
         let weather = self.world.lock().weather;
         let (takes, trouble) = self.trouble(weather);
         // What an answer says was so when it was asked for, or when it is given.
         let before = self.world.lock().random.bool();
         let look = |world: &World| {
             let state = world.lock();
-            state.fates.get(id).and_then(|fate| fate.status(state.now()))
+            state
+                .fates
+                .get(id)
+                .and_then(|fate| fate.status(state.now()))
         };
         let early = look(&self.world);
         tokio::time::sleep(Duration::from_millis(takes)).await;
         if let Some(Err(error)) = trouble {
             if let Some(pause) = error.retry_after() {
-                self.world.lock().pause(u64::try_from(pause.as_millis()).unwrap_or(0));
+                self.world
+                    .lock()
+                    .pause(u64::try_from(pause.as_millis()).unwrap_or(0));
             }
-            asking.answer(if error.is_not_found() { Said::Missing } else { Said::Failed }, false);
+            asking.answer(
+                if error.is_not_found() {
+                    Said::Missing
+                } else {
+                    Said::Failed
+                },
+                false,
+            );
             return Err(error);
         }
         let Some(status) = (if before { early } else { look(&self.world) }) else {
             asking.answer(Said::Missing, false);
-            return Err(ApiError::NotFound { message: String::new() });
+            return Err(ApiError::NotFound {
+                message: String::new(),
+            });
         };
-        asking.answer(Verdict::of_status(&status).map_or(Said::Going, Said::Ended), status == Status::Running);
-        let details = self.world.lock().fates.get(id).map(|fate| fate.details(id, &status)).unwrap_or_default();
+        asking.answer(
+            Verdict::of_status(&status).map_or(Said::Going, Said::Ended),
+            status == Status::Running,
+        );
+        let details = self
+            .world
+            .lock()
+            .fates
+            .get(id)
+            .map(|fate| fate.details(id, &status))
+            .unwrap_or_default();
         let used_up = self.world.lock().random.u32(0..400) == 0;
         let pause = used_up.then(|| Duration::from_secs(self.world.lock().random.u64(1..60)));
         if let Some(pause) = pause {
             self.world.lock().note("a used-up limit", String::new());
-            self.world.lock().pause(u64::try_from(pause.as_millis()).unwrap_or(0));
+            self.world
+                .lock()
+                .pause(u64::try_from(pause.as_millis()).unwrap_or(0));
         }
-        Ok(Reply { observation: Observation { status, details }, pause })
+        Ok(Reply {
+            observation: Observation { status, details },
+            pause,
+        })
     }
 
     async fn open_events(&self, id: &RunId, _: Option<&str>) -> Result<Stream, ApiError> {
         self.world.lock().asked("a stream");
         if !self.streams {
-            return Err(ApiError::NotFound { message: String::new() });
+            return Err(ApiError::NotFound {
+                message: String::new(),
+            });
         }
         let weather = self.world.lock().weather;
         let (takes, trouble) = self.trouble(weather);
@@ -616,7 +734,11 @@ impl Provider for Api {
             // What the refusal of a stream asks for is for the streams alone.
             return Err(error);
         }
-        Ok(Stream { world: self.world.clone(), run: id.clone(), lies: self.world.lock().random.u32(0..3) == 0 })
+        Ok(Stream {
+            world: self.world.clone(),
+            run: id.clone(),
+            lies: self.world.lock().random.u32(0..3) == 0,
+        })
     }
 }
 
@@ -634,18 +756,30 @@ impl EventStream for Stream {
             (random.u32(0..40), random.u64(200..20_000))
         };
         tokio::time::sleep(Duration::from_millis(wait)).await;
-        let activity = |kind, hint| Ok(Some(StreamItem::Activity(Activity { kind, hint, data: None })));
+        let activity = |kind, hint| {
+            Ok(Some(StreamItem::Activity(Activity {
+                kind,
+                hint,
+                data: None,
+            })))
+        };
         let ended = {
             let state = self.world.lock();
             let now = state.now();
-            state.fates.get(&self.run).and_then(|fate| fate.ends).is_some_and(|(at, _)| now >= at)
+            state
+                .fates
+                .get(&self.run)
+                .and_then(|fate| fate.ends)
+                .is_some_and(|(at, _)| now >= at)
         };
         match pick {
             0 => Ok(None),
             1 => Err(ApiError::Timeout),
             2 => std::future::pending().await,
             3 if self.lies => {
-                self.world.lock().note("a stream that lies about an end", String::new());
+                self.world
+                    .lock()
+                    .note("a stream that lies about an end", String::new());
                 activity("run.completed", Some(Hint::Ended))
             }
             4 => activity("run.started", Some(Hint::Started)),
@@ -684,10 +818,17 @@ impl Deliver for Receiver {
         };
         let result = self.receive(message).await;
         let state = &mut *self.world.lock();
-        let retry_after = result.as_ref().err().and_then(|error| error.retry_after).unwrap_or_default();
+        let retry_after = result
+            .as_ref()
+            .err()
+            .and_then(|error| error.retry_after)
+            .unwrap_or_default();
         let ended = state.now();
         let attempt = &mut state.attempts[index];
-        (attempt.ended, attempt.retry_after) = (Some(ended), u64::try_from(retry_after.as_millis()).unwrap_or(0));
+        (attempt.ended, attempt.retry_after) = (
+            Some(ended),
+            u64::try_from(retry_after.as_millis()).unwrap_or(0),
+        );
         result
     }
 }
@@ -704,28 +845,44 @@ impl Receiver {
             let reception = state.receptions[&self.name];
             let random = &mut state.random;
             let (before, after) = (random.u64(1..200), random.u64(1..200));
-            (reception, before, after, random.u64(SECOND..HOUR), random.u64(MINUTE..30 * MINUTE))
+            (
+                reception,
+                before,
+                after,
+                random.u64(SECOND..HOUR),
+                random.u64(MINUTE..30 * MINUTE),
+            )
         };
-        self.world.die_here(Doom::BeforeReceipt, "death before a message").await;
+        self.world
+            .die_here(Doom::BeforeReceipt, "death before a message")
+            .await;
         tokio::time::sleep(Duration::from_millis(before)).await;
         match reception {
             Reception::Fine | Reception::Mute => {}
             Reception::Down => {
-                self.world.lock().note("a receiver that fails", String::new());
+                self.world
+                    .lock()
+                    .note("a receiver that fails", String::new());
                 return Err(error("500", None, false));
             }
             Reception::Hanging => {
-                self.world.lock().note("a receiver that hangs", String::new());
+                self.world
+                    .lock()
+                    .note("a receiver that hangs", String::new());
                 tokio::time::sleep(Duration::from_millis(REQUEST_LIMIT)).await;
                 return Err(error("no answer in time", None, false));
             }
             Reception::Blocked => {
-                self.world.lock().note("a receiver that blocks for minutes", String::new());
+                self.world
+                    .lock()
+                    .note("a receiver that blocks for minutes", String::new());
                 tokio::time::sleep(Duration::from_millis(blocked)).await;
                 return Err(error("no answer in time", None, false));
             }
             Reception::Busy => {
-                self.world.lock().note("a receiver that asks for time", String::new());
+                self.world
+                    .lock()
+                    .note("a receiver that asks for time", String::new());
                 return Err(error("503", Some(busy), false));
             }
             Reception::Gone => {
@@ -748,19 +905,32 @@ impl Receiver {
                 event_type: message.event.event_type,
             };
             let about = receipt.run.as_ref().map_or("", RunId::as_str);
-            state.trace(format!("{} gets {} {about}, attempt {}", receipt.sink, receipt.event_type, receipt.attempt));
-            if let Err(broken) = state.books.admits(&receipt).and_then(|()| check::whole(state, message.event)) {
+            state.trace(format!(
+                "{} gets {} {about}, attempt {}",
+                receipt.sink, receipt.event_type, receipt.attempt
+            ));
+            if let Err(broken) = state
+                .books
+                .admits(&receipt)
+                .and_then(|()| check::whole(state, message.event))
+            {
                 state.broken(broken);
             }
             state.receipts.push(receipt);
         }
-        self.world.die_here(Doom::AfterReceipt, "death after a message").await;
+        self.world
+            .die_here(Doom::AfterReceipt, "death after a message")
+            .await;
         tokio::time::sleep(Duration::from_millis(after)).await;
         if reception == Reception::Mute {
-            self.world.lock().note("an answer of a receiver that is lost", String::new());
+            self.world
+                .lock()
+                .note("an answer of a receiver that is lost", String::new());
             return Err(error("the answer broke off", None, false));
         }
-        Ok(Sent { detail: "200".to_owned() })
+        Ok(Sent {
+            detail: "200".to_owned(),
+        })
     }
 }
 
@@ -777,9 +947,19 @@ impl SimulatedDisk {
     fn next(&self) -> (Ms, Ms, Trouble) {
         let state = &mut *self.world.lock();
         let random = &mut state.random;
-        let (before, after, coin, pick) =
-            (random.u64(0..3_000), random.u64(0..1_000), random.u32(0..3) == 0, random.u32(0..5));
-        let any = [Trouble::Full, Trouble::Tight, Trouble::Busy, Trouble::ReadOnly, Trouble::Failing][pick as usize];
+        let (before, after, coin, pick) = (
+            random.u64(0..3_000),
+            random.u64(0..1_000),
+            random.u32(0..3) == 0,
+            random.u32(0..5),
+        );
+        let any = [
+            Trouble::Full,
+            Trouble::Tight,
+            Trouble::Busy,
+            Trouble::ReadOnly,
+            Trouble::Failing,
+        ][pick as usize];
         match state.platter {
             Platter::Fine => (0, 0, Trouble::None),
             Platter::Slow => (before, after, Trouble::None),
@@ -797,7 +977,10 @@ impl SimulatedDisk {
         let pragma = |connection: &Connection, name: &str, value: u32| {
             let set = connection.query_row(&format!("PRAGMA {name} = {value}"), [], |_| Ok(()));
             // Some answer with the value, others with nothing.
-            assert!(matches!(set, Ok(()) | Err(rusqlite::Error::QueryReturnedNoRows)), "{name}: {set:?}");
+            assert!(
+                matches!(set, Ok(()) | Err(rusqlite::Error::QueryReturnedNoRows)),
+                "{name}: {set:?}"
+            );
         };
         match trouble {
             Trouble::None => transaction.run(),
@@ -834,7 +1017,9 @@ impl SimulatedDisk {
 impl TransactionRunner for SimulatedDisk {
     async fn run(&self, transaction: Transaction) -> Option<Done> {
         let (before, after, trouble) = self.next();
-        self.world.die_here(Doom::BeforeCommit, "death before a commit").await;
+        self.world
+            .die_here(Doom::BeforeCommit, "death before a commit")
+            .await;
         let (began, peace) = {
             let state = &mut *self.world.lock();
             if let Some(Doom::Panic(left)) = state.doom {
@@ -871,7 +1056,9 @@ impl TransactionRunner for SimulatedDisk {
         }
         let done = self.run_in(transaction, trouble);
         check::committed(&mut self.world.lock(), began, peace);
-        self.world.die_here(Doom::AfterCommit, "death after a commit").await;
+        self.world
+            .die_here(Doom::AfterCommit, "death after a commit")
+            .await;
         if after > 0 {
             tokio::time::sleep(Duration::from_millis(after)).await;
         }

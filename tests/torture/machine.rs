@@ -20,31 +20,61 @@ pub(crate) struct Machine {
 impl Machine {
     pub(crate) async fn boot(program: &Program) -> Self {
         std::fs::create_dir(program.home().join("disk")).expect("a directory");
-        let script =
-            format!("mount -t tmpfs -o {DISK} tmpfs disk && echo up && while read -r order; do eval \"$order\"; done");
-        let mut shell = program.shell(&["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", &script]);
-        let mut shell = shell.stdin(std::process::Stdio::piped()).spawn().expect("unshare of util-linux");
+        let script = format!(
+            "mount -t tmpfs -o {DISK} tmpfs disk && echo up && while read -r order; do eval \"$order\"; done"
+        );
+        let mut shell = program.shell(&[
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-c",
+            &script,
+        ]);
+        let mut shell = shell
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .expect("unshare of util-linux");
         let orders = shell.stdin.take().expect("piped");
         let answers = BufReader::new(shell.stdout.take().expect("piped")).lines();
-        let mut machine = Self { _shell: shell, orders, answers };
-        assert_eq!(machine.answer().await, "up", "a namespace with a tmpfs is to be had");
+        let mut machine = Self {
+            _shell: shell,
+            orders,
+            answers,
+        };
+        assert_eq!(
+            machine.answer().await,
+            "up",
+            "a namespace with a tmpfs is to be had"
+        );
         machine
     }
 
     async fn answer(&mut self) -> String {
         let line = tokio::time::timeout(PATIENCE, self.answers.next_line()).await;
-        line.expect("the machine answers").expect("it can be read").expect("it is up")
+        line.expect("the machine answers")
+            .expect("it can be read")
+            .expect("it is up")
     }
 
     async fn order(&mut self, order: &str) -> String {
-        self.orders.write_all(format!("{order}\n").as_bytes()).await.expect("it is up");
+        self.orders
+            .write_all(format!("{order}\n").as_bytes())
+            .await
+            .expect("it is up");
         self.answer().await
     }
 
     /// Starts the daemon; what it says is appended to `log`.
     pub(crate) async fn start(&mut self, log: &Path) -> Pid {
         let runwatch = env!("CARGO_BIN_EXE_runwatch");
-        let id = self.order(&format!("{runwatch} daemon >>{} 2>&1 </dev/null & echo $!", log.display())).await;
+        let id = self
+            .order(&format!(
+                "{runwatch} daemon >>{} 2>&1 </dev/null & echo $!",
+                log.display()
+            ))
+            .await;
         Pid::from_raw(id.parse().expect("a process ID")).expect("not zero")
     }
 
@@ -59,7 +89,9 @@ impl Machine {
 
     /// Waits for the end of the daemon.
     pub(crate) async fn reap(&mut self, daemon: Pid) -> i32 {
-        let code = self.order(&format!("wait {}; echo $?", daemon.as_raw_nonzero())).await;
+        let code = self
+            .order(&format!("wait {}; echo $?", daemon.as_raw_nonzero()))
+            .await;
         code.parse().expect("an exit code")
     }
 
@@ -77,6 +109,10 @@ impl Machine {
 
     /// Mounts the disk read-only or writable; nothing may be open for writing on it.
     pub(crate) async fn remount(&mut self, how: &str) {
-        assert_eq!(self.order(&format!("mount -o remount,{how} disk 2>&1; echo done")).await, "done");
+        assert_eq!(
+            self.order(&format!("mount -o remount,{how} disk 2>&1; echo done"))
+                .await,
+            "done"
+        );
     }
 }

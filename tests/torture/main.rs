@@ -4,7 +4,10 @@
 //!
 //! `tests/torture/run [KILLS [SEED]]`. The seed decides what is done, in which order and after how long;
 //! what the machine makes of it differs.
-#![allow(clippy::unwrap_used, reason = "a helper of a test that cannot go on may panic")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of a test that cannot go on may panic"
+)]
 #![allow(clippy::print_stdout, reason = "its report is what it is for")]
 
 mod machine;
@@ -63,7 +66,10 @@ fn url(address: std::net::SocketAddr) -> String {
 }
 
 fn address(url: &str) -> std::net::SocketAddr {
-    url.trim_start_matches("http://").trim_end_matches("/hook").parse().unwrap()
+    url.trim_start_matches("http://")
+        .trim_end_matches("/hook")
+        .parse()
+        .unwrap()
 }
 
 fn config(hooks: &[Proxy], events: &str) -> String {
@@ -72,8 +78,12 @@ fn config(hooks: &[Proxy], events: &str) -> String {
     config += &format!("retry_schedule = [{waits}]\n");
     for (name, proxy) in HOOKS.iter().zip(hooks) {
         let url = url(proxy.address);
-        config += &format!("[sinks.{name}]\ntype = \"webhook\"\nurl = \"{url}/hook\"\nsecret = \"{SECRET}\"\n");
-        config += &format!("events = [\"run.succeeded\", \"run.failed\", \"run.canceled\", \"watch.*\"{events}]\n");
+        config += &format!(
+            "[sinks.{name}]\ntype = \"webhook\"\nurl = \"{url}/hook\"\nsecret = \"{SECRET}\"\n"
+        );
+        config += &format!(
+            "events = [\"run.succeeded\", \"run.failed\", \"run.canceled\", \"watch.*\"{events}]\n"
+        );
         config += &format!("retry_schedule = [{waits}]\n");
     }
     config
@@ -81,15 +91,20 @@ fn config(hooks: &[Proxy], events: &str) -> String {
 
 /// A run with a fate of its own, and when it ends at the earliest.
 fn fate(random: &mut fastrand::Rng) -> (Script, Duration) {
-    let (queued, runs) = (Duration::from_millis(random.u64(0..400)), Duration::from_millis(random.u64(0..2500)));
+    let (queued, runs) = (
+        Duration::from_millis(random.u64(0..400)),
+        Duration::from_millis(random.u64(0..2500)),
+    );
     let script = match random.u8(0..5) {
-        0 | 1 => {
-            Script::succeeds().output(json!({"number": random.u32(..), "text": "x".repeat(random.usize(0..3000))}))
-        }
+        0 | 1 => Script::succeeds()
+            .output(json!({"number": random.u32(..), "text": "x".repeat(random.usize(0..3000))})),
         2 | 3 => Script::fails("it broke \u{1b}[31m"),
         _ => Script::canceled(),
     };
-    let mut script = script.queued_for(queued).runs_for(runs).envelope(random.bool());
+    let mut script = script
+        .queued_for(queued)
+        .runs_for(runs)
+        .envelope(random.bool());
     // Wrong answers of the API itself; few, as each slows all polls down for a second.
     if random.u8(0..40) == 0 {
         let fault = match random.u8(0..8) {
@@ -108,27 +123,51 @@ fn fate(random: &mut fastrand::Rng) -> (Script, Duration) {
 }
 
 /// Hands runs over, one after the other, and remembers what was acknowledged.
-async fn add(simulator: Arc<Simulator>, http: reqwest::Client, runs: Runs, mut random: fastrand::Rng) {
+async fn add(
+    simulator: Arc<Simulator>,
+    http: reqwest::Client,
+    runs: Runs,
+    mut random: fastrand::Rng,
+) {
     let mut open = BTreeSet::new();
     for number in 0..MAX_RUNS {
         let id = format!("run_{number}");
         let (script, takes) = fate(&mut random);
         let ends = Instant::now() + takes;
         simulator.add_run(&RunId::new(&id).unwrap(), script);
-        runs.lock().unwrap().insert(id.clone(), Known { ends, acknowledged: false, removed: false });
+        runs.lock().unwrap().insert(
+            id.clone(),
+            Known {
+                ends,
+                acknowledged: false,
+                removed: false,
+            },
+        );
         open.insert(id.clone());
         // Those that were not acknowledged are tried again now and then, as a caller would.
-        let again = open.iter().nth(random.usize(0..open.len())).cloned().unwrap();
+        let again = open
+            .iter()
+            .nth(random.usize(0..open.len()))
+            .cloned()
+            .unwrap();
         for id in BTreeSet::from([id, again]) {
             let body = json!({"run_id": id, "labels": {"number": number.to_string()}}).to_string();
-            let answer = http.post("http://localhost/v1/watches").body(body).send().await;
+            let answer = http
+                .post("http://localhost/v1/watches")
+                .body(body)
+                .send()
+                .await;
             if answer.is_ok_and(|answer| answer.status().is_success()) {
                 runs.lock().unwrap().get_mut(&id).unwrap().acknowledged = true;
                 open.remove(&id);
                 if random.u8(0..30) == 0 {
                     // Asked for is enough: nobody may rely on it from here on.
                     runs.lock().unwrap().get_mut(&id).unwrap().removed = true;
-                    drop(http.delete(format!("http://localhost/v1/watches/{id}")).send().await);
+                    drop(
+                        http.delete(format!("http://localhost/v1/watches/{id}"))
+                            .send()
+                            .await,
+                    );
                 }
             }
         }
@@ -152,21 +191,35 @@ struct Done {
 impl Done {
     /// What [`Adversary::rage`] picks for a fault that never came, if there is one.
     fn never_picked(&self) -> Option<u8> {
-        let picks = [(0, self.pauses), (2, self.reloads), (4, self.full_disks), (6, self.stops)];
-        picks.into_iter().find(|(_, times)| *times == 0).map(|(pick, _)| pick)
+        let picks = [
+            (0, self.pauses),
+            (2, self.reloads),
+            (4, self.full_disks),
+            (6, self.stops),
+        ];
+        picks
+            .into_iter()
+            .find(|(_, times)| *times == 0)
+            .map(|(pick, _)| pick)
     }
 
     /// Faults that never came.
     fn missing(&self) -> Vec<&'static str> {
         let all = [
-            ("a kill before the daemon was ready", self.kills_before_ready),
+            (
+                "a kill before the daemon was ready",
+                self.kills_before_ready,
+            ),
             ("SIGSTOP", self.pauses),
             ("SIGTERM", self.stops),
             ("SIGHUP", self.reloads),
             ("a full disk", self.full_disks),
             ("a read-only disk", self.read_only_disks),
         ];
-        all.into_iter().filter(|(_, times)| *times == 0).map(|(fault, _)| fault).collect()
+        all.into_iter()
+            .filter(|(_, times)| *times == 0)
+            .map(|(fault, _)| fault)
+            .collect()
     }
 }
 
@@ -193,7 +246,11 @@ impl Adversary {
     async fn start(&mut self, wait: bool) -> (Pid, bool) {
         let daemon = self.machine.start(&self.log).await;
         let mut ready = false;
-        while wait && !ready && rustix::process::test_kill_process(daemon).is_ok() && !is_dead(daemon) {
+        while wait
+            && !ready
+            && rustix::process::test_kill_process(daemon).is_ok()
+            && !is_dead(daemon)
+        {
             tokio::time::sleep(Duration::from_millis(5)).await;
             ready = self.ready().await;
         }
@@ -209,7 +266,11 @@ impl Adversary {
             if wait && !ready {
                 // A disk that cannot be written to is a reason not to start, and then it says so.
                 let code = self.machine.reap(daemon).await;
-                assert!(code == 1 && full, "the daemon did not start: {code}\n{}", self.last_words());
+                assert!(
+                    code == 1 && full,
+                    "the daemon did not start: {code}\n{}",
+                    self.last_words()
+                );
                 self.done.refused_starts += 1;
                 self.machine.free().await;
                 full = false;
@@ -249,7 +310,11 @@ impl Adversary {
                     kill_process(daemon, Signal::TERM).unwrap();
                     self.moment(100).await;
                     let code = self.machine.end(daemon, Signal::TERM).await;
-                    assert!(code == 0 || code == 143, "it stops: {code}\n{}", self.last_words());
+                    assert!(
+                        code == 0 || code == 143,
+                        "it stops: {code}\n{}",
+                        self.last_words()
+                    );
                     self.done.stops += 1;
                     continue;
                 }
@@ -257,7 +322,11 @@ impl Adversary {
             }
             let code = self.machine.end(daemon, Signal::KILL).await;
             // On a full disk it may have given up before: then it said so, with its own code.
-            assert!(code == 137 || (code == 1 && full), "it ended by itself: {code}\n{}", self.last_words());
+            assert!(
+                code == 137 || (code == 1 && full),
+                "it ended by itself: {code}\n{}",
+                self.last_words()
+            );
             // One that gave up before was not killed.
             self.done.kills += u32::from(code == 137);
             self.done.kills_before_ready += u32::from(code == 137 && !ready);
@@ -282,13 +351,24 @@ impl Adversary {
 
 /// Whether a process has ended and waits to be reaped.
 fn is_dead(process: Pid) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).unwrap_or_default();
-    stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with('Z'))
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()))
+        .unwrap_or_default();
+    stat.rsplit(") ")
+        .next()
+        .is_none_or(|rest| rest.is_empty() || rest.starts_with('Z'))
 }
 
 async fn ask(http: &reqwest::Client, path: &str) -> Value {
-    let mut response = http.get(format!("http://localhost{path}")).send().await.unwrap();
-    assert!(response.status().is_success(), "{path}: {}", response.status());
+    let mut response = http
+        .get(format!("http://localhost{path}"))
+        .send()
+        .await
+        .unwrap();
+    assert!(
+        response.status().is_success(),
+        "{path}: {}",
+        response.status()
+    );
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.unwrap() {
         body.extend_from_slice(&chunk);
@@ -306,7 +386,10 @@ async fn rest(http: &reqwest::Client) {
         if is_empty(&active["watches"]) && is_empty(&open["deliveries"]) {
             return;
         }
-        assert!(Instant::now() < ends, "it does not come to rest: {active} {open}");
+        assert!(
+            Instant::now() < ends,
+            "it does not come to rest: {active} {open}"
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -326,9 +409,18 @@ fn told(receivers: &[Receiver], file: &str, deaths: u32) -> Vec<RoutedEvent> {
     for (sink, receiver) in HOOKS.into_iter().zip(receivers) {
         for got in receiver.requests() {
             assert_eq!(got.verified, Some(true), "every message is signed: {got:?}");
-            let id = got.headers[signature::ID_HEADER].to_str().unwrap().to_owned();
+            let id = got.headers[signature::ID_HEADER]
+                .to_str()
+                .unwrap()
+                .to_owned();
             let event = serde_json::from_slice(&got.body).unwrap();
-            all.push(RoutedEvent { sink, id, accepted: got.accepted, at: Some(got.at), event });
+            all.push(RoutedEvent {
+                sink,
+                id,
+                accepted: got.accepted,
+                at: Some(got.at),
+                event,
+            });
         }
     }
     let mut cut = 0;
@@ -339,7 +431,13 @@ fn told(receivers: &[Receiver], file: &str, deaths: u32) -> Vec<RoutedEvent> {
             continue;
         };
         let id = event["delivery_id"].as_str().unwrap().to_owned();
-        all.push(RoutedEvent { sink: "file", id, accepted: true, at: None, event });
+        all.push(RoutedEvent {
+            sink: "file",
+            id,
+            accepted: true,
+            at: None,
+            event,
+        });
     }
     println!("lines of the file that a death cut short: {cut}");
     assert!(
@@ -350,39 +448,77 @@ fn told(receivers: &[Receiver], file: &str, deaths: u32) -> Vec<RoutedEvent> {
 }
 
 /// Holds what was told against what happened. Returns how many messages came and how many of them again.
-fn judge(simulator: &Simulator, runs: &BTreeMap<String, Known>, all: &[RoutedEvent]) -> (usize, usize) {
+fn judge(
+    simulator: &Simulator,
+    runs: &BTreeMap<String, Known>,
+    all: &[RoutedEvent],
+) -> (usize, usize) {
     let mut by_run: BTreeMap<(&str, &str), Vec<&RoutedEvent>> = BTreeMap::new();
     let mut started: BTreeMap<(&str, &str), &str> = BTreeMap::new();
-    for told in all.iter().filter(|told| told.event["data"]["run"]["id"].is_string()) {
+    for told in all
+        .iter()
+        .filter(|told| told.event["data"]["run"]["id"].is_string())
+    {
         let run = told.event["data"]["run"]["id"].as_str().unwrap();
         let kind = told.event["type"].as_str().unwrap();
-        let known = runs.get(run).unwrap_or_else(|| panic!("a run that nobody added: {run}"));
+        let known = runs
+            .get(run)
+            .unwrap_or_else(|| panic!("a run that nobody added: {run}"));
         let truth = simulator.truth(&RunId::new(run).unwrap()).unwrap();
         if kind == "run.started" {
             let id = started.entry((run, told.sink)).or_insert(told.id.as_str());
-            assert!(*id == told.id || known.removed, "{run} to {}: started under {id} and {}", told.sink, told.id);
+            assert!(
+                *id == told.id || known.removed,
+                "{run} to {}: started under {id} and {}",
+                told.sink,
+                told.id
+            );
             continue;
         }
-        assert_eq!(kind, format!("run.{truth}"), "{run} to {}: a wrong verdict", told.sink);
-        assert_eq!(told.event["data"]["run"]["status"], truth.as_str(), "{run} to {}", told.sink);
-        assert!(told.at.is_none_or(|at| at >= known.ends), "{run} to {}: told before it ended", told.sink);
+        assert_eq!(
+            kind,
+            format!("run.{truth}"),
+            "{run} to {}: a wrong verdict",
+            told.sink
+        );
+        assert_eq!(
+            told.event["data"]["run"]["status"],
+            truth.as_str(),
+            "{run} to {}",
+            told.sink
+        );
+        assert!(
+            told.at.is_none_or(|at| at >= known.ends),
+            "{run} to {}: told before it ended",
+            told.sink
+        );
         by_run.entry((run, told.sink)).or_default().push(told);
     }
     let (mut messages, mut again, mut lost) = (0, 0, Vec::new());
     for (run, known) in runs {
         for sink in HOOKS.into_iter().chain(["file"]) {
-            let told = by_run.get(&(run.as_str(), sink)).map(Vec::as_slice).unwrap_or_default();
+            let told = by_run
+                .get(&(run.as_str(), sink))
+                .map(Vec::as_slice)
+                .unwrap_or_default();
             if known.acknowledged && !known.removed && !told.iter().any(|told| told.accepted) {
                 lost.push(format!("{run} to {sink}"));
             }
             let ids: BTreeSet<_> = told.iter().map(|told| told.id.as_str()).collect();
             // One that was removed may have been added again before that.
-            assert!(ids.len() <= 1 || known.removed, "{run} to {sink}: one message under several IDs: {ids:?}");
+            assert!(
+                ids.len() <= 1 || known.removed,
+                "{run} to {sink}: one message under several IDs: {ids:?}"
+            );
             messages += ids.len();
             again += told.len().saturating_sub(ids.len());
         }
     }
-    assert!(lost.is_empty(), "{} messages are lost: {lost:?}", lost.len());
+    assert!(
+        lost.is_empty(),
+        "{} messages are lost: {lost:?}",
+        lost.len()
+    );
     (messages, again)
 }
 
@@ -401,7 +537,11 @@ async fn torture(kills: u32, seed: u64) {
         hooks.push(Proxy::start(address(&receiver.url())).await);
         receivers.push(receiver);
     }
-    assert!(base64::engine::general_purpose::STANDARD.decode(&SECRET[6..]).is_ok());
+    assert!(
+        base64::engine::general_purpose::STANDARD
+            .decode(&SECRET[6..])
+            .is_ok()
+    );
     let program = Program::with(&simulator)
         .set("RUNWATCH_API__BASE_URL", &url(api.address))
         .set("RUNWATCH_API__REQUESTS_PER_MINUTE", "1000000")
@@ -414,21 +554,41 @@ async fn torture(kills: u32, seed: u64) {
     std::fs::create_dir(&run).unwrap();
     let program = program.set("XDG_RUNTIME_DIR", run.to_str().unwrap());
     let socket = run.join("runwatch/runwatch.sock");
-    let (log, config_file) = (program.home().join("log"), program.beside_config("config.toml"));
-    let http = reqwest::Client::builder().unix_socket(socket.clone()).no_proxy().timeout(Duration::from_secs(10));
+    let (log, config_file) = (
+        program.home().join("log"),
+        program.beside_config("config.toml"),
+    );
+    let http = reqwest::Client::builder()
+        .unix_socket(socket.clone())
+        .no_proxy()
+        .timeout(Duration::from_secs(10));
     let http = http.pool_max_idle_per_host(0).build().unwrap();
 
     let machine = Machine::boot(&program).await;
-    let mut adversary = Adversary { machine, http: http.clone(), log, random: random.fork(), done: Done::default() };
+    let mut adversary = Adversary {
+        machine,
+        http: http.clone(),
+        log,
+        random: random.fork(),
+        done: Done::default(),
+    };
     let (runs, troubles) = (Runs::default(), Troubles::default());
     let configs = [config(&hooks, ""), config(&hooks, ", \"run.started\"")];
     {
-        let adding = add(Arc::clone(&simulator), http.clone(), Arc::clone(&runs), random.fork());
+        let adding = add(
+            Arc::clone(&simulator),
+            http.clone(),
+            Arc::clone(&runs),
+            random.fork(),
+        );
         let mut troubled = Vec::new();
         for proxy in hooks.iter().chain([&api]) {
-            troubled.push(Box::pin(proxy.trouble(random.fork(), Arc::clone(&troubles))));
+            troubled.push(Box::pin(
+                proxy.trouble(random.fork(), Arc::clone(&troubles)),
+            ));
         }
-        let reload = |started: bool| std::fs::write(&config_file, &configs[usize::from(started)]).unwrap();
+        let reload =
+            |started: bool| std::fs::write(&config_file, &configs[usize::from(started)]).unwrap();
         let raging = adversary.rage(kills, reload);
         tokio::pin!(raging, adding);
         let mut added = false;
@@ -451,7 +611,12 @@ async fn torture(kills: u32, seed: u64) {
     assert_eq!(dead["deliveries"], json!([]), "no message was given up");
     let metrics_of = ask(&http, "/v1/watches?state=finished&limit=1").await;
     assert!(!metrics_of["watches"].as_array().unwrap().is_empty());
-    assert_eq!(adversary.machine.end(daemon, Signal::TERM).await, 0, "{}", adversary.last_words());
+    assert_eq!(
+        adversary.machine.end(daemon, Signal::TERM).await,
+        0,
+        "{}",
+        adversary.last_words()
+    );
 
     let runs = runs.lock().unwrap().clone();
     let file = std::fs::read_to_string(program.beside_config("events.jsonl")).unwrap();
@@ -467,16 +632,30 @@ async fn torture(kills: u32, seed: u64) {
         runs.len(),
         began.elapsed().as_secs()
     );
-    assert!(acknowledged > kills as usize, "too few runs to show anything: {acknowledged}");
+    assert!(
+        acknowledged > kills as usize,
+        "too few runs to show anything: {acknowledged}"
+    );
     let missing = adversary.done.missing();
-    assert!(kills < MANY || missing.is_empty(), "after {kills} kills these never came: {missing:?}");
+    assert!(
+        kills < MANY || missing.is_empty(),
+        "after {kills} kills these never came: {missing:?}"
+    );
 }
 
 fn main() {
-    let number =
-        |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty()).map(|text| text.parse::<u32>().unwrap());
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .filter(|text| !text.is_empty())
+            .map(|text| text.parse::<u32>().unwrap())
+    };
     let kills = number("RUNWATCH_TORTURE_KILLS").unwrap_or(200);
     let seed = number("RUNWATCH_TORTURE_SEED").unwrap_or_else(|| fastrand::u32(..));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(torture(kills, seed.into()));
 }

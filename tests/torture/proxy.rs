@@ -39,12 +39,18 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     pub(crate) async fn start(upstream: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port on loopback");
+        let listener = TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port on loopback");
         let address = listener.local_addr().expect("it is bound");
         let (mode, modes) = watch::channel(Mode::Pass);
         let mut serving = JoinSet::new();
         serving.spawn(serve(listener, address, upstream, modes));
-        Self { address, mode, _serving: serving }
+        Self {
+            address,
+            mode,
+            _serving: serving,
+        }
     }
 
     pub(crate) fn set(&self, mode: Mode) {
@@ -57,7 +63,10 @@ impl Proxy {
             self.set(Mode::Pass);
             tokio::time::sleep(Duration::from_millis(random.u64(100..1500))).await;
             let (name, mode) = match random.u8(0..6) {
-                0 => ("delayed", Mode::Delay(Duration::from_millis(random.u64(1..150)))),
+                0 => (
+                    "delayed",
+                    Mode::Delay(Duration::from_millis(random.u64(1..150))),
+                ),
                 1 => ("reset", Mode::Reset),
                 2 => ("cut in the request", Mode::CutRequest(random.usize(1..400))),
                 3 => ("cut in the answer", Mode::CutAnswer(random.usize(1..200))),
@@ -65,13 +74,22 @@ impl Proxy {
                 _ => ("killed", Mode::Gone),
             };
             self.set(mode);
-            *troubles.lock().expect("no holder panics").entry(name).or_default() += 1;
+            *troubles
+                .lock()
+                .expect("no holder panics")
+                .entry(name)
+                .or_default() += 1;
             tokio::time::sleep(Duration::from_millis(random.u64(50..700))).await;
         }
     }
 }
 
-async fn serve(listener: TcpListener, address: SocketAddr, upstream: SocketAddr, mut modes: watch::Receiver<Mode>) {
+async fn serve(
+    listener: TcpListener,
+    address: SocketAddr,
+    upstream: SocketAddr,
+    mut modes: watch::Receiver<Mode>,
+) {
     let mut listener = Some(listener);
     loop {
         let mode = *modes.borrow_and_update();
@@ -115,12 +133,26 @@ async fn pass(mut client: TcpStream, upstream: SocketAddr, mode: Mode) {
         Mode::Hang => return std::future::pending().await,
         Mode::Pass | Mode::Delay(_) | Mode::CutRequest(_) | Mode::CutAnswer(_) => {}
     }
-    let Ok(mut server) = TcpStream::connect(upstream).await else { return };
+    let Ok(mut server) = TcpStream::connect(upstream).await else {
+        return;
+    };
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
-    let pause = if let Mode::Delay(pause) = mode { pause } else { Duration::ZERO };
-    let asked = if let Mode::CutRequest(bytes) = mode { bytes } else { usize::MAX };
-    let answered = if let Mode::CutAnswer(bytes) = mode { bytes } else { usize::MAX };
+    let pause = if let Mode::Delay(pause) = mode {
+        pause
+    } else {
+        Duration::ZERO
+    };
+    let asked = if let Mode::CutRequest(bytes) = mode {
+        bytes
+    } else {
+        usize::MAX
+    };
+    let answered = if let Mode::CutAnswer(bytes) = mode {
+        bytes
+    } else {
+        usize::MAX
+    };
     // Whichever way ends first ends both.
     tokio::select! {
         () = copy(&mut from_client, &mut to_server, pause, asked) => {}
@@ -136,7 +168,9 @@ async fn copy(
 ) {
     let mut piece = vec![0; 16 * 1024];
     while left > 0 {
-        let Ok(read @ 1..) = from.read(&mut piece).await else { return };
+        let Ok(read @ 1..) = from.read(&mut piece).await else {
+            return;
+        };
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }

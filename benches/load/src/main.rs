@@ -26,7 +26,9 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        ["add", socket, connections, watches, prefix] => add(socket, connections.parse()?, watches.parse()?, prefix),
+        ["add", socket, connections, watches, prefix] => {
+            add(socket, connections.parse()?, watches.parse()?, prefix)
+        }
         ["sync", folder, bytes, times] => sync(folder, bytes.parse()?, times.parse()?),
         ["exec", times, program, ref arguments @ ..] => exec(times.parse()?, program, arguments),
         _ => Err("see the head of benches/load/src/main.rs".into()),
@@ -66,12 +68,17 @@ fn add(socket: &str, connections: usize, watches: usize, prefix: &str) -> Result
         }
     };
     let (seconds, times) = std::thread::scope(|scope| -> Result<_> {
-        let all: Vec<_> = (0..connections).map(|_| scope.spawn(one_connection)).collect();
+        let all: Vec<_> = (0..connections)
+            .map(|_| scope.spawn(one_connection))
+            .collect();
         ready.wait();
         let began = Instant::now();
         let mut times = Vec::new();
         for one in all {
-            times.extend(one.join().map_err(|_panic| "a connection's thread panicked")??);
+            times.extend(
+                one.join()
+                    .map_err(|_panic| "a connection's thread panicked")??,
+            );
         }
         Ok((began.elapsed(), times))
     })?;
@@ -91,8 +98,12 @@ fn read_answer(stream: &mut UnixStream, buffer: &mut Vec<u8>) -> Result<u16> {
         }
         filled += read;
         let text = std::str::from_utf8(&buffer[..filled])?;
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            continue;
+        };
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "));
         if body.len() >= length.ok_or("an answer of unknown length")?.parse()? {
             return Ok(head.split(' ').nth(1).ok_or("no code")?.parse()?);
         }
@@ -121,7 +132,11 @@ fn exec(times: usize, program: &str, arguments: &[&str]) -> Result<()> {
     let (mut taken, all) = (Vec::new(), Instant::now());
     for _ in 0..times {
         let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let began = Instant::now();
         let status = command.status()?;
         taken.push(began.elapsed());

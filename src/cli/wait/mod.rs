@@ -89,7 +89,11 @@ enum End {
 ///
 /// # Errors
 /// When the arguments do not fit the configuration, or the engine breaks.
-pub async fn wait(args: &WaitArgs, mut settings: Settings, options: OutputOptions) -> anyhow::Result<u8> {
+pub async fn wait(
+    args: &WaitArgs,
+    mut settings: Settings,
+    options: OutputOptions,
+) -> anyhow::Result<u8> {
     let mut signals = Signals::listen()?;
     let run_ids = tokio::select! {
         run_ids = read_run_ids(&args.runs) => run_ids?,
@@ -104,14 +108,22 @@ pub async fn wait(args: &WaitArgs, mut settings: Settings, options: OutputOption
     for sink in &args.watch.sinks {
         if !settings.sinks.contains_key(sink) {
             let known: Vec<_> = settings.sinks.keys().map(|name| name.as_str()).collect();
-            let known = if known.is_empty() { "none is configured".to_owned() } else { known.join(", ") };
-            options.screen.line(&format!("error: no sink is called {sink}; known sinks: {known}"));
+            let known = if known.is_empty() {
+                "none is configured".to_owned()
+            } else {
+                known.join(", ")
+            };
+            options.screen.line(&format!(
+                "error: no sink is called {sink}; known sinks: {known}"
+            ));
             return Ok(USAGE);
         }
     }
     let labels: Labels = args.watch.labels.iter().cloned().collect();
     if let Err((what, fix)) = check_labels(&labels) {
-        options.screen.line(&format!("error: --label: {what}; {fix}"));
+        options
+            .screen
+            .line(&format!("error: --label: {what}; {fix}"));
         return Ok(USAGE);
     }
     if let Some(interval) = args.interval {
@@ -124,7 +136,9 @@ pub async fn wait(args: &WaitArgs, mut settings: Settings, options: OutputOption
         settings.watch.events = EventsMode::Auto;
         let (runs, most) = (run_ids.len(), settings.watch.max_streams);
         if options.progress && runs > most {
-            options.screen.line(&format!("following {most} of {runs} runs at a time (watch.max_streams)"));
+            options.screen.line(&format!(
+                "following {most} of {runs} runs at a time (watch.max_streams)"
+            ));
         }
     }
     let clock = Clock::system();
@@ -145,14 +159,20 @@ pub async fn wait(args: &WaitArgs, mut settings: Settings, options: OutputOption
         }
     };
     let watches = run_ids.into_iter().map(watch).collect();
-    let until = StopCondition { reached_within: Some(settings.watch.connect_grace), ..StopCondition::of(args) };
+    let until = StopCondition {
+        reached_within: Some(settings.watch.connect_grace),
+        ..StopCondition::of(args)
+    };
     follow(engine, clock.clone(), watches, until, options, signals).await
 }
 
 /// Reads which runs are meant, with standard input read on a thread of its own: it may take its time.
 pub(super) async fn read_run_ids(arguments: &[RunArg]) -> anyhow::Result<Vec<RunId>> {
     let arguments = arguments.to_vec();
-    blocking::run("stdin", move || run_ids(&arguments, std::io::stdin().lock())).await?
+    blocking::run("stdin", move || {
+        run_ids(&arguments, std::io::stdin().lock())
+    })
+    .await?
 }
 
 /// Has the daemon watch the runs, follows it, and returns the exit code. When this ends, the watches
@@ -160,13 +180,25 @@ pub(super) async fn read_run_ids(arguments: &[RunArg]) -> anyhow::Result<Vec<Run
 ///
 /// # Errors
 /// When the arguments cannot be used.
-pub async fn wait_on_daemon(args: &WaitArgs, client: Client, options: OutputOptions) -> anyhow::Result<u8> {
+pub async fn wait_on_daemon(
+    args: &WaitArgs,
+    client: Client,
+    options: OutputOptions,
+) -> anyhow::Result<u8> {
     let mut signals = Signals::listen()?;
     let run_ids = tokio::select! {
         run_ids = read_run_ids(&args.runs) => run_ids?,
         code = signals.next() => return Ok(code),
     };
-    remote::wait((&args.watch, args.again), run_ids, client, StopCondition::of(args), options, signals).await
+    remote::wait(
+        (&args.watch, args.again),
+        run_ids,
+        client,
+        StopCondition::of(args),
+        options,
+        signals,
+    )
+    .await
 }
 
 /// When a wait is over.
@@ -184,7 +216,12 @@ pub(super) struct StopCondition {
 
 impl StopCondition {
     fn of(args: &WaitArgs) -> Self {
-        Self { first: args.any, first_bad: args.fail_fast, linger: args.linger, reached_within: None }
+        Self {
+            first: args.any,
+            first_bad: args.fail_fast,
+            linger: args.linger,
+            reached_within: None,
+        }
     }
 }
 
@@ -205,11 +242,21 @@ pub(super) async fn follow(
         activity: None,
         verdict: None,
     };
-    let left = |watch: &Watch| Duration::try_from(watch.deadline_at.duration_since(clock.now())).unwrap_or_default();
+    let left = |watch: &Watch| {
+        Duration::try_from(watch.deadline_at.duration_since(clock.now())).unwrap_or_default()
+    };
     let deadline = Instant::now().checked_add(watches.iter().map(left).max().unwrap_or_default());
     let report = Report::new(options, watches.iter().map(tracked).collect(), deadline);
     let activities = report.wants_activity().then(|| engine.watches.activities());
-    let mut session = Session { report, clock, engine, until, activities, status_seq: 0, event_seq: 0 };
+    let mut session = Session {
+        report,
+        clock,
+        engine,
+        until,
+        activities,
+        status_seq: 0,
+        event_seq: 0,
+    };
     for watch in watches {
         session.engine.watches.add(watch, AddedBy::Request).await?;
     }
@@ -235,7 +282,10 @@ impl Session {
         let mut breaker = self.engine.watches.breaker();
         let mut redraw = tokio::time::interval(REDRAW);
         redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut reached_by = self.until.reached_within.and_then(|within| Instant::now().checked_add(within));
+        let mut reached_by = self
+            .until
+            .reached_within
+            .and_then(|within| Instant::now().checked_add(within));
         loop {
             // Marked as seen before the store is read, so that no change in between is missed.
             history.mark_unchanged();
@@ -251,11 +301,22 @@ impl Session {
             } else if reached_by.is_some_and(|by| by <= Instant::now()) {
                 reached_by = None;
                 let within = humanize(self.until.reached_within.unwrap_or_default());
-                let why = if state.message.is_empty() { "no answer" } else { &state.message };
-                self.engine.watches.give_up(format!("the API was not reached within {within}: {why}")).await?;
+                let why = if state.message.is_empty() {
+                    "no answer"
+                } else {
+                    &state.message
+                };
+                self.engine
+                    .watches
+                    .give_up(format!("the API was not reached within {within}: {why}"))
+                    .await?;
             }
             let live = self.report.is_live();
-            let views = if live { self.engine.watches.view(None).await.unwrap_or_default() } else { Vec::new() };
+            let views = if live {
+                self.engine.watches.view(None).await.unwrap_or_default()
+            } else {
+                Vec::new()
+            };
             self.report.show(self.clock.now(), &views, &state);
             let unread = !self.report.has_room();
             loop {
@@ -280,10 +341,20 @@ impl Session {
     async fn catch_up(&mut self) -> anyhow::Result<bool> {
         loop {
             // Read before the changes of status: what is stored in between has its change shown before its verdict.
-            let events = self.engine.store.events_after(self.event_seq, EVENTS_AT_ONCE).await?;
-            for change in self.engine.store.status_changes_after(self.status_seq).await? {
+            let events = self
+                .engine
+                .store
+                .events_after(self.event_seq, EVENTS_AT_ONCE)
+                .await?;
+            for change in self
+                .engine
+                .store
+                .status_changes_after(self.status_seq)
+                .await?
+            {
                 self.status_seq = change.seq;
-                self.report.status(&change.run_id, &change.status, change.at);
+                self.report
+                    .status(&change.run_id, &change.status, change.at);
             }
             if events.is_empty() {
                 break;
@@ -293,7 +364,9 @@ impl Session {
                     return Ok(false);
                 }
                 self.event_seq = seq;
-                let (Some(verdict), Some(data)) = (event.event_type.verdict(), event.run()) else { continue };
+                let (Some(verdict), Some(data)) = (event.event_type.verdict(), event.run()) else {
+                    continue;
+                };
                 self.hear_out();
                 self.report.verdict(verdict, &event, data);
                 if self.report.is_over(self.until, Some(verdict)) {
@@ -307,11 +380,17 @@ impl Session {
     /// Takes in what the runs have said so far: a stream tells its followers before its run is asked for, so
     /// all of it belongs before the verdict.
     fn hear_out(&mut self) {
-        let Some(activities) = &mut self.activities else { return };
+        let Some(activities) = &mut self.activities else {
+            return;
+        };
         for _ in 0..activities.len() {
             match activities.try_recv() {
-                Ok(activities) => self.report.heard(StreamMessage::Activity(ActivityResponse::of(&activities))),
-                Err(TryRecvError::Lagged(missed)) => self.report.heard(StreamMessage::Missed(missed)),
+                Ok(activities) => self
+                    .report
+                    .heard(StreamMessage::Activity(ActivityResponse::of(&activities))),
+                Err(TryRecvError::Lagged(missed)) => {
+                    self.report.heard(StreamMessage::Missed(missed))
+                }
                 Err(TryRecvError::Empty | TryRecvError::Closed) => return,
             }
         }
@@ -326,13 +405,19 @@ impl Session {
                 Some(signal) => (Some(signal), GRACE),
             },
             End::Refused(message) => {
-                self.report.options.screen.line(&format!("error: the API refused the key: {message}"));
+                self.report
+                    .options
+                    .screen
+                    .line(&format!("error: the API refused the key: {message}"));
                 (Some(KEY_REFUSED), GRACE)
             }
             End::Signal(code) => {
                 if self.report.options.progress {
                     let going = self.report.going();
-                    self.report.options.screen.line(&format!("interrupted; {going} still going, and left alone"));
+                    self.report
+                        .options
+                        .screen
+                        .line(&format!("interrupted; {going} still going, and left alone"));
                 }
                 (Some(code), GRACE)
             }
@@ -362,14 +447,21 @@ impl Session {
     /// under way when `linger` has passed has as long from then. Returns the code of a signal that ended it early.
     async fn linger(&mut self, signals: &mut Signals) -> anyhow::Result<Option<u8>> {
         let linger = self.until.linger;
-        let ends_at = self.clock.now().checked_add(linger).unwrap_or(Timestamp::MAX);
+        let ends_at = self
+            .clock
+            .now()
+            .checked_add(linger)
+            .unwrap_or(Timestamp::MAX);
         let ends = Instant::now() + linger;
         let mut changed = self.engine.store.deliveries_changed();
         let mut cut_offs: BTreeMap<DeliveryId, Instant> = BTreeMap::new();
         let mut announced = false;
         loop {
             changed.mark_unchanged();
-            let open = DeliveryFilter { states: OPEN.to_vec(), ..DeliveryFilter::default() };
+            let open = DeliveryFilter {
+                states: OPEN.to_vec(),
+                ..DeliveryFilter::default()
+            };
             let open = self.engine.store.deliveries(open, ALL).await?.items;
             let now = Instant::now();
             let mut look_again = None;
@@ -388,17 +480,22 @@ impl Session {
                     _ => Some(now),
                 };
                 is_waited_for |= until.is_none_or(|until| now < until);
-                look_again = until.filter(|until| now < *until).into_iter().chain(look_again).min();
+                look_again = until
+                    .filter(|until| now < *until)
+                    .into_iter()
+                    .chain(look_again)
+                    .min();
             }
             if !is_waited_for {
                 return Ok(None);
             }
             let retrying = open.iter().any(|delivery| delivery.last_detail.is_some());
-            if retrying && self.report.options.progress && !std::mem::replace(&mut announced, true) {
-                self.report
-                    .options
-                    .screen
-                    .line(&format!("{} still to be delivered; trying again", messages(open.len())));
+            if retrying && self.report.options.progress && !std::mem::replace(&mut announced, true)
+            {
+                self.report.options.screen.line(&format!(
+                    "{} still to be delivered; trying again",
+                    messages(open.len())
+                ));
             }
             let look_again = async {
                 match look_again {
@@ -420,15 +517,29 @@ impl Session {
     async fn report_undelivered(&self) -> anyhow::Result<()> {
         let now = self.clock.now();
         let states = OPEN.into_iter().chain([DeliveryState::Dead]).collect();
-        let undelivered = DeliveryFilter { states, ..DeliveryFilter::default() };
+        let undelivered = DeliveryFilter {
+            states,
+            ..DeliveryFilter::default()
+        };
         let undelivered = self.engine.store.deliveries(undelivered, ALL).await?.items;
         for delivery in &undelivered {
-            let about = delivery.run_id.as_ref().map(|id| format!(" of {id}")).unwrap_or_default();
-            let why = delivery.last_detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
+            let about = delivery
+                .run_id
+                .as_ref()
+                .map(|id| format!(" of {id}"))
+                .unwrap_or_default();
+            let why = delivery
+                .last_detail
+                .as_ref()
+                .map(|detail| format!(": {detail}"))
+                .unwrap_or_default();
             let next = match (delivery.state, delivery.next_attempt_at) {
                 (DeliveryState::Sending, _) => " (the last one was cut off)".to_owned(),
                 (DeliveryState::Pending, Some(at)) => {
-                    format!(" (the next attempt would be in {})", humanize(at.duration_since(now).unsigned_abs()))
+                    format!(
+                        " (the next attempt would be in {})",
+                        humanize(at.duration_since(now).unsigned_abs())
+                    )
                 }
                 _ => String::new(),
             };
@@ -436,14 +547,20 @@ impl Session {
                 "warning: {}{about} was not delivered to {} after {}{why}{next}",
                 delivery.event_type,
                 delivery.sink,
-                if delivery.attempts == 1 { "1 attempt".to_owned() } else { format!("{} attempts", delivery.attempts) },
+                if delivery.attempts == 1 {
+                    "1 attempt".to_owned()
+                } else {
+                    format!("{} attempts", delivery.attempts)
+                },
             ));
         }
-        if undelivered.iter().any(|delivery| OPEN.contains(&delivery.state)) {
-            self.report
-                .options
-                .screen
-                .line("these messages end with this command; a longer --linger gives them more time");
+        if undelivered
+            .iter()
+            .any(|delivery| OPEN.contains(&delivery.state))
+        {
+            self.report.options.screen.line(
+                "these messages end with this command; a longer --linger gives them more time",
+            );
         }
         Ok(())
     }
@@ -458,7 +575,9 @@ async fn until(at: Option<Instant>) {
 
 /// What the runs are doing next. Cancel-safe. It never comes where nobody wants to see it.
 async fn hear(activities: &mut Option<broadcast::Receiver<Arc<RunActivity>>>) -> StreamMessage {
-    let Some(receiver) = activities else { return std::future::pending().await };
+    let Some(receiver) = activities else {
+        return std::future::pending().await;
+    };
     match receiver.recv().await {
         Ok(activities) => StreamMessage::Activity(ActivityResponse::of(&activities)),
         Err(RecvError::Lagged(missed)) => StreamMessage::Missed(missed),
@@ -468,5 +587,9 @@ async fn hear(activities: &mut Option<broadcast::Receiver<Arc<RunActivity>>>) ->
 }
 
 fn messages(count: usize) -> String {
-    if count == 1 { "1 message".to_owned() } else { format!("{count} messages") }
+    if count == 1 {
+        "1 message".to_owned()
+    } else {
+        format!("{count} messages")
+    }
 }

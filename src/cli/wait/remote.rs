@@ -50,7 +50,9 @@ pub(super) async fn wait(
     let screen = options.screen.clone();
     let (mut runs, mut dropped) = (Vec::new(), false);
     let began = Timestamp::now();
-    let deadline = args.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let deadline = args
+        .timeout
+        .and_then(|timeout| Instant::now().checked_add(timeout));
     let mut limit = Limit::new(args.timeout, began);
     for added in add_all(&client, args, again, &run_ids).await {
         match added {
@@ -60,7 +62,11 @@ pub(super) async fn wait(
                     screen.line(&format!("warning: {what}"));
                     dropped = true;
                 }
-                if !new && watch.verdict.is_some() && options.progress && !limit.outlasts(&watch, began) {
+                if !new
+                    && watch.verdict.is_some()
+                    && options.progress
+                    && !limit.outlasts(&watch, began)
+                {
                     screen.line(&standing_of_known(&watch, began));
                 }
                 limit.include(&watch);
@@ -73,9 +79,23 @@ pub(super) async fn wait(
         }
     }
     let report = Report::new(options, runs, deadline);
-    let feed = if report.wants_activity() { Feed::Closed } else { Feed::None };
+    let feed = if report.wants_activity() {
+        Feed::Closed
+    } else {
+        Feed::None
+    };
     let (unwatched, seen, renewed) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
-    let mut follower = Follower { report, client, feed, gone: false, unwatched, seen, args, limit, renewed };
+    let mut follower = Follower {
+        report,
+        client,
+        feed,
+        gone: false,
+        unwatched,
+        seen,
+        args,
+        limit,
+        renewed,
+    };
     let code = tokio::select! {
         // All is known, but not all was done as requested.
         code = follower.follow(until) => if code == 0 && dropped { USAGE } else { code },
@@ -113,7 +133,10 @@ struct Limit {
 impl Limit {
     fn new(timeout: Option<Duration>, began: Timestamp) -> Self {
         let own = timeout.map(|timeout| began.checked_add(timeout).unwrap_or(Timestamp::MAX));
-        Self { own, last: own.unwrap_or(began) }
+        Self {
+            own,
+            last: own.unwrap_or(began),
+        }
     }
 
     /// Takes in a watch that is waited for.
@@ -121,24 +144,36 @@ impl Limit {
         let within = match self.own {
             None => LATE_VERDICT_WITHIN,
             // The daemon gives a verdict of its own about then.
-            Some(own) if watch.deadline_at <= own.checked_add(VERDICT_WITHIN / 2).unwrap_or(Timestamp::MAX) => {
+            Some(own)
+                if watch.deadline_at
+                    <= own
+                        .checked_add(VERDICT_WITHIN / 2)
+                        .unwrap_or(Timestamp::MAX) =>
+            {
                 VERDICT_WITHIN
             }
             Some(_) => return,
         };
         let from = self.own.unwrap_or(watch.deadline_at);
-        self.last = self.last.max(from.checked_add(within).unwrap_or(Timestamp::MAX));
+        self.last = self
+            .last
+            .max(from.checked_add(within).unwrap_or(Timestamp::MAX));
     }
 
     /// Whether a watch ended for want of time, and this wait has time left.
     fn outlasts(&self, watch: &WatchResponse, now: Timestamp) -> bool {
-        let for_want_of_time = matches!(watch.known_verdict(), Some(Verdict::TimedOut | Verdict::Unreachable));
+        let for_want_of_time = matches!(
+            watch.known_verdict(),
+            Some(Verdict::TimedOut | Verdict::Unreachable)
+        );
         for_want_of_time && self.left(now).is_some()
     }
 
     /// The time that the command line gives and that is left.
     fn left(&self, now: Timestamp) -> Option<Duration> {
-        Duration::try_from(self.own?.duration_since(now)).ok().filter(|left| *left >= MIN_DEADLINE)
+        Duration::try_from(self.own?.duration_since(now))
+            .ok()
+            .filter(|left| *left >= MIN_DEADLINE)
     }
 }
 
@@ -206,11 +241,24 @@ impl Follower<'_> {
     /// Ends the wait for all runs that have no verdict by now.
     fn give_up(&mut self) {
         let (verdict, why) = match self.gone {
-            true => (Verdict::Unreachable, "the daemon does not answer; it goes on with its watches when it is back"),
-            false => (Verdict::TimedOut, "no verdict in the time of this wait; the daemon goes on watching"),
+            true => (
+                Verdict::Unreachable,
+                "the daemon does not answer; it goes on with its watches when it is back",
+            ),
+            false => (
+                Verdict::TimedOut,
+                "no verdict in the time of this wait; the daemon goes on watching",
+            ),
         };
-        let going = self.report.runs.values().filter(|run| run.verdict.is_none());
-        let going: Vec<_> = going.map(|run| run.run_id.clone()).filter(|id| !self.unwatched.contains(id)).collect();
+        let going = self
+            .report
+            .runs
+            .values()
+            .filter(|run| run.verdict.is_none());
+        let going: Vec<_> = going
+            .map(|run| run.run_id.clone())
+            .filter(|id| !self.unwatched.contains(id))
+            .collect();
         for run_id in going {
             self.report.given_up(&run_id, verdict, why);
         }
@@ -220,18 +268,32 @@ impl Follower<'_> {
     /// it is.
     async fn renew(&mut self, watch: &WatchResponse) -> bool {
         let now = Timestamp::now();
-        let Some(left) = self.limit.left(now).filter(|_| self.limit.outlasts(watch, now)) else { return false };
+        let Some(left) = self
+            .limit
+            .left(now)
+            .filter(|_| self.limit.outlasts(watch, now))
+        else {
+            return false;
+        };
         if !self.renewed.insert(watch.run_id.clone()) {
             return false;
         }
-        let timeout = Some(format_duration(Duration::from_millis(left.as_millis().try_into().unwrap_or(u64::MAX))));
-        let asked = AddRequest { timeout, ..request(self.args, &watch.run_id, true) };
+        let timeout = Some(format_duration(Duration::from_millis(
+            left.as_millis().try_into().unwrap_or(u64::MAX),
+        )));
+        let asked = AddRequest {
+            timeout,
+            ..request(self.args, &watch.run_id, true)
+        };
         let renewed = self.client.add(&asked).await.is_ok();
         if renewed {
             self.seen.remove(&watch.run_id);
             if self.report.options.progress {
                 let verdict = watch.verdict.as_deref().unwrap_or_default();
-                let line = format!("{}: an earlier watch ended as {verdict}; it is watched anew", watch.run_id);
+                let line = format!(
+                    "{}: an earlier watch ended as {verdict}; it is watched anew",
+                    watch.run_id
+                );
                 self.report.options.screen.line(&line);
             }
         }
@@ -255,7 +317,11 @@ impl Follower<'_> {
                 self.open_feed().await;
             }
             // With more runs than questions each would wait for the ones before it.
-            let wait = if going.len() > QUESTIONS { Duration::ZERO } else { FRESHNESS };
+            let wait = if going.len() > QUESTIONS {
+                Duration::ZERO
+            } else {
+                FRESHNESS
+            };
             let client = self.client.clone();
             let asked = going.into_iter().map(|run_id| {
                 let client = &client;
@@ -296,7 +362,9 @@ impl Follower<'_> {
                         self.report.room().await;
                     }
                     Err(error) if error.is_unknown() => {
-                        self.report.options.screen.line(&format!("error: {run_id} is no longer watched by the daemon"));
+                        self.report.options.screen.line(&format!(
+                            "error: {run_id} is no longer watched by the daemon"
+                        ));
                         self.unwatched.insert(run_id);
                     }
                     Err(error) => {
@@ -306,7 +374,8 @@ impl Follower<'_> {
                     }
                 }
             }
-            self.report.show(Timestamp::now(), &views, &BreakerView::default());
+            self.report
+                .show(Timestamp::now(), &views, &BreakerView::default());
             if self.gone || wait.is_zero() {
                 let ends = Instant::now() + GONE_PAUSE;
                 // What comes next is kept until it is whole.
@@ -334,7 +403,9 @@ impl Follower<'_> {
             Err(error @ ClientError::Refused(_)) => {
                 self.feed = Feed::None;
                 if self.report.options.follow {
-                    self.report.options.screen.line(&format!("warning: the events of runs cannot be shown: {error}"));
+                    self.report.options.screen.line(&format!(
+                        "warning: the events of runs cannot be shown: {error}"
+                    ));
                 }
             }
             // The next question finds out what is wrong.
@@ -345,16 +416,20 @@ impl Follower<'_> {
     /// Takes in what the daemon says of one run. Returns its verdict, if it has one now.
     fn take_in(&mut self, watch: &WatchResponse) -> Option<Verdict> {
         let history = watch.history.as_deref().unwrap_or_default();
-        let seen = self.seen.insert(watch.run_id.clone(), history.len()).unwrap_or(0);
+        let seen = self
+            .seen
+            .insert(watch.run_id.clone(), history.len())
+            .unwrap_or(0);
         for change in history.iter().skip(seen) {
-            self.report.status(&watch.run_id, &Status::from_api(&change.status), change.at);
+            self.report
+                .status(&watch.run_id, &Status::from_api(&change.status), change.at);
         }
         watch.verdict.as_ref()?;
         let Some((verdict, event)) = verdict_event(watch) else {
-            self.report
-                .options
-                .screen
-                .line(&format!("error: {} ended in a way that this program does not know", watch.run_id));
+            self.report.options.screen.line(&format!(
+                "error: {} ended in a way that this program does not know",
+                watch.run_id
+            ));
             self.unwatched.insert(watch.run_id.clone());
             return None;
         };
@@ -365,7 +440,10 @@ impl Follower<'_> {
     }
 
     fn say_gone(&self, error: &ClientError) {
-        self.report.options.screen.line(&format!("warning: {error}; waiting for it to come back"));
+        self.report
+            .options
+            .screen
+            .line(&format!("warning: {error}; waiting for it to come back"));
     }
 }
 
@@ -383,7 +461,14 @@ fn verdict_event(watch: &WatchResponse) -> Option<(Verdict, Event)> {
     let verdict = watch.known_verdict()?;
     let data: RunEvent = serde_json::from_str(watch.data.as_ref()?.get()).ok()?;
     let timestamp = watch.finished_at?;
-    Some((verdict, Event { event_type: verdict.event_type(), timestamp, data: EventData::Run(Box::new(data)) }))
+    Some((
+        verdict,
+        Event {
+            event_type: verdict.event_type(),
+            timestamp,
+            data: EventData::Run(Box::new(data)),
+        },
+    ))
 }
 
 fn view(watch: &WatchResponse) -> Option<WatchView> {
@@ -394,6 +479,9 @@ fn view(watch: &WatchResponse) -> Option<WatchView> {
         missing_since: watch.missing_since,
         polling: watch.polling,
         next_poll_at: watch.next_poll_at?,
-        last_error: watch.last_error.as_ref().map(|error| PollFailure { at: error.at, message: error.message.clone() }),
+        last_error: watch.last_error.as_ref().map(|error| PollFailure {
+            at: error.at,
+            message: error.message.clone(),
+        }),
     })
 }

@@ -9,7 +9,9 @@ use jiff::tz::TimeZone;
 use tokio::time::{Instant, timeout_at};
 
 use super::super::USAGE;
-use super::view::{Palette, Tracked, activity_line, activity_words, change_line, live_lines, provider_line};
+use super::view::{
+    Palette, Tracked, activity_line, activity_words, change_line, live_lines, provider_line,
+};
 use super::{OutputOptions, ResultFormat, StopCondition};
 use crate::control::StreamMessage;
 use crate::domain::{Event, RunEvent, RunId, Status, Verdict};
@@ -40,12 +42,23 @@ const READER_GRACE: Duration = Duration::from_secs(15);
 impl Report {
     /// About these runs, in this order. All have their verdict by `deadline`, where that is known: results that are
     /// not read soon after it are given up.
-    pub(super) fn new(options: OutputOptions, runs: Vec<Tracked>, deadline: Option<Instant>) -> Self {
-        let area = if options.progress { options.screen.err.live_area() } else { None };
+    pub(super) fn new(
+        options: OutputOptions,
+        runs: Vec<Tracked>,
+        deadline: Option<Instant>,
+    ) -> Self {
+        let area = if options.progress {
+            options.screen.err.live_area()
+        } else {
+            None
+        };
         Self {
             options,
             order: runs.iter().map(|run| run.run_id.clone()).collect(),
-            runs: runs.into_iter().map(|run| (run.run_id.clone(), run)).collect(),
+            runs: runs
+                .into_iter()
+                .map(|run| (run.run_id.clone(), run))
+                .collect(),
             area,
             shown_breaker: BreakerView::default(),
             zone: TimeZone::system(),
@@ -71,9 +84,13 @@ impl Report {
         let out = self.options.screen.out.clone();
         self.until_read(out.flush()).await;
         if self.unread {
-            self.options.screen.line("error: results are lost, because standard output was not read");
+            self.options
+                .screen
+                .line("error: results are lost, because standard output was not read");
         } else if let Some(error) = self.options.screen.out.result_failed() {
-            self.options.screen.line(&format!("cannot write to standard output: {error}"));
+            self.options
+                .screen
+                .line(&format!("cannot write to standard output: {error}"));
         }
     }
 
@@ -97,7 +114,9 @@ impl Report {
 
     /// Takes in a status and says so where it is another one.
     pub(super) fn status(&mut self, run_id: &RunId, status: &Status, at: Timestamp) {
-        let Some(run) = self.runs.get_mut(run_id) else { return };
+        let Some(run) = self.runs.get_mut(run_id) else {
+            return;
+        };
         if run.status.replace(status.clone()).as_ref() == Some(status) {
             return;
         }
@@ -124,7 +143,13 @@ impl Report {
                 return;
             }
         };
-        let Some(run) = self.runs.get_mut(&seen.run_id).filter(|run| run.verdict.is_none()) else { return };
+        let Some(run) = self
+            .runs
+            .get_mut(&seen.run_id)
+            .filter(|run| run.verdict.is_none())
+        else {
+            return;
+        };
         run.activity = Some(activity_words(&seen));
         if !self.options.follow {
             return;
@@ -136,7 +161,9 @@ impl Report {
             }
             let left_out = std::mem::take(&mut self.left_out);
             if left_out > 0 {
-                let line = format!("warning: {left_out} events are left out, because standard output was not read");
+                let line = format!(
+                    "warning: {left_out} events are left out, because standard output was not read"
+                );
                 self.options.screen.line(&self.palette().warning(&line));
             }
             self.print(&serde_json::to_string(&seen).expect("the documents have text keys"));
@@ -148,24 +175,32 @@ impl Report {
 
     /// Takes in the verdict that `event` tells, and prints the result.
     pub(super) fn verdict(&mut self, verdict: Verdict, event: &Event, data: &RunEvent) {
-        let Some(run) = self.runs.get_mut(&data.run.id) else { return };
+        let Some(run) = self.runs.get_mut(&data.run.id) else {
+            return;
+        };
         run.verdict = Some(verdict);
         self.print_result(verdict, event, data);
     }
 
     /// Takes in that a run has no verdict by the end of the wait: `verdict` is that of the wait, for the reason `why`.
     pub(super) fn given_up(&mut self, run_id: &RunId, verdict: Verdict, why: &str) {
-        let Some(run) = self.runs.get_mut(run_id) else { return };
+        let Some(run) = self.runs.get_mut(run_id) else {
+            return;
+        };
         run.verdict = Some(verdict);
         let word = verdict.as_str();
         match self.options.results {
-            ResultFormat::Json => {
-                self.print(&serde_json::json!({ "run_id": run_id, "verdict": word, "reason": why }).to_string())
+            ResultFormat::Json => self.print(
+                &serde_json::json!({ "run_id": run_id, "verdict": word, "reason": why })
+                    .to_string(),
+            ),
+            ResultFormat::Text => {
+                self.print(&format!("{run_id} {}: {why}", self.palette().status(word)))
             }
-            ResultFormat::Text => self.print(&format!("{run_id} {}: {why}", self.palette().status(word))),
-            ResultFormat::Output | ResultFormat::Nothing => {
-                self.options.screen.line(&format!("error: {run_id} {word}: {why}"))
-            }
+            ResultFormat::Output | ResultFormat::Nothing => self
+                .options
+                .screen
+                .line(&format!("error: {run_id} {word}: {why}")),
         }
     }
 
@@ -177,7 +212,10 @@ impl Report {
 
     /// How many runs have no verdict.
     pub(super) fn going(&self) -> usize {
-        self.runs.values().filter(|run| run.verdict.is_none()).count()
+        self.runs
+            .values()
+            .filter(|run| run.verdict.is_none())
+            .count()
     }
 
     /// Shows how things are: live lines, or a plain line when the API's state is another one.
@@ -190,9 +228,13 @@ impl Report {
             let lines = live_lines(palette, now, &runs, views, breaker, most);
             area.show(lines, self.options.screen.columns());
         } else if self.options.progress
-            && (breaker.outage, &breaker.message) != (self.shown_breaker.outage, &self.shown_breaker.message)
+            && (breaker.outage, &breaker.message)
+                != (self.shown_breaker.outage, &self.shown_breaker.message)
         {
-            let line = match (provider_line(palette, now, breaker), self.shown_breaker.outage) {
+            let line = match (
+                provider_line(palette, now, breaker),
+                self.shown_breaker.outage,
+            ) {
                 (None, Some(_)) => Some("the API answers again".to_owned()),
                 (line, _) => line,
             };
@@ -217,7 +259,9 @@ impl Report {
     }
 
     fn palette(&self) -> Palette {
-        Palette { coloured: self.options.coloured }
+        Palette {
+            coloured: self.options.coloured,
+        }
     }
 
     /// Prints what is known now of one run.
@@ -232,12 +276,16 @@ impl Report {
                 }
             }
             ResultFormat::Json => {
-                let line = serde_json::json!({ "run_id": data.run.id, "verdict": verdict.as_str() });
+                let line =
+                    serde_json::json!({ "run_id": data.run.id, "verdict": verdict.as_str() });
                 let mut line = line.to_string();
                 // The data goes in as text: a JSON value would change the run's own numbers.
                 let json = serde_json::to_string(data).expect("an event has only text keys");
                 line.truncate(line.len() - 1);
-                self.print(&format!("{line},\"data\":{}}}", escape_json_for_terminal(&json)));
+                self.print(&format!(
+                    "{line},\"data\":{}}}",
+                    escape_json_for_terminal(&json)
+                ));
                 if !io::stdout().is_terminal() && !quiet {
                     self.options.screen.line(&human);
                 }
@@ -249,10 +297,13 @@ impl Report {
                         self.print(&escape_json_for_terminal(output.get()));
                     }
                     (Verdict::Succeeded, Some(output)) => self.print(output.get()),
-                    (Verdict::Succeeded, None) if data.truncated.iter().any(|name| name == "output") => {
-                        let what =
-                            "is left out: it is too large, nested too deeply, or not JSON that programs can read";
-                        self.options.screen.line(&format!("warning: the output of {} {what}", data.run.id));
+                    (Verdict::Succeeded, None)
+                        if data.truncated.iter().any(|name| name == "output") =>
+                    {
+                        let what = "is left out: it is too large, nested too deeply, or not JSON that programs can read";
+                        self.options
+                            .screen
+                            .line(&format!("warning: the output of {} {what}", data.run.id));
                     }
                     _ => {}
                 }
@@ -266,7 +317,11 @@ impl Report {
 
     fn result_line(&self, verdict: Verdict, event: &Event) -> String {
         let summary = summary::of(event);
-        let mut line = summary.title.replacen(verdict.as_str(), &self.palette().status(verdict.as_str()), 1);
+        let mut line = summary.title.replacen(
+            verdict.as_str(),
+            &self.palette().status(verdict.as_str()),
+            1,
+        );
         for detail in &summary.lines {
             line.push_str("\n  ");
             line.push_str(detail);

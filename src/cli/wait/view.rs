@@ -19,7 +19,11 @@ pub(super) struct Palette {
 
 impl Palette {
     fn paint(self, code: &str, text: &str) -> String {
-        if self.coloured { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.coloured {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
     }
 
     /// A status word: green for good, red for bad, yellow for what needs a look, plain otherwise.
@@ -70,17 +74,49 @@ impl Tracked {
 }
 
 /// The plain line for a change of status.
-pub(super) fn change_line(palette: Palette, at: Timestamp, zone: &TimeZone, run: &Tracked, status: &Status) -> String {
-    let clock = at.to_zoned_datetime(zone.clone()).strftime("%H:%M:%S").to_string();
-    format!("{} {} {}", palette.faint(&clock), run.label(), palette.status(status.as_str()))
+pub(super) fn change_line(
+    palette: Palette,
+    at: Timestamp,
+    zone: &TimeZone,
+    run: &Tracked,
+    status: &Status,
+) -> String {
+    let clock = at
+        .to_zoned_datetime(zone.clone())
+        .strftime("%H:%M:%S")
+        .to_string();
+    format!(
+        "{} {} {}",
+        palette.faint(&clock),
+        run.label(),
+        palette.status(status.as_str())
+    )
 }
 
 /// The plain line for an event of a run.
-pub(super) fn activity_line(palette: Palette, zone: &TimeZone, run: &Tracked, seen: &ActivityResponse) -> String {
-    let clock = seen.at.to_zoned_datetime(zone.clone()).strftime("%H:%M:%S").to_string();
+pub(super) fn activity_line(
+    palette: Palette,
+    zone: &TimeZone,
+    run: &Tracked,
+    seen: &ActivityResponse,
+) -> String {
+    let clock = seen
+        .at
+        .to_zoned_datetime(zone.clone())
+        .strftime("%H:%M:%S")
+        .to_string();
     let kind = one_line(&seen.activity, MAX_WORD_CHARS);
-    let kind = if Activity::is_bad(&seen.activity) { palette.bad(&kind) } else { palette.faint(&kind) };
-    let line = format!("{} {} {kind} {}", palette.faint(&clock), run.label(), Activity::summary(seen.data.as_deref()));
+    let kind = if Activity::is_bad(&seen.activity) {
+        palette.bad(&kind)
+    } else {
+        palette.faint(&kind)
+    };
+    let line = format!(
+        "{} {} {kind} {}",
+        palette.faint(&clock),
+        run.label(),
+        Activity::summary(seen.data.as_deref())
+    );
     line.trim_end().to_owned()
 }
 
@@ -94,9 +130,16 @@ pub(super) fn activity_words(seen: &ActivityResponse) -> String {
 }
 
 /// The plain line for a change in how the API does.
-pub(super) fn provider_line(palette: Palette, now: Timestamp, view: &BreakerView) -> Option<String> {
+pub(super) fn provider_line(
+    palette: Palette,
+    now: Timestamp,
+    view: &BreakerView,
+) -> Option<String> {
     let what = view.outage_text()?;
-    let wait = view.retry_at.map(|at| format!("; asking again in {}", until(now, at))).unwrap_or_default();
+    let wait = view
+        .retry_at
+        .map(|at| format!("; asking again in {}", until(now, at)))
+        .unwrap_or_default();
     Some(palette.warning(&format!("{what}{wait}")))
 }
 
@@ -110,14 +153,31 @@ pub(super) fn live_lines(
     most: usize,
 ) -> Vec<String> {
     let going: Vec<_> = runs.iter().filter(|run| run.verdict.is_none()).collect();
-    let shown = if going.len() > most { most.saturating_sub(1) } else { going.len() };
-    let shown_runs: Vec<_> =
-        going[..shown].iter().map(|run| (*run, views.iter().find(|view| view.run_id == run.run_id))).collect();
-    let label_width = shown_runs.iter().map(|(run, _)| run.label().chars().count()).max().unwrap_or(0);
-    let word_widths = shown_runs.iter().map(|(run, view)| status_word(run, *view).chars().count());
-    let widths = (label_width, word_widths.max().unwrap_or(0).max(LEAST_WORD_WIDTH));
-    let mut lines: Vec<String> =
-        shown_runs.iter().map(|(run, view)| live_line(palette, now, run, *view, breaker, widths)).collect();
+    let shown = if going.len() > most {
+        most.saturating_sub(1)
+    } else {
+        going.len()
+    };
+    let shown_runs: Vec<_> = going[..shown]
+        .iter()
+        .map(|run| (*run, views.iter().find(|view| view.run_id == run.run_id)))
+        .collect();
+    let label_width = shown_runs
+        .iter()
+        .map(|(run, _)| run.label().chars().count())
+        .max()
+        .unwrap_or(0);
+    let word_widths = shown_runs
+        .iter()
+        .map(|(run, view)| status_word(run, *view).chars().count());
+    let widths = (
+        label_width,
+        word_widths.max().unwrap_or(0).max(LEAST_WORD_WIDTH),
+    );
+    let mut lines: Vec<String> = shown_runs
+        .iter()
+        .map(|(run, view)| live_line(palette, now, run, *view, breaker, widths))
+        .collect();
     if going.len() > shown {
         lines.push(palette.faint(&format!("… and {} more", going.len() - shown)));
     }
@@ -157,8 +217,15 @@ fn live_line(
         }
         _ => String::new(),
     };
-    let activity = run.activity.as_ref().map(|words| palette.faint(&format!("  {words}"))).unwrap_or_default();
-    format!("{label:<width$}  {}{padding}  {age:>7}{next}{activity}", palette.status(&word))
+    let activity = run
+        .activity
+        .as_ref()
+        .map(|words| palette.faint(&format!("  {words}")))
+        .unwrap_or_default();
+    format!(
+        "{label:<width$}  {}{padding}  {age:>7}{next}{activity}",
+        palette.status(&word)
+    )
 }
 
 /// The time from `now` to `at` in whole seconds, rounded up.
@@ -194,7 +261,11 @@ mod tests {
     fn live_lines_fit_and_say_what_happens_next() {
         let now = time("2026-01-01T00:01:05Z");
         let runs = [
-            run("run_1", Some("nightly\x1b[31m report"), Some(Status::Running)),
+            run(
+                "run_1",
+                Some("nightly\x1b[31m report"),
+                Some(Status::Running),
+            ),
             run("run_22", None, Some(Status::from_api("re\x1b]0;queued"))),
             run("run_3", None, None),
         ];
@@ -207,7 +278,14 @@ mod tests {
             next_poll_at: time("2026-01-01T00:01:07.200Z"),
             last_error: None,
         };
-        let views = [view.clone(), WatchView { run_id: runs[1].run_id.clone(), polling: true, ..view }];
+        let views = [
+            view.clone(),
+            WatchView {
+                run_id: runs[1].run_id.clone(),
+                polling: true,
+                ..view
+            },
+        ];
         let lines = live_lines(PLAIN, now, &runs, &views, &BreakerView::default(), 2);
         insta::assert_snapshot!(lines.join("\n"), @r"
         run_1 (nightly[31m report)  running       1m 5s  next poll in 3s
@@ -242,22 +320,53 @@ mod tests {
         let line = |palette, run: &_, seen: &_| activity_line(palette, &TimeZone::UTC, run, seen);
         let log = seen("log", r#"{"level":"info","message":"a\u001b[2Jb\nc"}"#);
         assert_eq!(line(PLAIN, &run, &log), "10:35:05 run_1 log info a[2Jb c");
-        assert_eq!(line(PLAIN, &run, &seen("task\x1b]0;.started", "{}")), "10:35:05 run_1 task]0;.started");
+        assert_eq!(
+            line(PLAIN, &run, &seen("task\x1b]0;.started", "{}")),
+            "10:35:05 run_1 task]0;.started"
+        );
         let failed = seen("tool.error", r#"{"tool":"web_search","error":"no route"}"#);
         let shown = line(Palette { coloured: true }, &run, &failed);
-        assert_eq!(shown, "\x1b[2m10:35:05\x1b[0m run_1 \x1b[31mtool.error\x1b[0m web_search no route");
+        assert_eq!(
+            shown,
+            "\x1b[2m10:35:05\x1b[0m run_1 \x1b[31mtool.error\x1b[0m web_search no route"
+        );
         run.activity = Some(activity_words(&failed));
-        let lines = live_lines(PLAIN, time("2026-01-01T00:01:05Z"), &[run], &[], &BreakerView::default(), 2);
-        assert_eq!(lines, ["run_1  running       1m 5s  tool.error: web_search no route"]);
+        let lines = live_lines(
+            PLAIN,
+            time("2026-01-01T00:01:05Z"),
+            &[run],
+            &[],
+            &BreakerView::default(),
+            2,
+        );
+        assert_eq!(
+            lines,
+            ["run_1  running       1m 5s  tool.error: web_search no route"]
+        );
     }
 
     #[test]
     fn a_change_is_one_plain_line() {
         let run = run("run_1", Some("nightly"), None);
-        let line = change_line(PLAIN, time("2026-01-01T10:35:05.9Z"), &TimeZone::UTC, &run, &Status::Running);
+        let line = change_line(
+            PLAIN,
+            time("2026-01-01T10:35:05.9Z"),
+            &TimeZone::UTC,
+            &run,
+            &Status::Running,
+        );
         assert_eq!(line, "10:35:05 run_1 (nightly) running");
         let coloured = Palette { coloured: true };
-        let line = change_line(coloured, time("2026-01-01T10:35:05Z"), &TimeZone::UTC, &run, &Status::Running);
-        assert_eq!(line, "\x1b[2m10:35:05\x1b[0m run_1 (nightly) \x1b[36mrunning\x1b[0m");
+        let line = change_line(
+            coloured,
+            time("2026-01-01T10:35:05Z"),
+            &TimeZone::UTC,
+            &run,
+            &Status::Running,
+        );
+        assert_eq!(
+            line,
+            "\x1b[2m10:35:05\x1b[0m run_1 (nightly) \x1b[36mrunning\x1b[0m"
+        );
     }
 }

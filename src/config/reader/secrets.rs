@@ -28,7 +28,11 @@ impl SecretItem {
 impl Reader<'_> {
     /// Takes a secret, given as `name` or, as a file, `name_file`. Of two in different layers the
     /// later one wins; two in one layer are a problem.
-    pub(in crate::config) fn take_secret(&mut self, table: &mut Table, name: &str) -> Option<SecretItem> {
+    pub(in crate::config) fn take_secret(
+        &mut self,
+        table: &mut Table,
+        name: &str,
+    ) -> Option<SecretItem> {
         let inline = self.take(table, name, None);
         let file = self.take(table, &format!("{name}_file"), None);
         // An empty path stands for none, as in the documented defaults.
@@ -39,11 +43,18 @@ impl Reader<'_> {
                 self.refuse_unseen(&inline, &what, "keep one of them; the file is safer");
                 None
             }
-            (Some(inline), Some(file)) if inline.place.rank > file.place.rank => {
-                Some(SecretItem { item: inline, in_file: false })
-            }
-            (_, Some(item)) => Some(SecretItem { item, in_file: true }),
-            (Some(item), None) => Some(SecretItem { item, in_file: false }),
+            (Some(inline), Some(file)) if inline.place.rank > file.place.rank => Some(SecretItem {
+                item: inline,
+                in_file: false,
+            }),
+            (_, Some(item)) => Some(SecretItem {
+                item,
+                in_file: true,
+            }),
+            (Some(item), None) => Some(SecretItem {
+                item,
+                in_file: false,
+            }),
             (None, None) => None,
         }
     }
@@ -76,9 +87,13 @@ impl Reader<'_> {
         };
         let secret = if found.in_file {
             // People put the secret itself here; it must not come back in a message.
-            if text.contains("://") || text.starts_with("whsec_") || text.chars().any(char::is_control) {
+            if text.contains("://")
+                || text.starts_with("whsec_")
+                || text.chars().any(char::is_control)
+            {
                 let inline = item.name.trim_end_matches("_file");
-                let fix = format!("write the path of a file that holds it, or use the key {inline}");
+                let fix =
+                    format!("write the path of a file that holds it, or use the key {inline}");
                 self.refuse_unseen(item, "this is not a path", &fix);
                 return None;
             }
@@ -109,11 +124,16 @@ impl Reader<'_> {
     ) -> bool {
         let value = value.expose_secret();
         let checked = if value.is_empty() {
-            Err(("this is empty".to_owned(), "write the value, or remove the key".to_owned()))
+            Err((
+                "this is empty".to_owned(),
+                "write the value, or remove the key".to_owned(),
+            ))
         } else {
             rule(value)
         };
-        let Err((what, fix)) = checked else { return true };
+        let Err((what, fix)) = checked else {
+            return true;
+        };
         if found.in_file {
             self.refuse(&found.item, format!("in that file: {what}"), fix);
         } else {
@@ -126,10 +146,17 @@ impl Reader<'_> {
 /// What is wrong with a secret file; its path stands beside it, where it may be shown.
 fn unusable(error: &SecretError) -> (String, &'static str) {
     match error {
-        SecretError::Unreadable { source, .. } => {
-            (format!("the secret file cannot be read ({source})"), "check the path and its permissions")
-        }
-        SecretError::Empty { .. } => ("the secret file is empty".to_owned(), "write the secret into it"),
-        SecretError::TooLarge { .. } => ("the secret file is too large for a secret".to_owned(), "check the path"),
+        SecretError::Unreadable { source, .. } => (
+            format!("the secret file cannot be read ({source})"),
+            "check the path and its permissions",
+        ),
+        SecretError::Empty { .. } => (
+            "the secret file is empty".to_owned(),
+            "write the secret into it",
+        ),
+        SecretError::TooLarge { .. } => (
+            "the secret file is too large for a secret".to_owned(),
+            "check the path",
+        ),
     }
 }

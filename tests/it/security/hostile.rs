@@ -26,7 +26,9 @@ fn answer(status: &str) -> String {
         "error_message": text, "created_at": text, "started_at": text, "completed_at": text,
     })
     .to_string();
-    run = run.replace("\"LONE\"", "\"\\ud800 and \\udfff\\ud800\"").replace("\"huge\":1", "\"huge\":1e999");
+    run = run
+        .replace("\"LONE\"", "\"\\ud800 and \\udfff\\ud800\"")
+        .replace("\"huge\":1", "\"huge\":1e999");
     run
 }
 
@@ -37,16 +39,21 @@ fn harm(text: &str, coloured: bool) -> Option<String> {
     while let Some(c) = rest.chars().next() {
         if coloured && let Some(sequence) = rest.strip_prefix("\x1b[") {
             let end = sequence.find(|c: char| !c.is_ascii_digit() && c != ';' && c != '?')?;
-            if matches!(sequence.as_bytes()[end], b'm' | b'K' | b'A' | b'B' | b'G' | b'h' | b'l') {
+            if matches!(
+                sequence.as_bytes()[end],
+                b'm' | b'K' | b'A' | b'B' | b'G' | b'h' | b'l'
+            ) {
                 rest = &sequence[end + 1..];
                 continue;
             }
         }
         let own = c == '\n' || (coloured && c == '\r');
-        let hidden =
-            matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+        let hidden = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
         if (c.is_control() && !own) || hidden {
-            return Some(format!("{c:?} in {:?}", rest.chars().take(60).collect::<String>()));
+            return Some(format!(
+                "{c:?} in {:?}",
+                rest.chars().take(60).collect::<String>()
+            ));
         }
         rest = &rest[c.len_utf8()..];
     }
@@ -88,8 +95,9 @@ fn sinks(receiver: &Receiver) -> String {
     );
     for format in FORMATS.into_iter().chain(["standard"]) {
         let url = receiver.url().replace("hook", format);
-        config +=
-            &format!("[sinks.{format}]\ntype = \"webhook\"\nurl = {url:?}\nformat = {format:?}\nretry_schedule = []\n");
+        config += &format!(
+            "[sinks.{format}]\ntype = \"webhook\"\nurl = {url:?}\nformat = {format:?}\nretry_schedule = []\n"
+        );
         if format == "template" {
             config += "template_file = \"message.tmpl\"\n";
         }
@@ -97,14 +105,21 @@ fn sinks(receiver: &Receiver) -> String {
     config
 }
 
-const TEMPLATE: &str = r#"{"text": {{ text }}, "status": {{ data.run.status }}, "output": {{ data.run.output }}}"#;
+const TEMPLATE: &str =
+    r#"{"text": {{ text }}, "status": {{ data.run.status }}, "output": {{ data.run.output }}}"#;
 
 #[tokio::test]
 async fn a_hostile_run_is_told_to_everyone_and_harms_nobody() {
     let receiver = Receiver::start([]).await.unwrap();
     let simulator = api([("run_1", Script::succeeds().verbatim(answer("failed")))]).await;
-    for (format, arguments) in [("text", &["--json"][..]), ("json", &[]), ("text", &["--output"])] {
-        let program = Program::with(&simulator).configured(&sinks(&receiver)).with_file("message.tmpl", TEMPLATE);
+    for (format, arguments) in [
+        ("text", &["--json"][..]),
+        ("json", &[]),
+        ("text", &["--output"]),
+    ] {
+        let program = Program::with(&simulator)
+            .configured(&sinks(&receiver))
+            .with_file("message.tmpl", TEMPLATE);
         let common = [
             "--log-level",
             "debug",
@@ -113,16 +128,36 @@ async fn a_hostile_run_is_told_to_everyone_and_harms_nobody() {
             "--name",
             "\u{202e}eman $(touch pwned) =?UTF-8?B?G1sybQ==?=",
         ];
-        let ended = program.run(&[&["wait", "run_1"], arguments, &common[..]].concat()).await;
+        let ended = program
+            .run(&[&["wait", "run_1"], arguments, &common[..]].concat())
+            .await;
         assert_eq!(ended.code, Some(1), "{ended:.2000?}");
-        assert!(!ended.stderr.contains("not delivered"), "everyone is told: {:.2000}", ended.stderr);
+        assert!(
+            !ended.stderr.contains("not delivered"),
+            "everyone is told: {:.2000}",
+            ended.stderr
+        );
         harmless_end(&format!("wait {arguments:?} with {format} logs"), &ended);
-        assert!(ended.stderr.len() < 100_000, "logs stay short: {}", ended.stderr.len());
-        harmless("the log file", &std::fs::read_to_string(program.beside_config("events.jsonl")).unwrap());
-        harmless("the environment", &std::fs::read_to_string(program.home().join("hook.env")).unwrap());
+        assert!(
+            ended.stderr.len() < 100_000,
+            "logs stay short: {}",
+            ended.stderr.len()
+        );
+        harmless(
+            "the log file",
+            &std::fs::read_to_string(program.beside_config("events.jsonl")).unwrap(),
+        );
+        harmless(
+            "the environment",
+            &std::fs::read_to_string(program.home().join("hook.env")).unwrap(),
+        );
         let event = std::fs::read_to_string(program.home().join("hook.event")).unwrap();
         let event: Value = serde_json::from_str(&event).expect("JSON that a strict parser takes");
-        assert_eq!(event["data"]["run"]["error_message"], hostile(), "a program gets the text as it is");
+        assert_eq!(
+            event["data"]["run"]["error_message"],
+            hostile(),
+            "a program gets the text as it is"
+        );
         assert!(!program.home().join("pwned").exists());
     }
     let received = receiver.requests();
@@ -132,16 +167,29 @@ async fn a_hostile_run_is_told_to_everyone_and_harms_nobody() {
         let body = std::str::from_utf8(&got.body).unwrap();
         assert!(body.len() < 70_000, "{place}: {} bytes", body.len());
         for (name, value) in &got.headers {
-            harmless(&format!("the header {name} of {place}"), value.to_str().unwrap());
+            harmless(
+                &format!("the header {name} of {place}"),
+                value.to_str().unwrap(),
+            );
         }
         match place {
             "ntfy" => {
                 harmless(place, body);
                 // Encoded, so that nothing in the name is taken for an encoding.
-                assert!(got.headers["title"].to_str().unwrap().starts_with("=?UTF-8?B?ZW1hbiAk"), "{got:?}");
+                assert!(
+                    got.headers["title"]
+                        .to_str()
+                        .unwrap()
+                        .starts_with("=?UTF-8?B?ZW1hbiAk"),
+                    "{got:?}"
+                );
             }
             "standard" | "template" => {
-                assert!(place == "template" || body.len() < 20_000, "{place}: {} bytes", body.len());
+                assert!(
+                    place == "template" || body.len() < 20_000,
+                    "{place}: {} bytes",
+                    body.len()
+                );
                 drop(serde_json::from_str::<Value>(body).expect("JSON that a strict parser takes"));
             }
             _ => {
@@ -149,8 +197,14 @@ async fn a_hostile_run_is_told_to_everyone_and_harms_nobody() {
                 texts(&serde_json::from_str(body).unwrap(), &mut found);
                 found.iter().for_each(|text| harmless(place, text));
                 let marked = |mark: &str| found.iter().any(|text| text.contains(mark));
-                assert!(place != "slack" || (!marked("<!channel>") && !marked("<http")), "{place}: {found:?}");
-                assert!(place == "slack" || (!marked(" [a](http") && !marked(" **x**")), "{place}: {found:?}");
+                assert!(
+                    place != "slack" || (!marked("<!channel>") && !marked("<http")),
+                    "{place}: {found:?}"
+                );
+                assert!(
+                    place == "slack" || (!marked(" [a](http") && !marked(" **x**")),
+                    "{place}: {found:?}"
+                );
             }
         }
     }
@@ -161,22 +215,55 @@ async fn a_status_that_nobody_knows_shows_harmlessly() {
     let receiver = Receiver::start([]).await.unwrap();
     let simulator = api([("run_1", Script::succeeds().verbatim(answer(&hostile())))]).await;
     for format in ["text", "json"] {
-        let program = Program::with(&simulator).configured(&sinks(&receiver)).with_file("message.tmpl", TEMPLATE);
-        let arguments = ["wait", "run_1", "--timeout", "500ms", "--log-level", "debug", "--log-format", format];
+        let program = Program::with(&simulator)
+            .configured(&sinks(&receiver))
+            .with_file("message.tmpl", TEMPLATE);
+        let arguments = [
+            "wait",
+            "run_1",
+            "--timeout",
+            "500ms",
+            "--log-level",
+            "debug",
+            "--log-format",
+            format,
+        ];
         let ended = program.run(&arguments).await;
         assert_eq!(ended.code, Some(124), "{ended:.2000?}");
-        assert!(!ended.stderr.contains("not delivered"), "{:.2000}", ended.stderr);
+        assert!(
+            !ended.stderr.contains("not delivered"),
+            "{:.2000}",
+            ended.stderr
+        );
         harmless_end("wait", &ended);
-        assert!(ended.stderr.len() < 100_000, "logs stay short: {}", ended.stderr.len());
+        assert!(
+            ended.stderr.len() < 100_000,
+            "logs stay short: {}",
+            ended.stderr.len()
+        );
     }
     for (body, what) in [
         (hostile(), "no JSON"),
-        (json!({"id": hostile(), "status": "succeeded"}).to_string(), "another run"),
-        (r#"{"id":"run_1","status":"\ud800"}"#.to_owned(), "half a character"),
+        (
+            json!({"id": hostile(), "status": "succeeded"}).to_string(),
+            "another run",
+        ),
+        (
+            r#"{"id":"run_1","status":"\ud800"}"#.to_owned(),
+            "half a character",
+        ),
     ] {
         let simulator = api([("run_1", Script::succeeds().verbatim(body))]).await;
-        let ended =
-            Program::with(&simulator).run(&["wait", "run_1", "--timeout", "300ms", "--log-level", "debug"]).await;
+        let ended = Program::with(&simulator)
+            .run(&[
+                "wait",
+                "run_1",
+                "--timeout",
+                "300ms",
+                "--log-level",
+                "debug",
+            ])
+            .await;
         assert_eq!(ended.code, Some(6), "{what}: {ended:.2000?}");
         harmless_end(what, &ended);
     }
@@ -186,15 +273,29 @@ async fn a_status_that_nobody_knows_shows_harmlessly() {
 async fn a_terminal_is_sent_nothing_but_our_own_colours() {
     let receiver = Receiver::start([]).await.unwrap();
     let mut shown = Vec::new();
-    for (status, more) in
-        [("failed", ""), ("failed", "--json"), ("succeeded", "--output"), (hostile().as_str(), "--timeout 500ms")]
-    {
+    for (status, more) in [
+        ("failed", ""),
+        ("failed", "--json"),
+        ("succeeded", "--output"),
+        (hostile().as_str(), "--timeout 500ms"),
+    ] {
         let simulator = api([("run_1", Script::succeeds().verbatim(answer(status)))]).await;
-        let program = Program::with(&simulator).set("TERM", "xterm-256color").set("COLUMNS", "80");
-        let program = program.configured(&sinks(&receiver)).with_file("message.tmpl", TEMPLATE);
-        let command = format!("{} wait run_1 --log-level debug {more}", env!("CARGO_BIN_EXE_runwatch"));
+        let program = Program::with(&simulator)
+            .set("TERM", "xterm-256color")
+            .set("COLUMNS", "80");
+        let program = program
+            .configured(&sinks(&receiver))
+            .with_file("message.tmpl", TEMPLATE);
+        let command = format!(
+            "{} wait run_1 --log-level debug {more}",
+            env!("CARGO_BIN_EXE_runwatch")
+        );
         // script(1) gives it a terminal.
-        let ended = program.shell(&["script", "-qec", &command, "/dev/null"]).output().await.unwrap();
+        let ended = program
+            .shell(&["script", "-qec", &command, "/dev/null"])
+            .output()
+            .await
+            .unwrap();
         let text = String::from_utf8(ended.stdout).expect("UTF-8");
         assert!(text.contains("\x1b["), "it has colours: {text:.300}");
         if let Some(harm) = harm(&text, true) {
@@ -202,35 +303,74 @@ async fn a_terminal_is_sent_nothing_but_our_own_colours() {
         }
         // What the program could send as well, but never sends: it would come from the run.
         for sequence in ["\x1b[7;38;5;123m", "\x1b[77A"] {
-            assert!(!text.contains(sequence), "{status:.20} {more}: {sequence:?}");
+            assert!(
+                !text.contains(sequence),
+                "{status:.20} {more}: {sequence:?}"
+            );
         }
         shown.push(text);
     }
-    assert!(shown[0].contains("failed") && shown[2].contains("denrut"), "{:.2000}", shown[2]);
+    assert!(
+        shown[0].contains("failed") && shown[2].contains("denrut"),
+        "{:.2000}",
+        shown[2]
+    );
 }
 
 #[tokio::test]
 async fn what_the_daemon_shows_of_a_hostile_run_is_harmless() {
     let receiver = Receiver::start([]).await.unwrap();
-    let (failed, odd) = (answer("failed"), answer(&hostile()).replace("run_1", "run_2"));
-    let scripts = [("run_1", Script::succeeds().verbatim(failed)), ("run_2", Script::succeeds().verbatim(odd))];
+    let (failed, odd) = (
+        answer("failed"),
+        answer(&hostile()).replace("run_1", "run_2"),
+    );
+    let scripts = [
+        ("run_1", Script::succeeds().verbatim(failed)),
+        ("run_2", Script::succeeds().verbatim(odd)),
+    ];
     let simulator = api(scripts).await;
-    let program = Program::with(&simulator).configured(&sinks(&receiver)).with_file("message.tmpl", TEMPLATE);
+    let program = Program::with(&simulator)
+        .configured(&sinks(&receiver))
+        .with_file("message.tmpl", TEMPLATE);
     let run = program.home().join("run");
     std::fs::create_dir(&run).unwrap();
     let program = program.set("XDG_RUNTIME_DIR", run.to_str().unwrap());
-    let daemon = program.command(&["daemon", "--log-level", "debug"]).spawn().unwrap();
+    let daemon = program
+        .command(&["daemon", "--log-level", "debug"])
+        .spawn()
+        .unwrap();
     let socket = run.join("runwatch/runwatch.sock");
-    crate::support::eventually("the daemon listens", || std::os::unix::net::UnixStream::connect(&socket).is_ok()).await;
+    crate::support::eventually("the daemon listens", || {
+        std::os::unix::net::UnixStream::connect(&socket).is_ok()
+    })
+    .await;
     let label = format!("team=$(touch pwned){}", "x".repeat(100));
-    let ended = program.run(&["add", "run_1", "run_2", "--name", "\u{202e}eman", "--label", &label]).await;
+    let ended = program
+        .run(&[
+            "add",
+            "run_1",
+            "run_2",
+            "--name",
+            "\u{202e}eman",
+            "--label",
+            &label,
+        ])
+        .await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert_eq!(program.run(&["wait", "--daemon", "run_1"]).await.code, Some(1));
+    assert_eq!(
+        program.run(&["wait", "--daemon", "run_1"]).await.code,
+        Some(1)
+    );
     crate::support::received(&receiver, 6).await;
-    let mut following = program.command(&["events", "--after", "0"]).spawn().unwrap();
+    let mut following = program
+        .command(&["events", "--after", "0"])
+        .spawn()
+        .unwrap();
     let mut lines = tokio::io::BufReader::new(following.stdout.take().unwrap());
     let mut line = String::new();
-    tokio::io::AsyncBufReadExt::read_line(&mut lines, &mut line).await.unwrap();
+    tokio::io::AsyncBufReadExt::read_line(&mut lines, &mut line)
+        .await
+        .unwrap();
     assert!(line.contains("denrut"), "{line:.500}");
     harmless("events", &line);
     for arguments in [
@@ -257,7 +397,15 @@ async fn what_the_daemon_shows_of_a_hostile_run_is_harmless() {
 
 #[test]
 fn harm_is_found() {
-    for text in ["a\x1b]0;x\x07", "a\u{9b}31m", "a\u{202e}b", "\0", "\x1b[31m", "a\rb", "\u{feff}"] {
+    for text in [
+        "a\x1b]0;x\x07",
+        "a\u{9b}31m",
+        "a\u{202e}b",
+        "\0",
+        "\x1b[31m",
+        "a\rb",
+        "\u{feff}",
+    ] {
         assert!(harm(text, false).is_some(), "{text:?}");
     }
     assert_eq!(harm("fine\nשלום 日本", false), None);

@@ -34,7 +34,11 @@ fn requests(address: &str, file: &Path) -> Vec<(&'static str, String, String)> {
         "..".to_owned(),
         "%2e%2e%2fkeys".to_owned(),
     ];
-    let encoded = |text: &str| text.bytes().map(|byte| format!("%{byte:02x}")).collect::<String>();
+    let encoded = |text: &str| {
+        text.bytes()
+            .map(|byte| format!("%{byte:02x}"))
+            .collect::<String>()
+    };
     let mut all = Vec::new();
     for place in places {
         for body in [
@@ -75,9 +79,17 @@ fn requests(address: &str, file: &Path) -> Vec<(&'static str, String, String)> {
 
 #[tokio::test]
 async fn no_request_reaches_a_place_that_is_not_configured() {
-    let simulator =
-        api((1..=5).map(|n| (["", "run_1", "run_2", "run_3", "run_4", "run_5"][n], Script::fails("no")))).await;
-    let (receiver, canary) = (Receiver::start([]).await.unwrap(), Receiver::start([]).await.unwrap());
+    let simulator = api((1..=5).map(|n| {
+        (
+            ["", "run_1", "run_2", "run_3", "run_4", "run_5"][n],
+            Script::fails("no"),
+        )
+    }))
+    .await;
+    let (receiver, canary) = (
+        Receiver::start([]).await.unwrap(),
+        Receiver::start([]).await.unwrap(),
+    );
     let program = Program::with(&simulator);
     let (run, file) = (program.home().join("run"), program.home().join("canary"));
     std::fs::create_dir(&run).unwrap();
@@ -88,19 +100,37 @@ async fn no_request_reaches_a_place_that_is_not_configured() {
          argv = [\"/bin/sh\", \"-c\", {hook:?}]\n[sinks.file]\ntype = \"log\"\npath = \"events.jsonl\"\n",
         receiver.url()
     );
-    let program = program.configured(&config).set("XDG_RUNTIME_DIR", run.to_str().unwrap());
+    let program = program
+        .configured(&config)
+        .set("XDG_RUNTIME_DIR", run.to_str().unwrap());
     let socket = run.join("runwatch/runwatch.sock");
     let daemon = program.command(&["daemon"]).spawn().unwrap();
-    eventually("the daemon listens", || std::os::unix::net::UnixStream::connect(&socket).is_ok()).await;
+    eventually("the daemon listens", || {
+        std::os::unix::net::UnixStream::connect(&socket).is_ok()
+    })
+    .await;
     drop(UnixStream::connect(&socket).await.unwrap());
 
-    let http = reqwest::Client::builder().unix_socket(socket).no_proxy().build().unwrap();
-    let address = canary.url().trim_start_matches("http://").trim_end_matches("/hook").to_owned();
+    let http = reqwest::Client::builder()
+        .unix_socket(socket)
+        .no_proxy()
+        .build()
+        .unwrap();
+    let address = canary
+        .url()
+        .trim_start_matches("http://")
+        .trim_end_matches("/hook")
+        .to_owned();
     let (mut accepted, mut refused) = (0, 0);
     for (method, path, body) in requests(&address, &file) {
-        let request = http.request(method.parse().unwrap(), format!("http://localhost{path}")).body(body.clone());
+        let request = http
+            .request(method.parse().unwrap(), format!("http://localhost{path}"))
+            .body(body.clone());
         let status = request.send().await.unwrap().status();
-        assert!(!status.is_server_error(), "{method} {path} {body}: {status}");
+        assert!(
+            !status.is_server_error(),
+            "{method} {path} {body}: {status}"
+        );
         if status.is_success() {
             accepted += 1
         } else {
@@ -108,11 +138,19 @@ async fn no_request_reaches_a_place_that_is_not_configured() {
         }
         // What is taken is a name, a label or a filter for one.
         if status.is_success() && !body.is_empty() {
-            assert!(body.contains("\"name\"") || body.contains("\"labels\""), "{body}: {status}");
+            assert!(
+                body.contains("\"name\"") || body.contains("\"labels\""),
+                "{body}: {status}"
+            );
         }
     }
-    assert!(accepted > 10 && refused > 200, "{accepted} accepted, {refused} refused");
-    let ended = program.run(&["wait", "--daemon", "run_3", "run_4", "run_5"]).await;
+    assert!(
+        accepted > 10 && refused > 200,
+        "{accepted} accepted, {refused} refused"
+    );
+    let ended = program
+        .run(&["wait", "--daemon", "run_3", "run_4", "run_5"])
+        .await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     crate::support::received(&receiver, 3).await;
     send_signal(&daemon, Signal::TERM);
@@ -123,11 +161,18 @@ async fn no_request_reaches_a_place_that_is_not_configured() {
     let known = ["/v1/runs/run_3", "/v1/runs/run_4", "/v1/runs/run_5"];
     for request in simulator.requests() {
         let path = request.path.trim_end_matches("/events");
-        assert!(known.contains(&path), "the API is asked for {}", request.path);
+        assert!(
+            known.contains(&path),
+            "the API is asked for {}",
+            request.path
+        );
     }
     for told in receiver.requests() {
         assert_eq!(told.path, "/hook");
     }
     let names = std::fs::read_to_string(program.home().join("names")).unwrap();
-    assert!(names.contains("canary"), "a name is passed on as a text: {names}");
+    assert!(
+        names.contains("canary"),
+        "a name is passed on as a text: {names}"
+    );
 }

@@ -49,14 +49,20 @@ fn marks() -> Vec<(&'static str, Vec<u8>)> {
 
 fn found(bytes: &[u8]) -> Option<&'static str> {
     let holds = |mark: &[u8]| bytes.windows(mark.len()).any(|window| window == mark);
-    marks().into_iter().find(|(_, mark)| holds(mark)).map(|(what, _)| what)
+    marks()
+        .into_iter()
+        .find(|(_, mark)| holds(mark))
+        .map(|(what, _)| what)
 }
 
 #[track_caller]
 fn clean(place: &str, bytes: &[u8]) {
     if let Some(what) = found(bytes) {
         let text = String::from_utf8_lossy(bytes);
-        let at = marks().iter().find_map(|(_, mark)| text.find(std::str::from_utf8(mark).unwrap())).unwrap_or(0);
+        let at = marks()
+            .iter()
+            .find_map(|(_, mark)| text.find(std::str::from_utf8(mark).unwrap()))
+            .unwrap_or(0);
         let from = text.floor_char_boundary(at.saturating_sub(300));
         let to = text.ceil_char_boundary((at + 100).min(text.len()));
         panic!("{place} shows {what}: …{}…", &text[from..to]);
@@ -65,8 +71,14 @@ fn clean(place: &str, bytes: &[u8]) {
 
 #[track_caller]
 fn clean_end(place: &str, ended: &Ended) {
-    clean(&format!("standard output of {place}"), ended.stdout.as_bytes());
-    clean(&format!("standard error of {place}"), ended.stderr.as_bytes());
+    clean(
+        &format!("standard output of {place}"),
+        ended.stdout.as_bytes(),
+    );
+    clean(
+        &format!("standard error of {place}"),
+        ended.stderr.as_bytes(),
+    );
 }
 
 /// A receiver that repeats in its refusal all it was sent, as some servers do.
@@ -77,8 +89,14 @@ async fn repeating_server(serving: &mut JoinSet<()>) -> String {
         while let Ok((mut stream, _client)) = listener.accept().await {
             let mut request = vec![0; 64 * 1024];
             let read = stream.read(&mut request).await.unwrap();
-            let said = format!("I do not like {}", String::from_utf8_lossy(&request[..read]));
-            let head = format!("HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n", said.len());
+            let said = format!(
+                "I do not like {}",
+                String::from_utf8_lossy(&request[..read])
+            );
+            let head = format!(
+                "HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n",
+                said.len()
+            );
             drop(stream.write_all((head + &said).as_bytes()).await);
         }
     });
@@ -95,7 +113,10 @@ async fn cutting_server(serving: &mut JoinSet<()>) -> String {
             drop(stream.read(&mut request).await);
             // White space is folded, so that what comes after much of it is shown.
             let said = format!("{:1000}/{URL_PATH} is not known here", "no");
-            let head = format!("HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n", said.len());
+            let head = format!(
+                "HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n",
+                said.len()
+            );
             drop(stream.write_all((head + &said).as_bytes()).await);
         }
     });
@@ -116,13 +137,18 @@ impl World {
         let simulator = Simulator::start().await.unwrap();
         simulator.set_api_key(KEY);
         for run in ["run_1", "run_2"] {
-            simulator.add_run(&RunId::new(run).unwrap(), Script::fails("no").answers(vec!["running"]));
+            simulator.add_run(
+                &RunId::new(run).unwrap(),
+                Script::fails("no").answers(vec!["running"]),
+            );
         }
         let mut serving = JoinSet::new();
         Self {
             simulator,
             accepting: Receiver::start([]).await.unwrap(),
-            failing: Receiver::start((0..20).map(|_| Fault::status(500))).await.unwrap(),
+            failing: Receiver::start((0..20).map(|_| Fault::status(500)))
+                .await
+                .unwrap(),
             repeating: repeating_server(&mut serving).await,
             cutting: cutting_server(&mut serving).await,
             _serving: serving,
@@ -131,12 +157,20 @@ impl World {
 
     /// The API is asked through a proxy with a password: the simulator is both.
     fn proxy(&self) -> String {
-        self.simulator.base_url().replace("http://", &format!("http://user:{PROXY_PASSWORD}@"))
+        self.simulator
+            .base_url()
+            .replace("http://", &format!("http://user:{PROXY_PASSWORD}@"))
     }
 }
 
 /// How the API key gets in.
-const WAYS: [&str; 5] = ["CREWSHIP_API_KEY", "RUNWATCH_API__KEY", "key", "key_file", "credential"];
+const WAYS: [&str; 5] = [
+    "CREWSHIP_API_KEY",
+    "RUNWATCH_API__KEY",
+    "key",
+    "key_file",
+    "credential",
+];
 
 const HOOK: &str = "cat > hook.event; env > hook.env; tr '\\0' ' ' < /proc/self/cmdline > hook.cmdline; \
                     tr '\\0' '\\n' < /proc/$$/environ > hook.environ";
@@ -163,7 +197,11 @@ fn program(world: &World, way: &str, in_files: bool) -> Program {
     config += "[control]\nlisten = \"127.0.0.1:0\"\ntoken_file = \"secrets/token\"\n";
     let path = format!("/services/{URL_PATH}?token={URL_QUERY}");
     for (name, base, format) in [
-        ("accepting", world.accepting.url().replace("/hook", ""), "standard"),
+        (
+            "accepting",
+            world.accepting.url().replace("/hook", ""),
+            "standard",
+        ),
         ("failing", world.failing.url().replace("/hook", ""), "slack"),
         ("repeating", world.repeating.clone(), "ntfy"),
         ("cutting", world.cutting.clone(), "discord"),
@@ -171,14 +209,21 @@ fn program(world: &World, way: &str, in_files: bool) -> Program {
         ("closed", "http://127.0.0.1:9".to_owned(), "standard"),
     ] {
         let url = base + &path;
-        config += &format!("[sinks.{name}]\ntype = \"webhook\"\nformat = {format:?}\nretry_schedule = [\"50ms\"]\n");
+        config += &format!(
+            "[sinks.{name}]\ntype = \"webhook\"\nformat = {format:?}\nretry_schedule = [\"50ms\"]\n"
+        );
         config += &secret("url", &url, name);
         config += &secret("secret", &signing_secret(), "signing");
-        config += &format!("[sinks.{name}.headers]\n{}", secret("x-token", HEADER, "header"));
+        config += &format!(
+            "[sinks.{name}.headers]\n{}",
+            secret("x-token", HEADER, "header")
+        );
         files.insert(name.to_owned(), url);
     }
-    config += "[sinks.file]\ntype = \"log\"\npath = \"events.jsonl\"\n[sinks.journal]\ntype = \"log\"\n";
-    config += &format!("[sinks.hook]\ntype = \"command\"\nargv = [\"/bin/sh\", \"-c\", {HOOK:?}]\n");
+    config +=
+        "[sinks.file]\ntype = \"log\"\npath = \"events.jsonl\"\n[sinks.journal]\ntype = \"log\"\n";
+    config +=
+        &format!("[sinks.hook]\ntype = \"command\"\nargv = [\"/bin/sh\", \"-c\", {HOOK:?}]\n");
     let mut program = Program::with(&world.simulator)
         .unset("CREWSHIP_API_KEY")
         .unset("RUNWATCH_API__BASE_URL")
@@ -220,18 +265,29 @@ fn files_below(folder: &Path, found: &mut Vec<PathBuf>) {
 fn clean_files(program: &Program, expected: &[&str]) {
     let mut files = Vec::new();
     files_below(program.home(), &mut files);
-    let ours = |path: &PathBuf| !path.starts_with(program.beside_config("secrets")) && !path.ends_with("config.toml");
+    let ours = |path: &PathBuf| {
+        !path.starts_with(program.beside_config("secrets")) && !path.ends_with("config.toml")
+    };
     files.retain(ours);
     for name in expected {
-        assert!(files.iter().any(|path| path.ends_with(name)), "{name} is there: {files:?}");
+        assert!(
+            files.iter().any(|path| path.ends_with(name)),
+            "{name} is there: {files:?}"
+        );
     }
     for path in files {
         // The password of the proxy is in the environment for all programs, as its user put it there.
-        let own = ["hook.env", "hook.environ"].iter().any(|name| path.ends_with(name));
+        let own = ["hook.env", "hook.environ"]
+            .iter()
+            .any(|name| path.ends_with(name));
         let bytes = std::fs::read(&path).unwrap();
         let bytes = if own {
             let text = String::from_utf8_lossy(&bytes).into_owned();
-            text.lines().filter(|line| !line.contains("_PROXY=")).collect::<Vec<_>>().join("\n").into_bytes()
+            text.lines()
+                .filter(|line| !line.contains("_PROXY="))
+                .collect::<Vec<_>>()
+                .join("\n")
+                .into_bytes()
         } else {
             bytes
         };
@@ -242,9 +298,15 @@ fn clean_files(program: &Program, expected: &[&str]) {
 /// That the secrets were in use: without that, their absence would show nothing.
 fn all_were_used(world: &World) {
     let asked = world.simulator.requests();
-    let asked = asked.iter().find(|request| request.path == "/v1/runs/run_1").expect("the run is asked for");
+    let asked = asked
+        .iter()
+        .find(|request| request.path == "/v1/runs/run_1")
+        .expect("the run is asked for");
     assert_eq!(asked.headers["authorization"], format!("Bearer {KEY}"));
-    let proxy = format!("Basic {}", STANDARD.encode(format!("user:{PROXY_PASSWORD}")));
+    let proxy = format!(
+        "Basic {}",
+        STANDARD.encode(format!("user:{PROXY_PASSWORD}"))
+    );
     assert_eq!(asked.headers["proxy-authorization"], proxy);
     let told = world.accepting.requests();
     let told = told.first().expect("a message arrives");
@@ -253,30 +315,48 @@ fn all_were_used(world: &World) {
     assert!(told.headers.contains_key("webhook-signature"));
     let secret = signing_secret();
     let now = jiff::Timestamp::now();
-    runwatch::notify::signature::verify(&secret, &told.headers, &told.body, now).expect("it is signed");
+    runwatch::notify::signature::verify(&secret, &told.headers, &told.body, now)
+        .expect("it is signed");
 }
 
 #[test]
 fn marks_are_found_where_they_are() {
-    assert_eq!(found(format!("error: {KEY} is wrong").as_bytes()), Some("the API key"));
+    assert_eq!(
+        found(format!("error: {KEY} is wrong").as_bytes()),
+        Some("the API key")
+    );
     assert_eq!(found(b"...QmarkOfTh"), Some("a piece of a secret"));
     assert_eq!(found(b"nothing"), None);
 }
 
 #[tokio::test]
 async fn no_secret_is_in_anything_that_a_wait_leaves() {
-    for (way, format) in WAYS.into_iter().zip(["text", "json", "text", "json", "text"]) {
+    for (way, format) in WAYS
+        .into_iter()
+        .zip(["text", "json", "text", "json", "text"])
+    {
         let world = World::start().await;
         let program = program(&world, way, format == "json");
         let common = ["--log-level", "trace", "--log-format", format];
-        let ended = program.run(&[&["wait", "run_1", "--linger", "60s", "--json"], &common[..]].concat()).await;
+        let ended = program
+            .run(&[&["wait", "run_1", "--linger", "60s", "--json"], &common[..]].concat())
+            .await;
         assert_eq!(ended.code, Some(1), "{way}: {ended:?}");
-        assert!(ended.stderr.contains("not delivered to proxied"), "{way}: {ended:?}");
+        assert!(
+            ended.stderr.contains("not delivered to proxied"),
+            "{way}: {ended:?}"
+        );
         clean_end("wait", &ended);
-        clean_files(&program, &["hook.event", "hook.env", "hook.environ", "events.jsonl"]);
-        for arguments in
-            [&["config", "show"][..], &["config", "show", "--json"], &["config", "check"], &["sinks", "test"]]
-        {
+        clean_files(
+            &program,
+            &["hook.event", "hook.env", "hook.environ", "events.jsonl"],
+        );
+        for arguments in [
+            &["config", "show"][..],
+            &["config", "show", "--json"],
+            &["config", "check"],
+            &["sinks", "test"],
+        ] {
             let ended = program.run(&[arguments, &common[..]].concat()).await;
             assert!(ended.stdout.len() > 10, "{arguments:?}: {ended:?}");
             clean_end(&format!("{arguments:?}"), &ended);
@@ -304,9 +384,15 @@ async fn no_secret_is_in_what_is_said_of_a_wrong_configuration() {
             ("retry_schedule = [\"50ms\"]\nurl", "retry_schedule = url"),
         ] {
             program = program.configured(&text.replace(right, wrong));
-            for arguments in [&["config", "check"][..], &["config", "check", "--json"], &["wait", "run_1"], &["daemon"]]
-            {
-                let ended = program.run(&[arguments, &["--log-level", "trace"]].concat()).await;
+            for arguments in [
+                &["config", "check"][..],
+                &["config", "check", "--json"],
+                &["wait", "run_1"],
+                &["daemon"],
+            ] {
+                let ended = program
+                    .run(&[arguments, &["--log-level", "trace"]].concat())
+                    .await;
                 if text.contains(right) {
                     assert_eq!(ended.code, Some(2), "{right}: {ended:?}");
                     clean_end(&format!("{arguments:?} with {wrong}"), &ended);
@@ -321,7 +407,10 @@ async fn no_secret_is_in_what_is_said_of_a_wrong_configuration() {
 
 /// Starts the daemon and waits until it answers.
 async fn start(program: &Program, format: &str) -> Child {
-    let mut child = program.command(&["daemon", "--log-level", "trace", "--log-format", format]).spawn().unwrap();
+    let mut child = program
+        .command(&["daemon", "--log-level", "trace", "--log-format", format])
+        .spawn()
+        .unwrap();
     let socket = program.home().join("run/runwatch/runwatch.sock");
     eventually("the daemon listens", || {
         assert!(child.try_wait().unwrap().is_none(), "the daemon ended");
@@ -373,13 +462,21 @@ async fn no_secret_is_in_anything_that_the_daemon_leaves() {
             }
             assert!(tokio::time::Instant::now() < deadline, "{ended:?}");
         }
-        for arguments in
-            [&["show", "run_1"][..], &["show", "run_1", "--json"], &["list", "--all", "--json"], &["deliveries"]]
-        {
+        for arguments in [
+            &["show", "run_1"][..],
+            &["show", "run_1", "--json"],
+            &["list", "--all", "--json"],
+            &["deliveries"],
+        ] {
             let ended = run(arguments).await;
-            assert!(ended.code == Some(0) && ended.stdout.len() > 100, "{arguments:?}: {ended:?}");
+            assert!(
+                ended.code == Some(0) && ended.stdout.len() > 100,
+                "{arguments:?}: {ended:?}"
+            );
         }
-        let http = reqwest::Client::builder().unix_socket(program.home().join("run/runwatch/runwatch.sock")).no_proxy();
+        let http = reqwest::Client::builder()
+            .unix_socket(program.home().join("run/runwatch/runwatch.sock"))
+            .no_proxy();
         let http = http.build().unwrap();
         for path in [
             "/v1/watches",
@@ -392,7 +489,11 @@ async fn no_secret_is_in_anything_that_the_daemon_leaves() {
             "/metrics",
             "/v1/watches?sink=nonsense",
         ] {
-            let mut response = http.get(format!("http://localhost{path}")).send().await.unwrap();
+            let mut response = http
+                .get(format!("http://localhost{path}"))
+                .send()
+                .await
+                .unwrap();
             let mut body = format!("{:?}", response.headers()).into_bytes();
             while let Some(chunk) = response.chunk().await.unwrap() {
                 body.extend_from_slice(&chunk);
@@ -400,9 +501,19 @@ async fn no_secret_is_in_anything_that_the_daemon_leaves() {
             clean(path, &body);
         }
         let body = r#"{"run_id":"run_3","sinks":["nonsense"]}"#;
-        let mut refused = http.post("http://localhost/v1/watches").body(body).send().await.unwrap();
+        let mut refused = http
+            .post("http://localhost/v1/watches")
+            .body(body)
+            .send()
+            .await
+            .unwrap();
         clean("a refusal", &refused.chunk().await.unwrap().unwrap());
-        let mut following = http.get("http://localhost/v1/events").header("last-event-id", "0").send().await.unwrap();
+        let mut following = http
+            .get("http://localhost/v1/events")
+            .header("last-event-id", "0")
+            .send()
+            .await
+            .unwrap();
         clean("the events", &following.chunk().await.unwrap().unwrap());
 
         let pid = daemon.id().unwrap();
@@ -419,7 +530,16 @@ async fn no_secret_is_in_anything_that_the_daemon_leaves() {
             listed.stderr.contains("not in force").then_some(())
         })
         .await;
-        clean_files(&program, &["hook.event", "hook.env", "events.jsonl", "runwatch.db", "runwatch.db-wal"]);
+        clean_files(
+            &program,
+            &[
+                "hook.event",
+                "hook.env",
+                "events.jsonl",
+                "runwatch.db",
+                "runwatch.db-wal",
+            ],
+        );
         send_signal(&daemon, Signal::TERM);
         assert_eq!(finish(daemon).await.code, Some(0));
         let mut log = Vec::new();
@@ -429,7 +549,10 @@ async fn no_secret_is_in_anything_that_the_daemon_leaves() {
             log.extend_from_slice(&bytes);
         }
         let log = String::from_utf8(log).unwrap();
-        assert!(log.contains("hyper") && log.contains("delivery given up") && log.contains("webhok"), "{log}");
+        assert!(
+            log.contains("hyper") && log.contains("delivery given up") && log.contains("webhok"),
+            "{log}"
+        );
         clean_files(&program, &["runwatch.db"]);
         all_were_used(&world);
     }
@@ -459,11 +582,19 @@ async fn respelling_server(serving: &mut JoinSet<()>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     serving.spawn(async move {
-        let said: Vec<_> = [URL_PATH, HEADER, TOKEN].into_iter().flat_map(spellings).collect();
+        let said: Vec<_> = [URL_PATH, HEADER, TOKEN]
+            .into_iter()
+            .flat_map(spellings)
+            .collect();
         for said in said.into_iter().filter(|said| !said.is_empty()).cycle() {
-            let Ok((mut stream, _client)) = listener.accept().await else { return };
+            let Ok((mut stream, _client)) = listener.accept().await else {
+                return;
+            };
             drop(stream.read(&mut vec![0; 64 * 1024]).await);
-            let head = format!("HTTP/1.1 400 Bad Request\r\ncontent-length: {}\r\n\r\n", said.len());
+            let head = format!(
+                "HTTP/1.1 400 Bad Request\r\ncontent-length: {}\r\n\r\n",
+                said.len()
+            );
             drop(stream.write_all((head + &said).as_bytes()).await);
         }
     });
@@ -479,32 +610,52 @@ fn clean_of_spellings(place: &str, bytes: &[u8]) {
     for spelling in [KEY, URL_PATH, HEADER].into_iter().flat_map(spellings) {
         // What base64 shares with the characters before and after is no part of the secret.
         let own = spelling.get(12..spelling.len() - 4).expect("a long one");
-        assert!(!text.contains(own) && !once_less.contains(own), "{place} shows {spelling}");
+        assert!(
+            !text.contains(own) && !once_less.contains(own),
+            "{place} shows {spelling}"
+        );
     }
 }
 
 #[tokio::test]
 async fn no_spelling_of_a_secret_is_in_anything_that_the_daemon_leaves() {
     let mut serving = JoinSet::new();
-    let (repeating, accepting) = (respelling_server(&mut serving).await, Receiver::start([]).await.unwrap());
+    let (repeating, accepting) = (
+        respelling_server(&mut serving).await,
+        Receiver::start([]).await.unwrap(),
+    );
     let simulator = Simulator::start().await.unwrap();
     simulator.set_api_key(KEY);
     for (index, spelling) in spellings(KEY).into_iter().enumerate() {
-        let (error, run) = (format!("the key {spelling} may not do this"), format!("run_{index}"));
+        let (error, run) = (
+            format!("the key {spelling} may not do this"),
+            format!("run_{index}"),
+        );
         let answer = serde_json::json!({
             "id": run, "status": "failed", "error_message": error, "output": { spelling.clone(): [error] }, "input": error,
         });
         // One layer less than what the JSON of a text has.
         let answer = answer.to_string().replace("\\\\u", "\\u");
         let stream = StreamScript::default().message(&spelling);
-        simulator.add_run(&RunId::new(&run).unwrap(), Script::fails("no").verbatim(answer).stream(stream));
+        simulator.add_run(
+            &RunId::new(&run).unwrap(),
+            Script::fails("no").verbatim(answer).stream(stream),
+        );
         let refused = format!("refused_{index}");
-        simulator.add_run(&RunId::new(&refused).unwrap(), Script::succeeds().verbatim(error));
+        simulator.add_run(
+            &RunId::new(&refused).unwrap(),
+            Script::succeeds().verbatim(error),
+        );
     }
     let count = spellings(KEY).len();
-    let mut config = String::from("[sinks.file]\ntype = \"log\"\npath = \"events.jsonl\"\nevents = [\"*\"]\n");
-    config += &format!("[sinks.hook]\ntype = \"command\"\nargv = [\"/bin/sh\", \"-c\", {HOOK:?}]\n");
-    config += &format!("[sinks.accepting]\ntype = \"webhook\"\nurl = {:?}\n", accepting.url());
+    let mut config =
+        String::from("[sinks.file]\ntype = \"log\"\npath = \"events.jsonl\"\nevents = [\"*\"]\n");
+    config +=
+        &format!("[sinks.hook]\ntype = \"command\"\nargv = [\"/bin/sh\", \"-c\", {HOOK:?}]\n");
+    config += &format!(
+        "[sinks.accepting]\ntype = \"webhook\"\nurl = {:?}\n",
+        accepting.url()
+    );
     config += &format!(
         "[sinks.repeating]\ntype = \"webhook\"\nurl = \"{repeating}/{URL_PATH}\"\nretry_schedule = [\"50ms\", \"50ms\"]\n\
          [sinks.repeating.headers]\nx-token = {HEADER:?}\n"
@@ -518,39 +669,73 @@ async fn no_spelling_of_a_secret_is_in_anything_that_the_daemon_leaves() {
     collect(&mut daemon, &mut said);
     for index in 0..count {
         let ended = format!("run_{index}");
-        let activities = program.run(&["wait", "--daemon", "--follow", "--json", &ended]).await;
+        let activities = program
+            .run(&["wait", "--daemon", "--follow", "--json", &ended])
+            .await;
         assert_eq!(activities.code, Some(1), "{activities:?}");
         clean_of_spellings(&ended, format!("{activities:?}").as_bytes());
         clean_of_spellings(&ended, activities.stdout.as_bytes());
     }
     let refused: Vec<_> = (0..count).map(|index| format!("refused_{index}")).collect();
-    assert_eq!(program.run_with_input(&["add", "-"], &refused.join("\n")).await.code, Some(0));
+    assert_eq!(
+        program
+            .run_with_input(&["add", "-"], &refused.join("\n"))
+            .await
+            .code,
+        Some(0)
+    );
     crate::support::received(&accepting, count).await;
     for sent in accepting.requests() {
-        assert!(String::from_utf8_lossy(&sent.body).contains("[redacted]"), "{sent:?}");
+        assert!(
+            String::from_utf8_lossy(&sent.body).contains("[redacted]"),
+            "{sent:?}"
+        );
         clean_of_spellings("a message", &sent.body);
     }
-    crate::support::until("the refused deliveries to be given up and the polls to fail", async || {
-        let deliveries = program.run(&["deliveries", "--failed", "--json"]).await.stdout;
-        let listed = program.run(&["show", "refused_0"]).await.stdout;
-        (deliveries.matches("\"dead\"").count() == count && listed.contains("not JSON")).then_some(())
-    })
+    crate::support::until(
+        "the refused deliveries to be given up and the polls to fail",
+        async || {
+            let deliveries = program
+                .run(&["deliveries", "--failed", "--json"])
+                .await
+                .stdout;
+            let listed = program.run(&["show", "refused_0"]).await.stdout;
+            (deliveries.matches("\"dead\"").count() == count && listed.contains("not JSON"))
+                .then_some(())
+        },
+    )
     .await;
     for index in 0..count {
         for run in [format!("run_{index}"), format!("refused_{index}")] {
             let shown = program.run(&["show", "--json", &run]).await;
             clean_of_spellings(&format!("show {run}"), shown.stdout.as_bytes());
-            clean_of_spellings(&format!("show {run}"), program.run(&["show", &run]).await.stdout.as_bytes());
+            clean_of_spellings(
+                &format!("show {run}"),
+                program.run(&["show", &run]).await.stdout.as_bytes(),
+            );
         }
     }
-    for arguments in [&["deliveries", "--json"][..], &["deliveries"], &["list", "--all", "--json"], &["list", "--all"]]
-    {
+    for arguments in [
+        &["deliveries", "--json"][..],
+        &["deliveries"],
+        &["list", "--all", "--json"],
+        &["list", "--all"],
+    ] {
         let ended = program.run(arguments).await;
         assert_eq!(ended.code, Some(0), "{ended:?}");
         clean_of_spellings(&format!("{arguments:?}"), ended.stdout.as_bytes());
     }
-    let http = reqwest::Client::builder().unix_socket(run.join("runwatch/runwatch.sock")).no_proxy().build().unwrap();
-    let mut events = http.get("http://localhost/v1/events").header("last-event-id", "0").send().await.unwrap();
+    let http = reqwest::Client::builder()
+        .unix_socket(run.join("runwatch/runwatch.sock"))
+        .no_proxy()
+        .build()
+        .unwrap();
+    let mut events = http
+        .get("http://localhost/v1/events")
+        .header("last-event-id", "0")
+        .send()
+        .await
+        .unwrap();
     clean_of_spellings("the events", &events.chunk().await.unwrap().unwrap());
     send_signal(&daemon, Signal::TERM);
     assert_eq!(finish(daemon).await.code, Some(0));
@@ -558,7 +743,11 @@ async fn no_spelling_of_a_secret_is_in_anything_that_the_daemon_leaves() {
         clean_of_spellings("the log", &bytes.unwrap());
     }
     clean_files(&program, &["hook.event", "events.jsonl", "runwatch.db"]);
-    for name in ["hook.event", ".config/runwatch/events.jsonl", ".local/state/runwatch/runwatch.db"] {
+    for name in [
+        "hook.event",
+        ".config/runwatch/events.jsonl",
+        ".local/state/runwatch/runwatch.db",
+    ] {
         clean_of_spellings(name, &std::fs::read(program.home().join(name)).unwrap());
     }
 }
@@ -567,18 +756,26 @@ async fn no_spelling_of_a_secret_is_in_anything_that_the_daemon_leaves() {
 async fn no_secret_is_in_what_a_panic_leaves() {
     for point in ["observed", "claimed", "sent", "recorded"] {
         let world = World::start().await;
-        let program = program(&world, "CREWSHIP_API_KEY", false).set("RUNWATCH_CRASH_AT", &format!("panic:{point}"));
+        let program = program(&world, "CREWSHIP_API_KEY", false)
+            .set("RUNWATCH_CRASH_AT", &format!("panic:{point}"));
         let mut daemon = start(&program, "text").await;
         let mut said = JoinSet::new();
         collect(&mut daemon, &mut said);
         drop(program.run(&["add", "run_1"]).await);
         let ended = finish(daemon).await;
-        assert_eq!(ended.code, Some(1), "{point}: a broken part stops the daemon");
+        assert_eq!(
+            ended.code,
+            Some(1),
+            "{point}: a broken part stops the daemon"
+        );
         let mut log = String::new();
         while let Some(bytes) = said.join_next().await {
             log += &String::from_utf8(bytes.unwrap()).unwrap();
         }
-        assert!(log.contains("panicked at") && log.contains("panic on purpose"), "{point}: {log}");
+        assert!(
+            log.contains("panicked at") && log.contains("panic on purpose"),
+            "{point}: {log}"
+        );
         assert!(log.contains("stack backtrace"), "{point}: {log}");
         clean("the log of a panic", log.as_bytes());
         clean_files(&program, &["runwatch.db"]);

@@ -13,7 +13,10 @@ const LEAVES_A_GRANDCHILD: &str = "trap '' TERM; sleep 600 & echo $! > id.new; m
 
 /// A sink that runs `script` in a shell.
 fn shell(script: &str, more: &str) -> String {
-    sink(&format!("\"/bin/sh\", \"-c\", '''{script}''', \"hook\""), more)
+    sink(
+        &format!("\"/bin/sh\", \"-c\", '''{script}''', \"hook\""),
+        more,
+    )
 }
 
 fn sink(argv: &str, more: &str) -> String {
@@ -32,23 +35,38 @@ async fn told(run: Script, sinks: &str, arguments: &[&str]) -> (Ended, Program) 
 }
 
 fn left(program: &Program, name: &str) -> String {
-    std::fs::read_to_string(program.home().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    std::fs::read_to_string(program.home().join(name))
+        .unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 #[tokio::test]
 async fn a_program_gets_the_event_and_no_secret() {
     let script = "cat > event.json; env > environment; echo noise; echo more noise >&2";
-    let (ended, program) =
-        told(Script::fails("no\nmemory \x1b[31m"), &shell(script, ""), &["--name", "nightly", "--json"]).await;
+    let (ended, program) = told(
+        Script::fails("no\nmemory \x1b[31m"),
+        &shell(script, ""),
+        &["--name", "nightly", "--json"],
+    )
+    .await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(!ended.stderr.contains("not delivered"), "{ended:?}");
-    assert_eq!(ended.json_lines().len(), 1, "what the program prints is not printed: {ended:?}");
+    assert_eq!(
+        ended.json_lines().len(),
+        1,
+        "what the program prints is not printed: {ended:?}"
+    );
     let event: Value = serde_json::from_str(&left(&program, "event.json")).unwrap();
-    assert_eq!((&event["type"], &event["data"]["run"]["id"]), (&json!("run.failed"), &json!("run_1")));
+    assert_eq!(
+        (&event["type"], &event["data"]["run"]["id"]),
+        (&json!("run.failed"), &json!("run_1"))
+    );
     assert_eq!(event["data"], ended.json_lines()[0]["data"]);
 
     let environment = left(&program, "environment");
-    assert!(!environment.contains("simulated-key") && !environment.contains("CREDENTIALS"), "{environment}");
+    assert!(
+        !environment.contains("simulated-key") && !environment.contains("CREDENTIALS"),
+        "{environment}"
+    );
     assert!(environment.contains("LANG=C.UTF-8\n"), "{environment}");
     let ours: BTreeMap<_, _> = environment
         .lines()
@@ -64,7 +82,10 @@ async fn a_program_gets_the_event_and_no_secret() {
         ("RUNWATCH_STATUS", "failed"),
         ("RUNWATCH_VERDICT", "failed"),
     ]);
-    for (name, begins) in [("RUNWATCH_DELIVERY_ID", "msg_"), ("RUNWATCH_SUMMARY", "nightly failed")] {
+    for (name, begins) in [
+        ("RUNWATCH_DELIVERY_ID", "msg_"),
+        ("RUNWATCH_SUMMARY", "nightly failed"),
+    ] {
         assert!(ours[name].starts_with(begins), "{environment}");
         expected.insert(name, ours[name]);
     }
@@ -79,10 +100,22 @@ async fn only_exit_code_0_is_success_and_the_rest_is_told() {
             shell("printf 'the disk \\033[31mis full' >&2; exit 3", ""),
             Some("/bin/sh ended with exit status: 3: the disk [31mis full"),
         ),
-        (shell("exit 4", ""), Some("/bin/sh ended with exit status: 4 ")),
-        (shell("kill -KILL $$", ""), Some("/bin/sh ended with signal: 9 (SIGKILL)")),
-        (sink("\"/nowhere/on-run\"", ""), Some("cannot run /nowhere/on-run: No such file or directory")),
-        (sink("\"/etc/passwd\"", ""), Some("cannot run /etc/passwd: Permission denied")),
+        (
+            shell("exit 4", ""),
+            Some("/bin/sh ended with exit status: 4 "),
+        ),
+        (
+            shell("kill -KILL $$", ""),
+            Some("/bin/sh ended with signal: 9 (SIGKILL)"),
+        ),
+        (
+            sink("\"/nowhere/on-run\"", ""),
+            Some("cannot run /nowhere/on-run: No such file or directory"),
+        ),
+        (
+            sink("\"/etc/passwd\"", ""),
+            Some("cannot run /etc/passwd: Permission denied"),
+        ),
     ] {
         let ended = wait(Script::canceled(), &sinks, &[]).await;
         assert_eq!(ended.code, Some(3), "{ended:?}");
@@ -90,7 +123,12 @@ async fn only_exit_code_0_is_success_and_the_rest_is_told() {
             None => assert!(!ended.stderr.contains("not delivered"), "{ended:?}"),
             Some(why) => {
                 let warning = format!("was not delivered to hook after 1 attempt: {why}");
-                assert!((ended.stderr.clone() + " ").replace('\n', " ").contains(&warning), "{why}: {ended:?}");
+                assert!(
+                    (ended.stderr.clone() + " ")
+                        .replace('\n', " ")
+                        .contains(&warning),
+                    "{why}: {ended:?}"
+                );
             }
         }
     }
@@ -100,8 +138,12 @@ async fn only_exit_code_0_is_success_and_the_rest_is_told() {
 async fn a_failed_program_is_run_again_with_the_same_id() {
     let script = "echo $RUNWATCH_DELIVERY_ID >> ids; exec test $RUNWATCH_ATTEMPT = 3";
     let again = "retry_schedule = [\"50ms\", \"50ms\", \"50ms\"]";
-    let (ended, program) =
-        told(Script::succeeds(), &shell(script, "").replace("retry_schedule = []", again), &[]).await;
+    let (ended, program) = told(
+        Script::succeeds(),
+        &shell(script, "").replace("retry_schedule = []", again),
+        &[],
+    )
+    .await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(!ended.stderr.contains("not delivered"), "{ended:?}");
     let ids = left(&program, "ids");
@@ -111,9 +153,19 @@ async fn a_failed_program_is_run_again_with_the_same_id() {
 
 #[tokio::test]
 async fn a_program_that_hangs_is_killed_with_all_that_it_started() {
-    let (ended, program) = told(Script::succeeds(), &shell(LEAVES_A_GRANDCHILD, "timeout = \"3s\""), &[]).await;
+    let (ended, program) = told(
+        Script::succeeds(),
+        &shell(LEAVES_A_GRANDCHILD, "timeout = \"3s\""),
+        &[],
+    )
+    .await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.stderr.contains("/bin/sh did not end within 3s and was killed"), "{ended:?}");
+    assert!(
+        ended
+            .stderr
+            .contains("/bin/sh did not end within 3s and was killed"),
+        "{ended:?}"
+    );
     grandchild_ends(&program).await;
 }
 
@@ -143,7 +195,11 @@ async fn without_lingering_every_first_attempt_has_its_turn_and_its_time() {
     arguments.extend(runs.iter().map(String::as_str));
     let ended = program.run(&arguments).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert_eq!(left(&program, "told").lines().count(), runs.len(), "{ended:?}");
+    assert_eq!(
+        left(&program, "told").lines().count(),
+        runs.len(),
+        "{ended:?}"
+    );
 }
 
 /// Waits for the end of the process whose ID a program left.
@@ -151,7 +207,10 @@ async fn grandchild_ends(program: &Program) {
     let id = left(program, "id");
     // One that is dead has no command line, reaped or not.
     let command_line = format!("/proc/{}/cmdline", id.trim());
-    eventually("the grandchild is killed", || std::fs::read(&command_line).unwrap_or_default().is_empty()).await;
+    eventually("the grandchild is killed", || {
+        std::fs::read(&command_line).unwrap_or_default().is_empty()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -172,30 +231,51 @@ async fn a_large_event_arrives_whole_or_is_not_read_at_all() {
     let (ended, program) = told(big(), &shell("cat > event.json", ""), &[]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let event: Value = serde_json::from_str(&left(&program, "event.json")).unwrap();
-    assert_eq!(event["data"]["run"]["output"].as_str().map(str::len), Some(3_000_000));
+    assert_eq!(
+        event["data"]["run"]["output"].as_str().map(str::len),
+        Some(3_000_000)
+    );
     for ignoring in ["exit 0", "exec 0<&-; exit 0", "head -c 10 > /dev/null"] {
         let ended = wait(big(), &shell(ignoring, ""), &[]).await;
         assert_eq!(ended.code, Some(0), "{ended:?}");
-        assert!(!ended.stderr.contains("not delivered"), "{ignoring}: {ended:?}");
+        assert!(
+            !ended.stderr.contains("not delivered"),
+            "{ignoring}: {ended:?}"
+        );
     }
 }
 
 #[tokio::test]
 async fn of_much_that_is_said_the_last_is_shown() {
-    let script = "yes 'noise and more noise' | head -c 5000000 >&2; echo 'the last words' >&2; exit 1";
+    let script =
+        "yes 'noise and more noise' | head -c 5000000 >&2; echo 'the last words' >&2; exit 1";
     let ended = wait(Script::succeeds(), &shell(script, ""), &[]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    let warning = ended.stderr.lines().find(|line| line.starts_with("warning: ")).unwrap();
-    assert!(warning.contains("exit status: 1: …") && warning.ends_with("the last words"), "{ended:?}");
+    let warning = ended
+        .stderr
+        .lines()
+        .find(|line| line.starts_with("warning: "))
+        .unwrap();
+    assert!(
+        warning.contains("exit status: 1: …") && warning.ends_with("the last words"),
+        "{ended:?}"
+    );
     assert!(warning.len() < 500, "{ended:?}");
 }
 
 #[tokio::test]
 async fn arguments_never_go_through_a_shell() {
-    let argv =
-        r#""/bin/sh", "-c", 'printf "%s\n" "$@" > arguments', "hook", "$(touch x)", "; touch x", "a  b", "*", """#;
-    let (ended, program) = told(Script::succeeds(), &sink(argv, ""), &["--name", "$(touch x)"]).await;
+    let argv = r#""/bin/sh", "-c", 'printf "%s\n" "$@" > arguments', "hook", "$(touch x)", "; touch x", "a  b", "*", """#;
+    let (ended, program) = told(
+        Script::succeeds(),
+        &sink(argv, ""),
+        &["--name", "$(touch x)"],
+    )
+    .await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert_eq!(left(&program, "arguments"), "$(touch x)\n; touch x\na  b\n*\n\n");
+    assert_eq!(
+        left(&program, "arguments"),
+        "$(touch x)\n; touch x\na  b\n*\n\n"
+    );
     assert!(!program.home().join("x").exists());
 }

@@ -26,28 +26,51 @@ async fn check(example: &str, code: i32, told: &RoutedEvent) {
         let receiver = receiver([]).await;
         let simulator = api([("run_xyz789abc", Script::succeeds().verbatim(answer))]).await;
         let program = Program::with(&simulator).configured(&webhook("hook", &receiver.url(), ""));
-        let ended = program.run(&["wait", "run_xyz789abc", "--timeout", "500ms", "--json"]).await;
+        let ended = program
+            .run(&["wait", "run_xyz789abc", "--timeout", "500ms", "--json"])
+            .await;
         assert_eq!(ended.code, Some(code), "{ended:?}");
         let got = &receiver.requests()[0];
         let json = body(got);
         let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
-        let (timestamp, added_at) = (text(&json["timestamp"]), text(&json["data"]["watch"]["added_at"]));
+        let (timestamp, added_at) = (
+            text(&json["timestamp"]),
+            text(&json["data"]["watch"]["added_at"]),
+        );
         let detected_after = &json["data"]["timing"]["detected_after_ms"];
-        let RoutedEvent { event_type, status, output, error_message, completed_at, late, ran_ms } = told;
+        let RoutedEvent {
+            event_type,
+            status,
+            output,
+            error_message,
+            completed_at,
+            late,
+            ran_ms,
+        } = told;
         let polls = simulator.requests().len();
         let data = format!(
             r#"{{"run":{{"id":"run_xyz789abc","version_id":"ver_abc123xyz","deployment_id":"dep_abc123xyz","status":"{status}","input":{{"topic": "AI agents"}},"output":{output},"error_message":{error_message},"created_at":"2024-01-15T10:35:00Z","started_at":"2024-01-15T10:35:02Z","completed_at":{completed_at},"url":null}},"watch":{{"name":null,"labels":{{}},"added_at":"{added_at}","polls":{polls},"late":{late}}},"timing":{{"queued_ms":2000,"ran_ms":{ran_ms},"detected_after_ms":{detected_after}}}}}"#
         );
-        let expected = format!(r#"{{"type":"{event_type}","timestamp":"{timestamp}","data":{data}}}"#);
+        let expected =
+            format!(r#"{{"type":"{event_type}","timestamp":"{timestamp}","data":{data}}}"#);
         assert_eq!(String::from_utf8_lossy(&got.body), expected);
         let verdict = event_type.split_once('.').unwrap().1;
-        let line = format!("{{\"run_id\":\"run_xyz789abc\",\"verdict\":\"{verdict}\",\"data\":{data}}}\n");
-        assert_eq!(ended.stdout, line, "the final line of `wait` carries the same data");
+        let line =
+            format!("{{\"run_id\":\"run_xyz789abc\",\"verdict\":\"{verdict}\",\"data\":{data}}}\n");
+        assert_eq!(
+            ended.stdout, line,
+            "the final line of `wait` carries the same data"
+        );
 
-        let (told_at, asked_at): (Timestamp, Timestamp) = (timestamp.parse().unwrap(), added_at.parse().unwrap());
+        let (told_at, asked_at): (Timestamp, Timestamp) =
+            (timestamp.parse().unwrap(), added_at.parse().unwrap());
         assert!(asked_at <= told_at && told_at <= Timestamp::now());
         for time in [&timestamp, &added_at] {
-            assert_eq!(time.len(), "2024-01-15T10:35:05.412Z".len(), "milliseconds, always: {time}");
+            assert_eq!(
+                time.len(),
+                "2024-01-15T10:35:05.412Z".len(),
+                "milliseconds, always: {time}"
+            );
         }
         let completed: Option<Timestamp> = serde_json::from_str(completed_at).unwrap();
         let since_end = completed.map(|end| told_at.as_millisecond() - end.as_millisecond());

@@ -16,12 +16,18 @@ const UNKNOWN: &str = "whsec_dW5rbm93biB1bmtub3duIHVua25vd24gISEhISE=";
 /// Whether the reference library accepts a message.
 async fn accepts(secret: &str, received: &Received, body: &str) -> bool {
     let python = std::env::var("RUNWATCH_TEST_PYTHON");
-    let python = python.expect("RUNWATCH_TEST_PYTHON is not set; run the tests with: bash tests/run");
+    let python =
+        python.expect("RUNWATCH_TEST_PYTHON is not set; run the tests with: bash tests/run");
     let names = ["webhook-id", "webhook-timestamp", "webhook-signature"];
-    let headers: serde_json::Map<_, _> =
-        names.map(|name| (name.to_owned(), header(received, name).into())).into_iter().collect();
+    let headers: serde_json::Map<_, _> = names
+        .map(|name| (name.to_owned(), header(received, name).into()))
+        .into_iter()
+        .collect();
     let mut child = tokio::process::Command::new(python)
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/verify_webhook.py"))
+        .arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/it/verify_webhook.py"
+        ))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -43,12 +49,24 @@ async fn accepts(secret: &str, received: &Received, body: &str) -> bool {
 
 /// The message that a run sends to a sink with these secrets.
 async fn signed(secrets: &str, name: &str) -> (Received, String) {
-    let (simulator, receiver) = (api([("run_1", Script::fails("größer als 10 € 🚢"))]).await, receiver([]).await);
+    let (simulator, receiver) = (
+        api([("run_1", Script::fails("größer als 10 € 🚢"))]).await,
+        receiver([]).await,
+    );
     let sinks = webhook("hook", &receiver.url(), "secret_file = \"secrets\"");
-    let program = Program::with(&simulator).configured(&sinks).with_file("secrets", secrets);
-    let ended = program.run(&["wait", "run_1", "--name", name, "--log-level", "trace"]).await;
+    let program = Program::with(&simulator)
+        .configured(&sinks)
+        .with_file("secrets", secrets);
+    let ended = program
+        .run(&["wait", "run_1", "--name", name, "--log-level", "trace"])
+        .await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(![ONE, OTHER].iter().any(|secret| format!("{ended:?}").contains(secret)), "a secret is shown: {ended:?}");
+    assert!(
+        ![ONE, OTHER]
+            .iter()
+            .any(|secret| format!("{ended:?}").contains(secret)),
+        "a secret is shown: {ended:?}"
+    );
     let received = receiver.requests().remove(0);
     let body = String::from_utf8(received.body.to_vec()).unwrap();
     (received, body)
@@ -57,11 +75,20 @@ async fn signed(secrets: &str, name: &str) -> (Received, String) {
 #[tokio::test]
 async fn the_reference_library_accepts_what_one_secret_signed() {
     let (received, body) = signed(&format!("{ONE}\n"), "täglicher Bericht 日本").await;
-    assert!(body.contains("größer als 10 € 🚢") && body.contains("täglicher Bericht 日本"), "{body}");
+    assert!(
+        body.contains("größer als 10 € 🚢") && body.contains("täglicher Bericht 日本"),
+        "{body}"
+    );
     assert!(accepts(ONE, &received, &body).await);
     assert!(!accepts(OTHER, &received, &body).await);
-    assert!(!accepts(ONE, &received, &body.replace("failed", "passed")).await, "a changed body is refused");
-    assert!(!accepts(ONE, &received, &format!("{body} ")).await, "a longer body is refused");
+    assert!(
+        !accepts(ONE, &received, &body.replace("failed", "passed")).await,
+        "a changed body is refused"
+    );
+    assert!(
+        !accepts(ONE, &received, &format!("{body} ")).await,
+        "a longer body is refused"
+    );
 }
 
 #[tokio::test]
@@ -78,8 +105,9 @@ async fn a_secret_that_is_changed_takes_effect_at_the_next_attempt() {
     let simulator = api([("run_1", Script::succeeds())]).await;
     let receiver = receiver([runwatch::simulator::Fault::status(401)]).await;
     let more = "secret_file = \"secrets\"\nretry_schedule = [\"5s\"]";
-    let program =
-        Program::with(&simulator).configured(&webhook("hook", &receiver.url(), more)).with_file("secrets", ONE);
+    let program = Program::with(&simulator)
+        .configured(&webhook("hook", &receiver.url(), more))
+        .with_file("secrets", ONE);
     let secrets = program.beside_config("secrets");
     let child = program.command(&["wait", "run_1"]).spawn().unwrap();
     received(&receiver, 1).await;

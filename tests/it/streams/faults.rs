@@ -30,11 +30,18 @@ fn patient(simulator: &Simulator) -> Program {
 /// Waits for all of `runs`. Returns each verdict.
 async fn wait_for_all(program: &Program, runs: &[String]) -> (Ended, BTreeMap<String, Value>) {
     let runs: Vec<&str> = runs.iter().map(String::as_str).collect();
-    let ended = program.run(&[&["wait", "--json"], runs.as_slice()].concat()).await;
+    let ended = program
+        .run(&[&["wait", "--json"], runs.as_slice()].concat())
+        .await;
     let verdicts = ended
         .json_lines()
         .into_iter()
-        .map(|line| (line["run_id"].as_str().unwrap().to_owned(), line["verdict"].clone()))
+        .map(|line| {
+            (
+                line["run_id"].as_str().unwrap().to_owned(),
+                line["verdict"].clone(),
+            )
+        })
         .collect();
     (ended, verdicts)
 }
@@ -44,11 +51,19 @@ async fn each_has_its_verdict(
     runs: Vec<(String, Script, &'static str)>,
     program: impl FnOnce(&Simulator) -> Program,
 ) -> Simulator {
-    let simulator = api(runs.iter().map(|(id, script, _)| (id.as_str(), script.clone()))).await;
+    let simulator = api(runs
+        .iter()
+        .map(|(id, script, _)| (id.as_str(), script.clone())))
+    .await;
     let ids: Vec<String> = runs.iter().map(|(id, ..)| id.clone()).collect();
     let (ended, verdicts) = wait_for_all(&program(&simulator), &ids).await;
     for (id, _, verdict) in &runs {
-        assert_eq!(verdicts.get(id), Some(&Value::from(*verdict)), "{id}: {}", ended.stderr);
+        assert_eq!(
+            verdicts.get(id),
+            Some(&Value::from(*verdict)),
+            "{id}: {}",
+            ended.stderr
+        );
     }
     assert_eq!(ended.json_lines().len(), runs.len(), "{ended:?}");
     assert!(!ended.stderr.contains("panicked"), "{ended:?}");
@@ -56,7 +71,11 @@ async fn each_has_its_verdict(
 }
 
 fn polls_of(simulator: &Simulator, id: &str) -> usize {
-    simulator.requests().iter().filter(|request| request.path == format!("/v1/runs/{id}")).count()
+    simulator
+        .requests()
+        .iter()
+        .filter(|request| request.path == format!("/v1/runs/{id}"))
+        .count()
 }
 
 #[tokio::test]
@@ -64,7 +83,12 @@ async fn the_documented_streams_tell_of_every_end() {
     let mut runs = Vec::new();
     let streams = [
         ("reference", StreamScript::default()),
-        ("replayed", StreamScript::default().replays().pace(Duration::from_millis(20))),
+        (
+            "replayed",
+            StreamScript::default()
+                .replays()
+                .pace(Duration::from_millis(20)),
+        ),
         ("guide", StreamScript::guide()),
         ("guide_with_ids", StreamScript::guide().with_ids()),
         ("database", StreamScript::database()),
@@ -76,20 +100,31 @@ async fn the_documented_streams_tell_of_every_end() {
             // The reference has no event for it: the stream ends.
             (Script::canceled(), "canceled"),
         ] {
-            runs.push((format!("{name}_{verdict}"), soon(script).stream(stream.clone()), verdict));
+            runs.push((
+                format!("{name}_{verdict}"),
+                soon(script).stream(stream.clone()),
+                verdict,
+            ));
         }
     }
     let ids: Vec<String> = runs.iter().map(|(id, ..)| id.clone()).collect();
     let simulator = each_has_its_verdict(runs, patient).await;
     for id in ids {
         // At the start and at the end; and where the start was told of once more, then too.
-        assert!(polls_of(&simulator, &id) <= 3, "{id}: {} polls", polls_of(&simulator, &id));
+        assert!(
+            polls_of(&simulator, &id) <= 3,
+            "{id}: {} polls",
+            polls_of(&simulator, &id)
+        );
     }
     let opened = simulator.stream_requests();
     assert_eq!(opened.len(), 15);
     for request in &opened {
         assert_eq!(request.headers["accept"], "text/event-stream");
-        assert_eq!(request.headers["authorization"], format!("Bearer {}", simulator.api_key()));
+        assert_eq!(
+            request.headers["authorization"],
+            format!("Bearer {}", simulator.api_key())
+        );
     }
 }
 
@@ -102,11 +137,20 @@ async fn a_start_is_told_of_too() {
         "[sinks.all]\ntype = \"webhook\"\nurl = \"{}\"\nevents = [\"run.started\", \"run.succeeded\"]\n",
         receiver.url()
     );
-    let ended = patient(&simulator).configured(&events).run(&["wait", "run_1"]).await;
+    let ended = patient(&simulator)
+        .configured(&events)
+        .run(&["wait", "run_1"])
+        .await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    let told: Vec<Value> =
-        receiver.requests().iter().map(|request| serde_json::from_slice(&request.body).unwrap()).collect();
-    let mut types: Vec<_> = told.iter().map(|event| event["type"].as_str().unwrap()).collect();
+    let told: Vec<Value> = receiver
+        .requests()
+        .iter()
+        .map(|request| serde_json::from_slice(&request.body).unwrap())
+        .collect();
+    let mut types: Vec<_> = told
+        .iter()
+        .map(|event| event["type"].as_str().unwrap())
+        .collect();
     types.sort_unstable();
     assert_eq!(types, ["run.started", "run.succeeded"]);
 }
@@ -116,31 +160,75 @@ async fn a_stream_that_ends_wherever_it_ends_is_a_reason_to_ask_and_is_opened_ag
     // The first connection ends too early; the second one is as it should be.
     let first = |fault: StreamFault| {
         let pace = Duration::from_millis(100);
-        let stream = StreamScript::default().with_ids().pace(pace).fault_on(1, fault);
-        Script::succeeds().runs_for(Duration::from_millis(2500)).from_first_poll().stream(stream)
+        let stream = StreamScript::default()
+            .with_ids()
+            .pace(pace)
+            .fault_on(1, fault);
+        Script::succeeds()
+            .runs_for(Duration::from_millis(2500))
+            .from_first_poll()
+            .stream(stream)
     };
     let mut runs = Vec::new();
     // The first events take about 60 bytes each: this is every place in an event, and some events.
     for bytes in (0..130).step_by(5) {
-        runs.push((format!("breaks_after_{bytes}"), first(StreamFault::BreaksAfter(bytes)), "succeeded"));
+        runs.push((
+            format!("breaks_after_{bytes}"),
+            first(StreamFault::BreaksAfter(bytes)),
+            "succeeded",
+        ));
     }
     for events in 0..3 {
-        runs.push((format!("ends_after_{events}"), first(StreamFault::EndsAfter(events)), "succeeded"));
+        runs.push((
+            format!("ends_after_{events}"),
+            first(StreamFault::EndsAfter(events)),
+            "succeeded",
+        ));
     }
-    for lie in ["run.completed", "run.failed", "complete", "error", "timeout"] {
-        runs.push((format!("lies_{}", lie.replace('.', "_")), first(StreamFault::Lies(lie)), "succeeded"));
+    for lie in [
+        "run.completed",
+        "run.failed",
+        "complete",
+        "error",
+        "timeout",
+    ] {
+        runs.push((
+            format!("lies_{}", lie.replace('.', "_")),
+            first(StreamFault::Lies(lie)),
+            "succeeded",
+        ));
     }
-    runs.push(("long_line".to_owned(), first(StreamFault::LongLine(10 * 1024 * 1024)), "succeeded"));
+    runs.push((
+        "long_line".to_owned(),
+        first(StreamFault::LongLine(10 * 1024 * 1024)),
+        "succeeded",
+    ));
     let end = StreamScript::default().fault_on(1, StreamFault::NoTerminal);
-    runs.push(("no_terminal".to_owned(), soon(Script::fails("it broke")).stream(end), "failed"));
+    runs.push((
+        "no_terminal".to_owned(),
+        soon(Script::fails("it broke")).stream(end),
+        "failed",
+    ));
     let ids: Vec<String> = runs.iter().map(|(id, ..)| id.clone()).collect();
     let simulator = each_has_its_verdict(runs, patient).await;
     for id in ids {
         let path = format!("/v1/runs/{id}/events");
-        let opened: Vec<_> = simulator.stream_requests().into_iter().filter(|request| request.path == path).collect();
-        assert!((1..=4).contains(&opened.len()), "{id}: {} streams", opened.len());
+        let opened: Vec<_> = simulator
+            .stream_requests()
+            .into_iter()
+            .filter(|request| request.path == path)
+            .collect();
+        assert!(
+            (1..=4).contains(&opened.len()),
+            "{id}: {} streams",
+            opened.len()
+        );
         // Each end has the run asked for once, besides the first time.
-        assert!(polls_of(&simulator, &id) <= opened.len() + 2, "{id}: {} polls", polls_of(&simulator, &id));
+        assert!(
+            polls_of(&simulator, &id) <= opened.len() + 2,
+            "{id}: {} polls",
+            polls_of(&simulator, &id)
+        );
         if id == "ends_after_2" {
             let last_id = opened[1].headers["last-event-id"].to_str().unwrap();
             assert!(last_id.parse::<u64>().is_ok(), "{last_id}");
@@ -155,10 +243,19 @@ async fn a_stream_that_is_of_no_use_changes_no_verdict() {
         ("resets", StreamFault::Answer(Fault::Reset)),
         ("server_error", StreamFault::Answer(Fault::status(500))),
         ("unauthorized", StreamFault::Answer(Fault::status(401))),
-        ("unavailable", StreamFault::Answer(Fault::status(503).with_retry_after("3600"))),
-        ("redirects", StreamFault::Answer(Fault::Redirect("http://127.0.0.1:1/".to_owned()))),
+        (
+            "unavailable",
+            StreamFault::Answer(Fault::status(503).with_retry_after("3600")),
+        ),
+        (
+            "redirects",
+            StreamFault::Answer(Fault::Redirect("http://127.0.0.1:1/".to_owned())),
+        ),
         ("page", StreamFault::Answer(Fault::Html)),
-        ("bomb", StreamFault::Answer(Fault::GzipBomb(64 * 1024 * 1024))),
+        (
+            "bomb",
+            StreamFault::Answer(Fault::GzipBomb(64 * 1024 * 1024)),
+        ),
         ("other_type", StreamFault::ContentType("application/json")),
         ("silent", StreamFault::Silent),
         ("hangs", StreamFault::HangsAfter(2)),
@@ -172,12 +269,24 @@ async fn a_stream_that_is_of_no_use_changes_no_verdict() {
     ];
     let mut runs = Vec::new();
     for (name, fault) in faults {
-        let stream = StreamScript::default().pace(Duration::from_millis(50)).always(fault);
-        for (script, verdict) in [(Script::succeeds(), "succeeded"), (Script::canceled(), "canceled")] {
-            runs.push((format!("{name}_{verdict}"), soon(script).stream(stream.clone()), verdict));
+        let stream = StreamScript::default()
+            .pace(Duration::from_millis(50))
+            .always(fault);
+        for (script, verdict) in [
+            (Script::succeeds(), "succeeded"),
+            (Script::canceled(), "canceled"),
+        ] {
+            runs.push((
+                format!("{name}_{verdict}"),
+                soon(script).stream(stream.clone()),
+                verdict,
+            ));
         }
     }
-    each_has_its_verdict(runs, |simulator| Program::with(simulator).set("RUNWATCH_WATCH__MAX_STREAMS", "64")).await;
+    each_has_its_verdict(runs, |simulator| {
+        Program::with(simulator).set("RUNWATCH_WATCH__MAX_STREAMS", "64")
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -188,17 +297,30 @@ async fn an_api_without_streams_is_rate_limited_them_once() {
         let ended = Program::with(&simulator).run(&["wait", "run_1"]).await;
         assert_eq!(ended.code, Some(0), "{ended:?}");
         assert_eq!(simulator.stream_requests().len(), 1, "{code}");
-        assert!(!ended.stderr.contains(&code.to_string()), "it is nobody's trouble: {ended:?}");
+        assert!(
+            !ended.stderr.contains(&code.to_string()),
+            "it is nobody's trouble: {ended:?}"
+        );
     }
     let simulator = api([("run_1", soon(Script::succeeds()))]).await;
-    let ended = Program::with(&simulator).set("RUNWATCH_WATCH__EVENTS", "off").run(&["wait", "run_1"]).await;
-    assert_eq!((ended.code, simulator.stream_requests().len()), (Some(0), 0), "{ended:?}");
+    let ended = Program::with(&simulator)
+        .set("RUNWATCH_WATCH__EVENTS", "off")
+        .run(&["wait", "run_1"])
+        .await;
+    assert_eq!(
+        (ended.code, simulator.stream_requests().len()),
+        (Some(0), 0),
+        "{ended:?}"
+    );
 }
 
 /// The most memory that a process has had so far, in bytes (proc(5), `VmHWM`).
 fn peak_memory(child: &Child) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id().unwrap())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
     peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
@@ -211,33 +333,56 @@ async fn floods_and_endless_lines_take_no_memory_and_delay_nothing() {
         let names: Vec<String> = (0..streams).map(|index| format!("bad_{index}")).collect();
         let simulator = api(names.iter().map(|name| (name.as_str(), fault(bad.clone())))).await;
         let receiver = Receiver::start([]).await.unwrap();
-        let sink = format!("[sinks.hook]\ntype = \"webhook\"\nurl = \"{}\"\n", receiver.url());
+        let sink = format!(
+            "[sinks.hook]\ntype = \"webhook\"\nurl = \"{}\"\n",
+            receiver.url()
+        );
         let program = Program::with(&simulator).configured(&sink);
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let began = Instant::now();
-        let child = program.command(&[&["wait", "run_good"], names.as_slice()].concat()).spawn().unwrap();
-        eventually("all streams", || simulator.stream_requests().len() >= streams).await;
+        let child = program
+            .command(&[&["wait", "run_good"], names.as_slice()].concat())
+            .spawn()
+            .unwrap();
+        eventually("all streams", || {
+            simulator.stream_requests().len() >= streams
+        })
+        .await;
         eventually("some bytes", || simulator.streamed_bytes() >= bytes).await;
         // In the middle of it a run ends and is told of.
         simulator.add_run(&RunId::new("run_good").unwrap(), Script::succeeds());
         let ended_at = Instant::now();
         received(&receiver, 1).await;
         // A poll is 100 ms away at the most, and a machine that is busy needs some time.
-        assert!(ended_at.elapsed() < Duration::from_secs(10), "{bad:?}: {:?}", ended_at.elapsed());
+        assert!(
+            ended_at.elapsed() < Duration::from_secs(10),
+            "{bad:?}: {:?}",
+            ended_at.elapsed()
+        );
         let peak = peak_memory(&child);
         let taken = simulator.streamed_bytes();
         // A mebibyte a second from each stream, and what the sockets between hold.
-        let most = (began.elapsed().as_secs() + 2) * MIB * streams as u64 + streams as u64 * 16 * MIB;
-        assert!(taken <= most, "{bad:?}: {taken} bytes taken, {most} expected at the most");
+        let most =
+            (began.elapsed().as_secs() + 2) * MIB * streams as u64 + streams as u64 * 16 * MIB;
+        assert!(
+            taken <= most,
+            "{bad:?}: {taken} bytes taken, {most} expected at the most"
+        );
         send_signal(&child, rustix::process::Signal::TERM);
         let ended = finish(child).await;
         assert_eq!(ended.code, Some(143), "{ended:?}");
         peak
     };
     let quiet = peak(StreamFault::Silent, 0).await;
-    for (bad, bytes) in [(StreamFault::Floods, 24 * MIB), (StreamFault::LongLine(1 << 40), 8 * MIB)] {
+    for (bad, bytes) in [
+        (StreamFault::Floods, 24 * MIB),
+        (StreamFault::LongLine(1 << 40), 8 * MIB),
+    ] {
         let loud = peak(bad.clone(), bytes).await;
         // Each stream may hold an event and a line of 256 KiB, and what was received in one piece.
-        assert!(loud <= quiet + 16 * MIB, "{bad:?}: {loud} bytes, {quiet} without");
+        assert!(
+            loud <= quiet + 16 * MIB,
+            "{bad:?}: {loud} bytes, {quiet} without"
+        );
     }
 }

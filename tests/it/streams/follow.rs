@@ -14,7 +14,9 @@ const SOON: Duration = Duration::from_secs(3);
 const HOSTILE: &str = "look\u{1b}[2J\u{1b}]0;mine\u{7}\r\nhere\u{9b}31m\u{202e}x\u{7f}";
 
 fn stream() -> StreamScript {
-    StreamScript::default().pace(Duration::from_millis(100)).message(HOSTILE)
+    StreamScript::default()
+        .pace(Duration::from_millis(100))
+        .message(HOSTILE)
 }
 
 /// A run with time for some events, however late the program begins to watch it.
@@ -34,7 +36,9 @@ fn is_harmless(text: &str) -> bool {
 #[tokio::test]
 async fn events_are_lines_as_they_come() {
     let simulator = one(script().stream(stream())).await;
-    let ended = Program::with(&simulator).run(&["wait", "-f", "run_1"]).await;
+    let ended = Program::with(&simulator)
+        .run(&["wait", "-f", "run_1"])
+        .await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     for line in [
         "run_1 task.started researcher",
@@ -46,14 +50,28 @@ async fn events_are_lines_as_they_come() {
     ] {
         assert!(ended.stderr.contains(line), "{line}: {ended:?}");
     }
-    assert!(ended.stdout.starts_with("run_1 succeeded"), "results only: {ended:?}");
-    assert!(is_harmless(&ended.stderr) && is_harmless(&ended.stdout), "{ended:?}");
+    assert!(
+        ended.stdout.starts_with("run_1 succeeded"),
+        "results only: {ended:?}"
+    );
+    assert!(
+        is_harmless(&ended.stderr) && is_harmless(&ended.stdout),
+        "{ended:?}"
+    );
 
     let simulator = one(script().stream(stream())).await;
-    let ended = Program::with(&simulator).run(&["wait", "-q", "-f", "run_1"]).await;
-    assert_eq!((ended.stdout.as_str(), ended.stderr.as_str()), ("", ""), "{ended:?}");
+    let ended = Program::with(&simulator)
+        .run(&["wait", "-q", "-f", "run_1"])
+        .await;
+    assert_eq!(
+        (ended.stdout.as_str(), ended.stderr.as_str()),
+        ("", ""),
+        "{ended:?}"
+    );
     let simulator = one(script().stream(stream())).await;
-    let ended = Program::with(&simulator).run(&["wait", "--follow", "--output", "run_1"]).await;
+    let ended = Program::with(&simulator)
+        .run(&["wait", "--follow", "--output", "run_1"])
+        .await;
     assert!(ended.stderr.contains("task.started"), "{ended:?}");
     serde_json::from_str::<Value>(&ended.stdout).expect("the output, and nothing else");
 }
@@ -64,16 +82,36 @@ fn check_lines(ended: &Ended, kinds: &[&str]) {
     assert!(is_harmless(&ended.stdout), "{ended:?}");
     let lines = ended.json_lines();
     let (last, activities) = lines.split_last().unwrap();
-    assert_eq!((last["verdict"].as_str(), &last["run_id"]), (Some("succeeded"), &Value::from("run_1")), "{ended:?}");
-    assert!(last["data"]["run"].is_object() && last.get("activity").is_none(), "{last}");
+    assert_eq!(
+        (last["verdict"].as_str(), &last["run_id"]),
+        (Some("succeeded"), &Value::from("run_1")),
+        "{ended:?}"
+    );
+    assert!(
+        last["data"]["run"].is_object() && last.get("activity").is_none(),
+        "{last}"
+    );
     for kind in kinds {
         let line = activities.iter().find(|line| line["activity"] == *kind);
         let line = line.unwrap_or_else(|| panic!("{kind}: {ended:?}"));
-        assert!(line["run_id"] == "run_1" && line.get("verdict").is_none(), "{line}");
-        assert!(line["at"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok(), "{line}");
+        assert!(
+            line["run_id"] == "run_1" && line.get("verdict").is_none(),
+            "{line}"
+        );
+        assert!(
+            line["at"]
+                .as_str()
+                .unwrap()
+                .parse::<jiff::Timestamp>()
+                .is_ok(),
+            "{line}"
+        );
         if *kind == "log" {
             let message = line["data"]["message"].as_str().unwrap();
-            assert!([HOSTILE, "again and again"].contains(&message), "it means the same: {message:?}");
+            assert!(
+                [HOSTILE, "again and again"].contains(&message),
+                "it means the same: {message:?}"
+            );
         }
     }
 }
@@ -81,54 +119,122 @@ fn check_lines(ended: &Ended, kinds: &[&str]) {
 #[tokio::test]
 async fn with_json_events_are_lines_of_json_before_the_last_one() {
     let simulator = one(script().stream(stream())).await;
-    let ended = Program::with(&simulator).run(&["wait", "-f", "--json", "run_1"]).await;
-    check_lines(&ended, &["task.started", "tool_use", "log", "agent.action", "artifact", "run.completed"]);
-    let guide = StreamScript::guide().pace(Duration::from_millis(100)).message(HOSTILE);
+    let ended = Program::with(&simulator)
+        .run(&["wait", "-f", "--json", "run_1"])
+        .await;
+    check_lines(
+        &ended,
+        &[
+            "task.started",
+            "tool_use",
+            "log",
+            "agent.action",
+            "artifact",
+            "run.completed",
+        ],
+    );
+    let guide = StreamScript::guide()
+        .pace(Duration::from_millis(100))
+        .message(HOSTILE);
     let simulator = one(script().stream(guide)).await;
     // Asked for, it is done whatever the configuration says.
     let program = Program::with(&simulator).set("RUNWATCH_WATCH__EVENTS", "off");
     let ended = program.run(&["wait", "-f", "--json", "run_1"]).await;
-    check_lines(&ended, &["agent.started", "tool.called", "log", "tool.result", "artifact", "run.completed"]);
+    check_lines(
+        &ended,
+        &[
+            "agent.started",
+            "tool.called",
+            "log",
+            "tool.result",
+            "artifact",
+            "run.completed",
+        ],
+    );
 }
 
 #[tokio::test]
 async fn what_cannot_be_followed_is_told_once() {
     let simulator = one(script()).await;
     simulator.set_stream_outage(Some(Fault::status(404)));
-    let ended = Program::with(&simulator).run(&["wait", "-f", "run_1"]).await;
+    let ended = Program::with(&simulator)
+        .run(&["wait", "-f", "run_1"])
+        .await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert_eq!(ended.stderr.matches("stream.unavailable 404 Not Found").count(), 1, "{ended:?}");
+    assert_eq!(
+        ended
+            .stderr
+            .matches("stream.unavailable 404 Not Found")
+            .count(),
+        1,
+        "{ended:?}"
+    );
 
     let floods = StreamScript::default().always(StreamFault::Floods);
     let simulator = one(script().stream(floods)).await;
-    let ended = Program::with(&simulator).run(&["wait", "-f", "--json", "run_1"]).await;
+    let ended = Program::with(&simulator)
+        .run(&["wait", "-f", "--json", "run_1"])
+        .await;
     check_lines(&ended, &["log"]);
-    assert!(ended.stderr.contains(" events came too fast to be shown"), "{ended:?}");
+    assert!(
+        ended.stderr.contains(" events came too fast to be shown"),
+        "{ended:?}"
+    );
 }
 
 /// Runs the program on a terminal of its own and returns what that got.
 async fn on_a_terminal(program: &Program, arguments: &[&str]) -> Ended {
     // `pty.spawn` copies what the terminal gets to standard output; the exit code is that of the program.
-    let script = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
+    let script =
+        "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
     let runwatch = env!("CARGO_BIN_EXE_runwatch");
     let argv = [&["python3", "-c", script, runwatch], arguments].concat();
-    finish(program.shell(&argv).env("TERM", "xterm").env("NO_COLOR", "1").spawn().unwrap()).await
+    finish(
+        program
+            .shell(&argv)
+            .env("TERM", "xterm")
+            .env("NO_COLOR", "1")
+            .spawn()
+            .unwrap(),
+    )
+    .await
 }
 
 #[tokio::test]
 async fn nothing_of_a_stream_reaches_a_terminal_raw() {
-    for arguments in [&["wait", "-f", "run_1"] as &[_], &["wait", "run_1"], &["wait", "-f", "--json", "run_1"]] {
+    for arguments in [
+        &["wait", "-f", "run_1"] as &[_],
+        &["wait", "run_1"],
+        &["wait", "-f", "--json", "run_1"],
+    ] {
         let simulator = one(script().stream(stream())).await;
         let ended = on_a_terminal(&Program::with(&simulator), arguments).await;
         assert_eq!(ended.code, Some(0), "{ended:?}");
         assert!(ended.stdout.contains("run_1"), "{ended:?}");
         // The live lines move the cursor; nothing that came from the stream does.
-        for raw in ["\u{1b}[2J", "\u{1b}]", "\u{7}", "\u{9b}", "\u{202e}", "\u{7f}"] {
-            assert!(!ended.stdout.contains(raw), "{arguments:?}: {raw:?}: {ended:?}");
+        for raw in [
+            "\u{1b}[2J",
+            "\u{1b}]",
+            "\u{7}",
+            "\u{9b}",
+            "\u{202e}",
+            "\u{7f}",
+        ] {
+            assert!(
+                !ended.stdout.contains(raw),
+                "{arguments:?}: {raw:?}: {ended:?}"
+            );
         }
         if arguments.len() == 2 {
-            let live = ["task.started: researcher", "tool_use: web_search", "agent.action: researcher reads 3 pages"];
-            assert!(live.iter().any(|words| ended.stdout.contains(words)), "the live line says it: {ended:?}");
+            let live = [
+                "task.started: researcher",
+                "tool_use: web_search",
+                "agent.action: researcher reads 3 pages",
+            ];
+            assert!(
+                live.iter().any(|words| ended.stdout.contains(words)),
+                "the live line says it: {ended:?}"
+            );
         }
     }
 }
@@ -144,23 +250,42 @@ async fn a_daemon_tells_what_runs_do_and_which_way_their_verdicts_were_found() {
     let program = program.set("XDG_RUNTIME_DIR", run.to_str().unwrap());
     let daemon = program.command(&["daemon"]).spawn().unwrap();
     let socket = run.join("runwatch/runwatch.sock");
-    eventually("the daemon", || std::os::unix::net::UnixStream::connect(&socket).is_ok()).await;
+    eventually("the daemon", || {
+        std::os::unix::net::UnixStream::connect(&socket).is_ok()
+    })
+    .await;
 
-    let ended = program.run(&["wait", "--daemon", "-f", "--json", "run_1"]).await;
+    let ended = program
+        .run(&["wait", "--daemon", "-f", "--json", "run_1"])
+        .await;
     check_lines(&ended, &["log", "agent.action"]);
-    let shown = program.run(&["show", "run_1", "--json"]).await.json_lines().remove(0);
+    let shown = program
+        .run(&["show", "run_1", "--json"])
+        .await
+        .json_lines()
+        .remove(0);
     assert_eq!(shown["found_by"], "stream", "{shown}");
     let shown = program.run(&["show", "run_1"]).await;
-    assert!(shown.stdout.contains("found by   its event stream"), "{shown:?}");
+    assert!(
+        shown.stdout.contains("found by   its event stream"),
+        "{shown:?}"
+    );
 
     // One that has ended already is found by its first poll.
-    simulator.add_run(&runwatch::domain::RunId::new("run_2").unwrap(), Script::fails("it broke"));
+    simulator.add_run(
+        &runwatch::domain::RunId::new("run_2").unwrap(),
+        Script::fails("it broke"),
+    );
     let ended = program.run(&["wait", "--daemon", "-f", "run_2"]).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     let shown = program.run(&["show", "run_2"]).await;
     assert!(shown.stdout.contains("found by   poll"), "{shown:?}");
 
-    let http = reqwest::Client::builder().unix_socket(socket.clone()).no_proxy().build().unwrap();
+    let http = reqwest::Client::builder()
+        .unix_socket(socket.clone())
+        .no_proxy()
+        .build()
+        .unwrap();
     let mut response = http.get("http://localhost/metrics").send().await.unwrap();
     let mut figures = Vec::new();
     while let Some(chunk) = response.chunk().await.unwrap() {
@@ -172,7 +297,10 @@ async fn a_daemon_tells_what_runs_do_and_which_way_their_verdicts_were_found() {
         "runwatch_detection_total{via=\"stream\"} 1",
         "runwatch_event_streams 0",
     ] {
-        assert!(figures.lines().any(|found| found == line), "{line}\n{figures}");
+        assert!(
+            figures.lines().any(|found| found == line),
+            "{line}\n{figures}"
+        );
     }
     send_signal(&daemon, Signal::TERM);
     let ended = finish(daemon).await;

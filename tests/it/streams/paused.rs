@@ -8,7 +8,9 @@ use std::time::Duration;
 use runwatch::app;
 use runwatch::clock::Clock;
 use runwatch::config::Settings;
-use runwatch::domain::{Activity, Event, EventType, Labels, Observation, RunDetails, RunId, Status, Watch};
+use runwatch::domain::{
+    Activity, Event, EventType, Labels, Observation, RunDetails, RunId, Status, Watch,
+};
 use runwatch::metrics::Metrics;
 use runwatch::providers::{ApiError, EventStream, Provider, Reply, StreamItem};
 use runwatch::scheduler::{AddedBy, Policy, Scheduler, SchedulerHandle};
@@ -84,7 +86,11 @@ impl Api {
     }
 
     pub(crate) fn polls_of(&self, run_id: &RunId) -> Vec<Instant> {
-        self.polls().into_iter().filter(|(_, id)| id == run_id).map(|(at, _)| at).collect()
+        self.polls()
+            .into_iter()
+            .filter(|(_, id)| id == run_id)
+            .map(|(at, _)| at)
+            .collect()
     }
 
     pub(crate) fn openings(&self) -> Vec<Opening> {
@@ -110,18 +116,40 @@ impl Provider for Api {
     type Events = Events;
 
     async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
-        self.0.polls.lock().unwrap().push((Instant::now(), id.clone()));
+        self.0
+            .polls
+            .lock()
+            .unwrap()
+            .push((Instant::now(), id.clone()));
         tokio::time::sleep(LATENCY).await;
         if *self.0.failing.lock().unwrap() {
-            return Err(ApiError::Status { status: 502, message: String::new(), retry_after: None });
+            return Err(ApiError::Status {
+                status: 502,
+                message: String::new(),
+                retry_after: None,
+            });
         }
         let ends_at = self.0.runs.lock().unwrap()[id].ends_at;
-        let status = if Instant::now() >= ends_at { Status::Succeeded } else { Status::Running };
-        Ok(Reply { observation: Observation { status, details: RunDetails::default() }, pause: None })
+        let status = if Instant::now() >= ends_at {
+            Status::Succeeded
+        } else {
+            Status::Running
+        };
+        Ok(Reply {
+            observation: Observation {
+                status,
+                details: RunDetails::default(),
+            },
+            pause: None,
+        })
     }
 
     async fn open_events(&self, id: &RunId, last_id: Option<&str>) -> Result<Events, ApiError> {
-        let opening = Opening { at: Instant::now(), run_id: id.clone(), last_id: last_id.map(ToOwned::to_owned) };
+        let opening = Opening {
+            at: Instant::now(),
+            run_id: id.clone(),
+            last_id: last_id.map(ToOwned::to_owned),
+        };
         self.0.openings.lock().unwrap().push(opening);
         let run = self.0.runs.lock().unwrap()[id].clone();
         tokio::time::sleep(LATENCY).await;
@@ -132,7 +160,14 @@ impl Provider for Api {
         }
         self.0.open.fetch_add(1, Ordering::Relaxed);
         let (opened, open) = (Instant::now(), Arc::clone(&self.0.open));
-        Ok(Events { run, opened, next: opened, number: 0, id: None, open })
+        Ok(Events {
+            run,
+            opened,
+            next: opened,
+            number: 0,
+            id: None,
+            open,
+        })
     }
 }
 
@@ -154,11 +189,17 @@ impl Drop for Events {
 
 impl Events {
     fn item(kind: &str) -> Result<Option<StreamItem>, ApiError> {
-        Ok(Some(StreamItem::Activity(Activity::read(kind, None).unwrap())))
+        Ok(Some(StreamItem::Activity(
+            Activity::read(kind, None).unwrap(),
+        )))
     }
 
     /// The same, with no sign of life after the end of the run.
-    async fn life_until(&mut self, every: Duration, until: Instant) -> Option<Result<Option<StreamItem>, ApiError>> {
+    async fn life_until(
+        &mut self,
+        every: Duration,
+        until: Instant,
+    ) -> Option<Result<Option<StreamItem>, ApiError>> {
         let item = self.life(every, until.min(self.run.ends_at)).await;
         if item.is_none() {
             tokio::time::sleep_until(until).await;
@@ -167,7 +208,11 @@ impl Events {
     }
 
     /// The next sign of life, if one comes before `until`; else it is `until` when this comes back.
-    async fn life(&mut self, every: Duration, until: Instant) -> Option<Result<Option<StreamItem>, ApiError>> {
+    async fn life(
+        &mut self,
+        every: Duration,
+        until: Instant,
+    ) -> Option<Result<Option<StreamItem>, ApiError>> {
         // Cancel-safe: what counts is changed after the last wait.
         let next = self.next.max(self.opened);
         tokio::time::sleep_until(next.min(until)).await;
@@ -196,14 +241,20 @@ impl EventStream for Events {
                 }
             }
             Stream::NoTerminal { every } => self.life(every, ends_at).await.unwrap_or(Ok(None)),
-            Stream::Hangs { every, after } => match self.life_until(every, self.opened + after).await {
-                Some(item) => item,
-                None => std::future::pending().await,
-            },
-            Stream::Ends { every, after } => self.life_until(every, self.opened + after).await.unwrap_or(Ok(None)),
-            Stream::Breaks { every, after } => {
-                self.life_until(every, self.opened + after).await.unwrap_or(Err(ApiError::Timeout))
+            Stream::Hangs { every, after } => {
+                match self.life_until(every, self.opened + after).await {
+                    Some(item) => item,
+                    None => std::future::pending().await,
+                }
             }
+            Stream::Ends { every, after } => self
+                .life_until(every, self.opened + after)
+                .await
+                .unwrap_or(Ok(None)),
+            Stream::Breaks { every, after } => self
+                .life_until(every, self.opened + after)
+                .await
+                .unwrap_or(Err(ApiError::Timeout)),
             Stream::Lies => Self::item("run.completed"),
             Stream::Floods => {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -242,16 +293,32 @@ impl Simulation {
         tasks.spawn(writer.run());
         let mut policy = app::policy(&Settings::default());
         adjust(&mut policy);
-        let (scheduler, watches) =
-            Scheduler::new(api.clone(), store.clone(), clock.clone(), policy.clone(), Metrics::default(), seed);
+        let (scheduler, watches) = Scheduler::new(
+            api.clone(),
+            store.clone(),
+            clock.clone(),
+            policy.clone(),
+            Metrics::default(),
+            seed,
+        );
         let stop = CancellationToken::new();
         tasks.spawn(scheduler.run(stop.clone()));
-        Self { api, clock, start: Instant::now(), store, watches, policy, tasks, stop }
+        Self {
+            api,
+            clock,
+            start: Instant::now(),
+            store,
+            watches,
+            policy,
+            tasks,
+            stop,
+        }
     }
 
     /// Adds the run `index`, which takes `length` from now.
     pub(crate) async fn add(&self, index: usize, length: Duration, stream: Stream) -> RunId {
-        self.add_with_timeout(index, length, stream, HOUR * 24 * 30).await
+        self.add_with_timeout(index, length, stream, HOUR * 24 * 30)
+            .await
     }
 
     /// The same, watched for `timeout` at the most.
@@ -262,7 +329,10 @@ impl Simulation {
         stream: Stream,
         timeout: Duration,
     ) -> RunId {
-        let run = Run { ends_at: Instant::now() + length, stream };
+        let run = Run {
+            ends_at: Instant::now() + length,
+            stream,
+        };
         self.api.0.runs.lock().unwrap().insert(id(index), run);
         let added_at = self.clock.now();
         let watch = Watch {
@@ -273,7 +343,10 @@ impl Simulation {
             added_at,
             deadline_at: added_at.checked_add(timeout).unwrap(),
         };
-        assert_eq!(self.watches.add(watch, AddedBy::Request).await.unwrap(), Added::New);
+        assert_eq!(
+            self.watches.add(watch, AddedBy::Request).await.unwrap(),
+            Added::New
+        );
         id(index)
     }
 
@@ -283,14 +356,18 @@ impl Simulation {
         loop {
             changed.mark_unchanged();
             let events = self.store.events_after(0, u32::MAX).await.unwrap();
-            let told = |event: &Event| event.run_id() == Some(run_id) && event.event_type.verdict().is_some();
+            let told = |event: &Event| {
+                event.run_id() == Some(run_id) && event.event_type.verdict().is_some()
+            };
             if let Some((_, event)) = events.iter().find(|(_, event)| told(event)) {
                 let ended = self.api.0.runs.lock().unwrap()[run_id].ends_at;
                 let base = self.clock.now().checked_sub(self.start.elapsed()).unwrap();
                 let ended = base.checked_add(ended - self.start).unwrap();
                 // Events have whole milliseconds.
-                let delay = event.timestamp.duration_since(ended) + jiff::SignedDuration::from_millis(1);
-                let delay = Duration::try_from(delay).expect("no verdict comes before the end of its run");
+                let delay =
+                    event.timestamp.duration_since(ended) + jiff::SignedDuration::from_millis(1);
+                let delay =
+                    Duration::try_from(delay).expect("no verdict comes before the end of its run");
                 return (event.event_type, delay);
             }
             changed.changed().await.unwrap();
@@ -300,7 +377,10 @@ impl Simulation {
     /// What was told so far.
     pub(crate) async fn told(&self) -> Vec<EventType> {
         let events = self.store.events_after(0, u32::MAX).await.unwrap();
-        events.into_iter().map(|(_, event)| event.event_type).collect()
+        events
+            .into_iter()
+            .map(|(_, event)| event.event_type)
+            .collect()
     }
 
     /// How the verdict of a run was found.
@@ -321,7 +401,9 @@ impl Simulation {
 /// Fails if any window of a minute holds more requests of any kind than `budget`.
 pub(crate) fn assert_within_budget(api: &Api, budget: usize) {
     let polls = api.polls().into_iter().map(|(at, _)| at);
-    let mut requests: Vec<_> = polls.chain(api.openings().into_iter().map(|opening| opening.at)).collect();
+    let mut requests: Vec<_> = polls
+        .chain(api.openings().into_iter().map(|opening| opening.at))
+        .collect();
     requests.sort_unstable();
     for window in requests.windows(budget + 1) {
         let span = window[budget] - window[0];

@@ -25,7 +25,10 @@ pub(crate) struct Ended {
 impl Ended {
     /// Standard output, each line as JSON.
     pub(crate) fn json_lines(&self) -> Vec<serde_json::Value> {
-        self.stdout.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+        self.stdout
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+            .collect()
     }
 }
 
@@ -94,8 +97,16 @@ impl Program {
     /// Another program, in the same environment and folder.
     pub(crate) fn shell(&self, argv: &[&str]) -> Command {
         let mut command = Command::new(argv[0]);
-        command.args(&argv[1..]).env_clear().envs(&self.variables).current_dir(self.home.path());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+            .args(&argv[1..])
+            .env_clear()
+            .envs(&self.variables)
+            .current_dir(self.home.path());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
         command
     }
 
@@ -106,9 +117,16 @@ impl Program {
 
     /// Runs it to its end with something on standard input.
     pub(crate) async fn run_with_input(&self, arguments: &[&str], input: &str) -> Ended {
-        let mut child = self.command(arguments).stdin(Stdio::piped()).spawn().expect("the program starts");
+        let mut child = self
+            .command(arguments)
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
         let mut stdin = child.stdin.take().expect("piped");
-        stdin.write_all(input.as_bytes()).await.expect("it reads its input");
+        stdin
+            .write_all(input.as_bytes())
+            .await
+            .expect("it reads its input");
         drop(stdin);
         finish(child).await
     }
@@ -117,12 +135,21 @@ impl Program {
 /// Reads the standard error of a program as it is written, so that the program never stands before a full pipe.
 /// [`finish`] returns all of it.
 pub(crate) fn collect(child: &mut Child) {
-    let pipe = child.stderr.take().expect("piped").into_owned_fd().expect("a pipe");
+    let pipe = child
+        .stderr
+        .take()
+        .expect("piped")
+        .into_owned_fd()
+        .expect("a pipe");
     collect_rest(child, std::fs::File::from(pipe), Vec::new());
 }
 
 /// As [`collect`], where a test has read some of it, `text`, already.
-pub(crate) fn collect_rest(child: &mut Child, mut pipe: impl std::io::Read + Send + 'static, mut text: Vec<u8>) {
+pub(crate) fn collect_rest(
+    child: &mut Child,
+    mut pipe: impl std::io::Read + Send + 'static,
+    mut text: Vec<u8>,
+) {
     let (reader, mut writer) = std::io::pipe().expect("a pipe");
     let reader = std::process::ChildStderr::from(std::os::fd::OwnedFd::from(reader));
     child.stderr = Some(ChildStderr::from_std(reader).expect("a pipe"));
@@ -136,7 +163,9 @@ pub(crate) fn collect_rest(child: &mut Child, mut pipe: impl std::io::Read + Sen
 /// Waits for the end of a program.
 pub(crate) async fn finish(child: Child) -> Ended {
     let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
-    let output = output.expect("the program ends in time").expect("its output can be read");
+    let output = output
+        .expect("the program ends in time")
+        .expect("its output can be read");
     Ended {
         code: output.status.code(),
         stdout: String::from_utf8(output.stdout).expect("UTF-8"),
@@ -187,11 +216,19 @@ pub(crate) async fn within<T>(what: &str, waiting: impl Future<Output = T>) -> T
 
 /// The next line of a program.
 pub(crate) async fn next_line(lines: &mut Lines<impl AsyncBufRead + Unpin>) -> String {
-    within("a line", lines.next_line()).await.expect("it can be read").expect("one more line")
+    within("a line", lines.next_line())
+        .await
+        .expect("it can be read")
+        .expect("one more line")
 }
 
 /// Waits until a receiver got `count` requests, and returns all that it got.
 pub(crate) async fn received(receiver: &Receiver, count: usize) -> Vec<Received> {
     let waiting = tokio::time::timeout(PATIENCE, receiver.wait_for(count)).await;
-    waiting.unwrap_or_else(|_| panic!("waited {PATIENCE:?} for {count} requests: {:?}", receiver.requests()))
+    waiting.unwrap_or_else(|_| {
+        panic!(
+            "waited {PATIENCE:?} for {count} requests: {:?}",
+            receiver.requests()
+        )
+    })
 }
