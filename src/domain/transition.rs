@@ -68,8 +68,9 @@ pub struct Progress {
     pub polls: u64,
     /// Since when every answer was 404 or 410.
     pub missing_since: Option<Timestamp>,
-    /// How much of that counts for the grace period: time in which polls were made.
-    missing_for: Duration,
+    /// How much of that counts for the grace period: time in which polls were made. `None` if the last
+    /// answer was not 404 or 410, even where the store rejected the step that says so.
+    missing_for: Option<Duration>,
     /// Whether the run was ever seen running.
     pub seen_running: bool,
     /// Whether it was said that the run is overdue.
@@ -202,7 +203,7 @@ impl Progress {
             details: None,
             polls: 0,
             missing_since: None,
-            missing_for: Duration::ZERO,
+            missing_for: None,
             seen_running: false,
             overdue_told: false,
             verdict: None,
@@ -237,8 +238,8 @@ impl Progress {
     /// How long after the last answer another 404 would mean that the run is not found; `None` while the run is
     /// not missing.
     pub fn grace_left(&self, limits: &Limits) -> Option<Duration> {
-        self.missing_since
-            .map(|_| limits.not_found_grace.saturating_sub(self.missing_for))
+        self.missing_for
+            .map(|missing_for| limits.not_found_grace.saturating_sub(missing_for))
     }
 
     /// When the run becomes overdue; `None` when it never does, or was reported as overdue.
@@ -276,7 +277,7 @@ impl Progress {
                 next.polls += 1;
                 next.answered = true;
                 next.missing_since = None;
-                next.missing_for = Duration::ZERO;
+                next.missing_for = None;
                 next.verdict = Verdict::of_status(&status);
                 if status == Status::Running && !self.seen_running {
                     next.seen_running = true;
@@ -290,13 +291,15 @@ impl Progress {
             PollOutcome::Missing { counted } => {
                 next.polls += 1;
                 next.answered = false;
-                next.missing_for = if self.missing_since.is_some() {
-                    self.missing_for + counted
-                } else {
-                    Duration::ZERO
+                let missing_for = match self.missing_for {
+                    Some(before) => before + counted,
+                    None => {
+                        next.missing_since = Some(now);
+                        Duration::ZERO
+                    }
                 };
-                next.missing_since.get_or_insert(now);
-                if mutant("first-404") || next.missing_for >= limits.not_found_grace {
+                next.missing_for = Some(missing_for);
+                if mutant("first-404") || missing_for >= limits.not_found_grace {
                     next.verdict = Some(Verdict::NotFound);
                 }
                 why = Some(
@@ -316,7 +319,7 @@ impl Progress {
                 next.polls += 1;
                 next.answered = false;
                 if !mutant("grace-goes-on") {
-                    (next.missing_since, next.missing_for) = (None, Duration::ZERO);
+                    (next.missing_since, next.missing_for) = (None, None);
                 }
                 (why, last) = (Some(failure), !retried);
                 mutant("failure-is-late")
@@ -694,23 +697,28 @@ mod tests {
     #[test]
     fn what_was_answered_counts_though_it_could_not_be_stored() {
         let (watch, limits) = (watch(1000), limits());
-        let (mut progress, _) = play(1000, vec![(0, missing(0))]);
-        let refused = progress
-            .step(&watch, seen("running"), time(100), &limits)
-            .unwrap();
-        progress.carry_over(&refused.progress, time(100));
         let missed = |progress: &Progress, at, counted| {
             progress
                 .step(&watch, missing(counted), time(at), &limits)
                 .unwrap()
                 .progress
         };
-        assert_eq!(
-            missed(&progress, 219, 119).verdict,
-            None,
-            "it was there at 100 s"
-        );
-        assert_eq!(missed(&progress, 220, 120).verdict, Some(Verdict::NotFound));
+        // The first 404 after an answer or a failure begins the grace period, as if that had been stored.
+        for between in [seen("running"), failed()] {
+            let (mut progress, _) = play(1000, vec![(0, missing(0)), (60, missing(60))]);
+            let rejected = progress.step(&watch, between, time(100), &limits).unwrap();
+            progress.carry_over(&rejected.progress, time(100));
+            let first = missed(&progress, 220, 120);
+            assert_eq!(first.verdict, None);
+            assert_eq!(first.missing_since, Some(time(220)));
+            assert_eq!(missed(&first, 339, 119).verdict, None);
+            assert_eq!(missed(&first, 340, 120).verdict, Some(Verdict::NotFound));
+        }
+        let (mut progress, _) = play(1000, vec![(0, missing(0))]);
+        let rejected = progress
+            .step(&watch, seen("running"), time(100), &limits)
+            .unwrap();
+        progress.carry_over(&rejected.progress, time(100));
         let late = progress
             .step(&watch, not_polled(true), time(1000), &limits)
             .unwrap();
