@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn the_format_is_the_one_rate_limited() {
+    fn the_format_is_the_requested_one() {
         // What Prometheus 2.42 sends (scrape/scrape.go, acceptHeader).
         let prometheus = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
                           text/plain;version=0.0.4;q=0.5,*/*;q=0.1";

@@ -386,7 +386,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn each_wait_is_that_of_the_schedule_within_a_fifth_or_what_was_rate_limited_up_to_twice_that(
+        fn each_wait_follows_the_schedule_within_a_fifth_or_the_retry_after_up_to_twice_that(
             planned in prop::collection::vec(1_000..100_000_i64, 1..6),
             asked in prop::option::of(0..300_000_i64),
         ) {

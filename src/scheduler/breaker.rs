@@ -508,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_lasts_as_long_as_it_was_rate_limited() {
+    fn a_pause_lasts_as_long_as_the_api_requested() {
         for by_refusal in [true, false] {
             let (mut breaker, start) = fresh();
             let mut pause = |seconds: u64, now: f64| {

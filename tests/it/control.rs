@@ -1171,7 +1171,7 @@ async fn a_stop_takes_nothing_new_and_finishes_what_is_under_way() {
 }
 
 #[tokio::test]
-async fn figures_come_in_the_format_that_is_rate_limited() {
+async fn metrics_come_in_the_requested_format() {
     let simulator = api([]).await;
     let receiver = Receiver::start([]).await.unwrap();
     let (_program, daemon, doors) = both_doors(&simulator, &receiver).await;

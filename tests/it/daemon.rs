@@ -1211,7 +1211,7 @@ async fn a_job_ends_with_the_worst_verdict_once_all_is_told() {
 }
 
 #[tokio::test]
-async fn health_and_figures_can_be_rate_limited() {
+async fn health_and_metrics_can_be_requested() {
     let simulator = api([
         ("run_1", Script::succeeds().runs_for(SOON)),
         ("run_2", Script::runs_forever()),

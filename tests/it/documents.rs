@@ -9,6 +9,7 @@ use runwatch::config::Settings;
 
 use crate::streams::paused::{LATENCY, Simulation, Stream};
 
+const ARCHITECTURE: &str = include_str!("../../docs/architecture.md");
 const PERFORMANCE: &str = include_str!("../../docs/performance.md");
 const WAITING: &str = include_str!("../../docs/waiting.md");
 const NOTIFICATIONS: &str = include_str!("../../docs/notifications.md");
@@ -346,4 +347,22 @@ fn the_recipes_and_the_workflow_run_each_step_of_the_gate() {
             assert_eq!(runs, 1, "{file} runs the step {step:?} once");
         }
     }
+}
+
+#[test]
+fn every_file_that_the_architecture_names_exists() {
+    let is_path = |word: &&str| word.contains('/') && !word.contains('\n');
+    let named: BTreeSet<_> = ARCHITECTURE
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(is_path)
+        .collect();
+    assert!(named.len() >= 20, "{named:?}");
+    let exists = |path: &&str| root().join(path).exists() || root().join("src").join(path).exists();
+    let missing: Vec<_> = named.into_iter().filter(|path| !exists(path)).collect();
+    assert!(
+        missing.is_empty(),
+        "docs/architecture.md names files that do not exist: {missing:?}"
+    );
 }

@@ -290,7 +290,7 @@ async fn a_stream_that_is_of_no_use_changes_no_verdict() {
 }
 
 #[tokio::test]
-async fn an_api_without_streams_is_rate_limited_them_once() {
+async fn an_api_without_streams_is_requested_one_only_once() {
     for code in [404, 405, 406, 501] {
         let simulator = api([("run_1", soon(Script::succeeds()))]).await;
         simulator.set_stream_outage(Some(Fault::status(code)));

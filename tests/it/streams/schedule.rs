@@ -30,7 +30,7 @@ fn status(status: u16, retry_after: Option<Duration>) -> ApiError {
 const EVERY: Duration = Duration::from_secs(2);
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_works_has_its_run_rate_limited_at_the_longest_interval_and_at_its_end() {
+async fn a_run_with_a_working_stream_is_polled_at_the_longest_interval_and_at_its_end() {
     for length in [SECOND * 3, MINUTE, HOUR, HOUR * 5] {
         let simulation = Simulation::start(7, |_| ());
         let run = simulation
