@@ -478,7 +478,7 @@ async fn what_is_refused_leaves_nothing_and_holds_up_no_reading() {
         store.counts(),
         store.ping()
     );
-    assert!(matches!(added, Err(StoreError::Sql(_))), "{added:?}");
+    assert!(matches!(added, Err(StoreError::Database(_))), "{added:?}");
     assert_eq!(counts.unwrap().active, 0);
     ping.unwrap();
     close(store, tasks).await;
@@ -1114,7 +1114,11 @@ async fn another_process_that_holds_the_database_is_no_ill_health() {
         tokio::task::yield_now().await;
         store.progresses(Duration::from_secs(60)).unwrap();
     });
-    assert!(matches!(held.0, Err(StoreError::Sql(_))), "{:?}", held.0);
+    assert!(
+        matches!(held.0, Err(StoreError::Database(_))),
+        "{:?}",
+        held.0
+    );
     other.execute_batch("ROLLBACK").unwrap();
     assert_eq!(store.add_watch(watch("run_1")).await.unwrap().0, Added::New);
     store.progresses(Duration::ZERO).unwrap();

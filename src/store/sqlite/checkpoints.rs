@@ -7,7 +7,8 @@ use std::path::Path;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Panicked, StoreError, TransactionRunner};
+use super::writer::{Panicked, TransactionRunner};
+use crate::store::model::StoreError;
 
 /// Pages by which the log grows between two checkpoints: 4 MiB, as SQLite has it by default.
 const PAGES: u32 = 1_000;

@@ -7,7 +7,8 @@ use futures_util::stream::FuturesUnordered;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Panicked, StoreError, TransactionRunner};
+use super::writer::{Panicked, TransactionRunner};
+use crate::store::model::StoreError;
 
 /// Connections, and so questions that are answered at once. More of them wait for a turn.
 const READERS: usize = 4;

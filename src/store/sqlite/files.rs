@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::StoreError;
+use crate::store::model::StoreError;
 
 /// What a file system knows a file by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

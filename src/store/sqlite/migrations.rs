@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 
-use super::StoreError;
+use crate::store::model::StoreError;
 
 /// The steps. Step N leads from `user_version` N to N + 1; a released step is never edited.
 ///

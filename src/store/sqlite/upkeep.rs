@@ -4,9 +4,10 @@
 use jiff::Timestamp;
 use rusqlite::{Connection, named_params, params};
 
-use super::queries::{read_all, read_id, to_json};
-use super::{Store, StoreError, Wakes};
+use super::rows::{read_all, read_id, to_json};
 use crate::domain::SinkName;
+use crate::store::model::{Pruned, StoreError};
+use crate::store::{Store, Wakes};
 
 /// Most rows of a kind that one turn of pruning deletes.
 const ROWS: usize = 500;
@@ -17,24 +18,6 @@ const BYTES: i64 = 4 * 1024 * 1024;
 
 /// Most pages that one turn of pruning gives back to the disk: 2 MiB.
 const PAGES: u32 = 512;
-
-/// What one turn of pruning did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Pruned {
-    /// Watches and notices that were deleted.
-    pub deleted: usize,
-    /// Deliveries that were given up because no sink of that name is configured any more: by sink.
-    pub given_up: Vec<(SinkName, u64)>,
-    /// Pages that were given back to the disk.
-    pub freed: u32,
-}
-
-impl Pruned {
-    /// Whether there was nothing to do.
-    pub fn is_nothing(&self) -> bool {
-        *self == Self::default()
-    }
-}
 
 impl Store {
     /// Does one turn of pruning: gives up deliveries made before `before` to sinks that are not among `sinks`, deletes

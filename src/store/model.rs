@@ -1,0 +1,436 @@
+//! What the store holds and answers: records, filters, pages and errors. Nothing here depends on a database engine.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::domain::{
+    DeliveryId, Event, EventType, FoundBy, Progress, RunEvent, RunId, SinkName, Status, Verdict,
+    Watch,
+};
+
+/// The error of the database engine, with its own causes.
+pub type Cause = Arc<dyn Error + Send + Sync>;
+
+/// Why the store could not do what was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The database cannot be opened.
+    #[error("cannot open the store {}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// The database reported an error.
+    #[error("the store refused")]
+    Database(#[source] Cause),
+    /// What is stored is not what this program stores.
+    #[error("the store holds {what} that cannot be read: {why}")]
+    Unreadable {
+        /// What.
+        what: &'static str,
+        /// Why.
+        why: String,
+    },
+    /// The database is damaged.
+    #[error("the store {} is damaged ({what}); restore a backup, or move it away to start anew", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// The first damage found.
+        what: String,
+    },
+    /// A file of the database is not there any more, or is another one.
+    #[error(
+        "the store's file {} was {what} while it was in use, so nothing more can be kept: put it back, or restart \
+         runwatch to go on with what is there now",
+        path.display()
+    )]
+    Gone {
+        /// The file.
+        path: PathBuf,
+        /// `removed` or `replaced`.
+        what: &'static str,
+    },
+    /// The writer has been in one transaction for long.
+    #[error("the store has made no progress for {} s", .0.as_secs())]
+    Stuck(Duration),
+    /// A newer runwatch wrote the database.
+    #[error(
+        "the store has version {found}, this program knows {known} and older: use the newer runwatch"
+    )]
+    Newer {
+        /// Version found.
+        found: u32,
+        /// Newest version known.
+        known: u32,
+    },
+    /// The row is not in the state that the change needs.
+    #[error("{what} is not {wanted}")]
+    Precondition {
+        /// Which row.
+        what: String,
+        /// The state it would need to be in.
+        wanted: &'static str,
+    },
+    /// The writer has ended.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// Where the database is.
+#[derive(Debug, Clone, Copy)]
+pub enum Location<'a> {
+    /// In memory, gone with the process.
+    Memory,
+    /// A file, made if it is not there.
+    File(&'a Path),
+}
+
+/// Number of a watch in the store. It is never given again, so that what belongs to one watch of a run never counts
+/// for a later watch of the same run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WatchId(pub(super) i64);
+
+/// What came of adding a watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Added {
+    /// It is new.
+    New,
+    /// A watch of that run was there already and stays as it is.
+    AlreadyExists,
+}
+
+/// A stored watch.
+#[derive(Debug, Clone)]
+pub struct StoredWatch {
+    /// Its number.
+    pub id: WatchId,
+    /// The watch.
+    pub watch: Watch,
+    /// How far it has come.
+    pub progress: Progress,
+    /// When its status last changed; when it was added if that never happened.
+    pub changed_at: Timestamp,
+}
+
+/// A poll that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PollFailure {
+    /// When.
+    pub at: Timestamp,
+    /// What was wrong; one line, no secrets.
+    pub message: String,
+}
+
+/// One change of a run's status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusChange {
+    /// Grows with every change.
+    pub seq: i64,
+    /// The run.
+    pub run_id: RunId,
+    /// When it was observed.
+    pub at: Timestamp,
+    /// The status since then.
+    pub status: Status,
+}
+
+/// Which watches are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WatchState {
+    /// Those without a verdict.
+    Active,
+    /// Those with one.
+    Finished,
+}
+
+impl WatchState {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Active, Self::Finished];
+
+    /// The word in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Finished => "finished",
+        }
+    }
+
+    /// Reads the word of [`WatchState::as_str`].
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == word)
+    }
+}
+
+/// Which watches to list. Those that fit every part are.
+#[derive(Debug, Clone, Default)]
+pub struct WatchFilter {
+    /// Active or finished.
+    pub state: Option<WatchState>,
+    /// Finished with this verdict.
+    pub verdict: Option<Verdict>,
+    /// Carrying all of these labels, each a key and a value.
+    pub labels: Vec<(String, String)>,
+    /// Those after this one, in the order of the list: by time of adding, then by ID.
+    pub after: Option<(Timestamp, RunId)>,
+}
+
+/// A watch as it is stored. Of an active one, the number of polls and the last error are as old as its
+/// last change.
+#[derive(Debug, Clone)]
+pub struct WatchRecord {
+    /// The watch.
+    pub watch: Watch,
+    /// The status last seen.
+    pub status: Option<Status>,
+    /// How many polls were made.
+    pub polls: u64,
+    /// Since when every answer was 404.
+    pub missing_since: Option<Timestamp>,
+    /// The last poll that failed.
+    pub last_error: Option<PollFailure>,
+    /// The verdict and when it was given.
+    pub verdict: Option<(Verdict, Timestamp)>,
+    /// What had the run asked for when the verdict was found; not known of those of earlier versions.
+    pub found_by: Option<FoundBy>,
+}
+
+impl WatchRecord {
+    /// Of a watch that was just added.
+    pub fn new(watch: Watch) -> Self {
+        Self {
+            watch,
+            status: None,
+            polls: 0,
+            missing_since: None,
+            last_error: None,
+            verdict: None,
+            found_by: None,
+        }
+    }
+}
+
+/// Everything that is stored about one watch.
+#[derive(Debug, Clone)]
+pub struct History {
+    /// The watch.
+    pub record: WatchRecord,
+    /// Its status changes, in order.
+    pub changes: Vec<StatusChange>,
+    /// Its deliveries with their attempts, in order.
+    pub deliveries: Vec<(DeliverySummary, Vec<AttemptRecord>)>,
+    /// The event that told its verdict.
+    pub verdict_event: Option<Event>,
+}
+
+/// Some of a list.
+#[derive(Debug, Clone)]
+pub struct Page<T> {
+    /// The items.
+    pub items: Vec<T>,
+    /// Whether there are further ones.
+    pub more: bool,
+}
+
+/// An event with the sinks to tell of it.
+#[derive(Debug, Clone)]
+pub struct RoutedEvent {
+    /// The event.
+    pub event: Event,
+    /// The sinks.
+    pub sinks: Vec<SinkName>,
+}
+
+/// Where a delivery stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeliveryState {
+    /// Waiting for its next attempt.
+    Pending,
+    /// An attempt is under way.
+    Sending,
+    /// Arrived.
+    Delivered,
+    /// Given up.
+    Dead,
+}
+
+impl DeliveryState {
+    /// Every state.
+    pub const ALL: [Self; 4] = [Self::Pending, Self::Sending, Self::Delivered, Self::Dead];
+
+    /// The word in the store and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Sending => "sending",
+            Self::Delivered => "delivered",
+            Self::Dead => "dead",
+        }
+    }
+
+    /// Reads the word of [`DeliveryState::as_str`].
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == word)
+    }
+}
+
+/// A delivery and how it went so far.
+#[derive(Debug, Clone)]
+pub struct DeliverySummary {
+    /// Its ID.
+    pub id: DeliveryId,
+    /// The sink.
+    pub sink: SinkName,
+    /// The run, unless it is about the API or a sink.
+    pub run_id: Option<RunId>,
+    /// What it tells.
+    pub event_type: EventType,
+    /// Where it stands.
+    pub state: DeliveryState,
+    /// Attempts made.
+    pub attempts: u32,
+    /// When the next one is due, if it is pending.
+    pub next_attempt_at: Option<Timestamp>,
+    /// What came of the last attempt.
+    pub last_detail: Option<String>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it arrived or was given up.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// Which deliveries to list. Those that fit every part are.
+#[derive(Debug, Clone, Default)]
+pub struct DeliveryFilter {
+    /// In one of these states; none means all.
+    pub states: Vec<DeliveryState>,
+    /// Of this sink.
+    pub sink: Option<SinkName>,
+    /// Those after this one; deliveries are listed in the order of their IDs, which is that of time.
+    pub after: Option<DeliveryId>,
+}
+
+/// One attempt of a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptRecord {
+    /// Its number, from 1.
+    pub attempt: u32,
+    /// When it began.
+    pub at: Timestamp,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+    /// Whether it arrived.
+    pub delivered: bool,
+    /// What the receiver said, or what went wrong.
+    pub detail: String,
+}
+
+/// A delivery claimed for one attempt.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// Its ID.
+    pub id: DeliveryId,
+    /// Number of this attempt, from 1.
+    pub attempt: u32,
+    /// Number of this attempt in the retry schedule, from 1: it begins anew when someone asks for it.
+    pub try_number: u32,
+    /// What to deliver.
+    pub event: Event,
+}
+
+impl Claimed {
+    /// Bytes of the run's input and output that it holds.
+    pub fn bytes(&self) -> usize {
+        self.event.run().map_or(0, RunEvent::bytes)
+    }
+}
+
+/// How one attempt went.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// Number of the attempt, from 1, as claimed.
+    pub attempt: u32,
+    /// When it began.
+    pub at: Timestamp,
+    /// How long it took.
+    pub took: Duration,
+    /// What the receiver said, or what went wrong; one line, no secrets.
+    pub detail: String,
+    /// What follows.
+    pub outcome: Outcome,
+}
+
+/// What follows an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The message arrived.
+    Delivered,
+    /// Another attempt at this time.
+    Retry(Timestamp),
+    /// No further attempt unless someone asks for it.
+    Dead,
+}
+
+/// What is done with a delivery that has not arrived and is not being sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is due at once, and its schedule begins anew.
+    Retry,
+    /// It is given up. One that was given up before stays as it is.
+    Drop,
+}
+
+impl Fate {
+    /// The word in the control interface and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Drop => "drop",
+        }
+    }
+}
+
+/// What came of deciding the fate of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decided {
+    /// It is done.
+    Done,
+    /// There is no delivery whose ID begins so.
+    Unknown,
+}
+
+/// How much there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Active watches.
+    pub active: u64,
+    /// Deliveries that are waiting or being sent.
+    pub pending: u64,
+    /// Deliveries that were given up.
+    pub dead: u64,
+}
+
+/// What one turn of pruning did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Watches and notices that were deleted.
+    pub deleted: usize,
+    /// Deliveries that were given up because no sink of that name is configured any more: by sink.
+    pub given_up: Vec<(SinkName, u64)>,
+    /// Pages that were given back to the disk.
+    pub freed: u32,
+}
+
+impl Pruned {
+    /// Whether there was nothing to do.
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}

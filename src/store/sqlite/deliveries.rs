@@ -1,0 +1,405 @@
+//! Deliveries and their attempts.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
+
+use super::events::{PAGE_BYTES, read_event_within};
+use super::rows::{page, read_all, read_id, read_time, stepped, unreadable};
+use crate::domain::{DeliveryId, EventType, RunId, SinkName};
+use crate::failpoint::mutant;
+use crate::store::model::{
+    Attempt, AttemptRecord, Claimed, Decided, DeliveryFilter, DeliveryState, DeliverySummary, Fate,
+    Outcome, Page, StoreError,
+};
+use crate::store::{Store, Wakes};
+
+/// Most deliveries of a sink that are changed in one transaction.
+const ROWS: usize = 500;
+
+/// The deliveries of a sink that are due at a time, the longest due first, so many at the most.
+pub(super) const DUE: &str = concat!(
+    "SELECT id, event_seq FROM deliveries WHERE sink = ? AND state = 'pending' AND next_attempt_at <= ? - ",
+    stepped!(),
+    " ORDER BY next_attempt_at, id LIMIT ?"
+);
+
+/// When the first delivery of a sink that waits is due.
+pub(super) const NEXT_DUE: &str = concat!(
+    "SELECT next_attempt_at + ",
+    stepped!(),
+    " FROM deliveries WHERE sink = ? AND state = 'pending' ORDER BY next_attempt_at LIMIT 1"
+);
+
+/// The columns that [`read_delivery`] reads, and where from.
+macro_rules! select_deliveries {
+    () => {
+        concat!(
+            "SELECT d.id, d.sink, e.run_id, e.type, d.state, d.attempts, d.next_attempt_at + ",
+            stepped!(),
+            ", (SELECT detail FROM attempts a WHERE a.delivery_id = d.id ORDER BY attempt DESC LIMIT 1),
+                d.created_at, d.ended_at
+         FROM deliveries d JOIN events e ON e.seq = d.event_seq"
+        )
+    };
+}
+
+impl Store {
+    /// Claims up to `limit` deliveries of `sink` that are due at `now`, the longest due first; fewer where they are
+    /// large. An input or output of more than `most_bytes`, which the sink would leave out, is not read, and named in
+    /// `truncated`.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn claim_due(
+        &self,
+        sink: SinkName,
+        now: Timestamp,
+        limit: usize,
+        most_bytes: usize,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        let (limit, most_bytes) = (
+            i64::try_from(limit).unwrap_or(i64::MAX),
+            i64::try_from(most_bytes).unwrap_or(i64::MAX),
+        );
+        self.write(Wakes::default(), move |db| {
+            let claim =
+                "UPDATE deliveries SET state = 'sending', attempts = attempts + 1 WHERE id = ?
+                         RETURNING attempts, attempts - earlier_tries";
+            let due = read_all(
+                db,
+                DUE,
+                params![sink.as_str(), now.as_millisecond(), limit],
+                |row| Ok((read_id(row, 0, DeliveryId::new)?, row.get::<_, i64>(1)?)),
+            )?;
+            let (mut claimed, mut bytes) = (Vec::new(), 0);
+            for (id, event_seq) in due {
+                if bytes >= PAGE_BYTES {
+                    break;
+                }
+                let event = read_event_within(db, event_seq, most_bytes)?;
+                let (attempt, try_number) = db
+                    .prepare_cached(claim)?
+                    .query_row([id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                let delivery = Claimed {
+                    id,
+                    attempt,
+                    try_number,
+                    event,
+                };
+                bytes += delivery.bytes();
+                claimed.push(delivery);
+            }
+            claimed.sort_by(|a, b| a.id.cmp(&b.id));
+            Ok(claimed)
+        })
+        .await
+    }
+
+    /// When the next delivery of `sink` is due.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn next_due(&self, sink: SinkName) -> Result<Option<Timestamp>, StoreError> {
+        self.read(move |db| {
+            let at: Option<i64> = db
+                .prepare_cached(NEXT_DUE)?
+                .query_row([sink.as_str()], |row| row.get(0))
+                .optional()?;
+            at.map(read_time).transpose()
+        })
+        .await
+    }
+
+    /// Stores how an attempt went and what follows, together.
+    ///
+    /// # Errors
+    /// [`StoreError::Precondition`] when the delivery is not claimed for that attempt.
+    pub async fn record_attempt(&self, id: DeliveryId, attempt: Attempt) -> Result<(), StoreError> {
+        self.write(Wakes { history: false, deliveries: true, verdict: None }, move |db| {
+            let took_ms = i64::try_from(attempt.took.as_millis()).unwrap_or(i64::MAX);
+            let ended_at = attempt.at.as_millisecond().saturating_add(took_ms);
+            let (state, next_at, ended_at) = match attempt.outcome {
+                Outcome::Delivered => (DeliveryState::Delivered, None, Some(ended_at)),
+                Outcome::Retry(at) => (DeliveryState::Pending, Some(at.as_millisecond()), None),
+                Outcome::Dead => (DeliveryState::Dead, None, Some(ended_at)),
+            };
+            let rows = db
+                .prepare_cached(concat!(
+                    "UPDATE deliveries SET state = ?, next_attempt_at = ? - ",
+                    stepped!(),
+                    ", ended_at = ? WHERE id = ? AND state = 'sending' AND attempts = ?",
+                ))?
+                .execute(params![state.as_str(), next_at, ended_at, id.as_str(), attempt.attempt])?;
+            if rows != 1 {
+                let what = format!("delivery {id}");
+                return Err(StoreError::Precondition { what, wanted: "claimed for this attempt" });
+            }
+            db.prepare_cached(
+                "INSERT INTO attempts (delivery_id, attempt, at, took_ms, delivered, detail) VALUES (?, ?, ?, ?, ?, ?)",
+            )?
+            .execute(params![
+                id.as_str(),
+                attempt.attempt,
+                attempt.at.as_millisecond(),
+                took_ms,
+                attempt.outcome == Outcome::Delivered,
+                attempt.detail,
+            ])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Up to `limit` deliveries.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn deliveries(
+        &self,
+        filter: DeliveryFilter,
+        limit: u32,
+    ) -> Result<Page<DeliverySummary>, StoreError> {
+        self.inspect(move |db| {
+            let words: Vec<_> = filter.states.iter().map(|state| state.as_str()).collect();
+            let words =
+                serde_json::to_string(&words).map_err(|error| unreadable("states", &error))?;
+            let sql = deliveries_sql(&filter);
+            let parameters = named_params! {
+                ":after": filter.after.as_ref().map_or("", DeliveryId::as_str),
+                ":sink": filter.sink.as_ref().map(SinkName::as_str),
+                ":states": words,
+                ":limit": limit,
+            };
+            let items = read_all(db, sql, parameters, read_delivery)?;
+            Ok(page(items, limit))
+        })
+        .await
+    }
+
+    /// Does with one delivery what `fate` says. An unambiguous beginning of its ID will do.
+    ///
+    /// # Errors
+    /// [`StoreError::Precondition`] when it has arrived or is being sent, and when several IDs begin so.
+    pub async fn decide(
+        &self,
+        beginning: DeliveryId,
+        fate: Fate,
+        now: Timestamp,
+    ) -> Result<Decided, StoreError> {
+        self.write(
+            Wakes {
+                history: false,
+                deliveries: true,
+                verdict: None,
+            },
+            move |db| {
+                let Some(id) = whole_id(db, &beginning)? else {
+                    return Ok(Decided::Unknown);
+                };
+                let rows = db
+                    .prepare_cached(statement(fate))?
+                    .execute(params![now.as_millisecond(), id.as_str()])?;
+                if rows == 1 {
+                    return Ok(Decided::Done);
+                }
+                let what = format!("delivery {id}");
+                Err(StoreError::Precondition {
+                    what,
+                    wanted: "waiting or given up; it has arrived or is being sent",
+                })
+            },
+        )
+        .await
+    }
+
+    /// Does with every delivery to `sink` that waits or was given up what `fate` says, some at a time; those that are
+    /// given up already are not given up again. Returns how many that were.
+    ///
+    /// # Errors
+    /// When the store refuses; some may be done then.
+    pub async fn decide_all(
+        &self,
+        sink: SinkName,
+        fate: Fate,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let (mut done, mut after) = (0, String::new());
+        loop {
+            let sink = sink.clone();
+            let wakes = Wakes {
+                history: false,
+                deliveries: true,
+                verdict: None,
+            };
+            let ids = self.write(wakes, move |db| {
+                let select = "SELECT id FROM deliveries WHERE sink = ?1 AND id > ?2
+                         AND state != 'delivered' AND (state = 'pending' OR (state = 'dead' AND ?3))
+                     ORDER BY id LIMIT ?4";
+                let parameters = params![sink.as_str(), after, fate == Fate::Retry, ROWS as i64];
+                let ids = read_all(db, select, parameters, read_delivery_id)?;
+                let mut decide = db.prepare_cached(statement(fate))?;
+                for id in &ids {
+                    decide.execute(params![now.as_millisecond(), id.as_str()])?;
+                }
+                Ok(ids)
+            });
+            let ids = ids.await?;
+            done += ids.len() as u64;
+            let Some(last) = ids.last().filter(|_| ids.len() == ROWS) else {
+                return Ok(done);
+            };
+            after = last.as_str().to_owned();
+        }
+    }
+
+    /// The sinks that open deliveries are for, each with how many there are.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn sinks_with_open_deliveries(&self) -> Result<Vec<(SinkName, u64)>, StoreError> {
+        self.inspect(|db| {
+            let sql = "SELECT sink, sum(total) FROM totals WHERE what IN ('pending', 'sending')
+                       GROUP BY sink HAVING sum(total) > 0";
+            read_all(db, sql, [], |row| {
+                Ok((
+                    read_id(row, 0, SinkName::new)?,
+                    row.get::<_, i64>(1)?.cast_unsigned(),
+                ))
+            })
+        })
+        .await
+    }
+}
+
+/// Makes deliveries due again whose attempt was under way when the process that made it died.
+///
+/// The attempt may have arrived; its number was used up, its delivery is made again under the same ID.
+pub(super) fn release_claims(db: &Connection) -> Result<(), StoreError> {
+    if mutant("claims") {
+        return Ok(());
+    }
+    db.execute(
+        concat!(
+            "UPDATE deliveries SET state = 'pending', next_attempt_at = coalesce(next_attempt_at, created_at - ",
+            stepped!(),
+            ") WHERE state = 'sending' AND state != 'delivered'",
+        ),
+        [],
+    )?;
+    Ok(())
+}
+
+/// The statement for the delivery with the ID `?2`, where it is not delivered and not being sent: at the time `?1`.
+fn statement(fate: Fate) -> &'static str {
+    match fate {
+        Fate::Retry => {
+            concat!(
+                "UPDATE deliveries SET state = 'pending', next_attempt_at = ?1 - ",
+                stepped!(),
+                ", ended_at = NULL, earlier_tries = attempts WHERE id = ?2 AND state IN ('pending', 'dead')"
+            )
+        }
+        Fate::Drop => {
+            "UPDATE deliveries SET state = 'dead', next_attempt_at = NULL, ended_at = coalesce(ended_at, ?1)
+             WHERE id = ?2 AND state IN ('pending', 'dead')"
+        }
+    }
+}
+
+/// The deliveries of the events of a watch, with their attempts, in order.
+pub(super) fn of_watch(
+    db: &Connection,
+    watch: i64,
+) -> Result<Vec<(DeliverySummary, Vec<AttemptRecord>)>, StoreError> {
+    let sql = concat!(select_deliveries!(), " WHERE e.watch_id = ? ORDER BY d.id");
+    read_all(db, sql, [watch], |row| {
+        let delivery = read_delivery(row)?;
+        let sql =
+            "SELECT attempt, at, took_ms, delivered, detail FROM attempts WHERE delivery_id = ?
+                   ORDER BY attempt";
+        let attempts = read_all(db, sql, [delivery.id.as_str()], read_attempt)?;
+        Ok((delivery, attempts))
+    })
+}
+
+/// The statement that lists deliveries.
+pub(super) fn deliveries_sql(filter: &DeliveryFilter) -> &'static str {
+    // Those that are not delivered are few among many, and have an index of their own.
+    let delivered = filter.states.is_empty() || filter.states.contains(&DeliveryState::Delivered);
+    match (&filter.sink, delivered) {
+        (Some(_), _) => concat!(
+            select_deliveries!(),
+            " WHERE d.sink = :sink AND d.id > :after
+                        AND (:states = '[]' OR d.state IN (SELECT value FROM json_each(:states)))
+                      ORDER BY d.id LIMIT :limit + 1"
+        ),
+        (None, false) => concat!(
+            select_deliveries!(),
+            " WHERE d.state != 'delivered' AND d.id > :after AND :sink IS NULL
+                        AND d.state IN (SELECT value FROM json_each(:states))
+                      ORDER BY d.id LIMIT :limit + 1"
+        ),
+        (None, true) => concat!(
+            select_deliveries!(),
+            " WHERE d.id > :after AND :sink IS NULL
+                        AND (:states = '[]' OR d.state IN (SELECT value FROM json_each(:states)))
+                      ORDER BY d.id LIMIT :limit + 1"
+        ),
+    }
+}
+
+/// The ID that begins so, if there is one.
+fn whole_id(db: &Connection, beginning: &DeliveryId) -> Result<Option<DeliveryId>, StoreError> {
+    // In the order of the index, all that begin so come before the beginning followed by what follows all letters.
+    let select = "SELECT id FROM deliveries WHERE id >= ?1 AND id < ?1 || '{' ORDER BY id LIMIT 2";
+    let mut ids = read_all(db, select, [beginning.as_str()], read_delivery_id)?;
+    if ids.len() > 1 && ids[0] != *beginning {
+        let what = format!("{beginning} as the beginning of a delivery's ID");
+        return Err(StoreError::Precondition {
+            what,
+            wanted: "unambiguous; give more of it",
+        });
+    }
+    Ok(if ids.is_empty() {
+        None
+    } else {
+        Some(ids.swap_remove(0))
+    })
+}
+
+fn read_delivery(row: &Row<'_>) -> Result<DeliverySummary, StoreError> {
+    let word: String = row.get(3)?;
+    let state: String = row.get(4)?;
+    let run_id: Option<String> = row.get(2)?;
+    Ok(DeliverySummary {
+        id: read_id(row, 0, DeliveryId::new)?,
+        sink: read_id(row, 1, SinkName::new)?,
+        run_id: run_id
+            .map(|id| RunId::new(&id))
+            .transpose()
+            .map_err(|error| unreadable("an ID", &error))?,
+        event_type: EventType::from_word(&word)
+            .ok_or_else(|| unreadable("an event type", &word))?,
+        state: DeliveryState::from_word(&state)
+            .ok_or_else(|| unreadable("a delivery state", &state))?,
+        attempts: row.get(5)?,
+        next_attempt_at: row.get::<_, Option<i64>>(6)?.map(read_time).transpose()?,
+        last_detail: row.get(7)?,
+        created_at: read_time(row.get(8)?)?,
+        ended_at: row.get::<_, Option<i64>>(9)?.map(read_time).transpose()?,
+    })
+}
+
+fn read_attempt(row: &Row<'_>) -> Result<AttemptRecord, StoreError> {
+    Ok(AttemptRecord {
+        attempt: row.get(0)?,
+        at: read_time(row.get(1)?)?,
+        took_ms: row.get::<_, i64>(2)?.cast_unsigned(),
+        delivered: row.get(3)?,
+        detail: row.get(4)?,
+    })
+}
+
+fn read_delivery_id(row: &Row<'_>) -> Result<DeliveryId, StoreError> {
+    read_id(row, 0, DeliveryId::new)
+}

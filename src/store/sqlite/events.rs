@@ -1,0 +1,218 @@
+//! Events, and the large values that events and watches share.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use super::rows::{payloads, read_all, stepped, unreadable};
+use crate::domain::{DeliveryId, Event, EventData, EventType, JsonText, RunEvent, RunId};
+use crate::store::model::{RoutedEvent, StoreError, WatchId};
+use crate::store::{Store, Wakes};
+
+/// Largest `input` or `output` of a run, in bytes, that stays in the row of its watch and its events. A larger one is
+/// stored once, in a row of its own.
+const INLINE_BYTES: usize = 1024;
+
+/// Bytes of events after which a page of them ends, so that one page takes no more than this and its last event.
+pub(super) const PAGE_BYTES: usize = 256 * 1024;
+
+/// The events after one, with their numbers.
+pub(super) const EVENTS_AFTER: &str = concat!(
+    "SELECT seq, body, ",
+    payloads!("e"),
+    " FROM events e WHERE seq > ? ORDER BY seq LIMIT ?"
+);
+
+impl Store {
+    /// Stores an event that is not about a run, with its deliveries.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn record_event(&self, told: RoutedEvent, now: Timestamp) -> Result<(), StoreError> {
+        let wakes = Wakes {
+            history: true,
+            deliveries: !told.sinks.is_empty(),
+            verdict: None,
+        };
+        self.write(wakes, move |db| insert_event(db, None, told, now))
+            .await
+    }
+
+    /// Up to `limit` events after `seq`, in order, each with its number; fewer where they are large.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn events_after(
+        &self,
+        seq: i64,
+        limit: u32,
+    ) -> Result<Vec<(i64, Event)>, StoreError> {
+        self.inspect(move |db| {
+            let mut statement = db.prepare_cached(EVENTS_AFTER)?;
+            let mut rows = statement.query(params![seq, limit])?;
+            let (mut events, mut bytes) = (Vec::new(), 0);
+            while bytes < PAGE_BYTES
+                && let Some(row) = rows.next()?
+            {
+                let event = read_event(row, 1)?;
+                let body = row.get_ref(1)?.as_str().map_or(0, str::len);
+                bytes += body + event.run().map_or(0, RunEvent::bytes);
+                events.push((row.get(0)?, event));
+            }
+            Ok(events)
+        })
+        .await
+    }
+
+    /// The newest event about the API, if one is kept.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn newest_provider_event(&self) -> Result<Option<Event>, StoreError> {
+        self.inspect(|db| {
+            let types = [EventType::ApiUnreachable, EventType::ApiUnauthorized, EventType::ApiRecovered];
+            // By number: the clock may have been set back. The sign keeps SQLite from walking through all events.
+            let sql =
+                "SELECT body, NULL, NULL FROM events WHERE watch_id IS NULL AND type IN (?, ?, ?) ORDER BY +seq DESC LIMIT 1";
+            Ok(read_all(db, sql, types.map(EventType::as_str), |row| read_event(row, 0))?.pop())
+        })
+        .await
+    }
+
+    /// The number of the newest event; 0 when there is none.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn newest_event(&self) -> Result<i64, StoreError> {
+        self.inspect(|db| {
+            // Pruning may have taken the newest away; its number is not given again.
+            let last: Option<i64> = db
+                .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'events'")?
+                .query_row([], |row| row.get(0))
+                .optional()?;
+            Ok(last.unwrap_or(0))
+        })
+        .await
+    }
+}
+
+/// Stores an event, of `watch` if it is about one, with its deliveries.
+pub(super) fn insert_event(
+    db: &Connection,
+    watch: Option<WatchId>,
+    told: RoutedEvent,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let RoutedEvent { mut event, sinks } = told;
+    let (mut input_id, mut output_id) = (None, None);
+    if let (Some(watch), EventData::Run(data)) = (watch, &mut event.data) {
+        input_id = set_apart(db, watch, &mut data.run.input)?;
+        output_id = set_apart(db, watch, &mut data.run.output)?;
+    }
+    let insert = "INSERT INTO events (watch_id, run_id, type, at, input_id, output_id, body) VALUES (?, ?, ?, ?, ?, ?, ?)";
+    db.prepare_cached(insert)?.execute(params![
+        watch.map(|watch| watch.0),
+        event.run_id().map(RunId::as_str),
+        event.event_type.as_str(),
+        event.timestamp.as_millisecond(),
+        input_id,
+        output_id,
+        event.to_json(),
+    ])?;
+    let seq = db.last_insert_rowid();
+    for sink in sinks {
+        db.prepare_cached(concat!(
+            "INSERT INTO deliveries (id, event_seq, sink, state, next_attempt_at, created_at)
+             VALUES (?1, ?2, ?3, 'pending', ?4 - ",
+            stepped!(),
+            ", ?4)",
+        ))?
+        .execute(params![
+            DeliveryId::generate().as_str(),
+            seq,
+            sink.as_str(),
+            now.as_millisecond()
+        ])?;
+    }
+    Ok(())
+}
+
+/// Takes a value that is large out of what is stored, and stores it in a row of its own, unless the watch has one
+/// with just this value. Returns the number of that row.
+pub(super) fn set_apart(
+    db: &Connection,
+    watch: WatchId,
+    value: &mut Option<JsonText>,
+) -> Result<Option<i64>, StoreError> {
+    let Some(large) = value.take_if(|value| value.get().len() > INLINE_BYTES) else {
+        return Ok(None);
+    };
+    let known =
+        "SELECT id FROM payloads WHERE watch_id = ? AND octet_length(body) = ? AND body = ?";
+    let size = i64::try_from(large.get().len()).unwrap_or(i64::MAX);
+    let known: Option<i64> = db
+        .prepare_cached(known)?
+        .query_row(params![watch.0, size, large.get()], |row| row.get(0))
+        .optional()?;
+    if known.is_some() {
+        return Ok(known);
+    }
+    db.prepare_cached("INSERT INTO payloads (watch_id, body) VALUES (?, ?)")?
+        .execute(params![watch.0, large.get()])?;
+    Ok(Some(db.last_insert_rowid()))
+}
+
+/// Reads a large value, if there is one in this column.
+pub(super) fn read_payload(
+    row: &Row<'_>,
+    column: usize,
+    value: &mut Option<JsonText>,
+) -> Result<(), StoreError> {
+    if let Some(text) = row.get::<_, Option<String>>(column)? {
+        *value = Some(JsonText::new(text).map_err(|error| unreadable("a value of a run", &error))?);
+    }
+    Ok(())
+}
+
+/// Reads an event from its body and, in the columns after that, its large values.
+pub(super) fn read_event(row: &Row<'_>, column: usize) -> Result<Event, StoreError> {
+    let body = row
+        .get_ref(column)?
+        .as_str()
+        .map_err(rusqlite::Error::from)?;
+    let mut event = Event::from_json(body).map_err(|error| unreadable("an event", &error))?;
+    if let EventData::Run(data) = &mut event.data {
+        read_payload(row, column + 1, &mut data.run.input)?;
+        read_payload(row, column + 2, &mut data.run.output)?;
+    }
+    Ok(event)
+}
+
+/// Reads an event but for an input or output of more than `most_bytes`, which `truncated` names then: the larger first,
+/// as where a message has no room for them.
+pub(super) fn read_event_within(
+    db: &Connection,
+    seq: i64,
+    most_bytes: i64,
+) -> Result<Event, StoreError> {
+    let sql = "SELECT body,
+                   (SELECT p.body FROM payloads p WHERE p.id = e.input_id AND octet_length(p.body) <= ?2),
+                   (SELECT p.body FROM payloads p WHERE p.id = e.output_id AND octet_length(p.body) <= ?2),
+                   (SELECT octet_length(p.body) FROM payloads p WHERE p.id = e.input_id),
+                   (SELECT octet_length(p.body) FROM payloads p WHERE p.id = e.output_id)
+               FROM events e WHERE seq = ?1";
+    let mut statement = db.prepare_cached(sql)?;
+    let mut rows = statement.query(params![seq, most_bytes])?;
+    let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+    let mut event = read_event(row, 0)?;
+    if let EventData::Run(data) = &mut event.data {
+        let size = |column| -> Result<i64, StoreError> {
+            Ok(row.get::<_, Option<i64>>(column)?.unwrap_or(0))
+        };
+        let mut sizes = [("input", size(3)?), ("output", size(4)?)];
+        sizes.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
+        let left_out = sizes.iter().filter(|(_, size)| *size > most_bytes);
+        data.truncated
+            .extend(left_out.map(|(name, _)| (*name).to_owned()));
+    }
+    Ok(event)
+}

@@ -1,0 +1,315 @@
+//! The store in SQLite: one file per entity with its reads and its writes, and what runs them.
+//!
+//! One writer owns the connection that writes. Callers send it work; it runs what has queued up meanwhile as one
+//! transaction, and answers after the commit. So many small writes cost one sync to disk, and whatever
+//! was answered is safe. What the engine itself reads comes after the transaction, whether or not its commit held.
+//! What people and programs read, which may take long, has connections of its own (`readers`), and so has moving what
+//! is committed to the database (`checkpoints`).
+
+mod checkpoints;
+mod deliveries;
+mod events;
+mod files;
+mod lock;
+mod migrations;
+mod readers;
+mod rows;
+mod totals;
+mod upkeep;
+mod watches;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode};
+use tokio::sync::{mpsc, watch};
+
+use super::model::{Location, StoreError};
+use super::{State, Store};
+use crate::text::one_line;
+use checkpoints::Checkpointer;
+use files::Files;
+use readers::Readers;
+use writer::MAX_BATCH;
+
+pub use checkpoints::Checkpoint;
+pub use lock::{Lock, LockError};
+pub use readers::Reading;
+pub use writer::{BlockingPool, Done, Transaction, TransactionRunner, Writer};
+
+pub(super) use writer::Channels;
+
+/// Size to which the write-ahead log is cut back once it was larger, in bytes.
+const WAL_BYTES: i64 = 16 * 1024 * 1024;
+
+/// How long SQLite waits for another process, such as a backup, to let go of the file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the store is checked for damage when it is opened: some gigabytes on an ordinary disk.
+const CHECK_LIMIT: Duration = Duration::from_secs(10);
+
+/// Statements kept prepared; there are fewer than this.
+const CACHED_STATEMENTS: usize = 64;
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Database(Arc::new(error))
+    }
+}
+
+impl Store {
+    /// Opens the database and brings it to the newest version. Deliveries that a dead process left in
+    /// the middle of an attempt become due again.
+    ///
+    /// Blocks: for `CHECK_LIMIT` on a large store, longer where a new version changes its tables.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, is no database, or was written by a newer runwatch. It is never
+    /// replaced.
+    pub fn open(place: Location<'_>) -> Result<(Self, Writer), StoreError> {
+        let (connection, files, reading, log) = match place {
+            Location::Memory => (prepare(Connection::open_in_memory()?)?, None, None, None),
+            Location::File(path) => {
+                let open = || {
+                    let connection = prepare(Connection::open(path)?)?;
+                    check(&connection, path)?;
+                    let files = Files::of(path).map_err(|_missing| StoreError::Gone {
+                        path: path.to_owned(),
+                        what: "removed",
+                    })?;
+                    let (reading, log) = (Readers::open(path)?, Checkpointer::open(path)?);
+                    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+                    Ok((connection, Some(Arc::new(files)), Some(reading), Some(log)))
+                };
+                open().map_err(|error| while_opening(error, path))?
+            }
+        };
+        deliveries::release_claims(&connection)?;
+        let (jobs, jobs_receiver) = mpsc::channel(MAX_BATCH);
+        let (questions, readers) = reading.unzip();
+        let worst = totals::verdicts(&connection)?.into_iter().next();
+        let (state, state_receiver) = watch::channel(State {
+            busy_since: None,
+            worst,
+        });
+        let (history, history_receiver) = watch::channel(0);
+        let (deliveries, deliveries_receiver) = watch::channel(0);
+        let store = Self {
+            channels: Channels { jobs, questions },
+            state: state_receiver,
+            history: history_receiver,
+            deliveries: deliveries_receiver,
+        };
+        Ok((
+            store,
+            Writer {
+                connection,
+                files,
+                jobs: jobs_receiver,
+                readers,
+                log,
+                state,
+                history,
+                deliveries,
+            },
+        ))
+    }
+}
+
+/// Names the file in an error that a database reported while it was opened.
+fn while_opening(error: StoreError, path: &Path) -> StoreError {
+    let StoreError::Database(source) = error else {
+        return error;
+    };
+    let path = path.to_owned();
+    let code = source
+        .downcast_ref()
+        .and_then(rusqlite::Error::sqlite_error_code);
+    if code == Some(ErrorCode::DatabaseCorrupt) {
+        let what = one_line(&source.to_string(), 200);
+        StoreError::Corrupt { path, what }
+    } else {
+        StoreError::Open { path, source }
+    }
+}
+
+/// Sets a fresh connection up and brings the database to the newest version.
+fn prepare(mut connection: Connection) -> Result<Connection, StoreError> {
+    prepare_any(&connection)?;
+    // Before anything is written, be it only to the header.
+    migrations::version(&connection)?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    // Of a new file only: what is freed can be given back to the disk, some pages at a time (sqlite.org/pragma.html,
+    // "auto_vacuum"). Files of earlier versions keep their size. In an existing file it would write the header, and a
+    // start on a full disk would fail.
+    let pages: u32 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
+    if pages == 0 {
+        connection.pragma_update(None, "auto_vacuum", "incremental")?;
+    }
+    // With a write-ahead log and FULL, a commit is on disk when it returns (sqlite.org/pragma.html).
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "synchronous", "full")?;
+    connection.pragma_update(None, "journal_size_limit", WAL_BYTES)?;
+    // The journal of a large statement would go to a file elsewhere, and a container has no elsewhere.
+    connection.pragma_update(None, "temp_store", "memory")?;
+    migrations::migrate(&mut connection)?;
+    Ok(connection)
+}
+
+/// Sets up what every connection needs.
+fn prepare_any(connection: &Connection) -> Result<(), StoreError> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+    // Else SQLite plans a query anew each time that its parameters are others, which takes longer than the query.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
+}
+
+/// Looks for damage, but no longer than `CHECK_LIMIT`: a store of many gigabytes must not keep the service from
+/// starting. Damage that was not looked at shows when it is read.
+fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    match health_within(connection, CHECK_LIMIT)?.as_deref() {
+        Some("ok") => Ok(()),
+        Some(what) => Err(StoreError::Corrupt {
+            path: path.to_owned(),
+            what: one_line(what, 200),
+        }),
+        None => {
+            let limit = CHECK_LIMIT;
+            tracing::warn!(
+                ?limit,
+                "the store is too large to be checked for damage as a whole; a part was checked"
+            );
+            Ok(())
+        }
+    }
+}
+
+/// What SQLite says of the state of its file; `None` where it did not come to an end within `limit`.
+fn health_within(connection: &Connection, limit: Duration) -> Result<Option<String>, StoreError> {
+    let interrupt = connection.get_interrupt_handle();
+    let (ended, end) = std::sync::mpsc::channel::<()>();
+    let health = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if end.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                interrupt.interrupt();
+            }
+        });
+        let health = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0));
+        drop(ended);
+        health
+    });
+    match health {
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
+            Ok(None)
+        }
+        health => Ok(Some(health?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::deliveries::{DUE, NEXT_DUE, deliveries_sql};
+    use super::events::EVENTS_AFTER;
+    use super::totals::{OLDEST_OPEN, TOTAL};
+    use super::watches::{NEWEST_RECORD, RECORD_COLUMNS, watches_sql};
+    use super::*;
+    use crate::domain::{SinkName, Verdict};
+    use crate::store::model::{DeliveryFilter, DeliveryState, WatchState};
+
+    #[test]
+    fn the_check_of_a_large_store_ends_in_time_and_harms_no_later_query() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection
+            .execute_batch("CREATE TABLE t (x); CREATE INDEX i ON t (x)")
+            .unwrap();
+        let many = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) \
+                    INSERT INTO t SELECT i FROM n";
+        connection.execute_batch(many).unwrap();
+        assert_eq!(
+            health_within(&connection, Duration::from_millis(1)).unwrap(),
+            None
+        );
+        assert_eq!(
+            health_within(&connection, Duration::from_secs(600))
+                .unwrap()
+                .as_deref(),
+            Some("ok")
+        );
+    }
+
+    /// How SQLite answers a statement, a line for each table.
+    fn plan(db: &Connection, sql: &str) -> Vec<String> {
+        let mut statement = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let (mut steps, mut details) = (statement.raw_query(), Vec::new());
+        while let Some(step) = steps.next().unwrap() {
+            details.push(step.get("detail").unwrap());
+        }
+        details
+    }
+
+    #[test]
+    fn no_question_reads_all_that_is_stored() {
+        let db = prepare(Connection::open_in_memory().unwrap()).unwrap();
+        let failed = Some(Verdict::Failed);
+        let by = |states: &[DeliveryState], sink: Option<&str>| {
+            let sink = sink.map(|name| SinkName::new(name).unwrap());
+            deliveries_sql(&DeliveryFilter {
+                states: states.to_vec(),
+                sink,
+                after: None,
+            })
+            .to_owned()
+        };
+        let questions = [
+            (watches_sql(None, None).unwrap(), "watches_by_age"),
+            (
+                watches_sql(Some(WatchState::Active), None).unwrap(),
+                "active_watches_by_age",
+            ),
+            (
+                watches_sql(Some(WatchState::Finished), None).unwrap(),
+                "finished_watches_by_age",
+            ),
+            (watches_sql(None, failed).unwrap(), "watches_by_verdict"),
+            (
+                watches_sql(Some(WatchState::Finished), failed).unwrap(),
+                "watches_by_verdict",
+            ),
+            (
+                NEWEST_RECORD.replace("{}", RECORD_COLUMNS),
+                "watches_of_run",
+            ),
+            (by(&[], None), "PRIMARY KEY"),
+            (
+                by(&[DeliveryState::Dead, DeliveryState::Pending], None),
+                "undelivered",
+            ),
+            (by(&[], Some("ops")), "deliveries_to_sink"),
+            (TOTAL.to_owned(), "PRIMARY KEY"),
+            (OLDEST_OPEN.to_owned(), "open_deliveries_by_age"),
+            (EVENTS_AFTER.to_owned(), "INTEGER PRIMARY KEY"),
+            (DUE.to_owned(), "deliveries_by_turn"),
+            (NEXT_DUE.to_owned(), "deliveries_by_turn"),
+        ];
+        for (sql, index) in questions {
+            let plan = plan(&db, &sql);
+            let table = plan
+                .iter()
+                .find(|step| !step.contains("json_each"))
+                .unwrap();
+            assert!(
+                table.starts_with("SEARCH") && table.contains(index),
+                "{index}: {plan:?}\n{sql}"
+            );
+            let sorted = plan
+                .iter()
+                .any(|step| step.contains("TEMP B-TREE FOR ORDER BY"));
+            assert!(!sorted, "{plan:?}\n{sql}");
+        }
+    }
+}

@@ -1,0 +1,611 @@
+//! Watches with their status changes and what is known of their runs.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
+
+use super::deliveries;
+use super::events::{insert_event, read_event, read_payload, set_apart};
+use super::rows::{from_json, page, payloads, read_all, read_id, read_time, to_json, unreadable};
+use crate::domain::{FoundBy, Labels, Progress, RunDetails, RunId, Status, Step, Verdict, Watch};
+use crate::failpoint::mutant;
+use crate::store::model::{
+    Added, History, Page, PollFailure, RoutedEvent, StatusChange, StoreError, StoredWatch,
+    WatchFilter, WatchId, WatchRecord, WatchState,
+};
+use crate::store::{Store, Wakes};
+
+/// Most deadlines that are moved in one transaction, so that what else is to be written has its turn in between.
+const MARKS: usize = 2_000;
+
+/// Most status changes kept of one watch, the newest: a run that changes its status without end fills neither the disk
+/// nor a list.
+const KEPT_CHANGES: u32 = 1_000;
+
+/// The columns that [`read_record`] reads: all but what can be large.
+pub(super) const RECORD_COLUMNS: &str = "id, run_id, name, labels, sinks, added_at, deadline_at, status, polls, missing_since,
+    seen_running, overdue_told, last_error, last_error_at, verdict, verdict_at, found_by, NULL AS changed_at";
+
+/// The newest watch of a run, with [`RECORD_COLUMNS`] in place of `{}`.
+pub(super) const NEWEST_RECORD: &str =
+    "SELECT {} FROM watches WHERE run_id = ? ORDER BY id DESC LIMIT 1";
+
+impl Store {
+    /// Stores a watch unless there is one of that run already, active or finished. Returns the number of the newest
+    /// watch of the run too.
+    ///
+    /// # Errors
+    /// When the store refuses; nothing is stored then.
+    pub async fn add_watch(&self, watch: Watch) -> Result<(Added, WatchId), StoreError> {
+        self.write(Wakes::default(), move |db| insert_watch(db, &watch))
+            .await
+    }
+
+    /// As [`Store::add_watch`], but a finished watch of the run is no obstacle: it stays on record with its verdict
+    /// and its deliveries, and the run is watched anew.
+    ///
+    /// # Errors
+    /// As [`Store::add_watch`].
+    pub async fn add_watch_again(&self, watch: Watch) -> Result<(Added, WatchId), StoreError> {
+        self.write(Wakes::default(), move |db| {
+            match newest_watch(db, &watch.run_id)? {
+                Some((id, false)) => Ok((Added::AlreadyExists, id)),
+                Some((_, true)) | None => insert_new_watch(db, &watch),
+            }
+        })
+        .await
+    }
+
+    /// Stores a watch that the configuration asks for, unless it was added for the configuration before
+    /// or is there already. Without a watch of the run there is no number.
+    ///
+    /// # Errors
+    /// When the store refuses; nothing is stored then.
+    pub async fn add_configured_watch(
+        &self,
+        watch: Watch,
+    ) -> Result<(Added, Option<WatchId>), StoreError> {
+        self.write(Wakes::default(), move |db| {
+            let first = db
+                .prepare_cached(
+                    "INSERT INTO configured_watches (run_id) VALUES (?) ON CONFLICT DO NOTHING",
+                )?
+                .execute([watch.run_id.as_str()])?;
+            if first == 1 {
+                insert_watch(db, &watch).map(|(added, id)| (added, Some(id)))
+            } else {
+                Ok((
+                    Added::AlreadyExists,
+                    newest_watch(db, &watch.run_id)?.map(|(id, _)| id),
+                ))
+            }
+        })
+        .await
+    }
+
+    /// Forgets that watches were added for the configuration, but for those it still asks for: one that
+    /// comes back to the configuration later is added again.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn keep_configured_watches(&self, run_ids: Vec<RunId>) -> Result<(), StoreError> {
+        self.write(Wakes::default(), move |db| {
+            let run_ids = to_json("run IDs", &run_ids)?;
+            db.prepare_cached("DELETE FROM configured_watches WHERE run_id NOT IN (SELECT value FROM json_each(?))")?
+                .execute([run_ids])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Writes a watch and takes it away again, in one transaction that is synced like any other: one could
+    /// be added now.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn probe_write(&self) -> Result<(), StoreError> {
+        self.write(Wakes::default(), |db| {
+            // No run has this ID.
+            let watch = "INSERT INTO watches (run_id, labels, added_at, deadline_at) VALUES ('.', '{}', 0, 0)";
+            db.prepare_cached(watch)?.execute([])?;
+            db.prepare_cached("DELETE FROM watches WHERE run_id = '.'")?.execute([])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Deletes the watches of a run with their history and their deliveries. Returns their numbers; none when there
+    /// was no watch of that run. With `force`, messages that are not delivered yet go with them.
+    ///
+    /// # Errors
+    /// [`StoreError::Precondition`] without `force` when one has its verdict but not all messages of that are
+    /// delivered or given up; nothing is deleted then.
+    pub async fn remove_watches(
+        &self,
+        run_id: RunId,
+        force: bool,
+    ) -> Result<Vec<WatchId>, StoreError> {
+        self.write(Wakes { history: true, deliveries: true, verdict: None }, move |db| {
+            let waiting = "SELECT EXISTS (
+                     SELECT 1 FROM watches w JOIN events e ON e.watch_id = w.id JOIN deliveries d ON d.event_seq = e.seq
+                     WHERE w.run_id = ? AND w.verdict IS NOT NULL AND d.state IN ('pending', 'sending'))";
+            if !force && db.prepare_cached(waiting)?.query_row([run_id.as_str()], |row| row.get(0))? {
+                let what = format!("a message about {run_id}");
+                let wanted = "delivered or given up yet; wait for it, or give it up with --force (force=true)";
+                return Err(StoreError::Precondition { what, wanted });
+            }
+            let delete = "DELETE FROM watches WHERE run_id = ? RETURNING id";
+            read_all(db, delete, [run_id.as_str()], |row| Ok(WatchId(row.get(0)?)))
+        })
+        .await
+    }
+
+    /// Up to `limit` of the watches without a verdict, the oldest first, taken up at `now`; those that come
+    /// after the watch `after`, given as when it was added and its run. What was seen of their runs besides
+    /// the status stays in the store ([`Store::details`]). None of them counts as missing: nobody asked while there
+    /// was no process, so the grace begins anew.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn active_watches(
+        &self,
+        now: Timestamp,
+        after: Option<(Timestamp, RunId)>,
+        limit: u32,
+    ) -> Result<Vec<StoredWatch>, StoreError> {
+        self.read(move |db| {
+            let sql = "SELECT id, run_id, name, labels, sinks, added_at, deadline_at, status, polls, missing_since,
+                           seen_running, overdue_told, verdict,
+                           (SELECT at FROM status_changes s WHERE s.watch_id = w.id ORDER BY seq DESC LIMIT 1) AS changed_at
+                       FROM watches w WHERE verdict IS NULL AND (added_at, run_id) > (?, ?)
+                       ORDER BY added_at, run_id LIMIT ?";
+            let (at, run_id) = match &after {
+                Some((at, run_id)) => (at.as_millisecond(), run_id.as_str()),
+                None => (i64::MIN, ""),
+            };
+            read_all(db, sql, params![at, run_id, limit], |row| {
+                let mut stored = read_watch(row, now)?;
+                stored.progress.missing_since = None;
+                Ok(stored)
+            })
+        })
+        .await
+    }
+
+    /// What was last stored of a run besides its status; `None` when that is nothing, or the watch is gone.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn details(&self, watch: WatchId) -> Result<Option<RunDetails>, StoreError> {
+        self.read(move |db| {
+            let sql = concat!(
+                "SELECT details, ",
+                payloads!("w"),
+                " FROM watches w WHERE id = ? AND details IS NOT NULL"
+            );
+            let details = read_all(db, sql, [watch.0], |row| {
+                let json = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
+                let mut details: RunDetails = from_json("details", json)?;
+                read_payload(row, 1, &mut details.input)?;
+                read_payload(row, 2, &mut details.output)?;
+                Ok(details)
+            });
+            Ok(details?.pop())
+        })
+        .await
+    }
+
+    /// Stores a step of a watch: its new state, its events and their deliveries, all or nothing. Details that
+    /// the step does not know stay as they are. `told` has the events of `step` with their sinks; `last_error`
+    /// is what the last poll that failed said; `found_by` is what had the run asked for.
+    ///
+    /// # Errors
+    /// [`StoreError::Precondition`] when the watch is gone or has its verdict already.
+    pub async fn record_step(
+        &self,
+        watch: WatchId,
+        step: Step,
+        told: Vec<RoutedEvent>,
+        last_error: Option<PollFailure>,
+        found_by: FoundBy,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let deliveries = told.iter().any(|told| !told.sinks.is_empty());
+        let (told, later) = if mutant("apart") {
+            (Vec::new(), told)
+        } else {
+            (told, Vec::new())
+        };
+        let wakes = Wakes {
+            history: true,
+            deliveries,
+            verdict: step.progress.verdict,
+        };
+        self.write_large(step.bytes(), wakes, move |db| {
+            let run = told.first().and_then(|told| told.event.run_id()).filter(|_| mutant("old-watch-ends-new"));
+            let newest = run.map(|run| {
+                let sql = "SELECT id FROM watches WHERE run_id = ? AND verdict IS NULL";
+                db.query_row(sql, [run.as_str()], |row| row.get(0)).map(WatchId)
+            });
+            let watch = newest.and_then(Result::ok).unwrap_or(watch);
+            let mut next = step.progress;
+            let status = next.status.as_ref().map(Status::as_str);
+            let rows = db
+                .prepare_cached(
+                    "UPDATE watches SET status = :status, polls = :polls, missing_since = :missing_since,
+                        seen_running = :seen_running, overdue_told = :overdue_told,
+                        last_error = coalesce(:last_error, last_error),
+                        last_error_at = coalesce(:last_error_at, last_error_at), verdict = :verdict, verdict_at = :verdict_at,
+                        found_by = :found_by
+                     WHERE id = :id AND verdict IS NULL",
+                )?
+                .execute(named_params! {
+                    ":status": status,
+                    ":polls": next.polls.cast_signed(),
+                    ":missing_since": next.missing_since.map(Timestamp::as_millisecond),
+                    ":seen_running": next.seen_running,
+                    ":overdue_told": next.overdue_told,
+                    ":last_error": last_error.as_ref().map(|failure| &failure.message),
+                    ":last_error_at": last_error.as_ref().map(|failure| failure.at.as_millisecond()),
+                    ":verdict": next.verdict.map(Verdict::as_str),
+                    ":verdict_at": next.verdict.map(|_| now.as_millisecond()),
+                    ":found_by": next.verdict.map(|_| found_by.as_str()),
+                    ":id": watch.0,
+                })?;
+            if rows != 1 {
+                return Err(StoreError::Precondition { what: format!("watch {}", watch.0), wanted: "active" });
+            }
+            if let Some(status) = status.filter(|_| step.status_changed) {
+                insert_change(db, watch, status, now)?;
+            }
+            told.into_iter().try_for_each(|told| insert_event(db, Some(watch), told, now))?;
+            match &mut next.details {
+                Some(details) => replace_details(db, watch, details),
+                None => Ok(()),
+            }
+        })
+        .await?;
+        for told in later {
+            let wakes = Wakes {
+                history: true,
+                deliveries: true,
+                verdict: None,
+            };
+            self.write(wakes, move |db| insert_event(db, Some(watch), told, now))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// After the wall clock was set by `milliseconds`: stores the deadlines of these active watches, some at a time, has
+    /// the grace of their missing runs begin anew at `now`, and then moves the times of all next attempts.
+    ///
+    /// # Errors
+    /// When the store rejects it. Of many deadlines some may be stored then, which does no harm when all are stored
+    /// again; nothing else is.
+    pub async fn shift_deadlines(
+        &self,
+        deadlines: Vec<(WatchId, Timestamp)>,
+        milliseconds: i64,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut some_at_a_time = deadlines
+            .chunks(MARKS)
+            .map(<[_]>::to_vec)
+            .collect::<Vec<_>>();
+        let last = some_at_a_time.pop().unwrap_or_default();
+        for some in some_at_a_time {
+            self.write(Wakes::default(), move |db| set_deadlines(db, &some, now))
+                .await?;
+        }
+        self.write(
+            Wakes {
+                history: false,
+                deliveries: true,
+                verdict: None,
+            },
+            move |db| {
+                if !mutant("marks-stay") {
+                    set_deadlines(db, &last, now)?;
+                }
+                db.prepare_cached("UPDATE clock SET stepped_ms = stepped_ms + ?")?
+                    .execute([milliseconds])?;
+                Ok(())
+            },
+        )
+        .await
+    }
+
+    /// Up to `limit` watches.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn watches(
+        &self,
+        filter: WatchFilter,
+        limit: u32,
+    ) -> Result<Page<WatchRecord>, StoreError> {
+        self.inspect(move |db| {
+            let labels = serde_json::to_string(&filter.labels)
+                .map_err(|error| unreadable("labels", &error))?;
+            let (after_at, after_id) = match &filter.after {
+                Some((at, id)) => (at.as_millisecond(), id.as_str()),
+                None => (i64::MIN, ""),
+            };
+            let Some(sql) = watches_sql(filter.state, filter.verdict) else {
+                return Ok(page(Vec::new(), limit));
+            };
+            let parameters = named_params! {
+                ":after_at": after_at,
+                ":after_id": after_id,
+                ":verdict": filter.verdict.map(Verdict::as_str),
+                ":labels": labels,
+                ":limit": limit,
+            };
+            let items = read_all(db, &sql, parameters, read_record)?;
+            Ok(page(items, limit))
+        })
+        .await
+    }
+
+    /// The newest watch of a run, if there is one, without its history.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn watch(&self, run_id: RunId) -> Result<Option<WatchRecord>, StoreError> {
+        self.inspect(move |db| Ok(newest_record(db, &run_id)?.map(|(_, record)| record)))
+            .await
+    }
+
+    /// Everything about the newest watch of a run, if there is one.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn history(&self, run_id: RunId) -> Result<Option<History>, StoreError> {
+        self.inspect(move |db| {
+            let Some((id, record)) = newest_record(db, &run_id)? else { return Ok(None) };
+            let verdict_event = match record.verdict {
+                Some((verdict, _)) => {
+                    let sql =
+                        concat!("SELECT body, ", payloads!("e"), " FROM events e WHERE watch_id = ? AND type = ?");
+                    let parameters = params![id, verdict.event_type().as_str()];
+                    read_all(db, sql, parameters, |row| read_event(row, 0))?.pop()
+                }
+                None => None,
+            };
+            let sql = "SELECT c.seq, w.run_id, c.at, c.status FROM status_changes c JOIN watches w ON w.id = c.watch_id
+                       WHERE c.watch_id = ? ORDER BY c.seq";
+            let changes = read_all(db, sql, [id], read_change)?;
+            let deliveries = deliveries::of_watch(db, id)?;
+            Ok(Some(History { record, changes, deliveries, verdict_event }))
+        })
+        .await
+    }
+
+    /// The status changes after `seq`, in order.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn status_changes_after(&self, seq: i64) -> Result<Vec<StatusChange>, StoreError> {
+        self.inspect(move |db| {
+            let sql = "SELECT c.seq, w.run_id, c.at, c.status FROM status_changes c JOIN watches w ON w.id = c.watch_id
+                       WHERE c.seq > ? ORDER BY c.seq";
+            read_all(db, sql, [seq], read_change)
+        })
+        .await
+    }
+}
+
+/// The newest watch of a run, and whether it is finished.
+fn newest_watch(db: &Connection, run_id: &RunId) -> Result<Option<(WatchId, bool)>, StoreError> {
+    let newest =
+        "SELECT id, verdict IS NOT NULL FROM watches WHERE run_id = ? ORDER BY id DESC LIMIT 1";
+    let read = |row: &Row<'_>| Ok((WatchId(row.get(0)?), row.get(1)?));
+    Ok(db
+        .prepare_cached(newest)?
+        .query_row([run_id.as_str()], read)
+        .optional()?)
+}
+
+fn insert_watch(db: &Connection, watch: &Watch) -> Result<(Added, WatchId), StoreError> {
+    match newest_watch(db, &watch.run_id)? {
+        Some((id, _)) => Ok((Added::AlreadyExists, id)),
+        None => insert_new_watch(db, watch),
+    }
+}
+
+fn insert_new_watch(db: &Connection, watch: &Watch) -> Result<(Added, WatchId), StoreError> {
+    let sinks = watch
+        .sinks
+        .as_ref()
+        .map(|sinks| to_json("sinks", sinks))
+        .transpose()?;
+    db.prepare_cached(
+        "INSERT INTO watches (run_id, name, labels, sinks, added_at, deadline_at) VALUES (?, ?, ?, ?, ?, ?)",
+    )?
+    .execute(params![
+        watch.run_id.as_str(),
+        watch.name,
+        to_json("labels", &watch.labels)?,
+        sinks,
+        watch.added_at.as_millisecond(),
+        watch.deadline_at.as_millisecond(),
+    ])?;
+    Ok((Added::New, WatchId(db.last_insert_rowid())))
+}
+
+fn set_deadlines(
+    db: &Connection,
+    deadlines: &[(WatchId, Timestamp)],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let mut set = db.prepare_cached(
+        "UPDATE watches SET deadline_at = ?1, missing_since = iif(missing_since IS NULL, NULL, ?2)
+         WHERE id = ?3 AND verdict IS NULL",
+    )?;
+    for (watch, deadline_at) in deadlines {
+        set.execute(params![
+            deadline_at.as_millisecond(),
+            now.as_millisecond(),
+            watch.0
+        ])?;
+    }
+    Ok(())
+}
+
+fn insert_change(
+    db: &Connection,
+    watch: WatchId,
+    status: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    db.prepare_cached("INSERT INTO status_changes (watch_id, at, status) VALUES (?, ?, ?)")?
+        .execute(params![watch.0, now.as_millisecond(), status])?;
+    db.prepare_cached(
+        "DELETE FROM status_changes WHERE watch_id = ?1 AND seq <= (
+             SELECT seq FROM status_changes WHERE watch_id = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2)",
+    )?
+    .execute(params![watch.0, KEPT_CHANGES])?;
+    Ok(())
+}
+
+/// Stores what is known of a run besides its status, in place of what was known before.
+fn replace_details(
+    db: &Connection,
+    watch: WatchId,
+    details: &mut RunDetails,
+) -> Result<(), StoreError> {
+    let input_id = set_apart(db, watch, &mut details.input)?;
+    let output_id = set_apart(db, watch, &mut details.output)?;
+    db.prepare_cached("UPDATE watches SET details = ?, input_id = ?, output_id = ? WHERE id = ?")?
+        .execute(params![
+            to_json("details", details)?,
+            input_id,
+            output_id,
+            watch.0
+        ])?;
+    // What an earlier answer had, and no event tells.
+    db.prepare_cached(
+        "DELETE FROM payloads WHERE watch_id = ?1 AND id NOT IN (
+             SELECT input_id FROM watches WHERE id = ?1 AND input_id IS NOT NULL
+             UNION ALL SELECT output_id FROM watches WHERE id = ?1 AND output_id IS NOT NULL
+             UNION ALL SELECT input_id FROM events WHERE watch_id = ?1 AND input_id IS NOT NULL
+             UNION ALL SELECT output_id FROM events WHERE watch_id = ?1 AND output_id IS NOT NULL)",
+    )?
+    .execute([watch.0])?;
+    Ok(())
+}
+
+/// The statement that lists watches. Each question has one of its own, because each has an index of its own. `None`
+/// where there can be none.
+pub(super) fn watches_sql(state: Option<WatchState>, verdict: Option<Verdict>) -> Option<String> {
+    let which = match (state, verdict) {
+        (None, None) => "(added_at, run_id) > (:after_at, :after_id) AND :verdict IS NULL",
+        (Some(WatchState::Active), None) => {
+            "verdict IS NULL AND (added_at, run_id) > (:after_at, :after_id) AND :verdict IS NULL"
+        }
+        (Some(WatchState::Finished), None) => {
+            "verdict IS NOT NULL AND (added_at, run_id) > (:after_at, :after_id) AND :verdict IS NULL"
+        }
+        (None | Some(WatchState::Finished), Some(_)) => {
+            "verdict IS NOT NULL AND verdict = :verdict AND (added_at, run_id) > (:after_at, :after_id)"
+        }
+        (Some(WatchState::Active), Some(_)) => return None,
+    };
+    Some(format!(
+        "SELECT {RECORD_COLUMNS} FROM watches w WHERE {which}
+           AND NOT EXISTS (SELECT 1 FROM json_each(:labels) wanted WHERE NOT EXISTS (
+               SELECT 1 FROM json_each(w.labels) have WHERE have.key = wanted.value ->> 0 AND have.value = wanted.value ->> 1))
+         ORDER BY added_at, run_id LIMIT :limit + 1"
+    ))
+}
+
+/// The newest watch of a run with its number.
+fn newest_record(
+    db: &Connection,
+    run_id: &RunId,
+) -> Result<Option<(i64, WatchRecord)>, StoreError> {
+    let sql = NEWEST_RECORD.replace("{}", RECORD_COLUMNS);
+    Ok(read_all(db, &sql, [run_id.as_str()], |row| {
+        Ok((row.get("id")?, read_record(row)?))
+    })?
+    .pop())
+}
+
+fn read_watch(row: &Row<'_>, now: Timestamp) -> Result<StoredWatch, StoreError> {
+    let text = |column: &str| -> Result<Option<String>, rusqlite::Error> { row.get(column) };
+    let time = |column: &str| -> Result<Option<Timestamp>, StoreError> {
+        row.get::<_, Option<i64>>(column)?
+            .map(read_time)
+            .transpose()
+    };
+    let required = |column: &str| read_time(row.get(column)?);
+    let labels: Labels = from_json("labels", &row.get::<_, String>("labels")?)?;
+    let watch = Watch {
+        run_id: read_id(row, "run_id", RunId::new)?,
+        name: text("name")?,
+        labels,
+        sinks: text("sinks")?
+            .map(|json| from_json("sinks", &json))
+            .transpose()?,
+        added_at: required("added_at")?,
+        deadline_at: required("deadline_at")?,
+    };
+    let mut progress = Progress::begin(now);
+    progress.status = text("status")?.map(|status| Status::from_api(&status));
+    progress.polls = row.get::<_, i64>("polls")?.cast_unsigned();
+    progress.missing_since = time("missing_since")?;
+    progress.seen_running = row.get("seen_running")?;
+    progress.overdue_told = row.get("overdue_told")?;
+    progress.verdict = match text("verdict")? {
+        None => None,
+        Some(word) => {
+            Some(Verdict::from_word(&word).ok_or_else(|| unreadable("a verdict", &word))?)
+        }
+    };
+    let changed_at = time("changed_at")?.unwrap_or(watch.added_at);
+    Ok(StoredWatch {
+        id: WatchId(row.get("id")?),
+        watch,
+        progress,
+        changed_at,
+    })
+}
+
+fn read_record(row: &Row<'_>) -> Result<WatchRecord, StoreError> {
+    let stored = read_watch(row, Timestamp::UNIX_EPOCH)?;
+    let verdict_at = row
+        .get::<_, Option<i64>>("verdict_at")?
+        .map(read_time)
+        .transpose()?;
+    let found_by: Option<String> = row.get("found_by")?;
+    let failed_at = row
+        .get::<_, Option<i64>>("last_error_at")?
+        .map(read_time)
+        .transpose()?;
+    Ok(WatchRecord {
+        watch: stored.watch,
+        status: stored.progress.status,
+        polls: stored.progress.polls,
+        missing_since: stored.progress.missing_since,
+        last_error: row
+            .get::<_, Option<String>>("last_error")?
+            .zip(failed_at)
+            .map(|(message, at)| PollFailure { at, message }),
+        verdict: stored.progress.verdict.zip(verdict_at),
+        found_by: found_by
+            .map(|word| {
+                FoundBy::from_word(&word).ok_or_else(|| unreadable("a way of finding", &word))
+            })
+            .transpose()?,
+    })
+}
+
+/// Reads `seq, run_id, at, status`.
+fn read_change(row: &Row<'_>) -> Result<StatusChange, StoreError> {
+    Ok(StatusChange {
+        seq: row.get(0)?,
+        run_id: read_id(row, 1, RunId::new)?,
+        at: read_time(row.get(2)?)?,
+        status: Status::from_api(row.get_ref(3)?.as_str().map_err(rusqlite::Error::from)?),
+    })
+}

@@ -1,0 +1,470 @@
+//! Writing: one connection, and many small writes in one transaction.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::checkpoints::{self, Checkpoint, Checkpointer, Log};
+use super::files::Files;
+use super::readers::{self, Question, Readers, Reading};
+use crate::domain::Verdict;
+use crate::failpoint::mutant;
+use crate::store::model::StoreError;
+use crate::store::{State, Store, Wakes};
+use crate::text::error_chain;
+
+/// Most pieces of work in one transaction: enough to share one sync among many, few enough that the
+/// first of them does not wait long.
+pub(super) const MAX_BATCH: usize = 512;
+
+/// Most bytes that a run said in one transaction, unless one piece of work has more: large outputs that come together
+/// are stored some at a time, and what else is to be written has its turn in between.
+const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
+
+/// Work for the writer.
+pub(super) struct Job {
+    /// It only reads, after the transaction: it does not fail because of what others write.
+    reads: bool,
+    /// About how many bytes it writes, where that may be many.
+    bytes: usize,
+    work: Work,
+}
+
+/// The ways to the writer and to the readers.
+#[derive(Debug, Clone)]
+pub(in crate::store) struct Channels {
+    pub(super) jobs: mpsc::Sender<Job>,
+    /// A database in memory has one connection, and no readers.
+    pub(super) questions: Option<mpsc::Sender<Question>>,
+}
+
+impl Channels {
+    /// Returns whether the writer has ended.
+    pub(in crate::store) fn is_closed(&self) -> bool {
+        self.jobs.is_closed()
+    }
+}
+
+/// Given the connection, inside a transaction unless it only reads, or why there is none. It returns how to
+/// answer once it is known whether the commit held.
+type Work = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Finish + Send>;
+
+struct Finish {
+    /// Whether to keep what the job changed.
+    keep: bool,
+    /// Wakes whoever waits for what the job changed.
+    wakes: Wakes,
+    answer: Box<dyn FnOnce(Result<(), StoreError>) + Send>,
+}
+
+/// Where the writer has its transactions run. Simulations stand in for [`BlockingPool`].
+pub trait TransactionRunner: Send + Sync + 'static {
+    /// Runs a transaction; `None` when it panicked.
+    fn run(&self, transaction: Transaction) -> impl Future<Output = Option<Done>> + Send;
+
+    /// Reads; `None` when it panicked.
+    fn read(&self, reading: Reading) -> impl Future<Output = Option<Connection>> + Send {
+        std::future::ready(Some(reading.run()))
+    }
+
+    /// Makes a checkpoint; `None` when it panicked.
+    fn checkpoint(
+        &self,
+        checkpoint: Checkpoint,
+    ) -> impl Future<Output = Option<Connection>> + Send {
+        std::future::ready(Some(checkpoint.run()))
+    }
+}
+
+/// The threads of the runtime that may block.
+#[derive(Debug)]
+pub struct BlockingPool;
+
+impl TransactionRunner for BlockingPool {
+    async fn run(&self, transaction: Transaction) -> Option<Done> {
+        tokio::task::spawn_blocking(|| transaction.run()).await.ok()
+    }
+
+    async fn read(&self, reading: Reading) -> Option<Connection> {
+        tokio::task::spawn_blocking(|| reading.run()).await.ok()
+    }
+
+    async fn checkpoint(&self, checkpoint: Checkpoint) -> Option<Connection> {
+        tokio::task::spawn_blocking(|| checkpoint.run()).await.ok()
+    }
+}
+
+/// Something that was run on a connection panicked, and the connection is gone.
+#[derive(Debug)]
+pub(super) struct Panicked;
+
+/// Work that is to be run as one transaction.
+pub struct Transaction {
+    connection: Connection,
+    files: Option<Arc<Files>>,
+    jobs: Vec<Job>,
+}
+
+/// A transaction that was run, whether or not its commit held.
+pub struct Done {
+    connection: Connection,
+    wrote: bool,
+    /// Pages of the write-ahead log, where there is one.
+    log_pages: Option<u32>,
+    commit: Result<(), StoreError>,
+    finished: Vec<Finish>,
+    read: Vec<Finish>,
+}
+
+impl Done {
+    /// The connection, as [`Transaction::connection`].
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl Transaction {
+    /// Runs it. Blocks on the disk.
+    pub fn run(self) -> Done {
+        self.run_with(|connection| execute(connection, "COMMIT"))
+    }
+
+    /// Runs it, and undoes what it wrote when it comes to the commit, as where the disk is full. Blocks on the disk.
+    pub fn refuse(self) -> Done {
+        let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+        self.refuse_with(rusqlite::Error::SqliteFailure(full, None))
+    }
+
+    /// As [`Transaction::refuse`], with the error that the commit meets.
+    pub fn refuse_with(self, error: rusqlite::Error) -> Done {
+        self.run_with(|_| Err(error.into()))
+    }
+
+    /// The connection, so that a simulated disk can make SQLite itself fail.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    fn run_with(self, commit: impl FnOnce(&Connection) -> Result<(), StoreError>) -> Done {
+        let Self {
+            connection,
+            files,
+            jobs,
+        } = self;
+        let before = connection.total_changes();
+        let (reads, writes): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.reads);
+        let mut finished = Vec::with_capacity(writes.len());
+        let intact = || files.as_ref().map_or(Ok(()), |files| files.check());
+        let commit = if writes.is_empty() {
+            Ok(())
+        } else {
+            // What was committed counts only where a later start finds it.
+            write(&connection, intact(), writes, commit, &mut finished).and_then(|()| intact())
+        };
+        let wrote = commit.is_ok() && connection.total_changes() > before;
+        // Giving room back to the disk changes no row, and is written all the same.
+        let log_pages = files
+            .filter(|_| commit.is_ok())
+            .and_then(|_| checkpoints::log_pages(&connection).ok());
+        let read = reads
+            .into_iter()
+            .map(|job| (job.work)(Ok(&connection)))
+            .collect();
+        Done {
+            connection,
+            wrote,
+            log_pages,
+            commit,
+            finished,
+            read,
+        }
+    }
+}
+
+/// The owner of the connection. [`Writer::run`] serves until every [`Store`] is gone.
+pub struct Writer {
+    pub(super) connection: Connection,
+    pub(super) files: Option<Arc<Files>>,
+    pub(super) jobs: mpsc::Receiver<Job>,
+    pub(super) readers: Option<Readers>,
+    /// A database in memory has no log.
+    pub(super) log: Option<(Log, Checkpointer)>,
+    pub(super) state: watch::Sender<State>,
+    pub(super) history: watch::Sender<u64>,
+    pub(super) deliveries: watch::Sender<u64>,
+}
+
+impl Store {
+    /// Looks whether the store could be written: whether its files are there, and nobody else holds them.
+    ///
+    /// # Errors
+    /// When it could not.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        self.write(Wakes::default(), |_| Ok(())).await
+    }
+
+    /// Comes back once the writer has seen to what it was given before: it makes progress.
+    ///
+    /// # Errors
+    /// When the writer has ended.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.read(|_| Ok(())).await
+    }
+
+    /// Has the writer do `work` and waits for the commit. Cancel-safe: once sent, the work is done
+    /// whether or not anyone waits.
+    pub(super) async fn write<T, W>(&self, wakes: Wakes, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.call(false, 0, wakes, work).await
+    }
+
+    /// As [`Store::write`], for what writes about so many bytes.
+    pub(super) async fn write_large<T, W>(
+        &self,
+        bytes: usize,
+        wakes: Wakes,
+        work: W,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.call(false, bytes, wakes, work).await
+    }
+
+    /// Has `work`, which changes nothing and may take long, done beside the writer. It sees all that was answered.
+    pub(super) async fn inspect<T, W>(&self, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        match &self.channels.questions {
+            Some(questions) => readers::ask(questions, work).await,
+            None => self.read(work).await,
+        }
+    }
+
+    /// Has the writer do `work`, which changes nothing, and sees what was stored before.
+    pub(super) async fn read<T, W>(&self, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.call(true, 0, Wakes::default(), work).await
+    }
+
+    async fn call<T, W>(
+        &self,
+        reads: bool,
+        bytes: usize,
+        wakes: Wakes,
+        work: W,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let work: Work = Box::new(move |connection| {
+            let result = connection.and_then(work);
+            Finish {
+                keep: result.is_ok(),
+                wakes,
+                answer: Box::new(move |commit| {
+                    // Whoever asked may have left; the work is done all the same.
+                    drop(reply.send(commit.and(result)));
+                }),
+            }
+        });
+        self.channels
+            .jobs
+            .send(Job { reads, bytes, work })
+            .await
+            .map_err(|_closed| StoreError::Closed)?;
+        answer.await.map_err(|_closed| StoreError::Closed)?
+    }
+}
+
+impl Writer {
+    /// Serves until every [`Store`] is gone, then closes the database.
+    pub async fn run(self) {
+        self.run_on(BlockingPool).await;
+    }
+
+    /// As [`Writer::run`], with the transactions run by `disk`.
+    pub async fn run_on(mut self, disk: impl TransactionRunner) {
+        let readers = self.readers.take();
+        let (log, checkpointer) = self.log.take().unzip();
+        let mut writing = std::pin::pin!(self.write_on(log, &disk));
+        let reading = async {
+            match readers {
+                Some(readers) => readers.run(&disk).await,
+                None => Ok(()),
+            }
+        };
+        let checkpoints = async {
+            match checkpointer {
+                Some(checkpointer) => checkpointer.run(&disk).await,
+                None => Ok(()),
+            }
+        };
+        let mut beside = std::pin::pin!(async { tokio::try_join!(reading, checkpoints).map(drop) });
+        // The connection that writes is closed last: what the log holds goes to the database then.
+        let (written, ended) = tokio::select! {
+            // Without the writer nothing works, and whoever holds a handle would keep the readers going.
+            connection = &mut writing => match connection {
+                Some(connection) => (Some(connection), beside.await),
+                None => (None, Ok(())),
+            },
+            ended = &mut beside => match ended {
+                Ok(()) => (writing.await, Ok(())),
+                panicked => (None, panicked),
+            },
+        };
+        if let Err(Panicked) = ended {
+            // Every caller sees Closed.
+            tracing::error!("a reader of the store, or its checkpoint, failed");
+        }
+        drop(written);
+    }
+
+    /// Writes until every [`Store`] is gone. Returns the connection, unless it is lost.
+    async fn write_on(
+        mut self,
+        mut log: Option<Log>,
+        disk: &impl TransactionRunner,
+    ) -> Option<Connection> {
+        let (mut received, mut queue) = (Vec::new(), VecDeque::new());
+        let mut failing = false;
+        loop {
+            if queue.is_empty() {
+                if self.jobs.recv_many(&mut received, MAX_BATCH).await == 0 {
+                    return Some(self.connection);
+                }
+                queue.extend(received.drain(..));
+            }
+            let mut batch = Vec::new();
+            let mut bytes = 0_usize;
+            while let Some(job) = queue.pop_front_if(|job: &mut Job| {
+                bytes = bytes.saturating_add(job.bytes);
+                batch.is_empty() || bytes <= MAX_BATCH_BYTES
+            }) {
+                batch.push(job);
+            }
+            self.state
+                .send_modify(|state| state.busy_since = Some(Instant::now()));
+            if let Some(log) = &log {
+                log.make_room().await;
+            }
+            let transaction = Transaction {
+                connection: self.connection,
+                files: self.files.clone(),
+                jobs: batch,
+            };
+            let Some(Done {
+                connection,
+                wrote,
+                log_pages,
+                commit,
+                finished,
+                read,
+            }) = disk.run(transaction).await
+            else {
+                // A panic in a query: the connection is gone and every caller sees Closed.
+                tracing::error!("the store's writer failed");
+                return None;
+            };
+            self.connection = connection;
+            if let Some((log, pages)) = log.as_mut().zip(log_pages) {
+                log.grown_to(pages);
+            }
+            let committed = commit.is_ok();
+            // Once when it begins and once when it ends: whoever asked is told each time.
+            match &commit {
+                Err(error) if !std::mem::replace(&mut failing, true) => {
+                    tracing::error!(error = error_chain(error), "the store cannot be written");
+                }
+                // Where nothing was changed, that went well on a full disk, too.
+                Ok(()) if wrote && std::mem::take(&mut failing) => {
+                    tracing::info!("the store can be written again")
+                }
+                Ok(()) | Err(_) => {}
+            }
+            let wakes = || {
+                finished
+                    .iter()
+                    .filter(|finish| finish.keep && committed)
+                    .map(|finish| finish.wakes)
+            };
+            let (history, deliveries) = (
+                wakes().any(|wakes| wakes.history),
+                wakes().any(|wakes| wakes.deliveries),
+            );
+            let worst = Verdict::worst(wakes().filter_map(|wakes| wakes.verdict));
+            self.state.send_modify(|state| {
+                *state = State {
+                    busy_since: None,
+                    worst: Verdict::worst(state.worst.into_iter().chain(worst)),
+                };
+            });
+            for finish in finished {
+                (finish.answer)(if mutant("unheeded") {
+                    Ok(())
+                } else {
+                    commit.clone()
+                });
+            }
+            for finish in read {
+                (finish.answer)(Ok(()));
+            }
+            if history {
+                self.history.send_modify(|generation| *generation += 1);
+            }
+            if deliveries && !mutant("not-woken") {
+                self.deliveries.send_modify(|generation| *generation += 1);
+            }
+        }
+    }
+}
+
+/// Does jobs in one transaction, which `commit` ends, where the files are `intact`. A job that fails is undone alone.
+fn write(
+    connection: &Connection,
+    intact: Result<(), StoreError>,
+    jobs: Vec<Job>,
+    commit: impl FnOnce(&Connection) -> Result<(), StoreError>,
+    finished: &mut Vec<Finish>,
+) -> Result<(), StoreError> {
+    let mut transaction = intact.and_then(|()| execute(connection, "BEGIN IMMEDIATE"));
+    for job in jobs {
+        transaction = transaction.and_then(|()| execute(connection, "SAVEPOINT job"));
+        let finish = (job.work)(transaction.clone().map(|()| connection));
+        transaction = transaction.and_then(|()| {
+            if !finish.keep {
+                execute(connection, "ROLLBACK TO job")?;
+            }
+            execute(connection, "RELEASE job")
+        });
+        finished.push(finish);
+    }
+    let committed = transaction.and_then(|()| commit(connection));
+    // SQLite may have rolled back by itself, as it does on a full disk.
+    if committed.is_err()
+        && !connection.is_autocommit()
+        && let Err(error) = execute(connection, "ROLLBACK")
+    {
+        tracing::error!(%error, "cannot roll back");
+    }
+    committed
+}
+
+fn execute(connection: &Connection, sql: &str) -> Result<(), StoreError> {
+    connection.prepare_cached(sql)?.execute([])?;
+    Ok(())
+}
