@@ -3,11 +3,16 @@
 //! Each kind of call has a [`Lane`] of its own: a few detached threads and a limit in time. So one kind never takes the
 //! threads of another, nor those of the store, and the process ends without waiting for any of them.
 
+use std::fs::File;
 use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::text::decoded;
@@ -112,7 +117,7 @@ pub(crate) fn read_file(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let path = path.to_owned();
     // The caller may have given up.
     spawn("files", move || {
-        drop(reply.send(read_file_unbounded(&path, most)))
+        drop(reply.send(read_file_within_limit(&path, most)))
     })?;
     answer
         .recv_timeout(FILE_LIMIT)
@@ -124,16 +129,41 @@ pub(crate) fn read_file(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 /// # Errors
 /// When the file cannot be read, or not in time.
 pub(crate) async fn read_file_on(lane: &Lane, path: PathBuf, most: u64) -> io::Result<Vec<u8>> {
-    lane.run(FILE_LIMIT, move || read_file_unbounded(&path, most))
+    lane.run(FILE_LIMIT, move || read_file_within_limit(&path, most))
         .await?
 }
 
-fn read_file_unbounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+/// Reads a file, a pipe in [`FILE_LIMIT`] at most: a thread that waited for the writer of a pipe without a limit would
+/// never give its place back. Only a disk that does not answer holds it for longer.
+fn read_file_within_limit(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let ends = Instant::now() + FILE_LIMIT;
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).map_err(io::Error::other)?;
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
     let mut bytes = Vec::new();
-    std::fs::File::open(path)?
-        .take(most.saturating_add(1))
-        .read_to_end(&mut bytes)?;
-    Ok(bytes)
+    let mut rest = (&file).take(most.saturating_add(1));
+    loop {
+        wait_until_readable(&file, ends)?;
+        match rest.read_to_end(&mut bytes) {
+            // What was read before is in `bytes`.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(_) => return Ok(bytes),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Waits until there is something to read, or the end of the file.
+fn wait_until_readable(file: &File, ends: Instant) -> io::Result<()> {
+    loop {
+        let left = ends.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) => return Err(Stuck::Late(FILE_LIMIT).into()),
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Bytes of a file as text.
@@ -207,5 +237,33 @@ mod tests {
             read_file(&pipe, 10).unwrap_err().kind(),
             io::ErrorKind::TimedOut
         );
+        // No thread waits for the writer any more: the only place of the lane is free.
+        let file = folder.path().join("file");
+        std::fs::write(&file, "key").unwrap();
+        assert_eq!(read_file_on(&lane, file, 10).await.unwrap(), b"key");
+    }
+
+    #[tokio::test]
+    async fn a_pipe_that_is_written_to_piece_by_piece_is_read_to_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let lane = Lane::new("test", 1);
+        let reading = tokio::spawn({
+            let (lane, path) = (lane.clone(), path.clone());
+            async move { read_file_on(&lane, path, 10).await }
+        });
+        // It opens as soon as the other end is open.
+        let mut writer =
+            tokio::task::spawn_blocking(move || File::options().write(true).open(path))
+                .await
+                .unwrap()
+                .unwrap();
+        for piece in ["k", "e", "y"] {
+            std::io::Write::write_all(&mut writer, piece.as_bytes()).unwrap();
+        }
+        drop(writer);
+        assert_eq!(reading.await.unwrap().unwrap(), b"key");
     }
 }
