@@ -8,12 +8,13 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
 
 use crate::text::decoded;
 
@@ -250,20 +251,16 @@ mod tests {
         let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
         let lane = Lane::new("test", 1);
-        let reading = tokio::spawn({
-            let (lane, path) = (lane.clone(), path.clone());
-            async move { read_file_on(&lane, path, 10).await }
+        let reading = read_file_on(&lane, path.clone(), 10);
+        let writing = run("writer", move || {
+            // It opens as soon as the other end is open.
+            let mut writer = File::options().write(true).open(path).unwrap();
+            for piece in ["k", "e", "y"] {
+                std::io::Write::write_all(&mut writer, piece.as_bytes()).unwrap();
+            }
         });
-        // It opens as soon as the other end is open.
-        let mut writer =
-            tokio::task::spawn_blocking(move || File::options().write(true).open(path))
-                .await
-                .unwrap()
-                .unwrap();
-        for piece in ["k", "e", "y"] {
-            std::io::Write::write_all(&mut writer, piece.as_bytes()).unwrap();
-        }
-        drop(writer);
-        assert_eq!(reading.await.unwrap().unwrap(), b"key");
+        let (read, written) = tokio::join!(reading, writing);
+        written.unwrap();
+        assert_eq!(read.unwrap(), b"key");
     }
 }

@@ -114,7 +114,8 @@ impl Scheduler {
         let Some(entry) = self.registry.get_mut(key) else {
             return;
         };
-        let stands = (mutant("old-answer-decides") || entry.stands()) && entry.progress.answered();
+        let stands = mutant("old-answer-decides") || entry.stands() || entry.seen_past_deadline;
+        let stands = stands && entry.progress.answered();
         if !stands {
             entry.last_error = Some(Box::new(PollFailure {
                 at: self.reading.wall,

@@ -168,6 +168,7 @@ impl Scheduler {
             Ok(reply) => {
                 entry.refused = false;
                 entry.answered_at = Some(now.instant);
+                entry.seen_past_deadline |= now.instant >= entry.deadline;
                 let told = self.provider.breaker.answered(began, now.wall);
                 if let Some(pause) = reply.pause {
                     self.provider.breaker.pause(pause, now.instant);
@@ -222,6 +223,17 @@ impl Scheduler {
                 )
             }
             Err(PollError::CalledBack) => return self.registry.queue(key, now.instant),
+        };
+        // A failure after that does not outweigh an observation after the deadline.
+        let answer = match answer {
+            PollOutcome::Failed { why, .. } if entry.seen_past_deadline => {
+                PollOutcome::NotPolled { stands: true, why }
+            }
+            PollOutcome::Missing { .. } if entry.seen_past_deadline => PollOutcome::NotPolled {
+                stands: true,
+                why: "the API knew the run after the deadline".to_owned(),
+            },
+            other => other,
         };
         if let Some(event) = told {
             self.emit(event);

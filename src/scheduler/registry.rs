@@ -55,6 +55,8 @@ pub(super) struct Entry {
     /// A wake-up from its stream is pending, or caused the poll under way.
     pub(super) hinted: bool,
     pub(super) polled_on_hint: bool,
+    /// The run was observed after the deadline. That decides, even if the store rejected the step.
+    pub(super) seen_past_deadline: bool,
     /// How often its interval started again because its status changed.
     pub(super) fresh_starts: u8,
     /// The API rejected the last poll of this watch.
@@ -111,6 +113,7 @@ impl Entry {
             answered_at: None,
             hinted: false,
             polled_on_hint: false,
+            seen_past_deadline: false,
             fresh_starts: 0,
             refused: false,
             last_error: None,
