@@ -217,10 +217,8 @@ impl Progress {
     /// forgotten: that the last poll did or did not get an answer, and that the run was not missing.
     pub fn carry_over(&mut self, refused: &Self, now: Timestamp) {
         self.answered = refused.answered;
-        if !mutant("answer-forgotten") {
-            self.missing_for = refused.missing_for;
-        }
-        if refused.missing_since.is_none() && !mutant("answer-forgotten") {
+        self.missing_for = refused.missing_for;
+        if refused.missing_since.is_none() {
             self.missing_since = self.missing_since.map(|_| now);
         }
     }
