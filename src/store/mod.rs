@@ -1,7 +1,7 @@
 //! The store: watches, events, deliveries and attempts.
 //!
-//! `model` describes what is stored, and `sqlite` keeps it in SQLite. This module has the handle that the rest of the
-//! program uses, and the signals that a change gives.
+//! `model` describes what is stored, and `sqlite` keeps it in SQLite. This module has the handle
+//! that the rest of the program uses, and the signals that follow a commit.
 
 mod model;
 mod sqlite;
@@ -15,12 +15,13 @@ use crate::domain::Verdict;
 use sqlite::Channels;
 
 pub use model::{
-    Added, Attempt, AttemptRecord, Cause, Claimed, Counts, Decided, DeliveryFilter, DeliveryState,
-    DeliverySummary, Fate, History, Location, Outcome, Page, PollFailure, Pruned, RoutedEvent,
-    StatusChange, StoreError, StoredWatch, WatchFilter, WatchId, WatchRecord, WatchState,
+    Added, Attempt, AttemptRecord, Claimed, Counts, DatabaseError, Decided, DeliveryFilter,
+    DeliveryState, DeliverySummary, Fate, History, Location, Outcome, Page, PollFailure, Pruned,
+    RoutedEvent, StatusChange, StoreError, StoredWatch, WatchFilter, WatchId, WatchRecord,
+    WatchState,
 };
 pub use sqlite::{
-    BlockingPool, Checkpoint, Done, Lock, LockError, Reading, Transaction, TransactionRunner,
+    BlockingPool, Checkpoint, Done, Lock, LockError, ReadJob, Transaction, TransactionRunner,
     Writer,
 };
 
@@ -28,21 +29,22 @@ pub use sqlite::{
 #[derive(Debug, Clone)]
 pub struct Store {
     channels: Channels,
-    state: watch::Receiver<State>,
+    state: watch::Receiver<WriterState>,
     history: watch::Receiver<u64>,
     deliveries: watch::Receiver<u64>,
 }
 
-/// What the writer says of itself.
+/// The state of the writer.
 #[derive(Debug, Clone, Copy)]
-struct State {
-    /// Since when it is in a transaction.
+struct WriterState {
+    /// The time since which the writer has been in a transaction.
     busy_since: Option<Instant>,
-    /// The worst verdict that was stored when it began and since, whether or not it is still there.
+    /// The worst verdict that was ever stored since the start, or before it and not deleted by
+    /// then.
     worst: Option<Verdict>,
 }
 
-/// Who must look again after a commit.
+/// What a commit signals.
 #[derive(Debug, Clone, Copy, Default)]
 struct Wakes {
     history: bool,
@@ -52,14 +54,14 @@ struct Wakes {
 }
 
 impl Store {
-    /// The worst verdict of all that were in the store when it was opened and that were given since, those included
-    /// that were deleted meanwhile.
+    /// Returns the worst verdict of all that were in the store when it was opened and that were
+    /// stored since, including those that were deleted meanwhile.
     pub fn worst_verdict(&self) -> Option<Verdict> {
         self.state.borrow().worst
     }
 
-    /// Looks whether the writer makes progress, without waiting for it: another process, such as a backup, may keep
-    /// it waiting for a while, and that is no ill health.
+    /// Checks whether the writer makes progress, without waiting for it. Another process, such as a
+    /// backup, may block the writer for a while; the store counts as healthy meanwhile.
     ///
     /// # Errors
     /// When the writer has ended, or has been in one transaction for longer than `limit`.
@@ -72,12 +74,13 @@ impl Store {
             .map_or(Ok(()), |busy| Err(StoreError::Stuck(busy)))
     }
 
-    /// Changes whenever status changes or events were committed.
+    /// Returns a signal that changes whenever status changes or events were committed.
     pub fn history_changed(&self) -> watch::Receiver<u64> {
         self.history.clone()
     }
 
-    /// Changes whenever deliveries were added, claimed, attempted or put back.
+    /// Returns a signal that changes whenever deliveries were added, attempted, retried, given up
+    /// or removed.
     pub fn deliveries_changed(&self) -> watch::Receiver<u64> {
         self.deliveries.clone()
     }

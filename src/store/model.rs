@@ -1,4 +1,5 @@
-//! What the store holds and answers: records, filters, pages and errors. Nothing here depends on a database engine.
+//! What the store holds and answers: records, filters, pages and errors. Nothing here depends on a
+//! database engine.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -13,9 +14,9 @@ use crate::domain::{
 };
 
 /// The error of the database engine, with its own causes.
-pub type Cause = Arc<dyn Error + Send + Sync>;
+pub type DatabaseError = Arc<dyn Error + Send + Sync>;
 
-/// Why the store could not do what was asked.
+/// Why an operation of the store failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The database cannot be opened.
@@ -25,12 +26,12 @@ pub enum StoreError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: Cause,
+        source: DatabaseError,
     },
     /// The database reported an error.
-    #[error("the store refused")]
-    Database(#[source] Cause),
-    /// What is stored is not what this program stores.
+    #[error("the database reported an error")]
+    Database(#[source] DatabaseError),
+    /// A stored value is not one that this program writes.
     #[error("the store holds {what} that cannot be read: {why}")]
     Unreadable {
         /// What.
@@ -46,9 +47,9 @@ pub enum StoreError {
         /// The first damage found.
         what: String,
     },
-    /// A file of the database is not there any more, or is another one.
+    /// A file of the database was removed or replaced.
     #[error(
-        "the store's file {} was {what} while it was in use, so nothing more can be kept: put it back, or restart \
+        "the store's file {} was {what} while it was in use, so nothing more can be stored: put it back, or restart \
          runwatch to go on with what is there now",
         path.display()
     )]
@@ -58,12 +59,12 @@ pub enum StoreError {
         /// `removed` or `replaced`.
         what: &'static str,
     },
-    /// The writer has been in one transaction for long.
+    /// The writer has been in one transaction for too long.
     #[error("the store has made no progress for {} s", .0.as_secs())]
     Stuck(Duration),
     /// A newer runwatch wrote the database.
     #[error(
-        "the store has version {found}, this program knows {known} and older: use the newer runwatch"
+        "the store has version {found}, but this program reads only version {known} and older: use the newer runwatch"
     )]
     Newer {
         /// Version found.
@@ -93,17 +94,17 @@ pub enum Location<'a> {
     File(&'a Path),
 }
 
-/// Number of a watch in the store. It is never given again, so that what belongs to one watch of a run never counts
-/// for a later watch of the same run.
+/// The number of a watch in the store. It is never assigned again, so that data of one watch of a
+/// run never counts for a later watch of the same run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WatchId(pub(super) i64);
 
-/// What came of adding a watch.
+/// The result of adding a watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Added {
     /// It is new.
     New,
-    /// A watch of that run was there already and stays as it is.
+    /// A watch of that run exists already and stays as it is.
     AlreadyExists,
 }
 
@@ -125,7 +126,7 @@ pub struct StoredWatch {
 pub struct PollFailure {
     /// When.
     pub at: Timestamp,
-    /// What was wrong; one line, no secrets.
+    /// The reason; one line, no secrets.
     pub message: String,
 }
 
@@ -142,7 +143,7 @@ pub struct StatusChange {
     pub status: Status,
 }
 
-/// Which watches are meant.
+/// Whether a watch has a verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WatchState {
     /// Those without a verdict.
@@ -169,7 +170,7 @@ impl WatchState {
     }
 }
 
-/// Which watches to list. Those that fit every part are.
+/// Selects the watches of a list. A watch must match every field.
 #[derive(Debug, Clone, Default)]
 pub struct WatchFilter {
     /// Active or finished.
@@ -182,8 +183,8 @@ pub struct WatchFilter {
     pub after: Option<(Timestamp, RunId)>,
 }
 
-/// A watch as it is stored. Of an active one, the number of polls and the last error are as old as its
-/// last change.
+/// A watch as it is stored. Of an active one, the number of polls and the last error are as old as
+/// its last change.
 #[derive(Debug, Clone)]
 pub struct WatchRecord {
     /// The watch.
@@ -198,7 +199,7 @@ pub struct WatchRecord {
     pub last_error: Option<PollFailure>,
     /// The verdict and when it was given.
     pub verdict: Option<(Verdict, Timestamp)>,
-    /// What had the run asked for when the verdict was found; not known of those of earlier versions.
+    /// The reason for the poll that found the verdict; unknown for watches of earlier versions.
     pub found_by: Option<FoundBy>,
 }
 
@@ -226,11 +227,11 @@ pub struct History {
     pub changes: Vec<StatusChange>,
     /// Its deliveries with their attempts, in order.
     pub deliveries: Vec<(DeliverySummary, Vec<AttemptRecord>)>,
-    /// The event that told its verdict.
+    /// The event of its verdict.
     pub verdict_event: Option<Event>,
 }
 
-/// Some of a list.
+/// A part of a list.
 #[derive(Debug, Clone)]
 pub struct Page<T> {
     /// The items.
@@ -239,7 +240,7 @@ pub struct Page<T> {
     pub more: bool,
 }
 
-/// An event with the sinks to tell of it.
+/// An event with the sinks that receive it.
 #[derive(Debug, Clone)]
 pub struct RoutedEvent {
     /// The event.
@@ -290,7 +291,7 @@ pub struct DeliverySummary {
     pub sink: SinkName,
     /// The run, unless it is about the API or a sink.
     pub run_id: Option<RunId>,
-    /// What it tells.
+    /// The type of its event.
     pub event_type: EventType,
     /// Where it stands.
     pub state: DeliveryState,
@@ -298,7 +299,7 @@ pub struct DeliverySummary {
     pub attempts: u32,
     /// When the next one is due, if it is pending.
     pub next_attempt_at: Option<Timestamp>,
-    /// What came of the last attempt.
+    /// The detail of the last attempt.
     pub last_detail: Option<String>,
     /// When it was made.
     pub created_at: Timestamp,
@@ -306,14 +307,15 @@ pub struct DeliverySummary {
     pub ended_at: Option<Timestamp>,
 }
 
-/// Which deliveries to list. Those that fit every part are.
+/// Selects the deliveries of a list. A delivery must match every field.
 #[derive(Debug, Clone, Default)]
 pub struct DeliveryFilter {
     /// In one of these states; none means all.
     pub states: Vec<DeliveryState>,
     /// Of this sink.
     pub sink: Option<SinkName>,
-    /// Those after this one; deliveries are listed in the order of their IDs, which is that of time.
+    /// Those after this one; deliveries are listed in the order of their IDs, which is that of
+    /// time.
     pub after: Option<DeliveryId>,
 }
 
@@ -328,7 +330,7 @@ pub struct AttemptRecord {
     pub took_ms: u64,
     /// Whether it arrived.
     pub delivered: bool,
-    /// What the receiver said, or what went wrong.
+    /// The answer of the receiver, or the error.
     pub detail: String,
 }
 
@@ -339,9 +341,10 @@ pub struct Claimed {
     pub id: DeliveryId,
     /// Number of this attempt, from 1.
     pub attempt: u32,
-    /// Number of this attempt in the retry schedule, from 1: it begins anew when someone asks for it.
+    /// The number of this attempt in the retry schedule, from 1. It begins anew with a retry by
+    /// hand.
     pub try_number: u32,
-    /// What to deliver.
+    /// The event to deliver.
     pub event: Event,
 }
 
@@ -361,24 +364,24 @@ pub struct Attempt {
     pub at: Timestamp,
     /// How long it took.
     pub took: Duration,
-    /// What the receiver said, or what went wrong; one line, no secrets.
+    /// The answer of the receiver, or the error; one line, no secrets.
     pub detail: String,
-    /// What follows.
+    /// The result.
     pub outcome: Outcome,
 }
 
-/// What follows an attempt.
+/// The result of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// The message arrived.
     Delivered,
     /// Another attempt at this time.
     Retry(Timestamp),
-    /// No further attempt unless someone asks for it.
+    /// No further attempt, except by hand.
     Dead,
 }
 
-/// What is done with a delivery that has not arrived and is not being sent.
+/// A decision about a delivery that has not arrived and is not being sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// It is due at once, and its schedule begins anew.
@@ -397,16 +400,16 @@ impl Fate {
     }
 }
 
-/// What came of deciding the fate of a delivery.
+/// The result of deciding the fate of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decided {
     /// It is done.
     Done,
-    /// There is no delivery whose ID begins so.
+    /// No delivery has an ID that begins with the given text.
     Unknown,
 }
 
-/// How much there is.
+/// How many watches and deliveries the store has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Active watches.
@@ -417,7 +420,7 @@ pub struct Counts {
     pub dead: u64,
 }
 
-/// What one turn of pruning did.
+/// The result of one turn of pruning.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pruned {
     /// Watches and notices that were deleted.
@@ -429,7 +432,7 @@ pub struct Pruned {
 }
 
 impl Pruned {
-    /// Whether there was nothing to do.
+    /// Returns whether there was nothing to do.
     pub fn is_nothing(&self) -> bool {
         *self == Self::default()
     }

@@ -771,7 +771,10 @@ async fn a_file_size_limit_is_an_error_like_a_full_disk() {
             "the daemon was killed"
         );
         if ended.code != Some(0) {
-            assert!(ended.stderr.contains("the store refused"), "{ended:?}");
+            assert!(
+                ended.stderr.contains("the database reported an error"),
+                "{ended:?}"
+            );
             refused = true;
             break;
         }

@@ -11,7 +11,7 @@ use runwatch::domain::{
 };
 use runwatch::store::{
     Added, Attempt, Checkpoint, DeliveryFilter, DeliveryState, Done, Fate, Location, Outcome,
-    Reading, RoutedEvent, Store, StoreError, Transaction, TransactionRunner, WatchFilter,
+    ReadJob, RoutedEvent, Store, StoreError, Transaction, TransactionRunner, WatchFilter,
 };
 use tokio::task::JoinSet;
 
@@ -959,7 +959,7 @@ impl TransactionRunner for SlowReading {
         Some(transaction.run())
     }
 
-    async fn read(&self, reading: Reading) -> Option<rusqlite::Connection> {
+    async fn read(&self, reading: ReadJob) -> Option<rusqlite::Connection> {
         let gate = self.0.lock().await.take();
         if let Some(gate) = gate {
             gate.await.unwrap();

@@ -1,6 +1,6 @@
-//! Moving what is committed from the write-ahead log to the database, beside the writer: copying pages and two syncs
-//! would keep writes waiting, for long on a busy disk. The log itself makes a commit durable; a checkpoint only lets the
-//! log begin anew.
+//! Checkpoints, which move committed pages from the write-ahead log to the database, beside the
+//! writer: copying pages and two syncs would delay writes, for long on a busy disk. The log itself
+//! makes a commit durable; a checkpoint only lets the log begin anew.
 
 use std::path::Path;
 
@@ -10,11 +10,12 @@ use tokio::sync::{mpsc, oneshot};
 use super::writer::{Panicked, TransactionRunner};
 use crate::store::model::StoreError;
 
-/// Pages by which the log grows between two checkpoints: 4 MiB, as SQLite has it by default.
+/// The number of pages by which the log grows between two checkpoints: 4 MiB, the default of
+/// SQLite.
 const PAGES: u32 = 1_000;
 
-/// Pages of the log from which on writes wait for a checkpoint: 64 MiB. As long as something is written during each
-/// checkpoint, the log cannot begin anew.
+/// Pages of the log from which on writes wait for a checkpoint: 64 MiB. As long as something is
+/// written during each checkpoint, the log cannot begin anew.
 const MOST_PAGES: u32 = 16_000;
 
 /// One checkpoint, to be made on a connection of its own.
@@ -23,8 +24,9 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Moves what the log holds by now, as far as no reader needs the pages of before. Blocks on the disk, and keeps
-    /// neither the writer nor readers waiting. What cannot be moved now stays in the log for the next one.
+    /// Moves the pages of the log, as far as no reader needs the older ones. Blocks on the disk,
+    /// but neither the writer nor the readers. Pages that cannot be moved now stay in the log for
+    /// the next checkpoint.
     pub fn run(self) -> Connection {
         let moved = self
             .connection
@@ -45,18 +47,18 @@ impl Checkpoint {
 /// The owner of the connection that makes checkpoints.
 pub(super) struct Checkpointer {
     connection: Connection,
-    requests: mpsc::Receiver<Request>,
+    requests: mpsc::Receiver<CheckpointRequest>,
 }
 
 /// A checkpoint is due; the sender, if there is one, waits for its end.
-type Request = Option<oneshot::Sender<()>>;
+type CheckpointRequest = Option<oneshot::Sender<()>>;
 
 impl Checkpointer {
     /// Opens a connection to a database that is open already.
     ///
     /// # Errors
     /// When it cannot be opened.
-    pub(super) fn open(path: &Path) -> Result<(Log, Self), StoreError> {
+    pub(super) fn open(path: &Path) -> Result<(WriteAheadLog, Self), StoreError> {
         let connection = Connection::open(path)?;
         super::prepare_any(&connection)?;
         connection.pragma_update(None, "synchronous", "full")?;
@@ -65,7 +67,7 @@ impl Checkpointer {
             connection.pragma_query_value(None, "schema_version", |row| row.get(0))?;
         let (sender, requests) = mpsc::channel(1);
         Ok((
-            Log {
+            WriteAheadLog {
                 requests: sender,
                 pages: 0,
                 next_at: PAGES,
@@ -97,15 +99,15 @@ impl Checkpointer {
 }
 
 /// The write-ahead log, as the writer sees it.
-pub(super) struct Log {
-    requests: mpsc::Sender<Request>,
+pub(super) struct WriteAheadLog {
+    requests: mpsc::Sender<CheckpointRequest>,
     /// Its size after the last commit, and the size at which the next checkpoint is due.
     pages: u32,
     next_at: u32,
 }
 
-impl Log {
-    /// Takes note that the log has so many pages after a commit, and has a checkpoint made where one is due.
+impl WriteAheadLog {
+    /// Sets the number of pages after a commit, and requests a checkpoint when one is due.
     pub(super) fn grown_to(&mut self, pages: u32) {
         if pages < self.pages {
             self.next_at = PAGES;
@@ -117,8 +119,8 @@ impl Log {
         }
     }
 
-    /// Waits for a checkpoint where the log is too large. Nothing is written meanwhile, so that the log can begin anew
-    /// with the next write, unless a reader needs it.
+    /// Waits for a checkpoint where the log is too large. Nothing is written meanwhile, so that the
+    /// log can begin anew with the next write, unless a reader needs it.
     pub(super) async fn make_room(&self) {
         if self.pages < MOST_PAGES {
             return;

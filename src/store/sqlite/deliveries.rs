@@ -44,12 +44,12 @@ macro_rules! select_deliveries {
 }
 
 impl Store {
-    /// Claims up to `limit` deliveries of `sink` that are due at `now`, the longest due first; fewer where they are
-    /// large. An input or output of more than `most_bytes`, which the sink would leave out, is not read, and named in
-    /// `truncated`.
+    /// Claims up to `limit` deliveries of `sink` that are due at `now`, the longest due first;
+    /// fewer where they are large. An input or output of more than `most_bytes`, which the sink
+    /// would leave out, is not read, and named in `truncated`.
     ///
     /// # Errors
-    /// When the store refuses.
+    /// When the store cannot be written.
     pub async fn claim_due(
         &self,
         sink: SinkName,
@@ -110,7 +110,7 @@ impl Store {
         .await
     }
 
-    /// Stores how an attempt went and what follows, together.
+    /// Stores an attempt and its result together.
     ///
     /// # Errors
     /// [`StoreError::Precondition`] when the delivery is not claimed for that attempt.
@@ -176,10 +176,11 @@ impl Store {
         .await
     }
 
-    /// Does with one delivery what `fate` says. An unambiguous beginning of its ID will do.
+    /// Applies `fate` to one delivery. An unambiguous beginning of its ID is enough.
     ///
     /// # Errors
-    /// [`StoreError::Precondition`] when it has arrived or is being sent, and when several IDs begin so.
+    /// [`StoreError::Precondition`] when it has arrived or is being sent, and when several IDs
+    /// begin so.
     pub async fn decide(
         &self,
         beginning: DeliveryId,
@@ -212,11 +213,11 @@ impl Store {
         .await
     }
 
-    /// Does with every delivery to `sink` that waits or was given up what `fate` says, some at a time; those that are
-    /// given up already are not given up again. Returns how many that were.
+    /// Applies `fate` to every delivery to `sink` that waits or was given up, some at a time;
+    /// deliveries that are given up already are not given up again. Returns their number.
     ///
     /// # Errors
-    /// When the store refuses; some may be done then.
+    /// When the store cannot be written; some deliveries may be changed then.
     pub async fn decide_all(
         &self,
         sink: SinkName,
@@ -273,7 +274,8 @@ impl Store {
 
 /// Makes deliveries due again whose attempt was under way when the process that made it died.
 ///
-/// The attempt may have arrived; its number was used up, its delivery is made again under the same ID.
+/// The attempt may have arrived; its number was used up, its delivery is made again under the same
+/// ID.
 pub(super) fn release_claims(db: &Connection) -> Result<(), StoreError> {
     if mutant("claims") {
         return Ok(());
@@ -289,7 +291,8 @@ pub(super) fn release_claims(db: &Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The statement for the delivery with the ID `?2`, where it is not delivered and not being sent: at the time `?1`.
+/// The statement for the delivery with the ID `?2`, where it is not delivered and not being sent:
+/// at the time `?1`.
 fn statement(fate: Fate) -> &'static str {
     match fate {
         Fate::Retry => {
@@ -348,9 +351,10 @@ pub(super) fn deliveries_sql(filter: &DeliveryFilter) -> &'static str {
     }
 }
 
-/// The ID that begins so, if there is one.
+/// Returns the ID with this beginning, if there is one.
 fn whole_id(db: &Connection, beginning: &DeliveryId) -> Result<Option<DeliveryId>, StoreError> {
-    // In the order of the index, all that begin so come before the beginning followed by what follows all letters.
+    // In the order of the index, all IDs with this beginning come before the beginning followed by
+    // a character that sorts after all letters.
     let select = "SELECT id FROM deliveries WHERE id >= ?1 AND id < ?1 || '{' ORDER BY id LIMIT 2";
     let mut ids = read_all(db, select, [beginning.as_str()], read_delivery_id)?;
     if ids.len() > 1 && ids[0] != *beginning {

@@ -8,11 +8,12 @@ use crate::domain::{DeliveryId, Event, EventData, EventType, JsonText, RunEvent,
 use crate::store::model::{RoutedEvent, StoreError, WatchId};
 use crate::store::{Store, Wakes};
 
-/// Largest `input` or `output` of a run, in bytes, that stays in the row of its watch and its events. A larger one is
-/// stored once, in a row of its own.
+/// Largest `input` or `output` of a run, in bytes, that stays in the row of its watch and its
+/// events. A larger one is stored once, in a row of its own.
 const INLINE_BYTES: usize = 1024;
 
-/// Bytes of events after which a page of them ends, so that one page takes no more than this and its last event.
+/// The number of bytes after which a page of events ends: a page has at most this and its last
+/// event.
 pub(super) const PAGE_BYTES: usize = 256 * 1024;
 
 /// The events after one, with their numbers.
@@ -26,18 +27,23 @@ impl Store {
     /// Stores an event that is not about a run, with its deliveries.
     ///
     /// # Errors
-    /// When the store refuses.
-    pub async fn record_event(&self, told: RoutedEvent, now: Timestamp) -> Result<(), StoreError> {
+    /// When the store cannot be written.
+    pub async fn record_event(
+        &self,
+        routed: RoutedEvent,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let wakes = Wakes {
             history: true,
-            deliveries: !told.sinks.is_empty(),
+            deliveries: !routed.sinks.is_empty(),
             verdict: None,
         };
-        self.write(wakes, move |db| insert_event(db, None, told, now))
+        self.write(wakes, move |db| insert_event(db, None, routed, now))
             .await
     }
 
-    /// Up to `limit` events after `seq`, in order, each with its number; fewer where they are large.
+    /// Up to `limit` events after `seq`, in order, each with its number; fewer where they are
+    /// large.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -70,7 +76,8 @@ impl Store {
     pub async fn newest_provider_event(&self) -> Result<Option<Event>, StoreError> {
         self.inspect(|db| {
             let types = [EventType::ApiUnreachable, EventType::ApiUnauthorized, EventType::ApiRecovered];
-            // By number: the clock may have been set back. The sign keeps SQLite from walking through all events.
+            // By number: the clock may have been set back. The sign keeps SQLite from walking
+            // through all events.
             let sql =
                 "SELECT body, NULL, NULL FROM events WHERE watch_id IS NULL AND type IN (?, ?, ?) ORDER BY +seq DESC LIMIT 1";
             Ok(read_all(db, sql, types.map(EventType::as_str), |row| read_event(row, 0))?.pop())
@@ -99,10 +106,10 @@ impl Store {
 pub(super) fn insert_event(
     db: &Connection,
     watch: Option<WatchId>,
-    told: RoutedEvent,
+    routed: RoutedEvent,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let RoutedEvent { mut event, sinks } = told;
+    let RoutedEvent { mut event, sinks } = routed;
     let (mut input_id, mut output_id) = (None, None);
     if let (Some(watch), EventData::Run(data)) = (watch, &mut event.data) {
         input_id = set_apart(db, watch, &mut data.run.input)?;
@@ -136,8 +143,8 @@ pub(super) fn insert_event(
     Ok(())
 }
 
-/// Takes a value that is large out of what is stored, and stores it in a row of its own, unless the watch has one
-/// with just this value. Returns the number of that row.
+/// Takes a large value out of its row, and stores it in a row of its own, unless the watch has such
+/// a row with the same value. Returns the number of that row.
 pub(super) fn set_apart(
     db: &Connection,
     watch: WatchId,
@@ -187,8 +194,8 @@ pub(super) fn read_event(row: &Row<'_>, column: usize) -> Result<Event, StoreErr
     Ok(event)
 }
 
-/// Reads an event but for an input or output of more than `most_bytes`, which `truncated` names then: the larger first,
-/// as where a message has no room for them.
+/// Reads an event but for an input or output of more than `most_bytes`, which `truncated` names
+/// then: the larger first, as where a message has no room for them.
 pub(super) fn read_event_within(
     db: &Connection,
     seq: i64,

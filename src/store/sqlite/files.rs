@@ -1,5 +1,5 @@
-//! The files of an open database. SQLite writes on when one of them is removed or replaced, into a file that no later
-//! start finds; so they are looked at before and after each write.
+//! The files of an open database. SQLite writes on when one of them is removed or replaced, into a
+//! file that no later start finds; so they are checked before and after each write.
 
 use std::ffi::OsString;
 use std::io;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::store::model::StoreError;
 
-/// What a file system knows a file by.
+/// The identity of a file in its file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Identity {
     device: u64,
@@ -29,13 +29,14 @@ impl Identity {
 pub(super) struct Files(Vec<(PathBuf, Identity)>);
 
 impl Files {
-    /// Takes note of the files of the database at `path`, which is open and was read.
+    /// Remembers the files of the database at `path`, which is open and was read.
     ///
     /// # Errors
     /// When the database itself cannot be found.
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         let mut files = vec![(path.to_owned(), Identity::of(path)?)];
-        // Beside the file that a link leads to (sqlite.org/tempfiles.html, "Write-Ahead Log Files").
+        // Beside the file that a link leads to (sqlite.org/tempfiles.html, "Write-Ahead Log
+        // Files").
         let database = path.canonicalize()?;
         for suffix in ["-wal", "-shm"] {
             let mut beside = OsString::from(&database);
@@ -48,7 +49,7 @@ impl Files {
         Ok(Self(files))
     }
 
-    /// Looks whether all are still there.
+    /// Checks that every file still exists and is the same.
     ///
     /// # Errors
     /// [`StoreError::Gone`] when one is not, or is another file.
@@ -58,7 +59,7 @@ impl Files {
                 Ok(now) if now == *before => continue,
                 Ok(_) => "replaced",
                 Err(error) if error.kind() == io::ErrorKind::NotFound => "removed",
-                // Where nobody may look, or the disk fails, SQLite says what it makes of that.
+                // Without permission, or on a failing disk, SQLite itself reports the error.
                 Err(_) => continue,
             };
             return Err(StoreError::Gone {

@@ -1,10 +1,10 @@
-//! One process per store.
+//! The lock that allows one process per store.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
-/// Why the store cannot be had alone.
+/// Why the store cannot be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another process has it.
@@ -15,7 +15,7 @@ pub enum LockError {
         /// Which process, as far as is known.
         holder: String,
     },
-    /// The system refuses.
+    /// The system reported an error.
     #[error("cannot lock {}", path.display())]
     Io {
         /// The lock file.
@@ -46,7 +46,7 @@ impl Lock {
             source,
         };
         let mut options = OpenOptions::new();
-        // Not truncated: it says who holds it, until that is us.
+        // Not truncated: it contains the ID of the process that holds the lock.
         let mut file = options
             .create(true)
             .truncate(false)
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_is_told_who_is_first() {
+    fn the_second_process_gets_the_id_of_the_first() {
         let dir = tempfile::tempdir().unwrap();
         let store = dir.path().join("runwatch.db");
         let first = Lock::take(&store).unwrap();

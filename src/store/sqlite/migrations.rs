@@ -6,12 +6,13 @@ use crate::store::model::StoreError;
 
 /// The steps. Step N leads from `user_version` N to N + 1; a released step is never edited.
 ///
-/// Times are Unix milliseconds. `details` and `body` are the JSON of the domain types; where `input_id` or
-/// `output_id` has a number, that value is the `body` of this payload instead, which details and events share.
-/// `earlier_tries` counts the attempts before the schedule last began anew. `configured_watches` remembers which
-/// watches of the configuration were added once, so that none is added again after its end. `totals` has how many
-/// watches are active or have a verdict, and how many deliveries of a sink are in a state. `next_attempt_at` is a time of
-/// a clock that was never set: the wall clock shows `stepped_ms` of `clock` more.
+/// Times are Unix milliseconds. `details` and `body` are the JSON of the domain types; where
+/// `input_id` or `output_id` has a number, that value is the `body` of this payload instead, which
+/// details and events share. `earlier_tries` counts the attempts before the schedule last began
+/// anew. `configured_watches` remembers which watches of the configuration were added once, so that
+/// none is added again after its end. `totals` has how many watches are active or have a verdict,
+/// and how many deliveries of a sink are in a state. `next_attempt_at` is a time of a clock that
+/// was never set: the wall clock shows `stepped_ms` of `clock` more.
 const STEPS: &[&str] = &[
     "
     CREATE TABLE watches (
@@ -83,11 +84,12 @@ const STEPS: &[&str] = &[
         PRIMARY KEY (delivery_id, attempt)
     ) STRICT, WITHOUT ROWID;
 ",
-    // What had the run asked for whose verdict this is.
+    // The reason for the poll that found the verdict.
     "ALTER TABLE watches ADD COLUMN found_by TEXT;",
-    // A watch has a number of its own, because a run may be watched again after its end. What can be large stands
-    // last in its row or in a table of its own, so that nothing else is read through it, and what is asked of all
-    // rows together is counted as they change. The rows of before are moved by [`move_rows`].
+    // A watch has a number of its own, because a run may be watched again after its end. Large
+    // values stand last in their row or in a table of their own, so that no other value is read
+    // through them, and totals are counted as rows change. Rows of earlier versions are moved by
+    // [`move_rows`].
     "
     ALTER TABLE watches RENAME TO old_watches;
     ALTER TABLE status_changes RENAME TO old_status_changes;
@@ -214,8 +216,9 @@ const STEPS: &[&str] = &[
     INSERT INTO sqlite_sequence (name, seq)
         SELECT substr(name, 5), seq FROM sqlite_sequence WHERE name IN ('old_events', 'old_status_changes');
 ",
-    // How far the wall clock was set since the store was made: one value, so that it moves all attempts that wait at
-    // once, however many there are, and whether or not the process dies at that moment.
+    // How far the wall clock was set since the store was made: one value, so that it moves all
+    // attempts that wait at once, however many there are, and whether or not the process dies at
+    // that moment.
     "
     CREATE TABLE clock (
         stepped_ms INTEGER NOT NULL
@@ -224,8 +227,8 @@ const STEPS: &[&str] = &[
 ",
 ];
 
-/// Most bytes of run details and events, and most watches, moved in one transaction by [`move_rows`]: a start that
-/// is cut short loses no more than that.
+/// Most bytes of run details and events, and most watches, moved in one transaction by
+/// [`move_rows`]: a start that is cut short loses no more than that.
 const MOVED_BYTES: i64 = 16 * 1024 * 1024;
 const MOVED_WATCHES: usize = 1_000;
 
@@ -259,8 +262,9 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Moves some of the rows of versions before 3 into the tables of now, in a transaction of its own, the oldest watch
-/// first. Returns whether there are further ones. A process that ends in between goes on at its next start.
+/// Moves some of the rows of versions before 3 into the tables of now, in a transaction of its own,
+/// the oldest watch first. Returns whether there are further ones. A process that ends in between
+/// goes on at its next start.
 fn move_rows(connection: &mut Connection) -> Result<bool, StoreError> {
     if !connection.table_exists(None, "old_watches")? {
         return Ok(false);
@@ -310,7 +314,7 @@ fn move_rows(connection: &mut Connection) -> Result<bool, StoreError> {
             .execute([&run_id])?;
     };
     if !more {
-        // What is left is about no run, and little.
+        // The remaining rows belong to no run, and are few.
         transaction.execute_batch(
             "INSERT INTO events (seq, type, at, body) SELECT seq, type, at, body FROM old_events WHERE run_id IS NULL;
              INSERT INTO deliveries SELECT * FROM old_deliveries;
@@ -330,7 +334,8 @@ fn move_rows(connection: &mut Connection) -> Result<bool, StoreError> {
 mod tests {
     use super::*;
 
-    /// A database as version 2 left it, with `watches` finished watches, each with an output of `bytes`.
+    /// A database as version 2 left it, with `watches` finished watches, each with an output of
+    /// `bytes`.
     fn version_2(watches: i64, bytes: usize) -> Connection {
         let connection = Connection::open_in_memory().unwrap();
         connection

@@ -1,10 +1,12 @@
-//! The store in SQLite: one file per entity with its reads and its writes, and what runs them.
+//! The store in SQLite: one file per entity with its reads and its writes, and the tasks that run
+//! them.
 //!
-//! One writer owns the connection that writes. Callers send it work; it runs what has queued up meanwhile as one
-//! transaction, and answers after the commit. So many small writes cost one sync to disk, and whatever
-//! was answered is safe. What the engine itself reads comes after the transaction, whether or not its commit held.
-//! What people and programs read, which may take long, has connections of its own (`readers`), and so has moving what
-//! is committed to the database (`checkpoints`).
+//! The writer owns the only connection that writes. Callers send it jobs; it runs all jobs that are
+//! queued as one transaction, and replies after the commit. So many small writes cost one sync to
+//! disk, and every write with a reply is durable. Reads of the scheduler and the couriers run on
+//! the same connection after the transaction, whether or not it was committed. Reads for people and
+//! programs may take long and have connections of their own (`readers`). So have checkpoints, which
+//! move committed pages to the database (`checkpoints`).
 
 mod checkpoints;
 mod deliveries;
@@ -29,7 +31,7 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, watch};
 
 use super::model::{Location, StoreError};
-use super::{State, Store};
+use super::{Store, WriterState};
 use crate::text::one_line;
 use checkpoints::Checkpointer;
 use files::Files;
@@ -38,15 +40,15 @@ use writer::MAX_BATCH;
 
 pub use checkpoints::Checkpoint;
 pub use lock::{Lock, LockError};
-pub use readers::Reading;
+pub use readers::ReadJob;
 pub use writer::{BlockingPool, Done, Transaction, TransactionRunner, Writer};
 
 pub(super) use writer::Channels;
 
-/// Size to which the write-ahead log is cut back once it was larger, in bytes.
+/// The size to which SQLite truncates a larger write-ahead log, in bytes.
 const WAL_BYTES: i64 = 16 * 1024 * 1024;
 
-/// How long SQLite waits for another process, such as a backup, to let go of the file.
+/// How long SQLite waits for the lock of another process, such as a backup.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the store is checked for damage when it is opened: some gigabytes on an ordinary disk.
@@ -62,14 +64,14 @@ impl From<rusqlite::Error> for StoreError {
 }
 
 impl Store {
-    /// Opens the database and brings it to the newest version. Deliveries that a dead process left in
-    /// the middle of an attempt become due again.
+    /// Opens the database and migrates it to the newest version. Deliveries whose attempt was
+    /// interrupted by the end of a process become due again.
     ///
     /// Blocks: for `CHECK_LIMIT` on a large store, longer where a new version changes its tables.
     ///
     /// # Errors
-    /// When the file cannot be opened, is no database, or was written by a newer runwatch. It is never
-    /// replaced.
+    /// When the file cannot be opened, is not a database, or was written by a newer runwatch. The
+    /// file is never replaced.
     pub fn open(place: Location<'_>) -> Result<(Self, Writer), StoreError> {
         let (connection, files, reading, log) = match place {
             Location::Memory => (prepare(Connection::open_in_memory()?)?, None, None, None),
@@ -90,16 +92,16 @@ impl Store {
         };
         deliveries::release_claims(&connection)?;
         let (jobs, jobs_receiver) = mpsc::channel(MAX_BATCH);
-        let (questions, readers) = reading.unzip();
+        let (queries, readers) = reading.unzip();
         let worst = totals::verdicts(&connection)?.into_iter().next();
-        let (state, state_receiver) = watch::channel(State {
+        let (state, state_receiver) = watch::channel(WriterState {
             busy_since: None,
             worst,
         });
         let (history, history_receiver) = watch::channel(0);
         let (deliveries, deliveries_receiver) = watch::channel(0);
         let store = Self {
-            channels: Channels { jobs, questions },
+            channels: Channels { jobs, queries },
             state: state_receiver,
             history: history_receiver,
             deliveries: deliveries_receiver,
@@ -120,7 +122,7 @@ impl Store {
     }
 }
 
-/// Names the file in an error that a database reported while it was opened.
+/// Adds the path to an error that the database reported while it was opened.
 fn while_opening(error: StoreError, path: &Path) -> StoreError {
     let StoreError::Database(source) = error else {
         return error;
@@ -137,40 +139,43 @@ fn while_opening(error: StoreError, path: &Path) -> StoreError {
     }
 }
 
-/// Sets a fresh connection up and brings the database to the newest version.
+/// Sets up a new connection and migrates the database to the newest version.
 fn prepare(mut connection: Connection) -> Result<Connection, StoreError> {
     prepare_any(&connection)?;
     // Before anything is written, be it only to the header.
     migrations::version(&connection)?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    // Of a new file only: what is freed can be given back to the disk, some pages at a time (sqlite.org/pragma.html,
-    // "auto_vacuum"). Files of earlier versions keep their size. In an existing file it would write the header, and a
-    // start on a full disk would fail.
+    // Of a new file only: what is freed can be given back to the disk, some pages at a time
+    // (sqlite.org/pragma.html, "auto_vacuum"). Files of earlier versions keep their size. In an
+    // existing file it would write the header, and a start on a full disk would fail.
     let pages: u32 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
     if pages == 0 {
         connection.pragma_update(None, "auto_vacuum", "incremental")?;
     }
-    // With a write-ahead log and FULL, a commit is on disk when it returns (sqlite.org/pragma.html).
+    // With a write-ahead log and FULL, a commit is on disk when it returns
+    // (sqlite.org/pragma.html).
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "full")?;
     connection.pragma_update(None, "journal_size_limit", WAL_BYTES)?;
-    // The journal of a large statement would go to a file elsewhere, and a container has no elsewhere.
+    // Otherwise the journal of a large statement goes to a temporary file, and a container has no
+    // place for it.
     connection.pragma_update(None, "temp_store", "memory")?;
     migrations::migrate(&mut connection)?;
     Ok(connection)
 }
 
-/// Sets up what every connection needs.
+/// Applies the settings that every connection needs.
 fn prepare_any(connection: &Connection) -> Result<(), StoreError> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
-    // Else SQLite plans a query anew each time that its parameters are others, which takes longer than the query.
+    // Otherwise SQLite plans a query again whenever its parameters change, which takes longer than
+    // the query.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(())
 }
 
-/// Looks for damage, but no longer than `CHECK_LIMIT`: a store of many gigabytes must not keep the service from
-/// starting. Damage that was not looked at shows when it is read.
+/// Looks for damage, but no longer than `CHECK_LIMIT`: a store of many gigabytes must not keep the
+/// service from starting. Damage that was not looked at shows when it is read.
 fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     match health_within(connection, CHECK_LIMIT)?.as_deref() {
         Some("ok") => Ok(()),
@@ -189,7 +194,8 @@ fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// What SQLite says of the state of its file; `None` where it did not come to an end within `limit`.
+/// Returns the first result of SQLite's check of its file; `None` when the check did not end within
+/// `limit`.
 fn health_within(connection: &Connection, limit: Duration) -> Result<Option<String>, StoreError> {
     let interrupt = connection.get_interrupt_handle();
     let (ended, end) = std::sync::mpsc::channel::<()>();
@@ -265,7 +271,7 @@ mod tests {
             })
             .to_owned()
         };
-        let questions = [
+        let queries = [
             (watches_sql(None, None).unwrap(), "watches_by_age"),
             (
                 watches_sql(Some(WatchState::Active), None).unwrap(),
@@ -296,7 +302,7 @@ mod tests {
             (DUE.to_owned(), "deliveries_by_turn"),
             (NEXT_DUE.to_owned(), "deliveries_by_turn"),
         ];
-        for (sql, index) in questions {
+        for (sql, index) in queries {
             let plan = plan(&db, &sql);
             let table = plan
                 .iter()

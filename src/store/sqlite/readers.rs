@@ -1,4 +1,4 @@
-//! Reading for people and programs, on connections of its own: a long list keeps no write waiting.
+//! Reads for people and programs, on connections of their own: a long list does not delay writes.
 
 use std::path::Path;
 
@@ -10,25 +10,26 @@ use tokio::sync::{mpsc, oneshot};
 use super::writer::{Panicked, TransactionRunner};
 use crate::store::model::StoreError;
 
-/// Connections, and so questions that are answered at once. More of them wait for a turn.
-const READERS: usize = 4;
+/// The number of connections, and of queries that run at the same time. Further queries wait.
+const CONNECTIONS: usize = 4;
 
-/// Questions that wait for a connection. Those who come later wait to be let in.
-const QUESTIONS: usize = 64;
+/// The number of queries that wait for a connection. The callers of further queries wait for a
+/// place in the queue.
+const QUEUED: usize = 64;
 
-/// A question, which answers for itself.
-pub(super) type Question = Box<dyn FnOnce(&Connection) + Send>;
+/// A query, which sends its own reply.
+pub(super) type StoreQuery = Box<dyn FnOnce(&Connection) + Send>;
 
-/// One question to be answered on a connection that nobody else uses meanwhile.
-pub struct Reading {
+/// A query with the connection that it runs on.
+pub struct ReadJob {
     connection: Connection,
-    question: Question,
+    query: StoreQuery,
 }
 
-impl Reading {
-    /// Reads and answers. Blocks on the disk. Returns the connection, for the next.
+impl ReadJob {
+    /// Runs the query. Blocks on the disk. Returns the connection for the next one.
     pub fn run(self) -> Connection {
-        (self.question)(&self.connection);
+        (self.query)(&self.connection);
         self.connection
     }
 }
@@ -36,7 +37,7 @@ impl Reading {
 /// The owner of the connections that only read.
 pub(super) struct Readers {
     idle: Vec<Connection>,
-    questions: mpsc::Receiver<Question>,
+    queries: mpsc::Receiver<StoreQuery>,
 }
 
 impl Readers {
@@ -44,27 +45,28 @@ impl Readers {
     ///
     /// # Errors
     /// When one cannot be opened.
-    pub(super) fn open(path: &Path) -> Result<(mpsc::Sender<Question>, Self), StoreError> {
-        let idle = (0..READERS)
+    pub(super) fn open(path: &Path) -> Result<(mpsc::Sender<StoreQuery>, Self), StoreError> {
+        let idle = (0..CONNECTIONS)
             .map(|_| connect(path))
             .collect::<Result<_, _>>()?;
-        let (sender, questions) = mpsc::channel(QUESTIONS);
-        Ok((sender, Self { idle, questions }))
+        let (sender, queries) = mpsc::channel(QUEUED);
+        Ok((sender, Self { idle, queries }))
     }
 
-    /// Answers until nobody can ask any more.
+    /// Runs queries until every [`Store`](crate::store::Store) is gone.
     ///
     /// # Errors
-    /// When a question panicked.
+    /// When a query panicked.
     pub(super) async fn run(mut self, disk: &impl TransactionRunner) -> Result<(), Panicked> {
         let mut busy = FuturesUnordered::new();
         loop {
-            // Both arms are cancel-safe: what is not taken stays in the channel and in the set.
+            // Both arms are cancel-safe: an item that is not taken stays in the channel or in the
+            // set.
             tokio::select! {
                 Some(connection) = busy.next() => self.idle.push(Option::ok_or(connection, Panicked)?),
-                question = self.questions.recv(), if !self.idle.is_empty() => {
-                    let Some((question, connection)) = question.zip(self.idle.pop()) else { break };
-                    busy.push(disk.read(Reading { connection, question }));
+                query = self.queries.recv(), if !self.idle.is_empty() => {
+                    let Some((query, connection)) = query.zip(self.idle.pop()) else { break };
+                    busy.push(disk.read(ReadJob { connection, query }));
                 }
             }
         }
@@ -79,29 +81,30 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     super::prepare_any(&connection)?;
-    // The files beside the database are opened with the first question, which must not be the one that finds them gone.
+    // The first query opens the files beside the database, so it must not run after they were
+    // removed.
     let _version: i64 = connection.pragma_query_value(None, "schema_version", |row| row.get(0))?;
     Ok(connection)
 }
 
-/// Has `work` done on a connection that only reads, and waits for what it brings.
+/// Runs `work` on a connection that only reads, and waits for its result.
 ///
 /// # Errors
 /// When it cannot be read, or the store is closed.
-pub(super) async fn ask<T, W>(questions: &mpsc::Sender<Question>, work: W) -> Result<T, StoreError>
+pub(super) async fn run<T, W>(queries: &mpsc::Sender<StoreQuery>, work: W) -> Result<T, StoreError>
 where
     T: Send + 'static,
     W: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
 {
     let (reply, answer) = oneshot::channel();
-    let question: Question = Box::new(move |connection| {
-        // Who asked may have left meanwhile: then nothing is read.
+    let query: StoreQuery = Box::new(move |connection| {
+        // The caller may have stopped waiting: then nothing is read.
         if !reply.is_closed() {
             drop(reply.send(work(connection)));
         }
     });
-    questions
-        .send(question)
+    queries
+        .send(query)
         .await
         .map_err(|_closed| StoreError::Closed)?;
     answer.await.map_err(|_closed| StoreError::Closed)?

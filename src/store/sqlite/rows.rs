@@ -1,4 +1,4 @@
-//! Reading rows and values.
+//! ReadJob rows and values.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, Params, Row};
@@ -20,7 +20,8 @@ macro_rules! payloads {
 }
 pub(super) use payloads;
 
-/// How much more the wall clock shows than the times of next attempts in the store, in milliseconds.
+/// How much more the wall clock shows than the times of next attempts in the store, in
+/// milliseconds.
 macro_rules! stepped {
     () => {
         "(SELECT stepped_ms FROM clock)"

@@ -1,4 +1,4 @@
-//! How much is stored.
+//! Totals: the number of watches by state and verdict, and of deliveries by sink and state.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub(super) const OLDEST_OPEN: &str =
     "SELECT min(created_at) FROM deliveries WHERE state IN ('pending', 'sending')";
 
 impl Store {
-    /// How much there is.
+    /// Returns how many watches and deliveries there are.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -35,7 +35,8 @@ impl Store {
         .await
     }
 
-    /// What metrics tell of the store: `now` and the configured `sinks`, each of which is told of.
+    /// Returns the values of the store for the metrics at `now`, with a line for each of the
+    /// configured `sinks`.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -71,7 +72,7 @@ impl Store {
     }
 }
 
-/// The verdicts there are, each once, the worst first.
+/// Returns the verdicts of the stored watches, each once, the worst first.
 pub(super) fn verdicts(db: &Connection) -> Result<Vec<Verdict>, StoreError> {
     let given =
         Verdict::WORST_FIRST
@@ -84,8 +85,8 @@ pub(super) fn verdicts(db: &Connection) -> Result<Vec<Verdict>, StoreError> {
     given.collect()
 }
 
-/// How many watches are active or have a verdict, or how many deliveries are in a state: kept by triggers, so that it
-/// takes no longer the more is stored.
+/// How many watches are active or have a verdict, or how many deliveries are in a state: kept by
+/// triggers, so that it takes no longer the more is stored.
 fn total(db: &Connection, what: &str) -> Result<u64, StoreError> {
     Ok(db
         .prepare_cached(TOTAL)?

@@ -1,5 +1,5 @@
-//! What keeps the store small: deleting what is older than the retention, and giving free room back to the disk. Each
-//! turn is bounded in rows and bytes, so that what else is to be written has its turn soon.
+//! Pruning: it deletes rows older than the retention, and returns free pages to the disk. Each turn
+//! is bounded in rows and bytes, so that other writes have their turn soon.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, named_params, params};
@@ -12,21 +12,23 @@ use crate::store::{Store, Wakes};
 /// Most rows of a kind that one turn of pruning deletes.
 const ROWS: usize = 500;
 
-/// Most bytes of run details and events that one turn of pruning deletes, unless one watch has more. SQLite reads all
-/// that it deletes: this much takes some 20 ms from memory, and ten times as long from a slow disk.
+/// Most bytes of run details and events that one turn of pruning deletes, unless one watch has
+/// more. SQLite reads all that it deletes: this much takes some 20 ms from memory, and ten times as
+/// long from a slow disk.
 const BYTES: i64 = 4 * 1024 * 1024;
 
 /// Most pages that one turn of pruning gives back to the disk: 2 MiB.
 const PAGES: u32 = 512;
 
 impl Store {
-    /// Does one turn of pruning: gives up deliveries made before `before` to sinks that are not among `sinks`, deletes
-    /// watches that had their verdict before it, and notices as old, all of whose messages are delivered or given up,
-    /// and gives free room back to the disk. There is more to do until it did nothing. The newest notice about the API
-    /// stays, as it says whether an incident goes on.
+    /// Does one turn of pruning: gives up deliveries made before `before` to sinks that are not
+    /// among `sinks`, deletes watches that had their verdict before it, and notices as old, all of
+    /// whose messages are delivered or given up, and gives free room back to the disk. There is
+    /// more to do until it did nothing. The newest notice about the API stays, because it shows
+    /// whether an incident goes on.
     ///
     /// # Errors
-    /// When the store refuses.
+    /// When the store cannot be written.
     pub async fn prune(
         &self,
         before: Timestamp,
@@ -86,8 +88,9 @@ fn give_up(
     Ok(given_up)
 }
 
-/// Deletes what `select` finds, each with its number and its size, one after the other while there is room. Something
-/// larger than the room is deleted where it comes first. Returns how many went.
+/// Deletes the rows of `select`, which returns their numbers and sizes, in order while there is
+/// room. A row larger than the room is deleted when it comes first. Returns the number of deleted
+/// rows.
 fn delete_within(
     db: &Connection,
     select: &str,
@@ -116,14 +119,15 @@ fn delete_within(
     Ok(chosen.len())
 }
 
-/// Cuts free pages off the file, where it was made so that this can be done.
+/// Removes free pages from the file, if it was created with incremental vacuum. Returns their
+/// number.
 fn give_back(db: &Connection) -> Result<u32, StoreError> {
     let free: u32 = db.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
     let incremental: u32 = db.pragma_query_value(None, "auto_vacuum", |row| row.get(0))?;
     if free == 0 || incremental != 2 {
         return Ok(0);
     }
-    // Each step gives one page back, and says so with an empty row.
+    // Each step returns one page to the disk, and an empty row to us.
     let mut vacuum = db.prepare(&format!("PRAGMA incremental_vacuum({PAGES})"))?;
     let mut pages = vacuum.query([])?;
     while pages.next()?.is_some() {}

@@ -1,4 +1,4 @@
-//! Watches with their status changes and what is known of their runs.
+//! Watches with their status changes and the details of their runs.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
@@ -14,14 +14,15 @@ use crate::store::model::{
 };
 use crate::store::{Store, Wakes};
 
-/// Most deadlines that are moved in one transaction, so that what else is to be written has its turn in between.
+/// The largest number of deadlines in one transaction, so that other writes have their turn in
+/// between.
 const MARKS: usize = 2_000;
 
-/// Most status changes kept of one watch, the newest: a run that changes its status without end fills neither the disk
-/// nor a list.
+/// Most status changes kept of one watch, the newest: a run that changes its status without end
+/// fills neither the disk nor a list.
 const KEPT_CHANGES: u32 = 1_000;
 
-/// The columns that [`read_record`] reads: all but what can be large.
+/// The columns that [`read_record`] reads: all that cannot be large.
 pub(super) const RECORD_COLUMNS: &str = "id, run_id, name, labels, sinks, added_at, deadline_at, status, polls, missing_since,
     seen_running, overdue_told, last_error, last_error_at, verdict, verdict_at, found_by, NULL AS changed_at";
 
@@ -30,18 +31,18 @@ pub(super) const NEWEST_RECORD: &str =
     "SELECT {} FROM watches WHERE run_id = ? ORDER BY id DESC LIMIT 1";
 
 impl Store {
-    /// Stores a watch unless there is one of that run already, active or finished. Returns the number of the newest
-    /// watch of the run too.
+    /// Stores a watch unless there is one of that run already, active or finished. Returns the
+    /// number of the newest watch of the run too.
     ///
     /// # Errors
-    /// When the store refuses; nothing is stored then.
+    /// When the store cannot be written; nothing is stored then.
     pub async fn add_watch(&self, watch: Watch) -> Result<(Added, WatchId), StoreError> {
         self.write(Wakes::default(), move |db| insert_watch(db, &watch))
             .await
     }
 
-    /// As [`Store::add_watch`], but a finished watch of the run is no obstacle: it stays on record with its verdict
-    /// and its deliveries, and the run is watched anew.
+    /// As [`Store::add_watch`], but adds a new watch also when the run has a finished one, which
+    /// stays stored with its verdict and its deliveries.
     ///
     /// # Errors
     /// As [`Store::add_watch`].
@@ -55,11 +56,11 @@ impl Store {
         .await
     }
 
-    /// Stores a watch that the configuration asks for, unless it was added for the configuration before
-    /// or is there already. Without a watch of the run there is no number.
+    /// Stores a watch of the configuration, unless it was added for the configuration before or the
+    /// run has a watch already. Without a watch of the run there is no number.
     ///
     /// # Errors
-    /// When the store refuses; nothing is stored then.
+    /// When the store cannot be written; nothing is stored then.
     pub async fn add_configured_watch(
         &self,
         watch: Watch,
@@ -82,11 +83,11 @@ impl Store {
         .await
     }
 
-    /// Forgets that watches were added for the configuration, but for those it still asks for: one that
-    /// comes back to the configuration later is added again.
+    /// Forgets which watches were added for the configuration, except those that it still has: a
+    /// watch that returns to the configuration later is added again.
     ///
     /// # Errors
-    /// When the store refuses.
+    /// When the store cannot be written.
     pub async fn keep_configured_watches(&self, run_ids: Vec<RunId>) -> Result<(), StoreError> {
         self.write(Wakes::default(), move |db| {
             let run_ids = to_json("run IDs", &run_ids)?;
@@ -97,8 +98,8 @@ impl Store {
         .await
     }
 
-    /// Writes a watch and takes it away again, in one transaction that is synced like any other: one could
-    /// be added now.
+    /// Writes a watch and deletes it again, in one transaction that is synced like any other, to
+    /// check that a watch can be added now.
     ///
     /// # Errors
     /// When the store cannot be written.
@@ -113,12 +114,13 @@ impl Store {
         .await
     }
 
-    /// Deletes the watches of a run with their history and their deliveries. Returns their numbers; none when there
-    /// was no watch of that run. With `force`, messages that are not delivered yet go with them.
+    /// Deletes the watches of a run with their history and their deliveries. Returns their numbers;
+    /// none when there was no watch of that run. With `force`, messages that are not delivered yet
+    /// go with them.
     ///
     /// # Errors
-    /// [`StoreError::Precondition`] without `force` when one has its verdict but not all messages of that are
-    /// delivered or given up; nothing is deleted then.
+    /// [`StoreError::Precondition`] without `force` when one has its verdict but not all messages
+    /// of that are delivered or given up; nothing is deleted then.
     pub async fn remove_watches(
         &self,
         run_id: RunId,
@@ -139,10 +141,10 @@ impl Store {
         .await
     }
 
-    /// Up to `limit` of the watches without a verdict, the oldest first, taken up at `now`; those that come
-    /// after the watch `after`, given as when it was added and its run. What was seen of their runs besides
-    /// the status stays in the store ([`Store::details`]). None of them counts as missing: nobody asked while there
-    /// was no process, so the grace begins anew.
+    /// Up to `limit` of the watches without a verdict, the oldest first, taken up at `now`; those
+    /// that come after the watch `after`, given as the time of its adding and its run. The details
+    /// of their runs stay in the store ([`Store::details`]). None of them counts as missing: there
+    /// were no polls while there was no process, so the grace period begins anew.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -171,7 +173,7 @@ impl Store {
         .await
     }
 
-    /// What was last stored of a run besides its status; `None` when that is nothing, or the watch is gone.
+    /// Returns the last stored details of a run; `None` when there are none, or the watch is gone.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -194,9 +196,10 @@ impl Store {
         .await
     }
 
-    /// Stores a step of a watch: its new state, its events and their deliveries, all or nothing. Details that
-    /// the step does not know stay as they are. `told` has the events of `step` with their sinks; `last_error`
-    /// is what the last poll that failed said; `found_by` is what had the run asked for.
+    /// Stores a step of a watch: its new state, its events and their deliveries, all or nothing.
+    /// Details that the step does not know stay as they are. `routed` has the events of `step` with
+    /// their sinks; `last_error` is the error of the last poll that failed; `found_by` is the
+    /// reason for the poll.
     ///
     /// # Errors
     /// [`StoreError::Precondition`] when the watch is gone or has its verdict already.
@@ -204,16 +207,16 @@ impl Store {
         &self,
         watch: WatchId,
         step: Step,
-        told: Vec<RoutedEvent>,
+        routed: Vec<RoutedEvent>,
         last_error: Option<PollFailure>,
         found_by: FoundBy,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let deliveries = told.iter().any(|told| !told.sinks.is_empty());
-        let (told, later) = if mutant("apart") {
-            (Vec::new(), told)
+        let deliveries = routed.iter().any(|routed| !routed.sinks.is_empty());
+        let (routed, later) = if mutant("apart") {
+            (Vec::new(), routed)
         } else {
-            (told, Vec::new())
+            (routed, Vec::new())
         };
         let wakes = Wakes {
             history: true,
@@ -221,7 +224,7 @@ impl Store {
             verdict: step.progress.verdict,
         };
         self.write_large(step.bytes(), wakes, move |db| {
-            let run = told.first().and_then(|told| told.event.run_id()).filter(|_| mutant("old-watch-ends-new"));
+            let run = routed.first().and_then(|routed| routed.event.run_id()).filter(|_| mutant("old-watch-ends-new"));
             let newest = run.map(|run| {
                 let sql = "SELECT id FROM watches WHERE run_id = ? AND verdict IS NULL";
                 db.query_row(sql, [run.as_str()], |row| row.get(0)).map(WatchId)
@@ -257,31 +260,32 @@ impl Store {
             if let Some(status) = status.filter(|_| step.status_changed) {
                 insert_change(db, watch, status, now)?;
             }
-            told.into_iter().try_for_each(|told| insert_event(db, Some(watch), told, now))?;
+            routed.into_iter().try_for_each(|routed| insert_event(db, Some(watch), routed, now))?;
             match &mut next.details {
                 Some(details) => replace_details(db, watch, details),
                 None => Ok(()),
             }
         })
         .await?;
-        for told in later {
+        for routed in later {
             let wakes = Wakes {
                 history: true,
                 deliveries: true,
                 verdict: None,
             };
-            self.write(wakes, move |db| insert_event(db, Some(watch), told, now))
+            self.write(wakes, move |db| insert_event(db, Some(watch), routed, now))
                 .await?;
         }
         Ok(())
     }
 
-    /// After the wall clock was set by `milliseconds`: stores the deadlines of these active watches, some at a time, has
-    /// the grace of their missing runs begin anew at `now`, and then moves the times of all next attempts.
+    /// After the wall clock was set by `milliseconds`: stores the deadlines of these active
+    /// watches, some at a time, begins the grace periods of their missing runs anew at `now`, and
+    /// then moves the times of all next attempts.
     ///
     /// # Errors
-    /// When the store rejects it. Of many deadlines some may be stored then, which does no harm when all are stored
-    /// again; nothing else is.
+    /// When the store rejects it. Of many deadlines some may be stored then, which does no harm
+    /// when all are stored again; nothing else is.
     pub async fn shift_deadlines(
         &self,
         deadlines: Vec<(WatchId, Timestamp)>,
@@ -468,7 +472,7 @@ fn insert_change(
     Ok(())
 }
 
-/// Stores what is known of a run besides its status, in place of what was known before.
+/// Replaces the details of a run.
 fn replace_details(
     db: &Connection,
     watch: WatchId,
@@ -483,7 +487,7 @@ fn replace_details(
             output_id,
             watch.0
         ])?;
-    // What an earlier answer had, and no event tells.
+    // Values of an earlier observation that no event contains.
     db.prepare_cached(
         "DELETE FROM payloads WHERE watch_id = ?1 AND id NOT IN (
              SELECT input_id FROM watches WHERE id = ?1 AND input_id IS NOT NULL
@@ -495,8 +499,8 @@ fn replace_details(
     Ok(())
 }
 
-/// The statement that lists watches. Each question has one of its own, because each has an index of its own. `None`
-/// where there can be none.
+/// Returns the statement that lists watches. Each combination has a statement of its own, because
+/// each has an index of its own. `None` when no watch can match.
 pub(super) fn watches_sql(state: Option<WatchState>, verdict: Option<Verdict>) -> Option<String> {
     let which = match (state, verdict) {
         (None, None) => "(added_at, run_id) > (:after_at, :after_id) AND :verdict IS NULL",

@@ -1,4 +1,4 @@
-//! Writing: one connection, and many small writes in one transaction.
+//! The writer: one connection, and many small writes in one transaction.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,38 +7,40 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::checkpoints::{self, Checkpoint, Checkpointer, Log};
+use super::checkpoints::{self, Checkpoint, Checkpointer, WriteAheadLog};
 use super::files::Files;
-use super::readers::{self, Question, Readers, Reading};
+use super::readers::{self, ReadJob, Readers, StoreQuery};
 use crate::domain::Verdict;
 use crate::failpoint::mutant;
 use crate::store::model::StoreError;
-use crate::store::{State, Store, Wakes};
+use crate::store::{Store, Wakes, WriterState};
 use crate::text::error_chain;
 
-/// Most pieces of work in one transaction: enough to share one sync among many, few enough that the
-/// first of them does not wait long.
+/// The largest number of jobs in one transaction: enough to share one sync among many, few enough
+/// that the first of them does not wait long.
 pub(super) const MAX_BATCH: usize = 512;
 
-/// Most bytes that a run said in one transaction, unless one piece of work has more: large outputs that come together
-/// are stored some at a time, and what else is to be written has its turn in between.
+/// The largest number of bytes of run data in one transaction, unless a single job has more: large
+/// outputs that arrive together are stored in several transactions, and other writes have their
+/// turn in between.
 const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
 
-/// Work for the writer.
+/// A job for the writer.
 pub(super) struct Job {
-    /// It only reads, after the transaction: it does not fail because of what others write.
+    /// Whether it only reads: it runs after the transaction, and does not fail when a write of
+    /// others fails.
     reads: bool,
-    /// About how many bytes it writes, where that may be many.
+    /// The approximate number of bytes that it writes; 0 when they are few.
     bytes: usize,
     work: Work,
 }
 
-/// The ways to the writer and to the readers.
+/// The channels to the writer and to the readers.
 #[derive(Debug, Clone)]
 pub(in crate::store) struct Channels {
     pub(super) jobs: mpsc::Sender<Job>,
     /// A database in memory has one connection, and no readers.
-    pub(super) questions: Option<mpsc::Sender<Question>>,
+    pub(super) queries: Option<mpsc::Sender<StoreQuery>>,
 }
 
 impl Channels {
@@ -48,26 +50,27 @@ impl Channels {
     }
 }
 
-/// Given the connection, inside a transaction unless it only reads, or why there is none. It returns how to
-/// answer once it is known whether the commit held.
+/// The body of a job. It gets the connection, inside a transaction unless the job only reads, or
+/// the error that prevented the transaction. It returns how to reply once the result of the commit
+/// is known.
 type Work = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Finish + Send>;
 
 struct Finish {
-    /// Whether to keep what the job changed.
+    /// Whether to keep the changes of the job.
     keep: bool,
-    /// Wakes whoever waits for what the job changed.
+    /// The signals for the changes of the job.
     wakes: Wakes,
     answer: Box<dyn FnOnce(Result<(), StoreError>) + Send>,
 }
 
-/// Where the writer has its transactions run. Simulations stand in for [`BlockingPool`].
+/// Runs the transactions of the writer. Simulations replace [`BlockingPool`].
 pub trait TransactionRunner: Send + Sync + 'static {
     /// Runs a transaction; `None` when it panicked.
     fn run(&self, transaction: Transaction) -> impl Future<Output = Option<Done>> + Send;
 
     /// Reads; `None` when it panicked.
-    fn read(&self, reading: Reading) -> impl Future<Output = Option<Connection>> + Send {
-        std::future::ready(Some(reading.run()))
+    fn read(&self, job: ReadJob) -> impl Future<Output = Option<Connection>> + Send {
+        std::future::ready(Some(job.run()))
     }
 
     /// Makes a checkpoint; `None` when it panicked.
@@ -79,7 +82,7 @@ pub trait TransactionRunner: Send + Sync + 'static {
     }
 }
 
-/// The threads of the runtime that may block.
+/// The blocking threads of the tokio runtime.
 #[derive(Debug)]
 pub struct BlockingPool;
 
@@ -88,8 +91,8 @@ impl TransactionRunner for BlockingPool {
         tokio::task::spawn_blocking(|| transaction.run()).await.ok()
     }
 
-    async fn read(&self, reading: Reading) -> Option<Connection> {
-        tokio::task::spawn_blocking(|| reading.run()).await.ok()
+    async fn read(&self, job: ReadJob) -> Option<Connection> {
+        tokio::task::spawn_blocking(|| job.run()).await.ok()
     }
 
     async fn checkpoint(&self, checkpoint: Checkpoint) -> Option<Connection> {
@@ -97,18 +100,18 @@ impl TransactionRunner for BlockingPool {
     }
 }
 
-/// Something that was run on a connection panicked, and the connection is gone.
+/// A job panicked, and its connection is lost.
 #[derive(Debug)]
 pub(super) struct Panicked;
 
-/// Work that is to be run as one transaction.
+/// Jobs that are run as one transaction.
 pub struct Transaction {
     connection: Connection,
     files: Option<Arc<Files>>,
     jobs: Vec<Job>,
 }
 
-/// A transaction that was run, whether or not its commit held.
+/// A transaction that was run, whether or not it was committed.
 pub struct Done {
     connection: Connection,
     wrote: bool,
@@ -132,13 +135,14 @@ impl Transaction {
         self.run_with(|connection| execute(connection, "COMMIT"))
     }
 
-    /// Runs it, and undoes what it wrote when it comes to the commit, as where the disk is full. Blocks on the disk.
+    /// Runs it, and rolls its writes back instead of the commit, as on a full disk. Blocks on the
+    /// disk.
     pub fn refuse(self) -> Done {
         let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
         self.refuse_with(rusqlite::Error::SqliteFailure(full, None))
     }
 
-    /// As [`Transaction::refuse`], with the error that the commit meets.
+    /// As [`Transaction::refuse`], with the error of the commit.
     pub fn refuse_with(self, error: rusqlite::Error) -> Done {
         self.run_with(|_| Err(error.into()))
     }
@@ -161,11 +165,11 @@ impl Transaction {
         let commit = if writes.is_empty() {
             Ok(())
         } else {
-            // What was committed counts only where a later start finds it.
+            // A commit counts only when a later start finds its files.
             write(&connection, intact(), writes, commit, &mut finished).and_then(|()| intact())
         };
         let wrote = commit.is_ok() && connection.total_changes() > before;
-        // Giving room back to the disk changes no row, and is written all the same.
+        // An incremental vacuum changes no row, but it writes to the log.
         let log_pages = files
             .filter(|_| commit.is_ok())
             .and_then(|_| checkpoints::log_pages(&connection).ok());
@@ -191,22 +195,23 @@ pub struct Writer {
     pub(super) jobs: mpsc::Receiver<Job>,
     pub(super) readers: Option<Readers>,
     /// A database in memory has no log.
-    pub(super) log: Option<(Log, Checkpointer)>,
-    pub(super) state: watch::Sender<State>,
+    pub(super) log: Option<(WriteAheadLog, Checkpointer)>,
+    pub(super) state: watch::Sender<WriterState>,
     pub(super) history: watch::Sender<u64>,
     pub(super) deliveries: watch::Sender<u64>,
 }
 
 impl Store {
-    /// Looks whether the store could be written: whether its files are there, and nobody else holds them.
+    /// Checks whether the store can be written: its files exist, and no other process has them
+    /// locked.
     ///
     /// # Errors
-    /// When it could not.
+    /// When it cannot be written.
     pub async fn probe(&self) -> Result<(), StoreError> {
         self.write(Wakes::default(), |_| Ok(())).await
     }
 
-    /// Comes back once the writer has seen to what it was given before: it makes progress.
+    /// Returns once the writer has finished all earlier jobs, which shows that it makes progress.
     ///
     /// # Errors
     /// When the writer has ended.
@@ -214,8 +219,8 @@ impl Store {
         self.read(|_| Ok(())).await
     }
 
-    /// Has the writer do `work` and waits for the commit. Cancel-safe: once sent, the work is done
-    /// whether or not anyone waits.
+    /// Sends `work` to the writer and waits for the commit. Cancel-safe: once sent, the work runs
+    /// whether or not the caller still waits.
     pub(super) async fn write<T, W>(&self, wakes: Wakes, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -224,7 +229,7 @@ impl Store {
         self.call(false, 0, wakes, work).await
     }
 
-    /// As [`Store::write`], for what writes about so many bytes.
+    /// As [`Store::write`], for work that writes about `bytes` bytes.
     pub(super) async fn write_large<T, W>(
         &self,
         bytes: usize,
@@ -238,19 +243,20 @@ impl Store {
         self.call(false, bytes, wakes, work).await
     }
 
-    /// Has `work`, which changes nothing and may take long, done beside the writer. It sees all that was answered.
+    /// Runs `work`, which only reads and may take long, beside the writer. It sees every write that
+    /// was acknowledged.
     pub(super) async fn inspect<T, W>(&self, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
         W: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
-        match &self.channels.questions {
-            Some(questions) => readers::ask(questions, work).await,
+        match &self.channels.queries {
+            Some(queries) => readers::run(queries, work).await,
             None => self.read(work).await,
         }
     }
 
-    /// Has the writer do `work`, which changes nothing, and sees what was stored before.
+    /// Sends `work`, which only reads, to the writer. It sees every write that was sent before it.
     pub(super) async fn read<T, W>(&self, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -277,7 +283,7 @@ impl Store {
                 keep: result.is_ok(),
                 wakes,
                 answer: Box::new(move |commit| {
-                    // Whoever asked may have left; the work is done all the same.
+                    // The caller may have stopped waiting.
                     drop(reply.send(commit.and(result)));
                 }),
             }
@@ -297,7 +303,7 @@ impl Writer {
         self.run_on(BlockingPool).await;
     }
 
-    /// As [`Writer::run`], with the transactions run by `disk`.
+    /// As [`Writer::run`], on another [`TransactionRunner`].
     pub async fn run_on(mut self, disk: impl TransactionRunner) {
         let readers = self.readers.take();
         let (log, checkpointer) = self.log.take().unzip();
@@ -315,9 +321,10 @@ impl Writer {
             }
         };
         let mut beside = std::pin::pin!(async { tokio::try_join!(reading, checkpoints).map(drop) });
-        // The connection that writes is closed last: what the log holds goes to the database then.
+        // The connection that writes is closed last: SQLite then moves the log to the database.
         let (written, ended) = tokio::select! {
-            // Without the writer nothing works, and whoever holds a handle would keep the readers going.
+            // Without the writer nothing works, and every handle to the store would keep the
+            // readers alive.
             connection = &mut writing => match connection {
                 Some(connection) => (Some(connection), beside.await),
                 None => (None, Ok(())),
@@ -337,7 +344,7 @@ impl Writer {
     /// Writes until every [`Store`] is gone. Returns the connection, unless it is lost.
     async fn write_on(
         mut self,
-        mut log: Option<Log>,
+        mut log: Option<WriteAheadLog>,
         disk: &impl TransactionRunner,
     ) -> Option<Connection> {
         let (mut received, mut queue) = (Vec::new(), VecDeque::new());
@@ -385,12 +392,12 @@ impl Writer {
                 log.grown_to(pages);
             }
             let committed = commit.is_ok();
-            // Once when it begins and once when it ends: whoever asked is told each time.
+            // One line when it begins and one when it ends: every caller gets the error as well.
             match &commit {
                 Err(error) if !std::mem::replace(&mut failing, true) => {
                     tracing::error!(error = error_chain(error), "the store cannot be written");
                 }
-                // Where nothing was changed, that went well on a full disk, too.
+                // A transaction without changes succeeds on a full disk as well.
                 Ok(()) if wrote && std::mem::take(&mut failing) => {
                     tracing::info!("the store can be written again")
                 }
@@ -408,7 +415,7 @@ impl Writer {
             );
             let worst = Verdict::worst(wakes().filter_map(|wakes| wakes.verdict));
             self.state.send_modify(|state| {
-                *state = State {
+                *state = WriterState {
                     busy_since: None,
                     worst: Verdict::worst(state.worst.into_iter().chain(worst)),
                 };
@@ -433,7 +440,8 @@ impl Writer {
     }
 }
 
-/// Does jobs in one transaction, which `commit` ends, where the files are `intact`. A job that fails is undone alone.
+/// Runs jobs in one transaction, which `commit` ends, if the files are `intact`. A job that fails
+/// is rolled back alone.
 fn write(
     connection: &Connection,
     intact: Result<(), StoreError>,
