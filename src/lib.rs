@@ -1,31 +1,31 @@
-//! runwatch watches runs of AI crews on Crewship until each one ends, and tells the people and
+//! runwatch watches runs of AI crews on Crewship until each one ends, and notifies the people and
 //! programs that wait for it.
 //!
 //! # How it works
 //!
 //! ```text
-//!              asks, when due           moves on, stored first         takes, tells, stores how it went
+//!             polls, when due            stores each step first        claims, sends, stores the result
 //! API ◄──────────────────── Scheduler ──────────────────────► Store ◄──────────────────────── Courier ──► Sink
-//!      api::ApiClient       watch::Scheduler   run::Progress  store::Store                notify::Courier, one a sink
-//!  └── event streams: hints when to ask ──► Scheduler; what runs are doing ──► `wait --follow`
+//!   providers::AnyProvider            domain::Progress                           one courier per sink
+//!  └── event streams: hints when to poll ──► Scheduler; activity of the runs ──► `wait --follow`
 //! ```
 //!
 //! The scheduler owns all watches. Each answer of the API becomes an observation; one pure function,
-//! [`run::Progress::step`], says what follows from it. A step that brings news is stored in one
-//! transaction with the events and deliveries it leads to, and only then counts. Couriers take due
-//! deliveries out of the store, one courier per sink, and store how each attempt went. The event streams
-//! of runs only give the scheduler reasons to ask sooner, or less often while they show that a run goes
-//! on; nothing that they say is stored. The scheduler
-//! and the couriers know nothing of each other; [`app::Engine`] builds them, owns their tasks and stops
-//! them in order.
+//! [`domain::Progress::step`], decides what follows from it. A step that brings news is stored in one
+//! transaction with the events and deliveries it leads to, and only then counts. The couriers claim due
+//! deliveries in the store, one courier per sink, and store the result of each attempt. The event
+//! streams of runs only give the scheduler reasons to poll sooner, or less often while they show that
+//! a run continues; nothing from a stream is stored. The scheduler and the couriers do not know each
+//! other; [`app::Engine`] builds them, owns their tasks and stops them in order.
 //!
 //! # What holds
 //!
-//! - A verdict comes from the API's own words about that very run when asked for it, or from the watch's
-//!   deadline, and never from an event stream; it is given once and never changes. No failed poll ends a
-//!   watch, and no unknown status is final.
-//! - A message is stored before it is sent, is sent at least once, and has the same ID every time.
-//! - The API is never asked more often than its budget allows in any 60 seconds, nor while it asks for
+//! - A verdict comes from the API's answer to a poll of that very run, or from the watch's deadline,
+//!   and never from an event stream; it is given once and never changes. No failed poll ends a watch,
+//!   and no unknown status is final.
+//! - An event is stored before it is sent, each delivery is sent at least once, and it has the same ID
+//!   every time.
+//! - The API is never polled more often than its budget allows in any 60 seconds, nor while it requests
 //!   a pause.
 //! - No secret is in a log, an error or `Debug` output.
 //!

@@ -130,8 +130,8 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
         }
         Command::Demo(args) if args.serve => block_on(commands::demo::serve(out)),
         Command::Demo(_) => block_on(commands::demo::demo(options(demo_results(&common)), out)),
-        Command::Completions { shell } => commands::shell::completions(shell, out),
-        Command::Man => commands::shell::man(out),
+        Command::Completions { shell } => commands::completions::completions(shell, out),
+        Command::Man => commands::man::man(out),
     }
 }
 

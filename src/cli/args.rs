@@ -219,7 +219,7 @@ pub struct WaitArgs {
     /// Runs to watch; `-` reads IDs, or JSON with `run_id` or `id`, from standard input.
     #[arg(required = true, value_name = "RUN_ID|-")]
     pub runs: Vec<RunArg>,
-    /// What goes for the watches.
+    /// Options for the watches.
     #[command(flatten)]
     pub watch: WatchArgs,
     /// Have the running daemon watch, and follow it; when this ends, the watches stay there.
@@ -252,7 +252,7 @@ pub struct WaitArgs {
     pub linger: Duration,
 }
 
-/// What goes for a watch.
+/// Options for a watch.
 #[derive(Debug, Clone, Args)]
 pub struct WatchArgs {
     /// Give up on a run after this time [default: watch.deadline, 24h].
@@ -290,7 +290,7 @@ pub struct AddArgs {
     /// Watch runs anew whose watches are finished; these stay on record.
     #[arg(long)]
     pub again: bool,
-    /// What goes for the watches.
+    /// Options for the watches.
     #[command(flatten)]
     pub watch: WatchArgs,
 }

@@ -1,13 +1,14 @@
 //! The commands: each takes its arguments and the settings, and returns the exit code of the process.
 
 pub mod args;
+pub mod completions;
 pub mod config;
 pub mod demo;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+pub mod man;
 pub mod remote;
 mod run_ids;
-pub mod shell;
 pub mod sinks;
 mod table;
 pub mod wait;
