@@ -867,7 +867,12 @@ fn justified(state: &State, run: &RunId, verdict: Verdict, now: Ms) -> Result<()
         .any(|answered| matches!(answered.said, Said::Ended(_)));
     let going = last.filter(|answered| answered.said == Said::Going);
     let age = going.map(|answered| now - answered.at);
-    let after = going.is_some_and(|answered| answered.at + tolerance >= watch.deadline);
+    // An observation after the deadline decides, whatever followed it while the store rejected the verdict.
+    let going_at = |from: Ms| {
+        let is_after = |answered: &&Answered| answered.said == Said::Going && answered.at >= from;
+        heard.iter().any(|answered| is_after(&answered))
+    };
+    let after = going_at(watch.deadline.saturating_sub(tolerance));
     let right = match verdict {
         Verdict::Succeeded | Verdict::Failed | Verdict::Canceled => {
             let truth = state.fates.get(run).and_then(|fate| fate.ends);
@@ -875,7 +880,7 @@ fn justified(state: &State, run: &RunId, verdict: Verdict, now: Ms) -> Result<()
                 && truth.is_some_and(|(at, truth)| at <= now && truth == verdict)
         }
         Verdict::NotFound => !known_end && missing_for(state, &heard) + tolerance >= GRACE,
-        // Whether the run goes on, only the watch's own last answer knows, and only while it is fresh.
+        // Whether the run is active, only its own last answer shows, and only while it is recent.
         Verdict::TimedOut => {
             let given = given_at(state, watch, now);
             let age = going.map(|answered| given.saturating_sub(answered.at));
@@ -885,8 +890,7 @@ fn justified(state: &State, run: &RunId, verdict: Verdict, now: Ms) -> Result<()
         Verdict::Unreachable => {
             // An answer is fresh for as long as the shortest interval at least.
             let since = watch.deadline + state.books.stepped;
-            let fresh = going.is_some_and(|answered| answered.at > since)
-                || age.is_some_and(|age| age * 2 < SECOND);
+            let fresh = going_at(since + 1) || age.is_some_and(|age| age * 2 < SECOND);
             !known_end && deadline_came && !fresh && tried(state, watch, now)
         }
     };
