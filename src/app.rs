@@ -13,6 +13,7 @@ use crate::blocking;
 use crate::clock::Clock;
 use crate::config::{EventsMode, Settings, SinkKind, SinkSettings};
 use crate::domain::{Limits, Route, Routes, SinkName};
+use crate::memory::release_after_bursts;
 use crate::metrics::Metrics;
 use crate::notify::{Courier, Deliver, Sink};
 use crate::providers::{ApiClient, Provider};
@@ -41,6 +42,8 @@ pub struct Engine {
     /// Couriers of earlier settings, finishing the attempts they had begun.
     retiring: JoinSet<()>,
     writer: JoinSet<()>,
+    /// Gives memory back; ends with the engine.
+    memory: JoinSet<()>,
 }
 
 impl Engine {
@@ -128,6 +131,8 @@ impl Engine {
             metrics: metrics.clone(),
         };
         let couriers = start_couriers(settings, sinks, &shared, &couriers_stop);
+        let mut memory = JoinSet::new();
+        memory.spawn(release_after_bursts());
         Ok(Self {
             store,
             watches,
@@ -139,6 +144,7 @@ impl Engine {
             couriers,
             retiring: JoinSet::new(),
             writer: writers,
+            memory,
         })
     }
 
@@ -227,6 +233,7 @@ impl Engine {
 
     /// Closes the store, after [`Engine::settle`]. Returns what is left there, where that can be known.
     pub async fn close(mut self) -> Option<Counts> {
+        self.memory.abort_all();
         let left = tokio::time::timeout(CLOSE_LIMIT, self.store.counts()).await;
         let left = left.ok().and_then(Result::ok);
         drop((self.store, self.watches));

@@ -64,6 +64,7 @@ mod failpoint;
 pub mod hardening;
 mod http;
 pub mod logging;
+mod memory;
 pub mod metrics;
 pub mod notify;
 pub mod output;

@@ -17,6 +17,7 @@ use runwatch::logging::{self, Screen};
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
+    runwatch_memory::limit_retention();
     hardening::forbid_core_dumps();
     hardening::raise_open_files_limit();
     let cli = Cli::from_args(std::env::args_os()).unwrap_or_else(|error| error.exit());

@@ -17,6 +17,7 @@ use super::{Deliver, Message, SendError};
 use crate::clock::Clock;
 use crate::domain::{Event, EventData, EventType, Routes, SinkName, SinkNotice};
 use crate::failpoint::{self, mutant};
+use crate::memory;
 use crate::metrics::Metrics;
 use crate::store::{Attempt, Claimed, Outcome, RoutedEvent, Store, StoreError};
 
@@ -125,6 +126,7 @@ impl<D: Deliver> Courier<D> {
             *bytes += held;
             attempts.spawn(async move {
                 courier.attempt(claimed, &disabled).await;
+                memory::used(held);
                 held
             });
         }

@@ -16,6 +16,7 @@ use crate::domain::{
     Event, FoundBy, PollOutcome, Progress, RunDetails, RunId, Status, Step, Watch,
 };
 use crate::failpoint::{self, mutant};
+use crate::memory;
 use crate::store::{Added, RoutedEvent, StoreError, WatchId};
 use crate::text::{error_chain, one_line};
 
@@ -324,6 +325,7 @@ impl Scheduler {
 
     /// Goes on after a step that the store accepted.
     fn step_stored(&mut self, key: Key, step: Step, stepped: SignedDuration, now: Instant) {
+        memory::used(step.bytes());
         let Some(entry) = self.registry.get_mut(key) else {
             return;
         };
