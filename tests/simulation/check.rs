@@ -869,8 +869,9 @@ fn justified(state: &State, run: &RunId, verdict: Verdict, now: Ms) -> Result<()
     let age = going.map(|answered| now - answered.at);
     // An observation after the deadline decides, whatever followed it while the store rejected the verdict.
     let going_at = |from: Ms| {
-        let is_after = |answered: &&Answered| answered.said == Said::Going && answered.at >= from;
-        heard.iter().any(|answered| is_after(&answered))
+        heard
+            .iter()
+            .any(|answered| answered.said == Said::Going && answered.at >= from)
     };
     let after = going_at(watch.deadline.saturating_sub(tolerance));
     let right = match verdict {
