@@ -274,7 +274,7 @@ impl Metrics {
         );
         registry.register(
             "event_streams",
-            "Event streams that are activities",
+            "Open event streams",
             self.event_streams.clone(),
         );
         registry.register(

@@ -236,7 +236,7 @@ pub(super) fn router(control: Control, stop: CancellationToken) -> Router {
             Method::Get,
             "/metrics",
             metrics,
-            Operation::new("metrics", "MetricsText for Prometheus", "In OpenMetrics where `Accept` names it.")
+            Operation::new("metrics", "Metrics for Prometheus", "In OpenMetrics where `Accept` names it.")
                 .content::<MetricsText>(StatusCode::OK, "All metrics", &Format::ALL.map(Format::content_type)),
         )
         .finish("/v1/openapi.json")

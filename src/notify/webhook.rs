@@ -279,7 +279,7 @@ async fn judge(
         retry_after = None;
     }
     let detail = if status.is_redirection() {
-        format!("{status} (redirects are not activities)")
+        format!("{status} (redirects are not followed)")
     } else {
         let said = beginning(&mut response, MAX_ANSWER_BYTES).await;
         let said = if said.len() < MAX_ANSWER_BYTES {

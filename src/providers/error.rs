@@ -44,7 +44,7 @@ pub enum ApiError {
         message: String,
     },
     /// 3xx. Redirects are never followed, so that the key does not travel.
-    #[error("{} (redirects are not activities; check api.base_url)", status_text(*status))]
+    #[error("{} (redirects are not followed; check api.base_url)", status_text(*status))]
     Redirect {
         /// The status code.
         status: u16,

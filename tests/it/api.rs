@@ -114,7 +114,7 @@ async fn each_fault_is_an_error_that_says_what_it_is() {
         (Fault::WrongTypes, "no status that is a text"),
         (
             Fault::Redirect("http://127.0.0.1:1/".to_owned()),
-            "redirects are not activities",
+            "redirects are not followed",
         ),
     ] {
         let shown = format!("{fault:?}");

@@ -70,7 +70,7 @@ async fn a_redirect_is_a_failure_and_is_not_followed() {
         );
         assert!(ended.stderr.contains(&warning), "{ended:?}");
         assert!(
-            ended.stderr.contains("(redirects are not activities)"),
+            ended.stderr.contains("(redirects are not followed)"),
             "{ended:?}"
         );
         assert_eq!(
