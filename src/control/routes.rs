@@ -81,7 +81,7 @@ pub(super) fn router(control: Control, stop: CancellationToken) -> Router {
             "/v1/watches",
             add,
             Operation::new("addWatch", "Watch a run", "On disk before this answers. A run that is watched already stays so: `not_applied` names the options that \
-                 differ. A finished watch is activities by a new one where `again` is true. The body may also be what the \
+                 differ. A finished watch is followed by a new one where `again` is true. The body may also be what the \
                  API answers when it creates a run.")
                 .body::<AddRequest>()
                 .json::<WatchResponse>(StatusCode::CREATED, "It is watched from now on")
