@@ -394,7 +394,7 @@ fn word<T: clap::ValueEnum>(text: &str) -> Result<T, Violation> {
             .filter_map(clap::ValueEnum::to_possible_value);
         let words: Vec<_> = words.map(|word| word.get_name().to_owned()).collect();
         (
-            "this is none of the words for it".to_owned(),
+            "the value is unknown".to_owned(),
             format!("write one of {}", words.join(", ")),
         )
     })
