@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use runwatch::cli::args::{Cli, Command, Common, ConfigCommand, SinksCommand};
-use runwatch::cli::remote::{self, Printer};
+use runwatch::cli::client::{self as cli_client, Printer};
 use runwatch::cli::wait::{OutputOptions, ResultFormat};
 use runwatch::cli::{self as commands, USAGE};
 use runwatch::config::{self, LogFormat, LogLevel, Settings, Sources};
@@ -57,7 +57,7 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
         log_format,
         coloured,
     );
-    let client = || remote::client(&sources(), screen);
+    let client = || cli_client::client(&sources(), screen);
     let (out, err) = (&mut io::stdout(), &mut io::stderr());
     let follow = matches!(&cli.command, Command::Wait(args) if args.follow);
     let options = |results| OutputOptions {
@@ -90,26 +90,34 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
             }
         }
         Command::Daemon(_) => unreachable!("it was started above"),
-        Command::Healthcheck { ready } => block_on(remote::healthcheck(
+        Command::Healthcheck { ready } => block_on(commands::healthcheck::healthcheck(
             &client()?,
             ready,
             printer(&common, out, err),
         )),
-        Command::Add(args) => block_on(remote::add(&client()?, &args, printer(&common, out, err))),
-        Command::List(args) => {
-            block_on(remote::list(&client()?, &args, printer(&common, out, err)))
-        }
-        Command::Show { run } => {
-            block_on(remote::show(&client()?, &run, printer(&common, out, err)))
-        }
-        Command::Remove { runs, force } => block_on(remote::remove(
+        Command::Add(args) => block_on(commands::add::add(
+            &client()?,
+            &args,
+            printer(&common, out, err),
+        )),
+        Command::List(args) => block_on(commands::list::list(
+            &client()?,
+            &args,
+            printer(&common, out, err),
+        )),
+        Command::Show { run } => block_on(commands::show::show(
+            &client()?,
+            &run,
+            printer(&common, out, err),
+        )),
+        Command::Remove { runs, force } => block_on(commands::remove::remove(
             &client()?,
             &runs,
             force,
             printer(&common, out, err),
         )),
-        Command::Events { after } => block_on(remote::events(&client()?, after, screen)),
-        Command::Deliveries(args) => block_on(remote::deliveries(
+        Command::Events { after } => block_on(commands::events::events(&client()?, after, screen)),
+        Command::Deliveries(args) => block_on(commands::deliveries::deliveries(
             &client()?,
             &args,
             printer(&common, out, err),

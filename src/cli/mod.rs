@@ -1,14 +1,22 @@
 //! The commands: each takes its arguments and the settings, and returns the exit code of the process.
 
+pub mod add;
 pub mod args;
+pub mod client;
 pub mod completions;
 pub mod config;
+pub mod deliveries;
 pub mod demo;
+pub mod events;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+pub mod healthcheck;
+pub mod list;
 pub mod man;
-pub mod remote;
+mod phrases;
+pub mod remove;
 mod run_ids;
+pub mod show;
 pub mod sinks;
 mod table;
 pub mod wait;

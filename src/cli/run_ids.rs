@@ -1,4 +1,4 @@
-//! Which runs to wait for: from the command line and from standard input.
+//! Which runs a command is for: from the command line and from standard input.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -6,12 +6,26 @@ use std::io::Read;
 use anyhow::Context as _;
 use serde_json::Value;
 
+use crate::blocking;
 use crate::cli::args::RunArg;
 use crate::domain::{InvalidId, RunId};
 use crate::text::{decoded, trimmed};
 
 /// Most bytes of standard input that are read: room for a hundred thousand IDs.
 const MAX_INPUT_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Reads the run IDs of `arguments`. Standard input is read on a thread of its own, because it may
+/// take its time.
+///
+/// # Errors
+/// As [`run_ids`].
+pub(super) async fn read_run_ids(arguments: &[RunArg]) -> anyhow::Result<Vec<RunId>> {
+    let arguments = arguments.to_vec();
+    blocking::run("stdin", move || {
+        run_ids(&arguments, std::io::stdin().lock())
+    })
+    .await?
+}
 
 /// Reads the run IDs of `arguments`, each once and in order; `-` stands for what `stdin` holds.
 ///

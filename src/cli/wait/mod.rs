@@ -15,15 +15,14 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use self::report::Report;
 use self::view::Tracked;
-use super::run_ids::run_ids;
+use super::run_ids::read_run_ids;
 use super::{KEY_REFUSED, Signals, USAGE};
 use crate::app::Engine;
-use crate::blocking;
-use crate::cli::args::{RunArg, WaitArgs};
+use crate::cli::args::WaitArgs;
 use crate::clock::Clock;
 use crate::config::{EventsMode, Settings, check_labels};
 use crate::control::{ActivityResponse, Client, StreamMessage};
-use crate::domain::{DeliveryId, Labels, RunId, Watch};
+use crate::domain::{DeliveryId, Labels, Watch};
 use crate::logging::Screen;
 use crate::scheduler::{AddedBy, Outage, RunActivity};
 use crate::store::{DeliveryFilter, DeliveryState, Location};
@@ -164,15 +163,6 @@ pub async fn wait(
         ..StopCondition::of(args)
     };
     follow(engine, clock.clone(), watches, until, options, signals).await
-}
-
-/// Reads which runs are meant, with standard input read on a thread of its own: it may take its time.
-pub(super) async fn read_run_ids(arguments: &[RunArg]) -> anyhow::Result<Vec<RunId>> {
-    let arguments = arguments.to_vec();
-    blocking::run("stdin", move || {
-        run_ids(&arguments, std::io::stdin().lock())
-    })
-    .await?
 }
 
 /// Has the daemon watch the runs, follows it, and returns the exit code. When this ends, the watches

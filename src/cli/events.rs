@@ -1,0 +1,63 @@
+//! `runwatch events`.
+
+use std::io::ErrorKind;
+
+use anyhow::Context as _;
+
+use super::Signals;
+use super::client::{REFUSED, failure_code};
+use crate::control::{Client, ClientError};
+use crate::logging::Screen;
+use crate::text::escape_json_for_terminal;
+
+/// `runwatch events`: each event as a line, the JSON that sinks get with its `id`, until a signal or
+/// until the reader of standard output is gone. A reader that is slow has the events wait in the daemon.
+///
+/// # Errors
+/// When the result cannot be written.
+pub async fn events(client: &Client, after: Option<u64>, screen: &Screen) -> anyhow::Result<u8> {
+    let mut signals = Signals::listen()?;
+    // Both are cancel-safe: an event that has come is kept until it is whole.
+    tokio::select! {
+        code = print_events(client, after, screen) => code,
+        code = signals.next() => Ok(code),
+    }
+}
+
+async fn print_events(client: &Client, after: Option<u64>, screen: &Screen) -> anyhow::Result<u8> {
+    let failed = |error: &ClientError| {
+        screen.line(&format!("error: {error}"));
+        Ok(failure_code(error))
+    };
+    let mut events = match client
+        .events(after.map(|after| after.to_string()).as_deref())
+        .await
+    {
+        Ok(events) => events,
+        Err(error) => return failed(&error),
+    };
+    loop {
+        match events.next().await {
+            Ok(Some((id, json))) => {
+                let json = escape_json_for_terminal(&json);
+                let fields = json
+                    .strip_prefix('{')
+                    .context("an event is no JSON object")?;
+                screen.out.print(format!("{{\"id\":{id},{fields}\n"));
+                screen.out.flush().await;
+                match screen.out.result_failed() {
+                    Some(ErrorKind::BrokenPipe) => return Ok(0),
+                    Some(error) => {
+                        return Err(std::io::Error::from(error)).context("cannot write the result");
+                    }
+                    None => {}
+                }
+            }
+            Ok(None) => {
+                screen.line("error: the daemon has stopped");
+                return Ok(REFUSED);
+            }
+            Err(error) => return failed(&error),
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! `runwatch healthcheck`.
+
+use super::client::{Printer, REFUSED};
+use crate::control::{Client, ClientError};
+
+/// `runwatch healthcheck`. With `json` the answer of `GET /healthz`, or with `ready` of `GET /readyz`.
+///
+/// # Errors
+/// When the result cannot be written.
+pub async fn healthcheck(
+    client: &Client,
+    ready: bool,
+    mut printer: Printer<'_>,
+) -> anyhow::Result<u8> {
+    match if ready {
+        client.readiness().await
+    } else {
+        client.health().await
+    } {
+        Ok(health) if printer.json => printer.json(&health)?,
+        Ok(health) => printer.line(
+            health
+                .get("status")
+                .and_then(|status| status.as_str())
+                .unwrap_or("ok"),
+        )?,
+        // One that is there and does not answer in time makes no progress.
+        Err(error @ ClientError::Broken { .. }) => {
+            return printer.failed(&error).map(|_code| REFUSED);
+        }
+        Err(error) => return printer.failed(&error),
+    }
+    Ok(0)
+}

@@ -1,0 +1,31 @@
+//! `runwatch remove`.
+
+use super::args::RunArg;
+use super::client::Printer;
+use super::run_ids::read_run_ids;
+use crate::control::Client;
+
+/// `runwatch remove`. With `json` one line per run, `{"run_id","removed"}`.
+///
+/// # Errors
+/// When the result cannot be written.
+pub async fn remove(
+    client: &Client,
+    runs: &[RunArg],
+    force: bool,
+    mut printer: Printer<'_>,
+) -> anyhow::Result<u8> {
+    let mut code = 0;
+    for run_id in &read_run_ids(runs).await? {
+        let removed = client.remove(run_id, force).await;
+        if printer.json {
+            printer.json(&serde_json::json!({ "run_id": run_id, "removed": removed.is_ok() }))?;
+        } else if removed.is_ok() {
+            printer.line(&format!("{run_id}: no longer watched"))?;
+        }
+        if let Err(error) = removed {
+            code = code.max(printer.failed(&error)?);
+        }
+    }
+    Ok(code)
+}
