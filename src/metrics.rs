@@ -14,7 +14,6 @@ use prometheus_client::registry::Registry;
 
 use crate::domain::{FoundBy, SinkName};
 use crate::output;
-use crate::scheduler::Outage;
 
 /// How metrics are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +70,9 @@ const DELAY_SECONDS: [f64; 15] = [
     0.01, 0.05, 0.25, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 7200.0, 21_600.0,
     86_400.0,
 ];
+
+/// Why requests to the API are blocked, as in the label `reason`.
+pub const PAUSE_REASONS: [&str; 3] = ["failing", "rate_limited", "unauthorized"];
 
 /// What can come of a poll.
 pub const POLL_RESULTS: [&str; 10] = [
@@ -134,25 +136,13 @@ impl Default for Metrics {
         for result in POLL_RESULTS {
             drop(metrics.polls.get_or_create(&[("result", result)]));
         }
-        for outage in [Outage::Failing, Outage::Paused, Outage::Refused] {
-            drop(
-                metrics
-                    .api_paused
-                    .get_or_create(&[("reason", reason(outage))]),
-            );
+        for reason in PAUSE_REASONS {
+            drop(metrics.api_paused.get_or_create(&[("reason", reason)]));
         }
         for via in FoundBy::ALL {
             drop(metrics.detections.get_or_create(&[("via", via.as_str())]));
         }
         metrics
-    }
-}
-
-fn reason(outage: Outage) -> &'static str {
-    match outage {
-        Outage::Failing => "failing",
-        Outage::Paused => "rate_limited",
-        Outage::Refused => "unauthorized",
     }
 }
 
@@ -163,10 +153,10 @@ impl Metrics {
         self.poll_duration.observe(took.as_secs_f64());
     }
 
-    /// Counts time in which the API was not asked freely.
-    pub fn paused(&self, outage: Outage, time: Duration) {
+    /// Counts time in which requests to the API were blocked; `reason` is one of [`PAUSE_REASONS`].
+    pub fn paused(&self, reason: &'static str, time: Duration) {
         self.api_paused
-            .get_or_create(&[("reason", reason(outage))])
+            .get_or_create(&[("reason", reason)])
             .inc_by(time.as_secs_f64());
     }
 
@@ -259,7 +249,7 @@ impl Metrics {
             "How long polls took",
             self.poll_duration.clone(),
         );
-        let help = "Time in which the API was not asked freely";
+        let help = "Time in which requests to the API were blocked";
         registry.register("api_paused_seconds", help, self.api_paused.clone());
         registry.register(
             "detection",
@@ -384,7 +374,7 @@ mod tests {
             );
         }
         metrics.polled("ok", Duration::from_millis(20));
-        metrics.paused(Outage::Paused, Duration::from_millis(1500));
+        metrics.paused("rate_limited", Duration::from_millis(1500));
         metrics.delivered(&ops, Duration::from_secs(2));
         let text = metrics.to_text(&stored, Format::OpenMetrics);
         assert!(

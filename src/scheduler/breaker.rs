@@ -50,6 +50,17 @@ pub enum Outage {
     Refused,
 }
 
+impl Outage {
+    /// The word of the metrics, one of [`crate::metrics::PAUSE_REASONS`].
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Failing => "failing",
+            Self::Paused => "rate_limited",
+            Self::Refused => "unauthorized",
+        }
+    }
+}
+
 /// The state of the circuit breaker, for people.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BreakerView {

@@ -76,7 +76,10 @@ impl ProviderState {
     /// Counts the time of an outage up to now. Called before the state may change.
     pub(super) fn count_outage(&mut self, metrics: &Metrics, now: Instant) {
         if let Some(outage) = self.breaker.outage() {
-            metrics.paused(outage, now.saturating_duration_since(self.counted_until));
+            metrics.paused(
+                outage.reason(),
+                now.saturating_duration_since(self.counted_until),
+            );
         }
         self.counted_until = now;
     }
