@@ -4,12 +4,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use reqwest::Url;
-
 use super::effective::{Effective, REDACTED};
 use super::problem::{Origin, Problem, Problems};
 use super::proxy::{BadProxy, Proxies};
 use super::reader::{Reader, Table, Violation};
+use super::rules::{DAY, MIN_TIMEOUT, http_url, refusal};
 use super::sinks::read_sinks;
 use super::source::{Merged, Sources};
 use super::{
@@ -28,9 +27,7 @@ pub const MIN_DEADLINE: Duration = Duration::from_millis(1);
 /// Longest time that can be given to a watch, and longest retention: ten years.
 pub const MAX_DEADLINE: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 
-pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// Limits of the time for a connection, a request or a program.
-pub(super) const MIN_TIMEOUT: Duration = Duration::from_millis(10);
+/// Longest time for a connection or a request.
 const MAX_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// Longest name of a watch, in characters: it is the title of notifications.
@@ -180,7 +177,7 @@ fn read_api(reader: &mut Reader<'_>, root: &mut Table, sources: &Sources) -> Api
         max_response_bytes: max_response_bytes.unwrap_or_default(),
         run_url,
     };
-    finish(reader, table);
+    reader.finish_rest(table);
     settings
 }
 
@@ -319,7 +316,7 @@ fn read_watch(reader: &mut Reader<'_>, root: &mut Table) -> WatchSettings {
         events: events.unwrap_or(EventsMode::Auto),
         max_streams: usize::try_from(max_streams).unwrap_or(usize::MAX),
     };
-    finish(reader, table);
+    reader.finish_rest(table);
     settings
 }
 
@@ -333,7 +330,7 @@ fn read_store(reader: &mut Reader<'_>, root: &mut Table) -> StoreSettings {
         Duration::ZERO,
         MAX_DEADLINE,
     );
-    finish(reader, &mut table);
+    reader.finish_rest(&mut table);
     StoreSettings { path, retention }
 }
 
@@ -367,7 +364,7 @@ fn read_control(reader: &mut Reader<'_>, root: &mut Table) -> ControlSettings {
         listen,
         token,
     };
-    finish(reader, table);
+    reader.finish_rest(table);
     settings
 }
 
@@ -382,7 +379,7 @@ fn read_log(reader: &mut Reader<'_>, root: &mut Table) -> LogSettings {
         .take(table, "format", None)
         .and_then(|item| reader.parsed(&item, word))
         .unwrap_or(LogFormat::Text);
-    finish(reader, table);
+    reader.finish_rest(table);
     LogSettings { level, format }
 }
 
@@ -421,7 +418,7 @@ fn read_watches(reader: &mut Reader<'_>, root: &mut Table) -> Vec<StaticWatch> {
             .take(table, "name", None)
             .and_then(|item| reader.parsed(&item, watch_name));
         let labels = reader.labels(table);
-        finish(reader, table);
+        reader.finish_rest(table);
         if let (Some(run_id), Some(item)) = (run_id, id) {
             if watches.iter().any(|watch| watch.run_id == run_id) {
                 reader.refuse(&item, "this run is listed twice", "keep one of them");
@@ -499,15 +496,6 @@ fn number(
         .unwrap_or_default()
 }
 
-pub(super) fn finish(reader: &mut Reader<'_>, table: &mut Table) {
-    let done = std::mem::replace(table, Table::empty());
-    reader.finish(done);
-}
-
-fn refusal(what: &str, fix: &str) -> Violation {
-    (what.to_owned(), fix.to_owned())
-}
-
 /// Checks the base URL of the API and takes the slash off its end.
 fn base_url(text: &str) -> Result<String, Violation> {
     let url = http_url(text)?;
@@ -518,17 +506,6 @@ fn base_url(text: &str) -> Result<String, Violation> {
         ));
     }
     Ok(url.as_str().trim_end_matches('/').to_owned())
-}
-
-/// An absolute URL with the scheme http or https.
-pub(super) fn http_url(text: &str) -> Result<Url, Violation> {
-    let fix = "write it as https://host/path";
-    let url = Url::parse(text)
-        .map_err(|error| (format!("this is not a URL ({error})"), fix.to_owned()))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(refusal("the scheme of the URL is not http or https", fix));
-    }
-    Ok(url)
 }
 
 /// The template of a link to a run; empty is none.

@@ -15,6 +15,7 @@ mod load;
 mod problem;
 mod proxy;
 mod reader;
+mod rules;
 mod secret;
 mod settings;
 mod sinks;

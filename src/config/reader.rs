@@ -215,6 +215,11 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// Finishes a table that stays where it is, as [`Reader::finish`].
+    pub(super) fn finish_rest(&mut self, table: &mut Table) {
+        self.finish(std::mem::replace(table, Table::empty()));
+    }
+
     /// Reports every key of the table that nobody took. Their values are not repeated: the key may be
     /// a misspelled secret.
     pub(super) fn finish(&mut self, mut table: Table) {

@@ -7,9 +7,9 @@ use base64::Engine as _;
 use reqwest::header::{HeaderName, HeaderValue};
 
 use super::effective::REDACTED;
-use super::load::{DAY, MIN_TIMEOUT, finish, http_url};
 use super::problem::{Origin, nearest};
 use super::reader::{Reader, Table, Violation};
+use super::rules::{DAY, MIN_TIMEOUT, http_url};
 use super::units::parse_duration;
 use super::{Secret, SinkKind, SinkSettings, WebhookFormat, WebhookSettings};
 use crate::blocking;
@@ -102,7 +102,7 @@ fn read_sink(reader: &mut Reader<'_>, table: &mut Table) -> Option<SinkSettings>
     let events = read_events(reader, table);
     let labels = reader.labels(table);
     let retry_schedule = read_schedule(reader, table);
-    finish(reader, table);
+    reader.finish_rest(table);
     Some(SinkSettings {
         kind: kind?,
         events,
