@@ -12,6 +12,7 @@ use bytes::BytesMut;
 use http_body_util::BodyExt as _;
 use serde::Serialize;
 
+use super::schemas::MAX_PAGE;
 use super::types::Problem;
 use crate::domain::RunId;
 use crate::store::StoreError;
@@ -25,9 +26,8 @@ const MAX_DROPPED_BYTES: usize = 1024 * 1024;
 /// How long a caller may take to send the body of a request.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 
-/// Items of a list where the request names no number, and at the most.
+/// Items of a page of a list if the request names no number.
 const PAGE: u32 = 100;
-pub(super) const MAX_PAGE: u32 = 1000;
 
 /// Reads the body of a request whole, before anything is done with it: no more than [`MAX_BODY_BYTES`],
 /// in no more than [`BODY_LIMIT`].

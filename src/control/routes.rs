@@ -21,13 +21,12 @@ use tokio_util::sync::CancellationToken;
 use super::extract::{HttpError, InPath, Query, json, read_body, run_id};
 use super::openapi::{Api, Method, Operation};
 use super::schemas::{
-    ActivityFrame, DurationText, EventFrame, EventNumber, LabelPair, MetricsText, PageSize,
-    WatchCursor,
+    DurationText, EventFrame, EventNumber, LabelPair, MetricsText, PageSize, WatchCursor,
 };
 use super::server::MAX_CONNECTIONS;
 use super::types::{
-    ActivityResponse, AddRequest, DecisionResponse, DeliveryList, DeliveryResponse, HealthResponse,
-    RoutingEntry, StatusChangeResponse, WatchList, WatchResponse,
+    ActivityFrame, ActivityResponse, AddRequest, DecisionResponse, DeliveryList, DeliveryResponse,
+    HealthResponse, RoutingEntry, StatusChangeResponse, WatchList, WatchResponse,
 };
 use super::{Control, LiveConfig};
 use crate::config::{

@@ -6,14 +6,15 @@ use std::borrow::Cow;
 use schemars::generate::SchemaGenerator;
 use schemars::{JsonSchema, Schema, json_schema};
 
-use super::extract::MAX_PAGE;
-use super::types::ActivityResponse;
 use crate::config::{LABEL_KEY_BYTES, LABEL_VALUE_CHARS, MAX_LABELS, NAME_CHARS};
 use crate::domain::{
     DeliveryId, Event, EventType, FoundBy, ProviderNotice, RunEvent, RunId, SinkName, SinkNotice,
     Verdict,
 };
 use crate::store::{DeliveryState, WatchState};
+
+/// Most items of a page of a list.
+pub(super) const MAX_PAGE: u32 = 1000;
 
 /// Texts without control characters, as part of a character class.
 const PRINTABLE: &str = r"[^\x00-\x1f\x7f-\x9f]";
@@ -135,31 +136,6 @@ impl JsonSchema for EventFrame {
     }
 }
 
-impl JsonSchema for ActivityFrame {
-    fn schema_name() -> Cow<'static, str> {
-        "ActivityFrame".into()
-    }
-
-    fn json_schema(schemas: &mut SchemaGenerator) -> Schema {
-        let data = [
-            schemas.subschema_for::<ActivityResponse>(),
-            json_schema!({ "type": "integer", "minimum": 1 }),
-        ];
-        json_schema!({
-            "type": "object",
-            "required": ["event", "data"],
-            "properties": {
-                "event": { "type": "string", "enum": ["activity", "missed"] },
-                "data": {
-                    "type": "string",
-                    "contentMediaType": "application/json",
-                    "contentSchema": { "anyOf": data },
-                },
-            },
-        })
-    }
-}
-
 /// A duration as people write it.
 pub(super) struct DurationText;
 
@@ -186,6 +162,3 @@ pub(super) struct MetricsText;
 
 /// One of the Server-Sent Events.
 pub(super) struct EventFrame;
-
-/// One of those of what runs are doing.
-pub(super) struct ActivityFrame;

@@ -1,7 +1,10 @@
 //! The JSON of the control interface, the same for server and client.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
-use schemars::JsonSchema;
+use schemars::generate::SchemaGenerator;
+use schemars::{JsonSchema, Schema, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -383,6 +386,34 @@ impl DeliveryResponse {
             last_result: summary.last_detail,
             attempt_log: attempts.map(|attempts| attempts.into_iter().map(attempt).collect()),
         }
+    }
+}
+
+/// One of the Server-Sent Events of the activity of runs.
+pub(super) struct ActivityFrame;
+
+impl JsonSchema for ActivityFrame {
+    fn schema_name() -> Cow<'static, str> {
+        "ActivityFrame".into()
+    }
+
+    fn json_schema(schemas: &mut SchemaGenerator) -> Schema {
+        let data = [
+            schemas.subschema_for::<ActivityResponse>(),
+            json_schema!({ "type": "integer", "minimum": 1 }),
+        ];
+        json_schema!({
+            "type": "object",
+            "required": ["event", "data"],
+            "properties": {
+                "event": { "type": "string", "enum": ["activity", "missed"] },
+                "data": {
+                    "type": "string",
+                    "contentMediaType": "application/json",
+                    "contentSchema": { "anyOf": data },
+                },
+            },
+        })
     }
 }
 
