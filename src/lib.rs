@@ -70,6 +70,7 @@ pub mod notify;
 pub mod output;
 pub mod providers;
 mod redact;
+mod retry_after;
 pub mod scheduler;
 pub mod simulator;
 pub mod store;

@@ -7,8 +7,8 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::header::{HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 
+use super::body::Body;
 use super::summary::{self, Severity, Summary};
-use super::webhook::Body;
 use crate::config::WebhookFormat;
 use crate::domain::Event;
 use crate::text::trimmed;

@@ -3,6 +3,7 @@
 //! A sink makes one attempt, bounded in time, and says how it went. It knows nothing of retries,
 //! schedules or other sinks; those are the courier's ([`Courier`]).
 
+mod body;
 mod chat;
 mod command;
 mod courier;
@@ -142,7 +143,7 @@ impl Deliver for Sink {
 
     fn most_bytes(&self) -> usize {
         match self {
-            Self::Desktop(_) | Self::Webhook(_) => webhook::MAX_BODY_BYTES,
+            Self::Desktop(_) | Self::Webhook(_) => body::MAX_BODY_BYTES,
             Self::Log(_) | Self::Command(_) => usize::MAX,
         }
     }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
 
-use super::webhook::MAX_BODY_BYTES;
+use super::body::MAX_BODY_BYTES;
 use super::{Message, summary};
 use crate::blocking;
 use crate::domain::{DeliveryId, Event, SinkName};

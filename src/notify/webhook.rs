@@ -10,13 +10,14 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use secrecy::ExposeSecret as _;
 use tokio::time::Instant;
 
+use super::body::{Body, MAX_BODY_BYTES};
 use super::template::Template;
 use super::{BuildSinkError, Message, SendError, Sent, chat, signature};
 use crate::blocking::Lane;
 use crate::config::{Secret, WebhookFormat, WebhookSettings};
 use crate::http::{Names, client, connection_ended, no_connection, proxy_secrets};
-use crate::providers::retry_after;
 use crate::redact::Redactor;
+use crate::retry_after::retry_after;
 use crate::text::{error_chain_after, one_line};
 
 /// Limit of one attempt, answer included.
@@ -36,9 +37,6 @@ const IDLE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Secret files read at once, of each sink.
 const SECRET_READS: usize = 4;
-
-/// Largest body sent, in bytes: the Standard Webhooks specification recommends payloads under 20 kB.
-pub(super) const MAX_BODY_BYTES: usize = 19_999;
 
 /// Most bytes of a chat service's answer to a successful attempt that are read, to see whether it was one.
 const MAX_CHAT_BYTES: usize = 16 * 1024;
@@ -71,14 +69,6 @@ pub struct Webhook {
     secrets: Lane,
     /// When the receiver last answered. Held only to copy in and out.
     answered: Mutex<Option<Instant>>,
-}
-
-/// What is sent.
-pub(super) struct Body {
-    pub(super) content_type: &'static str,
-    pub(super) text: String,
-    /// Headers that belong to this message.
-    pub(super) headers: HeaderMap,
 }
 
 impl Webhook {

@@ -117,7 +117,7 @@ pub fn pause(text: &[u8]) {
     for pause in [
         rate_limit::pause(&headers, now),
         rate_limit::exhausted(&headers, now),
-        rate_limit::retry_after(&headers, now),
+        crate::retry_after::retry_after(&headers, now),
     ] {
         assert!(
             pause.is_none_or(|pause| !pause.is_zero() && pause <= Duration::from_secs(3600)),

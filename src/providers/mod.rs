@@ -22,7 +22,6 @@ use std::time::Duration;
 pub use client::{ApiClient, BuildError};
 pub use erased::{AnyProvider, AnyStream};
 pub use error::{ApiError, KeyProblem, Malformed};
-pub(crate) use rate_limit::retry_after;
 pub use stream::{EventStream, HttpStream, NoStream, StreamItem};
 
 use crate::domain::{Observation, RunId};

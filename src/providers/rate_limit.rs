@@ -3,11 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use reqwest::StatusCode;
-use reqwest::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
+use reqwest::header::{HeaderMap, HeaderName, RETRY_AFTER};
 
-/// Longest pause that an answer can ask for. An hour is far more than any documented limit needs, and
-/// short enough that a wrong header does not silence a day.
-const MAX_PAUSE: Duration = Duration::from_secs(3600);
+use crate::retry_after::{header_text as text, positive, retry_after, until, until_retry};
 
 /// A reset further ahead than this is not a time that an API can mean; it is ignored.
 const FURTHEST_RESET: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -69,34 +67,6 @@ fn none_left(headers: &HeaderMap) -> bool {
     text(headers, &REMAINING).and_then(|remaining| remaining.parse::<u64>().ok()) == Some(0)
 }
 
-/// What `Retry-After` asks for, at most an hour; nothing when it is absent, past or unreadable.
-pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    positive(until_retry(headers, now))
-}
-
-/// How long it is until the time of `Retry-After`: zero where it has come; nothing when it is absent or unreadable.
-fn until_retry(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let value = text(headers, &RETRY_AFTER)?;
-    Some(match seconds(value) {
-        Some(seconds) => Duration::from_secs(seconds),
-        None => until(httpdate::parse_http_date(value).ok()?, headers, now),
-    })
-}
-
-/// Whole seconds, rounded up where there is a fraction, as some services send one (`299.997`).
-fn seconds(value: &str) -> Option<u64> {
-    let (whole, fraction) = value.split_once('.').unwrap_or((value, "0"));
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    if !digits(whole) || !digits(fraction) {
-        return None;
-    }
-    let up = u64::from(fraction.bytes().any(|digit| digit != b'0'));
-    whole
-        .parse::<u64>()
-        .ok()
-        .map(|whole| whole.saturating_add(up))
-}
-
 /// What `X-RateLimit-Reset` asks for, at most an hour; nothing when it is absent, past or unreadable.
 fn reset(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     positive(until_reset(headers, now))
@@ -115,31 +85,10 @@ fn until_reset(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     Some(until(at, headers, now)).filter(|pause| *pause <= FURTHEST_RESET)
 }
 
-fn positive(pause: Option<Duration>) -> Option<Duration> {
-    pause
-        .filter(|pause| !pause.is_zero())
-        .map(|pause| pause.min(MAX_PAUSE))
-}
-
-/// How long it is until `at` by the clock of the server: zero where it has come.
-fn until(at: SystemTime, headers: &HeaderMap, now: SystemTime) -> Duration {
-    at.duration_since(server_time(headers, now))
-        .unwrap_or_default()
-}
-
-fn server_time(headers: &HeaderMap, now: SystemTime) -> SystemTime {
-    text(headers, &DATE)
-        .and_then(|date| httpdate::parse_http_date(date).ok())
-        .unwrap_or(now)
-}
-
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok().map(str::trim)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::retry_after::MAX_PAUSE;
     use proptest::prelude::*;
 
     const NOW: Duration = Duration::from_secs(1_705_315_800);
