@@ -237,7 +237,7 @@ impl Engine {
         let left = tokio::time::timeout(CLOSE_LIMIT, self.store.counts()).await;
         let left = left.ok().and_then(Result::ok);
         drop((self.store, self.watches));
-        // Whoever still holds a handle gets no answer any more; what was answered is on disk.
+        // Other holders of a handle get no answer any more; what was acknowledged is on disk.
         let closed = async { while self.writer.join_next().await.is_some() {} };
         if tokio::time::timeout(CLOSE_LIMIT, closed).await.is_err() {
             tracing::debug!("the store is still in use; closed all the same");

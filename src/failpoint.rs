@@ -1,7 +1,7 @@
 //! Named points at which a test lets the process die, and deliberate bugs that the simulation must find. Release builds
 //! have neither.
 
-/// Ends the process as SIGKILL does, if `RUNWATCH_CRASH_AT` names this point; panics, if that says
+/// Ends the process as SIGKILL does, if `RUNWATCH_CRASH_AT` names this point; panics if that contains
 /// `panic:` before the name.
 #[cfg(debug_assertions)]
 pub(crate) fn point(name: &str) {

@@ -18,7 +18,7 @@ use crate::output::Output;
 use crate::text::escape_json_for_terminal;
 
 /// Target of the records that a `log` sink writes. They are shown whatever the log level is: they are
-/// messages somebody asked for, not diagnostics.
+/// messages that a user configured, not diagnostics.
 pub const EVENT_TARGET: &str = "runwatch::event";
 
 /// The output of log records, once there is one: a `log` sink waits until its record is written.
@@ -147,14 +147,14 @@ impl LevelSwitch {
 }
 
 /// Sends log records of `level` and worse to the screen from here on, for the rest of the process.
-/// Only errors of the libraries below are shown, unless `level` asks for all there is.
+/// Only errors of the libraries below are shown, unless `level` is the most detailed one.
 ///
 /// # Panics
 /// When it is called a second time.
 pub fn init(screen: &Screen, level: LogLevel, format: LogFormat, coloured: bool) -> LevelSwitch {
     let (filter, handle) = reload::Layer::new(filter(level));
     let set = move |level| {
-        // It fails only when the subscriber is gone, and then nobody logs.
+        // It fails only when the subscriber is gone, and then nothing is logged.
         drop(handle.reload(self::filter(level)));
     };
     drop(LOG.set(screen.err.clone()));

@@ -107,7 +107,7 @@ pub struct Metrics {
     delivery_delay: Histogram,
 }
 
-/// What is counted in the store when the metrics are asked for.
+/// What is counted in the store when the metrics are requested.
 #[derive(Debug, Clone, Default)]
 pub struct StoreGauges {
     /// Watches without a verdict.
@@ -165,7 +165,7 @@ impl Metrics {
         self.detection_delay.observe(after.as_secs_f64());
     }
 
-    /// Counts a verdict by what had its run asked for.
+    /// Counts a verdict by what caused the poll that found it.
     pub fn found_by(&self, via: FoundBy) {
         self.detections
             .get_or_create(&[("via", via.as_str())])

@@ -2,7 +2,7 @@
 //!
 //! A reader that stops reading (a stalled log driver, `less`, ^S on a terminal) blocks that thread and nothing else.
 //! What waits for it is bounded: diagnostics beyond [`MAX_QUEUED_BYTES`] are dropped and counted, and the count is
-//! logged once there is room again. Results are not dropped: whoever prints many waits for [`Output::room`].
+//! logged once there is room again. Results are not dropped: a printer of many waits for [`Output::room`].
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -8,7 +8,7 @@ use reqwest::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
 /// short enough that a wrong header does not silence a day.
 pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(3600);
 
-/// What `Retry-After` asks for, at most an hour; nothing when it is absent, past or unreadable.
+/// Returns the pause that `Retry-After` requests, at most an hour; `None` if it is absent, past or unreadable.
 pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     positive(until_retry(headers, now))
 }

@@ -15,7 +15,7 @@ pub fn one_line(text: &str, max_chars: usize) -> String {
     )
 }
 
-/// Bytes as text, without a byte order mark: UTF-8, or UTF-16 where such a mark says so, as Windows PowerShell writes
+/// Bytes as text, without a byte order mark: UTF-8, or UTF-16 with such a mark, as Windows PowerShell writes
 /// files and standard input (Microsoft, "about_Character_Encoding").
 ///
 /// # Errors
@@ -161,7 +161,7 @@ pub(crate) fn is_hidden(c: char) -> bool {
         || matches!(c, '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// A span of time in at most two units, as people say it: `340ms`, `45s`, `3m 20s`, `2h 5m`, `3d 4h`.
+/// Formats a span of time in at most two units: `340ms`, `45s`, `3m 20s`, `2h 5m`, `3d 4h`.
 pub fn humanize(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let two = |big: u64, big_unit: &str, small: u64, small_unit: &str| match small {

@@ -171,7 +171,7 @@ pub async fn demo(options: OutputOptions, out: &mut dyn Write) -> anyhow::Result
     Ok(if as_it_must { 0 } else { 1 })
 }
 
-/// Keeps the simulated API up until a signal, and says how to point another terminal at it.
+/// Runs the simulated API until a signal, and prints how to use it from another terminal.
 ///
 /// # Errors
 /// When a port cannot be opened.

@@ -39,7 +39,7 @@ pub(super) fn run_ids(arguments: &[RunArg], stdin: impl Read) -> anyhow::Result<
     for argument in arguments {
         let found = match argument {
             RunArg::Id(id) => vec![id.clone()],
-            // Named a second time, it has nothing more to say.
+            // Standard input that is named twice is read once.
             RunArg::Stdin => match stdin.take() {
                 Some(stdin) => read_stdin(stdin).context("standard input")?,
                 None => Vec::new(),

@@ -1,5 +1,5 @@
-//! What fuzzing does with a configuration: whatever a file or the environment says, it is taken or every
-//! problem is told on a line of its own, and a secret shows in neither.
+//! Fuzzes a configuration: whatever a file or the environment contains, it is accepted or every
+//! problem is reported on a line of its own, and a secret shows in neither.
 
 use super::{Sources, load};
 

@@ -48,7 +48,7 @@ const KEY_CREDENTIAL: &str = "crewship-api-key";
 /// A configuration without problems.
 #[derive(Debug, Clone)]
 pub struct Loaded {
-    /// What it says.
+    /// Its content.
     pub settings: Settings,
     /// The files that were read, the later ones winning.
     pub sources: Vec<PathBuf>,
@@ -105,7 +105,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     }
 }
 
-/// Where the daemon's socket is, by a configuration that may have problems elsewhere: whoever asks the
+/// Where the daemon's socket is, by a configuration that may have problems elsewhere: a client of the
 /// daemon what is wrong must not be stopped by that very thing.
 pub fn control_socket(sources: &Sources) -> Option<PathBuf> {
     let mut problems = Vec::new();
@@ -452,7 +452,7 @@ fn own_path(reader: &mut Reader<'_>, table: &mut Table, name: &str) -> Option<Pa
         );
     }
     let too_long = |path: &Path| name == "socket" && path.as_os_str().len() > SOCKET_PATH_BYTES;
-    // A default that is too long hurts only the daemon, which says so when it opens the socket.
+    // A default that is too long hurts only the daemon, which reports it when it opens the socket.
     if path.as_deref().is_some_and(too_long) && item.place.origin != Origin::Default {
         let what = format!("the path of a socket can have at most {SOCKET_PATH_BYTES} bytes");
         reader.refuse(&item, what, "use a shorter folder");

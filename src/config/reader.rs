@@ -24,7 +24,7 @@ const SHOWN_CHARS: usize = 80;
 pub(crate) const LABEL_KEY_BYTES: usize = 64;
 /// Longest value of a label, in characters.
 pub(crate) const LABEL_VALUE_CHARS: usize = 256;
-/// Most labels of a watch, and most bytes of all their keys and values: a message of at most 20 kB tells
+/// Most labels of a watch, and most bytes of all their keys and values: a message of at most 20 kB holds
 /// them all.
 pub(crate) const MAX_LABELS: usize = 32;
 pub(crate) const MAX_LABEL_BYTES: usize = 8 * 1024;

@@ -28,7 +28,7 @@ pub struct Settings {
     pub watches: Vec<StaticWatch>,
 }
 
-/// `[api]`: where and how runs are asked for.
+/// `[api]`: where and how runs are polled.
 #[derive(Debug, Clone)]
 pub struct ApiSettings {
     /// Base URL without a trailing slash; `/v1/runs/{id}` is appended. http or https, without user,
@@ -48,7 +48,7 @@ pub struct ApiSettings {
     pub run_url: Option<String>,
 }
 
-/// `[watch]`: when runs are asked for and when watching ends.
+/// `[watch]`: when runs are polled and when watching ends.
 #[derive(Debug, Clone)]
 pub struct WatchSettings {
     /// First interval, 50 ms to 1 day. Default: 1 s.
@@ -147,7 +147,7 @@ pub struct SinkSettings {
     pub kind: SinkKind,
     /// The events it gets. Default: the verdicts.
     pub events: EventFilter,
-    /// It is told only of watches that carry all of these. Default: none.
+    /// It gets events only of watches that carry all of these. Default: none.
     pub labels: Labels,
     /// Waits before the second and each further attempt, at most 100, each 0 to 30 days; empty is one
     /// attempt. Default: 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 10 h.
@@ -191,7 +191,7 @@ pub struct WebhookSettings {
 /// What a webhook sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WebhookFormat {
-    /// The event as JSON, as the Standard Webhooks specification asks.
+    /// The event as JSON, as the Standard Webhooks specification requires.
     Standard,
     /// Slack incoming webhook.
     Slack,

@@ -72,7 +72,7 @@ impl Sources {
             .map(PathBuf::from)
     }
 
-    /// An XDG base directory. A relative one is ignored, as the specification asks.
+    /// An XDG base directory. A relative one is ignored, as the specification requires.
     fn xdg_dir(&self, variable: &str, below_home: &str) -> Option<PathBuf> {
         let set = self.path_of(variable).filter(|path| path.is_absolute());
         set.or_else(|| Some(self.path_of("HOME")?.join(below_home)))
@@ -160,7 +160,7 @@ const DEFAULTS: [(&str, &str); 22] = [
     ("log.format", "text"),
 ];
 
-/// All layers, merged, with what is needed to tell where a value comes from.
+/// All layers, merged, with the origin of each value.
 pub(super) struct Merged {
     /// The merged tree.
     pub(super) tree: Map<String, Value>,

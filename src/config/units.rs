@@ -50,7 +50,7 @@ const SIZE_UNITS: [(&str, u64); 7] = [
 /// without a sign, such as `500ms`, `30s`, `1h30m` or `7d`. A day is 24 hours.
 ///
 /// # Errors
-/// [`InvalidQuantity`] says what is wrong with the text. A number alone is refused: its unit would
+/// [`InvalidQuantity`] describes what is wrong with the text. A number alone is refused: its unit would
 /// be a guess.
 ///
 /// ```
@@ -111,7 +111,7 @@ pub fn format_duration(duration: Duration) -> String {
 /// Reads a size in bytes: a whole number and one of `B`, `KiB`, `MiB`, `GiB`, `kB`, `MB`, `GB`.
 ///
 /// # Errors
-/// [`InvalidQuantity`] says what is wrong with the text.
+/// [`InvalidQuantity`] describes what is wrong with the text.
 pub fn parse_size(text: &str) -> Result<u64, InvalidQuantity> {
     let text = text.trim();
     if text.is_empty() {

@@ -16,7 +16,7 @@ use super::server::Caller;
 use crate::blocking::Lane;
 use crate::text::one_line;
 
-/// What a TCP listener asks of its callers.
+/// What a TCP listener requires of its callers.
 #[derive(Debug, Clone)]
 pub(super) struct Guard {
     live_config: watch::Receiver<LiveConfig>,

@@ -19,19 +19,19 @@ use crate::text::error_chain;
 /// Limit of one request, waiting not included. The daemon is on this machine; it may be busy.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Limit of a probe: less than the 5 s after which whoever probes should end it, so that a reason is given.
+/// Limit of a probe: less than the 5 s after which a prober should end it, so that there is a reason.
 const PROBE_LIMIT: Duration = Duration::from_secs(4);
 
 /// Most bytes of an answer that are read.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
-/// Watches or deliveries asked for at a time.
+/// Watches or deliveries per request of a list.
 const PAGE: &str = "1000";
 
-/// Why the daemon could not be asked, or what it refused.
+/// Why a request to the daemon failed, or was rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody answers.
+    /// There is no answer.
     #[error(
         "no daemon answers at {}; start one with `runwatch daemon`, or as a service with `systemctl start runwatch` \
          (`systemctl --user start runwatch` on a desktop)",
@@ -55,13 +55,13 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// Whether what was asked for is not known to the daemon.
+    /// Whether the daemon does not know the requested item.
     pub fn is_unknown(&self) -> bool {
         matches!(self, Self::Refused(problem) if problem.status == StatusCode::NOT_FOUND.as_u16())
     }
 }
 
-/// Asks the daemon.
+/// A client of the daemon.
 #[derive(Debug, Clone)]
 pub struct Client {
     http: Http,
@@ -69,7 +69,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the daemon at this socket. Asks nothing yet.
+    /// Returns a client of the daemon at this socket. It sends nothing yet.
     ///
     /// # Errors
     /// When the client cannot be set up.
@@ -149,7 +149,7 @@ impl Client {
             .await
     }
 
-    /// Asks whether the daemon makes progress.
+    /// Requests whether the daemon makes progress.
     ///
     /// # Errors
     /// As [`ClientError`] has them.
@@ -164,7 +164,7 @@ impl Client {
         .await
     }
 
-    /// Asks whether the daemon takes new runs.
+    /// Requests whether the daemon accepts new runs.
     ///
     /// # Errors
     /// As [`ClientError`] has them.

@@ -104,7 +104,7 @@ impl From<StoreError> for HttpError {
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
         let detail = format!("{:#}", anyhow::Error::from(error));
-        // The caller is told; that the store fails is logged by the store, once.
+        // The caller gets the error; the store logs its own failures, once.
         tracing::debug!(%status, detail, "request refused");
         Self { status, detail }
     }

@@ -1,4 +1,4 @@
-//! What fuzzing does with the requests of a caller: whatever is asked for, what comes out of it names a run
+//! Fuzzes the requests of a caller: whatever is requested, the result names a run
 //! and sinks that are configured, and nothing else.
 
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::types::AddRequest;
 use crate::config::Secret;
 use crate::domain::{EventFilter, Labels, Route, Routes, SinkName};
 
-/// A request: its first byte says whether the rest is a body, a query, or a path with headers.
+/// A request: its first byte decides whether the rest is a body, a query, or a path with headers.
 pub fn request(bytes: &[u8]) {
     let Some((kind, rest)) = bytes.split_first() else {
         return;

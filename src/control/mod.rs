@@ -42,9 +42,9 @@ use crate::store::Store;
 /// What the server needs to know of the settings in force; changes on reload.
 #[derive(Debug, Clone)]
 pub struct LiveConfig {
-    /// The sinks and what they are told.
+    /// The sinks and which events they get.
     pub routes: Arc<Routes>,
-    /// How long a watch lasts that asks for no time of its own.
+    /// How long a watch lasts by default.
     pub deadline: std::time::Duration,
     /// How long finished watches are kept.
     pub retention: std::time::Duration,
@@ -70,7 +70,7 @@ pub struct Control {
 
 impl Control {
     /// Serves on all of `listeners` until `stop` is cancelled; then takes no more requests and answers
-    /// those that are there, the long ones at once. On TCP the token is asked for, if there is one, and
+    /// those that are there, the long ones at once. On TCP the token is required, if there is one, and
     /// web pages are refused. Dropping the set ends every connection.
     pub fn serve(self, listeners: Vec<Listener>, stop: &CancellationToken) -> JoinSet<()> {
         let live_config = self.live_config.clone();

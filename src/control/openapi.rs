@@ -56,7 +56,7 @@ const PROBLEMS: [(StatusCode, &str); 9] = [
 /// How the schema of a type is made.
 type MakeSchema = fn(&mut SchemaGenerator) -> Schema;
 
-/// Routes, and what is said of them.
+/// Routes, and their descriptions.
 pub(super) struct Api<S> {
     router: Router<S>,
     paths: Map<String, Value>,
@@ -118,7 +118,7 @@ impl Operation {
         }
     }
 
-    /// No token is asked for.
+    /// No token is required.
     pub(super) fn open(mut self) -> Self {
         self.open = true;
         self.problems
@@ -290,7 +290,7 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
         }
     }
 
-    /// Serves `handler`, and says of it what `operation` has.
+    /// Serves `handler`, and describes it as `operation`.
     pub(super) fn route<H, T>(
         mut self,
         method: Method,

@@ -53,11 +53,11 @@ const STUCK_LIMIT: Duration = Duration::from_secs(60);
 /// Events read from the store at a time.
 const EVENT_BATCH: u32 = 256;
 
-/// How often a stream of events says that it is alive.
+/// How often a stream of events sends a sign of life.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Most requests at once that wait for a verdict or follow events. It is half of the connections of one
-/// listener, so that whoever holds one for long leaves room for the others, probes among them.
+/// listener, so that long requests leave room for others, such as probes.
 const MAX_LONG: usize = MAX_CONNECTIONS / 2;
 
 struct Shared {
@@ -310,7 +310,7 @@ fn not_applied(asked: &Watch, has_timeout: bool, known: &Watch) -> Vec<String> {
         .collect()
 }
 
-/// Checks what a caller asks for.
+/// Checks the request of a caller.
 pub(super) fn watch(
     asked: AddRequest,
     live_config: &LiveConfig,
@@ -609,7 +609,7 @@ fn event_number(id: &HeaderValue) -> Result<i64, HttpError> {
 }
 
 /// What the runs are doing whose event streams are followed, from now on. It is not kept: who reads too
-/// slowly is told how many events went by.
+/// slowly learns how many events it missed.
 async fn activity(
     State(app): App,
     query: RawQuery,
@@ -643,7 +643,7 @@ async fn activity(
 }
 
 /// Whether the scheduler and the store make progress. The API being down is no ill health: a restart would change
-/// nothing about it. Neither is a store that refuses or that another process holds, of which readiness tells.
+/// nothing about it. Neither is a store that rejects writes or that another process holds: readiness reports that.
 async fn healthz(State(app): App) -> Result<AxumResponse, HttpError> {
     app.control.store.progresses(STUCK_LIMIT)?;
     match tokio::time::timeout(PROGRESS_LIMIT, app.control.watches.ping()).await {

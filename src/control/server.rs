@@ -32,7 +32,7 @@ const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// Most bytes of the head of a request.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// How long nobody is accepted after accepting failed: mostly the process has too many files open.
+/// How long no connection is accepted after accepting failed: mostly the process has too many files open.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A socket that is listened on.

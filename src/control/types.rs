@@ -91,7 +91,7 @@ impl AddRequest {
     }
 }
 
-/// A watch. The parts from `history` on are there only where one watch was asked for.
+/// A watch. The parts from `history` on are present only if one watch was requested.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct WatchResponse {
     /// The run.
@@ -102,7 +102,7 @@ pub struct WatchResponse {
     /// Labels.
     #[schemars(with = "LabelMap")]
     pub labels: Labels,
-    /// The only sinks told, if it names some.
+    /// The only sinks that get its events, if it names some.
     pub sinks: Option<Vec<SinkName>>,
     /// `active` or `finished`.
     #[schemars(with = "WatchState")]
@@ -112,10 +112,10 @@ pub struct WatchResponse {
     /// The verdict's word.
     #[schemars(with = "Option<Verdict>")]
     pub verdict: Option<String>,
-    /// What had the run asked for when the verdict was found: `poll` or `stream`.
+    /// What caused the poll that found the verdict: `poll` or `stream`.
     #[schemars(with = "Option<FoundBy>")]
     pub found_by: Option<String>,
-    /// When it was asked for.
+    /// When it was added.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub added_at: Timestamp,
     /// When it ends at the latest.
@@ -133,7 +133,7 @@ pub struct WatchResponse {
     pub last_error: Option<PollErrorResponse>,
     /// Whether a poll is under way.
     pub polling: bool,
-    /// When it is asked for next, unless the API's limits or troubles delay that.
+    /// When it is polled next, unless a rate limit or an outage of the API delays that.
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub next_poll_at: Option<Timestamp>,
     /// In the answer to a request for a run that is watched already: the options of it that differ from the watch and
@@ -143,13 +143,13 @@ pub struct WatchResponse {
     /// Every change of its status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<Vec<StatusChangeResponse>>,
-    /// What each sink is told of it, by the settings now in force.
+    /// Which of its events each sink gets, by the current settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routing: Option<Vec<RoutingEntry>>,
     /// Its deliveries with every attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deliveries: Option<Vec<DeliveryResponse>>,
-    /// The data of the event that told its verdict.
+    /// The data of the event with its verdict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<RunEvent>")]
     pub data: Option<Box<RawValue>>,
@@ -175,7 +175,7 @@ pub struct StatusChangeResponse {
     pub status: String,
 }
 
-/// What a sink is told of a watch.
+/// Which events of a watch a sink gets.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct RoutingEntry {
     /// The sink.
@@ -186,7 +186,7 @@ pub struct RoutingEntry {
     pub why_not: Option<String>,
 }
 
-/// One event of `GET /v1/activity`: what a run is doing, as its event stream tells it.
+/// One event of `GET /v1/activity`: what a run is doing according to its event stream.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct ActivityResponse {
     /// The run.
@@ -196,7 +196,7 @@ pub struct ActivityResponse {
     pub at: Timestamp,
     /// The type of the event, such as `tool.called`; `stream.unavailable` is our own.
     pub activity: String,
-    /// What it says, as the API sent it; `null` when there is nothing, or too much.
+    /// Its data, as the API sent them; `null` if there are none, or too many.
     #[schemars(with = "Option<serde_json::Value>")]
     pub data: Option<Box<RawValue>>,
 }
@@ -221,7 +221,7 @@ pub struct DeliveryResponse {
     pub sink: SinkName,
     /// The run, if it is about one.
     pub run_id: Option<RunId>,
-    /// What it tells.
+    /// The type of its event.
     pub event: EventType,
     /// `pending`, `sending`, `delivered` or `dead`.
     #[schemars(with = "DeliveryState")]
@@ -239,7 +239,7 @@ pub struct DeliveryResponse {
     pub ended_at: Option<Timestamp>,
     /// What came of the last attempt.
     pub last_result: Option<String>,
-    /// Every attempt; only where one watch was asked for.
+    /// Every attempt; only if one watch was requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt_log: Option<Vec<AttemptResponse>>,
 }
@@ -256,7 +256,7 @@ pub struct AttemptResponse {
     pub took_ms: u64,
     /// Whether it arrived.
     pub delivered: bool,
-    /// What the receiver said, or what went wrong.
+    /// The answer of the receiver, or what went wrong.
     pub result: String,
 }
 

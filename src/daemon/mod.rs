@@ -247,7 +247,7 @@ pub async fn daemon(
     };
     tracing::info!("stopping");
     systemd::stopping();
-    // It holds the store, which closes only when nobody does.
+    // It holds the store, which closes only once no handle is left.
     drop(done);
     let stopping = async {
         let ends = Instant::now() + GRACE;
@@ -348,7 +348,7 @@ fn take_places(store: Option<&Path>, socket: &Path) -> Result<Places, NoPlace> {
     Ok((lock, bound))
 }
 
-/// Starts the engine, and says meanwhile that it still starts: a new version may have to change a large store.
+/// Starts the engine, and reports meanwhile that it still starts: a new version may have to migrate a large store.
 async fn starting<T>(start: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let extending = async {
         let mut tick = tokio::time::interval(START_EXTENSION / 3);
@@ -447,7 +447,7 @@ impl Service {
         Ok(())
     }
 
-    /// Loads the configuration again. One that cannot be used changes nothing but what is said of it.
+    /// Loads the configuration again. One that cannot be used changes nothing but the status line.
     async fn reload(&mut self, engine: &mut Engine, clock: &Clock, sources: Sources) {
         let rejected = match blocking::run("config", move || config::load(&sources)).await {
             Err(stuck) => format!("the configuration cannot be read: {stuck}"),
@@ -511,7 +511,7 @@ impl Service {
         }
         self.live_config.send_replace(now_in_force);
         self.settings = settings;
-        // It is in force from here on, whatever the store says to its watches.
+        // It holds from here on, even if the store rejects its watches.
         self.apply(engine, clock).await;
         Ok(())
     }
@@ -539,7 +539,7 @@ fn live_config(settings: &Settings) -> LiveConfig {
     }
 }
 
-/// A service that tells nobody is of no use: without sinks it writes verdicts to its log.
+/// A service without sinks would be useless: it writes verdicts to its log then.
 fn with_default_sink(mut settings: Settings) -> Settings {
     if settings.sinks.is_empty() {
         settings.sinks.insert(
@@ -679,7 +679,7 @@ async fn keep_status(
     }
 }
 
-/// Says that the service is alive as long as the scheduler and the store answer, for ever.
+/// Reports that the service is alive while the scheduler and the store answer. Never returns.
 async fn watchdog(store: Store, watches: SchedulerHandle, period: Duration) {
     let mut tick = tokio::time::interval(period);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

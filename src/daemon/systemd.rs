@@ -1,6 +1,6 @@
-//! What the service manager is told (sd_notify(3)). Without one, nothing happens.
+//! Notifications of the service manager (sd_notify(3)). Without one, nothing happens.
 //!
-//! A thread of its own tells it, since a manager that does not read its socket blocks whoever writes to it. What does
+//! A thread of its own sends them, since a manager that does not read its socket blocks its writers. What does
 //! not fit into the queue before it is dropped: such a manager acts on nothing anyway.
 
 use std::io;
@@ -52,7 +52,7 @@ pub(super) fn alive() {
     tell(|| sd_notify::notify(&[NotifyState::Watchdog]));
 }
 
-/// How often [`alive`] must be said: twice in the time the service manager allows. `None` when it does
+/// How often [`alive`] must be sent: twice in the time the service manager allows. `None` when it does
 /// not watch.
 pub(super) fn watchdog_period() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2)

@@ -1,4 +1,4 @@
-//! What a run is doing, as its event stream tells it: for people to follow, and as hints when to ask.
+//! Activity: what a run is doing according to its event stream, for people and as a reason to poll.
 //! No verdict comes from here.
 
 use serde::Deserialize;
@@ -33,7 +33,7 @@ pub struct Activity {
     pub kind: &'static str,
     /// What it suggests.
     pub hint: Option<Hint>,
-    /// What it says, on one line and harmless on a terminal; `None` when there is nothing, too much, or too
+    /// Its data, on one line and harmless on a terminal; `None` if there are none, too many, or too
     /// deeply nested.
     pub data: Option<Box<RawValue>>,
 }
@@ -43,7 +43,7 @@ const UNAVAILABLE: &str = "stream.unavailable";
 
 /// The types of events of both documentations (API reference and streaming guide of docs.crewship.dev),
 /// with what they suggest. `run.succeeded` and `run.cancelled` are in neither, but in their neighbours:
-/// the first is what webhooks say, the second the other spelling.
+/// the first is a word of its webhooks, the second the other spelling.
 const KINDS: [(&str, Option<Hint>); 23] = [
     ("run.started", Some(Hint::Started)),
     ("run.completed", Some(Hint::Ended)),
@@ -84,7 +84,7 @@ const SUBJECT_KEYS: [&str; 9] = [
     "entrypoint",
 ];
 
-/// Keys under which an event says more, the best first.
+/// Keys under which an event has more text, the best first.
 const DETAIL_KEYS: [&str; 7] = [
     "message",
     "action",
@@ -135,12 +135,12 @@ impl Activity {
         }
     }
 
-    /// Whether it tells people something that the watch does not tell them already.
+    /// Whether it shows people something that the watch does not show already.
     pub fn is_news(&self) -> bool {
         !matches!(self.kind, "heartbeat" | "status" | "complete" | "timeout")
     }
 
-    /// What the data of an event say in a few words, harmless on a terminal; empty when that is not known.
+    /// Summarizes the data of an event in a few words, harmless on a terminal; empty if nothing is known.
     pub fn summary(data: Option<&RawValue>) -> String {
         let data: Option<Value> = data.and_then(|data| serde_json::from_str(data.get()).ok());
         let Some(data) = data else {
@@ -155,7 +155,7 @@ impl Activity {
             .join(" ")
     }
 
-    /// Whether an event of this type tells of something that went wrong.
+    /// Whether an event of this type reports a failure.
     pub fn is_bad(kind: &str) -> bool {
         matches!(kind, "run.failed" | "error" | UNAVAILABLE) || kind.ends_with(".error")
     }

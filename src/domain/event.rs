@@ -1,4 +1,4 @@
-//! Events: what sinks are told, in the shape they are told it.
+//! Events: what happened, in the form in which it is stored and sent.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -26,7 +26,7 @@ pub enum EventType {
     /// The API knew no such run for the whole grace time.
     #[serde(rename = "watch.not_found")]
     WatchNotFound,
-    /// The deadline came and the API could not be asked.
+    /// The deadline came and the API could not be polled.
     #[serde(rename = "watch.unreachable")]
     WatchUnreachable,
     /// The deadline came and the run was still going.
@@ -47,7 +47,7 @@ pub enum EventType {
     /// The API answers again.
     #[serde(rename = "api.recovered")]
     ApiRecovered,
-    /// A receiver said that it wants no more messages.
+    /// A receiver answered that it wants no more requests (410).
     #[serde(rename = "sink.disabled")]
     SinkDisabled,
     /// A sample, sent on request to try a sink.
@@ -99,12 +99,12 @@ impl EventType {
             .find(|event_type| event_type.as_str() == word)
     }
 
-    /// Whether it tells of a watch that goes on.
+    /// Whether it is about a watch that continues.
     pub fn is_progress(self) -> bool {
         matches!(self, Self::RunStarted | Self::WatchOverdue)
     }
 
-    /// The verdict that an event of this type tells, if it tells one.
+    /// Returns the verdict that an event of this type reports, if any.
     pub fn verdict(self) -> Option<Verdict> {
         Verdict::WORST_FIRST
             .into_iter()
@@ -208,13 +208,13 @@ pub struct WatchSummary {
     pub name: Option<String>,
     /// Labels.
     pub labels: Labels,
-    /// When the watch was asked for.
+    /// When the watch was added.
     #[serde(serialize_with = "milliseconds")]
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub added_at: Timestamp,
-    /// How often the API was asked about this run.
+    /// How often the run was polled.
     pub polls: u64,
-    /// Whether the run ended while nobody was watching.
+    /// Whether the run ended while no process watched it.
     pub late: bool,
 }
 

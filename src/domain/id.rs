@@ -32,7 +32,7 @@ impl InvalidId {
 
 /// The ID of a run, as the API gave it: 1 to 128 of `A-Z a-z 0-9 _ - .`, neither `.` nor `..`.
 ///
-/// The API documents the prefix `run_` and says nothing of the length, so nothing but what would be
+/// The API documents the prefix `run_` and no length, so nothing but what would be
 /// unsafe in a URL path is refused.
 ///
 /// ```

@@ -1,4 +1,4 @@
-//! What one answer of the API says of a run.
+//! Observations: what one usable answer reports about a run.
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -11,7 +11,7 @@ use super::{JsonText, Status};
 pub struct Observation {
     /// The status.
     pub status: Status,
-    /// All else that the answer says.
+    /// Everything else that the answer contains.
     pub details: RunDetails,
 }
 
@@ -38,7 +38,7 @@ pub struct RunDetails {
     pub started_at: Option<Timestamp>,
     /// When the run ended.
     pub completed_at: Option<Timestamp>,
-    /// How long execution took in milliseconds, where the API says so itself (older documentation).
+    /// How long execution took in milliseconds, if the API reports it (older documentation).
     pub duration_ms: Option<u64>,
     /// Names of the fields that the answer has, or should have, and that could not be read: too large, not JSON, or
     /// cut off.

@@ -1,4 +1,4 @@
-//! Which sinks are told of which event.
+//! Routing: which sinks get which events.
 
 use super::{Event, EventType, Labels, SinkName, Verdict, Watch};
 
@@ -23,7 +23,7 @@ pub struct EventFilter {
 }
 
 impl EventFilter {
-    /// The verdict events: what a sink gets unless its configuration says otherwise.
+    /// The verdict events: the default of a sink.
     pub fn verdicts() -> Self {
         Self {
             types: Verdict::WORST_FIRST.map(Verdict::event_type).to_vec(),
@@ -61,18 +61,18 @@ impl EventFilter {
     }
 }
 
-/// What one sink wants to be told.
+/// The events that one sink gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// The sink.
     pub sink: SinkName,
     /// The event types it gets.
     pub events: EventFilter,
-    /// It is told only of watches that carry all of these.
+    /// It gets events only of watches that carry all of these.
     pub labels: Labels,
 }
 
-/// What one sink is told of a watch, and why not all.
+/// Which events of a watch one sink gets, and why it does not get the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explained {
     /// The sink.
@@ -88,8 +88,8 @@ pub struct Explained {
 pub struct Routes(pub Vec<Route>);
 
 impl Routes {
-    /// The sinks to tell of `event`. `watch` is the watch it is about; events about the API or a sink
-    /// have none, and go to sinks that ask for no labels.
+    /// Returns the sinks that get `event`. `watch` is its watch; events about the API or a sink
+    /// have none, and go to sinks without labels.
     pub fn sinks_for(&self, event: &Event, watch: Option<&Watch>) -> Vec<SinkName> {
         let no_labels = Labels::new();
         let labels = watch.map_or(&no_labels, |watch| &watch.labels);
@@ -109,7 +109,7 @@ impl Routes {
             .collect()
     }
 
-    /// What each sink is told of `watch`, and why not all.
+    /// Returns which events of `watch` each sink gets, and why it does not get the others.
     pub fn explain(&self, watch: &Watch) -> Vec<Explained> {
         let named = watch.sinks.iter().flatten();
         let gone = named

@@ -16,7 +16,7 @@ use crate::failpoint::mutant;
 pub enum PollOutcome {
     /// A usable answer about the run.
     Seen(Box<Observation>),
-    /// The API said 404 or 410: it knows no such run.
+    /// The API answered 404 or 410: it does not know the run.
     Missing {
         /// How much of the time since the answer before counts for the grace period: the part in which polls
         /// were made. It means nothing unless that answer was 404 or 410 as well.
@@ -69,15 +69,15 @@ pub struct Progress {
     /// Since when every answer was 404 or 410.
     pub missing_since: Option<Timestamp>,
     /// How much of that counts for the grace period: time in which polls were made. `None` if the last
-    /// answer was not 404 or 410, even where the store rejected the step that says so.
+    /// answer was not 404 or 410, even if the store rejected that step.
     missing_for: Option<Duration>,
     /// Whether the run was ever seen running.
     pub seen_running: bool,
-    /// Whether it was said that the run is overdue.
+    /// Whether the run was reported as overdue.
     pub overdue_told: bool,
     /// The verdict, once given.
     pub verdict: Option<Verdict>,
-    /// When this process began to watch: the watch was added or taken up again.
+    /// When this process began to watch: the watch was added or loaded.
     taken_up_at: Timestamp,
     /// Whether the run was seen going since then, so that its end cannot be a late one.
     seen_going: bool,
@@ -94,7 +94,7 @@ pub struct Step {
     pub status_changed: bool,
     /// Whether the run went missing or came back.
     pub presence_changed: bool,
-    /// What sinks may be told, in order.
+    /// The events that sinks may get, in order.
     pub events: Vec<Event>,
 }
 
@@ -186,7 +186,7 @@ impl Step {
 const KEPT_ERROR_BYTES: usize = 1024;
 
 /// The API's times have whole seconds in every documented example, so an end within the second in
-/// which the watch began is no evidence that nobody was watching.
+/// which the watch began does not show that the run was unwatched.
 const API_TIME_PRECISION: SignedDuration = SignedDuration::from_secs(1);
 
 /// Why a run that was seen before is not found.
@@ -196,7 +196,7 @@ const GONE: &str = "the run is gone: the API answers 404 or 410 since it was las
 const NEVER_THERE: &str = "the API never knew the run: every answer was 404 or 410";
 
 impl Progress {
-    /// The state of a watch that nothing is known of, taken up at `now`.
+    /// Returns the state of a watch without any observation, begun at `now`.
     pub fn begin(now: Timestamp) -> Self {
         Self {
             status: None,
@@ -412,8 +412,8 @@ impl Progress {
         }
     }
 
-    /// Whether the run ended while nobody was watching: it was over when first seen since the watch
-    /// was taken up, and nothing says that it ended after that.
+    /// Whether the run ended unwatched: it was over when it was first seen since the watch
+    /// began or was loaded, and no time shows that it ended after that.
     fn ended_unwatched(&self, details: &RunDetails) -> bool {
         let ended = self.status.as_ref().and_then(Verdict::of_status).is_some();
         let ended_after = |at: Timestamp| {

@@ -5,7 +5,7 @@ use std::fmt;
 use super::{EventType, Status};
 use crate::failpoint::mutant;
 
-/// What had a run asked for when its verdict was found.
+/// What caused the poll that found the verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FoundBy {
     /// Its time had come.
@@ -37,11 +37,11 @@ impl FoundBy {
 /// The final outcome of a watch. Given once, never changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// The API said `succeeded`.
+    /// The API reported `succeeded`.
     Succeeded,
-    /// The API said `failed`.
+    /// The API reported `failed`.
     Failed,
-    /// The API said `canceled`.
+    /// The API reported `canceled`.
     Canceled,
     /// The API knew no such run for the whole of the grace time.
     NotFound,
@@ -108,7 +108,7 @@ impl Verdict {
         }
     }
 
-    /// The type of the event that tells this verdict.
+    /// The type of the event that reports this verdict.
     pub fn event_type(self) -> EventType {
         match self {
             Self::Succeeded => EventType::RunSucceeded,

@@ -18,9 +18,9 @@ pub struct Watch {
     pub name: Option<String>,
     /// Labels.
     pub labels: Labels,
-    /// Only these sinks are told; `None` means every sink whose filters match.
+    /// Only these sinks get its events; `None` means every sink whose filters match.
     pub sinks: Option<Vec<SinkName>>,
-    /// When the watch was asked for.
+    /// When the watch was added.
     pub added_at: Timestamp,
     /// When it ends, with or without an end of the run.
     pub deadline_at: Timestamp,

@@ -152,7 +152,7 @@ pub(super) fn ntfy(event: &Event) -> Body {
     headers.insert("priority", HeaderValue::from_static(priority));
     headers.insert("tags", HeaderValue::from_static(tags));
     for (name, value) in [("title", title), ("click", summary.url)] {
-        // Without a title or a link the message still says what it has to.
+        // Without a title or a link the message is still complete.
         if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
             headers.insert(name, value);
         }
@@ -179,9 +179,9 @@ pub(super) fn explains(format: &WebhookFormat) -> bool {
 /// A failure that a chat service reports in the body of a 2xx.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Failure {
-    /// What it says; from outside.
+    /// Its text; from outside.
     pub(super) message: String,
-    /// How long it asks to be left alone.
+    /// The requested pause.
     pub(super) retry_after: Option<Duration>,
 }
 

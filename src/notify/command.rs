@@ -18,7 +18,7 @@ use crate::text::{last_of_line, one_line};
 /// Most bytes of standard error that are kept, from its end.
 const KEPT_BYTES: usize = 4 * 1024;
 
-/// Characters of standard error that are shown, from its end: that is where programs say what failed.
+/// Characters of standard error that are shown, from its end: that is where programs print what failed.
 const SHOWN_CHARS: usize = 200;
 
 /// Longest value in the environment that comes from the API, in characters.
@@ -150,7 +150,7 @@ impl Drop for Group {
     }
 }
 
-/// Gives a program its input and waits for its end. Returns the last that it said on standard error.
+/// Gives a program its input and waits for its end. Returns the end of its standard error.
 async fn run(
     mut child: Child,
     input: String,
@@ -174,7 +174,7 @@ async fn run(
         match first {
             None => child.wait().await?,
             Some(status) => {
-                // What is not said by then is not waited for.
+                // Later output is not waited for.
                 drop(tokio::time::timeout(STDERR_GRACE, talk).await);
                 status
             }

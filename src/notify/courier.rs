@@ -36,7 +36,7 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// they are what its memory goes to.
 const BYTES_IN_FLIGHT: usize = 256 * 1024;
 
-/// Why a receiver wants no more messages, once it said so. Holds until the sink is built anew.
+/// Why a receiver wants no more requests, once it answered 410. Holds until the sink is built again.
 type Disabled = OnceLock<String>;
 
 /// What one sink's deliveries need.
@@ -53,7 +53,7 @@ pub struct Courier<D> {
     pub store: Store,
     /// The time.
     pub clock: Clock,
-    /// Who is told when the sink is disabled.
+    /// The routes of the event about a disabled sink.
     pub routes: Arc<Routes>,
     /// What is counted.
     pub metrics: Metrics,
@@ -202,8 +202,8 @@ impl<D: Deliver> Courier<D> {
         let (outcome, detail) = match result {
             Ok(sent) => (Outcome::Delivered, sent.detail),
             Err(error) => {
-                // Of several attempts that hear it at once, the first tells. It tells before its own end
-                // is stored: who waits for open deliveries would else miss the one that tells of it.
+                // Of several attempts with that answer, the first stores the event, before its own result
+                // is stored: a wait for open deliveries would otherwise miss the delivery of this event.
                 if error.gone && disabled.set(error.detail.clone()).is_ok() {
                     self.tell_disabled(&error.detail).await;
                 }
@@ -309,7 +309,7 @@ impl<D: Deliver> Courier<D> {
         loop {
             match self.store.record_event(told.clone(), now).await {
                 Ok(()) | Err(StoreError::Closed) => break,
-                // The store says itself, and once, that it fails. This is told once only.
+                // The store logs its own failures, once. So does this.
                 Err(_refused) => tokio::time::sleep(STORE_RETRY).await,
             }
         }

@@ -1,4 +1,4 @@
-//! What fuzzing does with a message template: whatever it says, it ends, makes no more than it may, and
+//! Fuzzes message templates: whatever a template contains, it ends, makes no more than it may, and
 //! with a JSON content type the texts it fills in cannot break out of theirs.
 
 use super::Message;
@@ -6,7 +6,7 @@ use super::summary::of;
 use super::template::Template;
 use crate::domain::{DeliveryId, Event, EventData, SinkName};
 
-/// A template, and behind the first zero byte the error message that it tells.
+/// A template, and behind the first zero byte the error message that it shows.
 pub fn template(bytes: &[u8]) {
     let (source, error) = match bytes.iter().position(|byte| *byte == 0) {
         Some(at) => (&bytes[..at], &bytes[at + 1..]),

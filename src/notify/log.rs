@@ -111,7 +111,7 @@ impl Lines {
     }
 }
 
-/// The event as one line of JSON, with the ID by which a repeat can be told; harmless to look at.
+/// Formats the event as one line of JSON, with the ID that identifies repeats; harmless on a terminal.
 fn line(message: &Message<'_>) -> String {
     let event = message.event.to_json();
     let fields = event.strip_prefix('{').expect("an event is a JSON object");
@@ -125,7 +125,7 @@ fn line(message: &Message<'_>) -> String {
 /// Appends a line and waits until it is on the disk. The file is opened each time, so that it can be moved away.
 fn append(path: &Path, mut line: String, torn: &AtomicBool) -> io::Result<()> {
     let mut options = OpenOptions::new();
-    // Outputs of runs are nobody else's business. A pipe without a reader is an error (fifo(7), `ENXIO`), which needs
+    // Outputs of runs concern only their owner. A pipe without a reader is an error (fifo(7), `ENXIO`), which needs
     // it to be opened for writing only; a terminal must not become the one that controls this process.
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     options

@@ -1,6 +1,6 @@
 //! Notification: couriers take deliveries out of the store and hand them to sinks.
 //!
-//! A sink makes one attempt, bounded in time, and says how it went. It knows nothing of retries,
+//! A sink makes one attempt, bounded in time, and returns its result. It does not know retries,
 //! schedules or other sinks; those are the courier's ([`Courier`]).
 
 mod body;
@@ -29,7 +29,7 @@ use crate::text::one_line;
 /// Longest detail of an attempt, in characters.
 const MAX_DETAIL_CHARS: usize = 300;
 
-/// What a sink is to tell, in one attempt.
+/// What a sink sends in one attempt.
 #[derive(Debug, Clone, Copy)]
 pub struct Message<'a> {
     /// The ID of the delivery, the same on every attempt.
@@ -47,7 +47,7 @@ pub struct Message<'a> {
 /// An attempt that arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sent {
-    /// What the receiver said; one line, no secrets.
+    /// The answer of the receiver; one line, no secrets.
     pub detail: String,
 }
 
@@ -57,14 +57,14 @@ pub struct Sent {
 pub struct SendError {
     /// What went wrong; one line, no secrets.
     pub detail: String,
-    /// How long the receiver asks to be left alone.
+    /// The requested pause.
     pub retry_after: Option<Duration>,
     /// The receiver wants no more messages, ever.
     pub gone: bool,
 }
 
 impl SendError {
-    /// A failure that another attempt may mend. The text is made harmless and short.
+    /// Returns a failure that may pass with another attempt. The text is made harmless and short.
     fn new(detail: impl AsRef<str>) -> Self {
         Self {
             detail: one_line(detail.as_ref(), MAX_DETAIL_CHARS),

@@ -1,4 +1,4 @@
-//! Why a program cannot be run, in words that say what to do: the system's own name the wrong file, or none.
+//! Why a program cannot be run, and what to do: the errors of the system name the wrong file, or none.
 
 use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -103,7 +103,7 @@ fn head(path: &Path) -> Vec<u8> {
     if path.is_file()
         && let Ok(file) = std::fs::File::open(path)
     {
-        // What cannot be read says nothing.
+        // A file that cannot be read shows nothing.
         drop(file.take(HEAD_BYTES).read_to_end(&mut head));
     }
     head

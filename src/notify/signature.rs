@@ -24,7 +24,7 @@ const TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
 /// Why a message cannot be signed or is not accepted. No text holds a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
-    /// A secret is not of the form that the specification asks for.
+    /// A secret does not have the form that the specification requires.
     #[error("line {line} of the signing secret is not whsec_ and base64")]
     InvalidSecret {
         /// The line, from 1.

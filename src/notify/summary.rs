@@ -1,4 +1,4 @@
-//! An event in words: what a person is told at a glance.
+//! An event in words, for a person at a glance.
 
 use std::time::Duration;
 

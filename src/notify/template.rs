@@ -64,7 +64,7 @@ pub(super) struct Template {
 }
 
 impl Template {
-    /// Reads a template and checks its syntax, and that it makes JSON of a sample where that is asked for.
+    /// Reads a template and checks its syntax, and, if required, that it makes JSON of a sample.
     pub(super) fn load(path: &Path, content_type: &str) -> Result<Self, TemplateError> {
         let unreadable = |source| TemplateError::Unreadable {
             path: path.to_owned(),
@@ -222,7 +222,7 @@ fn environment(content_type: &str) -> Environment<'static> {
             AutoEscape::None
         }
     });
-    // A misspelled field fails the attempt and says so, instead of sending an empty text.
+    // A misspelled field fails the attempt and is named, instead of sending an empty text.
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_fuel(Some(FUEL));
     environment

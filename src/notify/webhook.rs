@@ -50,7 +50,7 @@ const MIN_CREDENTIAL: usize = 4;
 /// Labels of a host name from this length on, in bytes, are secrets that a service made up.
 const MIN_HOST_LABEL: usize = 20;
 
-/// Most bytes of a receiver's answer to a failed attempt that are read, to show what it says.
+/// Most bytes of a receiver's answer to a failed attempt that are read, to show them.
 const MAX_ANSWER_BYTES: usize = 1024;
 
 /// Parts of an address and headers shorter than this are no secrets, but words such as `hook`.
@@ -234,7 +234,7 @@ impl Webhook {
     }
 }
 
-/// What an answer means: 2xx arrived, unless a chat service says otherwise in the body; everything else did not.
+/// Decides what an answer means: 2xx arrived, unless the body of a chat service reports a failure; everything else did not.
 async fn judge(
     mut response: Response,
     format: &WebhookFormat,
@@ -249,7 +249,7 @@ async fn judge(
             });
         }
         let said = tokio::time::timeout(SAID_LIMIT, beginning(&mut response, MAX_CHAT_BYTES)).await;
-        // Without what it says, the status is what counts.
+        // Without a body, the status is what counts.
         let Some(failure) = said.ok().and_then(|said| chat::failure(format, &said)) else {
             return Ok(Sent {
                 detail: status.to_string(),
@@ -372,7 +372,7 @@ fn secret_parts(url: &Url) -> Vec<String> {
     parts
 }
 
-/// What an attempt without an answer in time says.
+/// The text of an attempt without an answer in time.
 const NO_ANSWER: &str = "no answer in time";
 
 /// Why no answer came, with the causes, without the URL: for chat services it is the secret.

@@ -61,11 +61,11 @@ pub enum BuildError {
     Address(#[source] <Url as FromStr>::Err),
 }
 
-/// Asks the API for runs over HTTP.
+/// Polls runs over HTTP.
 ///
 /// HTTP/2 where the server offers it, connections kept alive, TLS by rustls with the system's
 /// authorities (`SSL_CERT_FILE` and `SSL_CERT_DIR` replace them), proxies as `HTTPS_PROXY`,
-/// `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say, but none for loopback addresses. Redirects are never followed.
+/// `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` specify, but none for loopback addresses. Redirects are never followed.
 pub struct ApiClient {
     settings: ApiSettings,
     names: Arc<Names>,
@@ -184,7 +184,7 @@ impl ApiClient {
     }
 
     /// Sends a poll and waits for the head of its answer until `ends`. One whose connection was kept alive and turns
-    /// out to be dead is sent again at once on a fresh one: it says nothing about the API, and reading twice does no
+    /// out to be dead is sent again at once on a fresh one: it shows nothing about the API, and reading twice does no
     /// harm.
     async fn send_poll(
         &self,
@@ -253,7 +253,7 @@ impl ApiClient {
     /// for room.
     ///
     /// An answer that breaks off is an error the first time, since the next may be whole; the second in a row is
-    /// taken for what it says up to there.
+    /// used up to the point where it broke.
     async fn observation(
         &self,
         mut response: Response,
@@ -330,7 +330,7 @@ impl ApiClient {
         if code.is_redirection() {
             return ApiError::Redirect { status };
         }
-        // Only the message is lost when the body cannot be read; the status says what matters.
+        // Only the message is lost when the body cannot be read; the status is what matters.
         let message = match timeout_at(ends, self.read_body(response, MAX_ERROR_BYTES)).await {
             Ok(Ok(Some(body))) => {
                 crewship::error_message(self.keys.redactor().beginning(&body).as_bytes())
@@ -371,7 +371,7 @@ fn poll_client(settings: &ApiSettings, names: &Arc<Names>) -> reqwest::Result<Cl
         .build()
 }
 
-/// The observation of `answer`; says once what was left out of the last one.
+/// Returns the observation of `answer`, and logs once which fields of it were left out.
 fn taken(answer: RunAnswer, id: &RunId) -> Observation {
     if Verdict::of_status(&answer.observation.status).is_some() {
         for (name, why) in &answer.left_out {

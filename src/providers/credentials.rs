@@ -1,4 +1,4 @@
-//! The API key: read when used, known again in what the API says, and replaced without a false alarm.
+//! The API key: read when it is used, redacted from answers, and replaced without a false alarm.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -23,7 +23,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How long a key that replaces an accepted one, and is refused, is given to be written to its end.
 const WRITTEN_WITHIN: Duration = Duration::from_millis(200);
 
-/// Keys that are remembered, so that they are found in what the API says.
+/// How many keys are remembered, so that they are redacted from answers.
 const REMEMBERED: usize = 8;
 
 /// Key files read at once.
@@ -159,7 +159,7 @@ impl Keys {
         last(self) == last(other)
     }
 
-    /// Takes the keys out of what the API says.
+    /// Redacts the keys from the answers of the API.
     pub(super) fn redactor(&self) -> Arc<Redactor> {
         Arc::clone(&self.seen().redactor)
     }
@@ -223,7 +223,7 @@ mod tests {
         // A key that stays refused is refused.
         keys.refuse();
         assert!(!keys.has_another(&second).await);
-        // All of them are found in what the API says.
+        // All of them are redacted from answers.
         let shown = keys.redactor().text("ck_first_1 ck_second_2").into_owned();
         assert_eq!(shown, "[redacted] [redacted]");
         // A file that stays empty is an error.

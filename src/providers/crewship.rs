@@ -37,14 +37,14 @@ pub(super) struct RunAnswer {
     pub(super) left_out: Vec<(&'static str, String)>,
 }
 
-/// Reads the body of a successful answer about the run `asked`, at once.
+/// Reads the whole body of a successful answer about the run `asked`.
 pub(super) fn observation(body: &[u8], asked: &RunId) -> Result<Observation, Malformed> {
     let mut reader = Reader::new(body.len() as u64, None);
     let _all_or_enough = reader.push(body);
     answer(reader, asked, None).map(|answer| answer.observation)
 }
 
-/// What `reader` found about the run `asked`.
+/// Returns what `reader` found about the run `asked`.
 ///
 /// The status and the ID decide: of an answer that has both, the rest is taken as far as it can be read. `room` is
 /// kept as long as the input and the output are.
@@ -208,7 +208,7 @@ fn time(json: &[u8]) -> Option<Timestamp> {
     time.filter(|time| TIMES.contains(&time.as_second()))
 }
 
-/// What an `error` says: a text, or an object with `message` or `code`; anything else as it is.
+/// Returns the text of an `error`: a text, or an object with `message` or `code`; anything else as it is.
 fn error_text(error: &[u8]) -> String {
     #[derive(Deserialize)]
     struct Parts {
@@ -232,7 +232,7 @@ fn text_of(run: &Fields, field: Field) -> Option<String> {
     serde_json::from_str(&replace_lone_surrogates(&json)).ok()
 }
 
-/// What the body of an error says, as one short line; nothing when it says nothing.
+/// Returns the message in the body of an error, as one short line; empty if there is none.
 ///
 /// Documented are `{"error":{"message":…}}`, with and without `code` and `details`. Gateways answer
 /// with anything: of that, nothing is shown.

@@ -23,24 +23,24 @@ pub enum ApiError {
     /// The API key cannot be read, or cannot be sent.
     #[error("the API key cannot be used")]
     KeyUnusable(#[source] KeyProblem),
-    /// 401, or a 403 that tells of no rate limit.
+    /// 401, or a 403 without a rate limit.
     #[error("{}{}", status_text(*status), after_colon(message))]
     Unauthorized {
         /// The status code.
         status: u16,
-        /// What the body says.
+        /// The message in the body.
         message: String,
     },
     /// 404: there is no such run, or not yet.
     #[error("404 Not Found{}", after_colon(message))]
     NotFound {
-        /// What the body says.
+        /// The message in the body.
         message: String,
     },
     /// 410: there was such a run, and the API has deleted it.
     #[error("410 Gone{}", after_colon(message))]
     Gone {
-        /// What the body says.
+        /// The message in the body.
         message: String,
     },
     /// 3xx. Redirects are never followed, so that the key does not travel.
@@ -54,9 +54,9 @@ pub enum ApiError {
     Status {
         /// The status code.
         status: u16,
-        /// What the body says.
+        /// The message in the body.
         message: String,
-        /// How long the API asks to be left alone (429, 503, and a 403 that tells of a rate limit).
+        /// The requested pause (429, 503, and a 403 with a rate limit).
         retry_after: Option<Duration>,
     },
     /// No connection, no answer in time, or it broke off.
@@ -70,7 +70,7 @@ pub enum ApiError {
     Malformed(#[source] Malformed),
 }
 
-/// What the HTTP client says went wrong, without secrets: servers and proxies put words of their own into it.
+/// The error of the HTTP client, without secrets: servers and proxies put text of their own into it.
 #[derive(Debug, thiserror::Error)]
 #[error("{causes}")]
 pub struct Transport {
@@ -158,7 +158,7 @@ impl ApiError {
         matches!(self, Self::NotFound { .. } | Self::Gone { .. })
     }
 
-    /// Whether what was asked for is not to be had from this server at all.
+    /// Whether the server does not have the requested resource at all.
     pub fn is_absent(&self) -> bool {
         matches!(
             self,
@@ -211,7 +211,7 @@ impl ApiError {
         }
     }
 
-    /// How long the API asks to be left alone, at most an hour.
+    /// The requested pause, at most an hour.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Status { retry_after, .. } => *retry_after,

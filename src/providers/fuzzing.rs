@@ -126,7 +126,7 @@ pub fn pause(text: &[u8]) {
     }
 }
 
-/// An event stream; the first byte says into how many pieces it is cut. That makes no difference.
+/// An event stream; the first byte is the number of pieces into which it is cut. That makes no difference.
 pub fn events(bytes: &[u8]) {
     let Some((pieces, bytes)) = bytes.split_first() else {
         return;

@@ -1,4 +1,4 @@
-//! The upstream API: asks for one run and says what came of it, and follows its event stream.
+//! Providers: everything that speaks to a run API. They poll one run, and read its event stream.
 //!
 //! Tolerant of everything that the two known versions of the documentation differ in, strict about
 //! what a verdict rests on: the status and the ID of the run.
@@ -31,7 +31,7 @@ pub trait Provider: Send + Sync + 'static {
     /// An open event stream; [`NoStream`] where there are none.
     type Events: EventStream;
 
-    /// Asks for one run, once. Dropping the future abandons the request.
+    /// Polls one run, once. Dropping the future abandons the request.
     fn get_run(&self, id: &RunId) -> impl Future<Output = Result<Reply, ApiError>> + Send;
 
     /// Lets go of all connections, which are most likely dead: the next request makes its own.
@@ -55,9 +55,9 @@ pub trait Provider: Send + Sync + 'static {
 /// A usable answer.
 #[derive(Debug, Clone)]
 pub struct Reply {
-    /// What it says of the run.
+    /// The observation of the run.
     pub observation: Observation,
-    /// How long no further requests are welcome: the answer said that none are left
+    /// The requested pause: the answer shows that no requests are left
     /// (`X-RateLimit-Remaining: 0`) and when there will be (`X-RateLimit-Reset`).
     pub pause: Option<Duration>,
 }

@@ -1,4 +1,4 @@
-//! How long an API asks to be left alone: `Retry-After` and `X-RateLimit-*`.
+//! Rate-limit headers: `Retry-After` and `X-RateLimit-*`.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +10,7 @@ use crate::retry_after::{header_text as text, positive, retry_after, until, unti
 /// A reset further ahead than this is not a time that an API can mean; it is ignored.
 const FURTHEST_RESET: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// How long a refusal that tells of a rate limit, and not of its end, is waited for: most limits are those of a minute.
+/// The pause after a rate limit without a time: most limits are for one minute.
 const UNTOLD_PAUSE: Duration = Duration::from_secs(60);
 
 /// Unix times from here on are in milliseconds: in seconds they would lie after the year 5000.
@@ -22,7 +22,7 @@ const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 /// How many requests are left until then (older documentation of the API).
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 
-/// How long an answer with `Retry-After` or `X-RateLimit-Reset` asks to be left alone.
+/// Returns the pause that `Retry-After` or `X-RateLimit-Reset` requests.
 ///
 /// `Retry-After` is seconds or an HTTP date (RFC 9110, section 10.2.3). A date is held against the
 /// answer's own `Date`, where it has one, so that a clock that is off does not matter.
@@ -36,7 +36,7 @@ pub(super) fn limits(headers: &HeaderMap) -> bool {
     headers.contains_key(RETRY_AFTER) || none_left(headers)
 }
 
-/// How long a refusal asks to be left alone; `None` where it does not, or the time that it names has come already.
+/// Returns the pause that a rejection requests; `None` if there is none, or its time has come.
 pub(super) fn refusal_pause(
     code: StatusCode,
     headers: &HeaderMap,
@@ -54,7 +54,7 @@ pub(super) fn refusal_pause(
     }
 }
 
-/// How long to wait when an answer says that no requests are left.
+/// Returns the pause after an answer that shows that no requests are left.
 pub(super) fn exhausted(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     if none_left(headers) {
         reset(headers, now)
@@ -67,7 +67,7 @@ fn none_left(headers: &HeaderMap) -> bool {
     text(headers, &REMAINING).and_then(|remaining| remaining.parse::<u64>().ok()) == Some(0)
 }
 
-/// What `X-RateLimit-Reset` asks for, at most an hour; nothing when it is absent, past or unreadable.
+/// Returns the pause until `X-RateLimit-Reset`, at most an hour; `None` if it is absent, past or unreadable.
 fn reset(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     positive(until_reset(headers, now))
 }
@@ -107,7 +107,7 @@ mod tests {
             asked(&[("retry-after", "Mon, 15 Jan 2024 10:51:00 GMT")]),
             Some(60)
         );
-        // The server's clock is an hour ahead of ours; it asks for ten seconds.
+        // The server's clock is an hour ahead of ours; it requests ten seconds.
         let ahead = [
             ("retry-after", "Mon, 15 Jan 2024 11:50:10 GMT"),
             ("date", "Mon, 15 Jan 2024 11:50:00 GMT"),

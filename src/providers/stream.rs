@@ -1,4 +1,4 @@
-//! A run's event stream: what comes in, piece by piece, and what it says.
+//! The event stream of a run over HTTP.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::sse::{Frame, Parser};
 use crate::domain::Activity;
 use crate::redact::Redactor;
 
-/// Most bytes of one stream that are read in a second: no run tells people that much, and a server that
+/// Most bytes of one stream that are read in a second: no run has that much for people, and a server that
 /// floods is left waiting instead of being kept up with.
 const BYTES_PER_SECOND: usize = 1024 * 1024;
 
@@ -30,7 +30,7 @@ pub trait EventStream: Send + 'static {
 /// What comes out of a stream.
 #[derive(Debug, Clone)]
 pub enum StreamItem {
-    /// Something that says no more than that the stream is alive.
+    /// Data that only show that the stream is alive.
     Life,
     /// An event of a known type.
     Activity(Activity),
@@ -133,7 +133,7 @@ pub(super) fn activity(frame: &Frame) -> Option<Activity> {
     let message: Option<Message<'_>> = serde_json::from_str(&frame.data).ok();
     let whole = || serde_json::from_str::<&RawValue>(&frame.data).ok();
     let Some(message) = message else {
-        // No object, or no JSON at all: then only the `event` field says something.
+        // Not an object, or not JSON: then only the `event` field is used.
         return Activity::read(&frame.event, whole());
     };
     let kind: Option<String> = message

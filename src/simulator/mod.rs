@@ -134,12 +134,12 @@ impl Simulator {
         self.world().runs.insert(id.clone(), Run::new(script));
     }
 
-    /// Gives every request this fault, until told otherwise.
+    /// Gives every request this fault, until another is set.
     pub fn set_outage(&self, fault: Option<Fault>) {
         self.world().outage = fault;
     }
 
-    /// Gives every request for an event stream this fault, until told otherwise.
+    /// Gives every request for an event stream this fault, until another is set.
     pub fn set_stream_outage(&self, fault: Option<Fault>) {
         self.world().stream_outage = fault;
     }
@@ -277,7 +277,7 @@ impl World {
         }
     }
 
-    /// Stream Events. A run that is not there is told of by an `error` event, as the reference has it.
+    /// Stream Events. A run that does not exist is reported by an `error` event, as in the reference.
     fn stream(&mut self, id: &str, headers: &HeaderMap) -> Answer {
         if let Some(fault) = &self.stream_outage {
             return fault.answer(&json!({}));

@@ -136,7 +136,7 @@ impl Script {
         Self { envelope, ..self }
     }
 
-    /// Every answer is this text, whatever else the script says.
+    /// Every answer is this text, whatever else the script contains.
     #[must_use]
     pub fn verbatim(self, body: impl Into<String>) -> Self {
         Self {

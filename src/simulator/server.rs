@@ -133,7 +133,7 @@ where
                         async move { respond(request, answer.as_ref()).await }
                     });
                     let connection = hyper::server::conn::http1::Builder::new();
-                    // It ends with an error when a fault says so, or when the client has left.
+                    // It ends with an error when a fault requires it, or when the client has left.
                     let served = connection.serve_connection(TokioIo::new(stream), service).await;
                     drop(served);
                 });

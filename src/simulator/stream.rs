@@ -57,7 +57,7 @@ pub enum StreamFault {
     EndsAfter(usize),
     /// The connection breaks after so many bytes.
     BreaksAfter(usize),
-    /// It says at once that the run has ended so: `run.completed`, `run.failed`, `complete`.
+    /// It reports the end of the run at once: `run.completed`, `run.failed`, `complete`.
     Lies(&'static str),
     /// Events without an end, as fast as they are taken, whatever the run does.
     Floods,
@@ -67,7 +67,7 @@ pub enum StreamFault {
     NoText,
     /// It goes on after the end of the run as if nothing had happened.
     NeverSaysEnd,
-    /// It ends with the run, and does not say so.
+    /// It ends with the run, without an event.
     NoTerminal,
 }
 

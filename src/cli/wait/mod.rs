@@ -266,7 +266,7 @@ struct Session {
 }
 
 impl Session {
-    /// Follows the runs until what was asked for is known.
+    /// Follows the runs until the stop condition holds.
     async fn until_done(&mut self, signals: &mut Signals) -> anyhow::Result<End> {
         let mut history = self.engine.store.history_changed();
         let mut breaker = self.engine.watches.breaker();
@@ -503,7 +503,7 @@ impl Session {
         }
     }
 
-    /// Says which messages did not arrive, and why.
+    /// Reports which notifications did not arrive, and why.
     async fn report_undelivered(&self) -> anyhow::Result<()> {
         let now = self.clock.now();
         let states = OPEN.into_iter().chain([DeliveryState::Dead]).collect();
@@ -563,7 +563,7 @@ async fn until(at: Option<Instant>) {
     }
 }
 
-/// What the runs are doing next. Cancel-safe. It never comes where nobody wants to see it.
+/// Returns the next activity of the runs; waits without end if it is not shown. Cancel-safe.
 async fn hear(activities: &mut Option<broadcast::Receiver<Arc<RunActivity>>>) -> StreamMessage {
     let Some(receiver) = activities else {
         return std::future::pending().await;
@@ -571,7 +571,7 @@ async fn hear(activities: &mut Option<broadcast::Receiver<Arc<RunActivity>>>) ->
     match receiver.recv().await {
         Ok(activities) => StreamMessage::Activity(ActivityResponse::of(&activities)),
         Err(RecvError::Lagged(missed)) => StreamMessage::Missed(missed),
-        // The scheduler is gone, which others tell.
+        // The scheduler has ended, which others report.
         Err(RecvError::Closed) => std::future::pending().await,
     }
 }

@@ -30,7 +30,7 @@ const QUESTIONS: usize = 64;
 /// times as long at the most.
 const HEAR_OUT: Duration = Duration::from_millis(50);
 
-/// How long a daemon that is gone is left alone before it is asked again.
+/// The delay before a daemon that is gone is tried again.
 const GONE_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long after its deadline a watch has its verdict at the latest, and the time to read it.
@@ -178,9 +178,9 @@ impl Limit {
     }
 }
 
-/// What the daemon says of what runs are doing.
+/// The activity of runs, as the daemon reports it.
 enum Feed {
-    /// Nobody wants it, or it is not to be had.
+    /// It is not shown, or not available.
     None,
     /// To be opened.
     Closed,
@@ -219,8 +219,8 @@ struct Follower<'a> {
 }
 
 impl Follower<'_> {
-    /// Asks the daemon about every run that is going, again and again, until what was waited for is
-    /// known and printed. Cancel-safe: it only asks.
+    /// Requests every active run from the daemon again and again, until the stop condition is
+    /// met and the result is printed. Cancel-safe: it only reads.
     async fn follow(&mut self, until: StopCondition) -> u8 {
         let last = self.limit.last;
         let over = tokio::select! {
@@ -397,7 +397,7 @@ impl Follower<'_> {
         }
     }
 
-    /// Opens the feed of what runs are doing; says so where it is asked for and not to be had.
+    /// Opens the feed of activity; reports it if it is requested and not available.
     async fn open_feed(&mut self) {
         match self.client.activity().await {
             Ok(activities) => self.feed = Feed::Open(activities),
@@ -414,7 +414,7 @@ impl Follower<'_> {
         }
     }
 
-    /// Takes in what the daemon says of one run. Returns its verdict, if it has one now.
+    /// Handles the state of one run. Returns its verdict, if it has one now.
     fn take_in(&mut self, watch: &WatchResponse) -> Option<Verdict> {
         let history = watch.history.as_deref().unwrap_or_default();
         let seen = self
@@ -457,7 +457,7 @@ async fn until_time(at: Timestamp) {
     }
 }
 
-/// The event that told the verdict of a watch that has one.
+/// Returns the event with the verdict of a watch that has one.
 fn verdict_event(watch: &WatchResponse) -> Option<(Verdict, Event)> {
     let verdict = watch.known_verdict()?;
     let data: RunEvent = serde_json::from_str(watch.data.as_ref()?.get()).ok()?;

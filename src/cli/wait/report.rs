@@ -1,4 +1,4 @@
-//! What a wait says as it goes, and its exit code: the same whoever watches.
+//! The output of a wait, and its exit code: the same with and without a daemon.
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _};
@@ -20,7 +20,7 @@ use crate::output::LiveArea;
 use crate::scheduler::{BreakerView, WatchView};
 use crate::text::escape_json_for_terminal;
 
-/// What is known of the runs that are waited for, and how it is told.
+/// What is known of the runs that are waited for, and how it is shown.
 pub(super) struct Report {
     pub(super) options: OutputOptions,
     pub(super) runs: BTreeMap<RunId, Tracked>,
@@ -79,7 +79,7 @@ impl Report {
         self.unread || self.options.screen.out.has_room()
     }
 
-    /// Waits until all results are written, but not for a reader that is late, and says what went wrong. Cancel-safe.
+    /// Waits until all results are written, but not for a reader that is late, and reports what went wrong. Cancel-safe.
     pub(super) async fn flush(&mut self) {
         let out = self.options.screen.out.clone();
         self.until_read(out.flush()).await;
@@ -112,7 +112,7 @@ impl Report {
         self.area = None;
     }
 
-    /// Takes in a status and says so where it is another one.
+    /// Handles a status, and shows it if it changed.
     pub(super) fn status(&mut self, run_id: &RunId, status: &Status, at: Timestamp) {
         let Some(run) = self.runs.get_mut(run_id) else {
             return;
@@ -131,7 +131,7 @@ impl Report {
         self.is_live() || self.options.follow
     }
 
-    /// Takes in what a run is doing, and says so where that is asked for.
+    /// Handles an activity of a run, and shows it if that is requested.
     pub(super) fn heard(&mut self, heard: StreamMessage) {
         let seen = match heard {
             StreamMessage::Activity(seen) => seen,
@@ -173,7 +173,7 @@ impl Report {
         }
     }
 
-    /// Takes in the verdict that `event` tells, and prints the result.
+    /// Handles the verdict of `event`, and prints the result.
     pub(super) fn verdict(&mut self, verdict: Verdict, event: &Event, data: &RunEvent) {
         let Some(run) = self.runs.get_mut(&data.run.id) else {
             return;
