@@ -246,14 +246,14 @@ fn report(
             .context("the receiver got no event")?;
         received.push((event, request.verified == Some(true), request.at));
     }
-    let told = |part: &Part| {
+    let arrived = |part: &Part| {
         let of_run: Vec<_> = received
             .iter()
             .filter(|(event, _, _)| event.run_id().is_some_and(|id| id.as_str() == part.id))
             .collect();
         matches!(of_run.as_slice(), [(event, true, _)] if event.event_type == part.verdict.event_type())
     };
-    let as_it_must = received.len() == PARTS.len() && PARTS.iter().all(told);
+    let as_it_must = received.len() == PARTS.len() && PARTS.iter().all(arrived);
     let (runs, messages, requests) = (PARTS.len(), received.len(), simulator.requests().len());
     if results == ResultFormat::Json {
         let summary = serde_json::json!({

@@ -95,8 +95,8 @@ impl Client {
     ///
     /// # Errors
     /// As [`ClientError`] has them.
-    pub async fn add(&self, asked: &AddRequest) -> Result<(WatchResponse, bool), ClientError> {
-        let body = serde_json::to_vec(asked).expect("text keys");
+    pub async fn add(&self, request: &AddRequest) -> Result<(WatchResponse, bool), ClientError> {
+        let body = serde_json::to_vec(request).expect("text keys");
         let response = self
             .send(
                 self.request(Method::POST, "/v1/watches", &[])
@@ -312,7 +312,7 @@ impl Client {
         while let Some(chunk) = response
             .chunk()
             .await
-            .map_err(|error| self.broken(told(error)))?
+            .map_err(|error| self.broken(describe(error)))?
         {
             if body.len() + chunk.len() > MAX_ANSWER_BYTES {
                 return Err(self.broken("the answer is too large"));
@@ -345,12 +345,12 @@ impl Client {
                 _ => cause = error.source(),
             }
         }
-        self.broken(told(error))
+        self.broken(describe(error))
     }
 }
 
 /// What went wrong with a request, in words.
-fn told(error: reqwest::Error) -> String {
+fn describe(error: reqwest::Error) -> String {
     if error.is_timeout() {
         "no answer in time".to_owned()
     } else {
@@ -426,7 +426,7 @@ impl Events {
                 .response
                 .chunk()
                 .await
-                .map_err(|error| broken(told(error)))?
+                .map_err(|error| broken(describe(error)))?
             {
                 None => return Ok(None),
                 Some(chunk) if self.frames.text.len() + chunk.len() > MAX_ANSWER_BYTES => {
@@ -470,13 +470,13 @@ impl Activities {
             let Some(data) = field(&event, "data:") else {
                 continue;
             };
-            let heard = match field(&event, "event:") {
+            let message = match field(&event, "event:") {
                 Some("activity") => serde_json::from_str(data).ok().map(StreamMessage::Activity),
                 Some("missed") => data.parse().ok().map(StreamMessage::Missed),
                 _ => None,
             };
-            if heard.is_some() {
-                return Ok(heard);
+            if message.is_some() {
+                return Ok(message);
             }
         }
     }

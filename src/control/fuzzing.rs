@@ -46,10 +46,10 @@ fn live_config() -> LiveConfig {
 }
 
 fn add(body: &[u8]) {
-    let Ok(asked) = serde_json::from_slice::<AddRequest>(body) else {
+    let Ok(request) = serde_json::from_slice::<AddRequest>(body) else {
         return;
     };
-    let Ok(watch) = watch(asked, &live_config(), Timestamp::UNIX_EPOCH) else {
+    let Ok(watch) = watch(request, &live_config(), Timestamp::UNIX_EPOCH) else {
         return;
     };
     assert!(

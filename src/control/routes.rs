@@ -254,16 +254,16 @@ async fn add(State(app): App, body: Bytes) -> Result<AxumResponse, HttpError> {
             "the body cannot be used: it is no JSON object",
         ));
     }
-    let asked: AddRequest = AddRequest::read(&body)
+    let request: AddRequest = AddRequest::read(&body)
         .map_err(|error| HttpError::bad(format!("the body cannot be used: {error}")))?;
     let live_config = app.control.live_config.borrow().clone();
-    let origin = if asked.again {
+    let origin = if request.again {
         AddedBy::RequestAgain
     } else {
         AddedBy::Request
     };
-    let has_timeout = asked.timeout.is_some();
-    let watch = watch(asked, &live_config, app.control.clock.now())?;
+    let has_timeout = request.timeout.is_some();
+    let watch = watch(request, &live_config, app.control.clock.now())?;
     match app.control.watches.add(watch.clone(), origin).await? {
         // All there is to know of it: reading it again would take as long as storing it.
         Added::New => Ok(json(
@@ -287,21 +287,21 @@ async fn add(State(app): App, body: Bytes) -> Result<AxumResponse, HttpError> {
 }
 
 /// The options of a request that differ from the watch that there is already. Those that were not given do not count.
-fn not_applied(asked: &Watch, has_timeout: bool, known: &Watch) -> Vec<String> {
+fn not_applied(request: &Watch, has_timeout: bool, known: &Watch) -> Vec<String> {
     let set =
         |sinks: &Option<Vec<SinkName>>| sinks.iter().flatten().cloned().collect::<BTreeSet<_>>();
     let time = |watch: &Watch| watch.deadline_at.as_millisecond() - watch.added_at.as_millisecond();
     let options = [
-        ("name", asked.name.is_some() && asked.name != known.name),
+        ("name", request.name.is_some() && request.name != known.name),
         (
             "labels",
-            !asked.labels.is_empty() && asked.labels != known.labels,
+            !request.labels.is_empty() && request.labels != known.labels,
         ),
         (
             "sinks",
-            asked.sinks.is_some() && set(&asked.sinks) != set(&known.sinks),
+            request.sinks.is_some() && set(&request.sinks) != set(&known.sinks),
         ),
-        ("timeout", has_timeout && time(asked) != time(known)),
+        ("timeout", has_timeout && time(request) != time(known)),
     ];
     options
         .into_iter()
@@ -312,18 +312,18 @@ fn not_applied(asked: &Watch, has_timeout: bool, known: &Watch) -> Vec<String> {
 
 /// Checks the request of a caller.
 pub(super) fn watch(
-    asked: AddRequest,
+    request: AddRequest,
     live_config: &LiveConfig,
     now: Timestamp,
 ) -> Result<Watch, HttpError> {
-    let run_id = run_id(&asked.run_id)?;
-    let name = asked.name.map(|name| watch_name(&name)).transpose();
+    let run_id = run_id(&request.run_id)?;
+    let name = request.name.map(|name| watch_name(&name)).transpose();
     let name = name.map_err(|(what, fix)| HttpError::bad(format!("name: {what}; {fix}")))?;
-    for (key, value) in &asked.labels {
+    for (key, value) in &request.labels {
         check_label(key, value)
             .map_err(|(what, fix)| HttpError::bad(format!("label {key:?}: {what}; {fix}")))?;
     }
-    check_labels(&asked.labels)
+    check_labels(&request.labels)
         .map_err(|(what, fix)| HttpError::bad(format!("labels: {what}; {fix}")))?;
     let known = |name: &SinkName| live_config.routes.0.iter().any(|route| route.sink == *name);
     let sink = |name: String| {
@@ -343,16 +343,16 @@ pub(super) fn watch(
             ))
         })
     };
-    if asked.sinks.as_ref().is_some_and(Vec::is_empty) {
+    if request.sinks.as_ref().is_some_and(Vec::is_empty) {
         return Err(HttpError::bad(
             "sinks: the list is empty, so that no sink would get a message; name one, or leave it out",
         ));
     }
-    let sinks = asked
+    let sinks = request
         .sinks
         .map(|names| names.into_iter().map(sink).collect::<Result<Vec<_>, _>>())
         .transpose()?;
-    let timeout = match asked.timeout {
+    let timeout = match request.timeout {
         None => live_config.deadline,
         Some(text) => parse_duration(&text)
             .ok()
@@ -367,7 +367,7 @@ pub(super) fn watch(
     Ok(Watch {
         run_id,
         name,
-        labels: asked.labels,
+        labels: request.labels,
         sinks,
         added_at: now,
         deadline_at,

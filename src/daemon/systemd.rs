@@ -18,7 +18,7 @@ const QUEUED: usize = 64;
 /// The service is ready, after starting or reloading.
 pub(super) fn ready(status: &str) {
     let status = status.to_owned();
-    tell(move || sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&status)]));
+    send(move || sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&status)]));
 }
 
 /// The service still starts: the service manager gives it this much time from now on.
@@ -28,28 +28,28 @@ pub(super) fn starting(limit: Duration) {
         NotifyState::ExtendTimeoutUsec(microseconds),
         NotifyState::Status("opening the store"),
     ];
-    tell(move || sd_notify::notify(&states));
+    send(move || sd_notify::notify(&states));
 }
 
 /// The configuration is being reloaded; [`ready`] follows.
 pub(super) fn reloading() {
-    tell(|| sd_notify::notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now()?]));
+    send(|| sd_notify::notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now()?]));
 }
 
 /// The service stops.
 pub(super) fn stopping() {
-    tell(|| sd_notify::notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]));
+    send(|| sd_notify::notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]));
 }
 
 /// How the service is, in one line.
 pub(super) fn status(status: &str) {
     let status = status.to_owned();
-    tell(move || sd_notify::notify(&[NotifyState::Status(&status)]));
+    send(move || sd_notify::notify(&[NotifyState::Status(&status)]));
 }
 
 /// The service makes progress.
 pub(super) fn alive() {
-    tell(|| sd_notify::notify(&[NotifyState::Watchdog]));
+    send(|| sd_notify::notify(&[NotifyState::Watchdog]));
 }
 
 /// How often [`alive`] must be sent: twice in the time the service manager allows. `None` when it does
@@ -60,7 +60,7 @@ pub(super) fn watchdog_period() -> Option<Duration> {
 
 type Message = Box<dyn FnOnce() -> io::Result<()> + Send>;
 
-fn tell(message: impl FnOnce() -> io::Result<()> + Send + 'static) {
+fn send(message: impl FnOnce() -> io::Result<()> + Send + 'static) {
     static QUEUE: OnceLock<SyncSender<Message>> = OnceLock::new();
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
@@ -70,12 +70,12 @@ fn tell(message: impl FnOnce() -> io::Result<()> + Send + 'static) {
         let serve = move || {
             for message in messages {
                 if let Err(error) = message() {
-                    tracing::warn!(%error, "cannot tell the service manager");
+                    tracing::warn!(%error, "cannot send the service manager");
                 }
             }
         };
         if let Err(error) = blocking::spawn("service", serve) {
-            tracing::warn!(%error, "cannot tell the service manager");
+            tracing::warn!(%error, "cannot send the service manager");
         }
         queue
     });

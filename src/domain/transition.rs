@@ -267,7 +267,7 @@ impl Progress {
             return Err(IllegalTransition::Finished(verdict));
         }
         let mut next = self.clone();
-        let mut told = Vec::with_capacity(2);
+        let mut event_types = Vec::with_capacity(2);
         let (mut why, mut last) = (None, true);
         let still_going = match answer {
             PollOutcome::Seen(observation) => {
@@ -279,7 +279,7 @@ impl Progress {
                 next.verdict = Verdict::of_status(&status);
                 if status == Status::Running && !self.seen_running {
                     next.seen_running = true;
-                    told.push(EventType::RunStarted);
+                    event_types.push(EventType::RunStarted);
                 }
                 next.seen_going |= next.verdict.is_none();
                 next.status = Some(status);
@@ -340,14 +340,14 @@ impl Progress {
         let why =
             why.filter(|_| matches!(next.verdict, Some(Verdict::NotFound | Verdict::Unreachable)));
         match next.verdict {
-            Some(verdict) => told.push(verdict.event_type()),
+            Some(verdict) => event_types.push(verdict.event_type()),
             None => {
                 let overdue_at = limits
                     .overdue_after
                     .map(|after| later(watch.added_at, after));
                 if still_going && !self.overdue_told && overdue_at.is_some_and(|at| now >= at) {
                     next.overdue_told = true;
-                    told.push(EventType::WatchOverdue);
+                    event_types.push(EventType::WatchOverdue);
                 }
             }
         }
@@ -360,7 +360,7 @@ impl Progress {
                 data: EventData::Run(Box::new(data)),
             }
         };
-        let events = told.into_iter().map(event).collect();
+        let events = event_types.into_iter().map(event).collect();
         Ok(Step {
             status_changed: next.status != self.status,
             presence_changed: next.missing_since.is_some() != self.missing_since.is_some(),
@@ -497,17 +497,17 @@ mod tests {
     ) -> (Progress, Vec<(i64, &'static str)>) {
         let (watch, limits) = (watch(deadline), limits());
         let mut progress = Progress::begin(time(0));
-        let mut told = Vec::new();
+        let mut event_types = Vec::new();
         for (at, answer) in answers {
             let step = progress.step(&watch, answer, time(at), &limits).unwrap();
-            told.extend(
+            event_types.extend(
                 step.events
                     .iter()
                     .map(|event| (at, event.event_type.as_str())),
             );
             progress = step.progress;
         }
-        (progress, told)
+        (progress, event_types)
     }
 
     #[test]
@@ -518,8 +518,8 @@ mod tests {
             (4, seen("running")),
             (6, seen("failed")),
         ];
-        let (progress, told) = play(100, answers);
-        assert_eq!(told, [(2, "run.started"), (6, "run.failed")]);
+        let (progress, event_types) = play(100, answers);
+        assert_eq!(event_types, [(2, "run.started"), (6, "run.failed")]);
         assert_eq!(
             (progress.verdict, progress.polls),
             (Some(Verdict::Failed), 4)
@@ -592,8 +592,8 @@ mod tests {
             (2, seen("pending")),
             (3, seen("running")),
         ];
-        let (progress, told) = play(100, answers);
-        assert_eq!(told, [(0, "run.started")]);
+        let (progress, event_types) = play(100, answers);
+        assert_eq!(event_types, [(0, "run.started")]);
         assert_eq!(progress.status, Some(Status::Running));
     }
 
@@ -937,7 +937,7 @@ mod tests {
                 if !matches!(answer, PollOutcome::NotPolled { .. }) {
                     last_poll_answered = going;
                 }
-                let said = match &answer {
+                let status = match &answer {
                     PollOutcome::Seen(observation) => Some(observation.status.clone()),
                     PollOutcome::Missing { .. } | PollOutcome::Failed { .. } | PollOutcome::NotPolled { .. } => None,
                 };
@@ -954,9 +954,9 @@ mod tests {
                 prop_assert_eq!(step.progress.verdict.into_iter().collect::<Vec<_>>(), verdicts);
                 started += step.events.iter().filter(|event| event.event_type == EventType::RunStarted).count();
                 match step.progress.verdict {
-                    Some(Verdict::Succeeded) => prop_assert_eq!(said, Some(Status::Succeeded)),
-                    Some(Verdict::Failed) => prop_assert_eq!(said, Some(Status::Failed)),
-                    Some(Verdict::Canceled) => prop_assert_eq!(said, Some(Status::Canceled)),
+                    Some(Verdict::Succeeded) => prop_assert_eq!(status, Some(Status::Succeeded)),
+                    Some(Verdict::Failed) => prop_assert_eq!(status, Some(Status::Failed)),
+                    Some(Verdict::Canceled) => prop_assert_eq!(status, Some(Status::Canceled)),
                     Some(Verdict::NotFound) => {
                         prop_assert!(is_missing);
                         prop_assert!(missing_for.is_some_and(|missing_for| missing_for >= 120));

@@ -211,7 +211,7 @@ pub(super) fn failure(format: &WebhookFormat, body: &[u8]) -> Option<Failure> {
     }
     match format {
         WebhookFormat::Teams => {
-            let said = text.to_lowercase();
+            let lowercase = text.to_lowercase();
             let words = [
                 "fail",
                 "error",
@@ -224,7 +224,7 @@ pub(super) fn failure(format: &WebhookFormat, body: &[u8]) -> Option<Failure> {
             ];
             words
                 .iter()
-                .any(|word| said.contains(word))
+                .any(|word| lowercase.contains(word))
                 .then(|| failed(text))
                 .flatten()
         }

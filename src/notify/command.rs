@@ -85,18 +85,18 @@ impl Command {
         let (mut group, child) = started.map_err(|error| cannot(&error))?;
         let input = format!("{}\n", message.event.to_json());
         match tokio::time::timeout_at(ends, run(child, input)).await {
-            Ok(Ok((status, said))) if status.success() => {
+            Ok(Ok((status, output))) if status.success() => {
                 group.release();
                 Ok(Sent {
-                    detail: one_line(&format!("{status} {said}"), SHOWN_CHARS),
+                    detail: one_line(&format!("{status} {output}"), SHOWN_CHARS),
                 })
             }
-            Ok(Ok((status, said))) => {
+            Ok(Ok((status, output))) => {
                 group.release();
-                let mut said = if said.is_empty() {
+                let mut output = if output.is_empty() {
                     String::new()
                 } else {
-                    format!(": {said}")
+                    format!(": {output}")
                 };
                 let name = program.clone();
                 if let Ok(Some(suspicion)) = self
@@ -104,11 +104,11 @@ impl Command {
                     .run(FILE_LIMIT, move || program::suspicion(&name))
                     .await
                 {
-                    said.push_str("; ");
-                    said.push_str(suspicion);
+                    output.push_str("; ");
+                    output.push_str(suspicion);
                 }
                 Err(SendError::new(format!(
-                    "{program} ended with {status}{said}"
+                    "{program} ended with {status}{output}"
                 )))
             }
             Ok(Err(error)) => Err(SendError::new(format!("cannot follow {program}: {error}"))),
@@ -162,9 +162,9 @@ async fn run(
         drop(stdin.write_all(input.as_bytes()).await);
         drop(stdin);
     };
-    let mut said = Vec::new();
+    let mut output = Vec::new();
     let status = {
-        let talk = async { tokio::join!(feed, listen(stderr, &mut said)) };
+        let talk = async { tokio::join!(feed, listen(stderr, &mut output)) };
         tokio::pin!(talk);
         // `wait` is cancel-safe, and the talk is only polled on, not dropped.
         let first = tokio::select! {
@@ -182,7 +182,7 @@ async fn run(
     };
     Ok((
         status,
-        last_of_line(&String::from_utf8_lossy(&said), SHOWN_CHARS),
+        last_of_line(&String::from_utf8_lossy(&output), SHOWN_CHARS),
     ))
 }
 

@@ -275,7 +275,7 @@ impl<D: Deliver> Courier<D> {
             planned
         };
         let spread = planned.mul_f64(1.0 + SPREAD * (2.0 * fastrand::f64() - 1.0));
-        let asked = error
+        let requested = error
             .retry_after
             .filter(|_| !mutant("retry-after-ignored"))
             .unwrap_or_default()
@@ -283,7 +283,7 @@ impl<D: Deliver> Courier<D> {
         Outcome::Retry(
             self.clock
                 .now()
-                .checked_add(spread.max(asked))
+                .checked_add(spread.max(requested))
                 .unwrap_or(Timestamp::MAX),
         )
     }
@@ -305,9 +305,9 @@ impl<D: Deliver> Courier<D> {
         };
         let mut sinks = self.routes.sinks_for(&event, None);
         sinks.retain(|sink| *sink != self.name);
-        let told = RoutedEvent { event, sinks };
+        let routed = RoutedEvent { event, sinks };
         loop {
-            match self.store.record_event(told.clone(), now).await {
+            match self.store.record_event(routed.clone(), now).await {
                 Ok(()) | Err(StoreError::Closed) => break,
                 // The store logs its own failures, once. So does this.
                 Err(_refused) => tokio::time::sleep(STORE_RETRY).await,
@@ -390,17 +390,17 @@ mod tests {
         #[test]
         fn each_wait_follows_the_schedule_within_a_fifth_or_the_retry_after_up_to_twice_that(
             planned in prop::collection::vec(1_000..100_000_i64, 1..6),
-            asked in prop::option::of(0..300_000_i64),
+            requested in prop::option::of(0..300_000_i64),
         ) {
             let millis = |millis: i64| Duration::from_millis(millis.unsigned_abs());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
             let _entered = runtime.enter();
             let (courier, _writer) = courier(planned.iter().copied().map(millis).collect());
             for (index, planned) in (1..).zip(&planned) {
-                let wait = wait_after(&courier, index, asked.map(millis)).unwrap();
-                let asked = asked.unwrap_or(0).min(planned * 2);
-                prop_assert!(wait >= asked.max(planned * 8 / 10 - 1), "{wait} of {planned}, {asked}");
-                prop_assert!(wait <= asked.max(planned * 12 / 10 + 1), "{wait} of {planned}, {asked}");
+                let wait = wait_after(&courier, index, requested.map(millis)).unwrap();
+                let requested = requested.unwrap_or(0).min(planned * 2);
+                prop_assert!(wait >= requested.max(planned * 8 / 10 - 1), "{wait} of {planned}, {requested}");
+                prop_assert!(wait <= requested.max(planned * 12 / 10 + 1), "{wait} of {planned}, {requested}");
             }
             prop_assert_eq!(wait_after(&courier, u32::try_from(planned.len()).unwrap() + 1, None), None);
         }

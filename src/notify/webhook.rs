@@ -42,7 +42,7 @@ const SECRET_READS: usize = 4;
 const MAX_CHAT_BYTES: usize = 16 * 1024;
 
 /// How long such an answer may take after its head.
-const SAID_LIMIT: Duration = Duration::from_secs(5);
+const CHAT_ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// User names, passwords and signing secrets shorter than this, in bytes, are not taken out of answers.
 const MIN_CREDENTIAL: usize = 4;
@@ -248,15 +248,16 @@ async fn judge(
                 detail: status.to_string(),
             });
         }
-        let said = tokio::time::timeout(SAID_LIMIT, beginning(&mut response, MAX_CHAT_BYTES)).await;
+        let text =
+            tokio::time::timeout(CHAT_ANSWER_LIMIT, beginning(&mut response, MAX_CHAT_BYTES)).await;
         // Without a body, the status is what counts.
-        let Some(failure) = said.ok().and_then(|said| chat::failure(format, &said)) else {
+        let Some(failure) = text.ok().and_then(|text| chat::failure(format, &text)) else {
             return Ok(Sent {
                 detail: status.to_string(),
             });
         };
-        let said = one_line(&redactor.text(&failure.message), ANSWER_CHARS);
-        let detail = format!("{status}, but the answer reports a failure: {said}");
+        let text = one_line(&redactor.text(&failure.message), ANSWER_CHARS);
+        let detail = format!("{status}, but the answer reports a failure: {text}");
         return Err(SendError {
             retry_after: failure.retry_after.or(retry_after),
             ..SendError::new(detail)
@@ -271,15 +272,15 @@ async fn judge(
     let detail = if status.is_redirection() {
         format!("{status} (redirects are not followed)")
     } else {
-        let said = beginning(&mut response, MAX_ANSWER_BYTES).await;
-        let said = if said.len() < MAX_ANSWER_BYTES {
-            redactor.text(&String::from_utf8_lossy(&said)).into_owned()
+        let text = beginning(&mut response, MAX_ANSWER_BYTES).await;
+        let text = if text.len() < MAX_ANSWER_BYTES {
+            redactor.text(&String::from_utf8_lossy(&text)).into_owned()
         } else {
-            redactor.beginning(&said)
+            redactor.beginning(&text)
         };
-        match one_line(&said, ANSWER_CHARS) {
-            said if said.is_empty() => status.to_string(),
-            said => format!("{status}: {said}"),
+        match one_line(&text, ANSWER_CHARS) {
+            text if text.is_empty() => status.to_string(),
+            text => format!("{status}: {text}"),
         }
     };
     Err(SendError {
@@ -291,15 +292,15 @@ async fn judge(
 
 /// The beginning of a body, `most` bytes at the most. What cannot be read is left out; the status is what matters.
 async fn beginning(response: &mut Response, most: usize) -> Vec<u8> {
-    let mut said = Vec::new();
-    while said.len() < most {
+    let mut text = Vec::new();
+    while text.len() < most {
         let Ok(Some(chunk)) = response.chunk().await else {
             break;
         };
-        said.extend_from_slice(&chunk);
+        text.extend_from_slice(&chunk);
     }
-    said.truncate(most);
-    said
+    text.truncate(most);
+    text
 }
 
 /// The value of a header, and its words: a receiver may repeat the token without its scheme, or decoded.

@@ -37,20 +37,20 @@ pub(super) struct RunAnswer {
     pub(super) left_out: Vec<(&'static str, String)>,
 }
 
-/// Reads the whole body of a successful answer about the run `asked`.
-pub(super) fn observation(body: &[u8], asked: &RunId) -> Result<Observation, Malformed> {
+/// Reads the whole body of a successful answer about the run `requested`.
+pub(super) fn observation(body: &[u8], requested: &RunId) -> Result<Observation, Malformed> {
     let mut reader = Reader::new(body.len() as u64, None);
     let _all_or_enough = reader.push(body);
-    answer(reader, asked, None).map(|answer| answer.observation)
+    answer(reader, requested, None).map(|answer| answer.observation)
 }
 
-/// Returns what `reader` found about the run `asked`.
+/// Returns what `reader` found about the run `requested`.
 ///
 /// The status and the ID decide: of an answer that has both, the rest is taken as far as it can be read. `room` is
 /// kept as long as the input and the output are.
 pub(super) fn answer(
     mut reader: Reader,
-    asked: &RunId,
+    requested: &RunId,
     room: Option<Room>,
 ) -> Result<RunAnswer, Malformed> {
     let (ending, [outer, inner]) = reader.finish();
@@ -77,7 +77,7 @@ pub(super) fn answer(
     let exact = |field| serde_json::from_slice::<String>(run.bytes(field)?).ok();
     let id = exact(Field::Id).or_else(|| exact(Field::RunId));
     let id = id.ok_or_else(|| malformed("it is JSON that names no run (no id or run_id)"))?;
-    if id != asked.as_str() {
+    if id != requested.as_str() {
         return Err(Malformed::OtherRun {
             found: one_line(&id, SHOWN_CHARS),
         });
@@ -254,12 +254,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn asked() -> RunId {
+    fn requested() -> RunId {
         RunId::new("run_xyz789abc").unwrap()
     }
 
     fn read_body(body: &str) -> Result<Observation, String> {
-        observation(body.as_bytes(), &asked()).map_err(|error| error.to_string())
+        observation(body.as_bytes(), &requested()).map_err(|error| error.to_string())
     }
 
     /// The three examples of the API's Get Run page, word for word.
@@ -275,7 +275,7 @@ mod tests {
         let _all = reader.push(body.as_bytes());
         reader.redact(&crate::redact::Redactor::new(["ck_live/1234567"]));
         assert!(!String::from_utf8_lossy(reader.beginning()).contains("1234567"));
-        let seen = answer(reader, &asked(), None).unwrap().observation;
+        let seen = answer(reader, &requested(), None).unwrap().observation;
         assert_eq!(seen.status, Status::from_api("odd [redacted]"));
         assert_eq!(
             seen.details.output.unwrap().get(),
@@ -426,7 +426,7 @@ mod tests {
         let body =
             [b"\xef\xbb\xbf{\"id\":\"run_xyz789abc\",\"output\":\"\xe4\",\"status\":\"succeeded\"} x".as_slice()]
                 .concat();
-        let seen = observation(&body, &asked()).unwrap();
+        let seen = observation(&body, &requested()).unwrap();
         assert_eq!(
             (seen.status, seen.details.left_out),
             (Status::Succeeded, vec!["output".to_owned()])
@@ -441,7 +441,7 @@ mod tests {
                 .as_bytes()
                 .chunks(16)
                 .try_for_each(|bytes| reader.push(bytes));
-            answer(reader, &asked(), None)
+            answer(reader, &requested(), None)
         };
         let large = format!(
             r#"{{"output":"{}","id":"run_xyz789abc","status":"succeeded","completed_at":"2024-01-15T10:35:02Z"}}"#,
@@ -563,7 +563,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_body_panics(body in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _either = observation(&body, &asked());
+            let _either = observation(&body, &requested());
             error_message(&body);
         }
 
@@ -572,7 +572,7 @@ mod tests {
             let mut body = SUCCEEDED.as_bytes().to_vec();
             let at = at % body.len();
             body[at] = byte;
-            if let Ok(seen) = observation(&body, &asked()) {
+            if let Ok(seen) = observation(&body, &requested()) {
                 prop_assert!(matches!(seen.status, Status::Succeeded | Status::Unknown(_)));
             }
         }

@@ -31,7 +31,7 @@ pub fn answer(body: &[u8]) {
     let Ok(observation) = crewship::observation(body, &run_id) else {
         return;
     };
-    let said = Verdict::of_status(&observation.status);
+    let expected = Verdict::of_status(&observation.status);
     if let Ok(strict) = serde_json::from_slice::<Value>(body) {
         let run = if strict["status"].is_null() && strict["data"].is_object() {
             &strict["data"]
@@ -69,16 +69,16 @@ pub fn answer(body: &[u8]) {
     );
     let step = step.expect("a watch that has just begun");
     assert_eq!(
-        step.progress.verdict, said,
-        "the verdict is what the API said"
+        step.progress.verdict, expected,
+        "the verdict is what the API expected"
     );
     for event in &step.events {
-        told(event);
+        check_event(event);
     }
 }
 
 /// An event can be stored, read back, sent within its limit and shown.
-fn told(event: &Event) {
+fn check_event(event: &Event) {
     let json = event.to_json();
     assert!(!json.contains(['\n', '\r']), "{json}");
     drop(serde_json::from_str::<Value>(&json).expect("a strict parser takes every message"));

@@ -4,12 +4,12 @@ use super::{Malformed, crewship};
 use crate::domain::{Observation, RunId};
 use crate::redact::Redactor;
 
-/// Reads the body of a successful answer about the run `asked`.
+/// Reads the body of a successful answer about the run `requested`.
 ///
 /// # Errors
 /// When it is no answer about that run.
-pub fn observation(body: &[u8], asked: &RunId) -> Result<Observation, Malformed> {
-    crewship::observation(body, asked)
+pub fn observation(body: &[u8], requested: &RunId) -> Result<Observation, Malformed> {
+    crewship::observation(body, requested)
 }
 
 /// Takes a key out of bodies, as it is done with each body before it is read.

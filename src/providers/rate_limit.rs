@@ -93,7 +93,7 @@ mod tests {
 
     const NOW: Duration = Duration::from_secs(1_705_315_800);
 
-    fn asked(pairs: &[(&'static str, &str)]) -> Option<u64> {
+    fn pause_of(pairs: &[(&'static str, &str)]) -> Option<u64> {
         let headers = pairs
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
@@ -102,9 +102,9 @@ mod tests {
 
     #[test]
     fn both_forms_of_retry_after_and_the_reset_are_understood() {
-        assert_eq!(asked(&[("retry-after", "120")]), Some(120));
+        assert_eq!(pause_of(&[("retry-after", "120")]), Some(120));
         assert_eq!(
-            asked(&[("retry-after", "Mon, 15 Jan 2024 10:51:00 GMT")]),
+            pause_of(&[("retry-after", "Mon, 15 Jan 2024 10:51:00 GMT")]),
             Some(60)
         );
         // The server's clock is an hour ahead of ours; it requests ten seconds.
@@ -112,22 +112,22 @@ mod tests {
             ("retry-after", "Mon, 15 Jan 2024 11:50:10 GMT"),
             ("date", "Mon, 15 Jan 2024 11:50:00 GMT"),
         ];
-        assert_eq!(asked(&ahead), Some(10));
-        assert_eq!(asked(&[("x-ratelimit-reset", "1705315860")]), Some(60));
-        assert_eq!(asked(&[("retry-after", "4.2")]), Some(5));
-        assert_eq!(asked(&[("retry-after", "0.001")]), Some(1));
-        assert_eq!(asked(&[("retry-after", "4.0")]), Some(4));
+        assert_eq!(pause_of(&ahead), Some(10));
+        assert_eq!(pause_of(&[("x-ratelimit-reset", "1705315860")]), Some(60));
+        assert_eq!(pause_of(&[("retry-after", "4.2")]), Some(5));
+        assert_eq!(pause_of(&[("retry-after", "0.001")]), Some(1));
+        assert_eq!(pause_of(&[("retry-after", "4.0")]), Some(4));
         assert_eq!(
-            asked(&[("x-ratelimit-reset", "1705315860000")]),
+            pause_of(&[("x-ratelimit-reset", "1705315860000")]),
             Some(60),
             "milliseconds"
         );
         assert_eq!(
-            asked(&[("retry-after", "5"), ("x-ratelimit-reset", "1705315860")]),
+            pause_of(&[("retry-after", "5"), ("x-ratelimit-reset", "1705315860")]),
             Some(5)
         );
         assert_eq!(
-            asked(&[
+            pause_of(&[
                 ("retry-after", "later"),
                 ("x-ratelimit-reset", "1705315860")
             ]),
@@ -148,26 +148,26 @@ mod tests {
             "2, 3",
             "Mon, 15 Jan 2024 10:49:00 GMT",
         ] {
-            assert_eq!(asked(&[("retry-after", value)]), None, "{value}");
+            assert_eq!(pause_of(&[("retry-after", value)]), None, "{value}");
         }
-        assert_eq!(asked(&[("x-ratelimit-reset", "17")]), None);
-        assert_eq!(asked(&[("x-ratelimit-reset", "1705402200")]), Some(3600));
+        assert_eq!(pause_of(&[("x-ratelimit-reset", "17")]), None);
+        assert_eq!(pause_of(&[("x-ratelimit-reset", "1705402200")]), Some(3600));
         assert_eq!(
-            asked(&[("x-ratelimit-reset", "1805315800")]),
+            pause_of(&[("x-ratelimit-reset", "1805315800")]),
             None,
             "years ahead"
         );
-        assert_eq!(asked(&[("retry-after", "999999999999")]), Some(3600));
+        assert_eq!(pause_of(&[("retry-after", "999999999999")]), Some(3600));
         assert_eq!(
-            asked(&[("x-ratelimit-reset", "18446744073709551615")]),
+            pause_of(&[("x-ratelimit-reset", "18446744073709551615")]),
             None
         );
-        assert_eq!(asked(&[]), None);
+        assert_eq!(pause_of(&[]), None);
     }
 
     #[test]
     fn a_forbidden_answer_is_a_rate_limit_only_where_it_says_so() {
-        let asked = |code: u16, pairs: &[(&'static str, &str)]| {
+        let pause_of = |code: u16, pairs: &[(&'static str, &str)]| {
             let headers = pairs
                 .iter()
                 .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
@@ -176,30 +176,33 @@ mod tests {
                 .map(|pause| pause.as_secs())
         };
         let reset = ("x-ratelimit-reset", "1705315860");
-        assert_eq!(asked(403, &[("retry-after", "2")]), Some(2));
+        assert_eq!(pause_of(403, &[("retry-after", "2")]), Some(2));
         assert_eq!(
-            asked(403, &[("x-ratelimit-remaining", "0"), reset]),
+            pause_of(403, &[("x-ratelimit-remaining", "0"), reset]),
             Some(60)
         );
-        assert_eq!(asked(403, &[("x-ratelimit-remaining", "7"), reset]), None);
-        assert_eq!(asked(403, &[reset]), None);
         assert_eq!(
-            asked(403, &[("x-ratelimit-remaining", "0")]),
+            pause_of(403, &[("x-ratelimit-remaining", "7"), reset]),
+            None
+        );
+        assert_eq!(pause_of(403, &[reset]), None);
+        assert_eq!(
+            pause_of(403, &[("x-ratelimit-remaining", "0")]),
             Some(60),
             "no reset"
         );
         for past in ["17", "1705315799", "1705315799000"] {
             let past = ("x-ratelimit-reset", past);
             assert_eq!(
-                asked(403, &[("x-ratelimit-remaining", "0"), past]),
+                pause_of(403, &[("x-ratelimit-remaining", "0"), past]),
                 None,
                 "the limit is over"
             );
-            assert_eq!(asked(403, &[("retry-after", "soon"), past]), None);
-            assert_eq!(asked(403, &[("retry-after", "3"), past]), Some(3));
+            assert_eq!(pause_of(403, &[("retry-after", "soon"), past]), None);
+            assert_eq!(pause_of(403, &[("retry-after", "3"), past]), Some(3));
         }
         assert_eq!(
-            asked(
+            pause_of(
                 403,
                 &[
                     ("x-ratelimit-remaining", "0"),
@@ -208,18 +211,18 @@ mod tests {
             ),
             Some(60)
         );
-        assert_eq!(asked(403, &[("retry-after", "0")]), None, "at once");
+        assert_eq!(pause_of(403, &[("retry-after", "0")]), None, "at once");
         assert_eq!(
-            asked(403, &[("retry-after", "Mon, 15 Jan 2024 10:49:00 GMT")]),
+            pause_of(403, &[("retry-after", "Mon, 15 Jan 2024 10:49:00 GMT")]),
             None,
             "past"
         );
-        assert_eq!(asked(403, &[("retry-after", "0"), reset]), Some(60));
-        assert_eq!(asked(403, &[("retry-after", "soon")]), Some(60));
-        assert_eq!(asked(403, &[("x-ratelimit-remaining", "none")]), None);
-        assert_eq!(asked(401, &[("x-ratelimit-remaining", "0")]), None);
-        assert_eq!(asked(401, &[("retry-after", "2")]), None);
-        assert_eq!(asked(429, &[reset]), Some(60));
+        assert_eq!(pause_of(403, &[("retry-after", "0"), reset]), Some(60));
+        assert_eq!(pause_of(403, &[("retry-after", "soon")]), Some(60));
+        assert_eq!(pause_of(403, &[("x-ratelimit-remaining", "none")]), None);
+        assert_eq!(pause_of(401, &[("x-ratelimit-remaining", "0")]), None);
+        assert_eq!(pause_of(401, &[("retry-after", "2")]), None);
+        assert_eq!(pause_of(429, &[reset]), Some(60));
     }
 
     proptest! {

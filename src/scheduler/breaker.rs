@@ -130,15 +130,15 @@ impl Breaker {
     }
 
     /// Continues the incident that a previous process reported with its newest event.
-    pub(super) fn remember(&mut self, told: &Event) {
+    pub(super) fn remember(&mut self, reported: &Event) {
         if mutant("incident-forgotten") {
             return;
         }
-        let EventData::Provider(notice) = &told.data else {
+        let EventData::Provider(notice) = &reported.data else {
             return;
         };
-        self.unreachable_reported = told.event_type == EventType::ApiUnreachable;
-        self.unauthorized_reported = told.event_type == EventType::ApiUnauthorized;
+        self.unreachable_reported = reported.event_type == EventType::ApiUnreachable;
+        self.unauthorized_reported = reported.event_type == EventType::ApiUnauthorized;
         if self.unreachable_reported || self.unauthorized_reported {
             self.failing_since = Some(notice.since);
         }
@@ -215,10 +215,10 @@ impl Breaker {
         self.interval = None;
         self.failures = 0;
         self.refusals = 0;
-        let told = self.unreachable_reported || self.unauthorized_reported;
+        let reported = self.unreachable_reported || self.unauthorized_reported;
         self.unreachable_reported = false;
         self.unauthorized_reported = false;
-        told.then(|| {
+        reported.then(|| {
             notice(
                 EventType::ApiRecovered,
                 "the API answers again".to_owned(),
@@ -421,7 +421,7 @@ mod tests {
         assert!(breaker.overdue(at(start, 3600.0).wall).is_none());
         assert!(
             breaker.answered(now.instant, now.wall).is_none(),
-            "nothing was told, so nothing is over"
+            "nothing was reported, so nothing is over"
         );
         assert_eq!(
             breaker.view(now),
@@ -465,8 +465,11 @@ mod tests {
         let (mut breaker, start) = fresh();
         let mut now = 0.0;
         for (number, wait) in [5.0, 15.0, 45.0, 60.0, 60.0].into_iter().enumerate() {
-            let told = fail(&mut breaker, &refusal(), at(start, now));
-            assert_eq!(told, (number == 0).then_some(EventType::ApiUnauthorized));
+            let reported = fail(&mut breaker, &refusal(), at(start, now));
+            assert_eq!(
+                reported,
+                (number == 0).then_some(EventType::ApiUnauthorized)
+            );
             assert_eq!(
                 fail(&mut breaker, &refusal(), at(start, now + 1.0)),
                 None,
@@ -487,7 +490,7 @@ mod tests {
                 .overdue(at(start, now + 3600.0).wall)
                 .map(|event| event.event_type),
             None,
-            "it was told"
+            "it was reported"
         );
         let recovered = breaker
             .answered(at(start, now).instant, at(start, now).wall)
@@ -594,9 +597,9 @@ mod tests {
         fail(&mut breaker, &status(502, None), at(start, 0.0));
         fail(&mut breaker, &status(503, None), at(start, 200.0));
         assert!(breaker.overdue(at(start, 299.999).wall).is_none());
-        let told = breaker.overdue(at(start, 300.0).wall).unwrap();
-        assert_eq!(told.event_type, EventType::ApiUnreachable);
-        let EventData::Provider(notice) = told.data else {
+        let reported = breaker.overdue(at(start, 300.0).wall).unwrap();
+        assert_eq!(reported.event_type, EventType::ApiUnreachable);
+        let EventData::Provider(notice) = reported.data else {
             panic!("about the API")
         };
         assert_eq!(notice.since, at(start, 0.0).wall);
@@ -632,7 +635,7 @@ mod tests {
                 }),
             )
         };
-        for (told, again, recovers) in [
+        for (reported, again, recovers) in [
             (EventType::ApiUnauthorized, None, true),
             (
                 EventType::ApiUnreachable,
@@ -646,26 +649,30 @@ mod tests {
             ),
         ] {
             let (mut breaker, start) = fresh();
-            breaker.remember(&upstream_event(told));
+            breaker.remember(&upstream_event(reported));
             let recovered = breaker.answered(start, now);
-            assert_eq!(recovered.is_some(), recovers, "{told}");
+            assert_eq!(recovered.is_some(), recovers, "{reported}");
             if let Some(EventData::Provider(notice)) = recovered.map(|event| event.data) {
-                assert_eq!(notice.since, since, "{told}");
+                assert_eq!(notice.since, since, "{reported}");
             }
             let (mut breaker, start) = fresh();
-            breaker.remember(&upstream_event(told));
+            breaker.remember(&upstream_event(reported));
             assert_eq!(
                 fail(&mut breaker, &refusal(), at(start, 1.0)),
                 again,
-                "{told}"
+                "{reported}"
             );
             let (mut breaker, start) = fresh();
-            breaker.remember(&upstream_event(told));
+            breaker.remember(&upstream_event(reported));
             fail(&mut breaker, &status(502, None), at(start, 1.0));
             let after = breaker
                 .overdue(at(start, 301.0).wall)
                 .map(|event| event.event_type);
-            assert_eq!(after.is_some(), told == EventType::ApiRecovered, "{told}");
+            assert_eq!(
+                after.is_some(),
+                reported == EventType::ApiRecovered,
+                "{reported}"
+            );
         }
         let (mut breaker, start) = fresh();
         let sink = "ops".parse().unwrap();
@@ -789,7 +796,7 @@ mod tests {
             let start = Instant::now();
             let mut breaker = Breaker::new(start);
             let mut random = fastrand::Rng::with_seed(seed);
-            let (mut now, mut told, mut paused_until) = (0_u64, Vec::new(), 0);
+            let (mut now, mut reported, mut paused_until) = (0_u64, Vec::new(), 0);
             let moment = |milliseconds: u64| at(start, milliseconds as f64 / 1000.0);
             for (brought, takes, hurries) in polls {
                 if hurries {
@@ -832,10 +839,10 @@ mod tests {
                 let answered = matches!(brought, Brought::PollOutcome | Brought::UsedUp(_));
                 prop_assert_eq!(breaker.outage().is_none(), matches!(brought, Brought::PollOutcome));
                 let recovers = event.as_ref().is_some_and(|event| event.event_type == EventType::ApiRecovered);
-                prop_assert_eq!(recovers, answered && told.last().is_some_and(|last| *last != EventType::ApiRecovered));
-                told.extend(event.map(|event| event.event_type));
-                told.extend(breaker.overdue(wall).map(|event| event.event_type));
-                prop_assert!(told.windows(2).all(|pair| pair[0] != pair[1]), "{told:?}");
+                prop_assert_eq!(recovers, answered && reported.last().is_some_and(|last| *last != EventType::ApiRecovered));
+                reported.extend(event.map(|event| event.event_type));
+                reported.extend(breaker.overdue(wall).map(|event| event.event_type));
+                prop_assert!(reported.windows(2).all(|pair| pair[0] != pair[1]), "{reported:?}");
             }
         }
     }

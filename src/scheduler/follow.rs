@@ -51,7 +51,7 @@ impl Scheduler {
     }
 
     /// Handles a start that a stream reported, or the end of a stream.
-    pub(super) fn heard(&mut self, news: StreamEvent) {
+    pub(super) fn stream_event(&mut self, news: StreamEvent) {
         let now = self.look_at_clock();
         match news {
             StreamEvent::Started(key) => self.poll_from_start(key, now),

@@ -240,7 +240,7 @@ impl Scheduler {
                     }
                 }
                 Some(command) = self.commands.recv() => self.command(command),
-                news = self.provider.streams.news() => self.heard(news),
+                news = self.provider.streams.news() => self.stream_event(news),
                 () = tokio::time::sleep_until(wake_at) => {}
             }
         }

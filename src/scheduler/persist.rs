@@ -167,7 +167,7 @@ impl Scheduler {
         } else {
             FoundBy::Poll
         };
-        let told = |event: &Event| {
+        let routed = |event: &Event| {
             let mut sinks = self.policy.routes.sinks_for(event, Some(&watch));
             if mutant("progress-unsent") && event.event_type.is_progress() {
                 sinks.clear();
@@ -177,7 +177,7 @@ impl Scheduler {
                 sinks,
             }
         };
-        let told = step.events.iter().map(told).collect();
+        let routed = step.events.iter().map(routed).collect();
         let (store, id, last_error) = (
             self.store.clone(),
             entry.id,
@@ -186,7 +186,7 @@ impl Scheduler {
         let stepped = self.stepped;
         self.store_in_order(async move {
             let result = store
-                .record_step(id, Step::clone(&step), told, last_error, found_by, at)
+                .record_step(id, Step::clone(&step), routed, last_error, found_by, at)
                 .await;
             Persisted::Step {
                 key,

@@ -74,12 +74,12 @@ impl Scheduler {
             let limit = answer_limit(entry.deadline, entry.ends_at);
             let current = self.provider.current.clone();
             self.polls.spawn(async move {
-                let asked = provider.get_run(&run_id);
+                let poll = provider.get_run(&run_id);
                 // All arms are cancel-safe: a request that is dropped is abandoned, as intended. An
                 // answer that was received counts, even if another arm is ready as well.
                 let answer = tokio::select! {
                     biased;
-                    answer = asked => answer.map_err(PollError::Api),
+                    answer = poll => answer.map_err(PollError::Api),
                     () = current.cancelled() => Err(PollError::CalledBack),
                     () = tokio::time::sleep_until(limit) => Err(PollError::PastDeadline),
                 };
@@ -164,16 +164,16 @@ impl Scheduler {
         };
         entry.phase = Phase::Waiting;
         let counted = entry.counted(began, now.instant);
-        let (answer, told) = match answer {
+        let (answer, event) = match answer {
             Ok(reply) => {
                 entry.refused = false;
                 entry.answered_at = Some(now.instant);
                 entry.seen_past_deadline |= now.instant >= entry.deadline;
-                let told = self.provider.breaker.answered(began, now.wall);
+                let event = self.provider.breaker.answered(began, now.wall);
                 if let Some(pause) = reply.pause {
                     self.provider.breaker.pause(pause, now.instant);
                 }
-                (PollOutcome::Seen(Box::new(reply.observation)), told)
+                (PollOutcome::Seen(Box::new(reply.observation)), event)
             }
             Err(PollError::Api(error)) if error.is_not_found() => {
                 entry.refused = false;
@@ -196,16 +196,16 @@ impl Scheduler {
                     at: now.wall,
                     message,
                 }));
-                let told = self
-                    .provider
-                    .breaker
-                    .failed(&error, own_refusal, now, &mut self.random);
+                let event =
+                    self.provider
+                        .breaker
+                        .failed(&error, own_refusal, now, &mut self.random);
                 (
                     PollOutcome::Failed {
                         why,
                         retried: tries_again,
                     },
-                    told,
+                    event,
                 )
             }
             Err(PollError::PastDeadline) => {
@@ -235,7 +235,7 @@ impl Scheduler {
             },
             other => other,
         };
-        if let Some(event) = told {
+        if let Some(event) = event {
             self.emit(event);
         }
         self.take_step(key, answer);

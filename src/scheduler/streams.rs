@@ -91,7 +91,7 @@ struct OpenStream {
     number: u64,
     since: Instant,
     task: AbortHandle,
-    heard: Arc<LastItem>,
+    last_item: Arc<LastItem>,
 }
 
 /// What is remembered of the streams of a watch between two of them.
@@ -278,7 +278,7 @@ impl Streams {
         self.ready.remove(&key);
         self.number += 1;
         let now = Instant::now();
-        let heard = Arc::new(LastItem {
+        let last_item = Arc::new(LastItem {
             base: now,
             at: AtomicU64::new(0),
         });
@@ -291,7 +291,7 @@ impl Streams {
             started,
             first: memory.interval.is_none(),
             clock,
-            heard: Arc::clone(&heard),
+            last_item: Arc::clone(&last_item),
             hints: self.hints.0.clone(),
             activities: self.activities.clone(),
         };
@@ -302,7 +302,7 @@ impl Streams {
                 number: self.number,
                 since: now,
                 task,
-                heard,
+                last_item,
             },
         );
     }
@@ -342,7 +342,7 @@ impl Streams {
         self.open.remove(&ended.key);
         match &ended.cause {
             EndReason::NotOpened(error) if error.is_absent() => {
-                let others = self.open.values().any(|open| open.heard.at().is_some());
+                let others = self.open.values().any(|open| open.last_item.at().is_some());
                 // Where other streams work, a missing one concerns its run only.
                 if !(error.is_not_found() && (std::mem::take(&mut self.served) || others)) {
                     self.closed_until = Some(now + ABSENT_PAUSE);
@@ -375,7 +375,7 @@ impl Streams {
 
     /// Returns when the stream of a watch last received an event; `None` if it never did.
     pub(super) fn last_item_at(&self, key: Key) -> Option<Instant> {
-        self.open.get(&key)?.heard.at()
+        self.open.get(&key)?.last_item.at()
     }
 }
 
@@ -388,7 +388,7 @@ struct StreamReader {
     /// It is the first stream of its watch.
     first: bool,
     clock: Clock,
-    heard: Arc<LastItem>,
+    last_item: Arc<LastItem>,
     hints: mpsc::Sender<StartedRun>,
     activities: broadcast::Sender<Arc<RunActivity>>,
 }
@@ -446,7 +446,7 @@ impl StreamReader {
             let StreamItem::Activity(activity) = item else {
                 continue;
             };
-            self.heard.note();
+            self.last_item.note();
             let hint = activity.hint;
             if activity.is_news() {
                 self.emit(activity);

@@ -236,14 +236,14 @@ impl World {
 
     /// Create Run, as the current documentation has it: 202, with the ID under `run_id`.
     fn create(&mut self, body: &[u8]) -> Answer {
-        let Ok(asked) = serde_json::from_slice::<Value>(body) else {
+        let Ok(request) = serde_json::from_slice::<Value>(body) else {
             return problem(StatusCode::BAD_REQUEST, "the body is not JSON");
         };
-        if !asked["deployment_id"].is_string() {
+        if !request["deployment_id"].is_string() {
             return problem(StatusCode::BAD_REQUEST, "deployment_id is required");
         }
         let id = format!("run_sim{}", self.runs.len() + 1);
-        let script = Script::new_created(asked["input"].clone());
+        let script = Script::new_created(request["input"].clone());
         let key = RunId::new(&id).expect("letters and digits");
         self.runs.insert(key, Run::new(script));
         let body = json!({"run_id": id, "version_id": "ver_sim1", "version_number": 1, "status": "running"});

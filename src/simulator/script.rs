@@ -219,11 +219,11 @@ impl Script {
         wall: impl Fn(Instant) -> Timestamp,
     ) -> Option<Value> {
         let status = self.status_after(added.elapsed())?;
-        let told = (request as usize)
+        let listed = (request as usize)
             .checked_sub(1)
             .and_then(|index| self.answers.get(index));
-        let ended = told.is_none() && self.end.as_deref() == Some(status);
-        let status = told.map_or(status, String::as_str);
+        let ended = listed.is_none() && self.end.as_deref() == Some(status);
+        let status = listed.map_or(status, String::as_str);
         let created = added + self.appears_after;
         let started = created + self.queued_for;
         // The documentation shows whole seconds.

@@ -320,7 +320,7 @@ impl Session {
                     () = self.report.room(), if unread => break,
                     code = signals.next() => return Ok(End::Signal(code)),
                     error = self.engine.broken() => return Err(error),
-                    heard = hear(&mut self.activities) => self.report.heard(heard),
+                    message = hear(&mut self.activities) => self.report.activity(message),
                 }
             }
         }
@@ -377,9 +377,9 @@ impl Session {
             match activities.try_recv() {
                 Ok(activities) => self
                     .report
-                    .heard(StreamMessage::Activity(ActivityResponse::of(&activities))),
+                    .activity(StreamMessage::Activity(ActivityResponse::of(&activities))),
                 Err(TryRecvError::Lagged(missed)) => {
-                    self.report.heard(StreamMessage::Missed(missed))
+                    self.report.activity(StreamMessage::Missed(missed))
                 }
                 Err(TryRecvError::Empty | TryRecvError::Closed) => return,
             }

@@ -192,8 +192,8 @@ impl Feed {
     /// What comes next. Cancel-safe. It never comes where the feed is not open.
     async fn next(&mut self) -> StreamMessage {
         if let Self::Open(activities) = self {
-            if let Ok(Some(heard)) = activities.next().await {
-                return heard;
+            if let Ok(Some(message)) = activities.next().await {
+                return message;
             }
             // The daemon is gone, or stopping; another may come.
             *self = Self::Closed;
@@ -282,11 +282,11 @@ impl Follower<'_> {
         let timeout = Some(format_duration(Duration::from_millis(
             left.as_millis().try_into().unwrap_or(u64::MAX),
         )));
-        let asked = AddRequest {
+        let request = AddRequest {
             timeout,
             ..request(self.args, &watch.run_id, true)
         };
-        let renewed = self.client.add(&asked).await.is_ok();
+        let renewed = self.client.add(&request).await.is_ok();
         if renewed {
             self.seen.remove(&watch.run_id);
             if self.report.options.progress {
@@ -324,14 +324,14 @@ impl Follower<'_> {
                 FRESHNESS
             };
             let client = self.client.clone();
-            let asked = going.into_iter().map(|run_id| {
+            let request = going.into_iter().map(|run_id| {
                 let client = &client;
                 async move {
                     let answer = client.watch(&run_id, wait).await;
                     (run_id, answer)
                 }
             });
-            let mut answers = stream::iter(asked).buffer_unordered(QUESTIONS);
+            let mut answers = stream::iter(request).buffer_unordered(QUESTIONS);
             let mut views = Vec::new();
             loop {
                 // Both arms are cancel-safe.
@@ -340,8 +340,8 @@ impl Follower<'_> {
                         Some(answer) => answer,
                         None => break,
                     },
-                    heard = self.feed.next() => {
-                        self.report.heard(heard);
+                    message = self.feed.next() => {
+                        self.report.activity(message);
                         continue;
                     }
                 };
@@ -380,8 +380,8 @@ impl Follower<'_> {
             if self.gone || wait.is_zero() {
                 let ends = Instant::now() + GONE_PAUSE;
                 // What comes next is kept until it is whole.
-                while let Ok(heard) = timeout_at(ends, self.feed.next()).await {
-                    self.report.heard(heard);
+                while let Ok(message) = timeout_at(ends, self.feed.next()).await {
+                    self.report.activity(message);
                 }
             }
         }
@@ -391,9 +391,9 @@ impl Follower<'_> {
     async fn hear_out(&mut self) {
         let ends = Instant::now() + HEAR_OUT * 5;
         while Instant::now() < ends
-            && let Ok(heard) = timeout(HEAR_OUT, self.feed.next()).await
+            && let Ok(message) = timeout(HEAR_OUT, self.feed.next()).await
         {
-            self.report.heard(heard);
+            self.report.activity(message);
         }
     }
 

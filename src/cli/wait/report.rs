@@ -132,8 +132,8 @@ impl Report {
     }
 
     /// Handles an activity of a run, and shows it if that is requested.
-    pub(super) fn heard(&mut self, heard: StreamMessage) {
-        let seen = match heard {
+    pub(super) fn activity(&mut self, message: StreamMessage) {
+        let seen = match message {
             StreamMessage::Activity(seen) => seen,
             StreamMessage::Missed(missed) => {
                 if self.options.follow && self.options.progress {
