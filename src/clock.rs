@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_sleep_and_a_step_are_told_apart() {
+    async fn a_sleep_and_a_step_are_distinguished() {
         let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
         let first = clock.read();
         tokio::time::advance(Duration::from_secs(30)).await;

@@ -777,7 +777,7 @@ mod tests {
     }
 
     #[test]
-    fn overdue_is_told_once_and_only_of_a_run_seen_going() {
+    fn overdue_is_reported_once_and_only_of_a_run_seen_active() {
         let answers = vec![
             (0, seen("running")),
             (601, failed()),

@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_disabled_sink_is_told_to_the_others_only() {
+    async fn a_disabled_sink_is_reported_to_the_others_only() {
         let (courier, writer) = courier(Vec::new());
         let mut tasks = JoinSet::new();
         tasks.spawn(writer.run());

@@ -592,7 +592,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_is_told_after_five_minutes_and_once() {
+    fn an_outage_is_reported_after_five_minutes_and_once() {
         let (mut breaker, start) = fresh();
         fail(&mut breaker, &status(502, None), at(start, 0.0));
         fail(&mut breaker, &status(503, None), at(start, 200.0));
@@ -618,7 +618,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_process_before_told_is_not_told_again_and_its_end_is() {
+    fn what_a_previous_process_reported_is_not_repeated_and_its_end_is() {
         let now = at(Instant::now(), 0.0).wall;
         let since = now.checked_sub(MINUTE * 60).unwrap();
         let event = |event_type, data| Event {

@@ -357,7 +357,7 @@ async fn the_key_file_is_read_again_after_a_refusal() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_told_from_nobody_of_that_name() {
+async fn an_unreachable_server_is_distinguished_from_an_unknown_name() {
     let simulator = api([]).await;
     // It refuses connections as long as it is held: no other test gets its port.
     let held = tokio::net::TcpSocket::new_v4().unwrap();

@@ -701,7 +701,7 @@ async fn events_resume_from_the_store_after_a_crash() {
 }
 
 #[tokio::test]
-async fn what_is_no_proper_http_is_refused_and_harms_nobody() {
+async fn malformed_http_is_rejected_and_does_no_harm() {
     let simulator = api([]).await;
     let receiver = Receiver::start([]).await.unwrap();
     let (program, daemon, doors) = both_doors(&simulator, &receiver).await;

@@ -211,7 +211,7 @@ async fn a_death_at_any_step_loses_no_message_and_makes_no_second_one() {
 }
 
 #[tokio::test]
-async fn a_run_that_ended_while_nobody_watched_is_reported_as_late() {
+async fn a_run_that_ended_unwatched_is_reported_as_late() {
     let simulator = api([("run_1", Script::runs_forever())]).await;
     let receiver = Receiver::start([]).await.unwrap();
     let program = program(&simulator, &receiver, "");
@@ -332,7 +332,7 @@ async fn a_reload_changes_sinks_and_a_wrong_file_changes_nothing() {
 }
 
 #[tokio::test]
-async fn one_daemon_per_store_and_nobody_elses_business() {
+async fn one_daemon_per_store_and_private_files() {
     use std::os::unix::fs::PermissionsExt as _;
     let simulator = api([]).await;
     let receiver = Receiver::start([]).await.unwrap();
@@ -606,7 +606,7 @@ async fn a_message_that_was_given_up_can_be_tried_again() {
 }
 
 #[tokio::test]
-async fn show_says_why_one_was_told_or_not() {
+async fn show_explains_who_was_notified_and_who_was_not() {
     let simulator = api([(
         "run_1",
         Script::runs_forever().fault_on(2, Fault::status(502)),
@@ -1032,7 +1032,7 @@ async fn a_client_that_stands_still_does_not_hold_a_stop_up() {
 }
 
 #[tokio::test]
-async fn the_service_manager_is_told_how_it_goes() {
+async fn the_service_manager_is_notified_of_each_state() {
     let simulator = api([]).await;
     let receiver = Receiver::start([]).await.unwrap();
     let program = program(&simulator, &receiver, "");
@@ -1137,7 +1137,7 @@ async fn a_job_remembers_a_verdict_that_is_pruned_before_its_end() {
 }
 
 #[tokio::test]
-async fn a_job_ends_with_the_worst_verdict_once_all_is_told() {
+async fn a_job_ends_with_the_worst_verdict_once_all_is_delivered() {
     let simulator = api([
         ("run_1", Script::succeeds().runs_for(SOON)),
         ("run_2", Script::canceled()),

@@ -267,7 +267,7 @@ async fn with_a_short_budget_every_watch_gets_its_turn() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_suspend_all_are_asked_at_once_without_a_burst() {
+async fn after_a_suspend_all_are_polled_at_once_without_a_burst() {
     let simulation = simulate(&vec![DAY; 200], |policy| policy.requests_per_minute = 600).await;
     tokio::time::sleep(MINUTE * 30).await;
     let before = simulation.api.requests.lock().unwrap().len();

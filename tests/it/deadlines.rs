@@ -471,7 +471,7 @@ async fn a_deadline_that_passed_while_no_process_ran_waits_for_the_network_to_co
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_is_not_missing_while_nobody_could_see_it() {
+async fn a_run_is_not_missing_while_it_could_not_be_polled() {
     let script = |id: &str, number: usize, _: Duration| match (id, number) {
         ("slow", 1) => UsedUp(MINUTE * 10),
         ("slow", _) => Going,

@@ -248,7 +248,7 @@ async fn a_clock_that_is_set_moves_waiting_attempts_though_no_run_is_watched() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_incident_is_told_once() {
+async fn each_incident_is_reported_once() {
     let world = world(3, |_| ()).await;
     world.live(Mood::Running, MINUTE).await;
     // Four minutes are no incident.
@@ -338,7 +338,7 @@ async fn a_clock_that_is_set_does_not_change_when_an_incident_begins() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_overdue_run_is_told_once() {
+async fn an_overdue_run_is_reported_once() {
     let world = world(0, |policy| policy.limits.overdue_after = Some(MINUTE * 10)).await;
     for index in 0..2 {
         world
@@ -412,7 +412,7 @@ async fn a_reload_keeps_every_watch_and_takes_up_the_new_limits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_incident_is_told_once_through_restarts() {
+async fn an_incident_is_reported_once_through_restarts() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("runwatch.db");
     let place = Location::File(&path);
@@ -497,7 +497,7 @@ async fn at_the_deadline(mood: Mood, before: Duration) -> Vec<EventType> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_poll_decides_at_a_deadline_when_the_api_may_not_be_asked() {
+async fn the_last_poll_decides_at_a_deadline_when_the_api_may_not_be_polled() {
     // The run whose answer brought the pause was seen half a minute before the deadline, the others longer before that
     // than they were due to wait.
     let mut paused = at_the_deadline(Mood::Pausing, MINUTE / 2).await;
@@ -578,7 +578,7 @@ impl TransactionRunner for Platter {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ends_that_a_full_disk_refuses_are_all_told_later_but_not_all_their_outputs() {
+async fn ends_that_a_full_disk_rejects_are_all_delivered_later_but_not_all_their_outputs() {
     const RUNS: usize = 40;
     let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
     let (store, writer) = Store::open(Location::Memory).unwrap();

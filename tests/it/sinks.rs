@@ -51,7 +51,7 @@ fn header<'a>(received: &'a Received, name: &str) -> &'a str {
 }
 
 #[tokio::test]
-async fn events_labels_and_chosen_sinks_decide_who_is_told() {
+async fn events_labels_and_chosen_sinks_decide_who_is_notified() {
     let going_first = |script: Script| script.answers(vec!["running"]);
     let cases: [(Script, &[&str], &[&str]); 6] = [
         (

@@ -179,7 +179,7 @@ async fn a_refused_key_ends_it_at_once() {
 }
 
 #[tokio::test]
-async fn wrong_usage_is_told_before_any_request() {
+async fn wrong_usage_is_reported_before_any_request() {
     let simulator = api([]).await;
     let program = Program::with(&simulator);
     for arguments in [
@@ -586,7 +586,7 @@ async fn an_output_that_is_left_out_is_reported() {
 }
 
 #[tokio::test]
-async fn trouble_is_told_once_off_a_terminal() {
+async fn an_outage_is_reported_once_without_a_terminal() {
     let simulator = api([("run_1", Script::runs_forever())]).await;
     simulator.set_outage(Some(Fault::status(502)));
     let ended = Program::with(&simulator)

@@ -109,7 +109,7 @@ const TEMPLATE: &str =
     r#"{"text": {{ text }}, "status": {{ data.run.status }}, "output": {{ data.run.output }}}"#;
 
 #[tokio::test]
-async fn a_hostile_run_is_told_to_everyone_and_harms_nobody() {
+async fn a_hostile_run_is_delivered_everywhere_and_does_no_harm() {
     let receiver = Receiver::start([]).await.unwrap();
     let simulator = api([("run_1", Script::succeeds().verbatim(answer("failed")))]).await;
     for (format, arguments) in [
@@ -211,7 +211,7 @@ async fn a_hostile_run_is_told_to_everyone_and_harms_nobody() {
 }
 
 #[tokio::test]
-async fn a_status_that_nobody_knows_shows_harmlessly() {
+async fn an_unknown_status_is_shown_harmlessly() {
     let receiver = Receiver::start([]).await.unwrap();
     let simulator = api([("run_1", Script::succeeds().verbatim(answer(&hostile())))]).await;
     for format in ["text", "json"] {

@@ -366,7 +366,7 @@ async fn no_secret_is_in_anything_that_a_wait_leaves() {
 }
 
 #[tokio::test]
-async fn no_secret_is_in_what_is_said_of_a_wrong_configuration() {
+async fn no_secret_is_in_the_problems_of_a_wrong_configuration() {
     let world = World::start().await;
     for in_files in [false, true] {
         let mut program = program(&world, "key", in_files);

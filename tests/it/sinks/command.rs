@@ -246,7 +246,7 @@ async fn a_large_event_arrives_whole_or_is_not_read_at_all() {
 }
 
 #[tokio::test]
-async fn of_much_that_is_said_the_last_is_shown() {
+async fn of_much_output_the_end_is_shown() {
     let script =
         "yes 'noise and more noise' | head -c 5000000 >&2; echo 'the last words' >&2; exit 1";
     let ended = wait(Script::succeeds(), &shell(script, ""), &[]).await;

@@ -175,7 +175,7 @@ async fn without_lingering_the_first_attempt_is_made_all_the_same() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_hangs_holds_up_nobody_and_is_tried_again() {
+async fn a_receiver_that_hangs_delays_no_other_and_is_tried_again() {
     let (slow, fast) = (receiver([Fault::Hang]).await, receiver([]).await);
     let sinks = webhook("a_slow", &slow.url(), THREE_MORE) + &webhook("fast", &fast.url(), "");
     let simulator = api([("run_1", Script::fails("no"))]).await;
@@ -244,7 +244,7 @@ async fn gone_disables_the_sink_and_tells_others() {
 }
 
 #[tokio::test]
-async fn gone_is_told_once_when_several_hear_it() {
+async fn gone_is_reported_once_when_several_attempts_meet_it() {
     let (hook, ops) = (
         receiver(vec![Fault::status(410); 9]).await,
         receiver([]).await,

@@ -129,7 +129,7 @@ async fn the_documented_streams_tell_of_every_end() {
 }
 
 #[tokio::test]
-async fn a_start_is_told_of_too() {
+async fn a_start_is_delivered_too() {
     let script = soon(Script::succeeds()).queued_for(SOON);
     let simulator = api([("run_1", script)]).await;
     let receiver = Receiver::start([]).await.unwrap();

@@ -154,7 +154,7 @@ async fn with_json_events_are_lines_of_json_before_the_last_one() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_followed_is_told_once() {
+async fn what_cannot_be_followed_is_reported_once() {
     let simulator = one(script()).await;
     simulator.set_stream_outage(Some(Fault::status(404)));
     let ended = Program::with(&simulator)

@@ -518,7 +518,7 @@ async fn a_reload_and_a_suspend_open_the_streams_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_is_asked_while_nothing_happens() {
+async fn no_request_is_sent_while_nothing_happens() {
     // The scheduler has nothing to do but to look at the clock once a second, whatever rests or waits.
     let simulation = Simulation::start(7, |policy| {
         policy.max_streams = 1;
