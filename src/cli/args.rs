@@ -69,14 +69,14 @@ Exit codes:
   0  everything is right
   2  there are problems; each is printed";
 
-/// Watches Crewship runs until each one ends, and tells the people and programs that wait for it.
+/// Watches Crewship runs until each one ends, and notifies the people and programs that wait for it.
 #[derive(Debug, Parser)]
 #[command(name = "runwatch", version, max_term_width = 100, after_help = TOP_HELP)]
 pub struct Cli {
     /// Flags of every command.
     #[command(flatten)]
     pub common: Common,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -118,7 +118,7 @@ pub struct Common {
         value_name = "LEVEL"
     )]
     pub log_level: Option<LogLevel>,
-    /// How to log: text, or json with one object a line.
+    /// Format of the log: text, or json with one object per line.
     #[arg(
         hide_possible_values = true,
         long,
@@ -133,7 +133,7 @@ pub struct Common {
     /// Print results as JSON.
     #[arg(long, global = true)]
     pub json: bool,
-    /// Print no progress; `wait` prints no result lines either, its exit code says it.
+    /// Print no progress. `wait` prints no result lines either; its exit code is the result.
     #[arg(short, long, global = true)]
     pub quiet: bool,
 }
@@ -155,44 +155,44 @@ pub enum Command {
     /// Watch runs here and now until each has a verdict.
     #[command(visible_alias = "watch", after_help = WAIT_HELP)]
     Wait(WaitArgs),
-    /// Run the service: keep watches through restarts, and tell the configured sinks.
+    /// Run the service: watch runs through restarts, and notify the configured sinks.
     #[command(after_help = DAEMON_HELP)]
     Daemon(DaemonArgs),
-    /// Hand runs to the running daemon.
+    /// Add runs to the daemon.
     Add(AddArgs),
     /// List the daemon's watches.
     List(ListArgs),
-    /// Say everything about one watch: why was I told, or not?
+    /// Show everything about one watch, such as who was notified and why.
     Show {
         /// The run.
         #[arg(value_name = "RUN_ID")]
         run: RunId,
     },
-    /// Have the daemon stop watching runs. The runs themselves are left alone.
+    /// Stop watching runs. The runs themselves are not stopped.
     Remove {
         /// The runs; `-` reads IDs, or JSON with `run_id` or `id`, from standard input.
         #[arg(required = true, value_name = "RUN_ID|-")]
         runs: Vec<RunArg>,
-        /// Give up messages about them that are not delivered yet.
+        /// Give up their deliveries that are still open.
         #[arg(long)]
         force: bool,
     },
-    /// Follow the daemon's events, one JSON object a line.
+    /// Follow the daemon's events, one JSON object per line.
     Events {
-        /// Begin after this event instead of now; 0 is all there are.
+        /// Begin after the event with this number; 0 shows all stored events [default: now].
         #[arg(long, value_name = "ID")]
         after: Option<u64>,
     },
-    /// List the daemon's messages to sinks, try some again, or give some up.
+    /// List deliveries to sinks, retry some, or give some up.
     Deliveries(DeliveriesArgs),
-    /// Ask the daemon whether it is well; for containers without a shell.
+    /// Check the health of the daemon; for containers without a shell.
     #[command(after_help = HEALTHCHECK_HELP)]
     Healthcheck {
-        /// Ask whether it takes new runs, instead of whether it makes progress.
+        /// Check whether it accepts new runs, instead of whether it makes progress.
         #[arg(long)]
         ready: bool,
     },
-    /// Try the configured sinks.
+    /// Test the configured sinks.
     #[command(subcommand)]
     Sinks(SinksCommand),
     /// Check, show or write the configuration.
@@ -222,13 +222,13 @@ pub struct WaitArgs {
     /// Options for the watches.
     #[command(flatten)]
     pub watch: WatchArgs,
-    /// Have the running daemon watch, and follow it; when this ends, the watches stay there.
+    /// Let the daemon watch, and follow it. When this ends, the daemon continues to watch.
     #[arg(long, conflicts_with = "interval")]
     pub daemon: bool,
-    /// With --daemon: watch runs anew whose watches are finished.
+    /// With --daemon: watch finished runs again.
     #[arg(long, requires = "daemon")]
     pub again: bool,
-    /// Ask at this fixed interval, 50ms or more, instead of a growing one.
+    /// Poll at this fixed interval, 50ms or more, instead of a growing one.
     #[arg(long, value_name = "DURATION", value_parser = interval)]
     pub interval: Option<Duration>,
     /// End at the first verdict, with its exit code.
@@ -237,13 +237,13 @@ pub struct WaitArgs {
     /// End at the first verdict other than succeeded.
     #[arg(long)]
     pub fail_fast: bool,
-    /// Print the output of each succeeded run, and nothing else, to standard output; not with --json.
+    /// Print only the output of each succeeded run to standard output; not with --json.
     #[arg(long)]
     pub output: bool,
-    /// Accepted and without effect: the exit code always tells the verdict.
+    /// Accepted without effect: the exit code is always that of the verdict.
     #[arg(long)]
     pub exit_status: bool,
-    /// Show the events of the runs as they come: agents, tasks, tools, logs, artifacts. With --json they
+    /// Show the activity of the runs: agents, tasks, tools, logs, artifacts. With --json the events
     /// are lines of JSON with the key activity, before the last line of their run.
     #[arg(short, long)]
     pub follow: bool,
@@ -258,13 +258,13 @@ pub struct WatchArgs {
     /// Give up on a run after this time [default: watch.deadline, 24h].
     #[arg(long, value_name = "DURATION", value_parser = deadline)]
     pub timeout: Option<Duration>,
-    /// A name for the runs, shown in messages.
+    /// A name for the runs, shown in notifications.
     #[arg(long, value_name = "TEXT", value_parser = name)]
     pub name: Option<String>,
-    /// A label for the runs, which sinks can select by; repeatable.
+    /// A label for the runs, by which sinks can select them; repeatable.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     pub labels: Vec<(String, String)>,
-    /// Tell only this sink; repeatable.
+    /// Notify only this sink; repeatable.
     #[arg(long = "sink", value_name = "NAME")]
     pub sinks: Vec<SinkName>,
 }
@@ -272,8 +272,8 @@ pub struct WatchArgs {
 /// Arguments of `daemon`.
 #[derive(Debug, Clone, Args)]
 pub struct DaemonArgs {
-    /// End when every watch has its verdict and every message is delivered or given up, with the exit
-    /// code of the worst verdict as wait has it.
+    /// End when every watch has its verdict and every delivery is delivered or given up, with the exit
+    /// code that `wait` has for the worst verdict.
     #[arg(long)]
     pub exit_when_done: bool,
     /// With --exit-when-done: how long to wait for the first run.
@@ -287,7 +287,7 @@ pub struct AddArgs {
     /// Runs to watch; `-` reads IDs, or JSON with `run_id` or `id`, from standard input.
     #[arg(required = true, value_name = "RUN_ID|-")]
     pub runs: Vec<RunArg>,
-    /// Watch runs anew whose watches are finished; these stay on record.
+    /// Watch finished runs again; their earlier watches are kept.
     #[arg(long)]
     pub again: bool,
     /// Options for the watches.
