@@ -15,6 +15,7 @@ mod desktop;
 mod documents;
 mod hangs;
 mod incidents;
+mod memory;
 mod promises;
 mod security;
 mod sinks;

@@ -1,0 +1,64 @@
+//! Memory of the built daemon in a burst of large outputs, and after it.
+
+use std::time::Duration;
+
+use runwatch::domain::RunId;
+use runwatch::simulator::{Receiver, Script};
+use tokio::process::Child;
+
+use crate::daemon::{add, program, start, stop};
+use crate::support::{api, eventually, received};
+
+const MIB: u64 = 1024 * 1024;
+
+/// A figure of the process, in bytes, by its name in `/proc/PID/status`.
+fn figure(daemon: &Child, name: &str) -> u64 {
+    let pid = daemon.id().expect("it runs");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let kib = line.and_then(|line| line.split_whitespace().next());
+    kib.expect(name).parse::<u64>().unwrap() * 1024
+}
+
+/// Memory that belongs to the process alone: pages of the program itself are not counted.
+fn anonymous(daemon: &Child) -> u64 {
+    figure(daemon, "RssAnon")
+}
+
+#[tokio::test]
+async fn memory_comes_back_after_a_burst_of_large_outputs() {
+    const RUNS: usize = 16;
+    const OUTPUT: usize = 7 * 1024 * 1024;
+    let simulator = api([]).await;
+    let receiver = Receiver::start([]).await.unwrap();
+    let configured = "[api]\nrequests_per_minute = 100000\n[watch]\nevents = \"off\"\n";
+    let program = program(&simulator, &receiver, configured);
+    let daemon = start(&program).await;
+    for number in 0..RUNS {
+        let id = format!("large_{number}");
+        // The first requests find it running, so that all end together.
+        let script = Script::succeeds()
+            .runs_for(Duration::from_secs(5))
+            .from_first_poll()
+            .output("m".repeat(OUTPUT).into());
+        simulator.add_run(&RunId::new(&id).unwrap(), script);
+        add(&program, &id).await;
+    }
+    let idle = anonymous(&daemon);
+    received(&receiver, RUNS).await;
+    // 112 MiB of outputs came at once; the bound of answers in memory is 16 MiB, and each may be there a few times.
+    let (peak, least) = (figure(&daemon, "VmHWM"), figure(&daemon, "VmRSS"));
+    assert!(
+        peak < 128 * MIB,
+        "{} MiB at the most, {} MiB now",
+        peak / MIB,
+        least / MIB
+    );
+    eventually("the memory is given back", || {
+        anonymous(&daemon) < idle + 24 * MIB
+    })
+    .await;
+    assert_eq!(stop(daemon).await.code, Some(0));
+}
