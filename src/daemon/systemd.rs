@@ -70,12 +70,12 @@ fn send(message: impl FnOnce() -> io::Result<()> + Send + 'static) {
         let serve = move || {
             for message in messages {
                 if let Err(error) = message() {
-                    tracing::warn!(%error, "cannot send the service manager");
+                    tracing::warn!(%error, "cannot notify the service manager");
                 }
             }
         };
         if let Err(error) = blocking::spawn("service", serve) {
-            tracing::warn!(%error, "cannot send the service manager");
+            tracing::warn!(%error, "cannot notify the service manager");
         }
         queue
     });

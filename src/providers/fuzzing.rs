@@ -70,7 +70,7 @@ pub fn answer(body: &[u8]) {
     let step = step.expect("a watch that has just begun");
     assert_eq!(
         step.progress.verdict, expected,
-        "the verdict is what the API expected"
+        "the verdict is what the API reported"
     );
     for event in &step.events {
         check_event(event);
