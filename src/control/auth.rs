@@ -1,8 +1,10 @@
 //! Who may use the control interface over TCP, where other users and web pages can reach it.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header, uri::Authority};
 use axum::middleware::Next;
@@ -22,6 +24,8 @@ pub(super) struct Guard {
     live_config: watch::Receiver<LiveConfig>,
     /// Whether only this machine can reach the listener.
     loopback: bool,
+    /// The paths of operations that require no token.
+    open: Arc<[&'static str]>,
     /// Reads the token where it is in a file.
     tokens: Lane,
 }
@@ -37,7 +41,7 @@ pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Ne
     if let Some(caller) = request
         .extensions()
         .get::<Caller>()
-        .filter(|_| !is_probe(request.uri().path()))
+        .filter(|_| !guard.is_open(request.uri().path()))
     {
         caller.authorize();
     }
@@ -45,12 +49,22 @@ pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Ne
 }
 
 impl Guard {
-    pub(super) fn new(live_config: watch::Receiver<LiveConfig>, loopback: bool) -> Self {
+    pub(super) fn new(
+        live_config: watch::Receiver<LiveConfig>,
+        loopback: bool,
+        open: Arc<[&'static str]>,
+    ) -> Self {
         Self {
             live_config,
             loopback,
+            open,
             tokens: Lane::new("tokens", READS),
         }
+    }
+
+    /// Whether the operation at this path requires no token.
+    fn is_open(&self, path: &str) -> bool {
+        self.open.contains(&path)
     }
 
     pub(super) async fn admit(&self, path: &str, headers: &HeaderMap) -> Result<(), HttpError> {
@@ -66,7 +80,7 @@ impl Guard {
             ));
         }
         // Probes carry no secrets, and learn none; many send no name of a host, or that of a container beside this one.
-        if is_probe(path) {
+        if self.is_open(path) {
             return Ok(());
         }
         // A page may have its own name resolve to this machine; then the name is in `Host`.
@@ -110,10 +124,6 @@ impl Guard {
             Err(_differs) => Err(unauthorized()),
         }
     }
-}
-
-fn is_probe(path: &str) -> bool {
-    matches!(path, "/healthz" | "/readyz")
 }
 
 /// How a token is announced.
@@ -182,7 +192,7 @@ mod tests {
             token: Some(Secret::value("the-token")),
             rejected: None,
         });
-        let guard = Guard::new(live_config, false);
+        let guard = Guard::new(live_config, false, Arc::new(["/healthz", "/readyz"]));
         let admits = |value: &str| {
             let value = HeaderValue::from_str(value).unwrap();
             let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value)]);
@@ -215,7 +225,7 @@ mod tests {
             token: None,
             rejected: None,
         });
-        let guard = Guard::new(live_config, true);
+        let guard = Guard::new(live_config, true, Arc::new(["/healthz", "/readyz"]));
         let admit = |path: &str, hosts: &[&'static str]| {
             let hosts = hosts
                 .iter()

@@ -74,7 +74,8 @@ impl Control {
     /// web pages are refused. Dropping the set ends every connection.
     pub fn serve(self, listeners: Vec<Listener>, stop: &CancellationToken) -> JoinSet<()> {
         let live_config = self.live_config.clone();
-        let router = routes::router(self, stop.clone());
+        let (router, open) = routes::router(self, stop.clone());
+        let open: Arc<[_]> = open.into();
         let mut serving = JoinSet::new();
         for listener in listeners {
             let router = match &listener {
@@ -85,7 +86,7 @@ impl Control {
                     let loopback = tcp
                         .local_addr()
                         .is_ok_and(|address| address.ip().is_loopback());
-                    let guard = Guard::new(live_config.clone(), loopback);
+                    let guard = Guard::new(live_config.clone(), loopback, Arc::clone(&open));
                     router
                         .clone()
                         .layer(middleware::from_fn_with_state(guard, auth::check))

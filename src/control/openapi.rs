@@ -59,6 +59,7 @@ type MakeSchema = fn(&mut SchemaGenerator) -> Schema;
 /// Routes, and their descriptions.
 pub(super) struct Api<S> {
     router: Router<S>,
+    open: Vec<&'static str>,
     paths: Map<String, Value>,
     schemas: Schemas,
 }
@@ -285,6 +286,7 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
         };
         Self {
             router: Router::new(),
+            open: Vec::new(),
             paths: Map::new(),
             schemas,
         }
@@ -302,6 +304,9 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
         H: Handler<T, S>,
         T: 'static,
     {
+        if operation.open {
+            self.open.push(path);
+        }
         self.describe(method, path, operation);
         self.router = self.router.route(path, method.serve(handler));
         self
@@ -312,8 +317,8 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
         self.paths.entry(path).or_insert_with(|| json!({}))[method.word()] = operation;
     }
 
-    /// Serves the document too, at `path`, and returns all routes.
-    pub(super) fn finish(mut self, path: &'static str) -> Router<S> {
+    /// Serves the document too, at `path`. Returns all routes, and the paths of those that require no token.
+    pub(super) fn finish(mut self, path: &'static str) -> (Router<S>, Vec<&'static str>) {
         let about = "The OpenAPI 3.1 document of what this daemon serves.";
         let operation = Operation::new("describe", "This document", about)
             .json::<Map<String, Value>>(StatusCode::OK, "An OpenAPI 3.1 document");
@@ -353,7 +358,10 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
                 document,
             )
         };
-        self.router.route(path, Method::Get.serve(answer))
+        (
+            self.router.route(path, Method::Get.serve(answer)),
+            self.open,
+        )
     }
 }
 

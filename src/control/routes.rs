@@ -68,13 +68,14 @@ struct Shared {
 
 type App = State<Arc<Shared>>;
 
-pub(super) fn router(control: Control, stop: CancellationToken) -> Router {
+/// Returns the router, and the paths of the operations that require no token.
+pub(super) fn router(control: Control, stop: CancellationToken) -> (Router, Vec<&'static str>) {
     let shared = Shared {
         control,
         stop,
         long: Arc::new(Semaphore::new(MAX_LONG)),
     };
-    Api::new()
+    let (router, open) = Api::new()
         .route(
             Method::Post,
             "/v1/watches",
@@ -238,13 +239,18 @@ pub(super) fn router(control: Control, stop: CancellationToken) -> Router {
             Operation::new("metrics", "Metrics for Prometheus", "In OpenMetrics where `Accept` names it.")
                 .content::<MetricsText>(StatusCode::OK, "All metrics", &Format::ALL.map(Format::content_type)),
         )
-        .finish("/v1/openapi.json")
+        .finish("/v1/openapi.json");
+    let router = router
         .fallback(|| async { HttpError::new(StatusCode::NOT_FOUND, "there is no such route") })
         .method_not_allowed_fallback(|| async {
-            HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "this route has other methods; see Allow")
+            HttpError::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this route has other methods; see Allow",
+            )
         })
         .layer(middleware::from_fn(read_body))
-        .with_state(Arc::new(shared))
+        .with_state(Arc::new(shared));
+    (router, open)
 }
 
 async fn add(State(app): App, body: Bytes) -> Result<AxumResponse, HttpError> {
