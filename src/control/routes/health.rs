@@ -1,0 +1,92 @@
+//! Probes and metrics.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::response::Response as AxumResponse;
+
+use crate::control::extract::{HttpError, json};
+use crate::control::types::HealthResponse;
+use crate::metrics::Format;
+
+use super::App;
+
+/// How long the parts of the daemon have to show progress.
+const PROGRESS_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long one transaction of the store may take before a restart is the better way: many times as long as it waits
+/// for another process.
+const STUCK_LIMIT: Duration = Duration::from_secs(60);
+
+/// Whether the scheduler and the store make progress. The API being down is no ill health: a restart would change
+/// nothing about it. Neither is a store that rejects writes or that another process holds: readiness reports that.
+pub(super) async fn healthz(State(app): App) -> Result<AxumResponse, HttpError> {
+    app.control.store.progresses(STUCK_LIMIT)?;
+    match tokio::time::timeout(PROGRESS_LIMIT, app.control.watches.ping()).await {
+        Ok(Ok(())) => Ok(json(
+            StatusCode::OK,
+            &HealthResponse {
+                status: "ok".to_owned(),
+            },
+        )),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_elapsed) => Err(HttpError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the scheduler makes no progress",
+        )),
+    }
+}
+
+/// Whether watches can be added: the store takes a write. That this answers shows that the configuration
+/// is loaded and the socket open.
+pub(super) async fn readyz(State(app): App) -> Result<AxumResponse, HttpError> {
+    if app.stop.is_cancelled() {
+        return Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "stopping"));
+    }
+    match tokio::time::timeout(PROGRESS_LIMIT, app.control.store.probe_write()).await {
+        Ok(Ok(())) => Ok(json(
+            StatusCode::OK,
+            &HealthResponse {
+                status: "ready".to_owned(),
+            },
+        )),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_elapsed) => Err(HttpError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the store takes too long to write",
+        )),
+    }
+}
+
+pub(super) async fn metrics(
+    State(app): App,
+    headers: HeaderMap,
+) -> Result<AxumResponse, HttpError> {
+    let sinks = app
+        .control
+        .live_config
+        .borrow()
+        .routes
+        .0
+        .iter()
+        .map(|route| route.sink.clone())
+        .collect();
+    let figures = app
+        .control
+        .store
+        .gauges(app.control.clock.now(), sinks)
+        .await?;
+    let accept = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|accept| accept.to_str().ok());
+    let format = Format::wanted(accept);
+    let mut response = Response::new(Body::from(app.control.metrics.to_text(&figures, format)));
+    let content_type = HeaderValue::from_static(format.content_type());
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, content_type);
+    Ok(response)
+}

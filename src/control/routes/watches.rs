@@ -1,0 +1,371 @@
+//! Routes about watches.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{RawQuery, State};
+use axum::http::StatusCode;
+use axum::response::Response as AxumResponse;
+use jiff::Timestamp;
+
+use crate::config::{
+    MAX_DEADLINE, MIN_DEADLINE, check_label, check_labels, parse_duration, watch_name,
+};
+use crate::control::LiveConfig;
+use crate::control::extract::{HttpError, InPath, Query, json, run_id};
+use crate::control::types::{
+    AddRequest, DeliveryResponse, RoutingEntry, StatusChangeResponse, WatchList, WatchResponse,
+};
+use crate::domain::{Event, RunEvent, RunId, SinkName, Verdict, Watch};
+use crate::scheduler::{AddedBy, Removed};
+use crate::store::{Added, DeliveryState, History, WatchFilter, WatchRecord, WatchState};
+
+use super::{App, Shared};
+
+/// Longest `?wait=`.
+const MAX_WAIT: Duration = Duration::from_secs(600);
+
+pub(super) async fn add(State(app): App, body: Bytes) -> Result<AxumResponse, HttpError> {
+    // A list of the values in their order would be taken for an object.
+    if body.trim_ascii_start().starts_with(b"[") {
+        return Err(HttpError::bad(
+            "the body cannot be used: it is no JSON object",
+        ));
+    }
+    let request: AddRequest = AddRequest::read(&body)
+        .map_err(|error| HttpError::bad(format!("the body cannot be used: {error}")))?;
+    let live_config = app.control.live_config.borrow().clone();
+    let origin = if request.again {
+        AddedBy::RequestAgain
+    } else {
+        AddedBy::Request
+    };
+    let has_timeout = request.timeout.is_some();
+    let watch = watch(request, &live_config, app.control.clock.now())?;
+    match app.control.watches.add(watch.clone(), origin).await? {
+        // All there is to know of it: reading it again would take as long as storing it.
+        Added::New => Ok(json(
+            StatusCode::CREATED,
+            &app.summary(WatchRecord::new(watch)).await?,
+        )),
+        Added::AlreadyExists => {
+            let known = app.control.store.watch(watch.run_id.clone()).await?;
+            // It may have been removed again this very moment.
+            let known = known.ok_or_else(|| HttpError::unknown(&watch.run_id))?;
+            let not_applied = not_applied(&watch, has_timeout, &known.watch);
+            Ok(json(
+                StatusCode::OK,
+                &WatchResponse {
+                    not_applied,
+                    ..app.summary(known).await?
+                },
+            ))
+        }
+    }
+}
+
+/// The options of a request that differ from the watch that there is already. Those that were not given do not count.
+fn not_applied(request: &Watch, has_timeout: bool, known: &Watch) -> Vec<String> {
+    let set =
+        |sinks: &Option<Vec<SinkName>>| sinks.iter().flatten().cloned().collect::<BTreeSet<_>>();
+    let time = |watch: &Watch| watch.deadline_at.as_millisecond() - watch.added_at.as_millisecond();
+    let options = [
+        ("name", request.name.is_some() && request.name != known.name),
+        (
+            "labels",
+            !request.labels.is_empty() && request.labels != known.labels,
+        ),
+        (
+            "sinks",
+            request.sinks.is_some() && set(&request.sinks) != set(&known.sinks),
+        ),
+        ("timeout", has_timeout && time(request) != time(known)),
+    ];
+    options
+        .into_iter()
+        .filter(|(_, differs)| *differs)
+        .map(|(name, _)| name.to_owned())
+        .collect()
+}
+
+/// Checks the request of a caller.
+pub(in crate::control) fn watch(
+    request: AddRequest,
+    live_config: &LiveConfig,
+    now: Timestamp,
+) -> Result<Watch, HttpError> {
+    let run_id = run_id(&request.run_id)?;
+    let name = request.name.map(|name| watch_name(&name)).transpose();
+    let name = name.map_err(|(what, fix)| HttpError::bad(format!("name: {what}; {fix}")))?;
+    for (key, value) in &request.labels {
+        check_label(key, value)
+            .map_err(|(what, fix)| HttpError::bad(format!("label {key:?}: {what}; {fix}")))?;
+    }
+    check_labels(&request.labels)
+        .map_err(|(what, fix)| HttpError::bad(format!("labels: {what}; {fix}")))?;
+    let known = |name: &SinkName| live_config.routes.0.iter().any(|route| route.sink == *name);
+    let sink = |name: String| {
+        let known_names = || {
+            live_config
+                .routes
+                .0
+                .iter()
+                .map(|route| route.sink.as_str())
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        SinkName::new(&name).ok().filter(known).ok_or_else(|| {
+            HttpError::bad(format!(
+                "no sink is called {name:?}; known sinks: {}",
+                known_names()
+            ))
+        })
+    };
+    if request.sinks.as_ref().is_some_and(Vec::is_empty) {
+        return Err(HttpError::bad(
+            "sinks: the list is empty, so that no sink would get a message; name one, or leave it out",
+        ));
+    }
+    let sinks = request
+        .sinks
+        .map(|names| names.into_iter().map(sink).collect::<Result<Vec<_>, _>>())
+        .transpose()?;
+    let timeout = match request.timeout {
+        None => live_config.deadline,
+        Some(text) => parse_duration(&text)
+            .ok()
+            .filter(|timeout| (MIN_DEADLINE..=MAX_DEADLINE).contains(timeout))
+            .ok_or_else(|| {
+                HttpError::bad(format!(
+                    "timeout: {text:?} is no duration from 1ms to 3650d, such as 2h"
+                ))
+            })?,
+    };
+    let deadline_at = now.checked_add(timeout).unwrap_or(Timestamp::MAX);
+    Ok(Watch {
+        run_id,
+        name,
+        labels: request.labels,
+        sinks,
+        added_at: now,
+        deadline_at,
+    })
+}
+
+pub(super) async fn list(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpError> {
+    let query = Query::read(query, &["state", "verdict", "label", "limit", "cursor"])?;
+    let labels = query.all("label").map(|pair| {
+        let (key, value) = pair
+            .split_once('=')
+            .ok_or_else(|| HttpError::bad(format!("label={pair}: write label=KEY=VALUE")))?;
+        check_label(key, value)
+            .map_err(|(what, fix)| HttpError::bad(format!("label={pair}: {what}; {fix}")))?;
+        Ok((key.to_owned(), value.to_owned()))
+    });
+    let filter = WatchFilter {
+        state: query.one("state", WatchState::from_word, "active or finished")?,
+        verdict: query.one(
+            "verdict",
+            Verdict::from_word,
+            "the word of a verdict, such as failed or timed_out",
+        )?,
+        labels: labels.collect::<Result<_, HttpError>>()?,
+        after: query.one("cursor", read_cursor, "the next_cursor of an answer")?,
+    };
+    let page = app.control.store.watches(filter, query.limit()?).await?;
+    let last = page.items.last().filter(|_| page.more);
+    let next_cursor = last.map(|last| {
+        format!(
+            "{}.{}",
+            last.watch.added_at.as_millisecond(),
+            last.watch.run_id
+        )
+    });
+    let going = page.items.iter().filter(|record| record.verdict.is_none());
+    let views = app
+        .control
+        .watches
+        .view(Some(
+            going.map(|record| record.watch.run_id.clone()).collect(),
+        ))
+        .await?;
+    let mut views: std::collections::HashMap<_, _> = views
+        .into_iter()
+        .map(|view| (view.run_id.clone(), view))
+        .collect();
+    let watches = page
+        .items
+        .into_iter()
+        .map(|record| {
+            let view = views
+                .remove(&record.watch.run_id)
+                .filter(|_| record.verdict.is_none());
+            WatchResponse::of(record, view)
+        })
+        .collect();
+    Ok(json(
+        StatusCode::OK,
+        &WatchList {
+            watches,
+            next_cursor,
+            notices: app.notices().await?,
+        },
+    ))
+}
+
+pub(in crate::control) fn read_cursor(text: &str) -> Option<(Timestamp, RunId)> {
+    let (at, id) = text.split_once('.')?;
+    Some((
+        Timestamp::from_millisecond(at.parse().ok()?).ok()?,
+        RunId::new(id).ok()?,
+    ))
+}
+
+pub(super) async fn show(
+    State(app): App,
+    id: InPath,
+    query: RawQuery,
+) -> Result<AxumResponse, HttpError> {
+    let run_id = run_id(&id?.0)?;
+    let query = Query::read(query, &["wait"])?;
+    let read = |text: &str| parse_duration(text).ok().filter(|wait| *wait <= MAX_WAIT);
+    let wait = query
+        .one("wait", read, "a duration up to 10m, such as 30s")?
+        .unwrap_or_default();
+    let ends = tokio::time::Instant::now() + wait;
+    let mut changed = app.control.store.history_changed();
+    let mut place = None;
+    loop {
+        // Marked as seen before the store is read, so that no change in between is missed.
+        changed.mark_unchanged();
+        // Only this much of it is read each time that anything changes.
+        let record = app.control.store.watch(run_id.clone()).await?;
+        let record = record.ok_or_else(|| HttpError::unknown(&run_id))?;
+        if record.verdict.is_some()
+            || app.stop.is_cancelled()
+            || tokio::time::Instant::now() >= ends
+        {
+            let history = app.control.store.history(run_id.clone()).await?;
+            let history = history.ok_or_else(|| HttpError::unknown(&run_id))?;
+            return Ok(json(StatusCode::OK, &app.document(history).await?));
+        }
+        if place.is_none() {
+            place = Some(app.place()?);
+        }
+        // Every arm is cancel-safe: they wait for a change, a time and the end, and lose none.
+        tokio::select! {
+            Ok(()) = changed.changed() => {}
+            () = tokio::time::sleep_until(ends) => {}
+            () = app.stop.cancelled() => {}
+        }
+    }
+}
+
+pub(super) async fn remove(
+    State(app): App,
+    id: InPath,
+    query: RawQuery,
+) -> Result<StatusCode, HttpError> {
+    let run_id = run_id(&id?.0)?;
+    let query = Query::read(query, &["force"])?;
+    let force = query
+        .one("force", |text| text.parse().ok(), "true or false")?
+        .unwrap_or(false);
+    match app.control.watches.remove(run_id.clone(), force).await? {
+        Removed::Removed => Ok(StatusCode::NO_CONTENT),
+        Removed::NotFound => Err(HttpError::unknown(run_id)),
+    }
+}
+
+impl Shared {
+    /// What the state of a watch is.
+    async fn summary(&self, record: WatchRecord) -> Result<WatchResponse, HttpError> {
+        let only = Some(vec![record.watch.run_id.clone()]);
+        let view = self
+            .control
+            .watches
+            .view(only)
+            .await?
+            .pop()
+            .filter(|_| record.verdict.is_none());
+        Ok(WatchResponse::of(record, view))
+    }
+
+    /// Everything about a watch.
+    async fn document(&self, history: History) -> Result<WatchResponse, HttpError> {
+        let History {
+            record,
+            changes,
+            deliveries,
+            verdict_event,
+        } = history;
+        let watch = record.watch.clone();
+        let mut document = self.summary(record).await?;
+        let change = |change: crate::store::StatusChange| StatusChangeResponse {
+            at: change.at,
+            status: change.status.as_str().to_owned(),
+        };
+        document.history = Some(changes.into_iter().map(change).collect());
+        let routing = self.control.live_config.borrow().routes.explain(&watch);
+        let routing = routing.into_iter().map(|explained| RoutingEntry {
+            sink: explained.sink,
+            events: explained.events,
+            why_not: explained.why_not,
+        });
+        let mut routing: Vec<_> = routing.collect();
+        for (waiting, _) in &deliveries {
+            let open = matches!(
+                waiting.state,
+                DeliveryState::Pending | DeliveryState::Sending
+            );
+            if open && !routing.iter().any(|known| known.sink == waiting.sink) {
+                let why_not = Some("messages wait for it, but no sink of that name is configured any more; `runwatch deliveries drop` gives them up".to_owned());
+                routing.push(RoutingEntry {
+                    sink: waiting.sink.clone(),
+                    events: Vec::new(),
+                    why_not,
+                });
+            }
+        }
+        document.routing = Some(routing);
+        let deliveries = deliveries
+            .into_iter()
+            .map(|(summary, attempts)| DeliveryResponse::of(summary, Some(attempts)));
+        document.deliveries = Some(deliveries.collect());
+        document.data = verdict_event.as_ref().and_then(Event::run).map(raw);
+        Ok(document)
+    }
+
+    /// What an operator should know.
+    async fn notices(&self) -> Result<Vec<String>, HttpError> {
+        let mut notices = Vec::new();
+        if let Some(rejected) = &self.control.live_config.borrow().rejected {
+            notices.push(format!(
+                "the configuration on disk is not in force: {rejected}"
+            ));
+        }
+        let breaker = self.control.watches.breaker();
+        notices.extend(breaker.borrow().outage_text());
+        let routes = Arc::clone(&self.control.live_config.borrow().routes);
+        for (sink, open) in self.control.store.sinks_with_open_deliveries().await? {
+            if !routes.0.iter().any(|route| route.sink == sink) {
+                let waiting = if open == 1 {
+                    "1 message waits".to_owned()
+                } else {
+                    format!("{open} messages wait")
+                };
+                notices.push(format!(
+                    "{waiting} for {sink}, which is no longer configured: configure it again, or give up what waits with \
+                     `runwatch deliveries drop --sink {sink}`"
+                ));
+            }
+        }
+        Ok(notices)
+    }
+}
+
+fn raw(data: &RunEvent) -> Box<serde_json::value::RawValue> {
+    serde_json::value::to_raw_value(data).expect("an event has only text keys")
+}
