@@ -13,13 +13,14 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Deliver, Message, SendError};
+use super::{Deliver, Message, SendError, Sent};
 use crate::clock::Clock;
-use crate::domain::{Event, EventData, EventType, Routes, SinkName, SinkNotice};
+use crate::domain::{DeliveryId, Event, EventData, EventType, Routes, SinkName, SinkNotice};
 use crate::failpoint::{self, mutant};
 use crate::memory;
 use crate::metrics::Metrics;
 use crate::store::{Attempt, Claimed, Outcome, RoutedEvent, Store, StoreError};
+use crate::text::error_chain;
 
 /// Largest part by which a planned wait is made longer or shorter, so that many deliveries that
 /// failed together do not come back together.
@@ -150,112 +151,122 @@ impl<D: Deliver> Courier<D> {
         }
     }
 
-    /// Makes one attempt and stores how it went.
+    /// Makes one attempt: sends the event, decides what follows, reports that, and stores it.
     async fn attempt(&self, claimed: Claimed, disabled: &Disabled) {
-        let Claimed {
-            id,
-            attempt,
-            try_number,
-            event,
-        } = claimed;
-        failpoint::point("claimed");
         static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+        failpoint::point("claimed");
         let _turn = if mutant("one-at-a-time") {
             Some(TURN.lock().await)
         } else {
             None
         };
         let (at, began) = (self.clock.now(), Instant::now());
-        if mutant("noted-first") {
-            let (detail, outcome) = (String::new(), Outcome::Delivered);
-            let early = Attempt {
-                attempt,
-                at,
-                took: Duration::ZERO,
-                detail,
-                outcome,
-            };
-            drop(self.store.record_attempt(id.clone(), early).await);
-        }
-        let result = match disabled.get() {
-            Some(why) => Err(SendError {
-                detail: format!("not sent: {why}"),
-                retry_after: None,
-                gone: true,
-            }),
-            None => {
-                let other =
-                    (mutant("new-id") && attempt > 1).then(crate::domain::DeliveryId::generate);
-                let id = other.as_ref().unwrap_or(&id);
-                let message = Message {
-                    delivery: id,
-                    sink: &self.name,
-                    attempt,
-                    event: &event,
-                    now: at,
-                };
-                self.sink.send(&message).await
-            }
-        };
-        failpoint::point("sent");
-        let took = began.elapsed();
-        let (outcome, detail) = match result {
-            Ok(sent) => (Outcome::Delivered, sent.detail),
-            Err(error) => {
-                // Of several attempts with that answer, the first stores the event, before its own result
-                // is stored: a wait for open deliveries would otherwise miss the delivery of this event.
-                if error.gone && disabled.set(error.detail.clone()).is_ok() {
-                    self.tell_disabled(&error.detail).await;
-                }
-                let outcome = if error.gone {
-                    Outcome::Dead
-                } else {
-                    self.next_attempt(try_number, &error)
-                };
-                (outcome, error.detail)
-            }
-        };
-        match outcome {
-            Outcome::Delivered => {
-                let after = self.clock.now().duration_since(event.timestamp);
-                self.metrics
-                    .delivered(&self.name, Duration::try_from(after).unwrap_or_default());
-            }
-            Outcome::Retry(_) => self.metrics.failed(&self.name, false),
-            Outcome::Dead => self.metrics.failed(&self.name, true),
-        }
-        let (sink, run_id) = (&self.name, event.run_id().map(tracing::field::display));
-        match outcome {
-            Outcome::Delivered => {
-                tracing::debug!(%sink, delivery = %id, run_id, attempt, detail, "delivered");
-            }
-            Outcome::Retry(next_at) => {
-                tracing::warn!(%sink, delivery = %id, run_id, attempt, error = detail, %next_at, "attempt failed");
-            }
-            Outcome::Dead => {
-                tracing::error!(%sink, delivery = %id, run_id, attempt, error = detail, "delivery given up");
-            }
-        }
-        let record = Attempt {
-            attempt,
+        let attempt = |took, detail, outcome| Attempt {
+            attempt: claimed.attempt,
             at,
             took,
             detail,
             outcome,
         };
+        if mutant("noted-first") {
+            let early = attempt(Duration::ZERO, String::new(), Outcome::Delivered);
+            drop(self.store.record_attempt(claimed.id.clone(), early).await);
+        }
+        let result = self.send(&claimed, at, disabled).await;
+        failpoint::point("sent");
+        let took = began.elapsed();
+        let (outcome, detail) = self.decide(claimed.try_number, result, disabled).await;
+        self.report(&claimed, &outcome, &detail);
+        self.store_attempt(&claimed.id, attempt(took, detail, outcome))
+            .await;
+    }
+
+    /// Hands the event to the sink, unless its receiver wants no more requests.
+    async fn send(
+        &self,
+        claimed: &Claimed,
+        now: Timestamp,
+        disabled: &Disabled,
+    ) -> Result<Sent, SendError> {
+        if let Some(why) = disabled.get() {
+            return Err(SendError {
+                detail: format!("not sent: {why}"),
+                retry_after: None,
+                gone: true,
+            });
+        }
+        let other = (mutant("new-id") && claimed.attempt > 1).then(DeliveryId::generate);
+        let message = Message {
+            delivery: other.as_ref().unwrap_or(&claimed.id),
+            sink: &self.name,
+            attempt: claimed.attempt,
+            event: &claimed.event,
+            now,
+        };
+        self.sink.send(&message).await
+    }
+
+    /// Decides what follows the result of an attempt, and returns that with its text. Disables the sink if the
+    /// receiver wants no more requests.
+    async fn decide(
+        &self,
+        try_number: u32,
+        result: Result<Sent, SendError>,
+        disabled: &Disabled,
+    ) -> (Outcome, String) {
+        match result {
+            Ok(sent) => (Outcome::Delivered, sent.detail),
+            Err(error) if error.gone => {
+                // Of several attempts with that answer, the first stores the event, before its own result
+                // is stored: a wait for open deliveries would otherwise miss the delivery of this event.
+                if disabled.set(error.detail.clone()).is_ok() {
+                    self.report_disabled(&error.detail).await;
+                }
+                (Outcome::Dead, error.detail)
+            }
+            Err(error) => (self.next_attempt(try_number, &error), error.detail),
+        }
+    }
+
+    /// Counts and logs an attempt.
+    fn report(&self, claimed: &Claimed, outcome: &Outcome, detail: &str) {
+        let Claimed {
+            id, attempt, event, ..
+        } = claimed;
+        let (sink, run_id) = (&self.name, event.run_id().map(tracing::field::display));
+        match outcome {
+            Outcome::Delivered => {
+                let after = self.clock.now().duration_since(event.timestamp);
+                self.metrics
+                    .delivered(sink, Duration::try_from(after).unwrap_or_default());
+                tracing::debug!(%sink, delivery = %id, run_id, attempt, detail, "delivered");
+            }
+            Outcome::Retry(next_at) => {
+                self.metrics.failed(sink, false);
+                tracing::warn!(%sink, delivery = %id, run_id, attempt, error = detail, %next_at, "attempt failed");
+            }
+            Outcome::Dead => {
+                self.metrics.failed(sink, true);
+                tracing::error!(%sink, delivery = %id, run_id, attempt, error = detail, "delivery given up");
+            }
+        }
+    }
+
+    /// Stores an attempt, again and again while the store rejects it: the delivery would otherwise be made again.
+    async fn store_attempt(&self, id: &DeliveryId, attempt: Attempt) {
         loop {
-            match self.store.record_attempt(id.clone(), record.clone()).await {
+            match self.store.record_attempt(id.clone(), attempt.clone()).await {
                 Ok(()) => {
                     failpoint::point("recorded");
-                    break;
+                    return;
                 }
                 Err(error @ (StoreError::Closed | StoreError::Precondition { .. })) => {
                     tracing::error!(sink = %self.name, delivery = %id, %error, "cannot store an attempt");
-                    break;
+                    return;
                 }
                 Err(error) => {
-                    let error = anyhow::Error::from(error);
-                    tracing::error!(sink = %self.name, delivery = %id, error = format!("{error:#}"), "cannot store an attempt; trying again");
+                    let error = error_chain(&error);
+                    tracing::error!(sink = %self.name, delivery = %id, error, "cannot store an attempt; trying again");
                     tokio::time::sleep(STORE_RETRY).await;
                 }
             }
@@ -288,7 +299,7 @@ impl<D: Deliver> Courier<D> {
         )
     }
 
-    async fn tell_disabled(&self, why: &str) {
+    async fn report_disabled(&self, why: &str) {
         if mutant("gone-unsaid") {
             return;
         }
@@ -327,7 +338,6 @@ async fn wait_for(changed: &mut watch::Receiver<u64>) {
 mod tests {
     use super::*;
     use crate::domain::{EventFilter, Labels, Route};
-    use crate::notify::Sent;
     use crate::store::{DeliveryFilter, Location};
     use proptest::prelude::*;
 
@@ -424,7 +434,7 @@ mod tests {
         let (courier, writer) = courier(Vec::new());
         let mut tasks = JoinSet::new();
         tasks.spawn(writer.run());
-        courier.tell_disabled("410 Gone").await;
+        courier.report_disabled("410 Gone").await;
         let deliveries = courier
             .store
             .deliveries(DeliveryFilter::default(), 10)
