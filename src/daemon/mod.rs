@@ -1,50 +1,38 @@
 //! `runwatch daemon`: the service.
 
+mod maintenance;
+mod reload;
 mod systemd;
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use jiff::Timestamp;
 use rustix::fs::Mode;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{Engine, policy};
+use self::maintenance::{keep_status, probe, prune, status_line, watchdog};
+use self::reload::{FixedSettings, SETTLE_RETRY, Service, live_config, with_default_sink};
+use crate::app::Engine;
 use crate::blocking;
 use crate::cli::Signals;
 use crate::cli::args::DaemonArgs;
 use crate::clock::Clock;
-use crate::config::{self, IN_MEMORY, LogFormat, LogLevel, Settings, SinkSettings, Sources};
+use crate::config::{IN_MEMORY, LogLevel, Settings, Sources};
 use crate::control::{Control, Listener, LiveConfig, Socket, SocketError};
-use crate::domain::{SinkName, Verdict, Watch};
+use crate::domain::{SinkName, Verdict};
 use crate::logging::LevelSwitch;
-use crate::metrics::Metrics;
-use crate::scheduler::{AddedBy, SchedulerHandle};
-use crate::store::{Added, Counts, Location, Lock, LockError, Store, StoreError};
+use crate::store::{Counts, Location, Lock, LockError, Store, StoreError};
 use crate::text::error_chain;
 
 /// How long deliveries and requests under way are given when the daemon stops.
 const GRACE: Duration = Duration::from_secs(10);
-
-/// How often the status for the service manager is renewed at the most.
-const STATUS_PERIOD: Duration = Duration::from_secs(2);
-
-/// How often the files of the store are looked at where nothing is written.
-const PROBE_PERIOD: Duration = Duration::from_secs(10);
-
-/// How often finished watches are pruned, unless they are kept for a shorter time than this.
-const PRUNE_PERIOD: Duration = Duration::from_secs(3600);
-
-/// How long after the store refused what follows from a reload it is tried again.
-const SETTLE_RETRY: Duration = Duration::from_secs(5);
 
 /// How long the start may take in all, most of it for changes that a new version makes to a large store.
 const START_LIMIT: Duration = Duration::from_secs(15 * 60);
@@ -227,7 +215,7 @@ pub async fn daemon(
                     break worst.map_or(0, Verdict::exit_code);
                 }
                 Err(error) => {
-                    tracing::error!(error = error_chain(&error), "cannot tell whether all is done");
+                    tracing::error!(error = error_chain(&error), "cannot read whether all is done");
                     break FAILED;
                 }
             },
@@ -236,11 +224,11 @@ pub async fn daemon(
                 break FAILED;
             }
             Some(ended) = server.join_next() => {
-                tracing::error!(?ended, "the control interface ended by itself");
+                tracing::error!(?ended, "the control interface exited unexpectedly");
                 break FAILED;
             }
             Some(ended) = chores.join_next() => {
-                tracing::error!(?ended, "a chore ended by itself");
+                tracing::error!(?ended, "a background task exited unexpectedly");
                 break FAILED;
             }
         }
@@ -378,178 +366,6 @@ fn cannot_start(error: impl Into<anyhow::Error>) -> u8 {
     FAILED
 }
 
-/// The settings that hold as long as the process lives.
-#[derive(PartialEq, Eq)]
-struct FixedSettings {
-    store: Option<PathBuf>,
-    socket: Option<PathBuf>,
-    listen: Option<SocketAddr>,
-    log_format: LogFormat,
-}
-
-impl FixedSettings {
-    fn of(settings: &Settings) -> Self {
-        Self {
-            store: settings.store.path.clone(),
-            socket: settings.control.socket.clone(),
-            listen: settings.control.listen,
-            log_format: settings.log.format,
-        }
-    }
-}
-
-/// What changes on reload.
-struct Service {
-    settings: Settings,
-    started: FixedSettings,
-    live_config: watch::Sender<LiveConfig>,
-    logging: Logging,
-    /// The store refused what follows from settings that are in force.
-    unsettled: bool,
-}
-
-impl Service {
-    /// Does what follows from new settings once the engine holds to them.
-    async fn settle(&mut self, engine: &Engine, clock: &Clock) -> anyhow::Result<()> {
-        self.logging
-            .levels
-            .set(self.logging.level.unwrap_or(self.settings.log.level));
-        if self.settings.api.key.is_none() {
-            tracing::warn!("no API key is configured; nothing can be asked until there is one");
-        }
-        for (sink, open) in engine.store.sinks_with_open_deliveries().await? {
-            if !self.settings.sinks.contains_key(&sink) {
-                tracing::warn!(%sink, messages = open, "messages wait for a sink that is no longer configured");
-            }
-        }
-        let configured = &self.settings.watches;
-        let run_ids = configured
-            .iter()
-            .map(|watch| watch.run_id.clone())
-            .collect();
-        engine.store.keep_configured_watches(run_ids).await?;
-        for configured in configured {
-            let added_at = clock.now();
-            let watch = Watch {
-                run_id: configured.run_id.clone(),
-                name: configured.name.clone(),
-                labels: configured.labels.clone(),
-                sinks: None,
-                added_at,
-                deadline_at: added_at
-                    .checked_add(self.settings.watch.deadline)
-                    .unwrap_or(Timestamp::MAX),
-            };
-            if engine.watches.add(watch, AddedBy::Configuration).await? == Added::New {
-                tracing::info!(run_id = %configured.run_id, "watching, as configured");
-            }
-        }
-        Ok(())
-    }
-
-    /// Loads the configuration again. One that cannot be used changes nothing but the status line.
-    async fn reload(&mut self, engine: &mut Engine, clock: &Clock, sources: Sources) {
-        let rejected = match blocking::run("config", move || config::load(&sources)).await {
-            Err(stuck) => format!("the configuration cannot be read: {stuck}"),
-            Ok(Err(problems)) => {
-                for problem in &problems.0 {
-                    tracing::error!(%problem, "the configuration cannot be used");
-                }
-                let first = problems
-                    .0
-                    .first()
-                    .map(ToString::to_string)
-                    .unwrap_or_default();
-                match problems.0.len() {
-                    0 | 1 => first,
-                    many => format!("{first} (and {} more)", many - 1),
-                }
-            }
-            Ok(Ok(loaded)) => match self
-                .adopt(engine, clock, with_default_sink(loaded.settings))
-                .await
-            {
-                Ok(()) => {
-                    tracing::info!("configuration reloaded");
-                    return;
-                }
-                Err(error) => format!("{error:#}"),
-            },
-        };
-        tracing::error!(
-            rejected,
-            "configuration not reloaded; the one before stays in force"
-        );
-        self.live_config
-            .send_modify(|live_config| live_config.rejected = Some(rejected));
-    }
-
-    async fn adopt(
-        &mut self,
-        engine: &mut Engine,
-        clock: &Clock,
-        settings: Settings,
-    ) -> anyhow::Result<()> {
-        engine.reload(&settings).await?;
-        let (started, new) = (&self.started, FixedSettings::of(&settings));
-        let fixed = [
-            ("store.path", started.store == new.store),
-            ("control.listen", started.listen == new.listen),
-            ("control.socket", started.socket == new.socket),
-            ("log.format", started.log_format == new.log_format),
-        ];
-        for (key, _) in fixed.into_iter().filter(|(_, same)| !same) {
-            tracing::warn!(key, "a change of this key needs a restart");
-        }
-        let mut now_in_force = live_config(&settings);
-        // A configuration that goes without the address goes without its token too, but the address stays until
-        // the next start.
-        if started.listen != new.listen && now_in_force.token.is_none() {
-            now_in_force
-                .token
-                .clone_from(&self.live_config.borrow().token);
-        }
-        self.live_config.send_replace(now_in_force);
-        self.settings = settings;
-        // It holds from here on, even if the store rejects its watches.
-        self.apply(engine, clock).await;
-        Ok(())
-    }
-
-    /// Does what is left to do for settings that are in force; where the store refuses, another time.
-    async fn apply(&mut self, engine: &Engine, clock: &Clock) {
-        let settled = self.settle(engine, clock).await;
-        self.unsettled = settled.is_err();
-        if let Err(error) = settled {
-            tracing::error!(
-                error = format!("{error:#}"),
-                "the watches of the configuration cannot be stored; trying again"
-            );
-        }
-    }
-}
-
-fn live_config(settings: &Settings) -> LiveConfig {
-    LiveConfig {
-        routes: Arc::new(policy(settings).routes),
-        deadline: settings.watch.deadline,
-        retention: settings.store.retention,
-        token: settings.control.token.clone(),
-        rejected: None,
-    }
-}
-
-/// A service without sinks would be useless: it writes verdicts to its log then.
-fn with_default_sink(mut settings: Settings) -> Settings {
-    if settings.sinks.is_empty() {
-        settings.sinks.insert(
-            SinkName::new("log").expect("a valid name"),
-            SinkSettings::log_of_verdicts(),
-        );
-    }
-    settings
-}
-
 fn make_parent(path: &Path) -> anyhow::Result<()> {
     let parent = path
         .parent()
@@ -594,122 +410,4 @@ async fn done(
             else => return Err(StoreError::Closed),
         }
     }
-}
-
-/// Deletes what is older than the retention, now and then, without end.
-async fn prune(
-    store: Store,
-    clock: Clock,
-    metrics: Metrics,
-    mut live_config: watch::Receiver<LiveConfig>,
-) {
-    loop {
-        let (retention, routes) = {
-            let live_config = live_config.borrow_and_update();
-            (live_config.retention, Arc::clone(&live_config.routes))
-        };
-        let before = clock.now().checked_sub(retention).unwrap_or(Timestamp::MIN);
-        loop {
-            let began = Instant::now();
-            let sinks = routes.0.iter().map(|route| route.sink.clone()).collect();
-            match store.prune(before, sinks, clock.now()).await {
-                Ok(pruned) if pruned.is_nothing() => break,
-                Ok(pruned) => {
-                    tracing::debug!(deleted = pruned.deleted, pages = pruned.freed, "pruned");
-                    for (sink, messages) in pruned.given_up {
-                        tracing::warn!(%sink, messages, "gave up old messages to a sink that is no longer configured");
-                        metrics.given_up(&sink, messages);
-                    }
-                }
-                Err(error) => {
-                    tracing::error!(error = error_chain(&error), "cannot prune");
-                    break;
-                }
-            }
-            // As long as the turn took: half of the time belongs to others, however much there is to prune.
-            tokio::time::sleep(began.elapsed()).await;
-        }
-        let period = (retention / 4).clamp(Duration::from_millis(100), PRUNE_PERIOD);
-        // Cancel-safe: one sleeps, the other waits for a change that is read above.
-        tokio::select! {
-            () = tokio::time::sleep(period) => {}
-            Ok(()) = live_config.changed() => {}
-        }
-    }
-}
-
-/// Looks now and then whether the store could be written, without end. The store itself logs that it could not.
-async fn probe(store: Store) {
-    loop {
-        tokio::time::sleep(PROBE_PERIOD).await;
-        if let Err(error) = store.probe().await {
-            tracing::debug!(
-                error = error_chain(&error),
-                "the store could not be written now"
-            );
-        }
-    }
-}
-
-/// Keeps the status for the service manager up to date, for ever.
-async fn keep_status(
-    store: Store,
-    watches: SchedulerHandle,
-    mut live_config: watch::Receiver<LiveConfig>,
-) {
-    let (mut history, mut deliveries) = (store.history_changed(), store.deliveries_changed());
-    let mut breaker = watches.breaker();
-    loop {
-        // Cancel-safe: each waits for a change, and what it missed is read below.
-        tokio::select! {
-            Ok(()) = history.changed() => {}
-            Ok(()) = deliveries.changed() => {}
-            Ok(()) = breaker.changed() => {}
-            Ok(()) = live_config.changed() => {}
-            else => std::future::pending().await,
-        }
-        history.mark_unchanged();
-        deliveries.mark_unchanged();
-        let outage = breaker.borrow_and_update().outage_text();
-        let rejected = live_config.borrow_and_update().rejected.clone();
-        if let Ok(counts) = store.counts().await {
-            systemd::status(&status_line(&counts, rejected.or(outage).as_deref()));
-        }
-        tokio::time::sleep(STATUS_PERIOD).await;
-    }
-}
-
-/// Reports that the service is alive while the scheduler and the store answer. Never returns.
-async fn watchdog(store: Store, watches: SchedulerHandle, period: Duration) {
-    let mut tick = tokio::time::interval(period);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        match tokio::try_join!(watches.ping(), store.ping()) {
-            Ok(_) => systemd::alive(),
-            Err(error) => {
-                tracing::error!(
-                    error = format!("{:#}", anyhow::Error::from(error)),
-                    "no progress"
-                );
-            }
-        }
-    }
-}
-
-fn status_line(counts: &Counts, but: Option<&str>) -> String {
-    let Counts {
-        active,
-        pending,
-        dead,
-    } = counts;
-    let mut line = format!("watching {active} runs, {pending} messages to deliver");
-    if *dead > 0 {
-        line.push_str(&format!(", {dead} given up"));
-    }
-    if let Some(but) = but {
-        line.push_str("; ");
-        line.push_str(but);
-    }
-    line
 }

@@ -1,0 +1,194 @@
+//! The settings of the running service, and how a reload changes them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use super::Logging;
+use crate::app::{Engine, policy};
+use crate::blocking;
+use crate::clock::Clock;
+use crate::config::{self, LogFormat, Settings, SinkSettings, Sources};
+use crate::control::LiveConfig;
+use crate::domain::{SinkName, Watch};
+use crate::scheduler::AddedBy;
+use crate::store::Added;
+
+/// How long after the store refused what follows from a reload it is tried again.
+pub(super) const SETTLE_RETRY: Duration = Duration::from_secs(5);
+
+/// The settings that hold as long as the process lives.
+#[derive(PartialEq, Eq)]
+pub(super) struct FixedSettings {
+    pub(super) store: Option<PathBuf>,
+    pub(super) socket: Option<PathBuf>,
+    pub(super) listen: Option<SocketAddr>,
+    pub(super) log_format: LogFormat,
+}
+
+impl FixedSettings {
+    pub(super) fn of(settings: &Settings) -> Self {
+        Self {
+            store: settings.store.path.clone(),
+            socket: settings.control.socket.clone(),
+            listen: settings.control.listen,
+            log_format: settings.log.format,
+        }
+    }
+}
+
+/// What changes on reload.
+pub(super) struct Service {
+    pub(super) settings: Settings,
+    pub(super) started: FixedSettings,
+    pub(super) live_config: watch::Sender<LiveConfig>,
+    pub(super) logging: Logging,
+    /// The store refused what follows from settings that are in force.
+    pub(super) unsettled: bool,
+}
+
+impl Service {
+    /// Does what follows from new settings once the engine holds to them.
+    pub(super) async fn settle(&mut self, engine: &Engine, clock: &Clock) -> anyhow::Result<()> {
+        self.logging
+            .levels
+            .set(self.logging.level.unwrap_or(self.settings.log.level));
+        if self.settings.api.key.is_none() {
+            tracing::warn!("no API key is configured; nothing can be asked until there is one");
+        }
+        for (sink, open) in engine.store.sinks_with_open_deliveries().await? {
+            if !self.settings.sinks.contains_key(&sink) {
+                tracing::warn!(%sink, messages = open, "messages wait for a sink that is no longer configured");
+            }
+        }
+        let configured = &self.settings.watches;
+        let run_ids = configured
+            .iter()
+            .map(|watch| watch.run_id.clone())
+            .collect();
+        engine.store.keep_configured_watches(run_ids).await?;
+        for configured in configured {
+            let added_at = clock.now();
+            let watch = Watch {
+                run_id: configured.run_id.clone(),
+                name: configured.name.clone(),
+                labels: configured.labels.clone(),
+                sinks: None,
+                added_at,
+                deadline_at: added_at
+                    .checked_add(self.settings.watch.deadline)
+                    .unwrap_or(Timestamp::MAX),
+            };
+            if engine.watches.add(watch, AddedBy::Configuration).await? == Added::New {
+                tracing::info!(run_id = %configured.run_id, "watching, as configured");
+            }
+        }
+        Ok(())
+    }
+
+    /// Loads the configuration again. One that cannot be used changes nothing but the status line.
+    pub(super) async fn reload(&mut self, engine: &mut Engine, clock: &Clock, sources: Sources) {
+        let rejected = match blocking::run("config", move || config::load(&sources)).await {
+            Err(stuck) => format!("the configuration cannot be read: {stuck}"),
+            Ok(Err(problems)) => {
+                for problem in &problems.0 {
+                    tracing::error!(%problem, "the configuration cannot be used");
+                }
+                let first = problems
+                    .0
+                    .first()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                match problems.0.len() {
+                    0 | 1 => first,
+                    many => format!("{first} (and {} more)", many - 1),
+                }
+            }
+            Ok(Ok(loaded)) => match self
+                .adopt(engine, clock, with_default_sink(loaded.settings))
+                .await
+            {
+                Ok(()) => {
+                    tracing::info!("configuration reloaded");
+                    return;
+                }
+                Err(error) => format!("{error:#}"),
+            },
+        };
+        tracing::error!(
+            rejected,
+            "configuration not reloaded; the one before stays in force"
+        );
+        self.live_config
+            .send_modify(|live_config| live_config.rejected = Some(rejected));
+    }
+
+    pub(super) async fn adopt(
+        &mut self,
+        engine: &mut Engine,
+        clock: &Clock,
+        settings: Settings,
+    ) -> anyhow::Result<()> {
+        engine.reload(&settings).await?;
+        let (started, new) = (&self.started, FixedSettings::of(&settings));
+        let fixed = [
+            ("store.path", started.store == new.store),
+            ("control.listen", started.listen == new.listen),
+            ("control.socket", started.socket == new.socket),
+            ("log.format", started.log_format == new.log_format),
+        ];
+        for (key, _) in fixed.into_iter().filter(|(_, same)| !same) {
+            tracing::warn!(key, "a change of this key needs a restart");
+        }
+        let mut now_in_force = live_config(&settings);
+        // A configuration that goes without the address goes without its token too, but the address stays until
+        // the next start.
+        if started.listen != new.listen && now_in_force.token.is_none() {
+            now_in_force
+                .token
+                .clone_from(&self.live_config.borrow().token);
+        }
+        self.live_config.send_replace(now_in_force);
+        self.settings = settings;
+        // It holds from here on, even if the store rejects its watches.
+        self.apply(engine, clock).await;
+        Ok(())
+    }
+
+    /// Does what is left to do for settings that are in force; where the store refuses, another time.
+    pub(super) async fn apply(&mut self, engine: &Engine, clock: &Clock) {
+        let settled = self.settle(engine, clock).await;
+        self.unsettled = settled.is_err();
+        if let Err(error) = settled {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "the watches of the configuration cannot be stored; trying again"
+            );
+        }
+    }
+}
+
+pub(super) fn live_config(settings: &Settings) -> LiveConfig {
+    LiveConfig {
+        routes: Arc::new(policy(settings).routes),
+        deadline: settings.watch.deadline,
+        retention: settings.store.retention,
+        token: settings.control.token.clone(),
+        rejected: None,
+    }
+}
+
+/// A service without sinks would be useless: it writes verdicts to its log then.
+pub(super) fn with_default_sink(mut settings: Settings) -> Settings {
+    if settings.sinks.is_empty() {
+        settings.sinks.insert(
+            SinkName::new("log").expect("a valid name"),
+            SinkSettings::log_of_verdicts(),
+        );
+    }
+    settings
+}
