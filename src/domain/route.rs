@@ -88,6 +88,16 @@ pub struct Explained {
 pub struct Routes(pub Vec<Route>);
 
 impl Routes {
+    /// Returns whether a sink of this name is configured.
+    pub fn contains(&self, sink: &SinkName) -> bool {
+        self.names().any(|name| name == sink)
+    }
+
+    /// Returns the names of all configured sinks.
+    pub fn names(&self) -> impl Iterator<Item = &SinkName> {
+        self.0.iter().map(|route| &route.sink)
+    }
+
     /// Returns the sinks that get `event`. `watch` is its watch; events about the API or a sink
     /// have none, and go to sinks without labels.
     pub fn sinks_for(&self, event: &Event, watch: Option<&Watch>) -> Vec<SinkName> {
@@ -113,7 +123,7 @@ impl Routes {
     pub fn explain(&self, watch: &Watch) -> Vec<Explained> {
         let named = watch.sinks.iter().flatten();
         let gone = named
-            .filter(|name| !self.0.iter().any(|route| route.sink == **name))
+            .filter(|name| !self.contains(name))
             .map(|name| Explained {
                 sink: name.clone(),
                 events: Vec::new(),
@@ -209,6 +219,8 @@ mod tests {
             route("all", Labels::new()),
             route("search", labels.clone()),
         ]);
+        assert!(routes.names().eq(&[name("all"), name("search")]));
+        assert!(routes.contains(&name("search")) && !routes.contains(&name("other")));
         let mut event = Event::sample("2024-01-15T10:35:05Z".parse().unwrap());
         event.event_type = EventType::RunFailed;
         let mut watch = Watch {

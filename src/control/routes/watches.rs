@@ -105,14 +105,13 @@ pub(in crate::control) fn watch(
     }
     check_labels(&request.labels)
         .map_err(|(what, fix)| HttpError::bad(format!("labels: {what}; {fix}")))?;
-    let known = |name: &SinkName| live_config.routes.0.iter().any(|route| route.sink == *name);
+    let known = |name: &SinkName| live_config.routes.contains(name);
     let sink = |name: String| {
         let known_names = || {
             live_config
                 .routes
-                .0
-                .iter()
-                .map(|route| route.sink.as_str())
+                .names()
+                .map(SinkName::as_str)
                 .collect::<Vec<_>>()
                 .join(", ")
         };
@@ -350,7 +349,7 @@ impl Shared {
         notices.extend(breaker.borrow().outage_text());
         let routes = Arc::clone(&self.control.live_config.borrow().routes);
         for (sink, open) in self.control.store.sinks_with_open_deliveries().await? {
-            if !routes.0.iter().any(|route| route.sink == sink) {
+            if !routes.contains(&sink) {
                 let waiting = if open == 1 {
                     "1 message waits".to_owned()
                 } else {
