@@ -56,12 +56,15 @@ impl Resolve for Names {
 const LOOPBACK: &str =
     "localhost,localhost.,ip6-localhost,ip6-loopback,127.0.0.0/8,::1,::ffff:127.0.0.0/104";
 
+/// The value of `User-Agent` in all requests.
+pub(crate) const USER_AGENT: &str = concat!("runwatch/", env!("CARGO_PKG_VERSION"));
+
 /// A client of servers on any machine: it follows no redirects, uses the proxies that the environment names except for
 /// loopback addresses, and trusts the system's authorities, or instead those in `SSL_CERT_FILE` and `SSL_CERT_DIR`
 /// where one of these is set.
 pub(crate) fn client() -> ClientBuilder {
     let mut builder = Client::builder()
-        .user_agent(concat!("runwatch/", env!("CARGO_PKG_VERSION")))
+        .user_agent(USER_AGENT)
         .redirect(redirect::Policy::none())
         .no_proxy();
     for proxy in proxies(proxies_of_environment()) {

@@ -13,6 +13,7 @@ use super::types::{
     WatchList, WatchResponse,
 };
 use crate::domain::{DeliveryId, RunId, SinkName};
+use crate::http::USER_AGENT;
 use crate::store::Fate;
 use crate::text::error_chain;
 
@@ -82,7 +83,7 @@ impl Client {
             .unix_socket(socket)
             .no_proxy()
             .redirect(redirect::Policy::none())
-            .user_agent(concat!("runwatch/", env!("CARGO_PKG_VERSION")))
+            .user_agent(USER_AGENT)
             .build()
             .map_err(broken)?;
         Ok(Self {
