@@ -16,6 +16,7 @@ use super::schemas::MAX_PAGE;
 use super::types::Problem;
 use crate::domain::RunId;
 use crate::store::StoreError;
+use crate::text::error_chain;
 
 /// Largest body of a request, in bytes: room for every label a watch may carry.
 const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -103,7 +104,7 @@ impl From<StoreError> for HttpError {
             StoreError::Precondition { .. } => StatusCode::CONFLICT,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
-        let detail = format!("{:#}", anyhow::Error::from(error));
+        let detail = error_chain(&error);
         // The caller gets the error; the store logs its own failures, once.
         tracing::debug!(%status, detail, "request refused");
         Self { status, detail }

@@ -83,8 +83,8 @@ impl<D: Deliver> Courier<D> {
                 Ok(next_due) => next_due,
                 Err(StoreError::Closed) => break,
                 Err(error) => {
-                    let error = anyhow::Error::from(error);
-                    tracing::error!(sink = %courier.name, error = format!("{error:#}"), "cannot read due deliveries");
+                    let error = error_chain(&error);
+                    tracing::error!(sink = %courier.name, error, "cannot read due deliveries");
                     courier.clock.now().checked_add(STORE_RETRY).ok()
                 }
             };

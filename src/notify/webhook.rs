@@ -18,7 +18,7 @@ use crate::config::{Secret, WebhookFormat, WebhookSettings};
 use crate::http::{Names, client, connection_ended, no_connection, proxy_secrets};
 use crate::redact::Redactor;
 use crate::retry_after::retry_after;
-use crate::text::{error_chain_after, one_line};
+use crate::text::{error_chain, error_chain_after, one_line};
 
 /// Limit of one attempt, answer included.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -158,12 +158,7 @@ impl Webhook {
     }
 
     async fn read(&self, secret: &Secret, what: &str) -> Result<String, SendError> {
-        let cannot = |error| {
-            SendError::new(format!(
-                "cannot read {what}: {:#}",
-                anyhow::Error::from(error)
-            ))
-        };
+        let cannot = |error| SendError::new(format!("cannot read {what}: {}", error_chain(&error)));
         Ok(secret
             .read_on(&self.secrets)
             .await
