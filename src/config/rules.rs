@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use reqwest::Url;
+use zeroize::Zeroizing;
 
 use super::reader::Violation;
 
@@ -11,6 +14,24 @@ pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Shortest limit of the time for a connection, a request or a program.
 pub(super) const MIN_TIMEOUT: Duration = Duration::from_millis(10);
+
+/// The beginning of each signing secret, in front of base64.
+pub(crate) const SIGNING_PREFIX: &str = "whsec_";
+
+/// Returns the keys of the signing secrets in `text`, one a line: [`SIGNING_PREFIX`] and the base64 of at least one
+/// byte (Standard Webhooks). Empty lines are skipped. A line of another form yields its number, from 1.
+pub(crate) fn signing_keys(text: &str) -> impl Iterator<Item = Result<Zeroizing<Vec<u8>>, usize>> {
+    let lines = (1..).zip(text.lines().map(str::trim));
+    lines
+        .filter(|(_, line)| !line.is_empty())
+        .map(|(number, line)| {
+            line.strip_prefix(SIGNING_PREFIX)
+                .and_then(|encoded| STANDARD.decode(encoded).ok())
+                .map(Zeroizing::new)
+                .filter(|key| !key.is_empty())
+                .ok_or(number)
+        })
+}
 
 /// A violation: what is wrong, and what to write instead.
 pub(super) fn refusal(what: &str, fix: &str) -> Violation {

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use base64::Engine as _;
 use reqwest::header::{HeaderName, HeaderValue};
 
 use super::effective::REDACTED;
 use super::problem::{Origin, nearest};
 use super::reader::{Reader, Table, Violation};
-use super::rules::{DAY, MIN_TIMEOUT, http_url};
+use super::rules::{DAY, MIN_TIMEOUT, http_url, signing_keys};
 use super::units::parse_duration;
 use super::{Secret, SinkKind, SinkSettings, WebhookFormat, WebhookSettings};
 use crate::blocking;
@@ -358,18 +357,7 @@ fn one_of(text: &str, words: &[&'static str]) -> Result<&'static str, Violation>
 
 /// Signing secrets of Standard Webhooks: `whsec_` and base64, one a line.
 fn signing_secrets(text: &str) -> Result<(), Violation> {
-    let valid = |line: &str| {
-        let key = line
-            .strip_prefix("whsec_")
-            .map(|key| base64::engine::general_purpose::STANDARD.decode(key));
-        key.is_some_and(|key| key.is_ok_and(|key| !key.is_empty()))
-    };
-    if text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .all(valid)
-    {
+    if signing_keys(text).all(|key| key.is_ok()) {
         Ok(())
     } else {
         let what = "this is not a signing secret".to_owned();

@@ -6,7 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::header::HeaderMap;
-use zeroize::Zeroizing;
+
+use crate::config::signing_keys;
 
 /// Header with the ID of the message.
 pub const ID_HEADER: &str = "webhook-id";
@@ -14,9 +15,6 @@ pub const ID_HEADER: &str = "webhook-id";
 pub const TIMESTAMP_HEADER: &str = "webhook-timestamp";
 /// Header with the signatures, separated by spaces.
 pub const SIGNATURE_HEADER: &str = "webhook-signature";
-
-/// What secrets begin with, in front of base64.
-const SECRET_PREFIX: &str = "whsec_";
 
 /// How old or new a message may be: what the specification's reference libraries accept.
 const TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
@@ -119,26 +117,10 @@ fn content(id: &str, timestamp: &str, body: &[u8]) -> Vec<u8> {
 }
 
 fn keys(secrets: &str) -> impl Iterator<Item = Result<hmac::Key, SignatureError>> {
-    let lines = secrets
-        .lines()
-        .enumerate()
-        .map(|(index, line)| (index + 1, line.trim()));
-    lines
-        .filter(|(_, line)| !line.is_empty())
-        .map(|(line, secret)| {
-            let encoded = secret
-                .strip_prefix(SECRET_PREFIX)
-                .ok_or(SignatureError::InvalidSecret { line })?;
-            let bytes = STANDARD
-                .decode(encoded)
-                .map_err(|_not_base64| SignatureError::InvalidSecret { line })?;
-            let bytes = Zeroizing::new(bytes);
-            if bytes.is_empty() {
-                Err(SignatureError::InvalidSecret { line })
-            } else {
-                Ok(hmac::Key::new(hmac::HMAC_SHA256, &bytes))
-            }
-        })
+    signing_keys(secrets).map(|key| {
+        let key = key.map_err(|line| SignatureError::InvalidSecret { line })?;
+        Ok(hmac::Key::new(hmac::HMAC_SHA256, &key))
+    })
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::body::{Body, MAX_BODY_BYTES};
 use super::template::Template;
 use super::{BuildSinkError, Message, SendError, Sent, chat, signature};
 use crate::blocking::Lane;
-use crate::config::{Secret, WebhookFormat, WebhookSettings};
+use crate::config::{SIGNING_PREFIX, Secret, WebhookFormat, WebhookSettings};
 use crate::http::{Names, client, connection_ended, no_connection, proxy_secrets};
 use crate::redact::Redactor;
 use crate::retry_after::retry_after;
@@ -326,7 +326,7 @@ fn secret_words(value: &str) -> Vec<String> {
 
 /// A signing secret with and without its prefix, and the bytes that it stands for where these are a text.
 fn signing_secret(secret: &str) -> Vec<String> {
-    let bare = secret.strip_prefix("whsec_").unwrap_or(secret);
+    let bare = secret.strip_prefix(SIGNING_PREFIX).unwrap_or(secret);
     let bytes = STANDARD
         .decode(bare)
         .ok()

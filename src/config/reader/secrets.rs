@@ -4,6 +4,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{Item, Reader, Table, Violation};
 use crate::config::effective::REDACTED;
+use crate::config::rules::SIGNING_PREFIX;
 use crate::config::source::Place;
 use crate::config::{Secret, SecretError};
 
@@ -88,7 +89,7 @@ impl Reader<'_> {
         let secret = if found.in_file {
             // People put the secret itself here; it must not come back in a message.
             if text.contains("://")
-                || text.starts_with("whsec_")
+                || text.starts_with(SIGNING_PREFIX)
                 || text.chars().any(char::is_control)
             {
                 let inline = item.name.trim_end_matches("_file");
