@@ -1,5 +1,7 @@
 //! Rules that several parts of the configuration share.
 
+use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -8,6 +10,7 @@ use reqwest::Url;
 use zeroize::Zeroizing;
 
 use super::reader::Violation;
+use crate::blocking;
 
 /// 24 hours.
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -31,6 +34,21 @@ pub(crate) fn signing_keys(text: &str) -> impl Iterator<Item = Result<Zeroizing<
                 .filter(|key| !key.is_empty())
                 .ok_or(number)
         })
+}
+
+/// Largest template of a webhook and largest message that one makes, in bytes.
+pub(crate) const MAX_TEMPLATE_BYTES: usize = 64 * 1024;
+
+/// Reads the template of a webhook; `None` where it has more than [`MAX_TEMPLATE_BYTES`].
+///
+/// # Errors
+/// When the file cannot be read in time or is not text.
+pub(crate) fn read_template(path: &Path) -> io::Result<Option<String>> {
+    let bytes = blocking::read_file(path, MAX_TEMPLATE_BYTES as u64)?;
+    if bytes.len() > MAX_TEMPLATE_BYTES {
+        return Ok(None);
+    }
+    blocking::text(bytes).map(Some)
 }
 
 /// A violation: what is wrong, and what to write instead.

@@ -8,10 +8,9 @@ use reqwest::header::{HeaderName, HeaderValue};
 use super::effective::REDACTED;
 use super::problem::{Origin, nearest};
 use super::reader::{Reader, Table, Violation};
-use super::rules::{DAY, MIN_TIMEOUT, http_url, signing_keys};
+use super::rules::{DAY, MAX_TEMPLATE_BYTES, MIN_TIMEOUT, http_url, read_template, signing_keys};
 use super::units::parse_duration;
 use super::{Secret, SinkKind, SinkSettings, WebhookFormat, WebhookSettings};
-use crate::blocking;
 use crate::domain::{EventFilter, EventType, Labels, SinkName};
 
 /// The kinds of sink.
@@ -27,9 +26,6 @@ const RETRY_SCHEDULE: &str = "5s,5m,30m,2h,5h,10h,10h";
 /// Most waits in a schedule, and the longest of them.
 const MAX_RETRIES: usize = 100;
 const MAX_RETRY_WAIT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-
-/// Largest template that is read, in bytes.
-pub(crate) const MAX_TEMPLATE_BYTES: u64 = 64 * 1024;
 
 /// Time for one run of a program.
 const COMMAND_TIMEOUT: &str = "30s";
@@ -212,15 +208,7 @@ fn read_format(reader: &mut Reader<'_>, table: &mut Table) -> Option<WebhookForm
                 return None;
             };
             let file = reader.path(&item)?;
-            let read = blocking::read_file(&file, MAX_TEMPLATE_BYTES);
-            let is_large = |bytes: &Vec<u8>| bytes.len() as u64 > MAX_TEMPLATE_BYTES;
-            match read.and_then(|bytes| {
-                if is_large(&bytes) {
-                    Ok(None)
-                } else {
-                    blocking::text(bytes).map(Some)
-                }
-            }) {
+            match read_template(&file) {
                 Ok(None) => {
                     let what = format!("the template has more than {MAX_TEMPLATE_BYTES} bytes");
                     reader.refuse(&item, what, "check the path");

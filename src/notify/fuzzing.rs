@@ -43,7 +43,11 @@ pub fn template(bytes: &[u8]) {
     };
     for content_type in ["text/plain", "application/json"] {
         if let Ok(made) = template.render(&message, content_type) {
-            assert!(made.len() <= 64 * 1024, "{} bytes", made.len());
+            assert!(
+                made.len() <= crate::config::MAX_TEMPLATE_BYTES,
+                "{} bytes",
+                made.len()
+            );
         }
     }
 }

@@ -8,11 +8,8 @@ use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
 
 use super::body::MAX_BODY_BYTES;
 use super::{Message, summary};
-use crate::blocking;
+use crate::config::{MAX_TEMPLATE_BYTES, read_template};
 use crate::domain::{DeliveryId, Event, SinkName};
-
-/// Largest template and largest message, in bytes.
-const MAX_BYTES: usize = 64 * 1024;
 
 /// Work one template may do, in instructions of its engine: far more than a message needs, and an end
 /// to an endless loop.
@@ -31,7 +28,7 @@ pub enum TemplateError {
         source: std::io::Error,
     },
     /// The file or what it makes is too large.
-    #[error("the template {} {what} more than {MAX_BYTES} bytes", path.display())]
+    #[error("the template {} {what} more than {MAX_TEMPLATE_BYTES} bytes", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -70,14 +67,13 @@ impl Template {
             path: path.to_owned(),
             source,
         };
-        let bytes = blocking::read_file(path, MAX_BYTES as u64).map_err(unreadable)?;
-        if bytes.len() > MAX_BYTES {
-            return Err(TemplateError::TooLarge {
-                path: path.to_owned(),
-                what: "is",
-            });
-        }
-        let source = blocking::text(bytes).map_err(unreadable)?;
+        let source =
+            read_template(path)
+                .map_err(unreadable)?
+                .ok_or_else(|| TemplateError::TooLarge {
+                    path: path.to_owned(),
+                    what: "is",
+                })?;
         let template = Self::checked(path, source)?;
         let event = Event::sample(Timestamp::UNIX_EPOCH);
         let (delivery, sink) = (
@@ -187,7 +183,7 @@ impl Template {
     }
 }
 
-/// Takes [`MAX_BYTES`] and refuses more, so that a loop over a large output fills no memory.
+/// Takes [`MAX_TEMPLATE_BYTES`] and refuses more, so that a loop over a large output fills no memory.
 #[derive(Default)]
 struct Limited {
     bytes: Vec<u8>,
@@ -196,7 +192,7 @@ struct Limited {
 
 impl std::io::Write for Limited {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.is_full |= self.bytes.len() + bytes.len() > MAX_BYTES;
+        self.is_full |= self.bytes.len() + bytes.len() > MAX_TEMPLATE_BYTES;
         if self.is_full {
             return Err(std::io::ErrorKind::OutOfMemory.into());
         }
@@ -307,7 +303,7 @@ mod tests {
                 .contains("fuel")
         );
         assert!(
-            rendered(&"x".repeat(MAX_BYTES + 1), "text/plain")
+            rendered(&"x".repeat(MAX_TEMPLATE_BYTES + 1), "text/plain")
                 .unwrap_err()
                 .contains("is more than")
         );
