@@ -19,6 +19,9 @@ pub(super) const MAX_PAGE: u32 = 1000;
 /// Texts without control characters, as part of a character class.
 const PRINTABLE: &str = r"[^\x00-\x1f\x7f-\x9f]";
 
+/// A character of the key of a label, as `check_label` has it.
+const LABEL_KEY_CHAR: &str = "[A-Za-z0-9_./-]";
+
 /// A type that is a text in JSON: its name in the document and its schema.
 macro_rules! texts {
     ($($(#[$doc:meta])* $type:ty, $name:literal, $schema:expr;)*) => {$(
@@ -69,7 +72,7 @@ texts! {
     });
     LabelPair, "LabelPair", json_schema!({
         "type": "string",
-        "pattern": format!("^[A-Za-z0-9_./-]{{1,{LABEL_KEY_BYTES}}}={PRINTABLE}{{0,{LABEL_VALUE_CHARS}}}$"),
+        "pattern": format!("^{LABEL_KEY_CHAR}{{1,{LABEL_KEY_BYTES}}}={PRINTABLE}{{0,{LABEL_VALUE_CHARS}}}$"),
         "examples": ["team=search"],
     });
     WatchName, "WatchName", json_schema!({
@@ -79,7 +82,7 @@ texts! {
     LabelMap, "Labels", json_schema!({
         "type": "object",
         "maxProperties": MAX_LABELS,
-        "propertyNames": { "pattern": "^[A-Za-z0-9_./-]+$", "minLength": 1, "maxLength": LABEL_KEY_BYTES },
+        "propertyNames": { "pattern": format!("^{LABEL_KEY_CHAR}+$"), "minLength": 1, "maxLength": LABEL_KEY_BYTES },
         "additionalProperties": {
             "type": "string", "pattern": format!("^{PRINTABLE}*$"), "maxLength": LABEL_VALUE_CHARS,
         },
