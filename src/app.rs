@@ -330,7 +330,7 @@ pub fn policy(settings: &Settings) -> Policy {
             overdue_after: watch.overdue_after,
             run_url: settings.api.run_url.clone(),
         },
-        routes: Routes(settings.sinks.iter().map(route).collect()),
+        routes: settings.sinks.iter().map(route).collect(),
     }
 }
 

@@ -37,7 +37,7 @@ fn live_config() -> LiveConfig {
         labels: Labels::new(),
     };
     LiveConfig {
-        routes: Arc::new(Routes(vec![route])),
+        routes: Arc::new(Routes::from_iter([route])),
         deadline: Duration::from_secs(60),
         retention: Duration::from_secs(60),
         token: Some(Secret::value("the-token")),

@@ -39,7 +39,7 @@ pub(super) async fn prune(
         let before = clock.now().checked_sub(retention).unwrap_or(Timestamp::MIN);
         loop {
             let began = Instant::now();
-            let sinks = routes.0.iter().map(|route| route.sink.clone()).collect();
+            let sinks = routes.names().cloned().collect();
             match store.prune(before, sinks, clock.now()).await {
                 Ok(pruned) if pruned.is_nothing() => break,
                 Ok(pruned) => {

@@ -85,7 +85,13 @@ pub struct Explained {
 
 /// The routes of all configured sinks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Routes(pub Vec<Route>);
+pub struct Routes(Vec<Route>);
+
+impl FromIterator<Route> for Routes {
+    fn from_iter<I: IntoIterator<Item = Route>>(routes: I) -> Self {
+        Self(routes.into_iter().collect())
+    }
+}
 
 impl Routes {
     /// Returns whether a sink of this name is configured.

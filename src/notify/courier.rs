@@ -368,7 +368,7 @@ mod tests {
             max_in_flight: 1,
             store,
             clock: Clock::simulated(Timestamp::UNIX_EPOCH),
-            routes: Arc::new(Routes(vec![route("gone"), route("other")])),
+            routes: Arc::new(Routes::from_iter([route("gone"), route("other")])),
             metrics: Metrics::default(),
         };
         (courier, writer)

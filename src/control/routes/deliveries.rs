@@ -115,14 +115,7 @@ impl Shared {
             .store
             .decide_all(sink.clone(), fate, self.control.clock.now())
             .await?;
-        let configured = self
-            .control
-            .live_config
-            .borrow()
-            .routes
-            .0
-            .iter()
-            .any(|route| route.sink == sink);
+        let configured = self.control.live_config.borrow().routes.contains(&sink);
         // A name without a sink and without messages is a slip.
         if deliveries == 0 && !configured {
             Err(HttpError::unknown(sink))

@@ -69,9 +69,8 @@ pub(super) async fn metrics(
         .live_config
         .borrow()
         .routes
-        .0
-        .iter()
-        .map(|route| route.sink.clone())
+        .names()
+        .cloned()
         .collect();
     let figures = app
         .control
