@@ -6,6 +6,7 @@
 runs/ID    the statuses of a run, one for each answer; the last one stays. No file, no run
 polls      gets a line for each request about a run: its ID
 created    gets a line for each run that was created: its ID
+large      while it exists, runs that ended have an output of so many bytes
 refuse     while it exists, webhooks get 503; they are written to `refused`
 hang       while it exists, webhooks get no answer, ever
 hold-poll, hold-webhook    while it exists, such answers stop halfway: those about runs in the middle of
@@ -93,9 +94,11 @@ class Handler(BaseHTTPRequestHandler):
         except FileNotFoundError:
             return self.answer(404, {"error": {"message": "Run not found"}})
         ended = status not in ("pending", "running")
+        large = WORLD / "large"
+        output = "m" * int(large.read_text()) if ended and large.exists() else None
         self.answer(200, {
             "id": run_id, "version_id": "ver_1", "deployment_id": "dep_1", "status": status,
-            "input": {}, "output": None, "error_message": "it broke" if status == "failed" else None, **TIMES,
+            "input": {}, "output": output, "error_message": "it broke" if status == "failed" else None, **TIMES,
             "completed_at": "2026-01-01T00:00:05Z" if ended else None,
         }, held_as=("poll", run_id))
 

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::Reader;
@@ -42,6 +42,13 @@ const ROOM_KIB: u32 = 16 * 1024;
 
 /// Most bytes of an answer that waits for no room.
 const SMALL_BYTES: u64 = 64 * 1024;
+
+/// From this size on, in bytes, an answer lets the read buffer of its connection grow to about 400 KiB (hyper, the default
+/// of `http1_max_buf_size`).
+const LARGE_BYTES: usize = 256 * 1024;
+
+/// After how many large answers the connections of polls are let go, as each keeps its buffer.
+const LARGE_ANSWERS: u32 = 8;
 
 /// Most runs of which is remembered that their last answer broke off. Of one that is forgotten, an answer more is
 /// needed.
@@ -94,6 +101,8 @@ struct Pool {
     number: u64,
     /// When it last had an answer: since then it may have a connection that is kept alive.
     answered_at: Option<Instant>,
+    /// How many large answers came over it.
+    large: u32,
 }
 
 impl Pool {
@@ -123,6 +132,7 @@ impl ApiClient {
                 http,
                 number: 0,
                 answered_at: None,
+                large: 0,
             }),
             spare: Arc::default(),
             settings: settings.clone(),
@@ -178,19 +188,34 @@ impl ApiClient {
             http,
             number: before + 1,
             answered_at: None,
+            large: 0,
         };
         drop(pool);
         self.make_spare();
     }
 
-    /// Sends a poll and waits for the head of its answer until `ends`. One whose connection was kept alive and turns
+    /// Counts a large answer over a connection of the pool `number`, and lets all of them go when these were enough.
+    fn count_large(&self, number: u64) {
+        let mut pool = self.polls.lock().expect("no holder panics");
+        if pool.number != number {
+            return;
+        }
+        pool.large += 1;
+        let enough = pool.large >= LARGE_ANSWERS;
+        drop(pool);
+        if enough {
+            self.renew_since(number);
+        }
+    }
+
+    /// Sends a poll and waits for the head of its answer until `ends`; returns it with the number of its pool. One whose connection was kept alive and turns
     /// out to be dead is sent again at once on a fresh one: it shows nothing about the API, and reading twice does no
     /// harm.
     async fn send_poll(
         &self,
         ends: Instant,
         request: impl Fn(&Client) -> RequestBuilder,
-    ) -> Result<Response, ApiError> {
+    ) -> Result<(Response, u64), ApiError> {
         let send = |pool: &Pool| timeout_at(ends, request(&pool.http).send());
         let mut pool = self.pool();
         let mut sent = send(&pool).await;
@@ -213,7 +238,7 @@ impl ApiClient {
         if current.number == pool.number {
             current.answered_at = Some(Instant::now());
         }
-        Ok(response)
+        Ok((response, pool.number))
     }
 
     /// Where a run is, or a part of it. What is the same for all runs is not read again each time.
@@ -249,6 +274,19 @@ impl ApiClient {
         Ok(Some(body))
     }
 
+    /// Takes room for `kib` KiB of a large answer; returns with it how long that waited, if it did.
+    async fn take_room(&self, kib: u32) -> (OwnedSemaphorePermit, Option<Duration>) {
+        if let Ok(taken) = Arc::clone(&self.room).try_acquire_many_owned(kib) {
+            return (taken, None);
+        }
+        let began = Instant::now();
+        let room = Arc::clone(&self.room).acquire_many_owned(kib);
+        (
+            room.await.expect("it is never closed"),
+            Some(began.elapsed()),
+        )
+    }
+
     /// Reads the answer about the run `id` as far as it can be read until `ends`, which moves on while the answer waits
     /// for room.
     ///
@@ -257,6 +295,7 @@ impl ApiClient {
     async fn observation(
         &self,
         mut response: Response,
+        pool: u64,
         id: &RunId,
         mut ends: Instant,
     ) -> Result<Observation, ApiError> {
@@ -271,19 +310,10 @@ impl ApiClient {
                 let kib = u32::try_from(announced.unwrap_or(most).min(most).div_ceil(1024))
                     .unwrap_or(ROOM_KIB)
                     .min(ROOM_KIB);
-                let began = Instant::now();
-                let taken = match Arc::clone(&self.room).try_acquire_many_owned(kib) {
-                    Ok(room) => room,
-                    Err(_none_now) => {
-                        waited = true;
-                        Arc::clone(&self.room)
-                            .acquire_many_owned(kib)
-                            .await
-                            .expect("it is never closed")
-                    }
-                };
+                let (taken, wait) = self.take_room(kib).await;
                 room = Some(taken);
-                ends += began.elapsed();
+                waited = wait.is_some();
+                ends += wait.unwrap_or_default();
             }
             match timeout_at(ends, response.chunk()).await {
                 Ok(Ok(Some(bytes))) if reader.push(&bytes).is_continue() => {}
@@ -296,6 +326,9 @@ impl ApiClient {
             drop(room.split(room.num_permits().saturating_sub(
                 usize::try_from(reader.kept().div_ceil(1024)).unwrap_or(usize::MAX),
             )));
+        }
+        if reader.kept() >= LARGE_BYTES as u64 {
+            self.count_large(pool);
         }
         let again = {
             let mut cut = self.cut.lock().expect("no holder panics");
@@ -394,17 +427,17 @@ impl Provider for ApiClient {
     async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
         let url = self.run(id, None);
         let mut tried = 0;
-        let (response, ends) = loop {
+        let (response, pool, ends) = loop {
             let key = self.keys.authorization().await?;
             let request = |http: &Client| {
                 let request = http.get(url.clone()).header(AUTHORIZATION, key.clone());
                 request.header(ACCEPT, HeaderValue::from_static("application/json"))
             };
             let ends = Instant::now() + self.settings.request_timeout;
-            let response = self.send_poll(ends, request).await?;
+            let (response, pool) = self.send_poll(ends, request).await?;
             if response.status().is_success() {
                 self.keys.accept(&key);
-                break (response, ends);
+                break (response, pool, ends);
             }
             let refusal = self.refusal(response, ends).await;
             tried += 1;
@@ -414,7 +447,7 @@ impl Provider for ApiClient {
             }
         };
         let pause = rate_limit::exhausted(response.headers(), SystemTime::now());
-        let observation = self.observation(response, id, ends).await?;
+        let observation = self.observation(response, pool, id, ends).await?;
         Ok(Reply { observation, pause })
     }
 
@@ -481,7 +514,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(60);
 
     /// An API that answers `answers` requests on each of its connections and then closes it at the next one. Counts
-    /// its connections.
+    /// its connections and requests.
     struct Api {
         base_url: String,
         connections: Arc<AtomicUsize>,
@@ -489,8 +522,22 @@ mod tests {
         _tasks: JoinSet<()>,
     }
 
+    const ANSWER: &str = r#"{"id":"run_1","status":"running"}"#;
+
     async fn api(answers: usize) -> Api {
-        const ANSWER: &str = r#"{"id":"run_1","status":"running"}"#;
+        api_with(answers, ANSWER, ANSWER.len()).await
+    }
+
+    /// The body of an answer of a run that ended with an output of `bytes`.
+    fn large(bytes: usize) -> String {
+        let output = "m".repeat(bytes);
+        format!(r#"{{"id":"run_1","status":"succeeded","output":"{output}"}}"#)
+    }
+
+    /// [`Api`] with another body, of which each answer announces `length` bytes. Closes the connection after one that
+    /// is shorter than that.
+    async fn api_with(answers: usize, body: impl Into<String>, length: usize) -> Api {
+        let body: Arc<str> = body.into().into();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base_url = format!("http://{}", listener.local_addr().unwrap());
         let (connections, requests) =
@@ -502,7 +549,7 @@ mod tests {
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 counts.0.fetch_add(1, Ordering::SeqCst);
-                let requests = Arc::clone(&counts.1);
+                let (requests, body) = (Arc::clone(&counts.1), Arc::clone(&body));
                 serving.spawn(async move {
                     let mut head = Vec::new();
                     for number in 0.. {
@@ -516,11 +563,12 @@ mod tests {
                         if number == answers {
                             return;
                         }
-                        let answer = format!(
-                            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{ANSWER}",
-                            ANSWER.len()
-                        );
-                        stream.write_all(answer.as_bytes()).await.unwrap();
+                        let answer =
+                            format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
+                        if stream.write_all(answer.as_bytes()).await.is_err() || length > body.len()
+                        {
+                            return;
+                        }
                     }
                 });
             }
@@ -594,6 +642,63 @@ mod tests {
             has_spare(&client).await;
             client.reconnect();
         }
+    }
+
+    #[tokio::test]
+    async fn connections_whose_buffers_grew_are_let_go() {
+        let body = large(LARGE_BYTES);
+        let length = body.len();
+        let api = api_with(100, body, length).await;
+        let client = client(&api, "key");
+        for connections in 1..=3 {
+            has_spare(&client).await;
+            for _ in 0..LARGE_ANSWERS {
+                client.get_run(&run()).await.unwrap();
+                assert_eq!(api.connections.load(Ordering::SeqCst), connections);
+            }
+        }
+    }
+
+    /// What a poll observes whose answer waits for room ten times as long as a
+    /// request may take.
+    async fn after_a_wait_for_room(client: &ApiClient) -> Result<Observation, ApiError> {
+        let room = Arc::clone(&client.room);
+        let all = room.acquire_many_owned(ROOM_KIB).await.unwrap();
+        let url = client.run(&run(), None);
+        let ends = Instant::now() + LIMIT;
+        let (response, pool) = client
+            .send_poll(ends, |http| http.get(url.clone()))
+            .await
+            .unwrap();
+        tokio::time::pause();
+        let ends = Instant::now() + LIMIT;
+        let wait = async {
+            tokio::time::advance(10 * LIMIT).await;
+            tokio::time::resume();
+            drop(all);
+        };
+        let id = run();
+        // The first is polled first, and finds no room.
+        tokio::join!(biased; client.observation(response, pool, &id, ends), wait).0
+    }
+
+    #[tokio::test]
+    async fn the_time_of_a_poll_stands_still_while_its_answer_waits_for_room() {
+        let body = large(LARGE_BYTES);
+        let length = body.len();
+        let api = api_with(1, body, length).await;
+        let client = client(&api, "key");
+        let observation = after_a_wait_for_room(&client).await.unwrap();
+        assert_eq!(observation.status, crate::domain::Status::Succeeded);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_breaks_off_while_it_waits_for_room_is_not_counted_as_broken() {
+        let api = api_with(1, large(LARGE_BYTES), 2 * LARGE_BYTES).await;
+        let client = client(&api, "key");
+        let error = after_a_wait_for_room(&client).await.unwrap_err();
+        assert!(matches!(error, ApiError::Transport(_)), "{error}");
+        assert_eq!(client.cut.lock().unwrap().len(), 0);
     }
 
     #[tokio::test]

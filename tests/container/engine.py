@@ -155,8 +155,15 @@ class Container:
 
     def peak_memory(self):
         """Most memory that the first process has had at once, in KiB."""
+        return self.figure("VmHWM")
+
+    def memory(self):
+        """Memory that the first process has, in KiB."""
+        return self.figure("VmRSS")
+
+    def figure(self, name):
         status = Path(f"/proc/{self.process()}/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0])
+        return int(status.split(f"{name}:")[1].split()[0])
 
     def processor_seconds(self):
         """What the first process has used of a processor."""

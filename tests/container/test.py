@@ -340,6 +340,37 @@ def no_temporary_files(test):
     holds(f"nothing went wrong: {container.output()}", " ERROR " not in container.output())
 
 
+def large_outputs(test):
+    step("64 runs that end together with 8 MiB each fit into what the examples grant, and memory comes back")
+    runs = [f"run_large_{number}" for number in range(64)]
+    for run_id in runs:
+        test.api.run_is(run_id, "running")
+    container = test.container(
+        environment=test.hook("large") | {"RUNWATCH_CONTROL__LISTEN": f"127.0.0.1:{test.image.port}"},
+        writable=[(test.state(), STATE)],
+    )
+    test.well(container)
+    for run_id in runs:
+        equal("status", post_run(run_id), 201)
+    within(60, "each is polled", lambda: len({line[0] for line in test.api.lines("polls")} & set(runs)) == len(runs))
+    idle = container.memory()
+    # The answer has a little more than the output; api.max_response_bytes is 8 MiB.
+    (test.api.folder / "large").write_text(str((8 << 20) - 4096))
+    for run_id in runs:
+        test.api.run_is(run_id, "succeeded")
+    within(240, "each is delivered", lambda: len({line[3] for line in test.api.accepted()} & set(runs)) == len(runs))
+    (test.api.folder / "large").unlink()
+    peak = container.peak_memory()
+    say(f"idle {idle} KiB, at most {peak} KiB")
+    holds("three quarters of what the examples grant are enough", peak < 96 << 10)
+    within(60, "memory is back within 8 MiB of idle", lambda: container.memory() < idle + (8 << 10))
+    say(f"at rest {container.memory()} KiB")
+    code, shown = container.execute(RUNWATCH, "show", runs[-1], "--json")
+    holds("the output is stored whole", code == 0 and len(shown) > (8 << 20) - 4096)
+    equal("exit code", container.stop(), 0)
+    holds(f"nothing went wrong: {container.output()}", " ERROR " not in container.output())
+
+
 ### The examples
 
 def place_files(test, folder, files, owner, mode):
@@ -493,8 +524,8 @@ def main():
     try:
         the_tree(test)
         test.start()
-        for part in (as_it_is, trust, exit_when_done, without_a_place, no_temporary_files, examples_fit_their_schemas,
-                     compose_example, kubernetes_sidecar, kubernetes_job):
+        for part in (as_it_is, trust, exit_when_done, without_a_place, no_temporary_files, large_outputs,
+                     examples_fit_their_schemas, compose_example, kubernetes_sidecar, kubernetes_job):
             part(test)
     except BaseException as error:
         if not isinstance(error, Failed):

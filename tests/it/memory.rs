@@ -29,7 +29,7 @@ fn anonymous(daemon: &Child) -> u64 {
 
 #[tokio::test]
 async fn memory_comes_back_after_a_burst_of_large_outputs() {
-    const RUNS: usize = 16;
+    const RUNS: usize = 6;
     const OUTPUT: usize = 7 * 1024 * 1024;
     let simulator = api([]).await;
     let receiver = Receiver::start([]).await.unwrap();
@@ -48,16 +48,17 @@ async fn memory_comes_back_after_a_burst_of_large_outputs() {
     }
     let idle = anonymous(&daemon);
     received(&receiver, RUNS).await;
-    // 112 MiB of outputs came at once; the bound of answers in memory is 16 MiB, and each may be there a few times.
+    // 42 MiB of outputs came at once; the bound of answers in memory is 16 MiB, and each may be there a few times. The
+    // test of the container image has 64 runs, and a build that is fast enough for them.
     let (peak, least) = (figure(&daemon, "VmHWM"), figure(&daemon, "VmRSS"));
     assert!(
-        peak < 128 * MIB,
+        peak < 96 * MIB,
         "{} MiB at the most, {} MiB now",
         peak / MIB,
         least / MIB
     );
     eventually("the memory is given back", || {
-        anonymous(&daemon) < idle + 24 * MIB
+        anonymous(&daemon) < idle + 8 * MIB
     })
     .await;
     assert_eq!(stop(daemon).await.code, Some(0));
