@@ -13,6 +13,7 @@ use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::cli::args::Color;
+use crate::cli::style::Style;
 use crate::config::{LogFormat, LogLevel};
 use crate::output::Output;
 use crate::text::escape_json_for_terminal;
@@ -223,15 +224,7 @@ fn filter(level: LogLevel) -> Targets {
         .with_target(EVENT_TARGET, LevelFilter::INFO)
 }
 
-/// Whether to color what goes to standard error; `auto` follows no-color.org and colors no terminal that is "dumb" or
-/// has no `TERM`.
+/// Whether to color what goes to standard error.
 pub fn coloured(choice: Color) -> bool {
-    match choice {
-        Color::Always => true,
-        Color::Never => false,
-        Color::Auto => {
-            let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-            wanted && io::stderr().is_terminal() && terminal_is_able()
-        }
-    }
+    Style::of_process(choice, io::stderr().is_terminal()).colored
 }

@@ -127,7 +127,7 @@ pub struct Common {
         value_name = "FORMAT"
     )]
     pub log_format: Option<LogFormat>,
-    /// When to use colors: auto (on a terminal, unless NO_COLOR is set), always or never.
+    /// When to use colors: auto (on a terminal; NO_COLOR, CLICOLOR and CLICOLOR_FORCE are respected), always or never.
     #[arg(hide_possible_values = true, long, global = true, value_enum, value_name = "WHEN", default_value_t = Color::Auto)]
     pub color: Color,
     /// Print results as JSON.

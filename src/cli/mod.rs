@@ -18,6 +18,7 @@ pub mod remove;
 mod run_ids;
 pub mod show;
 pub mod sinks;
+pub mod style;
 mod table;
 pub mod wait;
 
