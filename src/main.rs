@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use runwatch::cli::args::{Cli, Command, Common, ConfigCommand, SinksCommand};
 use runwatch::cli::client::{self as cli_client, Printer};
+use runwatch::cli::run_pages::RunPages;
 use runwatch::cli::wait::{OutputOptions, ResultFormat};
 use runwatch::cli::{self as commands, USAGE};
 use runwatch::config::{self, LogFormat, LogLevel, Settings, Sources};
@@ -58,6 +59,7 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
         coloured,
     );
     let client = || cli_client::client(&sources(), screen);
+    let pages = RunPages::new(sources());
     let (out, err) = (&mut io::stdout(), &mut io::stderr());
     let follow = matches!(&cli.command, Command::Wait(args) if args.follow);
     let options = |results| OutputOptions {
@@ -78,12 +80,14 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
             if args.daemon {
                 block_on(commands::wait::wait_on_daemon(
                     &args,
+                    &pages,
                     client()?,
                     options(results),
                 ))
             } else {
                 block_on(commands::wait::wait(
                     &args,
+                    &pages,
                     settings(&sources())?,
                     options(results),
                 ))
@@ -98,6 +102,7 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
         Command::Add(args) => block_on(commands::add::add(
             &client()?,
             &args,
+            &pages,
             printer(&common, out, err),
         )),
         Command::List(args) => block_on(commands::list::list(
@@ -107,13 +112,14 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
         )),
         Command::Show { run } => block_on(commands::show::show(
             &client()?,
-            &run,
+            &pages.one(&run)?,
             printer(&common, out, err),
         )),
         Command::Remove { runs, force } => block_on(commands::remove::remove(
             &client()?,
             &runs,
             force,
+            &pages,
             printer(&common, out, err),
         )),
         Command::Events { after } => block_on(commands::events::events(&client()?, after, screen)),

@@ -6,6 +6,7 @@ use super::args::AddArgs;
 use super::client::{Printer, add_all, failure_code};
 use super::phrases::{not_applied, standing_of_known};
 use super::run_ids::read_run_ids;
+use super::run_pages::RunPages;
 use super::{USAGE, write_text};
 use crate::control::{Client, ClientError};
 
@@ -14,8 +15,13 @@ use crate::control::{Client, ClientError};
 ///
 /// # Errors
 /// When the arguments or the result cannot be used.
-pub async fn add(client: &Client, args: &AddArgs, mut printer: Printer<'_>) -> anyhow::Result<u8> {
-    let run_ids = read_run_ids(&args.runs).await?;
+pub async fn add(
+    client: &Client,
+    args: &AddArgs,
+    pages: &RunPages,
+    mut printer: Printer<'_>,
+) -> anyhow::Result<u8> {
+    let run_ids = read_run_ids(&args.runs, pages).await?;
     let mut code = 0;
     for (run_id, added) in run_ids
         .iter()

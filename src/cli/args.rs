@@ -13,7 +13,7 @@ use crate::config::{
     LogFormat, LogLevel, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, check_label,
     format_duration, parse_duration, watch_name,
 };
-use crate::domain::{DeliveryId, InvalidId, RunId, SinkName, Verdict};
+use crate::domain::{DeliveryId, RunId, SinkName, Verdict};
 
 const WAIT_HELP: &str = "\
 Exit codes:
@@ -164,9 +164,9 @@ pub enum Command {
     List(ListArgs),
     /// Show everything about one watch, such as who was notified and why.
     Show {
-        /// The run.
-        #[arg(value_name = "RUN_ID")]
-        run: RunId,
+        /// The run: its ID, or the address of its page.
+        #[arg(value_name = "RUN_ID", value_parser = one_run)]
+        run: RunArg,
     },
     /// Stop watching runs. The runs themselves are not stopped.
     Remove {
@@ -337,33 +337,49 @@ pub enum DeliveriesCommand {
 /// Some deliveries.
 #[derive(Debug, Clone, Args)]
 pub struct Deliveries {
-    /// Their IDs, or unambiguous beginnings of them.
-    #[arg(required_unless_present = "sink", value_name = "ID")]
+    /// Their IDs, or unambiguous beginnings of them, also without `msg_`.
+    #[arg(required_unless_present = "sink", value_name = "ID", value_parser = delivery)]
     pub ids: Vec<DeliveryId>,
     /// All of this sink that have not arrived.
     #[arg(long, value_name = "NAME", conflicts_with = "ids")]
     pub sink: Option<SinkName>,
 }
 
-/// One argument of `wait`.
+/// One argument that names runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RunArg {
     /// A run.
     Id(RunId),
+    /// The address of a run's page.
+    Page(String),
     /// `-`: read standard input.
     Stdin,
 }
 
 impl FromStr for RunArg {
-    type Err = InvalidId;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
+    fn from_str(text: &str) -> Result<Self, String> {
         if text == "-" {
             Ok(Self::Stdin)
+        } else if is_page(text) {
+            Ok(Self::Page(text.to_owned()))
+        } else if text.contains(char::is_whitespace) {
+            Err("spaces are not allowed in a run ID".to_owned())
         } else {
-            RunId::new(text).map(Self::Id)
+            RunId::new(text)
+                .map(Self::Id)
+                .map_err(|error| error.rule().to_owned())
         }
     }
+}
+
+/// Returns whether a text is the address of a page, which no run ID can be.
+pub(super) fn is_page(text: &str) -> bool {
+    let scheme = text.split_once("://").map(|(scheme, _)| scheme);
+    scheme.is_some_and(|scheme| {
+        scheme.eq_ignore_ascii_case("https") || scheme.eq_ignore_ascii_case("http")
+    })
 }
 
 /// The commands of `sinks`.
@@ -432,6 +448,20 @@ fn linger(text: &str) -> Result<Duration, String> {
 fn verdict(text: &str) -> Result<Verdict, String> {
     let words = || Verdict::WORST_FIRST.map(Verdict::as_str).join(", ");
     Verdict::from_word(text).ok_or_else(|| format!("write one of {}", words()))
+}
+
+fn one_run(text: &str) -> Result<RunArg, String> {
+    match text.parse()? {
+        RunArg::Stdin => Err("write one run ID; - is for commands that take several".to_owned()),
+        run => Ok(run),
+    }
+}
+
+/// A delivery ID or the beginning of one, also without its `msg_`.
+fn delivery(text: &str) -> Result<DeliveryId, String> {
+    DeliveryId::new(text)
+        .or_else(|_| DeliveryId::new(&format!("msg_{text}")))
+        .map_err(|error| error.rule().to_owned())
 }
 
 fn name(text: &str) -> Result<String, String> {

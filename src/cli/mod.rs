@@ -16,6 +16,7 @@ pub mod man;
 mod phrases;
 pub mod remove;
 mod run_ids;
+pub mod run_pages;
 pub mod show;
 pub mod sinks;
 pub mod style;

@@ -3,6 +3,7 @@
 use super::args::RunArg;
 use super::client::Printer;
 use super::run_ids::read_run_ids;
+use super::run_pages::RunPages;
 use crate::control::Client;
 
 /// `runwatch remove`. With `json` one line per run, `{"run_id","removed"}`.
@@ -13,10 +14,11 @@ pub async fn remove(
     client: &Client,
     runs: &[RunArg],
     force: bool,
+    pages: &RunPages,
     mut printer: Printer<'_>,
 ) -> anyhow::Result<u8> {
     let mut code = 0;
-    for run_id in &read_run_ids(runs).await? {
+    for run_id in &read_run_ids(runs, pages).await? {
         let removed = client.remove(run_id, force).await;
         if printer.json {
             printer.json(&serde_json::json!({ "run_id": run_id, "removed": removed.is_ok() }))?;

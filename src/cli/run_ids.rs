@@ -7,8 +7,9 @@ use anyhow::Context as _;
 use serde_json::Value;
 
 use crate::blocking;
-use crate::cli::args::RunArg;
-use crate::domain::{InvalidId, RunId};
+use crate::cli::args::{RunArg, is_page};
+use crate::cli::run_pages::RunPages;
+use crate::domain::RunId;
 use crate::text::{decoded, trimmed};
 
 /// Most bytes of standard input that are read: room for a hundred thousand IDs.
@@ -19,29 +20,42 @@ const MAX_INPUT_BYTES: u64 = 16 * 1024 * 1024;
 ///
 /// # Errors
 /// As [`run_ids`].
-pub(super) async fn read_run_ids(arguments: &[RunArg]) -> anyhow::Result<Vec<RunId>> {
-    let arguments = arguments.to_vec();
+pub(super) async fn read_run_ids(
+    arguments: &[RunArg],
+    pages: &RunPages,
+) -> anyhow::Result<Vec<RunId>> {
+    let (arguments, pages) = (arguments.to_vec(), pages.clone());
     blocking::run("stdin", move || {
-        run_ids(&arguments, std::io::stdin().lock())
+        let run_of_page = |page: &str| pages.run_id(page);
+        run_ids(&arguments, std::io::stdin().lock(), &run_of_page)
     })
     .await?
 }
 
-/// Reads the run IDs of `arguments`, each once and in order; `-` stands for what `stdin` holds.
+/// Finds the run that the address of a page names.
+pub(super) type RunOfPage<'a> = &'a dyn Fn(&str) -> anyhow::Result<RunId>;
+
+/// Reads the run IDs of `arguments`, each once and in order; `-` stands for what `stdin` holds, and `run_of_page` reads
+/// the addresses of pages.
 ///
 /// # Errors
 /// When a line is no run ID, standard input cannot be read or is neither lines nor
 /// JSON, or there is no run at all.
-pub(super) fn run_ids(arguments: &[RunArg], stdin: impl Read) -> anyhow::Result<Vec<RunId>> {
+pub(super) fn run_ids(
+    arguments: &[RunArg],
+    stdin: impl Read,
+    run_of_page: RunOfPage<'_>,
+) -> anyhow::Result<Vec<RunId>> {
     let mut stdin = Some(stdin);
     let mut seen = BTreeSet::new();
     let mut ids = Vec::new();
     for argument in arguments {
         let found = match argument {
             RunArg::Id(id) => vec![id.clone()],
+            RunArg::Page(page) => vec![run_of_page(page)?],
             // Standard input that is named twice is read once.
             RunArg::Stdin => match stdin.take() {
-                Some(stdin) => read_stdin(stdin).context("standard input")?,
+                Some(stdin) => read_stdin(stdin, run_of_page).context("standard input")?,
                 None => Vec::new(),
             },
         };
@@ -54,7 +68,7 @@ pub(super) fn run_ids(arguments: &[RunArg], stdin: impl Read) -> anyhow::Result<
     Ok(ids)
 }
 
-fn read_stdin(stdin: impl Read) -> anyhow::Result<Vec<RunId>> {
+fn read_stdin(stdin: impl Read, run_of_page: RunOfPage<'_>) -> anyhow::Result<Vec<RunId>> {
     let mut bytes = Vec::new();
     stdin
         .take(MAX_INPUT_BYTES + 1)
@@ -66,18 +80,28 @@ fn read_stdin(stdin: impl Read) -> anyhow::Result<Vec<RunId>> {
     );
     let text = decoded(bytes).map_err(|what| anyhow::anyhow!("cannot be read as text: {what}"))?;
     if text.trim_start().starts_with(['{', '[', '"']) {
-        from_json(&text)
+        from_json(&text, run_of_page)
     } else {
-        Ok(from_lines(&text)?)
+        from_lines(&text, run_of_page)
     }
 }
 
-fn from_lines(text: &str) -> Result<Vec<RunId>, InvalidId> {
+/// Reads run IDs, one a line or separated by commas.
+fn from_lines(text: &str, run_of_page: RunOfPage<'_>) -> anyhow::Result<Vec<RunId>> {
     text.lines()
-        .map(without_comment)
-        .filter(|line| !line.is_empty())
-        .map(RunId::new)
+        .flat_map(|line| without_comment(line).split(','))
+        .map(trimmed)
+        .filter(|id| !id.is_empty())
+        .map(|id| run_id(id, run_of_page))
         .collect()
+}
+
+fn run_id(text: &str, run_of_page: RunOfPage<'_>) -> anyhow::Result<RunId> {
+    if is_page(text) {
+        run_of_page(text)
+    } else {
+        Ok(RunId::new(text)?)
+    }
 }
 
 /// A line without what stands around a run ID: white space, byte order marks (files that were put together have them
@@ -92,19 +116,21 @@ fn without_comment(line: &str) -> &str {
 
 /// Reads JSON documents one after the other: each an object with `run_id` or `id`, the same inside
 /// `data`, or a list of these, as the API answers when it creates or lists runs.
-fn from_json(text: &str) -> anyhow::Result<Vec<RunId>> {
+fn from_json(text: &str, run_of_page: RunOfPage<'_>) -> anyhow::Result<Vec<RunId>> {
     let mut ids = Vec::new();
     for document in serde_json::Deserializer::from_str(text).into_iter::<Value>() {
-        collect(&document.context("is not JSON")?, &mut ids)?;
+        collect(&document.context("is not JSON")?, &mut ids, run_of_page)?;
     }
     Ok(ids)
 }
 
-fn collect(value: &Value, ids: &mut Vec<RunId>) -> anyhow::Result<()> {
+fn collect(value: &Value, ids: &mut Vec<RunId>, run_of_page: RunOfPage<'_>) -> anyhow::Result<()> {
     match value {
-        Value::Array(items) => items.iter().try_for_each(|item| collect(item, ids)),
+        Value::Array(items) => items
+            .iter()
+            .try_for_each(|item| collect(item, ids, run_of_page)),
         Value::String(text) => {
-            ids.push(RunId::new(text)?);
+            ids.push(run_id(text, run_of_page)?);
             Ok(())
         }
         Value::Object(object) => {
@@ -112,8 +138,10 @@ fn collect(value: &Value, ids: &mut Vec<RunId>) -> anyhow::Result<()> {
             let id = object.get("run_id").or_else(|| object.get("id"));
             let inside = object.get("data").or_else(|| object.get("runs"));
             match (id, inside) {
-                (Some(id @ Value::String(_)), _) => collect(id, ids),
-                (None, Some(inside @ (Value::Object(_) | Value::Array(_)))) => collect(inside, ids),
+                (Some(id @ Value::String(_)), _) => collect(id, ids, run_of_page),
+                (None, Some(inside @ (Value::Object(_) | Value::Array(_)))) => {
+                    collect(inside, ids, run_of_page)
+                }
                 _ => anyhow::bail!("a JSON document has neither run_id nor id"),
             }
         }
@@ -125,9 +153,14 @@ fn collect(value: &Value, ids: &mut Vec<RunId>) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
+    fn page(page: &str) -> anyhow::Result<RunId> {
+        let id = page.strip_prefix("https://here/runs/");
+        Ok(RunId::new(id.context("another host")?)?)
+    }
+
     fn read(arguments: &[&str], stdin: &str) -> Result<Vec<String>, String> {
         let arguments: Vec<RunArg> = arguments.iter().map(|text| text.parse().unwrap()).collect();
-        match run_ids(&arguments, stdin.as_bytes()) {
+        match run_ids(&arguments, stdin.as_bytes(), &page) {
             Ok(ids) => Ok(ids.iter().map(|id| id.as_str().to_owned()).collect()),
             Err(error) => Err(format!("{error:#}")),
         }
@@ -155,6 +188,24 @@ mod tests {
             ["a", "b"]
         );
         assert_eq!(read(&["-"], r#"["a", {"id":"b"}]"#).unwrap(), ["a", "b"]);
+        assert_eq!(
+            read(&["-"], "a, b,c,\n,\n d , # e, f\n").unwrap(),
+            ["a", "b", "c", "d"]
+        );
+    }
+
+    #[test]
+    fn pages_stand_for_their_runs() {
+        assert_eq!(
+            read(&["-"], "HTTPS://x\n").unwrap_err(),
+            "standard input: another host"
+        );
+        assert_eq!(
+            read(&["https://here/runs/a", "-", "a"], "https://here/runs/b, c").unwrap(),
+            ["a", "b", "c"]
+        );
+        assert_eq!(read(&["-"], r#"["https://here/runs/b"]"#).unwrap(), ["b"]);
+        assert!(read(&["https://there/runs/a"], "").is_err());
     }
 
     #[test]
@@ -175,11 +226,11 @@ mod tests {
             .flat_map(u16::to_le_bytes)
             .collect();
         assert_eq!(
-            run_ids(&[RunArg::Stdin], utf16.as_slice()).unwrap(),
+            run_ids(&[RunArg::Stdin], utf16.as_slice(), &page).unwrap(),
             [RunId::new("run_1").unwrap()]
         );
         assert!(read(&["-"], "run_1#2").is_err());
-        let error = run_ids(&[RunArg::Stdin], &b"run_\xff"[..]).unwrap_err();
+        let error = run_ids(&[RunArg::Stdin], &b"run_\xff"[..], &page).unwrap_err();
         assert!(format!("{error:#}").contains("UTF-8"));
     }
 

@@ -28,6 +28,11 @@ impl InvalidId {
             rule,
         }
     }
+
+    /// What a text of this kind looks like.
+    pub fn rule(&self) -> &'static str {
+        self.rule
+    }
 }
 
 /// The ID of a run, as the API gave it: 1 to 128 of `A-Z a-z 0-9 _ - .`, neither `.` nor `..`.

@@ -401,12 +401,14 @@ impl Fate {
 }
 
 /// The result of deciding the fate of a delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decided {
     /// It is done.
     Done,
     /// No delivery has an ID that begins with the given text.
     Unknown,
+    /// Several deliveries have an ID that begins with the given text: the first of them.
+    Ambiguous(Vec<DeliveryId>),
 }
 
 /// How many watches and deliveries the store has.

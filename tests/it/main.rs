@@ -16,6 +16,7 @@ mod documents;
 mod hangs;
 mod incidents;
 mod memory;
+mod names;
 mod promises;
 mod security;
 mod sinks;

@@ -16,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use self::report::Report;
 use self::view::Tracked;
 use super::run_ids::read_run_ids;
+use super::run_pages::RunPages;
 use super::{KEY_REFUSED, Signals, USAGE};
 use crate::app::Engine;
 use crate::cli::args::WaitArgs;
@@ -90,12 +91,13 @@ enum End {
 /// When the arguments do not fit the configuration, or the engine breaks.
 pub async fn wait(
     args: &WaitArgs,
+    pages: &RunPages,
     mut settings: Settings,
     options: OutputOptions,
 ) -> anyhow::Result<u8> {
     let mut signals = Signals::listen()?;
     let run_ids = tokio::select! {
-        run_ids = read_run_ids(&args.runs) => run_ids?,
+        run_ids = read_run_ids(&args.runs, pages) => run_ids?,
         code = signals.next() => return Ok(code),
     };
     if settings.api.key.is_none() {
@@ -172,12 +174,13 @@ pub async fn wait(
 /// When the arguments cannot be used.
 pub async fn wait_on_daemon(
     args: &WaitArgs,
+    pages: &RunPages,
     client: Client,
     options: OutputOptions,
 ) -> anyhow::Result<u8> {
     let mut signals = Signals::listen()?;
     let run_ids = tokio::select! {
-        run_ids = read_run_ids(&args.runs) => run_ids?,
+        run_ids = read_run_ids(&args.runs, pages) => run_ids?,
         code = signals.next() => return Ok(code),
     };
     remote::wait(

@@ -98,6 +98,13 @@ impl Shared {
         {
             Decided::Done => Ok(()),
             Decided::Unknown => Err(HttpError::unknown(id)),
+            Decided::Ambiguous(candidates) => {
+                let candidates: Vec<_> = candidates.iter().map(DeliveryId::as_str).collect();
+                Err(HttpError::bad(format!(
+                    "{id} is the beginning of several delivery IDs, such as {}; give more of it",
+                    candidates.join(", ")
+                )))
+            }
         }
     }
 

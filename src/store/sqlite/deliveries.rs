@@ -16,6 +16,9 @@ use crate::store::{Store, Wakes};
 /// Most deliveries of a sink that are changed in one transaction.
 const ROWS: usize = 500;
 
+/// Most IDs that are named where the beginning of one is ambiguous.
+const CANDIDATES: i64 = 5;
+
 /// The deliveries of a sink that are due at a time, the longest due first, so many at the most.
 pub(super) const DUE: &str = concat!(
     "SELECT id, event_seq FROM deliveries WHERE sink = ? AND state = 'pending' AND next_attempt_at <= ? - ",
@@ -194,8 +197,11 @@ impl Store {
                 verdict: None,
             },
             move |db| {
-                let Some(id) = whole_id(db, &beginning)? else {
-                    return Ok(Decided::Unknown);
+                let mut candidates = candidates(db, &beginning)?;
+                let id = match candidates.len() {
+                    0 => return Ok(Decided::Unknown),
+                    1 => candidates.remove(0),
+                    _ => return Ok(Decided::Ambiguous(candidates)),
                 };
                 let rows = db
                     .prepare_cached(statement(fate))?
@@ -351,24 +357,21 @@ pub(super) fn deliveries_sql(filter: &DeliveryFilter) -> &'static str {
     }
 }
 
-/// Returns the ID with this beginning, if there is one.
-fn whole_id(db: &Connection, beginning: &DeliveryId) -> Result<Option<DeliveryId>, StoreError> {
+/// Returns the IDs that begin with `beginning`, the first [`CANDIDATES`] of them; a whole ID has no others beside it.
+fn candidates(db: &Connection, beginning: &DeliveryId) -> Result<Vec<DeliveryId>, StoreError> {
     // In the order of the index, all IDs with this beginning come before the beginning followed by
     // a character that sorts after all letters.
-    let select = "SELECT id FROM deliveries WHERE id >= ?1 AND id < ?1 || '{' ORDER BY id LIMIT 2";
-    let mut ids = read_all(db, select, [beginning.as_str()], read_delivery_id)?;
-    if ids.len() > 1 && ids[0] != *beginning {
-        let what = format!("{beginning} as the beginning of a delivery's ID");
-        return Err(StoreError::Precondition {
-            what,
-            wanted: "unambiguous; give more of it",
-        });
+    let select = "SELECT id FROM deliveries WHERE id >= ?1 AND id < ?1 || '{' ORDER BY id LIMIT ?2";
+    let mut ids = read_all(
+        db,
+        select,
+        params![beginning.as_str(), CANDIDATES],
+        read_delivery_id,
+    )?;
+    if ids.first() == Some(beginning) {
+        ids.truncate(1);
     }
-    Ok(if ids.is_empty() {
-        None
-    } else {
-        Some(ids.swap_remove(0))
-    })
+    Ok(ids)
 }
 
 fn read_delivery(row: &Row<'_>) -> Result<DeliverySummary, StoreError> {

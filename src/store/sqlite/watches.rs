@@ -5,7 +5,9 @@ use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
 
 use super::deliveries;
 use super::events::{insert_event, read_event, read_payload, set_apart};
-use super::rows::{from_json, page, payloads, read_all, read_id, read_time, to_json, unreadable};
+use super::rows::{
+    from_json, page, payloads, read_all, read_id, read_time, stepped, to_json, unreadable,
+};
 use crate::domain::{FoundBy, Labels, Progress, RunDetails, RunId, Status, Step, Verdict, Watch};
 use crate::failpoint::mutant;
 use crate::store::model::{
@@ -127,11 +129,7 @@ impl Store {
         force: bool,
     ) -> Result<Vec<WatchId>, StoreError> {
         self.write(Wakes { history: true, deliveries: true, verdict: None }, move |db| {
-            let waiting = "SELECT EXISTS (
-                     SELECT 1 FROM watches w JOIN events e ON e.watch_id = w.id JOIN deliveries d ON d.event_seq = e.seq
-                     WHERE w.run_id = ? AND w.verdict IS NOT NULL AND d.state IN ('pending', 'sending'))";
-            if !force && db.prepare_cached(waiting)?.query_row([run_id.as_str()], |row| row.get(0))? {
-                let what = format!("a message about {run_id}");
+            if !force && let Some(what) = open_delivery(db, &run_id)? {
                 let wanted = "delivered or given up yet; wait for it, or give it up with --force (force=true)";
                 return Err(StoreError::Precondition { what, wanted });
             }
@@ -408,6 +406,34 @@ fn newest_watch(db: &Connection, run_id: &RunId) -> Result<Option<(WatchId, bool
         .prepare_cached(newest)?
         .query_row([run_id.as_str()], read)
         .optional()?)
+}
+
+/// Describes what is still to be delivered about a run that has its verdict: the delivery that is due first, and how
+/// many others there are; `None` if there is nothing.
+fn open_delivery(db: &Connection, run_id: &RunId) -> Result<Option<String>, StoreError> {
+    let select = concat!(
+        "SELECT d.id, e.type, d.sink, d.state = 'pending', d.next_attempt_at + ",
+        stepped!(),
+        ", count(*) OVER () - 1
+             FROM watches w JOIN events e ON e.watch_id = w.id JOIN deliveries d ON d.event_seq = e.seq
+             WHERE w.run_id = ? AND w.verdict IS NOT NULL AND d.state IN ('pending', 'sending')
+             ORDER BY d.next_attempt_at, d.id LIMIT 1"
+    );
+    let describe = |row: &Row<'_>| {
+        let (id, event, sink): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let next = if row.get(3)? {
+            format!("next attempt at {:.0}", read_time(row.get(4)?)?)
+        } else {
+            "being sent now".to_owned()
+        };
+        let others = match row.get::<_, i64>(5)? {
+            0 => String::new(),
+            1 => ", and 1 more delivery".to_owned(),
+            others => format!(", and {others} more deliveries"),
+        };
+        Ok(format!("{event} to {sink} ({id}, {next}{others})"))
+    };
+    Ok(read_all(db, select, [run_id.as_str()], describe)?.pop())
 }
 
 fn insert_watch(db: &Connection, watch: &Watch) -> Result<(Added, WatchId), StoreError> {
