@@ -148,13 +148,32 @@ fn own_authorities(file: Option<OsString>, folders: Option<OsString>) -> Option<
     })
 }
 
-/// What failed where there was no connection, and what to do where the cause leaves no doubt: an authority that is not
-/// trusted (rustls, `CertificateError::UnknownIssuer`).
-pub(crate) fn no_connection(error: &reqwest::Error) -> &'static str {
-    if error_chain(error).contains("UnknownIssuer") {
-        "no connection (to trust the authority of this certificate, set SSL_CERT_FILE to the file of the authority)"
+/// The text of a request without an answer in time.
+pub(crate) const NO_ANSWER: &str = "no answer in time";
+
+/// What failed when a request had no answer, and what to do where the cause leaves no doubt: an authority that is not
+/// trusted (rustls, `CertificateError::UnknownIssuer`), or the other one of http and https.
+pub(crate) fn failure(error: &reqwest::Error) -> &'static str {
+    let causes = || error_chain(error);
+    if error.is_timeout() {
+        NO_ANSWER
+    } else if error.is_connect() {
+        match causes() {
+            causes if causes.contains("UnknownIssuer") => {
+                "no connection (to trust the authority of this certificate, set SSL_CERT_FILE to the file of the \
+                 authority)"
+            }
+            causes if causes.contains("InvalidContentType") => {
+                "no connection (the server did not answer with TLS; is this an http:// address?)"
+            }
+            _ => "no connection",
+        }
+    } else if error.is_body() || error.is_decode() {
+        "the answer broke off"
+    } else if causes().contains("invalid HTTP version") {
+        "the request failed (the server did not answer with HTTP; is this an https:// address?)"
     } else {
-        "no connection"
+        "the request failed"
     }
 }
 

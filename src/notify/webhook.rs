@@ -15,7 +15,7 @@ use super::template::Template;
 use super::{BuildSinkError, Message, SendError, Sent, chat, signature};
 use crate::blocking::Lane;
 use crate::config::{SIGNING_PREFIX, Secret, WebhookFormat, WebhookSettings};
-use crate::http::{Names, client, connection_ended, no_connection, proxy_secrets};
+use crate::http::{NO_ANSWER, Names, client, connection_ended, failure, proxy_secrets};
 use crate::redact::Redactor;
 use crate::retry_after::retry_after;
 use crate::text::{error_chain, error_chain_after, one_line};
@@ -368,15 +368,8 @@ fn secret_parts(url: &Url) -> Vec<String> {
     parts
 }
 
-/// The text of an attempt without an answer in time.
-const NO_ANSWER: &str = "no answer in time";
-
 /// Why no answer came, with the causes, without the URL: for chat services it is the secret.
 fn transport(error: reqwest::Error) -> String {
-    let what = if error.is_timeout() {
-        NO_ANSWER
-    } else {
-        no_connection(&error)
-    };
-    error_chain_after(what.to_owned(), &error.without_url())
+    let what = failure(&error).to_owned();
+    error_chain_after(what, &error.without_url())
 }

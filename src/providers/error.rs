@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::StatusCode;
 
 use crate::config::SecretError;
-use crate::http::no_connection;
+use crate::http;
 use crate::redact::Redactor;
 use crate::text::{error_chain, one_line};
 
@@ -83,7 +83,7 @@ pub struct Transport {
 impl Transport {
     /// The URL is left out: a proxy's may hold a password.
     pub(super) fn new(error: reqwest::Error, redactor: &Redactor) -> Self {
-        let what = transport_text(&error);
+        let what = http::failure(&error);
         let answer_began = error.is_body() || error.is_decode();
         Self {
             what,
@@ -240,17 +240,5 @@ fn after_colon(message: &str) -> String {
         String::new()
     } else {
         format!(": {message}")
-    }
-}
-
-fn transport_text(error: &reqwest::Error) -> &'static str {
-    if error.is_timeout() {
-        "no answer in time"
-    } else if error.is_connect() {
-        no_connection(error)
-    } else if error.is_body() || error.is_decode() {
-        "the answer broke off"
-    } else {
-        "the request failed"
     }
 }

@@ -14,6 +14,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use runwatch::simulator::Simulator;
+
 use crate::support::Program;
 
 const KEY: &str = "ck_over_tls_0123456789";
@@ -271,5 +273,30 @@ async fn a_webhook_trusts_the_same_authorities() {
             "{what}: {ended:?}"
         );
         assert_eq!(server.asked().len(), 0, "{what}: the message was not sent");
+    }
+}
+
+#[tokio::test]
+async fn the_other_scheme_is_named_where_the_server_does_not_answer_in_this_one() {
+    let simulator = Simulator::start().await.unwrap();
+    let plain_port = simulator.base_url().replace("http:", "https:");
+    let server = self_signed().await;
+    let tls_port = format!("http://127.0.0.1:{}", server.port);
+    for (address, question) in [
+        (&plain_port, "is this an http:// address?"),
+        (&tls_port, "is this an https:// address?"),
+    ] {
+        let sink = format!("[sinks.ops]\ntype = \"webhook\"\nurl = \"{address}/hook\"\n");
+        let program = Program::new().configured(&sink);
+        let ended = program.run(&["sinks", "test"]).await;
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(ended.stdout.contains(question), "{ended:?}");
+        let waiting = program
+            .set("CREWSHIP_API_KEY", KEY)
+            .set("RUNWATCH_API__BASE_URL", address);
+        let arguments = ["wait", "run_1", "--timeout", "300ms"];
+        let ended = waiting.run(&arguments).await;
+        assert_eq!(ended.code, Some(6), "{ended:?}");
+        assert!(ended.stderr.contains(question), "{ended:?}");
     }
 }
