@@ -114,12 +114,20 @@ pub(crate) async fn run<T: Send + 'static>(
 /// # Errors
 /// When the file cannot be read, or not in time.
 pub(crate) fn read_file(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    let (reply, answer) = mpsc::sync_channel(1);
     let path = path.to_owned();
+    within_file_limit(move || read_file_within_limit(&path, most))
+}
+
+/// Makes a call that looks at a file, on a thread of its own. Blocks for [`FILE_LIMIT`] at most.
+///
+/// # Errors
+/// As the call, or when it did not end in time.
+pub(crate) fn within_file_limit<T: Send + 'static>(
+    call: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let (reply, answer) = mpsc::sync_channel(1);
     // The caller may have given up.
-    spawn("files", move || {
-        drop(reply.send(read_file_within_limit(&path, most)))
-    })?;
+    spawn("files", move || drop(reply.send(call())))?;
     answer
         .recv_timeout(FILE_LIMIT)
         .unwrap_or_else(|_late| Err(Stuck::Late(FILE_LIMIT).into()))

@@ -8,7 +8,7 @@ use futures_util::{StreamExt as _, stream};
 
 use super::args::WatchArgs;
 use super::{USAGE, write_text};
-use crate::config::{self, Sources, format_duration};
+use crate::config::{self, NO_SOCKET_PLACE, Sources, format_duration};
 use crate::control::{AddRequest, Client, ClientError, WatchResponse};
 use crate::domain::RunId;
 use crate::logging::Screen;
@@ -70,7 +70,10 @@ pub fn client(sources: &Sources, screen: &Screen) -> anyhow::Result<Client> {
             screen.line(&format!("warning: {problem}"));
         }
     }
-    let socket = socket(sources).context("no place for the socket; set control.socket")?;
+    let socket = socket(sources).with_context(|| {
+        let service = format!("the system's daemon would be at {SERVICE_SOCKET}");
+        format!("{NO_SOCKET_PLACE}; {service}, set as RUNWATCH_CONTROL__SOCKET")
+    })?;
     Ok(Client::new(&socket)?)
 }
 

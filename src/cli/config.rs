@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use super::{USAGE, write_text};
-use crate::config::{Loaded, Problem, Problems, Settings, SinkSettings, Sources, load};
+use crate::config::{Loaded, Problem, Problems, Settings, SinkSettings, Sources, advice, load};
 use crate::domain::SinkName;
 use crate::notify::{BuildSinkError, Sink};
 use crate::text::error_chain;
@@ -14,9 +14,10 @@ use crate::text::error_chain;
 /// The file that `config init` writes.
 const TEMPLATE: &str = include_str!("../../config/runwatch.toml");
 
-/// Checks the configuration. Prints `ok` and the files read to `out` and exits with 0, or every
-/// problem to `err` and exits with 2. With `json` the answer goes to `out` in both cases:
-/// `{"ok", "files", "problems": [{"origin", "key", "value", "what", "fix"}]}`.
+/// Checks the configuration. Prints `ok` and the files read to `out`, what is most likely a mistake to `err`, and exits
+/// with 0, or prints every problem to `err` and exits with 2. With `json` the answer goes to `out` in both cases:
+/// `{"ok", "files", "problems": [{"origin", "key", "value", "what", "fix"}], "warnings": [..]}`, with warnings of the
+/// same form.
 ///
 /// # Errors
 /// When `out` or `err` cannot be written to; a closed pipe is no error.
@@ -33,11 +34,15 @@ pub fn check(
     let code = if result.is_ok() { 0 } else { USAGE };
     match result {
         result if json => write_text(out, &format!("{}\n", check_json(&result)))?,
-        Ok(loaded) if loaded.sources.is_empty() => {
-            write_text(out, "ok: no file, built-in defaults only\n")?
-        }
         Ok(loaded) => {
-            write_text(out, &format!("ok: {}\n", files(&loaded).join(", ")))?;
+            if loaded.sources.is_empty() {
+                write_text(out, "ok: no file, built-in defaults only\n")?;
+            } else {
+                write_text(out, &format!("ok: {}\n", files(&loaded).join(", ")))?;
+            }
+            for warning in advice(&loaded) {
+                write_text(err, &format!("warning: {warning}\n"))?;
+            }
         }
         Err(problems) => report(&problems, err)?,
     }
@@ -70,6 +75,7 @@ fn check_json(result: &Result<Loaded, Problems>) -> serde_json::Value {
         .as_ref()
         .err()
         .map_or(&[][..], |problems| &problems.0);
+    let warnings = result.as_ref().map(advice).unwrap_or_default();
     let problem = |problem: &Problem| {
         serde_json::json!({
             "origin": problem.origin.as_ref().map(ToString::to_string),
@@ -83,6 +89,7 @@ fn check_json(result: &Result<Loaded, Problems>) -> serde_json::Value {
         "ok": result.is_ok(),
         "files": result.as_ref().map_or_else(|_| Vec::new(), files),
         "problems": problems.iter().map(problem).collect::<Vec<_>>(),
+        "warnings": warnings.iter().map(problem).collect::<Vec<_>>(),
     })
 }
 

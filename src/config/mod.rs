@@ -8,6 +8,7 @@
 //! `config` crate, and walks the result once with a reader that knows every key, its type and its
 //! range. No secret is ever part of a [`Problem`] or of what [`Effective`] shows.
 
+mod advice;
 mod effective;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -22,6 +23,7 @@ mod sinks;
 mod source;
 mod units;
 
+pub use advice::advice;
 pub(crate) use effective::REDACTED;
 pub use effective::{Effective, Entry};
 pub use load::{
@@ -40,5 +42,6 @@ pub use settings::{
     ApiSettings, ControlSettings, EventsMode, LogFormat, LogLevel, LogSettings, Settings, SinkKind,
     SinkSettings, StaticWatch, StoreSettings, WatchSettings, WebhookFormat, WebhookSettings,
 };
+pub(crate) use source::NO_SOCKET_PLACE;
 pub use source::Sources;
 pub use units::{InvalidQuantity, format_duration, format_size, parse_duration, parse_size};

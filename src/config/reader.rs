@@ -79,6 +79,16 @@ impl Item {
         )
     }
 
+    /// The folder that a relative path is relative to; empty for the current folder.
+    fn folder(&self) -> &Path {
+        match &self.place.origin {
+            Origin::File { path, .. } => path.parent().unwrap_or(Path::new("")),
+            Origin::Default | Origin::Environment { .. } | Origin::Credential { .. } => {
+                Path::new("")
+            }
+        }
+    }
+
     /// The name of its key.
     pub(super) fn name(&self) -> &str {
         &self.name
@@ -234,7 +244,14 @@ impl<'a> Reader<'a> {
                 Some(name) => format!("did you mean {name:?}?"),
                 None => format!("remove it; known are {}", known.join(", ")),
             };
-            self.refuse_unseen(&item, what, &fix);
+            let at_key = Item {
+                place: Place {
+                    origin: self.merged.key_origin(&item.key, &item.place),
+                    rank: item.place.rank,
+                },
+                ..item
+            };
+            self.refuse_unseen(&at_key, what, &fix);
         }
     }
 
@@ -441,7 +458,7 @@ impl<'a> Reader<'a> {
     /// A size in bytes within limits, both included.
     pub(super) fn size(&mut self, item: &Item, least: u64, most: u64) -> Option<u64> {
         let range = format!(
-            "write a size from {} to {}, such as \"8MiB\"",
+            "write a size from {} to {} with one of the units B, KiB, MiB, GiB, kB, MB, GB, such as \"8MiB\"",
             format_size(least),
             format_size(most)
         );
@@ -572,11 +589,7 @@ impl<'a> Reader<'a> {
             return None;
         }
         let Some(below_home) = text.strip_prefix("~/") else {
-            let folder = match &item.place.origin {
-                Origin::File { path, .. } => path.parent(),
-                Origin::Default | Origin::Environment { .. } | Origin::Credential { .. } => None,
-            };
-            return Some(folder.unwrap_or(Path::new("")).join(text));
+            return Some(item.folder().join(text));
         };
         let home = self.sources.path_of("HOME");
         if home.is_none() {

@@ -21,6 +21,9 @@ pub(super) const MIN_TIMEOUT: Duration = Duration::from_millis(10);
 /// The beginning of each signing secret, in front of base64.
 pub(crate) const SIGNING_PREFIX: &str = "whsec_";
 
+/// The command that makes a signing secret, for people.
+pub(crate) const MAKE_SIGNING_SECRET: &str = "`echo \"whsec_$(openssl rand -base64 32)\"`";
+
 /// Returns the keys of the signing secrets in `text`, one a line: [`SIGNING_PREFIX`] and the base64 of at least one
 /// byte (Standard Webhooks). Empty lines are skipped. A line of another form yields its number, from 1.
 pub(crate) fn signing_keys(text: &str) -> impl Iterator<Item = Result<Zeroizing<Vec<u8>>, usize>> {

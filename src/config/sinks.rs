@@ -8,7 +8,10 @@ use reqwest::header::{HeaderName, HeaderValue};
 use super::effective::REDACTED;
 use super::problem::{Origin, nearest};
 use super::reader::{Reader, Table, Violation};
-use super::rules::{DAY, MAX_TEMPLATE_BYTES, MIN_TIMEOUT, http_url, read_template, signing_keys};
+use super::rules::{
+    DAY, MAKE_SIGNING_SECRET, MAX_TEMPLATE_BYTES, MIN_TIMEOUT, http_url, read_template,
+    signing_keys,
+};
 use super::units::parse_duration;
 use super::{Secret, SinkKind, SinkSettings, WebhookFormat, WebhookSettings};
 use crate::domain::{EventFilter, EventType, Labels, SinkName};
@@ -351,7 +354,10 @@ fn signing_secrets(text: &str) -> Result<(), Violation> {
         let what = "this is not a signing secret".to_owned();
         Err((
             what,
-            "write whsec_ and the base64 of 24 to 64 random bytes, one secret a line".to_owned(),
+            format!(
+                "write whsec_ and the base64 of 24 to 64 random bytes, one secret a line; {MAKE_SIGNING_SECRET} \
+                 makes one"
+            ),
         ))
     }
 }

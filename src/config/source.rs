@@ -31,6 +31,10 @@ pub struct Sources {
     pub environment: BTreeMap<OsString, OsString>,
 }
 
+/// Why there is no place for the socket, and what to do; for the daemon and its clients.
+pub(crate) const NO_SOCKET_PLACE: &str = "no place for the socket: XDG_RUNTIME_DIR is not set to an absolute path, as \
+    under su, sudo and cron; set it (export XDG_RUNTIME_DIR=/run/user/$(id -u)), or set control.socket";
+
 /// The system's configuration file.
 const SYSTEM_FILE: &str = "/etc/runwatch/config.toml";
 
@@ -172,6 +176,8 @@ pub(super) struct Merged {
     variables: BTreeMap<String, String>,
     /// Where tables stand: `config` gives merged tables no origin.
     tables: BTreeMap<String, Origin>,
+    /// Line and column of each key, by the number of its file and its path: `config` knows values only.
+    keys: BTreeMap<(usize, String), (usize, usize)>,
 }
 
 /// A layer with its rank: a higher one wins.
@@ -206,6 +212,7 @@ impl Merged {
             complete: true,
             variables: BTreeMap::new(),
             tables: BTreeMap::new(),
+            keys: BTreeMap::new(),
         };
         let mut builder = Config::builder();
         let paths = [
@@ -292,6 +299,7 @@ impl Merged {
             lines: &lines,
             path,
             tables: &mut self.tables,
+            keys: &mut self.keys,
         };
         let mut values = Map::new();
         for (key, value) in table {
@@ -299,6 +307,9 @@ impl Merged {
             let key = key.into_inner().into_owned();
             // `config` takes a top-level key for a path, in which brackets mean a place in a list.
             if is_plain(&key) {
+                layer
+                    .keys
+                    .insert((file, key.clone()), lines.position(start));
                 let value = layer.convert(&key, value);
                 values.insert(key, value);
             } else {
@@ -403,6 +414,21 @@ impl Merged {
         }
     }
 
+    /// Where the name of the key `key` stands, whose value stands at `place`: in a file that is in front of the value.
+    pub(super) fn key_origin(&self, key: &str, place: &Place) -> Origin {
+        let position = place
+            .rank
+            .checked_sub(1)
+            .and_then(|file| self.keys.get(&(file, key.to_owned())));
+        match (&place.origin, position) {
+            (Origin::File { path, .. }, Some(position)) => Origin::File {
+                path: path.clone(),
+                position: Some(*position),
+            },
+            (origin, _) => origin.clone(),
+        }
+    }
+
     /// Where the table `key` stands; its last mention counts.
     pub(super) fn table_origin(&self, key: &str) -> Option<Origin> {
         let variable = || {
@@ -474,6 +500,7 @@ struct Conversion<'a> {
     lines: &'a Lines<'a>,
     path: &'a Path,
     tables: &'a mut BTreeMap<String, Origin>,
+    keys: &'a mut BTreeMap<(usize, String), (usize, usize)>,
 }
 
 impl Conversion<'_> {
@@ -510,8 +537,12 @@ impl Conversion<'_> {
                 self.tables.insert(key.to_owned(), here);
                 let mut values = Map::new();
                 for (name, item) in table {
+                    let start = name.span().start;
                     let name = name.into_inner().into_owned();
-                    let item = self.convert(&join(key, &name), item);
+                    let path = join(key, &name);
+                    self.keys
+                        .insert((self.file, path.clone()), self.lines.position(start));
+                    let item = self.convert(&path, item);
                     values.insert(name, item);
                 }
                 Value::new(origin, values)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// A text that is not a duration or not a size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidQuantity {
     /// There is nothing.
     #[error("it is empty")]
@@ -15,8 +15,8 @@ pub enum InvalidQuantity {
     #[error("it has a number without a unit")]
     NoUnit,
     /// A unit that does not exist.
-    #[error("it has an unknown unit")]
-    UnknownUnit,
+    #[error("the unit {0:?} is unknown")]
+    UnknownUnit(String),
     /// A unit after a smaller one, or twice.
     #[error("its units do not go from large to small")]
     Order,
@@ -76,7 +76,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, InvalidQuantity> {
             return Err(InvalidQuantity::NoUnit);
         }
         if !TIME_UNITS.iter().any(|(name, _)| *name == unit) {
-            return Err(InvalidQuantity::UnknownUnit);
+            return Err(unknown_unit(unit));
         }
         // The iterator goes on from the unit before, so a unit not found any more is out of order.
         let (_, length) = units
@@ -125,7 +125,7 @@ pub fn parse_size(text: &str) -> Result<u64, InvalidQuantity> {
     let (_, length) = SIZE_UNITS
         .iter()
         .find(|(name, _)| *name == unit)
-        .ok_or(InvalidQuantity::UnknownUnit)?;
+        .ok_or_else(|| unknown_unit(unit))?;
     count.checked_mul(*length).ok_or(InvalidQuantity::TooLarge)
 }
 
@@ -134,6 +134,13 @@ pub fn format_size(bytes: u64) -> String {
     let fits = |(_, length): &&(&str, u64)| bytes >= *length && bytes.is_multiple_of(*length);
     let (unit, length) = SIZE_UNITS.iter().find(fits).unwrap_or(&("B", 1));
     format!("{}{unit}", bytes / length)
+}
+
+/// Longest unknown unit that an error repeats, in characters.
+const SHOWN_UNIT_CHARS: usize = 20;
+
+fn unknown_unit(unit: &str) -> InvalidQuantity {
+    InvalidQuantity::UnknownUnit(unit.chars().take(SHOWN_UNIT_CHARS).collect())
 }
 
 /// Splits the leading whole number off.
@@ -170,7 +177,7 @@ mod tests {
         assert_eq!(millis("1h30"), Err(InvalidQuantity::NoUnit));
         assert_eq!(millis("-5s"), Err(InvalidQuantity::NoNumber));
         assert_eq!(millis("s"), Err(InvalidQuantity::NoNumber));
-        assert_eq!(millis("1w"), Err(InvalidQuantity::UnknownUnit));
+        assert_eq!(millis("1w"), Err(unknown_unit("w")));
         assert_eq!(millis("1µs"), Err(InvalidQuantity::NoUnit));
         assert_eq!(millis("1.5s"), Err(InvalidQuantity::NoUnit));
         assert_eq!(millis("1s1h"), Err(InvalidQuantity::Order));
@@ -190,7 +197,7 @@ mod tests {
         assert_eq!(parse_size("8MiB"), Ok(8 << 20));
         assert_eq!(parse_size("1 kB"), Ok(1000));
         assert_eq!(parse_size("8"), Err(InvalidQuantity::NoUnit));
-        assert_eq!(parse_size("8mb"), Err(InvalidQuantity::UnknownUnit));
+        assert_eq!(parse_size("8mb"), Err(unknown_unit("mb")));
         assert_eq!(parse_size("99999999999GiB"), Err(InvalidQuantity::TooLarge));
         assert_eq!(format_size(8 << 20), "8MiB");
         assert_eq!(format_size(2000), "2kB");

@@ -24,7 +24,7 @@ use crate::blocking;
 use crate::cli::Signals;
 use crate::cli::args::DaemonArgs;
 use crate::clock::Clock;
-use crate::config::{IN_MEMORY, LogLevel, Settings, Sources};
+use crate::config::{IN_MEMORY, LogLevel, NO_SOCKET_PLACE, Settings, Sources};
 use crate::control::{Control, Listener, LiveConfig, Socket, SocketError};
 use crate::domain::{SinkName, Verdict};
 use crate::logging::LevelSwitch;
@@ -45,8 +45,6 @@ const FAILED: u8 = 1;
 
 const NO_STORE: &str = "no place to keep watches and messages: set store.path or STATE_DIRECTORY; \":memory:\" as \
                         store.path keeps them only as long as the process lives";
-
-const NO_SOCKET: &str = "no place for the socket: set control.socket or RUNTIME_DIRECTORY";
 
 /// How the daemon logs.
 pub struct Logging {
@@ -70,7 +68,7 @@ pub async fn daemon(
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
     let settings = with_default_sink(settings);
     let path = settings.store.path.clone().context(NO_STORE)?;
-    let socket_path = settings.control.socket.clone().context(NO_SOCKET)?;
+    let socket_path = settings.control.socket.clone().context(NO_SOCKET_PLACE)?;
 
     // All that is made here is for this user alone; what sinks make later is theirs.
     let before = rustix::process::umask(Mode::from_raw_mode(0o077));

@@ -436,6 +436,67 @@ fn no_secret_is_ever_shown() {
 }
 
 #[test]
+fn a_missing_secret_file_is_named_with_the_folder_it_is_looked_for_in() {
+    for (name, shown) in [
+        ("crewship-api-key", "DIR/crewship-api-key"),
+        ("keys/prod", "DIR/keys/prod"),
+        ("./K7", "DIR/K7"),
+        ("~/key", "DIR/home/key"),
+        ("K7", "DIR"),
+    ] {
+        let home = |setup: Setup| {
+            let home = setup.folder.path().join("home");
+            setup.variable("HOME", home.to_str().unwrap())
+        };
+        for (table, key) in [
+            ("[api]", "key_file"),
+            ("[control]", "token_file"),
+            ("[sinks.o]\ntype = \"webhook\"", "url_file"),
+            (
+                "[sinks.o]\ntype = \"webhook\"\nurl = \"https://a\"",
+                "secret_file",
+            ),
+        ] {
+            let text = format!("{table}\n{key} = \"{name}\"\n");
+            let problems = home(Setup::new().file("config.toml", &text)).problems();
+            let file = if shown == "DIR" {
+                format!("the secret file that {key} names in DIR cannot be read")
+            } else {
+                format!("the secret file {shown} cannot be read")
+            };
+            let create = if shown == "DIR" { "PATH" } else { shown };
+            let create = format!("`install -m 600 /dev/stdin {create}`");
+            assert!(
+                problems.contains(&file) && problems.contains(&create),
+                "{text}{problems}"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_unknown_key_is_pointed_at_wherever_it_stands() {
+    let text = "[api]\n  nme = \"x\"\n[sinks.o]\ntype = \"desktop\"\nlabels = { a = \"b\" }\nif.x = 1\n\
+                [[watches]]\nrun_id = \"a\"\n[[watches]]\nrun_id = \"b\"\n\tnme = 1\n";
+    let one = Setup::new().file("one.toml", "[watch]\nx = 1\n");
+    let problems = one.file("two.toml", text).problems();
+    let places: Vec<_> = problems
+        .lines()
+        .map(|line| line.split(": there").next().unwrap())
+        .collect();
+    assert_eq!(
+        places,
+        [
+            "DIR/one.toml:2:1: watch.x",
+            "DIR/two.toml:2:3: api.nme",
+            "DIR/two.toml:6:1: sinks.o.if",
+            "DIR/two.toml:11:2: watches[1].nme"
+        ],
+        "{problems}"
+    );
+}
+
+#[test]
 fn secret_files_are_checked_when_loading() {
     let setup = Setup::new().file(
         "config.toml",
@@ -715,7 +776,18 @@ fn check_answers_with_code_and_text() {
             String::from_utf8(err).unwrap(),
         )
     };
-    let good = Setup::new().file("config.toml", "");
+    let keyless = Setup::new().file("config.toml", "");
+    let (code, _, err) = run(&keyless, false);
+    assert_eq!((code, err.lines().count()), (0, 1), "{err}");
+    assert!(
+        err.starts_with("warning: api.key_file: there is no API key"),
+        "{err}"
+    );
+    let (code, out, _) = run(&keyless, true);
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, json["ok"].as_bool()), (0, Some(true)));
+    assert_eq!(json["warnings"][0]["key"], "api.key_file");
+    let good = keyless.variable("CREWSHIP_API_KEY", "ck_1");
     let (code, out, err) = run(&good, false);
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(

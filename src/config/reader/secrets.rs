@@ -1,5 +1,7 @@
 //! Takes secrets, which may stand in a file of their own, and checks them without showing them.
 
+use std::path::Path;
+
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{Item, Reader, Table, Violation};
@@ -105,12 +107,14 @@ impl Reader<'_> {
         match secret.read() {
             Ok(value) => self.check_secret(found, &value, rule).then_some(secret),
             Err(error) => {
-                let (what, fix) = unusable(&error);
                 // What does not look like a path may be the secret itself in the wrong place.
-                if text.starts_with(['/', '~', '.']) {
+                if let (Secret::File(path), true) = (&secret, is_surely_a_path(text)) {
+                    let (what, fix) = unusable(&error, &whole(path), true);
                     self.refuse(item, what, fix);
                 } else {
-                    self.refuse_unseen(item, &what, fix);
+                    let named = format!("that {} names in {}", item.name, whole(item.folder()));
+                    let (what, fix) = unusable(&error, &named, false);
+                    self.refuse_unseen(item, &what, &fix);
                 }
                 None
             }
@@ -144,20 +148,105 @@ impl Reader<'_> {
     }
 }
 
-/// What is wrong with a secret file; its path stands beside it, where it may be shown.
-fn unusable(error: &SecretError) -> (String, &'static str) {
+/// Words of which one is in the name of most files with a secret.
+const FILE_WORDS: [&str; 8] = [
+    "key", "token", "secret", "url", "hook", "webhook", "password", "crewship",
+];
+
+/// Whether a text names a file, rather than being a secret in the wrong place: it begins like a path, or has no digits
+/// and capitals, as a random secret has, and a folder, an ending or one of [`FILE_WORDS`].
+fn is_surely_a_path(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || matches!(c, '_' | '-' | '.' | '/');
+    text.starts_with(['/', '~', '.'])
+        || text.chars().all(plain)
+            && (text.contains(['/', '.'])
+                || text
+                    .split(['-', '_'])
+                    .any(|word| FILE_WORDS.contains(&word)))
+}
+
+/// A path from the root on.
+fn whole(path: &Path) -> String {
+    // Of an empty path that is the current folder.
+    let path = Path::new(".").join(path);
+    let path = std::path::absolute(&path).unwrap_or(path);
+    path.display().to_string()
+}
+
+/// What is wrong with the secret file `named`, and what to do; `is_path` when that is its path.
+fn unusable(error: &SecretError, named: &str, is_path: bool) -> (String, String) {
+    let written = if is_path {
+        format!("install -m 600 /dev/stdin {}", quoted(named))
+    } else {
+        "install -m 600 /dev/stdin PATH".to_owned()
+    };
+    let create = format!("enter `{written}`, paste the secret, and end with Ctrl-D");
     match error {
-        SecretError::Unreadable { source, .. } => (
-            format!("the secret file cannot be read ({source})"),
-            "check the path and its permissions",
-        ),
+        SecretError::Unreadable { source, .. } => {
+            let fix = if source.kind() == std::io::ErrorKind::NotFound {
+                format!("to create it, {create}")
+            } else {
+                "check the path and its permissions".to_owned()
+            };
+            (
+                format!("the secret file {named} cannot be read ({source})"),
+                fix,
+            )
+        }
         SecretError::Empty { .. } => (
-            "the secret file is empty".to_owned(),
-            "write the secret into it",
+            format!("the secret file {named} is empty"),
+            format!("to fill it, {create}"),
         ),
         SecretError::TooLarge { .. } => (
-            "the secret file is too large for a secret".to_owned(),
-            "check the path",
+            format!("the secret file {named} is too large for a secret"),
+            "check the path".to_owned(),
         ),
+    }
+}
+
+/// A path as a shell takes it as one word.
+fn quoted(path: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '+' | ',');
+    if path.chars().all(plain) {
+        path.to_owned()
+    } else {
+        format!("'{}'", path.replace('\'', "'\\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_in_place_of_a_path_is_not_taken_for_a_path() {
+        for path in [
+            "/run/secrets/x1",
+            "~/K",
+            "./a",
+            "crewship-api-key",
+            "ops-secret",
+            "keys/prod",
+            "token.txt",
+        ] {
+            assert!(is_surely_a_path(path), "{path}");
+        }
+        for secret in [
+            "ck_live_0123456789abcdef",
+            "abcdefghij",
+            "Token",
+            "key 1",
+            "sk-3f9a",
+            "correct-horse-battery",
+            "monkeys",
+        ] {
+            assert!(!is_surely_a_path(secret), "{secret}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_one_word_for_a_shell() {
+        assert_eq!(quoted("/etc/runwatch/key"), "/etc/runwatch/key");
+        assert_eq!(quoted("/a b/it's"), "'/a b/it'\\''s'");
     }
 }
