@@ -43,7 +43,7 @@
 //! | [`app`] | the wiring of the engine |
 //! | [`daemon`] | the service: start, reload, maintenance, the service manager |
 //! | [`cli`] | the commands, their arguments and what they print |
-//! | [`logging`], [`output`] | logs and the terminal; the threads that write them |
+//! | [`logging`], [`output`], `live_lines` | logs and the terminal; the threads that write them |
 //! | [`metrics`] | counters and gauges |
 //! | `blocking`, `http` | calls that can block, on threads of their own; what HTTP clients share |
 //! | [`clock`], [`backoff`] | time, growing intervals |
@@ -63,6 +63,7 @@ pub mod domain;
 mod failpoint;
 pub mod hardening;
 mod http;
+mod live_lines;
 pub mod logging;
 mod memory;
 pub mod metrics;

@@ -12,21 +12,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use tokio::sync::watch;
 
 use crate::blocking;
+use crate::live_lines::LiveLines;
 
 /// Most bytes that wait to be written before diagnostics are dropped.
 pub const MAX_QUEUED_BYTES: usize = 1024 * 1024;
 
 /// What each text costs beside its bytes, so that many empty ones are bounded as well.
 const TEXT_OVERHEAD_BYTES: usize = 64;
-
-/// Times that live lines are drawn in a second at most: enough for a clock in seconds, little work for a terminal.
-const DRAWS_PER_SECOND: u8 = 10;
 
 /// Diagnostics that were dropped in this process, for the metrics.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
@@ -76,8 +73,8 @@ struct State {
     written: u64,
     /// Diagnostics dropped since that was last logged.
     dropped: u64,
-    /// The newest live lines, if others than those on the screen, and the columns of the terminal.
-    lines: Option<(Vec<String>, usize)>,
+    /// The newest live lines, if others than those on the screen.
+    lines: Option<Vec<String>>,
     /// The thread writes or draws.
     busy: bool,
     /// Why the first write of a result failed.
@@ -144,10 +141,10 @@ impl Output {
         self.wake(state);
     }
 
-    /// Shows `lines` at the bottom of the terminal in place of those shown before, each cut to `columns`.
-    fn show(&self, lines: Vec<String>, columns: usize) {
+    /// Shows `lines` at the bottom of the terminal in place of those shown before.
+    fn show(&self, lines: Vec<String>) {
         let mut state = self.0.lock();
-        state.lines = Some((lines, columns));
+        state.lines = Some(lines);
         self.wake(state);
     }
 
@@ -233,15 +230,25 @@ impl Shared {
         self.state.lock().expect("no holder panics")
     }
 
+    /// Writes what draws the live lines. Where that fails, so will the next text, which is noticed.
+    fn write_to_terminal(&self, bytes: &str) {
+        if !bytes.is_empty() {
+            drop((self.write)(Stream::Err, bytes.as_bytes()));
+        }
+    }
+
     /// Writes what is queued until the process ends.
     fn serve(&self) {
-        let mut area = self.live.then(Drawn::new);
+        let mut area = self.live.then(LiveLines::of_process);
+        let mut lines = Vec::new();
         let mut state = self.lock();
         loop {
             let idle = |state: &mut State| state.texts.is_empty() && state.lines.is_none();
             state = self.work.wait_while(state, idle).expect("no holder panics");
             state.busy = true;
-            let (text, lines) = (state.texts.pop_front(), state.lines.take());
+            let text = state.texts.pop_front();
+            lines = state.lines.take().unwrap_or(lines);
+            let is_last = state.texts.is_empty();
             let dropped = if state.bytes < MAX_QUEUED_BYTES / 2 {
                 std::mem::take(&mut state.dropped)
             } else {
@@ -255,15 +262,13 @@ impl Shared {
                 );
             }
             let written = text.as_ref().map(|(stream, text)| {
-                let write = || (self.write)(*stream, text);
-                (
-                    *stream,
-                    area.as_ref()
-                        .map_or_else(write, |area| area.lines.suspend(write)),
-                )
+                if let Some(area) = &mut area {
+                    self.write_to_terminal(&area.erase(columns()));
+                }
+                (*stream, (self.write)(*stream, text))
             });
-            if let (Some(area), Some((lines, columns))) = (&mut area, &lines) {
-                area.show(lines, *columns);
+            if let Some(area) = area.as_mut().filter(|_| is_last) {
+                self.write_to_terminal(&area.draw(&lines, columns()));
             }
             state = self.lock();
             if let (Some((_, text)), Some((stream, result))) = (text, written) {
@@ -282,57 +287,25 @@ impl Shared {
     }
 }
 
+/// Columns of the terminal; 80 where that cannot be known.
+fn columns() -> usize {
+    usize::from(console::Term::stderr().size().1)
+}
+
 /// Live lines at the bottom of the terminal.
 #[derive(Debug)]
 pub struct LiveArea(Output);
 
 impl LiveArea {
-    /// Shows `lines`, in place of those shown before, on a terminal with so many columns. Each is cut to what fits
-    /// with room for the `^C` of a terminal, which would else begin a line that is never removed.
-    pub fn show(&mut self, lines: Vec<String>, columns: usize) {
-        self.0.show(lines, columns);
+    /// Shows `lines`, in place of those shown before. Each is cut to what fits.
+    pub fn show(&mut self, lines: Vec<String>) {
+        self.0.show(lines);
     }
 }
 
 impl Drop for LiveArea {
     fn drop(&mut self) {
-        self.0.show(Vec::new(), 0);
-    }
-}
-
-/// The live lines as they are on the screen.
-struct Drawn {
-    lines: MultiProgress,
-    bars: Vec<ProgressBar>,
-}
-
-impl Drawn {
-    fn new() -> Self {
-        let target = ProgressDrawTarget::term(console::Term::stderr(), DRAWS_PER_SECOND);
-        Self {
-            lines: MultiProgress::with_draw_target(target),
-            bars: Vec::new(),
-        }
-    }
-
-    fn show(&mut self, lines: &[String], columns: usize) {
-        while self.bars.len() > lines.len() {
-            if let Some(bar) = self.bars.pop() {
-                bar.finish_and_clear();
-                self.lines.remove(&bar);
-            }
-        }
-        while self.bars.len() < lines.len() {
-            let style = ProgressStyle::with_template("{msg}").expect("a valid template");
-            self.bars
-                .push(self.lines.add(ProgressBar::no_length().with_style(style)));
-        }
-        for (bar, line) in self.bars.iter().zip(lines) {
-            bar.set_message(
-                console::truncate_str(line, columns.saturating_sub(3), "…").into_owned(),
-            );
-            bar.tick();
-        }
+        self.0.show(Vec::new());
     }
 }
 

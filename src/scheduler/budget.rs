@@ -21,6 +21,55 @@ pub(super) struct Budget {
     burst_span: Duration,
     /// When the requests so far would have ended if they had been spread evenly.
     spread_until: Instant,
+    per_minute: u32,
+    sent: Sent,
+}
+
+/// How many requests are sent, and may be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Requests of the last 60 seconds, to the second.
+    pub last_minute: u64,
+    /// The most in any 60 seconds.
+    pub per_minute: u32,
+    /// Requests since the start.
+    pub total: u64,
+}
+
+/// Requests sent, counted per second.
+#[derive(Debug, Clone)]
+struct Sent {
+    began: Instant,
+    /// The number of the newest second.
+    second: u64,
+    /// The last 60 seconds; that with the number `n` is at `n % 60`.
+    counts: [u32; 60],
+    total: u64,
+}
+
+impl Sent {
+    fn new(began: Instant) -> Self {
+        Self {
+            began,
+            second: 0,
+            counts: [0; 60],
+            total: 0,
+        }
+    }
+
+    /// Forgets the seconds that are over for a minute.
+    fn advance(&mut self, now: Instant) {
+        let second = now.saturating_duration_since(self.began).as_secs();
+        for over in self.second.max(second.saturating_sub(60)) + 1..=second {
+            *self.at(over) = 0;
+        }
+        self.second = self.second.max(second);
+    }
+
+    fn at(&mut self, second: u64) -> &mut u32 {
+        let index = usize::try_from(second % 60).expect("less than 60");
+        &mut self.counts[index]
+    }
 }
 
 impl Budget {
@@ -35,6 +84,8 @@ impl Budget {
             interval,
             burst_span: interval * (burst - 1),
             spread_until: now,
+            per_minute,
+            sent: Sent::new(now),
         }
     }
 
@@ -47,6 +98,7 @@ impl Budget {
         } else {
             changed.spread_until += changed.burst_span;
         }
+        changed.sent.clone_from(&self.sent);
         changed
     }
 
@@ -71,7 +123,21 @@ impl Budget {
             return false;
         }
         self.spread_until = spread_until + self.interval;
+        self.sent.advance(now);
+        let second = self.sent.second;
+        *self.sent.at(second) += 1;
+        self.sent.total += 1;
         true
+    }
+
+    /// Returns how much of it is used at `now`.
+    pub(super) fn usage(&mut self, now: Instant) -> Usage {
+        self.sent.advance(now);
+        Usage {
+            last_minute: self.sent.counts.iter().copied().map(u64::from).sum(),
+            per_minute: self.per_minute,
+            total: self.sent.total,
+        }
     }
 }
 
@@ -159,5 +225,20 @@ mod tests {
             (45 * 60..=60 * 60).contains(&taken),
             "{taken} requests in an hour"
         );
+    }
+
+    #[test]
+    fn the_requests_of_the_last_minute_are_counted() {
+        let start = Instant::now();
+        let mut budget = Budget::new(60, start);
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        for second in [0, 0, 1, 30] {
+            assert!(budget.try_take(at(second)));
+        }
+        let used = |budget: &mut Budget, second| budget.usage(at(second)).last_minute;
+        let counted = [30, 59, 60, 61, 89, 90, 5_000].map(|second| used(&mut budget, second));
+        assert_eq!(counted, [4, 4, 2, 1, 1, 0, 0]);
+        let usage = budget.changed_to(120, at(5_000)).usage(at(5_000));
+        assert_eq!((usage.per_minute, usage.total), (120, 4));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::{BreakerView, Policy, RunActivity};
+use super::{BreakerView, Policy, RunActivity, Usage};
 use crate::domain::{RunId, Status, Watch};
 use crate::providers::{AnyProvider, Provider};
 use crate::store::{Added, PollFailure, StoreError};
@@ -46,6 +46,9 @@ pub(super) enum SchedulerCommand {
     View {
         only: Option<Vec<RunId>>,
         reply: oneshot::Sender<Vec<WatchView>>,
+    },
+    Usage {
+        reply: oneshot::Sender<Usage>,
     },
     Reload {
         provider: AnyProvider,
@@ -127,6 +130,14 @@ impl SchedulerHandle {
     pub async fn view(&self, only: Option<Vec<RunId>>) -> Result<Vec<WatchView>, StoreError> {
         self.ask(|reply| SchedulerCommand::View { only, reply })
             .await
+    }
+
+    /// Returns how many requests were sent, and how many may be.
+    ///
+    /// # Errors
+    /// When the scheduler has ended.
+    pub async fn usage(&self) -> Result<Usage, StoreError> {
+        self.ask(|reply| SchedulerCommand::Usage { reply }).await
     }
 
     /// Polls `provider` from here on, under `policy`. No watch is lost.

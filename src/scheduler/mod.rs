@@ -38,6 +38,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::breaker::{BreakerView, Outage};
+pub use self::budget::Usage;
 pub use self::handle::{AddedBy, Removed, SchedulerHandle, WatchView};
 use self::handle::{COMMANDS, SchedulerCommand};
 use self::persist::{PendingWrites, Persisted};
@@ -316,6 +317,10 @@ impl Scheduler {
                     .collect();
                 // The caller may have left.
                 drop(reply.send(views));
+            }
+            SchedulerCommand::Usage { reply } => {
+                // The caller may have left.
+                let _left = reply.send(self.provider.budget.usage(Instant::now()));
             }
             SchedulerCommand::Reload {
                 provider,

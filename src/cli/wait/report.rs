@@ -226,7 +226,7 @@ impl Report {
             // Room is left for the prompt and for the line about the API.
             let most = self.options.screen.rows().saturating_sub(3).max(1);
             let lines = live_lines(palette, now, &runs, views, breaker, most);
-            area.show(lines, self.options.screen.columns());
+            area.show(lines);
         } else if self.options.progress
             && (breaker.outage, &breaker.message)
                 != (self.shown_breaker.outage, &self.shown_breaker.message)
