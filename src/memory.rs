@@ -19,11 +19,21 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// The allocator is one of the process, and so is this.
 static USED: Notify = Notify::const_new();
 
+/// Returns whether `bytes` of a run are a reason to give memory back afterwards.
+pub(crate) fn is_large(bytes: usize) -> bool {
+    bytes >= LARGE_BYTES
+}
+
 /// Reports that `bytes` of a run were handled and are, or soon will be, free.
 pub(crate) fn used(bytes: usize) {
-    if bytes >= LARGE_BYTES {
-        USED.notify_one();
+    if is_large(bytes) {
+        freed();
     }
+}
+
+/// Reports that much memory was freed.
+pub(crate) fn freed() {
+    USED.notify_one();
 }
 
 /// Gives memory back after each burst of large outputs. Never returns; cancel-safe.

@@ -19,6 +19,7 @@ use crate::blocking;
 use crate::config::ApiSettings;
 use crate::domain::{Observation, RunId, Verdict};
 use crate::http::{self, Names, connection_ended};
+use crate::memory;
 use crate::text::error_chain;
 
 /// Most keys that one poll tries.
@@ -43,12 +44,9 @@ const ROOM_KIB: u32 = 16 * 1024;
 /// Most bytes of an answer that waits for no room.
 const SMALL_BYTES: u64 = 64 * 1024;
 
-/// From this size on, in bytes, an answer lets the read buffer of its connection grow to about 400 KiB (hyper, the default
-/// of `http1_max_buf_size`).
-const LARGE_BYTES: usize = 256 * 1024;
-
-/// After how many large answers the connections of polls are let go, as each keeps its buffer.
-const LARGE_ANSWERS: u32 = 8;
+/// After how many large answers the connections of polls are let go, as each keeps its read buffer: about
+/// 400 KiB (hyper, the default of `http1_max_buf_size`).
+const LARGE_ANSWERS: u32 = 4;
 
 /// Most runs of which is remembered that their last answer broke off. Of one that is forgotten, an answer more is
 /// needed.
@@ -327,7 +325,7 @@ impl ApiClient {
                 usize::try_from(reader.kept().div_ceil(1024)).unwrap_or(usize::MAX),
             )));
         }
-        if reader.kept() >= LARGE_BYTES as u64 {
+        if memory::is_large(usize::try_from(reader.kept()).unwrap_or(usize::MAX)) {
             self.count_large(pool);
         }
         let again = {
@@ -527,6 +525,8 @@ mod tests {
     async fn api(answers: usize) -> Api {
         api_with(answers, ANSWER, ANSWER.len()).await
     }
+
+    const LARGE_BYTES: usize = 256 * 1024;
 
     /// The body of an answer of a run that ended with an output of `bytes`.
     fn large(bytes: usize) -> String {

@@ -2,16 +2,18 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::checkpoints::{self, Checkpoint, Checkpointer, WriteAheadLog};
 use super::files::Files;
 use super::readers::{self, ReadJob, Readers, StoreQuery};
 use crate::domain::Verdict;
 use crate::failpoint::mutant;
+use crate::memory;
 use crate::store::model::StoreError;
 use crate::store::{Store, Wakes, WriterState};
 use crate::text::error_chain;
@@ -24,6 +26,10 @@ pub(super) const MAX_BATCH: usize = 512;
 /// outputs that arrive together are stored in several transactions, and other writes have their
 /// turn in between.
 const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
+
+/// How long no job comes, after jobs that wrote much, before SQLite frees the pages that it keeps in memory: up to 2 MB
+/// (sqlite.org/pragma.html, "cache_size").
+const QUIET: Duration = Duration::from_millis(500);
 
 /// A job for the writer.
 pub(super) struct Job {
@@ -341,20 +347,31 @@ impl Writer {
         drop(written);
     }
 
+    /// Waits for jobs and adds them to `queue`. Returns `false` once every [`Store`] is gone. Cancel-safe.
+    async fn receive(&mut self, queue: &mut VecDeque<Job>) -> bool {
+        let mut received = Vec::new();
+        let any = self.jobs.recv_many(&mut received, MAX_BATCH).await > 0;
+        queue.extend(received);
+        any
+    }
+
     /// Writes until every [`Store`] is gone. Returns the connection, unless it is lost.
     async fn write_on(
         mut self,
         mut log: Option<WriteAheadLog>,
         disk: &impl TransactionRunner,
     ) -> Option<Connection> {
-        let (mut received, mut queue) = (Vec::new(), VecDeque::new());
-        let mut failing = false;
+        let mut queue = VecDeque::new();
+        let (mut failing, mut wrote_much) = (false, false);
         loop {
             if queue.is_empty() {
-                if self.jobs.recv_many(&mut received, MAX_BATCH).await == 0 {
+                if wrote_much && timeout(QUIET, self.receive(&mut queue)).await.is_err() {
+                    wrote_much = false;
+                    free_pages(&self.connection);
+                }
+                if queue.is_empty() && !self.receive(&mut queue).await {
                     return Some(self.connection);
                 }
-                queue.extend(received.drain(..));
             }
             let mut batch = Vec::new();
             let mut bytes = 0_usize;
@@ -364,6 +381,7 @@ impl Writer {
             }) {
                 batch.push(job);
             }
+            wrote_much |= memory::is_large(bytes);
             self.state
                 .send_modify(|state| state.busy_since = Some(Instant::now()));
             if let Some(log) = &log {
@@ -470,6 +488,14 @@ fn write(
         tracing::error!(%error, "cannot roll back");
     }
     committed
+}
+
+/// Frees the pages that SQLite keeps in memory. Reads and writes no file.
+fn free_pages(connection: &Connection) {
+    if let Err(error) = connection.execute_batch("PRAGMA shrink_memory") {
+        tracing::debug!(%error, "cannot free pages of the store");
+    }
+    memory::freed();
 }
 
 fn execute(connection: &Connection, sql: &str) -> Result<(), StoreError> {
