@@ -15,7 +15,7 @@ use runwatch::app;
 use runwatch::backoff::BackoffPolicy;
 use runwatch::clock::Clock;
 use runwatch::config::Settings;
-use runwatch::domain::{Labels, Observation, RunDetails, RunId, Status, Watch};
+use runwatch::domain::{Labels, Observation, RunDetails, RunId, RunState, Status, Watch};
 use runwatch::metrics::Metrics;
 use runwatch::providers::{ApiError, NoStream, Provider, Reply};
 use runwatch::scheduler::{AddedBy, Scheduler};
@@ -70,9 +70,9 @@ impl Provider for Api {
             self.found.send_modify(|found| *found += 1);
         }
         let status = if ended {
-            Status::Succeeded
+            Status::from(RunState::Succeeded)
         } else {
-            Status::Running
+            Status::from(RunState::Running)
         };
         Ok(Reply {
             observation: Observation {

@@ -6,6 +6,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp, Unit};
 use tokio::time::Instant;
 
+use crate::domain::DeliveryId;
+
 /// The time as the engine sees it.
 ///
 /// [`Clock::system`] reads the machine's clocks. [`Clock::simulated`] follows tokio's time, which tests
@@ -159,6 +161,12 @@ fn time_since_boot() -> Option<Duration> {
 #[cfg(not(target_os = "linux"))]
 fn time_since_boot() -> Option<Duration> {
     None
+}
+
+/// A new ID of a delivery. IDs that one process makes sort in the order in which they were made, whatever happens to its
+/// clock; those of several processes sort by the time of the clock, in milliseconds (RFC 9562, UUID version 7).
+pub(crate) fn new_delivery_id() -> DeliveryId {
+    DeliveryId::of(uuid::Uuid::now_v7().as_u128())
 }
 
 #[cfg(test)]

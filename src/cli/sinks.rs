@@ -5,8 +5,9 @@ use std::io::Write;
 use jiff::Timestamp;
 
 use super::write_text;
+use crate::clock::new_delivery_id;
 use crate::config::Settings;
-use crate::domain::{DeliveryId, Event, SinkName};
+use crate::domain::{Event, SinkName};
 use crate::notify::{Deliver as _, Message, Sink};
 
 /// Sends a sample event through the named sinks, or all, one after the other, and prints how each
@@ -67,7 +68,7 @@ pub async fn test(
 async fn send_sample(name: &SinkName, sink: &Sink) -> Result<String, String> {
     let now = Timestamp::now();
     let event = Event::sample(now);
-    let delivery = DeliveryId::generate();
+    let delivery = new_delivery_id();
     let message = Message {
         delivery: &delivery,
         sink: name,

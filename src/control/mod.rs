@@ -6,6 +6,7 @@
 
 mod auth;
 mod client;
+mod event_schemas;
 mod extract;
 #[cfg(fuzzing)]
 pub mod fuzzing;

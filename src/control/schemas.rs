@@ -8,8 +8,8 @@ use schemars::{JsonSchema, Schema, json_schema};
 
 use crate::config::{LABEL_KEY_BYTES, LABEL_VALUE_CHARS, MAX_LABELS, NAME_CHARS};
 use crate::domain::{
-    DeliveryId, Event, EventType, FoundBy, ProviderNotice, RunEvent, RunId, SinkName, SinkNotice,
-    Verdict,
+    DeliveryId, Event, EventType, FoundBy, ProviderNotice, RunEvent, RunId, RunState, SinkName,
+    SinkNotice, Verdict,
 };
 use crate::store::{DeliveryState, WatchState};
 
@@ -61,6 +61,7 @@ texts! {
     EventType, "EventType", words(&EventType::ALL, |word| word.as_str(), "What an event tells");
     Verdict, "Verdict", words(&Verdict::WORST_FIRST, |word| word.as_str(), "The final outcome of a watch");
     FoundBy, "FoundBy", words(&FoundBy::ALL, |word| word.as_str(), "What had a run asked for");
+    RunState, "RunState", words(&RunState::ALL, |word| word.as_str(), "What the status of a run stands for");
     DeliveryState, "DeliveryState", words(&DeliveryState::ALL, |word| word.as_str(), "Where a delivery stands");
     WatchState, "WatchState", words(&WatchState::ALL, |word| word.as_str(), "Without a verdict, or with one");
     DurationText, "Duration", json_schema!({

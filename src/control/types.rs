@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::schemas::{DurationText, LabelMap, WatchName};
-use crate::domain::{DeliveryId, EventType, FoundBy, Labels, RunEvent, RunId, SinkName, Verdict};
+use crate::domain::{
+    DeliveryId, EventType, FoundBy, Labels, RunEvent, RunId, RunState, SinkName, Verdict,
+};
 use crate::scheduler::{RunActivity, WatchView};
 use crate::store::{AttemptRecord, DeliveryState, DeliverySummary, WatchRecord, WatchState};
 
@@ -109,6 +111,10 @@ pub struct WatchResponse {
     pub state: String,
     /// The status last seen, verbatim.
     pub status: Option<String>,
+    /// What the status stands for.
+    #[serde(default)]
+    #[schemars(with = "Option<RunState>")]
+    pub run_state: Option<String>,
     /// The verdict's word.
     #[schemars(with = "Option<Verdict>")]
     pub verdict: Option<String>,
@@ -173,6 +179,10 @@ pub struct StatusChangeResponse {
     pub at: Timestamp,
     /// The status since then.
     pub status: String,
+    /// What it stands for.
+    #[serde(default)]
+    #[schemars(with = "Option<RunState>")]
+    pub run_state: Option<String>,
 }
 
 /// Which events of a watch a sink gets.
@@ -322,6 +332,9 @@ impl WatchResponse {
             }
             .as_str()
             .to_owned(),
+            run_state: status
+                .as_ref()
+                .map(|status| status.state().as_str().to_owned()),
             status: status.map(|status| status.as_str().to_owned()),
             verdict: verdict.map(|(verdict, _)| verdict.as_str().to_owned()),
             found_by: found_by.map(|found_by| found_by.as_str().to_owned()),

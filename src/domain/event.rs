@@ -1,15 +1,12 @@
 //! Events: what happened, in the form in which it is stored and sent.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use jiff::Timestamp;
-use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{JsonText, Labels, RunId, SinkName, Timing, Verdict};
-use crate::text::replace_lone_surrogates;
 
 /// The kind of an event. The words are fixed: receivers switch on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -141,7 +138,7 @@ pub enum EventData {
 }
 
 /// The data of an event about a run.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunEvent {
     /// The run as last seen.
     pub run: RunSummary,
@@ -167,7 +164,7 @@ impl RunEvent {
 }
 
 /// The run as an event shows it: every key always present, `null` where unknown.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunSummary {
     /// The run's ID.
     pub id: RunId,
@@ -181,28 +178,23 @@ pub struct RunSummary {
     /// The status word last seen, verbatim.
     pub status: Option<String>,
     /// The input, as the API sent it.
-    #[schemars(with = "Option<serde_json::Value>")]
     pub input: Option<JsonText>,
     /// The output, as the API sent it.
-    #[schemars(with = "Option<serde_json::Value>")]
     pub output: Option<JsonText>,
     /// Why the run failed.
     pub error_message: Option<String>,
     /// Created.
-    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub created_at: Option<Timestamp>,
     /// Started.
-    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub started_at: Option<Timestamp>,
     /// Ended.
-    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub completed_at: Option<Timestamp>,
     /// A link that people can open, from `api.run_url`.
     pub url: Option<String>,
 }
 
 /// The watch as an event shows it.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WatchSummary {
     /// The name for people.
     pub name: Option<String>,
@@ -210,7 +202,6 @@ pub struct WatchSummary {
     pub labels: Labels,
     /// When the watch was added.
     #[serde(serialize_with = "milliseconds")]
-    #[schemars(with = "String", extend("format" = "date-time"))]
     pub added_at: Timestamp,
     /// How often the run was polled.
     pub polls: u64,
@@ -219,18 +210,17 @@ pub struct WatchSummary {
 }
 
 /// The data of an `api.*` event.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProviderNotice {
     /// What happened, for people. No secrets.
     pub message: String,
     /// Since when.
     #[serde(serialize_with = "milliseconds")]
-    #[schemars(with = "String", extend("format" = "date-time"))]
     pub since: Timestamp,
 }
 
 /// The data of `sink.disabled`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SinkNotice {
     /// The sink's name.
     pub sink: SinkName,
@@ -244,10 +234,6 @@ fn milliseconds<S: serde::Serializer>(
 ) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{timestamp:.3}"))
 }
-
-/// Deepest nesting of a run's `input` or `output` that is passed on. Deeper values are legal JSON,
-/// but common parsers (serde_json: 128 levels) refuse the whole message for them.
-const MAX_NESTING: usize = 100;
 
 impl Event {
     /// The event as one line of JSON, whole.
@@ -437,106 +423,6 @@ impl Event {
     }
 }
 
-/// A run's JSON value on one line and without halves of characters, unless it cannot be passed on: it is
-/// nested too deeply, or has a number that no 64-bit float holds. Common parsers refuse the whole message
-/// for each of these.
-pub(super) fn passable(value: Option<&JsonText>) -> (Option<JsonText>, bool) {
-    let Some(value) = value else {
-        return (None, false);
-    };
-    if nesting(value.get()) > MAX_NESTING {
-        return (None, true);
-    }
-    let value = match replace_lone_surrogates(value.get()) {
-        Cow::Borrowed(_) => on_one_line(value),
-        Cow::Owned(whole) => {
-            on_one_line(&JsonText::new(whole).expect("an escape stands for another"))
-        }
-    };
-    if serde_json::from_str::<Readable>(value.get()).is_ok() {
-        (Some(value), false)
-    } else {
-        (None, true)
-    }
-}
-
-/// Any JSON value that a strict parser takes; nothing of it is kept.
-struct Readable;
-
-impl<'de> Deserialize<'de> for Readable {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> de::Visitor<'de> for Visitor {
-            type Value = Readable;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("JSON")
-            }
-            fn visit_unit<E>(self) -> Result<Readable, E> {
-                Ok(Readable)
-            }
-            fn visit_bool<E>(self, _: bool) -> Result<Readable, E> {
-                Ok(Readable)
-            }
-            fn visit_i64<E>(self, _: i64) -> Result<Readable, E> {
-                Ok(Readable)
-            }
-            fn visit_u64<E>(self, _: u64) -> Result<Readable, E> {
-                Ok(Readable)
-            }
-            fn visit_f64<E>(self, _: f64) -> Result<Readable, E> {
-                Ok(Readable)
-            }
-            fn visit_str<E>(self, _: &str) -> Result<Readable, E> {
-                Ok(Readable)
-            }
-            fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<Readable, A::Error> {
-                while items.next_element::<Readable>()?.is_some() {}
-                Ok(Readable)
-            }
-            fn visit_map<A: de::MapAccess<'de>>(self, mut fields: A) -> Result<Readable, A::Error> {
-                while fields.next_entry::<Readable, Readable>()?.is_some() {}
-                Ok(Readable)
-            }
-        }
-        deserializer.deserialize_any(Visitor)
-    }
-}
-
-/// The same JSON without line breaks and indentation: an event is one line wherever it is written.
-fn on_one_line(value: &JsonText) -> JsonText {
-    let text = value.get();
-    if !text.contains(['\n', '\r']) {
-        return value.clone();
-    }
-    // JSON has no bare line break inside a string, so what is trimmed here is between tokens.
-    let folded: String = text
-        .split(['\n', '\r'])
-        .map(str::trim_ascii_start)
-        .collect();
-    JsonText::new(folded).expect("white space between tokens means nothing in JSON")
-}
-
-/// How deeply a valid JSON text is nested.
-fn nesting(json: &str) -> usize {
-    let (mut depth, mut deepest) = (0_usize, 0);
-    let (mut in_string, mut escaped) = (false, false);
-    for byte in json.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'{' | b'[' if !in_string => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -609,24 +495,5 @@ mod tests {
                 format!("{:?}", event_type.as_str())
             );
         }
-    }
-
-    #[test]
-    fn a_value_of_several_lines_becomes_one_line_and_stays_as_it_is() {
-        let pretty =
-            "{\r\n  \"a\": 1.0,\n\n\t\"b c\": [\n 10000000000000000000001,\r  \"x\\n  y\" ]\n}";
-        let value = JsonText::new(pretty.to_owned()).unwrap();
-        let (passed, left_out) = passable(Some(&value));
-        assert!(!left_out);
-        assert_eq!(
-            passed.unwrap().get(),
-            r#"{"a": 1.0,"b c": [10000000000000000000001,"x\n  y" ]}"#
-        );
-    }
-
-    #[test]
-    fn nesting_is_counted_outside_of_strings_only() {
-        assert_eq!(nesting(r#"{"a":["[[[[\"[[[",1]}"#), 2);
-        assert_eq!(nesting("1"), 0);
     }
 }

@@ -1,11 +1,18 @@
 //! JSON that is passed on as the API sent it.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::value::RawValue;
+
+use crate::text::replace_lone_surrogates;
+
+/// Deepest nesting of a run's `input` or `output` that is passed on. Deeper values are legal JSON,
+/// but common parsers (serde_json: 128 levels) refuse the whole message for them.
+const MAX_NESTING: usize = 100;
 
 /// A JSON value of a run, as its text. Copies share the text: it can have megabytes.
 #[derive(Clone)]
@@ -45,6 +52,23 @@ impl JsonText {
     pub fn get(&self) -> &str {
         self.0.json.get()
     }
+
+    /// The value on one line and without halves of characters; `None` where it cannot be passed on: it is nested too
+    /// deeply, or has a number that no 64-bit float holds. Common parsers refuse the whole message for each of these.
+    pub fn passable(&self) -> Option<Self> {
+        if nesting(self.get()) > MAX_NESTING {
+            return None;
+        }
+        let value = match replace_lone_surrogates(self.get()) {
+            Cow::Borrowed(_) => on_one_line(self),
+            Cow::Owned(whole) => {
+                on_one_line(&Self::new(whole).expect("an escape stands for another"))
+            }
+        };
+        serde_json::from_str::<Readable>(value.get())
+            .is_ok()
+            .then_some(value)
+    }
 }
 
 impl From<Box<RawValue>> for JsonText {
@@ -71,6 +95,83 @@ impl<'de> Deserialize<'de> for JsonText {
     }
 }
 
+/// Any JSON value that a strict parser takes; nothing of it is kept.
+struct Readable;
+
+impl<'de> Deserialize<'de> for Readable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Readable;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("JSON")
+            }
+            fn visit_unit<E>(self) -> Result<Readable, E> {
+                Ok(Readable)
+            }
+            fn visit_bool<E>(self, _: bool) -> Result<Readable, E> {
+                Ok(Readable)
+            }
+            fn visit_i64<E>(self, _: i64) -> Result<Readable, E> {
+                Ok(Readable)
+            }
+            fn visit_u64<E>(self, _: u64) -> Result<Readable, E> {
+                Ok(Readable)
+            }
+            fn visit_f64<E>(self, _: f64) -> Result<Readable, E> {
+                Ok(Readable)
+            }
+            fn visit_str<E>(self, _: &str) -> Result<Readable, E> {
+                Ok(Readable)
+            }
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<Readable, A::Error> {
+                while items.next_element::<Readable>()?.is_some() {}
+                Ok(Readable)
+            }
+            fn visit_map<A: de::MapAccess<'de>>(self, mut fields: A) -> Result<Readable, A::Error> {
+                while fields.next_entry::<Readable, Readable>()?.is_some() {}
+                Ok(Readable)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// The same JSON without line breaks and indentation: an event is one line wherever it is written.
+fn on_one_line(value: &JsonText) -> JsonText {
+    let text = value.get();
+    if !text.contains(['\n', '\r']) {
+        return value.clone();
+    }
+    // JSON has no bare line break inside a string, so what is trimmed here is between tokens.
+    let folded: String = text
+        .split(['\n', '\r'])
+        .map(str::trim_ascii_start)
+        .collect();
+    JsonText::new(folded).expect("white space between tokens means nothing in JSON")
+}
+
+/// How deeply a valid JSON text is nested.
+fn nesting(json: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,5 +189,22 @@ mod tests {
         assert!(JsonText::new("NaN".to_owned()).is_err());
         let read: Vec<JsonText> = serde_json::from_str(r#"[{"a": 1}]"#).unwrap();
         assert_eq!(serde_json::to_string(&read).unwrap(), r#"[{"a": 1}]"#);
+    }
+
+    #[test]
+    fn a_value_of_several_lines_becomes_one_line_and_stays_as_it_is() {
+        let pretty =
+            "{\r\n  \"a\": 1.0,\n\n\t\"b c\": [\n 10000000000000000000001,\r  \"x\\n  y\" ]\n}";
+        let value = JsonText::new(pretty.to_owned()).unwrap();
+        assert_eq!(
+            value.passable().unwrap().get(),
+            r#"{"a": 1.0,"b c": [10000000000000000000001,"x\n  y" ]}"#
+        );
+    }
+
+    #[test]
+    fn nesting_is_counted_outside_of_strings_only() {
+        assert_eq!(nesting(r#"{"a":["[[[[\"[[[",1]}"#), 2);
+        assert_eq!(nesting("1"), 0);
     }
 }

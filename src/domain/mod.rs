@@ -26,7 +26,7 @@ pub use id::{DeliveryId, InvalidId, RunId, SinkName};
 pub use json::JsonText;
 pub use observation::{Observation, RunDetails, Timing};
 pub use route::{EventFilter, Explained, InvalidFilter, Route, Routes};
-pub use status::Status;
+pub use status::{RunState, Status};
 pub use transition::{IllegalTransition, Limits, PollOutcome, Progress, Step};
 pub use verdict::{FoundBy, Verdict};
 pub use watch::{Labels, Watch};

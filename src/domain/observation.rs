@@ -1,7 +1,6 @@
 //! Observations: what one usable answer reports about a run.
 
 use jiff::Timestamp;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{JsonText, Status};
@@ -47,7 +46,7 @@ pub struct RunDetails {
 }
 
 /// How long the parts of a run took, in milliseconds; `null` where the API gave no time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timing {
     /// From creation to start.
     pub queued_ms: Option<u64>,

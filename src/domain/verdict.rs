@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{EventType, Status};
+use super::{EventType, RunState, Status};
 use crate::failpoint::mutant;
 
 /// What caused the poll that found the verdict.
@@ -64,16 +64,17 @@ impl Verdict {
 
     /// The verdict that a status stands for, if the status is final.
     pub fn of_status(status: &Status) -> Option<Self> {
-        match status {
-            Status::Succeeded => Some(Self::Succeeded),
-            Status::Failed => Some(Self::Failed),
-            Status::Canceled => Some(Self::Canceled),
-            Status::Unknown(text)
-                if mutant("unknown-is-final") && text.eq_ignore_ascii_case("succeeded") =>
+        match status.state() {
+            RunState::Succeeded => Some(Self::Succeeded),
+            RunState::Failed => Some(Self::Failed),
+            RunState::Canceled => Some(Self::Canceled),
+            RunState::Unknown
+                if mutant("unknown-is-final")
+                    && status.as_str().eq_ignore_ascii_case("succeeded") =>
             {
                 Some(Self::Succeeded)
             }
-            Status::Pending | Status::Running | Status::Unknown(_) => None,
+            RunState::Pending | RunState::Running | RunState::Unknown => None,
         }
     }
 

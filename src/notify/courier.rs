@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Deliver, Message, SendError, Sent};
-use crate::clock::Clock;
+use crate::clock::{Clock, new_delivery_id};
 use crate::domain::{DeliveryId, Event, EventData, EventType, Routes, SinkName, SinkNotice};
 use crate::failpoint::{self, mutant};
 use crate::memory;
@@ -195,7 +195,7 @@ impl<D: Deliver> Courier<D> {
                 gone: true,
             });
         }
-        let other = (mutant("new-id") && claimed.attempt > 1).then(DeliveryId::generate);
+        let other = (mutant("new-id") && claimed.attempt > 1).then(new_delivery_id);
         let message = Message {
             delivery: other.as_ref().unwrap_or(&claimed.id),
             sink: &self.name,

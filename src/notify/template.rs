@@ -8,8 +8,9 @@ use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
 
 use super::body::MAX_BODY_BYTES;
 use super::{Message, summary};
+use crate::clock::new_delivery_id;
 use crate::config::{MAX_TEMPLATE_BYTES, read_template};
-use crate::domain::{DeliveryId, Event, SinkName};
+use crate::domain::{Event, SinkName};
 
 /// Work one template may do, in instructions of its engine: far more than a message needs, and an end
 /// to an endless loop.
@@ -76,10 +77,7 @@ impl Template {
                 })?;
         let template = Self::checked(path, source)?;
         let event = Event::sample(Timestamp::UNIX_EPOCH);
-        let (delivery, sink) = (
-            DeliveryId::generate(),
-            SinkName::new("sample").expect("a name"),
-        );
+        let (delivery, sink) = (new_delivery_id(), SinkName::new("sample").expect("a name"));
         let message = Message {
             delivery: &delivery,
             sink: &sink,
@@ -227,7 +225,7 @@ fn environment(content_type: &str) -> Environment<'static> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::EventType;
+    use crate::domain::{DeliveryId, EventType};
     use crate::notify::summary::tests::event;
 
     fn rendered(source: &str, content_type: &str) -> Result<String, String> {

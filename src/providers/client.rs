@@ -10,9 +10,8 @@ use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use super::answer::Reader;
 use super::credentials::Keys;
-use super::crewship::RunAnswer;
+use super::crewship::{Reader, RunAnswer};
 use super::error::{ApiError, Transport};
 use super::{HttpStream, Malformed, Provider, Reply, crewship, rate_limit};
 use crate::blocking;
@@ -689,7 +688,10 @@ mod tests {
         let api = api_with(1, body, length).await;
         let client = client(&api, "key");
         let observation = after_a_wait_for_room(&client).await.unwrap();
-        assert_eq!(observation.status, crate::domain::Status::Succeeded);
+        assert_eq!(
+            observation.status,
+            crate::domain::Status::from(crate::domain::RunState::Succeeded)
+        );
     }
 
     #[tokio::test]

@@ -12,7 +12,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
 use super::sse::Parser;
-use super::stream::activity;
 use super::{crewship, rate_limit};
 use crate::config::REDACTED;
 use crate::domain::{
@@ -150,7 +149,7 @@ pub fn events(bytes: &[u8]) {
     for activity in whole
         .iter()
         .flat_map(|(frames, _)| frames)
-        .filter_map(activity)
+        .filter_map(crewship::activity::of_frame)
     {
         assert!(!Activity::summary(activity.data.as_deref()).contains(char::is_control));
     }

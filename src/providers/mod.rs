@@ -3,7 +3,6 @@
 //! Tolerant of everything that the two known versions of the documentation differ in, strict about
 //! what a verdict rests on: the status and the ID of the run.
 
-mod answer;
 mod client;
 mod credentials;
 mod crewship;

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::Response;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use tokio::time::Instant;
 
+use super::crewship::activity;
 use super::error::{ApiError, Malformed, Transport};
 use super::sse::{Frame, Parser};
 use crate::domain::Activity;
@@ -106,141 +105,12 @@ impl EventStream for HttpStream {
         });
         Ok(Some(
             frame
-                .and_then(|frame| activity(&frame))
+                .and_then(|frame| activity::of_frame(&frame))
                 .map_or(StreamItem::Life, StreamItem::Activity),
         ))
     }
 
     fn last_id(&self) -> Option<&str> {
         self.parser.last_id()
-    }
-}
-
-/// Reads one event, in both documented shapes: `{"type":…,"data":…}` (API reference) and
-/// `{"type":…,"payload":…}` (streaming guide); also with the type in the `event` field, as usual elsewhere.
-pub(super) fn activity(frame: &Frame) -> Option<Activity> {
-    #[derive(Deserialize)]
-    struct Message<'a> {
-        #[serde(rename = "type", borrow)]
-        kind: Option<&'a RawValue>,
-        #[serde(borrow)]
-        data: Option<&'a RawValue>,
-        #[serde(borrow)]
-        payload: Option<&'a RawValue>,
-        #[serde(borrow)]
-        status: Option<&'a RawValue>,
-    }
-    let message: Option<Message<'_>> = serde_json::from_str(&frame.data).ok();
-    let whole = || serde_json::from_str::<&RawValue>(&frame.data).ok();
-    let Some(message) = message else {
-        // Not an object, or not JSON: then only the `event` field is used.
-        return Activity::read(&frame.event, whole());
-    };
-    let kind: Option<String> = message
-        .kind
-        .and_then(|kind| serde_json::from_str(kind.get()).ok());
-    match kind {
-        Some(kind) => Activity::read(&kind, message.data.or(message.payload).or_else(whole)),
-        None if !frame.event.is_empty() => Activity::read(
-            &frame.event,
-            message.data.or(message.payload).or_else(whole),
-        ),
-        None if message.status.is_some() => Activity::read("status", whole()),
-        None => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::Hint;
-    use proptest::prelude::*;
-
-    fn read(event: &str, data: &str) -> Option<(&'static str, Option<Hint>, String)> {
-        let frame = Frame {
-            event: event.to_owned(),
-            data: data.to_owned(),
-        };
-        activity(&frame).map(|activity| {
-            (
-                activity.kind,
-                activity.hint,
-                Activity::summary(activity.data.as_deref()),
-            )
-        })
-    }
-
-    #[test]
-    fn both_documented_shapes_are_read() {
-        let completed = Some(("run.completed", Some(Hint::Ended), "succeeded".to_owned()));
-        assert_eq!(
-            read(
-                "",
-                r#"{"type":"run.completed","data":{"status":"succeeded"}}"#
-            ),
-            completed
-        );
-        assert_eq!(
-            read(
-                "",
-                r#"{"type":"run.completed","payload":{"status":"succeeded"}}"#
-            ),
-            completed
-        );
-        assert_eq!(
-            read("run.completed", r#"{"status":"succeeded"}"#),
-            completed
-        );
-        assert_eq!(
-            read(
-                "message",
-                r#"{"type":"run.completed","status":"succeeded"}"#
-            ),
-            completed
-        );
-        let log = Some(("log", None, "info hi".to_owned()));
-        assert_eq!(
-            read(
-                "",
-                r#"{"type":"log","payload":{"level":"info","message":"hi"}}"#
-            ),
-            log
-        );
-        assert_eq!(
-            read("", r#"{"type":"log","level":"info","message":"hi"}"#),
-            log
-        );
-        assert_eq!(
-            read("", r#"{"type":"heartbeat"}"#),
-            Some(("heartbeat", None, String::new()))
-        );
-        assert_eq!(read("complete", "").unwrap().1, Some(Hint::Ended));
-        assert_eq!(
-            read("", r#"{"id":"run_1","status":"canceled"}"#).unwrap().1,
-            Some(Hint::Ended)
-        );
-    }
-
-    #[test]
-    fn what_is_not_known_says_nothing() {
-        for data in [
-            "",
-            "ping",
-            "[]",
-            "7",
-            "{}",
-            r#"{"type":"crew.sang"}"#,
-            r#"{"type":7,"data":{}}"#,
-            r#"{"data":{"status":"failed"}}"#,
-        ] {
-            assert_eq!(read("", data), None, "{data}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_event_panics(event in ".{0,20}", data in ".{0,200}") {
-            let _either = read(&event, &data);
-        }
     }
 }

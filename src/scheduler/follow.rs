@@ -84,7 +84,7 @@ impl Scheduler {
                 if mutant("stream-is-believed") && entry.phase == Phase::Waiting =>
             {
                 let (status, details) = (
-                    crate::domain::Status::Succeeded,
+                    crate::domain::Status::from(crate::domain::RunState::Succeeded),
                     crate::domain::RunDetails::default(),
                 );
                 let seen = crate::domain::Observation { status, details };

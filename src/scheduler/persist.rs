@@ -13,7 +13,7 @@ use super::handle::Removed;
 use super::poll::Pace;
 use super::registry::{Key, Phase};
 use crate::domain::{
-    Event, FoundBy, PollOutcome, Progress, RunDetails, RunId, Status, Step, Watch,
+    Event, FoundBy, PollOutcome, Progress, RunDetails, RunId, RunState, Step, Watch,
 };
 use crate::failpoint::{self, mutant};
 use crate::memory;
@@ -128,8 +128,10 @@ impl Scheduler {
                 return self.forget(key);
             }
         };
-        if let Some(Status::Unknown(text)) = &step.progress.status {
-            let shown = one_line(text, STATUS_CHARS);
+        if let Some(status) = &step.progress.status
+            && status.state() == RunState::Unknown
+        {
+            let shown = one_line(status.as_str(), STATUS_CHARS);
             if self.warned.len() < MAX_WARNED && self.warned.insert(shown.clone()) {
                 tracing::warn!(run_id = %entry.run_id, status = shown, "unknown status; not taken as an end");
             }

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use runwatch::config::{ApiSettings, Secret, Settings};
-use runwatch::domain::{RunId, Status};
+use runwatch::domain::{RunId, RunState, Status};
 use runwatch::providers::{ApiClient, ApiError, Provider as _, Reply};
 use runwatch::simulator::{Fault, Receiver, Script, Simulator};
 use serde_json::json;
@@ -146,7 +146,11 @@ async fn what_is_strange_but_usable_is_used() {
         let reply = meet(fault)
             .await
             .unwrap_or_else(|error| panic!("{shown}: {}", error.describe()));
-        assert_eq!(reply.observation.status, Status::Running, "{shown}");
+        assert_eq!(
+            reply.observation.status,
+            Status::from(RunState::Running),
+            "{shown}"
+        );
     }
     for envelope in [false, true] {
         let script = Script::succeeds()
@@ -154,7 +158,7 @@ async fn what_is_strange_but_usable_is_used() {
             .envelope(envelope);
         let simulator = api([("run_1", script)]).await;
         let reply = ask_with(&simulator, |_| ()).await.unwrap();
-        assert_eq!(reply.observation.status, Status::Succeeded);
+        assert_eq!(reply.observation.status, Status::from(RunState::Succeeded));
         assert_eq!(
             reply.observation.details.output.unwrap().get(),
             r#"{"score":1.0}"#
@@ -192,7 +196,7 @@ async fn an_answer_that_always_breaks_off_counts_the_second_time_in_a_row() {
             error.describe()
         );
         let reply = client.get_run(&id()).await.unwrap();
-        assert_eq!(reply.observation.status, Status::Succeeded);
+        assert_eq!(reply.observation.status, Status::from(RunState::Succeeded));
         assert_eq!(reply.observation.details.left_out, ["output"]);
     }
 }
@@ -207,7 +211,7 @@ async fn an_output_that_is_too_large_is_left_out_of_an_answer() {
         })
         .await
         .unwrap();
-        assert_eq!(reply.observation.status, Status::Succeeded);
+        assert_eq!(reply.observation.status, Status::from(RunState::Succeeded));
         let details = reply.observation.details;
         assert_eq!(
             (details.output.is_none(), details.left_out.len()),

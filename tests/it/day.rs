@@ -8,7 +8,7 @@ use std::time::Duration;
 use runwatch::app;
 use runwatch::clock::Clock;
 use runwatch::config::Settings;
-use runwatch::domain::{Labels, Observation, RunDetails, RunId, Status, Verdict, Watch};
+use runwatch::domain::{Labels, Observation, RunDetails, RunId, RunState, Status, Verdict, Watch};
 use runwatch::metrics::Metrics;
 use runwatch::providers::{ApiError, NoStream, Provider, Reply};
 use runwatch::scheduler::{Policy, Scheduler, SchedulerHandle};
@@ -46,9 +46,9 @@ impl Provider for Api {
             .push((Instant::now(), id.clone()));
         tokio::time::sleep(LATENCY).await;
         let status = if Instant::now() >= self.ends_at[id] {
-            Status::Succeeded
+            Status::from(RunState::Succeeded)
         } else {
-            Status::Running
+            Status::from(RunState::Running)
         };
         Ok(Reply {
             observation: Observation {

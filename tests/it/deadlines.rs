@@ -10,7 +10,9 @@ use jiff::SignedDuration;
 use runwatch::app;
 use runwatch::clock::{Clock, Jump};
 use runwatch::config::Settings;
-use runwatch::domain::{Event, EventType, Labels, Observation, RunDetails, RunId, Status, Watch};
+use runwatch::domain::{
+    Event, EventType, Labels, Observation, RunDetails, RunId, RunState, Status, Watch,
+};
 use runwatch::metrics::Metrics;
 use runwatch::providers::{ApiError, NoStream, Provider, Reply};
 use runwatch::scheduler::{AddedBy, Policy, Scheduler, SchedulerHandle};
@@ -100,10 +102,10 @@ impl Provider for Api {
             })
         };
         match outcome {
-            Going => seen(Status::Running, None),
-            Says(status) => seen(Status::from_api(status), None),
-            UsedUp(pause) => seen(Status::Running, Some(pause)),
-            Succeeded => seen(Status::Succeeded, None),
+            Going => seen(Status::from(RunState::Running), None),
+            Says(status) => seen(Status::read(None, status), None),
+            UsedUp(pause) => seen(Status::from(RunState::Running), Some(pause)),
+            Succeeded => seen(Status::from(RunState::Succeeded), None),
             Missing => Err(ApiError::NotFound {
                 message: String::new(),
             }),

@@ -10,7 +10,7 @@ use runwatch::clock::{Clock, Jump};
 use runwatch::config::Settings;
 use runwatch::domain::{
     Event, EventData, EventType, FoundBy, Labels, Observation, PollOutcome, Progress,
-    ProviderNotice, RunDetails, RunId, SinkName, Status, Watch,
+    ProviderNotice, RunDetails, RunId, RunState, SinkName, Status, Watch,
 };
 use runwatch::metrics::Metrics;
 use runwatch::providers::{ApiError, NoStream, Provider, Reply};
@@ -65,7 +65,7 @@ impl Provider for Api {
         };
         let running = |pause| {
             let observation = Observation {
-                status: Status::Running,
+                status: Status::from(RunState::Running),
                 details: RunDetails::default(),
             };
             Ok(Reply { observation, pause })
@@ -130,7 +130,7 @@ async fn world_at(place: Location<'_>, stored: usize, adjust: impl FnOnce(&mut P
         let watch = watch(index, long_ago);
         let (_, id) = store.add_watch(watch.clone()).await.unwrap();
         let running = Observation {
-            status: Status::Running,
+            status: Status::from(RunState::Running),
             details: RunDetails::default(),
         };
         let begun = Progress::begin(long_ago);
@@ -555,7 +555,7 @@ impl Provider for Ended {
         };
         Ok(Reply {
             observation: Observation {
-                status: Status::Failed,
+                status: Status::from(RunState::Failed),
                 details,
             },
             pause: None,
@@ -679,7 +679,7 @@ async fn a_status_that_a_held_store_rejects_stops_no_polls_and_is_not_lost() {
         let watch = watch(index, clock.now());
         let (_, id) = store.add_watch(watch.clone()).await.unwrap();
         let running = Observation {
-            status: Status::Running,
+            status: Status::from(RunState::Running),
             details: RunDetails::default(),
         };
         let begun = Progress::begin(clock.now());
@@ -753,7 +753,7 @@ async fn a_status_that_a_held_store_rejects_stops_no_polls_and_is_not_lost() {
         .collect();
     assert_eq!(
         (run_ids, &changes[0].status),
-        (vec!["run_3"], &Status::Running)
+        (vec!["run_3"], &Status::from(RunState::Running))
     );
     stop.cancel();
     drop((store, watches));

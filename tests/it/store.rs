@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use runwatch::domain::{
     Event, EventData, EventType, FoundBy, Labels, Limits, Observation, PollOutcome, Progress,
-    ProviderNotice, RunDetails, RunId, SinkName, Status, Step, Verdict, Watch,
+    ProviderNotice, RunDetails, RunId, RunState, SinkName, Status, Step, Verdict, Watch,
 };
 use runwatch::store::{
     Added, Attempt, Checkpoint, DeliveryFilter, DeliveryState, Done, Fate, Location, Outcome,
@@ -43,7 +43,7 @@ fn step(watch: &Watch, progress: &Progress, status: &str, now: Timestamp) -> Ste
         ..RunDetails::default()
     };
     let observation = Observation {
-        status: Status::from_api(status),
+        status: Status::read(None, status),
         details,
     };
     progress
@@ -140,7 +140,10 @@ async fn watches_verdicts_and_deliveries_outlive_the_process() {
     let active = store.active_watches(time(100), None, 10).await.unwrap();
     assert_eq!(active.len(), 1);
     assert_eq!(active[0].watch, second);
-    assert_eq!(active[0].progress.status, Some(Status::Running));
+    assert_eq!(
+        active[0].progress.status,
+        Some(Status::from(RunState::Running))
+    );
     assert!(active[0].progress.seen_running);
     let details = store.details(second_id).await.unwrap().unwrap();
     assert_eq!(
@@ -850,7 +853,7 @@ async fn a_large_output_is_stored_once_and_read_back_whole() {
             ..RunDetails::default()
         };
         let observation = Observation {
-            status: Status::from_api(status),
+            status: Status::read(None, status),
             details,
         };
         progress
@@ -1140,7 +1143,7 @@ fn large_end(watch: &Watch, bytes: usize) -> Step {
         ..RunDetails::default()
     };
     let seen = Observation {
-        status: Status::from_api("failed"),
+        status: Status::read(None, "failed"),
         details,
     };
     Progress::begin(time(0))

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use runwatch::domain::{
-    Activity, EventType, Hint, JsonText, Observation, RunDetails, RunId, Status, Verdict,
+    Activity, EventType, Hint, JsonText, Observation, RunDetails, RunId, RunState, Status, Verdict,
 };
 use runwatch::notify::{Deliver, Message, SendError, Sent};
 use runwatch::providers::{ApiError, EventStream, Malformed, Provider, Reply, StreamItem};
@@ -54,20 +54,20 @@ impl Fate {
         }
         match self.ends {
             Some((at, verdict)) if now >= at => Some(match verdict {
-                Verdict::Succeeded => Status::Succeeded,
-                Verdict::Failed => Status::Failed,
-                _ => Status::from_api(if self.odd { "cancelled" } else { "canceled" }),
+                Verdict::Succeeded => Status::from(RunState::Succeeded),
+                Verdict::Failed => Status::from(RunState::Failed),
+                _ => Status::from(RunState::Canceled),
             }),
-            _ if now < self.starts_at => Some(Status::Pending),
-            _ if self.odd && (now / MINUTE) % 3 == 1 => Some(Status::from_api("SUCCEEDED")),
-            _ if self.odd && (now / MINUTE) % 3 == 2 => Some(Status::Pending),
-            _ => Some(Status::Running),
+            _ if now < self.starts_at => Some(Status::from(RunState::Pending)),
+            _ if self.odd && (now / MINUTE) % 3 == 1 => Some(Status::read(None, "SUCCEEDED")),
+            _ if self.odd && (now / MINUTE) % 3 == 2 => Some(Status::from(RunState::Pending)),
+            _ => Some(Status::from(RunState::Running)),
         }
     }
 
     /// What an answer with `status` says besides the status.
     fn details(&self, id: &RunId, status: &Status) -> RunDetails {
-        let output = (*status == Status::Succeeded).then(|| self.output_of(id));
+        let output = (*status == Status::from(RunState::Succeeded)).then(|| self.output_of(id));
         RunDetails {
             output: output.and_then(|json| JsonText::new(json).ok()),
             ..RunDetails::default()
@@ -697,7 +697,7 @@ impl Provider for Api {
         };
         asking.answer(
             Verdict::of_status(&status).map_or(Said::Going, Said::Ended),
-            status == Status::Running,
+            status == Status::from(RunState::Running),
         );
         let details = self
             .world

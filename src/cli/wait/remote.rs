@@ -422,8 +422,11 @@ impl Follower<'_> {
             .insert(watch.run_id.clone(), history.len())
             .unwrap_or(0);
         for change in history.iter().skip(seen) {
-            self.report
-                .status(&watch.run_id, &Status::from_api(&change.status), change.at);
+            self.report.status(
+                &watch.run_id,
+                &Status::read(change.run_state.as_deref(), &change.status),
+                change.at,
+            );
         }
         watch.verdict.as_ref()?;
         let Some((verdict, event)) = verdict_event(watch) else {
@@ -475,7 +478,10 @@ fn verdict_event(watch: &WatchResponse) -> Option<(Verdict, Event)> {
 fn view(watch: &WatchResponse) -> Option<WatchView> {
     Some(WatchView {
         run_id: watch.run_id.clone(),
-        status: watch.status.as_deref().map(Status::from_api),
+        status: watch
+            .status
+            .as_deref()
+            .map(|text| Status::read(watch.run_state.as_deref(), text)),
         polls: watch.polls,
         missing_since: watch.missing_since,
         polling: watch.polling,

@@ -238,6 +238,7 @@ fn until(now: Timestamp, at: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::RunState;
     use crate::scheduler::Outage;
 
     const PLAIN: Palette = Palette { coloured: false };
@@ -264,9 +265,9 @@ mod tests {
             run(
                 "run_1",
                 Some("nightly\x1b[31m report"),
-                Some(Status::Running),
+                Some(Status::from(RunState::Running)),
             ),
-            run("run_22", None, Some(Status::from_api("re\x1b]0;queued"))),
+            run("run_22", None, Some(Status::read(None, "re\x1b]0;queued"))),
             run("run_3", None, None),
         ];
         let view = WatchView {
@@ -316,7 +317,7 @@ mod tests {
             activity: activity.to_owned(),
             data: Some(serde_json::value::RawValue::from_string(data.to_owned()).unwrap()),
         };
-        let mut run = run("run_1", None, Some(Status::Running));
+        let mut run = run("run_1", None, Some(Status::from(RunState::Running)));
         let line = |palette, run: &_, seen: &_| activity_line(palette, &TimeZone::UTC, run, seen);
         let log = seen("log", r#"{"level":"info","message":"a\u001b[2Jb\nc"}"#);
         assert_eq!(line(PLAIN, &run, &log), "10:35:05 run_1 log info a[2Jb c");
@@ -353,7 +354,7 @@ mod tests {
             time("2026-01-01T10:35:05.9Z"),
             &TimeZone::UTC,
             &run,
-            &Status::Running,
+            &Status::from(RunState::Running),
         );
         assert_eq!(line, "10:35:05 run_1 (nightly) running");
         let coloured = Palette { coloured: true };
@@ -362,7 +363,7 @@ mod tests {
             time("2026-01-01T10:35:05Z"),
             &TimeZone::UTC,
             &run,
-            &Status::Running,
+            &Status::from(RunState::Running),
         );
         assert_eq!(
             line,

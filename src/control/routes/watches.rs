@@ -305,6 +305,7 @@ impl Shared {
         let change = |change: crate::store::StatusChange| StatusChangeResponse {
             at: change.at,
             status: change.status.as_str().to_owned(),
+            run_state: Some(change.status.state().as_str().to_owned()),
         };
         document.history = Some(changes.into_iter().map(change).collect());
         let routing = self.control.live_config.borrow().routes.explain(&watch);

@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::rows::{payloads, read_all, stepped, unreadable};
-use crate::domain::{DeliveryId, Event, EventData, EventType, JsonText, RunEvent, RunId};
+use crate::clock::new_delivery_id;
+use crate::domain::{Event, EventData, EventType, JsonText, RunEvent, RunId};
 use crate::store::model::{RoutedEvent, StoreError, WatchId};
 use crate::store::{Store, Wakes};
 
@@ -134,7 +135,7 @@ pub(super) fn insert_event(
             ", ?4)",
         ))?
         .execute(params![
-            DeliveryId::generate().as_str(),
+            new_delivery_id().as_str(),
             seq,
             sink.as_str(),
             now.as_millisecond()

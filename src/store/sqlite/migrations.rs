@@ -225,6 +225,11 @@ const STEPS: &[&str] = &[
     ) STRICT;
     INSERT INTO clock VALUES (0);
 ",
+    // What a status stands for. It is NULL in rows of earlier versions, whose status then is the word of the state.
+    "
+    ALTER TABLE watches ADD COLUMN state TEXT;
+    ALTER TABLE status_changes ADD COLUMN state TEXT;
+",
 ];
 
 /// Most bytes of run details and events, and most watches, moved in one transaction by

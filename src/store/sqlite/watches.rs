@@ -25,7 +25,7 @@ const MARKS: usize = 2_000;
 const KEPT_CHANGES: u32 = 1_000;
 
 /// The columns that [`read_record`] reads: all that cannot be large.
-pub(super) const RECORD_COLUMNS: &str = "id, run_id, name, labels, sinks, added_at, deadline_at, status, polls, missing_since,
+pub(super) const RECORD_COLUMNS: &str = "id, run_id, name, labels, sinks, added_at, deadline_at, status, state, polls, missing_since,
     seen_running, overdue_told, last_error, last_error_at, verdict, verdict_at, found_by, NULL AS changed_at";
 
 /// The newest watch of a run, with [`RECORD_COLUMNS`] in place of `{}`.
@@ -153,7 +153,7 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<StoredWatch>, StoreError> {
         self.read(move |db| {
-            let sql = "SELECT id, run_id, name, labels, sinks, added_at, deadline_at, status, polls, missing_since,
+            let sql = "SELECT id, run_id, name, labels, sinks, added_at, deadline_at, status, state, polls, missing_since,
                            seen_running, overdue_told, verdict,
                            (SELECT at FROM status_changes s WHERE s.watch_id = w.id ORDER BY seq DESC LIMIT 1) AS changed_at
                        FROM watches w WHERE verdict IS NULL AND (added_at, run_id) > (?, ?)
@@ -229,10 +229,10 @@ impl Store {
             });
             let watch = newest.and_then(Result::ok).unwrap_or(watch);
             let mut next = step.progress;
-            let status = next.status.as_ref().map(Status::as_str);
+            let status = next.status.clone();
             let rows = db
                 .prepare_cached(
-                    "UPDATE watches SET status = :status, polls = :polls, missing_since = :missing_since,
+                    "UPDATE watches SET status = :status, state = :state, polls = :polls, missing_since = :missing_since,
                         seen_running = :seen_running, overdue_told = :overdue_told,
                         last_error = coalesce(:last_error, last_error),
                         last_error_at = coalesce(:last_error_at, last_error_at), verdict = :verdict, verdict_at = :verdict_at,
@@ -240,7 +240,8 @@ impl Store {
                      WHERE id = :id AND verdict IS NULL",
                 )?
                 .execute(named_params! {
-                    ":status": status,
+                    ":status": status.as_ref().map(Status::as_str),
+                    ":state": status.as_ref().map(|status| status.state().as_str()),
                     ":polls": next.polls.cast_signed(),
                     ":missing_since": next.missing_since.map(Timestamp::as_millisecond),
                     ":seen_running": next.seen_running,
@@ -256,7 +257,7 @@ impl Store {
                 return Err(StoreError::Precondition { what: format!("watch {}", watch.0), wanted: "active" });
             }
             if let Some(status) = status.filter(|_| step.status_changed) {
-                insert_change(db, watch, status, now)?;
+                insert_change(db, watch, &status, now)?;
             }
             routed.into_iter().try_for_each(|routed| insert_event(db, Some(watch), routed, now))?;
             match &mut next.details {
@@ -374,7 +375,7 @@ impl Store {
                 }
                 None => None,
             };
-            let sql = "SELECT c.seq, w.run_id, c.at, c.status FROM status_changes c JOIN watches w ON w.id = c.watch_id
+            let sql = "SELECT c.seq, w.run_id, c.at, c.status, c.state FROM status_changes c JOIN watches w ON w.id = c.watch_id
                        WHERE c.watch_id = ? ORDER BY c.seq";
             let changes = read_all(db, sql, [id], read_change)?;
             let deliveries = deliveries::of_watch(db, id)?;
@@ -389,7 +390,7 @@ impl Store {
     /// When the store cannot be read.
     pub async fn status_changes_after(&self, seq: i64) -> Result<Vec<StatusChange>, StoreError> {
         self.inspect(move |db| {
-            let sql = "SELECT c.seq, w.run_id, c.at, c.status FROM status_changes c JOIN watches w ON w.id = c.watch_id
+            let sql = "SELECT c.seq, w.run_id, c.at, c.status, c.state FROM status_changes c JOIN watches w ON w.id = c.watch_id
                        WHERE c.seq > ? ORDER BY c.seq";
             read_all(db, sql, [seq], read_change)
         })
@@ -485,11 +486,18 @@ fn set_deadlines(
 fn insert_change(
     db: &Connection,
     watch: WatchId,
-    status: &str,
+    status: &Status,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    db.prepare_cached("INSERT INTO status_changes (watch_id, at, status) VALUES (?, ?, ?)")?
-        .execute(params![watch.0, now.as_millisecond(), status])?;
+    db.prepare_cached(
+        "INSERT INTO status_changes (watch_id, at, status, state) VALUES (?, ?, ?, ?)",
+    )?
+    .execute(params![
+        watch.0,
+        now.as_millisecond(),
+        status.as_str(),
+        status.state().as_str()
+    ])?;
     db.prepare_cached(
         "DELETE FROM status_changes WHERE watch_id = ?1 AND seq <= (
              SELECT seq FROM status_changes WHERE watch_id = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2)",
@@ -581,7 +589,8 @@ fn read_watch(row: &Row<'_>, now: Timestamp) -> Result<StoredWatch, StoreError> 
         deadline_at: required("deadline_at")?,
     };
     let mut progress = Progress::begin(now);
-    progress.status = text("status")?.map(|status| Status::from_api(&status));
+    let state = text("state")?;
+    progress.status = text("status")?.map(|status| Status::read(state.as_deref(), &status));
     progress.polls = row.get::<_, i64>("polls")?.cast_unsigned();
     progress.missing_since = time("missing_since")?;
     progress.seen_running = row.get("seen_running")?;
@@ -630,12 +639,18 @@ fn read_record(row: &Row<'_>) -> Result<WatchRecord, StoreError> {
     })
 }
 
-/// Reads `seq, run_id, at, status`.
+/// Reads `seq, run_id, at, status, state`.
 fn read_change(row: &Row<'_>) -> Result<StatusChange, StoreError> {
     Ok(StatusChange {
         seq: row.get(0)?,
         run_id: read_id(row, 1, RunId::new)?,
         at: read_time(row.get(2)?)?,
-        status: Status::from_api(row.get_ref(3)?.as_str().map_err(rusqlite::Error::from)?),
+        status: read_status(row)?,
     })
+}
+
+/// Reads the status in columns 3 and 4.
+fn read_status(row: &Row<'_>) -> rusqlite::Result<Status> {
+    let (text, state) = (row.get_ref(3)?.as_str()?, row.get_ref(4)?.as_str_or_null()?);
+    Ok(Status::read(state, text))
 }

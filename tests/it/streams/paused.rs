@@ -9,7 +9,8 @@ use runwatch::app;
 use runwatch::clock::Clock;
 use runwatch::config::Settings;
 use runwatch::domain::{
-    Activity, Event, EventType, Labels, Observation, RunDetails, RunId, Status, Watch,
+    Activity, Event, EventType, Hint, Labels, Observation, RunDetails, RunId, RunState, Status,
+    Watch,
 };
 use runwatch::metrics::Metrics;
 use runwatch::providers::{ApiError, EventStream, Provider, Reply, StreamItem};
@@ -131,9 +132,9 @@ impl Provider for Api {
         }
         let ends_at = self.0.runs.lock().unwrap()[id].ends_at;
         let status = if Instant::now() >= ends_at {
-            Status::Succeeded
+            Status::from(RunState::Succeeded)
         } else {
-            Status::Running
+            Status::from(RunState::Running)
         };
         Ok(Reply {
             observation: Observation {
@@ -188,10 +189,12 @@ impl Drop for Events {
 }
 
 impl Events {
-    fn item(kind: &str) -> Result<Option<StreamItem>, ApiError> {
-        Ok(Some(StreamItem::Activity(
-            Activity::read(kind, None).unwrap(),
-        )))
+    fn item(kind: &'static str, hint: Option<Hint>) -> Result<Option<StreamItem>, ApiError> {
+        Ok(Some(StreamItem::Activity(Activity {
+            kind,
+            hint,
+            data: None,
+        })))
     }
 
     /// The same, with no sign of life after the end of the run.
@@ -222,7 +225,7 @@ impl Events {
         self.next = next + every;
         self.number += 1;
         self.id = Some(self.number.to_string());
-        Some(Self::item("heartbeat"))
+        Some(Self::item("heartbeat", None))
     }
 }
 
@@ -236,7 +239,7 @@ impl EventStream for Events {
                 let over = self.opened + LIFE;
                 match self.life(every, ends_at.min(over)).await {
                     Some(item) => item,
-                    None if ends_at <= over => Self::item("run.completed"),
+                    None if ends_at <= over => Self::item("run.completed", Some(Hint::Ended)),
                     None => Ok(None),
                 }
             }
@@ -255,10 +258,10 @@ impl EventStream for Events {
                 .life_until(every, self.opened + after)
                 .await
                 .unwrap_or(Err(ApiError::Timeout)),
-            Stream::Lies => Self::item("run.completed"),
+            Stream::Lies => Self::item("run.completed", Some(Hint::Ended)),
             Stream::Floods => {
                 tokio::time::sleep(Duration::from_millis(1)).await;
-                Self::item("log")
+                Self::item("log", None)
             }
         }
     }

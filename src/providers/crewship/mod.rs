@@ -1,7 +1,11 @@
-//! The shapes of answers, as the documentation shows them, and how they become observations.
+//! The words and shapes of the Crewship API: answers, as its documentation shows them, and how they become
+//! observations.
 //!
 //! Get Run answers with a bare object (current documentation) or the same inside `data` (older). Of a
 //! field that no verdict rests on, a wrong type counts as absent.
+
+pub(super) mod activity;
+mod reader;
 
 use std::sync::Arc;
 
@@ -12,10 +16,12 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::answer::{Ending, Field, Fields, Reader, Value};
 use super::error::Malformed;
-use crate::domain::{JsonText, Observation, RunDetails, RunId, Status};
+use crate::domain::{JsonText, Observation, RunDetails, RunId, RunState, Status};
 use crate::text::{one_line, replace_lone_surrogates};
+use reader::{Ending, Field, Fields, Value};
+
+pub(in crate::providers) use reader::Reader;
 
 /// Longest piece of a body that a message shows, in characters.
 const SHOWN_CHARS: usize = 80;
@@ -35,6 +41,18 @@ pub(super) struct RunAnswer {
     pub(super) whole: bool,
     /// The fields that were left out, as their names and why.
     pub(super) left_out: Vec<(&'static str, String)>,
+}
+
+/// Reads the word of a status. Only the documented ones (Get Run), letter for letter, and `cancelled` are known.
+pub(super) fn status(text: &str) -> Status {
+    match text {
+        "pending" => RunState::Pending.into(),
+        "running" => RunState::Running.into(),
+        "succeeded" => RunState::Succeeded.into(),
+        "failed" => RunState::Failed.into(),
+        "canceled" | "cancelled" => RunState::Canceled.into(),
+        other => Status::new(RunState::Unknown, other),
+    }
 }
 
 /// Reads the whole body of a successful answer about the run `requested`.
@@ -89,7 +107,7 @@ pub(super) fn answer(
             "it has two different values for its ID or its status",
         ));
     }
-    let status = Status::from_api(&status);
+    let status = self::status(&status);
     let mut left_out = Vec::new();
     let details = details(
         &mut run,
@@ -131,14 +149,14 @@ fn details(
     lose(
         Field::Output,
         run.get(Field::Output),
-        *status == Status::Succeeded,
+        status.state() == RunState::Succeeded,
     );
     let error = if *run.get(Field::ErrorMessage) == Value::Absent {
         Field::Error
     } else {
         Field::ErrorMessage
     };
-    if *run.get(error) != Value::Absent || *status == Status::Failed {
+    if *run.get(error) != Value::Absent || status.state() == RunState::Failed {
         lose(Field::ErrorMessage, run.get(error), true);
     }
     let mut passed_on = |field: Field| {
@@ -263,9 +281,26 @@ mod tests {
     }
 
     /// The three examples of the API's Get Run page, word for word.
-    const RUNNING: &str = include_str!("../../tests/data/running.json");
-    const SUCCEEDED: &str = include_str!("../../tests/data/succeeded.json");
-    const FAILED: &str = include_str!("../../tests/data/failed.json");
+    const RUNNING: &str = include_str!("../../../tests/data/running.json");
+    const SUCCEEDED: &str = include_str!("../../../tests/data/succeeded.json");
+    const FAILED: &str = include_str!("../../../tests/data/failed.json");
+
+    #[test]
+    fn only_documented_words_and_the_other_spelling_of_canceled_are_known() {
+        for (text, state) in [
+            ("pending", RunState::Pending),
+            ("running", RunState::Running),
+            ("succeeded", RunState::Succeeded),
+            ("failed", RunState::Failed),
+            ("canceled", RunState::Canceled),
+        ] {
+            assert_eq!(status(text), Status::from(state));
+        }
+        assert_eq!(status("cancelled"), Status::from(RunState::Canceled));
+        for text in ["Failed", " failed", "success", "unknown", "queued", ""] {
+            assert_eq!(status(text), Status::new(RunState::Unknown, text));
+        }
+    }
 
     #[test]
     fn a_secret_shows_nowhere_in_an_answer() {
@@ -276,7 +311,7 @@ mod tests {
         reader.redact(&crate::redact::Redactor::new(["ck_live/1234567"]));
         assert!(!String::from_utf8_lossy(reader.beginning()).contains("1234567"));
         let seen = answer(reader, &requested(), None).unwrap().observation;
-        assert_eq!(seen.status, Status::from_api("odd [redacted]"));
+        assert_eq!(seen.status, status("odd [redacted]"));
         assert_eq!(
             seen.details.output.unwrap().get(),
             r#"{"a":["[redacted]"]}"#
@@ -288,9 +323,9 @@ mod tests {
     #[test]
     fn the_documented_examples_are_read_bare_and_enveloped() {
         for (body, status) in [
-            (RUNNING, Status::Running),
-            (SUCCEEDED, Status::Succeeded),
-            (FAILED, Status::Failed),
+            (RUNNING, Status::from(RunState::Running)),
+            (SUCCEEDED, Status::from(RunState::Succeeded)),
+            (FAILED, Status::from(RunState::Failed)),
         ] {
             for body in [body.to_owned(), format!("{{\"data\":{body}}}")] {
                 let seen = read_body(&body).unwrap();
@@ -300,14 +335,17 @@ mod tests {
                     seen.details.started_at,
                     Some("2024-01-15T10:35:02Z".parse().unwrap())
                 );
-                assert_eq!(seen.details.output.is_some(), status == Status::Succeeded);
+                assert_eq!(
+                    seen.details.output.is_some(),
+                    status == Status::from(RunState::Succeeded)
+                );
                 assert_eq!(
                     seen.details.error_message.is_some(),
-                    status == Status::Failed
+                    status == Status::from(RunState::Failed)
                 );
                 assert_eq!(
                     seen.details.completed_at.is_some(),
-                    status != Status::Running
+                    status != Status::from(RunState::Running)
                 );
             }
         }
@@ -343,7 +381,10 @@ mod tests {
         }
         // A bare run may have a field of its own called data.
         let body = r#"{"id":"run_xyz789abc","status":"running","data":{"status":"succeeded"}}"#;
-        assert_eq!(read_body(body).unwrap().status, Status::Running);
+        assert_eq!(
+            read_body(body).unwrap().status,
+            Status::from(RunState::Running)
+        );
     }
 
     #[test]
@@ -394,7 +435,7 @@ mod tests {
             r#"{{"id":"run_xyz789abc",{fields},"status":"succeeded"}}"#
         ))
         .unwrap();
-        assert_eq!(seen.status, Status::Succeeded, "{fields}");
+        assert_eq!(seen.status, Status::from(RunState::Succeeded), "{fields}");
         seen
     }
 
@@ -429,7 +470,7 @@ mod tests {
         let seen = observation(&body, &requested()).unwrap();
         assert_eq!(
             (seen.status, seen.details.left_out),
-            (Status::Succeeded, vec!["output".to_owned()])
+            (Status::from(RunState::Succeeded), vec!["output".to_owned()])
         );
     }
 
@@ -543,7 +584,7 @@ mod tests {
             r#"{{"id":"run_xyz789abc","status":"succeeded","output":{deep}}}"#
         ))
         .unwrap();
-        assert_eq!(seen.status, Status::Succeeded);
+        assert_eq!(seen.status, Status::from(RunState::Succeeded));
     }
 
     #[test]
@@ -573,7 +614,7 @@ mod tests {
             let at = at % body.len();
             body[at] = byte;
             if let Ok(seen) = observation(&body, &requested()) {
-                prop_assert!(matches!(seen.status, Status::Succeeded | Status::Unknown(_)));
+                prop_assert!(matches!(seen.status.state(), RunState::Succeeded | RunState::Unknown));
             }
         }
     }

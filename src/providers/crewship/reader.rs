@@ -19,7 +19,7 @@ const GROWN_BYTES: usize = 64 * 1024;
 const MAX_NAME_BYTES: usize = 128;
 
 /// How many times `max_response_bytes` are read for the status and the times of an answer that is too large.
-pub(super) const READ_FACTOR: u64 = 8;
+pub(in crate::providers) const READ_FACTOR: u64 = 8;
 
 /// First bytes of the body that are kept to show what it is.
 const BEGINNING_BYTES: usize = 320;
@@ -30,7 +30,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// The fields of an answer that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
-pub(super) enum Field {
+pub(in crate::providers) enum Field {
     Id,
     RunId,
     Status,
@@ -71,7 +71,7 @@ impl Field {
     }
 
     /// Its name, as events call it.
-    pub(super) fn name(self) -> &'static str {
+    pub(in crate::providers) fn name(self) -> &'static str {
         match self {
             Self::Id | Self::RunId => "id",
             Self::Status => "status",
@@ -104,7 +104,7 @@ impl Field {
 
 /// What is known of one field.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) enum Value {
+pub(in crate::providers) enum Value {
     /// The answer has no such field, or `null`.
     #[default]
     Absent,
@@ -118,19 +118,19 @@ pub(super) enum Value {
 
 /// The fields of one object.
 #[derive(Debug, Default)]
-pub(super) struct Fields([Value; Field::COUNT]);
+pub(in crate::providers) struct Fields([Value; Field::COUNT]);
 
 impl Fields {
-    pub(super) fn get(&self, field: Field) -> &Value {
+    pub(in crate::providers) fn get(&self, field: Field) -> &Value {
         &self.0[field as usize]
     }
 
-    pub(super) fn take(&mut self, field: Field) -> Value {
+    pub(in crate::providers) fn take(&mut self, field: Field) -> Value {
         std::mem::take(&mut self.0[field as usize])
     }
 
     /// The bytes of the field's value, if all of them are there.
-    pub(super) fn bytes(&self, field: Field) -> Option<&[u8]> {
+    pub(in crate::providers) fn bytes(&self, field: Field) -> Option<&[u8]> {
         match self.get(field) {
             Value::Bytes(bytes) => Some(bytes),
             Value::Absent | Value::TooLarge | Value::Cut => None,
@@ -167,7 +167,7 @@ enum At {
 
 /// How a whole body turned out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(in crate::providers) enum Ending {
     /// An object, whole.
     Whole,
     /// The object has no end.
@@ -180,7 +180,7 @@ pub(super) enum Ending {
 
 /// Reads a body of any length with the memory that its known fields take, at most `max_bytes`.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(in crate::providers) struct Reader {
     at: At,
     /// 0 in the outer object, 1 in the one under `data`.
     level: usize,
@@ -205,7 +205,7 @@ pub(super) struct Reader {
 impl Reader {
     /// Creates a reader that keeps at most `max_bytes` of the large fields together, of a body of `length` bytes where
     /// that is known.
-    pub(super) fn new(max_bytes: u64, length: Option<u64>) -> Self {
+    pub(in crate::providers) fn new(max_bytes: u64, length: Option<u64>) -> Self {
         Self {
             at: At::Start,
             level: 0,
@@ -224,7 +224,7 @@ impl Reader {
     }
 
     /// Takes the next bytes of the body; breaks when more of them would change nothing or are too many.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> ControlFlow<()> {
+    pub(in crate::providers) fn push(&mut self, bytes: &[u8]) -> ControlFlow<()> {
         let room = BEGINNING_BYTES - self.beginning.len();
         self.beginning
             .extend_from_slice(&bytes[..bytes.len().min(room)]);
@@ -254,7 +254,7 @@ impl Reader {
     }
 
     /// Takes secrets out of all that was kept, before anything else reads it.
-    pub(super) fn redact(&mut self, redactor: &Redactor) {
+    pub(in crate::providers) fn redact(&mut self, redactor: &Redactor) {
         for value in self.fields.iter_mut().flat_map(|fields| &mut fields.0) {
             if let Value::Bytes(bytes) = value {
                 *bytes = redactor.body(std::mem::take(bytes));
@@ -264,42 +264,42 @@ impl Reader {
     }
 
     /// How many bytes of the large fields are kept.
-    pub(super) fn kept(&self) -> u64 {
+    pub(in crate::providers) fn kept(&self) -> u64 {
         self.max_bytes.saturating_sub(self.left as u64)
     }
 
     /// How many bytes of the body were read.
-    pub(super) fn seen(&self) -> u64 {
+    pub(in crate::providers) fn seen(&self) -> u64 {
         self.seen
     }
 
     /// Most bytes of the body that are kept.
-    pub(super) fn max_bytes(&self) -> u64 {
+    pub(in crate::providers) fn max_bytes(&self) -> u64 {
         self.max_bytes
     }
 
     /// Whether the body is larger than what is read at all.
-    pub(super) fn is_too_large(&self) -> bool {
+    pub(in crate::providers) fn is_too_large(&self) -> bool {
         self.seen > self.max_bytes.saturating_mul(READ_FACTOR)
     }
 
     /// Whether `data` of the outer object is an object; `None` where it has none.
-    pub(super) fn data(&self) -> Option<bool> {
+    pub(in crate::providers) fn data(&self) -> Option<bool> {
         self.data
     }
 
     /// The first bytes of the body.
-    pub(super) fn beginning(&self) -> &[u8] {
+    pub(in crate::providers) fn beginning(&self) -> &[u8] {
         &self.beginning
     }
 
     /// Whether two values of the ID or of the status contradict each other.
-    pub(super) fn contradicts(&self) -> bool {
+    pub(in crate::providers) fn contradicts(&self) -> bool {
         self.contradicts
     }
 
     /// Ends the reading: how the body turned out, and the fields of the outer object and of the one under `data`.
-    pub(super) fn finish(&mut self) -> (Ending, [Fields; 2]) {
+    pub(in crate::providers) fn finish(&mut self) -> (Ending, [Fields; 2]) {
         let ending = match self.at {
             At::End => Ending::Whole,
             At::Broken => Ending::Broken(self.seen),

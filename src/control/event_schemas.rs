@@ -1,0 +1,178 @@
+//! What the data of events look like, as JSON Schema. The types that are sent are those of the domain; a test compares
+//! the two.
+
+use std::borrow::Cow;
+
+use schemars::generate::SchemaGenerator;
+use schemars::{JsonSchema, Schema};
+use serde_json::Value;
+
+use crate::domain::{self, Labels, RunId, SinkName};
+
+/// The data of an event about a run.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct RunEvent {
+    /// The run as last seen.
+    run: RunSummary,
+    /// The watch of it.
+    watch: WatchSummary,
+    /// How long its parts took.
+    timing: Timing,
+    /// Why the verdict is `unreachable` or `not_found`, for people. Absent otherwise. No secrets.
+    #[serde(default)]
+    reason: Option<String>,
+    /// Names of the fields of `run` that were left out or shortened: the message would have been too large, or the
+    /// answer of the API could not be read there.
+    #[serde(default)]
+    truncated: Vec<String>,
+}
+
+/// The run as an event shows it: every key but `project` always present, `null` where unknown.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct RunSummary {
+    /// The run's ID.
+    id: RunId,
+    /// The version.
+    version_id: Option<String>,
+    /// The deployment.
+    deployment_id: Option<String>,
+    /// The project, where the API names one.
+    #[serde(default)]
+    project: Option<String>,
+    /// The status word last seen, verbatim.
+    status: Option<String>,
+    /// The input, as the API sent it.
+    input: Option<Value>,
+    /// The output, as the API sent it.
+    output: Option<Value>,
+    /// Why the run failed.
+    error_message: Option<String>,
+    /// Created.
+    #[schemars(extend("format" = "date-time"))]
+    created_at: Option<String>,
+    /// Started.
+    #[schemars(extend("format" = "date-time"))]
+    started_at: Option<String>,
+    /// Ended.
+    #[schemars(extend("format" = "date-time"))]
+    completed_at: Option<String>,
+    /// A link that people can open, from `api.run_url`.
+    url: Option<String>,
+}
+
+/// The watch as an event shows it.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct WatchSummary {
+    /// The name for people.
+    name: Option<String>,
+    /// Labels.
+    labels: Labels,
+    /// When the watch was added.
+    #[schemars(extend("format" = "date-time"))]
+    added_at: String,
+    /// How often the run was polled.
+    polls: u64,
+    /// Whether the run ended while no process watched it.
+    late: bool,
+}
+
+/// How long the parts of a run took, in milliseconds; `null` where the API gave no time.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct Timing {
+    /// From creation to start.
+    queued_ms: Option<u64>,
+    /// From start to end.
+    ran_ms: Option<u64>,
+    /// From the end of the run to our observing it. 0 when the API's clock is ahead of ours.
+    detected_after_ms: Option<u64>,
+}
+
+/// The data of an `api.*` event.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct ProviderNotice {
+    /// What happened, for people. No secrets.
+    message: String,
+    /// Since when.
+    #[schemars(extend("format" = "date-time"))]
+    since: String,
+}
+
+/// The data of `sink.disabled`.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct SinkNotice {
+    /// The sink's name.
+    sink: SinkName,
+    /// Why, for people. No secrets.
+    message: String,
+}
+
+/// Gives a type of the domain the schema of the type of the same name in this file.
+macro_rules! schema_of {
+    ($($name:ident)*) => {$(
+        impl JsonSchema for domain::$name {
+            fn schema_name() -> Cow<'static, str> {
+                $name::schema_name()
+            }
+            fn json_schema(schemas: &mut SchemaGenerator) -> Schema {
+                $name::json_schema(schemas)
+            }
+        }
+    )*};
+}
+
+schema_of! { RunEvent ProviderNotice SinkNotice }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use schemars::schema_for;
+
+    use super::*;
+    use crate::domain::{Event, EventData};
+
+    /// The keys that the schema has.
+    fn properties<T: JsonSchema>() -> BTreeSet<String> {
+        let schema = schema_for!(T);
+        let properties = schema.get("properties").unwrap().as_object().unwrap();
+        properties.keys().cloned().collect()
+    }
+
+    fn keys(value: &Value) -> BTreeSet<String> {
+        value.as_object().unwrap().keys().cloned().collect()
+    }
+
+    #[test]
+    fn the_schemas_have_the_keys_that_are_sent() {
+        let at = "2024-01-15T10:35:05Z".parse().unwrap();
+        let EventData::Run(mut event) = Event::sample(at).data else {
+            panic!("a sample is about a run");
+        };
+        event.reason = Some("why".to_owned());
+        event.truncated = vec!["input".to_owned()];
+        event.run.project = Some("crew".to_owned());
+        let sent = serde_json::to_value(&event).unwrap();
+        assert_eq!(keys(&sent), properties::<RunEvent>());
+        assert_eq!(keys(&sent["run"]), properties::<RunSummary>());
+        assert_eq!(keys(&sent["watch"]), properties::<WatchSummary>());
+        assert_eq!(keys(&sent["timing"]), properties::<Timing>());
+        let notice = domain::ProviderNotice {
+            message: "it is back".to_owned(),
+            since: at,
+        };
+        let sent = serde_json::to_value(&notice).unwrap();
+        assert_eq!(keys(&sent), properties::<ProviderNotice>());
+        let notice = domain::SinkNotice {
+            sink: SinkName::new("ops").unwrap(),
+            message: "gone".to_owned(),
+        };
+        let sent = serde_json::to_value(&notice).unwrap();
+        assert_eq!(keys(&sent), properties::<SinkNotice>());
+    }
+}

@@ -1,0 +1,243 @@
+//! Events of the stream of a run: their types, and what each suggests.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::status;
+use crate::domain::{Activity, Hint, JsonText, Verdict};
+use crate::providers::sse::Frame;
+use crate::text::escape_json_for_terminal;
+
+/// Longest data of an event that is kept, in bytes; they are for people to follow.
+const MAX_DATA_BYTES: usize = 16 * 1024;
+
+/// The types of events of both documentations (API reference and streaming guide of docs.crewship.dev),
+/// with what they suggest. `run.succeeded` and `run.cancelled` are in neither, but in their neighbours:
+/// the first is a word of its webhooks, the second the other spelling.
+const KINDS: [(&str, Option<Hint>); 23] = [
+    ("run.started", Some(Hint::Started)),
+    ("run.completed", Some(Hint::Ended)),
+    ("run.succeeded", Some(Hint::Ended)),
+    ("run.failed", Some(Hint::Ended)),
+    ("run.canceled", Some(Hint::Ended)),
+    ("run.cancelled", Some(Hint::Ended)),
+    ("complete", Some(Hint::Ended)),
+    ("error", Some(Hint::Ended)),
+    ("timeout", Some(Hint::StreamOver)),
+    ("heartbeat", None),
+    ("task.started", None),
+    ("task.completed", None),
+    ("agent.action", None),
+    ("agent.started", None),
+    ("agent.completed", None),
+    ("agent.error", None),
+    ("tool_use", None),
+    ("tool.called", None),
+    ("tool.result", None),
+    ("tool.error", None),
+    ("log", None),
+    ("artifact", None),
+    // Not an event of the API: a message that names no type but has a status.
+    ("status", None),
+];
+
+/// Reads one event, in both documented shapes: `{"type":…,"data":…}` (API reference) and
+/// `{"type":…,"payload":…}` (streaming guide); also with the type in the `event` field, as usual elsewhere.
+pub(in crate::providers) fn of_frame(frame: &Frame) -> Option<Activity> {
+    #[derive(Deserialize)]
+    struct Message<'a> {
+        #[serde(rename = "type", borrow)]
+        kind: Option<&'a RawValue>,
+        #[serde(borrow)]
+        data: Option<&'a RawValue>,
+        #[serde(borrow)]
+        payload: Option<&'a RawValue>,
+        #[serde(borrow)]
+        status: Option<&'a RawValue>,
+    }
+    let message: Option<Message<'_>> = serde_json::from_str(&frame.data).ok();
+    let whole = || serde_json::from_str::<&RawValue>(&frame.data).ok();
+    let Some(message) = message else {
+        // Not an object, or not JSON: then only the `event` field is used.
+        return read(&frame.event, whole());
+    };
+    let kind: Option<String> = message
+        .kind
+        .and_then(|kind| serde_json::from_str(kind.get()).ok());
+    match kind {
+        Some(kind) => read(&kind, message.data.or(message.payload).or_else(whole)),
+        None if !frame.event.is_empty() => read(
+            &frame.event,
+            message.data.or(message.payload).or_else(whole),
+        ),
+        None if message.status.is_some() => read("status", whole()),
+        None => None,
+    }
+}
+
+/// Reads the type and the data of an event; `None` for a type that is not known. Whatever its type, an
+/// event whose data name a final status suggests an end.
+fn read(kind: &str, data: Option<&RawValue>) -> Option<Activity> {
+    #[derive(Deserialize)]
+    struct WithStatus {
+        status: String,
+    }
+    let (kind, mut hint) = KINDS.into_iter().find(|(known, _)| *known == kind)?;
+    let named: Option<WithStatus> = data.and_then(|data| serde_json::from_str(data.get()).ok());
+    // An agent or a task may have a status of its own.
+    let of_run = kind == "status" || kind == "heartbeat" || kind.starts_with("run.");
+    if of_run && named.is_some_and(|data| Verdict::of_status(&status(&data.status)).is_some()) {
+        hint = Some(Hint::Ended);
+    }
+    let data = data
+        .filter(|data| data.get().len() <= MAX_DATA_BYTES)
+        .map(|data| JsonText::from(data.to_owned()));
+    let harmless =
+        |data: JsonText| RawValue::from_string(escape_json_for_terminal(data.get()).into_owned());
+    let data = data
+        .and_then(|data| data.passable())
+        .and_then(|data| harmless(data).ok());
+    Some(Activity { kind, hint, data })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read_frame(event: &str, data: &str) -> Option<(&'static str, Option<Hint>, String)> {
+        let frame = Frame {
+            event: event.to_owned(),
+            data: data.to_owned(),
+        };
+        of_frame(&frame).map(|activity| {
+            (
+                activity.kind,
+                activity.hint,
+                Activity::summary(activity.data.as_deref()),
+            )
+        })
+    }
+
+    fn read_text(kind: &str, data: &str) -> Option<Activity> {
+        read(kind, Some(&RawValue::from_string(data.to_owned()).unwrap()))
+    }
+
+    fn hint(kind: &str, data: &str) -> Option<Hint> {
+        read_text(kind, data).unwrap().hint
+    }
+
+    #[test]
+    fn what_looks_like_an_end_is_a_hint() {
+        assert_eq!(
+            hint("run.completed", r#"{"status":"succeeded"}"#),
+            Some(Hint::Ended)
+        );
+        assert_eq!(hint("run.canceled", "{}"), Some(Hint::Ended));
+        assert_eq!(
+            hint("error", r#"{"message":"run not found"}"#),
+            Some(Hint::Ended)
+        );
+        assert_eq!(
+            hint("heartbeat", r#"{"status":"failed"}"#),
+            Some(Hint::Ended)
+        );
+        assert_eq!(hint("heartbeat", r#"{"status":"running"}"#), None);
+        assert_eq!(hint("timeout", "null"), Some(Hint::StreamOver));
+        assert_eq!(
+            hint("run.started", r#"{"entrypoint":"default"}"#),
+            Some(Hint::Started)
+        );
+        // A task that has failed is no run that has.
+        assert_eq!(hint("task.completed", r#"{"status":"failed"}"#), None);
+        assert!(read_text("run.progress", "{}").is_none());
+    }
+
+    #[test]
+    fn both_documented_shapes_are_read() {
+        let completed = Some(("run.completed", Some(Hint::Ended), "succeeded".to_owned()));
+        assert_eq!(
+            read_frame(
+                "",
+                r#"{"type":"run.completed","data":{"status":"succeeded"}}"#
+            ),
+            completed
+        );
+        assert_eq!(
+            read_frame(
+                "",
+                r#"{"type":"run.completed","payload":{"status":"succeeded"}}"#
+            ),
+            completed
+        );
+        assert_eq!(
+            read_frame("run.completed", r#"{"status":"succeeded"}"#),
+            completed
+        );
+        assert_eq!(
+            read_frame(
+                "message",
+                r#"{"type":"run.completed","status":"succeeded"}"#
+            ),
+            completed
+        );
+        let log = Some(("log", None, "info hi".to_owned()));
+        assert_eq!(
+            read_frame(
+                "",
+                r#"{"type":"log","payload":{"level":"info","message":"hi"}}"#
+            ),
+            log
+        );
+        assert_eq!(
+            read_frame("", r#"{"type":"log","level":"info","message":"hi"}"#),
+            log
+        );
+        assert_eq!(
+            read_frame("", r#"{"type":"heartbeat"}"#),
+            Some(("heartbeat", None, String::new()))
+        );
+        assert_eq!(read_frame("complete", "").unwrap().1, Some(Hint::Ended));
+        assert_eq!(
+            read_frame("", r#"{"id":"run_1","status":"canceled"}"#)
+                .unwrap()
+                .1,
+            Some(Hint::Ended)
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_says_nothing() {
+        for data in [
+            "",
+            "ping",
+            "[]",
+            "7",
+            "{}",
+            r#"{"type":"crew.sang"}"#,
+            r#"{"type":7,"data":{}}"#,
+            r#"{"data":{"status":"failed"}}"#,
+        ] {
+            assert_eq!(read_frame("", data), None, "{data}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_event_panics(event in ".{0,20}", data in ".{0,200}") {
+            let _either = read_frame(&event, &data);
+        }
+    }
+    #[test]
+    fn data_that_is_large_or_deep_is_left_out() {
+        let large = format!(r#"{{"message":"{}"}}"#, "x".repeat(MAX_DATA_BYTES));
+        assert!(read_text("log", &large).unwrap().data.is_none());
+        let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+        assert!(read_text("log", &deep).unwrap().data.is_none());
+        let lines = read_text("log", "{\n \"message\": \"a\"\n}")
+            .unwrap()
+            .data
+            .unwrap();
+        assert_eq!(lines.get(), r#"{"message": "a"}"#);
+    }
+}
