@@ -7,6 +7,7 @@ use std::time::Duration;
 use runwatch::cli::args::{Cli, Command, Common, ConfigCommand, SinksCommand};
 use runwatch::cli::client::{self as cli_client, Printer};
 use runwatch::cli::run_pages::RunPages;
+use runwatch::cli::style::Style;
 use runwatch::cli::wait::{OutputOptions, ResultFormat};
 use runwatch::cli::{self as commands, USAGE};
 use runwatch::config::{self, LogFormat, LogLevel, Settings, Sources};
@@ -131,8 +132,7 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
         Command::Sinks(SinksCommand::Test { sinks }) => block_on(commands::sinks::test(
             &settings(&sources())?,
             &sinks,
-            common.json,
-            out,
+            printer(&common, out, err),
         )),
         Command::Config(ConfigCommand::Check) => {
             commands::config::check(&sources(), common.json, out, err)
@@ -161,6 +161,8 @@ fn printer<'a>(common: &Common, out: &'a mut dyn Write, err: &'a mut dyn Write) 
         err,
         json: common.json,
         width: terminal.is_term().then(|| terminal.size().1),
+        style: Style::of_process(common.color, terminal.is_term()),
+        quiet: common.quiet,
     }
 }
 

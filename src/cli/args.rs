@@ -308,6 +308,9 @@ pub struct ListArgs {
     /// Only watches that carry this label; repeatable.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     pub labels: Vec<(String, String)>,
+    /// Only the newest of them, so many at the most.
+    #[arg(long, value_name = "N", value_parser = limit)]
+    pub limit: Option<usize>,
 }
 
 /// Arguments of `deliveries`.
@@ -320,6 +323,9 @@ pub struct DeliveriesArgs {
     /// Only those of this sink.
     #[arg(long, value_name = "NAME")]
     pub sink: Option<SinkName>,
+    /// Only the newest of them, so many at the most.
+    #[arg(long, value_name = "N", value_parser = limit)]
+    pub limit: Option<usize>,
     /// What to do with some.
     #[command(subcommand)]
     pub command: Option<DeliveriesCommand>,
@@ -448,6 +454,12 @@ fn linger(text: &str) -> Result<Duration, String> {
 fn verdict(text: &str) -> Result<Verdict, String> {
     let words = || Verdict::WORST_FIRST.map(Verdict::as_str).join(", ");
     Verdict::from_word(text).ok_or_else(|| format!("write one of {}", words()))
+}
+
+/// A number of rows.
+fn limit(text: &str) -> Result<usize, String> {
+    let count: Option<usize> = text.parse().ok().filter(|count| *count > 0);
+    count.ok_or_else(|| "write a whole number from 1 on".to_owned())
 }
 
 fn one_run(text: &str) -> Result<RunArg, String> {

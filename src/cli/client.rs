@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use futures_util::{StreamExt as _, stream};
 
 use super::args::WatchArgs;
+use super::style::Style;
 use super::{USAGE, write_text};
 use crate::config::{self, NO_SOCKET_PLACE, Sources, format_duration};
 use crate::control::{AddRequest, Client, ClientError, WatchResponse};
@@ -33,6 +34,10 @@ pub struct Printer<'a> {
     pub json: bool,
     /// Width of the terminal that results go to, if they go to one.
     pub width: Option<u16>,
+    /// Colors and characters of results.
+    pub style: Style,
+    /// Whether what is neither a result nor a problem is left out.
+    pub quiet: bool,
 }
 
 impl Printer<'_> {
@@ -42,6 +47,14 @@ impl Printer<'_> {
 
     pub(super) fn json(&mut self, value: &impl serde::Serialize) -> anyhow::Result<()> {
         self.line(&escape_json_for_terminal(&serde_json::to_string(value)?))
+    }
+
+    /// Prints a remark about the results, unless it is to be quiet.
+    pub(super) fn remark(&mut self, text: &str) -> anyhow::Result<()> {
+        if self.quiet {
+            return Ok(());
+        }
+        write_text(self.err, &format!("{text}\n"))
     }
 
     /// Prints why something was not done and returns the exit code for that.

@@ -4,12 +4,31 @@ use jiff::Timestamp;
 
 use super::args::{Deliveries, DeliveriesArgs, DeliveriesCommand};
 use super::client::Printer;
-use super::phrases::{TEXT_CHARS, ago, delivery_state};
-use super::table::Table;
+use super::phrases::{cause, count_line, delivery_glyph, delivery_state};
+use super::style::{Style, ago};
+use super::table::{Column, Table};
 use super::write_text;
-use crate::control::Client;
+use crate::control::{Client, DeliveryResponse};
 use crate::store::Fate;
-use crate::text::one_line;
+
+/// Glyph, sink, event, run, state, ID, age, attempts and result.
+const COLUMNS: [Column; 9] = [
+    Column::whole("", 1),
+    Column::whole("SINK", 2),
+    Column::whole("EVENT", 4),
+    Column::whole("RUN", 5),
+    Column::whole("STATE", 3),
+    Column::whole("ID", 0),
+    Column::number("MADE", 7),
+    Column::number("ATTEMPTS", 8),
+    Column::text("LAST RESULT", 6, 12),
+];
+
+/// Columns of a terminal from which IDs are shown in full.
+const ROOM_FOR_IDS: u16 = 160;
+
+/// Characters of an ID that are shown at least: those of its time (UUIDv7, RFC 9562), and four at random.
+const LEAST_BEGINNING: usize = 16;
 
 /// `runwatch deliveries`, `deliveries retry` and `deliveries drop`. With `json` `{"deliveries":[…]}`, or a line for each
 /// that is tried again or given up, `{"id","due"}` or `{"id","dropped"}`; for all of a sink `{"sink","deliveries"}`.
@@ -44,47 +63,90 @@ pub async fn deliveries(
         Err(error) => return printer.failed(&error),
     };
     deliveries.retain(|delivery| !args.failed || delivery.last_result.is_some());
+    let all = deliveries.len();
+    let hidden = args.limit.map_or(0, |limit| all.saturating_sub(limit));
     if printer.json {
+        deliveries.drain(..hidden);
         printer.json(&serde_json::json!({ "deliveries": deliveries }))?;
         return Ok(0);
     }
+    deliveries.reverse();
+    let shown = all - hidden;
     if deliveries.is_empty() {
-        write_text(printer.err, "no such deliveries\n")?;
+        printer.remark(match (&args.sink, args.failed) {
+            (None, false) => "there are no deliveries",
+            _ => "no delivery matches",
+        })?;
         return Ok(0);
     }
-    let now = Timestamp::now();
-    let mut table = Table::new([
-        "ID",
-        "EVENT",
-        "RUN",
-        "SINK",
-        "STATE",
-        "ATTEMPTS",
-        "MADE",
-        "LAST RESULT",
-    ]);
-    for delivery in &deliveries {
+    let has_room = printer.width.is_none_or(|width| width >= ROOM_FOR_IDS);
+    let table = table(
+        &deliveries[..shown],
+        Timestamp::now(),
+        printer.style,
+        has_room,
+    );
+    write_text(printer.out, &table.into_text(printer.width))?;
+    let states = deliveries
+        .iter()
+        .map(|delivery| match delivery.state.as_str() {
+            "dead" => "given up",
+            state => state,
+        });
+    printer.remark(&count_line(("delivery", "deliveries"), states, shown))?;
+    Ok(0)
+}
+
+/// A table of deliveries; `whole_ids` shows their IDs in full, and not the beginnings that tell them apart.
+fn table(deliveries: &[DeliveryResponse], now: Timestamp, style: Style, whole_ids: bool) -> Table {
+    let mut table = Table::new(style, COLUMNS);
+    let beginning = beginning_chars(deliveries);
+    for delivery in deliveries {
+        let id = delivery.id.as_str();
+        let short = id.trim_start_matches("msg_");
+        let short = short.get(..beginning).unwrap_or(short);
+        let result = delivery
+            .last_result
+            .as_deref()
+            .map(cause)
+            .unwrap_or_default();
+        let state = delivery_state(delivery, now);
         table.row([
-            delivery.id.to_string(),
+            delivery_glyph(style, delivery),
+            delivery.sink.to_string(),
             delivery.event.to_string(),
             delivery
                 .run_id
                 .as_ref()
                 .map(ToString::to_string)
                 .unwrap_or_default(),
-            delivery.sink.to_string(),
-            delivery_state(delivery, now),
-            delivery.attempts.to_string(),
+            match delivery.state.as_str() {
+                "delivered" => style.good(&state),
+                "dead" => style.bad(&state),
+                _ => state,
+            },
+            style.dim(if whole_ids { id } else { short }),
             ago(delivery.created_at, now),
-            delivery
-                .last_result
-                .as_deref()
-                .map(|result| one_line(result, TEXT_CHARS))
-                .unwrap_or_default(),
+            delivery.attempts.to_string(),
+            result,
         ]);
     }
-    write_text(printer.out, &table.into_text(printer.width))?;
-    Ok(0)
+    table
+}
+
+/// How many characters of the IDs tell all of them apart: at least [`LEAST_BEGINNING`].
+fn beginning_chars(deliveries: &[DeliveryResponse]) -> usize {
+    let mut ids: Vec<_> = deliveries
+        .iter()
+        .map(|delivery| delivery.id.as_str().trim_start_matches("msg_"))
+        .collect();
+    ids.sort_unstable();
+    let common = |pair: &[&str]| {
+        let pairs = pair[0].bytes().zip(pair[1].bytes());
+        pairs.take_while(|(left, right)| left == right).count()
+    };
+    let longest = ids.windows(2).map(common).max();
+    longest.map_or(0, |common| common + 1).max(LEAST_BEGINNING)
 }
 
 /// Retries deliveries or gives them up.
@@ -124,4 +186,32 @@ async fn decide(
         }
     }
     Ok(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::samples;
+
+    #[test]
+    fn deliveries_fit_every_terminal() {
+        let shown = |width| {
+            let whole = width >= ROOM_FOR_IDS;
+            let table = table(&samples::deliveries(), samples::now(), Style::PLAIN, whole);
+            table.into_text(Some(width))
+        };
+        insta::assert_snapshot!(shown(40));
+        insta::assert_snapshot!(shown(80));
+        insta::assert_snapshot!(shown(120));
+        insta::assert_snapshot!(shown(200));
+    }
+
+    #[test]
+    fn short_ids_tell_deliveries_apart() {
+        let mut deliveries = samples::deliveries();
+        assert_eq!(beginning_chars(&deliveries[..1]), LEAST_BEGINNING);
+        deliveries[0].id = "msg_01a21bcccaa870459cf46039cfe2efa6".parse().unwrap();
+        deliveries[1].id = "msg_01a21bcccaa870459cf46039cfe2efa7".parse().unwrap();
+        assert_eq!(beginning_chars(&deliveries), 32);
+    }
 }

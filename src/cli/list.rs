@@ -1,16 +1,32 @@
 //! `runwatch list`.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::args::ListArgs;
 use super::client::Printer;
-use super::phrases::{TEXT_CHARS, ago, next_poll, standing};
-use super::table::Table;
+use super::phrases::{TEXT_CHARS, cause, count_line, next_poll, standing};
+use super::style::{Look, Style, ago, elapsed};
+use super::table::{Column, Table};
 use super::write_text;
-use crate::control::Client;
+use crate::control::{Client, WatchResponse};
 use crate::text::one_line;
 
-/// `runwatch list`. With `json` the answer of `GET /v1/watches`, all pages in one.
+/// Glyph, name, run, state, time, next poll, last error and polls.
+const COLUMNS: [Column; 8] = [
+    Column::whole("", 1),
+    Column::text("NAME", 3, 12),
+    Column::whole("RUN", 0),
+    Column::text("STATE", 2, 8),
+    Column::number("FOR", 4),
+    Column::whole("NEXT POLL", 5),
+    Column::number("POLLS", 7),
+    Column::text("LAST ERROR", 6, 16),
+];
+
+/// `runwatch list`: the newest first for people. With `json` the answer of `GET /v1/watches`, all pages in one and the
+/// oldest first; with `--limit` the newest of them.
 ///
 /// # Errors
 /// When the result cannot be written.
@@ -33,53 +49,94 @@ pub async fn list(
         None if args.all => {}
         None => query.push(("state", "active")),
     }
-    let list = match client.watches(&query).await {
+    let mut list = match client.watches(&query).await {
         Ok(list) => list,
         Err(error) => return printer.failed(&error),
     };
+    let hidden = args
+        .limit
+        .map_or(0, |limit| list.watches.len().saturating_sub(limit));
     if printer.json {
+        list.watches.drain(..hidden);
         printer.json(&list)?;
         return Ok(0);
     }
     for notice in &list.notices {
         write_text(printer.err, &format!("warning: {notice}\n"))?;
     }
-    if list.watches.is_empty() {
-        write_text(printer.err, "no such watches\n")?;
+    list.watches.reverse();
+    let states: Vec<_> = list.watches.iter().map(standing).collect();
+    let shown = list.watches.len() - hidden;
+    if states.is_empty() {
+        let filtered = args.verdict.is_some() || !args.labels.is_empty();
+        printer.remark(match (filtered, args.all) {
+            (true, _) => "no watch matches",
+            (false, true) => "there are no watches; `runwatch add RUN_ID` adds one",
+            (false, false) => {
+                "nothing is watched at the moment; `runwatch add RUN_ID` adds a run, `runwatch list --all` lists \
+                 finished watches too"
+            }
+        })?;
         return Ok(0);
     }
-    let now = Timestamp::now();
-    let mut table = Table::new([
-        "RUN",
-        "NAME",
-        "STATUS",
-        "SINCE",
-        "POLLS",
-        "NEXT POLL",
-        "LAST ERROR",
-    ]);
-    for watch in &list.watches {
-        let since = watch.finished_at.unwrap_or(watch.added_at);
+    let table = table(&list.watches[..shown], Timestamp::now(), printer.style);
+    write_text(printer.out, &table.into_text(printer.width))?;
+    let states = states.iter().map(String::as_str);
+    printer.remark(&count_line(("watch", "watches"), states, shown))?;
+    Ok(0)
+}
+
+fn table(watches: &[WatchResponse], now: Timestamp, style: Style) -> Table {
+    let mut table = Table::new(style, COLUMNS);
+    for watch in watches {
+        let state = standing(watch);
+        let since = |at: Timestamp| Duration::try_from(now.duration_since(at)).unwrap_or_default();
+        let time = match watch.finished_at {
+            Some(at) => ago(at, now).trim_end_matches(" ago").to_owned(),
+            None => elapsed(since(watch.added_at)),
+        };
         let error = watch
             .last_error
             .as_ref()
-            .filter(|_| watch.verdict.is_none());
+            .filter(|_| watch.verdict.is_none())
+            .map(|error| format!("{} ({})", cause(&error.message), ago(error.at, now)));
+        let next = match watch.verdict {
+            Some(_) => style.dim(style.nothing()),
+            None => next_poll(watch, now),
+        };
         table.row([
-            watch.run_id.to_string(),
+            style.glyph(Look::of(&state)),
             watch
                 .name
                 .as_deref()
                 .map(|name| one_line(name, TEXT_CHARS))
                 .unwrap_or_default(),
-            standing(watch),
-            ago(since, now),
+            style.dim(watch.run_id.as_str()),
+            style.state(&state),
+            time,
+            next,
             watch.polls.to_string(),
-            next_poll(watch, now),
-            error
-                .map(|error| format!("{} ({})", error.message, ago(error.at, now)))
-                .unwrap_or_default(),
+            style.warning(&error.unwrap_or_default()),
         ]);
     }
-    write_text(printer.out, &table.into_text(printer.width))?;
-    Ok(0)
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::samples;
+
+    #[test]
+    fn a_list_fits_every_terminal() {
+        let shown = |width| {
+            let table = table(&samples::watches(), samples::now(), Style::PLAIN);
+            table.into_text(width)
+        };
+        insta::assert_snapshot!(shown(Some(40)));
+        insta::assert_snapshot!(shown(Some(80)));
+        insta::assert_snapshot!(shown(Some(120)));
+        insta::assert_snapshot!(shown(Some(200)));
+        assert_eq!(shown(None), shown(Some(200)));
+    }
 }

@@ -17,6 +17,8 @@ mod phrases;
 pub mod remove;
 mod run_ids;
 pub mod run_pages;
+#[cfg(test)]
+mod samples;
 pub mod show;
 pub mod sinks;
 pub mod style;

@@ -2,8 +2,9 @@
 
 use jiff::Timestamp;
 
+use super::style::{Look, Mark, Style, ago, ahead};
 use crate::control::{DeliveryResponse, WatchResponse};
-use crate::text::{humanize, one_line};
+use crate::text::one_line;
 
 /// Longest free text in a list, in characters.
 pub(super) const TEXT_CHARS: usize = 200;
@@ -53,44 +54,155 @@ pub(super) fn standing_of_known(watch: &WatchResponse, now: Timestamp) -> String
     }
 }
 
-/// The verdict, or else the status, of a watch.
+/// The word for where a watch stands: its verdict, or else its status.
 pub(super) fn standing(watch: &WatchResponse) -> String {
     match (&watch.verdict, &watch.status) {
         (Some(verdict), _) => verdict.clone(),
         (None, _) if watch.missing_since.is_some() => "not there yet".to_owned(),
         (None, Some(status)) => one_line(status, TEXT_CHARS),
-        (None, None) => "not asked yet".to_owned(),
+        (None, None) => "not polled yet".to_owned(),
     }
 }
 
-pub(super) fn ago(at: Timestamp, now: Timestamp) -> String {
-    if at > now {
-        "now".to_owned()
-    } else {
-        format!("{} ago", humanize(now.duration_since(at).unsigned_abs()))
-    }
-}
-
-pub(super) fn ahead(at: Timestamp, now: Timestamp) -> String {
-    if at <= now {
-        "now".to_owned()
-    } else {
-        format!("in {}", humanize(at.duration_since(now).unsigned_abs()))
-    }
-}
-
+/// When a watch is polled next; empty for one that is finished.
 pub(super) fn next_poll(watch: &WatchResponse, now: Timestamp) -> String {
     match watch.next_poll_at {
-        _ if watch.polling => "asking".to_owned(),
+        _ if watch.polling => "polling".to_owned(),
         Some(at) => ahead(at, now),
         None => String::new(),
     }
 }
 
+/// Where a delivery stands, and when it goes on.
 pub(super) fn delivery_state(delivery: &DeliveryResponse, now: Timestamp) -> String {
     match (delivery.state.as_str(), delivery.next_attempt_at) {
         ("pending", Some(at)) => format!("pending, {}", ahead(at, now)),
         ("dead", _) => "given up".to_owned(),
         (state, _) => state.to_owned(),
+    }
+}
+
+/// The glyph of a delivery: arrived, failed, or still to be tried.
+pub(super) fn delivery_glyph(style: Style, delivery: &DeliveryResponse) -> String {
+    match delivery.state.as_str() {
+        "delivered" => style.mark(Mark::Good),
+        "dead" => style.mark(Mark::Bad),
+        _ if delivery.last_result.is_some() => style.mark(Mark::Warning),
+        _ => style.glyph(Look::Pending),
+    }
+}
+
+/// What went wrong, in few words: without the layers of the network that say no more than "no connection".
+pub(super) fn cause(result: &str) -> String {
+    const LAYERS: [&str; 6] = [
+        "no connection: ",
+        "connection lost: ",
+        "client error (Connect): ",
+        "client error (SendRequest): ",
+        "tcp connect error: ",
+        "dns error: ",
+    ];
+    let mut text = result;
+    while let Some(inner) = LAYERS
+        .iter()
+        .find_map(|layer| text.strip_prefix(layer))
+        .filter(|inner| !inner.is_empty())
+    {
+        text = inner;
+    }
+    let number = text.rfind(" (os error ").filter(|_| text.ends_with(')'));
+    let text = one_line(&text[..number.unwrap_or(text.len())], TEXT_CHARS);
+    let mut rest = text.chars();
+    match (rest.next(), rest.next()) {
+        // Words begin small in the middle of a line; numbers and abbreviations stay as they are.
+        (Some(first), Some(second)) if text.len() < result.len() && second.is_lowercase() => {
+            format!("{}{}", first.to_lowercase(), &text[first.len_utf8()..])
+        }
+        _ => text,
+    }
+}
+
+/// A number with its noun: `1 watch`, `1,234 watches`.
+pub(super) fn counted(count: usize, one: &str, many: &str) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    format!("{text} {}", if count == 1 { one } else { many })
+}
+
+/// The line below a list: how many there are, by their states in the order of their first appearance, and how many of
+/// them are shown.
+pub(super) fn count_line<'a>(
+    (one, many): (&str, &str),
+    states: impl IntoIterator<Item = &'a str>,
+    shown: usize,
+) -> String {
+    let mut totals: Vec<(&str, usize)> = Vec::new();
+    let mut all = 0;
+    for state in states {
+        all += 1;
+        match totals.iter_mut().find(|(known, _)| *known == state) {
+            Some((_, total)) => *total += 1,
+            None => totals.push((state, 1)),
+        }
+    }
+    let parts: Vec<_> = totals
+        .iter()
+        .map(|(state, total)| counted(*total, state, state))
+        .collect();
+    let newest = if shown < all {
+        format!("; the newest {shown} are shown")
+    } else {
+        String::new()
+    };
+    format!("{}: {}{newest}", counted(all, one, many), parts.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_short_and_others_stay_as_they_are() {
+        for (result, short) in [
+            (
+                "no connection: client error (Connect): tcp connect error: Connection refused (os error 111)",
+                "connection refused",
+            ),
+            (
+                "no connection: client error (Connect): invalid peer certificate: UnknownIssuer",
+                "invalid peer certificate: UnknownIssuer",
+            ),
+            (
+                "503 Service Unavailable: try later",
+                "503 Service Unavailable: try later",
+            ),
+            (
+                "No such file or directory (os error 2)",
+                "no such file or directory",
+            ),
+            ("no connection: ", "no connection:"),
+            ("Ünknown", "Ünknown"),
+        ] {
+            assert_eq!(cause(result), short, "{result}");
+        }
+    }
+
+    #[test]
+    fn counts_have_their_noun_and_the_states() {
+        assert_eq!(
+            count_line(("watch", "watches"), ["failed"], 1),
+            "1 watch: 1 failed"
+        );
+        let many = ["running"; 10_000].into_iter().chain(["failed"]);
+        assert_eq!(
+            count_line(("watch", "watches"), many, 20),
+            "10,001 watches: 10,000 running, 1 failed; the newest 20 are shown"
+        );
     }
 }

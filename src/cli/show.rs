@@ -1,18 +1,29 @@
-//! `runwatch show`.
+//! `runwatch show`: what became of a run and who was notified come first, then how that came about.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::client::Printer;
-use super::phrases::{TEXT_CHARS, ago, ahead, delivery_state, next_poll, standing};
-use super::table::Table;
+use super::phrases::{TEXT_CHARS, cause, counted, next_poll, standing};
+use super::style::{Look, Mark, Style, ago, ahead, elapsed, pad, took, width};
 use super::write_text;
-use crate::control::{AttemptResponse, Client, WatchResponse};
-use crate::domain::{EventType, RunId, Verdict};
-use crate::text::{humanize, one_line};
+use crate::control::{AttemptResponse, Client, DeliveryResponse, RoutingEntry, WatchResponse};
+use crate::domain::{EventType, RunEvent, RunId, SinkName, Verdict};
+use crate::text::one_line;
+
+/// Columns of the labels at the left, the indent included.
+const LABEL_COLUMNS: usize = 14;
+
+/// Columns of a terminal below which texts are not aligned, so that there is room for words.
+const NARROW: usize = 60;
+
+/// Spaces before continued lines on a narrow terminal.
+const NARROW_INDENT: usize = 4;
+
+/// Longest output that is shown, in characters.
+const OUTPUT_CHARS: usize = 400;
 
 /// `runwatch show`. With `json` the answer of `GET /v1/watches/{run_id}`.
 ///
@@ -22,126 +33,443 @@ pub async fn show(client: &Client, run_id: &RunId, mut printer: Printer<'_>) -> 
     match client.watch(run_id, Duration::ZERO).await {
         Ok(watch) if printer.json => printer.json(&watch)?,
         Ok(watch) => {
-            let text = describe(&watch, Timestamp::now(), &TimeZone::system(), printer.width);
-            write_text(printer.out, &text)?;
+            let view = View::new(&watch, Timestamp::now(), TimeZone::system(), printer.style);
+            write_text(printer.out, &view.text(printer.width))?;
         }
         Err(error) => return printer.failed(&error),
     }
     Ok(0)
 }
 
+/// A line that is continued below itself where it is too wide, between its items and never inside of one.
+struct Line {
+    label: String,
+    items: Vec<String>,
+    separator: String,
+}
+
 /// Everything about one watch, for people.
-fn describe(watch: &WatchResponse, now: Timestamp, zone: &TimeZone, width: Option<u16>) -> String {
-    let mut text = match &watch.name {
-        Some(name) => format!("{} ({})\n", watch.run_id, one_line(name, TEXT_CHARS)),
-        None => format!("{}\n", watch.run_id),
-    };
-    let mut line = |name: &str, value: String| {
-        writeln!(text, "  {name:<10} {value}").expect("a String takes all text");
-    };
-    let ended = watch
-        .finished_at
-        .map(|at| format!(", seen {}", ago(at, now)))
-        .unwrap_or_default();
-    line("status", format!("{}{ended}", standing(watch)));
-    if let Some(found_by) = &watch.found_by {
-        line(
-            "found by",
-            if found_by == "stream" {
-                "its event stream"
-            } else {
-                found_by
+struct View<'a> {
+    watch: &'a WatchResponse,
+    /// The data of the event of the verdict.
+    data: Option<RunEvent>,
+    texts: Texts,
+    lines: Vec<Line>,
+}
+
+impl<'a> View<'a> {
+    fn new(watch: &'a WatchResponse, now: Timestamp, zone: TimeZone, style: Style) -> Self {
+        let data = watch.data.as_ref();
+        Self {
+            watch,
+            data: data.and_then(|data| serde_json::from_str(data.get()).ok()),
+            texts: Texts { now, zone, style },
+            lines: Vec::new(),
+        }
+    }
+
+    fn text(mut self, limit: Option<u16>) -> String {
+        self.head();
+        self.sinks();
+        self.words("", "");
+        self.background();
+        self.deliveries();
+        let limit = limit.map_or(usize::MAX, usize::from);
+        let folded = self.lines.iter().flat_map(|line| line.folded(limit));
+        folded
+            .map(|line| line.trim_end().to_owned() + "\n")
+            .collect()
+    }
+
+    /// Adds a line of words.
+    fn words(&mut self, label: &str, text: &str) {
+        self.lines.push(Line {
+            label: label.to_owned(),
+            items: text.split(' ').map(str::to_owned).collect(),
+            separator: " ".to_owned(),
+        });
+    }
+
+    /// Adds a line of items with dots between them.
+    fn items(&mut self, label: &str, items: Vec<String>) {
+        let items = items.into_iter().filter(|item| !item.is_empty()).collect();
+        self.lines.push(Line {
+            label: labeled(label),
+            items,
+            separator: self.texts.style.separator().to_owned(),
+        });
+    }
+
+    /// What became of the run, when, and where to read more.
+    fn head(&mut self) {
+        let (watch, style) = (self.watch, self.texts.style);
+        let state = standing(watch);
+        let name = watch.name.as_deref().map(|name| one_line(name, TEXT_CHARS));
+        let id = watch.run_id.as_str();
+        let title = match name {
+            Some(name) => format!("{}   {}", style.bold(&name), style.dim(id)),
+            None => style.bold(id),
+        };
+        self.words(&format!("{} ", style.glyph(Look::of(&state))), &title);
+        self.words("  ", &self.verdict_line(&state));
+        self.words("  ", &self.times_line());
+        let url = self.data.as_ref().and_then(|data| data.run.url.clone());
+        if let Some(url) = url {
+            self.words("  ", &one_line(&url, TEXT_CHARS));
+        }
+    }
+
+    /// The state with its time, and the reason for it.
+    fn verdict_line(&self, state: &str) -> String {
+        let (watch, style) = (self.watch, self.texts.style);
+        let word = style.state(state);
+        let Some(verdict) = watch.known_verdict() else {
+            let since = Duration::try_from(self.texts.now.duration_since(watch.added_at));
+            let time = elapsed(since.unwrap_or_default());
+            let next = next_poll(watch, self.texts.now);
+            let next = match next.as_str() {
+                "" | "polling" => next,
+                next => format!("next poll {next}"),
+            };
+            let mut line = format!("{word}, watched for {time}");
+            if !next.is_empty() {
+                line += &format!(", {next}");
             }
-            .to_owned(),
-        );
+            if let Some(error) = &watch.last_error {
+                let (what, when) = (cause(&error.message), ago(error.at, self.texts.now));
+                line += &format!("; last error: {} ({when})", style.warning(&what));
+            }
+            return line;
+        };
+        let data = self.data.as_ref();
+        let ran = data.and_then(|data| data.timing.ran_ms);
+        let after = ran
+            .filter(|_| ended_itself(verdict))
+            .map(|ran| format!(" after {}", took(Duration::from_millis(ran))));
+        let why = data.and_then(|data| {
+            let reason = data.reason.clone().or(data.run.error_message.clone())?;
+            Some(format!(": {}", one_line(&reason, TEXT_CHARS)))
+        });
+        // A watch that ended before its run did has an error of its own.
+        let why = why.or_else(|| {
+            let error = watch.last_error.as_ref()?;
+            (!ended_itself(verdict)).then(|| format!(": {}", cause(&error.message)))
+        });
+        format!(
+            "{word}{}{}",
+            after.unwrap_or_default(),
+            why.unwrap_or_default()
+        )
     }
-    line("added", ago(watch.added_at, now));
-    if watch.verdict.is_none() {
-        line("deadline", ahead(watch.deadline_at, now));
-        line("next poll", next_poll(watch, now));
+
+    /// When the run started and ended, and when that was seen.
+    fn times_line(&self) -> String {
+        let watch = self.watch;
+        let zone = self.texts.zone_name();
+        let Some(finished_at) = watch.finished_at else {
+            return format!(
+                "added {}, deadline {} ({}), times in {zone}",
+                self.texts.time(watch.added_at),
+                self.texts.time(watch.deadline_at),
+                ahead(watch.deadline_at, self.texts.now),
+            );
+        };
+        let run = self.data.as_ref().map(|data| &data.run);
+        let mut parts = Vec::new();
+        if let Some(at) = run.and_then(|run| run.started_at) {
+            parts.push(format!("started {}", self.texts.time(at)));
+        }
+        let completed = run.and_then(|run| run.completed_at);
+        if let Some(at) = completed {
+            parts.push(format!("ended {}", self.texts.time(at)));
+        }
+        let data = self.data.as_ref();
+        let delay = data
+            .filter(|data| !data.watch.late)
+            .and_then(|data| data.timing.detected_after_ms);
+        let how = match watch.found_by.as_deref() {
+            Some("stream") => " (event stream)",
+            Some("poll") => " (poll)",
+            _ => "",
+        };
+        parts.push(match delay.filter(|_| completed.is_some()) {
+            Some(delay) => format!("seen {} later{how}", took(Duration::from_millis(delay))),
+            None => format!("seen {}{how}", self.texts.time(finished_at)),
+        });
+        if data.is_some_and(|data| data.watch.late) {
+            parts.push("which was late: it was not watched when it ended".to_owned());
+        }
+        format!("{}, times in {zone}", parts.join(", "))
     }
-    line("polls", watch.polls.to_string());
-    if let Some(since) = watch.missing_since {
-        line("not found", format!("since {}", ago(since, now)));
+
+    /// Who was notified of the verdict, or will be, and who is not and why.
+    fn sinks(&mut self) {
+        let watch = self.watch;
+        let event = watch.known_verdict().map(Verdict::event_type);
+        let deliveries = watch.deliveries.as_deref().unwrap_or_default();
+        let routing = watch.routing.as_deref().unwrap_or_default();
+        let columns = deliveries.iter().map(|delivery| &delivery.sink);
+        let columns = columns.chain(routing.iter().map(|entry| &entry.sink));
+        let columns = columns.map(|sink| sink.as_str().len()).max().unwrap_or(0);
+        let mut label = if event.is_some() {
+            "notified"
+        } else {
+            "notifies"
+        };
+        // What the verdict led to comes first.
+        let is_other = |delivery: &&DeliveryResponse| Some(delivery.event) != event;
+        let mut ordered: Vec<_> = deliveries.iter().collect();
+        ordered.sort_by_key(is_other);
+        for delivery in ordered {
+            let text = self.texts.delivery(delivery, event);
+            self.sink(&mut label, &delivery.sink, columns, &text);
+        }
+        let is_done = |entry: &RoutingEntry| {
+            let of_sink = deliveries.iter().filter(|known| known.sink == entry.sink);
+            of_sink.into_iter().any(|known| Some(known.event) == event)
+        };
+        let open = routing.iter().filter(|entry| !is_done(entry));
+        let (gets, misses): (Vec<_>, Vec<_>) =
+            open.partition(|entry| event.is_none() && !entry.events.is_empty());
+        for entry in gets {
+            let text = events_text(&entry.events);
+            self.sink(&mut label, &entry.sink, columns, &text);
+        }
+        if !label.is_empty() {
+            self.words(&labeled(label), "no sink");
+        }
+        let mut label = "not";
+        for entry in misses {
+            let why = entry.why_not.as_deref();
+            let why = one_line(why.unwrap_or("it was not configured then"), TEXT_CHARS);
+            self.sink(&mut label, &entry.sink, columns, &why);
+        }
     }
-    if let Some(error) = &watch.last_error {
-        line(
-            "last error",
-            format!(
-                "{} ({})",
-                one_line(&error.message, TEXT_CHARS),
-                ago(error.at, now)
-            ),
-        );
+
+    /// Adds a line about a sink, whose name takes so many columns. Only the first of several has the label.
+    fn sink(&mut self, label: &mut &str, sink: &SinkName, columns: usize, text: &str) {
+        let sink = pad(sink.as_str(), columns);
+        self.words(&format!("{}{sink} ", labeled(label)), text);
+        *label = "";
     }
-    if !watch.labels.is_empty() {
+
+    /// What led there: the changes of status, the watch itself, and the run's output.
+    fn background(&mut self) {
+        let (watch, style) = (self.watch, self.texts.style);
+        let changes = watch.history.iter().flatten();
+        let changes: Vec<_> = changes
+            .map(|change| {
+                let status = style.state(&one_line(&change.status, TEXT_CHARS));
+                format!("{} {status}", self.texts.time(change.at))
+            })
+            .collect();
+        if !changes.is_empty() {
+            self.items("HISTORY", changes);
+        }
         let labels: Vec<_> = watch
             .labels
             .iter()
             .map(|(key, value)| format!("{key}={value}"))
             .collect();
-        line("labels", one_line(&labels.join(" "), TEXT_CHARS));
-    }
-    if let Some(sinks) = &watch.sinks {
-        line(
-            "only to",
-            sinks
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(", "),
-        );
-    }
-    let time = |at: Timestamp| {
-        at.to_zoned_datetime(zone.clone())
-            .strftime("%Y-%m-%d %H:%M:%S")
-            .to_string()
-    };
-    let mut part = |title: &str, rows: Vec<Vec<String>>| {
-        if !rows.is_empty() {
-            let mut table = Table::plain();
-            rows.into_iter().for_each(|row| table.row(row));
-            write!(text, "\n{title}\n{}", table.into_text(width)).expect("a String takes all text");
+        let labels = one_line(&labels.join(" "), TEXT_CHARS);
+        let sinks: Vec<_> = watch
+            .sinks
+            .iter()
+            .flatten()
+            .map(ToString::to_string)
+            .collect();
+        let missing = watch.missing_since.filter(|_| watch.verdict.is_none());
+        let error = watch
+            .last_error
+            .as_ref()
+            .filter(|_| watch.verdict.is_some());
+        let facts = vec![
+            format!("added {}", self.texts.time(watch.added_at)),
+            counted(
+                watch.polls.try_into().unwrap_or(usize::MAX),
+                "poll",
+                "polls",
+            ),
+            prefixed("labels ", &labels),
+            prefixed("only to ", &sinks.join(", ")),
+            missing.map_or(String::new(), |since| {
+                format!("not found since {}", self.texts.time(since))
+            }),
+            error.map_or(String::new(), |error| {
+                format!(
+                    "last error {} ({})",
+                    cause(&error.message),
+                    self.texts.time(error.at)
+                )
+            }),
+        ];
+        self.items("WATCH", facts);
+        let output = self.data.as_ref().and_then(|data| data.run.output.as_ref());
+        if let Some(output) = output {
+            let output = one_line(output.get(), OUTPUT_CHARS);
+            self.words(&labeled("OUTPUT"), &output);
         }
-    };
-    let history = watch.history.iter().flatten();
-    part(
-        "Status",
-        history
-            .map(|change| vec![time(change.at), one_line(&change.status, TEXT_CHARS)])
-            .collect(),
-    );
-    let routing = watch.routing.iter().flatten().map(|sink| {
-        vec![
-            sink.sink.to_string(),
-            gets(&sink.events),
-            sink.why_not.clone().unwrap_or_default(),
-        ]
-    });
-    part("Sinks, as configured now", routing.collect());
-    let mut rows = Vec::new();
-    for delivery in watch.deliveries.iter().flatten() {
-        let to = format!("{} to {}", delivery.event, delivery.sink);
-        rows.push(vec![
-            time(delivery.created_at),
-            to,
-            delivery_state(delivery, now),
-            delivery.id.to_string(),
-        ]);
-        rows.extend(
-            delivery
-                .attempt_log
-                .iter()
-                .flatten()
-                .map(|attempt| attempt_row(attempt, time(attempt.at))),
-        );
     }
-    part("Messages", rows);
-    text
+
+    /// Every delivery with its attempts.
+    fn deliveries(&mut self) {
+        let texts = self.texts.clone();
+        let mut label = "DELIVERIES";
+        for delivery in self.watch.deliveries.iter().flatten() {
+            let title = format!(
+                "{} {} to {}",
+                texts.style.dim(delivery.id.as_str()),
+                delivery.event,
+                delivery.sink
+            );
+            self.words(&labeled(label), &title);
+            label = "";
+            for attempt in delivery.attempt_log.iter().flatten() {
+                self.words(&format!("{}  ", labeled("")), &texts.attempt(attempt));
+            }
+        }
+    }
+}
+
+impl Line {
+    /// The line as lines of at most `limit` columns, as far as no item is wider.
+    fn folded(&self, limit: usize) -> Vec<String> {
+        let (label, columns) = if limit < NARROW && width(&self.label) > 2 {
+            let words: Vec<_> = self.label.split_whitespace().collect();
+            let space = if words.is_empty() { "" } else { " " };
+            (format!("  {}{space}", words.join(" ")), NARROW_INDENT)
+        } else {
+            (self.label.clone(), width(&self.label))
+        };
+        let indent = " ".repeat(columns);
+        let mut lines = vec![label];
+        let mut separator = "";
+        for item in &self.items {
+            let line = lines.last_mut().expect("there is one");
+            let is_too_wide = width(line) + width(separator) + width(item) > limit;
+            if is_too_wide && width(line) > columns {
+                lines.push(format!("{indent}{item}"));
+            } else {
+                line.push_str(separator);
+                line.push_str(item);
+            }
+            separator = &self.separator;
+        }
+        lines
+    }
+}
+
+/// How times and deliveries are written.
+#[derive(Clone)]
+struct Texts {
+    now: Timestamp,
+    zone: TimeZone,
+    style: Style,
+}
+
+impl Texts {
+    /// The time of day, with the date in front unless it is that of now.
+    fn time(&self, at: Timestamp) -> String {
+        let in_zone = |at: Timestamp| at.to_zoned_datetime(self.zone.clone());
+        let is_today = in_zone(at).date() == in_zone(self.now).date();
+        let format = if is_today {
+            "%H:%M:%S"
+        } else {
+            "%Y-%m-%d %H:%M:%S"
+        };
+        in_zone(at).strftime(format).to_string()
+    }
+
+    /// The name of the time zone in which all times are shown, such as `UTC` or `CET`.
+    fn zone_name(&self) -> String {
+        let zoned = self.now.to_zoned_datetime(self.zone.clone());
+        zoned.strftime("%Z").to_string()
+    }
+
+    /// How a delivery went: a mark, its time or what went wrong, and what comes next. Its event is named unless it is
+    /// that of the verdict.
+    fn delivery(&self, delivery: &DeliveryResponse, verdict: Option<EventType>) -> String {
+        let style = self.style;
+        let result = delivery.last_result.as_deref().map(cause);
+        let attempts = counted(delivery.attempts as usize, "attempt", "attempts");
+        let text = match (delivery.state.as_str(), result) {
+            ("delivered", _) => {
+                let ended = delivery.ended_at.unwrap_or(delivery.created_at);
+                let times = match delivery.attempts {
+                    0 | 1 => String::new(),
+                    _ => format!(", {attempts}"),
+                };
+                format!("{} {}{times}", style.mark(Mark::Good), self.time(ended))
+            }
+            ("dead", result) => format!(
+                "{} {}, given up after {attempts}",
+                style.mark(Mark::Bad),
+                result.unwrap_or_else(|| "not attempted".to_owned())
+            ),
+            ("pending", Some(result)) => {
+                let next = delivery
+                    .next_attempt_at
+                    .map_or("now".to_owned(), |next| ahead(next, self.now));
+                format!(
+                    "{} {result}, {attempts}, next {next}",
+                    style.mark(Mark::Bad)
+                )
+            }
+            ("sending", _) => format!("{} being sent", style.glyph(Look::Pending)),
+            _ => format!("{} waiting", style.glyph(Look::Pending)),
+        };
+        if verdict == Some(delivery.event) {
+            text
+        } else {
+            format!("{text} ({})", delivery.event)
+        }
+    }
+
+    fn attempt(&self, attempt: &AttemptResponse) -> String {
+        let mark = if attempt.delivered {
+            Mark::Good
+        } else {
+            Mark::Bad
+        };
+        format!(
+            "{} {} attempt {} {} after {}: {}",
+            self.time(attempt.at),
+            self.style.mark(mark),
+            attempt.attempt,
+            if attempt.delivered {
+                "arrived"
+            } else {
+                "failed"
+            },
+            took(Duration::from_millis(attempt.took_ms)),
+            cause(&attempt.result)
+        )
+    }
+}
+
+/// Whether a verdict is the end of the run, and not only that of its watch.
+fn ended_itself(verdict: Verdict) -> bool {
+    matches!(
+        verdict,
+        Verdict::Succeeded | Verdict::Failed | Verdict::Canceled
+    )
+}
+
+fn labeled(label: &str) -> String {
+    pad(&format!("  {label}"), LABEL_COLUMNS)
+}
+
+/// `text` after a word, unless there is none.
+fn prefixed(word: &str, text: &str) -> String {
+    if text.is_empty() {
+        String::new()
+    } else {
+        format!("{word}{text}")
+    }
 }
 
 /// Which events a sink gets, for people.
-fn gets(events: &[EventType]) -> String {
+fn events_text(events: &[EventType]) -> String {
     let (verdicts, others): (Vec<_>, Vec<_>) =
         events.iter().partition(|event| event.verdict().is_some());
     let mut words: Vec<_> = if verdicts.len() == Verdict::WORST_FIRST.len() {
@@ -153,25 +481,47 @@ fn gets(events: &[EventType]) -> String {
             .collect()
     };
     words.extend(others.into_iter().map(|event: &EventType| event.as_str()));
-    if words.is_empty() {
-        "nothing".to_owned()
-    } else {
-        words.join(", ")
-    }
+    words.join(", ")
 }
 
-fn attempt_row(attempt: &AttemptResponse, at: String) -> Vec<String> {
-    let took = humanize(Duration::from_millis(attempt.took_ms));
-    let outcome = if attempt.delivered {
-        "arrived"
-    } else {
-        "failed"
-    };
-    let result = one_line(&attempt.result, TEXT_CHARS);
-    vec![
-        at,
-        format!("  attempt {}", attempt.attempt),
-        format!("{outcome} after {took}"),
-        result,
-    ]
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::samples;
+
+    fn shown(watch: &WatchResponse, width: u16) -> String {
+        View::new(watch, samples::now(), TimeZone::UTC, Style::PLAIN).text(Some(width))
+    }
+
+    #[test]
+    fn show_answers_why_at_every_width() {
+        let failed = samples::failed();
+        insta::assert_snapshot!(shown(&failed, 40));
+        insta::assert_snapshot!(shown(&failed, 80));
+        insta::assert_snapshot!(shown(&failed, 120));
+        insta::assert_snapshot!(shown(&failed, 200));
+    }
+
+    #[test]
+    fn show_says_how_an_active_watch_goes_on() {
+        for watch in samples::watches()
+            .iter()
+            .filter(|watch| watch.verdict.is_none())
+        {
+            insta::assert_snapshot!(watch.run_id.as_str(), shown(watch, 80));
+        }
+    }
+
+    #[test]
+    fn lines_are_folded_between_words_and_ids_stay_whole() {
+        let text = shown(&samples::failed(), 40);
+        assert!(
+            text.contains("msg_01a21bcccaa870459cf46039cfe2efa6"),
+            "{text}"
+        );
+        for line in text.lines().filter(|line| width(line) > 40) {
+            let words = line.split_whitespace().count();
+            assert_eq!(words, 1, "only a word alone is too wide: {line}");
+        }
+    }
 }

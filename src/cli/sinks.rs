@@ -1,14 +1,15 @@
 //! `runwatch sinks test`: one sample message through each sink.
 
-use std::io::Write;
-
 use jiff::Timestamp;
 
-use super::write_text;
+use super::client::Printer;
+use super::phrases::{TEXT_CHARS, cause};
+use super::style::{Mark, Style, pad};
 use crate::clock::new_delivery_id;
 use crate::config::Settings;
 use crate::domain::{Event, SinkName};
 use crate::notify::{Deliver as _, Message, Sink};
+use crate::text::one_line;
 
 /// Sends a sample event through the named sinks, or all, one after the other, and prints how each
 /// went. Returns 0 when all went well, 1 when one did not.
@@ -18,8 +19,7 @@ use crate::notify::{Deliver as _, Message, Sink};
 pub async fn test(
     settings: &Settings,
     names: &[SinkName],
-    json: bool,
-    out: &mut dyn Write,
+    mut printer: Printer<'_>,
 ) -> anyhow::Result<u8> {
     let unknown: Vec<_> = names
         .iter()
@@ -37,32 +37,37 @@ pub async fn test(
     if settings.sinks.is_empty() {
         anyhow::bail!("no sink is configured; `runwatch config init` writes a file with examples");
     }
+    let chosen = |name: &SinkName| names.is_empty() || names.contains(name);
+    let known = settings.sinks.keys().filter(|name| chosen(name));
+    let columns = known.map(|name| name.as_str().len()).max().unwrap_or(0);
     let mut all_well = true;
-    for (name, sink_settings) in &settings.sinks {
-        if !names.is_empty() && !names.contains(name) {
-            continue;
-        }
+    for (name, sink_settings) in settings.sinks.iter().filter(|(name, _)| chosen(name)) {
         let result = match Sink::build(sink_settings) {
             Ok(sink) => send_sample(name, &sink).await,
             Err(error) => Err(format!("{:#}", anyhow::Error::from(error))),
         };
         all_well &= result.is_ok();
-        let (delivered, detail) = match &result {
-            Ok(detail) => (true, detail),
-            Err(detail) => (false, detail),
-        };
-        let line = if json {
-            serde_json::json!({ "sink": name, "delivered": delivered, "detail": detail })
-                .to_string()
+        if printer.json {
+            let (Ok(detail) | Err(detail)) = &result;
+            printer.json(
+                &serde_json::json!({ "sink": name, "delivered": result.is_ok(), "detail": detail }),
+            )?;
         } else {
-            format!(
-                "{name}: {}: {detail}",
-                if delivered { "ok" } else { "failed" }
-            )
-        };
-        write_text(out, &format!("{line}\n"))?;
+            let line = result_line(printer.style, &pad(name.as_str(), columns), &result);
+            printer.line(&line)?;
+        }
     }
     Ok(u8::from(!all_well))
+}
+
+/// The line for people: a mark, the sink, the word for the mark, and what the receiver answered or what went wrong.
+fn result_line(style: Style, name: &str, result: &Result<String, String>) -> String {
+    let (mark, word, detail) = match result {
+        Ok(detail) => (Mark::Good, style.good("ok"), one_line(detail, TEXT_CHARS)),
+        Err(detail) => (Mark::Bad, style.bad("failed"), cause(detail)),
+    };
+    let line = format!("{} {name}  {}  {detail}", style.mark(mark), pad(&word, 6));
+    line.trim_end().to_owned()
 }
 
 async fn send_sample(name: &SinkName, sink: &Sink) -> Result<String, String> {

@@ -1,48 +1,148 @@
-//! Tables that fit a terminal.
+//! Tables for people: a row is one line, and what does not fit is shortened or left out by importance.
 
-use comfy_table::{ContentArrangement, presets};
+use super::style::{Style, pad, pad_left, width};
+
+/// The columns between two cells.
+const GAP: usize = 2;
+
+/// A column of a [`Table`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Column {
+    title: &'static str,
+    /// The higher, the sooner it is left out; 0 is never left out.
+    rank: u8,
+    /// How narrow its cells may be cut; without it they are shown whole.
+    least: Option<usize>,
+    is_number: bool,
+}
+
+impl Column {
+    /// A column whose cells are shown whole, such as IDs, or not at all.
+    pub(super) const fn whole(title: &'static str, rank: u8) -> Self {
+        Self {
+            title,
+            rank,
+            least: None,
+            is_number: false,
+        }
+    }
+
+    /// A column of texts that may be cut down to `least` columns.
+    pub(super) const fn text(title: &'static str, rank: u8, least: usize) -> Self {
+        Self {
+            least: Some(least),
+            ..Self::whole(title, rank)
+        }
+    }
+
+    /// A column of numbers or times, aligned at the right.
+    pub(super) const fn number(title: &'static str, rank: u8) -> Self {
+        Self {
+            is_number: true,
+            ..Self::whole(title, rank)
+        }
+    }
+}
 
 /// Rows of cells in columns, without lines between them.
 #[derive(Debug)]
-pub(super) struct Table(comfy_table::Table);
+pub(super) struct Table {
+    style: Style,
+    columns: Vec<Column>,
+    rows: Vec<Vec<String>>,
+}
 
 impl Table {
-    /// A table with a line of titles.
-    pub(super) fn new<const N: usize>(titles: [&str; N]) -> Self {
-        let mut table = Self::plain();
-        table.0.set_header(titles);
-        table
-    }
-
-    /// A table without titles.
-    pub(super) fn plain() -> Self {
-        let mut table = comfy_table::Table::new();
-        table.load_style(presets::NOTHING);
-        Self(table)
-    }
-
-    /// Adds a row.
-    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.0.add_row(cells);
-    }
-
-    /// The table as lines, none longer than `width`: what does not fit goes on in the next line.
-    /// Without a width every row is one line.
-    pub(super) fn into_text(mut self, width: Option<u16>) -> String {
-        if let Some(width) = width {
-            self.0
-                .set_content_arrangement(ContentArrangement::Dynamic)
-                .set_width(width);
+    /// A table with a line of titles. A column in which every cell is empty is not shown.
+    pub(super) fn new<const N: usize>(style: Style, columns: [Column; N]) -> Self {
+        Self {
+            style,
+            columns: columns.to_vec(),
+            rows: Vec::new(),
         }
-        for column in self.0.column_iter_mut() {
-            column.set_padding((0, 2));
-        }
+    }
+
+    /// Adds a row, with a cell for each column. Cells may be colored.
+    pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
+        debug_assert_eq!(N, self.columns.len(), "a cell for each column");
+        self.rows.push(cells.into());
+    }
+
+    /// The table as lines of at most `limit` columns, or as wide as its cells without a limit. Only a row whose columns
+    /// of rank 0 alone are wider than the limit exceeds it.
+    pub(super) fn into_text(self, limit: Option<u16>) -> String {
+        let shown = self.layout(limit.map_or(usize::MAX, usize::from));
+        let titles: Vec<_> = self
+            .columns
+            .iter()
+            .map(|column| column.title.to_owned())
+            .collect();
         let mut text = String::new();
-        for line in self.0.lines() {
-            text.push_str(line.trim_end());
+        let head = self.line(&shown, &titles);
+        if !head.is_empty() {
+            text.push_str(&self.style.dim(&head));
+            text.push('\n');
+        }
+        for row in &self.rows {
+            text.push_str(&self.line(&shown, row));
             text.push('\n');
         }
         text
+    }
+
+    fn line(&self, shown: &[(usize, usize)], cells: &[String]) -> String {
+        let mut line = String::new();
+        for (position, &(index, columns)) in shown.iter().enumerate() {
+            let cell = self.style.cut(&cells[index], columns);
+            if position > 0 {
+                line.push_str(&" ".repeat(GAP));
+            }
+            line.push_str(&if self.columns[index].is_number {
+                pad_left(&cell, columns)
+            } else {
+                pad(&cell, columns)
+            });
+        }
+        line.trim_end().to_owned()
+    }
+
+    /// Chooses the columns to show, each with its width.
+    fn layout(&self, limit: usize) -> Vec<(usize, usize)> {
+        let mut shown = self.natural_widths();
+        loop {
+            let mut widths = shown.clone();
+            let total: usize = widths.iter().map(|(_, columns)| columns + GAP).sum();
+            let mut excess = total.saturating_sub(GAP).saturating_sub(limit);
+            let mut order: Vec<_> = (0..widths.len()).collect();
+            order.sort_by_key(|at| std::cmp::Reverse(self.columns[widths[*at].0].rank));
+            for at in &order {
+                let (index, columns) = widths[*at];
+                if let Some(least) = self.columns[index].least {
+                    let spare = columns.saturating_sub(least.max(width(self.columns[index].title)));
+                    let cut = spare.min(excess);
+                    widths[*at].1 -= cut;
+                    excess -= cut;
+                }
+            }
+            match order.first() {
+                Some(at) if excess > 0 && self.columns[shown[*at].0].rank > 0 => {
+                    shown.remove(*at);
+                }
+                _ => return widths,
+            }
+        }
+    }
+
+    /// The columns that have something in them, each with the width of its widest cell.
+    fn natural_widths(&self) -> Vec<(usize, usize)> {
+        let columns = self.columns.iter().enumerate();
+        columns
+            .filter_map(|(index, column)| {
+                let cells = self.rows.iter().map(|row| width(&row[index])).max();
+                let widest = cells.filter(|widest| *widest > 0)?;
+                Some((index, widest.max(width(column.title))))
+            })
+            .collect()
     }
 }
 
@@ -50,24 +150,81 @@ impl Table {
 mod tests {
     use super::*;
 
-    #[test]
-    fn rows_fit_the_width_or_stay_whole() {
-        let table = || {
-            let mut table = Table::new(["RUN", "STATUS"]);
-            table.row(["run_1".to_owned(), "running".to_owned()]);
-            table.row(["run_22".to_owned(), "a status of several words".to_owned()]);
-            table
+    fn table(style: Style) -> Table {
+        let columns = [
+            Column::whole("", 1),
+            Column::text("NAME", 2, 8),
+            Column::whole("RUN", 0),
+            Column::number("POLLS", 4),
+            Column::whole("NOTHING", 5),
+            Column::text("ERROR", 3, 6),
+        ];
+        let mut table = Table::new(style, columns);
+        let mut row = |glyph: &str, name: &str, run: &str, polls: u32, error: &str| {
+            table.row([
+                style.good(glyph),
+                name.to_owned(),
+                run.to_owned(),
+                polls.to_string(),
+                String::new(),
+                style.bad(error),
+            ]);
         };
-        insta::assert_snapshot!(table().into_text(None), @r"
-        RUN     STATUS
-        run_1   running
-        run_22  a status of several words
-        ");
-        let narrow = table().into_text(Some(24));
-        assert!(
-            narrow.lines().all(|line| line.chars().count() <= 24),
-            "{narrow}"
+        row("✓", "週次レポート", "run_1", 7, "");
+        row(
+            "✗",
+            "market research",
+            "run_22",
+            1234,
+            "503 Service Unavailable",
         );
-        assert!(narrow.lines().count() > 3, "{narrow}");
+        table
+    }
+
+    #[test]
+    fn columns_are_cut_and_left_out_by_importance() {
+        let shown = |width| table(Style::PLAIN).into_text(width);
+        insta::assert_snapshot!(shown(None), @"
+           NAME             RUN     POLLS  ERROR
+        ✓  週次レポート     run_1       7
+        ✗  market research  run_22   1234  503 Service Unavailable
+        ");
+        insta::assert_snapshot!(shown(Some(50)), @"
+           NAME             RUN     POLLS  ERROR
+        ✓  週次レポート     run_1       7
+        ✗  market research  run_22   1234  503 Service Un…
+        ");
+        insta::assert_snapshot!(shown(Some(30)), @"
+           NAME         RUN     ERROR
+        ✓  週次レポー…  run_1
+        ✗  market res…  run_22  503 S…
+        ");
+        insta::assert_snapshot!(shown(Some(20)), @"
+           NAME       RUN
+        ✓  週次レポ…  run_1
+        ✗  market r…  run_22
+        ");
+        insta::assert_snapshot!(shown(Some(5)), @"
+        RUN
+        run_1
+        run_22
+        ");
+    }
+
+    #[test]
+    fn lines_fit_every_width_and_colors_take_no_room() {
+        let colored = Style {
+            colored: true,
+            ..Style::PLAIN
+        };
+        for limit in 6..120 {
+            let text = table(colored).into_text(Some(limit));
+            let plain = table(Style::PLAIN).into_text(Some(limit));
+            assert_eq!(console::strip_ansi_codes(&text), plain, "{limit}");
+            for line in plain.lines() {
+                assert!(width(line) <= usize::from(limit), "{limit}: {line}");
+            }
+            assert!(plain.contains("run_22"), "an ID is never cut: {plain}");
+        }
     }
 }

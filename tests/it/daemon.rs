@@ -638,18 +638,19 @@ async fn show_explains_who_was_notified_and_who_was_not() {
     delivered(&program, "run_1").await;
     let shown = program.run(&["show", "run_1"]).await.stdout;
     for part in [
-        "run_1 (nightly report)",
-        "status     failed, seen",
+        "✗ nightly report   run_1\n  failed",
+        ": it broke\n  started ",
+        "times in UTC\n  notified    hook   ✓ ",
+        ", 2 attempts\n  not         quiet  its events leave out run.failed",
+        "search the watch lacks the label team=search",
+        "HISTORY     ",
+        " running · ",
+        "labels team=other",
         "last error 502 Bad Gateway",
-        "labels     team=other",
-        "running",
-        "every verdict",
-        "its events leave out run.failed",
-        "the watch lacks the label team=search",
         "run.failed to hook",
-        "attempt 1",
+        "✗ attempt 1 failed after ",
         "503 Service Unavailable",
-        "attempt 2",
+        "✓ attempt 2 arrived after ",
         "204 No Content",
     ] {
         assert!(shown.contains(part), "{part}:\n{shown}");
@@ -725,10 +726,40 @@ async fn lists_are_filtered() {
         listed.sort_unstable();
         assert_eq!(listed, expected, "{arguments:?}");
     }
-    let table = program.run(&["list", "--all"]).await.stdout;
+    let ended = program.run(&["list", "--all"]).await;
+    let rows: Vec<_> = ended.stdout.lines().collect();
     assert!(
-        table.starts_with("RUN ") && table.lines().count() == 4,
-        "{table}"
+        rows[0].starts_with("   RUN ") && rows.len() == 4,
+        "{ended:?}"
+    );
+    assert!(
+        rows[1].contains("run_3"),
+        "the newest comes first: {ended:?}"
+    );
+    assert_eq!(
+        ended.stderr,
+        "3 watches: 1 not there yet, 1 canceled, 1 running\n"
+    );
+    let limited = program.run(&["list", "--all", "--limit", "1"]).await;
+    assert_eq!(limited.stdout.lines().count(), 2, "{limited:?}");
+    assert!(
+        limited.stderr.ends_with("; the newest 1 are shown\n"),
+        "{limited:?}"
+    );
+    let limited = json(&program, &["list", "--all", "--limit", "1"]).await;
+    assert_eq!(limited["watches"].as_array().unwrap().len(), 1);
+    assert_eq!(limited["watches"][0]["run_id"], "run_3");
+    let none = program.run(&["list", "--limit", "0"]).await;
+    assert_eq!(none.code, Some(2), "{none:?}");
+    let colored = program.run(&["list", "--all", "--color", "always"]).await;
+    assert!(
+        colored.stdout.contains("\x1b[33mcanceled\x1b[0m"),
+        "{colored:?}"
+    );
+    let quiet = program.run(&["list", "--all", "--quiet"]).await;
+    assert_eq!(
+        (quiet.stdout.lines().count(), quiet.stderr.as_str()),
+        (4, "")
     );
     stop(daemon).await;
 }
