@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use runwatch::cli::args::{Cli, Command, Common, ConfigCommand, SinksCommand};
 use runwatch::cli::client::{self as cli_client, Printer};
+use runwatch::cli::demo::DemoOptions;
 use runwatch::cli::run_pages::RunPages;
 use runwatch::cli::style::Style;
 use runwatch::cli::wait::{OutputOptions, ResultFormat};
@@ -23,7 +24,7 @@ fn main() -> ExitCode {
     hardening::forbid_core_dumps();
     hardening::raise_open_files_limit();
     let cli = Cli::from_args(std::env::args_os()).unwrap_or_else(|error| error.exit());
-    let live = matches!(cli.command, Command::Wait(_) | Command::Demo(_)) && !cli.common.quiet;
+    let live = matches!(cli.command, Command::Wait(_)) && !cli.common.quiet;
     let screen = if live {
         Screen::detect()
     } else {
@@ -143,8 +144,10 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
         Command::Config(ConfigCommand::Init { path, force }) => {
             commands::config::init(&sources(), path.as_deref(), force, out, err)
         }
-        Command::Demo(args) if args.serve => block_on(commands::demo::serve(out)),
-        Command::Demo(_) => block_on(commands::demo::demo(options(demo_results(&common)), out)),
+        Command::Demo(args) if args.serve => {
+            block_on(commands::demo::serve(screen, !common.quiet, out))
+        }
+        Command::Demo(_) => block_on(commands::demo::demo(&demo_options(&common, screen), out)),
         Command::Completions { shell } => commands::completions::completions(shell, out),
         Command::Man => commands::man::man(out),
     }
@@ -166,14 +169,18 @@ fn printer<'a>(common: &Common, out: &'a mut dyn Write, err: &'a mut dyn Write) 
     }
 }
 
-fn demo_results(common: &Common) -> ResultFormat {
-    if common.json {
-        ResultFormat::Json
-    } else {
-        ResultFormat::Text
+fn demo_options(common: &Common, screen: &Screen) -> DemoOptions {
+    let terminal = console::Term::stdout();
+    let style = |term: &console::Term| Style::of_process(common.color, term.is_term());
+    DemoOptions {
+        screen: screen.clone(),
+        progress: !common.quiet && !common.json,
+        style: style(&console::Term::stderr()),
+        out_style: style(&terminal),
+        json: common.json,
+        columns: terminal.is_term().then(|| terminal.size().1),
     }
 }
-
 /// One thread is plenty, as the work is waiting; what blocks has threads of its own. A second worker made polls and
 /// adds no quicker, and took twice the processor time (docs/performance.md).
 fn block_on(command: impl Future<Output = anyhow::Result<u8>>) -> anyhow::Result<u8> {

@@ -44,6 +44,8 @@ pub struct Recorded {
     pub path: String,
     /// The headers; the key is marked as sensitive.
     pub headers: HeaderMap,
+    /// The status of its answer; `None` where none came.
+    pub status: Option<u16>,
 }
 
 struct World {
@@ -192,6 +194,7 @@ impl Simulator {
 
 impl World {
     fn answer(&mut self, request: &Request) -> Answer {
+        let answer = self.reply(request);
         let mut headers = request.headers.clone();
         if let Some(key) = headers.get_mut(AUTHORIZATION) {
             key.set_sensitive(true);
@@ -202,17 +205,22 @@ impl World {
             method: request.method.clone(),
             path,
             headers,
+            status: match &answer {
+                Answer::Response(response) => Some(response.status().as_u16()),
+                Answer::Nothing | Answer::Silence => None,
+            },
         };
-        let streamed = request
-            .path
-            .strip_prefix("/v1/runs/")
-            .and_then(|rest| rest.strip_suffix("/events"));
-        if streamed.is_some() {
+        if streamed_run(&request.path).is_some() {
             &mut self.stream_requests
         } else {
             &mut self.requests
         }
         .push(recorded);
+        answer
+    }
+
+    fn reply(&mut self, request: &Request) -> Answer {
+        let streamed = streamed_run(&request.path);
         let authorized = request
             .headers
             .get(AUTHORIZATION)
@@ -306,6 +314,11 @@ impl World {
         );
         feed.answer()
     }
+}
+
+/// The run whose event stream is at this path.
+fn streamed_run(path: &str) -> Option<&str> {
+    path.strip_prefix("/v1/runs/")?.strip_suffix("/events")
 }
 
 /// What the wall clock shows at `at`.

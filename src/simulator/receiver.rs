@@ -115,6 +115,11 @@ impl Receiver {
         })
     }
 
+    /// The address it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
     /// Where to send to.
     pub fn url(&self) -> String {
         format!("http://{}/hook", self.server.address())

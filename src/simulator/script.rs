@@ -226,8 +226,8 @@ impl Script {
         let status = listed.map_or(status, String::as_str);
         let created = added + self.appears_after;
         let started = created + self.queued_for;
-        // The documentation shows whole seconds.
-        let time = |at| format!("{:.0}", wall(at));
+        // The documentation shows whole seconds; parts of one show how soon an end is detected.
+        let time = |at| format!("{:.3}", wall(at));
         let shown = |shown: bool, at| {
             if shown {
                 Value::from(time(at))
