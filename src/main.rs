@@ -117,6 +117,11 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
             &pages.one(&run)?,
             printer(&common, out, err),
         )),
+        Command::Status { run } => block_on(commands::status::status(
+            &pages.one(&run)?,
+            &settings(&sources())?,
+            printer(&common, out, err),
+        )),
         Command::Remove { runs, force } => block_on(commands::remove::remove(
             &client()?,
             &runs,

@@ -37,6 +37,23 @@ Examples:
   runwatch wait --output run_xyz789abc > report.json
   runwatch wait --any run_1 run_2 run_3";
 
+const STATUS_HELP: &str = "\
+It makes one request to the API, whether a daemon watches the run or not.
+
+Exit codes:
+  0    succeeded
+  1    failed
+  2    wrong usage or configuration
+  3    canceled
+  4    API key missing or refused
+  5    not found
+  6    the API gave no usable answer
+  9    still going
+
+Examples:
+  runwatch status run_xyz789abc
+  runwatch status -q run_xyz789abc && deploy";
+
 const DAEMON_HELP: &str = "\
 Signals: SIGTERM and SIGINT stop it, a second one at once; SIGHUP reloads the configuration.
 
@@ -164,6 +181,13 @@ pub enum Command {
     List(ListArgs),
     /// Show everything about one watch, such as who was notified and why.
     Show {
+        /// The run: its ID, or the address of its page.
+        #[arg(value_name = "RUN_ID", value_parser = one_run)]
+        run: RunArg,
+    },
+    /// Look at one run once, without waiting: the exit code says where it is.
+    #[command(after_help = STATUS_HELP)]
+    Status {
         /// The run: its ID, or the address of its page.
         #[arg(value_name = "RUN_ID", value_parser = one_run)]
         run: RunArg,

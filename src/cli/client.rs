@@ -57,9 +57,14 @@ impl Printer<'_> {
         write_text(self.err, &format!("{text}\n"))
     }
 
+    /// Prints what went wrong.
+    pub(super) fn problem(&mut self, text: &str) -> anyhow::Result<()> {
+        write_text(self.err, &format!("error: {text}\n"))
+    }
+
     /// Prints why something was not done and returns the exit code for that.
     pub(super) fn failed(&mut self, error: &ClientError) -> anyhow::Result<u8> {
-        write_text(self.err, &format!("error: {error}\n"))?;
+        self.problem(&error.to_string())?;
         Ok(failure_code(error))
     }
 }

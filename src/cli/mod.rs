@@ -21,6 +21,7 @@ pub mod run_pages;
 mod samples;
 pub mod show;
 pub mod sinks;
+pub mod status;
 pub mod style;
 mod table;
 pub mod wait;
@@ -35,6 +36,9 @@ pub const USAGE: u8 = 2;
 
 /// Exit code for an API key that is missing or refused.
 pub const KEY_REFUSED: u8 = 4;
+
+/// Exit code of `status` for a run without a verdict.
+pub const STILL_GOING: u8 = 9;
 
 /// Exit code after SIGINT: 128 and the signal's number, as shells have it.
 pub const INTERRUPTED: u8 = 130;

@@ -94,8 +94,9 @@ pub(super) fn delivery_glyph(style: Style, delivery: &DeliveryResponse) -> Strin
 
 /// What went wrong, in few words: without the layers of the network that say no more than "no connection".
 pub(super) fn cause(result: &str) -> String {
-    const LAYERS: [&str; 6] = [
+    const LAYERS: [&str; 7] = [
         "no connection: ",
+        "error sending request: ",
         "connection lost: ",
         "client error (Connect): ",
         "client error (SendRequest): ",

@@ -20,6 +20,7 @@ mod names;
 mod promises;
 mod security;
 mod sinks;
+mod status;
 mod store;
 mod streams;
 mod support;

@@ -1,0 +1,113 @@
+//! `runwatch status`: one look at a run, without waiting and without a daemon.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::client::Printer;
+use super::phrases::{TEXT_CHARS, cause};
+use super::style::{Look, elapsed, took};
+use super::{KEY_REFUSED, STILL_GOING};
+use crate::config::Settings;
+use crate::domain::{Observation, RunId, Timing, Verdict};
+use crate::providers::{ApiClient, ApiError, Provider as _};
+use crate::text::{error_chain, one_line};
+
+/// Makes one request for the run and prints where it is. Returns the exit code of its verdict, [`STILL_GOING`] without
+/// one, that of `not_found` or `unreachable` where the API gave no usable answer, or [`KEY_REFUSED`]. With `json` one
+/// line, `{"run_id","status","verdict","error","created_at","started_at","completed_at"}`.
+///
+/// # Errors
+/// When the client cannot be set up, or the result cannot be written.
+pub async fn status(
+    run_id: &RunId,
+    settings: &Settings,
+    mut printer: Printer<'_>,
+) -> anyhow::Result<u8> {
+    let client = ApiClient::new(&settings.api).context("cannot build the API client")?;
+    client.read_key().await;
+    match client.get_run(run_id).await {
+        Ok(reply) => {
+            report(run_id, &reply.observation, &mut printer)?;
+            let verdict = Verdict::of_status(&reply.observation.status);
+            Ok(verdict.map_or(STILL_GOING, Verdict::exit_code))
+        }
+        Err(error) => report_failure(run_id, &error, &mut printer),
+    }
+}
+
+fn report(
+    run_id: &RunId,
+    observation: &Observation,
+    printer: &mut Printer<'_>,
+) -> anyhow::Result<()> {
+    let (style, details, now) = (printer.style, &observation.details, Timestamp::now());
+    let status = observation.status.as_str();
+    let verdict = Verdict::of_status(&observation.status);
+    if printer.json {
+        return printer.json(&json!({
+            "run_id": run_id, "status": status, "verdict": verdict.map(Verdict::as_str),
+            "error": details.error_message, "created_at": details.created_at,
+            "started_at": details.started_at, "completed_at": details.completed_at,
+        }));
+    }
+    if printer.quiet {
+        return Ok(());
+    }
+    let timing = Timing::of(details, now);
+    let ran = timing.ran_ms.filter(|_| verdict.is_some());
+    let time = match (ran, details.started_at.or(details.created_at)) {
+        (Some(ran), _) => format!(" after {}", took(Duration::from_millis(ran))),
+        (None, Some(since)) if verdict.is_none() => {
+            let since = Duration::try_from(now.duration_since(since));
+            format!(" for {}", elapsed(since.unwrap_or_default()))
+        }
+        _ => String::new(),
+    };
+    let why = details.error_message.as_deref();
+    let why = why.map(|why| format!(": {}", one_line(why, TEXT_CHARS)));
+    let word = verdict.map_or(status, |verdict| verdict.as_str());
+    printer.line(&format!(
+        "{} {run_id} {}{time}{}",
+        style.glyph(Look::of(word)),
+        style.state(word),
+        why.unwrap_or_default()
+    ))
+}
+
+/// Prints why there is no usable answer and returns the exit code for that.
+fn report_failure(
+    run_id: &RunId,
+    error: &ApiError,
+    printer: &mut Printer<'_>,
+) -> anyhow::Result<u8> {
+    let text = error_chain(error);
+    if error.is_unauthorized() {
+        printer.problem(&format!(
+            "{text}; set CREWSHIP_API_KEY, or api.key_file in the configuration, to a key that is valid"
+        ))?;
+        return Ok(KEY_REFUSED);
+    }
+    let verdict = if error.is_not_found() {
+        Verdict::NotFound
+    } else {
+        Verdict::Unreachable
+    };
+    if printer.json {
+        printer.json(&json!({
+            "run_id": run_id, "status": null, "verdict": verdict.as_str(), "error": text,
+            "created_at": null, "started_at": null, "completed_at": null,
+        }))?;
+    } else if !printer.quiet {
+        let (style, word) = (printer.style, verdict.as_str());
+        let glyph = style.glyph(Look::of(word));
+        printer.line(&format!(
+            "{glyph} {run_id} {}: {}",
+            style.state(word),
+            cause(&text)
+        ))?;
+    }
+    Ok(verdict.exit_code())
+}
