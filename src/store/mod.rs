@@ -1,9 +1,12 @@
 //! The store: watches, events, deliveries and attempts.
 //!
-//! `model` describes what is stored, and `sqlite` keeps it in SQLite. This module has the handle
-//! that the rest of the program uses, and the signals that follow a commit.
+//! `model` describes what is stored, `operations` what can be done with it, as data, and `sqlite` does that in SQLite.
+//! The handle that the rest of the program uses has a method for each operation (`handle`), and the signals that follow
+//! a commit (here).
 
+mod handle;
 mod model;
+mod operations;
 mod sqlite;
 
 use std::time::Duration;
@@ -12,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::domain::Verdict;
-use sqlite::Channels;
+use sqlite::{Channels, Execute};
 
 pub use model::{
     Added, Attempt, AttemptRecord, Claimed, Counts, DatabaseError, Decided, DeliveryFilter,
@@ -54,6 +57,10 @@ struct Wakes {
 }
 
 impl Store {
+    async fn run<O: Execute>(&self, operation: O) -> Result<O::Reply, StoreError> {
+        self.channels.run(operation).await
+    }
+
     /// Returns the worst verdict of all that were in the store when it was opened and that were
     /// stored since, including those that were deleted meanwhile.
     pub fn worst_verdict(&self) -> Option<Verdict> {

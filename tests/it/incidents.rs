@@ -570,7 +570,7 @@ impl TransactionRunner for Platter {
     async fn run(&self, transaction: Transaction) -> Option<Done> {
         let full = *self.0.lock().unwrap();
         Some(if full {
-            transaction.refuse()
+            transaction.reject()
         } else {
             transaction.run()
         })
@@ -653,7 +653,7 @@ impl TransactionRunner for Held {
         }
         tokio::time::sleep(Duration::from_secs(5)).await;
         let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
-        Some(transaction.refuse_with(rusqlite::Error::SqliteFailure(busy, None)))
+        Some(transaction.reject_with(rusqlite::Error::SqliteFailure(busy, None)))
     }
 }
 

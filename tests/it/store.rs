@@ -464,7 +464,7 @@ struct Full;
 
 impl TransactionRunner for Full {
     async fn run(&self, transaction: Transaction) -> Option<Done> {
-        Some(transaction.refuse())
+        Some(transaction.reject())
     }
 }
 

@@ -984,10 +984,10 @@ impl SimulatedDisk {
         };
         match trouble {
             Trouble::None => transaction.run(),
-            Trouble::Full => transaction.refuse(),
+            Trouble::Full => transaction.reject(),
             Trouble::Failing => {
                 let failed = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_WRITE);
-                transaction.refuse_with(rusqlite::Error::SqliteFailure(failed, None))
+                transaction.reject_with(rusqlite::Error::SqliteFailure(failed, None))
             }
             Trouble::Tight => {
                 // Fewer than there are is as many as there are.

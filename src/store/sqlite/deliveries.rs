@@ -1,17 +1,19 @@
 //! Deliveries and their attempts.
 
-use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
 
 use super::events::{PAGE_BYTES, read_event_within};
 use super::rows::{page, read_all, read_id, read_time, stepped, unreadable};
+use super::writer::Execute;
 use crate::domain::{DeliveryId, EventType, RunId, SinkName};
 use crate::failpoint::mutant;
 use crate::store::model::{
-    Attempt, AttemptRecord, Claimed, Decided, DeliveryFilter, DeliveryState, DeliverySummary, Fate,
-    Outcome, Page, StoreError,
+    AttemptRecord, Claimed, Decided, DeliveryFilter, DeliveryState, DeliverySummary, Fate, Outcome,
+    StoreError,
 };
-use crate::store::{Store, Wakes};
+use crate::store::operations::{
+    ClaimDue, Decide, DecideSome, Deliveries, NextDue, RecordAttempt, SinksWithOpenDeliveries,
+};
 
 /// Most deliveries of a sink that are changed in one transaction.
 const ROWS: usize = 500;
@@ -46,98 +48,91 @@ macro_rules! select_deliveries {
     };
 }
 
-impl Store {
-    /// Claims up to `limit` deliveries of `sink` that are due at `now`, the longest due first;
-    /// fewer where they are large. An input or output of more than `most_bytes`, which the sink
-    /// would leave out, is not read, and named in `truncated`.
-    ///
-    /// # Errors
-    /// When the store cannot be written.
-    pub async fn claim_due(
-        &self,
-        sink: SinkName,
-        now: Timestamp,
-        limit: usize,
-        most_bytes: usize,
-    ) -> Result<Vec<Claimed>, StoreError> {
+impl Execute for ClaimDue {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        let Self {
+            sink,
+            now,
+            limit,
+            most_bytes,
+        } = self;
         let (limit, most_bytes) = (
             i64::try_from(limit).unwrap_or(i64::MAX),
             i64::try_from(most_bytes).unwrap_or(i64::MAX),
         );
-        self.write(Wakes::default(), move |db| {
-            let claim =
-                "UPDATE deliveries SET state = 'sending', attempts = attempts + 1 WHERE id = ?
+        let claim = "UPDATE deliveries SET state = 'sending', attempts = attempts + 1 WHERE id = ?
                          RETURNING attempts, attempts - earlier_tries";
-            let due = read_all(
-                db,
-                DUE,
-                params![sink.as_str(), now.as_millisecond(), limit],
-                |row| Ok((read_id(row, 0, DeliveryId::new)?, row.get::<_, i64>(1)?)),
-            )?;
-            let (mut claimed, mut bytes) = (Vec::new(), 0);
-            for (id, event_seq) in due {
-                if bytes >= PAGE_BYTES {
-                    break;
-                }
-                let event = read_event_within(db, event_seq, most_bytes)?;
-                let (attempt, try_number) = db
-                    .prepare_cached(claim)?
-                    .query_row([id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
-                let delivery = Claimed {
-                    id,
-                    attempt,
-                    try_number,
-                    event,
-                };
-                bytes += delivery.bytes();
-                claimed.push(delivery);
+        let due = read_all(
+            db,
+            DUE,
+            params![sink.as_str(), now.as_millisecond(), limit],
+            |row| Ok((read_id(row, 0, DeliveryId::new)?, row.get::<_, i64>(1)?)),
+        )?;
+        let (mut claimed, mut bytes) = (Vec::new(), 0);
+        for (id, event_seq) in due {
+            if bytes >= PAGE_BYTES {
+                break;
             }
-            claimed.sort_by(|a, b| a.id.cmp(&b.id));
-            Ok(claimed)
-        })
-        .await
-    }
-
-    /// When the next delivery of `sink` is due.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn next_due(&self, sink: SinkName) -> Result<Option<Timestamp>, StoreError> {
-        self.read(move |db| {
-            let at: Option<i64> = db
-                .prepare_cached(NEXT_DUE)?
-                .query_row([sink.as_str()], |row| row.get(0))
-                .optional()?;
-            at.map(read_time).transpose()
-        })
-        .await
-    }
-
-    /// Stores an attempt and its result together.
-    ///
-    /// # Errors
-    /// [`StoreError::Precondition`] when the delivery is not claimed for that attempt.
-    pub async fn record_attempt(&self, id: DeliveryId, attempt: Attempt) -> Result<(), StoreError> {
-        self.write(Wakes { history: false, deliveries: true, verdict: None }, move |db| {
-            let took_ms = i64::try_from(attempt.took.as_millis()).unwrap_or(i64::MAX);
-            let ended_at = attempt.at.as_millisecond().saturating_add(took_ms);
-            let (state, next_at, ended_at) = match attempt.outcome {
-                Outcome::Delivered => (DeliveryState::Delivered, None, Some(ended_at)),
-                Outcome::Retry(at) => (DeliveryState::Pending, Some(at.as_millisecond()), None),
-                Outcome::Dead => (DeliveryState::Dead, None, Some(ended_at)),
+            let event = read_event_within(db, event_seq, most_bytes)?;
+            let (attempt, try_number) = db
+                .prepare_cached(claim)?
+                .query_row([id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let delivery = Claimed {
+                id,
+                attempt,
+                try_number,
+                event,
             };
-            let rows = db
-                .prepare_cached(concat!(
-                    "UPDATE deliveries SET state = ?, next_attempt_at = ? - ",
-                    stepped!(),
-                    ", ended_at = ? WHERE id = ? AND state = 'sending' AND attempts = ?",
-                ))?
-                .execute(params![state.as_str(), next_at, ended_at, id.as_str(), attempt.attempt])?;
-            if rows != 1 {
-                let what = format!("delivery {id}");
-                return Err(StoreError::Precondition { what, wanted: "claimed for this attempt" });
-            }
-            db.prepare_cached(
+            bytes += delivery.bytes();
+            claimed.push(delivery);
+        }
+        claimed.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(claimed)
+    }
+}
+
+impl Execute for NextDue {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        let Self { sink } = self;
+        let at: Option<i64> = db
+            .prepare_cached(NEXT_DUE)?
+            .query_row([sink.as_str()], |row| row.get(0))
+            .optional()?;
+        at.map(read_time).transpose()
+    }
+}
+
+impl Execute for RecordAttempt {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        let Self { id, attempt } = self;
+        let took_ms = i64::try_from(attempt.took.as_millis()).unwrap_or(i64::MAX);
+        let ended_at = attempt.at.as_millisecond().saturating_add(took_ms);
+        let (state, next_at, ended_at) = match attempt.outcome {
+            Outcome::Delivered => (DeliveryState::Delivered, None, Some(ended_at)),
+            Outcome::Retry(at) => (DeliveryState::Pending, Some(at.as_millisecond()), None),
+            Outcome::Dead => (DeliveryState::Dead, None, Some(ended_at)),
+        };
+        let rows = db
+            .prepare_cached(concat!(
+                "UPDATE deliveries SET state = ?, next_attempt_at = ? - ",
+                stepped!(),
+                ", ended_at = ? WHERE id = ? AND state = 'sending' AND attempts = ?",
+            ))?
+            .execute(params![
+                state.as_str(),
+                next_at,
+                ended_at,
+                id.as_str(),
+                attempt.attempt
+            ])?;
+        if rows != 1 {
+            let what = format!("delivery {id}");
+            return Err(StoreError::Precondition {
+                what,
+                wanted: "claimed for this attempt",
+            });
+        }
+        db.prepare_cached(
                 "INSERT INTO attempts (delivery_id, attempt, at, took_ms, delivered, detail) VALUES (?, ?, ?, ?, ?, ?)",
             )?
             .execute(params![
@@ -148,133 +143,85 @@ impl Store {
                 attempt.outcome == Outcome::Delivered,
                 attempt.detail,
             ])?;
-            Ok(())
+        Ok(())
+    }
+}
+
+impl Execute for Deliveries {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        let Self { filter, limit } = self;
+        let words: Vec<_> = filter.states.iter().map(|state| state.as_str()).collect();
+        let words = serde_json::to_string(&words).map_err(|error| unreadable("states", &error))?;
+        let sql = deliveries_sql(&filter);
+        let parameters = named_params! {
+            ":after": filter.after.as_ref().map_or("", DeliveryId::as_str),
+            ":sink": filter.sink.as_ref().map(SinkName::as_str),
+            ":states": words,
+            ":limit": limit,
+        };
+        let items = read_all(db, sql, parameters, read_delivery)?;
+        Ok(page(items, limit))
+    }
+}
+
+impl Execute for Decide {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        let Self {
+            beginning,
+            fate,
+            now,
+        } = self;
+        let mut candidates = candidates(db, &beginning)?;
+        let id = match candidates.len() {
+            0 => return Ok(Decided::Unknown),
+            1 => candidates.remove(0),
+            _ => return Ok(Decided::Ambiguous(candidates)),
+        };
+        let rows = db
+            .prepare_cached(statement(fate))?
+            .execute(params![now.as_millisecond(), id.as_str()])?;
+        if rows == 1 {
+            return Ok(Decided::Done);
+        }
+        let what = format!("delivery {id}");
+        Err(StoreError::Precondition {
+            what,
+            wanted: "waiting or given up; it has arrived or is being sent",
         })
-        .await
     }
+}
 
-    /// Up to `limit` deliveries.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn deliveries(
-        &self,
-        filter: DeliveryFilter,
-        limit: u32,
-    ) -> Result<Page<DeliverySummary>, StoreError> {
-        self.inspect(move |db| {
-            let words: Vec<_> = filter.states.iter().map(|state| state.as_str()).collect();
-            let words =
-                serde_json::to_string(&words).map_err(|error| unreadable("states", &error))?;
-            let sql = deliveries_sql(&filter);
-            let parameters = named_params! {
-                ":after": filter.after.as_ref().map_or("", DeliveryId::as_str),
-                ":sink": filter.sink.as_ref().map(SinkName::as_str),
-                ":states": words,
-                ":limit": limit,
-            };
-            let items = read_all(db, sql, parameters, read_delivery)?;
-            Ok(page(items, limit))
-        })
-        .await
-    }
-
-    /// Applies `fate` to one delivery. An unambiguous beginning of its ID is enough.
-    ///
-    /// # Errors
-    /// [`StoreError::Precondition`] when it has arrived or is being sent, and when several IDs
-    /// begin so.
-    pub async fn decide(
-        &self,
-        beginning: DeliveryId,
-        fate: Fate,
-        now: Timestamp,
-    ) -> Result<Decided, StoreError> {
-        self.write(
-            Wakes {
-                history: false,
-                deliveries: true,
-                verdict: None,
-            },
-            move |db| {
-                let mut candidates = candidates(db, &beginning)?;
-                let id = match candidates.len() {
-                    0 => return Ok(Decided::Unknown),
-                    1 => candidates.remove(0),
-                    _ => return Ok(Decided::Ambiguous(candidates)),
-                };
-                let rows = db
-                    .prepare_cached(statement(fate))?
-                    .execute(params![now.as_millisecond(), id.as_str()])?;
-                if rows == 1 {
-                    return Ok(Decided::Done);
-                }
-                let what = format!("delivery {id}");
-                Err(StoreError::Precondition {
-                    what,
-                    wanted: "waiting or given up; it has arrived or is being sent",
-                })
-            },
-        )
-        .await
-    }
-
-    /// Applies `fate` to every delivery to `sink` that waits or was given up, some at a time;
-    /// deliveries that are given up already are not given up again. Returns their number.
-    ///
-    /// # Errors
-    /// When the store cannot be written; some deliveries may be changed then.
-    pub async fn decide_all(
-        &self,
-        sink: SinkName,
-        fate: Fate,
-        now: Timestamp,
-    ) -> Result<u64, StoreError> {
-        let (mut done, mut after) = (0, String::new());
-        loop {
-            let sink = sink.clone();
-            let wakes = Wakes {
-                history: false,
-                deliveries: true,
-                verdict: None,
-            };
-            let ids = self.write(wakes, move |db| {
-                let select = "SELECT id FROM deliveries WHERE sink = ?1 AND id > ?2
+impl Execute for DecideSome {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        let Self {
+            sink,
+            fate,
+            now,
+            after,
+        } = self;
+        let select = "SELECT id FROM deliveries WHERE sink = ?1 AND id > ?2
                          AND state != 'delivered' AND (state = 'pending' OR (state = 'dead' AND ?3))
                      ORDER BY id LIMIT ?4";
-                let parameters = params![sink.as_str(), after, fate == Fate::Retry, ROWS as i64];
-                let ids = read_all(db, select, parameters, read_delivery_id)?;
-                let mut decide = db.prepare_cached(statement(fate))?;
-                for id in &ids {
-                    decide.execute(params![now.as_millisecond(), id.as_str()])?;
-                }
-                Ok(ids)
-            });
-            let ids = ids.await?;
-            done += ids.len() as u64;
-            let Some(last) = ids.last().filter(|_| ids.len() == ROWS) else {
-                return Ok(done);
-            };
-            after = last.as_str().to_owned();
+        let parameters = params![sink.as_str(), after, fate == Fate::Retry, ROWS as i64];
+        let ids = read_all(db, select, parameters, read_delivery_id)?;
+        let mut decide = db.prepare_cached(statement(fate))?;
+        for id in &ids {
+            decide.execute(params![now.as_millisecond(), id.as_str()])?;
         }
+        Ok(ids)
     }
+}
 
-    /// The sinks that open deliveries are for, each with how many there are.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn sinks_with_open_deliveries(&self) -> Result<Vec<(SinkName, u64)>, StoreError> {
-        self.inspect(|db| {
-            let sql = "SELECT sink, sum(total) FROM totals WHERE what IN ('pending', 'sending')
+impl Execute for SinksWithOpenDeliveries {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        let sql = "SELECT sink, sum(total) FROM totals WHERE what IN ('pending', 'sending')
                        GROUP BY sink HAVING sum(total) > 0";
-            read_all(db, sql, [], |row| {
-                Ok((
-                    read_id(row, 0, SinkName::new)?,
-                    row.get::<_, i64>(1)?.cast_unsigned(),
-                ))
-            })
+        read_all(db, sql, [], |row| {
+            Ok((
+                read_id(row, 0, SinkName::new)?,
+                row.get::<_, i64>(1)?.cast_unsigned(),
+            ))
         })
-        .await
     }
 }
 

@@ -4,10 +4,11 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::rows::{payloads, read_all, stepped, unreadable};
+use super::writer::Execute;
 use crate::clock::new_delivery_id;
 use crate::domain::{Event, EventData, EventType, JsonText, RunEvent, RunId};
 use crate::store::model::{RoutedEvent, StoreError, WatchId};
-use crate::store::{Store, Wakes};
+use crate::store::operations::{EventsAfter, NewestEvent, NewestProviderEvent, RecordEvent};
 
 /// Largest `input` or `output` of a run, in bytes, that stays in the row of its watch and its
 /// events. A larger one is stored once, in a row of its own.
@@ -24,82 +25,55 @@ pub(super) const EVENTS_AFTER: &str = concat!(
     " FROM events e WHERE seq > ? ORDER BY seq LIMIT ?"
 );
 
-impl Store {
-    /// Stores an event that is not about a run, with its deliveries.
-    ///
-    /// # Errors
-    /// When the store cannot be written.
-    pub async fn record_event(
-        &self,
-        routed: RoutedEvent,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let wakes = Wakes {
-            history: true,
-            deliveries: !routed.sinks.is_empty(),
-            verdict: None,
-        };
-        self.write(wakes, move |db| insert_event(db, None, routed, now))
-            .await
+impl Execute for RecordEvent {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        insert_event(db, self.watch, self.routed, self.now)
     }
+}
 
-    /// Up to `limit` events after `seq`, in order, each with its number; fewer where they are
-    /// large.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn events_after(
-        &self,
-        seq: i64,
-        limit: u32,
-    ) -> Result<Vec<(i64, Event)>, StoreError> {
-        self.inspect(move |db| {
-            let mut statement = db.prepare_cached(EVENTS_AFTER)?;
-            let mut rows = statement.query(params![seq, limit])?;
-            let (mut events, mut bytes) = (Vec::new(), 0);
-            while bytes < PAGE_BYTES
-                && let Some(row) = rows.next()?
-            {
-                let event = read_event(row, 1)?;
-                let body = row.get_ref(1)?.as_str().map_or(0, str::len);
-                bytes += body + event.run().map_or(0, RunEvent::bytes);
-                events.push((row.get(0)?, event));
-            }
-            Ok(events)
-        })
-        .await
+impl Execute for EventsAfter {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        let Self { seq, limit } = self;
+        let mut statement = db.prepare_cached(EVENTS_AFTER)?;
+        let mut rows = statement.query(params![seq, limit])?;
+        let (mut events, mut bytes) = (Vec::new(), 0);
+        while bytes < PAGE_BYTES
+            && let Some(row) = rows.next()?
+        {
+            let event = read_event(row, 1)?;
+            let body = row.get_ref(1)?.as_str().map_or(0, str::len);
+            bytes += body + event.run().map_or(0, RunEvent::bytes);
+            events.push((row.get(0)?, event));
+        }
+        Ok(events)
     }
+}
 
-    /// The newest event about the API, if one is kept.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn newest_provider_event(&self) -> Result<Option<Event>, StoreError> {
-        self.inspect(|db| {
-            let types = [EventType::ApiUnreachable, EventType::ApiUnauthorized, EventType::ApiRecovered];
-            // By number: the clock may have been set back. The sign keeps SQLite from walking
-            // through all events.
-            let sql =
-                "SELECT body, NULL, NULL FROM events WHERE watch_id IS NULL AND type IN (?, ?, ?) ORDER BY +seq DESC LIMIT 1";
-            Ok(read_all(db, sql, types.map(EventType::as_str), |row| read_event(row, 0))?.pop())
-        })
-        .await
+impl Execute for NewestProviderEvent {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        let types = [
+            EventType::ApiUnreachable,
+            EventType::ApiUnauthorized,
+            EventType::ApiRecovered,
+        ];
+        // By number: the clock may have been set back. The sign keeps SQLite from walking
+        // through all events.
+        let sql = "SELECT body, NULL, NULL FROM events WHERE watch_id IS NULL AND type IN (?, ?, ?) ORDER BY +seq DESC LIMIT 1";
+        Ok(read_all(db, sql, types.map(EventType::as_str), |row| {
+            read_event(row, 0)
+        })?
+        .pop())
     }
+}
 
-    /// The number of the newest event; 0 when there is none.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn newest_event(&self) -> Result<i64, StoreError> {
-        self.inspect(|db| {
-            // Pruning may have taken the newest away; its number is not given again.
-            let last: Option<i64> = db
-                .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'events'")?
-                .query_row([], |row| row.get(0))
-                .optional()?;
-            Ok(last.unwrap_or(0))
-        })
-        .await
+impl Execute for NewestEvent {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        // Pruning may have taken the newest away; its number is not given again.
+        let last: Option<i64> = db
+            .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'events'")?
+            .query_row([], |row| row.get(0))
+            .optional()?;
+        Ok(last.unwrap_or(0))
     }
 }
 

@@ -43,7 +43,7 @@ pub use lock::{Lock, LockError};
 pub use readers::ReadJob;
 pub use writer::{BlockingPool, Done, Transaction, TransactionRunner, Writer};
 
-pub(super) use writer::Channels;
+pub(super) use writer::{Channels, Execute};
 
 /// The size to which SQLite truncates a larger write-ahead log, in bytes.
 const WAL_BYTES: i64 = 16 * 1024 * 1024;

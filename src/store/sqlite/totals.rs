@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use rusqlite::Connection;
 
 use super::rows::{read_all, read_id, read_time};
+use super::writer::Execute;
 use crate::domain::{SinkName, Verdict};
 use crate::metrics::StoreGauges;
-use crate::store::Store;
 use crate::store::model::{Counts, StoreError};
+use crate::store::operations::{CountAll, Gauges};
 
 /// How many rows of a kind there are.
 pub(super) const TOTAL: &str = "SELECT coalesce(sum(total), 0) FROM totals WHERE what = ?";
@@ -18,57 +18,46 @@ pub(super) const TOTAL: &str = "SELECT coalesce(sum(total), 0) FROM totals WHERE
 pub(super) const OLDEST_OPEN: &str =
     "SELECT min(created_at) FROM deliveries WHERE state IN ('pending', 'sending')";
 
-impl Store {
-    /// Returns how many watches and deliveries there are.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn counts(&self) -> Result<Counts, StoreError> {
-        self.inspect(|db| {
-            let pending = total(db, "pending")? + total(db, "sending")?;
-            Ok(Counts {
-                active: total(db, "active")?,
-                pending,
-                dead: total(db, "dead")?,
-            })
+impl Execute for CountAll {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        let pending = total(db, "pending")? + total(db, "sending")?;
+        Ok(Counts {
+            active: total(db, "active")?,
+            pending,
+            dead: total(db, "dead")?,
         })
-        .await
     }
+}
 
-    /// Returns the values of the store for the metrics at `now`, with a line for each of the
-    /// configured `sinks`.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn gauges(
-        &self,
-        now: Timestamp,
-        sinks: Vec<SinkName>,
-    ) -> Result<StoreGauges, StoreError> {
-        self.inspect(move |db| {
-            let sql = "SELECT sink, coalesce(sum(total) FILTER (WHERE what != 'dead'), 0),
+impl Execute for Gauges {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        let Self { now, sinks } = self;
+        let sql = "SELECT sink, coalesce(sum(total) FILTER (WHERE what != 'dead'), 0),
                            coalesce(sum(total) FILTER (WHERE what = 'dead'), 0)
                        FROM totals WHERE what IN ('pending', 'sending', 'dead') GROUP BY sink HAVING sum(total) > 0";
-            let mut deliveries = read_all(db, sql, [], |row| {
-                let count = |index| row.get::<_, i64>(index).map(i64::cast_unsigned);
-                Ok((read_id(row, 0, SinkName::new)?, count(1)?, count(2)?))
-            })?;
-            let absent = |name: &SinkName| !deliveries.iter().any(|(sink, ..)| sink == name);
-            let absent: Vec<_> = sinks.into_iter().filter(absent).collect();
-            deliveries.extend(absent.into_iter().map(|sink| (sink, 0, 0)));
-            let oldest: Option<i64> = db.prepare_cached(OLDEST_OPEN)?.query_row([], |row| row.get(0))?;
-            let age = oldest.map(read_time).transpose()?.map(|oldest| now.duration_since(oldest));
-            Ok(StoreGauges {
-                active: total(db, "active")?,
-                finished: Verdict::WORST_FIRST
-                    .into_iter()
-                    .map(|verdict| total(db, verdict.as_str()))
-                    .sum::<Result<_, _>>()?,
-                deliveries,
-                oldest_pending: age.map(|age| Duration::try_from(age).unwrap_or_default()),
-            })
+        let mut deliveries = read_all(db, sql, [], |row| {
+            let count = |index| row.get::<_, i64>(index).map(i64::cast_unsigned);
+            Ok((read_id(row, 0, SinkName::new)?, count(1)?, count(2)?))
+        })?;
+        let absent = |name: &SinkName| !deliveries.iter().any(|(sink, ..)| sink == name);
+        let absent: Vec<_> = sinks.into_iter().filter(absent).collect();
+        deliveries.extend(absent.into_iter().map(|sink| (sink, 0, 0)));
+        let oldest: Option<i64> = db
+            .prepare_cached(OLDEST_OPEN)?
+            .query_row([], |row| row.get(0))?;
+        let age = oldest
+            .map(read_time)
+            .transpose()?
+            .map(|oldest| now.duration_since(oldest));
+        Ok(StoreGauges {
+            active: total(db, "active")?,
+            finished: Verdict::WORST_FIRST
+                .into_iter()
+                .map(|verdict| total(db, verdict.as_str()))
+                .sum::<Result<_, _>>()?,
+            deliveries,
+            oldest_pending: age.map(|age| Duration::try_from(age).unwrap_or_default()),
         })
-        .await
     }
 }
 

@@ -5,9 +5,10 @@ use jiff::Timestamp;
 use rusqlite::{Connection, named_params, params};
 
 use super::rows::{read_all, read_id, to_json};
+use super::writer::Execute;
 use crate::domain::SinkName;
 use crate::store::model::{Pruned, StoreError};
-use crate::store::{Store, Wakes};
+use crate::store::operations::Prune;
 
 /// Most rows of a kind that one turn of pruning deletes.
 const ROWS: usize = 500;
@@ -20,42 +21,42 @@ const BYTES: i64 = 4 * 1024 * 1024;
 /// Most pages that one turn of pruning gives back to the disk: 2 MiB.
 const PAGES: u32 = 512;
 
-impl Store {
-    /// Does one turn of pruning: gives up deliveries made before `before` to sinks that are not
-    /// among `sinks`, deletes watches that had their verdict before it, and notices as old, all of
-    /// whose messages are delivered or given up, and gives free room back to the disk. There is
-    /// more to do until it did nothing. The newest notice about the API stays, because it shows
-    /// whether an incident goes on.
-    ///
-    /// # Errors
-    /// When the store cannot be written.
-    pub async fn prune(
-        &self,
-        before: Timestamp,
-        sinks: Vec<SinkName>,
-        now: Timestamp,
-    ) -> Result<Pruned, StoreError> {
-        self.write(Wakes::default(), move |db| {
-            let given_up = give_up(db, before, &sinks, now)?;
-            let watches = "SELECT id, coalesce(octet_length(details), 0)
+impl Execute for Prune {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        let Self { before, sinks, now } = self;
+        let given_up = give_up(db, before, &sinks, now)?;
+        let watches = "SELECT id, coalesce(octet_length(details), 0)
                      + (SELECT coalesce(sum(octet_length(body)), 0) FROM payloads p WHERE p.watch_id = w.id)
                      + (SELECT coalesce(sum(octet_length(body)), 0) FROM events e WHERE e.watch_id = w.id)
                  FROM watches w WHERE verdict IS NOT NULL AND verdict_at < ? AND NOT EXISTS (
                      SELECT 1 FROM events e JOIN deliveries d ON d.event_seq = e.seq
                      WHERE e.watch_id = w.id AND d.state IN ('pending', 'sending'))
                  ORDER BY verdict_at";
-            let notices =
+        let notices =
                 "SELECT seq, octet_length(body) FROM events e WHERE watch_id IS NULL AND at < ? AND NOT EXISTS (
                      SELECT 1 FROM deliveries d WHERE d.event_seq = e.seq AND d.state IN ('pending', 'sending'))
                      AND e.seq IS NOT (SELECT max(+seq) FROM events WHERE watch_id IS NULL AND type LIKE 'api.%')
                  ORDER BY at";
-            let mut room = BYTES;
-            let deleted = delete_within(db, watches, "DELETE FROM watches WHERE id = ?", before, &mut room)?
-                + delete_within(db, notices, "DELETE FROM events WHERE seq = ?", before, &mut room)?;
-            let freed = if deleted == 0 { give_back(db)? } else { 0 };
-            Ok(Pruned { deleted, given_up, freed })
+        let mut room = BYTES;
+        let deleted = delete_within(
+            db,
+            watches,
+            "DELETE FROM watches WHERE id = ?",
+            before,
+            &mut room,
+        )? + delete_within(
+            db,
+            notices,
+            "DELETE FROM events WHERE seq = ?",
+            before,
+            &mut room,
+        )?;
+        let freed = if deleted == 0 { give_back(db)? } else { 0 };
+        Ok(Pruned {
+            deleted,
+            given_up,
+            freed,
         })
-        .await
     }
 }
 

@@ -8,17 +8,18 @@ use super::events::{insert_event, read_event, read_payload, set_apart};
 use super::rows::{
     from_json, page, payloads, read_all, read_id, read_time, stepped, to_json, unreadable,
 };
-use crate::domain::{FoundBy, Labels, Progress, RunDetails, RunId, Status, Step, Verdict, Watch};
+use super::writer::Execute;
+use crate::domain::{FoundBy, Labels, Progress, RunDetails, RunId, Status, Verdict, Watch};
 use crate::failpoint::mutant;
 use crate::store::model::{
-    Added, History, Page, PollFailure, RoutedEvent, StatusChange, StoreError, StoredWatch,
-    WatchFilter, WatchId, WatchRecord, WatchState,
+    Added, History, PollFailure, StatusChange, StoreError, StoredWatch, WatchId, WatchRecord,
+    WatchState,
 };
-use crate::store::{Store, Wakes};
-
-/// The largest number of deadlines in one transaction, so that other writes have their turn in
-/// between.
-const MARKS: usize = 2_000;
+use crate::store::operations::{
+    ActiveWatches, AddConfiguredWatch, AddWatch, Details, KeepConfiguredWatches, MoveClock,
+    NewestWatch, ProbeWrite, RecordStep, RemoveWatches, SetDeadlines, StatusChangesAfter,
+    WatchHistory, Watches,
+};
 
 /// Most status changes kept of one watch, the newest: a run that changes its status without end
 /// fills neither the disk nor a list.
@@ -32,205 +33,132 @@ pub(super) const RECORD_COLUMNS: &str = "id, run_id, name, labels, sinks, added_
 pub(super) const NEWEST_RECORD: &str =
     "SELECT {} FROM watches WHERE run_id = ? ORDER BY id DESC LIMIT 1";
 
-impl Store {
-    /// Stores a watch unless there is one of that run already, active or finished. Returns the
-    /// number of the newest watch of the run too.
-    ///
-    /// # Errors
-    /// When the store cannot be written; nothing is stored then.
-    pub async fn add_watch(&self, watch: Watch) -> Result<(Added, WatchId), StoreError> {
-        self.write(Wakes::default(), move |db| insert_watch(db, &watch))
-            .await
+impl Execute for AddWatch {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        match newest_watch(db, &self.watch.run_id)? {
+            Some((id, finished)) if !(finished && self.again) => Ok((Added::AlreadyExists, id)),
+            Some(_) | None => insert_watch(db, &self.watch),
+        }
     }
+}
 
-    /// As [`Store::add_watch`], but adds a new watch also when the run has a finished one, which
-    /// stays stored with its verdict and its deliveries.
-    ///
-    /// # Errors
-    /// As [`Store::add_watch`].
-    pub async fn add_watch_again(&self, watch: Watch) -> Result<(Added, WatchId), StoreError> {
-        self.write(Wakes::default(), move |db| {
-            match newest_watch(db, &watch.run_id)? {
-                Some((id, false)) => Ok((Added::AlreadyExists, id)),
-                Some((_, true)) | None => insert_new_watch(db, &watch),
-            }
+impl Execute for AddConfiguredWatch {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        let Self { watch } = self;
+        let first = db
+            .prepare_cached(
+                "INSERT INTO configured_watches (run_id) VALUES (?) ON CONFLICT DO NOTHING",
+            )?
+            .execute([watch.run_id.as_str()])?;
+        match newest_watch(db, &watch.run_id)? {
+            Some((id, _)) => Ok((Added::AlreadyExists, Some(id))),
+            None if first == 1 => insert_watch(db, &watch).map(|(added, id)| (added, Some(id))),
+            None => Ok((Added::AlreadyExists, None)),
+        }
+    }
+}
+
+impl Execute for KeepConfiguredWatches {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        let Self { run_ids } = self;
+        let run_ids = to_json("run IDs", &run_ids)?;
+        db.prepare_cached(
+            "DELETE FROM configured_watches WHERE run_id NOT IN (SELECT value FROM json_each(?))",
+        )?
+        .execute([run_ids])?;
+        Ok(())
+    }
+}
+
+impl Execute for ProbeWrite {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        // No run has this ID.
+        let watch =
+            "INSERT INTO watches (run_id, labels, added_at, deadline_at) VALUES ('.', '{}', 0, 0)";
+        db.prepare_cached(watch)?.execute([])?;
+        db.prepare_cached("DELETE FROM watches WHERE run_id = '.'")?
+            .execute([])?;
+        Ok(())
+    }
+}
+
+impl Execute for RemoveWatches {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        let Self { run_id, force } = self;
+        if !force && let Some(what) = open_delivery(db, &run_id)? {
+            let wanted =
+                "delivered or given up yet; wait for it, or give it up with --force (force=true)";
+            return Err(StoreError::Precondition { what, wanted });
+        }
+        let delete = "DELETE FROM watches WHERE run_id = ? RETURNING id";
+        read_all(db, delete, [run_id.as_str()], |row| {
+            Ok(WatchId(row.get(0)?))
         })
-        .await
     }
+}
 
-    /// Stores a watch of the configuration, unless it was added for the configuration before or the
-    /// run has a watch already. Without a watch of the run there is no number.
-    ///
-    /// # Errors
-    /// When the store cannot be written; nothing is stored then.
-    pub async fn add_configured_watch(
-        &self,
-        watch: Watch,
-    ) -> Result<(Added, Option<WatchId>), StoreError> {
-        self.write(Wakes::default(), move |db| {
-            let first = db
-                .prepare_cached(
-                    "INSERT INTO configured_watches (run_id) VALUES (?) ON CONFLICT DO NOTHING",
-                )?
-                .execute([watch.run_id.as_str()])?;
-            if first == 1 {
-                insert_watch(db, &watch).map(|(added, id)| (added, Some(id)))
-            } else {
-                Ok((
-                    Added::AlreadyExists,
-                    newest_watch(db, &watch.run_id)?.map(|(id, _)| id),
-                ))
-            }
-        })
-        .await
-    }
-
-    /// Forgets which watches were added for the configuration, except those that it still has: a
-    /// watch that returns to the configuration later is added again.
-    ///
-    /// # Errors
-    /// When the store cannot be written.
-    pub async fn keep_configured_watches(&self, run_ids: Vec<RunId>) -> Result<(), StoreError> {
-        self.write(Wakes::default(), move |db| {
-            let run_ids = to_json("run IDs", &run_ids)?;
-            db.prepare_cached("DELETE FROM configured_watches WHERE run_id NOT IN (SELECT value FROM json_each(?))")?
-                .execute([run_ids])?;
-            Ok(())
-        })
-        .await
-    }
-
-    /// Writes a watch and deletes it again, in one transaction that is synced like any other, to
-    /// check that a watch can be added now.
-    ///
-    /// # Errors
-    /// When the store cannot be written.
-    pub async fn probe_write(&self) -> Result<(), StoreError> {
-        self.write(Wakes::default(), |db| {
-            // No run has this ID.
-            let watch = "INSERT INTO watches (run_id, labels, added_at, deadline_at) VALUES ('.', '{}', 0, 0)";
-            db.prepare_cached(watch)?.execute([])?;
-            db.prepare_cached("DELETE FROM watches WHERE run_id = '.'")?.execute([])?;
-            Ok(())
-        })
-        .await
-    }
-
-    /// Deletes the watches of a run with their history and their deliveries. Returns their numbers;
-    /// none when there was no watch of that run. With `force`, messages that are not delivered yet
-    /// go with them.
-    ///
-    /// # Errors
-    /// [`StoreError::Precondition`] without `force` when one has its verdict but not all messages
-    /// of that are delivered or given up; nothing is deleted then.
-    pub async fn remove_watches(
-        &self,
-        run_id: RunId,
-        force: bool,
-    ) -> Result<Vec<WatchId>, StoreError> {
-        self.write(Wakes { history: true, deliveries: true, verdict: None }, move |db| {
-            if !force && let Some(what) = open_delivery(db, &run_id)? {
-                let wanted = "delivered or given up yet; wait for it, or give it up with --force (force=true)";
-                return Err(StoreError::Precondition { what, wanted });
-            }
-            let delete = "DELETE FROM watches WHERE run_id = ? RETURNING id";
-            read_all(db, delete, [run_id.as_str()], |row| Ok(WatchId(row.get(0)?)))
-        })
-        .await
-    }
-
-    /// Up to `limit` of the watches without a verdict, the oldest first, taken up at `now`; those
-    /// that come after the watch `after`, given as the time of its adding and its run. The details
-    /// of their runs stay in the store ([`Store::details`]). None of them counts as missing: there
-    /// were no polls while there was no process, so the grace period begins anew.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn active_watches(
-        &self,
-        now: Timestamp,
-        after: Option<(Timestamp, RunId)>,
-        limit: u32,
-    ) -> Result<Vec<StoredWatch>, StoreError> {
-        self.read(move |db| {
-            let sql = "SELECT id, run_id, name, labels, sinks, added_at, deadline_at, status, state, polls, missing_since,
+impl Execute for ActiveWatches {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        let Self { now, after, limit } = self;
+        let sql = "SELECT id, run_id, name, labels, sinks, added_at, deadline_at, status, state, polls, missing_since,
                            seen_running, overdue_told, verdict,
                            (SELECT at FROM status_changes s WHERE s.watch_id = w.id ORDER BY seq DESC LIMIT 1) AS changed_at
                        FROM watches w WHERE verdict IS NULL AND (added_at, run_id) > (?, ?)
                        ORDER BY added_at, run_id LIMIT ?";
-            let (at, run_id) = match &after {
-                Some((at, run_id)) => (at.as_millisecond(), run_id.as_str()),
-                None => (i64::MIN, ""),
-            };
-            read_all(db, sql, params![at, run_id, limit], |row| {
-                let mut stored = read_watch(row, now)?;
-                stored.progress.missing_since = None;
-                Ok(stored)
-            })
-        })
-        .await
-    }
-
-    /// Returns the last stored details of a run; `None` when there are none, or the watch is gone.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn details(&self, watch: WatchId) -> Result<Option<RunDetails>, StoreError> {
-        self.read(move |db| {
-            let sql = concat!(
-                "SELECT details, ",
-                payloads!("w"),
-                " FROM watches w WHERE id = ? AND details IS NOT NULL"
-            );
-            let details = read_all(db, sql, [watch.0], |row| {
-                let json = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
-                let mut details: RunDetails = from_json("details", json)?;
-                read_payload(row, 1, &mut details.input)?;
-                read_payload(row, 2, &mut details.output)?;
-                Ok(details)
-            });
-            Ok(details?.pop())
-        })
-        .await
-    }
-
-    /// Stores a step of a watch: its new state, its events and their deliveries, all or nothing.
-    /// Details that the step does not know stay as they are. `routed` has the events of `step` with
-    /// their sinks; `last_error` is the error of the last poll that failed; `found_by` is the
-    /// reason for the poll.
-    ///
-    /// # Errors
-    /// [`StoreError::Precondition`] when the watch is gone or has its verdict already.
-    pub async fn record_step(
-        &self,
-        watch: WatchId,
-        step: Step,
-        routed: Vec<RoutedEvent>,
-        last_error: Option<PollFailure>,
-        found_by: FoundBy,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let deliveries = routed.iter().any(|routed| !routed.sinks.is_empty());
-        let (routed, later) = if mutant("apart") {
-            (Vec::new(), routed)
-        } else {
-            (routed, Vec::new())
+        let (at, run_id) = match &after {
+            Some((at, run_id)) => (at.as_millisecond(), run_id.as_str()),
+            None => (i64::MIN, ""),
         };
-        let wakes = Wakes {
-            history: true,
-            deliveries,
-            verdict: step.progress.verdict,
-        };
-        self.write_large(step.bytes(), wakes, move |db| {
-            let run = routed.first().and_then(|routed| routed.event.run_id()).filter(|_| mutant("old-watch-ends-new"));
-            let newest = run.map(|run| {
-                let sql = "SELECT id FROM watches WHERE run_id = ? AND verdict IS NULL";
-                db.query_row(sql, [run.as_str()], |row| row.get(0)).map(WatchId)
-            });
-            let watch = newest.and_then(Result::ok).unwrap_or(watch);
-            let mut next = step.progress;
-            let status = next.status.clone();
-            let rows = db
+        read_all(db, sql, params![at, run_id, limit], |row| {
+            let mut stored = read_watch(row, now)?;
+            stored.progress.missing_since = None;
+            Ok(stored)
+        })
+    }
+}
+
+impl Execute for Details {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        let Self { watch } = self;
+        let sql = concat!(
+            "SELECT details, ",
+            payloads!("w"),
+            " FROM watches w WHERE id = ? AND details IS NOT NULL"
+        );
+        let details = read_all(db, sql, [watch.0], |row| {
+            let json = row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?;
+            let mut details: RunDetails = from_json("details", json)?;
+            read_payload(row, 1, &mut details.input)?;
+            read_payload(row, 2, &mut details.output)?;
+            Ok(details)
+        });
+        Ok(details?.pop())
+    }
+}
+
+impl Execute for RecordStep {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        let Self {
+            watch,
+            step,
+            routed,
+            last_error,
+            found_by,
+            now,
+        } = self;
+        let run = routed
+            .first()
+            .and_then(|routed| routed.event.run_id())
+            .filter(|_| mutant("old-watch-ends-new"));
+        let newest = run.map(|run| {
+            let sql = "SELECT id FROM watches WHERE run_id = ? AND verdict IS NULL";
+            db.query_row(sql, [run.as_str()], |row| row.get(0))
+                .map(WatchId)
+        });
+        let watch = newest.and_then(Result::ok).unwrap_or(watch);
+        let mut next = step.progress;
+        let status = next.status.clone();
+        let rows = db
                 .prepare_cached(
                     "UPDATE watches SET status = :status, state = :state, polls = :polls, missing_since = :missing_since,
                         seen_running = :seen_running, overdue_told = :overdue_told,
@@ -253,148 +181,108 @@ impl Store {
                     ":found_by": next.verdict.map(|_| found_by.as_str()),
                     ":id": watch.0,
                 })?;
-            if rows != 1 {
-                return Err(StoreError::Precondition { what: format!("watch {}", watch.0), wanted: "active" });
-            }
-            if let Some(status) = status.filter(|_| step.status_changed) {
-                insert_change(db, watch, &status, now)?;
-            }
-            routed.into_iter().try_for_each(|routed| insert_event(db, Some(watch), routed, now))?;
-            match &mut next.details {
-                Some(details) => replace_details(db, watch, details),
-                None => Ok(()),
-            }
-        })
-        .await?;
-        for routed in later {
-            let wakes = Wakes {
-                history: true,
-                deliveries: true,
-                verdict: None,
-            };
-            self.write(wakes, move |db| insert_event(db, Some(watch), routed, now))
-                .await?;
+        if rows != 1 {
+            return Err(StoreError::Precondition {
+                what: format!("watch {}", watch.0),
+                wanted: "active",
+            });
         }
+        if let Some(status) = status.filter(|_| step.status_changed) {
+            insert_change(db, watch, &status, now)?;
+        }
+        routed
+            .into_iter()
+            .try_for_each(|routed| insert_event(db, Some(watch), routed, now))?;
+        match &mut next.details {
+            Some(details) => replace_details(db, watch, details),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Execute for SetDeadlines {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        set_deadlines(db, &self.deadlines, self.now)
+    }
+}
+
+impl Execute for MoveClock {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        set_deadlines(db, &self.deadlines, self.now)?;
+        db.prepare_cached("UPDATE clock SET stepped_ms = stepped_ms + ?")?
+            .execute([self.milliseconds])?;
         Ok(())
     }
+}
 
-    /// After the wall clock was set by `milliseconds`: stores the deadlines of these active
-    /// watches, some at a time, begins the grace periods of their missing runs anew at `now`, and
-    /// then moves the times of all next attempts.
-    ///
-    /// # Errors
-    /// When the store rejects it. Of many deadlines some may be stored then, which does no harm
-    /// when all are stored again; nothing else is.
-    pub async fn shift_deadlines(
-        &self,
-        deadlines: Vec<(WatchId, Timestamp)>,
-        milliseconds: i64,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let mut some_at_a_time = deadlines
-            .chunks(MARKS)
-            .map(<[_]>::to_vec)
-            .collect::<Vec<_>>();
-        let last = some_at_a_time.pop().unwrap_or_default();
-        for some in some_at_a_time {
-            self.write(Wakes::default(), move |db| set_deadlines(db, &some, now))
-                .await?;
-        }
-        self.write(
-            Wakes {
-                history: false,
-                deliveries: true,
-                verdict: None,
-            },
-            move |db| {
-                if !mutant("marks-stay") {
-                    set_deadlines(db, &last, now)?;
-                }
-                db.prepare_cached("UPDATE clock SET stepped_ms = stepped_ms + ?")?
-                    .execute([milliseconds])?;
-                Ok(())
-            },
-        )
-        .await
+impl Execute for Watches {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        let Self { filter, limit } = self;
+        let labels =
+            serde_json::to_string(&filter.labels).map_err(|error| unreadable("labels", &error))?;
+        let (after_at, after_id) = match &filter.after {
+            Some((at, id)) => (at.as_millisecond(), id.as_str()),
+            None => (i64::MIN, ""),
+        };
+        let Some(sql) = watches_sql(filter.state, filter.verdict) else {
+            return Ok(page(Vec::new(), limit));
+        };
+        let parameters = named_params! {
+            ":after_at": after_at,
+            ":after_id": after_id,
+            ":verdict": filter.verdict.map(Verdict::as_str),
+            ":labels": labels,
+            ":limit": limit,
+        };
+        let items = read_all(db, &sql, parameters, read_record)?;
+        Ok(page(items, limit))
     }
+}
 
-    /// Up to `limit` watches.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn watches(
-        &self,
-        filter: WatchFilter,
-        limit: u32,
-    ) -> Result<Page<WatchRecord>, StoreError> {
-        self.inspect(move |db| {
-            let labels = serde_json::to_string(&filter.labels)
-                .map_err(|error| unreadable("labels", &error))?;
-            let (after_at, after_id) = match &filter.after {
-                Some((at, id)) => (at.as_millisecond(), id.as_str()),
-                None => (i64::MIN, ""),
-            };
-            let Some(sql) = watches_sql(filter.state, filter.verdict) else {
-                return Ok(page(Vec::new(), limit));
-            };
-            let parameters = named_params! {
-                ":after_at": after_at,
-                ":after_id": after_id,
-                ":verdict": filter.verdict.map(Verdict::as_str),
-                ":labels": labels,
-                ":limit": limit,
-            };
-            let items = read_all(db, &sql, parameters, read_record)?;
-            Ok(page(items, limit))
-        })
-        .await
+impl Execute for NewestWatch {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        let Self { run_id } = self;
+        Ok(newest_record(db, &run_id)?.map(|(_, record)| record))
     }
+}
 
-    /// The newest watch of a run, if there is one, without its history.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn watch(&self, run_id: RunId) -> Result<Option<WatchRecord>, StoreError> {
-        self.inspect(move |db| Ok(newest_record(db, &run_id)?.map(|(_, record)| record)))
-            .await
-    }
-
-    /// Everything about the newest watch of a run, if there is one.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn history(&self, run_id: RunId) -> Result<Option<History>, StoreError> {
-        self.inspect(move |db| {
-            let Some((id, record)) = newest_record(db, &run_id)? else { return Ok(None) };
-            let verdict_event = match record.verdict {
-                Some((verdict, _)) => {
-                    let sql =
-                        concat!("SELECT body, ", payloads!("e"), " FROM events e WHERE watch_id = ? AND type = ?");
-                    let parameters = params![id, verdict.event_type().as_str()];
-                    read_all(db, sql, parameters, |row| read_event(row, 0))?.pop()
-                }
-                None => None,
-            };
-            let sql = "SELECT c.seq, w.run_id, c.at, c.status, c.state FROM status_changes c JOIN watches w ON w.id = c.watch_id
+impl Execute for WatchHistory {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        let Self { run_id } = self;
+        let Some((id, record)) = newest_record(db, &run_id)? else {
+            return Ok(None);
+        };
+        let verdict_event = match record.verdict {
+            Some((verdict, _)) => {
+                let sql = concat!(
+                    "SELECT body, ",
+                    payloads!("e"),
+                    " FROM events e WHERE watch_id = ? AND type = ?"
+                );
+                let parameters = params![id, verdict.event_type().as_str()];
+                read_all(db, sql, parameters, |row| read_event(row, 0))?.pop()
+            }
+            None => None,
+        };
+        let sql = "SELECT c.seq, w.run_id, c.at, c.status, c.state FROM status_changes c JOIN watches w ON w.id = c.watch_id
                        WHERE c.watch_id = ? ORDER BY c.seq";
-            let changes = read_all(db, sql, [id], read_change)?;
-            let deliveries = deliveries::of_watch(db, id)?;
-            Ok(Some(History { record, changes, deliveries, verdict_event }))
-        })
-        .await
+        let changes = read_all(db, sql, [id], read_change)?;
+        let deliveries = deliveries::of_watch(db, id)?;
+        Ok(Some(History {
+            record,
+            changes,
+            deliveries,
+            verdict_event,
+        }))
     }
+}
 
-    /// The status changes after `seq`, in order.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn status_changes_after(&self, seq: i64) -> Result<Vec<StatusChange>, StoreError> {
-        self.inspect(move |db| {
-            let sql = "SELECT c.seq, w.run_id, c.at, c.status, c.state FROM status_changes c JOIN watches w ON w.id = c.watch_id
+impl Execute for StatusChangesAfter {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        let Self { seq } = self;
+        let sql = "SELECT c.seq, w.run_id, c.at, c.status, c.state FROM status_changes c JOIN watches w ON w.id = c.watch_id
                        WHERE c.seq > ? ORDER BY c.seq";
-            read_all(db, sql, [seq], read_change)
-        })
-        .await
+        read_all(db, sql, [seq], read_change)
     }
 }
 
@@ -438,13 +326,6 @@ fn open_delivery(db: &Connection, run_id: &RunId) -> Result<Option<String>, Stor
 }
 
 fn insert_watch(db: &Connection, watch: &Watch) -> Result<(Added, WatchId), StoreError> {
-    match newest_watch(db, &watch.run_id)? {
-        Some((id, _)) => Ok((Added::AlreadyExists, id)),
-        None => insert_new_watch(db, watch),
-    }
-}
-
-fn insert_new_watch(db: &Connection, watch: &Watch) -> Result<(Added, WatchId), StoreError> {
     let sinks = watch
         .sinks
         .as_ref()

@@ -15,7 +15,8 @@ use crate::domain::Verdict;
 use crate::failpoint::mutant;
 use crate::memory;
 use crate::store::model::StoreError;
-use crate::store::{Store, Wakes, WriterState};
+use crate::store::operations::{Operation, Ping, Place, Probe};
+use crate::store::{Wakes, WriterState};
 use crate::text::error_chain;
 
 /// The largest number of jobs in one transaction: enough to share one sync among many, few enough
@@ -143,13 +144,13 @@ impl Transaction {
 
     /// Runs it, and rolls its writes back instead of the commit, as on a full disk. Blocks on the
     /// disk.
-    pub fn refuse(self) -> Done {
+    pub fn reject(self) -> Done {
         let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
-        self.refuse_with(rusqlite::Error::SqliteFailure(full, None))
+        self.reject_with(rusqlite::Error::SqliteFailure(full, None))
     }
 
-    /// As [`Transaction::refuse`], with the error of the commit.
-    pub fn refuse_with(self, error: rusqlite::Error) -> Done {
+    /// As [`Transaction::reject`], with the error of the commit.
+    pub fn reject_with(self, error: rusqlite::Error) -> Done {
         self.run_with(|_| Err(error.into()))
     }
 
@@ -194,7 +195,7 @@ impl Transaction {
     }
 }
 
-/// The owner of the connection. [`Writer::run`] serves until every [`Store`] is gone.
+/// The owner of the connection. [`Writer::run`] serves until every [`Store`](crate::store::Store) is gone.
 pub struct Writer {
     pub(super) connection: Connection,
     pub(super) files: Option<Arc<Files>>,
@@ -207,84 +208,29 @@ pub struct Writer {
     pub(super) deliveries: watch::Sender<u64>,
 }
 
-impl Store {
-    /// Checks whether the store can be written: its files exist, and no other process has them
-    /// locked.
+impl Channels {
+    /// Sends an operation to where it is executed, and waits for its reply. Cancel-safe: a write that was sent is
+    /// executed whether or not the caller still waits.
     ///
     /// # Errors
-    /// When it cannot be written.
-    pub async fn probe(&self) -> Result<(), StoreError> {
-        self.write(Wakes::default(), |_| Ok(())).await
-    }
-
-    /// Returns once the writer has finished all earlier jobs, which shows that it makes progress.
-    ///
-    /// # Errors
-    /// When the writer has ended.
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        self.read(|_| Ok(())).await
-    }
-
-    /// Sends `work` to the writer and waits for the commit. Cancel-safe: once sent, the work runs
-    /// whether or not the caller still waits.
-    pub(super) async fn write<T, W>(&self, wakes: Wakes, work: W) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        W: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
-    {
-        self.call(false, 0, wakes, work).await
-    }
-
-    /// As [`Store::write`], for work that writes about `bytes` bytes.
-    pub(super) async fn write_large<T, W>(
+    /// When the operation or the commit failed, or the store is closed.
+    pub(in crate::store) async fn run<O: Execute>(
         &self,
-        bytes: usize,
-        wakes: Wakes,
-        work: W,
-    ) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        W: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
-    {
-        self.call(false, bytes, wakes, work).await
-    }
-
-    /// Runs `work`, which only reads and may take long, beside the writer. It sees every write that
-    /// was acknowledged.
-    pub(super) async fn inspect<T, W>(&self, work: W) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        W: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
-    {
-        match &self.channels.queries {
-            Some(queries) => readers::run(queries, work).await,
-            None => self.read(work).await,
+        operation: O,
+    ) -> Result<O::Reply, StoreError> {
+        match &self.queries {
+            Some(queries) if O::PLACE == Place::ReadBeside => {
+                readers::run(queries, |db| operation.execute(db)).await
+            }
+            _ => self.call(operation).await,
         }
     }
 
-    /// Sends `work`, which only reads, to the writer. It sees every write that was sent before it.
-    pub(super) async fn read<T, W>(&self, work: W) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        W: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
-    {
-        self.call(true, 0, Wakes::default(), work).await
-    }
-
-    async fn call<T, W>(
-        &self,
-        reads: bool,
-        bytes: usize,
-        wakes: Wakes,
-        work: W,
-    ) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        W: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
-    {
+    async fn call<O: Execute>(&self, operation: O) -> Result<O::Reply, StoreError> {
         let (reply, answer) = oneshot::channel();
+        let (bytes, wakes) = (operation.bytes(), operation.wakes());
         let work: Work = Box::new(move |connection| {
-            let result = connection.and_then(work);
+            let result = connection.and_then(|db| operation.execute(db));
             Finish {
                 keep: result.is_ok(),
                 wakes,
@@ -294,8 +240,8 @@ impl Store {
                 }),
             }
         });
-        self.channels
-            .jobs
+        let reads = O::PLACE != Place::Write;
+        self.jobs
             .send(Job { reads, bytes, work })
             .await
             .map_err(|_closed| StoreError::Closed)?;
@@ -303,8 +249,29 @@ impl Store {
     }
 }
 
+/// An operation in SQLite.
+pub(in crate::store) trait Execute: Operation {
+    /// Executes it on a connection, inside a transaction if it writes. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When it fails; the writer then undoes what it wrote.
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError>;
+}
+
+impl Execute for Probe {
+    fn execute(self, _: &Connection) -> Result<Self::Reply, StoreError> {
+        Ok(())
+    }
+}
+
+impl Execute for Ping {
+    fn execute(self, _: &Connection) -> Result<Self::Reply, StoreError> {
+        Ok(())
+    }
+}
+
 impl Writer {
-    /// Serves until every [`Store`] is gone, then closes the database.
+    /// Serves until every [`Store`](crate::store::Store) is gone, then closes the database.
     pub async fn run(self) {
         self.run_on(BlockingPool).await;
     }
@@ -347,7 +314,7 @@ impl Writer {
         drop(written);
     }
 
-    /// Waits for jobs and adds them to `queue`. Returns `false` once every [`Store`] is gone. Cancel-safe.
+    /// Waits for jobs and adds them to `queue`. Returns `false` once every [`Store`](crate::store::Store) is gone. Cancel-safe.
     async fn receive(&mut self, queue: &mut VecDeque<Job>) -> bool {
         let mut received = Vec::new();
         let any = self.jobs.recv_many(&mut received, MAX_BATCH).await > 0;
@@ -355,7 +322,7 @@ impl Writer {
         any
     }
 
-    /// Writes until every [`Store`] is gone. Returns the connection, unless it is lost.
+    /// Writes until every [`Store`](crate::store::Store) is gone. Returns the connection, unless it is lost.
     async fn write_on(
         mut self,
         mut log: Option<WriteAheadLog>,

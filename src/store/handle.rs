@@ -1,0 +1,435 @@
+//! The handle that the rest of the program uses: a method for each operation.
+
+use jiff::Timestamp;
+
+use super::Store;
+use super::model::{
+    Added, Attempt, Claimed, Counts, Decided, DeliveryFilter, DeliverySummary, Fate, History, Page,
+    PollFailure, Pruned, RoutedEvent, StatusChange, StoreError, StoredWatch, WatchFilter, WatchId,
+    WatchRecord,
+};
+use super::operations::{
+    ActiveWatches, AddConfiguredWatch, AddWatch, ClaimDue, CountAll, Decide, DecideSome,
+    Deliveries, Details, EventsAfter, Gauges, KeepConfiguredWatches, MoveClock, NewestEvent,
+    NewestProviderEvent, NewestWatch, NextDue, Ping, Probe, ProbeWrite, Prune, RecordAttempt,
+    RecordEvent, RecordStep, RemoveWatches, SetDeadlines, SinksWithOpenDeliveries,
+    StatusChangesAfter, WatchHistory, Watches,
+};
+use crate::domain::{DeliveryId, Event, FoundBy, RunDetails, RunId, SinkName, Step, Watch};
+use crate::failpoint::mutant;
+use crate::metrics::StoreGauges;
+
+/// The largest number of deadlines in one transaction, so that other writes have their turn in between.
+const MARKS: usize = 2_000;
+
+impl Store {
+    /// Checks whether the store can be written: its files exist, and no other process has them
+    /// locked.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        self.run(Probe {}).await
+    }
+
+    /// Returns once the writer has finished all earlier jobs, which shows that it makes progress.
+    ///
+    /// # Errors
+    /// When the writer has ended.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.run(Ping {}).await
+    }
+
+    /// Stores a watch unless there is one of that run already, active or finished. Returns the
+    /// number of the newest watch of the run too.
+    ///
+    /// # Errors
+    /// When the store cannot be written; nothing is stored then.
+    pub async fn add_watch(&self, watch: Watch) -> Result<(Added, WatchId), StoreError> {
+        self.run(AddWatch {
+            watch,
+            again: false,
+        })
+        .await
+    }
+
+    /// As [`Store::add_watch`], but adds a new watch also when the run has a finished one, which
+    /// stays stored with its verdict and its deliveries.
+    ///
+    /// # Errors
+    /// As [`Store::add_watch`].
+    pub async fn add_watch_again(&self, watch: Watch) -> Result<(Added, WatchId), StoreError> {
+        self.run(AddWatch { watch, again: true }).await
+    }
+
+    /// Stores a watch of the configuration, unless it was added for the configuration before or the
+    /// run has a watch already. Without a watch of the run there is no number.
+    ///
+    /// # Errors
+    /// When the store cannot be written; nothing is stored then.
+    pub async fn add_configured_watch(
+        &self,
+        watch: Watch,
+    ) -> Result<(Added, Option<WatchId>), StoreError> {
+        self.run(AddConfiguredWatch { watch }).await
+    }
+
+    /// Forgets which watches were added for the configuration, except those that it still has: a
+    /// watch that returns to the configuration later is added again.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn keep_configured_watches(&self, run_ids: Vec<RunId>) -> Result<(), StoreError> {
+        self.run(KeepConfiguredWatches { run_ids }).await
+    }
+
+    /// Writes a watch and deletes it again, in one transaction that is synced like any other, to
+    /// check that a watch can be added now.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn probe_write(&self) -> Result<(), StoreError> {
+        self.run(ProbeWrite {}).await
+    }
+
+    /// Deletes the watches of a run with their history and their deliveries. Returns their numbers;
+    /// none when there was no watch of that run. With `force`, messages that are not delivered yet
+    /// go with them.
+    ///
+    /// # Errors
+    /// [`StoreError::Precondition`] without `force` when one has its verdict but not all messages
+    /// of that are delivered or given up; nothing is deleted then.
+    pub async fn remove_watches(
+        &self,
+        run_id: RunId,
+        force: bool,
+    ) -> Result<Vec<WatchId>, StoreError> {
+        self.run(RemoveWatches { run_id, force }).await
+    }
+
+    /// Up to `limit` of the watches without a verdict, the oldest first, taken up at `now`; those
+    /// that come after the watch `after`, given as the time of its adding and its run. The details
+    /// of their runs stay in the store ([`Store::details`]). None of them counts as missing: there
+    /// were no polls while there was no process, so the grace period begins anew.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn active_watches(
+        &self,
+        now: Timestamp,
+        after: Option<(Timestamp, RunId)>,
+        limit: u32,
+    ) -> Result<Vec<StoredWatch>, StoreError> {
+        self.run(ActiveWatches { now, after, limit }).await
+    }
+
+    /// Returns the last stored details of a run; `None` when there are none, or the watch is gone.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn details(&self, watch: WatchId) -> Result<Option<RunDetails>, StoreError> {
+        self.run(Details { watch }).await
+    }
+
+    /// Stores a step of a watch: its new state, its events and their deliveries, all or nothing.
+    /// Details that the step does not know stay as they are. `routed` has the events of `step` with
+    /// their sinks; `last_error` is the error of the last poll that failed; `found_by` is the
+    /// reason for the poll.
+    ///
+    /// # Errors
+    /// [`StoreError::Precondition`] when the watch is gone or has its verdict already.
+    pub async fn record_step(
+        &self,
+        watch: WatchId,
+        step: Step,
+        routed: Vec<RoutedEvent>,
+        last_error: Option<PollFailure>,
+        found_by: FoundBy,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let (routed, later) = if mutant("apart") {
+            (Vec::new(), routed)
+        } else {
+            (routed, Vec::new())
+        };
+        self.run(RecordStep {
+            watch,
+            step,
+            routed,
+            last_error,
+            found_by,
+            now,
+        })
+        .await?;
+        for routed in later {
+            self.run(RecordEvent {
+                watch: Some(watch),
+                routed,
+                now,
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// After the wall clock was set by `milliseconds`: stores the deadlines of these active
+    /// watches, some at a time, begins the grace periods of their missing runs anew at `now`, and
+    /// then moves the times of all next attempts.
+    ///
+    /// # Errors
+    /// When the store rejects it. Of many deadlines some may be stored then, which does no harm
+    /// when all are stored again; nothing else is.
+    pub async fn shift_deadlines(
+        &self,
+        deadlines: Vec<(WatchId, Timestamp)>,
+        milliseconds: i64,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut some_at_a_time = deadlines
+            .chunks(MARKS)
+            .map(<[_]>::to_vec)
+            .collect::<Vec<_>>();
+        let last = some_at_a_time.pop().unwrap_or_default();
+        for deadlines in some_at_a_time {
+            self.run(SetDeadlines { deadlines, now }).await?;
+        }
+        let deadlines = if mutant("marks-stay") {
+            Vec::new()
+        } else {
+            last
+        };
+        self.run(MoveClock {
+            deadlines,
+            milliseconds,
+            now,
+        })
+        .await
+    }
+
+    /// Up to `limit` watches.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn watches(
+        &self,
+        filter: WatchFilter,
+        limit: u32,
+    ) -> Result<Page<WatchRecord>, StoreError> {
+        self.run(Watches { filter, limit }).await
+    }
+
+    /// The newest watch of a run, if there is one, without its history.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn watch(&self, run_id: RunId) -> Result<Option<WatchRecord>, StoreError> {
+        self.run(NewestWatch { run_id }).await
+    }
+
+    /// Everything about the newest watch of a run, if there is one.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn history(&self, run_id: RunId) -> Result<Option<History>, StoreError> {
+        self.run(WatchHistory { run_id }).await
+    }
+
+    /// The status changes after `seq`, in order.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn status_changes_after(&self, seq: i64) -> Result<Vec<StatusChange>, StoreError> {
+        self.run(StatusChangesAfter { seq }).await
+    }
+
+    /// Claims up to `limit` deliveries of `sink` that are due at `now`, the longest due first;
+    /// fewer where they are large. An input or output of more than `most_bytes`, which the sink
+    /// would leave out, is not read, and named in `truncated`.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn claim_due(
+        &self,
+        sink: SinkName,
+        now: Timestamp,
+        limit: usize,
+        most_bytes: usize,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        self.run(ClaimDue {
+            sink,
+            now,
+            limit,
+            most_bytes,
+        })
+        .await
+    }
+
+    /// When the next delivery of `sink` is due.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn next_due(&self, sink: SinkName) -> Result<Option<Timestamp>, StoreError> {
+        self.run(NextDue { sink }).await
+    }
+
+    /// Stores an attempt and its result together.
+    ///
+    /// # Errors
+    /// [`StoreError::Precondition`] when the delivery is not claimed for that attempt.
+    pub async fn record_attempt(&self, id: DeliveryId, attempt: Attempt) -> Result<(), StoreError> {
+        self.run(RecordAttempt { id, attempt }).await
+    }
+
+    /// Up to `limit` deliveries.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn deliveries(
+        &self,
+        filter: DeliveryFilter,
+        limit: u32,
+    ) -> Result<Page<DeliverySummary>, StoreError> {
+        self.run(Deliveries { filter, limit }).await
+    }
+
+    /// Applies `fate` to one delivery. An unambiguous beginning of its ID is enough.
+    ///
+    /// # Errors
+    /// [`StoreError::Precondition`] when it has arrived or is being sent, and when several IDs
+    /// begin so.
+    pub async fn decide(
+        &self,
+        beginning: DeliveryId,
+        fate: Fate,
+        now: Timestamp,
+    ) -> Result<Decided, StoreError> {
+        self.run(Decide {
+            beginning,
+            fate,
+            now,
+        })
+        .await
+    }
+
+    /// Applies `fate` to every delivery to `sink` that waits or was given up, some at a time;
+    /// deliveries that are given up already are not given up again. Returns their number.
+    ///
+    /// # Errors
+    /// When the store cannot be written; some deliveries may be changed then.
+    pub async fn decide_all(
+        &self,
+        sink: SinkName,
+        fate: Fate,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let (mut done, mut after) = (0, String::new());
+        loop {
+            let sink = sink.clone();
+            let ids = self
+                .run(DecideSome {
+                    sink,
+                    fate,
+                    now,
+                    after,
+                })
+                .await?;
+            done += ids.len() as u64;
+            let Some(last) = ids.last() else {
+                return Ok(done);
+            };
+            after = last.as_str().to_owned();
+        }
+    }
+
+    /// The sinks that open deliveries are for, each with how many there are.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn sinks_with_open_deliveries(&self) -> Result<Vec<(SinkName, u64)>, StoreError> {
+        self.run(SinksWithOpenDeliveries {}).await
+    }
+
+    /// Stores an event that is not about a run, with its deliveries.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn record_event(
+        &self,
+        routed: RoutedEvent,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.run(RecordEvent {
+            watch: None,
+            routed,
+            now,
+        })
+        .await
+    }
+
+    /// Up to `limit` events after `seq`, in order, each with its number; fewer where they are
+    /// large.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn events_after(
+        &self,
+        seq: i64,
+        limit: u32,
+    ) -> Result<Vec<(i64, Event)>, StoreError> {
+        self.run(EventsAfter { seq, limit }).await
+    }
+
+    /// The newest event about the API, if one is kept.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn newest_provider_event(&self) -> Result<Option<Event>, StoreError> {
+        self.run(NewestProviderEvent {}).await
+    }
+
+    /// The number of the newest event; 0 when there is none.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn newest_event(&self) -> Result<i64, StoreError> {
+        self.run(NewestEvent {}).await
+    }
+
+    /// Returns how many watches and deliveries there are.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn counts(&self) -> Result<Counts, StoreError> {
+        self.run(CountAll {}).await
+    }
+
+    /// Returns the values of the store for the metrics at `now`, with a line for each of the
+    /// configured `sinks`.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn gauges(
+        &self,
+        now: Timestamp,
+        sinks: Vec<SinkName>,
+    ) -> Result<StoreGauges, StoreError> {
+        self.run(Gauges { now, sinks }).await
+    }
+
+    /// Does one turn of pruning: gives up deliveries made before `before` to sinks that are not
+    /// among `sinks`, deletes watches that had their verdict before it, and notices as old, all of
+    /// whose messages are delivered or given up, and gives free room back to the disk. There is
+    /// more to do until it did nothing. The newest notice about the API stays, because it shows
+    /// whether an incident goes on.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn prune(
+        &self,
+        before: Timestamp,
+        sinks: Vec<SinkName>,
+        now: Timestamp,
+    ) -> Result<Pruned, StoreError> {
+        self.run(Prune { before, sinks, now }).await
+    }
+}

@@ -1,0 +1,197 @@
+//! What the store does, as data: one type for each operation, with the type of its reply. An engine executes them.
+
+use std::fmt;
+
+use jiff::Timestamp;
+
+use super::Wakes;
+use super::model::{
+    Added, Attempt, Claimed, Counts, Decided, DeliveryFilter, DeliverySummary, Fate, History, Page,
+    PollFailure, Pruned, RoutedEvent, StatusChange, StoredWatch, WatchFilter, WatchId, WatchRecord,
+};
+use crate::domain::{DeliveryId, Event, FoundBy, RunDetails, RunId, SinkName, Step, Watch};
+use crate::metrics::StoreGauges;
+
+/// Where an operation is executed, and what it sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In a transaction that is on disk when the reply comes.
+    Write,
+    /// After the transaction that is under way. It sees every write that was sent before it.
+    ReadInOrder,
+    /// Beside the writes, as it may take long. It sees every write that was acknowledged.
+    ReadBeside,
+}
+
+/// An operation of the store.
+pub(super) trait Operation: fmt::Debug + Send + 'static {
+    /// What it returns.
+    type Reply: Send + 'static;
+
+    /// Where it is executed.
+    const PLACE: Place;
+
+    /// The approximate number of bytes that it writes; 0 when they are few.
+    fn bytes(&self) -> usize {
+        0
+    }
+
+    /// The signals that follow its commit.
+    fn wakes(&self) -> Wakes {
+        Wakes::default()
+    }
+}
+
+/// Defines operations. In parentheses: the place, and how the signals follow from the fields.
+macro_rules! operations {
+    ($($(#[$doc:meta])* ($place:ident $(, $this:ident => $wakes:expr)?)
+        $name:ident { $($field:ident: $type:ty),* $(,)? } -> $reply:ty;)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub(super) struct $name {
+            $(pub(super) $field: $type,)*
+        }
+
+        impl Operation for $name {
+            type Reply = $reply;
+            const PLACE: Place = Place::$place;
+            $(fn wakes(&self) -> Wakes {
+                let $this = self;
+                $wakes
+            })?
+        }
+    )*};
+}
+
+const DELIVERIES: Wakes = Wakes {
+    history: false,
+    deliveries: true,
+    verdict: None,
+};
+
+operations! {
+    /// Writes nothing.
+    (Write) Probe {} -> ();
+
+    /// Writes a watch and deletes it again.
+    (Write) ProbeWrite {} -> ();
+
+    /// Adds a watch, unless the run has one: any, or with `again` one without a verdict.
+    (Write) AddWatch { watch: Watch, again: bool } -> (Added, WatchId);
+
+    /// Adds a watch of the configuration once.
+    (Write) AddConfiguredWatch { watch: Watch } -> (Added, Option<WatchId>);
+
+    /// Forgets which watches were added for the configuration, except these.
+    (Write) KeepConfiguredWatches { run_ids: Vec<RunId> } -> ();
+
+    /// Deletes the watches of a run.
+    (Write, _this => Wakes { history: true, deliveries: true, verdict: None })
+    RemoveWatches { run_id: RunId, force: bool } -> Vec<WatchId>;
+
+    /// Stores deadlines, and begins the grace periods of missing runs anew.
+    (Write) SetDeadlines { deadlines: Vec<(WatchId, Timestamp)>, now: Timestamp } -> ();
+
+    /// Moves the times of all next attempts, after the last deadlines were stored.
+    (Write, _this => DELIVERIES)
+    MoveClock { deadlines: Vec<(WatchId, Timestamp)>, milliseconds: i64, now: Timestamp } -> ();
+
+    /// Stores an event with its deliveries; `watch` is the watch that it is about.
+    (Write, this => Wakes {
+        history: true,
+        deliveries: !this.routed.sinks.is_empty(),
+        verdict: None,
+    })
+    RecordEvent { watch: Option<WatchId>, routed: RoutedEvent, now: Timestamp } -> ();
+
+    /// Claims due deliveries of a sink.
+    (Write) ClaimDue { sink: SinkName, now: Timestamp, limit: usize, most_bytes: usize } -> Vec<Claimed>;
+
+    /// Stores an attempt with its result.
+    (Write, _this => DELIVERIES) RecordAttempt { id: DeliveryId, attempt: Attempt } -> ();
+
+    /// Decides about one delivery.
+    (Write, _this => DELIVERIES)
+    Decide { beginning: DeliveryId, fate: Fate, now: Timestamp } -> Decided;
+
+    /// Decides about some deliveries of a sink, those after an ID, in the order of their IDs. Returns their IDs.
+    (Write, _this => DELIVERIES)
+    DecideSome { sink: SinkName, fate: Fate, now: Timestamp, after: String } -> Vec<DeliveryId>;
+
+    /// Deletes some of what is older than the retention.
+    (Write) Prune { before: Timestamp, sinks: Vec<SinkName>, now: Timestamp } -> Pruned;
+
+    /// Reads nothing.
+    (ReadInOrder) Ping {} -> ();
+
+    /// The watches without a verdict.
+    (ReadInOrder)
+    ActiveWatches { now: Timestamp, after: Option<(Timestamp, RunId)>, limit: u32 } -> Vec<StoredWatch>;
+
+    /// The details of a run.
+    (ReadInOrder) Details { watch: WatchId } -> Option<RunDetails>;
+
+    /// When the next delivery of a sink is due.
+    (ReadInOrder) NextDue { sink: SinkName } -> Option<Timestamp>;
+
+    /// A page of watches.
+    (ReadBeside) Watches { filter: WatchFilter, limit: u32 } -> Page<WatchRecord>;
+
+    /// The newest watch of a run.
+    (ReadBeside) NewestWatch { run_id: RunId } -> Option<WatchRecord>;
+
+    /// Everything about the newest watch of a run.
+    (ReadBeside) WatchHistory { run_id: RunId } -> Option<History>;
+
+    /// The status changes after a number.
+    (ReadBeside) StatusChangesAfter { seq: i64 } -> Vec<StatusChange>;
+
+    /// A page of deliveries.
+    (ReadBeside) Deliveries { filter: DeliveryFilter, limit: u32 } -> Page<DeliverySummary>;
+
+    /// The number of open deliveries of each sink that has any.
+    (ReadBeside) SinksWithOpenDeliveries {} -> Vec<(SinkName, u64)>;
+
+    /// Events after a number.
+    (ReadBeside) EventsAfter { seq: i64, limit: u32 } -> Vec<(i64, Event)>;
+
+    /// The newest event about the API.
+    (ReadBeside) NewestProviderEvent {} -> Option<Event>;
+
+    /// The number of the newest event.
+    (ReadBeside) NewestEvent {} -> i64;
+
+    /// How many watches and deliveries there are.
+    (ReadBeside) CountAll {} -> Counts;
+
+    /// The values for the metrics.
+    (ReadBeside) Gauges { now: Timestamp, sinks: Vec<SinkName> } -> StoreGauges;
+}
+
+/// Stores a step of a watch, with its events and their deliveries.
+#[derive(Debug)]
+pub(super) struct RecordStep {
+    pub(super) watch: WatchId,
+    pub(super) step: Step,
+    pub(super) routed: Vec<RoutedEvent>,
+    pub(super) last_error: Option<PollFailure>,
+    pub(super) found_by: FoundBy,
+    pub(super) now: Timestamp,
+}
+
+impl Operation for RecordStep {
+    type Reply = ();
+    const PLACE: Place = Place::Write;
+
+    fn bytes(&self) -> usize {
+        self.step.bytes()
+    }
+
+    fn wakes(&self) -> Wakes {
+        Wakes {
+            history: true,
+            deliveries: self.routed.iter().any(|routed| !routed.sinks.is_empty()),
+            verdict: self.step.progress.verdict,
+        }
+    }
+}
