@@ -20,6 +20,9 @@ use runwatch::logging::{self, Screen};
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
+    if commands::completions::answer_shell() {
+        return ExitCode::SUCCESS;
+    }
     runwatch_memory::limit_retention();
     hardening::forbid_core_dumps();
     hardening::raise_open_files_limit();

@@ -8,7 +8,9 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap_complete::engine::ArgValueCandidates;
 
+use super::completions::{open_deliveries, runs, sinks, verdicts};
 use crate::config::{
     LogFormat, LogLevel, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, check_label,
     format_duration, parse_duration, watch_name,
@@ -182,20 +184,20 @@ pub enum Command {
     /// Show everything about one watch, such as who was notified and why.
     Show {
         /// The run: its ID, or the address of its page.
-        #[arg(value_name = "RUN_ID", value_parser = one_run)]
+        #[arg(value_name = "RUN_ID", value_parser = one_run, add = ArgValueCandidates::new(runs))]
         run: RunArg,
     },
     /// Look at one run once, without waiting: the exit code says where it is.
     #[command(after_help = STATUS_HELP)]
     Status {
         /// The run: its ID, or the address of its page.
-        #[arg(value_name = "RUN_ID", value_parser = one_run)]
+        #[arg(value_name = "RUN_ID", value_parser = one_run, add = ArgValueCandidates::new(runs))]
         run: RunArg,
     },
     /// Stop watching runs. The runs themselves are not stopped.
     Remove {
         /// The runs; `-` reads IDs, or JSON with `run_id` or `id`, from standard input.
-        #[arg(required = true, value_name = "RUN_ID|-")]
+        #[arg(required = true, value_name = "RUN_ID|-", add = ArgValueCandidates::new(runs))]
         runs: Vec<RunArg>,
         /// Give up their deliveries that are still open.
         #[arg(long)]
@@ -241,7 +243,7 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 pub struct WaitArgs {
     /// Runs to watch; `-` reads IDs, or JSON with `run_id` or `id`, from standard input.
-    #[arg(required = true, value_name = "RUN_ID|-")]
+    #[arg(required = true, value_name = "RUN_ID|-", add = ArgValueCandidates::new(runs))]
     pub runs: Vec<RunArg>,
     /// Options for the watches.
     #[command(flatten)]
@@ -289,7 +291,7 @@ pub struct WatchArgs {
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     pub labels: Vec<(String, String)>,
     /// Notify only this sink; repeatable.
-    #[arg(long = "sink", value_name = "NAME")]
+    #[arg(long = "sink", value_name = "NAME", add = ArgValueCandidates::new(sinks))]
     pub sinks: Vec<SinkName>,
 }
 
@@ -327,7 +329,7 @@ pub struct ListArgs {
     pub all: bool,
     /// Only finished watches with this verdict: succeeded, failed, canceled, not_found, unreachable
     /// or timed_out.
-    #[arg(long, value_name = "VERDICT", value_parser = verdict)]
+    #[arg(long, value_name = "VERDICT", value_parser = verdict, add = ArgValueCandidates::new(verdicts))]
     pub verdict: Option<Verdict>,
     /// Only watches that carry this label; repeatable.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
@@ -345,7 +347,7 @@ pub struct DeliveriesArgs {
     #[arg(long)]
     pub failed: bool,
     /// Only those of this sink.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = ArgValueCandidates::new(sinks))]
     pub sink: Option<SinkName>,
     /// Only the newest of them, so many at the most.
     #[arg(long, value_name = "N", value_parser = limit)]
@@ -368,10 +370,11 @@ pub enum DeliveriesCommand {
 #[derive(Debug, Clone, Args)]
 pub struct Deliveries {
     /// Their IDs, or unambiguous beginnings of them, also without `msg_`.
-    #[arg(required_unless_present = "sink", value_name = "ID", value_parser = delivery)]
+    #[arg(required_unless_present = "sink", value_name = "ID", value_parser = delivery,
+          add = ArgValueCandidates::new(open_deliveries))]
     pub ids: Vec<DeliveryId>,
     /// All of this sink that have not arrived.
-    #[arg(long, value_name = "NAME", conflicts_with = "ids")]
+    #[arg(long, value_name = "NAME", conflicts_with = "ids", add = ArgValueCandidates::new(sinks))]
     pub sink: Option<SinkName>,
 }
 
@@ -418,7 +421,7 @@ pub enum SinksCommand {
     /// Send a message marked as a test through each sink and print the results.
     Test {
         /// The sinks; all of them if none is named.
-        #[arg(value_name = "SINK")]
+        #[arg(value_name = "SINK", add = ArgValueCandidates::new(sinks))]
         sinks: Vec<SinkName>,
     },
 }

@@ -97,7 +97,7 @@ pub fn client(sources: &Sources, screen: &Screen) -> anyhow::Result<Client> {
 
 /// Root, who seldom has a session with a daemon in it, means the machine's service unless something else
 /// is configured or there.
-fn socket(sources: &Sources) -> Option<PathBuf> {
+pub(super) fn socket(sources: &Sources) -> Option<PathBuf> {
     let own = config::control_socket(sources);
     let absent = own == sources.socket_path() && !own.as_deref().is_some_and(Path::exists);
     let service = Path::new(SERVICE_SOCKET);

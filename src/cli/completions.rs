@@ -1,24 +1,126 @@
-//! `runwatch completions`: made from the definition of the command line.
+//! Completions: `runwatch completions` prints a script for a shell, and the script calls the program again for what
+//! fits at the cursor: options, verdicts, sinks of the configuration, runs and deliveries of the daemon.
 
 use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::CommandFactory as _;
+use clap_complete::engine::CompletionCandidate;
+use clap_complete::env::{CompleteEnv, Shells};
 
+use super::client::socket;
+use super::phrases::standing;
 use super::write_text;
 use crate::cli::args::Cli;
+use crate::config::{self, Sources};
+use crate::control::{Client, ClientError};
+use crate::domain::Verdict;
+use crate::text::one_line;
+
+/// The variable by which the script of a shell asks for completions: the name of the shell.
+const VARIABLE: &str = "_RUNWATCH_COMPLETE";
+
+/// How long a daemon may take for its part: a person waits for the shell.
+const LIMIT: Duration = Duration::from_millis(500);
+
+/// Longest name that stands beside a value, in characters.
+const HELP_CHARS: usize = 60;
+
+/// Completes a command line where a shell asks for it, and returns whether one did. To be called before all else: it
+/// changes the environment.
+pub fn answer_shell() -> bool {
+    let completer = CompleteEnv::with_factory(Cli::command).var(VARIABLE);
+    let here = std::env::current_dir().ok();
+    completer
+        .try_complete(std::env::args_os(), here.as_deref())
+        // A shell that is not known gets nothing.
+        .unwrap_or(true)
+}
 
 /// Writes the completion script for `shell`; the exit code is 0.
 ///
 /// # Errors
 /// When `out` cannot be written to; a closed pipe is no error.
 pub fn completions(shell: clap_complete::Shell, out: &mut dyn Write) -> anyhow::Result<u8> {
-    // The generator panics when it cannot write, so it writes to memory.
+    let (shells, name) = (Shells::builtins(), shell.to_string());
+    let completer = shells
+        .completer(&name)
+        .with_context(|| format!("there are no completions for {name}"))?;
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "runwatch", &mut script);
-    let script = String::from_utf8(script).context("the completion script is not text")?;
+    completer
+        .write_registration(VARIABLE, "runwatch", "runwatch", "runwatch", &mut script)
+        .context("cannot make the completion script")?;
+    let mut script = String::from_utf8(script).context("the completion script is not text")?;
+    if shell == clap_complete::Shell::Zsh {
+        // Where zsh loads it by itself, at the first use, the file is the function that completes.
+        script.push_str(
+            "if [ \"$funcstack[1]\" = \"_runwatch\" ]; then\n    _clap_dynamic_completer_runwatch \"$@\"\nfi\n",
+        );
+    }
     write_text(out, &script)?;
     Ok(0)
+}
+
+/// The words of all verdicts.
+pub(super) fn verdicts() -> Vec<CompletionCandidate> {
+    let words = Verdict::WORST_FIRST.into_iter().map(Verdict::as_str);
+    words.map(CompletionCandidate::new).collect()
+}
+
+/// The sinks of the configuration.
+pub(super) fn sinks() -> Vec<CompletionCandidate> {
+    let settings = config::load(&sources()).map(|loaded| loaded.settings);
+    let names = settings
+        .map(|settings| settings.sinks.into_keys())
+        .into_iter();
+    names
+        .flatten()
+        .map(|name| CompletionCandidate::new(name.as_str()))
+        .collect()
+}
+
+/// The runs that the daemon watches or watched, the newest first, each with its name and state.
+pub(super) fn runs() -> Vec<CompletionCandidate> {
+    let list = from_daemon(async |client| client.watches(&[]).await);
+    let watches = list.map(|list| list.watches).unwrap_or_default();
+    let candidates = watches.iter().rev().enumerate().map(|(at, watch)| {
+        let name = watch.name.as_deref().unwrap_or_default();
+        let help = format!("{} {}", standing(watch), one_line(name, HELP_CHARS));
+        CompletionCandidate::new(watch.run_id.as_str())
+            .help(Some(help.trim_end().to_owned().into()))
+            .display_order(Some(at))
+    });
+    candidates.collect()
+}
+
+/// The deliveries that have not arrived, each with its event and its sink.
+pub(super) fn open_deliveries() -> Vec<CompletionCandidate> {
+    let states = [("state", "pending"), ("state", "dead")];
+    let deliveries = from_daemon(async |client| client.deliveries(&states).await);
+    let deliveries = deliveries.unwrap_or_default();
+    let candidates = deliveries.iter().rev().map(|delivery| {
+        let help = format!("{} to {}", delivery.event, delivery.sink);
+        CompletionCandidate::new(delivery.id.as_str()).help(Some(help.into()))
+    });
+    candidates.collect()
+}
+
+/// The answer of the daemon; nothing without one, or if it takes longer than [`LIMIT`].
+fn from_daemon<T>(request: impl AsyncFnOnce(&Client) -> Result<T, ClientError>) -> Option<T> {
+    let client = Client::new(&socket(&sources())?).ok()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .ok()?;
+    let answer = runtime.block_on(async { tokio::time::timeout(LIMIT, request(&client)).await });
+    answer.ok()?.ok()
+}
+
+/// The configuration of the environment: the command line is not read to its end.
+fn sources() -> Sources {
+    Sources::from_process(std::env::var_os("RUNWATCH_CONFIG").map(PathBuf::from))
 }
 
 #[cfg(test)]
@@ -30,7 +132,9 @@ mod tests {
         for shell in <clap_complete::Shell as clap::ValueEnum>::value_variants() {
             let mut out = Vec::new();
             assert_eq!(completions(*shell, &mut out).unwrap(), 0);
-            assert!(String::from_utf8(out).unwrap().contains("runwatch"));
+            let script = String::from_utf8(out).unwrap();
+            assert!(script.contains("runwatch"), "{script}");
+            assert!(script.contains(VARIABLE), "{script}");
         }
     }
 }

@@ -5,6 +5,7 @@
 )]
 
 mod api;
+mod completions;
 mod config;
 mod control;
 mod daemon;
