@@ -37,11 +37,9 @@ impl BackoffPolicy {
             return self.initial.min(self.max);
         };
         // The crate hands out the current interval and grows the one after it, and by default gives up
-        // after 15 minutes. Its own jitter is off: it would make waits longer, too, and cannot be seeded.
+        // after 15 minutes. Its jitter is not used: it would make waits longer, too, and cannot be seeded.
         let mut growth = ExponentialBackoff {
             current_interval: current,
-            initial_interval: self.initial,
-            randomization_factor: 0.0,
             multiplier: self.multiplier,
             max_interval: self.max,
             max_elapsed_time: None,

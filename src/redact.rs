@@ -525,6 +525,78 @@ mod tests {
     }
 
     #[test]
+    fn only_the_escape_that_a_secret_begins_in_goes_with_it() {
+        // What precedes the secret, whole escapes each.
+        const TOKENS: [&str; 5] = ["x", r"\\", r"\t", r"\u00e9", r"\/"];
+        // Beginnings of escapes that the first characters of the secret complete.
+        for (half, secret) in [
+            ("", "005fkey_0123"),
+            (r"\", "newline_key"),
+            (r"\u", "005fkey_0123"),
+            (r"\u0", "05fkey_0123"),
+            (r"\u00", "5fkey_0123"),
+        ] {
+            let redactor = Redactor::new([secret]);
+            for number in 0..TOKENS.len().pow(5) {
+                let digits = (0..5).map(|digit| number / TOKENS.len().pow(digit) % TOKENS.len());
+                let before: String = digits.map(|token| TOKENS[token]).collect();
+                let text = format!(r#""{before}{half}{secret} after""#);
+                let shown = redactor.body(text.into_bytes());
+                let expected = format!(r#""{before}{REDACTED} after""#);
+                assert_eq!(String::from_utf8_lossy(&shown), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn another_character_in_the_middle_makes_another_text() {
+        for at in 1..KEY.len() {
+            let text = format!("{}!{}", &KEY[..at], &KEY[at..]);
+            assert_eq!(redactor().text(&text), text);
+            // Only a text that was cut off may end in half of an escape.
+            for half in ["%2", "\\u00", "&am"] {
+                let text = format!("{}{half}", &KEY[..at]);
+                assert_eq!(redactor().text(&text), text);
+            }
+        }
+        // Longer than any escape of three layers.
+        let text = format!("the key {}%{}", &KEY[..9], "z".repeat(17));
+        assert_eq!(redactor().beginning(text.as_bytes()), text);
+    }
+
+    #[test]
+    fn a_secret_that_is_an_encoding_is_found_decoded_too() {
+        let redactor = Redactor::new(["a%20b%2Fc-key_x"]);
+        assert_eq!(redactor.text("<a b/c-key_x>"), format!("<{REDACTED}>"));
+        // Whole groups of base64 depend on nothing else.
+        let redactor = Redactor::new(["abcdefghijkl"]);
+        assert_eq!(redactor.text(&STANDARD.encode("abcdefghijkl")), REDACTED);
+    }
+
+    #[test]
+    fn encodings_of_short_secrets_and_of_other_alphabets_are_found() {
+        let short = Redactor::new(["ab1"]);
+        assert_eq!(short.text("616231"), REDACTED);
+        // Too few characters of base64 to be more than chance.
+        for text in ["YWIx", "AGFiMQ", "AABhYjE"] {
+            assert_eq!(short.text(text), text);
+        }
+        let redactor = Redactor::new(["schl\u{fc}ssel-key"]);
+        for text in [
+            "schl%c3%bcssel-key",
+            "%73%63%68%6C%C3%BC%73%73%65%6C%2D%6B%65%79",
+        ] {
+            assert_eq!(redactor.text(text), REDACTED);
+        }
+    }
+
+    #[test]
+    fn debugging_shows_no_secret() {
+        let shown = format!("{:?}", redactor());
+        assert!(shown.ends_with(" spellings of secrets]"), "{shown}");
+    }
+
+    #[test]
     fn a_secret_that_was_cut_off_is_found() {
         for end in 1..KEY.len() {
             assert_eq!(
@@ -532,10 +604,30 @@ mod tests {
                 "the key [redacted]"
             );
         }
-        assert_eq!(
-            redactor().beginning(b"the key ck_live%2"),
-            "the key [redacted]"
-        );
+        let percent = |text: &str| {
+            let bytes = text.bytes().map(|byte| format!("%{byte:02x}"));
+            bytes.collect::<String>()
+        };
+        for spelling in [
+            percent(KEY),
+            percent(KEY).replace('%', "%2525"),
+            respelled(KEY, 3),
+            respelled(&respelled(KEY, 3), 2),
+            respelled(KEY, 5),
+        ] {
+            // Once the first character is there.
+            let first = (1..spelling.len())
+                .find(|end| {
+                    character(&spelling.as_bytes()[..*end], 0, DEPTH)
+                        .is_some_and(|(c, _)| c == u32::from(b'c'))
+                })
+                .unwrap();
+            for end in first..spelling.len() {
+                let shown =
+                    redactor().beginning(format!("the key {}", &spelling[..end]).as_bytes());
+                assert_eq!(shown, "the key [redacted]", "{}", &spelling[..end]);
+            }
+        }
         assert_eq!(
             redactor().beginning(b"the key \xff is"),
             "the key \u{fffd} is"
