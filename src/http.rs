@@ -107,6 +107,11 @@ fn proxies(Proxies { http, https, none }: Proxies) -> Vec<Proxy> {
     found.map(|proxy| proxy.no_proxy(direct())).collect()
 }
 
+/// How many authorities a file and folders name, of those that can be read.
+pub(crate) fn count_authorities(file: Option<OsString>, folders: Option<OsString>) -> usize {
+    own_authorities(file, folders).map_or(0, |authorities| authorities.len())
+}
+
 /// The certificates of authorities in a file and in folders, whose names are separated by colons; `None` where neither
 /// is named. A file that cannot be read holds none.
 fn own_authorities(file: Option<OsString>, folders: Option<OsString>) -> Option<Vec<Certificate>> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use runwatch::cli::args::{Cli, Command, Common, ConfigCommand, SinksCommand};
 use runwatch::cli::client::{self as cli_client, Printer};
 use runwatch::cli::demo::DemoOptions;
+use runwatch::cli::doctor::DoctorOptions;
 use runwatch::cli::run_pages::RunPages;
 use runwatch::cli::style::Style;
 use runwatch::cli::wait::{OutputOptions, ResultFormat};
@@ -57,9 +58,14 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
         return block_on(daemon::daemon(args, settings, sources, logging));
     }
     let log_format = common.log_format.unwrap_or(LogFormat::Text);
+    // `doctor` reports what is wrong by itself.
+    let default_level = match &cli.command {
+        Command::Doctor { .. } => LogLevel::Error,
+        _ => LogLevel::Warn,
+    };
     logging::init(
         screen,
-        common.log_level.unwrap_or(LogLevel::Warn),
+        common.log_level.unwrap_or(default_level),
         log_format,
         coloured,
     );
@@ -152,6 +158,11 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
         Command::Config(ConfigCommand::Init { path, force }) => {
             commands::config::init(&sources(), path.as_deref(), force, out, err)
         }
+        Command::Doctor { send } => block_on(commands::doctor::doctor(
+            sources(),
+            &doctor_options(&common, send),
+            out,
+        )),
         Command::Demo(args) if args.serve => {
             block_on(commands::demo::serve(screen, !common.quiet, out))
         }
@@ -174,6 +185,16 @@ fn printer<'a>(common: &Common, out: &'a mut dyn Write, err: &'a mut dyn Write) 
         width: terminal.is_term().then(|| terminal.size().1),
         style: Style::of_process(common.color, terminal.is_term()),
         quiet: common.quiet,
+    }
+}
+
+fn doctor_options(common: &Common, send: bool) -> DoctorOptions {
+    let terminal = console::Term::stdout();
+    DoctorOptions {
+        send,
+        json: common.json,
+        style: Style::of_process(common.color, terminal.is_term()),
+        columns: terminal.is_term().then(|| terminal.size().1),
     }
 }
 

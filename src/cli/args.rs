@@ -17,6 +17,11 @@ use crate::config::{
 };
 use crate::domain::{DeliveryId, RunId, SinkName, Verdict};
 
+const DOCTOR_HELP: &str = "\
+Each line has a mark and, where something is wrong, what to do. One request is made, for a run that does not exist.
+
+Exit code: 0 all is well, 1 something is not, 2 the configuration cannot be used, 4 the key is missing or refused.";
+
 const WAIT_HELP: &str = "\
 Exit codes:
   0    succeeded
@@ -224,6 +229,13 @@ pub enum Command {
     /// Check, show or write the configuration.
     #[command(subcommand, after_help = CONFIG_HELP)]
     Config(ConfigCommand),
+    /// Check the configuration, the key, the API, the clock, the daemon, the store and the sinks.
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor {
+        /// Send a message marked as a test through each sink.
+        #[arg(long)]
+        send: bool,
+    },
     /// Try everything on this machine, with a simulated API: no key, no network.
     Demo(DemoArgs),
     /// Print a completion script for a shell.

@@ -70,7 +70,8 @@ fn result_line(style: Style, name: &str, result: &Result<String, String>) -> Str
     line.trim_end().to_owned()
 }
 
-async fn send_sample(name: &SinkName, sink: &Sink) -> Result<String, String> {
+/// Sends a sample event through a sink. Returns what its receiver answered, or why it did not arrive.
+pub(super) async fn send_sample(name: &SinkName, sink: &Sink) -> Result<String, String> {
     let now = Timestamp::now();
     let event = Event::sample(now);
     let delivery = new_delivery_id();

@@ -35,7 +35,9 @@ pub(crate) use proxy::Proxies;
 pub(crate) use reader::{
     LABEL_KEY_BYTES, LABEL_VALUE_CHARS, MAX_LABELS, check_label, check_labels,
 };
-pub(crate) use rules::{MAX_TEMPLATE_BYTES, SIGNING_PREFIX, read_template, signing_keys};
+pub(crate) use rules::{
+    MAKE_SIGNING_SECRET, MAX_TEMPLATE_BYTES, SIGNING_PREFIX, read_template, signing_keys,
+};
 pub(crate) use secret::check_key;
 pub use secret::{Secret, SecretError};
 pub use settings::{

@@ -69,7 +69,7 @@ impl Sources {
     }
 
     /// The value of a variable as a path; `None` when it is unset or empty.
-    pub(super) fn path_of(&self, variable: &str) -> Option<PathBuf> {
+    pub(crate) fn path_of(&self, variable: &str) -> Option<PathBuf> {
         self.environment
             .get(OsStr::new(variable))
             .filter(|value| !value.is_empty())

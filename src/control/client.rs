@@ -82,6 +82,8 @@ impl Client {
         let http = Http::builder()
             .unix_socket(socket)
             .no_proxy()
+            // There is no TLS on a Unix socket: certificates that cannot be read must not keep users from the daemon.
+            .tls_certs_only([])
             .redirect(redirect::Policy::none())
             .user_agent(USER_AGENT)
             .build()
@@ -163,6 +165,28 @@ impl Client {
             .await?,
         )
         .await
+    }
+
+    /// Requests the version of the daemon; `None` where it does not state one.
+    ///
+    /// # Errors
+    /// As [`ClientError`] has them.
+    pub async fn version(&self) -> Result<Option<String>, ClientError> {
+        let request = self.request(Method::GET, "/v1/openapi.json", &[]);
+        let response = self.send(request.timeout(PROBE_LIMIT)).await?;
+        let document: serde_json::Value = self.read(response).await?;
+        Ok(document["info"]["version"].as_str().map(ToOwned::to_owned))
+    }
+
+    /// Requests what is wrong in the daemon's view, such as a configuration that was not reloaded.
+    ///
+    /// # Errors
+    /// As [`ClientError`] has them.
+    pub async fn notices(&self) -> Result<Vec<String>, ClientError> {
+        let request = self.request(Method::GET, "/v1/watches", &[("limit", "1")]);
+        let response = self.send(request.timeout(PROBE_LIMIT)).await?;
+        let list: WatchList = self.read(response).await?;
+        Ok(list.notices)
     }
 
     /// Requests whether the daemon accepts new runs.

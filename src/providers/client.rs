@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue};
 use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
@@ -63,6 +63,17 @@ pub enum BuildError {
     /// The address of the API is none; a configuration that was loaded has none like that.
     #[error("the address of the API is not a URL")]
     Address(#[source] <Url as FromStr>::Err),
+}
+
+/// How one request of [`ApiClient::probe`] went.
+#[derive(Debug)]
+pub struct Probe {
+    /// `Ok` where the key was accepted, whether or not there is such a run.
+    pub result: Result<(), ApiError>,
+    /// Whether the body is of a type that an API answers with, rather than a page for people.
+    pub is_json: bool,
+    /// The time that the server's clock shows, in whole seconds (`Date`, RFC 9110, 6.6.1).
+    pub date: Option<SystemTime>,
 }
 
 /// Polls runs over HTTP.
@@ -166,6 +177,42 @@ impl ApiClient {
     /// Reads the key, for [`Provider::is_same_account`]. One that cannot be read shows at the first request.
     pub async fn read_key(&self) {
         let _unreadable = self.keys.authorization().await;
+    }
+
+    /// Makes one request for a run that need not exist, and returns how it went.
+    pub async fn probe(&self, id: &RunId) -> Probe {
+        let nothing = |error| Probe {
+            result: Err(error),
+            is_json: false,
+            date: None,
+        };
+        let key = match self.keys.authorization().await {
+            Ok(key) => key,
+            Err(error) => return nothing(error),
+        };
+        let url = self.run(id, None);
+        let request = |http: &Client| http.get(url.clone()).header(AUTHORIZATION, key.clone());
+        let ends = Instant::now() + self.settings.request_timeout;
+        let response = match self.send_poll(ends, request).await {
+            Ok((response, _pool)) => response,
+            Err(error) => return nothing(error),
+        };
+        let header = |name| response.headers().get(name)?.to_str().ok();
+        let is_json = header(CONTENT_TYPE).is_some_and(|kind| kind.contains("json"));
+        let date = header(DATE).and_then(|date| httpdate::parse_http_date(date).ok());
+        let result = if response.status().is_success() {
+            Ok(())
+        } else {
+            match self.refusal(response, ends).await {
+                ApiError::NotFound { .. } | ApiError::Gone { .. } => Ok(()),
+                error => Err(error),
+            }
+        };
+        Probe {
+            result,
+            is_json,
+            date,
+        }
     }
 
     fn pool(&self) -> Pool {

@@ -18,7 +18,7 @@ mod stream;
 
 use std::time::Duration;
 
-pub use client::{ApiClient, BuildError};
+pub use client::{ApiClient, BuildError, Probe};
 pub use erased::{AnyProvider, AnyStream};
 pub use error::{ApiError, KeyProblem, Malformed};
 pub use stream::{EventStream, HttpStream, NoStream, StreamItem};

@@ -24,8 +24,8 @@ pub use model::{
     WatchState,
 };
 pub use sqlite::{
-    BlockingPool, Checkpoint, Done, Lock, LockError, ReadJob, Transaction, TransactionRunner,
-    Writer,
+    BlockingPool, Checkpoint, Done, Lock, LockError, ReadJob, StoreFile, Transaction,
+    TransactionRunner, Writer,
 };
 
 /// A handle to the store; clones share it.

@@ -13,6 +13,7 @@ mod day;
 mod deadlines;
 mod demo;
 mod desktop;
+mod doctor;
 mod documents;
 mod hangs;
 mod incidents;

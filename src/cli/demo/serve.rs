@@ -58,6 +58,7 @@ fn commands(key: &str, base_url: &str) -> String {
         ("runwatch list", "its watches"),
         ("runwatch show run_demo_late", "everything about one"),
         ("runwatch deliveries", "its notifications"),
+        ("runwatch doctor", "checks all of it"),
     ] {
         write!(text, "\n# {what}:\n{line}\n").expect("a String takes all text");
     }

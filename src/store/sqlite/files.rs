@@ -24,6 +24,44 @@ impl Identity {
     }
 }
 
+/// The first bytes of a database, of which 60 to 63 are its version (sqlite.org/fileformat.html, "The Database Header").
+const HEADER_BYTES: u64 = 100;
+
+/// What a database file shows without being opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreFile {
+    /// Bytes of the database and of its write-ahead log.
+    pub bytes: u64,
+    /// The version of its tables; `None` where it is not a database.
+    pub version: Option<u32>,
+}
+
+impl StoreFile {
+    /// The version of the tables that this program writes.
+    pub const KNOWN_VERSION: u32 = super::migrations::KNOWN_VERSION;
+
+    /// Looks at the file of a database, which may be in use, and changes nothing. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn look(path: &Path) -> io::Result<Self> {
+        use std::io::Read as _;
+        let mut header = Vec::new();
+        let file = std::fs::File::open(path)?;
+        let mut bytes = file.metadata()?.len();
+        file.take(HEADER_BYTES).read_to_end(&mut header)?;
+        let mut log = path.as_os_str().to_owned();
+        log.push("-wal");
+        bytes += std::fs::metadata(log).map_or(0, |log| log.len());
+        let version = header
+            .starts_with(b"SQLite format 3\0")
+            .then(|| header.get(60..64)?.try_into().ok())
+            .flatten()
+            .map(u32::from_be_bytes);
+        Ok(Self { bytes, version })
+    }
+}
+
 /// The files of an open database, as they were when it was opened.
 #[derive(Debug)]
 pub(super) struct Files(Vec<(PathBuf, Identity)>);

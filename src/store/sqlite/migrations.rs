@@ -242,7 +242,7 @@ const MOVED_WATCHES: usize = 1_000;
 /// # Errors
 /// [`StoreError::Newer`] when a newer runwatch wrote it.
 pub(super) fn version(connection: &Connection) -> Result<u32, StoreError> {
-    let known = u32::try_from(STEPS.len()).expect("a handful of steps");
+    let known = KNOWN_VERSION;
     let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if found > known {
         Err(StoreError::Newer { found, known })
@@ -250,6 +250,17 @@ pub(super) fn version(connection: &Connection) -> Result<u32, StoreError> {
         Ok(found)
     }
 }
+
+/// The version that all steps lead to.
+pub(super) const KNOWN_VERSION: u32 = {
+    assert!(STEPS.len() < 1000);
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "there are fewer than 1,000 steps"
+    )]
+    let version = STEPS.len() as u32;
+    version
+};
 
 /// Brings a database to the newest version, each step in a transaction of its own.
 ///

@@ -39,6 +39,7 @@ use readers::Readers;
 use writer::MAX_BATCH;
 
 pub use checkpoints::Checkpoint;
+pub use files::StoreFile;
 pub use lock::{Lock, LockError};
 pub use readers::ReadJob;
 pub use writer::{BlockingPool, Done, Transaction, TransactionRunner, Writer};
