@@ -34,6 +34,10 @@ pub struct Engine {
     pub watches: SchedulerHandle,
     /// What is counted.
     pub metrics: Metrics,
+    /// The address of the API.
+    pub base_url: String,
+    /// How long every answer must be 404 before a run is not found.
+    pub not_found_grace: Duration,
     clock: Clock,
     scheduler_stop: CancellationToken,
     scheduler: JoinSet<()>,
@@ -137,6 +141,8 @@ impl Engine {
             store,
             watches,
             metrics,
+            base_url: settings.api.base_url.clone(),
+            not_found_grace: settings.watch.not_found_grace,
             clock,
             scheduler_stop,
             scheduler: schedulers,
@@ -162,6 +168,8 @@ impl Engine {
         let policy = policy(settings);
         let routes = Arc::new(policy.routes.clone());
         self.watches.reload(provider, policy).await?;
+        self.base_url.clone_from(&settings.api.base_url);
+        self.not_found_grace = settings.watch.not_found_grace;
         self.couriers_stop.cancel();
         let mut before = std::mem::take(&mut self.couriers);
         self.retiring

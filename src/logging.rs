@@ -1,22 +1,27 @@
 //! Logs, and what people see on the terminal.
 
 use std::backtrace::BacktraceStatus;
+use std::fmt;
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tracing::Metadata;
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::fmt::MakeWriter;
+use tracing::field::{Field, Visit};
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::{LevelFilter, Targets, filter_fn};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::cli::args::Color;
-use crate::cli::style::Style;
+use crate::cli::style::{Mark, Style};
 use crate::config::{LogFormat, LogLevel};
 use crate::output::Output;
-use crate::text::escape_json_for_terminal;
+use crate::text::{escape_json_for_terminal, one_line};
 
 /// Target of the records that a `log` sink writes. They are shown whatever the log level is: they are
 /// messages that a user configured, not diagnostics.
@@ -75,6 +80,17 @@ impl Screen {
     /// to stop watching.
     pub fn line(&self, text: &str) {
         self.err.diagnose(format!("{text}\n"));
+    }
+
+    /// Writes a line after a signal that may have come from the keyboard, on a row of its own: the terminal has shown
+    /// `^C`.
+    pub fn line_after_signal(&self, text: &str) {
+        let start = match io::stderr().is_terminal() {
+            true if self.is_live() => "\r\x1b[K",
+            true => "\n",
+            false => "",
+        };
+        self.line(&format!("{start}{text}"));
     }
 
     /// Gives the outputs at most `limit` each to write what is queued.
@@ -177,6 +193,138 @@ pub fn init(screen: &Screen, level: LogLevel, format: LogFormat, coloured: bool)
     LevelSwitch(Arc::new(set))
 }
 
+/// Writes what is of `level` and worse to the screen as sentences from here on, for the rest of the process: for commands of
+/// people who did not request log records. The messages of `log` sinks are records all the same.
+///
+/// # Panics
+/// When it or [`init`] is called a second time.
+pub fn init_sentences(screen: &Screen, level: LogLevel, format: LogFormat, style: Style) {
+    drop(LOG.set(screen.err.clone()));
+    let writer = RecordWriter {
+        output: screen.err.clone(),
+        json: format == LogFormat::Json,
+        message: false,
+    };
+    let messages = Targets::new().with_target(EVENT_TARGET, LevelFilter::INFO);
+    let warnings = filter(level).with_target(EVENT_TARGET, LevelFilter::OFF);
+    let not_narrated = filter_fn(|record| !is_narrated(record));
+    let records = tracing_subscriber::fmt::layer()
+        .with_writer(writer.clone())
+        .with_ansi(style.colored && format == LogFormat::Text);
+    let records = match format {
+        LogFormat::Text => records.boxed(),
+        LogFormat::Json => records.json().flatten_event(true).boxed(),
+    };
+    let sentences = tracing_subscriber::fmt::layer()
+        .with_writer(RecordWriter {
+            json: false,
+            ..writer
+        })
+        .event_format(Sentences(style));
+    tracing_subscriber::registry()
+        .with(records.with_filter(messages))
+        .with(sentences.with_filter(warnings).with_filter(not_narrated))
+        .init();
+    log_panics(screen.err.clone());
+}
+
+/// Whether commands show in their own words what a record reports: a failed attempt, an unknown status, the state of the
+/// API.
+fn is_narrated(record: &Metadata<'_>) -> bool {
+    let has = |field| record.fields().field(field).is_some();
+    match record.target() {
+        "runwatch::notify::courier" => has("delivery"),
+        "runwatch::scheduler::persist" => has("status") || has("event"),
+        _ => false,
+    }
+}
+
+/// Formats a record as a sentence: `! cannot read the file: no such file`.
+struct Sentences(Style);
+
+impl<S, N> FormatEvent<S, N> for Sentences
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &tracing::Event<'_>,
+    ) -> fmt::Result {
+        let mut parts = SentenceParts::default();
+        event.record(&mut parts);
+        let mark = match *event.metadata().level() {
+            tracing::Level::ERROR => Mark::Bad,
+            _ => Mark::Warning,
+        };
+        let SentenceParts {
+            message,
+            causes,
+            facts,
+        } = parts;
+        write!(writer, "{} {message}", self.0.mark(mark))?;
+        if !facts.is_empty() {
+            write!(writer, " ({})", facts.join(", "))?;
+        }
+        for cause in causes {
+            write!(writer, ": {cause}")?;
+        }
+        writeln!(writer)
+    }
+}
+
+/// The fields of a record: its message, its causes, and the others as `name value`.
+#[derive(Default)]
+struct SentenceParts {
+    message: String,
+    causes: Vec<String>,
+    facts: Vec<String>,
+}
+
+impl Visit for SentenceParts {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.record_debug(field, &format_args!("{value}"));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let text = one_line(&format!("{value:?}"), MAX_SENTENCE_CHARS);
+        match field.name() {
+            "message" => self.message = text,
+            "error" | "why" => self.causes.push(text),
+            name => self
+                .facts
+                .push(format!("{} {text}", name.replace('_', " "))),
+        }
+    }
+}
+
+/// Longest part of a sentence, in characters.
+const MAX_SENTENCE_CHARS: usize = 500;
+
+/// The level that `RUST_LOG` requests for this program, in the form that Rust programs share: `debug`, or
+/// `runwatch=debug,hyper=info`. `None` if it is not set or not in this form.
+pub fn level_of_environment() -> Option<LogLevel> {
+    level_of_directives(&std::env::var("RUST_LOG").ok()?)
+}
+
+fn level_of_directives(directives: &str) -> Option<LogLevel> {
+    let targets: Targets = directives.parse().ok().filter(|_| !directives.is_empty())?;
+    let ours = targets
+        .iter()
+        .filter(|(target, _)| target.starts_with("runwatch"))
+        .map(|(_, level)| level);
+    let level = ours.max().or(targets.default_level())?;
+    Some(match level {
+        level if level >= LevelFilter::TRACE => LogLevel::Trace,
+        level if level >= LevelFilter::DEBUG => LogLevel::Debug,
+        level if level >= LevelFilter::INFO => LogLevel::Info,
+        level if level >= LevelFilter::WARN => LogLevel::Warn,
+        _ => LogLevel::Error,
+    })
+}
+
 /// Logs panics as records: the standard library would write to standard error itself, and wait where it is not read.
 fn log_panics(output: Output) {
     std::panic::set_hook(Box::new(move |panic| {
@@ -227,4 +375,59 @@ fn filter(level: LogLevel) -> Targets {
 /// Whether to color what goes to standard error.
 pub fn coloured(choice: Color) -> bool {
     Style::of_process(choice, io::stderr().is_terminal()).colored
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rust_log_names_a_level_in_its_usual_forms() {
+        for (directives, level) in [
+            ("debug", Some(LogLevel::Debug)),
+            ("INFO", Some(LogLevel::Info)),
+            ("warn,runwatch=trace", Some(LogLevel::Trace)),
+            ("runwatch::scheduler=debug", Some(LogLevel::Debug)),
+            ("runwatch=off", Some(LogLevel::Error)),
+            ("hyper=debug", None),
+            ("", None),
+            ("=,=", None),
+        ] {
+            assert_eq!(level_of_directives(directives), level, "{directives}");
+        }
+    }
+
+    #[test]
+    fn warnings_are_sentences() {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let sender = std::sync::Mutex::new(sender);
+        struct Lines(std::sync::Arc<std::sync::Mutex<std::sync::mpsc::Sender<String>>>);
+        impl Write for Lines {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                let text = String::from_utf8_lossy(bytes).into_owned();
+                self.0.lock().unwrap().send(text).unwrap();
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let sender = std::sync::Arc::new(sender);
+        let layer = tracing_subscriber::fmt::layer()
+            .with_writer(move || Lines(std::sync::Arc::clone(&sender)))
+            .event_format(Sentences(Style::PLAIN));
+        let subscriber = tracing_subscriber::registry().with(layer);
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(error = "no such\x1b[2J file", run_id = %"run_1", "cannot read it");
+            tracing::error!("it broke");
+        });
+        let lines: Vec<_> = receiver.try_iter().collect();
+        assert_eq!(
+            lines,
+            [
+                "! cannot read it (run id run_1): no such[2J file\n",
+                "✗ it broke\n"
+            ]
+        );
+    }
 }

@@ -1,6 +1,6 @@
 //! The `runwatch` program: arguments, logs, configuration, then one command.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -48,27 +48,27 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
     let sources = || Sources::from_process(common.config.clone());
     if let Command::Daemon(args) = &cli.command {
         let settings = settings(&sources())?;
-        let level = common.log_level.unwrap_or(settings.log.level);
+        let requested = common.requested_level();
+        let level = requested.unwrap_or(settings.log.level);
         let format = common.log_format.unwrap_or(settings.log.format);
         let levels = logging::init(screen, level, format, coloured);
         let logging = Logging {
             levels,
-            level: common.log_level,
+            level: requested,
         };
         return block_on(daemon::daemon(args, settings, sources, logging));
     }
     let log_format = common.log_format.unwrap_or(LogFormat::Text);
+    let style = Style::of_process(common.color, io::stderr().is_terminal());
     // `doctor` reports what is wrong by itself.
-    let default_level = match &cli.command {
+    let unless_requested = match &cli.command {
         Command::Doctor { .. } => LogLevel::Error,
         _ => LogLevel::Warn,
     };
-    logging::init(
-        screen,
-        common.log_level.unwrap_or(default_level),
-        log_format,
-        coloured,
-    );
+    match common.requested_level() {
+        Some(level) => drop(logging::init(screen, level, log_format, coloured)),
+        None => logging::init_sentences(screen, unless_requested, log_format, style),
+    }
     let client = || cli_client::client(&sources(), screen);
     let pages = RunPages::new(sources());
     let (out, err) = (&mut io::stdout(), &mut io::stderr());
@@ -76,7 +76,8 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
     let options = |results| OutputOptions {
         screen: screen.clone(),
         progress: !common.quiet,
-        coloured,
+        style,
+        result_style: Style::of_process(common.color, io::stdout().is_terminal()),
         results,
         follow,
     };

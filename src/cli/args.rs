@@ -16,6 +16,7 @@ use crate::config::{
     format_duration, parse_duration, watch_name,
 };
 use crate::domain::{DeliveryId, RunId, SinkName, Verdict};
+use crate::logging::level_of_environment;
 
 const DOCTOR_HELP: &str = "\
 Each line has a mark and, where something is wrong, what to do. One request is made, for a run that does not exist.
@@ -142,6 +143,9 @@ pub struct Common {
         value_name = "LEVEL"
     )]
     pub log_level: Option<LogLevel>,
+    /// Log more: -v informs, -vv has details, -vvv everything. RUST_LOG is respected as well.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "log_level")]
+    pub verbose: u8,
     /// Format of the log: text, or json with one object per line.
     #[arg(
         hide_possible_values = true,
@@ -160,6 +164,20 @@ pub struct Common {
     /// Print no progress. `wait` prints no result lines either; its exit code is the result.
     #[arg(short, long, global = true)]
     pub quiet: bool,
+}
+
+impl Common {
+    /// The level of the log records that are requested: by `--log-level`, by `-v`, or by `RUST_LOG`. `None` where
+    /// nothing requests any.
+    pub fn requested_level(&self) -> Option<LogLevel> {
+        let by_flags = match self.verbose {
+            0 => None,
+            1 => Some(LogLevel::Info),
+            2 => Some(LogLevel::Debug),
+            _ => Some(LogLevel::Trace),
+        };
+        self.log_level.or(by_flags).or_else(level_of_environment)
+    }
 }
 
 /// When output has colors.

@@ -46,7 +46,9 @@ impl Look {
     /// The look for a status, a verdict, or a word that stands for one.
     pub fn of(word: &str) -> Self {
         match word {
-            "pending" | "not there yet" | "not polled yet" => Self::Pending,
+            "pending" | "not there" | "not there yet" | "not polled" | "not polled yet" => {
+                Self::Pending
+            }
             "running" => Self::Running,
             "waiting" => Self::Waiting,
             "succeeded" => Self::Succeeded,

@@ -817,7 +817,7 @@ async fn a_wait_on_the_daemon_leaves_the_watch_there() {
     assert!(
         next_line(&mut lines)
             .await
-            .contains("the daemon goes on with 1")
+            .contains("the daemon continues to watch 1 run")
     );
     assert_eq!(finish(waiting).await.code, Some(130));
     assert_eq!(

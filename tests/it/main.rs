@@ -26,5 +26,6 @@ mod status;
 mod store;
 mod streams;
 mod support;
+mod terminal;
 mod tls;
 mod wait;

@@ -1,7 +1,11 @@
 //! `runwatch wait`: watches runs here and now, and ends with a code that a script can trust.
 
+mod connect;
 mod remote;
 mod report;
+mod sentences;
+mod sinks;
+mod tracked;
 mod view;
 
 use std::collections::BTreeMap;
@@ -13,20 +17,25 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use self::connect::{ConnectGrace, wrong_path};
 use self::report::Report;
-use self::view::Tracked;
+use self::sentences::{counted, reason};
+use self::sinks::SinkTroubles;
+use self::tracked::Tracked;
+use self::view::Circumstances;
 use super::run_ids::read_run_ids;
 use super::run_pages::RunPages;
-use super::{KEY_REFUSED, Signals, USAGE};
+use super::style::{Mark, Style};
+use super::{INTERRUPTED, KEY_REFUSED, Signals, USAGE};
 use crate::app::Engine;
 use crate::cli::args::WaitArgs;
 use crate::clock::Clock;
 use crate::config::{EventsMode, Settings, check_labels};
 use crate::control::{ActivityResponse, Client, StreamMessage};
-use crate::domain::{DeliveryId, Labels, Watch};
+use crate::domain::{DeliveryId, Labels, SinkName, Watch};
 use crate::logging::Screen;
-use crate::scheduler::{AddedBy, Outage, RunActivity};
-use crate::store::{DeliveryFilter, DeliveryState, Location};
+use crate::scheduler::{AddedBy, BreakerView, Outage, RunActivity};
+use crate::store::{DeliveryFilter, DeliveryState, DeliverySummary, Location};
 use crate::text::humanize;
 
 /// How results are printed.
@@ -49,8 +58,10 @@ pub struct OutputOptions {
     pub screen: Screen,
     /// Whether progress is shown.
     pub progress: bool,
-    /// Whether it is coloured.
-    pub coloured: bool,
+    /// How it looks.
+    pub style: Style,
+    /// How results look.
+    pub result_style: Style,
     /// How results are printed.
     pub results: ResultFormat,
     /// Whether the events of runs are shown as they come.
@@ -73,7 +84,7 @@ const ALL: u32 = u32::MAX;
 const AFTER_LINGER: Duration = Duration::from_millis(500);
 
 /// How often live lines are drawn anew.
-const REDRAW: Duration = Duration::from_millis(250);
+const REDRAW: Duration = Duration::from_millis(200);
 
 /// How the wait came to its end.
 enum End {
@@ -227,26 +238,28 @@ pub(super) async fn follow(
     options: OutputOptions,
     mut signals: Signals,
 ) -> anyhow::Result<u8> {
-    let tracked = |watch: &Watch| Tracked {
-        run_id: watch.run_id.clone(),
-        name: watch.name.clone(),
-        added_at: watch.added_at,
-        status: None,
-        activity: None,
-        verdict: None,
-    };
+    let tracked =
+        |watch: &Watch| Tracked::new(watch.run_id.clone(), watch.name.clone(), watch.added_at);
     let left = |watch: &Watch| {
         Duration::try_from(watch.deadline_at.duration_since(clock.now())).unwrap_or_default()
     };
     let deadline = Instant::now().checked_add(watches.iter().map(left).max().unwrap_or_default());
     let report = Report::new(options, watches.iter().map(tracked).collect(), deadline);
     let activities = report.wants_activity().then(|| engine.watches.activities());
+    let about = Circumstances {
+        host: host_of(&engine.base_url),
+        grace: Some(engine.not_found_grace),
+        ..Circumstances::default()
+    };
     let mut session = Session {
         report,
         clock,
         engine,
         until,
         activities,
+        connect: None,
+        about,
+        troubles: SinkTroubles::default(),
         status_seq: 0,
         event_seq: 0,
     };
@@ -264,6 +277,10 @@ struct Session {
     until: StopCondition,
     /// What the runs are doing, where somebody wants to see it.
     activities: Option<broadcast::Receiver<Arc<RunActivity>>>,
+    /// The time left to reach the API, until it was reached.
+    connect: Option<ConnectGrace>,
+    about: Circumstances,
+    troubles: SinkTroubles,
     status_seq: i64,
     event_seq: i64,
 }
@@ -272,13 +289,15 @@ impl Session {
     /// Follows the runs until the stop condition holds.
     async fn until_done(&mut self, signals: &mut Signals) -> anyhow::Result<End> {
         let mut history = self.engine.store.history_changed();
+        let mut deliveries = self.engine.store.deliveries_changed();
         let mut breaker = self.engine.watches.breaker();
         let mut redraw = tokio::time::interval(REDRAW);
         redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut reached_by = self
+        let mut troubles_at = None;
+        self.connect = self
             .until
             .reached_within
-            .and_then(|within| Instant::now().checked_add(within));
+            .map(|within| ConnectGrace::new(within, Instant::now(), self.clock.now()));
         loop {
             // Marked as seen before the store is read, so that no change in between is missed.
             history.mark_unchanged();
@@ -289,36 +308,28 @@ impl Session {
             if state.outage == Some(Outage::Refused) && !state.ever_answered {
                 return Ok(End::Refused(state.message));
             }
-            if state.reached {
-                reached_by = None;
-            } else if reached_by.is_some_and(|by| by <= Instant::now()) {
-                reached_by = None;
-                let within = humanize(self.until.reached_within.unwrap_or_default());
-                let why = if state.message.is_empty() {
-                    "no answer"
-                } else {
-                    &state.message
-                };
-                self.engine
-                    .watches
-                    .give_up(format!("the API was not reached within {within}: {why}"))
-                    .await?;
+            self.look_at_connection(&state).await?;
+            if troubles_at.is_some_and(|at| at <= Instant::now()) {
+                troubles_at = None;
+                self.show_troubles().await?;
             }
+            self.show(state).await;
             let live = self.report.is_live();
-            let views = if live {
-                self.engine.watches.view(None).await.unwrap_or_default()
-            } else {
-                Vec::new()
-            };
-            self.report.show(self.clock.now(), &views, &state);
+            let wakes_at = self.connect.as_ref().map(ConnectGrace::looks_at);
+            let wakes_at = [wakes_at, self.report.wakes_at(), troubles_at];
+            let wakes_at = wakes_at.into_iter().flatten().min();
             let unread = !self.report.has_room();
             loop {
                 // Every arm is cancel-safe: they wait for changes, ticks, events and signals, and lose none.
                 tokio::select! {
                     Ok(()) = history.changed() => break,
                     Ok(()) = breaker.changed() => break,
+                    Ok(()) = deliveries.changed(), if troubles_at.is_none() => {
+                        troubles_at = Some(Instant::now() + sinks::LOOK);
+                        break;
+                    }
                     _ = redraw.tick(), if live => break,
-                    () = until(reached_by), if reached_by.is_some() => break,
+                    () = until(wakes_at), if wakes_at.is_some() => break,
                     // There may be results that wait for the reader of standard output.
                     () = self.report.room(), if unread => break,
                     code = signals.next() => return Ok(End::Signal(code)),
@@ -327,6 +338,85 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Ends all watches when the API was not reached in time.
+    async fn look_at_connection(&mut self, state: &BreakerView) -> anyhow::Result<()> {
+        self.about.wrong_path = self.wrong_path(state);
+        let Some(connect) = &mut self.connect else {
+            return Ok(());
+        };
+        let now = self.clock.now();
+        if state.reached && self.about.wrong_path.is_none() {
+            // A run that is missing shows only that something answers, and not that it is the API.
+            if self.report.runs.values().any(|run| run.status.is_some()) || state.ever_answered {
+                self.connect = None;
+            }
+            self.about.gives_up_at = None;
+            return Ok(());
+        }
+        let left = connect.look(Instant::now(), now);
+        self.about.gives_up_at = now.checked_add(left).ok();
+        if !left.is_zero() {
+            return Ok(());
+        }
+        self.connect = None;
+        let within = humanize(self.until.reached_within.unwrap_or_default());
+        let host = self.about.host.as_deref().unwrap_or("the API");
+        let why = match &self.about.wrong_path {
+            Some(fix) => fix.clone(),
+            None if state.message.is_empty() => {
+                format!("{host} was not reached within {within}: no answer")
+            }
+            None => format!(
+                "{host} was not reached within {within}: {}; check api.base_url, the network and the proxy variables",
+                reason(&state.message)
+            ),
+        };
+        self.engine.watches.give_up(why).await?;
+        Ok(())
+    }
+
+    /// What is wrong with the address of the API, if all runs are missing and its path is the likely cause.
+    fn wrong_path(&self, state: &BreakerView) -> Option<String> {
+        let seen = |run: &Tracked| run.status.is_some() || run.verdict.is_some();
+        if !state.ever_answered || self.report.runs.values().any(seen) {
+            return None;
+        }
+        let host = self.about.host.as_deref().unwrap_or("the API");
+        wrong_path(&self.engine.base_url, host)
+    }
+
+    /// Shows how things are.
+    async fn show(&mut self, state: BreakerView) {
+        self.about.breaker = state;
+        let views = if self.report.wants_views() {
+            self.about.usage = self.engine.watches.usage().await.ok();
+            self.engine.watches.view(None).await.unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        self.report.show(self.clock.now(), &views, &self.about);
+    }
+
+    /// Shows which sinks have trouble.
+    async fn show_troubles(&mut self) -> anyhow::Result<()> {
+        if !self.report.options.progress {
+            return Ok(());
+        }
+        let undelivered = DeliveryFilter {
+            states: OPEN.into_iter().chain([DeliveryState::Dead]).collect(),
+            ..DeliveryFilter::default()
+        };
+        let undelivered = self.engine.store.deliveries(undelivered, ALL).await?.items;
+        let mark = self.report.style().mark(Mark::Warning);
+        let lines = self
+            .troubles
+            .look(&undelivered, self.clock.now(), Instant::now());
+        for line in lines {
+            self.report.say(&format!("{mark} {line}"));
+        }
+        Ok(())
     }
 
     /// Takes in what was stored since the last time, up to the verdict that ends the wait. Returns whether
@@ -398,28 +488,23 @@ impl Session {
                 Some(signal) => (Some(signal), GRACE),
             },
             End::Refused(message) => {
-                self.report
-                    .options
-                    .screen
-                    .line(&format!("error: the API refused the key: {message}"));
+                let host = self.about.host.as_deref().unwrap_or("the API");
+                self.report.options.screen.line(&format!(
+                    "error: {host} refused the key: {message}; check CREWSHIP_API_KEY or api.key_file"
+                ));
                 (Some(KEY_REFUSED), GRACE)
             }
-            End::Signal(code) => {
-                if self.report.options.progress {
-                    let going = self.report.going();
-                    self.report
-                        .options
-                        .screen
-                        .line(&format!("interrupted; {going} still going, and left alone"));
-                }
-                (Some(code), GRACE)
-            }
+            End::Signal(code) => (Some(code), GRACE),
         };
+        if let Some(code) = code.filter(|code| *code >= INTERRUPTED) {
+            self.announce_stop(code).await?;
+        }
         let screen = self.report.options.screen.clone();
         let settled = async {
             self.engine.settle(grace).await;
             self.report_undelivered().await?;
             if code.is_none() {
+                self.sum_up().await?;
                 self.report.flush().await;
             }
             anyhow::Ok(())
@@ -427,12 +512,69 @@ impl Session {
         let reported = tokio::select! {
             reported = settled => reported,
             second = signals.next() => {
-                screen.line("ended at once; messages under way may not have arrived");
+                screen.line_after_signal("ended at once; notifications in flight may not have arrived");
                 return Ok(second);
             }
         };
         self.engine.close().await;
         reported.map(|()| code.unwrap_or_else(|| self.report.verdict_code()))
+    }
+
+    /// Says what happens now that a signal came.
+    async fn announce_stop(&self, code: u8) -> anyhow::Result<()> {
+        if !self.report.options.progress {
+            return Ok(());
+        }
+        let in_flight = DeliveryFilter {
+            states: vec![DeliveryState::Sending],
+            ..DeliveryFilter::default()
+        };
+        let in_flight = self
+            .engine
+            .store
+            .deliveries(in_flight, ALL)
+            .await?
+            .items
+            .len();
+        let again = if code == INTERRUPTED {
+            "Ctrl-C again"
+        } else {
+            "a second signal"
+        };
+        let what = match (in_flight, self.report.going()) {
+            (0, 0) => "stopped".to_owned(),
+            (0, going) => format!("stopped; {} and not affected", still_going(going)),
+            (in_flight, _) => format!(
+                "stopping: {} in flight, up to {} s; {again} ends at once",
+                counted(in_flight, "notification"),
+                GRACE.as_secs()
+            ),
+        };
+        self.report.options.screen.line_after_signal(&what);
+        Ok(())
+    }
+
+    /// Sums the wait up on a terminal, with what did not fit into its rows.
+    async fn sum_up(&mut self) -> anyhow::Result<()> {
+        let options = &self.report.options;
+        if !options.progress || !options.screen.is_live() {
+            return Ok(());
+        }
+        let delivered = DeliveryFilter {
+            states: vec![DeliveryState::Delivered],
+            ..DeliveryFilter::default()
+        };
+        let delivered = self
+            .engine
+            .store
+            .deliveries(delivered, ALL)
+            .await?
+            .items
+            .len();
+        // Its task ends before this: it is the last number that was shown.
+        let requests = self.about.usage.map(|usage| usage.total);
+        self.report.sum_up(requests, delivered);
+        Ok(())
     }
 
     /// Waits until every message is delivered or given up, as long as the next attempt is due within `linger`. Every
@@ -448,7 +590,7 @@ impl Session {
         let ends = Instant::now() + linger;
         let mut changed = self.engine.store.deliveries_changed();
         let mut cut_offs: BTreeMap<DeliveryId, Instant> = BTreeMap::new();
-        let mut announced = false;
+        self.about.usage = self.engine.watches.usage().await.ok();
         loop {
             changed.mark_unchanged();
             let open = DeliveryFilter {
@@ -482,14 +624,7 @@ impl Session {
             if !is_waited_for {
                 return Ok(None);
             }
-            let retrying = open.iter().any(|delivery| delivery.last_detail.is_some());
-            if retrying && self.report.options.progress && !std::mem::replace(&mut announced, true)
-            {
-                self.report.options.screen.line(&format!(
-                    "{} still to be delivered; trying again",
-                    messages(open.len())
-                ));
-            }
+            self.show_troubles().await?;
             let look_again = async {
                 match look_again {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -515,44 +650,30 @@ impl Session {
             ..DeliveryFilter::default()
         };
         let undelivered = self.engine.store.deliveries(undelivered, ALL).await?.items;
+        let mut by_sink: BTreeMap<&SinkName, Vec<&DeliverySummary>> = BTreeMap::new();
         for delivery in &undelivered {
-            let about = delivery
-                .run_id
-                .as_ref()
-                .map(|id| format!(" of {id}"))
-                .unwrap_or_default();
-            let why = delivery
-                .last_detail
-                .as_ref()
-                .map(|detail| format!(": {detail}"))
-                .unwrap_or_default();
-            let next = match (delivery.state, delivery.next_attempt_at) {
-                (DeliveryState::Sending, _) => " (the last one was cut off)".to_owned(),
-                (DeliveryState::Pending, Some(at)) => {
-                    format!(
-                        " (the next attempt would be in {})",
-                        humanize(at.duration_since(now).unsigned_abs())
-                    )
-                }
-                _ => String::new(),
-            };
-            self.report.options.screen.line(&format!(
-                "warning: {}{about} was not delivered to {} after {}{why}{next}",
-                delivery.event_type,
-                delivery.sink,
-                if delivery.attempts == 1 {
-                    "1 attempt".to_owned()
-                } else {
-                    format!("{} attempts", delivery.attempts)
-                },
-            ));
+            by_sink.entry(&delivery.sink).or_default().push(delivery);
+        }
+        for (sink, deliveries) in by_sink {
+            for delivery in deliveries.iter().take(SHOWN_PER_SINK) {
+                let line = undelivered_line(delivery, now);
+                self.report.options.screen.line(&line);
+            }
+            let more = deliveries.len().saturating_sub(SHOWN_PER_SINK);
+            if more > 0 {
+                self.report.options.screen.line(&format!(
+                    "warning: {} more {} not delivered to {sink}",
+                    counted(more, "notification"),
+                    if more == 1 { "was" } else { "were" }
+                ));
+            }
         }
         if undelivered
             .iter()
             .any(|delivery| OPEN.contains(&delivery.state))
         {
             self.report.options.screen.line(
-                "these messages end with this command; a longer --linger gives them more time",
+                "these notifications end with this command; a longer --linger gives them more time",
             );
         }
         Ok(())
@@ -579,10 +700,51 @@ async fn hear(activities: &mut Option<broadcast::Receiver<Arc<RunActivity>>>) ->
     }
 }
 
-fn messages(count: usize) -> String {
-    if count == 1 {
-        "1 message".to_owned()
-    } else {
-        format!("{count} messages")
-    }
+/// Most notifications that are named for one sink when they were not delivered.
+const SHOWN_PER_SINK: usize = 5;
+
+/// The line about a notification that was not delivered.
+fn undelivered_line(delivery: &DeliverySummary, now: Timestamp) -> String {
+    let about = delivery
+        .run_id
+        .as_ref()
+        .map(|id| format!(" of {id}"))
+        .unwrap_or_default();
+    let why = delivery
+        .last_detail
+        .as_ref()
+        .map(|detail| format!(": {detail}"))
+        .unwrap_or_default();
+    let next = match (delivery.state, delivery.next_attempt_at) {
+        (DeliveryState::Sending, _) => " (the last one was cut off)".to_owned(),
+        (DeliveryState::Pending, Some(at)) => format!(
+            " (the next attempt would be in {})",
+            humanize(at.duration_since(now).unsigned_abs())
+        ),
+        _ => String::new(),
+    };
+    format!(
+        "warning: {}{about} was not delivered to {} after {}{why}{next}",
+        delivery.event_type,
+        delivery.sink,
+        counted(
+            usize::try_from(delivery.attempts).unwrap_or(usize::MAX),
+            "attempt"
+        ),
+    )
+}
+
+/// The host of a URL, with its port where that is given.
+fn host_of(url: &str) -> Option<String> {
+    let url = reqwest::Url::parse(url).ok()?;
+    let host = url.host_str()?;
+    Some(match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    })
+}
+
+fn still_going(count: usize) -> String {
+    let verb = if count == 1 { "is" } else { "are" };
+    format!("{} {verb} still going", counted(count, "run"))
 }

@@ -8,7 +8,9 @@ use jiff::Timestamp;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::report::Report;
-use super::view::Tracked;
+use super::sentences::counted;
+use super::tracked::Tracked;
+use super::view::Circumstances;
 use super::{OutputOptions, StopCondition};
 use crate::cli::args::WatchArgs;
 use crate::cli::client::{add_all, failure_code, request};
@@ -17,7 +19,7 @@ use crate::cli::{Signals, USAGE};
 use crate::config::{MIN_DEADLINE, format_duration};
 use crate::control::{Activities, AddRequest, Client, ClientError, StreamMessage, WatchResponse};
 use crate::domain::{Event, EventData, RunEvent, RunId, Status, Verdict};
-use crate::scheduler::{BreakerView, WatchView};
+use crate::scheduler::WatchView;
 use crate::store::PollFailure;
 
 /// How long one question waits for a verdict: how old what is shown may be.
@@ -103,7 +105,8 @@ pub(super) async fn wait(
         code = signals.next() => {
             follower.report.clear();
             if follower.report.options.progress {
-                screen.line(&format!("interrupted; the daemon goes on with {}", follower.report.going()));
+                let going = counted(follower.report.going(), "run");
+                screen.line_after_signal(&format!("stopped; the daemon continues to watch {going}"));
             }
             code
         }
@@ -112,14 +115,7 @@ pub(super) async fn wait(
 }
 
 fn tracked(watch: WatchResponse) -> Tracked {
-    Tracked {
-        run_id: watch.run_id,
-        name: watch.name,
-        added_at: watch.added_at,
-        status: None,
-        activity: None,
-        verdict: None,
-    }
+    Tracked::new(watch.run_id, watch.name, watch.added_at)
 }
 
 /// How long the runs are waited for.
@@ -231,6 +227,9 @@ impl Follower<'_> {
             }
         };
         self.report.clear();
+        if self.report.options.progress && self.report.options.screen.is_live() {
+            self.report.sum_up(None, 0);
+        }
         self.report.flush().await;
         match self.report.verdict_code() {
             // Not all is known, so not all is well.
@@ -376,7 +375,7 @@ impl Follower<'_> {
                 }
             }
             self.report
-                .show(Timestamp::now(), &views, &BreakerView::default());
+                .show(Timestamp::now(), &views, &Circumstances::default());
             if self.gone || wait.is_zero() {
                 let ends = Instant::now() + GONE_PAUSE;
                 // What comes next is kept until it is whole.

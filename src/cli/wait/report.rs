@@ -1,6 +1,6 @@
 //! The output of a wait, and its exit code: the same with and without a daemon.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
@@ -9,16 +9,20 @@ use jiff::tz::TimeZone;
 use tokio::time::{Instant, timeout_at};
 
 use super::super::USAGE;
-use super::view::{
-    Palette, Tracked, activity_line, activity_words, change_line, live_lines, provider_line,
+use super::sentences::{
+    activity_line, activity_words, budget_sentence, change_line, closing_line, counted, life_line,
+    provider_sentence, verdict_words,
 };
+use super::tracked::Tracked;
+use super::view::{Circumstances, Layout, Scene, ended_row, live_lines};
 use super::{OutputOptions, ResultFormat, StopCondition};
+use crate::cli::style::{Mark, Style, time_of_day};
 use crate::control::StreamMessage;
-use crate::domain::{Event, RunEvent, RunId, Status, Verdict};
+use crate::domain::{Event, RunEvent, RunId, RunState, Status, Verdict};
 use crate::notify::summary;
 use crate::output::LiveArea;
-use crate::scheduler::{BreakerView, WatchView};
-use crate::text::escape_json_for_terminal;
+use crate::scheduler::{Outage, WatchView};
+use crate::text::{escape_json_for_terminal, first_lines, one_line};
 
 /// What is known of the runs that are waited for, and how it is shown.
 pub(super) struct Report {
@@ -26,8 +30,19 @@ pub(super) struct Report {
     pub(super) runs: BTreeMap<RunId, Tracked>,
     order: Vec<RunId>,
     area: Option<LiveArea>,
-    shown_breaker: BreakerView,
     zone: TimeZone,
+    began: Instant,
+    /// The number of the next frame.
+    step: usize,
+    provider: ProviderLine,
+    /// When a line shows life without a terminal, if there is no other until then.
+    life_at: Instant,
+    /// Unknown statuses that were shown as such.
+    unknown: BTreeSet<String>,
+    /// Pauses and failures of the API that are over.
+    pub(super) survived: (usize, usize),
+    /// What did not fit into the row of a run that has ended, in full.
+    cut: Vec<String>,
     /// Until when results wait for a reader that does not read; `None` for as long as it takes.
     reader_limit: Option<Instant>,
     /// The reader did not read in time: no more results are printed.
@@ -36,15 +51,41 @@ pub(super) struct Report {
     left_out: u64,
 }
 
+/// What was last shown about the API.
+#[derive(Default)]
+struct ProviderLine {
+    outage: Option<Outage>,
+    message: String,
+    wrong_path: bool,
+    /// When it is repeated, and after how long the time after that.
+    again: Option<(Instant, Duration)>,
+}
+
 /// How long after the last deadline results wait for a reader that does not read.
 const READER_GRACE: Duration = Duration::from_secs(15);
+
+/// How long nothing is shown without a terminal before a line shows life.
+const LIFE: Duration = Duration::from_secs(60);
+
+/// When a failure that goes on is shown again, at first; twice as long each time after that, up to the longest.
+const REPEAT: Duration = Duration::from_secs(15);
+const LONGEST_REPEAT: Duration = Duration::from_secs(600);
+
+/// Longest text about the end of a run, in characters.
+const MAX_DETAIL_CHARS: usize = 300;
+
+/// Most unknown statuses that are pointed out.
+const MOST_UNKNOWN: usize = 100;
+
+/// Most texts that are shown in full after the end, because their rows had no room for them.
+const MOST_CUT: usize = 10;
 
 impl Report {
     /// About these runs, in this order. All have their verdict by `deadline`, where that is known: results that are
     /// not read soon after it are given up.
     pub(super) fn new(
         options: OutputOptions,
-        runs: Vec<Tracked>,
+        mut runs: Vec<Tracked>,
         deadline: Option<Instant>,
     ) -> Self {
         let area = if options.progress {
@@ -52,6 +93,8 @@ impl Report {
         } else {
             None
         };
+        Tracked::label_all(&mut runs);
+        let now = Instant::now();
         Self {
             options,
             order: runs.iter().map(|run| run.run_id.clone()).collect(),
@@ -60,12 +103,41 @@ impl Report {
                 .map(|run| (run.run_id.clone(), run))
                 .collect(),
             area,
-            shown_breaker: BreakerView::default(),
             zone: TimeZone::system(),
+            began: now,
+            step: 0,
+            provider: ProviderLine::default(),
+            life_at: now + LIFE,
+            unknown: BTreeSet::new(),
+            survived: (0, 0),
+            cut: Vec::new(),
             reader_limit: deadline.and_then(|deadline| deadline.checked_add(READER_GRACE)),
             unread: false,
             left_out: 0,
         }
+    }
+
+    /// Shows a line to people, above the live ones.
+    pub(super) fn say(&mut self, line: &str) {
+        self.life_at = Instant::now() + LIFE;
+        self.options.screen.line(line);
+    }
+
+    /// When something is to be shown although nothing happens; `None` where live lines are drawn anew all the time, or
+    /// nothing is shown.
+    pub(super) fn wakes_at(&self) -> Option<Instant> {
+        let again = self.provider.again.map(|(at, _)| at);
+        (self.options.progress && !self.is_live())
+            .then(|| again.map_or(self.life_at, |again| again.min(self.life_at)))
+    }
+
+    /// Whether the next [`Report::show`] needs to know how each run is.
+    pub(super) fn wants_views(&self) -> bool {
+        self.is_live() || (self.options.progress && self.life_at <= Instant::now())
+    }
+
+    fn runs_in_order(&self) -> Vec<&Tracked> {
+        self.order.iter().map(|id| &self.runs[id]).collect()
     }
 
     /// Waits until standard output takes another result, but not for a reader that is late. Cancel-safe.
@@ -120,9 +192,26 @@ impl Report {
         if run.status.replace(status.clone()).as_ref() == Some(status) {
             return;
         }
-        if self.options.progress && !self.options.screen.is_live() {
-            let line = change_line(self.palette(), at, &self.zone, &self.runs[run_id], status);
-            self.options.screen.line(&line);
+        if !self.options.progress {
+            return;
+        }
+        if status.state() == RunState::Unknown
+            && self.unknown.len() < MOST_UNKNOWN
+            && self.unknown.insert(status.as_str().to_owned())
+        {
+            let line = format!(
+                "{} {}: the status {:?} is unknown; it does not end the wait",
+                self.style().mark(Mark::Warning),
+                self.runs[run_id].full_label(),
+                one_line(status.as_str(), MAX_DETAIL_CHARS),
+            );
+            self.say(&line);
+        }
+        // The end is shown with its verdict.
+        if !self.options.screen.is_live() && Verdict::of_status(status).is_none() {
+            let (style, run) = (self.style(), &self.runs[run_id]);
+            let line = change_line(style, at, &self.zone, run, &style.state(status.as_str()));
+            self.say(&line);
         }
     }
 
@@ -138,7 +227,7 @@ impl Report {
             StreamMessage::Missed(missed) => {
                 if self.options.follow && self.options.progress {
                     let line = format!("warning: {missed} events came too fast to be shown");
-                    self.options.screen.line(&self.palette().warning(&line));
+                    self.say(&self.style().warning(&line));
                 }
                 return;
             }
@@ -164,12 +253,12 @@ impl Report {
                 let line = format!(
                     "warning: {left_out} events are left out, because standard output was not read"
                 );
-                self.options.screen.line(&self.palette().warning(&line));
+                self.say(&self.style().warning(&line));
             }
             self.print(&serde_json::to_string(&seen).expect("the documents have text keys"));
         } else if self.options.progress {
-            let line = activity_line(self.palette(), &self.zone, &self.runs[&seen.run_id], &seen);
-            self.options.screen.line(&line);
+            let line = activity_line(self.style(), &self.zone, &self.runs[&seen.run_id], &seen);
+            self.say(&line);
         }
     }
 
@@ -179,7 +268,83 @@ impl Report {
             return;
         };
         run.verdict = Some(verdict);
-        self.print_result(verdict, event, data);
+        let ran = data.timing.ran_ms.map(Duration::from_millis);
+        let error = data.run.error_message.as_deref().map(|error| {
+            let lines = first_lines(error, 3, MAX_DETAIL_CHARS);
+            lines.join(" ")
+        });
+        let detail = error
+            .or_else(|| {
+                data.reason
+                    .as_deref()
+                    .map(|why| one_line(why, MAX_DETAIL_CHARS))
+            })
+            .or_else(|| {
+                data.watch
+                    .late
+                    .then(|| "ended before it was watched".to_owned())
+            })
+            .or_else(|| run.survived.clone())
+            .unwrap_or_default();
+        let is_shown = self.options.results == ResultFormat::Text && io::stdout().is_terminal();
+        let row = self.end_row(&data.run.id, verdict, event.timestamp, ran, &detail);
+        match row {
+            _ if !self.options.progress => {}
+            Some(row) if is_shown => self.print(&row),
+            Some(_) if self.options.results == ResultFormat::Json && io::stdout().is_terminal() => {
+            }
+            Some(row) => self.say(&row),
+            None => {
+                let words = verdict_words(self.style(), verdict, ran, &detail);
+                let run = &self.runs[&data.run.id];
+                let line = change_line(self.style(), event.timestamp, &self.zone, run, &words);
+                self.say(&line);
+            }
+        }
+        if !(is_shown && self.is_live()) {
+            self.print_result(verdict, event, data);
+        }
+    }
+
+    /// The row of a run that has ended, on a terminal.
+    fn end_row(
+        &mut self,
+        run_id: &RunId,
+        verdict: Verdict,
+        at: Timestamp,
+        ran: Option<Duration>,
+        detail: &str,
+    ) -> Option<String> {
+        self.area.as_ref()?;
+        let runs = self.runs_in_order();
+        let layout = Layout::new(&runs, self.options.screen.columns());
+        let run = &self.runs[run_id];
+        let watched = Duration::try_from(at.duration_since(run.added_at)).unwrap_or_default();
+        let took = ran.unwrap_or(watched);
+        let (row, is_cut) = ended_row(self.style(), layout, run, verdict, took, detail);
+        if is_cut && verdict != Verdict::Succeeded && self.cut.len() < MOST_CUT {
+            self.cut.push(format!("{}: {detail}", run.label));
+        }
+        Some(row)
+    }
+
+    /// Sums the wait up, after what did not fit into the rows of the runs that have ended.
+    pub(super) fn sum_up(&mut self, requests: Option<u64>, delivered: usize) {
+        for text in std::mem::take(&mut self.cut) {
+            self.options.screen.line(&text);
+        }
+        let mut line = closing_line(self.style(), &self.runs_in_order(), requests, delivered);
+        let (pauses, failures) = self.survived;
+        let survived: Vec<_> = [(pauses, "pause"), (failures, "outage")]
+            .into_iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| counted(count, what))
+            .collect();
+        if !survived.is_empty() {
+            line.push_str(self.style().separator());
+            line.push_str(&format!("{} survived", survived.join(" and ")));
+        }
+        self.options.screen.line(&line);
     }
 
     /// Takes in that a run has no verdict by the end of the wait: `verdict` is that of the wait, for the reason `why`.
@@ -194,9 +359,10 @@ impl Report {
                 &serde_json::json!({ "run_id": run_id, "verdict": word, "reason": why })
                     .to_string(),
             ),
-            ResultFormat::Text => {
-                self.print(&format!("{run_id} {}: {why}", self.palette().status(word)))
-            }
+            ResultFormat::Text => self.print(&format!(
+                "{run_id} {}: {why}",
+                self.options.result_style.state(word)
+            )),
             ResultFormat::Output | ResultFormat::Nothing => self
                 .options
                 .screen
@@ -218,31 +384,91 @@ impl Report {
             .count()
     }
 
-    /// Shows how things are: live lines, or a plain line when the API's state is another one.
-    pub(super) fn show(&mut self, now: Timestamp, views: &[WatchView], breaker: &BreakerView) {
-        let palette = self.palette();
-        if let Some(area) = &mut self.area {
-            let runs: Vec<_> = self.order.iter().map(|id| self.runs[id].clone()).collect();
-            // Room is left for the prompt and for the line about the API.
-            let most = self.options.screen.rows().saturating_sub(3).max(1);
-            let lines = live_lines(palette, now, &runs, views, breaker, most);
-            area.show(lines);
-        } else if self.options.progress
-            && (breaker.outage, &breaker.message)
-                != (self.shown_breaker.outage, &self.shown_breaker.message)
-        {
-            let line = match (
-                provider_line(palette, now, breaker),
-                self.shown_breaker.outage,
-            ) {
-                (None, Some(_)) => Some("the API answers again".to_owned()),
-                (line, _) => line,
-            };
-            if let Some(line) = line {
-                self.options.screen.line(&line);
+    /// Shows how things are: live lines, or a plain line when that changes or nothing changes for long.
+    pub(super) fn show(&mut self, now: Timestamp, views: &[WatchView], about: &Circumstances) {
+        for view in views {
+            if let Some(run) = self.runs.get_mut(&view.run_id) {
+                run.observe(view, now);
             }
         }
-        self.shown_breaker.clone_from(breaker);
+        let before = self.provider.outage;
+        if before != about.breaker.outage && about.breaker.outage != Some(Outage::Failing) {
+            match before {
+                Some(Outage::Paused) => self.survived.0 += 1,
+                Some(Outage::Failing | Outage::Refused) => self.survived.1 += 1,
+                None => {}
+            }
+        }
+        if self.is_live() {
+            self.draw(now, views, about);
+        } else if self.options.progress {
+            self.provider_line(now, about);
+            if self.life_at <= Instant::now() && !views.is_empty() {
+                self.show_life(now, views, about);
+            }
+        }
+        self.provider.outage = about.breaker.outage;
+        self.provider.message.clone_from(&about.breaker.message);
+        self.provider.wrong_path = about.wrong_path.is_some();
+    }
+
+    fn draw(&mut self, now: Timestamp, views: &[WatchView], about: &Circumstances) {
+        self.step += 1;
+        let runs = self.runs_in_order();
+        let scene = Scene {
+            style: self.style(),
+            zone: &self.zone,
+            now,
+            step: self.step,
+            waited: self.began.elapsed(),
+            runs: &runs,
+            views,
+            circumstances: about,
+        };
+        let screen = &self.options.screen;
+        let lines = live_lines(&scene, screen.columns(), screen.rows());
+        if let Some(area) = &mut self.area {
+            area.show(lines);
+        }
+    }
+
+    /// A line when the API's state is another one, and at growing intervals while a failure goes on.
+    fn provider_line(&mut self, now: Timestamp, about: &Circumstances) {
+        let changed = (self.provider.outage, &self.provider.message)
+            != (about.breaker.outage, &about.breaker.message)
+            || self.provider.wrong_path != about.wrong_path.is_some();
+        let due = self
+            .provider
+            .again
+            .is_some_and(|(at, _)| at <= Instant::now());
+        let what = match provider_sentence(about, now, &self.zone) {
+            Some(sentence) if changed || due => {
+                let after = match self.provider.again {
+                    Some((_, after)) if !changed => (after * 2).min(LONGEST_REPEAT),
+                    _ => REPEAT,
+                };
+                self.provider.again = Some((Instant::now() + after, after));
+                self.style().warning(&sentence)
+            }
+            None if self.provider.again.take().is_some() => {
+                let host = about.host.as_deref().unwrap_or("the API");
+                format!("{host} answers again")
+            }
+            _ => return,
+        };
+        let clock = self.style().dim(&time_of_day(now, &self.zone));
+        self.say(&format!("{clock}  {what}"));
+    }
+
+    /// A line that shows life, and why the runs wait.
+    fn show_life(&mut self, now: Timestamp, views: &[WatchView], about: &Circumstances) {
+        let (style, runs) = (self.style(), self.runs_in_order());
+        let mut line = life_line(style, now, &self.zone, self.began.elapsed(), &runs, views);
+        if let Some(why) = budget_sentence(about, views, now) {
+            line.push_str("; ");
+            line.push_str(&why);
+        }
+        self.say(&line);
     }
 
     /// The exit code for the verdicts there are.
@@ -258,23 +484,14 @@ impl Report {
         }
     }
 
-    fn palette(&self) -> Palette {
-        Palette {
-            coloured: self.options.coloured,
-        }
+    pub(super) fn style(&self) -> Style {
+        self.options.style
     }
 
-    /// Prints what is known now of one run.
+    /// Prints what is known now of one run to standard output.
     fn print_result(&self, verdict: Verdict, event: &Event, data: &RunEvent) {
-        let human = self.result_line(verdict, event);
-        let quiet = !self.options.progress;
         match self.options.results {
-            ResultFormat::Text => {
-                self.print(&human);
-                if self.options.screen.is_live() && !io::stdout().is_terminal() && !quiet {
-                    self.options.screen.line(&human);
-                }
-            }
+            ResultFormat::Text => self.print(&self.result_line(verdict, event)),
             ResultFormat::Json => {
                 let line =
                     serde_json::json!({ "run_id": data.run.id, "verdict": verdict.as_str() });
@@ -286,31 +503,23 @@ impl Report {
                     "{line},\"data\":{}}}",
                     escape_json_for_terminal(&json)
                 ));
-                if !io::stdout().is_terminal() && !quiet {
-                    self.options.screen.line(&human);
-                }
             }
-            ResultFormat::Output => {
-                match (verdict, &data.run.output) {
-                    // A program gets it as the API sent it. What a terminal gets means the same.
-                    (Verdict::Succeeded, Some(output)) if io::stdout().is_terminal() => {
-                        self.print(&escape_json_for_terminal(output.get()));
-                    }
-                    (Verdict::Succeeded, Some(output)) => self.print(output.get()),
-                    (Verdict::Succeeded, None)
-                        if data.truncated.iter().any(|name| name == "output") =>
-                    {
-                        let what = "is left out: it is too large, nested too deeply, or not JSON that programs can read";
-                        self.options
-                            .screen
-                            .line(&format!("warning: the output of {} {what}", data.run.id));
-                    }
-                    _ => {}
+            ResultFormat::Output => match (verdict, &data.run.output) {
+                // A program gets it as the API sent it. What a terminal gets means the same.
+                (Verdict::Succeeded, Some(output)) if io::stdout().is_terminal() => {
+                    self.print(&escape_json_for_terminal(output.get()));
                 }
-                if !quiet {
-                    self.options.screen.line(&human);
+                (Verdict::Succeeded, Some(output)) => self.print(output.get()),
+                (Verdict::Succeeded, None)
+                    if data.truncated.iter().any(|name| name == "output") =>
+                {
+                    let what = "is left out: it is too large, nested too deeply, or not JSON that programs can read";
+                    self.options
+                        .screen
+                        .line(&format!("warning: the output of {} {what}", data.run.id));
                 }
-            }
+                _ => {}
+            },
             ResultFormat::Nothing => {}
         }
     }
@@ -319,7 +528,7 @@ impl Report {
         let summary = summary::of(event);
         let mut line = summary.title.replacen(
             verdict.as_str(),
-            &self.palette().status(verdict.as_str()),
+            &self.options.result_style.state(verdict.as_str()),
             1,
         );
         for detail in &summary.lines {

@@ -1,373 +1,536 @@
-//! What `wait` shows: lines for people, drawn from what is known of each run. No I/O.
+//! The live view of `wait`: a summary, a row per run that is still going, and why it waits. No I/O.
+
+use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::control::ActivityResponse;
-use crate::domain::{Activity, RunId, Status, Verdict};
-use crate::scheduler::{BreakerView, WatchView};
-use crate::text::{humanize, one_line};
+use super::sentences::{budget_sentence, counts_by_state, provider_sentence, verdict_word};
+use super::tracked::{Going, Tracked};
+use crate::cli::style::{Look, Style, elapsed, pad, pad_left, width};
+use crate::domain::Verdict;
+use crate::scheduler::{BreakerView, Usage, WatchView};
+use crate::text::one_line;
 
-/// Longest name or status that a line shows, in characters.
-const MAX_WORD_CHARS: usize = 40;
+/// The width of the column of states where these are the usual ones, and the most for others.
+const STATE: usize = 11;
+const LONGEST_STATE: usize = 24;
 
-/// How texts are coloured.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Palette {
-    pub(super) coloured: bool,
+/// The width of the column of times: `23h 59m`.
+const TIME: usize = 7;
+
+/// The least columns for what a run does; with fewer this column is left out.
+const LEAST_DETAIL: usize = 10;
+
+/// The columns that what a run does keeps beside the last column, which is left out otherwise.
+const AMPLE_DETAIL: usize = 32;
+
+/// The most columns for what a run does, where another column follows.
+const LONGEST_DETAIL: usize = 72;
+
+/// Where the right end of the summary is on a wide terminal.
+const SUMMARY: usize = 96;
+
+/// Most lines that one sentence takes.
+const SENTENCE_LINES: usize = 3;
+
+/// What the view shows.
+pub(super) struct Scene<'a> {
+    pub(super) style: Style,
+    pub(super) zone: &'a TimeZone,
+    pub(super) now: Timestamp,
+    /// The number of the frame, which moves the glyph of those that run.
+    pub(super) step: usize,
+    /// The time since the wait began.
+    pub(super) waited: Duration,
+    /// The runs in the order in which they were named.
+    pub(super) runs: &'a [&'a Tracked],
+    /// What the scheduler knows of those that are still going.
+    pub(super) views: &'a [WatchView],
+    pub(super) circumstances: &'a Circumstances,
 }
 
-impl Palette {
-    fn paint(self, code: &str, text: &str) -> String {
-        if self.coloured {
-            format!("\x1b[{code}m{text}\x1b[0m")
-        } else {
-            text.to_owned()
-        }
-    }
+/// What concerns all runs.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Circumstances {
+    pub(super) breaker: BreakerView,
+    /// How much of the budget is used, where that is known.
+    pub(super) usage: Option<Usage>,
+    /// The name of the API's host, where it is known.
+    pub(super) host: Option<String>,
+    /// How long every answer must be 404 before a run is not found, where that is known.
+    pub(super) grace: Option<Duration>,
+    /// When the wait ends because the API was never reached.
+    pub(super) gives_up_at: Option<Timestamp>,
+    /// What is wrong with the address of the API, where every answer is 404 and its path is the likely cause.
+    pub(super) wrong_path: Option<String>,
+}
 
-    /// A status word: green for good, red for bad, yellow for what needs a look, plain otherwise.
-    pub(super) fn status(self, word: &str) -> String {
-        let code = match word {
-            "succeeded" => "32",
-            "failed" | "timed_out" | "unreachable" | "not_found" => "31",
-            "canceled" => "33",
-            "running" => "36",
-            _ => return one_line(word, MAX_WORD_CHARS),
+/// How wide the columns are; 0 leaves one out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Layout {
+    name: usize,
+    state: usize,
+    time: usize,
+    detail: usize,
+    extra: usize,
+}
+
+impl Layout {
+    /// The columns for these runs on a terminal that is so wide. They depend on names, IDs and unusual states only, so
+    /// that nothing moves from one frame to the next.
+    pub(super) fn new(runs: &[&Tracked], columns: usize) -> Self {
+        let longest = |texts: &mut dyn Iterator<Item = usize>| texts.max().unwrap_or(0);
+        // The last column of a terminal stays free.
+        let columns = columns.saturating_sub(1);
+        let state = longest(&mut runs.iter().map(|run| width(&run.state_word(None))));
+        let state = state.clamp(STATE, LONGEST_STATE);
+        let (state, time) = match columns {
+            0..24 => (0, 0),
+            24..34 => (STATE, 0),
+            34..60 => (STATE, TIME),
+            _ => (state, TIME),
         };
-        self.paint(code, word)
-    }
-
-    pub(super) fn faint(self, text: &str) -> String {
-        self.paint("2", text)
-    }
-
-    pub(super) fn bad(self, text: &str) -> String {
-        self.paint("31", text)
-    }
-
-    pub(super) fn warning(self, text: &str) -> String {
-        self.paint("33", text)
-    }
-}
-
-/// What is known of one run.
-#[derive(Debug, Clone)]
-pub(super) struct Tracked {
-    pub(super) run_id: RunId,
-    pub(super) name: Option<String>,
-    pub(super) added_at: Timestamp,
-    pub(super) status: Option<Status>,
-    /// What it was last seen doing, in few words, harmless on a terminal.
-    pub(super) activity: Option<String>,
-    pub(super) verdict: Option<Verdict>,
-}
-
-impl Tracked {
-    /// The run for people: its ID, and its name where it has one.
-    pub(super) fn label(&self) -> String {
-        match &self.name {
-            Some(name) => format!("{} ({})", self.run_id, one_line(name, MAX_WORD_CHARS)),
-            None => self.run_id.to_string(),
+        let beside = |column: usize| if column == 0 { 0 } else { column + 2 };
+        let fixed = 2 + beside(state) + beside(time);
+        let most = if columns < 60 {
+            columns.saturating_sub(fixed)
+        } else {
+            columns * 2 / 5
+        };
+        let name = longest(&mut runs.iter().map(|run| width(&run.label))).min(most);
+        let left = columns.saturating_sub(fixed + name + 2);
+        let extra = longest(&mut runs.iter().map(|run| run.extra.as_deref().map_or(0, width)));
+        let extra = if extra > 0 && left >= extra + 2 + AMPLE_DETAIL {
+            extra
+        } else {
+            0
+        };
+        let detail = match left.saturating_sub(beside(extra)) {
+            detail if extra > 0 => detail.min(LONGEST_DETAIL),
+            detail => detail,
+        };
+        Self {
+            name,
+            state,
+            time,
+            detail: if detail < LEAST_DETAIL || time == 0 {
+                0
+            } else {
+                detail
+            },
+            extra,
         }
     }
-}
 
-/// The plain line for a change of status.
-pub(super) fn change_line(
-    palette: Palette,
-    at: Timestamp,
-    zone: &TimeZone,
-    run: &Tracked,
-    status: &Status,
-) -> String {
-    let clock = at
-        .to_zoned_datetime(zone.clone())
-        .strftime("%H:%M:%S")
-        .to_string();
-    format!(
-        "{} {} {}",
-        palette.faint(&clock),
-        run.label(),
-        palette.status(status.as_str())
-    )
-}
-
-/// The plain line for an event of a run.
-pub(super) fn activity_line(
-    palette: Palette,
-    zone: &TimeZone,
-    run: &Tracked,
-    seen: &ActivityResponse,
-) -> String {
-    let clock = seen
-        .at
-        .to_zoned_datetime(zone.clone())
-        .strftime("%H:%M:%S")
-        .to_string();
-    let kind = one_line(&seen.activity, MAX_WORD_CHARS);
-    let kind = if Activity::is_bad(&seen.activity) {
-        palette.bad(&kind)
-    } else {
-        palette.faint(&kind)
-    };
-    let line = format!(
-        "{} {} {kind} {}",
-        palette.faint(&clock),
-        run.label(),
-        Activity::summary(seen.data.as_deref())
-    );
-    line.trim_end().to_owned()
-}
-
-/// An event of a run in few words.
-pub(super) fn activity_words(seen: &ActivityResponse) -> String {
-    let kind = one_line(&seen.activity, MAX_WORD_CHARS);
-    match Activity::summary(seen.data.as_deref()) {
-        summary if summary.is_empty() => kind,
-        summary => format!("{kind}: {summary}"),
+    /// A row of cells, which may be colored: none is wider than its column.
+    fn row(
+        self,
+        style: Style,
+        glyph: &str,
+        run: &Tracked,
+        (look, state): (Look, &str),
+        time: &str,
+        detail: &str,
+    ) -> String {
+        let cell = |text: &str, columns| style.cut(text, columns).into_owned();
+        let mut row = format!("{glyph} {}", pad(&cell(&run.label, self.name), self.name));
+        if self.state > 0 {
+            let state = style.as_look(look, &cell(state, self.state));
+            row.push_str(&format!("  {}", pad(&state, self.state)));
+        }
+        if self.time > 0 {
+            row.push_str(&format!("  {}", pad_left(time, self.time)));
+        }
+        if self.detail > 0 {
+            row.push_str(&format!(
+                "  {}",
+                pad(&cell(detail, self.detail), self.detail)
+            ));
+        }
+        if self.extra > 0 {
+            let extra = run.extra.as_deref().unwrap_or_default();
+            row.push_str(&format!("  {}", style.dim(&cell(extra, self.extra))));
+        }
+        row.trim_end().to_owned()
     }
 }
 
-/// The plain line for a change in how the API does.
-pub(super) fn provider_line(
-    palette: Palette,
-    now: Timestamp,
-    view: &BreakerView,
-) -> Option<String> {
-    let what = view.outage_text()?;
-    let wait = view
-        .retry_at
-        .map(|at| format!("; asking again in {}", until(now, at)))
-        .unwrap_or_default();
-    Some(palette.warning(&format!("{what}{wait}")))
+/// The row of a run that has ended, and whether its detail was cut.
+pub(super) fn ended_row(
+    style: Style,
+    layout: Layout,
+    run: &Tracked,
+    verdict: Verdict,
+    took: Duration,
+    detail: &str,
+) -> (String, bool) {
+    let word = verdict_word(verdict);
+    let look = Look::of(verdict.as_str());
+    let row = layout.row(
+        style,
+        &style.glyph(look),
+        run,
+        (look, word),
+        &elapsed(took),
+        detail,
+    );
+    (row, width(detail) > layout.detail)
 }
 
-/// The live lines: one per run that is going, as many as fit, then what is left.
-pub(super) fn live_lines(
-    palette: Palette,
-    now: Timestamp,
-    runs: &[Tracked],
-    views: &[WatchView],
-    breaker: &BreakerView,
-    most: usize,
-) -> Vec<String> {
-    let going: Vec<_> = runs.iter().filter(|run| run.verdict.is_none()).collect();
-    let shown = if going.len() > most {
-        most.saturating_sub(1)
+/// The lines of the view on a terminal of this size, at most one less than it has rows.
+pub(super) fn live_lines(scene: &Scene<'_>, columns: usize, rows: usize) -> Vec<String> {
+    let most = rows.saturating_sub(1);
+    let layout = Layout::new(scene.runs, columns);
+    let mut notes = notes(scene, columns.saturating_sub(1));
+    notes.truncate(most.saturating_sub(1).div_ceil(3));
+    let going: Vec<_> = scene
+        .runs
+        .iter()
+        .filter(|run| run.verdict.is_none())
+        .collect();
+    let room = most.saturating_sub(1 + notes.len());
+    let shown = if going.len() > room {
+        room.saturating_sub(1)
     } else {
         going.len()
     };
-    let shown_runs: Vec<_> = going[..shown]
-        .iter()
-        .map(|run| (*run, views.iter().find(|view| view.run_id == run.run_id)))
-        .collect();
-    let label_width = shown_runs
-        .iter()
-        .map(|(run, _)| run.label().chars().count())
-        .max()
-        .unwrap_or(0);
-    let word_widths = shown_runs
-        .iter()
-        .map(|(run, view)| status_word(run, *view).chars().count());
-    let widths = (
-        label_width,
-        word_widths.max().unwrap_or(0).max(LEAST_WORD_WIDTH),
+    let mut lines = vec![summary(scene, columns.saturating_sub(1))];
+    lines.extend(
+        going[..shown]
+            .iter()
+            .map(|run| live_row(scene, layout, run)),
     );
-    let mut lines: Vec<String> = shown_runs
-        .iter()
-        .map(|(run, view)| live_line(palette, now, run, *view, breaker, widths))
-        .collect();
-    if going.len() > shown {
-        lines.push(palette.faint(&format!("… and {} more", going.len() - shown)));
+    if going.len() > shown && room > 0 {
+        let rest = &going[shown..];
+        let counts = counts(
+            scene.style,
+            &rest.iter().map(|run| **run).collect::<Vec<_>>(),
+            scene.views,
+        );
+        let ellipsis = if scene.style.unicode { "…" } else { "..." };
+        let line = format!("{ellipsis} and {} more: {counts}", rest.len());
+        lines.push(
+            scene
+                .style
+                .cut(&line, columns.saturating_sub(1))
+                .into_owned(),
+        );
     }
-    lines.extend(provider_line(palette, now, breaker));
+    lines.extend(notes);
+    lines.truncate(most);
     lines
 }
 
-/// The width of the column of statuses, where these are the usual ones.
-const LEAST_WORD_WIDTH: usize = 10;
-
-/// How a run is, in a word as it is shown.
-fn status_word(run: &Tracked, view: Option<&WatchView>) -> String {
-    match (&run.status, view) {
-        (_, Some(view)) if view.missing_since.is_some() => "not there yet".to_owned(),
-        (Some(status), _) => one_line(status.as_str(), MAX_WORD_CHARS),
-        (None, _) => "asking".to_owned(),
+/// Counts by state, then the time and the requests, as far as they fit.
+fn summary(scene: &Scene<'_>, columns: usize) -> String {
+    let style = scene.style;
+    let glyph = style.moving_glyph(Look::Running, scene.step);
+    let left = format!("{glyph} {}", counts(style, scene.runs, scene.views));
+    let time = pad_left(&elapsed(scene.waited), TIME);
+    let usage = scene.circumstances.usage.map(|usage| {
+        let limit = usage.per_minute.to_string();
+        let used = pad_left(&usage.last_minute.to_string(), limit.len());
+        format!("   {used} of {limit} req/min")
+    });
+    let end = columns.min(SUMMARY);
+    for right in [usage.map(|usage| format!("{time}{usage}")), Some(time)]
+        .into_iter()
+        .flatten()
+    {
+        if width(&left) + 2 + width(&right) <= end {
+            return format!("{left}{}", pad_left(&style.dim(&right), end - width(&left)));
+        }
     }
+    style.cut(&left, columns).into_owned()
 }
 
-fn live_line(
-    palette: Palette,
-    now: Timestamp,
-    run: &Tracked,
-    view: Option<&WatchView>,
-    breaker: &BreakerView,
-    (width, word_width): (usize, usize),
-) -> String {
-    let label = run.label();
-    let word = status_word(run, view);
-    // Padding goes after the word: colour codes would count as width.
-    let padding = " ".repeat(word_width.saturating_sub(word.chars().count()));
-    let age = humanize(now.duration_since(run.added_at).unsigned_abs());
-    let next = match view {
-        Some(view) if view.polling => palette.faint("  asking now"),
-        Some(view) if breaker.outage.is_none() => {
-            palette.faint(&format!("  next poll in {}", until(now, view.next_poll_at)))
-        }
-        _ => String::new(),
-    };
-    let activity = run
-        .activity
-        .as_ref()
-        .map(|words| palette.faint(&format!("  {words}")))
+/// How many runs are in each state, each count in the color of the state.
+fn counts(style: Style, runs: &[&Tracked], views: &[WatchView]) -> String {
+    let parts: Vec<_> = counts_by_state(runs, views)
+        .iter()
+        .map(|(word, count)| style.as_look(Look::of(word), &format!("{count} {word}")))
+        .collect();
+    parts.join(style.separator())
+}
+
+fn live_row(scene: &Scene<'_>, layout: Layout, run: &Tracked) -> String {
+    let style = scene.style;
+    let view = scene.views.iter().find(|view| view.run_id == run.run_id);
+    let state = run.state_word(view);
+    let look = Look::of(&run.kind(view));
+    let time = scene.now.duration_since(run.added_at);
+    let time = elapsed(Duration::try_from(time).unwrap_or_default());
+    let detail = view
+        .map(|view| {
+            run.detail(&Going {
+                view,
+                now: scene.now,
+                circumstances: scene.circumstances,
+            })
+        })
+        .or_else(|| run.activity.clone())
         .unwrap_or_default();
-    format!(
-        "{label:<width$}  {}{padding}  {age:>7}{next}{activity}",
-        palette.status(&word)
+    layout.row(
+        style,
+        &style.moving_glyph(look, scene.step),
+        run,
+        (look, &state),
+        &time,
+        &style.dim(&one_line(&detail, usize::MAX)),
     )
 }
 
-/// The time from `now` to `at` in whole seconds, rounded up.
-fn until(now: Timestamp, at: Timestamp) -> String {
-    let wait = std::time::Duration::try_from(at.duration_since(now)).unwrap_or_default();
-    let seconds = wait.as_secs() + u64::from(wait.subsec_millis() > 0);
-    humanize(std::time::Duration::from_secs(seconds))
+/// Why the runs wait, in sentences that are folded at words.
+fn notes(scene: &Scene<'_>, columns: usize) -> Vec<String> {
+    let circumstances = scene.circumstances;
+    let sentence = provider_sentence(circumstances, scene.now, scene.zone)
+        .or_else(|| budget_sentence(circumstances, scene.views, scene.now));
+    let lines = sentence
+        .map(|sentence| fold(&sentence, columns))
+        .unwrap_or_default();
+    lines.iter().map(|line| scene.style.warning(line)).collect()
+}
+
+/// `text` in lines of at most so many columns, broken at spaces; the last is cut when there would be too many.
+fn fold(text: &str, columns: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        let is_last = lines.len() == SENTENCE_LINES;
+        match lines.last_mut() {
+            Some(line) if is_last || width(line) + 1 + width(word) <= columns => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+        .iter()
+        .map(|line| Style::PLAIN.cut(line, columns).into_owned())
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::RunState;
+    use crate::domain::{RunId, RunState, Status};
     use crate::scheduler::Outage;
-
-    const PLAIN: Palette = Palette { coloured: false };
+    use crate::store::PollFailure;
 
     fn time(text: &str) -> Timestamp {
         text.parse().unwrap()
     }
 
-    fn run(id: &str, name: Option<&str>, status: Option<Status>) -> Tracked {
+    fn now() -> Timestamp {
+        time("2026-01-01T00:00:47Z")
+    }
+
+    fn run(id: &str, name: &str, status: Option<Status>) -> Tracked {
+        let name = (!name.is_empty()).then(|| name.to_owned());
         Tracked {
-            run_id: RunId::new(id).unwrap(),
-            name: name.map(ToOwned::to_owned),
-            added_at: time("2026-01-01T00:00:00Z"),
             status,
-            activity: None,
-            verdict: None,
+            ..Tracked::new(RunId::new(id).unwrap(), name, time("2026-01-01T00:00:00Z"))
+        }
+    }
+
+    fn view(run: &Tracked, next_poll_at: &str) -> WatchView {
+        WatchView {
+            run_id: run.run_id.clone(),
+            status: run.status.clone(),
+            polls: 3,
+            missing_since: None,
+            polling: false,
+            next_poll_at: time(next_poll_at),
+            last_error: None,
+        }
+    }
+
+    /// Seven runs in every state that the view knows, and what the scheduler knows of them.
+    fn scene_of_all() -> (Vec<Tracked>, Vec<WatchView>) {
+        let status = |word: &str| Some(Status::read(None, word));
+        let mut runs = vec![
+            run("run_demo_report", "weekly report", status("running")),
+            run("run_demo_research", "market research", status("running")),
+            run("run_demo_deploy", "site deploy", status("waiting")),
+            run("run_demo_late", "", None),
+            run("run_demo_wide", "日本語の名前です", status("pending")),
+            run("run_demo_odd", "odd\x1b[31m one", status("re\x1b]0;queued")),
+            run("run_demo_done", "outreach mails", status("canceled")),
+        ];
+        runs[0].activity =
+            Some("agent.action: researcher reads 3 pages about AI agents".to_owned());
+        runs[6].verdict = Some(Verdict::Canceled);
+        Tracked::label_all(&mut runs);
+        let mut views: Vec<_> = runs
+            .iter()
+            .map(|run| view(run, "2026-01-01T00:00:55.200Z"))
+            .collect();
+        views.pop();
+        views[1].last_error = Some(PollFailure {
+            at: now(),
+            message: "502 Bad Gateway".to_owned(),
+        });
+        views[3].missing_since = Some(time("2026-01-01T00:00:44Z"));
+        views[4].next_poll_at = now();
+        for (run, view) in runs.iter_mut().zip(&views) {
+            run.observe(view, now());
+        }
+        (runs, views)
+    }
+
+    fn drawn(about: &Circumstances, style: Style, columns: usize, rows: usize) -> String {
+        let (runs, views) = scene_of_all();
+        let runs: Vec<_> = runs.iter().collect();
+        let scene = Scene {
+            style,
+            zone: &TimeZone::UTC,
+            now: now(),
+            step: 2,
+            waited: Duration::from_secs(47),
+            runs: &runs,
+            views: &views,
+            circumstances: about,
+        };
+        let lines = live_lines(&scene, columns, rows);
+        assert!(lines.len() < rows, "{lines:?}");
+        for line in &lines {
+            assert!(width(line) < columns, "{columns}: {line:?}");
+        }
+        lines.join("\n")
+    }
+
+    fn about() -> Circumstances {
+        Circumstances {
+            usage: Some(Usage {
+                last_minute: 31,
+                per_minute: 60,
+                total: 38,
+            }),
+            host: Some("api.crewship.dev".to_owned()),
+            grace: Some(Duration::from_secs(120)),
+            ..Circumstances::default()
         }
     }
 
     #[test]
-    fn live_lines_fit_and_say_what_happens_next() {
-        let now = time("2026-01-01T00:01:05Z");
-        let runs = [
-            run(
-                "run_1",
-                Some("nightly\x1b[31m report"),
-                Some(Status::from(RunState::Running)),
-            ),
-            run("run_22", None, Some(Status::read(None, "re\x1b]0;queued"))),
-            run("run_3", None, None),
-        ];
-        let view = WatchView {
-            run_id: runs[0].run_id.clone(),
-            status: runs[0].status.clone(),
-            polls: 7,
-            missing_since: None,
-            polling: false,
-            next_poll_at: time("2026-01-01T00:01:07.200Z"),
-            last_error: None,
-        };
-        let views = [
-            view.clone(),
-            WatchView {
-                run_id: runs[1].run_id.clone(),
-                polling: true,
-                ..view
-            },
-        ];
-        let lines = live_lines(PLAIN, now, &runs, &views, &BreakerView::default(), 2);
-        insta::assert_snapshot!(lines.join("\n"), @r"
-        run_1 (nightly[31m report)  running       1m 5s  next poll in 3s
-        … and 2 more
+    fn columns_are_dropped_whole_as_it_gets_narrow() {
+        insta::assert_snapshot!(drawn(&about(), Style::PLAIN, 200, 40), @r"
+        ⠹ 2 running · 1 waiting · 1 pending · 1 not there · 1 re]0;queued · 1 canceled              0:47
+        ⠹ weekly report     running         0:47  agent.action: researcher reads 3 pages about AI agents                    run_demo_report
+        ⠹ market research   running         0:47  polled again after 502 Bad Gateway                                        run_demo_research
+        ⏸ site deploy       waiting         0:47  next poll in 9s                                                           run_demo_deploy
+        · run_demo_late     not there       0:47  404 for 3s (grace 2m)
+        · 日本語の名前です  pending         0:47  waiting for its turn                                                      run_demo_wide
+        · odd[31m one       re]0;queued     0:47  next poll in 9s                                                           run_demo_odd
+        6 runs share 60 requests a minute: each is polled about every 8 s (api.requests_per_minute)
         ");
-        let outage = BreakerView {
+        insta::assert_snapshot!(drawn(&about(), Style::PLAIN, 120, 40), @r"
+        ⠹ 2 running · 1 waiting · 1 pending · 1 not there · 1 re]0;queued · 1 canceled              0:47
+        ⠹ weekly report     running         0:47  agent.action: researcher reads 3 pages about AI agents      run_demo_report
+        ⠹ market research   running         0:47  polled again after 502 Bad Gateway                          run_demo_research
+        ⏸ site deploy       waiting         0:47  next poll in 9s                                             run_demo_deploy
+        · run_demo_late     not there       0:47  404 for 3s (grace 2m)
+        · 日本語の名前です  pending         0:47  waiting for its turn                                        run_demo_wide
+        · odd[31m one       re]0;queued     0:47  next poll in 9s                                             run_demo_odd
+        6 runs share 60 requests a minute: each is polled about every 8 s (api.requests_per_minute)
+        ");
+        insta::assert_snapshot!(drawn(&about(), Style::PLAIN, 80, 40), @r"
+        ⠹ 2 running · 1 waiting · 1 pending · 1 not there · 1 re]0;queued · 1 canceled
+        ⠹ weekly report     running         0:47  agent.action: researcher reads 3 pag…
+        ⠹ market research   running         0:47  polled again after 502 Bad Gateway
+        ⏸ site deploy       waiting         0:47  next poll in 9s
+        · run_demo_late     not there       0:47  404 for 3s (grace 2m)
+        · 日本語の名前です  pending         0:47  waiting for its turn
+        · odd[31m one       re]0;queued     0:47  next poll in 9s
+        6 runs share 60 requests a minute: each is polled about every 8 s
+        (api.requests_per_minute)
+        ");
+        insta::assert_snapshot!(drawn(&about(), Style::PLAIN, 40, 40), @r"
+        ⠹ 2 running · 1 waiting · 1 pending · …
+        ⠹ weekly report    running         0:47
+        ⠹ market research  running         0:47
+        ⏸ site deploy      waiting         0:47
+        · run_demo_late    not there       0:47
+        · 日本語の名前で…  pending         0:47
+        · odd[31m one      re]0;queued     0:47
+        6 runs share 60 requests a minute: each
+        is polled about every 8 s
+        (api.requests_per_minute)
+        ");
+        for columns in 2..220 {
+            drawn(&about(), Style::PLAIN, columns, 40);
+        }
+    }
+
+    #[test]
+    fn a_small_terminal_shows_counts_for_the_rest_and_an_outage_says_why() {
+        insta::assert_snapshot!(drawn(&about(), Style::PLAIN, 80, 5), @r"
+        ⠹ 2 running · 1 waiting · 1 pending · 1 not there · 1 re]0;queued · 1 canceled
+        ⠹ weekly report     running         0:47  agent.action: researcher reads 3 pag…
+        … and 5 more: 1 running · 1 waiting · 1 pending · 1 not there · 1 re]0;queued
+        6 runs share 60 requests a minute: each is polled about every 8 s
+        ");
+        let mut failing = about();
+        failing.breaker = BreakerView {
             outage: Some(Outage::Failing),
-            message: "502 Bad Gateway".to_owned(),
-            retry_at: Some(time("2026-01-01T00:01:13Z")),
-            ever_answered: true,
-            reached: true,
+            message: "no connection: client error (Connect): tcp connect error: Connection refused (os error 111)".to_owned(),
+            retry_at: Some(time("2026-01-01T00:00:55Z")),
+            ever_answered: false,
+            reached: false,
             failures: 3,
         };
-        let lines = live_lines(PLAIN, now, &runs, &views, &outage, 10);
-        insta::assert_snapshot!(lines.join("\n"), @r"
-        run_1 (nightly[31m report)  running        1m 5s
-        run_22                      re]0;queued    1m 5s  asking now
-        run_3                       asking         1m 5s
-        no usable answer: 502 Bad Gateway; asking again in 8s
-        ");
-    }
-
-    #[test]
-    fn an_event_is_one_harmless_line() {
-        let seen = |activity: &str, data: &str| ActivityResponse {
-            run_id: RunId::new("run_1").unwrap(),
-            at: time("2026-01-01T10:35:05.9Z"),
-            activity: activity.to_owned(),
-            data: Some(serde_json::value::RawValue::from_string(data.to_owned()).unwrap()),
+        failing.gives_up_at = Some(time("2026-01-01T00:01:11Z"));
+        let ascii = Style {
+            unicode: false,
+            ..Style::PLAIN
         };
-        let mut run = run("run_1", None, Some(Status::from(RunState::Running)));
-        let line = |palette, run: &_, seen: &_| activity_line(palette, &TimeZone::UTC, run, seen);
-        let log = seen("log", r#"{"level":"info","message":"a\u001b[2Jb\nc"}"#);
-        assert_eq!(line(PLAIN, &run, &log), "10:35:05 run_1 log info a[2Jb c");
-        assert_eq!(
-            line(PLAIN, &run, &seen("task\x1b]0;.started", "{}")),
-            "10:35:05 run_1 task]0;.started"
-        );
-        let failed = seen("tool.error", r#"{"tool":"web_search","error":"no route"}"#);
-        let shown = line(Palette { coloured: true }, &run, &failed);
-        assert_eq!(
-            shown,
-            "\x1b[2m10:35:05\x1b[0m run_1 \x1b[31mtool.error\x1b[0m web_search no route"
-        );
-        run.activity = Some(activity_words(&failed));
-        let lines = live_lines(
-            PLAIN,
-            time("2026-01-01T00:01:05Z"),
-            &[run],
-            &[],
-            &BreakerView::default(),
-            2,
-        );
-        assert_eq!(
-            lines,
-            ["run_1  running       1m 5s  tool.error: web_search no route"]
-        );
+        insta::assert_snapshot!(drawn(&failing, ascii, 60, 9), @r"
+        * 2 running - 1 waiting - 1 pending - 1 not there - 1 re...
+        * weekly report     running         0:47  agent.action: ...
+        * market research   running         0:47
+        ! site deploy       waiting         0:47
+        . run_demo_late     not there       0:47  404 for 3s (gr...
+        ... and 2 more: 1 pending - 1 re]0;queued
+        cannot reach api.crewship.dev: connection refused; giving
+        up in 24 s
+        ");
+        for rows in 1..12 {
+            let shown = drawn(&failing, ascii, 60, rows);
+            assert!(shown.lines().count() < rows);
+        }
     }
 
     #[test]
-    fn a_change_is_one_plain_line() {
-        let run = run("run_1", Some("nightly"), None);
-        let line = change_line(
-            PLAIN,
-            time("2026-01-01T10:35:05.9Z"),
-            &TimeZone::UTC,
-            &run,
-            &Status::from(RunState::Running),
-        );
-        assert_eq!(line, "10:35:05 run_1 (nightly) running");
-        let coloured = Palette { coloured: true };
-        let line = change_line(
-            coloured,
-            time("2026-01-01T10:35:05Z"),
-            &TimeZone::UTC,
-            &run,
-            &Status::from(RunState::Running),
-        );
-        assert_eq!(
-            line,
-            "\x1b[2m10:35:05\x1b[0m run_1 (nightly) \x1b[36mrunning\x1b[0m"
-        );
+    fn nothing_moves_when_states_change() {
+        let (mut runs, _) = scene_of_all();
+        let layout = |runs: &[Tracked]| Layout::new(&runs.iter().collect::<Vec<_>>(), 80);
+        let before = layout(&runs);
+        for run in &mut runs {
+            run.status = Some(Status::from(RunState::Succeeded));
+            run.activity = Some("another".to_owned());
+        }
+        assert_eq!(layout(&runs), before);
+    }
+
+    #[test]
+    fn an_end_is_a_row_like_the_others() {
+        let (runs, _) = scene_of_all();
+        let refs: Vec<_> = runs.iter().collect();
+        let layout = Layout::new(&refs, 80);
+        let ended = |verdict, detail| {
+            ended_row(
+                Style::PLAIN,
+                layout,
+                &runs[1],
+                verdict,
+                Duration::from_secs(31),
+                detail,
+            )
+        };
+        let (row, is_cut) = ended(Verdict::Failed, "OpenAI API rate limit exceeded");
+        insta::assert_snapshot!(row, @r"✗ market research   failed          0:31  OpenAI API rate limit exceeded");
+        assert!(!is_cut);
+        assert!(ended(Verdict::NotFound, &"long ".repeat(20)).1);
     }
 }

@@ -164,10 +164,10 @@ async fn a_directory_that_comes_back_gets_the_message() {
     let simulator = api([("run_1", Script::fails("no"))]).await;
     let program = Program::with(&simulator).configured(&sinks);
     let mut child = program.command(&["wait", "run_1"]).spawn().unwrap();
-    // The first failure is told on standard error; the pipe has room for the rest.
+    // The first failure is shown on standard error; the pipe has room for the rest.
     let mut stderr = tokio::io::BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
-    while !line.contains("attempt failed") {
+    while !line.contains("; next attempt ") {
         line.clear();
         assert_ne!(
             tokio::io::AsyncBufReadExt::read_line(&mut stderr, &mut line)

@@ -41,12 +41,12 @@ async fn events_are_lines_as_they_come() {
         .await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     for line in [
-        "run_1 task.started researcher",
-        "run_1 tool_use web_search",
-        "run_1 log info look[2J]0;mine here31mx",
-        "run_1 agent.action researcher reads 3 pages",
-        "run_1 artifact report.md 1234",
-        "run_1 run.completed succeeded",
+        "run_1  task.started researcher",
+        "run_1  tool_use web_search",
+        "run_1  log info look[2J]0;mine here31mx",
+        "run_1  agent.action researcher reads 3 pages",
+        "run_1  artifact report.md 1234",
+        "run_1  run.completed succeeded",
     ] {
         assert!(ended.stderr.contains(line), "{line}: {ended:?}");
     }

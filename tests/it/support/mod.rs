@@ -1,5 +1,7 @@
 //! Runs the built program beside simulated servers.
 
+pub(crate) mod terminal;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
