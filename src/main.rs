@@ -169,7 +169,7 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
         }
         Command::Demo(_) => block_on(commands::demo::demo(&demo_options(&common, screen), out)),
         Command::Completions { shell } => commands::completions::completions(shell, out),
-        Command::Man => commands::man::man(out),
+        Command::Man(args) => commands::man::man(&args, out),
     }
 }
 

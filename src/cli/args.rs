@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{Args, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
 
 use super::completions::{open_deliveries, runs, sinks, verdicts};
+use super::help::{COMMON, command};
 use crate::config::{
     LogFormat, LogLevel, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, check_label,
     format_duration, parse_duration, watch_name,
@@ -35,8 +36,8 @@ Exit codes:
   124  still going when the time was up
   130  interrupted (SIGINT)
   143  terminated (SIGTERM)
-For several runs the code is that of the worst: failed, timed out, unreachable, not found,
-canceled, succeeded. Running out of time never touches the run.
+For several runs the code is that of the worst: failed, timed out, unreachable,
+not found, canceled, succeeded. Running out of time never touches the run.
 
 Examples:
   runwatch wait run_xyz789abc
@@ -66,7 +67,8 @@ const DAEMON_HELP: &str = "\
 Signals: SIGTERM and SIGINT stop it, a second one at once; SIGHUP reloads the configuration.
 
 Exit codes:
-  0  stopped by a signal; with --exit-when-done nothing was watched, or every run succeeded
+  0  stopped by a signal; with --exit-when-done nothing was watched, or every
+     run succeeded
   1  the store or something else that it needs failed
   2  the configuration is wrong, or another daemon uses the store or the socket";
 
@@ -79,15 +81,16 @@ Exit codes:
   2  no daemon answers";
 
 const TOP_HELP: &str = "\
-Configuration: /etc/runwatch/config.toml, then ~/.config/runwatch/config.toml, then the environment
-(RUNWATCH_SECTION__KEY). `runwatch config init` writes a commented file to start from.
+Configuration: /etc/runwatch/config.toml, then ~/.config/runwatch/config.toml, \
+then the environment (RUNWATCH_SECTION__KEY). `runwatch config init` writes a \
+commented file to start from.
 
 Example:
   CREWSHIP_API_KEY=... runwatch wait run_xyz789abc";
 
 const CONFIG_HELP: &str = "\
-Files, the later ones winning: /etc/runwatch/config.toml, $XDG_CONFIG_HOME/runwatch/config.toml; or
-only that of --config. Then the environment: RUNWATCH_SECTION__KEY, such as
+Files, the later ones winning: /etc/runwatch/config.toml, $XDG_CONFIG_HOME/runwatch/config.toml; \
+or only that of --config. Then the environment: RUNWATCH_SECTION__KEY, such as \
 RUNWATCH_API__BASE_URL or RUNWATCH_SINKS__OPS__URL_FILE; lists are separated by commas.
 
 Exit codes:
@@ -113,13 +116,14 @@ impl Cli {
     /// Wrong usage; also the texts of `--help` and `--version`. [`clap::Error::exit`] prints each
     /// where it belongs and ends with the right code.
     pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let cli = Self::try_parse_from(args)?;
+        let mut matches = command().try_get_matches_from(args)?;
+        let cli = Self::from_arg_matches_mut(&mut matches)?;
         // Not declared to clap: it overlooks the conflict when the common flag stands before the command.
         if let (true, Command::Wait(WaitArgs { output: true, .. })) =
             (cli.common.json, &cli.command)
         {
             let what = "the argument '--output' cannot be used with '--json'";
-            return Err(Self::command().error(ErrorKind::ArgumentConflict, what));
+            return Err(command().error(ErrorKind::ArgumentConflict, what));
         }
         Ok(cli)
     }
@@ -127,7 +131,7 @@ impl Cli {
 
 /// Flags of every command.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Common options")]
+#[command(next_help_heading = COMMON)]
 pub struct Common {
     /// Read this configuration file and no other.
     // An empty variable passes here and counts as unset later; clap's own parser refuses it.
@@ -161,7 +165,7 @@ pub struct Common {
     /// Print results as JSON.
     #[arg(long, global = true)]
     pub json: bool,
-    /// Print no progress. `wait` prints no result lines either; its exit code is the result.
+    /// Print results and problems only; `wait` and `status` print no results either.
     #[arg(short, long, global = true)]
     pub quiet: bool,
 }
@@ -264,9 +268,9 @@ pub enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Print the manual page.
-    #[command(after_help = "Example:\n  runwatch man | man -l -")]
-    Man,
+    /// Print a manual page.
+    #[command(after_help = "Examples:\n  runwatch man | man -l -\n  runwatch man wait | man -l -")]
+    Man(ManArgs),
 }
 
 /// Arguments of `wait`.
@@ -297,7 +301,7 @@ pub struct WaitArgs {
     #[arg(long)]
     pub output: bool,
     /// Accepted without effect: the exit code is always that of the verdict.
-    #[arg(long)]
+    #[arg(long, hide = true)]
     pub exit_status: bool,
     /// Show the activity of the runs: agents, tasks, tools, logs, artifacts. With --json the events
     /// are lines of JSON with the key activity, before the last line of their run.
@@ -473,6 +477,16 @@ pub enum ConfigCommand {
     },
 }
 
+/// Arguments of `man`.
+#[derive(Debug, Clone, Args)]
+pub struct ManArgs {
+    /// The page, such as wait, config-check or runwatch.toml [default: all commands on one page].
+    pub page: Option<String>,
+    /// Write every page into this directory instead.
+    #[arg(long, value_name = "DIR", conflicts_with = "page")]
+    pub dir: Option<PathBuf>,
+}
+
 /// Arguments of `demo`.
 #[derive(Debug, Clone, Args)]
 pub struct DemoArgs {
@@ -563,7 +577,7 @@ mod tests {
 
     #[test]
     fn the_definition_is_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]

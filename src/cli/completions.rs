@@ -6,14 +6,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::CommandFactory as _;
 use clap_complete::engine::CompletionCandidate;
 use clap_complete::env::{CompleteEnv, Shells};
 
 use super::client::socket;
+use super::help::command;
 use super::phrases::standing;
 use super::write_text;
-use crate::cli::args::Cli;
 use crate::config::{self, Sources};
 use crate::control::{Client, ClientError};
 use crate::domain::Verdict;
@@ -31,7 +30,7 @@ const HELP_CHARS: usize = 60;
 /// Completes a command line where a shell asks for it, and returns whether one did. To be called before all else: it
 /// changes the environment.
 pub fn answer_shell() -> bool {
-    let completer = CompleteEnv::with_factory(Cli::command).var(VARIABLE);
+    let completer = CompleteEnv::with_factory(command).var(VARIABLE);
     let here = std::env::current_dir().ok();
     completer
         .try_complete(std::env::args_os(), here.as_deref())

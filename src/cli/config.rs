@@ -12,7 +12,7 @@ use crate::notify::{BuildSinkError, Sink};
 use crate::text::error_chain;
 
 /// The file that `config init` writes.
-const TEMPLATE: &str = include_str!("../../config/runwatch.toml");
+pub(super) const TEMPLATE: &str = include_str!("../../config/runwatch.toml");
 
 /// Checks the configuration. Prints `ok` and the files read to `out`, what is most likely a mistake to `err`, and exits
 /// with 0, or prints every problem to `err` and exits with 2. With `json` the answer goes to `out` in both cases:

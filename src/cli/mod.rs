@@ -12,6 +12,7 @@ pub mod events;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod healthcheck;
+pub mod help;
 pub mod list;
 pub mod man;
 mod phrases;
