@@ -15,9 +15,8 @@ use runwatch::app;
 use runwatch::backoff::BackoffPolicy;
 use runwatch::clock::Clock;
 use runwatch::config::Settings;
-use runwatch::domain::{Labels, Observation, RunDetails, RunId, RunState, Status, Watch};
+use runwatch::domain::{Labels, RunId, Watch};
 use runwatch::metrics::Metrics;
-use runwatch::providers::{ApiError, NoStream, Provider, Reply};
 use runwatch::scheduler::{AddedBy, Scheduler};
 use runwatch::store::{Location, Store};
 use serde_json::json;
@@ -26,8 +25,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// How long the simulated API takes to answer: a delay that no schedule can avoid.
-const LATENCY: Duration = Duration::from_millis(20);
+#[allow(dead_code, reason = "the tests use all of it")]
+#[path = "../tests/it/support/provider.rs"]
+mod provider;
+
+use provider::{Answer, FakeProvider, LATENCY};
 
 /// Lengths that are asked for when none is named.
 const SECONDS: [u64; 5] = [10, 60, 600, 3600, 8 * 3600];
@@ -36,52 +38,23 @@ const SECONDS: [u64; 5] = [10, 60, 600, 3600, 8 * 3600];
 const MAX_RUNS: u64 = 200;
 const MAX_SECONDS: u64 = 600_000;
 
+/// When each run ends, and when that was found.
+type Runs = Arc<Mutex<HashMap<RunId, (Instant, Option<Instant>)>>>;
+
 /// An API whose runs are running until a set time, and then have succeeded.
-#[derive(Clone)]
-struct Api {
-    runs: Arc<Mutex<HashMap<RunId, Run>>>,
-    found: watch::Sender<usize>,
-}
-
-struct Run {
-    ends_at: Instant,
-    requests: u64,
-    found_at: Option<Instant>,
-}
-
-impl Provider for Api {
-    type Events = NoStream;
-
-    async fn open_events(&self, _: &RunId, _: Option<&str>) -> Result<NoStream, ApiError> {
-        Err(ApiError::NotFound {
-            message: String::new(),
-        })
-    }
-
-    async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
-        tokio::time::sleep(LATENCY).await;
-        let mut runs = self.runs.lock().expect("no holder panics");
-        let run = runs.get_mut(id).ok_or(ApiError::NotFound {
-            message: String::new(),
-        })?;
-        run.requests += 1;
-        let ended = Instant::now() >= run.ends_at;
-        if ended && run.found_at.replace(Instant::now()).is_none() {
-            self.found.send_modify(|found| *found += 1);
-        }
-        let status = if ended {
-            Status::from(RunState::Succeeded)
-        } else {
-            Status::from(RunState::Running)
+fn api(runs: &Runs, found: watch::Sender<usize>) -> FakeProvider {
+    let runs = Arc::clone(runs);
+    FakeProvider::new(move |poll| {
+        let mut runs = runs.lock().expect("no holder panics");
+        let Some((ends_at, found_at)) = runs.get_mut(&poll.run_id) else {
+            return Answer::missing();
         };
-        Ok(Reply {
-            observation: Observation {
-                status,
-                details: RunDetails::default(),
-            },
-            pause: None,
-        })
-    }
+        let answered_at = Instant::now() + LATENCY;
+        if answered_at >= *ends_at && found_at.replace(answered_at).is_none() {
+            found.send_modify(|found| *found += 1);
+        }
+        Answer::until(*ends_at)
+    })
 }
 
 /// What came of watching runs of one length.
@@ -97,10 +70,8 @@ async fn watched(length: Duration, backoff: Option<BackoffPolicy>) -> anyhow::Re
     let count = (MAX_SECONDS / length.as_secs().max(1)).clamp(1, MAX_RUNS);
     let clock = Clock::simulated("2026-01-01T00:00:00Z".parse()?);
     let (found, mut all_found) = watch::channel(0);
-    let api = Api {
-        runs: Arc::default(),
-        found,
-    };
+    let runs = Runs::default();
+    let api = api(&runs, found);
     let (store, writer) = Store::open(Location::Memory)?;
     let mut tasks = JoinSet::new();
     tasks.spawn(writer.run());
@@ -123,15 +94,9 @@ async fn watched(length: Duration, backoff: Option<BackoffPolicy>) -> anyhow::Re
         let run_id = RunId::new(&format!("run_{index}"))?;
         let part = 0.9 + 0.2 * (index as f64 + 0.5) / count as f64;
         let ends_at = Instant::now() + length.mul_f64(part);
-        let run = Run {
-            ends_at,
-            requests: 0,
-            found_at: None,
-        };
-        api.runs
-            .lock()
+        runs.lock()
             .expect("no holder panics")
-            .insert(run_id.clone(), run);
+            .insert(run_id.clone(), (ends_at, None));
         let added_at = clock.now();
         let deadline_at = added_at.checked_add(Duration::from_secs(30 * 24 * 3600))?;
         let watch = Watch {
@@ -153,9 +118,14 @@ async fn watched(length: Duration, backoff: Option<BackoffPolicy>) -> anyhow::Re
     while let Some(ended) = tasks.join_next().await {
         ended?;
     }
-    let runs = std::mem::take(&mut *api.runs.lock().expect("no holder panics"));
-    let requests: Vec<u64> = runs.values().map(|run| run.requests).collect();
-    let delay = |run: &Run| Some(run.found_at?.duration_since(run.ends_at).as_secs_f64());
+    let runs = std::mem::take(&mut *runs.lock().expect("no holder panics"));
+    let requests: Vec<_> = runs
+        .keys()
+        .map(|id| api.polls_of(id.as_str()).len() as u64)
+        .collect();
+    let delay = |(ends_at, found_at): &(Instant, Option<Instant>)| {
+        Some(found_at.as_ref()?.duration_since(*ends_at).as_secs_f64())
+    };
     let delays: Vec<f64> = runs
         .values()
         .map(delay)

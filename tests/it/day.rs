@@ -2,66 +2,27 @@
 //! delays, the budget and fairness.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use runwatch::app;
 use runwatch::clock::Clock;
 use runwatch::config::Settings;
-use runwatch::domain::{Labels, Observation, RunDetails, RunId, RunState, Status, Verdict, Watch};
+use runwatch::domain::{Labels, RunId, Verdict, Watch};
 use runwatch::metrics::Metrics;
-use runwatch::providers::{ApiError, NoStream, Provider, Reply};
 use runwatch::scheduler::{Policy, Scheduler, SchedulerHandle};
 use runwatch::store::{Added, Location, Store};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::support::provider::{Answer, FakeProvider, LATENCY, Poll};
+
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// How long the simulated API takes to answer.
-const LATENCY: Duration = Duration::from_millis(20);
-
-/// An API whose runs are running until a set time, and then have succeeded. Remembers every request.
-#[derive(Clone, Default)]
-struct Api {
-    ends_at: Arc<HashMap<RunId, Instant>>,
-    requests: Arc<Mutex<Vec<(Instant, RunId)>>>,
-}
-
-impl Provider for Api {
-    type Events = NoStream;
-
-    async fn open_events(&self, _: &RunId, _: Option<&str>) -> Result<NoStream, ApiError> {
-        Err(ApiError::NotFound {
-            message: String::new(),
-        })
-    }
-
-    async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
-        self.requests
-            .lock()
-            .unwrap()
-            .push((Instant::now(), id.clone()));
-        tokio::time::sleep(LATENCY).await;
-        let status = if Instant::now() >= self.ends_at[id] {
-            Status::from(RunState::Succeeded)
-        } else {
-            Status::from(RunState::Running)
-        };
-        Ok(Reply {
-            observation: Observation {
-                status,
-                details: RunDetails::default(),
-            },
-            pause: None,
-        })
-    }
-}
-
 struct Simulation {
-    api: Api,
+    api: FakeProvider,
+    ends_at: HashMap<RunId, Instant>,
     clock: Clock,
     start: Instant,
     store: Store,
@@ -76,15 +37,13 @@ async fn simulate(lengths: &[Duration], adjust: impl FnOnce(&mut Policy)) -> Sim
     let start = Instant::now();
     let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
     let id = |index: usize| RunId::new(&format!("run_{index}")).unwrap();
-    let ends_at = lengths
+    let ends_at: HashMap<_, _> = lengths
         .iter()
         .enumerate()
         .map(|(index, length)| (id(index), start + *length))
         .collect();
-    let api = Api {
-        ends_at: Arc::new(ends_at),
-        ..Api::default()
-    };
+    let ends = ends_at.clone();
+    let api = FakeProvider::new(move |poll| Answer::until(ends[&poll.run_id]));
     let (store, writer) = Store::open(Location::Memory).unwrap();
     let mut tasks = JoinSet::new();
     tasks.spawn(writer.run());
@@ -123,6 +82,7 @@ async fn simulate(lengths: &[Duration], adjust: impl FnOnce(&mut Policy)) -> Sim
     }
     Simulation {
         api,
+        ends_at,
         clock,
         start,
         store,
@@ -148,7 +108,7 @@ impl Simulation {
                 };
                 assert_eq!(verdict, Verdict::Succeeded);
                 let id = event.run_id().unwrap();
-                let ended = base.checked_add(self.api.ends_at[id] - self.start).unwrap();
+                let ended = base.checked_add(self.ends_at[id] - self.start).unwrap();
                 // Events have whole milliseconds.
                 let delay =
                     event.timestamp.duration_since(ended) + jiff::SignedDuration::from_millis(1);
@@ -167,20 +127,20 @@ impl Simulation {
         delays
     }
 
-    async fn end(mut self) -> Vec<(Instant, RunId)> {
+    async fn end(mut self) -> Vec<Poll> {
         self.stop.cancel();
         drop((self.store, self._watches));
         while let Some(ended) = self.tasks.join_next().await {
             ended.unwrap();
         }
-        std::mem::take(&mut *self.api.requests.lock().unwrap())
+        self.api.polls()
     }
 }
 
 /// Fails if any window of a minute holds more than `budget` requests.
-fn assert_within_budget(requests: &[(Instant, RunId)], budget: usize) {
+fn assert_within_budget(requests: &[Poll], budget: usize) {
     for window in requests.windows(budget + 1) {
-        let span = window[budget].0 - window[0].0;
+        let span = window[budget].at - window[0].at;
         assert!(span >= MINUTE, "{} requests within {span:?}", budget + 1);
     }
 }
@@ -213,7 +173,7 @@ async fn with_enough_budget_every_end_is_seen_as_soon_as_promised() {
     let mut asked: HashMap<&RunId, usize> = HashMap::new();
     requests
         .iter()
-        .for_each(|(_, id)| *asked.entry(id).or_default() += 1);
+        .for_each(|poll| *asked.entry(&poll.run_id).or_default() += 1);
     for (index, length) in lengths.iter().enumerate() {
         let id = RunId::new(&format!("run_{index}")).unwrap();
         // The promise of docs/performance.md: a fifth of the run's age and a second, and never more than half a minute.
@@ -249,19 +209,20 @@ async fn with_a_short_budget_every_watch_gets_its_turn() {
     // ... and shared fairly: a round of all watches takes 1000 / 46 minutes, and nobody waits for two.
     let round = MINUTE * 1000 / 45;
     let mut last: HashMap<&RunId, Instant> = HashMap::new();
-    for (at, id) in &requests {
+    for Poll { at, run_id: id, .. } in &requests {
         let since = last
             .insert(id, *at)
-            .map_or(*at - requests[0].0, |before| *at - before);
+            .map_or(*at - requests[0].at, |before| *at - before);
         assert!(since <= round + MINUTE, "{id} waited {since:?}");
     }
     assert_eq!(last.len(), 1000);
-    let most = requests
-        .iter()
-        .fold(HashMap::<_, usize>::new(), |mut counts, (_, id)| {
+    let most = requests.iter().fold(
+        HashMap::<_, usize>::new(),
+        |mut counts, Poll { run_id: id, .. }| {
             *counts.entry(id).or_default() += 1;
             counts
-        });
+        },
+    );
     let (least, most) = (most.values().min().unwrap(), most.values().max().unwrap());
     assert!(most - least <= 1, "between {least} and {most} polls each");
 }
@@ -270,7 +231,7 @@ async fn with_a_short_budget_every_watch_gets_its_turn() {
 async fn after_a_suspend_all_are_polled_at_once_without_a_burst() {
     let simulation = simulate(&vec![DAY; 200], |policy| policy.requests_per_minute = 600).await;
     tokio::time::sleep(MINUTE * 30).await;
-    let before = simulation.api.requests.lock().unwrap().len();
+    let before = simulation.api.polls().len();
     let slept = Duration::from_secs(3 * 3600);
     simulation.clock.jump(runwatch::clock::Jump {
         slept,
@@ -280,10 +241,10 @@ async fn after_a_suspend_all_are_polled_at_once_without_a_burst() {
     tokio::time::sleep(MINUTE).await;
     let requests = simulation.end().await;
     let first_round: Vec<_> = requests[before..].iter().take(200).collect();
-    let asked: std::collections::HashSet<_> = first_round.iter().map(|(_, id)| id).collect();
+    let asked: std::collections::HashSet<_> = first_round.iter().map(|poll| &poll.run_id).collect();
     assert_eq!(asked.len(), 200, "each once before any twice");
     assert!(
-        first_round[0].0 - woke <= Duration::from_secs(2),
+        first_round[0].at - woke <= Duration::from_secs(2),
         "the first at once"
     );
     assert_within_budget(&requests, 600);

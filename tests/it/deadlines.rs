@@ -2,24 +2,21 @@
 //! paused time.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::SignedDuration;
 use runwatch::app;
 use runwatch::clock::{Clock, Jump};
 use runwatch::config::Settings;
-use runwatch::domain::{
-    Event, EventType, Labels, Observation, RunDetails, RunId, RunState, Status, Watch,
-};
+use runwatch::domain::{Event, EventType, Labels, RunId, RunState, Status, Watch};
 use runwatch::metrics::Metrics;
-use runwatch::providers::{ApiError, NoStream, Provider, Reply};
 use runwatch::scheduler::{AddedBy, Policy, Scheduler, SchedulerHandle};
 use runwatch::store::{Location, Store};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::support::provider::{Answer, FakeProvider};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -47,96 +44,25 @@ enum Outcome {
 
 use Outcome::*;
 
-/// What the poll of a run brings: its number, and when it comes after the start.
-type Script = dyn Fn(&str, usize, Duration) -> Outcome + Send + Sync;
-
-#[derive(Clone)]
-struct Api {
-    start: Instant,
-    script: Arc<Script>,
-    polls: Arc<Mutex<Vec<(Duration, String)>>>,
-    /// Polls under way: how many there are, and how many there were at the most while all failed.
-    under_way: Arc<AtomicUsize>,
-    most_probes: Arc<AtomicUsize>,
-    /// How often all connections were let go.
-    renewed: Arc<AtomicUsize>,
-    account: &'static str,
-}
-
-impl Provider for Api {
-    type Events = NoStream;
-
-    async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
-        let (at, id) = (self.start.elapsed(), id.as_str().to_owned());
-        let number = {
-            let mut polls = self.polls.lock().unwrap();
-            polls.push((at, id.clone()));
-            polls.iter().filter(|(_, polled)| *polled == id).count()
-        };
-        let outcome = (self.script)(&id, number, at);
-        let under_way = self.under_way.fetch_add(1, Ordering::Relaxed) + 1;
-        if number > 1 {
-            self.most_probes.fetch_max(under_way, Ordering::Relaxed);
+impl Outcome {
+    fn answer(self) -> Answer {
+        match self {
+            Going => Answer::seen(RunState::Running),
+            Says(status) => Answer::seen(Status::read(None, status)),
+            UsedUp(pause) => Answer::used_up(pause),
+            Succeeded => Answer::seen(RunState::Succeeded),
+            Missing => Answer::missing(),
+            BadGateway => Answer::status(502, None),
+            Throttled(pause) => Answer::status(429, Some(pause)),
+            Refused => Answer::refused_key(),
+            Hangs => Answer::timeout(SECOND * 15),
         }
-        tokio::time::sleep(if matches!(outcome, Hangs) {
-            SECOND * 15
-        } else {
-            Duration::from_millis(20)
-        })
-        .await;
-        self.under_way.fetch_sub(1, Ordering::Relaxed);
-        let seen = |status, pause| {
-            Ok(Reply {
-                observation: Observation {
-                    status,
-                    details: RunDetails::default(),
-                },
-                pause,
-            })
-        };
-        let refused = |status, retry_after| {
-            Err(ApiError::Status {
-                status,
-                message: String::new(),
-                retry_after,
-            })
-        };
-        match outcome {
-            Going => seen(Status::from(RunState::Running), None),
-            Says(status) => seen(Status::read(None, status), None),
-            UsedUp(pause) => seen(Status::from(RunState::Running), Some(pause)),
-            Succeeded => seen(Status::from(RunState::Succeeded), None),
-            Missing => Err(ApiError::NotFound {
-                message: String::new(),
-            }),
-            BadGateway => refused(502, None),
-            Throttled(pause) => refused(429, Some(pause)),
-            Refused => Err(ApiError::Unauthorized {
-                status: 401,
-                message: String::new(),
-            }),
-            Hangs => Err(ApiError::Timeout),
-        }
-    }
-
-    async fn open_events(&self, _: &RunId, _: Option<&str>) -> Result<NoStream, ApiError> {
-        Err(ApiError::NotFound {
-            message: String::new(),
-        })
-    }
-
-    fn reconnect(&self) {
-        self.renewed.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn is_same_account(&self, other: &Self) -> bool {
-        self.account == other.account
     }
 }
 
 struct World {
     start: Instant,
-    api: Api,
+    api: FakeProvider,
     clock: Clock,
     store: Store,
     watches: SchedulerHandle,
@@ -146,6 +72,7 @@ struct World {
 }
 
 impl World {
+    /// `script` has what the poll of a run brings, given its number and when it comes after the start.
     async fn new(
         script: impl Fn(&str, usize, Duration) -> Outcome + Send + Sync + 'static,
     ) -> Self {
@@ -160,15 +87,9 @@ impl World {
     ) -> Self {
         let start = Instant::now();
         let clock = Clock::simulated("2026-01-01T10:20:00Z".parse().unwrap());
-        let api = Api {
-            start,
-            script: Arc::new(script),
-            polls: Arc::default(),
-            under_way: Arc::default(),
-            most_probes: Arc::default(),
-            renewed: Arc::default(),
-            account: "first",
-        };
+        let api = FakeProvider::new(move |poll| {
+            script(poll.run_id.as_str(), poll.number, poll.at - start).answer()
+        });
         let (store, writer) = Store::open(Location::Memory).unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(writer.run());
@@ -247,12 +168,8 @@ impl World {
     }
 
     fn polls_of(&self, id: &str) -> Vec<Duration> {
-        let polls = self.api.polls.lock().unwrap();
-        polls
-            .iter()
-            .filter(|(_, polled)| polled == id)
-            .map(|(at, _)| *at)
-            .collect()
+        let polls = self.api.polls_of(id);
+        polls.into_iter().map(|at| at - self.start).collect()
     }
 
     async fn end(mut self) {
@@ -432,7 +349,7 @@ async fn a_deadline_that_passed_in_a_sleep_waits_for_the_network_to_come_back() 
             "{network:?}: {verdicts:?}"
         );
         assert_eq!(
-            world.api.renewed.load(Ordering::Relaxed),
+            world.api.reconnects(),
             1,
             "the connections of before are let go"
         );
@@ -539,13 +456,7 @@ async fn a_reload_to_another_account_ends_the_pause_of_the_one_before() {
         world.until(SECOND * 10).await;
         world
             .watches
-            .reload(
-                Api {
-                    account,
-                    ..world.api.clone()
-                },
-                world.policy.clone(),
-            )
+            .reload(world.api.with_account(account), world.policy.clone())
             .await
             .unwrap();
         world.until(SECOND * 11).await;
@@ -563,11 +474,9 @@ async fn a_refused_key_is_probed_soon_at_first() {
     world.until(MINUTE * 5).await;
     let mut probes: Vec<u64> = world
         .api
-        .polls
-        .lock()
-        .unwrap()
+        .polls()
         .iter()
-        .map(|(at, _)| at.as_secs())
+        .map(|poll| (poll.at - world.start).as_secs())
         .collect();
     probes.dedup();
     assert_eq!(probes, [0, 5, 20, 65, 125, 185, 245]);
@@ -582,18 +491,12 @@ async fn a_failing_api_gets_one_probe_at_a_time_from_1_to_60_seconds_apart() {
             world.add(&format!("run_{index}"), MINUTE * 600).await;
         }
         world.until(MINUTE * 180).await;
-        assert_eq!(
-            world.api.most_probes.load(Ordering::Relaxed),
-            1,
-            "{outcome:?}"
-        );
+        assert_eq!(world.api.most_repeated(), 1, "{outcome:?}");
         let polls: Vec<_> = world
             .api
-            .polls
-            .lock()
-            .unwrap()
+            .polls()
             .iter()
-            .map(|(at, _)| at.as_secs_f64())
+            .map(|poll| (poll.at - world.start).as_secs_f64())
             .collect();
         // The first polls of all went out before anything was known.
         let probes = &polls[polls.iter().filter(|at| **at < takes + 0.1).count()..];

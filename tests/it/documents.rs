@@ -219,7 +219,7 @@ async fn activities(length: Duration) -> (u64, u64) {
             .await;
         let (_, delay) = simulation.verdict(&run).await;
         assert!(delay <= LATENCY * 2, "within moments: {delay:?}");
-        counts.push(simulation.api.polls().len() + simulation.api.openings().len());
+        counts.push(simulation.api.polls().len() + simulation.api.streams().openings().len());
         simulation.end().await;
     }
     (

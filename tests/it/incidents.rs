@@ -13,12 +13,13 @@ use runwatch::domain::{
     ProviderNotice, RunDetails, RunId, RunState, SinkName, Status, Watch,
 };
 use runwatch::metrics::Metrics;
-use runwatch::providers::{ApiError, NoStream, Provider, Reply};
 use runwatch::scheduler::{AddedBy, Policy, Scheduler, SchedulerHandle};
 use runwatch::store::{Done, Location, RoutedEvent, Store, Transaction, TransactionRunner};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::support::provider::{Answer, FakeProvider, Poll};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -36,58 +37,34 @@ enum Mood {
     Poisoned,
 }
 
-/// An API in some mood, whose runs never end.
-#[derive(Clone)]
-struct Api {
-    mood: Arc<Mutex<Mood>>,
-    requests: Arc<Mutex<Vec<(Instant, RunId)>>>,
-}
-
-impl Provider for Api {
-    type Events = NoStream;
-
-    async fn open_events(&self, _: &RunId, _: Option<&str>) -> Result<NoStream, ApiError> {
-        Err(ApiError::NotFound {
-            message: String::new(),
-        })
-    }
-
-    async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
-        self.requests
-            .lock()
-            .unwrap()
-            .push((Instant::now(), id.clone()));
-        let mood = *self.mood.lock().unwrap();
-        let bad_gateway = || ApiError::Status {
-            status: 502,
-            message: String::new(),
-            retry_after: None,
-        };
-        let running = |pause| {
-            let observation = Observation {
-                status: Status::from(RunState::Running),
-                details: RunDetails::default(),
-            };
-            Ok(Reply { observation, pause })
-        };
-        match mood {
-            Mood::Poisoned if id.as_str() == "run_0" => Err(bad_gateway()),
-            Mood::Running | Mood::Poisoned => running(None),
-            Mood::Pausing => running(Some(MINUTE * 10)),
-            Mood::BadGateway => {
-                tokio::time::sleep(FAILS_AFTER).await;
-                Err(bad_gateway())
+impl Mood {
+    fn answer(self, poll: &Poll) -> Answer {
+        match self {
+            Self::Poisoned if poll.run_id.as_str() == "run_0" => {
+                Answer::status(502, None).after(Duration::ZERO)
             }
-            Mood::Refusing => Err(ApiError::Unauthorized {
-                status: 401,
-                message: "Invalid API key".to_owned(),
-            }),
+            Self::Running | Self::Poisoned => Answer::seen(RunState::Running).after(Duration::ZERO),
+            Self::Pausing => Answer::used_up(MINUTE * 10).after(Duration::ZERO),
+            Self::BadGateway => Answer::status(502, None).after(FAILS_AFTER),
+            Self::Refusing => Answer::refused_key().after(Duration::ZERO),
         }
     }
 }
 
+/// An API in a mood that can be set, whose runs never end.
+fn moody() -> (FakeProvider, Arc<Mutex<Mood>>) {
+    let mood = Arc::new(Mutex::new(Mood::Running));
+    let of_api = Arc::clone(&mood);
+    let api = FakeProvider::new(move |poll| {
+        let mood = *of_api.lock().unwrap();
+        mood.answer(poll)
+    });
+    (api, mood)
+}
+
 struct World {
-    api: Api,
+    api: FakeProvider,
+    mood: Arc<Mutex<Mood>>,
     clock: Clock,
     store: Store,
     watches: SchedulerHandle,
@@ -115,10 +92,7 @@ async fn world(stored: usize, adjust: impl FnOnce(&mut Policy)) -> World {
 
 async fn world_at(place: Location<'_>, stored: usize, adjust: impl FnOnce(&mut Policy)) -> World {
     let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
-    let api = Api {
-        mood: Arc::new(Mutex::new(Mood::Running)),
-        requests: Arc::default(),
-    };
+    let (api, mood) = moody();
     let (store, writer) = Store::open(place).unwrap();
     let mut tasks = JoinSet::new();
     let full = Arc::new(Mutex::new(false));
@@ -166,6 +140,7 @@ async fn world_at(place: Location<'_>, stored: usize, adjust: impl FnOnce(&mut P
     tasks.spawn(scheduler.with_incident(incident.as_ref()).run(stop.clone()));
     World {
         api,
+        mood,
         clock,
         store,
         watches,
@@ -177,7 +152,7 @@ async fn world_at(place: Location<'_>, stored: usize, adjust: impl FnOnce(&mut P
 
 impl World {
     async fn live(&self, mood: Mood, time: Duration) {
-        *self.api.mood.lock().unwrap() = mood;
+        *self.mood.lock().unwrap() = mood;
         tokio::time::sleep(time).await;
     }
 
@@ -190,16 +165,16 @@ impl World {
     }
 
     fn requests(&self) -> usize {
-        self.api.requests.lock().unwrap().len()
+        self.api.polls().len()
     }
 
-    async fn end(mut self) -> Vec<(Instant, RunId)> {
+    async fn end(mut self) -> Vec<Poll> {
         self.stop.cancel();
         drop((self.store, self.watches));
         while let Some(ended) = self.tasks.join_next().await {
             ended.unwrap();
         }
-        std::mem::take(&mut *self.api.requests.lock().unwrap())
+        self.api.polls()
     }
 }
 
@@ -244,7 +219,7 @@ async fn a_clock_that_is_set_moves_waiting_attempts_though_no_run_is_watched() {
             Some(shown)
         );
     }
-    assert_eq!(world.end().await, []);
+    assert!(world.end().await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -258,7 +233,7 @@ async fn each_incident_is_reported_once() {
     for _ in 0..2 {
         let before = world.requests();
         world.live(Mood::BadGateway, MINUTE * 180).await;
-        let requests = world.api.requests.lock().unwrap()[before..].to_vec();
+        let requests = world.api.polls()[before..].to_vec();
         // The three watches may be under way together when the first of them fails. From then on there is one probe
         // at a time: 1 s, 2 s, ... 32 s and then 60 s apart, give or take a tenth.
         let probes = &requests[3..];
@@ -268,7 +243,7 @@ async fn each_incident_is_reported_once() {
             probes.len()
         );
         for two in probes.windows(2) {
-            let apart = two[1].0 - two[0].0;
+            let apart = two[1].at - two[0].at;
             assert!(
                 (FAILS_AFTER..=MINUTE * 11 / 10 + FAILS_AFTER).contains(&apart),
                 "{apart:?} apart"
@@ -363,7 +338,7 @@ async fn after_a_restart_polls_are_spread_and_go_on_at_the_pace_they_had() {
     let within = |span: Duration| {
         requests
             .iter()
-            .filter(|(at, _)| *at - start <= span)
+            .filter(|poll| poll.at - start <= span)
             .count()
     };
     let second = within(Duration::from_secs(1));
@@ -382,7 +357,7 @@ async fn after_a_restart_polls_are_spread_and_go_on_at_the_pace_they_had() {
         "{} requests in five minutes",
         requests.len()
     );
-    let asked: std::collections::HashSet<_> = requests.iter().map(|(_, id)| id).collect();
+    let asked: std::collections::HashSet<_> = requests.iter().map(|poll| &poll.run_id).collect();
     assert_eq!(asked.len(), 1000);
 }
 
@@ -448,8 +423,8 @@ async fn a_run_that_the_api_cannot_answer_for_delays_no_other() {
         let id = RunId::new(&format!("run_{index}")).unwrap();
         let asked: Vec<_> = requests
             .iter()
-            .filter(|(_, asked)| *asked == id)
-            .map(|(at, _)| *at)
+            .filter(|poll| poll.run_id == id)
+            .map(|poll| poll.at)
             .collect();
         let longest = asked
             .windows(2)
@@ -464,7 +439,7 @@ async fn a_run_that_the_api_cannot_answer_for_delays_no_other() {
     }
     let poisoned = requests
         .iter()
-        .filter(|(_, asked)| asked.as_str() == "run_0")
+        .filter(|poll| poll.run_id.as_str() == "run_0")
         .count();
     assert!(
         (110..=140).contains(&poisoned),
@@ -534,33 +509,15 @@ async fn the_last_poll_decides_at_a_deadline_when_the_api_may_not_be_polled() {
 }
 
 /// An API whose runs have all failed, each with an output of 1 MiB.
-struct Ended;
-
-impl Provider for Ended {
-    type Events = NoStream;
-
-    async fn open_events(&self, _: &RunId, _: Option<&str>) -> Result<NoStream, ApiError> {
-        Err(ApiError::NotFound {
-            message: String::new(),
-        })
-    }
-
-    async fn get_run(&self, _: &RunId) -> Result<Reply, ApiError> {
-        let output = serde_json::value::to_raw_value(&"x".repeat(1024 * 1024))
-            .unwrap()
-            .into();
-        let details = RunDetails {
-            output: Some(output),
-            ..RunDetails::default()
-        };
-        Ok(Reply {
-            observation: Observation {
-                status: Status::from(RunState::Failed),
-                details,
-            },
-            pause: None,
-        })
-    }
+fn ended() -> FakeProvider {
+    FakeProvider::new(|_| {
+        let mut answer = Answer::seen(RunState::Failed).after(Duration::ZERO);
+        let output = serde_json::value::to_raw_value(&"x".repeat(1024 * 1024)).unwrap();
+        if let Ok(reply) = &mut answer.result {
+            reply.observation.details.output = Some(output.into());
+        }
+        answer
+    })
 }
 
 /// A disk that is full as long as this is so.
@@ -594,7 +551,7 @@ async fn ends_that_a_full_disk_rejects_are_all_delivered_later_but_not_all_their
         ..app::policy(&Settings::default())
     };
     let (mut scheduler, watches) = Scheduler::new(
-        Ended,
+        ended(),
         store.clone(),
         clock.clone(),
         policy,
@@ -661,10 +618,7 @@ impl TransactionRunner for Held {
 async fn a_status_that_a_held_store_rejects_stops_no_polls_and_is_not_lost() {
     const SECOND: Duration = Duration::from_secs(1);
     let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
-    let api = Api {
-        mood: Arc::new(Mutex::new(Mood::Running)),
-        requests: Arc::default(),
-    };
+    let (api, _mood) = moody();
     let (store, writer) = Store::open(Location::Memory).unwrap();
     let held = Arc::new(Mutex::new(false));
     let mut tasks = JoinSet::new();
@@ -723,11 +677,7 @@ async fn a_status_that_a_held_store_rejects_stops_no_polls_and_is_not_lost() {
         "it is rejected"
     );
     for index in 0..4 {
-        let requests = api.requests.lock().unwrap();
-        let times = requests
-            .iter()
-            .filter(|(_, run_id)| run_id.as_str() == format!("run_{index}"))
-            .map(|(at, _)| *at);
+        let times = api.polls_of(&format!("run_{index}"));
         let times: Vec<_> = std::iter::once(began)
             .chain(times)
             .chain([began + MINUTE])

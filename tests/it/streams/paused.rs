@@ -8,24 +8,21 @@ use std::time::Duration;
 use runwatch::app;
 use runwatch::clock::Clock;
 use runwatch::config::Settings;
-use runwatch::domain::{
-    Activity, Event, EventType, Hint, Labels, Observation, RunDetails, RunId, RunState, Status,
-    Watch,
-};
+use runwatch::domain::{Activity, Event, EventType, Hint, Labels, RunId, Watch};
 use runwatch::metrics::Metrics;
-use runwatch::providers::{ApiError, EventStream, Provider, Reply, StreamItem};
+use runwatch::providers::{ApiError, EventStream, StreamItem};
 use runwatch::scheduler::{AddedBy, Policy, Scheduler, SchedulerHandle};
 use runwatch::store::{Added, Location, Store};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use crate::support::provider::LATENCY;
+use crate::support::provider::{Answer, FakeProvider, Streams};
+
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
-
-/// How long the simulated API takes to answer.
-pub(crate) const LATENCY: Duration = Duration::from_millis(20);
 
 /// After how long the API ends a stream ("Stream Events" of its reference).
 const LIFE: Duration = Duration::from_secs(30 * 60);
@@ -68,99 +65,69 @@ pub(crate) struct Opening {
     pub(crate) last_id: Option<String>,
 }
 
-/// The API. Remembers every request.
-#[derive(Clone, Default)]
-pub(crate) struct Api(Arc<World>);
+/// The API.
+pub(crate) type Api = FakeProvider<Arc<World>>;
 
+/// The runs of the API, and what was requested of their streams.
 #[derive(Default)]
-struct World {
+pub(crate) struct World {
     runs: Mutex<HashMap<RunId, Run>>,
-    polls: Mutex<Vec<(Instant, RunId)>>,
     openings: Mutex<Vec<Opening>>,
     open: Arc<AtomicUsize>,
     failing: Mutex<bool>,
 }
 
-impl Api {
-    pub(crate) fn polls(&self) -> Vec<(Instant, RunId)> {
-        self.0.polls.lock().unwrap().clone()
-    }
+fn api() -> Api {
+    let world = Arc::new(World::default());
+    let runs = Arc::clone(&world);
+    Api::with_streams(world, move |poll| {
+        if *runs.failing.lock().unwrap() {
+            Answer::status(502, None)
+        } else {
+            Answer::until(runs.runs.lock().unwrap()[&poll.run_id].ends_at)
+        }
+    })
+}
 
-    pub(crate) fn polls_of(&self, run_id: &RunId) -> Vec<Instant> {
-        self.polls()
-            .into_iter()
-            .filter(|(_, id)| id == run_id)
-            .map(|(at, _)| at)
-            .collect()
-    }
-
+impl World {
     pub(crate) fn openings(&self) -> Vec<Opening> {
-        self.0.openings.lock().unwrap().clone()
+        self.openings.lock().unwrap().clone()
     }
 
     /// How many streams are open.
     pub(crate) fn open(&self) -> usize {
-        self.0.open.load(Ordering::Relaxed)
+        self.open.load(Ordering::Relaxed)
     }
 
     /// Has every poll fail, or not.
     pub(crate) fn set_failing(&self, failing: bool) {
-        *self.0.failing.lock().unwrap() = failing;
+        *self.failing.lock().unwrap() = failing;
     }
 
     pub(crate) fn set_stream(&self, run_id: &RunId, stream: Stream) {
-        self.0.runs.lock().unwrap().get_mut(run_id).unwrap().stream = stream;
+        self.runs.lock().unwrap().get_mut(run_id).unwrap().stream = stream;
     }
 }
 
-impl Provider for Api {
+impl Streams for Arc<World> {
     type Events = Events;
 
-    async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
-        self.0
-            .polls
-            .lock()
-            .unwrap()
-            .push((Instant::now(), id.clone()));
-        tokio::time::sleep(LATENCY).await;
-        if *self.0.failing.lock().unwrap() {
-            return Err(ApiError::Status {
-                status: 502,
-                message: String::new(),
-                retry_after: None,
-            });
-        }
-        let ends_at = self.0.runs.lock().unwrap()[id].ends_at;
-        let status = if Instant::now() >= ends_at {
-            Status::from(RunState::Succeeded)
-        } else {
-            Status::from(RunState::Running)
-        };
-        Ok(Reply {
-            observation: Observation {
-                status,
-                details: RunDetails::default(),
-            },
-            pause: None,
-        })
-    }
-
-    async fn open_events(&self, id: &RunId, last_id: Option<&str>) -> Result<Events, ApiError> {
+    async fn open(&self, id: &RunId, last_id: Option<&str>) -> Result<Events, ApiError> {
         let opening = Opening {
             at: Instant::now(),
             run_id: id.clone(),
             last_id: last_id.map(ToOwned::to_owned),
         };
-        self.0.openings.lock().unwrap().push(opening);
-        let run = self.0.runs.lock().unwrap()[id].clone();
+        self.openings.lock().unwrap().push(opening);
+        let run = self.runs.lock().unwrap()[id].clone();
         tokio::time::sleep(LATENCY).await;
         match run.stream {
             Stream::Refused(why) => return Err(why()),
             Stream::NeverOpens => return std::future::pending().await,
             _ => {}
         }
-        self.0.open.fetch_add(1, Ordering::Relaxed);
-        let (opened, open) = (Instant::now(), Arc::clone(&self.0.open));
+        self.open.fetch_add(1, Ordering::Relaxed);
+        let (opened, open) = (Instant::now(), Arc::clone(&self.open));
         Ok(Events {
             run,
             opened,
@@ -290,7 +257,7 @@ pub(crate) fn id(index: usize) -> RunId {
 impl Simulation {
     pub(crate) fn start(seed: u64, adjust: impl FnOnce(&mut Policy)) -> Self {
         let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
-        let api = Api::default();
+        let api = self::api();
         let (store, writer) = Store::open(Location::Memory).unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(writer.run());
@@ -336,7 +303,12 @@ impl Simulation {
             ends_at: Instant::now() + length,
             stream,
         };
-        self.api.0.runs.lock().unwrap().insert(id(index), run);
+        self.api
+            .streams()
+            .runs
+            .lock()
+            .unwrap()
+            .insert(id(index), run);
         let added_at = self.clock.now();
         let watch = Watch {
             run_id: id(index),
@@ -363,7 +335,7 @@ impl Simulation {
                 event.run_id() == Some(run_id) && event.event_type.verdict().is_some()
             };
             if let Some((_, event)) = events.iter().find(|(_, event)| told(event)) {
-                let ended = self.api.0.runs.lock().unwrap()[run_id].ends_at;
+                let ended = self.api.streams().runs.lock().unwrap()[run_id].ends_at;
                 let base = self.clock.now().checked_sub(self.start.elapsed()).unwrap();
                 let ended = base.checked_add(ended - self.start).unwrap();
                 // Events have whole milliseconds.
@@ -403,9 +375,14 @@ impl Simulation {
 
 /// Fails if any window of a minute holds more requests of any kind than `budget`.
 pub(crate) fn assert_within_budget(api: &Api, budget: usize) {
-    let polls = api.polls().into_iter().map(|(at, _)| at);
+    let polls = api.polls().into_iter().map(|poll| poll.at);
     let mut requests: Vec<_> = polls
-        .chain(api.openings().into_iter().map(|opening| opening.at))
+        .chain(
+            api.streams()
+                .openings()
+                .into_iter()
+                .map(|opening| opening.at),
+        )
         .collect();
     requests.sort_unstable();
     for window in requests.windows(budget + 1) {

@@ -40,14 +40,14 @@ async fn a_run_with_a_working_stream_is_polled_at_the_longest_interval_and_at_it
         assert_eq!(verdict, EventType::RunSucceeded);
         assert!(delay <= LATENCY * 2, "{length:?}: {delay:?} late");
         assert_eq!(simulation.found_by(&run).await, "stream");
-        let polls = simulation.api.polls_of(&run);
+        let polls = simulation.api.polls_of(run.as_str());
         // Until the ordinary interval is longer than the stream is silent, there are ordinary polls; and one
         // at the end of each of the half hours after which the API ends a stream.
         let early = polls
             .iter()
             .filter(|at| **at - simulation.start < SECOND * 10)
             .count();
-        let connections = simulation.api.openings().len();
+        let connections = simulation.api.streams().openings().len();
         // The next one is opened within a second.
         let half_hours = usize::try_from(length.as_secs() / 1801).unwrap();
         assert_eq!(connections, half_hours + 1, "{length:?}");
@@ -64,7 +64,7 @@ async fn a_run_with_a_working_stream_is_polled_at_the_longest_interval_and_at_it
                 pair[1] - pair[0]
             );
         }
-        let openings = simulation.api.openings();
+        let openings = simulation.api.streams().openings();
         assert!(openings[0].last_id.is_none());
         assert!(
             openings[1..]
@@ -158,7 +158,7 @@ async fn no_fault_of_a_stream_makes_an_end_later_than_polling_would() {
             );
             assert_within_budget(&simulation.api, 60);
             // Reconnecting backs off: 1 s, 2 s, up to 5 minutes, each up to a third shorter.
-            let openings = simulation.api.openings().len();
+            let openings = simulation.api.streams().openings().len();
             assert!(
                 openings <= 14,
                 "{fault}: {length:?}: {openings} streams opened"
@@ -193,15 +193,18 @@ async fn no_verdict_comes_from_a_stream_alone() {
     let run = simulation.add(0, HOUR, Stream::Silent).await;
     tokio::time::sleep(SECOND * 30).await;
     // From now on nothing but the stream says something, and it says that the run has ended.
-    simulation.api.set_failing(true);
-    simulation.api.set_stream(&run, Stream::Lies);
+    simulation.api.streams().set_failing(true);
+    simulation.api.streams().set_stream(&run, Stream::Lies);
     simulation
         .watches
         .reload(simulation.api.clone(), simulation.policy.clone())
         .await
         .unwrap();
     tokio::time::sleep(MINUTE * 50).await;
-    assert!(simulation.api.openings().len() > 1, "the lie was told");
+    assert!(
+        simulation.api.streams().openings().len() > 1,
+        "the lie was told"
+    );
     assert!(
         simulation
             .told()
@@ -209,7 +212,7 @@ async fn no_verdict_comes_from_a_stream_alone() {
             .iter()
             .all(|told| told.verdict().is_none())
     );
-    simulation.api.set_failing(false);
+    simulation.api.streams().set_failing(false);
     tokio::time::sleep(MINUTE * 5).await;
     assert!(
         simulation
@@ -247,10 +250,10 @@ async fn an_api_without_streams_is_left_alone_for_an_hour() {
                 .await;
         }
         tokio::time::sleep(MINUTE * 45).await;
-        assert_eq!(simulation.api.openings().len(), 1, "{code}");
+        assert_eq!(simulation.api.streams().openings().len(), 1, "{code}");
         let (_, delay) = simulation.verdict(&run).await;
         assert!(delay <= SECOND * 30 + SLACK, "{code}: {delay:?}");
-        let openings = simulation.api.openings();
+        let openings = simulation.api.streams().openings();
         for pair in openings.windows(2) {
             // Several may be asked for before the first answer is there.
             let apart = pair[1].at - pair[0].at;
@@ -304,7 +307,7 @@ async fn a_pause_that_the_refusal_of_a_stream_asks_for_rests_the_streams_only() 
             .add(1, HOUR, Stream::Works { every: EVERY })
             .await;
         tokio::time::sleep(MINUTE * 9).await;
-        let polls = simulation.api.polls_of(&run);
+        let polls = simulation.api.polls_of(run.as_str());
         let longest = polls
             .windows(2)
             .map(|pair| pair[1] - pair[0])
@@ -313,6 +316,7 @@ async fn a_pause_that_the_refusal_of_a_stream_asks_for_rests_the_streams_only() 
         assert!(longest <= SECOND * 31, "{code}: {longest:?} without a poll");
         let refused = simulation
             .api
+            .streams()
             .openings()
             .iter()
             .filter(|opening| opening.run_id == run)
@@ -320,10 +324,12 @@ async fn a_pause_that_the_refusal_of_a_stream_asks_for_rests_the_streams_only() 
         assert_eq!(refused, 1, "{code}");
         simulation
             .api
+            .streams()
             .set_stream(&run, Stream::Works { every: EVERY });
         tokio::time::sleep(MINUTE * 10).await;
         let opened = simulation
             .api
+            .streams()
             .openings()
             .iter()
             .filter(|opening| opening.run_id == run)
@@ -364,7 +370,7 @@ async fn streams_that_are_refused_are_opened_more_and_more_rarely() {
     }
     tokio::time::sleep(HOUR - MINUTE).await;
     // After 80, 140, 260, 500, 980 and 1,940 s.
-    let opened = simulation.api.openings().len();
+    let opened = simulation.api.streams().openings().len();
     assert!(
         (2..=7).contains(&opened),
         "{opened} streams were asked for in an hour"
@@ -383,28 +389,32 @@ async fn the_newest_watches_have_the_streams_there_are() {
         simulation.add(index, HOUR, works()).await;
     }
     tokio::time::sleep(MINUTE * 5).await;
-    assert_eq!(simulation.api.open(), 4);
-    let before = simulation.api.openings().len();
+    assert_eq!(simulation.api.streams().open(), 4);
+    let before = simulation.api.streams().openings().len();
     tokio::time::sleep(MINUTE * 5).await;
     assert_eq!(
-        simulation.api.openings().len(),
+        simulation.api.streams().openings().len(),
         before,
         "they keep their places"
     );
     let newest = simulation.add(10, MINUTE, works()).await;
     tokio::time::sleep(SECOND * 10).await;
     assert_eq!(
-        simulation.api.openings().last().unwrap().run_id,
+        simulation.api.streams().openings().last().unwrap().run_id,
         newest,
         "a newer one takes a place"
     );
-    assert_eq!(simulation.api.open(), 4);
+    assert_eq!(simulation.api.streams().open(), 4);
     let (_, delay) = simulation.verdict(&newest).await;
     assert!(delay <= LATENCY * 2, "{delay:?}");
     tokio::time::sleep(SECOND * 10).await;
-    assert_eq!(simulation.api.open(), 4, "its place is taken again");
+    assert_eq!(
+        simulation.api.streams().open(),
+        4,
+        "its place is taken again"
+    );
     // One whose stream was closed to make room is polled as if it had none.
-    let old = simulation.api.polls_of(&id(0));
+    let old = simulation.api.polls_of(id(0).as_str());
     assert!(
         old.windows(2).all(|pair| pair[1] - pair[0] <= SECOND * 31),
         "{old:?}"
@@ -421,7 +431,7 @@ async fn a_budget_that_polls_use_up_has_room_for_streams_and_for_what_they_say()
             .await;
     }
     tokio::time::sleep(MINUTE * 30).await;
-    assert_eq!(simulation.api.open(), 16);
+    assert_eq!(simulation.api.streams().open(), 16);
     // A newer run takes a place, and its end is seen as soon as there is room for one request.
     let newest = simulation
         .add(500, MINUTE * 30, Stream::Works { every: EVERY })
@@ -433,7 +443,7 @@ async fn a_budget_that_polls_use_up_has_room_for_streams_and_for_what_they_say()
     assert_within_budget(&simulation.api, 60);
     // The others are polled in turn: fair shares, but for those whose streams stand for polls.
     let polls: Vec<_> = (0..400)
-        .map(|index| simulation.api.polls_of(&id(index)).len())
+        .map(|index| simulation.api.polls_of(id(index).as_str()).len())
         .collect();
     let (least, most) = (polls.iter().min().unwrap(), polls.iter().max().unwrap());
     assert!(most - least <= 2, "between {least} and {most} polls each");
@@ -450,7 +460,10 @@ async fn a_reload_and_a_suspend_open_the_streams_anew() {
     }
     tokio::time::sleep(MINUTE).await;
     assert_eq!(
-        (simulation.api.open(), simulation.api.openings().len()),
+        (
+            simulation.api.streams().open(),
+            simulation.api.streams().openings().len()
+        ),
         (3, 3)
     );
     simulation.clock.jump(Jump {
@@ -459,7 +472,10 @@ async fn a_reload_and_a_suspend_open_the_streams_anew() {
     });
     tokio::time::sleep(MINUTE).await;
     assert_eq!(
-        (simulation.api.open(), simulation.api.openings().len()),
+        (
+            simulation.api.streams().open(),
+            simulation.api.streams().openings().len()
+        ),
         (3, 6)
     );
     // The wall clock alone says nothing about connections.
@@ -469,7 +485,10 @@ async fn a_reload_and_a_suspend_open_the_streams_anew() {
     });
     tokio::time::sleep(MINUTE).await;
     assert_eq!(
-        (simulation.api.open(), simulation.api.openings().len()),
+        (
+            simulation.api.streams().open(),
+            simulation.api.streams().openings().len()
+        ),
         (3, 6)
     );
 
@@ -482,7 +501,10 @@ async fn a_reload_and_a_suspend_open_the_streams_anew() {
         .unwrap();
     tokio::time::sleep(MINUTE).await;
     assert_eq!(
-        (simulation.api.open(), simulation.api.openings().len()),
+        (
+            simulation.api.streams().open(),
+            simulation.api.streams().openings().len()
+        ),
         (2, 8)
     );
     policy.max_streams = 0;
@@ -493,7 +515,10 @@ async fn a_reload_and_a_suspend_open_the_streams_anew() {
         .unwrap();
     tokio::time::sleep(MINUTE).await;
     assert_eq!(
-        (simulation.api.open(), simulation.api.openings().len()),
+        (
+            simulation.api.streams().open(),
+            simulation.api.streams().openings().len()
+        ),
         (0, 8)
     );
     policy.max_streams = 16;
@@ -504,13 +529,16 @@ async fn a_reload_and_a_suspend_open_the_streams_anew() {
         .unwrap();
     tokio::time::sleep(MINUTE).await;
     assert_eq!(
-        (simulation.api.open(), simulation.api.openings().len()),
+        (
+            simulation.api.streams().open(),
+            simulation.api.streams().openings().len()
+        ),
         (3, 11)
     );
     simulation.watches.remove(id(1), false).await.unwrap();
     tokio::time::sleep(SECOND).await;
     assert_eq!(
-        simulation.api.open(),
+        simulation.api.streams().open(),
         2,
         "the stream of a watch that is gone is closed"
     );

@@ -1,5 +1,6 @@
 //! Runs the built program beside simulated servers.
 
+pub(crate) mod provider;
 pub(crate) mod terminal;
 
 use std::collections::BTreeMap;
