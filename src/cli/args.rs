@@ -207,6 +207,7 @@ pub enum Command {
     /// Add runs to the daemon.
     Add(AddArgs),
     /// List the daemon's watches.
+    #[command(visible_alias = "ls")]
     List(ListArgs),
     /// Show everything about one watch, such as who was notified and why.
     Show {

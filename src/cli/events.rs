@@ -11,7 +11,7 @@ use crate::logging::Screen;
 use crate::text::escape_json_for_terminal;
 
 /// `runwatch events`: each event as a line, the JSON that sinks get with its `id`, until a signal or
-/// until the reader of standard output is gone. A reader that is slow has the events wait in the daemon.
+/// until the reader of standard output is gone. Events wait in the daemon while the reader is slow.
 ///
 /// # Errors
 /// When the result cannot be written.
@@ -42,7 +42,7 @@ async fn print_events(client: &Client, after: Option<u64>, screen: &Screen) -> a
                 let json = escape_json_for_terminal(&json);
                 let fields = json
                     .strip_prefix('{')
-                    .context("an event is no JSON object")?;
+                    .context("an event is not a JSON object")?;
                 screen.out.print(format!("{{\"id\":{id},{fields}\n"));
                 screen.out.flush().await;
                 match screen.out.result_failed() {

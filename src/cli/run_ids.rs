@@ -39,7 +39,7 @@ pub(super) type RunOfPage<'a> = &'a dyn Fn(&str) -> anyhow::Result<RunId>;
 /// the addresses of pages.
 ///
 /// # Errors
-/// When a line is no run ID, standard input cannot be read or is neither lines nor
+/// When a line is not a run ID, standard input cannot be read or is neither lines nor
 /// JSON, or there is no run at all.
 pub(super) fn run_ids(
     arguments: &[RunArg],

@@ -137,7 +137,7 @@ pub(super) fn failed() -> WatchResponse {
         "watch.unreachable",
         "watch.timed_out",
     ];
-    let told = |sink: &str| json!({"sink": sink, "events": events, "why_not": null});
+    let gets_all = |sink: &str| json!({"sink": sink, "events": events, "why_not": null});
     watch(
         "run_demo_research",
         Some("market research"),
@@ -151,7 +151,7 @@ pub(super) fn failed() -> WatchResponse {
                 {"at": "2026-11-27T08:58:55Z", "status": "failed"},
             ],
             "routing": [
-                told("operations-on-call"), told("away"), told("chat"),
+                gets_all("operations-on-call"), gets_all("away"), gets_all("chat"),
                 {"sink": "search", "events": [], "why_not": "the watch lacks the label team=search"},
                 {"sink": "quiet", "events": ["run.succeeded"], "why_not": "its events leave out run.failed"},
             ],

@@ -235,7 +235,7 @@ impl Client {
         }
     }
 
-    /// Has a delivery tried again at once, or given up. An unambiguous beginning of its ID will do.
+    /// Retries a delivery at once, or gives it up. An unambiguous beginning of its ID is enough.
     ///
     /// # Errors
     /// As [`ClientError`] has them.
@@ -248,7 +248,7 @@ impl Client {
         self.send(request.timeout(LIMIT)).await.map(drop)
     }
 
-    /// Has every delivery to a sink that waits or was given up tried again at once, or those that wait given up.
+    /// Retries every delivery to a sink that waits or was given up, or gives up those that wait.
     /// Returns how many.
     ///
     /// # Errors

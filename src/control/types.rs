@@ -350,7 +350,7 @@ impl WatchResponse {
                 message: failure.message,
             }),
             polling: view.as_ref().is_some_and(|view| view.polling),
-            next_poll_at: view.map(|view| view.next_poll_at),
+            next_poll_at: view.map(|view| in_milliseconds(view.next_poll_at)),
             not_applied: Vec::new(),
             history: None,
             routing: None,
@@ -363,6 +363,11 @@ impl WatchResponse {
     pub fn known_verdict(&self) -> Option<Verdict> {
         self.verdict.as_deref().and_then(Verdict::from_word)
     }
+}
+
+/// A time as all others in JSON are: in whole milliseconds.
+fn in_milliseconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_millisecond(at.as_millisecond()).unwrap_or(at)
 }
 
 impl ActivityResponse {

@@ -119,7 +119,7 @@ fn of_run(event_type: EventType, data: &RunEvent) -> Summary {
             .completed_at
             .map(|at| format!(" on {}", at.strftime("%Y-%m-%d at %H:%M UTC")));
         lines.push(format!(
-            "ended{} while nobody was watching",
+            "ended{} while it was not watched",
             ended.unwrap_or_default()
         ));
     }
@@ -184,7 +184,7 @@ pub(crate) mod tests {
         OpenAI API rate limit exceeded
         [31mat line 3
         run_xyz789abc
-        ended on 2024-01-15 at 08:00 UTC while nobody was watching
+        ended on 2024-01-15 at 08:00 UTC while it was not watched
         https://console.crewship.dev/runs/run_xyz789abc
         ");
     }

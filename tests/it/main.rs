@@ -28,4 +28,5 @@ mod streams;
 mod support;
 mod terminal;
 mod tls;
+mod views;
 mod wait;

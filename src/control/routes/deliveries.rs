@@ -87,7 +87,7 @@ pub(super) async fn give_up_all(
 }
 
 impl Shared {
-    /// Has one delivery tried again or given up.
+    /// Retries one delivery, or gives it up.
     async fn decide(&self, id: InPath, fate: Fate) -> Result<(), HttpError> {
         let id = DeliveryId::new(&id?.0).map_err(|error| HttpError::bad(error.to_string()))?;
         match self
@@ -108,7 +108,7 @@ impl Shared {
         }
     }
 
-    /// Has the deliveries of a sink tried again or given up.
+    /// Retries the deliveries of a sink, or gives them up.
     async fn decide_all(&self, query: RawQuery, fate: Fate) -> Result<DecisionResponse, HttpError> {
         let query = Query::read(query, &["sink"])?;
         let sink = query.one(
