@@ -9,6 +9,7 @@ use super::{
     Status, Timing, Verdict, Watch, WatchSummary,
 };
 use crate::failpoint::mutant;
+use crate::text::humanize;
 
 /// What one poll brought, as far as the verdict is concerned.
 #[derive(Debug, Clone)]
@@ -101,6 +102,17 @@ impl Step {
     /// Whether the step must be stored before it is acted on.
     pub fn is_news(&self) -> bool {
         self.status_changed || self.presence_changed || !self.events.is_empty()
+    }
+
+    /// Adds the address that was polled to the reasons of its events.
+    pub fn locate(&mut self, address: &str) {
+        for event in &mut self.events {
+            if let EventData::Run(data) = &mut event.data
+                && let Some(reason) = &mut data.reason
+            {
+                reason.push_str(&format!(" ({address})"));
+            }
+        }
     }
 
     /// About how many bytes of the run's input, output and error it holds to be stored.
@@ -299,14 +311,15 @@ impl Progress {
                 if mutant("first-404") || missing_for >= limits.not_found_grace {
                     next.verdict = Some(Verdict::NotFound);
                 }
-                why = Some(
-                    if self.status.is_some() {
-                        GONE
-                    } else {
-                        NEVER_THERE
-                    }
-                    .to_owned(),
-                );
+                why = Some(match (next.verdict, &self.status) {
+                    (None, _) => format!(
+                        "404 for {} (grace {})",
+                        humanize(missing_for),
+                        humanize(limits.not_found_grace)
+                    ),
+                    (Some(_), Some(_)) => GONE.to_owned(),
+                    (Some(_), None) => NEVER_THERE.to_owned(),
+                });
                 false
             }
             PollOutcome::Failed {
@@ -674,6 +687,11 @@ mod tests {
         assert_eq!(
             reason(vec![(0, missing(0)), (200, missing(200))]).as_deref(),
             Some(NEVER_THERE)
+        );
+        assert_eq!(
+            reason(vec![(997, missing(0)), (1000, missing(3))]).as_deref(),
+            Some("404 for 3s (grace 2m)"),
+            "unreachable"
         );
         let gone = vec![(0, seen("running")), (1, missing(1)), (200, missing(200))];
         assert_eq!(reason(gone).as_deref(), Some(GONE));

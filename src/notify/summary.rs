@@ -74,6 +74,7 @@ fn of_run(event_type: EventType, data: &RunEvent) -> Summary {
     let ran = data
         .timing
         .ran_ms
+        .filter(|ms| *ms > 0)
         .map(|ms| humanize(Duration::from_millis(ms)));
     let after = ran.map(|ran| format!(" after {ran}")).unwrap_or_default();
     let (title, weight) = match event_type {
@@ -85,7 +86,10 @@ fn of_run(event_type: EventType, data: &RunEvent) -> Summary {
             Severity::Bad,
         ),
         EventType::WatchUnreachable => (
-            format!("{who} unreachable: the API gave no usable answer"),
+            match &data.reason {
+                Some(_) => format!("{who} unreachable"),
+                None => format!("{who} unreachable: the API gave no usable answer"),
+            },
             Severity::Bad,
         ),
         EventType::WatchTimedOut => (

@@ -495,6 +495,14 @@ impl Provider for ApiClient {
         Ok(Reply { observation, pause })
     }
 
+    fn address(&self, id: &RunId) -> Option<String> {
+        let mut url = self.run(id, None);
+        // They fail for addresses that cannot have any.
+        let _none = url.set_username("");
+        let _none = url.set_password(None);
+        Some(url.into())
+    }
+
     fn reconnect(&self) {
         let number = self.pool().number;
         self.renew_since(number);

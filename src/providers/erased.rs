@@ -19,6 +19,7 @@ pub struct AnyStream(Box<dyn ErasedStream>);
 /// As [`Provider`], for dynamic dispatch.
 trait ErasedProvider: Any + Send + Sync {
     fn get_run<'a>(&'a self, id: &'a RunId) -> BoxFuture<'a, Result<Reply, ApiError>>;
+    fn address(&self, id: &RunId) -> Option<String>;
     fn reconnect(&self);
     fn is_same_account(&self, other: &dyn ErasedProvider) -> bool;
     fn open_events<'a>(
@@ -37,6 +38,10 @@ trait ErasedStream: Send {
 impl<P: Provider> ErasedProvider for P {
     fn get_run<'a>(&'a self, id: &'a RunId) -> BoxFuture<'a, Result<Reply, ApiError>> {
         Box::pin(Provider::get_run(self, id))
+    }
+
+    fn address(&self, id: &RunId) -> Option<String> {
+        Provider::address(self, id)
     }
 
     fn reconnect(&self) {
@@ -81,6 +86,11 @@ impl AnyProvider {
     /// As [`Provider::get_run`]. The future is on the heap.
     pub fn get_run<'a>(&'a self, id: &'a RunId) -> BoxFuture<'a, Result<Reply, ApiError>> {
         self.0.get_run(id)
+    }
+
+    /// As [`Provider::address`].
+    pub fn address(&self, id: &RunId) -> Option<String> {
+        self.0.address(id)
     }
 
     /// As [`Provider::reconnect`].

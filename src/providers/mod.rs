@@ -33,6 +33,11 @@ pub trait Provider: Send + Sync + 'static {
     /// Polls one run, once. Dropping the future abandons the request.
     fn get_run(&self, id: &RunId) -> impl Future<Output = Result<Reply, ApiError>> + Send;
 
+    /// The address that a poll of a run goes to, for people; without user name and password. `None` where there is none.
+    fn address(&self, _id: &RunId) -> Option<String> {
+        None
+    }
+
     /// Lets go of all connections, which are most likely dead: the next request makes its own.
     fn reconnect(&self) {}
 

@@ -307,6 +307,8 @@ impl Breaker {
                 time_of_day(opens_at),
                 self.message
             ),
+            // It is not the API that refuses a key that is not there.
+            Outage::Refused if self.message.starts_with("no API key") => self.message.clone(),
             Outage::Refused => format!(
                 "the API has refused the key since {since}: {}",
                 self.message

@@ -137,7 +137,7 @@ impl Scheduler {
         let polled_at = self.registry.get(key).and_then(|entry| entry.polled_at);
         let since = match polled_at.and_then(|at| wall.checked_sub(now.duration_since(at)).ok()) {
             Some(at) => format!("not polled since {}", time_of_day(at)),
-            None => "not polled".to_owned(),
+            None => "never polled".to_owned(),
         };
         let runs = self.registry.len();
         if self.polls.len() >= self.policy.max_in_flight {

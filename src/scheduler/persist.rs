@@ -13,7 +13,7 @@ use super::handle::Removed;
 use super::poll::Pace;
 use super::registry::{Key, Phase};
 use crate::domain::{
-    Event, FoundBy, PollOutcome, Progress, RunDetails, RunId, RunState, Step, Watch,
+    Event, FoundBy, PollOutcome, Progress, RunDetails, RunId, RunState, Step, Verdict, Watch,
 };
 use crate::failpoint::{self, mutant};
 use crate::memory;
@@ -118,7 +118,7 @@ impl Scheduler {
             | PollOutcome::Failed { .. }
             | PollOutcome::NotPolled { .. } => Some(answer.clone()),
         };
-        let step = match entry
+        let mut step = match entry
             .progress
             .step(&entry.watch(), answer, now, &self.policy.limits)
         {
@@ -128,6 +128,11 @@ impl Scheduler {
                 return self.forget(key);
             }
         };
+        if step.progress.verdict == Some(Verdict::NotFound)
+            && let Some(address) = self.provider.client.address(&entry.run_id)
+        {
+            step.locate(&address);
+        }
         if let Some(status) = &step.progress.status
             && status.state() == RunState::Unknown
         {

@@ -779,7 +779,7 @@ async fn a_wait_on_the_daemon_leaves_the_watch_there() {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(waiting.stderr.take().unwrap()).lines();
-    assert!(next_line(&mut lines).await.ends_with("run_1 running"));
+    assert!(next_line(&mut lines).await.ends_with("run_1  running"));
     simulator.add_run(&RunId::new("run_1").unwrap(), Script::fails("it broke"));
     let ended = finish(waiting).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
@@ -795,7 +795,7 @@ async fn a_wait_on_the_daemon_leaves_the_watch_there() {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(waiting.stderr.take().unwrap()).lines();
-    assert!(next_line(&mut lines).await.ends_with("run_2 running"));
+    assert!(next_line(&mut lines).await.ends_with("run_2  running"));
     kill(daemon).await;
     assert!(
         next_line(&mut lines)
@@ -812,7 +812,7 @@ async fn a_wait_on_the_daemon_leaves_the_watch_there() {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(waiting.stderr.take().unwrap()).lines();
-    assert!(next_line(&mut lines).await.ends_with("run_3 running"));
+    assert!(next_line(&mut lines).await.ends_with("run_3  running"));
     send_signal(&waiting, Signal::INT);
     assert!(
         next_line(&mut lines)
@@ -925,7 +925,7 @@ async fn a_wait_on_a_daemon_that_is_gone_for_good_ends_in_time() {
             .await
             .unwrap()
             .unwrap()
-            .ends_with("run_1 running")
+            .ends_with("run_1  running")
     );
     kill(daemon).await;
     let ended = finish(waiting).await;

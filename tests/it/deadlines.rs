@@ -236,7 +236,8 @@ async fn deadlines_together_on_a_short_budget_end_in_time_and_leave_room_for_new
         if *verdict == EventType::WatchUnreachable {
             unreachable += 1;
             assert!(
-                why.starts_with("not polled") && why.ends_with("share 60 requests a minute"),
+                (why.starts_with("never polled") || why.starts_with("not polled since"))
+                    && why.ends_with("share 60 requests a minute"),
                 "{why}"
             );
         }

@@ -3,7 +3,7 @@
 use runwatch::simulator::{Fault, Receiver, Script};
 
 use crate::support::terminal::Terminal;
-use crate::support::{Program, api, received};
+use crate::support::{Program, api, eventually, finish, received, send_signal};
 
 /// The rows that contain a text.
 fn with<'a>(rows: &'a [String], text: &str) -> Vec<&'a String> {
@@ -226,4 +226,48 @@ async fn a_budget_that_is_too_small_is_pointed_out() {
     terminal.press("\u{3}");
     let (code, rows) = terminal.ended().await;
     assert_eq!((code, rows.len()), (Some(130), 1), "{rows:#?}");
+}
+
+#[tokio::test]
+async fn a_run_that_the_budget_left_no_poll_says_so_and_a_daemon_without_a_key_does() {
+    let runs: Vec<_> = (0..40).map(|number| format!("run_{number}")).collect();
+    let simulator = api(runs
+        .iter()
+        .map(|run| (run.as_str(), Script::runs_forever())))
+    .await;
+    let program = Program::with(&simulator).set("RUNWATCH_API__REQUESTS_PER_MINUTE", "8");
+    let arguments = ["wait", "--json", "--timeout", "1s"];
+    let arguments = arguments.into_iter().chain(runs.iter().map(String::as_str));
+    let ended = program.run(&arguments.collect::<Vec<_>>()).await;
+    let reason = "never polled: 40 runs share 8 requests a minute";
+    let never_polled = |line: &serde_json::Value| line["data"]["reason"] == reason;
+    assert!(
+        ended.json_lines().iter().any(never_polled),
+        "{reason}: {ended:?}"
+    );
+
+    let program = Program::with(&simulator).unset("CREWSHIP_API_KEY");
+    let run = program.home().join("run");
+    std::fs::create_dir_all(&run).unwrap();
+    let program = program.set("XDG_RUNTIME_DIR", run.to_str().unwrap());
+    let daemon = program.command(&["daemon"]).spawn().unwrap();
+    let socket = run.join("runwatch/runwatch.sock");
+    eventually("the daemon", || {
+        std::os::unix::net::UnixStream::connect(&socket).is_ok()
+    })
+    .await;
+    let ended = program
+        .run(&["wait", "--daemon", "--timeout", "4s", "run_1"])
+        .await;
+    assert_eq!(ended.code, Some(6), "{ended:?}");
+    assert!(
+        ended.stderr.contains("no API key in the daemon"),
+        "{ended:?}"
+    );
+    assert!(
+        ended.stdout.contains("no API key is configured"),
+        "{ended:?}"
+    );
+    send_signal(&daemon, rustix::process::Signal::TERM);
+    assert_eq!(finish(daemon).await.code, Some(0));
 }

@@ -153,6 +153,20 @@ async fn a_run_that_is_never_there_is_not_found_after_the_grace() {
     assert_eq!(ended.code, Some(5), "{ended:?}");
     assert_eq!(ended.json_lines()[0]["verdict"], "not_found");
     assert!(simulator.requests().len() > 2, "asked again and again");
+    // It names the address, in case that is the mistake.
+    let reason = ended.json_lines()[0]["data"]["reason"].to_string();
+    let address = format!("{}/v1/runs/run_1", simulator.base_url());
+    assert!(reason.contains(&address), "{reason}");
+    // With less time than the grace, it says how far that came.
+    let ended = Program::with(&simulator)
+        .run(&["wait", "run_1", "--timeout", "600ms", "--json"])
+        .await;
+    assert_eq!(ended.code, Some(6), "{ended:?}");
+    let reason = ended.json_lines()[0]["data"]["reason"].to_string();
+    assert!(
+        reason.contains("404 for ") && reason.contains("(grace 2m)"),
+        "{reason}"
+    );
 }
 
 #[tokio::test]
@@ -361,7 +375,7 @@ async fn changes_are_one_plain_line_each_and_the_result_is_on_stdout() {
     );
     assert!(
         without_clock.len() == 3
-            && without_clock[2].starts_with("nightly report (run_1)  failed after ")
+            && without_clock[2].starts_with("nightly report (run_1)  failed")
             && without_clock[2].ends_with(": first line second [31mline"),
         "{ended:?}"
     );
@@ -732,7 +746,8 @@ async fn any_terminal_shows_the_verdict_with_no_more_than_it_understands() {
         ("that is dumb", [24, 80], [24, 80], Some("dumb"), true),
         ("without a name", [24, 80], [24, 80], None, true),
     ] {
-        let simulator = api([("run_1", Script::succeeds().runs_for(Duration::from_secs(1)))]).await;
+        let script = Script::succeeds().runs_for(Duration::from_secs(1));
+        let simulator = api([("run_1", script.from_first_poll())]).await;
         let mut program = Program::with(&simulator);
         if let Some(term) = term {
             program = program.set("TERM", term);

@@ -10,7 +10,6 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::report::Report;
 use super::sentences::counted;
 use super::tracked::Tracked;
-use super::view::Circumstances;
 use super::{OutputOptions, StopCondition};
 use crate::cli::args::WatchArgs;
 use crate::cli::client::{add_all, failure_code, request};
@@ -374,8 +373,9 @@ impl Follower<'_> {
                     }
                 }
             }
-            self.report
-                .show(Timestamp::now(), &views, &Circumstances::default());
+            let now = Timestamp::now();
+            let about = self.report.circumstances_of(&views, now);
+            self.report.show(now, &views, &about);
             if self.gone || wait.is_zero() {
                 let ends = Instant::now() + GONE_PAUSE;
                 // What comes next is kept until it is whole.

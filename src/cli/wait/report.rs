@@ -21,7 +21,7 @@ use crate::control::StreamMessage;
 use crate::domain::{Event, RunEvent, RunId, RunState, Status, Verdict};
 use crate::notify::summary;
 use crate::output::LiveArea;
-use crate::scheduler::{Outage, WatchView};
+use crate::scheduler::{BreakerView, Outage, WatchView};
 use crate::text::{escape_json_for_terminal, first_lines, one_line};
 
 /// What is known of the runs that are waited for, and how it is shown.
@@ -70,6 +70,9 @@ const LIFE: Duration = Duration::from_secs(60);
 /// When a failure that goes on is shown again, at first; twice as long each time after that, up to the longest.
 const REPEAT: Duration = Duration::from_secs(15);
 const LONGEST_REPEAT: Duration = Duration::from_secs(600);
+
+/// How the failure of a poll begins for which there was no key.
+const NO_KEY: &str = "no API key is configured";
 
 /// Longest text about the end of a run, in characters.
 const MAX_DETAIL_CHARS: usize = 300;
@@ -268,6 +271,9 @@ impl Report {
             return;
         };
         run.verdict = Some(verdict);
+        if !matches!(verdict, Verdict::Unreachable | Verdict::TimedOut) {
+            run.survive();
+        }
         let ran = data.timing.ran_ms.map(Duration::from_millis);
         let error = data.run.error_message.as_deref().map(|error| {
             let lines = first_lines(error, 3, MAX_DETAIL_CHARS);
@@ -282,7 +288,7 @@ impl Report {
             .or_else(|| {
                 data.watch
                     .late
-                    .then(|| "ended before it was watched".to_owned())
+                    .then(|| "ended while it was not watched".to_owned())
             })
             .or_else(|| run.survived.clone())
             .unwrap_or_default();
@@ -382,6 +388,36 @@ impl Report {
             .values()
             .filter(|run| run.verdict.is_none())
             .count()
+    }
+
+    /// What a daemon shows of the API: polls that fail, for the reason of the first run whose last poll did.
+    pub(super) fn circumstances_of(
+        &mut self,
+        views: &[WatchView],
+        now: Timestamp,
+    ) -> Circumstances {
+        let mut failing = None;
+        for view in views {
+            if let Some(run) = self.runs.get_mut(&view.run_id) {
+                run.observe(view, now);
+                failing = failing.or_else(|| Some((run.failure()?.to_owned(), view.next_poll_at)));
+            }
+        }
+        let breaker = failing.map(|(message, retry_at)| BreakerView {
+            outage: Some(match message.starts_with(NO_KEY) {
+                true => Outage::Refused,
+                false => Outage::Failing,
+            }),
+            message: message.replace(NO_KEY, "no API key in the daemon"),
+            retry_at: Some(retry_at),
+            ever_answered: true,
+            reached: true,
+            failures: 1,
+        });
+        Circumstances {
+            breaker: breaker.unwrap_or_default(),
+            ..Circumstances::default()
+        }
     }
 
     /// Shows how things are: live lines, or a plain line when that changes or nothing changes for long.

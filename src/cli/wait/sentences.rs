@@ -104,6 +104,7 @@ pub(super) fn provider_sentence(
                 None => format!("rate limited{until} ({host}: {why})"),
             }
         }
+        Outage::Refused if why.starts_with("no API key") => format!("{why}{next}"),
         Outage::Failing if !breaker.reached => {
             let end = circumstances.gives_up_at.map(|at| giving_up(at, now));
             format!("cannot reach {host}: {why}{}", end.unwrap_or(next))
@@ -167,7 +168,9 @@ pub(super) fn verdict_words(
     detail: &str,
 ) -> String {
     let word = style.as_look(Look::of(verdict.as_str()), verdict_word(verdict));
+    // The API's times may have whole seconds.
     let after = ran
+        .filter(|ran| !ran.is_zero())
         .map(|ran| format!(" after {}", humanize(ran)))
         .unwrap_or_default();
     let detail = if detail.is_empty() {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::sentences::reason;
 use super::view::Circumstances;
 use crate::cli::style::{ahead, rough};
 use crate::domain::{RunId, RunState, Status, Verdict};
@@ -35,7 +36,18 @@ pub(super) struct Tracked {
     pub(super) survived: Option<String>,
     /// Since when it is missing, and the last failure of a poll of it.
     pub(super) missing_since: Option<Timestamp>,
-    pub(super) failed: Option<String>,
+    pub(super) failed: Option<Failed>,
+    /// When the newest failure happened that was noticed.
+    pub(super) failed_at: Option<Timestamp>,
+}
+
+/// A poll of a run that failed.
+#[derive(Debug, Clone)]
+pub(super) struct Failed {
+    at: Timestamp,
+    why: String,
+    /// How many polls were made when it was noticed.
+    polls: u64,
 }
 
 /// What the scheduler knows of a run that is still going.
@@ -60,6 +72,7 @@ impl Tracked {
             survived: None,
             missing_since: None,
             failed: None,
+            failed_at: None,
         }
     }
 
@@ -131,12 +144,34 @@ impl Tracked {
             self.survived = Some(format!("appeared after {}", rough(after)));
         }
         self.missing_since = view.missing_since;
-        let failed = view.last_error.as_ref().map(|error| error.message.clone());
-        if failed.is_some() && failed != self.failed {
-            let failed = failed.as_deref().unwrap_or_default();
-            self.survived = Some(format!("polled again after {}", one_line(failed, 200)));
+        match (&self.failed, &view.last_error) {
+            // One poll more, and it did not fail.
+            (Some(failed), Some(error)) if failed.at == error.at && view.polls > failed.polls => {
+                self.survived = Some(format!("polled again after {}", failed.why));
+                self.failed = None;
+            }
+            (_, Some(error)) if self.failed_at != Some(error.at) => {
+                self.failed_at = Some(error.at);
+                self.failed = Some(Failed {
+                    at: error.at,
+                    why: reason(&error.message),
+                    polls: view.polls,
+                });
+            }
+            _ => {}
         }
-        self.failed = failed;
+    }
+
+    /// Takes in that a poll showed its end: a failure before that was survived.
+    pub(super) fn survive(&mut self) {
+        if let Some(failed) = self.failed.take() {
+            self.survived = Some(format!("polled again after {}", failed.why));
+        }
+    }
+
+    /// Why its last poll failed, if it did.
+    pub(super) fn failure(&self) -> Option<&str> {
+        self.failed.as_ref().map(|failed| failed.why.as_str())
     }
 
     /// What it does, or else why it waits, or else what was survived, or else when it is polled next.
@@ -159,6 +194,9 @@ impl Tracked {
         }
         if circumstances.breaker.outage.is_some() {
             return String::new();
+        }
+        if let Some(why) = self.failure() {
+            return why.to_owned();
         }
         if is_waiting_for_its_turn(view, *now) {
             return "waiting for its turn".to_owned();

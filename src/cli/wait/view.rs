@@ -373,8 +373,11 @@ mod tests {
         });
         views[3].missing_since = Some(time("2026-01-01T00:00:44Z"));
         views[4].next_poll_at = now();
-        for (run, view) in runs.iter_mut().zip(&views) {
-            run.observe(view, now());
+        for polls in [3, 4] {
+            for (run, view) in runs.iter_mut().zip(&mut views) {
+                view.polls = polls;
+                run.observe(view, now());
+            }
         }
         (runs, views)
     }
