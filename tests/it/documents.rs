@@ -366,3 +366,54 @@ fn every_file_that_the_architecture_names_exists() {
         "docs/architecture.md names files that do not exist: {missing:?}"
     );
 }
+
+#[test]
+fn the_documents_of_the_package_lead_to_files_of_the_package() {
+    let manifest: toml::Table = toml::from_str(include_str!("../../Cargo.toml")).unwrap();
+    let assets = &manifest["package"]["metadata"]["deb"]["assets"];
+    let mut packaged = Vec::new();
+    for asset in assets.as_array().unwrap() {
+        let [source, target] = [0, 1].map(|index| asset[index].as_str().unwrap());
+        let (folder, name) = source.rsplit_once('/').unwrap_or(("", source));
+        let Some((before, after)) = name.split_once('*') else {
+            packaged.push((source.to_owned(), format!("{target}{name}")));
+            continue;
+        };
+        for entry in std::fs::read_dir(root().join(folder)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            if name.starts_with(before) && name.ends_with(after) {
+                packaged.push((format!("{folder}/{name}"), format!("{target}{name}")));
+            }
+        }
+    }
+    let mut broken = Vec::new();
+    for (source, target) in packaged
+        .iter()
+        .filter(|(source, _)| source.ends_with(".md"))
+    {
+        let text = std::fs::read_to_string(root().join(source)).unwrap();
+        for link in links(&text) {
+            let path = link.split('#').next().unwrap();
+            if path.is_empty() || link.contains("://") || link.starts_with("mailto:") {
+                continue;
+            }
+            let mut parts: Vec<_> = target.split('/').collect();
+            parts.pop();
+            for part in path.trim_end_matches('/').split('/') {
+                match part {
+                    ".." => drop(parts.pop()),
+                    part => parts.push(part),
+                }
+            }
+            let place = parts.join("/");
+            let folder = format!("{place}/");
+            if !packaged
+                .iter()
+                .any(|(_, file)| *file == place || file.starts_with(&folder))
+            {
+                broken.push(format!("{source}: {link}"));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "not in the package: {broken:?}");
+}
