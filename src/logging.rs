@@ -6,11 +6,13 @@ use std::io::{self, IsTerminal as _, Write};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tracing::Metadata;
+use jiff::Timestamp;
 use tracing::field::{Field, Visit};
+use tracing::{Level, Metadata};
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::{LevelFilter, Targets, filter_fn};
 use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
@@ -115,6 +117,8 @@ struct RecordWriter {
     json: bool,
     /// The record is a message of a `log` sink.
     message: bool,
+    /// Lines go to the journal, with a mark in front that has this priority (sd-daemon(3)).
+    priority: Option<u8>,
 }
 
 impl Write for RecordWriter {
@@ -123,6 +127,10 @@ impl Write for RecordWriter {
         let text = match std::str::from_utf8(bytes) {
             Ok(json) if self.json => escape_json_for_terminal(json).into_owned().into_bytes(),
             _ => bytes.to_vec(),
+        };
+        let text = match self.priority {
+            Some(priority) => with_priority(priority, &text),
+            None => text,
         };
         if self.message {
             self.output.record(text)
@@ -147,8 +155,46 @@ impl<'a> MakeWriter<'a> for RecordWriter {
     fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Self {
         Self {
             message: meta.target() == EVENT_TARGET,
+            priority: self.priority.map(|_| priority_of(*meta.level())),
             ..self.clone()
         }
+    }
+}
+
+/// The priority of syslog(3) for a level: of errors 3, of warnings 4, of what happens 6, of details 7.
+fn priority_of(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
+    }
+}
+
+/// Marks each line with a priority, which the journal takes off again.
+fn with_priority(priority: u8, text: &[u8]) -> Vec<u8> {
+    let lines = text.split_inclusive(|byte| *byte == b'\n');
+    lines
+        .flat_map(|line| [format!("<{priority}>").as_bytes(), line].concat())
+        .collect()
+}
+
+/// The text of an error that ends the process, as standard error shows it best.
+pub fn final_error(text: &str) -> String {
+    if in_journal() {
+        let marked = with_priority(priority_of(Level::ERROR), text.as_bytes());
+        String::from_utf8_lossy(&marked).into_owned()
+    } else {
+        text.to_owned()
+    }
+}
+
+/// The time of text records, in milliseconds.
+struct Milliseconds;
+
+impl FormatTime for Milliseconds {
+    fn format_time(&self, writer: &mut Writer<'_>) -> std::fmt::Result {
+        write!(writer, "{:.3}", Timestamp::now())
     }
 }
 
@@ -179,6 +225,7 @@ pub fn init(screen: &Screen, level: LogLevel, format: LogFormat, coloured: bool)
         output: screen.err.clone(),
         json: format == LogFormat::Json,
         message: false,
+        priority: in_journal().then_some(priority_of(Level::INFO)),
     };
     let records = tracing_subscriber::fmt::layer()
         .with_writer(writer)
@@ -186,7 +233,7 @@ pub fn init(screen: &Screen, level: LogLevel, format: LogFormat, coloured: bool)
     let registry = tracing_subscriber::registry().with(filter);
     match format {
         LogFormat::Text if in_journal() => registry.with(records.without_time()).init(),
-        LogFormat::Text => registry.with(records).init(),
+        LogFormat::Text => registry.with(records.with_timer(Milliseconds)).init(),
         LogFormat::Json => registry.with(records.json().flatten_event(true)).init(),
     }
     log_panics(screen.err.clone());
@@ -204,6 +251,7 @@ pub fn init_sentences(screen: &Screen, level: LogLevel, format: LogFormat, style
         output: screen.err.clone(),
         json: format == LogFormat::Json,
         message: false,
+        priority: in_journal().then_some(priority_of(Level::INFO)),
     };
     let messages = Targets::new().with_target(EVENT_TARGET, LevelFilter::INFO);
     let warnings = filter(level).with_target(EVENT_TARGET, LevelFilter::OFF);
@@ -429,5 +477,21 @@ mod tests {
                 "✗ it broke\n"
             ]
         );
+    }
+
+    #[test]
+    fn each_line_has_its_priority() {
+        assert_eq!(
+            with_priority(priority_of(Level::WARN), b"one\ntwo\n"),
+            b"<4>one\n<4>two\n"
+        );
+        let levels = [
+            Level::ERROR,
+            Level::WARN,
+            Level::INFO,
+            Level::DEBUG,
+            Level::TRACE,
+        ];
+        assert_eq!(levels.map(priority_of), [3, 4, 6, 7, 7]);
     }
 }

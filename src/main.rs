@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         Screen::plain()
     };
     let code = run(cli, &screen).unwrap_or_else(|error| {
-        screen.line(&format!("error: {error:#}"));
+        screen.line(&logging::final_error(&format!("error: {error:#}")));
         USAGE
     });
     screen.flush_within(FLUSH_LIMIT);

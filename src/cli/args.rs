@@ -19,6 +19,9 @@ use crate::config::{
 use crate::domain::{DeliveryId, RunId, SinkName, Verdict};
 use crate::logging::level_of_environment;
 
+/// The version, and the commit with its date where the build knew them.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("RUNWATCH_BUILD"));
+
 const DOCTOR_HELP: &str = "\
 Each line has a mark and, where something is wrong, what to do. One request is made, for a run that does not exist.
 
@@ -77,8 +80,8 @@ It answers within 4 seconds. Probes may kill it after 5.
 
 Exit codes:
   0  it makes progress; with --ready it takes new runs
-  1  it does not
-  2  no daemon answers";
+  1  it does not, or no daemon answers
+  2  the command or the configuration is wrong";
 
 const TOP_HELP: &str = "\
 Configuration: /etc/runwatch/config.toml, then ~/.config/runwatch/config.toml, \
@@ -99,7 +102,7 @@ Exit codes:
 
 /// Watches Crewship runs until each one ends, and notifies the people and programs that wait for it.
 #[derive(Debug, Parser)]
-#[command(name = "runwatch", version, max_term_width = 100, after_help = TOP_HELP)]
+#[command(name = "runwatch", version = VERSION, max_term_width = 100, after_help = TOP_HELP)]
 pub struct Cli {
     /// Flags of every command.
     #[command(flatten)]

@@ -1,7 +1,7 @@
 //! `runwatch healthcheck`.
 
 use super::client::{Printer, REFUSED};
-use crate::control::{Client, ClientError};
+use crate::control::Client;
 
 /// `runwatch healthcheck`. With `json` the answer of `GET /healthz`, or with `ready` of `GET /readyz`.
 ///
@@ -24,11 +24,8 @@ pub async fn healthcheck(
                 .and_then(|status| status.as_str())
                 .unwrap_or("ok"),
         )?,
-        // One that is there and does not answer in time makes no progress.
-        Err(error @ ClientError::Broken { .. }) => {
-            return printer.failed(&error).map(|_code| REFUSED);
-        }
-        Err(error) => return printer.failed(&error),
+        // One that is not there is unwell, too. Docker reserves the code 2.
+        Err(error) => return printer.failed(&error).map(|_code| REFUSED),
     }
     Ok(0)
 }

@@ -93,7 +93,11 @@ impl Service {
     /// Loads the configuration again. One that cannot be used changes nothing but the status line.
     pub(super) async fn reload(&mut self, engine: &mut Engine, clock: &Clock, sources: Sources) {
         let rejected = match blocking::run("config", move || config::load(&sources)).await {
-            Err(stuck) => format!("the configuration cannot be read: {stuck}"),
+            Err(stuck) => {
+                let problem = format!("it cannot be read: {stuck}");
+                tracing::error!(problem, "the configuration cannot be used");
+                problem
+            }
             Ok(Err(problems)) => {
                 for problem in &problems.0 {
                     tracing::error!(%problem, "the configuration cannot be used");
@@ -116,13 +120,15 @@ impl Service {
                     tracing::info!("configuration reloaded");
                     return;
                 }
-                Err(error) => format!("{error:#}"),
+                Err(error) => {
+                    let problem = format!("{error:#}");
+                    tracing::error!(problem, "the configuration cannot be used");
+                    problem
+                }
             },
         };
-        tracing::error!(
-            rejected,
-            "configuration not reloaded; the one before stays in force"
-        );
+        // What is wrong is in the records before.
+        tracing::error!("configuration not reloaded; the one before stays in force");
         self.live_config
             .send_modify(|live_config| live_config.rejected = Some(rejected));
     }

@@ -243,6 +243,7 @@ impl<D: Deliver> Courier<D> {
             }
             Outcome::Retry(next_at) => {
                 self.metrics.failed(sink, false);
+                let next_at = format_args!("{next_at:.3}");
                 tracing::warn!(%sink, delivery = %id, run_id, attempt, error = detail, %next_at, "attempt failed");
             }
             Outcome::Dead => {

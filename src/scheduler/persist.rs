@@ -13,7 +13,8 @@ use super::handle::Removed;
 use super::poll::Pace;
 use super::registry::{Key, Phase};
 use crate::domain::{
-    Event, FoundBy, PollOutcome, Progress, RunDetails, RunId, RunState, Step, Verdict, Watch,
+    Event, EventData, EventType, FoundBy, PollOutcome, Progress, RunDetails, RunId, RunState, Step,
+    Verdict, Watch,
 };
 use crate::failpoint::{self, mutant};
 use crate::memory;
@@ -352,8 +353,10 @@ impl Scheduler {
             .events
             .iter()
             .rfind(|event| event.event_type.verdict().is_some());
+        // A run that ended before it was watched shows nothing about the polls.
         if let Some(after) = verdict
             .and_then(Event::run)
+            .filter(|data| !data.watch.late)
             .and_then(|data| data.timing.detected_after_ms)
         {
             self.metrics.detected(Duration::from_millis(after));
@@ -520,7 +523,7 @@ impl Scheduler {
 
     /// Stores and sends an event about the API.
     pub(super) fn emit(&mut self, event: Event) {
-        tracing::warn!(event = %event.event_type, "state of the API changed");
+        log_change(&event);
         if mutant("late-news-first") && !self.pending.is_storing_event {
             self.pending.events.push_front(event);
         } else {
@@ -550,5 +553,27 @@ impl Scheduler {
                 result: store.record_event(RoutedEvent { event, sinks }, now).await,
             }
         });
+    }
+}
+/// Logs what changed about the API, in a sentence of its own for each event.
+fn log_change(event: &Event) {
+    let EventData::Provider(notice) = &event.data else {
+        return;
+    };
+    let (what, event_type) = (notice.message.as_str(), event.event_type.as_str());
+    match event.event_type {
+        EventType::ApiUnreachable => {
+            tracing::warn!(
+                what,
+                "the API cannot be reached; one probe at a time is made"
+            );
+        }
+        EventType::ApiUnauthorized => {
+            tracing::warn!(
+                what,
+                "the API refuses the key; polls pause until a key works"
+            );
+        }
+        _ => tracing::info!(event = event_type, what, "the API answers again"),
     }
 }

@@ -19,6 +19,10 @@ use crate::support::{
 
 const SOON: Duration = Duration::from_millis(300);
 
+/// The answer about a run that ended long before any test.
+const OVER_LONG_AGO: &str = r#"{"id":"run_0","status":"succeeded","created_at":"2024-01-15T10:35:00Z",
+    "started_at":"2024-01-15T10:35:00Z","completed_at":"2024-01-15T10:35:05Z"}"#;
+
 /// A program whose daemon has a place for its socket, asks `simulator` and tells `receiver`.
 pub(crate) fn program(simulator: &Simulator, receiver: &Receiver, more: &str) -> Program {
     let url = receiver.url();
@@ -320,7 +324,7 @@ async fn a_reload_changes_sinks_and_a_wrong_file_changes_nothing() {
         ),
         (json!([]), json!("run_1"))
     );
-    stop_expecting(
+    let ended = stop_expecting(
         daemon,
         &[
             "the configuration cannot be used",
@@ -328,6 +332,8 @@ async fn a_reload_changes_sinks_and_a_wrong_file_changes_nothing() {
         ],
     )
     .await;
+    let said = ended.stderr.matches("there is no such section").count();
+    assert_eq!(said, 1, "{}", ended.stderr);
     assert_eq!(receiver.requests().len(), 1);
 }
 
@@ -1220,6 +1226,8 @@ async fn a_job_ends_with_the_worst_verdict_once_all_is_delivered() {
         .await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let ended = nothing.run(&["healthcheck"]).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let ended = nothing.run(&["healthcheck", "--redy"]).await;
     assert_eq!(ended.code, Some(2), "{ended:?}");
     let daemon = nothing.command(&["daemon"]).spawn().unwrap();
     eventually("the daemon listens", || {
@@ -1244,7 +1252,8 @@ async fn a_job_ends_with_the_worst_verdict_once_all_is_delivered() {
 #[tokio::test]
 async fn health_and_metrics_can_be_requested() {
     let simulator = api([
-        ("run_1", Script::succeeds().runs_for(SOON)),
+        ("run_1", Script::succeeds().runs_for(SOON).from_first_poll()),
+        ("run_0", Script::succeeds().verbatim(OVER_LONG_AGO)),
         ("run_2", Script::runs_forever()),
     ])
     .await;
@@ -1295,6 +1304,13 @@ async fn health_and_metrics_can_be_requested() {
         .find_map(|line| line.strip_prefix("runwatch_polls_total{result=\"ok\"} "))
         .unwrap();
     assert!(polls.parse::<u64>().unwrap() >= 3, "{after}");
+    // One that ended before it was watched shows nothing about the delay of detection.
+    add(&program, "run_0").await;
+    let late = delivered(&program, "run_0").await;
+    assert_eq!(late["data"]["watch"]["late"], true, "{late}");
+    let after = get("/metrics").await;
+    let unchanged = "\nrunwatch_detection_delay_seconds_count 1\n";
+    assert!(after.contains(unchanged), "{after}");
     assert_eq!(get("/healthz").await, r#"{"status":"ok"}"#);
     assert_eq!(get("/readyz").await, r#"{"status":"ready"}"#);
     // An API that is down makes nobody ill.
@@ -1552,4 +1568,67 @@ pub(crate) async fn text(mut response: reqwest::Response) -> String {
         body.extend_from_slice(&chunk);
     }
     String::from_utf8(body).unwrap()
+}
+
+#[tokio::test]
+async fn records_in_the_journal_have_priorities() {
+    use std::os::unix::fs::MetadataExt as _;
+    let simulator = api([]).await;
+    let receiver = Receiver::start([]).await.unwrap();
+    for format in ["text", "json"] {
+        let program = program(&simulator, &receiver, "")
+            .unset("CREWSHIP_API_KEY")
+            .set("RUNWATCH_LOG__FORMAT", format);
+        let path = program.home().join("journal");
+        let file = std::fs::File::create(&path).unwrap();
+        let status = file.metadata().unwrap();
+        let stream = format!("{}:{}", status.dev(), status.ino());
+        let daemon = program
+            .command(&["daemon"])
+            .env("JOURNAL_STREAM", stream)
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        let log = || std::fs::read_to_string(&path).unwrap();
+        eventually("the daemon is ready", || log().contains("ready")).await;
+        send_signal(&daemon, Signal::TERM);
+        finish(daemon).await;
+        let priority = |text: &str| {
+            let log = log();
+            let line = log.lines().find(|line| line.contains(text));
+            line.map(|line| line.get(..3).unwrap().to_owned())
+        };
+        assert_eq!(priority("no API key").as_deref(), Some("<4>"), "{}", log());
+        assert_eq!(priority("stopping").as_deref(), Some("<6>"), "{}", log());
+        assert!(log().lines().all(|line| line.starts_with('<')), "{}", log());
+    }
+}
+
+#[tokio::test]
+async fn the_version_names_the_commit_where_the_build_knew_it() {
+    let ended = Program::new().run(&["--version"]).await;
+    let rest = ended
+        .stdout
+        .strip_prefix(concat!("runwatch ", env!("CARGO_PKG_VERSION")))
+        .unwrap_or_else(|| panic!("{ended:?}"))
+        .trim();
+    let commit = rest
+        .strip_prefix('(')
+        .and_then(|rest| rest.strip_suffix(')'));
+    let is_commit = |text: &str| {
+        let parts = text.split_once(' ');
+        parts.is_some_and(|(hash, date)| {
+            hash.bytes().all(|byte| byte.is_ascii_hexdigit()) && date.len() == "2026-01-01".len()
+        })
+    };
+    assert!(
+        rest.is_empty() || commit.is_some_and(is_commit),
+        "{ended:?}"
+    );
+    // A clone with Git names its commit.
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/.git");
+    let git = std::process::Command::new("git").arg("--version").output();
+    if std::path::Path::new(root).exists() && git.is_ok() {
+        assert!(!rest.is_empty(), "{ended:?}");
+    }
 }

@@ -205,7 +205,7 @@ async fn an_api_that_cannot_be_used_is_a_problem_of_its_own() {
     let simulator = Simulator::start().await.unwrap();
     let program = || at_home(Program::with(&simulator));
     for (address, cause) in [
-        ("http://127.0.0.1:1", "Connection refused"),
+        ("http://127.0.0.1:1", "onnection refused"),
         ("http://no-such-host.invalid", "no-such-host.invalid"),
     ] {
         let (code, report) = examine(&program().set("RUNWATCH_API__BASE_URL", address), &[]).await;
