@@ -39,10 +39,14 @@ fn harm(text: &str, coloured: bool) -> Option<String> {
     while let Some(c) = rest.chars().next() {
         if coloured && let Some(sequence) = rest.strip_prefix("\x1b[") {
             let end = sequence.find(|c: char| !c.is_ascii_digit() && c != ';' && c != '?')?;
-            if matches!(
-                sequence.as_bytes()[end],
-                b'm' | b'K' | b'A' | b'B' | b'G' | b'h' | b'l'
-            ) {
+            // The live lines erase what is below the cursor, never the whole screen.
+            let erases_below = sequence.starts_with('J');
+            if erases_below
+                || matches!(
+                    sequence.as_bytes()[end],
+                    b'm' | b'K' | b'A' | b'B' | b'G' | b'h' | b'l'
+                )
+            {
                 rest = &sequence[end + 1..];
                 continue;
             }
