@@ -24,7 +24,7 @@ pub enum ApiError {
     #[error("the API key cannot be used")]
     KeyUnusable(#[source] KeyProblem),
     /// 401, or a 403 without a rate limit.
-    #[error("{}{}", status_text(*status), after_colon(message))]
+    #[error("{}", answer_text(*status, message))]
     Unauthorized {
         /// The status code.
         status: u16,
@@ -32,13 +32,13 @@ pub enum ApiError {
         message: String,
     },
     /// 404: there is no such run, or not yet.
-    #[error("404 Not Found{}", after_colon(message))]
+    #[error("{}", answer_text(404, message))]
     NotFound {
         /// The message in the body.
         message: String,
     },
     /// 410: there was such a run, and the API has deleted it.
-    #[error("410 Gone{}", after_colon(message))]
+    #[error("{}", answer_text(410, message))]
     Gone {
         /// The message in the body.
         message: String,
@@ -50,7 +50,7 @@ pub enum ApiError {
         status: u16,
     },
     /// Any other status code that is no success.
-    #[error("{}{}", status_text(*status), after_colon(message))]
+    #[error("{}", answer_text(*status, message))]
     Status {
         /// The status code.
         status: u16,
@@ -235,10 +235,34 @@ fn status_text(status: u16) -> String {
     }
 }
 
-fn after_colon(message: &str) -> String {
-    if message.is_empty() {
-        String::new()
+/// A status code and the message of its body, unless that only repeats the text of the code.
+fn answer_text(status: u16, message: &str) -> String {
+    let status = status_text(status);
+    let repeats = |text: &str| text.eq_ignore_ascii_case(message.trim());
+    let is_said = status
+        .split_once(' ')
+        .is_some_and(|(_, text)| repeats(text));
+    if message.is_empty() || is_said || repeats(&status) {
+        status
     } else {
-        format!(": {message}")
+        format!("{status}: {message}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_repeats_the_code_is_left_out() {
+        for (status, message, text) in [
+            (502, "Bad Gateway", "502 Bad Gateway"),
+            (502, "502 bad gateway", "502 Bad Gateway"),
+            (404, "run not found", "404 Not Found: run not found"),
+            (429, "", "429 Too Many Requests"),
+            (599, "busy", "599: busy"),
+        ] {
+            assert_eq!(answer_text(status, message), text);
+        }
     }
 }

@@ -271,3 +271,39 @@ async fn a_run_that_the_budget_left_no_poll_says_so_and_a_daemon_without_a_key_d
     send_signal(&daemon, rustix::process::Signal::TERM);
     assert_eq!(finish(daemon).await.code, Some(0));
 }
+
+#[tokio::test]
+async fn a_wait_on_the_daemon_has_the_same_view() {
+    let simulator = api([
+        (
+            "run_done",
+            Script::fails("it broke").answers(vec!["running"]),
+        ),
+        ("run_goes_on", Script::runs_forever()),
+    ])
+    .await;
+    let program = on_terminal(Program::with(&simulator));
+    let run = program.home().join("run");
+    std::fs::create_dir_all(&run).unwrap();
+    let program = program.set("XDG_RUNTIME_DIR", run.to_str().unwrap());
+    let daemon = program.command(&["daemon"]).spawn().unwrap();
+    let socket = run.join("runwatch/runwatch.sock");
+    eventually("the daemon", || {
+        std::os::unix::net::UnixStream::connect(&socket).is_ok()
+    })
+    .await;
+    let arguments = ["wait", "--daemon", "run_done", "run_goes_on"];
+    let mut terminal = Terminal::start(&program, (24, 80), &arguments);
+    let shows_all = |rows: &[String]| {
+        with(rows, "✗ run_done     failed").len() == 1
+            && with(rows, "run_goes_on  running").len() == 1
+            && with(rows, "1 running · 1 failed").len() == 1
+    };
+    terminal.shows("an end and a run", shows_all).await;
+    terminal.press("\u{3}");
+    let (code, rows) = terminal.ended().await;
+    assert_eq!((code, rows.len()), (Some(130), 2), "{rows:#?}");
+    assert_eq!(rows[1], "stopped; the daemon continues to watch 1 run");
+    send_signal(&daemon, rustix::process::Signal::TERM);
+    assert_eq!(finish(daemon).await.code, Some(0));
+}

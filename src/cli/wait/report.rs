@@ -582,3 +582,53 @@ impl Report {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logging::Screen;
+
+    fn report() -> Report {
+        let options = OutputOptions {
+            screen: Screen::plain(),
+            progress: true,
+            style: Style::PLAIN,
+            result_style: Style::PLAIN,
+            results: ResultFormat::Nothing,
+            follow: false,
+        };
+        let run_id = RunId::new("run_1").unwrap();
+        let run = Tracked::new(run_id, None, Timestamp::UNIX_EPOCH);
+        Report::new(options, vec![run], None)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_terminal_quiet_shows_life_and_failures_come_again_less_and_less_often() {
+        let (mut report, began) = (report(), Instant::now());
+        let wakes_after = |report: &Report| report.wakes_at().unwrap().duration_since(began);
+        assert_eq!(wakes_after(&report), LIFE);
+        let failing = Circumstances {
+            breaker: BreakerView {
+                outage: Some(Outage::Failing),
+                message: "502 Bad Gateway".to_owned(),
+                reached: true,
+                ..BreakerView::default()
+            },
+            ..Circumstances::default()
+        };
+        let (mut shown, now) = (Vec::new(), Timestamp::UNIX_EPOCH);
+        for second in 0..120 {
+            let before = report.provider.again;
+            report.show(now, &[], &failing);
+            if report.provider.again != before {
+                shown.push(second);
+            }
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(shown, [0, 15, 45, 105]);
+        report.show(now, &[], &Circumstances::default());
+        assert_eq!(report.provider.again, None);
+        assert_eq!(report.survived, (0, 1));
+        assert_eq!(wakes_after(&report), LIFE + Duration::from_secs(120));
+    }
+}
