@@ -233,6 +233,15 @@ impl Scheduler {
                 stands: true,
                 why: "the API knew the run after the deadline".to_owned(),
             },
+            // The reason why all watches end counts, and not what the last poll happened to get.
+            PollOutcome::Missing { .. } | PollOutcome::Failed { .. }
+                if let Some(why) = &self.given_up =>
+            {
+                PollOutcome::NotPolled {
+                    stands: false,
+                    why: why.clone(),
+                }
+            }
             other => other,
         };
         if let Some(event) = event {
