@@ -253,7 +253,7 @@ impl Metrics {
         registry.register("api_paused_seconds", help, self.api_paused.clone());
         registry.register(
             "detection",
-            "Verdicts by what had the run asked for",
+            "Verdicts by what caused the poll that found them",
             self.detections.clone(),
         );
         let help = "From the end of a run to its verdict";

@@ -47,14 +47,14 @@ impl Table {
         }
     }
 
-    /// The names of the keys that nobody took yet, in order.
+    /// The names of the keys that were not taken yet, in order.
     pub(super) fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = self.values.keys().cloned().collect();
         names.sort();
         names
     }
 
-    /// Whether there is a key that nobody took yet.
+    /// Whether there is a key that was not taken yet.
     pub(super) fn has(&self, name: &str) -> bool {
         self.values.contains_key(name)
     }
@@ -230,7 +230,7 @@ impl<'a> Reader<'a> {
         self.finish(std::mem::replace(table, Table::empty()));
     }
 
-    /// Reports every key of the table that nobody took. Their values are not repeated: the key may be
+    /// Reports every key of the table that was not taken. Their values are not repeated: the key may be
     /// a misspelled secret.
     pub(super) fn finish(&mut self, mut table: Table) {
         let known = std::mem::take(&mut table.known);

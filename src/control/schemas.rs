@@ -58,9 +58,9 @@ texts! {
         "type": "string", "pattern": "^msg_[A-Za-z0-9]{1,60}$",
         "description": "The ID of a delivery, the same on every attempt; IDs sort by time",
     });
-    EventType, "EventType", words(&EventType::ALL, |word| word.as_str(), "What an event tells");
+    EventType, "EventType", words(&EventType::ALL, |word| word.as_str(), "The type of an event");
     Verdict, "Verdict", words(&Verdict::WORST_FIRST, |word| word.as_str(), "The final outcome of a watch");
-    FoundBy, "FoundBy", words(&FoundBy::ALL, |word| word.as_str(), "What had a run asked for");
+    FoundBy, "FoundBy", words(&FoundBy::ALL, |word| word.as_str(), "What caused the poll that found the verdict");
     RunState, "RunState", words(&RunState::ALL, |word| word.as_str(), "What the status of a run stands for");
     DeliveryState, "DeliveryState", words(&DeliveryState::ALL, |word| word.as_str(), "Where a delivery stands");
     WatchState, "WatchState", words(&WatchState::ALL, |word| word.as_str(), "Without a verdict, or with one");
@@ -107,7 +107,7 @@ impl JsonSchema for Event {
         ];
         json_schema!({
             "type": "object",
-            "description": "What sinks are told; `data` is about a run, the API or a sink, as `type` says",
+            "description": "An event as sinks get it; `data` is about a run, the API or a sink, as `type` says",
             "required": ["type", "timestamp", "data"],
             "properties": {
                 "type": schemas.subschema_for::<EventType>(),

@@ -58,7 +58,7 @@ impl Service {
             .levels
             .set(self.logging.level.unwrap_or(self.settings.log.level));
         if self.settings.api.key.is_none() {
-            tracing::warn!("no API key is configured; nothing can be asked until there is one");
+            tracing::warn!("no API key is configured; no run can be polled until there is one");
         }
         for (sink, open) in engine.store.sinks_with_open_deliveries().await? {
             if !self.settings.sinks.contains_key(&sink) {

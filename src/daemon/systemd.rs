@@ -80,6 +80,6 @@ fn send(message: impl FnOnce() -> io::Result<()> + Send + 'static) {
         queue
     });
     if queue.try_send(Box::new(message)).is_err() {
-        tracing::debug!("the service manager does not read what it is told");
+        tracing::debug!("the service manager does not read its notifications");
     }
 }

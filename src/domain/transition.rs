@@ -756,7 +756,7 @@ mod tests {
                 [(10, "watch.unreachable")]
             );
         }
-        // Where the API may not be asked any more, that is the last poll made.
+        // Where the API may not be polled any more, that is the last poll made.
         let after = |before| {
             play(
                 10,

@@ -72,8 +72,8 @@ pub(super) fn slack(event: &Event) -> Body {
     json_body(&message)
 }
 
-/// Discord webhook (discord.com/developers/docs/resources/webhook, "Execute Webhook"). Nobody can be
-/// mentioned, and markdown is escaped.
+/// Discord webhook (discord.com/developers/docs/resources/webhook, "Execute Webhook"). Messages
+/// mention no one, and markdown is escaped.
 pub(super) fn discord(event: &Event) -> Body {
     let summary = summary::of(event);
     let lines: Vec<_> = summary

@@ -275,7 +275,7 @@ impl<D: Deliver> Courier<D> {
     }
 
     /// What follows a failed attempt: the planned wait, spread a little; longer where the receiver
-    /// asked for it, but at most twice the plan.
+    /// requests that, but at most twice the plan.
     fn next_attempt(&self, try_number: u32, error: &SendError) -> Outcome {
         let index = try_number.saturating_sub(u32::from(!mutant("dead-too-soon")));
         let Some(planned) = self.retry_schedule.get(index as usize) else {

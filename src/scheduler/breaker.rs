@@ -83,7 +83,7 @@ impl BreakerView {
     pub fn outage_text(&self) -> Option<String> {
         let what = match self.outage? {
             Outage::Failing => "no usable answer",
-            Outage::Paused => "the API asked for a pause",
+            Outage::Paused => "the API requested a pause",
             Outage::Refused => "the API refuses the key",
         };
         Some(format!("{what}: {}", self.message))
@@ -303,7 +303,7 @@ impl Breaker {
         Some(match self.outage? {
             Outage::Failing => format!("the API has failed since {since}: {}", self.message),
             Outage::Paused => format!(
-                "the API asked for a pause until {}: {}",
+                "the API requested a pause until {}: {}",
                 time_of_day(opens_at),
                 self.message
             ),
@@ -713,7 +713,7 @@ mod tests {
                 opens(&breaker, start)
             );
         }
-        // The end of what was told is told, whichever account it was of.
+        // The end of an incident is reported, whichever account it was of.
         let (mut breaker, start) = fresh();
         fail(&mut breaker, &refusal(), at(start, 0.0));
         breaker.reloaded(at(start, 1.0).instant, false);
@@ -762,7 +762,7 @@ mod tests {
             at(start, 60.0),
         );
         assert!(breaker.view(at(start, 60.0)).reached);
-        assert!(obstacle(&breaker).starts_with("the API asked for a pause until 10:26 UTC: 429"));
+        assert!(obstacle(&breaker).starts_with("the API requested a pause until 10:26 UTC: 429"));
         let (mut breaker, _) = fresh();
         fail(&mut breaker, &refusal(), now);
         assert!(obstacle(&breaker).starts_with("the API has refused the key since 10:20 UTC: 401"));

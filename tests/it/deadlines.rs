@@ -285,8 +285,8 @@ async fn deadlines_that_never_cease_leave_room_for_other_watches() {
 async fn only_an_answer_of_its_own_that_is_young_enough_lets_a_watch_time_out() {
     let pause = MINUTE * 60;
     for (outcome, text) in [
-        (UsedUp(pause), "the API asked for a pause until 11:2"),
-        (Throttled(pause), "the API asked for a pause until 11:2"),
+        (UsedUp(pause), "the API requested a pause until 11:2"),
+        (Throttled(pause), "the API requested a pause until 11:2"),
         (Refused, "the API has refused the key since 10:24 UTC"),
     ] {
         let world = World::new(move |_, _, at| if at > MINUTE * 4 { outcome } else { Going }).await;

@@ -79,7 +79,7 @@ pub(in crate::control) fn router(
                 .query::<WatchState>("state", "Only those without a verdict, or only those with one")
                 .query::<Verdict>("verdict", "Only those with this verdict")
                 .query::<Vec<LabelPair>>("label", "Only those that carry this label; of several, all")
-                .query::<PageSize>("limit", "How many at the most; 100 unless told")
+                .query::<PageSize>("limit", "How many at the most; default 100")
                 .query::<WatchCursor>("cursor", "The `next_cursor` of the page before")
                 .json::<WatchList>(StatusCode::OK, "A page of watches"),
         )
@@ -89,7 +89,7 @@ pub(in crate::control) fn router(
             show,
             Operation::new("getWatch", "Everything about a watch", "At once, or when its verdict is in.")
                 .path::<RunId>("run_id", "The run")
-                .query::<DurationText>("wait", "How long to wait for a verdict: up to 10m; not at all unless told")
+                .query::<DurationText>("wait", "How long to wait for a verdict: up to 10m; default: not at all")
                 .json::<WatchResponse>(StatusCode::OK, "The watch")
                 .problem(StatusCode::NOT_FOUND),
         )
@@ -132,7 +132,7 @@ pub(in crate::control) fn router(
             Operation::new(
                 "followActivity",
                 "Follow what runs are doing",
-                "Server-Sent Events, until the daemon stops: what the event streams tell that it follows, from now on. \
+                "Server-Sent Events, until the daemon stops: what the event streams contain that it follows, from now on. \
                  Nothing of it is kept. An event `missed` says how many came too fast for the caller.",
             )
             .content::<ActivityFrame>(
@@ -148,7 +148,7 @@ pub(in crate::control) fn router(
             Operation::new("listDeliveries", "List deliveries", "The oldest first.")
                 .query::<Vec<DeliveryState>>("state", "Only those in one of these states")
                 .query::<SinkName>("sink", "Only those of this sink")
-                .query::<PageSize>("limit", "How many at the most; 100 unless told")
+                .query::<PageSize>("limit", "How many at the most; default 100")
                 .query::<DeliveryId>("cursor", "The `next_cursor` of the page before")
                 .json::<DeliveryList>(StatusCode::OK, "A page of deliveries"),
         )
