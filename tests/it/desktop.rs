@@ -203,14 +203,14 @@ async fn messages_are_shown_with_their_weight_and_as_text() {
             seen(Script::succeeds()),
             &[],
             0,
-            Shown { title: "run_1 succeeded after 0s".to_owned(), body: String::new(), urgency: "normal" },
+            Shown { title: "run_1 succeeded".to_owned(), body: String::new(), urgency: "normal" },
         ),
         (
             seen(Script::fails(hostile)),
             &["--name", "nightly <i>report</i> & more"],
             1,
             Shown {
-                title: "nightly <i>report</i> & more failed after 0s".to_owned(),
+                title: "nightly <i>report</i> & more failed".to_owned(),
                 body: "out of &lt;b&gt;memory&lt;/b&gt; &amp; &lt;a href=\"http://evil.example\"&gt;more&lt;/a&gt;\n[31msecond line\nrun_1".to_owned(),
                 urgency: "critical",
             },
@@ -219,7 +219,7 @@ async fn messages_are_shown_with_their_weight_and_as_text() {
             seen(Script::canceled()),
             &[],
             3,
-            Shown { title: "run_1 canceled after 0s".to_owned(), body: String::new(), urgency: "critical" },
+            Shown { title: "run_1 canceled".to_owned(), body: String::new(), urgency: "critical" },
         ),
         (
             Script::runs_forever(),

@@ -617,6 +617,8 @@ impl Play<'_> {
             self.settle_removal(&run, &before, removed.is_ok());
             removed
         };
+        // Not the text of an error: it names a delivery, whose ID is another one each time.
+        let removed = removed.map_err(|error| std::mem::discriminant(&error));
         self.world
             .lock()
             .note("a removal", format!("of {run}: {removed:?}"));
