@@ -340,7 +340,7 @@ impl Visit for SentenceParts {
         let text = one_line(&format!("{value:?}"), MAX_SENTENCE_CHARS);
         match field.name() {
             "message" => self.message = text,
-            "error" | "why" => self.causes.push(text),
+            "error" | "why" | "what" => self.causes.push(text),
             name => self
                 .facts
                 .push(format!("{} {text}", name.replace('_', " "))),

@@ -92,9 +92,26 @@ pub(super) fn delivery_glyph(style: Style, delivery: &DeliveryResponse) -> Strin
     }
 }
 
+/// What the last layer of a failed connection says, as people say it.
+const COMMON_CAUSES: [(&str, &str); 7] = [
+    ("Name or service not known", "the name does not exist"),
+    ("No address associated", "the name has no address"),
+    (
+        "failure in name resolution",
+        "the name cannot be looked up; is there a network?",
+    ),
+    ("Connection refused", "connection refused"),
+    ("Network is unreachable", "the network is unreachable"),
+    ("No route to host", "there is no route to the host"),
+    ("Connection reset", "the connection was reset"),
+];
+
+/// How the reason of a watch begins that ended as `unreachable` after a poll.
+const LAST_POLL: &str = "the last poll failed: ";
+
 /// What went wrong, in few words: without the layers of the network that say no more than "no connection".
 pub(super) fn cause(result: &str) -> String {
-    const LAYERS: [&str; 7] = [
+    const LAYERS: [&str; 8] = [
         "no connection: ",
         "error sending request: ",
         "connection lost: ",
@@ -102,7 +119,11 @@ pub(super) fn cause(result: &str) -> String {
         "client error (SendRequest): ",
         "tcp connect error: ",
         "dns error: ",
+        "error resolving DNS: ",
     ];
+    if let Some(poll) = result.strip_prefix(LAST_POLL) {
+        return format!("{LAST_POLL}{}", cause(poll));
+    }
     let mut text = result;
     while let Some(inner) = LAYERS
         .iter()
@@ -110,6 +131,13 @@ pub(super) fn cause(result: &str) -> String {
         .filter(|inner| !inner.is_empty())
     {
         text = inner;
+    }
+    let is_inner = text.len() < result.len();
+    if let Some((_, words)) = COMMON_CAUSES
+        .iter()
+        .find(|(cause, _)| is_inner && text.contains(cause))
+    {
+        return (*words).to_owned();
     }
     let number = text.rfind(" (os error ").filter(|_| text.ends_with(')'));
     let text = one_line(&text[..number.unwrap_or(text.len())], TEXT_CHARS);
@@ -178,6 +206,11 @@ mod tests {
             (
                 "no connection: client error (Connect): invalid peer certificate: UnknownIssuer",
                 "invalid peer certificate: UnknownIssuer",
+            ),
+            (
+                "the last poll failed: no connection: error sending request: client error (Connect): dns error: error \
+                 resolving DNS: failed to lookup address information: Name or service not known",
+                "the last poll failed: the name does not exist",
             ),
             (
                 "503 Service Unavailable: try later",

@@ -147,7 +147,8 @@ impl<'a> View<'a> {
             .filter(|_| ended_itself(verdict))
             .map(|ran| format!(" after {}", took(Duration::from_millis(ran))));
         let why = data.and_then(|data| {
-            let reason = data.reason.clone().or(data.run.error_message.clone())?;
+            let reason = data.reason.as_deref().map(cause);
+            let reason = reason.or_else(|| data.run.error_message.clone())?;
             Some(format!(": {}", one_line(&reason, TEXT_CHARS)))
         });
         // A watch that ended before its run did has an error of its own.

@@ -16,6 +16,7 @@ use super::sentences::{
 use super::tracked::Tracked;
 use super::view::{Circumstances, Layout, Scene, ended_row, live_lines};
 use super::{OutputOptions, ResultFormat, StopCondition};
+use crate::cli::phrases::cause;
 use crate::cli::style::{Mark, Style, time_of_day};
 use crate::control::StreamMessage;
 use crate::domain::{Event, RunEvent, RunId, RunState, Status, Verdict};
@@ -283,7 +284,7 @@ impl Report {
             .or_else(|| {
                 data.reason
                     .as_deref()
-                    .map(|why| one_line(why, MAX_DETAIL_CHARS))
+                    .map(|why| one_line(&cause(why), MAX_DETAIL_CHARS))
             })
             .or_else(|| {
                 data.watch

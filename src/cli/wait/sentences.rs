@@ -55,22 +55,7 @@ pub(super) fn counts_by_state(runs: &[&Tracked], views: &[WatchView]) -> Vec<(St
 
 /// A failure in few words, where its cause is a common one.
 pub(super) fn reason(message: &str) -> String {
-    let common = [
-        ("Name or service not known", "the name does not exist"),
-        ("No address associated", "the name has no address"),
-        (
-            "failure in name resolution",
-            "the name cannot be looked up; is there a network?",
-        ),
-        ("Connection refused", "connection refused"),
-        ("Network is unreachable", "the network is unreachable"),
-        ("No route to host", "there is no route to the host"),
-        ("Connection reset", "the connection was reset"),
-    ];
-    match common.iter().find(|(cause, _)| message.contains(cause)) {
-        Some((_, words)) if message.starts_with("no connection") => (*words).to_owned(),
-        _ => one_line(&cause(message), MAX_REASON_CHARS),
-    }
+    one_line(&cause(message), MAX_REASON_CHARS)
 }
 
 /// Why no polls go out; `None` while they do.
@@ -108,6 +93,10 @@ pub(super) fn provider_sentence(
         Outage::Failing if !breaker.reached => {
             let end = circumstances.gives_up_at.map(|at| giving_up(at, now));
             format!("cannot reach {host}: {why}{}", end.unwrap_or(next))
+        }
+        // Without a time until when it lasts.
+        Outage::Failing if why.starts_with("429") => {
+            format!("rate limited (429 from {host}){next}")
         }
         Outage::Failing => format!("{host} gives no usable answer: {why}{next}"),
         Outage::Refused => format!("{host} refuses the key: {why}{next}"),
@@ -318,6 +307,10 @@ mod tests {
         assert_eq!(
             sentence(&about(Outage::Failing, "502 Bad Gateway")),
             "api.crewship.dev gives no usable answer: 502 Bad Gateway; next poll in 12s"
+        );
+        assert_eq!(
+            sentence(&about(Outage::Failing, "429 Too Many Requests")),
+            "rate limited (429 from api.crewship.dev); next poll in 12s"
         );
         assert_eq!(
             sentence(&about(Outage::Refused, "401 Unauthorized: no such key")),

@@ -85,13 +85,22 @@ impl Layout {
         let columns = columns.saturating_sub(1);
         let state = longest(&mut runs.iter().map(|run| width(&run.state_word(None))));
         let state = state.clamp(STATE, LONGEST_STATE);
+        let beside = |column: usize| if column == 0 { 0 } else { column + 2 };
         let (state, time) = match columns {
             0..24 => (0, 0),
             24..34 => (STATE, 0),
             34..60 => (STATE, TIME),
             _ => (state, TIME),
         };
-        let beside = |column: usize| if column == 0 { 0 } else { column + 2 };
+        // An ID is not cut where it fits without the columns after it.
+        let ids = runs.iter().filter(|run| run.label == run.run_id.as_str());
+        let id = longest(&mut ids.map(|run| width(&run.label)));
+        let fits = |(state, time)| 2 + id + beside(state) + beside(time) <= columns;
+        let fewer = [(state, time), (state, 0), (0, 0)];
+        let (state, time) = fewer
+            .into_iter()
+            .find(|kept| fits(*kept))
+            .unwrap_or((state, time));
         let fixed = 2 + beside(state) + beside(time);
         let most = if columns < 60 {
             columns.saturating_sub(fixed)
@@ -514,6 +523,24 @@ mod tests {
             run.activity = Some("another".to_owned());
         }
         assert_eq!(layout(&runs), before);
+    }
+
+    #[test]
+    fn an_id_is_not_cut_where_it_fits_without_other_columns() {
+        let runs = [
+            run("run_demo_outreach", "", None),
+            run("run_2", "a long name of a run", None),
+        ];
+        let runs: Vec<_> = runs.iter().collect();
+        let kept = |columns| {
+            let layout = Layout::new(&runs, columns);
+            (layout.name, layout.state > 0, layout.time > 0)
+        };
+        assert_eq!(kept(80), (17, true, true));
+        assert_eq!(kept(40), (17, true, false));
+        assert_eq!(kept(24), (17, false, false));
+        // It fits nowhere.
+        assert_eq!(kept(16), (13, false, false));
     }
 
     #[test]
