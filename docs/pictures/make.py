@@ -96,9 +96,9 @@ def main():
             address = re.search(rb"RUNWATCH_API__BASE_URL=(\S+)", server.stdout.readline())[1].decode()
             configuration = Path(home, "config.toml")
             configuration.write_text(
-                f'[sinks.ops]\ntype = "log"\npath = "{home}/events.jsonl"\n'
+                '[sinks.ops]\ntype = "log"\n'
                 '[sinks.away]\ntype = "webhook"\nurl = "http://127.0.0.1:9/hook"\n'
-                f'[sinks.search]\ntype = "log"\npath = "{home}/search.jsonl"\nlabels = {{ team = "search" }}\n'
+                '[sinks.search]\ntype = "log"\nlabels = { team = "search" }\n'
             )
             environment = {
                 "HOME": home, "XDG_RUNTIME_DIR": home, "PATH": os.environ["PATH"], "LANG": "C.UTF-8", "TZ": "UTC",

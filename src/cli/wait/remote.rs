@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, timeout, timeout_at};
 
 use super::report::Report;
 use super::sentences::counted;
 use super::tracked::Tracked;
-use super::{OutputOptions, StopCondition};
+use super::{OutputOptions, REDRAW, StopCondition};
 use crate::cli::args::WatchArgs;
 use crate::cli::client::{add_all, failure_code, request};
 use crate::cli::phrases::{not_applied, standing_of_known};
@@ -97,6 +97,7 @@ pub(super) async fn wait(
         args,
         limit,
         renewed,
+        views: BTreeMap::new(),
     };
     let code = tokio::select! {
         // All is known, but not all was done as requested.
@@ -211,6 +212,8 @@ struct Follower<'a> {
     unwatched: BTreeSet<RunId>,
     /// How many status changes of each run were taken in.
     seen: BTreeMap<RunId, usize>,
+    /// What the daemon knows of the runs that are still going.
+    views: BTreeMap<RunId, WatchView>,
 }
 
 impl Follower<'_> {
@@ -301,6 +304,8 @@ impl Follower<'_> {
 
     /// Returns whether what was waited for is known; else there is nothing left that could be.
     async fn follow_runs(&mut self, until: StopCondition) -> bool {
+        let mut redraw = tokio::time::interval(REDRAW);
+        redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let going: Vec<RunId> = self
                 .report
@@ -330,9 +335,9 @@ impl Follower<'_> {
                 }
             });
             let mut answers = stream::iter(request).buffer_unordered(QUESTIONS);
-            let mut views = Vec::new();
+            let live = self.report.is_live();
             loop {
-                // Both arms are cancel-safe.
+                // Every arm is cancel-safe.
                 let (run_id, answer) = tokio::select! {
                     answer = answers.next() => match answer {
                         Some(answer) => answer,
@@ -340,6 +345,10 @@ impl Follower<'_> {
                     },
                     message = self.feed.next() => {
                         self.report.activity(message);
+                        continue;
+                    }
+                    _ = redraw.tick(), if live => {
+                        self.show();
                         continue;
                     }
                 };
@@ -352,8 +361,14 @@ impl Follower<'_> {
                         if watch.verdict.is_some() {
                             self.hear_out().await;
                         }
-                        views.extend(view(&watch));
+                        match view(&watch).filter(|_| watch.verdict.is_none()) {
+                            Some(view) => self.views.insert(run_id, view),
+                            None => self.views.remove(&run_id),
+                        };
                         let given = self.take_in(&watch);
+                        if live && given.is_some() {
+                            self.show();
+                        }
                         if self.report.is_over(until, given) {
                             return true;
                         }
@@ -364,6 +379,7 @@ impl Follower<'_> {
                         self.report.options.screen.line(&format!(
                             "error: {run_id} is no longer watched by the daemon"
                         ));
+                        self.views.remove(&run_id);
                         self.unwatched.insert(run_id);
                     }
                     Err(error) => {
@@ -373,9 +389,7 @@ impl Follower<'_> {
                     }
                 }
             }
-            let now = Timestamp::now();
-            let about = self.report.circumstances_of(&views, now);
-            self.report.show(now, &views, &about);
+            self.show();
             if self.gone || wait.is_zero() {
                 let ends = Instant::now() + GONE_PAUSE;
                 // What comes next is kept until it is whole.
@@ -384,6 +398,14 @@ impl Follower<'_> {
                 }
             }
         }
+    }
+
+    /// Shows what is known of the runs that are still going.
+    fn show(&mut self) {
+        let now = Timestamp::now();
+        let views: Vec<_> = self.views.values().cloned().collect();
+        let about = self.report.circumstances_of(&views, now);
+        self.report.show(now, &views, &about);
     }
 
     /// Takes in what the runs have said so far, which comes another way than their verdicts do.
