@@ -591,6 +591,16 @@ mod tests {
     }
 
     #[test]
+    fn escapes_of_control_characters_and_long_ones_are_read() {
+        let secret = "a\u{8}b\tc\nd\u{c}e\rf_key";
+        let redactor = Redactor::new([secret]);
+        let json = serde_json::to_string(secret).unwrap();
+        assert_eq!(redactor.text(&json), format!("\"{REDACTED}\""));
+        let long = secret.replace('_', r"\U0000005f");
+        assert_eq!(redactor.text(&long), REDACTED);
+    }
+
+    #[test]
     fn debugging_shows_no_secret() {
         let shown = format!("{:?}", redactor());
         assert!(shown.ends_with(" spellings of secrets]"), "{shown}");
