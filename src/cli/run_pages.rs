@@ -37,7 +37,7 @@ impl RunPages {
     /// Returns the run of a command's one argument.
     ///
     /// # Errors
-    /// As [`Self::run_id`], and for `-`, which stands for many runs.
+    /// As `run_id`, and for `-`, which stands for many runs.
     pub fn one(&self, run: &RunArg) -> anyhow::Result<RunId> {
         match run {
             RunArg::Id(run_id) => Ok(run_id.clone()),

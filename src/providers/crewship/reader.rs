@@ -2,7 +2,7 @@
 //!
 //! No verdict may depend on a part of the answer that no verdict rests on. So the reader looks only for the ends
 //! of values: it keeps the bytes of the fields that it knows, each on its own, and parses each on its own in
-//! [`super::crewship`]. An output that is not JSON (`NaN` of Python), one that is too large, and a body that breaks
+//! [`super`]. An output that is not JSON (`NaN` of Python), one that is too large, and a body that breaks
 //! off cost that part and not the status.
 
 use std::ops::ControlFlow;
