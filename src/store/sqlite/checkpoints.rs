@@ -7,7 +7,6 @@ use std::path::Path;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::writer::{Panicked, TransactionRunner};
 use crate::store::model::StoreError;
 
 /// The number of pages by which the log grows between two checkpoints: 4 MiB, the default of
@@ -79,22 +78,22 @@ impl Checkpointer {
         ))
     }
 
-    /// Makes checkpoints until the writer has ended.
-    ///
-    /// # Errors
-    /// When one panicked.
-    pub(super) async fn run(mut self, disk: &impl TransactionRunner) -> Result<(), Panicked> {
+    /// Makes checkpoints by `make` until the writer has ended; `None` when one panicked.
+    pub(super) async fn run<R>(mut self, make: impl Fn(Checkpoint) -> R) -> Option<()>
+    where
+        R: Future<Output = Option<Connection>>,
+    {
         while let Some(reply) = self.requests.recv().await {
             let checkpoint = Checkpoint {
                 connection: self.connection,
             };
-            self.connection = disk.checkpoint(checkpoint).await.ok_or(Panicked)?;
+            self.connection = make(checkpoint).await?;
             if let Some(reply) = reply {
                 // The writer may have ended.
                 let _unheard = reply.send(());
             }
         }
-        Ok(())
+        Some(())
     }
 }
 

@@ -7,7 +7,6 @@ use futures_util::stream::FuturesUnordered;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
 
-use super::writer::{Panicked, TransactionRunner};
 use crate::store::model::StoreError;
 
 /// The number of connections, and of queries that run at the same time. Further queries wait.
@@ -53,27 +52,27 @@ impl Readers {
         Ok((sender, Self { idle, queries }))
     }
 
-    /// Runs queries until every [`Store`](crate::store::Store) is gone.
-    ///
-    /// # Errors
-    /// When a query panicked.
-    pub(super) async fn run(mut self, disk: &impl TransactionRunner) -> Result<(), Panicked> {
+    /// Runs queries by `read` until every [`Store`](crate::store::Store) is gone; `None` when one panicked.
+    pub(super) async fn run<R>(mut self, read: impl Fn(ReadJob) -> R) -> Option<()>
+    where
+        R: Future<Output = Option<Connection>>,
+    {
         let mut busy = FuturesUnordered::new();
         loop {
             // Both arms are cancel-safe: an item that is not taken stays in the channel or in the
             // set.
             tokio::select! {
-                Some(connection) = busy.next() => self.idle.push(Option::ok_or(connection, Panicked)?),
+                Some(connection) = busy.next() => self.idle.push(connection?),
                 query = self.queries.recv(), if !self.idle.is_empty() => {
                     let Some((query, connection)) = query.zip(self.idle.pop()) else { break };
-                    busy.push(disk.read(ReadJob { connection, query }));
+                    busy.push(read(ReadJob { connection, query }));
                 }
             }
         }
         while let Some(connection) = busy.next().await {
-            connection.ok_or(Panicked)?;
+            connection?;
         }
-        Ok(())
+        Some(())
     }
 }
 

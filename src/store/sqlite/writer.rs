@@ -107,10 +107,6 @@ impl TransactionRunner for BlockingPool {
     }
 }
 
-/// A job panicked, and its connection is lost.
-#[derive(Debug)]
-pub(super) struct Panicked;
-
 /// Jobs that are run as one transaction.
 pub struct Transaction {
     connection: Connection,
@@ -283,31 +279,31 @@ impl Writer {
         let mut writing = std::pin::pin!(self.write_on(log, &disk));
         let reading = async {
             match readers {
-                Some(readers) => readers.run(&disk).await,
+                Some(readers) => readers.run(|job| disk.read(job)).await.ok_or(()),
                 None => Ok(()),
             }
         };
         let checkpoints = async {
             match checkpointer {
-                Some(checkpointer) => checkpointer.run(&disk).await,
+                Some(owner) => owner.run(|due| disk.checkpoint(due)).await.ok_or(()),
                 None => Ok(()),
             }
         };
-        let mut beside = std::pin::pin!(async { tokio::try_join!(reading, checkpoints).map(drop) });
+        let mut beside = std::pin::pin!(async { tokio::try_join!(reading, checkpoints).is_ok() });
         // The connection that writes is closed last: SQLite then moves the log to the database.
-        let (written, ended) = tokio::select! {
+        let (written, well) = tokio::select! {
             // Without the writer nothing works, and every handle to the store would keep the
             // readers alive.
             connection = &mut writing => match connection {
                 Some(connection) => (Some(connection), beside.await),
-                None => (None, Ok(())),
+                None => (None, true),
             },
             ended = &mut beside => match ended {
-                Ok(()) => (writing.await, Ok(())),
-                panicked => (None, panicked),
+                true => (writing.await, true),
+                false => (None, false),
             },
         };
-        if let Err(Panicked) = ended {
+        if !well {
             // Every caller sees Closed.
             tracing::error!("a reader of the store, or its checkpoint, failed");
         }
