@@ -75,4 +75,5 @@ mod retry_after;
 pub mod scheduler;
 pub mod simulator;
 pub mod store;
+pub mod style;
 pub mod text;

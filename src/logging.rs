@@ -19,10 +19,10 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::cli::args::Color;
-use crate::cli::style::{Mark, Style};
 use crate::config::{LogFormat, LogLevel};
 use crate::output::Output;
+use crate::style::Color;
+use crate::style::{Mark, Style};
 use crate::text::{escape_json_for_terminal, one_line};
 
 /// Target of the records that a `log` sink writes. They are shown whatever the log level is: they are

@@ -9,13 +9,13 @@ use runwatch::cli::client::{self as cli_client, Printer};
 use runwatch::cli::demo::DemoOptions;
 use runwatch::cli::doctor::DoctorOptions;
 use runwatch::cli::run_pages::RunPages;
-use runwatch::cli::style::Style;
 use runwatch::cli::wait::{OutputOptions, ResultFormat};
 use runwatch::cli::{self as commands, USAGE};
 use runwatch::config::{self, LogFormat, LogLevel, Settings, Sources};
 use runwatch::daemon::{self, Logging};
 use runwatch::hardening;
 use runwatch::logging::{self, Screen};
+use runwatch::style::Style;
 
 /// How long each output may take at the end to write what is queued: one that is read takes a moment.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);

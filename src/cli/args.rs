@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::error::ErrorKind;
-use clap::{Args, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use clap::{Args, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::engine::ArgValueCandidates;
 
 use super::completions::{open_deliveries, runs, sinks, verdicts};
@@ -18,6 +18,7 @@ use crate::config::{
 };
 use crate::domain::{DeliveryId, RunId, SinkName, Verdict};
 use crate::logging::level_of_environment;
+use crate::style::Color;
 
 /// The version, and the commit with its date where the build knew them.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("RUNWATCH_BUILD"));
@@ -185,17 +186,6 @@ impl Common {
         };
         self.log_level.or(by_flags).or_else(level_of_environment)
     }
-}
-
-/// When output has colors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Color {
-    /// On a terminal, unless `NO_COLOR` is set.
-    Auto,
-    /// Always.
-    Always,
-    /// Never.
-    Never,
 }
 
 /// The commands.

@@ -7,12 +7,12 @@ use anyhow::Context as _;
 use futures_util::{StreamExt as _, stream};
 
 use super::args::WatchArgs;
-use super::style::Style;
 use super::{USAGE, write_text};
 use crate::config::{self, NO_SOCKET_PLACE, Sources, format_duration};
 use crate::control::{AddRequest, Client, ClientError, WatchResponse};
 use crate::domain::RunId;
 use crate::logging::Screen;
+use crate::style::Style;
 use crate::text::escape_json_for_terminal;
 
 /// Exit code when the daemon refuses a correct request.

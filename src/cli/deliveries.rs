@@ -5,11 +5,11 @@ use jiff::Timestamp;
 use super::args::{Deliveries, DeliveriesArgs, DeliveriesCommand};
 use super::client::Printer;
 use super::phrases::{cause, count_line, delivery_glyph, delivery_state};
-use super::style::{Style, ago};
 use super::table::{Column, Table};
 use super::write_text;
 use crate::control::{Client, DeliveryResponse};
 use crate::store::Fate;
+use crate::style::{Style, ago};
 
 /// Glyph, sink, event, run, state, ID, age, attempts and result.
 const COLUMNS: [Column; 9] = [

@@ -7,10 +7,10 @@ use jiff::Timestamp;
 use super::args::ListArgs;
 use super::client::Printer;
 use super::phrases::{TEXT_CHARS, cause, count_line, next_poll, standing};
-use super::style::{Look, Style, ago, elapsed};
 use super::table::{Column, Table};
 use super::write_text;
 use crate::control::{Client, WatchResponse};
+use crate::style::{Look, Style, ago, elapsed};
 use crate::text::one_line;
 
 /// Glyph, name, run, state, time, next poll, last error and polls.

@@ -24,7 +24,6 @@ mod samples;
 pub mod show;
 pub mod sinks;
 pub mod status;
-pub mod style;
 mod table;
 pub mod wait;
 

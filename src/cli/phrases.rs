@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 
-use super::style::{Look, Mark, Style, ago, ahead};
 use crate::control::{DeliveryResponse, WatchResponse};
+use crate::style::{Look, Mark, Style, ago, ahead};
 use crate::text::one_line;
 
 /// Longest free text in a list, in characters.

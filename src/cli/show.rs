@@ -7,10 +7,10 @@ use jiff::tz::TimeZone;
 
 use super::client::Printer;
 use super::phrases::{TEXT_CHARS, cause, counted, next_poll, standing};
-use super::style::{Look, Mark, Style, ago, ahead, elapsed, pad, took, width};
 use super::write_text;
 use crate::control::{AttemptResponse, Client, DeliveryResponse, RoutingEntry, WatchResponse};
 use crate::domain::{EventType, RunEvent, RunId, SinkName, Verdict};
+use crate::style::{Look, Mark, Style, ago, ahead, elapsed, pad, took, width};
 use crate::text::one_line;
 
 /// Columns of the labels at the left, the indent included.

@@ -4,11 +4,11 @@ use jiff::Timestamp;
 
 use super::client::Printer;
 use super::phrases::{TEXT_CHARS, cause};
-use super::style::{Mark, Style, pad};
 use crate::clock::new_delivery_id;
 use crate::config::Settings;
 use crate::domain::{Event, SinkName};
 use crate::notify::{Deliver as _, Message, Sink};
+use crate::style::{Mark, Style, pad};
 use crate::text::one_line;
 
 /// Sends a sample event through the named sinks, or all, one after the other, and prints how each

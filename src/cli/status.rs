@@ -8,11 +8,11 @@ use serde_json::json;
 
 use super::client::Printer;
 use super::phrases::{TEXT_CHARS, cause};
-use super::style::{Look, elapsed, took};
 use super::{KEY_REFUSED, STILL_GOING};
 use crate::config::Settings;
 use crate::domain::{Observation, RunId, Timing, Verdict};
 use crate::providers::{ApiClient, ApiError, Provider as _};
+use crate::style::{Look, elapsed, took};
 use crate::text::{error_chain, one_line};
 
 /// Makes one request for the run and prints where it is. Returns the exit code of its verdict, [`STILL_GOING`] without

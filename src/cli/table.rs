@@ -1,6 +1,6 @@
 //! Tables for people: a row is one line, and what does not fit is shortened or left out by importance.
 
-use super::style::{Style, pad, pad_left, width};
+use crate::style::{Style, pad, pad_left, width};
 
 /// The columns between two cells.
 const GAP: usize = 2;

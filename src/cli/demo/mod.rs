@@ -12,9 +12,9 @@ use self::report::Report;
 pub use self::serve::serve;
 use self::story::Story;
 use self::world::World;
-use super::style::Style;
 use super::{Signals, write_text};
 use crate::logging::Screen;
+use crate::style::Style;
 
 /// How the demo prints.
 pub struct DemoOptions {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cli::style::{Look, Mark, Style, pad, pad_left, width};
 use crate::domain::Verdict;
+use crate::style::{Look, Mark, Style, pad, pad_left, width};
 
 /// What was observed about one run.
 #[derive(Debug, Clone)]

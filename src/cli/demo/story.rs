@@ -10,10 +10,10 @@ use super::DemoOptions;
 use super::parts::{PARTS, Part};
 use super::report::{Notified, Report, RunReport, delay_text};
 use super::world::World;
-use crate::cli::style::{Look, Mark};
 use crate::control::{AddRequest, DeliveryResponse};
 use crate::domain::{Event, EventType, Verdict};
 use crate::simulator::Received;
+use crate::style::{Look, Mark};
 
 /// Trouble that the demo makes.
 #[derive(Debug, Clone, Copy)]

@@ -7,10 +7,10 @@ use tokio::time::Instant;
 use super::report::Check;
 use super::{Advice, within_limit};
 use crate::cli::phrases::cause;
-use crate::cli::style::Mark;
 use crate::config::{ApiSettings, Loaded, Origin};
 use crate::domain::RunId;
 use crate::providers::{ApiClient, ApiError, Probe};
+use crate::style::Mark;
 use crate::text::error_chain;
 
 /// A run that no API has.

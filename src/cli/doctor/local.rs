@@ -8,10 +8,10 @@ use rustix::fs::{Access, access};
 use super::report::Check;
 use super::{Advice, within_limit};
 use crate::cli::client::socket;
-use crate::cli::style::Mark;
 use crate::config::{IN_MEMORY, Loaded, NO_SOCKET_PLACE, Proxies, Sources};
 use crate::control::{Client, ClientError};
 use crate::store::StoreFile;
+use crate::style::Mark;
 
 /// Checks the variables that decide how other machines are reached. Unusable proxies are errors of the configuration.
 pub(super) async fn network(sources: &Sources) -> Check {

@@ -9,10 +9,10 @@ use std::io::Write;
 use std::time::Duration;
 
 use self::report::{Check, Report, worse};
-use super::style::{Mark, Style};
 use super::{KEY_REFUSED, USAGE, write_text};
 use crate::blocking::{self, Stuck};
 use crate::config::{Loaded, Problem, Sources, advice, load};
+use crate::style::{Mark, Style};
 
 /// How long a call that blocks may take, such as reading certificates from a disk that does not answer.
 const BLOCKING_LIMIT: Duration = Duration::from_secs(15);

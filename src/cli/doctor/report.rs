@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::json;
 
-use crate::cli::style::{Mark, Style, pad, width};
+use crate::style::{Mark, Style, pad, width};
 use crate::text::one_line;
 
 /// Longest text of a check, in characters.

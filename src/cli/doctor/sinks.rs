@@ -12,10 +12,10 @@ use super::report::Check;
 use super::{Advice, within_limit};
 use crate::cli::phrases::cause;
 use crate::cli::sinks::send_sample;
-use crate::cli::style::Mark;
 use crate::config::{Loaded, SinkKind, SinkSettings, WebhookFormat, WebhookSettings};
 use crate::domain::SinkName;
 use crate::notify::{Sink, signature};
+use crate::style::Mark;
 use crate::text::error_chain;
 
 /// How long a test message may take, whatever is configured for a program.

@@ -25,7 +25,6 @@ use self::tracked::Tracked;
 use self::view::Circumstances;
 use super::run_ids::read_run_ids;
 use super::run_pages::RunPages;
-use super::style::{Mark, Style};
 use super::{INTERRUPTED, KEY_REFUSED, Signals, USAGE};
 use crate::app::Engine;
 use crate::cli::args::WaitArgs;
@@ -36,6 +35,7 @@ use crate::domain::{DeliveryId, Labels, SinkName, Watch};
 use crate::logging::Screen;
 use crate::scheduler::{AddedBy, BreakerView, Outage, RunActivity};
 use crate::store::{DeliveryFilter, DeliveryState, DeliverySummary, Location};
+use crate::style::{Mark, Style};
 use crate::text::humanize;
 
 /// How results are printed.

@@ -17,12 +17,12 @@ use super::tracked::Tracked;
 use super::view::{Circumstances, Layout, Scene, ended_row, live_lines};
 use super::{OutputOptions, ResultFormat, StopCondition};
 use crate::cli::phrases::cause;
-use crate::cli::style::{Mark, Style, time_of_day};
 use crate::control::StreamMessage;
 use crate::domain::{Event, RunEvent, RunId, RunState, Status, Verdict};
 use crate::notify::summary;
 use crate::output::LiveArea;
 use crate::scheduler::{BreakerView, Outage, WatchView};
+use crate::style::{Mark, Style, time_of_day};
 use crate::text::{escape_json_for_terminal, first_lines, one_line};
 
 /// What is known of the runs that are waited for, and how it is shown.

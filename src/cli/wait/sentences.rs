@@ -9,10 +9,10 @@ use jiff::tz::TimeZone;
 use super::tracked::{MAX_WORD_CHARS, Tracked, is_waiting_for_its_turn};
 use super::view::Circumstances;
 use crate::cli::phrases::cause;
-use crate::cli::style::{Look, Style, ahead, time_of_day, whole_seconds};
 use crate::control::ActivityResponse;
 use crate::domain::{Activity, Verdict};
 use crate::scheduler::{Outage, WatchView};
+use crate::style::{Look, Style, ahead, time_of_day, whole_seconds};
 use crate::text::{humanize, one_line};
 
 /// Longest reason of a failure, in characters.

@@ -7,9 +7,9 @@ use jiff::Timestamp;
 
 use super::sentences::reason;
 use super::view::Circumstances;
-use crate::cli::style::{ahead, rough};
 use crate::domain::{RunId, RunState, Status, Verdict};
 use crate::scheduler::WatchView;
+use crate::style::{ahead, rough};
 use crate::text::{humanize, one_line};
 
 /// Longest name or status that a line shows, in characters.

@@ -7,9 +7,9 @@ use jiff::tz::TimeZone;
 
 use super::sentences::{budget_sentence, counts_by_state, provider_sentence, verdict_word};
 use super::tracked::{Going, Tracked};
-use crate::cli::style::{Look, Style, elapsed, pad, pad_left, width};
 use crate::domain::Verdict;
 use crate::scheduler::{BreakerView, Usage, WatchView};
+use crate::style::{Look, Style, elapsed, pad, pad_left, width};
 use crate::text::one_line;
 
 /// The width of the column of states where these are the usual ones, and the most for others.

@@ -5,11 +5,22 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::args::Color;
 use crate::text::{humanize, one_line};
+
+/// When output has colors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless `NO_COLOR` is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
 
 /// Longest status text that is shown as a word, in characters.
 const MAX_WORD_CHARS: usize = 40;
