@@ -72,7 +72,9 @@ impl Printer<'_> {
 /// The exit code for a failed request: 1 when the daemon refused a correct request, 2 otherwise.
 pub(super) fn failure_code(error: &ClientError) -> u8 {
     match error {
-        ClientError::Refused(problem) if problem.status != 400 => REFUSED,
+        ClientError::Refused(problem) if problem.status != 400 && !problem.is_ambiguous() => {
+            REFUSED
+        }
         _ => USAGE,
     }
 }

@@ -20,11 +20,11 @@ struct RunEvent {
     /// How long its parts took.
     timing: Timing,
     /// Why the verdict is `unreachable` or `not_found`, for people. Absent otherwise. No secrets.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     /// Names of the fields of `run` that were left out or shortened: the message would have been too large, or the
     /// answer of the API could not be read there.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     truncated: Vec<String>,
 }
 
@@ -39,7 +39,7 @@ struct RunSummary {
     /// The deployment.
     deployment_id: Option<String>,
     /// The project, where the API names one.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     project: Option<String>,
     /// The status word last seen, verbatim.
     status: Option<String>,
@@ -132,6 +132,7 @@ schema_of! { RunEvent ProviderNotice SinkNotice }
 mod tests {
     use std::collections::BTreeSet;
 
+    use schemars::generate::SchemaSettings;
     use schemars::schema_for;
 
     use super::*;
@@ -146,6 +147,14 @@ mod tests {
 
     fn keys(value: &Value) -> BTreeSet<String> {
         value.as_object().unwrap().keys().cloned().collect()
+    }
+
+    #[test]
+    fn what_an_event_may_lack_is_not_required() {
+        let sent = SchemaSettings::draft2020_12().for_serialize();
+        let schema = sent.into_generator().into_root_schema_for::<RunEvent>();
+        let required = schema.get("required").unwrap();
+        assert_eq!(*required, serde_json::json!(["run", "watch", "timing"]));
     }
 
     #[test]

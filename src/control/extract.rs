@@ -13,7 +13,7 @@ use http_body_util::BodyExt as _;
 use serde::Serialize;
 
 use super::schemas::MAX_PAGE;
-use super::types::Problem;
+use super::types::{AMBIGUOUS, Problem};
 use crate::domain::RunId;
 use crate::store::StoreError;
 use crate::text::error_chain;
@@ -78,6 +78,8 @@ fn too_large() -> HttpError {
 #[derive(Debug)]
 pub(super) struct HttpError {
     status: StatusCode,
+    /// The usual words for the status unless set.
+    title: Option<&'static str>,
     detail: String,
 }
 
@@ -85,7 +87,16 @@ impl HttpError {
     pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self {
             status,
+            title: None,
             detail: detail.into(),
+        }
+    }
+
+    /// The beginning of an ID fits several.
+    pub(super) fn ambiguous(detail: impl Into<String>) -> Self {
+        Self {
+            title: Some(AMBIGUOUS),
+            ..Self::new(StatusCode::CONFLICT, detail)
         }
     }
 
@@ -107,14 +118,18 @@ impl From<StoreError> for HttpError {
         let detail = error_chain(&error);
         // The caller gets the error; the store logs its own failures, once.
         tracing::debug!(%status, detail, "request refused");
-        Self { status, detail }
+        Self::new(status, detail)
     }
 }
 
 impl IntoResponse for HttpError {
     fn into_response(self) -> AxumResponse {
         let problem = Problem {
-            title: self.status.canonical_reason().unwrap_or("Error").to_owned(),
+            title: self
+                .title
+                .or(self.status.canonical_reason())
+                .unwrap_or("Error")
+                .to_owned(),
             status: self.status.as_u16(),
             detail: self.detail,
         };

@@ -293,6 +293,9 @@ pub struct HealthResponse {
     pub status: String,
 }
 
+/// The title of an error about the beginning of an ID that fits several.
+pub(super) const AMBIGUOUS: &str = "Ambiguous ID";
+
 /// An error (RFC 9457).
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
@@ -302,6 +305,13 @@ pub struct Problem {
     pub status: u16,
     /// What is wrong here, and what to do.
     pub detail: String,
+}
+
+impl Problem {
+    /// Whether the request names something by the beginning of an ID that fits several.
+    pub fn is_ambiguous(&self) -> bool {
+        self.title == AMBIGUOUS
+    }
 }
 
 impl WatchResponse {

@@ -100,7 +100,7 @@ impl Shared {
             Decided::Unknown => Err(HttpError::unknown(id)),
             Decided::Ambiguous(candidates) => {
                 let candidates: Vec<_> = candidates.iter().map(DeliveryId::as_str).collect();
-                Err(HttpError::bad(format!(
+                Err(HttpError::ambiguous(format!(
                     "{id} is the beginning of several delivery IDs, such as {}; give more of it",
                     candidates.join(", ")
                 )))
