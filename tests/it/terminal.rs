@@ -3,7 +3,7 @@
 use runwatch::simulator::{Fault, Receiver, Script};
 
 use crate::support::terminal::Terminal;
-use crate::support::{Program, api, eventually, finish, received, send_signal};
+use crate::support::{Program, api, finish, received, send_signal, with_daemon};
 
 /// The rows that contain a text.
 fn with<'a>(rows: &'a [String], text: &str) -> Vec<&'a String> {
@@ -247,15 +247,7 @@ async fn a_run_that_the_budget_left_no_poll_says_so_and_a_daemon_without_a_key_d
     );
 
     let program = Program::with(&simulator).unset("CREWSHIP_API_KEY");
-    let run = program.home().join("run");
-    std::fs::create_dir_all(&run).unwrap();
-    let program = program.set("XDG_RUNTIME_DIR", run.to_str().unwrap());
-    let daemon = program.command(&["daemon"]).spawn().unwrap();
-    let socket = run.join("runwatch/runwatch.sock");
-    eventually("the daemon", || {
-        std::os::unix::net::UnixStream::connect(&socket).is_ok()
-    })
-    .await;
+    let (program, daemon) = with_daemon(program).await;
     let ended = program
         .run(&["wait", "--daemon", "--timeout", "4s", "run_1"])
         .await;
@@ -283,15 +275,7 @@ async fn a_wait_on_the_daemon_has_the_same_view() {
     ])
     .await;
     let program = on_terminal(Program::with(&simulator));
-    let run = program.home().join("run");
-    std::fs::create_dir_all(&run).unwrap();
-    let program = program.set("XDG_RUNTIME_DIR", run.to_str().unwrap());
-    let daemon = program.command(&["daemon"]).spawn().unwrap();
-    let socket = run.join("runwatch/runwatch.sock");
-    eventually("the daemon", || {
-        std::os::unix::net::UnixStream::connect(&socket).is_ok()
-    })
-    .await;
+    let (program, daemon) = with_daemon(program).await;
     let arguments = ["wait", "--daemon", "run_done", "run_goes_on"];
     let mut terminal = Terminal::start(&program, (24, 80), &arguments);
     let shows_all = |rows: &[String]| {

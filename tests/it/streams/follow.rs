@@ -6,7 +6,7 @@ use runwatch::simulator::{Fault, Script, Simulator, StreamFault, StreamScript};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{Ended, Program, api, eventually, finish, send_signal};
+use crate::support::{Ended, Program, api, finish, send_signal, with_daemon};
 
 const SOON: Duration = Duration::from_secs(3);
 
@@ -245,15 +245,7 @@ async fn a_daemon_tells_what_runs_do_and_which_way_their_verdicts_were_found() {
     let program = Program::with(&simulator)
         .set("RUNWATCH_WATCH__INITIAL_INTERVAL", "1h")
         .set("RUNWATCH_WATCH__MAX_INTERVAL", "1h");
-    let run = program.home().join("run");
-    std::fs::create_dir_all(&run).unwrap();
-    let program = program.set("XDG_RUNTIME_DIR", run.to_str().unwrap());
-    let daemon = program.command(&["daemon"]).spawn().unwrap();
-    let socket = run.join("runwatch/runwatch.sock");
-    eventually("the daemon", || {
-        std::os::unix::net::UnixStream::connect(&socket).is_ok()
-    })
-    .await;
+    let (program, daemon) = with_daemon(program).await;
 
     let ended = program
         .run(&["wait", "--daemon", "-f", "--json", "run_1"])
@@ -279,7 +271,7 @@ async fn a_daemon_tells_what_runs_do_and_which_way_their_verdicts_were_found() {
     assert!(shown.stdout.contains(" (poll), "), "{shown:?}");
 
     let http = reqwest::Client::builder()
-        .unix_socket(socket.clone())
+        .unix_socket(program.home().join("run/runwatch/runwatch.sock"))
         .no_proxy()
         .build()
         .unwrap();

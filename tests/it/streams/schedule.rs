@@ -203,7 +203,7 @@ async fn no_verdict_comes_from_a_stream_alone() {
     tokio::time::sleep(MINUTE * 50).await;
     assert!(
         simulation.api.streams().openings().len() > 1,
-        "the lie was told"
+        "the stream reported an end"
     );
     assert!(
         simulation

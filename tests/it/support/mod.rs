@@ -235,3 +235,17 @@ pub(crate) async fn received(receiver: &Receiver, count: usize) -> Vec<Received>
         )
     })
 }
+
+/// The program beside a daemon of its own, which accepts connections.
+pub(crate) async fn with_daemon(program: Program) -> (Program, Child) {
+    let run = program.home().join("run");
+    std::fs::create_dir_all(&run).unwrap();
+    let program = program.set("XDG_RUNTIME_DIR", run.to_str().unwrap());
+    let daemon = program.command(&["daemon"]).spawn().unwrap();
+    let socket = run.join("runwatch/runwatch.sock");
+    eventually("the daemon", || {
+        std::os::unix::net::UnixStream::connect(&socket).is_ok()
+    })
+    .await;
+    (program, daemon)
+}

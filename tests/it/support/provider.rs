@@ -230,6 +230,7 @@ impl<S: Streams> Provider for FakeProvider<S> {
         if number > 1 {
             shared.most_repeated.fetch_max(in_flight, Ordering::Relaxed);
         }
+        // Simulated: every test and benchmark with this provider runs in paused time.
         tokio::time::sleep(after).await;
         shared.in_flight.fetch_sub(1, Ordering::Relaxed);
         result
