@@ -107,7 +107,7 @@ fn open_files(loaded: &Loaded) -> Vec<Problem> {
     found
 }
 
-/// Who besides the owner may read a file; `None` where nobody else may, or that cannot be known.
+/// Who besides the owner may read a file; `None` if only the owner may, or that cannot be known.
 fn who_may_read(path: &Path) -> Option<&'static str> {
     let path = path.to_owned();
     let status = blocking::within_file_limit(move || std::fs::metadata(path)).ok()?;

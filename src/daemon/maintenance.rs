@@ -79,7 +79,7 @@ pub(super) async fn probe(store: Store) {
     }
 }
 
-/// Keeps the status for the service manager up to date, for ever.
+/// Keeps the status for the service manager up to date. Never returns.
 pub(super) async fn keep_status(
     store: Store,
     watches: SchedulerHandle,

@@ -13,7 +13,7 @@ use super::sse::{Frame, Parser};
 use crate::domain::Activity;
 use crate::redact::Redactor;
 
-/// Most bytes of one stream that are read in a second: no run has that much for people, and a server that
+/// Most bytes of one stream that are read in a second: people cannot read that much, and a server that
 /// floods is left waiting instead of being kept up with.
 const BYTES_PER_SECOND: usize = 1024 * 1024;
 
