@@ -206,6 +206,12 @@ pub struct ActivityResponse {
     pub at: Timestamp,
     /// The type of the event, such as `tool.called`; `stream.unavailable` is our own.
     pub activity: String,
+    /// Its data in a few words; empty if there are none.
+    #[serde(default)]
+    pub summary: String,
+    /// Whether it reports a failure.
+    #[serde(default)]
+    pub failure: bool,
     /// Its data, as the API sent them; `null` if there are none, or too many.
     #[schemars(with = "Option<serde_json::Value>")]
     pub data: Option<Box<RawValue>>,
@@ -387,6 +393,8 @@ impl ActivityResponse {
             run_id: activities.run_id.clone(),
             at: activities.at,
             activity: activities.activity.kind.to_owned(),
+            summary: activities.activity.summary.clone(),
+            failure: activities.activity.is_failure,
             data: activities.activity.data.clone(),
         }
     }

@@ -448,7 +448,7 @@ impl StreamReader {
             };
             self.last_item.note();
             let hint = activity.hint;
-            if activity.is_news() {
+            if activity.is_news {
                 self.emit(activity);
             }
             match hint {

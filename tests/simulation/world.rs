@@ -760,6 +760,9 @@ impl EventStream for Stream {
             Ok(Some(StreamItem::Activity(Activity {
                 kind,
                 hint,
+                is_news: true,
+                is_failure: false,
+                summary: String::new(),
                 data: None,
             })))
         };

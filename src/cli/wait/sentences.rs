@@ -10,10 +10,13 @@ use super::tracked::{MAX_WORD_CHARS, Tracked, is_waiting_for_its_turn};
 use super::view::Circumstances;
 use crate::cli::phrases::cause;
 use crate::control::ActivityResponse;
-use crate::domain::{Activity, Verdict};
+use crate::domain::Verdict;
 use crate::scheduler::{Outage, WatchView};
 use crate::style::{Look, Style, ahead, time_of_day, whole_seconds};
 use crate::text::{humanize, one_line};
+
+/// Longest summary of an event of a run that is shown, in characters.
+const MAX_SUMMARY_CHARS: usize = 320;
 
 /// Longest reason of a failure, in characters.
 const MAX_REASON_CHARS: usize = 300;
@@ -208,12 +211,12 @@ pub(super) fn activity_line(
     seen: &ActivityResponse,
 ) -> String {
     let kind = one_line(&seen.activity, MAX_WORD_CHARS);
-    let kind = if Activity::is_bad(&seen.activity) {
+    let kind = if seen.failure {
         style.bad(&kind)
     } else {
         style.dim(&kind)
     };
-    let summary = Activity::summary(seen.data.as_deref());
+    let summary = one_line(&seen.summary, MAX_SUMMARY_CHARS);
     let line = change_line(style, seen.at, zone, run, &format!("{kind} {summary}"));
     line.trim_end().to_owned()
 }
@@ -221,7 +224,7 @@ pub(super) fn activity_line(
 /// An event of a run in few words.
 pub(super) fn activity_words(seen: &ActivityResponse) -> String {
     let kind = one_line(&seen.activity, MAX_WORD_CHARS);
-    match Activity::summary(seen.data.as_deref()) {
+    match one_line(&seen.summary, MAX_SUMMARY_CHARS) {
         summary if summary.is_empty() => kind,
         summary => format!("{kind}: {summary}"),
     }
@@ -424,11 +427,13 @@ mod tests {
 
     #[test]
     fn an_event_is_one_harmless_line() {
-        let seen = |activity: &str, data: &str| ActivityResponse {
+        let seen = |activity: &str, summary: &str| ActivityResponse {
             run_id: RunId::new("run_1").unwrap(),
             at: time("2026-01-01T10:35:05.9Z"),
             activity: activity.to_owned(),
-            data: Some(serde_json::value::RawValue::from_string(data.to_owned()).unwrap()),
+            summary: summary.to_owned(),
+            failure: activity.ends_with("error"),
+            data: None,
         };
         let run = Tracked::new(
             RunId::new("run_1").unwrap(),
@@ -436,16 +441,16 @@ mod tests {
             time("2026-01-01T00:00:00Z"),
         );
         let line = |style, seen: &_| activity_line(style, &TimeZone::UTC, &run, seen);
-        let log = seen("log", r#"{"level":"info","message":"a\u001b[2Jb\nc"}"#);
+        let log = seen("log", "info a\x1b[2Jb\nc");
         assert_eq!(
             line(Style::PLAIN, &log),
             "10:35:05  run_1  log info a[2Jb c"
         );
         assert_eq!(
-            line(Style::PLAIN, &seen("task\x1b]0;.started", "{}")),
+            line(Style::PLAIN, &seen("task\x1b]0;.started", "")),
             "10:35:05  run_1  task]0;.started"
         );
-        let failed = seen("tool.error", r#"{"tool":"web_search","error":"no route"}"#);
+        let failed = seen("tool.error", "web_search no route");
         let colored = Style {
             colored: true,
             ..Style::PLAIN

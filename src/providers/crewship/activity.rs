@@ -1,15 +1,43 @@
 //! Events of the stream of a run: their types, and what each suggests.
 
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::status;
 use crate::domain::{Activity, Hint, JsonText, Verdict};
 use crate::providers::sse::Frame;
-use crate::text::escape_json_for_terminal;
+use crate::text::{escape_json_for_terminal, one_line};
 
 /// Longest data of an event that is kept, in bytes; they are for people to follow.
 const MAX_DATA_BYTES: usize = 16 * 1024;
+
+/// Longest piece of a summary, in characters.
+const PIECE_CHARS: usize = 100;
+
+/// Keys under which an event names who or what it is about, the best first.
+const SUBJECT_KEYS: [&str; 9] = [
+    "agent",
+    "agent_name",
+    "tool",
+    "tool_name",
+    "task",
+    "task_name",
+    "name",
+    "role",
+    "entrypoint",
+];
+
+/// Keys under which an event has more text, the best first.
+const DETAIL_KEYS: [&str; 7] = [
+    "message",
+    "action",
+    "description",
+    "thought",
+    "error",
+    "status",
+    "size",
+];
 
 /// The types of events of both documentations (API reference and streaming guide of docs.crewship.dev),
 /// with what they suggest. `run.succeeded` and `run.cancelled` are in neither, but in their neighbours:
@@ -97,7 +125,58 @@ fn read(kind: &str, data: Option<&RawValue>) -> Option<Activity> {
     let data = data
         .and_then(|data| data.passable())
         .and_then(|data| harmless(data).ok());
-    Some(Activity { kind, hint, data })
+    let is_news = is_news(kind);
+    let summary = match &data {
+        Some(data) if is_news => summarize(data),
+        _ => String::new(),
+    };
+    Some(Activity {
+        kind,
+        hint,
+        is_news,
+        is_failure: is_failure(kind),
+        summary,
+        data,
+    })
+}
+
+/// Whether an event of this type shows people something that the watch does not show already.
+fn is_news(kind: &str) -> bool {
+    !matches!(kind, "heartbeat" | "status" | "complete" | "timeout")
+}
+
+/// Whether an event of this type reports a failure.
+fn is_failure(kind: &str) -> bool {
+    matches!(kind, "run.failed" | "error") || kind.ends_with(".error")
+}
+
+/// Summarizes the data of an event in a few words, harmless on a terminal; empty if nothing is known.
+fn summarize(data: &RawValue) -> String {
+    let Ok(data) = serde_json::from_str::<Value>(data.get()) else {
+        return String::new();
+    };
+    let found = |keys: &[&str]| keys.iter().find_map(|key| words(data.get(key)?));
+    let level = data.get("level").and_then(words);
+    [level, found(&SUBJECT_KEYS), found(&DETAIL_KEYS)]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// A value as a few words: a text, a number, or the name or message that an object has.
+fn words(value: &Value) -> Option<String> {
+    let text = match value {
+        Value::String(text) => one_line(text, PIECE_CHARS),
+        Value::Number(number) => number.to_string(),
+        Value::Object(fields) => {
+            return ["name", "role", "message"]
+                .iter()
+                .find_map(|key| words(fields.get(*key)?));
+        }
+        Value::Null | Value::Bool(_) | Value::Array(_) => return None,
+    };
+    Some(text).filter(|text| !text.is_empty())
 }
 
 #[cfg(test)]
@@ -110,13 +189,7 @@ mod tests {
             event: event.to_owned(),
             data: data.to_owned(),
         };
-        of_frame(&frame).map(|activity| {
-            (
-                activity.kind,
-                activity.hint,
-                Activity::summary(activity.data.as_deref()),
-            )
-        })
+        of_frame(&frame).map(|activity| (activity.kind, activity.hint, activity.summary))
     }
 
     fn read_text(kind: &str, data: &str) -> Option<Activity> {
@@ -204,6 +277,41 @@ mod tests {
                 .1,
             Some(Hint::Ended)
         );
+    }
+
+    #[test]
+    fn a_summary_says_who_and_what() {
+        let summary = |data: &str| read_text("log", data).unwrap().summary;
+        assert_eq!(
+            summary(r#"{"level":"info","message":"fetching\npage 2"}"#),
+            "info fetching page 2"
+        );
+        assert_eq!(
+            summary(r#"{"agent":{"name":"researcher"},"action":"search"}"#),
+            "researcher search"
+        );
+        assert_eq!(
+            summary(r#"{"name":"report.md","size":1234,"content_type":"text/markdown"}"#),
+            "report.md 1234"
+        );
+        assert_eq!(summary(r#"{"tool":"web\u001b[31m","args":[1]}"#), "web[31m");
+        assert_eq!(summary(r#"{"message":{"deep":[1]}}"#), "");
+        assert_eq!(summary("[]"), "");
+    }
+
+    #[test]
+    fn the_type_decides_what_is_news_and_what_is_a_failure() {
+        let flags = |kind| {
+            let activity = read_text(kind, r#"{"message":"m"}"#).unwrap();
+            (activity.is_news, activity.is_failure, activity.summary)
+        };
+        for kind in ["heartbeat", "status", "complete", "timeout"] {
+            assert_eq!(flags(kind), (false, false, String::new()), "{kind}");
+        }
+        for kind in ["run.failed", "error", "tool.error", "agent.error"] {
+            assert_eq!(flags(kind), (true, true, "m".to_owned()), "{kind}");
+        }
+        assert_eq!(flags("tool.called"), (true, false, "m".to_owned()));
     }
 
     #[test]

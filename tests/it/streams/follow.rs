@@ -106,7 +106,10 @@ fn check_lines(ended: &Ended, kinds: &[&str]) {
                 .is_ok(),
             "{line}"
         );
+        assert!(line["failure"].is_boolean(), "{line}");
         if *kind == "log" {
+            let summary = line["summary"].as_str().unwrap();
+            assert!(!summary.is_empty() && is_harmless(summary), "{line}");
             let message = line["data"]["message"].as_str().unwrap();
             assert!(
                 [HOSTILE, "again and again"].contains(&message),

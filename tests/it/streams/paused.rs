@@ -160,6 +160,9 @@ impl Events {
         Ok(Some(StreamItem::Activity(Activity {
             kind,
             hint,
+            is_news: kind != "heartbeat",
+            is_failure: false,
+            summary: String::new(),
             data: None,
         })))
     }
