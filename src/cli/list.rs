@@ -9,8 +9,8 @@ use super::client::Printer;
 use super::phrases::{TEXT_CHARS, cause, count_line, next_poll, standing};
 use super::table::{Column, Table};
 use super::write_text;
-use crate::control::{Client, WatchResponse};
-use crate::style::{Look, Style, ago, elapsed};
+use crate::control::{Client, PollingResponse, WatchResponse};
+use crate::style::{Look, Style, ago, elapsed, width};
 use crate::text::one_line;
 
 /// Glyph, name, run, state, time, next poll, last error and polls.
@@ -79,14 +79,36 @@ pub async fn list(
         })?;
         return Ok(0);
     }
-    let table = table(&list.watches[..shown], Timestamp::now(), printer.style);
+    // An older daemon does not have it.
+    let polling = client.polling().await.ok();
+    let now = Timestamp::now();
+    let table = table(&list.watches[..shown], polling.as_ref(), now, printer.style);
     write_text(printer.out, &table.into_text(printer.width))?;
     let states = states.iter().map(String::as_str);
-    printer.remark(&count_line(("watch", "watches"), states, shown))?;
+    let mut line = count_line(("watch", "watches"), states, shown);
+    if let Some(polling) = polling {
+        let requests = format!("{}{}", printer.style.separator(), requests(&polling));
+        let columns = printer.width.map_or(usize::MAX, usize::from);
+        if width(&line) + width(&requests) < columns {
+            line += &requests;
+        }
+    }
+    printer.remark(&line)?;
     Ok(0)
 }
 
-fn table(watches: &[WatchResponse], now: Timestamp, style: Style) -> Table {
+/// How much of the budget is used.
+fn requests(polling: &PollingResponse) -> String {
+    let (used, limit) = (polling.requests_last_minute, polling.requests_per_minute);
+    format!("{used} of {limit} req/min")
+}
+
+fn table(
+    watches: &[WatchResponse],
+    polling: Option<&PollingResponse>,
+    now: Timestamp,
+    style: Style,
+) -> Table {
     let mut table = Table::new(style, COLUMNS);
     for watch in watches {
         let state = standing(watch);
@@ -102,7 +124,7 @@ fn table(watches: &[WatchResponse], now: Timestamp, style: Style) -> Table {
             .map(|error| format!("{} ({})", cause(&error.message), ago(error.at, now)));
         let next = match watch.verdict {
             Some(_) => style.dim(style.nothing()),
-            None => next_poll(watch, now),
+            None => next_poll(watch, polling, now),
         };
         table.row([
             style.glyph(Look::of(&state)),
@@ -130,7 +152,7 @@ mod tests {
     #[test]
     fn a_list_fits_every_terminal() {
         let shown = |width| {
-            let table = table(&samples::watches(), samples::now(), Style::PLAIN);
+            let table = table(&samples::watches(), None, samples::now(), Style::PLAIN);
             table.into_text(width)
         };
         insta::assert_snapshot!(shown(Some(40)));

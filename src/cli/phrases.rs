@@ -1,8 +1,8 @@
 //! The words for the states of watches and deliveries.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use crate::control::{DeliveryResponse, WatchResponse};
+use crate::control::{DeliveryResponse, PollingResponse, WatchResponse};
 use crate::style::{Look, Mark, Style, ago, ahead};
 use crate::text::one_line;
 
@@ -64,12 +64,23 @@ pub(super) fn standing(watch: &WatchResponse) -> String {
     }
 }
 
-/// When a watch is polled next; empty for one that is finished.
-pub(super) fn next_poll(watch: &WatchResponse, now: Timestamp) -> String {
+/// How long a watch is due before it counts as waiting for the budget: an answer of the daemon may be that old.
+const OVERDUE: SignedDuration = SignedDuration::from_secs(1);
+
+/// When a watch is polled next, as far as an outage of the API allows; empty for one that is finished.
+pub(super) fn next_poll(
+    watch: &WatchResponse,
+    polling: Option<&PollingResponse>,
+    now: Timestamp,
+) -> String {
+    let allowed_at = polling.and_then(|polling| polling.next_request_at);
+    let is_out = polling.is_some_and(|polling| polling.outage.is_some());
     match watch.next_poll_at {
         _ if watch.polling => "polling".to_owned(),
-        Some(at) => ahead(at, now),
         None => String::new(),
+        Some(at) if is_out => ahead(allowed_at.map_or(at, |allowed| allowed.max(at)), now),
+        Some(at) if now.duration_since(at) > OVERDUE => "waiting for its turn".to_owned(),
+        Some(at) => ahead(at, now),
     }
 }
 
@@ -195,6 +206,7 @@ pub(super) fn count_line<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::samples;
 
     #[test]
     fn causes_are_short_and_others_stay_as_they_are() {
@@ -225,6 +237,27 @@ mod tests {
         ] {
             assert_eq!(cause(result), short, "{result}");
         }
+    }
+
+    #[test]
+    fn a_watch_that_is_due_waits_for_its_turn_unless_the_api_is_out() {
+        let now = samples::now();
+        let mut watch = samples::watches().swap_remove(0);
+        let mut polling = samples::polling();
+        let mut next = |due: &str, outage: Option<&str>| {
+            watch.next_poll_at = Some(due.parse().unwrap());
+            polling.outage = outage.map(ToOwned::to_owned);
+            polling.next_request_at = outage.map(|_| "2026-11-27T09:02:20Z".parse().unwrap());
+            next_poll(&watch, Some(&polling), now)
+        };
+        assert_eq!(next("2026-11-27T09:02:03Z", None), "in 3s");
+        // The answer of the daemon may be that old.
+        assert_eq!(next("2026-11-27T09:01:59.500Z", None), "now");
+        assert_eq!(next("2026-11-27T09:01:50Z", None), "waiting for its turn");
+        assert_eq!(next("2026-11-27T09:01:50Z", Some("rate_limited")), "in 20s");
+        assert_eq!(next("2026-11-27T09:02:30Z", Some("rate_limited")), "in 30s");
+        watch.polling = true;
+        assert_eq!(next_poll(&watch, None, now), "polling");
     }
 
     #[test]

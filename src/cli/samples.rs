@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::control::{DeliveryResponse, WatchResponse};
+use crate::control::{DeliveryResponse, PollingResponse, WatchResponse};
 
 /// The time at which the samples are shown.
 pub(super) fn now() -> Timestamp {
@@ -55,6 +55,15 @@ pub(super) fn watches() -> Vec<WatchResponse> {
                    "finished_at": "2026-11-27T09:01:59.500Z"}),
         ),
     ]
+}
+
+/// How polls go: half of the budget is used.
+pub(super) fn polling() -> PollingResponse {
+    serde_json::from_value(json!({
+        "watches": 3, "requests_last_minute": 31, "requests_per_minute": 60, "outage": null,
+        "outage_message": null, "next_request_at": null, "reached": true,
+    }))
+    .unwrap()
 }
 
 fn delivery(id: &str, sink: &str, event: &str, state: &str, more: Value) -> DeliveryResponse {

@@ -8,7 +8,9 @@ use jiff::tz::TimeZone;
 use super::client::Printer;
 use super::phrases::{TEXT_CHARS, cause, counted, next_poll, standing};
 use super::write_text;
-use crate::control::{AttemptResponse, Client, DeliveryResponse, RoutingEntry, WatchResponse};
+use crate::control::{
+    AttemptResponse, Client, DeliveryResponse, PollingResponse, RoutingEntry, WatchResponse,
+};
 use crate::domain::{EventType, RunEvent, RunId, SinkName, Verdict};
 use crate::style::{Look, Mark, Style, ago, ahead, elapsed, pad, took, width};
 use crate::text::one_line;
@@ -33,7 +35,17 @@ pub async fn show(client: &Client, run_id: &RunId, mut printer: Printer<'_>) -> 
     match client.watch(run_id, Duration::ZERO).await {
         Ok(watch) if printer.json => printer.json(&watch)?,
         Ok(watch) => {
-            let view = View::new(&watch, Timestamp::now(), TimeZone::system(), printer.style);
+            let polling = match watch.verdict {
+                Some(_) => None,
+                // An older daemon does not have it.
+                None => client.polling().await.ok(),
+            };
+            let texts = Texts {
+                now: Timestamp::now(),
+                zone: TimeZone::system(),
+                style: printer.style,
+            };
+            let view = View::new(&watch, polling, texts);
             write_text(printer.out, &view.text(printer.width))?;
         }
         Err(error) => return printer.failed(&error),
@@ -51,6 +63,8 @@ struct Line {
 /// Everything about one watch, for people.
 struct View<'a> {
     watch: &'a WatchResponse,
+    /// How polls of the API go, where that is known.
+    polling: Option<PollingResponse>,
     /// The data of the event of the verdict.
     data: Option<RunEvent>,
     texts: Texts,
@@ -58,12 +72,13 @@ struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    fn new(watch: &'a WatchResponse, now: Timestamp, zone: TimeZone, style: Style) -> Self {
+    fn new(watch: &'a WatchResponse, polling: Option<PollingResponse>, texts: Texts) -> Self {
         let data = watch.data.as_ref();
         Self {
             watch,
             data: data.and_then(|data| serde_json::from_str(data.get()).ok()),
-            texts: Texts { now, zone, style },
+            polling,
+            texts,
             lines: Vec::new(),
         }
     }
@@ -126,9 +141,9 @@ impl<'a> View<'a> {
         let Some(verdict) = watch.known_verdict() else {
             let since = Duration::try_from(self.texts.now.duration_since(watch.added_at));
             let time = elapsed(since.unwrap_or_default());
-            let next = next_poll(watch, self.texts.now);
+            let next = next_poll(watch, self.polling.as_ref(), self.texts.now);
             let next = match next.as_str() {
-                "" | "polling" => next,
+                "" | "polling" | "waiting for its turn" => next,
                 next => format!("next poll {next}"),
             };
             let mut line = format!("{word}, watched for {time}");
@@ -491,7 +506,12 @@ mod tests {
     use crate::cli::samples;
 
     fn shown(watch: &WatchResponse, width: u16) -> String {
-        View::new(watch, samples::now(), TimeZone::UTC, Style::PLAIN).text(Some(width))
+        let texts = Texts {
+            now: samples::now(),
+            zone: TimeZone::UTC,
+            style: Style::PLAIN,
+        };
+        View::new(watch, Some(samples::polling()), texts).text(Some(width))
     }
 
     #[test]

@@ -9,8 +9,8 @@ use reqwest::{Client as Http, Method, RequestBuilder, Response, StatusCode, redi
 use serde::de::DeserializeOwned;
 
 use super::types::{
-    ActivityResponse, AddRequest, DecisionResponse, DeliveryList, DeliveryResponse, Problem,
-    WatchList, WatchResponse,
+    ActivityResponse, AddRequest, DecisionResponse, DeliveryList, DeliveryResponse,
+    PollingResponse, Problem, WatchList, WatchResponse,
 };
 use crate::domain::{DeliveryId, RunId, SinkName};
 use crate::http::USER_AGENT;
@@ -149,6 +149,16 @@ impl Client {
             &[("wait", &text)],
         );
         self.read(self.send(request.timeout(LIMIT + wait)).await?)
+            .await
+    }
+
+    /// Requests how polls of the API go. An older daemon refuses that as an unknown route.
+    ///
+    /// # Errors
+    /// As [`ClientError`] has them.
+    pub async fn polling(&self) -> Result<PollingResponse, ClientError> {
+        let request = self.request(Method::GET, "/v1/polling", &[]);
+        self.read(self.send(request.timeout(PROBE_LIMIT)).await?)
             .await
     }
 

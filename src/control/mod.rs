@@ -31,7 +31,8 @@ pub use self::server::Listener;
 pub use self::socket::{Socket, SocketError};
 pub use self::types::{
     ActivityResponse, AddRequest, AttemptResponse, DeliveryList, DeliveryResponse, HealthResponse,
-    PollErrorResponse, Problem, RoutingEntry, StatusChangeResponse, WatchList, WatchResponse,
+    PollErrorResponse, PollingResponse, Problem, RoutingEntry, StatusChangeResponse, WatchList,
+    WatchResponse,
 };
 use crate::clock::Clock;
 use crate::config::Secret;

@@ -12,7 +12,8 @@ use super::schemas::{DurationText, LabelMap, WatchName};
 use crate::domain::{
     DeliveryId, EventType, FoundBy, Labels, RunEvent, RunId, RunState, SinkName, Verdict,
 };
-use crate::scheduler::{RunActivity, WatchView};
+use crate::metrics::PAUSE_REASONS;
+use crate::scheduler::{BreakerView, Outage, RunActivity, Usage, WatchView};
 use crate::store::{AttemptRecord, DeliveryState, DeliverySummary, WatchRecord, WatchState};
 
 /// `POST /v1/watches`.
@@ -226,6 +227,81 @@ pub struct WatchList {
     pub next_cursor: Option<String>,
     /// What an operator should know: trouble with the API, a configuration that is not in force.
     pub notices: Vec<String>,
+}
+
+/// `GET /v1/polling`: how polls of the API go, for all watches together.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct PollingResponse {
+    /// The active watches, which share the budget.
+    pub watches: u64,
+    /// Requests to the API in the last 60 seconds, to the second.
+    pub requests_last_minute: u64,
+    /// The most requests in any 60 seconds: `api.requests_per_minute`.
+    pub requests_per_minute: u32,
+    /// Why requests are held back or probe one at a time, in a word of the metrics; `null` while they flow.
+    #[schemars(with = "Option<OutageWord>")]
+    pub outage: Option<String>,
+    /// The last failure in such a time.
+    pub outage_message: Option<String>,
+    /// When the next request may go out in such a time.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub next_request_at: Option<Timestamp>,
+    /// Whether this process received any answer of the API, including rejections and errors.
+    pub reached: bool,
+}
+
+/// The reason of an outage.
+pub(super) struct OutageWord;
+
+impl JsonSchema for OutageWord {
+    fn schema_name() -> Cow<'static, str> {
+        "Outage".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string", "enum": PAUSE_REASONS,
+            "description": "Why requests to the API are held back",
+        })
+    }
+}
+
+impl PollingResponse {
+    pub(super) fn of(usage: Usage, breaker: &BreakerView) -> Self {
+        let outage = breaker.outage;
+        Self {
+            watches: usage.watches.try_into().unwrap_or(u64::MAX),
+            requests_last_minute: usage.last_minute,
+            requests_per_minute: usage.per_minute,
+            outage: outage.map(|outage| outage.reason().to_owned()),
+            outage_message: outage.map(|_| breaker.message.clone()),
+            next_request_at: outage.and(breaker.retry_at).map(in_milliseconds),
+            reached: breaker.reached,
+        }
+    }
+
+    /// How much of the budget is used. The requests since the start are not known.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            last_minute: self.requests_last_minute,
+            per_minute: self.requests_per_minute,
+            total: 0,
+            watches: usize::try_from(self.watches).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// The state of the circuit breaker. A reason that this program does not know counts as failing.
+    pub fn breaker(&self) -> BreakerView {
+        let outage = self.outage.as_deref();
+        BreakerView {
+            outage: outage.map(|word| Outage::of_reason(word).unwrap_or(Outage::Failing)),
+            message: self.outage_message.clone().unwrap_or_default(),
+            retry_at: self.next_request_at,
+            ever_answered: self.reached,
+            reached: self.reached,
+            failures: u64::from(outage.is_some()),
+        }
+    }
 }
 
 /// A delivery.

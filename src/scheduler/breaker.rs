@@ -59,6 +59,13 @@ impl Outage {
             Self::Refused => "unauthorized",
         }
     }
+
+    /// The outage with this word, as [`Outage::reason`] has it.
+    pub fn of_reason(word: &str) -> Option<Self> {
+        [Self::Failing, Self::Paused, Self::Refused]
+            .into_iter()
+            .find(|outage| outage.reason() == word)
+    }
 }
 
 /// The state of the circuit breaker, for people.

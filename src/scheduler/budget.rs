@@ -34,6 +34,8 @@ pub struct Usage {
     pub per_minute: u32,
     /// Requests since the start.
     pub total: u64,
+    /// The active watches, which share it.
+    pub watches: usize,
 }
 
 /// Requests sent, counted per second.
@@ -130,13 +132,14 @@ impl Budget {
         true
     }
 
-    /// Returns how much of it is used at `now`.
-    pub(super) fn usage(&mut self, now: Instant) -> Usage {
+    /// Returns how much of it is used at `now` for so many watches.
+    pub(super) fn usage(&mut self, now: Instant, watches: usize) -> Usage {
         self.sent.advance(now);
         Usage {
             last_minute: self.sent.counts.iter().copied().map(u64::from).sum(),
             per_minute: self.per_minute,
             total: self.sent.total,
+            watches,
         }
     }
 }
@@ -235,10 +238,10 @@ mod tests {
         for second in [0, 0, 1, 30] {
             assert!(budget.try_take(at(second)));
         }
-        let used = |budget: &mut Budget, second| budget.usage(at(second)).last_minute;
+        let used = |budget: &mut Budget, second| budget.usage(at(second), 1).last_minute;
         let counted = [30, 59, 60, 61, 89, 90, 5_000].map(|second| used(&mut budget, second));
         assert_eq!(counted, [4, 4, 2, 1, 1, 0, 0]);
-        let usage = budget.changed_to(120, at(5_000)).usage(at(5_000));
+        let usage = budget.changed_to(120, at(5_000)).usage(at(5_000), 1);
         assert_eq!((usage.per_minute, usage.total), (120, 4));
     }
 }

@@ -319,8 +319,9 @@ impl Scheduler {
                 drop(reply.send(views));
             }
             SchedulerCommand::Usage { reply } => {
+                let (budget, watches) = (&mut self.provider.budget, self.registry.len());
                 // The caller may have left.
-                let _left = reply.send(self.provider.budget.usage(Instant::now()));
+                let _left = reply.send(budget.usage(Instant::now(), watches));
             }
             SchedulerCommand::Reload {
                 provider,

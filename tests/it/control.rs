@@ -17,7 +17,7 @@ use tokio::process::Child;
 use crate::daemon::{
     add, kill, listening, program, socket, start, stop, stop_expecting, text, verdict,
 };
-use crate::support::{PATIENCE, Program, api, eventually, finish, received, send_signal};
+use crate::support::{PATIENCE, Program, api, eventually, finish, received, send_signal, until};
 
 const TOKEN: &str = "a-token-for-tests";
 
@@ -292,6 +292,52 @@ async fn the_document_is_of_the_routes_that_are_served() {
     {
         assert!(document.pointer(reference).is_some(), "{reference}");
     }
+    stop(daemon).await;
+}
+
+#[tokio::test]
+async fn polling_shows_the_budget_and_the_reason_of_a_pause() {
+    let pause = Fault::status(429).with_retry_after("600");
+    let simulator = api([("run_1", Script::runs_forever().fault_on(1, pause))]).await;
+    let receiver = Receiver::start([]).await.unwrap();
+    let (program, daemon, doors) = both_doors(&simulator, &receiver).await;
+    let calm = doors[1].get("/v1/polling").await;
+    assert_eq!(
+        (
+            &calm["watches"],
+            &calm["requests_last_minute"],
+            &calm["outage"]
+        ),
+        (&json!(0), &json!(0), &json!(null)),
+        "{calm}"
+    );
+    doors[0].watch("run_1").await;
+    let paused = until("a pause", async || {
+        let polling = doors[0].get("/v1/polling").await;
+        (polling["outage"] == "rate_limited").then_some(polling)
+    })
+    .await;
+    assert_eq!(
+        (&paused["watches"], &paused["reached"]),
+        (&json!(1), &json!(true)),
+        "{paused}"
+    );
+    assert!(
+        paused["requests_last_minute"].as_u64().unwrap() >= 1,
+        "{paused}"
+    );
+    let message = paused["outage_message"].as_str().unwrap();
+    assert!(message.starts_with("429"), "{paused}");
+    doors[0]
+        .ask("GET", "/v1/polling?limit=1", "")
+        .await
+        .refuses(400, "limit");
+    // The commands show when the next request may go out, and not that the watch is due.
+    let list = program.run(&["list"]).await;
+    assert!(list.stdout.contains("in 10 min"), "{list:?}");
+    assert!(list.stderr.contains(" req/min"), "{list:?}");
+    let show = program.run(&["show", "run_1"]).await;
+    assert!(show.stdout.contains("next poll in 10 min"), "{show:?}");
     stop(daemon).await;
 }
 
@@ -810,6 +856,7 @@ async fn malformed_http_is_rejected_and_does_no_harm() {
         "/metrics",
         "/v1/watches",
         "/v1/deliveries",
+        "/v1/polling",
         "/v1/openapi.json",
     ] {
         let head =

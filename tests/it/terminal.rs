@@ -282,8 +282,11 @@ async fn a_wait_on_the_daemon_has_the_same_view() {
         with(rows, "✗ run_done     failed").len() == 1
             && with(rows, "run_goes_on  running").len() == 1
             && with(rows, "1 running · 1 failed").len() == 1
+            && with(rows, " req/min").len() == 1
     };
-    terminal.shows("an end and a run", shows_all).await;
+    terminal
+        .shows("an end, a run and the budget", shows_all)
+        .await;
     terminal.press("\u{3}");
     let (code, rows) = terminal.ended().await;
     assert_eq!((code, rows.len()), (Some(130), 2), "{rows:#?}");

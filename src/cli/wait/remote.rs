@@ -1,6 +1,7 @@
 //! `wait --daemon`: the daemon watches, this follows it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
@@ -16,7 +17,9 @@ use crate::cli::client::{add_all, failure_code, request};
 use crate::cli::phrases::{not_applied, standing_of_known};
 use crate::cli::{Signals, USAGE};
 use crate::config::{MIN_DEADLINE, format_duration};
-use crate::control::{Activities, AddRequest, Client, ClientError, StreamMessage, WatchResponse};
+use crate::control::{
+    Activities, AddRequest, Client, ClientError, PollingResponse, StreamMessage, WatchResponse,
+};
 use crate::domain::{Event, EventData, RunEvent, RunId, Status, Verdict};
 use crate::scheduler::WatchView;
 use crate::store::PollFailure;
@@ -98,6 +101,7 @@ pub(super) async fn wait(
         limit,
         renewed,
         views: BTreeMap::new(),
+        polling: None,
     };
     let code = tokio::select! {
         // All is known, but not all was done as requested.
@@ -214,6 +218,8 @@ struct Follower<'a> {
     seen: BTreeMap<RunId, usize>,
     /// What the daemon knows of the runs that are still going.
     views: BTreeMap<RunId, WatchView>,
+    /// How polls of the API go, for all watches of the daemon; `None` where that is not known.
+    polling: Option<PollingResponse>,
 }
 
 impl Follower<'_> {
@@ -336,6 +342,8 @@ impl Follower<'_> {
             });
             let mut answers = stream::iter(request).buffer_unordered(QUESTIONS);
             let live = self.report.is_live();
+            let mut polling = pin!(client.polling());
+            let mut is_open = self.report.options.progress;
             loop {
                 // Every arm is cancel-safe.
                 let (run_id, answer) = tokio::select! {
@@ -345,6 +353,11 @@ impl Follower<'_> {
                     },
                     message = self.feed.next() => {
                         self.report.activity(message);
+                        continue;
+                    }
+                    state = &mut polling, if is_open => {
+                        is_open = false;
+                        self.polling = state.ok();
                         continue;
                     }
                     _ = redraw.tick(), if live => {
@@ -404,7 +417,9 @@ impl Follower<'_> {
     fn show(&mut self) {
         let now = Timestamp::now();
         let views: Vec<_> = self.views.values().cloned().collect();
-        let about = self.report.circumstances_of(&views, now);
+        let about = self
+            .report
+            .circumstances_of(&views, self.polling.as_ref(), now);
         self.report.show(now, &views, &about);
     }
 

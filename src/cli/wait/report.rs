@@ -17,7 +17,7 @@ use super::tracked::Tracked;
 use super::view::{Circumstances, Layout, Scene, ended_row, live_lines};
 use super::{OutputOptions, ResultFormat, StopCondition};
 use crate::cli::phrases::cause;
-use crate::control::StreamMessage;
+use crate::control::{PollingResponse, StreamMessage};
 use crate::domain::{Event, RunEvent, RunId, RunState, Status, Verdict};
 use crate::notify::summary;
 use crate::output::LiveArea;
@@ -391,10 +391,12 @@ impl Report {
             .count()
     }
 
-    /// What a daemon shows of the API: polls that fail, for the reason of the first run whose last poll did.
+    /// What a daemon shows of the API: its own report, or else, from one that gives none, polls that fail, for the
+    /// reason of the first run whose last poll did.
     pub(super) fn circumstances_of(
         &mut self,
         views: &[WatchView],
+        polling: Option<&PollingResponse>,
         now: Timestamp,
     ) -> Circumstances {
         let mut failing = None;
@@ -404,19 +406,27 @@ impl Report {
                 failing = failing.or_else(|| Some((run.failure()?.to_owned(), view.next_poll_at)));
             }
         }
-        let breaker = failing.map(|(message, retry_at)| BreakerView {
-            outage: Some(match message.starts_with(NO_KEY) {
-                true => Outage::Refused,
-                false => Outage::Failing,
-            }),
-            message: message.replace(NO_KEY, "no API key in the daemon"),
-            retry_at: Some(retry_at),
-            ever_answered: true,
-            reached: true,
-            failures: 1,
-        });
+        let of_runs = || {
+            failing.map(|(message, retry_at)| BreakerView {
+                outage: Some(match message.starts_with(NO_KEY) {
+                    true => Outage::Refused,
+                    false => Outage::Failing,
+                }),
+                message,
+                retry_at: Some(retry_at),
+                ever_answered: true,
+                reached: true,
+                failures: 1,
+            })
+        };
+        let mut breaker = match polling {
+            Some(polling) => polling.breaker(),
+            None => of_runs().unwrap_or_default(),
+        };
+        breaker.message = breaker.message.replace(NO_KEY, "no API key in the daemon");
         Circumstances {
-            breaker: breaker.unwrap_or_default(),
+            breaker,
+            usage: polling.map(PollingResponse::usage),
             ..Circumstances::default()
         }
     }
@@ -500,7 +510,8 @@ impl Report {
     /// A line that shows life, and why the runs wait.
     fn show_life(&mut self, now: Timestamp, views: &[WatchView], about: &Circumstances) {
         let (style, runs) = (self.style(), self.runs_in_order());
-        let mut line = life_line(style, now, &self.zone, self.began.elapsed(), &runs, views);
+        let times = (now, about.breaker.retry_at);
+        let mut line = life_line(style, times, &self.zone, self.began.elapsed(), &runs, views);
         if let Some(why) = budget_sentence(about, views, now) {
             line.push_str("; ");
             line.push_str(&why);

@@ -21,6 +21,9 @@ const MAX_SUMMARY_CHARS: usize = 320;
 /// Longest reason of a failure, in characters.
 const MAX_REASON_CHARS: usize = 300;
 
+/// What follows the reason of a pause whose end has come, until there is an answer.
+const POLLING_AGAIN: &str = "; polling again";
+
 /// A verdict as people read it.
 pub(super) fn verdict_word(verdict: Verdict) -> &'static str {
     match verdict {
@@ -74,22 +77,27 @@ pub(super) fn provider_sentence(
         return Some(format!("{fix}{}", end.unwrap_or_default()));
     }
     let why = reason(&breaker.message);
-    let next = breaker
-        .retry_at
-        .map(|at| format!("; next poll {}", ahead(at, now)))
-        .unwrap_or_default();
+    let next = match breaker.retry_at {
+        Some(at) if at > now => format!("; next poll {}", ahead(at, now)),
+        Some(_) => POLLING_AGAIN.to_owned(),
+        None => String::new(),
+    };
     Some(match breaker.outage? {
         Outage::Paused => {
             let until = breaker
                 .retry_at
                 .map(|at| format!(" until {}", time_of_day(at, zone)))
                 .unwrap_or_default();
+            let over = match breaker.retry_at {
+                Some(at) if at <= now => POLLING_AGAIN,
+                _ => "",
+            };
             match why
                 .get(..3)
                 .filter(|code| code.bytes().all(|byte| byte.is_ascii_digit()))
             {
-                Some(code) => format!("rate limited{until} ({code} from {host})"),
-                None => format!("rate limited{until} ({host}: {why})"),
+                Some(code) => format!("rate limited{until} ({code} from {host}){over}"),
+                None => format!("rate limited{until} ({host}: {why}){over}"),
             }
         }
         Outage::Refused if why.starts_with("no API key") => format!("{why}{next}"),
@@ -121,7 +129,7 @@ pub(super) fn budget_sentence(
     views
         .iter()
         .find(|view| is_waiting_for_its_turn(view, now))?;
-    let (runs, per_minute) = (views.len(), u64::from(usage.per_minute));
+    let (runs, per_minute) = (usage.watches, u64::from(usage.per_minute));
     // Three quarters of a budget can be used without a break: the rest is kept for bursts.
     if usage.last_minute * 4 < per_minute {
         return None;
@@ -173,10 +181,16 @@ pub(super) fn verdict_words(
     format!("{word}{after}{detail}")
 }
 
-/// The plain line that shows life when nothing changes.
+/// When the first of these runs is polled next: not before an outage allows it.
+fn next_poll(views: &[WatchView], retry_at: Option<Timestamp>) -> Option<Timestamp> {
+    let first = views.iter().map(|view| view.next_poll_at).min()?;
+    Some(retry_at.map_or(first, |at| at.max(first)))
+}
+
+/// The plain line that shows life when nothing changes; `retry_at` is when an outage lets the next poll out.
 pub(super) fn life_line(
     style: Style,
-    now: Timestamp,
+    (now, retry_at): (Timestamp, Option<Timestamp>),
     zone: &TimeZone,
     waited: Duration,
     runs: &[&Tracked],
@@ -191,10 +205,12 @@ pub(super) fn life_line(
         .into_iter()
         .map(|(word, count)| format!("{count} {word}"));
     let counts: Vec<_> = counts.collect();
-    let next = views.iter().map(|view| view.next_poll_at).min();
-    let next = next
-        .map(|at| format!(", next poll {}", ahead(at, now)))
-        .unwrap_or_default();
+    let next = match next_poll(views, retry_at) {
+        Some(at) if at > now => format!(", next poll {}", ahead(at, now)),
+        Some(_) if views.iter().any(|view| view.polling) => ", polling now".to_owned(),
+        Some(_) => ", waiting for the next turn".to_owned(),
+        None => String::new(),
+    };
     format!(
         "{}  {} for {}{next}",
         style.dim(&time_of_day(now, zone)),
@@ -319,6 +335,19 @@ mod tests {
             sentence(&about(Outage::Refused, "401 Unauthorized: no such key")),
             "api.crewship.dev refuses the key: 401 Unauthorized: no such key; next poll in 12s"
         );
+        // Until there is an answer, the pause counts as one.
+        let over = time("2026-01-01T10:35:20Z");
+        let ended = |outage, message| {
+            provider_sentence(&about(outage, message), over, &TimeZone::UTC).unwrap()
+        };
+        assert_eq!(
+            ended(Outage::Paused, "429 Too Many Requests"),
+            "rate limited until 10:35:20 (429 from api.crewship.dev); polling again"
+        );
+        assert_eq!(
+            ended(Outage::Failing, "502 Bad Gateway"),
+            "api.crewship.dev gives no usable answer: 502 Bad Gateway; polling again"
+        );
         let dns = "no connection: client error (Connect): dns error: failed to lookup address information: Name or service not known";
         let mut never = about(Outage::Failing, dns);
         never.breaker.reached = false;
@@ -363,26 +392,28 @@ mod tests {
             last_error: None,
         };
         let views: Vec<_> = (0..60).map(|number| view(number, now)).collect();
-        let usage = |last_minute| Circumstances {
+        let shared_by = |watches, last_minute| Circumstances {
             usage: Some(Usage {
                 last_minute,
                 per_minute: 60,
                 total: 100,
+                watches,
             }),
             ..Circumstances::default()
         };
         assert_eq!(
-            budget_sentence(&usage(45), &views, now).unwrap(),
+            budget_sentence(&shared_by(60, 45), &views, now).unwrap(),
             "60 runs share 60 requests a minute: each is polled about once a minute (api.requests_per_minute)"
         );
-        let twelve = budget_sentence(&usage(45), &views[..9], now).unwrap();
+        // All watches of a daemon count, not only those that this wait is about.
+        let twelve = budget_sentence(&shared_by(9, 45), &views[..2], now).unwrap();
         assert!(
             twelve.contains("each is polled about every 12 s"),
             "{twelve}"
         );
-        assert_eq!(budget_sentence(&usage(3), &views, now), None);
+        assert_eq!(budget_sentence(&shared_by(60, 3), &views, now), None);
         let later = [view(1, time("2026-01-01T10:35:09Z"))];
-        assert_eq!(budget_sentence(&usage(45), &later, now), None);
+        assert_eq!(budget_sentence(&shared_by(60, 45), &later, now), None);
     }
 
     #[test]
@@ -414,15 +445,40 @@ mod tests {
         let unreachable = verdict_words(Style::PLAIN, Verdict::NotFound, None, "");
         assert_eq!(unreachable, "not found");
         let run = named(None);
-        let quiet = life_line(
-            Style::PLAIN,
-            now,
-            &TimeZone::UTC,
-            Duration::from_millis(60_400),
-            &[&run],
-            &[],
+        let mut view = WatchView {
+            run_id: run.run_id.clone(),
+            status: None,
+            polls: 0,
+            missing_since: None,
+            polling: false,
+            next_poll_at: now,
+            last_error: None,
+        };
+        let quiet = |views: &[WatchView], retry_at| {
+            life_line(
+                Style::PLAIN,
+                (now, retry_at),
+                &TimeZone::UTC,
+                Duration::from_millis(60_400),
+                &[&run],
+                views,
+            )
+        };
+        assert_eq!(quiet(&[], None), "10:35:02  1 not polled for 1m");
+        let due = std::slice::from_ref(&view);
+        assert_eq!(
+            quiet(due, None),
+            "10:35:02  1 not polled for 1m, waiting for the next turn"
         );
-        assert_eq!(quiet, "10:35:02  1 not polled for 1m");
+        assert_eq!(
+            quiet(due, Some(time("2026-01-01T10:35:20Z"))),
+            "10:35:02  1 not polled for 1m, next poll in 18s"
+        );
+        view.polling = true;
+        assert_eq!(
+            quiet(&[view], None),
+            "10:35:02  1 not polled for 1m, polling now"
+        );
     }
 
     #[test]

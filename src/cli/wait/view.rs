@@ -418,6 +418,7 @@ mod tests {
                 last_minute: 31,
                 per_minute: 60,
                 total: 38,
+                watches: 6,
             }),
             host: Some("api.crewship.dev".to_owned()),
             grace: Some(Duration::from_secs(120)),

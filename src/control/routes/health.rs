@@ -1,14 +1,14 @@
-//! Probes and metrics.
+//! Probes, metrics and the state of polling.
 
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use axum::response::Response as AxumResponse;
 
-use crate::control::extract::{HttpError, json};
-use crate::control::types::HealthResponse;
+use crate::control::extract::{HttpError, Query, json};
+use crate::control::types::{HealthResponse, PollingResponse};
 use crate::metrics::Format;
 
 use super::App;
@@ -58,6 +58,15 @@ pub(super) async fn readyz(State(app): App) -> Result<AxumResponse, HttpError> {
             "the store takes too long to write",
         )),
     }
+}
+
+/// How much of the budget is used, and whether the API answers.
+pub(super) async fn polling(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpError> {
+    Query::read(query, &[])?;
+    let usage = app.control.watches.usage().await?;
+    let breaker = app.control.watches.breaker().borrow().clone();
+    let polling = PollingResponse::of(usage, &breaker);
+    Ok(json(StatusCode::OK, &polling))
 }
 
 pub(super) async fn metrics(

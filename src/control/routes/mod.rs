@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::deliveries::{deliveries, give_up, give_up_all, retry, retry_all};
 use self::events::{activity, events};
-use self::health::{healthz, metrics, readyz};
+use self::health::{healthz, metrics, polling, readyz};
 use self::watches::{add, list, remove, show};
 #[cfg(fuzzing)]
 pub(super) use self::watches::{read_cursor, watch};
@@ -28,8 +28,8 @@ use crate::control::schemas::{
 };
 use crate::control::server::MAX_CONNECTIONS;
 use crate::control::types::{
-    ActivityFrame, AddRequest, DecisionResponse, DeliveryList, HealthResponse, WatchList,
-    WatchResponse,
+    ActivityFrame, AddRequest, DecisionResponse, DeliveryList, HealthResponse, PollingResponse,
+    WatchList, WatchResponse,
 };
 use crate::domain::{DeliveryId, RunId, SinkName, Verdict};
 use crate::metrics::Format;
@@ -107,6 +107,17 @@ pub(in crate::control) fn router(
             .empty(StatusCode::NO_CONTENT, "It is gone, with its history")
             .problem(StatusCode::NOT_FOUND)
             .problem(StatusCode::CONFLICT),
+        )
+        .route(
+            Method::Get,
+            "/v1/polling",
+            polling,
+            Operation::new(
+                "getPolling",
+                "How polls of the API go",
+                "The part of the request budget that is used, and the outage if there is one.",
+            )
+            .json::<PollingResponse>(StatusCode::OK, "For all watches together"),
         )
         .route(
             Method::Get,
