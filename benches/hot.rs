@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use runwatch::clock::Clock;
 use runwatch::config::Settings;
 use runwatch::domain::{
-    Event, FoundBy, Labels, Limits, PollOutcome, Progress, RunId, SinkName, Step, Watch,
+    Event, FoundBy, Labels, Limits, PollOutcome, Progress, RunRef, SinkName, Step, Watch,
 };
 use runwatch::notify::signature;
 use runwatch::store::{Added, Location, RoutedEvent, Store, WatchId};
@@ -23,11 +23,11 @@ use tokio::time::Instant;
 const RUNNING: &[u8] = include_bytes!("../tests/data/running.json");
 const SUCCEEDED: &[u8] = include_bytes!("../tests/data/succeeded.json");
 
-fn run_id() -> RunId {
-    RunId::new("run_xyz789abc").expect("letters and digits")
+fn run_id() -> RunRef {
+    RunRef::new("run_xyz789abc").expect("letters and digits")
 }
 
-fn watch_of(run_id: RunId) -> Watch {
+fn watch_of(run_id: RunRef) -> Watch {
     let added_at: Timestamp = "2024-01-15T10:34:59.1Z".parse().expect("a time");
     let deadline_at = added_at
         .checked_add(Duration::from_secs(24 * 3600))
@@ -182,16 +182,16 @@ impl OnDisk {
     }
 
     /// Runs that the store does not know yet.
-    fn new_runs(&mut self, count: u64) -> Vec<RunId> {
+    fn new_runs(&mut self, count: u64) -> Vec<RunRef> {
         let first = self.next;
         self.next += count;
         (first..self.next)
-            .map(|number| RunId::new(&format!("run_{number}")).expect("letters and digits"))
+            .map(|number| RunRef::new(&format!("run_{number}")).expect("letters and digits"))
             .collect()
     }
 
     /// Adds all at once, so that they share commits, and waits for every answer.
-    fn add(&self, runs: Vec<RunId>) -> Vec<(WatchId, RunId)> {
+    fn add(&self, runs: Vec<RunRef>) -> Vec<(WatchId, RunRef)> {
         self.runtime.block_on(async {
             let mut adding = JoinSet::new();
             for run_id in runs {
@@ -246,7 +246,7 @@ fn store(criterion: &mut Criterion) {
     group.sample_size(20);
     let mut disk = OnDisk::open();
     let ((_, progress, now), limits) = (going(), limits());
-    let ends = |(watch, run_id): (WatchId, RunId)| {
+    let ends = |(watch, run_id): (WatchId, RunRef)| {
         let step = progress.step(&watch_of(run_id), observed(SUCCEEDED), now, &limits);
         (watch, step.expect("it has no verdict"))
     };

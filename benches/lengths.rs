@@ -15,7 +15,7 @@ use runwatch::app;
 use runwatch::backoff::BackoffPolicy;
 use runwatch::clock::Clock;
 use runwatch::config::Settings;
-use runwatch::domain::{Labels, RunId, Watch};
+use runwatch::domain::{Labels, RunRef, Watch};
 use runwatch::metrics::Metrics;
 use runwatch::scheduler::{AddedBy, Scheduler};
 use runwatch::store::{Location, Store};
@@ -39,7 +39,7 @@ const MAX_RUNS: u64 = 200;
 const MAX_SECONDS: u64 = 600_000;
 
 /// When each run ends, and when that was found.
-type Runs = Arc<Mutex<HashMap<RunId, (Instant, Option<Instant>)>>>;
+type Runs = Arc<Mutex<HashMap<RunRef, (Instant, Option<Instant>)>>>;
 
 /// An API whose runs are running until a set time, and then have succeeded.
 fn api(runs: &Runs, found: watch::Sender<usize>) -> FakeProvider {
@@ -91,7 +91,7 @@ async fn watched(length: Duration, backoff: Option<BackoffPolicy>) -> anyhow::Re
     let stop = CancellationToken::new();
     tasks.spawn(scheduler.run(stop.clone()));
     for index in 0..count {
-        let run_id = RunId::new(&format!("run_{index}"))?;
+        let run_id = RunRef::new(&format!("run_{index}"))?;
         let part = 0.9 + 0.2 * (index as f64 + 0.5) / count as f64;
         let ends_at = Instant::now() + length.mul_f64(part);
         runs.lock()

@@ -14,7 +14,7 @@ use runwatch::clock::Clock;
 use runwatch::config::{
     EventsMode, Secret, Settings, SinkKind, SinkSettings, WebhookFormat, WebhookSettings,
 };
-use runwatch::domain::{Event, EventFilter, Labels, RunId, SinkName, Verdict, Watch};
+use runwatch::domain::{Event, EventFilter, Labels, RunRef, SinkName, Verdict, Watch};
 use runwatch::metrics::{Format, StoreGauges};
 use runwatch::scheduler::AddedBy;
 use runwatch::simulator::{Receiver, Script, Simulator};
@@ -213,7 +213,7 @@ async fn measure(args: &Args, events: EventsMode) -> anyhow::Result<Measured> {
     let mut added = 0;
     while delays.len() < args.runs {
         while added < args.runs && added - delays.len() < args.at_once {
-            let run_id = RunId::new(&format!("run_{added}"))?;
+            let run_id = RunRef::new(&format!("run_{added}"))?;
             let length = LENGTHS.start + random.f64() * (LENGTHS.end - LENGTHS.start);
             simulator.add_run(
                 &run_id,

@@ -34,6 +34,7 @@
 //! | Module | What it is |
 //! |---|---|
 //! | [`domain`] | runs, watches, verdicts, events; pure |
+//! | [`profile`] | what a run API looks like, as data |
 //! | [`providers`] | everything that speaks to a run API |
 //! | [`scheduler`] | when each run is polled, and what follows from an observation |
 //! | [`store`] | what is persisted |
@@ -69,6 +70,7 @@ mod memory;
 pub mod metrics;
 pub mod notify;
 pub mod output;
+pub mod profile;
 pub mod providers;
 mod redact;
 mod retry_after;

@@ -16,7 +16,7 @@ use crate::config::{
     LogFormat, LogLevel, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, check_label,
     format_duration, parse_duration, watch_name,
 };
-use crate::domain::{DeliveryId, RunId, SinkName, Verdict};
+use crate::domain::{DeliveryId, RunRef, SinkName, Verdict};
 use crate::logging::level_of_environment;
 use crate::style::Color;
 
@@ -37,11 +37,12 @@ Exit codes:
   4    API key missing or refused
   5    not found
   6    the API could not be reached before the time was up
+  7    skipped
   124  still going when the time was up
   130  interrupted (SIGINT)
   143  terminated (SIGTERM)
 For several runs the code is that of the worst: failed, timed out, unreachable,
-not found, canceled, succeeded. Running out of time never touches the run.
+not found, canceled, skipped, succeeded. Running out of time never touches the run.
 
 Examples:
   runwatch wait run_xyz789abc
@@ -61,6 +62,8 @@ Exit codes:
   4    API key missing or refused
   5    not found
   6    the API gave no usable answer
+  7    skipped
+  8    waiting for a person
   9    still going
 
 Examples:
@@ -355,8 +358,8 @@ pub struct ListArgs {
     /// Finished watches too.
     #[arg(long)]
     pub all: bool,
-    /// Only finished watches with this verdict: succeeded, failed, canceled, not_found, unreachable
-    /// or timed_out.
+    /// Only finished watches with this verdict: succeeded, failed, canceled, skipped, not_found,
+    /// unreachable or timed_out.
     #[arg(long, value_name = "VERDICT", value_parser = verdict, add = ArgValueCandidates::new(verdicts))]
     pub verdict: Option<Verdict>,
     /// Only watches that carry this label; repeatable.
@@ -410,7 +413,7 @@ pub struct Deliveries {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RunArg {
     /// A run.
-    Id(RunId),
+    Id(RunRef),
     /// The address of a run's page.
     Page(String),
     /// `-`: read standard input.
@@ -428,7 +431,7 @@ impl FromStr for RunArg {
         } else if text.contains(char::is_whitespace) {
             Err("spaces are not allowed in a run ID".to_owned())
         } else {
-            RunId::new(text)
+            RunRef::new(text)
                 .map(Self::Id)
                 .map_err(|error| error.rule().to_owned())
         }
@@ -583,7 +586,7 @@ mod tests {
         .unwrap();
         assert_eq!(
             args.runs,
-            [RunArg::Id(RunId::new("run_1").unwrap()), RunArg::Stdin]
+            [RunArg::Id(RunRef::new("run_1").unwrap()), RunArg::Stdin]
         );
         assert_eq!(args.watch.timeout, Some(Duration::from_secs(7200)));
         assert_eq!(

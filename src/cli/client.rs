@@ -10,7 +10,7 @@ use super::args::WatchArgs;
 use super::{USAGE, write_text};
 use crate::config::{self, NO_SOCKET_PLACE, Sources, format_duration};
 use crate::control::{AddRequest, Client, ClientError, WatchResponse};
-use crate::domain::RunId;
+use crate::domain::RunRef;
 use crate::logging::Screen;
 use crate::style::Style;
 use crate::text::escape_json_for_terminal;
@@ -112,7 +112,7 @@ pub(super) fn socket(sources: &Sources) -> Option<PathBuf> {
 }
 
 /// What is requested for a run.
-pub(super) fn request(args: &WatchArgs, run_id: &RunId, again: bool) -> AddRequest {
+pub(super) fn request(args: &WatchArgs, run_id: &RunRef, again: bool) -> AddRequest {
     let sinks: Vec<_> = args
         .sinks
         .iter()
@@ -134,9 +134,9 @@ pub(super) async fn add_all(
     client: &Client,
     args: &WatchArgs,
     again: bool,
-    run_ids: &[RunId],
+    run_ids: &[RunRef],
 ) -> Vec<Result<(WatchResponse, bool), ClientError>> {
-    let add = |run_id: &RunId| {
+    let add = |run_id: &RunRef| {
         let add_request = request(args, run_id, again);
         async move { client.add(&add_request).await }
     };

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use super::run_ids::run_ids;
 use crate::cli::args::{Cli, RunArg};
-use crate::domain::RunId;
+use crate::domain::RunRef;
 
 /// Standard input of `wait -`.
 pub fn input(bytes: &[u8]) {
-    let Ok(ids) = run_ids(&[RunArg::Stdin], bytes, &|page| Ok(RunId::new(page)?)) else {
+    let Ok(ids) = run_ids(&[RunArg::Stdin], bytes, &|page| Ok(RunRef::new(page)?)) else {
         return;
     };
     assert!(!ids.is_empty());

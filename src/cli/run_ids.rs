@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::blocking;
 use crate::cli::args::{RunArg, is_page};
 use crate::cli::run_pages::RunPages;
-use crate::domain::RunId;
+use crate::domain::RunRef;
 use crate::text::{decoded, trimmed};
 
 /// Most bytes of standard input that are read: room for a hundred thousand IDs.
@@ -23,7 +23,7 @@ const MAX_INPUT_BYTES: u64 = 16 * 1024 * 1024;
 pub(super) async fn read_run_ids(
     arguments: &[RunArg],
     pages: &RunPages,
-) -> anyhow::Result<Vec<RunId>> {
+) -> anyhow::Result<Vec<RunRef>> {
     let (arguments, pages) = (arguments.to_vec(), pages.clone());
     blocking::run("stdin", move || {
         let run_of_page = |page: &str| pages.run_id(page);
@@ -33,7 +33,7 @@ pub(super) async fn read_run_ids(
 }
 
 /// Finds the run that the address of a page names.
-pub(super) type RunOfPage<'a> = &'a dyn Fn(&str) -> anyhow::Result<RunId>;
+pub(super) type RunOfPage<'a> = &'a dyn Fn(&str) -> anyhow::Result<RunRef>;
 
 /// Reads the run IDs of `arguments`, each once and in order; `-` stands for what `stdin` holds, and `run_of_page` reads
 /// the addresses of pages.
@@ -45,7 +45,7 @@ pub(super) fn run_ids(
     arguments: &[RunArg],
     stdin: impl Read,
     run_of_page: RunOfPage<'_>,
-) -> anyhow::Result<Vec<RunId>> {
+) -> anyhow::Result<Vec<RunRef>> {
     let mut stdin = Some(stdin);
     let mut seen = BTreeSet::new();
     let mut ids = Vec::new();
@@ -68,7 +68,7 @@ pub(super) fn run_ids(
     Ok(ids)
 }
 
-fn read_stdin(stdin: impl Read, run_of_page: RunOfPage<'_>) -> anyhow::Result<Vec<RunId>> {
+fn read_stdin(stdin: impl Read, run_of_page: RunOfPage<'_>) -> anyhow::Result<Vec<RunRef>> {
     let mut bytes = Vec::new();
     stdin
         .take(MAX_INPUT_BYTES + 1)
@@ -87,7 +87,7 @@ fn read_stdin(stdin: impl Read, run_of_page: RunOfPage<'_>) -> anyhow::Result<Ve
 }
 
 /// Reads run IDs, one a line or separated by commas.
-fn from_lines(text: &str, run_of_page: RunOfPage<'_>) -> anyhow::Result<Vec<RunId>> {
+fn from_lines(text: &str, run_of_page: RunOfPage<'_>) -> anyhow::Result<Vec<RunRef>> {
     text.lines()
         .flat_map(|line| without_comment(line).split(','))
         .map(trimmed)
@@ -96,11 +96,11 @@ fn from_lines(text: &str, run_of_page: RunOfPage<'_>) -> anyhow::Result<Vec<RunI
         .collect()
 }
 
-fn run_id(text: &str, run_of_page: RunOfPage<'_>) -> anyhow::Result<RunId> {
+fn run_id(text: &str, run_of_page: RunOfPage<'_>) -> anyhow::Result<RunRef> {
     if is_page(text) {
         run_of_page(text)
     } else {
-        Ok(RunId::new(text)?)
+        Ok(RunRef::new(text)?)
     }
 }
 
@@ -116,7 +116,7 @@ fn without_comment(line: &str) -> &str {
 
 /// Reads JSON documents one after the other: each an object with `run_id` or `id`, the same inside
 /// `data`, or a list of these, as the API answers when it creates or lists runs.
-fn from_json(text: &str, run_of_page: RunOfPage<'_>) -> anyhow::Result<Vec<RunId>> {
+fn from_json(text: &str, run_of_page: RunOfPage<'_>) -> anyhow::Result<Vec<RunRef>> {
     let mut ids = Vec::new();
     for document in serde_json::Deserializer::from_str(text).into_iter::<Value>() {
         collect(&document.context("is not JSON")?, &mut ids, run_of_page)?;
@@ -124,7 +124,7 @@ fn from_json(text: &str, run_of_page: RunOfPage<'_>) -> anyhow::Result<Vec<RunId
     Ok(ids)
 }
 
-fn collect(value: &Value, ids: &mut Vec<RunId>, run_of_page: RunOfPage<'_>) -> anyhow::Result<()> {
+fn collect(value: &Value, ids: &mut Vec<RunRef>, run_of_page: RunOfPage<'_>) -> anyhow::Result<()> {
     match value {
         Value::Array(items) => items
             .iter()
@@ -153,9 +153,9 @@ fn collect(value: &Value, ids: &mut Vec<RunId>, run_of_page: RunOfPage<'_>) -> a
 mod tests {
     use super::*;
 
-    fn page(page: &str) -> anyhow::Result<RunId> {
+    fn page(page: &str) -> anyhow::Result<RunRef> {
         let id = page.strip_prefix("https://here/runs/");
-        Ok(RunId::new(id.context("another host")?)?)
+        Ok(RunRef::new(id.context("another host")?)?)
     }
 
     fn read(arguments: &[&str], stdin: &str) -> Result<Vec<String>, String> {
@@ -227,7 +227,7 @@ mod tests {
             .collect();
         assert_eq!(
             run_ids(&[RunArg::Stdin], utf16.as_slice(), &page).unwrap(),
-            [RunId::new("run_1").unwrap()]
+            [RunRef::new("run_1").unwrap()]
         );
         assert!(read(&["-"], "run_1#2").is_err());
         let error = run_ids(&[RunArg::Stdin], &b"run_\xff"[..], &page).unwrap_err();

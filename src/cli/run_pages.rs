@@ -5,7 +5,7 @@ use reqwest::Url;
 
 use super::args::RunArg;
 use crate::config::{self, Sources};
-use crate::domain::RunId;
+use crate::domain::RunRef;
 
 /// Finds the run that the address of a page names. The configuration, which says whose addresses are trusted, is read
 /// when there is such an address.
@@ -22,7 +22,7 @@ impl RunPages {
     ///
     /// # Errors
     /// When the configuration cannot be used, or the address is not one of a run's page there.
-    pub(super) fn run_id(&self, page: &str) -> anyhow::Result<RunId> {
+    pub(super) fn run_id(&self, page: &str) -> anyhow::Result<RunRef> {
         let settings = config::load(&self.0)
             .with_context(|| format!("{page}: the configuration does not say whose page it is"))?
             .settings;
@@ -38,7 +38,7 @@ impl RunPages {
     ///
     /// # Errors
     /// As `run_id`, and for `-`, which stands for many runs.
-    pub fn one(&self, run: &RunArg) -> anyhow::Result<RunId> {
+    pub fn one(&self, run: &RunArg) -> anyhow::Result<RunRef> {
         match run {
             RunArg::Id(run_id) => Ok(run_id.clone()),
             RunArg::Page(page) => self.run_id(page),
@@ -52,7 +52,7 @@ impl RunPages {
 ///
 /// # Errors
 /// What is wrong, and what to do.
-fn run_of_page(page: &str, run_url: Option<&str>, base_url: &str) -> Result<RunId, String> {
+fn run_of_page(page: &str, run_url: Option<&str>, base_url: &str) -> Result<RunRef, String> {
     let url = Url::parse(page).map_err(|error| format!("it is not a URL ({error})"))?;
     let known: Vec<Url> = run_url
         .map(|template| template.replace("{run_id}", "RUN_ID"))
@@ -82,7 +82,7 @@ fn run_of_page(page: &str, run_url: Option<&str>, base_url: &str) -> Result<RunI
         .and_then(|at| segments.get(at + 1).copied());
     in_template
         .or(after_runs)
-        .and_then(|id| RunId::new(id).ok())
+        .and_then(|id| RunRef::new(id).ok())
         .ok_or_else(|| "there is no run ID in it, such as in https://…/runs/RUN_ID".to_owned())
 }
 

@@ -11,7 +11,7 @@ use super::write_text;
 use crate::control::{
     AttemptResponse, Client, DeliveryResponse, PollingResponse, RoutingEntry, WatchResponse,
 };
-use crate::domain::{EventType, RunEvent, RunId, SinkName, Verdict};
+use crate::domain::{EventType, RunEvent, RunRef, SinkName, Verdict};
 use crate::style::{Look, Mark, Style, ago, ahead, elapsed, pad, took, width};
 use crate::text::one_line;
 
@@ -31,7 +31,11 @@ const OUTPUT_CHARS: usize = 400;
 ///
 /// # Errors
 /// When the result cannot be written.
-pub async fn show(client: &Client, run_id: &RunId, mut printer: Printer<'_>) -> anyhow::Result<u8> {
+pub async fn show(
+    client: &Client,
+    run_id: &RunRef,
+    mut printer: Printer<'_>,
+) -> anyhow::Result<u8> {
     match client.watch(run_id, Duration::ZERO).await {
         Ok(watch) if printer.json => printer.json(&watch)?,
         Ok(watch) => {
@@ -467,7 +471,7 @@ impl Texts {
 fn ended_itself(verdict: Verdict) -> bool {
     matches!(
         verdict,
-        Verdict::Succeeded | Verdict::Failed | Verdict::Canceled
+        Verdict::Succeeded | Verdict::Failed | Verdict::Canceled | Verdict::Skipped
     )
 }
 

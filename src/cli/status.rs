@@ -10,7 +10,7 @@ use super::client::Printer;
 use super::phrases::{TEXT_CHARS, cause};
 use super::{KEY_REFUSED, STILL_GOING};
 use crate::config::Settings;
-use crate::domain::{Observation, RunId, Timing, Verdict};
+use crate::domain::{Observation, RunRef, Timing, Verdict};
 use crate::providers::{ApiClient, ApiError, Provider as _};
 use crate::style::{Look, elapsed, took};
 use crate::text::{error_chain, one_line};
@@ -22,7 +22,7 @@ use crate::text::{error_chain, one_line};
 /// # Errors
 /// When the client cannot be set up, or the result cannot be written.
 pub async fn status(
-    run_id: &RunId,
+    run_id: &RunRef,
     settings: &Settings,
     mut printer: Printer<'_>,
 ) -> anyhow::Result<u8> {
@@ -39,7 +39,7 @@ pub async fn status(
 }
 
 fn report(
-    run_id: &RunId,
+    run_id: &RunRef,
     observation: &Observation,
     printer: &mut Printer<'_>,
 ) -> anyhow::Result<()> {
@@ -79,7 +79,7 @@ fn report(
 
 /// Prints why there is no usable answer and returns the exit code for that.
 fn report_failure(
-    run_id: &RunId,
+    run_id: &RunRef,
     error: &ApiError,
     printer: &mut Printer<'_>,
 ) -> anyhow::Result<u8> {

@@ -15,7 +15,7 @@ use super::{
     ApiSettings, ControlSettings, EventsMode, LogFormat, LogLevel, LogSettings, Secret,
     SecretError, Settings, StaticWatch, StoreSettings, WatchSettings, check_key,
 };
-use crate::domain::RunId;
+use crate::domain::RunRef;
 use crate::text::trimmed;
 
 /// Shortest interval between two polls of a run.
@@ -411,7 +411,7 @@ fn read_watches(reader: &mut Reader<'_>, root: &mut Table) -> Vec<StaticWatch> {
         }
         let run_id = id.as_ref().and_then(|item| {
             reader.parsed(item, |text| {
-                RunId::new(text).map_err(|error| (error.to_string(), "correct it".to_owned()))
+                RunRef::new(text).map_err(|error| (error.to_string(), "correct it".to_owned()))
             })
         });
         let name = reader

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::Secret;
-use crate::domain::{EventFilter, Labels, RunId, SinkName};
+use crate::domain::{EventFilter, Labels, RunRef, SinkName};
 
 /// Everything that can be configured.
 #[derive(Debug, Clone)]
@@ -214,7 +214,7 @@ pub enum WebhookFormat {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StaticWatch {
     /// The run.
-    pub run_id: RunId,
+    pub run_id: RunRef,
     /// A name for people, 1 to 200 characters. Default: none.
     pub name: Option<String>,
     /// Labels. Default: none.

@@ -12,7 +12,7 @@ use super::types::{
     ActivityResponse, AddRequest, DecisionResponse, DeliveryList, DeliveryResponse,
     PollingResponse, Problem, WatchList, WatchResponse,
 };
-use crate::domain::{DeliveryId, RunId, SinkName};
+use crate::domain::{DeliveryId, RunRef, SinkName};
 use crate::http::USER_AGENT;
 use crate::store::Fate;
 use crate::text::error_chain;
@@ -139,7 +139,7 @@ impl Client {
     /// As [`ClientError`] has them.
     pub async fn watch(
         &self,
-        run_id: &RunId,
+        run_id: &RunRef,
         wait: Duration,
     ) -> Result<WatchResponse, ClientError> {
         let text = format!("{}ms", wait.as_millis());
@@ -218,7 +218,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`ClientError`] has them.
-    pub async fn remove(&self, run_id: &RunId, force: bool) -> Result<(), ClientError> {
+    pub async fn remove(&self, run_id: &RunRef, force: bool) -> Result<(), ClientError> {
         let query: &[_] = if force { &[("force", "true")] } else { &[] };
         let request = self.request(Method::DELETE, &format!("/v1/watches/{run_id}"), query);
         self.send(request.timeout(LIMIT)).await.map(drop)

@@ -7,7 +7,7 @@ use schemars::generate::SchemaGenerator;
 use schemars::{JsonSchema, Schema};
 use serde_json::Value;
 
-use crate::domain::{self, Labels, RunId, SinkName};
+use crate::domain::{self, Labels, RunRef, SinkName};
 
 /// The data of an event about a run.
 #[derive(JsonSchema)]
@@ -33,7 +33,7 @@ struct RunEvent {
 #[expect(dead_code, reason = "only its schema is used")]
 struct RunSummary {
     /// The run's ID.
-    id: RunId,
+    id: RunRef,
     /// The version.
     version_id: Option<String>,
     /// The deployment.

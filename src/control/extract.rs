@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::schemas::MAX_PAGE;
 use super::types::{AMBIGUOUS, Problem};
-use crate::domain::RunId;
+use crate::domain::RunRef;
 use crate::store::StoreError;
 use crate::text::error_chain;
 
@@ -224,8 +224,8 @@ impl Query {
     }
 }
 
-pub(super) fn run_id(text: &str) -> Result<RunId, HttpError> {
-    RunId::new(text).map_err(|error| HttpError::bad(error.to_string()))
+pub(super) fn run_id(text: &str) -> Result<RunRef, HttpError> {
+    RunRef::new(text).map_err(|error| HttpError::bad(error.to_string()))
 }
 
 /// The ID in the path of a request.

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, json_schema};
 
 use crate::config::{LABEL_KEY_BYTES, LABEL_VALUE_CHARS, MAX_LABELS, NAME_CHARS};
 use crate::domain::{
-    DeliveryId, Event, EventType, FoundBy, ProviderNotice, RunEvent, RunId, RunState, SinkName,
+    DeliveryId, Event, EventType, FoundBy, ProviderNotice, RunEvent, RunRef, RunState, SinkName,
     SinkNotice, Verdict,
 };
 use crate::store::{DeliveryState, WatchState};
@@ -42,11 +42,11 @@ fn words<T>(all: &[T], word: impl Fn(&T) -> &'static str, description: &str) -> 
     json_schema!({ "type": "string", "enum": words, "description": description })
 }
 
-/// A run ID as [`RunId::new`] has it: up to 128 characters, and neither `.` nor `..`.
+/// A run ID as [`RunRef::new`] has it: up to 128 characters, and neither `.` nor `..`.
 const RUN_ID: &str = r"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}|\.[A-Za-z0-9_-][A-Za-z0-9_.-]{0,126}|\.\.[A-Za-z0-9_.-]{1,126})";
 
 texts! {
-    RunId, "RunId", json_schema!({
+    RunRef, "RunRef", json_schema!({
         "type": "string", "pattern": format!("^{RUN_ID}$"), "minLength": 1, "maxLength": 128,
         "description": "The ID of a run, opaque", "examples": ["run_xyz789abc"],
     });

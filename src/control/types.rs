@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::schemas::{DurationText, LabelMap, WatchName};
 use crate::domain::{
-    DeliveryId, EventType, FoundBy, Labels, RunEvent, RunId, RunState, SinkName, Verdict,
+    DeliveryId, EventType, FoundBy, Labels, RunEvent, RunRef, RunState, SinkName, Verdict,
 };
 use crate::metrics::PAUSE_REASONS;
 use crate::scheduler::{BreakerView, Outage, RunActivity, Usage, WatchView};
@@ -21,7 +21,7 @@ use crate::store::{AttemptRecord, DeliveryState, DeliverySummary, WatchRecord, W
 #[serde(deny_unknown_fields)]
 pub struct AddRequest {
     /// The run.
-    #[schemars(with = "RunId")]
+    #[schemars(with = "RunRef")]
     pub run_id: String,
     /// A name for people, 1 to 200 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -98,7 +98,7 @@ impl AddRequest {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct WatchResponse {
     /// The run.
-    pub run_id: RunId,
+    pub run_id: RunRef,
     /// The name for people.
     #[schemars(with = "Option<WatchName>")]
     pub name: Option<String>,
@@ -201,7 +201,7 @@ pub struct RoutingEntry {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct ActivityResponse {
     /// The run.
-    pub run_id: RunId,
+    pub run_id: RunRef,
     /// When it came in.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub at: Timestamp,
@@ -312,7 +312,7 @@ pub struct DeliveryResponse {
     /// The sink.
     pub sink: SinkName,
     /// The run, if it is about one.
-    pub run_id: Option<RunId>,
+    pub run_id: Option<RunRef>,
     /// The type of its event.
     pub event: EventType,
     /// `pending`, `sending`, `delivered` or `dead`.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{JsonText, Labels, RunId, SinkName, Timing, Verdict};
+use super::{JsonText, Labels, RunRef, SinkName, Timing, Verdict};
 
 /// The kind of an event. The words are fixed: receivers switch on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -20,6 +20,9 @@ pub enum EventType {
     /// The run was stopped.
     #[serde(rename = "run.canceled")]
     RunCanceled,
+    /// The provider passed the run over.
+    #[serde(rename = "run.skipped")]
+    RunSkipped,
     /// The API knew no such run for the whole grace time.
     #[serde(rename = "watch.not_found")]
     WatchNotFound,
@@ -32,6 +35,9 @@ pub enum EventType {
     /// The run was first seen running.
     #[serde(rename = "run.started")]
     RunStarted,
+    /// The run stopped until a person acts.
+    #[serde(rename = "run.waiting")]
+    RunWaiting,
     /// The run is still going after `overdue_after`.
     #[serde(rename = "watch.overdue")]
     WatchOverdue,
@@ -54,14 +60,16 @@ pub enum EventType {
 
 impl EventType {
     /// Every type.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::RunSucceeded,
         Self::RunFailed,
         Self::RunCanceled,
+        Self::RunSkipped,
         Self::WatchNotFound,
         Self::WatchUnreachable,
         Self::WatchTimedOut,
         Self::RunStarted,
+        Self::RunWaiting,
         Self::WatchOverdue,
         Self::ApiUnreachable,
         Self::ApiUnauthorized,
@@ -76,10 +84,12 @@ impl EventType {
             Self::RunSucceeded => "run.succeeded",
             Self::RunFailed => "run.failed",
             Self::RunCanceled => "run.canceled",
+            Self::RunSkipped => "run.skipped",
             Self::WatchNotFound => "watch.not_found",
             Self::WatchUnreachable => "watch.unreachable",
             Self::WatchTimedOut => "watch.timed_out",
             Self::RunStarted => "run.started",
+            Self::RunWaiting => "run.waiting",
             Self::WatchOverdue => "watch.overdue",
             Self::ApiUnreachable => "api.unreachable",
             Self::ApiUnauthorized => "api.unauthorized",
@@ -98,7 +108,10 @@ impl EventType {
 
     /// Whether it is about a watch that continues.
     pub fn is_progress(self) -> bool {
-        matches!(self, Self::RunStarted | Self::WatchOverdue)
+        matches!(
+            self,
+            Self::RunStarted | Self::RunWaiting | Self::WatchOverdue
+        )
     }
 
     /// Returns the verdict that an event of this type reports, if any.
@@ -167,7 +180,7 @@ impl RunEvent {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunSummary {
     /// The run's ID.
-    pub id: RunId,
+    pub id: RunRef,
     /// See [`super::RunDetails`] for this and the following.
     pub version_id: Option<String>,
     /// The deployment.
@@ -352,10 +365,12 @@ impl Event {
             EventType::RunSucceeded
             | EventType::RunFailed
             | EventType::RunCanceled
+            | EventType::RunSkipped
             | EventType::WatchNotFound
             | EventType::WatchUnreachable
             | EventType::WatchTimedOut
             | EventType::RunStarted
+            | EventType::RunWaiting
             | EventType::WatchOverdue
             | EventType::SinkTest => EventData::Run(serde_json::from_str(wire.data.get())?),
         };
@@ -370,7 +385,7 @@ impl Event {
     /// type and its name.
     pub fn sample(now: Timestamp) -> Self {
         let run = RunSummary {
-            id: RunId::new("run_test").expect("a valid ID"),
+            id: RunRef::new("run_test").expect("a valid ID"),
             version_id: None,
             deployment_id: None,
             project: None,
@@ -418,7 +433,7 @@ impl Event {
     }
 
     /// The run that the event is about, if it is about one.
-    pub fn run_id(&self) -> Option<&RunId> {
+    pub fn run_id(&self) -> Option<&RunRef> {
         self.run().map(|data| &data.run.id)
     }
 }

@@ -35,42 +35,133 @@ impl InvalidId {
     }
 }
 
-/// The ID of a run, as the API gave it: 1 to 128 of `A-Z a-z 0-9 _ - .`, neither `.` nor `..`.
+/// Names a run: the provider that knows it, and its ID there.
 ///
-/// The API documents the prefix `run_` and no length, so nothing but what would be
-/// unsafe in a URL path is refused.
+/// As text it is `PROVIDER:ID`, or the bare ID for a run of Crewship: `github:acme/site/123456`, `run_xyz789abc`. The
+/// store, the registry and the control interface use this text as the key of a run.
+///
+/// A Crewship ID is 1 to 128 of `A-Z a-z 0-9 _ - .`, neither `.` nor `..`; the API documents the prefix `run_` and no
+/// length, so nothing but what would be unsafe in a URL path is refused. An ID of another provider is 1 to 1,024 bytes
+/// without control characters and without white space at its ends; its profile says more.
 ///
 /// ```
-/// use runwatch::domain::RunId;
-/// assert_eq!(RunId::new("run_xyz789abc").unwrap().as_str(), "run_xyz789abc");
-/// assert!(RunId::new("../keys").is_err());
+/// use runwatch::domain::RunRef;
+/// assert_eq!(RunRef::new("run_xyz789abc").unwrap().provider(), "crewship");
+/// assert_eq!(RunRef::new("github:acme/site/7").unwrap().id(), "acme/site/7");
+/// assert!(RunRef::new("../keys").is_err());
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
-pub struct RunId(Box<str>);
+pub struct RunRef(Box<str>);
 
-impl RunId {
+impl RunRef {
     const RULE: &'static str =
         "a run ID is 1 to 128 of the characters A-Z a-z 0-9 _ - . and is neither \".\" nor \"..\"";
+    const FOREIGN_RULE: &'static str = "a run is named PROVIDER:ID, the provider by 1 to 64 of the characters a-z 0-9 - _, \
+         the ID by at most 1,024 bytes without control characters";
+    const MAX_ID_BYTES: usize = 1024;
 
-    /// Checks `text` and takes it as a run ID.
+    /// Reads the text of a reference.
     ///
     /// # Errors
     /// [`InvalidId`] when a character, the length or the whole text is not allowed.
     pub fn new(text: &str) -> Result<Self, InvalidId> {
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-        let valid = (1..=128).contains(&text.len())
-            && text.bytes().all(allowed)
-            && text != "."
-            && text != "..";
-        if valid {
-            Ok(Self(text.into()))
-        } else {
-            Err(InvalidId::new("run ID", text, Self::RULE))
+        match text.split_once(':') {
+            Some((provider, id)) => {
+                let provider = ProviderName::new(provider)
+                    .map_err(|_invalid| InvalidId::new("run ID", text, Self::FOREIGN_RULE))?;
+                Self::of(&provider, id)
+            }
+            None => Self::of(&ProviderName::crewship(), text),
         }
     }
 
-    /// The ID as text, safe as one segment of a URL path.
+    /// The run that `provider` knows as `id`.
+    ///
+    /// # Errors
+    /// [`InvalidId`] when a character, the length or the whole ID is not allowed.
+    pub fn of(provider: &ProviderName, id: &str) -> Result<Self, InvalidId> {
+        if provider.is_crewship() {
+            let allowed =
+                |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+            let valid =
+                (1..=128).contains(&id.len()) && id.bytes().all(allowed) && id != "." && id != "..";
+            return if valid {
+                Ok(Self(id.into()))
+            } else {
+                Err(InvalidId::new("run ID", id, Self::RULE))
+            };
+        }
+        let valid = (1..=Self::MAX_ID_BYTES).contains(&id.len())
+            && !id.chars().any(char::is_control)
+            && id.trim() == id;
+        if valid {
+            Ok(Self(format!("{provider}:{id}").into()))
+        } else {
+            Err(InvalidId::new("run ID", id, Self::FOREIGN_RULE))
+        }
+    }
+
+    /// The reference as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name of the provider.
+    pub fn provider(&self) -> &str {
+        self.0
+            .split_once(':')
+            .map_or(ProviderName::CREWSHIP, |(provider, _)| provider)
+    }
+
+    /// The ID, as the provider knows it.
+    pub fn id(&self) -> &str {
+        self.0.split_once(':').map_or(&self.0, |(_, id)| id)
+    }
+
+    /// The name of the provider, for those who keep it.
+    pub fn provider_name(&self) -> ProviderName {
+        ProviderName(self.provider().into())
+    }
+}
+
+/// The name of a provider: the key after `providers.`, 1 to 64 of `a-z 0-9 - _`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct ProviderName(Box<str>);
+
+impl ProviderName {
+    /// The name of the built-in provider that `[api]` describes.
+    pub const CREWSHIP: &'static str = "crewship";
+
+    const RULE: &'static str = "a provider name is 1 to 64 of the characters a-z 0-9 - _";
+
+    /// Checks `text` and takes it as the name of a provider.
+    ///
+    /// # Errors
+    /// [`InvalidId`] when a character or the length is not allowed.
+    pub fn new(text: &str) -> Result<Self, InvalidId> {
+        let allowed = |byte: u8| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-')
+        };
+        if (1..=64).contains(&text.len()) && text.bytes().all(allowed) {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidId::new("provider name", text, Self::RULE))
+        }
+    }
+
+    /// The built-in provider that `[api]` describes.
+    pub fn crewship() -> Self {
+        Self(Self::CREWSHIP.into())
+    }
+
+    /// Whether it is that of [`ProviderName::crewship`].
+    pub fn is_crewship(&self) -> bool {
+        &*self.0 == Self::CREWSHIP
+    }
+
+    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -168,7 +259,7 @@ macro_rules! shown_as_text {
         }
     )*};
 }
-shown_as_text!(RunId, SinkName, DeliveryId);
+shown_as_text!(RunRef, ProviderName, SinkName, DeliveryId);
 
 #[cfg(test)]
 mod tests {
@@ -178,7 +269,7 @@ mod tests {
     #[test]
     fn run_ids_allow_only_what_is_safe_in_a_path() {
         for good in ["run_xyz789abc", "a", "...", "A-b_c.9", &"x".repeat(128)] {
-            assert_eq!(RunId::new(good).unwrap().as_str(), good);
+            assert_eq!(RunRef::new(good).unwrap().as_str(), good);
         }
         for bad in [
             "",
@@ -192,8 +283,38 @@ mod tests {
             "a\n",
             &"x".repeat(129),
         ] {
-            let error = RunId::new(bad).unwrap_err().to_string();
+            let error = RunRef::new(bad).unwrap_err().to_string();
             assert!(error.contains("is not a run ID"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_run_of_another_provider_is_named_with_it() {
+        for (text, provider, id) in [
+            ("run_1", "crewship", "run_1"),
+            ("crewship:run_1", "crewship", "run_1"),
+            ("github:acme/site/7", "github", "acme/site/7"),
+            (
+                "airflow:etl/manual__2026-11-27T06:26:48.867841+00:00",
+                "airflow",
+                "etl/manual__2026-11-27T06:26:48.867841+00:00",
+            ),
+        ] {
+            let run = RunRef::new(text).unwrap();
+            assert_eq!((run.provider(), run.id()), (provider, id), "{text}");
+            assert_eq!(RunRef::of(&run.provider_name(), run.id()).unwrap(), run);
+        }
+        assert_eq!(RunRef::new("crewship:run_1").unwrap().as_str(), "run_1");
+        for bad in [
+            ":a",
+            "GitHub:a",
+            "github:",
+            "github: a",
+            "github:a\n",
+            "crewship:a/b",
+            "ci:a\tb",
+        ] {
+            assert!(RunRef::new(bad).is_err(), "{bad:?}");
         }
     }
 
@@ -208,9 +329,10 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_taken_unchanged_or_refused(text in "\\PC{0,140}") {
-            if let Ok(id) = RunId::new(&text) {
-                prop_assert_eq!(id.as_str(), text.as_str());
-                prop_assert!(text.is_ascii() && !text.contains('/'));
+            if let Ok(id) = RunRef::new(&text) {
+                let whole = format!("crewship:{id}");
+                prop_assert!(text == id.as_str() || text == whole);
+                prop_assert!(text.contains(':') || text.is_ascii() && !text.contains('/'));
             }
         }
     }

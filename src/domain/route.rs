@@ -230,7 +230,7 @@ mod tests {
         let mut event = Event::sample("2024-01-15T10:35:05Z".parse().unwrap());
         event.event_type = EventType::RunFailed;
         let mut watch = Watch {
-            run_id: super::super::RunId::new("run_1").unwrap(),
+            run_id: super::super::RunRef::new("run_1").unwrap(),
             name: None,
             labels: Labels::new(),
             sinks: None,
@@ -271,7 +271,7 @@ mod tests {
         let explained = &routes.explain(&watch)[0];
         assert_eq!(
             explained.why_not.as_deref(),
-            Some("its events leave out run.canceled, run.succeeded")
+            Some("its events leave out run.canceled, run.skipped, run.succeeded")
         );
         assert!(explained.events.contains(&EventType::WatchOverdue));
         assert!(!explained.events.contains(&EventType::ApiRecovered));

@@ -9,24 +9,30 @@ pub enum RunState {
     Pending,
     /// Under way.
     Running,
+    /// Stopped until a person acts; not final.
+    Waiting,
     /// Ended well; final.
     Succeeded,
     /// Ended with an error; final.
     Failed,
     /// Stopped by request; final.
     Canceled,
+    /// Passed over by the provider; final.
+    Skipped,
     /// The text is not known; not final.
     Unknown,
 }
 
 impl RunState {
     /// Every state.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Pending,
         Self::Running,
+        Self::Waiting,
         Self::Succeeded,
         Self::Failed,
         Self::Canceled,
+        Self::Skipped,
         Self::Unknown,
     ];
 
@@ -35,9 +41,11 @@ impl RunState {
         match self {
             Self::Pending => "pending",
             Self::Running => "running",
+            Self::Waiting => "waiting",
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
             Self::Canceled => "canceled",
+            Self::Skipped => "skipped",
             Self::Unknown => "unknown",
         }
     }

@@ -292,6 +292,10 @@ impl Progress {
                     next.seen_running = true;
                     event_types.push(EventType::RunStarted);
                 }
+                let waited = |status: &Status| status.state() == RunState::Waiting;
+                if waited(&status) && !self.status.as_ref().is_some_and(waited) {
+                    event_types.push(EventType::RunWaiting);
+                }
                 next.seen_going |= next.verdict.is_none();
                 next.status = Some(status);
                 next.details = Some(Box::new(details));
@@ -450,7 +454,7 @@ fn later(at: Timestamp, span: Duration) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Labels, RunId};
+    use crate::domain::{Labels, RunRef};
     use proptest::prelude::*;
 
     fn time(seconds: i64) -> Timestamp {
@@ -459,7 +463,7 @@ mod tests {
 
     fn watch(deadline: i64) -> Watch {
         Watch {
-            run_id: RunId::new("run_1").unwrap(),
+            run_id: RunRef::new("run_1").unwrap(),
             name: None,
             labels: Labels::new(),
             sinks: None,
@@ -579,6 +583,8 @@ mod tests {
             (2, seen("succeeded"), Verdict::Succeeded, true),
             (2, seen("failed"), Verdict::Failed, true),
             (100, seen("canceled"), Verdict::Canceled, true),
+            (2, seen("skipped"), Verdict::Skipped, true),
+            (100, seen("waiting"), Verdict::TimedOut, false),
             (100, seen("running"), Verdict::TimedOut, false),
             (100, failed(), Verdict::Unreachable, false),
         ] {
@@ -588,6 +594,33 @@ mod tests {
                 (Some(verdict), by_status)
             );
         }
+    }
+
+    #[test]
+    fn each_entry_into_waiting_is_reported_once() {
+        let answers = vec![
+            (0, seen("running")),
+            (1, seen("waiting")),
+            (2, seen("waiting")),
+            (3, failed()),
+            (4, seen("waiting")),
+            (5, seen("running")),
+            (6, seen("waiting")),
+            (7, seen("succeeded")),
+        ];
+        let (mut progress, mut reported) = (Progress::begin(time(0)), Vec::new());
+        for (at, answer) in answers {
+            let step = progress
+                .step(&watch(100), answer, time(at), &limits())
+                .unwrap();
+            let waits = |event: &&Event| event.event_type == EventType::RunWaiting;
+            if step.events.iter().any(|event| waits(&event)) {
+                reported.push(at);
+            }
+            progress = step.progress;
+        }
+        assert_eq!(reported, [1, 6]);
+        assert_eq!(progress.verdict, Some(Verdict::Succeeded));
     }
 
     #[test]
@@ -968,6 +1001,7 @@ mod tests {
                     Some(Verdict::Succeeded) => prop_assert_eq!(status, Some(Status::from(RunState::Succeeded))),
                     Some(Verdict::Failed) => prop_assert_eq!(status, Some(Status::from(RunState::Failed))),
                     Some(Verdict::Canceled) => prop_assert_eq!(status, Some(Status::from(RunState::Canceled))),
+                    Some(Verdict::Skipped) => prop_assert_eq!(status, Some(Status::from(RunState::Skipped))),
                     Some(Verdict::NotFound) => {
                         prop_assert!(is_missing);
                         prop_assert!(missing_for.is_some_and(|missing_for| missing_for >= 120));

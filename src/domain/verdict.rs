@@ -43,6 +43,8 @@ pub enum Verdict {
     Failed,
     /// The API reported `canceled`.
     Canceled,
+    /// The API reported that the run was passed over.
+    Skipped,
     /// The API knew no such run for the whole of the grace time.
     NotFound,
     /// The deadline came and the last poll had got no usable answer.
@@ -53,12 +55,13 @@ pub enum Verdict {
 
 impl Verdict {
     /// Every verdict, the worst first: the order that decides the exit code for several runs.
-    pub const WORST_FIRST: [Self; 6] = [
+    pub const WORST_FIRST: [Self; 7] = [
         Self::Failed,
         Self::TimedOut,
         Self::Unreachable,
         Self::NotFound,
         Self::Canceled,
+        Self::Skipped,
         Self::Succeeded,
     ];
 
@@ -68,13 +71,14 @@ impl Verdict {
             RunState::Succeeded => Some(Self::Succeeded),
             RunState::Failed => Some(Self::Failed),
             RunState::Canceled => Some(Self::Canceled),
+            RunState::Skipped => Some(Self::Skipped),
             RunState::Unknown
                 if mutant("unknown-is-final")
                     && status.as_str().eq_ignore_ascii_case("succeeded") =>
             {
                 Some(Self::Succeeded)
             }
-            RunState::Pending | RunState::Running | RunState::Unknown => None,
+            RunState::Pending | RunState::Running | RunState::Waiting | RunState::Unknown => None,
         }
     }
 
@@ -84,6 +88,7 @@ impl Verdict {
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
             Self::Canceled => "canceled",
+            Self::Skipped => "skipped",
             Self::NotFound => "not_found",
             Self::Unreachable => "unreachable",
             Self::TimedOut => "timed_out",
@@ -103,6 +108,7 @@ impl Verdict {
             Self::Succeeded => 0,
             Self::Failed => 1,
             Self::Canceled => 3,
+            Self::Skipped => 7,
             Self::NotFound => 5,
             Self::Unreachable => 6,
             Self::TimedOut => 124,
@@ -115,6 +121,7 @@ impl Verdict {
             Self::Succeeded => EventType::RunSucceeded,
             Self::Failed => EventType::RunFailed,
             Self::Canceled => EventType::RunCanceled,
+            Self::Skipped => EventType::RunSkipped,
             Self::NotFound => EventType::WatchNotFound,
             Self::Unreachable => EventType::WatchUnreachable,
             Self::TimedOut => EventType::WatchTimedOut,

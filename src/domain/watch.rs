@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{RunId, SinkName};
+use super::{RunRef, SinkName};
 
 /// Labels of a watch: free key and value pairs that sinks can select by.
 pub type Labels = BTreeMap<String, String>;
@@ -13,7 +13,7 @@ pub type Labels = BTreeMap<String, String>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Watch {
     /// The run.
-    pub run_id: RunId,
+    pub run_id: RunRef,
     /// A name for people.
     pub name: Option<String>,
     /// Labels.

@@ -367,7 +367,7 @@ mod tests {
             panic!("about a run")
         };
         for id in ["_".repeat(128), format!("a{}", "_".repeat(127))] {
-            data.run.id = crate::domain::RunId::new(&id).unwrap();
+            data.run.id = crate::domain::RunRef::new(&id).unwrap();
             let body: Value = serde_json::from_str(
                 &discord(&Event {
                     data: crate::domain::EventData::Run(data.clone()),

@@ -81,6 +81,7 @@ fn of_run(event_type: EventType, data: &RunEvent) -> Summary {
         EventType::RunSucceeded => (format!("{who} succeeded{after}"), Severity::Good),
         EventType::RunFailed => (format!("{who} failed{after}"), Severity::Bad),
         EventType::RunCanceled => (format!("{who} canceled{after}"), Severity::Bad),
+        EventType::RunSkipped => (format!("{who} was skipped"), Severity::Bad),
         EventType::WatchNotFound => (
             format!("{who} not_found: the API knows no such run"),
             Severity::Bad,
@@ -97,6 +98,7 @@ fn of_run(event_type: EventType, data: &RunEvent) -> Summary {
             Severity::Bad,
         ),
         EventType::RunStarted => (format!("{who} is running"), Severity::Good),
+        EventType::RunWaiting => (format!("{who} waits for a person"), Severity::Bad),
         EventType::WatchOverdue => (format!("{who} is overdue"), Severity::Bad),
         EventType::SinkTest
         | EventType::ApiUnreachable
@@ -148,7 +150,7 @@ impl Summary {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::domain::RunId;
+    use crate::domain::RunRef;
 
     /// An event as users meet it, for the tests of every sink.
     pub(crate) fn event(event_type: EventType, error: Option<&str>) -> Event {
@@ -157,7 +159,7 @@ pub(crate) mod tests {
         let EventData::Run(data) = &mut event.data else {
             panic!("a sample is about a run")
         };
-        data.run.id = RunId::new("run_xyz789abc").unwrap();
+        data.run.id = RunRef::new("run_xyz789abc").unwrap();
         data.watch.name = None;
         data.timing.ran_ms = Some(3_000);
         data.run.error_message = error.map(ToOwned::to_owned);

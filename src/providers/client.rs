@@ -16,7 +16,7 @@ use super::error::{ApiError, Transport};
 use super::{HttpStream, Malformed, Provider, Reply, crewship, rate_limit};
 use crate::blocking;
 use crate::config::ApiSettings;
-use crate::domain::{Observation, RunId, Verdict};
+use crate::domain::{Observation, RunRef, Verdict};
 use crate::http::{self, Names, connection_ended};
 use crate::memory;
 use crate::text::error_chain;
@@ -96,7 +96,7 @@ pub struct ApiClient {
     runs: Url,
     keys: Keys,
     /// The runs whose last answer had a status and broke off after it. Held only to look and to change.
-    cut: Mutex<VecDeque<RunId>>,
+    cut: Mutex<VecDeque<RunRef>>,
     /// Room for large answers in KiB, which each takes until what it leads to is stored.
     room: Arc<Semaphore>,
 }
@@ -180,7 +180,7 @@ impl ApiClient {
     }
 
     /// Makes one request for a run that need not exist, and returns how it went.
-    pub async fn probe(&self, id: &RunId) -> Probe {
+    pub async fn probe(&self, id: &RunRef) -> Probe {
         let nothing = |error| Probe {
             result: Err(error),
             is_json: false,
@@ -286,7 +286,7 @@ impl ApiClient {
     }
 
     /// Where a run is, or a part of it. What is the same for all runs is not read again each time.
-    fn run(&self, id: &RunId, part: Option<&str>) -> Url {
+    fn run(&self, id: &RunRef, part: Option<&str>) -> Url {
         let mut url = self.runs.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.push(id.as_str()).extend(part);
@@ -340,7 +340,7 @@ impl ApiClient {
         &self,
         mut response: Response,
         pool: u64,
-        id: &RunId,
+        id: &RunRef,
         mut ends: Instant,
     ) -> Result<Observation, ApiError> {
         let most = self.settings.max_response_bytes;
@@ -449,7 +449,7 @@ fn poll_client(settings: &ApiSettings, names: &Arc<Names>) -> reqwest::Result<Cl
 }
 
 /// Returns the observation of `answer`, and logs once which fields of it were left out.
-fn taken(answer: RunAnswer, id: &RunId) -> Observation {
+fn taken(answer: RunAnswer, id: &RunRef) -> Observation {
     if Verdict::of_status(&answer.observation.status).is_some() {
         for (name, why) in &answer.left_out {
             tracing::warn!(run_id = %id, "the {name} of the run is left out: {why}");
@@ -468,7 +468,7 @@ fn builder(settings: &ApiSettings, names: &Arc<Names>) -> ClientBuilder {
 impl Provider for ApiClient {
     type Events = HttpStream;
 
-    async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
+    async fn get_run(&self, id: &RunRef) -> Result<Reply, ApiError> {
         let url = self.run(id, None);
         let mut tried = 0;
         let (response, pool, ends) = loop {
@@ -495,7 +495,7 @@ impl Provider for ApiClient {
         Ok(Reply { observation, pause })
     }
 
-    fn address(&self, id: &RunId) -> Option<String> {
+    fn address(&self, id: &RunRef) -> Option<String> {
         let mut url = self.run(id, None);
         // They fail for addresses that cannot have any.
         let _none = url.set_username("");
@@ -512,7 +512,11 @@ impl Provider for ApiClient {
         self.runs == other.runs && self.keys.same_as(&other.keys)
     }
 
-    async fn open_events(&self, id: &RunId, last_id: Option<&str>) -> Result<HttpStream, ApiError> {
+    async fn open_events(
+        &self,
+        id: &RunRef,
+        last_id: Option<&str>,
+    ) -> Result<HttpStream, ApiError> {
         let mut request = self
             .streams
             .get(self.run(id, Some("events")))
@@ -655,8 +659,8 @@ mod tests {
         tokio::time::timeout(LIMIT, made).await.unwrap();
     }
 
-    fn run() -> RunId {
-        RunId::new("run_1").unwrap()
+    fn run() -> RunRef {
+        RunRef::new("run_1").unwrap()
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use super::{ApiError, EventStream, Provider, Reply, StreamItem};
-use crate::domain::RunId;
+use crate::domain::RunRef;
 
 /// Any provider; clones share it.
 #[derive(Clone)]
@@ -18,13 +18,13 @@ pub struct AnyStream(Box<dyn ErasedStream>);
 
 /// As [`Provider`], for dynamic dispatch.
 trait ErasedProvider: Any + Send + Sync {
-    fn get_run<'a>(&'a self, id: &'a RunId) -> BoxFuture<'a, Result<Reply, ApiError>>;
-    fn address(&self, id: &RunId) -> Option<String>;
+    fn get_run<'a>(&'a self, id: &'a RunRef) -> BoxFuture<'a, Result<Reply, ApiError>>;
+    fn address(&self, id: &RunRef) -> Option<String>;
     fn reconnect(&self);
     fn is_same_account(&self, other: &dyn ErasedProvider) -> bool;
     fn open_events<'a>(
         &'a self,
-        id: &'a RunId,
+        id: &'a RunRef,
         last_id: Option<&'a str>,
     ) -> BoxFuture<'a, Result<AnyStream, ApiError>>;
 }
@@ -36,11 +36,11 @@ trait ErasedStream: Send {
 }
 
 impl<P: Provider> ErasedProvider for P {
-    fn get_run<'a>(&'a self, id: &'a RunId) -> BoxFuture<'a, Result<Reply, ApiError>> {
+    fn get_run<'a>(&'a self, id: &'a RunRef) -> BoxFuture<'a, Result<Reply, ApiError>> {
         Box::pin(Provider::get_run(self, id))
     }
 
-    fn address(&self, id: &RunId) -> Option<String> {
+    fn address(&self, id: &RunRef) -> Option<String> {
         Provider::address(self, id)
     }
 
@@ -57,7 +57,7 @@ impl<P: Provider> ErasedProvider for P {
 
     fn open_events<'a>(
         &'a self,
-        id: &'a RunId,
+        id: &'a RunRef,
         last_id: Option<&'a str>,
     ) -> BoxFuture<'a, Result<AnyStream, ApiError>> {
         Box::pin(async move {
@@ -84,12 +84,12 @@ impl AnyProvider {
     }
 
     /// As [`Provider::get_run`]. The future is on the heap.
-    pub fn get_run<'a>(&'a self, id: &'a RunId) -> BoxFuture<'a, Result<Reply, ApiError>> {
+    pub fn get_run<'a>(&'a self, id: &'a RunRef) -> BoxFuture<'a, Result<Reply, ApiError>> {
         self.0.get_run(id)
     }
 
     /// As [`Provider::address`].
-    pub fn address(&self, id: &RunId) -> Option<String> {
+    pub fn address(&self, id: &RunRef) -> Option<String> {
         self.0.address(id)
     }
 
@@ -109,7 +109,7 @@ impl AnyProvider {
     /// When the stream cannot be opened.
     pub async fn open_events(
         &self,
-        id: &RunId,
+        id: &RunRef,
         last_id: Option<&str>,
     ) -> Result<AnyStream, ApiError> {
         self.0.open_events(id, last_id).await

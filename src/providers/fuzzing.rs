@@ -15,7 +15,7 @@ use super::sse::Parser;
 use super::{crewship, rate_limit};
 use crate::config::REDACTED;
 use crate::domain::{
-    Event, EventData, Labels, Limits, PollOutcome, Progress, RunId, Verdict, Watch,
+    Event, EventData, Labels, Limits, PollOutcome, Progress, RunRef, Verdict, Watch,
 };
 use crate::redact::Redactor;
 
@@ -26,7 +26,7 @@ const MESSAGE_BYTES: usize = 19_999;
 pub fn answer(body: &[u8]) {
     let message = crewship::error_message(body);
     assert!(!message.contains(char::is_control), "{message:?}");
-    let run_id = RunId::new("run_1").expect("a valid ID");
+    let run_id = RunRef::new("run_1").expect("a valid ID");
     let Ok(observation) = crewship::observation(body, &run_id) else {
         return;
     };

@@ -1,14 +1,14 @@
 //! What `benches/hot.rs` measures of this module.
 
 use super::{Malformed, crewship};
-use crate::domain::{Observation, RunId};
+use crate::domain::{Observation, RunRef};
 use crate::redact::Redactor;
 
 /// Reads the body of a successful answer about the run `requested`.
 ///
 /// # Errors
 /// When it is no answer about that run.
-pub fn observation(body: &[u8], requested: &RunId) -> Result<Observation, Malformed> {
+pub fn observation(body: &[u8], requested: &RunRef) -> Result<Observation, Malformed> {
     crewship::observation(body, requested)
 }
 

@@ -23,7 +23,7 @@ pub use erased::{AnyProvider, AnyStream};
 pub use error::{ApiError, KeyProblem, Malformed};
 pub use stream::{EventStream, HttpStream, NoStream, StreamItem};
 
-use crate::domain::{Observation, RunId};
+use crate::domain::{Observation, RunRef};
 
 /// A service account with a run API. Tests and simulations implement it as well.
 pub trait Provider: Send + Sync + 'static {
@@ -31,10 +31,10 @@ pub trait Provider: Send + Sync + 'static {
     type Events: EventStream;
 
     /// Polls one run, once. Dropping the future abandons the request.
-    fn get_run(&self, id: &RunId) -> impl Future<Output = Result<Reply, ApiError>> + Send;
+    fn get_run(&self, id: &RunRef) -> impl Future<Output = Result<Reply, ApiError>> + Send;
 
     /// The address that a poll of a run goes to, for people; without user name and password. `None` where there is none.
-    fn address(&self, _id: &RunId) -> Option<String> {
+    fn address(&self, _id: &RunRef) -> Option<String> {
         None
     }
 
@@ -51,7 +51,7 @@ pub trait Provider: Send + Sync + 'static {
     /// the future or the stream closes the connection.
     fn open_events(
         &self,
-        id: &RunId,
+        id: &RunRef,
         last_id: Option<&str>,
     ) -> impl Future<Output = Result<Self::Events, ApiError>> + Send;
 }

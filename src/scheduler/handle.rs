@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{BreakerView, Policy, RunActivity, Usage};
-use crate::domain::{RunId, Status, Watch};
+use crate::domain::{RunRef, Status, Watch};
 use crate::providers::{AnyProvider, Provider};
 use crate::store::{Added, PollFailure, StoreError};
 
@@ -17,7 +17,7 @@ pub(super) const COMMANDS: usize = 256;
 #[derive(Debug, Clone)]
 pub struct WatchView {
     /// The run.
-    pub run_id: RunId,
+    pub run_id: RunRef,
     /// The status last seen.
     pub status: Option<Status>,
     /// How many polls were made.
@@ -39,12 +39,12 @@ pub(super) enum SchedulerCommand {
         reply: oneshot::Sender<Result<Added, StoreError>>,
     },
     Remove {
-        run_id: RunId,
+        run_id: RunRef,
         force: bool,
         reply: oneshot::Sender<Result<Removed, StoreError>>,
     },
     View {
-        only: Option<Vec<RunId>>,
+        only: Option<Vec<RunRef>>,
         reply: oneshot::Sender<Vec<WatchView>>,
     },
     Usage {
@@ -114,7 +114,7 @@ impl SchedulerHandle {
     ///
     /// # Errors
     /// As [`crate::store::Store::remove_watches`], and when the scheduler has ended.
-    pub async fn remove(&self, run_id: RunId, force: bool) -> Result<Removed, StoreError> {
+    pub async fn remove(&self, run_id: RunRef, force: bool) -> Result<Removed, StoreError> {
         self.ask(|reply| SchedulerCommand::Remove {
             run_id,
             force,
@@ -127,7 +127,7 @@ impl SchedulerHandle {
     ///
     /// # Errors
     /// When the scheduler has ended.
-    pub async fn view(&self, only: Option<Vec<RunId>>) -> Result<Vec<WatchView>, StoreError> {
+    pub async fn view(&self, only: Option<Vec<RunRef>>) -> Result<Vec<WatchView>, StoreError> {
         self.ask(|reply| SchedulerCommand::View { only, reply })
             .await
     }

@@ -13,8 +13,8 @@ use super::handle::Removed;
 use super::poll::Pace;
 use super::registry::{Key, Phase};
 use crate::domain::{
-    Event, EventData, EventType, FoundBy, PollOutcome, Progress, RunDetails, RunId, RunState, Step,
-    Verdict, Watch,
+    Event, EventData, EventType, FoundBy, PollOutcome, Progress, RunDetails, RunRef, RunState,
+    Step, Verdict, Watch,
 };
 use crate::failpoint::{self, mutant};
 use crate::memory;
@@ -49,7 +49,7 @@ pub(super) enum Persisted {
         stepped: SignedDuration,
     },
     Removed {
-        run_id: RunId,
+        run_id: RunRef,
         reply: oneshot::Sender<Result<Removed, StoreError>>,
         result: Result<Vec<WatchId>, StoreError>,
     },
@@ -311,7 +311,7 @@ impl Scheduler {
     }
 
     /// Ceases to follow the watches of a run that the store removed.
-    fn watches_removed(&mut self, run_id: &RunId, ids: Vec<WatchId>) -> Removed {
+    fn watches_removed(&mut self, run_id: &RunRef, ids: Vec<WatchId>) -> Removed {
         for key in self.registry.keys_of(run_id) {
             if self
                 .registry

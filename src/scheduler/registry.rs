@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::WatchView;
-use crate::domain::{Labels, Progress, RunId, SinkName, Watch};
+use crate::domain::{Labels, Progress, RunRef, SinkName, Watch};
 use crate::failpoint::mutant;
 use crate::store::{PollFailure, WatchId};
 
@@ -32,7 +32,7 @@ pub(super) enum Phase {
 pub(super) struct Entry {
     /// Its number in the store, which distinguishes it from other watches of the same run.
     pub(super) id: WatchId,
-    pub(super) run_id: RunId,
+    pub(super) run_id: RunRef,
     pub(super) added_at: Timestamp,
     pub(super) deadline_at: Timestamp,
     /// Boxed, as few have any.
@@ -323,7 +323,7 @@ impl Registry {
 
     /// Returns the keys of the watches of a run, in the order in which they were added: one, or two
     /// while one is being removed.
-    pub(super) fn keys_of(&self, run_id: &RunId) -> Vec<Key> {
+    pub(super) fn keys_of(&self, run_id: &RunRef) -> Vec<Key> {
         let hash = self.hasher.hash_one(run_id);
         let same_hash = self
             .runs

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 use super::registry::Key;
 use crate::backoff::BackoffPolicy;
 use crate::clock::Clock;
-use crate::domain::{Activity, Hint, RunId};
+use crate::domain::{Activity, Hint, RunRef};
 use crate::providers::{AnyProvider, ApiError, EventStream, StreamItem};
 
 /// How long a stream may be silent before it is closed and opened again.
@@ -51,7 +51,7 @@ const HINTS: usize = 64;
 #[derive(Debug, Clone)]
 pub struct RunActivity {
     /// The run.
-    pub run_id: RunId,
+    pub run_id: RunRef,
     /// When it was received.
     pub at: Timestamp,
     /// The activity.
@@ -264,7 +264,7 @@ impl Streams {
     pub(super) fn open(
         &mut self,
         key: Key,
-        run_id: RunId,
+        run_id: RunRef,
         started: bool,
         provider: AnyProvider,
         clock: Clock,
@@ -383,7 +383,7 @@ impl Streams {
 struct StreamReader {
     key: Key,
     number: u64,
-    run_id: RunId,
+    run_id: RunRef,
     started: bool,
     /// It is the first stream of its watch.
     first: bool,

@@ -25,7 +25,7 @@ pub use self::script::Script;
 use self::server::{Answer, Request, Server};
 use self::stream::{Feed, Traffic};
 pub use self::stream::{StreamFault, StreamScript};
-use crate::domain::RunId;
+use crate::domain::RunRef;
 
 /// A simulated API on loopback. Its runs move with time from when they are added.
 pub struct Simulator {
@@ -51,7 +51,7 @@ pub struct Recorded {
 struct World {
     key: String,
     started: (Instant, Timestamp),
-    runs: BTreeMap<RunId, Run>,
+    runs: BTreeMap<RunRef, Run>,
     requests: Vec<Recorded>,
     stream_requests: Vec<Recorded>,
     outage: Option<Fault>,
@@ -132,7 +132,7 @@ impl Simulator {
     }
 
     /// Adds a run, or starts it anew.
-    pub fn add_run(&self, id: &RunId, script: Script) {
+    pub fn add_run(&self, id: &RunRef, script: Script) {
         self.world().runs.insert(id.clone(), Run::new(script));
     }
 
@@ -167,7 +167,7 @@ impl Simulator {
     }
 
     /// The status that the API would give a run now; `None` for one that is not there.
-    pub fn truth(&self, id: &RunId) -> Option<String> {
+    pub fn truth(&self, id: &RunRef) -> Option<String> {
         let world = self.world();
         let run = world.runs.get(id)?;
         run.script
@@ -176,7 +176,7 @@ impl Simulator {
     }
 
     /// When a run ends; `None` for one that is not there or goes on for ever.
-    pub fn ends_at(&self, id: &RunId) -> Option<Instant> {
+    pub fn ends_at(&self, id: &RunRef) -> Option<Instant> {
         let world = self.world();
         let run = world.runs.get(id)?;
         Some(run.added + run.script.span().1?)
@@ -252,7 +252,7 @@ impl World {
         }
         let id = format!("run_sim{}", self.runs.len() + 1);
         let script = Script::new_created(request["input"].clone());
-        let key = RunId::new(&id).expect("letters and digits");
+        let key = RunRef::new(&id).expect("letters and digits");
         self.runs.insert(key, Run::new(script));
         let body = json!({"run_id": id, "version_id": "ver_sim1", "version_number": 1, "status": "running"});
         server::json(StatusCode::ACCEPTED, &body).into()
@@ -261,7 +261,7 @@ impl World {
     /// Get Run.
     fn get(&mut self, id: &str) -> Answer {
         let started = self.started;
-        let run = RunId::new(id)
+        let run = RunRef::new(id)
             .ok()
             .and_then(|id| self.runs.get_mut(&id).map(|run| (id, run)));
         let Some((id, run)) = run else {
@@ -290,7 +290,7 @@ impl World {
         if let Some(fault) = &self.stream_outage {
             return fault.answer(&json!({}));
         }
-        let found = RunId::new(id)
+        let found = RunRef::new(id)
             .ok()
             .and_then(|id| self.runs.get_mut(&id).map(|run| (id, run)));
         let Some((id, run)) = found else {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{Fault, StreamScript};
-use crate::domain::RunId;
+use crate::domain::RunRef;
 
 /// How a simulated run goes: when it appears, how long it is pending and running, how it ends, and
 /// which requests for it meet a fault. Without more, it has ended already when it is added.
@@ -213,7 +213,7 @@ impl Script {
     /// The body of the answer to one request; `None` before the run appears.
     pub(super) fn describe(
         &self,
-        id: &RunId,
+        id: &RunRef,
         added: Instant,
         request: u32,
         wall: impl Fn(Instant) -> Timestamp,

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::server::{Answer, Body, streaming};
 use super::{Fault, Script};
-use crate::domain::RunId;
+use crate::domain::RunRef;
 
 /// How often the API looks into its database where the runner cannot be reached ("Stream Events" of the
 /// reference).
@@ -235,7 +235,7 @@ enum Next {
 
 /// One connection.
 pub(super) struct Feed {
-    id: RunId,
+    id: RunRef,
     script: StreamScript,
     added: (Instant, Timestamp),
     starts: Duration,
@@ -262,7 +262,7 @@ impl Drop for Feed {
 
 impl Feed {
     pub(super) fn new(
-        id: RunId,
+        id: RunRef,
         script: &Script,
         added: (Instant, Timestamp),
         connection: u32,

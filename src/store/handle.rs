@@ -15,7 +15,7 @@ use super::operations::{
     RecordEvent, RecordStep, RemoveWatches, SetDeadlines, SinksWithOpenDeliveries,
     StatusChangesAfter, WatchHistory, Watches,
 };
-use crate::domain::{DeliveryId, Event, FoundBy, RunDetails, RunId, SinkName, Step, Watch};
+use crate::domain::{DeliveryId, Event, FoundBy, RunDetails, RunRef, SinkName, Step, Watch};
 use crate::failpoint::mutant;
 use crate::metrics::StoreGauges;
 
@@ -79,7 +79,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub async fn keep_configured_watches(&self, run_ids: Vec<RunId>) -> Result<(), StoreError> {
+    pub async fn keep_configured_watches(&self, run_ids: Vec<RunRef>) -> Result<(), StoreError> {
         self.run(KeepConfiguredWatches { run_ids }).await
     }
 
@@ -101,7 +101,7 @@ impl Store {
     /// of that are delivered or given up; nothing is deleted then.
     pub async fn remove_watches(
         &self,
-        run_id: RunId,
+        run_id: RunRef,
         force: bool,
     ) -> Result<Vec<WatchId>, StoreError> {
         self.run(RemoveWatches { run_id, force }).await
@@ -117,7 +117,7 @@ impl Store {
     pub async fn active_watches(
         &self,
         now: Timestamp,
-        after: Option<(Timestamp, RunId)>,
+        after: Option<(Timestamp, RunRef)>,
         limit: u32,
     ) -> Result<Vec<StoredWatch>, StoreError> {
         self.run(ActiveWatches { now, after, limit }).await
@@ -222,7 +222,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn watch(&self, run_id: RunId) -> Result<Option<WatchRecord>, StoreError> {
+    pub async fn watch(&self, run_id: RunRef) -> Result<Option<WatchRecord>, StoreError> {
         self.run(NewestWatch { run_id }).await
     }
 
@@ -230,7 +230,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn history(&self, run_id: RunId) -> Result<Option<History>, StoreError> {
+    pub async fn history(&self, run_id: RunRef) -> Result<Option<History>, StoreError> {
         self.run(WatchHistory { run_id }).await
     }
 

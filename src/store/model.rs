@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::domain::{
-    DeliveryId, Event, EventType, FoundBy, Progress, RunEvent, RunId, SinkName, Status, Verdict,
+    DeliveryId, Event, EventType, FoundBy, Progress, RunEvent, RunRef, SinkName, Status, Verdict,
     Watch,
 };
 
@@ -136,7 +136,7 @@ pub struct StatusChange {
     /// Grows with every change.
     pub seq: i64,
     /// The run.
-    pub run_id: RunId,
+    pub run_id: RunRef,
     /// When it was observed.
     pub at: Timestamp,
     /// The status since then.
@@ -180,7 +180,7 @@ pub struct WatchFilter {
     /// Carrying all of these labels, each a key and a value.
     pub labels: Vec<(String, String)>,
     /// Those after this one, in the order of the list: by time of adding, then by ID.
-    pub after: Option<(Timestamp, RunId)>,
+    pub after: Option<(Timestamp, RunRef)>,
 }
 
 /// A watch as it is stored. Of an active one, the number of polls and the last error are as old as
@@ -290,7 +290,7 @@ pub struct DeliverySummary {
     /// The sink.
     pub sink: SinkName,
     /// The run, unless it is about the API or a sink.
-    pub run_id: Option<RunId>,
+    pub run_id: Option<RunRef>,
     /// The type of its event.
     pub event_type: EventType,
     /// Where it stands.

@@ -9,7 +9,7 @@ use super::model::{
     Added, Attempt, Claimed, Counts, Decided, DeliveryFilter, DeliverySummary, Fate, History, Page,
     PollFailure, Pruned, RoutedEvent, StatusChange, StoredWatch, WatchFilter, WatchId, WatchRecord,
 };
-use crate::domain::{DeliveryId, Event, FoundBy, RunDetails, RunId, SinkName, Step, Watch};
+use crate::domain::{DeliveryId, Event, FoundBy, RunDetails, RunRef, SinkName, Step, Watch};
 use crate::metrics::StoreGauges;
 
 /// Where an operation is executed, and what it sees.
@@ -83,11 +83,11 @@ operations! {
     (Write) AddConfiguredWatch { watch: Watch } -> (Added, Option<WatchId>);
 
     /// Forgets which watches were added for the configuration, except these.
-    (Write) KeepConfiguredWatches { run_ids: Vec<RunId> } -> ();
+    (Write) KeepConfiguredWatches { run_ids: Vec<RunRef> } -> ();
 
     /// Deletes the watches of a run.
     (Write, _this => Wakes { history: true, deliveries: true, verdict: None })
-    RemoveWatches { run_id: RunId, force: bool } -> Vec<WatchId>;
+    RemoveWatches { run_id: RunRef, force: bool } -> Vec<WatchId>;
 
     /// Stores deadlines, and begins the grace periods of missing runs anew.
     (Write) SetDeadlines { deadlines: Vec<(WatchId, Timestamp)>, now: Timestamp } -> ();
@@ -126,7 +126,7 @@ operations! {
 
     /// The watches without a verdict.
     (ReadInOrder)
-    ActiveWatches { now: Timestamp, after: Option<(Timestamp, RunId)>, limit: u32 } -> Vec<StoredWatch>;
+    ActiveWatches { now: Timestamp, after: Option<(Timestamp, RunRef)>, limit: u32 } -> Vec<StoredWatch>;
 
     /// The details of a run.
     (ReadInOrder) Details { watch: WatchId } -> Option<RunDetails>;
@@ -138,10 +138,10 @@ operations! {
     (ReadBeside) Watches { filter: WatchFilter, limit: u32 } -> Page<WatchRecord>;
 
     /// The newest watch of a run.
-    (ReadBeside) NewestWatch { run_id: RunId } -> Option<WatchRecord>;
+    (ReadBeside) NewestWatch { run_id: RunRef } -> Option<WatchRecord>;
 
     /// Everything about the newest watch of a run.
-    (ReadBeside) WatchHistory { run_id: RunId } -> Option<History>;
+    (ReadBeside) WatchHistory { run_id: RunRef } -> Option<History>;
 
     /// The status changes after a number.
     (ReadBeside) StatusChangesAfter { seq: i64 } -> Vec<StatusChange>;

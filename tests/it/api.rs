@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use runwatch::config::{ApiSettings, Secret, Settings};
-use runwatch::domain::{RunId, RunState, Status};
+use runwatch::domain::{RunRef, RunState, Status};
 use runwatch::providers::{ApiClient, ApiError, Provider as _, Reply};
 use runwatch::simulator::{Fault, Receiver, Script, Simulator};
 use serde_json::json;
@@ -13,8 +13,8 @@ use tokio::net::TcpListener;
 
 use crate::support::{Program, api};
 
-fn id() -> RunId {
-    RunId::new("run_1").unwrap()
+fn id() -> RunRef {
+    RunRef::new("run_1").unwrap()
 }
 
 fn settings(simulator: &Simulator) -> ApiSettings {

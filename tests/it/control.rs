@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use reqwest::header::HeaderMap;
-use runwatch::domain::RunId;
+use runwatch::domain::RunRef;
 use runwatch::simulator::{Fault, Receiver, Script, Simulator};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -626,7 +626,8 @@ async fn a_wait_ends_with_the_verdict_and_too_many_are_refused() {
         );
         [first, second]
     };
-    let end = async { simulator.add_run(&RunId::new("run_1").unwrap(), Script::fails("it broke")) };
+    let end =
+        async { simulator.add_run(&RunRef::new("run_1").unwrap(), Script::fails("it broke")) };
     let (told, ()) = tokio::join!(told, end);
     for watch in told {
         assert_eq!(
@@ -719,7 +720,7 @@ async fn events_resume_from_the_store_after_a_crash() {
     }
     // At the newest, it waits for the next.
     let (mut response, mut buffer) = follow(&door, &second.to_string()).await;
-    simulator.add_run(&RunId::new("run_3").unwrap(), Script::fails("it broke"));
+    simulator.add_run(&RunRef::new("run_3").unwrap(), Script::fails("it broke"));
     door.watch("run_3").await;
     assert_eq!(next_event(&mut response, &mut buffer).await.1, "run.failed");
     for wrong in [
@@ -1138,7 +1139,7 @@ async fn a_delivery_is_tried_again_only_where_that_makes_sense() {
         );
     }
     // One that nobody is told of any more goes, once.
-    simulator.add_run(&RunId::new("run_4").unwrap(), Script::runs_forever());
+    simulator.add_run(&RunRef::new("run_4").unwrap(), Script::runs_forever());
     door.watch("run_4").await;
     let gone = door.ask("DELETE", "/v1/watches/run_4", "").await;
     assert_eq!((gone.status, gone.text.as_str()), (204, ""));

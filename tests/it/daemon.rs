@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use runwatch::domain::RunId;
+use runwatch::domain::RunRef;
 use runwatch::simulator::{Fault, Received, Receiver, Script, Simulator};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -223,7 +223,7 @@ async fn a_run_that_ended_unwatched_is_reported_as_late() {
     add(&program, "run_1").await;
     eventually("a first poll", || !simulator.requests().is_empty()).await;
     kill(daemon).await;
-    simulator.add_run(&RunId::new("run_1").unwrap(), Script::succeeds());
+    simulator.add_run(&RunRef::new("run_1").unwrap(), Script::succeeds());
     // The times of the API are whole seconds: an end in the second of the start is no evidence.
     let ended = Timestamp::now();
     eventually("two seconds", || {
@@ -301,7 +301,7 @@ async fn a_reload_changes_sinks_and_a_wrong_file_changes_nothing() {
     .await;
     assert!(warning.contains("nonsense"), "{warning}");
     // The sinks of before are still in force.
-    simulator.add_run(&RunId::new("run_3").unwrap(), Script::fails("it broke"));
+    simulator.add_run(&RunRef::new("run_3").unwrap(), Script::fails("it broke"));
     add(&program, "run_3").await;
     assert_eq!(
         body(&received(&receiver, 1).await[0])["data"]["run"]["id"],
@@ -638,7 +638,7 @@ async fn show_explains_who_was_notified_and_who_was_not() {
         (!json(&program, &["show", "run_1"]).await["last_error"].is_null()).then_some(())
     })
     .await;
-    simulator.add_run(&RunId::new("run_1").unwrap(), Script::fails("it broke"));
+    simulator.add_run(&RunRef::new("run_1").unwrap(), Script::fails("it broke"));
     verdict(&program, "run_1").await;
     received(&receiver, 2).await;
     delivered(&program, "run_1").await;
@@ -788,7 +788,7 @@ async fn a_wait_on_the_daemon_leaves_the_watch_there() {
         .unwrap();
     let mut lines = BufReader::new(waiting.stderr.take().unwrap()).lines();
     assert!(next_line(&mut lines).await.ends_with("run_1  running"));
-    simulator.add_run(&RunId::new("run_1").unwrap(), Script::fails("it broke"));
+    simulator.add_run(&RunRef::new("run_1").unwrap(), Script::fails("it broke"));
     let ended = finish(waiting).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     let line = &ended.json_lines()[0];
@@ -811,10 +811,10 @@ async fn a_wait_on_the_daemon_leaves_the_watch_there() {
             .contains("waiting for it to come back")
     );
     let daemon = start(&program).await;
-    simulator.add_run(&RunId::new("run_2").unwrap(), Script::canceled());
+    simulator.add_run(&RunRef::new("run_2").unwrap(), Script::canceled());
     assert_eq!(finish(waiting).await.code, Some(3));
 
-    simulator.add_run(&RunId::new("run_3").unwrap(), Script::runs_forever());
+    simulator.add_run(&RunRef::new("run_3").unwrap(), Script::runs_forever());
     let mut waiting = program
         .command(&["wait", "--daemon", "run_3"])
         .spawn()
@@ -901,7 +901,7 @@ async fn options_for_a_run_that_is_watched_are_never_dropped_in_silence() {
         known.stderr.contains("already watched, and timed_out") && known.stderr.contains("--again"),
         "{known:?}"
     );
-    simulator.add_run(&RunId::new("run_2").unwrap(), Script::succeeds());
+    simulator.add_run(&RunRef::new("run_2").unwrap(), Script::succeeds());
     let ended = program
         .run(&["wait", "--daemon", "--timeout", "1h", "run_2"])
         .await;
@@ -970,7 +970,7 @@ async fn events_are_followed_and_resumed() {
         (first["type"].clone(), first["data"]["run"]["id"].clone()),
         (json!("run.succeeded"), json!("run_1"))
     );
-    simulator.add_run(&RunId::new("run_2").unwrap(), Script::canceled());
+    simulator.add_run(&RunRef::new("run_2").unwrap(), Script::canceled());
     add(&program, "run_2").await;
     let second: Value = serde_json::from_str(&next_line(&mut lines).await).unwrap();
     assert_eq!(second["type"], "run.canceled");
@@ -1169,7 +1169,7 @@ async fn a_job_remembers_a_verdict_that_is_pruned_before_its_end() {
         receiver.wait_for(1).await;
         while program.run(&["show", "run_1"]).await.code == Some(0) {}
         assert_eq!(program.run(&["show", "run_2"]).await.code, Some(0));
-        simulator.add_run(&RunId::new("run_2").unwrap(), Script::succeeds());
+        simulator.add_run(&RunRef::new("run_2").unwrap(), Script::succeeds());
     };
     let (ended, ()) = tokio::join!(program.run(&["daemon", "--exit-when-done"]), pruned);
     assert_eq!(ended.code, Some(3), "{ended:?}");

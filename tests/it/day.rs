@@ -7,7 +7,7 @@ use std::time::Duration;
 use runwatch::app;
 use runwatch::clock::Clock;
 use runwatch::config::Settings;
-use runwatch::domain::{Labels, RunId, Verdict, Watch};
+use runwatch::domain::{Labels, RunRef, Verdict, Watch};
 use runwatch::metrics::Metrics;
 use runwatch::scheduler::{Policy, Scheduler, SchedulerHandle};
 use runwatch::store::{Added, Location, Store};
@@ -22,7 +22,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 struct Simulation {
     api: FakeProvider,
-    ends_at: HashMap<RunId, Instant>,
+    ends_at: HashMap<RunRef, Instant>,
     clock: Clock,
     start: Instant,
     store: Store,
@@ -36,7 +36,7 @@ struct Simulation {
 async fn simulate(lengths: &[Duration], adjust: impl FnOnce(&mut Policy)) -> Simulation {
     let start = Instant::now();
     let clock = Clock::simulated("2026-01-01T00:00:00Z".parse().unwrap());
-    let id = |index: usize| RunId::new(&format!("run_{index}")).unwrap();
+    let id = |index: usize| RunRef::new(&format!("run_{index}")).unwrap();
     let ends_at: HashMap<_, _> = lengths
         .iter()
         .enumerate()
@@ -94,7 +94,7 @@ async fn simulate(lengths: &[Duration], adjust: impl FnOnce(&mut Policy)) -> Sim
 
 impl Simulation {
     /// Waits for `count` verdicts and returns how long after its end each run's verdict was observed.
-    async fn delays(&self, count: usize) -> HashMap<RunId, Duration> {
+    async fn delays(&self, count: usize) -> HashMap<RunRef, Duration> {
         let mut changed = self.store.history_changed();
         let mut delays = HashMap::new();
         let mut seq = 0;
@@ -170,12 +170,12 @@ async fn with_enough_budget_every_end_is_seen_as_soon_as_promised() {
     let requests = simulation.end().await;
 
     let slack = LATENCY * 2 + Duration::from_millis(50);
-    let mut asked: HashMap<&RunId, usize> = HashMap::new();
+    let mut asked: HashMap<&RunRef, usize> = HashMap::new();
     requests
         .iter()
         .for_each(|poll| *asked.entry(&poll.run_id).or_default() += 1);
     for (index, length) in lengths.iter().enumerate() {
-        let id = RunId::new(&format!("run_{index}")).unwrap();
+        let id = RunRef::new(&format!("run_{index}")).unwrap();
         // The promise of docs/performance.md: a fifth of the run's age and a second, and never more than half a minute.
         let promised = (length.mul_f64(0.2) + Duration::from_secs(1)).min(Duration::from_secs(30));
         assert!(
@@ -208,7 +208,7 @@ async fn with_a_short_budget_every_watch_gets_its_turn() {
     );
     // ... and shared fairly: a round of all watches takes 1000 / 46 minutes, and nobody waits for two.
     let round = MINUTE * 1000 / 45;
-    let mut last: HashMap<&RunId, Instant> = HashMap::new();
+    let mut last: HashMap<&RunRef, Instant> = HashMap::new();
     for Poll { at, run_id: id, .. } in &requests {
         let since = last
             .insert(id, *at)

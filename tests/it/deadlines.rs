@@ -8,7 +8,7 @@ use jiff::SignedDuration;
 use runwatch::app;
 use runwatch::clock::{Clock, Jump};
 use runwatch::config::Settings;
-use runwatch::domain::{Event, EventType, Labels, RunId, RunState, Status, Watch};
+use runwatch::domain::{Event, EventType, Labels, RunRef, RunState, Status, Watch};
 use runwatch::metrics::Metrics;
 use runwatch::scheduler::{AddedBy, Policy, Scheduler, SchedulerHandle};
 use runwatch::store::{Location, Store};
@@ -184,7 +184,7 @@ impl World {
 fn watch(id: &str, clock: &Clock, timeout: Duration) -> Watch {
     let added_at = clock.now();
     Watch {
-        run_id: RunId::new(id).unwrap(),
+        run_id: RunRef::new(id).unwrap(),
         name: None,
         labels: Labels::new(),
         sinks: None,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::Duration;
 
-use runwatch::domain::RunId;
+use runwatch::domain::RunRef;
 use runwatch::simulator::Script;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -335,7 +335,7 @@ async fn a_click_opens_the_run_and_no_shell_reads_the_link() {
         environment.contains("PATH=") && !environment.contains("simulated-key"),
         "{environment}"
     );
-    simulator.add_run(&RunId::new("run_2").unwrap(), Script::succeeds());
+    simulator.add_run(&RunRef::new("run_2").unwrap(), Script::succeeds());
     let ended = finish(child).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
 }

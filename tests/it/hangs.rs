@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use runwatch::domain::RunId;
+use runwatch::domain::RunRef;
 use runwatch::simulator::{Fault, Receiver, Script, Simulator};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::process::Signal;
@@ -111,7 +111,7 @@ impl Bed {
         self.ended += 1;
         let run = format!("ended_{}", self.ended);
         self.simulator
-            .add_run(&RunId::new(&run).unwrap(), Script::fails("no"));
+            .add_run(&RunRef::new(&run).unwrap(), Script::fails("no"));
         add(&self.program, &run).await;
     }
 
@@ -375,12 +375,12 @@ async fn a_key_file_that_does_not_answer() {
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, &key).unwrap();
     simulator.set_api_key(&key);
-    simulator.add_run(&RunId::new("going").unwrap(), Script::succeeds());
+    simulator.add_run(&RunRef::new("going").unwrap(), Script::succeeds());
     received(&receiver, 2).await;
     std::fs::remove_file(&path).unwrap();
     make_fifo(&path);
     simulator.set_api_key("another");
-    simulator.add_run(&RunId::new("stuck").unwrap(), Script::succeeds());
+    simulator.add_run(&RunRef::new("stuck").unwrap(), Script::succeeds());
     add(&program, "stuck").await;
     let asked = Instant::now();
     send_signal(&daemon, Signal::TERM);
@@ -506,7 +506,7 @@ async fn a_store_that_another_process_locks() {
     let other = rusqlite::Connection::open(path).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     bed.simulator
-        .add_run(&RunId::new("refused").unwrap(), Script::succeeds());
+        .add_run(&RunRef::new("refused").unwrap(), Script::succeeds());
     let refused = bed.program.run(&["add", "refused"]).await;
     assert!(
         refused.code == Some(1) && refused.stdout.is_empty(),
@@ -536,7 +536,7 @@ async fn a_disk_that_does_not_answer() {
     std::fs::write(&hang, "").unwrap();
     let began = Instant::now();
     bed.simulator
-        .add_run(&RunId::new("hung").unwrap(), Script::succeeds());
+        .add_run(&RunRef::new("hung").unwrap(), Script::succeeds());
     let mut adding = bed.program.command(&["add", "hung"]).spawn().unwrap();
     let polls = bed.simulator.requests().len();
     eventually("polls go on", || {

@@ -10,7 +10,7 @@ use runwatch::clock::{Clock, Jump};
 use runwatch::config::Settings;
 use runwatch::domain::{
     Event, EventData, EventType, FoundBy, Labels, Observation, PollOutcome, Progress,
-    ProviderNotice, RunDetails, RunId, RunState, SinkName, Status, Watch,
+    ProviderNotice, RunDetails, RunRef, RunState, SinkName, Status, Watch,
 };
 use runwatch::metrics::Metrics;
 use runwatch::scheduler::{AddedBy, Policy, Scheduler, SchedulerHandle};
@@ -76,7 +76,7 @@ struct World {
 
 fn watch(index: usize, added_at: Timestamp) -> Watch {
     Watch {
-        run_id: RunId::new(&format!("run_{index}")).unwrap(),
+        run_id: RunRef::new(&format!("run_{index}")).unwrap(),
         name: None,
         labels: Labels::new(),
         sinks: None,
@@ -420,7 +420,7 @@ async fn a_run_that_the_api_cannot_answer_for_delays_no_other() {
     world.live(Mood::Poisoned, MINUTE * 60).await;
     let requests = world.end().await;
     for index in 1..4 {
-        let id = RunId::new(&format!("run_{index}")).unwrap();
+        let id = RunRef::new(&format!("run_{index}")).unwrap();
         let asked: Vec<_> = requests
             .iter()
             .filter(|poll| poll.run_id == id)

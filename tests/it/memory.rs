@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use runwatch::domain::RunId;
+use runwatch::domain::RunRef;
 use runwatch::simulator::{Receiver, Script};
 use tokio::process::Child;
 
@@ -43,7 +43,7 @@ async fn memory_comes_back_after_a_burst_of_large_outputs() {
             .runs_for(Duration::from_secs(5))
             .from_first_poll()
             .output("m".repeat(OUTPUT).into());
-        simulator.add_run(&RunId::new(&id).unwrap(), script);
+        simulator.add_run(&RunRef::new(&id).unwrap(), script);
         add(&program, &id).await;
     }
     let idle = anonymous(&daemon);

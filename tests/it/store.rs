@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use runwatch::domain::{
     Event, EventData, EventType, FoundBy, Labels, Limits, Observation, PollOutcome, Progress,
-    ProviderNotice, RunDetails, RunId, RunState, SinkName, Status, Step, Verdict, Watch,
+    ProviderNotice, RunDetails, RunRef, RunState, SinkName, Status, Step, Verdict, Watch,
 };
 use runwatch::store::{
     Added, Attempt, Checkpoint, DeliveryFilter, DeliveryState, Done, Fate, Location, Outcome,
@@ -21,7 +21,7 @@ fn time(seconds: i64) -> Timestamp {
 
 fn watch(id: &str) -> Watch {
     Watch {
-        run_id: RunId::new(id).unwrap(),
+        run_id: RunRef::new(id).unwrap(),
         name: Some("nightly".to_owned()),
         labels: Labels::from([("team".to_owned(), "search".to_owned())]),
         sinks: Some(vec![SinkName::new("ops").unwrap()]),
@@ -391,7 +391,7 @@ async fn a_store_of_the_first_format_opens_and_goes_on() {
     );
 
     let history = store
-        .history(RunId::new("run_demo_research").unwrap())
+        .history(RunRef::new("run_demo_research").unwrap())
         .await
         .unwrap()
         .unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use runwatch::domain::RunId;
+use runwatch::domain::RunRef;
 use runwatch::simulator::{Fault, Receiver, Script, Simulator};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -12,8 +12,8 @@ use crate::support::{Ended, Program, api, eventually, finish, next_line, receive
 
 const SOON: Duration = Duration::from_millis(300);
 
-fn id(text: &str) -> RunId {
-    RunId::new(text).unwrap()
+fn id(text: &str) -> RunRef {
+    RunRef::new(text).unwrap()
 }
 
 /// Waits for `run_1` with this script.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use runwatch::domain::{Event, JsonText, RunId, Verdict};
+use runwatch::domain::{Event, JsonText, RunRef, Verdict};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::world::{Answered, Attempt, HOUR, MINUTE, Ms, Receipt, SECOND, Said, State, Weather};
@@ -95,7 +95,7 @@ impl Requested {
 /// An event as first seen in the store.
 #[derive(Debug, Clone)]
 struct Recorded {
-    run: Option<RunId>,
+    run: Option<RunRef>,
     kind: String,
     generation: u32,
     /// The sink that it is about.
@@ -118,13 +118,13 @@ pub(crate) struct Books {
     path: PathBuf,
     store: Option<Connection>,
     /// The newest watch of each run that is known to be stored, or was the first to be requested.
-    pub(crate) watches: BTreeMap<RunId, Requested>,
+    pub(crate) watches: BTreeMap<RunRef, Requested>,
     /// Watches that were requested of runs that had one; which of them is stored, the store shows.
-    pub(crate) candidates: BTreeMap<RunId, Vec<Requested>>,
+    pub(crate) candidates: BTreeMap<RunRef, Vec<Requested>>,
     /// Watches that were replaced by a newer one of the same run.
-    past: Vec<(RunId, Requested)>,
+    past: Vec<(RunRef, Requested)>,
     /// All whose removal was ever requested.
-    pub(crate) removals: BTreeSet<(RunId, u32)>,
+    pub(crate) removals: BTreeSet<(RunRef, u32)>,
     events: BTreeMap<i64, Recorded>,
     /// The newest event about the API.
     incident: Option<(i64, String)>,
@@ -149,7 +149,7 @@ pub(crate) struct Books {
     /// The sink that gets the events of some watches only.
     pub(crate) choosy: String,
     /// Runs whose watches carry the label that this sink wants.
-    pub(crate) labeled: BTreeSet<(RunId, u32)>,
+    pub(crate) labeled: BTreeSet<(RunRef, u32)>,
     pub(crate) overdue_after: Option<Ms>,
     /// From when on which budget was in force.
     pub(crate) budgets: Vec<(Ms, usize)>,
@@ -224,7 +224,7 @@ impl Books {
     }
 
     /// All watches of all runs.
-    fn all(&self) -> impl Iterator<Item = (&RunId, &Requested)> {
+    fn all(&self) -> impl Iterator<Item = (&RunRef, &Requested)> {
         self.watches
             .iter()
             .chain(self.past.iter().map(|(run, watch)| (run, watch)))
@@ -302,7 +302,7 @@ impl Books {
     }
 
     /// Takes note that what is undelivered of a run may be given up.
-    pub(crate) fn may_be_given_up(&mut self, run: &RunId) {
+    pub(crate) fn may_be_given_up(&mut self, run: &RunRef) {
         let events = &self.events;
         let of_run = |seq: &i64| {
             events
@@ -326,7 +326,7 @@ impl Books {
     }
 
     /// Takes note that the removal of all watches of a run was requested. Returns those whose removal had not been.
-    pub(crate) fn remove(&mut self, run: &RunId) -> Vec<u32> {
+    pub(crate) fn remove(&mut self, run: &RunRef) -> Vec<u32> {
         let past = self
             .past
             .iter_mut()
@@ -343,7 +343,7 @@ impl Books {
     }
 
     /// Takes note that the removal of these watches of a run was rejected.
-    pub(crate) fn keep(&mut self, run: &RunId, generations: &[u32]) {
+    pub(crate) fn keep(&mut self, run: &RunRef, generations: &[u32]) {
         let past = self
             .past
             .iter_mut()
@@ -400,7 +400,7 @@ impl Books {
     }
 
     /// Whether an event of this kind about this watch was ever stored.
-    fn has(&self, run: &RunId, watch: &Requested, kind: &str) -> bool {
+    fn has(&self, run: &RunRef, watch: &Requested, kind: &str) -> bool {
         let of_watch = |event: &Recorded| {
             event.run.as_ref() == Some(run) && event.generation == watch.generation
         };
@@ -540,7 +540,7 @@ impl Contents {
         let read = |row: &rusqlite::Row<'_>| {
             let run = row
                 .get::<_, Option<String>>(1)?
-                .and_then(|id| RunId::new(&id).ok());
+                .and_then(|id| RunRef::new(&id).ok());
             let (kind, generation, about) = (row.get(2)?, number(row.get(3)?), row.get(4)?);
             Ok((
                 row.get(0)?,
@@ -623,7 +623,7 @@ fn looked(state: &mut State, decided: Ms, peace: Ms) -> Result<(), String> {
         state.failing_since = None;
     }
     incidents(state, now)?;
-    let runs: Vec<RunId> = state.books.watches.keys().cloned().collect();
+    let runs: Vec<RunRef> = state.books.watches.keys().cloned().collect();
     for run in runs {
         let watch = state.books.watches[&run].clone();
         let Some(verdict) = stored
@@ -813,7 +813,7 @@ fn incidents(state: &State, now: Ms) -> Result<(), String> {
 }
 
 /// Answers that this life of the process got about a watch, in order.
-fn heard<'a>(state: &'a State, run: &RunId, watch: &Requested) -> Vec<&'a Answered> {
+fn heard<'a>(state: &'a State, run: &RunRef, watch: &Requested) -> Vec<&'a Answered> {
     let added = watch.added;
     let of_watch =
         |a: &&Answered| a.said != Said::Orphaned && a.life == state.life && a.began >= added;
@@ -827,7 +827,7 @@ fn heard<'a>(state: &'a State, run: &RunId, watch: &Requested) -> Vec<&'a Answer
 }
 
 /// Whether the events are there that answers about a watch give reason to.
-fn progressed(state: &State, run: &RunId, watch: &Requested, now: Ms) -> Result<(), String> {
+fn progressed(state: &State, run: &RunRef, watch: &Requested, now: Ms) -> Result<(), String> {
     let until = watch.verdict.map_or(now, |(_, at)| at);
     let counts =
         |a: &&&Answered| state.alive && a.at + SLACK <= until && state.peaceful(a.at, a.at + SLACK);
@@ -851,7 +851,7 @@ fn progressed(state: &State, run: &RunId, watch: &Requested, now: Ms) -> Result<
 }
 
 /// Whether the API said what the verdict says, or, at a deadline, whether that had come, and what is known was known.
-fn justified(state: &State, run: &RunId, verdict: Verdict, now: Ms) -> Result<(), String> {
+fn justified(state: &State, run: &RunRef, verdict: Verdict, now: Ms) -> Result<(), String> {
     let watch = &state.books.watches[run];
     let tolerance = state.books.stepped + SECOND;
     let deadline_came = now + tolerance >= watch.deadline;
@@ -974,7 +974,7 @@ fn ends_by(state: &State, watch: &Requested, peace: Ms) -> Ms {
 /// Whether a verdict that is new was given as soon as was promised.
 fn in_time(
     state: &State,
-    run: &RunId,
+    run: &RunRef,
     verdict: Verdict,
     decided: Ms,
     peace: Ms,

@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use runwatch::app::Engine;
 use runwatch::clock::{Clock, Jump};
 use runwatch::config::{Settings, SinkKind, SinkSettings};
-use runwatch::domain::{DeliveryId, EventFilter, Labels, RunId, SinkName, Verdict, Watch};
+use runwatch::domain::{DeliveryId, EventFilter, Labels, RunRef, SinkName, Verdict, Watch};
 use runwatch::scheduler::AddedBy;
 use runwatch::store::{self, Added, Location, Store};
 use tokio::runtime::{Builder, RngSeed};
@@ -462,12 +462,12 @@ impl Play<'_> {
         self.acknowledge(&watch, added.as_ref().ok().copied());
     }
 
-    fn any_run(&mut self) -> RunId {
-        RunId::new(&format!("run_{}", self.random.usize(0..self.runs))).expect("an ID")
+    fn any_run(&mut self) -> RunRef {
+        RunRef::new(&format!("run_{}", self.random.usize(0..self.runs))).expect("an ID")
     }
 
-    fn new_run(&mut self) -> RunId {
-        let run = RunId::new(&format!("run_{}", self.runs)).expect("an ID");
+    fn new_run(&mut self) -> RunRef {
+        let run = RunRef::new(&format!("run_{}", self.runs)).expect("an ID");
         self.runs += 1;
         let random = &mut self.random;
         let length = random
@@ -500,7 +500,7 @@ impl Play<'_> {
     }
 
     /// A watch of a run, with a deadline, labels and sinks of its own.
-    fn request(&mut self, run: RunId, clock: &Clock) -> Watch {
+    fn request(&mut self, run: RunRef, clock: &Clock) -> Watch {
         self.watches += 1;
         let random = &mut self.random;
         let timeout = random
@@ -625,7 +625,7 @@ impl Play<'_> {
     }
 
     /// Takes note of whether a removal was done. Watches whose removal was rejected are as they were before.
-    fn settle_removal(&self, run: &RunId, before: &[u32], done: bool) {
+    fn settle_removal(&self, run: &RunRef, before: &[u32], done: bool) {
         if !done {
             self.world.lock().books.keep(run, before);
         }

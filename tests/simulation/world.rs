@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use runwatch::domain::{
-    Activity, EventType, Hint, JsonText, Observation, RunDetails, RunId, RunState, Status, Verdict,
+    Activity, EventType, Hint, JsonText, Observation, RunDetails, RunRef, RunState, Status, Verdict,
 };
 use runwatch::notify::{Deliver, Message, SendError, Sent};
 use runwatch::providers::{ApiError, EventStream, Malformed, Provider, Reply, StreamItem};
@@ -66,7 +66,7 @@ impl Fate {
     }
 
     /// What an answer with `status` says besides the status.
-    fn details(&self, id: &RunId, status: &Status) -> RunDetails {
+    fn details(&self, id: &RunRef, status: &Status) -> RunDetails {
         let output = (*status == Status::from(RunState::Succeeded)).then(|| self.output_of(id));
         RunDetails {
             output: output.and_then(|json| JsonText::new(json).ok()),
@@ -75,7 +75,7 @@ impl Fate {
     }
 
     /// The output of the run as JSON, which differs from that of every other run.
-    pub(crate) fn output_of(&self, id: &RunId) -> String {
+    pub(crate) fn output_of(&self, id: &RunRef) -> String {
         format!("\"{id}:{}\"", "x".repeat(self.output))
     }
 }
@@ -197,7 +197,7 @@ pub(crate) struct Receipt {
     pub(crate) sink: String,
     pub(crate) delivery: String,
     pub(crate) attempt: u32,
-    pub(crate) run: Option<RunId>,
+    pub(crate) run: Option<RunRef>,
     /// Which watch of that run it is about.
     pub(crate) generation: u32,
     pub(crate) event_type: EventType,
@@ -206,12 +206,12 @@ pub(crate) struct Receipt {
 /// Everything that happened, and how things are.
 pub(crate) struct State {
     pub(crate) random: fastrand::Rng,
-    pub(crate) fates: BTreeMap<RunId, Fate>,
+    pub(crate) fates: BTreeMap<RunRef, Fate>,
     pub(crate) weather: Weather,
     pub(crate) receptions: BTreeMap<String, Reception>,
     pub(crate) platter: Platter,
     pub(crate) doom: Option<Doom>,
-    pub(crate) answers: BTreeMap<RunId, Vec<Answered>>,
+    pub(crate) answers: BTreeMap<RunRef, Vec<Answered>>,
     /// When requests of any kind began.
     pub(crate) requests: Vec<Ms>,
     /// From when until when this process was asked not to ask.
@@ -486,7 +486,7 @@ pub(crate) struct Api {
 /// Notes that nobody waited for an answer.
 struct Asking {
     world: World,
-    run: RunId,
+    run: RunRef,
     began: Ms,
     answered: bool,
 }
@@ -651,7 +651,7 @@ impl Provider for Api {
             .store(self.world.lock().network, Ordering::Relaxed);
     }
 
-    async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
+    async fn get_run(&self, id: &RunRef) -> Result<Reply, ApiError> {
         self.world.lock().asked(id.as_str());
         let began = self.world.lock().now();
         let mut asking = Asking {
@@ -720,7 +720,7 @@ impl Provider for Api {
         })
     }
 
-    async fn open_events(&self, id: &RunId, _: Option<&str>) -> Result<Stream, ApiError> {
+    async fn open_events(&self, id: &RunRef, _: Option<&str>) -> Result<Stream, ApiError> {
         self.world.lock().asked("a stream");
         if !self.streams {
             return Err(ApiError::NotFound {
@@ -745,7 +745,7 @@ impl Provider for Api {
 /// An event stream, which may lie.
 pub(crate) struct Stream {
     world: World,
-    run: RunId,
+    run: RunRef,
     lies: bool,
 }
 
@@ -907,7 +907,7 @@ impl Receiver {
                 generation: check::generation(message.event),
                 event_type: message.event.event_type,
             };
-            let about = receipt.run.as_ref().map_or("", RunId::as_str);
+            let about = receipt.run.as_ref().map_or("", RunRef::as_str);
             state.trace(format!(
                 "{} gets {} {about}, attempt {}",
                 receipt.sink, receipt.event_type, receipt.attempt

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine as _;
-use runwatch::domain::RunId;
+use runwatch::domain::RunRef;
 use runwatch::notify::signature;
 use runwatch::simulator::{Fault, Receiver, Script, Simulator};
 use rustix::process::{Pid, Signal, kill_process};
@@ -134,7 +134,7 @@ async fn add(
         let id = format!("run_{number}");
         let (script, takes) = fate(&mut random);
         let ends = Instant::now() + takes;
-        simulator.add_run(&RunId::new(&id).unwrap(), script);
+        simulator.add_run(&RunRef::new(&id).unwrap(), script);
         runs.lock().unwrap().insert(
             id.clone(),
             Known {
@@ -464,7 +464,7 @@ fn judge(
         let known = runs
             .get(run)
             .unwrap_or_else(|| panic!("a run that nobody added: {run}"));
-        let truth = simulator.truth(&RunId::new(run).unwrap()).unwrap();
+        let truth = simulator.truth(&RunRef::new(run).unwrap()).unwrap();
         if kind == "run.started" {
             let id = started.entry((run, told.sink)).or_insert(told.id.as_str());
             assert!(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::domain::{RunId, Verdict};
+use crate::domain::{RunRef, Verdict};
 use crate::simulator::{Fault, Script, Simulator};
 
 /// One run.
@@ -15,8 +15,8 @@ pub(super) struct Part {
 }
 
 impl Part {
-    pub(super) fn run_id(&self) -> RunId {
-        RunId::new(self.id).expect("the demo's IDs are valid")
+    pub(super) fn run_id(&self) -> RunRef {
+        RunRef::new(self.id).expect("the demo's IDs are valid")
     }
 
     /// Adds the run to the simulated API. Its time begins now, or with the first request for it.

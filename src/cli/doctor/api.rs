@@ -8,7 +8,7 @@ use super::report::Check;
 use super::{Advice, within_limit};
 use crate::cli::phrases::cause;
 use crate::config::{ApiSettings, Loaded, Origin};
-use crate::domain::RunId;
+use crate::domain::RunRef;
 use crate::providers::{ApiClient, ApiError, Probe};
 use crate::style::Mark;
 use crate::text::error_chain;
@@ -45,7 +45,7 @@ pub(super) async fn checks(loaded: &Loaded, advice: &Advice) -> ApiChecks {
         Ok(Err(error)) => return unusable(&error_chain(&error)),
         Err(stuck) => return unusable(&format!("the certificates cannot be read: {stuck}")),
     };
-    let id = RunId::new(NO_RUN).expect("a legal ID");
+    let id = RunRef::new(NO_RUN).expect("a legal ID");
     let (began_at, began) = (SystemTime::now(), Instant::now());
     let probe = tokio::time::timeout(LIMIT, client.probe(&id)).await;
     let took = began.elapsed();

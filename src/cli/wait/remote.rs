@@ -20,7 +20,7 @@ use crate::config::{MIN_DEADLINE, format_duration};
 use crate::control::{
     Activities, AddRequest, Client, ClientError, PollingResponse, StreamMessage, WatchResponse,
 };
-use crate::domain::{Event, EventData, RunEvent, RunId, Status, Verdict};
+use crate::domain::{Event, EventData, RunEvent, RunRef, Status, Verdict};
 use crate::scheduler::WatchView;
 use crate::store::PollFailure;
 
@@ -46,7 +46,7 @@ const LATE_VERDICT_WITHIN: Duration = Duration::from_secs(70);
 /// Hands the runs to the daemon and follows them. Returns the exit code.
 pub(super) async fn wait(
     (args, again): (&WatchArgs, bool),
-    run_ids: Vec<RunId>,
+    run_ids: Vec<RunRef>,
     client: Client,
     until: StopCondition,
     options: OutputOptions,
@@ -206,18 +206,18 @@ struct Follower<'a> {
     args: &'a WatchArgs,
     limit: Limit,
     /// Runs that are watched anew, since their watches ended before the time of this wait.
-    renewed: BTreeSet<RunId>,
+    renewed: BTreeSet<RunRef>,
     report: Report,
     client: Client,
     feed: Feed,
     /// The daemon does not answer at the moment.
     gone: bool,
     /// Runs that no verdict can be had of: somebody removed them from the daemon.
-    unwatched: BTreeSet<RunId>,
+    unwatched: BTreeSet<RunRef>,
     /// How many status changes of each run were taken in.
-    seen: BTreeMap<RunId, usize>,
+    seen: BTreeMap<RunRef, usize>,
     /// What the daemon knows of the runs that are still going.
-    views: BTreeMap<RunId, WatchView>,
+    views: BTreeMap<RunRef, WatchView>,
     /// How polls of the API go, for all watches of the daemon; `None` where that is not known.
     polling: Option<PollingResponse>,
 }
@@ -313,7 +313,7 @@ impl Follower<'_> {
         let mut redraw = tokio::time::interval(REDRAW);
         redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let going: Vec<RunId> = self
+            let going: Vec<RunRef> = self
                 .report
                 .runs
                 .values()

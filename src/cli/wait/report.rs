@@ -18,7 +18,7 @@ use super::view::{Circumstances, Layout, Scene, ended_row, live_lines};
 use super::{OutputOptions, ResultFormat, StopCondition};
 use crate::cli::phrases::cause;
 use crate::control::{PollingResponse, StreamMessage};
-use crate::domain::{Event, RunEvent, RunId, RunState, Status, Verdict};
+use crate::domain::{Event, RunEvent, RunRef, RunState, Status, Verdict};
 use crate::notify::summary;
 use crate::output::LiveArea;
 use crate::scheduler::{BreakerView, Outage, WatchView};
@@ -28,8 +28,8 @@ use crate::text::{escape_json_for_terminal, first_lines, one_line};
 /// What is known of the runs that are waited for, and how it is shown.
 pub(super) struct Report {
     pub(super) options: OutputOptions,
-    pub(super) runs: BTreeMap<RunId, Tracked>,
-    order: Vec<RunId>,
+    pub(super) runs: BTreeMap<RunRef, Tracked>,
+    order: Vec<RunRef>,
     area: Option<LiveArea>,
     zone: TimeZone,
     began: Instant,
@@ -189,7 +189,7 @@ impl Report {
     }
 
     /// Handles a status, and shows it if it changed.
-    pub(super) fn status(&mut self, run_id: &RunId, status: &Status, at: Timestamp) {
+    pub(super) fn status(&mut self, run_id: &RunRef, status: &Status, at: Timestamp) {
         let Some(run) = self.runs.get_mut(run_id) else {
             return;
         };
@@ -316,7 +316,7 @@ impl Report {
     /// The row of a run that has ended, on a terminal.
     fn end_row(
         &mut self,
-        run_id: &RunId,
+        run_id: &RunRef,
         verdict: Verdict,
         at: Timestamp,
         ran: Option<Duration>,
@@ -355,7 +355,7 @@ impl Report {
     }
 
     /// Takes in that a run has no verdict by the end of the wait: `verdict` is that of the wait, for the reason `why`.
-    pub(super) fn given_up(&mut self, run_id: &RunId, verdict: Verdict, why: &str) {
+    pub(super) fn given_up(&mut self, run_id: &RunRef, verdict: Verdict, why: &str) {
         let Some(run) = self.runs.get_mut(run_id) else {
             return;
         };
@@ -609,7 +609,7 @@ mod tests {
             results: ResultFormat::Nothing,
             follow: false,
         };
-        let run_id = RunId::new("run_1").unwrap();
+        let run_id = RunRef::new("run_1").unwrap();
         let run = Tracked::new(run_id, None, Timestamp::UNIX_EPOCH);
         Report::new(options, vec![run], None)
     }

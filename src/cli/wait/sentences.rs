@@ -288,7 +288,7 @@ pub(super) fn sink_sentence(
 mod tests {
     use super::super::tracked::Tracked;
     use super::*;
-    use crate::domain::RunId;
+    use crate::domain::RunRef;
     use crate::scheduler::{BreakerView, Usage};
 
     fn time(text: &str) -> Timestamp {
@@ -383,7 +383,7 @@ mod tests {
     fn a_budget_that_is_too_small_is_pointed_out_when_runs_wait_for_it() {
         let now = time("2026-01-01T10:35:08Z");
         let view = |number: usize, due: Timestamp| WatchView {
-            run_id: RunId::new(&format!("run_{number}")).unwrap(),
+            run_id: RunRef::new(&format!("run_{number}")).unwrap(),
             status: None,
             polls: 0,
             missing_since: None,
@@ -421,7 +421,7 @@ mod tests {
         let now = time("2026-01-01T10:35:02.900Z");
         let named = |name: Option<&str>| {
             Tracked::new(
-                RunId::new("run_xyz789abc").unwrap(),
+                RunRef::new("run_xyz789abc").unwrap(),
                 name.map(ToOwned::to_owned),
                 now,
             )
@@ -484,7 +484,7 @@ mod tests {
     #[test]
     fn an_event_is_one_harmless_line() {
         let seen = |activity: &str, summary: &str| ActivityResponse {
-            run_id: RunId::new("run_1").unwrap(),
+            run_id: RunRef::new("run_1").unwrap(),
             at: time("2026-01-01T10:35:05.9Z"),
             activity: activity.to_owned(),
             summary: summary.to_owned(),
@@ -492,7 +492,7 @@ mod tests {
             data: None,
         };
         let run = Tracked::new(
-            RunId::new("run_1").unwrap(),
+            RunRef::new("run_1").unwrap(),
             None,
             time("2026-01-01T00:00:00Z"),
         );
@@ -523,7 +523,7 @@ mod tests {
         let now = time("2026-01-01T10:35:02Z");
         let run = |number: usize, verdict| Tracked {
             verdict,
-            ..Tracked::new(RunId::new(&format!("run_{number}")).unwrap(), None, now)
+            ..Tracked::new(RunRef::new(&format!("run_{number}")).unwrap(), None, now)
         };
         let runs = [
             run(1, Some(Verdict::Failed)),

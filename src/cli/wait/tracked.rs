@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::sentences::reason;
 use super::view::Circumstances;
-use crate::domain::{RunId, RunState, Status, Verdict};
+use crate::domain::{RunRef, RunState, Status, Verdict};
 use crate::scheduler::WatchView;
 use crate::style::{ahead, rough};
 use crate::text::{humanize, one_line};
@@ -21,7 +21,7 @@ const SOON: Duration = Duration::from_secs(2);
 /// What is known of one run.
 #[derive(Debug, Clone)]
 pub(super) struct Tracked {
-    pub(super) run_id: RunId,
+    pub(super) run_id: RunRef,
     pub(super) name: Option<String>,
     pub(super) added_at: Timestamp,
     pub(super) status: Option<Status>,
@@ -59,7 +59,7 @@ pub(super) struct Going<'a> {
 
 impl Tracked {
     /// A run of which nothing is known yet.
-    pub(super) fn new(run_id: RunId, name: Option<String>, added_at: Timestamp) -> Self {
+    pub(super) fn new(run_id: RunRef, name: Option<String>, added_at: Timestamp) -> Self {
         Self {
             label: run_id.to_string(),
             run_id,

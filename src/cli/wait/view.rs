@@ -323,7 +323,7 @@ fn fold(text: &str, columns: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{RunId, RunState, Status};
+    use crate::domain::{RunRef, RunState, Status};
     use crate::scheduler::Outage;
     use crate::store::PollFailure;
 
@@ -339,7 +339,7 @@ mod tests {
         let name = (!name.is_empty()).then(|| name.to_owned());
         Tracked {
             status,
-            ..Tracked::new(RunId::new(id).unwrap(), name, time("2026-01-01T00:00:00Z"))
+            ..Tracked::new(RunRef::new(id).unwrap(), name, time("2026-01-01T00:00:00Z"))
         }
     }
 

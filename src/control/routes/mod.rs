@@ -31,7 +31,7 @@ use crate::control::types::{
     ActivityFrame, AddRequest, DecisionResponse, DeliveryList, HealthResponse, PollingResponse,
     WatchList, WatchResponse,
 };
-use crate::domain::{DeliveryId, RunId, SinkName, Verdict};
+use crate::domain::{DeliveryId, RunRef, SinkName, Verdict};
 use crate::metrics::Format;
 use crate::store::{DeliveryState, WatchState};
 
@@ -88,7 +88,7 @@ pub(in crate::control) fn router(
             "/v1/watches/{run_id}",
             show,
             Operation::new("getWatch", "Everything about a watch", "At once, or when its verdict is in.")
-                .path::<RunId>("run_id", "The run")
+                .path::<RunRef>("run_id", "The run")
                 .query::<DurationText>("wait", "How long to wait for a verdict: up to 10m; default: not at all")
                 .json::<WatchResponse>(StatusCode::OK, "The watch")
                 .problem(StatusCode::NOT_FOUND),
@@ -102,7 +102,7 @@ pub(in crate::control) fn router(
                 "Stop watching",
                 "Refused while its verdict is not delivered everywhere, unless `force` gives that up.",
             )
-            .path::<RunId>("run_id", "The run")
+            .path::<RunRef>("run_id", "The run")
             .query::<bool>("force", "Give up what is not delivered yet; `false` unless given")
             .empty(StatusCode::NO_CONTENT, "It is gone, with its history")
             .problem(StatusCode::NOT_FOUND)

@@ -18,7 +18,7 @@ use crate::control::extract::{HttpError, InPath, Query, json, run_id};
 use crate::control::types::{
     AddRequest, DeliveryResponse, RoutingEntry, StatusChangeResponse, WatchList, WatchResponse,
 };
-use crate::domain::{Event, RunEvent, RunId, SinkName, Verdict, Watch};
+use crate::domain::{Event, RunEvent, RunRef, SinkName, Verdict, Watch};
 use crate::scheduler::{AddedBy, Removed};
 use crate::store::{Added, DeliveryState, History, WatchFilter, WatchRecord, WatchState};
 
@@ -214,11 +214,11 @@ pub(super) async fn list(State(app): App, query: RawQuery) -> Result<AxumRespons
     ))
 }
 
-pub(in crate::control) fn read_cursor(text: &str) -> Option<(Timestamp, RunId)> {
+pub(in crate::control) fn read_cursor(text: &str) -> Option<(Timestamp, RunRef)> {
     let (at, id) = text.split_once('.')?;
     Some((
         Timestamp::from_millisecond(at.parse().ok()?).ok()?,
-        RunId::new(id).ok()?,
+        RunRef::new(id).ok()?,
     ))
 }
 

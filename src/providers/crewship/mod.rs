@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::Malformed;
-use crate::domain::{JsonText, Observation, RunDetails, RunId, RunState, Status};
+use crate::domain::{JsonText, Observation, RunDetails, RunRef, RunState, Status};
 use crate::text::{one_line, replace_lone_surrogates};
 use reader::{Ending, Field, Fields, Value};
 
@@ -56,7 +56,7 @@ pub(super) fn status(text: &str) -> Status {
 }
 
 /// Reads the whole body of a successful answer about the run `requested`.
-pub(super) fn observation(body: &[u8], requested: &RunId) -> Result<Observation, Malformed> {
+pub(super) fn observation(body: &[u8], requested: &RunRef) -> Result<Observation, Malformed> {
     let mut reader = Reader::new(body.len() as u64, None);
     let _all_or_enough = reader.push(body);
     answer(reader, requested, None).map(|answer| answer.observation)
@@ -68,7 +68,7 @@ pub(super) fn observation(body: &[u8], requested: &RunId) -> Result<Observation,
 /// kept as long as the input and the output are.
 pub(super) fn answer(
     mut reader: Reader,
-    requested: &RunId,
+    requested: &RunRef,
     room: Option<Room>,
 ) -> Result<RunAnswer, Malformed> {
     let (ending, [outer, inner]) = reader.finish();
@@ -93,7 +93,7 @@ pub(super) fn answer(
     let mut run = if enveloped { inner } else { outer };
     // What decides is taken as it is, or not at all.
     let exact = |field| serde_json::from_slice::<String>(run.bytes(field)?).ok();
-    let id = exact(Field::Id).or_else(|| exact(Field::RunId));
+    let id = exact(Field::Id).or_else(|| exact(Field::RunRef));
     let id = id.ok_or_else(|| malformed("it is JSON that names no run (no id or run_id)"))?;
     if id != requested.as_str() {
         return Err(Malformed::OtherRun {
@@ -272,8 +272,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn requested() -> RunId {
-        RunId::new("run_xyz789abc").unwrap()
+    fn requested() -> RunRef {
+        RunRef::new("run_xyz789abc").unwrap()
     }
 
     fn read_body(body: &str) -> Result<Observation, String> {

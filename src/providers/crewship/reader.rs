@@ -32,7 +32,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 #[repr(usize)]
 pub(in crate::providers) enum Field {
     Id,
-    RunId,
+    RunRef,
     Status,
     VersionId,
     DeploymentId,
@@ -53,7 +53,7 @@ impl Field {
     fn named(name: &[u8]) -> Option<Self> {
         Some(match name {
             b"id" => Self::Id,
-            b"run_id" => Self::RunId,
+            b"run_id" => Self::RunRef,
             b"status" => Self::Status,
             b"version_id" => Self::VersionId,
             b"deployment_id" => Self::DeploymentId,
@@ -73,7 +73,7 @@ impl Field {
     /// Its name, as events call it.
     pub(in crate::providers) fn name(self) -> &'static str {
         match self {
-            Self::Id | Self::RunId => "id",
+            Self::Id | Self::RunRef => "id",
             Self::Status => "status",
             Self::VersionId => "version_id",
             Self::DeploymentId => "deployment_id",
@@ -98,7 +98,7 @@ impl Field {
 
     /// Whether two different values make an answer useless.
     fn decides(self) -> bool {
-        matches!(self, Self::Id | Self::RunId | Self::Status)
+        matches!(self, Self::Id | Self::RunRef | Self::Status)
     }
 }
 

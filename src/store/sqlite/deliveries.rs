@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
 use super::events::{PAGE_BYTES, read_event_within};
 use super::rows::{page, read_all, read_id, read_time, stepped, unreadable};
 use super::writer::Execute;
-use crate::domain::{DeliveryId, EventType, RunId, SinkName};
+use crate::domain::{DeliveryId, EventType, RunRef, SinkName};
 use crate::failpoint::mutant;
 use crate::store::model::{
     AttemptRecord, Claimed, Decided, DeliveryFilter, DeliveryState, DeliverySummary, Fate, Outcome,
@@ -329,7 +329,7 @@ fn read_delivery(row: &Row<'_>) -> Result<DeliverySummary, StoreError> {
         id: read_id(row, 0, DeliveryId::new)?,
         sink: read_id(row, 1, SinkName::new)?,
         run_id: run_id
-            .map(|id| RunId::new(&id))
+            .map(|id| RunRef::new(&id))
             .transpose()
             .map_err(|error| unreadable("an ID", &error))?,
         event_type: EventType::from_word(&word)

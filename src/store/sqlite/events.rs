@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use super::rows::{payloads, read_all, stepped, unreadable};
 use super::writer::Execute;
 use crate::clock::new_delivery_id;
-use crate::domain::{Event, EventData, EventType, JsonText, RunEvent, RunId};
+use crate::domain::{Event, EventData, EventType, JsonText, RunEvent, RunRef};
 use crate::store::model::{RoutedEvent, StoreError, WatchId};
 use crate::store::operations::{EventsAfter, NewestEvent, NewestProviderEvent, RecordEvent};
 
@@ -93,7 +93,7 @@ pub(super) fn insert_event(
     let insert = "INSERT INTO events (watch_id, run_id, type, at, input_id, output_id, body) VALUES (?, ?, ?, ?, ?, ?, ?)";
     db.prepare_cached(insert)?.execute(params![
         watch.map(|watch| watch.0),
-        event.run_id().map(RunId::as_str),
+        event.run_id().map(RunRef::as_str),
         event.event_type.as_str(),
         event.timestamp.as_millisecond(),
         input_id,

@@ -9,7 +9,7 @@ use super::rows::{
     from_json, page, payloads, read_all, read_id, read_time, stepped, to_json, unreadable,
 };
 use super::writer::Execute;
-use crate::domain::{FoundBy, Labels, Progress, RunDetails, RunId, Status, Verdict, Watch};
+use crate::domain::{FoundBy, Labels, Progress, RunDetails, RunRef, Status, Verdict, Watch};
 use crate::failpoint::mutant;
 use crate::store::model::{
     Added, History, PollFailure, StatusChange, StoreError, StoredWatch, WatchId, WatchRecord,
@@ -287,7 +287,7 @@ impl Execute for StatusChangesAfter {
 }
 
 /// The newest watch of a run, and whether it is finished.
-fn newest_watch(db: &Connection, run_id: &RunId) -> Result<Option<(WatchId, bool)>, StoreError> {
+fn newest_watch(db: &Connection, run_id: &RunRef) -> Result<Option<(WatchId, bool)>, StoreError> {
     let newest =
         "SELECT id, verdict IS NOT NULL FROM watches WHERE run_id = ? ORDER BY id DESC LIMIT 1";
     let read = |row: &Row<'_>| Ok((WatchId(row.get(0)?), row.get(1)?));
@@ -299,7 +299,7 @@ fn newest_watch(db: &Connection, run_id: &RunId) -> Result<Option<(WatchId, bool
 
 /// Describes what is still to be delivered about a run that has its verdict: the delivery that is due first, and how
 /// many others there are; `None` if there is nothing.
-fn open_delivery(db: &Connection, run_id: &RunId) -> Result<Option<String>, StoreError> {
+fn open_delivery(db: &Connection, run_id: &RunRef) -> Result<Option<String>, StoreError> {
     let select = concat!(
         "SELECT d.id, e.type, d.sink, d.state = 'pending', d.next_attempt_at + ",
         stepped!(),
@@ -441,7 +441,7 @@ pub(super) fn watches_sql(state: Option<WatchState>, verdict: Option<Verdict>) -
 /// The newest watch of a run with its number.
 fn newest_record(
     db: &Connection,
-    run_id: &RunId,
+    run_id: &RunRef,
 ) -> Result<Option<(i64, WatchRecord)>, StoreError> {
     let sql = NEWEST_RECORD.replace("{}", RECORD_COLUMNS);
     Ok(read_all(db, &sql, [run_id.as_str()], |row| {
@@ -460,7 +460,7 @@ fn read_watch(row: &Row<'_>, now: Timestamp) -> Result<StoredWatch, StoreError> 
     let required = |column: &str| read_time(row.get(column)?);
     let labels: Labels = from_json("labels", &row.get::<_, String>("labels")?)?;
     let watch = Watch {
-        run_id: read_id(row, "run_id", RunId::new)?,
+        run_id: read_id(row, "run_id", RunRef::new)?,
         name: text("name")?,
         labels,
         sinks: text("sinks")?
@@ -524,7 +524,7 @@ fn read_record(row: &Row<'_>) -> Result<WatchRecord, StoreError> {
 fn read_change(row: &Row<'_>) -> Result<StatusChange, StoreError> {
     Ok(StatusChange {
         seq: row.get(0)?,
-        run_id: read_id(row, 1, RunId::new)?,
+        run_id: read_id(row, 1, RunRef::new)?,
         at: read_time(row.get(2)?)?,
         status: read_status(row)?,
     })

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use runwatch::domain::RunId;
+use runwatch::domain::RunRef;
 use runwatch::simulator::{Fault, Receiver, Script, Simulator, StreamScript};
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -138,7 +138,7 @@ impl World {
         simulator.set_api_key(KEY);
         for run in ["run_1", "run_2"] {
             simulator.add_run(
-                &RunId::new(run).unwrap(),
+                &RunRef::new(run).unwrap(),
                 Script::fails("no").answers(vec!["running"]),
             );
         }
@@ -638,12 +638,12 @@ async fn no_spelling_of_a_secret_is_in_anything_that_the_daemon_leaves() {
         let answer = answer.to_string().replace("\\\\u", "\\u");
         let stream = StreamScript::default().message(&spelling);
         simulator.add_run(
-            &RunId::new(&run).unwrap(),
+            &RunRef::new(&run).unwrap(),
             Script::fails("no").verbatim(answer).stream(stream),
         );
         let refused = format!("refused_{index}");
         simulator.add_run(
-            &RunId::new(&refused).unwrap(),
+            &RunRef::new(&refused).unwrap(),
             Script::succeeds().verbatim(error),
         );
     }

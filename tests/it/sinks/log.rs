@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use runwatch::domain::RunId;
+use runwatch::domain::RunRef;
 use runwatch::simulator::{Script, Simulator};
 use serde_json::Value;
 
@@ -124,7 +124,7 @@ async fn a_file_that_is_moved_away_is_begun_anew() {
         program.beside_config("old.jsonl"),
     )
     .unwrap();
-    simulator.add_run(&RunId::new("run_2").unwrap(), Script::succeeds());
+    simulator.add_run(&RunRef::new("run_2").unwrap(), Script::succeeds());
     let ended = finish(child).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     let runs = |name| {

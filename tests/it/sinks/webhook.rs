@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use runwatch::app::Engine;
 use runwatch::clock::Clock;
 use runwatch::config::{Secret, Settings, SinkKind, SinkSettings, WebhookFormat, WebhookSettings};
-use runwatch::domain::{EventFilter, Labels, RunId, SinkName, Watch};
+use runwatch::domain::{EventFilter, Labels, RunRef, SinkName, Watch};
 use runwatch::simulator::{Fault, Received, Script};
 use runwatch::store::{DeliveryState, Location};
 use serde_json::json;
@@ -225,7 +225,7 @@ async fn gone_disables_the_sink_and_tells_others() {
     let told = received(&ops, 1).await;
     assert_eq!(body(&told[0])["type"], "sink.disabled");
     assert_eq!(body(&told[0])["data"]["sink"], "hook");
-    simulator.add_run(&RunId::new("run_2").unwrap(), Script::succeeds());
+    simulator.add_run(&RunRef::new("run_2").unwrap(), Script::succeeds());
     let ended = finish(child).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert_eq!(
@@ -292,7 +292,7 @@ async fn next_attempt_after(fault: Fault) -> (i64, i64) {
         .await
         .unwrap();
     let watch = Watch {
-        run_id: RunId::new("run_1").unwrap(),
+        run_id: RunRef::new("run_1").unwrap(),
         name: None,
         labels: Labels::new(),
         sinks: None,

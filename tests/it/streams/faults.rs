@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use runwatch::domain::RunId;
+use runwatch::domain::RunRef;
 use runwatch::simulator::{Fault, Receiver, Script, Simulator, StreamFault, StreamScript};
 use serde_json::Value;
 use tokio::process::Child;
@@ -350,7 +350,7 @@ async fn floods_and_endless_lines_take_no_memory_and_delay_nothing() {
         .await;
         eventually("some bytes", || simulator.streamed_bytes() >= bytes).await;
         // In the middle of it a run ends and is told of.
-        simulator.add_run(&RunId::new("run_good").unwrap(), Script::succeeds());
+        simulator.add_run(&RunRef::new("run_good").unwrap(), Script::succeeds());
         let ended_at = Instant::now();
         received(&receiver, 1).await;
         // A poll is 100 ms away at the most, and a machine that is busy needs some time.

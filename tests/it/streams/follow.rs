@@ -265,7 +265,7 @@ async fn a_daemon_tells_what_runs_do_and_which_way_their_verdicts_were_found() {
 
     // One that has ended already is found by its first poll.
     simulator.add_run(
-        &runwatch::domain::RunId::new("run_2").unwrap(),
+        &runwatch::domain::RunRef::new("run_2").unwrap(),
         Script::fails("it broke"),
     );
     let ended = program.run(&["wait", "--daemon", "-f", "run_2"]).await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use runwatch::app;
 use runwatch::clock::Clock;
 use runwatch::config::Settings;
-use runwatch::domain::{Activity, Event, EventType, Hint, Labels, RunId, Watch};
+use runwatch::domain::{Activity, Event, EventType, Hint, Labels, RunRef, Watch};
 use runwatch::metrics::Metrics;
 use runwatch::providers::{ApiError, EventStream, StreamItem};
 use runwatch::scheduler::{AddedBy, Policy, Scheduler, SchedulerHandle};
@@ -61,7 +61,7 @@ pub(crate) struct Run {
 #[derive(Debug, Clone)]
 pub(crate) struct Opening {
     pub(crate) at: Instant,
-    pub(crate) run_id: RunId,
+    pub(crate) run_id: RunRef,
     pub(crate) last_id: Option<String>,
 }
 
@@ -71,7 +71,7 @@ pub(crate) type Api = FakeProvider<Arc<World>>;
 /// The runs of the API, and what was requested of their streams.
 #[derive(Default)]
 pub(crate) struct World {
-    runs: Mutex<HashMap<RunId, Run>>,
+    runs: Mutex<HashMap<RunRef, Run>>,
     openings: Mutex<Vec<Opening>>,
     open: Arc<AtomicUsize>,
     failing: Mutex<bool>,
@@ -104,7 +104,7 @@ impl World {
         *self.failing.lock().unwrap() = failing;
     }
 
-    pub(crate) fn set_stream(&self, run_id: &RunId, stream: Stream) {
+    pub(crate) fn set_stream(&self, run_id: &RunRef, stream: Stream) {
         self.runs.lock().unwrap().get_mut(run_id).unwrap().stream = stream;
     }
 }
@@ -112,7 +112,7 @@ impl World {
 impl Streams for Arc<World> {
     type Events = Events;
 
-    async fn open(&self, id: &RunId, last_id: Option<&str>) -> Result<Events, ApiError> {
+    async fn open(&self, id: &RunRef, last_id: Option<&str>) -> Result<Events, ApiError> {
         let opening = Opening {
             at: Instant::now(),
             run_id: id.clone(),
@@ -253,8 +253,8 @@ pub(crate) struct Simulation {
     stop: CancellationToken,
 }
 
-pub(crate) fn id(index: usize) -> RunId {
-    RunId::new(&format!("run_{index}")).unwrap()
+pub(crate) fn id(index: usize) -> RunRef {
+    RunRef::new(&format!("run_{index}")).unwrap()
 }
 
 impl Simulation {
@@ -289,7 +289,7 @@ impl Simulation {
     }
 
     /// Adds the run `index`, which takes `length` from now.
-    pub(crate) async fn add(&self, index: usize, length: Duration, stream: Stream) -> RunId {
+    pub(crate) async fn add(&self, index: usize, length: Duration, stream: Stream) -> RunRef {
         self.add_with_timeout(index, length, stream, HOUR * 24 * 30)
             .await
     }
@@ -301,7 +301,7 @@ impl Simulation {
         length: Duration,
         stream: Stream,
         timeout: Duration,
-    ) -> RunId {
+    ) -> RunRef {
         let run = Run {
             ends_at: Instant::now() + length,
             stream,
@@ -329,7 +329,7 @@ impl Simulation {
     }
 
     /// The verdict of a run, once it is in, with how long after the end of the run it was observed.
-    pub(crate) async fn verdict(&self, run_id: &RunId) -> (EventType, Duration) {
+    pub(crate) async fn verdict(&self, run_id: &RunRef) -> (EventType, Duration) {
         let mut changed = self.store.history_changed();
         loop {
             changed.mark_unchanged();
@@ -362,7 +362,7 @@ impl Simulation {
     }
 
     /// How the verdict of a run was found.
-    pub(crate) async fn found_by(&self, run_id: &RunId) -> &'static str {
+    pub(crate) async fn found_by(&self, run_id: &RunRef) -> &'static str {
         let history = self.store.history(run_id.clone()).await.unwrap().unwrap();
         history.record.found_by.unwrap().as_str()
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use runwatch::domain::RunId;
+use runwatch::domain::RunRef;
 use runwatch::simulator::{Received, Receiver, Script, Simulator};
 use tokio::io::{AsyncBufRead, AsyncWriteExt as _, Lines};
 use tokio::process::{Child, ChildStderr, Command};
@@ -187,7 +187,7 @@ pub(crate) fn send_signal(child: &Child, signal: rustix::process::Signal) {
 pub(crate) async fn api(runs: impl IntoIterator<Item = (&str, Script)>) -> Simulator {
     let simulator = Simulator::start().await.expect("a port on loopback");
     for (id, script) in runs {
-        simulator.add_run(&RunId::new(id).expect("a valid ID"), script);
+        simulator.add_run(&RunRef::new(id).expect("a valid ID"), script);
     }
     simulator
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use runwatch::domain::{Observation, RunDetails, RunId, RunState, Status};
+use runwatch::domain::{Observation, RunDetails, RunRef, RunState, Status};
 use runwatch::providers::{ApiError, EventStream, NoStream, Provider, Reply};
 use tokio::time::Instant;
 
@@ -15,7 +15,7 @@ pub(crate) const LATENCY: Duration = Duration::from_millis(20);
 /// A request about a run.
 #[derive(Debug, Clone)]
 pub(crate) struct Poll {
-    pub(crate) run_id: RunId,
+    pub(crate) run_id: RunRef,
     /// 1 for the first of this run.
     pub(crate) number: usize,
     pub(crate) at: Instant,
@@ -102,7 +102,7 @@ pub(crate) trait Streams: Send + Sync + 'static {
 
     fn open(
         &self,
-        id: &RunId,
+        id: &RunRef,
         last_id: Option<&str>,
     ) -> impl Future<Output = Result<Self::Events, ApiError>> + Send;
 }
@@ -113,7 +113,7 @@ pub(crate) struct NoStreams;
 impl Streams for NoStreams {
     type Events = NoStream;
 
-    async fn open(&self, _: &RunId, _: Option<&str>) -> Result<NoStream, ApiError> {
+    async fn open(&self, _: &RunRef, _: Option<&str>) -> Result<NoStream, ApiError> {
         Err(ApiError::NotFound {
             message: String::new(),
         })
@@ -140,7 +140,7 @@ struct Shared<S> {
     script: Box<dyn Fn(&Poll) -> Answer + Send + Sync>,
     streams: S,
     polls: Mutex<Vec<Poll>>,
-    numbers: Mutex<HashMap<RunId, usize>>,
+    numbers: Mutex<HashMap<RunRef, usize>>,
     in_flight: AtomicUsize,
     most_repeated: AtomicUsize,
     reconnects: AtomicUsize,
@@ -211,7 +211,7 @@ impl<S> FakeProvider<S> {
 impl<S: Streams> Provider for FakeProvider<S> {
     type Events = S::Events;
 
-    async fn get_run(&self, id: &RunId) -> Result<Reply, ApiError> {
+    async fn get_run(&self, id: &RunRef) -> Result<Reply, ApiError> {
         let shared = &self.shared;
         let number = {
             let mut numbers = shared.numbers.lock().expect("no holder panics");
@@ -236,7 +236,7 @@ impl<S: Streams> Provider for FakeProvider<S> {
         result
     }
 
-    async fn open_events(&self, id: &RunId, last_id: Option<&str>) -> Result<S::Events, ApiError> {
+    async fn open_events(&self, id: &RunRef, last_id: Option<&str>) -> Result<S::Events, ApiError> {
         self.shared.streams.open(id, last_id).await
     }
 
