@@ -12,7 +12,7 @@ use super::Logging;
 use crate::app::{Engine, policy};
 use crate::blocking;
 use crate::clock::Clock;
-use crate::config::{self, LogFormat, Settings, SinkSettings, Sources};
+use crate::config::{self, IN_MEMORY, LogFormat, Settings, SinkSettings, Sources};
 use crate::control::LiveConfig;
 use crate::domain::{SinkName, Watch};
 use crate::scheduler::AddedBy;
@@ -38,6 +38,12 @@ impl FixedSettings {
             listen: settings.control.listen,
             log_format: settings.log.format,
         }
+    }
+
+    /// Whether watches and messages end with the process.
+    pub(super) fn in_memory(&self) -> bool {
+        let path = self.store.as_ref();
+        path.is_some_and(|path| path.as_os_str() == IN_MEMORY)
     }
 }
 
