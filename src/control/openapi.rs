@@ -57,7 +57,7 @@ const PROBLEMS: [(StatusCode, &str); 9] = [
 type MakeSchema = fn(&mut SchemaGenerator) -> Schema;
 
 /// Routes, and their descriptions.
-pub(super) struct Api<S> {
+pub(super) struct DocumentedRouter<S> {
     router: Router<S>,
     open: Vec<&'static str>,
     paths: Map<String, Value>,
@@ -73,7 +73,7 @@ struct Schemas {
 }
 
 /// What one method of a route does.
-pub(super) struct Operation {
+pub(super) struct HttpOperation {
     id: &'static str,
     summary: &'static str,
     description: &'static str,
@@ -98,7 +98,7 @@ struct ResponseSpec {
     content: Vec<(&'static str, MakeSchema)>,
 }
 
-impl Operation {
+impl HttpOperation {
     pub(super) fn new(id: &'static str, summary: &'static str, description: &'static str) -> Self {
         Self {
             id,
@@ -272,7 +272,7 @@ impl Operation {
     }
 }
 
-impl<S: Clone + Send + Sync + 'static> Api<S> {
+impl<S: Clone + Send + Sync + 'static> DocumentedRouter<S> {
     pub(super) fn new() -> Self {
         let settings = || {
             SchemaSettings::draft2020_12().with(|settings| {
@@ -298,7 +298,7 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
         method: Method,
         path: &'static str,
         handler: H,
-        operation: Operation,
+        operation: HttpOperation,
     ) -> Self
     where
         H: Handler<T, S>,
@@ -312,7 +312,7 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
         self
     }
 
-    fn describe(&mut self, method: Method, path: &'static str, operation: Operation) {
+    fn describe(&mut self, method: Method, path: &'static str, operation: HttpOperation) {
         let operation = operation.describe(&mut self.schemas);
         self.paths.entry(path).or_insert_with(|| json!({}))[method.word()] = operation;
     }
@@ -320,7 +320,7 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
     /// Serves the document too, at `path`. Returns all routes, and the paths of those that require no token.
     pub(super) fn finish(mut self, path: &'static str) -> (Router<S>, Vec<&'static str>) {
         let about = "The OpenAPI 3.1 document of what this daemon serves.";
-        let operation = Operation::new("describe", "This document", about)
+        let operation = HttpOperation::new("describe", "This document", about)
             .json::<Map<String, Value>>(StatusCode::OK, "An OpenAPI 3.1 document");
         self.describe(Method::Get, path, operation);
         let mut definitions = self.schemas.requests.take_definitions(true);

@@ -24,7 +24,7 @@ pub(super) enum Place {
 }
 
 /// An operation of the store.
-pub(super) trait Operation: fmt::Debug + Send + 'static {
+pub(super) trait StoreOperation: fmt::Debug + Send + 'static {
     /// What it returns.
     type Reply: Send + 'static;
 
@@ -52,7 +52,7 @@ macro_rules! operations {
             $(pub(super) $field: $type,)*
         }
 
-        impl Operation for $name {
+        impl StoreOperation for $name {
             type Reply = $reply;
             const PLACE: Place = Place::$place;
             $(fn wakes(&self) -> Wakes {
@@ -179,7 +179,7 @@ pub(super) struct RecordStep {
     pub(super) now: Timestamp,
 }
 
-impl Operation for RecordStep {
+impl StoreOperation for RecordStep {
     type Reply = ();
     const PLACE: Place = Place::Write;
 

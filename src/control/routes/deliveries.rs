@@ -5,16 +5,91 @@ use axum::http::StatusCode;
 use axum::response::Response as AxumResponse;
 
 use crate::control::extract::{HttpError, InPath, Query, json};
+use crate::control::openapi::{DocumentedRouter, HttpOperation, Method};
+use crate::control::schemas::PageSize;
 use crate::control::types::{DecisionResponse, DeliveryList, DeliveryResponse};
 use crate::domain::{DeliveryId, SinkName};
 use crate::store::{Decided, DeliveryFilter, DeliveryState, Fate};
 
-use super::{App, Shared};
+use super::{App, ControlState, SharedState};
 
-pub(super) async fn deliveries(
-    State(app): App,
-    query: RawQuery,
-) -> Result<AxumResponse, HttpError> {
+/// Adds the routes about deliveries to the router.
+pub(super) fn routes(router: DocumentedRouter<SharedState>) -> DocumentedRouter<SharedState> {
+    router
+        .route(
+            Method::Get,
+            "/v1/deliveries",
+            deliveries,
+            HttpOperation::new("listDeliveries", "List deliveries", "The oldest first.")
+                .query::<Vec<DeliveryState>>("state", "Only those in one of these states")
+                .query::<SinkName>("sink", "Only those of this sink")
+                .query::<PageSize>("limit", "How many at the most; default 100")
+                .query::<DeliveryId>("cursor", "The `next_cursor` of the page before")
+                .json::<DeliveryList>(StatusCode::OK, "A page of deliveries"),
+        )
+        .route(
+            Method::Post,
+            "/v1/deliveries/{id}/retry",
+            retry,
+            HttpOperation::new(
+                "retryDelivery",
+                "Try a delivery again",
+                "At once, and with a fresh schedule.",
+            )
+            .path::<DeliveryId>(
+                "id",
+                "The delivery; an unambiguous beginning of its ID will do",
+            )
+            .empty(StatusCode::ACCEPTED, "It is due now")
+            .problem(StatusCode::NOT_FOUND)
+            .problem(StatusCode::CONFLICT),
+        )
+        .route(
+            Method::Post,
+            "/v1/deliveries/{id}/drop",
+            give_up,
+            HttpOperation::new(
+                "dropDelivery",
+                "Give a delivery up",
+                "Its watch no longer waits for it.",
+            )
+            .path::<DeliveryId>(
+                "id",
+                "The delivery; an unambiguous beginning of its ID will do",
+            )
+            .empty(StatusCode::NO_CONTENT, "It is given up")
+            .problem(StatusCode::NOT_FOUND)
+            .problem(StatusCode::CONFLICT),
+        )
+        .route(
+            Method::Post,
+            "/v1/deliveries/retry",
+            retry_all,
+            HttpOperation::new(
+                "retryDeliveries",
+                "Try all deliveries of a sink again",
+                "Those that wait and those that were given up, at once, and with a fresh schedule.",
+            )
+            .required_query::<SinkName>("sink", "The sink")
+            .json::<DecisionResponse>(StatusCode::ACCEPTED, "They are due now")
+            .problem(StatusCode::NOT_FOUND),
+        )
+        .route(
+            Method::Post,
+            "/v1/deliveries/drop",
+            give_up_all,
+            HttpOperation::new(
+                "dropDeliveries",
+                "Give up all deliveries of a sink",
+                "Those that wait. The sink may be one that is no longer configured.",
+            )
+            .required_query::<SinkName>("sink", "The sink")
+            .json::<DecisionResponse>(StatusCode::OK, "They are given up")
+            .problem(StatusCode::NOT_FOUND),
+        )
+}
+
+async fn deliveries(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpError> {
     let query = Query::read(query, &["state", "sink", "limit", "cursor"])?;
     let states = query.all("state").map(|word| {
         let rule = || {
@@ -57,36 +132,33 @@ pub(super) async fn deliveries(
     ))
 }
 
-pub(super) async fn retry(State(app): App, id: InPath) -> Result<StatusCode, HttpError> {
+async fn retry(State(app): App, id: InPath) -> Result<StatusCode, HttpError> {
     app.decide(id, Fate::Retry)
         .await
         .map(|()| StatusCode::ACCEPTED)
 }
 
-pub(super) async fn give_up(State(app): App, id: InPath) -> Result<StatusCode, HttpError> {
+async fn give_up(State(app): App, id: InPath) -> Result<StatusCode, HttpError> {
     app.decide(id, Fate::Drop)
         .await
         .map(|()| StatusCode::NO_CONTENT)
 }
 
-pub(super) async fn retry_all(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpError> {
+async fn retry_all(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpError> {
     Ok(json(
         StatusCode::ACCEPTED,
         &app.decide_all(query, Fate::Retry).await?,
     ))
 }
 
-pub(super) async fn give_up_all(
-    State(app): App,
-    query: RawQuery,
-) -> Result<AxumResponse, HttpError> {
+async fn give_up_all(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpError> {
     Ok(json(
         StatusCode::OK,
         &app.decide_all(query, Fate::Drop).await?,
     ))
 }
 
-impl Shared {
+impl ControlState {
     /// Retries one delivery, or gives it up.
     async fn decide(&self, id: InPath, fate: Fate) -> Result<(), HttpError> {
         let id = DeliveryId::new(&id?.0).map_err(|error| HttpError::bad(error.to_string()))?;

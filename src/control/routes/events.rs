@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::extract::{RawQuery, State};
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::sse::{self, KeepAlive, Sse};
 use futures_util::{Stream, stream};
 use tokio::sync::OwnedSemaphorePermit;
@@ -13,11 +13,13 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::extract::{HttpError, Query};
-use crate::control::types::ActivityResponse;
+use crate::control::openapi::{DocumentedRouter, HttpOperation, Method};
+use crate::control::schemas::{EventFrame, EventNumber};
+use crate::control::types::{ActivityFrame, ActivityResponse};
 use crate::domain::Event;
 use crate::store::Store;
 
-use super::App;
+use super::{App, SharedState};
 
 /// Events read from the store at a time.
 const EVENT_BATCH: u32 = 256;
@@ -25,7 +27,45 @@ const EVENT_BATCH: u32 = 256;
 /// How often a stream of events sends a sign of life.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-pub(super) async fn events(
+/// Adds the routes about streams to the router.
+pub(super) fn routes(router: DocumentedRouter<SharedState>) -> DocumentedRouter<SharedState> {
+    router
+        .route(
+            Method::Get,
+            "/v1/events",
+            events,
+            HttpOperation::new(
+                "followEvents",
+                "Follow events",
+                "Server-Sent Events, until the daemon stops. Each has its number as `id`, its type as `event`, and as \
+                 `data` the JSON that sinks get. Without `Last-Event-ID` it begins with the next event.",
+            )
+            .header::<EventNumber>(
+                "Last-Event-ID",
+                "The number of an event: what the store has after it comes first. One that the store never gave out \
+                 belongs to a store that is no more: then all events come",
+            )
+            .content::<EventFrame>(StatusCode::OK, "The schema is that of each", &["text/event-stream"]),
+        )
+        .route(
+            Method::Get,
+            "/v1/activity",
+            activity,
+            HttpOperation::new(
+                "followActivity",
+                "Follow what runs are doing",
+                "Server-Sent Events, until the daemon stops: what the event streams contain that it follows, from now on. \
+                 Nothing of it is kept. An event `missed` says how many came too fast for the caller.",
+            )
+            .content::<ActivityFrame>(
+                StatusCode::OK,
+                "Events as they come; the schema is that of each",
+                &["text/event-stream"],
+            ),
+        )
+}
+
+async fn events(
     State(app): App,
     headers: HeaderMap,
     query: RawQuery,
@@ -75,7 +115,7 @@ fn event_number(id: &HeaderValue) -> Result<i64, HttpError> {
 
 /// What the runs are doing whose event streams are followed, from now on. It is not kept: who reads too
 /// slowly learns how many events it missed.
-pub(super) async fn activity(
+async fn activity(
     State(app): App,
     query: RawQuery,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, HttpError> {

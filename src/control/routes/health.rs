@@ -8,10 +8,12 @@ use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use axum::response::Response as AxumResponse;
 
 use crate::control::extract::{HttpError, Query, json};
+use crate::control::openapi::{DocumentedRouter, HttpOperation, Method};
+use crate::control::schemas::MetricsText;
 use crate::control::types::{HealthResponse, PollingResponse};
 use crate::metrics::Format;
 
-use super::App;
+use super::{App, SharedState};
 
 /// How long the parts of the daemon have to show progress.
 const PROGRESS_LIMIT: Duration = Duration::from_secs(5);
@@ -20,9 +22,64 @@ const PROGRESS_LIMIT: Duration = Duration::from_secs(5);
 /// for another process.
 const STUCK_LIMIT: Duration = Duration::from_secs(60);
 
+/// Adds the routes about probes, metrics and the state of polling to the router.
+pub(super) fn routes(router: DocumentedRouter<SharedState>) -> DocumentedRouter<SharedState> {
+    router
+        .route(
+            Method::Get,
+            "/v1/polling",
+            polling,
+            HttpOperation::new(
+                "getPolling",
+                "How polls of the API go",
+                "The part of the request budget that is used, and the outage if there is one.",
+            )
+            .json::<PollingResponse>(StatusCode::OK, "For all watches together"),
+        )
+        .route(
+            Method::Get,
+            "/healthz",
+            healthz,
+            HttpOperation::new(
+                "health",
+                "Whether the daemon makes progress",
+                "Never a matter of the API being up.",
+            )
+            .open()
+            .json::<HealthResponse>(StatusCode::OK, "It does"),
+        )
+        .route(
+            Method::Get,
+            "/readyz",
+            readyz,
+            HttpOperation::new(
+                "readiness",
+                "Whether watches can be added",
+                "The store can be written.",
+            )
+            .open()
+            .json::<HealthResponse>(StatusCode::OK, "They can"),
+        )
+        .route(
+            Method::Get,
+            "/metrics",
+            metrics,
+            HttpOperation::new(
+                "metrics",
+                "Metrics for Prometheus",
+                "In OpenMetrics where `Accept` names it.",
+            )
+            .content::<MetricsText>(
+                StatusCode::OK,
+                "All metrics",
+                &Format::ALL.map(Format::content_type),
+            ),
+        )
+}
+
 /// Whether the scheduler and the store make progress. The API being down is no ill health: a restart would change
 /// nothing about it. Neither is a store that rejects writes or that another process holds: readiness reports that.
-pub(super) async fn healthz(State(app): App) -> Result<AxumResponse, HttpError> {
+async fn healthz(State(app): App) -> Result<AxumResponse, HttpError> {
     app.control.store.progresses(STUCK_LIMIT)?;
     match tokio::time::timeout(PROGRESS_LIMIT, app.control.watches.ping()).await {
         Ok(Ok(())) => Ok(json(
@@ -41,7 +98,7 @@ pub(super) async fn healthz(State(app): App) -> Result<AxumResponse, HttpError> 
 
 /// Whether watches can be added: the store takes a write. That this answers shows that the configuration
 /// is loaded and the socket open.
-pub(super) async fn readyz(State(app): App) -> Result<AxumResponse, HttpError> {
+async fn readyz(State(app): App) -> Result<AxumResponse, HttpError> {
     if app.stop.is_cancelled() {
         return Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "stopping"));
     }
@@ -61,7 +118,7 @@ pub(super) async fn readyz(State(app): App) -> Result<AxumResponse, HttpError> {
 }
 
 /// How much of the budget is used, and whether the API answers.
-pub(super) async fn polling(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpError> {
+async fn polling(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpError> {
     Query::read(query, &[])?;
     let usage = app.control.watches.usage().await?;
     let breaker = app.control.watches.breaker().borrow().clone();
@@ -69,10 +126,7 @@ pub(super) async fn polling(State(app): App, query: RawQuery) -> Result<AxumResp
     Ok(json(StatusCode::OK, &polling))
 }
 
-pub(super) async fn metrics(
-    State(app): App,
-    headers: HeaderMap,
-) -> Result<AxumResponse, HttpError> {
+async fn metrics(State(app): App, headers: HeaderMap) -> Result<AxumResponse, HttpError> {
     let sinks = app
         .control
         .live_config

@@ -15,6 +15,8 @@ use crate::config::{
 };
 use crate::control::LiveConfig;
 use crate::control::extract::{HttpError, InPath, Query, json, run_id};
+use crate::control::openapi::{DocumentedRouter, HttpOperation, Method};
+use crate::control::schemas::{DurationText, LabelPair, PageSize, WatchCursor};
 use crate::control::types::{
     AddRequest, DeliveryResponse, RoutingEntry, StatusChangeResponse, WatchList, WatchResponse,
 };
@@ -22,12 +24,67 @@ use crate::domain::{Event, RunEvent, RunRef, SinkName, Verdict, Watch};
 use crate::scheduler::{AddedBy, Removed};
 use crate::store::{Added, DeliveryState, History, WatchFilter, WatchRecord, WatchState};
 
-use super::{App, Shared};
+use super::{App, ControlState, SharedState};
 
 /// Longest `?wait=`.
 const MAX_WAIT: Duration = Duration::from_secs(600);
 
-pub(super) async fn add(State(app): App, body: Bytes) -> Result<AxumResponse, HttpError> {
+/// Adds the routes about watches to the router.
+pub(super) fn routes(router: DocumentedRouter<SharedState>) -> DocumentedRouter<SharedState> {
+    router
+        .route(
+            Method::Post,
+            "/v1/watches",
+            add,
+            HttpOperation::new("addWatch", "Watch a run", "On disk before this answers. A run that is watched already stays so: `not_applied` names the options that \
+                 differ. A finished watch is followed by a new one where `again` is true. The body may also be what the \
+                 API answers when it creates a run.")
+                .body::<AddRequest>()
+                .json::<WatchResponse>(StatusCode::CREATED, "It is watched from now on")
+                .json::<WatchResponse>(StatusCode::OK, "It was watched already, and stays as it is; see `not_applied`")
+                // Somebody may remove it at the same moment.
+                .problem(StatusCode::NOT_FOUND),
+        )
+        .route(
+            Method::Get,
+            "/v1/watches",
+            list,
+            HttpOperation::new("listWatches", "List watches", "The oldest first.")
+                .query::<WatchState>("state", "Only those without a verdict, or only those with one")
+                .query::<Verdict>("verdict", "Only those with this verdict")
+                .query::<Vec<LabelPair>>("label", "Only those that carry this label; of several, all")
+                .query::<PageSize>("limit", "How many at the most; default 100")
+                .query::<WatchCursor>("cursor", "The `next_cursor` of the page before")
+                .json::<WatchList>(StatusCode::OK, "A page of watches"),
+        )
+        .route(
+            Method::Get,
+            "/v1/watches/{run_id}",
+            show,
+            HttpOperation::new("getWatch", "Everything about a watch", "At once, or when its verdict is in.")
+                .path::<RunRef>("run_id", "The run")
+                .query::<DurationText>("wait", "How long to wait for a verdict: up to 10m; default: not at all")
+                .json::<WatchResponse>(StatusCode::OK, "The watch")
+                .problem(StatusCode::NOT_FOUND),
+        )
+        .route(
+            Method::Delete,
+            "/v1/watches/{run_id}",
+            remove,
+            HttpOperation::new(
+                "removeWatch",
+                "Stop watching",
+                "Refused while its verdict is not delivered everywhere, unless `force` gives that up.",
+            )
+            .path::<RunRef>("run_id", "The run")
+            .query::<bool>("force", "Give up what is not delivered yet; `false` unless given")
+            .empty(StatusCode::NO_CONTENT, "It is gone, with its history")
+            .problem(StatusCode::NOT_FOUND)
+            .problem(StatusCode::CONFLICT),
+        )
+}
+
+async fn add(State(app): App, body: Bytes) -> Result<AxumResponse, HttpError> {
     // A list of the values in their order would be taken for an object.
     if body.trim_ascii_start().starts_with(b"[") {
         return Err(HttpError::bad(
@@ -153,7 +210,7 @@ pub(in crate::control) fn watch(
     })
 }
 
-pub(super) async fn list(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpError> {
+async fn list(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpError> {
     let query = Query::read(query, &["state", "verdict", "label", "limit", "cursor"])?;
     let labels = query.all("label").map(|pair| {
         let (key, value) = pair
@@ -222,11 +279,7 @@ pub(in crate::control) fn read_cursor(text: &str) -> Option<(Timestamp, RunRef)>
     ))
 }
 
-pub(super) async fn show(
-    State(app): App,
-    id: InPath,
-    query: RawQuery,
-) -> Result<AxumResponse, HttpError> {
+async fn show(State(app): App, id: InPath, query: RawQuery) -> Result<AxumResponse, HttpError> {
     let run_id = run_id(&id?.0)?;
     let query = Query::read(query, &["wait"])?;
     let read = |text: &str| parse_duration(text).ok().filter(|wait| *wait <= MAX_WAIT);
@@ -262,11 +315,7 @@ pub(super) async fn show(
     }
 }
 
-pub(super) async fn remove(
-    State(app): App,
-    id: InPath,
-    query: RawQuery,
-) -> Result<StatusCode, HttpError> {
+async fn remove(State(app): App, id: InPath, query: RawQuery) -> Result<StatusCode, HttpError> {
     let run_id = run_id(&id?.0)?;
     let query = Query::read(query, &["force"])?;
     let force = query
@@ -278,7 +327,7 @@ pub(super) async fn remove(
     }
 }
 
-impl Shared {
+impl ControlState {
     /// What the state of a watch is.
     async fn summary(&self, record: WatchRecord) -> Result<WatchResponse, HttpError> {
         let only = Some(vec![record.watch.run_id.clone()]);

@@ -15,7 +15,7 @@ use crate::domain::Verdict;
 use crate::failpoint::mutant;
 use crate::memory;
 use crate::store::model::StoreError;
-use crate::store::operations::{Operation, Ping, Place, Probe};
+use crate::store::operations::{Ping, Place, Probe, StoreOperation};
 use crate::store::{Wakes, WriterState};
 use crate::text::error_chain;
 
@@ -246,7 +246,7 @@ impl Channels {
 }
 
 /// An operation in SQLite.
-pub(in crate::store) trait Execute: Operation {
+pub(in crate::store) trait Execute: StoreOperation {
     /// Executes it on a connection, inside a transaction if it writes. Blocks on the disk.
     ///
     /// # Errors
