@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::notify::{Courier, Deliver, Sink};
 use crate::providers::{ApiClient, Provider};
 use crate::scheduler::{Policy, Scheduler, SchedulerHandle};
-use crate::store::{Counts, Location, Store, Writer};
+use crate::store::{Counts, Location, Store, StoreError, Writer};
 
 /// How long others have to let go of the store when the engine stops.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
@@ -106,19 +107,7 @@ impl Engine {
             metrics.clone(),
             fastrand::u64(..),
         );
-        let (now, active) = (clock.now(), store.counts().await?.active);
-        if active > 0 || store.newest_event().await? > 0 {
-            scheduler.charge_previous_process();
-        }
-        let mut after = None;
-        loop {
-            let stored = store
-                .active_watches(now, after.take(), RESUMED_AT_ONCE)
-                .await?;
-            let Some(last) = stored.last() else { break };
-            after = Some((last.watch.added_at, last.watch.run_id.clone()));
-            scheduler.resume(stored, active);
-        }
+        resume_all(&mut scheduler, &store, clock.now()).await?;
         let scheduler_stop = CancellationToken::new();
         let mut schedulers = JoinSet::new();
         schedulers.spawn(
@@ -128,13 +117,13 @@ impl Engine {
         );
 
         let couriers_stop = CancellationToken::new();
-        let shared = Shared {
+        let context = CourierContext {
             routes,
             store: store.clone(),
             clock: clock.clone(),
             metrics: metrics.clone(),
         };
-        let couriers = start_couriers(settings, sinks, &shared, &couriers_stop);
+        let couriers = start_couriers(settings, sinks, &context, &couriers_stop);
         let mut memory = JoinSet::new();
         memory.spawn(release_after_bursts());
         Ok(Self {
@@ -178,13 +167,13 @@ impl Engine {
         self.couriers_stop = CancellationToken::new();
         let (store, clock, metrics) =
             (self.store.clone(), self.clock.clone(), self.metrics.clone());
-        let shared = Shared {
+        let context = CourierContext {
             routes,
             store,
             clock,
             metrics,
         };
-        self.couriers = start_couriers(settings, sinks, &shared, &self.couriers_stop);
+        self.couriers = start_couriers(settings, sinks, &context, &self.couriers_stop);
         Ok(())
     }
 
@@ -277,6 +266,28 @@ fn api_client(settings: &Settings) -> anyhow::Result<ApiClient> {
     ApiClient::new(&settings.api).context("cannot build the API client")
 }
 
+/// Hands all active watches of the store to the scheduler, in pieces.
+async fn resume_all(
+    scheduler: &mut Scheduler,
+    store: &Store,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let active = store.counts().await?.active;
+    if active > 0 || store.newest_event().await? > 0 {
+        scheduler.charge_previous_process();
+    }
+    let mut after = None;
+    loop {
+        let stored = store
+            .active_watches(now, after.take(), RESUMED_AT_ONCE)
+            .await?;
+        let Some(last) = stored.last() else { break };
+        after = Some((last.watch.added_at, last.watch.run_id.clone()));
+        scheduler.resume(stored, active);
+    }
+    Ok(())
+}
+
 fn build_sinks(settings: &Settings) -> anyhow::Result<Vec<Sink>> {
     let build = |(name, sink): (&SinkName, &SinkSettings)| {
         Sink::build(sink).with_context(|| format!("cannot set up the sink {name}"))
@@ -285,7 +296,7 @@ fn build_sinks(settings: &Settings) -> anyhow::Result<Vec<Sink>> {
 }
 
 /// What all couriers share.
-struct Shared {
+struct CourierContext {
     routes: Arc<Routes>,
     store: Store,
     clock: Clock,
@@ -296,7 +307,7 @@ struct Shared {
 fn start_couriers<D: Deliver>(
     settings: &Settings,
     sinks: Vec<D>,
-    shared: &Shared,
+    context: &CourierContext,
     stop: &CancellationToken,
 ) -> JoinSet<()> {
     let mut couriers = JoinSet::new();
@@ -306,12 +317,12 @@ fn start_couriers<D: Deliver>(
             sink: Arc::new(sink),
             retry_schedule: sink_settings.retry_schedule.clone(),
             max_in_flight: max_in_flight(&sink_settings.kind),
-            store: shared.store.clone(),
-            clock: shared.clock.clone(),
-            routes: Arc::clone(&shared.routes),
-            metrics: shared.metrics.clone(),
+            store: context.store.clone(),
+            clock: context.clock.clone(),
+            routes: Arc::clone(&context.routes),
+            metrics: context.metrics.clone(),
         };
-        shared.metrics.introduce(name);
+        context.metrics.introduce(name);
         couriers.spawn(courier.run(stop.clone()));
     }
     couriers

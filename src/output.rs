@@ -45,10 +45,10 @@ enum Stream {
 /// A queue and the thread that writes it; clones share them. Two streams that lead to the same place share one, so that
 /// their lines keep their order.
 #[derive(Clone)]
-pub struct Output(Arc<Shared>);
+pub struct Output(Arc<OutputQueue>);
 
-struct Shared {
-    state: Mutex<State>,
+struct OutputQueue {
+    state: Mutex<QueueState>,
     /// There is something to do for the thread.
     work: Condvar,
     /// The thread has written something.
@@ -64,7 +64,7 @@ struct Shared {
 type Write = Box<dyn Fn(Stream, &[u8]) -> io::Result<()> + Send + Sync>;
 
 #[derive(Default)]
-struct State {
+struct QueueState {
     started: bool,
     texts: VecDeque<(Stream, Vec<u8>)>,
     /// Bytes that wait, those being written included.
@@ -102,7 +102,7 @@ impl Output {
     }
 
     fn new(write: Write, live: bool) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(OutputQueue {
             state: Mutex::default(),
             work: Condvar::new(),
             done: Condvar::new(),
@@ -148,7 +148,7 @@ impl Output {
         self.wake(state);
     }
 
-    fn wake(&self, mut state: MutexGuard<'_, State>) {
+    fn wake(&self, mut state: MutexGuard<'_, QueueState>) {
         if !state.started {
             let shared = Arc::clone(&self.0);
             // Where the system has no thread left, the next text tries again.
@@ -174,7 +174,7 @@ impl Output {
         self.until(|state| state.written >= queued).await;
     }
 
-    async fn until(&self, holds: impl Fn(&State) -> bool) {
+    async fn until(&self, holds: impl Fn(&QueueState) -> bool) {
         let mut written = self.0.written.subscribe();
         while !holds(&self.0.lock()) {
             // The sender lives as long as this handle.
@@ -187,7 +187,7 @@ impl Output {
         let state = self.0.lock();
         let queued = state.queued;
         let waits =
-            |state: &mut State| state.written < queued || state.lines.is_some() || state.busy;
+            |state: &mut QueueState| state.written < queued || state.lines.is_some() || state.busy;
         drop(self.0.done.wait_timeout_while(state, limit, waits));
     }
 
@@ -225,8 +225,8 @@ impl fmt::Debug for Output {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl OutputQueue {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().expect("no holder panics")
     }
 
@@ -243,7 +243,7 @@ impl Shared {
         let mut lines = Vec::new();
         let mut state = self.lock();
         loop {
-            let idle = |state: &mut State| state.texts.is_empty() && state.lines.is_none();
+            let idle = |state: &mut QueueState| state.texts.is_empty() && state.lines.is_none();
             state = self.work.wait_while(state, idle).expect("no holder panics");
             state.busy = true;
             let text = state.texts.pop_front();

@@ -16,9 +16,9 @@ const MAX_NESTING: usize = 100;
 
 /// A JSON value of a run, as its text. Copies share the text: it can have megabytes.
 #[derive(Clone)]
-pub struct JsonText(Arc<Shared>);
+pub struct JsonText(Arc<SharedText>);
 
-struct Shared {
+struct SharedText {
     json: Box<RawValue>,
     /// What is given back when the last copy is dropped: the room that the text takes of a bound on bytes.
     _room: Option<Box<dyn Any + Send + Sync>>,
@@ -42,7 +42,7 @@ impl JsonText {
         room: impl Any + Send + Sync,
     ) -> Result<Self, serde_json::Error> {
         let json = RawValue::from_string(text)?;
-        Ok(Self(Arc::new(Shared {
+        Ok(Self(Arc::new(SharedText {
             json,
             _room: Some(Box::new(room)),
         })))
@@ -73,7 +73,7 @@ impl JsonText {
 
 impl From<Box<RawValue>> for JsonText {
     fn from(json: Box<RawValue>) -> Self {
-        Self(Arc::new(Shared { json, _room: None }))
+        Self(Arc::new(SharedText { json, _room: None }))
     }
 }
 

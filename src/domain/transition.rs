@@ -282,48 +282,11 @@ impl Progress {
         let (mut why, mut last) = (None, true);
         let still_going = match answer {
             PollOutcome::Seen(observation) => {
-                let Observation { status, details } = *observation;
-                next.polls += 1;
-                next.answered = true;
-                next.missing_since = None;
-                next.missing_for = None;
-                next.verdict = Verdict::of_status(&status);
-                if status.state() == RunState::Running && !self.seen_running {
-                    next.seen_running = true;
-                    event_types.push(EventType::RunStarted);
-                }
-                let waited = |status: &Status| status.state() == RunState::Waiting;
-                if waited(&status) && !self.status.as_ref().is_some_and(waited) {
-                    event_types.push(EventType::RunWaiting);
-                }
-                next.seen_going |= next.verdict.is_none();
-                next.status = Some(status);
-                next.details = Some(Box::new(details));
+                event_types.extend(next.see(*observation));
                 next.verdict.is_none()
             }
             PollOutcome::Missing { counted } => {
-                next.polls += 1;
-                next.answered = false;
-                let missing_for = match self.missing_for {
-                    Some(before) => before + counted,
-                    None => {
-                        next.missing_since = Some(now);
-                        Duration::ZERO
-                    }
-                };
-                next.missing_for = Some(missing_for);
-                if mutant("first-404") || missing_for >= limits.not_found_grace {
-                    next.verdict = Some(Verdict::NotFound);
-                }
-                why = Some(match (next.verdict, &self.status) {
-                    (None, _) => format!(
-                        "404 for {} (grace {})",
-                        humanize(missing_for),
-                        humanize(limits.not_found_grace)
-                    ),
-                    (Some(_), Some(_)) => GONE.to_owned(),
-                    (Some(_), None) => NEVER_THERE.to_owned(),
-                });
+                why = Some(next.miss(counted, now, limits));
                 false
             }
             PollOutcome::Failed {
@@ -357,15 +320,8 @@ impl Progress {
             why.filter(|_| matches!(next.verdict, Some(Verdict::NotFound | Verdict::Unreachable)));
         match next.verdict {
             Some(verdict) => event_types.push(verdict.event_type()),
-            None => {
-                let overdue_at = limits
-                    .overdue_after
-                    .map(|after| later(watch.added_at, after));
-                if still_going && !self.overdue_told && overdue_at.is_some_and(|at| now >= at) {
-                    next.overdue_told = true;
-                    event_types.push(EventType::WatchOverdue);
-                }
-            }
+            None if still_going => event_types.extend(next.becomes_overdue(watch, now, limits)),
+            None => {}
         }
         let event = |event_type: EventType| {
             let mut data = next.describe(watch, now, limits);
@@ -383,6 +339,71 @@ impl Progress {
             progress: next,
             events,
         })
+    }
+
+    /// Takes in an observation. Returns the event that it is the first to cause, besides that of a verdict.
+    fn see(&mut self, observation: Observation) -> Option<EventType> {
+        let Observation { status, details } = observation;
+        self.polls += 1;
+        self.answered = true;
+        self.missing_since = None;
+        self.missing_for = None;
+        self.verdict = Verdict::of_status(&status);
+        let waited = |status: &Status| status.state() == RunState::Waiting;
+        let event = if status.state() == RunState::Running && !self.seen_running {
+            Some(EventType::RunStarted)
+        } else if waited(&status) && !self.status.as_ref().is_some_and(waited) {
+            Some(EventType::RunWaiting)
+        } else {
+            None
+        };
+        self.seen_running |= status.state() == RunState::Running;
+        self.seen_going |= self.verdict.is_none();
+        self.status = Some(status);
+        self.details = Some(Box::new(details));
+        event
+    }
+
+    /// Takes in an answer by which the API does not know the run; `counted` is the time since the one before that counts
+    /// toward the grace period. Returns the reason for people.
+    fn miss(&mut self, counted: Duration, now: Timestamp, limits: &Limits) -> String {
+        self.polls += 1;
+        self.answered = false;
+        let missing_for = match self.missing_for {
+            Some(before) => before + counted,
+            None => {
+                self.missing_since = Some(now);
+                Duration::ZERO
+            }
+        };
+        self.missing_for = Some(missing_for);
+        if mutant("first-404") || missing_for >= limits.not_found_grace {
+            self.verdict = Some(Verdict::NotFound);
+        }
+        match (self.verdict, &self.status) {
+            (None, _) => format!(
+                "404 for {} (grace {})",
+                humanize(missing_for),
+                humanize(limits.not_found_grace)
+            ),
+            (Some(_), Some(_)) => GONE.to_owned(),
+            (Some(_), None) => NEVER_THERE.to_owned(),
+        }
+    }
+
+    /// Notes that a run takes longer than expected. Returns the event of that, which comes once.
+    fn becomes_overdue(
+        &mut self,
+        watch: &Watch,
+        now: Timestamp,
+        limits: &Limits,
+    ) -> Option<EventType> {
+        let overdue_at = limits
+            .overdue_after
+            .map(|after| later(watch.added_at, after));
+        let overdue = !self.overdue_told && overdue_at.is_some_and(|at| now >= at);
+        self.overdue_told |= overdue;
+        overdue.then_some(EventType::WatchOverdue)
     }
 
     /// The event data that describes the watch as it is at `now`.

@@ -32,7 +32,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -48,11 +48,11 @@ use self::registry::{Entry, Key, Phase, Registry};
 pub use self::streams::RunActivity;
 use crate::backoff::BackoffPolicy;
 use crate::clock::{Clock, Jump, Now, Reading};
-use crate::domain::{Event, Limits, Progress, Routes, Watch};
+use crate::domain::{Event, Limits, Progress, Routes, RunRef, Watch};
 use crate::failpoint::mutant;
 use crate::metrics::Metrics;
 use crate::providers::{AnyProvider, Provider};
-use crate::store::{Store, StoredWatch, WatchId};
+use crate::store::{Added, Store, StoreError, StoredWatch, WatchId};
 
 /// The rules that the scheduler keeps.
 #[derive(Debug, Clone)]
@@ -260,33 +260,7 @@ impl Scheduler {
                 watch,
                 origin,
                 reply,
-            } => {
-                // The deadline was computed from the clock as it is now.
-                self.look_at_clock();
-                let (store, stepped) = (self.store.clone(), self.stepped);
-                let reply = if mutant("early-answer") {
-                    drop(reply.send(Ok(crate::store::Added::New)));
-                    tokio::sync::oneshot::channel().0
-                } else {
-                    reply
-                };
-                self.adding += 1;
-                self.store_in_order(async move {
-                    let stored = Watch::clone(&watch);
-                    let some = |(added, id)| (added, Some(id));
-                    let result = match origin {
-                        AddedBy::Request => store.add_watch(stored).await.map(some),
-                        AddedBy::RequestAgain => store.add_watch_again(stored).await.map(some),
-                        AddedBy::Configuration => store.add_configured_watch(stored).await,
-                    };
-                    Persisted::Added {
-                        watch,
-                        reply,
-                        result,
-                        stepped,
-                    }
-                });
-            }
+            } => self.add(watch, origin, reply),
             SchedulerCommand::Remove {
                 run_id,
                 force,
@@ -303,18 +277,7 @@ impl Scheduler {
                 });
             }
             SchedulerCommand::View { only, reply } => {
-                let (now, wall) = (Instant::now(), self.clock.now());
-                let keys = match only {
-                    Some(run_ids) => run_ids
-                        .iter()
-                        .flat_map(|run_id| self.registry.keys_of(run_id))
-                        .collect(),
-                    None => self.registry.keys(),
-                };
-                let views = keys
-                    .iter()
-                    .filter_map(|key| Some(self.registry.get(*key)?.view(now, wall)))
-                    .collect();
+                let views = self.views(only);
                 // The caller may have left.
                 drop(reply.send(views));
             }
@@ -339,6 +302,55 @@ impl Scheduler {
                 let _closed = reply.send(());
             }
         }
+    }
+
+    /// Has the store add a watch; the answer follows once it is on disk.
+    fn add(
+        &mut self,
+        watch: Box<Watch>,
+        origin: AddedBy,
+        reply: oneshot::Sender<Result<Added, StoreError>>,
+    ) {
+        // The deadline was computed from the clock as it is now.
+        self.look_at_clock();
+        let (store, stepped) = (self.store.clone(), self.stepped);
+        let reply = if mutant("early-answer") {
+            drop(reply.send(Ok(Added::New)));
+            oneshot::channel().0
+        } else {
+            reply
+        };
+        self.adding += 1;
+        self.store_in_order(async move {
+            let stored = Watch::clone(&watch);
+            let some = |(added, id)| (added, Some(id));
+            let result = match origin {
+                AddedBy::Request => store.add_watch(stored).await.map(some),
+                AddedBy::RequestAgain => store.add_watch_again(stored).await.map(some),
+                AddedBy::Configuration => store.add_configured_watch(stored).await,
+            };
+            Persisted::Added {
+                watch,
+                reply,
+                result,
+                stepped,
+            }
+        });
+    }
+
+    /// Returns the watches of these runs, or all, as they are now.
+    fn views(&self, only: Option<Vec<RunRef>>) -> Vec<WatchView> {
+        let (now, wall) = (Instant::now(), self.clock.now());
+        let keys = match only {
+            Some(run_ids) => run_ids
+                .iter()
+                .flat_map(|run_id| self.registry.keys_of(run_id))
+                .collect(),
+            None => self.registry.keys(),
+        };
+        keys.iter()
+            .filter_map(|key| Some(self.registry.get(*key)?.view(now, wall)))
+            .collect()
     }
 
     /// Polls another provider from here on, under another policy. Polls under way continue when the

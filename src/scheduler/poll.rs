@@ -10,7 +10,7 @@ use super::follow::POLLS_PER_STREAM;
 use super::registry::{Entry, Key, Phase};
 use super::{ROUNDING, Scheduler, instant_of};
 use crate::clock::Now;
-use crate::domain::{Limits, PollOutcome};
+use crate::domain::{Event, Limits, PollOutcome};
 use crate::providers::{ApiError, Reply};
 use crate::store::PollFailure;
 
@@ -150,21 +150,33 @@ impl Scheduler {
             instant: self.look_at_clock(),
             wall: self.reading.wall,
         };
-        let Polled { key, began, answer } = polled;
-        let result = match &answer {
+        let key = polled.key;
+        let result = match &polled.answer {
             Ok(_) => "ok",
             Err(PollError::Api(error)) => error.kind(),
             Err(PollError::PastDeadline | PollError::CalledBack) => "abandoned",
         };
         self.metrics
-            .polled(result, now.instant.duration_since(began));
-        let tries_again = self.tries_again(key, now.instant);
-        let Some(entry) = self.registry.get_mut(key) else {
+            .polled(result, now.instant.duration_since(polled.began));
+        let Some((outcome, event)) = self.outcome_of(polled, now) else {
             return;
         };
+        let outcome = self.weigh(key, outcome);
+        if let Some(event) = event {
+            self.emit(event);
+        }
+        self.take_step(key, outcome);
+    }
+
+    /// Returns what a poll found, and the event about the API that follows from it; `None` if the watch is gone or is
+    /// polled again. The entry and the circuit breaker take the answer in.
+    fn outcome_of(&mut self, polled: Polled, now: Now) -> Option<(PollOutcome, Option<Event>)> {
+        let Polled { key, began, answer } = polled;
+        let tries_again = self.tries_again(key, now.instant);
+        let entry = self.registry.get_mut(key)?;
         entry.phase = Phase::Waiting;
         let counted = entry.counted(began, now.instant);
-        let (answer, event) = match answer {
+        Some(match answer {
             Ok(reply) => {
                 entry.refused = false;
                 entry.answered_at = Some(now.instant);
@@ -222,14 +234,23 @@ impl Scheduler {
                     None,
                 )
             }
-            Err(PollError::CalledBack) => return self.registry.queue(key, now.instant),
-        };
-        // A failure after that does not outweigh an observation after the deadline.
-        let answer = match answer {
-            PollOutcome::Failed { why, .. } if entry.seen_past_deadline => {
+            Err(PollError::CalledBack) => {
+                self.registry.queue(key, now.instant);
+                return None;
+            }
+        })
+    }
+
+    /// Returns what counts after a poll: its outcome, unless something that is known already outweighs it.
+    fn weigh(&self, key: Key, outcome: PollOutcome) -> PollOutcome {
+        let entry = self.registry.get(key);
+        let seen_past_deadline = entry.is_some_and(|entry| entry.seen_past_deadline);
+        match outcome {
+            // A failure after that does not outweigh an observation after the deadline.
+            PollOutcome::Failed { why, .. } if seen_past_deadline => {
                 PollOutcome::NotPolled { stands: true, why }
             }
-            PollOutcome::Missing { .. } if entry.seen_past_deadline => PollOutcome::NotPolled {
+            PollOutcome::Missing { .. } if seen_past_deadline => PollOutcome::NotPolled {
                 stands: true,
                 why: "the API knew the run after the deadline".to_owned(),
             },
@@ -243,11 +264,7 @@ impl Scheduler {
                 }
             }
             other => other,
-        };
-        if let Some(event) = event {
-            self.emit(event);
         }
-        self.take_step(key, answer);
     }
 
     /// Sets when a watch is due again.

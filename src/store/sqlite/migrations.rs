@@ -302,32 +302,7 @@ fn move_rows(connection: &mut Connection) -> Result<bool, StoreError> {
             break true;
         }
         (bytes, watches) = (bytes + size, watches + 1);
-        transaction
-            .prepare_cached(
-                "INSERT INTO watches (run_id, added_at, deadline_at, verdict, verdict_at, found_by, polls, missing_since,
-                     seen_running, overdue_told, last_error_at, name, status, sinks, labels, last_error, details)
-                 SELECT run_id, added_at, deadline_at, verdict, verdict_at, found_by, polls, missing_since,
-                     seen_running, overdue_told, last_error_at, name, status, sinks, labels, last_error, details
-                 FROM old_watches WHERE run_id = ?",
-            )?
-            .execute([&run_id])?;
-        let id = transaction.last_insert_rowid();
-        for copy in [
-            "INSERT INTO status_changes (seq, watch_id, at, status)
-             SELECT seq, ?1, at, status FROM old_status_changes WHERE run_id = ?2",
-            "INSERT INTO events (seq, watch_id, run_id, type, at, body)
-             SELECT seq, ?1, run_id, type, at, body FROM old_events WHERE run_id = ?2",
-            "INSERT INTO deliveries SELECT d.* FROM old_events e JOIN old_deliveries d ON d.event_seq = e.seq
-             WHERE ?1 AND e.run_id = ?2",
-            "INSERT INTO attempts SELECT a.* FROM old_events e JOIN old_deliveries d ON d.event_seq = e.seq
-             JOIN old_attempts a ON a.delivery_id = d.id WHERE ?1 AND e.run_id = ?2",
-        ] {
-            transaction.prepare_cached(copy)?.execute(params![id, run_id])?;
-        }
-        // All else of it goes with it.
-        transaction
-            .prepare_cached("DELETE FROM old_watches WHERE run_id = ?")?
-            .execute([&run_id])?;
+        move_watch(&transaction, &run_id)?;
     };
     if !more {
         // The remaining rows belong to no run, and are few.
@@ -344,6 +319,37 @@ fn move_rows(connection: &mut Connection) -> Result<bool, StoreError> {
     }
     transaction.commit()?;
     Ok(more)
+}
+
+/// Moves the watch of a run, and all that belongs to it, to the new tables.
+fn move_watch(transaction: &Connection, run_id: &str) -> Result<(), StoreError> {
+    transaction
+        .prepare_cached(
+            "INSERT INTO watches (run_id, added_at, deadline_at, verdict, verdict_at, found_by, polls, missing_since,
+                 seen_running, overdue_told, last_error_at, name, status, sinks, labels, last_error, details)
+             SELECT run_id, added_at, deadline_at, verdict, verdict_at, found_by, polls, missing_since,
+                 seen_running, overdue_told, last_error_at, name, status, sinks, labels, last_error, details
+             FROM old_watches WHERE run_id = ?",
+        )?
+        .execute([run_id])?;
+    let id = transaction.last_insert_rowid();
+    for copy in [
+        "INSERT INTO status_changes (seq, watch_id, at, status)
+         SELECT seq, ?1, at, status FROM old_status_changes WHERE run_id = ?2",
+        "INSERT INTO events (seq, watch_id, run_id, type, at, body)
+         SELECT seq, ?1, run_id, type, at, body FROM old_events WHERE run_id = ?2",
+        "INSERT INTO deliveries SELECT d.* FROM old_events e JOIN old_deliveries d ON d.event_seq = e.seq
+         WHERE ?1 AND e.run_id = ?2",
+        "INSERT INTO attempts SELECT a.* FROM old_events e JOIN old_deliveries d ON d.event_seq = e.seq
+         JOIN old_attempts a ON a.delivery_id = d.id WHERE ?1 AND e.run_id = ?2",
+    ] {
+        transaction.prepare_cached(copy)?.execute(params![id, run_id])?;
+    }
+    // All else of it goes with it.
+    transaction
+        .prepare_cached("DELETE FROM old_watches WHERE run_id = ?")?
+        .execute([run_id])?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use super::writer::Execute;
 use crate::domain::{FoundBy, Labels, Progress, RunDetails, RunRef, Status, Verdict, Watch};
 use crate::failpoint::mutant;
 use crate::store::model::{
-    Added, History, PollFailure, StatusChange, StoreError, StoredWatch, WatchId, WatchRecord,
-    WatchState,
+    Added, History, PollFailure, RoutedEvent, StatusChange, StoreError, StoredWatch, WatchId,
+    WatchRecord, WatchState,
 };
 use crate::store::operations::{
     ActiveWatches, AddConfiguredWatch, AddWatch, Details, KeepConfiguredWatches, MoveClock,
@@ -146,16 +146,7 @@ impl Execute for RecordStep {
             found_by,
             now,
         } = self;
-        let run = routed
-            .first()
-            .and_then(|routed| routed.event.run_id())
-            .filter(|_| mutant("old-watch-ends-new"));
-        let newest = run.map(|run| {
-            let sql = "SELECT id FROM watches WHERE run_id = ? AND verdict IS NULL";
-            db.query_row(sql, [run.as_str()], |row| row.get(0))
-                .map(WatchId)
-        });
-        let watch = newest.and_then(Result::ok).unwrap_or(watch);
+        let watch = target(db, watch, &routed);
         let mut next = step.progress;
         let status = next.status.clone();
         let rows = db
@@ -198,6 +189,20 @@ impl Execute for RecordStep {
             None => Ok(()),
         }
     }
+}
+
+/// The watch that a step is stored for: the one that took it.
+fn target(db: &Connection, watch: WatchId, routed: &[RoutedEvent]) -> WatchId {
+    let run = routed
+        .first()
+        .and_then(|routed| routed.event.run_id())
+        .filter(|_| mutant("old-watch-ends-new"));
+    let newest = run.map(|run| {
+        let sql = "SELECT id FROM watches WHERE run_id = ? AND verdict IS NULL";
+        db.query_row(sql, [run.as_str()], |row| row.get(0))
+            .map(WatchId)
+    });
+    newest.and_then(Result::ok).unwrap_or(watch)
 }
 
 impl Execute for SetDeadlines {

@@ -336,14 +336,7 @@ impl Writer {
                     return Some(self.connection);
                 }
             }
-            let mut batch = Vec::new();
-            let mut bytes = 0_usize;
-            while let Some(job) = queue.pop_front_if(|job: &mut Job| {
-                bytes = bytes.saturating_add(job.bytes);
-                batch.is_empty() || bytes <= MAX_BATCH_BYTES
-            }) {
-                batch.push(job);
-            }
+            let (batch, bytes) = next_batch(&mut queue);
             wrote_much |= memory::is_large(bytes);
             self.state
                 .send_modify(|state| state.busy_since = Some(Instant::now()));
@@ -372,52 +365,69 @@ impl Writer {
             if let Some((log, pages)) = log.as_mut().zip(log_pages) {
                 log.grown_to(pages);
             }
-            let committed = commit.is_ok();
-            // One line when it begins and one when it ends: every caller gets the error as well.
-            match &commit {
-                Err(error) if !std::mem::replace(&mut failing, true) => {
-                    tracing::error!(error = error_chain(error), "the store cannot be written");
-                }
-                // A transaction without changes succeeds on a full disk as well.
-                Ok(()) if wrote && std::mem::take(&mut failing) => {
-                    tracing::info!("the store can be written again")
-                }
-                Ok(()) | Err(_) => {}
-            }
-            let wakes = || {
-                finished
-                    .iter()
-                    .filter(|finish| finish.keep && committed)
-                    .map(|finish| finish.wakes)
-            };
-            let (history, deliveries) = (
-                wakes().any(|wakes| wakes.history),
-                wakes().any(|wakes| wakes.deliveries),
-            );
-            let worst = Verdict::worst(wakes().filter_map(|wakes| wakes.verdict));
-            self.state.send_modify(|state| {
-                *state = WriterState {
-                    busy_since: None,
-                    worst: Verdict::worst(state.worst.into_iter().chain(worst)),
-                };
-            });
-            for finish in finished {
-                (finish.answer)(if mutant("unheeded") {
-                    Ok(())
-                } else {
-                    commit.clone()
-                });
-            }
-            for finish in read {
-                (finish.answer)(Ok(()));
-            }
-            if history {
-                self.history.send_modify(|generation| *generation += 1);
-            }
-            if deliveries && !mutant("not-woken") {
-                self.deliveries.send_modify(|generation| *generation += 1);
-            }
+            report(&commit, wrote, &mut failing);
+            self.reply(&commit, finished, read);
         }
+    }
+
+    /// Replies to the callers of a transaction, and signals what it changed.
+    fn reply(&self, commit: &Result<(), StoreError>, finished: Vec<Finish>, read: Vec<Finish>) {
+        let kept = |finish: &&Finish| finish.keep && commit.is_ok();
+        let wakes = || finished.iter().filter(kept).map(|finish| finish.wakes);
+        let (history, deliveries) = (
+            wakes().any(|wakes| wakes.history),
+            wakes().any(|wakes| wakes.deliveries),
+        );
+        let worst = Verdict::worst(wakes().filter_map(|wakes| wakes.verdict));
+        self.state.send_modify(|state| {
+            *state = WriterState {
+                busy_since: None,
+                worst: Verdict::worst(state.worst.into_iter().chain(worst)),
+            };
+        });
+        for finish in finished {
+            (finish.answer)(if mutant("unheeded") {
+                Ok(())
+            } else {
+                commit.clone()
+            });
+        }
+        for finish in read {
+            (finish.answer)(Ok(()));
+        }
+        if history {
+            self.history.send_modify(|generation| *generation += 1);
+        }
+        if deliveries && !mutant("not-woken") {
+            self.deliveries.send_modify(|generation| *generation += 1);
+        }
+    }
+}
+
+/// Takes the jobs of the next transaction from the queue; the second value is how many bytes they write at most.
+fn next_batch(queue: &mut VecDeque<Job>) -> (Vec<Job>, usize) {
+    let mut batch = Vec::new();
+    let mut bytes = 0_usize;
+    while let Some(job) = queue.pop_front_if(|job: &mut Job| {
+        bytes = bytes.saturating_add(job.bytes);
+        batch.is_empty() || bytes <= MAX_BATCH_BYTES
+    }) {
+        batch.push(job);
+    }
+    (batch, bytes)
+}
+
+/// Logs one line when the store begins to refuse writes and one when it ends: every caller gets the error as well.
+fn report(commit: &Result<(), StoreError>, wrote: bool, failing: &mut bool) {
+    match commit {
+        Err(error) if !std::mem::replace(failing, true) => {
+            tracing::error!(error = error_chain(error), "the store cannot be written");
+        }
+        // A transaction without changes succeeds on a full disk as well.
+        Ok(()) if wrote && std::mem::take(failing) => {
+            tracing::info!("the store can be written again");
+        }
+        Ok(()) | Err(_) => {}
     }
 }
 
