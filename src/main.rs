@@ -4,7 +4,9 @@ use std::io::{self, IsTerminal as _, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use runwatch::cli::args::{Cli, Command, Common, ConfigCommand, SinksCommand};
+use runwatch::cli::args::{
+    Cli, Command, Common, ConfigCommand, DaemonArgs, SinksCommand, WaitArgs,
+};
 use runwatch::cli::client::{self as cli_client, Printer};
 use runwatch::cli::demo::DemoOptions;
 use runwatch::cli::doctor::DoctorOptions;
@@ -42,69 +44,19 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
+/// Runs one command. Returns the exit code.
 fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
     let common = cli.common;
-    let coloured = logging::coloured(common.color);
     let sources = || Sources::from_process(common.config.clone());
     if let Command::Daemon(args) = &cli.command {
-        let settings = settings(&sources())?;
-        let requested = common.requested_level();
-        let level = requested.unwrap_or(settings.log.level);
-        let format = common.log_format.unwrap_or(settings.log.format);
-        let levels = logging::init(screen, level, format, coloured);
-        let logging = Logging {
-            levels,
-            level: requested,
-        };
-        return block_on(daemon::daemon(args, settings, sources, logging));
+        return serve(args, &common, screen);
     }
-    let log_format = common.log_format.unwrap_or(LogFormat::Text);
-    let style = Style::of_process(common.color, io::stderr().is_terminal());
-    // `doctor` reports what is wrong by itself.
-    let unless_requested = match &cli.command {
-        Command::Doctor { .. } => LogLevel::Error,
-        _ => LogLevel::Warn,
-    };
-    match common.requested_level() {
-        Some(level) => drop(logging::init(screen, level, log_format, coloured)),
-        None => logging::init_sentences(screen, unless_requested, log_format, style),
-    }
+    init_logs(&cli.command, &common, screen);
     let client = || cli_client::client(&sources(), screen);
     let pages = RunPages::new(sources());
     let (out, err) = (&mut io::stdout(), &mut io::stderr());
-    let follow = matches!(&cli.command, Command::Wait(args) if args.follow);
-    let options = |results| OutputOptions {
-        screen: screen.clone(),
-        progress: !common.quiet,
-        style,
-        result_style: Style::of_process(common.color, io::stdout().is_terminal()),
-        results,
-        follow,
-    };
     match cli.command {
-        Command::Wait(args) => {
-            let results = match (common.json, args.output, common.quiet) {
-                (true, ..) => ResultFormat::Json,
-                (_, true, _) => ResultFormat::Output,
-                (.., true) => ResultFormat::Nothing,
-                _ => ResultFormat::Text,
-            };
-            if args.daemon {
-                block_on(commands::wait::wait_on_daemon(
-                    &args,
-                    &pages,
-                    client()?,
-                    options(results),
-                ))
-            } else {
-                block_on(commands::wait::wait(
-                    &args,
-                    &pages,
-                    settings(&sources())?,
-                    options(results),
-                ))
-            }
-        }
+        Command::Wait(args) => wait(&args, &common, &pages, screen),
         Command::Daemon(_) => unreachable!("it was started above"),
         Command::Healthcheck { ready } => block_on(commands::healthcheck::healthcheck(
             &client()?,
@@ -170,6 +122,65 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
         Command::Demo(_) => block_on(commands::demo::demo(&demo_options(&common, screen), out)),
         Command::Completions { shell } => commands::completions::completions(shell, out),
         Command::Man(args) => commands::man::man(&args, out),
+    }
+}
+
+/// Runs the service, whose configuration says how it logs.
+fn serve(args: &DaemonArgs, common: &Common, screen: &Screen) -> anyhow::Result<u8> {
+    let sources = || Sources::from_process(common.config.clone());
+    let settings = settings(&sources())?;
+    let requested = common.requested_level();
+    let level = requested.unwrap_or(settings.log.level);
+    let format = common.log_format.unwrap_or(settings.log.format);
+    let levels = logging::init(screen, level, format, logging::coloured(common.color));
+    let logging = Logging {
+        levels,
+        level: requested,
+    };
+    block_on(daemon::daemon(args, settings, sources, logging))
+}
+
+/// Sets up the logs of a command that is not the service: sentences, unless a level is requested.
+fn init_logs(command: &Command, common: &Common, screen: &Screen) {
+    let format = common.log_format.unwrap_or(LogFormat::Text);
+    // `doctor` reports what is wrong by itself.
+    let unless_requested = match command {
+        Command::Doctor { .. } => LogLevel::Error,
+        _ => LogLevel::Warn,
+    };
+    let coloured = logging::coloured(common.color);
+    match common.requested_level() {
+        Some(level) => drop(logging::init(screen, level, format, coloured)),
+        None => {
+            let style = Style::of_process(common.color, io::stderr().is_terminal());
+            logging::init_sentences(screen, unless_requested, format, style);
+        }
+    }
+}
+
+/// Waits for runs, here or with the daemon.
+fn wait(args: &WaitArgs, common: &Common, pages: &RunPages, screen: &Screen) -> anyhow::Result<u8> {
+    let sources = Sources::from_process(common.config.clone());
+    let results = match (common.json, args.output, common.quiet) {
+        (true, ..) => ResultFormat::Json,
+        (_, true, _) => ResultFormat::Output,
+        (.., true) => ResultFormat::Nothing,
+        _ => ResultFormat::Text,
+    };
+    let options = OutputOptions {
+        screen: screen.clone(),
+        progress: !common.quiet,
+        style: Style::of_process(common.color, io::stderr().is_terminal()),
+        result_style: Style::of_process(common.color, io::stdout().is_terminal()),
+        results,
+        follow: args.follow,
+    };
+    if args.daemon {
+        let client = cli_client::client(&sources, screen)?;
+        block_on(commands::wait::wait_on_daemon(args, pages, client, options))
+    } else {
+        let settings = settings(&sources)?;
+        block_on(commands::wait::wait(args, pages, settings, options))
     }
 }
 

@@ -217,31 +217,25 @@ impl Metrics {
     /// Everything as text, with what is `stored` now.
     pub fn to_text(&self, stored: &StoreGauges, format: Format) -> String {
         let mut registry = Registry::with_prefix("runwatch");
-        let gauge = |value: u64| {
-            let gauge = Gauge::<i64>::default();
-            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-            gauge
-        };
-        let watches = Family::<[Label; 1], Gauge>::default();
-        watches
-            .get_or_create(&[("state", "active")])
-            .set(i64::try_from(stored.active).unwrap_or(i64::MAX));
-        watches
-            .get_or_create(&[("state", "finished")])
-            .set(i64::try_from(stored.finished).unwrap_or(i64::MAX));
-        let (pending, dead) = (
-            Family::<[SinkLabel; 1], Gauge>::default(),
-            Family::<[SinkLabel; 1], Gauge>::default(),
-        );
-        for (sink, waiting, given_up) in &stored.deliveries {
-            let label = [("sink", sink.to_string())];
-            pending
-                .get_or_create(&label)
-                .set(i64::try_from(*waiting).unwrap_or(i64::MAX));
-            dead.get_or_create(&label)
-                .set(i64::try_from(*given_up).unwrap_or(i64::MAX));
+        self.register_polls(&mut registry, stored);
+        self.register_deliveries(&mut registry, stored);
+        register_process(&mut registry);
+        let mut written = String::new();
+        text::encode(&mut written, &registry).expect("a String takes all text");
+        match format {
+            Format::OpenMetrics => written,
+            Format::Text => text_format(&written),
         }
-        let oldest = gauge(stored.oldest_pending.unwrap_or_default().as_secs());
+    }
+
+    /// Registers what is known of watches, polls and streams.
+    fn register_polls(&self, registry: &mut Registry, stored: &StoreGauges) {
+        let watches = Family::<[Label; 1], Gauge>::default();
+        for (state, count) in [("active", stored.active), ("finished", stored.finished)] {
+            watches
+                .get_or_create(&[("state", state)])
+                .set(gauge_value(count));
+        }
         registry.register("watches", "Watches in the store", watches);
         registry.register("polls", "Polls by what came of them", self.polls.clone());
         registry.register(
@@ -267,6 +261,19 @@ impl Metrics {
             "Open event streams",
             self.event_streams.clone(),
         );
+    }
+
+    /// Registers what is known of deliveries.
+    fn register_deliveries(&self, registry: &mut Registry, stored: &StoreGauges) {
+        let (pending, dead) = (
+            Family::<[SinkLabel; 1], Gauge>::default(),
+            Family::<[SinkLabel; 1], Gauge>::default(),
+        );
+        for (sink, waiting, given_up) in &stored.deliveries {
+            let label = [("sink", sink.to_string())];
+            pending.get_or_create(&label).set(gauge_value(*waiting));
+            dead.get_or_create(&label).set(gauge_value(*given_up));
+        }
         registry.register(
             "deliveries",
             "Attempts to deliver by what came of them",
@@ -279,22 +286,29 @@ impl Metrics {
             "Messages that wait or are being sent",
             pending,
         );
+        let oldest = Gauge::<i64>::default();
+        oldest.set(gauge_value(
+            stored.oldest_pending.unwrap_or_default().as_secs(),
+        ));
         let help = "Age of the oldest message that waits or is being sent";
         registry.register("delivery_oldest_pending_seconds", help, oldest);
         registry.register("deliveries_dead", "Messages given up", dead);
-        let dropped = Counter::<u64>::default();
-        dropped.inc_by(output::dropped());
-        let help = "Log records that were dropped because standard error was not read";
-        registry.register("log_records_dropped", help, dropped);
-        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "The program", build);
-        let mut written = String::new();
-        text::encode(&mut written, &registry).expect("a String takes all text");
-        match format {
-            Format::OpenMetrics => written,
-            Format::Text => text_format(&written),
-        }
     }
+}
+
+/// Registers what is known of the process and the program.
+fn register_process(registry: &mut Registry) {
+    let dropped = Counter::<u64>::default();
+    dropped.inc_by(output::dropped());
+    let help = "Log records that were dropped because standard error was not read";
+    registry.register("log_records_dropped", help, dropped);
+    let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+    registry.register("build", "The program", build);
+}
+
+/// A count as the value of a gauge.
+fn gauge_value(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// Rewrites OpenMetrics as the Prometheus text format. The samples are the same; of a counter and of the

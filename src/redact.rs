@@ -377,7 +377,12 @@ fn entity(text: &[u8], at: usize, depth: u8) -> Option<(u32, usize)> {
         at = next;
     }
     let end = semicolon(at)?;
-    let c = match name.as_str() {
+    Some((named_character(&name)?.into(), end))
+}
+
+/// The ASCII characters that HTML has names for.
+fn named_character(name: &str) -> Option<char> {
+    Some(match name {
         "amp" | "AMP" => '&',
         "lt" | "LT" => '<',
         "gt" | "GT" => '>',
@@ -410,8 +415,7 @@ fn entity(text: &[u8], at: usize, depth: u8) -> Option<(u32, usize)> {
         "Hat" => '^',
         "grave" => '`',
         _ => return None,
-    };
-    Some((c.into(), end))
+    })
 }
 
 #[cfg(test)]

@@ -53,16 +53,7 @@ impl Command {
             .argv
             .split_first()
             .expect("the configuration refuses an empty argv");
-        let mut command = tokio::process::Command::new(program);
-        command
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        clear_secret_environment(&mut command);
-        command.envs(variables(message));
-        // A group of its own, so that whatever it starts can be ended with it.
-        command.process_group(0).kill_on_drop(true);
+        let mut command = prepare(program, arguments, message);
         let runtime = Handle::current();
         let name = program.clone();
         let start = move || {
@@ -93,20 +84,7 @@ impl Command {
             }
             Ok(Ok((status, output))) => {
                 group.release();
-                let mut output = if output.is_empty() {
-                    String::new()
-                } else {
-                    format!(": {output}")
-                };
-                let name = program.clone();
-                if let Ok(Some(suspicion)) = self
-                    .starts
-                    .run(FILE_LIMIT, move || program::suspicion(&name))
-                    .await
-                {
-                    output.push_str("; ");
-                    output.push_str(suspicion);
-                }
+                let output = self.with_suspicion(program, output).await;
                 Err(SendError::new(format!(
                     "{program} ended with {status}{output}"
                 )))
@@ -118,6 +96,37 @@ impl Command {
             ))),
         }
     }
+
+    /// The output of a program that failed, and the likely cause if its file shows one, as they follow its status.
+    async fn with_suspicion(&self, program: &str, output: String) -> String {
+        let mut detail = if output.is_empty() {
+            output
+        } else {
+            format!(": {output}")
+        };
+        let name = program.to_owned();
+        let look = move || program::suspicion(&name);
+        if let Ok(Some(suspicion)) = self.starts.run(FILE_LIMIT, look).await {
+            detail.push_str("; ");
+            detail.push_str(suspicion);
+        }
+        detail
+    }
+}
+
+/// The process to start: no secret is in its environment, and it has a group of its own, so that whatever it starts can
+/// be ended with it.
+fn prepare(program: &str, arguments: &[String], message: &Message<'_>) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(program);
+    command
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    clear_secret_environment(&mut command);
+    command.envs(variables(message));
+    command.process_group(0).kill_on_drop(true);
+    command
 }
 
 /// The process group of a program, killed when dropped unless the program has ended by itself.

@@ -77,7 +77,38 @@ fn of_run(event_type: EventType, data: &RunEvent) -> Summary {
         .filter(|ms| *ms > 0)
         .map(|ms| humanize(Duration::from_millis(ms)));
     let after = ran.map(|ran| format!(" after {ran}")).unwrap_or_default();
-    let (title, weight) = match event_type {
+    let (title, weight) = title_of(event_type, data, &who, &after);
+    let mut lines = match &data.run.error_message {
+        Some(error) => first_lines(error, ERROR_LINES, ERROR_CHARS),
+        None => Vec::new(),
+    };
+    if let Some(reason) = &data.reason {
+        lines.push(one_line(reason, ERROR_CHARS));
+    }
+    if data.watch.name.is_some() && event_type != EventType::SinkTest {
+        lines.push(data.run.id.to_string());
+    }
+    if data.watch.late && event_type.verdict().is_some() {
+        let ended = data
+            .run
+            .completed_at
+            .map(|at| format!(" on {}", at.strftime("%Y-%m-%d at %H:%M UTC")));
+        lines.push(format!(
+            "ended{} while it was not watched",
+            ended.unwrap_or_default()
+        ));
+    }
+    Summary {
+        title,
+        lines,
+        url: data.run.url.clone(),
+        weight,
+    }
+}
+
+/// The title of an event about a run or a sink, and how grave it is.
+fn title_of(event_type: EventType, data: &RunEvent, who: &str, after: &str) -> (String, Severity) {
+    match event_type {
         EventType::RunSucceeded => (format!("{who} succeeded{after}"), Severity::Good),
         EventType::RunFailed => (format!("{who} failed{after}"), Severity::Bad),
         EventType::RunCanceled => (format!("{who} canceled{after}"), Severity::Bad),
@@ -108,32 +139,6 @@ fn of_run(event_type: EventType, data: &RunEvent) -> Summary {
             "This is a test message from runwatch".to_owned(),
             Severity::Good,
         ),
-    };
-    let mut lines = match &data.run.error_message {
-        Some(error) => first_lines(error, ERROR_LINES, ERROR_CHARS),
-        None => Vec::new(),
-    };
-    if let Some(reason) = &data.reason {
-        lines.push(one_line(reason, ERROR_CHARS));
-    }
-    if data.watch.name.is_some() && event_type != EventType::SinkTest {
-        lines.push(data.run.id.to_string());
-    }
-    if data.watch.late && event_type.verdict().is_some() {
-        let ended = data
-            .run
-            .completed_at
-            .map(|at| format!(" on {}", at.strftime("%Y-%m-%d at %H:%M UTC")));
-        lines.push(format!(
-            "ended{} while it was not watched",
-            ended.unwrap_or_default()
-        ));
-    }
-    Summary {
-        title,
-        lines,
-        url: data.run.url.clone(),
-        weight,
     }
 }
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, LOCATION, RETRY_AFTER};
-use hyper::{HeaderMap, StatusCode};
+use hyper::{HeaderMap, Response, StatusCode};
 use serde_json::Value;
 
-use super::server::{Answer, json, streaming, text};
+use super::server::{Answer, ResponseBody, json, streaming, text};
 
 /// A fault in place of an answer.
 #[derive(Debug, Clone)]
@@ -103,33 +103,10 @@ impl Fault {
                 "<html><body>We are down for maintenance</body></html>",
             ),
             Self::Empty => text("application/json", ""),
-            Self::HalfBody => {
-                let whole = whole();
-                let half = whole.slice(..whole.len() / 2);
-                // The server sends what it has when it must wait for more.
-                let cut = stream::once(async {
-                    tokio::task::yield_now().await;
-                    Err(std::io::Error::other("cut off on purpose"))
-                });
-                let mut response = streaming(stream::iter([Ok(half)]).chain(cut));
-                response
-                    .headers_mut()
-                    .insert(CONTENT_LENGTH, whole.len().into());
-                response
-            }
+            Self::HalfBody => half_of(whole()),
             Self::Reset => return Answer::Nothing,
             Self::Hang => return Answer::Silence,
-            Self::Drip(pause) => {
-                let (whole, pause) = (whole(), *pause);
-                streaming(stream::unfold(whole, move |mut rest| async move {
-                    if rest.is_empty() {
-                        return None;
-                    }
-                    tokio::time::sleep(pause).await;
-                    let piece = rest.split_to(DRIP_BYTES.min(rest.len()));
-                    Some((Ok(piece), rest))
-                }))
-            }
+            Self::Drip(pause) => drip(whole(), *pause),
             Self::Endless => streaming(stream::repeat_with(|| Ok(PIECE))),
             Self::Oversize(bytes) => {
                 let pieces = bytes.div_ceil(PIECE.len());
@@ -142,14 +119,7 @@ impl Fault {
                     .insert(CONTENT_ENCODING, "gzip".parse().expect("a header value"));
                 response
             }
-            Self::DeeplyNested(levels) => {
-                let mut json = body.to_string();
-                let nested = format!("{}{}", "[".repeat(*levels), "]".repeat(*levels));
-                if let Some(at) = json.rfind('}') {
-                    json.insert_str(at, &format!(",\"nested\":{nested}"));
-                }
-                text("application/json", json)
-            }
+            Self::DeeplyNested(levels) => text("application/json", nested(body, *levels)),
             Self::OtherRun => {
                 let other =
                     serde_json::json!({"id": "run_of_somebody_else", "status": "succeeded"});
@@ -171,6 +141,43 @@ impl Fault {
         };
         response.into()
     }
+}
+
+/// An answer that is cut off in the middle, after a length that says more.
+fn half_of(whole: Bytes) -> Response<ResponseBody> {
+    let half = whole.slice(..whole.len() / 2);
+    // The server sends what it has when it must wait for more.
+    let cut = stream::once(async {
+        tokio::task::yield_now().await;
+        Err(std::io::Error::other("cut off on purpose"))
+    });
+    let mut response = streaming(stream::iter([Ok(half)]).chain(cut));
+    response
+        .headers_mut()
+        .insert(CONTENT_LENGTH, whole.len().into());
+    response
+}
+
+/// An answer of which a few bytes come at a time.
+fn drip(whole: Bytes, pause: Duration) -> Response<ResponseBody> {
+    streaming(stream::unfold(whole, move |mut rest| async move {
+        if rest.is_empty() {
+            return None;
+        }
+        tokio::time::sleep(pause).await;
+        let piece = rest.split_to(DRIP_BYTES.min(rest.len()));
+        Some((Ok(piece), rest))
+    }))
+}
+
+/// The text of a JSON object with one more field, which has arrays in arrays.
+fn nested(body: &Value, levels: usize) -> String {
+    let mut json = body.to_string();
+    let nested = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+    if let Some(at) = json.rfind('}') {
+        json.insert_str(at, &format!(",\"nested\":{nested}"));
+    }
+    json
 }
 
 fn gzip_of_spaces(bytes: usize) -> Bytes {

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 /// Largest body of a request that is read, in bytes.
 const MAX_REQUEST_BYTES: usize = 1024 * 1024;
 
-pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
+pub(super) type ResponseBody = UnsyncBoxBody<Bytes, io::Error>;
 
 /// A request, read whole.
 pub(super) struct Request {
@@ -35,15 +35,15 @@ pub(super) struct Request {
 /// What comes back.
 pub(super) enum Answer {
     /// A response.
-    Response(Box<Response<Body>>),
+    Response(Box<Response<ResponseBody>>),
     /// The connection ends.
     Nothing,
     /// Nothing comes, ever.
     Silence,
 }
 
-impl From<Response<Body>> for Answer {
-    fn from(response: Response<Body>) -> Self {
+impl From<Response<ResponseBody>> for Answer {
+    fn from(response: Response<ResponseBody>) -> Self {
         Self::Response(Box::new(response))
     }
 }
@@ -56,12 +56,12 @@ struct Ended;
 /// A response whose body comes in these pieces. An error among them ends the connection.
 pub(super) fn streaming(
     pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
-) -> Response<Body> {
+) -> Response<ResponseBody> {
     Response::new(StreamBody::new(pieces.map_ok(Frame::data)).boxed_unsync())
 }
 
 /// A response with this text.
-pub(super) fn text(content_type: &'static str, text: impl Into<Bytes>) -> Response<Body> {
+pub(super) fn text(content_type: &'static str, text: impl Into<Bytes>) -> Response<ResponseBody> {
     let body = Full::new(text.into()).map_err(|never: Infallible| match never {});
     let mut response = Response::new(body.boxed_unsync());
     response
@@ -71,7 +71,7 @@ pub(super) fn text(content_type: &'static str, text: impl Into<Bytes>) -> Respon
 }
 
 /// A response with this JSON.
-pub(super) fn json(status: StatusCode, body: &Value) -> Response<Body> {
+pub(super) fn json(status: StatusCode, body: &Value) -> Response<ResponseBody> {
     let mut response = text("application/json", body.to_string());
     *response.status_mut() = status;
     response
@@ -145,7 +145,7 @@ where
 async fn respond(
     request: hyper::Request<Incoming>,
     answer: &(impl Fn(Request) -> Answer + Sync),
-) -> Result<Response<Body>, Ended> {
+) -> Result<Response<ResponseBody>, Ended> {
     let (parts, body) = request.into_parts();
     let body = Limited::new(body, MAX_REQUEST_BYTES)
         .collect()

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::server::{Answer, Body, streaming};
+use super::server::{Answer, ResponseBody, streaming};
 use super::{Fault, Script};
 use crate::domain::RunRef;
 
@@ -213,12 +213,15 @@ impl Traffic {
 }
 
 /// The stream of a run that is not there.
-pub(super) fn not_found() -> Response<Body> {
+pub(super) fn not_found() -> Response<ResponseBody> {
     let frame = StreamScript::default().frame(None, "error", &json!({"message": "run not found"}));
     event_stream(streaming(stream::iter([Ok(frame)])), "text/event-stream")
 }
 
-fn event_stream(mut response: Response<Body>, content_type: &'static str) -> Response<Body> {
+fn event_stream(
+    mut response: Response<ResponseBody>,
+    content_type: &'static str,
+) -> Response<ResponseBody> {
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -351,19 +354,7 @@ impl Feed {
                 tokio::task::yield_now().await;
                 return Some(Ok(event.repeat(100).into()));
             }
-            Some(StreamFault::LongLine(bytes)) => {
-                let sent = self.sent_bytes;
-                self.sent_bytes += 64 * 1024;
-                let piece = match sent {
-                    0 => b"data: {\"type\":\"log\",\"data\":{\"message\":\"".to_vec(),
-                    _ if sent < bytes => vec![b'x'; 64 * 1024],
-                    _ => {
-                        self.fault = None;
-                        b"\"}}\n\n".to_vec()
-                    }
-                };
-                return Some(Ok(piece.into()));
-            }
+            Some(StreamFault::LongLine(bytes)) => return Some(Ok(self.piece_of_line(bytes))),
             Some(StreamFault::NoText) if self.sent_events % 2 == 1 => {
                 self.sent_events += 1;
                 let piece =
@@ -392,6 +383,20 @@ impl Feed {
                 Some(Ok(frame.slice(..bytes - before)))
             }
             _ => Some(Ok(frame)),
+        }
+    }
+
+    /// Returns the next piece of an event whose one line has this many bytes.
+    fn piece_of_line(&mut self, bytes: usize) -> Bytes {
+        let sent = self.sent_bytes;
+        self.sent_bytes += 64 * 1024;
+        match sent {
+            0 => Bytes::from_static(b"data: {\"type\":\"log\",\"data\":{\"message\":\""),
+            _ if sent < bytes => vec![b'x'; 64 * 1024].into(),
+            _ => {
+                self.fault = None;
+                Bytes::from_static(b"\"}}\n\n")
+            }
         }
     }
 

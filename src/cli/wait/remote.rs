@@ -53,36 +53,19 @@ pub(super) async fn wait(
     mut signals: Signals,
 ) -> anyhow::Result<u8> {
     let screen = options.screen.clone();
-    let (mut runs, mut dropped) = (Vec::new(), false);
     let began = Timestamp::now();
     let deadline = args
         .timeout
         .and_then(|timeout| Instant::now().checked_add(timeout));
     let mut limit = Limit::new(args.timeout, began);
-    for added in add_all(&client, args, again, &run_ids).await {
-        match added {
-            Ok((watch, new)) => {
-                // Its own time goes for this wait, whatever the watch has.
-                if let Some(what) = not_applied(&watch, "--timeout") {
-                    screen.line(&format!("warning: {what}"));
-                    dropped = true;
-                }
-                if !new
-                    && watch.verdict.is_some()
-                    && options.progress
-                    && !limit.outlasts(&watch, began)
-                {
-                    screen.line(&standing_of_known(&watch, began));
-                }
-                limit.include(&watch);
-                runs.push(tracked(watch));
-            }
-            Err(error) => {
-                screen.line(&format!("error: {error}"));
-                return Ok(failure_code(&error));
-            }
+    let added = add_all(&client, args, again, &run_ids).await;
+    let (runs, dropped) = match take_added(added, &mut limit, began, &options) {
+        Ok(taken) => taken,
+        Err(error) => {
+            screen.line(&format!("error: {error}"));
+            return Ok(failure_code(&error));
         }
-    }
+    };
     let report = Report::new(options, runs, deadline);
     let feed = if report.wants_activity() {
         Feed::Closed
@@ -116,6 +99,31 @@ pub(super) async fn wait(
         }
     };
     Ok(code)
+}
+
+/// Takes in the watches that the daemon has now. Returns their runs, and whether an option does not apply to one.
+fn take_added(
+    added: Vec<Result<(WatchResponse, bool), ClientError>>,
+    limit: &mut Limit,
+    began: Timestamp,
+    options: &OutputOptions,
+) -> Result<(Vec<Tracked>, bool), ClientError> {
+    let (mut runs, mut dropped) = (Vec::new(), false);
+    for added in added {
+        let (watch, new) = added?;
+        // Its own time goes for this wait, whatever the watch has.
+        if let Some(what) = not_applied(&watch, "--timeout") {
+            options.screen.line(&format!("warning: {what}"));
+            dropped = true;
+        }
+        let ended_before = !new && watch.verdict.is_some() && !limit.outlasts(&watch, began);
+        if ended_before && options.progress {
+            options.screen.line(&standing_of_known(&watch, began));
+        }
+        limit.include(&watch);
+        runs.push(tracked(watch));
+    }
+    Ok((runs, dropped))
 }
 
 fn tracked(watch: WatchResponse) -> Tracked {
@@ -313,13 +321,7 @@ impl Follower<'_> {
         let mut redraw = tokio::time::interval(REDRAW);
         redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let going: Vec<RunRef> = self
-                .report
-                .runs
-                .values()
-                .filter(|run| run.verdict.is_none() && !self.unwatched.contains(&run.run_id))
-                .map(|run| run.run_id.clone())
-                .collect();
+            let going = self.going();
             if going.is_empty() {
                 return self.unwatched.is_empty();
             }
@@ -365,41 +367,8 @@ impl Follower<'_> {
                         continue;
                     }
                 };
-                match answer {
-                    Ok(watch) => {
-                        self.gone = false;
-                        if self.renew(&watch).await {
-                            continue;
-                        }
-                        if watch.verdict.is_some() {
-                            self.hear_out().await;
-                        }
-                        match view(&watch).filter(|_| watch.verdict.is_none()) {
-                            Some(view) => self.views.insert(run_id, view),
-                            None => self.views.remove(&run_id),
-                        };
-                        let given = self.take_in(&watch);
-                        if live && given.is_some() {
-                            self.show();
-                        }
-                        if self.report.is_over(until, given) {
-                            return true;
-                        }
-                        // What follows waits where standard output is not read.
-                        self.report.room().await;
-                    }
-                    Err(error) if error.is_unknown() => {
-                        self.report.options.screen.line(&format!(
-                            "error: {run_id} is no longer watched by the daemon"
-                        ));
-                        self.views.remove(&run_id);
-                        self.unwatched.insert(run_id);
-                    }
-                    Err(error) => {
-                        if !std::mem::replace(&mut self.gone, true) {
-                            self.say_gone(&error);
-                        }
-                    }
+                if self.take_answer(run_id, answer, until).await {
+                    return true;
                 }
             }
             self.show();
@@ -411,6 +380,60 @@ impl Follower<'_> {
                 }
             }
         }
+    }
+
+    /// The runs whose verdicts are waited for.
+    fn going(&self) -> Vec<RunRef> {
+        let runs = self.report.runs.values();
+        runs.filter(|run| run.verdict.is_none() && !self.unwatched.contains(&run.run_id))
+            .map(|run| run.run_id.clone())
+            .collect()
+    }
+
+    /// Handles the daemon's answer about a run. Returns whether what was waited for is known.
+    async fn take_answer(
+        &mut self,
+        run_id: RunRef,
+        answer: Result<WatchResponse, ClientError>,
+        until: StopCondition,
+    ) -> bool {
+        match answer {
+            Ok(watch) => {
+                self.gone = false;
+                if self.renew(&watch).await {
+                    return false;
+                }
+                if watch.verdict.is_some() {
+                    self.hear_out().await;
+                }
+                match view(&watch).filter(|_| watch.verdict.is_none()) {
+                    Some(view) => self.views.insert(run_id, view),
+                    None => self.views.remove(&run_id),
+                };
+                let given = self.take_in(&watch);
+                if self.report.is_live() && given.is_some() {
+                    self.show();
+                }
+                if self.report.is_over(until, given) {
+                    return true;
+                }
+                // What follows waits where standard output is not read.
+                self.report.room().await;
+            }
+            Err(error) if error.is_unknown() => {
+                self.report.options.screen.line(&format!(
+                    "error: {run_id} is no longer watched by the daemon"
+                ));
+                self.views.remove(&run_id);
+                self.unwatched.insert(run_id);
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.gone, true) {
+                    self.say_gone(&error);
+                }
+            }
+        }
+        false
     }
 
     /// Shows what is known of the runs that are still going.
