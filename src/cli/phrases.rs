@@ -9,6 +9,9 @@ use crate::text::one_line;
 /// Longest free text in a list, in characters.
 pub(super) const TEXT_CHARS: usize = 200;
 
+/// Longest cause, in characters. What to do stands at its end, after the path of a program.
+const CAUSE_CHARS: usize = 400;
+
 /// For a run that was watched already, which of the options do not apply, and what to do; `None` when all do.
 pub(super) fn not_applied(watch: &WatchResponse, without: &str) -> Option<String> {
     let flag = |option: &String| match option.as_str() {
@@ -151,7 +154,7 @@ pub(super) fn cause(result: &str) -> String {
         return (*words).to_owned();
     }
     let number = text.rfind(" (os error ").filter(|_| text.ends_with(')'));
-    let text = one_line(&text[..number.unwrap_or(text.len())], TEXT_CHARS);
+    let text = one_line(&text[..number.unwrap_or(text.len())], CAUSE_CHARS);
     let mut rest = text.chars();
     match (rest.next(), rest.next()) {
         // Words begin small in the middle of a line; numbers and abbreviations stay as they are.
@@ -231,6 +234,14 @@ mod tests {
             (
                 "No such file or directory (os error 2)",
                 "no such file or directory",
+            ),
+            (
+                "cannot run /srv/automation/releases/current/hooks/notify-the-operators.sh: No such file or directory \
+                 (os error 2): its #! line ends with a carriage return (CR), as Windows writes it, which counts as part \
+                 of the interpreter's name; save it with line feeds alone",
+                "cannot run /srv/automation/releases/current/hooks/notify-the-operators.sh: No such file or directory \
+                 (os error 2): its #! line ends with a carriage return (CR), as Windows writes it, which counts as part \
+                 of the interpreter's name; save it with line feeds alone",
             ),
             ("no connection: ", "no connection:"),
             ("Ünknown", "Ünknown"),

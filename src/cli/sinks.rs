@@ -60,13 +60,13 @@ pub async fn test(
     Ok(u8::from(!all_well))
 }
 
-/// The line for people: a mark, the sink, the word for the mark, and what the receiver answered or what went wrong.
+/// The line for people: the sink, a mark and its word, and what the receiver answered or what went wrong.
 fn result_line(style: Style, name: &str, result: &Result<String, String>) -> String {
     let (mark, word, detail) = match result {
         Ok(detail) => (Mark::Good, style.good("ok"), one_line(detail, TEXT_CHARS)),
         Err(detail) => (Mark::Bad, style.bad("failed"), cause(detail)),
     };
-    let line = format!("{} {name}  {}  {detail}", style.mark(mark), pad(&word, 6));
+    let line = format!("{name}  {} {}  {detail}", style.mark(mark), pad(&word, 6));
     line.trim_end().to_owned()
 }
 

@@ -255,7 +255,7 @@ async fn messages_are_shown_with_their_weight_and_as_text() {
     assert!(
         ended
             .stdout
-            .starts_with("✓ desktop  ok      shown as notification "),
+            .starts_with("desktop  ✓ ok      shown as notification "),
         "{ended:?}"
     );
     let shown = desktop.shown();
@@ -357,7 +357,7 @@ async fn a_desktop_that_hangs_or_is_gone_changes_no_verdict() {
         assert!(
             tested
                 .stdout
-                .starts_with(&format!("✗ desktop  failed  {why}")),
+                .starts_with(&format!("desktop  ✗ failed  {why}")),
             "{tested:?}"
         );
     };

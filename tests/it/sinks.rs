@@ -137,16 +137,16 @@ async fn a_test_message_goes_through_each_sink_and_says_how_it_went() {
     let lines: Vec<_> = ended.stdout.lines().collect();
     assert_eq!(lines.len(), 3, "{ended:?}");
     assert!(
-        lines[0].starts_with("✗ bad   failed  connection refused"),
+        lines[0].starts_with("bad   ✗ failed  connection refused"),
         "{ended:?}"
     );
     let path = program.beside_config("events.jsonl");
     assert_eq!(
         lines[1],
-        format!("✓ file  ok      appended to {}", path.display()),
+        format!("file  ✓ ok      appended to {}", path.display()),
         "{ended:?}"
     );
-    assert_eq!(lines[2], "✓ good  ok      204 No Content", "{ended:?}");
+    assert_eq!(lines[2], "good  ✓ ok      204 No Content", "{ended:?}");
     let got = receiver.requests();
     assert_eq!(
         (got.len(), &body(&got[0])["type"]),
