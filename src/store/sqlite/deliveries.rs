@@ -89,6 +89,10 @@ impl Execute for ClaimDue {
         claimed.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(claimed)
     }
+
+    fn bytes_read(claimed: &Self::Reply) -> usize {
+        claimed.iter().map(Claimed::bytes).sum()
+    }
 }
 
 impl Execute for NextDue {

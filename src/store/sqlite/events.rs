@@ -47,6 +47,11 @@ impl Execute for EventsAfter {
         }
         Ok(events)
     }
+
+    fn bytes_read(events: &Self::Reply) -> usize {
+        let runs = events.iter().filter_map(|(_, event)| event.run());
+        runs.map(RunEvent::bytes).sum()
+    }
 }
 
 impl Execute for NewestProviderEvent {

@@ -58,6 +58,13 @@ impl Execute for Prune {
             freed,
         })
     }
+
+    fn bytes_read(pruned: &Self::Reply) -> usize {
+        // Each page that is given back was read, and most are 4 KiB (sqlite.org/pragma.html, "page_size").
+        usize::try_from(pruned.freed)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(4096)
+    }
 }
 
 /// Gives up deliveries whose sink is not configured.

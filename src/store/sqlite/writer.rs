@@ -28,7 +28,8 @@ pub(super) const MAX_BATCH: usize = 512;
 /// turn in between.
 const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
 
-/// How long no job comes, after jobs that wrote much, before SQLite frees the pages that it keeps in memory: up to 2 MB
+/// How long no job comes, after jobs that wrote, read or deleted much, before SQLite frees the pages that it keeps in
+/// memory: up to 2 MB
 /// (sqlite.org/pragma.html, "cache_size").
 const QUIET: Duration = Duration::from_millis(500);
 
@@ -63,6 +64,8 @@ impl Channels {
 type Work = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Finish + Send>;
 
 struct Finish {
+    /// The approximate number of bytes of runs that the job read or deleted; 0 when they are few.
+    bytes_read: usize,
     /// Whether to keep the changes of the job.
     keep: bool,
     /// The signals for the changes of the job.
@@ -216,7 +219,14 @@ impl Channels {
     ) -> Result<O::Reply, StoreError> {
         match &self.queries {
             Some(queries) if O::PLACE == Place::ReadBeside => {
-                readers::run(queries, |db| operation.execute(db)).await
+                readers::run(queries, |db| {
+                    let reply = operation.execute(db)?;
+                    if memory::is_large(O::bytes_read(&reply)) {
+                        free_pages(db);
+                    }
+                    Ok(reply)
+                })
+                .await
             }
             _ => self.call(operation).await,
         }
@@ -228,6 +238,7 @@ impl Channels {
         let work: Work = Box::new(move |connection| {
             let result = connection.and_then(|db| operation.execute(db));
             Finish {
+                bytes_read: result.as_ref().map_or(0, O::bytes_read),
                 keep: result.is_ok(),
                 wakes,
                 answer: Box::new(move |commit| {
@@ -252,6 +263,11 @@ pub(in crate::store) trait Execute: StoreOperation {
     /// # Errors
     /// When it fails; the writer then undoes what it wrote.
     fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError>;
+
+    /// The approximate number of bytes of runs that it read or deleted; 0 when they are few.
+    fn bytes_read(_reply: &Self::Reply) -> usize {
+        0
+    }
 }
 
 impl Execute for Probe {
@@ -325,19 +341,18 @@ impl Writer {
         disk: &impl TransactionRunner,
     ) -> Option<Connection> {
         let mut queue = VecDeque::new();
-        let (mut failing, mut wrote_much) = (false, false);
+        let (mut failing, mut moved_much) = (false, false);
         loop {
             if queue.is_empty() {
-                if wrote_much && timeout(QUIET, self.receive(&mut queue)).await.is_err() {
-                    wrote_much = false;
+                if moved_much && timeout(QUIET, self.receive(&mut queue)).await.is_err() {
+                    moved_much = false;
                     free_pages(&self.connection);
                 }
                 if queue.is_empty() && !self.receive(&mut queue).await {
                     return Some(self.connection);
                 }
             }
-            let (batch, bytes) = next_batch(&mut queue);
-            wrote_much |= memory::is_large(bytes);
+            let (batch, mut bytes) = next_batch(&mut queue);
             self.state
                 .send_modify(|state| state.busy_since = Some(Instant::now()));
             if let Some(log) = &log {
@@ -362,6 +377,10 @@ impl Writer {
                 return None;
             };
             self.connection = connection;
+            for finish in finished.iter().chain(&read) {
+                bytes = bytes.saturating_add(finish.bytes_read);
+            }
+            moved_much |= memory::is_large(bytes);
             if let Some((log, pages)) = log.as_mut().zip(log_pages) {
                 log.grown_to(pages);
             }
