@@ -485,6 +485,11 @@ mod tests {
             truncated(&big_event(10, 10, 30_000)),
             ["input", "output", "error_message"]
         );
+        // Each line feed takes two bytes of JSON.
+        let json = big_event(10, 10, 30_000).to_json_within(20_000);
+        let kept = Event::from_json(&json).unwrap();
+        let kept = kept.run().unwrap().run.error_message.clone().unwrap();
+        assert_eq!(kept.chars().count(), 7_501, "the first quarter and …");
         let mut strange = big_event(10, 10, 10);
         let EventData::Run(data) = &mut strange.data else {
             unreachable!("a sample is about a run")
@@ -502,9 +507,18 @@ mod tests {
     }
 
     #[test]
+    fn the_bytes_of_an_event_are_those_of_its_input_and_output() {
+        let event = big_event(10, 100, 1000);
+        // With the quotes around each.
+        assert_eq!(event.run().unwrap().bytes(), 12 + 102);
+        assert_eq!(event.run_id(), Some(&event.run().unwrap().run.id));
+    }
+
+    #[test]
     fn every_type_reads_back_from_its_word() {
         for event_type in EventType::ALL {
             assert_eq!(EventType::from_word(event_type.as_str()), Some(event_type));
+            assert_eq!(event_type.to_string(), event_type.as_str());
             assert_eq!(
                 serde_json::to_string(&event_type).unwrap(),
                 format!("{:?}", event_type.as_str())

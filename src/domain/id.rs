@@ -319,6 +319,13 @@ mod tests {
     }
 
     #[test]
+    fn an_id_is_shown_as_it_is_and_a_rule_says_what_it_looks_like() {
+        assert_eq!(SinkName::new("ops").unwrap().as_str(), "ops");
+        let refused = SinkName::new("a b").unwrap_err();
+        assert!(refused.rule().starts_with("a sink name is "), "{refused}");
+    }
+
+    #[test]
     fn delivery_ids_sort_as_their_numbers_and_read_back() {
         let first = DeliveryId::of(u128::MAX >> 4);
         assert!(DeliveryId::of(9) < DeliveryId::of(10) && DeliveryId::of(10) < first);

@@ -203,8 +203,21 @@ mod tests {
     }
 
     #[test]
+    fn a_value_is_passed_on_up_to_a_depth_and_shown_as_its_text() {
+        let nested = |depth: usize| {
+            let text = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+            JsonText::new(text).unwrap().passable().is_some()
+        };
+        assert_eq!([100, 101, 102].map(nested), [true, false, false]);
+        let shown = format!("{:?}", JsonText::new("[12]".to_owned()).unwrap());
+        assert!(shown.contains("[12]"), "{shown}");
+    }
+
+    #[test]
     fn nesting_is_counted_outside_of_strings_only() {
         assert_eq!(nesting(r#"{"a":["[[[[\"[[[",1]}"#), 2);
+        assert_eq!(nesting(r#"["]",[1]]"#), 2);
+        assert_eq!(nesting("[[],[],{}]"), 2);
         assert_eq!(nesting("1"), 0);
     }
 }

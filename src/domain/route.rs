@@ -209,6 +209,7 @@ mod tests {
         for bad in ["run", "run.", "ru*", "", "run.done"] {
             let error = EventFilter::parse([bad]).unwrap_err().to_string();
             assert!(error.contains("names no event"), "{error}");
+            assert!(error.contains("run.succeeded, run.failed, "), "{error}");
         }
     }
 
@@ -221,10 +222,8 @@ mod tests {
             events: EventFilter::verdicts(),
             labels,
         };
-        let routes = Routes(vec![
-            route("all", Labels::new()),
-            route("search", labels.clone()),
-        ]);
+        let routes =
+            Routes::from_iter([route("all", Labels::new()), route("search", labels.clone())]);
         assert!(routes.names().eq(&[name("all"), name("search")]));
         assert!(routes.contains(&name("search")) && !routes.contains(&name("other")));
         let mut event = Event::sample("2024-01-15T10:35:05Z".parse().unwrap());

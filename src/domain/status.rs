@@ -113,6 +113,7 @@ mod tests {
             for text in ["failed", "Failed", "queued", "unknown", state.as_str()] {
                 let status = Status::new(state, text);
                 assert_eq!(status.as_str(), text);
+                assert_eq!(status.to_string(), text);
                 assert_eq!(Status::read(Some(state.as_str()), text), status);
             }
         }

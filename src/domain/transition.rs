@@ -870,6 +870,7 @@ mod tests {
         };
         assert!(late(vec![(1, seen_with("succeeded", ended(Some(-60))))]));
         assert!(late(vec![(1, seen_with("succeeded", ended(None)))]));
+        assert!(late(vec![(1, seen_with("succeeded", ended(Some(-1))))]));
         assert!(!late(vec![(1, seen_with("succeeded", ended(Some(0))))]));
         assert!(!late(vec![
             (1, seen("running")),
@@ -897,6 +898,76 @@ mod tests {
             Some("https://console.example/run_1")
         );
         assert_eq!(data.timing.detected_after_ms, Some(11_000));
+    }
+
+    #[test]
+    fn what_became_of_a_watch_can_be_read() {
+        let polled = |answers| play(1000, answers).0;
+        let going = polled(vec![(0, seen("running"))]);
+        assert!(going.answered() && going.seen_going());
+        assert_eq!(going.overdue_at(time(5), &limits()), Some(time(605)));
+        let overdue = polled(vec![(0, seen("running")), (601, seen("running"))]);
+        assert_eq!(overdue.overdue_at(time(5), &limits()), None, "reported");
+        let unlimited = Limits {
+            overdue_after: None,
+            ..limits()
+        };
+        assert_eq!(going.overdue_at(time(5), &unlimited), None);
+        let missed = polled(vec![
+            (0, missing(0)),
+            (1, missing(1)),
+            (2, failed()),
+            (3, failed()),
+        ]);
+        assert!(!missed.answered() && !missed.seen_going());
+        assert_eq!(missed.polls, 4);
+    }
+
+    #[test]
+    fn the_address_that_was_polled_is_named_in_a_reason_and_nowhere_else() {
+        let located = |answer| {
+            let mut step = Progress::begin(time(0))
+                .step(&watch(10), answer, time(10), &limits())
+                .unwrap();
+            step.locate("https://api.example/v1/runs/run_1");
+            step.events[0].run().unwrap().reason.clone()
+        };
+        assert_eq!(
+            located(failed()).as_deref(),
+            Some("502 Bad Gateway (https://api.example/v1/runs/run_1)")
+        );
+        assert_eq!(located(seen("failed")), None);
+    }
+
+    #[test]
+    fn the_bytes_of_a_step_are_those_of_its_values_and_an_error_is_kept_up_to_a_limit() {
+        let step = |error: usize| {
+            let details = RunDetails {
+                input: Some(JsonText::new("[1]".to_owned()).unwrap()),
+                output: Some(JsonText::new("[1,2]".to_owned()).unwrap()),
+                error_message: Some("e".repeat(error)),
+                ..RunDetails::default()
+            };
+            Progress::begin(time(0))
+                .step(
+                    &watch(100),
+                    seen_with("failed", details),
+                    time(1),
+                    &limits(),
+                )
+                .unwrap()
+        };
+        assert_eq!(step(7).bytes(), 3 + 5 + 7);
+        for (bytes, named) in [(KEPT_ERROR_BYTES, false), (KEPT_ERROR_BYTES + 1, true)] {
+            let mut step = step(bytes);
+            step.leave_out_values();
+            let truncated = &step.events[0].run().unwrap().truncated;
+            assert_eq!(
+                truncated.iter().any(|name| name == "error_message"),
+                named,
+                "{bytes}"
+            );
+        }
     }
 
     #[test]

@@ -164,9 +164,19 @@ mod tests {
     }
 
     #[test]
+    fn what_found_an_end_has_a_word() {
+        for (found_by, word) in [(FoundBy::Poll, "poll"), (FoundBy::Stream, "stream")] {
+            assert_eq!(found_by.as_str(), word);
+            assert_eq!(FoundBy::from_word(word), Some(found_by));
+        }
+        assert_eq!(FoundBy::from_word("guess"), None);
+    }
+
+    #[test]
     fn words_and_codes_are_distinct() {
         for verdict in Verdict::WORST_FIRST {
             assert_eq!(Verdict::from_word(verdict.as_str()), Some(verdict));
+            assert_eq!(verdict.to_string(), verdict.as_str());
             let same_code = Verdict::WORST_FIRST
                 .into_iter()
                 .filter(|v| v.exit_code() == verdict.exit_code());

@@ -174,6 +174,12 @@ mod tests {
             verify(SECRET, &headers(&signature), b"{}", at(0)),
             Err(SignatureError::Wrong)
         );
+        for tolerated in [-300, 300] {
+            assert_eq!(
+                verify(SECRET, &headers(&signature), BODY, at(tolerated)),
+                Ok(())
+            );
+        }
         assert_eq!(
             verify(SECRET, &headers(&signature), BODY, at(301)),
             Err(SignatureError::Expired)

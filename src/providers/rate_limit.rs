@@ -152,17 +152,34 @@ mod tests {
         }
         assert_eq!(pause_of(&[("x-ratelimit-reset", "17")]), None);
         assert_eq!(pause_of(&[("x-ratelimit-reset", "1705402200")]), Some(3600));
-        assert_eq!(
-            pause_of(&[("x-ratelimit-reset", "1805315800")]),
-            None,
-            "years ahead"
-        );
+        for (value, pause) in [
+            ("1705920600", Some(3600)),
+            ("1705920601", None),
+            ("1805315800", None),
+        ] {
+            let pause_until = pause_of(&[("x-ratelimit-reset", value)]);
+            assert_eq!(pause_until, pause, "at most a week ahead: {value}");
+        }
         assert_eq!(pause_of(&[("retry-after", "999999999999")]), Some(3600));
         assert_eq!(
             pause_of(&[("x-ratelimit-reset", "18446744073709551615")]),
             None
         );
         assert_eq!(pause_of(&[]), None);
+    }
+
+    #[test]
+    fn an_answer_with_no_requests_left_requests_a_pause_until_the_reset() {
+        let pause_of = |remaining: &str, reset: &str| {
+            let headers = [(REMAINING, remaining), (RESET, reset)]
+                .map(|(name, value)| (name, value.parse().unwrap()));
+            exhausted(&headers.into_iter().collect(), SystemTime::UNIX_EPOCH + NOW)
+                .map(|pause| pause.as_secs())
+        };
+        assert_eq!(pause_of("0", "1705315860"), Some(60));
+        assert_eq!(pause_of("0", "17"), None, "the limit is over");
+        assert_eq!(pause_of("1", "1705315860"), None);
+        assert_eq!(pause_of("", "1705315860"), None);
     }
 
     #[test]

@@ -732,6 +732,30 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_is_set_moves_the_begin_of_an_outage() {
+        for hours in [2, -2] {
+            let (mut breaker, start) = fresh();
+            fail(&mut breaker, &status(503, None), at(start, 0.0));
+            breaker.stepped(SignedDuration::from_hours(hours));
+            let after = |seconds| {
+                let wall = at(start, seconds).wall;
+                wall.checked_add(SignedDuration::from_hours(hours)).unwrap()
+            };
+            assert!(breaker.overdue(after(299.0)).is_none(), "{hours}");
+            assert!(breaker.overdue(after(300.0)).is_some(), "{hours}");
+        }
+    }
+
+    #[test]
+    fn each_outage_has_its_word_in_the_metrics() {
+        let outages = [Outage::Failing, Outage::Paused, Outage::Refused];
+        assert_eq!(
+            outages.map(Outage::reason),
+            ["failing", "rate_limited", "unauthorized"]
+        );
+    }
+
+    #[test]
     fn a_sleep_shortens_every_wait() {
         let (mut breaker, start) = fresh();
         fail(&mut breaker, &status(429, Some(MINUTE)), at(start, 0.0));
@@ -773,6 +797,9 @@ mod tests {
         let (mut breaker, _) = fresh();
         fail(&mut breaker, &refusal(), now);
         assert!(obstacle(&breaker).starts_with("the API has refused the key since 10:20 UTC: 401"));
+        let (mut breaker, _) = fresh();
+        fail(&mut breaker, &ApiError::KeyMissing, now);
+        assert_eq!(obstacle(&breaker), "no API key is configured");
     }
 
     /// What a poll brings, in the property test.

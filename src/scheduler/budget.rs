@@ -215,6 +215,27 @@ mod tests {
     }
 
     #[test]
+    fn a_changed_budget_begins_without_its_burst_and_an_equal_one_goes_on() {
+        let start = Instant::now();
+        let mut budget = Budget::new(60, start);
+        assert!(budget.try_take(start));
+        assert_eq!(
+            budget.changed_to(60, start).spread_until,
+            budget.spread_until
+        );
+        let taken_at_once = |mut budget: Budget| {
+            let mut taken = 0;
+            while budget.try_take(start) {
+                taken += 1;
+            }
+            taken
+        };
+        assert_eq!(taken_at_once(budget.changed_to(60, start)), 14);
+        assert_eq!(taken_at_once(budget.changed_to(120, start)), 1);
+        assert_eq!(taken_at_once(Budget::new(120, start)), 30);
+    }
+
+    #[test]
     fn three_quarters_of_the_budget_can_be_used_without_a_break() {
         let start = Instant::now();
         let mut budget = Budget::new(60, start);

@@ -541,3 +541,28 @@ fn finished<T>(joined: Result<T, JoinError>) -> Option<T> {
         })
         .ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::AssertUnwindSafe;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_the_end_of_the_runtime_cancels_is_no_panic_and_a_panic_is_one() {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(std::future::pending::<()>());
+        tasks.abort_all();
+        assert_eq!(finished(tasks.join_next().await.unwrap()), None);
+        tasks.spawn(async { panic!("a fault of the program") });
+        let joined = tasks.join_next().await.unwrap();
+        let resumed = std::panic::catch_unwind(AssertUnwindSafe(|| finished(joined)));
+        let panic = resumed.unwrap_err();
+        assert_eq!(
+            panic.downcast_ref::<&str>().copied(),
+            Some("a fault of the program")
+        );
+        tasks.spawn(async {});
+        assert_eq!(finished(tasks.join_next().await.unwrap()), Some(()));
+    }
+}

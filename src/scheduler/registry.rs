@@ -489,3 +489,263 @@ impl Times {
         Some((self.origin + Duration::from_nanos(nanoseconds), key))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What a model knows of a watch: its run, its due time while it waits, its deadline, and its end once that came.
+    #[derive(Debug, Clone)]
+    struct Known {
+        run: u8,
+        due: Instant,
+        waits: bool,
+        deadline: Instant,
+        ends_at: Option<Instant>,
+    }
+
+    impl Known {
+        fn is_patient(&self) -> bool {
+            self.ends_at
+                .is_some_and(|ends_at| ends_at > self.deadline + Duration::from_secs(5))
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Op {
+        Insert(u8, u64, u64),
+        Load(u8, u64, u64),
+        Remove(usize),
+        Queue(usize, u64),
+        Unqueue(usize),
+        Deadline(usize, u64),
+        End(usize, u64),
+        Expire(u64),
+        Overtime(u64),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let (run, at) = (0_u8..4, 0_u64..60);
+        prop_oneof![
+            4 => (run.clone(), at.clone(), at.clone()).prop_map(|(run, due, end)| Op::Insert(run, due, end)),
+            2 => (run, at.clone(), at.clone()).prop_map(|(run, due, end)| Op::Load(run, due, end)),
+            2 => any::<usize>().prop_map(Op::Remove),
+            3 => (any::<usize>(), at.clone()).prop_map(|(which, due)| Op::Queue(which, due)),
+            3 => any::<usize>().prop_map(Op::Unqueue),
+            1 => (any::<usize>(), at.clone()).prop_map(|(which, end)| Op::Deadline(which, end)),
+            2 => (any::<usize>(), at.clone()).prop_map(|(which, end)| Op::End(which, end)),
+            2 => at.clone().prop_map(Op::Expire),
+            1 => at.prop_map(Op::Overtime),
+        ]
+    }
+
+    fn entry(run: u8, due: Instant, deadline: Instant) -> Entry {
+        let watch = Watch {
+            run_id: run_id(run),
+            name: None,
+            labels: Labels::new(),
+            sinks: None,
+            added_at: Timestamp::UNIX_EPOCH,
+            deadline_at: Timestamp::UNIX_EPOCH,
+        };
+        let progress = Progress::begin(Timestamp::UNIX_EPOCH);
+        Entry::new((WatchId(1), watch), progress, due, deadline, due)
+    }
+
+    fn run_id(run: u8) -> RunRef {
+        RunRef::new(&format!("run_{run}")).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn the_next_turn_deadline_and_end_are_those_of_a_plain_list(ops in prop::collection::vec(op(), 1..60)) {
+            let origin = Instant::now();
+            let at = |seconds: u64| origin + Duration::from_secs(seconds);
+            let mut registry = Registry::new(origin);
+            let mut model = std::collections::BTreeMap::<Key, Known>::new();
+            let mut over = HashMap::new();
+            let mut added = 0;
+            for op in ops {
+                let nth = |which: usize| model.keys().copied().nth(which % model.len().max(1));
+                match op {
+                    Op::Insert(run, due, deadline) | Op::Load(run, due, deadline) => {
+                        if let Op::Load(..) = op {
+                            // Loading is for a start: nothing has a turn of another kind yet.
+                            if model.values().any(|known| !known.waits || known.ends_at.is_some()) {
+                                continue;
+                            }
+                            registry.load(entry(run, at(due), at(deadline)));
+                            registry.put_in_order();
+                        } else {
+                            registry.insert(entry(run, at(due), at(deadline)));
+                        }
+                        model.insert(added, Known { run, due: at(due), waits: true, deadline: at(deadline), ends_at: None });
+                        added += 1;
+                    }
+                    Op::Remove(which) => if let Some(key) = nth(which) {
+                        registry.remove(key);
+                        model.remove(&key);
+                    }
+                    Op::Queue(which, due) => if let Some(key) = nth(which) {
+                        registry.queue(key, at(due));
+                        let known = model.get_mut(&key).unwrap();
+                        (known.due, known.waits) = (at(due), true);
+                    }
+                    Op::Unqueue(which) => if let Some(key) = nth(which) {
+                        registry.unqueue(key);
+                        model.get_mut(&key).unwrap().waits = false;
+                    }
+                    Op::Deadline(which, deadline) => if let Some(key) = nth(which) {
+                        let known = model.get_mut(&key).unwrap();
+                        if known.ends_at.is_none() {
+                            registry.set_deadline(key, at(deadline));
+                            known.deadline = at(deadline);
+                        }
+                    }
+                    Op::End(which, end) => if let Some(key) = nth(which) {
+                        registry.set_end(key, at(end));
+                        let known = model.get_mut(&key).unwrap();
+                        if known.ends_at.replace(at(end)).is_none() && known.waits {
+                            known.due = known.due.min(known.deadline);
+                        }
+                        over.remove(&key);
+                    }
+                    Op::Expire(now) => {
+                        registry.expire(at(now));
+                        for known in model.values_mut().filter(|known| known.ends_at.is_none() && known.deadline <= at(now)) {
+                            known.ends_at = Some(known.deadline + Duration::from_secs(5));
+                            if known.waits {
+                                known.due = known.due.min(known.deadline);
+                            }
+                        }
+                    }
+                    Op::Overtime(now) => {
+                        registry.overtime(at(now));
+                        for (key, known) in &mut model {
+                            if known.ends_at.is_some_and(|ends_at| ends_at <= at(now)) && over.insert(*key, ()).is_none() && known.waits {
+                                known.due = origin;
+                            }
+                        }
+                    }
+                }
+                let first = |of: &dyn Fn(&Known) -> bool| {
+                    let waiting = model.iter().filter(|(_, known)| known.waits && of(known));
+                    waiting.map(|(key, known)| (known.due, *key)).min()
+                };
+                let last = first(&|known| known.ends_at.is_some() && !known.is_patient());
+                let patient = first(&|known| known.is_patient());
+                prop_assert_eq!(registry.first_due(), first(&|known| known.ends_at.is_none()));
+                prop_assert_eq!(registry.first_turns_after_deadline(), [last, patient]);
+                let sooner = match (last, patient) {
+                    (Some(last), Some(patient)) if patient.0 < last.0 => Some(patient),
+                    (last, patient) => last.or(patient),
+                };
+                prop_assert_eq!(registry.first_last_due(), sooner);
+                let deadlines = model.iter().filter_map(|(key, known)| match known.ends_at {
+                    None => Some(known.deadline),
+                    Some(ends_at) => (!over.contains_key(key)).then_some(ends_at),
+                });
+                prop_assert_eq!(registry.next_deadline(), deadlines.min());
+                prop_assert_eq!(registry.keys(), model.keys().copied().collect::<Vec<_>>());
+                prop_assert_eq!((registry.len(), registry.is_empty(), registry.ever()), (model.len(), model.is_empty(), added));
+                for run in 0..4 {
+                    let keys: Vec<_> = model.iter().filter(|(_, known)| known.run == run).map(|(key, _)| *key).collect();
+                    prop_assert_eq!(registry.keys_of(&run_id(run)), keys);
+                }
+                for (key, known) in &model {
+                    let entry = registry.get_mut(*key).unwrap();
+                    prop_assert_eq!((entry.deadline, entry.ends_at, entry.is_patient()), (known.deadline, known.ends_at, known.is_patient()));
+                    prop_assert!(!known.waits || entry.due == known.due);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_time_before_the_origin_counts_as_the_origin() {
+        let origin = Instant::now() + Duration::from_secs(100);
+        let mut registry = Registry::new(origin);
+        registry.insert(entry(1, Instant::now(), origin));
+        assert_eq!(registry.first_due(), Some((origin, 0)));
+    }
+
+    #[test]
+    fn only_time_in_which_polls_followed_each_other_counts() {
+        let origin = Instant::now();
+        let at = |seconds: u64| origin + Duration::from_secs(seconds);
+        let counted = |answered: Option<u64>, began: u64, now: u64| {
+            let mut entry = entry(1, origin, at(1_000));
+            entry.interval = Some(Duration::from_secs(10));
+            entry.answered_at = answered.map(at);
+            entry.counted(at(began), at(now)).as_secs()
+        };
+        assert_eq!(counted(None, 10, 11), 0, "the first answer");
+        assert_eq!(counted(Some(0), 10, 13), 13);
+        assert_eq!(counted(Some(0), 20, 23), 23, "two intervals");
+        assert_eq!(counted(Some(0), 21, 23), 0, "more than two intervals");
+        assert_eq!(
+            counted(Some(0), 10, 500),
+            20,
+            "an answer counts for one interval at most"
+        );
+    }
+
+    #[test]
+    fn an_answer_within_an_interval_of_the_deadline_stands() {
+        let origin = Instant::now();
+        let at = |seconds: u64| origin + Duration::from_secs(seconds);
+        let mut entry = entry(1, origin, at(100));
+        assert!(!entry.stands(), "never answered");
+        entry.answered_at = Some(at(90));
+        assert!(!entry.stands(), "no interval");
+        entry.interval = Some(Duration::from_secs(10));
+        assert!(entry.stands());
+        entry.answered_at = Some(at(89));
+        assert!(!entry.stands());
+    }
+
+    #[test]
+    fn a_sleep_moves_what_was_before_it_and_the_view_shows_the_next_poll() {
+        let origin = Instant::now() + Duration::from_secs(1_000);
+        let at = |seconds: u64| origin + Duration::from_secs(seconds);
+        let mut entry = entry(1, at(30), at(100));
+        (entry.polled_at, entry.answered_at) = (Some(at(20)), Some(at(21)));
+        entry.slept(Duration::from_secs(15));
+        assert_eq!(
+            (entry.changed_at, entry.polled_at, entry.answered_at),
+            (at(15), Some(at(5)), Some(at(6)))
+        );
+        let view = entry.view(at(22), Timestamp::UNIX_EPOCH);
+        assert_eq!(view.next_poll_at.as_second(), 8);
+        assert!(!view.polling);
+        entry.phase = Phase::Polling;
+        assert!(entry.view(at(22), Timestamp::UNIX_EPOCH).polling);
+    }
+
+    #[test]
+    fn the_watch_of_an_entry_is_the_one_that_was_added() {
+        let now = Instant::now();
+        for (name, label, sink) in [
+            (None, None, None),
+            (Some("report"), None, None),
+            (None, Some(("team", "ops")), None),
+            (None, None, Some("hook")),
+        ] {
+            let watch = Watch {
+                run_id: run_id(1),
+                name: name.map(str::to_owned),
+                labels: label
+                    .into_iter()
+                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                    .collect(),
+                sinks: sink.map(|sink| vec![SinkName::new(sink).unwrap()]),
+                added_at: Timestamp::UNIX_EPOCH,
+                deadline_at: Timestamp::MAX,
+            };
+            let progress = Progress::begin(Timestamp::UNIX_EPOCH);
+            let entry = Entry::new((WatchId(1), watch.clone()), progress, now, now, now);
+            assert_eq!(entry.watch(), watch);
+        }
+    }
+}

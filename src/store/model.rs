@@ -97,7 +97,7 @@ pub enum Location<'a> {
 /// The number of a watch in the store. It is never assigned again, so that data of one watch of a
 /// run never counts for a later watch of the same run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WatchId(pub(super) i64);
+pub struct WatchId(pub(crate) i64);
 
 /// The result of adding a watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

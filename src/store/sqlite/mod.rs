@@ -260,6 +260,28 @@ mod tests {
     }
 
     #[test]
+    fn no_query_is_planned_again_when_its_parameters_change() {
+        let db = prepare(Connection::open_in_memory().unwrap()).unwrap();
+        // A parameter that can decide whether a partial index serves, or how a LIKE is answered, makes SQLite plan again.
+        db.execute_batch(
+            "CREATE TABLE t (x TEXT); CREATE INDEX some ON t (x) WHERE x > 'm'; CREATE INDEX every ON t (x)",
+        )
+        .unwrap();
+        for sql in [
+            "SELECT x FROM t WHERE x > ?1",
+            "SELECT x FROM t WHERE x GLOB ?1",
+        ] {
+            let mut statement = db.prepare(sql).unwrap();
+            for parameter in ["a*", "n*", "z*", "b*"] {
+                let found = statement.query_map([parameter], |row| row.get::<_, String>(0));
+                assert_eq!(found.unwrap().count(), 0);
+            }
+            let again = statement.get_status(rusqlite::StatementStatus::RePrepare);
+            assert_eq!(again, 0, "{sql}");
+        }
+    }
+
+    #[test]
     fn no_question_reads_all_that_is_stored() {
         let db = prepare(Connection::open_in_memory().unwrap()).unwrap();
         let failed = Some(Verdict::Failed);
