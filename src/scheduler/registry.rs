@@ -653,8 +653,10 @@ mod tests {
                     let keys: Vec<_> = model.iter().filter(|(_, known)| known.run == run).map(|(key, _)| *key).collect();
                     prop_assert_eq!(registry.keys_of(&run_id(run)), keys);
                 }
+                prop_assert!(registry.get(added).is_none() && registry.get_mut(added).is_none());
                 for (key, known) in &model {
-                    let entry = registry.get_mut(*key).unwrap();
+                    prop_assert_eq!(registry.get_mut(*key).map(|entry| entry.deadline), Some(known.deadline));
+                    let entry = registry.get(*key).unwrap();
                     prop_assert_eq!((entry.deadline, entry.ends_at, entry.is_patient()), (known.deadline, known.ends_at, known.is_patient()));
                     prop_assert!(!known.waits || entry.due == known.due);
                 }
