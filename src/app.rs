@@ -13,12 +13,12 @@ use crate::backoff::BackoffPolicy;
 use crate::blocking;
 use crate::clock::Clock;
 use crate::config::{EventsMode, Settings, SinkKind, SinkSettings};
-use crate::domain::{Limits, Route, Routes, SinkName};
+use crate::domain::{Limits, ProviderName, Route, Routes, SinkName};
 use crate::memory::release_after_bursts;
 use crate::metrics::Metrics;
 use crate::notify::{Courier, Deliver, Sink};
-use crate::providers::{ApiClient, Provider};
-use crate::scheduler::{Policy, Scheduler, SchedulerHandle};
+use crate::providers::{AnyProvider, ApiClient, Provider, Unusable};
+use crate::scheduler::{Account, Accounts, Policy, SchedulerGroup, Schedulers};
 use crate::store::{Counts, Location, Store, StoreError, Writer};
 
 /// How long others have to let go of the store when the engine stops.
@@ -31,12 +31,10 @@ const RESUMED_AT_ONCE: u32 = 5_000;
 pub struct Engine {
     /// The store.
     pub store: Store,
-    /// The scheduler.
-    pub watches: SchedulerHandle,
+    /// The schedulers.
+    pub watches: Schedulers,
     /// What is counted.
     pub metrics: Metrics,
-    /// The address of the API.
-    pub base_url: String,
     /// How long every answer must be 404 before a run is not found.
     pub not_found_grace: Duration,
     clock: Clock,
@@ -96,25 +94,19 @@ impl Engine {
         writers.spawn(writer);
 
         let metrics = Metrics::default();
-        let policy = policy(settings);
-        let routes = Arc::new(policy.routes.clone());
-        let incident = store.newest_provider_event().await?;
-        let (mut scheduler, watches) = Scheduler::new(
-            provider,
+        let routes = Arc::new(routes(settings));
+        let incidents = store.newest_provider_events().await?;
+        let (mut group, watches) = SchedulerGroup::new(
+            accounts(AnyProvider::new(provider), settings),
             store.clone(),
             clock.clone(),
-            policy,
             metrics.clone(),
-            fastrand::u64(..),
         );
-        resume_all(&mut scheduler, &store, clock.now()).await?;
+        resume_all(&mut group, &store, clock.now()).await?;
+        group.remember(&incidents);
         let scheduler_stop = CancellationToken::new();
         let mut schedulers = JoinSet::new();
-        schedulers.spawn(
-            scheduler
-                .with_incident(incident.as_ref())
-                .run(scheduler_stop.clone()),
-        );
+        schedulers.spawn(group.run(scheduler_stop.clone()));
 
         let couriers_stop = CancellationToken::new();
         let context = CourierContext {
@@ -130,7 +122,6 @@ impl Engine {
             store,
             watches,
             metrics,
-            base_url: settings.api.base_url.clone(),
             not_found_grace: settings.watch.not_found_grace,
             clock,
             scheduler_stop,
@@ -154,10 +145,9 @@ impl Engine {
         sinks: Vec<D>,
         settings: &Settings,
     ) -> anyhow::Result<()> {
-        let policy = policy(settings);
-        let routes = Arc::new(policy.routes.clone());
-        self.watches.reload(provider, policy).await?;
-        self.base_url.clone_from(&settings.api.base_url);
+        let routes = Arc::new(routes(settings));
+        let accounts = accounts(AnyProvider::new(provider), settings);
+        self.watches.reload(accounts).await?;
         self.not_found_grace = settings.watch.not_found_grace;
         self.couriers_stop.cancel();
         let mut before = std::mem::take(&mut self.couriers);
@@ -266,16 +256,15 @@ fn api_client(settings: &Settings) -> anyhow::Result<ApiClient> {
     ApiClient::new(&settings.api).context("cannot build the API client")
 }
 
-/// Hands all active watches of the store to the scheduler, in pieces.
+/// Hands all active watches of the store to the schedulers of their providers, in pieces.
 async fn resume_all(
-    scheduler: &mut Scheduler,
+    group: &mut SchedulerGroup,
     store: &Store,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let active = store.counts().await?.active;
-    if active > 0 || store.newest_event().await? > 0 {
-        scheduler.charge_previous_process();
-    }
+    let is_restart = active > 0 || store.newest_event().await? > 0;
+    group.build(&ProviderName::crewship(), is_restart).await;
     let mut after = None;
     loop {
         let stored = store
@@ -283,7 +272,7 @@ async fn resume_all(
             .await?;
         let Some(last) = stored.last() else { break };
         after = Some((last.watch.added_at, last.watch.run_id.clone()));
-        scheduler.resume(stored, active);
+        group.resume(stored, active).await;
     }
     Ok(())
 }
@@ -328,7 +317,36 @@ fn start_couriers<D: Deliver>(
     couriers
 }
 
-/// What the settings ask of the scheduler.
+/// Makes the accounts of `settings`, with `crewship` as the client of Crewship's.
+fn accounts(crewship: AnyProvider, settings: &Settings) -> Accounts {
+    let settings = Arc::new(settings.clone());
+    Arc::new(move |provider| {
+        let (crewship, settings) = (crewship.clone(), Arc::clone(&settings));
+        Box::pin(async move {
+            if provider.is_crewship() {
+                return Account {
+                    client: crewship,
+                    policy: policy(&settings),
+                    base_url: settings.api.base_url.clone(),
+                };
+            }
+            account(&provider, &settings).await
+        })
+    })
+}
+
+/// Makes the account of a provider other than Crewship. Where that cannot be used, its polls fail for that reason.
+async fn account(provider: &ProviderName, settings: &Settings) -> Account {
+    let policy = policy(settings);
+    let why = format!("no provider named {provider} is configured");
+    Account {
+        client: AnyProvider::new(Unusable::new(why)),
+        policy,
+        base_url: String::new(),
+    }
+}
+
+/// What the settings require of the scheduler of Crewship's runs.
 pub fn policy(settings: &Settings) -> Policy {
     let watch = &settings.watch;
     Policy {
@@ -349,8 +367,12 @@ pub fn policy(settings: &Settings) -> Policy {
             overdue_after: watch.overdue_after,
             run_url: settings.api.run_url.clone(),
         },
-        routes: settings.sinks.iter().map(route).collect(),
+        routes: routes(settings),
     }
+}
+
+fn routes(settings: &Settings) -> Routes {
+    settings.sinks.iter().map(route).collect()
 }
 
 fn route((name, sink): (&SinkName, &SinkSettings)) -> Route {

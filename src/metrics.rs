@@ -12,7 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use crate::domain::{FoundBy, SinkName};
+use crate::domain::{FoundBy, ProviderName, SinkName};
 use crate::output;
 
 /// How metrics are written.
@@ -92,18 +92,20 @@ pub const POLL_RESULTS: [&str; 10] = [
 const DELIVERY_RESULTS: [&str; 3] = ["delivered", "failed", "given_up"];
 
 type Label = (&'static str, &'static str);
-type SinkLabel = (&'static str, String);
+type NamedLabel = (&'static str, String);
 
 /// The metrics; clones share them.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    polls: Family<[Label; 1], Counter>,
-    poll_duration: Histogram,
-    api_paused: Family<[Label; 1], Counter<f64, AtomicU64>>,
-    detections: Family<[Label; 1], Counter>,
-    detection_delay: Histogram,
-    event_streams: Gauge,
-    deliveries: Family<[SinkLabel; 2], Counter>,
+    /// The provider of what is counted of polls.
+    provider: ProviderName,
+    polls: Family<[NamedLabel; 2], Counter>,
+    poll_duration: Family<[NamedLabel; 1], Histogram, fn() -> Histogram>,
+    api_paused: Family<[NamedLabel; 2], Counter<f64, AtomicU64>>,
+    detections: Family<[NamedLabel; 2], Counter>,
+    detection_delay: Family<[NamedLabel; 1], Histogram, fn() -> Histogram>,
+    event_streams: Family<[NamedLabel; 1], Gauge>,
+    deliveries: Family<[NamedLabel; 2], Counter>,
     delivery_delay: Histogram,
 }
 
@@ -123,58 +125,102 @@ pub struct StoreGauges {
 impl Default for Metrics {
     fn default() -> Self {
         let metrics = Self {
+            provider: ProviderName::crewship(),
             polls: Family::default(),
-            poll_duration: Histogram::new(REQUEST_SECONDS),
+            poll_duration: Family::new_with_constructor(|| Histogram::new(REQUEST_SECONDS)),
             api_paused: Family::default(),
             detections: Family::default(),
-            detection_delay: Histogram::new(DELAY_SECONDS),
-            event_streams: Gauge::default(),
+            detection_delay: Family::new_with_constructor(|| Histogram::new(DELAY_SECONDS)),
+            event_streams: Family::default(),
             deliveries: Family::default(),
             delivery_delay: Histogram::new(DELAY_SECONDS),
         };
-        // A value that was never counted is 0, not absent: rates need it.
-        for result in POLL_RESULTS {
-            drop(metrics.polls.get_or_create(&[("result", result)]));
-        }
-        for reason in PAUSE_REASONS {
-            drop(metrics.api_paused.get_or_create(&[("reason", reason)]));
-        }
-        for via in FoundBy::ALL {
-            drop(metrics.detections.get_or_create(&[("via", via.as_str())]));
-        }
-        metrics
+        metrics.of(&ProviderName::crewship())
     }
 }
 
 impl Metrics {
+    /// The metrics of polls of `provider`, which are counted from 0: a value that was never counted is 0 and not
+    /// absent, as rates need it.
+    #[must_use]
+    pub fn of(&self, provider: &ProviderName) -> Self {
+        let metrics = Self {
+            provider: provider.clone(),
+            ..self.clone()
+        };
+        for result in POLL_RESULTS {
+            drop(
+                metrics
+                    .polls
+                    .get_or_create(&metrics.labels("result", result)),
+            );
+        }
+        for reason in PAUSE_REASONS {
+            drop(
+                metrics
+                    .api_paused
+                    .get_or_create(&metrics.labels("reason", reason)),
+            );
+        }
+        for via in FoundBy::ALL {
+            drop(
+                metrics
+                    .detections
+                    .get_or_create(&metrics.labels("via", via.as_str())),
+            );
+        }
+        drop(metrics.poll_duration.get_or_create(&metrics.label()));
+        drop(metrics.detection_delay.get_or_create(&metrics.label()));
+        drop(metrics.event_streams.get_or_create(&metrics.label()));
+        metrics
+    }
+
+    fn label(&self) -> [NamedLabel; 1] {
+        [("provider", self.provider.to_string())]
+    }
+
+    fn labels(&self, name: &'static str, value: &str) -> [NamedLabel; 2] {
+        [
+            (name, value.to_owned()),
+            ("provider", self.provider.to_string()),
+        ]
+    }
+
     /// Counts a poll; `result` is one of [`POLL_RESULTS`].
     pub fn polled(&self, result: &'static str, took: Duration) {
-        self.polls.get_or_create(&[("result", result)]).inc();
-        self.poll_duration.observe(took.as_secs_f64());
+        self.polls
+            .get_or_create(&self.labels("result", result))
+            .inc();
+        self.poll_duration
+            .get_or_create(&self.label())
+            .observe(took.as_secs_f64());
     }
 
     /// Counts time in which requests to the API were blocked; `reason` is one of [`PAUSE_REASONS`].
     pub fn paused(&self, reason: &'static str, time: Duration) {
         self.api_paused
-            .get_or_create(&[("reason", reason)])
+            .get_or_create(&self.labels("reason", reason))
             .inc_by(time.as_secs_f64());
     }
 
     /// Counts the time from the end of a run to its verdict.
     pub fn detected(&self, after: Duration) {
-        self.detection_delay.observe(after.as_secs_f64());
+        self.detection_delay
+            .get_or_create(&self.label())
+            .observe(after.as_secs_f64());
     }
 
     /// Counts a verdict by what caused the poll that found it.
     pub fn found_by(&self, via: FoundBy) {
         self.detections
-            .get_or_create(&[("via", via.as_str())])
+            .get_or_create(&self.labels("via", via.as_str()))
             .inc();
     }
 
     /// Sets how many event streams are followed.
     pub fn streams(&self, open: usize) {
         self.event_streams
+            .get_or_create(&self.label())
             .set(i64::try_from(open).unwrap_or(i64::MAX));
     }
 
@@ -266,8 +312,8 @@ impl Metrics {
     /// Registers what is known of deliveries.
     fn register_deliveries(&self, registry: &mut Registry, stored: &StoreGauges) {
         let (pending, dead) = (
-            Family::<[SinkLabel; 1], Gauge>::default(),
-            Family::<[SinkLabel; 1], Gauge>::default(),
+            Family::<[NamedLabel; 1], Gauge>::default(),
+            Family::<[NamedLabel; 1], Gauge>::default(),
         );
         for (sink, waiting, given_up) in &stored.deliveries {
             let label = [("sink", sink.to_string())];
@@ -362,14 +408,14 @@ mod tests {
         let text = metrics.to_text(&stored, Format::Text);
         for line in [
             "runwatch_watches{state=\"active\"} 0",
-            "runwatch_polls_total{result=\"ok\"} 0",
-            "runwatch_polls_total{result=\"unusable_answer\"} 0",
-            "runwatch_poll_duration_seconds_count 0",
-            "runwatch_api_paused_seconds_total{reason=\"rate_limited\"} 0",
-            "runwatch_detection_total{via=\"poll\"} 0",
-            "runwatch_detection_total{via=\"stream\"} 0",
-            "runwatch_detection_delay_seconds_count 0",
-            "runwatch_event_streams 0",
+            "runwatch_polls_total{result=\"ok\",provider=\"crewship\"} 0",
+            "runwatch_polls_total{result=\"unusable_answer\",provider=\"crewship\"} 0",
+            "runwatch_poll_duration_seconds_count{provider=\"crewship\"} 0",
+            "runwatch_api_paused_seconds_total{reason=\"rate_limited\",provider=\"crewship\"} 0",
+            "runwatch_detection_total{via=\"poll\",provider=\"crewship\"} 0",
+            "runwatch_detection_total{via=\"stream\",provider=\"crewship\"} 0",
+            "runwatch_detection_delay_seconds_count{provider=\"crewship\"} 0",
+            "runwatch_event_streams{provider=\"crewship\"} 0",
             "runwatch_deliveries_total{sink=\"ops\",result=\"given_up\"} 0",
             "runwatch_delivery_delay_seconds_count 0",
             "runwatch_deliveries_pending{sink=\"ops\"} 0",
@@ -392,10 +438,13 @@ mod tests {
         metrics.delivered(&ops, Duration::from_secs(2));
         let text = metrics.to_text(&stored, Format::OpenMetrics);
         assert!(
-            text.contains("runwatch_polls_total{result=\"ok\"} 1"),
+            text.contains("runwatch_polls_total{result=\"ok\",provider=\"crewship\"} 1"),
             "{text}"
         );
-        assert!(text.contains("reason=\"rate_limited\"} 1.5"), "{text}");
+        assert!(
+            text.contains("reason=\"rate_limited\",provider=\"crewship\"} 1.5"),
+            "{text}"
+        );
         assert!(
             text.contains("runwatch_deliveries_total{sink=\"ops\",result=\"delivered\"} 1"),
             "{text}"

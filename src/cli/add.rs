@@ -35,10 +35,10 @@ pub async fn add(
             Ok((watch, new)) if printer.json => {
                 let added = if new { "new" } else { "known" };
                 printer.json(
-                    &serde_json::json!({ "run_id": watch.run_id, "added": added, "watch": watch }),
+                    &serde_json::json!({ "provider": watch.provider, "run_id": watch.run_id, "added": added, "watch": watch }),
                 )?;
             }
-            Ok((watch, true)) => printer.line(&format!("{}: watching", watch.run_id))?,
+            Ok((watch, true)) => printer.line(&format!("{}: watching", watch.run()))?,
             Ok((watch, false)) => printer.line(&standing_of_known(&watch, Timestamp::now()))?,
             Err(error) => {
                 if matches!(

@@ -120,6 +120,7 @@ pub(super) fn request(args: &WatchArgs, run_id: &RunRef, again: bool) -> AddRequ
         .collect();
     AddRequest {
         run_id: run_id.as_str().to_owned(),
+        provider: None,
         name: args.name.clone(),
         labels: args.labels.iter().cloned().collect(),
         sinks: (!sinks.is_empty()).then_some(sinks),

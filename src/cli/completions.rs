@@ -87,7 +87,7 @@ pub(super) fn runs() -> Vec<CompletionCandidate> {
     let candidates = watches.iter().rev().enumerate().map(|(at, watch)| {
         let name = watch.name.as_deref().unwrap_or_default();
         let help = format!("{} {}", standing(watch), one_line(name, HELP_CHARS));
-        CompletionCandidate::new(watch.run_id.as_str())
+        CompletionCandidate::new(watch.run().to_string())
             .help(Some(help.trim_end().to_owned().into()))
             .display_order(Some(at))
     });

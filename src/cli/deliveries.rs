@@ -116,9 +116,8 @@ fn table(deliveries: &[DeliveryResponse], now: Timestamp, style: Style, whole_id
             delivery.sink.to_string(),
             delivery.event.to_string(),
             delivery
-                .run_id
-                .as_ref()
-                .map(ToString::to_string)
+                .run()
+                .map(|run| run.to_string())
                 .unwrap_or_default(),
             match delivery.state.as_str() {
                 "delivered" => style.good(&state),

@@ -9,7 +9,7 @@ use super::client::Printer;
 use super::phrases::{TEXT_CHARS, cause, count_line, next_poll, standing};
 use super::table::{Column, Table};
 use super::write_text;
-use crate::control::{Client, PollingResponse, WatchResponse};
+use crate::control::{Client, PollingList, PollingResponse, WatchResponse};
 use crate::style::{Look, Style, ago, elapsed, width};
 use crate::text::one_line;
 
@@ -86,8 +86,8 @@ pub async fn list(
     write_text(printer.out, &table.into_text(printer.width))?;
     let states = states.iter().map(String::as_str);
     let mut line = count_line(("watch", "watches"), states, shown);
-    if let Some(polling) = polling {
-        let requests = format!("{}{}", printer.style.separator(), requests(&polling));
+    if let Some(polling) = polling.as_ref().and_then(PollingList::shown) {
+        let requests = format!("{}{}", printer.style.separator(), requests(polling));
         let columns = printer.width.map_or(usize::MAX, usize::from);
         if width(&line) + width(&requests) < columns {
             line += &requests;
@@ -105,7 +105,7 @@ fn requests(polling: &PollingResponse) -> String {
 
 fn table(
     watches: &[WatchResponse],
-    polling: Option<&PollingResponse>,
+    polling: Option<&PollingList>,
     now: Timestamp,
     style: Style,
 ) -> Table {
@@ -133,7 +133,7 @@ fn table(
                 .as_deref()
                 .map(|name| one_line(name, TEXT_CHARS))
                 .unwrap_or_default(),
-            style.dim(watch.run_id.as_str()),
+            style.dim(&watch.run().to_string()),
             style.state(&state),
             time,
             next,

@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::control::{DeliveryResponse, PollingResponse, WatchResponse};
+use crate::control::{DeliveryResponse, PollingList, WatchResponse};
 use crate::style::{Look, Mark, Style, ago, ahead};
 use crate::text::one_line;
 
@@ -32,7 +32,7 @@ pub(super) fn not_applied(watch: &WatchResponse, without: &str) -> Option<String
     };
     let what = format!(
         "{} is watched already, and {} not applied; {fix}",
-        watch.run_id,
+        watch.run(),
         flags.join(", ")
     );
     match flags.len() {
@@ -45,12 +45,12 @@ pub(super) fn not_applied(watch: &WatchResponse, without: &str) -> Option<String
 /// What became of a run that was watched already: it is finished, or goes on.
 pub(super) fn standing_of_known(watch: &WatchResponse, now: Timestamp) -> String {
     match (&watch.verdict, watch.finished_at) {
-        (None, _) => format!("{}: already watched", watch.run_id),
-        (Some(verdict), None) => format!("{}: already watched, and {verdict}", watch.run_id),
+        (None, _) => format!("{}: already watched", watch.run()),
+        (Some(verdict), None) => format!("{}: already watched, and {verdict}", watch.run()),
         (Some(verdict), Some(at)) => {
             format!(
                 "{}: already watched, and {verdict} {}; --again watches it anew",
-                watch.run_id,
+                watch.run(),
                 ago(at, now)
             )
         }
@@ -73,9 +73,10 @@ const OVERDUE: SignedDuration = SignedDuration::from_secs(1);
 /// When a watch is polled next, as far as an outage of the API allows; empty for one that is finished.
 pub(super) fn next_poll(
     watch: &WatchResponse,
-    polling: Option<&PollingResponse>,
+    polling: Option<&PollingList>,
     now: Timestamp,
 ) -> String {
+    let polling = polling.and_then(|polling| polling.of(&watch.provider));
     let allowed_at = polling.and_then(|polling| polling.next_request_at);
     let is_out = polling.is_some_and(|polling| polling.outage.is_some());
     match watch.next_poll_at {
@@ -257,8 +258,9 @@ mod tests {
         let mut polling = samples::polling();
         let mut next = |due: &str, outage: Option<&str>| {
             watch.next_poll_at = Some(due.parse().unwrap());
-            polling.outage = outage.map(ToOwned::to_owned);
-            polling.next_request_at = outage.map(|_| "2026-11-27T09:02:20Z".parse().unwrap());
+            let crewship = &mut polling.providers[0];
+            crewship.outage = outage.map(ToOwned::to_owned);
+            crewship.next_request_at = outage.map(|_| "2026-11-27T09:02:20Z".parse().unwrap());
             next_poll(&watch, Some(&polling), now)
         };
         assert_eq!(next("2026-11-27T09:02:03Z", None), "in 3s");

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::control::{DeliveryResponse, PollingResponse, WatchResponse};
+use crate::control::{DeliveryResponse, PollingList, WatchResponse};
 
 /// The time at which the samples are shown.
 pub(super) fn now() -> Timestamp {
@@ -58,11 +58,11 @@ pub(super) fn watches() -> Vec<WatchResponse> {
 }
 
 /// How polls go: half of the budget is used.
-pub(super) fn polling() -> PollingResponse {
-    serde_json::from_value(json!({
-        "watches": 3, "requests_last_minute": 31, "requests_per_minute": 60, "outage": null,
+pub(super) fn polling() -> PollingList {
+    serde_json::from_value(json!({"providers": [{
+        "provider": "crewship", "watches": 3, "requests_last_minute": 31, "requests_per_minute": 60, "outage": null,
         "outage_message": null, "next_request_at": null, "reached": true,
-    }))
+    }]}))
     .unwrap()
 }
 

@@ -9,7 +9,7 @@ use super::client::Printer;
 use super::phrases::{TEXT_CHARS, cause, counted, next_poll, standing};
 use super::write_text;
 use crate::control::{
-    AttemptResponse, Client, DeliveryResponse, PollingResponse, RoutingEntry, WatchResponse,
+    AttemptResponse, Client, DeliveryResponse, PollingList, RoutingEntry, WatchResponse,
 };
 use crate::domain::{EventType, RunEvent, RunRef, SinkName, Verdict};
 use crate::style::{Look, Mark, Style, ago, ahead, elapsed, pad, took, width};
@@ -68,7 +68,7 @@ struct Line {
 struct View<'a> {
     watch: &'a WatchResponse,
     /// How polls of the API go, where that is known.
-    polling: Option<PollingResponse>,
+    polling: Option<PollingList>,
     /// The data of the event of the verdict.
     data: Option<RunEvent>,
     texts: Texts,
@@ -76,7 +76,7 @@ struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    fn new(watch: &'a WatchResponse, polling: Option<PollingResponse>, texts: Texts) -> Self {
+    fn new(watch: &'a WatchResponse, polling: Option<PollingList>, texts: Texts) -> Self {
         let data = watch.data.as_ref();
         Self {
             watch,
@@ -124,7 +124,8 @@ impl<'a> View<'a> {
         let (watch, style) = (self.watch, self.texts.style);
         let state = standing(watch);
         let name = watch.name.as_deref().map(|name| one_line(name, TEXT_CHARS));
-        let id = watch.run_id.as_str();
+        let run = watch.run();
+        let id = run.as_str();
         let title = match name {
             Some(name) => format!("{}   {}", style.bold(&name), style.dim(id)),
             None => style.bold(id),
@@ -533,7 +534,7 @@ mod tests {
             .iter()
             .filter(|watch| watch.verdict.is_none())
         {
-            insta::assert_snapshot!(watch.run_id.as_str(), shown(watch, 80));
+            insta::assert_snapshot!(watch.run().as_str(), shown(watch, 80));
         }
     }
 

@@ -9,8 +9,8 @@ use reqwest::{Client as Http, Method, RequestBuilder, Response, StatusCode, redi
 use serde::de::DeserializeOwned;
 
 use super::types::{
-    ActivityResponse, AddRequest, DecisionResponse, DeliveryList, DeliveryResponse,
-    PollingResponse, Problem, WatchList, WatchResponse,
+    ActivityResponse, AddRequest, DecisionResponse, DeliveryList, DeliveryResponse, PollingList,
+    Problem, WatchList, WatchResponse,
 };
 use crate::domain::{DeliveryId, RunRef, SinkName};
 use crate::http::USER_AGENT;
@@ -156,7 +156,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`ClientError`] has them.
-    pub async fn polling(&self) -> Result<PollingResponse, ClientError> {
+    pub async fn polling(&self) -> Result<PollingList, ClientError> {
         let request = self.request(Method::GET, "/v1/polling", &[]);
         self.read(self.send(request.timeout(PROBE_LIMIT)).await?)
             .await

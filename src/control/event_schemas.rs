@@ -7,7 +7,8 @@ use schemars::generate::SchemaGenerator;
 use schemars::{JsonSchema, Schema};
 use serde_json::Value;
 
-use crate::domain::{self, Labels, RunRef, SinkName};
+use super::schemas::RunIdText;
+use crate::domain::{self, Labels, ProviderName, RunState, SinkName};
 
 /// The data of an event about a run.
 #[derive(JsonSchema)]
@@ -32,8 +33,10 @@ struct RunEvent {
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
 struct RunSummary {
-    /// The run's ID.
-    id: RunRef,
+    /// The provider that knows the run.
+    provider: ProviderName,
+    /// The run's ID there.
+    id: RunIdText,
     /// The version.
     version_id: Option<String>,
     /// The deployment.
@@ -43,6 +46,14 @@ struct RunSummary {
     project: Option<String>,
     /// The status word last seen, verbatim.
     status: Option<String>,
+    /// What the status stands for.
+    state: Option<RunState>,
+    /// The attempt, where the provider counts them.
+    attempt: Option<u64>,
+    /// The provider's name of the run.
+    name: Option<String>,
+    /// What the run belongs to: a workflow, a deployment.
+    group: Option<String>,
     /// The input, as the API sent it.
     input: Option<Value>,
     /// The output, as the API sent it.
@@ -95,6 +106,8 @@ struct Timing {
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
 struct ProviderNotice {
+    /// The provider.
+    provider: ProviderName,
     /// What happened, for people. No secrets.
     message: String,
     /// Since when.
@@ -172,6 +185,7 @@ mod tests {
         assert_eq!(keys(&sent["watch"]), properties::<WatchSummary>());
         assert_eq!(keys(&sent["timing"]), properties::<Timing>());
         let notice = domain::ProviderNotice {
+            provider: domain::ProviderName::crewship(),
             message: "it is back".to_owned(),
             since: at,
         };

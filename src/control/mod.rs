@@ -31,14 +31,14 @@ pub use self::server::Listener;
 pub use self::socket::{Socket, SocketError};
 pub use self::types::{
     ActivityResponse, AddRequest, AttemptResponse, DeliveryList, DeliveryResponse, HealthResponse,
-    PollErrorResponse, PollingResponse, Problem, RoutingEntry, StatusChangeResponse, WatchList,
-    WatchResponse,
+    PollErrorResponse, PollingList, PollingResponse, Problem, RoutingEntry, StatusChangeResponse,
+    WatchList, WatchResponse,
 };
 use crate::clock::Clock;
 use crate::config::Secret;
 use crate::domain::Routes;
 use crate::metrics::Metrics;
-use crate::scheduler::SchedulerHandle;
+use crate::scheduler::Schedulers;
 use crate::store::Store;
 
 /// What the server needs to know of the settings in force; changes on reload.
@@ -61,7 +61,7 @@ pub struct Control {
     /// The store.
     pub store: Store,
     /// The scheduler.
-    pub watches: SchedulerHandle,
+    pub watches: Schedulers,
     /// What is counted.
     pub metrics: Metrics,
     /// The time.

@@ -8,8 +8,8 @@ use schemars::{JsonSchema, Schema, json_schema};
 
 use crate::config::{LABEL_KEY_BYTES, LABEL_VALUE_CHARS, MAX_LABELS, NAME_CHARS};
 use crate::domain::{
-    DeliveryId, Event, EventType, FoundBy, ProviderNotice, RunEvent, RunRef, RunState, SinkName,
-    SinkNotice, Verdict,
+    DeliveryId, Event, EventType, FoundBy, ProviderName, ProviderNotice, RunEvent, RunRef,
+    RunState, SinkName, SinkNotice, Verdict,
 };
 use crate::store::{DeliveryState, WatchState};
 
@@ -42,13 +42,25 @@ fn words<T>(all: &[T], word: impl Fn(&T) -> &'static str, description: &str) -> 
     json_schema!({ "type": "string", "enum": words, "description": description })
 }
 
-/// A run ID as [`RunRef::new`] has it: up to 128 characters, and neither `.` nor `..`.
+/// A Crewship run ID as [`RunRef::new`] has it: up to 128 characters, and neither `.` nor `..`.
 const RUN_ID: &str = r"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}|\.[A-Za-z0-9_-][A-Za-z0-9_.-]{0,126}|\.\.[A-Za-z0-9_.-]{1,126})";
+
+/// Longest ID of a run of any provider, in bytes.
+const RUN_ID_BYTES: u32 = 1024;
 
 texts! {
     RunRef, "RunRef", json_schema!({
         "type": "string", "pattern": format!("^{RUN_ID}$"), "minLength": 1, "maxLength": 128,
-        "description": "The ID of a run, opaque", "examples": ["run_xyz789abc"],
+        "description": "The ID of a run of the default provider; PROVIDER:ID and the URL of a run's page are accepted as well",
+        "examples": ["run_xyz789abc"],
+    });
+    RunIdText, "RunId", json_schema!({
+        "type": "string", "minLength": 1, "maxLength": RUN_ID_BYTES,
+        "description": "The ID of a run at its provider, opaque", "examples": ["run_xyz789abc", "acme/site/123456"],
+    });
+    ProviderName, "ProviderName", json_schema!({
+        "type": "string", "pattern": "^[a-z0-9_-]{1,64}$",
+        "description": "The name of a provider", "examples": ["crewship", "github"],
     });
     SinkName, "SinkName", json_schema!({
         "type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$",
@@ -145,6 +157,9 @@ pub(super) struct DurationText;
 
 /// Where a list of watches goes on.
 pub(super) struct WatchCursor;
+
+/// The ID of a run at its provider.
+pub(super) struct RunIdText;
 
 /// A label that watches must carry.
 pub(super) struct LabelPair;

@@ -8,9 +8,10 @@ use schemars::{JsonSchema, Schema, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::schemas::{DurationText, LabelMap, WatchName};
+use super::schemas::{DurationText, LabelMap, RunIdText, WatchName};
 use crate::domain::{
-    DeliveryId, EventType, FoundBy, Labels, RunEvent, RunRef, RunState, SinkName, Verdict,
+    DeliveryId, EventType, FoundBy, Labels, ProviderName, RunEvent, RunRef, RunState, SinkName,
+    Verdict,
 };
 use crate::metrics::PAUSE_REASONS;
 use crate::scheduler::{BreakerView, Outage, RunActivity, Usage, WatchView};
@@ -20,9 +21,13 @@ use crate::store::{AttemptRecord, DeliveryState, DeliverySummary, WatchRecord, W
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AddRequest {
-    /// The run.
+    /// The run: its ID, `PROVIDER:ID`, or the URL of its page.
     #[schemars(with = "RunRef")]
     pub run_id: String,
+    /// The provider, where `run_id` is only the ID there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<ProviderName>")]
+    pub provider: Option<String>,
     /// A name for people, 1 to 200 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<WatchName>")]
@@ -86,7 +91,7 @@ impl AddRequest {
         run.retain(|name, _| {
             matches!(
                 name.as_str(),
-                "name" | "labels" | "sinks" | "timeout" | "again"
+                "provider" | "name" | "labels" | "sinks" | "timeout" | "again"
             )
         });
         run.insert("run_id".to_owned(), run_id);
@@ -97,8 +102,12 @@ impl AddRequest {
 /// A watch. The parts from `history` on are present only if one watch was requested.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct WatchResponse {
-    /// The run.
-    pub run_id: RunRef,
+    /// The provider of the run.
+    #[serde(default = "ProviderName::crewship")]
+    pub provider: ProviderName,
+    /// The ID of the run there.
+    #[schemars(with = "RunIdText")]
+    pub run_id: String,
     /// The name for people.
     #[schemars(with = "Option<WatchName>")]
     pub name: Option<String>,
@@ -200,8 +209,12 @@ pub struct RoutingEntry {
 /// One event of `GET /v1/activity`: what a run is doing according to its event stream.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct ActivityResponse {
-    /// The run.
-    pub run_id: RunRef,
+    /// The provider of the run.
+    #[serde(default = "ProviderName::crewship")]
+    pub provider: ProviderName,
+    /// The ID of the run there.
+    #[schemars(with = "RunIdText")]
+    pub run_id: String,
     /// When it came in.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub at: Timestamp,
@@ -229,9 +242,35 @@ pub struct WatchList {
     pub notices: Vec<String>,
 }
 
-/// `GET /v1/polling`: how polls of the API go, for all watches together.
+/// `GET /v1/polling`: how polls go, provider by provider.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct PollingList {
+    /// The providers in use.
+    pub providers: Vec<PollingResponse>,
+}
+
+impl PollingList {
+    /// The provider that is shown where there is room for one: the first one with an outage, or else the one with the
+    /// most watches.
+    pub fn shown(&self) -> Option<&PollingResponse> {
+        let out = |polling: &&PollingResponse| polling.outage.is_some();
+        let most = self.providers.iter().max_by_key(|polling| polling.watches);
+        self.providers.iter().find(out).or(most)
+    }
+
+    /// That of a provider.
+    pub fn of(&self, provider: &ProviderName) -> Option<&PollingResponse> {
+        self.providers
+            .iter()
+            .find(|polling| polling.provider == provider.as_str())
+    }
+}
+
+/// How polls of one provider go, for all its watches together.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct PollingResponse {
+    /// The provider.
+    pub provider: String,
     /// The active watches, which share the budget.
     pub watches: u64,
     /// Requests to the API in the last 60 seconds, to the second.
@@ -267,9 +306,10 @@ impl JsonSchema for OutageWord {
 }
 
 impl PollingResponse {
-    pub(super) fn of(usage: Usage, breaker: &BreakerView) -> Self {
+    pub(super) fn of(provider: &ProviderName, usage: Usage, breaker: &BreakerView) -> Self {
         let outage = breaker.outage;
         Self {
+            provider: provider.to_string(),
             watches: usage.watches.try_into().unwrap_or(u64::MAX),
             requests_last_minute: usage.last_minute,
             requests_per_minute: usage.per_minute,
@@ -311,8 +351,12 @@ pub struct DeliveryResponse {
     pub id: DeliveryId,
     /// The sink.
     pub sink: SinkName,
-    /// The run, if it is about one.
-    pub run_id: Option<RunRef>,
+    /// The provider of the run, if it is about one.
+    #[serde(default)]
+    pub provider: Option<ProviderName>,
+    /// The ID of the run there.
+    #[schemars(with = "Option<RunIdText>")]
+    pub run_id: Option<String>,
     /// The type of its event.
     pub event: EventType,
     /// `pending`, `sending`, `delivered` or `dead`.
@@ -413,7 +457,8 @@ impl WatchResponse {
             .and_then(|view| view.last_error.clone())
             .or(last_error);
         Self {
-            run_id: watch.run_id,
+            provider: watch.run_id.provider_name(),
+            run_id: watch.run_id.id().to_owned(),
             name: watch.name,
             labels: watch.labels,
             sinks: watch.sinks,
@@ -451,6 +496,11 @@ impl WatchResponse {
         }
     }
 
+    /// The run.
+    pub fn run(&self) -> RunRef {
+        RunRef::checked_elsewhere(&self.provider, &self.run_id)
+    }
+
     /// The verdict, if it has one that this program knows.
     pub fn known_verdict(&self) -> Option<Verdict> {
         self.verdict.as_deref().and_then(Verdict::from_word)
@@ -463,10 +513,16 @@ fn in_milliseconds(at: Timestamp) -> Timestamp {
 }
 
 impl ActivityResponse {
+    /// The run.
+    pub fn run(&self) -> RunRef {
+        RunRef::checked_elsewhere(&self.provider, &self.run_id)
+    }
+
     /// What was followed.
     pub fn of(activities: &RunActivity) -> Self {
         Self {
-            run_id: activities.run_id.clone(),
+            provider: activities.run_id.provider_name(),
+            run_id: activities.run_id.id().to_owned(),
             at: activities.at,
             activity: activities.activity.kind.to_owned(),
             summary: activities.activity.summary.clone(),
@@ -477,6 +533,12 @@ impl ActivityResponse {
 }
 
 impl DeliveryResponse {
+    /// The run, if it is about one.
+    pub fn run(&self) -> Option<RunRef> {
+        let provider = self.provider.clone().unwrap_or_else(ProviderName::crewship);
+        Some(RunRef::checked_elsewhere(&provider, self.run_id.as_ref()?))
+    }
+
     pub(super) fn of(summary: DeliverySummary, attempts: Option<Vec<AttemptRecord>>) -> Self {
         let attempt = |attempt: AttemptRecord| AttemptResponse {
             attempt: attempt.attempt,
@@ -488,7 +550,8 @@ impl DeliveryResponse {
         Self {
             id: summary.id,
             sink: summary.sink,
-            run_id: summary.run_id,
+            provider: summary.run_id.as_ref().map(RunRef::provider_name),
+            run_id: summary.run_id.map(|run| run.id().to_owned()),
             event: summary.event_type,
             state: summary.state.as_str().to_owned(),
             attempts: summary.attempts,

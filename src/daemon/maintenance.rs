@@ -11,7 +11,7 @@ use super::systemd;
 use crate::clock::Clock;
 use crate::control::LiveConfig;
 use crate::metrics::Metrics;
-use crate::scheduler::SchedulerHandle;
+use crate::scheduler::{Schedulers, outage_texts};
 use crate::store::{Counts, Store};
 use crate::text::error_chain;
 
@@ -82,23 +82,23 @@ pub(super) async fn probe(store: Store) {
 /// Keeps the status for the service manager up to date. Never returns.
 pub(super) async fn keep_status(
     store: Store,
-    watches: SchedulerHandle,
+    watches: Schedulers,
     mut live_config: watch::Receiver<LiveConfig>,
 ) {
     let (mut history, mut deliveries) = (store.history_changed(), store.deliveries_changed());
-    let mut breaker = watches.breaker();
+    let mut breakers = watches.breakers();
     loop {
         // Cancel-safe: each waits for a change, and what it missed is read below.
         tokio::select! {
             Ok(()) = history.changed() => {}
             Ok(()) = deliveries.changed() => {}
-            Ok(()) = breaker.changed() => {}
+            Ok(()) = breakers.changed() => {}
             Ok(()) = live_config.changed() => {}
             else => std::future::pending().await,
         }
         history.mark_unchanged();
         deliveries.mark_unchanged();
-        let outage = breaker.borrow_and_update().outage_text();
+        let outage = outage_texts(&breakers.borrow_and_update()).next();
         let rejected = live_config.borrow_and_update().rejected.clone();
         if let Ok(counts) = store.counts().await {
             systemd::status(&status_line(&counts, rejected.or(outage).as_deref()));
@@ -108,7 +108,7 @@ pub(super) async fn keep_status(
 }
 
 /// Reports that the service is alive while the scheduler and the store answer. Never returns.
-pub(super) async fn watchdog(store: Store, watches: SchedulerHandle, period: Duration) {
+pub(super) async fn watchdog(store: Store, watches: Schedulers, period: Duration) {
     let mut tick = tokio::time::interval(period);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

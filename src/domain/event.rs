@@ -6,7 +6,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{JsonText, Labels, RunRef, SinkName, Timing, Verdict};
+use super::{
+    InvalidId, JsonText, Labels, ProviderName, RunRef, RunState, SinkName, Timing, Verdict,
+};
 
 /// The kind of an event. The words are fixed: receivers switch on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -178,8 +180,12 @@ impl RunEvent {
 
 /// The run as an event shows it: every key always present, `null` where unknown.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "StoredRun")]
 pub struct RunSummary {
-    /// The run's ID.
+    /// The provider that knows the run.
+    pub provider: ProviderName,
+    /// The run; in JSON its ID at the provider.
+    #[serde(serialize_with = "id_only")]
     pub id: RunRef,
     /// See [`super::RunDetails`] for this and the following.
     pub version_id: Option<String>,
@@ -190,6 +196,14 @@ pub struct RunSummary {
     pub project: Option<String>,
     /// The status word last seen, verbatim.
     pub status: Option<String>,
+    /// What the status stands for.
+    pub state: Option<RunState>,
+    /// The attempt, where the provider counts them.
+    pub attempt: Option<u64>,
+    /// The provider's name of the run.
+    pub name: Option<String>,
+    /// What the run belongs to: a workflow, a deployment.
+    pub group: Option<String>,
     /// The input, as the API sent it.
     pub input: Option<JsonText>,
     /// The output, as the API sent it.
@@ -204,6 +218,64 @@ pub struct RunSummary {
     pub completed_at: Option<Timestamp>,
     /// A link that people can open, from `api.run_url`.
     pub url: Option<String>,
+}
+
+/// A [`RunSummary`] as it is stored; earlier versions knew one provider.
+#[derive(Deserialize)]
+struct StoredRun {
+    #[serde(default = "ProviderName::crewship")]
+    provider: ProviderName,
+    id: String,
+    version_id: Option<String>,
+    deployment_id: Option<String>,
+    #[serde(default)]
+    project: Option<String>,
+    status: Option<String>,
+    #[serde(default)]
+    state: Option<RunState>,
+    #[serde(default)]
+    attempt: Option<u64>,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    group: Option<String>,
+    input: Option<JsonText>,
+    output: Option<JsonText>,
+    error_message: Option<String>,
+    created_at: Option<Timestamp>,
+    started_at: Option<Timestamp>,
+    completed_at: Option<Timestamp>,
+    url: Option<String>,
+}
+
+impl TryFrom<StoredRun> for RunSummary {
+    type Error = InvalidId;
+
+    fn try_from(stored: StoredRun) -> Result<Self, InvalidId> {
+        Ok(Self {
+            id: RunRef::of(&stored.provider, &stored.id)?,
+            provider: stored.provider,
+            version_id: stored.version_id,
+            deployment_id: stored.deployment_id,
+            project: stored.project,
+            status: stored.status,
+            state: stored.state,
+            attempt: stored.attempt,
+            name: stored.name,
+            group: stored.group,
+            input: stored.input,
+            output: stored.output,
+            error_message: stored.error_message,
+            created_at: stored.created_at,
+            started_at: stored.started_at,
+            completed_at: stored.completed_at,
+            url: stored.url,
+        })
+    }
+}
+
+fn id_only<S: serde::Serializer>(run: &RunRef, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(run.id())
 }
 
 /// The watch as an event shows it.
@@ -225,6 +297,9 @@ pub struct WatchSummary {
 /// The data of an `api.*` event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProviderNotice {
+    /// The provider. Crewship in events of earlier versions.
+    #[serde(default = "ProviderName::crewship")]
+    pub provider: ProviderName,
     /// What happened, for people. No secrets.
     pub message: String,
     /// Since when.
@@ -288,12 +363,14 @@ impl Event {
         }
         // All the texts of the API; the documented ones but for the error are short.
         type Text = fn(&mut RunSummary) -> &mut Option<String>;
-        let texts: [(&str, Text); 5] = [
+        let texts: [(&str, Text); 7] = [
             ("error_message", |run| &mut run.error_message),
             ("status", |run| &mut run.status),
             ("version_id", |run| &mut run.version_id),
             ("deployment_id", |run| &mut run.deployment_id),
             ("project", |run| &mut run.project),
+            ("name", |run| &mut run.name),
+            ("group", |run| &mut run.group),
         ];
         for (name, text) in texts {
             let Some(full) = text(&mut data.run).clone() else {
@@ -385,6 +462,11 @@ impl Event {
     /// type and its name.
     pub fn sample(now: Timestamp) -> Self {
         let run = RunSummary {
+            provider: ProviderName::crewship(),
+            state: None,
+            attempt: None,
+            name: None,
+            group: None,
             id: RunRef::new("run_test").expect("a valid ID"),
             version_id: None,
             deployment_id: None,
@@ -429,6 +511,14 @@ impl Event {
         match &self.data {
             EventData::Run(data) => Some(data),
             EventData::Provider(_) | EventData::Sink(_) => None,
+        }
+    }
+
+    /// The data of an event about an API.
+    pub fn provider(&self) -> Option<&ProviderNotice> {
+        match &self.data {
+            EventData::Provider(notice) => Some(notice),
+            EventData::Run(_) | EventData::Sink(_) => None,
         }
     }
 

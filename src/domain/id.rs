@@ -102,6 +102,17 @@ impl RunRef {
         }
     }
 
+    /// The run that `provider` knows as `id`, as another process that checked it names it. Control characters are
+    /// left out, so that it can be shown.
+    pub(crate) fn checked_elsewhere(provider: &ProviderName, id: &str) -> Self {
+        let id: String = id.chars().filter(|c| !c.is_control()).collect();
+        if provider.is_crewship() {
+            Self(id.into())
+        } else {
+            Self(format!("{provider}:{id}").into())
+        }
+    }
+
     /// The reference as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -22,7 +22,7 @@ pub use activity::{Activity, Hint};
 pub use event::{
     Event, EventData, EventType, ProviderNotice, RunEvent, RunSummary, SinkNotice, WatchSummary,
 };
-pub use id::{DeliveryId, InvalidId, RunRef, SinkName};
+pub use id::{DeliveryId, InvalidId, ProviderName, RunRef, SinkName};
 pub use json::JsonText;
 pub use observation::{Observation, RunDetails, Timing};
 pub use route::{EventFilter, Explained, InvalidFilter, Route, Routes};

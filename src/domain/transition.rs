@@ -423,6 +423,7 @@ impl Progress {
         let output = passed_on("output", &details.output);
         RunEvent {
             run: RunSummary {
+                provider: watch.run_id.provider_name(),
                 id: watch.run_id.clone(),
                 version_id: details.version_id.clone(),
                 deployment_id: details.deployment_id.clone(),
@@ -431,6 +432,10 @@ impl Progress {
                     .status
                     .as_ref()
                     .map(|status| status.as_str().to_owned()),
+                state: self.status.as_ref().map(Status::state),
+                attempt: details.attempt,
+                name: details.name.clone(),
+                group: details.group.clone(),
                 input,
                 output,
                 error_message: details.error_message.clone(),
@@ -440,7 +445,8 @@ impl Progress {
                 url: limits
                     .run_url
                     .as_ref()
-                    .map(|url| url.replace("{run_id}", watch.run_id.as_str())),
+                    .map(|url| url.replace("{run_id}", watch.run_id.id()))
+                    .or_else(|| details.url.clone()),
             },
             watch: WatchSummary {
                 name: watch.name.clone(),

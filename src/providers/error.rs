@@ -17,6 +17,12 @@ const MAX_CHARS: usize = 300;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ApiError {
+    /// The account of the run cannot be used.
+    #[error("{why}")]
+    NotConfigured {
+        /// Why.
+        why: String,
+    },
     /// There is no API key.
     #[error("no API key is configured")]
     KeyMissing,
@@ -176,7 +182,8 @@ impl ApiError {
         match self {
             Self::Transport(error) => !error.answer_began,
             Self::Timeout => true,
-            Self::KeyMissing
+            Self::NotConfigured { .. }
+            | Self::KeyMissing
             | Self::KeyUnusable(_)
             | Self::Unauthorized { .. }
             | Self::NotFound { .. }
@@ -205,7 +212,7 @@ impl ApiError {
                 status: 429 | 403, ..
             } => "throttled",
             Self::Status { status: 500.., .. } => "server_error",
-            Self::Status { .. } => "client_error",
+            Self::Status { .. } | Self::NotConfigured { .. } => "client_error",
             Self::Transport(_) | Self::Timeout => "no_answer",
             Self::Malformed(_) => "unusable_answer",
         }

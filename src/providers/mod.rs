@@ -15,6 +15,7 @@ pub mod hot;
 mod rate_limit;
 mod sse;
 mod stream;
+mod unusable;
 
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ pub use client::{ApiClient, BuildError, Probe};
 pub use erased::{AnyProvider, AnyStream};
 pub use error::{ApiError, KeyProblem, Malformed};
 pub use stream::{EventStream, HttpStream, NoStream, StreamItem};
+pub use unusable::Unusable;
 
 use crate::domain::{Observation, RunRef};
 

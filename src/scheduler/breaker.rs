@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::deadline::time_of_day;
 use crate::backoff::BackoffPolicy;
 use crate::clock::Now;
-use crate::domain::{Event, EventData, EventType, ProviderNotice};
+use crate::domain::{Event, EventData, EventType, ProviderName, ProviderNotice};
 use crate::failpoint::mutant;
 use crate::providers::ApiError;
 
@@ -356,7 +356,12 @@ fn notice(event_type: EventType, message: String, since: Timestamp, now: Timesta
     Event {
         event_type,
         timestamp: now,
-        data: EventData::Provider(ProviderNotice { message, since }),
+        data: EventData::Provider(ProviderNotice {
+            // The scheduler, which knows it, names it.
+            provider: ProviderName::crewship(),
+            message,
+            since,
+        }),
     }
 }
 
@@ -639,6 +644,7 @@ mod tests {
             event(
                 event_type,
                 EventData::Provider(ProviderNotice {
+                    provider: ProviderName::crewship(),
                     message: String::new(),
                     since,
                 }),

@@ -145,7 +145,16 @@ impl SchedulerHandle {
     /// # Errors
     /// When the scheduler has ended.
     pub async fn reload(&self, provider: impl Provider, policy: Policy) -> Result<(), StoreError> {
-        let (provider, policy) = (AnyProvider::new(provider), Box::new(policy));
+        self.reload_with(AnyProvider::new(provider), policy).await
+    }
+
+    /// As [`SchedulerHandle::reload`].
+    pub(super) async fn reload_with(
+        &self,
+        provider: AnyProvider,
+        policy: Policy,
+    ) -> Result<(), StoreError> {
+        let policy = Box::new(policy);
         self.ask(|reply| SchedulerCommand::Reload {
             provider,
             policy,

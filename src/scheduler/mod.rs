@@ -19,6 +19,7 @@ mod breaker;
 mod budget;
 mod deadline;
 mod follow;
+mod group;
 mod handle;
 #[doc(hidden)]
 pub mod hot;
@@ -29,16 +30,18 @@ mod registry;
 mod streams;
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::breaker::{BreakerView, Outage};
 pub use self::budget::Usage;
+pub use self::group::{Account, Accounts, Breakers, SchedulerGroup, Schedulers, outage_texts};
 pub use self::handle::{AddedBy, Removed, SchedulerHandle, WatchView};
 use self::handle::{COMMANDS, SchedulerCommand};
 use self::persist::{PendingWrites, Persisted};
@@ -48,7 +51,7 @@ use self::registry::{Entry, Key, Phase, Registry};
 pub use self::streams::RunActivity;
 use crate::backoff::BackoffPolicy;
 use crate::clock::{Clock, Jump, Now, Reading};
-use crate::domain::{Event, Limits, Progress, Routes, RunRef, Watch};
+use crate::domain::{Event, Limits, Progress, ProviderName, Routes, RunRef, Watch};
 use crate::failpoint::mutant;
 use crate::metrics::Metrics;
 use crate::providers::{AnyProvider, Provider};
@@ -131,11 +134,30 @@ impl Scheduler {
         metrics: Metrics,
         seed: u64,
     ) -> (Self, SchedulerHandle) {
+        let name = ProviderName::crewship();
+        let client = AnyProvider::new(provider);
+        Self::new_of(name, client, store, clock, policy, metrics, seed)
+    }
+
+    /// As [`Scheduler::new`], for the provider `name`.
+    pub(super) fn new_of(
+        name: ProviderName,
+        client: AnyProvider,
+        store: Store,
+        clock: Clock,
+        policy: Policy,
+        metrics: Metrics,
+        seed: u64,
+    ) -> (Self, SchedulerHandle) {
         let (sender, commands) = mpsc::channel(COMMANDS);
         let (now, reading) = (Instant::now(), clock.read());
-        let client = AnyProvider::new(provider);
-        let (provider, breaker) =
-            ProviderState::new(client, policy.requests_per_minute, policy.max_streams, now);
+        let (provider, breaker) = ProviderState::new(
+            name,
+            client,
+            policy.requests_per_minute,
+            policy.max_streams,
+            now,
+        );
         let activities = provider.streams.activities();
         let scheduler = Self {
             provider,
@@ -198,12 +220,13 @@ impl Scheduler {
 
     /// Continues the incident that a previous process reported with the event `incident`, the newest
     /// about the API: it is not reported again, and its end will be.
-    #[must_use]
-    pub fn with_incident(mut self, incident: Option<&Event>) -> Self {
-        if let Some(incident) = incident {
-            self.provider.breaker.remember(incident);
-        }
-        self
+    pub fn remember(&mut self, incident: &Event) {
+        self.provider.breaker.remember(incident);
+    }
+
+    /// Sends the activity of runs to the receivers of `activities`, too.
+    fn share_activities(&mut self, activities: broadcast::Sender<Arc<RunActivity>>) {
+        self.provider.streams.share_activities(activities);
     }
 
     /// Runs until `stop` is cancelled. It then drops the polls under way and waits for the writes.

@@ -66,7 +66,7 @@ pub(super) enum Persisted {
     Recalled {
         key: Key,
         answer: PollOutcome,
-        result: Result<Option<RunDetails>, StoreError>,
+        result: Result<Option<Box<RunDetails>>, StoreError>,
     },
     Event {
         result: Result<(), StoreError>,
@@ -216,7 +216,7 @@ impl Scheduler {
             Persisted::Recalled {
                 key,
                 answer,
-                result: store.details(id).await,
+                result: store.details(id).await.map(|details| details.map(Box::new)),
             }
         });
     }
@@ -414,7 +414,7 @@ impl Scheduler {
         &mut self,
         key: Key,
         answer: PollOutcome,
-        result: Result<Option<RunDetails>, StoreError>,
+        result: Result<Option<Box<RunDetails>>, StoreError>,
     ) {
         let Some(entry) = self.registry.get_mut(key) else {
             return;
@@ -422,7 +422,7 @@ impl Scheduler {
         entry.phase = Phase::Waiting;
         match result {
             Ok(details) => {
-                entry.progress.details = Some(Box::new(details.unwrap_or_default()));
+                entry.progress.details = Some(details.unwrap_or_default());
                 self.take_step(key, answer);
             }
             Err(error) => {
@@ -522,7 +522,10 @@ impl Scheduler {
     }
 
     /// Stores and sends an event about the API.
-    pub(super) fn emit(&mut self, event: Event) {
+    pub(super) fn emit(&mut self, mut event: Event) {
+        if let EventData::Provider(notice) = &mut event.data {
+            notice.provider.clone_from(&self.provider.name);
+        }
         log_change(&event);
         if mutant("late-news-first") && !self.pending.is_storing_event {
             self.pending.events.push_front(event);

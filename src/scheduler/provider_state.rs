@@ -10,6 +10,7 @@ use super::breaker::{Breaker, BreakerView};
 use super::budget::Budget;
 use super::streams::Streams;
 use crate::clock::Now;
+use crate::domain::ProviderName;
 use crate::metrics::Metrics;
 use crate::providers::AnyProvider;
 
@@ -19,6 +20,7 @@ const SAME_TIME: jiff::SignedDuration = jiff::SignedDuration::from_millis(50);
 
 /// The state of one provider.
 pub(super) struct ProviderState {
+    pub(super) name: ProviderName,
     pub(super) client: AnyProvider,
     pub(super) budget: Budget,
     pub(super) breaker: Breaker,
@@ -34,6 +36,7 @@ pub(super) struct ProviderState {
 impl ProviderState {
     /// The state of a provider that was never polled, with the view that others get of it.
     pub(super) fn new(
+        name: ProviderName,
         client: AnyProvider,
         requests_per_minute: u32,
         max_streams: usize,
@@ -41,6 +44,7 @@ impl ProviderState {
     ) -> (Self, watch::Receiver<BreakerView>) {
         let (view, receiver) = watch::channel(BreakerView::default());
         let state = Self {
+            name,
             client,
             budget: Budget::new(requests_per_minute, now),
             breaker: Breaker::new(now),

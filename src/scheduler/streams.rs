@@ -42,7 +42,7 @@ const REFUSED_BACKOFF: BackoffPolicy = BackoffPolicy {
 };
 
 /// How many activities a receiver may lag behind before it misses some.
-const ACTIVITY_CAPACITY: usize = 256;
+pub(super) const ACTIVITY_CAPACITY: usize = 256;
 
 /// Wake-ups waiting for the scheduler. A stream sends at most one before it ends.
 const HINTS: usize = 64;
@@ -174,6 +174,11 @@ impl Streams {
             hints: mpsc::channel(HINTS),
             activities: broadcast::channel(ACTIVITY_CAPACITY).0,
         }
+    }
+
+    /// Sends activities to the receivers of `activities` from here on.
+    pub(super) fn share_activities(&mut self, activities: broadcast::Sender<Arc<RunActivity>>) {
+        self.activities = activities;
     }
 
     /// Returns the sender of activities, from which receivers are made.

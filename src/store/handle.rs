@@ -11,7 +11,7 @@ use super::model::{
 use super::operations::{
     ActiveWatches, AddConfiguredWatch, AddWatch, ClaimDue, CountAll, Decide, DecideSome,
     Deliveries, Details, EventsAfter, Gauges, KeepConfiguredWatches, MoveClock, NewestEvent,
-    NewestProviderEvent, NewestWatch, NextDue, Ping, Probe, ProbeWrite, Prune, RecordAttempt,
+    NewestProviderEvents, NewestWatch, NextDue, Ping, Probe, ProbeWrite, Prune, RecordAttempt,
     RecordEvent, RecordStep, RemoveWatches, SetDeadlines, SinksWithOpenDeliveries,
     StatusChangesAfter, WatchHistory, Watches,
 };
@@ -379,12 +379,12 @@ impl Store {
         self.run(EventsAfter { seq, limit }).await
     }
 
-    /// The newest event about the API, if one is kept.
+    /// The newest event about the API of each provider of which one is kept, the oldest first.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn newest_provider_event(&self) -> Result<Option<Event>, StoreError> {
-        self.run(NewestProviderEvent {}).await
+    pub async fn newest_provider_events(&self) -> Result<Vec<Event>, StoreError> {
+        self.run(NewestProviderEvents {}).await
     }
 
     /// The number of the newest event; 0 when there is none.

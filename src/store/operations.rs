@@ -156,7 +156,7 @@ operations! {
     (ReadBeside) EventsAfter { seq: i64, limit: u32 } -> Vec<(i64, Event)>;
 
     /// The newest event about the API.
-    (ReadBeside) NewestProviderEvent {} -> Option<Event>;
+    (ReadBeside) NewestProviderEvents {} -> Vec<Event>;
 
     /// The number of the newest event.
     (ReadBeside) NewestEvent {} -> i64;

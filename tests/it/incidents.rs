@@ -9,7 +9,7 @@ use runwatch::app;
 use runwatch::clock::{Clock, Jump};
 use runwatch::config::Settings;
 use runwatch::domain::{
-    Event, EventData, EventType, FoundBy, Labels, Observation, PollOutcome, Progress,
+    Event, EventData, EventType, FoundBy, Labels, Observation, PollOutcome, Progress, ProviderName,
     ProviderNotice, RunDetails, RunRef, RunState, SinkName, Status, Watch,
 };
 use runwatch::metrics::Metrics;
@@ -136,8 +136,10 @@ async fn world_at(place: Location<'_>, stored: usize, adjust: impl FnOnce(&mut P
     let many = active.len() as u64;
     scheduler.resume(active, many);
     let stop = CancellationToken::new();
-    let incident = store.newest_provider_event().await.unwrap();
-    tasks.spawn(scheduler.with_incident(incident.as_ref()).run(stop.clone()));
+    for incident in store.newest_provider_events().await.unwrap() {
+        scheduler.remember(&incident);
+    }
+    tasks.spawn(scheduler.run(stop.clone()));
     World {
         api,
         mood,
@@ -184,6 +186,7 @@ async fn a_clock_that_is_set_moves_waiting_attempts_though_no_run_is_watched() {
     let ops = SinkName::new("ops").unwrap();
     let due = world.clock.now().checked_add(MINUTE * 600).unwrap();
     let data = EventData::Provider(ProviderNotice {
+        provider: ProviderName::crewship(),
         message: String::new(),
         since: due,
     });

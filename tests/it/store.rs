@@ -7,7 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use runwatch::domain::{
     Event, EventData, EventType, FoundBy, Labels, Limits, Observation, PollOutcome, Progress,
-    ProviderNotice, RunDetails, RunRef, RunState, SinkName, Status, Step, Verdict, Watch,
+    ProviderName, ProviderNotice, RunDetails, RunRef, RunState, SinkName, Status, Step, Verdict,
+    Watch,
 };
 use runwatch::store::{
     Added, Attempt, Checkpoint, DeliveryFilter, DeliveryState, Done, Fate, Location, Outcome,
@@ -638,6 +639,7 @@ async fn a_step_of_the_wall_clock_moves_a_large_backlog_in_short_turns() {
         .map(|number| SinkName::new(&format!("sink-{number}")).unwrap())
         .collect();
     let data = EventData::Provider(ProviderNotice {
+        provider: ProviderName::crewship(),
         message: String::new(),
         since: time(0),
     });
@@ -1015,6 +1017,7 @@ async fn a_checkpoint_keeps_no_write_waiting_and_the_log_is_bounded() {
     let message = "x".repeat(1024 * 1024);
     let tell = async |seconds: i64| {
         let data = EventData::Provider(ProviderNotice {
+            provider: ProviderName::crewship(),
             message: message.clone(),
             since: time(0),
         });
@@ -1312,6 +1315,7 @@ async fn messages_to_a_sink_that_is_gone_are_given_up_after_the_retention() {
 /// An event about the API at `at`.
 fn incident(event_type: EventType, at: Timestamp) -> RoutedEvent {
     let notice = ProviderNotice {
+        provider: ProviderName::crewship(),
         message: "no usable answer".to_owned(),
         since: at,
     };
@@ -1339,7 +1343,7 @@ async fn an_incident_that_goes_on_outlives_pruning_and_a_clock_that_is_set_back(
             .await
             .unwrap();
     }
-    let newest = store.newest_provider_event().await.unwrap().unwrap();
+    let newest = store.newest_provider_events().await.unwrap().pop().unwrap();
     assert_eq!(
         newest.event_type,
         EventType::ApiUnauthorized,

@@ -265,7 +265,7 @@ impl<'a> Story<'a> {
         let end = world.simulator.ends_at(&part.run_id());
         let of_run: Vec<_> = deliveries
             .iter()
-            .filter(|one| one.run_id.as_ref().is_some_and(|id| id.as_str() == part.id))
+            .filter(|one| one.run_id.as_deref() == Some(part.id))
             .collect();
         let notified = messages.iter().find(|one| one.is_right_for(part));
         RunReport {

@@ -31,9 +31,9 @@ use crate::cli::args::WaitArgs;
 use crate::clock::Clock;
 use crate::config::{EventsMode, Settings, check_labels};
 use crate::control::{ActivityResponse, Client, StreamMessage};
-use crate::domain::{DeliveryId, Labels, SinkName, Watch};
+use crate::domain::{DeliveryId, Labels, ProviderName, RunRef, SinkName, Watch};
 use crate::logging::Screen;
-use crate::scheduler::{AddedBy, BreakerView, Outage, RunActivity};
+use crate::scheduler::{AddedBy, BreakerView, Breakers, Outage, RunActivity, Usage};
 use crate::store::{DeliveryFilter, DeliveryState, DeliverySummary, Location};
 use crate::style::{Mark, Style};
 use crate::text::humanize;
@@ -90,8 +90,8 @@ const REDRAW: Duration = Duration::from_millis(200);
 enum End {
     /// By what was waited for.
     Verdicts,
-    /// The API refused the key at the first answer.
-    Refused(String),
+    /// The API of a provider refused the key at the first answer.
+    Refused(ProviderName, String),
     /// By a signal, whose exit code this is.
     Signal(u8),
 }
@@ -247,7 +247,6 @@ pub(super) async fn follow(
     let report = Report::new(options, watches.iter().map(tracked).collect(), deadline);
     let activities = report.wants_activity().then(|| engine.watches.activities());
     let about = Circumstances {
-        host: host_of(&engine.base_url),
         grace: Some(engine.not_found_grace),
         ..Circumstances::default()
     };
@@ -257,7 +256,7 @@ pub(super) async fn follow(
         engine,
         until,
         activities,
-        connect: None,
+        connect: BTreeMap::new(),
         about,
         troubles: SinkTroubles::default(),
         status_seq: 0,
@@ -278,7 +277,7 @@ struct Session {
     /// What the runs are doing, where somebody wants to see it.
     activities: Option<broadcast::Receiver<Arc<RunActivity>>>,
     /// The time left to reach the API, until it was reached.
-    connect: Option<ConnectGrace>,
+    connect: BTreeMap<ProviderName, ConnectGrace>,
     about: Circumstances,
     troubles: SinkTroubles,
     status_seq: i64,
@@ -290,32 +289,39 @@ impl Session {
     async fn until_done(&mut self, signals: &mut Signals) -> anyhow::Result<End> {
         let mut history = self.engine.store.history_changed();
         let mut deliveries = self.engine.store.deliveries_changed();
-        let mut breaker = self.engine.watches.breaker();
+        let mut breakers = self.engine.watches.breakers();
         let mut redraw = tokio::time::interval(REDRAW);
         redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut troubles_at = None;
-        self.connect = self
-            .until
-            .reached_within
-            .map(|within| ConnectGrace::new(within, Instant::now(), self.clock.now()));
+        if let Some(within) = self.until.reached_within {
+            let grace = || ConnectGrace::new(within, Instant::now(), self.clock.now());
+            let providers = self.report.runs.keys().map(RunRef::provider_name);
+            self.connect = providers.map(|provider| (provider, grace())).collect();
+        }
         loop {
             // Marked as seen before the store is read, so that no change in between is missed.
             history.mark_unchanged();
-            let state = breaker.borrow_and_update().clone();
+            let states = breakers.borrow_and_update().clone();
             if self.catch_up().await? {
                 return Ok(End::Verdicts);
             }
-            if state.outage == Some(Outage::Refused) && !state.ever_answered {
-                return Ok(End::Refused(state.message));
+            let refused = |(_, state): &(&ProviderName, &BreakerView)| {
+                state.outage == Some(Outage::Refused) && !state.ever_answered
+            };
+            if let Some((provider, state)) = states.iter().find(refused) {
+                self.about.host = self.host(provider);
+                return Ok(End::Refused(provider.clone(), state.message.clone()));
             }
-            self.look_at_connection(&state).await?;
+            for (provider, state) in &states {
+                self.look_at_connection(provider, state).await?;
+            }
             if troubles_at.is_some_and(|at| at <= Instant::now()) {
                 troubles_at = None;
                 self.show_troubles().await?;
             }
-            self.show(state).await;
+            self.show(&states).await;
             let live = self.report.is_live();
-            let wakes_at = self.connect.as_ref().map(ConnectGrace::looks_at);
+            let wakes_at = self.connect.values().map(ConnectGrace::looks_at).min();
             let wakes_at = [wakes_at, self.report.wakes_at(), troubles_at];
             let wakes_at = wakes_at.into_iter().flatten().min();
             let unread = !self.report.has_room();
@@ -323,7 +329,7 @@ impl Session {
                 // Every arm is cancel-safe: they wait for changes, ticks, events and signals, and lose none.
                 tokio::select! {
                     Ok(()) = history.changed() => break,
-                    Ok(()) = breaker.changed() => break,
+                    Ok(()) = breakers.changed() => break,
                     Ok(()) = deliveries.changed(), if troubles_at.is_none() => {
                         troubles_at = Some(Instant::now() + sinks::LOOK);
                         break;
@@ -340,17 +346,25 @@ impl Session {
         }
     }
 
-    /// Ends all watches when the API was not reached in time.
-    async fn look_at_connection(&mut self, state: &BreakerView) -> anyhow::Result<()> {
-        self.about.wrong_path = self.wrong_path(state);
-        let Some(connect) = &mut self.connect else {
+    /// Ends the watches of a provider when its API was not reached in time.
+    async fn look_at_connection(
+        &mut self,
+        provider: &ProviderName,
+        state: &BreakerView,
+    ) -> anyhow::Result<()> {
+        let wrong_path = self.wrong_path(provider, state);
+        let host = self.host(provider);
+        let host = host.as_deref().unwrap_or("the API");
+        let Some(connect) = self.connect.get_mut(provider) else {
             return Ok(());
         };
         let now = self.clock.now();
-        if state.reached && self.about.wrong_path.is_none() {
+        if state.reached && wrong_path.is_none() {
             // A run that is missing shows only that something answers, and not that it is the API.
-            if self.report.runs.values().any(|run| run.status.is_some()) || state.ever_answered {
-                self.connect = None;
+            let seen =
+                |run: &Tracked| run.run_id.provider() == provider.as_str() && run.status.is_some();
+            if self.report.runs.values().any(seen) || state.ever_answered {
+                self.connect.remove(provider);
             }
             self.about.gives_up_at = None;
             return Ok(());
@@ -360,38 +374,78 @@ impl Session {
         if !left.is_zero() {
             return Ok(());
         }
-        self.connect = None;
+        self.connect.remove(provider);
         let within = humanize(self.until.reached_within.unwrap_or_default());
-        let host = self.about.host.as_deref().unwrap_or("the API");
-        let why = match &self.about.wrong_path {
-            Some(fix) => fix.clone(),
+        let key = if provider.is_crewship() {
+            "api.base_url".to_owned()
+        } else {
+            format!("providers.{provider}.base_url")
+        };
+        let why = match wrong_path {
+            Some(fix) => fix,
             None if state.message.is_empty() => {
                 format!("{host} was not reached within {within}: no answer")
             }
             None => format!(
-                "{host} was not reached within {within}: {}; check api.base_url, the network and the proxy variables",
+                "{host} was not reached within {within}: {}; check {key}, the network and the proxy variables",
                 reason(&state.message)
             ),
         };
-        self.engine.watches.give_up(why).await?;
+        self.engine.watches.give_up(provider, why).await?;
         Ok(())
     }
 
     /// What is wrong with the address of the API, if all runs are missing and its path is the likely cause.
-    fn wrong_path(&self, state: &BreakerView) -> Option<String> {
+    fn wrong_path(&self, provider: &ProviderName, state: &BreakerView) -> Option<String> {
         let seen = |run: &Tracked| run.status.is_some() || run.verdict.is_some();
-        if !state.ever_answered || self.report.runs.values().any(seen) {
+        if !provider.is_crewship() || !state.ever_answered || self.report.runs.values().any(seen) {
             return None;
         }
-        let host = self.about.host.as_deref().unwrap_or("the API");
-        wrong_path(&self.engine.base_url, host)
+        let host = self.host(provider);
+        let base_url = self.engine.watches.base_url(provider)?;
+        wrong_path(&base_url, host.as_deref().unwrap_or("the API"))
+    }
+
+    /// The host of a provider.
+    fn host(&self, provider: &ProviderName) -> Option<String> {
+        host_of(&self.engine.watches.base_url(provider)?)
+    }
+
+    /// The provider that is shown: the first one with an outage, or else the one with the most runs.
+    fn shown_provider(&self, states: &Breakers) -> ProviderName {
+        let mut runs: BTreeMap<ProviderName, usize> = BTreeMap::new();
+        for run in self
+            .report
+            .runs
+            .values()
+            .filter(|run| run.verdict.is_none())
+        {
+            *runs.entry(run.run_id.provider_name()).or_default() += 1;
+        }
+        let has_outage = |provider: &&ProviderName| {
+            states
+                .get(*provider)
+                .is_some_and(|state| state.outage.is_some())
+        };
+        let most = runs.iter().max_by_key(|(_, count)| **count);
+        runs.keys()
+            .find(has_outage)
+            .or(most.map(|(provider, _)| provider))
+            .or(self.about.provider.as_ref())
+            .cloned()
+            .unwrap_or_else(ProviderName::crewship)
     }
 
     /// Shows how things are.
-    async fn show(&mut self, state: BreakerView) {
+    async fn show(&mut self, states: &Breakers) {
+        let provider = self.shown_provider(states);
+        let state = states.get(&provider).cloned().unwrap_or_default();
+        self.about.wrong_path = self.wrong_path(&provider, &state);
+        self.about.host = self.host(&provider);
         self.about.breaker = state;
+        self.about.provider = Some(provider);
         let views = if self.report.wants_views() {
-            self.about.usage = self.engine.watches.usage().await.ok();
+            self.about.usage = self.usage().await;
             self.engine.watches.view(None).await.unwrap_or_default()
         } else {
             Vec::new()
@@ -487,10 +541,17 @@ impl Session {
                 None => (None, AFTER_LINGER),
                 Some(signal) => (Some(signal), GRACE),
             },
-            End::Refused(message) => {
+            End::Refused(provider, message) => {
                 let host = self.about.host.as_deref().unwrap_or("the API");
+                let keys = if provider.is_crewship() {
+                    "CREWSHIP_API_KEY or api.key_file".to_owned()
+                } else {
+                    format!(
+                        "providers.{provider}.key_file, or the variable that `runwatch providers` names"
+                    )
+                };
                 self.report.options.screen.line(&format!(
-                    "error: {host} refused the key: {message}; check CREWSHIP_API_KEY or api.key_file"
+                    "error: {host} refused the key: {message}; check {keys}"
                 ));
                 (Some(KEY_REFUSED), GRACE)
             }
@@ -590,7 +651,7 @@ impl Session {
         let ends = Instant::now() + linger;
         let mut changed = self.engine.store.deliveries_changed();
         let mut cut_offs: BTreeMap<DeliveryId, Instant> = BTreeMap::new();
-        self.about.usage = self.engine.watches.usage().await.ok();
+        self.about.usage = self.usage().await;
         loop {
             changed.mark_unchanged();
             let open = DeliveryFilter {
@@ -639,6 +700,12 @@ impl Session {
                 error = self.engine.broken() => return Err(error),
             }
         }
+    }
+
+    /// How many requests the shown provider was sent.
+    async fn usage(&self) -> Option<Usage> {
+        let mut usage = self.engine.watches.usage().await.ok()?;
+        usage.remove(self.about.provider.as_ref()?)
     }
 
     /// Reports which notifications did not arrive, and why.

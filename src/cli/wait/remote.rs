@@ -127,7 +127,7 @@ fn take_added(
 }
 
 fn tracked(watch: WatchResponse) -> Tracked {
-    Tracked::new(watch.run_id, watch.name, watch.added_at)
+    Tracked::new(watch.run(), watch.name, watch.added_at)
 }
 
 /// How long the runs are waited for.
@@ -291,7 +291,7 @@ impl Follower<'_> {
         else {
             return false;
         };
-        if !self.renewed.insert(watch.run_id.clone()) {
+        if !self.renewed.insert(watch.run().clone()) {
             return false;
         }
         let timeout = Some(format_duration(Duration::from_millis(
@@ -299,16 +299,16 @@ impl Follower<'_> {
         )));
         let request = AddRequest {
             timeout,
-            ..request(self.args, &watch.run_id, true)
+            ..request(self.args, &watch.run(), true)
         };
         let renewed = self.client.add(&request).await.is_ok();
         if renewed {
-            self.seen.remove(&watch.run_id);
+            self.seen.remove(&watch.run());
             if self.report.options.progress {
                 let verdict = watch.verdict.as_deref().unwrap_or_default();
                 let line = format!(
                     "{}: an earlier watch ended as {verdict}; it is watched anew",
-                    watch.run_id
+                    watch.run()
                 );
                 self.report.options.screen.line(&line);
             }
@@ -359,7 +359,7 @@ impl Follower<'_> {
                     }
                     state = &mut polling, if is_open => {
                         is_open = false;
-                        self.polling = state.ok();
+                        self.polling = state.ok().and_then(|list| list.shown().cloned());
                         continue;
                     }
                     _ = redraw.tick(), if live => {
@@ -478,11 +478,11 @@ impl Follower<'_> {
         let history = watch.history.as_deref().unwrap_or_default();
         let seen = self
             .seen
-            .insert(watch.run_id.clone(), history.len())
+            .insert(watch.run().clone(), history.len())
             .unwrap_or(0);
         for change in history.iter().skip(seen) {
             self.report.status(
-                &watch.run_id,
+                &watch.run(),
                 &Status::read(change.run_state.as_deref(), &change.status),
                 change.at,
             );
@@ -491,9 +491,9 @@ impl Follower<'_> {
         let Some((verdict, event)) = verdict_event(watch) else {
             self.report.options.screen.line(&format!(
                 "error: {} ended in a way that this program does not know",
-                watch.run_id
+                watch.run()
             ));
-            self.unwatched.insert(watch.run_id.clone());
+            self.unwatched.insert(watch.run().clone());
             return None;
         };
         if let Some(data) = event.run() {
@@ -536,7 +536,7 @@ fn verdict_event(watch: &WatchResponse) -> Option<(Verdict, Event)> {
 
 fn view(watch: &WatchResponse) -> Option<WatchView> {
     Some(WatchView {
-        run_id: watch.run_id.clone(),
+        run_id: watch.run().clone(),
         status: watch
             .status
             .as_deref()

@@ -238,7 +238,7 @@ impl Report {
         };
         let Some(run) = self
             .runs
-            .get_mut(&seen.run_id)
+            .get_mut(&seen.run())
             .filter(|run| run.verdict.is_none())
         else {
             return;
@@ -261,7 +261,7 @@ impl Report {
             }
             self.print(&serde_json::to_string(&seen).expect("the documents have text keys"));
         } else if self.options.progress {
-            let line = activity_line(self.style(), &self.zone, &self.runs[&seen.run_id], &seen);
+            let line = activity_line(self.style(), &self.zone, &self.runs[&seen.run()], &seen);
             self.say(&line);
         }
     }

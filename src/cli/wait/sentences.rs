@@ -484,7 +484,8 @@ mod tests {
     #[test]
     fn an_event_is_one_harmless_line() {
         let seen = |activity: &str, summary: &str| ActivityResponse {
-            run_id: RunRef::new("run_1").unwrap(),
+            provider: crate::domain::ProviderName::crewship(),
+            run_id: "run_1".to_owned(),
             at: time("2026-01-01T10:35:05.9Z"),
             activity: activity.to_owned(),
             summary: summary.to_owned(),

@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 
 use super::sentences::{budget_sentence, counts_by_state, provider_sentence, verdict_word};
 use super::tracked::{Going, Tracked};
+use crate::domain::ProviderName;
 use crate::domain::Verdict;
 use crate::scheduler::{BreakerView, Usage, WatchView};
 use crate::style::{Look, Style, elapsed, pad, pad_left, width};
@@ -53,6 +54,8 @@ pub(super) struct Scene<'a> {
 /// What concerns all runs.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Circumstances {
+    /// The provider that this is about, where that is known.
+    pub(super) provider: Option<ProviderName>,
     pub(super) breaker: BreakerView,
     /// How much of the budget is used, where that is known.
     pub(super) usage: Option<Usage>,

@@ -10,7 +10,7 @@ use axum::response::Response as AxumResponse;
 use crate::control::extract::{HttpError, Query, json};
 use crate::control::openapi::{DocumentedRouter, HttpOperation, Method};
 use crate::control::schemas::MetricsText;
-use crate::control::types::{HealthResponse, PollingResponse};
+use crate::control::types::{HealthResponse, PollingList, PollingResponse};
 use crate::metrics::Format;
 
 use super::{App, SharedState};
@@ -34,7 +34,7 @@ pub(super) fn routes(router: DocumentedRouter<SharedState>) -> DocumentedRouter<
                 "How polls of the API go",
                 "The part of the request budget that is used, and the outage if there is one.",
             )
-            .json::<PollingResponse>(StatusCode::OK, "For all watches together"),
+            .json::<PollingList>(StatusCode::OK, "For each provider in use"),
         )
         .route(
             Method::Get,
@@ -117,13 +117,17 @@ async fn readyz(State(app): App) -> Result<AxumResponse, HttpError> {
     }
 }
 
-/// How much of the budget is used, and whether the API answers.
+/// How much of the budgets is used, and whether the APIs answer.
 async fn polling(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpError> {
     Query::read(query, &[])?;
     let usage = app.control.watches.usage().await?;
-    let breaker = app.control.watches.breaker().borrow().clone();
-    let polling = PollingResponse::of(usage, &breaker);
-    Ok(json(StatusCode::OK, &polling))
+    let breakers = app.control.watches.breakers().borrow().clone();
+    let of = |(provider, usage)| {
+        let breaker = breakers.get(&provider).cloned().unwrap_or_default();
+        PollingResponse::of(&provider, usage, &breaker)
+    };
+    let providers = usage.into_iter().map(of).collect();
+    Ok(json(StatusCode::OK, &PollingList { providers }))
 }
 
 async fn metrics(State(app): App, headers: HeaderMap) -> Result<AxumResponse, HttpError> {

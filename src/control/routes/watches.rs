@@ -21,7 +21,7 @@ use crate::control::types::{
     AddRequest, DeliveryResponse, RoutingEntry, StatusChangeResponse, WatchList, WatchResponse,
 };
 use crate::domain::{Event, RunEvent, RunRef, SinkName, Verdict, Watch};
-use crate::scheduler::{AddedBy, Removed};
+use crate::scheduler::{AddedBy, Removed, outage_texts};
 use crate::store::{Added, DeliveryState, History, WatchFilter, WatchRecord, WatchState};
 
 use super::{App, ControlState, SharedState};
@@ -395,8 +395,7 @@ impl ControlState {
                 "the configuration on disk is not in force: {rejected}"
             ));
         }
-        let breaker = self.control.watches.breaker();
-        notices.extend(breaker.borrow().outage_text());
+        notices.extend(outage_texts(&self.control.watches.breakers().borrow()));
         let routes = Arc::clone(&self.control.live_config.borrow().routes);
         for (sink, open) in self.control.store.sinks_with_open_deliveries().await? {
             if !routes.contains(&sink) {

@@ -191,6 +191,11 @@ fn details(
         duration_ms: run
             .bytes(Field::DurationMs)
             .and_then(|bytes| serde_json::from_slice(bytes).ok()),
+        attempt: None,
+        name: None,
+        group: text_of(run, Field::DeploymentId),
+        reason: None,
+        url: None,
         left_out: left_out
             .iter()
             .map(|(name, _)| (*name).to_owned())

@@ -8,7 +8,7 @@ use super::writer::Execute;
 use crate::clock::new_delivery_id;
 use crate::domain::{Event, EventData, EventType, JsonText, RunEvent, RunRef};
 use crate::store::model::{RoutedEvent, StoreError, WatchId};
-use crate::store::operations::{EventsAfter, NewestEvent, NewestProviderEvent, RecordEvent};
+use crate::store::operations::{EventsAfter, NewestEvent, NewestProviderEvents, RecordEvent};
 
 /// Largest `input` or `output` of a run, in bytes, that stays in the row of its watch and its
 /// events. A larger one is stored once, in a row of its own.
@@ -54,7 +54,7 @@ impl Execute for EventsAfter {
     }
 }
 
-impl Execute for NewestProviderEvent {
+impl Execute for NewestProviderEvents {
     fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
         let types = [
             EventType::ApiUnreachable,
@@ -63,11 +63,13 @@ impl Execute for NewestProviderEvent {
         ];
         // By number: the clock may have been set back. The sign keeps SQLite from walking
         // through all events.
-        let sql = "SELECT body, NULL, NULL FROM events WHERE watch_id IS NULL AND type IN (?, ?, ?) ORDER BY +seq DESC LIMIT 1";
-        Ok(read_all(db, sql, types.map(EventType::as_str), |row| {
+        let sql = "SELECT body, NULL, NULL FROM events WHERE seq IN (
+                SELECT max(+seq) FROM events WHERE watch_id IS NULL AND type IN (?, ?, ?)
+                GROUP BY coalesce(body ->> '$.data.provider', 'crewship'))
+            ORDER BY +seq";
+        read_all(db, sql, types.map(EventType::as_str), |row| {
             read_event(row, 0)
-        })?
-        .pop())
+        })
     }
 }
 

@@ -35,7 +35,8 @@ impl Execute for Prune {
         let notices =
                 "SELECT seq, octet_length(body) FROM events e WHERE watch_id IS NULL AND at < ? AND NOT EXISTS (
                      SELECT 1 FROM deliveries d WHERE d.event_seq = e.seq AND d.state IN ('pending', 'sending'))
-                     AND e.seq IS NOT (SELECT max(+seq) FROM events WHERE watch_id IS NULL AND type LIKE 'api.%')
+                     AND e.seq NOT IN (SELECT max(+seq) FROM events WHERE watch_id IS NULL AND type LIKE 'api.%'
+                         GROUP BY coalesce(body ->> '$.data.provider', 'crewship'))
                  ORDER BY at";
         let mut room = BYTES;
         let deleted = delete_within(
