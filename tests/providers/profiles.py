@@ -10,7 +10,9 @@ NOTHING = (None, "", {}, [])
 
 
 def profile(name):
-    return tomllib.loads((BUILTIN / f"{name}.toml").read_text())
+    """A built-in profile by its name, or another one by the path of its file."""
+    path = name if isinstance(name, Path) else BUILTIN / f"{name}.toml"
+    return tomllib.loads(path.read_text())
 
 
 def at(document, pointer):

@@ -1,0 +1,37 @@
+"""Tasks for Celery, which end when the file GO of the environment is there."""
+
+import os
+import time
+from pathlib import Path
+
+from celery import Celery
+
+app = Celery("tasks", broker=os.environ["BROKER"], backend=os.environ["BROKER"])
+app.conf.update(worker_send_task_events=True, task_send_sent_event=True, task_track_started=True)
+
+
+def work():
+    for _ in range(1200):
+        if Path(os.environ["GO"]).exists():
+            return
+        time.sleep(0.1)
+    raise TimeoutError("nothing ends this task")
+
+
+@app.task
+def good():
+    work()
+    return {"answer": 42}
+
+
+@app.task
+def bad():
+    work()
+    raise ValueError("model ran out of credit")
+
+
+@app.task(bind=True, max_retries=1)
+def flaky(self):
+    work()
+    if self.request.retries == 0:
+        raise self.retry(countdown=2)
