@@ -177,6 +177,37 @@ pub fn humanize(duration: Duration) -> String {
     }
 }
 
+/// The candidate that `word` is most likely a misspelling of, if one is close.
+pub(crate) fn nearest<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    // A third of the letters may be wrong; more, and the suggestion would be a guess.
+    let limit = (word.chars().count() / 3).max(1);
+    candidates
+        .into_iter()
+        .map(|candidate| (distance(word, candidate), candidate))
+        .filter(|(distance, _)| *distance <= limit)
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// How many letters must be added, dropped or changed to make one word of the other (Levenshtein).
+fn distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (i, a) in left.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in right.iter().enumerate() {
+            let changed = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[right.len()]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -277,5 +308,16 @@ mod tests {
         assert_eq!(shown(200_000), "3m 20s");
         assert_eq!(shown(7_200_000), "2h");
         assert_eq!(shown(274_000_000), "3d 4h");
+    }
+
+    #[test]
+    fn suggestions_are_close_or_absent() {
+        let keys = ["base_url", "key", "key_file", "run_url"];
+        assert_eq!(nearest("bas_url", keys), Some("base_url"));
+        assert_eq!(nearest("kee", keys), Some("key"));
+        assert_eq!(nearest("keyfile", keys), Some("key_file"));
+        assert_eq!(nearest("colour", keys), None);
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("kitten", "sitting"), 3);
     }
 }

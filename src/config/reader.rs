@@ -12,10 +12,11 @@ use config::{Map, Value, ValueKind};
 use serde_json::Value as Json;
 
 use super::effective::{Effective, Entry, toml_text};
-use super::problem::{Origin, Problem, nearest};
+use super::problem::{Origin, Problem};
 use super::source::{Merged, Place, Sources, join};
 use super::units::{InvalidQuantity, format_duration, format_size, parse_duration, parse_size};
 use crate::domain::Labels;
+use crate::text::nearest;
 
 /// Longest value that a problem repeats, in characters.
 const SHOWN_CHARS: usize = 80;

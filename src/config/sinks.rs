@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::header::{HeaderName, HeaderValue};
 
 use super::effective::REDACTED;
-use super::problem::{Origin, nearest};
+use super::problem::Origin;
 use super::reader::{Reader, Table, Violation};
 use super::rules::{
     DAY, MAKE_SIGNING_SECRET, MAX_TEMPLATE_BYTES, MIN_TIMEOUT, http_url, read_template,
@@ -15,6 +15,7 @@ use super::rules::{
 use super::units::parse_duration;
 use super::{Secret, SinkKind, SinkSettings, WebhookFormat, WebhookSettings};
 use crate::domain::{EventFilter, EventType, Labels, SinkName};
+use crate::text::nearest;
 
 /// The kinds of sink.
 const TYPES: [&str; 4] = ["desktop", "webhook", "log", "command"];

@@ -4,9 +4,19 @@
 //! a user's own. `docs/providers.md` describes the format. This module parses profiles and finds what is wrong with
 //! them; `providers` makes the requests and reads the answers.
 
+mod builtin;
+mod parse;
+mod pointer;
+mod template;
+
 use std::collections::BTreeMap;
 
 use crate::domain::RunState;
+
+pub use builtin::{builtin, builtin_names, builtin_source};
+pub use parse::{Fault, parse};
+pub use pointer::{Pointer, PointerProblem, Token};
+pub use template::{IdProblem, Parts, Piece, StrayBrace, Template};
 
 /// What a run API looks like.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,11 +53,12 @@ pub struct Profile {
     pub roots: Vec<Pointer>,
     /// Where the answer names its run, which must be the requested one: the last part of the ID, or all of it.
     pub check_id: Vec<Pointer>,
-    /// Where the provider's own word for the state is, the best first. Without it, the first pointer of the rules.
+    /// Where the provider's own word for the state is, the best first. Default: the first place that the rules look at.
+    /// Empty where they look at the status code alone.
     pub status: Vec<Pointer>,
     /// Whether texts are compared letter for letter; otherwise ASCII case does not matter.
     pub exact: bool,
-    /// What an answer stands for. The first rule counts whose tests all hold.
+    /// What an answer stands for. The first rule counts whose tests all hold. Empty only where `each` has the rules.
     pub rules: Vec<Rule>,
     /// What else is read from an answer.
     pub fields: Fields,
@@ -65,26 +76,6 @@ pub struct Profile {
     pub list: Option<List>,
 }
 
-/// A text with named parts: `/repos/{owner}/{repo}`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Template(pub Vec<Piece>);
-
-/// A piece of a [`Template`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Piece {
-    /// Taken as it is.
-    Text(String),
-    /// `{name}`, `{name+}` or `{name|raw}`.
-    Part {
-        /// The name.
-        name: String,
-        /// `+` in an ID: it may have slashes.
-        slashes: bool,
-        /// `|raw` in a path: its slashes stay slashes; everything else is encoded.
-        raw: bool,
-    },
-}
-
 /// What a part of an ID looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PartKind {
@@ -96,25 +87,6 @@ pub enum PartKind {
     Token,
     /// A whole http or https address.
     Url,
-}
-
-/// A place in an answer: RFC 6901, and `[key=value]` for the first element of an array with that member. Empty for the
-/// whole document.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Pointer(pub Vec<Token>);
-
-/// A step of a [`Pointer`].
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Token {
-    /// A member of an object, or an index of an array where it is a number.
-    Key(String),
-    /// The first element of an array whose member has this value, as text.
-    Where {
-        /// The member.
-        key: String,
-        /// Its value.
-        value: String,
-    },
 }
 
 /// What a test looks at.
