@@ -5,6 +5,7 @@
 //! them; `providers` makes the requests and reads the answers.
 
 mod builtin;
+mod check;
 mod parse;
 mod pointer;
 mod template;

@@ -17,6 +17,13 @@ use crate::text::nearest;
 /// Largest file, in bytes.
 const MAX_BYTES: usize = 64 * 1024;
 
+/// Most rules of a list, and most tests of a rule: each rule is compared with those above it.
+const MAX_RULES: usize = 128;
+const MAX_TESTS: usize = 8;
+
+/// Longest template, in bytes.
+const MAX_TEMPLATE_BYTES: usize = 2048;
+
 /// Most profiles of which each takes keys of the next.
 const MAX_EXTENDS: usize = 4;
 
@@ -55,7 +62,9 @@ pub fn parse(text: &str, name: &str) -> Result<Profile, Vec<Fault>> {
     let profile = read_tree(text, 0)
         .map(|tree| {
             reading.inherited = tree.inherited;
-            reading.profile(tree.table, name)
+            let profile = reading.profile(tree.table, name);
+            reading.check(&profile);
+            profile
         })
         .map_err(|faults| reading.faults.extend(faults));
     let mut faults = reading.faults;
@@ -271,15 +280,23 @@ impl Section {
 
 /// What has been read so far.
 #[derive(Debug, Default)]
-struct Reading {
+pub(super) struct Reading {
     faults: Vec<Fault>,
     /// The lines of the keys, for what is found later.
-    lines: BTreeMap<String, usize>,
+    pub(super) lines: BTreeMap<String, usize>,
+    /// The key of each rule and each address of the profile, by that of their list: what could not be read is left out.
+    pub(super) keys: BTreeMap<String, Vec<String>>,
     inherited: BTreeMap<String, String>,
 }
 
 impl Reading {
-    fn fault(&mut self, line: usize, key: &str, what: impl Into<String>, fix: impl Into<String>) {
+    pub(super) fn fault(
+        &mut self,
+        line: usize,
+        key: &str,
+        what: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
         let mut what = what.into();
         let top = key.split(['.', '[']).next().unwrap_or_default();
         if let Some(base) = self.inherited.get(top) {
@@ -291,6 +308,14 @@ impl Reading {
             what,
             fix: fix.into(),
         });
+    }
+
+    /// Whether something of this key could not be read.
+    pub(super) fn is_broken(&self, key: &str) -> bool {
+        self.faults.iter().any(|fault| {
+            let rest = fault.key.strip_prefix(key);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        })
     }
 
     fn take(&mut self, section: &mut Section, key: &'static str) -> Option<(String, Node)> {
@@ -445,6 +470,11 @@ impl Reading {
     }
 
     fn template_of(&mut self, line: usize, key: &str, text: &str) -> Option<Template> {
+        if text.len() > MAX_TEMPLATE_BYTES {
+            let what = format!("it has more than {MAX_TEMPLATE_BYTES} bytes");
+            self.fault(line, key, what, "shorten it");
+            return None;
+        }
         match Template::parse(text) {
             Ok(template) => Some(template),
             Err(problem) => {
@@ -535,12 +565,19 @@ impl Reading {
                 format!("write {example}"),
             );
         }
+        if items.len() > MAX_RULES {
+            let what = format!("it has more than {MAX_RULES} rules");
+            self.fault(node.line, &path, what, "use lists of values in fewer rules");
+            return Vec::new();
+        }
+        let list = path.clone();
         let mut rules = Vec::new();
         for (index, item) in items.into_iter().enumerate() {
             let path = format!("{path}[{index}]");
             let line = item.line;
             self.lines.insert(path.clone(), line);
             let example = "{ when = { \"/status\" = \"done\" }, is = \"succeeded\" }";
+            let key = path.clone();
             let Some(mut rule) = self.table(path, item, example) else {
                 continue;
             };
@@ -549,6 +586,7 @@ impl Reading {
             self.finish(rule);
             if let (Some(when), Some(is)) = (when, is) {
                 rules.push(Rule { when, is, line });
+                self.keys.entry(list.clone()).or_default().push(key);
             }
         }
         rules
@@ -585,6 +623,11 @@ impl Reading {
         if when.entries.is_empty() {
             let what = "a rule without a test holds for every answer, and an answer that no rule knows must stay unknown";
             self.fault(when.line, &when.path, what, format!("write {example}"));
+            return None;
+        }
+        if when.entries.len() > MAX_TESTS {
+            let what = format!("it has more than {MAX_TESTS} tests");
+            self.fault(when.line, &when.path, what, "make several rules");
             return None;
         }
         let mut tests = Vec::new();
@@ -700,7 +743,9 @@ impl Reading {
             .into_iter()
             .filter_map(|(line, key, text)| {
                 self.lines.insert(key.clone(), line);
-                self.template_of(line, &key, &text)
+                let template = self.template_of(line, &key, &text)?;
+                self.keys.entry("urls".to_owned()).or_default().push(key);
+                Some(template)
             })
             .collect();
         let vars = self.map(&mut top, "vars", "vars = { query = \"…\" }");
@@ -868,6 +913,7 @@ impl Reading {
                 );
             } else {
                 url_template = self.template_of(line, &key, &text);
+                self.keys.insert("url".to_owned(), vec![key]);
             }
         }
         Fields {

@@ -58,7 +58,7 @@ impl Piece {
     }
 
     /// Whether it is a part that takes several segments of a path.
-    fn spans(&self) -> bool {
+    pub(super) fn spans(&self) -> bool {
         matches!(self, Self::Part { slashes, raw, .. } if *slashes || *raw)
     }
 }
@@ -197,7 +197,7 @@ impl PartKind {
 }
 
 /// An http or https address without a user and a password.
-fn web_address(text: &str) -> Option<Url> {
+pub(super) fn web_address(text: &str) -> Option<Url> {
     let url: Url = text.parse().ok()?;
     let plain = url.username().is_empty() && url.password().is_none();
     (matches!(url.scheme(), "http" | "https") && url.has_host() && plain).then_some(url)
@@ -592,14 +592,14 @@ fn segments(path: &str) -> impl Iterator<Item = Option<String>> {
 
 /// What follows `{web}` or `{base_url}` in the address of a page.
 #[derive(Debug, Default)]
-struct PagePattern {
-    path: Vec<Vec<Piece>>,
-    query: Vec<(String, Vec<Piece>)>,
-    fragment: Option<Vec<Vec<Piece>>>,
+pub(super) struct PagePattern {
+    pub(super) path: Vec<Vec<Piece>>,
+    pub(super) query: Vec<(String, Vec<Piece>)>,
+    pub(super) fragment: Option<Vec<Vec<Piece>>>,
 }
 
 impl PagePattern {
-    fn of(template: &[Piece]) -> Self {
+    pub(super) fn of(template: &[Piece]) -> Self {
         let whole = |pieces: &[Piece]| Template(pieces.to_vec()).to_string();
         // Parts have none of these characters.
         let text = whole(template);
