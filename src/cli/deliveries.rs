@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::args::{Deliveries, DeliveriesArgs, DeliveriesCommand};
 use super::client::Printer;
 use super::phrases::{cause, count_line, delivery_glyph, delivery_state};
-use super::table::{Column, Table};
+use super::table::{Column, TextTable};
 use super::write_text;
 use crate::control::{Client, DeliveryResponse};
 use crate::store::Fate;
@@ -98,8 +98,13 @@ pub async fn deliveries(
 }
 
 /// A table of deliveries; `whole_ids` shows their IDs in full, and not the beginnings that tell them apart.
-fn table(deliveries: &[DeliveryResponse], now: Timestamp, style: Style, whole_ids: bool) -> Table {
-    let mut table = Table::new(style, COLUMNS);
+fn table(
+    deliveries: &[DeliveryResponse],
+    now: Timestamp,
+    style: Style,
+    whole_ids: bool,
+) -> TextTable {
+    let mut table = TextTable::new(style, COLUMNS);
     let beginning = beginning_chars(deliveries);
     for delivery in deliveries {
         let id = delivery.id.as_str();

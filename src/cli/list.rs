@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::args::ListArgs;
 use super::client::Printer;
 use super::phrases::{TEXT_CHARS, cause, count_line, next_poll, standing};
-use super::table::{Column, Table};
+use super::table::{Column, TextTable};
 use super::write_text;
 use crate::control::{Client, PollingList, PollingResponse, WatchResponse};
 use crate::style::{Look, Style, ago, elapsed, width};
@@ -108,8 +108,8 @@ fn table(
     polling: Option<&PollingList>,
     now: Timestamp,
     style: Style,
-) -> Table {
-    let mut table = Table::new(style, COLUMNS);
+) -> TextTable {
+    let mut table = TextTable::new(style, COLUMNS);
     for watch in watches {
         let state = standing(watch);
         let since = |at: Timestamp| Duration::try_from(now.duration_since(at)).unwrap_or_default();

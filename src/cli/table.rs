@@ -5,7 +5,7 @@ use crate::style::{Style, pad, pad_left, width};
 /// The columns between two cells.
 const GAP: usize = 2;
 
-/// A column of a [`Table`].
+/// A column of a [`TextTable`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Column {
     title: &'static str,
@@ -46,13 +46,13 @@ impl Column {
 
 /// Rows of cells in columns, without lines between them.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct TextTable {
     style: Style,
     columns: Vec<Column>,
     rows: Vec<Vec<String>>,
 }
 
-impl Table {
+impl TextTable {
     /// A table with a line of titles. A column in which every cell is empty is not shown.
     pub(super) fn new<const N: usize>(style: Style, columns: [Column; N]) -> Self {
         Self {
@@ -150,7 +150,7 @@ impl Table {
 mod tests {
     use super::*;
 
-    fn table(style: Style) -> Table {
+    fn table(style: Style) -> TextTable {
         let columns = [
             Column::whole("", 1),
             Column::text("NAME", 2, 8),
@@ -159,7 +159,7 @@ mod tests {
             Column::whole("NOTHING", 5),
             Column::text("ERROR", 3, 6),
         ];
-        let mut table = Table::new(style, columns);
+        let mut table = TextTable::new(style, columns);
         let mut row = |glyph: &str, name: &str, run: &str, polls: u32, error: &str| {
             table.row([
                 style.good(glyph),

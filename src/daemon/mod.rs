@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::done::done;
 use self::maintenance::{keep_status, probe, prune, status_line, watchdog};
-use self::reload::{FixedSettings, SETTLE_RETRY, Service, live_config, with_default_sink};
+use self::reload::{FixedSettings, Service, live_config, with_default_sink};
 use self::start::{NotStarted, Started, cannot_start, start};
 use crate::app::Engine;
 use crate::cli::Signals;
@@ -27,7 +27,7 @@ use crate::config::{LogLevel, Settings, Sources};
 use crate::control::{Control, Listener, LiveConfig};
 use crate::domain::Verdict;
 use crate::logging::LevelSwitch;
-use crate::store::{Counts, StoreError};
+use crate::store::{Counts, STORE_RETRY, StoreError};
 use crate::text::error_chain;
 
 /// How long deliveries and requests under way are given when the daemon stops.
@@ -135,14 +135,14 @@ struct Daemon {
 
 /// Why the daemon stops.
 #[derive(Clone, Copy)]
-struct End {
+struct ServiceEnd {
     /// The exit code.
     code: u8,
     /// Whether it stops because nothing is left to do.
     all_done: bool,
 }
 
-impl End {
+impl ServiceEnd {
     const fn with(code: u8) -> Self {
         Self {
             code,
@@ -215,7 +215,7 @@ impl Daemon {
         sources: impl Fn() -> Sources,
         done: impl Future<Output = Result<Option<Verdict>, StoreError>>,
         exit_when_done: bool,
-    ) -> End {
+    ) -> ServiceEnd {
         let mut done = Box::pin(done);
         let Self {
             engine, service, ..
@@ -223,37 +223,37 @@ impl Daemon {
         loop {
             // Every arm is cancel-safe: signals, joining and the engine's end lose nothing when dropped.
             tokio::select! {
-                _ = signals.next() => return End::with(0),
+                _ = signals.next() => return ServiceEnd::with(0),
                 _ = self.hangup.recv() => {
                     systemd::reloading();
                     // Cancel-safe enough: what is dropped here is not used any more.
                     tokio::select! {
                         () = service.reload(engine, &self.clock, sources()) => {}
-                        _ = signals.next() => return End::with(0),
+                        _ = signals.next() => return ServiceEnd::with(0),
                     }
                     let counts = engine.store.counts().await.unwrap_or_default();
                     systemd::ready(&status_line(&counts, service.live_config.borrow().rejected.as_deref()));
                 }
-                () = tokio::time::sleep(SETTLE_RETRY), if service.unsettled => service.apply(engine, &self.clock).await,
+                () = tokio::time::sleep(STORE_RETRY), if service.unsettled => service.apply(engine, &self.clock).await,
                 ended = &mut done, if exit_when_done && !service.unsettled => return end_of_all(ended),
                 error = engine.broken() => {
                     tracing::error!(error = format!("{error:#}"), "the engine broke");
-                    return End::with(FAILED);
+                    return ServiceEnd::with(FAILED);
                 }
                 Some(ended) = self.server.join_next() => {
                     tracing::error!(?ended, "the control interface exited unexpectedly");
-                    return End::with(FAILED);
+                    return ServiceEnd::with(FAILED);
                 }
                 Some(ended) = self.chores.join_next() => {
                     tracing::error!(?ended, "a background task exited unexpectedly");
-                    return End::with(FAILED);
+                    return ServiceEnd::with(FAILED);
                 }
             }
         }
     }
 
     /// Stops in order, or at once when a second signal comes. Returns the exit code.
-    async fn stop(self, end: End, signals: &mut Signals) -> u8 {
+    async fn stop(self, end: ServiceEnd, signals: &mut Signals) -> u8 {
         tracing::info!("stopping");
         systemd::stopping();
         let in_memory = self.service.started.in_memory();
@@ -271,7 +271,7 @@ impl Daemon {
     }
 
     /// Answers the requests under way, ends the deliveries, and closes the store, all within [`GRACE`].
-    async fn stop_in_order(mut self, end: End) -> u8 {
+    async fn stop_in_order(mut self, end: ServiceEnd) -> u8 {
         let ends = Instant::now() + GRACE;
         self.stop_server.cancel();
         // A request takes no longer than a write, unless its caller does not read the answer.
@@ -310,11 +310,11 @@ impl Daemon {
 }
 
 /// The end of a daemon that has nothing left to do, with the worst verdict.
-fn end_of_all(worst: Result<Option<Verdict>, StoreError>) -> End {
+fn end_of_all(worst: Result<Option<Verdict>, StoreError>) -> ServiceEnd {
     match worst {
         Ok(worst) => {
             tracing::info!(worst = worst.map(Verdict::as_str), "done");
-            End {
+            ServiceEnd {
                 code: worst.map_or(0, Verdict::exit_code),
                 all_done: true,
             }
@@ -324,7 +324,7 @@ fn end_of_all(worst: Result<Option<Verdict>, StoreError>) -> End {
                 error = error_chain(&error),
                 "cannot read whether all is done"
             );
-            End::with(FAILED)
+            ServiceEnd::with(FAILED)
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -17,9 +16,6 @@ use crate::control::LiveConfig;
 use crate::domain::{SinkName, Watch};
 use crate::scheduler::AddedBy;
 use crate::store::Added;
-
-/// How long after the store refused what follows from a reload it is tried again.
-pub(super) const SETTLE_RETRY: Duration = Duration::from_secs(5);
 
 /// The settings that hold as long as the process lives.
 #[derive(PartialEq, Eq)]

@@ -58,15 +58,15 @@ pub(super) fn watchdog_period() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2)
 }
 
-type Message = Box<dyn FnOnce() -> io::Result<()> + Send>;
+type Notice = Box<dyn FnOnce() -> io::Result<()> + Send>;
 
 fn send(message: impl FnOnce() -> io::Result<()> + Send + 'static) {
-    static QUEUE: OnceLock<SyncSender<Message>> = OnceLock::new();
+    static QUEUE: OnceLock<SyncSender<Notice>> = OnceLock::new();
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
     let queue = QUEUE.get_or_init(|| {
-        let (queue, messages) = sync_channel::<Message>(QUEUED);
+        let (queue, messages) = sync_channel::<Notice>(QUEUED);
         let serve = move || {
             for message in messages {
                 if let Err(error) = message() {

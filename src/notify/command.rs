@@ -29,7 +29,7 @@ const STDERR_GRACE: Duration = Duration::from_secs(1);
 
 /// A program that is run for each message.
 #[derive(Debug)]
-pub struct Command {
+pub struct CommandSink {
     argv: Vec<String>,
     timeout: Duration,
     /// Starts the program, which blocks where its file is on a disk that does not answer.
@@ -39,7 +39,7 @@ pub struct Command {
 /// Programs that are being started at once, of each sink.
 const STARTS: usize = 4;
 
-impl Command {
+impl CommandSink {
     pub(super) fn new(argv: Vec<String>, timeout: Duration) -> Self {
         Self {
             argv,

@@ -19,15 +19,12 @@ use crate::domain::{DeliveryId, Event, EventData, EventType, Routes, SinkName, S
 use crate::failpoint::{self, mutant};
 use crate::memory;
 use crate::metrics::Metrics;
-use crate::store::{Attempt, Claimed, Outcome, RoutedEvent, Store, StoreError};
+use crate::store::{Attempt, Claimed, Outcome, RoutedEvent, STORE_RETRY, Store, StoreError};
 use crate::text::error_chain;
 
 /// Largest part by which a planned wait is made longer or shorter, so that many deliveries that
 /// failed together do not come back together.
 const SPREAD: f64 = 0.2;
-
-/// How long after a failed read or write the store is tried again.
-const STORE_RETRY: Duration = Duration::from_secs(5);
 
 /// Longest sleep without looking at the clock while a delivery waits: after a suspend or a step of the clock,
 /// none that is due waits longer than this.

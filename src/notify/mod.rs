@@ -109,7 +109,7 @@ pub enum Sink {
     /// A log.
     Log(log::Log),
     /// A program.
-    Command(command::Command),
+    Command(command::CommandSink),
 }
 
 impl Sink {
@@ -125,7 +125,7 @@ impl Sink {
             }
             SinkKind::Log { path } => Self::Log(log::Log::new(path.clone())),
             SinkKind::Command { argv, timeout } => {
-                Self::Command(command::Command::new(argv.clone(), *timeout))
+                Self::Command(command::CommandSink::new(argv.clone(), *timeout))
             }
         })
     }

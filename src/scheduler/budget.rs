@@ -22,7 +22,7 @@ pub(super) struct Budget {
     /// When the requests so far would have ended if they had been spread evenly.
     spread_until: Instant,
     per_minute: u32,
-    sent: Sent,
+    sent: SentRequests,
 }
 
 /// How many requests are sent, and may be.
@@ -40,7 +40,7 @@ pub struct Usage {
 
 /// Requests sent, counted per second.
 #[derive(Debug, Clone)]
-struct Sent {
+struct SentRequests {
     began: Instant,
     /// The number of the newest second.
     second: u64,
@@ -49,7 +49,7 @@ struct Sent {
     total: u64,
 }
 
-impl Sent {
+impl SentRequests {
     fn new(began: Instant) -> Self {
         Self {
             began,
@@ -87,7 +87,7 @@ impl Budget {
             burst_span: interval * (burst - 1),
             spread_until: now,
             per_minute,
-            sent: Sent::new(now),
+            sent: SentRequests::new(now),
         }
     }
 

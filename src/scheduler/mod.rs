@@ -47,7 +47,7 @@ use self::handle::{COMMANDS, SchedulerCommand};
 use self::persist::{PendingWrites, Persisted};
 use self::poll::Polled;
 use self::provider_state::ProviderState;
-use self::registry::{Entry, Key, Phase, Registry};
+use self::registry::{Key, Phase, Registry, WatchEntry};
 pub use self::streams::RunActivity;
 use crate::backoff::BackoffPolicy;
 use crate::clock::{Clock, Jump, Now, Reading};
@@ -421,10 +421,10 @@ impl Scheduler {
         waited: Duration,
         now: Instant,
         due: Instant,
-    ) -> Entry {
+    ) -> WatchEntry {
         let deadline = instant_of(watch.deadline_at, self.reading.wall, now);
         let changed_at = now.checked_sub(waited).unwrap_or(now);
-        let mut entry = Entry::new(
+        let mut entry = WatchEntry::new(
             (id, watch),
             progress,
             due.min(deadline),

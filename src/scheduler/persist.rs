@@ -18,11 +18,8 @@ use crate::domain::{
 };
 use crate::failpoint::{self, mutant};
 use crate::memory;
-use crate::store::{Added, RoutedEvent, StoreError, WatchId};
+use crate::store::{Added, RoutedEvent, STORE_RETRY, StoreError, WatchId};
 use crate::text::{error_chain, one_line};
-
-/// The delay before a rejected write is retried; most steps are taken again from a fresh poll.
-const STORE_RETRY: Duration = Duration::from_secs(5);
 
 /// How often a change of its status restarts the interval of a watch. Most runs change their status a
 /// few times; one that alternates between two changes it with every poll.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::breaker::{Outage, REFUSED_PROBE, URGENT_PROBE};
 use super::deadline::answer_limit;
 use super::follow::POLLS_PER_STREAM;
-use super::registry::{Entry, Key, Phase};
+use super::registry::{Key, Phase, WatchEntry};
 use super::{ROUNDING, Scheduler, instant_of};
 use crate::clock::Now;
 use crate::domain::{Event, Limits, PollOutcome};
@@ -100,7 +100,7 @@ impl Scheduler {
         let has_come = |&(due, _): &(Instant, Key)| due <= now;
         let ordinary = self.registry.first_due().filter(has_come);
         // A watch whose time is over ends without a poll.
-        let in_time = |entry: &&Entry| entry.ends_at.is_none_or(|ends_at| ends_at > now);
+        let in_time = |entry: &&WatchEntry| entry.ends_at.is_none_or(|ends_at| ends_at > now);
         let last = self.registry.first_last_due().filter(has_come);
         let last =
             last.and_then(|(_, key)| Some((self.registry.get(key).filter(in_time)?.deadline, key)));
@@ -318,7 +318,11 @@ impl Scheduler {
 }
 
 /// Returns the next time after `now` at which an observation would decide something.
-fn decides_at(entry: &Entry, limits: &Limits, Now { instant: now, wall }: Now) -> Option<Instant> {
+fn decides_at(
+    entry: &WatchEntry,
+    limits: &Limits,
+    Now { instant: now, wall }: Now,
+) -> Option<Instant> {
     let mark =
         next_decision_at(entry, limits, Now { instant: now, wall }).filter(|mark| *mark > now);
     let deadline = (entry.deadline_at > wall).then(|| instant_of(entry.deadline_at, wall, now));
@@ -328,7 +332,7 @@ fn decides_at(entry: &Entry, limits: &Limits, Now { instant: now, wall }: Now) -
 /// Returns when the grace period of a missing run ends or a run becomes overdue, whichever is first.
 /// The time may have passed.
 fn next_decision_at(
-    entry: &Entry,
+    entry: &WatchEntry,
     limits: &Limits,
     Now { instant: now, wall }: Now,
 ) -> Option<Instant> {

@@ -29,7 +29,7 @@ pub(super) enum Phase {
 }
 
 /// An active watch.
-pub(super) struct Entry {
+pub(super) struct WatchEntry {
     /// Its number in the store, which distinguishes it from other watches of the same run.
     pub(super) id: WatchId,
     pub(super) run_id: RunRef,
@@ -72,7 +72,7 @@ struct Extras {
     sinks: Option<Vec<SinkName>>,
 }
 
-impl Entry {
+impl WatchEntry {
     /// Returns an entry that waits until `due`; the status of its run changed at `changed_at`.
     pub(super) fn new(
         (id, watch): (WatchId, Watch),
@@ -198,7 +198,7 @@ impl Entry {
 /// All entries, and the order in which the waiting ones are polled.
 pub(super) struct Registry {
     /// Boxed, because a hash table reserves twice the space that it needs.
-    entries: HashMap<Key, Box<Entry>>,
+    entries: HashMap<Key, Box<WatchEntry>>,
     next_key: Key,
     /// The entries by the hash of their run ID, so that a run is found without a second copy of its
     /// ID.
@@ -221,7 +221,7 @@ struct Turns {
 
 impl Turns {
     /// Returns the set to which an entry belongs.
-    fn of(&mut self, entry: &Entry) -> &mut Times {
+    fn of(&mut self, entry: &WatchEntry) -> &mut Times {
         match entry.ends_at {
             None => &mut self.due,
             Some(_) if entry.is_patient() => &mut self.patient,
@@ -257,7 +257,7 @@ impl Registry {
     }
 
     /// Adds a watch that waits.
-    pub(super) fn insert(&mut self, entry: Entry) {
+    pub(super) fn insert(&mut self, entry: WatchEntry) {
         let key = self.next_key;
         self.runs.insert((self.hasher.hash_one(&entry.run_id), key));
         self.turns.due.insert(entry.due, key);
@@ -266,7 +266,7 @@ impl Registry {
     }
 
     /// Adds a watch that waits, without an order until [`Registry::put_in_order`].
-    pub(super) fn load(&mut self, entry: Entry) {
+    pub(super) fn load(&mut self, entry: WatchEntry) {
         self.entries.insert(self.next_key, Box::new(entry));
         self.next_key += 1;
     }
@@ -294,11 +294,11 @@ impl Registry {
         self.next_key
     }
 
-    pub(super) fn get(&self, key: Key) -> Option<&Entry> {
+    pub(super) fn get(&self, key: Key) -> Option<&WatchEntry> {
         self.entries.get(&key).map(Box::as_ref)
     }
 
-    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Entry> {
+    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut WatchEntry> {
         self.entries.get_mut(&key).map(Box::as_mut)
     }
 
@@ -364,7 +364,7 @@ impl Registry {
     }
 
     /// Removes a watch from those that wait, until [`Registry::queue`].
-    pub(super) fn unqueue(&mut self, key: Key) -> &mut Entry {
+    pub(super) fn unqueue(&mut self, key: Key) -> &mut WatchEntry {
         let entry = self
             .entries
             .get_mut(&key)

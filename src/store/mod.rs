@@ -28,6 +28,9 @@ pub use sqlite::{
     TransactionRunner, Writer,
 };
 
+/// How long after the store refused something it is tried again: a full disk needs a person, and a lock is soon free.
+pub const STORE_RETRY: Duration = Duration::from_secs(5);
+
 /// A handle to the store; clones share it.
 #[derive(Debug, Clone)]
 pub struct Store {

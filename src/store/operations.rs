@@ -14,7 +14,7 @@ use crate::metrics::StoreGauges;
 
 /// Where an operation is executed, and what it sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum ExecutionLane {
     /// In a transaction that is on disk when the reply comes.
     Write,
     /// After the transaction that is under way. It sees every write that was sent before it.
@@ -29,7 +29,7 @@ pub(super) trait StoreOperation: fmt::Debug + Send + 'static {
     type Reply: Send + 'static;
 
     /// Where it is executed.
-    const PLACE: Place;
+    const PLACE: ExecutionLane;
 
     /// The approximate number of bytes that it writes; 0 when they are few.
     fn bytes(&self) -> usize {
@@ -54,7 +54,7 @@ macro_rules! operations {
 
         impl StoreOperation for $name {
             type Reply = $reply;
-            const PLACE: Place = Place::$place;
+            const PLACE: ExecutionLane = ExecutionLane::$place;
             $(fn wakes(&self) -> Wakes {
                 let $this = self;
                 $wakes
@@ -181,7 +181,7 @@ pub(super) struct RecordStep {
 
 impl StoreOperation for RecordStep {
     type Reply = ();
-    const PLACE: Place = Place::Write;
+    const PLACE: ExecutionLane = ExecutionLane::Write;
 
     fn bytes(&self) -> usize {
         self.step.bytes()

@@ -8,10 +8,10 @@ mod world;
 
 use std::io::Write;
 
-use self::report::Report;
+use self::report::DemoReport;
 pub use self::serve::serve;
 use self::story::Story;
-use self::world::World;
+use self::world::DemoWorld;
 use super::{Signals, write_text};
 use crate::logging::Screen;
 use crate::style::Style;
@@ -40,7 +40,7 @@ pub struct DemoOptions {
 pub async fn demo(options: &DemoOptions, out: &mut dyn Write) -> anyhow::Result<u8> {
     let mut signals = Signals::listen()?;
     let mut world = tokio::select! {
-        world = World::start() => world?,
+        world = DemoWorld::start() => world?,
         code = signals.next() => return Ok(code),
     };
     let played = tokio::select! {
@@ -57,7 +57,7 @@ pub async fn demo(options: &DemoOptions, out: &mut dyn Write) -> anyhow::Result<
     Ok(u8::from(!report.is_as_it_must_be()))
 }
 
-fn text(report: &Report, options: &DemoOptions) -> String {
+fn text(report: &DemoReport, options: &DemoOptions) -> String {
     if options.json {
         return report.json();
     }

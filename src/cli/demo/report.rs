@@ -36,7 +36,7 @@ pub(super) struct Notified {
 
 /// What was observed in all.
 #[derive(Debug, Clone)]
-pub(super) struct Report {
+pub(super) struct DemoReport {
     pub(super) runs: Vec<RunReport>,
     /// Messages that the receiver got.
     pub(super) messages: usize,
@@ -54,7 +54,7 @@ pub(super) struct Report {
     pub(super) down_for: Option<Duration>,
 }
 
-impl Report {
+impl DemoReport {
     fn delivered(&self) -> usize {
         let has_arrived = |run: &&RunReport| run.notified.is_some();
         self.runs.iter().filter(has_arrived).count()
@@ -313,8 +313,8 @@ mod tests {
         }
     }
 
-    fn report() -> Report {
-        Report {
+    fn report() -> DemoReport {
+        DemoReport {
             runs: vec![
                 run("outreach mails", Verdict::Canceled, 3000, 6, 1),
                 run("weekly report", Verdict::Succeeded, 5001, 3412, 6),
@@ -387,7 +387,7 @@ mod tests {
     #[test]
     fn what_is_not_as_it_must_be_is_reported_and_fails() {
         assert!(report().is_as_it_must_be());
-        type Spoil = fn(&mut Report);
+        type Spoil = fn(&mut DemoReport);
         let spoil: [(&str, Spoil); 8] = [
             ("1 lost", |report| report.runs[1].notified = None),
             ("1 wrong", |report| report.wrong = 1),

@@ -8,8 +8,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::DemoOptions;
 use super::parts::{PARTS, Part};
-use super::report::{Notified, Report, RunReport, delay_text};
-use super::world::World;
+use super::report::{DemoReport, Notified, RunReport, delay_text};
+use super::world::DemoWorld;
 use crate::control::{AddRequest, DeliveryResponse};
 use crate::domain::{Event, EventType, Verdict};
 use crate::simulator::Received;
@@ -70,7 +70,7 @@ impl<'a> Story<'a> {
     ///
     /// # Errors
     /// When the daemon cannot be started, killed or used.
-    pub(super) async fn play(mut self, world: &mut World) -> anyhow::Result<Report> {
+    pub(super) async fn play(mut self, world: &mut DemoWorld) -> anyhow::Result<DemoReport> {
         let id = world.daemon_id().unwrap_or_default();
         self.line(
             None,
@@ -106,7 +106,7 @@ impl<'a> Story<'a> {
         }
     }
 
-    async fn hand_over(&mut self, world: &World) -> anyhow::Result<()> {
+    async fn hand_over(&mut self, world: &DemoWorld) -> anyhow::Result<()> {
         self.began = Instant::now();
         for part in &PARTS {
             part.add_to(&world.simulator, false);
@@ -122,7 +122,7 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
-    async fn perform(&mut self, act: Act, world: &mut World) -> anyhow::Result<()> {
+    async fn perform(&mut self, act: Act, world: &mut DemoWorld) -> anyhow::Result<()> {
         let style = self.options.style;
         let (bad, good) = (style.mark(Mark::Bad), style.mark(Mark::Good));
         match act {
@@ -163,7 +163,7 @@ impl<'a> Story<'a> {
     }
 
     /// Reports what happened since the last look.
-    fn look(&mut self, world: &World) {
+    fn look(&mut self, world: &DemoWorld) {
         let requests = world.simulator.requests();
         for request in requests.iter().skip(self.reported.0) {
             let part = PARTS.iter().find(|part| request.path.ends_with(part.id));
@@ -189,7 +189,7 @@ impl<'a> Story<'a> {
         self.reported.1 = messages.len();
     }
 
-    fn report_message(&self, message: &Message, world: &World) {
+    fn report_message(&self, message: &ReceivedMessage, world: &DemoWorld) {
         let style = self.options.style;
         let Some((part, word)) = message.part.zip(message.word()) else {
             self.line(Some(style.mark(Mark::Bad)), "an unexpected message");
@@ -216,7 +216,7 @@ impl<'a> Story<'a> {
     }
 
     /// Reports the end of a run whose message must wait.
-    fn report_end(&self, part: &Part, world: &World) {
+    fn report_end(&self, part: &Part, world: &DemoWorld) {
         let text = match (world.daemon_id().is_some(), world.receiver.is_up()) {
             (false, _) => "ends while no daemon runs",
             (true, false) => "ends; its notification waits for the receiver",
@@ -225,7 +225,7 @@ impl<'a> Story<'a> {
         self.line(None, &format!("{} {text}", part.name));
     }
 
-    async fn report(&self, world: &World) -> anyhow::Result<Report> {
+    async fn report(&self, world: &DemoWorld) -> anyhow::Result<DemoReport> {
         // The receiver has answered before the daemon stores that.
         let mut deliveries = world.client.deliveries(&[]).await?;
         let ends = Instant::now() + LIMIT / 10;
@@ -240,7 +240,7 @@ impl<'a> Story<'a> {
         }
         let messages = messages(world);
         let ids: BTreeSet<_> = messages.iter().map(|message| &message.delivery).collect();
-        Ok(Report {
+        Ok(DemoReport {
             runs: PARTS
                 .iter()
                 .map(|part| self.run_report(part, world, &messages, &deliveries))
@@ -258,8 +258,8 @@ impl<'a> Story<'a> {
     fn run_report(
         &self,
         part: &'static Part,
-        world: &World,
-        messages: &[Message],
+        world: &DemoWorld,
+        messages: &[ReceivedMessage],
         deliveries: &[DeliveryResponse],
     ) -> RunReport {
         let end = world.simulator.ends_at(&part.run_id());
@@ -286,7 +286,7 @@ impl<'a> Story<'a> {
 }
 
 /// A message that the receiver got.
-struct Message {
+struct ReceivedMessage {
     at: Instant,
     /// Whether its signature holds and it was accepted.
     is_accepted: bool,
@@ -297,7 +297,7 @@ struct Message {
     data: serde_json::Value,
 }
 
-impl Message {
+impl ReceivedMessage {
     fn of(request: &Received) -> Self {
         let event = Event::from_json(&String::from_utf8_lossy(&request.body)).ok();
         let run_id = event.as_ref().and_then(Event::run_id);
@@ -332,12 +332,17 @@ impl Message {
     }
 }
 
-fn messages(world: &World) -> Vec<Message> {
-    world.receiver.requests().iter().map(Message::of).collect()
+fn messages(world: &DemoWorld) -> Vec<ReceivedMessage> {
+    world
+        .receiver
+        .requests()
+        .iter()
+        .map(ReceivedMessage::of)
+        .collect()
 }
 
 /// From the end of a run to the arrival of its message.
-fn delay_of(message: &Message, part: &Part, world: &World) -> Duration {
+fn delay_of(message: &ReceivedMessage, part: &Part, world: &DemoWorld) -> Duration {
     let end = world.simulator.ends_at(&part.run_id());
     end.map(|end| message.at.saturating_duration_since(end))
         .unwrap_or_default()

@@ -61,7 +61,7 @@ impl Drop for Folder {
 }
 
 /// Everything around the demo. Dropping it kills the daemon and removes the folder.
-pub(super) struct World {
+pub(super) struct DemoWorld {
     pub(super) simulator: Simulator,
     pub(super) receiver: ReceiverPost,
     pub(super) client: Client,
@@ -69,7 +69,7 @@ pub(super) struct World {
     folder: Folder,
 }
 
-impl World {
+impl DemoWorld {
     /// Starts all of it, and waits until the daemon is ready.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ mod sinks;
 use std::io::Write;
 use std::time::Duration;
 
-use self::report::{Check, Report, worse};
+use self::report::{Check, DoctorReport, worse};
 use super::{KEY_REFUSED, USAGE, write_text};
 use crate::blocking::{self, Stuck};
 use crate::config::{Loaded, Problem, Sources, advice, load};
@@ -52,7 +52,7 @@ pub async fn doctor(
     Ok(code)
 }
 
-async fn examine(sources: Sources, options: &DoctorOptions) -> (Report, u8) {
+async fn examine(sources: Sources, options: &DoctorOptions) -> (DoctorReport, u8) {
     let read = sources.clone();
     let loaded = within_limit(move || {
         let loaded = load(&read)?;
@@ -64,13 +64,13 @@ async fn examine(sources: Sources, options: &DoctorOptions) -> (Report, u8) {
         Ok(Ok(found)) => found,
         Ok(Err::<_, crate::config::Problems>(problems)) => {
             let checks = problems.0.iter().map(of_problem).collect();
-            return (Report(checks), USAGE);
+            return (DoctorReport(checks), USAGE);
         }
         Err(stuck) => {
             let text = format!("the configuration cannot be read: {stuck}");
             let fix = "does the disk answer?";
             let check = Check::new("configuration", Mark::Bad, text).with_fix(fix);
-            return (Report(vec![check]), USAGE);
+            return (DoctorReport(vec![check]), USAGE);
         }
     };
     let advice = Advice(advice);
@@ -86,7 +86,7 @@ async fn examine(sources: Sources, options: &DoctorOptions) -> (Report, u8) {
     checks.push(daemon);
     checks.push(local::store(&loaded).await);
     checks.extend(sinks);
-    let report = Report(checks);
+    let report = DoctorReport(checks);
     let code = match report.is_well() {
         true => 0,
         false if is_key_refused => KEY_REFUSED,

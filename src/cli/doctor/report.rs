@@ -59,9 +59,9 @@ impl Check {
 
 /// All checks, in the order of the way of a run's end.
 #[derive(Debug)]
-pub(super) struct Report(pub(super) Vec<Check>);
+pub(super) struct DoctorReport(pub(super) Vec<Check>);
 
-impl Report {
+impl DoctorReport {
     fn count(&self, mark: Mark) -> usize {
         self.0.iter().filter(|check| check.mark == mark).count()
     }
@@ -161,9 +161,9 @@ fn wrapped(first: &str, indent: usize, text: &str, columns: usize) -> Vec<String
 mod tests {
     use super::*;
 
-    fn report() -> Report {
+    fn report() -> DoctorReport {
         let good = |name: &str, text: &str| Check::new(name, Mark::Good, text);
-        Report(vec![
+        DoctorReport(vec![
             good("configuration", "/etc/runwatch/config.toml"),
             good("key", "CREWSHIP_API_KEY, accepted by api.crewship.dev in 112 ms"),
             Check::new("clock", Mark::Warning, "2 s behind that of api.crewship.dev")

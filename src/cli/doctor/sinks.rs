@@ -22,7 +22,7 @@ use crate::text::error_chain;
 const SEND_LIMIT: Duration = Duration::from_secs(30);
 
 /// What is wrong, and what to do.
-type Fault = (String, String);
+type SinkFault = (String, String);
 
 /// Checks every sink, all at the same time.
 pub(super) async fn checks(loaded: &Loaded, advice: &Advice, send: bool) -> Vec<Check> {
@@ -40,7 +40,7 @@ pub(super) async fn checks(loaded: &Loaded, advice: &Advice, send: bool) -> Vec<
 
 async fn check(name: &SinkName, settings: &SinkSettings, send: bool) -> Check {
     let label = format!("sink {name}");
-    let bad = |(text, fix): Fault| Check::new(&label, Mark::Bad, text).with_fix(&fix);
+    let bad = |(text, fix): SinkFault| Check::new(&label, Mark::Bad, text).with_fix(&fix);
     let own = settings.clone();
     let looked = within_limit(move || {
         let sink = Sink::build(&own).map_err(|error| {
@@ -89,7 +89,7 @@ fn remedy(settings: &SinkSettings) -> &'static str {
 }
 
 /// Looks at all that can be known without sending anything. Returns what the sink is. Blocks on the disk.
-fn look(settings: &SinkSettings) -> Result<String, Fault> {
+fn look(settings: &SinkSettings) -> Result<String, SinkFault> {
     match &settings.kind {
         SinkKind::Desktop => look_at_desktop(),
         SinkKind::Webhook(webhook) => look_at_webhook(webhook),
@@ -100,7 +100,7 @@ fn look(settings: &SinkSettings) -> Result<String, Fault> {
 }
 
 /// A session bus is where a variable says, or at the usual place (`sd_bus_open_user(3)`).
-fn look_at_desktop() -> Result<String, Fault> {
+fn look_at_desktop() -> Result<String, SinkFault> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     let usual = set("XDG_RUNTIME_DIR").map(|folder| PathBuf::from(folder).join("bus"));
     if set("DBUS_SESSION_BUS_ADDRESS").is_some() || usual.is_some_and(|bus| bus.exists()) {
@@ -111,7 +111,7 @@ fn look_at_desktop() -> Result<String, Fault> {
     }
 }
 
-fn look_at_webhook(webhook: &WebhookSettings) -> Result<String, Fault> {
+fn look_at_webhook(webhook: &WebhookSettings) -> Result<String, SinkFault> {
     let format = match &webhook.format {
         WebhookFormat::Standard => "webhook",
         WebhookFormat::Slack => "slack",
@@ -146,7 +146,7 @@ fn look_at_webhook(webhook: &WebhookSettings) -> Result<String, Fault> {
     Ok(format!("{format} to {host}{signed}"))
 }
 
-fn look_at_file(path: &Path) -> Result<String, Fault> {
+fn look_at_file(path: &Path) -> Result<String, SinkFault> {
     let shown = path.display();
     let place = if path.exists() {
         path.to_owned()
@@ -169,7 +169,7 @@ fn look_at_file(path: &Path) -> Result<String, Fault> {
 }
 
 /// A program is a path, or a name that `PATH` leads to (execvp(3)).
-fn look_at_program(program: &str) -> Result<String, Fault> {
+fn look_at_program(program: &str) -> Result<String, SinkFault> {
     let is_program = |path: &Path| {
         path.metadata()
             .is_ok_and(|status| status.is_file() && status.permissions().mode() & 0o111 != 0)

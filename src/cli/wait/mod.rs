@@ -18,8 +18,8 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use self::connect::{ConnectGrace, wrong_path};
-use self::report::Report;
-use self::sentences::{counted, reason};
+use self::report::WaitReport;
+use self::sentences::reason;
 use self::sinks::SinkTroubles;
 use self::tracked::Tracked;
 use self::view::Circumstances;
@@ -28,6 +28,7 @@ use super::run_pages::RunPages;
 use super::{INTERRUPTED, KEY_REFUSED, Signals, USAGE};
 use crate::app::Engine;
 use crate::cli::args::WaitArgs;
+use crate::cli::phrases::counted;
 use crate::clock::Clock;
 use crate::config::{EventsMode, Settings, check_labels};
 use crate::control::{ActivityResponse, Client, StreamMessage};
@@ -244,7 +245,7 @@ pub(super) async fn follow(
         Duration::try_from(watch.deadline_at.duration_since(clock.now())).unwrap_or_default()
     };
     let deadline = Instant::now().checked_add(watches.iter().map(left).max().unwrap_or_default());
-    let report = Report::new(options, watches.iter().map(tracked).collect(), deadline);
+    let report = WaitReport::new(options, watches.iter().map(tracked).collect(), deadline);
     let activities = report.wants_activity().then(|| engine.watches.activities());
     let about = Circumstances {
         grace: Some(engine.not_found_grace),
@@ -270,7 +271,7 @@ pub(super) async fn follow(
 }
 
 struct Session {
-    report: Report,
+    report: WaitReport,
     clock: Clock,
     engine: Engine,
     until: StopCondition,
@@ -607,7 +608,7 @@ impl Session {
             (0, going) => format!("stopped; {} and not affected", still_going(going)),
             (in_flight, _) => format!(
                 "stopping: {} in flight, up to {} s; {again} ends at once",
-                counted(in_flight, "notification"),
+                counted(in_flight, "notification", "notifications"),
                 GRACE.as_secs()
             ),
         };
@@ -730,7 +731,7 @@ impl Session {
             if more > 0 {
                 self.report.options.screen.line(&format!(
                     "warning: {} more {} not delivered to {sink}",
-                    counted(more, "notification"),
+                    counted(more, "notification", "notifications"),
                     if more == 1 { "was" } else { "were" }
                 ));
             }
@@ -796,7 +797,8 @@ fn undelivered_line(delivery: &DeliverySummary, now: Timestamp) -> String {
         delivery.sink,
         counted(
             usize::try_from(delivery.attempts).unwrap_or(usize::MAX),
-            "attempt"
+            "attempt",
+            "attempts"
         ),
     )
 }
@@ -813,5 +815,5 @@ fn host_of(url: &str) -> Option<String> {
 
 fn still_going(count: usize) -> String {
     let verb = if count == 1 { "is" } else { "are" };
-    format!("{} {verb} still going", counted(count, "run"))
+    format!("{} {verb} still going", counted(count, "run", "runs"))
 }

@@ -8,13 +8,12 @@ use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use tokio::time::{Instant, MissedTickBehavior, timeout, timeout_at};
 
-use super::report::Report;
-use super::sentences::counted;
+use super::report::WaitReport;
 use super::tracked::Tracked;
 use super::{OutputOptions, REDRAW, StopCondition};
 use crate::cli::args::WatchArgs;
 use crate::cli::client::{add_all, failure_code, request};
-use crate::cli::phrases::{not_applied, standing_of_known};
+use crate::cli::phrases::{counted, not_applied, standing_of_known};
 use crate::cli::{Signals, USAGE};
 use crate::config::{MIN_DEADLINE, format_duration};
 use crate::control::{
@@ -66,11 +65,11 @@ pub(super) async fn wait(
             return Ok(failure_code(&error));
         }
     };
-    let report = Report::new(options, runs, deadline);
+    let report = WaitReport::new(options, runs, deadline);
     let feed = if report.wants_activity() {
-        Feed::Closed
+        ActivityFeed::Closed
     } else {
-        Feed::None
+        ActivityFeed::None
     };
     let (unwatched, seen, renewed) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
     let mut follower = Follower {
@@ -92,7 +91,7 @@ pub(super) async fn wait(
         code = signals.next() => {
             follower.report.clear();
             if follower.report.options.progress {
-                let going = counted(follower.report.going(), "run");
+                let going = counted(follower.report.going(), "run", "runs");
                 screen.line_after_signal(&format!("stopped; the daemon continues to watch {going}"));
             }
             code
@@ -187,7 +186,7 @@ impl Limit {
 }
 
 /// The activity of runs, as the daemon reports it.
-enum Feed {
+enum ActivityFeed {
     /// It is not shown, or not available.
     None,
     /// To be opened.
@@ -196,7 +195,7 @@ enum Feed {
     Open(Activities),
 }
 
-impl Feed {
+impl ActivityFeed {
     /// What comes next. Cancel-safe. It never comes where the feed is not open.
     async fn next(&mut self) -> StreamMessage {
         if let Self::Open(activities) = self {
@@ -215,9 +214,9 @@ struct Follower<'a> {
     limit: Limit,
     /// Runs that are watched anew, since their watches ended before the time of this wait.
     renewed: BTreeSet<RunRef>,
-    report: Report,
+    report: WaitReport,
     client: Client,
-    feed: Feed,
+    feed: ActivityFeed,
     /// The daemon does not answer at the moment.
     gone: bool,
     /// Runs that no verdict can be had of: somebody removed them from the daemon.
@@ -325,7 +324,7 @@ impl Follower<'_> {
             if going.is_empty() {
                 return self.unwatched.is_empty();
             }
-            if !self.gone && matches!(self.feed, Feed::Closed) {
+            if !self.gone && matches!(self.feed, ActivityFeed::Closed) {
                 self.open_feed().await;
             }
             // With more runs than questions each would wait for the ones before it.
@@ -459,9 +458,9 @@ impl Follower<'_> {
     /// Opens the feed of activity; reports it if it is requested and not available.
     async fn open_feed(&mut self) {
         match self.client.activity().await {
-            Ok(activities) => self.feed = Feed::Open(activities),
+            Ok(activities) => self.feed = ActivityFeed::Open(activities),
             Err(error @ ClientError::Refused(_)) => {
-                self.feed = Feed::None;
+                self.feed = ActivityFeed::None;
                 if self.report.options.follow {
                     self.report.options.screen.line(&format!(
                         "warning: the events of runs cannot be shown: {error}"

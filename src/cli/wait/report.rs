@@ -10,13 +10,13 @@ use tokio::time::{Instant, timeout_at};
 
 use super::super::USAGE;
 use super::sentences::{
-    activity_line, activity_words, budget_sentence, change_line, closing_line, counted, life_line,
+    activity_line, activity_words, budget_sentence, change_line, closing_line, life_line,
     provider_sentence, verdict_words,
 };
 use super::tracked::Tracked;
 use super::view::{Circumstances, Layout, Scene, ended_row, live_lines};
 use super::{OutputOptions, ResultFormat, StopCondition};
-use crate::cli::phrases::cause;
+use crate::cli::phrases::{cause, counted};
 use crate::control::{PollingResponse, StreamMessage};
 use crate::domain::{Event, RunEvent, RunRef, RunState, Status, Verdict};
 use crate::notify::summary;
@@ -26,7 +26,7 @@ use crate::style::{Mark, Style, time_of_day};
 use crate::text::{escape_json_for_terminal, first_lines, one_line};
 
 /// What is known of the runs that are waited for, and how it is shown.
-pub(super) struct Report {
+pub(super) struct WaitReport {
     pub(super) options: OutputOptions,
     pub(super) runs: BTreeMap<RunRef, Tracked>,
     order: Vec<RunRef>,
@@ -84,7 +84,7 @@ const MOST_UNKNOWN: usize = 100;
 /// Most texts that are shown in full after the end, because their rows had no room for them.
 const MOST_CUT: usize = 10;
 
-impl Report {
+impl WaitReport {
     /// About these runs, in this order. All have their verdict by `deadline`, where that is known: results that are
     /// not read soon after it are given up.
     pub(super) fn new(
@@ -135,7 +135,7 @@ impl Report {
             .then(|| again.map_or(self.life_at, |again| again.min(self.life_at)))
     }
 
-    /// Whether the next [`Report::show`] needs to know how each run is.
+    /// Whether the next [`WaitReport::show`] needs to know how each run is.
     pub(super) fn wants_views(&self) -> bool {
         self.is_live() || (self.options.progress && self.life_at <= Instant::now())
     }
@@ -342,10 +342,10 @@ impl Report {
         }
         let mut line = closing_line(self.style(), &self.runs_in_order(), requests, delivered);
         let (pauses, failures) = self.survived;
-        let survived: Vec<_> = [(pauses, "pause"), (failures, "outage")]
+        let survived: Vec<_> = [(pauses, "pause", "pauses"), (failures, "outage", "outages")]
             .into_iter()
-            .filter(|(count, _)| *count > 0)
-            .map(|(count, what)| counted(count, what))
+            .filter(|(count, ..)| *count > 0)
+            .map(|(count, one, many)| counted(count, one, many))
             .collect();
         if !survived.is_empty() {
             line.push_str(self.style().separator());
@@ -600,7 +600,7 @@ mod tests {
     use super::*;
     use crate::logging::Screen;
 
-    fn report() -> Report {
+    fn report() -> WaitReport {
         let options = OutputOptions {
             screen: Screen::plain(),
             progress: true,
@@ -611,13 +611,13 @@ mod tests {
         };
         let run_id = RunRef::new("run_1").unwrap();
         let run = Tracked::new(run_id, None, Timestamp::UNIX_EPOCH);
-        Report::new(options, vec![run], None)
+        WaitReport::new(options, vec![run], None)
     }
 
     #[tokio::test(start_paused = true)]
     async fn without_a_terminal_quiet_shows_life_and_failures_come_again_less_and_less_often() {
         let (mut report, began) = (report(), Instant::now());
-        let wakes_after = |report: &Report| report.wakes_at().unwrap().duration_since(began);
+        let wakes_after = |report: &WaitReport| report.wakes_at().unwrap().duration_since(began);
         assert_eq!(wakes_after(&report), LIFE);
         let failing = Circumstances {
             breaker: BreakerView {

@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 
 use super::tracked::{MAX_WORD_CHARS, Tracked, is_waiting_for_its_turn};
 use super::view::Circumstances;
-use crate::cli::phrases::cause;
+use crate::cli::phrases::{cause, counted};
 use crate::control::ActivityResponse;
 use crate::domain::Verdict;
 use crate::scheduler::{Outage, WatchView};
@@ -31,11 +31,6 @@ pub(super) fn verdict_word(verdict: Verdict) -> &'static str {
         Verdict::TimedOut => "timed out",
         other => other.as_str(),
     }
-}
-
-/// A count and what is counted, in the plural where that is right.
-pub(super) fn counted(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// How many runs are in each state: the states that go on first, then the ends, the good one first.
@@ -143,7 +138,7 @@ pub(super) fn budget_sentence(
     };
     Some(format!(
         "{} {} {per_minute} requests a minute: each is polled {every} (api.requests_per_minute)",
-        counted(runs, "run"),
+        counted(runs, "run", "runs"),
         if runs == 1 { "has" } else { "share" },
     ))
 }
@@ -259,13 +254,16 @@ pub(super) fn closing_line(
         .collect();
     let mut parts = vec![format!(
         "{}: {}",
-        counted(runs.len(), "run"),
+        counted(runs.len(), "run", "runs"),
         counts.join(", ")
     )];
     let number = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
-    parts.extend(requests.map(|requests| counted(number(requests), "request")));
+    parts.extend(requests.map(|requests| counted(number(requests), "request", "requests")));
     if delivered > 0 {
-        parts.push(format!("{} delivered", counted(delivered, "notification")));
+        parts.push(format!(
+            "{} delivered",
+            counted(delivered, "notification", "notifications")
+        ));
     }
     parts.join(style.separator())
 }

@@ -84,7 +84,7 @@ async fn events(
         (Some(_), Some(_)) => return Err(HttpError::bad("Last-Event-ID is given more than once")),
     };
     let place = app.place()?;
-    let feed = Feed {
+    let feed = EventFeed {
         changed: app.control.store.history_changed(),
         store: app.control.store.clone(),
         stop: app.stop.clone(),
@@ -148,7 +148,7 @@ async fn activity(
 }
 
 /// The events of the store, as they come.
-struct Feed {
+struct EventFeed {
     store: Store,
     changed: tokio::sync::watch::Receiver<u64>,
     stop: CancellationToken,
@@ -157,7 +157,7 @@ struct Feed {
     _place: OwnedSemaphorePermit,
 }
 
-impl Feed {
+impl EventFeed {
     /// The next event; `None` when the server stops or the store cannot be read.
     async fn next(&mut self) -> Option<(i64, Event)> {
         loop {

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
 
 use super::events::{PAGE_BYTES, read_event_within};
-use super::rows::{page, read_all, read_id, read_time, stepped, unreadable};
+use super::rows::{page, read_all, read_id, read_time, stepped, to_json, unreadable};
 use super::writer::Execute;
 use crate::domain::{DeliveryId, EventType, RunRef, SinkName};
 use crate::failpoint::mutant;
@@ -155,7 +155,7 @@ impl Execute for Deliveries {
     fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
         let Self { filter, limit } = self;
         let words: Vec<_> = filter.states.iter().map(|state| state.as_str()).collect();
-        let words = serde_json::to_string(&words).map_err(|error| unreadable("states", &error))?;
+        let words = to_json("states", &words)?;
         let sql = deliveries_sql(&filter);
         let parameters = named_params! {
             ":after": filter.after.as_ref().map_or("", DeliveryId::as_str),

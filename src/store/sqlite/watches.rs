@@ -223,8 +223,7 @@ impl Execute for MoveClock {
 impl Execute for Watches {
     fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
         let Self { filter, limit } = self;
-        let labels =
-            serde_json::to_string(&filter.labels).map_err(|error| unreadable("labels", &error))?;
+        let labels = to_json("labels", &filter.labels)?;
         let (after_at, after_id) = match &filter.after {
             Some((at, id)) => (at.as_millisecond(), id.as_str()),
             None => (i64::MIN, ""),

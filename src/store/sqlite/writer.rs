@@ -15,7 +15,7 @@ use crate::domain::Verdict;
 use crate::failpoint::mutant;
 use crate::memory;
 use crate::store::model::StoreError;
-use crate::store::operations::{Ping, Place, Probe, StoreOperation};
+use crate::store::operations::{ExecutionLane, Ping, Probe, StoreOperation};
 use crate::store::{Wakes, WriterState};
 use crate::text::error_chain;
 
@@ -218,7 +218,7 @@ impl Channels {
         operation: O,
     ) -> Result<O::Reply, StoreError> {
         match &self.queries {
-            Some(queries) if O::PLACE == Place::ReadBeside => {
+            Some(queries) if O::PLACE == ExecutionLane::ReadBeside => {
                 readers::run(queries, |db| {
                     let reply = operation.execute(db)?;
                     if memory::is_large(O::bytes_read(&reply)) {
@@ -247,7 +247,7 @@ impl Channels {
                 }),
             }
         });
-        let reads = O::PLACE != Place::Write;
+        let reads = O::PLACE != ExecutionLane::Write;
         self.jobs
             .send(Job { reads, bytes, work })
             .await
