@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Real servers of run APIs, watched by the built program: test.py [own] [prefect] [langgraph] [buildbot] [flower] [airflow].
+"""Real servers of run APIs, watched by the built program.
 
-Each server is installed into an environment of its own below target/providers, from PyPI and at pinned versions, and started
-on a free port of loopback. Its runs succeed, fail, are canceled, wait for a person, are unknown, and run again under their
-ID. A daemon with a webhook and `runwatch wait --json` watch each of them. Without RUNWATCH_BIN (or with it empty) only the
-servers are started, and their answers are read by profiles.py.
+    test.py [own] [prefect] [langgraph] [buildbot] [flower] [airflow]
+
+Each server is installed into an environment of its own below target/providers, from PyPI and at pinned versions, and
+started on a free port of loopback. Its runs succeed, fail, are canceled, wait for a person, are unknown, and run again
+under their ID. A daemon with a webhook and `runwatch wait --json` watch each of them. Without RUNWATCH_BIN (or with it
+empty) only the servers are started, and their answers are read by profiles.py.
 """
 
 import concurrent.futures
@@ -34,6 +36,7 @@ from parts import Failed, equal, holds, say, within  # noqa: E402
 TARGET = HERE.parent.parent / "target/providers"
 PROGRAM = os.environ.get("RUNWATCH_BIN") or None
 CODES = {"succeeded": 0, "failed": 1, "canceled": 3, "not_found": 5, "skipped": 7}
+KEYS = {"created": "created_at", "started": "started_at", "finished": "completed_at", "error": "error_message"}
 LOCK = threading.Lock()
 UNKNOWN_UUID = "00000000-0000-4000-8000-000000000000"
 
@@ -211,7 +214,8 @@ not_found_grace = "3s"
     def call(self, config, *arguments):
         environment = {**os.environ, "HOME": str(self.machine.folder), **self.base}
         argv = [PROGRAM, "--config", config, *arguments]
-        return subprocess.run(argv, cwd=self.machine.folder, env=environment, capture_output=True, text=True, timeout=60)
+        folder = self.machine.folder
+        return subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
 
     def follow(self, title, provider, run_id, read, reference=None):
         return Followed(self, title, provider, run_id, read, reference or f"{provider}:{run_id}")
@@ -222,7 +226,8 @@ class Followed:
 
     def __init__(self, watcher, title, provider, run_id, read, reference):
         self.watcher, self.title, self.provider, self.run_id, self.read = watcher, title, provider, run_id, read
-        self.reference, self.ends_before = reference, 0
+        # The events of its ends so far: a run that runs again has several.
+        self.reference, self.kinds = reference, []
         if PROGRAM:
             watcher.command("add", reference)
         self._wait()
@@ -236,7 +241,6 @@ class Followed:
 
     def again(self):
         """Watches the same ID again, after it has ended."""
-        self.ends_before += 1
         if PROGRAM:
             self.watcher.command("add", "--again", self.reference)
         self._wait()
@@ -249,10 +253,10 @@ class Followed:
         """The answer reads as this state, and the program has seen it."""
         within(60, f"{self.title}: the answer reads as {state}", lambda: self.read()["state"] == state)
         if PROGRAM:
-            within(60, f"{self.title}: wait shows {state}", lambda: any(
-                (line.get("state") or line.get("data", {}).get("run", {}).get("state")) == state for line in self._lines()))
+            within(60, f"{self.title}: wait shows {state}", lambda: state in map(state_of, self._lines()))
         if PROGRAM and state == "waiting":
-            event = within(60, f"{self.title}: run.waiting arrives", lambda: self.watcher.receiver.find("run.waiting", self.run_id))
+            event = within(60, f"{self.title}: run.waiting arrives",
+                           lambda: self.watcher.receiver.find("run.waiting", self.run_id))
             equal(f"{self.title}: provider of run.waiting", event["data"]["run"]["provider"], self.provider)
             done = self.watcher.call("wait.toml", "wait", "--json", "--exit-on-waiting", self.reference)
             equal(f"{self.title}: exit code with --exit-on-waiting", done.returncode, 8)
@@ -268,7 +272,8 @@ class Followed:
                 equal(f"{self.title}: {field} of the answer", run[field], expected)
         if PROGRAM:
             self._check(verdict, fields | {k: run[k] for k in ("created", "started", "finished") if run.get(k)})
-        self.watcher.rows.append((self.provider, self.title, run["status"], verdict, CODES[verdict], run["error"] or ""))
+        row = (self.provider, self.title, run["status"], verdict, CODES[verdict], run["error"] or "")
+        self.watcher.rows.append(row)
 
     def _check(self, verdict, fields):
         try:
@@ -280,7 +285,8 @@ class Followed:
         equal(f"{self.title}: verdict of wait", line["verdict"], verdict)
         kind = "watch.not_found" if verdict == "not_found" else f"run.{verdict}"
         event = within(60, f"{self.title}: {kind} arrives",
-                       lambda: self.watcher.receiver.find(kind, self.run_id, self._earlier(kind)))
+                       lambda: self.watcher.receiver.find(kind, self.run_id, self.kinds.count(kind)))
+        self.kinds.append(kind)
         for where, data in (("wait", line["data"]), ("the webhook", event["data"])):
             found = data["run"]
             equal(f"{self.title}: provider, at {where}", found["provider"], self.provider)
@@ -290,19 +296,19 @@ class Followed:
             for field, expected in fields.items():
                 self._field(where, found, field, expected)
 
-    def _earlier(self, kind):
-        return 0 if self.ends_before == 0 or kind != self.first_kind else self.ends_before
-
-    first_kind = None
-
     def _field(self, where, found, field, expected):
-        key = {"created": "created_at", "started": "started_at", "finished": "completed_at", "error": "error_message"}.get(field, field)
+        key = KEYS.get(field, field)
         value = found.get(key)
         if key.endswith("_at"):
             value = profiles.time(value) if value else value
             holds(f"{self.title}: {key} at {where} is {expected}, not {value}", value and value[:19] == expected[:19])
         else:
             equal(f"{self.title}: {key}, at {where}", value, expected)
+
+
+def state_of(line):
+    """The state that a line of `wait --json` shows."""
+    return line.get("state") or line.get("data", {}).get("run", {}).get("state")
 
 
 def reader(name, run_id, url, second=None, token=None):
@@ -369,8 +375,11 @@ requests_per_minute = 3000
     message = "Flow run infrastructure exited with non-zero status code 137."
     state(crashed["id"], "CRASHED", message=message)
 
-    found = within(120, "the flows run", lambda: dict(re.findall(r"^(good|bad) (\S+)$", machine.text("flows.out"), re.M))
-                   if machine.text("flows.out").count("\n") >= 2 else None)
+    def flows():
+        found = dict(re.findall(r"^(good|bad) (\S+)$", machine.text("flows.out"), re.M))
+        return found if len(found) == 2 else None
+
+    found = within(120, "the flows run", flows)
     # By the address of its page, as people have it.
     good = follow("succeeds", found["good"], f"{web}/runs/flow-run/{found['good']}")
     bad = follow("fails", found["bad"])
@@ -425,7 +434,8 @@ requests_per_minute = 3000
         return watcher.follow(title, "langgraph", f"{thread}/{made}", read)
 
     def follow_thread(title, thread):
-        return watcher.follow(title, "langgraph-thread", thread, reader("langgraph-thread", thread, f"{api}/threads/{thread}"))
+        read = reader("langgraph-thread", thread, f"{api}/threads/{thread}")
+        return watcher.follow(title, "langgraph-thread", thread, read)
 
     fresh = post(f"{api}/threads", {})["thread_id"]
     equal("a thread without a run", reader("langgraph-thread", fresh, f"{api}/threads/{fresh}")()["state"], "pending")
@@ -471,10 +481,11 @@ requests_per_minute = 3000
     def build(name):
         """Starts a build, and returns its ID when it has one."""
         call = {"jsonrpc": "2.0", "method": "force", "id": 1, "params": {"owner": "test", "reason": "test"}}
-        within(60, f"the builder {name} is there", lambda: request("GET", f"{api}/api/v2/forceschedulers/force-{name}")[0] == 200)
-        result = post(f"{api}/api/v2/forceschedulers/force-{name}", call)["result"]
-        request_id = next(iter(result[1].values()))
-        found = within(60, f"a build of {name}", lambda: request("GET", f"{api}/api/v2/buildrequests/{request_id}/builds")[1]["builds"])
+        force = f"{api}/api/v2/forceschedulers/force-{name}"
+        within(60, f"the builder {name} is there", lambda: request("GET", force)[0] == 200)
+        request_id = next(iter(post(force, call)["result"][1].values()))
+        builds = f"{api}/api/v2/buildrequests/{request_id}/builds"
+        found = within(60, f"a build of {name}", lambda: request("GET", builds)[1]["builds"])
         return str(found[0]["buildid"])
 
     def follow(title, build_id):
@@ -486,7 +497,8 @@ requests_per_minute = 3000
     unknown = follow("unknown", "999999")
     for one in (good, bad, stop):
         one.sees("running")
-    post(f"{api}/api/v2/builds/{stop.run_id}", {"jsonrpc": "2.0", "method": "stop", "id": 1, "params": {"reason": "by hand"}})
+    call = {"jsonrpc": "2.0", "method": "stop", "id": 1, "params": {"reason": "by hand"}}
+    post(f"{api}/api/v2/builds/{stop.run_id}", call)
     stop.ends("canceled")
     machine.go.touch()
     good.ends("succeeded", status="build successful")
@@ -499,8 +511,8 @@ def flower(machine):
     bin_folder, port, broker_port = install("flower"), free_port(), free_port()
     api = f"http://127.0.0.1:{port}"
     environment = {
-        "BROKER": f"redis://127.0.0.1:{broker_port}/0", "FLOWER_UNAUTHENTICATED_API": "true", "PYTHONPATH": str(HERE / "servers"),
-        "PYTHONDONTWRITEBYTECODE": "1",
+        "BROKER": f"redis://127.0.0.1:{broker_port}/0", "FLOWER_UNAUTHENTICATED_API": "true",
+        "PYTHONPATH": str(HERE / "servers"), "PYTHONDONTWRITEBYTECODE": "1",
     }
     machine.start("redis", ["redis-server", "--bind", "127.0.0.1", "--port", broker_port, "--save", ""])
     celery = [bin_folder / "celery", "-A", "tasks"]
@@ -515,12 +527,14 @@ requests_per_minute = 3000
 """)
 
     def follow(title, task):
-        task_id = post(f"{api}/api/task/async-apply/tasks.{task}", {"args": []})["task-id"]
+        return follow_task(title, post(f"{api}/api/task/async-apply/tasks.{task}", {"args": []})["task-id"])
+
+    def follow_task(title, task_id):
         return watcher.follow(title, "flower", task_id, reader("flower", task_id, f"{api}/api/task/info/{task_id}"))
 
     good, bad, stop, flaky = (follow(title, task) for title, task in (
         ("succeeds", "good"), ("fails", "bad"), ("canceled", "good"), ("is retried under its ID", "flaky")))
-    unknown = watcher.follow("unknown", "flower", UNKNOWN_UUID, reader("flower", UNKNOWN_UUID, f"{api}/api/task/info/{UNKNOWN_UUID}"))
+    unknown = follow_task("unknown", UNKNOWN_UUID)
     for one in (good, bad, stop, flaky):
         one.sees("running")
     post(f"{api}/api/task/revoke/{stop.run_id}?terminate=true", {})
@@ -554,7 +568,8 @@ def airflow(machine):
                                                      json.loads(passwords.read_text()))["admin"]}
     token = post(f"{api}/auth/token", login)["access_token"]
     for dag in ("good", "bad"):
-        within(180, f"the DAG {dag} is there", lambda: request("GET", f"{api}/api/v2/dags/{dag}", token=token)[0] == 200)
+        path = f"{api}/api/v2/dags/{dag}"
+        within(180, f"the DAG {dag} is there", lambda: request("GET", path, token=token)[0] == 200)
     # With a login: the program gets its token by itself.
     watcher = Watcher(machine, f"""
 [providers.airflow]
@@ -621,7 +636,8 @@ requests_per_minute = 3000
 """, RENDER_TOKEN="token-of-the-test")
 
     def follow(title, job):
-        return watcher.follow(title, "render", job, reader(profile, job, f"{api}/jobs/{job}", token="token-of-the-test"))
+        read = reader(profile, job, f"{api}/jobs/{job}", token="token-of-the-test")
+        return watcher.follow(title, "render", job, read)
 
     good, bad, unknown = follow("succeeds", "1"), follow("fails", "2"), follow("unknown", "9")
     for job, followed in (("1", good), ("2", bad)):
