@@ -39,19 +39,19 @@ pub struct RunDetails {
     pub completed_at: Option<Timestamp>,
     /// How long execution took in milliseconds, if the API reports it (older documentation).
     pub duration_ms: Option<u64>,
-    /// The attempt, where the provider counts them: it grows when the same ID runs again.
+    /// The attempt, for a provider that runs the same ID again: it grows with each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u64>,
-    /// The provider's name of the run, for people.
+    /// A name for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What the run belongs to: a workflow, a deployment.
+    /// What runs that are alike have in common: a workflow, a deployment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// A word of the provider that says more than the status.
+    /// A word that says more than the status: why the run waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The run's page, for people.
+    /// The address of the run's page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// Names of the fields that the answer has, or should have, and that could not be read: too large, not JSON, or

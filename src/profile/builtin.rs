@@ -92,6 +92,16 @@ pub fn builtin(name: &str) -> Option<Result<Arc<Profile>, Vec<Fault>>> {
     Some(parse(file.source, file.name).map(Arc::new))
 }
 
+/// The built-in profile that `[api]` describes.
+///
+/// # Panics
+/// Never: that it has no fault is tested.
+pub fn crewship() -> Arc<Profile> {
+    builtin("crewship")
+        .and_then(Result::ok)
+        .expect("the profile has no fault")
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use crate::domain::RunState;
 
-pub use builtin::{builtin, builtin_names, builtin_source};
+pub use builtin::{builtin, builtin_names, builtin_source, crewship};
 pub use parse::{Fault, parse};
 pub use pointer::{Pointer, PointerProblem, Token};
 pub use template::{IdProblem, Parts, Piece, StrayBrace, Template};

@@ -1,24 +1,32 @@
-//! The HTTP client of the API.
+//! The HTTP client of a provider: requests as its profile describes them.
 
 use std::collections::VecDeque;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue};
+use reqwest::header::{
+    ACCEPT, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, LINK,
+    LOCATION,
+};
 use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use super::credentials::Keys;
-use super::crewship::{Reader, RunAnswer};
+use super::answer::{
+    self, Addition, Expected, Layout, Reported, Room, RunAnswer, stands_without_parts,
+};
+use super::credentials::{Credentials, Keys};
 use super::error::{ApiError, Transport};
-use super::{HttpStream, Malformed, Provider, Reply, crewship, rate_limit};
+use super::rate_limit::RateHeaders;
+use super::reader::Reader;
+use super::{HttpStream, Malformed, Provider, Reply};
 use crate::blocking;
 use crate::config::ApiSettings;
 use crate::domain::{Observation, RunRef, Verdict};
 use crate::http::{self, Names, connection_ended};
 use crate::memory;
+use crate::profile::{self, Parts, Profile, Template};
 use crate::text::error_chain;
 
 /// Most keys that one poll tries.
@@ -26,6 +34,21 @@ const KEYS_TRIED: usize = 3;
 
 /// Most bytes of the body of an error that are read: its message is what people see.
 const MAX_ERROR_BYTES: usize = 8 * 1024;
+
+/// Most bytes of the body of an answer that is no success and that a rule looks at.
+const MAX_RULED_BYTES: usize = 64 * 1024;
+
+/// Most redirects of one request that are followed.
+const MAX_REDIRECTS: usize = 3;
+
+/// Most runs of which the last answer and its tag are kept.
+const MAX_TAGGED: usize = 1024;
+
+/// Most bytes of an answer that is kept with its tag.
+const MAX_TAGGED_BYTES: u64 = 16 * 1024;
+
+/// How long the request may take that only adds to a verdict.
+const DETAIL_LIMIT: Duration = Duration::from_secs(3);
 
 /// After how long without traffic a connection is checked, so that one that a router forgot is noticed.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -80,8 +103,11 @@ pub struct Probe {
 ///
 /// HTTP/2 where the server offers it, connections kept alive, TLS by rustls with the system's
 /// authorities (`SSL_CERT_FILE` and `SSL_CERT_DIR` replace them), proxies as `HTTPS_PROXY`,
-/// `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` specify, but none for loopback addresses. Redirects are never followed.
+/// `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` specify, but none for loopback addresses. Redirects are followed only to the
+/// same scheme, host and port.
 pub struct ApiClient {
+    profile: Arc<Profile>,
+    layouts: Layouts,
     settings: ApiSettings,
     names: Arc<Names>,
     /// Held only to copy in and out.
@@ -92,13 +118,69 @@ pub struct ApiClient {
     /// For event streams, each with a connection of its own: one that is not read fast enough would
     /// hold up all that share its connection.
     streams: Client,
-    /// Where runs are, without a slash at the end.
-    runs: Url,
+    /// Where the API is, without a slash at the end of its path.
+    base: Url,
+    /// What stands before the path of each request: the path of `base`.
+    base_path: String,
+    /// Headers of each request of the profile.
+    headers: HeaderMap,
+    rate: RateHeaders,
     keys: Keys,
     /// The runs whose last answer had a status and broke off after it. Held only to look and to change.
     cut: Mutex<VecDeque<RunRef>>,
+    /// The last answers that had a tag, the newest last. Held only to look and to change.
+    tagged: Mutex<VecDeque<Tagged>>,
     /// Room for large answers in KiB, which each takes until what it leads to is stored.
     room: Arc<Semaphore>,
+}
+
+/// What is read of the answers to each request of a profile.
+struct Layouts {
+    run: Layout,
+    parts: Option<Layout>,
+    confirm: Option<Layout>,
+    detail: Option<Layout>,
+}
+
+impl Layouts {
+    fn of(profile: &Profile) -> Self {
+        let second = profile.each.as_ref().filter(|each| each.get.is_some());
+        Self {
+            run: Layout::of_run(profile),
+            parts: second.map(|each| Layout::of_parts(each, profile.exact)),
+            confirm: profile
+                .confirm
+                .as_ref()
+                .map(|confirm| Layout::of_confirm(confirm, profile.exact)),
+            detail: profile.detail.as_ref().map(Layout::of_detail),
+        }
+    }
+}
+
+/// The last answer about a run, which stands as long as the API answers that its tag has not changed.
+struct Tagged {
+    run: RunRef,
+    tag: HeaderValue,
+    observation: Observation,
+}
+
+/// A body that was read as far as it came.
+struct Received<'p> {
+    reader: Reader<'p>,
+    room: Option<Room>,
+    /// Why it did not come to its end.
+    broken_off: Option<ApiError>,
+    /// It waited for room.
+    waited: bool,
+}
+
+/// An answer with the number of the pool that it came from, and the time until which its body is read.
+struct Answered {
+    response: Response,
+    pool: u64,
+    ends: Instant,
+    /// How many requests it took.
+    requests: u32,
 }
 
 /// The connections of polls, which are let go all together.
@@ -122,18 +204,34 @@ impl Pool {
 }
 
 impl ApiClient {
-    /// A client for these settings. Sends nothing yet.
+    /// A client of Crewship for these settings. Sends nothing yet.
     ///
     /// # Errors
     /// When TLS cannot be set up, or the address of the API is not a URL.
     pub fn new(settings: &ApiSettings) -> Result<Self, BuildError> {
+        let credentials = Credentials::of_key(settings.key.clone());
+        Self::of_profile(profile::crewship(), settings, credentials)
+    }
+
+    /// A client for an account at a provider. Sends nothing yet.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up, or the address of the API is not a URL.
+    pub fn of_profile(
+        profile: Arc<Profile>,
+        settings: &ApiSettings,
+        credentials: Credentials,
+    ) -> Result<Self, BuildError> {
         let names = Names::new(LOOKUPS);
         let streams = builder(settings, &names)
             .timeout(STREAM_LIFE)
             .http1_only()
             .pool_max_idle_per_host(0);
-        let runs = format!("{}/v1/runs", settings.base_url.trim_end_matches('/'));
-        let runs = runs.parse().map_err(BuildError::Address)?;
+        let base: Url = settings
+            .base_url
+            .trim_end_matches('/')
+            .parse()
+            .map_err(BuildError::Address)?;
         let http = poll_client(settings, &names).map_err(BuildError::Https)?;
         let client = Self {
             polls: Mutex::new(Pool {
@@ -146,9 +244,15 @@ impl ApiClient {
             settings: settings.clone(),
             names,
             streams: streams.build().map_err(BuildError::Https)?,
-            runs,
-            keys: Keys::new(settings.key.clone()),
+            base_path: base.path().trim_end_matches('/').to_owned(),
+            base,
+            headers: headers_of(&profile),
+            rate: RateHeaders::of(&profile.rate),
+            keys: Keys::new(credentials, &profile.auth),
+            layouts: Layouts::of(&profile),
+            profile,
             cut: Mutex::new(VecDeque::new()),
+            tagged: Mutex::new(VecDeque::new()),
             room: Arc::new(Semaphore::new(ROOM_KIB as usize)),
         };
         client.make_spare();
@@ -186,17 +290,11 @@ impl ApiClient {
             is_json: false,
             date: None,
         };
-        let key = match self.keys.authorization().await {
-            Ok(key) => key,
+        let answered = match self.probed(id).await {
+            Ok(answered) => answered,
             Err(error) => return nothing(error),
         };
-        let url = self.run(id, None);
-        let request = |http: &Client| http.get(url.clone()).header(AUTHORIZATION, key.clone());
-        let ends = Instant::now() + self.settings.request_timeout;
-        let response = match self.send_poll(ends, request).await {
-            Ok((response, _pool)) => response,
-            Err(error) => return nothing(error),
-        };
+        let Answered { response, ends, .. } = answered;
         let header = |name| response.headers().get(name)?.to_str().ok();
         let is_json = header(CONTENT_TYPE).is_some_and(|kind| kind.contains("json"));
         let date = header(DATE).and_then(|date| httpdate::parse_http_date(date).ok());
@@ -213,6 +311,13 @@ impl ApiClient {
             is_json,
             date,
         }
+    }
+
+    async fn probed(&self, id: &RunRef) -> Result<Answered, ApiError> {
+        let key = self.keys.authorization().await?;
+        let url = self.address_of(&self.profile.get, &self.parts(id)?)?;
+        self.fetch(url, key.as_ref(), None, self.settings.request_timeout)
+            .await
     }
 
     fn pool(&self) -> Pool {
@@ -285,13 +390,79 @@ impl ApiClient {
         Ok((response, pool.number))
     }
 
-    /// Where a run is, or a part of it. What is the same for all runs is not read again each time.
-    fn run(&self, id: &RunRef, part: Option<&str>) -> Url {
-        let mut url = self.runs.clone();
-        if let Ok(mut path) = url.path_segments_mut() {
-            path.push(id.as_str()).extend(part);
+    /// The parts of a run's ID.
+    fn parts(&self, id: &RunRef) -> Result<Parts, ApiError> {
+        let parts = self.profile.read_id(id.id());
+        parts.map_err(|problem| ApiError::NotAnId(problem.to_string()))
+    }
+
+    /// Where a request goes. Nothing of an ID leads to another host or to another folder of this one.
+    fn address_of(&self, template: &Template, parts: &Parts) -> Result<Url, ApiError> {
+        if template.is_url() {
+            let url = self
+                .profile
+                .request_url(template, parts, &self.settings.base_url);
+            return url.ok_or_else(|| {
+                let what = "its address is not one of the configured base_url".to_owned();
+                ApiError::NotAnId(what)
+            });
         }
-        url
+        // What is the same for all requests is not read again each time.
+        let path = self.profile.path(template, parts);
+        let mut url = self.base.clone();
+        let (path, query) = match path.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (&*path, None),
+        };
+        url.set_path(&format!("{}{path}", self.base_path));
+        url.set_query(query);
+        Ok(url)
+    }
+
+    /// Sends a GET and waits for the head of its answer for `limit`, and follows redirects to the same origin.
+    async fn fetch(
+        &self,
+        mut url: Url,
+        key: Option<&HeaderValue>,
+        tag: Option<&HeaderValue>,
+        limit: Duration,
+    ) -> Result<Answered, ApiError> {
+        let ends = Instant::now() + limit;
+        let mut requests = 0;
+        loop {
+            let request = |http: &Client| {
+                let mut request = http.get(url.clone());
+                if let Some(key) = key {
+                    request = request.header(self.keys.name(), key.clone());
+                }
+                if !self.headers.contains_key(ACCEPT) {
+                    request = request.header(ACCEPT, HeaderValue::from_static("application/json"));
+                }
+                if let Some(tag) = tag {
+                    request = request.header(IF_NONE_MATCH, tag.clone());
+                }
+                match self.headers.is_empty() {
+                    true => request,
+                    false => request.headers(self.headers.clone()),
+                }
+            };
+            let (response, pool) = self.send_poll(ends, request).await?;
+            requests += 1;
+            let next = (requests as usize <= MAX_REDIRECTS)
+                .then(|| redirected(&url, &response))
+                .flatten();
+            match next {
+                Some(next) => url = next,
+                None => {
+                    return Ok(Answered {
+                        response,
+                        pool,
+                        ends,
+                        requests,
+                    });
+                }
+            }
+        }
     }
 
     fn transport(&self, error: reqwest::Error) -> ApiError {
@@ -331,22 +502,18 @@ impl ApiClient {
         )
     }
 
-    /// Reads the answer about the run `id` as far as it can be read until `ends`, which moves on while the answer waits
-    /// for room.
-    ///
-    /// An answer that breaks off is an error the first time, since the next may be whole; the second in a row is
-    /// used up to the point where it broke.
-    async fn observation(
-        &self,
-        mut response: Response,
-        pool: u64,
-        id: &RunRef,
-        mut ends: Instant,
-    ) -> Result<Observation, ApiError> {
+    /// Reads a body as far as it can be read until `ends`, which moves on while it waits for room.
+    async fn receive<'p>(&self, layout: &'p Layout, answered: Answered) -> Received<'p> {
+        let Answered {
+            mut response,
+            pool,
+            mut ends,
+            ..
+        } = answered;
         let most = self.settings.max_response_bytes;
         // Absent where the body is compressed or comes in chunks.
         let announced = response.content_length();
-        let mut reader = Reader::new(most, announced);
+        let mut reader = Reader::new(layout.plan(), most, announced);
         let (mut room, mut waited) = (None, false);
         let broken_off = loop {
             // Before the first byte where that can be known: what is received and not read takes memory, too.
@@ -374,17 +541,36 @@ impl ApiClient {
         if memory::is_large(usize::try_from(reader.kept()).unwrap_or(usize::MAX)) {
             self.count_large(pool);
         }
+        reader.redact(&self.keys.redactor());
+        Received {
+            reader,
+            room: room.map(Arc::new),
+            broken_off,
+            waited,
+        }
+    }
+
+    /// Reads the answer about the run `id`.
+    ///
+    /// An answer that breaks off is an error the first time, since the next may be whole; the second in a row is
+    /// used up to the point where it broke.
+    async fn observation(
+        &self,
+        answered: Answered,
+        id: &RunRef,
+        expected: Expected<'_>,
+    ) -> Result<Reported, ApiError> {
+        let received = self.receive(&self.layouts.run, answered).await;
         let again = {
             let mut cut = self.cut.lock().expect("no holder panics");
             let before = cut.iter().position(|other| other == id);
             before.and_then(|at| cut.remove(at)).is_some()
         };
-        reader.redact(&self.keys.redactor());
-        let answer = crewship::answer(reader, id, room.map(Arc::new));
-        match (broken_off, answer) {
+        let answer = answer::answer(&self.layouts.run, received.reader, expected, received.room);
+        match (received.broken_off, answer) {
             (None, Ok(answer)) if answer.whole || again => Ok(taken(answer, id)),
             // It is our waiting that broke it off.
-            (Some(error), Ok(_)) if waited => Err(error),
+            (Some(error), Ok(_)) if received.waited => Err(error),
             (Some(_), Ok(answer)) if again => Ok(taken(answer, id)),
             (broken_off, Ok(_)) => {
                 let mut cut = self.cut.lock().expect("no holder panics");
@@ -399,23 +585,86 @@ impl ApiClient {
         }
     }
 
+    /// Makes a second request and reads what it adds.
+    ///
+    /// # Errors
+    /// Those of any request; that there is no such thing does not mean that there is no such run.
+    async fn second(
+        &self,
+        layout: &Layout,
+        template: &Template,
+        asked: &Asked<'_>,
+        limit: Duration,
+    ) -> Result<(Addition, u32), ApiError> {
+        let url = self.address_of(template, asked.parts)?;
+        let answered = self.fetch(url, asked.key, None, limit).await?;
+        let requests = answered.requests;
+        let code = answered.response.status();
+        if !code.is_success() {
+            return Err(match self.refusal(answered.response, answered.ends).await {
+                ApiError::NotFound { message } | ApiError::Gone { message } => ApiError::Status {
+                    status: code.as_u16(),
+                    message,
+                    retry_after: None,
+                },
+                error => error,
+            });
+        }
+        let more = has_next_link(answered.response.headers());
+        let received = self.receive(layout, answered).await;
+        if let Some(error) = received.broken_off {
+            return Err(error);
+        }
+        answer::addition(layout, received.reader, code.as_u16(), more, received.room)
+            .map(|addition| (addition, requests))
+            .map_err(ApiError::Malformed)
+    }
+
+    /// What an answer that is no success reports by a rule that looks at its status code; otherwise its error.
+    async fn ruled(
+        &self,
+        answered: Answered,
+        expected: Expected<'_>,
+    ) -> Result<Reported, ApiError> {
+        let Answered { response, ends, .. } = answered;
+        let (code, headers) = (response.status(), response.headers().clone());
+        let read = self.read_body(response, MAX_RULED_BYTES);
+        let body = match timeout_at(ends, read).await {
+            Ok(Ok(Some(body))) => body,
+            Ok(Ok(None)) => Vec::new(),
+            Ok(Err(error)) => return Err(error),
+            Err(_elapsed) => return Err(ApiError::Timeout),
+        };
+        let layout = &self.layouts.run;
+        let mut reader = Reader::new(layout.plan(), body.len() as u64, None);
+        let _all = reader.push(&body);
+        reader.redact(&self.keys.redactor());
+        match answer::answer(layout, reader, expected, None) {
+            Ok(answer) if answer.whole => Ok(answer.reported),
+            Ok(_) | Err(_) => Err(self.refusal_of(code, &headers, &body)),
+        }
+    }
+
     async fn refusal(&self, response: Response, ends: Instant) -> ApiError {
-        let code = response.status();
+        let (code, headers) = (response.status(), response.headers().clone());
+        // Only the message is lost when the body cannot be read; the status is what matters.
+        let read = self.read_body(response, MAX_ERROR_BYTES);
+        let body = match timeout_at(ends, read).await {
+            Ok(Ok(Some(body))) if !code.is_redirection() => body,
+            Ok(Ok(_) | Err(_)) | Err(_) => Vec::new(),
+        };
+        self.refusal_of(code, &headers, &body)
+    }
+
+    fn refusal_of(&self, code: StatusCode, headers: &HeaderMap, body: &[u8]) -> ApiError {
         let status = code.as_u16();
-        let retry_after = rate_limit::refusal_pause(code, response.headers(), SystemTime::now());
-        let limits = rate_limit::limits(response.headers());
+        let retry_after = self.rate.refusal_pause(code, headers, SystemTime::now());
         if code.is_redirection() {
             return ApiError::Redirect { status };
         }
-        // Only the message is lost when the body cannot be read; the status is what matters.
-        let message = match timeout_at(ends, self.read_body(response, MAX_ERROR_BYTES)).await {
-            Ok(Ok(Some(body))) => {
-                crewship::error_message(self.keys.redactor().beginning(&body).as_bytes())
-            }
-            Ok(Ok(None) | Err(_)) | Err(_) => String::new(),
-        };
+        let message = answer::error_message(self.keys.redactor().beginning(body).as_bytes());
         match code {
-            StatusCode::FORBIDDEN if limits => ApiError::Status {
+            StatusCode::FORBIDDEN if self.rate.limits(headers) => ApiError::Status {
                 status,
                 message,
                 retry_after,
@@ -433,6 +682,264 @@ impl ApiClient {
             },
         }
     }
+
+    /// Requests the run, with another key where the first is refused and has been replaced meanwhile.
+    ///
+    /// # Errors
+    /// Those of any request.
+    async fn first(
+        &self,
+        id: &RunRef,
+        parts: &Parts,
+        template: &Template,
+    ) -> Result<First, ApiError> {
+        let url = self.address_of(template, parts)?;
+        let last = last_part(&self.profile, parts).unwrap_or(id.id());
+        let tag = self.tag(id);
+        let mut tried = 0;
+        let mut requests = 0;
+        loop {
+            let key = self.keys.authorization().await?;
+            let answered = self
+                .fetch(
+                    url.clone(),
+                    key.as_ref(),
+                    tag.as_ref(),
+                    self.settings.request_timeout,
+                )
+                .await?;
+            requests += answered.requests;
+            let code = answered.response.status();
+            let headers = answered.response.headers();
+            let expected = Expected {
+                id: id.id(),
+                last,
+                code: code.as_u16(),
+                more: has_next_link(headers),
+            };
+            let pause = self.rate.any_pause(headers, SystemTime::now());
+            let seen = |reported, free| First {
+                reported,
+                key: key.clone(),
+                requests,
+                pause,
+                free,
+            };
+            if let Some(key) = key
+                .as_ref()
+                .filter(|_| code.is_success() || code == StatusCode::NOT_MODIFIED)
+            {
+                self.keys.accept(key);
+            }
+            if code == StatusCode::NOT_MODIFIED && tag.is_some() {
+                let observation = self.of_tag(id).ok_or(ApiError::Malformed(Malformed::Shape(
+                    "it has not changed, but is not known",
+                )))?;
+                return Ok(seen(Reported::Run(Box::new(observation)), true));
+            }
+            if code.is_success() {
+                let tag = headers
+                    .get(ETAG)
+                    .filter(|_| self.profile.rate.etag_free)
+                    .cloned();
+                let reported = self.observation(answered, id, expected).await?;
+                self.keep_tag(id, tag, &reported);
+                return Ok(seen(reported, false));
+            }
+            if self.layouts.run.tests_code(code.as_u16()) && !is_about_us(code) {
+                return Ok(seen(self.ruled(answered, expected).await?, false));
+            }
+            let refusal = self.refusal(answered.response, answered.ends).await;
+            tried += 1;
+            let refused = matches!(refusal, ApiError::Unauthorized { .. });
+            let again = match &key {
+                Some(key) if refused && tried < KEYS_TRIED => self.keys.has_another(key).await,
+                _ => false,
+            };
+            if !again {
+                return Err(refusal);
+            }
+        }
+    }
+
+    /// The tag of the last answer about a run.
+    fn tag(&self, id: &RunRef) -> Option<HeaderValue> {
+        if !self.profile.rate.etag_free {
+            return None;
+        }
+        let tagged = self.tagged.lock().expect("no holder panics");
+        let known = tagged.iter().find(|tagged| tagged.run == *id);
+        known.map(|tagged| tagged.tag.clone())
+    }
+
+    /// The last answer about a run, which has not changed.
+    fn of_tag(&self, id: &RunRef) -> Option<Observation> {
+        let tagged = self.tagged.lock().expect("no holder panics");
+        let known = tagged.iter().find(|tagged| tagged.run == *id);
+        known.map(|tagged| tagged.observation.clone())
+    }
+
+    /// Keeps an answer with its tag, in place of the one before.
+    fn keep_tag(&self, id: &RunRef, tag: Option<HeaderValue>, reported: &Reported) {
+        if !self.profile.rate.etag_free {
+            return;
+        }
+        let mut tagged = self.tagged.lock().expect("no holder panics");
+        if let Some(known) = tagged.iter().position(|tagged| tagged.run == *id) {
+            tagged.remove(known);
+        }
+        let (Some(tag), Reported::Run(observation)) = (tag, reported) else {
+            return;
+        };
+        // One that has ended is not polled again, and a large one would take much memory.
+        let large = |observation: &Observation| {
+            let details = &observation.details;
+            let values = [&details.input, &details.output].into_iter().flatten();
+            let bytes: usize = values.map(|json| json.get().len()).sum();
+            (bytes + details.error_message.as_ref().map_or(0, String::len)) as u64
+                > MAX_TAGGED_BYTES
+        };
+        if tag.len() > MAX_TAG_BYTES || large(observation) {
+            return;
+        }
+        if tagged.len() == MAX_TAGGED {
+            tagged.pop_front();
+        }
+        tagged.push_back(Tagged {
+            run: id.clone(),
+            tag,
+            observation: (**observation).clone(),
+        });
+    }
+
+    /// Makes the second requests that the profile wants after this outcome. `requests` counts them.
+    ///
+    /// # Errors
+    /// When the state rests on one that failed: no verdict is given on half of the evidence.
+    async fn complete(
+        &self,
+        observation: &mut Observation,
+        asked: &Asked<'_>,
+        requests: &mut u32,
+    ) -> Result<(), ApiError> {
+        let limit = self.settings.request_timeout;
+        let Profile {
+            each,
+            confirm,
+            detail,
+            ..
+        } = &*self.profile;
+        if let (Some(layout), Some(get)) = (
+            &self.layouts.parts,
+            each.as_ref().and_then(|each| each.get.as_ref()),
+        ) && !stands_without_parts(&observation.status)
+        {
+            let (addition, made) = self.second(layout, get, asked, limit).await?;
+            *requests += made;
+            addition.add_to(observation);
+        }
+        if let (Some(layout), Some(confirm)) = (&self.layouts.confirm, confirm)
+            && confirm.on.contains(&observation.status.state())
+        {
+            let (addition, made) = self.second(layout, &confirm.get, asked, limit).await?;
+            *requests += made;
+            addition.add_to(observation);
+        }
+        if let (Some(layout), Some(detail)) = (&self.layouts.detail, detail)
+            && Verdict::of_status(&observation.status).is_some()
+            && detail.on.contains(&observation.status.state())
+        {
+            let limit = limit.min(DETAIL_LIMIT);
+            let second = self.second(layout, &detail.get, asked, limit);
+            match tokio::time::timeout(limit, second).await {
+                Ok(Ok((addition, made))) => {
+                    *requests += made;
+                    addition.add_to(observation);
+                }
+                Ok(Err(error)) => {
+                    *requests += 1;
+                    tracing::debug!(
+                        error = error.describe(),
+                        "the details of the run are left out"
+                    );
+                }
+                Err(_elapsed) => {
+                    *requests += 1;
+                    tracing::debug!("the details of the run are left out: no answer in time");
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a second request needs of the first.
+struct Asked<'a> {
+    parts: &'a Parts,
+    key: Option<&'a HeaderValue>,
+}
+
+/// How the first request for a run went.
+struct First {
+    reported: Reported,
+    key: Option<HeaderValue>,
+    requests: u32,
+    pause: Option<Duration>,
+    free: bool,
+}
+
+/// Whether an answer is about who polls rather than about the run: no rule looks at it.
+fn is_about_us(code: StatusCode) -> bool {
+    matches!(
+        code,
+        StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
+            | StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::SERVICE_UNAVAILABLE
+    )
+}
+
+/// Longest tag that is kept, in bytes.
+const MAX_TAG_BYTES: usize = 256;
+
+/// The last part of a run's ID.
+fn last_part<'a>(profile: &Profile, parts: &'a Parts) -> Option<&'a str> {
+    parts.get(profile.id.names().last()?)
+}
+
+/// Where a redirect goes, if it stays at the same scheme, host and port: the key never travels.
+fn redirected(from: &Url, response: &Response) -> Option<Url> {
+    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return None;
+    }
+    let location = response.headers().get(LOCATION)?.to_str().ok()?;
+    let to = from.join(location).ok()?;
+    (to.origin() == from.origin()
+        && to.origin().is_tuple()
+        && to.username().is_empty()
+        && to.password().is_none())
+    .then_some(to)
+}
+
+/// Whether a list goes on on another page, by its header (RFC 8288).
+fn has_next_link(headers: &HeaderMap) -> bool {
+    headers.get_all(LINK).iter().any(|link| {
+        let link = String::from_utf8_lossy(link.as_bytes()).to_ascii_lowercase();
+        ["rel=\"next\"", "rel=next"]
+            .iter()
+            .any(|next| link.contains(next))
+    })
+}
+
+/// The headers of a profile. One that cannot be sent is left out; a profile that was checked has none.
+fn headers_of(profile: &Profile) -> HeaderMap {
+    let header = |(name, value): &(String, String)| {
+        Some((
+            HeaderName::try_from(name.as_str()).ok()?,
+            HeaderValue::try_from(value.as_str()).ok()?,
+        ))
+    };
+    profile.headers.iter().filter_map(header).collect()
 }
 
 fn poll_client(settings: &ApiSettings, names: &Arc<Names>) -> reqwest::Result<Client> {
@@ -448,14 +955,16 @@ fn poll_client(settings: &ApiSettings, names: &Arc<Names>) -> reqwest::Result<Cl
         .build()
 }
 
-/// Returns the observation of `answer`, and logs once which fields of it were left out.
-fn taken(answer: RunAnswer, id: &RunRef) -> Observation {
-    if Verdict::of_status(&answer.observation.status).is_some() {
+/// Returns what `answer` reports, and logs once which fields of it were left out.
+fn taken(answer: RunAnswer, id: &RunRef) -> Reported {
+    if let Reported::Run(observation) = &answer.reported
+        && Verdict::of_status(&observation.status).is_some()
+    {
         for (name, why) in &answer.left_out {
             tracing::warn!(run_id = %id, "the {name} of the run is left out: {why}");
         }
     }
-    answer.observation
+    answer.reported
 }
 
 fn builder(settings: &ApiSettings, names: &Arc<Names>) -> ClientBuilder {
@@ -469,34 +978,52 @@ impl Provider for ApiClient {
     type Events = HttpStream;
 
     async fn get_run(&self, id: &RunRef) -> Result<Reply, ApiError> {
-        let url = self.run(id, None);
-        let mut tried = 0;
-        let (response, pool, ends) = loop {
-            let key = self.keys.authorization().await?;
-            let request = |http: &Client| {
-                let request = http.get(url.clone()).header(AUTHORIZATION, key.clone());
-                request.header(ACCEPT, HeaderValue::from_static("application/json"))
-            };
-            let ends = Instant::now() + self.settings.request_timeout;
-            let (response, pool) = self.send_poll(ends, request).await?;
-            if response.status().is_success() {
-                self.keys.accept(&key);
-                break (response, pool, ends);
-            }
-            let refusal = self.refusal(response, ends).await;
-            tried += 1;
-            let refused = matches!(refusal, ApiError::Unauthorized { .. });
-            if !refused || tried >= KEYS_TRIED || !self.keys.has_another(&key).await {
-                return Err(refusal);
+        let parts = self.parts(id)?;
+        let mut fallback = self.profile.fallback_get.as_ref();
+        let mut template = &self.profile.get;
+        let mut requests = 0;
+        let first = loop {
+            match self.first(id, &parts, template).await {
+                Ok(first) => break first,
+                Err(error) if error.is_not_found() => match fallback.take() {
+                    Some(other) => {
+                        requests += 1;
+                        template = other;
+                    }
+                    None => return Err(error),
+                },
+                Err(error) => return Err(error),
             }
         };
-        let pause = rate_limit::exhausted(response.headers(), SystemTime::now());
-        let observation = self.observation(response, pool, id, ends).await?;
-        Ok(Reply { observation, pause })
+        let Reported::Run(mut observation) = first.reported else {
+            return Err(ApiError::NotFound {
+                message: String::new(),
+            });
+        };
+        requests += first.requests;
+        let before = requests;
+        let asked = Asked {
+            parts: &parts,
+            key: first.key.as_ref(),
+        };
+        self.complete(&mut observation, &asked, &mut requests)
+            .await?;
+        if observation.details.url.is_none() {
+            observation.details.url =
+                self.profile
+                    .page(&parts, &self.settings.base_url, self.profile.web.as_deref());
+        }
+        Ok(Reply {
+            observation: *observation,
+            pause: first.pause,
+            requests,
+            free: first.free && requests == before && before == 1,
+        })
     }
 
     fn address(&self, id: &RunRef) -> Option<String> {
-        let mut url = self.run(id, None);
+        let parts = self.parts(id).ok()?;
+        let mut url = self.address_of(&self.profile.get, &parts).ok()?;
         // They fail for addresses that cannot have any.
         let _none = url.set_username("");
         let _none = url.set_password(None);
@@ -509,7 +1036,9 @@ impl Provider for ApiClient {
     }
 
     fn is_same_account(&self, other: &Self) -> bool {
-        self.runs == other.runs && self.keys.same_as(&other.keys)
+        self.base == other.base
+            && self.profile.name == other.profile.name
+            && self.keys.same_as(&other.keys)
     }
 
     async fn open_events(
@@ -517,11 +1046,20 @@ impl Provider for ApiClient {
         id: &RunRef,
         last_id: Option<&str>,
     ) -> Result<HttpStream, ApiError> {
-        let mut request = self
-            .streams
-            .get(self.run(id, Some("events")))
-            .header(AUTHORIZATION, self.keys.authorization().await?)
-            .header(ACCEPT, HeaderValue::from_static(EVENT_STREAM));
+        let Some(stream) = &self.profile.stream else {
+            return Err(ApiError::NotFound {
+                message: "this API has no event streams".to_owned(),
+            });
+        };
+        let url = self.address_of(&stream.sse, &self.parts(id)?)?;
+        let mut request = self.streams.get(url);
+        if let Some(key) = self.keys.authorization().await? {
+            request = request.header(self.keys.name(), key);
+        }
+        request = request.header(ACCEPT, HeaderValue::from_static(EVENT_STREAM));
+        for (name, value) in self.headers.iter().filter(|(name, _)| *name != ACCEPT) {
+            request = request.header(name, value);
+        }
         if let Some(last_id) = last_id.and_then(|last_id| HeaderValue::from_str(last_id).ok()) {
             request = request.header("last-event-id", last_id);
         }
@@ -722,14 +1260,11 @@ mod tests {
     async fn after_a_wait_for_room(client: &ApiClient) -> Result<Observation, ApiError> {
         let room = Arc::clone(&client.room);
         let all = room.acquire_many_owned(ROOM_KIB).await.unwrap();
-        let url = client.run(&run(), None);
-        let ends = Instant::now() + LIMIT;
-        let (response, pool) = client
-            .send_poll(ends, |http| http.get(url.clone()))
-            .await
-            .unwrap();
+        let parts = client.parts(&run()).unwrap();
+        let url = client.address_of(&client.profile.get, &parts).unwrap();
+        let mut answered = client.fetch(url, None, None, LIMIT).await.unwrap();
         tokio::time::pause();
-        let ends = Instant::now() + LIMIT;
+        answered.ends = Instant::now() + LIMIT;
         let wait = async {
             tokio::time::advance(10 * LIMIT).await;
             tokio::time::resume();
@@ -737,7 +1272,16 @@ mod tests {
         };
         let id = run();
         // The first is polled first, and finds no room.
-        tokio::join!(biased; client.observation(response, pool, &id, ends), wait).0
+        let expected = Expected {
+            id: id.id(),
+            last: id.id(),
+            code: 200,
+            more: false,
+        };
+        match tokio::join!(biased; client.observation(answered, &id, expected), wait).0? {
+            Reported::Run(observation) => Ok(*observation),
+            Reported::NotFound => panic!("there is such a run"),
+        }
     }
 
     #[tokio::test]

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use reqwest::header::HeaderValue;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 
@@ -12,6 +14,7 @@ use super::error::{ApiError, KeyProblem};
 use crate::blocking::Lane;
 use crate::config::{Secret, check_key};
 use crate::http::proxy_secrets;
+use crate::profile::{Auth, Scheme};
 use crate::redact::Redactor;
 
 /// How often the key is read again at the most. A refusal has it read again at once.
@@ -29,9 +32,31 @@ const REMEMBERED: usize = 8;
 /// Key files read at once.
 const READS: usize = 4;
 
+/// The credentials of a provider's account: where they come from.
+#[derive(Debug, Clone, Default)]
+pub struct Credentials {
+    /// The key, the token or the password.
+    pub key: Option<Secret>,
+    /// The user, for basic authentication.
+    pub user: Option<Secret>,
+}
+
+impl Credentials {
+    /// A key alone.
+    pub fn of_key(key: Option<Secret>) -> Self {
+        Self { key, user: None }
+    }
+}
+
 /// The API key and what is known of it.
 pub(super) struct Keys {
-    key: Option<Secret>,
+    credentials: Credentials,
+    /// How it is sent.
+    scheme: Scheme,
+    /// Requests are made without one, too.
+    optional: bool,
+    /// The header that it is sent in.
+    name: HeaderName,
     /// Reads the key where it is in a file.
     lane: Lane,
     /// Held only to copy in and out.
@@ -51,9 +76,17 @@ struct Seen {
 }
 
 impl Keys {
-    pub(super) fn new(key: Option<Secret>) -> Self {
+    /// For an account. A header whose name cannot be sent is not sent; a profile that was checked has none like that.
+    pub(super) fn new(credentials: Credentials, auth: &Auth) -> Self {
+        let name = match &auth.scheme {
+            Scheme::Header(name) => HeaderName::try_from(name.as_str()).unwrap_or(AUTHORIZATION),
+            Scheme::None | Scheme::Word(_) | Scheme::Basic => AUTHORIZATION,
+        };
         Self {
-            key,
+            credentials,
+            scheme: auth.scheme.clone(),
+            optional: auth.optional,
+            name,
             lane: Lane::new("keys", READS),
             seen: Mutex::default(),
         }
@@ -63,12 +96,22 @@ impl Keys {
         self.seen.lock().expect("no holder panics")
     }
 
-    /// The `Authorization` header, read anew when the last reading is old.
+    /// The name of the header with the key.
+    pub(super) fn name(&self) -> &HeaderName {
+        &self.name
+    }
+
+    /// The value of the header with the key, read anew when the last reading is old. `None` where requests are made
+    /// without a key.
     ///
     /// # Errors
     /// When there is no key, or it cannot be read or sent.
-    pub(super) async fn authorization(&self) -> Result<HeaderValue, ApiError> {
-        self.authorization_at(Instant::now()).await
+    pub(super) async fn authorization(&self) -> Result<Option<HeaderValue>, ApiError> {
+        let without_key = self.scheme == Scheme::None || self.optional;
+        if without_key && self.credentials.key.is_none() {
+            return Ok(None);
+        }
+        self.authorization_at(Instant::now()).await.map(Some)
     }
 
     async fn authorization_at(&self, now: Instant) -> Result<HeaderValue, ApiError> {
@@ -89,15 +132,38 @@ impl Keys {
         }
     }
 
-    async fn read(&self) -> Result<SecretString, ApiError> {
-        let key = self.key.as_ref().ok_or(ApiError::KeyMissing)?;
-        let key = key
-            .read_on(&self.lane)
-            .await
-            .map_err(|error| ApiError::KeyUnusable(KeyProblem::File(error)))?;
+    async fn read(&self) -> Result<Key, ApiError> {
+        let key = self.credentials.key.as_ref().ok_or(ApiError::KeyMissing)?;
+        let unreadable = |error| ApiError::KeyUnusable(KeyProblem::File(error));
         let form = |(what, fix)| ApiError::KeyUnusable(KeyProblem::Form { what, fix });
-        check_key(key.expose_secret()).map_err(form)?;
-        Ok(key)
+        let key = key.read_on(&self.lane).await.map_err(unreadable)?;
+        let text = key.expose_secret();
+        if self.scheme != Scheme::Basic {
+            check_key(text).map_err(form)?;
+            let header = match &self.scheme {
+                Scheme::Word(word) => format!("{word} {text}"),
+                Scheme::Header(_) | Scheme::None | Scheme::Basic => text.to_owned(),
+            };
+            return Key::new(vec![key.clone()], &header);
+        }
+        // A key with a colon in it may be both.
+        let pair = match &self.credentials.user {
+            Some(user) => {
+                let user = user.read_on(&self.lane).await.map_err(unreadable)?;
+                format!("{}:{text}", user.expose_secret())
+            }
+            None if text.contains(':') => text.to_owned(),
+            None => format!(":{text}"),
+        };
+        if pair.contains(char::is_control) {
+            let what = "it has unusual characters: control characters";
+            return Err(form((what, "write one key on one line")));
+        }
+        let password = pair.split_once(':').map_or("", |(_, password)| password);
+        let encoded = STANDARD.encode(&pair);
+        let header = format!("Basic {encoded}");
+        let password = SecretString::from(password.to_owned());
+        Key::new(vec![SecretString::from(encoded), password], &header)
     }
 
     /// Takes note that the API accepted a key.
@@ -124,7 +190,7 @@ impl Keys {
     /// Whether the key is another one by now than `refused`: its file was being written. One that replaces an accepted
     /// key is given a moment to be complete.
     pub(super) async fn has_another(&self, refused: &HeaderValue) -> bool {
-        if !matches!(self.key, Some(Secret::File(_))) {
+        if !matches!(self.credentials.key, Some(Secret::File(_))) {
             return false;
         }
         let replaces = self
@@ -165,31 +231,49 @@ impl Keys {
     }
 }
 
+/// A key as it is sent.
+struct Key {
+    header: HeaderValue,
+    /// What must show nowhere; the last one is the key itself.
+    secrets: Vec<SecretString>,
+}
+
+impl Key {
+    fn new(secrets: Vec<SecretString>, header: &str) -> Result<Self, ApiError> {
+        let mut header = HeaderValue::try_from(header).map_err(|_invalid| {
+            ApiError::KeyUnusable(KeyProblem::Form {
+                what: "it cannot be sent in a header",
+                fix: "copy the key again",
+            })
+        })?;
+        header.set_sensitive(true);
+        Ok(Self { header, secrets })
+    }
+}
+
 impl Seen {
     /// Takes a key that was just read, and returns its header.
-    fn take(&mut self, key: &SecretString, now: Instant) -> HeaderValue {
-        let mut header = HeaderValue::try_from(format!("Bearer {}", key.expose_secret()))
-            .expect("visible ASCII");
-        header.set_sensitive(true);
-        if self
-            .keys
-            .back()
-            .is_none_or(|last| last.expose_secret() != key.expose_secret())
-        {
-            self.keys.push_back(key.clone());
-            if self.keys.len() > REMEMBERED {
+    fn take(&mut self, key: &Key, now: Instant) -> HeaderValue {
+        let Key { header, secrets } = key;
+        let is_last = |known: &SecretString| {
+            let last = secrets.last();
+            last.is_some_and(|last| last.expose_secret() == known.expose_secret())
+        };
+        if !self.keys.back().is_some_and(is_last) {
+            self.keys.extend(secrets.iter().cloned());
+            while self.keys.len() > REMEMBERED {
                 self.keys.pop_front();
             }
             let keys = self.keys.iter().map(|key| key.expose_secret().to_owned());
             self.redactor = Arc::new(Redactor::new(keys.chain(proxy_secrets())));
         }
         if let Some((read_at, accepted)) = &mut self.accepted
-            && *accepted == header
+            && accepted == header
         {
             *read_at = now;
         }
         self.read = Some((now, header.clone()));
-        header
+        header.clone()
     }
 }
 
@@ -197,13 +281,126 @@ impl Seen {
 mod tests {
     use super::*;
 
+    fn auth(scheme: Scheme, optional: bool) -> Auth {
+        Auth {
+            scheme,
+            env: Vec::new(),
+            file: None,
+            user_env: None,
+            user: None,
+            optional,
+            login: None,
+        }
+    }
+
+    fn bearer() -> Auth {
+        auth(Scheme::Word("Bearer".to_owned()), false)
+    }
+
+    #[tokio::test]
+    async fn a_key_is_sent_as_the_profile_says_and_shows_nowhere() {
+        let secret = |text: &str| Some(Secret::value(text));
+        for (scheme, user, key, name, value) in [
+            (
+                bearer().scheme,
+                None,
+                "tok_12345678",
+                "authorization",
+                "Bearer tok_12345678",
+            ),
+            (
+                Scheme::Word("Token".to_owned()),
+                None,
+                "tok_12345678",
+                "authorization",
+                "Token tok_12345678",
+            ),
+            (
+                Scheme::Header("X-Api-Key".to_owned()),
+                None,
+                "tok_12345678",
+                "x-api-key",
+                "tok_12345678",
+            ),
+            (
+                Scheme::Basic,
+                Some("ann"),
+                "pass word:9",
+                "authorization",
+                "Basic YW5uOnBhc3Mgd29yZDo5",
+            ),
+            (
+                Scheme::Basic,
+                Some(""),
+                "tok_12345678",
+                "authorization",
+                "Basic OnRva18xMjM0NTY3OA==",
+            ),
+            (
+                Scheme::Basic,
+                None,
+                "ann:tok_12345678",
+                "authorization",
+                "Basic YW5uOnRva18xMjM0NTY3OA==",
+            ),
+            (
+                Scheme::Basic,
+                None,
+                "tok_12345678",
+                "authorization",
+                "Basic OnRva18xMjM0NTY3OA==",
+            ),
+        ] {
+            let credentials = Credentials {
+                key: secret(key),
+                user: user.and_then(secret),
+            };
+            let keys = Keys::new(credentials, &auth(scheme, false));
+            let header = keys.authorization().await.unwrap().unwrap();
+            assert_eq!(
+                (keys.name().as_str(), header.to_str().unwrap()),
+                (name, value)
+            );
+            assert!(header.is_sensitive());
+            let sent = value.rsplit(' ').next().unwrap();
+            let password = key
+                .rsplit_once("ann:")
+                .map_or(key, |(_, password)| password);
+            let shown = keys
+                .redactor()
+                .text(&format!("{sent} {password}"))
+                .into_owned();
+            assert!(
+                !shown.contains(sent) && !shown.contains(password),
+                "{shown}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_key_requests_are_made_only_where_that_is_allowed() {
+        for (scheme, optional, allowed) in [
+            (Scheme::None, false, true),
+            (bearer().scheme, true, true),
+            (bearer().scheme, false, false),
+            (Scheme::Basic, false, false),
+        ] {
+            let keys = Keys::new(Credentials::default(), &auth(scheme, optional));
+            match keys.authorization().await {
+                Ok(header) => assert!(allowed && header.is_none()),
+                Err(error) => assert!(!allowed && matches!(error, ApiError::KeyMissing)),
+            }
+        }
+    }
+
     #[tokio::test]
     async fn a_key_file_that_is_being_rewritten_is_no_refused_key() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
         let write = |text: &str| std::fs::write(&path, text).unwrap();
         write("ck_first_1");
-        let keys = Keys::new(Some(Secret::File(path.clone())));
+        let auth = bearer();
+        let keys = Keys::new(Credentials::of_key(Some(Secret::File(path.clone()))), &auth);
         let began = Instant::now();
         let at = |seconds| began + Duration::from_secs(seconds);
         let first = keys.authorization_at(at(0)).await.unwrap();

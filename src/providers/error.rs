@@ -49,8 +49,8 @@ pub enum ApiError {
         /// The message in the body.
         message: String,
     },
-    /// 3xx. Redirects are never followed, so that the key does not travel.
-    #[error("{} (redirects are not followed; check api.base_url)", status_text(*status))]
+    /// 3xx. Redirects are followed within one scheme, host and port only, so that the key does not travel.
+    #[error("{} (redirects are not followed to another server; check api.base_url)", status_text(*status))]
     Redirect {
         /// The status code.
         status: u16,
@@ -62,7 +62,7 @@ pub enum ApiError {
         status: u16,
         /// The message in the body.
         message: String,
-        /// The requested pause (429, 503, and a 403 with a rate limit).
+        /// The requested pause.
         retry_after: Option<Duration>,
     },
     /// No connection, no answer in time, or it broke off.
@@ -74,6 +74,9 @@ pub enum ApiError {
     /// The body is no answer about the run.
     #[error("the answer cannot be used")]
     Malformed(#[source] Malformed),
+    /// The provider has no runs with an ID of this form; nothing was requested.
+    #[error("the run ID cannot be used: {0}")]
+    NotAnId(String),
 }
 
 /// The error of the HTTP client, without secrets: servers and proxies put text of their own into it.
@@ -190,7 +193,8 @@ impl ApiError {
             | Self::Gone { .. }
             | Self::Redirect { .. }
             | Self::Status { .. }
-            | Self::Malformed(_) => false,
+            | Self::Malformed(_)
+            | Self::NotAnId(_) => false,
         }
     }
 
@@ -212,7 +216,7 @@ impl ApiError {
                 status: 429 | 403, ..
             } => "throttled",
             Self::Status { status: 500.., .. } => "server_error",
-            Self::Status { .. } | Self::NotConfigured { .. } => "client_error",
+            Self::Status { .. } | Self::NotConfigured { .. } | Self::NotAnId(_) => "client_error",
             Self::Transport(_) | Self::Timeout => "no_answer",
             Self::Malformed(_) => "unusable_answer",
         }

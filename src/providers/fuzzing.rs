@@ -11,8 +11,10 @@ use serde_json::Value;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
+use super::answer::error_message;
+use super::rate_limit::RateHeaders;
 use super::sse::Parser;
-use super::{crewship, rate_limit};
+use super::{activity, hot};
 use crate::config::REDACTED;
 use crate::domain::{
     Event, EventData, Labels, Limits, PollOutcome, Progress, RunRef, Verdict, Watch,
@@ -24,10 +26,10 @@ const MESSAGE_BYTES: usize = 19_999;
 
 /// The body of an answer about `run_1`, and everything that follows from it.
 pub fn answer(body: &[u8]) {
-    let message = crewship::error_message(body);
+    let message = error_message(body);
     assert!(!message.contains(char::is_control), "{message:?}");
     let run_id = RunRef::new("run_1").expect("a valid ID");
-    let Ok(observation) = crewship::observation(body, &run_id) else {
+    let Ok(observation) = hot::observation(body, &run_id) else {
         return;
     };
     let expected = Verdict::of_status(&observation.status);
@@ -113,9 +115,10 @@ pub fn pause(text: &[u8]) {
         }
     }
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_705_315_800);
+    let rate = RateHeaders::of(&crate::profile::crewship().rate);
     for pause in [
-        rate_limit::pause(&headers, now),
-        rate_limit::exhausted(&headers, now),
+        rate.pause(&headers, now),
+        rate.any_pause(&headers, now),
         crate::retry_after::retry_after(&headers, now),
     ] {
         assert!(
@@ -149,7 +152,7 @@ pub fn events(bytes: &[u8]) {
     for activity in whole
         .iter()
         .flat_map(|(frames, _)| frames)
-        .filter_map(crewship::activity::of_frame)
+        .filter_map(activity::of_frame)
     {
         assert!(!activity.summary.contains(char::is_control));
     }

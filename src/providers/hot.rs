@@ -1,15 +1,22 @@
 //! What `benches/hot.rs` measures of this module.
 
-use super::{Malformed, crewship};
+use std::sync::LazyLock;
+
+use super::Malformed;
+use super::answer::{Layout, body_of_run};
 use crate::domain::{Observation, RunRef};
+use crate::profile;
 use crate::redact::Redactor;
 
-/// Reads the body of a successful answer about the run `requested`.
+/// As each client has one.
+static LAYOUT: LazyLock<Layout> = LazyLock::new(|| Layout::of_run(&profile::crewship()));
+
+/// Reads the body of a successful answer about the run `requested` of Crewship.
 ///
 /// # Errors
-/// When it is no answer about that run.
+/// When it is not an answer about that run.
 pub fn observation(body: &[u8], requested: &RunRef) -> Result<Observation, Malformed> {
-    crewship::observation(body, requested)
+    body_of_run(&LAYOUT, body, requested.id())
 }
 
 /// Takes a key out of bodies, as it is done with each body before it is read.

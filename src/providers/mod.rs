@@ -1,25 +1,30 @@
 //! Providers: everything that speaks to a run API. They poll one run, and read its event stream.
 //!
-//! Tolerant of everything that the two known versions of the documentation differ in, strict about
-//! what a verdict rests on: the status and the ID of the run.
+//! One interpreter of profiles serves all of them. It is tolerant of everything that versions of an API differ in, and
+//! strict about what a verdict rests on: the state and the ID of the run.
 
+mod activity;
+mod answer;
 mod client;
 mod credentials;
-mod crewship;
 mod erased;
 mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 #[doc(hidden)]
 pub mod hot;
+mod plan;
 mod rate_limit;
+mod reader;
 mod sse;
 mod stream;
 mod unusable;
+mod value;
 
 use std::time::Duration;
 
 pub use client::{ApiClient, BuildError, Probe};
+pub use credentials::Credentials;
 pub use erased::{AnyProvider, AnyStream};
 pub use error::{ApiError, KeyProblem, Malformed};
 pub use stream::{EventStream, HttpStream, NoStream, StreamItem};
@@ -63,7 +68,10 @@ pub trait Provider: Send + Sync + 'static {
 pub struct Reply {
     /// The observation of the run.
     pub observation: Observation,
-    /// The requested pause: the answer shows that no requests are left
-    /// (`X-RateLimit-Remaining: 0`) and when there will be (`X-RateLimit-Reset`).
+    /// The requested pause: by `Retry-After`, or as the answer shows that no requests are left and when there will be.
     pub pause: Option<Duration>,
+    /// How many requests were made: more than one where the profile has second ones, or for redirects.
+    pub requests: u32,
+    /// The one request does not count towards the provider's rate limit: nothing has changed since the one before.
+    pub free: bool,
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use reqwest::Response;
 use tokio::time::Instant;
 
-use super::crewship::activity;
+use super::activity;
 use super::error::{ApiError, Malformed, Transport};
 use super::sse::{Frame, Parser};
 use crate::domain::Activity;

@@ -540,7 +540,7 @@ mod tests {
         ]
     }
 
-    fn entry(run: u8, due: Instant, deadline: Instant) -> Entry {
+    fn entry(run: u8, due: Instant, deadline: Instant) -> WatchEntry {
         let watch = Watch {
             run_id: run_id(run),
             name: None,
@@ -550,7 +550,7 @@ mod tests {
             deadline_at: Timestamp::UNIX_EPOCH,
         };
         let progress = Progress::begin(Timestamp::UNIX_EPOCH);
-        Entry::new((WatchId(1), watch), progress, due, deadline, due)
+        WatchEntry::new((WatchId(1), watch), progress, due, deadline, due)
     }
 
     fn run_id(run: u8) -> RunRef {
@@ -746,7 +746,7 @@ mod tests {
                 deadline_at: Timestamp::MAX,
             };
             let progress = Progress::begin(Timestamp::UNIX_EPOCH);
-            let entry = Entry::new((WatchId(1), watch.clone()), progress, now, now, now);
+            let entry = WatchEntry::new((WatchId(1), watch.clone()), progress, now, now, now);
             assert_eq!(entry.watch(), watch);
         }
     }

@@ -254,8 +254,11 @@ async fn pauses_are_read_in_every_form_and_never_longer_than_an_hour() {
             "Mon, 15 Jan 2024 10:51:00 GMT".to_owned(),
             None,
         ),
-        (429, "x-ratelimit-reset", "1".to_owned(), None),
-        (502, "retry-after", "120".to_owned(), None),
+        (429, "x-ratelimit-reset", "0".to_owned(), None),
+        // What is too small for a Unix time of today is a number of seconds.
+        (429, "x-ratelimit-reset", "17".to_owned(), Some(17)),
+        // Whatever the answer is: a gateway knows how long it takes, too.
+        (502, "retry-after", "120".to_owned(), Some(120)),
     ] {
         let error = refused(meet(Fault::status(code).with_header(header, &value)).await);
         let asked = error.retry_after().map(|pause| pause.as_secs());

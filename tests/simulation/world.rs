@@ -717,6 +717,8 @@ impl Provider for Api {
         Ok(Reply {
             observation: Observation { status, details },
             pause,
+            requests: 1,
+            free: false,
         })
     }
 

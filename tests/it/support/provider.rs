@@ -36,6 +36,8 @@ impl Answer {
                 details: RunDetails::default(),
             },
             pause: None,
+            requests: 1,
+            free: false,
         }))
     }
 

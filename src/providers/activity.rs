@@ -4,8 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::status;
-use crate::domain::{Activity, Hint, JsonText, Verdict};
+use crate::domain::{Activity, Hint, JsonText};
 use crate::providers::sse::Frame;
 use crate::text::{escape_json_for_terminal, one_line};
 
@@ -69,9 +68,12 @@ const KINDS: [(&str, Option<Hint>); 23] = [
     ("status", None),
 ];
 
+/// The statuses that are final, and the other spelling of `canceled`.
+const FINAL: [&str; 4] = ["succeeded", "failed", "canceled", "cancelled"];
+
 /// Reads one event, in both documented shapes: `{"type":…,"data":…}` (API reference) and
 /// `{"type":…,"payload":…}` (streaming guide); also with the type in the `event` field, as usual elsewhere.
-pub(in crate::providers) fn of_frame(frame: &Frame) -> Option<Activity> {
+pub(super) fn of_frame(frame: &Frame) -> Option<Activity> {
     #[derive(Deserialize)]
     struct Message<'a> {
         #[serde(rename = "type", borrow)]
@@ -114,7 +116,7 @@ fn read(kind: &str, data: Option<&RawValue>) -> Option<Activity> {
     let named: Option<WithStatus> = data.and_then(|data| serde_json::from_str(data.get()).ok());
     // An agent or a task may have a status of its own.
     let of_run = kind == "status" || kind == "heartbeat" || kind.starts_with("run.");
-    if of_run && named.is_some_and(|data| Verdict::of_status(&status(&data.status)).is_some()) {
+    if of_run && named.is_some_and(|data| FINAL.contains(&&*data.status)) {
         hint = Some(Hint::Ended);
     }
     let data = data
