@@ -8,12 +8,13 @@ mod targets {
 
     type Target = fn(&[u8]);
 
-    const TARGETS: [(&str, Target); 9] = [
+    const TARGETS: [(&str, Target); 10] = [
         ("answer", runwatch::providers::fuzzing::answer),
         ("pause", runwatch::providers::fuzzing::pause),
         ("events", runwatch::providers::fuzzing::events),
         ("redact", runwatch::providers::fuzzing::redact),
         ("config", runwatch::config::fuzzing::file),
+        ("profile", runwatch::profile::fuzzing::profile),
         ("control", runwatch::control::fuzzing::request),
         ("template", runwatch::notify::fuzzing::template),
         ("input", runwatch::cli::fuzzing::input),

@@ -6,6 +6,8 @@
 
 mod builtin;
 mod check;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod parse;
 mod pointer;
 mod template;
