@@ -20,6 +20,7 @@ use crate::notify::{Courier, Deliver, Sink};
 use crate::providers::{AnyProvider, ApiClient, Provider, Unusable};
 use crate::scheduler::{Account, Accounts, Policy, SchedulerGroup, Schedulers};
 use crate::store::{Counts, Location, Store, StoreError, Writer};
+use crate::text::error_chain;
 
 /// How long others have to let go of the store when the engine stops.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
@@ -337,12 +338,42 @@ fn accounts(crewship: AnyProvider, settings: &Settings) -> Accounts {
 
 /// Makes the account of a provider other than Crewship. Where that cannot be used, its polls fail for that reason.
 async fn account(provider: &ProviderName, settings: &Settings) -> Account {
-    let policy = policy(settings);
-    let why = format!("no provider named {provider} is configured");
-    Account {
-        client: AnyProvider::new(Unusable::new(why)),
-        policy,
-        base_url: String::new(),
+    let (provider, all) = (provider.clone(), settings.providers.clone());
+    // On a thread of its own: a profile and the certificates of authorities may be files.
+    let built = blocking::run("setup", move || {
+        let account = all.get(&provider)?;
+        let client = ApiClient::of_account(&account).map_err(|error| {
+            format!(
+                "cannot build the client of {provider}: {}",
+                error_chain(&error)
+            )
+        })?;
+        Ok::<_, String>((account, client))
+    });
+    let built = match built.await {
+        Ok(built) => built,
+        Err(error) => Err(error.to_string()),
+    };
+    let mut policy = policy(settings);
+    match built {
+        Ok((account, client)) => {
+            client.read_key().await;
+            policy.requests_per_minute = account.api.requests_per_minute;
+            policy.limits.run_url = account.api.run_url;
+            if account.profile.stream.is_none() {
+                policy.max_streams = 0;
+            }
+            Account {
+                client: AnyProvider::new(client),
+                policy,
+                base_url: account.api.base_url,
+            }
+        }
+        Err(why) => Account {
+            client: AnyProvider::new(Unusable::new(why)),
+            policy,
+            base_url: String::new(),
+        },
     }
 }
 

@@ -10,7 +10,7 @@ use runwatch::cli::args::{
 use runwatch::cli::client::{self as cli_client, Printer};
 use runwatch::cli::demo::DemoOptions;
 use runwatch::cli::doctor::DoctorOptions;
-use runwatch::cli::run_pages::RunPages;
+use runwatch::cli::run_names::RunNames;
 use runwatch::cli::wait::{OutputOptions, ResultFormat};
 use runwatch::cli::{self as commands, USAGE};
 use runwatch::config::{self, LogFormat, LogLevel, Settings, Sources};
@@ -53,7 +53,7 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
     }
     init_logs(&cli.command, &common, screen);
     let client = || cli_client::client(&sources(), screen);
-    let pages = RunPages::new(sources());
+    let pages = RunNames::new(sources());
     let (out, err) = (&mut io::stdout(), &mut io::stderr());
     match cli.command {
         Command::Wait(args) => wait(&args, &common, &pages, screen),
@@ -159,7 +159,7 @@ fn init_logs(command: &Command, common: &Common, screen: &Screen) {
 }
 
 /// Waits for runs, here or with the daemon.
-fn wait(args: &WaitArgs, common: &Common, pages: &RunPages, screen: &Screen) -> anyhow::Result<u8> {
+fn wait(args: &WaitArgs, common: &Common, pages: &RunNames, screen: &Screen) -> anyhow::Result<u8> {
     let sources = Sources::from_process(common.config.clone());
     let results = match (common.json, args.output, common.quiet) {
         (true, ..) => ResultFormat::Json,
@@ -174,6 +174,7 @@ fn wait(args: &WaitArgs, common: &Common, pages: &RunPages, screen: &Screen) -> 
         result_style: Style::of_process(common.color, io::stdout().is_terminal()),
         results,
         follow: args.follow,
+        changes: args.changes && common.json,
     };
     if args.daemon {
         let client = cli_client::client(&sources, screen)?;

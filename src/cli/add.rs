@@ -6,7 +6,7 @@ use super::args::AddArgs;
 use super::client::{Printer, add_all, failure_code};
 use super::phrases::{not_applied, standing_of_known};
 use super::run_ids::read_run_ids;
-use super::run_pages::RunPages;
+use super::run_names::RunNames;
 use super::{USAGE, write_text};
 use crate::control::{Client, ClientError};
 
@@ -18,7 +18,7 @@ use crate::control::{Client, ClientError};
 pub async fn add(
     client: &Client,
     args: &AddArgs,
-    pages: &RunPages,
+    pages: &RunNames,
     mut printer: Printer<'_>,
 ) -> anyhow::Result<u8> {
     let run_ids = read_run_ids(&args.runs, pages).await?;

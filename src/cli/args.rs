@@ -38,6 +38,7 @@ Exit codes:
   5    not found
   6    the API could not be reached before the time was up
   7    skipped
+  8    waiting for a person (only with --exit-on-waiting)
   124  still going when the time was up
   130  interrupted (SIGINT)
   143  terminated (SIGTERM)
@@ -294,6 +295,12 @@ pub struct WaitArgs {
     /// End at the first verdict other than succeeded.
     #[arg(long)]
     pub fail_fast: bool,
+    /// With --json: a line of JSON for each change of state, before the last line of its run.
+    #[arg(long)]
+    pub changes: bool,
+    /// End with code 8 when a run stops until a person acts.
+    #[arg(long)]
+    pub exit_on_waiting: bool,
     /// Print only the output of each succeeded run to standard output; not with --json.
     #[arg(long)]
     pub output: bool,
@@ -412,10 +419,8 @@ pub struct Deliveries {
 /// One argument that names runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RunArg {
-    /// A run.
-    Id(RunRef),
-    /// The address of a run's page.
-    Page(String),
+    /// A text that names a run: its ID, `PROVIDER:ID`, or the URL of its page.
+    Named(String),
     /// `-`: read standard input.
     Stdin,
 }
@@ -425,25 +430,17 @@ impl FromStr for RunArg {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "-" {
-            Ok(Self::Stdin)
-        } else if is_page(text) {
-            Ok(Self::Page(text.to_owned()))
-        } else if text.contains(char::is_whitespace) {
-            Err("spaces are not allowed in a run ID".to_owned())
-        } else {
-            RunRef::new(text)
-                .map(Self::Id)
-                .map_err(|error| error.rule().to_owned())
+            return Ok(Self::Stdin);
         }
+        if text.contains(char::is_whitespace) {
+            return Err("spaces are not allowed in a run ID".to_owned());
+        }
+        // What is left needs the configuration, which says which providers there are.
+        if !text.contains([':', '/']) {
+            RunRef::new(text).map_err(|error| error.rule().to_owned())?;
+        }
+        Ok(Self::Named(text.to_owned()))
     }
-}
-
-/// Returns whether a text is the address of a page, which no run ID can be.
-pub(super) fn is_page(text: &str) -> bool {
-    let scheme = text.split_once("://").map(|(scheme, _)| scheme);
-    scheme.is_some_and(|scheme| {
-        scheme.eq_ignore_ascii_case("https") || scheme.eq_ignore_ascii_case("http")
-    })
 }
 
 /// The commands of `sinks`.
@@ -586,7 +583,7 @@ mod tests {
         .unwrap();
         assert_eq!(
             args.runs,
-            [RunArg::Id(RunRef::new("run_1").unwrap()), RunArg::Stdin]
+            [RunArg::Named("run_1".to_owned()), RunArg::Stdin]
         );
         assert_eq!(args.watch.timeout, Some(Duration::from_secs(7200)));
         assert_eq!(
@@ -604,8 +601,8 @@ mod tests {
     #[test]
     fn mistakes_name_the_argument() {
         for (line, named) in [
-            ("runwatch wait ../keys", "../keys"),
-            ("runwatch wait run_1 a/b", "a/b"),
+            ("runwatch wait run_1 a%b", "a%b"),
+            ("runwatch wait ..", ".."),
             ("runwatch wait", "RUN_ID"),
             ("runwatch wait run_1 --timeout 90", "--timeout"),
             ("runwatch wait run_1 --interval 49ms", "--interval"),

@@ -18,7 +18,7 @@ pub mod man;
 mod phrases;
 pub mod remove;
 mod run_ids;
-pub mod run_pages;
+pub mod run_names;
 #[cfg(test)]
 mod samples;
 pub mod show;
@@ -40,6 +40,9 @@ pub const KEY_REFUSED: u8 = 4;
 
 /// Exit code of `status` for a run without a verdict.
 pub const STILL_GOING: u8 = 9;
+
+/// The exit code for a run that waits for a person.
+pub const WAITING: u8 = 8;
 
 /// Exit code after SIGINT: 128 and the signal's number, as shells have it.
 pub const INTERRUPTED: u8 = 130;

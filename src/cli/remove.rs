@@ -3,7 +3,7 @@
 use super::args::RunArg;
 use super::client::Printer;
 use super::run_ids::read_run_ids;
-use super::run_pages::RunPages;
+use super::run_names::RunNames;
 use crate::control::Client;
 
 /// `runwatch remove`. With `json` one line per run, `{"run_id","removed"}`.
@@ -14,7 +14,7 @@ pub async fn remove(
     client: &Client,
     runs: &[RunArg],
     force: bool,
-    pages: &RunPages,
+    pages: &RunNames,
     mut printer: Printer<'_>,
 ) -> anyhow::Result<u8> {
     let mut code = 0;

@@ -7,8 +7,8 @@ use anyhow::Context as _;
 use serde_json::Value;
 
 use crate::blocking;
-use crate::cli::args::{RunArg, is_page};
-use crate::cli::run_pages::RunPages;
+use crate::cli::args::RunArg;
+use crate::cli::run_names::RunNames;
 use crate::domain::RunRef;
 use crate::text::{decoded, trimmed};
 
@@ -22,20 +22,19 @@ const MAX_INPUT_BYTES: u64 = 16 * 1024 * 1024;
 /// As [`run_ids`].
 pub(super) async fn read_run_ids(
     arguments: &[RunArg],
-    pages: &RunPages,
+    names: &RunNames,
 ) -> anyhow::Result<Vec<RunRef>> {
-    let (arguments, pages) = (arguments.to_vec(), pages.clone());
+    let (arguments, names) = (arguments.to_vec(), names.clone());
     blocking::run("stdin", move || {
-        let run_of_page = |page: &str| pages.run_id(page);
-        run_ids(&arguments, std::io::stdin().lock(), &run_of_page)
+        run_ids(&arguments, std::io::stdin().lock(), &|text| names.run(text))
     })
     .await?
 }
 
-/// Finds the run that the address of a page names.
-pub(super) type RunOfPage<'a> = &'a dyn Fn(&str) -> anyhow::Result<RunRef>;
+/// Finds the run that a text names.
+pub(super) type RunOf<'a> = &'a dyn Fn(&str) -> anyhow::Result<RunRef>;
 
-/// Reads the run IDs of `arguments`, each once and in order; `-` stands for what `stdin` holds, and `run_of_page` reads
+/// Reads the run IDs of `arguments`, each once and in order; `-` stands for what `stdin` holds, and `run_of` reads
 /// the addresses of pages.
 ///
 /// # Errors
@@ -44,18 +43,17 @@ pub(super) type RunOfPage<'a> = &'a dyn Fn(&str) -> anyhow::Result<RunRef>;
 pub(super) fn run_ids(
     arguments: &[RunArg],
     stdin: impl Read,
-    run_of_page: RunOfPage<'_>,
+    run_of: RunOf<'_>,
 ) -> anyhow::Result<Vec<RunRef>> {
     let mut stdin = Some(stdin);
     let mut seen = BTreeSet::new();
     let mut ids = Vec::new();
     for argument in arguments {
         let found = match argument {
-            RunArg::Id(id) => vec![id.clone()],
-            RunArg::Page(page) => vec![run_of_page(page)?],
+            RunArg::Named(text) => vec![run_of(text)?],
             // Standard input that is named twice is read once.
             RunArg::Stdin => match stdin.take() {
-                Some(stdin) => read_stdin(stdin, run_of_page).context("standard input")?,
+                Some(stdin) => read_stdin(stdin, run_of).context("standard input")?,
                 None => Vec::new(),
             },
         };
@@ -68,7 +66,7 @@ pub(super) fn run_ids(
     Ok(ids)
 }
 
-fn read_stdin(stdin: impl Read, run_of_page: RunOfPage<'_>) -> anyhow::Result<Vec<RunRef>> {
+fn read_stdin(stdin: impl Read, run_of: RunOf<'_>) -> anyhow::Result<Vec<RunRef>> {
     let mut bytes = Vec::new();
     stdin
         .take(MAX_INPUT_BYTES + 1)
@@ -80,28 +78,20 @@ fn read_stdin(stdin: impl Read, run_of_page: RunOfPage<'_>) -> anyhow::Result<Ve
     );
     let text = decoded(bytes).map_err(|what| anyhow::anyhow!("cannot be read as text: {what}"))?;
     if text.trim_start().starts_with(['{', '[', '"']) {
-        from_json(&text, run_of_page)
+        from_json(&text, run_of)
     } else {
-        from_lines(&text, run_of_page)
+        from_lines(&text, run_of)
     }
 }
 
 /// Reads run IDs, one a line or separated by commas.
-fn from_lines(text: &str, run_of_page: RunOfPage<'_>) -> anyhow::Result<Vec<RunRef>> {
+fn from_lines(text: &str, run_of: RunOf<'_>) -> anyhow::Result<Vec<RunRef>> {
     text.lines()
         .flat_map(|line| without_comment(line).split(','))
         .map(trimmed)
         .filter(|id| !id.is_empty())
-        .map(|id| run_id(id, run_of_page))
+        .map(run_of)
         .collect()
-}
-
-fn run_id(text: &str, run_of_page: RunOfPage<'_>) -> anyhow::Result<RunRef> {
-    if is_page(text) {
-        run_of_page(text)
-    } else {
-        Ok(RunRef::new(text)?)
-    }
 }
 
 /// A line without what stands around a run ID: white space, byte order marks (files that were put together have them
@@ -116,31 +106,35 @@ fn without_comment(line: &str) -> &str {
 
 /// Reads JSON documents one after the other: each an object with `run_id` or `id`, the same inside
 /// `data`, or a list of these, as the API answers when it creates or lists runs.
-fn from_json(text: &str, run_of_page: RunOfPage<'_>) -> anyhow::Result<Vec<RunRef>> {
+fn from_json(text: &str, run_of: RunOf<'_>) -> anyhow::Result<Vec<RunRef>> {
     let mut ids = Vec::new();
     for document in serde_json::Deserializer::from_str(text).into_iter::<Value>() {
-        collect(&document.context("is not JSON")?, &mut ids, run_of_page)?;
+        collect(&document.context("is not JSON")?, &mut ids, run_of)?;
     }
     Ok(ids)
 }
 
-fn collect(value: &Value, ids: &mut Vec<RunRef>, run_of_page: RunOfPage<'_>) -> anyhow::Result<()> {
+fn collect(value: &Value, ids: &mut Vec<RunRef>, run_of: RunOf<'_>) -> anyhow::Result<()> {
     match value {
-        Value::Array(items) => items
-            .iter()
-            .try_for_each(|item| collect(item, ids, run_of_page)),
+        Value::Array(items) => items.iter().try_for_each(|item| collect(item, ids, run_of)),
         Value::String(text) => {
-            ids.push(run_id(text, run_of_page)?);
+            ids.push(run_of(text)?);
             Ok(())
         }
         Value::Object(object) => {
             // A run made in a thread is answered with other IDs beside `run_id`.
             let id = object.get("run_id").or_else(|| object.get("id"));
             let inside = object.get("data").or_else(|| object.get("runs"));
+            let provider = object.get("provider").and_then(Value::as_str);
             match (id, inside) {
-                (Some(id @ Value::String(_)), _) => collect(id, ids, run_of_page),
+                (Some(Value::String(id)), _) if provider.is_some() => {
+                    let provider = provider.unwrap_or_default();
+                    ids.push(run_of(&format!("{provider}:{id}"))?);
+                    Ok(())
+                }
+                (Some(id @ Value::String(_)), _) => collect(id, ids, run_of),
                 (None, Some(inside @ (Value::Object(_) | Value::Array(_)))) => {
-                    collect(inside, ids, run_of_page)
+                    collect(inside, ids, run_of)
                 }
                 _ => anyhow::bail!("a JSON document has neither run_id nor id"),
             }
@@ -153,8 +147,11 @@ fn collect(value: &Value, ids: &mut Vec<RunRef>, run_of_page: RunOfPage<'_>) -> 
 mod tests {
     use super::*;
 
-    fn page(page: &str) -> anyhow::Result<RunRef> {
-        let id = page.strip_prefix("https://here/runs/");
+    fn page(text: &str) -> anyhow::Result<RunRef> {
+        if !text.contains("://") {
+            return Ok(RunRef::new(text)?);
+        }
+        let id = text.strip_prefix("https://here/runs/");
         Ok(RunRef::new(id.context("another host")?)?)
     }
 

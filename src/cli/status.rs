@@ -8,9 +8,9 @@ use serde_json::json;
 
 use super::client::Printer;
 use super::phrases::{TEXT_CHARS, cause};
-use super::{KEY_REFUSED, STILL_GOING};
+use super::{KEY_REFUSED, STILL_GOING, WAITING};
 use crate::config::Settings;
-use crate::domain::{Observation, RunRef, Timing, Verdict};
+use crate::domain::{Observation, RunRef, RunState, Timing, Verdict};
 use crate::providers::{ApiClient, ApiError, Provider as _};
 use crate::style::{Look, elapsed, took};
 use crate::text::{error_chain, one_line};
@@ -26,15 +26,26 @@ pub async fn status(
     settings: &Settings,
     mut printer: Printer<'_>,
 ) -> anyhow::Result<u8> {
-    let client = ApiClient::new(&settings.api).context("cannot build the API client")?;
+    let account = settings.providers.get(&run_id.provider_name());
+    let account = account.map_err(|why| anyhow::anyhow!(why))?;
+    if !account.has_credentials() {
+        let how = account.how_to_give_a_key();
+        printer.problem(&format!("no API key for {}: set {how}", account.name))?;
+        return Ok(KEY_REFUSED);
+    }
+    let client = ApiClient::of_account(&account).context("cannot build the API client")?;
     client.read_key().await;
     match client.get_run(run_id).await {
         Ok(reply) => {
             report(run_id, &reply.observation, &mut printer)?;
             let verdict = Verdict::of_status(&reply.observation.status);
-            Ok(verdict.map_or(STILL_GOING, Verdict::exit_code))
+            Ok(match verdict {
+                Some(verdict) => verdict.exit_code(),
+                None if reply.observation.status.state() == RunState::Waiting => WAITING,
+                None => STILL_GOING,
+            })
         }
-        Err(error) => report_failure(run_id, &error, &mut printer),
+        Err(error) => report_failure(run_id, &error, &account.how_to_give_a_key(), &mut printer),
     }
 }
 
@@ -48,7 +59,8 @@ fn report(
     let verdict = Verdict::of_status(&observation.status);
     if printer.json {
         return printer.json(&json!({
-            "run_id": run_id, "status": status, "verdict": verdict.map(Verdict::as_str),
+            "provider": run_id.provider(), "run_id": run_id.id(), "status": status,
+            "state": observation.status.state(), "verdict": verdict.map(Verdict::as_str),
             "error": details.error_message, "created_at": details.created_at,
             "started_at": details.started_at, "completed_at": details.completed_at,
         }));
@@ -81,13 +93,12 @@ fn report(
 fn report_failure(
     run_id: &RunRef,
     error: &ApiError,
+    how: &str,
     printer: &mut Printer<'_>,
 ) -> anyhow::Result<u8> {
     let text = error_chain(error);
     if error.is_unauthorized() {
-        printer.problem(&format!(
-            "{text}; set CREWSHIP_API_KEY, or api.key_file in the configuration, to a key that is valid"
-        ))?;
+        printer.problem(&format!("{text}; set {how}, to a key that is valid"))?;
         return Ok(KEY_REFUSED);
     }
     let verdict = if error.is_not_found() {
@@ -97,7 +108,7 @@ fn report_failure(
     };
     if printer.json {
         printer.json(&json!({
-            "run_id": run_id, "status": null, "verdict": verdict.as_str(), "error": text,
+            "provider": run_id.provider(), "run_id": run_id.id(), "status": null, "state": null, "verdict": verdict.as_str(), "error": text,
             "created_at": null, "started_at": null, "completed_at": null,
         }))?;
     } else if !printer.quiet {

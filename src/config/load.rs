@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::effective::{Effective, REDACTED};
 use super::problem::{Origin, Problem, Problems};
+use super::providers::{Providers, read_providers};
 use super::proxy::{BadProxy, Proxies};
 use super::reader::{Reader, Table, Violation};
 use super::rules::{DAY, MIN_TIMEOUT, http_url, refusal};
@@ -15,7 +16,7 @@ use super::{
     ApiSettings, ControlSettings, EventsMode, LogFormat, LogLevel, LogSettings, Secret,
     SecretError, Settings, StaticWatch, StoreSettings, WatchSettings, check_key,
 };
-use crate::domain::RunRef;
+use crate::domain::ProviderName;
 use crate::text::trimmed;
 
 /// Shortest interval between two polls of a run.
@@ -28,7 +29,7 @@ pub const MIN_DEADLINE: Duration = Duration::from_millis(1);
 pub const MAX_DEADLINE: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 
 /// Longest time for a connection or a request.
-const MAX_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// Longest name of a watch, in characters: it is the title of notifications.
 pub(crate) const NAME_CHARS: usize = 200;
@@ -82,14 +83,18 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     let merged = Merged::read(sources, &mut problems);
     let mut reader = Reader::new(sources, &merged, problems);
     let mut root = reader.root();
+    reader.move_table(&mut root, "providers", ProviderName::CREWSHIP, "api");
+    let api = read_api(&mut reader, &mut root, sources);
+    let providers = read_providers(&mut reader, &mut root, api.clone(), sources);
     let settings = Settings {
-        api: read_api(&mut reader, &mut root, sources),
+        api,
         watch: read_watch(&mut reader, &mut root),
         store: read_store(&mut reader, &mut root),
         control: read_control(&mut reader, &mut root),
         log: read_log(&mut reader, &mut root),
         sinks: read_sinks(&mut reader, &mut root),
-        watches: read_watches(&mut reader, &mut root),
+        watches: read_watches(&mut reader, &mut root, &providers),
+        providers,
     };
     reader.finish(root);
     if reader.problems.is_empty() {
@@ -103,6 +108,16 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
         problems.sort_by_key(|problem| reading_order(&merged.files, problem));
         Err(Problems(problems))
     }
+}
+
+/// The provider of a bare ID, by a configuration that may have problems elsewhere.
+pub fn default_provider(sources: &Sources) -> Option<String> {
+    let mut problems = Vec::new();
+    let merged = Merged::read(sources, &mut problems);
+    let mut reader = Reader::new(sources, &merged, problems);
+    let mut root = reader.root();
+    let item = reader.take(&mut root, "default_provider", None)?;
+    item.as_text().map(ToOwned::to_owned)
 }
 
 /// Where the daemon's socket is, by a configuration that may have problems elsewhere: a client of the
@@ -397,7 +412,11 @@ fn word<T: clap::ValueEnum>(text: &str) -> Result<T, Violation> {
     })
 }
 
-fn read_watches(reader: &mut Reader<'_>, root: &mut Table) -> Vec<StaticWatch> {
+fn read_watches(
+    reader: &mut Reader<'_>,
+    root: &mut Table,
+    providers: &Providers,
+) -> Vec<StaticWatch> {
     let mut watches: Vec<StaticWatch> = Vec::new();
     for mut table in reader.tables(root, "watches") {
         let table = &mut table;
@@ -409,9 +428,16 @@ fn read_watches(reader: &mut Reader<'_>, root: &mut Table) -> Vec<StaticWatch> {
                 "write the ID that Create Run answered with",
             );
         }
+        let provider = reader
+            .take(table, "provider", None)
+            .and_then(|item| reader.parsed(&item, provider_name));
         let run_id = id.as_ref().and_then(|item| {
             reader.parsed(item, |text| {
-                RunRef::new(text).map_err(|error| (error.to_string(), "correct it".to_owned()))
+                let run = match &provider {
+                    Some(provider) => providers.run_of(provider, text),
+                    None => providers.run(text),
+                };
+                run.map_err(|error| (error, "correct it".to_owned()))
             })
         });
         let name = reader
@@ -431,6 +457,10 @@ fn read_watches(reader: &mut Reader<'_>, root: &mut Table) -> Vec<StaticWatch> {
         }
     }
     watches
+}
+
+fn provider_name(text: &str) -> Result<ProviderName, Violation> {
+    ProviderName::new(text).map_err(|error| (error.to_string(), "correct it".to_owned()))
 }
 
 /// A path of the daemon's own that has a default depending on the environment.
@@ -497,7 +527,7 @@ fn number(
 }
 
 /// Checks the base URL of the API and takes the slash off its end.
-fn base_url(text: &str) -> Result<String, Violation> {
+pub(super) fn base_url(text: &str) -> Result<String, Violation> {
     let url = http_url(text)?;
     if url.query().is_some() || url.fragment().is_some() {
         return Err(refusal(
@@ -509,7 +539,7 @@ fn base_url(text: &str) -> Result<String, Violation> {
 }
 
 /// The template of a link to a run; empty is none.
-fn run_url(text: &str) -> Result<Option<String>, Violation> {
+pub(super) fn run_url(text: &str) -> Result<Option<String>, Violation> {
     if text.is_empty() {
         return Ok(None);
     }
@@ -545,6 +575,6 @@ pub(crate) fn watch_name(text: &str) -> Result<String, Violation> {
 }
 
 /// A secret that is sent as part of a header, after `Bearer`.
-fn header_safe(text: &str) -> Result<(), Violation> {
+pub(super) fn header_safe(text: &str) -> Result<(), Violation> {
     check_key(text).map_err(|(what, fix)| refusal(what, fix))
 }

@@ -14,6 +14,7 @@ mod effective;
 pub mod fuzzing;
 mod load;
 mod problem;
+mod providers;
 mod proxy;
 mod reader;
 mod rules;
@@ -27,10 +28,12 @@ pub use advice::advice;
 pub(crate) use effective::REDACTED;
 pub use effective::{Effective, Entry};
 pub use load::{
-    IN_MEMORY, Loaded, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, control_socket, load,
+    IN_MEMORY, Loaded, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, control_socket,
+    default_provider, load,
 };
 pub(crate) use load::{NAME_CHARS, watch_name};
 pub use problem::{Origin, Problem, Problems};
+pub use providers::{ProviderSettings, Providers};
 pub(crate) use proxy::Proxies;
 pub(crate) use reader::{
     LABEL_KEY_BYTES, LABEL_VALUE_CHARS, MAX_LABELS, check_label, check_labels,

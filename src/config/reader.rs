@@ -150,6 +150,31 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Moves the table `name` of the table `from` into the table `to`, whose own values win over it. Defaults do not.
+    pub(super) fn move_table(&mut self, root: &mut Table, from: &str, name: &str, to: &str) {
+        let Some(ValueKind::Table(all)) = root.values.get_mut(from).map(|value| &mut value.kind)
+        else {
+            return;
+        };
+        let Some(moved) = all.remove(name) else {
+            return;
+        };
+        let ValueKind::Table(moved) = moved.kind else {
+            return;
+        };
+        if let Some(ValueKind::Table(values)) = root.values.get_mut(to).map(|value| &mut value.kind)
+        {
+            for (key, value) in moved {
+                if values
+                    .get(&key)
+                    .is_none_or(|known| known.origin().is_none())
+                {
+                    values.insert(key, value);
+                }
+            }
+        }
+    }
+
     /// The value as a table.
     pub(super) fn as_table(&mut self, item: Item) -> Option<Table> {
         match item.kind {

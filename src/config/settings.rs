@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::Secret;
+use super::{Providers, Secret};
 use crate::domain::{EventFilter, Labels, RunRef, SinkName};
 
 /// Everything that can be configured.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// `[api]`
+    /// `[api]`, the account at Crewship; the same as `[providers.crewship]`.
     pub api: ApiSettings,
+    /// `[providers.NAME]` and `default_provider`.
+    pub providers: Providers,
     /// `[watch]`
     pub watch: WatchSettings,
     /// `[store]`

@@ -190,6 +190,7 @@ mod tests {
             deadline: std::time::Duration::from_secs(60),
             retention: std::time::Duration::from_secs(60),
             token: Some(Secret::value("the-token")),
+            providers: Arc::new(crate::config::Settings::default().providers),
             rejected: None,
         });
         let guard = Guard::new(live_config, false, Arc::new(["/healthz", "/readyz"]));
@@ -223,6 +224,7 @@ mod tests {
             deadline: std::time::Duration::from_secs(60),
             retention: std::time::Duration::from_secs(60),
             token: None,
+            providers: Arc::new(crate::config::Settings::default().providers),
             rejected: None,
         });
         let guard = Guard::new(live_config, true, Arc::new(["/healthz", "/readyz"]));

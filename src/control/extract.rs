@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::schemas::MAX_PAGE;
 use super::types::{AMBIGUOUS, Problem};
+use crate::config::Providers;
 use crate::domain::RunRef;
 use crate::store::StoreError;
 use crate::text::error_chain;
@@ -224,8 +225,12 @@ impl Query {
     }
 }
 
-pub(super) fn run_id(text: &str) -> Result<RunRef, HttpError> {
-    RunRef::new(text).map_err(|error| HttpError::bad(error.to_string()))
+pub(super) fn run_id(text: &str, providers: &Providers) -> Result<RunRef, HttpError> {
+    // A run that is known may be one of a provider that is not configured any more.
+    let known = || RunRef::new(text).ok().filter(|_| text.contains(':'));
+    providers
+        .run(text)
+        .or_else(|why| known().ok_or_else(|| HttpError::bad(why)))
 }
 
 /// The ID in the path of a request.

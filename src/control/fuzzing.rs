@@ -41,6 +41,7 @@ fn live_config() -> LiveConfig {
         deadline: Duration::from_secs(60),
         retention: Duration::from_secs(60),
         token: Some(Secret::value("the-token")),
+        providers: Arc::new(crate::config::Settings::default().providers),
         rejected: None,
     }
 }

@@ -35,7 +35,7 @@ pub use self::types::{
     WatchList, WatchResponse,
 };
 use crate::clock::Clock;
-use crate::config::Secret;
+use crate::config::{Providers, Secret};
 use crate::domain::Routes;
 use crate::metrics::Metrics;
 use crate::scheduler::Schedulers;
@@ -52,6 +52,8 @@ pub struct LiveConfig {
     pub retention: std::time::Duration,
     /// The bearer token for TCP.
     pub token: Option<Secret>,
+    /// The providers, which say what run a text names.
+    pub providers: Arc<Providers>,
     /// Why the newest configuration is not in force.
     pub rejected: Option<String>,
 }

@@ -186,6 +186,7 @@ pub(super) fn live_config(settings: &Settings) -> LiveConfig {
         deadline: settings.watch.deadline,
         retention: settings.store.retention,
         token: settings.control.token.clone(),
+        providers: Arc::new(settings.providers.clone()),
         rejected: None,
     }
 }

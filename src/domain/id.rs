@@ -92,7 +92,9 @@ impl RunRef {
                 Err(InvalidId::new("run ID", id, Self::RULE))
             };
         }
+        // An address is not the ID of a provider that is named as its scheme is.
         let valid = (1..=Self::MAX_ID_BYTES).contains(&id.len())
+            && !id.starts_with("//")
             && !id.chars().any(char::is_control)
             && id.trim() == id;
         if valid {

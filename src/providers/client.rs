@@ -22,7 +22,7 @@ use super::rate_limit::RateHeaders;
 use super::reader::Reader;
 use super::{HttpStream, Malformed, Provider, Reply};
 use crate::blocking;
-use crate::config::ApiSettings;
+use crate::config::{ApiSettings, ProviderSettings, Secret};
 use crate::domain::{Observation, RunRef, Verdict};
 use crate::http::{self, Names, connection_ended};
 use crate::memory;
@@ -211,6 +211,18 @@ impl ApiClient {
     pub fn new(settings: &ApiSettings) -> Result<Self, BuildError> {
         let credentials = Credentials::of_key(settings.key.clone());
         Self::of_profile(profile::crewship(), settings, credentials)
+    }
+
+    /// A client for a configured account. Sends nothing yet.
+    ///
+    /// # Errors
+    /// As [`ApiClient::of_profile`].
+    pub fn of_account(account: &ProviderSettings) -> Result<Self, BuildError> {
+        let credentials = Credentials {
+            key: account.api.key.clone(),
+            user: account.user.clone().map(Secret::value),
+        };
+        Self::of_profile(Arc::clone(&account.profile), &account.api, credentials)
     }
 
     /// A client for an account at a provider. Sends nothing yet.

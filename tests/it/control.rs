@@ -301,7 +301,7 @@ async fn polling_shows_the_budget_and_the_reason_of_a_pause() {
     let simulator = api([("run_1", Script::runs_forever().fault_on(1, pause))]).await;
     let receiver = Receiver::start([]).await.unwrap();
     let (program, daemon, doors) = both_doors(&simulator, &receiver).await;
-    let calm = doors[1].get("/v1/polling").await;
+    let calm = doors[1].get("/v1/polling").await["providers"][0].clone();
     assert_eq!(
         (
             &calm["watches"],
@@ -313,7 +313,7 @@ async fn polling_shows_the_budget_and_the_reason_of_a_pause() {
     );
     doors[0].watch("run_1").await;
     let paused = until("a pause", async || {
-        let polling = doors[0].get("/v1/polling").await;
+        let polling = doors[0].get("/v1/polling").await["providers"][0].clone();
         (polling["outage"] == "rate_limited").then_some(polling)
     })
     .await;

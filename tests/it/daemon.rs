@@ -1297,13 +1297,15 @@ async fn health_and_metrics_can_be_requested() {
         "runwatch_deliveries_total{sink=\"hook\",result=\"delivered\"} 1",
         "runwatch_deliveries_pending{sink=\"hook\"} 0",
         "runwatch_delivery_delay_seconds_count 1",
-        "runwatch_detection_delay_seconds_count 1",
+        "runwatch_detection_delay_seconds_count{provider=\"crewship\"} 1",
     ] {
         assert!(after.lines().any(|found| found == line), "{line}\n{after}");
     }
     let polls = after
         .lines()
-        .find_map(|line| line.strip_prefix("runwatch_polls_total{result=\"ok\"} "))
+        .find_map(|line| {
+            line.strip_prefix("runwatch_polls_total{result=\"ok\",provider=\"crewship\"} ")
+        })
         .unwrap();
     assert!(polls.parse::<u64>().unwrap() >= 3, "{after}");
     // One that ended before it was watched shows nothing about the delay of detection.
@@ -1317,7 +1319,7 @@ async fn health_and_metrics_can_be_requested() {
     assert_eq!(get("/readyz").await, r#"{"status":"ready"}"#);
     // An API that is down makes nobody ill.
     simulator.set_outage(Some(Fault::status(502)));
-    let failing = "runwatch_polls_total{result=\"server_error\"} 0";
+    let failing = "runwatch_polls_total{result=\"server_error\",provider=\"crewship\"} 0";
     until("a poll that fails", async || {
         (!get("/metrics").await.contains(failing)).then_some(())
     })

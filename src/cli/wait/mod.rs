@@ -8,7 +8,7 @@ mod sinks;
 mod tracked;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use self::sinks::SinkTroubles;
 use self::tracked::Tracked;
 use self::view::Circumstances;
 use super::run_ids::read_run_ids;
-use super::run_pages::RunPages;
+use super::run_names::RunNames;
 use super::{INTERRUPTED, KEY_REFUSED, Signals, USAGE};
 use crate::app::Engine;
 use crate::cli::args::WaitArgs;
@@ -67,6 +67,8 @@ pub struct OutputOptions {
     pub results: ResultFormat,
     /// Whether the events of runs are shown as they come.
     pub follow: bool,
+    /// Whether each change of state is a line of JSON.
+    pub changes: bool,
 }
 
 /// How long messages that are being sent when the command ends are given, first attempts among them.
@@ -103,7 +105,7 @@ enum End {
 /// When the arguments do not fit the configuration, or the engine breaks.
 pub async fn wait(
     args: &WaitArgs,
-    pages: &RunPages,
+    pages: &RunNames,
     mut settings: Settings,
     options: OutputOptions,
 ) -> anyhow::Result<u8> {
@@ -112,11 +114,8 @@ pub async fn wait(
         run_ids = read_run_ids(&args.runs, pages) => run_ids?,
         code = signals.next() => return Ok(code),
     };
-    if settings.api.key.is_none() {
-        options.screen.line(
-            "error: no API key: set CREWSHIP_API_KEY, or api.key_file in the configuration (keys are made in the Crewship console under Settings, API Keys)",
-        );
-        return Ok(KEY_REFUSED);
+    if let Some(code) = without_account(&run_ids, &settings, &options)? {
+        return Ok(code);
     }
     for sink in &args.watch.sinks {
         if !settings.sinks.contains_key(sink) {
@@ -179,6 +178,33 @@ pub async fn wait(
     follow(engine, clock.clone(), watches, until, options, signals).await
 }
 
+/// Says why runs cannot be polled for want of an account or its key; returns the exit code for that.
+fn without_account(
+    run_ids: &[RunRef],
+    settings: &Settings,
+    options: &OutputOptions,
+) -> anyhow::Result<Option<u8>> {
+    let providers: BTreeSet<_> = run_ids.iter().map(RunRef::provider_name).collect();
+    for provider in providers {
+        let account = settings.providers.get(&provider);
+        let account = account.map_err(|why| anyhow::anyhow!(why))?;
+        if account.has_credentials() {
+            continue;
+        }
+        let how = account.how_to_give_a_key();
+        let why = if provider.is_crewship() {
+            format!(
+                "no API key: set {how} (keys are made in the Crewship console under Settings, API Keys)"
+            )
+        } else {
+            format!("no API key for {provider}: set {how}")
+        };
+        options.screen.line(&format!("error: {why}"));
+        return Ok(Some(KEY_REFUSED));
+    }
+    Ok(None)
+}
+
 /// Has the daemon watch the runs, follows it, and returns the exit code. When this ends, the watches
 /// stay there.
 ///
@@ -186,7 +212,7 @@ pub async fn wait(
 /// When the arguments cannot be used.
 pub async fn wait_on_daemon(
     args: &WaitArgs,
-    pages: &RunPages,
+    pages: &RunNames,
     client: Client,
     options: OutputOptions,
 ) -> anyhow::Result<u8> {
@@ -213,6 +239,8 @@ pub(super) struct StopCondition {
     pub(super) first: bool,
     /// At the first verdict that is not `succeeded`.
     pub(super) first_bad: bool,
+    /// When a run waits for a person.
+    pub(super) waiting: bool,
     /// How long after that undelivered messages are tried again.
     pub(super) linger: Duration,
     /// How long an API is tried that was never reached; `None` means until the deadline.
@@ -224,6 +252,7 @@ impl StopCondition {
         Self {
             first: args.any,
             first_bad: args.fail_fast,
+            waiting: args.exit_on_waiting,
             linger: args.linger,
             reached_within: None,
         }
@@ -579,7 +608,7 @@ impl Session {
             }
         };
         self.engine.close().await;
-        reported.map(|()| code.unwrap_or_else(|| self.report.verdict_code()))
+        reported.map(|()| code.unwrap_or_else(|| self.report.verdict_code(self.until)))
     }
 
     /// Says what happens now that a signal came.

@@ -246,7 +246,7 @@ impl Follower<'_> {
             self.report.sum_up(None, 0);
         }
         self.report.flush().await;
-        match self.report.verdict_code() {
+        match self.report.verdict_code(until) {
             // Not all is known, so not all is well.
             0 if !over => USAGE,
             code => code,

@@ -16,6 +16,7 @@ use super::sentences::{
 use super::tracked::Tracked;
 use super::view::{Circumstances, Layout, Scene, ended_row, live_lines};
 use super::{OutputOptions, ResultFormat, StopCondition};
+use crate::cli::WAITING;
 use crate::cli::phrases::{cause, counted};
 use crate::control::{PollingResponse, StreamMessage};
 use crate::domain::{Event, RunEvent, RunRef, RunState, Status, Verdict};
@@ -196,6 +197,13 @@ impl WaitReport {
         if run.status.replace(status.clone()).as_ref() == Some(status) {
             return;
         }
+        if self.options.changes && Verdict::of_status(status).is_none() {
+            let line = serde_json::json!({
+                "provider": run_id.provider(), "run_id": run_id.id(), "state": status.state(),
+                "status": status.as_str(), "at": at,
+            });
+            self.print(&escape_json_for_terminal(&line.to_string()));
+        }
         if !self.options.progress {
             return;
         }
@@ -363,7 +371,9 @@ impl WaitReport {
         let word = verdict.as_str();
         match self.options.results {
             ResultFormat::Json => self.print(
-                &serde_json::json!({ "run_id": run_id, "verdict": word, "reason": why })
+                &serde_json::json!({
+                    "provider": run_id.provider(), "run_id": run_id.id(), "verdict": word, "reason": why,
+                })
                     .to_string(),
             ),
             ResultFormat::Text => self.print(&format!(
@@ -380,7 +390,19 @@ impl WaitReport {
     /// Whether what is waited for is known, after the verdict `given` just now.
     pub(super) fn is_over(&self, until: StopCondition, given: Option<Verdict>) -> bool {
         let bad = given.is_some_and(|verdict| verdict != Verdict::Succeeded);
-        (until.first && given.is_some()) || (until.first_bad && bad) || self.going() == 0
+        (until.first && given.is_some())
+            || (until.first_bad && bad)
+            || (until.waiting && self.waits())
+            || self.going() == 0
+    }
+
+    /// Whether a run waits for a person.
+    fn waits(&self) -> bool {
+        let waits = |run: &Tracked| {
+            let state = run.status.as_ref().map(Status::state);
+            run.verdict.is_none() && state == Some(RunState::Waiting)
+        };
+        self.runs.values().any(waits)
     }
 
     /// How many runs have no verdict.
@@ -520,9 +542,13 @@ impl WaitReport {
     }
 
     /// The exit code for the verdicts there are.
-    pub(super) fn verdict_code(&self) -> u8 {
+    pub(super) fn verdict_code(&self, until: StopCondition) -> u8 {
         let worst = Verdict::worst(self.runs.values().filter_map(|run| run.verdict));
-        let code = worst.map_or(0, Verdict::exit_code);
+        let code = match worst {
+            Some(verdict) if verdict != Verdict::Succeeded => verdict.exit_code(),
+            _ if until.waiting && self.waits() => WAITING,
+            worst => worst.map_or(0, Verdict::exit_code),
+        };
         match self.options.screen.out.result_failed() {
             _ if code != 0 => code,
             // A reader that has seen enough closes the pipe; anything else lost a result.
@@ -541,8 +567,10 @@ impl WaitReport {
         match self.options.results {
             ResultFormat::Text => self.print(&self.result_line(verdict, event)),
             ResultFormat::Json => {
-                let line =
-                    serde_json::json!({ "run_id": data.run.id, "verdict": verdict.as_str() });
+                let run = &data.run.id;
+                let line = serde_json::json!({
+                    "provider": run.provider(), "run_id": run.id(), "verdict": verdict.as_str(),
+                });
                 let mut line = line.to_string();
                 // The data goes in as text: a JSON value would change the run's own numbers.
                 let json = serde_json::to_string(data).expect("an event has only text keys");
@@ -608,6 +636,7 @@ mod tests {
             result_style: Style::PLAIN,
             results: ResultFormat::Nothing,
             follow: false,
+            changes: false,
         };
         let run_id = RunRef::new("run_1").unwrap();
         let run = Tracked::new(run_id, None, Timestamp::UNIX_EPOCH);

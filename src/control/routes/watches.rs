@@ -20,7 +20,7 @@ use crate::control::schemas::{DurationText, LabelPair, PageSize, WatchCursor};
 use crate::control::types::{
     AddRequest, DeliveryResponse, RoutingEntry, StatusChangeResponse, WatchList, WatchResponse,
 };
-use crate::domain::{Event, RunEvent, RunRef, SinkName, Verdict, Watch};
+use crate::domain::{Event, ProviderName, RunEvent, RunRef, SinkName, Verdict, Watch};
 use crate::scheduler::{AddedBy, Removed, outage_texts};
 use crate::store::{Added, DeliveryState, History, WatchFilter, WatchRecord, WatchState};
 
@@ -153,7 +153,13 @@ pub(in crate::control) fn watch(
     live_config: &LiveConfig,
     now: Timestamp,
 ) -> Result<Watch, HttpError> {
-    let run_id = run_id(&request.run_id)?;
+    let run_id = match &request.provider {
+        Some(provider) => ProviderName::new(provider)
+            .map_err(|error| error.to_string())
+            .and_then(|provider| live_config.providers.run_of(&provider, &request.run_id))
+            .map_err(HttpError::bad)?,
+        None => run_id(&request.run_id, &live_config.providers)?,
+    };
     let name = request.name.map(|name| watch_name(&name)).transpose();
     let name = name.map_err(|(what, fix)| HttpError::bad(format!("name: {what}; {fix}")))?;
     for (key, value) in &request.labels {
@@ -280,7 +286,7 @@ pub(in crate::control) fn read_cursor(text: &str) -> Option<(Timestamp, RunRef)>
 }
 
 async fn show(State(app): App, id: InPath, query: RawQuery) -> Result<AxumResponse, HttpError> {
-    let run_id = run_id(&id?.0)?;
+    let run_id = run_id(&id?.0, &app.control.live_config.borrow().providers)?;
     let query = Query::read(query, &["wait"])?;
     let read = |text: &str| parse_duration(text).ok().filter(|wait| *wait <= MAX_WAIT);
     let wait = query
@@ -316,7 +322,7 @@ async fn show(State(app): App, id: InPath, query: RawQuery) -> Result<AxumRespon
 }
 
 async fn remove(State(app): App, id: InPath, query: RawQuery) -> Result<StatusCode, HttpError> {
-    let run_id = run_id(&id?.0)?;
+    let run_id = run_id(&id?.0, &app.control.live_config.borrow().providers)?;
     let query = Query::read(query, &["force"])?;
     let force = query
         .one("force", |text| text.parse().ok(), "true or false")?

@@ -285,9 +285,9 @@ async fn a_daemon_tells_what_runs_do_and_which_way_their_verdicts_were_found() {
     }
     let figures = String::from_utf8(figures).unwrap();
     for line in [
-        "runwatch_detection_total{via=\"poll\"} 1",
-        "runwatch_detection_total{via=\"stream\"} 1",
-        "runwatch_event_streams 0",
+        "runwatch_detection_total{via=\"poll\",provider=\"crewship\"} 1",
+        "runwatch_detection_total{via=\"stream\",provider=\"crewship\"} 1",
+        "runwatch_event_streams{provider=\"crewship\"} 0",
     ] {
         assert!(
             figures.lines().any(|found| found == line),

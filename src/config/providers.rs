@@ -1,0 +1,663 @@
+//! `[providers.*]`: accounts at run APIs, and which run a text names.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Url;
+
+use super::effective::REDACTED;
+use super::load::{MAX_TIMEOUT, base_url, header_safe, run_url};
+use super::problem::{Origin, Problem};
+use super::reader::{Reader, Table};
+use super::rules::MIN_TIMEOUT;
+use super::source::Sources;
+use super::{ApiSettings, Secret, check_key};
+use crate::blocking;
+use crate::domain::{ProviderName, RunRef};
+use crate::profile::{self, Profile, Scheme};
+use crate::text::trimmed;
+
+/// Largest profile, in bytes.
+const MAX_PROFILE_BYTES: u64 = 256 * 1024;
+
+/// `[providers.NAME]`: an account at a service with a run API.
+#[derive(Debug, Clone)]
+pub struct ProviderSettings {
+    /// Its name.
+    pub name: ProviderName,
+    /// How its API is read.
+    pub profile: Arc<Profile>,
+    /// Where its pages for people are, if not at the address of the API.
+    pub web: Option<String>,
+    /// The user, where credentials are a user and a key.
+    pub user: Option<String>,
+    /// The password of a profile that logs in.
+    pub password: Option<Secret>,
+    /// The program and its arguments whose output is the key; empty for none.
+    pub key_command: Vec<String>,
+    /// Address, key, limits and times.
+    pub api: ApiSettings,
+}
+
+impl ProviderSettings {
+    /// Whether requests can carry the credentials that the profile requires.
+    pub fn has_credentials(&self) -> bool {
+        let auth = &self.profile.auth;
+        self.api.key.is_some()
+            || !self.key_command.is_empty()
+            || auth.optional
+            || auth.scheme == Scheme::None
+            || (auth.login.is_some() && self.user.is_some() && self.password.is_some())
+    }
+
+    /// What to do for a provider without credentials.
+    pub fn how_to_give_a_key(&self) -> String {
+        let key = format!("providers.{}.key_file in the configuration", self.name);
+        if self.name.is_crewship() {
+            return "CREWSHIP_API_KEY, or api.key_file in the configuration".to_owned();
+        }
+        match self.profile.auth.env.as_slice() {
+            [] => key,
+            names => format!("{}, or {key}", names.join(" or ")),
+        }
+    }
+}
+
+/// All accounts: those of the configuration, and the built-in ones that need none.
+#[derive(Debug, Clone)]
+pub struct Providers {
+    default: ProviderName,
+    crewship: ApiSettings,
+    configured: BTreeMap<ProviderName, ProviderSettings>,
+    /// The environment, for the keys of built-in providers without a table. Its `Debug` shows none of it.
+    sources: Sources,
+}
+
+impl Providers {
+    /// The provider of a bare ID.
+    pub fn default_provider(&self) -> &ProviderName {
+        &self.default
+    }
+
+    /// The providers that the configuration names.
+    pub fn configured(&self) -> impl Iterator<Item = &ProviderSettings> {
+        self.configured.values()
+    }
+
+    /// The account of a provider: that of the configuration, or else that of the built-in profile of this name or alias.
+    ///
+    /// # Errors
+    /// Why there is none, and what to do.
+    pub fn get(&self, name: &ProviderName) -> Result<ProviderSettings, String> {
+        if name.is_crewship() {
+            return Ok(ProviderSettings {
+                name: name.clone(),
+                profile: built_in(ProviderName::CREWSHIP)
+                    .unwrap_or_else(|| Err("it is not built in".to_owned()))?,
+                web: None,
+                user: None,
+                password: None,
+                key_command: Vec::new(),
+                api: self.crewship.clone(),
+            });
+        }
+        if let Some(settings) = self.configured.get(name) {
+            return Ok(settings.clone());
+        }
+        let profile = built_in(name.as_str()).ok_or_else(|| self.unknown(name.as_str()))??;
+        let Some(base_url) = profile.base_url.clone() else {
+            return Err(format!(
+                "{name} has no address of its own: set providers.{name}.base_url in the configuration"
+            ));
+        };
+        let key = outside_key(name, &profile, &self.sources).map_or(Ok(None), |found| {
+            found
+                .map(|(key, _)| Some(key))
+                .map_err(|(_, what, fix)| format!("{what}; {fix}"))
+        })?;
+        let variable = |name: &Option<String>| text_of(&self.sources, name.as_deref()?);
+        let login = profile.auth.login.as_ref();
+        Ok(ProviderSettings {
+            name: ProviderName::new(&profile.name).map_err(|error| error.to_string())?,
+            web: profile.web.clone(),
+            user: profile
+                .auth
+                .user
+                .clone()
+                .or_else(|| variable(&profile.auth.user_env))
+                .or_else(|| variable(&login?.user_env)),
+            password: login
+                .and_then(|login| variable(&login.password_env))
+                .map(Secret::value),
+            key_command: Vec::new(),
+            api: ApiSettings {
+                base_url,
+                key,
+                requests_per_minute: profile.rate.per_minute,
+                connect_timeout: CONNECT_TIMEOUT,
+                request_timeout: REQUEST_TIMEOUT,
+                max_response_bytes: MAX_RESPONSE_BYTES,
+                run_url: None,
+            },
+            profile,
+        })
+    }
+
+    /// The run that a text names: an ID of the default provider, `PROVIDER:ID`, or the URL of a run's page.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what to do. No request is made.
+    pub fn run(&self, text: &str) -> Result<RunRef, String> {
+        if let Some((provider, id)) = text.split_once(':')
+            && !id.starts_with("//")
+        {
+            let name = ProviderName::new(provider).map_err(|_invalid| self.unknown(provider))?;
+            return self.run_of(&name, id);
+        }
+        if text.contains("://") {
+            return self.run_of_page(text);
+        }
+        self.run_of(&self.default, text)
+    }
+
+    /// The run that `provider`, or the provider of this alias, knows as `id`.
+    ///
+    /// # Errors
+    /// As [`Providers::run`].
+    pub fn run_of(&self, provider: &ProviderName, id: &str) -> Result<RunRef, String> {
+        if provider.is_crewship() {
+            return RunRef::of(provider, id).map_err(|error| error.to_string());
+        }
+        let settings = self.get(provider)?;
+        let name = &settings.name;
+        let parts = settings
+            .profile
+            .read_id(id)
+            .map_err(|problem| format!("{id:?} is not the ID of a run of {name}: {problem}"))?;
+        RunRef::of(name, &settings.profile.write_id(&parts)).map_err(|error| error.to_string())
+    }
+
+    fn run_of_page(&self, page: &str) -> Result<RunRef, String> {
+        let url = Url::parse(page).map_err(|error| format!("it is not a URL ({error})"))?;
+        let of_crewship = run_of_crewship_page(
+            page,
+            &url,
+            self.crewship.run_url.as_deref(),
+            &self.crewship.base_url,
+        );
+        if let Some(run) = of_crewship {
+            return run;
+        }
+        let mut named: Vec<ProviderSettings> = self.configured.values().cloned().collect();
+        let built_in = profile::builtin_names().iter().filter_map(|name| {
+            let name = ProviderName::new(name).ok()?;
+            let is_new = !name.is_crewship() && !self.configured.contains_key(&name);
+            is_new.then(|| self.get(&name).ok()).flatten()
+        });
+        let configured = named.len();
+        named.extend(built_in);
+        let runs = |settings: &ProviderSettings| {
+            let (base, web) = (&settings.api.base_url, settings.web.as_deref());
+            let parts = settings.profile.read_url(&url, base, web)?;
+            RunRef::of(&settings.name, &settings.profile.write_id(&parts)).ok()
+        };
+        let found: Vec<RunRef> = named[..configured].iter().filter_map(runs).collect();
+        match found.as_slice() {
+            [run] => return Ok(run.clone()),
+            [] => {}
+            several => {
+                let several: Vec<_> = several.iter().map(ToString::to_string).collect();
+                return Err(format!(
+                    "it is a run of several providers: write {}",
+                    several.join(" or ")
+                ));
+            }
+        }
+        if let Some(run) = named[configured..].iter().find_map(runs) {
+            return Ok(run);
+        }
+        Err(self.foreign_page(&url, &named))
+    }
+
+    /// Why the address of a page is not accepted.
+    fn foreign_page(&self, url: &Url, named: &[ProviderSettings]) -> String {
+        let host = url.host_str().unwrap_or_default();
+        let origin = url.origin().ascii_serialization();
+        let mut shapes: Vec<String> = named
+            .iter()
+            .filter(|settings| settings.profile.url_shape(url))
+            .map(|settings| settings.name.to_string())
+            .collect();
+        let without_address = profile::builtin_names().iter().filter(|name| {
+            built_in(name)
+                .and_then(Result::ok)
+                .is_some_and(|profile| profile.base_url.is_none() && profile.url_shape(url))
+        });
+        shapes.extend(without_address.map(|name| (*name).to_owned()));
+        shapes.sort_unstable();
+        shapes.dedup();
+        match shapes.as_slice() {
+            [] => {
+                let known = [
+                    self.crewship.run_url.clone(),
+                    Some(self.crewship.base_url.clone()),
+                ];
+                let mut origins: Vec<_> = known
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|known| Url::parse(&known.replace("{run_id}", "RUN_ID")).ok())
+                    .map(|known| known.origin().ascii_serialization())
+                    .collect();
+                origins.dedup();
+                format!(
+                    "no provider has its runs at {origin}; runs are watched at {} and at the providers that `runwatch \
+                     providers` lists; give the run as PROVIDER:ID, or set api.run_url to the address of its page",
+                    origins.join(" and ")
+                )
+            }
+            shapes => format!(
+                "it looks like a run of {}, but none of them is configured for {origin}, and the key must not go there \
+                 by itself; add [providers.NAME] with profile = \"{}\" and the base_url of {host}, and use NAME",
+                shapes.join(" or "),
+                shapes[0],
+            ),
+        }
+    }
+
+    fn unknown(&self, name: &str) -> String {
+        let mut known: Vec<_> = self.configured.keys().map(ProviderName::as_str).collect();
+        known.extend(profile::builtin_names());
+        known.sort_unstable();
+        known.dedup();
+        format!(
+            "no provider is named {name:?}; known are {}; another one needs [providers.NAME] in the configuration",
+            known.join(", ")
+        )
+    }
+}
+
+/// The built-in profile of this name or alias. One that cannot be read is a mistake in this program.
+fn built_in(name: &str) -> Option<Result<Arc<Profile>, String>> {
+    let found = profile::builtin(name)?;
+    Some(found.map_err(|faults| {
+        let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+        format!(
+            "the built-in profile {name} cannot be read: {}",
+            faults.join("; ")
+        )
+    }))
+}
+
+/// Reads the run ID in the address of a page of Crewship: where `run_url` has it, or else after the last segment `runs`.
+/// The scheme, the host and the port must be those of `run_url` or `base_url`, as an address of another service names a
+/// run there; `None` where they are not.
+fn run_of_crewship_page(
+    page: &str,
+    url: &Url,
+    run_url: Option<&str>,
+    base_url: &str,
+) -> Option<Result<RunRef, String>> {
+    let known = run_url
+        .map(|template| template.replace("{run_id}", "RUN_ID"))
+        .into_iter()
+        .chain([base_url.to_owned()])
+        .filter_map(|known| Url::parse(&known).ok());
+    let plain = url.username().is_empty() && url.password().is_none();
+    if !plain
+        || !known
+            .into_iter()
+            .any(|known| known.origin() == url.origin())
+    {
+        return None;
+    }
+    let in_template = run_url
+        .and_then(|template| template.split_once("{run_id}"))
+        .and_then(|(before, _)| page.strip_prefix(before))
+        .and_then(|rest| rest.split(['/', '?', '#', '&']).next());
+    let segments: Vec<_> = url.path_segments().into_iter().flatten().collect();
+    let after_runs = segments
+        .iter()
+        .rposition(|segment| *segment == "runs")
+        .and_then(|at| segments.get(at + 1).copied());
+    let run = in_template
+        .or(after_runs)
+        .and_then(|id| RunRef::of(&ProviderName::crewship(), id).ok());
+    Some(run.ok_or_else(|| "there is no run ID in it, such as in https://…/runs/RUN_ID".to_owned()))
+}
+
+/// Default of `connect_timeout`, as in `[api]`.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Default of `request_timeout`, as in `[api]`.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// Default of `max_response_bytes`, as in `[api]`.
+const MAX_RESPONSE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Reads all providers.
+pub(super) fn read_providers(
+    reader: &mut Reader<'_>,
+    root: &mut Table,
+    crewship: ApiSettings,
+    sources: &Sources,
+) -> Providers {
+    let mut all = reader.table(root, "providers");
+    let mut configured = BTreeMap::new();
+    for item in reader.drain(&mut all) {
+        let name = ProviderName::new(item.name());
+        if let Err(error) = &name {
+            reader.refuse_unseen(&item, &error.to_string(), "rename it");
+        }
+        let Some(mut table) = reader.as_table(item) else {
+            continue;
+        };
+        let Ok(name) = name else { continue };
+        if let Some(settings) = read_provider(reader, &mut table, &name, sources) {
+            configured.insert(name, settings);
+        }
+        reader.finish_rest(&mut table);
+    }
+    let default = reader
+        .take(root, "default_provider", Some(ProviderName::CREWSHIP))
+        .and_then(|item| {
+            let known = |text: &str| {
+                let name = ProviderName::new(text)
+                    .map_err(|error| (error.to_string(), "correct it".to_owned()))?;
+                if name.is_crewship()
+                    || configured.contains_key(&name)
+                    || profile::builtin_names().contains(&text)
+                {
+                    return Ok(name);
+                }
+                Err((
+                    "no provider has this name".to_owned(),
+                    format!(
+                        "add [providers.{text}], or name a built-in one (`runwatch providers`)"
+                    ),
+                ))
+            };
+            reader.parsed(&item, known)
+        });
+    Providers {
+        default: default.unwrap_or_else(ProviderName::crewship),
+        crewship,
+        configured,
+        sources: sources.clone(),
+    }
+}
+
+fn read_provider(
+    reader: &mut Reader<'_>,
+    table: &mut Table,
+    name: &ProviderName,
+    sources: &Sources,
+) -> Option<ProviderSettings> {
+    let profile = read_profile(reader, table, name);
+    let own_address = match reader.take(table, "base_url", None) {
+        // Before the @ may stand a password, even if the text is no URL.
+        Some(item) if item.as_text().is_some_and(|text| text.contains('@')) => {
+            let what = "the URL has a user name or password, or another @";
+            reader.refuse_unseen(&item, what, "remove it; the key goes to key_file");
+            return None;
+        }
+        Some(item) => {
+            let found = reader.parsed(&item, base_url)?;
+            Some((item, found))
+        }
+        None => None,
+    };
+    let web = reader
+        .take(table, "web", None)
+        .and_then(|item| reader.parsed(&item, base_url));
+    let user = reader
+        .take(table, "user", None)
+        .and_then(|item| reader.text(&item));
+    let password = reader
+        .take_secret(table, "password")
+        .and_then(|found| reader.secret(found, |_| Ok(())));
+    let key_command = reader
+        .take(table, "key_command", None)
+        .and_then(|item| reader.texts(&item))
+        .unwrap_or_default();
+    let key = reader.take_secret(table, "key");
+    let allow_http = reader
+        .take(table, "allow_http", Some("false"))
+        .and_then(|item| {
+            reader.parsed(&item, |text| {
+                text.parse::<bool>().map_err(|_unknown| {
+                    (
+                        "this is neither true nor false".to_owned(),
+                        "write one of them".to_owned(),
+                    )
+                })
+            })
+        });
+    let per_minute = profile
+        .as_ref()
+        .map_or(60, |profile| profile.rate.per_minute)
+        .to_string();
+    let integer = reader.take(table, "requests_per_minute", Some(&per_minute));
+    let requests_per_minute = integer.and_then(|item| reader.integer(&item, 1, 1_000_000));
+    let mut time = |key, default| {
+        let item = reader.take(table, key, Some(default))?;
+        reader.duration(&item, MIN_TIMEOUT, MAX_TIMEOUT)
+    };
+    let connect_timeout = time("connect_timeout", "5s");
+    let request_timeout = time("request_timeout", "15s");
+    let size = reader.take(table, "max_response_bytes", Some("8MiB"));
+    let max_response_bytes = size.and_then(|item| reader.size(&item, 1 << 10, 1 << 30));
+    let run_url = reader
+        .take(table, "run_url", Some(""))
+        .and_then(|item| reader.parsed(&item, run_url))
+        .flatten();
+    let profile = profile?;
+    let base = match (&own_address, &profile.base_url) {
+        (Some((_, own)), _) => own.clone(),
+        (None, Some(built_in)) => built_in.clone(),
+        (None, None) => {
+            reader.missing(
+                table,
+                "base_url",
+                "write the address of the API, such as https://ci.example.com",
+            );
+            return None;
+        }
+    };
+    let own = own_address.is_some()
+        && own_address.as_ref().map(|(_, own)| own) != profile.base_url.as_ref();
+    let key = match key {
+        Some(found) => reader.secret(found, header_safe),
+        // A key in the environment is meant for the address of the profile, or for the provider of its name.
+        None if own && profile.name != name.as_str() => None,
+        None => match outside_key(name, &profile, sources) {
+            Some(Ok((key, origin))) => {
+                reader.show_outside(table, "key", REDACTED, origin);
+                Some(key)
+            }
+            Some(Err((origin, what, fix))) => {
+                reader.outside(origin, &format!("providers.{name}.key"), &what, &fix);
+                None
+            }
+            None => None,
+        },
+    };
+    let is_local = Url::parse(&base).is_ok_and(|url| is_loopback(&url));
+    if let Some((item, own)) = &own_address
+        && own.starts_with("http:")
+        && !is_local
+        && (key.is_some() || !key_command.is_empty() || password.is_some())
+        && allow_http != Some(true)
+    {
+        reader.refuse(
+            item,
+            "the key would be sent unencrypted over a network",
+            "use https, or set allow_http = true where the network is trusted",
+        );
+    }
+    let variable = |name: Option<&String>| text_of(sources, name?);
+    let login = profile.auth.login.as_ref();
+    Some(ProviderSettings {
+        name: name.clone(),
+        web: web.or_else(|| profile.web.clone().filter(|_| !own)),
+        user: user
+            .or_else(|| profile.auth.user.clone())
+            .or_else(|| variable(profile.auth.user_env.as_ref()))
+            .or_else(|| variable(login?.user_env.as_ref())),
+        password: password.or_else(|| variable(login?.password_env.as_ref()).map(Secret::value)),
+        key_command,
+        api: ApiSettings {
+            base_url: base,
+            key,
+            requests_per_minute: requests_per_minute?,
+            connect_timeout: connect_timeout?,
+            request_timeout: request_timeout?,
+            max_response_bytes: max_response_bytes?,
+            run_url,
+        },
+        profile,
+    })
+}
+
+/// The profile that `profile` or `profile_file` names, or the built-in one with the provider's name.
+fn read_profile(
+    reader: &mut Reader<'_>,
+    table: &mut Table,
+    name: &ProviderName,
+) -> Option<Arc<Profile>> {
+    let built_in_item = reader.take(table, "profile", None);
+    let file = reader.take(table, "profile_file", None);
+    match (built_in_item, file) {
+        (Some(item), Some(_)) => {
+            reader.refuse(
+                &item,
+                "both profile and profile_file are set",
+                "keep one of them",
+            );
+            None
+        }
+        (Some(item), None) => reader.parsed(&item, |text| {
+            built_in(text)
+                .unwrap_or_else(|| Err("there is no built-in profile of this name".to_owned()))
+                .map_err(|what| {
+                    (
+                        what,
+                        format!("write one of {}", profile::builtin_names().join(", ")),
+                    )
+                })
+        }),
+        (None, Some(item)) => {
+            let path = reader.path(&item)?;
+            let text = match read_file(&path) {
+                Ok(text) => text,
+                Err(what) => {
+                    reader.refuse(&item, what, "check the path and its permissions");
+                    return None;
+                }
+            };
+            profile::parse(&text, name.as_str())
+                .map(Arc::new)
+                .map_err(|faults| {
+                    reader
+                        .problems
+                        .extend(faults.into_iter().map(|fault| problem(&path, fault)))
+                })
+                .ok()
+        }
+        (None, None) => match built_in(name.as_str()) {
+            Some(Ok(profile)) => Some(profile),
+            _ => {
+                let fix = "write the name of a built-in profile (`runwatch providers`), or set profile_file";
+                reader.missing(table, "profile", fix);
+                None
+            }
+        },
+    }
+}
+
+fn problem(path: &Path, fault: profile::Fault) -> Problem {
+    Problem {
+        origin: Some(Origin::File {
+            path: path.to_owned(),
+            position: Some((fault.line, 1)),
+        }),
+        key: fault.key,
+        value: None,
+        what: fault.what,
+        fix: fault.fix,
+    }
+}
+
+fn read_file(path: &Path) -> Result<String, String> {
+    let bytes = blocking::read_file(path, MAX_PROFILE_BYTES)
+        .map_err(|error| format!("the file cannot be read ({error})"))?;
+    if bytes.len() as u64 > MAX_PROFILE_BYTES {
+        return Err(format!("the file has more than {MAX_PROFILE_BYTES} bytes"));
+    }
+    blocking::text(bytes).map_err(|error| format!("the file cannot be read ({error})"))
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || address
+            .parse()
+            .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+}
+
+fn text_of(sources: &Sources, variable: &str) -> Option<String> {
+    let value = sources.path_of(variable)?;
+    value.to_str().map(|value| trimmed(value).to_owned())
+}
+
+type BadKey = (Origin, String, String);
+
+/// The key of a provider that is not in its table: in a variable or the file of its profile, or in the systemd
+/// credential `NAME-api-key`.
+fn outside_key(
+    name: &ProviderName,
+    profile: &Profile,
+    sources: &Sources,
+) -> Option<Result<(Secret, Origin), BadKey>> {
+    if profile.auth.scheme == Scheme::None {
+        return None;
+    }
+    for variable in &profile.auth.env {
+        let Some(value) = sources.path_of(variable) else {
+            continue;
+        };
+        let origin = Origin::Environment {
+            variable: variable.clone(),
+        };
+        let checked = match value.to_str().map(trimmed) {
+            Some(value) => check_key(value).map(|()| value),
+            None => Err((
+                "it has unusual characters: it is not UTF-8",
+                "copy the key again",
+            )),
+        };
+        return Some(match checked {
+            Ok(value) => Ok((Secret::value(value), origin)),
+            Err((what, fix)) => Err((
+                origin,
+                format!("{variable} is not a key: {what}"),
+                fix.to_owned(),
+            )),
+        });
+    }
+    let file = profile.auth.file.as_ref().map(PathBuf::from);
+    if let Some(path) = file.filter(|path| path.exists()) {
+        let origin = Origin::File {
+            path: path.clone(),
+            position: None,
+        };
+        return Some(Ok((Secret::File(path), origin)));
+    }
+    let credential = format!("{name}-api-key");
+    let path = sources.path_of("CREDENTIALS_DIRECTORY")?.join(&credential);
+    path.exists().then(|| {
+        let origin = Origin::Credential { name: credential };
+        Ok((Secret::File(path), origin))
+    })
+}
