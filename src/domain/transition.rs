@@ -348,6 +348,13 @@ impl Progress {
         self.answered = true;
         self.missing_since = None;
         self.missing_for = None;
+        let known = self.details.as_ref().and_then(|details| details.attempt);
+        if let (Some(known), Some(attempt)) = (known, details.attempt)
+            && attempt < known
+        {
+            // A replica of the API that is behind: a verdict on an earlier attempt is not one on this.
+            return None;
+        }
         self.verdict = Verdict::of_status(&status);
         let waited = |status: &Status| status.state() == RunState::Waiting;
         let event = if status.state() == RunState::Running && !self.seen_running {
@@ -523,6 +530,51 @@ mod tests {
             why: "502 Bad Gateway".to_owned(),
             retried: false,
         }
+    }
+
+    fn attempt(status: &str, attempt: u64) -> PollOutcome {
+        let details = RunDetails {
+            attempt: Some(attempt),
+            ..RunDetails::default()
+        };
+        seen_with(status, details)
+    }
+
+    #[test]
+    fn an_answer_about_an_earlier_attempt_changes_nothing_and_a_later_one_is_followed() {
+        let (events, seen) = play_to_end(vec![
+            attempt("running", 2),
+            attempt("failed", 1),
+            attempt("running", 3),
+            attempt("failed", 2),
+            attempt("succeeded", 3),
+        ]);
+        assert_eq!(events, ["run.started", "run.succeeded"]);
+        assert_eq!(seen, [Some(2), Some(2), Some(3), Some(3), Some(3)]);
+        // A provider that names none, or ceases to, is taken by its word.
+        let (events, _) = play_to_end(vec![attempt("running", 2), self::seen("failed")]);
+        assert_eq!(events, ["run.started", "run.failed"]);
+    }
+
+    /// The types of the events that these answers lead to, and the attempt that is known after each.
+    fn play_to_end(answers: Vec<PollOutcome>) -> (Vec<&'static str>, Vec<Option<u64>>) {
+        let (watch, limits) = (watch(100), limits());
+        let mut progress = Progress::begin(time(0));
+        let (mut events, mut attempts) = (Vec::new(), Vec::new());
+        for (number, answer) in (1..).zip(answers) {
+            let step = progress
+                .step(&watch, answer, time(number), &limits)
+                .unwrap();
+            events.extend(step.events.iter().map(|event| event.event_type.as_str()));
+            progress = step.progress;
+            attempts.push(
+                progress
+                    .details
+                    .as_ref()
+                    .and_then(|details| details.attempt),
+            );
+        }
+        (events, attempts)
     }
 
     fn not_polled(stands: bool) -> PollOutcome {
