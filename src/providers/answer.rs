@@ -41,6 +41,9 @@ const NAMED_PARTS: usize = 5;
 /// 9999 for a time that is not there (`time.Time{}` of Go, `DateTime.MinValue` and `MaxValue` of .NET).
 const TIMES: std::ops::Range<i64> = 31_536_000..221_845_392_000;
 
+/// Times from this number on are in milliseconds.
+const FIRST_MILLISECONDS: f64 = 1e11;
+
 /// Where list answers say that there is another page.
 const NEXT_PAGE: [&str; 6] = [
     "next_page_token",
@@ -377,6 +380,8 @@ pub(super) enum Reported {
 pub(super) struct Addition {
     /// The state that it shows, if one of its rules holds.
     pub(super) state: Option<Status>,
+    /// That state is of the parts of the run.
+    of_parts: bool,
     error: Option<String>,
     output: Option<JsonText>,
 }
@@ -386,7 +391,11 @@ impl Addition {
     pub(super) fn add_to(self, observation: &mut Observation) {
         let Observation { status, details } = observation;
         if let Some(state) = self.state {
-            *status = state;
+            // The provider's word for the run stays, also where it says less than the second answer.
+            *status = match self.of_parts {
+                true => state,
+                false => Status::new(state.state(), status.as_str()),
+            };
             if Verdict::of_status(status).is_none() {
                 // It has not ended.
                 details.completed_at = None;
@@ -647,14 +656,19 @@ impl<'p> Answer<'p> {
     }
 
     /// The provider's own word for the state.
-    fn status_text(&self, rule: Option<&TestedRule>, code: u16) -> String {
+    fn status_text(&self, state: RunState, concluded: Option<&TestedRule>, code: u16) -> String {
         let Layout { tested, status, .. } = self.layout;
-        if rule.is_some_and(|rule| rule.by_http) {
+        if concluded.is_some_and(|rule| rule.by_http) {
             return code.to_string();
         }
-        let mut places = status.iter().chain(tested.iter().map(|(place, _)| place));
-        let text = places.find_map(|place| self.json(*place).and_then(shown));
-        text.map_or_else(|| code.to_string(), Cow::into_owned)
+        let text = |place: &Place| self.json(*place).and_then(shown);
+        let of_rules = || match concluded {
+            // The word of the state is better than one that is not the status.
+            Some(_) if !status.is_empty() => None,
+            _ => tested.iter().find_map(|(place, _)| text(place)),
+        };
+        let text = status.iter().find_map(text).or_else(of_rules);
+        text.map_or_else(|| state.as_str().to_owned(), Cow::into_owned)
     }
 
     fn status(&self, concluded: Option<(Outcome, &TestedRule)>, code: u16) -> Option<Status> {
@@ -663,7 +677,7 @@ impl<'p> Answer<'p> {
             Some((Outcome::State(state), _)) => state,
             None => RunState::Unknown,
         };
-        let text = self.status_text(concluded.map(|(_, rule)| rule), code);
+        let text = self.status_text(state, concluded.map(|(_, rule)| rule), code);
         Some(Status::new(state, &text))
     }
 
@@ -933,7 +947,7 @@ pub(super) fn addition(
     let mut added = Addition::default();
     if layout.items.is_some() {
         let parts = answer.parts(more)?;
-        (added.state, added.error) = (Some(parts.status), parts.error);
+        (added.state, added.error, added.of_parts) = (Some(parts.status), parts.error, true);
     } else if !layout.rules.is_empty() {
         let concluded = answer.outcome(code)?;
         answer.check_values()?;
@@ -1046,13 +1060,9 @@ fn of_parts(parts: &[(Status, Option<String>)], more: bool) -> PartsState {
             one(RunState::Pending).map_or(RunState::Pending.into(), |it| (*it).clone()),
         );
     }
+    // A text that no rule knows is not final either.
     if more || !going.is_empty() {
-        // Where nothing but a text that no rule knows keeps it from its end, that text is shown.
-        let unknown = one(RunState::Unknown).filter(|_| {
-            let mut states = going.iter().map(|status| status.state());
-            !more && states.all(|state| state == RunState::Unknown)
-        });
-        return not_final(unknown.map_or(RunState::Running.into(), |it| (*it).clone()));
+        return not_final(RunState::Running.into());
     }
     let worst = Verdict::worst(
         parts
@@ -1147,13 +1157,21 @@ fn time(json: &[u8]) -> Option<Timestamp> {
         }
         serde_json::Value::Number(number) => {
             // Milliseconds where they would be a year after 5138 as seconds.
-            let number = number.as_f64()?;
-            let seconds = if number >= 1e11 {
-                number / 1000.0
-            } else {
-                number
-            };
-            Timestamp::from_duration(SignedDuration::try_from_secs_f64(seconds).ok()?).ok()
+            match (number.as_i64(), number.as_f64()?) {
+                (Some(number), value) if value >= FIRST_MILLISECONDS => {
+                    Timestamp::from_millisecond(number).ok()
+                }
+                (Some(number), _) => Timestamp::from_second(number).ok(),
+                (None, value) => {
+                    let seconds = if value >= FIRST_MILLISECONDS {
+                        value / 1000.0
+                    } else {
+                        value
+                    };
+                    let since = SignedDuration::try_from_secs_f64(seconds).ok()?;
+                    Timestamp::from_duration(since).ok()
+                }
+            }
         }
         _ => None,
     };

@@ -648,7 +648,8 @@ impl ApiClient {
             Err(_elapsed) => return Err(ApiError::Timeout),
         };
         let layout = &self.layouts.run;
-        let mut reader = Reader::new(layout.plan(), body.len() as u64, None);
+        // A value of it may be kept beside the whole.
+        let mut reader = Reader::new(layout.plan(), 2 * MAX_RULED_BYTES as u64, None);
         let _all = reader.push(&body);
         reader.redact(&self.keys.redactor());
         match answer::answer(layout, reader, expected, None) {
@@ -900,6 +901,23 @@ struct First {
     free: bool,
 }
 
+/// The error of an answer by which there is no such run, if it is one.
+fn not_found(first: &Result<First, ApiError>) -> Option<ApiError> {
+    let message = match first {
+        Ok(First {
+            reported: Reported::NotFound,
+            ..
+        }) => String::new(),
+        Err(ApiError::NotFound { message }) => message.clone(),
+        Err(ApiError::Gone { message }) => {
+            let message = message.clone();
+            return Some(ApiError::Gone { message });
+        }
+        _ => return None,
+    };
+    Some(ApiError::NotFound { message })
+}
+
 /// Whether an answer is about who polls rather than about the run: no rule looks at it.
 fn is_about_us(code: StatusCode) -> bool {
     matches!(
@@ -991,22 +1009,22 @@ impl Provider for ApiClient {
 
     async fn get_run(&self, id: &RunRef) -> Result<Reply, ApiError> {
         let parts = self.parts(id)?;
-        let mut fallback = self.profile.fallback_get.as_ref();
-        let mut template = &self.profile.get;
         let mut requests = 0;
-        let first = loop {
-            match self.first(id, &parts, template).await {
-                Ok(first) => break first,
-                Err(error) if error.is_not_found() => match fallback.take() {
-                    Some(other) => {
-                        requests += 1;
-                        template = other;
-                    }
-                    None => return Err(error),
-                },
-                Err(error) => return Err(error),
-            }
-        };
+        let mut first = self.first(id, &parts, &self.profile.get).await;
+        if let Some(fallback) = &self.profile.fallback_get
+            && let Some(not_found) = not_found(&first)
+        {
+            requests += first.as_ref().map_or(1, |first| first.requests);
+            first = match self.first(id, &parts, fallback).await {
+                // One that shows no run means what the first answer meant.
+                Err(ApiError::Malformed(_)) => Err(not_found),
+                other => other,
+            };
+        }
+        if let Some(not_found) = not_found(&first) {
+            return Err(not_found);
+        }
+        let first = first?;
         let Reported::Run(mut observation) = first.reported else {
             return Err(ApiError::NotFound {
                 message: String::new(),

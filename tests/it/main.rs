@@ -20,6 +20,7 @@ mod incidents;
 mod memory;
 mod names;
 mod promises;
+mod providers;
 mod security;
 mod sinks;
 mod status;
