@@ -513,13 +513,11 @@ impl<'p> Answer<'p> {
         }
     }
 
-    /// Whether something is there that is a status or that a rule could hold for.
+    /// Whether anything is where the status is, or where a rule looks: also what cannot be one.
     fn has_status(&self) -> bool {
         let Layout { tested, status, .. } = self.layout;
-        tested
-            .iter()
-            .any(|(place, kinds)| kinds.has(&self.seen(*place)))
-            || status.iter().any(|place| self.is_other_status(*place))
+        let mut places = tested.iter().map(|(place, _)| place).chain(status);
+        places.any(|place| self.found(*place) != Found::Absent)
     }
 
     /// Whether a place of the status that no rule tests has a value.
@@ -1144,7 +1142,7 @@ fn page(json: &[u8]) -> Option<String> {
 
 /// A time as RFC 3339 writes it, or without a zone, which then is UTC (`datetime.utcnow().isoformat()` of Python),
 /// or as seconds or milliseconds since 1970.
-fn time(json: &[u8]) -> Option<Timestamp> {
+pub(super) fn time(json: &[u8]) -> Option<Timestamp> {
     let time = match serde_json::from_slice(json).ok()? {
         serde_json::Value::String(text) => {
             let text = text.trim();
@@ -1388,6 +1386,19 @@ mod tests {
             read_body(body).unwrap().status,
             Status::from(RunState::Running)
         );
+    }
+
+    #[test]
+    fn an_object_with_a_status_that_is_none_is_not_passed_over_for_another() {
+        for status in ["3", "{}", r#""""#, "[]"] {
+            let body = format!(
+                r#"{{"id":"{RUN}","status":{status},"data":{{"id":"{RUN}","status":"succeeded"}}}}"#
+            );
+            assert!(
+                read_body(&body).unwrap_err().contains("no status"),
+                "{status}"
+            );
+        }
     }
 
     #[test]

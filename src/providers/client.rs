@@ -109,6 +109,8 @@ pub struct ApiClient {
     profile: Arc<Profile>,
     layouts: Layouts,
     settings: ApiSettings,
+    /// Where the pages for people are, if not at the address of the API.
+    web: Option<String>,
     names: Arc<Names>,
     /// Held only to copy in and out.
     polls: Mutex<Pool>,
@@ -221,8 +223,13 @@ impl ApiClient {
         let credentials = Credentials {
             key: account.api.key.clone(),
             user: account.user.clone().map(Secret::value),
+            password: account.password.clone(),
+            command: account.key_command.clone(),
         };
-        Self::of_profile(Arc::clone(&account.profile), &account.api, credentials)
+        let profile = Arc::clone(&account.profile);
+        let mut client = Self::of_profile(profile, &account.api, credentials)?;
+        client.web.clone_from(&account.web);
+        Ok(client)
     }
 
     /// A client for an account at a provider. Sends nothing yet.
@@ -260,7 +267,8 @@ impl ApiClient {
             base,
             headers: headers_of(&profile),
             rate: RateHeaders::of(&profile.rate),
-            keys: Keys::new(credentials, &profile.auth),
+            keys: Keys::new(credentials, &profile.auth, login_of(&profile, settings)),
+            web: profile.web.clone(),
             layouts: Layouts::of(&profile),
             profile,
             cut: Mutex::new(VecDeque::new()),
@@ -292,7 +300,7 @@ impl ApiClient {
 
     /// Reads the key, for [`Provider::is_same_account`]. One that cannot be read shows at the first request.
     pub async fn read_key(&self) {
-        let _unreadable = self.keys.authorization().await;
+        let _unreadable = self.authorization().await;
     }
 
     /// Makes one request for a run that need not exist, and returns how it went.
@@ -326,10 +334,16 @@ impl ApiClient {
     }
 
     async fn probed(&self, id: &RunRef) -> Result<Answered, ApiError> {
-        let key = self.keys.authorization().await?;
+        let key = self.authorization().await?;
         let url = self.address_of(&self.profile.get, &self.parts(id)?)?;
         self.fetch(url, key.as_ref(), None, self.settings.request_timeout)
             .await
+    }
+
+    /// The header with the key, if requests have one.
+    async fn authorization(&self) -> Result<Option<HeaderValue>, ApiError> {
+        let http = self.pool().http;
+        self.keys.authorization(&http).await
     }
 
     fn pool(&self) -> Pool {
@@ -712,7 +726,7 @@ impl ApiClient {
         let mut tried = 0;
         let mut requests = 0;
         loop {
-            let key = self.keys.authorization().await?;
+            let key = self.authorization().await?;
             let answered = self
                 .fetch(
                     url.clone(),
@@ -961,6 +975,16 @@ fn has_next_link(headers: &HeaderMap) -> bool {
     })
 }
 
+/// Where an account logs in, if its profile does that. The path has no parts of an ID.
+fn login_of(profile: &Profile, settings: &ApiSettings) -> Option<Url> {
+    let login = profile.auth.login.as_ref()?;
+    let path = login.post.to_string();
+    let base = settings.base_url.trim_end_matches('/');
+    let url: Url = format!("{base}{path}").parse().ok()?;
+    let base: Url = base.parse().ok()?;
+    (url.origin() == base.origin()).then_some(url)
+}
+
 /// The headers of a profile. One that cannot be sent is left out; a profile that was checked has none.
 fn headers_of(profile: &Profile) -> HeaderMap {
     let header = |(name, value): &(String, String)| {
@@ -1041,7 +1065,7 @@ impl Provider for ApiClient {
         if observation.details.url.is_none() {
             observation.details.url =
                 self.profile
-                    .page(&parts, &self.settings.base_url, self.profile.web.as_deref());
+                    .page(&parts, &self.settings.base_url, self.web.as_deref());
         }
         Ok(Reply {
             observation: *observation,
@@ -1083,7 +1107,7 @@ impl Provider for ApiClient {
         };
         let url = self.address_of(&stream.sse, &self.parts(id)?)?;
         let mut request = self.streams.get(url);
-        if let Some(key) = self.keys.authorization().await? {
+        if let Some(key) = self.authorization().await? {
             request = request.header(self.keys.name(), key);
         }
         request = request.header(ACCEPT, HeaderValue::from_static(EVENT_STREAM));

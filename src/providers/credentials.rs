@@ -1,21 +1,30 @@
 //! The API key: read when it is used, redacted from answers, and replaced without a false alarm.
 
 use std::collections::VecDeque;
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use jiff::{SignedDuration, Timestamp};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
+use reqwest::{Client, Url};
 use secrecy::{ExposeSecret as _, SecretString};
+use tokio::io::AsyncReadExt as _;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::error::{ApiError, KeyProblem};
+use super::answer::{error_message, time};
+use super::error::{ApiError, KeyProblem, Transport};
+use super::value::{look_up, text};
 use crate::blocking::Lane;
 use crate::config::{Secret, check_key};
 use crate::http::proxy_secrets;
-use crate::profile::{Auth, Scheme};
+use crate::profile::{Auth, Pointer, Scheme};
 use crate::redact::Redactor;
+use crate::text::trimmed;
 
 /// How often the key is read again at the most. A refusal has it read again at once.
 const KEY_LIFE: Duration = Duration::from_secs(1);
@@ -32,19 +41,35 @@ const REMEMBERED: usize = 8;
 /// Key files read at once.
 const READS: usize = 4;
 
+/// How long a program or a login may take that gives a token.
+const OBTAIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long before its expiry a token is replaced.
+const EXPIRY_MARGIN: Duration = Duration::from_secs(30);
+
+/// Most bytes that a program writes, or a login answers, for a token.
+const MAX_TOKEN_BYTES: u64 = 64 * 1024;
+
 /// The credentials of a provider's account: where they come from.
 #[derive(Debug, Clone, Default)]
 pub struct Credentials {
     /// The key, the token or the password.
     pub key: Option<Secret>,
-    /// The user, for basic authentication.
+    /// The user, for basic authentication and for a login.
     pub user: Option<Secret>,
+    /// The password of a profile that logs in.
+    pub password: Option<Secret>,
+    /// The program and its arguments whose output is the key; empty for none. It is not run by a shell.
+    pub command: Vec<String>,
 }
 
 impl Credentials {
     /// A key alone.
     pub fn of_key(key: Option<Secret>) -> Self {
-        Self { key, user: None }
+        Self {
+            key,
+            ..Self::default()
+        }
     }
 }
 
@@ -57,6 +82,10 @@ pub(super) struct Keys {
     optional: bool,
     /// The header that it is sent in.
     name: HeaderName,
+    /// How a token is obtained where there is no key.
+    obtain: Option<Obtain>,
+    /// Tokens are obtained one at a time: the others wait, and take it.
+    obtaining: Semaphore,
     /// Reads the key where it is in a file.
     lane: Lane,
     /// Held only to copy in and out.
@@ -70,14 +99,31 @@ struct Seen {
     read: Option<(Instant, HeaderValue)>,
     /// The header that the API accepted last, and when its key was last read.
     accepted: Option<(Instant, HeaderValue)>,
+    /// The token that was obtained, and until when it is used.
+    token: Option<(HeaderValue, Option<Instant>)>,
     /// The last ones, the newest last.
     keys: VecDeque<SecretString>,
     redactor: Arc<Redactor>,
 }
 
 impl Keys {
-    /// For an account. A header whose name cannot be sent is not sent; a profile that was checked has none like that.
-    pub(super) fn new(credentials: Credentials, auth: &Auth) -> Self {
+    /// For an account; `login` is where it logs in, if its profile does that. A header whose name cannot be sent is not sent; a profile that was checked has none like that.
+    pub(super) fn new(credentials: Credentials, auth: &Auth, login: Option<Url>) -> Self {
+        let user_and_password = credentials.user.clone().zip(credentials.password.clone());
+        let logs_in = login.zip(auth.login.as_ref()).zip(user_and_password);
+        let obtain = match logs_in {
+            _ if credentials.key.is_some() => None,
+            _ if !credentials.command.is_empty() => {
+                Some(Obtain::Command(credentials.command.clone()))
+            }
+            Some(((url, login), (user, password))) => Some(Obtain::Login {
+                url,
+                user,
+                password,
+                token: login.token.clone(),
+            }),
+            None => None,
+        };
         let name = match &auth.scheme {
             Scheme::Header(name) => HeaderName::try_from(name.as_str()).unwrap_or(AUTHORIZATION),
             Scheme::None | Scheme::Word(_) | Scheme::Basic => AUTHORIZATION,
@@ -87,6 +133,8 @@ impl Keys {
             scheme: auth.scheme.clone(),
             optional: auth.optional,
             name,
+            obtain,
+            obtaining: Semaphore::new(1),
             lane: Lane::new("keys", READS),
             seen: Mutex::default(),
         }
@@ -106,12 +154,77 @@ impl Keys {
     ///
     /// # Errors
     /// When there is no key, or it cannot be read or sent.
-    pub(super) async fn authorization(&self) -> Result<Option<HeaderValue>, ApiError> {
+    pub(super) async fn authorization(
+        &self,
+        http: &Client,
+    ) -> Result<Option<HeaderValue>, ApiError> {
+        if let Some(obtain) = &self.obtain {
+            return self.token(obtain, http).await.map(Some);
+        }
         let without_key = self.scheme == Scheme::None || self.optional;
         if without_key && self.credentials.key.is_none() {
             return Ok(None);
         }
         self.authorization_at(Instant::now()).await.map(Some)
+    }
+
+    /// The token that was obtained, or a new one where there is none or its time is over.
+    async fn token(&self, obtain: &Obtain, http: &Client) -> Result<HeaderValue, ApiError> {
+        let known = || {
+            let now = Instant::now();
+            let valid = |(_, until): &&(HeaderValue, Option<Instant>)| {
+                until.is_none_or(|until| now < until)
+            };
+            let seen = self.seen();
+            seen.token
+                .as_ref()
+                .filter(valid)
+                .map(|(header, _)| header.clone())
+        };
+        if let Some(header) = known() {
+            return Ok(header);
+        }
+        let _turn = self.obtaining.acquire().await.expect("it is never closed");
+        if let Some(header) = known() {
+            return Ok(header);
+        }
+        let (token, expires_at) = match obtain {
+            Obtain::Command(argv) => {
+                let output = output_of(argv, &self.lane).await;
+                output
+                    .and_then(|output| token_of_output(&output))
+                    .map_err(ApiError::KeyUnusable)?
+            }
+            Obtain::Login {
+                url,
+                user,
+                password,
+                token,
+            } => {
+                let unreadable = |error| ApiError::KeyUnusable(KeyProblem::File(error));
+                let user = user.read_on(&self.lane).await.map_err(unreadable)?;
+                let password = password.read_on(&self.lane).await.map_err(unreadable)?;
+                self.seen().remember(std::slice::from_ref(&password));
+                let redactor = self.redactor();
+                let logged_in = log_in(http, url, (&user, &password), token, &redactor);
+                let token = tokio::time::timeout(OBTAIN_LIMIT, logged_in)
+                    .await
+                    .map_err(|_elapsed| ApiError::Timeout)??;
+                (token, None)
+            }
+        };
+        let key = self.key_of(token).await?;
+        let now = Instant::now();
+        let mut seen = self.seen();
+        let header = seen.take(&key, now);
+        let left = expires_at.map(|at| {
+            let left = at.duration_since(Timestamp::now());
+            Duration::try_from(left)
+                .unwrap_or_default()
+                .saturating_sub(EXPIRY_MARGIN)
+        });
+        seen.token = Some((header.clone(), left.map(|left| now + left)));
+        Ok(header)
     }
 
     async fn authorization_at(&self, now: Instant) -> Result<HeaderValue, ApiError> {
@@ -135,8 +248,14 @@ impl Keys {
     async fn read(&self) -> Result<Key, ApiError> {
         let key = self.credentials.key.as_ref().ok_or(ApiError::KeyMissing)?;
         let unreadable = |error| ApiError::KeyUnusable(KeyProblem::File(error));
-        let form = |(what, fix)| ApiError::KeyUnusable(KeyProblem::Form { what, fix });
         let key = key.read_on(&self.lane).await.map_err(unreadable)?;
+        self.key_of(key).await
+    }
+
+    /// A key as it is sent.
+    async fn key_of(&self, key: SecretString) -> Result<Key, ApiError> {
+        let unreadable = |error| ApiError::KeyUnusable(KeyProblem::File(error));
+        let form = |(what, fix)| ApiError::KeyUnusable(KeyProblem::Form { what, fix });
         let text = key.expose_secret();
         if self.scheme != Scheme::Basic {
             check_key(text).map_err(form)?;
@@ -190,6 +309,17 @@ impl Keys {
     /// Whether the key is another one by now than `refused`: its file was being written. One that replaces an accepted
     /// key is given a moment to be complete.
     pub(super) async fn has_another(&self, refused: &HeaderValue) -> bool {
+        if self.obtain.is_some() {
+            let mut seen = self.seen();
+            let is = |header: &HeaderValue| header == refused;
+            let was_accepted = seen.accepted.as_ref().is_some_and(|(_, header)| is(header));
+            let replaced = seen.token.as_ref().is_some_and(|(header, _)| !is(header));
+            if !replaced {
+                seen.token = None;
+            }
+            // One that was accepted has expired. One that never was is refused, and the next poll obtains another.
+            return was_accepted || replaced;
+        }
         if !matches!(self.credentials.key, Some(Secret::File(_))) {
             return false;
         }
@@ -231,6 +361,153 @@ impl Keys {
     }
 }
 
+/// How a token is obtained.
+enum Obtain {
+    /// It is the output of a program.
+    Command(Vec<String>),
+    /// It is in the answer to a POST with user and password.
+    Login {
+        url: Url,
+        user: Secret,
+        password: Secret,
+        token: Pointer,
+    },
+}
+
+/// What a program writes, at most [`MAX_TOKEN_BYTES`].
+async fn output_of(argv: &[String], lane: &Lane) -> Result<Vec<u8>, KeyProblem> {
+    let (program, arguments) = argv.split_first().ok_or(KeyProblem::NoToken)?;
+    let problem = |why: String| KeyProblem::Command {
+        program: program.clone(),
+        why,
+    };
+    let mut command = tokio::process::Command::new(program);
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        // It may have secrets.
+        .stderr(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(true);
+    let runtime = Handle::current();
+    let start = move || {
+        let _context = runtime.enter();
+        command.spawn()
+    };
+    let started = lane.run(OBTAIN_LIMIT, start).await;
+    let mut child = started
+        .map_err(|stuck| problem(stuck.to_string()))?
+        .map_err(|error| problem(error.to_string()))?;
+    let run = async {
+        let mut output = Vec::new();
+        if let Some(stdout) = child.stdout.take() {
+            let mut stdout = stdout.take(MAX_TOKEN_BYTES + 1);
+            stdout.read_to_end(&mut output).await?;
+        }
+        if output.len() as u64 > MAX_TOKEN_BYTES {
+            // It would wait for room otherwise.
+            child.start_kill()?;
+        }
+        Ok::<_, std::io::Error>((child.wait().await?, output))
+    };
+    match tokio::time::timeout(OBTAIN_LIMIT, run).await {
+        Ok(Ok((_, output))) if output.len() as u64 > MAX_TOKEN_BYTES => {
+            Err(problem("its output is larger than 64 KiB".to_owned()))
+        }
+        Ok(Ok((status, output))) if status.success() => Ok(output),
+        Ok(Ok((status, _))) => Err(problem(format!("it ended with {status}"))),
+        Ok(Err(error)) => Err(problem(error.to_string())),
+        Err(_elapsed) => Err(problem("it did not end within 10 s".to_owned())),
+    }
+}
+
+/// The token in the output of a program, and when it expires: a text alone, or JSON with `token` or `access_token`, and
+/// `expires_at`, `expiration`, `expirationTimestamp` or `exp` as a time, or `expires_in` in seconds, where it has one;
+/// also within `status`, as Kubernetes has it (client.authentication.k8s.io/v1, `ExecCredential`).
+fn token_of_output(output: &[u8]) -> Result<(SecretString, Option<Timestamp>), KeyProblem> {
+    let text = String::from_utf8_lossy(output);
+    let text = trimmed(&text);
+    if text.is_empty() {
+        return Err(KeyProblem::NoToken);
+    }
+    if !text.starts_with('{') {
+        return Ok((SecretString::from(text), None));
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(text).map_err(|_not_json| KeyProblem::NoToken)?;
+    let json = json
+        .get("status")
+        .filter(|it| it.is_object())
+        .unwrap_or(&json);
+    let first = |names: &[&str]| names.iter().find_map(|name| json.get(*name));
+    let token = first(&["token", "access_token", "accessToken"]).and_then(|token| token.as_str());
+    let token = token
+        .filter(|token| !token.is_empty())
+        .ok_or(KeyProblem::NoToken)?;
+    let at = first(&[
+        "expires_at",
+        "expiration",
+        "expirationTimestamp",
+        "expiry",
+        "exp",
+    ]);
+    let expires_at = at
+        .and_then(|at| time(at.to_string().as_bytes()))
+        .or_else(|| {
+            let seconds = json.get("expires_in")?.as_i64()?;
+            Timestamp::now()
+                .checked_add(SignedDuration::from_secs(seconds))
+                .ok()
+        });
+    Ok((SecretString::from(token), expires_at))
+}
+
+/// Obtains a token for a user and a password.
+async fn log_in(
+    http: &Client,
+    url: &Url,
+    (user, password): (&SecretString, &SecretString),
+    token: &Pointer,
+    redactor: &Redactor,
+) -> Result<SecretString, ApiError> {
+    let body = serde_json::json!({
+        "username": user.expose_secret(),
+        "password": password.expose_secret(),
+    });
+    let request = http
+        .post(url.clone())
+        .header(ACCEPT, HeaderValue::from_static("application/json"))
+        .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+        .body(body.to_string());
+    let transport = |error| ApiError::Transport(Transport::new(error, redactor));
+    let mut response = request.send().await.map_err(transport)?;
+    let code = response.status();
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(transport)? {
+        body.extend_from_slice(&chunk);
+        if body.len() as u64 > MAX_TOKEN_BYTES {
+            return Err(ApiError::KeyUnusable(KeyProblem::NoToken));
+        }
+    }
+    if !code.is_success() {
+        let message = error_message(redactor.beginning(&body).as_bytes());
+        let status = code.as_u16();
+        return Err(match status {
+            400 | 401 | 403 | 422 => ApiError::Unauthorized { status, message },
+            _ => ApiError::Status {
+                status,
+                message,
+                retry_after: None,
+            },
+        });
+    }
+    let found = look_up(&body, &token.0).ok().flatten().and_then(text);
+    let token = found.filter(|token| !token.is_empty());
+    let token = token.ok_or(ApiError::KeyUnusable(KeyProblem::NoToken))?;
+    Ok(SecretString::from(token.into_owned()))
+}
+
 /// A key as it is sent.
 struct Key {
     header: HeaderValue,
@@ -252,21 +529,27 @@ impl Key {
 }
 
 impl Seen {
-    /// Takes a key that was just read, and returns its header.
-    fn take(&mut self, key: &Key, now: Instant) -> HeaderValue {
-        let Key { header, secrets } = key;
+    /// Has secrets redacted from answers from now on.
+    fn remember(&mut self, secrets: &[SecretString]) {
         let is_last = |known: &SecretString| {
             let last = secrets.last();
             last.is_some_and(|last| last.expose_secret() == known.expose_secret())
         };
-        if !self.keys.back().is_some_and(is_last) {
-            self.keys.extend(secrets.iter().cloned());
-            while self.keys.len() > REMEMBERED {
-                self.keys.pop_front();
-            }
-            let keys = self.keys.iter().map(|key| key.expose_secret().to_owned());
-            self.redactor = Arc::new(Redactor::new(keys.chain(proxy_secrets())));
+        if self.keys.back().is_some_and(is_last) {
+            return;
         }
+        self.keys.extend(secrets.iter().cloned());
+        while self.keys.len() > REMEMBERED {
+            self.keys.pop_front();
+        }
+        let keys = self.keys.iter().map(|key| key.expose_secret().to_owned());
+        self.redactor = Arc::new(Redactor::new(keys.chain(proxy_secrets())));
+    }
+
+    /// Takes a key that was just read, and returns its header.
+    fn take(&mut self, key: &Key, now: Instant) -> HeaderValue {
+        let Key { header, secrets } = key;
+        self.remember(secrets);
         if let Some((read_at, accepted)) = &mut self.accepted
             && accepted == header
         {
@@ -291,6 +574,99 @@ mod tests {
             optional,
             login: None,
         }
+    }
+
+    fn http() -> Client {
+        crate::http::client().build().unwrap()
+    }
+
+    /// Keys of a program, which writes its output for each run of it, the last one again and again.
+    fn of_command(folder: &std::path::Path, script: &str) -> Keys {
+        let path = folder.join("token.sh");
+        std::fs::write(&path, script).unwrap();
+        let credentials = Credentials {
+            command: vec!["/bin/sh".to_owned(), path.to_str().unwrap().to_owned()],
+            ..Credentials::default()
+        };
+        Keys::new(credentials, &bearer(), None)
+    }
+
+    #[tokio::test]
+    async fn the_output_of_a_program_is_used_until_it_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let count = folder.path().join("count");
+        let script = format!(
+            "echo x >>{0}; echo token_$(wc -l <{0})_abc",
+            count.display()
+        );
+        let keys = of_command(folder.path(), &script);
+        let http = http();
+        let header = async || keys.authorization(&http).await.unwrap().unwrap();
+        let first = header().await;
+        assert_eq!(first, "Bearer token_1_abc");
+        assert_eq!(header().await, first, "it is not run again");
+        keys.accept(&first);
+        assert!(keys.has_another(&first).await, "it has expired");
+        let second = header().await;
+        assert_eq!(second, "Bearer token_2_abc");
+        assert!(!keys.has_another(&second).await, "a fresh one is refused");
+        assert!(
+            keys.redactor()
+                .text("token_1_abc token_2_abc")
+                .starts_with("[redacted] [redacted]")
+        );
+        assert_eq!(std::fs::read_to_string(count).unwrap().lines().count(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_program_that_gives_no_token_is_named_with_the_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        for (script, why) in [
+            ("exit 3", "exit status: 3"),
+            ("true", "no token"),
+            ("echo '{\"no\":1}'", "no token"),
+            ("head -c 70000 /dev/zero; sleep 60", "64 KiB"),
+            ("echo secret words", "spaces"),
+        ] {
+            let error = of_command(folder.path(), script)
+                .authorization(&http())
+                .await
+                .unwrap_err();
+            let shown = error.describe();
+            assert!(
+                error.is_unauthorized() && shown.contains(why),
+                "{script}: {shown}"
+            );
+            assert!(!shown.contains("secret"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_token_may_come_with_the_time_of_its_expiry() {
+        for (output, token, expires_at) in [
+            ("tok_1\n", "tok_1", None),
+            (
+                r#"{"token":"tok_1","expires_at":"2030-01-01T00:00:00Z"}"#,
+                "tok_1",
+                Some("2030-01-01T00:00:00Z"),
+            ),
+            (
+                r#"{"access_token":"tok_1","exp":1893456000}"#,
+                "tok_1",
+                Some("2030-01-01T00:00:00Z"),
+            ),
+            (
+                r#"{"kind":"ExecCredential","status":{"token":"tok_1","expirationTimestamp":"2030-01-01T00:00:00Z"}}"#,
+                "tok_1",
+                Some("2030-01-01T00:00:00Z"),
+            ),
+        ] {
+            let (found, at) = token_of_output(output.as_bytes()).unwrap();
+            assert_eq!(found.expose_secret(), token);
+            assert_eq!(at, expires_at.map(|at| at.parse().unwrap()), "{output}");
+        }
+        let (_, at) = token_of_output(br#"{"token":"t","expires_in":3600}"#).unwrap();
+        assert!(at.unwrap() > Timestamp::now());
     }
 
     fn bearer() -> Auth {
@@ -354,9 +730,10 @@ mod tests {
             let credentials = Credentials {
                 key: secret(key),
                 user: user.and_then(secret),
+                ..Credentials::default()
             };
-            let keys = Keys::new(credentials, &auth(scheme, false));
-            let header = keys.authorization().await.unwrap().unwrap();
+            let keys = Keys::new(credentials, &auth(scheme, false), None);
+            let header = keys.authorization(&http()).await.unwrap().unwrap();
             assert_eq!(
                 (keys.name().as_str(), header.to_str().unwrap()),
                 (name, value)
@@ -385,8 +762,8 @@ mod tests {
             (bearer().scheme, false, false),
             (Scheme::Basic, false, false),
         ] {
-            let keys = Keys::new(Credentials::default(), &auth(scheme, optional));
-            match keys.authorization().await {
+            let keys = Keys::new(Credentials::default(), &auth(scheme, optional), None);
+            match keys.authorization(&http()).await {
                 Ok(header) => assert!(allowed && header.is_none()),
                 Err(error) => assert!(!allowed && matches!(error, ApiError::KeyMissing)),
             }
@@ -400,7 +777,11 @@ mod tests {
         let write = |text: &str| std::fs::write(&path, text).unwrap();
         write("ck_first_1");
         let auth = bearer();
-        let keys = Keys::new(Credentials::of_key(Some(Secret::File(path.clone()))), &auth);
+        let keys = Keys::new(
+            Credentials::of_key(Some(Secret::File(path.clone()))),
+            &auth,
+            None,
+        );
         let began = Instant::now();
         let at = |seconds| began + Duration::from_secs(seconds);
         let first = keys.authorization_at(at(0)).await.unwrap();

@@ -128,6 +128,17 @@ pub enum KeyProblem {
         /// What to do.
         fix: &'static str,
     },
+    /// The program that gives it does not.
+    #[error("the program {program:?} gave no key: {why}; run it by hand to see what it writes")]
+    Command {
+        /// The program.
+        program: String,
+        /// Why.
+        why: String,
+    },
+    /// What was to give it has none.
+    #[error("there is no token in what the key command or the login gave")]
+    NoToken,
 }
 
 /// Why a body is no answer about the run.

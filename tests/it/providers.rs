@@ -36,6 +36,18 @@ impl Canned {
     }
 }
 
+/// Whether a request has come with all of its body.
+fn is_whole(request: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(request).to_lowercase();
+    let Some((head, body)) = text.split_once("\r\n\r\n") else {
+        return false;
+    };
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "));
+    body.len() >= length.map_or(0, |length| length.parse().unwrap())
+}
+
 impl Scripted {
     async fn start(answers: Vec<Canned>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -46,7 +58,7 @@ impl Scripted {
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
+                while !is_whole(&head) {
                     if !matches!(stream.read_buf(&mut head).await, Ok(1..)) {
                         break;
                     }
@@ -415,6 +427,93 @@ const CONFIRM: &str = r#"
       { when = { "/state" = "asks" }, is = "waiting" },
     ], output = "/values" }
 "#;
+
+#[tokio::test]
+async fn a_login_gives_a_token_that_is_used_until_it_is_refused() {
+    let profile = own(r#"
+        title = "own"
+        base_url = "https://api.example.com"
+        auth = { scheme = "bearer", env = ["T"], login = { post = "/auth/token", token = "/in/token" } }
+        id = "{run}"
+        get = "/{run}"
+        rules = [{ when = { "/s" = "go" }, is = "running" }]
+        "#);
+    let going = ok(r#"{"s":"go"}"#);
+    let refused = Canned(
+        401,
+        Vec::new(),
+        r#"{"error":"pass-word-9 is old"}"#.to_owned(),
+    );
+    let token = |token: &str| {
+        Canned(
+            201,
+            Vec::new(),
+            format!(r#"{{"in":{{"token":"{token}"}}}}"#),
+        )
+    };
+    let client_of = |base_url: &str| {
+        let settings = ApiSettings {
+            base_url: base_url.to_owned(),
+            ..Settings::default().api
+        };
+        let credentials = Credentials {
+            user: Some(Secret::value("ann")),
+            password: Some(Secret::value("pass-word-9")),
+            ..Credentials::default()
+        };
+        ApiClient::of_profile(Arc::clone(&profile), &settings, credentials).unwrap()
+    };
+    let id = run(&profile, "r");
+    let api = Scripted::start(vec![
+        token("tok_1"),
+        going.clone(),
+        going.clone(),
+        refused.clone(),
+        token("tok_2"),
+        going,
+    ])
+    .await;
+    let client = client_of(&api.base_url);
+    for _ in 0..3 {
+        client.get_run(&id).await.unwrap();
+    }
+    let requests = api.requests();
+    let lines: Vec<&str> = requests
+        .iter()
+        .filter_map(|head| head.lines().next())
+        .collect();
+    let (login, get) = ("post /auth/token http/1.1", "get /r http/1.1");
+    assert_eq!(lines, [login, get, get, get, login, get]);
+    assert!(
+        requests[1].contains("authorization: bearer tok_1\r\n"),
+        "{}",
+        requests[1]
+    );
+    assert!(
+        requests[5].contains("authorization: bearer tok_2\r\n"),
+        "{}",
+        requests[5]
+    );
+
+    // A password that is refused is a refused key, and shows nowhere.
+    let api = Scripted::start(vec![refused]).await;
+    let error = client_of(&api.base_url).get_run(&id).await.unwrap_err();
+    assert!(error.is_unauthorized(), "{error:?}");
+    assert!(
+        !error.describe().contains("pass-word-9"),
+        "{}",
+        error.describe()
+    );
+    for failure in [
+        ok("{}"),
+        ok("<html>"),
+        Canned(404, Vec::new(), String::new()),
+    ] {
+        let api = Scripted::start(vec![failure]).await;
+        let error = client_of(&api.base_url).get_run(&id).await.unwrap_err();
+        assert!(!error.is_not_found(), "{error:?}");
+    }
+}
 
 #[tokio::test]
 async fn a_verdict_that_needs_a_second_request_is_given_on_both_answers_only() {
