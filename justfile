@@ -47,6 +47,10 @@ openapi:
 monitoring:
     .ci/run metrics
 
+# Real servers of run APIs, whose runs are watched
+providers:
+    .ci/run 'real servers'
+
 # The real process is killed, stopped, and deprived of disk and network
 torture:
     .ci/run torture

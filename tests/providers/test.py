@@ -5,7 +5,7 @@
 
 Each server is installed into an environment of its own below target/providers, from PyPI and at pinned versions, and
 started on a free port of loopback. Its runs succeed, fail, are canceled, wait for a person, are unknown, and run again
-under their ID. A daemon with a webhook and `runwatch wait --json` watch each of them. Without RUNWATCH_BIN (or with it
+under their ID. A daemon with a webhook and `runwatch wait --json --changes` watch each of them. Without RUNWATCH_BIN (or with it
 empty) only the servers are started, and their answers are read by profiles.py.
 """
 
@@ -236,7 +236,7 @@ class Followed:
         self.watcher.count += 1
         self.name = f"wait-{self.watcher.count}"
         if PROGRAM:
-            argv = [PROGRAM, "--config", "wait.toml", "wait", "--json", "--timeout", "3m", self.reference]
+            argv = [PROGRAM, "--config", "wait.toml", "wait", "--json", "--changes", "--timeout", "3m", self.reference]
             self.child = self.watcher.machine.start(self.name, argv, **self.watcher.base)
 
     def again(self):
