@@ -1330,6 +1330,16 @@ mod tests {
                 "stands for an address of the provider",
             ),
             ("id", r#""{owner} {run}""#, "white space"),
+            (
+                "id",
+                &format!("{:?}", "{a}/".repeat(17)),
+                "more than 16 parts",
+            ),
+            (
+                "id",
+                &format!("{:?}", "x".repeat(3000)),
+                "more than 2048 bytes",
+            ),
         ]);
     }
 

@@ -21,8 +21,9 @@ const MAX_BYTES: usize = 64 * 1024;
 const MAX_RULES: usize = 128;
 const MAX_TESTS: usize = 8;
 
-/// Longest template, in bytes.
+/// Longest template, in bytes, and most parts of one.
 const MAX_TEMPLATE_BYTES: usize = 2048;
+const MAX_PARTS: usize = 16;
 
 /// Most profiles of which each takes keys of the next.
 const MAX_EXTENDS: usize = 4;
@@ -476,6 +477,11 @@ impl Reading {
             return None;
         }
         match Template::parse(text) {
+            Ok(template) if template.names().count() > MAX_PARTS => {
+                let what = format!("it has more than {MAX_PARTS} parts");
+                self.fault(line, key, what, "write fewer parts");
+                None
+            }
             Ok(template) => Some(template),
             Err(problem) => {
                 let fix = "write a part as {name}, a name has letters, digits, - and _";

@@ -5,7 +5,7 @@
 //! scheme, host and port are those that the provider is configured for.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -264,11 +264,11 @@ impl Profile {
         }
         let slashes =
             |piece: &Piece| matches!(piece, Piece::Part { slashes: true, .. }) || self.get.is_url();
-        let fits = |name: &str, value: &str| self.fits(name, value);
-        let found = Matching::new(&self.id.0, id, &slashes, &fits)
+        let kind = |name: &str| self.parts.get(name).copied();
+        let found = Matching::new(&self.id.0, id, &slashes, &kind)
             .run()
             // Without the kinds, to say which part is wrong.
-            .or_else(|| Matching::new(&self.id.0, id, &slashes, &|_, _| true).run())
+            .or_else(|| Matching::new(&self.id.0, id, &slashes, &|_| None).run())
             .ok_or_else(|| IdProblem::Form(self.id.to_string()))?;
         self.check_parts(found)
     }
@@ -539,7 +539,7 @@ impl Profile {
                 return None;
             }
             let value = segments.join("/");
-            if !self.may_be(name, &value) {
+            if value.is_empty() || !self.fits(name, &value) {
                 return None;
             }
             let mut found = vec![(name.clone(), value)];
@@ -550,13 +550,8 @@ impl Profile {
 
     /// Matches one whole segment, decoded.
     fn read_segment(&self, pieces: &[Piece], segment: &str) -> Option<Vec<(String, String)>> {
-        let fits = |name: &str, value: &str| self.may_be(name, value);
-        Matching::new(pieces, segment, &|_| true, &fits).run()
-    }
-
-    /// Whether a part of an address may have this value; those that are not of the ID may have any.
-    fn may_be(&self, name: &str, value: &str) -> bool {
-        !value.is_empty() && self.fits(name, value)
+        let kind = |name: &str| self.parts.get(name).copied();
+        Matching::new(pieces, segment, &|_| true, &kind).run()
     }
 }
 
@@ -632,9 +627,10 @@ struct Matching<'a> {
     pieces: &'a [Piece],
     text: &'a str,
     may_have_slashes: &'a dyn Fn(&Piece) -> bool,
-    fits: &'a dyn Fn(&str, &str) -> bool,
-    /// From where on which pieces are known not to match: none is tried twice.
-    failed: BTreeSet<(usize, usize)>,
+    kind: &'a dyn Fn(&str) -> Option<PartKind>,
+    /// From which place on a piece is known not to match, within an end: none is tried twice, so that the time grows
+    /// with the length of the text and not with its square.
+    failed: BTreeMap<(usize, usize), usize>,
 }
 
 impl<'a> Matching<'a> {
@@ -642,14 +638,14 @@ impl<'a> Matching<'a> {
         pieces: &'a [Piece],
         text: &'a str,
         may_have_slashes: &'a dyn Fn(&Piece) -> bool,
-        fits: &'a dyn Fn(&str, &str) -> bool,
+        kind: &'a dyn Fn(&str) -> Option<PartKind>,
     ) -> Self {
         Self {
             pieces,
             text,
             may_have_slashes,
-            fits,
-            failed: BTreeSet::new(),
+            kind,
+            failed: BTreeMap::new(),
         }
     }
 
@@ -659,54 +655,73 @@ impl<'a> Matching<'a> {
     }
 
     fn step(&mut self, index: usize, at: usize, found: &mut Vec<(String, String)>) -> bool {
-        let (text, pieces) = (self.text, self.pieces);
-        let rest = &text[at..];
-        let Some(piece) = pieces.get(index) else {
-            return rest.is_empty();
-        };
-        if self.failed.contains(&(index, at)) {
-            return false;
-        }
-        let matched = match piece {
-            Piece::Text(text) => {
+        let rest = &self.text[at..];
+        match self.pieces.get(index) {
+            None => rest.is_empty(),
+            Some(Piece::Text(text)) => {
                 rest.starts_with(&**text) && self.step(index + 1, at + text.len(), found)
             }
-            Piece::Part { name, .. } => {
+            Some(piece @ Piece::Part { name, .. }) => {
+                let kind = (self.kind)(name);
                 let end = match rest.find('/') {
                     Some(slash) if !(self.may_have_slashes)(piece) => slash,
                     _ => rest.len(),
                 };
-                let ends: Vec<usize> = match pieces.get(index + 1) {
-                    None => vec![rest.len()],
-                    Some(Piece::Text(next)) => rest
-                        .match_indices(&**next)
-                        .map(|(place, _)| place)
-                        .collect(),
-                    Some(Piece::Part { .. }) => {
-                        rest.char_indices().map(|(place, _)| place).collect()
-                    }
+                // A part that takes anything and does not match from here on does not match from a later place.
+                let key = match kind {
+                    None => (index, at + end),
+                    Some(_) => (index, at),
                 };
-                let ends = ends.into_iter().filter(|taken| (1..=end).contains(taken));
-                let mut matched = false;
-                for taken in ends {
-                    let value = &rest[..taken];
-                    if !(self.fits)(name, value) {
-                        continue;
-                    }
-                    found.push((name.clone(), value.to_owned()));
-                    if self.step(index + 1, at + taken, found) {
-                        matched = true;
-                        break;
-                    }
-                    found.pop();
+                if self.failed.get(&key).is_some_and(|from| *from <= at) {
+                    return false;
+                }
+                let matched = self.part(index, at, end, kind, found);
+                if !matched {
+                    self.failed.insert(key, at);
                 }
                 matched
             }
-        };
-        if !matched {
-            self.failed.insert((index, at));
         }
-        matched
+    }
+
+    /// Matches a part of at most `end` bytes, and all that follows it.
+    fn part(
+        &mut self,
+        index: usize,
+        at: usize,
+        end: usize,
+        kind: Option<PartKind>,
+        found: &mut Vec<(String, String)>,
+    ) -> bool {
+        let rest = &self.text[at..];
+        let Some(name) = self.pieces[index].name() else {
+            return false;
+        };
+        let longest = match kind {
+            Some(PartKind::Number | PartKind::Uuid | PartKind::Token) => end.min(MAX_WORD_BYTES),
+            Some(PartKind::Url) | None => end,
+        };
+        let first = match self.pieces.get(index + 1) {
+            None => rest.len(),
+            Some(_) => 1,
+        };
+        for taken in first.max(1)..=longest {
+            let fits = rest.is_char_boundary(taken)
+                && match self.pieces.get(index + 1) {
+                    Some(Piece::Text(next)) => rest[taken..].starts_with(&**next),
+                    Some(Piece::Part { .. }) | None => true,
+                }
+                && kind.is_none_or(|kind| kind.fits(&rest[..taken]));
+            if !fits {
+                continue;
+            }
+            found.push((name.to_owned(), rest[..taken].to_owned()));
+            if self.step(index + 1, at + taken, found) {
+                return true;
+            }
+            found.pop();
+        }
+        false
     }
 }
 
@@ -1204,6 +1219,26 @@ mod tests {
         assert!(shape("http://example.com/acme/site/actions/runs/7"));
         assert!(!shape("https://example.com/acme/site/pulls/7"));
         assert!(!shape("https://a:b@example.com/acme/site/actions/runs/7"));
+    }
+
+    #[test]
+    fn no_id_takes_long_to_read() {
+        let parts: Vec<_> = (0..16).map(|index| format!("{{p{index}}}")).collect();
+        let id = parts.join("-");
+        let hostile = profile(&format!("id = \"{id}x\"\nget = \"/{}\"", parts.join("/")));
+        let (text, began) = ("-".repeat(MAX_ID_BYTES), tokio::time::Instant::now());
+        assert!(hostile.read_id(&text).is_err());
+        assert!(hostile.read_id(&format!("{}x", &text[1..])).is_ok());
+        assert!(began.elapsed() < std::time::Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_text_between_parts_may_overlap_itself() {
+        let dashes = profile("id = \"{a}--{b}x\"\nget = \"/{a}/{b}\"");
+        let parts = dashes.read_id("u---vx").unwrap();
+        assert_eq!((parts.get("a"), parts.get("b")), (Some("u"), Some("-v")));
+        let numbers = profile("id = \"{a}--{b}\"\nparts = { b = \"number\" }\nget = \"/{a}/{b}\"");
+        assert_eq!(numbers.read_id("u---7").unwrap().get("a"), Some("u-"));
     }
 
     #[test]
