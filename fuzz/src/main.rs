@@ -8,8 +8,9 @@ mod targets {
 
     type Target = fn(&[u8]);
 
-    const TARGETS: [(&str, Target); 10] = [
+    const TARGETS: [(&str, Target); 11] = [
         ("answer", runwatch::providers::fuzzing::answer),
+        ("reading", runwatch::providers::fuzzing::reading),
         ("pause", runwatch::providers::fuzzing::pause),
         ("events", runwatch::providers::fuzzing::events),
         ("redact", runwatch::providers::fuzzing::redact),

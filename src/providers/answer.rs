@@ -1235,6 +1235,8 @@ mod tests {
     use std::sync::LazyLock;
 
     use super::*;
+    use crate::profile;
+    use crate::providers::naive;
     use proptest::prelude::*;
 
     const RUN: &str = "run_xyz789abc";
@@ -1616,6 +1618,88 @@ mod tests {
         );
         assert_eq!(error_message(b"<html>502</html>"), "");
         assert_eq!(error_message(b""), "");
+    }
+
+    #[test]
+    fn no_built_in_profile_gives_an_outcome_that_is_not_one_of_its_rules() {
+        let mut random = fastrand::Rng::with_seed(16);
+        for name in profile::builtin_names() {
+            let profile = profile::builtin(name).unwrap().unwrap();
+            let bodies = bodies_of(&profile, &mut random);
+            for body in &bodies {
+                for code in [200, 202, 400, 404, 500] {
+                    naive::check(&profile, "run_1", code, body.as_bytes());
+                    // The same, cut off and with a byte changed.
+                    let mut changed = body.clone().into_bytes();
+                    let at = random.usize(..changed.len());
+                    naive::check(&profile, "run_1", code, &changed[..at]);
+                    changed[at] = random.u8(..);
+                    naive::check(&profile, "run_1", code, &changed);
+                }
+            }
+        }
+    }
+
+    /// Documents with values of the rules at some of their places, and others.
+    fn bodies_of(profile: &Profile, random: &mut fastrand::Rng) -> Vec<String> {
+        use serde_json::{Value, json};
+        fn put(value: &mut Value, steps: &[Token], new: Value) {
+            let Some((step, rest)) = steps.split_first() else {
+                *value = new;
+                return;
+            };
+            match step {
+                Token::Key(key) if crate::providers::plan::index(key).is_some() => {
+                    let mut inner = Value::Null;
+                    put(&mut inner, rest, new);
+                    *value = json!([inner]);
+                }
+                Token::Key(key) => {
+                    if !value.is_object() {
+                        *value = json!({});
+                    }
+                    put(&mut value[key.as_str()], rest, new);
+                }
+                Token::Where { key, value: named } => {
+                    let mut inner = json!({});
+                    put(&mut inner, rest, new);
+                    inner[key.as_str()] = Value::from(named.as_str());
+                    *value = json!([{"other": 1}, inner]);
+                }
+            }
+        }
+        let tests: Vec<_> = profile.rules.iter().flat_map(|rule| &rule.when).collect();
+        let mut body = || {
+            let mut document = json!({});
+            for pointer in &profile.check_id {
+                put(&mut document, &pointer.0, json!("run_1"));
+            }
+            for _ in 0..random.usize(1..4) {
+                let Some((Subject::At(pointer), test)) = random.choice(&tests) else {
+                    continue;
+                };
+                let known = match test {
+                    Test::OneOf(values) => match random.choice(values) {
+                        Some(Scalar::Text(text)) => json!(text),
+                        Some(Scalar::Number(number)) => json!(number),
+                        Some(Scalar::Bool(value)) => json!(value),
+                        None => json!(null),
+                    },
+                    Test::Greater(number) => json!(number + 1.0),
+                    Test::Absent | Test::Present => json!("x"),
+                };
+                let new = match random.u8(..6) {
+                    0 => json!([known]),
+                    1 => random
+                        .choice([json!(null), json!(""), json!({}), json!(7), json!("odd")])
+                        .unwrap_or_default(),
+                    _ => known,
+                };
+                put(&mut document, &pointer.0, new);
+            }
+            document.to_string()
+        };
+        (0..40).map(|_| body()).collect()
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! What fuzzing does with the bytes of an API: whatever comes, no panic, and no verdict that a strict reader
 //! of the same bytes would not give.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -14,11 +15,12 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use super::answer::error_message;
 use super::rate_limit::RateHeaders;
 use super::sse::Parser;
-use super::{activity, hot};
+use super::{activity, hot, naive};
 use crate::config::REDACTED;
 use crate::domain::{
     Event, EventData, Labels, Limits, PollOutcome, Progress, RunRef, Verdict, Watch,
 };
+use crate::profile;
 use crate::redact::Redactor;
 
 /// Largest message that a webhook sends, in bytes.
@@ -78,6 +80,23 @@ pub fn answer(body: &[u8]) {
     }
 }
 
+/// A profile, a zero byte and a body: the name of a built-in profile, with a status code behind a blank if it is not
+/// 200, or the text of a profile. No body has another outcome than that of a rule of the profile.
+pub fn reading(bytes: &[u8]) {
+    let at = bytes.iter().position(|byte| *byte == 0);
+    let (head, body) = bytes.split_at(at.unwrap_or(bytes.len()));
+    let body = body.get(1..).unwrap_or_default();
+    let head = String::from_utf8_lossy(head);
+    let (name, code) = head.split_once(' ').unwrap_or((&head, "200"));
+    let (profile, code) = match profile::builtin(name) {
+        Some(profile) => (profile, code.parse().unwrap_or(200)),
+        None => (profile::parse(&head, "fuzzed").map(Arc::new), 200),
+    };
+    if let Ok(profile) = profile {
+        naive::check(&profile, "run_1", code, body);
+    }
+}
+
 /// An event can be stored, read back, sent within its limit and shown.
 fn check_event(event: &Event) {
     let json = event.to_json();
@@ -115,7 +134,7 @@ pub fn pause(text: &[u8]) {
         }
     }
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_705_315_800);
-    let rate = RateHeaders::of(&crate::profile::crewship().rate);
+    let rate = RateHeaders::of(&profile::crewship().rate);
     for pause in [
         rate.pause(&headers, now),
         rate.any_pause(&headers, now),

@@ -13,6 +13,8 @@ mod error;
 pub mod fuzzing;
 #[doc(hidden)]
 pub mod hot;
+#[cfg(any(test, fuzzing))]
+mod naive;
 mod plan;
 mod rate_limit;
 mod reader;
