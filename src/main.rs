@@ -102,6 +102,12 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
             &sinks,
             printer(&common, out, err),
         )),
+        Command::Providers { command } => block_on(commands::providers::providers(
+            command.as_ref(),
+            &pages,
+            &settings(&sources())?,
+            printer(&common, out, err),
+        )),
         Command::Config(ConfigCommand::Check) => {
             commands::config::check(&sources(), common.json, out, err)
         }

@@ -246,6 +246,12 @@ pub enum Command {
     /// Test the configured sinks.
     #[command(subcommand)]
     Sinks(SinksCommand),
+    /// List the providers: services with a run API, built in or configured.
+    Providers {
+        /// What to do instead of listing them.
+        #[command(subcommand)]
+        command: Option<ProvidersCommand>,
+    },
     /// Check, show or write the configuration.
     #[command(subcommand, after_help = CONFIG_HELP)]
     Config(ConfigCommand),
@@ -441,6 +447,29 @@ impl FromStr for RunArg {
         }
         Ok(Self::Named(text.to_owned()))
     }
+}
+
+/// The commands of `providers`.
+#[derive(Debug, Subcommand)]
+pub enum ProvidersCommand {
+    /// Print the profile of a provider: what its run API looks like.
+    Show {
+        /// The provider.
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Make one request for a run, or read an answer from a file, and print how it is read.
+    Test {
+        /// The run: PROVIDER:ID, or the URL of its page.
+        #[arg(value_name = "RUN", value_parser = one_run)]
+        run: RunArg,
+        /// A file with the body of an answer, instead of a request.
+        #[arg(long, value_name = "PATH")]
+        file: Option<PathBuf>,
+        /// With --file: the status code of the answer.
+        #[arg(long, value_name = "CODE", default_value = "200", requires = "file")]
+        code: u16,
+    },
 }
 
 /// The commands of `sinks`.

@@ -16,6 +16,7 @@ pub mod help;
 pub mod list;
 pub mod man;
 mod phrases;
+pub mod providers;
 pub mod remove;
 mod run_ids;
 pub mod run_names;

@@ -14,6 +14,8 @@ mod template;
 
 use std::collections::BTreeMap;
 
+use std::fmt;
+
 use crate::domain::RunState;
 
 pub use builtin::{builtin, builtin_names, builtin_source, crewship};
@@ -110,6 +112,54 @@ pub struct Rule {
     pub is: Outcome,
     /// Line of the file, from 1.
     pub line: usize,
+}
+
+impl fmt::Display for Rule {
+    /// As a profile writes it, shortened to what people look for.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (subject, test)) in self.when.iter().enumerate() {
+            if index > 0 {
+                f.write_str(" and ")?;
+            }
+            match subject {
+                Subject::At(pointer) => write!(f, "{pointer} {test}")?,
+                Subject::Http => write!(f, "@http {test}")?,
+            }
+        }
+        let is = match self.is {
+            Outcome::State(state) => state.as_str(),
+            Outcome::NotFound => "not_found",
+        };
+        write!(f, " is {is}")
+    }
+}
+
+impl fmt::Display for Test {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OneOf(values) => {
+                f.write_str("= ")?;
+                for (index, value) in values.iter().enumerate() {
+                    let separator = if index > 0 { " or " } else { "" };
+                    write!(f, "{separator}{value}")?;
+                }
+                Ok(())
+            }
+            Self::Absent => f.write_str("absent"),
+            Self::Present => f.write_str("present"),
+            Self::Greater(number) => write!(f, "> {number}"),
+        }
+    }
+}
+
+impl fmt::Display for Scalar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => write!(f, "{text:?}"),
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Bool(value) => write!(f, "{value}"),
+        }
+    }
 }
 
 /// What a test wants.

@@ -529,28 +529,30 @@ impl<'p> Answer<'p> {
 
     fn conclude(&self, seen: &[Seen<'_>], code: u16) -> Conclusion {
         for (index, rule) in self.layout.rules.iter().enumerate() {
-            let mut all = Some(true);
-            for (tested, test) in &rule.tests {
-                let holds = match tested {
-                    Tested::Http => Some(holds_code(test, code)),
-                    Tested::At(tested) => holds(test, &seen[*tested], self.layout.exact),
-                };
-                match holds {
-                    Some(true) => {}
-                    Some(false) => {
-                        all = Some(false);
-                        break;
-                    }
-                    None => all = None,
-                }
-            }
-            match all {
+            match self.rule_holds(rule, seen, code) {
                 Some(true) => return Conclusion::Rule(index),
                 Some(false) => {}
                 None => return Conclusion::Undecided,
             }
         }
         Conclusion::None
+    }
+
+    /// Whether a rule holds; `None` where what it looks at is missing.
+    fn rule_holds(&self, rule: &TestedRule, seen: &[Seen<'_>], code: u16) -> Option<bool> {
+        let mut all = Some(true);
+        for (tested, test) in &rule.tests {
+            let holds = match tested {
+                Tested::Http => Some(holds_code(test, code)),
+                Tested::At(tested) => holds(test, &seen[*tested], self.layout.exact),
+            };
+            match holds {
+                Some(true) => {}
+                Some(false) => return Some(false),
+                None => all = None,
+            }
+        }
+        all
     }
 
     /// What the rules make of the answer: nothing where none holds.
@@ -842,6 +844,52 @@ fn holds(test: &Test, seen: &Seen<'_>, exact: bool) -> Option<bool> {
         (Test::Greater(limit), Seen::Number(number)) => Some(number > limit),
         (Test::Greater(_), _) => Some(false),
     }
+}
+
+/// How an answer is read, for people who write a profile.
+#[derive(Debug)]
+pub struct Explanation {
+    /// For each rule of the profile, in order: whether it holds. `None` where what it looks at cannot be read.
+    pub rules: Vec<Option<bool>>,
+    /// What the answer reports of the run: nothing where it says that there is no such run, or why it cannot be used.
+    pub observation: Result<Option<Observation>, String>,
+}
+
+/// Explains how the body of an answer with the status code `code` about the run `id` is read.
+pub fn explain(profile: &Profile, id: &str, code: u16, body: &[u8]) -> Explanation {
+    let layout = Layout::of_run(profile);
+    let read = || {
+        let mut reader = Reader::new(&layout.plan, body.len() as u64, None);
+        let _all_or_enough = reader.push(body);
+        reader
+    };
+    let seen_by = Answer::of(&layout, read());
+    let tested = layout.tested.iter();
+    let seen: Vec<Seen<'_>> = tested.map(|(place, _)| seen_by.seen(*place)).collect();
+    let rules = layout.rules.iter();
+    let rules = rules
+        .map(|rule| seen_by.rule_holds(rule, &seen, code))
+        .collect();
+    let parts = profile.read_id(id).ok();
+    let last = parts
+        .as_ref()
+        .and_then(|parts| parts.get(profile.id.names().last()?))
+        .unwrap_or(id);
+    let expected = Expected {
+        id,
+        last,
+        code,
+        more: false,
+    };
+    let observation = match answer(&layout, read(), expected, None) {
+        Ok(RunAnswer {
+            reported: Reported::Run(observation),
+            ..
+        }) => Ok(Some(*observation)),
+        Ok(_) => Ok(None),
+        Err(error) => Err(error.to_string()),
+    };
+    Explanation { rules, observation }
 }
 
 /// Reads the whole body of a successful answer about the run `id`, whose ID has one part.

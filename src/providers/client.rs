@@ -333,6 +333,24 @@ impl ApiClient {
         }
     }
 
+    /// Makes one request for a run, and returns the status code and the body of its answer, whatever they are. Secrets
+    /// are taken out of the body.
+    ///
+    /// # Errors
+    /// When there is no answer, no key, or the body is larger than `max_response_bytes`.
+    pub async fn raw_answer(&self, id: &RunRef) -> Result<(u16, Vec<u8>), ApiError> {
+        let Answered { response, ends, .. } = self.probed(id).await?;
+        let code = response.status().as_u16();
+        let limit = usize::try_from(self.settings.max_response_bytes).unwrap_or(usize::MAX);
+        let body = timeout_at(ends, self.read_body(response, limit))
+            .await
+            .map_err(|_elapsed| ApiError::Timeout)??;
+        let body = body.ok_or(ApiError::Malformed(Malformed::TooLarge {
+            bytes: limit as u64,
+        }))?;
+        Ok((code, self.keys.redactor().body(body)))
+    }
+
     async fn probed(&self, id: &RunRef) -> Result<Answered, ApiError> {
         let key = self.authorization().await?;
         let url = self.address_of(&self.profile.get, &self.parts(id)?)?;

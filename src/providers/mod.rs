@@ -25,6 +25,7 @@ mod value;
 
 use std::time::Duration;
 
+pub use answer::{Explanation, explain};
 pub use client::{ApiClient, BuildError, Probe};
 pub use credentials::Credentials;
 pub use erased::{AnyProvider, AnyStream};
