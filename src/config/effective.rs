@@ -32,9 +32,12 @@ impl Effective {
     pub fn to_toml(&self) -> String {
         let mut text = String::new();
         let mut table = "";
-        for entry in &self.0 {
+        // Keys outside of all tables stand before the first table.
+        let (outside, inside): (Vec<_>, Vec<_>) =
+            self.0.iter().partition(|entry| entry.table.is_empty());
+        for entry in outside.into_iter().chain(inside) {
             if entry.table != table {
-                let gap = if table.is_empty() { "" } else { "\n" };
+                let gap = if text.is_empty() { "" } else { "\n" };
                 table = &entry.table;
                 let header = match table.split_once('[') {
                     Some((list, _)) => format!("[[{list}]]"),
@@ -58,7 +61,7 @@ impl Effective {
     pub fn to_json(&self) -> Value {
         let entry = |entry: &Entry| {
             serde_json::json!({
-                "key": format!("{}.{}", entry.table, entry.key),
+                "key": super::source::join(&entry.table, &entry.key),
                 "value": entry.value,
                 "origin": entry.origin.to_string(),
             })

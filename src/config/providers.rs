@@ -422,16 +422,7 @@ fn read_provider(
     let key = reader.take_secret(table, "key");
     let allow_http = reader
         .take(table, "allow_http", Some("false"))
-        .and_then(|item| {
-            reader.parsed(&item, |text| {
-                text.parse::<bool>().map_err(|_unknown| {
-                    (
-                        "this is neither true nor false".to_owned(),
-                        "write one of them".to_owned(),
-                    )
-                })
-            })
-        });
+        .and_then(|item| reader.boolean(&item));
     let per_minute = profile
         .as_ref()
         .map_or(60, |profile| profile.rate.per_minute)

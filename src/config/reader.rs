@@ -530,6 +530,24 @@ impl<'a> Reader<'a> {
         found
     }
 
+    /// `true` or `false`, also as a text, as the environment has it.
+    pub(super) fn boolean(&mut self, item: &Item) -> Option<bool> {
+        let found = match &item.kind {
+            ValueKind::Boolean(value) => Some(*value),
+            ValueKind::String(text) => text.parse().ok(),
+            _ => None,
+        };
+        match found {
+            Some(value) => self.show(item, Some(value.into())),
+            None => self.refuse(
+                item,
+                "this must be true or false",
+                "write one of them without quotes",
+            ),
+        }
+        found
+    }
+
     /// A number that `legal` accepts; `range` says which do.
     pub(super) fn number(
         &mut self,

@@ -55,8 +55,9 @@ async fn check(example: &str, code: i32, told: &RoutedEvent) {
             format!(r#"{{"type":"{event_type}","timestamp":"{timestamp}","data":{data}}}"#);
         assert_eq!(String::from_utf8_lossy(&got.body), expected);
         let verdict = event_type.split_once('.').unwrap().1;
-        let line =
-            format!("{{\"run_id\":\"run_xyz789abc\",\"verdict\":\"{verdict}\",\"data\":{data}}}\n");
+        let line = format!(
+            "{{\"provider\":\"crewship\",\"run_id\":\"run_xyz789abc\",\"verdict\":\"{verdict}\",\"data\":{data}}}\n"
+        );
         assert_eq!(
             ended.stdout, line,
             "the final line of `wait` carries the same data"
