@@ -147,7 +147,16 @@ impl World {
     /// The verdicts so far by run: what they are, when they were given after the start on the wall clock, and why.
     async fn verdicts(&self) -> HashMap<String, (EventType, Duration, String)> {
         let began = self.clock.now().checked_sub(self.start.elapsed()).unwrap();
-        let events = self.store.events_after(0, u32::MAX).await.unwrap();
+        // A page is bounded in bytes.
+        let mut events = Vec::new();
+        loop {
+            let last = events.last().map_or(0, |(seq, _)| *seq);
+            let page = self.store.events_after(last, u32::MAX).await.unwrap();
+            if page.is_empty() {
+                break;
+            }
+            events.extend(page);
+        }
         let verdicts = events
             .into_iter()
             .map(|(_, event)| event)
