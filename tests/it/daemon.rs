@@ -1313,7 +1313,7 @@ async fn health_and_metrics_can_be_requested() {
     let late = delivered(&program, "run_0").await;
     assert_eq!(late["data"]["watch"]["late"], true, "{late}");
     let after = get("/metrics").await;
-    let unchanged = "\nrunwatch_detection_delay_seconds_count 1\n";
+    let unchanged = "\nrunwatch_detection_delay_seconds_count{provider=\"crewship\"} 1\n";
     assert!(after.contains(unchanged), "{after}");
     assert_eq!(get("/healthz").await, r#"{"status":"ok"}"#);
     assert_eq!(get("/readyz").await, r#"{"status":"ready"}"#);
