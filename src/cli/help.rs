@@ -77,6 +77,12 @@ fn notes(path: &str) -> Option<&'static str> {
                 "; also if the\n     beginning of an ID is ambiguous\n\nExample:\n  runwatch deliveries drop 01a21bcccaa87045"
             )
         }
+        "providers" | "providers show" => {
+            "Exit codes:\n  0  done\n  2  wrong usage or configuration, or there is no such provider\n\nExamples:\n  runwatch providers\n  runwatch providers show github"
+        }
+        "providers test" => {
+            "Exit codes:\n  0  the answer can be used\n  1  it cannot\n  2  wrong usage or configuration\n  4  API key missing or refused\n  6  no answer\n\nExamples:\n  runwatch providers test github:acme/site/123456\n  runwatch providers test --file answer.json github:acme/site/123456"
+        }
         "sinks" | "sinks test" => {
             "Exit codes:\n  0  every message arrived\n  1  one did not\n  2  wrong usage or configuration\n\nExample:\n  runwatch sinks test ops"
         }

@@ -875,7 +875,7 @@ fn justified(state: &State, run: &RunRef, verdict: Verdict, now: Ms) -> Result<(
     };
     let after = going_at(watch.deadline.saturating_sub(tolerance));
     let right = match verdict {
-        Verdict::Succeeded | Verdict::Failed | Verdict::Canceled => {
+        Verdict::Succeeded | Verdict::Failed | Verdict::Canceled | Verdict::Skipped => {
             let truth = state.fates.get(run).and_then(|fate| fate.ends);
             said == Some(Said::Ended(verdict))
                 && truth.is_some_and(|(at, truth)| at <= now && truth == verdict)
