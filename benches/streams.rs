@@ -253,9 +253,9 @@ async fn measure(args: &Args, events: EventsMode) -> anyhow::Result<Measured> {
     let text = engine
         .metrics
         .to_text(&StoreGauges::default(), Format::Text);
-    let by_stream = text
-        .lines()
-        .find_map(|line| line.strip_prefix("runwatch_detection_total{via=\"stream\"} "));
+    let by_stream = text.lines().find_map(|line| {
+        line.strip_prefix("runwatch_detection_total{via=\"stream\",provider=\"crewship\"} ")
+    });
     let by_stream = by_stream.context("it is counted")?.parse()?;
     let requests = simulator.requests().len() + simulator.stream_requests().len();
     engine.stop(Duration::from_secs(5)).await;

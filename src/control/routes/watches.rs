@@ -42,7 +42,7 @@ pub(super) fn routes(router: DocumentedRouter<SharedState>) -> DocumentedRouter<
                 .body::<AddRequest>()
                 .json::<WatchResponse>(StatusCode::CREATED, "It is watched from now on")
                 .json::<WatchResponse>(StatusCode::OK, "It was watched already, and stays as it is; see `not_applied`")
-                // Somebody may remove it at the same moment.
+                // Somebody may remove it at the same moment; or the provider can have no such run.
                 .problem(StatusCode::NOT_FOUND),
         )
         .route(
@@ -157,7 +157,7 @@ pub(in crate::control) fn watch(
         Some(provider) => ProviderName::new(provider)
             .map_err(|error| error.to_string())
             .and_then(|provider| live_config.providers.run_of(&provider, &request.run_id))
-            .map_err(HttpError::bad)?,
+            .map_err(|why| HttpError::new(StatusCode::NOT_FOUND, &why))?,
         None => run_id(&request.run_id, &live_config.providers)?,
     };
     let name = request.name.map(|name| watch_name(&name)).transpose();
