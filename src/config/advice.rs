@@ -31,7 +31,7 @@ fn origin_of(loaded: &Loaded, key: &str) -> Option<Origin> {
 }
 
 fn missing_key(loaded: &Loaded) -> Option<Problem> {
-    loaded.settings.api.key.is_none().then(|| Problem {
+    (!loaded.settings.providers.has_account()).then(|| Problem {
         origin: None,
         key: "api.key_file".to_owned(),
         value: None,

@@ -81,6 +81,13 @@ impl Providers {
         &self.default
     }
 
+    /// Whether some run can be polled: Crewship's key is there, or another provider is configured.
+    pub fn has_account(&self) -> bool {
+        self.crewship.key.is_some()
+            || !self.default.is_crewship()
+            || self.configured.values().any(ProviderSettings::has_credentials)
+    }
+
     /// The providers that the configuration names.
     pub fn configured(&self) -> impl Iterator<Item = &ProviderSettings> {
         self.configured.values()

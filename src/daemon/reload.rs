@@ -59,7 +59,7 @@ impl Service {
         self.logging
             .levels
             .set(self.logging.level.unwrap_or(self.settings.log.level));
-        if self.settings.api.key.is_none() {
+        if !self.settings.providers.has_account() {
             tracing::warn!("no API key is configured; no run can be polled until there is one");
         }
         for (sink, open) in engine.store.sinks_with_open_deliveries().await? {

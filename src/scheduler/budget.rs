@@ -132,6 +132,15 @@ impl Budget {
         true
     }
 
+    /// Counts requests that were sent beyond the one that was taken: the next ones wait for them.
+    pub(super) fn charge(&mut self, requests: u32, now: Instant) {
+        self.spread_until = self.spread_until.max(now) + self.interval * requests;
+        self.sent.advance(now);
+        let second = self.sent.second;
+        *self.sent.at(second) += requests;
+        self.sent.total += u64::from(requests);
+    }
+
     /// Returns how much of it is used at `now` for so many watches.
     pub(super) fn usage(&mut self, now: Instant, watches: usize) -> Usage {
         self.sent.advance(now);
@@ -212,6 +221,19 @@ mod tests {
                 prop_assert!(window[per_minute as usize].duration_since(window[0]) >= WINDOW);
             }
         }
+    }
+
+    #[test]
+    fn second_requests_of_a_poll_delay_the_next_ones() {
+        let start = Instant::now();
+        let mut budget = Budget::new(60, start);
+        while budget.try_take(start) {}
+        let next = budget.next_at();
+        budget.charge(2, start);
+        assert_eq!(budget.next_at(), next + 2 * budget.interval);
+        assert_eq!(budget.usage(start, 1).last_minute, 17);
+        budget.charge(0, start);
+        assert_eq!(budget.usage(start, 1).total, 17);
     }
 
     #[test]

@@ -182,6 +182,8 @@ impl Scheduler {
                 entry.answered_at = Some(now.instant);
                 entry.seen_past_deadline |= now.instant >= entry.deadline;
                 let event = self.provider.breaker.answered(began, now.wall);
+                let further = reply.requests.saturating_sub(1);
+                self.provider.budget.charge(further, now.instant);
                 if let Some(pause) = reply.pause {
                     self.provider.breaker.pause(pause, now.instant);
                 }
