@@ -6,7 +6,7 @@ use super::run_ids::read_run_ids;
 use super::run_names::RunNames;
 use crate::control::Client;
 
-/// `runwatch remove`. With `json` one line per run, `{"run_id","removed"}`.
+/// `runwatch remove`. With `json` one line per run, `{"provider","run_id","removed"}`.
 ///
 /// # Errors
 /// When the result cannot be written.
@@ -21,7 +21,9 @@ pub async fn remove(
     for run_id in &read_run_ids(runs, pages).await? {
         let removed = client.remove(run_id, force).await;
         if printer.json {
-            printer.json(&serde_json::json!({ "run_id": run_id, "removed": removed.is_ok() }))?;
+            printer.json(&serde_json::json!({
+                "provider": run_id.provider(), "run_id": run_id.id(), "removed": removed.is_ok(),
+            }))?;
         } else if removed.is_ok() {
             printer.line(&format!("{run_id}: no longer watched"))?;
         }

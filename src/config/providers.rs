@@ -85,7 +85,10 @@ impl Providers {
     pub fn has_account(&self) -> bool {
         self.crewship.key.is_some()
             || !self.default.is_crewship()
-            || self.configured.values().any(ProviderSettings::has_credentials)
+            || self
+                .configured
+                .values()
+                .any(ProviderSettings::has_credentials)
     }
 
     /// The providers that the configuration names.
