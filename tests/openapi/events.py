@@ -2,13 +2,21 @@
 
 import json
 import sys
+import time
 import urllib.request
 
 import jsonschema_rs
 import openapi_spec_validator
 
-# As many as the run before has made for certain, and fewer than one page of the store.
-ENOUGH = 5
+# Runs that end or have ended, which are watched once more: the requests before may have removed their watches, and
+# with them their events.
+RUNS = ["run_demo_report", "run_demo_research", "run_demo_outreach", "run_demo_late", "run_never"]
+
+# One for each of them; fewer than one page of the store.
+ENOUGH = len(RUNS)
+
+# Longest time for them, in seconds. A stream without events has signs of life without end.
+LIMIT = 120
 
 
 def main(base, token_file):
@@ -26,10 +34,16 @@ def main(base, token_file):
     )
     frame, event = part("EventFrame"), part("Event")
     assert not event.is_valid({"type": "run.odd", "timestamp": "2024-01-15T10:35:05.412Z", "data": {}})
+    for run in RUNS:
+        body = json.dumps({"run_id": run, "again": True}).encode()
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        urllib.request.urlopen(urllib.request.Request(base + "/v1/watches", body, headers), timeout=30).close()
+    ends = time.monotonic() + LIMIT
     seen, fields = 0, {}
     with get("/v1/events", **{"Last-Event-ID": "0"}) as stream:
         assert stream.headers["Content-Type"] == "text/event-stream", stream.headers
         for line in stream:
+            assert time.monotonic() < ends, f"{seen} of {ENOUGH} events within {LIMIT} s"
             name, _, value = line.decode("utf-8").rstrip("\n").partition(":")
             if name:
                 fields[name] = value.removeprefix(" ")
