@@ -15,12 +15,7 @@ pub fn input(bytes: &[u8]) {
     let unique: BTreeSet<_> = ids.iter().collect();
     assert_eq!(unique.len(), ids.len());
     for id in &ids {
-        assert!((1..=128).contains(&id.as_str().len()) && !matches!(id.as_str(), "." | ".."));
-        assert!(
-            id.as_str()
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
-        );
+        id.check();
     }
 }
 

@@ -61,13 +61,7 @@ fn add(body: &[u8]) {
             .all(|sink| sink.as_str() == "ops")
     );
     assert!(watch.deadline_at > watch.added_at);
-    assert!(
-        watch
-            .run_id
-            .as_str()
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
-    );
+    watch.run_id.check();
     assert!(
         watch
             .name

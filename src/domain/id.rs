@@ -138,6 +138,22 @@ impl RunRef {
     }
 }
 
+#[cfg(fuzzing)]
+impl RunRef {
+    /// Checks what holds for every run: the ID of one of Crewship is safe in a path, and the text reads back.
+    pub(crate) fn check(&self) {
+        let id = self.id();
+        if self.provider() == ProviderName::CREWSHIP {
+            assert!((1..=128).contains(&id.len()) && !matches!(id, "." | ".."));
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+            assert!(id.bytes().all(allowed));
+        } else {
+            assert!((1..=Self::MAX_ID_BYTES).contains(&id.len()) && !id.contains(char::is_control));
+        }
+        assert_eq!(Self::new(self.as_str()).as_ref(), Ok(self));
+    }
+}
+
 /// The name of a provider: the key after `providers.`, 1 to 64 of `a-z 0-9 - _`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
