@@ -17,7 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::error::Malformed;
 use super::plan::{Builder, Place, Plan, Use};
 use super::reader::{Ending, Reader, Value};
-use super::value::{Seen, Unreadable, each_element, look_up, shown, text};
+use super::value::{Seen, Unreadable, each_element, is_nothing, look_up, shown, text};
 use crate::domain::{JsonText, Observation, RunDetails, RunState, Status, Verdict};
 use crate::profile::{
     Confirm, Detail, Each, Fields, Outcome, PartKind, Pointer, Profile, Rule, Scalar, Subject,
@@ -473,13 +473,18 @@ impl<'p> Answer<'p> {
 
     fn found(&self, place: Place) -> Found<'_> {
         let (slot, steps) = self.layout.plan.locate(place, self.root);
-        let json = match &self.values[slot] {
+        let json = match self.values.get(slot).unwrap_or(&Value::Absent) {
             Value::Absent => return Found::Absent,
             Value::Bytes(bytes) => bytes,
             Value::TooLarge => return Found::TooLarge,
             Value::Cut => return Found::Cut,
         };
-        match look_up(json, steps) {
+        // Most places are kept by themselves.
+        let found = match steps {
+            [] => Ok(Some(&**json)),
+            steps => look_up(json, steps),
+        };
+        match found {
             Ok(None | Some(b"null")) => Found::Absent,
             Ok(Some(json)) => Found::Json(json),
             Err(Unreadable::NotJson) => Found::NotJson,
@@ -497,7 +502,7 @@ impl<'p> Answer<'p> {
     /// The first place that has a value which is not empty.
     fn first(&self, places: &[Place]) -> Option<&[u8]> {
         let mut values = places.iter().filter_map(|place| self.json(*place));
-        values.find(|json| Seen::of(json) != Seen::Absent)
+        values.find(|json| !is_nothing(json))
     }
 
     fn is_incomplete(&self) -> bool {
@@ -558,14 +563,28 @@ impl<'p> Answer<'p> {
     /// What the rules make of the answer: nothing where none holds.
     fn outcome(&self, code: u16) -> Result<Option<(Outcome, &TestedRule)>, Malformed> {
         let tested = &self.layout.tested;
-        let seen: Vec<Seen<'_>> = tested.iter().map(|(place, _)| self.seen(*place)).collect();
+        let (one, several);
+        let seen: &[Seen<'_>] = match &**tested {
+            // Most rules look at one place.
+            [(place, _)] => {
+                one = [self.seen(*place)];
+                &one
+            }
+            tested => {
+                several = tested
+                    .iter()
+                    .map(|(place, _)| self.seen(*place))
+                    .collect::<Vec<_>>();
+                &several
+            }
+        };
         let has_status = || {
             let mut values = seen.iter().zip(tested);
             let mut other = self.layout.status.iter();
             values.any(|(seen, (_, kinds))| kinds.has(seen))
                 || other.any(|place| self.is_other_status(*place))
         };
-        let conclusion = self.conclude(&seen, code);
+        let conclusion = self.conclude(seen, code);
         let is_positive = match conclusion {
             Conclusion::Rule(rule) => self.layout.rules[rule].is_positive,
             Conclusion::None | Conclusion::Undecided => false,
@@ -640,11 +659,10 @@ impl<'p> Answer<'p> {
         if self.layout.check_id.is_empty() {
             return Ok(());
         }
-        let id = self.first(&self.layout.check_id).map(Seen::of);
-        let json = self.first(&self.layout.check_id);
-        let found = match (id, json) {
-            (Some(Seen::Text(id)), _) => id,
-            (Some(Seen::Number(_)), Some(json)) => String::from_utf8_lossy(json),
+        let json = self.first(&self.layout.check_id).unwrap_or_default();
+        let found = match Seen::of(json) {
+            Seen::Text(id) => id,
+            Seen::Number(_) => String::from_utf8_lossy(json),
             _ => return Err(self.malformed("it is JSON that names no run (it has no ID)")),
         };
         if is_same_id(&found, expected.id) || is_same_id(&found, expected.last) {
@@ -656,10 +674,15 @@ impl<'p> Answer<'p> {
     }
 
     /// The provider's own word for the state.
-    fn status_text(&self, state: RunState, concluded: Option<&TestedRule>, code: u16) -> String {
+    fn status_text(
+        &self,
+        state: RunState,
+        concluded: Option<&TestedRule>,
+        code: u16,
+    ) -> Cow<'_, str> {
         let Layout { tested, status, .. } = self.layout;
         if concluded.is_some_and(|rule| rule.by_http) {
-            return code.to_string();
+            return Cow::Owned(code.to_string());
         }
         let text = |place: &Place| self.json(*place).and_then(shown);
         let of_rules = || match concluded {
@@ -668,7 +691,7 @@ impl<'p> Answer<'p> {
             _ => tested.iter().find_map(|(place, _)| text(place)),
         };
         let text = status.iter().find_map(text).or_else(of_rules);
-        text.map_or_else(|| state.as_str().to_owned(), Cow::into_owned)
+        text.unwrap_or(Cow::Borrowed(state.as_str()))
     }
 
     fn status(&self, concluded: Option<(Outcome, &TestedRule)>, code: u16) -> Option<Status> {
@@ -684,6 +707,10 @@ impl<'p> Answer<'p> {
     /// A text, as one short line.
     fn name(&self, places: &[Place]) -> Option<String> {
         let text = shown_text(self.first(places)?)?;
+        // Most names are one word, with nothing to take out.
+        if text.len() <= NAME_CHARS && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Some(text).filter(|text| !text.is_empty());
+        }
         Some(one_line(&text, NAME_CHARS)).filter(|name| !name.is_empty())
     }
 
@@ -704,7 +731,7 @@ impl<'p> Answer<'p> {
         if !steps.is_empty() {
             return self.json(*place).map(<[u8]>::to_vec);
         }
-        match &mut self.values[slot] {
+        match self.values.get_mut(slot)? {
             Value::Bytes(bytes) => Some(std::mem::take(bytes)),
             Value::Absent | Value::TooLarge | Value::Cut => None,
         }
@@ -719,8 +746,10 @@ impl<'p> Answer<'p> {
         places: &[Place],
         room: Option<&Room>,
     ) -> Result<Option<JsonText>, String> {
-        let whole = places.iter().any(|place| {
-            Some(self.layout.plan.locate(*place, self.root).0) == self.layout.plan.whole()
+        let plan = &self.layout.plan;
+        let whole = plan.whole().is_some_and(|whole| {
+            let mut slots = places.iter().map(|place| plan.locate(*place, self.root).0);
+            slots.any(|slot| slot == whole)
         });
         let Some(mut bytes) = self.take(places) else {
             return Ok(None);
@@ -1191,35 +1220,33 @@ fn page(json: &[u8]) -> Option<String> {
 /// A time as RFC 3339 writes it, or without a zone, which then is UTC (`datetime.utcnow().isoformat()` of Python),
 /// or as seconds or milliseconds since 1970.
 pub(super) fn time(json: &[u8]) -> Option<Timestamp> {
-    let time = match serde_json::from_slice(json).ok()? {
-        serde_json::Value::String(text) => {
-            let text = text.trim();
-            let zoned = text.parse::<Timestamp>().ok();
-            zoned.or_else(|| {
-                TimeZone::UTC
-                    .to_timestamp(text.parse::<DateTime>().ok()?)
-                    .ok()
-            })
-        }
-        serde_json::Value::Number(number) => {
-            // Milliseconds where they would be a year after 5138 as seconds.
-            match (number.as_i64(), number.as_f64()?) {
-                (Some(number), value) if value >= FIRST_MILLISECONDS => {
-                    Timestamp::from_millisecond(number).ok()
-                }
-                (Some(number), _) => Timestamp::from_second(number).ok(),
-                (None, value) => {
-                    let seconds = if value >= FIRST_MILLISECONDS {
-                        value / 1000.0
-                    } else {
-                        value
-                    };
-                    let since = SignedDuration::try_from_secs_f64(seconds).ok()?;
-                    Timestamp::from_duration(since).ok()
-                }
+    let time = if json.first() == Some(&b'"') {
+        let text = text(json)?;
+        let text = text.trim();
+        let zoned = text.parse::<Timestamp>().ok();
+        zoned.or_else(|| {
+            TimeZone::UTC
+                .to_timestamp(text.parse::<DateTime>().ok()?)
+                .ok()
+        })
+    } else {
+        let number: serde_json::Number = serde_json::from_slice(json).ok()?;
+        // Milliseconds where they would be a year after 5138 as seconds.
+        match (number.as_i64(), number.as_f64()?) {
+            (Some(number), value) if value >= FIRST_MILLISECONDS => {
+                Timestamp::from_millisecond(number).ok()
+            }
+            (Some(number), _) => Timestamp::from_second(number).ok(),
+            (None, value) => {
+                let seconds = if value >= FIRST_MILLISECONDS {
+                    value / 1000.0
+                } else {
+                    value
+                };
+                let since = SignedDuration::try_from_secs_f64(seconds).ok()?;
+                Timestamp::from_duration(since).ok()
             }
         }
-        _ => None,
     };
     time.filter(|time| TIMES.contains(&time.as_second()))
 }

@@ -22,6 +22,9 @@ pub(super) const READ_FACTOR: u64 = 8;
 /// First bytes of the body that are kept to show what it is.
 const BEGINNING_BYTES: usize = 320;
 
+/// Longest usual name of a field, in bytes.
+const NAME_BYTES: usize = 32;
+
 /// The byte order mark of UTF-8, which RFC 8259 lets a reader skip.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -94,12 +97,15 @@ struct Container {
 pub(super) struct Reader<'p> {
     plan: &'p Plan,
     at: At,
-    /// The containers around the current place, the outermost first. At most as many as the longest place has steps.
-    containers: Vec<Container>,
+    /// The innermost container around the current place.
+    container: Container,
+    /// Those around it, the outermost first. At most as many as the longest place has steps.
+    outer: Vec<Container>,
     name: Vec<u8>,
     /// Where the value is kept that is being read, if it is.
     slot: Option<Slot>,
     value: Value,
+    /// The value of each slot, as far as there are any.
     values: Vec<Value>,
     /// Values that decide, of objects that came again.
     before: Vec<(Slot, Value)>,
@@ -123,11 +129,15 @@ impl<'p> Reader<'p> {
         Self {
             plan,
             at: At::Start,
-            containers: Vec::new(),
-            name: Vec::new(),
+            container: Container {
+                node: ROOT,
+                next: None,
+            },
+            outer: Vec::new(),
+            name: Vec::with_capacity(NAME_BYTES),
             slot: None,
             value: Value::Absent,
-            values: vec![Value::Absent; plan.slots()],
+            values: Vec::new(),
             before: Vec::new(),
             contradicts: false,
             left: usize::try_from(max_bytes).unwrap_or(usize::MAX),
@@ -135,7 +145,7 @@ impl<'p> Reader<'p> {
             seen: 0,
             parsed: 0,
             max_bytes,
-            beginning: Vec::new(),
+            beginning: Vec::with_capacity(BEGINNING_BYTES),
         }
     }
 
@@ -151,10 +161,7 @@ impl<'p> Reader<'p> {
         while let Some(byte) = rest.first() {
             let used = match self.at {
                 At::InValue { .. } => self.in_value(rest),
-                At::InName { escaped } => {
-                    self.in_name(*byte, escaped);
-                    1
-                }
+                At::InName { escaped } => self.in_name(rest, escaped),
                 At::End | At::Broken if self.plan.whole().is_none() => {
                     return ControlFlow::Break(());
                 }
@@ -162,7 +169,12 @@ impl<'p> Reader<'p> {
                     self.seen += rest.len() as u64;
                     break;
                 }
-                _ if byte.is_ascii_whitespace() => 1,
+                _ if byte.is_ascii_whitespace() => {
+                    let white = |byte: &u8| byte.is_ascii_whitespace();
+                    rest.iter()
+                        .position(|byte| !white(byte))
+                        .unwrap_or(rest.len())
+                }
                 // The mark may come in pieces.
                 At::Start if self.mark() == Some(byte) => 1,
                 At::Start | At::Name | At::Element | At::Colon | At::Value | At::AfterValue => {
@@ -225,14 +237,14 @@ impl<'p> Reader<'p> {
         if ending != Ending::Whole
             && let Some(slot) = self.slot.take()
         {
-            self.values[slot] = Value::Cut;
+            *place(&mut self.values, slot, self.plan) = Value::Cut;
         }
         (ending, std::mem::take(&mut self.values))
     }
 
     /// Whether two values that decide contradict each other; `values` are those of [`Reader::finish`].
     pub(super) fn contradicts(&self, values: &[Value]) -> bool {
-        let differs = |(slot, before): &(Slot, Value)| values[*slot] != *before;
+        let differs = |(slot, before): &(Slot, Value)| values.get(*slot) != Some(before);
         self.contradicts || self.before.iter().any(differs)
     }
 
@@ -243,7 +255,7 @@ impl<'p> Reader<'p> {
 
     /// One byte between names and values; whether it is used up.
     fn token(&mut self, byte: u8) -> bool {
-        let in_array = || self.containers.last().is_some_and(|it| it.next.is_some());
+        let in_array = self.container.next.is_some();
         self.at = match (self.at, byte) {
             (At::Start, b'{') => self.enter(ROOT, true),
             (At::Start, b'[') if self.plan.whole().is_some() || self.plan.follows(ROOT, false) => {
@@ -255,10 +267,10 @@ impl<'p> Reader<'p> {
             }
             (At::Colon, b':') => At::Value,
             (At::Name, b'}') => self.leave(),
-            (At::AfterValue, b'}') if !in_array() => self.leave(),
+            (At::AfterValue, b'}') if !in_array => self.leave(),
             (At::Element, b']') => self.leave(),
-            (At::AfterValue, b']') if in_array() => self.leave(),
-            (At::AfterValue, b',') if in_array() => At::Element,
+            (At::AfterValue, b']') if in_array => self.leave(),
+            (At::AfterValue, b',') if in_array => At::Element,
             (At::AfterValue, b',') => At::Name,
             (At::Value | At::Element, byte) => return self.begin_value(byte),
             _ => At::Broken,
@@ -269,36 +281,48 @@ impl<'p> Reader<'p> {
     /// Goes into an object, or else an array.
     fn enter(&mut self, node: NodeId, object: bool) -> At {
         let next = (!object).then_some(0);
-        self.containers.push(Container { node, next });
+        let inner = Container { node, next };
+        let outer = std::mem::replace(&mut self.container, inner);
+        // The document itself is in nothing.
+        if self.at != At::Start {
+            self.outer.push(outer);
+        }
         if object { At::Name } else { At::Element }
     }
 
     /// Leaves the innermost object or array.
     fn leave(&mut self) -> At {
-        self.containers.pop();
-        if self.containers.is_empty() {
-            At::End
-        } else {
-            At::AfterValue
+        match self.outer.pop() {
+            Some(outer) => {
+                self.container = outer;
+                At::AfterValue
+            }
+            None => At::End,
         }
     }
 
-    fn in_name(&mut self, byte: u8, escaped: bool) {
-        if byte == b'"' && !escaped {
-            self.at = At::Colon;
-            return;
-        }
-        if self.name.len() < self.plan.name_bytes() {
-            self.name.push(byte);
-        }
-        self.at = At::InName {
-            escaped: byte == b'\\' && !escaped,
+    /// Goes on in a name, to its end or to the end of `bytes`; how many of them it took.
+    fn in_name(&mut self, bytes: &[u8], escaped: bool) -> usize {
+        let special = |byte: &u8| matches!(byte, b'"' | b'\\');
+        let (used, at) = if escaped {
+            (1, At::InName { escaped: false })
+        } else {
+            let plain = bytes.iter().position(special).unwrap_or(bytes.len());
+            match bytes.get(plain) {
+                None => (plain, At::InName { escaped: false }),
+                Some(b'"') => (plain, At::Colon),
+                Some(_backslash) => (plain + 1, At::InName { escaped: true }),
+            }
         };
+        let room = self.plan.name_bytes() - self.name.len();
+        self.name.extend_from_slice(&bytes[..used.min(room)]);
+        self.at = at;
+        used + usize::from(at == At::Colon)
     }
 
     /// The node of the value that begins, if anything of it is kept.
     fn node(&mut self) -> Option<NodeId> {
-        let container = self.containers.last_mut()?;
+        let container = &mut self.container;
         if let Some(next) = &mut container.next {
             let index = *next;
             *next += 1;
@@ -336,7 +360,8 @@ impl<'p> Reader<'p> {
     /// the same again.
     fn forget_below(&mut self, node: NodeId) {
         for slot in self.plan.below(node) {
-            let value = std::mem::take(&mut self.values[*slot]);
+            let value = self.values.get_mut(*slot).map(std::mem::take);
+            let value = value.unwrap_or_default();
             if value == Value::Absent {
                 continue;
             }
@@ -398,7 +423,12 @@ impl<'p> Reader<'p> {
                 }
             }
         }
-        self.keep(&bytes[..used]);
+        let is_null = ended && bytes[..used] == *b"null" && self.value == Value::Bytes(Vec::new());
+        if is_null {
+            self.value = Value::Absent;
+        } else {
+            self.keep(&bytes[..used]);
+        }
         if ended {
             self.end_value();
         } else {
@@ -427,7 +457,12 @@ impl<'p> Reader<'p> {
                 let rest = usize::try_from(length.saturating_sub(self.seen)).unwrap_or(usize::MAX);
                 kept.reserve_exact(rest.min(room).max(bytes.len()));
             }
-            kept.extend_from_slice(bytes);
+            if kept.is_empty() {
+                // Most values come whole: no more is taken than they have.
+                *kept = bytes.to_vec();
+            } else {
+                kept.extend_from_slice(bytes);
+            }
             self.left -= if large { bytes.len() } else { 0 };
         } else {
             self.left += if large { kept.len() } else { 0 };
@@ -437,7 +472,7 @@ impl<'p> Reader<'p> {
 
     /// Keeps the body as it is.
     fn keep_whole(&mut self, slot: Slot, bytes: &[u8]) {
-        let place = &mut self.values[slot];
+        let place = place(&mut self.values, slot, self.plan);
         if *place == Value::Absent {
             *place = Value::Bytes(Vec::new());
         }
@@ -467,7 +502,7 @@ impl<'p> Reader<'p> {
                 value = Value::Absent;
             }
         }
-        let place = &mut self.values[slot];
+        let place = place(&mut self.values, slot, self.plan);
         if usage.decides && *place != Value::Absent && *place != value {
             self.contradicts = true;
         }
@@ -476,6 +511,16 @@ impl<'p> Reader<'p> {
         }
         *place = value;
     }
+}
+
+/// The place of a slot. Answers of the usual form need the first root alone.
+fn place<'v>(values: &'v mut Vec<Value>, slot: Slot, plan: &Plan) -> &'v mut Value {
+    if slot >= values.len() {
+        let half = plan.slots() / plan.roots();
+        let length = if slot < half { half } else { plan.slots() };
+        values.resize_with(length, Value::default);
+    }
+    &mut values[slot]
 }
 
 #[cfg(test)]
@@ -518,7 +563,10 @@ mod tests {
         }
         let (ending, values) = reader.finish();
         let of = |root| {
-            let value = |place: &Place| values[plan.locate(*place, root).0].clone();
+            let value = |place: &Place| {
+                let slot = plan.locate(*place, root).0;
+                values.get(slot).cloned().unwrap_or_default()
+            };
             places.iter().map(value).collect()
         };
         (ending, [of(0), of(1)])
@@ -611,7 +659,10 @@ mod tests {
         let _all = reader.push(body.as_bytes());
         let (_ending, values) = reader.finish();
         let contradicts = reader.contradicts(&values);
-        let value = |place: &Place| values[plan.locate(*place, 0).0].clone();
+        let value = |place: &Place| {
+            let slot = plan.locate(*place, 0).0;
+            values.get(slot).cloned().unwrap_or_default()
+        };
         (places.iter().map(value).collect(), contradicts)
     }
 

@@ -34,18 +34,12 @@ pub(super) enum Seen<'a> {
 impl<'a> Seen<'a> {
     /// Reads the bytes of a value.
     pub(super) fn of(json: &'a [u8]) -> Self {
-        let empty = |json: &[u8]| json[1..].trim_ascii().len() == 1;
         match json.first() {
-            Some(b'"') => match text(json) {
-                Some(text) if text.is_empty() => Self::Absent,
-                Some(text) => Self::Text(text),
-                None => Self::Unknown,
-            },
-            Some(b'{' | b'[') if empty(json) => Self::Absent,
+            _ if is_nothing(json) => Self::Absent,
+            Some(b'"') => text(json).map_or(Self::Unknown, Self::Text),
             Some(b'{') => Self::Object,
             Some(b'[') => Self::Array(json),
             _ => match json {
-                b"null" => Self::Absent,
                 b"true" => Self::Bool(true),
                 b"false" => Self::Bool(false),
                 number => serde_json::from_slice(number).map_or(Self::Unknown, Self::Number),
@@ -85,10 +79,20 @@ impl<'a> Seen<'a> {
     }
 }
 
+/// Whether a value is as good as none: `null`, or an empty text, array or object.
+pub(super) fn is_nothing(json: &[u8]) -> bool {
+    match json {
+        b"null" | b"\"\"" => true,
+        [b'{' | b'[', rest @ ..] => rest.trim_ascii().len() == 1,
+        _ => false,
+    }
+}
+
 /// The text of a JSON string; `None` where it is not one.
 pub(super) fn text(json: &[u8]) -> Option<Cow<'_, str>> {
     let inner = json.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
-    let plain = |byte: &u8| !matches!(byte, b'\\' | b'"' | ..0x20);
+    // A quotation mark within it has a backslash before it: the reader ends a text at the first that has none.
+    let plain = |byte: &u8| *byte >= 0x20 && *byte != b'\\';
     if inner.iter().all(plain)
         && let Ok(text) = std::str::from_utf8(inner)
     {
