@@ -813,7 +813,7 @@ fn incidents(state: &State, now: Ms) -> Result<(), String> {
 }
 
 /// Answers that this life of the process got about a watch, in order.
-fn heard<'a>(state: &'a State, run: &RunRef, watch: &Requested) -> Vec<&'a Answered> {
+fn answers_about<'a>(state: &'a State, run: &RunRef, watch: &Requested) -> Vec<&'a Answered> {
     let added = watch.added;
     let of_watch =
         |a: &&Answered| a.said != Said::Orphaned && a.life == state.life && a.began >= added;
@@ -831,7 +831,7 @@ fn progressed(state: &State, run: &RunRef, watch: &Requested, now: Ms) -> Result
     let until = watch.verdict.map_or(now, |(_, at)| at);
     let counts =
         |a: &&&Answered| state.alive && a.at + SLACK <= until && state.peaceful(a.at, a.at + SLACK);
-    let heard = heard(state, run, watch);
+    let counted = answers_about(state, run, watch);
     let expects = |kind: &str, reason: Option<&&Answered>| match reason {
         Some(answer) if !state.books.has(run, watch, kind) => Err(format!(
             "{run} has no {kind}, for which the answer at {} s gives reason",
@@ -841,13 +841,13 @@ fn progressed(state: &State, run: &RunRef, watch: &Requested, now: Ms) -> Result
     };
     expects(
         "run.started",
-        heard.iter().filter(counts).find(|a| a.running),
+        counted.iter().filter(counts).find(|a| a.running),
     )?;
     let Some(overdue) = state.books.overdue_at(watch) else {
         return Ok(());
     };
     let overdue = |a: &&&Answered| a.said == Said::Going && a.at >= overdue + SECOND;
-    expects("watch.overdue", heard.iter().filter(counts).find(overdue))
+    expects("watch.overdue", counted.iter().filter(counts).find(overdue))
 }
 
 /// Whether the API said what the verdict says, or, at a deadline, whether that had come, and what is known was known.
@@ -856,20 +856,20 @@ fn justified(state: &State, run: &RunRef, verdict: Verdict, now: Ms) -> Result<(
     let tolerance = state.books.stepped + SECOND;
     let deadline_came = now + tolerance >= watch.deadline;
     // Answers to a process before do not count; but a run that ended has ended.
-    let heard: Vec<&Answered> = heard(state, run, watch)
+    let counted: Vec<&Answered> = answers_about(state, run, watch)
         .into_iter()
         .filter(|answered| answered.at <= now)
         .collect();
-    let last = heard.last();
+    let last = counted.last();
     let said = last.map(|answered| answered.said);
-    let known_end = heard
+    let known_end = counted
         .iter()
         .any(|answered| matches!(answered.said, Said::Ended(_)));
     let going = last.filter(|answered| answered.said == Said::Going);
     let age = going.map(|answered| now - answered.at);
     // An observation after the deadline decides, whatever followed it while the store rejected the verdict.
     let going_at = |from: Ms| {
-        heard
+        counted
             .iter()
             .any(|answered| answered.said == Said::Going && answered.at >= from)
     };
@@ -880,7 +880,7 @@ fn justified(state: &State, run: &RunRef, verdict: Verdict, now: Ms) -> Result<(
             said == Some(Said::Ended(verdict))
                 && truth.is_some_and(|(at, truth)| at <= now && truth == verdict)
         }
-        Verdict::NotFound => !known_end && missing_for(state, &heard) + tolerance >= GRACE,
+        Verdict::NotFound => !known_end && missing_for(state, &counted) + tolerance >= GRACE,
         // Whether the run is active, only its own last answer shows, and only while it is recent.
         Verdict::TimedOut => {
             let given = given_at(state, watch, now);
@@ -930,8 +930,8 @@ fn given_at(state: &State, watch: &Requested, now: Ms) -> Ms {
 
 /// For how long a run has been missing: the gaps between 404 that followed each other, in which the process was awake
 /// and polls were made.
-fn missing_for(state: &State, heard: &[&Answered]) -> Ms {
-    let unbroken: Vec<Ms> = heard
+fn missing_for(state: &State, counted: &[&Answered]) -> Ms {
+    let unbroken: Vec<Ms> = counted
         .iter()
         .rev()
         .take_while(|a| a.said == Said::Missing)
