@@ -95,8 +95,20 @@ class Machine:
         self.folder = TARGET / "work" / name
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
+        # A reader waits until there is a writer: what the servers run ends with `release`.
         self.go = self.folder / "go"
+        os.mkfifo(self.go)
+        self.writer = None
         self.children = []
+
+    def release(self):
+        """Ends all runs that wait, and those to come, up to `hold`."""
+        # Open for both, the pipe is opened without a reader, too (fifo(7)).
+        self.writer = os.open(self.go, os.O_RDWR)
+
+    def hold(self):
+        """Makes runs wait again."""
+        os.close(self.writer)
 
     def start(self, name, argv, **environment):
         """Starts a process in a group of its own; what it prints is in NAME.out and NAME.log."""
@@ -385,7 +397,7 @@ requests_per_minute = 3000
     bad = follow("fails", found["bad"])
     good.sees("running")
     bad.sees("running")
-    machine.go.touch()
+    machine.release()
     good.ends("succeeded", status="COMPLETED", attempt=1)
     bad.ends("failed", status="FAILED", attempt=1,
              error="Flow run encountered an exception: ValueError: model ran out of credit")
@@ -452,7 +464,7 @@ requests_per_minute = 3000
         one.sees("running")
     post(f"{api}/threads/{runs['stop'][0]}/runs/{runs['stop'][1]}/cancel?wait=false", {})
     stop.ends("canceled", status="interrupted", name="demo")
-    machine.go.touch()
+    machine.release()
     good.ends("succeeded", status="success", name="demo")
     bad.ends("failed", status="error", error="model ran out of credit")
     bad_thread.ends("failed", status="error", error="model ran out of credit")
@@ -500,7 +512,7 @@ requests_per_minute = 3000
     call = {"jsonrpc": "2.0", "method": "stop", "id": 1, "params": {"reason": "by hand"}}
     post(f"{api}/api/v2/builds/{stop.run_id}", call)
     stop.ends("canceled")
-    machine.go.touch()
+    machine.release()
     good.ends("succeeded", status="build successful")
     bad.ends("failed", error="failed 'sh -c ...' (failure)")
     unknown.ends("not_found")
@@ -539,7 +551,7 @@ requests_per_minute = 3000
         one.sees("running")
     post(f"{api}/api/task/revoke/{stop.run_id}?terminate=true", {})
     stop.ends("canceled", status="REVOKED", name="tasks.good")
-    machine.go.touch()
+    machine.release()
     flaky.sees("pending")
     good.ends("succeeded", status="SUCCESS", name="tasks.good")
     bad.ends("failed", status="FAILURE", name="tasks.bad", error="ValueError('model ran out of credit')")
@@ -594,15 +606,15 @@ requests_per_minute = 3000
         one.sees("running")
     post(stop_path, {"state": "failed", "note": "stopped by hand"}, token, "PATCH")
     stop.ends("failed", status="failed", name="good", error="stopped by hand")
-    machine.go.touch()
+    machine.release()
     good.ends("succeeded", status="success", name="good")
     bad.ends("failed", status="failed", name="bad")
-    machine.go.unlink()
+    machine.hold()
     post(f"{bad_path}/clear", {"dry_run": False}, token)
     bad.title = "runs again under its ID"
     bad.again()
     bad.sees("running")
-    machine.go.touch()
+    machine.release()
     bad.ends("failed", status="failed", name="bad")
     unknown.ends("not_found")
     return watcher.rows
