@@ -117,6 +117,14 @@ impl Providers {
             return Ok(settings.clone());
         }
         let profile = built_in(name.as_str()).ok_or_else(|| self.unknown(name.as_str()))??;
+        // An alias stands for the name, and so for the account that has it.
+        if let Some((_, settings)) = self
+            .configured
+            .iter()
+            .find(|(name, _)| name.as_str() == profile.name)
+        {
+            return Ok(settings.clone());
+        }
         let Some(base_url) = profile.base_url.clone() else {
             return Err(format!(
                 "{name} has no address of its own: set providers.{name}.base_url in the configuration"
@@ -661,4 +669,269 @@ fn outside_key(
         let origin = Origin::Credential { name: credential };
         Ok((Secret::File(path), origin))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::*;
+    use crate::config::load;
+
+    const API: &str = "[api]\nbase_url = \"https://api.example.com\"\n";
+    const CONSOLE: &str = "[api]\nbase_url = \"https://api.example.com\"\n\
+                           run_url = \"https://console.example.com/acme/run?id={run_id}\"\n";
+    const OWN_HOST: &str =
+        "[providers.ci]\nprofile = \"gitlab\"\nbase_url = \"https://gitlab.example.com\"\n";
+
+    fn providers(text: &str, environment: &[(&str, &str)]) -> Providers {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        std::fs::write(&path, text).unwrap();
+        let environment = environment.iter();
+        let sources = Sources {
+            explicit: Some(path),
+            environment: environment
+                .map(|(name, value)| (OsString::from(name), OsString::from(value)))
+                .collect(),
+            ..Sources::default()
+        };
+        load(&sources)
+            .unwrap_or_else(|problems| panic!("{problems}"))
+            .settings
+            .providers
+    }
+
+    fn name(text: &str) -> ProviderName {
+        ProviderName::new(text).unwrap()
+    }
+
+    #[test]
+    fn pages_of_the_configured_hosts_name_runs() {
+        for (page, text) in [
+            ("https://api.example.com/v1/runs/run_1", API),
+            ("https://API.example.com:443/runs/run_1/", API),
+            ("https://api.example.com/runs/run_1?tab=log#end", API),
+            ("https://api.example.com/runs/run_1/steps/3", API),
+            ("https://console.example.com/runs/run_1", CONSOLE),
+            (
+                "https://console.example.com/acme/run?id=run_1&tab=log",
+                CONSOLE,
+            ),
+            ("https://api.example.com/runs/run_1", CONSOLE),
+        ] {
+            let found = providers(text, &[]).run(page);
+            assert_eq!(found.unwrap().as_str(), "run_1", "{page}");
+        }
+    }
+
+    #[test]
+    fn pages_of_others_and_pages_without_a_run_are_refused() {
+        let providers = providers(API, &[]);
+        for (page, why) in [
+            (
+                "https://evil.example.com/runs/run_1",
+                "https://api.example.com",
+            ),
+            (
+                "http://api.example.com/runs/run_1",
+                "no provider has its runs at http://api.example.com",
+            ),
+            (
+                "https://api.example.com:8443/runs/run_1",
+                "no provider has its runs at https://api.example.com:8443",
+            ),
+            (
+                "https://api.example.com@evil.example.com/runs/run_1",
+                "runs are watched at https://api.example.com",
+            ),
+            ("https://api.example.com/runs/", "no run ID in it"),
+            ("https://api.example.com/runs/a%2Fb", "no run ID in it"),
+            ("https://api.example.com/", "no run ID in it"),
+            ("https://", "not a URL"),
+        ] {
+            let error = providers.run(page).unwrap_err();
+            assert!(error.contains(why), "{page}: {error}");
+        }
+    }
+
+    #[test]
+    fn runs_are_named_by_provider_alias_or_page() {
+        let providers = providers(OWN_HOST, &[]);
+        for (text, run) in [
+            ("run_1", "run_1"),
+            ("crewship:run_1", "run_1"),
+            ("github:acme/site/7", "github:acme/site/7"),
+            ("gh:acme/site/7", "github:acme/site/7"),
+            (
+                "https://github.com/acme/site/actions/runs/7/attempts/2?pr=1#job",
+                "github:acme/site/7",
+            ),
+            ("ci:group/sub/project/12", "ci:group/sub/project/12"),
+            (
+                "https://gitlab.example.com/group/sub/project/-/pipelines/12",
+                "ci:group/sub/project/12",
+            ),
+            (
+                "https://gitlab.com/group/project/-/pipelines/12",
+                "gitlab:group/project/12",
+            ),
+        ] {
+            assert_eq!(providers.run(text).unwrap().as_str(), run, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_names_no_run_is_refused_with_what_to_do() {
+        let providers = providers(OWN_HOST, &[]);
+        for (text, why) in [
+            ("../keys", "is not a run ID"),
+            ("a/b", "is not a run ID"),
+            ("nope:1", "no provider is named \"nope\""),
+            ("GitHub:acme/site/7", "no provider is named"),
+            ("github:acme/7", "{owner}/{repo}/{run}"),
+            ("github:acme/site/seven", "github"),
+            ("github:acme/../7", "github"),
+            ("gitea:acme/site/7", "providers.gitea.base_url"),
+            (
+                "https://ghe.example.com/acme/site/actions/runs/7",
+                "looks like a run of",
+            ),
+            (
+                "https://github.com.evil.example/acme/site/actions/runs/7",
+                "the key must not go there",
+            ),
+            (
+                "https://github.com@evil.example/acme/site/actions/runs/7",
+                "no provider has its runs at",
+            ),
+        ] {
+            let error = providers.run(text).unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_alias_stands_for_the_configured_account() {
+        let text = "[providers.gitea]\nbase_url = \"https://git.example.com\"\n";
+        let providers = providers(text, &[]);
+        let account = providers.get(&name("forgejo")).unwrap();
+        assert_eq!(
+            (account.name.as_str(), account.api.base_url.as_str()),
+            ("gitea", "https://git.example.com")
+        );
+        let run = providers.run("forgejo:acme/site/7").unwrap();
+        assert_eq!(run.as_str(), "gitea:acme/site/7");
+    }
+
+    #[test]
+    fn a_page_of_two_accounts_names_both() {
+        let other = OWN_HOST.replace("[providers.ci]", "[providers.other]");
+        let providers = providers(&format!("{OWN_HOST}{other}"), &[]);
+        let page = "https://gitlab.example.com/group/project/-/pipelines/12";
+        let error = providers.run(page).unwrap_err();
+        assert!(
+            error.contains("ci:group/project/12 or other:group/project/12"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_key_of_the_environment_goes_to_the_address_of_its_profile_only() {
+        let environment = [
+            ("GITLAB_TOKEN", "glpat_12345678"),
+            ("GH_TOKEN", "ghp_12345678"),
+        ];
+        let providers = providers(OWN_HOST, &environment);
+        let has_key = |provider| {
+            let account = providers.get(&name(provider)).unwrap();
+            (account.api.key.is_some(), account.has_credentials())
+        };
+        assert_eq!(has_key("github"), (true, true));
+        assert_eq!(has_key("gitlab"), (true, true));
+        assert_eq!(has_key("ci"), (false, false), "another host");
+        assert_eq!(has_key("crewship"), (false, false));
+        assert_eq!(has_key("prefect"), (false, true), "its key is optional");
+        assert!(!format!("{providers:?}").contains("12345678"));
+    }
+
+    #[test]
+    fn the_default_provider_has_the_bare_ids() {
+        let providers = providers("default_provider = \"github\"\n", &[]);
+        let run = |text| providers.run(text).unwrap().as_str().to_owned();
+        assert_eq!(run("acme/site/7"), "github:acme/site/7");
+        assert_eq!(run("crewship:run_1"), "run_1");
+    }
+
+    #[test]
+    fn the_table_of_crewship_is_that_of_the_api() {
+        let text = "[providers.crewship]\nbase_url = \"https://crews.example.com\"\nrequests_per_minute = 7\n\
+                    [api]\nrequests_per_minute = 9\n";
+        let account = providers(text, &[]).get(&name("crewship")).unwrap();
+        let api = account.api;
+        assert_eq!(
+            (api.base_url.as_str(), api.requests_per_minute),
+            ("https://crews.example.com", 9)
+        );
+    }
+
+    #[test]
+    fn faults_of_accounts_are_named_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        std::fs::write(
+            folder.path().join("bad.toml"),
+            "id = \"{run}\"\nget = \"//evil/{run}\"\n",
+        )
+        .unwrap();
+        for (text, key, what) in [
+            ("[providers.x]\n", "providers.x.profile", "required"),
+            (
+                "[providers.x]\nprofile = \"nope\"\n",
+                "providers.x.profile",
+                "no built-in profile",
+            ),
+            (
+                "[providers.gitea]\n",
+                "providers.gitea.base_url",
+                "required",
+            ),
+            (
+                "[providers.GitHub]\nprofile = \"github\"\n",
+                "providers.GitHub",
+                "provider name",
+            ),
+            (
+                "[providers.ci]\nprofile = \"gitlab\"\nbase_url = \"http://git.example.com\"\nkey = \"glpat_12345678\"\n",
+                "providers.ci.base_url",
+                "unencrypted",
+            ),
+            (
+                "[providers.ci]\nprofile = \"gitlab\"\nbase_url = \"https://u:p@git.example.com\"\n",
+                "providers.ci.base_url",
+                "another @",
+            ),
+            ("[providers.x]\nprofile_file = \"bad.toml\"\n", "get", ""),
+            (
+                "default_provider = \"nope\"\n",
+                "default_provider",
+                "no provider has this name",
+            ),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let sources = Sources {
+                explicit: Some(path.clone()),
+                ..Sources::default()
+            };
+            let problems = load(&sources).unwrap_err();
+            let found = problems.0.iter().any(|problem| {
+                problem.key == key
+                    && problem.what.contains(what)
+                    && problem.origin.is_some()
+                    && !problem.fix.is_empty()
+            });
+            assert!(found, "{text}: {problems}");
+            assert!(!problems.to_string().contains("12345678"), "{problems}");
+        }
+    }
 }
