@@ -298,12 +298,9 @@ impl Schedulers {
             provider: provider.clone(),
             reply,
         };
-        let closed = |_| StoreError::Closed;
-        self.requests
-            .send(start)
-            .await
-            .map_err(|_closed| StoreError::Closed)?;
-        answer.await.map_err(closed)
+        let sent = self.requests.send(start).await;
+        sent.map_err(|_closed| StoreError::Closed)?;
+        answer.await.map_err(|_closed| StoreError::Closed)
     }
 
     /// The schedulers that run, by provider.
