@@ -60,7 +60,9 @@ impl Service {
             .levels
             .set(self.logging.level.unwrap_or(self.settings.log.level));
         if !self.settings.providers.has_account() {
-            tracing::warn!("no API key is configured; no run can be polled until there is one");
+            tracing::warn!(
+                "no API key for Crewship is configured; none of its runs can be polled until there is one"
+            );
         }
         for (sink, open) in engine.store.sinks_with_open_deliveries().await? {
             if !self.settings.sinks.contains_key(&sink) {
