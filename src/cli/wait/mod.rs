@@ -342,9 +342,13 @@ impl Session {
                 self.about.host = self.host(provider);
                 return Ok(End::Refused(provider.clone(), state.message.clone()));
             }
+            // The first provider that is given up: the others may be reached all the while.
+            let mut gives_up_at = None;
             for (provider, state) in &states {
-                self.look_at_connection(provider, state).await?;
+                let of_it = self.look_at_connection(provider, state).await?;
+                gives_up_at = gives_up_at.into_iter().chain(of_it).min();
             }
+            self.about.gives_up_at = gives_up_at;
             if troubles_at.is_some_and(|at| at <= Instant::now()) {
                 troubles_at = None;
                 self.show_troubles().await?;
@@ -376,17 +380,18 @@ impl Session {
         }
     }
 
-    /// Ends the watches of a provider when its API was not reached in time.
+    /// Ends the watches of a provider when its API was not reached in time. Returns when that will be, as long as the
+    /// API is not reached.
     async fn look_at_connection(
         &mut self,
         provider: &ProviderName,
         state: &BreakerView,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Option<Timestamp>> {
         let wrong_path = self.wrong_path(provider, state);
         let host = self.host(provider);
         let host = host.as_deref().unwrap_or("the API");
         let Some(connect) = self.connect.get_mut(provider) else {
-            return Ok(());
+            return Ok(None);
         };
         let now = self.clock.now();
         if state.reached && wrong_path.is_none() {
@@ -396,13 +401,11 @@ impl Session {
             if self.report.runs.values().any(seen) || state.ever_answered {
                 self.connect.remove(provider);
             }
-            self.about.gives_up_at = None;
-            return Ok(());
+            return Ok(None);
         }
         let left = connect.look(Instant::now(), now);
-        self.about.gives_up_at = now.checked_add(left).ok();
         if !left.is_zero() {
-            return Ok(());
+            return Ok(now.checked_add(left).ok());
         }
         self.connect.remove(provider);
         let within = humanize(self.until.reached_within.unwrap_or_default());
@@ -422,7 +425,7 @@ impl Session {
             ),
         };
         self.engine.watches.give_up(provider, why).await?;
-        Ok(())
+        Ok(None)
     }
 
     /// What is wrong with the address of the API, if all runs are missing and its path is the likely cause.
