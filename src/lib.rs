@@ -70,6 +70,7 @@ mod memory;
 pub mod metrics;
 pub mod notify;
 pub mod output;
+mod process_group;
 pub mod profile;
 pub mod providers;
 mod redact;

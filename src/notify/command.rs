@@ -3,7 +3,6 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStderr};
 use tokio::runtime::Handle;
@@ -13,6 +12,7 @@ use super::{Message, SendError, Sent, program, summary};
 use crate::blocking::{FILE_LIMIT, Lane};
 use crate::domain::{EventData, Verdict};
 use crate::hardening::clear_secret_environment;
+use crate::process_group::ProcessGroup;
 use crate::text::{last_of_line, one_line};
 
 /// Most bytes of standard error that are kept, from its end.
@@ -58,7 +58,9 @@ impl CommandSink {
         let name = program.clone();
         let start = move || {
             let _context = runtime.enter();
-            let started = command.spawn().map(|child| (Group::of(&child), child));
+            let started = command
+                .spawn()
+                .map(|child| (ProcessGroup::of(&child), child));
             started.map_err(|error| match program::why(&name, &error) {
                 Some(why) => format!("{error}: {why}"),
                 None => error.to_string(),
@@ -127,36 +129,6 @@ fn prepare(program: &str, arguments: &[String], message: &Message<'_>) -> tokio:
     command.envs(variables(message));
     command.process_group(0).kill_on_drop(true);
     command
-}
-
-/// The process group of a program, killed when dropped unless the program has ended by itself.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn of(child: &Child) -> Self {
-        Self(
-            child
-                .id()
-                .and_then(|id| i32::try_from(id).ok())
-                .and_then(Pid::from_raw),
-        )
-    }
-
-    fn release(&mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(group) = self.0 {
-            match kill_process_group(group, Signal::KILL) {
-                // It may have ended this very moment; there is nothing to do then.
-                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                Err(error) => tracing::warn!(%error, "cannot end a program"),
-            }
-        }
-    }
 }
 
 /// Gives a program its input and waits for its end. Returns the end of its standard error.
