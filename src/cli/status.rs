@@ -35,13 +35,13 @@ pub async fn status(
     }
     let client = ApiClient::of_account(&account).context("cannot build the API client")?;
     client.read_key().await;
-    match client.get_run(run_id).await {
-        Ok(reply) => {
-            report(run_id, &reply.observation, &mut printer)?;
-            let verdict = Verdict::of_status(&reply.observation.status);
+    match client.get_run(run_id).await.result {
+        Ok(observation) => {
+            report(run_id, &observation, &mut printer)?;
+            let verdict = Verdict::of_status(&observation.status);
             Ok(match verdict {
                 Some(verdict) => verdict.exit_code(),
-                None if reply.observation.status.state() == RunState::Waiting => WAITING,
+                None if observation.status.state() == RunState::Waiting => WAITING,
                 None => STILL_GOING,
             })
         }

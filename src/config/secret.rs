@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -19,7 +20,7 @@ pub enum Secret {
 }
 
 /// A secret file that cannot be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum SecretError {
     /// It cannot be read.
     #[error("cannot read the secret file {}", path.display())]
@@ -28,7 +29,7 @@ pub enum SecretError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// There is nothing in it.
     #[error("the secret file {} is empty", path.display())]
@@ -130,7 +131,7 @@ pub(crate) fn check_key(key: &str) -> Result<(), (&'static str, &'static str)> {
 fn check(path: &Path, read: io::Result<Vec<u8>>) -> Result<SecretString, SecretError> {
     let unreadable = |source| SecretError::Unreadable {
         path: path.to_owned(),
-        source,
+        source: Arc::new(source),
     };
     let bytes = read.map_err(unreadable)?;
     if bytes.len() as u64 > MAX_SECRET_BYTES {

@@ -792,7 +792,7 @@ impl<'p> Answer<'p> {
             Some(Found::TooLarge) => {
                 let most = self.reader.max_bytes();
                 Some(format!(
-                    "the answer has more than {most} bytes; see api.max_response_bytes"
+                    "the answer has more than {most} bytes; see max_response_bytes"
                 ))
             }
             Some(Found::Cut) => Some(self.breaks_off()),
@@ -1584,7 +1584,7 @@ mod tests {
             answered.whole
                 && answered.left_out[0]
                     .1
-                    .contains("400 bytes; see api.max_response_bytes"),
+                    .contains("400 bytes; see max_response_bytes"),
             "{:?}",
             answered.left_out
         );

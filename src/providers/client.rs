@@ -181,8 +181,21 @@ struct Answered {
     response: Response,
     pool: u64,
     ends: Instant,
-    /// How many requests it took.
-    requests: u32,
+}
+
+/// What a poll took so far, also where it fails.
+#[derive(Debug, Default)]
+pub(super) struct Spent {
+    /// How many requests were sent.
+    pub(super) requests: u32,
+    /// The longest pause that an answer requested; that of a rejection is in its error.
+    pause: Option<Duration>,
+}
+
+impl Spent {
+    fn pause(&mut self, pause: Option<Duration>) {
+        self.pause = self.pause.max(pause);
+    }
 }
 
 /// The connections of polls, which are let go all together.
@@ -300,7 +313,7 @@ impl ApiClient {
 
     /// Reads the key, for [`Provider::is_same_account`]. One that cannot be read shows at the first request.
     pub async fn read_key(&self) {
-        let _unreadable = self.authorization().await;
+        let _unreadable = self.authorization(&mut Spent::default()).await;
     }
 
     /// Makes one request for a run that need not exist, and returns how it went.
@@ -352,16 +365,22 @@ impl ApiClient {
     }
 
     async fn probed(&self, id: &RunRef) -> Result<Answered, ApiError> {
-        let key = self.authorization().await?;
+        let spent = &mut Spent::default();
+        let key = self.authorization(spent).await?;
         let url = self.address_of(&self.profile.get, &self.parts(id)?)?;
-        self.fetch(url, key.as_ref(), None, self.settings.request_timeout)
-            .await
+        self.fetch(
+            url,
+            (key.as_ref(), None),
+            self.settings.request_timeout,
+            spent,
+        )
+        .await
     }
 
     /// The header with the key, if requests have one.
-    async fn authorization(&self) -> Result<Option<HeaderValue>, ApiError> {
+    async fn authorization(&self, spent: &mut Spent) -> Result<Option<HeaderValue>, ApiError> {
         let http = self.pool().http;
-        self.keys.authorization(&http).await
+        self.keys.authorization(&http, spent).await
     }
 
     fn pool(&self) -> Pool {
@@ -463,16 +482,17 @@ impl ApiClient {
         Ok(url)
     }
 
-    /// Sends a GET and waits for the head of its answer for `limit`, and follows redirects to the same origin.
+    /// Sends a GET, with a key and the tag of the last answer where there are any, and waits for the head of its answer
+    /// for `limit`. Follows redirects to the same origin.
     async fn fetch(
         &self,
         mut url: Url,
-        key: Option<&HeaderValue>,
-        tag: Option<&HeaderValue>,
+        (key, tag): (Option<&HeaderValue>, Option<&HeaderValue>),
         limit: Duration,
+        spent: &mut Spent,
     ) -> Result<Answered, ApiError> {
         let ends = Instant::now() + limit;
-        let mut requests = 0;
+        let mut redirects = 0;
         loop {
             let request = |http: &Client| {
                 let mut request = http.get(url.clone());
@@ -490,19 +510,21 @@ impl ApiClient {
                     false => request.headers(self.headers.clone()),
                 }
             };
+            spent.requests += 1;
             let (response, pool) = self.send_poll(ends, request).await?;
-            requests += 1;
-            let next = (requests as usize <= MAX_REDIRECTS)
+            let next = (redirects < MAX_REDIRECTS)
                 .then(|| redirected(&url, &response))
                 .flatten();
             match next {
-                Some(next) => url = next,
+                Some(next) => {
+                    redirects += 1;
+                    url = next;
+                }
                 None => {
                     return Ok(Answered {
                         response,
                         pool,
                         ends,
-                        requests,
                     });
                 }
             }
@@ -639,28 +661,30 @@ impl ApiClient {
         template: &Template,
         asked: &Asked<'_>,
         limit: Duration,
-    ) -> Result<(Addition, u32), ApiError> {
+        spent: &mut Spent,
+    ) -> Result<Addition, ApiError> {
         let url = self.address_of(template, asked.parts)?;
-        let answered = self.fetch(url, asked.key, None, limit).await?;
-        let requests = answered.requests;
+        let answered = self.fetch(url, (asked.key, None), limit, spent).await?;
         let code = answered.response.status();
+        let headers = answered.response.headers();
+        let pause = self.rate.any_pause(headers, SystemTime::now());
         if !code.is_success() {
             return Err(match self.refusal(answered.response, answered.ends).await {
                 ApiError::NotFound { message } | ApiError::Gone { message } => ApiError::Status {
                     status: code.as_u16(),
                     message,
-                    retry_after: None,
+                    retry_after: pause,
                 },
                 error => error,
             });
         }
-        let more = has_next_link(answered.response.headers());
+        spent.pause(pause);
+        let more = has_next_link(headers);
         let received = self.receive(layout, answered).await;
         if let Some(error) = received.broken_off {
             return Err(error);
         }
         answer::addition(layout, received.reader, code.as_u16(), more, received.room)
-            .map(|addition| (addition, requests))
             .map_err(ApiError::Malformed)
     }
 
@@ -737,23 +761,17 @@ impl ApiClient {
         id: &RunRef,
         parts: &Parts,
         template: &Template,
+        spent: &mut Spent,
     ) -> Result<First, ApiError> {
         let url = self.address_of(template, parts)?;
         let last = last_part(&self.profile, parts).unwrap_or(id.id());
         let tag = self.tag(id);
         let mut tried = 0;
-        let mut requests = 0;
+        let limit = self.settings.request_timeout;
         loop {
-            let key = self.authorization().await?;
-            let answered = self
-                .fetch(
-                    url.clone(),
-                    key.as_ref(),
-                    tag.as_ref(),
-                    self.settings.request_timeout,
-                )
-                .await?;
-            requests += answered.requests;
+            let key = self.authorization(spent).await?;
+            let headers = (key.as_ref(), tag.as_ref());
+            let answered = self.fetch(url.clone(), headers, limit, spent).await?;
             let code = answered.response.status();
             let headers = answered.response.headers();
             let expected = Expected {
@@ -763,12 +781,9 @@ impl ApiClient {
                 more: has_next_link(headers),
             };
             let pause = self.rate.any_pause(headers, SystemTime::now());
-            let seen = |reported, free| First {
+            let seen = |reported| First {
                 reported,
                 key: key.clone(),
-                requests,
-                pause,
-                free,
             };
             if let Some(key) = key
                 .as_ref()
@@ -780,21 +795,27 @@ impl ApiClient {
                 let observation = self.of_tag(id).ok_or(ApiError::Malformed(Malformed::Shape(
                     "it has not changed, but is not known",
                 )))?;
-                return Ok(seen(Reported::Run(Box::new(observation)), true));
+                spent.pause(pause);
+                return Ok(seen(Reported::Run(Box::new(observation))));
             }
             if code.is_success() {
+                spent.pause(pause);
                 let tag = headers
                     .get(ETAG)
                     .filter(|_| self.profile.rate.etag_free)
                     .cloned();
                 let reported = self.observation(answered, id, expected).await?;
                 self.keep_tag(id, tag, &reported);
-                return Ok(seen(reported, false));
+                return Ok(seen(reported));
             }
             if self.layouts.run.tests_code(code.as_u16()) && !is_about_us(code) {
-                return Ok(seen(self.ruled(answered, expected).await?, false));
+                spent.pause(pause);
+                return Ok(seen(self.ruled(answered, expected).await?));
             }
             let refusal = self.refusal(answered.response, answered.ends).await;
+            if refusal.is_not_found() || matches!(refusal, ApiError::Redirect { .. }) {
+                spent.pause(pause);
+            }
             tried += 1;
             let refused = matches!(refusal, ApiError::Unauthorized { .. });
             let again = match &key {
@@ -857,7 +878,45 @@ impl ApiClient {
         });
     }
 
-    /// Makes the second requests that the profile wants after this outcome. `requests` counts them.
+    /// Makes all requests of a poll.
+    ///
+    /// # Errors
+    /// Those of any request.
+    async fn poll(&self, id: &RunRef, spent: &mut Spent) -> Result<Observation, ApiError> {
+        let parts = self.parts(id)?;
+        let mut first = self.first(id, &parts, &self.profile.get, spent).await;
+        if let Some(fallback) = &self.profile.fallback_get
+            && let Some(not_found) = not_found(&first)
+        {
+            first = match self.first(id, &parts, fallback, spent).await {
+                // One that shows no run means what the first answer meant.
+                Err(ApiError::Malformed(_)) => Err(not_found),
+                other => other,
+            };
+        }
+        if let Some(not_found) = not_found(&first) {
+            return Err(not_found);
+        }
+        let First { reported, key } = first?;
+        let Reported::Run(mut observation) = reported else {
+            return Err(ApiError::NotFound {
+                message: String::new(),
+            });
+        };
+        let asked = Asked {
+            parts: &parts,
+            key: key.as_ref(),
+        };
+        self.complete(&mut observation, &asked, spent).await?;
+        if observation.details.url.is_none() {
+            observation.details.url =
+                self.profile
+                    .page(&parts, &self.settings.base_url, self.web.as_deref());
+        }
+        Ok(*observation)
+    }
+
+    /// Makes the second requests that the profile wants after this outcome.
     ///
     /// # Errors
     /// When the state rests on one that failed: no verdict is given on half of the evidence.
@@ -865,7 +924,7 @@ impl ApiClient {
         &self,
         observation: &mut Observation,
         asked: &Asked<'_>,
-        requests: &mut u32,
+        spent: &mut Spent,
     ) -> Result<(), ApiError> {
         let limit = self.settings.request_timeout;
         let Profile {
@@ -879,15 +938,15 @@ impl ApiClient {
             each.as_ref().and_then(|each| each.get.as_ref()),
         ) && !stands_without_parts(&observation.status)
         {
-            let (addition, made) = self.second(layout, get, asked, limit).await?;
-            *requests += made;
+            let addition = self.second(layout, get, asked, limit, spent).await?;
             addition.add_to(observation);
         }
         if let (Some(layout), Some(confirm)) = (&self.layouts.confirm, confirm)
             && confirm.on.contains(&observation.status.state())
         {
-            let (addition, made) = self.second(layout, &confirm.get, asked, limit).await?;
-            *requests += made;
+            let addition = self
+                .second(layout, &confirm.get, asked, limit, spent)
+                .await?;
             addition.add_to(observation);
         }
         if let (Some(layout), Some(detail)) = (&self.layouts.detail, detail)
@@ -895,21 +954,18 @@ impl ApiClient {
             && detail.on.contains(&observation.status.state())
         {
             let limit = limit.min(DETAIL_LIMIT);
-            let second = self.second(layout, &detail.get, asked, limit);
+            let second = self.second(layout, &detail.get, asked, limit, spent);
             match tokio::time::timeout(limit, second).await {
-                Ok(Ok((addition, made))) => {
-                    *requests += made;
-                    addition.add_to(observation);
-                }
+                Ok(Ok(addition)) => addition.add_to(observation),
                 Ok(Err(error)) => {
-                    *requests += 1;
+                    // The verdict stands without them, and the pause holds all the same.
+                    spent.pause(error.retry_after());
                     tracing::debug!(
                         error = error.describe(),
                         "the details of the run are left out"
                     );
                 }
                 Err(_elapsed) => {
-                    *requests += 1;
                     tracing::debug!("the details of the run are left out: no answer in time");
                 }
             }
@@ -928,9 +984,6 @@ struct Asked<'a> {
 struct First {
     reported: Reported,
     key: Option<HeaderValue>,
-    requests: u32,
-    pause: Option<Duration>,
-    free: bool,
 }
 
 /// The error of an answer by which there is no such run, if it is one.
@@ -1049,48 +1102,14 @@ fn builder(settings: &ApiSettings, names: &Arc<Names>) -> ClientBuilder {
 impl Provider for ApiClient {
     type Events = HttpStream;
 
-    async fn get_run(&self, id: &RunRef) -> Result<Reply, ApiError> {
-        let parts = self.parts(id)?;
-        let mut requests = 0;
-        let mut first = self.first(id, &parts, &self.profile.get).await;
-        if let Some(fallback) = &self.profile.fallback_get
-            && let Some(not_found) = not_found(&first)
-        {
-            requests += first.as_ref().map_or(1, |first| first.requests);
-            first = match self.first(id, &parts, fallback).await {
-                // One that shows no run means what the first answer meant.
-                Err(ApiError::Malformed(_)) => Err(not_found),
-                other => other,
-            };
+    async fn get_run(&self, id: &RunRef) -> Reply {
+        let mut spent = Spent::default();
+        let result = self.poll(id, &mut spent).await;
+        Reply {
+            result,
+            pause: spent.pause,
+            requests: spent.requests,
         }
-        if let Some(not_found) = not_found(&first) {
-            return Err(not_found);
-        }
-        let first = first?;
-        let Reported::Run(mut observation) = first.reported else {
-            return Err(ApiError::NotFound {
-                message: String::new(),
-            });
-        };
-        requests += first.requests;
-        let before = requests;
-        let asked = Asked {
-            parts: &parts,
-            key: first.key.as_ref(),
-        };
-        self.complete(&mut observation, &asked, &mut requests)
-            .await?;
-        if observation.details.url.is_none() {
-            observation.details.url =
-                self.profile
-                    .page(&parts, &self.settings.base_url, self.web.as_deref());
-        }
-        Ok(Reply {
-            observation: *observation,
-            pause: first.pause,
-            requests,
-            free: first.free && requests == before && before == 1,
-        })
     }
 
     fn address(&self, id: &RunRef) -> Option<String> {
@@ -1125,7 +1144,7 @@ impl Provider for ApiClient {
         };
         let url = self.address_of(&stream.sse, &self.parts(id)?)?;
         let mut request = self.streams.get(url);
-        if let Some(key) = self.authorization().await? {
+        if let Some(key) = self.authorization(&mut Spent::default()).await? {
             request = request.header(self.keys.name(), key);
         }
         request = request.header(ACCEPT, HeaderValue::from_static(EVENT_STREAM));
@@ -1279,7 +1298,7 @@ mod tests {
         let client = client(&api, "key");
         for polls in 1..=5 {
             has_spare(&client).await;
-            client.get_run(&run()).await.unwrap();
+            client.get_run(&run()).await.result.unwrap();
             assert_eq!(api.connections.load(Ordering::SeqCst), polls);
         }
     }
@@ -1291,7 +1310,7 @@ mod tests {
         for polls in 1..=3 {
             has_spare(&client).await;
             assert!(matches!(
-                client.get_run(&run()).await,
+                client.get_run(&run()).await.result,
                 Err(ApiError::Transport(_))
             ));
             assert_eq!(api.requests.load(Ordering::SeqCst), polls);
@@ -1304,7 +1323,7 @@ mod tests {
         let client = client(&api, "key");
         for connections in 1..=3 {
             for _ in 0..3 {
-                client.get_run(&run()).await.unwrap();
+                client.get_run(&run()).await.result.unwrap();
                 assert_eq!(api.connections.load(Ordering::SeqCst), connections);
             }
             has_spare(&client).await;
@@ -1321,7 +1340,7 @@ mod tests {
         for connections in 1..=3 {
             has_spare(&client).await;
             for _ in 0..LARGE_ANSWERS {
-                client.get_run(&run()).await.unwrap();
+                client.get_run(&run()).await.result.unwrap();
                 assert_eq!(api.connections.load(Ordering::SeqCst), connections);
             }
         }
@@ -1334,7 +1353,10 @@ mod tests {
         let all = room.acquire_many_owned(ROOM_KIB).await.unwrap();
         let parts = client.parts(&run()).unwrap();
         let url = client.address_of(&client.profile.get, &parts).unwrap();
-        let mut answered = client.fetch(url, None, None, LIMIT).await.unwrap();
+        let mut answered = client
+            .fetch(url, (None, None), LIMIT, &mut Spent::default())
+            .await
+            .unwrap();
         tokio::time::pause();
         answered.ends = Instant::now() + LIMIT;
         let wait = async {

@@ -17,11 +17,13 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::answer::{error_message, time};
+use super::client::Spent;
 use super::error::{ApiError, KeyProblem, Transport};
 use super::value::{look_up, text};
 use crate::blocking::Lane;
 use crate::config::{Secret, check_key};
 use crate::http::proxy_secrets;
+use crate::process_group::ProcessGroup;
 use crate::profile::{Auth, Pointer, Scheme};
 use crate::redact::Redactor;
 use crate::text::trimmed;
@@ -43,6 +45,9 @@ const READS: usize = 4;
 
 /// How long a program or a login may take that gives a token.
 const OBTAIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long the output of such a program may stay open after it has ended.
+const OUTPUT_GRACE: Duration = Duration::from_secs(1);
 
 /// How long before its expiry a token is replaced.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(30);
@@ -101,6 +106,8 @@ struct Seen {
     accepted: Option<(Instant, HeaderValue)>,
     /// The token that was obtained, and until when it is used.
     token: Option<(HeaderValue, Option<Instant>)>,
+    /// Why none could be obtained the last time, and when that was known.
+    not_obtained: Option<(Instant, ApiError)>,
     /// The last ones, the newest last.
     keys: VecDeque<SecretString>,
     redactor: Arc<Redactor>,
@@ -157,9 +164,10 @@ impl Keys {
     pub(super) async fn authorization(
         &self,
         http: &Client,
+        spent: &mut Spent,
     ) -> Result<Option<HeaderValue>, ApiError> {
         if let Some(obtain) = &self.obtain {
-            return self.token(obtain, http).await.map(Some);
+            return self.token(obtain, http, spent).await.map(Some);
         }
         let without_key = self.scheme == Scheme::None || self.optional;
         if without_key && self.credentials.key.is_none() {
@@ -169,7 +177,12 @@ impl Keys {
     }
 
     /// The token that was obtained, or a new one where there is none or its time is over.
-    async fn token(&self, obtain: &Obtain, http: &Client) -> Result<HeaderValue, ApiError> {
+    async fn token(
+        &self,
+        obtain: &Obtain,
+        http: &Client,
+        spent: &mut Spent,
+    ) -> Result<HeaderValue, ApiError> {
         let known = || {
             let now = Instant::now();
             let valid = |(_, until): &&(HeaderValue, Option<Instant>)| {
@@ -184,10 +197,48 @@ impl Keys {
         if let Some(header) = known() {
             return Ok(header);
         }
+        let began = Instant::now();
         let _turn = self.obtaining.acquire().await.expect("it is never closed");
         if let Some(header) = known() {
             return Ok(header);
         }
+        // A password that is wrong is tried once for all polls that wait: an account may be locked after a few.
+        if let Some((_, error)) = self
+            .seen()
+            .not_obtained
+            .as_ref()
+            .filter(|(at, _)| *at >= began)
+        {
+            return Err(error.clone());
+        }
+        let obtained = self.obtain(obtain, http, spent).await;
+        let mut seen = self.seen();
+        let now = Instant::now();
+        let (key, expires_at) = match obtained {
+            Ok(obtained) => obtained,
+            Err(error) => {
+                seen.not_obtained = Some((now, error.clone()));
+                return Err(error);
+            }
+        };
+        let header = seen.take(&key, now);
+        let left = expires_at.map(|at| {
+            let left = at.duration_since(Timestamp::now());
+            Duration::try_from(left)
+                .unwrap_or_default()
+                .saturating_sub(EXPIRY_MARGIN)
+        });
+        seen.token = Some((header.clone(), left.map(|left| now + left)));
+        Ok(header)
+    }
+
+    /// Obtains a token, and returns it as it is sent, with its expiry where that is known.
+    async fn obtain(
+        &self,
+        obtain: &Obtain,
+        http: &Client,
+        spent: &mut Spent,
+    ) -> Result<(Key, Option<Timestamp>), ApiError> {
         let (token, expires_at) = match obtain {
             Obtain::Command(argv) => {
                 let output = output_of(argv, &self.lane).await;
@@ -206,6 +257,7 @@ impl Keys {
                 let password = password.read_on(&self.lane).await.map_err(unreadable)?;
                 self.seen().remember(std::slice::from_ref(&password));
                 let redactor = self.redactor();
+                spent.requests += 1;
                 let logged_in = log_in(http, url, (&user, &password), token, &redactor);
                 let token = tokio::time::timeout(OBTAIN_LIMIT, logged_in)
                     .await
@@ -213,18 +265,7 @@ impl Keys {
                 (token, None)
             }
         };
-        let key = self.key_of(token).await?;
-        let now = Instant::now();
-        let mut seen = self.seen();
-        let header = seen.take(&key, now);
-        let left = expires_at.map(|at| {
-            let left = at.duration_since(Timestamp::now());
-            Duration::try_from(left)
-                .unwrap_or_default()
-                .saturating_sub(EXPIRY_MARGIN)
-        });
-        seen.token = Some((header.clone(), left.map(|left| now + left)));
-        Ok(header)
+        Ok((self.key_of(token).await?, expires_at))
     }
 
     async fn authorization_at(&self, now: Instant) -> Result<HeaderValue, ApiError> {
@@ -393,30 +434,55 @@ async fn output_of(argv: &[String], lane: &Lane) -> Result<Vec<u8>, KeyProblem> 
     let runtime = Handle::current();
     let start = move || {
         let _context = runtime.enter();
-        command.spawn()
+        command
+            .spawn()
+            .map(|child| (ProcessGroup::of(&child), child))
     };
     let started = lane.run(OBTAIN_LIMIT, start).await;
-    let mut child = started
+    // What the program starts ends with it, when it takes too long or writes too much.
+    let (mut group, mut child) = started
         .map_err(|stuck| problem(stuck.to_string()))?
         .map_err(|error| problem(error.to_string()))?;
+    let stdout = child.stdout.take().expect("piped");
+    let mut stdout = stdout.take(MAX_TOKEN_BYTES + 1);
+    let mut output = Vec::new();
     let run = async {
-        let mut output = Vec::new();
-        if let Some(stdout) = child.stdout.take() {
-            let mut stdout = stdout.take(MAX_TOKEN_BYTES + 1);
-            stdout.read_to_end(&mut output).await?;
-        }
+        let status = {
+            let read = stdout.read_to_end(&mut output);
+            tokio::pin!(read);
+            // `wait` is cancel-safe, and the reading is only polled on, not dropped.
+            tokio::select! {
+                read = &mut read => read.map(|_bytes| None)?,
+                status = child.wait() => {
+                    // An agent that it started may hold its output open.
+                    if let Ok(read) = tokio::time::timeout(OUTPUT_GRACE, read).await {
+                        read?;
+                    }
+                    Some(status?)
+                }
+            }
+        };
         if output.len() as u64 > MAX_TOKEN_BYTES {
             // It would wait for room otherwise.
-            child.start_kill()?;
+            return Ok(None);
         }
-        Ok::<_, std::io::Error>((child.wait().await?, output))
+        let status = match status {
+            Some(status) => status,
+            None => child.wait().await?,
+        };
+        Ok::<_, std::io::Error>(Some(status))
     };
-    match tokio::time::timeout(OBTAIN_LIMIT, run).await {
-        Ok(Ok((_, output))) if output.len() as u64 > MAX_TOKEN_BYTES => {
-            Err(problem("its output is larger than 64 KiB".to_owned()))
+    let ended = tokio::time::timeout(OBTAIN_LIMIT, run).await;
+    match ended {
+        Ok(Ok(None)) => Err(problem("its output is larger than 64 KiB".to_owned())),
+        Ok(Ok(Some(status))) => {
+            group.release();
+            if status.success() {
+                Ok(output)
+            } else {
+                Err(problem(format!("it ended with {status}")))
+            }
         }
-        Ok(Ok((status, output))) if status.success() => Ok(output),
-        Ok(Ok((status, _))) => Err(problem(format!("it ended with {status}"))),
         Ok(Err(error)) => Err(problem(error.to_string())),
         Err(_elapsed) => Err(problem("it did not end within 10 s".to_owned())),
     }
@@ -601,7 +667,12 @@ mod tests {
         );
         let keys = of_command(folder.path(), &script);
         let http = http();
-        let header = async || keys.authorization(&http).await.unwrap().unwrap();
+        let header = async || {
+            keys.authorization(&http, &mut Spent::default())
+                .await
+                .unwrap()
+                .unwrap()
+        };
         let first = header().await;
         assert_eq!(first, "Bearer token_1_abc");
         assert_eq!(header().await, first, "it is not run again");
@@ -629,7 +700,7 @@ mod tests {
             ("echo secret words", "spaces"),
         ] {
             let error = of_command(folder.path(), script)
-                .authorization(&http())
+                .authorization(&http(), &mut Spent::default())
                 .await
                 .unwrap_err();
             let shown = error.describe();
@@ -639,6 +710,68 @@ mod tests {
             );
             assert!(!shown.contains("secret"), "{shown}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_program_leaves_open_delays_no_token_and_ends_with_it_where_it_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let pid = folder.path().join("pid");
+        let agent = |rest: &str| format!("sleep 600 & echo $! >{}; {rest}", pid.display());
+        let runs = || {
+            let pid = std::fs::read_to_string(&pid).unwrap();
+            let status = std::fs::read_to_string(format!("/proc/{}/status", pid.trim()));
+            // One that ended and that nothing has waited for is as good as gone.
+            status.is_ok_and(|status| !status.contains("State:\tZ"))
+        };
+        let keys = of_command(folder.path(), &agent("echo token_1_abc"));
+        let spent = &mut Spent::default();
+        let header = keys.authorization(&http(), spent).await.unwrap().unwrap();
+        assert_eq!(header, "Bearer token_1_abc");
+        assert!(runs(), "an agent goes on");
+        let group = std::fs::read_to_string(&pid).unwrap();
+        let agent_id = rustix::process::Pid::from_raw(group.trim().parse().unwrap()).unwrap();
+        rustix::process::kill_process(agent_id, rustix::process::Signal::KILL).unwrap();
+
+        let keys = of_command(folder.path(), &agent("head -c 70000 /dev/zero; wait"));
+        let error = keys.authorization(&http(), spent).await.unwrap_err();
+        assert!(error.describe().contains("64 KiB"), "{}", error.describe());
+        let patience = Instant::now() + Duration::from_secs(60);
+        while runs() {
+            assert!(Instant::now() < patience, "what it started goes on");
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(spent.requests, 0);
+    }
+
+    #[tokio::test]
+    async fn what_gives_no_token_is_tried_once_for_all_that_wait() {
+        let folder = tempfile::tempdir().unwrap();
+        let (count, go) = (folder.path().join("count"), folder.path().join("go"));
+        let script = format!(
+            "echo x >>{}; while ! test -e {}; do sleep 0.02; done; exit 3",
+            count.display(),
+            go.display()
+        );
+        let keys = of_command(folder.path(), &script);
+        let http = http();
+        let poll = async || {
+            let error = keys.authorization(&http, &mut Spent::default()).await;
+            let shown = error.unwrap_err().describe();
+            assert!(shown.contains("exit status: 3"), "{shown}");
+        };
+        let tries = || std::fs::read_to_string(&count).map_or(0, |text| text.lines().count());
+        let all = async { tokio::join!(poll(), poll(), poll(), poll()) };
+        let release = async {
+            let patience = Instant::now() + Duration::from_secs(60);
+            while tries() == 0 && Instant::now() < patience {
+                tokio::task::yield_now().await;
+            }
+            std::fs::write(&go, "").unwrap();
+        };
+        tokio::join!(all, release);
+        assert_eq!(tries(), 1);
+        poll().await;
+        assert_eq!(tries(), 2, "a later poll tries again");
     }
 
     #[test]
@@ -733,7 +866,11 @@ mod tests {
                 ..Credentials::default()
             };
             let keys = Keys::new(credentials, &auth(scheme, false), None);
-            let header = keys.authorization(&http()).await.unwrap().unwrap();
+            let header = keys
+                .authorization(&http(), &mut Spent::default())
+                .await
+                .unwrap()
+                .unwrap();
             assert_eq!(
                 (keys.name().as_str(), header.to_str().unwrap()),
                 (name, value)
@@ -763,7 +900,7 @@ mod tests {
             (Scheme::Basic, false, false),
         ] {
             let keys = Keys::new(Credentials::default(), &auth(scheme, optional), None);
-            match keys.authorization(&http()).await {
+            match keys.authorization(&http(), &mut Spent::default()).await {
                 Ok(header) => assert!(allowed && header.is_none()),
                 Err(error) => assert!(!allowed && matches!(error, ApiError::KeyMissing)),
             }

@@ -18,7 +18,7 @@ pub struct AnyStream(Box<dyn ErasedStream>);
 
 /// As [`Provider`], for dynamic dispatch.
 trait ErasedProvider: Any + Send + Sync {
-    fn get_run<'a>(&'a self, id: &'a RunRef) -> BoxFuture<'a, Result<Reply, ApiError>>;
+    fn get_run<'a>(&'a self, id: &'a RunRef) -> BoxFuture<'a, Reply>;
     fn address(&self, id: &RunRef) -> Option<String>;
     fn reconnect(&self);
     fn is_same_account(&self, other: &dyn ErasedProvider) -> bool;
@@ -36,7 +36,7 @@ trait ErasedStream: Send {
 }
 
 impl<P: Provider> ErasedProvider for P {
-    fn get_run<'a>(&'a self, id: &'a RunRef) -> BoxFuture<'a, Result<Reply, ApiError>> {
+    fn get_run<'a>(&'a self, id: &'a RunRef) -> BoxFuture<'a, Reply> {
         Box::pin(Provider::get_run(self, id))
     }
 
@@ -84,7 +84,7 @@ impl AnyProvider {
     }
 
     /// As [`Provider::get_run`]. The future is on the heap.
-    pub fn get_run<'a>(&'a self, id: &'a RunRef) -> BoxFuture<'a, Result<Reply, ApiError>> {
+    pub fn get_run<'a>(&'a self, id: &'a RunRef) -> BoxFuture<'a, Reply> {
         self.0.get_run(id)
     }
 

@@ -14,7 +14,7 @@ const MAX_CHARS: usize = 300;
 
 /// Why one request brought no usable answer. No variant holds a secret, and none tells more of the
 /// URL than its host.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ApiError {
     /// The account of the run cannot be used.
@@ -50,7 +50,7 @@ pub enum ApiError {
         message: String,
     },
     /// 3xx. Redirects are followed within one scheme, host and port only, so that the key does not travel.
-    #[error("{} (redirects are not followed to another server; check api.base_url)", status_text(*status))]
+    #[error("{} (redirects are not followed to another server; check its base_url)", status_text(*status))]
     Redirect {
         /// The status code.
         status: u16,
@@ -80,7 +80,7 @@ pub enum ApiError {
 }
 
 /// The error of the HTTP client, without secrets: servers and proxies put text of their own into it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("{causes}")]
 pub struct Transport {
     what: &'static str,
@@ -115,7 +115,7 @@ impl Transport {
 }
 
 /// Why the API key cannot be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum KeyProblem {
     /// Its file cannot be used.
     #[error(transparent)]
@@ -142,7 +142,7 @@ pub enum KeyProblem {
 }
 
 /// Why a body is no answer about the run.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Malformed {
     /// There is nothing in it.
     #[error("it is empty")]
@@ -156,7 +156,7 @@ pub enum Malformed {
         beginning: String,
     },
     /// It goes on for longer than an answer may, and has neither status nor ID up to there.
-    #[error("no status within its first {bytes} bytes (see api.max_response_bytes)")]
+    #[error("no status within its first {bytes} bytes (see max_response_bytes)")]
     TooLarge {
         /// How many bytes were read, after decompression.
         bytes: u64,

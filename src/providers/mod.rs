@@ -41,7 +41,7 @@ pub trait Provider: Send + Sync + 'static {
     type Events: EventStream;
 
     /// Polls one run, once. Dropping the future abandons the request.
-    fn get_run(&self, id: &RunRef) -> impl Future<Output = Result<Reply, ApiError>> + Send;
+    fn get_run(&self, id: &RunRef) -> impl Future<Output = Reply> + Send;
 
     /// The address that a poll of a run goes to, for people; without user name and password. `None` where there is none.
     fn address(&self, _id: &RunRef) -> Option<String> {
@@ -66,15 +66,26 @@ pub trait Provider: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Self::Events, ApiError>> + Send;
 }
 
-/// A usable answer.
-#[derive(Debug, Clone)]
+/// What one poll brought, and what it took.
+#[derive(Debug)]
 pub struct Reply {
     /// The observation of the run.
-    pub observation: Observation,
-    /// The requested pause: by `Retry-After`, or as the answer shows that no requests are left and when there will be.
+    pub result: Result<Observation, ApiError>,
+    /// The longest pause that the answers requested: by `Retry-After`, or as one shows that no requests are left and
+    /// when there will be. That of a rejection is in its error.
     pub pause: Option<Duration>,
-    /// How many requests were made: more than one where the profile has second ones, or for redirects.
+    /// How many requests were made: none without a key, more than one where the profile has second ones, for redirects
+    /// and for logins.
     pub requests: u32,
-    /// The one request does not count towards the provider's rate limit: nothing has changed since the one before.
-    pub free: bool,
+}
+
+impl Reply {
+    /// The reply of a poll of one request that requested no pause.
+    pub fn of(result: Result<Observation, ApiError>) -> Self {
+        Self {
+            result,
+            pause: None,
+            requests: 1,
+        }
+    }
 }

@@ -25,8 +25,11 @@ impl Unusable {
 impl Provider for Unusable {
     type Events = NoStream;
 
-    async fn get_run(&self, _id: &RunRef) -> Result<Reply, ApiError> {
-        Err(self.error())
+    async fn get_run(&self, _id: &RunRef) -> Reply {
+        Reply {
+            requests: 0,
+            ..Reply::of(Err(self.error()))
+        }
     }
 
     fn is_same_account(&self, other: &Self) -> bool {

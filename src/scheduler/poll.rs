@@ -10,14 +10,18 @@ use super::follow::POLLS_PER_STREAM;
 use super::registry::{Key, Phase, WatchEntry};
 use super::{ROUNDING, Scheduler, instant_of};
 use crate::clock::Now;
-use crate::domain::{Event, Limits, PollOutcome};
-use crate::providers::{ApiError, Reply};
+use crate::domain::{Event, Limits, Observation, PollOutcome};
+use crate::providers::ApiError;
 use crate::store::PollFailure;
 
 pub(super) struct Polled {
     key: Key,
     began: Instant,
-    answer: Result<Reply, PollError>,
+    answer: Result<Observation, PollError>,
+    /// The longest pause that was requested, apart from that of an error.
+    pause: Option<Duration>,
+    /// How many requests were made, as far as that is known.
+    requests: u32,
 }
 
 pub(super) enum PollError {
@@ -77,16 +81,26 @@ impl Scheduler {
                 let poll = provider.get_run(&run_id);
                 // All arms are cancel-safe: a request that is dropped is abandoned, as intended. An
                 // answer that was received counts, even if another arm is ready as well.
-                let answer = tokio::select! {
+                let reply = tokio::select! {
                     biased;
-                    answer = poll => answer.map_err(PollError::Api),
+                    reply = poll => Ok(reply),
                     () = current.cancelled() => Err(PollError::CalledBack),
                     () = tokio::time::sleep_until(limit) => Err(PollError::PastDeadline),
+                };
+                let (answer, pause, requests) = match reply {
+                    Ok(reply) => (
+                        reply.result.map_err(PollError::Api),
+                        reply.pause,
+                        reply.requests,
+                    ),
+                    Err(error) => (Err(error), None, 1),
                 };
                 Polled {
                     key,
                     began: now,
                     answer,
+                    pause,
+                    requests,
                 }
             });
         }
@@ -171,23 +185,49 @@ impl Scheduler {
     /// Returns what a poll found, and the event about the API that follows from it; `None` if the watch is gone or is
     /// polled again. The entry and the circuit breaker take the answer in.
     fn outcome_of(&mut self, polled: Polled, now: Now) -> Option<(PollOutcome, Option<Event>)> {
-        let Polled { key, began, answer } = polled;
+        let Polled {
+            key,
+            began,
+            answer,
+            mut pause,
+            requests,
+        } = polled;
+        // The first one was taken from the budget before the poll.
+        let further = requests.saturating_sub(1);
+        self.provider.budget.charge(further, now.instant);
+        let of_error = match &answer {
+            Err(PollError::Api(error)) => error.retry_after(),
+            Ok(_) | Err(PollError::PastDeadline | PollError::CalledBack) => None,
+        };
+        let outcome = self.outcome_of_answer(key, began, answer, now);
+        if outcome.is_none() {
+            // The watch is gone; the pause holds all the same.
+            pause = pause.max(of_error);
+        }
+        if let Some(pause) = pause {
+            self.provider.breaker.pause(pause, now.instant);
+        }
+        outcome
+    }
+
+    fn outcome_of_answer(
+        &mut self,
+        key: Key,
+        began: Instant,
+        answer: Result<Observation, PollError>,
+        now: Now,
+    ) -> Option<(PollOutcome, Option<Event>)> {
         let tries_again = self.tries_again(key, now.instant);
         let entry = self.registry.get_mut(key)?;
         entry.phase = Phase::Waiting;
         let counted = entry.counted(began, now.instant);
         Some(match answer {
-            Ok(reply) => {
+            Ok(observation) => {
                 entry.refused = false;
                 entry.answered_at = Some(now.instant);
                 entry.seen_past_deadline |= now.instant >= entry.deadline;
                 let event = self.provider.breaker.answered(began, now.wall);
-                let further = reply.requests.saturating_sub(1);
-                self.provider.budget.charge(further, now.instant);
-                if let Some(pause) = reply.pause {
-                    self.provider.breaker.pause(pause, now.instant);
-                }
-                (PollOutcome::Seen(Box::new(reply.observation)), event)
+                (PollOutcome::Seen(Box::new(observation)), event)
             }
             Err(PollError::Api(error)) if error.is_not_found() => {
                 entry.refused = false;

@@ -226,6 +226,49 @@ async fn a_clock_that_is_set_moves_waiting_attempts_though_no_run_is_watched() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pause_holds_whatever_the_answer_is_about_and_whether_or_not_the_run_is_still_watched() {
+    let pause = MINUTE * 10;
+    let second = Duration::from_secs(1);
+    let answers: [fn(Duration) -> Answer; 4] = [
+        Answer::used_up,
+        |pause| Answer::missing().pausing(pause),
+        |pause| Answer::status(500, None).pausing(pause),
+        |pause| Answer::status(429, Some(pause)),
+    ];
+    for (number, answer) in answers.into_iter().enumerate() {
+        for is_removed in [false, true] {
+            let mut world = world(0, |_| ()).await;
+            let api = FakeProvider::new(move |poll| match poll.run_id.as_str() {
+                "run_0" if poll.number == 1 => answer(pause).after(2 * second),
+                _ => Answer::seen(RunState::Running),
+            });
+            world.api = api.clone();
+            let policy = app::policy(&Settings::default());
+            world.watches.reload(api, policy).await.unwrap();
+            let first = watch(0, world.clock.now());
+            world
+                .watches
+                .add(first.clone(), AddedBy::Request)
+                .await
+                .unwrap();
+            tokio::time::sleep(second).await;
+            if is_removed {
+                world.watches.remove(first.run_id, true).await.unwrap();
+            }
+            tokio::time::sleep(2 * second).await;
+            let later = watch(1, world.clock.now());
+            world.watches.add(later, AddedBy::Request).await.unwrap();
+            tokio::time::sleep(pause - 5 * second).await;
+            let about = format!("answer {number}, removed: {is_removed}");
+            assert_eq!(world.requests(), 1, "{about}");
+            tokio::time::sleep(MINUTE).await;
+            assert!(world.requests() > 1, "{about}");
+            world.end().await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_incident_is_reported_once() {
     let world = world(3, |_| ()).await;
     world.live(Mood::Running, MINUTE).await;
@@ -516,8 +559,8 @@ fn ended() -> FakeProvider {
     FakeProvider::new(|_| {
         let mut answer = Answer::seen(RunState::Failed).after(Duration::ZERO);
         let output = serde_json::value::to_raw_value(&"x".repeat(1024 * 1024)).unwrap();
-        if let Ok(reply) = &mut answer.result {
-            reply.observation.details.output = Some(output.into());
+        if let Ok(observation) = &mut answer.reply.result {
+            observation.details.output = Some(output.into());
         }
         answer
     })

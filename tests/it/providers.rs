@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use runwatch::config::{ApiSettings, Secret, Settings};
-use runwatch::domain::{ProviderName, RunRef, RunState};
+use runwatch::domain::{Observation, ProviderName, RunRef, RunState};
 use runwatch::profile::{self, Profile};
 use runwatch::providers::{ApiClient, ApiError, Credentials, Provider as _, Reply};
 use serde::Deserialize;
@@ -119,8 +119,17 @@ fn own(text: &str) -> Arc<Profile> {
     Arc::new(profile::parse(text, "own").unwrap())
 }
 
-/// Polls the run once at an API that gives these answers.
-async fn poll(profile: Arc<Profile>, id: &str, answers: Vec<Canned>) -> Result<Reply, ApiError> {
+/// What a poll of the run observes at an API that gives these answers.
+async fn poll(
+    profile: Arc<Profile>,
+    id: &str,
+    answers: Vec<Canned>,
+) -> Result<Observation, ApiError> {
+    reply(profile, id, answers).await.result
+}
+
+/// The reply of a poll of the run at an API that gives these answers.
+async fn reply(profile: Arc<Profile>, id: &str, answers: Vec<Canned>) -> Reply {
     let api = Scripted::start(answers).await;
     // An ID that is an address names this API.
     let id = match id.strip_prefix("https://") {
@@ -134,9 +143,9 @@ async fn poll(profile: Arc<Profile>, id: &str, answers: Vec<Canned>) -> Result<R
     client(profile, &api.base_url).get_run(&run).await
 }
 
-fn state(reply: &Result<Reply, ApiError>) -> String {
+fn state(reply: &Result<Observation, ApiError>) -> String {
     match reply {
-        Ok(reply) => reply.observation.status.state().as_str().to_owned(),
+        Ok(reply) => reply.status.state().as_str().to_owned(),
         Err(ApiError::NotFound { .. } | ApiError::Gone { .. }) => "not_found".to_owned(),
         Err(ApiError::Malformed(_)) => "unusable".to_owned(),
         Err(error) => error.describe(),
@@ -222,8 +231,8 @@ async fn each_sample_is_read_as_expected() {
             continue;
         }
         let Ok(reply) = reply else { continue };
-        let status = reply.observation.status.as_str().to_owned();
-        let details = reply.observation.details;
+        let status = reply.status.as_str().to_owned();
+        let details = reply.details;
         // To the millisecond, as they are written there.
         let time = |time: Option<jiff::Timestamp>| time.map(|time| format!("{:.3}", time));
         for (field, expected, found) in [
@@ -308,11 +317,9 @@ async fn a_request_has_the_parts_of_the_id_encoded_and_the_headers_of_the_profil
     let api = Scripted::start(vec![ok(GOING)]).await;
     let profile = with("");
     let client = client(Arc::clone(&profile), &format!("{}/base/", api.base_url));
-    let reply = client
-        .get_run(&run(&profile, "acme & co/a:b"))
-        .await
-        .unwrap();
-    assert_eq!((reply.requests, reply.free), (1, false));
+    let reply = client.get_run(&run(&profile, "acme & co/a:b")).await;
+    reply.result.unwrap();
+    assert_eq!(reply.requests, 1);
     let request = &api.requests()[0];
     assert!(
         request.starts_with("get /base/v1/acme%20%26%20co/runs/a%3ab?short=true http/1.1\r\n"),
@@ -327,7 +334,7 @@ async fn a_request_has_the_parts_of_the_id_encoded_and_the_headers_of_the_profil
     }
     assert!(!request.contains("authorization:"), "{request}");
     assert!(matches!(
-        client.get_run(&run(&profile, "../a:b")).await,
+        client.get_run(&run(&profile, "../a:b")).await.result,
         Err(ApiError::NotAnId(_))
     ));
     assert_eq!(api.requests().len(), 1);
@@ -341,8 +348,8 @@ async fn redirects_are_followed_to_the_same_origin_only_and_three_at_most() {
     let id = run(&profile, "a/a:b");
     let reply = client(Arc::clone(&profile), &api.base_url)
         .get_run(&id)
-        .await
-        .unwrap();
+        .await;
+    reply.result.unwrap();
     assert_eq!(reply.requests, 3);
     let requests = api.requests();
     assert!(requests[1].starts_with("get /moved/1 "), "{}", requests[1]);
@@ -372,13 +379,14 @@ async fn redirects_are_followed_to_the_same_origin_only_and_three_at_most() {
     let error = client(Arc::clone(&profile), &api.base_url)
         .get_run(&id)
         .await
+        .result
         .unwrap_err();
     assert!(matches!(error, ApiError::Redirect { .. }), "{error:?}");
     assert_eq!(api.requests().len(), 4);
 }
 
 #[tokio::test]
-async fn an_answer_that_has_not_changed_is_the_one_before_and_free() {
+async fn an_answer_that_has_not_changed_is_the_one_before() {
     let tagged = with("rate = { etag_free = true }\n");
     let unchanged = Canned(304, Vec::new(), String::new());
     let api = Scripted::start(vec![
@@ -390,19 +398,12 @@ async fn an_answer_that_has_not_changed_is_the_one_before_and_free() {
     .await;
     let client = client(Arc::clone(&tagged), &api.base_url);
     let id = run(&tagged, "a/a:b");
-    for (state, free) in [
-        (RunState::Running, false),
-        (RunState::Running, true),
-        (RunState::Succeeded, false),
-    ] {
-        let reply = client.get_run(&id).await.unwrap();
-        assert_eq!(
-            (reply.observation.status.state(), reply.free),
-            (state, free)
-        );
+    for state in [RunState::Running, RunState::Running, RunState::Succeeded] {
+        let reply = client.get_run(&id).await.result.unwrap();
+        assert_eq!(reply.status.state(), state);
     }
     // The answer without a tag took the tag away, and so nothing is known that could be unchanged.
-    let error = client.get_run(&id).await.unwrap_err();
+    let error = client.get_run(&id).await.result.unwrap_err();
     assert!(
         matches!(error, ApiError::Redirect { status: 304 }),
         "{error:?}"
@@ -417,7 +418,7 @@ async fn an_answer_that_has_not_changed_is_the_one_before_and_free() {
     let api = Scripted::start(vec![ok(GOING).with("etag: \"one\"")]).await;
     let plain = self::client(with(""), &api.base_url);
     for _ in 0..2 {
-        plain.get_run(&id).await.unwrap();
+        plain.get_run(&id).await.result.unwrap();
     }
     assert!(!api.requests()[1].contains("if-none-match"));
 }
@@ -475,7 +476,7 @@ async fn a_login_gives_a_token_that_is_used_until_it_is_refused() {
     .await;
     let client = client_of(&api.base_url);
     for _ in 0..3 {
-        client.get_run(&id).await.unwrap();
+        client.get_run(&id).await.result.unwrap();
     }
     let requests = api.requests();
     let lines: Vec<&str> = requests
@@ -497,7 +498,11 @@ async fn a_login_gives_a_token_that_is_used_until_it_is_refused() {
 
     // A password that is refused is a refused key, and shows nowhere.
     let api = Scripted::start(vec![refused]).await;
-    let error = client_of(&api.base_url).get_run(&id).await.unwrap_err();
+    let error = client_of(&api.base_url)
+        .get_run(&id)
+        .await
+        .result
+        .unwrap_err();
     assert!(error.is_unauthorized(), "{error:?}");
     assert!(
         !error.describe().contains("pass-word-9"),
@@ -510,26 +515,27 @@ async fn a_login_gives_a_token_that_is_used_until_it_is_refused() {
         Canned(404, Vec::new(), String::new()),
     ] {
         let api = Scripted::start(vec![failure]).await;
-        let error = client_of(&api.base_url).get_run(&id).await.unwrap_err();
+        let error = client_of(&api.base_url)
+            .get_run(&id)
+            .await
+            .result
+            .unwrap_err();
         assert!(!error.is_not_found(), "{error:?}");
     }
 }
 
 #[tokio::test]
 async fn a_verdict_that_needs_a_second_request_is_given_on_both_answers_only() {
-    let poll = |second| poll(with(CONFIRM), "a/a:b", vec![ok(DONE), second]);
-    let reply = poll(ok(r#"{"state":"idle","values":{"x":1}}"#))
-        .await
-        .unwrap();
-    assert_eq!(reply.observation.status.state(), RunState::Succeeded);
-    assert_eq!(
-        reply.observation.details.output.unwrap().get(),
-        r#"{"x":1}"#
-    );
+    let idle = ok(r#"{"state":"idle","values":{"x":1}}"#);
+    let reply = reply(with(CONFIRM), "a/a:b", vec![ok(DONE), idle]).await;
     assert_eq!(reply.requests, 2);
+    let poll = |second| poll(with(CONFIRM), "a/a:b", vec![ok(DONE), second]);
+    let reply = reply.result.unwrap();
+    assert_eq!(reply.status.state(), RunState::Succeeded);
+    assert_eq!(reply.details.output.unwrap().get(), r#"{"x":1}"#);
     let reply = poll(ok(r#"{"state":"asks"}"#)).await.unwrap();
-    assert_eq!(reply.observation.status.state(), RunState::Waiting);
-    assert_eq!(reply.observation.status.as_str(), "done");
+    assert_eq!(reply.status.state(), RunState::Waiting);
+    assert_eq!(reply.status.as_str(), "done");
     for failure in [
         Canned(502, Vec::new(), String::new()),
         Canned(404, Vec::new(), String::new()),
@@ -549,21 +555,22 @@ async fn a_verdict_that_needs_a_second_request_is_given_on_both_answers_only() {
 async fn details_add_to_a_verdict_and_never_change_or_prevent_it() {
     let detail = r#"detail = { get = "/v1/{org}/log", error = "/why" }"#;
     let poll = |first: &str, second| poll(with(detail), "a/a:b", vec![ok(first), second]);
-    let reply = poll(BROKEN, ok(r#"{"why":"out of memory","state":"done"}"#))
+    let observed = poll(BROKEN, ok(r#"{"why":"out of memory","state":"done"}"#))
         .await
         .unwrap();
-    assert_eq!(reply.observation.status.state(), RunState::Failed);
+    assert_eq!(observed.status.state(), RunState::Failed);
     assert_eq!(
-        reply.observation.details.error_message.as_deref(),
+        observed.details.error_message.as_deref(),
         Some("out of memory")
     );
     for failure in [Canned(500, Vec::new(), String::new()), ok("{"), ok("{}")] {
-        let reply = poll(BROKEN, failure).await.unwrap();
-        assert_eq!(reply.observation.status.state(), RunState::Failed);
+        let reply = reply(with(detail), "a/a:b", vec![ok(BROKEN), failure]).await;
+        assert_eq!(reply.result.unwrap().status.state(), RunState::Failed);
         assert_eq!(reply.requests, 2);
     }
     for first in [GOING, DONE] {
-        assert_eq!(poll(first, ok("{}")).await.unwrap().requests, 1);
+        let reply = reply(with(detail), "a/a:b", vec![ok(first), ok("{}")]).await;
+        assert_eq!(reply.requests, 1);
     }
 }
 
@@ -621,12 +628,8 @@ async fn a_run_of_parts_is_as_the_worst_and_not_final_before_all_are() {
         let reply = poll(with(EACH), "a/a:b", vec![ok(GOING), second])
             .await
             .unwrap();
-        assert_eq!(reply.observation.status.state(), state, "{body}");
-        assert_eq!(
-            reply.observation.details.error_message.as_deref(),
-            error,
-            "{body}"
-        );
+        assert_eq!(reply.status.state(), state, "{body}");
+        assert_eq!(reply.details.error_message.as_deref(), error, "{body}");
     }
     for second in [
         "{}",
@@ -638,13 +641,9 @@ async fn a_run_of_parts_is_as_the_worst_and_not_final_before_all_are() {
         assert!(reply.is_err(), "{second}: {reply:?}");
     }
     // A run that failed before it had parts needs none.
-    let reply = poll(with(EACH), "a/a:b", vec![ok(BROKEN), ok("{}")])
-        .await
-        .unwrap();
-    assert_eq!(
-        (reply.observation.status.state(), reply.requests),
-        (RunState::Failed, 1)
-    );
+    let reply = reply(with(EACH), "a/a:b", vec![ok(BROKEN), ok("{}")]).await;
+    assert_eq!(reply.requests, 1);
+    assert_eq!(reply.result.unwrap().status.state(), RunState::Failed);
 }
 
 #[tokio::test]
@@ -652,13 +651,9 @@ async fn a_run_that_was_moved_is_found_at_its_other_place() {
     let fallback = r#"fallback_get = "/old/{org}/{run}""#;
     let absent = |code| Canned(code, Vec::new(), String::new());
     for code in [404, 410] {
-        let reply = poll(with(fallback), "a/a:b", vec![absent(code), ok(DONE)])
-            .await
-            .unwrap();
-        assert_eq!(
-            (reply.observation.status.state(), reply.requests),
-            (RunState::Succeeded, 2)
-        );
+        let reply = reply(with(fallback), "a/a:b", vec![absent(code), ok(DONE)]).await;
+        assert_eq!(reply.requests, 2);
+        assert_eq!(reply.result.unwrap().status.state(), RunState::Succeeded);
     }
     for second in [absent(404), ok("{}"), ok("[]")] {
         let error = poll(with(fallback), "a/a:b", vec![absent(404), second])
@@ -717,35 +712,71 @@ async fn rules_of_status_codes_hold_for_answers_that_are_no_success() {
         assert!(fits || undecided, "{code} {body}: {found}");
     }
     let reply = poll(coded, "a", vec![ok("plain \"text\"")]).await.unwrap();
-    assert_eq!(
-        reply.observation.details.output.unwrap().get(),
-        r#""plain \"text\"""#
-    );
+    assert_eq!(reply.details.output.unwrap().get(), r#""plain \"text\"""#);
 }
 
 #[tokio::test]
 async fn any_answer_may_request_a_pause() {
     let limited = with(r#"rate = { remaining = "ratelimit-left", reset = "ratelimit-reset" }"#);
     let pause = async |answer: Canned| {
-        let reply = poll(Arc::clone(&limited), "a/a:b", vec![answer]).await;
-        match reply {
-            Ok(reply) => reply.pause,
+        let reply = reply(Arc::clone(&limited), "a/a:b", vec![answer]).await;
+        let of_error = match &reply.result {
+            Ok(_) => None,
             Err(error) => {
                 assert!(!error.is_unauthorized(), "{error:?}");
                 error.retry_after()
             }
-        }
+        };
+        assert!(reply.pause.is_none() || of_error.is_none());
+        reply.pause.or(of_error)
     };
     let seconds = |seconds| Some(Duration::from_secs(seconds));
     assert_eq!(pause(ok(GOING).with("retry-after: 7")).await, seconds(7));
     let used_up = |answer: Canned| answer.with("ratelimit-left: 0").with("ratelimit-reset: 33");
     assert_eq!(pause(used_up(ok(GOING))).await, seconds(33));
     assert_eq!(pause(ok(GOING).with("ratelimit-reset: 33")).await, None);
-    for code in [403, 429, 500] {
+    for code in [302, 403, 404, 410, 429, 500] {
         assert_eq!(
             pause(used_up(Canned(code, Vec::new(), String::new()))).await,
             seconds(33),
             "{code}"
+        );
+    }
+    for unusable in ["{", "<html>", "{}", r#"{"id":"other","state":"done"}"#] {
+        let reply = reply(Arc::clone(&limited), "a/a:b", vec![used_up(ok(unusable))]).await;
+        assert!(reply.result.is_err(), "{unusable}: {reply:?}");
+        assert_eq!(reply.pause, seconds(33), "{unusable}");
+    }
+}
+
+#[tokio::test]
+async fn second_requests_may_request_a_pause() {
+    let slow = |answer: Canned| answer.with("retry-after: 7");
+    let detail = r#"detail = { get = "/v1/{org}/log", error = "/why" }"#;
+    let limited = slow(Canned(429, Vec::new(), String::new()));
+    for (profile, first, second, is_seen) in [
+        (detail, BROKEN, slow(ok("{}")), true),
+        (detail, BROKEN, limited.clone(), true),
+        (CONFIRM, DONE, slow(ok(r#"{"state":"idle"}"#)), true),
+        (CONFIRM, DONE, limited, false),
+        (
+            CONFIRM,
+            DONE,
+            slow(Canned(404, Vec::new(), String::new())),
+            false,
+        ),
+    ] {
+        let reply = reply(with(profile), "a/a:b", vec![ok(first), second]).await;
+        let of_error = reply.result.as_ref().err().and_then(ApiError::retry_after);
+        assert_eq!(
+            reply.pause.or(of_error),
+            Some(Duration::from_secs(7)),
+            "{reply:?}"
+        );
+        assert_eq!(
+            (reply.result.is_ok(), reply.requests),
+            (is_seen, 2),
+            "{reply:?}"
         );
     }
 }
@@ -766,7 +797,11 @@ async fn an_answer_that_ends_too_early_decides_nothing() {
     let api = Scripted::start(vec![ok(r#"{"state":"ended","#)]).await;
     let client = client(Arc::clone(&ordered), &api.base_url);
     for _ in 0..3 {
-        let error = client.get_run(&run(&ordered, "a")).await.unwrap_err();
+        let error = client
+            .get_run(&run(&ordered, "a"))
+            .await
+            .result
+            .unwrap_err();
         assert!(matches!(error, ApiError::Malformed(_)), "{error:?}");
     }
 }

@@ -576,6 +576,18 @@ impl Api {
         cut_off
     }
 
+    /// The pause that an answer requests beside what it reports, now and then.
+    fn pause_beside(&self, answers: bool) -> Option<Duration> {
+        let state = &mut *self.world.lock();
+        if !answers || state.random.u32(0..400) != 0 {
+            return None;
+        }
+        let pause = Duration::from_secs(state.random.u64(1..60));
+        state.note("a used-up limit", String::new());
+        state.pause(u64::try_from(pause.as_millis()).unwrap_or(0));
+        Some(pause)
+    }
+
     /// What is wrong with one request, and how long it takes.
     fn trouble(&self, weather: Weather) -> (Ms, Option<Result<(), ApiError>>) {
         let cut_off = self.is_cut_off();
@@ -651,7 +663,7 @@ impl Provider for Api {
             .store(self.world.lock().network, Ordering::Relaxed);
     }
 
-    async fn get_run(&self, id: &RunRef) -> Result<Reply, ApiError> {
+    async fn get_run(&self, id: &RunRef) -> Reply {
         self.world.lock().asked(id.as_str());
         let began = self.world.lock().now();
         let mut asking = Asking {
@@ -679,6 +691,9 @@ impl Provider for Api {
                     .lock()
                     .pause(u64::try_from(pause.as_millis()).unwrap_or(0));
             }
+            // A pause may come with any answer, also with one that says nothing about the run.
+            let answers = error.is_not_found() || matches!(error, ApiError::Malformed(_));
+            let pause = self.pause_beside(answers);
             asking.answer(
                 if error.is_not_found() {
                     Said::Missing
@@ -687,13 +702,21 @@ impl Provider for Api {
                 },
                 false,
             );
-            return Err(error);
+            return Reply {
+                pause,
+                ..Reply::of(Err(error))
+            };
         }
+        let pause = self.pause_beside(true);
         let Some(status) = (if before { early } else { look(&self.world) }) else {
             asking.answer(Said::Missing, false);
-            return Err(ApiError::NotFound {
+            let error = ApiError::NotFound {
                 message: String::new(),
-            });
+            };
+            return Reply {
+                pause,
+                ..Reply::of(Err(error))
+            };
         };
         asking.answer(
             Verdict::of_status(&status).map_or(Said::Going, Said::Ended),
@@ -706,20 +729,10 @@ impl Provider for Api {
             .get(id)
             .map(|fate| fate.details(id, &status))
             .unwrap_or_default();
-        let used_up = self.world.lock().random.u32(0..400) == 0;
-        let pause = used_up.then(|| Duration::from_secs(self.world.lock().random.u64(1..60)));
-        if let Some(pause) = pause {
-            self.world.lock().note("a used-up limit", String::new());
-            self.world
-                .lock()
-                .pause(u64::try_from(pause.as_millis()).unwrap_or(0));
-        }
-        Ok(Reply {
-            observation: Observation { status, details },
+        Reply {
             pause,
-            requests: 1,
-            free: false,
-        })
+            ..Reply::of(Ok(Observation { status, details }))
+        }
     }
 
     async fn open_events(&self, id: &RunRef, _: Option<&str>) -> Result<Stream, ApiError> {

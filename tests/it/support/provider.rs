@@ -24,20 +24,15 @@ pub(crate) struct Poll {
 /// What comes of a request, and after how long.
 pub(crate) struct Answer {
     pub(crate) after: Duration,
-    pub(crate) result: Result<Reply, ApiError>,
+    pub(crate) reply: Reply,
 }
 
 impl Answer {
     /// The run has this status.
     pub(crate) fn seen(status: impl Into<Status>) -> Self {
-        Self::of(Ok(Reply {
-            observation: Observation {
-                status: status.into(),
-                details: RunDetails::default(),
-            },
-            pause: None,
-            requests: 1,
-            free: false,
+        Self::of(Ok(Observation {
+            status: status.into(),
+            details: RunDetails::default(),
         }))
     }
 
@@ -52,11 +47,13 @@ impl Answer {
 
     /// The run is running, and no requests are left for so long.
     pub(crate) fn used_up(pause: Duration) -> Self {
-        let mut answer = Self::seen(RunState::Running);
-        if let Ok(reply) = &mut answer.result {
-            reply.pause = Some(pause);
-        }
-        answer
+        Self::seen(RunState::Running).pausing(pause)
+    }
+
+    /// The same answer, which also requests a pause.
+    pub(crate) fn pausing(mut self, pause: Duration) -> Self {
+        self.reply.pause = Some(pause);
+        self
     }
 
     pub(crate) fn missing() -> Self {
@@ -90,10 +87,10 @@ impl Answer {
         self
     }
 
-    fn of(result: Result<Reply, ApiError>) -> Self {
+    fn of(result: Result<Observation, ApiError>) -> Self {
         Self {
             after: LATENCY,
-            result,
+            reply: Reply::of(result),
         }
     }
 }
@@ -213,7 +210,7 @@ impl<S> FakeProvider<S> {
 impl<S: Streams> Provider for FakeProvider<S> {
     type Events = S::Events;
 
-    async fn get_run(&self, id: &RunRef) -> Result<Reply, ApiError> {
+    async fn get_run(&self, id: &RunRef) -> Reply {
         let shared = &self.shared;
         let number = {
             let mut numbers = shared.numbers.lock().expect("no holder panics");
@@ -226,7 +223,7 @@ impl<S: Streams> Provider for FakeProvider<S> {
             number,
             at: Instant::now(),
         };
-        let Answer { after, result } = (shared.script)(&poll);
+        let Answer { after, reply } = (shared.script)(&poll);
         shared.polls.lock().expect("no holder panics").push(poll);
         let in_flight = shared.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
         if number > 1 {
@@ -235,7 +232,7 @@ impl<S: Streams> Provider for FakeProvider<S> {
         // Simulated: every test and benchmark with this provider runs in paused time.
         tokio::time::sleep(after).await;
         shared.in_flight.fetch_sub(1, Ordering::Relaxed);
-        result
+        reply
     }
 
     async fn open_events(&self, id: &RunRef, last_id: Option<&str>) -> Result<S::Events, ApiError> {
