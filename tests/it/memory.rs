@@ -58,7 +58,7 @@ async fn memory_comes_back_after_a_burst_of_large_outputs() {
         least / MIB
     );
     eventually("the memory is given back", || {
-        anonymous(&daemon) < idle + 8 * MIB
+        anonymous(&daemon) < idle + 4 * MIB
     })
     .await;
     assert_eq!(stop(daemon).await.code, Some(0));
