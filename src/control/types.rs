@@ -524,7 +524,7 @@ impl ActivityResponse {
             provider: activities.run_id.provider_name(),
             run_id: activities.run_id.id().to_owned(),
             at: activities.at,
-            activity: activities.activity.kind.to_owned(),
+            activity: activities.activity.kind.clone(),
             summary: activities.activity.summary.clone(),
             failure: activities.activity.is_failure,
             data: activities.activity.data.clone(),

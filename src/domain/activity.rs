@@ -22,8 +22,8 @@ pub enum Hint {
 /// One event of a run's stream, as the provider reads it.
 #[derive(Debug, Clone)]
 pub struct Activity {
-    /// Its type as sent, one of a known set.
-    pub kind: &'static str,
+    /// Its type as sent, one of those that the profile names.
+    pub kind: String,
     /// What it suggests.
     pub hint: Option<Hint>,
     /// Whether it shows people something that the watch does not show already.
@@ -42,7 +42,7 @@ impl Activity {
     pub fn unavailable(why: &str) -> Self {
         let data = serde_json::value::to_raw_value(&serde_json::json!({ "message": why }));
         Self {
-            kind: "stream.unavailable",
+            kind: "stream.unavailable".to_owned(),
             hint: None,
             is_news: true,
             is_failure: true,

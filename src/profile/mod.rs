@@ -287,11 +287,26 @@ pub struct Rate {
     pub etag_free: bool,
 }
 
-/// The event stream of a run.
+/// The event stream of a run (server-sent events), and the types of its events. Those of other types only show that the
+/// stream is alive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stream {
     /// Path and query of the stream.
     pub sse: Template,
+    /// Types after which the run may have started: it is polled.
+    pub started: Vec<String>,
+    /// Types after which the run may have ended: it is polled.
+    pub ended: Vec<String>,
+    /// Types after which the stream ends by itself.
+    pub over: Vec<String>,
+    /// Types that say how the run is, and nothing else.
+    pub alive: Vec<String>,
+    /// Types that people see.
+    pub news: Vec<String>,
+    /// Types that report a failure.
+    pub failed: Vec<String>,
+    /// Statuses after which the run may have ended, in the data of types of `started` and `alive`.
+    pub last: Vec<String>,
 }
 
 /// How runs are listed.

@@ -1059,8 +1059,39 @@ impl Reading {
         if sse.is_none() {
             self.missing(&section, "sse", "sse = \"/runs/{run}/events\"");
         }
+        let mut words = |key| self.words(&mut section, key);
+        let (started, ended) = (words("started"), words("ended"));
+        let (over, alive) = (words("over"), words("alive"));
+        let (news, failed, last) = (words("news"), words("failed"), words("last"));
+        let suggestions = [
+            ("started", &started),
+            ("ended", &ended),
+            ("over", &over),
+            ("alive", &alive),
+        ];
+        for (at, (key, types)) in suggestions.into_iter().enumerate() {
+            let others = &suggestions[..at];
+            for kind in types {
+                let other = others.iter().find(|(_, types)| types.contains(kind));
+                if let Some((other, _)) = other {
+                    let what =
+                        format!("{kind:?} is in {other} as well, and only one of them can hold");
+                    let fix = format!("take it out of {other} or of {key}");
+                    self.fault(section.line, &section.key(key), what, fix);
+                }
+            }
+        }
         self.finish(section);
-        sse.map(|sse| Stream { sse })
+        Some(Stream {
+            sse: sse?,
+            started,
+            ended,
+            over,
+            alive,
+            news,
+            failed,
+            last,
+        })
     }
 
     fn list(&mut self, top: &mut Section) -> Option<List> {

@@ -1,10 +1,11 @@
-//! Events of the stream of a run: their types, and what each suggests.
+//! Events of the stream of a run, read by the types that its profile names.
 
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::domain::{Activity, Hint, JsonText};
+use crate::profile::Stream;
 use crate::providers::sse::Frame;
 use crate::text::{escape_json_for_terminal, one_line};
 
@@ -38,42 +39,10 @@ const DETAIL_KEYS: [&str; 7] = [
     "size",
 ];
 
-/// The types of events of both documentations (API reference and streaming guide of docs.crewship.dev),
-/// with what they suggest. `run.succeeded` and `run.cancelled` are in neither, but in their neighbours:
-/// the first is a word of its webhooks, the second the other spelling.
-const KINDS: [(&str, Option<Hint>); 23] = [
-    ("run.started", Some(Hint::Started)),
-    ("run.completed", Some(Hint::Ended)),
-    ("run.succeeded", Some(Hint::Ended)),
-    ("run.failed", Some(Hint::Ended)),
-    ("run.canceled", Some(Hint::Ended)),
-    ("run.cancelled", Some(Hint::Ended)),
-    ("complete", Some(Hint::Ended)),
-    ("error", Some(Hint::Ended)),
-    ("timeout", Some(Hint::StreamOver)),
-    ("heartbeat", None),
-    ("task.started", None),
-    ("task.completed", None),
-    ("agent.action", None),
-    ("agent.started", None),
-    ("agent.completed", None),
-    ("agent.error", None),
-    ("tool_use", None),
-    ("tool.called", None),
-    ("tool.result", None),
-    ("tool.error", None),
-    ("log", None),
-    ("artifact", None),
-    // Not an event of the API: a message that names no type but has a status.
-    ("status", None),
-];
-
-/// The statuses that are final, and the other spelling of `canceled`.
-const FINAL: [&str; 4] = ["succeeded", "failed", "canceled", "cancelled"];
-
-/// Reads one event, in both documented shapes: `{"type":…,"data":…}` (API reference) and
-/// `{"type":…,"payload":…}` (streaming guide); also with the type in the `event` field, as usual elsewhere.
-pub(super) fn of_frame(frame: &Frame) -> Option<Activity> {
+/// Reads one event: with its type in the JSON of the data (`{"type":…,"data":…}` or `{"type":…,"payload":…}`, as both
+/// documentations of Crewship have it) or in the `event` field, as usual elsewhere. `None` for a type that the profile
+/// does not name.
+pub(super) fn of_frame(types: &Stream, frame: &Frame) -> Option<Activity> {
     #[derive(Deserialize)]
     struct Message<'a> {
         #[serde(rename = "type", borrow)]
@@ -89,35 +58,55 @@ pub(super) fn of_frame(frame: &Frame) -> Option<Activity> {
     let whole = || serde_json::from_str::<&RawValue>(&frame.data).ok();
     let Some(message) = message else {
         // Not an object, or not JSON: then only the `event` field is used.
-        return read(&frame.event, whole());
+        return read(types, &frame.event, whole());
     };
     let kind: Option<String> = message
         .kind
         .and_then(|kind| serde_json::from_str(kind.get()).ok());
     match kind {
-        Some(kind) => read(&kind, message.data.or(message.payload).or_else(whole)),
+        Some(kind) => read(
+            types,
+            &kind,
+            message.data.or(message.payload).or_else(whole),
+        ),
         None if !frame.event.is_empty() => read(
+            types,
             &frame.event,
             message.data.or(message.payload).or_else(whole),
         ),
-        None if message.status.is_some() => read("status", whole()),
+        None if message.status.is_some() => read(types, "status", whole()),
         None => None,
     }
 }
 
-/// Reads the type and the data of an event; `None` for a type that is not known. Whatever its type, an
-/// event whose data name a final status suggests an end.
-fn read(kind: &str, data: Option<&RawValue>) -> Option<Activity> {
+/// Reads the type and the data of an event; `None` for a type that the profile does not name. An event about the run
+/// whose data name a last status suggests an end, whatever its type.
+fn read(types: &Stream, kind: &str, data: Option<&RawValue>) -> Option<Activity> {
     #[derive(Deserialize)]
     struct WithStatus {
         status: String,
     }
-    let (kind, mut hint) = KINDS.into_iter().find(|(known, _)| *known == kind)?;
-    let named: Option<WithStatus> = data.and_then(|data| serde_json::from_str(data.get()).ok());
+    let is_in = |types: &[String]| types.iter().any(|other| other == kind);
+    let is_news = is_in(&types.news);
+    let is_failure = is_in(&types.failed);
+    let of_run = is_in(&types.started) || is_in(&types.alive);
+    let mut hint = if is_in(&types.ended) {
+        Some(Hint::Ended)
+    } else if is_in(&types.over) {
+        Some(Hint::StreamOver)
+    } else if is_in(&types.started) {
+        Some(Hint::Started)
+    } else if of_run || is_news || is_failure {
+        None
+    } else {
+        return None;
+    };
     // An agent or a task may have a status of its own.
-    let of_run = kind == "status" || kind == "heartbeat" || kind.starts_with("run.");
-    if of_run && named.is_some_and(|data| FINAL.contains(&&*data.status)) {
-        hint = Some(Hint::Ended);
+    if of_run {
+        let named: Option<WithStatus> = data.and_then(|data| serde_json::from_str(data.get()).ok());
+        if named.is_some_and(|data| types.last.contains(&data.status)) {
+            hint = Some(Hint::Ended);
+        }
     }
     let data = data
         .filter(|data| data.get().len() <= MAX_DATA_BYTES)
@@ -127,29 +116,18 @@ fn read(kind: &str, data: Option<&RawValue>) -> Option<Activity> {
     let data = data
         .and_then(|data| data.passable())
         .and_then(|data| harmless(data).ok());
-    let is_news = is_news(kind);
     let summary = match &data {
         Some(data) if is_news => summarize(data),
         _ => String::new(),
     };
     Some(Activity {
-        kind,
+        kind: kind.to_owned(),
         hint,
         is_news,
-        is_failure: is_failure(kind),
+        is_failure,
         summary,
         data,
     })
-}
-
-/// Whether an event of this type shows people something that the watch does not show already.
-fn is_news(kind: &str) -> bool {
-    !matches!(kind, "heartbeat" | "status" | "complete" | "timeout")
-}
-
-/// Whether an event of this type reports a failure.
-fn is_failure(kind: &str) -> bool {
-    matches!(kind, "run.failed" | "error") || kind.ends_with(".error")
 }
 
 /// Summarizes the data of an event in a few words, harmless on a terminal; empty if nothing is known.
@@ -184,18 +162,28 @@ fn words(value: &Value) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::profile;
     use proptest::prelude::*;
 
-    fn read_frame(event: &str, data: &str) -> Option<(&'static str, Option<Hint>, String)> {
+    fn crewship() -> Stream {
+        profile::crewship().stream.clone().unwrap()
+    }
+
+    fn read_frame(event: &str, data: &str) -> Option<(String, Option<Hint>, String)> {
         let frame = Frame {
             event: event.to_owned(),
             data: data.to_owned(),
         };
-        of_frame(&frame).map(|activity| (activity.kind, activity.hint, activity.summary))
+        of_frame(&crewship(), &frame)
+            .map(|activity| (activity.kind, activity.hint, activity.summary))
     }
 
     fn read_text(kind: &str, data: &str) -> Option<Activity> {
-        read(kind, Some(&RawValue::from_string(data.to_owned()).unwrap()))
+        read(
+            &crewship(),
+            kind,
+            Some(&RawValue::from_string(data.to_owned()).unwrap()),
+        )
     }
 
     fn hint(kind: &str, data: &str) -> Option<Hint> {
@@ -230,7 +218,11 @@ mod tests {
 
     #[test]
     fn both_documented_shapes_are_read() {
-        let completed = Some(("run.completed", Some(Hint::Ended), "succeeded".to_owned()));
+        let completed = Some((
+            "run.completed".to_owned(),
+            Some(Hint::Ended),
+            "succeeded".to_owned(),
+        ));
         assert_eq!(
             read_frame(
                 "",
@@ -256,7 +248,7 @@ mod tests {
             ),
             completed
         );
-        let log = Some(("log", None, "info hi".to_owned()));
+        let log = Some(("log".to_owned(), None, "info hi".to_owned()));
         assert_eq!(
             read_frame(
                 "",
@@ -270,7 +262,7 @@ mod tests {
         );
         assert_eq!(
             read_frame("", r#"{"type":"heartbeat"}"#),
-            Some(("heartbeat", None, String::new()))
+            Some(("heartbeat".to_owned(), None, String::new()))
         );
         assert_eq!(read_frame("complete", "").unwrap().1, Some(Hint::Ended));
         assert_eq!(
@@ -314,6 +306,45 @@ mod tests {
             assert_eq!(flags(kind), (true, true, "m".to_owned()), "{kind}");
         }
         assert_eq!(flags("tool.called"), (true, false, "m".to_owned()));
+    }
+
+    #[test]
+    fn the_types_are_those_of_the_profile() {
+        let profile = r#"
+            title = "own"
+            base_url = "https://api.example.com"
+            id = "{run}"
+            get = "/{run}"
+            rules = [{ when = { "/state" = "done" }, is = "succeeded" }]
+            stream = { sse = "/{run}/log", ended = ["end"], alive = ["ping"], news = ["line"], last = ["done"] }
+            "#;
+        let own = profile::parse(profile, "own").unwrap().stream.unwrap();
+        let hint = |event: &str, data: &str| {
+            let frame = Frame {
+                event: event.to_owned(),
+                data: data.to_owned(),
+            };
+            of_frame(&own, &frame).map(|activity| (activity.hint, activity.is_news))
+        };
+        assert_eq!(hint("end", "{}"), Some((Some(Hint::Ended), false)));
+        assert_eq!(
+            hint("ping", r#"{"status":"done"}"#),
+            Some((Some(Hint::Ended), false))
+        );
+        assert_eq!(
+            hint("ping", r#"{"status":"succeeded"}"#),
+            Some((None, false))
+        );
+        assert_eq!(hint("line", "half of it"), Some((None, true)));
+        assert_eq!(hint("run.completed", "{}"), None);
+        let twice = profile.replace("ended = [\"end\"]", "ended = [\"ping\"]");
+        let faults = profile::parse(&twice, "own").unwrap_err();
+        assert_eq!(faults[0].key, "stream.alive");
+        assert!(
+            faults[0].what.contains("is in ended as well"),
+            "{:?}",
+            faults[0]
+        );
     }
 
     #[test]

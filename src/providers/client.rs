@@ -1167,7 +1167,8 @@ impl Provider for ApiClient {
                 "it is not an event stream",
             )));
         }
-        Ok(HttpStream::new(response, self.keys.redactor()))
+        let profile = Arc::clone(&self.profile);
+        Ok(HttpStream::new(response, self.keys.redactor(), profile))
     }
 }
 

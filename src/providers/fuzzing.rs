@@ -165,13 +165,14 @@ pub fn events(bytes: &[u8]) {
         }
         Some((frames, parser.last_id().map(ToOwned::to_owned)))
     };
+    let types = profile::crewship().stream.clone().expect("it has one");
     let whole = read(&mut [bytes].into_iter());
     let cut = read(&mut bytes.chunks(usize::from(*pieces).max(1)));
     assert_eq!(whole, cut);
     for activity in whole
         .iter()
         .flat_map(|(frames, _)| frames)
-        .filter_map(activity::of_frame)
+        .filter_map(|frame| activity::of_frame(&types, frame))
     {
         assert!(!activity.summary.contains(char::is_control));
     }

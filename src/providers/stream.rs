@@ -11,6 +11,7 @@ use super::activity;
 use super::error::{ApiError, Malformed, Transport};
 use super::sse::{Frame, Parser};
 use crate::domain::Activity;
+use crate::profile::Profile;
 use crate::redact::Redactor;
 
 /// Most bytes of one stream that are read in a second: people cannot read that much, and a server that
@@ -60,16 +61,19 @@ pub struct HttpStream {
     second: (Instant, usize),
     /// Takes secrets out of what comes in.
     redactor: Arc<Redactor>,
+    /// Whose profile names the types of events.
+    profile: Arc<Profile>,
 }
 
 impl HttpStream {
-    pub(super) fn new(response: Response, redactor: Arc<Redactor>) -> Self {
+    pub(super) fn new(response: Response, redactor: Arc<Redactor>, profile: Arc<Profile>) -> Self {
         Self {
             response,
             parser: Parser::default(),
             rest: Bytes::new(),
             second: (Instant::now(), 0),
             redactor,
+            profile,
         }
     }
 }
@@ -105,7 +109,8 @@ impl EventStream for HttpStream {
         });
         Ok(Some(
             frame
-                .and_then(|frame| activity::of_frame(&frame))
+                .zip(self.profile.stream.as_ref())
+                .and_then(|(frame, types)| activity::of_frame(types, &frame))
                 .map_or(StreamItem::Life, StreamItem::Activity),
         ))
     }

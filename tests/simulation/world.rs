@@ -773,7 +773,7 @@ impl EventStream for Stream {
         tokio::time::sleep(Duration::from_millis(wait)).await;
         let activity = |kind, hint| {
             Ok(Some(StreamItem::Activity(Activity {
-                kind,
+                kind: kind.to_owned(),
                 hint,
                 is_news: true,
                 is_failure: false,

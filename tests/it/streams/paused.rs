@@ -158,7 +158,7 @@ impl Drop for Events {
 impl Events {
     fn item(kind: &'static str, hint: Option<Hint>) -> Result<Option<StreamItem>, ApiError> {
         Ok(Some(StreamItem::Activity(Activity {
-            kind,
+            kind: kind.to_owned(),
             hint,
             is_news: kind != "heartbeat",
             is_failure: false,
