@@ -68,7 +68,7 @@ pub(super) fn polling() -> PollingList {
 
 fn delivery(id: &str, sink: &str, event: &str, state: &str, more: Value) -> DeliveryResponse {
     let mut delivery = json!({
-        "id": id, "sink": sink, "run_id": "run_demo_research", "event": event, "state": state, "attempts": 1,
+        "id": id, "sink": sink, "run_id": "run_demo_research", "event": event, "state": state, "attempts": 1, "most_attempts": 8,
         "created_at": "2026-11-27T08:58:55Z", "next_attempt_at": null, "ended_at": null, "last_result": null,
     });
     let known = delivery.as_object_mut().unwrap();

@@ -431,10 +431,11 @@ impl Texts {
                 let next = delivery
                     .next_attempt_at
                     .map_or("now".to_owned(), |next| ahead(next, self.now));
-                format!(
-                    "{} {result}, {attempts}, next {next}",
-                    style.mark(Mark::Bad)
-                )
+                let attempt = match delivery.most_attempts {
+                    Some(most) => format!("attempt {} of {most}", delivery.attempts),
+                    None => attempts,
+                };
+                format!("{} {result}, {attempt}, next {next}", style.mark(Mark::Bad))
             }
             ("sending", _) => format!("{} being sent", style.glyph(Look::Pending)),
             _ => format!("{} waiting", style.glyph(Look::Pending)),

@@ -187,6 +187,7 @@ mod tests {
     fn only_spaces_may_stand_between_the_scheme_and_the_token() {
         let (_sender, live_config) = watch::channel(LiveConfig {
             routes: std::sync::Arc::default(),
+            scheduled_attempts: std::sync::Arc::default(),
             deadline: std::time::Duration::from_secs(60),
             retention: std::time::Duration::from_secs(60),
             token: Some(Secret::value("the-token")),
@@ -221,6 +222,7 @@ mod tests {
     fn probes_need_no_host_and_others_learn_what_is_wrong_with_theirs() {
         let (_sender, live_config) = watch::channel(LiveConfig {
             routes: std::sync::Arc::default(),
+            scheduled_attempts: std::sync::Arc::default(),
             deadline: std::time::Duration::from_secs(60),
             retention: std::time::Duration::from_secs(60),
             token: None,

@@ -18,6 +18,7 @@ mod socket;
 mod types;
 mod write_timeout;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::middleware;
@@ -36,7 +37,7 @@ pub use self::types::{
 };
 use crate::clock::Clock;
 use crate::config::{Providers, Secret};
-use crate::domain::Routes;
+use crate::domain::{Routes, SinkName};
 use crate::metrics::Metrics;
 use crate::scheduler::Schedulers;
 use crate::store::Store;
@@ -46,6 +47,8 @@ use crate::store::Store;
 pub struct LiveConfig {
     /// The sinks and which events they get.
     pub routes: Arc<Routes>,
+    /// How many attempts the schedule of each sink has, the first included.
+    pub scheduled_attempts: Arc<HashMap<SinkName, u32>>,
     /// How long a watch lasts by default.
     pub deadline: std::time::Duration,
     /// How long finished watches are kept.

@@ -364,6 +364,10 @@ pub struct DeliveryResponse {
     pub state: String,
     /// Attempts made.
     pub attempts: u32,
+    /// After how many attempts it is given up, by the current schedule of its sink; `null` for a sink that is not
+    /// configured any more.
+    #[serde(default)]
+    pub most_attempts: Option<u32>,
     /// When it was made.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub created_at: Timestamp,
@@ -539,7 +543,12 @@ impl DeliveryResponse {
         Some(RunRef::checked_elsewhere(&provider, self.run_id.as_ref()?))
     }
 
-    pub(super) fn of(summary: DeliverySummary, attempts: Option<Vec<AttemptRecord>>) -> Self {
+    /// A delivery whose sink has `scheduled` attempts in its schedule.
+    pub(super) fn of(
+        summary: DeliverySummary,
+        attempts: Option<Vec<AttemptRecord>>,
+        scheduled: Option<u32>,
+    ) -> Self {
         let attempt = |attempt: AttemptRecord| AttemptResponse {
             attempt: attempt.attempt,
             at: attempt.at,
@@ -555,6 +564,7 @@ impl DeliveryResponse {
             event: summary.event_type,
             state: summary.state.as_str().to_owned(),
             attempts: summary.attempts,
+            most_attempts: scheduled.map(|most| summary.earlier_attempts.saturating_add(most)),
             created_at: summary.created_at,
             next_attempt_at: summary.next_attempt_at,
             ended_at: summary.ended_at,

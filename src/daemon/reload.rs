@@ -182,9 +182,16 @@ impl Service {
     }
 }
 
+/// How many attempts a sink makes in all: one, and one after each wait.
+fn scheduled_attempts((name, sink): (&SinkName, &SinkSettings)) -> (SinkName, u32) {
+    let retries = u32::try_from(sink.retry_schedule.len()).unwrap_or(u32::MAX);
+    (name.clone(), retries.saturating_add(1))
+}
+
 pub(super) fn live_config(settings: &Settings) -> LiveConfig {
     LiveConfig {
         routes: Arc::new(policy(settings).routes),
+        scheduled_attempts: Arc::new(settings.sinks.iter().map(scheduled_attempts).collect()),
         deadline: settings.watch.deadline,
         retention: settings.store.retention,
         token: settings.control.token.clone(),

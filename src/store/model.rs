@@ -297,6 +297,8 @@ pub struct DeliverySummary {
     pub state: DeliveryState,
     /// Attempts made.
     pub attempts: u32,
+    /// How many of them were made before its schedule last began anew.
+    pub earlier_attempts: u32,
     /// When the next one is due, if it is pending.
     pub next_attempt_at: Option<Timestamp>,
     /// The detail of the last attempt.

@@ -28,7 +28,9 @@ async fn seen(program: &Program, columns: u16, arguments: &[&str]) -> Vec<String
 async fn lists_fit_the_terminal_and_their_ids_are_whole_and_of_use() {
     let failed = Script::fails("OpenAI API rate limit exceeded for the whole organization");
     let simulator = api([(FAILED, failed), ("run_2", Script::runs_forever())]).await;
-    let receiver = Receiver::start([Fault::status(503)]).await.unwrap();
+    let receiver = Receiver::start([Fault::status(503), Fault::status(503)])
+        .await
+        .unwrap();
     let config = format!(
         "[sinks.away]\ntype = \"webhook\"\nurl = \"{}\"\nretry_schedule = [\"1h\"]\n",
         receiver.url()
@@ -67,6 +69,12 @@ async fn lists_fit_the_terminal_and_their_ids_are_whole_and_of_use() {
             head.contains("failed") && head.contains("OpenAI API"),
             "{show:#?}"
         );
+        let words = show.join(" ");
+        let words: Vec<_> = words.split_whitespace().collect();
+        assert!(
+            words.join(" ").contains("attempt 1 of 2, next in"),
+            "{show:#?}"
+        );
         let deliveries = seen(&program, columns, &["deliveries"]).await;
         assert!(deliveries.len() == 3, "{deliveries:#?}");
         assert_eq!(deliveries[2], "1 delivery: 1 pending");
@@ -77,5 +85,19 @@ async fn lists_fit_the_terminal_and_their_ids_are_whole_and_of_use() {
     let retried = program.run(&["deliveries", "retry", id]).await;
     assert_eq!(retried.code, Some(0), "{retried:?}");
     received(&receiver, 2).await;
+    // The schedule, which has two attempts, begins anew.
+    let whole = until("a second attempt that failed", async || {
+        let listed = program.run(&["deliveries", "--json"]).await;
+        let listed: serde_json::Value = serde_json::from_str(&listed.stdout).unwrap();
+        let delivery = listed["deliveries"][0].clone();
+        (delivery["state"] == "pending" && delivery["attempts"] == 2).then_some(delivery)
+    })
+    .await;
+    assert_eq!(whole["most_attempts"], 3, "{whole}");
+    let show = program.run(&["show", FAILED]).await;
+    assert!(
+        show.stdout.contains(", attempt 2 of 3, next in "),
+        "{show:?}"
+    );
     drop(daemon);
 }

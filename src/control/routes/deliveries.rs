@@ -1,5 +1,7 @@
 //! Routes about deliveries.
 
+use std::sync::Arc;
+
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response as AxumResponse;
@@ -118,10 +120,14 @@ async fn deliveries(State(app): App, query: RawQuery) -> Result<AxumResponse, Ht
         .last()
         .filter(|_| page.more)
         .map(|last| last.id.to_string());
+    let scheduled_attempts = Arc::clone(&app.control.live_config.borrow().scheduled_attempts);
     let deliveries = page
         .items
         .into_iter()
-        .map(|summary| DeliveryResponse::of(summary, None))
+        .map(|summary| {
+            let scheduled = scheduled_attempts.get(&summary.sink).copied();
+            DeliveryResponse::of(summary, None, scheduled)
+        })
         .collect();
     Ok(json(
         StatusCode::OK,

@@ -385,9 +385,11 @@ impl ControlState {
             }
         }
         document.routing = Some(routing);
-        let deliveries = deliveries
-            .into_iter()
-            .map(|(summary, attempts)| DeliveryResponse::of(summary, Some(attempts)));
+        let scheduled_attempts = Arc::clone(&self.control.live_config.borrow().scheduled_attempts);
+        let deliveries = deliveries.into_iter().map(|(summary, attempts)| {
+            let scheduled = scheduled_attempts.get(&summary.sink).copied();
+            DeliveryResponse::of(summary, Some(attempts), scheduled)
+        });
         document.deliveries = Some(deliveries.collect());
         document.data = verdict_event.as_ref().and_then(Event::run).map(raw);
         Ok(document)

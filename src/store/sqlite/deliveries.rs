@@ -42,7 +42,7 @@ macro_rules! select_deliveries {
             "SELECT d.id, d.sink, e.run_id, e.type, d.state, d.attempts, d.next_attempt_at + ",
             stepped!(),
             ", (SELECT detail FROM attempts a WHERE a.delivery_id = d.id ORDER BY attempt DESC LIMIT 1),
-                d.created_at, d.ended_at
+                d.created_at, d.ended_at, d.earlier_tries
          FROM deliveries d JOIN events e ON e.seq = d.event_seq"
         )
     };
@@ -345,6 +345,7 @@ fn read_delivery(row: &Row<'_>) -> Result<DeliverySummary, StoreError> {
         last_detail: row.get(7)?,
         created_at: read_time(row.get(8)?)?,
         ended_at: row.get::<_, Option<i64>>(9)?.map(read_time).transpose()?,
+        earlier_attempts: row.get(10)?,
     })
 }
 
