@@ -78,6 +78,12 @@ impl Screen {
         usize::from(console::Term::stderr().size().1)
     }
 
+    /// Columns of the terminal that standard error goes to, if it goes to one.
+    pub fn error_columns(&self) -> Option<usize> {
+        let terminal = console::Term::stderr();
+        terminal.is_term().then(|| self.columns())
+    }
+
     /// Writes a line to standard error, above the live lines. A standard error that is closed or not read is no reason
     /// to stop watching.
     pub fn line(&self, text: &str) {

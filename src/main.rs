@@ -4,15 +4,16 @@ use std::io::{self, IsTerminal as _, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use runwatch::cli as commands;
 use runwatch::cli::args::{
     Cli, Command, Common, ConfigCommand, DaemonArgs, SinksCommand, WaitArgs,
 };
 use runwatch::cli::client::{self as cli_client, Printer};
 use runwatch::cli::demo::DemoOptions;
 use runwatch::cli::doctor::DoctorOptions;
+use runwatch::cli::failure::CommandFailure;
 use runwatch::cli::run_names::RunNames;
 use runwatch::cli::wait::{OutputOptions, ResultFormat};
-use runwatch::cli::{self as commands, USAGE};
 use runwatch::config::{self, LogFormat, LogLevel, Settings, Sources};
 use runwatch::daemon::{self, Logging};
 use runwatch::hardening;
@@ -29,19 +30,47 @@ fn main() -> ExitCode {
     runwatch_memory::limit_retention();
     hardening::forbid_core_dumps();
     hardening::raise_open_files_limit();
-    let cli = Cli::from_args(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    let cli = match Cli::from_args(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => return wrong_usage(&error),
+    };
     let live = matches!(cli.command, Command::Wait(_)) && !cli.common.quiet;
     let screen = if live {
         Screen::detect()
     } else {
         Screen::plain()
     };
+    let json = cli.common.json;
     let code = run(cli, &screen).unwrap_or_else(|error| {
-        screen.line(&logging::final_error(&format!("error: {error:#}")));
-        USAGE
+        let failure = CommandFailure::of_command(&error);
+        screen.line(&logging::final_error(&failure.text(json, error_columns())));
+        failure.exit_code()
     });
     screen.flush_within(FLUSH_LIMIT);
     ExitCode::from(code)
+}
+
+/// Prints what clap has to say, and returns its exit code. Its own text is the best for people; with `--json`, which is
+/// not read yet, programs get wrong usage as they get other errors.
+fn wrong_usage(error: &clap::Error) -> ExitCode {
+    let arguments = std::env::args_os().skip(1);
+    let json = arguments
+        .take_while(|argument| argument != "--")
+        .any(|argument| argument == "--json");
+    match CommandFailure::of_usage(error).filter(|_| json) {
+        Some(failure) => {
+            // There is no other place for it.
+            let _gone = writeln!(io::stderr(), "{}", failure.text(true, None));
+            ExitCode::from(failure.exit_code())
+        }
+        None => error.exit(),
+    }
+}
+
+/// Columns of the terminal that errors go to, if they go to one.
+fn error_columns() -> Option<usize> {
+    let terminal = console::Term::stderr();
+    terminal.is_term().then(|| terminal.size().1.into())
 }
 
 /// Runs one command. Returns the exit code.
@@ -91,7 +120,12 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
             &pages,
             printer(&common, out, err),
         )),
-        Command::Events { after } => block_on(commands::events::events(&client()?, after, screen)),
+        Command::Events { after } => block_on(commands::events::events(
+            &client()?,
+            after,
+            screen,
+            common.json,
+        )),
         Command::Deliveries(args) => block_on(commands::deliveries::deliveries(
             &client()?,
             &args,
@@ -202,6 +236,7 @@ fn printer<'a>(common: &Common, out: &'a mut dyn Write, err: &'a mut dyn Write) 
         err,
         json: common.json,
         width: terminal.is_term().then(|| terminal.size().1),
+        error_columns: error_columns(),
         style: Style::of_process(common.color, terminal.is_term()),
         quiet: common.quiet,
     }

@@ -3,11 +3,11 @@
 use jiff::Timestamp;
 
 use super::args::AddArgs;
-use super::client::{Printer, add_all, failure_code};
+use super::client::{Printer, add_all};
+use super::failure::CommandFailure;
 use super::phrases::{not_applied, standing_of_known};
 use super::run_ids::read_run_ids;
 use super::run_names::RunNames;
-use super::{USAGE, write_text};
 use crate::control::{Client, ClientError};
 
 /// `runwatch add`. With `json` one line per run, `{"run_id","added","watch"}`, `added` being `new` or
@@ -47,16 +47,14 @@ pub async fn add(
                 ) {
                     return printer.failed(&error);
                 }
-                write_text(
-                    printer.err,
-                    &format!("error: {run_id} is not watched: {error}\n"),
-                )?;
-                code = code.max(failure_code(&error));
+                let failure =
+                    CommandFailure::from(&error).prefixed(&format!("{run_id} is not watched: "));
+                code = code.max(printer.failed(failure.about("run_id", run_id))?);
             }
         }
         if let Some(dropped) = dropped {
-            write_text(printer.err, &format!("error: {dropped}\n"))?;
-            code = code.max(USAGE);
+            let failure = CommandFailure::usage(dropped).about("run_id", run_id);
+            code = code.max(printer.failed(failure)?);
         }
     }
     Ok(code)

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use futures_util::{StreamExt as _, stream};
 
 use super::args::WatchArgs;
+use super::failure::CommandFailure;
 use super::{USAGE, write_text};
 use crate::config::{self, NO_SOCKET_PLACE, Sources, format_duration};
 use crate::control::{AddRequest, Client, ClientError, WatchResponse};
@@ -34,6 +35,8 @@ pub struct Printer<'a> {
     pub json: bool,
     /// Width of the terminal that results go to, if they go to one.
     pub width: Option<u16>,
+    /// Columns of the terminal that errors go to, if they go to one.
+    pub error_columns: Option<usize>,
     /// Colors and characters of results.
     pub style: Style,
     /// Whether what is neither a result nor a problem is left out.
@@ -57,15 +60,12 @@ impl Printer<'_> {
         write_text(self.err, &format!("{text}\n"))
     }
 
-    /// Prints what went wrong.
-    pub(super) fn problem(&mut self, text: &str) -> anyhow::Result<()> {
-        write_text(self.err, &format!("error: {text}\n"))
-    }
-
     /// Prints why something was not done and returns the exit code for that.
-    pub(super) fn failed(&mut self, error: &ClientError) -> anyhow::Result<u8> {
-        self.problem(&error.to_string())?;
-        Ok(failure_code(error))
+    pub(super) fn failed(&mut self, failure: impl Into<CommandFailure>) -> anyhow::Result<u8> {
+        let failure = failure.into();
+        let text = failure.text(self.json, self.error_columns);
+        write_text(self.err, &format!("{text}\n"))?;
+        Ok(failure.exit_code())
     }
 }
 

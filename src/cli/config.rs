@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
+use super::failure::{CommandFailure, problem_json};
 use super::{USAGE, write_text};
 use crate::config::{Loaded, Problem, Problems, Settings, SinkSettings, Sources, advice, load};
 use crate::domain::SinkName;
@@ -76,20 +77,11 @@ fn check_json(result: &Result<Loaded, Problems>) -> serde_json::Value {
         .err()
         .map_or(&[][..], |problems| &problems.0);
     let warnings = result.as_ref().map(advice).unwrap_or_default();
-    let problem = |problem: &Problem| {
-        serde_json::json!({
-            "origin": problem.origin.as_ref().map(ToString::to_string),
-            "key": problem.key,
-            "value": problem.value,
-            "what": problem.what,
-            "fix": problem.fix,
-        })
-    };
     serde_json::json!({
         "ok": result.is_ok(),
         "files": result.as_ref().map_or_else(|_| Vec::new(), files),
-        "problems": problems.iter().map(problem).collect::<Vec<_>>(),
-        "warnings": warnings.iter().map(problem).collect::<Vec<_>>(),
+        "problems": problems.iter().map(problem_json).collect::<Vec<_>>(),
+        "warnings": warnings.iter().map(problem_json).collect::<Vec<_>>(),
     })
 }
 
@@ -114,6 +106,11 @@ pub fn show(
     err: &mut dyn Write,
 ) -> anyhow::Result<u8> {
     match load(sources) {
+        Err(problems) if json => {
+            let failure = CommandFailure::from(&problems);
+            write_text(err, &format!("{}\n", failure.text(true, None)))?;
+            Ok(failure.exit_code())
+        }
         Err(problems) => {
             report(&problems, err)?;
             Ok(USAGE)
@@ -164,14 +161,8 @@ pub fn init(
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
     if !write_file(&path, force).with_context(|| format!("cannot write {}", path.display()))? {
-        write_text(
-            err,
-            &format!(
-                "{} exists and is kept; --force replaces it\n",
-                path.display()
-            ),
-        )?;
-        return Ok(USAGE);
+        let failure = CommandFailure::usage(format!("{} exists and is kept", path.display()));
+        return Err(failure.fix("--force replaces it").into());
     }
     let mut next = format!("wrote {} (readable by you only)\n", path.display());
     let read_later = sources.explicit.as_ref() == Some(&path) || sources.files.contains(&path);

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::args::{Deliveries, DeliveriesArgs, DeliveriesCommand};
 use super::client::Printer;
+use super::failure::CommandFailure;
 use super::phrases::{cause, count_line, delivery_glyph, delivery_state};
 use super::table::{Column, TextTable};
 use super::write_text;
@@ -186,7 +187,8 @@ async fn decide(
             printer.line(&format!("{id}: {done}"))?;
         }
         if let Err(error) = decided {
-            code = code.max(printer.failed(&error)?);
+            let failure = CommandFailure::from(&error).about("id", id);
+            code = code.max(printer.failed(failure)?);
         }
     }
     Ok(code)

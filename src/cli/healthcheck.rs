@@ -1,6 +1,7 @@
 //! `runwatch healthcheck`.
 
 use super::client::{Printer, REFUSED};
+use super::failure::CommandFailure;
 use crate::control::Client;
 
 /// `runwatch healthcheck`. With `json` the answer of `GET /healthz`, or with `ready` of `GET /readyz`.
@@ -25,7 +26,7 @@ pub async fn healthcheck(
                 .unwrap_or("ok"),
         )?,
         // One that is not there is unwell, too. Docker reserves the code 2.
-        Err(error) => return printer.failed(&error).map(|_code| REFUSED),
+        Err(error) => return printer.failed(CommandFailure::from(&error).exit_with(REFUSED)),
     }
     Ok(0)
 }

@@ -9,6 +9,7 @@ pub mod deliveries;
 pub mod demo;
 pub mod doctor;
 pub mod events;
+pub mod failure;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod healthcheck;

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::args::ProvidersCommand;
 use super::client::Printer;
+use super::failure::CommandFailure;
 use super::phrases::TEXT_CHARS;
 use super::run_names::RunNames;
 use super::table::{Column, TextTable};
@@ -168,12 +169,14 @@ async fn test(
             match client.raw_answer(run).await {
                 Ok(answer) => answer,
                 Err(error) => {
-                    printer.problem(&error_chain(&error))?;
-                    return Ok(if error.is_unauthorized() {
-                        super::KEY_REFUSED
+                    let what = error_chain(&error);
+                    let failure = if error.is_unauthorized() {
+                        let how = account.how_to_give_a_key();
+                        CommandFailure::unauthorized(what).fix(format!("set {how}"))
                     } else {
-                        Verdict::Unreachable.exit_code()
-                    });
+                        CommandFailure::failed(what, Verdict::Unreachable.exit_code())
+                    };
+                    return printer.failed(failure.about("run_id", run));
                 }
             }
         }

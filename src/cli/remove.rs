@@ -2,6 +2,7 @@
 
 use super::args::RunArg;
 use super::client::Printer;
+use super::failure::CommandFailure;
 use super::run_ids::read_run_ids;
 use super::run_names::RunNames;
 use crate::control::Client;
@@ -28,7 +29,8 @@ pub async fn remove(
             printer.line(&format!("{run_id}: no longer watched"))?;
         }
         if let Err(error) = removed {
-            code = code.max(printer.failed(&error)?);
+            let failure = CommandFailure::from(&error).about("run_id", run_id);
+            code = code.max(printer.failed(failure)?);
         }
     }
     Ok(code)

@@ -8,7 +8,9 @@ use serde_json::Value;
 
 use crate::blocking;
 use crate::cli::args::RunArg;
+use crate::cli::failure::CommandFailure;
 use crate::cli::run_names::RunNames;
+use crate::config::Problems;
 use crate::domain::RunRef;
 use crate::text::{decoded, trimmed};
 
@@ -29,6 +31,13 @@ pub(super) async fn read_run_ids(
         run_ids(&arguments, std::io::stdin().lock(), &|text| names.run(text))
     })
     .await?
+    .map_err(|error: anyhow::Error| {
+        if error.is::<Problems>() {
+            error
+        } else {
+            CommandFailure::usage(format!("{error:#}")).into()
+        }
+    })
 }
 
 /// Finds the run that a text names.

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use anyhow::Context as _;
 
 use super::args::RunArg;
+use super::failure::CommandFailure;
 use crate::config::{self, Providers, Sources};
 use crate::domain::{ProviderName, RunRef};
 
@@ -35,13 +36,15 @@ impl RunNames {
     pub(super) fn run(&self, text: &str) -> anyhow::Result<RunRef> {
         let is_bare = !text.contains([':', '/']);
         if is_bare && self.bare_is_crewship() {
-            return Ok(RunRef::new(text)?);
+            return RunRef::new(text).map_err(|why| CommandFailure::usage(why).into());
         }
         let named = self
             .providers()
             .with_context(|| format!("{text}: the configuration does not say whose run it is"))?
             .run(text);
-        named.map_err(|why| anyhow::anyhow!("{text} is not accepted as a run: {why}"))
+        named.map_err(|why| {
+            CommandFailure::usage(format!("{text} is not accepted as a run: {why}")).into()
+        })
     }
 
     fn bare_is_crewship(&self) -> bool {
@@ -66,7 +69,10 @@ impl RunNames {
     pub fn one(&self, run: &RunArg) -> anyhow::Result<RunRef> {
         match run {
             RunArg::Named(text) => self.run(text),
-            RunArg::Stdin => anyhow::bail!("this command takes one run ID, not standard input"),
+            RunArg::Stdin => {
+                let what = "this command takes one run ID, not standard input";
+                Err(CommandFailure::usage(what).into())
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::client::Printer;
+use super::failure::CommandFailure;
 use super::phrases::{TEXT_CHARS, cause};
 use crate::clock::new_delivery_id;
 use crate::config::Settings;
@@ -12,10 +13,10 @@ use crate::style::{Mark, Style, pad};
 use crate::text::one_line;
 
 /// Sends a sample event through the named sinks, or all, one after the other, and prints how each
-/// went. Returns 0 when all went well, 1 when one did not.
+/// went. Returns 0 when all went well, 1 when one did not, and 2 when there is no sink, or none of that name.
 ///
 /// # Errors
-/// When there is no sink, or none of that name, or a result cannot be written.
+/// When a result cannot be written.
 pub async fn test(
     settings: &Settings,
     names: &[SinkName],
@@ -26,16 +27,12 @@ pub async fn test(
         .filter(|name| !settings.sinks.contains_key(*name))
         .collect();
     if let Some(name) = unknown.first() {
-        let known: Vec<_> = settings.sinks.keys().map(SinkName::as_str).collect();
-        let known = if known.is_empty() {
-            "none is configured".to_owned()
-        } else {
-            known.join(", ")
-        };
-        anyhow::bail!("no sink is called {name}; known sinks: {known}");
+        return printer.failed(unknown_sink(name, settings));
     }
     if settings.sinks.is_empty() {
-        anyhow::bail!("no sink is configured; `runwatch config init` writes a file with examples");
+        let what = CommandFailure::usage("no sink is configured");
+        let fix = "`runwatch config init` writes a file with examples";
+        return printer.failed(what.fix(fix));
     }
     let chosen = |name: &SinkName| names.is_empty() || names.contains(name);
     let known = settings.sinks.keys().filter(|name| chosen(name));
@@ -58,6 +55,17 @@ pub async fn test(
         }
     }
     Ok(u8::from(!all_well))
+}
+
+/// A sink that is not configured.
+pub(super) fn unknown_sink(name: &SinkName, settings: &Settings) -> CommandFailure {
+    let known: Vec<_> = settings.sinks.keys().map(SinkName::as_str).collect();
+    let known = match known.is_empty() {
+        true => "none is configured".to_owned(),
+        false => known.join(", "),
+    };
+    let what = format!("no sink is called {name}");
+    CommandFailure::usage(what).fix(format!("known sinks: {known}"))
 }
 
 /// The line for people: the sink, a mark and its word, and what the receiver answered or what went wrong.

@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::client::Printer;
+use super::failure::CommandFailure;
 use super::phrases::{TEXT_CHARS, cause};
-use super::{KEY_REFUSED, STILL_GOING, WAITING};
+use super::{STILL_GOING, WAITING};
 use crate::config::Settings;
 use crate::domain::{Observation, RunRef, RunState, Timing, Verdict};
 use crate::providers::{ApiClient, ApiError, Provider as _};
@@ -30,8 +31,8 @@ pub async fn status(
     let account = account.map_err(|why| anyhow::anyhow!(why))?;
     if !account.has_credentials() {
         let how = account.how_to_give_a_key();
-        printer.problem(&format!("no API key for {}: set {how}", account.name))?;
-        return Ok(KEY_REFUSED);
+        let failure = CommandFailure::unauthorized(format!("no API key for {}", account.name));
+        return printer.failed(failure.fix(format!("set {how}")).about("run_id", run_id));
     }
     let client = ApiClient::of_account(&account).context("cannot build the API client")?;
     client.read_key().await;
@@ -98,8 +99,9 @@ fn report_failure(
 ) -> anyhow::Result<u8> {
     let text = error_chain(error);
     if error.is_unauthorized() {
-        printer.problem(&format!("{text}; set {how}, to a key that is valid"))?;
-        return Ok(KEY_REFUSED);
+        let failure = CommandFailure::unauthorized(text);
+        let failure = failure.fix(format!("set {how}, to a key that is valid"));
+        return printer.failed(failure.about("run_id", run_id));
     }
     let verdict = if error.is_not_found() {
         Verdict::NotFound

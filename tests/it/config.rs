@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use runwatch::cli::config as command;
+use runwatch::cli::failure::CommandFailure;
 use runwatch::config::{
     Effective, Loaded, Problems, Secret, Settings, SinkKind, Sources, WebhookFormat, load,
 };
@@ -816,7 +817,10 @@ fn init_writes_a_private_file_once() {
     let path = setup.folder.path().join(".config/runwatch/config.toml");
     let run = |target: Option<&Path>, force| {
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let code = command::init(&setup.sources, target, force, &mut out, &mut err).unwrap();
+        let code = match command::init(&setup.sources, target, force, &mut out, &mut err) {
+            Ok(code) => code,
+            Err(error) => CommandFailure::of_command(&error).exit_code(),
+        };
         (
             code,
             String::from_utf8(out).unwrap(),

@@ -15,6 +15,7 @@ mod demo;
 mod desktop;
 mod doctor;
 mod documents;
+mod failures;
 mod hangs;
 mod incidents;
 mod memory;

@@ -197,8 +197,13 @@ async fn sinks_that_are_not_there_are_wrong_usage() {
         "{ended:?}"
     );
     let ended = none.run(&["sinks", "test", "good", "--json"]).await;
+    let error: serde_json::Value = serde_json::from_str(&ended.stderr).unwrap();
     assert_eq!(
-        ended.stderr,
-        "error: no sink is called good; known sinks: none is configured\n"
+        (&error["error"], &error["hint"]),
+        (
+            &"no sink is called good".into(),
+            &"known sinks: none is configured".into()
+        ),
+        "{error}"
     );
 }

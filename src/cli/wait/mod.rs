@@ -23,9 +23,11 @@ use self::sentences::reason;
 use self::sinks::SinkTroubles;
 use self::tracked::Tracked;
 use self::view::Circumstances;
+use super::failure::CommandFailure;
 use super::run_ids::read_run_ids;
 use super::run_names::RunNames;
-use super::{INTERRUPTED, KEY_REFUSED, Signals, USAGE};
+use super::sinks::unknown_sink;
+use super::{INTERRUPTED, KEY_REFUSED, Signals};
 use crate::app::Engine;
 use crate::cli::args::WaitArgs;
 use crate::cli::phrases::counted;
@@ -69,6 +71,16 @@ pub struct OutputOptions {
     pub follow: bool,
     /// Whether each change of state is a line of JSON.
     pub changes: bool,
+}
+
+impl OutputOptions {
+    /// Shows why the command ends and returns the exit code for that.
+    fn fail(&self, failure: &CommandFailure) -> u8 {
+        let json = self.results == ResultFormat::Json;
+        let columns = self.screen.error_columns();
+        self.screen.line(&failure.text(json, columns));
+        failure.exit_code()
+    }
 }
 
 /// How long messages that are being sent when the command ends are given, first attempts among them.
@@ -119,24 +131,13 @@ pub async fn wait(
     }
     for sink in &args.watch.sinks {
         if !settings.sinks.contains_key(sink) {
-            let known: Vec<_> = settings.sinks.keys().map(|name| name.as_str()).collect();
-            let known = if known.is_empty() {
-                "none is configured".to_owned()
-            } else {
-                known.join(", ")
-            };
-            options.screen.line(&format!(
-                "error: no sink is called {sink}; known sinks: {known}"
-            ));
-            return Ok(USAGE);
+            return Ok(options.fail(&unknown_sink(sink, &settings)));
         }
     }
     let labels: Labels = args.watch.labels.iter().cloned().collect();
     if let Err((what, fix)) = check_labels(&labels) {
-        options
-            .screen
-            .line(&format!("error: --label: {what}; {fix}"));
-        return Ok(USAGE);
+        let failure = CommandFailure::usage(format!("--label: {what}")).fix(fix);
+        return Ok(options.fail(&failure));
     }
     if let Some(interval) = args.interval {
         settings.watch.initial_interval = interval;
@@ -191,16 +192,17 @@ fn without_account(
         if account.has_credentials() {
             continue;
         }
-        let how = account.how_to_give_a_key();
-        let why = if provider.is_crewship() {
-            format!(
-                "no API key: set {how} (keys are made in the Crewship console under Settings, API Keys)"
-            )
+        let (how, what) = (
+            account.how_to_give_a_key(),
+            format!("no API key for {provider}"),
+        );
+        let fix = if provider.is_crewship() {
+            format!("set {how} (keys are made in the Crewship console under Settings, API Keys)")
         } else {
-            format!("no API key for {provider}: set {how}")
+            format!("set {how}")
         };
-        options.screen.line(&format!("error: {why}"));
-        return Ok(Some(KEY_REFUSED));
+        let failure = CommandFailure::unauthorized(what).fix(fix);
+        return Ok(Some(options.fail(&failure)));
     }
     Ok(None)
 }
@@ -583,9 +585,9 @@ impl Session {
                         "providers.{provider}.key_file, or the variable that `runwatch providers` names"
                     )
                 };
-                self.report.options.screen.line(&format!(
-                    "error: {host} refused the key: {message}; check {keys}"
-                ));
+                let what = format!("{host} refused the key: {message}");
+                let failure = CommandFailure::unauthorized(what).fix(format!("check {keys}"));
+                self.report.options.fail(&failure);
                 (Some(KEY_REFUSED), GRACE)
             }
             End::Signal(code) => (Some(code), GRACE),

@@ -12,7 +12,8 @@ use super::report::WaitReport;
 use super::tracked::Tracked;
 use super::{OutputOptions, REDRAW, StopCondition};
 use crate::cli::args::WatchArgs;
-use crate::cli::client::{add_all, failure_code, request};
+use crate::cli::client::{add_all, request};
+use crate::cli::failure::CommandFailure;
 use crate::cli::phrases::{counted, not_applied, standing_of_known};
 use crate::cli::{Signals, USAGE};
 use crate::config::{MIN_DEADLINE, format_duration};
@@ -61,8 +62,7 @@ pub(super) async fn wait(
     let (runs, dropped) = match take_added(added, &mut limit, began, &options) {
         Ok(taken) => taken,
         Err(error) => {
-            screen.line(&format!("error: {error}"));
-            return Ok(failure_code(&error));
+            return Ok(options.fail(&CommandFailure::from(&error)));
         }
     };
     let report = WaitReport::new(options, runs, deadline);
@@ -420,9 +420,8 @@ impl Follower<'_> {
                 self.report.room().await;
             }
             Err(error) if error.is_unknown() => {
-                self.report.options.screen.line(&format!(
-                    "error: {run_id} is no longer watched by the daemon"
-                ));
+                let what = format!("{run_id} is no longer watched by the daemon");
+                self.fail_run(&run_id, what);
                 self.views.remove(&run_id);
                 self.unwatched.insert(run_id);
             }
@@ -488,10 +487,11 @@ impl Follower<'_> {
         }
         watch.verdict.as_ref()?;
         let Some((verdict, event)) = verdict_event(watch) else {
-            self.report.options.screen.line(&format!(
-                "error: {} ended in a way that this program does not know",
+            let what = format!(
+                "{} ended in a way that this program does not know",
                 watch.run()
-            ));
+            );
+            self.fail_run(&watch.run(), what);
             self.unwatched.insert(watch.run().clone());
             return None;
         };
@@ -499,6 +499,12 @@ impl Follower<'_> {
             self.report.verdict(verdict, &event, data);
         }
         Some(verdict)
+    }
+
+    /// Shows why there will be no verdict of a run.
+    fn fail_run(&self, run_id: &RunRef, what: String) {
+        let failure = CommandFailure::failed(what, USAGE).about("run_id", run_id);
+        self.report.options.fail(&failure);
     }
 
     fn say_gone(&self, error: &ClientError) {
