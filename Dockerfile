@@ -1,6 +1,6 @@
 # One static binary, the authorities that TLS trusts, and a user without rights:
 #
-#     docker build -t runwatch .
+#     docker build --build-arg COMMIT="$(git log -1 --format='%h %cs')" -t runwatch .
 #     docker run --read-only -e CREWSHIP_API_KEY -v runwatch:/var/lib/runwatch runwatch
 #
 # docs/containers.md, config/compose.yaml and config/kubernetes/ show how it is used.
@@ -8,6 +8,9 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
+# For `--version`: the sources come without their repository. Empty shows the version only.
+ARG COMMIT=
+ENV RUNWATCH_COMMIT=$COMMIT
 RUN packaging/image /image
 
 FROM scratch

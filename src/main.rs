@@ -99,8 +99,9 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
             printer(&common, out, err),
         )),
         Command::List(args) => block_on(commands::list::list(
-            &client()?,
+            &cli_client::connect(&sources())?,
             &args,
+            config::load(&sources()).err().as_ref(),
             printer(&common, out, err),
         )),
         Command::Show { run } => block_on(commands::show::show(

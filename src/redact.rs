@@ -17,8 +17,9 @@ use crate::text::is_hidden;
 /// How often a spelling may be spelled again: an address in JSON inside of JSON, for example.
 const DEPTH: u8 = 3;
 
-/// Secrets shorter than this, in characters, are not looked for in bodies of successes: words would match.
-const MIN_IN_BODY: usize = 8;
+/// Secrets shorter than this, in characters, are not looked for inside of words, nor in bodies of successes: each letter
+/// of a text could be one.
+pub(crate) const MIN_SECRET: usize = 8;
 
 /// Shortest encoded spelling that is looked for, in characters.
 const MIN_ENCODED: usize = 6;
@@ -38,7 +39,7 @@ pub(crate) struct Redactor {
 struct Spelling {
     /// In lower case.
     characters: Vec<u32>,
-    /// Too short to be looked for in bodies of successes.
+    /// Too short to be looked for inside of words, and in bodies of successes.
     short: bool,
 }
 
@@ -54,7 +55,7 @@ impl Redactor {
         let mut spellings = Vec::new();
         for secret in secrets {
             let secret = secret.as_ref();
-            let short = secret.chars().count() < MIN_IN_BODY;
+            let short = secret.chars().count() < MIN_SECRET;
             for characters in spellings_of(secret) {
                 let spelling = Spelling { characters, short };
                 if !spelling.characters.is_empty() && !spellings.contains(&spelling) {
@@ -131,7 +132,8 @@ impl Redactor {
                 .filter(|spelling| spelling.may_begin(text, at));
             return begun
                 .flat_map(|spelling| {
-                    (0..=DEPTH).filter_map(|depth| spelling.end(text, at, depth, cut))
+                    let ends = (0..=DEPTH).filter_map(|depth| spelling.end(text, at, depth, cut));
+                    ends.filter(|end| !spelling.short || stands_alone(text, at, *end))
                 })
                 .max();
         }
@@ -143,11 +145,25 @@ impl Redactor {
                 .filter(wanted)
                 .filter(|spelling| spelling.characters[0] == first);
             begun
-                .filter_map(|spelling| spelling.end(text, at, depth, cut))
+                .filter_map(|spelling| {
+                    let end = spelling.end(text, at, depth, cut)?;
+                    (!spelling.short || stands_alone(text, at, end)).then_some(end)
+                })
                 .max()
         });
         ends.max()
     }
+}
+
+/// Whether neither a letter nor a digit stands beside this part of a text. An escape before it counts as neither.
+fn stands_alone(text: &[u8], at: usize, end: usize) -> bool {
+    let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || !byte.is_ascii();
+    let before = text[..at].iter().rev();
+    let letters = before.take_while(|byte| is_word(byte)).count();
+    let escaped = text[..at - letters]
+        .last()
+        .is_some_and(|byte| is_escape(*byte));
+    (letters == 0 || escaped) && !text.get(end).is_some_and(is_word)
 }
 
 /// Where the escape of JSON begins that `at` is in the middle of, which would be broken without its end; else `at`.
@@ -575,6 +591,28 @@ mod tests {
         // Whole groups of base64 depend on nothing else.
         let redactor = Redactor::new(["abcdefghijkl"]);
         assert_eq!(redactor.text(&STANDARD.encode("abcdefghijkl")), REDACTED);
+    }
+
+    #[test]
+    fn a_short_secret_is_found_alone_and_not_inside_of_words() {
+        let redactor = Redactor::new(["a"]);
+        let same = "a bad gateway has no answer: 401 at /v1/runs";
+        assert_eq!(
+            redactor.text(same),
+            format!("{REDACTED} bad gateway has no answer: 401 at /v1/runs")
+        );
+        for text in [
+            "Bearer a",
+            "key=a&next=1",
+            "the key \"a\" is wrong",
+            r"the key \u0061 is wrong",
+            "x%20a%20y",
+        ] {
+            assert!(redactor.text(text).contains(REDACTED), "{text}");
+        }
+        // From eight characters on a secret is found everywhere.
+        let long = Redactor::new(["abcdefgh"]);
+        assert_eq!(long.text("xabcdefghy"), format!("x{REDACTED}y"));
     }
 
     #[test]

@@ -26,7 +26,7 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("RUNWATCH_BUILD"))
 const DOCTOR_HELP: &str = "\
 Each line has a mark and, where something is wrong, what to do. One request is made, for a run that does not exist.
 
-Exit code: 0 all is well, 1 something is not, 2 the configuration cannot be used, 4 the key is missing or refused.";
+Exit code: 0 all is well, 1 something is not, be it a warning only, 2 the configuration cannot be used, 4 the key is missing or refused.";
 
 const WAIT_HELP: &str = "\
 Exit codes:

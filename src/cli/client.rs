@@ -90,6 +90,14 @@ pub fn client(sources: &Sources, screen: &Screen) -> anyhow::Result<Client> {
             screen.line(&format!("warning: {problem}"));
         }
     }
+    connect(sources)
+}
+
+/// As [`client`], without the warnings.
+///
+/// # Errors
+/// When there is no place for a socket.
+pub fn connect(sources: &Sources) -> anyhow::Result<Client> {
     let socket = socket(sources).with_context(|| {
         let service = format!("the system's daemon would be at {SERVICE_SOCKET}");
         format!("{NO_SOCKET_PLACE}; {service}, set as RUNWATCH_CONTROL__SOCKET")

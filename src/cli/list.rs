@@ -9,7 +9,8 @@ use super::client::Printer;
 use super::phrases::{TEXT_CHARS, cause, count_line, next_poll, standing};
 use super::table::{Column, TextTable};
 use super::write_text;
-use crate::control::{Client, PollingList, PollingResponse, WatchResponse};
+use crate::config::Problems;
+use crate::control::{Client, NOT_IN_FORCE, PollingList, PollingResponse, WatchResponse};
 use crate::style::{Look, Style, ago, elapsed, width};
 use crate::text::one_line;
 
@@ -25,14 +26,16 @@ const COLUMNS: [Column; 8] = [
     Column::text("LAST ERROR", 6, 16),
 ];
 
-/// `runwatch list`: the newest first for people. With `json` the answer of `GET /v1/watches`, all pages in one and the
-/// oldest first; with `--limit` the newest of them.
+/// `runwatch list`: the newest first for people. What is wrong with the configuration (`problems`) is reported here,
+/// unless the daemon reports it. With `json` the answer of `GET /v1/watches`, all pages in one and the oldest first;
+/// with `--limit` the newest of them.
 ///
 /// # Errors
 /// When the result cannot be written.
 pub async fn list(
     client: &Client,
     args: &ListArgs,
+    problems: Option<&Problems>,
     mut printer: Printer<'_>,
 ) -> anyhow::Result<u8> {
     let labels: Vec<_> = args
@@ -49,7 +52,17 @@ pub async fn list(
         None if args.all => {}
         None => query.push(("state", "active")),
     }
-    let mut list = match client.watches(&query).await {
+    let list = client.watches(&query).await;
+    let is_reported = list.as_ref().is_ok_and(|list| {
+        let mut notices = list.notices.iter();
+        !printer.json && notices.any(|notice| notice.starts_with(NOT_IN_FORCE))
+    });
+    for problem in problems.iter().flat_map(|problems| &problems.0) {
+        if !is_reported {
+            write_text(printer.err, &format!("warning: {problem}\n"))?;
+        }
+    }
+    let mut list = match list {
         Ok(list) => list,
         Err(error) => return printer.failed(&error),
     };

@@ -3,20 +3,24 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use secrecy::ExposeSecret as _;
+
 use super::load::Loaded;
 use super::problem::{Origin, Problem};
 use super::rules::MAKE_SIGNING_SECRET;
 use super::{Secret, Settings, SinkKind, WebhookFormat};
 use crate::blocking;
+use crate::redact::MIN_SECRET;
 
 /// Mode bits by which others than the owner of a file may read it.
 const OTHERS_MAY_READ: u32 = 0o044;
 
-/// Returns what should be corrected although the configuration can be used: a missing key, a base URL with `/v1`,
-/// secrets that other users may read, webhooks without a signature. Looks at files, for some seconds at most.
+/// Returns what should be corrected although the configuration can be used: a missing or very short key, a base URL with
+/// `/v1`, secrets that other users may read, webhooks without a signature. Looks at files, for some seconds at most.
 pub fn advice(loaded: &Loaded) -> Vec<Problem> {
     let mut found = Vec::new();
     found.extend(missing_key(loaded));
+    found.extend(short_key(loaded));
     found.extend(versioned_base_url(loaded));
     found.extend(unsigned_webhooks(loaded));
     found.extend(open_files(loaded));
@@ -37,6 +41,23 @@ fn missing_key(loaded: &Loaded) -> Option<Problem> {
         value: None,
         what: "there is no API key, so no run can be polled".to_owned(),
         fix: "set CREWSHIP_API_KEY, or write the path of a file with the key".to_owned(),
+    })
+}
+
+/// A key that is so short that texts are searched for it as a word only; that of the API is much longer.
+fn short_key(loaded: &Loaded) -> Option<Problem> {
+    let secret = loaded.settings.api.key.clone()?;
+    let name = match secret {
+        Secret::File(_) => "api.key_file",
+        Secret::Value(_) => "api.key",
+    };
+    let key = blocking::within_file_limit(move || secret.read().map_err(std::io::Error::other));
+    (key.ok()?.expose_secret().chars().count() < MIN_SECRET).then(|| Problem {
+        origin: origin_of(loaded, name),
+        key: name.to_owned(),
+        value: None,
+        what: format!("the API key has fewer than {MIN_SECRET} characters"),
+        fix: "check that it is complete".to_owned(),
     })
 }
 
@@ -173,7 +194,7 @@ mod tests {
             let path = folder.path().join(name);
             let text = match name {
                 "url" => "https://hooks.example/1".to_owned(),
-                "key" => "ck_1".to_owned(),
+                "key" => "ck_12345".to_owned(),
                 _ => format!("whsec_{}", "A".repeat(32)),
             };
             std::fs::write(&path, text).unwrap();
@@ -192,6 +213,13 @@ mod tests {
         DIR/config.toml:5:12: sinks.ops.url_file: DIR/url holds a secret, and its group may read it; chmod 600 DIR/url
         DIR/config.toml:6:15: sinks.ops.secret_file: DIR/ops-secret holds a secret, and every user of this machine may read it; chmod 600 DIR/ops-secret
         "#);
+        let short = "[api]\nkey = \"ck_1234\"\n";
+        let found = advice_on(folder.path(), short).join("\n");
+        assert!(
+            found.ends_with("the API key has fewer than 8 characters; check that it is complete")
+                && !found.contains("ck_1234"),
+            "{found}"
+        );
         let well = "[api]\nkey_file = \"key\"\n[sinks.log]\ntype = \"log\"\n";
         assert_eq!(advice_on(folder.path(), well), [] as [String; 0]);
     }
@@ -200,7 +228,7 @@ mod tests {
     fn a_configuration_with_a_secret_in_it_is_for_its_owner() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.toml");
-        let text = "[api]\nkey = \"ck_1\"\n";
+        let text = "[api]\nkey = \"ck_12345\"\n";
         assert_eq!(advice_on(folder.path(), text), [] as [String; 0]);
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
         let sources = Sources {
@@ -209,6 +237,8 @@ mod tests {
         };
         let found = advice(&load(&sources).unwrap());
         assert_eq!(found.len(), 1, "{found:?}");
-        assert!(found[0].fix.starts_with("chmod 600") && !found[0].to_string().contains("ck_1"));
+        assert!(
+            found[0].fix.starts_with("chmod 600") && !found[0].to_string().contains("ck_12345")
+        );
     }
 }

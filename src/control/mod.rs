@@ -42,6 +42,9 @@ use crate::metrics::Metrics;
 use crate::scheduler::Schedulers;
 use crate::store::Store;
 
+/// How the notice begins that a reload was refused.
+pub const NOT_IN_FORCE: &str = "the configuration on disk is not in force";
+
 /// What the server needs to know of the settings in force; changes on reload.
 #[derive(Debug, Clone)]
 pub struct LiveConfig {

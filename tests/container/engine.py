@@ -29,6 +29,9 @@ class Image:
         equal("stages of the Dockerfile", len(stages), 2)
         build, final = steps[:stages[1]], steps[stages[1]:]
         equal("the first stage runs", [value for name, value in build if name == "RUN"], ["packaging/image /image"])
+        # What `--version` shows: the sources in the image come without their repository.
+        equal("the commit", [step for step in build if step[0] in ("ARG", "ENV")],
+              [("ARG", "COMMIT="), ("ENV", "RUNWATCH_COMMIT=$COMMIT")])
         equal("the image begins with", final[0], ("FROM", "scratch"))
         self.root = Path(root)
         shutil.rmtree(self.root, ignore_errors=True)

@@ -788,7 +788,7 @@ fn check_answers_with_code_and_text() {
     let json: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, json["ok"].as_bool()), (0, Some(true)));
     assert_eq!(json["warnings"][0]["key"], "api.key_file");
-    let good = keyless.variable("CREWSHIP_API_KEY", "ck_1");
+    let good = keyless.variable("CREWSHIP_API_KEY", "ck_12345");
     let (code, out, err) = run(&good, false);
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(

@@ -46,7 +46,7 @@ pub async fn doctor(
         report.json()
     } else {
         let columns = options.columns.map_or(usize::MAX, usize::from);
-        report.text(options.style, columns)
+        report.text(options.style, columns, code)
     };
     write_text(out, &text)?;
     Ok(code)

@@ -92,8 +92,9 @@ impl DoctorReport {
         format!("{whole}\n")
     }
 
-    /// A line for each check, broken between words where it is wider than `columns`, and a line that sums up.
-    pub(super) fn text(&self, style: Style, columns: usize) -> String {
+    /// A line for each check, broken between words where it is wider than `columns`, and a line that sums up and names
+    /// the exit code `code`.
+    pub(super) fn text(&self, style: Style, columns: usize, code: u8) -> String {
         let mut text = String::new();
         let mut line = |line: &str| writeln!(text, "{line}").expect("a String takes all text");
         // Where a third of the line would be names, texts begin on a line of their own.
@@ -116,11 +117,11 @@ impl DoctorReport {
                 line(&piece);
             }
         }
-        line(&self.total());
+        line(&self.total(code));
         text
     }
 
-    fn total(&self) -> String {
+    fn total(&self, code: u8) -> String {
         let some = |count: usize, word: &str| match count {
             0 => None,
             1 => Some(format!("1 {word}")),
@@ -134,7 +135,7 @@ impl DoctorReport {
         if parts.is_empty() {
             "all is well".to_owned()
         } else {
-            parts.join(", ")
+            format!("{}: exit code {code}", parts.join(", "))
         }
     }
 }
@@ -183,10 +184,10 @@ mod tests {
     #[test]
     fn each_check_is_readable_on_every_terminal() {
         for columns in [40, 80, 120, 200] {
-            let text = report().text(Style::PLAIN, columns);
+            let text = report().text(Style::PLAIN, columns, 1);
             assert!(text.lines().all(|line| width(line) <= columns), "{text}");
         }
-        insta::assert_snapshot!(report().text(Style::PLAIN, 40), @r"
+        insta::assert_snapshot!(report().text(Style::PLAIN, 40, 1), @r"
         ✓ configuration
           /etc/runwatch/config.toml
         ✓ key
@@ -208,9 +209,9 @@ mod tests {
         ✓ sink 通知
           slack to hooks.slack.com (--send sends
           a test)
-        1 problem, 1 warning
+        1 problem, 1 warning: exit code 1
         ");
-        insta::assert_snapshot!(report().text(Style::PLAIN, 80), @r"
+        insta::assert_snapshot!(report().text(Style::PLAIN, 80, 1), @r"
         ✓ configuration     /etc/runwatch/config.toml
         ✓ key               CREWSHIP_API_KEY, accepted by api.crewship.dev in 112 ms
         ! clock             2 s behind that of api.crewship.dev: set it with NTP:
@@ -220,9 +221,9 @@ mod tests {
                             holds a secret, and every user of this machine may read it:
                             chmod 600 /etc/runwatch/ops-secret
         ✓ sink 通知         slack to hooks.slack.com (--send sends a test)
-        1 problem, 1 warning
+        1 problem, 1 warning: exit code 1
         ");
-        insta::assert_snapshot!(report().text(Style::PLAIN, 120), @r"
+        insta::assert_snapshot!(report().text(Style::PLAIN, 120, 1), @r"
         ✓ configuration     /etc/runwatch/config.toml
         ✓ key               CREWSHIP_API_KEY, accepted by api.crewship.dev in 112 ms
         ! clock             2 s behind that of api.crewship.dev: set it with NTP: timedatectl set-ntp true
@@ -230,16 +231,16 @@ mod tests {
         ✗ sink ops          standard to hooks.example.com; /etc/runwatch/ops-secret holds a secret, and every user of this
                             machine may read it: chmod 600 /etc/runwatch/ops-secret
         ✓ sink 通知         slack to hooks.slack.com (--send sends a test)
-        1 problem, 1 warning
+        1 problem, 1 warning: exit code 1
         ");
-        insta::assert_snapshot!(report().text(Style::PLAIN, 200), @r"
+        insta::assert_snapshot!(report().text(Style::PLAIN, 200, 1), @r"
         ✓ configuration     /etc/runwatch/config.toml
         ✓ key               CREWSHIP_API_KEY, accepted by api.crewship.dev in 112 ms
         ! clock             2 s behind that of api.crewship.dev: set it with NTP: timedatectl set-ntp true
         ✓ store             /var/lib/runwatch/runwatch.db, 12 MiB, version 9, writable
         ✗ sink ops          standard to hooks.example.com; /etc/runwatch/ops-secret holds a secret, and every user of this machine may read it: chmod 600 /etc/runwatch/ops-secret
         ✓ sink 通知         slack to hooks.slack.com (--send sends a test)
-        1 problem, 1 warning
+        1 problem, 1 warning: exit code 1
         ");
     }
 

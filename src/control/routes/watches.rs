@@ -13,13 +13,13 @@ use jiff::Timestamp;
 use crate::config::{
     MAX_DEADLINE, MIN_DEADLINE, check_label, check_labels, parse_duration, watch_name,
 };
-use crate::control::LiveConfig;
 use crate::control::extract::{HttpError, InPath, Query, json, run_id};
 use crate::control::openapi::{DocumentedRouter, HttpOperation, Method};
 use crate::control::schemas::{DurationText, LabelPair, PageSize, WatchCursor};
 use crate::control::types::{
     AddRequest, DeliveryResponse, RoutingEntry, StatusChangeResponse, WatchList, WatchResponse,
 };
+use crate::control::{LiveConfig, NOT_IN_FORCE};
 use crate::domain::{Event, ProviderName, RunEvent, RunRef, SinkName, Verdict, Watch};
 use crate::scheduler::{AddedBy, Removed, outage_texts};
 use crate::store::{Added, DeliveryState, History, WatchFilter, WatchRecord, WatchState};
@@ -399,9 +399,7 @@ impl ControlState {
     async fn notices(&self) -> Result<Vec<String>, HttpError> {
         let mut notices = Vec::new();
         if let Some(rejected) = &self.control.live_config.borrow().rejected {
-            notices.push(format!(
-                "the configuration on disk is not in force: {rejected}"
-            ));
+            notices.push(format!("{NOT_IN_FORCE}: {rejected}"));
         }
         notices.extend(outage_texts(&self.control.watches.breakers().borrow()));
         let routes = Arc::clone(&self.control.live_config.borrow().routes);
