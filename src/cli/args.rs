@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use clap::{Args, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::engine::ArgValueCandidates;
 
-use super::completions::{open_deliveries, runs, sinks, verdicts};
+use super::completions::{open_deliveries, providers, runs, sinks, verdicts};
 use super::help::{COMMON, command};
 use crate::config::{
     LogFormat, LogLevel, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, check_label,
@@ -455,7 +455,7 @@ pub enum ProvidersCommand {
     /// Print the profile of a provider: what its run API looks like.
     Show {
         /// The provider.
-        #[arg(value_name = "NAME")]
+        #[arg(value_name = "NAME", add = ArgValueCandidates::new(providers))]
         name: String,
     },
     /// Make one request for a run, or read an answer from a file, and print how it is read.

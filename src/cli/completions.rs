@@ -1,7 +1,9 @@
 //! Completions: `runwatch completions` prints a script for a shell, and the script calls the program again for what
 //! fits at the cursor: options, verdicts, sinks of the configuration, runs and deliveries of the daemon.
 
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +18,7 @@ use super::write_text;
 use crate::config::{self, Sources};
 use crate::control::{Client, ClientError};
 use crate::domain::Verdict;
+use crate::profile::builtin_names;
 use crate::text::one_line;
 
 /// The variable by which the script of a shell asks for completions: the name of the shell.
@@ -117,9 +120,48 @@ fn from_daemon<T>(request: impl AsyncFnOnce(&Client) -> Result<T, ClientError>) 
     answer.ok()?.ok()
 }
 
-/// The configuration of the environment: the command line is not read to its end.
+/// The providers that are built in or configured.
+pub(super) fn providers() -> Vec<CompletionCandidate> {
+    let settings = config::load(&sources()).map(|loaded| loaded.settings);
+    let configured = settings.iter().flat_map(|settings| {
+        let accounts = settings.providers.configured();
+        accounts.map(|account| account.name.to_string())
+    });
+    let mut names: Vec<_> = configured.collect();
+    names.extend(builtin_names().iter().map(|name| (*name).to_owned()));
+    names.sort_unstable();
+    names.dedup();
+    names.into_iter().map(CompletionCandidate::new).collect()
+}
+
+/// The configuration that the command line names, or else the environment.
 fn sources() -> Sources {
-    Sources::from_process(std::env::var_os("RUNWATCH_CONFIG").map(PathBuf::from))
+    let named = config_of(std::env::args_os());
+    Sources::from_process(named.or_else(|| std::env::var_os("RUNWATCH_CONFIG").map(PathBuf::from)))
+}
+
+/// The file after the last `--config` of a command line that a shell completes. It follows `--`, after the program's own.
+/// Words are as they were typed: bash makes three of `--config=FILE`, and `~` stands for the home folder.
+fn config_of(arguments: impl Iterator<Item = OsString>) -> Option<PathBuf> {
+    let mut words = arguments.skip_while(|word| word != "--").skip(1);
+    let mut found = None;
+    while let Some(word) = words.next() {
+        if word == "--config" {
+            found = words.next();
+            if found.as_deref() == Some(OsStr::new("=")) {
+                found = words.next();
+            }
+        } else if word == "--" {
+            break;
+        } else if let Some(path) = word.as_bytes().strip_prefix(b"--config=") {
+            found = Some(OsStr::from_bytes(path).to_owned());
+        }
+    }
+    let path = PathBuf::from(found.filter(|path| !path.is_empty())?);
+    Some(match path.strip_prefix("~") {
+        Ok(rest) => std::env::home_dir()?.join(rest),
+        Err(_absolute_or_here) => path,
+    })
 }
 
 #[cfg(test)]
@@ -135,5 +177,23 @@ mod tests {
             assert!(script.contains("runwatch"), "{script}");
             assert!(script.contains(VARIABLE), "{script}");
         }
+    }
+
+    #[test]
+    fn the_configuration_is_that_of_the_command_line() {
+        let of = |line: &str| {
+            let words = ["runwatch", "--", "runwatch"].into_iter();
+            config_of(words.chain(line.split(' ')).map(OsString::from))
+        };
+        let a = Some(PathBuf::from("a.toml"));
+        assert_eq!(of("--config a.toml wait --sink"), a);
+        assert_eq!(of("wait --config=a.toml --sink"), a);
+        assert_eq!(of("wait --config = a.toml --sink"), a);
+        assert_eq!(of("wait --config b.toml --config a.toml"), a);
+        assert_eq!(of("wait --sink"), None);
+        assert_eq!(of("wait --config"), None);
+        assert_eq!(of("wait -- --config a.toml"), None);
+        let home = std::env::home_dir().unwrap();
+        assert_eq!(of("list --config ~/a.toml"), Some(home.join("a.toml")));
     }
 }

@@ -62,6 +62,19 @@ async fn values_of_the_configuration_and_of_the_daemon_are_offered() {
         offered(&program, &["sinks", "test", "j"]).await,
         ["journal"]
     );
+    assert!(
+        offered(&program, &["providers", "show", "git"])
+            .await
+            .contains(&"github".to_owned())
+    );
+    // A configuration that the line names is the one that counts; bash makes three words of the second form.
+    let other = program.home().join("other.toml");
+    std::fs::write(&other, "[sinks.elsewhere]\ntype = \"log\"\n").unwrap();
+    let other = other.to_str().unwrap();
+    for named in [&["--config", other][..], &["--config", "=", other]] {
+        let line = [&["wait"], named, &["--sink", ""]].concat();
+        assert_eq!(offered(&program, &line).await, ["elsewhere"], "{named:?}");
+    }
     // Without a daemon there is nothing, and no message.
     assert!(offered(&program, &["show", "run_"]).await.is_empty());
     assert!(
@@ -82,6 +95,14 @@ async fn values_of_the_configuration_and_of_the_daemon_are_offered() {
         assert_eq!(runs.len(), 2, "{command}: {runs:?}");
         assert!(runs.contains(&"run_1".to_owned()), "{command}: {runs:?}");
     }
+    // The socket is that of the named configuration.
+    let socket = program.home().join("runwatch/runwatch.sock");
+    let named = format!("[control]\nsocket = \"{}\"\n", socket.display());
+    std::fs::write(other, named).unwrap();
+    let elsewhere = Program::new();
+    assert!(offered(&elsewhere, &["show", "run_"]).await.is_empty());
+    let runs = offered(&elsewhere, &["--config", other, "show", "run_"]).await;
+    assert_eq!(runs.len(), 2, "{runs:?}");
     until("a delivery that failed", async || {
         let deliveries = offered(&program, &["deliveries", "retry", "msg"]).await;
         (deliveries.len() == 1 && deliveries[0].starts_with("msg_")).then_some(())
