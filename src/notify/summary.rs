@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
+
 use crate::domain::{Event, EventData, EventType, RunEvent};
 use crate::text::{first_lines, humanize, one_line};
 
@@ -34,24 +36,35 @@ pub struct Summary {
     pub weight: Severity,
 }
 
-/// Puts an event in words.
+/// Puts an event in words, with times in UTC: its readers may be anywhere.
 pub fn of(event: &Event) -> Summary {
+    in_zone(event, &TimeZone::UTC)
+}
+
+/// Puts an event in words, with times in a zone, which is named.
+pub fn in_zone(event: &Event, zone: &TimeZone) -> Summary {
     match &event.data {
-        EventData::Run(data) => of_run(event.event_type, data),
+        EventData::Run(data) => of_run(event.event_type, data, zone),
         EventData::Provider(notice) => {
-            let title = match event.event_type {
-                EventType::ApiRecovered => "The Crewship API answers again",
-                EventType::ApiUnauthorized => "The Crewship API refuses the key",
-                _ => "The Crewship API gives no usable answer",
+            let what = match event.event_type {
+                EventType::ApiRecovered => "answers again",
+                EventType::ApiUnauthorized => "refuses the key",
+                _ => "gives no usable answer",
             };
-            let since = format!("since {}", notice.since.strftime("%Y-%m-%d %H:%M UTC"));
+            let title = if notice.provider.is_crewship() {
+                format!("The Crewship API {what}")
+            } else {
+                format!("The API of {} {what}", notice.provider)
+            };
+            let since = notice.since.to_zoned_datetime(zone.clone());
+            let since = format!("since {}", since.strftime("%Y-%m-%d %H:%M %Z"));
             let weight = if event.event_type == EventType::ApiRecovered {
                 Severity::Good
             } else {
                 Severity::Bad
             };
             Summary {
-                title: title.to_owned(),
+                title,
                 lines: vec![one_line(&notice.message, ERROR_CHARS), since],
                 url: None,
                 weight,
@@ -66,7 +79,7 @@ pub fn of(event: &Event) -> Summary {
     }
 }
 
-fn of_run(event_type: EventType, data: &RunEvent) -> Summary {
+fn of_run(event_type: EventType, data: &RunEvent, zone: &TimeZone) -> Summary {
     let who = match &data.watch.name {
         Some(name) => one_line(name, MAX_NAME_CHARS),
         None => data.run.id.to_string(),
@@ -89,10 +102,10 @@ fn of_run(event_type: EventType, data: &RunEvent) -> Summary {
         lines.push(data.run.id.to_string());
     }
     if data.watch.late && event_type.verdict().is_some() {
-        let ended = data
-            .run
-            .completed_at
-            .map(|at| format!(" on {}", at.strftime("%Y-%m-%d at %H:%M UTC")));
+        let ended = data.run.completed_at.map(|at| {
+            let at = at.to_zoned_datetime(zone.clone());
+            format!(" on {}", at.strftime("%Y-%m-%d at %H:%M %Z"))
+        });
         lines.push(format!(
             "ended{} while it was not watched",
             ended.unwrap_or_default()
@@ -155,7 +168,7 @@ impl Summary {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::domain::RunRef;
+    use crate::domain::{ProviderName, ProviderNotice, RunRef};
 
     /// An event as users meet it, for the tests of every sink.
     pub(crate) fn event(event_type: EventType, error: Option<&str>) -> Event {
@@ -198,6 +211,35 @@ pub(crate) mod tests {
         ended on 2024-01-15 at 08:00 UTC while it was not watched
         https://console.crewship.dev/runs/run_xyz789abc
         ");
+        let zone = TimeZone::posix("EST5").unwrap();
+        assert!(
+            in_zone(&event, &zone)
+                .text()
+                .contains("ended on 2024-01-15 at 03:00 EST while"),
+        );
+    }
+
+    #[test]
+    fn a_notice_names_its_provider() {
+        let mut event = event(EventType::RunFailed, None);
+        event.event_type = EventType::ApiUnauthorized;
+        let mut text_of = |provider: &str| {
+            event.data = EventData::Provider(ProviderNotice {
+                provider: ProviderName::new(provider).unwrap(),
+                message: "401 Unauthorized".to_owned(),
+                since: "2024-01-15T08:00:00Z".parse().unwrap(),
+            });
+            of(&event).text()
+        };
+        let rest = "\n401 Unauthorized\nsince 2024-01-15 08:00 UTC";
+        assert_eq!(
+            text_of("crewship"),
+            format!("The Crewship API refuses the key{rest}")
+        );
+        assert_eq!(
+            text_of("github"),
+            format!("The API of github refuses the key{rest}")
+        );
     }
 
     #[test]

@@ -601,7 +601,7 @@ impl WaitReport {
     }
 
     fn result_line(&self, verdict: Verdict, event: &Event) -> String {
-        let summary = summary::of(event);
+        let summary = summary::in_zone(event, &self.zone);
         let mut line = summary.title.replacen(
             verdict.as_str(),
             &self.options.result_style.state(verdict.as_str()),
