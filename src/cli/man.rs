@@ -144,6 +144,8 @@ fn pages() -> anyhow::Result<Vec<(String, String)>> {
         roff.to_writer(&mut page)?;
         render_body(command, &name.replace('-', " "), &mut page)?;
         let mut roff = Roff::new();
+        // Not a part of what the last argument means.
+        roff.control("PP", []);
         roff.text([roman(
             "The options that every command has are those of runwatch(1).",
         )]);

@@ -14,6 +14,12 @@ pub enum InvalidQuantity {
     /// A number without a unit after it.
     #[error("it has a number without a unit")]
     NoUnit,
+    /// A space between a number and its unit.
+    #[error("it has a space before its unit")]
+    Space,
+    /// A number with a fraction.
+    #[error("it has a number that is not whole")]
+    Fraction,
     /// A unit that does not exist.
     #[error("the unit {0:?} is unknown")]
     UnknownUnit(String),
@@ -68,12 +74,23 @@ pub fn parse_duration(text: &str) -> Result<Duration, InvalidQuantity> {
     let mut millis: u64 = 0;
     while !rest.is_empty() {
         let (count, after) = number(rest)?;
-        let end = after
-            .find(|c: char| !c.is_ascii_alphabetic())
-            .unwrap_or(after.len());
-        let (unit, next) = after.split_at(end);
+        let end = |text: &str| {
+            let is_outside = |c: char| !c.is_alphabetic();
+            text.find(is_outside).unwrap_or(text.len())
+        };
+        let (unit, next) = after.split_at(end(after));
         if unit.is_empty() {
-            return Err(InvalidQuantity::NoUnit);
+            if after.starts_with(['.', ',']) {
+                return Err(InvalidQuantity::Fraction);
+            }
+            let after = after.trim_start();
+            let spaced = &after[..end(after)];
+            let is_unit = TIME_UNITS.iter().any(|(name, _)| *name == spaced);
+            return Err(match (spaced, is_unit) {
+                ("", _) => InvalidQuantity::NoUnit,
+                (_, true) => InvalidQuantity::Space,
+                (unit, false) => unknown_unit(unit),
+            });
         }
         if !TIME_UNITS.iter().any(|(name, _)| *name == unit) {
             return Err(unknown_unit(unit));
@@ -178,8 +195,10 @@ mod tests {
         assert_eq!(millis("-5s"), Err(InvalidQuantity::NoNumber));
         assert_eq!(millis("s"), Err(InvalidQuantity::NoNumber));
         assert_eq!(millis("1w"), Err(unknown_unit("w")));
-        assert_eq!(millis("1µs"), Err(InvalidQuantity::NoUnit));
-        assert_eq!(millis("1.5s"), Err(InvalidQuantity::NoUnit));
+        assert_eq!(millis("1µs"), Err(unknown_unit("µs")));
+        assert_eq!(millis("3 hours"), Err(unknown_unit("hours")));
+        assert_eq!(millis("3 h"), Err(InvalidQuantity::Space));
+        assert_eq!(millis("1.5s"), Err(InvalidQuantity::Fraction));
         assert_eq!(millis("1s1h"), Err(InvalidQuantity::Order));
         assert_eq!(millis("1s1s"), Err(InvalidQuantity::Order));
         assert_eq!(
