@@ -22,7 +22,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::config::{LogFormat, LogLevel};
 use crate::output::Output;
 use crate::style::Color;
-use crate::style::{Mark, Style};
+use crate::style::{Mark, Style, fold};
 use crate::text::{escape_json_for_terminal, one_line};
 
 /// Target of the records that a `log` sink writes. They are shown whatever the log level is: they are
@@ -84,9 +84,14 @@ impl Screen {
         terminal.is_term().then(|| self.columns())
     }
 
-    /// Writes a line to standard error, above the live lines. A standard error that is closed or not read is no reason
-    /// to stop watching.
+    /// Writes a sentence to standard error, above the live lines, folded between words where it is wider than the
+    /// terminal. A standard error that is closed or not read is no reason to stop watching.
     pub fn line(&self, text: &str) {
+        self.whole_line(&fold(text, self.error_columns().unwrap_or(usize::MAX)));
+    }
+
+    /// Writes a line as [`Screen::line`] does, and as it is.
+    pub fn whole_line(&self, text: &str) {
         self.err.diagnose(format!("{text}\n"));
     }
 

@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     let json = cli.common.json;
     let code = run(cli, &screen).unwrap_or_else(|error| {
         let failure = CommandFailure::of_command(&error);
-        screen.line(&logging::final_error(&failure.text(json, error_columns())));
+        screen.whole_line(&logging::final_error(&failure.text(json, error_columns())));
         failure.exit_code()
     });
     screen.flush_within(FLUSH_LIMIT);

@@ -3,6 +3,7 @@
 //! Each state has a glyph, a color and a word, and each of the three is readable without the others.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -257,6 +258,30 @@ impl Style {
 /// The columns that a text takes on a terminal: escape sequences take none, wide characters two.
 pub fn width(text: &str) -> usize {
     console::measure_text_width(text)
+}
+
+/// `text` in lines of at most so many columns, as far as no word is wider: continued lines are indented.
+pub fn fold(text: &str, columns: usize) -> String {
+    const INDENT: &str = "  ";
+    let mut folded = String::new();
+    for (number, line) in text.lines().enumerate() {
+        if number > 0 {
+            folded.push('\n');
+        }
+        let mut used = 0;
+        for (index, word) in line.split(' ').enumerate() {
+            let space = usize::from(index > 0);
+            if index > 0 && used + space + width(word) > columns {
+                write!(folded, "\n{INDENT}{word}").expect("a String takes all text");
+                used = INDENT.len() + width(word);
+            } else {
+                folded.push_str(&" "[..space]);
+                folded.push_str(word);
+                used += space + width(word);
+            }
+        }
+    }
+    folded
 }
 
 /// `text` with spaces after it up to so many columns.

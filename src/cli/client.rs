@@ -13,7 +13,7 @@ use crate::config::{self, NO_SOCKET_PLACE, Sources, format_duration};
 use crate::control::{AddRequest, Client, ClientError, WatchResponse};
 use crate::domain::RunRef;
 use crate::logging::Screen;
-use crate::style::Style;
+use crate::style::{Style, fold};
 use crate::text::escape_json_for_terminal;
 
 /// Exit code when the daemon refuses a correct request.
@@ -57,6 +57,16 @@ impl Printer<'_> {
         if self.quiet {
             return Ok(());
         }
+        self.sentence(text)
+    }
+
+    /// Prints what people should know about the results, folded between words where it is wider than the terminal.
+    pub(super) fn warning(&mut self, text: &str) -> anyhow::Result<()> {
+        self.sentence(&format!("warning: {text}"))
+    }
+
+    fn sentence(&mut self, text: &str) -> anyhow::Result<()> {
+        let text = fold(text, self.error_columns.unwrap_or(usize::MAX));
         write_text(self.err, &format!("{text}\n"))
     }
 

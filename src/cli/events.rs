@@ -38,7 +38,7 @@ async fn print_events(
 ) -> anyhow::Result<u8> {
     let failed = |error: &ClientError| {
         let failure = CommandFailure::from(error);
-        screen.line(&failure.text(json, screen.error_columns()));
+        screen.whole_line(&failure.text(json, screen.error_columns()));
         Ok(failure.exit_code())
     };
     let mut events = match client
@@ -67,7 +67,7 @@ async fn print_events(
             }
             Ok(None) => {
                 let failure = CommandFailure::failed("the daemon has stopped", REFUSED);
-                screen.line(&failure.text(json, screen.error_columns()));
+                screen.whole_line(&failure.text(json, screen.error_columns()));
                 return Ok(REFUSED);
             }
             Err(error) => return failed(&error),

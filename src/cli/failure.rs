@@ -1,6 +1,6 @@
 //! Errors that end a command, as people and as programs read them.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use clap::error::ErrorKind;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use super::client::failure_code;
 use super::{KEY_REFUSED, USAGE};
 use crate::config::{Problem, Problems};
 use crate::control::ClientError;
-use crate::style::width;
+use crate::style::fold;
 use crate::text::escape_json_for_terminal;
 
 /// The kind of a failure. Its word in JSON is stable.
@@ -239,31 +239,6 @@ pub(super) fn problem_json(problem: &Problem) -> Value {
         "what": problem.what,
         "fix": problem.fix,
     })
-}
-
-/// `text` in lines of at most so many columns, as far as no word is wider: continued lines are indented.
-pub(super) fn fold(text: &str, columns: usize) -> String {
-    const INDENT: &str = "  ";
-    let mut folded = String::new();
-    for (number, line) in text.lines().enumerate() {
-        if number > 0 {
-            folded.push('\n');
-        }
-        let mut used = 0;
-        for (index, word) in line.split(' ').enumerate() {
-            let space = usize::from(index > 0);
-            if index > 0 && used + space + width(word) > columns {
-                // A buffer takes everything.
-                let _written = write!(folded, "\n{INDENT}{word}");
-                used = INDENT.len() + width(word);
-            } else {
-                folded.push_str(&" "[..space]);
-                folded.push_str(word);
-                used += space + width(word);
-            }
-        }
-    }
-    folded
 }
 
 #[cfg(test)]

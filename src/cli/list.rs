@@ -59,7 +59,7 @@ pub async fn list(
     });
     for problem in problems.iter().flat_map(|problems| &problems.0) {
         if !is_reported {
-            write_text(printer.err, &format!("warning: {problem}\n"))?;
+            printer.warning(&problem.to_string())?;
         }
     }
     let mut list = match list {
@@ -75,7 +75,7 @@ pub async fn list(
         return Ok(0);
     }
     for notice in &list.notices {
-        write_text(printer.err, &format!("warning: {notice}\n"))?;
+        printer.warning(notice)?;
     }
     list.watches.reverse();
     let states: Vec<_> = list.watches.iter().map(standing).collect();

@@ -121,6 +121,9 @@ const COMMON_CAUSES: [(&str, &str); 7] = [
     ("Connection reset", "the connection was reset"),
 ];
 
+/// How results begin that have a hint.
+const HINTED: [&str; 2] = ["no connection (", "the request failed ("];
+
 /// How the reason of a watch begins that ended as `unreachable` after a poll.
 const LAST_POLL: &str = "the last poll failed: ";
 
@@ -136,6 +139,11 @@ pub(super) fn cause(result: &str) -> String {
         "dns error: ",
         "error resolving DNS: ",
     ];
+    // Where the layers say something that a person can act upon, a hint in parentheses says it better.
+    let hint = HINTED.iter().find_map(|layer| result.strip_prefix(layer));
+    if let Some((hint, _layers)) = hint.and_then(|hint| hint.split_once("): ")) {
+        return hint.to_owned();
+    }
     if let Some(poll) = result.strip_prefix(LAST_POLL) {
         return format!("{LAST_POLL}{}", cause(poll));
     }
@@ -228,6 +236,12 @@ mod tests {
                  resolving DNS: failed to lookup address information: Name or service not known",
                 "the last poll failed: the name does not exist",
             ),
+            (
+                "no connection (the server did not answer with TLS; is this an http:// address?): error sending request: \
+                 client error (Connect): received corrupt message of type InvalidContentType",
+                "the server did not answer with TLS; is this an http:// address?",
+            ),
+            ("no connection (half", "no connection (half"),
             (
                 "503 Service Unavailable: try later",
                 "503 Service Unavailable: try later",

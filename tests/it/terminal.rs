@@ -103,6 +103,22 @@ async fn the_end_of_a_wait_is_summed_up() {
 }
 
 #[tokio::test]
+async fn sentences_are_folded_between_words() {
+    let simulator = api([("run_1", Script::runs_forever())]).await;
+    let program = on_terminal(Program::with(&simulator));
+    let mut terminal = Terminal::start(&program, (24, 40), &["wait", "run_1"]);
+    let is_live = |rows: &[String]| with(rows, "1 running").len() == 1;
+    terminal.shows("the run", is_live).await;
+    terminal.press("\u{3}");
+    let (code, rows) = terminal.ended().await;
+    assert_eq!(code, Some(130), "{rows:#?}");
+    assert_eq!(
+        rows,
+        ["stopped; 1 run is still going and not", "  affected"]
+    );
+}
+
+#[tokio::test]
 async fn ctrl_c_says_what_is_in_flight_and_a_second_one_ends_it() {
     let simulator = api([("run_1", Script::succeeds())]).await;
     let receiver = Receiver::start([Fault::Hang]).await.unwrap();

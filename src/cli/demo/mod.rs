@@ -14,7 +14,7 @@ use self::story::Story;
 use self::world::DemoWorld;
 use super::{Signals, write_text};
 use crate::logging::Screen;
-use crate::style::Style;
+use crate::style::{Style, fold, width};
 
 /// How the demo prints.
 pub struct DemoOptions {
@@ -64,7 +64,7 @@ fn text(report: &DemoReport, options: &DemoOptions) -> String {
     let columns = options.columns.map_or(DEFAULT_COLUMNS, usize::from);
     let mut text = format!("\n{}", report.text(options.out_style, columns));
     if options.progress {
-        text.push_str(NEXT);
+        text.push_str(&next(columns));
     }
     text
 }
@@ -72,9 +72,36 @@ fn text(report: &DemoReport, options: &DemoOptions) -> String {
 /// Columns where results do not go to a terminal.
 const DEFAULT_COLUMNS: usize = 80;
 
-/// What to try after the demo.
-const NEXT: &str = "
-Next: runwatch demo --serve     the simulated API, for experiments of your own
-      runwatch config init      a configuration for your own runs and receivers
-      runwatch wait RUN_ID      waits for a run; the exit code is its verdict
-";
+/// What to try after the demo: commands, each with what it is for.
+const NEXT: [(&str, &str); 3] = [
+    (
+        "runwatch demo --serve",
+        "the simulated API, for experiments of your own",
+    ),
+    (
+        "runwatch config init",
+        "a configuration for your own runs and receivers",
+    ),
+    (
+        "runwatch wait RUN_ID",
+        "waits for a run; the exit code is its verdict",
+    ),
+];
+
+/// [`NEXT`] as a table, or as a list where that would be wider than the terminal.
+fn next(columns: usize) -> String {
+    let table: Vec<_> = NEXT
+        .iter()
+        .enumerate()
+        .map(|(at, (command, what))| {
+            let head = if at == 0 { "Next:" } else { "" };
+            format!("{head:5} {command:24}  {what}\n")
+        })
+        .collect();
+    if table.iter().all(|line| width(line) <= columns) {
+        return format!("\n{}", table.concat());
+    }
+    let list = NEXT
+        .map(|(command, what)| format!("  {command}\n{}\n", fold(&format!("    {what}"), columns)));
+    format!("\nNext:\n{}", list.concat())
+}

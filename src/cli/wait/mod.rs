@@ -30,7 +30,7 @@ use super::sinks::unknown_sink;
 use super::{INTERRUPTED, KEY_REFUSED, Signals};
 use crate::app::Engine;
 use crate::cli::args::WaitArgs;
-use crate::cli::phrases::counted;
+use crate::cli::phrases::{cause, counted};
 use crate::clock::Clock;
 use crate::config::{EventsMode, Settings, check_labels};
 use crate::control::{ActivityResponse, Client, StreamMessage};
@@ -78,7 +78,7 @@ impl OutputOptions {
     fn fail(&self, failure: &CommandFailure) -> u8 {
         let json = self.results == ResultFormat::Json;
         let columns = self.screen.error_columns();
-        self.screen.line(&failure.text(json, columns));
+        self.screen.whole_line(&failure.text(json, columns));
         failure.exit_code()
     }
 }
@@ -815,7 +815,7 @@ fn undelivered_line(delivery: &DeliverySummary, now: Timestamp) -> String {
     let why = delivery
         .last_detail
         .as_ref()
-        .map(|detail| format!(": {detail}"))
+        .map(|detail| format!(": {}", cause(detail)))
         .unwrap_or_default();
     let next = match (delivery.state, delivery.next_attempt_at) {
         (DeliveryState::Sending, _) => " (the last one was cut off)".to_owned(),

@@ -138,7 +138,7 @@ async fn attempts_end_with_the_schedule_and_the_rest_is_reported() {
     assert_eq!(receiver.requests().len(), 3);
     for why in [
         "hook after 3 attempts: 500 Internal Server Error: ",
-        "gone after 3 attempts: no connection: ",
+        "gone after 3 attempts: connection refused",
     ] {
         let warning = format!("warning: run.canceled of run_1 was not delivered to {why}");
         assert!(ended.stderr.contains(&warning), "{ended:?}");
