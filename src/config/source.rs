@@ -46,7 +46,7 @@ impl Sources {
     pub fn from_process(explicit: Option<PathBuf>) -> Self {
         let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
         // A service may run without HOME; the user database knows it then.
-        if let (None, Ok(home)) = (environment.get(OsStr::new("HOME")), etcetera::home_dir()) {
+        if let (None, Some(home)) = (environment.get(OsStr::new("HOME")), std::env::home_dir()) {
             environment.insert("HOME".into(), home.into());
         }
         let explicit = explicit.filter(|path| !path.as_os_str().is_empty());
