@@ -1,10 +1,9 @@
 //! Metrics of the daemon, for Prometheus. No run IDs and nothing else without bounds is a label.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use prometheus_client::encoding::text;
+use prometheus_client::encoding::{prometheus_text, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -31,7 +30,7 @@ impl Format {
     /// The type of content, as the formats have it ("Basic info", "Overall Structure").
     pub const fn content_type(self) -> &'static str {
         match self {
-            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Self::Text => prometheus_text::CONTENT_TYPE,
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
         }
     }
@@ -267,11 +266,12 @@ impl Metrics {
         self.register_deliveries(&mut registry, stored);
         register_process(&mut registry);
         let mut written = String::new();
-        text::encode(&mut written, &registry).expect("a String takes all text");
-        match format {
-            Format::OpenMetrics => written,
-            Format::Text => text_format(&written),
-        }
+        let encoded = match format {
+            Format::OpenMetrics => text::encode(&mut written, &registry),
+            Format::Text => prometheus_text::encode(&mut written, &registry),
+        };
+        encoded.expect("a String takes all text");
+        written
     }
 
     /// Registers what is known of watches, polls and streams.
@@ -357,44 +357,10 @@ fn gauge_value(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// Rewrites OpenMetrics as the Prometheus text format. The samples are the same; of a counter and of the
-/// information about the program, the description is that of the sample and not of the family, the latter
-/// is a gauge, and there is no mark at the end.
-fn text_format(openmetrics: &str) -> String {
-    let described = |line: &str| -> Option<(String, String, String)> {
-        let mut words = line
-            .strip_prefix("# ")?
-            .splitn(3, ' ')
-            .map(ToOwned::to_owned);
-        Some((words.next()?, words.next()?, words.next()?))
-    };
-    let types: BTreeMap<_, _> = openmetrics
-        .lines()
-        .filter_map(described)
-        .filter_map(|(what, name, rest)| (what == "TYPE").then_some((name, rest)))
-        .collect();
-    let mut text = String::new();
-    for line in openmetrics.lines().filter(|line| *line != "# EOF") {
-        let Some((what, name, rest)) = described(line) else {
-            text.push_str(line);
-            text.push('\n');
-            continue;
-        };
-        let (suffix, shown) = match types.get(&name).map(String::as_str) {
-            Some("counter") => ("_total", "counter"),
-            Some("info") => ("_info", "gauge"),
-            Some(other) => ("", other),
-            None => ("", "untyped"),
-        };
-        let rest = if what == "TYPE" { shown } else { &rest };
-        text.push_str(&format!("# {what} {name}{suffix} {rest}\n"));
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     #[test]
     fn every_metric_is_there_from_the_start() {
@@ -455,14 +421,27 @@ mod tests {
         let metrics = Metrics::default();
         let stored = StoreGauges::default();
         let [text, open] = Format::ALL.map(|format| metrics.to_text(&stored, format));
-        // Each metric has its samples in an order of its own.
-        let samples = |text: &str| -> std::collections::BTreeSet<_> {
+        // Each metric has its samples and their labels in an order of its own. A bound of a histogram is a number, which
+        // Go writes without `.0` in the text format and with it in OpenMetrics; so does the library.
+        let label = |label: &str| match label.strip_prefix("le=\"") {
+            Some(bound) => format!("le={}", bound.trim_end_matches('"').parse::<f64>().unwrap()),
+            None => label.to_owned(),
+        };
+        let sample = |line: &str| {
+            let (name, rest) = line.split_once('{').unwrap_or((line, ""));
+            let (labels, value) = rest.rsplit_once("} ").unwrap_or(("", rest));
+            let labels: BTreeSet<_> = labels.split(',').map(label).collect();
+            (name.to_owned(), labels, value.to_owned())
+        };
+        let samples = |text: &str| -> BTreeSet<_> {
             text.lines()
                 .filter(|line| !line.starts_with('#'))
-                .map(str::to_owned)
+                .map(sample)
                 .collect()
         };
         assert_eq!(samples(&text), samples(&open));
+        assert!(text.contains("le=\"1\""), "{text}");
+        assert!(open.contains("le=\"1.0\""), "{open}");
         for (format, line, there) in [
             (&text, "# TYPE runwatch_polls_total counter", true),
             (
