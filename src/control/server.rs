@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::write_timeout::WriteTimeout;
+use super::write_timeout::with_write_timeout;
 
 /// Most connections at once on one listener. A further caller takes the place of the oldest one that has not sent an
 /// authorized request, and waits to be accepted only where there is none: idle connections shut out neither probes nor
@@ -169,7 +169,7 @@ async fn connection(
         request.extensions_mut().insert(caller.clone());
         router.call(request)
     });
-    let connection = builder.serve_connection(TokioIo::new(WriteTimeout::new(stream)), service);
+    let connection = builder.serve_connection(TokioIo::new(with_write_timeout(stream)), service);
     tokio::pin!(connection);
     // All arms are cancel-safe: the connection is only polled on, not dropped, unless another takes its place.
     let ended = tokio::select! {
