@@ -169,10 +169,7 @@ pub(super) struct Query(Vec<(String, String)>);
 impl Query {
     pub(super) fn read(RawQuery(text): RawQuery, known: &[&str]) -> Result<Self, HttpError> {
         let text = text.unwrap_or_default();
-        let url = reqwest::Url::parse(&format!("http://localhost/?{text}"))
-            .map_err(|_invalid| HttpError::bad("the query cannot be read"))?;
-        let pairs: Vec<(String, String)> = url
-            .query_pairs()
+        let pairs: Vec<(String, String)> = form_urlencoded::parse(text.as_bytes())
             .map(|(name, value)| (name.into_owned(), value.into_owned()))
             .collect();
         match pairs
