@@ -69,3 +69,20 @@ pub(super) fn http_url(text: &str) -> Result<Url, Violation> {
     }
     Ok(url)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn international_hosts_are_accepted() {
+        for (text, host) in [
+            ("https://münchen.example/x", "xn--mnchen-3ya.example"),
+            ("https://日本語.jp", "xn--wgv71a119e.jp"),
+            ("https://a.ⓔxample", "a.example"),
+            ("https://بوابة.com", "xn--mgbbbe6m.com"),
+        ] {
+            assert_eq!(http_url(text).unwrap().host_str(), Some(host));
+        }
+    }
+}
