@@ -1,6 +1,6 @@
 //! The wiring: builds the parts, owns their tasks, and stops them in order.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -311,6 +311,7 @@ fn start_couriers<D: Deliver>(
             clock: context.clock.clone(),
             routes: Arc::clone(&context.routes),
             metrics: context.metrics.clone(),
+            trouble: Mutex::default(),
         };
         context.metrics.introduce(name);
         couriers.spawn(courier.run(stop.clone()));

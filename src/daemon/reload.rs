@@ -132,7 +132,10 @@ impl Service {
             },
         };
         // What is wrong is in the records before.
-        tracing::error!("configuration not reloaded; the one before stays in force");
+        tracing::error!(
+            "configuration not reloaded, and the one before stays in force; correct the file, check it with `runwatch config \
+             check`, and reload again"
+        );
         self.live_config
             .send_modify(|live_config| live_config.rejected = Some(rejected));
     }

@@ -4,7 +4,7 @@
 //! Couriers share nothing but the store, so a slow or dead sink delays no other. A claim that is
 //! still open when the process dies is made due again at the next start, under the same ID.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::trouble::SinkTrouble;
 use super::{Deliver, Message, SendError, Sent};
 use crate::clock::{Clock, new_delivery_id};
 use crate::domain::{DeliveryId, Event, EventData, EventType, Routes, SinkName, SinkNotice};
@@ -55,6 +56,8 @@ pub struct Courier<D> {
     pub routes: Arc<Routes>,
     /// What is counted.
     pub metrics: Metrics,
+    /// What was logged of failed attempts; [`Default`] at the start. Held only to change.
+    pub trouble: Mutex<SinkTrouble>,
 }
 
 impl<D: Deliver> Courier<D> {
@@ -225,7 +228,8 @@ impl<D: Deliver> Courier<D> {
         }
     }
 
-    /// Counts and logs an attempt.
+    /// Counts and logs an attempt. Of attempts that are made again, the first failure is logged as a warning, others at
+    /// growing intervals; all of them are in `runwatch deliveries`.
     fn report(&self, claimed: &Claimed, outcome: &Outcome, detail: &str) {
         let Claimed {
             id, attempt, event, ..
@@ -237,17 +241,35 @@ impl<D: Deliver> Courier<D> {
                 self.metrics
                     .delivered(sink, Duration::try_from(after).unwrap_or_default());
                 tracing::debug!(%sink, delivery = %id, run_id, attempt, detail, "delivered");
+                if self.trouble().delivered() {
+                    tracing::info!(%sink, delivery = %id, attempt, "the sink accepts notifications again");
+                }
             }
             Outcome::Retry(next_at) => {
                 self.metrics.failed(sink, false);
                 let next_at = format_args!("{next_at:.3}");
-                tracing::warn!(%sink, delivery = %id, run_id, attempt, error = detail, %next_at, "attempt failed");
+                match self.trouble().failed(detail, Instant::now()) {
+                    Some(failed_attempts) => tracing::warn!(
+                        %sink, delivery = %id, run_id, attempt, error = detail, %next_at, failed_attempts,
+                        "the sink does not accept notifications; each is tried again by its schedule"
+                    ),
+                    None => tracing::debug!(
+                        %sink, delivery = %id, run_id, attempt, error = detail, %next_at, "attempt failed"
+                    ),
+                }
             }
             Outcome::Dead => {
                 self.metrics.failed(sink, true);
-                tracing::error!(%sink, delivery = %id, run_id, attempt, error = detail, "delivery given up");
+                tracing::error!(
+                    %sink, delivery = %id, run_id, attempt, error = detail,
+                    "delivery given up; `runwatch deliveries retry` makes it again"
+                );
             }
         }
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, SinkTrouble> {
+        self.trouble.lock().expect("no holder panics")
     }
 
     /// Stores an attempt, again and again while the store rejects it: the delivery would otherwise be made again.
@@ -368,6 +390,7 @@ mod tests {
             clock: Clock::simulated(Timestamp::UNIX_EPOCH),
             routes: Arc::new(Routes::from_iter([route("gone"), route("other")])),
             metrics: Metrics::default(),
+            trouble: Mutex::default(),
         };
         (courier, writer)
     }

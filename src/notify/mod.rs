@@ -15,6 +15,7 @@ mod program;
 pub mod signature;
 pub mod summary;
 mod template;
+mod trouble;
 mod webhook;
 
 use std::time::Duration;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 pub use self::courier::Courier;
+pub use self::trouble::SinkTrouble;
 use crate::config::{SinkKind, SinkSettings};
 use crate::domain::{DeliveryId, Event, SinkName};
 use crate::text::one_line;

@@ -561,19 +561,22 @@ fn log_change(event: &Event) {
         return;
     };
     let (what, event_type) = (notice.message.as_str(), event.event_type.as_str());
+    let provider = &notice.provider;
     match event.event_type {
         EventType::ApiUnreachable => {
             tracing::warn!(
+                %provider,
                 what,
-                "the API cannot be reached; one probe at a time is made"
+                "the API gives no usable answer; one poll at a time is made until it does, and `runwatch doctor` says more"
             );
         }
         EventType::ApiUnauthorized => {
             tracing::warn!(
+                %provider,
                 what,
-                "the API refuses the key; polls pause until a key works"
+                "the key is missing or refused; polls pause until one works, and `runwatch doctor` says what to do"
             );
         }
-        _ => tracing::info!(event = event_type, what, "the API answers again"),
+        _ => tracing::info!(%provider, event = event_type, what, "the API answers again"),
     }
 }

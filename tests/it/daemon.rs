@@ -328,7 +328,7 @@ async fn a_reload_changes_sinks_and_a_wrong_file_changes_nothing() {
         daemon,
         &[
             "the configuration cannot be used",
-            "configuration not reloaded",
+            "configuration not reloaded, and the one before stays in force; correct the file",
         ],
     )
     .await;
@@ -608,7 +608,15 @@ async fn a_message_that_was_given_up_can_be_tried_again() {
             "{id}: {refused:?}"
         );
     }
-    stop_expecting(daemon, &["delivery given up"]).await;
+    let ended = stop_expecting(daemon, &["delivery given up"]).await;
+    for (what, times) in [
+        ("the sink does not accept notifications", 1),
+        ("delivery given up; `runwatch deliveries retry`", 2),
+        ("the sink accepts notifications again", 1),
+    ] {
+        let log = &ended.stderr;
+        assert_eq!(log.matches(what).count(), times, "{what}: {log}");
+    }
 }
 
 #[tokio::test]
