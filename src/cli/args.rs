@@ -24,9 +24,9 @@ use crate::style::Color;
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("RUNWATCH_BUILD"));
 
 const DOCTOR_HELP: &str = "\
-Each line has a mark and, where something is wrong, what to do. One request is made, for a run that does not exist.
+Each line has a mark and, where something is wrong, what to do. One request to each configured provider is made, for a run that does not exist.
 
-Exit code: 0 all is well, 1 something is not, be it a warning only, 2 the configuration cannot be used, 4 the key is missing or refused.";
+Exit code: 0 all is well, 1 something is not, be it a warning only, 2 the configuration cannot be used, 4 a key is missing or refused.";
 
 const WAIT_HELP: &str = "\
 Exit codes:
@@ -255,7 +255,7 @@ pub enum Command {
     /// Check, show or write the configuration.
     #[command(subcommand, after_help = CONFIG_HELP)]
     Config(ConfigCommand),
-    /// Check the configuration, the key, the API, the clock, the daemon, the store and the sinks.
+    /// Check the configuration, the keys, the APIs, the clock, the daemon, the store and the sinks.
     #[command(after_help = DOCTOR_HELP)]
     Doctor {
         /// Send a message marked as a test through each sink.

@@ -20,7 +20,7 @@ const OTHERS_MAY_READ: u32 = 0o044;
 pub fn advice(loaded: &Loaded) -> Vec<Problem> {
     let mut found = Vec::new();
     found.extend(missing_key(loaded));
-    found.extend(short_key(loaded));
+    found.extend(short_keys(loaded));
     found.extend(versioned_base_url(loaded));
     found.extend(unsigned_webhooks(loaded));
     found.extend(open_files(loaded));
@@ -44,21 +44,28 @@ fn missing_key(loaded: &Loaded) -> Option<Problem> {
     })
 }
 
-/// A key that is so short that texts are searched for it as a word only; that of the API is much longer.
-fn short_key(loaded: &Loaded) -> Option<Problem> {
-    let secret = loaded.settings.api.key.clone()?;
-    let name = match secret {
-        Secret::File(_) => "api.key_file",
-        Secret::Value(_) => "api.key",
-    };
-    let key = blocking::within_file_limit(move || secret.read().map_err(std::io::Error::other));
-    (key.ok()?.expose_secret().chars().count() < MIN_SECRET).then(|| Problem {
-        origin: origin_of(loaded, name),
-        key: name.to_owned(),
-        value: None,
-        what: format!("the API key has fewer than {MIN_SECRET} characters"),
-        fix: "check that it is complete".to_owned(),
-    })
+/// Keys that are so short that texts are searched for them as words only; those of services are much longer.
+fn short_keys(loaded: &Loaded) -> Vec<Problem> {
+    let secrets = secrets(&loaded.settings).into_iter();
+    let keys = secrets.filter(|(name, _)| {
+        name == "api.key" || name.starts_with("providers.") && name.ends_with(".key")
+    });
+    let short = keys.filter_map(|(name, secret)| {
+        let name = match secret {
+            Secret::File(_) => format!("{name}_file"),
+            Secret::Value(_) => name,
+        };
+        let secret = secret.clone();
+        let key = blocking::within_file_limit(move || secret.read().map_err(std::io::Error::other));
+        (key.ok()?.expose_secret().chars().count() < MIN_SECRET).then(|| Problem {
+            origin: origin_of(loaded, &name),
+            key: name,
+            value: None,
+            what: format!("the API key has fewer than {MIN_SECRET} characters"),
+            fix: "check that it is complete".to_owned(),
+        })
+    });
+    short.collect()
 }
 
 /// The paths of the API begin with `/v1`, which a base URL that ends in it would double: each poll gets a 404.
@@ -110,7 +117,9 @@ fn open_files(loaded: &Loaded) -> Vec<Problem> {
             },
         };
         let origin = origin_of(loaded, &file_key);
-        if matches!(origin, Some(Origin::Credential { .. })) {
+        // A profile may name the file, such as the token of a service account, which is not the user's to change.
+        let is_of_profile = origin.is_none() && file_key.starts_with("providers.");
+        if is_of_profile || matches!(origin, Some(Origin::Credential { .. })) {
             continue;
         }
         let Some(who) = who_may_read(&path) else {
@@ -150,6 +159,14 @@ fn secrets(settings: &Settings) -> Vec<(String, &Secret)> {
             .iter()
             .map(|key| ("api.key".to_owned(), key)),
     );
+    for account in settings.providers.configured() {
+        let key = account.api.key.iter().map(|secret| ("key", secret));
+        let password = account.password.iter().map(|secret| ("password", secret));
+        let both = key.chain(password);
+        found.extend(
+            both.map(|(key, secret)| (format!("providers.{}.{key}", account.name), secret)),
+        );
+    }
     let token = settings.control.token.iter();
     found.extend(token.map(|token| ("control.token".to_owned(), token)));
     for (name, sink) in &settings.sinks {
@@ -220,6 +237,15 @@ mod tests {
                 && !found.contains("ck_1234"),
             "{found}"
         );
+        let file = folder.path().join("gh-token");
+        std::fs::write(&file, "gh_123").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let text = "[providers.github]\nkey_file = \"gh-token\"\n";
+        let found = advice_on(folder.path(), text);
+        insta::assert_snapshot!(found.join("\n"), @r"
+        DIR/config.toml:2:12: providers.github.key_file: the API key has fewer than 8 characters; check that it is complete
+        DIR/config.toml:2:12: providers.github.key_file: DIR/gh-token holds a secret, and every user of this machine may read it; chmod 600 DIR/gh-token
+        ");
         let well = "[api]\nkey_file = \"key\"\n[sinks.log]\ntype = \"log\"\n";
         assert_eq!(advice_on(folder.path(), well), [] as [String; 0]);
     }

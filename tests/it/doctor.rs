@@ -266,3 +266,69 @@ async fn a_clock_that_differs_is_compared_with_the_servers() {
         assert_eq!(found, mark, "{seconds}: {text}");
     }
 }
+
+#[tokio::test]
+async fn every_configured_provider_is_tried_with_one_request() {
+    const OWN: &str = "title = \"Own job\"\nauth = { scheme = \"bearer\" }\nid = \"{job}\"\nget = \"/v1/runs/{job}\"\n\
+         rules = [{ when = { \"/status\" = \"succeeded\" }, is = \"succeeded\" }]\n";
+    let simulator = Simulator::start().await.unwrap();
+    let url = simulator.base_url();
+    let own = |name: &str, url: &str, key: &str| {
+        format!("[providers.{name}]\nprofile_file = \"own.toml\"\nbase_url = \"{url}\"\n{key}\n")
+    };
+    let config = [
+        own("good", &url, "key_file = \"key\""),
+        own("open", &url, "key_file = \"open-key\""),
+        own("wrong", &url, &format!("key = \"{MARKER}\"")),
+        own("keyless", &url, ""),
+        own("lost", "http://127.0.0.1:1", "key_file = \"key\""),
+        "[providers.any]\nprofile = \"http202\"\nbase_url = \"http://127.0.0.1:1\"\n".to_owned(),
+    ];
+    let key = simulator.api_key();
+    let program = at_home(Program::with(&simulator))
+        .unset("CREWSHIP_API_KEY")
+        .configured(&config.concat())
+        .with_file("own.toml", OWN)
+        .with_file("key", &key)
+        .with_file("open-key", &key);
+    close(&program, "key");
+    close(&program, "config.toml");
+    let open = program.beside_config("open-key");
+    std::fs::set_permissions(open, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let (code, report) = examine(&program, &[]).await;
+    assert_eq!(code, Some(4), "{report:#}");
+    for (name, mark, text, fix) in [
+        ("good", "ok", "accepted by 127.0.0.1", ""),
+        ("open", "warning", "every user of this machine", "chmod 600"),
+        (
+            "wrong",
+            "problem",
+            "refused by 127.0.0.1",
+            "providers.wrong.key_file",
+        ),
+        ("keyless", "problem", "no key", "providers.keyless.key_file"),
+        (
+            "lost",
+            "problem",
+            "cannot reach 127.0.0.1:1: connection refused",
+            "base_url",
+        ),
+        (
+            "any",
+            "ok",
+            "not tried, as each run has an address of its own",
+            "",
+        ),
+    ] {
+        let found = check(&report, &format!("provider {name}"));
+        assert!(
+            found.0 == mark && found.1.contains(text) && found.2.contains(fix),
+            "{name}: {found:?}"
+        );
+    }
+    // Crewship is not used, and its clock is not the one that is compared.
+    let checks = report["checks"].as_array().unwrap();
+    let named = |name| checks.iter().filter(|check| check["name"] == name).count();
+    assert_eq!((named("key"), named("clock")), (0, 1), "{report:#}");
+    assert_eq!(simulator.requests().len(), 3);
+}

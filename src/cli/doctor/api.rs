@@ -14,10 +14,13 @@ use crate::style::Mark;
 use crate::text::error_chain;
 
 /// A run that no API has.
-const NO_RUN: &str = "runwatch-doctor-no-such-run";
+pub(super) const NO_RUN: &str = "runwatch-doctor-no-such-run";
+
+/// The name of the check of the clock.
+pub(super) const CLOCK: &str = "clock";
 
 /// Longest time for the request, whatever is configured.
-const LIMIT: Duration = Duration::from_secs(15);
+pub(super) const LIMIT: Duration = Duration::from_secs(15);
 
 /// Difference of clocks at which a signature of Standard Webhooks is refused.
 const SIGNATURE_TOLERANCE: Duration = Duration::from_secs(5 * 60);
@@ -32,13 +35,35 @@ pub(super) struct ApiChecks {
     pub(super) is_key_refused: bool,
 }
 
+/// How one request went.
+pub(super) struct Probed {
+    pub(super) probe: Probe,
+    pub(super) began_at: SystemTime,
+    pub(super) took: Duration,
+}
+
+/// Makes one request for a run that there is not.
+pub(super) async fn probe(client: &ApiClient, id: &RunRef) -> Probed {
+    let (began_at, began) = (SystemTime::now(), Instant::now());
+    let probe = tokio::time::timeout(LIMIT, client.probe(id)).await;
+    Probed {
+        began_at,
+        took: began.elapsed(),
+        probe: probe.unwrap_or(Probe {
+            result: Err(ApiError::Timeout),
+            is_json: false,
+            date: None,
+        }),
+    }
+}
+
 /// Makes one request and checks the key, the API and the clock by its answer.
 pub(super) async fn checks(loaded: &Loaded, advice: &Advice) -> ApiChecks {
     let mut settings = loaded.settings.api.clone();
     settings.connect_timeout = settings.connect_timeout.min(LIMIT);
     settings.request_timeout = settings.request_timeout.min(LIMIT);
     let host = host(&settings);
-    let key_origin = key_origin(loaded);
+    let key_origin = key_origin(loaded, "api");
     let built = within_limit(move || ApiClient::new(&settings)).await;
     let client = match built {
         Ok(Ok(client)) => client,
@@ -46,14 +71,11 @@ pub(super) async fn checks(loaded: &Loaded, advice: &Advice) -> ApiChecks {
         Err(stuck) => return unusable(&format!("the certificates cannot be read: {stuck}")),
     };
     let id = RunRef::new(NO_RUN).expect("a legal ID");
-    let (began_at, began) = (SystemTime::now(), Instant::now());
-    let probe = tokio::time::timeout(LIMIT, client.probe(&id)).await;
-    let took = began.elapsed();
-    let probe = probe.unwrap_or(Probe {
-        result: Err(ApiError::Timeout),
-        is_json: false,
-        date: None,
-    });
+    let Probed {
+        probe,
+        began_at,
+        took,
+    } = probe(&client, &id).await;
     let is_key_refused = probe.result.as_ref().is_err_and(ApiError::is_unauthorized);
     let key = key_check(&probe, &key_origin, &host, took);
     let mut checks = vec![advice.about(&["api.key"], key)];
@@ -79,7 +101,7 @@ fn unusable(why: &str) -> ApiChecks {
 }
 
 /// The host of the API, with its port if it has one.
-fn host(settings: &ApiSettings) -> String {
+pub(super) fn host(settings: &ApiSettings) -> String {
     let Ok(url) = settings.base_url.parse::<reqwest::Url>() else {
         return settings.base_url.clone();
     };
@@ -90,11 +112,11 @@ fn host(settings: &ApiSettings) -> String {
     }
 }
 
-/// Where the key comes from; empty where there is none.
-fn key_origin(loaded: &Loaded) -> String {
+/// Where the key of a table comes from; empty where there is none.
+pub(super) fn key_origin(loaded: &Loaded, table: &str) -> String {
     let entries = loaded.effective.0.iter();
     let mut keys = entries.filter(|entry| {
-        entry.table == "api"
+        entry.table == table
             && matches!(entry.key.as_str(), "key" | "key_file")
             && entry.value.is_some()
     });
@@ -106,7 +128,7 @@ fn key_origin(loaded: &Loaded) -> String {
         (Origin::Environment { variable }, "key", _) => variable.clone(),
         (Origin::Credential { name }, ..) => format!("systemd credential {name}"),
         (_, "key_file", Some(file)) => file.to_owned(),
-        (origin, ..) => format!("api.key of {origin}"),
+        (origin, ..) => format!("{table}.key of {origin}"),
     }
 }
 
@@ -165,7 +187,11 @@ fn api_check(probe: &Probe, loaded: &Loaded, host: &str, took: Duration) -> Opti
 }
 
 /// Compares clocks: `Date` was made between `began_at` and `took` later, and has whole seconds.
-fn clock_check(date: SystemTime, (began_at, took): (SystemTime, Duration), host: &str) -> Check {
+pub(super) fn clock_check(
+    date: SystemTime,
+    (began_at, took): (SystemTime, Duration),
+    host: &str,
+) -> Check {
     let answered_at = began_at + took;
     let behind = date.duration_since(answered_at).unwrap_or_default();
     let ahead = began_at
@@ -177,7 +203,7 @@ fn clock_check(date: SystemTime, (began_at, took): (SystemTime, Duration), host:
         (ahead, "ahead of")
     };
     if difference <= CLOCK_TOLERANCE {
-        return Check::new("clock", Mark::Good, format!("as that of {host}"));
+        return Check::new(CLOCK, Mark::Good, format!("as that of {host}"));
     }
     let seconds = difference.as_secs_f64();
     let mark = if difference < SIGNATURE_TOLERANCE {
@@ -186,7 +212,7 @@ fn clock_check(date: SystemTime, (began_at, took): (SystemTime, Duration), host:
         Mark::Bad
     };
     let text = format!("{seconds:.1} s {word} that of {host}; signatures allow 5 min");
-    Check::new("clock", mark, text).with_fix("set it, with NTP: timedatectl set-ntp true")
+    Check::new(CLOCK, mark, text).with_fix("set it, with NTP: timedatectl set-ntp true")
 }
 
 #[cfg(test)]

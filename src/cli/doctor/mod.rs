@@ -2,12 +2,14 @@
 
 mod api;
 mod local;
+mod providers;
 mod report;
 mod sinks;
 
 use std::io::Write;
 use std::time::Duration;
 
+use self::api::ApiChecks;
 use self::report::{Check, DoctorReport, worse};
 use super::{KEY_REFUSED, USAGE, write_text};
 use crate::blocking::{self, Stuck};
@@ -30,8 +32,8 @@ pub struct DoctorOptions {
 }
 
 /// Checks everything and prints a line for each. Returns 0 when all is well, 2 when the configuration cannot be used,
-/// 4 when the key is missing or refused, 1 when anything else is not as it should be. Nothing is changed, and nothing
-/// is sent but one request for a run that does not exist, and test messages if `send` is set. Everything is bounded in
+/// 4 when a key is missing or refused, 1 when anything else is not as it should be. Nothing is changed, and nothing
+/// is sent but one request to each provider for a run that does not exist, and test messages if `send` is set. Everything is bounded in
 /// time.
 ///
 /// # Errors
@@ -75,13 +77,23 @@ async fn examine(sources: Sources, options: &DoctorOptions) -> (DoctorReport, u8
     };
     let advice = Advice(advice);
     let mut checks = vec![configuration(&loaded, &advice)];
-    let (api, daemon, sinks) = tokio::join!(
-        api::checks(&loaded, &advice),
+    let (api, providers, daemon, sinks) = tokio::join!(
+        crewship(&loaded, &advice),
+        providers::checks(&loaded, &advice),
         local::daemon(&sources, &loaded, &advice),
         sinks::checks(&loaded, &advice, options.send),
     );
-    let is_key_refused = api.is_key_refused;
+    let is_key_refused = api.is_key_refused || providers.iter().any(|found| found.is_key_refused);
     checks.extend(api.checks);
+    let mut clock = None;
+    for found in providers {
+        checks.push(found.check);
+        clock = clock.or(found.clock);
+    }
+    // One clock is enough: that of Crewship, or else of the first provider that answers.
+    if !checks.iter().any(|check| check.name == api::CLOCK) {
+        checks.extend(clock);
+    }
     checks.push(local::network(&sources).await);
     checks.push(daemon);
     checks.push(local::store(&loaded).await);
@@ -93,6 +105,18 @@ async fn examine(sources: Sources, options: &DoctorOptions) -> (DoctorReport, u8
         false => 1,
     };
     (report, code)
+}
+
+/// Checks Crewship, unless there is no key for it and other providers are used.
+async fn crewship(loaded: &Loaded, advice: &Advice) -> ApiChecks {
+    let settings = &loaded.settings;
+    if settings.api.key.is_none() && settings.providers.has_account() {
+        return ApiChecks {
+            checks: Vec::new(),
+            is_key_refused: false,
+        };
+    }
+    api::checks(loaded, advice).await
 }
 
 fn of_problem(problem: &Problem) -> Check {
