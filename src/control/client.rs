@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use reqwest::{Client as Http, Method, RequestBuilder, Response, StatusCode, redirect};
 use serde::de::DeserializeOwned;
 
@@ -25,6 +26,14 @@ const PROBE_LIMIT: Duration = Duration::from_secs(4);
 
 /// Most bytes of an answer that are read.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+
+/// What stays as it is in a segment of a path: the characters that RFC 3986, 2.3 reserves for nothing, and colons.
+const ENCODED: AsciiSet = NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b':');
 
 /// Watches or deliveries per request of a list.
 const PAGE: &str = "1000";
@@ -67,6 +76,11 @@ impl ClientError {
 pub struct Client {
     http: Http,
     socket: PathBuf,
+}
+
+/// A text as one segment of a path: the IDs of some providers have slashes.
+fn segment(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, &ENCODED)
 }
 
 impl Client {
@@ -145,7 +159,7 @@ impl Client {
         let text = format!("{}ms", wait.as_millis());
         let request = self.request(
             Method::GET,
-            &format!("/v1/watches/{run_id}"),
+            &format!("/v1/watches/{}", segment(&run_id.to_string())),
             &[("wait", &text)],
         );
         self.read(self.send(request.timeout(LIMIT + wait)).await?)
@@ -220,7 +234,11 @@ impl Client {
     /// As [`ClientError`] has them.
     pub async fn remove(&self, run_id: &RunRef, force: bool) -> Result<(), ClientError> {
         let query: &[_] = if force { &[("force", "true")] } else { &[] };
-        let request = self.request(Method::DELETE, &format!("/v1/watches/{run_id}"), query);
+        let request = self.request(
+            Method::DELETE,
+            &format!("/v1/watches/{}", segment(&run_id.to_string())),
+            query,
+        );
         self.send(request.timeout(LIMIT)).await.map(drop)
     }
 

@@ -23,6 +23,7 @@ mod names;
 mod promises;
 mod providers;
 mod security;
+mod several;
 mod sinks;
 mod status;
 mod store;

@@ -1,0 +1,60 @@
+//! Runs of several providers, as the commands name them.
+
+use runwatch::simulator::Script;
+
+use crate::support::{Program, api, until, with_daemon};
+
+/// An API whose runs have a name of two parts, the second of which the simulator knows.
+const PROFILE: &str = r#"
+title = "Own job"
+auth = { scheme = "bearer" }
+id = "{folder}/{job}"
+get = "/v1/runs/{job}?folder={folder}"
+rules = [
+  { when = { "/status" = "running" }, is = "running" },
+  { when = { "/status" = "succeeded" }, is = "succeeded" },
+]
+"#;
+
+const LONG: &str =
+    "own:one_folder_with_a_name_that_is_very_long_indeed,_and_100%_longer_than_others/run_2";
+
+async fn two_providers() -> (Program, impl Sized) {
+    let simulator = api([
+        ("run_1", Script::runs_forever()),
+        ("run_2", Script::runs_forever()),
+    ])
+    .await;
+    let config = format!(
+        "[providers.own]\nprofile_file = \"own.toml\"\nbase_url = \"{}\"\nkey = \"{}\"\n",
+        simulator.base_url(),
+        simulator.api_key()
+    );
+    let program = Program::with(&simulator)
+        .configured(&config)
+        .with_file("own.toml", PROFILE);
+    let (program, daemon) = with_daemon(program).await;
+    (program, (daemon, simulator))
+}
+
+#[tokio::test]
+async fn runs_whose_ids_have_slashes_are_shown_waited_for_and_removed() {
+    let (program, _running) = two_providers().await;
+    for run in ["own:a/run_1", LONG] {
+        let added = program.run(&["add", run]).await;
+        assert_eq!(added.code, Some(0), "{added:?}");
+        until("the run to be polled", async || {
+            let shown = program.run(&["show", run]).await;
+            assert_eq!(shown.code, Some(0), "{shown:?}");
+            assert!(shown.stdout.contains(run), "{shown:?}");
+            shown.stdout.contains("running").then_some(())
+        })
+        .await;
+        let waited = program
+            .run(&["wait", "--daemon", "--timeout", "200ms", run])
+            .await;
+        assert_eq!(waited.code, Some(124), "{waited:?}");
+        let removed = program.run(&["remove", run]).await;
+        assert_eq!(removed.code, Some(0), "{removed:?}");
+    }
+}
