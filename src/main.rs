@@ -106,7 +106,8 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
         )),
         Command::Show { run } => block_on(commands::show::show(
             &client()?,
-            &pages.one(&run)?,
+            &run,
+            &pages,
             printer(&common, out, err),
         )),
         Command::Status { run } => block_on(commands::status::status(

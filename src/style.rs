@@ -249,9 +249,43 @@ impl Style {
 
     /// `text`, which may be colored, cut to so many columns; the last are an ellipsis where it was wider.
     pub fn cut(self, text: &str, columns: usize) -> Cow<'_, str> {
-        let tail = if self.unicode { "…" } else { "..." };
+        let tail = self.ellipsis();
         let has_room = width(tail) <= columns;
         console::truncate_str(text, columns, if has_room { tail } else { "" })
+    }
+}
+
+impl Style {
+    /// `text` in at most so many columns: of one that is longer, the middle is left out, since IDs differ at their ends.
+    pub fn cut_middle(self, text: &str, columns: usize) -> String {
+        let mark = self.ellipsis();
+        let Some(room) = columns
+            .checked_sub(width(mark))
+            .filter(|_| width(text) > columns)
+        else {
+            return self.cut(text, columns).into_owned();
+        };
+        let fitting = |characters: &mut dyn Iterator<Item = char>, room: usize| {
+            let mut taken = String::new();
+            let mut used = 0;
+            for character in characters {
+                used += width(character.encode_utf8(&mut [0; 4]));
+                if used > room {
+                    break;
+                }
+                taken.push(character);
+            }
+            taken
+        };
+        let head = fitting(&mut text.chars(), room / 2);
+        let tail = fitting(&mut text.chars().rev(), room - width(&head));
+        let tail: String = tail.chars().rev().collect();
+        format!("{head}{mark}{tail}")
+    }
+
+    /// What stands for a part that is left out.
+    pub fn ellipsis(self) -> &'static str {
+        if self.unicode { "…" } else { "..." }
     }
 }
 

@@ -208,7 +208,7 @@ pub enum Command {
     List(ListArgs),
     /// Show everything about one watch, such as who was notified and why.
     Show {
-        /// The run: its ID, or the address of its page.
+        /// The run: its ID, a part of it that only one watch has, or the address of its page.
         #[arg(value_name = "RUN_ID", value_parser = one_run, add = ArgValueCandidates::new(runs))]
         run: RunArg,
     },

@@ -17,7 +17,7 @@ const COLUMNS: [Column; 9] = [
     Column::whole("", 1),
     Column::whole("SINK", 2),
     Column::whole("EVENT", 4),
-    Column::whole("RUN", 5),
+    Column::run(5),
     Column::whole("STATE", 3),
     Column::whole("ID", 0),
     Column::number("MADE", 7),

@@ -18,7 +18,7 @@ use crate::text::one_line;
 const COLUMNS: [Column; 8] = [
     Column::whole("", 1),
     Column::text("NAME", 3, 12),
-    Column::whole("RUN", 0),
+    Column::run(0),
     Column::text("STATE", 2, 8),
     Column::number("FOR", 4),
     Column::whole("NEXT POLL", 5),
@@ -146,7 +146,7 @@ fn table(
                 .as_deref()
                 .map(|name| one_line(name, TEXT_CHARS))
                 .unwrap_or_default(),
-            style.dim(&watch.run().to_string()),
+            watch.run().to_string(),
             style.state(&state),
             time,
             next,

@@ -23,6 +23,7 @@ mod run_ids;
 pub mod run_names;
 #[cfg(test)]
 mod samples;
+mod short_ids;
 pub mod show;
 pub mod sinks;
 pub mod status;

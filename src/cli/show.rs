@@ -5,13 +5,16 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use super::args::RunArg;
 use super::client::Printer;
 use super::phrases::{TEXT_CHARS, cause, counted, next_poll, standing};
+use super::run_names::RunNames;
+use super::short_ids::watch_of;
 use super::write_text;
 use crate::control::{
     AttemptResponse, Client, DeliveryResponse, PollingList, RoutingEntry, WatchResponse,
 };
-use crate::domain::{EventType, RunEvent, RunRef, SinkName, Verdict};
+use crate::domain::{EventType, RunEvent, SinkName, Verdict};
 use crate::style::{Look, Mark, Style, ago, ahead, elapsed, pad, took, width};
 use crate::text::one_line;
 
@@ -27,16 +30,17 @@ const NARROW_INDENT: usize = 4;
 /// Longest output that is shown, in characters.
 const OUTPUT_CHARS: usize = 400;
 
-/// `runwatch show`. With `json` the answer of `GET /v1/watches/{run_id}`.
+/// `runwatch show`: a part of the ID that only one watch has is enough. With `json` the answer of `GET /v1/watches/{run_id}`.
 ///
 /// # Errors
 /// When the result cannot be written.
 pub async fn show(
     client: &Client,
-    run_id: &RunRef,
+    run: &RunArg,
+    names: &RunNames,
     mut printer: Printer<'_>,
 ) -> anyhow::Result<u8> {
-    match client.watch(run_id, Duration::ZERO).await {
+    match watch_of(client, names, run).await {
         Ok(watch) if printer.json => printer.json(&watch)?,
         Ok(watch) => {
             let polling = match watch.verdict {
@@ -52,7 +56,7 @@ pub async fn show(
             let view = View::new(&watch, polling, texts);
             write_text(printer.out, &view.text(printer.width))?;
         }
-        Err(error) => return printer.failed(&error),
+        Err(failure) => return printer.failed(failure),
     }
     Ok(0)
 }

@@ -14,7 +14,12 @@ pub(super) struct Column {
     /// How narrow its cells may be cut; without it they are shown whole.
     least: Option<usize>,
     is_number: bool,
+    /// Its cells are IDs of runs.
+    is_run: bool,
 }
+
+/// How narrow the IDs of runs may be cut. Those of Crewship are seldom longer, and stay whole; those of others are paths.
+const LEAST_RUN: usize = 37;
 
 impl Column {
     /// A column whose cells are shown whole, such as IDs, or not at all.
@@ -24,6 +29,15 @@ impl Column {
             rank,
             least: None,
             is_number: false,
+            is_run: false,
+        }
+    }
+
+    /// A column of IDs of runs. Very long ones lose their middle, and `show` accepts what is left.
+    pub(super) const fn run(rank: u8) -> Self {
+        Self {
+            is_run: true,
+            ..Self::text("RUN", rank, LEAST_RUN)
         }
     }
 
@@ -93,7 +107,12 @@ impl TextTable {
     fn line(&self, shown: &[(usize, usize)], cells: &[String]) -> String {
         let mut line = String::new();
         for (position, &(index, columns)) in shown.iter().enumerate() {
-            let cell = self.style.cut(&cells[index], columns);
+            let cell = if self.columns[index].is_run {
+                let cell = self.style.cut_middle(&cells[index], columns);
+                self.style.dim(&cell)
+            } else {
+                self.style.cut(&cells[index], columns).into_owned()
+            };
             if position > 0 {
                 line.push_str(&" ".repeat(GAP));
             }
@@ -209,6 +228,46 @@ mod tests {
         run_1
         run_22
         ");
+    }
+
+    #[test]
+    fn long_ids_of_runs_lose_their_middle_before_columns_are_left_out() {
+        let columns = [
+            Column::run(0),
+            Column::whole("STATE", 1),
+            Column::whole("NEXT POLL", 2),
+        ];
+        let shown = |style, width| {
+            let mut table = TextTable::new(style, columns);
+            for run in [
+                "run_0123456789abcdef_market_research",
+                "airflow:nightly_warehouse_load/manual__2026-11-27T06:26:48.999272+00:00",
+            ] {
+                let cells = [run, "running", "in 10s"].map(str::to_owned);
+                table.row(cells);
+            }
+            table.into_text(width)
+        };
+        insta::assert_snapshot!(shown(Style::PLAIN, Some(60)), @"
+        RUN                                       STATE    NEXT POLL
+        run_0123456789abcdef_market_research      running  in 10s
+        airflow:nightly_war…6:26:48.999272+00:00  running  in 10s
+        ");
+        insta::assert_snapshot!(shown(Style::PLAIN, Some(80)), @"
+        RUN                                                           STATE    NEXT POLL
+        run_0123456789abcdef_market_research                          running  in 10s
+        airflow:nightly_warehouse_loa…26-11-27T06:26:48.999272+00:00  running  in 10s
+        ");
+        insta::assert_snapshot!(shown(Style::PLAIN, Some(40)), @"
+        RUN
+        run_0123456789abcdef_market_research
+        airflow:nightly_war…6:26:48.999272+00:00
+        ");
+        let ascii = Style {
+            unicode: false,
+            ..Style::PLAIN
+        };
+        assert!(shown(ascii, Some(60)).contains("..."));
     }
 
     #[test]
