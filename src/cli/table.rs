@@ -21,6 +21,9 @@ pub(super) struct Column {
 /// How narrow the IDs of runs may be cut. Those of Crewship are seldom longer, and stay whole; those of others are paths.
 const LEAST_RUN: usize = 37;
 
+/// When they are cut: after errors and results, and before names and states.
+const RUN_CUT_RANK: u8 = 5;
+
 impl Column {
     /// A column whose cells are shown whole, such as IDs, or not at all.
     pub(super) const fn whole(title: &'static str, rank: u8) -> Self {
@@ -47,6 +50,11 @@ impl Column {
             least: Some(least),
             ..Self::whole(title, rank)
         }
+    }
+
+    /// The higher, the sooner it is cut. The middle of a long ID says less than names and states.
+    fn cut_rank(self) -> u8 {
+        if self.is_run { RUN_CUT_RANK } else { self.rank }
     }
 
     /// A column of numbers or times, aligned at the right.
@@ -134,7 +142,9 @@ impl TextTable {
             let mut excess = total.saturating_sub(GAP).saturating_sub(limit);
             let mut order: Vec<_> = (0..widths.len()).collect();
             order.sort_by_key(|at| std::cmp::Reverse(self.columns[widths[*at].0].rank));
-            for at in &order {
+            let mut cuts = order.clone();
+            cuts.sort_by_key(|at| std::cmp::Reverse(self.columns[widths[*at].0].cut_rank()));
+            for at in &cuts {
                 let (index, columns) = widths[*at];
                 if let Some(least) = self.columns[index].least {
                     let spare = columns.saturating_sub(least.max(width(self.columns[index].title)));
