@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::args::ListArgs;
 use super::client::Printer;
-use super::phrases::{TEXT_CHARS, cause, count_line, next_poll, standing};
+use super::phrases::{TEXT_CHARS, cause, count_line, next_poll, notice_text, standing};
 use super::table::{Column, TextTable};
 use super::write_text;
 use crate::config::Problems;
@@ -75,7 +75,7 @@ pub async fn list(
         return Ok(0);
     }
     for notice in &list.notices {
-        printer.warning(notice)?;
+        printer.warning(&notice_text(notice))?;
     }
     list.watches.reverse();
     let states: Vec<_> = list.watches.iter().map(standing).collect();

@@ -174,6 +174,15 @@ pub(super) fn cause(result: &str) -> String {
     }
 }
 
+/// What is wrong in the daemon's view, with the cause in few words.
+pub(super) fn notice_text(notice: &str) -> String {
+    const FAILING: &str = "no usable answer: ";
+    match notice.split_once(FAILING) {
+        Some((provider, result)) => format!("{provider}{FAILING}{}", cause(result)),
+        None => notice.to_owned(),
+    }
+}
+
 /// A number with its noun: `1 watch`, `1,234 watches`.
 pub(super) fn counted(count: usize, one: &str, many: &str) -> String {
     let digits = count.to_string();
@@ -262,6 +271,27 @@ mod tests {
             ("Ünknown", "Ünknown"),
         ] {
             assert_eq!(cause(result), short, "{result}");
+        }
+    }
+
+    #[test]
+    fn notices_have_short_causes_and_keep_the_rest() {
+        let refused = "no connection: client error (Connect): tcp connect error: Connection refused (os error 111)";
+        for (notice, short) in [
+            (
+                format!("github: no usable answer: {refused}"),
+                "github: no usable answer: connection refused",
+            ),
+            (
+                format!("no usable answer: {refused}"),
+                "no usable answer: connection refused",
+            ),
+            (
+                "the API requested a pause: 429".to_owned(),
+                "the API requested a pause: 429",
+            ),
+        ] {
+            assert_eq!(notice_text(&notice), short);
         }
     }
 

@@ -91,6 +91,13 @@ impl BreakerView {
         let what = match self.outage? {
             Outage::Failing => "no usable answer",
             Outage::Paused => "the API requested a pause",
+            // It is not the API that refuses a key that is not there.
+            Outage::Refused if self.message.starts_with("no API key") => {
+                return Some(format!(
+                    "{}; `runwatch doctor` says what to do",
+                    self.message
+                ));
+            }
             Outage::Refused => "the API refuses the key",
         };
         Some(format!("{what}: {}", self.message))

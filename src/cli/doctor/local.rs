@@ -8,6 +8,7 @@ use rustix::fs::{Access, access};
 use super::report::Check;
 use super::{Advice, within_limit};
 use crate::cli::client::socket;
+use crate::cli::phrases::notice_text;
 use crate::config::{IN_MEMORY, Loaded, NO_SOCKET_PLACE, Proxies, Sources};
 use crate::control::{Client, ClientError};
 use crate::store::StoreFile;
@@ -134,7 +135,7 @@ async fn ready_daemon(client: &Client, socket: &Path) -> Check {
     let version_text = version.as_deref().unwrap_or("of an unknown version");
     let text = format!("{version_text} is ready at {shown}");
     if let Some(notice) = notices.first() {
-        return check(Mark::Warning, format!("{text}; {notice}"))
+        return check(Mark::Warning, format!("{text}; {}", notice_text(notice)))
             .with_fix("`runwatch list` and the log of the daemon say more");
     }
     if version.as_deref() == Some(own) {
