@@ -30,10 +30,10 @@ const UNUSABLE: u8 = 1;
 /// Name, how a run is named, credentials, address, and what the profile was checked against.
 const COLUMNS: [Column; 5] = [
     Column::whole("PROVIDER", 0),
-    Column::text("A RUN", 1, 12),
+    Column::text("A RUN", 1, 22),
     Column::whole("KEY", 2),
-    Column::text("ADDRESS", 3, 16),
-    Column::text("CHECKED AGAINST", 4, 16),
+    Column::text("ADDRESS", 3, 22),
+    Column::whole("CHECKED AGAINST", 4),
 ];
 
 /// Lists the providers, prints a profile, or tries one.

@@ -103,3 +103,19 @@ async fn long_ids_fit_the_terminal_and_what_is_shown_of_them_is_accepted() {
         "{none:?}"
     );
 }
+
+#[tokio::test]
+async fn the_list_of_providers_shows_whole_columns_at_80() {
+    let terminal = Terminal::start(&Program::new(), (60, 80), &["providers"]);
+    let (code, rows) = terminal.ended().await;
+    assert_eq!(code, Some(0), "{rows:#?}");
+    let row = rows.iter().find(|row| row.starts_with("openai-batch "));
+    let words: Vec<_> = row.unwrap().split_whitespace().collect();
+    let whole = [
+        "openai-batch",
+        "openai-batch:{batch}",
+        "missing",
+        "https://api.openai.com",
+    ];
+    assert_eq!(words, whole, "{rows:#?}");
+}
