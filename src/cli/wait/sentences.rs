@@ -136,8 +136,12 @@ pub(super) fn budget_sentence(
         50..100 => "about once a minute".to_owned(),
         seconds => format!("about every {} minutes", (seconds + 30) / 60),
     };
+    let table = match &circumstances.provider {
+        Some(provider) if !provider.is_crewship() => format!("providers.{provider}"),
+        _ => "api".to_owned(),
+    };
     Some(format!(
-        "{} {} {per_minute} requests a minute: each is polled {every} (api.requests_per_minute)",
+        "{} {} {per_minute} requests a minute: each is polled {every} ({table}.requests_per_minute)",
         counted(runs, "run", "runs"),
         if runs == 1 { "has" } else { "share" },
     ))
@@ -286,7 +290,7 @@ pub(super) fn sink_sentence(
 mod tests {
     use super::super::tracked::Tracked;
     use super::*;
-    use crate::domain::RunRef;
+    use crate::domain::{ProviderName, RunRef};
     use crate::scheduler::{BreakerView, Usage};
 
     fn time(text: &str) -> Timestamp {
@@ -402,6 +406,15 @@ mod tests {
         assert_eq!(
             budget_sentence(&shared_by(60, 45), &views, now).unwrap(),
             "60 runs share 60 requests a minute: each is polled about once a minute (api.requests_per_minute)"
+        );
+        let of_github = Circumstances {
+            provider: Some(ProviderName::new("github").unwrap()),
+            ..shared_by(60, 45)
+        };
+        let sentence = budget_sentence(&of_github, &views, now).unwrap();
+        assert!(
+            sentence.ends_with("(providers.github.requests_per_minute)"),
+            "{sentence}"
         );
         // All watches of a daemon count, not only those that this wait is about.
         let twelve = budget_sentence(&shared_by(9, 45), &views[..2], now).unwrap();
