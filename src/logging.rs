@@ -251,8 +251,8 @@ pub fn init(screen: &Screen, level: LogLevel, format: LogFormat, coloured: bool)
     LevelSwitch(Arc::new(set))
 }
 
-/// Writes what is of `level` and worse to the screen as sentences from here on, for the rest of the process: for commands of
-/// people who did not request log records. The messages of `log` sinks are records all the same.
+/// Writes what is of `level` and worse to the screen as sentences from here on, for the rest of the process: for
+/// commands of people who did not request log records. The messages of `log` sinks are records all the same.
 ///
 /// # Panics
 /// When it or [`init`] is called a second time.

@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Prints what clap has to say, and returns its exit code. Its own text is the best for people; with `--json`, which is
+/// Prints the error of clap, and returns its exit code. Its own text is the best for people; with `--json`, which is
 /// not read yet, programs get wrong usage as they get other errors.
 fn wrong_usage(error: &clap::Error) -> ExitCode {
     let arguments = std::env::args_os().skip(1);

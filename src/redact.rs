@@ -17,8 +17,8 @@ use crate::text::is_hidden;
 /// How often a spelling may be spelled again: an address in JSON inside of JSON, for example.
 const DEPTH: u8 = 3;
 
-/// Secrets shorter than this, in characters, are not looked for inside of words, nor in bodies of successes: each letter
-/// of a text could be one.
+/// Secrets shorter than this, in characters, are not looked for inside of words, nor in bodies of successes: each
+/// letter of a text could be one.
 pub(crate) const MIN_SECRET: usize = 8;
 
 /// Shortest encoded spelling that is looked for, in characters.

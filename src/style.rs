@@ -256,7 +256,8 @@ impl Style {
 }
 
 impl Style {
-    /// `text` in at most so many columns: of one that is longer, the middle is left out, since IDs differ at their ends.
+    /// `text` in at most so many columns: of one that is longer, the middle is left out, since IDs differ at their
+    /// ends.
     pub fn cut_middle(self, text: &str, columns: usize) -> String {
         let mark = self.ellipsis();
         let Some(room) = columns

@@ -140,8 +140,8 @@ fn sources() -> Sources {
     Sources::from_process(named.or_else(|| std::env::var_os("RUNWATCH_CONFIG").map(PathBuf::from)))
 }
 
-/// The file after the last `--config` of a command line that a shell completes. It follows `--`, after the program's own.
-/// Words are as they were typed: bash makes three of `--config=FILE`, and `~` stands for the home folder.
+/// The file after the last `--config` of a command line that a shell completes. It follows `--`, after the program's
+/// own. Words are as they were typed: bash makes three of `--config=FILE`, and `~` stands for the home folder.
 fn config_of(arguments: impl Iterator<Item = OsString>) -> Option<PathBuf> {
     let mut words = arguments.skip_while(|word| word != "--").skip(1);
     let mut found = None;

@@ -11,8 +11,8 @@ use crate::control::{Client, ClientError};
 use crate::logging::Screen;
 use crate::text::escape_json_for_terminal;
 
-/// `runwatch events`: each event as a line, the JSON that sinks get with its `id`, until a signal or until the reader of
-/// standard output is gone; with `json`, errors are JSON too. Events wait in the daemon while the reader is slow.
+/// `runwatch events`: each event as a line, the JSON that sinks get with its `id`, until a signal or until the reader
+/// of standard output is gone; with `json`, errors are JSON too. Events wait in the daemon while the reader is slow.
 ///
 /// # Errors
 /// When the result cannot be written.

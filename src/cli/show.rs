@@ -30,7 +30,8 @@ const NARROW_INDENT: usize = 4;
 /// Longest output that is shown, in characters.
 const OUTPUT_CHARS: usize = 400;
 
-/// `runwatch show`: a part of the ID that only one watch has is enough. With `json` the answer of `GET /v1/watches/{run_id}`.
+/// `runwatch show`: a part of the ID that only one watch has is enough. With `json` the answer of `GET
+/// /v1/watches/{run_id}`.
 ///
 /// # Errors
 /// When the result cannot be written.

@@ -18,7 +18,8 @@ pub(super) struct Column {
     is_run: bool,
 }
 
-/// How narrow the IDs of runs may be cut. Those of Crewship are seldom longer, and stay whole; those of others are paths.
+/// How narrow the IDs of runs may be cut. Those of Crewship are seldom longer, and stay whole; those of others are
+/// paths.
 const LEAST_RUN: usize = 37;
 
 /// When they are cut: after errors and results, and before names and states.

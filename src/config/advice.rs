@@ -15,8 +15,9 @@ use crate::redact::MIN_SECRET;
 /// Mode bits by which others than the owner of a file may read it.
 const OTHERS_MAY_READ: u32 = 0o044;
 
-/// Returns what should be corrected although the configuration can be used: a missing or very short key, a base URL with
-/// `/v1`, secrets that other users may read, webhooks without a signature. Looks at files, for some seconds at most.
+/// Returns what should be corrected although the configuration can be used: a missing or very short key, a base URL
+/// with `/v1`, secrets that other users may read, webhooks without a signature. Looks at files, for some seconds at
+/// most.
 pub fn advice(loaded: &Loaded) -> Vec<Problem> {
     let mut found = Vec::new();
     found.extend(missing_key(loaded));

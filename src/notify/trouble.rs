@@ -32,8 +32,8 @@ struct Logged {
 }
 
 impl SinkTrouble {
-    /// Handles a failed attempt. Returns how many failed since the last one that was logged, this one included, if it is
-    /// to be logged.
+    /// Handles a failed attempt. Returns how many failed since the last one that was logged, this one included, if it
+    /// is to be logged.
     pub(super) fn failed(&mut self, cause: &str, now: Instant) -> Option<u64> {
         self.unlogged += 1;
         let repeat = match &self.last {

@@ -74,7 +74,7 @@ async fn errors_are_json_where_json_is_requested() {
 }
 
 #[tokio::test]
-async fn a_key_a_configuration_and_a_host_that_are_wrong_are_told_apart() {
+async fn a_wrong_key_a_wrong_configuration_and_a_wrong_host_have_kinds_of_their_own() {
     let simulator = api([("run_1", Script::succeeds())]).await;
     let wrong_key = Program::with(&simulator).set("CREWSHIP_API_KEY", "another-key");
     for command in [&["wait", "-q", "run_1"][..], &["status", "run_1"]] {

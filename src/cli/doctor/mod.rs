@@ -31,10 +31,10 @@ pub struct DoctorOptions {
     pub columns: Option<u16>,
 }
 
-/// Checks everything and prints a line for each. Returns 0 when all is well, 2 when the configuration cannot be used,
-/// 4 when a key is missing or refused, 1 when anything else is not as it should be. Nothing is changed, and nothing
-/// is sent but one request to each provider for a run that does not exist, and test messages if `send` is set. Everything is bounded in
-/// time.
+/// Checks everything and prints a line for each. Returns 0 when all is well, 2 when the configuration cannot be used, 4
+/// when a key is missing or refused, 1 when anything else is not as it should be. Nothing is changed, and nothing is
+/// sent but one request to each provider for a run that does not exist, and test messages if `send` is set. Everything
+/// is bounded in time.
 ///
 /// # Errors
 /// When the result cannot be written; a closed pipe is no error.
