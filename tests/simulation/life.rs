@@ -478,7 +478,12 @@ impl Play<'_> {
             0 => (random.u64(0..4 * MINUTE), random.u64(0..MINUTE)),
             _ => (0, random.u64(0..20 * SECOND)),
         };
-        let verdict = random.choice([Verdict::Succeeded, Verdict::Failed, Verdict::Canceled]);
+        let verdict = random.choice([
+            Verdict::Succeeded,
+            Verdict::Failed,
+            Verdict::Canceled,
+            Verdict::Skipped,
+        ]);
         let ends = verdict.filter(|_| random.u32(0..6) != 0);
         let odd = random.u32(0..4) == 0;
         let output = random.choice([0, 10, 10, 1 << 10, 1 << 16]).unwrap_or(0);

@@ -56,6 +56,7 @@ impl Fate {
             Some((at, verdict)) if now >= at => Some(match verdict {
                 Verdict::Succeeded => Status::from(RunState::Succeeded),
                 Verdict::Failed => Status::from(RunState::Failed),
+                Verdict::Skipped => Status::from(RunState::Skipped),
                 _ => Status::from(RunState::Canceled),
             }),
             _ if now < self.starts_at => Some(Status::from(RunState::Pending)),
@@ -771,7 +772,7 @@ impl EventStream for Stream {
             (random.u32(0..40), random.u64(200..20_000))
         };
         tokio::time::sleep(Duration::from_millis(wait)).await;
-        let activity = |kind, hint| {
+        let activity = |kind: &str, hint| {
             Ok(Some(StreamItem::Activity(Activity {
                 kind: kind.to_owned(),
                 hint,
