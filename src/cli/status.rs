@@ -17,8 +17,8 @@ use crate::style::{Look, elapsed, took};
 use crate::text::{error_chain, one_line};
 
 /// Makes one request for the run and prints where it is. Returns the exit code of its verdict, [`STILL_GOING`] without
-/// one, that of `not_found` or `unreachable` where the API gave no usable answer, or [`KEY_REFUSED`]. With `json` one
-/// line, `{"run_id","status","verdict","error","created_at","started_at","completed_at"}`.
+/// one, that of `not_found` or `unreachable` where the API gave no usable answer, or [`super::KEY_REFUSED`]. With `json`
+/// one line, `{"run_id","status","verdict","error","created_at","started_at","completed_at"}`.
 ///
 /// # Errors
 /// When the client cannot be set up, or the result cannot be written.
