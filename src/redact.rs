@@ -11,8 +11,10 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 
-use crate::config::REDACTED;
 use crate::text::is_hidden;
+
+/// What stands for a secret.
+pub(crate) const REDACTED: &str = "[redacted]";
 
 /// How often a spelling may be spelled again: an address in JSON inside of JSON, for example.
 const DEPTH: u8 = 3;

@@ -7,9 +7,6 @@ use serde_json::Value;
 use super::problem::Origin;
 use super::source::is_plain;
 
-/// What stands for a secret.
-pub(crate) const REDACTED: &str = "[redacted]";
-
 /// One key of the configuration in force.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {

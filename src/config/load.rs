@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::effective::{Effective, REDACTED};
+use super::effective::Effective;
 use super::problem::{Origin, Problem, Problems};
 use super::providers::{Providers, read_providers};
 use super::proxy::{BadProxy, Proxies};
@@ -17,6 +17,7 @@ use super::{
     SecretError, Settings, StaticWatch, StoreSettings, WatchSettings, check_key,
 };
 use crate::domain::ProviderName;
+use crate::redact::REDACTED;
 use crate::text::trimmed;
 
 /// Shortest interval between two polls of a run.

@@ -25,7 +25,6 @@ mod source;
 mod units;
 
 pub use advice::advice;
-pub(crate) use effective::REDACTED;
 pub use effective::{Effective, Entry};
 pub use load::{
     IN_MEMORY, Loaded, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, control_socket,

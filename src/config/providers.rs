@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use reqwest::Url;
 
-use super::effective::REDACTED;
 use super::load::{MAX_TIMEOUT, base_url, header_safe, run_url};
 use super::problem::{Origin, Problem};
 use super::reader::{Reader, Table};
@@ -17,6 +16,7 @@ use super::{ApiSettings, Secret, check_key};
 use crate::blocking;
 use crate::domain::{ProviderName, RunRef};
 use crate::profile::{self, Profile, Scheme};
+use crate::redact::REDACTED;
 use crate::text::trimmed;
 
 /// Largest profile, in bytes.

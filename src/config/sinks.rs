@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use reqwest::header::{HeaderName, HeaderValue};
 
-use super::effective::REDACTED;
 use super::problem::Origin;
 use super::reader::{Reader, Table, Violation};
 use super::rules::{
@@ -15,6 +14,7 @@ use super::rules::{
 use super::units::parse_duration;
 use super::{Secret, SinkKind, SinkSettings, WebhookFormat, WebhookSettings};
 use crate::domain::{EventFilter, EventType, Labels, SinkName};
+use crate::redact::REDACTED;
 use crate::text::nearest;
 
 /// The kinds of sink.

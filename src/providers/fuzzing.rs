@@ -16,12 +16,11 @@ use super::answer::error_message;
 use super::rate_limit::RateHeaders;
 use super::sse::Parser;
 use super::{activity, hot, naive};
-use crate::config::REDACTED;
 use crate::domain::{
     Event, EventData, Labels, Limits, PollOutcome, Progress, RunRef, Verdict, Watch,
 };
 use crate::profile;
-use crate::redact::Redactor;
+use crate::redact::{REDACTED, Redactor};
 
 /// Largest message that a webhook sends, in bytes.
 const MESSAGE_BYTES: usize = 19_999;

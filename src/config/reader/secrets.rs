@@ -5,10 +5,10 @@ use std::path::Path;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{Item, Reader, Table, Violation};
-use crate::config::effective::REDACTED;
 use crate::config::rules::SIGNING_PREFIX;
 use crate::config::source::Place;
 use crate::config::{Secret, SecretError};
+use crate::redact::REDACTED;
 
 /// A secret and where it is configured.
 pub(in crate::config) struct SecretItem {
