@@ -31,11 +31,13 @@ async fn ask_with(
 ) -> Result<Observation, ApiError> {
     let mut settings = settings(simulator);
     adjust(&mut settings);
-    ApiClient::new(&settings)
-        .unwrap()
-        .get_run(&id())
-        .await
-        .result
+    poll(&settings).await
+}
+
+/// What one poll by a client of its own observes.
+async fn poll(settings: &ApiSettings) -> Result<Observation, ApiError> {
+    let client = ApiClient::new(settings).unwrap();
+    client.get_run(&id()).await.result
 }
 
 /// Asks once for a run whose first answer is `fault`.
@@ -327,13 +329,7 @@ async fn the_key_file_is_read_again_after_a_refusal() {
     ];
     for (break_it, said) in broken {
         break_it();
-        let error = refused(
-            ApiClient::new(&settings)
-                .unwrap()
-                .get_run(&id())
-                .await
-                .result,
-        );
+        let error = refused(poll(&settings).await);
         assert!(error.is_unauthorized(), "{}", error.describe());
         assert!(error.describe().contains(said), "{}", error.describe());
         assert!(
@@ -343,13 +339,7 @@ async fn the_key_file_is_read_again_after_a_refusal() {
         );
     }
     settings.key = None;
-    let error = refused(
-        ApiClient::new(&settings)
-            .unwrap()
-            .get_run(&id())
-            .await
-            .result,
-    );
+    let error = refused(poll(&settings).await);
     assert!(
         error.is_unauthorized() && error.describe().contains("no API key"),
         "{}",
@@ -470,13 +460,7 @@ async fn a_key_that_the_api_repeats_is_not_shown() {
     let mut settings = Settings::default().api;
     settings.base_url = base_url;
     settings.key = Some(Secret::value(key));
-    let error = refused(
-        ApiClient::new(&settings)
-            .unwrap()
-            .get_run(&id())
-            .await
-            .result,
-    );
+    let error = refused(poll(&settings).await);
     let said = format!("{} {error:?}", error.describe());
     assert!(
         said.contains("Incorrect API key provided: [redacted]"),
