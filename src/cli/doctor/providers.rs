@@ -1,7 +1,5 @@
 //! The accounts at other providers: profile, key, and one request each where the profile allows one that is harmless.
 
-use std::time::Duration;
-
 use futures_util::future::join_all;
 
 use super::api::{LIMIT, NO_RUN, Probed, clock_check, host, key_origin, probe};
@@ -173,7 +171,7 @@ enum Answer {
 
 impl Answer {
     fn of(probed: &Probed, account: &ProviderSettings, host: &str) -> Self {
-        let took = millis(probed.took);
+        let took = probed.took.as_millis();
         let address = format!("providers.{}.base_url", account.name);
         let has_key = account.api.key.is_some()
             || account.password.is_some()
@@ -216,10 +214,6 @@ impl Answer {
             ),
         }
     }
-}
-
-fn millis(time: Duration) -> u128 {
-    time.as_millis()
 }
 
 #[cfg(test)]
