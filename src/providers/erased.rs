@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use super::{ApiError, EventStream, Provider, Reply, StreamItem};
-use crate::domain::RunRef;
+use super::{
+    ApiError, EventStream, ListParameters, ListReply, ListRequest, Provider, Reply, StreamItem,
+};
+use crate::domain::{ProviderName, RunRef};
 
 /// Any provider; clones share it.
 #[derive(Clone)]
@@ -27,6 +29,12 @@ trait ErasedProvider: Any + Send + Sync {
         id: &'a RunRef,
         last_id: Option<&'a str>,
     ) -> BoxFuture<'a, Result<AnyStream, ApiError>>;
+    fn list_of(&self, id: &RunRef) -> Option<ListParameters>;
+    fn list<'a>(
+        &'a self,
+        provider: &'a ProviderName,
+        request: &'a ListRequest,
+    ) -> BoxFuture<'a, ListReply>;
 }
 
 /// As [`EventStream`], for dynamic dispatch.
@@ -64,6 +72,18 @@ impl<P: Provider> ErasedProvider for P {
             let stream = Provider::open_events(self, id, last_id).await?;
             Ok(AnyStream(Box::new(stream)))
         })
+    }
+
+    fn list_of(&self, id: &RunRef) -> Option<ListParameters> {
+        Provider::list_of(self, id)
+    }
+
+    fn list<'a>(
+        &'a self,
+        provider: &'a ProviderName,
+        request: &'a ListRequest,
+    ) -> BoxFuture<'a, ListReply> {
+        Box::pin(Provider::list(self, provider, request))
     }
 }
 
@@ -113,6 +133,16 @@ impl AnyProvider {
         last_id: Option<&str>,
     ) -> Result<AnyStream, ApiError> {
         self.0.open_events(id, last_id).await
+    }
+
+    /// As [`Provider::list_of`].
+    pub fn list_of(&self, id: &RunRef) -> Option<ListParameters> {
+        self.0.list_of(id)
+    }
+
+    /// As [`Provider::list`].
+    pub async fn list(&self, provider: &ProviderName, request: &ListRequest) -> ListReply {
+        self.0.list(provider, request).await
     }
 }
 

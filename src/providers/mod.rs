@@ -13,6 +13,7 @@ mod error;
 pub mod fuzzing;
 #[doc(hidden)]
 pub mod hot;
+mod list;
 #[cfg(any(test, fuzzing))]
 mod naive;
 mod plan;
@@ -30,10 +31,11 @@ pub use client::{ApiClient, BuildError, Probe};
 pub use credentials::Credentials;
 pub use erased::{AnyProvider, AnyStream};
 pub use error::{ApiError, KeyProblem, Malformed};
+pub use list::{ListEntry, ListPage, ListParameters, ListReply, ListRequest, PageRef};
 pub use stream::{EventStream, HttpStream, NoStream, StreamItem};
 pub use unusable::Unusable;
 
-use crate::domain::{Observation, RunRef};
+use crate::domain::{Observation, ProviderName, RunRef};
 
 /// A service account with a run API. Tests and simulations implement it as well.
 pub trait Provider: Send + Sync + 'static {
@@ -64,6 +66,21 @@ pub trait Provider: Send + Sync + 'static {
         id: &RunRef,
         last_id: Option<&str>,
     ) -> impl Future<Output = Result<Self::Events, ApiError>> + Send;
+
+    /// The parameters of the list that shows this run; `None` where none does. Cheap, and no request.
+    fn list_of(&self, _id: &RunRef) -> Option<ListParameters> {
+        None
+    }
+
+    /// Requests one page of a list of runs of `provider`, the name by which this account is known. Dropping the future
+    /// abandons the request.
+    fn list(
+        &self,
+        _provider: &ProviderName,
+        _request: &ListRequest,
+    ) -> impl Future<Output = ListReply> + Send {
+        std::future::ready(ListReply::none())
+    }
 }
 
 /// What one poll brought, and what it took.
