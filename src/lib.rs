@@ -74,6 +74,7 @@ mod process_group;
 pub mod profile;
 pub mod providers;
 mod redact;
+mod reminder;
 mod retry_after;
 pub mod scheduler;
 pub mod simulator;

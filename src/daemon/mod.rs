@@ -27,6 +27,7 @@ use crate::config::{LogLevel, Settings, Sources};
 use crate::control::{Control, Listener, LiveConfig};
 use crate::domain::Verdict;
 use crate::logging::LevelSwitch;
+use crate::reminder::Reminder;
 use crate::store::{Counts, STORE_RETRY, StoreError};
 use crate::text::error_chain;
 
@@ -194,6 +195,7 @@ impl Daemon {
             live_config: live,
             logging,
             unsettled: false,
+            reminder: Reminder::default(),
         };
         Self {
             engine,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::Logging;
 use crate::app::{Engine, policy};
@@ -14,6 +15,7 @@ use crate::clock::Clock;
 use crate::config::{self, IN_MEMORY, LogFormat, Settings, SinkSettings, Sources};
 use crate::control::LiveConfig;
 use crate::domain::{SinkName, Watch};
+use crate::reminder::Reminder;
 use crate::scheduler::AddedBy;
 use crate::store::Added;
 
@@ -51,6 +53,8 @@ pub(super) struct Service {
     pub(super) logging: Logging,
     /// The store refused what follows from settings that are in force.
     pub(super) unsettled: bool,
+    /// When it is logged that something is left to do.
+    pub(super) reminder: Reminder,
 }
 
 impl Service {
@@ -176,7 +180,11 @@ impl Service {
     pub(super) async fn apply(&mut self, engine: &Engine, clock: &Clock) {
         let settled = self.settle(engine, clock).await;
         self.unsettled = settled.is_err();
-        if let Err(error) = settled {
+        let Err(error) = settled else {
+            self.reminder = Reminder::default();
+            return;
+        };
+        if self.reminder.is_due(Instant::now()) {
             tracing::error!(
                 error = format!("{error:#}"),
                 "the watches of the configuration cannot be stored; trying again"

@@ -20,6 +20,7 @@ use crate::domain::{DeliveryId, Event, EventData, EventType, Routes, SinkName, S
 use crate::failpoint::{self, mutant};
 use crate::memory;
 use crate::metrics::Metrics;
+use crate::reminder::Reminder;
 use crate::store::{Attempt, Claimed, Outcome, RoutedEvent, STORE_RETRY, Store, StoreError};
 use crate::text::error_chain;
 
@@ -274,6 +275,7 @@ impl<D: Deliver> Courier<D> {
 
     /// Stores an attempt, again and again while the store rejects it: the delivery would otherwise be made again.
     async fn store_attempt(&self, id: &DeliveryId, attempt: Attempt) {
+        let mut reminder = Reminder::default();
         loop {
             match self.store.record_attempt(id.clone(), attempt.clone()).await {
                 Ok(()) => {
@@ -285,8 +287,10 @@ impl<D: Deliver> Courier<D> {
                     return;
                 }
                 Err(error) => {
-                    let error = error_chain(&error);
-                    tracing::error!(sink = %self.name, delivery = %id, error, "cannot store an attempt; trying again");
+                    if reminder.is_due(Instant::now()) {
+                        let error = error_chain(&error);
+                        tracing::error!(sink = %self.name, delivery = %id, error, "cannot store an attempt; trying again");
+                    }
                     tokio::time::sleep(STORE_RETRY).await;
                 }
             }

@@ -4,11 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// After how long a failure of the same cause is logged again, at first; twice as long each time after that.
-const FIRST_REPEAT: Duration = Duration::from_secs(60);
-
-/// Longest time after which a failure of the same cause is logged again.
-const LONGEST_REPEAT: Duration = Duration::from_secs(3600);
+use crate::reminder::Reminder;
 
 /// Least time between failures of different causes that are logged.
 const BETWEEN_CAUSES: Duration = Duration::from_secs(10);
@@ -16,19 +12,13 @@ const BETWEEN_CAUSES: Duration = Duration::from_secs(10);
 /// What was logged of a sink whose attempts fail.
 #[derive(Debug, Default)]
 pub struct SinkTrouble {
-    last: Option<Logged>,
+    reminder: Reminder,
+    /// The cause that was logged last.
+    cause: String,
     /// Failed attempts since the last one that was logged.
     unlogged: u64,
     /// Whether a failure was logged and no success since.
     is_open: bool,
-}
-
-#[derive(Debug)]
-struct Logged {
-    cause: String,
-    at: Instant,
-    /// After how long the same cause is logged again.
-    repeat: Duration,
 }
 
 impl SinkTrouble {
@@ -36,27 +26,14 @@ impl SinkTrouble {
     /// is to be logged.
     pub(super) fn failed(&mut self, cause: &str, now: Instant) -> Option<u64> {
         self.unlogged += 1;
-        let repeat = match &self.last {
-            None => FIRST_REPEAT,
-            Some(last) => {
-                let passed = now.duration_since(last.at);
-                let is_same = last.cause == cause;
-                if passed < last.repeat && (is_same || passed < BETWEEN_CAUSES) {
-                    return None;
-                }
-                // A sink that was well for long begins anew.
-                if !is_same || passed > last.repeat * 4 {
-                    FIRST_REPEAT
-                } else {
-                    (last.repeat * 2).min(LONGEST_REPEAT)
-                }
-            }
-        };
-        self.last = Some(Logged {
-            cause: cause.to_owned(),
-            at: now,
-            repeat,
-        });
+        let is_other = self.cause != cause;
+        let passed = self.reminder.since_last(now);
+        if is_other && passed.is_none_or(|passed| passed >= BETWEEN_CAUSES) {
+            self.reminder.restart(now);
+        } else if !self.reminder.is_due(now) {
+            return None;
+        }
+        cause.clone_into(&mut self.cause);
         self.is_open = true;
         Some(std::mem::take(&mut self.unlogged))
     }

@@ -11,6 +11,7 @@ use crate::clock::Now;
 use crate::domain::{Event, EventData, EventType, ProviderName, ProviderNotice};
 use crate::failpoint::mutant;
 use crate::providers::ApiError;
+use crate::reminder::Reminder;
 
 /// How long there is no usable answer before `api.unreachable` is raised.
 const UNREACHABLE_AFTER: SignedDuration = SignedDuration::from_mins(5);
@@ -122,6 +123,18 @@ pub(super) struct Breaker {
     failures: u64,
     /// How many probes of a rejected key were rejected in a row.
     refusals: usize,
+    /// When an outage that was reported is logged.
+    reminder: Reminder,
+}
+
+/// What a log says of an outage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct OutageLine {
+    pub(super) outage: Outage,
+    /// The text of the last failure.
+    pub(super) why: String,
+    /// How long there is no usable answer; not negative.
+    pub(super) lasted: Duration,
 }
 
 impl Breaker {
@@ -140,6 +153,7 @@ impl Breaker {
             reached: false,
             failures: 0,
             refusals: 0,
+            reminder: Reminder::default(),
         }
     }
 
@@ -232,6 +246,7 @@ impl Breaker {
         let reported = self.unreachable_reported || self.unauthorized_reported;
         self.unreachable_reported = false;
         self.unauthorized_reported = false;
+        self.reminder = Reminder::default();
         reported.then(|| {
             notice(
                 EventType::ApiRecovered,
@@ -343,6 +358,20 @@ impl Breaker {
         }
         let message = format!("no usable answer for 5 minutes: {}", self.message);
         Some(notice(EventType::ApiUnreachable, message, since, now))
+    }
+
+    /// Returns what is to be logged now of an outage that was reported: at first, and again at growing intervals while it
+    /// lasts.
+    pub(super) fn line_to_log(&mut self, Now { instant, wall }: Now) -> Option<OutageLine> {
+        let outage = self
+            .outage
+            .filter(|_| self.unreachable_reported || self.unauthorized_reported)?;
+        let since = self.failing_since.unwrap_or(wall);
+        self.reminder.is_due(instant).then(|| OutageLine {
+            outage,
+            why: self.message.clone(),
+            lasted: Duration::try_from(wall.duration_since(since)).unwrap_or_default(),
+        })
     }
 
     pub(super) fn view(&self, now: Now) -> BreakerView {

@@ -505,10 +505,12 @@ impl Scheduler {
             self.emit(event);
         }
         self.provider.count_outage(&self.metrics, now);
-        self.provider.publish(Now {
+        let now = Now {
             instant: now,
             wall: self.reading.wall,
-        });
+        };
+        self.remind_of_outage(now);
+        self.provider.publish(now);
     }
 
     /// The time at which the scheduler acts even if nothing comes in.

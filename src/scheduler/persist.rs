@@ -9,17 +9,19 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Scheduler;
+use super::breaker::{Outage, OutageLine};
 use super::handle::Removed;
 use super::poll::Pace;
 use super::registry::{Key, Phase};
+use crate::clock::Now;
 use crate::domain::{
-    Event, EventData, EventType, FoundBy, PollOutcome, Progress, RunDetails, RunRef, RunState,
-    Step, Verdict, Watch,
+    Event, EventData, EventType, FoundBy, PollOutcome, Progress, ProviderName, RunDetails, RunRef,
+    RunState, Step, Verdict, Watch,
 };
 use crate::failpoint::{self, mutant};
 use crate::memory;
 use crate::store::{Added, RoutedEvent, STORE_RETRY, StoreError, WatchId};
-use crate::text::{error_chain, one_line};
+use crate::text::{error_chain, humanize, one_line};
 
 /// How often a change of its status restarts the interval of a watch. Most runs change their status a
 /// few times; one that alternates between two changes it with every poll.
@@ -523,13 +525,23 @@ impl Scheduler {
         if let EventData::Provider(notice) = &mut event.data {
             notice.provider.clone_from(&self.provider.name);
         }
-        log_change(&event);
+        log_recovery(&event);
         if mutant("late-news-first") && !self.pending.is_storing_event {
             self.pending.events.push_front(event);
         } else {
             self.pending.events.push_back(event);
         }
         self.store_next_event();
+    }
+
+    /// Logs an outage that was reported, at growing intervals while runs wait for its end.
+    pub(super) fn remind_of_outage(&mut self, now: Now) {
+        if self.registry.is_empty() {
+            return;
+        }
+        if let Some(line) = self.provider.breaker.line_to_log(now) {
+            log_outage(&self.provider.name, &line);
+        }
     }
 
     /// Stores the first pending event, unless it is being stored. Events are stored one after the
@@ -555,28 +567,39 @@ impl Scheduler {
         });
     }
 }
-/// Logs what changed about the API, in a sentence of its own for each event.
-fn log_change(event: &Event) {
+
+/// Logs the end of an outage that was reported.
+fn log_recovery(event: &Event) {
     let EventData::Provider(notice) = &event.data else {
         return;
     };
-    let (what, event_type) = (notice.message.as_str(), event.event_type.as_str());
-    let provider = &notice.provider;
-    match event.event_type {
-        EventType::ApiUnreachable => {
-            tracing::warn!(
-                %provider,
-                what,
-                "the API gives no usable answer; one poll at a time is made until it does, and `runwatch doctor` says more"
-            );
-        }
-        EventType::ApiUnauthorized => {
-            tracing::warn!(
-                %provider,
-                what,
-                "the key is missing or refused; polls pause until one works, and `runwatch doctor` says what to do"
-            );
-        }
-        _ => tracing::info!(%provider, event = event_type, what, "the API answers again"),
+    if event.event_type == EventType::ApiRecovered {
+        let lasted = Duration::try_from(event.timestamp.duration_since(notice.since));
+        let lasted = humanize(lasted.unwrap_or_default());
+        tracing::info!(provider = %notice.provider, event = event.event_type.as_str(), %lasted, "the API answers again");
+    }
+}
+
+/// Logs an outage that was reported, in a sentence of its own for each kind.
+fn log_outage(provider: &ProviderName, line: &OutageLine) {
+    let (why, lasted) = (line.why.as_str(), humanize(line.lasted));
+    let event = match line.outage {
+        Outage::Refused => EventType::ApiUnauthorized,
+        Outage::Paused | Outage::Failing => EventType::ApiUnreachable,
+    };
+    let event = event.as_str();
+    match line.outage {
+        Outage::Refused => tracing::warn!(
+            %provider, event, %lasted, why,
+            "the key is missing or refused; polls pause until one works, and `runwatch doctor` says what to do"
+        ),
+        Outage::Paused => tracing::warn!(
+            %provider, event, %lasted, why,
+            "the API gives no usable answer and requests pauses; polls go on after each, and `runwatch doctor` says more"
+        ),
+        Outage::Failing => tracing::warn!(
+            %provider, event, %lasted, why,
+            "the API gives no usable answer; one poll at a time is made until it does, and `runwatch doctor` says more"
+        ),
     }
 }

@@ -1,6 +1,7 @@
 //! What the operator is told when things go wrong for long, and how a restart treats the API: in
 //! paused time.
 
+use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -307,6 +308,68 @@ async fn each_incident_is_reported_once() {
     world.live(Mood::Running, MINUTE * 2).await;
     let refusal = [EventType::ApiUnauthorized, EventType::ApiRecovered];
     assert_eq!(world.told().await[4..], refusal);
+    world.end().await;
+}
+
+/// Collects log lines.
+#[derive(Clone, Default)]
+struct LogLines(Arc<Mutex<Vec<u8>>>);
+
+impl LogLines {
+    /// The lines that hold `part`, which are taken out.
+    fn take(&self, part: &str) -> Vec<String> {
+        let text = String::from_utf8(std::mem::take(&mut *self.0.lock().unwrap())).unwrap();
+        let lines = text.lines().filter(|line| line.contains(part));
+        lines.map(str::to_owned).collect()
+    }
+}
+
+impl Write for LogLines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_lasts_is_logged_again_at_growing_intervals_with_its_cause() {
+    let log = LogLines::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone());
+    let _logged = tracing::subscriber::set_default(subscriber.finish());
+    let world = world(3, |_| ()).await;
+    world.live(Mood::Running, MINUTE).await;
+    // After 5 min, and 1, 3, 7, 15, 31, 63, 123, 183 and 243 min later.
+    world.live(Mood::BadGateway, MINUTE * 60 * 5).await;
+    let lines = log.take("gives no usable answer");
+    assert_eq!(lines.len(), 10, "{lines:#?}");
+    assert!(
+        lines.iter().all(|line| line.contains("502")),
+        "each has the cause: {lines:#?}"
+    );
+    assert!(lines[0].contains("lasted=5m"), "{}", lines[0]);
+    assert!(lines[9].contains("lasted=4h 8m"), "{}", lines[9]);
+    world.live(Mood::Running, MINUTE * 5).await;
+    assert_eq!(log.take("answers again").len(), 1);
+    // A refused key: at once, and 1, 3, 7, 15, 31 and 63 min later.
+    world.live(Mood::Refusing, MINUTE * 90).await;
+    let lines = log.take("the key is missing or refused");
+    assert_eq!(lines.len(), 7, "{lines:#?}");
+    // A full disk as well: its writes are tried again every few seconds.
+    *world.full.lock().unwrap() = true;
+    world.live(Mood::Running, MINUTE * 90).await;
+    let lines = log.take("the store cannot be written");
+    assert_eq!(lines.len(), 7, "{lines:#?}");
+    assert!(!lines[0].contains("lasted"), "{}", lines[0]);
+    assert!(lines[6].contains("lasted=\"1h 3m\""), "{}", lines[6]);
+    *world.full.lock().unwrap() = false;
+    world.live(Mood::Running, MINUTE).await;
+    assert_eq!(log.take("the store can be written again").len(), 1);
     world.end().await;
 }
 

@@ -14,10 +14,11 @@ use super::readers::{self, ReadJob, Readers, StoreQuery};
 use crate::domain::Verdict;
 use crate::failpoint::mutant;
 use crate::memory;
+use crate::reminder::Reminder;
 use crate::store::model::StoreError;
 use crate::store::operations::{ExecutionLane, Ping, Probe, StoreOperation};
 use crate::store::{Wakes, WriterState};
-use crate::text::error_chain;
+use crate::text::{error_chain, humanize};
 
 /// The largest number of jobs in one transaction: enough to share one sync among many, few enough
 /// that the first of them does not wait long.
@@ -341,7 +342,8 @@ impl Writer {
         disk: &impl TransactionRunner,
     ) -> Option<Connection> {
         let mut queue = VecDeque::new();
-        let (mut failing, mut moved_much) = (false, false);
+        let mut rejections = Rejections::default();
+        let mut moved_much = false;
         loop {
             if queue.is_empty() {
                 if moved_much && timeout(QUIET, self.receive(&mut queue)).await.is_err() {
@@ -384,7 +386,7 @@ impl Writer {
             if let Some((log, pages)) = log.as_mut().zip(log_pages) {
                 log.grown_to(pages);
             }
-            report(&commit, wrote, &mut failing);
+            rejections.log(&commit, wrote, Instant::now());
             self.reply(&commit, finished, read);
         }
     }
@@ -436,17 +438,39 @@ fn next_batch(queue: &mut VecDeque<Job>) -> (Vec<Job>, usize) {
     (batch, bytes)
 }
 
-/// Logs one line when the store begins to refuse writes and one when it ends: every caller gets the error as well.
-fn report(commit: &Result<(), StoreError>, wrote: bool, failing: &mut bool) {
-    match commit {
-        Err(error) if !std::mem::replace(failing, true) => {
-            tracing::error!(error = error_chain(error), "the store cannot be written");
+/// What was logged of writes that the store rejects.
+#[derive(Debug, Default)]
+struct Rejections {
+    reminder: Reminder,
+    /// Since when it rejects all of them.
+    since: Option<Instant>,
+    /// Whether a rejection was logged, and no write that was accepted since.
+    is_open: bool,
+}
+
+impl Rejections {
+    /// Logs a line when the store begins to reject writes, again at growing intervals while it does, and one when it
+    /// ends: every caller gets the error as well.
+    fn log(&mut self, commit: &Result<(), StoreError>, wrote: bool, now: Instant) {
+        match commit {
+            Err(error) => {
+                let lasted = now.saturating_duration_since(*self.since.get_or_insert(now));
+                if self.reminder.is_due(now) {
+                    self.is_open = true;
+                    let error = error_chain(error);
+                    let lasted = (!lasted.is_zero()).then(|| humanize(lasted));
+                    tracing::error!(error, lasted, "the store cannot be written");
+                }
+            }
+            // A transaction without changes succeeds on a full disk as well.
+            Ok(()) if wrote => {
+                self.since = None;
+                if std::mem::take(&mut self.is_open) {
+                    tracing::info!("the store can be written again");
+                }
+            }
+            Ok(()) => {}
         }
-        // A transaction without changes succeeds on a full disk as well.
-        Ok(()) if wrote && std::mem::take(failing) => {
-            tracing::info!("the store can be written again");
-        }
-        Ok(()) | Err(_) => {}
     }
 }
 
