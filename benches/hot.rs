@@ -1,6 +1,6 @@
 //! The small pieces of work that are done for every poll, every message and every write.
 //!
-//! `cargo bench --bench hot`, or with `-- --test` to see only that each piece works.
+//! `cargo bench --features bench-hooks --bench hot`, or with `-- --test` to see only that each piece works.
 
 use std::hint::black_box;
 use std::path::Path;

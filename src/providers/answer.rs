@@ -925,6 +925,7 @@ pub fn explain(profile: &Profile, id: &str, code: u16, body: &[u8]) -> Explanati
 ///
 /// # Errors
 /// When it is not an answer about that run.
+#[cfg(any(test, fuzzing, feature = "bench-hooks"))]
 pub(super) fn body_of_run(
     layout: &Layout,
     body: &[u8],

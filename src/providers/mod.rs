@@ -11,6 +11,7 @@ mod erased;
 mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+#[cfg(any(fuzzing, feature = "bench-hooks"))]
 #[doc(hidden)]
 pub mod hot;
 mod list;

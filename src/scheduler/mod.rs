@@ -21,6 +21,7 @@ mod deadline;
 mod follow;
 mod group;
 mod handle;
+#[cfg(feature = "bench-hooks")]
 #[doc(hidden)]
 pub mod hot;
 mod persist;
