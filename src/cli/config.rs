@@ -59,6 +59,9 @@ fn unusable_sinks(settings: &Settings) -> Vec<Problem> {
                 "install the certificates of authorities, or name them in SSL_CERT_FILE"
             }
             BuildSinkError::Template(_) => "correct the template",
+            BuildSinkError::NoDesktop => {
+                "take another type of sink, or a build with the feature `desktop`"
+            }
         };
         Some(Problem {
             origin: None,

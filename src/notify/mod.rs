@@ -7,6 +7,7 @@ mod body;
 mod chat;
 mod command;
 mod courier;
+#[cfg(feature = "desktop")]
 mod desktop;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -85,6 +86,9 @@ pub enum BuildSinkError {
     /// The template cannot be used.
     #[error(transparent)]
     Template(#[from] template::TemplateError),
+    /// The feature `desktop` is off.
+    #[error("this build has no desktop notifications (nor has the container image)")]
+    NoDesktop,
 }
 
 /// Where messages go. Couriers are generic over it, so that simulations can stand in for [`Sink`].
@@ -105,6 +109,7 @@ pub trait Deliver: Send + Sync + 'static {
 #[derive(Debug)]
 pub enum Sink {
     /// Desktop notifications.
+    #[cfg(feature = "desktop")]
     Desktop(desktop::Desktop),
     /// HTTP POST.
     Webhook(Box<webhook::Webhook>),
@@ -118,9 +123,12 @@ impl Sink {
     /// Sets a sink up. Sends nothing yet.
     ///
     /// # Errors
-    /// When a template cannot be used or TLS cannot be set up.
+    /// When a template cannot be used, TLS cannot be set up, or the build has no desktop notifications.
     pub fn build(settings: &SinkSettings) -> Result<Self, BuildSinkError> {
         Ok(match &settings.kind {
+            #[cfg(not(feature = "desktop"))]
+            SinkKind::Desktop => return Err(BuildSinkError::NoDesktop),
+            #[cfg(feature = "desktop")]
             SinkKind::Desktop => Self::Desktop(desktop::Desktop::default()),
             SinkKind::Webhook(webhook) => {
                 Self::Webhook(Box::new(webhook::Webhook::build(webhook)?))
@@ -136,6 +144,7 @@ impl Sink {
 impl Deliver for Sink {
     async fn send(&self, message: &Message<'_>) -> Result<Sent, SendError> {
         match self {
+            #[cfg(feature = "desktop")]
             Self::Desktop(sink) => sink.send(message).await,
             Self::Webhook(sink) => sink.send(message).await,
             Self::Log(sink) => sink.send(message).await,
@@ -145,7 +154,9 @@ impl Deliver for Sink {
 
     fn most_bytes(&self) -> usize {
         match self {
-            Self::Desktop(_) | Self::Webhook(_) => body::MAX_BODY_BYTES,
+            #[cfg(feature = "desktop")]
+            Self::Desktop(_) => body::MAX_BODY_BYTES,
+            Self::Webhook(_) => body::MAX_BODY_BYTES,
             Self::Log(_) | Self::Command(_) => usize::MAX,
         }
     }

@@ -171,6 +171,11 @@ def as_it_is(test):
     code, shown = container.execute(RUNWATCH, "show", "run_plain")
     holds(f"it can be asked inside: {shown}", code == 0 and "succeeded" in shown)
 
+    step("a desktop is refused, since there is none in a container")
+    checked = test.container(["config", "check"], {"RUNWATCH_SINKS__SCREEN__TYPE": "desktop"})
+    equal("exit code", checked.wait(20), 2)
+    holds(f"it says why: {checked.output()}", "sinks.screen: this build has no desktop notifications" in checked.output())
+
     step("well, and unwell when it makes no progress")
     equal("ready", container.execute(RUNWATCH, "healthcheck", "--ready"), (0, "ready\n"))
     os.kill(container.process(), 19)
