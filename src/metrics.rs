@@ -101,6 +101,8 @@ pub struct Metrics {
     polls: Family<[NamedLabel; 2], Counter>,
     poll_duration: Family<[NamedLabel; 1], Histogram, fn() -> Histogram>,
     api_paused: Family<[NamedLabel; 2], Counter<f64, AtomicU64>>,
+    list_requests: Family<[NamedLabel; 2], Counter>,
+    list_entries: Family<[NamedLabel; 1], Counter>,
     detections: Family<[NamedLabel; 2], Counter>,
     detection_delay: Family<[NamedLabel; 1], Histogram, fn() -> Histogram>,
     event_streams: Family<[NamedLabel; 1], Gauge>,
@@ -128,6 +130,8 @@ impl Default for Metrics {
             polls: Family::default(),
             poll_duration: Family::new_with_constructor(|| Histogram::new(REQUEST_SECONDS)),
             api_paused: Family::default(),
+            list_requests: Family::default(),
+            list_entries: Family::default(),
             detections: Family::default(),
             detection_delay: Family::new_with_constructor(|| Histogram::new(DELAY_SECONDS)),
             event_streams: Family::default(),
@@ -154,6 +158,14 @@ impl Metrics {
                     .get_or_create(&metrics.labels("result", result)),
             );
         }
+        for result in POLL_RESULTS {
+            drop(
+                metrics
+                    .list_requests
+                    .get_or_create(&metrics.labels("result", result)),
+            );
+        }
+        drop(metrics.list_entries.get_or_create(&metrics.label()));
         for reason in PAUSE_REASONS {
             drop(
                 metrics
@@ -193,6 +205,18 @@ impl Metrics {
         self.poll_duration
             .get_or_create(&self.label())
             .observe(took.as_secs_f64());
+    }
+
+    /// Counts a request for a page of a list; `result` is one of [`POLL_RESULTS`].
+    pub fn listed(&self, result: &'static str) {
+        self.list_requests
+            .get_or_create(&self.labels("result", result))
+            .inc();
+    }
+
+    /// Counts an entry of a list that stood for the poll of a run.
+    pub fn listed_going(&self) {
+        self.list_entries.get_or_create(&self.label()).inc();
     }
 
     /// Counts time in which requests to the API were blocked; `reason` is one of [`PAUSE_REASONS`].
@@ -288,6 +312,16 @@ impl Metrics {
             "poll_duration_seconds",
             "How long polls took",
             self.poll_duration.clone(),
+        );
+        registry.register(
+            "list_requests",
+            "Requests for pages of lists of runs by what came of them",
+            self.list_requests.clone(),
+        );
+        registry.register(
+            "list_entries",
+            "Entries of lists that stood for polls of runs that go on",
+            self.list_entries.clone(),
         );
         let help = "Time in which requests to the API were blocked";
         registry.register("api_paused_seconds", help, self.api_paused.clone());

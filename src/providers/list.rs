@@ -53,6 +53,8 @@ pub struct ListEntry {
     pub name: Option<String>,
     /// What runs that are alike have in common.
     pub group: Option<String>,
+    /// The address of its page.
+    pub url: Option<String>,
     /// When the run was created.
     pub created_at: Option<Timestamp>,
     /// When execution started.

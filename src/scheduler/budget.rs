@@ -111,6 +111,11 @@ impl Budget {
         }
     }
 
+    /// The time from one request to the next, where no burst is left.
+    pub(super) fn interval(&self) -> Duration {
+        self.interval
+    }
+
     /// When the next request may go out: `now` or earlier means at once.
     pub(super) fn next_at(&self) -> Instant {
         self.spread_until

@@ -21,7 +21,7 @@ use super::{
 use crate::clock::Clock;
 use crate::domain::{Event, ProviderName, RunRef, Watch};
 use crate::metrics::Metrics;
-use crate::providers::AnyProvider;
+use crate::providers::{AnyProvider, ApiError, ListPage, ListRequest};
 use crate::store::{Added, Store, StoreError, StoredWatch};
 
 /// Requests to the owner that wait. Senders wait when it is full.
@@ -351,6 +351,18 @@ impl Schedulers {
             views.append(&mut scheduler.view(only).await?);
         }
         Ok(views)
+    }
+
+    /// As [`SchedulerHandle::list`], with the scheduler of this provider.
+    ///
+    /// # Errors
+    /// As [`SchedulerHandle::list`].
+    pub async fn list(
+        &self,
+        provider: &ProviderName,
+        request: ListRequest,
+    ) -> Result<Result<ListPage, ApiError>, StoreError> {
+        self.of(provider).await?.list(request).await
     }
 
     /// Returns how many requests each provider was sent, and how many it may be sent.

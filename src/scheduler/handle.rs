@@ -7,7 +7,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{BreakerView, Policy, RunActivity, Usage};
 use crate::domain::{RunRef, Status, Watch};
-use crate::providers::{AnyProvider, Provider};
+use crate::providers::{AnyProvider, ApiError, ListPage, ListRequest, Provider};
 use crate::store::{Added, PollFailure, StoreError};
 
 /// Commands waiting for the owner. Senders wait when it is full.
@@ -49,6 +49,10 @@ pub(super) enum SchedulerCommand {
     },
     Usage {
         reply: oneshot::Sender<Usage>,
+    },
+    List {
+        request: Box<ListRequest>,
+        reply: oneshot::Sender<Result<ListPage, ApiError>>,
     },
     Reload {
         provider: AnyProvider,
@@ -138,6 +142,20 @@ impl SchedulerHandle {
     /// When the scheduler has ended.
     pub async fn usage(&self) -> Result<Usage, StoreError> {
         self.ask(|reply| SchedulerCommand::Usage { reply }).await
+    }
+
+    /// Requests one page of a list of runs. It waits for the budget and for pauses, ahead of the sweeps of the
+    /// scheduler's own lists and in turns with polls; its entries count for watched runs as those of a sweep do.
+    ///
+    /// # Errors
+    /// The outer one when the scheduler has ended, the inner one when there is no usable answer.
+    pub async fn list(
+        &self,
+        request: ListRequest,
+    ) -> Result<Result<ListPage, ApiError>, StoreError> {
+        let request = Box::new(request);
+        self.ask(|reply| SchedulerCommand::List { request, reply })
+            .await
     }
 
     /// Polls `provider` from here on, under `policy`. No watch is lost.

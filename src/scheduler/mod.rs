@@ -24,6 +24,7 @@ mod handle;
 #[cfg(feature = "bench-hooks")]
 #[doc(hidden)]
 pub mod hot;
+mod lists;
 mod persist;
 mod poll;
 mod provider_state;
@@ -45,6 +46,7 @@ pub use self::budget::Usage;
 pub use self::group::{Account, Accounts, Breakers, SchedulerGroup, Schedulers, outage_texts};
 pub use self::handle::{AddedBy, Removed, SchedulerHandle, WatchView};
 use self::handle::{COMMANDS, SchedulerCommand};
+use self::lists::PageDone;
 use self::persist::{PendingWrites, Persisted};
 use self::poll::Polled;
 use self::provider_state::ProviderState;
@@ -110,6 +112,7 @@ pub struct Scheduler {
     /// A time before every due time: a watch that is due then is polled first.
     earliest: Instant,
     polls: JoinSet<Polled>,
+    pages: JoinSet<PageDone>,
     stores: JoinSet<Persisted>,
     /// How many watches are being stored, and those of them that were removed in the meantime.
     adding: usize,
@@ -173,6 +176,7 @@ impl Scheduler {
             earliest: now,
             policy,
             polls: JoinSet::new(),
+            pages: JoinSet::new(),
             stores: JoinSet::new(),
             adding: 0,
             removed: HashSet::new(),
@@ -210,7 +214,8 @@ impl Scheduler {
                 now,
                 now + gap * before,
             );
-            self.registry.load(entry);
+            let key = self.registry.load(entry);
+            self.enroll_in_list(key, now);
         }
     }
 
@@ -259,6 +264,11 @@ impl Scheduler {
                         self.polled(polled);
                     }
                 }
+                Some(done) = self.pages.join_next() => {
+                    if let Some(done) = finished(done) {
+                        self.page_done(done);
+                    }
+                }
                 Some(done) = self.stores.join_next() => {
                     if let Some(done) = finished(done) {
                         self.stored(done);
@@ -270,6 +280,7 @@ impl Scheduler {
             }
         }
         self.polls.abort_all();
+        self.pages.abort_all();
         self.commands.close();
         while let Some(done) = self.stores.join_next().await {
             if let Some(done) = finished(done) {
@@ -310,6 +321,7 @@ impl Scheduler {
                 // The caller may have left.
                 let _left = reply.send(budget.usage(Instant::now(), watches));
             }
+            SchedulerCommand::List { request, reply } => self.want_page(*request, reply),
             SchedulerCommand::Reload {
                 provider,
                 policy,
@@ -393,6 +405,7 @@ impl Scheduler {
         }
         self.provider.streams.reset(policy.max_streams);
         self.policy = policy;
+        self.regroup(now);
         let latest = now + self.policy.backoff.max;
         if mutant("reload-forgets") {
             self.registry
@@ -462,6 +475,7 @@ impl Scheduler {
                 self.provider.client.reconnect();
             }
             self.provider.slept(jump.slept, self.policy.max_streams);
+            self.provider.lists.end_sweeps();
         }
         let shift = |at: Timestamp| at.saturating_add(jump.stepped).unwrap_or(at);
         for key in self.registry.keys() {
@@ -496,6 +510,7 @@ impl Scheduler {
     }
 
     fn forget(&mut self, key: Key) {
+        self.withdraw_from_list(key);
         self.registry.remove(key);
         self.provider.streams.forget(key);
     }
@@ -516,8 +531,16 @@ impl Scheduler {
 
     /// The time at which the scheduler acts even if nothing comes in.
     fn wake_at(&self, now: Instant) -> Instant {
+        let open_at = self.provider.opens_at(now);
+        let in_flight = self.polls.len() + self.pages.len();
+        let full = in_flight >= self.policy.max_in_flight
+            || (in_flight > 0 && !self.provider.breaker.admits(open_at.max(now), in_flight));
+        let next_page = self
+            .page_turn(open_at.max(now))
+            .map(|_| open_at)
+            .filter(|_| !full);
         if self.registry.is_empty() {
-            let check = now + IDLE_CLOCK_CHECK;
+            let check = next_page.unwrap_or(now + IDLE_CLOCK_CHECK);
             return self.pending.retry_at.map_or(check, |at| at.min(check));
         }
         let last_due = self.registry.first_last_due().filter(|_| self.may_end());
@@ -528,17 +551,11 @@ impl Scheduler {
             .chain(last_due)
             .map(|(due, _)| due)
             .min();
-        let open_at = self.provider.opens_at(now);
-        let full = self.polls.len() >= self.policy.max_in_flight
-            || (!self.polls.is_empty()
-                && !self
-                    .provider
-                    .breaker
-                    .admits(open_at.max(now), self.polls.len()));
         let next_poll = due.map(|due| due.max(open_at)).filter(|_| !full);
         let stream = self.provider.streams.wake_at().filter(|at| *at > now);
         let times = next_poll
             .into_iter()
+            .chain(next_page)
             .chain(self.registry.next_deadline())
             .chain(stream)
             .chain(self.pending.retry_at);

@@ -303,7 +303,8 @@ impl Scheduler {
             now,
             now,
         );
-        self.registry.insert(entry);
+        let key = self.registry.insert(entry);
+        self.enroll_in_list(key, now);
         if !since.is_zero() {
             self.shift_deadlines(0);
         }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::breaker::{Outage, REFUSED_PROBE, URGENT_PROBE};
 use super::deadline::answer_limit;
 use super::follow::POLLS_PER_STREAM;
+use super::lists::PageTurn;
 use super::registry::{Key, Phase, WatchEntry};
 use super::{ROUNDING, Scheduler, instant_of};
 use crate::clock::Now;
@@ -31,6 +32,14 @@ pub(super) enum PollError {
     CalledBack,
 }
 
+/// What is requested next.
+enum Turn {
+    /// A run, and whether the deadline of its watch has come.
+    Poll(Key, bool),
+    /// A page of a list.
+    Page(PageTurn),
+}
+
 /// When a watch is polled again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pace {
@@ -48,14 +57,32 @@ pub(super) enum Pace {
 impl Scheduler {
     /// Sends polls for watches that are due, as far as all limits allow.
     pub(super) fn dispatch(&mut self, now: Instant) {
-        while let Some((key, is_last)) = self.next_turn(now) {
-            let in_flight = self.polls.len();
+        while let Some(turn) = self.next_turn(now) {
+            let in_flight = self.polls.len() + self.pages.len();
             if in_flight >= self.policy.max_in_flight
                 || !self.provider.breaker.admits(now, in_flight)
+                || self.provider.budget.next_at() > now
             {
                 return;
             }
-            if !is_last && let Some(later) = self.postponed(key, now) {
+            let (key, is_last) = match turn {
+                Turn::Poll(key, is_last) => (key, is_last),
+                Turn::Page(page) => {
+                    if !self.provider.budget.try_take(now) {
+                        return;
+                    }
+                    self.provider.lists.turn_is_over = true;
+                    self.request_page(page, now);
+                    continue;
+                }
+            };
+            let later = match is_last {
+                true => None,
+                false => self
+                    .postponed(key, now)
+                    .or_else(|| self.left_to_list(key, now)),
+            };
+            if let Some(later) = later {
                 self.registry.queue(key, later);
                 continue;
             }
@@ -69,6 +96,7 @@ impl Scheduler {
             }
             self.provider.polls_since_stream = self.provider.polls_since_stream.saturating_add(1);
             self.last_polls_turn_is_over = is_last;
+            self.provider.lists.turn_is_over = false;
             let entry = self.registry.unqueue(key);
             entry.phase = Phase::Polling;
             entry.polled_at = Some(now);
@@ -106,11 +134,28 @@ impl Scheduler {
         }
     }
 
+    /// Returns what is requested next. Last polls and polls that a list or a stream is the reason for go
+    /// ahead of the pages of lists; other polls and pages take turns, so that neither waits for all of the other.
+    fn next_turn(&self, now: Instant) -> Option<Turn> {
+        let poll = self.next_poll(now);
+        let Some(page) = self.page_turn(now) else {
+            return poll.map(|(key, is_last)| Turn::Poll(key, is_last));
+        };
+        let goes_ahead = |&(key, is_last): &(Key, bool)| {
+            let first = |entry: &WatchEntry| entry.due <= self.earliest;
+            is_last || self.provider.lists.turn_is_over || self.registry.get(key).is_some_and(first)
+        };
+        Some(match poll.filter(goes_ahead) {
+            Some((key, is_last)) => Turn::Poll(key, is_last),
+            None => Turn::Page(page),
+        })
+    }
+
     /// Returns the watch to poll next, and whether its deadline has come. The watch that has been due
     /// the longest is first. Last polls go ahead of the others, except that every second poll is of a
     /// watch that was due before the deadline: otherwise a budget that suffices for last polls only
     /// would leave new watches without any poll.
-    fn next_turn(&self, now: Instant) -> Option<(Key, bool)> {
+    fn next_poll(&self, now: Instant) -> Option<(Key, bool)> {
         let has_come = |&(due, _): &(Instant, Key)| due <= now;
         let ordinary = self.registry.first_due().filter(has_come);
         // A watch whose time is over ends without a poll.
@@ -176,6 +221,7 @@ impl Scheduler {
             return;
         };
         let outcome = self.weigh(key, outcome);
+        self.check_list(key, &outcome, now.instant);
         if let Some(event) = event {
             self.emit(event);
         }
@@ -373,7 +419,7 @@ fn decides_at(
 
 /// Returns when the grace period of a missing run ends or a run becomes overdue, whichever is first.
 /// The time may have passed.
-fn next_decision_at(
+pub(super) fn next_decision_at(
     entry: &WatchEntry,
     limits: &Limits,
     Now { instant: now, wall }: Now,

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::breaker::{Breaker, BreakerView};
 use super::budget::Budget;
+use super::lists::Lists;
 use super::streams::Streams;
 use crate::clock::Now;
 use crate::domain::ProviderName;
@@ -25,6 +26,7 @@ pub(super) struct ProviderState {
     pub(super) budget: Budget,
     pub(super) breaker: Breaker,
     pub(super) streams: Streams,
+    pub(super) lists: Lists,
     pub(super) polls_since_stream: u32,
     /// Polls under way end with this: their connections, or what they poll, are those of before.
     pub(super) current: CancellationToken,
@@ -49,6 +51,7 @@ impl ProviderState {
             budget: Budget::new(requests_per_minute, now),
             breaker: Breaker::new(now),
             streams: Streams::new(max_streams),
+            lists: Lists::new(),
             polls_since_stream: 0,
             current: CancellationToken::new(),
             counted_until: now,

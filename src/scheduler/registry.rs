@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::WatchView;
+use super::lists::Listed;
 use crate::domain::{Labels, Progress, RunRef, SinkName, Watch};
 use crate::failpoint::mutant;
 use crate::store::{PollFailure, WatchId};
@@ -63,6 +64,8 @@ pub(super) struct WatchEntry {
     pub(super) refused: bool,
     /// Boxed, as few have one.
     pub(super) last_error: Option<Box<PollFailure>>,
+    /// Where a list shows its run. Boxed, as most APIs have none.
+    pub(super) listed: Option<Box<Listed>>,
 }
 
 /// Fields that most watches do not have.
@@ -117,6 +120,7 @@ impl WatchEntry {
             fresh_starts: 0,
             refused: false,
             last_error: None,
+            listed: None,
         }
     }
 
@@ -257,18 +261,20 @@ impl Registry {
     }
 
     /// Adds a watch that waits.
-    pub(super) fn insert(&mut self, entry: WatchEntry) {
+    pub(super) fn insert(&mut self, entry: WatchEntry) -> Key {
         let key = self.next_key;
         self.runs.insert((self.hasher.hash_one(&entry.run_id), key));
         self.turns.due.insert(entry.due, key);
         self.deadlines.insert(entry.deadline, key);
-        self.load(entry);
+        self.load(entry)
     }
 
     /// Adds a watch that waits, without an order until [`Registry::put_in_order`].
-    pub(super) fn load(&mut self, entry: WatchEntry) {
-        self.entries.insert(self.next_key, Box::new(entry));
+    pub(super) fn load(&mut self, entry: WatchEntry) -> Key {
+        let key = self.next_key;
+        self.entries.insert(key, Box::new(entry));
         self.next_key += 1;
+        key
     }
 
     /// Orders all loaded watches, before the first is polled: doing so at once is faster and takes
@@ -337,6 +343,11 @@ impl Registry {
     /// Returns the next due watch whose deadline has not come.
     pub(super) fn first_due(&self) -> Option<(Instant, Key)> {
         self.turns.due.first()
+    }
+
+    /// Returns the watches that are due by `until` and whose deadline has not come, in their order.
+    pub(super) fn due_until(&self, until: Instant) -> impl Iterator<Item = Key> {
+        self.turns.due.until(until)
     }
 
     /// Returns the next due watch whose deadline has come.
@@ -482,6 +493,11 @@ impl Times {
     /// Returns whether it was there.
     fn remove(&mut self, at: Instant, key: Key) -> bool {
         self.order.remove(&(self.place(at), key))
+    }
+
+    fn until(&self, at: Instant) -> impl Iterator<Item = Key> {
+        let until = (self.place(at), Key::MAX);
+        self.order.range(..=until).map(|&(_, key)| key)
     }
 
     fn first(&self) -> Option<(Instant, Key)> {
