@@ -14,8 +14,8 @@ use crate::control::{Client, NOT_IN_FORCE, PollingList, PollingResponse, WatchRe
 use crate::style::{Look, Style, ago, elapsed, width};
 use crate::text::one_line;
 
-/// Glyph, name, run, state, time, next poll, last error and polls.
-const COLUMNS: [Column; 8] = [
+/// Glyph, name, run, state, time, next poll, polls, last error and origin.
+const COLUMNS: [Column; 9] = [
     Column::whole("", 1),
     Column::text("NAME", 3, 12),
     Column::run(0),
@@ -24,6 +24,7 @@ const COLUMNS: [Column; 8] = [
     Column::whole("NEXT POLL", 5),
     Column::number("POLLS", 7),
     Column::text("LAST ERROR", 6, 16),
+    Column::text("FROM", 8, 12),
 ];
 
 /// `runwatch list`: the newest first for people. What is wrong with the configuration (`problems`) is reported here,
@@ -123,6 +124,10 @@ fn table(
     style: Style,
 ) -> TextTable {
     let mut table = TextTable::new(style, COLUMNS);
+    // Where all were requested, as they mostly are, there is nothing to show.
+    let shows_origin = watches
+        .iter()
+        .any(|watch| from(watch).is_some_and(|from| from != REQUEST));
     for watch in watches {
         let state = standing(watch);
         let since = |at: Timestamp| Duration::try_from(now.duration_since(at)).unwrap_or_default();
@@ -152,9 +157,22 @@ fn table(
             next,
             watch.polls.to_string(),
             style.warning(&error.unwrap_or_default()),
+            style.dim(&from(watch).filter(|_| shows_origin).unwrap_or_default()),
         ]);
     }
     table
+}
+
+/// The word for a watch that a request added.
+const REQUEST: &str = "request";
+
+/// Where a watch comes from, in few words.
+fn from(watch: &WatchResponse) -> Option<String> {
+    match (&watch.discovery, watch.origin.as_deref()) {
+        (Some(discovery), _) => Some(one_line(discovery, TEXT_CHARS)),
+        (None, Some("configuration")) => Some("config".to_owned()),
+        (None, origin) => origin.map(ToOwned::to_owned),
+    }
 }
 
 #[cfg(test)]
@@ -173,5 +191,32 @@ mod tests {
         insta::assert_snapshot!(shown(Some(120)));
         insta::assert_snapshot!(shown(Some(200)));
         assert_eq!(shown(None), shown(Some(200)));
+    }
+
+    #[test]
+    fn where_watches_come_from_is_shown_unless_all_were_requested() {
+        let shown = |change: fn(usize, &mut WatchResponse), width| {
+            let mut watches = samples::watches();
+            watches
+                .iter_mut()
+                .enumerate()
+                .for_each(|(index, watch)| change(index, watch));
+            table(&watches, None, samples::now(), Style::PLAIN).into_text(Some(width))
+        };
+        let requested = |_, watch: &mut WatchResponse| watch.origin = Some("request".to_owned());
+        let discovered = |index, watch: &mut WatchResponse| {
+            watch.origin = Some(if index == 0 { "discovery" } else { "request" }.to_owned());
+            watch.discovery = (index == 0).then(|| "github branch=main".to_owned());
+        };
+        assert!(!shown(requested, 200).contains("FROM"));
+        let text = shown(discovered, 200);
+        assert!(
+            text.contains("FROM") && text.contains("github branch=main"),
+            "{text}"
+        );
+        assert!(
+            !shown(discovered, 100).contains("FROM"),
+            "it is left out first"
+        );
     }
 }

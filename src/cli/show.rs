@@ -310,7 +310,7 @@ impl<'a> View<'a> {
             .as_ref()
             .filter(|_| watch.verdict.is_some());
         let facts = vec![
-            format!("added {}", self.texts.time(watch.added_at)),
+            added_text(watch, &self.texts.time(watch.added_at)),
             counted(
                 watch.polls.try_into().unwrap_or(usize::MAX),
                 "poll",
@@ -383,6 +383,16 @@ impl Line {
         }
         lines
     }
+}
+
+/// When the watch was added, and where it comes from unless a request added it.
+fn added_text(watch: &WatchResponse, time: &str) -> String {
+    let origin = match (watch.origin.as_deref(), watch.discovery.as_deref()) {
+        (_, Some(discovery)) => format!(" by discovery of {}", one_line(discovery, TEXT_CHARS)),
+        (Some("configuration"), None) => " by the configuration".to_owned(),
+        (_, None) => String::new(),
+    };
+    format!("added {time}{origin}")
 }
 
 /// How times and deliveries are written.

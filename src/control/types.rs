@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use super::schemas::{DurationText, LabelMap, RunIdText, WatchName};
 use crate::domain::{
     DeliveryId, EventType, FoundBy, Labels, ProviderName, RunEvent, RunRef, RunState, SinkName,
-    Verdict,
+    Verdict, WatchOrigin,
 };
 use crate::metrics::PAUSE_REASONS;
 use crate::scheduler::{BreakerView, Outage, RunActivity, Usage, WatchView};
@@ -131,6 +131,13 @@ pub struct WatchResponse {
     /// What caused the poll that found the verdict: `poll` or `stream`.
     #[schemars(with = "Option<FoundBy>")]
     pub found_by: Option<String>,
+    /// Where it comes from: `request`, `configuration` or `discovery`; `null` for watches of earlier versions.
+    #[serde(default)]
+    #[schemars(with = "Option<WatchOrigin>")]
+    pub origin: Option<String>,
+    /// The title of the discovery that it comes from.
+    #[serde(default)]
+    pub discovery: Option<String>,
     /// When it was added.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub added_at: Timestamp,
@@ -449,6 +456,7 @@ impl WatchResponse {
     pub(super) fn of(record: WatchRecord, view: Option<WatchView>) -> Self {
         let WatchRecord {
             watch,
+            origin,
             status,
             polls,
             missing_since,
@@ -479,6 +487,11 @@ impl WatchResponse {
             status: status.map(|status| status.as_str().to_owned()),
             verdict: verdict.map(|(verdict, _)| verdict.as_str().to_owned()),
             found_by: found_by.map(|found_by| found_by.as_str().to_owned()),
+            origin: origin.as_ref().map(|origin| origin.word().to_owned()),
+            discovery: origin
+                .as_ref()
+                .and_then(WatchOrigin::discovery)
+                .map(ToOwned::to_owned),
             added_at: watch.added_at,
             deadline_at: watch.deadline_at,
             finished_at: verdict.map(|(_, at)| at),

@@ -29,4 +29,4 @@ pub use route::{EventFilter, Explained, InvalidFilter, Route, Routes};
 pub use status::{RunState, Status};
 pub use transition::{IllegalTransition, Limits, PollOutcome, Progress, Step};
 pub use verdict::{FoundBy, Verdict};
-pub use watch::{Labels, Watch};
+pub use watch::{Labels, Watch, WatchOrigin};

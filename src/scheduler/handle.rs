@@ -8,7 +8,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use super::{BreakerView, Policy, RunActivity, Usage};
 use crate::domain::{RunRef, Status, Watch};
 use crate::providers::{AnyProvider, ApiError, ListPage, ListRequest, Provider};
-use crate::store::{Added, PollFailure, StoreError};
+use crate::store::{Added, DiscoveredRun, PollFailure, StoreError};
 
 /// Commands waiting for the owner. Senders wait when it is full.
 pub(super) const COMMANDS: usize = 256;
@@ -69,7 +69,7 @@ pub(super) enum SchedulerCommand {
 }
 
 /// Who added a watch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AddedBy {
     /// A person or a program.
     Request,
@@ -78,6 +78,8 @@ pub enum AddedBy {
     RequestAgain,
     /// The configuration: the watch is added once, and not again after its end.
     Configuration,
+    /// A discovery: the run is noted in the same transaction, and the watch is added once for each attempt.
+    Discovery(Box<DiscoveredRun>),
 }
 
 /// The result of removing a watch.

@@ -364,6 +364,7 @@ impl Scheduler {
                 AddedBy::Request => store.add_watch(stored).await.map(some),
                 AddedBy::RequestAgain => store.add_watch_again(stored).await.map(some),
                 AddedBy::Configuration => store.add_configured_watch(stored).await,
+                AddedBy::Discovery(found) => store.add_discovered_watch(stored, *found).await,
             };
             Persisted::Added {
                 watch,

@@ -4,18 +4,20 @@ use jiff::Timestamp;
 
 use super::Store;
 use super::model::{
-    Added, Attempt, Claimed, Counts, Decided, DeliveryFilter, DeliverySummary, Fate, History, Page,
-    PollFailure, Pruned, RoutedEvent, StatusChange, StoreError, StoredWatch, WatchFilter, WatchId,
-    WatchRecord,
+    Added, Attempt, Claimed, Counts, Decided, DeliveryFilter, DeliverySummary, DiscoveredRun,
+    DiscoveryId, Fate, History, KnownRun, Page, PollFailure, Pruned, RoutedEvent, RunNote,
+    StatusChange, StoreError, StoredDiscovery, StoredWatch, WatchFilter, WatchId, WatchRecord,
 };
 use super::operations::{
-    ActiveWatches, AddConfiguredWatch, AddWatch, ClaimDue, CountAll, Decide, DecideSome,
-    Deliveries, Details, EventsAfter, Gauges, KeepConfiguredWatches, MoveClock, NewestEvent,
-    NewestProviderEvents, NewestWatch, NextDue, Ping, Probe, ProbeWrite, Prune, RecordAttempt,
-    RecordEvent, RecordStep, RemoveWatches, SetDeadlines, SinksWithOpenDeliveries,
-    StatusChangesAfter, WatchHistory, Watches,
+    ActiveWatches, AddConfiguredWatch, AddDiscoveredWatch, AddWatch, ClaimDue, CountAll, Decide,
+    DecideSome, Deliveries, Details, EndRound, EventsAfter, Gauges, KeepConfiguredWatches,
+    KnownRuns, MoveClock, NewestEvent, NewestProviderEvents, NewestWatch, NextDue, NoteRuns, Ping,
+    Probe, ProbeWrite, Prune, RecordAttempt, RecordEvent, RecordStep, RemoveWatches, SetDeadlines,
+    SetDiscoveries, SinksWithOpenDeliveries, StatusChangesAfter, WatchHistory, Watches,
 };
-use crate::domain::{DeliveryId, Event, FoundBy, RunDetails, RunRef, SinkName, Step, Watch};
+use crate::domain::{
+    DeliveryId, Event, FoundBy, ProviderName, RunDetails, RunRef, SinkName, Step, Watch,
+};
 use crate::failpoint::mutant;
 use crate::metrics::StoreGauges;
 
@@ -72,6 +74,79 @@ impl Store {
         watch: Watch,
     ) -> Result<(Added, Option<WatchId>), StoreError> {
         self.run(AddConfiguredWatch { watch }).await
+    }
+
+    /// Notes a run that a discovery found, and adds a watch of it, in one transaction: unless it has a watch already, or
+    /// where it is a new attempt, one that is active or has observed this attempt. Nothing is done for a discovery that
+    /// is gone.
+    ///
+    /// # Errors
+    /// When the store cannot be written; nothing is stored then.
+    pub async fn add_discovered_watch(
+        &self,
+        watch: Watch,
+        found: DiscoveredRun,
+    ) -> Result<(Added, Option<WatchId>), StoreError> {
+        self.run(AddDiscoveredWatch { watch, found }).await
+    }
+
+    /// Begins at `now` those of these discoveries that are new, each named by its provider and the JSON of its
+    /// parameters, and forgets all others with what they noted. Returns how far each has come, in their order.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn set_discoveries(
+        &self,
+        discoveries: Vec<(ProviderName, String)>,
+        now: Timestamp,
+    ) -> Result<Vec<StoredDiscovery>, StoreError> {
+        self.run(SetDiscoveries { discoveries, now }).await
+    }
+
+    /// Notes listed runs at `now`. Does nothing for a discovery that is gone.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn note_runs(
+        &self,
+        discovery: DiscoveryId,
+        notes: Vec<RunNote>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let notes_of_runs = NoteRuns {
+            discovery,
+            notes,
+            now,
+        };
+        self.run(notes_of_runs).await
+    }
+
+    /// Counts a round of a discovery that was complete, and began at `began_at`.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn end_round(
+        &self,
+        discovery: DiscoveryId,
+        began_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.run(EndRound {
+            discovery,
+            began_at,
+        })
+        .await
+    }
+
+    /// What is known of these runs, in their order: what the discovery noted, and their newest watches.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn known_runs(
+        &self,
+        discovery: DiscoveryId,
+        run_ids: Vec<RunRef>,
+    ) -> Result<Vec<KnownRun>, StoreError> {
+        self.run(KnownRuns { discovery, run_ids }).await
     }
 
     /// Forgets which watches were added for the configuration, except those that it still has: a
@@ -418,8 +493,9 @@ impl Store {
 
     /// Does one turn of pruning: gives up deliveries made before `before` to sinks that are not
     /// among `sinks`, deletes watches that had their verdict before it, and notices as old, all of
-    /// whose messages are delivered or given up, and gives free room back to the disk. There is
-    /// more to do until it did nothing. The newest notice about the API stays, because it shows
+    /// whose messages are delivered or given up, deletes what discoveries noted of runs that were not
+    /// listed for as long, and at least a week, before their newest complete rounds, and gives free
+    /// room back to the disk. There is more to do until it did nothing. The newest notice about the API stays, because it shows
     /// whether an incident goes on.
     ///
     /// # Errors

@@ -19,8 +19,9 @@ use sqlite::{Channels, Execute};
 
 pub use model::{
     Added, Attempt, AttemptRecord, Claimed, Counts, DatabaseError, Decided, DeliveryFilter,
-    DeliveryState, DeliverySummary, Fate, History, Location, Outcome, Page, PollFailure, Pruned,
-    RoutedEvent, StatusChange, StoreError, StoredWatch, WatchFilter, WatchId, WatchRecord,
+    DeliveryState, DeliverySummary, DiscoveredRun, DiscoveryId, Fate, History, KnownRun,
+    KnownWatch, Location, NotedRun, Outcome, Page, PollFailure, Pruned, RoutedEvent, RunNote,
+    StatusChange, StoreError, StoredDiscovery, StoredWatch, WatchFilter, WatchId, WatchRecord,
     WatchState,
 };
 pub use sqlite::{

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use crate::domain::{
     DeliveryId, Event, EventType, FoundBy, Progress, RunEvent, RunRef, SinkName, Status, Verdict,
-    Watch,
+    Watch, WatchOrigin,
 };
 
 /// The error of the database engine, with its own causes.
@@ -121,6 +121,84 @@ pub struct StoredWatch {
     pub changed_at: Timestamp,
 }
 
+/// The number of a discovery in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DiscoveryId(pub(crate) i64);
+
+/// How far a discovery has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredDiscovery {
+    /// Its number.
+    pub id: DiscoveryId,
+    /// When it began.
+    pub began_at: Timestamp,
+    /// How many rounds were complete.
+    pub rounds: u64,
+    /// When the newest complete round began.
+    pub cursor_at: Option<Timestamp>,
+    /// How many runs it found.
+    pub found: u64,
+    /// How many watches it added.
+    pub watched: u64,
+}
+
+/// What a discovery notes of a run, so that it knows it from then on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunNote {
+    /// The run.
+    pub run_id: RunRef,
+    /// The attempt that was listed; the greatest one counts.
+    pub attempt: Option<u64>,
+    /// When it ended, or was seen ended; `None` for a run that goes on.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// A run that a discovery wants to be watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiscoveredRun {
+    /// The discovery.
+    pub discovery: DiscoveryId,
+    /// Its title, for people.
+    pub title: String,
+    /// What it notes of the run, in the same transaction.
+    pub note: RunNote,
+    /// Whether it is a new attempt of a run that may have a finished watch.
+    pub again: bool,
+}
+
+/// What the store knows of a listed run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KnownRun {
+    /// What the discovery noted of it.
+    pub noted: Option<NotedRun>,
+    /// Its newest watch.
+    pub watch: Option<KnownWatch>,
+}
+
+/// What a discovery noted of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotedRun {
+    /// The greatest attempt that was listed.
+    pub attempt: Option<u64>,
+    /// See [`RunNote::ended_at`].
+    pub ended_at: Option<Timestamp>,
+    /// The number of the round in which it was noted first, from 1.
+    pub round: u64,
+    /// When it was noted last.
+    pub seen_at: Timestamp,
+}
+
+/// What decides whether a run is watched again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownWatch {
+    /// Whether it has no verdict yet.
+    pub is_active: bool,
+    /// The attempt last observed.
+    pub attempt: Option<u64>,
+    /// When the run ended, or else when the verdict was given.
+    pub ended_at: Option<Timestamp>,
+}
+
 /// A poll that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PollFailure {
@@ -189,6 +267,8 @@ pub struct WatchFilter {
 pub struct WatchRecord {
     /// The watch.
     pub watch: Watch,
+    /// Where it comes from; unknown for watches of earlier versions.
+    pub origin: Option<WatchOrigin>,
     /// The status last seen.
     pub status: Option<Status>,
     /// How many polls were made.
@@ -204,10 +284,11 @@ pub struct WatchRecord {
 }
 
 impl WatchRecord {
-    /// Of a watch that was just added.
+    /// Of a watch that was just added by request.
     pub fn new(watch: Watch) -> Self {
         Self {
             watch,
+            origin: Some(WatchOrigin::Request),
             status: None,
             polls: 0,
             missing_since: None,
@@ -427,7 +508,7 @@ pub struct Counts {
 /// The result of one turn of pruning.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pruned {
-    /// Watches and notices that were deleted.
+    /// Watches, notices and notes of discoveries that were deleted.
     pub deleted: usize,
     /// Deliveries that were given up because no sink of that name is configured any more: by sink.
     pub given_up: Vec<(SinkName, u64)>,

@@ -6,10 +6,13 @@ use jiff::Timestamp;
 
 use super::Wakes;
 use super::model::{
-    Added, Attempt, Claimed, Counts, Decided, DeliveryFilter, DeliverySummary, Fate, History, Page,
-    PollFailure, Pruned, RoutedEvent, StatusChange, StoredWatch, WatchFilter, WatchId, WatchRecord,
+    Added, Attempt, Claimed, Counts, Decided, DeliveryFilter, DeliverySummary, DiscoveredRun,
+    DiscoveryId, Fate, History, KnownRun, Page, PollFailure, Pruned, RoutedEvent, RunNote,
+    StatusChange, StoredDiscovery, StoredWatch, WatchFilter, WatchId, WatchRecord,
 };
-use crate::domain::{DeliveryId, Event, FoundBy, RunDetails, RunRef, SinkName, Step, Watch};
+use crate::domain::{
+    DeliveryId, Event, FoundBy, ProviderName, RunDetails, RunRef, SinkName, Step, Watch,
+};
 use crate::metrics::StoreGauges;
 
 /// Where an operation is executed, and what it sees.
@@ -85,6 +88,19 @@ operations! {
     /// Forgets which watches were added for the configuration, except these.
     (Write) KeepConfiguredWatches { run_ids: Vec<RunRef> } -> ();
 
+    /// Adds a watch of a run that a discovery found, and notes the run.
+    (Write) AddDiscoveredWatch { watch: Watch, found: DiscoveredRun } -> (Added, Option<WatchId>);
+
+    /// Begins those of these discoveries that are new, and forgets all others.
+    (Write)
+    SetDiscoveries { discoveries: Vec<(ProviderName, String)>, now: Timestamp } -> Vec<StoredDiscovery>;
+
+    /// Notes listed runs.
+    (Write) NoteRuns { discovery: DiscoveryId, notes: Vec<RunNote>, now: Timestamp } -> ();
+
+    /// Counts a round that was complete.
+    (Write) EndRound { discovery: DiscoveryId, began_at: Timestamp } -> ();
+
     /// Deletes the watches of a run.
     (Write, _this => Wakes { history: true, deliveries: true, verdict: None })
     RemoveWatches { run_id: RunRef, force: bool } -> Vec<WatchId>;
@@ -130,6 +146,9 @@ operations! {
 
     /// The details of a run.
     (ReadInOrder) Details { watch: WatchId } -> Option<RunDetails>;
+
+    /// What is known of listed runs, in their order.
+    (ReadInOrder) KnownRuns { discovery: DiscoveryId, run_ids: Vec<RunRef> } -> Vec<KnownRun>;
 
     /// When the next delivery of a sink is due.
     (ReadInOrder) NextDue { sink: SinkName } -> Option<Timestamp>;

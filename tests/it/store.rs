@@ -8,11 +8,12 @@ use jiff::Timestamp;
 use runwatch::domain::{
     Event, EventData, EventType, FoundBy, Labels, Limits, Observation, PollOutcome, Progress,
     ProviderName, ProviderNotice, RunDetails, RunRef, RunState, SinkName, Status, Step, Verdict,
-    Watch,
+    Watch, WatchOrigin,
 };
 use runwatch::store::{
-    Added, Attempt, Checkpoint, DeliveryFilter, DeliveryState, Done, Fate, Location, Outcome,
-    ReadJob, RoutedEvent, Store, StoreError, Transaction, TransactionRunner, WatchFilter,
+    Added, Attempt, Checkpoint, DeliveryFilter, DeliveryState, DiscoveredRun, DiscoveryId, Done,
+    Fate, KnownRun, Location, Outcome, ReadJob, RoutedEvent, RunNote, Store, StoreError,
+    Transaction, TransactionRunner, WatchFilter,
 };
 use tokio::task::JoinSet;
 
@@ -1385,4 +1386,149 @@ async fn a_panic_of_the_writer_ends_the_store_though_handles_are_held() {
         .expect("its task ends, so that the process does")
         .unwrap()
         .unwrap();
+}
+
+/// A discovery of Crewship's runs that is stored as new at `time(0)`.
+async fn discovery(store: &Store) -> DiscoveryId {
+    let discoveries = vec![(ProviderName::crewship(), "{}".to_owned())];
+    let begun = store.set_discoveries(discoveries, time(0)).await.unwrap();
+    begun[0].id
+}
+
+fn note(id: &str, attempt: Option<u64>) -> RunNote {
+    RunNote {
+        run_id: RunRef::new(id).unwrap(),
+        attempt,
+        ended_at: None,
+    }
+}
+
+fn found(discovery: DiscoveryId, note: RunNote, again: bool) -> DiscoveredRun {
+    DiscoveredRun {
+        discovery,
+        title: "crewship".to_owned(),
+        note,
+        again,
+    }
+}
+
+#[tokio::test]
+async fn a_discovered_run_is_noted_and_watched_in_one_step_and_once_for_each_attempt() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("runwatch.db");
+    let (store, tasks) = open(&path);
+    let id = discovery(&store).await;
+    let add = async |attempt, again| {
+        let run = found(id, note("run_1", Some(attempt)), again);
+        let added = store.add_discovered_watch(watch("run_1"), run).await;
+        added.unwrap()
+    };
+    let (added, first) = add(1, false).await;
+    let first = first.unwrap();
+    assert_eq!(added, Added::New);
+    assert_eq!(add(1, false).await, (Added::AlreadyExists, None));
+    assert_eq!(
+        add(2, true).await,
+        (Added::AlreadyExists, None),
+        "it is active"
+    );
+    let record = store.watch(watch("run_1").run_id).await.unwrap().unwrap();
+    let origin = WatchOrigin::Discovery("crewship".to_owned());
+    assert_eq!(record.origin, Some(origin));
+
+    let mut failed = step(
+        &watch("run_1"),
+        &Progress::begin(time(0)),
+        "failed",
+        time(2),
+    );
+    failed.progress.details.as_mut().unwrap().attempt = Some(2);
+    failed.progress.details.as_mut().unwrap().completed_at = Some(time(1));
+    let recorded = store
+        .record_step(first, failed, Vec::new(), None, FoundBy::Poll, time(2))
+        .await;
+    recorded.unwrap();
+    assert_eq!(
+        add(2, true).await,
+        (Added::AlreadyExists, None),
+        "its verdict is there"
+    );
+    assert_eq!(
+        add(3, false).await,
+        (Added::AlreadyExists, None),
+        "not again"
+    );
+    let known = |run: &str| store.known_runs(id, vec![RunRef::new(run).unwrap()]);
+    let known_run = known("run_1").await.unwrap().pop().unwrap();
+    let noted = known_run.noted.unwrap();
+    assert_eq!((noted.attempt, noted.round), (Some(3), 1));
+    let known_watch = known_run.watch.unwrap();
+    let expected = (false, Some(2), Some(time(1)));
+    let seen = (
+        known_watch.is_active,
+        known_watch.attempt,
+        known_watch.ended_at,
+    );
+    assert_eq!(seen, expected);
+    assert_eq!(add(3, true).await.0, Added::New);
+    assert_eq!(known("run_2").await.unwrap(), [KnownRun::default()]);
+
+    // All of it is on disk.
+    close(store, tasks).await;
+    let (store, tasks) = open(&path);
+    let again = store
+        .set_discoveries(vec![(ProviderName::crewship(), "{}".to_owned())], time(50))
+        .await
+        .unwrap();
+    let expected = (id, time(0), 1, 2);
+    let again = &again[0];
+    assert_eq!(
+        (again.id, again.began_at, again.found, again.watched),
+        expected
+    );
+    // One that the configuration has no more leaves nothing behind, and adds nothing.
+    store.set_discoveries(Vec::new(), time(60)).await.unwrap();
+    let run = found(id, note("run_3", None), false);
+    let added = store.add_discovered_watch(watch("run_3"), run).await;
+    assert_eq!(added.unwrap(), (Added::AlreadyExists, None));
+    let known_runs = store
+        .known_runs(id, vec![RunRef::new("run_1").unwrap()])
+        .await;
+    assert_eq!(known_runs.unwrap()[0].noted, None);
+    close(store, tasks).await;
+}
+
+#[tokio::test]
+async fn notes_of_discoveries_are_kept_for_a_week_of_rounds() {
+    let (store, writer) = Store::open(Location::Memory).unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(writer.run());
+    let id = discovery(&store).await;
+    let day = 24 * 3600;
+    let is_noted = async |run: &str| {
+        let known = store.known_runs(id, vec![RunRef::new(run).unwrap()]).await;
+        known.unwrap()[0].noted.is_some()
+    };
+    let prune = async |now| {
+        let pruned = store.prune(time(now - 10), Vec::new(), time(now)).await;
+        pruned.unwrap().deleted
+    };
+    for (run, at) in [("run_1", 0), ("run_2", day)] {
+        let noted = store.note_runs(id, vec![note(run, None)], time(at)).await;
+        noted.unwrap();
+    }
+    store.end_round(id, time(2 * day)).await.unwrap();
+    // No round was complete since then: what was not listed may still be there.
+    assert_eq!(prune(30 * day).await, 0);
+    store.end_round(id, time(7 * day + 1)).await.unwrap();
+    assert_eq!(prune(30 * day).await, 1);
+    assert!(!is_noted("run_1").await && is_noted("run_2").await);
+    let noted = store
+        .note_runs(id, vec![note("run_2", Some(1))], time(30 * day))
+        .await;
+    noted.unwrap();
+    store.end_round(id, time(30 * day)).await.unwrap();
+    assert_eq!(prune(30 * day).await, 0);
+    assert!(is_noted("run_2").await);
+    close(store, tasks).await;
 }

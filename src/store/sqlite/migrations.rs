@@ -230,6 +230,35 @@ const STEPS: &[&str] = &[
     ALTER TABLE watches ADD COLUMN state TEXT;
     ALTER TABLE status_changes ADD COLUMN state TEXT;
 ",
+    // Where a watch comes from (NULL for those of earlier versions), and what discoveries found. `match` is the JSON of
+    // the parameters of the list. `rounds` counts complete rounds, and `cursor_at` is the beginning of the newest of
+    // them. `round` is the number of the round in which a run was noted, `attempt` the greatest one that was listed, and
+    // `ended_at` the end that was listed last.
+    "
+    ALTER TABLE watches ADD COLUMN origin TEXT;
+
+    CREATE TABLE discoveries (
+        id        INTEGER PRIMARY KEY AUTOINCREMENT,
+        provider  TEXT NOT NULL,
+        match     TEXT NOT NULL,
+        began_at  INTEGER NOT NULL,
+        rounds    INTEGER NOT NULL DEFAULT 0,
+        cursor_at INTEGER,
+        found     INTEGER NOT NULL DEFAULT 0,
+        watched   INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (provider, match)
+    ) STRICT;
+    CREATE TABLE discovered_runs (
+        discovery INTEGER NOT NULL REFERENCES discoveries (id) ON DELETE CASCADE,
+        run_id    TEXT NOT NULL,
+        attempt   INTEGER,
+        ended_at  INTEGER,
+        round     INTEGER NOT NULL,
+        seen_at   INTEGER NOT NULL,
+        PRIMARY KEY (discovery, run_id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX discovered_runs_by_age ON discovered_runs (discovery, seen_at);
+",
 ];
 
 /// Most bytes of run details and events, and most watches, moved in one transaction by

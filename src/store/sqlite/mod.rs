@@ -10,6 +10,7 @@
 
 mod checkpoints;
 mod deliveries;
+mod discoveries;
 mod events;
 mod files;
 mod lock;
@@ -56,7 +57,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const CHECK_LIMIT: Duration = Duration::from_secs(10);
 
 /// Statements kept prepared; there are fewer than this.
-const CACHED_STATEMENTS: usize = 64;
+const CACHED_STATEMENTS: usize = 96;
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
@@ -221,6 +222,7 @@ fn health_within(connection: &Connection, limit: Duration) -> Result<Option<Stri
 #[cfg(test)]
 mod tests {
     use super::deliveries::{DUE, NEXT_DUE, deliveries_sql};
+    use super::discoveries::{KNOWN_NOTE, KNOWN_WATCH, OLD_NOTES};
     use super::events::EVENTS_AFTER;
     use super::totals::{OLDEST_OPEN, TOTAL};
     use super::watches::{NEWEST_RECORD, RECORD_COLUMNS, watches_sql};
@@ -324,6 +326,9 @@ mod tests {
             (EVENTS_AFTER.to_owned(), "INTEGER PRIMARY KEY"),
             (DUE.to_owned(), "deliveries_by_turn"),
             (NEXT_DUE.to_owned(), "deliveries_by_turn"),
+            (KNOWN_NOTE.to_owned(), "PRIMARY KEY"),
+            (KNOWN_WATCH.to_owned(), "watches_of_run"),
+            (OLD_NOTES.to_owned(), "discovered_runs_by_age"),
         ];
         for (sql, index) in queries {
             let plan = plan(&db, &sql);

@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 use rusqlite::{Connection, named_params, params};
 
+use super::discoveries::forget_runs;
 use super::rows::{read_all, read_id, to_json};
 use super::writer::Execute;
 use crate::domain::SinkName;
@@ -51,7 +52,7 @@ impl Execute for Prune {
             "DELETE FROM events WHERE seq = ?",
             before,
             &mut room,
-        )?;
+        )? + forget_runs(db, before, now, ROWS)?;
         let freed = if deleted == 0 { give_back(db)? } else { 0 };
         Ok(Pruned {
             deleted,

@@ -9,7 +9,9 @@ use super::rows::{
     from_json, page, payloads, read_all, read_id, read_time, stepped, to_json, unreadable,
 };
 use super::writer::Execute;
-use crate::domain::{FoundBy, Labels, Progress, RunDetails, RunRef, Status, Verdict, Watch};
+use crate::domain::{
+    FoundBy, Labels, Progress, RunDetails, RunRef, Status, Verdict, Watch, WatchOrigin,
+};
 use crate::failpoint::mutant;
 use crate::store::model::{
     Added, History, PollFailure, RoutedEvent, StatusChange, StoreError, StoredWatch, WatchId,
@@ -27,7 +29,7 @@ const KEPT_CHANGES: u32 = 1_000;
 
 /// The columns that [`read_record`] reads: all that cannot be large.
 pub(super) const RECORD_COLUMNS: &str = "id, run_id, name, labels, sinks, added_at, deadline_at, status, state, polls, missing_since,
-    seen_running, overdue_told, last_error, last_error_at, verdict, verdict_at, found_by, NULL AS changed_at";
+    seen_running, overdue_told, last_error, last_error_at, verdict, verdict_at, found_by, origin, NULL AS changed_at";
 
 /// The newest watch of a run, with [`RECORD_COLUMNS`] in place of `{}`.
 pub(super) const NEWEST_RECORD: &str =
@@ -37,7 +39,7 @@ impl Execute for AddWatch {
     fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
         match newest_watch(db, &self.watch.run_id)? {
             Some((id, finished)) if !(finished && self.again) => Ok((Added::AlreadyExists, id)),
-            Some(_) | None => insert_watch(db, &self.watch),
+            Some(_) | None => insert_watch(db, &self.watch, &WatchOrigin::Request),
         }
     }
 }
@@ -52,7 +54,10 @@ impl Execute for AddConfiguredWatch {
             .execute([watch.run_id.as_str()])?;
         match newest_watch(db, &watch.run_id)? {
             Some((id, _)) => Ok((Added::AlreadyExists, Some(id))),
-            None if first == 1 => insert_watch(db, &watch).map(|(added, id)| (added, Some(id))),
+            None if first == 1 => {
+                let (added, id) = insert_watch(db, &watch, &WatchOrigin::Configuration)?;
+                Ok((added, Some(id)))
+            }
             None => Ok((Added::AlreadyExists, None)),
         }
     }
@@ -329,14 +334,18 @@ fn open_delivery(db: &Connection, run_id: &RunRef) -> Result<Option<String>, Sto
     Ok(read_all(db, select, [run_id.as_str()], describe)?.pop())
 }
 
-fn insert_watch(db: &Connection, watch: &Watch) -> Result<(Added, WatchId), StoreError> {
+pub(super) fn insert_watch(
+    db: &Connection,
+    watch: &Watch,
+    origin: &WatchOrigin,
+) -> Result<(Added, WatchId), StoreError> {
     let sinks = watch
         .sinks
         .as_ref()
         .map(|sinks| to_json("sinks", sinks))
         .transpose()?;
     db.prepare_cached(
-        "INSERT INTO watches (run_id, name, labels, sinks, added_at, deadline_at) VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO watches (run_id, name, labels, sinks, added_at, deadline_at, origin) VALUES (?, ?, ?, ?, ?, ?, ?)",
     )?
     .execute(params![
         watch.run_id.as_str(),
@@ -345,6 +354,7 @@ fn insert_watch(db: &Connection, watch: &Watch) -> Result<(Added, WatchId), Stor
         sinks,
         watch.added_at.as_millisecond(),
         watch.deadline_at.as_millisecond(),
+        origin.to_string(),
     ])?;
     Ok((Added::New, WatchId(db.last_insert_rowid())))
 }
@@ -502,12 +512,16 @@ fn read_record(row: &Row<'_>) -> Result<WatchRecord, StoreError> {
         .map(read_time)
         .transpose()?;
     let found_by: Option<String> = row.get("found_by")?;
+    let origin: Option<String> = row.get("origin")?;
     let failed_at = row
         .get::<_, Option<i64>>("last_error_at")?
         .map(read_time)
         .transpose()?;
     Ok(WatchRecord {
         watch: stored.watch,
+        origin: origin
+            .map(|text| WatchOrigin::read(&text).ok_or_else(|| unreadable("an origin", &text)))
+            .transpose()?,
         status: stored.progress.status,
         polls: stored.progress.polls,
         missing_since: stored.progress.missing_since,
