@@ -82,6 +82,12 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
     }
     init_logs(&cli.command, &common, screen);
     let client = || cli_client::client(&sources(), screen);
+    // These report problems of the configuration by themselves, once they know their runs.
+    let client_for_runs = || {
+        cli_client::connect(&sources()).inspect_err(|_| {
+            cli_client::warn_of_problems(config::load(&sources()).err().as_ref(), screen);
+        })
+    };
     let pages = RunNames::new(sources());
     let (out, err) = (&mut io::stdout(), &mut io::stderr());
     match cli.command {
@@ -93,7 +99,7 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
             printer(&common, out, err),
         )),
         Command::Add(args) => block_on(commands::add::add(
-            &client()?,
+            &client_for_runs()?,
             &args,
             &pages,
             printer(&common, out, err),
@@ -105,18 +111,20 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
             printer(&common, out, err),
         )),
         Command::Show { run } => block_on(commands::show::show(
-            &client()?,
+            &client_for_runs()?,
             &run,
             &pages,
             printer(&common, out, err),
         )),
         Command::Status { run } => block_on(commands::status::status(
-            &pages.one(&run)?,
+            &run,
+            &pages,
+            cli_client::connect(&sources()).ok().as_ref(),
             &settings(&sources())?,
             printer(&common, out, err),
         )),
         Command::Remove { runs, force } => block_on(commands::remove::remove(
-            &client()?,
+            &client_for_runs()?,
             &runs,
             force,
             &pages,
@@ -219,7 +227,9 @@ fn wait(args: &WaitArgs, common: &Common, pages: &RunNames, screen: &Screen) -> 
         changes: args.changes && common.json,
     };
     if args.daemon {
-        let client = cli_client::client(&sources, screen)?;
+        let client = cli_client::connect(&sources).inspect_err(|_| {
+            cli_client::warn_of_problems(config::load(&sources).err().as_ref(), screen);
+        })?;
         block_on(commands::wait::wait_on_daemon(args, pages, client, options))
     } else {
         let settings = settings(&sources)?;

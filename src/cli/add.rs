@@ -22,6 +22,7 @@ pub async fn add(
     mut printer: Printer<'_>,
 ) -> anyhow::Result<u8> {
     let run_ids = read_run_ids(&args.runs, pages).await?;
+    printer.warn_of_problems(pages.problems().as_ref())?;
     let mut code = 0;
     for (run_id, added) in run_ids
         .iter()

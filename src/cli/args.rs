@@ -53,7 +53,8 @@ Examples:
   runwatch wait --any run_1 run_2 run_3";
 
 const STATUS_HELP: &str = "\
-It makes one request to the API, whether a daemon watches the run or not.
+It makes one request to the API, whether a daemon watches the run or not. A part
+of an ID is looked up among the watches of the daemon.
 
 Exit codes:
   0    succeeded
@@ -215,13 +216,14 @@ pub enum Command {
     /// Look at one run once, without waiting: the exit code says where it is.
     #[command(after_help = STATUS_HELP)]
     Status {
-        /// The run: its ID, or the address of its page.
+        /// The run: its ID, a part of it that only one watch has, or the address of its page.
         #[arg(value_name = "RUN_ID", value_parser = one_run, add = ArgValueCandidates::new(runs))]
         run: RunArg,
     },
     /// Stop watching runs. The runs themselves are not stopped.
     Remove {
-        /// The runs; `-` reads IDs, or JSON with `run_id` or `id`, from standard input.
+        /// The runs: IDs, or parts of them that only one watch has; `-` reads IDs, or JSON with `run_id` or `id`, from
+        /// standard input.
         #[arg(required = true, value_name = "RUN_ID|-", add = ArgValueCandidates::new(runs))]
         runs: Vec<RunArg>,
         /// Give up their deliveries that are still open.
@@ -442,7 +444,8 @@ impl FromStr for RunArg {
             return Err("spaces are not allowed in a run ID".to_owned());
         }
         // What is left needs the configuration, which says which providers there are.
-        if !text.contains([':', '/']) {
+        // So does an ID whose middle is left out, as tables show long ones.
+        if !text.contains([':', '/', '…']) {
             RunRef::new(text).map_err(|error| error.rule().to_owned())?;
         }
         Ok(Self::Named(text.to_owned()))

@@ -9,7 +9,7 @@ use futures_util::{StreamExt as _, stream};
 use super::args::WatchArgs;
 use super::failure::CommandFailure;
 use super::{USAGE, write_text};
-use crate::config::{self, NO_SOCKET_PLACE, Sources, format_duration};
+use crate::config::{self, NO_SOCKET_PLACE, Problems, Sources, format_duration};
 use crate::control::{AddRequest, Client, ClientError, WatchResponse};
 use crate::domain::RunRef;
 use crate::logging::Screen;
@@ -65,6 +65,12 @@ impl Printer<'_> {
         self.sentence(&format!("warning: {text}"))
     }
 
+    /// Prints what is wrong with the configuration, of which each command takes what it can.
+    pub(super) fn warn_of_problems(&mut self, problems: Option<&Problems>) -> anyhow::Result<()> {
+        let mut problems = problems.iter().flat_map(|problems| &problems.0);
+        problems.try_for_each(|problem| self.warning(&problem.to_string()))
+    }
+
     fn sentence(&mut self, text: &str) -> anyhow::Result<()> {
         let text = fold(text, self.error_columns.unwrap_or(usize::MAX));
         write_text(self.err, &format!("{text}\n"))
@@ -95,12 +101,15 @@ pub(super) fn failure_code(error: &ClientError) -> u8 {
 /// # Errors
 /// When there is no place for a socket.
 pub fn client(sources: &Sources, screen: &Screen) -> anyhow::Result<Client> {
-    if let Err(problems) = config::load(sources) {
-        for problem in &problems.0 {
-            screen.line(&format!("warning: {problem}"));
-        }
-    }
+    warn_of_problems(config::load(sources).err().as_ref(), screen);
     connect(sources)
+}
+
+/// Shows problems of the configuration that do not stop a command.
+pub fn warn_of_problems(problems: Option<&Problems>, screen: &Screen) {
+    for problem in problems.iter().flat_map(|problems| &problems.0) {
+        screen.line(&format!("warning: {problem}"));
+    }
 }
 
 /// As [`client`], without the warnings.

@@ -123,6 +123,11 @@ impl CommandFailure {
         self
     }
 
+    /// Whether it names what is wrong with the configuration.
+    pub(super) fn is_of_configuration(&self) -> bool {
+        self.kind == Kind::Configuration
+    }
+
     /// The exit code that goes with it.
     pub fn exit_code(&self) -> u8 {
         self.exit_code

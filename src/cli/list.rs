@@ -58,10 +58,8 @@ pub async fn list(
         let mut notices = list.notices.iter();
         !printer.json && notices.any(|notice| notice.starts_with(NOT_IN_FORCE))
     });
-    for problem in problems.iter().flat_map(|problems| &problems.0) {
-        if !is_reported {
-            printer.warning(&problem.to_string())?;
-        }
+    if !is_reported {
+        printer.warn_of_problems(problems)?;
     }
     let mut list = match list {
         Ok(list) => list,

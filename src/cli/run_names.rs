@@ -6,7 +6,7 @@ use anyhow::Context as _;
 
 use super::args::RunArg;
 use super::failure::CommandFailure;
-use crate::config::{self, Providers, Sources};
+use crate::config::{self, Problems, Providers, Sources};
 use crate::domain::{ProviderName, RunRef};
 
 /// Finds the run that a text names. The configuration, which says which providers there are, is read once, when a text
@@ -16,7 +16,7 @@ pub struct RunNames {
     sources: Sources,
     /// Whether a bare ID is one of Crewship.
     bare_is_crewship: Arc<OnceLock<bool>>,
-    providers: Arc<OnceLock<Providers>>,
+    providers: Arc<OnceLock<Result<Providers, Problems>>>,
 }
 
 impl RunNames {
@@ -54,12 +54,18 @@ impl RunNames {
         })
     }
 
-    fn providers(&self) -> anyhow::Result<&Providers> {
-        if let Some(providers) = self.providers.get() {
-            return Ok(providers);
-        }
-        let loaded = config::load(&self.sources)?;
-        Ok(self.providers.get_or_init(|| loaded.settings.providers))
+    fn providers(&self) -> Result<&Providers, Problems> {
+        let load = || config::load(&self.sources).map(|loaded| loaded.settings.providers);
+        self.providers
+            .get_or_init(load)
+            .as_ref()
+            .map_err(Clone::clone)
+    }
+
+    /// What is wrong with the configuration, for commands that go on all the same: after they found their runs, since an
+    /// error of that names it as well.
+    pub(super) fn problems(&self) -> Option<Problems> {
+        self.providers().err()
     }
 
     /// Returns the run of a command's one argument.

@@ -1,15 +1,20 @@
 //! Short IDs of runs: the beginning of an ID, its last part, or both ends of it, as tables show long ones.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::args::RunArg;
 use super::failure::CommandFailure;
+use super::run_ids::read_run_ids;
 use super::run_names::RunNames;
 use crate::control::{Client, WatchResponse};
 use crate::domain::RunRef;
 
 /// Shortest text that is taken for a part of an ID, in characters.
 const LEAST_CHARS: usize = 4;
+
+/// How long the daemon may take to list its watches.
+const LIST_LIMIT: Duration = Duration::from_secs(10);
 
 /// Most runs that an error names.
 const SHOWN: usize = 5;
@@ -35,30 +40,76 @@ pub(super) async fn watch_of(
     let RunArg::Named(text) = run else {
         return Err(failure);
     };
-    let Ok(list) = client.watches(&[]).await else {
-        return Err(failure);
-    };
-    let runs = list.watches.iter().map(WatchResponse::run);
-    let meant: Vec<_> = runs.filter(|run| is_short_for(text, run)).collect();
-    match meant.as_slice() {
-        [] => Err(failure),
-        [run] => request(run)
-            .await
-            .map_err(|error| CommandFailure::from(&error)),
-        several => {
-            let shown: Vec<_> = several
-                .iter()
-                .take(SHOWN)
-                .map(ToString::to_string)
-                .collect();
-            let more = match several.len() - shown.len() {
-                0 => String::new(),
-                more => format!(" and {more} more"),
-            };
-            let what = format!("{text} could be {}{more}", shown.join(", "));
-            Err(CommandFailure::usage(what).fix("write more of it"))
+    let run = watched_run(client, text).await?.ok_or(failure)?;
+    request(&run)
+        .await
+        .map_err(|error| CommandFailure::from(&error))
+}
+
+/// Finds the runs that arguments name, each once and in order, whole or by a part of an ID that only one watch has.
+///
+/// # Errors
+/// As [`read_run_ids`], and when a text could be several runs.
+pub(super) async fn runs_of(
+    client: &Client,
+    names: &RunNames,
+    arguments: &[RunArg],
+) -> anyhow::Result<Vec<RunRef>> {
+    let mut runs = Vec::new();
+    for argument in arguments {
+        let found = read_run_ids(std::slice::from_ref(argument), names).await;
+        match (found, argument) {
+            (Ok(found), _) => runs.extend(found),
+            (Err(error), RunArg::Named(text)) => {
+                runs.push(watched_run(client, text).await?.ok_or(error)?);
+            }
+            (Err(error), RunArg::Stdin) => return Err(error),
         }
     }
+    let mut seen = BTreeSet::new();
+    runs.retain(|run| seen.insert(run.clone()));
+    Ok(runs)
+}
+
+/// Finds the run of the one watch that has `text` as a part of its ID; `None` if no watch has it, or no daemon answers.
+///
+/// # Errors
+/// When several watches have it.
+pub(super) async fn watched_run(
+    client: &Client,
+    text: &str,
+) -> Result<Option<RunRef>, CommandFailure> {
+    if text.chars().count() < LEAST_CHARS {
+        return Ok(None);
+    }
+    let list = tokio::time::timeout(LIST_LIMIT, client.watches(&[])).await;
+    let Ok(Ok(list)) = list else {
+        return Ok(None);
+    };
+    let runs: BTreeSet<_> = list.watches.iter().map(WatchResponse::run).collect();
+    let runs: Vec<_> = runs
+        .into_iter()
+        .filter(|run| is_short_for(text, run))
+        .collect();
+    match runs.as_slice() {
+        [] => Ok(None),
+        [run] => Ok(Some(run.clone())),
+        several => match several.iter().find(|run| run.as_str() == text) {
+            Some(whole) => Ok(Some(whole.clone())),
+            None => Err(ambiguous(text, several)),
+        },
+    }
+}
+
+/// Wrong usage: a text could be any of these runs.
+fn ambiguous(text: &str, runs: &[RunRef]) -> CommandFailure {
+    let shown: Vec<_> = runs.iter().take(SHOWN).map(ToString::to_string).collect();
+    let more = match runs.len() - shown.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let what = format!("{text} could be {}{more}", shown.join(", "));
+    CommandFailure::usage(what).fix("write more of it")
 }
 
 /// Whether a text is a part of an ID that a person may give instead of it.

@@ -41,7 +41,11 @@ pub async fn show(
     names: &RunNames,
     mut printer: Printer<'_>,
 ) -> anyhow::Result<u8> {
-    match watch_of(client, names, run).await {
+    let found = watch_of(client, names, run).await;
+    if !matches!(&found, Err(failure) if failure.is_of_configuration()) {
+        printer.warn_of_problems(names.problems().as_ref())?;
+    }
+    match found {
         Ok(watch) if printer.json => printer.json(&watch)?,
         Ok(watch) => {
             let polling = match watch.verdict {

@@ -869,3 +869,35 @@ proptest::proptest! {
         }
     }
 }
+
+#[tokio::test]
+async fn a_wrong_configuration_is_shown_once_by_commands_that_name_runs() {
+    let program = crate::support::Program::new()
+        .set("XDG_RUNTIME_DIR", "/nonexistent")
+        .configured("[watch]\ninitial_intervall = \"1s\"\n");
+    let (bare, foreign) = ("run_1", "github:acme/site/1");
+    for (arguments, code) in [
+        (&["add", bare][..], 2),
+        (&["add", foreign], 2),
+        (&["show", bare], 2),
+        (&["show", foreign], 2),
+        (&["remove", bare], 2),
+        (&["remove", foreign], 2),
+        (&["wait", "--daemon", bare], 2),
+        (&["wait", "--daemon", foreign], 2),
+        (&["status", foreign], 2),
+        (&["list"], 2),
+    ] {
+        let ended = program.run(arguments).await;
+        assert_eq!(ended.code, Some(code), "{arguments:?}: {ended:?}");
+        let shown = ended.stderr.matches("initial_intervall").count();
+        assert_eq!(shown, 1, "{arguments:?}: {}", ended.stderr);
+        if arguments[0] == "status" {
+            continue;
+        }
+        let is_error = arguments.contains(&foreign);
+        let whose = "the configuration does not say whose run it is";
+        assert_eq!(ended.stderr.contains(whose), is_error, "{ended:?}");
+        assert_eq!(ended.stderr.contains("no daemon answers"), !is_error);
+    }
+}

@@ -2,7 +2,7 @@
 
 use runwatch::simulator::{Fault, Script};
 
-use crate::support::{Program, api};
+use crate::support::{Program, api, with_daemon};
 
 #[tokio::test]
 async fn status_makes_one_request_and_ends_with_the_code_of_what_it_saw() {
@@ -64,4 +64,51 @@ async fn status_says_what_is_wrong_with_a_key_a_host_and_an_argument() {
     for wrong in [&["status", "-"][..], &["status", "a b"], &["status"]] {
         assert_eq!(gone.run(wrong).await.code, Some(2), "{wrong:?}");
     }
+}
+
+#[tokio::test]
+async fn a_part_of_an_id_that_only_one_watch_has_is_enough_to_look_and_to_remove() {
+    let simulator = api([
+        ("run_alpha_1", Script::runs_forever()),
+        ("run_alpha_2", Script::runs_forever()),
+        ("run_beta_1234567", Script::runs_forever()),
+        ("run_beta", Script::canceled()),
+    ])
+    .await;
+    let (program, _daemon) = with_daemon(Program::with(&simulator)).await;
+    let runs = ["run_alpha_1", "run_alpha_2", "run_beta_1234567"];
+    let added = program.run(&[&["add"], &runs[..]].concat()).await;
+    assert_eq!(added.code, Some(0), "{added:?}");
+
+    for part in ["run_beta_", "run_b…567", "run_be...67"] {
+        let ended = program.run(&["status", part]).await;
+        assert_eq!(ended.code, Some(9), "{part}: {ended:?}");
+        assert!(ended.stdout.contains(" run_beta_1234567 "), "{ended:?}");
+    }
+    // A run of this very ID is what was meant, and three characters are too few to mean another.
+    let whole = program.run(&["status", "run_beta"]).await;
+    assert_eq!(whole.code, Some(3), "{whole:?}");
+    for unknown in ["run_gamma", "run"] {
+        let ended = program.run(&["status", unknown]).await;
+        assert_eq!(ended.code, Some(5), "{ended:?}");
+    }
+    for command in ["status", "remove", "show"] {
+        let ended = program.run(&[command, "run_alpha"]).await;
+        assert_eq!(ended.code, Some(2), "{ended:?}");
+        let candidates = "run_alpha could be run_alpha_1, run_alpha_2; write more of it";
+        assert!(ended.stderr.contains(candidates), "{ended:?}");
+    }
+    let removed = program
+        .run(&["remove", "run_b…567", "run_beta_1", "run_alpha_1"])
+        .await;
+    assert_eq!(removed.code, Some(1), "the second is gone: {removed:?}");
+    assert_eq!(
+        removed.stdout,
+        "run_beta_1234567: no longer watched\nrun_alpha_1: no longer watched\n"
+    );
+    let removed = program.run(&["remove", "run_alpha", "--json"]).await;
+    assert_eq!(
+        removed.json_lines()[0],
+        serde_json::json!({ "provider": "crewship", "run_id": "run_alpha_2", "removed": true })
+    );
 }

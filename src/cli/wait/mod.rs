@@ -23,6 +23,7 @@ use self::sentences::reason;
 use self::sinks::SinkTroubles;
 use self::tracked::Tracked;
 use self::view::Circumstances;
+use super::client::warn_of_problems;
 use super::failure::CommandFailure;
 use super::run_ids::read_run_ids;
 use super::run_names::RunNames;
@@ -223,6 +224,7 @@ pub async fn wait_on_daemon(
         run_ids = read_run_ids(&args.runs, pages) => run_ids?,
         code = signals.next() => return Ok(code),
     };
+    warn_of_problems(pages.problems().as_ref(), &options.screen);
     remote::wait(
         (&args.watch, args.again),
         run_ids,

@@ -9,7 +9,7 @@ use super::sentences::reason;
 use super::view::Circumstances;
 use crate::domain::{RunRef, RunState, Status, Verdict};
 use crate::scheduler::WatchView;
-use crate::style::{ahead, rough};
+use crate::style::{Style, ahead, rough};
 use crate::text::{humanize, one_line};
 
 /// Longest name or status that a line shows, in characters.
@@ -73,6 +73,21 @@ impl Tracked {
             missing_since: None,
             failed: None,
             failed_at: None,
+        }
+    }
+
+    /// Whether its ID is all that it is called.
+    pub(super) fn is_called_by_id(&self) -> bool {
+        self.label == self.run_id.as_str()
+    }
+
+    /// What it is called, in at most so many columns: the end of a name is cut, and the middle of an ID, since IDs
+    /// differ at their ends.
+    pub(super) fn label_within(&self, style: Style, columns: usize) -> String {
+        if self.is_called_by_id() {
+            style.cut_middle(&self.label, columns)
+        } else {
+            style.cut(&self.label, columns).into_owned()
         }
     }
 

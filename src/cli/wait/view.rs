@@ -96,7 +96,7 @@ impl Layout {
             _ => (state, TIME),
         };
         // An ID is not cut where it fits without the columns after it.
-        let ids = runs.iter().filter(|run| run.label == run.run_id.as_str());
+        let ids = runs.iter().filter(|run| run.is_called_by_id());
         let id = longest(&mut ids.map(|run| width(&run.label)));
         let fits = |(state, time)| 2 + id + beside(state) + beside(time) <= columns;
         let fewer = [(state, time), (state, 0), (0, 0)];
@@ -146,7 +146,8 @@ impl Layout {
         detail: &str,
     ) -> String {
         let cell = |text: &str, columns| style.cut(text, columns).into_owned();
-        let mut row = format!("{glyph} {}", pad(&cell(&run.label, self.name), self.name));
+        let label = run.label_within(style, self.name);
+        let mut row = format!("{glyph} {}", pad(&label, self.name));
         if self.state > 0 {
             let state = style.as_look(look, &cell(state, self.state));
             row.push_str(&format!("  {}", pad(&state, self.state)));
@@ -162,7 +163,7 @@ impl Layout {
         }
         if self.extra > 0 {
             let extra = run.extra.as_deref().unwrap_or_default();
-            row.push_str(&format!("  {}", style.dim(&cell(extra, self.extra))));
+            row.push_str(&format!("  {}", style.dim(extra)));
         }
         row.trim_end().to_owned()
     }
@@ -545,6 +546,35 @@ mod tests {
         assert_eq!(kept(24), (17, false, false));
         // It fits nowhere.
         assert_eq!(kept(16), (13, false, false));
+    }
+
+    #[test]
+    fn an_id_without_room_loses_its_middle_and_a_name_its_end() {
+        let mut runs = [
+            run("airflow:nightly_load/manual__2026-11-27T09:00:00", "", None),
+            run("run_2", &"a long name of a run ".repeat(3), None),
+        ];
+        Tracked::label_all(&mut runs);
+        let runs: Vec<_> = runs.iter().collect();
+        let row = |run: &Tracked, columns| {
+            let layout = Layout::new(&runs, columns);
+            layout.row(
+                Style::PLAIN,
+                "·",
+                run,
+                (Look::Pending, "pending"),
+                "0:47",
+                "",
+            )
+        };
+        assert_eq!(
+            row(runs[0], 46),
+            "· airflow:ni…7T09:00:00  pending         0:47"
+        );
+        assert_eq!(
+            row(runs[1], 46),
+            "· a long name of a run…  pending         0:47"
+        );
     }
 
     #[test]
