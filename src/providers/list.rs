@@ -27,7 +27,19 @@ pub struct ListRequest {
 /// Where a page of a list begins, as the answer for the page before shows it. Its text means something to the client
 /// only that gave it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct PageRef(pub(crate) Box<str>);
+pub struct PageRef(Box<str>);
+
+impl PageRef {
+    /// A place that the client which reads it back describes as `text`.
+    pub fn new(text: impl Into<Box<str>>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 /// One page of a list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -146,8 +146,8 @@ impl SchedulerHandle {
         self.ask(|reply| SchedulerCommand::Usage { reply }).await
     }
 
-    /// Requests one page of a list of runs. It waits for the budget and for pauses, ahead of the sweeps of the
-    /// scheduler's own lists and in turns with polls; its entries count for watched runs as those of a sweep do.
+    /// Requests one page of a list of runs. It waits for the budget and for pauses, in turns with
+    /// polls and with the scheduler's own lists; its entries count for watched runs as those of a sweep do.
     ///
     /// # Errors
     /// The outer one when the scheduler has ended, the inner one when there is no usable answer.

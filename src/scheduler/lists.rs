@@ -56,6 +56,10 @@ const IDLE_PAGES: u32 = 2;
 const FIRST_REST: Duration = Duration::from_secs(60);
 const LONGEST_REST: Duration = Duration::from_secs(30 * 60);
 
+/// The same for a list that was not up to date. It goes on to double however good the list seems meanwhile.
+const FIRST_DISTRUST: Duration = Duration::from_secs(15 * 60);
+const LONGEST_DISTRUST: Duration = Duration::from_secs(4 * 3600);
+
 /// How many watches for each page a sweep has to cover for the list to be used again.
 const COVERED_PER_PAGE: usize = 2;
 
@@ -100,6 +104,7 @@ struct Group {
     last: Option<Coverage>,
     rests_until: Option<Instant>,
     rest: Duration,
+    distrust: Duration,
     /// What polls showed of the ends that the list showed.
     confirmed: u32,
     contradicted: u32,
@@ -155,6 +160,8 @@ pub(super) struct Lists {
     wanted: VecDeque<PageWanted>,
     /// The last request was for a page, so that a poll is next.
     pub(super) turn_is_over: bool,
+    /// The last page was one that another part of the program wants, so that one of a sweep is next.
+    others_turn_is_over: bool,
     /// When the next watch that is left to a list may be polled by itself.
     next_own_poll: Option<Instant>,
 }
@@ -176,6 +183,7 @@ impl Lists {
             next_id: 0,
             wanted: VecDeque::new(),
             turn_is_over: false,
+            others_turn_is_over: false,
             next_own_poll: None,
         }
     }
@@ -247,6 +255,7 @@ impl Group {
             last: None,
             rests_until: None,
             rest: Duration::ZERO,
+            distrust: Duration::ZERO,
             confirmed: 0,
             contradicted: 0,
         }
@@ -259,7 +268,18 @@ impl Group {
     /// The list is not requested for a while, each time longer. What it covers after that is seen anew.
     fn rest(&mut self, now: Instant) {
         self.rest = (self.rest * 2).clamp(FIRST_REST, LONGEST_REST);
-        self.rests_until = Some(now + self.rest);
+        self.rest_until(now + self.rest);
+    }
+
+    /// The list was not up to date: it rests for longer.
+    fn distrust(&mut self, now: Instant) {
+        self.distrust = (self.distrust * 2).clamp(FIRST_DISTRUST, LONGEST_DISTRUST);
+        self.rest_until(now + self.distrust);
+        (self.confirmed, self.contradicted) = (0, 0);
+    }
+
+    fn rest_until(&mut self, until: Instant) {
+        self.rests_until = Some(until);
         self.under_way = None;
         self.last = None;
     }
@@ -339,12 +359,18 @@ impl Scheduler {
             .front()
             .filter(|_| breaker.opens_at().is_none_or(|at| at <= now))
             .map(|_| PageTurn::Other);
-        other.or(sweep.map(|(_, turn)| turn))
+        let sweep = sweep.map(|(_, turn)| turn);
+        // A sweep keeps watches from their polls, so that it must not wait for all pages that others want.
+        match lists.others_turn_is_over {
+            true => sweep.or(other),
+            false => other.or(sweep),
+        }
     }
 
     /// Requests a page. The caller took the request from the budget.
     pub(super) fn request_page(&mut self, turn: PageTurn, now: Instant) {
         let lists = &mut self.provider.lists;
+        lists.others_turn_is_over = turn == PageTurn::Other;
         let (request, requested_for) = match turn {
             PageTurn::Other => {
                 let Some(wanted) = lists.wanted.pop_front() else {
@@ -761,8 +787,7 @@ impl Scheduler {
                 contradicted = group.contradicted,
                 "a list of runs is not up to date; it rests"
             );
-            (group.confirmed, group.contradicted) = (0, 0);
-            group.rest(now);
+            group.distrust(now);
             let members: Vec<Key> = group.members.iter().copied().collect();
             for member in members.into_iter().filter(|member| *member != key) {
                 self.trust_polls(member, now);

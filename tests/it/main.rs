@@ -18,6 +18,7 @@ mod documents;
 mod failures;
 mod hangs;
 mod incidents;
+mod lists;
 mod memory;
 mod names;
 mod promises;

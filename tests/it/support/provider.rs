@@ -5,8 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use runwatch::domain::{Observation, RunDetails, RunRef, RunState, Status};
-use runwatch::providers::{ApiError, EventStream, NoStream, Provider, Reply};
+use runwatch::domain::{Observation, ProviderName, RunDetails, RunRef, RunState, Status};
+use runwatch::providers::{
+    ApiError, EventStream, ListEntry, ListPage, ListParameters, ListReply, ListRequest, NoStream,
+    Provider, Reply,
+};
 use tokio::time::Instant;
 
 /// How long an answer takes where nothing else is said.
@@ -119,6 +122,55 @@ impl Streams for NoStreams {
     }
 }
 
+/// A request for a page of a list.
+#[derive(Debug, Clone)]
+pub(crate) struct Listing {
+    pub(crate) request: ListRequest,
+    /// 1 for the first of all.
+    pub(crate) number: usize,
+    pub(crate) at: Instant,
+}
+
+/// What comes of a request for a page, and after how long.
+pub(crate) struct Listed {
+    pub(crate) after: Duration,
+    pub(crate) reply: ListReply,
+}
+
+impl Listed {
+    pub(crate) fn page(entries: Vec<ListEntry>) -> Self {
+        Self::of(Ok(ListPage {
+            entries,
+            ..ListPage::default()
+        }))
+    }
+
+    pub(crate) fn of(result: Result<ListPage, ApiError>) -> Self {
+        Self {
+            after: LATENCY,
+            reply: ListReply::of(result),
+        }
+    }
+}
+
+/// An entry of a list, which shows a run in this status.
+pub(crate) fn entry(id: &str, status: impl Into<Status>) -> ListEntry {
+    ListEntry {
+        run_id: RunRef::new(id).expect("the ID of a test"),
+        status: status.into(),
+        attempt: None,
+        name: None,
+        group: None,
+        url: None,
+        created_at: None,
+        started_at: None,
+        completed_at: None,
+        values: std::collections::BTreeMap::new(),
+    }
+}
+
+type Lister = Box<dyn Fn(&Listing) -> Listed + Send + Sync>;
+
 /// Answers as its script says, and remembers every request. Clones share all of it but the account.
 pub(crate) struct FakeProvider<S = NoStreams> {
     shared: Arc<Shared<S>>,
@@ -137,6 +189,9 @@ impl<S> Clone for FakeProvider<S> {
 
 struct Shared<S> {
     script: Box<dyn Fn(&Poll) -> Answer + Send + Sync>,
+    /// One list shows all runs, if there is any.
+    lister: Option<Lister>,
+    listings: Mutex<Vec<Listing>>,
     streams: S,
     polls: Mutex<Vec<Poll>>,
     numbers: Mutex<HashMap<RunRef, usize>>,
@@ -150,6 +205,14 @@ impl FakeProvider {
     pub(crate) fn new(script: impl Fn(&Poll) -> Answer + Send + Sync + 'static) -> Self {
         Self::with_streams(NoStreams, script)
     }
+
+    /// A provider without event streams whose runs are all shown by one list.
+    pub(crate) fn with_list(
+        lister: impl Fn(&Listing) -> Listed + Send + Sync + 'static,
+        script: impl Fn(&Poll) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        Self::with(Some(Box::new(lister)), NoStreams, script)
+    }
 }
 
 impl<S> FakeProvider<S> {
@@ -157,8 +220,18 @@ impl<S> FakeProvider<S> {
         streams: S,
         script: impl Fn(&Poll) -> Answer + Send + Sync + 'static,
     ) -> Self {
+        Self::with(None, streams, script)
+    }
+
+    fn with(
+        lister: Option<Lister>,
+        streams: S,
+        script: impl Fn(&Poll) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let shared = Shared {
             script: Box::new(script),
+            lister,
+            listings: Mutex::default(),
             streams,
             polls: Mutex::default(),
             numbers: Mutex::default(),
@@ -187,6 +260,12 @@ impl<S> FakeProvider<S> {
     /// Every request so far, in order.
     pub(crate) fn polls(&self) -> Vec<Poll> {
         self.shared.polls.lock().expect("no holder panics").clone()
+    }
+
+    /// Every request for a page so far, in order.
+    pub(crate) fn listings(&self) -> Vec<Listing> {
+        let listings = self.shared.listings.lock().expect("no holder panics");
+        listings.clone()
     }
 
     /// When a run was polled.
@@ -237,6 +316,28 @@ impl<S: Streams> Provider for FakeProvider<S> {
 
     async fn open_events(&self, id: &RunRef, last_id: Option<&str>) -> Result<S::Events, ApiError> {
         self.shared.streams.open(id, last_id).await
+    }
+
+    fn list_of(&self, _: &RunRef) -> Option<ListParameters> {
+        self.shared.lister.as_ref().map(|_| ListParameters::new())
+    }
+
+    async fn list(&self, _: &ProviderName, request: &ListRequest) -> ListReply {
+        let lister = self.shared.lister.as_ref().expect("it has a list");
+        let listing = {
+            let mut listings = self.shared.listings.lock().expect("no holder panics");
+            let listing = Listing {
+                request: request.clone(),
+                number: listings.len() + 1,
+                at: Instant::now(),
+            };
+            listings.push(listing.clone());
+            listing
+        };
+        let Listed { after, reply } = lister(&listing);
+        // Simulated, as for polls.
+        tokio::time::sleep(after).await;
+        reply
     }
 
     fn reconnect(&self) {
