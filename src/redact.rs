@@ -33,8 +33,10 @@ const MAX_ENTITY: usize = 10;
 #[derive(Clone, Default)]
 pub(crate) struct Redactor {
     spellings: Vec<Spelling>,
-    /// The spellings that may begin with this byte, where it is no escape: most bytes of most texts begin none.
+    /// The spellings that may begin with this byte, where it is no escape.
     first: Vec<Vec<usize>>,
+    /// By a first byte, the bytes after which it may begin one: a set of bits. Two bytes rule out nearly all places.
+    second: Vec<[u64; 4]>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -78,7 +80,14 @@ impl Redactor {
                     .for_each(|indices| indices.push(index)),
             }
         }
-        Self { spellings, first }
+        let second = (0..=u8::MAX)
+            .map(|byte| seconds(byte, &spellings, &first[usize::from(byte)]))
+            .collect();
+        Self {
+            spellings,
+            first,
+            second,
+        }
     }
 
     /// `text` with a mark in place of each secret.
@@ -107,7 +116,9 @@ impl Redactor {
         }
         let (mut redacted, mut copied, mut at) = (Vec::new(), 0, 0);
         while at < text.len() {
-            let Some(end) = self.longest_at(text, at, short, cut) else {
+            let end = self.may_begin(text, at);
+            let end = end.then(|| self.longest_at(text, at, short, cut));
+            let Some(end) = end.flatten() else {
                 at += 1;
                 continue;
             };
@@ -120,6 +131,13 @@ impl Redactor {
         }
         redacted.extend_from_slice(&text[copied..]);
         Some(redacted)
+    }
+
+    /// Whether a secret may begin at `at`, by two bytes.
+    fn may_begin(&self, text: &[u8], at: usize) -> bool {
+        let set = &self.second[usize::from(text[at])];
+        text.get(at + 1)
+            .is_none_or(|next| set[usize::from(next >> 6)] >> (next & 63) & 1 == 1)
     }
 
     /// Where the longest secret ends that begins at `at`.
@@ -155,6 +173,21 @@ impl Redactor {
         });
         ends.max()
     }
+}
+
+/// The bytes after which one of `spellings` may begin with `byte`; `begun` are those that begin with it.
+fn seconds(byte: u8, spellings: &[Spelling], begun: &[usize]) -> [u64; 4] {
+    if is_escape(byte) {
+        return [u64::MAX; 4];
+    }
+    let mut set = [0; 4];
+    for next in 0..=u8::MAX {
+        let may_begin = |index: &usize| spellings[*index].may_begin(&[byte, next], 0);
+        if begun.iter().any(may_begin) {
+            set[usize::from(next >> 6)] |= 1 << (next & 63);
+        }
+    }
+    set
 }
 
 /// Whether neither a letter nor a digit stands beside this part of a text. An escape before it counts as neither.

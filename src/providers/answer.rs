@@ -627,10 +627,9 @@ impl<'p> Answer<'p> {
     }
 
     fn not_json(&self, at: u64) -> Malformed {
-        let beginning = String::from_utf8_lossy(self.reader.beginning());
         Malformed::NotJson {
             at,
-            beginning: one_line(&beginning, SHOWN_CHARS),
+            beginning: one_line(&self.reader.beginning(), SHOWN_CHARS),
         }
     }
 
@@ -1384,8 +1383,9 @@ mod tests {
             "error":{"message":"ck_live\u002f1234567"},"project":"ck_live/1234567"}"#;
         let mut reader = Reader::new(crewship().plan(), body.len() as u64, None);
         let _all = reader.push(body.as_bytes());
-        reader.redact(&crate::redact::Redactor::new(["ck_live/1234567"]));
-        assert!(!String::from_utf8_lossy(reader.beginning()).contains("1234567"));
+        let redactor = crate::redact::Redactor::new(["ck_live/1234567"]);
+        reader.redact(redactor.into());
+        assert!(!reader.beginning().contains("1234567"));
         let seen = seen(answer(crewship(), reader, EXPECTED, None).unwrap());
         assert_eq!(
             seen.status,

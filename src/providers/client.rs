@@ -607,7 +607,7 @@ impl ApiClient {
         if memory::is_large(usize::try_from(reader.kept()).unwrap_or(usize::MAX)) {
             self.count_large(pool);
         }
-        reader.redact(&self.keys.redactor());
+        reader.redact(self.keys.redactor());
         Received {
             reader,
             room: room.map(Arc::new),
@@ -707,7 +707,7 @@ impl ApiClient {
         // A value of it may be kept beside the whole.
         let mut reader = Reader::new(layout.plan(), 2 * MAX_RULED_BYTES as u64, None);
         let _all = reader.push(&body);
-        reader.redact(&self.keys.redactor());
+        reader.redact(self.keys.redactor());
         match answer::answer(layout, reader, expected, None) {
             Ok(answer) if answer.whole => Ok(answer.reported),
             Ok(_) | Err(_) => Err(self.refusal_of(code, &headers, &body)),

@@ -6,6 +6,7 @@
 //! off cost that part and not the status.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use super::plan::{NodeId, Plan, ROOT, Slot};
 use crate::redact::Redactor;
@@ -119,7 +120,10 @@ pub(super) struct Reader<'p> {
     /// How many bytes were read as JSON.
     parsed: u64,
     max_bytes: u64,
+    /// The first bytes of the body, as they came.
     beginning: Vec<u8>,
+    /// Takes secrets out of the beginning when it is shown, which is for a few answers only.
+    redactor: Option<Arc<Redactor>>,
 }
 
 impl<'p> Reader<'p> {
@@ -146,6 +150,7 @@ impl<'p> Reader<'p> {
             parsed: 0,
             max_bytes,
             beginning: Vec::with_capacity(BEGINNING_BYTES),
+            redactor: None,
         }
     }
 
@@ -192,13 +197,13 @@ impl<'p> Reader<'p> {
     }
 
     /// Takes secrets out of all that was kept, before anything else reads it.
-    pub(super) fn redact(&mut self, redactor: &Redactor) {
+    pub(super) fn redact(&mut self, redactor: Arc<Redactor>) {
         for value in &mut self.values {
             if let Value::Bytes(bytes) = value {
                 *bytes = redactor.body(std::mem::take(bytes));
             }
         }
-        self.beginning = redactor.beginning(&self.beginning).into_bytes();
+        self.redactor = Some(redactor);
     }
 
     /// How many bytes of the large values are kept.
@@ -221,9 +226,12 @@ impl<'p> Reader<'p> {
         self.seen > self.max_bytes.saturating_mul(READ_FACTOR)
     }
 
-    /// The first bytes of the body.
-    pub(super) fn beginning(&self) -> &[u8] {
-        &self.beginning
+    /// The first bytes of the body, without secrets; not UTF-8 is replaced.
+    pub(super) fn beginning(&self) -> String {
+        match &self.redactor {
+            Some(redactor) => redactor.beginning(&self.beginning),
+            None => String::from_utf8_lossy(&self.beginning).into_owned(),
+        }
     }
 
     /// Ends the reading: how the body turned out, and the value of each slot.
