@@ -44,6 +44,7 @@
 //! | [`app`] | the wiring of the engine |
 //! | [`daemon`] | the service: start, reload, maintenance, the service manager |
 //! | [`cli`] | the commands, their arguments and what they print |
+//! | [`program`] | the start of the process, and one command |
 //! | [`logging`], [`output`], `live_lines` | logs and the terminal; the threads that write them |
 //! | [`metrics`] | counters and gauges |
 //! | `blocking`, `http` | calls that can block, on threads of their own; what HTTP clients share |
@@ -72,6 +73,7 @@ pub mod notify;
 pub mod output;
 mod process_group;
 pub mod profile;
+pub mod program;
 pub mod providers;
 mod redact;
 mod reminder;
