@@ -15,7 +15,7 @@ RUN packaging/image /image
 
 FROM scratch
 LABEL org.opencontainers.image.title="runwatch" \
-      org.opencontainers.image.description="Watches Crewship runs until each one ends, and notifies the people and programs that wait for it" \
+      org.opencontainers.image.description="Watches runs at services with a run API until each one ends, and notifies the people and programs that wait for it" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0"
 COPY --from=build /image/ /
 # State belongs to the user; a fresh volume takes owner and mode from here.

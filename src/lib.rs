@@ -1,5 +1,5 @@
-//! runwatch watches runs of AI crews on Crewship until each one ends, and notifies the people and
-//! programs that wait for it.
+//! runwatch watches runs at services with a run API until each one ends, and notifies the people and programs that
+//! wait for it.
 //!
 //! # How it works
 //!

@@ -80,8 +80,7 @@ impl Screen {
 
     /// Columns of the terminal that standard error goes to, if it goes to one.
     pub fn error_columns(&self) -> Option<usize> {
-        let terminal = console::Term::stderr();
-        terminal.is_term().then(|| self.columns())
+        terminal_columns()
     }
 
     /// Writes a sentence to standard error, above the live lines, folded between words where it is wider than the
@@ -113,6 +112,12 @@ impl Screen {
             self.out.flush_within(limit);
         }
     }
+}
+
+/// Columns of the terminal that standard error goes to, if it goes to one.
+fn terminal_columns() -> Option<usize> {
+    let terminal = console::Term::stderr();
+    terminal.is_term().then(|| terminal.size().1.into())
 }
 
 /// Whether `TERM` names a terminal that knows colors and cursor movement: "dumb" and none do not (terminfo(5)).
@@ -252,7 +257,8 @@ pub fn init(screen: &Screen, level: LogLevel, format: LogFormat, coloured: bool)
 }
 
 /// Writes what is of `level` and worse to the screen as sentences from here on, for the rest of the process: for
-/// commands of people who did not request log records. The messages of `log` sinks are records all the same.
+/// commands of people who did not request log records. The messages of `log` sinks are records all the same, but on a
+/// terminal.
 ///
 /// # Panics
 /// When it or [`init`] is called a second time.
@@ -271,6 +277,10 @@ pub fn init_sentences(screen: &Screen, level: LogLevel, format: LogFormat, style
         .with_writer(writer.clone())
         .with_ansi(style.colored && format == LogFormat::Text);
     let records = match format {
+        // For people to read; programs read records.
+        LogFormat::Text if io::stderr().is_terminal() => {
+            records.event_format(Sentences(style)).boxed()
+        }
         LogFormat::Text => records.boxed(),
         LogFormat::Json => records.json().flatten_event(true).boxed(),
     };
@@ -298,7 +308,8 @@ fn is_narrated(record: &Metadata<'_>) -> bool {
     }
 }
 
-/// Formats a record as a sentence: `! cannot read the file: no such file`.
+/// Formats a record as a sentence: `! cannot read the file: no such file`, and the message of a `log` sink as
+/// `notification: weekly report failed after 45s (run.failed, run_1): no credits`.
 struct Sentences(Style);
 
 impl<S, N> FormatEvent<S, N> for Sentences
@@ -312,25 +323,18 @@ where
         mut writer: Writer<'_>,
         event: &tracing::Event<'_>,
     ) -> fmt::Result {
-        let mut parts = SentenceParts::default();
-        event.record(&mut parts);
-        let mark = match *event.metadata().level() {
-            tracing::Level::ERROR => Mark::Bad,
-            _ => Mark::Warning,
+        let mut parts = SentenceParts {
+            is_message: event.metadata().target() == EVENT_TARGET,
+            ..SentenceParts::default()
         };
-        let SentenceParts {
-            message,
-            causes,
-            facts,
-        } = parts;
-        write!(writer, "{} {message}", self.0.mark(mark))?;
-        if !facts.is_empty() {
-            write!(writer, " ({})", facts.join(", "))?;
-        }
-        for cause in causes {
-            write!(writer, ": {cause}")?;
-        }
-        writeln!(writer)
+        event.record(&mut parts);
+        let start = match *event.metadata().level() {
+            _ if parts.is_message => "notification:".to_owned(),
+            Level::ERROR => self.0.mark(Mark::Bad),
+            _ => self.0.mark(Mark::Warning),
+        };
+        let columns = terminal_columns().unwrap_or(usize::MAX);
+        writeln!(writer, "{}", fold(&format!("{start} {parts}"), columns))
     }
 }
 
@@ -340,6 +344,27 @@ struct SentenceParts {
     message: String,
     causes: Vec<String>,
     facts: Vec<String>,
+    /// It is a message of a `log` sink, whose sentence has most of its fields already.
+    is_message: bool,
+}
+
+impl fmt::Display for SentenceParts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        let known = |fact: &&String| !self.is_message || !self.message.contains(fact.as_str());
+        let facts: Vec<_> = self
+            .facts
+            .iter()
+            .filter(known)
+            .map(String::as_str)
+            .collect();
+        if !facts.is_empty() {
+            write!(f, " ({})", facts.join(", "))?;
+        }
+        self.causes
+            .iter()
+            .try_for_each(|cause| write!(f, ": {cause}"))
+    }
 }
 
 impl Visit for SentenceParts {
@@ -351,7 +376,9 @@ impl Visit for SentenceParts {
         let text = one_line(&format!("{value:?}"), MAX_SENTENCE_CHARS);
         match field.name() {
             "message" => self.message = text,
-            "error" | "why" | "what" => self.causes.push(text),
+            "error" | "why" | "what" | "detail" => self.causes.push(text),
+            "event" | "run_id" if self.is_message => self.facts.push(text),
+            _ if self.is_message => {}
             name => self
                 .facts
                 .push(format!("{} {text}", name.replace('_', " "))),

@@ -90,6 +90,9 @@ Exit codes:
   2  the command or the configuration is wrong";
 
 const TOP_HELP: &str = "\
+A run is named by its ID, if it is one of the default provider (Crewship, unless default_provider says otherwise), as \
+PROVIDER:ID, such as github:acme/site/123456, or by the address of its page. `runwatch providers` lists the providers.
+
 Configuration: /etc/runwatch/config.toml, then ~/.config/runwatch/config.toml, \
 then the environment (RUNWATCH_SECTION__KEY). `runwatch config init` writes a \
 commented file to start from.
@@ -106,7 +109,7 @@ Exit codes:
   0  everything is right
   2  there are problems; each is printed";
 
-/// Watches Crewship runs until each one ends, and notifies the people and programs that wait for it.
+/// Watches runs at services with a run API until each one ends, and notifies the people and programs that wait for it.
 #[derive(Debug, Parser)]
 #[command(name = "runwatch", version = VERSION, max_term_width = 100, after_help = TOP_HELP)]
 pub struct Cli {
@@ -282,7 +285,8 @@ pub enum Command {
 /// Arguments of `wait`.
 #[derive(Debug, Clone, Args)]
 pub struct WaitArgs {
-    /// Runs to watch; `-` reads IDs, or JSON with `run_id` or `id`, from standard input.
+    /// Runs to watch: IDs, PROVIDER:ID or addresses of pages; `-` reads them, or JSON with `run_id` or `id`, from
+    /// standard input.
     #[arg(required = true, value_name = "RUN_ID|-", add = ArgValueCandidates::new(runs))]
     pub runs: Vec<RunArg>,
     /// Options for the watches.
@@ -356,7 +360,8 @@ pub struct DaemonArgs {
 /// Arguments of `add`.
 #[derive(Debug, Clone, Args)]
 pub struct AddArgs {
-    /// Runs to watch; `-` reads IDs, or JSON with `run_id` or `id`, from standard input.
+    /// Runs to watch: IDs, PROVIDER:ID or addresses of pages; `-` reads them, or JSON with `run_id` or `id`, from
+    /// standard input.
     #[arg(required = true, value_name = "RUN_ID|-")]
     pub runs: Vec<RunArg>,
     /// Watch finished runs again; their earlier watches are kept.

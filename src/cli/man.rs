@@ -18,7 +18,10 @@ const CONFIG_PAGE: &str = "runwatch.toml";
 
 /// Variables, each with its meaning.
 const ENVIRONMENT: [(&str, &str); 10] = [
-    ("CREWSHIP_API_KEY", "The API key."),
+    (
+        "CREWSHIP_API_KEY",
+        "The API key of Crewship. `runwatch providers show NAME` names the variables of another provider.",
+    ),
     (
         "RUNWATCH_CONFIG",
         "As --config: the configuration file to read, and no other.",

@@ -14,7 +14,8 @@ use super::types::Problem;
 
 /// What holds for all routes.
 const ABOUT: &str = "\
-Watches runs on the Crewship API until each one ends, and notifies the people and programs that wait for it. \
+Watches runs at services with a run API until each one ends, and notifies the people and programs that wait for it. \
+A run without a provider is one of the default provider: Crewship, unless `default_provider` says otherwise. \
 Served on a Unix socket, where no token is needed, and over TCP where `control.listen` is set. \
 Every `GET` route answers `HEAD` too. Unknown parameters and keys are refused. \
 A head of more than 16 KiB gets 431, and what is no HTTP gets 400, both without a body.";

@@ -67,7 +67,7 @@ async fn log(message: &Message<'_>) -> Result<Sent, SendError> {
     let Some(output) = logging::log_output() else {
         record(message);
         return Ok(Sent {
-            detail: "logged".to_owned(),
+            detail: "logged to standard error".to_owned(),
         });
     };
     if !output.has_room() {
@@ -87,7 +87,7 @@ async fn log(message: &Message<'_>) -> Result<Sent, SendError> {
             "cannot write to standard error: {error}"
         ))),
         None => Ok(Sent {
-            detail: "logged".to_owned(),
+            detail: "logged to standard error".to_owned(),
         }),
     }
 }

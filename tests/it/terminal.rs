@@ -310,3 +310,39 @@ async fn a_wait_on_the_daemon_has_the_same_view() {
     send_signal(&daemon, rustix::process::Signal::TERM);
     assert_eq!(finish(daemon).await.code, Some(0));
 }
+
+#[tokio::test]
+async fn a_log_sink_that_writes_to_the_terminal_writes_sentences() {
+    let sink = "[sinks.log]\ntype = \"log\"\n";
+    let program = on_terminal(Program::new().configured(sink));
+    let terminal = Terminal::start(&program, (24, 80), &["sinks", "test"]);
+    let (code, rows) = terminal.ended().await;
+    assert_eq!(code, Some(0), "{rows:#?}");
+    assert_eq!(
+        rows,
+        [
+            "notification: This is a test message from runwatch (sink.test, run_test)",
+            "log  ✓ ok      logged to standard error",
+        ]
+    );
+    // A program gets the record.
+    let ended = program.run(&["sinks", "test"]).await;
+    assert!(
+        ended.stderr.contains("INFO runwatch::event: This is a"),
+        "{ended:?}"
+    );
+
+    let simulator = api([("run_1", Script::fails("no credits"))]).await;
+    let program = on_terminal(Program::with(&simulator).configured(sink));
+    let arguments = ["wait", "run_1", "--name", "weekly report"];
+    let (code, rows) = Terminal::start(&program, (24, 80), &arguments)
+        .ended()
+        .await;
+    assert_eq!(code, Some(1), "{rows:#?}");
+    let said = with(&rows, "notification: weekly report failed");
+    assert_eq!(said.len(), 1, "{rows:#?}");
+    assert!(
+        said[0].ends_with("(run.failed, run_1): no credits"),
+        "{rows:#?}"
+    );
+}
