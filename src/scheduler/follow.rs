@@ -95,7 +95,7 @@ impl Scheduler {
                 tracing::debug!(%run_id, error = error.describe(), "a stream of events broke off")
             }
             EndReason::Over | EndReason::Idle => {
-                tracing::trace!(%run_id, ?cause, "a stream of events ended")
+                tracing::debug!(%run_id, ?cause, "a stream of events ended")
             }
         }
         entry.interval = Some(

@@ -34,7 +34,7 @@ impl Checkpoint {
                 checkpoint.query_row([], |row| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)))
             });
         match moved {
-            Ok((log, moved)) => tracing::trace!(log, moved, "checkpoint"),
+            Ok((log, moved)) => tracing::debug!(log, moved, "checkpoint"),
             Err(error) => {
                 tracing::debug!(%error, "the write-ahead log cannot be moved to the database now")
             }
