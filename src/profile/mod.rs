@@ -8,6 +8,7 @@ mod builtin;
 mod check;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod list;
 mod parse;
 mod pointer;
 mod template;
@@ -19,6 +20,7 @@ use std::fmt;
 use crate::domain::RunState;
 
 pub use builtin::{builtin, builtin_names, builtin_source, crewship};
+pub use list::{ListFill, ListProblem, ListTarget};
 pub use parse::{Fault, parse};
 pub use pointer::{Pointer, PointerProblem, Token};
 pub use template::{IdProblem, Parts, Piece, StrayBrace, Template};
@@ -314,13 +316,31 @@ pub struct Stream {
 pub struct List {
     /// Path and query, with parts of the ID and parameters.
     pub get: Option<Template>,
-    /// Path of a list that is requested by POST.
+    /// Path and query of a list that is requested by POST.
     pub post: Option<Template>,
-    /// Where the array is.
-    pub items: Pointer,
+    /// The body of a POST: JSON whose texts may name parameters.
+    pub body: Option<serde_json::Value>,
+    /// Where the array may be, the best first; the first that is one counts.
+    pub items: Vec<Pointer>,
+    /// Whether an answer without the array has no elements, rather than being of another shape.
+    pub omits_empty: bool,
     /// Where an element has the parts of its ID.
     pub id: BTreeMap<String, Pointer>,
-    /// How the next page is found.
+    /// Where the answer about one run has what an element is. Empty: an element is as that answer.
+    pub entry: Pointer,
+    /// The value of `{limit}`: most elements of a page. Default: 100.
+    pub limit: u32,
+    /// The values of `{status}` of runs that go on. Each has a request of its own, which may repeat it with several.
+    pub active: Vec<Vec<String>>,
+    /// The values of `{status}` of runs that are in no list without `{status}`.
+    pub unlisted: Vec<String>,
+    /// What `{since}` is, of `{time}` (RFC 3339), `{seconds}` or `{ms}` (since 1970).
+    pub since: Option<Template>,
+    /// Parameters without which the API has no list, besides those of the path and the parts of the ID.
+    pub needs: Vec<String>,
+    /// Where an element has further values, by name.
+    pub values: BTreeMap<String, Pointer>,
+    /// How the next page is found; `None` where there is one page.
     pub next: Option<Next>,
 }
 
@@ -329,14 +349,18 @@ pub struct List {
 pub enum Next {
     /// By the header `Link` (RFC 8288).
     Link,
-    /// By a growing `offset`.
+    /// By an address in the answer.
+    LinkAt(Pointer),
+    /// By a growing `{offset}`.
     Offset,
     /// By a cursor of the answer.
     Cursor {
         /// Where the cursor is.
         cursor: Pointer,
-        /// The query parameter that takes it.
-        param: String,
+        /// The query parameter that takes it; `None` where the request names `{cursor}`.
+        param: Option<String>,
+        /// Where the answer says `false` if there is no other page, though it has a cursor.
+        more: Option<Pointer>,
     },
 }
 

@@ -1030,23 +1030,8 @@ impl Reading {
         if let Some(name) = self.text(&mut section, "reset") {
             rate.reset = name;
         }
-        if let Some((path, node)) = self.take(&mut section, "per_minute") {
-            match node.value {
-                Value::Number(number)
-                    if (1.0..=100_000.0).contains(&number) && number.fract() == 0.0 =>
-                {
-                    rate.per_minute = number.to_string().parse().unwrap_or(rate.per_minute);
-                }
-                _ => {
-                    let what = "it is not a whole number from 1 to 100000";
-                    self.fault(
-                        node.line,
-                        &path,
-                        what,
-                        "write per_minute = 60, or leave it out",
-                    );
-                }
-            }
+        if let Some(number) = self.whole(&mut section, "per_minute", 100_000) {
+            rate.per_minute = number;
         }
         rate.etag_free = self.flag(&mut section, "etag_free");
         self.finish(section);
@@ -1099,22 +1084,26 @@ impl Reading {
         let mut section = self.section(top, "list", example)?;
         let get = self.template(&mut section, "get");
         let post = self.template(&mut section, "post");
-        let items = self.pointer(&mut section, "items");
-        if items.is_none() {
+        let body = self.body(&mut section);
+        let items = self.pointers(&mut section, "items");
+        if items.is_empty() {
             self.missing(
                 &section,
                 "items",
                 "items = \"/runs\", or items = \"\" for the whole answer",
             );
         }
-        let mut id = BTreeMap::new();
-        for (name, line, text) in self.map(&mut section, "id", "id = { run = \"/id\" }") {
-            if let Some(pointer) = self.pointer_of(line, &format!("list.id.{name}"), &text) {
-                id.insert(name, pointer);
-            }
-        }
+        let omits_empty = self.flag(&mut section, "omits_empty");
+        let id = self.places(&mut section, "id", "id = { run = \"/id\" }");
+        let entry = self.pointer(&mut section, "entry");
+        let limit = self.whole(&mut section, "limit", 1000);
+        let active = self.groups(&mut section, "active");
+        let unlisted = self.words(&mut section, "unlisted");
+        let since = self.template(&mut section, "since");
+        let needs = self.words(&mut section, "needs");
+        let values = self.places(&mut section, "values", "values = { branch = \"/branch\" }");
         let next = self.next(&mut section);
-        if get.is_some() == post.is_some() && !self.lines.contains_key("list.get") {
+        if get.is_none() && post.is_none() && !self.lines.contains_key("list.post") {
             self.missing(&section, "get", "get = \"/runs\", or post");
         } else if get.is_some() && post.is_some() {
             let what = "the list has get and post";
@@ -1124,10 +1113,92 @@ impl Reading {
         Some(List {
             get,
             post,
-            items: items.unwrap_or(Pointer(Vec::new())),
+            body,
+            items,
+            omits_empty,
             id,
+            entry: entry.unwrap_or(Pointer(Vec::new())),
+            limit: limit.unwrap_or(100),
+            active,
+            unlisted,
+            since,
+            needs,
+            values,
             next,
         })
+    }
+
+    /// Takes a table of places by name.
+    fn places(
+        &mut self,
+        section: &mut Section,
+        key: &'static str,
+        example: &str,
+    ) -> BTreeMap<String, Pointer> {
+        let path = section.key(key);
+        let mut places = BTreeMap::new();
+        for (name, line, text) in self.map(section, key, example) {
+            if let Some(pointer) = self.pointer_of(line, &format!("{path}.{name}"), &text) {
+                places.insert(name, pointer);
+            }
+        }
+        places
+    }
+
+    /// Takes a whole number from 1 to `most`.
+    fn whole(&mut self, section: &mut Section, key: &'static str, most: u32) -> Option<u32> {
+        let (path, node) = self.take(section, key)?;
+        match node.value {
+            Value::Number(number)
+                if (1.0..=f64::from(most)).contains(&number) && number.fract() == 0.0 =>
+            {
+                number.to_string().parse().ok()
+            }
+            _ => {
+                let what = format!("it is not a whole number from 1 to {most}");
+                let fix = format!("write {key} = 60, or leave it out");
+                self.fault(node.line, &path, what, fix);
+                None
+            }
+        }
+    }
+
+    /// Takes texts, each alone or with others in a list of its own.
+    fn groups(&mut self, section: &mut Section, key: &'static str) -> Vec<Vec<String>> {
+        let Some((path, node)) = self.take(section, key) else {
+            return Vec::new();
+        };
+        let Value::List(items) = node.value else {
+            let one = self.texts_of(path, node).into_iter();
+            return one.map(|(_, _, text)| vec![text]).collect();
+        };
+        let mut groups = Vec::new();
+        for (index, item) in items.into_iter().enumerate() {
+            let found = self.texts_of(format!("{path}[{index}]"), item).into_iter();
+            groups.push(found.map(|(_, _, text)| text).collect());
+        }
+        groups
+    }
+
+    /// Takes JSON that is written as a text.
+    fn body(&mut self, section: &mut Section) -> Option<serde_json::Value> {
+        let text = self.text(section, "body")?;
+        let path = section.key("body");
+        match serde_json::from_str(&text) {
+            Ok(body @ serde_json::Value::Object(_)) => Some(body),
+            Ok(_) => {
+                let what = "it is not a JSON object";
+                let fix = "write one such as '{\"limit\": \"{limit}\"}'";
+                self.fault(self.lines[&path], &path, what, fix);
+                None
+            }
+            Err(error) => {
+                let what = format!("it is not JSON ({error})");
+                let fix = "write a JSON object in single quotes; parameters are in its texts, as \"{status}\"";
+                self.fault(self.lines[&path], &path, what, fix);
+                None
+            }
+        }
     }
 
     fn next(&mut self, list: &mut Section) -> Option<Next> {
@@ -1138,18 +1209,21 @@ impl Reading {
             Value::Text(word) if word == "offset" => Some(Next::Offset),
             Value::Table(_) => {
                 let mut section = self.table(path, node, example)?;
+                if let Some(link) = self.pointer(&mut section, "link") {
+                    self.finish(section);
+                    return Some(Next::LinkAt(link));
+                }
                 let cursor = self.pointer(&mut section, "cursor");
                 if cursor.is_none() {
                     self.missing(&section, "cursor", "cursor = \"/next\"");
                 }
                 let param = self.text(&mut section, "param");
-                if param.is_none() {
-                    self.missing(&section, "param", "param = \"cursor\"");
-                }
+                let more = self.pointer(&mut section, "more");
                 self.finish(section);
                 Some(Next::Cursor {
                     cursor: cursor?,
-                    param: param?,
+                    param,
+                    more,
                 })
             }
             _ => {

@@ -14,7 +14,7 @@ use reqwest::Url;
 use super::{PartKind, Profile};
 
 /// What a segment of a path and a value of a query have as they are (RFC 3986, section 2.3).
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+pub(super) const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
@@ -50,7 +50,7 @@ pub enum Piece {
 }
 
 impl Piece {
-    fn name(&self) -> Option<&str> {
+    pub(super) fn name(&self) -> Option<&str> {
         match self {
             Self::Text(_) => None,
             Self::Part { name, .. } => Some(name),
@@ -196,6 +196,12 @@ impl PartKind {
     }
 }
 
+/// Whether a value that is put into a path would be another place: a segment of it is empty, `.` or `..`.
+pub(super) fn has_dots(value: &str) -> bool {
+    let mut segments = value.split('/');
+    segments.any(|segment| matches!(segment, "" | "." | ".."))
+}
+
 /// An http or https address without a user and a password.
 pub(super) fn web_address(text: &str) -> Option<Url> {
     let url: Url = text.parse().ok()?;
@@ -313,10 +319,7 @@ impl Profile {
             if self.parts.get(name) == Some(&PartKind::Url) {
                 continue;
             }
-            if value
-                .split('/')
-                .any(|segment| matches!(segment, "" | "." | ".."))
-            {
+            if has_dots(value) {
                 return Err(IdProblem::Dots(form()));
             }
             let spans = |piece: &Piece| piece.name() == Some(name) && piece.spans();

@@ -3,6 +3,8 @@
 //! The state and the ID of the run decide: of an answer that has both, the rest is taken as far as it can be read. Of a
 //! field that no verdict rests on, a wrong type counts as absent.
 
+mod list;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -24,6 +26,8 @@ use crate::profile::{
     Test, Token,
 };
 use crate::text::{one_line, replace_lone_surrogates};
+
+pub(super) use list::{Element, PageLayout, PageRead};
 
 /// Longest piece of a body that a message shows, in characters.
 const SHOWN_CHARS: usize = 80;
@@ -61,6 +65,8 @@ pub(super) type Room = Arc<OwnedSemaphorePermit>;
 #[derive(Debug)]
 pub(super) struct Layout {
     plan: Plan,
+    /// Further places, which nothing here looks at.
+    further: Vec<Place>,
     /// What the rules test, each place once.
     tested: Vec<(Place, Kinds)>,
     rules: Vec<TestedRule>,
@@ -184,6 +190,7 @@ struct Draft<'a> {
     fields: Fields,
     each: Option<&'a Each>,
     parts_decide: bool,
+    further: Vec<(Pointer, Use)>,
 }
 
 impl Layout {
@@ -199,6 +206,7 @@ impl Layout {
             fields: profile.fields.clone(),
             each: same_answer,
             parts_decide: profile.each.is_some() && profile.rules.is_empty(),
+            further: Vec::new(),
         }
         .build()
     }
@@ -311,7 +319,11 @@ impl Draft<'_> {
         let next_page = next_page
             .iter()
             .map(|name| Pointer(vec![Token::Key((*name).to_owned())]));
+        let further = self.further.iter();
         Layout {
+            further: further
+                .map(|(pointer, usage)| builder.at(pointer, *usage))
+                .collect(),
             status: builder.all(self.status, Use::DECIDES),
             check_id: builder.all(self.check_id, Use::DECIDES),
             fields: FieldPlaces::of(&self.fields, &mut builder),
@@ -801,6 +813,18 @@ impl<'p> Answer<'p> {
         }
     }
 
+    /// When a run with this status ended. Some APIs give an expected time while the run goes on.
+    fn ended_at(&self, status: &Status) -> Option<Timestamp> {
+        Verdict::of_status(status)?;
+        let fields = &self.layout.fields;
+        let after = || {
+            let duration_ms = self.first(&fields.duration_ms).and_then(milliseconds);
+            let duration = std::time::Duration::from_millis(duration_ms.filter(|ms| *ms > 0)?);
+            self.time(&fields.started)?.checked_add(duration).ok()
+        };
+        self.time(&fields.finished).or_else(after)
+    }
+
     /// What the answer has besides the state.
     fn details(
         &mut self,
@@ -817,13 +841,6 @@ impl<'p> Answer<'p> {
         ] {
             left_out.extend(self.lost(places, wanted).map(|why| (name, why)));
         }
-        let ended = Verdict::of_status(status).is_some();
-        let started_at = self.time(&fields.started);
-        let duration_ms = self.first(&fields.duration_ms).and_then(milliseconds);
-        let after = || {
-            let duration = std::time::Duration::from_millis(duration_ms.filter(|ms| *ms > 0)?);
-            started_at?.checked_add(duration).ok()
-        };
         let mut details = RunDetails {
             version_id: self.first(&fields.version_id).and_then(shown_text),
             deployment_id: self.first(&fields.deployment_id).and_then(shown_text),
@@ -832,12 +849,9 @@ impl<'p> Answer<'p> {
             output: None,
             error_message: self.error(),
             created_at: self.time(&fields.created),
-            started_at,
-            // Some APIs give an expected time while the run goes on.
-            completed_at: ended
-                .then(|| self.time(&fields.finished).or_else(after))
-                .flatten(),
-            duration_ms,
+            started_at: self.time(&fields.started),
+            completed_at: self.ended_at(status),
+            duration_ms: self.first(&fields.duration_ms).and_then(milliseconds),
             attempt: self.first(&fields.attempt).and_then(whole_number),
             name: self.name(&fields.name),
             group: self.name(&fields.group),

@@ -1,10 +1,14 @@
 //! The HTTP client of a provider: requests as its profile describes them.
 
+mod list;
+
 use std::collections::VecDeque;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
+use list::TaggedPage;
 use reqwest::header::{
     ACCEPT, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, LINK,
     LOCATION,
@@ -14,16 +18,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::{
-    self, Addition, Expected, Layout, Reported, Room, RunAnswer, stands_without_parts,
+    self, Addition, Expected, Layout, PageLayout, Reported, Room, RunAnswer, stands_without_parts,
 };
 use super::credentials::{Credentials, Keys};
 use super::error::{ApiError, Transport};
 use super::rate_limit::RateHeaders;
 use super::reader::Reader;
-use super::{HttpStream, Malformed, Provider, Reply};
+use super::{HttpStream, ListParameters, ListReply, ListRequest, Malformed, Provider, Reply};
 use crate::blocking;
 use crate::config::{ApiSettings, ProviderSettings, Secret};
-use crate::domain::{Observation, RunRef, Verdict};
+use crate::domain::{Observation, ProviderName, RunRef, Verdict};
 use crate::http::{self, Names, connection_ended};
 use crate::memory;
 use crate::profile::{self, Parts, Profile, Template};
@@ -132,6 +136,8 @@ pub struct ApiClient {
     cut: Mutex<VecDeque<RunRef>>,
     /// The last answers that had a tag, the newest last. Held only to look and to change.
     tagged: Mutex<VecDeque<Tagged>>,
+    /// The last pages of lists that had a tag, the newest last. Held only to look and to change.
+    pages: Mutex<VecDeque<TaggedPage>>,
     /// Room for large answers in KiB, which each takes until what it leads to is stored.
     room: Arc<Semaphore>,
 }
@@ -142,6 +148,7 @@ struct Layouts {
     parts: Option<Layout>,
     confirm: Option<Layout>,
     detail: Option<Layout>,
+    page: Option<PageLayout>,
 }
 
 impl Layouts {
@@ -155,6 +162,7 @@ impl Layouts {
                 .as_ref()
                 .map(|confirm| Layout::of_confirm(confirm, profile.exact)),
             detail: profile.detail.as_ref().map(Layout::of_detail),
+            page: PageLayout::of(profile),
         }
     }
 }
@@ -286,6 +294,7 @@ impl ApiClient {
             profile,
             cut: Mutex::new(VecDeque::new()),
             tagged: Mutex::new(VecDeque::new()),
+            pages: Mutex::new(VecDeque::new()),
             room: Arc::new(Semaphore::new(ROOM_KIB as usize)),
         };
         client.make_spare();
@@ -471,22 +480,38 @@ impl ApiClient {
             });
         }
         // What is the same for all requests is not read again each time.
-        let path = self.profile.path(template, parts);
+        Ok(self.address_at(&self.profile.path(template, parts)))
+    }
+
+    /// The address of a path of the API with its query.
+    fn address_at(&self, path: &str) -> Url {
         let mut url = self.base.clone();
         let (path, query) = match path.split_once('?') {
             Some((path, query)) => (path, Some(query)),
-            None => (&*path, None),
+            None => (path, None),
         };
         url.set_path(&format!("{}{path}", self.base_path));
         url.set_query(query);
-        Ok(url)
+        url
     }
 
-    /// Sends a GET, with a key and the tag of the last answer where there are any, and waits for the head of its answer
-    /// for `limit`. Follows redirects to the same origin.
+    /// Sends a GET, as [`ApiClient::send`].
     async fn fetch(
         &self,
-        mut url: Url,
+        url: Url,
+        headers: (Option<&HeaderValue>, Option<&HeaderValue>),
+        limit: Duration,
+        spent: &mut Spent,
+    ) -> Result<Answered, ApiError> {
+        self.send((url, None), headers, limit, spent).await
+    }
+
+    /// Sends a GET, or a POST where there is a body, with a key and the tag of the last answer where there are any, and
+    /// waits for the head of its answer for `limit`. Follows redirects to the same origin; of a POST, only those that
+    /// keep it one (RFC 9110, section 15.4).
+    async fn send(
+        &self,
+        (mut url, body): (Url, Option<Bytes>),
         (key, tag): (Option<&HeaderValue>, Option<&HeaderValue>),
         limit: Duration,
         spent: &mut Spent,
@@ -495,7 +520,14 @@ impl ApiClient {
         let mut redirects = 0;
         loop {
             let request = |http: &Client| {
-                let mut request = http.get(url.clone());
+                let mut request = match &body {
+                    Some(body) => http.post(url.clone()).body(body.clone()),
+                    None => http.get(url.clone()),
+                };
+                if body.is_some() && !self.headers.contains_key(CONTENT_TYPE) {
+                    let json = HeaderValue::from_static("application/json");
+                    request = request.header(CONTENT_TYPE, json);
+                }
                 if let Some(key) = key {
                     request = request.header(self.keys.name(), key.clone());
                 }
@@ -512,7 +544,8 @@ impl ApiClient {
             };
             spent.requests += 1;
             let (response, pool) = self.send_poll(ends, request).await?;
-            let next = (redirects < MAX_REDIRECTS)
+            let stays = body.is_none() || matches!(response.status().as_u16(), 307 | 308);
+            let next = (redirects < MAX_REDIRECTS && stays)
                 .then(|| redirected(&url, &response))
                 .flatten();
             match next {
@@ -570,6 +603,17 @@ impl ApiClient {
 
     /// Reads a body as far as it can be read until `ends`, which moves on while it waits for room.
     async fn receive<'p>(&self, layout: &'p Layout, answered: Answered) -> Received<'p> {
+        let most = self.settings.max_response_bytes;
+        let reader = |length| Reader::new(layout.plan(), most, length);
+        self.receive_with(&reader, answered).await
+    }
+
+    /// As [`ApiClient::receive`], with the reader of a body of this length where that is known.
+    async fn receive_with<'p>(
+        &self,
+        reader: &(dyn Fn(Option<u64>) -> Reader<'p> + Sync),
+        answered: Answered,
+    ) -> Received<'p> {
         let Answered {
             mut response,
             pool,
@@ -579,7 +623,7 @@ impl ApiClient {
         let most = self.settings.max_response_bytes;
         // Absent where the body is compressed or comes in chunks.
         let announced = response.content_length();
-        let mut reader = Reader::new(layout.plan(), most, announced);
+        let mut reader = reader(announced);
         let (mut room, mut waited) = (None, false);
         let broken_off = loop {
             // Before the first byte where that can be known: what is received and not read takes memory, too.
@@ -1029,11 +1073,15 @@ fn redirected(from: &Url, response: &Response) -> Option<Url> {
     }
     let location = response.headers().get(LOCATION)?.to_str().ok()?;
     let to = from.join(location).ok()?;
-    (to.origin() == from.origin()
+    is_same_origin(from, &to).then_some(to)
+}
+
+/// Whether an address has the scheme, host and port of another, and no user.
+fn is_same_origin(from: &Url, to: &Url) -> bool {
+    to.origin() == from.origin()
         && to.origin().is_tuple()
         && to.username().is_empty()
-        && to.password().is_none())
-    .then_some(to)
+        && to.password().is_none()
 }
 
 /// Whether a list goes on on another page, by its header (RFC 8288).
@@ -1130,6 +1178,25 @@ impl Provider for ApiClient {
         self.base == other.base
             && self.profile.name == other.profile.name
             && self.keys.same_as(&other.keys)
+    }
+
+    fn list_of(&self, id: &RunRef) -> Option<ListParameters> {
+        self.profile.list.as_ref()?;
+        let parts = self.parts(id).ok()?;
+        let needs = self.profile.list_needs().into_iter();
+        needs
+            .map(|name| Some((name.to_owned(), parts.get(name)?.to_owned())))
+            .collect()
+    }
+
+    async fn list(&self, provider: &ProviderName, request: &ListRequest) -> ListReply {
+        let mut spent = Spent::default();
+        let result = self.list_page(provider, request, &mut spent).await;
+        ListReply {
+            result,
+            pause: spent.pause,
+            requests: spent.requests,
+        }
     }
 
     async fn open_events(

@@ -6,6 +6,7 @@ use reqwest::StatusCode;
 
 use crate::config::SecretError;
 use crate::http;
+use crate::profile::ListProblem;
 use crate::redact::Redactor;
 use crate::text::{error_chain, one_line};
 
@@ -77,6 +78,9 @@ pub enum ApiError {
     /// The provider has no runs with an ID of this form; nothing was requested.
     #[error("the run ID cannot be used: {0}")]
     NotAnId(String),
+    /// There is no such list; nothing was requested.
+    #[error("the list cannot be requested")]
+    List(#[source] ListProblem),
 }
 
 /// The error of the HTTP client, without secrets: servers and proxies put text of their own into it.
@@ -205,7 +209,8 @@ impl ApiError {
             | Self::Redirect { .. }
             | Self::Status { .. }
             | Self::Malformed(_)
-            | Self::NotAnId(_) => false,
+            | Self::NotAnId(_)
+            | Self::List(_) => false,
         }
     }
 
@@ -227,7 +232,9 @@ impl ApiError {
                 status: 429 | 403, ..
             } => "throttled",
             Self::Status { status: 500.., .. } => "server_error",
-            Self::Status { .. } | Self::NotConfigured { .. } | Self::NotAnId(_) => "client_error",
+            Self::Status { .. } | Self::NotConfigured { .. } | Self::NotAnId(_) | Self::List(_) => {
+                "client_error"
+            }
             Self::Transport(_) | Self::Timeout => "no_answer",
             Self::Malformed(_) => "unusable_answer",
         }

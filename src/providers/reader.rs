@@ -120,6 +120,8 @@ pub(super) struct Reader<'p> {
     /// How many bytes were read as JSON.
     parsed: u64,
     max_bytes: u64,
+    /// How many times `max_bytes` are read.
+    factor: u64,
     /// The first bytes of the body, as they came.
     beginning: Vec<u8>,
     /// Takes secrets out of the beginning when it is shown, which is for a few answers only.
@@ -149,8 +151,17 @@ impl<'p> Reader<'p> {
             seen: 0,
             parsed: 0,
             max_bytes,
+            factor: READ_FACTOR,
             beginning: Vec::with_capacity(BEGINNING_BYTES),
             redactor: None,
+        }
+    }
+
+    /// Of a body that is useless where not all of it can be kept.
+    pub(super) fn of_whole(plan: &'p Plan, max_bytes: u64, length: Option<u64>) -> Self {
+        Self {
+            factor: 1,
+            ..Self::new(plan, max_bytes, length)
         }
     }
 
@@ -223,7 +234,7 @@ impl<'p> Reader<'p> {
 
     /// Whether the body is larger than what is read at all.
     pub(super) fn is_too_large(&self) -> bool {
-        self.seen > self.max_bytes.saturating_mul(READ_FACTOR)
+        self.seen > self.max_bytes.saturating_mul(self.factor)
     }
 
     /// The first bytes of the body, without secrets; not UTF-8 is replaced.

@@ -156,6 +156,7 @@ pub(super) fn each_element<'a>(
     }
     let mut json = serde_json::Deserializer::from_slice(json);
     json.deserialize_seq(Elements(go_on))
+        .and_then(|()| json.end())
         .map_err(|_not_json| Unreadable::NotJson)
 }
 
