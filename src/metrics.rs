@@ -108,6 +108,8 @@ pub struct Metrics {
     event_streams: Family<[NamedLabel; 1], Gauge>,
     deliveries: Family<[NamedLabel; 2], Counter>,
     delivery_delay: Histogram,
+    discoveries: Family<[NamedLabel; 2], Gauge>,
+    discovered: Family<[NamedLabel; 1], Counter>,
 }
 
 /// What is counted in the store when the metrics are requested.
@@ -137,6 +139,8 @@ impl Default for Metrics {
             event_streams: Family::default(),
             deliveries: Family::default(),
             delivery_delay: Histogram::new(DELAY_SECONDS),
+            discoveries: Family::default(),
+            discovered: Family::default(),
         };
         metrics.of(&ProviderName::crewship())
     }
@@ -247,6 +251,34 @@ impl Metrics {
             .set(i64::try_from(open).unwrap_or(i64::MAX));
     }
 
+    /// Sets how many discoveries there are, by provider and state. Those that are not given are gone.
+    pub fn discoveries(
+        &self,
+        counts: impl IntoIterator<Item = ((ProviderName, &'static str), u64)>,
+    ) {
+        self.discoveries.clear();
+        for ((provider, state), count) in counts {
+            let labels = [
+                ("provider", provider.to_string()),
+                ("state", state.to_owned()),
+            ];
+            self.discoveries
+                .get_or_create(&labels)
+                .set(gauge_value(count));
+            drop(
+                self.discovered
+                    .get_or_create(&[("provider", provider.to_string())]),
+            );
+        }
+    }
+
+    /// Counts a watch that a discovery added.
+    pub fn discovered(&self, provider: &ProviderName) {
+        self.discovered
+            .get_or_create(&[("provider", provider.to_string())])
+            .inc();
+    }
+
     /// Makes a sink known, so that it is counted from 0.
     pub fn introduce(&self, sink: &SinkName) {
         for result in DELIVERY_RESULTS {
@@ -340,6 +372,16 @@ impl Metrics {
             "event_streams",
             "Open event streams",
             self.event_streams.clone(),
+        );
+        registry.register(
+            "discoveries",
+            "Discoveries by how they go",
+            self.discoveries.clone(),
+        );
+        registry.register(
+            "discovered_runs",
+            "Watches that discoveries added",
+            self.discovered.clone(),
         );
     }
 

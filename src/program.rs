@@ -154,6 +154,10 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
             &settings(&sources())?,
             printer(&common, out, err),
         )),
+        Command::Discover => block_on(commands::discover::discover(
+            &client()?,
+            printer(&common, out, err),
+        )),
         Command::Config(ConfigCommand::Check) => {
             commands::config::check(&sources(), common.json, out, err)
         }

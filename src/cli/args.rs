@@ -257,6 +257,8 @@ pub enum Command {
         #[command(subcommand)]
         command: Option<ProvidersCommand>,
     },
+    /// Show how the daemon finds runs in lists: [[discover]] in the configuration.
+    Discover,
     /// Check, show or write the configuration.
     #[command(subcommand, after_help = CONFIG_HELP)]
     Config(ConfigCommand),

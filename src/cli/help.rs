@@ -83,6 +83,9 @@ fn notes(path: &str) -> Option<&'static str> {
         "providers test" => {
             "Exit codes:\n  0  the answer can be used\n  1  it cannot\n  2  wrong usage or configuration\n  4  API key missing or refused\n  6  no answer\n\nExamples:\n  runwatch providers test github:acme/site/123456\n  runwatch providers test --file answer.json github:acme/site/123456"
         }
+        "discover" => codes!(
+            "\n\nExamples:\n  runwatch discover\n  runwatch discover --json | jq '.discoveries[].state'"
+        ),
         "sinks" | "sinks test" => {
             "Exit codes:\n  0  every message arrived\n  1  one did not\n  2  wrong usage or configuration\n\nExample:\n  runwatch sinks test ops"
         }

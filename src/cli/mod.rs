@@ -7,6 +7,7 @@ pub mod completions;
 pub mod config;
 pub mod deliveries;
 pub mod demo;
+pub mod discover;
 pub mod doctor;
 pub mod events;
 pub mod failure;

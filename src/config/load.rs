@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::discover::read_discoveries;
 use super::effective::Effective;
 use super::problem::{Origin, Problem, Problems};
 use super::providers::{Providers, read_providers};
@@ -87,14 +88,25 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     reader.move_table(&mut root, "providers", ProviderName::CREWSHIP, "api");
     let api = read_api(&mut reader, &mut root, sources);
     let providers = read_providers(&mut reader, &mut root, api.clone(), sources);
+    let watch = read_watch(&mut reader, &mut root);
+    let store = read_store(&mut reader, &mut root);
+    let control = read_control(&mut reader, &mut root);
+    let log = read_log(&mut reader, &mut root);
+    let sinks = read_sinks(&mut reader, &mut root);
     let settings = Settings {
         api,
-        watch: read_watch(&mut reader, &mut root),
-        store: read_store(&mut reader, &mut root),
-        control: read_control(&mut reader, &mut root),
-        log: read_log(&mut reader, &mut root),
-        sinks: read_sinks(&mut reader, &mut root),
+        watch,
+        store,
+        control,
+        log,
         watches: read_watches(&mut reader, &mut root, &providers),
+        discoveries: read_discoveries(
+            &mut reader,
+            &mut root,
+            &providers,
+            &sinks.keys().cloned().collect(),
+        ),
+        sinks,
         providers,
     };
     reader.finish(root);
@@ -460,7 +472,7 @@ fn read_watches(
     watches
 }
 
-fn provider_name(text: &str) -> Result<ProviderName, Violation> {
+pub(super) fn provider_name(text: &str) -> Result<ProviderName, Violation> {
     ProviderName::new(text).map_err(|error| (error.to_string(), "correct it".to_owned()))
 }
 

@@ -9,6 +9,7 @@
 //! range. No secret is ever part of a [`Problem`] or of what [`Effective`] shows.
 
 mod advice;
+mod discover;
 mod effective;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -25,6 +26,7 @@ mod source;
 mod units;
 
 pub use advice::advice;
+pub use discover::{DiscoverySettings, EntryText};
 pub use effective::{Effective, Entry};
 pub use load::{
     IN_MEMORY, Loaded, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, control_socket,

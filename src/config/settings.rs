@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::{Providers, Secret};
+use super::{DiscoverySettings, Providers, Secret};
 use crate::domain::{EventFilter, Labels, RunRef, SinkName};
 
 /// Everything that can be configured.
@@ -28,6 +28,8 @@ pub struct Settings {
     pub sinks: BTreeMap<SinkName, SinkSettings>,
     /// `[[watches]]`
     pub watches: Vec<StaticWatch>,
+    /// `[[discover]]`
+    pub discoveries: Vec<DiscoverySettings>,
 }
 
 /// `[api]`: where and how runs are polled.

@@ -191,6 +191,7 @@ mod tests {
             deadline: std::time::Duration::from_secs(60),
             retention: std::time::Duration::from_secs(60),
             token: Some(Secret::value("the-token")),
+            discoveries: Arc::default(),
             providers: Arc::new(crate::config::Settings::default().providers),
             rejected: None,
         });
@@ -226,6 +227,7 @@ mod tests {
             deadline: std::time::Duration::from_secs(60),
             retention: std::time::Duration::from_secs(60),
             token: None,
+            discoveries: Arc::default(),
             providers: Arc::new(crate::config::Settings::default().providers),
             rejected: None,
         });

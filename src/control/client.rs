@@ -10,8 +10,8 @@ use reqwest::{Client as Http, Method, RequestBuilder, Response, StatusCode, redi
 use serde::de::DeserializeOwned;
 
 use super::types::{
-    ActivityResponse, AddRequest, DecisionResponse, DeliveryList, DeliveryResponse, PollingList,
-    Problem, WatchList, WatchResponse,
+    ActivityResponse, AddRequest, DecisionResponse, DeliveryList, DeliveryResponse, DiscoveryList,
+    PollingList, Problem, WatchList, WatchResponse,
 };
 use crate::domain::{DeliveryId, RunRef, SinkName};
 use crate::http::USER_AGENT;
@@ -174,6 +174,15 @@ impl Client {
         let request = self.request(Method::GET, "/v1/polling", &[]);
         self.read(self.send(request.timeout(PROBE_LIMIT)).await?)
             .await
+    }
+
+    /// Requests how the discoveries go.
+    ///
+    /// # Errors
+    /// As [`ClientError`] has them.
+    pub async fn discoveries(&self) -> Result<DiscoveryList, ClientError> {
+        let request = self.request(Method::GET, "/v1/discoveries", &[]);
+        self.read(self.send(request.timeout(LIMIT)).await?).await
     }
 
     /// Requests whether the daemon makes progress.

@@ -42,6 +42,7 @@ fn live_config() -> LiveConfig {
         deadline: Duration::from_secs(60),
         retention: Duration::from_secs(60),
         token: Some(Secret::value("the-token")),
+        discoveries: Arc::default(),
         providers: Arc::new(crate::config::Settings::default().providers),
         rejected: None,
     }

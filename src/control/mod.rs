@@ -31,12 +31,13 @@ pub use self::client::{Activities, Client, ClientError, Events, StreamMessage};
 pub use self::server::Listener;
 pub use self::socket::{Socket, SocketError};
 pub use self::types::{
-    ActivityResponse, AddRequest, AttemptResponse, DeliveryList, DeliveryResponse, HealthResponse,
-    PollErrorResponse, PollingList, PollingResponse, Problem, RoutingEntry, StatusChangeResponse,
-    WatchList, WatchResponse,
+    ActivityResponse, AddRequest, AttemptResponse, DeliveryList, DeliveryResponse, DiscoveryList,
+    DiscoveryResponse, HealthResponse, PollErrorResponse, PollingList, PollingResponse, Problem,
+    RoutingEntry, StatusChangeResponse, WatchList, WatchResponse,
 };
 use crate::clock::Clock;
-use crate::config::{Providers, Secret};
+use crate::config::{DiscoverySettings, Providers, Secret};
+use crate::discovery::DiscoveryView;
 use crate::domain::{Routes, SinkName};
 use crate::metrics::Metrics;
 use crate::scheduler::Schedulers;
@@ -60,6 +61,8 @@ pub struct LiveConfig {
     pub token: Option<Secret>,
     /// The providers, which say what run a text names.
     pub providers: Arc<Providers>,
+    /// The discoveries.
+    pub discoveries: Arc<[DiscoverySettings]>,
     /// Why the newest configuration is not in force.
     pub rejected: Option<String>,
 }
@@ -76,6 +79,8 @@ pub struct Control {
     pub clock: Clock,
     /// The settings in force.
     pub live_config: watch::Receiver<LiveConfig>,
+    /// How the discoveries go.
+    pub discoveries: watch::Receiver<Vec<DiscoveryView>>,
 }
 
 impl Control {

@@ -7,6 +7,7 @@ use schemars::generate::SchemaGenerator;
 use schemars::{JsonSchema, Schema, json_schema};
 
 use crate::config::{LABEL_KEY_BYTES, LABEL_VALUE_CHARS, MAX_LABELS, NAME_CHARS};
+use crate::discovery::DiscoveryState;
 use crate::domain::{
     DeliveryId, Event, EventType, FoundBy, ProviderName, ProviderNotice, RunEvent, RunRef,
     RunState, SinkName, SinkNotice, Verdict, WatchOrigin,
@@ -73,6 +74,7 @@ texts! {
     EventType, "EventType", words(&EventType::ALL, |word| word.as_str(), "The type of an event");
     Verdict, "Verdict", words(&Verdict::WORST_FIRST, |word| word.as_str(), "The final outcome of a watch");
     FoundBy, "FoundBy", words(&FoundBy::ALL, |word| word.as_str(), "What caused the poll that found the verdict");
+    DiscoveryState, "DiscoveryState", words(&DiscoveryState::ALL, |word| word.as_str(), "How a discovery goes");
     WatchOrigin, "WatchOrigin", words(&WatchOrigin::WORDS, |word| word, "Where a watch comes from");
     RunState, "RunState", words(&RunState::ALL, |word| word.as_str(), "What the status of a run stands for");
     DeliveryState, "DeliveryState", words(&DeliveryState::ALL, |word| word.as_str(), "Where a delivery stands");

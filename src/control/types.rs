@@ -1,6 +1,7 @@
 //! The JSON of the control interface, the same for server and client.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use schemars::generate::SchemaGenerator;
@@ -9,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::schemas::{DurationText, LabelMap, RunIdText, WatchName};
+use crate::config::format_duration;
+use crate::discovery::{DiscoveryState, DiscoveryView};
 use crate::domain::{
     DeliveryId, EventType, FoundBy, Labels, ProviderName, RunEvent, RunRef, RunState, SinkName,
     Verdict, WatchOrigin,
@@ -247,6 +250,70 @@ pub struct WatchList {
     pub next_cursor: Option<String>,
     /// What an operator should know: trouble with the API, a configuration that is not in force.
     pub notices: Vec<String>,
+}
+
+/// `GET /v1/discoveries`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct DiscoveryList {
+    /// The discoveries, in the order of the configuration.
+    pub discoveries: Vec<DiscoveryResponse>,
+}
+
+/// A discovery: a list that is looked at for runs to watch.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct DiscoveryResponse {
+    /// What it is called: the name of its watches, if that is the same for all, or the provider with its parameters.
+    pub title: String,
+    /// The provider.
+    pub provider: ProviderName,
+    /// The parameters of its list.
+    #[serde(rename = "match")]
+    pub parameters: BTreeMap<String, String>,
+    /// The time from the beginning of a round to that of the next.
+    #[schemars(with = "DurationText")]
+    pub every: String,
+    /// How it goes: `starting`, `following`, `behind` where the newest round reached a limit, or `failing`.
+    #[schemars(with = "DiscoveryState")]
+    pub state: String,
+    /// When it began: what had ended before is not reported.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub began_at: Timestamp,
+    /// When the newest complete round began.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub last_round_at: Option<Timestamp>,
+    /// When the next round begins; `null` during the first one.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub next_round_at: Option<Timestamp>,
+    /// How many runs it found since it began.
+    pub found: u64,
+    /// How many watches it added since it began.
+    pub watched: u64,
+    /// How many pages the newest round read.
+    pub pages: u32,
+    /// The last failure of a round since the daemon started.
+    pub last_error: Option<PollErrorResponse>,
+}
+
+impl DiscoveryResponse {
+    pub(super) fn of(view: DiscoveryView) -> Self {
+        Self {
+            title: view.title,
+            provider: view.provider,
+            parameters: view.parameters,
+            every: format_duration(view.every),
+            state: view.state.as_str().to_owned(),
+            began_at: in_milliseconds(view.began_at),
+            last_round_at: view.last_round_at.map(in_milliseconds),
+            next_round_at: view.next_round_at.map(in_milliseconds),
+            found: view.found,
+            watched: view.watched,
+            pages: view.pages,
+            last_error: view.last_error.map(|failure| PollErrorResponse {
+                at: in_milliseconds(failure.at),
+                message: failure.message,
+            }),
+        }
+    }
 }
 
 /// `GET /v1/polling`: how polls go, provider by provider.

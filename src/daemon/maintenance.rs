@@ -1,4 +1,4 @@
-//! What the daemon does beside serving: pruning, probing the store, the status line, the watchdog.
+//! What the daemon does beside serving: discovery, pruning, probing the store, the status line, the watchdog.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::systemd;
 use crate::clock::Clock;
 use crate::control::LiveConfig;
+use crate::discovery::{Discoveries, DiscoveryPlan};
 use crate::metrics::Metrics;
 use crate::scheduler::{Schedulers, outage_texts};
 use crate::store::{Counts, Store};
@@ -62,6 +63,29 @@ pub(super) async fn prune(
         tokio::select! {
             () = tokio::time::sleep(period) => {}
             Ok(()) = live_config.changed() => {}
+        }
+    }
+}
+
+/// Runs the discoveries of the settings in force, without end.
+pub(super) async fn discover(
+    discoveries: Discoveries<Schedulers>,
+    mut live_config: watch::Receiver<LiveConfig>,
+) {
+    loop {
+        let plan = {
+            let live_config = live_config.borrow_and_update();
+            DiscoveryPlan {
+                discoveries: Arc::clone(&live_config.discoveries),
+                routes: Arc::clone(&live_config.routes),
+                deadline: live_config.deadline,
+            }
+        };
+        // Cancel-safe: a round that is dropped is made again, and the other waits for a change that is read above.
+        tokio::select! {
+            () = discoveries.run(plan) => {}
+            Ok(()) = live_config.changed() => {}
+            else => std::future::pending().await,
         }
     }
 }

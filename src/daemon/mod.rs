@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::done::done;
-use self::maintenance::{keep_status, probe, prune, status_line, watchdog};
+use self::maintenance::{discover, keep_status, probe, prune, status_line, watchdog};
 use self::reload::{FixedSettings, Service, live_config, with_default_sink};
 use self::start::{NotStarted, Started, cannot_start, start};
 use crate::app::Engine;
@@ -25,6 +25,7 @@ use crate::cli::args::DaemonArgs;
 use crate::clock::Clock;
 use crate::config::{LogLevel, Settings, Sources};
 use crate::control::{Control, Listener, LiveConfig};
+use crate::discovery::Discoveries;
 use crate::domain::Verdict;
 use crate::logging::LevelSwitch;
 use crate::reminder::Reminder;
@@ -163,12 +164,14 @@ impl Daemon {
         hangup: Signal,
     ) -> Self {
         let (live, live_config) = watch::channel(live_config(&settings));
+        let views = watch::Sender::new(Vec::new());
         let control = Control {
             store: engine.store.clone(),
             watches: engine.watches.clone(),
             metrics: engine.metrics.clone(),
             clock: clock.clone(),
             live_config: live_config.clone(),
+            discoveries: views.subscribe(),
         };
         let stop_server = CancellationToken::new();
         let server = control.serve(listeners, &stop_server);
@@ -180,6 +183,14 @@ impl Daemon {
             engine.metrics.clone(),
             live_config.clone(),
         ));
+        let discoveries = Discoveries {
+            lists: watches.clone(),
+            store: store.clone(),
+            clock: clock.clone(),
+            metrics: engine.metrics.clone(),
+            views,
+        };
+        chores.spawn(discover(discoveries, live_config.clone()));
         chores.spawn(probe(store.clone()));
         chores.spawn(keep_status(
             store.clone(),

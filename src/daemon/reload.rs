@@ -207,6 +207,7 @@ pub(super) fn live_config(settings: &Settings) -> LiveConfig {
         retention: settings.store.retention,
         token: settings.control.token.clone(),
         providers: Arc::new(settings.providers.clone()),
+        discoveries: settings.discoveries.clone().into(),
         rejected: None,
     }
 }

@@ -13,6 +13,7 @@ mod day;
 mod deadlines;
 mod demo;
 mod desktop;
+mod discovery;
 mod doctor;
 mod documents;
 mod failures;

@@ -1,6 +1,7 @@
 //! The routes of the control interface, each with its operation.
 
 mod deliveries;
+mod discoveries;
 mod events;
 mod health;
 mod watches;
@@ -47,7 +48,7 @@ pub(in crate::control) fn router(
         long: Arc::new(Semaphore::new(MAX_LONG)),
     };
     let router = watches::routes(DocumentedRouter::new());
-    let router = deliveries::routes(events::routes(router));
+    let router = discoveries::routes(deliveries::routes(events::routes(router)));
     let (router, open) = health::routes(router).finish("/v1/openapi.json");
     let router = router
         .fallback(|| async { HttpError::new(StatusCode::NOT_FOUND, "there is no such route") })

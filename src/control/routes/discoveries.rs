@@ -1,0 +1,35 @@
+//! The route about discoveries.
+
+use axum::extract::{RawQuery, State};
+use axum::http::StatusCode;
+use axum::response::Response as AxumResponse;
+
+use super::{App, SharedState};
+use crate::control::extract::{HttpError, Query, json};
+use crate::control::openapi::{DocumentedRouter, HttpOperation, Method};
+use crate::control::types::{DiscoveryList, DiscoveryResponse};
+
+/// Adds the route about discoveries to the router.
+pub(super) fn routes(router: DocumentedRouter<SharedState>) -> DocumentedRouter<SharedState> {
+    router.route(
+        Method::Get,
+        "/v1/discoveries",
+        list,
+        HttpOperation::new(
+            "listDiscoveries",
+            "List discoveries",
+            "How the lists are read in which runs are found.",
+        )
+        .json::<DiscoveryList>(
+            StatusCode::OK,
+            "The discoveries, in the order of the configuration",
+        ),
+    )
+}
+
+async fn list(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpError> {
+    Query::read(query, &[])?;
+    let views = app.control.discoveries.borrow().clone();
+    let discoveries = views.into_iter().map(DiscoveryResponse::of).collect();
+    Ok(json(StatusCode::OK, &DiscoveryList { discoveries }))
+}
