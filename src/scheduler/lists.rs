@@ -287,6 +287,7 @@ impl Group {
     /// Whether the list is expected to show a watch: it did the last time, or has not had the opportunity.
     fn expects(&self, listed: &Listed, is_late: bool) -> bool {
         match self.last {
+            Some(_) if mutant("list-covers-all") => true,
             None => true,
             Some(last) if listed.sweep == last.number => true,
             Some(last) => listed.sweep == 0 && last.number <= listed.enrolled_in && is_late,
@@ -595,10 +596,29 @@ impl Scheduler {
         sweep.since = now;
         let has_all = group.members.iter().all(|key| sweep.found.contains(key));
         let idle = if group.last.is_some() { IDLE_PAGES } else { 1 };
-        let is_last = page.next.is_none() || mutant("list-page-forgotten");
+        let is_last = page.next.is_none();
+        if mutant("list-page-forgotten") {
+            for key in group.members.clone() {
+                self.count_as_listed(key, number);
+            }
+            return self.sweep_done(id, true, now);
+        }
         sweep.page = page.next;
         if is_last || has_all || sweep.idle_pages >= idle || sweep.pages >= MAX_PAGES {
             self.sweep_done(id, is_last && page.unreadable == 0, now);
+        }
+    }
+
+    /// A deliberate bug: what no page shows counts as going on.
+    fn count_as_listed(&mut self, key: Key, number: u32) {
+        let Some(entry) = self.registry.get_mut(key) else {
+            return;
+        };
+        if let Some(mark) = entry.listed.as_mut() {
+            mark.sweep = number;
+        }
+        if entry.phase == Phase::Waiting && entry.ends_at.is_none() {
+            self.reschedule(key, Pace::Onward);
         }
     }
 
@@ -615,11 +635,7 @@ impl Scheduler {
             number: sweep.number,
             pages: sweep.pages,
         });
-        let covered = if mutant("list-coverage-miscounted") {
-            group.members.len() * sweep.pages as usize
-        } else {
-            sweep.going
-        };
+        let covered = sweep.going;
         if covered < COVERED_PER_PAGE * sweep.pages as usize {
             tracing::debug!(
                 pages = sweep.pages,

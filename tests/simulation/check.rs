@@ -26,6 +26,10 @@ const SLACK: Ms = 2 * SECOND;
 /// budget.
 const KNOWN: Ms = 3 * MINUTE;
 
+/// The same where a list was not true in the time before: each watch is polled by itself at least every ten minutes, or
+/// as often as an eighth of the smallest budget allows, and a list that was found out is not used.
+const KNOWN_IN_SPITE: Ms = 30 * MINUTE;
+
 /// The longest interval between two polls; jitter only makes it shorter.
 const INTERVAL: Ms = 30 * SECOND;
 
@@ -1001,12 +1005,19 @@ pub(crate) fn nobody_waits(state: &mut State) {
         state.api_trouble = state.api_trouble.max(now);
     }
     let known = now >= state.api_trouble.max(state.unrest) + KNOWN;
+    // That may have begun before it showed.
+    let lists_were_true = now >= state.list_trouble + KNOWN_IN_SPITE || state.list_trouble == 0;
+    let after_end = if lists_were_true {
+        KNOWN
+    } else {
+        KNOWN_IN_SPITE
+    };
     let waits = state.books.watches.iter().find(|(run, watch)| {
         let over = state
             .fates
             .get(*run)
             .and_then(|fate| fate.ends)
-            .is_some_and(|(at, _)| at.max(watch.added) + KNOWN <= now);
+            .is_some_and(|(at, _)| at.max(watch.added) + after_end <= now);
         let open = watch.acknowledged && !watch.removed && watch.verdict.is_none();
         open && ((known && over) || ends_by(state, watch, state.unrest) < now)
     });

@@ -17,8 +17,8 @@ use tokio::runtime::{Builder, RngSeed};
 
 use crate::check::{self, Requested, SCHEDULE};
 use crate::world::{
-    Api, Doom, Fate, HOUR, MINUTE, Ms, Platter, Receiver, Reception, SECOND, SimulatedDisk,
-    Weather, World,
+    Api, Doom, Fate, HOUR, Listing, MINUTE, Ms, Platter, Receiver, Reception, SECOND,
+    SimulatedDisk, Weather, World,
 };
 
 /// Sinks that are always there, the second for events of every kind; and one that comes and goes, for watches that
@@ -27,8 +27,9 @@ const ALWAYS: [&str; 2] = ["first", "second"];
 const SOMETIMES: &str = "third";
 const LABEL: (&str, &str) = ("team", "night");
 
-/// Most runs of one seed.
+/// Most runs of one seed, and where a list shows them.
 const MAX_RUNS: usize = 12;
+const MAX_LISTED_RUNS: usize = 40;
 
 /// Most time that calm may take to bring all to an end: the longest deadline, then a whole schedule of
 /// attempts with its spread and twice what a receiver asked for.
@@ -66,6 +67,7 @@ struct Play<'a> {
     budget: u32,
     third: bool,
     streams: bool,
+    lists: bool,
     /// The clock is set now and then.
     steps: bool,
     runs: usize,
@@ -96,6 +98,7 @@ pub(crate) fn simulate(seed: u64, folder: &Path) -> Result<Outcome, Broken> {
         budget,
         third: random.bool(),
         streams: random.bool(),
+        lists: random.bool(),
         steps: random.u32(0..3) == 0,
         random,
         runs: 0,
@@ -239,11 +242,15 @@ impl Play<'_> {
             state.offline = (0, false);
             if calm {
                 state.weather = Weather::Fine;
+                state.listing = Listing::True;
                 state
                     .receptions
                     .values_mut()
                     .for_each(|reception| *reception = Reception::Fine);
             }
+        }
+        if !calm && self.lists {
+            self.turn_list();
         }
         if !calm && self.random.u32(0..4) == 0 {
             self.go_offline("a start without network", 2 * MINUTE);
@@ -251,7 +258,7 @@ impl Play<'_> {
         // What waits for the sink that comes and goes has somewhere to go in the end.
         self.third |= calm;
         let settings = self.settings();
-        let api = Api::new(&self.world, self.streams);
+        let api = Api::new(&self.world, self.streams, self.lists);
         let (store, writer) =
             Store::open(Location::File(self.database)).map_err(|error| format!("{error:#}"))?;
         let writer = writer.run_on(SimulatedDisk {
@@ -306,9 +313,19 @@ impl Play<'_> {
     /// What goes wrong, or is asked for, next.
     async fn step(&mut self, engine: &mut Engine, clock: &Clock) -> Result<(), String> {
         match self.random.u32(0..100) {
-            0..25 => self.add(engine, clock).await,
+            0..25 => {
+                let several = if self.lists {
+                    self.random.u32(4..12)
+                } else {
+                    1
+                };
+                for _ in 0..several {
+                    self.add(engine, clock).await;
+                }
+            }
             25..29 => self.remove(engine, clock).await,
             29..31 => self.prune(engine, clock).await,
+            31..37 if self.lists => self.turn_list(),
             31..50 => {
                 let pause = self.random.u64(5 * SECOND..20 * MINUTE);
                 let weather = self.random.choice([
@@ -324,6 +341,9 @@ impl Play<'_> {
                     Weather::Throttling(pause),
                     Weather::Garbage,
                 ]);
+                // Lists are used where polls go well.
+                let fine = self.lists && self.random.u32(0..3) != 0;
+                let weather = weather.filter(|_| !fine);
                 let state = &mut *self.world.lock();
                 state.weather = weather.unwrap_or(Weather::Fine);
                 state.api_trouble = state.api_trouble.max(state.now());
@@ -440,8 +460,37 @@ impl Play<'_> {
         );
     }
 
+    /// Lists become better or worse.
+    fn turn_list(&mut self) {
+        let lag = self.random.u64(5 * SECOND..10 * MINUTE);
+        let listing = self.random.choice([
+            Listing::True,
+            Listing::True,
+            Listing::True,
+            Listing::Lagging(lag),
+            Listing::Lying,
+            Listing::Losing,
+            Listing::Shuffled,
+            Listing::Endless,
+            Listing::Hanging,
+            Listing::Failing,
+            Listing::Forever,
+            Listing::Foreign,
+            Listing::Third,
+            Listing::Third,
+        ]);
+        let state = &mut *self.world.lock();
+        state.listing = listing.unwrap_or(Listing::True);
+        state.trace(format!("lists are {:?}", state.listing));
+    }
+
     async fn add(&mut self, engine: &Engine, clock: &Clock) {
-        let known = self.runs > 0 && (self.runs == MAX_RUNS || self.random.u32(0..6) == 0);
+        let most = if self.lists {
+            MAX_LISTED_RUNS
+        } else {
+            MAX_RUNS
+        };
+        let known = self.runs > 0 && (self.runs == most || self.random.u32(0..6) == 0);
         let run = if known {
             self.any_run()
         } else {
@@ -472,7 +521,8 @@ impl Play<'_> {
         let random = &mut self.random;
         let length = random
             .choice([2 * SECOND, 20 * SECOND, 3 * MINUTE, 40 * MINUTE, 5 * HOUR])
-            .unwrap_or(MINUTE);
+            .filter(|length| !self.lists || *length > 3 * MINUTE)
+            .unwrap_or(HOUR);
         let length = random.u64(length / 2..length * 2);
         let (appears, starts) = match random.u32(0..6) {
             0 => (random.u64(0..4 * MINUTE), random.u64(0..MINUTE)),
@@ -510,7 +560,8 @@ impl Play<'_> {
         let random = &mut self.random;
         let timeout = random
             .choice([20 * SECOND, MINUTE, 10 * MINUTE, HOUR, 6 * HOUR, 12 * HOUR])
-            .unwrap_or(HOUR);
+            .filter(|timeout| !self.lists || *timeout > 10 * MINUTE)
+            .unwrap_or(4 * HOUR);
         let name = random
             .bool()
             .then(|| format!("watch {} — «né»", self.watches));
@@ -661,7 +712,7 @@ impl Play<'_> {
         self.budget = self.random.choice([20, 60, 300]).unwrap_or(60);
         let budget = self.budget as usize;
         let settings = self.settings();
-        let api = Api::new(&self.world, self.streams);
+        let api = Api::new(&self.world, self.streams, self.lists);
         let receivers = self.receivers(&settings);
         {
             let state = &mut *self.world.lock();

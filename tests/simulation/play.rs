@@ -21,7 +21,7 @@ const TWICE: u64 = 20;
 const MANY: usize = 500;
 
 /// Every fault there is.
-const FAULTS: [&str; 42] = [
+const FAULTS: [&str; 52] = [
     "401",
     "404",
     "429",
@@ -33,6 +33,16 @@ const FAULTS: [&str; 42] = [
     "a death at any moment",
     "a delivery retried by request",
     "a hang",
+    "a list of other runs",
+    "a list of some runs",
+    "a list that does not forget",
+    "a list that fails",
+    "a list that hangs",
+    "a list that lags",
+    "a list that lies",
+    "a list that loses runs",
+    "a list whose pages do not fit",
+    "a list without an end",
     "a page",
     "a panic of the writer",
     "a pruning",

@@ -11,10 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use runwatch::domain::{
-    Activity, EventType, Hint, JsonText, Observation, RunDetails, RunRef, RunState, Status, Verdict,
+    Activity, EventType, Hint, JsonText, Observation, ProviderName, RunDetails, RunRef, RunState,
+    Status, Verdict,
 };
 use runwatch::notify::{Deliver, Message, SendError, Sent};
-use runwatch::providers::{ApiError, EventStream, Malformed, Provider, Reply, StreamItem};
+use runwatch::providers::{
+    ApiError, EventStream, ListEntry, ListPage, ListParameters, ListReply, ListRequest, Malformed,
+    PageRef, Provider, Reply, StreamItem,
+};
 use runwatch::store::{Done, Transaction, TransactionRunner};
 use rusqlite::Connection;
 use tokio::sync::Notify;
@@ -96,6 +100,31 @@ pub(crate) enum Weather {
     Throttling(Ms),
     /// Answers that are none.
     Garbage,
+}
+
+/// What is wrong with lists of runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Listing {
+    /// Nothing.
+    True,
+    /// They show what was so long ago.
+    Lagging(Ms),
+    /// They show some runs in states that they are not in.
+    Lying,
+    /// They leave out some runs.
+    Losing,
+    /// Each page has an order of its own, so that some runs are on no page and others on two.
+    Shuffled,
+    /// There is always another page.
+    Endless,
+    Hanging,
+    Failing,
+    /// They show all runs as running, also those that have ended.
+    Forever,
+    /// They show other runs only.
+    Foreign,
+    /// They show a third of the runs.
+    Third,
 }
 
 /// How a receiver does.
@@ -209,6 +238,9 @@ pub(crate) struct State {
     pub(crate) random: fastrand::Rng,
     pub(crate) fates: BTreeMap<RunRef, Fate>,
     pub(crate) weather: Weather,
+    pub(crate) listing: Listing,
+    /// Until when lists were not true.
+    pub(crate) list_trouble: Ms,
     pub(crate) receptions: BTreeMap<String, Reception>,
     pub(crate) platter: Platter,
     pub(crate) doom: Option<Doom>,
@@ -267,6 +299,8 @@ impl World {
             random: fastrand::Rng::with_seed(seed ^ 0x5eed_0000),
             fates: BTreeMap::new(),
             weather: Weather::Fine,
+            listing: Listing::True,
+            list_trouble: 0,
             receptions: sinks
                 .iter()
                 .map(|sink| ((*sink).to_owned(), Reception::Fine))
@@ -480,6 +514,8 @@ impl State {
 pub(crate) struct Api {
     world: World,
     streams: bool,
+    /// One list shows all runs.
+    lists: bool,
     /// The network in which its connections were made.
     connected: AtomicU64,
 }
@@ -551,11 +587,12 @@ fn status(status: u16, retry_after: Option<Ms>) -> ApiError {
 }
 
 impl Api {
-    pub(crate) fn new(world: &World, streams: bool) -> Self {
+    pub(crate) fn new(world: &World, streams: bool, lists: bool) -> Self {
         let connected = AtomicU64::new(world.lock().network);
         Self {
             world: world.clone(),
             streams,
+            lists,
             connected,
         }
     }
@@ -587,6 +624,77 @@ impl Api {
         state.note("a used-up limit", String::new());
         state.pause(u64::try_from(pause.as_millis()).unwrap_or(0));
         Some(pause)
+    }
+
+    /// One page of the runs that go on, as the list shows them.
+    fn page(&self, from: usize) -> ListPage {
+        let state = &mut *self.world.lock();
+        let (now, listing) = (state.now(), state.listing);
+        let (random, fates) = (&mut state.random, &state.fates);
+        let seen_at = match listing {
+            Listing::Lagging(lag) => now.saturating_sub(lag),
+            _ => now,
+        };
+        let mut entries = Vec::new();
+        for (run, fate) in fates {
+            let shown = match listing {
+                Listing::Forever => Some(Status::from(RunState::Running)),
+                _ => fate.status(seen_at),
+            };
+            let Some(mut status) = shown else { continue };
+            let lies = listing == Listing::Lying && random.u32(0..3) == 0;
+            if lies {
+                let other = random.choice(RunState::ALL).unwrap_or(RunState::Unknown);
+                status = Status::from(other);
+            }
+            let lost = match listing {
+                Listing::Losing => random.u32(0..4) == 0,
+                Listing::Third => !run.as_str().ends_with(['0', '3', '6']),
+                _ => false,
+            };
+            if lost || (!lies && Verdict::of_status(&status).is_some()) {
+                continue;
+            }
+            entries.push(list_entry(run.clone(), status));
+        }
+        match listing {
+            Listing::Shuffled => random.shuffle(&mut entries),
+            Listing::Foreign => {
+                let other = |number: usize| RunRef::new(&format!("other_{number}")).expect("an ID");
+                let running = || Status::from(RunState::Running);
+                entries = (0..20)
+                    .map(|number| list_entry(other(number), running()))
+                    .collect();
+            }
+            _ => {}
+        }
+        let word = match listing {
+            Listing::True | Listing::Hanging | Listing::Failing => None,
+            Listing::Lagging(_) => Some("a list that lags"),
+            Listing::Lying => Some("a list that lies"),
+            Listing::Losing => Some("a list that loses runs"),
+            Listing::Shuffled => Some("a list whose pages do not fit"),
+            Listing::Endless => Some("a list without an end"),
+            Listing::Forever => Some("a list that does not forget"),
+            Listing::Foreign => Some("a list of other runs"),
+            Listing::Third => Some("a list of some runs"),
+        };
+        if let Some(word) = word {
+            *state.faults.entry(word).or_default() += 1;
+        }
+        // What shows few runs is true all the same.
+        if word.is_some() && !matches!(listing, Listing::Foreign | Listing::Third) {
+            state.list_trouble = now;
+        }
+        let more = entries.len() > from + PAGE || listing == Listing::Endless;
+        let next = (from + PAGE - 1).to_string();
+        let entries: Vec<_> = entries.into_iter().skip(from).take(PAGE).collect();
+        state.trace(format!("a list shows {} runs from {from}", entries.len()));
+        ListPage {
+            entries,
+            next: more.then(|| PageRef::new(next)),
+            unreadable: 0,
+        }
     }
 
     /// What is wrong with one request, and how long it takes.
@@ -656,8 +764,70 @@ impl Api {
     }
 }
 
+/// Runs on a page of a list.
+const PAGE: usize = 6;
+
+fn list_entry(run_id: RunRef, status: Status) -> ListEntry {
+    ListEntry {
+        run_id,
+        status,
+        attempt: None,
+        name: None,
+        group: None,
+        url: None,
+        created_at: None,
+        started_at: None,
+        completed_at: None,
+        values: BTreeMap::new(),
+    }
+}
+
 impl Provider for Api {
     type Events = Stream;
+
+    fn list_of(&self, _: &RunRef) -> Option<ListParameters> {
+        self.lists.then(ListParameters::new)
+    }
+
+    async fn list(&self, _: &ProviderName, request: &ListRequest) -> ListReply {
+        self.world.lock().asked("a list");
+        let weather = self.world.lock().weather;
+        let (takes, trouble) = self.trouble(weather);
+        let from = request
+            .page
+            .as_ref()
+            .map_or(0, |page| page.as_str().parse().expect("a number"));
+        let (before, listing) = {
+            let state = &mut *self.world.lock();
+            (state.random.bool(), state.listing)
+        };
+        let early = self.page(from);
+        tokio::time::sleep(Duration::from_millis(takes)).await;
+        let failed = match listing {
+            Listing::Hanging => {
+                self.world.lock().note("a list that hangs", String::new());
+                tokio::time::sleep(Duration::from_millis(HOUR)).await;
+                Some(ApiError::Timeout)
+            }
+            Listing::Failing => {
+                self.world.lock().note("a list that fails", String::new());
+                Some(status(500, None))
+            }
+            _ => trouble.and_then(Result::err),
+        };
+        if let Some(error) = failed {
+            if let Some(pause) = error.retry_after() {
+                let pause = u64::try_from(pause.as_millis()).unwrap_or(0);
+                self.world.lock().pause(pause);
+            }
+            return ListReply::of(Err(error));
+        }
+        let page = if before { early } else { self.page(from) };
+        ListReply {
+            pause: self.pause_beside(true),
+            ..ListReply::of(Ok(page))
+        }
+    }
 
     fn reconnect(&self) {
         self.connected
