@@ -3,7 +3,6 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::domain::Verdict;
-use crate::failpoint::mutant;
 use crate::providers::ListEntry;
 use crate::store::{KnownRun, NotedRun, RunNote};
 
@@ -110,9 +109,6 @@ impl Moment {
     /// Whether an end is one since the discovery began. What had ended when it first looked is none, whatever the
     /// clock of the provider shows.
     fn is_new_end(&self, entry: &ListEntry) -> bool {
-        if mutant("old-ends-are-news") {
-            return true;
-        }
         let is_first_look =
             self.cursor_at.is_none() && self.now.duration_since(self.began_at) <= OVERLAP;
         if is_first_look {

@@ -13,7 +13,7 @@ use super::view::{PAGES_AT_MOST, WATCHES_AT_MOST};
 use super::{Discoveries, DiscoveryPlan, RunLists};
 use crate::config::DiscoverySettings;
 use crate::domain::{RunRef, Verdict, Watch};
-use crate::failpoint::{self, mutant};
+use crate::failpoint;
 use crate::providers::{ApiError, ListEntry, ListPage, ListRequest, PageRef};
 use crate::scheduler::AddedBy;
 use crate::store::{Added, DiscoveredRun, RunNote, StoreError, StoredDiscovery};
@@ -259,7 +259,7 @@ impl<'a, L: RunLists> Followed<'a, L> {
     ) -> Result<Read, RoundFailure> {
         let mut page_ref = first;
         let mut is_last = false;
-        for number in 0..PAGES_AT_MOST {
+        for _page in 0..PAGES_AT_MOST {
             let request = ListRequest {
                 parameters: self.settings.parameters.clone(),
                 only_active: kind == Kind::Active,
@@ -271,13 +271,8 @@ impl<'a, L: RunLists> Followed<'a, L> {
                 .lists
                 .list(&self.settings.provider, request)
                 .await?;
-            let ListPage {
-                mut entries, next, ..
-            } = listed.map_err(RoundFailure::List)?;
+            let ListPage { entries, next, .. } = listed.map_err(RoundFailure::List)?;
             self.pages += 1;
-            if number == 1 && mutant("page-forgotten") {
-                entries.clear();
-            }
             // A page in another order says nothing about what is further on, and neither does one with runs so new that
             // a list that lags behind may show others beside them later.
             let is_newest_first = is_newest_first(&entries);

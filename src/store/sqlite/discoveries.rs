@@ -7,7 +7,6 @@ use super::rows::{read_all, read_time, to_json};
 use super::watches::insert_watch;
 use super::writer::Execute;
 use crate::domain::{RunRef, WatchOrigin};
-use crate::failpoint::mutant;
 use crate::store::model::{
     Added, DiscoveryId, KnownRun, KnownWatch, NotedRun, RunNote, StoreError, StoredDiscovery,
 };
@@ -106,7 +105,7 @@ impl Execute for AddDiscoveredWatch {
         let stays = known.is_some_and(|known| {
             let observed = known.attempt.zip(found.note.attempt);
             known.is_active
-                || !(found.again || mutant("discovered-twice"))
+                || !found.again
                 || observed.is_some_and(|(observed, listed)| observed >= listed)
         });
         if stays {
