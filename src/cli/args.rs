@@ -257,7 +257,7 @@ pub enum Command {
         #[command(subcommand)]
         command: Option<ProvidersCommand>,
     },
-    /// Show how the daemon finds runs in lists: [[discover]] in the configuration.
+    /// Show how the daemon finds runs in lists, as `[[discover]]` in the configuration says.
     Discover,
     /// Check, show or write the configuration.
     #[command(subcommand, after_help = CONFIG_HELP)]
