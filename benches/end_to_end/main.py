@@ -11,6 +11,7 @@ import traceback
 
 import commands
 import delays
+import lists
 import polling
 import resting
 import storing
@@ -27,6 +28,7 @@ PARTS = {
     "burst": (storing.burst, 240, 90),
     "commands": (commands.commands, 120, 30),
     "lengths": (delays.lengths, 600, 420),
+    "lists": (lists.lists, 2400, 900),
     "equal": (delays.equal_requests, 420, 90),
     "peers": (polling.peers, 240, 120),
     "build": (commands.build, 1500, 1500),
