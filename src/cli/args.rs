@@ -16,7 +16,7 @@ use crate::config::{
     LogFormat, LogLevel, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, check_label,
     format_duration, parse_duration, watch_name,
 };
-use crate::domain::{DeliveryId, RunRef, SinkName, Verdict};
+use crate::domain::{DeliveryId, ProviderName, RunRef, SinkName, Verdict};
 use crate::logging::level_of_environment;
 use crate::style::Color;
 
@@ -289,8 +289,21 @@ pub enum Command {
 pub struct WaitArgs {
     /// Runs to watch: IDs, PROVIDER:ID or addresses of pages; `-` reads them, or JSON with `run_id` or `id`, from
     /// standard input.
-    #[arg(required = true, value_name = "RUN_ID|-", add = ArgValueCandidates::new(runs))]
+    ///
+    /// With --latest and --all-active: the parameters of the list, NAME=VALUE.
+    #[arg(required_unless_present_any = ["latest", "all_active"], value_name = "RUN_ID|-", add = ArgValueCandidates::new(runs))]
     pub runs: Vec<RunArg>,
+    /// Watch the newest run of this provider's list.
+    ///
+    /// For example `--latest github owner=acme repo=site branch=main`. For 10s, it looks again for a run that was only
+    /// just requested.
+    #[arg(long, value_name = "PROVIDER", value_parser = provider_name, conflicts_with = "all_active", add = ArgValueCandidates::new(providers))]
+    pub latest: Option<ProviderName>,
+    /// Watch all runs of this list that go on.
+    ///
+    /// At most 1,000. For 10s, it looks again if there is none; then the exit code is 0.
+    #[arg(long, value_name = "PROVIDER", value_parser = provider_name, add = ArgValueCandidates::new(providers))]
+    pub all_active: Option<ProviderName>,
     /// Options for the watches.
     #[command(flatten)]
     pub watch: WatchArgs,
@@ -447,6 +460,10 @@ impl FromStr for RunArg {
         if text == "-" {
             return Ok(Self::Stdin);
         }
+        // A parameter of a list: it is read where it is known that one is wanted.
+        if text.contains('=') {
+            return Ok(Self::Named(text.to_owned()));
+        }
         if text.contains(char::is_whitespace) {
             return Err("spaces are not allowed in a run ID".to_owned());
         }
@@ -566,6 +583,10 @@ fn limit(text: &str) -> Result<usize, String> {
     count.ok_or_else(|| "write a whole number from 1 on".to_owned())
 }
 
+fn provider_name(text: &str) -> Result<ProviderName, String> {
+    ProviderName::new(text).map_err(|error| error.rule().to_owned())
+}
+
 fn one_run(text: &str) -> Result<RunArg, String> {
     match text.parse()? {
         RunArg::Stdin => Err("write one run ID; - is for commands that take several".to_owned()),
@@ -635,6 +656,22 @@ mod tests {
             wait("runwatch wait run_1").unwrap().linger,
             Duration::from_secs(30)
         );
+    }
+
+    #[test]
+    fn wait_takes_a_list_in_place_of_runs() {
+        let args = wait("runwatch wait --latest github owner=acme branch=a/b").unwrap();
+        assert_eq!(args.latest.unwrap().as_str(), "github");
+        let named = |text: &str| RunArg::Named(text.to_owned());
+        assert_eq!(args.runs, [named("owner=acme"), named("branch=a/b")]);
+        let args = wait("runwatch wait --all-active prefect --daemon").unwrap();
+        assert_eq!(
+            (args.all_active.unwrap().as_str(), args.runs.len()),
+            ("prefect", 0)
+        );
+        let error = wait("runwatch wait --latest github --all-active github").unwrap_err();
+        assert!(error.contains("--all-active"), "{error}");
+        assert!(wait("runwatch wait --latest A:b").is_err());
     }
 
     #[test]

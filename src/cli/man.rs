@@ -407,7 +407,7 @@ mod tests {
             ".SH \"EXIT STATUS\"",
             ".SH EXAMPLES",
             "runwatch.toml(5)",
-            "<RUN_ID|\\->...",
+            "[RUN_ID|\\-]...",
         ] {
             assert!(wait.contains(part), "{part}\n{wait}");
         }

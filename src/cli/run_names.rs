@@ -54,7 +54,11 @@ impl RunNames {
         })
     }
 
-    fn providers(&self) -> Result<&Providers, Problems> {
+    /// The accounts of the configuration.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn providers(&self) -> Result<&Providers, Problems> {
         let load = || config::load(&self.sources).map(|loaded| loaded.settings.providers);
         self.providers
             .get_or_init(load)

@@ -1,11 +1,14 @@
 //! `runwatch wait` as a user runs it: the built program against a simulated API over HTTP.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use runwatch::domain::RunRef;
 use runwatch::simulator::{Fault, Receiver, Script, Simulator};
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::support::{Ended, Program, api, eventually, finish, next_line, received, send_signal};
@@ -808,4 +811,167 @@ async fn any_terminal_shows_the_verdict_with_no_more_than_it_understands() {
             );
         }
     }
+}
+
+/// A run API with lists, whose runs have ended by their second poll: the first looks at its list find nothing.
+struct Jobs {
+    base_url: String,
+    requests: Arc<Mutex<Vec<String>>>,
+    _serving: JoinSet<()>,
+}
+
+impl Jobs {
+    async fn start(empty_looks: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base_url = format!("http://{}", listener.local_addr().unwrap());
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let (seen, mut serving) = (Arc::clone(&requests), JoinSet::new());
+        serving.spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
+                        break;
+                    }
+                }
+                let head = String::from_utf8_lossy(&head).into_owned();
+                let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+                let body = {
+                    let mut seen = seen.lock().unwrap();
+                    seen.push(path.clone());
+                    let looks = seen.iter().filter(|path| path.contains("/runs")).count();
+                    let polls = seen.iter().filter(|other| **other == path).count();
+                    match path.split('?').next().unwrap_or_default() {
+                        "/none/runs" => "[]".to_owned(),
+                        "/a/runs" if looks <= empty_looks => "[]".to_owned(),
+                        "/a/runs" if path.contains("branch=main") => {
+                            r#"[{"id":1,"state":"on","at":"2026-11-28T08:00:00Z"},{"id":3,"state":"on","at":"2026-11-28T08:02:00Z"}]"#.to_owned()
+                        }
+                        "/a/runs" => r#"[{"id":1,"state":"on"},{"id":2,"state":"off"},{"id":3,"state":"on"}]"#.to_owned(),
+                        _ if polls < 2 => r#"{"state":"on"}"#.to_owned(),
+                        "/a/1" => r#"{"state":"bad"}"#.to_owned(),
+                        _ => r#"{"state":"off"}"#.to_owned(),
+                    }
+                };
+                let answer = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                let _gone = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        Self {
+            base_url,
+            requests,
+            _serving: serving,
+        }
+    }
+
+    async fn wait(&self, arguments: &[&str]) -> Ended {
+        let profile = r#"
+            auth = { scheme = "none" }
+            id = "{scope}/{run}"
+            parts = { run = "number" }
+            get = "/{scope}/{run}"
+            rules = [
+                { when = { "/state" = "on" }, is = "running" },
+                { when = { "/state" = "off" }, is = "succeeded" },
+                { when = { "/state" = "bad" }, is = "failed" },
+            ]
+            created = "/at"
+            list = { get = "/{scope}/runs?branch={branch}", items = "", id = { run = "/id" } }"#;
+        let program = Program::new().with_file("jobs.toml", profile);
+        let file = program.beside_config("jobs.toml");
+        let program = program.configured(&format!(
+            "[providers.jobs]\nprofile_file = {:?}\nbase_url = {:?}\nrequests_per_minute = 60000\n",
+            file.to_str().unwrap(),
+            self.base_url
+        ));
+        program
+            .run(&[&["wait", "--interval", "50ms", "--json"], arguments].concat())
+            .await
+    }
+}
+
+#[tokio::test]
+async fn the_newest_run_of_a_list_is_watched_also_when_it_was_only_just_requested() {
+    let jobs = Jobs::start(1).await;
+    let ended = jobs
+        .wait(&["--latest", "jobs", "scope=a", "branch=main"])
+        .await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let lines = ended.json_lines();
+    assert_eq!(lines.len(), 1, "{ended:?}");
+    assert_eq!(
+        (&lines[0]["provider"], &lines[0]["run_id"]),
+        (&json!("jobs"), &json!("a/3"))
+    );
+    let requests = jobs.requests.lock().unwrap().clone();
+    assert_eq!(
+        requests[..2],
+        ["/a/runs?branch=main", "/a/runs?branch=main"]
+    );
+}
+
+#[tokio::test]
+async fn all_runs_that_go_on_are_watched() {
+    let jobs = Jobs::start(0).await;
+    let ended = jobs.wait(&["--all-active", "jobs", "scope=a"]).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let mut verdicts: Vec<_> = ended
+        .json_lines()
+        .iter()
+        .map(|line| format!("{} {}", line["run_id"], line["verdict"]))
+        .collect();
+    verdicts.sort();
+    assert_eq!(verdicts, [r#""a/1" "failed""#, r#""a/3" "succeeded""#]);
+}
+
+#[tokio::test]
+async fn a_list_without_runs_ends_a_wait_after_a_while() {
+    let jobs = Jobs::start(0).await;
+    let (latest, active) = tokio::join!(
+        jobs.wait(&["--latest", "jobs", "scope=none"]),
+        jobs.wait(&["--all-active", "jobs", "scope=none"])
+    );
+    assert_eq!(latest.code, Some(5), "{latest:?}");
+    assert!(
+        latest.stderr.contains("jobs: the list has no such run"),
+        "{latest:?}"
+    );
+    assert_eq!(active.code, Some(0), "{active:?}");
+    assert!(active.stderr.contains("jobs: no run goes on"), "{active:?}");
+}
+
+#[tokio::test]
+async fn parameters_that_a_list_does_not_have_are_wrong_usage() {
+    let jobs = Jobs::start(0).await;
+    for (arguments, why) in [
+        (
+            &["--latest", "jobs"][..],
+            "the list needs the parameter scope",
+        ),
+        (
+            &["--latest", "jobs", "scope=a", "color=red"],
+            "the list has no parameter \\\"color\\\"; it has scope, branch",
+        ),
+        (
+            &["--all-active", "jobs", "scope=.."],
+            "the parameter scope is",
+        ),
+        (
+            &["--latest", "jobs", "scope=a", "scope=b"],
+            "scope is given twice",
+        ),
+        (
+            &["--latest", "jobs", "jobs:a/1"],
+            "jobs:a/1 is not a parameter of a list",
+        ),
+        (&["--latest", "http202"], "http202"),
+        (&["--latest", "nothing"], "nothing"),
+        (&["scope=a"], "scope=a"),
+    ] {
+        let ended = jobs.wait(arguments).await;
+        assert_eq!(ended.code, Some(2), "{ended:?}");
+        assert!(ended.stderr.contains(why), "{ended:?}");
+    }
+    assert_eq!(jobs.requests.lock().unwrap().len(), 0);
 }

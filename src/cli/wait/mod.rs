@@ -1,6 +1,7 @@
 //! `runwatch wait`: watches runs here and now, and ends with a code that a script can trust.
 
 mod connect;
+mod listed;
 mod remote;
 mod report;
 mod sentences;
@@ -18,6 +19,7 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use self::connect::{ConnectGrace, wrong_path};
+use self::listed::{Listed, Wanted};
 use self::report::WaitReport;
 use self::sentences::reason;
 use self::sinks::SinkTroubles;
@@ -33,7 +35,7 @@ use crate::app::Engine;
 use crate::cli::args::WaitArgs;
 use crate::cli::phrases::{cause, counted};
 use crate::clock::Clock;
-use crate::config::{EventsMode, Settings, check_labels};
+use crate::config::{EventsMode, ProviderSettings, Settings, check_labels};
 use crate::control::{ActivityResponse, Client, StreamMessage};
 use crate::domain::{DeliveryId, Labels, ProviderName, RunRef, SinkName, Watch};
 use crate::logging::Screen;
@@ -124,7 +126,10 @@ pub async fn wait(
 ) -> anyhow::Result<u8> {
     let mut signals = Signals::listen()?;
     let run_ids = tokio::select! {
-        run_ids = read_run_ids(&args.runs, pages) => run_ids?,
+        runs = runs_to_watch(args, pages, &options) => match runs? {
+            Listed::Runs(run_ids) => run_ids,
+            Listed::End(code) => return Ok(code),
+        },
         code = signals.next() => return Ok(code),
     };
     if let Some(code) = without_account(&run_ids, &settings, &options)? {
@@ -180,6 +185,20 @@ pub async fn wait(
     follow(engine, clock.clone(), watches, until, options, signals).await
 }
 
+/// Finds the runs: those that are named, or those that a list shows.
+async fn runs_to_watch(
+    args: &WaitArgs,
+    pages: &RunNames,
+    options: &OutputOptions,
+) -> anyhow::Result<Listed> {
+    let (wanted, provider) = match (&args.latest, &args.all_active) {
+        (Some(provider), _) => (Wanted::Latest, provider),
+        (None, Some(provider)) => (Wanted::AllActive, provider),
+        (None, None) => return read_run_ids(&args.runs, pages).await.map(Listed::Runs),
+    };
+    listed::find((wanted, provider), &args.runs, pages.providers()?, options).await
+}
+
 /// Says why runs cannot be polled for want of an account or its key; returns the exit code for that.
 fn without_account(
     run_ids: &[RunRef],
@@ -190,22 +209,26 @@ fn without_account(
     for provider in providers {
         let account = settings.providers.get(&provider);
         let account = account.map_err(|why| anyhow::anyhow!(why))?;
-        if account.has_credentials() {
-            continue;
+        if let Some(failure) = no_key(&account) {
+            return Ok(Some(options.fail(&failure)));
         }
-        let (how, what) = (
-            account.how_to_give_a_key(),
-            format!("no API key for {provider}"),
-        );
-        let fix = if provider.is_crewship() {
-            format!("set {how} (keys are made in the Crewship console under Settings, API Keys)")
-        } else {
-            format!("set {how}")
-        };
-        let failure = CommandFailure::unauthorized(what).fix(fix);
-        return Ok(Some(options.fail(&failure)));
     }
     Ok(None)
+}
+
+/// Why an account cannot be used for want of a key.
+fn no_key(account: &ProviderSettings) -> Option<CommandFailure> {
+    if account.has_credentials() {
+        return None;
+    }
+    let (how, provider) = (account.how_to_give_a_key(), &account.name);
+    let fix = if provider.is_crewship() {
+        format!("set {how} (keys are made in the Crewship console under Settings, API Keys)")
+    } else {
+        format!("set {how}")
+    };
+    let what = format!("no API key for {provider}");
+    Some(CommandFailure::unauthorized(what).fix(fix))
 }
 
 /// Has the daemon watch the runs, follows it, and returns the exit code. When this ends, the watches
@@ -221,7 +244,10 @@ pub async fn wait_on_daemon(
 ) -> anyhow::Result<u8> {
     let mut signals = Signals::listen()?;
     let run_ids = tokio::select! {
-        run_ids = read_run_ids(&args.runs, pages) => run_ids?,
+        runs = runs_to_watch(args, pages, &options) => match runs? {
+            Listed::Runs(run_ids) => run_ids,
+            Listed::End(code) => return Ok(code),
+        },
         code = signals.next() => return Ok(code),
     };
     warn_of_problems(pages.problems().as_ref(), &options.screen);
