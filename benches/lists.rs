@@ -226,12 +226,8 @@ fn main() -> anyhow::Result<()> {
         arguments.iter().any(|argument| argument == "--json"),
         arguments.iter().any(|argument| argument == "--quick"),
     );
-    let counts: &[usize] = if quick {
-        &[100, 1_000]
-    } else {
-        &[100, 1_000, 10_000]
-    };
-    let ends = if quick { 40 } else { 200 };
+    let counts: &[usize] = if quick { &[100] } else { &[100, 1_000, 10_000] };
+    let ends = if quick { 20 } else { 200 };
     let mut out = std::io::stdout();
     if !json {
         writeln!(

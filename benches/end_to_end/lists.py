@@ -27,6 +27,9 @@ id = { run = "/id" }
 next = "offset"
 """
 
+TITLE = "Delay where many runs share a budget, 20 ends a minute: computed (and seen on the real daemon)"
+HEAD = ["Runs", "Budget", "How", "Mean delay", "Worst delay", "Polls/min", "Pages/min"]
+
 CONFIG = """\
 [providers.many]
 profile_file = "{profile}"
@@ -107,12 +110,12 @@ def lists(bench, report):
         "computed": rows,
         "real": [[*key, *values] for key, values in confirmed.items()],
     }
+    if bench.quick:
+        return report.table(TITLE, HEAD, table)
     target = next(row for row in rows if row["runs"] == 1000 and row["per_minute"] == 60 and row["how"] == "list")
     met = target["mean_delay"] <= 20 and target["worst_delay"] <= 60
     measured = f"mean {target['mean_delay']:.1f} s, worst {target['worst_delay']:.1f} s"
     without = next(row for row in rows if row["runs"] == 1000 and row["per_minute"] == 60 and row["how"] == "polls")
     beside = f"without the list: mean {without['mean_delay']:,.0f} s"
     report.row("1,000 runs at 60 requests/min, 20 ends/min", "mean ≤ 20 s, worst ≤ 60 s", measured, beside, met)
-    title = "Delay where many runs share a budget, 20 ends a minute: computed (and seen on the real daemon)"
-    head = ["Runs", "Budget", "How", "Mean delay", "Worst delay", "Polls/min", "Pages/min"]
-    report.table(title, head, table)
+    return report.table(TITLE, HEAD, table)

@@ -98,7 +98,7 @@ pub(crate) fn simulate(seed: u64, folder: &Path) -> Result<Outcome, Broken> {
         budget,
         third: random.bool(),
         streams: random.bool(),
-        lists: random.bool(),
+        lists: random.u32(0..3) == 0,
         steps: random.u32(0..3) == 0,
         random,
         runs: 0,
