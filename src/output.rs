@@ -35,7 +35,7 @@ pub fn dropped() -> u64 {
 
 /// One of the two standard streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stream {
+enum StandardStream {
     /// Standard output.
     Out,
     /// Standard error.
@@ -61,12 +61,12 @@ struct OutputQueue {
 }
 
 /// Writes all of a text, and blocks until that is done.
-type Write = Box<dyn Fn(Stream, &[u8]) -> io::Result<()> + Send + Sync>;
+type Write = Box<dyn Fn(StandardStream, &[u8]) -> io::Result<()> + Send + Sync>;
 
 #[derive(Default)]
 struct QueueState {
     started: bool,
-    texts: VecDeque<(Stream, Vec<u8>)>,
+    texts: VecDeque<(StandardStream, Vec<u8>)>,
     /// Bytes that wait, those being written included.
     bytes: usize,
     queued: u64,
@@ -89,8 +89,8 @@ impl Output {
     pub fn of_process(live: bool) -> (Self, Self) {
         let write = || -> Write {
             Box::new(|stream, text| match stream {
-                Stream::Out => write_all(io::stdout().as_fd(), text),
-                Stream::Err => write_all(io::stderr().as_fd(), text),
+                StandardStream::Out => write_all(io::stdout().as_fd(), text),
+                StandardStream::Err => write_all(io::stderr().as_fd(), text),
             })
         };
         let err = Self::new(write(), live);
@@ -114,21 +114,21 @@ impl Output {
 
     /// Writes diagnostics as soon as the thread comes to it, or drops and counts them where too much waits already.
     pub fn diagnose(&self, text: impl Into<Vec<u8>>) {
-        self.push(Stream::Err, text.into(), MAX_QUEUED_BYTES);
+        self.push(StandardStream::Err, text.into(), MAX_QUEUED_BYTES);
     }
 
     /// As [`Output::diagnose`], with room that diagnostics do not have: for records of which the sender first looked
     /// whether there [is room](Output::has_room).
     pub fn record(&self, text: impl Into<Vec<u8>>) {
-        self.push(Stream::Err, text.into(), 2 * MAX_QUEUED_BYTES);
+        self.push(StandardStream::Err, text.into(), 2 * MAX_QUEUED_BYTES);
     }
 
     /// Writes a result to standard output as soon as the thread comes to it. Never drops it.
     pub fn print(&self, text: impl Into<Vec<u8>>) {
-        self.push(Stream::Out, text.into(), usize::MAX);
+        self.push(StandardStream::Out, text.into(), usize::MAX);
     }
 
-    fn push(&self, stream: Stream, text: Vec<u8>, most: usize) {
+    fn push(&self, stream: StandardStream, text: Vec<u8>, most: usize) {
         let mut state = self.0.lock();
         if state.bytes >= most {
             state.dropped += 1;
@@ -233,7 +233,7 @@ impl OutputQueue {
     /// Writes what draws the live lines. Where that fails, so will the next text, which is noticed.
     fn write_to_terminal(&self, bytes: &str) {
         if !bytes.is_empty() {
-            drop((self.write)(Stream::Err, bytes.as_bytes()));
+            drop((self.write)(StandardStream::Err, bytes.as_bytes()));
         }
     }
 
@@ -276,8 +276,8 @@ impl OutputQueue {
                 state.written += 1;
                 let failed = result.err().map(|error| error.kind());
                 match stream {
-                    Stream::Out => state.out_failed = state.out_failed.or(failed),
-                    Stream::Err => state.err_failed = failed,
+                    StandardStream::Out => state.out_failed = state.out_failed.or(failed),
+                    StandardStream::Err => state.err_failed = failed,
                 }
             }
             state.busy = false;

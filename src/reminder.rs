@@ -20,12 +20,12 @@ const FORGOTTEN_AFTER: u32 = 4;
 /// Decides which occurrences of one fault are logged.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Reminder {
-    last: Option<Line>,
+    last: Option<LoggedLine>,
 }
 
 /// The line that was logged last.
 #[derive(Debug, Clone, Copy)]
-struct Line {
+struct LoggedLine {
     at: Instant,
     /// After how long the next one is due.
     interval: Duration,
@@ -45,7 +45,7 @@ impl Reminder {
             }
         };
         let interval = INTERVALS.next(interval);
-        self.last = Some(Line { at: now, interval });
+        self.last = Some(LoggedLine { at: now, interval });
         true
     }
 

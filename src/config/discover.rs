@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::load::provider_name;
 use super::providers::Providers;
-use super::reader::{Item, Reader, Table, Violation, check_label};
+use super::reader::{Item, SettingsReader, Table, Violation, check_label};
 use super::rules::DAY;
 use crate::domain::{ProviderName, SinkName};
 use crate::profile::{Piece, Profile, Template};
@@ -138,7 +138,7 @@ impl EntryText {
 
 /// Reads all of them.
 pub(super) fn read_discoveries(
-    reader: &mut Reader<'_>,
+    reader: &mut SettingsReader<'_>,
     root: &mut Table,
     providers: &Providers,
     sinks: &BTreeSet<SinkName>,
@@ -227,7 +227,7 @@ fn names(profile: &Profile) -> BTreeSet<String> {
 
 /// The parameters of the list.
 fn read_match(
-    reader: &mut Reader<'_>,
+    reader: &mut SettingsReader<'_>,
     table: &mut Table,
     profile: Option<&Profile>,
 ) -> BTreeMap<String, String> {
@@ -286,7 +286,7 @@ fn read_match(
 }
 
 fn read_labels(
-    reader: &mut Reader<'_>,
+    reader: &mut SettingsReader<'_>,
     table: &mut Table,
     text: &dyn Fn(&str) -> Result<EntryText, Violation>,
 ) -> BTreeMap<String, EntryText> {
@@ -306,7 +306,7 @@ fn read_labels(
 }
 
 fn read_sinks(
-    reader: &mut Reader<'_>,
+    reader: &mut SettingsReader<'_>,
     table: &mut Table,
     text: &dyn Fn(&str) -> Result<EntryText, Violation>,
     sinks: &BTreeSet<SinkName>,

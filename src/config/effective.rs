@@ -9,7 +9,7 @@ use super::source::is_plain;
 
 /// One key of the configuration in force.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
+pub struct EffectiveEntry {
     /// The table it is in: `api`, `sinks.ops`, `watches[0]`.
     pub table: String,
     /// Its name in that table.
@@ -22,7 +22,7 @@ pub struct Entry {
 
 /// The configuration in force, in the order of the documentation.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Effective(pub Vec<Entry>);
+pub struct Effective(pub Vec<EffectiveEntry>);
 
 impl Effective {
     /// TOML with the origin of each key in a comment after it. Unset keys are comments.
@@ -56,7 +56,7 @@ impl Effective {
 
     /// A JSON array of `{"key", "value", "origin"}`; an unset key has the value `null`.
     pub fn to_json(&self) -> Value {
-        let entry = |entry: &Entry| {
+        let entry = |entry: &EffectiveEntry| {
             serde_json::json!({
                 "key": super::source::join(&entry.table, &entry.key),
                 "value": entry.value,

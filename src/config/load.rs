@@ -9,7 +9,7 @@ use super::effective::Effective;
 use super::problem::{Origin, Problem, Problems};
 use super::providers::{Providers, read_providers};
 use super::proxy::{BadProxy, Proxies};
-use super::reader::{Reader, Table, Violation};
+use super::reader::{SettingsReader, Table, Violation};
 use super::rules::{DAY, MIN_TIMEOUT, http_url, refusal};
 use super::sinks::read_sinks;
 use super::source::{Merged, Sources};
@@ -83,7 +83,7 @@ impl Default for Settings {
 pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     let mut problems = Vec::new();
     let merged = Merged::read(sources, &mut problems);
-    let mut reader = Reader::new(sources, &merged, problems);
+    let mut reader = SettingsReader::new(sources, &merged, problems);
     let mut root = reader.root();
     reader.move_table(&mut root, "providers", ProviderName::CREWSHIP, "api");
     let api = read_api(&mut reader, &mut root, sources);
@@ -127,7 +127,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
 pub fn default_provider(sources: &Sources) -> Option<String> {
     let mut problems = Vec::new();
     let merged = Merged::read(sources, &mut problems);
-    let mut reader = Reader::new(sources, &merged, problems);
+    let mut reader = SettingsReader::new(sources, &merged, problems);
     let mut root = reader.root();
     let item = reader.take(&mut root, "default_provider", None)?;
     item.as_text().map(ToOwned::to_owned)
@@ -138,7 +138,7 @@ pub fn default_provider(sources: &Sources) -> Option<String> {
 pub fn control_socket(sources: &Sources) -> Option<PathBuf> {
     let mut problems = Vec::new();
     let merged = Merged::read(sources, &mut problems);
-    let mut reader = Reader::new(sources, &merged, problems);
+    let mut reader = SettingsReader::new(sources, &merged, problems);
     let mut root = reader.root();
     read_control(&mut reader, &mut root).socket
 }
@@ -159,7 +159,7 @@ fn reading_order(files: &[PathBuf], problem: &Problem) -> (usize, (usize, usize)
     }
 }
 
-fn read_api(reader: &mut Reader<'_>, root: &mut Table, sources: &Sources) -> ApiSettings {
+fn read_api(reader: &mut SettingsReader<'_>, root: &mut Table, sources: &Sources) -> ApiSettings {
     let mut table = reader.table(root, "api");
     let table = &mut table;
     let base_url = match reader.take(table, "base_url", None) {
@@ -209,7 +209,11 @@ fn read_api(reader: &mut Reader<'_>, root: &mut Table, sources: &Sources) -> Api
     settings
 }
 
-fn read_key(reader: &mut Reader<'_>, table: &mut Table, sources: &Sources) -> Option<Secret> {
+fn read_key(
+    reader: &mut SettingsReader<'_>,
+    table: &mut Table,
+    sources: &Sources,
+) -> Option<Secret> {
     let configured = reader.take_secret(table, "key");
     if let Some(found) = configured {
         let explicit = matches!(found.place().origin, Origin::Environment { .. });
@@ -274,7 +278,7 @@ fn read_key(reader: &mut Reader<'_>, table: &mut Table, sources: &Sources) -> Op
     None
 }
 
-fn read_watch(reader: &mut Reader<'_>, root: &mut Table) -> WatchSettings {
+fn read_watch(reader: &mut SettingsReader<'_>, root: &mut Table) -> WatchSettings {
     let mut table = reader.table(root, "watch");
     let table = &mut table;
     let initial_interval = duration(
@@ -348,7 +352,7 @@ fn read_watch(reader: &mut Reader<'_>, root: &mut Table) -> WatchSettings {
     settings
 }
 
-fn read_store(reader: &mut Reader<'_>, root: &mut Table) -> StoreSettings {
+fn read_store(reader: &mut SettingsReader<'_>, root: &mut Table) -> StoreSettings {
     let mut table = reader.table(root, "store");
     let path = own_path(reader, &mut table, "path");
     let retention = duration(
@@ -362,7 +366,7 @@ fn read_store(reader: &mut Reader<'_>, root: &mut Table) -> StoreSettings {
     StoreSettings { path, retention }
 }
 
-fn read_control(reader: &mut Reader<'_>, root: &mut Table) -> ControlSettings {
+fn read_control(reader: &mut SettingsReader<'_>, root: &mut Table) -> ControlSettings {
     let mut table = reader.table(root, "control");
     let table = &mut table;
     let socket = own_path(reader, table, "socket");
@@ -396,7 +400,7 @@ fn read_control(reader: &mut Reader<'_>, root: &mut Table) -> ControlSettings {
     settings
 }
 
-fn read_log(reader: &mut Reader<'_>, root: &mut Table) -> LogSettings {
+fn read_log(reader: &mut SettingsReader<'_>, root: &mut Table) -> LogSettings {
     let mut table = reader.table(root, "log");
     let table = &mut table;
     let level = reader
@@ -426,7 +430,7 @@ fn word<T: clap::ValueEnum>(text: &str) -> Result<T, Violation> {
 }
 
 fn read_watches(
-    reader: &mut Reader<'_>,
+    reader: &mut SettingsReader<'_>,
     root: &mut Table,
     providers: &Providers,
 ) -> Vec<StaticWatch> {
@@ -477,7 +481,7 @@ pub(super) fn provider_name(text: &str) -> Result<ProviderName, Violation> {
 }
 
 /// A path of the daemon's own that has a default depending on the environment.
-fn own_path(reader: &mut Reader<'_>, table: &mut Table, name: &str) -> Option<PathBuf> {
+fn own_path(reader: &mut SettingsReader<'_>, table: &mut Table, name: &str) -> Option<PathBuf> {
     let Some(item) = reader.take(table, name, None) else {
         reader.show_unset(table, name);
         return None;
@@ -505,7 +509,7 @@ fn own_path(reader: &mut Reader<'_>, table: &mut Table, name: &str) -> Option<Pa
 
 /// A duration that has a built-in default.
 fn duration(
-    reader: &mut Reader<'_>,
+    reader: &mut SettingsReader<'_>,
     table: &mut Table,
     name: &str,
     least: Duration,
@@ -518,7 +522,7 @@ fn duration(
 }
 
 /// A number from 1 up that has a built-in default.
-fn integer(reader: &mut Reader<'_>, table: &mut Table, name: &str, most: u32) -> u32 {
+fn integer(reader: &mut SettingsReader<'_>, table: &mut Table, name: &str, most: u32) -> u32 {
     reader
         .take(table, name, None)
         .and_then(|item| reader.integer(&item, 1, most))
@@ -527,7 +531,7 @@ fn integer(reader: &mut Reader<'_>, table: &mut Table, name: &str, most: u32) ->
 
 /// A number that has a built-in default.
 fn number(
-    reader: &mut Reader<'_>,
+    reader: &mut SettingsReader<'_>,
     table: &mut Table,
     name: &str,
     legal: fn(f64) -> bool,

@@ -27,7 +27,7 @@ mod units;
 
 pub use advice::advice;
 pub use discover::{DiscoverySettings, EntryText};
-pub use effective::{Effective, Entry};
+pub use effective::{Effective, EffectiveEntry};
 pub use load::{
     IN_MEMORY, Loaded, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, control_socket,
     default_provider, load,

@@ -9,7 +9,7 @@ use reqwest::Url;
 
 use super::load::{MAX_TIMEOUT, base_url, header_safe, run_url};
 use super::problem::{Origin, Problem};
-use super::reader::{Reader, Table};
+use super::reader::{SettingsReader, Table};
 use super::rules::MIN_TIMEOUT;
 use super::source::Sources;
 use super::{ApiSettings, Secret, check_key};
@@ -354,7 +354,7 @@ const MAX_RESPONSE_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Reads all providers.
 pub(super) fn read_providers(
-    reader: &mut Reader<'_>,
+    reader: &mut SettingsReader<'_>,
     root: &mut Table,
     crewship: ApiSettings,
     sources: &Sources,
@@ -405,7 +405,7 @@ pub(super) fn read_providers(
 }
 
 fn read_provider(
-    reader: &mut Reader<'_>,
+    reader: &mut SettingsReader<'_>,
     table: &mut Table,
     name: &ProviderName,
     sources: &Sources,
@@ -529,7 +529,7 @@ fn read_provider(
 
 /// The profile that `profile` or `profile_file` names, or the built-in one with the provider's name.
 fn read_profile(
-    reader: &mut Reader<'_>,
+    reader: &mut SettingsReader<'_>,
     table: &mut Table,
     name: &ProviderName,
 ) -> Option<Arc<Profile>> {

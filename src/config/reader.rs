@@ -11,9 +11,9 @@ use std::time::Duration;
 use config::{Map, Value, ValueKind};
 use serde_json::Value as Json;
 
-use super::effective::{Effective, Entry, toml_text};
+use super::effective::{Effective, EffectiveEntry, toml_text};
 use super::problem::{Origin, Problem};
-use super::source::{Merged, Place, Sources, join};
+use super::source::{Merged, SourcePlace, Sources, join};
 use super::units::{InvalidQuantity, format_duration, format_size, parse_duration, parse_size};
 use crate::domain::Labels;
 use crate::text::nearest;
@@ -68,7 +68,7 @@ pub(super) struct Item {
     name: String,
     pub(super) key: String,
     kind: ValueKind,
-    pub(super) place: Place,
+    pub(super) place: SourcePlace,
 }
 
 impl Item {
@@ -108,14 +108,14 @@ impl Item {
 pub(super) type Violation = (String, String);
 
 /// Reads typed values and collects problems.
-pub(super) struct Reader<'a> {
+pub(super) struct SettingsReader<'a> {
     sources: &'a Sources,
     merged: &'a Merged,
     pub(super) problems: Vec<Problem>,
     pub(super) effective: Effective,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> SettingsReader<'a> {
     pub(super) fn new(sources: &'a Sources, merged: &'a Merged, problems: Vec<Problem>) -> Self {
         Self {
             sources,
@@ -251,7 +251,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Finishes a table that stays where it is, as [`Reader::finish`].
+    /// Finishes a table that stays where it is, as [`SettingsReader::finish`].
     pub(super) fn finish_rest(&mut self, table: &mut Table) {
         self.finish(std::mem::replace(table, Table::empty()));
     }
@@ -271,7 +271,7 @@ impl<'a> Reader<'a> {
                 None => format!("remove it; known are {}", known.join(", ")),
             };
             let at_key = Item {
-                place: Place {
+                place: SourcePlace {
                     origin: self.merged.key_origin(&item.key, &item.place),
                     rank: item.place.rank,
                 },
@@ -348,7 +348,7 @@ impl<'a> Reader<'a> {
     /// Notes a value for `config show`.
     fn show(&mut self, item: &Item, value: Option<Json>) {
         let (table, key) = (item.table.clone(), item.name.clone());
-        self.effective.0.push(Entry {
+        self.effective.0.push(EffectiveEntry {
             table,
             key,
             value,
@@ -358,7 +358,7 @@ impl<'a> Reader<'a> {
 
     /// Notes for `config show` that a key is unset.
     pub(super) fn show_unset(&mut self, table: &Table, name: &str) {
-        let entry = Entry {
+        let entry = EffectiveEntry {
             table: table.path.clone(),
             key: name.to_owned(),
             value: None,
@@ -376,7 +376,7 @@ impl<'a> Reader<'a> {
         origin: Origin,
     ) {
         let (table, key) = (table.path.clone(), name.to_owned());
-        self.effective.0.push(Entry {
+        self.effective.0.push(EffectiveEntry {
             table,
             key,
             value: Some(value.into()),
@@ -701,7 +701,7 @@ impl<'a> Reader<'a> {
         map: serde_json::Map<String, Json>,
     ) {
         let (table, key) = (parent.path.clone(), name.to_owned());
-        self.effective.0.push(Entry {
+        self.effective.0.push(EffectiveEntry {
             table,
             key,
             value: Some(Json::Object(map)),

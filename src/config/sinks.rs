@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::header::{HeaderName, HeaderValue};
 
 use super::problem::Origin;
-use super::reader::{Reader, Table, Violation};
+use super::reader::{SettingsReader, Table, Violation};
 use super::rules::{
     DAY, MAKE_SIGNING_SECRET, MAX_TEMPLATE_BYTES, MIN_TIMEOUT, http_url, read_template,
     signing_keys,
@@ -63,7 +63,7 @@ impl SinkSettings {
 
 /// Reads all sinks.
 pub(super) fn read_sinks(
-    reader: &mut Reader<'_>,
+    reader: &mut SettingsReader<'_>,
     root: &mut Table,
 ) -> BTreeMap<SinkName, SinkSettings> {
     let mut all = reader.table(root, "sinks");
@@ -84,7 +84,7 @@ pub(super) fn read_sinks(
     sinks
 }
 
-fn read_sink(reader: &mut Reader<'_>, table: &mut Table) -> Option<SinkSettings> {
+fn read_sink(reader: &mut SettingsReader<'_>, table: &mut Table) -> Option<SinkSettings> {
     let Some(item) = reader.take(table, "type", None) else {
         reader.missing(table, "type", "write one of desktop, webhook, log, command");
         return None;
@@ -110,7 +110,7 @@ fn read_sink(reader: &mut Reader<'_>, table: &mut Table) -> Option<SinkSettings>
     })
 }
 
-fn read_log(reader: &mut Reader<'_>, table: &mut Table) -> SinkKind {
+fn read_log(reader: &mut SettingsReader<'_>, table: &mut Table) -> SinkKind {
     let item = reader.take(table, "path", None);
     if item.is_none() {
         reader.show_unset(table, "path");
@@ -120,7 +120,7 @@ fn read_log(reader: &mut Reader<'_>, table: &mut Table) -> SinkKind {
     }
 }
 
-fn read_command(reader: &mut Reader<'_>, table: &mut Table) -> Option<SinkKind> {
+fn read_command(reader: &mut SettingsReader<'_>, table: &mut Table) -> Option<SinkKind> {
     let item = reader.take(table, "argv", None);
     if item.is_none() {
         reader.missing(
@@ -154,7 +154,7 @@ fn read_command(reader: &mut Reader<'_>, table: &mut Table) -> Option<SinkKind> 
     })
 }
 
-fn read_webhook(reader: &mut Reader<'_>, table: &mut Table) -> Option<WebhookSettings> {
+fn read_webhook(reader: &mut SettingsReader<'_>, table: &mut Table) -> Option<WebhookSettings> {
     let url = match reader.take_secret(table, "url") {
         Some(found) => reader.secret(found, |text| http_url(text).map(drop)),
         None => {
@@ -182,7 +182,7 @@ fn read_webhook(reader: &mut Reader<'_>, table: &mut Table) -> Option<WebhookSet
     })
 }
 
-fn read_format(reader: &mut Reader<'_>, table: &mut Table) -> Option<WebhookFormat> {
+fn read_format(reader: &mut SettingsReader<'_>, table: &mut Table) -> Option<WebhookFormat> {
     let item = reader.take(table, "format", Some("standard"))?;
     let word = reader.parsed(&item, |text| one_of(text, &FORMATS));
     let template = reader.take(table, "template_file", None);
@@ -239,7 +239,7 @@ fn read_format(reader: &mut Reader<'_>, table: &mut Table) -> Option<WebhookForm
     }
 }
 
-fn read_headers(reader: &mut Reader<'_>, table: &mut Table) -> BTreeMap<String, Secret> {
+fn read_headers(reader: &mut SettingsReader<'_>, table: &mut Table) -> BTreeMap<String, Secret> {
     let mut headers = BTreeMap::new();
     let mut shown = serde_json::Map::new();
     let mut origin = Origin::Default;
@@ -291,7 +291,7 @@ fn read_headers(reader: &mut Reader<'_>, table: &mut Table) -> BTreeMap<String, 
     headers
 }
 
-fn read_events(reader: &mut Reader<'_>, table: &mut Table) -> EventFilter {
+fn read_events(reader: &mut SettingsReader<'_>, table: &mut Table) -> EventFilter {
     let Some(item) = reader.take(table, "events", None) else {
         let words =
             crate::domain::Verdict::WORST_FIRST.map(|verdict| verdict.event_type().as_str());
@@ -317,7 +317,7 @@ fn read_events(reader: &mut Reader<'_>, table: &mut Table) -> EventFilter {
     EventFilter::parse(known).unwrap_or_else(|_| EventFilter::verdicts())
 }
 
-fn read_schedule(reader: &mut Reader<'_>, table: &mut Table) -> Vec<Duration> {
+fn read_schedule(reader: &mut SettingsReader<'_>, table: &mut Table) -> Vec<Duration> {
     let Some(item) = reader.take(table, "retry_schedule", Some(RETRY_SCHEDULE)) else {
         return Vec::new();
     };

@@ -182,7 +182,7 @@ pub(super) struct Merged {
 
 /// A layer with its rank: a higher one wins.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct SourcePlace {
     /// Where the value stands.
     pub(super) origin: Origin,
     /// 0 for defaults, then the files, then the environment.
@@ -273,7 +273,7 @@ impl Merged {
     /// Parses one file into a layer.
     fn parse(&mut self, path: &Path, text: &str, problems: &mut Vec<Problem>) -> Option<Layer> {
         let file = self.files.len();
-        let lines = Lines::of(text);
+        let lines = LineIndex::of(text);
         let at = |offset: usize| Origin::File {
             path: path.to_owned(),
             position: Some(lines.position(offset)),
@@ -381,9 +381,9 @@ impl Merged {
     }
 
     /// Where the value of `key` comes from.
-    pub(super) fn place(&self, key: &str, value: &Value) -> Place {
+    pub(super) fn place(&self, key: &str, value: &Value) -> SourcePlace {
         let Some(text) = value.origin() else {
-            return Place {
+            return SourcePlace {
                 origin: Origin::Default,
                 rank: 0,
             };
@@ -391,7 +391,7 @@ impl Merged {
         match parse_mark(text) {
             Some((file, line, column)) => {
                 let path = self.files.get(file).cloned().unwrap_or_default();
-                Place {
+                SourcePlace {
                     origin: Origin::File {
                         path,
                         position: Some((line, column)),
@@ -406,7 +406,7 @@ impl Merged {
                     .get(&key.to_lowercase())
                     .cloned()
                     .unwrap_or_default();
-                Place {
+                SourcePlace {
                     origin: Origin::Environment { variable },
                     rank: usize::MAX,
                 }
@@ -415,7 +415,7 @@ impl Merged {
     }
 
     /// Where the name of the key `key` stands, whose value stands at `place`: in a file that is in front of the value.
-    pub(super) fn key_origin(&self, key: &str, place: &Place) -> Origin {
+    pub(super) fn key_origin(&self, key: &str, place: &SourcePlace) -> Origin {
         let position = place
             .rank
             .checked_sub(1)
@@ -497,7 +497,7 @@ fn parse_mark(text: &str) -> Option<(usize, usize, usize)> {
 /// Turns parsed TOML into values of `config`.
 struct Conversion<'a> {
     file: usize,
-    lines: &'a Lines<'a>,
+    lines: &'a LineIndex<'a>,
     path: &'a Path,
     tables: &'a mut BTreeMap<String, Origin>,
     keys: &'a mut BTreeMap<(usize, String), (usize, usize)>,
@@ -552,12 +552,12 @@ impl Conversion<'_> {
 }
 
 /// Finds line and column of an offset.
-struct Lines<'a> {
+struct LineIndex<'a> {
     text: &'a str,
     starts: Vec<usize>,
 }
 
-impl<'a> Lines<'a> {
+impl<'a> LineIndex<'a> {
     fn of(text: &'a str) -> Self {
         let starts = std::iter::once(0)
             .chain(text.match_indices('\n').map(|(index, _)| index + 1))

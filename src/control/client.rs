@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::types::{
     ActivityResponse, AddRequest, DecisionResponse, DeliveryList, DeliveryResponse, DiscoveryList,
-    PollingList, Problem, WatchList, WatchResponse,
+    PollingList, ProblemDetails, WatchList, WatchResponse,
 };
 use crate::domain::{DeliveryId, RunRef, SinkName};
 use crate::http::USER_AGENT;
@@ -53,7 +53,7 @@ pub enum ClientError {
     Forbidden(PathBuf),
     /// The daemon refuses.
     #[error("{}", .0.detail)]
-    Refused(Problem),
+    Refused(ProblemDetails),
     /// It answers, but not as it should.
     #[error("the daemon at {} does not answer as it should: {what}", path.display())]
     Broken {

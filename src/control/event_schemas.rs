@@ -13,13 +13,14 @@ use crate::domain::{self, Labels, ProviderName, RunState, SinkName};
 /// The data of an event about a run.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
-struct RunEvent {
+#[schemars(rename = "RunEvent")]
+struct RunEventSchema {
     /// The run as last seen.
-    run: RunSummary,
+    run: RunSummarySchema,
     /// The watch of it.
-    watch: WatchSummary,
+    watch: WatchSummarySchema,
     /// How long its parts took.
-    timing: Timing,
+    timing: TimingSchema,
     /// Why the verdict is `unreachable` or `not_found`, for people. Absent otherwise. No secrets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
@@ -32,7 +33,8 @@ struct RunEvent {
 /// The run as an event shows it: every key but `project` always present, `null` where unknown.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
-struct RunSummary {
+#[schemars(rename = "RunSummary")]
+struct RunSummarySchema {
     /// The provider that knows the run.
     provider: ProviderName,
     /// The run's ID there.
@@ -76,7 +78,8 @@ struct RunSummary {
 /// The watch as an event shows it.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
-struct WatchSummary {
+#[schemars(rename = "WatchSummary")]
+struct WatchSummarySchema {
     /// The name for people.
     name: Option<String>,
     /// Labels.
@@ -93,7 +96,8 @@ struct WatchSummary {
 /// How long the parts of a run took, in milliseconds; `null` where the API gave no time.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
-struct Timing {
+#[schemars(rename = "Timing")]
+struct TimingSchema {
     /// From creation to start.
     queued_ms: Option<u64>,
     /// From start to end.
@@ -105,7 +109,8 @@ struct Timing {
 /// The data of an `api.*` event.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
-struct ProviderNotice {
+#[schemars(rename = "ProviderNotice")]
+struct ProviderNoticeSchema {
     /// The provider.
     provider: ProviderName,
     /// What happened, for people. No secrets.
@@ -118,28 +123,33 @@ struct ProviderNotice {
 /// The data of `sink.disabled`.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
-struct SinkNotice {
+#[schemars(rename = "SinkNotice")]
+struct SinkNoticeSchema {
     /// The sink's name.
     sink: SinkName,
     /// Why, for people. No secrets.
     message: String,
 }
 
-/// Gives a type of the domain the schema of the type of the same name in this file.
+/// Gives a type of the domain the schema of a type of this file.
 macro_rules! schema_of {
-    ($($name:ident)*) => {$(
+    ($($name:ident: $schema:ident;)*) => {$(
         impl JsonSchema for domain::$name {
             fn schema_name() -> Cow<'static, str> {
-                $name::schema_name()
+                $schema::schema_name()
             }
             fn json_schema(schemas: &mut SchemaGenerator) -> Schema {
-                $name::json_schema(schemas)
+                $schema::json_schema(schemas)
             }
         }
     )*};
 }
 
-schema_of! { RunEvent ProviderNotice SinkNotice }
+schema_of! {
+    RunEvent: RunEventSchema;
+    ProviderNotice: ProviderNoticeSchema;
+    SinkNotice: SinkNoticeSchema;
+}
 
 #[cfg(test)]
 mod tests {
@@ -165,7 +175,9 @@ mod tests {
     #[test]
     fn what_an_event_may_lack_is_not_required() {
         let sent = SchemaSettings::draft2020_12().for_serialize();
-        let schema = sent.into_generator().into_root_schema_for::<RunEvent>();
+        let schema = sent
+            .into_generator()
+            .into_root_schema_for::<RunEventSchema>();
         let required = schema.get("required").unwrap();
         assert_eq!(*required, serde_json::json!(["run", "watch", "timing"]));
     }
@@ -180,22 +192,22 @@ mod tests {
         event.truncated = vec!["input".to_owned()];
         event.run.project = Some("crew".to_owned());
         let sent = serde_json::to_value(&event).unwrap();
-        assert_eq!(keys(&sent), properties::<RunEvent>());
-        assert_eq!(keys(&sent["run"]), properties::<RunSummary>());
-        assert_eq!(keys(&sent["watch"]), properties::<WatchSummary>());
-        assert_eq!(keys(&sent["timing"]), properties::<Timing>());
+        assert_eq!(keys(&sent), properties::<RunEventSchema>());
+        assert_eq!(keys(&sent["run"]), properties::<RunSummarySchema>());
+        assert_eq!(keys(&sent["watch"]), properties::<WatchSummarySchema>());
+        assert_eq!(keys(&sent["timing"]), properties::<TimingSchema>());
         let notice = domain::ProviderNotice {
             provider: domain::ProviderName::crewship(),
             message: "it is back".to_owned(),
             since: at,
         };
         let sent = serde_json::to_value(&notice).unwrap();
-        assert_eq!(keys(&sent), properties::<ProviderNotice>());
+        assert_eq!(keys(&sent), properties::<ProviderNoticeSchema>());
         let notice = domain::SinkNotice {
             sink: SinkName::new("ops").unwrap(),
             message: "gone".to_owned(),
         };
         let sent = serde_json::to_value(&notice).unwrap();
-        assert_eq!(keys(&sent), properties::<SinkNotice>());
+        assert_eq!(keys(&sent), properties::<SinkNoticeSchema>());
     }
 }

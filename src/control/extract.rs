@@ -13,7 +13,7 @@ use http_body_util::BodyExt as _;
 use serde::Serialize;
 
 use super::schemas::MAX_PAGE;
-use super::types::{AMBIGUOUS, Problem};
+use super::types::{AMBIGUOUS, ProblemDetails};
 use crate::config::Providers;
 use crate::domain::RunRef;
 use crate::store::StoreError;
@@ -125,7 +125,7 @@ impl From<StoreError> for HttpError {
 
 impl IntoResponse for HttpError {
     fn into_response(self) -> AxumResponse {
-        let problem = Problem {
+        let problem = ProblemDetails {
             title: self
                 .title
                 .or(self.status.canonical_reason())

@@ -32,8 +32,8 @@ pub use self::server::Listener;
 pub use self::socket::{Socket, SocketError};
 pub use self::types::{
     ActivityResponse, AddRequest, AttemptResponse, DeliveryList, DeliveryResponse, DiscoveryList,
-    DiscoveryResponse, HealthResponse, PollErrorResponse, PollingList, PollingResponse, Problem,
-    RoutingEntry, StatusChangeResponse, WatchList, WatchResponse,
+    DiscoveryResponse, HealthResponse, PollErrorResponse, PollingList, PollingResponse,
+    ProblemDetails, RoutingEntry, StatusChangeResponse, WatchList, WatchResponse,
 };
 use crate::clock::Clock;
 use crate::config::{DiscoverySettings, Providers, Secret};

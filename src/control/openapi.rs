@@ -10,7 +10,7 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 
-use super::types::Problem;
+use super::types::ProblemDetails;
 
 /// What holds for all routes.
 const ABOUT: &str = "\
@@ -327,7 +327,7 @@ impl<S: Clone + Send + Sync + 'static> DocumentedRouter<S> {
         let mut definitions = self.schemas.requests.take_definitions(true);
         definitions.extend(self.schemas.answers.take_definitions(true));
         // What a refusal is does not depend on the route.
-        let problem = self.schemas.answers.subschema_for::<Problem>();
+        let problem = self.schemas.answers.subschema_for::<ProblemDetails>();
         definitions.extend(self.schemas.answers.take_definitions(true));
         let document = json!({
             "openapi": "3.1.0",

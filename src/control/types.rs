@@ -502,7 +502,8 @@ pub(super) const AMBIGUOUS: &str = "Ambiguous ID";
 
 /// An error (RFC 9457).
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct Problem {
+#[schemars(rename = "Problem")]
+pub struct ProblemDetails {
     /// The kind of error in few words.
     pub title: String,
     /// The status code.
@@ -511,7 +512,7 @@ pub struct Problem {
     pub detail: String,
 }
 
-impl Problem {
+impl ProblemDetails {
     /// Whether the request names something by the beginning of an ID that fits several.
     pub fn is_ambiguous(&self) -> bool {
         self.title == AMBIGUOUS

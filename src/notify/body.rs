@@ -6,7 +6,7 @@ use reqwest::header::HeaderMap;
 pub(super) const MAX_BODY_BYTES: usize = 19_999;
 
 /// The body of one request.
-pub(super) struct Body {
+pub(super) struct MessageBody {
     pub(super) content_type: &'static str,
     pub(super) text: String,
     /// Headers of this message only.

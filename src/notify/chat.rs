@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::header::{HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 
-use super::body::Body;
+use super::body::MessageBody;
 use super::summary::{self, Severity, Summary};
 use crate::config::WebhookFormat;
 use crate::domain::Event;
@@ -30,8 +30,8 @@ const SLACK_CHARS: usize = 4000;
 /// Largest message of ntfy, in bytes; a larger one becomes an attachment (docs.ntfy.sh/publish, "Limitations").
 const NTFY_BYTES: usize = 4096;
 
-fn json_body(value: &serde_json::Value) -> Body {
-    Body {
+fn json_body(value: &serde_json::Value) -> MessageBody {
+    MessageBody {
         content_type: "application/json",
         text: value.to_string(),
         headers: HeaderMap::new(),
@@ -48,7 +48,7 @@ fn colour(summary: &Summary) -> u32 {
 
 /// Slack incoming webhook (docs.slack.dev, "Sending messages using incoming webhooks" and "Formatting
 /// message text"): `&`, `<` and `>` are escaped, which also keeps `<!channel>` from being a mention.
-pub(super) fn slack(event: &Event) -> Body {
+pub(super) fn slack(event: &Event) -> MessageBody {
     let summary = summary::of(event);
     let escape = |text: &str| {
         text.replace('&', "&amp;")
@@ -74,7 +74,7 @@ pub(super) fn slack(event: &Event) -> Body {
 
 /// Discord webhook (discord.com/developers/docs/resources/webhook, "Execute Webhook"). Messages
 /// mention no one, and markdown is escaped.
-pub(super) fn discord(event: &Event) -> Body {
+pub(super) fn discord(event: &Event) -> MessageBody {
     let summary = summary::of(event);
     let lines: Vec<_> = summary
         .lines
@@ -98,7 +98,7 @@ pub(super) fn discord(event: &Event) -> Body {
 
 /// Microsoft Teams workflow webhook, "When a Teams webhook request is received": a message with an
 /// Adaptive Card (adaptivecards.io). Text blocks read some markdown, which is escaped.
-pub(super) fn teams(event: &Event) -> Body {
+pub(super) fn teams(event: &Event) -> MessageBody {
     let summary = summary::of(event);
     let colour = if summary.weight == Severity::Good {
         "Good"
@@ -131,7 +131,7 @@ pub(super) fn teams(event: &Event) -> Body {
 
 /// ntfy topic (docs.ntfy.sh/publish): the text is the body, all else is in headers. A title that is not
 /// ASCII, or that looks encoded, is encoded as RFC 2047 has it, which ntfy reads.
-pub(super) fn ntfy(event: &Event) -> Body {
+pub(super) fn ntfy(event: &Event) -> MessageBody {
     let summary = summary::of(event);
     let mut headers = HeaderMap::new();
     // A message must have a text; one that is all title needs no title above it.
@@ -158,7 +158,7 @@ pub(super) fn ntfy(event: &Event) -> Body {
         }
     }
     let text = one_piece(text, NTFY_BYTES);
-    Body {
+    MessageBody {
         content_type: "text/plain; charset=utf-8",
         text,
         headers,
@@ -328,7 +328,7 @@ mod tests {
         )
     }
 
-    fn pretty(body: &Body) -> String {
+    fn pretty(body: &MessageBody) -> String {
         let value: serde_json::Value = serde_json::from_str(&body.text).unwrap();
         serde_json::to_string_pretty(&value).unwrap()
     }

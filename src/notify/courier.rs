@@ -21,7 +21,7 @@ use crate::failpoint::{self, mutant};
 use crate::memory;
 use crate::metrics::Metrics;
 use crate::reminder::Reminder;
-use crate::store::{Attempt, Claimed, Outcome, RoutedEvent, STORE_RETRY, Store, StoreError};
+use crate::store::{Attempt, AttemptOutcome, Claimed, RoutedEvent, STORE_RETRY, Store, StoreError};
 use crate::text::error_chain;
 
 /// Largest part by which a planned wait is made longer or shorter, so that many deliveries that
@@ -170,7 +170,7 @@ impl<D: Deliver> Courier<D> {
             outcome,
         };
         if mutant("noted-first") {
-            let early = attempt(Duration::ZERO, String::new(), Outcome::Delivered);
+            let early = attempt(Duration::ZERO, String::new(), AttemptOutcome::Delivered);
             drop(self.store.record_attempt(claimed.id.clone(), early).await);
         }
         let result = self.send(&claimed, at, disabled).await;
@@ -214,16 +214,16 @@ impl<D: Deliver> Courier<D> {
         try_number: u32,
         result: Result<Sent, SendError>,
         disabled: &Disabled,
-    ) -> (Outcome, String) {
+    ) -> (AttemptOutcome, String) {
         match result {
-            Ok(sent) => (Outcome::Delivered, sent.detail),
+            Ok(sent) => (AttemptOutcome::Delivered, sent.detail),
             Err(error) if error.gone => {
                 // Of several attempts with that answer, the first stores the event, before its own result
                 // is stored: a wait for open deliveries would otherwise miss the delivery of this event.
                 if disabled.set(error.detail.clone()).is_ok() {
                     self.report_disabled(&error.detail).await;
                 }
-                (Outcome::Dead, error.detail)
+                (AttemptOutcome::Dead, error.detail)
             }
             Err(error) => (self.next_attempt(try_number, &error), error.detail),
         }
@@ -231,13 +231,13 @@ impl<D: Deliver> Courier<D> {
 
     /// Counts and logs an attempt. Of attempts that are made again, the first failure is logged as a warning, others at
     /// growing intervals; all of them are in `runwatch deliveries`.
-    fn report(&self, claimed: &Claimed, outcome: &Outcome, detail: &str) {
+    fn report(&self, claimed: &Claimed, outcome: &AttemptOutcome, detail: &str) {
         let Claimed {
             id, attempt, event, ..
         } = claimed;
         let (sink, run_id) = (&self.name, event.run_id().map(tracing::field::display));
         match outcome {
-            Outcome::Delivered => {
+            AttemptOutcome::Delivered => {
                 let after = self.clock.now().duration_since(event.timestamp);
                 self.metrics
                     .delivered(sink, Duration::try_from(after).unwrap_or_default());
@@ -246,7 +246,7 @@ impl<D: Deliver> Courier<D> {
                     tracing::info!(%sink, delivery = %id, attempt, "the sink accepts notifications again");
                 }
             }
-            Outcome::Retry(next_at) => {
+            AttemptOutcome::Retry(next_at) => {
                 self.metrics.failed(sink, false);
                 let next_at = format_args!("{next_at:.3}");
                 match self.trouble().failed(detail, Instant::now()) {
@@ -259,7 +259,7 @@ impl<D: Deliver> Courier<D> {
                     ),
                 }
             }
-            Outcome::Dead => {
+            AttemptOutcome::Dead => {
                 self.metrics.failed(sink, true);
                 tracing::error!(
                     %sink, delivery = %id, run_id, attempt, error = detail,
@@ -299,10 +299,10 @@ impl<D: Deliver> Courier<D> {
 
     /// What follows a failed attempt: the planned wait, spread a little; longer where the receiver
     /// requests that, but at most twice the plan.
-    fn next_attempt(&self, try_number: u32, error: &SendError) -> Outcome {
+    fn next_attempt(&self, try_number: u32, error: &SendError) -> AttemptOutcome {
         let index = try_number.saturating_sub(u32::from(!mutant("dead-too-soon")));
         let Some(planned) = self.retry_schedule.get(index as usize) else {
-            return Outcome::Dead;
+            return AttemptOutcome::Dead;
         };
         let planned = if mutant("impatient") {
             &self.retry_schedule[0]
@@ -315,7 +315,7 @@ impl<D: Deliver> Courier<D> {
             .filter(|_| !mutant("retry-after-ignored"))
             .unwrap_or_default()
             .min(*planned * 2);
-        Outcome::Retry(
+        AttemptOutcome::Retry(
             self.clock
                 .now()
                 .checked_add(spread.max(requested))
@@ -414,9 +414,9 @@ mod tests {
                 gone: false,
             },
         ) {
-            Outcome::Retry(at) => Some(at.as_millisecond() - now),
-            Outcome::Dead => None,
-            Outcome::Delivered => unreachable!("it failed"),
+            AttemptOutcome::Retry(at) => Some(at.as_millisecond() - now),
+            AttemptOutcome::Dead => None,
+            AttemptOutcome::Delivered => unreachable!("it failed"),
         }
     }
 

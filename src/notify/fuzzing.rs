@@ -3,7 +3,7 @@
 
 use super::Message;
 use super::summary::of;
-use super::template::Template;
+use super::template::MessageTemplate;
 use crate::domain::{DeliveryId, Event, EventData, SinkName};
 
 /// A template, and behind the first zero byte the error message that it shows.
@@ -33,12 +33,12 @@ pub fn template(bytes: &[u8]) {
         now: event.timestamp,
     };
     let fixed = r#"{"why": {{ data.run.error_message }}, "text": {{ text }}}"#;
-    let made =
-        Template::of(fixed).and_then(|template| template.render(&message, "application/json"));
+    let made = MessageTemplate::of(fixed)
+        .and_then(|template| template.render(&message, "application/json"));
     let made: serde_json::Value =
         serde_json::from_str(&made.expect("a right template")).expect("JSON");
     assert_eq!(made["why"], String::from_utf8_lossy(error).as_ref());
-    let Ok(template) = Template::of(source) else {
+    let Ok(template) = MessageTemplate::of(source) else {
         return;
     };
     for content_type in ["text/plain", "application/json"] {

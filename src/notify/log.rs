@@ -30,12 +30,12 @@ pub enum Log {
     /// Log records on standard error.
     Records,
     /// Lines in a file.
-    Lines(Lines),
+    Lines(LineFile),
 }
 
 /// A file to which lines are appended, and the thread that does it.
 #[derive(Debug)]
-pub struct Lines {
+pub struct LineFile {
     path: PathBuf,
     lane: Lane,
     /// A line to a pipe was cut short: the next one begins on a new line.
@@ -46,7 +46,7 @@ impl Log {
     pub(super) fn new(path: Option<PathBuf>) -> Self {
         match path {
             None => Self::Records,
-            Some(path) => Self::Lines(Lines {
+            Some(path) => Self::Lines(LineFile {
                 path,
                 lane: Lane::new("log", 1),
                 torn: Arc::default(),
@@ -92,7 +92,7 @@ async fn log(message: &Message<'_>) -> Result<Sent, SendError> {
     }
 }
 
-impl Lines {
+impl LineFile {
     async fn append(&self, line: String) -> Result<Sent, SendError> {
         let path = self.path.display();
         let (to, torn) = (self.path.clone(), Arc::clone(&self.torn));

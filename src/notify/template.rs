@@ -56,12 +56,12 @@ pub enum TemplateError {
 
 /// A template, checked when it is loaded.
 #[derive(Debug)]
-pub(super) struct Template {
+pub(super) struct MessageTemplate {
     path: PathBuf,
     source: String,
 }
 
-impl Template {
+impl MessageTemplate {
     /// Reads a template and checks its syntax, and, if required, that it makes JSON of a sample.
     pub(super) fn load(path: &Path, content_type: &str) -> Result<Self, TemplateError> {
         let unreadable = |source| TemplateError::Unreadable {
@@ -244,7 +244,8 @@ mod tests {
             event: &event,
             now: event.timestamp,
         };
-        let template = Template::load(&path, content_type).map_err(|error| error.to_string())?;
+        let template =
+            MessageTemplate::load(&path, content_type).map_err(|error| error.to_string())?;
         template
             .render(&message, content_type)
             .map_err(|error| error.to_string())

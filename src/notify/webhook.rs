@@ -10,8 +10,8 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use secrecy::ExposeSecret as _;
 use tokio::time::Instant;
 
-use super::body::{Body, MAX_BODY_BYTES};
-use super::template::Template;
+use super::body::{MAX_BODY_BYTES, MessageBody};
+use super::template::MessageTemplate;
 use super::{BuildSinkError, Message, SendError, Sent, chat, signature};
 use crate::blocking::Lane;
 use crate::config::{SIGNING_PREFIX, Secret, WebhookFormat, WebhookSettings};
@@ -64,7 +64,7 @@ const ANSWER_CHARS: usize = 120;
 pub struct Webhook {
     http: Client,
     settings: WebhookSettings,
-    template: Option<Template>,
+    template: Option<MessageTemplate>,
     /// Reads secrets that are in files.
     secrets: Lane,
     /// When the receiver last answered. Held only to copy in and out.
@@ -87,7 +87,7 @@ impl Webhook {
             .map_err(BuildSinkError::Http)?;
         let template = match &settings.format {
             WebhookFormat::Template { file, content_type } => {
-                Some(Template::load(file, content_type)?)
+                Some(MessageTemplate::load(file, content_type)?)
             }
             _ => None,
         };
@@ -169,7 +169,7 @@ impl Webhook {
 
     fn body(&self, message: &Message<'_>) -> Result<(HeaderValue, String, HeaderMap), SendError> {
         let body = match &self.settings.format {
-            WebhookFormat::Standard => Body {
+            WebhookFormat::Standard => MessageBody {
                 content_type: "application/json",
                 text: message.event.to_json_within(MAX_BODY_BYTES),
                 headers: HeaderMap::new(),

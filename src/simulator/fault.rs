@@ -9,7 +9,7 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, LOCATION, RETRY_AFTER};
 use hyper::{HeaderMap, Response, StatusCode};
 use serde_json::Value;
 
-use super::server::{Answer, ResponseBody, json, streaming, text};
+use super::server::{ResponseBody, ServedAnswer, json, streaming, text};
 
 /// A fault in place of an answer.
 #[derive(Debug, Clone)]
@@ -87,7 +87,7 @@ impl Fault {
     }
 
     /// The answer that this fault makes of `body`.
-    pub(super) fn answer(&self, body: &Value) -> Answer {
+    pub(super) fn answer(&self, body: &Value) -> ServedAnswer {
         let whole = || Bytes::from(body.to_string());
         let response = match self {
             Self::Status { code, headers } => {
@@ -104,8 +104,8 @@ impl Fault {
             ),
             Self::Empty => text("application/json", ""),
             Self::HalfBody => half_of(whole()),
-            Self::Reset => return Answer::Nothing,
-            Self::Hang => return Answer::Silence,
+            Self::Reset => return ServedAnswer::Nothing,
+            Self::Hang => return ServedAnswer::Silence,
             Self::Drip(pause) => drip(whole(), *pause),
             Self::Endless => streaming(stream::repeat_with(|| Ok(PIECE))),
             Self::Oversize(bytes) => {

@@ -22,7 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub use self::fault::Fault;
 pub use self::receiver::{Received, Receiver};
 pub use self::script::Script;
-use self::server::{Answer, Request, Server};
+use self::server::{Request, ServedAnswer, Server};
 use self::stream::{Feed, Traffic};
 pub use self::stream::{StreamFault, StreamScript};
 use crate::domain::RunRef;
@@ -193,7 +193,7 @@ impl Simulator {
 }
 
 impl World {
-    fn answer(&mut self, request: &Request) -> Answer {
+    fn answer(&mut self, request: &Request) -> ServedAnswer {
         let answer = self.reply(request);
         let mut headers = request.headers.clone();
         if let Some(key) = headers.get_mut(AUTHORIZATION) {
@@ -206,8 +206,8 @@ impl World {
             path,
             headers,
             status: match &answer {
-                Answer::Response(response) => Some(response.status().as_u16()),
-                Answer::Nothing | Answer::Silence => None,
+                ServedAnswer::Response(response) => Some(response.status().as_u16()),
+                ServedAnswer::Nothing | ServedAnswer::Silence => None,
             },
         };
         if streamed_run(&request.path).is_some() {
@@ -219,7 +219,7 @@ impl World {
         answer
     }
 
-    fn reply(&mut self, request: &Request) -> Answer {
+    fn reply(&mut self, request: &Request) -> ServedAnswer {
         let streamed = streamed_run(&request.path);
         let authorized = request
             .headers
@@ -243,7 +243,7 @@ impl World {
     }
 
     /// Create Run, as the current documentation has it: 202, with the ID under `run_id`.
-    fn create(&mut self, body: &[u8]) -> Answer {
+    fn create(&mut self, body: &[u8]) -> ServedAnswer {
         let Ok(request) = serde_json::from_slice::<Value>(body) else {
             return problem(StatusCode::BAD_REQUEST, "the body is not JSON");
         };
@@ -259,7 +259,7 @@ impl World {
     }
 
     /// Get Run.
-    fn get(&mut self, id: &str) -> Answer {
+    fn get(&mut self, id: &str) -> ServedAnswer {
         let started = self.started;
         let run = RunRef::new(id)
             .ok()
@@ -286,7 +286,7 @@ impl World {
     }
 
     /// Stream Events. A run that does not exist is reported by an `error` event, as in the reference.
-    fn stream(&mut self, id: &str, headers: &HeaderMap) -> Answer {
+    fn stream(&mut self, id: &str, headers: &HeaderMap) -> ServedAnswer {
         if let Some(fault) = &self.stream_outage {
             return fault.answer(&json!({}));
         }
@@ -330,6 +330,6 @@ fn wall(started: (Instant, Timestamp), at: Instant) -> Timestamp {
 }
 
 /// An error as the current documentation shows it.
-fn problem(status: StatusCode, message: &str) -> Answer {
+fn problem(status: StatusCode, message: &str) -> ServedAnswer {
     server::json(status, &json!({"error": {"message": message}})).into()
 }

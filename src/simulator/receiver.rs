@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Fault;
-use super::server::{Answer, Server, text};
+use super::server::{ServedAnswer, Server, text};
 
 /// A webhook receiver on loopback.
 pub struct Receiver {
@@ -164,7 +164,7 @@ impl Receiver {
     }
 }
 
-fn status(status: StatusCode) -> Answer {
+fn status(status: StatusCode) -> ServedAnswer {
     let mut response = text("text/plain", "");
     *response.status_mut() = status;
     response.into()

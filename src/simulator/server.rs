@@ -33,7 +33,7 @@ pub(super) struct Request {
 }
 
 /// What comes back.
-pub(super) enum Answer {
+pub(super) enum ServedAnswer {
     /// A response.
     Response(Box<Response<ResponseBody>>),
     /// The connection ends.
@@ -42,7 +42,7 @@ pub(super) enum Answer {
     Silence,
 }
 
-impl From<Response<ResponseBody>> for Answer {
+impl From<Response<ResponseBody>> for ServedAnswer {
     fn from(response: Response<ResponseBody>) -> Self {
         Self::Response(Box::new(response))
     }
@@ -87,7 +87,7 @@ pub(super) struct Server {
 impl Server {
     pub(super) async fn start(
         address: SocketAddr,
-        answer: impl Fn(Request) -> Answer + Send + Sync + 'static,
+        answer: impl Fn(Request) -> ServedAnswer + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
@@ -113,7 +113,7 @@ impl Server {
 
 async fn accept<F>(listener: TcpListener, answer: Arc<F>, stop: CancellationToken)
 where
-    F: Fn(Request) -> Answer + Send + Sync + 'static,
+    F: Fn(Request) -> ServedAnswer + Send + Sync + 'static,
 {
     let mut connections = JoinSet::new();
     loop {
@@ -144,7 +144,7 @@ where
 
 async fn respond(
     request: hyper::Request<Incoming>,
-    answer: &(impl Fn(Request) -> Answer + Sync),
+    answer: &(impl Fn(Request) -> ServedAnswer + Sync),
 ) -> Result<Response<ResponseBody>, Ended> {
     let (parts, body) = request.into_parts();
     let body = Limited::new(body, MAX_REQUEST_BYTES)
@@ -159,8 +159,8 @@ async fn respond(
         headers: parts.headers,
         body,
     }) {
-        Answer::Response(response) => Ok(*response),
-        Answer::Nothing => Err(Ended),
-        Answer::Silence => std::future::pending().await,
+        ServedAnswer::Response(response) => Ok(*response),
+        ServedAnswer::Nothing => Err(Ended),
+        ServedAnswer::Silence => std::future::pending().await,
     }
 }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::server::{Answer, ResponseBody, streaming};
+use super::server::{ResponseBody, ServedAnswer, streaming};
 use super::{Fault, Script};
 use crate::domain::RunRef;
 
@@ -229,7 +229,7 @@ fn event_stream(
 }
 
 /// What comes next on a connection.
-enum Next {
+enum NextStep {
     /// An event at this time after the run was added, with its number where it has one.
     Event(Duration, Option<usize>, &'static str, Value),
     /// The end of the stream at this time.
@@ -309,7 +309,7 @@ impl Feed {
         feed
     }
 
-    pub(super) fn answer(self) -> Answer {
+    pub(super) fn answer(self) -> ServedAnswer {
         let content_type = match &self.fault {
             Some(StreamFault::Answer(fault)) => return fault.answer(&json!({})),
             Some(StreamFault::ContentType(other)) => other,
@@ -364,11 +364,11 @@ impl Feed {
             _ => {}
         }
         let frame = match self.upcoming() {
-            Next::End(at) => {
+            NextStep::End(at) => {
                 self.wait(at).await?;
                 return None;
             }
-            Next::Event(at, number, kind, data) => {
+            NextStep::Event(at, number, kind, data) => {
                 self.wait(at).await?;
                 self.next += 1;
                 self.script.frame(number, kind, &data)
@@ -409,17 +409,17 @@ impl Feed {
         }
     }
 
-    fn upcoming(&mut self) -> Next {
+    fn upcoming(&mut self) -> NextStep {
         let timeout = self.connected + LIFE;
         let says_end = !matches!(self.fault, Some(StreamFault::NeverSaysEnd));
         let ends = self.ends.filter(|_| says_end);
         if self.over {
-            return Next::End(Duration::ZERO);
+            return NextStep::End(Duration::ZERO);
         }
         if ends.is_some_and(|ends| ends <= self.connected) {
             // Over already when the connection was made: one event, at once.
             self.over = true;
-            return Next::Event(
+            return NextStep::Event(
                 Duration::ZERO,
                 None,
                 "complete",
@@ -433,27 +433,27 @@ impl Feed {
         }
     }
 
-    fn database_event(&mut self, ends: Option<Duration>, timeout: Duration) -> Next {
+    fn database_event(&mut self, ends: Option<Duration>, timeout: Duration) -> NextStep {
         let look = self.connected + LOOK * u32::try_from(self.next + 1).unwrap_or(u32::MAX);
         let ended = ends.is_some_and(|ends| ends <= look);
         self.over = ended || look >= timeout;
         if ended && matches!(self.fault, Some(StreamFault::NoTerminal)) {
-            Next::End(look)
+            NextStep::End(look)
         } else if ended {
-            Next::Event(look, None, "complete", json!({ "status": self.end }))
+            NextStep::Event(look, None, "complete", json!({ "status": self.end }))
         } else if look >= timeout {
-            Next::Event(timeout, None, "timeout", json!({}))
+            NextStep::Event(timeout, None, "timeout", json!({}))
         } else {
-            Next::Event(look, None, "heartbeat", json!({"status": "running"}))
+            NextStep::Event(look, None, "heartbeat", json!({"status": "running"}))
         }
     }
 
-    fn runner_event(&mut self, ends: Option<Duration>, timeout: Duration) -> Next {
+    fn runner_event(&mut self, ends: Option<Duration>, timeout: Duration) -> NextStep {
         let number = self.next;
         let at = self.time_of(number);
         if ends.is_none_or(|ends| at < ends) {
             if at >= timeout {
-                return Next::End(timeout);
+                return NextStep::End(timeout);
             }
             let (kind, data) = match number {
                 0 if self.script.guide => (
@@ -463,22 +463,22 @@ impl Feed {
                 0 => ("run.started", json!({"entrypoint": "default"})),
                 step => self.script.activity(step),
             };
-            return Next::Event(at, Some(number), kind, data);
+            return NextStep::Event(at, Some(number), kind, data);
         }
         let ends = ends.unwrap_or(at);
         let last_activity = self.first_after(ends);
         if number <= last_activity && self.end.as_deref() == Some("succeeded") {
             let artifact =
                 json!({"name": "report.md", "size": 1234, "content_type": "text/markdown"});
-            return Next::Event(ends, Some(number), "artifact", artifact);
+            return NextStep::Event(ends, Some(number), "artifact", artifact);
         }
         self.over = true;
         match self
             .terminal(ends)
             .filter(|_| !matches!(self.fault, Some(StreamFault::NoTerminal)))
         {
-            Some((kind, data)) => Next::Event(ends, Some(number), kind, data),
-            None => Next::End(ends),
+            Some((kind, data)) => NextStep::Event(ends, Some(number), kind, data),
+            None => NextStep::End(ends),
         }
     }
 

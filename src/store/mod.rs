@@ -18,9 +18,9 @@ use crate::domain::Verdict;
 use sqlite::{Channels, Execute};
 
 pub use model::{
-    Added, Attempt, AttemptRecord, Claimed, Counts, DatabaseError, Decided, DeliveryFilter,
-    DeliveryState, DeliverySummary, DiscoveredRun, DiscoveryId, Fate, History, KnownRun,
-    KnownWatch, Location, NotedRun, Outcome, Page, PollFailure, Pruned, RoutedEvent, RunNote,
+    Added, Attempt, AttemptOutcome, AttemptRecord, Claimed, Counts, DatabaseError, Decided,
+    DeliveryFilter, DeliveryState, DeliverySummary, DiscoveredRun, DiscoveryId, Fate, History,
+    KnownRun, KnownWatch, Location, NotedRun, Page, PollFailure, Pruned, RoutedEvent, RunNote,
     StatusChange, StoreError, StoredDiscovery, StoredWatch, WatchFilter, WatchId, WatchRecord,
     WatchState,
 };

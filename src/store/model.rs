@@ -450,12 +450,12 @@ pub struct Attempt {
     /// The answer of the receiver, or the error; one line, no secrets.
     pub detail: String,
     /// The result.
-    pub outcome: Outcome,
+    pub outcome: AttemptOutcome,
 }
 
 /// The result of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum AttemptOutcome {
     /// The message arrived.
     Delivered,
     /// Another attempt at this time.

@@ -681,7 +681,7 @@ fn the_documented_defaults_are_the_real_ones() {
         .filter(|entry| entry.origin.to_string() == "default" && entry.value.is_some());
     assert_eq!(
         undocumented.collect::<Vec<_>>(),
-        Vec::<&runwatch::config::Entry>::new()
+        Vec::<&runwatch::config::EffectiveEntry>::new()
     );
 }
 

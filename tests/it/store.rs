@@ -11,8 +11,8 @@ use runwatch::domain::{
     Watch, WatchOrigin,
 };
 use runwatch::store::{
-    Added, Attempt, Checkpoint, DeliveryFilter, DeliveryState, DiscoveredRun, DiscoveryId, Done,
-    Fate, KnownRun, Location, Outcome, ReadJob, RoutedEvent, RunNote, Store, StoreError,
+    Added, Attempt, AttemptOutcome, Checkpoint, DeliveryFilter, DeliveryState, DiscoveredRun,
+    DiscoveryId, Done, Fate, KnownRun, Location, ReadJob, RoutedEvent, RunNote, Store, StoreError,
     Transaction, TransactionRunner, WatchFilter,
 };
 use tokio::task::JoinSet;
@@ -255,7 +255,10 @@ async fn attempts_are_recorded_with_what_follows() {
         .unwrap()
         .remove(0);
     store
-        .record_attempt(claimed.id.clone(), attempt(1, 2, Outcome::Retry(time(7))))
+        .record_attempt(
+            claimed.id.clone(),
+            attempt(1, 2, AttemptOutcome::Retry(time(7))),
+        )
         .await
         .unwrap();
     assert_eq!(store.next_due(ops.clone()).await.unwrap(), Some(time(7)));
@@ -275,14 +278,14 @@ async fn attempts_are_recorded_with_what_follows() {
         .remove(0);
     assert_eq!((&again.id, again.attempt), (&claimed.id, 2));
     let stale = store
-        .record_attempt(claimed.id.clone(), attempt(1, 7, Outcome::Delivered))
+        .record_attempt(claimed.id.clone(), attempt(1, 7, AttemptOutcome::Delivered))
         .await;
     assert!(
         matches!(stale, Err(StoreError::Precondition { .. })),
         "an attempt that is over: {stale:?}"
     );
     store
-        .record_attempt(claimed.id.clone(), attempt(2, 7, Outcome::Delivered))
+        .record_attempt(claimed.id.clone(), attempt(2, 7, AttemptOutcome::Delivered))
         .await
         .unwrap();
     let deliveries = store
@@ -558,7 +561,7 @@ async fn a_step_of_the_wall_clock_moves_what_waits_with_it() {
         .claim_due(ops.clone(), time(-3598), 10, usize::MAX)
         .await
         .unwrap();
-    let (at, outcome) = (time(-3598), Outcome::Retry(time(-3500)));
+    let (at, outcome) = (time(-3598), AttemptOutcome::Retry(time(-3500)));
     let attempt = Attempt {
         attempt: 1,
         at,
@@ -919,7 +922,7 @@ async fn a_large_output_is_stored_once_and_read_back_whole() {
             at: time(9),
             took: Duration::ZERO,
             detail: String::new(),
-            outcome: Outcome::Retry(time(20)),
+            outcome: AttemptOutcome::Retry(time(20)),
         };
         store
             .record_attempt(claimed[0].id.clone(), attempt)

@@ -97,15 +97,15 @@ async fn examine(account: &ProviderSettings, loaded: &Loaded) -> ProviderCheck {
     };
     let probed = probe(&client, &id).await;
     let host = host(&account.api);
-    let answer = Answer::of(&probed, account, &host);
+    let answer = ProbeAnswer::of(&probed, account, &host);
     let clock = probed
         .probe
         .date
         .map(|date| clock_check(date, (probed.began_at, probed.took), &host));
     let (mark, what, fix) = match answer {
-        Answer::Usable(what) => (Mark::Good, what, None),
-        Answer::Doubtful(what, fix) => (Mark::Warning, what, Some(fix)),
-        Answer::Bad(what, fix) => (Mark::Bad, what, Some(fix)),
+        ProbeAnswer::Usable(what) => (Mark::Good, what, None),
+        ProbeAnswer::Doubtful(what, fix) => (Mark::Warning, what, Some(fix)),
+        ProbeAnswer::Bad(what, fix) => (Mark::Bad, what, Some(fix)),
     };
     let check = found(mark, format!("{title}, {key}, {what}")).check;
     ProviderCheck {
@@ -163,13 +163,13 @@ fn no_run(account: &ProviderSettings) -> Option<RunRef> {
 }
 
 /// What the answer means, and what to do.
-enum Answer {
+enum ProbeAnswer {
     Usable(String),
     Doubtful(String, String),
     Bad(String, String),
 }
 
-impl Answer {
+impl ProbeAnswer {
     fn of(probed: &Probed, account: &ProviderSettings, host: &str) -> Self {
         let took = probed.took.as_millis();
         let address = format!("providers.{}.base_url", account.name);

@@ -14,7 +14,7 @@ use super::sentences::{
     provider_sentence, verdict_words,
 };
 use super::tracked::Tracked;
-use super::view::{Circumstances, Layout, Scene, ended_row, live_lines};
+use super::view::{Circumstances, RowLayout, Scene, ended_row, live_lines};
 use super::{OutputOptions, ResultFormat, StopCondition};
 use crate::cli::WAITING;
 use crate::cli::phrases::{cause, counted};
@@ -332,7 +332,7 @@ impl WaitReport {
     ) -> Option<String> {
         self.area.as_ref()?;
         let runs = self.runs_in_order();
-        let layout = Layout::new(&runs, self.options.screen.columns());
+        let layout = RowLayout::new(&runs, self.options.screen.columns());
         let run = &self.runs[run_id];
         let watched = Duration::try_from(at.duration_since(run.added_at)).unwrap_or_default();
         let took = ran.unwrap_or(watched);

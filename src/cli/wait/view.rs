@@ -71,7 +71,7 @@ pub(super) struct Circumstances {
 
 /// How wide the columns are; 0 leaves one out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Layout {
+pub(super) struct RowLayout {
     name: usize,
     state: usize,
     time: usize,
@@ -79,7 +79,7 @@ pub(super) struct Layout {
     extra: usize,
 }
 
-impl Layout {
+impl RowLayout {
     /// The columns for these runs on a terminal that is so wide. They depend on names, IDs and unusual states only, so
     /// that nothing moves from one frame to the next.
     pub(super) fn new(runs: &[&Tracked], columns: usize) -> Self {
@@ -172,7 +172,7 @@ impl Layout {
 /// The row of a run that has ended, and whether its detail was cut.
 pub(super) fn ended_row(
     style: Style,
-    layout: Layout,
+    layout: RowLayout,
     run: &Tracked,
     verdict: Verdict,
     took: Duration,
@@ -194,7 +194,7 @@ pub(super) fn ended_row(
 /// The lines of the view on a terminal of this size, at most one less than it has rows.
 pub(super) fn live_lines(scene: &Scene<'_>, columns: usize, rows: usize) -> Vec<String> {
     let most = rows.saturating_sub(1);
-    let layout = Layout::new(scene.runs, columns);
+    let layout = RowLayout::new(scene.runs, columns);
     let mut notes = notes(scene, columns.saturating_sub(1));
     notes.truncate(most.saturating_sub(1).div_ceil(3));
     let going: Vec<_> = scene
@@ -267,7 +267,7 @@ fn counts(style: Style, runs: &[&Tracked], views: &[WatchView]) -> String {
     parts.join(style.separator())
 }
 
-fn live_row(scene: &Scene<'_>, layout: Layout, run: &Tracked) -> String {
+fn live_row(scene: &Scene<'_>, layout: RowLayout, run: &Tracked) -> String {
     let style = scene.style;
     let view = scene.views.iter().find(|view| view.run_id == run.run_id);
     let state = run.state_word(view);
@@ -521,7 +521,7 @@ mod tests {
     #[test]
     fn nothing_moves_when_states_change() {
         let (mut runs, _) = scene_of_all();
-        let layout = |runs: &[Tracked]| Layout::new(&runs.iter().collect::<Vec<_>>(), 80);
+        let layout = |runs: &[Tracked]| RowLayout::new(&runs.iter().collect::<Vec<_>>(), 80);
         let before = layout(&runs);
         for run in &mut runs {
             run.status = Some(Status::from(RunState::Succeeded));
@@ -538,7 +538,7 @@ mod tests {
         ];
         let runs: Vec<_> = runs.iter().collect();
         let kept = |columns| {
-            let layout = Layout::new(&runs, columns);
+            let layout = RowLayout::new(&runs, columns);
             (layout.name, layout.state > 0, layout.time > 0)
         };
         assert_eq!(kept(80), (17, true, true));
@@ -557,7 +557,7 @@ mod tests {
         Tracked::label_all(&mut runs);
         let runs: Vec<_> = runs.iter().collect();
         let row = |run: &Tracked, columns| {
-            let layout = Layout::new(&runs, columns);
+            let layout = RowLayout::new(&runs, columns);
             layout.row(
                 Style::PLAIN,
                 "·",
@@ -581,7 +581,7 @@ mod tests {
     fn an_end_is_a_row_like_the_others() {
         let (runs, _) = scene_of_all();
         let refs: Vec<_> = runs.iter().collect();
-        let layout = Layout::new(&refs, 80);
+        let layout = RowLayout::new(&refs, 80);
         let ended = |verdict, detail| {
             ended_row(
                 Style::PLAIN,

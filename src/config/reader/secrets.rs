@@ -4,9 +4,9 @@ use std::path::Path;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{Item, Reader, Table, Violation};
+use super::{Item, SettingsReader, Table, Violation};
 use crate::config::rules::SIGNING_PREFIX;
-use crate::config::source::Place;
+use crate::config::source::SourcePlace;
 use crate::config::{Secret, SecretError};
 use crate::redact::REDACTED;
 
@@ -18,7 +18,7 @@ pub(in crate::config) struct SecretItem {
 
 impl SecretItem {
     /// Where it stands.
-    pub(in crate::config) fn place(&self) -> &Place {
+    pub(in crate::config) fn place(&self) -> &SourcePlace {
         &self.item.place
     }
 
@@ -28,7 +28,7 @@ impl SecretItem {
     }
 }
 
-impl Reader<'_> {
+impl SettingsReader<'_> {
     /// Takes a secret, given as `name` or, as a file, `name_file`. Of two in different layers the
     /// later one wins; two in one layer are a problem.
     pub(in crate::config) fn take_secret(

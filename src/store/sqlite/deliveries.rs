@@ -8,8 +8,8 @@ use super::writer::Execute;
 use crate::domain::{DeliveryId, EventType, RunRef, SinkName};
 use crate::failpoint::mutant;
 use crate::store::model::{
-    AttemptRecord, Claimed, Decided, DeliveryFilter, DeliveryState, DeliverySummary, Fate, Outcome,
-    StoreError,
+    AttemptOutcome, AttemptRecord, Claimed, Decided, DeliveryFilter, DeliveryState,
+    DeliverySummary, Fate, StoreError,
 };
 use crate::store::operations::{
     ClaimDue, Decide, DecideSome, Deliveries, NextDue, RecordAttempt, SinksWithOpenDeliveries,
@@ -112,9 +112,9 @@ impl Execute for RecordAttempt {
         let took_ms = i64::try_from(attempt.took.as_millis()).unwrap_or(i64::MAX);
         let ended_at = attempt.at.as_millisecond().saturating_add(took_ms);
         let (state, next_at, ended_at) = match attempt.outcome {
-            Outcome::Delivered => (DeliveryState::Delivered, None, Some(ended_at)),
-            Outcome::Retry(at) => (DeliveryState::Pending, Some(at.as_millisecond()), None),
-            Outcome::Dead => (DeliveryState::Dead, None, Some(ended_at)),
+            AttemptOutcome::Delivered => (DeliveryState::Delivered, None, Some(ended_at)),
+            AttemptOutcome::Retry(at) => (DeliveryState::Pending, Some(at.as_millisecond()), None),
+            AttemptOutcome::Dead => (DeliveryState::Dead, None, Some(ended_at)),
         };
         let rows = db
             .prepare_cached(concat!(
@@ -144,7 +144,7 @@ impl Execute for RecordAttempt {
                 attempt.attempt,
                 attempt.at.as_millisecond(),
                 took_ms,
-                attempt.outcome == Outcome::Delivered,
+                attempt.outcome == AttemptOutcome::Delivered,
                 attempt.detail,
             ])?;
         Ok(())
