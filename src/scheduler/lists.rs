@@ -723,6 +723,10 @@ impl Scheduler {
                     // It was missing from an inconsistent page.
                     mark.suspect = false;
                 }
+                // Lists come less often than polls would: the interval grows with the age of the run all the same, or
+                // the watch would be polled as if it were new.
+                let age = Instant::now().duration_since(entry.changed_at);
+                entry.interval = Some(self.policy.backoff.interval_after(age));
                 self.metrics.listed_going();
                 self.reschedule(key, Pace::Onward);
             }

@@ -611,3 +611,27 @@ async fn a_list_of_lies_costs_few_polls() {
         "{first:?}"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_interval_of_a_new_watch_grows_with_lists_as_it_does_with_polls() {
+    let truth = Truth::now(|_| None);
+    let (of_list, of_polls) = (truth.clone(), truth);
+    let api = FakeProvider::with_list(
+        move |listing| page_of(of_list.going(0..300), &listing.request),
+        move |poll| of_polls.answer(poll),
+    );
+    let world = world(api, 0, |_| {}).await;
+    for run in 0..300 {
+        let watch = watch(run, world.clock.now(), LONG);
+        world.watches.add(watch, AddedBy::Request).await.unwrap();
+    }
+    world.pass(MINUTE * 3).await;
+    // Fifteen pages show all of them: there is no reason for polls but that each is polled by itself now and then.
+    let since = Instant::now();
+    world.pass(MINUTE * 4).await;
+    let (polls, pages) = (world.polls_since(since), world.pages_since(since));
+    assert!(
+        polls <= 4 * 12 && pages >= 4 * 25,
+        "{polls} polls, {pages} pages"
+    );
+}
