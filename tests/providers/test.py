@@ -62,7 +62,11 @@ def request(method, url, body=None, token=None):
 
 
 def post(url, body, token=None, method="POST"):
-    status, answer = request(method, url, body, token)
+    # A server that is busy refuses what it has not begun (RFC 9110, 15.6.4): Prefect does while its database is locked.
+    def made():
+        answered = request(method, url, body, token)
+        return answered if answered[0] != 503 else None
+    status, answer = within(60, f"{method} {url} is answered", made)
     holds(f"{method} {url} is accepted, not {status} {answer}", status < 300)
     return answer
 
@@ -183,7 +187,7 @@ class Receiver:
 class Watcher:
     """The daemon and the waiting commands for one server, and what they are to show."""
 
-    def __init__(self, machine, settings, **environment):
+    def __init__(self, machine, settings, discover="", **environment):
         self.machine, self.settings, self.environment = machine, settings, environment
         self.receiver, self.rows, self.count = Receiver(), [], 0
         if not PROGRAM:
@@ -205,6 +209,7 @@ events = ["*"]
 type = "log"
 events = ["*"]
 {settings}
+{discover}
 """)
         (machine.folder / "wait.toml").write_text(f"""
 [watch]
@@ -318,6 +323,52 @@ class Followed:
             equal(f"{self.title}: {key}, at {where}", value, expected)
 
 
+class Discovered:
+    """What a daemon finds in the list of a provider, and what `wait` finds there."""
+
+    def __init__(self, watcher, title, provider, match):
+        self.watcher, self.title, self.provider, self.match = watcher, title, provider, match
+        if PROGRAM:
+            within(60, f"{title}: the first round of the discovery is complete", self._is_complete)
+
+    def _is_complete(self):
+        shown = json.loads(self.watcher.command("discover", "--json").stdout)
+        found = [one for one in shown["discoveries"] if one["provider"] == self.provider]
+        return found and found[0]["last_round_at"]
+
+    def _watched(self):
+        shown = json.loads(self.watcher.command("list", "--all", "--json").stdout)
+        return {one["run_id"]: one for one in shown["watches"] if one.get("origin") == "discovery"}
+
+    def finds(self, going, end, over):
+        """The runs that go on are found. Then `end` is called, by which they end as `going` says by ID. Those of `over`
+        had ended before, and are not reported."""
+        if not PROGRAM:
+            return end()
+        within(60, f"{self.title}: all runs are found", lambda: going.keys() <= self._watched().keys())
+        argv = [PROGRAM, "--config", "wait.toml", "wait", "--json", "--timeout", "3m", "--all-active", self.provider]
+        child = self.watcher.machine.start("wait-all", [*argv, *self.match], **self.watcher.base)
+        progress = lambda: self.watcher.machine.text("wait-all.log")
+        within(60, f"{self.title}: wait finds all that go on", lambda: all(run.split("/")[-1][:8] in progress() for run in going))
+        end()
+        code = max((CODES[verdict] for verdict in going.values() if verdict != "failed"), default=0)
+        code = 1 if "failed" in going.values() else code
+        equal(f"{self.title}: exit code of wait --all-active", child.wait(timeout=90), code)
+        lines = [json.loads(line) for line in self.watcher.machine.text("wait-all.out").splitlines()]
+        equal(f"{self.title}: verdicts of wait --all-active", {line["run_id"]: line["verdict"] for line in lines}, going)
+        for run, verdict in going.items():
+            find = lambda: self.watcher.receiver.find(f"run.{verdict}", run)
+            event = within(60, f"{self.title}: run.{verdict} arrives", find)
+            equal(f"{self.title}: labels", event["data"]["watch"]["labels"], {"found": "yes"})
+            self.watcher.rows.append((self.provider, self.title, "", verdict, CODES[verdict], ""))
+        done = self.watcher.call("wait.toml", "wait", "--json", "--latest", self.provider, *self.match)
+        latest = json.loads(done.stdout.splitlines()[-1])
+        holds(f"{self.title}: wait --latest finds one of them, not {latest['run_id']}", latest["run_id"] in going)
+        for run in over:
+            reported = [event for event in self.watcher.receiver.events if event["data"].get("run", {}).get("id") == run]
+            equal(f"{self.title}: what is reported of a run that had ended", reported, [])
+
+
 def state_of(line):
     """The state that a line of `wait --json` shows."""
     return line.get("state") or line.get("data", {}).get("run", {}).get("state")
@@ -349,16 +400,26 @@ def prefect(machine):
     within(180, "Prefect answers", answers(f"{api}/health"))
     machine.start("flows", [bin_folder / "python", HERE / "servers/flows.py", machine.go], **environment)
 
+    flow, listed = (post(f"{api}/flows/", {"name": name})["id"] for name in ("by-hand", "listed"))
+
+    def made(state, flow=flow):
+        return post(f"{api}/flow_runs/", {"flow_id": flow, "state": {"type": state}})
+
+    over = made("COMPLETED", listed)["id"]
     watcher = Watcher(machine, f"""
 [providers.prefect]
 base_url = "{api}"
 web = "{web}"
 requests_per_minute = 3000
+""", """
+[[discover]]
+provider = "prefect"
+match = { flow = "listed" }
+labels = { found = "yes" }
+every = "5s"
 """)
-    flow = post(f"{api}/flows/", {"name": "by-hand"})["id"]
-
-    def made(state):
-        return post(f"{api}/flow_runs/", {"flow_id": flow, "state": {"type": state}})
+    discovered = Discovered(watcher, "found in a list", "prefect", ["flow=listed"])
+    first, second = made("RUNNING", listed)["id"], made("RUNNING", listed)["id"]
 
     def state(run, kind, name=None, message=None):
         new = {"type": kind, "name": name, "message": message}
@@ -413,6 +474,12 @@ requests_per_minute = 3000
     state(crashed["id"], "COMPLETED")
     of_crashed.ends("succeeded", status="COMPLETED", attempt=2)
     unknown.ends("not_found")
+
+    def end():
+        state(first, "COMPLETED")
+        state(second, "FAILED", message="model ran out of credit")
+
+    discovered.finds({first: "succeeded", second: "failed"}, end, [over])
     return watcher.rows
 
 
@@ -427,6 +494,7 @@ def langgraph(machine):
     machine.start("server", argv, LANGSMITH_TRACING="false", LANGGRAPH_CLI_NO_ANALYTICS="1", LANGSMITH_API_KEY="",
                   PATH=f"{bin_folder}:{os.environ['PATH']}")
     within(90, "LangGraph answers", answers(f"{api}/ok"))
+    listed = post(f"{api}/threads", {})["thread_id"]
     watcher = Watcher(machine, f"""
 [providers.langgraph]
 base_url = "{api}"
@@ -434,10 +502,17 @@ requests_per_minute = 3000
 [providers.langgraph-thread]
 base_url = "{api}"
 requests_per_minute = 3000
+""", f"""
+[[discover]]
+provider = "langgraph"
+match = {{ thread = "{listed}" }}
+labels = {{ found = "yes" }}
+every = "5s"
 """)
+    discovered = Discovered(watcher, "found in a list", "langgraph", [f"thread={listed}"])
 
-    def run(mode):
-        thread = post(f"{api}/threads", {})["thread_id"]
+    def run(mode, thread=None):
+        thread = thread or post(f"{api}/threads", {})["thread_id"]
         made = post(f"{api}/threads/{thread}/runs", {"assistant_id": "demo", "input": {"mode": mode}})
         return thread, made["run_id"]
 
@@ -451,6 +526,7 @@ requests_per_minute = 3000
 
     fresh = post(f"{api}/threads", {})["thread_id"]
     equal("a thread without a run", reader("langgraph-thread", fresh, f"{api}/threads/{fresh}")()["state"], "pending")
+    found = "/".join(run("ok", listed))
     runs = {mode: run(mode) for mode in ("ok", "bad", "stop", "ask")}
     good, bad, stop = (follow(title, *runs[mode]) for title, mode in
                        (("succeeds", "ok"), ("fails", "bad"), ("canceled", "stop")))
@@ -464,7 +540,7 @@ requests_per_minute = 3000
         one.sees("running")
     post(f"{api}/threads/{runs['stop'][0]}/runs/{runs['stop'][1]}/cancel?wait=false", {})
     stop.ends("canceled", status="interrupted", name="demo")
-    machine.release()
+    discovered.finds({found: "succeeded"}, machine.release, [])
     good.ends("succeeded", status="success", name="demo")
     bad.ends("failed", status="error", error="model ran out of credit")
     bad_thread.ends("failed", status="error", error="model ran out of credit")
