@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Writes the table of the built-in profiles into docs/providers.md; with --check, fails if it is not the one that is there."""
 
+import re
 import sys
 
 import answers
@@ -40,6 +41,28 @@ def waits(data):
     return code(words) or "–"
 
 
+# What the client fills in itself.
+FILLED = {"status", "since", "now", "limit", "offset", "cursor"}
+NAME = re.compile(r"\{([a-z_]+)\+?(?:\|raw)?\}")
+
+
+def listed(data):
+    """The parameters of the list; those that it cannot do without come first, in bold."""
+    if "list" not in data:
+        return "–"
+    found = data["list"]
+    address = found.get("get") or found["post"]
+    path, _, query = address.partition("?")
+    variables = data.get("vars", {})
+    inside = lambda text: [name for name in NAME.findall(text) if name not in FILLED]
+    texts = [query, found.get("body", "")]
+    texts += [variables[name] for text in texts for name in NAME.findall(text) if name in variables]
+    needed = list(dict.fromkeys(inside(path) + found.get("needs", [])))
+    others = dict.fromkeys(name for text in texts for name in inside(text) if name not in variables)
+    words = [f"**`{name}`**" for name in needed] + [f"`{name}`" for name in others if name not in needed]
+    return ", ".join(words) or "none"
+
+
 def rows():
     examples = {}
     for entry, _, _ in answers.answers():
@@ -54,12 +77,12 @@ def rows():
         limit = str(data.get("rate", {}).get("per_minute", 60))
         host = f"`{data['base_url']}`" if "base_url" in data else "yours"
         yield f"| `{name}`{also} | {data['title']} | {run} | {host} | {credentials(data)} " \
-              f"| {waits(data)} | {limit} | {data['checked']} |"
+              f"| {waits(data)} | {limit} | {listed(data)} | {data['checked']} |"
 
 
 def main(arguments):
-    head = "| Name | What | A run | Address | Credentials | Waits for a person | Requests a minute | Checked against |\n"
-    table = head + "|---|---|---|---|---|---|---|---|\n" + "\n".join(rows()) + "\n"
+    head = "| Name | What | A run | Address | Credentials | Waits for a person | Requests a minute | Parameters of its list | Checked against |\n"
+    table = head + "|---|---|---|---|---|---|---|---|---|\n" + "\n".join(rows()) + "\n"
     text = DOCUMENT.read_text()
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
