@@ -3,7 +3,7 @@
 
 use reqwest::Url;
 
-use super::{Parts, Profile, Template, parse};
+use super::{ListFill, ListTarget, Parts, Profile, Template, parse};
 
 /// Where the API is whose profile is fuzzed.
 const BASE: &str = "https://api.example.com/base";
@@ -91,9 +91,46 @@ fn check_requests(profile: &Profile, parts: &Parts) {
     for template in templates {
         check_request(profile, template, parts);
     }
+    check_list(profile, parts);
     if let Some(page) = profile.page(parts, BASE, None) {
         let page: Url = page.parse().expect("the address of a page");
         assert!(matches!(page.scheme(), "http" | "https"), "{page}");
+    }
+}
+
+/// Every request for a page of a list goes to the API, whatever its parameters contain.
+fn check_list(profile: &Profile, parts: &Parts) {
+    let Some(list) = &profile.list else {
+        return;
+    };
+    for value in TRIED {
+        let value_of = |name: String| {
+            let value = parts.get(&name).unwrap_or(value).to_owned();
+            (name, value)
+        };
+        let parameters = list.parameters().into_iter().map(value_of).collect();
+        let fill = ListFill {
+            parameters: &parameters,
+            statuses: &[value.to_owned()],
+            since: None,
+            now: jiff::Timestamp::UNIX_EPOCH,
+            offset: 0,
+            cursor: Some(value),
+        };
+        let Ok(ListTarget { path, body }) = profile.list_target(&fill) else {
+            continue;
+        };
+        assert!(path.starts_with('/') && !path.starts_with("//"), "{path}");
+        assert!(path.bytes().all(|byte| byte.is_ascii_graphic()), "{path}");
+        let url: Url = format!("{BASE}{path}").parse().expect("an address");
+        assert_eq!(url.host_str(), Some("api.example.com"), "{path}");
+        assert!(
+            url.path().starts_with("/base/"),
+            "{path} leads out of the API"
+        );
+        if let Some(body) = body {
+            drop(serde_json::from_str::<serde_json::Value>(&body).expect("JSON"));
+        }
     }
 }
 

@@ -12,18 +12,22 @@ use serde_json::Value;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
-use super::answer::error_message;
+use super::answer::{PageLayout, error_message};
 use super::rate_limit::RateHeaders;
+use super::reader::Reader;
 use super::sse::Parser;
 use super::{activity, hot, naive};
 use crate::domain::{
     Event, EventData, Labels, Limits, PollOutcome, Progress, RunRef, Verdict, Watch,
 };
-use crate::profile;
+use crate::profile::{self, Profile};
 use crate::redact::{REDACTED, Redactor};
 
 /// Largest message that a webhook sends, in bytes.
 const MESSAGE_BYTES: usize = 19_999;
+
+/// Most bytes of a page that are kept.
+const MAX_PAGE_BYTES: u64 = 1 << 20;
 
 /// The body of an answer about `run_1`, and everything that follows from it.
 pub fn answer(body: &[u8]) {
@@ -93,6 +97,36 @@ pub fn reading(bytes: &[u8]) {
     };
     if let Ok(profile) = profile {
         naive::check(&profile, "run_1", code, body);
+        check_page(&profile, body);
+    }
+}
+
+/// The body of a page of a list: how it is cut makes no difference, and no text that people see has control characters.
+fn check_page(profile: &Profile, body: &[u8]) {
+    let Some(layout) = PageLayout::of(profile) else {
+        return;
+    };
+    let read = |pieces: &[&[u8]]| {
+        let mut reader = Reader::new(layout.plan(), MAX_PAGE_BYTES, None);
+        for piece in pieces {
+            if reader.push(piece).is_break() {
+                break;
+            }
+        }
+        layout.read(reader)
+    };
+    let whole = read(&[body]);
+    let (first, second) = body.split_at(body.len() / 2);
+    let cut = read(&[first, second]);
+    assert_eq!(format!("{whole:?}"), format!("{cut:?}"));
+    let Ok(page) = whole else {
+        return;
+    };
+    for element in &page.elements {
+        let shown = [&element.name, &element.group].into_iter().flatten();
+        for text in shown.map(String::as_str).chain([element.status.as_str()]) {
+            assert!(!text.contains(char::is_control), "{text:?}");
+        }
     }
 }
 
