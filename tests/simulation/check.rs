@@ -933,19 +933,19 @@ fn given_at(state: &State, watch: &Requested, now: Ms) -> Ms {
 }
 
 /// For how long a run has been missing: the gaps between 404 that followed each other, in which the process was awake
-/// and polls were made.
+/// and polls were made. A gap ends where the next request begins; the time of its answer counts with it.
 fn missing_for(state: &State, counted: &[&Answered]) -> Ms {
-    let unbroken: Vec<Ms> = counted
+    let unbroken: Vec<&Answered> = counted
         .iter()
         .rev()
         .take_while(|a| a.said == Said::Missing)
-        .map(|a| a.at)
+        .copied()
         .collect();
-    let gaps = unbroken.windows(2).map(|pair| (pair[1], pair[0]));
-    let counts = |(from, until): &(Ms, Ms)| {
-        until - from <= MISSING_GAP && state.awake_between(*from, *until) == until - from
+    let gaps = unbroken.windows(2).map(|pair| (pair[1].at, pair[0]));
+    let counts = |(from, next): &(Ms, &Answered)| {
+        next.began - from <= MISSING_GAP && state.awake_between(*from, next.at) == next.at - from
     };
-    gaps.filter(counts).map(|(from, until)| until - from).sum()
+    gaps.filter(counts).map(|(from, next)| next.at - from).sum()
 }
 
 /// Whether the API was tried for long enough that a watch may be unreachable: its deadline came to a process that was
