@@ -52,7 +52,8 @@ def computed(quick):
 
 def real(bench, name, runs, budget, gap, ends, profile):
     """Seconds from the ends of runs to the polls that found them, and requests a minute for runs and for pages."""
-    port, warm_up = free_port(), 5
+    # The intervals of new watches are short; they are the longest after two and a half minutes.
+    port, warm_up = free_port(), bench.pick(240, 5)
     api = bench.child(f"{name}-api", [PYTHON, HERE / "list_api.py", port, runs, warm_up, gap])
     base = f"http://127.0.0.1:{port}"
 

@@ -84,8 +84,9 @@ pub(super) struct Listed {
     enrolled_in: u32,
     /// Since when its own polls count.
     enrolled_at: Instant,
-    /// The last sweep that showed that it goes on; 0 is none.
+    /// The last sweep that showed that it goes on; 0 is none. And as which of the entries of that sweep.
     sweep: u32,
+    place: u32,
     /// When that page was requested.
     going_at: Option<Timestamp>,
     /// It is polled next because of the list.
@@ -120,6 +121,8 @@ struct Sweep {
     is_requested: bool,
     pages: u32,
     idle_pages: u32,
+    /// How many entries were read.
+    entries: u32,
     /// The members that were listed.
     found: BTreeSet<Key>,
     going: usize,
@@ -210,6 +213,7 @@ impl Lists {
             enrolled_in: group.sweeps,
             enrolled_at: now,
             sweep: 0,
+            place: 0,
             going_at: None,
             suspect: false,
             doubted_until: None,
@@ -567,9 +571,17 @@ impl Scheduler {
         (began, began_at): (Instant, Timestamp),
         now: Instant,
     ) {
+        let lists = &self.provider.lists;
+        let group = lists.groups.get(&id);
+        let sweep = group.and_then(|group| group.under_way.as_ref());
+        let mut place = sweep.map_or(0, |sweep| sweep.entries);
+        let before = group.and_then(|group| group.last).map(|last| last.number);
+        let between = before.and_then(|before| self.places_between(&page, before));
         let (mut found, mut going) = (BTreeSet::new(), 0);
         for entry in &page.entries {
-            let (keys, goes_on) = self.observe_listed(entry, Some((id, number)), began, began_at);
+            place += 1;
+            let of_sweep = Some((number, place));
+            let (keys, goes_on) = self.observe_listed(entry, of_sweep, began, began_at);
             going += if goes_on { keys.len() } else { 0 };
             found.extend(keys);
         }
@@ -592,6 +604,7 @@ impl Scheduler {
         };
         sweep.found.extend(found);
         sweep.going += going;
+        sweep.entries = place;
         sweep.is_requested = false;
         sweep.since = now;
         let has_all = group.members.iter().all(|key| sweep.found.contains(key));
@@ -604,9 +617,45 @@ impl Scheduler {
             return self.sweep_done(id, true, now);
         }
         sweep.page = page.next;
-        if is_last || has_all || sweep.idle_pages >= idle || sweep.pages >= MAX_PAGES {
+        let skipped = |key: &Key| {
+            let mark = self
+                .registry
+                .get(*key)
+                .and_then(|entry| entry.listed.as_ref());
+            !sweep.found.contains(key)
+                && mark.zip(between.as_ref()).is_some_and(|(mark, between)| {
+                    Some(mark.sweep) == before && between.contains(&mark.place)
+                })
+        };
+        let skipped: Vec<Key> = match between {
+            Some(_) => group.members.iter().copied().filter(skipped).collect(),
+            None => Vec::new(),
+        };
+        let is_over = is_last || has_all || sweep.idle_pages >= idle || sweep.pages >= MAX_PAGES;
+        for key in skipped {
+            self.suspect(key, now);
+        }
+        if is_over {
             self.sweep_done(id, is_last && page.unreadable == 0, now);
         }
+    }
+
+    /// The places in the sweep `before` that lie between those of the first and the last run on a page. None where the
+    /// list has another order than then. A run that was there and is not on the page is missing: that need not wait for
+    /// the end of the sweep.
+    fn places_between(&self, page: &ListPage, before: u32) -> Option<std::ops::Range<u32>> {
+        let keys = page
+            .entries
+            .iter()
+            .flat_map(|entry| self.registry.keys_of(&entry.run_id));
+        let marks = keys.filter_map(|key| self.registry.get(key)?.listed.as_ref());
+        let places: Vec<u32> = marks
+            .filter(|mark| mark.sweep == before)
+            .map(|mark| mark.place)
+            .collect();
+        let in_order = places.windows(2).all(|two| two[0] < two[1]);
+        let (first, last) = (*places.first()?, *places.last()?);
+        in_order.then_some(first..last)
     }
 
     /// A deliberate bug: what no page shows counts as going on.
@@ -670,7 +719,7 @@ impl Scheduler {
     fn observe_listed(
         &mut self,
         listed: &ListEntry,
-        of_sweep: Option<(GroupId, u32)>,
+        of_sweep: Option<(u32, u32)>,
         began: Instant,
         began_at: Timestamp,
     ) -> (Vec<Key>, bool) {
@@ -684,8 +733,9 @@ impl Scheduler {
             let Some(mark) = entry.listed.as_mut() else {
                 continue;
             };
-            if goes_on && let Some((_, number)) = of_sweep {
+            if goes_on && let Some((number, place)) = of_sweep {
                 mark.sweep = number;
+                mark.place = place;
                 mark.going_at = Some(began_at);
             }
             // A poll that began later shows more, and what it leads to is being stored.
@@ -838,6 +888,7 @@ impl Sweep {
             is_requested: false,
             pages: 0,
             idle_pages: 0,
+            entries: 0,
             found: BTreeSet::new(),
             going: 0,
         }

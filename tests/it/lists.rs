@@ -635,3 +635,32 @@ async fn the_interval_of_a_new_watch_grows_with_lists_as_it_does_with_polls() {
         "{polls} polls, {pages} pages"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_missing_between_two_others_is_polled_before_the_sweep_is_over() {
+    let ends_at = MINUTE * 20 + Duration::from_secs(11);
+    let truth = Truth::now(move |run| (run == 3).then_some(ends_at));
+    let (of_list, of_polls) = (truth.clone(), truth.clone());
+    // Twenty pages, each of which takes two seconds.
+    let api = FakeProvider::with_list(
+        move |listing| Listed {
+            after: Duration::from_secs(2),
+            ..page_of(of_list.going(0..400), &listing.request)
+        },
+        move |poll| of_polls.answer(poll),
+    );
+    let world = world(api, 400, |_| {}).await;
+    world.pass(MINUTE * 25).await;
+    assert_eq!(world.verdict(3).await, Some(Verdict::Succeeded));
+    let found = world.api.polls_of("run_3").last().copied().unwrap();
+    let first_page_after = world
+        .api
+        .listings()
+        .iter()
+        .filter(|page| page.request.page.is_none() && page.at >= truth.began + ends_at)
+        .map(|page| page.at)
+        .min()
+        .unwrap();
+    let after = found.duration_since(first_page_after);
+    assert!(after <= Duration::from_secs(4), "{after:?}");
+}
