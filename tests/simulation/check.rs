@@ -359,14 +359,25 @@ impl Books {
     }
 
     /// Takes in an event that is new in the store. `stored` has the watches by run.
-    fn record(&mut self, seq: i64, event: Recorded, stored: &Watches) -> Result<(), String> {
+    fn record(
+        &mut self,
+        seq: i64,
+        event: Recorded,
+        stored: &Watches,
+        now: Ms,
+    ) -> Result<(), String> {
         let kind = event.kind.as_str();
         if let Some(run) = &event.run {
             let newest = stored
                 .get(run.as_str())
                 .and_then(|watches| watches.last_key_value())
                 .map(|(newest, _)| *newest);
-            if newest != Some(event.generation) {
+            let ended_with_it = self.past.iter().any(|(of, watch)| {
+                of == run
+                    && watch.generation == event.generation
+                    && watch.verdict.is_some_and(|(_, at)| at == now)
+            });
+            if newest != Some(event.generation) && !ended_with_it {
                 let of = event.generation;
                 return Err(format!(
                     "{kind} of watch {of} of {run} is stored, and its newest watch is {newest:?}"
@@ -594,7 +605,7 @@ fn looked(state: &mut State, decided: Ms, peace: Ms) -> Result<(), String> {
         events,
         deliveries,
     } = Contents::of(state.books.store()?, known).map_err(sql)?;
-    recognize(&mut state.books, &stored)?;
+    recognize(&mut state.books, &stored, now)?;
     for (run, watch) in &state.books.past {
         let verdict = stored
             .get(run.as_str())
@@ -615,7 +626,7 @@ fn looked(state: &mut State, decided: Ms, peace: Ms) -> Result<(), String> {
         .map(|(seq, event)| (*seq, event.clone()))
         .collect();
     for (seq, event) in events {
-        state.books.record(seq, event, &stored)?;
+        state.books.record(seq, event, &stored, now)?;
     }
     state.books.account(&deliveries, now, state.life)?;
     new.iter()
@@ -695,7 +706,7 @@ fn looked(state: &mut State, decided: Ms, peace: Ms) -> Result<(), String> {
 }
 
 /// Finds out which of the watches that were requested of a run is the one that is stored.
-fn recognize(books: &mut Books, stored: &Watches) -> Result<(), String> {
+fn recognize(books: &mut Books, stored: &Watches, now: Ms) -> Result<(), String> {
     for (run, candidates) in &mut books.candidates {
         let of_run = stored.get(run.as_str());
         let Some(newest) = of_run
@@ -719,7 +730,12 @@ fn recognize(books: &mut Books, stored: &Watches) -> Result<(), String> {
         let next = candidates.swap_remove(index);
         // What was requested before the one that is stored now will never be.
         candidates.retain(|watch| watch.generation > newest);
-        if let Some(before) = books.watches.insert(run.clone(), next) {
+        if let Some(mut before) = books.watches.insert(run.clone(), next) {
+            // One transaction may hold both its verdict and the watch after it.
+            let word = of_run.and_then(|watches| watches.get(&before.generation)?.as_deref());
+            if let Some(verdict) = word.and_then(Verdict::from_word) {
+                before.verdict.get_or_insert((verdict, now));
+            }
             if before.acknowledged && !before.removed && before.verdict.is_none() {
                 return Err(format!(
                     "watch {} of {run} was replaced, and had not ended",
@@ -735,10 +751,10 @@ fn recognize(books: &mut Books, stored: &Watches) -> Result<(), String> {
 /// Whether a new event has a delivery for each sink that must get it, and for no other.
 fn addressed(state: &State, seq: i64, event: &Recorded, now: Ms) -> Result<(), String> {
     let books = &state.books;
-    let watch = event
-        .run
-        .as_ref()
-        .and_then(|run| Some((run, books.watches.get(run)?)));
+    let of_event = |(run, watch): &(&RunRef, &Requested)| {
+        Some(*run) == event.run.as_ref() && watch.generation == event.generation
+    };
+    let watch = books.all().find(of_event);
     let is_verdict = Verdict::WORST_FIRST
         .iter()
         .any(|verdict| verdict.event_type().as_str() == event.kind);
