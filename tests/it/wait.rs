@@ -837,12 +837,17 @@ impl Jobs {
                 }
                 let head = String::from_utf8_lossy(&head).into_owned();
                 let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
-                let body = {
+                let (status, body) = {
                     let mut seen = seen.lock().unwrap();
                     seen.push(path.clone());
                     let looks = seen.iter().filter(|path| path.contains("/runs")).count();
                     let polls = seen.iter().filter(|other| **other == path).count();
-                    match path.split('?').next().unwrap_or_default() {
+                    let status = match path.starts_with("/sick/runs") && looks <= 2 {
+                        true => "502 Bad Gateway",
+                        false => "200 OK",
+                    };
+                    let body = match path.split('?').next().unwrap_or_default() {
+                        "/sick/runs" => r#"[{"id":1,"state":"on"}]"#.to_owned(),
                         "/none/runs" => "[]".to_owned(),
                         "/a/runs" if looks <= empty_looks => "[]".to_owned(),
                         "/a/runs" if path.contains("branch=main") => {
@@ -852,9 +857,10 @@ impl Jobs {
                         _ if polls < 2 => r#"{"state":"on"}"#.to_owned(),
                         "/a/1" => r#"{"state":"bad"}"#.to_owned(),
                         _ => r#"{"state":"off"}"#.to_owned(),
-                    }
+                    };
+                    (status, body)
                 };
-                let answer = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                let answer = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
                 let _gone = stream.write_all(answer.as_bytes()).await;
             }
         });
@@ -923,6 +929,20 @@ async fn all_runs_that_go_on_are_watched() {
         .collect();
     verdicts.sort();
     assert_eq!(verdicts, [r#""a/1" "failed""#, r#""a/3" "succeeded""#]);
+}
+
+#[tokio::test]
+async fn a_list_that_fails_at_first_is_requested_again() {
+    let jobs = Jobs::start(0).await;
+    let ended = jobs.wait(&["--all-active", "jobs", "scope=sick"]).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(ended.json_lines().len(), 1, "{ended:?}");
+    assert!(
+        ended
+            .stderr
+            .contains("jobs: the list cannot be read yet: 502"),
+        "{ended:?}"
+    );
 }
 
 #[tokio::test]

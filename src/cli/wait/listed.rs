@@ -63,6 +63,7 @@ pub(super) async fn find(
     (wanted, provider): (Wanted, &ProviderName),
     arguments: &[RunArg],
     providers: &Providers,
+    connect_grace: Duration,
     options: &OutputOptions,
 ) -> anyhow::Result<Listed> {
     let account = match providers.get(provider) {
@@ -84,6 +85,7 @@ pub(super) async fn find(
         has_unlisted: (account.profile.list.as_ref()).is_some_and(|list| !list.unlisted.is_empty()),
         parameters,
         pace: Duration::from_secs(60) / per_minute,
+        connect_grace,
     };
     Ok(look.until_found(wanted, options).await)
 }
@@ -139,25 +141,47 @@ struct Look {
     has_unlisted: bool,
     /// The time that each request takes of the budget.
     pace: Duration,
+    /// How long a list that cannot be read is requested again.
+    connect_grace: Duration,
 }
 
 impl Look {
     async fn until_found(&self, wanted: Wanted, options: &OutputOptions) -> Listed {
-        let began = Instant::now();
         let began_at = Timestamp::now();
         let mut first = None;
         let mut looks = 0;
+        // The grace for a run begins with the first list that can be read; until then there is that for a connection.
+        let mut failing_since = Some(Instant::now());
+        let mut began = Instant::now();
         loop {
-            let found = self.look(wanted).await;
+            let found = match self.look(wanted).await {
+                Ok(found) => found,
+                Err(error) => {
+                    let since = *failing_since.get_or_insert_with(Instant::now);
+                    let wait = BETWEEN.max(error.retry_after().unwrap_or_default());
+                    if is_lasting(&error) || since.elapsed() + wait > self.connect_grace {
+                        return self.fail(&error, options);
+                    }
+                    if looks == 0 && options.progress {
+                        let why = error.describe();
+                        let provider = &self.provider;
+                        options.screen.line(&format!(
+                            "{provider}: the list cannot be read yet: {why}; trying again"
+                        ));
+                    }
+                    looks = looks.max(1);
+                    sleep(wait).await;
+                    continue;
+                }
+            };
+            if failing_since.take().is_some() {
+                began = Instant::now();
+                looks = 0;
+            }
             looks += 1;
-            let is_read = found.is_ok();
             let is_over = began.elapsed() + BETWEEN > GRACE;
             match (wanted, found) {
-                (_, Err(error)) if is_over || is_lasting(&error) => {
-                    return self.fail(&error, options);
-                }
-                (_, Err(_)) => {}
-                (Wanted::AllActive, Ok(found)) if !found.entries.is_empty() => {
+                (Wanted::AllActive, found) if !found.entries.is_empty() => {
                     if found.more {
                         options.screen.line(&format!(
                             "{}: more runs go on than can be watched here; the first {} are",
@@ -168,7 +192,7 @@ impl Look {
                     let runs = found.entries.into_iter().map(|entry| entry.run_id);
                     return Listed::Runs(runs.collect());
                 }
-                (Wanted::AllActive, Ok(_)) if is_over => {
+                (Wanted::AllActive, _) if is_over => {
                     if options.progress {
                         options
                             .screen
@@ -176,8 +200,8 @@ impl Look {
                     }
                     return Listed::End(0);
                 }
-                (Wanted::AllActive, Ok(_)) => {}
-                (Wanted::Latest, Ok(found)) => {
+                (Wanted::AllActive, _) => {}
+                (Wanted::Latest, found) => {
                     let newest = newest(found.entries);
                     let is_new = |entry: &ListEntry| {
                         Verdict::of_status(&entry.status).is_none()
@@ -203,7 +227,7 @@ impl Look {
                     }
                 }
             }
-            if looks == 1 && is_read && options.progress {
+            if looks == 1 && options.progress {
                 options.screen.line(&format!(
                     "{}: no run of the list goes on; looking again for 10s",
                     self.provider

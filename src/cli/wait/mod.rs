@@ -126,7 +126,7 @@ pub async fn wait(
 ) -> anyhow::Result<u8> {
     let mut signals = Signals::listen()?;
     let run_ids = tokio::select! {
-        runs = runs_to_watch(args, pages, &options) => match runs? {
+        runs = runs_to_watch(args, pages, settings.watch.connect_grace, &options) => match runs? {
             Listed::Runs(run_ids) => run_ids,
             Listed::End(code) => return Ok(code),
         },
@@ -189,6 +189,7 @@ pub async fn wait(
 async fn runs_to_watch(
     args: &WaitArgs,
     pages: &RunNames,
+    connect_grace: Duration,
     options: &OutputOptions,
 ) -> anyhow::Result<Listed> {
     let (wanted, provider) = match (&args.latest, &args.all_active) {
@@ -196,7 +197,8 @@ async fn runs_to_watch(
         (None, Some(provider)) => (Wanted::AllActive, provider),
         (None, None) => return read_run_ids(&args.runs, pages).await.map(Listed::Runs),
     };
-    listed::find((wanted, provider), &args.runs, pages.providers()?, options).await
+    let list = (wanted, provider);
+    listed::find(list, &args.runs, pages.providers()?, connect_grace, options).await
 }
 
 /// Says why runs cannot be polled for want of an account or its key; returns the exit code for that.
@@ -242,9 +244,11 @@ pub async fn wait_on_daemon(
     client: Client,
     options: OutputOptions,
 ) -> anyhow::Result<u8> {
+    // The configuration of the daemon is its own.
+    let connect_grace = Settings::default().watch.connect_grace;
     let mut signals = Signals::listen()?;
     let run_ids = tokio::select! {
-        runs = runs_to_watch(args, pages, &options) => match runs? {
+        runs = runs_to_watch(args, pages, connect_grace, &options) => match runs? {
             Listed::Runs(run_ids) => run_ids,
             Listed::End(code) => return Ok(code),
         },
