@@ -205,6 +205,8 @@ pub enum WebhookFormat {
     Teams,
     /// ntfy topic.
     Ntfy,
+    /// apprise-api, which passes it on to other services.
+    Apprise,
     /// The user's own template.
     Template {
         /// File with the template; its syntax was right when the configuration was loaded.

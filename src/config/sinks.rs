@@ -21,7 +21,9 @@ use crate::text::nearest;
 const TYPES: [&str; 4] = ["desktop", "webhook", "log", "command"];
 
 /// What a webhook can send.
-const FORMATS: [&str; 6] = ["standard", "slack", "discord", "teams", "ntfy", "template"];
+const FORMATS: [&str; 7] = [
+    "standard", "slack", "discord", "teams", "ntfy", "apprise", "template",
+];
 
 /// The waits before further attempts: 27 hours and a half in all, so that a receiver may be down for
 /// a day.
@@ -202,6 +204,7 @@ fn read_format(reader: &mut SettingsReader<'_>, table: &mut Table) -> Option<Web
         "discord" => Some(WebhookFormat::Discord),
         "teams" => Some(WebhookFormat::Teams),
         "ntfy" => Some(WebhookFormat::Ntfy),
+        "apprise" => Some(WebhookFormat::Apprise),
         _ => {
             let content_type = match content_type {
                 Some(item) => reader.parsed(&item, media_type),

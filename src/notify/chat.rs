@@ -171,7 +171,8 @@ pub(super) fn explains(format: &WebhookFormat) -> bool {
         WebhookFormat::Slack
         | WebhookFormat::Discord
         | WebhookFormat::Teams
-        | WebhookFormat::Ntfy => true,
+        | WebhookFormat::Ntfy
+        | WebhookFormat::Apprise => true,
         WebhookFormat::Standard | WebhookFormat::Template { .. } => false,
     }
 }
@@ -192,7 +193,7 @@ pub(super) struct Failure {
 /// - Slack answers `ok`, or a word such as `invalid_payload` (docs.slack.dev, "Sending messages using incoming
 ///   webhooks", error handling); its Web API and services like it answer `{"ok":false,"error":…}`.
 /// - Discord answers nothing, or the message; an error has `code` and `message`, a limit has `retry_after`.
-/// - ntfy answers the message; an error has `error`.
+/// - ntfy answers the message; an error has `error`. So has one of apprise-api, whose successes have `null` there.
 /// - A page is the answer of something in between, such as a login.
 pub(super) fn failure(format: &WebhookFormat, body: &[u8]) -> Option<Failure> {
     let text = String::from_utf8_lossy(body);
@@ -241,6 +242,7 @@ pub(super) fn failure(format: &WebhookFormat, body: &[u8]) -> Option<Failure> {
         }
         WebhookFormat::Discord
         | WebhookFormat::Ntfy
+        | WebhookFormat::Apprise
         | WebhookFormat::Standard
         | WebhookFormat::Template { .. } => None,
     }

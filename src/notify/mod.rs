@@ -3,6 +3,7 @@
 //! A sink makes one attempt, bounded in time, and returns its result. It does not know retries,
 //! schedules or other sinks; those are the courier's ([`Courier`]).
 
+mod apprise;
 mod body;
 mod chat;
 mod command;

@@ -1,24 +1,21 @@
 //! Webhooks: one POST per attempt.
 
+mod request;
+mod secrets;
+
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
-use secrecy::ExposeSecret as _;
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use tokio::time::Instant;
 
-use super::body::{MAX_BODY_BYTES, MessageBody};
-use super::template::MessageTemplate;
-use super::{BuildSinkError, Message, SendError, Sent, chat, signature};
-use crate::blocking::Lane;
-use crate::config::{SIGNING_PREFIX, Secret, WebhookFormat, WebhookSettings};
+use self::request::RequestMaker;
+use super::{BuildSinkError, Message, SendError, Sent, chat};
+use crate::config::{WebhookFormat, WebhookSettings};
 use crate::http::{NO_ANSWER, Names, client, connection_ended, failure, proxy_secrets};
 use crate::redact::Redactor;
 use crate::retry_after::retry_after;
-use crate::text::{error_chain, error_chain_after, one_line};
+use crate::text::{error_chain_after, one_line};
 
 /// Limit of one attempt, answer included.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -35,26 +32,14 @@ const MAX_IDLE: usize = 2;
 /// How long a connection is kept alive: shorter than servers and routers keep one that is idle.
 const IDLE_LIMIT: Duration = Duration::from_secs(30);
 
-/// Secret files read at once, of each sink.
-const SECRET_READS: usize = 4;
-
 /// Most bytes of a chat service's answer to a successful attempt that are read, to see whether it was one.
 const MAX_CHAT_BYTES: usize = 16 * 1024;
 
 /// How long such an answer may take after its head.
 const CHAT_ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
-/// User names, passwords and signing secrets shorter than this, in bytes, are not taken out of answers.
-const MIN_CREDENTIAL: usize = 4;
-
-/// Labels of a host name from this length on, in bytes, are secrets that a service made up.
-const MIN_HOST_LABEL: usize = 20;
-
 /// Most bytes of a receiver's answer to a failed attempt that are read, to show them.
 const MAX_ANSWER_BYTES: usize = 1024;
-
-/// Parts of an address and headers shorter than this are no secrets, but words such as `hook`.
-const HIDDEN_CHARS: usize = 8;
 
 /// Characters of a receiver's answer that are shown.
 const ANSWER_CHARS: usize = 120;
@@ -63,10 +48,7 @@ const ANSWER_CHARS: usize = 120;
 #[derive(Debug)]
 pub struct Webhook {
     http: Client,
-    settings: WebhookSettings,
-    template: Option<MessageTemplate>,
-    /// Reads secrets that are in files.
-    secrets: Lane,
+    requests: RequestMaker,
     /// When the receiver last answered. Held only to copy in and out.
     answered: Mutex<Option<Instant>>,
 }
@@ -85,46 +67,23 @@ impl Webhook {
             .http2_keep_alive_timeout(LIMIT / 2)
             .build()
             .map_err(BuildSinkError::Http)?;
-        let template = match &settings.format {
-            WebhookFormat::Template { file, content_type } => {
-                Some(MessageTemplate::load(file, content_type)?)
-            }
-            _ => None,
-        };
-        let (secrets, answered) = (Lane::new("secrets", SECRET_READS), Mutex::default());
         Ok(Self {
             http,
-            settings: settings.clone(),
-            template,
-            secrets,
-            answered,
+            requests: RequestMaker::new(settings)?,
+            answered: Mutex::default(),
         })
     }
 
     pub(super) async fn send(&self, message: &Message<'_>) -> Result<Sent, SendError> {
-        let url = self.read(&self.settings.url, "the address").await?;
-        let url = Url::parse(&url).map_err(|_secret| SendError::new("the address is not a URL"))?;
-        let (content_type, text, mut headers) = self.body(message)?;
-        headers.insert(CONTENT_TYPE, content_type);
-        let mut secrets = secret_parts(&url);
-        secrets.extend(self.sign(message, &text, &mut headers).await?);
-        for (name, value) in &self.settings.headers {
-            let value = self.read(value, name).await?;
-            let unusable = |what| {
-                SendError::new(format!(
-                    "the header {name} has {what} that HTTP does not allow"
-                ))
-            };
-            let header = HeaderName::try_from(name).map_err(|_invalid| unusable("a name"))?;
-            let mut value = HeaderValue::try_from(value).map_err(|_invalid| unusable("a value"))?;
-            value.set_sensitive(true);
-            secrets.extend(value.to_str().into_iter().flat_map(secret_words));
-            headers.insert(header, value);
-        }
-        let redactor = Redactor::new(secrets.into_iter().chain(proxy_secrets()));
-        let request = self.http.post(url).headers(headers).body(text);
+        let request = self.requests.make(message).await?;
+        let redactor = Redactor::new(request.secrets.into_iter().chain(proxy_secrets()));
+        let request = self
+            .http
+            .post(request.url)
+            .headers(request.headers)
+            .body(request.body);
         match tokio::time::timeout(LIMIT, self.post(&request)).await {
-            Ok(Ok(response)) => judge(response, &self.settings.format, &redactor).await,
+            Ok(Ok(response)) => judge(response, self.requests.format(), &redactor).await,
             Ok(Err(error)) => Err(SendError::new(redactor.text(&transport(error)))),
             Err(_elapsed) => Err(SendError::new(NO_ANSWER)),
         }
@@ -156,77 +115,6 @@ impl Webhook {
         let answered = *self.answered.lock().expect("no holder panics");
         answered.is_some_and(|answered| answered.elapsed() < IDLE_LIMIT)
     }
-
-    async fn read(&self, secret: &Secret, what: &str) -> Result<String, SendError> {
-        let cannot = |error| SendError::new(format!("cannot read {what}: {}", error_chain(&error)));
-        Ok(secret
-            .read_on(&self.secrets)
-            .await
-            .map_err(cannot)?
-            .expose_secret()
-            .to_owned())
-    }
-
-    fn body(&self, message: &Message<'_>) -> Result<(HeaderValue, String, HeaderMap), SendError> {
-        let body = match &self.settings.format {
-            WebhookFormat::Standard => MessageBody {
-                content_type: "application/json",
-                text: message.event.to_json_within(MAX_BODY_BYTES),
-                headers: HeaderMap::new(),
-            },
-            WebhookFormat::Slack => chat::slack(message.event),
-            WebhookFormat::Discord => chat::discord(message.event),
-            WebhookFormat::Teams => chat::teams(message.event),
-            WebhookFormat::Ntfy => chat::ntfy(message.event),
-            WebhookFormat::Template { content_type, .. } => {
-                let template = self.template.as_ref().expect("built with the format");
-                let text = template
-                    .render(message, content_type)
-                    .map_err(|error| SendError::new(error.to_string()))?;
-                let content_type = HeaderValue::try_from(content_type).map_err(|_invalid| {
-                    SendError::new("the content type is not one that HTTP allows")
-                })?;
-                return Ok((content_type, text, HeaderMap::new()));
-            }
-        };
-        Ok((
-            HeaderValue::from_static(body.content_type),
-            body.text,
-            body.headers,
-        ))
-    }
-
-    /// Adds the headers of the Standard Webhooks specification; a signature where there is a secret. Returns what must
-    /// not show.
-    async fn sign(
-        &self,
-        message: &Message<'_>,
-        body: &str,
-        headers: &mut HeaderMap,
-    ) -> Result<Vec<String>, SendError> {
-        let id = HeaderValue::try_from(message.delivery.as_str())
-            .expect("letters, digits and an underscore");
-        headers.insert(signature::ID_HEADER, id);
-        let timestamp = message.now.as_second();
-        headers.insert(signature::TIMESTAMP_HEADER, timestamp.into());
-        if let Some(secret) = &self.settings.secret {
-            let secrets = self.read(secret, "the signing secret").await?;
-            let signatures = signature::sign(
-                &secrets,
-                message.delivery.as_str(),
-                timestamp,
-                body.as_bytes(),
-            )
-            .map_err(|error| SendError::new(error.to_string()))?;
-            let signatures = HeaderValue::try_from(signatures).expect("base64 and spaces");
-            headers.insert(signature::SIGNATURE_HEADER, signatures);
-            return Ok(secrets
-                .split_whitespace()
-                .flat_map(signing_secret)
-                .collect());
-        }
-        Ok(Vec::new())
-    }
 }
 
 /// Decides what an answer means: 2xx arrived, unless the body of a chat service reports a failure; everything else did not.
@@ -237,6 +125,11 @@ async fn judge(
 ) -> Result<Sent, SendError> {
     let status = response.status();
     let mut retry_after = retry_after(response.headers(), SystemTime::now());
+    if *format == WebhookFormat::Apprise && status == StatusCode::NO_CONTENT {
+        // Its code for a key without services (apprise-api, README, "Persistent Storage Solution").
+        let detail = format!("{status}: the Apprise API has no services for this address");
+        return Err(SendError::new(detail));
+    }
     if status.is_success() {
         if !chat::explains(format) {
             return Ok(Sent {
@@ -296,76 +189,6 @@ async fn beginning(response: &mut Response, most: usize) -> Vec<u8> {
     }
     text.truncate(most);
     text
-}
-
-/// The value of a header, and its words: a receiver may repeat the token without its scheme, or decoded.
-fn secret_words(value: &str) -> Vec<String> {
-    let words = value
-        .split_whitespace()
-        .filter(|word| word.len() < value.len());
-    let mut secrets: Vec<_> = std::iter::once(value)
-        .chain(words)
-        .map(ToOwned::to_owned)
-        .collect();
-    if let Some(("Basic" | "basic", credentials)) = value.split_once(' ')
-        && let Ok(decoded) = STANDARD.decode(credentials.trim())
-        && let Ok(decoded) = String::from_utf8(decoded)
-    {
-        secrets.extend(
-            decoded
-                .split_once(':')
-                .into_iter()
-                .flat_map(|(user, password)| [user, password])
-                .map(ToOwned::to_owned),
-        );
-        secrets.push(decoded);
-    }
-    secrets.retain(|text| text.len() >= HIDDEN_CHARS);
-    secrets
-}
-
-/// A signing secret with and without its prefix, and the bytes that it stands for where these are a text.
-fn signing_secret(secret: &str) -> Vec<String> {
-    let bare = secret.strip_prefix(SIGNING_PREFIX).unwrap_or(secret);
-    let bytes = STANDARD
-        .decode(bare)
-        .ok()
-        .and_then(|bytes| String::from_utf8(bytes).ok());
-    [secret, bare]
-        .map(ToOwned::to_owned)
-        .into_iter()
-        .chain(bytes)
-        .filter(|text| text.len() >= MIN_CREDENTIAL)
-        .collect()
-}
-
-/// The parts of an address that only its owner knows: a chat service's address is the key to it. The user name is one:
-/// many services have their token there.
-fn secret_parts(url: &Url) -> Vec<String> {
-    let host = url
-        .host_str()
-        .unwrap_or_default()
-        .split('.')
-        .filter(|label| label.len() >= MIN_HOST_LABEL);
-    let path = url.path().split('/');
-    let query = url.query().unwrap_or_default().split(['&', '=']);
-    let long = path
-        .chain(query)
-        .chain(url.fragment())
-        .filter(|part| part.len() >= HIDDEN_CHARS);
-    let credentials = [Some(url.username()), url.password()].into_iter().flatten();
-    let credentials = credentials.filter(|part| part.len() >= MIN_CREDENTIAL);
-    let whole = std::iter::once(url.path()).filter(|path| path.len() > 1);
-    let mut parts: Vec<_> = whole
-        .chain(long)
-        .chain(host)
-        .chain(credentials)
-        .map(ToOwned::to_owned)
-        .collect();
-    if let Some(password) = url.password() {
-        parts.push(format!("{}:{password}", url.username()));
-    }
-    parts
 }
 
 /// Why no answer came, with the causes, without the URL: for chat services it is the secret.

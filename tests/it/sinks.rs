@@ -1,5 +1,6 @@
 //! Sinks as users meet them: the built program against real receivers, files and programs.
 
+mod apprise;
 mod chat;
 mod command;
 mod log;
@@ -8,12 +9,15 @@ mod signature;
 mod webhook;
 
 use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
 
 use runwatch::simulator::{Received, Receiver, Script};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpSocket;
 
-use crate::support::{Ended, Program, api};
+use crate::support::{Ended, Program, api, finish};
 
 /// Waits for `run_1`, which goes as `script` says, with these sinks configured.
 async fn wait(script: Script, sinks: &str, arguments: &[&str]) -> Ended {
@@ -40,6 +44,29 @@ fn closed_port() -> (TcpSocket, String) {
     socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let url = format!("http://{}/hook", socket.local_addr().unwrap());
     (socket, url)
+}
+
+/// Runs a script of this folder with the libraries of `tests/run`, and with this JSON on its standard input.
+async fn python(script: &str, input: &Value) -> Ended {
+    let python = std::env::var("RUNWATCH_TEST_PYTHON");
+    let python =
+        python.expect("RUNWATCH_TEST_PYTHON is not set; run the tests with: bash tests/run");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/it")
+        .join(script);
+    let mut child = tokio::process::Command::new(python)
+        .arg(script)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the Python of RUNWATCH_TEST_PYTHON starts; run the tests with: bash tests/run");
+    let mut stdin = child.stdin.take().unwrap();
+    // A script that cannot even read says why on standard error.
+    drop(stdin.write_all(input.to_string().as_bytes()).await);
+    drop(stdin);
+    finish(child).await
 }
 
 fn body(received: &Received) -> Value {

@@ -118,6 +118,7 @@ fn look_at_webhook(webhook: &WebhookSettings) -> Result<String, SinkFault> {
         WebhookFormat::Discord => "discord",
         WebhookFormat::Teams => "teams",
         WebhookFormat::Ntfy => "ntfy",
+        WebhookFormat::Apprise => "apprise",
         WebhookFormat::Template { .. } => "webhook with a template",
     };
     let unreadable = |error: &dyn std::error::Error| {

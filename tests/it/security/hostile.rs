@@ -1,6 +1,6 @@
 //! Texts that the API, or whoever controls a run, may fill with anything: harmless wherever they show.
 
-use runwatch::simulator::{Receiver, Script};
+use runwatch::simulator::{Fault, Receiver, Script};
 use serde_json::{Value, json};
 
 use crate::support::{Ended, Program, api};
@@ -90,7 +90,12 @@ fn texts(value: &Value, found: &mut Vec<String>) {
     }
 }
 
-const FORMATS: [&str; 5] = ["slack", "discord", "teams", "ntfy", "template"];
+const FORMATS: [&str; 6] = ["slack", "discord", "teams", "ntfy", "apprise", "template"];
+
+/// A receiver that answers as all services do that accept a message: 200.
+async fn accepting() -> Receiver {
+    Receiver::start(vec![Fault::Empty; 200]).await.unwrap()
+}
 
 fn sinks(receiver: &Receiver) -> String {
     let mut config = String::from(
@@ -114,7 +119,7 @@ const TEMPLATE: &str =
 
 #[tokio::test]
 async fn a_hostile_run_is_delivered_everywhere_and_does_no_harm() {
-    let receiver = Receiver::start([]).await.unwrap();
+    let receiver = accepting().await;
     let simulator = api([("run_1", Script::succeeds().verbatim(answer("failed")))]).await;
     for (format, arguments) in [
         ("text", &["--json"][..]),
@@ -165,7 +170,7 @@ async fn a_hostile_run_is_delivered_everywhere_and_does_no_harm() {
         assert!(!program.home().join("pwned").exists());
     }
     let received = receiver.requests();
-    assert_eq!(received.len(), 3 * 6);
+    assert_eq!(received.len(), 3 * (FORMATS.len() + 1));
     for got in received {
         let place = got.path.trim_start_matches('/');
         let body = std::str::from_utf8(&got.body).unwrap();
@@ -205,8 +210,10 @@ async fn a_hostile_run_is_delivered_everywhere_and_does_no_harm() {
                     place != "slack" || (!marked("<!channel>") && !marked("<http")),
                     "{place}: {found:?}"
                 );
+                // What the Apprise library gets is marked as plain text.
+                let is_plain = place == "apprise" && body.contains(r#""format":"text""#);
                 assert!(
-                    place == "slack" || (!marked(" [a](http") && !marked(" **x**")),
+                    is_plain || place == "slack" || (!marked(" [a](http") && !marked(" **x**")),
                     "{place}: {found:?}"
                 );
             }
@@ -216,7 +223,7 @@ async fn a_hostile_run_is_delivered_everywhere_and_does_no_harm() {
 
 #[tokio::test]
 async fn an_unknown_status_is_shown_harmlessly() {
-    let receiver = Receiver::start([]).await.unwrap();
+    let receiver = accepting().await;
     let simulator = api([("run_1", Script::succeeds().verbatim(answer(&hostile())))]).await;
     for format in ["text", "json"] {
         let program = Program::with(&simulator)
@@ -275,7 +282,7 @@ async fn an_unknown_status_is_shown_harmlessly() {
 
 #[tokio::test]
 async fn a_terminal_is_sent_nothing_but_our_own_colours() {
-    let receiver = Receiver::start([]).await.unwrap();
+    let receiver = accepting().await;
     let mut shown = Vec::new();
     for (status, more) in [
         ("failed", ""),
@@ -323,7 +330,7 @@ async fn a_terminal_is_sent_nothing_but_our_own_colours() {
 
 #[tokio::test]
 async fn what_the_daemon_shows_of_a_hostile_run_is_harmless() {
-    let receiver = Receiver::start([]).await.unwrap();
+    let receiver = accepting().await;
     let (failed, odd) = (
         answer("failed"),
         answer(&hostile()).replace("run_1", "run_2"),

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use super::{body, closed_port, header, receiver, wait, webhook};
 use crate::support::{Program, api};
 
-const FORMATS: [&str; 5] = ["standard", "slack", "discord", "teams", "ntfy"];
+const FORMATS: [&str; 6] = ["standard", "slack", "discord", "teams", "ntfy", "apprise"];
 
 /// A path as chat services give it out.
 const SECRET_PATH: &str = "/services/T00000000/B00000000/0123456789abcdefghijklmn";
@@ -165,7 +165,10 @@ async fn an_address_is_shown_nowhere() {
     let mut serving = JoinSet::new();
     let ((_held, closed), repeating) = (closed_port(), repeating_server(&mut serving).await);
     for kind in FORMATS {
-        let (failing, accepting) = (receiver([Fault::status(500)]).await, receiver([]).await);
+        let (failing, accepting) = (
+            receiver([Fault::status(500)]).await,
+            receiver([Fault::Empty]).await,
+        );
         let at = |url: &str| {
             format!(
                 "{}{SECRET_PATH}?token=tok_0123456789",

@@ -1,12 +1,9 @@
 //! Signatures, checked by the reference library of the Standard Webhooks specification.
 
-use std::process::Stdio;
-
 use runwatch::simulator::{Received, Script};
 use serde_json::json;
-use tokio::io::AsyncWriteExt as _;
 
-use super::{header, receiver, webhook};
+use super::{header, python, receiver, webhook};
 use crate::support::{Program, api, finish, received};
 
 const ONE: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -15,31 +12,13 @@ const UNKNOWN: &str = "whsec_dW5rbm93biB1bmtub3duIHVua25vd24gISEhISE=";
 
 /// Whether the reference library accepts a message.
 async fn accepts(secret: &str, received: &Received, body: &str) -> bool {
-    let python = std::env::var("RUNWATCH_TEST_PYTHON");
-    let python =
-        python.expect("RUNWATCH_TEST_PYTHON is not set; run the tests with: bash tests/run");
     let names = ["webhook-id", "webhook-timestamp", "webhook-signature"];
     let headers: serde_json::Map<_, _> = names
         .map(|name| (name.to_owned(), header(received, name).into()))
         .into_iter()
         .collect();
-    let mut child = tokio::process::Command::new(python)
-        .arg(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/tests/it/verify_webhook.py"
-        ))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("the Python of RUNWATCH_TEST_PYTHON starts; run the tests with: bash tests/run");
-    let message = json!({ "secret": secret, "headers": headers, "body": body }).to_string();
-    let mut stdin = child.stdin.take().unwrap();
-    // A script that cannot even read says why on standard error.
-    drop(stdin.write_all(message.as_bytes()).await);
-    drop(stdin);
-    let ended = finish(child).await;
+    let message = json!({ "secret": secret, "headers": headers, "body": body });
+    let ended = python("verify_webhook.py", &message).await;
     match (ended.code, ended.stdout.trim()) {
         (Some(0), "accepted") => true,
         (Some(1), said) if said.starts_with("refused: ") => false,

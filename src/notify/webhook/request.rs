@@ -1,0 +1,158 @@
+//! The request of one attempt: address, headers and body, and what of them must not show.
+
+use reqwest::Url;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use secrecy::ExposeSecret as _;
+
+use super::secrets::{secret_parts, secret_words, signing_secret};
+use crate::blocking::Lane;
+use crate::config::{Secret, WebhookFormat, WebhookSettings};
+use crate::notify::body::{MAX_BODY_BYTES, MessageBody};
+use crate::notify::template::{MessageTemplate, TemplateError};
+use crate::notify::{Message, SendError, apprise, chat, signature};
+use crate::text::error_chain;
+
+/// Secret files read at once, of each sink.
+const SECRET_READS: usize = 4;
+
+/// A request that can be sent.
+pub(super) struct WebhookRequest {
+    pub(super) url: Url,
+    /// Those with secret values are marked as sensitive.
+    pub(super) headers: HeaderMap,
+    pub(super) body: String,
+    /// What must not show in texts about the request.
+    pub(super) secrets: Vec<String>,
+}
+
+/// Makes the requests of one sink.
+#[derive(Debug)]
+pub(super) struct RequestMaker {
+    settings: WebhookSettings,
+    template: Option<MessageTemplate>,
+    /// Reads secrets that are in files.
+    secrets: Lane,
+}
+
+impl RequestMaker {
+    /// Reads the template, if the format has one.
+    pub(super) fn new(settings: &WebhookSettings) -> Result<Self, TemplateError> {
+        let template = match &settings.format {
+            WebhookFormat::Template { file, content_type } => {
+                Some(MessageTemplate::load(file, content_type)?)
+            }
+            _ => None,
+        };
+        Ok(Self {
+            settings: settings.clone(),
+            template,
+            secrets: Lane::new("secrets", SECRET_READS),
+        })
+    }
+
+    /// What the sink sends.
+    pub(super) fn format(&self) -> &WebhookFormat {
+        &self.settings.format
+    }
+
+    /// Makes the request of an attempt. Reads the secrets anew.
+    pub(super) async fn make(&self, message: &Message<'_>) -> Result<WebhookRequest, SendError> {
+        let url = self.read(&self.settings.url, "the address").await?;
+        let url = Url::parse(&url).map_err(|_secret| SendError::new("the address is not a URL"))?;
+        let (content_type, body, mut headers) = self.body(message)?;
+        headers.insert(CONTENT_TYPE, content_type);
+        let mut secrets = secret_parts(&url);
+        secrets.extend(self.sign(message, &body, &mut headers).await?);
+        for (name, value) in &self.settings.headers {
+            let value = self.read(value, name).await?;
+            let unusable = |what| {
+                SendError::new(format!(
+                    "the header {name} has {what} that HTTP does not allow"
+                ))
+            };
+            let header = HeaderName::try_from(name).map_err(|_invalid| unusable("a name"))?;
+            let mut value = HeaderValue::try_from(value).map_err(|_invalid| unusable("a value"))?;
+            value.set_sensitive(true);
+            secrets.extend(value.to_str().into_iter().flat_map(secret_words));
+            headers.insert(header, value);
+        }
+        Ok(WebhookRequest {
+            url,
+            headers,
+            body,
+            secrets,
+        })
+    }
+
+    async fn read(&self, secret: &Secret, what: &str) -> Result<String, SendError> {
+        let cannot = |error| SendError::new(format!("cannot read {what}: {}", error_chain(&error)));
+        Ok(secret
+            .read_on(&self.secrets)
+            .await
+            .map_err(cannot)?
+            .expose_secret()
+            .to_owned())
+    }
+
+    fn body(&self, message: &Message<'_>) -> Result<(HeaderValue, String, HeaderMap), SendError> {
+        let body = match &self.settings.format {
+            WebhookFormat::Standard => MessageBody {
+                content_type: "application/json",
+                text: message.event.to_json_within(MAX_BODY_BYTES),
+                headers: HeaderMap::new(),
+            },
+            WebhookFormat::Slack => chat::slack(message.event),
+            WebhookFormat::Discord => chat::discord(message.event),
+            WebhookFormat::Teams => chat::teams(message.event),
+            WebhookFormat::Ntfy => chat::ntfy(message.event),
+            WebhookFormat::Apprise => apprise::body(message.event),
+            WebhookFormat::Template { content_type, .. } => {
+                let template = self.template.as_ref().expect("built with the format");
+                let text = template
+                    .render(message, content_type)
+                    .map_err(|error| SendError::new(error.to_string()))?;
+                let content_type = HeaderValue::try_from(content_type).map_err(|_invalid| {
+                    SendError::new("the content type is not one that HTTP allows")
+                })?;
+                return Ok((content_type, text, HeaderMap::new()));
+            }
+        };
+        Ok((
+            HeaderValue::from_static(body.content_type),
+            body.text,
+            body.headers,
+        ))
+    }
+
+    /// Adds the headers of the Standard Webhooks specification; a signature where there is a secret. Returns what must
+    /// not show.
+    async fn sign(
+        &self,
+        message: &Message<'_>,
+        body: &str,
+        headers: &mut HeaderMap,
+    ) -> Result<Vec<String>, SendError> {
+        let id = HeaderValue::try_from(message.delivery.as_str())
+            .expect("letters, digits and an underscore");
+        headers.insert(signature::ID_HEADER, id);
+        let timestamp = message.now.as_second();
+        headers.insert(signature::TIMESTAMP_HEADER, timestamp.into());
+        if let Some(secret) = &self.settings.secret {
+            let secrets = self.read(secret, "the signing secret").await?;
+            let signatures = signature::sign(
+                &secrets,
+                message.delivery.as_str(),
+                timestamp,
+                body.as_bytes(),
+            )
+            .map_err(|error| SendError::new(error.to_string()))?;
+            let signatures = HeaderValue::try_from(signatures).expect("base64 and spaces");
+            headers.insert(signature::SIGNATURE_HEADER, signatures);
+            return Ok(secrets
+                .split_whitespace()
+                .flat_map(signing_secret)
+                .collect());
+        }
+        Ok(Vec::new())
+    }
+}
