@@ -179,6 +179,18 @@ pub enum SinkKind {
     },
 }
 
+impl SinkKind {
+    /// The word in the configuration and in JSON.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Desktop => "desktop",
+            Self::Webhook(_) => "webhook",
+            Self::Log { .. } => "log",
+            Self::Command { .. } => "command",
+        }
+    }
+}
+
 /// A webhook sink.
 #[derive(Debug, Clone)]
 pub struct WebhookSettings {

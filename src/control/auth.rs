@@ -188,6 +188,7 @@ mod tests {
         let (_sender, live_config) = watch::channel(LiveConfig {
             routes: std::sync::Arc::default(),
             scheduled_attempts: std::sync::Arc::default(),
+            sink_types: Arc::default(),
             deadline: std::time::Duration::from_secs(60),
             retention: std::time::Duration::from_secs(60),
             token: Some(Secret::value("the-token")),
@@ -224,6 +225,7 @@ mod tests {
         let (_sender, live_config) = watch::channel(LiveConfig {
             routes: std::sync::Arc::default(),
             scheduled_attempts: std::sync::Arc::default(),
+            sink_types: Arc::default(),
             deadline: std::time::Duration::from_secs(60),
             retention: std::time::Duration::from_secs(60),
             token: None,

@@ -39,6 +39,7 @@ fn live_config() -> LiveConfig {
     LiveConfig {
         routes: Arc::new(Routes::from_iter([route])),
         scheduled_attempts: Arc::default(),
+        sink_types: Arc::default(),
         deadline: Duration::from_secs(60),
         retention: Duration::from_secs(60),
         token: Some(Secret::value("the-token")),

@@ -18,7 +18,7 @@ mod socket;
 mod types;
 mod write_timeout;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use axum::middleware;
@@ -33,7 +33,8 @@ pub use self::socket::{Socket, SocketError};
 pub use self::types::{
     ActivityResponse, AddRequest, AttemptResponse, DeliveryList, DeliveryResponse, DiscoveryList,
     DiscoveryResponse, HealthResponse, PollErrorResponse, PollingList, PollingResponse,
-    ProblemDetails, RoutingEntry, StatusChangeResponse, WatchList, WatchResponse,
+    ProblemDetails, RoutingEntry, SinkList, SinkResponse, StatusChangeResponse, WatchList,
+    WatchResponse,
 };
 use crate::clock::Clock;
 use crate::config::{DiscoverySettings, Providers, Secret};
@@ -53,6 +54,8 @@ pub struct LiveConfig {
     pub routes: Arc<Routes>,
     /// How many attempts the schedule of each sink has, the first included.
     pub scheduled_attempts: Arc<HashMap<SinkName, u32>>,
+    /// The type of each sink, as the configuration has it.
+    pub sink_types: Arc<BTreeMap<SinkName, &'static str>>,
     /// How long a watch lasts by default.
     pub deadline: std::time::Duration,
     /// How long finished watches are kept.

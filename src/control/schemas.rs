@@ -12,10 +12,13 @@ use crate::domain::{
     DeliveryId, Event, EventType, FoundBy, ProviderName, ProviderNotice, RunEvent, RunRef,
     RunState, SinkName, SinkNotice, Verdict, WatchOrigin,
 };
-use crate::store::{DeliveryState, WatchState};
+use crate::store::{DeliveryState, WatchOrder, WatchState};
 
 /// Most items of a page of a list.
 pub(super) const MAX_PAGE: u32 = 1000;
+
+/// The orders of a list of deliveries, by their IDs: the oldest first, and the newest first.
+pub(super) const DELIVERY_ORDERS: [&str; 2] = ["oldest", "newest"];
 
 /// Texts without control characters, as part of a character class.
 const PRINTABLE: &str = r"[^\x00-\x1f\x7f-\x9f]";
@@ -79,6 +82,8 @@ texts! {
     RunState, "RunState", words(&RunState::ALL, |word| word.as_str(), "What the status of a run stands for");
     DeliveryState, "DeliveryState", words(&DeliveryState::ALL, |word| word.as_str(), "Where a delivery stands");
     WatchState, "WatchState", words(&WatchState::ALL, |word| word.as_str(), "Without a verdict, or with one");
+    WatchOrder, "WatchOrder", words(&WatchOrder::ALL, |word| word.as_str(), "The order of a list of watches");
+    DeliveryOrder, "DeliveryOrder", words(&DELIVERY_ORDERS, |word| word, "The order of a list of deliveries");
     DurationText, "Duration", json_schema!({
         "type": "string", "pattern": "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$", "minLength": 2,
         "description": "Whole numbers with units, from large to small", "examples": ["500ms", "30s", "2m30s"],
@@ -172,6 +177,9 @@ pub(super) struct WatchName;
 
 /// The labels of a watch.
 pub(super) struct LabelMap;
+
+/// The order of a list of deliveries.
+pub(super) struct DeliveryOrder;
 
 /// How many items of a list.
 pub(super) struct PageSize;

@@ -483,6 +483,34 @@ pub struct DeliveryList {
     pub next_cursor: Option<String>,
 }
 
+/// `GET /v1/sinks`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct SinkList {
+    /// The sinks, by their names.
+    pub sinks: Vec<SinkResponse>,
+}
+
+/// A sink, and what it has left to deliver.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct SinkResponse {
+    /// Its name.
+    pub name: SinkName,
+    /// Its type, such as `webhook`; `null` for one that is not configured any more.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// The events that it gets.
+    pub events: Vec<EventType>,
+    /// It gets events only of watches that carry all of these.
+    #[schemars(with = "LabelMap")]
+    pub labels: Labels,
+    /// How many attempts its schedule has; `null` for one that is not configured any more.
+    pub most_attempts: Option<u32>,
+    /// Deliveries that wait or are being sent.
+    pub pending: u64,
+    /// Deliveries that were given up.
+    pub dead: u64,
+}
+
 /// `POST /v1/deliveries/retry` and `/drop`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(super) struct DecisionResponse {

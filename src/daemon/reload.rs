@@ -199,10 +199,15 @@ fn scheduled_attempts((name, sink): (&SinkName, &SinkSettings)) -> (SinkName, u3
     (name.clone(), retries.saturating_add(1))
 }
 
+fn sink_type((name, sink): (&SinkName, &SinkSettings)) -> (SinkName, &'static str) {
+    (name.clone(), sink.kind.as_str())
+}
+
 pub(super) fn live_config(settings: &Settings) -> LiveConfig {
     LiveConfig {
         routes: Arc::new(policy(settings).routes),
         scheduled_attempts: Arc::new(settings.sinks.iter().map(scheduled_attempts).collect()),
+        sink_types: Arc::new(settings.sinks.iter().map(sink_type).collect()),
         deadline: settings.watch.deadline,
         retention: settings.store.retention,
         token: settings.control.token.clone(),

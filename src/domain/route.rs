@@ -99,6 +99,11 @@ impl Routes {
         self.names().any(|name| name == sink)
     }
 
+    /// Returns the routes of all configured sinks.
+    pub fn iter(&self) -> impl Iterator<Item = &Route> {
+        self.0.iter()
+    }
+
     /// Returns the names of all configured sinks.
     pub fn names(&self) -> impl Iterator<Item = &SinkName> {
         self.0.iter().map(|route| &route.sink)

@@ -21,8 +21,8 @@ pub use model::{
     Added, Attempt, AttemptOutcome, AttemptRecord, Claimed, Counts, DatabaseError, Decided,
     DeliveryFilter, DeliveryState, DeliverySummary, DiscoveredRun, DiscoveryId, Fate, History,
     KnownRun, KnownWatch, Location, NotedRun, Page, PollFailure, Pruned, RoutedEvent, RunNote,
-    StatusChange, StoreError, StoredDiscovery, StoredWatch, WatchFilter, WatchId, WatchRecord,
-    WatchState,
+    StatusChange, StoreError, StoredDiscovery, StoredWatch, WatchFilter, WatchId, WatchOrder,
+    WatchRecord, WatchState,
 };
 pub use sqlite::{
     BlockingPool, Checkpoint, Done, Lock, LockError, ReadJob, StoreFile, Transaction,

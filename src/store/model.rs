@@ -248,6 +248,45 @@ impl WatchState {
     }
 }
 
+/// The order of a list of watches.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WatchOrder {
+    /// By time of adding, then by ID, the oldest first.
+    #[default]
+    Oldest,
+    /// By time of adding, then by ID, the newest first.
+    Newest,
+    /// By time of the verdict, then by ID, the newest first; watches without a verdict are left out.
+    Ended,
+}
+
+impl WatchOrder {
+    /// Every order.
+    pub const ALL: [Self; 3] = [Self::Oldest, Self::Newest, Self::Ended];
+
+    /// The word in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Oldest => "oldest",
+            Self::Newest => "newest",
+            Self::Ended => "ended",
+        }
+    }
+
+    /// Reads the word of [`WatchOrder::as_str`].
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|order| order.as_str() == word)
+    }
+
+    /// The time by which a watch has its place in the list.
+    pub fn time_of(self, record: &WatchRecord) -> Timestamp {
+        match (self, record.verdict) {
+            (Self::Ended, Some((_, at))) => at,
+            (Self::Oldest | Self::Newest | Self::Ended, _) => record.watch.added_at,
+        }
+    }
+}
+
 /// Selects the watches of a list. A watch must match every field.
 #[derive(Debug, Clone, Default)]
 pub struct WatchFilter {
@@ -257,7 +296,9 @@ pub struct WatchFilter {
     pub verdict: Option<Verdict>,
     /// Carrying all of these labels, each a key and a value.
     pub labels: Vec<(String, String)>,
-    /// Those after this one, in the order of the list: by time of adding, then by ID.
+    /// The order of the list.
+    pub order: WatchOrder,
+    /// Those after this one, in the order of the list: the time of its place ([`WatchOrder::time_of`]) and its run.
     pub after: Option<(Timestamp, RunRef)>,
 }
 
@@ -397,6 +438,8 @@ pub struct DeliveryFilter {
     pub states: Vec<DeliveryState>,
     /// Of this sink.
     pub sink: Option<SinkName>,
+    /// The newest first.
+    pub newest_first: bool,
     /// Those after this one; deliveries are listed in the order of their IDs, which is that of
     /// time.
     pub after: Option<DeliveryId>,

@@ -430,6 +430,165 @@ async fn lists_come_in_pages_and_only_their_own_cursors_count() {
 }
 
 #[tokio::test]
+async fn lists_begin_where_their_order_says_and_go_on_there() {
+    let runs: Vec<String> = (1..=5).map(|n| format!("run_{n}")).collect();
+    let simulator = api([]).await;
+    let script = |run: &str, script| simulator.add_run(&RunRef::new(run).unwrap(), script);
+    let receiver = Receiver::start([]).await.unwrap();
+    let (program, daemon, doors) = both_doors(&simulator, &receiver).await;
+    let door = &doors[0];
+    for run in &runs {
+        script(run, Script::runs_forever());
+        door.watch(run).await;
+    }
+    // They end in another order than they were added in.
+    let ends = ["run_4", "run_1", "run_5", "run_2"];
+    for run in ends {
+        script(run, Script::canceled());
+        verdict(&program, run).await;
+    }
+    // Each page goes on behind the one before.
+    let all = async |path: &str, list: &str| {
+        let (mut seen, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = door.get(&format!("{path}&limit=2{cursor}")).await;
+            let items = page[list].as_array().unwrap().iter();
+            seen.extend(items.map(|item| item["run_id"].as_str().unwrap().to_owned()));
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return seen,
+            }
+        }
+    };
+    for (query, expected) in [
+        (
+            "order=oldest",
+            &["run_1", "run_2", "run_3", "run_4", "run_5"][..],
+        ),
+        (
+            "order=newest",
+            &["run_5", "run_4", "run_3", "run_2", "run_1"],
+        ),
+        ("order=newest&state=active", &["run_3"]),
+        (
+            "order=newest&state=finished",
+            &["run_5", "run_4", "run_2", "run_1"],
+        ),
+        (
+            "order=newest&verdict=canceled",
+            &["run_5", "run_4", "run_2", "run_1"],
+        ),
+        ("order=ended", &["run_2", "run_5", "run_1", "run_4"]),
+        (
+            "order=ended&state=finished",
+            &["run_2", "run_5", "run_1", "run_4"],
+        ),
+        (
+            "order=ended&verdict=canceled",
+            &["run_2", "run_5", "run_1", "run_4"],
+        ),
+        ("order=ended&verdict=failed", &[]),
+        ("order=ended&state=active", &[]),
+    ] {
+        assert_eq!(
+            all(&format!("/v1/watches?{query}"), "watches").await,
+            expected,
+            "{query}"
+        );
+    }
+    for (query, expected) in [
+        ("order=oldest", ends),
+        ("order=newest", ["run_2", "run_5", "run_1", "run_4"]),
+        (
+            "order=newest&sink=hook",
+            ["run_2", "run_5", "run_1", "run_4"],
+        ),
+    ] {
+        assert_eq!(
+            all(&format!("/v1/deliveries?{query}"), "deliveries").await,
+            expected,
+            "{query}"
+        );
+    }
+    door.ask("GET", "/v1/watches?order=best", "")
+        .await
+        .refuses(400, "oldest, newest or ended");
+    door.ask("GET", "/v1/deliveries?order=ended", "")
+        .await
+        .refuses(400, "oldest or newest");
+    stop(daemon).await;
+}
+
+#[tokio::test]
+async fn the_list_of_sinks_has_what_they_get_and_no_secrets() {
+    let simulator = api([("run_1", Script::succeeds()), ("run_2", Script::succeeds())]).await;
+    let receiver = Receiver::start([]).await.unwrap();
+    let more = "[sinks.odd]\ntype = \"command\"\nargv = [\"false\", \"an-argument\"]\nevents = [\"run.succeeded\"]\n\
+                labels = { team = \"search\" }\nretry_schedule = []\n\
+                [sinks.later]\ntype = \"command\"\nargv = [\"false\"]\nretry_schedule = [\"1h\"]\n";
+    let program = program(&simulator, &receiver, more);
+    let daemon = start(&program).await;
+    let door = Door::unix(&program);
+    let labeled = json!({ "run_id": "run_1", "labels": { "team": "search" } }).to_string();
+    assert_eq!(door.ask("POST", "/v1/watches", &labeled).await.status, 201);
+    door.watch("run_2").await;
+    let left = |sink: &Value| {
+        (
+            sink["pending"].as_u64().unwrap(),
+            sink["dead"].as_u64().unwrap(),
+        )
+    };
+    let list = door
+        .until("/v1/sinks", |list| {
+            let left: Vec<_> = list["sinks"].as_array().unwrap().iter().map(left).collect();
+            left == [(0, 0), (2, 0), (0, 1)]
+        })
+        .await;
+    let [hook, later, odd] = [0, 1, 2].map(|place| list["sinks"][place].clone());
+    assert_eq!(
+        (&hook["name"], &hook["type"]),
+        (&json!("hook"), &json!("webhook"))
+    );
+    assert_eq!(hook["most_attempts"], 5, "{hook}");
+    assert_eq!(
+        (&later["name"], &later["type"]),
+        (&json!("later"), &json!("command"))
+    );
+    assert_eq!(
+        odd,
+        json!({ "name": "odd", "type": "command", "events": ["run.succeeded"], "labels": { "team": "search" },
+                "most_attempts": 1, "pending": 0, "dead": 1 })
+    );
+    let text = list.to_string();
+    assert!(
+        !text.contains(&receiver.url()) && !text.contains("an-argument"),
+        "{text}"
+    );
+    // A sink that is no longer configured is there as long as deliveries are left for it.
+    let program = program.configured("[sinks.quiet]\ntype = \"log\"\n");
+    send_signal(&daemon, Signal::HUP);
+    let list = door
+        .until("/v1/sinks", |list| {
+            list["sinks"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|sink| sink["name"] == "quiet")
+        })
+        .await;
+    let names: Vec<_> = list["sinks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|sink| &sink["name"])
+        .collect();
+    assert_eq!(names, ["later", "odd", "quiet"], "{list}");
+    assert_eq!(list["sinks"][0]["type"], json!(null), "{list}");
+    drop(program);
+    stop_expecting(daemon, &["delivery given up"]).await;
+}
+
+#[tokio::test]
 async fn a_run_is_added_once_whatever_the_way_and_the_type_of_content() {
     let simulator = api([("run_1", Script::runs_forever())]).await;
     let receiver = Receiver::start([]).await.unwrap();

@@ -8,7 +8,7 @@ use axum::response::Response as AxumResponse;
 
 use crate::control::extract::{HttpError, InPath, Query, json};
 use crate::control::openapi::{DocumentedRouter, HttpOperation, Method};
-use crate::control::schemas::PageSize;
+use crate::control::schemas::{DELIVERY_ORDERS, DeliveryOrder, PageSize};
 use crate::control::types::{DecisionResponse, DeliveryList, DeliveryResponse};
 use crate::domain::{DeliveryId, SinkName};
 use crate::store::{Decided, DeliveryFilter, DeliveryState, Fate};
@@ -22,12 +22,17 @@ pub(super) fn routes(router: DocumentedRouter<SharedState>) -> DocumentedRouter<
             Method::Get,
             "/v1/deliveries",
             deliveries,
-            HttpOperation::new("listDeliveries", "List deliveries", "The oldest first.")
-                .query::<Vec<DeliveryState>>("state", "Only those in one of these states")
-                .query::<SinkName>("sink", "Only those of this sink")
-                .query::<PageSize>("limit", "How many at the most; default 100")
-                .query::<DeliveryId>("cursor", "The `next_cursor` of the page before")
-                .json::<DeliveryList>(StatusCode::OK, "A page of deliveries"),
+            HttpOperation::new(
+                "listDeliveries",
+                "List deliveries",
+                "The oldest first, unless `order` says otherwise.",
+            )
+            .query::<Vec<DeliveryState>>("state", "Only those in one of these states")
+            .query::<SinkName>("sink", "Only those of this sink")
+            .query::<DeliveryOrder>("order", "`oldest`, the default, or `newest` first")
+            .query::<PageSize>("limit", "How many at the most; default 100")
+            .query::<DeliveryId>("cursor", "The `next_cursor` of the page before")
+            .json::<DeliveryList>(StatusCode::OK, "A page of deliveries"),
         )
         .route(
             Method::Post,
@@ -92,7 +97,7 @@ pub(super) fn routes(router: DocumentedRouter<SharedState>) -> DocumentedRouter<
 }
 
 async fn deliveries(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpError> {
-    let query = Query::read(query, &["state", "sink", "limit", "cursor"])?;
+    let query = Query::read(query, &["state", "sink", "order", "limit", "cursor"])?;
     let states = query.all("state").map(|word| {
         let rule = || {
             HttpError::bad(format!(
@@ -108,6 +113,9 @@ async fn deliveries(State(app): App, query: RawQuery) -> Result<AxumResponse, Ht
             |text| SinkName::new(text).ok(),
             "the name of a sink",
         )?,
+        newest_first: query
+            .one("order", newest_first, "oldest or newest")?
+            .unwrap_or(false),
         after: query.one(
             "cursor",
             |text| DeliveryId::new(text).ok(),
@@ -136,6 +144,12 @@ async fn deliveries(State(app): App, query: RawQuery) -> Result<AxumResponse, Ht
             next_cursor,
         },
     ))
+}
+
+/// Reads a word of [`DELIVERY_ORDERS`].
+fn newest_first(word: &str) -> Option<bool> {
+    let place = DELIVERY_ORDERS.iter().position(|order| *order == word)?;
+    Some(place == 1)
 }
 
 async fn retry(State(app): App, id: InPath) -> Result<StatusCode, HttpError> {

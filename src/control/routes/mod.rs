@@ -4,6 +4,7 @@ mod deliveries;
 mod discoveries;
 mod events;
 mod health;
+mod sinks;
 mod watches;
 
 use std::sync::Arc;
@@ -48,7 +49,8 @@ pub(in crate::control) fn router(
         long: Arc::new(Semaphore::new(MAX_LONG)),
     };
     let router = watches::routes(DocumentedRouter::new());
-    let router = discoveries::routes(deliveries::routes(events::routes(router)));
+    let router = sinks::routes(deliveries::routes(events::routes(router)));
+    let router = discoveries::routes(router);
     let (router, open) = health::routes(router).finish("/v1/openapi.json");
     let router = router
         .fallback(|| async { HttpError::new(StatusCode::NOT_FOUND, "there is no such route") })

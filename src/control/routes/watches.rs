@@ -22,7 +22,9 @@ use crate::control::types::{
 use crate::control::{LiveConfig, NOT_IN_FORCE};
 use crate::domain::{Event, ProviderName, RunEvent, RunRef, SinkName, Verdict, Watch};
 use crate::scheduler::{AddedBy, Removed, outage_texts};
-use crate::store::{Added, DeliveryState, History, WatchFilter, WatchRecord, WatchState};
+use crate::store::{
+    Added, DeliveryState, History, WatchFilter, WatchOrder, WatchRecord, WatchState,
+};
 
 use super::{App, ControlState, SharedState};
 
@@ -49,10 +51,11 @@ pub(super) fn routes(router: DocumentedRouter<SharedState>) -> DocumentedRouter<
             Method::Get,
             "/v1/watches",
             list,
-            HttpOperation::new("listWatches", "List watches", "The oldest first.")
+            HttpOperation::new("listWatches", "List watches", "The oldest first, unless `order` says otherwise.")
                 .query::<WatchState>("state", "Only those without a verdict, or only those with one")
                 .query::<Verdict>("verdict", "Only those with this verdict")
                 .query::<Vec<LabelPair>>("label", "Only those that carry this label; of several, all")
+                .query::<WatchOrder>("order", "By time of adding, `oldest` (the default) or `newest` first; or those with a verdict, `ended` last first")
                 .query::<PageSize>("limit", "How many at the most; default 100")
                 .query::<WatchCursor>("cursor", "The `next_cursor` of the page before")
                 .json::<WatchList>(StatusCode::OK, "A page of watches"),
@@ -217,7 +220,8 @@ pub(in crate::control) fn watch(
 }
 
 async fn list(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpError> {
-    let query = Query::read(query, &["state", "verdict", "label", "limit", "cursor"])?;
+    let known = ["state", "verdict", "label", "order", "limit", "cursor"];
+    let query = Query::read(query, &known)?;
     let labels = query.all("label").map(|pair| {
         let (key, value) = pair
             .split_once('=')
@@ -226,6 +230,9 @@ async fn list(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpErro
             .map_err(|(what, fix)| HttpError::bad(format!("label={pair}: {what}; {fix}")))?;
         Ok((key.to_owned(), value.to_owned()))
     });
+    let order = query
+        .one("order", WatchOrder::from_word, "oldest, newest or ended")?
+        .unwrap_or_default();
     let filter = WatchFilter {
         state: query.one("state", WatchState::from_word, "active or finished")?,
         verdict: query.one(
@@ -234,6 +241,7 @@ async fn list(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpErro
             "the word of a verdict, such as failed or timed_out",
         )?,
         labels: labels.collect::<Result<_, HttpError>>()?,
+        order,
         after: query.one("cursor", read_cursor, "the next_cursor of an answer")?,
     };
     let page = app.control.store.watches(filter, query.limit()?).await?;
@@ -241,7 +249,7 @@ async fn list(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpErro
     let next_cursor = last.map(|last| {
         format!(
             "{}.{}",
-            last.watch.added_at.as_millisecond(),
+            order.time_of(last).as_millisecond(),
             last.watch.run_id
         )
     });

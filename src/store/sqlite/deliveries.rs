@@ -158,12 +158,12 @@ impl Execute for Deliveries {
         let words = to_json("states", &words)?;
         let sql = deliveries_sql(&filter);
         let parameters = named_params! {
-            ":after": filter.after.as_ref().map_or("", DeliveryId::as_str),
+            ":after": filter.after.as_ref().map_or(if filter.newest_first { PAST_ALL } else { "" }, DeliveryId::as_str),
             ":sink": filter.sink.as_ref().map(SinkName::as_str),
             ":states": words,
             ":limit": limit,
         };
-        let items = read_all(db, sql, parameters, read_delivery)?;
+        let items = read_all(db, &sql, parameters, read_delivery)?;
         Ok(page(items, limit))
     }
 }
@@ -282,30 +282,33 @@ pub(super) fn of_watch(
     })
 }
 
+/// A text that sorts after every ID of a delivery.
+const PAST_ALL: &str = "~";
+
 /// The statement that lists deliveries.
-pub(super) fn deliveries_sql(filter: &DeliveryFilter) -> &'static str {
+pub(super) fn deliveries_sql(filter: &DeliveryFilter) -> String {
     // Those that are not delivered are few among many, and have an index of their own.
     let delivered = filter.states.is_empty() || filter.states.contains(&DeliveryState::Delivered);
-    match (&filter.sink, delivered) {
-        (Some(_), _) => concat!(
-            select_deliveries!(),
-            " WHERE d.sink = :sink AND d.id > :after
-                        AND (:states = '[]' OR d.state IN (SELECT value FROM json_each(:states)))
-                      ORDER BY d.id LIMIT :limit + 1"
-        ),
-        (None, false) => concat!(
-            select_deliveries!(),
-            " WHERE d.state != 'delivered' AND d.id > :after AND :sink IS NULL
-                        AND d.state IN (SELECT value FROM json_each(:states))
-                      ORDER BY d.id LIMIT :limit + 1"
-        ),
-        (None, true) => concat!(
-            select_deliveries!(),
-            " WHERE d.id > :after AND :sink IS NULL
-                        AND (:states = '[]' OR d.state IN (SELECT value FROM json_each(:states)))
-                      ORDER BY d.id LIMIT :limit + 1"
-        ),
-    }
+    let which = match (&filter.sink, delivered) {
+        (Some(_), _) => {
+            "d.sink = :sink AND (:states = '[]' OR d.state IN (SELECT value FROM json_each(:states)))"
+        }
+        (None, false) => {
+            "d.state != 'delivered' AND :sink IS NULL AND d.state IN (SELECT value FROM json_each(:states))"
+        }
+        (None, true) => {
+            ":sink IS NULL AND (:states = '[]' OR d.state IN (SELECT value FROM json_each(:states)))"
+        }
+    };
+    let (after, direction) = if filter.newest_first {
+        ("<", "DESC")
+    } else {
+        (">", "ASC")
+    };
+    let select = select_deliveries!();
+    format!(
+        "{select} WHERE {which} AND d.id {after} :after ORDER BY d.id {direction} LIMIT :limit + 1"
+    )
 }
 
 /// Returns the IDs that begin with `beginning`, the first [`CANDIDATES`] of them; a whole ID has no others beside it.

@@ -228,7 +228,7 @@ mod tests {
     use super::watches::{NEWEST_RECORD, RECORD_COLUMNS, watches_sql};
     use super::*;
     use crate::domain::{SinkName, Verdict};
-    use crate::store::model::{DeliveryFilter, DeliveryState, WatchState};
+    use crate::store::model::{DeliveryFilter, DeliveryState, WatchOrder, WatchState};
 
     #[test]
     fn the_check_of_a_large_store_ends_in_time_and_harms_no_later_query() {
@@ -287,40 +287,58 @@ mod tests {
     fn no_question_reads_all_that_is_stored() {
         let db = prepare(Connection::open_in_memory().unwrap()).unwrap();
         let failed = Some(Verdict::Failed);
-        let by = |states: &[DeliveryState], sink: Option<&str>| {
+        let by = |states: &[DeliveryState], sink: Option<&str>, newest_first: bool| {
             let sink = sink.map(|name| SinkName::new(name).unwrap());
             deliveries_sql(&DeliveryFilter {
                 states: states.to_vec(),
                 sink,
+                newest_first,
                 after: None,
             })
-            .to_owned()
         };
+        let watches = |state, verdict, order| watches_sql(state, verdict, order).unwrap();
+        let (oldest, newest, ended) = (WatchOrder::Oldest, WatchOrder::Newest, WatchOrder::Ended);
+        let undelivered = [DeliveryState::Dead, DeliveryState::Pending];
         let queries = [
-            (watches_sql(None, None).unwrap(), "watches_by_age"),
+            (watches(None, None, oldest), "watches_by_age"),
+            (watches(None, None, newest), "watches_by_age"),
             (
-                watches_sql(Some(WatchState::Active), None).unwrap(),
+                watches(Some(WatchState::Active), None, oldest),
                 "active_watches_by_age",
             ),
             (
-                watches_sql(Some(WatchState::Finished), None).unwrap(),
+                watches(Some(WatchState::Active), None, newest),
+                "active_watches_by_age",
+            ),
+            (
+                watches(Some(WatchState::Finished), None, oldest),
                 "finished_watches_by_age",
             ),
-            (watches_sql(None, failed).unwrap(), "watches_by_verdict"),
             (
-                watches_sql(Some(WatchState::Finished), failed).unwrap(),
+                watches(Some(WatchState::Finished), None, newest),
+                "finished_watches_by_age",
+            ),
+            (
+                watches(Some(WatchState::Finished), None, ended),
+                "watches_by_end",
+            ),
+            (watches(None, None, ended), "watches_by_end"),
+            (watches(None, failed, oldest), "watches_by_verdict"),
+            (watches(None, failed, newest), "watches_by_verdict"),
+            (
+                watches(Some(WatchState::Finished), failed, oldest),
                 "watches_by_verdict",
             ),
             (
                 NEWEST_RECORD.replace("{}", RECORD_COLUMNS),
                 "watches_of_run",
             ),
-            (by(&[], None), "PRIMARY KEY"),
-            (
-                by(&[DeliveryState::Dead, DeliveryState::Pending], None),
-                "undelivered",
-            ),
-            (by(&[], Some("ops")), "deliveries_to_sink"),
+            (by(&[], None, false), "PRIMARY KEY"),
+            (by(&[], None, true), "PRIMARY KEY"),
+            (by(&undelivered, None, false), "undelivered"),
+            (by(&undelivered, None, true), "undelivered"),
+            (by(&[], Some("ops"), false), "deliveries_to_sink"),
+            (by(&[], Some("ops"), true), "deliveries_to_sink"),
             (TOTAL.to_owned(), "PRIMARY KEY"),
             (OLDEST_OPEN.to_owned(), "open_deliveries_by_age"),
             (EVENTS_AFTER.to_owned(), "INTEGER PRIMARY KEY"),

@@ -15,7 +15,7 @@ use crate::domain::{
 use crate::failpoint::mutant;
 use crate::store::model::{
     Added, History, PollFailure, RoutedEvent, StatusChange, StoreError, StoredWatch, WatchId,
-    WatchRecord, WatchState,
+    WatchOrder, WatchRecord, WatchState,
 };
 use crate::store::operations::{
     ActiveWatches, AddConfiguredWatch, AddWatch, Details, KeepConfiguredWatches, MoveClock,
@@ -229,11 +229,12 @@ impl Execute for Watches {
     fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
         let Self { filter, limit } = self;
         let labels = to_json("labels", &filter.labels)?;
-        let (after_at, after_id) = match &filter.after {
-            Some((at, id)) => (at.as_millisecond(), id.as_str()),
-            None => (i64::MIN, ""),
+        let (after_at, after_id) = match (&filter.after, filter.order) {
+            (Some((at, id)), _) => (at.as_millisecond(), id.as_str()),
+            (None, WatchOrder::Oldest) => (i64::MIN, ""),
+            (None, WatchOrder::Newest | WatchOrder::Ended) => (i64::MAX, ""),
         };
-        let Some(sql) = watches_sql(filter.state, filter.verdict) else {
+        let Some(sql) = watches_sql(filter.state, filter.verdict, filter.order) else {
             return Ok(page(Vec::new(), limit));
         };
         let parameters = named_params! {
@@ -430,25 +431,44 @@ fn replace_details(
 
 /// Returns the statement that lists watches. Each combination has a statement of its own, because
 /// each has an index of its own. `None` when no watch can match.
-pub(super) fn watches_sql(state: Option<WatchState>, verdict: Option<Verdict>) -> Option<String> {
+pub(super) fn watches_sql(
+    state: Option<WatchState>,
+    verdict: Option<Verdict>,
+    order: WatchOrder,
+) -> Option<String> {
+    let state = match order {
+        WatchOrder::Ended => Some(state.unwrap_or(WatchState::Finished)),
+        WatchOrder::Oldest | WatchOrder::Newest => state,
+    };
     let which = match (state, verdict) {
-        (None, None) => "(added_at, run_id) > (:after_at, :after_id) AND :verdict IS NULL",
-        (Some(WatchState::Active), None) => {
-            "verdict IS NULL AND (added_at, run_id) > (:after_at, :after_id) AND :verdict IS NULL"
-        }
-        (Some(WatchState::Finished), None) => {
-            "verdict IS NOT NULL AND (added_at, run_id) > (:after_at, :after_id) AND :verdict IS NULL"
-        }
-        (None | Some(WatchState::Finished), Some(_)) => {
-            "verdict IS NOT NULL AND verdict = :verdict AND (added_at, run_id) > (:after_at, :after_id)"
-        }
         (Some(WatchState::Active), Some(_)) => return None,
+        (Some(WatchState::Active), None) if order == WatchOrder::Ended => return None,
+        (None, None) => ":verdict IS NULL",
+        (Some(WatchState::Active), None) => "verdict IS NULL AND :verdict IS NULL",
+        (Some(WatchState::Finished), None) => "verdict IS NOT NULL AND :verdict IS NULL",
+        (None | Some(WatchState::Finished), Some(_)) => {
+            "verdict IS NOT NULL AND verdict = :verdict"
+        }
+    };
+    let (after, by) = match order {
+        WatchOrder::Oldest => (
+            "(added_at, run_id) > (:after_at, :after_id)",
+            "added_at, run_id",
+        ),
+        WatchOrder::Newest => (
+            "(added_at, run_id) < (:after_at, :after_id)",
+            "added_at DESC, run_id DESC",
+        ),
+        WatchOrder::Ended => (
+            "(verdict_at, run_id) < (:after_at, :after_id)",
+            "verdict_at DESC, run_id DESC",
+        ),
     };
     Some(format!(
-        "SELECT {RECORD_COLUMNS} FROM watches w WHERE {which}
+        "SELECT {RECORD_COLUMNS} FROM watches w WHERE {which} AND {after}
            AND NOT EXISTS (SELECT 1 FROM json_each(:labels) wanted WHERE NOT EXISTS (
                SELECT 1 FROM json_each(w.labels) have WHERE have.key = wanted.value ->> 0 AND have.value = wanted.value ->> 1))
-         ORDER BY added_at, run_id LIMIT :limit + 1"
+         ORDER BY {by} LIMIT :limit + 1"
     ))
 }
 
