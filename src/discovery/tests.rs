@@ -121,16 +121,12 @@ impl World {
         let entry = |run: &&Run| {
             let has_ended = now >= run.ends_at;
             ListEntry {
-                run_id: run.id(),
-                status: Status::new(run.state(now), "status"),
                 attempt: self.api.has_attempts.then_some(run.attempt),
-                name: None,
-                group: None,
-                url: None,
                 created_at: Some(time(run.created_at)),
                 started_at: Some(time(run.started_at)),
                 completed_at: (has_ended && self.api.has_ends).then(|| time(run.ends_at)),
                 values: BTreeMap::from([("branch".to_owned(), "main".to_owned())]),
+                ..ListEntry::new(run.id(), Status::new(run.state(now), "status"))
             }
         };
         Ok(ListPage {

@@ -77,6 +77,24 @@ pub struct ListEntry {
     pub values: BTreeMap<String, String>,
 }
 
+impl ListEntry {
+    /// The entry of a list that shows the run and its status alone.
+    pub fn new(run_id: RunRef, status: Status) -> Self {
+        Self {
+            run_id,
+            status,
+            attempt: None,
+            name: None,
+            group: None,
+            url: None,
+            created_at: None,
+            started_at: None,
+            completed_at: None,
+            values: BTreeMap::new(),
+        }
+    }
+}
+
 /// What one request for a page brought, and what it took.
 #[derive(Debug)]
 pub struct ListReply {

@@ -655,7 +655,7 @@ impl Api {
             if lost || (!lies && Verdict::of_status(&status).is_some()) {
                 continue;
             }
-            entries.push(list_entry(run.clone(), status));
+            entries.push(ListEntry::new(run.clone(), status));
         }
         match listing {
             Listing::Shuffled => random.shuffle(&mut entries),
@@ -663,7 +663,7 @@ impl Api {
                 let other = |number: usize| RunRef::new(&format!("other_{number}")).expect("an ID");
                 let running = || Status::from(RunState::Running);
                 entries = (0..20)
-                    .map(|number| list_entry(other(number), running()))
+                    .map(|number| ListEntry::new(other(number), running()))
                     .collect();
             }
             _ => {}
@@ -766,21 +766,6 @@ impl Api {
 
 /// Runs on a page of a list.
 const PAGE: usize = 6;
-
-fn list_entry(run_id: RunRef, status: Status) -> ListEntry {
-    ListEntry {
-        run_id,
-        status,
-        attempt: None,
-        name: None,
-        group: None,
-        url: None,
-        created_at: None,
-        started_at: None,
-        completed_at: None,
-        values: BTreeMap::new(),
-    }
-}
 
 impl Provider for Api {
     type Events = Stream;

@@ -155,18 +155,8 @@ impl Listed {
 
 /// An entry of a list, which shows a run in this status.
 pub(crate) fn entry(id: &str, status: impl Into<Status>) -> ListEntry {
-    ListEntry {
-        run_id: RunRef::new(id).expect("the ID of a test"),
-        status: status.into(),
-        attempt: None,
-        name: None,
-        group: None,
-        url: None,
-        created_at: None,
-        started_at: None,
-        completed_at: None,
-        values: std::collections::BTreeMap::new(),
-    }
+    let run_id = RunRef::new(id).expect("the ID of a test");
+    ListEntry::new(run_id, status.into())
 }
 
 type Lister = Box<dyn Fn(&Listing) -> Listed + Send + Sync>;
