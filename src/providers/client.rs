@@ -796,6 +796,35 @@ impl ApiClient {
         }
     }
 
+    /// Remembers that the API accepted the key of a request, if its answer shows that.
+    fn accept(&self, key: Option<&HeaderValue>, code: StatusCode) {
+        if let Some(key) = key.filter(|_| code.is_success() || code == StatusCode::NOT_MODIFIED) {
+            self.keys.accept(key);
+        }
+    }
+
+    /// Reads the answer to a request that was refused. Returns the error; `None` where the request is made again,
+    /// because its key was the problem and has been replaced meanwhile. `key` was sent with it, and `tried` requests
+    /// were made in all.
+    async fn refused(
+        &self,
+        answered: Answered,
+        (key, tried): (Option<&HeaderValue>, usize),
+        pause: Option<Duration>,
+        spent: &mut Spent,
+    ) -> Option<ApiError> {
+        let refusal = self.refusal(answered.response, answered.ends).await;
+        if refusal.is_not_found() || matches!(refusal, ApiError::Redirect { .. }) {
+            spent.pause(pause);
+        }
+        let is_key = matches!(refusal, ApiError::Unauthorized { .. });
+        let again = match key {
+            Some(key) if is_key && tried < KEYS_TRIED => self.keys.has_another(key).await,
+            _ => false,
+        };
+        (!again).then_some(refusal)
+    }
+
     /// Requests the run, with another key where the first is refused and has been replaced meanwhile.
     ///
     /// # Errors
@@ -829,12 +858,7 @@ impl ApiClient {
                 reported,
                 key: key.clone(),
             };
-            if let Some(key) = key
-                .as_ref()
-                .filter(|_| code.is_success() || code == StatusCode::NOT_MODIFIED)
-            {
-                self.keys.accept(key);
-            }
+            self.accept(key.as_ref(), code);
             if code == StatusCode::NOT_MODIFIED && tag.is_some() {
                 let observation = self.of_tag(id).ok_or(ApiError::Malformed(Malformed::Shape(
                     "it has not changed, but is not known",
@@ -856,17 +880,9 @@ impl ApiClient {
                 spent.pause(pause);
                 return Ok(seen(self.ruled(answered, expected).await?));
             }
-            let refusal = self.refusal(answered.response, answered.ends).await;
-            if refusal.is_not_found() || matches!(refusal, ApiError::Redirect { .. }) {
-                spent.pause(pause);
-            }
             tried += 1;
-            let refused = matches!(refusal, ApiError::Unauthorized { .. });
-            let again = match &key {
-                Some(key) if refused && tried < KEYS_TRIED => self.keys.has_another(key).await,
-                _ => false,
-            };
-            if !again {
+            let sent = (key.as_ref(), tried);
+            if let Some(refusal) = self.refused(answered, sent, pause, spent).await {
                 return Err(refusal);
             }
         }

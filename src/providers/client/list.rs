@@ -10,7 +10,7 @@ use reqwest::header::{ETAG, HeaderMap, HeaderValue, LINK};
 use reqwest::{StatusCode, Url};
 use serde::{Deserialize, Serialize};
 
-use super::{ApiClient, ApiError, KEYS_TRIED, MAX_TAG_BYTES, Malformed, Spent, is_same_origin};
+use super::{ApiClient, ApiError, MAX_TAG_BYTES, Malformed, Spent, is_same_origin};
 use crate::domain::{ProviderName, RunRef};
 use crate::profile::{List, ListFill, ListProblem, Next};
 use crate::providers::answer::{Element, PageRead};
@@ -234,12 +234,7 @@ impl ApiClient {
             let pause = self
                 .rate
                 .any_pause(answered.response.headers(), SystemTime::now());
-            if let Some(key) = key
-                .as_ref()
-                .filter(|_| code.is_success() || code == StatusCode::NOT_MODIFIED)
-            {
-                self.keys.accept(key);
-            }
+            self.accept(key.as_ref(), code);
             if code == StatusCode::NOT_MODIFIED
                 && let Some((_, page)) = tagged
             {
@@ -258,17 +253,9 @@ impl ApiClient {
                 }
                 return Ok(page);
             }
-            let refusal = self.refusal(answered.response, answered.ends).await;
-            if refusal.is_not_found() || matches!(refusal, ApiError::Redirect { .. }) {
-                spent.pause(pause);
-            }
             tried += 1;
-            let refused = matches!(refusal, ApiError::Unauthorized { .. });
-            let again = match &key {
-                Some(key) if refused && tried < KEYS_TRIED => self.keys.has_another(key).await,
-                _ => false,
-            };
-            if !again {
+            let sent = (key.as_ref(), tried);
+            if let Some(refusal) = self.refused(answered, sent, pause, spent).await {
                 return Err(refusal);
             }
         }
