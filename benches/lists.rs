@@ -15,10 +15,7 @@ use anyhow::{Context as _, ensure};
 use runwatch::app;
 use runwatch::clock::Clock;
 use runwatch::config::Settings;
-use runwatch::domain::{
-    FoundBy, Labels, Observation, PollOutcome, Progress, RunDetails, RunRef, RunState, Status,
-    Watch,
-};
+use runwatch::domain::RunState;
 use runwatch::metrics::Metrics;
 use runwatch::providers::{ListPage, PageRef};
 use runwatch::scheduler::Scheduler;
@@ -32,8 +29,11 @@ use tokio_util::sync::CancellationToken;
 #[allow(dead_code, reason = "the tests use all of it")]
 #[path = "../tests/it/support/provider.rs"]
 mod provider;
+#[path = "../tests/it/support/watches.rs"]
+mod watches;
 
 use provider::{Answer, FakeProvider, LATENCY, Listed, entry};
+use watches::{store_running, watch_of};
 
 /// Runs that end in each minute.
 const ENDS_A_MINUTE: u32 = 20;
@@ -105,30 +105,6 @@ struct Outcome {
     pages_a_minute: f64,
 }
 
-async fn stored(store: &Store, clock: &Clock, number: usize) -> anyhow::Result<()> {
-    let long_ago = clock.now().checked_sub(Duration::from_secs(3600))?;
-    let watch = Watch {
-        run_id: RunRef::new(&format!("run_{number}"))?,
-        name: None,
-        labels: Labels::new(),
-        sinks: None,
-        added_at: long_ago,
-        deadline_at: long_ago.checked_add(Duration::from_secs(30 * 24 * 3600))?,
-    };
-    let (_, id) = store.add_watch(watch.clone()).await?;
-    let running = Observation {
-        status: Status::from(RunState::Running),
-        details: RunDetails::default(),
-    };
-    let limits = app::policy(&Settings::default()).limits;
-    let seen = PollOutcome::Seen(Box::new(running));
-    let step = Progress::begin(long_ago).step(&watch, seen, long_ago, &limits)?;
-    store
-        .record_step(id, step, Vec::new(), None, FoundBy::Poll, long_ago)
-        .await?;
-    Ok(())
-}
-
 async fn watched(
     count: usize,
     per_minute: u32,
@@ -142,10 +118,13 @@ async fn watched(
     let (store, writer) = Store::open(Location::Memory)?;
     let mut tasks = JoinSet::new();
     tasks.spawn(writer.run());
-    for number in 0..count {
-        stored(&store, &clock, number).await?;
-    }
     let mut policy = app::policy(&Settings::default());
+    let long_ago = clock.now().checked_sub(Duration::from_secs(3600))?;
+    for number in 0..count {
+        let deadline = Duration::from_secs(30 * 24 * 3600);
+        let watch = watch_of(&format!("run_{number}"), long_ago, deadline);
+        store_running(&store, &watch, &policy.limits).await;
+    }
     policy.requests_per_minute = per_minute;
     policy.max_streams = 0;
     let (mut scheduler, watches) = Scheduler::new(

@@ -8,7 +8,7 @@ use jiff::SignedDuration;
 use runwatch::app;
 use runwatch::clock::{Clock, Jump};
 use runwatch::config::Settings;
-use runwatch::domain::{Event, EventType, Labels, RunRef, RunState, Status, Watch};
+use runwatch::domain::{Event, EventType, RunState, Status, Watch};
 use runwatch::metrics::Metrics;
 use runwatch::scheduler::{AddedBy, Policy, Scheduler, SchedulerHandle};
 use runwatch::store::{Location, Store};
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::provider::{Answer, FakeProvider};
+use crate::support::watches::watch_of;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -191,15 +192,7 @@ impl World {
 }
 
 fn watch(id: &str, clock: &Clock, timeout: Duration) -> Watch {
-    let added_at = clock.now();
-    Watch {
-        run_id: RunRef::new(id).unwrap(),
-        name: None,
-        labels: Labels::new(),
-        sinks: None,
-        added_at,
-        deadline_at: added_at.checked_add(timeout).unwrap(),
-    }
+    watch_of(id, clock.now(), timeout)
 }
 
 #[tokio::test(start_paused = true)]

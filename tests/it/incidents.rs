@@ -10,8 +10,8 @@ use runwatch::app;
 use runwatch::clock::{Clock, Jump};
 use runwatch::config::Settings;
 use runwatch::domain::{
-    Event, EventData, EventType, FoundBy, Labels, Observation, PollOutcome, Progress, ProviderName,
-    ProviderNotice, RunDetails, RunRef, RunState, SinkName, Status, Watch,
+    Event, EventData, EventType, ProviderName, ProviderNotice, RunRef, RunState, SinkName, Status,
+    Watch,
 };
 use runwatch::metrics::Metrics;
 use runwatch::scheduler::{AddedBy, Policy, Scheduler, SchedulerHandle};
@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::provider::{Answer, FakeProvider, Poll};
+use crate::support::watches::{store_running, watch_of};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -76,14 +77,7 @@ struct World {
 }
 
 fn watch(index: usize, added_at: Timestamp) -> Watch {
-    Watch {
-        run_id: RunRef::new(&format!("run_{index}")).unwrap(),
-        name: None,
-        labels: Labels::new(),
-        sinks: None,
-        added_at,
-        deadline_at: added_at.checked_add(MINUTE * 60 * 24 * 30).unwrap(),
-    }
+    watch_of(&format!("run_{index}"), added_at, MINUTE * 60 * 24 * 30)
 }
 
 /// A scheduler over a store that holds `stored` watches already, of runs seen running an hour ago.
@@ -102,25 +96,7 @@ async fn world_at(place: Location<'_>, stored: usize, adjust: impl FnOnce(&mut P
     let mut policy = app::policy(&Settings::default());
     adjust(&mut policy);
     for index in 0..stored {
-        let watch = watch(index, long_ago);
-        let (_, id) = store.add_watch(watch.clone()).await.unwrap();
-        let running = Observation {
-            status: Status::from(RunState::Running),
-            details: RunDetails::default(),
-        };
-        let begun = Progress::begin(long_ago);
-        let step = begun
-            .step(
-                &watch,
-                PollOutcome::Seen(Box::new(running)),
-                long_ago,
-                &policy.limits,
-            )
-            .unwrap();
-        store
-            .record_step(id, step, Vec::new(), None, FoundBy::Poll, long_ago)
-            .await
-            .unwrap();
+        store_running(&store, &watch(index, long_ago), &policy.limits).await;
     }
     let active = store
         .active_watches(clock.now(), None, u32::MAX)
@@ -738,29 +714,10 @@ async fn a_status_that_a_held_store_rejects_stops_no_polls_and_is_not_lost() {
     };
     (policy.backoff.initial, policy.backoff.max) = (SECOND * 2, SECOND * 2);
     // Of run_0 to run_2 the status is known, of run_3 it is new.
-    for index in 0..4 {
-        let watch = watch(index, clock.now());
-        let (_, id) = store.add_watch(watch.clone()).await.unwrap();
-        let running = Observation {
-            status: Status::from(RunState::Running),
-            details: RunDetails::default(),
-        };
-        let begun = Progress::begin(clock.now());
-        let step = begun
-            .step(
-                &watch,
-                PollOutcome::Seen(Box::new(running)),
-                clock.now(),
-                &policy.limits,
-            )
-            .unwrap();
-        if index < 3 {
-            store
-                .record_step(id, step, Vec::new(), None, FoundBy::Poll, clock.now())
-                .await
-                .unwrap();
-        }
+    for index in 0..3 {
+        store_running(&store, &watch(index, clock.now()), &policy.limits).await;
     }
+    store.add_watch(watch(3, clock.now())).await.unwrap();
     let (mut scheduler, watches) = Scheduler::new(
         api.clone(),
         store.clone(),

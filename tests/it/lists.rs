@@ -7,10 +7,7 @@ use jiff::Timestamp;
 use runwatch::app;
 use runwatch::clock::Clock;
 use runwatch::config::Settings;
-use runwatch::domain::{
-    FoundBy, Labels, Observation, PollOutcome, Progress, RunDetails, RunRef, RunState, Status,
-    Verdict, Watch,
-};
+use runwatch::domain::{RunRef, RunState, Status, Verdict, Watch};
 use runwatch::metrics::Metrics;
 use runwatch::providers::{ApiError, ListEntry, ListPage, ListRequest, PageRef};
 use runwatch::scheduler::{AddedBy, Policy, Scheduler, SchedulerHandle};
@@ -20,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::provider::{Answer, FakeProvider, Listed, Listing, Poll, entry};
+use crate::support::watches::{store_running, watch_of};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -73,14 +71,7 @@ fn number(run: &RunRef) -> usize {
 }
 
 fn watch(run: usize, added_at: Timestamp, deadline: Duration) -> Watch {
-    Watch {
-        run_id: RunRef::new(&id(run)).unwrap(),
-        name: None,
-        labels: Labels::new(),
-        sinks: None,
-        added_at,
-        deadline_at: added_at.checked_add(deadline).unwrap(),
-    }
+    watch_of(&id(run), added_at, deadline)
 }
 
 struct World {
@@ -104,24 +95,7 @@ async fn world(api: FakeProvider, runs: usize, adjust: impl FnOnce(&mut Policy))
     let mut policy = app::policy(&Settings::default());
     adjust(&mut policy);
     for run in 0..runs {
-        let watch = watch(run, long_ago, LONG);
-        let (_, number) = store.add_watch(watch.clone()).await.unwrap();
-        let seen = PollOutcome::Seen(Box::new(Observation {
-            status: Status::from(RunState::Running),
-            details: RunDetails::default(),
-        }));
-        let step = Progress::begin(long_ago).step(&watch, seen, long_ago, &policy.limits);
-        store
-            .record_step(
-                number,
-                step.unwrap(),
-                Vec::new(),
-                None,
-                FoundBy::Poll,
-                long_ago,
-            )
-            .await
-            .unwrap();
+        store_running(&store, &watch(run, long_ago, LONG), &policy.limits).await;
     }
     let active = store
         .active_watches(clock.now(), None, u32::MAX)

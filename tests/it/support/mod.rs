@@ -2,6 +2,7 @@
 
 pub(crate) mod provider;
 pub(crate) mod terminal;
+pub(crate) mod watches;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
