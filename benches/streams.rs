@@ -11,9 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use runwatch::app::Engine;
 use runwatch::clock::Clock;
-use runwatch::config::{
-    EventsMode, Secret, Settings, SinkKind, SinkSettings, WebhookFormat, WebhookSettings,
-};
+use runwatch::config::{EventsMode, Secret, Settings, SinkKind, SinkSettings, WebhookSettings};
 use runwatch::domain::{Event, EventFilter, Labels, RunRef, SinkName, Verdict, Watch};
 use runwatch::metrics::{Format, StoreGauges};
 use runwatch::scheduler::AddedBy;
@@ -186,10 +184,8 @@ fn settings(
     settings.api.requests_per_minute = 1_000_000;
     settings.watch.events = events;
     let webhook = WebhookSettings {
-        url: Secret::value(receiver.url()),
         secret: Some(Secret::value("whsec_c29tZSBieXRlcyBmb3IgYSBiZW5jaG1hcms=")),
-        format: WebhookFormat::Standard,
-        headers: std::collections::BTreeMap::new(),
+        ..WebhookSettings::new(Secret::value(receiver.url()))
     };
     let sink = SinkSettings {
         kind: SinkKind::Webhook(Box::new(webhook)),

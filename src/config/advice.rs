@@ -179,6 +179,10 @@ fn secrets(settings: &Settings) -> Vec<(String, &Secret)> {
             found.extend(
                 headers.map(|(header, value)| (format!("sinks.{name}.headers.{header}"), value)),
             );
+            let values = webhook.values.iter();
+            found.extend(
+                values.map(|(value, secret)| (format!("sinks.{name}.values.{value}"), secret)),
+            );
         }
     }
     found

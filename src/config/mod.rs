@@ -45,8 +45,9 @@ pub(crate) use rules::{
 pub(crate) use secret::check_key;
 pub use secret::{Secret, SecretError};
 pub use settings::{
-    ApiSettings, ControlSettings, EventsMode, LogFormat, LogLevel, LogSettings, Settings, SinkKind,
-    SinkSettings, StaticWatch, StoreSettings, WatchSettings, WebhookFormat, WebhookSettings,
+    ApiSettings, ControlSettings, DELIVERY_ID, EventsMode, LogFormat, LogLevel, LogSettings,
+    Settings, SinkKind, SinkSettings, StaticWatch, StoreSettings, WatchSettings, WebhookFormat,
+    WebhookMethod, WebhookSettings,
 };
 pub(crate) use source::NO_SOCKET_PLACE;
 pub use source::Sources;

@@ -194,14 +194,45 @@ impl SinkKind {
 /// A webhook sink.
 #[derive(Debug, Clone)]
 pub struct WebhookSettings {
-    /// Where to, http or https; the URL itself may be the secret (chat services), so it is one.
+    /// Where to, http or https; the URL itself may be the secret (chat services), so it is one. [`DELIVERY_ID`] in it
+    /// stands for the ID of the delivery.
     pub url: Secret,
+    /// The method of the request. Default: [`WebhookMethod::Post`].
+    pub method: WebhookMethod,
     /// Signing secrets, `whsec_` and base64, one a line. Default: none, so nothing is signed.
     pub secret: Option<Secret>,
     /// What is sent. Default: [`WebhookFormat::Standard`].
     pub format: WebhookFormat,
     /// Further headers by name in lower case; none that belongs to the request or the signature.
     pub headers: BTreeMap<String, Secret>,
+    /// What a template sees as `values`: keys, channels. Empty for other formats.
+    pub values: BTreeMap<String, Secret>,
+}
+
+/// What stands for the ID of the delivery in the URL of a webhook.
+pub const DELIVERY_ID: &str = "{delivery_id}";
+
+impl WebhookSettings {
+    /// A webhook with this address and the defaults.
+    pub fn new(url: Secret) -> Self {
+        Self {
+            url,
+            method: WebhookMethod::Post,
+            secret: None,
+            format: WebhookFormat::Standard,
+            headers: BTreeMap::new(),
+            values: BTreeMap::new(),
+        }
+    }
+}
+
+/// The method of a webhook's requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WebhookMethod {
+    /// `POST`
+    Post,
+    /// `PUT`, for receivers where a URL names the message.
+    Put,
 }
 
 /// What a webhook sends.

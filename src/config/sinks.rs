@@ -12,7 +12,7 @@ use super::rules::{
     signing_keys,
 };
 use super::units::parse_duration;
-use super::{Secret, SinkKind, SinkSettings, WebhookFormat, WebhookSettings};
+use super::{Secret, SinkKind, SinkSettings, WebhookFormat, WebhookMethod, WebhookSettings};
 use crate::domain::{EventFilter, EventType, Labels, SinkName};
 use crate::redact::REDACTED;
 use crate::text::nearest;
@@ -24,6 +24,9 @@ const TYPES: [&str; 4] = ["desktop", "webhook", "log", "command"];
 const FORMATS: [&str; 7] = [
     "standard", "slack", "discord", "teams", "ntfy", "apprise", "template",
 ];
+
+/// The methods of a webhook.
+const METHODS: [&str; 2] = ["POST", "PUT"];
 
 /// The waits before further attempts: 27 hours and a half in all, so that a receiver may be down for
 /// a day.
@@ -171,16 +174,26 @@ fn read_webhook(reader: &mut SettingsReader<'_>, table: &mut Table) -> Option<We
             None
         }
     };
+    let method = reader.take(table, "method", Some("POST"));
+    let method = method.and_then(|item| reader.parsed(&item, |text| one_of(text, &METHODS)));
     let secret = reader
         .take_secret(table, "secret")
         .and_then(|found| reader.secret(found, signing_secrets));
     let format = read_format(reader, table);
-    let headers = read_headers(reader, table);
+    let headers = read_secrets(reader, table, "headers", header_name, header_value);
+    let is_template = matches!(format, Some(WebhookFormat::Template { .. }) | None);
+    let value_name = if is_template { value_name } else { no_value };
+    let values = read_secrets(reader, table, "values", value_name, |_any| Ok(()));
     Some(WebhookSettings {
         url: url?,
+        method: match method? {
+            "PUT" => WebhookMethod::Put,
+            _ => WebhookMethod::Post,
+        },
         secret,
         format: format?,
         headers,
+        values,
     })
 }
 
@@ -242,42 +255,48 @@ fn read_format(reader: &mut SettingsReader<'_>, table: &mut Table) -> Option<Web
     }
 }
 
-fn read_headers(reader: &mut SettingsReader<'_>, table: &mut Table) -> BTreeMap<String, Secret> {
-    let mut headers = BTreeMap::new();
+/// Checks the name of a secret in a table, and returns it as it is known, or what is wrong with it.
+type CheckName = fn(&str) -> Result<String, (&'static str, &'static str)>;
+
+/// Reads a table of secrets, each given as `NAME` or, as a file, `NAME_file`.
+fn read_secrets(
+    reader: &mut SettingsReader<'_>,
+    table: &mut Table,
+    key: &str,
+    check_name: CheckName,
+    rule: fn(&str) -> Result<(), Violation>,
+) -> BTreeMap<String, Secret> {
+    let mut secrets = BTreeMap::new();
     let mut shown = serde_json::Map::new();
     let mut origin = Origin::Default;
     let inner = reader
-        .take(table, "headers", None)
+        .take(table, key, None)
         .and_then(|item| reader.as_table(item));
     if let Some(mut inner) = inner {
         for name in inner.names() {
             let name = name.strip_suffix("_file").unwrap_or(&name).to_owned();
-            // The twin of a header read before has been taken along with it.
+            // The twin of a secret read before has been taken along with it.
             if !inner.has(&name) && !inner.has(&format!("{name}_file")) {
                 continue;
             }
             let Some(found) = reader.take_secret(&mut inner, &name) else {
                 continue;
             };
-            let lower = name.to_ascii_lowercase();
-            let reserved = RESERVED_HEADERS.contains(&lower.as_str());
-            let mistake = match headers.contains_key(&lower) {
-                _ if HeaderName::from_bytes(name.as_bytes()).is_err() => Some((
-                    "this is not the name of a header",
-                    "use letters, digits and -",
-                )),
-                _ if reserved => Some(("this header is set by runwatch itself", "remove it")),
-                true => Some((
+            let known = match check_name(&name) {
+                Ok(known) if secrets.contains_key(&known) => Err((
                     "this header is set twice",
                     "keep one; upper and lower case are the same",
                 )),
-                false => None,
+                checked => checked,
             };
-            if let Some((what, fix)) = mistake {
-                reader.refuse_unseen(found.item(), what, fix);
-                continue;
-            }
-            let Some(secret) = reader.unshown_secret(&found, header_value) else {
+            let known = match known {
+                Ok(known) => known,
+                Err((what, fix)) => {
+                    reader.refuse_unseen(found.item(), what, fix);
+                    continue;
+                }
+            };
+            let Some(secret) = reader.unshown_secret(&found, rule) else {
                 continue;
             };
             match &secret {
@@ -287,11 +306,49 @@ fn read_headers(reader: &mut SettingsReader<'_>, table: &mut Table) -> BTreeMap<
                 }
             };
             origin = found.place().origin.clone();
-            headers.insert(lower, secret);
+            secrets.insert(known, secret);
         }
     }
-    reader.show_table(table, "headers", &origin, shown);
-    headers
+    reader.show_table(table, key, &origin, shown);
+    secrets
+}
+
+/// The name of a header, in lower case.
+fn header_name(name: &str) -> Result<String, (&'static str, &'static str)> {
+    let lower = name.to_ascii_lowercase();
+    if HeaderName::from_bytes(name.as_bytes()).is_err() {
+        Err((
+            "this is not the name of a header",
+            "use letters, digits and -",
+        ))
+    } else if RESERVED_HEADERS.contains(&lower.as_str()) {
+        Err(("this header is set by runwatch itself", "remove it"))
+    } else {
+        Ok(lower)
+    }
+}
+
+/// The name of a value of a template, as an expression can have it.
+fn value_name(name: &str) -> Result<String, (&'static str, &'static str)> {
+    let valid = name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name
+            .bytes()
+            .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+    if valid {
+        Ok(name.to_owned())
+    } else {
+        Err((
+            "this cannot be the name of a value",
+            "use a-z, 0-9 and _, a letter first",
+        ))
+    }
+}
+
+fn no_value(_name: &str) -> Result<String, (&'static str, &'static str)> {
+    Err((
+        "this belongs to format = \"template\"",
+        "remove it, or set that format",
+    ))
 }
 
 fn read_events(reader: &mut SettingsReader<'_>, table: &mut Table) -> EventFilter {
@@ -388,5 +445,61 @@ fn media_type(text: &str) -> Result<String, Violation> {
             "this is not a content type".to_owned(),
             "write one such as \"application/json\"".to_owned(),
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Settings, Sources, load};
+
+    /// Loads a webhook sink with these keys, beside a template.
+    fn loaded(keys: &str) -> Result<Settings, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.toml");
+        let table = "[sinks.o]\ntype = \"webhook\"\nurl = \"https://a/{delivery_id}\"\n";
+        std::fs::write(&file, format!("{table}{keys}")).unwrap();
+        std::fs::write(folder.path().join("o.j2"), "{}").unwrap();
+        let sources = Sources {
+            explicit: Some(file),
+            ..Sources::default()
+        };
+        load(&sources)
+            .map(|loaded| loaded.settings)
+            .map_err(|problems| problems.to_string())
+    }
+
+    const TEMPLATE: &str = "format = \"template\"\ntemplate_file = \"o.j2\"\n";
+
+    #[test]
+    fn a_template_has_values_and_a_method() {
+        let keys = format!("{TEMPLATE}method = \"PUT\"\nvalues = {{ room_2 = \"a b\" }}\n");
+        let settings = loaded(&keys).unwrap();
+        let SinkKind::Webhook(webhook) = &settings.sinks.first_key_value().unwrap().1.kind else {
+            panic!("{settings:?}")
+        };
+        assert_eq!(webhook.method, WebhookMethod::Put);
+        assert_eq!(webhook.values.keys().collect::<Vec<_>>(), ["room_2"]);
+    }
+
+    #[test]
+    fn values_of_other_formats_and_names_that_no_expression_has_are_mistakes() {
+        for (keys, mistake) in [
+            (
+                "values = { a = \"b\" }\n".to_owned(),
+                "this belongs to format = \"template\"",
+            ),
+            (
+                format!("{TEMPLATE}values = {{ a-b = \"c\" }}\n"),
+                "this cannot be the name of a value",
+            ),
+            ("method = \"PATCH\"\n".to_owned(), "there is no such choice"),
+        ] {
+            let problems = loaded(&keys).unwrap_err();
+            assert!(
+                problems.contains(mistake) && problems.lines().count() == 1,
+                "{keys}: {problems}"
+            );
+        }
     }
 }

@@ -458,54 +458,6 @@ impl Event {
         })
     }
 
-    /// The sample that `sinks test` sends: about a run that does not exist, marked as a test by its
-    /// type and its name.
-    pub fn sample(now: Timestamp) -> Self {
-        let run = RunSummary {
-            provider: ProviderName::crewship(),
-            state: None,
-            attempt: None,
-            name: None,
-            group: None,
-            id: RunRef::new("run_test").expect("a valid ID"),
-            version_id: None,
-            deployment_id: None,
-            project: None,
-            status: Some("succeeded".to_owned()),
-            input: None,
-            output: None,
-            error_message: None,
-            created_at: None,
-            started_at: None,
-            completed_at: None,
-            url: None,
-        };
-        let watch = WatchSummary {
-            name: Some("runwatch test message".to_owned()),
-            labels: Labels::new(),
-            added_at: now,
-            polls: 0,
-            late: false,
-        };
-        let timing = Timing {
-            queued_ms: None,
-            ran_ms: None,
-            detected_after_ms: None,
-        };
-        let data = RunEvent {
-            run,
-            watch,
-            timing,
-            reason: None,
-            truncated: Vec::new(),
-        };
-        Self {
-            event_type: EventType::SinkTest,
-            timestamp: now,
-            data: EventData::Run(Box::new(data)),
-        }
-    }
-
     /// The data of an event about a run.
     pub fn run(&self) -> Option<&RunEvent> {
         match &self.data {

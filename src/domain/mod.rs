@@ -13,6 +13,7 @@ mod id;
 mod json;
 mod observation;
 mod route;
+mod sample;
 mod status;
 mod transition;
 mod verdict;

@@ -3,7 +3,7 @@
 
 use super::Message;
 use super::summary::of;
-use super::template::MessageTemplate;
+use super::template::{MessageTemplate, TemplateValues};
 use crate::domain::{DeliveryId, Event, EventData, SinkName};
 
 /// A template, and behind the first zero byte the error message that it shows.
@@ -32,9 +32,10 @@ pub fn template(bytes: &[u8]) {
         event: &event,
         now: event.timestamp,
     };
+    let values = TemplateValues::new();
     let fixed = r#"{"why": {{ data.run.error_message }}, "text": {{ text }}}"#;
     let made = MessageTemplate::of(fixed)
-        .and_then(|template| template.render(&message, "application/json"));
+        .and_then(|template| template.render(&message, "application/json", &values));
     let made: serde_json::Value =
         serde_json::from_str(&made.expect("a right template")).expect("JSON");
     assert_eq!(made["why"], String::from_utf8_lossy(error).as_ref());
@@ -42,7 +43,7 @@ pub fn template(bytes: &[u8]) {
         return;
     };
     for content_type in ["text/plain", "application/json"] {
-        if let Ok(made) = template.render(&message, content_type) {
+        if let Ok(made) = template.render(&message, content_type, &values) {
             assert!(
                 made.len() <= crate::config::MAX_TEMPLATE_BYTES,
                 "{} bytes",

@@ -10,6 +10,8 @@ mod command;
 mod courier;
 #[cfg(feature = "desktop")]
 mod desktop;
+#[cfg(test)]
+mod example_templates;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod log;

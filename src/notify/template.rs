@@ -1,5 +1,6 @@
 //! Messages from the user's own template.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -54,6 +55,9 @@ pub enum TemplateError {
     },
 }
 
+/// What a template sees as `values`, by name: secrets, in general.
+pub(super) type TemplateValues = BTreeMap<String, String>;
+
 /// A template, checked when it is loaded.
 #[derive(Debug)]
 pub(super) struct MessageTemplate {
@@ -62,8 +66,13 @@ pub(super) struct MessageTemplate {
 }
 
 impl MessageTemplate {
-    /// Reads a template and checks its syntax, and, if required, that it makes JSON of a sample.
-    pub(super) fn load(path: &Path, content_type: &str) -> Result<Self, TemplateError> {
+    /// Reads a template and checks its syntax, and, if required, that it makes JSON of a sample, with a text for each of
+    /// the named values.
+    pub(super) fn load<'a>(
+        path: &Path,
+        content_type: &str,
+        values: impl IntoIterator<Item = &'a String>,
+    ) -> Result<Self, TemplateError> {
         let unreadable = |source| TemplateError::Unreadable {
             path: path.to_owned(),
             source,
@@ -85,7 +94,8 @@ impl MessageTemplate {
             event: &event,
             now: event.timestamp,
         };
-        match template.render(&message, content_type) {
+        let values = values.into_iter().map(|name| (name.clone(), name.clone()));
+        match template.render(&message, content_type, &values.collect()) {
             Err(error @ TemplateError::NoJson { .. }) => Err(error),
             // It may be made for events that have more than the sample has.
             Ok(_) | Err(_) => Ok(template),
@@ -112,19 +122,19 @@ impl MessageTemplate {
     /// Fills the template in. For a JSON content type every value is written as JSON.
     ///
     /// It sees `type`, `timestamp` and `data` of the event, `title`, `lines`, `text` and `url` of its
-    /// summary, and `delivery_id` and `attempt`. When it makes too much of all that, it sees an event without
+    /// summary, `delivery_id` and `attempt`, and the `values` of the configuration. When it makes too much of all that, it sees an event without
     /// the large fields, as other webhooks send it.
     pub(super) fn render(
         &self,
         message: &Message<'_>,
         content_type: &str,
+        values: &TemplateValues,
     ) -> Result<String, TemplateError> {
-        let rendered = match self.render_event(message, content_type, &message.event.to_json()) {
-            Err(TemplateError::TooLarge { .. }) => self.render_event(
-                message,
-                content_type,
-                &message.event.to_json_within(MAX_BODY_BYTES),
-            ),
+        let of = |event: &str| self.render_event(message, content_type, values, event);
+        let rendered = match of(&message.event.to_json()) {
+            Err(TemplateError::TooLarge { .. }) => {
+                of(&message.event.to_json_within(MAX_BODY_BYTES))
+            }
             rendered => rendered,
         }?;
         let kind = content_type.split(';').next().unwrap_or_default().trim();
@@ -143,18 +153,20 @@ impl MessageTemplate {
         &self,
         message: &Message<'_>,
         content_type: &str,
+        values: &TemplateValues,
         event: &str,
     ) -> Result<String, TemplateError> {
         let event: serde_json::Value =
             serde_json::from_str(event).map_err(|error| self.mistake(&error))?;
         let summary = summary::of(message.event);
-        let values = context! {
+        let context = context! {
             text => summary.text(),
             title => summary.title,
             lines => summary.lines,
             url => summary.url,
             delivery_id => message.delivery.as_str(),
             attempt => message.attempt,
+            values => values,
             ..Value::from(Serde(&event))
         };
         let environment = environment(content_type);
@@ -162,7 +174,7 @@ impl MessageTemplate {
             .template_from_str(&self.source)
             .map_err(|error| self.mistake(&error))?;
         let mut made = Limited::default();
-        let rendered = template.render_captured_to(values, &mut made).map(drop);
+        let rendered = template.render_captured_to(context, &mut made).map(drop);
         if made.is_full {
             return Err(TemplateError::TooLarge {
                 path: self.path.clone(),
@@ -244,10 +256,11 @@ mod tests {
             event: &event,
             now: event.timestamp,
         };
-        let template =
-            MessageTemplate::load(&path, content_type).map_err(|error| error.to_string())?;
+        let values = TemplateValues::from([("room".to_owned(), "a \"b\"".to_owned())]);
+        let template = MessageTemplate::load(&path, content_type, values.keys())
+            .map_err(|error| error.to_string())?;
         template
-            .render(&message, content_type)
+            .render(&message, content_type, &values)
             .map_err(|error| error.to_string())
     }
 
@@ -262,10 +275,13 @@ mod tests {
             "run.failed run_xyz789abc run_xyz789abc failed after 3s msg_1 2"
         );
         let json = rendered(
-            r#"{"why": {{ data.run.error_message }}, "url": {{ url }}}"#,
+            r#"{"why": {{ data.run.error_message }}, "url": {{ url }}, "room": {{ values.room }}}"#,
             "application/json; x=y",
         );
         let json: serde_json::Value = serde_json::from_str(&json.unwrap()).unwrap();
+        assert_eq!(json["room"], "a \"b\"");
+        let error = rendered("{{ values.rom }}", "text/plain").unwrap_err();
+        assert!(error.contains("undefined"), "{error}");
         assert_eq!(json["why"], "say \"no\"\n<b>");
     }
 

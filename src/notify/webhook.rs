@@ -1,4 +1,4 @@
-//! Webhooks: one POST per attempt.
+//! Webhooks: one request per attempt.
 
 mod request;
 mod secrets;
@@ -79,7 +79,7 @@ impl Webhook {
         let redactor = Redactor::new(request.secrets.into_iter().chain(proxy_secrets()));
         let request = self
             .http
-            .post(request.url)
+            .request(request.method, request.url)
             .headers(request.headers)
             .body(request.body);
         match tokio::time::timeout(LIMIT, self.post(&request)).await {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use hyper::{HeaderMap, StatusCode};
+use hyper::{HeaderMap, Method, StatusCode};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -26,6 +26,8 @@ pub struct Receiver {
 pub struct Received {
     /// When.
     pub at: Instant,
+    /// The method.
+    pub method: Method,
     /// The path.
     pub path: String,
     /// The headers.
@@ -95,6 +97,7 @@ impl Receiver {
             let accepted = fault.is_none() && verified != Some(false);
             state.received.push(Received {
                 at: Instant::now(),
+                method: request.method,
                 path: request.path,
                 headers: request.headers,
                 body: request.body,

@@ -410,6 +410,9 @@ fn no_secret_is_ever_shown() {
             "[sinks.o]\ntype = \"webhook\"\nurl = \"https://a\"\nheaders = {{ Host = \"{MARKER}\" }}\n"
         ),
         format!("[sinks.o]\ntype = \"webhook\"\nurl = \"https://a\"\nheaders = \"X: {MARKER}\"\n"),
+        format!(
+            "[sinks.o]\ntype = \"webhook\"\nurl = \"https://a\"\nvalues = {{ a = \"{MARKER}\" }}\n"
+        ),
         format!("[sinks.o]\ntype = \"command\"\nargv = \"curl -H {MARKER}\"\n"),
         format!("[sinks.o]\ntype = \"desktop\"\ntoken = \"{MARKER}\"\n"),
     ];

@@ -6,6 +6,7 @@ mod command;
 mod log;
 mod payload;
 mod signature;
+mod templates;
 mod webhook;
 
 use std::net::SocketAddr;

@@ -1,14 +1,14 @@
 //! The request of one attempt: address, headers and body, and what of them must not show.
 
-use reqwest::Url;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Method, Url};
 use secrecy::ExposeSecret as _;
 
 use super::secrets::{secret_parts, secret_words, signing_secret};
 use crate::blocking::Lane;
-use crate::config::{Secret, WebhookFormat, WebhookSettings};
+use crate::config::{DELIVERY_ID, Secret, WebhookFormat, WebhookMethod, WebhookSettings};
 use crate::notify::body::{MAX_BODY_BYTES, MessageBody};
-use crate::notify::template::{MessageTemplate, TemplateError};
+use crate::notify::template::{MessageTemplate, TemplateError, TemplateValues};
 use crate::notify::{Message, SendError, apprise, chat, signature};
 use crate::text::error_chain;
 
@@ -17,6 +17,7 @@ const SECRET_READS: usize = 4;
 
 /// A request that can be sent.
 pub(super) struct WebhookRequest {
+    pub(super) method: Method,
     pub(super) url: Url,
     /// Those with secret values are marked as sensitive.
     pub(super) headers: HeaderMap,
@@ -39,7 +40,8 @@ impl RequestMaker {
     pub(super) fn new(settings: &WebhookSettings) -> Result<Self, TemplateError> {
         let template = match &settings.format {
             WebhookFormat::Template { file, content_type } => {
-                Some(MessageTemplate::load(file, content_type)?)
+                let values = settings.values.keys();
+                Some(MessageTemplate::load(file, content_type, values)?)
             }
             _ => None,
         };
@@ -58,10 +60,17 @@ impl RequestMaker {
     /// Makes the request of an attempt. Reads the secrets anew.
     pub(super) async fn make(&self, message: &Message<'_>) -> Result<WebhookRequest, SendError> {
         let url = self.read(&self.settings.url, "the address").await?;
+        let url = url.replace(DELIVERY_ID, message.delivery.as_str());
         let url = Url::parse(&url).map_err(|_secret| SendError::new("the address is not a URL"))?;
-        let (content_type, body, mut headers) = self.body(message)?;
-        headers.insert(CONTENT_TYPE, content_type);
         let mut secrets = secret_parts(&url);
+        let mut values = TemplateValues::new();
+        for (name, value) in &self.settings.values {
+            let value = self.read(value, &format!("the value {name}")).await?;
+            secrets.extend(secret_words(&value));
+            values.insert(name.clone(), value);
+        }
+        let (content_type, body, mut headers) = self.body(message, &values)?;
+        headers.insert(CONTENT_TYPE, content_type);
         secrets.extend(self.sign(message, &body, &mut headers).await?);
         for (name, value) in &self.settings.headers {
             let value = self.read(value, name).await?;
@@ -77,6 +86,10 @@ impl RequestMaker {
             headers.insert(header, value);
         }
         Ok(WebhookRequest {
+            method: match self.settings.method {
+                WebhookMethod::Post => Method::POST,
+                WebhookMethod::Put => Method::PUT,
+            },
             url,
             headers,
             body,
@@ -94,7 +107,11 @@ impl RequestMaker {
             .to_owned())
     }
 
-    fn body(&self, message: &Message<'_>) -> Result<(HeaderValue, String, HeaderMap), SendError> {
+    fn body(
+        &self,
+        message: &Message<'_>,
+        values: &TemplateValues,
+    ) -> Result<(HeaderValue, String, HeaderMap), SendError> {
         let body = match &self.settings.format {
             WebhookFormat::Standard => MessageBody {
                 content_type: "application/json",
@@ -109,7 +126,7 @@ impl RequestMaker {
             WebhookFormat::Template { content_type, .. } => {
                 let template = self.template.as_ref().expect("built with the format");
                 let text = template
-                    .render(message, content_type)
+                    .render(message, content_type, values)
                     .map_err(|error| SendError::new(error.to_string()))?;
                 let content_type = HeaderValue::try_from(content_type).map_err(|_invalid| {
                     SendError::new("the content type is not one that HTTP allows")

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use runwatch::app::Engine;
 use runwatch::clock::Clock;
-use runwatch::config::{Secret, Settings, SinkKind, SinkSettings, WebhookFormat, WebhookSettings};
+use runwatch::config::{Secret, Settings, SinkKind, SinkSettings, WebhookSettings};
 use runwatch::domain::{EventFilter, Labels, RunRef, SinkName, Watch};
 use runwatch::simulator::{Fault, Received, Script};
 use runwatch::store::{DeliveryState, Location};
@@ -274,12 +274,7 @@ async fn next_attempt_after(fault: Fault) -> (i64, i64) {
     let mut settings = Settings::default();
     settings.api.base_url = simulator.base_url();
     settings.api.key = Some(Secret::value(simulator.api_key()));
-    let webhook = WebhookSettings {
-        url: Secret::value(receiver.url()),
-        secret: None,
-        format: WebhookFormat::Standard,
-        headers: std::collections::BTreeMap::new(),
-    };
+    let webhook = WebhookSettings::new(Secret::value(receiver.url()));
     let sink = SinkSettings {
         kind: SinkKind::Webhook(Box::new(webhook)),
         events: EventFilter::verdicts(),
