@@ -13,7 +13,7 @@ mod entries;
 mod pages;
 mod sweep;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -61,7 +61,6 @@ struct Group {
     members: BTreeSet<Key>,
     /// How many sweeps began.
     sweeps: u32,
-    under_way: Option<Sweep>,
     last: Option<Coverage>,
     rests_until: Option<Instant>,
     rest: Duration,
@@ -98,6 +97,8 @@ struct Coverage {
 /// All lists of a provider.
 pub(super) struct Lists {
     groups: HashMap<GroupId, Group>,
+    /// The sweeps that are under way, by the group whose list they read.
+    sweeps: BTreeMap<GroupId, Sweep>,
     by_parameters: HashMap<ListParameters, GroupId>,
     next_id: GroupId,
     wanted: VecDeque<PageWanted>,
@@ -113,6 +114,7 @@ impl Lists {
     pub(super) fn new() -> Self {
         Self {
             groups: HashMap::new(),
+            sweeps: BTreeMap::new(),
             by_parameters: HashMap::new(),
             next_id: 0,
             wanted: VecDeque::new(),
@@ -125,6 +127,7 @@ impl Lists {
     /// Forgets all groups, whose lists may be others after a reload.
     fn clear(&mut self) {
         self.groups.clear();
+        self.sweeps.clear();
         self.by_parameters.clear();
     }
 
@@ -160,22 +163,27 @@ impl Lists {
         if group.members.is_empty() {
             self.by_parameters.remove(&group.parameters);
             self.groups.remove(&id);
+            self.sweeps.remove(&id);
         }
     }
 
-    /// The page that is due the longest, and since when.
-    fn next_page(&self) -> Option<(Instant, PageTurn)> {
-        let sweeps = self.groups.iter().filter_map(|(id, group)| {
-            let sweep = group.under_way.as_ref()?;
-            (!sweep.is_requested).then_some((sweep.since, PageTurn::Sweep(*id)))
-        });
-        sweeps.min_by_key(|(since, _)| *since)
+    /// The page of a sweep that is due the longest.
+    fn next_page(&self) -> Option<PageTurn> {
+        let due = self.sweeps.iter().filter(|(_, sweep)| !sweep.is_requested);
+        let longest = due.min_by_key(|(_, sweep)| sweep.since);
+        longest.map(|(id, _)| PageTurn::Sweep(*id))
     }
 
     /// Ends all sweeps: what they showed may be old.
     pub(super) fn end_sweeps(&mut self) {
-        for group in self.groups.values_mut() {
-            group.under_way = None;
+        self.sweeps.clear();
+    }
+
+    /// Ends the sweep of a group, whose list is not requested for a while, each time longer.
+    fn rest(&mut self, id: GroupId, now: Instant) {
+        self.sweeps.remove(&id);
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.rest(now);
         }
     }
 }
@@ -186,7 +194,6 @@ impl Group {
             parameters,
             members: BTreeSet::new(),
             sweeps: 0,
-            under_way: None,
             last: None,
             rests_until: None,
             rest: Duration::ZERO,
@@ -215,7 +222,6 @@ impl Group {
 
     fn rest_until(&mut self, until: Instant) {
         self.rests_until = Some(until);
-        self.under_way = None;
         self.last = None;
     }
 

@@ -150,7 +150,8 @@ impl Scheduler {
         if was_suspect && goes_on {
             mark.doubted_until = Some(now + DOUBT);
         }
-        let Some(group) = self.provider.lists.groups.get_mut(&id) else {
+        let lists = &mut self.provider.lists;
+        let Some(group) = lists.groups.get_mut(&id) else {
             return;
         };
         if was_suspect && goes_on {
@@ -167,6 +168,7 @@ impl Scheduler {
                 "a list of runs is not up to date; it rests"
             );
             group.distrust(now);
+            lists.sweeps.remove(&id);
             let members: Vec<Key> = group.members.iter().copied().collect();
             for member in members.into_iter().filter(|member| *member != key) {
                 self.trust_polls(member, now);

@@ -63,7 +63,6 @@ impl Scheduler {
             .front()
             .filter(|_| breaker.opens_at().is_none_or(|at| at <= now))
             .map(|_| PageTurn::Other);
-        let sweep = sweep.map(|(_, turn)| turn);
         // A sweep keeps watches from their polls, so that it must not wait for all pages that others want.
         match lists.others_turn_is_over {
             true => sweep.or(other),
@@ -83,10 +82,8 @@ impl Scheduler {
                 (wanted.request, PageFor::Other(wanted.reply))
             }
             PageTurn::Sweep(id) => {
-                let Some(group) = lists.groups.get_mut(&id) else {
-                    return;
-                };
-                let Some(sweep) = &mut group.under_way else {
+                let (Some(group), Some(sweep)) = (lists.groups.get(&id), lists.sweeps.get_mut(&id))
+                else {
                     return;
                 };
                 sweep.is_requested = true;
@@ -154,14 +151,8 @@ impl Scheduler {
             }
             PageFor::Sweep { group, number } => {
                 let lists = &mut self.provider.lists;
-                let Some(list) = lists.groups.get_mut(&group) else {
-                    return;
-                };
-                if list
-                    .under_way
-                    .as_ref()
-                    .is_none_or(|sweep| sweep.number != number)
-                {
+                let sweep = lists.sweeps.get(&group);
+                if sweep.is_none_or(|sweep| sweep.number != number) {
                     return;
                 }
                 match result {
@@ -172,7 +163,7 @@ impl Scheduler {
                             error = what,
                             "a list of runs cannot be read; runs are polled one by one"
                         );
-                        list.rest(now);
+                        lists.rest(group, now);
                     }
                 }
             }

@@ -1,6 +1,7 @@
 //! Sweeps: which watches are left to them, and what a page and the end of one show.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -63,8 +64,9 @@ impl Scheduler {
         let longest = self.policy.backoff.max;
         let budget_interval = self.provider.budget.interval();
         let group = self.provider.lists.groups.get(&id)?;
+        let is_under_way = self.provider.lists.sweeps.contains_key(&id);
         let needed = DUE_PER_PAGE * group.pages() as usize;
-        if group.under_way.is_none() && group.members.len() < needed
+        if !is_under_way && group.members.len() < needed
             || group.rests(now)
             || self.provider.breaker.outage().is_some()
             || !self.may_be_left(entry, listed, group, now)
@@ -85,7 +87,7 @@ impl Scheduler {
                 return None;
             }
         }
-        if group.under_way.is_none() {
+        if !is_under_way {
             let soon = now + longest / SOON;
             let is_due = |&key: &Key| {
                 self.registry.get(key).is_some_and(|entry| {
@@ -100,9 +102,10 @@ impl Scheduler {
             }
         }
         let since = entry.due;
-        let group = self.provider.lists.groups.get_mut(&id)?;
+        let lists = &mut self.provider.lists;
+        let group = lists.groups.get_mut(&id)?;
         let expected_pages = group.pages();
-        let sweep = group.under_way.get_or_insert_with(|| {
+        let sweep = lists.sweeps.entry(id).or_insert_with(|| {
             group.sweeps += 1;
             Sweep::new(group.sweeps, since)
         });
@@ -137,6 +140,7 @@ impl Scheduler {
             && group.expects(listed, is_late)
     }
 
+    /// Takes in a page of a sweep, which was requested at `began`.
     pub(super) fn page_of_sweep(
         &mut self,
         id: GroupId,
@@ -147,8 +151,7 @@ impl Scheduler {
     ) {
         let lists = &self.provider.lists;
         let group = lists.groups.get(&id);
-        let sweep = group.and_then(|group| group.under_way.as_ref());
-        let mut place = sweep.map_or(0, |sweep| sweep.entries);
+        let mut place = lists.sweeps.get(&id).map_or(0, |sweep| sweep.entries);
         let before = group.and_then(|group| group.last).map(|last| last.number);
         let between = before.and_then(|before| self.places_between(&page, before));
         let (mut found, mut going) = (BTreeSet::new(), 0);
@@ -159,17 +162,14 @@ impl Scheduler {
             going += if goes_on { keys.len() } else { 0 };
             found.extend(keys);
         }
-        let Some(group) = self.provider.lists.groups.get_mut(&id) else {
+        let lists = &mut self.provider.lists;
+        let (Some(group), Some(sweep)) = (lists.groups.get(&id), lists.sweeps.get_mut(&id)) else {
             return;
         };
         // All of it may have been reset by what was observed.
-        let Some(sweep) = group
-            .under_way
-            .as_mut()
-            .filter(|sweep| sweep.number == number)
-        else {
+        if sweep.number != number {
             return;
-        };
+        }
         sweep.pages += 1;
         sweep.idle_pages = if found.is_empty() {
             sweep.idle_pages + 1
@@ -191,33 +191,36 @@ impl Scheduler {
             return self.sweep_done(id, true, now);
         }
         sweep.page = page.next;
-        let skipped = |key: &Key| {
-            let mark = self
-                .registry
-                .get(*key)
-                .and_then(|entry| entry.listed.as_ref());
-            !sweep.found.contains(key)
-                && mark.zip(between.as_ref()).is_some_and(|(mark, between)| {
-                    Some(mark.sweep) == before && between.contains(&mark.place)
-                })
-        };
-        let skipped: Vec<Key> = match between {
-            Some(_) => group.members.iter().copied().filter(skipped).collect(),
-            None => Vec::new(),
-        };
         let is_over = is_last || has_all || sweep.idle_pages >= idle || sweep.pages >= MAX_PAGES;
-        for key in skipped {
-            self.suspect(key, now);
+        if let Some((before, between)) = before.zip(between) {
+            for key in self.skipped(id, before, &between) {
+                self.suspect(key, now);
+            }
         }
         if is_over {
             self.sweep_done(id, is_last && page.unreadable == 0, now);
         }
     }
 
+    /// The watches that the sweep `before` found at these places, and that the one under way has not found.
+    fn skipped(&self, id: GroupId, before: u32, places: &Range<u32>) -> Vec<Key> {
+        let lists = &self.provider.lists;
+        let (Some(group), Some(sweep)) = (lists.groups.get(&id), lists.sweeps.get(&id)) else {
+            return Vec::new();
+        };
+        let was_there = |key: &Key| {
+            let entry = self.registry.get(*key);
+            let mark = entry.and_then(|entry| entry.listed.as_ref());
+            mark.is_some_and(|mark| mark.sweep == before && places.contains(&mark.place))
+        };
+        let missing = group.members.difference(&sweep.found).copied();
+        missing.filter(was_there).collect()
+    }
+
     /// The places in the sweep `before` that lie between those of the first and the last run on a page. None where the
     /// list has another order than then. A run that was there and is not on the page is missing: that need not wait for
     /// the end of the sweep.
-    fn places_between(&self, page: &ListPage, before: u32) -> Option<std::ops::Range<u32>> {
+    fn places_between(&self, page: &ListPage, before: u32) -> Option<Range<u32>> {
         let keys = page
             .entries
             .iter()
@@ -247,10 +250,9 @@ impl Scheduler {
 
     /// Ends a sweep. One that is `complete` shows which runs are missing.
     fn sweep_done(&mut self, id: GroupId, complete: bool, now: Instant) {
-        let Some(group) = self.provider.lists.groups.get_mut(&id) else {
-            return;
-        };
-        let Some(sweep) = group.under_way.take() else {
+        let lists = &mut self.provider.lists;
+        let (Some(group), Some(sweep)) = (lists.groups.get_mut(&id), lists.sweeps.remove(&id))
+        else {
             return;
         };
         let before = group.last.map(|last| last.number);
@@ -272,12 +274,7 @@ impl Scheduler {
         if !complete {
             return;
         }
-        let missing: Vec<Key> = group
-            .members
-            .iter()
-            .copied()
-            .filter(|key| !sweep.found.contains(key))
-            .collect();
+        let missing: Vec<Key> = group.members.difference(&sweep.found).copied().collect();
         for key in missing {
             let listed = self
                 .registry
