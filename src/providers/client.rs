@@ -1205,6 +1205,12 @@ impl Provider for ApiClient {
             .collect()
     }
 
+    fn has_same_lists(&self, other: &Self) -> bool {
+        self.is_same_account(other)
+            && self.profile == other.profile
+            && self.settings.max_response_bytes == other.settings.max_response_bytes
+    }
+
     async fn list(&self, provider: &ProviderName, request: &ListRequest) -> ListReply {
         let mut spent = Spent::default();
         let result = self.list_page(provider, request, &mut spent).await;
@@ -1496,5 +1502,23 @@ mod tests {
         assert!(first.is_same_account(&of(&one, "key").await));
         assert!(!first.is_same_account(&of(&one, "another").await));
         assert!(!first.is_same_account(&of(&other, "key").await));
+    }
+
+    #[tokio::test]
+    async fn lists_are_the_same_with_the_account_and_the_profile() {
+        let api = api(0).await;
+        let of = async |key, adjust: fn(&mut ApiClient)| {
+            let mut client = client(&api, key);
+            adjust(&mut client);
+            client.read_key().await;
+            client
+        };
+        let first = of("key", |_| {}).await;
+        assert!(first.has_same_lists(&of("key", |_| {}).await));
+        assert!(!first.has_same_lists(&of("another", |_| {}).await));
+        let profile = |client: &mut ApiClient| Arc::make_mut(&mut client.profile).exact ^= true;
+        assert!(!first.has_same_lists(&of("key", profile).await));
+        let limit = |client: &mut ApiClient| client.settings.max_response_bytes += 1;
+        assert!(!first.has_same_lists(&of("key", limit).await));
     }
 }

@@ -30,6 +30,7 @@ trait ErasedProvider: Any + Send + Sync {
         last_id: Option<&'a str>,
     ) -> BoxFuture<'a, Result<AnyStream, ApiError>>;
     fn list_of(&self, id: &RunRef) -> Option<ListParameters>;
+    fn has_same_lists(&self, other: &dyn ErasedProvider) -> bool;
     fn list<'a>(
         &'a self,
         provider: &'a ProviderName,
@@ -76,6 +77,13 @@ impl<P: Provider> ErasedProvider for P {
 
     fn list_of(&self, id: &RunRef) -> Option<ListParameters> {
         Provider::list_of(self, id)
+    }
+
+    fn has_same_lists(&self, other: &dyn ErasedProvider) -> bool {
+        let other: &dyn Any = other;
+        other
+            .downcast_ref()
+            .is_some_and(|other| Provider::has_same_lists(self, other))
     }
 
     fn list<'a>(
@@ -138,6 +146,11 @@ impl AnyProvider {
     /// As [`Provider::list_of`].
     pub fn list_of(&self, id: &RunRef) -> Option<ListParameters> {
         self.0.list_of(id)
+    }
+
+    /// As [`Provider::has_same_lists`]; never the same where the types differ.
+    pub fn has_same_lists(&self, other: &Self) -> bool {
+        self.0.has_same_lists(&*other.0)
     }
 
     /// As [`Provider::list`].

@@ -73,6 +73,12 @@ pub trait Provider: Send + Sync + 'static {
         None
     }
 
+    /// Whether runs are in the same lists as with `other`, read the same way: what one shows of a list holds for the
+    /// other, and each can read the other's [`PageRef`]s. Cheap, and no request.
+    fn has_same_lists(&self, other: &Self) -> bool {
+        self.is_same_account(other)
+    }
+
     /// Requests one page of a list of runs of `provider`, the name by which this account is known. Dropping the future
     /// abandons the request.
     fn list(

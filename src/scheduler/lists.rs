@@ -2,8 +2,10 @@
 //!
 //! The watches whose runs one list shows are a group. When enough of them are due, the pages of the
 //! list are requested one after the other: a sweep. An entry that shows that a run goes on counts
-//! as a poll of it. An entry that shows an end, or a run that is missing from a complete sweep, is
-//! only a reason to poll that run next: verdicts come from polls alone.
+//! as a poll of it. An entry that shows an end is only a reason to poll that run next, and so is a
+//! run that is missing: verdicts come from polls alone. A run that the sweep before showed between
+//! two others is missing as soon as a page shows these without it; any other at the end of a
+//! complete sweep.
 //!
 //! A list need not be right. Each watch is also polled by itself now and then. One whose poll
 //! contradicts the list is not left to the list for a while, and a list that is contradicted often,
@@ -124,7 +126,7 @@ impl Lists {
         }
     }
 
-    /// Forgets all groups, whose lists may be others after a reload.
+    /// Forgets all groups, whose lists are others after a reload.
     fn clear(&mut self) {
         self.groups.clear();
         self.sweeps.clear();

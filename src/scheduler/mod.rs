@@ -395,6 +395,7 @@ impl Scheduler {
     fn reload(&mut self, provider: AnyProvider, policy: Policy) {
         let now = Instant::now();
         let is_same_account = self.provider.client.is_same_account(&provider);
+        let has_same_lists = self.provider.client.has_same_lists(&provider);
         self.provider.client = provider;
         self.provider.budget = self
             .provider
@@ -406,7 +407,9 @@ impl Scheduler {
         }
         self.provider.streams.reset(policy.max_streams);
         self.policy = policy;
-        self.regroup(now);
+        if !has_same_lists {
+            self.regroup(now);
+        }
         let latest = now + self.policy.backoff.max;
         if mutant("reload-forgets") {
             self.registry

@@ -278,6 +278,28 @@ async fn a_list_that_fails_rests_longer_each_time_and_polls_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reload_keeps_what_was_learned_of_the_lists_of_the_same_account() {
+    let truth = Truth::now(|_| None);
+    let api = FakeProvider::with_list(|_| server_error(), move |poll| truth.answer(poll));
+    let world = world(api, 40, |_| {}).await;
+    let policy = app::policy(&Settings::default());
+    for _ in 0..60 {
+        world.pass(MINUTE).await;
+        let reloaded = world.watches.reload(world.api.clone(), policy.clone());
+        reloaded.await.unwrap();
+    }
+    // It rests for 1, 2, 4, 8, 16 and 30 minutes; after each reload, it would be requested anew.
+    let pages = world.api.listings().len();
+    assert!((4..=7).contains(&pages), "{pages} pages in an hour");
+    // The lists of another account are others.
+    let since = Instant::now();
+    let other = world.api.with_account("second");
+    world.watches.reload(other, policy).await.unwrap();
+    world.pass(MINUTE * 2).await;
+    assert!(world.pages_since(since) > 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_list_that_hangs_keeps_no_run_from_its_polls() {
     let truth = Truth::now(|run| (run == 5).then_some(MINUTE * 12));
     let api = FakeProvider::with_list(

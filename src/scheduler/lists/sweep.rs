@@ -217,9 +217,8 @@ impl Scheduler {
         missing.filter(was_there).collect()
     }
 
-    /// The places in the sweep `before` that lie between those of the first and the last run on a page. None where the
-    /// list has another order than then. A run that was there and is not on the page is missing: that need not wait for
-    /// the end of the sweep.
+    /// Returns the places in the sweep `before` from that of the first run on a page up to that of the last; `None`
+    /// where the list has another order now. A run that was at one of them and is not on the page is missing.
     fn places_between(&self, page: &ListPage, before: u32) -> Option<Range<u32>> {
         let keys = page
             .entries
@@ -248,7 +247,8 @@ impl Scheduler {
         }
     }
 
-    /// Ends a sweep. One that is `complete` shows which runs are missing.
+    /// Ends a sweep. One that is `complete` shows that the runs which the sweep before found, and this one did not,
+    /// are missing.
     fn sweep_done(&mut self, id: GroupId, complete: bool, now: Instant) {
         let lists = &mut self.provider.lists;
         let (Some(group), Some(sweep)) = (lists.groups.get_mut(&id), lists.sweeps.remove(&id))
