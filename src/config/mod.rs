@@ -47,7 +47,7 @@ pub use secret::{Secret, SecretError};
 pub use settings::{
     ApiSettings, ControlSettings, DELIVERY_ID, EventsMode, LogFormat, LogLevel, LogSettings,
     Settings, SinkKind, SinkSettings, StaticWatch, StoreSettings, WatchSettings, WebhookFormat,
-    WebhookMethod, WebhookSettings,
+    WebhookMethod, WebhookSettings, WebhookSignature,
 };
 pub(crate) use source::NO_SOCKET_PLACE;
 pub use source::Sources;

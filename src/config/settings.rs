@@ -201,6 +201,8 @@ pub struct WebhookSettings {
     pub method: WebhookMethod,
     /// Signing secrets, `whsec_` and base64, one a line. Default: none, so nothing is signed.
     pub secret: Option<Secret>,
+    /// The signatures. Default: [`WebhookSignature::Standard`].
+    pub signature: WebhookSignature,
     /// What is sent. Default: [`WebhookFormat::Standard`].
     pub format: WebhookFormat,
     /// Further headers by name in lower case; none that belongs to the request or the signature.
@@ -219,6 +221,7 @@ impl WebhookSettings {
             url,
             method: WebhookMethod::Post,
             secret: None,
+            signature: WebhookSignature::Standard,
             format: WebhookFormat::Standard,
             headers: BTreeMap::new(),
             values: BTreeMap::new(),
@@ -233,6 +236,15 @@ pub enum WebhookMethod {
     Post,
     /// `PUT`, for receivers where a URL names the message.
     Put,
+}
+
+/// How a webhook with a secret is signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WebhookSignature {
+    /// As the Standard Webhooks specification requires.
+    Standard,
+    /// So, and as GitHub signs its webhooks.
+    Github,
 }
 
 /// What a webhook sends.

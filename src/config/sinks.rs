@@ -12,7 +12,9 @@ use super::rules::{
     signing_keys,
 };
 use super::units::parse_duration;
-use super::{Secret, SinkKind, SinkSettings, WebhookFormat, WebhookMethod, WebhookSettings};
+use super::{
+    Secret, SinkKind, SinkSettings, WebhookFormat, WebhookMethod, WebhookSettings, WebhookSignature,
+};
 use crate::domain::{EventFilter, EventType, Labels, SinkName};
 use crate::redact::REDACTED;
 use crate::text::nearest;
@@ -28,6 +30,9 @@ const FORMATS: [&str; 7] = [
 /// The methods of a webhook.
 const METHODS: [&str; 2] = ["POST", "PUT"];
 
+/// The ways in which a webhook is signed.
+const SIGNATURES: [&str; 2] = ["standard", "github"];
+
 /// The waits before further attempts: 27 hours and a half in all, so that a receiver may be down for
 /// a day.
 const RETRY_SCHEDULE: &str = "5s,5m,30m,2h,5h,10h,10h";
@@ -40,7 +45,7 @@ const MAX_RETRY_WAIT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const COMMAND_TIMEOUT: &str = "30s";
 
 /// Headers that belong to the request itself or to the signature.
-const RESERVED_HEADERS: [&str; 8] = [
+const RESERVED_HEADERS: [&str; 9] = [
     "connection",
     "content-length",
     "content-type",
@@ -49,6 +54,7 @@ const RESERVED_HEADERS: [&str; 8] = [
     "webhook-id",
     "webhook-signature",
     "webhook-timestamp",
+    "x-hub-signature-256",
 ];
 
 impl SinkSettings {
@@ -179,6 +185,7 @@ fn read_webhook(reader: &mut SettingsReader<'_>, table: &mut Table) -> Option<We
     let secret = reader
         .take_secret(table, "secret")
         .and_then(|found| reader.secret(found, signing_secrets));
+    let signature = read_signature(reader, table, secret.is_some());
     let format = read_format(reader, table);
     let headers = read_secrets(reader, table, "headers", header_name, header_value);
     let is_template = matches!(format, Some(WebhookFormat::Template { .. }) | None);
@@ -191,10 +198,33 @@ fn read_webhook(reader: &mut SettingsReader<'_>, table: &mut Table) -> Option<We
             _ => WebhookMethod::Post,
         },
         secret,
+        signature: signature?,
         format: format?,
         headers,
         values,
     })
+}
+
+fn read_signature(
+    reader: &mut SettingsReader<'_>,
+    table: &mut Table,
+    has_secret: bool,
+) -> Option<WebhookSignature> {
+    let item = reader.take(table, "signature", Some("standard"))?;
+    match reader.parsed(&item, |text| one_of(text, &SIGNATURES))? {
+        "github" => {
+            // A secret that cannot be used is a problem of its own, reported already.
+            if !has_secret && !reader.has_problem_at(table, "secret") {
+                reader.missing(
+                    table,
+                    "secret",
+                    "write secret_file for the path of a file with the secret that signs",
+                );
+            }
+            Some(WebhookSignature::Github)
+        }
+        _ => Some(WebhookSignature::Standard),
+    }
 }
 
 fn read_format(reader: &mut SettingsReader<'_>, table: &mut Table) -> Option<WebhookFormat> {
@@ -483,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn values_of_other_formats_and_names_that_no_expression_has_are_mistakes() {
+    fn what_does_not_fit_together_is_a_mistake() {
         for (keys, mistake) in [
             (
                 "values = { a = \"b\" }\n".to_owned(),
@@ -494,6 +524,14 @@ mod tests {
                 "this cannot be the name of a value",
             ),
             ("method = \"PATCH\"\n".to_owned(), "there is no such choice"),
+            (
+                "signature = \"github\"\n".to_owned(),
+                "write secret_file for the path",
+            ),
+            (
+                "signature = \"github\"\nsecret = \"plain\"\n".to_owned(),
+                "this is not a signing secret",
+            ),
         ] {
             let problems = loaded(&keys).unwrap_err();
             assert!(

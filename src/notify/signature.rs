@@ -1,5 +1,5 @@
 //! Signatures of the Standard Webhooks specification, symmetric scheme `v1`
-//! (github.com/standard-webhooks/standard-webhooks): HMAC-SHA256 over `id.timestamp.body`.
+//! (github.com/standard-webhooks/standard-webhooks): HMAC-SHA256 over `id.timestamp.body`; and those of GitHub's webhooks.
 
 use aws_lc_rs::hmac;
 use base64::Engine as _;
@@ -15,6 +15,9 @@ pub const ID_HEADER: &str = "webhook-id";
 pub const TIMESTAMP_HEADER: &str = "webhook-timestamp";
 /// Header with the signatures, separated by spaces.
 pub const SIGNATURE_HEADER: &str = "webhook-signature";
+
+/// Header with the signature that GitHub's webhooks have.
+pub const GITHUB_HEADER: &str = "x-hub-signature-256";
 
 /// How old or new a message may be: what the specification's reference libraries accept.
 const TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
@@ -63,6 +66,23 @@ pub fn sign(
     } else {
         Ok(signatures.join(" "))
     }
+}
+
+/// Signs a body as GitHub signs its webhooks (docs.github.com, "Validating webhook deliveries"): `sha256=` and the
+/// HMAC-SHA256 in hexadecimal digits. The key is the text of the first secret of `secrets`, as it stands, because
+/// receivers of such webhooks take the configured text for the key. There is room for one signature only.
+///
+/// # Errors
+/// When there is no secret.
+pub fn sign_as_github(secrets: &str, body: &[u8]) -> Result<String, SignatureError> {
+    let mut lines = secrets.lines().map(str::trim);
+    let secret = lines
+        .find(|line| !line.is_empty())
+        .ok_or(SignatureError::NoSecret)?;
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    let tag = hmac::sign(&key, body);
+    let digits = tag.as_ref().iter().map(|byte| format!("{byte:02x}"));
+    Ok(format!("sha256={}", digits.collect::<String>()))
 }
 
 /// Checks a message: its headers, its age against `now`, and that one signature is of one of `secrets`.
@@ -150,6 +170,18 @@ mod tests {
         // From the tests of the specification's reference libraries.
         let signature = sign(SECRET, ID, SENT, BODY).unwrap();
         assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+    }
+
+    #[test]
+    fn the_test_vector_of_github_holds() {
+        // docs.github.com, "Validating webhook deliveries", "Testing the webhook payload validation".
+        let signature =
+            sign_as_github("\n It's a Secret to Everybody\nanother\n", b"Hello, World!");
+        assert_eq!(
+            signature.unwrap(),
+            "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
+        );
+        assert_eq!(sign_as_github("\n\n", b"a"), Err(SignatureError::NoSecret));
     }
 
     #[test]

@@ -6,7 +6,9 @@ use secrecy::ExposeSecret as _;
 
 use super::secrets::{secret_parts, secret_words, signing_secret};
 use crate::blocking::Lane;
-use crate::config::{DELIVERY_ID, Secret, WebhookFormat, WebhookMethod, WebhookSettings};
+use crate::config::{
+    DELIVERY_ID, Secret, WebhookFormat, WebhookMethod, WebhookSettings, WebhookSignature,
+};
 use crate::notify::body::{MAX_BODY_BYTES, MessageBody};
 use crate::notify::template::{MessageTemplate, TemplateError, TemplateValues};
 use crate::notify::{Message, SendError, apprise, chat, signature};
@@ -165,6 +167,12 @@ impl RequestMaker {
             .map_err(|error| SendError::new(error.to_string()))?;
             let signatures = HeaderValue::try_from(signatures).expect("base64 and spaces");
             headers.insert(signature::SIGNATURE_HEADER, signatures);
+            if self.settings.signature == WebhookSignature::Github {
+                let signature = signature::sign_as_github(&secrets, body.as_bytes())
+                    .map_err(|error| SendError::new(error.to_string()))?;
+                let signature = HeaderValue::try_from(signature).expect("letters and digits");
+                headers.insert(signature::GITHUB_HEADER, signature);
+            }
             return Ok(secrets
                 .split_whitespace()
                 .flat_map(signing_secret)

@@ -26,13 +26,30 @@ async fn accepts(secret: &str, received: &Received, body: &str) -> bool {
     }
 }
 
+/// Whether GitHub's rule accepts a message, by an HMAC of Python.
+async fn is_signed_as_github(secret: &str, received: &Received) -> bool {
+    let signature = header(received, "x-hub-signature-256");
+    let body = std::str::from_utf8(&received.body).unwrap();
+    let message = json!({ "secret": secret, "signature": signature, "body": body });
+    let ended = python("verify_github.py", &message).await;
+    match (ended.code, ended.stdout.trim()) {
+        (Some(0), "accepted") => true,
+        (Some(1), "refused") => false,
+        _ => panic!("cannot verify; run the tests with: bash tests/run\n{ended:?}"),
+    }
+}
+
 /// The message that a run sends to a sink with these secrets.
 async fn signed(secrets: &str, name: &str) -> (Received, String) {
     let (simulator, receiver) = (
         api([("run_1", Script::fails("größer als 10 € 🚢"))]).await,
         receiver([]).await,
     );
-    let sinks = webhook("hook", &receiver.url(), "secret_file = \"secrets\"");
+    let sinks = webhook(
+        "hook",
+        &receiver.url(),
+        "secret_file = \"secrets\"\nsignature = \"github\"",
+    );
     let program = Program::with(&simulator)
         .configured(&sinks)
         .with_file("secrets", secrets);
@@ -76,6 +93,8 @@ async fn the_reference_library_accepts_each_of_two_secrets() {
     assert_eq!(header(&received, "webhook-signature").split(' ').count(), 2);
     assert!(accepts(ONE, &received, &body).await);
     assert!(accepts(OTHER, &received, &body).await);
+    assert!(is_signed_as_github(OTHER, &received).await, "the first one");
+    assert!(!is_signed_as_github(ONE, &received).await);
     assert!(!accepts(UNKNOWN, &received, &body).await);
 }
 
