@@ -203,6 +203,8 @@ pub struct WebhookSettings {
     pub secret: Option<Secret>,
     /// The signatures. Default: [`WebhookSignature::Standard`].
     pub signature: WebhookSignature,
+    /// Whether the headers of CloudEvents are sent. Default: false.
+    pub cloudevents: bool,
     /// What is sent. Default: [`WebhookFormat::Standard`].
     pub format: WebhookFormat,
     /// Further headers by name in lower case; none that belongs to the request or the signature.
@@ -222,6 +224,7 @@ impl WebhookSettings {
             method: WebhookMethod::Post,
             secret: None,
             signature: WebhookSignature::Standard,
+            cloudevents: false,
             format: WebhookFormat::Standard,
             headers: BTreeMap::new(),
             values: BTreeMap::new(),

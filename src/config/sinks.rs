@@ -186,6 +186,8 @@ fn read_webhook(reader: &mut SettingsReader<'_>, table: &mut Table) -> Option<We
         .take_secret(table, "secret")
         .and_then(|found| reader.secret(found, signing_secrets));
     let signature = read_signature(reader, table, secret.is_some());
+    let cloudevents = reader.take(table, "cloudevents", Some("false"));
+    let cloudevents = cloudevents.and_then(|item| reader.boolean(&item));
     let format = read_format(reader, table);
     let headers = read_secrets(reader, table, "headers", header_name, header_value);
     let is_template = matches!(format, Some(WebhookFormat::Template { .. }) | None);
@@ -199,6 +201,7 @@ fn read_webhook(reader: &mut SettingsReader<'_>, table: &mut Table) -> Option<We
         },
         secret,
         signature: signature?,
+        cloudevents: cloudevents?,
         format: format?,
         headers,
         values,

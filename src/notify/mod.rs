@@ -6,6 +6,7 @@
 mod apprise;
 mod body;
 mod chat;
+mod cloudevents;
 mod command;
 mod courier;
 #[cfg(feature = "desktop")]

@@ -2,6 +2,7 @@
 
 mod apprise;
 mod chat;
+mod cloudevents;
 mod command;
 mod log;
 mod payload;

@@ -11,7 +11,7 @@ use crate::config::{
 };
 use crate::notify::body::{MAX_BODY_BYTES, MessageBody};
 use crate::notify::template::{MessageTemplate, TemplateError, TemplateValues};
-use crate::notify::{Message, SendError, apprise, chat, signature};
+use crate::notify::{Message, SendError, apprise, chat, cloudevents, signature};
 use crate::text::error_chain;
 
 /// Secret files read at once, of each sink.
@@ -73,6 +73,9 @@ impl RequestMaker {
         }
         let (content_type, body, mut headers) = self.body(message, &values)?;
         headers.insert(CONTENT_TYPE, content_type);
+        if self.settings.cloudevents {
+            headers.extend(cloudevents::headers(message));
+        }
         secrets.extend(self.sign(message, &body, &mut headers).await?);
         for (name, value) in &self.settings.headers {
             let value = self.read(value, name).await?;
