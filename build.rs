@@ -1,8 +1,9 @@
-//! Puts the commit and its date into the program, for `--version`, and packs the relocations of a release.
+//! Puts the commit and its date into the program, for `--version`, and the OpenAPI document; packs the relocations of a
+//! release.
 //!
 //! A build without Git, or from an archive of the sources, has no commit, and works all the same.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The output of a Git command in the folder of this package; `None` where there is no Git or no repository.
@@ -45,8 +46,22 @@ fn reads_packed_relocations() -> bool {
     version.parse().is_ok_and(|minor: u32| minor >= 36)
 }
 
+/// Writes the OpenAPI document without the indentation that it has for people. No text in it spans lines, as JSON does
+/// not allow that.
+fn pack_openapi() -> std::io::Result<()> {
+    let source = "docs/openapi.json";
+    println!("cargo:rerun-if-changed={source}");
+    let packed: String = std::fs::read_to_string(source)?
+        .lines()
+        .map(str::trim_start)
+        .collect();
+    let folder = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
+    std::fs::write(folder.join("openapi.json"), packed)
+}
+
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    pack_openapi().expect("docs/openapi.json is there");
     // 400 KiB less. A program that is built like this needs glibc 2.36 where it runs, and reports that at its start. The
     // linkers that do not know the option only warn of it.
     if std::env::var("PROFILE").as_deref() == Ok("release") && reads_packed_relocations() {

@@ -177,6 +177,7 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
         }
         Command::Demo(_) => block_on(commands::demo::demo(&demo_options(&common, screen), out)),
         Command::Completions { shell } => commands::completions::completions(shell, out),
+        Command::Openapi => commands::openapi::openapi(out),
         Command::Man(args) => commands::man::man(&args, out),
     }
 }

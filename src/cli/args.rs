@@ -279,6 +279,8 @@ pub enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// Print the OpenAPI document of the daemon's HTTP interface and of what webhooks contain.
+    Openapi,
     /// Print a manual page.
     #[command(after_help = "Examples:\n  runwatch man | man -l -\n  runwatch man wait | man -l -")]
     Man(ManArgs),

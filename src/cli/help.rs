@@ -96,6 +96,9 @@ fn notes(path: &str) -> Option<&'static str> {
         "config init" => {
             "Exit codes:\n  0  done\n  2  wrong usage, or the file exists or cannot be written\n\nExample:\n  runwatch config init"
         }
+        "openapi" => {
+            "Exit codes:\n  0  done\n  2  wrong usage\n\nExample:\n  runwatch openapi > openapi.json"
+        }
         "demo" => {
             "Exit codes:\n  0  all went as it should\n  1  it did not\n  130  interrupted (SIGINT)\n\nExample:\n  runwatch demo"
         }

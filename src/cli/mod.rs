@@ -17,6 +17,7 @@ pub mod healthcheck;
 pub mod help;
 pub mod list;
 pub mod man;
+pub mod openapi;
 mod phrases;
 pub mod providers;
 pub mod remove;

@@ -28,6 +28,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::auth::Guard;
 pub use self::client::{Activities, Client, ClientError, Events, StreamMessage};
+pub use self::openapi::DOCUMENT as OPENAPI_DOCUMENT;
+pub use self::routes::describe as openapi_of_routes;
 pub use self::server::Listener;
 pub use self::socket::{Socket, SocketError};
 pub use self::types::{

@@ -22,6 +22,7 @@ mod incidents;
 mod lists;
 mod memory;
 mod names;
+mod openapi;
 mod promises;
 mod providers;
 mod security;

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::response::Response as AxumResponse;
 
 use crate::control::extract::{HttpError, InPath, Query, json};
-use crate::control::openapi::{DocumentedRouter, HttpOperation, Method};
+use crate::control::openapi::{HttpOperation, Method, RouteTable, Tag};
 use crate::control::schemas::{DELIVERY_ORDERS, DeliveryOrder, PageSize};
 use crate::control::types::{DecisionResponse, DeliveryList, DeliveryResponse};
 use crate::domain::{DeliveryId, SinkName};
@@ -16,13 +16,11 @@ use crate::store::{Decided, DeliveryFilter, DeliveryState, Fate};
 use super::{App, ControlState, SharedState};
 
 /// Adds the routes about deliveries to the router.
-pub(super) fn routes(router: DocumentedRouter<SharedState>) -> DocumentedRouter<SharedState> {
-    router
-        .route(
-            Method::Get,
-            "/v1/deliveries",
-            deliveries,
+pub(super) fn routes<R: RouteTable<SharedState>>(table: R) -> R {
+    table
+        .route(Method::Get, "/v1/deliveries", deliveries, || {
             HttpOperation::new(
+                Tag::Deliveries,
                 "listDeliveries",
                 "List deliveries",
                 "The oldest first, unless `order` says otherwise.",
@@ -32,13 +30,11 @@ pub(super) fn routes(router: DocumentedRouter<SharedState>) -> DocumentedRouter<
             .query::<DeliveryOrder>("order", "`oldest`, the default, or `newest` first")
             .query::<PageSize>("limit", "How many at the most; default 100")
             .query::<DeliveryId>("cursor", "The `next_cursor` of the page before")
-            .json::<DeliveryList>(StatusCode::OK, "A page of deliveries"),
-        )
-        .route(
-            Method::Post,
-            "/v1/deliveries/{id}/retry",
-            retry,
+            .json::<DeliveryList>(StatusCode::OK, "A page of deliveries")
+        })
+        .route(Method::Post, "/v1/deliveries/{id}/retry", retry, || {
             HttpOperation::new(
+                Tag::Deliveries,
                 "retryDelivery",
                 "Try a delivery again",
                 "At once, and with a fresh schedule.",
@@ -49,13 +45,11 @@ pub(super) fn routes(router: DocumentedRouter<SharedState>) -> DocumentedRouter<
             )
             .empty(StatusCode::ACCEPTED, "It is due now")
             .problem(StatusCode::NOT_FOUND)
-            .problem(StatusCode::CONFLICT),
-        )
-        .route(
-            Method::Post,
-            "/v1/deliveries/{id}/drop",
-            give_up,
+            .problem(StatusCode::CONFLICT)
+        })
+        .route(Method::Post, "/v1/deliveries/{id}/drop", give_up, || {
             HttpOperation::new(
+                Tag::Deliveries,
                 "dropDelivery",
                 "Give a delivery up",
                 "Its watch no longer waits for it.",
@@ -66,34 +60,30 @@ pub(super) fn routes(router: DocumentedRouter<SharedState>) -> DocumentedRouter<
             )
             .empty(StatusCode::NO_CONTENT, "It is given up")
             .problem(StatusCode::NOT_FOUND)
-            .problem(StatusCode::CONFLICT),
-        )
-        .route(
-            Method::Post,
-            "/v1/deliveries/retry",
-            retry_all,
+            .problem(StatusCode::CONFLICT)
+        })
+        .route(Method::Post, "/v1/deliveries/retry", retry_all, || {
             HttpOperation::new(
+                Tag::Deliveries,
                 "retryDeliveries",
                 "Try all deliveries of a sink again",
                 "Those that wait and those that were given up, at once, and with a fresh schedule.",
             )
             .required_query::<SinkName>("sink", "The sink")
             .json::<DecisionResponse>(StatusCode::ACCEPTED, "They are due now")
-            .problem(StatusCode::NOT_FOUND),
-        )
-        .route(
-            Method::Post,
-            "/v1/deliveries/drop",
-            give_up_all,
+            .problem(StatusCode::NOT_FOUND)
+        })
+        .route(Method::Post, "/v1/deliveries/drop", give_up_all, || {
             HttpOperation::new(
+                Tag::Deliveries,
                 "dropDeliveries",
                 "Give up all deliveries of a sink",
                 "Those that wait. The sink may be one that is no longer configured.",
             )
             .required_query::<SinkName>("sink", "The sink")
             .json::<DecisionResponse>(StatusCode::OK, "They are given up")
-            .problem(StatusCode::NOT_FOUND),
-        )
+            .problem(StatusCode::NOT_FOUND)
+        })
 }
 
 async fn deliveries(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpError> {

@@ -6,16 +6,14 @@ use axum::response::Response as AxumResponse;
 
 use super::{App, SharedState};
 use crate::control::extract::{HttpError, Query, json};
-use crate::control::openapi::{DocumentedRouter, HttpOperation, Method};
+use crate::control::openapi::{HttpOperation, Method, RouteTable, Tag};
 use crate::control::types::{DiscoveryList, DiscoveryResponse};
 
 /// Adds the route about discoveries to the router.
-pub(super) fn routes(router: DocumentedRouter<SharedState>) -> DocumentedRouter<SharedState> {
-    router.route(
-        Method::Get,
-        "/v1/discoveries",
-        list,
+pub(super) fn routes<R: RouteTable<SharedState>>(table: R) -> R {
+    table.route(Method::Get, "/v1/discoveries", list, || {
         HttpOperation::new(
+            Tag::Discoveries,
             "listDiscoveries",
             "List discoveries",
             "How the lists are read in which runs are found.",
@@ -23,8 +21,8 @@ pub(super) fn routes(router: DocumentedRouter<SharedState>) -> DocumentedRouter<
         .json::<DiscoveryList>(
             StatusCode::OK,
             "The discoveries, in the order of the configuration",
-        ),
-    )
+        )
+    })
 }
 
 async fn list(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpError> {

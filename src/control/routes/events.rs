@@ -13,7 +13,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::extract::{HttpError, Query};
-use crate::control::openapi::{DocumentedRouter, HttpOperation, Method};
+use crate::control::openapi::{HttpOperation, Method, RouteTable, Tag};
 use crate::control::schemas::{EventFrame, EventNumber};
 use crate::control::types::{ActivityFrame, ActivityResponse};
 use crate::domain::Event;
@@ -28,14 +28,13 @@ const EVENT_BATCH: u32 = 256;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Adds the routes about streams to the router.
-pub(super) fn routes(router: DocumentedRouter<SharedState>) -> DocumentedRouter<SharedState> {
-    router
+pub(super) fn routes<R: RouteTable<SharedState>>(table: R) -> R {
+    table
         .route(
             Method::Get,
             "/v1/events",
             events,
-            HttpOperation::new(
-                "followEvents",
+            || HttpOperation::new(Tag::Events, "followEvents",
                 "Follow events",
                 "Server-Sent Events, until the daemon stops. Each has its number as `id`, its type as `event`, and as \
                  `data` the JSON that sinks get. Without `Last-Event-ID` it begins with the next event.",
@@ -51,8 +50,7 @@ pub(super) fn routes(router: DocumentedRouter<SharedState>) -> DocumentedRouter<
             Method::Get,
             "/v1/activity",
             activity,
-            HttpOperation::new(
-                "followActivity",
+            || HttpOperation::new(Tag::Events, "followActivity",
                 "Follow what runs are doing",
                 "Server-Sent Events, until the daemon stops: what the event streams contain that it follows, from now on. \
                  Nothing of it is kept. An event `missed` says how many came too fast for the caller.",

@@ -1,14 +1,15 @@
-//! Probes, metrics and the state of polling.
+//! Probes, metrics, the state of polling, and the OpenAPI document.
 
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use axum::response::Response as AxumResponse;
+use axum::response::{IntoResponse as _, Response as AxumResponse};
+use serde_json::{Map, Value};
 
 use crate::control::extract::{HttpError, Query, json};
-use crate::control::openapi::{DocumentedRouter, HttpOperation, Method};
+use crate::control::openapi::{DOCUMENT, HttpOperation, Method, PATH, RouteTable, Tag};
 use crate::control::schemas::MetricsText;
 use crate::control::types::{HealthResponse, PollingList, PollingResponse};
 use crate::metrics::Format;
@@ -22,49 +23,39 @@ const PROGRESS_LIMIT: Duration = Duration::from_secs(5);
 /// for another process.
 const STUCK_LIMIT: Duration = Duration::from_secs(60);
 
-/// Adds the routes about probes, metrics and the state of polling to the router.
-pub(super) fn routes(router: DocumentedRouter<SharedState>) -> DocumentedRouter<SharedState> {
-    router
-        .route(
-            Method::Get,
-            "/v1/polling",
-            polling,
+/// Adds the routes of this file.
+pub(super) fn routes<R: RouteTable<SharedState>>(table: R) -> R {
+    table
+        .route(Method::Get, "/v1/polling", polling, || {
             HttpOperation::new(
+                Tag::Daemon,
                 "getPolling",
                 "How polls of the API go",
                 "The part of the request budget that is used, and the outage if there is one.",
             )
-            .json::<PollingList>(StatusCode::OK, "For each provider in use"),
-        )
-        .route(
-            Method::Get,
-            "/healthz",
-            healthz,
+            .json::<PollingList>(StatusCode::OK, "For each provider in use")
+        })
+        .open_route(Method::Get, "/healthz", healthz, || {
             HttpOperation::new(
+                Tag::Daemon,
                 "health",
                 "Whether the daemon makes progress",
                 "Never a matter of the API being up.",
             )
-            .open()
-            .json::<HealthResponse>(StatusCode::OK, "It does"),
-        )
-        .route(
-            Method::Get,
-            "/readyz",
-            readyz,
+            .json::<HealthResponse>(StatusCode::OK, "It does")
+        })
+        .open_route(Method::Get, "/readyz", readyz, || {
             HttpOperation::new(
+                Tag::Daemon,
                 "readiness",
                 "Whether watches can be added",
                 "The store can be written.",
             )
-            .open()
-            .json::<HealthResponse>(StatusCode::OK, "They can"),
-        )
-        .route(
-            Method::Get,
-            "/metrics",
-            metrics,
+            .json::<HealthResponse>(StatusCode::OK, "They can")
+        })
+        .route(Method::Get, "/metrics", metrics, || {
             HttpOperation::new(
+                Tag::Daemon,
                 "metrics",
                 "Metrics for Prometheus",
                 "In OpenMetrics where `Accept` names it.",
@@ -73,8 +64,17 @@ pub(super) fn routes(router: DocumentedRouter<SharedState>) -> DocumentedRouter<
                 StatusCode::OK,
                 "All metrics",
                 &Format::ALL.map(Format::content_type),
-            ),
-        )
+            )
+        })
+        .route(Method::Get, PATH, openapi, || {
+            HttpOperation::new(
+                Tag::Daemon,
+                "describe",
+                "This document",
+                "The OpenAPI 3.1 document of what this daemon serves.",
+            )
+            .json::<Map<String, Value>>(StatusCode::OK, "An OpenAPI 3.1 document")
+        })
 }
 
 /// Whether the scheduler and the store make progress. The API being down is no ill health: a restart would change
@@ -155,4 +155,8 @@ async fn metrics(State(app): App, headers: HeaderMap) -> Result<AxumResponse, Ht
         .headers_mut()
         .insert(header::CONTENT_TYPE, content_type);
     Ok(response)
+}
+
+async fn openapi() -> AxumResponse {
+    ([(header::CONTENT_TYPE, "application/json")], DOCUMENT).into_response()
 }

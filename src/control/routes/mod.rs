@@ -4,6 +4,7 @@ mod deliveries;
 mod discoveries;
 mod events;
 mod health;
+mod served;
 mod sinks;
 mod watches;
 
@@ -16,11 +17,12 @@ use axum::middleware;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use self::served::Served;
 #[cfg(fuzzing)]
 pub(super) use self::watches::{read_cursor, watch};
 use crate::control::Control;
 use crate::control::extract::{HttpError, read_body};
-use crate::control::openapi::DocumentedRouter;
+use crate::control::openapi::{Document, RouteTable};
 use crate::control::server::MAX_CONNECTIONS;
 
 /// Most requests at once that wait for a verdict or follow events. It is half of the connections of one
@@ -48,11 +50,9 @@ pub(in crate::control) fn router(
         stop,
         long: Arc::new(Semaphore::new(MAX_LONG)),
     };
-    let router = watches::routes(DocumentedRouter::new());
-    let router = sinks::routes(deliveries::routes(events::routes(router)));
-    let router = discoveries::routes(router);
-    let (router, open) = health::routes(router).finish("/v1/openapi.json");
-    let router = router
+    let served = all(Served::new());
+    let router = served
+        .router
         .fallback(|| async { HttpError::new(StatusCode::NOT_FOUND, "there is no such route") })
         .method_not_allowed_fallback(|| async {
             HttpError::new(
@@ -62,7 +62,20 @@ pub(in crate::control) fn router(
         })
         .layer(middleware::from_fn(read_body))
         .with_state(Arc::new(shared));
-    (router, open)
+    (router, served.open)
+}
+
+/// Makes the OpenAPI document from the routes. It is that of `docs/openapi.json`, which the program contains, unless
+/// the routes have changed since.
+pub fn describe() -> serde_json::Value {
+    all(Document::new()).finish()
+}
+
+/// Adds every route.
+fn all<R: RouteTable<SharedState>>(table: R) -> R {
+    let table = watches::routes(table);
+    let table = sinks::routes(deliveries::routes(events::routes(table)));
+    health::routes(discoveries::routes(table))
 }
 
 impl ControlState {

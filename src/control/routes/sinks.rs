@@ -8,18 +8,17 @@ use axum::response::Response as AxumResponse;
 
 use super::{App, ControlState, SharedState};
 use crate::control::extract::{HttpError, Query, json};
-use crate::control::openapi::{DocumentedRouter, HttpOperation, Method};
+use crate::control::openapi::{HttpOperation, Method, RouteTable, Tag};
 use crate::control::types::{SinkList, SinkResponse};
 use crate::domain::EventType;
 
 /// Adds the route about sinks to the router.
-pub(super) fn routes(router: DocumentedRouter<SharedState>) -> DocumentedRouter<SharedState> {
-    router.route(
+pub(super) fn routes<R: RouteTable<SharedState>>(table: R) -> R {
+    table.route(
         Method::Get,
         "/v1/sinks",
         list,
-        HttpOperation::new(
-            "listSinks",
+        || HttpOperation::new(Tag::Sinks, "listSinks",
             "List sinks",
             "Those that are configured, and those that deliveries are left for. No addresses, arguments or secrets.",
         )

@@ -14,7 +14,7 @@ use crate::config::{
     MAX_DEADLINE, MIN_DEADLINE, check_label, check_labels, parse_duration, watch_name,
 };
 use crate::control::extract::{HttpError, InPath, Query, json, run_id};
-use crate::control::openapi::{DocumentedRouter, HttpOperation, Method};
+use crate::control::openapi::{HttpOperation, Method, RouteTable, Tag};
 use crate::control::schemas::{DurationText, LabelPair, PageSize, WatchCursor};
 use crate::control::types::{
     AddRequest, DeliveryResponse, RoutingEntry, StatusChangeResponse, WatchList, WatchResponse,
@@ -32,13 +32,13 @@ use super::{App, ControlState, SharedState};
 const MAX_WAIT: Duration = Duration::from_secs(600);
 
 /// Adds the routes about watches to the router.
-pub(super) fn routes(router: DocumentedRouter<SharedState>) -> DocumentedRouter<SharedState> {
-    router
+pub(super) fn routes<R: RouteTable<SharedState>>(table: R) -> R {
+    table
         .route(
             Method::Post,
             "/v1/watches",
             add,
-            HttpOperation::new("addWatch", "Watch a run", "On disk before this answers. A run that is watched already stays so: `not_applied` names the options that \
+            || HttpOperation::new(Tag::Watches, "addWatch", "Watch a run", "On disk before this answers. A run that is watched already stays so: `not_applied` names the options that \
                  differ. A finished watch is followed by a new one where `again` is true. The body may also be what the \
                  API answers when it creates a run.")
                 .body::<AddRequest>()
@@ -51,7 +51,7 @@ pub(super) fn routes(router: DocumentedRouter<SharedState>) -> DocumentedRouter<
             Method::Get,
             "/v1/watches",
             list,
-            HttpOperation::new("listWatches", "List watches", "The oldest first, unless `order` says otherwise.")
+            || HttpOperation::new(Tag::Watches, "listWatches", "List watches", "The oldest first, unless `order` says otherwise.")
                 .query::<WatchState>("state", "Only those without a verdict, or only those with one")
                 .query::<Verdict>("verdict", "Only those with this verdict")
                 .query::<Vec<LabelPair>>("label", "Only those that carry this label; of several, all")
@@ -64,7 +64,7 @@ pub(super) fn routes(router: DocumentedRouter<SharedState>) -> DocumentedRouter<
             Method::Get,
             "/v1/watches/{run_id}",
             show,
-            HttpOperation::new("getWatch", "Everything about a watch", "At once, or when its verdict is in.")
+            || HttpOperation::new(Tag::Watches, "getWatch", "Everything about a watch", "At once, or when its verdict is in.")
                 .path::<RunRef>("run_id", "The run")
                 .query::<DurationText>("wait", "How long to wait for a verdict: up to 10m; default: not at all")
                 .json::<WatchResponse>(StatusCode::OK, "The watch")
@@ -74,8 +74,7 @@ pub(super) fn routes(router: DocumentedRouter<SharedState>) -> DocumentedRouter<
             Method::Delete,
             "/v1/watches/{run_id}",
             remove,
-            HttpOperation::new(
-                "removeWatch",
+            || HttpOperation::new(Tag::Watches, "removeWatch",
                 "Stop watching",
                 "Refused while its verdict is not delivered everywhere, unless `force` gives that up.",
             )
