@@ -49,6 +49,10 @@ pub(super) enum Decision {
 pub(super) fn decide(entry: &ListEntry, known: &KnownRun, moment: &Moment) -> Decision {
     let has_ended = Verdict::of_status(&entry.status).is_some();
     let listed_end = has_ended.then(|| entry.completed_at.unwrap_or(moment.now));
+    // The end of a run that is or was watched is noted as one since the discovery began, that of any other as one before:
+    // that tells them apart when the watch is no longer in the store.
+    let end_since_began = listed_end.map(|at| at.max(moment.began_at));
+    let end_before = listed_end.map(|at| at.min(moment.before_beginning()));
     // An active watch may still get the verdict of the attempt that it observed last. Later ones are not noted until it
     // has observed them, or is finished.
     let active = known.watch.as_ref().filter(|watch| watch.is_active);
@@ -60,24 +64,27 @@ pub(super) fn decide(entry: &ListEntry, known: &KnownRun, moment: &Moment) -> De
     };
     let is_next = is_next_attempt(entry, known, has_ended);
     let is_unknown = known.noted.is_none() && known.watch.is_none();
-    if active.is_none() && (is_unknown || is_next) {
+    let is_missed = !has_ended && moment.passed_over(known);
+    if active.is_none() && (is_unknown || is_next || is_missed) {
         let is_news = !has_ended || moment.is_new_end(entry);
         return if is_news {
             Decision::Watch {
-                note: note(listed_end),
+                note: note(end_since_began),
                 again: is_next,
             }
         } else {
-            Decision::Note(note(listed_end))
+            Decision::Note(note(end_before))
         };
     }
     let Some(noted) = &known.noted else {
-        return Decision::Note(note(listed_end));
+        return Decision::Note(note(end_since_began));
     };
     let ends = has_ended && noted.ended_at.is_none();
-    if ends || moment.now.duration_since(noted.seen_at) >= SEEN_PERIOD {
+    let grows = attempt > noted.attempt;
+    if ends || grows || moment.now.duration_since(noted.seen_at) >= SEEN_PERIOD {
         // A list that lags behind does not take an end back.
-        return Decision::Note(note(noted.ended_at.or(listed_end)));
+        let end_of_same = noted.ended_at.filter(|_| !grows);
+        return Decision::Note(note(end_of_same.or(end_since_began)));
     }
     Decision::Nothing
 }
@@ -106,6 +113,22 @@ fn is_next_attempt(entry: &ListEntry, known: &KnownRun, has_ended: bool) -> bool
 }
 
 impl Moment {
+    /// The last moment before the discovery began.
+    fn before_beginning(&self) -> Timestamp {
+        let before = self.began_at.checked_sub(SignedDuration::from_millis(1));
+        before.unwrap_or(Timestamp::MIN)
+    }
+
+    /// Whether a run was noted and not watched because its end was an old one, so long ago that no list lags that far
+    /// behind. If it is listed as going on now, that end was none.
+    fn passed_over(&self, known: &KnownRun) -> bool {
+        known.watch.is_none()
+            && known.noted.as_ref().is_some_and(|noted| {
+                noted.ended_at.is_some_and(|at| at < self.began_at)
+                    && self.now.duration_since(noted.seen_at) >= OVERLAP
+            })
+    }
+
     /// Whether an end is one since the discovery began. What had ended when it first looked is none, whatever the
     /// clock of the provider shows.
     fn is_new_end(&self, entry: &ListEntry) -> bool {
@@ -132,4 +155,144 @@ impl Moment {
 /// Whether a run was known when the newest complete round ended, after `rounds` of them.
 pub(super) fn is_settled(noted: Option<&NotedRun>, rounds: u64) -> bool {
     noted.is_some_and(|noted| noted.round <= rounds)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::domain::{RunRef, RunState, Status};
+    use crate::store::KnownWatch;
+
+    fn time(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 + seconds).unwrap()
+    }
+
+    /// A discovery that began at 0, at this time, after a complete round.
+    fn moment(now: i64) -> Moment {
+        Moment {
+            began_at: time(0),
+            cursor_at: Some(time(now - 60)),
+            now: time(now),
+        }
+    }
+
+    fn entry(state: RunState, attempt: u64) -> ListEntry {
+        ListEntry {
+            run_id: RunRef::new("github:acme/site/1").unwrap(),
+            status: Status::from(state),
+            attempt: Some(attempt),
+            name: None,
+            group: None,
+            url: None,
+            created_at: Some(time(-100)),
+            started_at: Some(time(-100)),
+            completed_at: None,
+            values: BTreeMap::new(),
+        }
+    }
+
+    /// What is known after a note at this time, in the first round.
+    fn noted(note: &RunNote, seen_at: i64, watch: Option<KnownWatch>) -> KnownRun {
+        let noted = NotedRun {
+            attempt: note.attempt,
+            ended_at: note.ended_at,
+            round: 1,
+            seen_at: time(seen_at),
+        };
+        KnownRun {
+            noted: Some(noted),
+            watch,
+        }
+    }
+
+    fn note_of(decision: Decision) -> RunNote {
+        match decision {
+            Decision::Note(note) => note,
+            other => panic!("the run is not noted alone: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_run_that_a_list_falsely_showed_as_ended_is_watched_once_no_list_lags_that_far_behind() {
+        let first = Moment {
+            cursor_at: None,
+            ..moment(5)
+        };
+        for completed_at in [None, Some(time(-50)), Some(time(3))] {
+            let ended = ListEntry {
+                completed_at,
+                ..entry(RunState::Failed, 1)
+            };
+            let note = note_of(decide(&ended, &KnownRun::default(), &first));
+            let known = noted(&note, 5, None);
+            let going = entry(RunState::Running, 1);
+            assert_eq!(decide(&going, &known, &moment(500)), Decision::Nothing);
+            let later = decide(&going, &known, &moment(700));
+            let Decision::Watch { note, again: false } = later else {
+                panic!("{later:?}");
+            };
+            assert_eq!(note.ended_at, None);
+            // One that has really ended stays as it is.
+            assert_eq!(decide(&ended, &known, &moment(700)), Decision::Nothing);
+        }
+    }
+
+    #[test]
+    fn a_run_whose_watch_is_gone_is_not_watched_again_whatever_a_list_shows() {
+        for completed_at in [None, Some(time(-50)), Some(time(300))] {
+            let ended = ListEntry {
+                completed_at,
+                ..entry(RunState::Failed, 1)
+            };
+            let watch = KnownWatch {
+                is_active: false,
+                attempt: Some(1),
+                ended_at: completed_at,
+            };
+            // It was watched before it was listed, or noted as going on.
+            let unknown = KnownRun {
+                noted: None,
+                watch: Some(watch),
+            };
+            let going = RunNote {
+                run_id: ended.run_id.clone(),
+                attempt: Some(1),
+                ended_at: None,
+            };
+            for known in [unknown, noted(&going, 100, None)] {
+                let note = note_of(decide(&ended, &known, &moment(400)));
+                let known = noted(&note, 400, None);
+                let going = entry(RunState::Running, 1);
+                assert_eq!(decide(&going, &known, &moment(1_900)), Decision::Nothing);
+            }
+        }
+    }
+
+    #[test]
+    fn an_attempt_that_an_active_watch_observed_is_noted_at_once() {
+        let going = RunNote {
+            run_id: entry(RunState::Running, 1).run_id,
+            attempt: Some(1),
+            ended_at: None,
+        };
+        let watch = |attempt| KnownWatch {
+            is_active: true,
+            attempt: Some(attempt),
+            ended_at: None,
+        };
+        let second = entry(RunState::Running, 2);
+        let unobserved = noted(&going, 100, Some(watch(1)));
+        assert_eq!(
+            decide(&second, &unobserved, &moment(400)),
+            Decision::Nothing
+        );
+        let observed = noted(&going, 100, Some(watch(2)));
+        let note = note_of(decide(&second, &observed, &moment(400)));
+        assert_eq!(note.attempt, Some(2));
+        // So it is not watched again when its watch is removed.
+        let removed = noted(&note, 400, None);
+        assert_eq!(decide(&second, &removed, &moment(500)), Decision::Nothing);
+    }
 }

@@ -149,7 +149,8 @@ pub struct RunNote {
     pub run_id: RunRef,
     /// The attempt that was listed; the greatest one counts.
     pub attempt: Option<u64>,
-    /// When it ended, or was seen ended; `None` for a run that goes on.
+    /// When it ended, or was seen ended; `None` for a run that goes on. Before the discovery began for a run that is not
+    /// watched because its end is an old one, and not before that for any other.
     pub ended_at: Option<Timestamp>,
 }
 
