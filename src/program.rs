@@ -13,6 +13,7 @@ use crate::cli::client::{self as cli_client, Printer};
 use crate::cli::demo::DemoOptions;
 use crate::cli::doctor::DoctorOptions;
 use crate::cli::failure::CommandFailure;
+use crate::cli::render::RenderOptions;
 use crate::cli::run_names::RunNames;
 use crate::cli::wait::{OutputOptions, ResultFormat};
 use crate::config::{self, LogFormat, LogLevel, Settings, Sources};
@@ -148,6 +149,15 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
             &sinks,
             printer(&common, out, err),
         )),
+        Command::Sinks(SinksCommand::Render { sink, event, run }) => {
+            block_on(commands::render::render(
+                &settings(&sources())?,
+                &RenderOptions { sink, event, run },
+                || cli_client::connect(&sources()),
+                &pages,
+                printer(&common, out, err),
+            ))
+        }
         Command::Providers { command } => block_on(commands::providers::providers(
             command.as_ref(),
             &pages,

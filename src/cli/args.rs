@@ -10,15 +10,16 @@ use clap::error::ErrorKind;
 use clap::{Args, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::engine::ArgValueCandidates;
 
-use super::completions::{open_deliveries, providers, runs, sinks, verdicts};
+use super::completions::{event_types, open_deliveries, providers, runs, sinks, verdicts};
 use super::help::{COMMON, command};
 use crate::config::{
     LogFormat, LogLevel, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, check_label,
     format_duration, parse_duration, watch_name,
 };
-use crate::domain::{DeliveryId, ProviderName, RunRef, SinkName, Verdict};
+use crate::domain::{DeliveryId, EventType, ProviderName, RunRef, SinkName, Verdict};
 use crate::logging::level_of_environment;
 use crate::style::Color;
+use crate::text::nearest;
 
 /// The version, and the commit with its date where the build knew them.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("RUNWATCH_BUILD"));
@@ -248,7 +249,7 @@ pub enum Command {
         #[arg(long)]
         ready: bool,
     },
-    /// Test the configured sinks.
+    /// Test the configured sinks, or show what they send.
     #[command(subcommand)]
     Sinks(SinksCommand),
     /// List the providers: services with a run API, built in or configured.
@@ -510,6 +511,19 @@ pub enum SinksCommand {
         #[arg(value_name = "SINK", add = ArgValueCandidates::new(sinks))]
         sinks: Vec<SinkName>,
     },
+    /// Print what a sink would send, without sending it and without secrets.
+    Render {
+        /// The sink.
+        #[arg(value_name = "SINK", add = ArgValueCandidates::new(sinks))]
+        sink: SinkName,
+        /// The event [default: sink.test, or with --run the one of its verdict].
+        #[arg(long, value_name = "EVENT", value_parser = event_type, add = ArgValueCandidates::new(event_types))]
+        event: Option<EventType>,
+        /// A run that the daemon watches or watched, in place of a sample: its ID, a part of it that only one watch
+        /// has, or the address of its page.
+        #[arg(long, value_name = "RUN_ID", value_parser = one_run, add = ArgValueCandidates::new(runs))]
+        run: Option<RunArg>,
+    },
 }
 
 /// The commands of `config`.
@@ -594,6 +608,17 @@ fn one_run(text: &str) -> Result<RunArg, String> {
         RunArg::Stdin => Err("write one run ID; - is for commands that take several".to_owned()),
         run => Ok(run),
     }
+}
+
+/// The word of an event.
+fn event_type(text: &str) -> Result<EventType, String> {
+    EventType::from_word(text).ok_or_else(|| {
+        let words = EventType::ALL.map(EventType::as_str);
+        match nearest(text, words) {
+            Some(word) => format!("there is no such event; did you mean {word}?"),
+            None => format!("there is no such event; use one of {}", words.join(", ")),
+        }
+    })
 }
 
 /// A delivery ID or the beginning of one, also without its `msg_`.

@@ -17,7 +17,7 @@ use super::phrases::standing;
 use super::write_text;
 use crate::config::{self, Sources};
 use crate::control::{Client, ClientError};
-use crate::domain::Verdict;
+use crate::domain::{EventType, Verdict};
 use crate::profile::builtin_names;
 use crate::text::one_line;
 
@@ -68,6 +68,12 @@ pub fn completions(shell: clap_complete::Shell, out: &mut dyn Write) -> anyhow::
 /// The words of all verdicts.
 pub(super) fn verdicts() -> Vec<CompletionCandidate> {
     let words = Verdict::WORST_FIRST.into_iter().map(Verdict::as_str);
+    words.map(CompletionCandidate::new).collect()
+}
+
+/// The words of all events.
+pub(super) fn event_types() -> Vec<CompletionCandidate> {
+    let words = EventType::ALL.into_iter().map(EventType::as_str);
     words.map(CompletionCandidate::new).collect()
 }
 

@@ -89,6 +89,9 @@ fn notes(path: &str) -> Option<&'static str> {
         "sinks" | "sinks test" => {
             "Exit codes:\n  0  every message arrived\n  1  one did not\n  2  wrong usage or configuration\n\nExample:\n  runwatch sinks test ops"
         }
+        "sinks render" => {
+            "Exit codes:\n  0  done\n  1  the message cannot be made, or the daemon does not have the run\n  2  wrong usage or configuration, or no daemon answers\n\nExamples:\n  runwatch sinks render ops --event run.failed\n  runwatch sinks render ops --run run_xyz789abc\n  runwatch sinks render ops --json | jq -r .body"
+        }
         "config check" => {
             "Exit codes:\n  0  everything is right\n  2  there are problems; each is printed"
         }

@@ -21,6 +21,7 @@ pub mod openapi;
 mod phrases;
 pub mod providers;
 pub mod remove;
+pub mod render;
 mod run_ids;
 pub mod run_names;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use tokio::process::{Child, ChildStderr};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::{Message, SendError, Sent, program, summary};
+use super::{Message, Preview, SendError, Sent, program, summary};
 use crate::blocking::{FILE_LIMIT, Lane};
 use crate::domain::{EventData, Verdict};
 use crate::hardening::clear_secret_environment;
@@ -76,7 +76,7 @@ impl CommandSink {
             .await
             .map_err(|stuck| cannot(&stuck))?;
         let (mut group, child) = started.map_err(|error| cannot(&error))?;
-        let input = format!("{}\n", message.event.to_json());
+        let input = input(message);
         match tokio::time::timeout_at(ends, run(child, input)).await {
             Ok(Ok((status, output))) if status.success() => {
                 group.release();
@@ -99,6 +99,18 @@ impl CommandSink {
         }
     }
 
+    /// What the program would get, besides the environment of this process.
+    pub(super) fn preview(&self, message: &Message<'_>) -> Preview {
+        let fields = variables(message).into_iter();
+        Preview {
+            target: format!("the program {:?}", self.argv),
+            fields: fields
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
+            body: input(message),
+        }
+    }
+
     /// The output of a program that failed, and the likely cause if its file shows one, as they follow its status.
     async fn with_suspicion(&self, program: &str, output: String) -> String {
         let mut detail = if output.is_empty() {
@@ -114,6 +126,11 @@ impl CommandSink {
         }
         detail
     }
+}
+
+/// The standard input of the program.
+fn input(message: &Message<'_>) -> String {
+    format!("{}\n", message.event.to_json())
 }
 
 /// The process to start: no secret is in its environment, and it has a group of its own, so that whatever it starts can

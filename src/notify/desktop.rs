@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::summary::{self, Severity};
-use super::{Message, SendError, Sent};
+use super::{Message, Preview, SendError, Sent};
 use crate::blocking;
 use crate::hardening::clear_secret_environment;
 
@@ -39,30 +39,7 @@ struct Clicks {
 
 impl Desktop {
     pub(super) async fn send(&self, message: &Message<'_>) -> Result<Sent, SendError> {
-        let summary = summary::of(message.event);
-        let mut notification = Notification::new();
-        notification
-            .appname("runwatch")
-            .summary(&summary.title)
-            .body(&escape(&summary.lines.join("\n")))
-            .urgency(if summary.weight == Severity::Good {
-                Urgency::Normal
-            } else {
-                Urgency::Critical
-            })
-            .hint(Hint::DesktopEntry("runwatch".to_owned()))
-            .icon(if summary.weight == Severity::Good {
-                "dialog-information"
-            } else {
-                "dialog-error"
-            });
-        let url = summary
-            .url
-            .filter(|url| url.starts_with("https://") || url.starts_with("http://"));
-        if url.is_some() {
-            // `default` is the action of a click on the message itself.
-            notification.action("default", "Open the run");
-        }
+        let (notification, url) = notification(message);
         // Each message makes a connection of its own: a bus that was restarted is no matter.
         let shown = tokio::time::timeout(LIMIT, notification.show_async()).await;
         let handle = match shown {
@@ -102,6 +79,55 @@ impl Desktop {
             }
         });
         clicks.oldest_first.push_back(task);
+    }
+}
+
+/// The notification of a message, and the link that a click on it opens.
+fn notification(message: &Message<'_>) -> (Notification, Option<String>) {
+    let summary = summary::of(message.event);
+    let mut notification = Notification::new();
+    let (urgency, icon) = match summary.weight {
+        Severity::Good => (Urgency::Normal, "dialog-information"),
+        Severity::Bad => (Urgency::Critical, "dialog-error"),
+    };
+    notification
+        .appname("runwatch")
+        .summary(&summary.title)
+        .body(&escape(&summary.lines.join("\n")))
+        .urgency(urgency)
+        .hint(Hint::DesktopEntry("runwatch".to_owned()))
+        .icon(icon);
+    let url = summary
+        .url
+        .filter(|url| url.starts_with("https://") || url.starts_with("http://"));
+    if url.is_some() {
+        // `default` is the action of a click on the message itself.
+        notification.action("default", "Open the run");
+    }
+    (notification, url)
+}
+
+/// What would be shown.
+pub(super) fn preview(message: &Message<'_>) -> Preview {
+    let (notification, url) = notification(message);
+    let urgency = match summary::of(message.event).weight {
+        Severity::Good => "normal",
+        Severity::Bad => "critical",
+    };
+    let fields = [
+        ("summary", notification.summary),
+        ("urgency", urgency.to_owned()),
+        ("icon", notification.icon),
+    ];
+    let link = url.map(|url| ("link", url));
+    Preview {
+        target: "a notification on the desktop".to_owned(),
+        fields: fields
+            .into_iter()
+            .chain(link)
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
+        body: notification.body,
     }
 }
 

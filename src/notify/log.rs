@@ -1,18 +1,19 @@
 //! The log sink: a log record, or a line of JSON in a file.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use tokio::time::Instant;
 
-use super::{Message, SendError, Sent, summary};
+use super::{Message, Preview, SendError, Sent, summary};
 use crate::blocking::Lane;
 use crate::domain::EventData;
 use crate::logging::{self, EVENT_TARGET};
@@ -60,6 +61,56 @@ impl Log {
             Self::Lines(lines) => lines.append(line(message)).await,
         }
     }
+}
+
+impl Log {
+    /// What would be written. A record is shown in the text form, without its time.
+    pub(super) fn preview(&self, message: &Message<'_>) -> Preview {
+        let (target, body) = match self {
+            Self::Records => ("a log record".to_owned(), recorded(message)),
+            Self::Lines(lines) => {
+                let target = format!("a line at the end of {}", lines.path.display());
+                (target, line(message))
+            }
+        };
+        Preview {
+            target,
+            fields: BTreeMap::new(),
+            body,
+        }
+    }
+}
+
+/// Takes the output of log records.
+#[derive(Clone, Default)]
+struct Recorder(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Recorder {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0
+            .lock()
+            .expect("no holder panics")
+            .extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The record of a message as text.
+fn recorded(message: &Message<'_>) -> String {
+    let recorder = Recorder::default();
+    let output = recorder.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .without_time()
+        .with_writer(move || output.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, || record(message));
+    let bytes = recorder.0.lock().expect("no holder panics");
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Logs a record, and waits until it is written.

@@ -16,6 +16,7 @@ mod example_templates;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod log;
+mod preview;
 mod program;
 pub mod signature;
 pub mod summary;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 pub use self::courier::Courier;
+pub use self::preview::Preview;
 pub use self::trouble::SinkTrouble;
 use crate::config::{SinkKind, SinkSettings};
 use crate::domain::{DeliveryId, Event, SinkName};
@@ -142,6 +144,22 @@ impl Sink {
                 Self::Command(command::CommandSink::new(argv.clone(), *timeout))
             }
         })
+    }
+}
+
+impl Sink {
+    /// Returns what an attempt would send, without sending it. Secrets are left out.
+    ///
+    /// # Errors
+    /// When the message cannot be made: a secret cannot be read, or a template cannot be filled in.
+    pub async fn preview(&self, message: &Message<'_>) -> Result<Preview, SendError> {
+        match self {
+            #[cfg(feature = "desktop")]
+            Self::Desktop(_) => Ok(desktop::preview(message)),
+            Self::Webhook(sink) => sink.preview(message).await,
+            Self::Log(sink) => Ok(sink.preview(message)),
+            Self::Command(sink) => Ok(sink.preview(message)),
+        }
     }
 }
 

@@ -10,10 +10,11 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use tokio::time::Instant;
 
 use self::request::RequestMaker;
-use super::{BuildSinkError, Message, SendError, Sent, chat};
+use self::secrets::shown_address;
+use super::{BuildSinkError, Message, Preview, SendError, Sent, chat};
 use crate::config::{WebhookFormat, WebhookSettings};
 use crate::http::{NO_ANSWER, Names, client, connection_ended, failure, proxy_secrets};
-use crate::redact::Redactor;
+use crate::redact::{REDACTED, Redactor};
 use crate::retry_after::retry_after;
 use crate::text::{error_chain_after, one_line};
 
@@ -87,6 +88,25 @@ impl Webhook {
             Ok(Err(error)) => Err(SendError::new(redactor.text(&transport(error)))),
             Err(_elapsed) => Err(SendError::new(NO_ANSWER)),
         }
+    }
+
+    /// The request that an attempt would make. Of the address only the host is shown, because the rest may be a key.
+    pub(super) async fn preview(&self, message: &Message<'_>) -> Result<Preview, SendError> {
+        let request = self.requests.make(message).await?;
+        let fields = request.headers.iter().map(|(name, value)| {
+            let value = if value.is_sensitive() {
+                REDACTED.to_owned()
+            } else {
+                String::from_utf8_lossy(value.as_bytes()).into_owned()
+            };
+            (name.to_string(), value)
+        });
+        let redactor = Redactor::new(request.values);
+        Ok(Preview {
+            target: format!("{} {}", request.method, shown_address(&request.url)),
+            fields: fields.collect(),
+            body: redactor.text(&request.body).into_owned(),
+        })
     }
 
     /// Sends a request. Where a connection that was kept alive turns out to be dead, it is sent again at once on

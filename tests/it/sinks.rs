@@ -6,6 +6,7 @@ mod cloudevents;
 mod command;
 mod log;
 mod payload;
+mod render;
 mod signature;
 mod templates;
 mod webhook;

@@ -21,9 +21,11 @@ const SECRET_READS: usize = 4;
 pub(super) struct WebhookRequest {
     pub(super) method: Method,
     pub(super) url: Url,
-    /// Those with secret values are marked as sensitive.
+    /// Those with secret values, and the signatures, are marked as sensitive.
     pub(super) headers: HeaderMap,
     pub(super) body: String,
+    /// The values of the template, which its body has.
+    pub(super) values: Vec<String>,
     /// What must not show in texts about the request.
     pub(super) secrets: Vec<String>,
 }
@@ -98,6 +100,7 @@ impl RequestMaker {
             url,
             headers,
             body,
+            values: values.into_values().collect(),
             secrets,
         })
     }
@@ -168,12 +171,14 @@ impl RequestMaker {
                 body.as_bytes(),
             )
             .map_err(|error| SendError::new(error.to_string()))?;
-            let signatures = HeaderValue::try_from(signatures).expect("base64 and spaces");
+            let mut signatures = HeaderValue::try_from(signatures).expect("base64 and spaces");
+            signatures.set_sensitive(true);
             headers.insert(signature::SIGNATURE_HEADER, signatures);
             if self.settings.signature == WebhookSignature::Github {
                 let signature = signature::sign_as_github(&secrets, body.as_bytes())
                     .map_err(|error| SendError::new(error.to_string()))?;
-                let signature = HeaderValue::try_from(signature).expect("letters and digits");
+                let mut signature = HeaderValue::try_from(signature).expect("letters and digits");
+                signature.set_sensitive(true);
                 headers.insert(signature::GITHUB_HEADER, signature);
             }
             return Ok(secrets

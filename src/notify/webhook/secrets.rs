@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::Url;
 
 use crate::config::SIGNING_PREFIX;
+use crate::redact::REDACTED;
 
 /// User names, passwords and signing secrets shorter than this, in bytes, are not taken out of answers.
 const MIN_CREDENTIAL: usize = 4;
@@ -83,4 +84,48 @@ pub(super) fn secret_parts(url: &Url) -> Vec<String> {
         parts.push(format!("{}:{password}", url.username()));
     }
     parts
+}
+
+/// An address as it can be shown: its scheme, host and port, and whether more follows.
+pub(super) fn shown_address(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default().split('.');
+    let host = host.map(|label| match label.len() {
+        MIN_HOST_LABEL.. => REDACTED,
+        _ => label,
+    });
+    let host = host.collect::<Vec<_>>().join(".");
+    let port = url.port().map(|port| format!(":{port}"));
+    let rest = if url.path() == "/" && url.query().is_none() {
+        ""
+    } else {
+        REDACTED
+    };
+    format!(
+        "{}://{host}{}/{rest}",
+        url.scheme(),
+        port.unwrap_or_default()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_shown_without_what_may_be_a_key() {
+        for (address, shown) in [
+            ("https://hooks.example.com/", "https://hooks.example.com/"),
+            (
+                "https://user:pass@hooks.example.com:8443/a/b?c=d#e",
+                "https://hooks.example.com:8443/[redacted]",
+            ),
+            (
+                "https://0123456789abcdef0123.example.com?key=1",
+                "https://[redacted].example.com/[redacted]",
+            ),
+            ("http://[::1]:80/x", "http://[::1]/[redacted]"),
+        ] {
+            assert_eq!(shown_address(&Url::parse(address).unwrap()), shown);
+        }
+    }
 }
