@@ -326,73 +326,6 @@ fn milliseconds<S: serde::Serializer>(
 impl Event {
     /// The event as one line of JSON, whole.
     pub fn to_json(&self) -> String {
-        self.json_of(&self.data)
-    }
-
-    /// The event as JSON of at most `max_bytes`: the larger of `input` and `output`, then the other,
-    /// then the tail of `error_message` are left out until it fits, and `truncated` names them.
-    pub fn to_json_within(&self, max_bytes: usize) -> String {
-        let whole = self.to_json();
-        let EventData::Run(data) = &self.data else {
-            return whole;
-        };
-        if whole.len() <= max_bytes {
-            return whole;
-        }
-        let mut data = data.clone();
-        let size = |value: &Option<JsonText>| value.as_ref().map_or(0, |value| value.get().len());
-        let larger_first = if size(&data.run.output) > size(&data.run.input) {
-            ["output", "input"]
-        } else {
-            ["input", "output"]
-        };
-        for field in larger_first {
-            let place = if field == "input" {
-                &mut data.run.input
-            } else {
-                &mut data.run.output
-            };
-            if place.take().is_none() {
-                continue;
-            }
-            data.truncated.push(field.to_owned());
-            let json = self.json_of(&EventData::Run(data.clone()));
-            if json.len() <= max_bytes {
-                return json;
-            }
-        }
-        // All the texts of the API; the documented ones but for the error are short.
-        type Text = fn(&mut RunSummary) -> &mut Option<String>;
-        let texts: [(&str, Text); 7] = [
-            ("error_message", |run| &mut run.error_message),
-            ("status", |run| &mut run.status),
-            ("version_id", |run| &mut run.version_id),
-            ("deployment_id", |run| &mut run.deployment_id),
-            ("project", |run| &mut run.project),
-            ("name", |run| &mut run.name),
-            ("group", |run| &mut run.group),
-        ];
-        for (name, text) in texts {
-            let Some(full) = text(&mut data.run).clone() else {
-                continue;
-            };
-            data.truncated.push(name.to_owned());
-            let mut keep = full.len();
-            while keep > 0 {
-                // JSON escapes make a character up to six bytes long: halve until it fits.
-                keep /= 2;
-                *text(&mut data.run) =
-                    Some(format!("{}…", &full[..full.floor_char_boundary(keep)]));
-                let json = self.json_of(&EventData::Run(data.clone()));
-                if json.len() <= max_bytes {
-                    return json;
-                }
-            }
-        }
-        self.json_of(&EventData::Run(data))
-    }
-
-    fn json_of(&self, data: &EventData) -> String {
         #[derive(Serialize)]
         struct Wire<'a, D> {
             r#type: EventType,
@@ -401,7 +334,7 @@ impl Event {
             data: &'a D,
         }
         let (event_type, timestamp) = (self.event_type, self.timestamp);
-        let json = match data {
+        let json = match &self.data {
             EventData::Run(data) => serde_json::to_string(&Wire {
                 r#type: event_type,
                 timestamp,
@@ -466,6 +399,14 @@ impl Event {
         }
     }
 
+    /// The data of an event about a run, to be changed.
+    pub fn run_mut(&mut self) -> Option<&mut RunEvent> {
+        match &mut self.data {
+            EventData::Run(data) => Some(data),
+            EventData::Provider(_) | EventData::Sink(_) => None,
+        }
+    }
+
     /// The data of an event about an API.
     pub fn provider(&self) -> Option<&ProviderNotice> {
         match &self.data {
@@ -484,73 +425,14 @@ impl Event {
 mod tests {
     use super::*;
 
-    fn big_event(input: usize, output: usize, error: usize) -> Event {
-        let mut event = Event::sample("2024-01-15T10:35:05.412Z".parse().unwrap());
-        event.event_type = EventType::RunFailed;
-        let EventData::Run(data) = &mut event.data else {
-            unreachable!("a sample is about a run")
-        };
-        let text = |n: usize| JsonText::new(format!("{:?}", "x".repeat(n))).unwrap();
-        data.run.input = Some(text(input));
-        data.run.output = Some(text(output));
-        data.run.error_message = Some("\n".repeat(error));
-        event
-    }
-
-    #[test]
-    fn a_large_message_leaves_out_just_what_it_must_and_says_so() {
-        let truncated = |event: &Event| {
-            let json = event.to_json_within(20_000);
-            assert!(json.len() <= 20_000, "{}", json.len());
-            let read = Event::from_json(&json).unwrap();
-            let EventData::Run(data) = read.data else {
-                panic!("about a run")
-            };
-            assert_eq!(
-                data.run.input.is_none(),
-                data.truncated.contains(&"input".to_owned())
-            );
-            assert_eq!(
-                data.run.output.is_none(),
-                data.truncated.contains(&"output".to_owned())
-            );
-            data.truncated
-        };
-        assert_eq!(truncated(&big_event(10, 10, 10)), [""; 0]);
-        assert_eq!(truncated(&big_event(30_000, 10, 10)), ["input"]);
-        assert_eq!(truncated(&big_event(10, 30_000, 10)), ["output"]);
-        assert_eq!(
-            truncated(&big_event(30_000, 30_000, 10)),
-            ["input", "output"]
-        );
-        assert_eq!(
-            truncated(&big_event(10, 10, 30_000)),
-            ["input", "output", "error_message"]
-        );
-        // Each line feed takes two bytes of JSON.
-        let json = big_event(10, 10, 30_000).to_json_within(20_000);
-        let kept = Event::from_json(&json).unwrap();
-        let kept = kept.run().unwrap().run.error_message.clone().unwrap();
-        assert_eq!(kept.chars().count(), 7_501, "the first quarter and …");
-        let mut strange = big_event(10, 10, 10);
-        let EventData::Run(data) = &mut strange.data else {
-            unreachable!("a sample is about a run")
-        };
-        data.run.status = Some("\u{1}".repeat(30_000));
-        data.run.deployment_id = Some("ü".repeat(30_000));
-        let all = [
-            "input",
-            "output",
-            "error_message",
-            "status",
-            "deployment_id",
-        ];
-        assert_eq!(truncated(&strange), all);
-    }
-
     #[test]
     fn the_bytes_of_an_event_are_those_of_its_input_and_output() {
-        let event = big_event(10, 100, 1000);
+        let mut event = Event::sample("2024-01-15T10:35:05.412Z".parse().unwrap());
+        let text = |n: usize| JsonText::new(format!("{:?}", "x".repeat(n))).unwrap();
+        let data = event.run_mut().unwrap();
+        data.run.input = Some(text(10));
+        data.run.output = Some(text(100));
+        data.run.error_message = Some("\n".repeat(1000));
         // With the quotes around each.
         assert_eq!(event.run().unwrap().bytes(), 12 + 102);
         assert_eq!(event.run_id(), Some(&event.run().unwrap().run.id));

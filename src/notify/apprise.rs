@@ -78,9 +78,7 @@ mod tests {
     #[test]
     fn no_message_is_without_a_body() {
         let mut bare = event(EventType::RunSucceeded, None);
-        let crate::domain::EventData::Run(data) = &mut bare.data else {
-            panic!("about a run")
-        };
+        let data = bare.run_mut().expect("it is about a run");
         data.run.url = None;
         assert_eq!(
             of(&bare),

@@ -365,14 +365,12 @@ mod tests {
     #[test]
     fn a_long_title_fits_into_what_discord_takes() {
         let mut long = event(EventType::WatchNotFound, None);
-        let crate::domain::EventData::Run(data) = &mut long.data else {
-            panic!("about a run")
-        };
+        let data = long.run_mut().expect("it is about a run");
         for id in ["_".repeat(128), format!("a{}", "_".repeat(127))] {
             data.run.id = crate::domain::RunRef::new(&id).unwrap();
             let body: Value = serde_json::from_str(
                 &discord(&Event {
-                    data: crate::domain::EventData::Run(data.clone()),
+                    data: crate::domain::EventData::Run(Box::new(data.clone())),
                     ..event(EventType::WatchNotFound, None)
                 })
                 .text,
@@ -474,9 +472,7 @@ mod tests {
         );
         insta::assert_snapshot!("ntfy_hostile", shown(&hostile()));
         let mut named = event(EventType::RunFailed, None);
-        let crate::domain::EventData::Run(data) = &mut named.data else {
-            panic!("about a run")
-        };
+        let data = named.run_mut().expect("it is about a run");
         data.watch.name = Some("täglicher Bericht".to_owned());
         insta::assert_snapshot!("ntfy_named", shown(&named));
     }

@@ -4,7 +4,7 @@
 use super::Message;
 use super::summary::of;
 use super::template::{MessageTemplate, TemplateValues};
-use crate::domain::{DeliveryId, Event, EventData, SinkName};
+use crate::domain::{DeliveryId, Event, SinkName};
 
 /// A template, and behind the first zero byte the error message that it shows.
 pub fn template(bytes: &[u8]) {
@@ -16,9 +16,7 @@ pub fn template(bytes: &[u8]) {
         return;
     };
     let mut event = Event::sample("2024-01-15T10:35:05Z".parse().expect("a time"));
-    let EventData::Run(data) = &mut event.data else {
-        unreachable!("a sample is about a run")
-    };
+    let data = event.run_mut().expect("it is about a run");
     data.run.error_message = Some(String::from_utf8_lossy(error).into_owned());
     drop(of(&event).text());
     let (delivery, sink) = (

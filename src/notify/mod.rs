@@ -16,6 +16,7 @@ mod example_templates;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod log;
+pub mod payload;
 mod preview;
 mod program;
 pub mod signature;

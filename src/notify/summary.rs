@@ -174,9 +174,7 @@ pub(crate) mod tests {
     pub(crate) fn event(event_type: EventType, error: Option<&str>) -> Event {
         let mut event = Event::sample("2024-01-15T10:35:05.412Z".parse().unwrap());
         event.event_type = event_type;
-        let EventData::Run(data) = &mut event.data else {
-            panic!("a sample is about a run")
-        };
+        let data = event.run_mut().expect("it is about a run");
         data.run.id = RunRef::new("run_xyz789abc").unwrap();
         data.watch.name = None;
         data.timing.ran_ms = Some(3_000);
@@ -197,9 +195,7 @@ pub(crate) mod tests {
         [31mat line 3
         https://console.crewship.dev/runs/run_xyz789abc
         ");
-        let EventData::Run(data) = &mut event.data else {
-            panic!("about a run")
-        };
+        let data = event.run_mut().expect("it is about a run");
         data.watch.name = Some("nightly\u{202e} report".to_owned());
         data.watch.late = true;
         data.run.completed_at = Some("2024-01-15T08:00:00Z".parse().unwrap());

@@ -8,6 +8,7 @@ use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
 
 use super::body::MAX_BODY_BYTES;
+use super::payload::json_within;
 use super::{Message, summary};
 use crate::clock::new_delivery_id;
 use crate::config::{MAX_TEMPLATE_BYTES, read_template};
@@ -132,9 +133,7 @@ impl MessageTemplate {
     ) -> Result<String, TemplateError> {
         let of = |event: &str| self.render_event(message, content_type, values, event);
         let rendered = match of(&message.event.to_json()) {
-            Err(TemplateError::TooLarge { .. }) => {
-                of(&message.event.to_json_within(MAX_BODY_BYTES))
-            }
+            Err(TemplateError::TooLarge { .. }) => of(&json_within(message.event, MAX_BODY_BYTES)),
             rendered => rendered,
         }?;
         let kind = content_type.split(';').next().unwrap_or_default().trim();

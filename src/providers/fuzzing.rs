@@ -21,6 +21,7 @@ use super::{activity, hot, naive};
 use crate::domain::{
     Event, EventData, Labels, Limits, PollOutcome, Progress, RunRef, Verdict, Watch,
 };
+use crate::notify::payload::json_within;
 use crate::profile::{self, Profile};
 use crate::redact::{REDACTED, Redactor};
 
@@ -139,7 +140,7 @@ fn check_event(event: &Event) {
     drop(serde_json::from_str::<Value>(&json).expect("a strict parser takes every message"));
     let again = Event::from_json(&json).expect("an event reads back");
     assert_eq!(again.to_json(), json);
-    assert!(event.to_json_within(MESSAGE_BYTES).len() <= MESSAGE_BYTES);
+    assert!(json_within(event, MESSAGE_BYTES).len() <= MESSAGE_BYTES);
     let summary = crate::notify::summary::of(event);
     assert!(
         summary

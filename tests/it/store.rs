@@ -10,6 +10,7 @@ use runwatch::domain::{
     ProviderName, ProviderNotice, RunDetails, RunRef, RunState, SinkName, Status, Step, Verdict,
     Watch, WatchOrigin,
 };
+use runwatch::notify::payload::json_within;
 use runwatch::store::{
     Added, Attempt, AttemptOutcome, Checkpoint, DeliveryFilter, DeliveryState, DiscoveredRun,
     DiscoveryId, Done, Fate, KnownRun, Location, ReadJob, RoutedEvent, RunNote, Store, StoreError,
@@ -933,7 +934,7 @@ async fn a_large_output_is_stored_once_and_read_back_whole() {
     let claimed = store.claim_due(ops, time(20), 10, 19_999).await.unwrap();
     let expected: Vec<_> = events
         .iter()
-        .map(|(_, event)| event.to_json_within(19_999))
+        .map(|(_, event)| json_within(event, 19_999))
         .collect();
     assert_eq!(
         claimed

@@ -10,6 +10,7 @@ use crate::config::{
     DELIVERY_ID, Secret, WebhookFormat, WebhookMethod, WebhookSettings, WebhookSignature,
 };
 use crate::notify::body::{MAX_BODY_BYTES, MessageBody};
+use crate::notify::payload::json_within;
 use crate::notify::template::{MessageTemplate, TemplateError, TemplateValues};
 use crate::notify::{Message, SendError, apprise, chat, cloudevents, signature};
 use crate::text::error_chain;
@@ -123,7 +124,7 @@ impl RequestMaker {
         let body = match &self.settings.format {
             WebhookFormat::Standard => MessageBody {
                 content_type: "application/json",
-                text: message.event.to_json_within(MAX_BODY_BYTES),
+                text: json_within(message.event, MAX_BODY_BYTES),
                 headers: HeaderMap::new(),
             },
             WebhookFormat::Slack => chat::slack(message.event),
