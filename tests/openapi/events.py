@@ -33,6 +33,12 @@ def main(base, token_file):
         {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
     )
     frame, event = part("EventFrame"), part("Event")
+    bodies = {
+        name: jsonschema_rs.validator_for(
+            item["post"]["requestBody"]["content"]["application/json"]["schema"] | {"components": document["components"]}
+        )
+        for name, item in document["webhooks"].items()
+    }
     assert not event.is_valid({"type": "run.odd", "timestamp": "2024-01-15T10:35:05.412Z", "data": {}})
     for run in RUNS:
         body = json.dumps({"run_id": run, "again": True}).encode()
@@ -52,6 +58,9 @@ def main(base, token_file):
                 frame.validate(fields)
                 data = json.loads(fields["data"])
                 event.validate(data)
+                # Sinks get the same, and its webhook accepts no other type.
+                valid = [name for name, body in bodies.items() if body.is_valid(data)]
+                assert valid == [data["type"]], (valid, data)
                 assert data["type"] == fields["event"], fields
                 seen += 1
             fields = {}

@@ -18,7 +18,8 @@ A run without a provider is one of the default provider: Crewship, unless `defau
 Served on a Unix socket, where no token is needed, and over TCP where `control.listen` is set. \
 Every `GET` route answers `HEAD` too. Unknown parameters and keys are refused. \
 A head of more than 16 KiB gets 431, and a request that is not HTTP gets 400, both without a body. \
-The `webhooks` are what sinks of the type `webhook` with the default format receive.";
+The `webhooks` are what sinks of the type `webhook` with the default format receive; with `cloudevents = true` they are \
+CloudEvents 1.0 in binary content mode.";
 
 /// Problems that any route may answer with: the status, and when.
 const PROBLEMS: [(StatusCode, &str); 9] = [

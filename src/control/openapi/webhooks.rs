@@ -7,9 +7,9 @@ use serde_json::{Map, Value, json};
 use super::operation::Tag;
 use crate::domain::{EventType, ProviderNotice, RunEvent, SinkNotice};
 
-/// The headers of Standard Webhooks: the name in the document, that of the header, whether each request has it, and
+/// The headers of signed webhooks: the name in the document, that of the header, whether each request has it, and
 /// its meaning.
-const HEADERS: [(&str, &str, bool, &str); 3] = [
+const HEADERS: [(&str, &str, bool, &str); 4] = [
     (
         "WebhookId",
         "webhook-id",
@@ -28,6 +28,12 @@ const HEADERS: [(&str, &str, bool, &str); 3] = [
         false,
         "Signatures of `ID.TIMESTAMP.BODY`, each `v1,` and the base64 of its HMAC-SHA256; present if the sink has a \
          secret",
+    ),
+    (
+        "GithubSignature",
+        "x-hub-signature-256",
+        false,
+        "`sha256=` and the HMAC-SHA256 of the body in hexadecimal; present if the sink has `signature = \"github\"`",
     ),
 ];
 
