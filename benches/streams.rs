@@ -248,7 +248,7 @@ async fn measure(args: &Args, events: EventsMode) -> anyhow::Result<Measured> {
     }
     let text = engine
         .metrics
-        .to_text(&StoreGauges::default(), Format::Text);
+        .to_text(&StoreGauges::default(), &[], Format::Text);
     let by_stream = text.lines().find_map(|line| {
         line.strip_prefix("runwatch_detection_total{via=\"stream\",provider=\"crewship\"} ")
     });

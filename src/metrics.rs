@@ -1,8 +1,11 @@
 //! Metrics of the daemon, for Prometheus. No run IDs and nothing else without bounds is a label.
 
+mod process;
+
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use prometheus_client::encoding::{prometheus_text, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -110,6 +113,19 @@ pub struct Metrics {
     delivery_delay: Histogram,
     discoveries: Family<[NamedLabel; 2], Gauge>,
     discovered: Family<[NamedLabel; 1], Counter>,
+    reload_successful: Gauge,
+    reload_success_at: Gauge<f64, AtomicU64>,
+}
+
+/// How much of a budget is used.
+#[derive(Debug, Clone)]
+pub struct BudgetUse {
+    /// The provider whose budget it is.
+    pub provider: ProviderName,
+    /// Requests in the last 60 seconds.
+    pub used: u64,
+    /// The most in any 60 seconds.
+    pub limit: u64,
 }
 
 /// What is counted in the store when the metrics are requested.
@@ -141,6 +157,8 @@ impl Default for Metrics {
             delivery_delay: Histogram::new(DELAY_SECONDS),
             discoveries: Family::default(),
             discovered: Family::default(),
+            reload_successful: Gauge::default(),
+            reload_success_at: Gauge::default(),
         };
         metrics.of(&ProviderName::crewship())
     }
@@ -279,6 +297,17 @@ impl Metrics {
             .inc();
     }
 
+    /// Notes that the configuration was read at `now`, whether at the start or by a reload.
+    pub fn configured(&self, now: Timestamp) {
+        self.reload_successful.set(1);
+        self.reload_success_at.set(now.as_duration().as_secs_f64());
+    }
+
+    /// Notes that a reload failed, so that the configuration before it stays in force.
+    pub fn not_reloaded(&self) {
+        self.reload_successful.set(0);
+    }
+
     /// Makes a sink known, so that it is counted from 0.
     pub fn introduce(&self, sink: &SinkName) {
         for result in DELIVERY_RESULTS {
@@ -315,12 +344,16 @@ impl Metrics {
             .inc();
     }
 
-    /// Everything as text, with what is `stored` now.
-    pub fn to_text(&self, stored: &StoreGauges, format: Format) -> String {
-        let mut registry = Registry::with_prefix("runwatch");
-        self.register_polls(&mut registry, stored);
-        self.register_deliveries(&mut registry, stored);
-        register_process(&mut registry);
+    /// Everything as text, with what is `stored` now, and how the budgets are used.
+    pub fn to_text(&self, stored: &StoreGauges, budgets: &[BudgetUse], format: Format) -> String {
+        let mut registry = Registry::default();
+        process::register(&mut registry);
+        let own = registry.sub_registry_with_prefix("runwatch");
+        self.register_polls(own, stored);
+        register_budgets(own, budgets);
+        self.register_deliveries(own, stored);
+        self.register_configuration(own);
+        register_program(own);
         let mut written = String::new();
         let encoded = match format {
             Format::OpenMetrics => text::encode(&mut written, &registry),
@@ -385,6 +418,20 @@ impl Metrics {
         );
     }
 
+    /// Registers how the configuration was read last.
+    fn register_configuration(&self, registry: &mut Registry) {
+        registry.register(
+            "config_last_reload_successful",
+            "Whether the configuration could be used when it was read last",
+            self.reload_successful.clone(),
+        );
+        registry.register(
+            "config_last_reload_success_timestamp_seconds",
+            "When the configuration in force was read, in seconds since 1970",
+            self.reload_success_at.clone(),
+        );
+    }
+
     /// Registers what is known of deliveries.
     fn register_deliveries(&self, registry: &mut Registry, stored: &StoreGauges) {
         let (pending, dead) = (
@@ -418,8 +465,25 @@ impl Metrics {
     }
 }
 
-/// Registers what is known of the process and the program.
-fn register_process(registry: &mut Registry) {
+/// Registers how much of each budget is used.
+fn register_budgets(registry: &mut Registry, budgets: &[BudgetUse]) {
+    let (used, limit) = (
+        Family::<[NamedLabel; 1], Gauge>::default(),
+        Family::<[NamedLabel; 1], Gauge>::default(),
+    );
+    for budget in budgets {
+        let label = [("provider", budget.provider.to_string())];
+        used.get_or_create(&label).set(gauge_value(budget.used));
+        limit.get_or_create(&label).set(gauge_value(budget.limit));
+    }
+    let help = "Requests to the API in the last 60 seconds";
+    registry.register("budget_used_requests", help, used);
+    let help = "The most requests to the API in any 60 seconds";
+    registry.register("budget_limit_requests", help, limit);
+}
+
+/// Registers what is known of the program.
+fn register_program(registry: &mut Registry) {
     let dropped = Counter::<u64>::default();
     dropped.inc_by(output::dropped());
     let help = "Log records that were dropped because standard error was not read";
@@ -438,16 +502,26 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
+    fn budgets() -> [BudgetUse; 1] {
+        [BudgetUse {
+            provider: ProviderName::crewship(),
+            used: 12,
+            limit: 60,
+        }]
+    }
+
     #[test]
     fn every_metric_is_there_from_the_start() {
         let metrics = Metrics::default();
         let ops = SinkName::new("ops").unwrap();
         metrics.introduce(&ops);
+        metrics.configured("2024-01-15T10:35:05Z".parse().unwrap());
+        metrics.not_reloaded();
         let stored = StoreGauges {
             deliveries: vec![(ops.clone(), 0, 0)],
             ..StoreGauges::default()
         };
-        let text = metrics.to_text(&stored, Format::Text);
+        let text = metrics.to_text(&stored, &budgets(), Format::Text);
         for line in [
             "runwatch_watches{state=\"active\"} 0",
             "runwatch_polls_total{result=\"ok\",provider=\"crewship\"} 0",
@@ -464,6 +538,16 @@ mod tests {
             "runwatch_delivery_oldest_pending_seconds 0",
             "runwatch_deliveries_dead{sink=\"ops\"} 0",
             "runwatch_log_records_dropped_total ",
+            "runwatch_budget_used_requests{provider=\"crewship\"} 12",
+            "runwatch_budget_limit_requests{provider=\"crewship\"} 60",
+            "runwatch_config_last_reload_successful 0",
+            "runwatch_config_last_reload_success_timestamp_seconds 1705314905",
+            "process_cpu_seconds_total ",
+            "process_resident_memory_bytes ",
+            "process_virtual_memory_bytes ",
+            "process_open_fds ",
+            "process_max_fds ",
+            "process_start_time_seconds ",
             concat!(
                 "runwatch_build_info{version=\"",
                 env!("CARGO_PKG_VERSION"),
@@ -478,7 +562,7 @@ mod tests {
         metrics.polled("ok", Duration::from_millis(20));
         metrics.paused("rate_limited", Duration::from_millis(1500));
         metrics.delivered(&ops, Duration::from_secs(2));
-        let text = metrics.to_text(&stored, Format::OpenMetrics);
+        let text = metrics.to_text(&stored, &budgets(), Format::OpenMetrics);
         assert!(
             text.contains("runwatch_polls_total{result=\"ok\",provider=\"crewship\"} 1"),
             "{text}"
@@ -496,7 +580,7 @@ mod tests {
     fn both_formats_have_the_same_samples_and_each_its_own_descriptions() {
         let metrics = Metrics::default();
         let stored = StoreGauges::default();
-        let [text, open] = Format::ALL.map(|format| metrics.to_text(&stored, format));
+        let [text, open] = Format::ALL.map(|format| metrics.to_text(&stored, &budgets(), format));
         // Each metric has its samples and their labels in an order of its own. A bound of a histogram is a number, which
         // Go writes without `.0` in the text format and with it in OpenMetrics; so does the library.
         let label = |label: &str| match label.strip_prefix("le=\"") {
@@ -504,6 +588,11 @@ mod tests {
             None => label.to_owned(),
         };
         let sample = |line: &str| {
+            // Figures of the process change all the time.
+            let line = match line.split_once(' ') {
+                Some((name, _)) if name.starts_with("process_") => name,
+                _ => line,
+            };
             let (name, rest) = line.split_once('{').unwrap_or((line, ""));
             let (labels, value) = rest.rsplit_once("} ").unwrap_or(("", rest));
             let labels: BTreeSet<_> = labels.split(',').map(label).collect();

@@ -164,6 +164,7 @@ impl Daemon {
         hangup: Signal,
     ) -> Self {
         let (live, live_config) = watch::channel(live_config(&settings));
+        engine.metrics.configured(clock.now());
         let views = watch::Sender::new(Vec::new());
         let control = Control {
             store: engine.store.clone(),

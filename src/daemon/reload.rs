@@ -126,6 +126,7 @@ impl Service {
             {
                 Ok(()) => {
                     tracing::info!("configuration reloaded");
+                    engine.metrics.configured(clock.now());
                     return;
                 }
                 Err(error) => {
@@ -135,6 +136,7 @@ impl Service {
                 }
             },
         };
+        engine.metrics.not_reloaded();
         // What is wrong is in the records before.
         tracing::error!(
             "configuration not reloaded, and the one before stays in force; correct the file, check it with `runwatch config \

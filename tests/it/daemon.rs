@@ -273,6 +273,24 @@ async fn watches_of_the_configuration_are_added_once() {
     assert_eq!(receiver.requests().len(), 1);
 }
 
+/// The value of a metric without labels.
+async fn metric(program: &Program, name: &str) -> f64 {
+    let http = reqwest::Client::builder()
+        .unix_socket(socket(program))
+        .no_proxy()
+        .build()
+        .unwrap();
+    let response = http.get("http://localhost/metrics").send().await.unwrap();
+    let text = text(response).await;
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value
+        .unwrap_or_else(|| panic!("no {name} in {text}"))
+        .parse()
+        .unwrap()
+}
+
 #[tokio::test]
 async fn a_reload_changes_sinks_and_a_wrong_file_changes_nothing() {
     let simulator = api([
@@ -287,6 +305,12 @@ async fn a_reload_changes_sinks_and_a_wrong_file_changes_nothing() {
     let mut program = program(&simulator, &receiver, "");
     let daemon = start(&program).await;
     add(&program, "run_1").await;
+    let read_at = "runwatch_config_last_reload_success_timestamp_seconds";
+    let successful = "runwatch_config_last_reload_successful";
+    assert_eq!(metric(&program, successful).await, 1.0);
+    let started = metric(&program, read_at).await;
+    let age = Timestamp::now().as_second() as f64 - started;
+    assert!((-1.0..600.0).contains(&age), "{age}");
 
     program = program.configured("[nonsense]\n");
     send_signal(&daemon, Signal::HUP);
@@ -300,6 +324,12 @@ async fn a_reload_changes_sinks_and_a_wrong_file_changes_nothing() {
     })
     .await;
     assert_eq!(warning.matches("nonsense").count(), 1, "{warning}");
+    assert_eq!(metric(&program, successful).await, 0.0);
+    assert_eq!(
+        metric(&program, read_at).await,
+        started,
+        "in force since then"
+    );
     // The sinks of before are still in force.
     simulator.add_run(&RunRef::new("run_3").unwrap(), Script::fails("it broke"));
     add(&program, "run_3").await;
@@ -316,6 +346,11 @@ async fn a_reload_changes_sinks_and_a_wrong_file_changes_nothing() {
     send_signal(&daemon, Signal::HUP);
     let received = received(&other, 1).await;
     assert_eq!(body(&received[0])["data"]["run"]["id"], "run_2");
+    until("the metric of the reload", async || {
+        (metric(&program, successful).await == 1.0).then_some(())
+    })
+    .await;
+    assert!(metric(&program, read_at).await > started);
     let listed = json(&program, &["list"]).await;
     assert_eq!(
         (
@@ -1316,6 +1351,12 @@ async fn health_and_metrics_can_be_requested() {
         })
         .unwrap();
     assert!(polls.parse::<u64>().unwrap() >= 3, "{after}");
+    let budget = |name: &str| -> u64 {
+        let start = format!("runwatch_budget_{name}_requests{{provider=\"crewship\"}} ");
+        let value = after.lines().find_map(|line| line.strip_prefix(&start));
+        value.expect("the budget is there").parse().unwrap()
+    };
+    assert!((1..=budget("limit")).contains(&budget("used")), "{after}");
     // One that ended before it was watched shows nothing about the delay of detection.
     add(&program, "run_0").await;
     let late = delivered(&program, "run_0").await;

@@ -123,7 +123,7 @@ def metric_names(text):
 
 def named(expression):
     """The metrics that an expression names: all ours, and those of Prometheus itself."""
-    return set(re.findall(r"\b(runwatch_\w+|up)\b", expression))
+    return set(re.findall(r"\b(runwatch_\w+|process_\w+|up)\b", expression))
 
 
 def main(program):

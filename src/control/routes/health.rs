@@ -12,12 +12,15 @@ use crate::control::extract::{HttpError, Query, json};
 use crate::control::openapi::{DOCUMENT, HttpOperation, Method, PATH, RouteTable, Tag};
 use crate::control::schemas::MetricsText;
 use crate::control::types::{HealthResponse, PollingList, PollingResponse};
-use crate::metrics::Format;
+use crate::metrics::{BudgetUse, Format};
 
 use super::{App, SharedState};
 
 /// How long the parts of the daemon have to show progress.
 const PROGRESS_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long the schedulers may take to report how the budgets are used.
+const USAGE_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long one transaction of the store may take before a restart is the better way: many times as long as it waits
 /// for another process.
@@ -130,6 +133,18 @@ async fn polling(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpE
     Ok(json(StatusCode::OK, &PollingList { providers }))
 }
 
+/// How the budgets are used; nothing where the schedulers do not answer, which must not keep all other metrics away.
+async fn budgets(app: &SharedState) -> Vec<BudgetUse> {
+    let usage = tokio::time::timeout(USAGE_LIMIT, app.control.watches.usage()).await;
+    let usage = usage.ok().and_then(Result::ok).into_iter().flatten();
+    let budgets = usage.map(|(provider, usage)| BudgetUse {
+        provider,
+        used: usage.last_minute,
+        limit: usage.per_minute.into(),
+    });
+    budgets.collect()
+}
+
 async fn metrics(State(app): App, headers: HeaderMap) -> Result<AxumResponse, HttpError> {
     let sinks = app
         .control
@@ -149,7 +164,9 @@ async fn metrics(State(app): App, headers: HeaderMap) -> Result<AxumResponse, Ht
         .iter()
         .filter_map(|accept| accept.to_str().ok());
     let format = Format::wanted(accept);
-    let mut response = Response::new(Body::from(app.control.metrics.to_text(&figures, format)));
+    let budgets = budgets(&app).await;
+    let text = app.control.metrics.to_text(&figures, &budgets, format);
+    let mut response = Response::new(Body::from(text));
     let content_type = HeaderValue::from_static(format.content_type());
     response
         .headers_mut()
