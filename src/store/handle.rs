@@ -5,15 +5,16 @@ use jiff::Timestamp;
 use super::Store;
 use super::model::{
     Added, Attempt, Claimed, Counts, Decided, DeliveryFilter, DeliverySummary, DiscoveredRun,
-    DiscoveryId, Fate, History, KnownRun, Page, PollFailure, Pruned, RoutedEvent, RunNote,
+    DiscoveryId, Fate, History, KnownRun, Mark, Page, PollFailure, Pruned, RoutedEvent, RunNote,
     StatusChange, StoreError, StoredDiscovery, StoredWatch, WatchFilter, WatchId, WatchRecord,
 };
 use super::operations::{
-    ActiveWatches, AddConfiguredWatch, AddDiscoveredWatch, AddWatch, ClaimDue, CountAll, Decide,
-    DecideSome, Deliveries, Details, EndRound, EventsAfter, Gauges, KeepConfiguredWatches,
-    KnownRuns, MoveClock, NewestEvent, NewestProviderEvents, NewestWatch, NextDue, NoteRuns, Ping,
-    Probe, ProbeWrite, Prune, RecordAttempt, RecordEvent, RecordStep, RemoveWatches, SetDeadlines,
-    SetDiscoveries, SinksWithOpenDeliveries, StatusChangesAfter, WatchHistory, Watches,
+    ActiveWatches, ActiveWatchesOf, AddConfiguredWatch, AddDiscoveredWatch, AddWatch, ClaimDue,
+    CountAll, Decide, DecideSome, Deliveries, Details, EndRound, EventsAfter, Gauges,
+    KeepConfiguredWatches, KnownRuns, MoveClock, NewestEvent, NewestProviderEvents, NewestWatch,
+    NextDue, NoteRuns, Ping, Probe, ProbeWrite, Prune, RecordAttempt, RecordEvent, RecordStep,
+    RemoveWatches, SetDeadlines, SetDiscoveries, SinksWithOpenDeliveries, StatusChangesAfter,
+    TakeMarks, TakeUp, WatchHistory, Watches,
 };
 use crate::domain::{
     DeliveryId, Event, FoundBy, ProviderName, RunDetails, RunRef, SinkName, Step, Watch,
@@ -196,6 +197,37 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<StoredWatch>, StoreError> {
         self.run(ActiveWatches { now, after, limit }).await
+    }
+
+    /// The watches without a verdict of these runs, in the order of the runs, taken up at `now` as by
+    /// [`Store::active_watches`].
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn active_watches_of(
+        &self,
+        now: Timestamp,
+        run_ids: Vec<RunRef>,
+    ) -> Result<Vec<StoredWatch>, StoreError> {
+        self.run(ActiveWatchesOf { now, run_ids }).await
+    }
+
+    /// Makes deliveries due again whose attempt was interrupted by the end of a process, as opening a store in SQLite
+    /// does. Call it before couriers start, because it does so with every attempt that is under way.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn take_up(&self) -> Result<(), StoreError> {
+        self.run(TakeUp {}).await
+    }
+
+    /// Takes up to `limit` marks of what other daemons changed, each once, in the order of their first. Without a
+    /// shared store there are none.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn take_marks(&self, limit: u32) -> Result<Vec<Mark>, StoreError> {
+        self.run(TakeMarks { limit }).await
     }
 
     /// Returns the last stored details of a run; `None` when there are none, or the watch is gone.

@@ -1,12 +1,16 @@
 //! The store: watches, events, deliveries and attempts.
 //!
-//! `model` describes what is stored, `operations` what can be done with it, as data, and `sqlite` does that in SQLite.
+//! `model` describes what is stored, and `operations` what can be done with it, as data. `sqlite` does that in SQLite,
+//! and `postgres` in PostgreSQL, which several daemons share; `records` is what both have in common.
 //! The handle that the rest of the program uses has a method for each operation (`handle`), and the signals that follow
 //! a commit (here).
 
 mod handle;
+mod lists;
 mod model;
 mod operations;
+mod postgres;
+mod records;
 mod sqlite;
 
 use std::time::Duration;
@@ -15,14 +19,18 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::domain::Verdict;
-use sqlite::{Channels, Execute};
+use postgres::Perform;
+use sqlite::Execute;
 
 pub use model::{
     Added, Attempt, AttemptOutcome, AttemptRecord, Claimed, Counts, DatabaseError, Decided,
     DeliveryFilter, DeliveryState, DeliverySummary, DiscoveredRun, DiscoveryId, Fate, History,
-    KnownRun, KnownWatch, Location, NotedRun, Page, PollFailure, Pruned, RoutedEvent, RunNote,
-    StatusChange, StoreError, StoredDiscovery, StoredWatch, WatchFilter, WatchId, WatchOrder,
-    WatchRecord, WatchState,
+    KnownRun, KnownWatch, Location, Mark, NotedRun, Page, PollFailure, Pruned, RoutedEvent,
+    RunNote, StatusChange, StoreError, StoredDiscovery, StoredWatch, WatchFilter, WatchId,
+    WatchOrder, WatchRecord, WatchState,
+};
+pub use postgres::{
+    Candidate, HolderId, Keeper, LeaseRow, PostgresServer, PostgresSettings, Renewal, Term,
 };
 pub use sqlite::{
     BlockingPool, Checkpoint, Done, Lock, LockError, ReadJob, StoreFile, Transaction,
@@ -35,10 +43,17 @@ pub const STORE_RETRY: Duration = Duration::from_secs(5);
 /// A handle to the store; clones share it.
 #[derive(Debug, Clone)]
 pub struct Store {
-    channels: Channels,
+    engine: Engine,
     state: watch::Receiver<WriterState>,
     history: watch::Receiver<u64>,
     deliveries: watch::Receiver<u64>,
+}
+
+/// Where operations are executed.
+#[derive(Debug, Clone)]
+enum Engine {
+    Sqlite(sqlite::Channels),
+    Postgres(postgres::Channels),
 }
 
 /// The state of the writer.
@@ -61,8 +76,11 @@ struct Wakes {
 }
 
 impl Store {
-    async fn run<O: Execute>(&self, operation: O) -> Result<O::Reply, StoreError> {
-        self.channels.run(operation).await
+    async fn run<O: Execute + Perform>(&self, operation: O) -> Result<O::Reply, StoreError> {
+        match &self.engine {
+            Engine::Sqlite(channels) => channels.run(operation).await,
+            Engine::Postgres(channels) => channels.run(operation).await,
+        }
     }
 
     /// Returns the worst verdict of all that were in the store when it was opened and that were
@@ -77,7 +95,11 @@ impl Store {
     /// # Errors
     /// When the writer has ended, or has been in one transaction for longer than `limit`.
     pub fn progresses(&self, limit: Duration) -> Result<(), StoreError> {
-        if self.channels.is_closed() {
+        let is_closed = match &self.engine {
+            Engine::Sqlite(channels) => channels.is_closed(),
+            Engine::Postgres(channels) => channels.is_closed(),
+        };
+        if is_closed {
             return Err(StoreError::Closed);
         }
         let busy = self.state.borrow().busy_since.map(|since| since.elapsed());

@@ -80,6 +80,26 @@ pub enum StoreError {
         /// The state it would need to be in.
         wanted: &'static str,
     },
+    /// PostgreSQL cannot be reached, or does not take writes now. Nothing was changed.
+    #[error("the store is out of reach ({why})")]
+    OutOfReach {
+        /// Why; one line, no secrets.
+        why: String,
+    },
+    /// Another daemon leads now. Nothing was changed.
+    #[error("another daemon leads now, so nothing was stored")]
+    Superseded,
+    /// The connection was lost while PostgreSQL committed.
+    #[error(
+        "it is unknown whether the store kept the change: the connection was lost during the commit"
+    )]
+    Unknown,
+    /// The PostgreSQL server or database cannot hold the store; a person must change that.
+    #[error("PostgreSQL cannot hold the store: {0}")]
+    Unusable(String),
+    /// The address of a PostgreSQL store cannot be used.
+    #[error("{0}")]
+    Address(&'static str),
     /// The writer has ended.
     #[error("the store is closed")]
     Closed,
@@ -98,6 +118,15 @@ pub enum Location<'a> {
 /// run never counts for a later watch of the same run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WatchId(pub(crate) i64);
+
+/// What another daemon changed, so that the leader looks at it again.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mark {
+    /// A watch of this run was added or removed.
+    Run(RunRef),
+    /// A delivery to this sink was retried or given up.
+    Sink(SinkName),
+}
 
 /// The result of adding a watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::Wakes;
 use super::model::{
     Added, Attempt, Claimed, Counts, Decided, DeliveryFilter, DeliverySummary, DiscoveredRun,
-    DiscoveryId, Fate, History, KnownRun, Page, PollFailure, Pruned, RoutedEvent, RunNote,
+    DiscoveryId, Fate, History, KnownRun, Mark, Page, PollFailure, Pruned, RoutedEvent, RunNote,
     StatusChange, StoredDiscovery, StoredWatch, WatchFilter, WatchId, WatchRecord,
 };
 use crate::domain::{
@@ -79,6 +79,12 @@ operations! {
     /// Writes a watch and deletes it again.
     (Write) ProbeWrite {} -> ();
 
+    /// Makes deliveries due again whose attempt was interrupted by the end of a process.
+    (Write, _this => DELIVERIES) TakeUp {} -> ();
+
+    /// Takes some of the marks of what other daemons changed, the oldest first.
+    (Write) TakeMarks { limit: u32 } -> Vec<Mark>;
+
     /// Adds a watch, unless the run has one: any, or with `again` one without a verdict.
     (Write) AddWatch { watch: Watch, again: bool } -> (Added, WatchId);
 
@@ -143,6 +149,9 @@ operations! {
     /// The watches without a verdict.
     (ReadInOrder)
     ActiveWatches { now: Timestamp, after: Option<(Timestamp, RunRef)>, limit: u32 } -> Vec<StoredWatch>;
+
+    /// The watches without a verdict of some runs.
+    (ReadInOrder) ActiveWatchesOf { now: Timestamp, run_ids: Vec<RunRef> } -> Vec<StoredWatch>;
 
     /// The details of a run.
     (ReadInOrder) Details { watch: WatchId } -> Option<RunDetails>;

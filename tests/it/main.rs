@@ -7,6 +7,8 @@
 mod api;
 mod completions;
 mod config;
+#[path = "../contract/mod.rs"]
+mod contract;
 mod control;
 mod daemon;
 mod day;

@@ -2,24 +2,23 @@
 
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
 
-use super::events::{PAGE_BYTES, read_event_within};
-use super::rows::{page, read_all, read_id, read_time, stepped, to_json, unreadable};
+use super::events::read_event_within;
+use super::rows::{read_all, read_id, stepped};
 use super::writer::Execute;
-use crate::domain::{DeliveryId, EventType, RunRef, SinkName};
+use crate::domain::{DeliveryId, SinkName};
 use crate::failpoint::mutant;
+use crate::store::lists::{deliveries_after, deliveries_where};
 use crate::store::model::{
-    AttemptOutcome, AttemptRecord, Claimed, Decided, DeliveryFilter, DeliveryState,
-    DeliverySummary, Fate, StoreError,
+    AttemptRecord, Claimed, Decided, DeliveryFilter, DeliverySummary, Fate, StoreError,
 };
 use crate::store::operations::{
     ClaimDue, Decide, DecideSome, Deliveries, NextDue, RecordAttempt, SinksWithOpenDeliveries,
+    TakeMarks, TakeUp,
 };
-
-/// Most deliveries of a sink that are changed in one transaction.
-const ROWS: usize = 500;
-
-/// Most IDs that are named where the beginning of one is ambiguous.
-const CANDIDATES: i64 = 5;
+use crate::store::records::{
+    AttemptRow, CANDIDATES, CLAIMED, DECIDABLE, DeliveryRow, PAGE_BYTES, ROWS, page, read_time,
+    storable, to_json,
+};
 
 /// The deliveries of a sink that are due at a time, the longest due first, so many at the most.
 pub(super) const DUE: &str = concat!(
@@ -73,18 +72,17 @@ impl Execute for ClaimDue {
             if bytes >= PAGE_BYTES {
                 break;
             }
-            let event = read_event_within(db, event_seq, most_bytes)?;
+            let (event, size) = read_event_within(db, event_seq, most_bytes)?;
             let (attempt, try_number) = db
                 .prepare_cached(claim)?
                 .query_row([id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            let delivery = Claimed {
+            bytes += size;
+            claimed.push(Claimed {
                 id,
                 attempt,
                 try_number,
                 event,
-            };
-            bytes += delivery.bytes();
-            claimed.push(delivery);
+            });
         }
         claimed.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(claimed)
@@ -109,13 +107,7 @@ impl Execute for NextDue {
 impl Execute for RecordAttempt {
     fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
         let Self { id, attempt } = self;
-        let took_ms = i64::try_from(attempt.took.as_millis()).unwrap_or(i64::MAX);
-        let ended_at = attempt.at.as_millisecond().saturating_add(took_ms);
-        let (state, next_at, ended_at) = match attempt.outcome {
-            AttemptOutcome::Delivered => (DeliveryState::Delivered, None, Some(ended_at)),
-            AttemptOutcome::Retry(at) => (DeliveryState::Pending, Some(at.as_millisecond()), None),
-            AttemptOutcome::Dead => (DeliveryState::Dead, None, Some(ended_at)),
-        };
+        let row = AttemptRow::of(&attempt);
         let rows = db
             .prepare_cached(concat!(
                 "UPDATE deliveries SET state = ?, next_attempt_at = ? - ",
@@ -123,9 +115,9 @@ impl Execute for RecordAttempt {
                 ", ended_at = ? WHERE id = ? AND state = 'sending' AND attempts = ?",
             ))?
             .execute(params![
-                state.as_str(),
-                next_at,
-                ended_at,
+                row.state.as_str(),
+                row.next_at,
+                row.ended_at,
                 id.as_str(),
                 attempt.attempt
             ])?;
@@ -133,7 +125,7 @@ impl Execute for RecordAttempt {
             let what = format!("delivery {id}");
             return Err(StoreError::Precondition {
                 what,
-                wanted: "claimed for this attempt",
+                wanted: CLAIMED,
             });
         }
         db.prepare_cached(
@@ -142,10 +134,10 @@ impl Execute for RecordAttempt {
             .execute(params![
                 id.as_str(),
                 attempt.attempt,
-                attempt.at.as_millisecond(),
-                took_ms,
-                attempt.outcome == AttemptOutcome::Delivered,
-                attempt.detail,
+                row.at,
+                row.took_ms,
+                row.delivered,
+                storable(&attempt.detail),
             ])?;
         Ok(())
     }
@@ -158,10 +150,10 @@ impl Execute for Deliveries {
         let words = to_json("states", &words)?;
         let sql = deliveries_sql(&filter);
         let parameters = named_params! {
-            ":after": filter.after.as_ref().map_or(if filter.newest_first { PAST_ALL } else { "" }, DeliveryId::as_str),
-            ":sink": filter.sink.as_ref().map(SinkName::as_str),
-            ":states": words,
-            ":limit": limit,
+            "$1": deliveries_after(&filter),
+            "$2": filter.sink.as_ref().map(SinkName::as_str),
+            "$3": words,
+            "$4": limit,
         };
         let items = read_all(db, &sql, parameters, read_delivery)?;
         Ok(page(items, limit))
@@ -190,7 +182,7 @@ impl Execute for Decide {
         let what = format!("delivery {id}");
         Err(StoreError::Precondition {
             what,
-            wanted: "waiting or given up; it has arrived or is being sent",
+            wanted: DECIDABLE,
         })
     }
 }
@@ -226,6 +218,19 @@ impl Execute for SinksWithOpenDeliveries {
                 row.get::<_, i64>(1)?.cast_unsigned(),
             ))
         })
+    }
+}
+
+impl Execute for TakeUp {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        release_claims(db)
+    }
+}
+
+impl Execute for TakeMarks {
+    /// Nothing is ever marked: the process that has the lock of the store is the only one that writes.
+    fn execute(self, _: &Connection) -> Result<Self::Reply, StoreError> {
+        Ok(Vec::new())
     }
 }
 
@@ -282,33 +287,12 @@ pub(super) fn of_watch(
     })
 }
 
-/// A text that sorts after every ID of a delivery.
-const PAST_ALL: &str = "~";
-
 /// The statement that lists deliveries.
 pub(super) fn deliveries_sql(filter: &DeliveryFilter) -> String {
-    // Those that are not delivered are few among many, and have an index of their own.
-    let delivered = filter.states.is_empty() || filter.states.contains(&DeliveryState::Delivered);
-    let which = match (&filter.sink, delivered) {
-        (Some(_), _) => {
-            "d.sink = :sink AND (:states = '[]' OR d.state IN (SELECT value FROM json_each(:states)))"
-        }
-        (None, false) => {
-            "d.state != 'delivered' AND :sink IS NULL AND d.state IN (SELECT value FROM json_each(:states))"
-        }
-        (None, true) => {
-            ":sink IS NULL AND (:states = '[]' OR d.state IN (SELECT value FROM json_each(:states)))"
-        }
-    };
-    let (after, direction) = if filter.newest_first {
-        ("<", "DESC")
-    } else {
-        (">", "ASC")
-    };
+    let states = "SELECT value FROM json_each($3)";
+    let (which, direction) = deliveries_where(filter, "$3 = '[]'", states);
     let select = select_deliveries!();
-    format!(
-        "{select} WHERE {which} AND d.id {after} :after ORDER BY d.id {direction} LIMIT :limit + 1"
-    )
+    format!("{select} WHERE {which} ORDER BY d.id {direction} LIMIT $4 + 1")
 }
 
 /// Returns the IDs that begin with `beginning`, the first [`CANDIDATES`] of them; a whole ID has no others beside it.
@@ -329,27 +313,20 @@ fn candidates(db: &Connection, beginning: &DeliveryId) -> Result<Vec<DeliveryId>
 }
 
 fn read_delivery(row: &Row<'_>) -> Result<DeliverySummary, StoreError> {
-    let word: String = row.get(3)?;
-    let state: String = row.get(4)?;
-    let run_id: Option<String> = row.get(2)?;
-    Ok(DeliverySummary {
-        id: read_id(row, 0, DeliveryId::new)?,
-        sink: read_id(row, 1, SinkName::new)?,
-        run_id: run_id
-            .map(|id| RunRef::new(&id))
-            .transpose()
-            .map_err(|error| unreadable("an ID", &error))?,
-        event_type: EventType::from_word(&word)
-            .ok_or_else(|| unreadable("an event type", &word))?,
-        state: DeliveryState::from_word(&state)
-            .ok_or_else(|| unreadable("a delivery state", &state))?,
+    let columns = DeliveryRow {
+        id: row.get(0)?,
+        sink: row.get(1)?,
+        run_id: row.get(2)?,
+        event_type: row.get(3)?,
+        state: row.get(4)?,
         attempts: row.get(5)?,
-        next_attempt_at: row.get::<_, Option<i64>>(6)?.map(read_time).transpose()?,
+        next_attempt_at: row.get(6)?,
         last_detail: row.get(7)?,
-        created_at: read_time(row.get(8)?)?,
-        ended_at: row.get::<_, Option<i64>>(9)?.map(read_time).transpose()?,
+        created_at: row.get(8)?,
+        ended_at: row.get(9)?,
         earlier_attempts: row.get(10)?,
-    })
+    };
+    columns.summary()
 }
 
 fn read_attempt(row: &Row<'_>) -> Result<AttemptRecord, StoreError> {

@@ -1,9 +1,9 @@
 //! Discoveries: how far each has come, and which runs it noted.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::rows::{read_all, read_time, to_json};
+use super::rows::read_all;
 use super::watches::insert_watch;
 use super::writer::Execute;
 use crate::domain::{RunRef, WatchOrigin};
@@ -11,10 +11,7 @@ use crate::store::model::{
     Added, DiscoveryId, KnownRun, KnownWatch, NotedRun, RunNote, StoreError, StoredDiscovery,
 };
 use crate::store::operations::{AddDiscoveredWatch, EndRound, KnownRuns, NoteRuns, SetDiscoveries};
-
-/// The shortest time for which a run stays noted after it was listed last: much longer than lists lag behind, and than
-/// the time after which a discovery takes the end of a run for an old one.
-const KEPT_AT_LEAST: SignedDuration = SignedDuration::from_hours(7 * 24);
+use crate::store::records::{notes_kept_since, optional_time, read_time, to_json};
 
 /// The notes of a discovery that are older than a time.
 pub(super) const OLD_NOTES: &str = "SELECT run_id FROM discovered_runs WHERE discovery = ? AND seen_at < ? ORDER BY seen_at LIMIT ?";
@@ -67,7 +64,7 @@ impl Execute for KnownRuns {
                 |row| {
                     Ok(NotedRun {
                         attempt: read_attempt(row, 0)?,
-                        ended_at: read_optional_time(row, 1)?,
+                        ended_at: optional_time(row.get(1)?)?,
                         round: row.get::<_, i64>(2)?.cast_unsigned(),
                         seen_at: read_time(row.get(3)?)?,
                     })
@@ -165,16 +162,14 @@ fn note_run(
     Ok(noted == 1)
 }
 
-/// Deletes up to `limit` notes of runs that were not listed from `before` to `now`, and at least
-/// [`KEPT_AT_LEAST`], before the newest complete round of their discovery: what was not listed because there were no
-/// rounds stays noted. Returns how many were deleted.
+/// Deletes up to `limit` notes of runs that were not listed for long (see [`notes_kept_since`]). Returns how many were
+/// deleted.
 pub(super) fn forget_runs(
     db: &Connection,
     before: Timestamp,
     now: Timestamp,
     limit: usize,
 ) -> Result<usize, StoreError> {
-    let kept = now.duration_since(before).max(KEPT_AT_LEAST);
     let discoveries = read_all(
         db,
         "SELECT id, cursor_at FROM discoveries WHERE cursor_at IS NOT NULL",
@@ -185,10 +180,7 @@ pub(super) fn forget_runs(
     let mut delete =
         db.prepare_cached("DELETE FROM discovered_runs WHERE discovery = ? AND run_id = ?")?;
     for (discovery, cursor_at) in discoveries {
-        let oldest = cursor_at
-            .min(now)
-            .checked_sub(kept)
-            .unwrap_or(Timestamp::MIN);
+        let oldest = notes_kept_since(cursor_at, before, now);
         let room = (limit - deleted) as i64;
         let old = read_all(
             db,
@@ -230,7 +222,7 @@ fn read_discovery(row: &Row<'_>) -> Result<StoredDiscovery, StoreError> {
         id: DiscoveryId(row.get(0)?),
         began_at: read_time(row.get(1)?)?,
         rounds: row.get::<_, i64>(2)?.cast_unsigned(),
-        cursor_at: read_optional_time(row, 3)?,
+        cursor_at: optional_time(row.get(3)?)?,
         found: row.get::<_, i64>(4)?.cast_unsigned(),
         watched: row.get::<_, i64>(5)?.cast_unsigned(),
     })
@@ -238,10 +230,4 @@ fn read_discovery(row: &Row<'_>) -> Result<StoredDiscovery, StoreError> {
 
 fn read_attempt(row: &Row<'_>, column: usize) -> Result<Option<u64>, StoreError> {
     Ok(row.get::<_, Option<i64>>(column)?.map(i64::cast_unsigned))
-}
-
-fn read_optional_time(row: &Row<'_>, column: usize) -> Result<Option<Timestamp>, StoreError> {
-    row.get::<_, Option<i64>>(column)?
-        .map(read_time)
-        .transpose()
 }

@@ -3,20 +3,13 @@
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::rows::{payloads, read_all, stepped, unreadable};
+use super::rows::{payloads, read_all, stepped};
 use super::writer::Execute;
 use crate::clock::new_delivery_id;
 use crate::domain::{Event, EventData, EventType, JsonText, RunEvent, RunRef};
 use crate::store::model::{RoutedEvent, StoreError, WatchId};
 use crate::store::operations::{EventsAfter, NewestEvent, NewestProviderEvents, RecordEvent};
-
-/// Largest `input` or `output` of a run, in bytes, that stays in the row of its watch and its
-/// events. A larger one is stored once, in a row of its own.
-const INLINE_BYTES: usize = 1024;
-
-/// The number of bytes after which a page of events ends: a page has at most this and its last
-/// event.
-pub(super) const PAGE_BYTES: usize = 256 * 1024;
+use crate::store::records::{INLINE_BYTES, PAGE_BYTES, leave_out, payload, unreadable};
 
 /// The events after one, with their numbers.
 pub(super) const EVENTS_AFTER: &str = concat!(
@@ -40,10 +33,8 @@ impl Execute for EventsAfter {
         while bytes < PAGE_BYTES
             && let Some(row) = rows.next()?
         {
-            let event = read_event(row, 1)?;
-            let body = row.get_ref(1)?.as_str().map_or(0, str::len);
-            bytes += body + event.run().map_or(0, RunEvent::bytes);
-            events.push((row.get(0)?, event));
+            bytes += stored_bytes(row, 1)?;
+            events.push((row.get(0)?, read_event(row, 1)?));
         }
         Ok(events)
     }
@@ -157,7 +148,7 @@ pub(super) fn read_payload(
     value: &mut Option<JsonText>,
 ) -> Result<(), StoreError> {
     if let Some(text) = row.get::<_, Option<String>>(column)? {
-        *value = Some(JsonText::new(text).map_err(|error| unreadable("a value of a run", &error))?);
+        *value = Some(payload(text)?);
     }
     Ok(())
 }
@@ -176,13 +167,22 @@ pub(super) fn read_event(row: &Row<'_>, column: usize) -> Result<Event, StoreErr
     Ok(event)
 }
 
+/// The stored bytes of an event: of its body in `column`, and of its large values in those after that.
+fn stored_bytes(row: &Row<'_>, column: usize) -> Result<usize, rusqlite::Error> {
+    let mut bytes = 0;
+    for column in column..column + 3 {
+        bytes += row.get_ref(column)?.as_str_or_null()?.map_or(0, str::len);
+    }
+    Ok(bytes)
+}
+
 /// Reads an event but for an input or output of more than `most_bytes`, which `truncated` names
-/// then: the larger first, as where a message has no room for them.
+/// then: the larger first, as where a message has no room for them. The second value is the number of bytes read.
 pub(super) fn read_event_within(
     db: &Connection,
     seq: i64,
     most_bytes: i64,
-) -> Result<Event, StoreError> {
+) -> Result<(Event, usize), StoreError> {
     let sql = "SELECT body,
                    (SELECT p.body FROM payloads p WHERE p.id = e.input_id AND octet_length(p.body) <= ?2),
                    (SELECT p.body FROM payloads p WHERE p.id = e.output_id AND octet_length(p.body) <= ?2),
@@ -193,15 +193,8 @@ pub(super) fn read_event_within(
     let mut rows = statement.query(params![seq, most_bytes])?;
     let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
     let mut event = read_event(row, 0)?;
-    if let EventData::Run(data) = &mut event.data {
-        let size = |column| -> Result<i64, StoreError> {
-            Ok(row.get::<_, Option<i64>>(column)?.unwrap_or(0))
-        };
-        let mut sizes = [("input", size(3)?), ("output", size(4)?)];
-        sizes.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
-        let left_out = sizes.iter().filter(|(_, size)| *size > most_bytes);
-        data.truncated
-            .extend(left_out.map(|(name, _)| (*name).to_owned()));
-    }
-    Ok(event)
+    let size =
+        |column| -> Result<i64, StoreError> { Ok(row.get::<_, Option<i64>>(column)?.unwrap_or(0)) };
+    leave_out(&mut event, (size(3)?, size(4)?), most_bytes);
+    Ok((event, stored_bytes(row, 0)?))
 }

@@ -32,7 +32,7 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, watch};
 
 use super::model::{Location, StoreError};
-use super::{Store, WriterState};
+use super::{Engine, Store, WriterState};
 use crate::text::one_line;
 use checkpoints::Checkpointer;
 use files::Files;
@@ -103,7 +103,7 @@ impl Store {
         let (history, history_receiver) = watch::channel(0);
         let (deliveries, deliveries_receiver) = watch::channel(0);
         let store = Self {
-            channels: Channels { jobs, queries },
+            engine: Engine::Sqlite(Channels { jobs, queries }),
             state: state_receiver,
             history: history_receiver,
             deliveries: deliveries_receiver,
@@ -225,7 +225,7 @@ mod tests {
     use super::discoveries::{KNOWN_NOTE, KNOWN_WATCH, OLD_NOTES};
     use super::events::EVENTS_AFTER;
     use super::totals::{OLDEST_OPEN, TOTAL};
-    use super::watches::{NEWEST_RECORD, RECORD_COLUMNS, watches_sql};
+    use super::watches::{ACTIVE_OF, NEWEST_RECORD, RECORD_COLUMNS, watches_sql};
     use super::*;
     use crate::domain::{SinkName, Verdict};
     use crate::store::model::{DeliveryFilter, DeliveryState, WatchOrder, WatchState};
@@ -344,6 +344,7 @@ mod tests {
             (EVENTS_AFTER.to_owned(), "INTEGER PRIMARY KEY"),
             (DUE.to_owned(), "deliveries_by_turn"),
             (NEXT_DUE.to_owned(), "deliveries_by_turn"),
+            (ACTIVE_OF.to_owned(), "active_watch_of_run"),
             (KNOWN_NOTE.to_owned(), "PRIMARY KEY"),
             (KNOWN_WATCH.to_owned(), "watches_of_run"),
             (OLD_NOTES.to_owned(), "discovered_runs_by_age"),

@@ -1,9 +1,9 @@
-//! ReadJob rows and values.
+//! Statements that return rows.
 
-use jiff::Timestamp;
 use rusqlite::{Connection, Params, Row};
 
-use crate::store::model::{Page, StoreError};
+use crate::store::model::StoreError;
+use crate::store::records::unreadable;
 
 /// The columns of the large values of a watch or an event: its input, then its output.
 macro_rules! payloads {
@@ -45,12 +45,6 @@ pub(super) fn read_all<T>(
     Ok(all)
 }
 
-pub(super) fn page<T>(mut items: Vec<T>, limit: u32) -> Page<T> {
-    let more = items.len() > limit as usize;
-    items.truncate(limit as usize);
-    Page { items, more }
-}
-
 pub(super) fn read_id<T, E: std::fmt::Display>(
     row: &Row<'_>,
     column: impl rusqlite::RowIndex,
@@ -58,29 +52,4 @@ pub(super) fn read_id<T, E: std::fmt::Display>(
 ) -> Result<T, StoreError> {
     let text: String = row.get(column)?;
     read(&text).map_err(|error| unreadable("an ID", &error))
-}
-
-pub(super) fn read_time(milliseconds: i64) -> Result<Timestamp, StoreError> {
-    Timestamp::from_millisecond(milliseconds).map_err(|error| unreadable("a time", &error))
-}
-
-pub(super) fn to_json<T: serde::Serialize + ?Sized>(
-    what: &'static str,
-    value: &T,
-) -> Result<String, StoreError> {
-    serde_json::to_string(value).map_err(|error| unreadable(what, &error))
-}
-
-pub(super) fn from_json<'a, T: serde::Deserialize<'a>>(
-    what: &'static str,
-    json: &'a str,
-) -> Result<T, StoreError> {
-    serde_json::from_str(json).map_err(|error| unreadable(what, &error))
-}
-
-pub(super) fn unreadable(what: &'static str, why: &dyn std::fmt::Display) -> StoreError {
-    StoreError::Unreadable {
-        what,
-        why: why.to_string(),
-    }
 }

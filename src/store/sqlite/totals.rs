@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::rows::{read_all, read_id, read_time};
+use super::rows::{read_all, read_id};
 use super::writer::Execute;
 use crate::domain::{SinkName, Verdict};
 use crate::metrics::StoreGauges;
 use crate::store::model::{Counts, StoreError};
 use crate::store::operations::{CountAll, Gauges};
+use crate::store::records::read_time;
 
 /// How many rows of a kind there are.
 pub(super) const TOTAL: &str = "SELECT coalesce(sum(total), 0) FROM totals WHERE what = ?";

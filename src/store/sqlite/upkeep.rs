@@ -5,14 +5,12 @@ use jiff::Timestamp;
 use rusqlite::{Connection, named_params, params};
 
 use super::discoveries::forget_runs;
-use super::rows::{read_all, read_id, to_json};
+use super::rows::{read_all, read_id};
 use super::writer::Execute;
 use crate::domain::SinkName;
 use crate::store::model::{Pruned, StoreError};
 use crate::store::operations::Prune;
-
-/// Most rows of a kind that one turn of pruning deletes.
-const ROWS: usize = 500;
+use crate::store::records::{ROWS, choose_within, count_sinks, to_json};
 
 /// Most bytes of run details and events that one turn of pruning deletes, unless one watch has
 /// more. SQLite reads all that it deletes: this much takes some 20 ms from memory, and ten times as
@@ -88,14 +86,8 @@ fn give_up(
         ":sinks": to_json("sinks", &sinks)?,
         ":rows": ROWS as i64,
     };
-    let mut given_up: Vec<(SinkName, u64)> = Vec::new();
-    for sink in read_all(db, sql, parameters, |row| read_id(row, 0, SinkName::new))? {
-        match given_up.iter_mut().find(|(known, _)| *known == sink) {
-            Some((_, count)) => *count += 1,
-            None => given_up.push((sink, 1)),
-        }
-    }
-    Ok(given_up)
+    let given_up = read_all(db, sql, parameters, |row| read_id(row, 0, SinkName::new))?;
+    Ok(count_sinks(given_up))
 }
 
 /// Deletes the rows of `select`, which returns their numbers and sizes, in order while there is
@@ -110,17 +102,12 @@ fn delete_within(
 ) -> Result<usize, StoreError> {
     let mut select = db.prepare_cached(select)?;
     let mut rows = select.query([before.as_millisecond()])?;
-    let mut chosen = Vec::new();
-    while chosen.len() < ROWS
-        && let Some(row) = rows.next()?
-    {
-        let (number, size): (i64, i64) = (row.get(0)?, row.get(1)?);
-        if *room <= 0 || (size > *room && *room < BYTES) {
-            break;
-        }
-        *room -= size;
-        chosen.push(number);
-    }
+    let chosen = choose_within(room, BYTES, || {
+        let row = rows.next()?;
+        Ok(row
+            .map(|row| Ok::<_, rusqlite::Error>((row.get(0)?, row.get(1)?)))
+            .transpose()?)
+    })?;
     drop(rows);
     let mut delete = db.prepare_cached(delete)?;
     for number in &chosen {

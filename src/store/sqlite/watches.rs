@@ -5,31 +5,44 @@ use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
 
 use super::deliveries;
 use super::events::{insert_event, read_event, read_payload, set_apart};
-use super::rows::{
-    from_json, page, payloads, read_all, read_id, read_time, stepped, to_json, unreadable,
-};
+use super::rows::{payloads, read_all, stepped};
 use super::writer::Execute;
-use crate::domain::{
-    FoundBy, Labels, Progress, RunDetails, RunRef, Status, Verdict, Watch, WatchOrigin,
-};
+use crate::domain::{RunDetails, RunRef, Status, Verdict, Watch, WatchOrigin};
 use crate::failpoint::mutant;
+use crate::store::lists::{watches_after, watches_where};
 use crate::store::model::{
-    Added, History, PollFailure, RoutedEvent, StatusChange, StoreError, StoredWatch, WatchId,
-    WatchOrder, WatchRecord, WatchState,
+    Added, History, RoutedEvent, StatusChange, StoreError, StoredWatch, WatchId, WatchOrder,
+    WatchRecord, WatchState,
 };
 use crate::store::operations::{
-    ActiveWatches, AddConfiguredWatch, AddWatch, Details, KeepConfiguredWatches, MoveClock,
-    NewestWatch, ProbeWrite, RecordStep, RemoveWatches, SetDeadlines, StatusChangesAfter,
-    WatchHistory, Watches,
+    ActiveWatches, ActiveWatchesOf, AddConfiguredWatch, AddWatch, Details, KeepConfiguredWatches,
+    MoveClock, NewestWatch, ProbeWrite, RecordStep, RemoveWatches, SetDeadlines,
+    StatusChangesAfter, WatchHistory, Watches,
 };
-
-/// Most status changes kept of one watch, the newest: a run that changes its status without end
-/// fills neither the disk nor a list.
-const KEPT_CHANGES: u32 = 1_000;
+use crate::store::records::{
+    ChangeRow, KEPT_CHANGES, OpenDelivery, REMOVABLE, RecordRow, WatchRow, from_json, page,
+    storable, to_json,
+};
 
 /// The columns that [`read_record`] reads: all that cannot be large.
 pub(super) const RECORD_COLUMNS: &str = "id, run_id, name, labels, sinks, added_at, deadline_at, status, state, polls, missing_since,
     seen_running, overdue_told, last_error, last_error_at, verdict, verdict_at, found_by, origin, NULL AS changed_at";
+
+/// The watches that are followed, with the columns that [`read_watch`] reads.
+macro_rules! select_active {
+    () => {
+        "SELECT id, run_id, name, labels, sinks, added_at, deadline_at, status, state, polls, missing_since,
+             seen_running, overdue_told, verdict,
+             (SELECT at FROM status_changes s WHERE s.watch_id = w.id ORDER BY seq DESC LIMIT 1) AS changed_at
+         FROM watches w WHERE verdict IS NULL"
+    };
+}
+
+/// The active watches of some runs, given as a JSON array.
+pub(super) const ACTIVE_OF: &str = concat!(
+    select_active!(),
+    " AND run_id IN (SELECT value FROM json_each(?)) ORDER BY run_id"
+);
 
 /// The newest watch of a run, with [`RECORD_COLUMNS`] in place of `{}`.
 pub(super) const NEWEST_RECORD: &str =
@@ -91,9 +104,10 @@ impl Execute for RemoveWatches {
     fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
         let Self { run_id, force } = self;
         if !force && let Some(what) = open_delivery(db, &run_id)? {
-            let wanted =
-                "delivered or given up yet; wait for it, or give it up with --force (force=true)";
-            return Err(StoreError::Precondition { what, wanted });
+            return Err(StoreError::Precondition {
+                what,
+                wanted: REMOVABLE,
+            });
         }
         let delete = "DELETE FROM watches WHERE run_id = ? RETURNING id";
         read_all(db, delete, [run_id.as_str()], |row| {
@@ -105,20 +119,25 @@ impl Execute for RemoveWatches {
 impl Execute for ActiveWatches {
     fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
         let Self { now, after, limit } = self;
-        let sql = "SELECT id, run_id, name, labels, sinks, added_at, deadline_at, status, state, polls, missing_since,
-                           seen_running, overdue_told, verdict,
-                           (SELECT at FROM status_changes s WHERE s.watch_id = w.id ORDER BY seq DESC LIMIT 1) AS changed_at
-                       FROM watches w WHERE verdict IS NULL AND (added_at, run_id) > (?, ?)
-                       ORDER BY added_at, run_id LIMIT ?";
+        let sql = concat!(
+            select_active!(),
+            " AND (added_at, run_id) > (?, ?) ORDER BY added_at, run_id LIMIT ?"
+        );
         let (at, run_id) = match &after {
             Some((at, run_id)) => (at.as_millisecond(), run_id.as_str()),
             None => (i64::MIN, ""),
         };
         read_all(db, sql, params![at, run_id, limit], |row| {
-            let mut stored = read_watch(row, now)?;
-            stored.progress.missing_since = None;
-            Ok(stored)
+            read_stored(row, now)
         })
+    }
+}
+
+impl Execute for ActiveWatchesOf {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        let Self { now, run_ids } = self;
+        let run_ids = to_json("run IDs", &run_ids)?;
+        read_all(db, ACTIVE_OF, [run_ids], |row| read_stored(row, now))
     }
 }
 
@@ -164,13 +183,13 @@ impl Execute for RecordStep {
                      WHERE id = :id AND verdict IS NULL",
                 )?
                 .execute(named_params! {
-                    ":status": status.as_ref().map(Status::as_str),
+                    ":status": status.as_ref().map(|status| storable(status.as_str())),
                     ":state": status.as_ref().map(|status| status.state().as_str()),
                     ":polls": next.polls.cast_signed(),
                     ":missing_since": next.missing_since.map(Timestamp::as_millisecond),
                     ":seen_running": next.seen_running,
                     ":overdue_told": next.overdue_told,
-                    ":last_error": last_error.as_ref().map(|failure| &failure.message),
+                    ":last_error": last_error.as_ref().map(|failure| storable(&failure.message)),
                     ":last_error_at": last_error.as_ref().map(|failure| failure.at.as_millisecond()),
                     ":verdict": next.verdict.map(Verdict::as_str),
                     ":verdict_at": next.verdict.map(|_| now.as_millisecond()),
@@ -229,20 +248,16 @@ impl Execute for Watches {
     fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
         let Self { filter, limit } = self;
         let labels = to_json("labels", &filter.labels)?;
-        let (after_at, after_id) = match (&filter.after, filter.order) {
-            (Some((at, id)), _) => (at.as_millisecond(), id.as_str()),
-            (None, WatchOrder::Oldest) => (i64::MIN, ""),
-            (None, WatchOrder::Newest | WatchOrder::Ended) => (i64::MAX, ""),
-        };
+        let (after_at, after_id) = watches_after(&filter);
         let Some(sql) = watches_sql(filter.state, filter.verdict, filter.order) else {
             return Ok(page(Vec::new(), limit));
         };
         let parameters = named_params! {
-            ":after_at": after_at,
-            ":after_id": after_id,
-            ":verdict": filter.verdict.map(Verdict::as_str),
-            ":labels": labels,
-            ":limit": limit,
+            "$1": after_at,
+            "$2": after_id,
+            "$3": filter.verdict.map(Verdict::as_str),
+            "$4": labels,
+            "$5": limit,
         };
         let items = read_all(db, &sql, parameters, read_record)?;
         Ok(page(items, limit))
@@ -320,17 +335,14 @@ fn open_delivery(db: &Connection, run_id: &RunRef) -> Result<Option<String>, Sto
     );
     let describe = |row: &Row<'_>| {
         let (id, event, sink): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        let next = if row.get(3)? {
-            format!("next attempt at {:.0}", read_time(row.get(4)?)?)
-        } else {
-            "being sent now".to_owned()
+        let open = OpenDelivery {
+            id: &id,
+            event: &event,
+            sink: &sink,
+            next_at: if row.get(3)? { row.get(4)? } else { None },
+            others: row.get(5)?,
         };
-        let others = match row.get::<_, i64>(5)? {
-            0 => String::new(),
-            1 => ", and 1 more delivery".to_owned(),
-            others => format!(", and {others} more deliveries"),
-        };
-        Ok(format!("{event} to {sink} ({id}, {next}{others})"))
+        open.describe()
     };
     Ok(read_all(db, select, [run_id.as_str()], describe)?.pop())
 }
@@ -350,12 +362,12 @@ pub(super) fn insert_watch(
     )?
     .execute(params![
         watch.run_id.as_str(),
-        watch.name,
+        watch.name.as_deref().map(storable),
         to_json("labels", &watch.labels)?,
         sinks,
         watch.added_at.as_millisecond(),
         watch.deadline_at.as_millisecond(),
-        origin.to_string(),
+        storable(&origin.to_string()),
     ])?;
     Ok((Added::New, WatchId(db.last_insert_rowid())))
 }
@@ -391,7 +403,7 @@ fn insert_change(
     .execute(params![
         watch.0,
         now.as_millisecond(),
-        status.as_str(),
+        storable(status.as_str()),
         status.state().as_str()
     ])?;
     db.prepare_cached(
@@ -436,39 +448,12 @@ pub(super) fn watches_sql(
     verdict: Option<Verdict>,
     order: WatchOrder,
 ) -> Option<String> {
-    let state = match order {
-        WatchOrder::Ended => Some(state.unwrap_or(WatchState::Finished)),
-        WatchOrder::Oldest | WatchOrder::Newest => state,
-    };
-    let which = match (state, verdict) {
-        (Some(WatchState::Active), Some(_)) => return None,
-        (Some(WatchState::Active), None) if order == WatchOrder::Ended => return None,
-        (None, None) => ":verdict IS NULL",
-        (Some(WatchState::Active), None) => "verdict IS NULL AND :verdict IS NULL",
-        (Some(WatchState::Finished), None) => "verdict IS NOT NULL AND :verdict IS NULL",
-        (None | Some(WatchState::Finished), Some(_)) => {
-            "verdict IS NOT NULL AND verdict = :verdict"
-        }
-    };
-    let (after, by) = match order {
-        WatchOrder::Oldest => (
-            "(added_at, run_id) > (:after_at, :after_id)",
-            "added_at, run_id",
-        ),
-        WatchOrder::Newest => (
-            "(added_at, run_id) < (:after_at, :after_id)",
-            "added_at DESC, run_id DESC",
-        ),
-        WatchOrder::Ended => (
-            "(verdict_at, run_id) < (:after_at, :after_id)",
-            "verdict_at DESC, run_id DESC",
-        ),
-    };
+    let (which, by) = watches_where(state, verdict, order)?;
     Some(format!(
-        "SELECT {RECORD_COLUMNS} FROM watches w WHERE {which} AND {after}
-           AND NOT EXISTS (SELECT 1 FROM json_each(:labels) wanted WHERE NOT EXISTS (
+        "SELECT {RECORD_COLUMNS} FROM watches w WHERE {which}
+           AND NOT EXISTS (SELECT 1 FROM json_each($4) wanted WHERE NOT EXISTS (
                SELECT 1 FROM json_each(w.labels) have WHERE have.key = wanted.value ->> 0 AND have.value = wanted.value ->> 1))
-         ORDER BY {by} LIMIT :limit + 1"
+         ORDER BY {by} LIMIT $5 + 1"
     ))
 }
 
@@ -484,92 +469,57 @@ fn newest_record(
     .pop())
 }
 
-fn read_watch(row: &Row<'_>, now: Timestamp) -> Result<StoredWatch, StoreError> {
-    let text = |column: &str| -> Result<Option<String>, rusqlite::Error> { row.get(column) };
-    let time = |column: &str| -> Result<Option<Timestamp>, StoreError> {
-        row.get::<_, Option<i64>>(column)?
-            .map(read_time)
-            .transpose()
-    };
-    let required = |column: &str| read_time(row.get(column)?);
-    let labels: Labels = from_json("labels", &row.get::<_, String>("labels")?)?;
-    let watch = Watch {
-        run_id: read_id(row, "run_id", RunRef::new)?,
-        name: text("name")?,
-        labels,
-        sinks: text("sinks")?
-            .map(|json| from_json("sinks", &json))
-            .transpose()?,
-        added_at: required("added_at")?,
-        deadline_at: required("deadline_at")?,
-    };
-    let mut progress = Progress::begin(now);
-    let state = text("state")?;
-    progress.status = text("status")?.map(|status| Status::read(state.as_deref(), &status));
-    progress.polls = row.get::<_, i64>("polls")?.cast_unsigned();
-    progress.missing_since = time("missing_since")?;
-    progress.seen_running = row.get("seen_running")?;
-    progress.overdue_told = row.get("overdue_told")?;
-    progress.verdict = match text("verdict")? {
-        None => None,
-        Some(word) => {
-            Some(Verdict::from_word(&word).ok_or_else(|| unreadable("a verdict", &word))?)
-        }
-    };
-    let changed_at = time("changed_at")?.unwrap_or(watch.added_at);
-    Ok(StoredWatch {
-        id: WatchId(row.get("id")?),
-        watch,
-        progress,
-        changed_at,
+fn read_watch(row: &Row<'_>) -> Result<WatchRow, rusqlite::Error> {
+    Ok(WatchRow {
+        id: row.get("id")?,
+        run_id: row.get("run_id")?,
+        name: row.get("name")?,
+        labels: row.get("labels")?,
+        sinks: row.get("sinks")?,
+        added_at: row.get("added_at")?,
+        deadline_at: row.get("deadline_at")?,
+        status: row.get("status")?,
+        state: row.get("state")?,
+        polls: row.get("polls")?,
+        missing_since: row.get("missing_since")?,
+        seen_running: row.get("seen_running")?,
+        overdue_told: row.get("overdue_told")?,
+        verdict: row.get("verdict")?,
+        changed_at: row.get("changed_at")?,
     })
 }
 
+/// Reads a watch that is taken up at `now`. It does not count as missing: there were no polls.
+fn read_stored(row: &Row<'_>, now: Timestamp) -> Result<StoredWatch, StoreError> {
+    let mut stored = read_watch(row)?.stored(now)?;
+    stored.progress.missing_since = None;
+    Ok(stored)
+}
+
 fn read_record(row: &Row<'_>) -> Result<WatchRecord, StoreError> {
-    let stored = read_watch(row, Timestamp::UNIX_EPOCH)?;
-    let verdict_at = row
-        .get::<_, Option<i64>>("verdict_at")?
-        .map(read_time)
-        .transpose()?;
-    let found_by: Option<String> = row.get("found_by")?;
-    let origin: Option<String> = row.get("origin")?;
-    let failed_at = row
-        .get::<_, Option<i64>>("last_error_at")?
-        .map(read_time)
-        .transpose()?;
-    Ok(WatchRecord {
-        watch: stored.watch,
-        origin: origin
-            .map(|text| WatchOrigin::read(&text).ok_or_else(|| unreadable("an origin", &text)))
-            .transpose()?,
-        status: stored.progress.status,
-        polls: stored.progress.polls,
-        missing_since: stored.progress.missing_since,
-        last_error: row
-            .get::<_, Option<String>>("last_error")?
-            .zip(failed_at)
-            .map(|(message, at)| PollFailure { at, message }),
-        verdict: stored.progress.verdict.zip(verdict_at),
-        found_by: found_by
-            .map(|word| {
-                FoundBy::from_word(&word).ok_or_else(|| unreadable("a way of finding", &word))
-            })
-            .transpose()?,
-    })
+    let columns = RecordRow {
+        watch: read_watch(row)?,
+        verdict_at: row.get("verdict_at")?,
+        found_by: row.get("found_by")?,
+        origin: row.get("origin")?,
+        last_error: row.get("last_error")?,
+        last_error_at: row.get("last_error_at")?,
+    };
+    columns.record()
 }
 
 /// Reads `seq, run_id, at, status, state`.
 fn read_change(row: &Row<'_>) -> Result<StatusChange, StoreError> {
-    Ok(StatusChange {
+    let text = |column| row.get_ref(column).map(|value| value.as_str_or_null());
+    let required = |column| -> Result<&str, rusqlite::Error> {
+        Ok(text(column)??.ok_or(rusqlite::types::FromSqlError::InvalidType)?)
+    };
+    let columns = ChangeRow {
         seq: row.get(0)?,
-        run_id: read_id(row, 1, RunRef::new)?,
-        at: read_time(row.get(2)?)?,
-        status: read_status(row)?,
-    })
-}
-
-/// Reads the status in columns 3 and 4.
-fn read_status(row: &Row<'_>) -> rusqlite::Result<Status> {
-    let (text, state) = (row.get_ref(3)?.as_str()?, row.get_ref(4)?.as_str_or_null()?);
-    Ok(Status::read(state, text))
+        run_id: required(1)?,
+        at: row.get(2)?,
+        status: required(3)?,
+        state: text(4)?.map_err(rusqlite::Error::from)?,
+    };
+    columns.change()
 }

@@ -1,0 +1,289 @@
+//! Connections: how one is made, and when it is made again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, Config, Connection, NoTls, Socket};
+
+use super::PostgresSettings;
+use super::address::{Security, read_address, read_authorities};
+use super::errors::out_of_reach;
+use super::migrations;
+use super::sql::{Db, Schema};
+use crate::backoff::BackoffPolicy;
+use crate::blocking::Lane;
+use crate::reminder::Reminder;
+use crate::store::model::StoreError;
+use crate::text::{error_chain, one_line};
+
+/// How long to wait between attempts to connect.
+const RECONNECT: BackoffPolicy = BackoffPolicy {
+    initial: Duration::from_millis(100),
+    multiplier: 2.0,
+    max: Duration::from_secs(5),
+    jitter: 0.5,
+};
+
+/// How long the files with the authorities may take to be read.
+const AUTHORITIES_LIMIT: Duration = Duration::from_secs(10);
+
+/// The oldest version of PostgreSQL that is supported.
+const OLDEST_SERVER: u32 = 14;
+
+/// The encoding that a database must have.
+const ENCODING: &str = "UTF8";
+
+/// What all connections to the server have in common.
+pub(super) struct Connector {
+    config: Config,
+    security: Security,
+    files: Lane,
+    /// The name of this daemon, for `application_name`.
+    name: String,
+    pub(super) schema: Schema,
+    /// Whether missing tables may be made.
+    pub(super) migrate: bool,
+    /// How long one statement may take, a lock may be waited for, and a transaction may be idle.
+    pub(super) limit: Duration,
+}
+
+impl Connector {
+    /// Of these settings. Does no I/O.
+    ///
+    /// # Errors
+    /// When the address cannot be read.
+    pub(super) fn new(settings: &PostgresSettings) -> Result<Arc<Self>, StoreError> {
+        let mut config = read_address(&settings.url)?;
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(settings.statement_limit);
+        }
+        // A machine that is gone sends nothing: without this, a connection to it would look open for many minutes.
+        config.tcp_user_timeout(settings.statement_limit);
+        config.keepalives_idle(settings.statement_limit);
+        config.keepalives_interval(settings.statement_limit);
+        Ok(Arc::new(Self {
+            security: Security::of(&config, settings.ca_file.clone()),
+            config,
+            files: Lane::new("authorities", 1),
+            name: settings.name.clone(),
+            schema: Schema::new(&settings.schema),
+            migrate: settings.migrate,
+            limit: settings.statement_limit,
+        }))
+    }
+
+    /// The statements that begin a transaction which writes or reads, with limits that end with it: a pooler gives the
+    /// connection to others afterwards.
+    pub(super) fn begin(&self, mode: &str) -> String {
+        let limit = self.limit.as_millis();
+        format!(
+            "BEGIN ISOLATION LEVEL {mode}; SET LOCAL statement_timeout = {limit}; SET LOCAL lock_timeout = {limit}; \
+             SET LOCAL idle_in_transaction_session_timeout = {limit}"
+        )
+    }
+
+    /// Connects for a job, and makes or checks the tables.
+    async fn connect(&self, job: &str) -> Result<Link, StoreError> {
+        let mut config = self.config.clone();
+        config.application_name(format!("runwatch/{}/{job}", self.name));
+        let link = match &self.security {
+            Security::Plain => open(&config, NoTls, self.limit).await?,
+            Security::Tls(ca_file) => {
+                let ca_file = ca_file.clone();
+                let read = move || read_authorities(ca_file.as_deref());
+                let tls = self.files.run(AUTHORITIES_LIMIT, read).await;
+                let tls = tls
+                    .map_err(std::io::Error::from)
+                    .and_then(|read| read)
+                    .map_err(|error| StoreError::OutOfReach {
+                        why: format!("its certificate cannot be checked: {error}"),
+                    })?;
+                open(&config, tls, self.limit).await?
+            }
+        };
+        migrations::settle(&link.client, self).await?;
+        Ok(link)
+    }
+}
+
+/// Opens a connection to the first host that takes writes.
+async fn open<T>(config: &Config, tls: T, limit: Duration) -> Result<Link, StoreError>
+where
+    T: MakeTlsConnect<Socket>,
+    T::Stream: Send + 'static,
+{
+    // The limit in the configuration is for the connection alone; a server may also be silent afterwards.
+    let hosts = config.get_hosts().len().max(1);
+    let limit = limit.saturating_mul(2 * u32::try_from(hosts).unwrap_or(u32::MAX));
+    let connected = timeout(limit, config.connect(tls)).await;
+    let (client, connection) = connected
+        .map_err(|_elapsed| StoreError::OutOfReach {
+            why: "the server did not answer in time".to_owned(),
+        })?
+        .map_err(|error| out_of_reach(&error))?;
+    check_server(&connection)?;
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        if let Err(error) = connection.await {
+            let error = one_line(&error_chain(&error), 300);
+            tracing::debug!(error, "a connection to PostgreSQL has ended");
+        }
+    });
+    Ok(Link {
+        client,
+        _task: task,
+    })
+}
+
+/// Checks what the server reported about itself.
+fn check_server<T>(connection: &Connection<Socket, T>) -> Result<(), StoreError>
+where
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let version = connection.parameter("server_version").unwrap_or_default();
+    let major = version.split(|c: char| !c.is_ascii_digit()).next();
+    if let Some(major) = major.and_then(|major| major.parse::<u32>().ok())
+        && major < OLDEST_SERVER
+    {
+        return Err(StoreError::Unusable(format!(
+            "the server has version {}; version {OLDEST_SERVER} or newer is needed",
+            one_line(version, 40)
+        )));
+    }
+    match connection.parameter("server_encoding") {
+        Some(encoding) if encoding != ENCODING => Err(StoreError::Unusable(format!(
+            "the database has the encoding {}; make one with the encoding {ENCODING}",
+            one_line(encoding, 40)
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// An open connection. It is closed when this is dropped.
+pub(super) struct Link {
+    client: Client,
+    _task: JoinSet<()>,
+}
+
+/// One connection, made again after it was lost.
+pub(super) struct Line {
+    connector: Arc<Connector>,
+    job: &'static str,
+    link: Option<Link>,
+    /// Whether a connection was there before.
+    was_open: bool,
+    /// After how long the next attempt to connect follows the last one, and when that is.
+    interval: Option<Duration>,
+    next_at: Instant,
+    /// Why there is no connection.
+    why: StoreError,
+    reminder: Reminder,
+    /// Whether a line was logged that the store is out of reach.
+    is_reported: bool,
+}
+
+impl Line {
+    /// A connection for a job that is not made yet.
+    pub(super) fn new(connector: Arc<Connector>, job: &'static str) -> Self {
+        Self {
+            connector,
+            job,
+            link: None,
+            was_open: false,
+            interval: None,
+            next_at: Instant::now(),
+            why: StoreError::OutOfReach {
+                why: "it is not connected yet".to_owned(),
+            },
+            reminder: Reminder::default(),
+            is_reported: false,
+        }
+    }
+
+    /// What all connections have in common.
+    pub(super) fn connector(&self) -> &Arc<Connector> {
+        &self.connector
+    }
+
+    /// Returns when to try to connect, without a connection; `None` with one.
+    pub(super) fn connect_at(&self) -> Option<Instant> {
+        (!self.is_open()).then_some(self.next_at)
+    }
+
+    fn is_open(&self) -> bool {
+        self.link
+            .as_ref()
+            .is_some_and(|link| !link.client.is_closed())
+    }
+
+    /// The open connection, made if it is time to try that.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) async fn client(&mut self) -> Result<&Client, StoreError> {
+        if !self.is_open() {
+            self.link = None;
+            if Instant::now() < self.next_at {
+                return Err(self.why.clone());
+            }
+            match self.connector.connect(self.job).await {
+                Ok(link) => self.connected(link),
+                Err(error) => {
+                    self.failed(&error);
+                    return Err(error);
+                }
+            }
+        }
+        let link = self.link.as_ref();
+        link.map(|link| &link.client).ok_or(StoreError::Closed)
+    }
+
+    /// The open connection for statements, as [`Line::client`].
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) async fn db(&mut self, marks: bool) -> Result<Db<'_>, StoreError> {
+        self.client().await?;
+        let link = self.link.as_ref().ok_or(StoreError::Closed)?;
+        Ok(Db::new(&link.client, &self.connector.schema, marks))
+    }
+
+    /// Closes the connection, after an error that leaves its state unknown.
+    pub(super) fn close(&mut self, why: &StoreError) {
+        self.link = None;
+        self.why = why.clone();
+        // At once: another host may have taken over.
+        self.next_at = Instant::now();
+    }
+
+    fn connected(&mut self, link: Link) {
+        self.link = Some(link);
+        self.interval = None;
+        let again = std::mem::replace(&mut self.was_open, true);
+        if std::mem::take(&mut self.is_reported) {
+            tracing::info!(job = self.job, "the store is within reach again");
+        } else {
+            tracing::debug!(job = self.job, again, "connected to PostgreSQL");
+        }
+    }
+
+    fn failed(&mut self, error: &StoreError) {
+        let interval = RECONNECT.next(self.interval);
+        self.interval = Some(interval);
+        self.why = error.clone();
+        let now = Instant::now();
+        self.next_at = now + RECONNECT.wait(interval, &mut fastrand::Rng::new());
+        if self.reminder.is_due(now) {
+            self.is_reported = true;
+            let error = error_chain(error);
+            tracing::error!(
+                job = self.job,
+                error,
+                "the store is out of reach; it is tried again"
+            );
+        }
+    }
+}

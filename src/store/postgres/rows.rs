@@ -1,0 +1,100 @@
+//! Columns of rows.
+
+use tokio_postgres::Row;
+use tokio_postgres::types::FromSql;
+
+use crate::store::model::{DeliverySummary, StatusChange, StoreError, StoredWatch, WatchRecord};
+use crate::store::records::{ChangeRow, DeliveryRow, RecordRow, WatchRow};
+
+/// The columns that [`read_record`] reads: all that cannot be large.
+pub(super) const RECORD_COLUMNS: &str =
+    "id, run_id, name, labels, sinks, added_at, deadline_at, status, state, polls, missing_since,
+    seen_running, overdue_told, verdict, NULL::bigint AS changed_at,
+    verdict_at, found_by, origin, last_error, last_error_at";
+
+/// The watches that are followed, with the columns that [`read_stored`] reads.
+macro_rules! select_active {
+    () => {
+        "SELECT id, run_id, name, labels, sinks, added_at, deadline_at, status, state, polls, missing_since,
+             seen_running, overdue_told, verdict,
+             (SELECT at FROM runwatch.status_changes s WHERE s.watch_id = w.id ORDER BY seq DESC LIMIT 1) AS changed_at
+         FROM runwatch.watches w WHERE verdict IS NULL"
+    };
+}
+pub(super) use select_active;
+
+/// Reads a column.
+///
+/// # Errors
+/// When its type is another one.
+pub(super) fn get<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, StoreError> {
+    Ok(row.try_get(column)?)
+}
+
+fn read_watch(row: &Row) -> Result<WatchRow, StoreError> {
+    Ok(WatchRow {
+        id: get(row, 0)?,
+        run_id: get(row, 1)?,
+        name: get(row, 2)?,
+        labels: get(row, 3)?,
+        sinks: get(row, 4)?,
+        added_at: get(row, 5)?,
+        deadline_at: get(row, 6)?,
+        status: get(row, 7)?,
+        state: get(row, 8)?,
+        polls: get(row, 9)?,
+        missing_since: get(row, 10)?,
+        seen_running: get(row, 11)?,
+        overdue_told: get(row, 12)?,
+        verdict: get(row, 13)?,
+        changed_at: get(row, 14)?,
+    })
+}
+
+/// Reads a watch that is taken up at `now`. It does not count as missing: there were no polls.
+pub(super) fn read_stored(row: &Row, now: jiff::Timestamp) -> Result<StoredWatch, StoreError> {
+    let mut stored = read_watch(row)?.stored(now)?;
+    stored.progress.missing_since = None;
+    Ok(stored)
+}
+
+pub(super) fn read_record(row: &Row) -> Result<WatchRecord, StoreError> {
+    let columns = RecordRow {
+        watch: read_watch(row)?,
+        verdict_at: get(row, 15)?,
+        found_by: get(row, 16)?,
+        origin: get(row, 17)?,
+        last_error: get(row, 18)?,
+        last_error_at: get(row, 19)?,
+    };
+    columns.record()
+}
+
+/// Reads `seq, run_id, at, status, state`.
+pub(super) fn read_change(row: &Row) -> Result<StatusChange, StoreError> {
+    let columns = ChangeRow {
+        seq: get(row, 0)?,
+        run_id: get(row, 1)?,
+        at: get(row, 2)?,
+        status: get(row, 3)?,
+        state: get(row, 4)?,
+    };
+    columns.change()
+}
+
+pub(super) fn read_delivery(row: &Row) -> Result<DeliverySummary, StoreError> {
+    let columns = DeliveryRow {
+        id: get(row, 0)?,
+        sink: get(row, 1)?,
+        run_id: get(row, 2)?,
+        event_type: get(row, 3)?,
+        state: get(row, 4)?,
+        attempts: get(row, 5)?,
+        next_attempt_at: get(row, 6)?,
+        last_detail: get(row, 7)?,
+        created_at: get(row, 8)?,
+        ended_at: get(row, 9)?,
+        earlier_attempts: get(row, 10)?,
+    };
+    columns.summary()
+}

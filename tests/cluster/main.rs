@@ -1,0 +1,17 @@
+//! The store on a real PostgreSQL, directly and through a pooler. tests/cluster/run starts both.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of a test that cannot go on may panic"
+)]
+
+#[path = "../contract/mod.rs"]
+mod contract;
+mod server;
+
+mod direct {
+    crate::contract::contract_tests!(crate::server::direct);
+}
+
+mod pooled {
+    crate::contract::contract_tests!(crate::server::pooled);
+}

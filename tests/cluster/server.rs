@@ -1,0 +1,98 @@
+//! The server that tests/cluster/run started.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use runwatch::store::{PostgresSettings, Store, StoreError};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::task::JoinSet;
+use tokio_postgres::{Client, NoTls};
+
+use crate::contract::Place;
+
+/// How the server is reached.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Way {
+    /// Directly.
+    Direct,
+    /// Through PgBouncer, which gives each transaction another connection.
+    Pooled,
+}
+
+/// How long statements may take: much longer than they do, because the machine may be busy.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Settings with a schema that no other test has.
+pub(crate) fn settings(way: Way, name: &str) -> PostgresSettings {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let variable = match way {
+        Way::Direct => "RUNWATCH_TEST_POSTGRES",
+        Way::Pooled => "RUNWATCH_TEST_PGBOUNCER",
+    };
+    let url = std::env::var(variable)
+        .unwrap_or_else(|_unset| panic!("{variable} is not set: run tests/cluster/run"));
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    PostgresSettings {
+        url: SecretString::from(url),
+        // A schema name has at most 63 bytes.
+        schema: format!("t{number}_{}", &name[..name.len().min(40)]),
+        ca_file: None,
+        migrate: true,
+        statement_limit: LIMIT,
+        name: "test".to_owned(),
+    }
+}
+
+/// A schema of the server.
+pub(crate) struct InSchema(pub(crate) PostgresSettings);
+
+impl Place for InSchema {
+    async fn open(&self) -> (Store, JoinSet<()>) {
+        let (store, server) = Store::postgres(&self.0).unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(server.run());
+        reach(&store).await;
+        store.take_up().await.unwrap();
+        (store, tasks)
+    }
+
+    async fn rows_of(&self, table: &str) -> i64 {
+        let sql = format!("SELECT count(*) FROM {}.{table}", self.0.schema);
+        let (client, _connection) = connect(&self.0).await;
+        let rows = client.query_typed(&sql, &[]).await.unwrap();
+        rows[0].get(0)
+    }
+}
+
+/// A place that no other test has, reached directly.
+pub(crate) fn direct(name: &str) -> InSchema {
+    InSchema(settings(Way::Direct, name))
+}
+
+/// A place that no other test has, reached through the pooler.
+pub(crate) fn pooled(name: &str) -> InSchema {
+    InSchema(settings(Way::Pooled, name))
+}
+
+/// How long the server may take to be reached.
+const REACHED: Duration = Duration::from_secs(60);
+
+/// Waits until a store can be written.
+pub(crate) async fn reach(store: &Store) {
+    let reached = async {
+        while let Err(error) = store.probe().await {
+            assert!(matches!(error, StoreError::OutOfReach { .. }), "{error:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(REACHED, reached).await.unwrap();
+}
+
+/// A connection of its own to the server of a store, which closes when the set is dropped.
+pub(crate) async fn connect(settings: &PostgresSettings) -> (Client, JoinSet<()>) {
+    let url = settings.url.expose_secret();
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    let mut task = JoinSet::new();
+    task.spawn(async { drop(connection.await) });
+    (client, task)
+}

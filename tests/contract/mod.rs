@@ -1,0 +1,995 @@
+//! What every store does, whatever its engine: tests/it runs these tests on SQLite, tests/cluster on PostgreSQL.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use runwatch::domain::{
+    Event, EventData, EventType, FoundBy, Labels, Limits, Observation, PollOutcome, Progress,
+    ProviderName, ProviderNotice, RunDetails, RunRef, RunState, SinkName, Status, Step, Verdict,
+    Watch, WatchOrigin,
+};
+use runwatch::notify::payload::json_within;
+use runwatch::store::{
+    Added, Attempt, AttemptOutcome, DeliveryFilter, DeliveryState, DiscoveredRun, DiscoveryId,
+    Fate, KnownRun, RoutedEvent, RunNote, Store, StoreError, WatchFilter,
+};
+use tokio::task::JoinSet;
+
+/// Where a store is.
+pub(crate) trait Place {
+    /// Opens the store as a process does that takes it up, with the tasks that serve it.
+    async fn open(&self) -> (Store, JoinSet<()>);
+
+    /// How many rows a table has.
+    async fn rows_of(&self, table: &str) -> i64;
+}
+
+pub(crate) fn time(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_700_000_000 + seconds).unwrap()
+}
+
+pub(crate) fn watch(id: &str) -> Watch {
+    Watch {
+        run_id: RunRef::new(id).unwrap(),
+        name: Some("nightly".to_owned()),
+        labels: Labels::from([("team".to_owned(), "search".to_owned())]),
+        sinks: Some(vec![SinkName::new("ops").unwrap()]),
+        added_at: time(0),
+        deadline_at: time(3600),
+    }
+}
+
+pub(crate) fn step(watch: &Watch, progress: &Progress, status: &str, now: Timestamp) -> Step {
+    let limits = Limits {
+        not_found_grace: Duration::from_secs(120),
+        overdue_after: None,
+        run_url: None,
+    };
+    let output = serde_json::value::to_raw_value(&[1, 2]).unwrap().into();
+    let details = RunDetails {
+        output: Some(output),
+        created_at: Some(time(-5)),
+        ..RunDetails::default()
+    };
+    let observation = Observation {
+        status: Status::read(None, status),
+        details,
+    };
+    progress
+        .step(
+            watch,
+            PollOutcome::Seen(Box::new(observation)),
+            now,
+            &limits,
+        )
+        .unwrap()
+}
+
+pub(crate) fn told(step: &Step, sinks: &[&str]) -> Vec<RoutedEvent> {
+    let sinks: Vec<_> = sinks
+        .iter()
+        .map(|name| SinkName::new(name).unwrap())
+        .collect();
+    step.events
+        .iter()
+        .map(|event| RoutedEvent {
+            event: event.clone(),
+            sinks: sinks.clone(),
+        })
+        .collect()
+}
+
+/// An event about the API at `at`.
+pub(crate) fn incident(event_type: EventType, at: Timestamp) -> RoutedEvent {
+    let notice = ProviderNotice {
+        provider: ProviderName::crewship(),
+        message: "no usable answer".to_owned(),
+        since: at,
+    };
+    RoutedEvent {
+        event: Event {
+            event_type,
+            timestamp: at,
+            data: EventData::Provider(notice),
+        },
+        sinks: Vec::new(),
+    }
+}
+
+pub(crate) fn note(id: &str, attempt: Option<u64>) -> RunNote {
+    RunNote {
+        run_id: RunRef::new(id).unwrap(),
+        attempt,
+        ended_at: None,
+    }
+}
+
+pub(crate) fn found(discovery: DiscoveryId, note: RunNote, again: bool) -> DiscoveredRun {
+    DiscoveredRun {
+        discovery,
+        title: "crewship".to_owned(),
+        note,
+        again,
+    }
+}
+
+/// A discovery of Crewship's runs that is stored as new at `time(0)`.
+pub(crate) async fn discovery(store: &Store) -> DiscoveryId {
+    let discoveries = vec![(ProviderName::crewship(), "{}".to_owned())];
+    let begun = store.set_discoveries(discoveries, time(0)).await.unwrap();
+    begun[0].id
+}
+
+pub(crate) async fn close(store: Store, mut tasks: JoinSet<()>) {
+    drop(store);
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap();
+    }
+}
+
+pub(crate) async fn watches_verdicts_and_deliveries_outlive_the_process(place: &impl Place) {
+    let (store, tasks) = place.open().await;
+    let (first, second) = (watch("run_1"), watch("run_2"));
+    let (added, first_id) = store.add_watch(first.clone()).await.unwrap();
+    assert_eq!(added, Added::New);
+    assert_eq!(
+        store.add_watch(first.clone()).await.unwrap(),
+        (Added::AlreadyExists, first_id)
+    );
+    let (added, second_id) = store.add_watch(second.clone()).await.unwrap();
+    assert_eq!(added, Added::New);
+    let running = step(&second, &Progress::begin(time(0)), "running", time(1));
+    store
+        .record_step(second_id, running, Vec::new(), None, FoundBy::Poll, time(1))
+        .await
+        .unwrap();
+    let failed = step(&first, &Progress::begin(time(0)), "failed", time(2));
+    let events = told(&failed, &["ops", "desk"]);
+    store
+        .record_step(
+            first_id,
+            failed.clone(),
+            events,
+            None,
+            FoundBy::Poll,
+            time(2),
+        )
+        .await
+        .unwrap();
+
+    // The attempt is under way when the process dies.
+    let ops = SinkName::new("ops").unwrap();
+    let claimed = store
+        .claim_due(ops.clone(), time(2), 10, usize::MAX)
+        .await
+        .unwrap();
+    assert_eq!(claimed.len(), 1);
+    assert_eq!(
+        store
+            .claim_due(ops.clone(), time(2), 10, usize::MAX)
+            .await
+            .unwrap()
+            .len(),
+        0,
+        "claimed once only"
+    );
+    close(store, tasks).await;
+
+    let (store, tasks) = place.open().await;
+    let active = store.active_watches(time(100), None, 10).await.unwrap();
+    assert_eq!(active.len(), 1);
+    assert_eq!(active[0].watch, second);
+    assert_eq!(
+        active[0].progress.status,
+        Some(Status::from(RunState::Running))
+    );
+    assert!(active[0].progress.seen_running);
+    let details = store.details(second_id).await.unwrap().unwrap();
+    assert_eq!(
+        (details.output.as_ref().unwrap().get(), details.created_at),
+        ("[1,2]", Some(time(-5)))
+    );
+
+    let again = store
+        .claim_due(ops, time(100), 10, usize::MAX)
+        .await
+        .unwrap();
+    assert_eq!(again.len(), 1);
+    assert_eq!(
+        (&again[0].id, again[0].attempt),
+        (&claimed[0].id, 2),
+        "same ID, next attempt"
+    );
+    assert_eq!(again[0].event.event_type, EventType::RunFailed);
+    assert_eq!(again[0].event.to_json(), failed.events[0].to_json());
+    close(store, tasks).await;
+}
+
+pub(crate) async fn a_verdict_is_given_once(place: &impl Place) {
+    let (store, tasks) = place.open().await;
+    let watch = watch("run_1");
+    let (_, id) = store.add_watch(watch.clone()).await.unwrap();
+    let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
+    assert_eq!(failed.progress.verdict, Some(Verdict::Failed));
+    store
+        .record_step(
+            id,
+            failed.clone(),
+            told(&failed, &["ops"]),
+            None,
+            FoundBy::Poll,
+            time(2),
+        )
+        .await
+        .unwrap();
+    let succeeded = step(&watch, &Progress::begin(time(0)), "succeeded", time(3));
+    let refused = store
+        .record_step(
+            id,
+            succeeded.clone(),
+            told(&succeeded, &["ops"]),
+            None,
+            FoundBy::Poll,
+            time(3),
+        )
+        .await;
+    assert!(
+        matches!(refused, Err(StoreError::Precondition { .. })),
+        "{refused:?}"
+    );
+    let events = store.events_after(0, u32::MAX).await.unwrap();
+    assert_eq!(
+        events
+            .iter()
+            .map(|(_, event)| event.event_type)
+            .collect::<Vec<_>>(),
+        [EventType::RunFailed]
+    );
+    assert_eq!(
+        store
+            .deliveries(DeliveryFilter::default(), 100)
+            .await
+            .unwrap()
+            .items
+            .len(),
+        1,
+        "the refused step left nothing behind"
+    );
+    close(store, tasks).await;
+}
+
+pub(crate) async fn attempts_are_recorded_with_what_follows(place: &impl Place) {
+    let (store, tasks) = place.open().await;
+    let (watch, ops) = (watch("run_1"), SinkName::new("ops").unwrap());
+    let (_, id) = store.add_watch(watch.clone()).await.unwrap();
+    let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
+    store
+        .record_step(
+            id,
+            failed.clone(),
+            told(&failed, &["ops"]),
+            None,
+            FoundBy::Poll,
+            time(2),
+        )
+        .await
+        .unwrap();
+
+    let attempt = |attempt, at, outcome| Attempt {
+        attempt,
+        at: time(at),
+        took: Duration::from_millis(15),
+        detail: format!("answer {attempt}"),
+        outcome,
+    };
+    let claimed = store
+        .claim_due(ops.clone(), time(2), 10, usize::MAX)
+        .await
+        .unwrap()
+        .remove(0);
+    store
+        .record_attempt(
+            claimed.id.clone(),
+            attempt(1, 2, AttemptOutcome::Retry(time(7))),
+        )
+        .await
+        .unwrap();
+    assert_eq!(store.next_due(ops.clone()).await.unwrap(), Some(time(7)));
+    assert_eq!(
+        store
+            .claim_due(ops.clone(), time(6), 10, usize::MAX)
+            .await
+            .unwrap()
+            .len(),
+        0,
+        "not due yet"
+    );
+    let again = store
+        .claim_due(ops.clone(), time(7), 10, usize::MAX)
+        .await
+        .unwrap()
+        .remove(0);
+    assert_eq!((&again.id, again.attempt), (&claimed.id, 2));
+    let stale = store
+        .record_attempt(claimed.id.clone(), attempt(1, 7, AttemptOutcome::Delivered))
+        .await;
+    assert!(
+        matches!(stale, Err(StoreError::Precondition { .. })),
+        "an attempt that is over: {stale:?}"
+    );
+    store
+        .record_attempt(claimed.id.clone(), attempt(2, 7, AttemptOutcome::Delivered))
+        .await
+        .unwrap();
+    let deliveries = store
+        .deliveries(DeliveryFilter::default(), 100)
+        .await
+        .unwrap()
+        .items;
+    assert_eq!(deliveries.len(), 1);
+    assert_eq!(
+        (deliveries[0].state, deliveries[0].attempts),
+        (DeliveryState::Delivered, 2)
+    );
+    assert_eq!(deliveries[0].last_detail.as_deref(), Some("answer 2"));
+    assert_eq!(store.next_due(ops).await.unwrap(), None);
+    close(store, tasks).await;
+}
+
+pub(crate) async fn many_writes_at_once_are_all_answered(place: &impl Place) {
+    let (store, tasks) = place.open().await;
+    let mut adding = JoinSet::new();
+    for number in 0..2_000 {
+        let store = store.clone();
+        adding.spawn(async move { store.add_watch(watch(&format!("run_{number}"))).await });
+    }
+    while let Some(added) = adding.join_next().await {
+        assert_eq!(added.unwrap().unwrap().0, Added::New);
+    }
+    assert_eq!(
+        store
+            .active_watches(time(1), None, 5_000)
+            .await
+            .unwrap()
+            .len(),
+        2_000
+    );
+    let (mut pages, mut after) = (Vec::new(), None);
+    while let page = store
+        .active_watches(time(1), after.take(), 700)
+        .await
+        .unwrap()
+        && let Some(last) = page.last()
+    {
+        after = Some((last.watch.added_at, last.watch.run_id.clone()));
+        pages.push(page.len());
+    }
+    assert_eq!(pages, [700, 700, 600]);
+    close(store, tasks).await;
+}
+
+pub(crate) async fn a_step_of_the_wall_clock_moves_what_waits_with_it(place: &impl Place) {
+    let (store, tasks) = place.open().await;
+    let watch = watch("run_1");
+    let (_, id) = store.add_watch(watch.clone()).await.unwrap();
+    let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
+    store
+        .record_step(
+            id,
+            failed.clone(),
+            told(&failed, &["ops"]),
+            None,
+            FoundBy::Poll,
+            time(2),
+        )
+        .await
+        .unwrap();
+    let ops = SinkName::new("ops").unwrap();
+    assert_eq!(store.next_due(ops.clone()).await.unwrap(), Some(time(2)));
+    let going = self::watch("run_2");
+    let (_, going_id) = store.add_watch(going.clone()).await.unwrap();
+    let back = Duration::from_secs(3600);
+    let deadlines =
+        [(going_id, &going), (id, &watch)].map(|(id, watch)| (id, watch.deadline_at - back));
+    store
+        .shift_deadlines(deadlines.to_vec(), -3_600_000, time(3 - 3600))
+        .await
+        .unwrap();
+    assert_eq!(
+        store.next_due(ops.clone()).await.unwrap(),
+        Some(time(2 - 3600)),
+        "not late by the step"
+    );
+    let left = store.active_watches(time(3), None, 10).await.unwrap();
+    assert_eq!(
+        (left.len(), left[0].watch.deadline_at),
+        (1, going.deadline_at - back)
+    );
+    close(store, tasks).await;
+
+    // In the next process, and for all that is stored from here on, the times are those of the clock as it is now.
+    let (store, tasks) = place.open().await;
+    let shown = async || {
+        store
+            .deliveries(DeliveryFilter::default(), 10)
+            .await
+            .unwrap()
+            .items[0]
+            .next_attempt_at
+    };
+    assert_eq!(
+        (store.next_due(ops.clone()).await.unwrap(), shown().await),
+        (Some(time(-3598)), Some(time(-3598)))
+    );
+    assert!(
+        store
+            .claim_due(ops.clone(), time(-3599), 10, usize::MAX)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    let claimed = store
+        .claim_due(ops.clone(), time(-3598), 10, usize::MAX)
+        .await
+        .unwrap();
+    let (at, outcome) = (time(-3598), AttemptOutcome::Retry(time(-3500)));
+    let attempt = Attempt {
+        attempt: 1,
+        at,
+        took: Duration::ZERO,
+        detail: "500".to_owned(),
+        outcome,
+    };
+    store
+        .record_attempt(claimed[0].id.clone(), attempt)
+        .await
+        .unwrap();
+    assert_eq!(
+        (store.next_due(ops.clone()).await.unwrap(), shown().await),
+        (Some(time(-3500)), Some(time(-3500)))
+    );
+    store
+        .decide(claimed[0].id.clone(), Fate::Retry, time(-3590))
+        .await
+        .unwrap();
+    assert_eq!(
+        store.next_due(ops.clone()).await.unwrap(),
+        Some(time(-3590))
+    );
+    let failed = step(&going, &Progress::begin(time(-3595)), "failed", time(-3595));
+    store
+        .record_step(
+            going_id,
+            failed.clone(),
+            told(&failed, &["ops"]),
+            None,
+            FoundBy::Poll,
+            time(-3595),
+        )
+        .await
+        .unwrap();
+    assert_eq!(
+        store.next_due(ops.clone()).await.unwrap(),
+        Some(time(-3595))
+    );
+    // One whose attempt a death cuts short while the clock is set is due as it was.
+    assert_eq!(
+        store
+            .claim_due(ops.clone(), time(-3595), 10, usize::MAX)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+    store
+        .shift_deadlines(Vec::new(), 3_600_000, time(5))
+        .await
+        .unwrap();
+    close(store, tasks).await;
+    let (store, tasks) = place.open().await;
+    assert_eq!(store.next_due(ops).await.unwrap(), Some(time(5)));
+    close(store, tasks).await;
+}
+
+pub(crate) async fn what_an_earlier_watch_of_a_run_leads_to_does_not_count_for_a_later_one(
+    place: &impl Place,
+) {
+    let (store, tasks) = place.open().await;
+    let watch = watch("run_1");
+    let (_, earlier) = store.add_watch(watch.clone()).await.unwrap();
+    let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
+    assert_eq!(
+        store
+            .remove_watches(watch.run_id.clone(), false)
+            .await
+            .unwrap(),
+        [earlier]
+    );
+    let (_, later) = store.add_watch(watch.clone()).await.unwrap();
+    assert_ne!(earlier, later, "a number is not given again");
+    let events = told(&failed, &["ops"]);
+    let refused = store
+        .record_step(
+            earlier,
+            failed.clone(),
+            events,
+            None,
+            FoundBy::Poll,
+            time(2),
+        )
+        .await;
+    assert!(
+        matches!(refused, Err(StoreError::Precondition { .. })),
+        "{refused:?}"
+    );
+    store
+        .shift_deadlines(vec![(earlier, time(7200))], 0, time(2))
+        .await
+        .unwrap();
+    let active = store.active_watches(time(3), None, 10).await.unwrap();
+    assert_eq!(
+        (active.len(), active[0].id, active[0].watch.deadline_at),
+        (1, later, watch.deadline_at)
+    );
+    assert!(
+        store
+            .deliveries(DeliveryFilter::default(), 10)
+            .await
+            .unwrap()
+            .items
+            .is_empty()
+    );
+    close(store, tasks).await;
+}
+
+pub(crate) async fn a_run_can_be_watched_again_and_its_earlier_verdict_stays_on_record(
+    place: &impl Place,
+) {
+    let (store, tasks) = place.open().await;
+    let watch = watch("run_1");
+    let (_, first) = store.add_watch_again(watch.clone()).await.unwrap();
+    assert_eq!(
+        store.add_watch_again(watch.clone()).await.unwrap(),
+        (Added::AlreadyExists, first),
+        "it is not over"
+    );
+    let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
+    store
+        .record_step(
+            first,
+            failed.clone(),
+            told(&failed, &["ops"]),
+            None,
+            FoundBy::Poll,
+            time(2),
+        )
+        .await
+        .unwrap();
+    assert_eq!(
+        store.add_watch(watch.clone()).await.unwrap(),
+        (Added::AlreadyExists, first)
+    );
+    let anew = Watch {
+        added_at: time(10),
+        ..watch.clone()
+    };
+    let (added, second) = store.add_watch_again(anew).await.unwrap();
+    assert_eq!(added, Added::New);
+
+    let all = store
+        .watches(WatchFilter::default(), 10)
+        .await
+        .unwrap()
+        .items;
+    assert_eq!(
+        all.iter()
+            .map(|record| record.verdict.is_some())
+            .collect::<Vec<_>>(),
+        [true, false]
+    );
+    let history = store.history(watch.run_id.clone()).await.unwrap().unwrap();
+    assert!(
+        history.record.verdict.is_none() && history.deliveries.is_empty(),
+        "of the newest watch"
+    );
+    assert_eq!(
+        store
+            .deliveries(DeliveryFilter::default(), 10)
+            .await
+            .unwrap()
+            .items
+            .len(),
+        1
+    );
+
+    let succeeded = step(&watch, &Progress::begin(time(10)), "succeeded", time(12));
+    store
+        .record_step(second, succeeded, Vec::new(), None, FoundBy::Poll, time(12))
+        .await
+        .unwrap();
+    let waiting = store.remove_watches(watch.run_id.clone(), false).await;
+    assert!(
+        matches!(waiting, Err(StoreError::Precondition { .. })),
+        "{waiting:?}"
+    );
+    assert_eq!(
+        store
+            .remove_watches(watch.run_id.clone(), true)
+            .await
+            .unwrap(),
+        [first, second]
+    );
+    assert_eq!(
+        store.worst_verdict(),
+        Some(Verdict::Failed),
+        "that it is removed changes nothing about it"
+    );
+    assert!(
+        store
+            .deliveries(DeliveryFilter::default(), 10)
+            .await
+            .unwrap()
+            .items
+            .is_empty()
+    );
+    close(store, tasks).await;
+}
+
+pub(crate) async fn a_large_output_is_stored_once_and_read_back_whole(place: &impl Place) {
+    let (store, tasks) = place.open().await;
+    let watch = watch("run_1");
+    let (_, id) = store.add_watch(watch.clone()).await.unwrap();
+    let limits = Limits {
+        not_found_grace: Duration::from_secs(120),
+        overdue_after: None,
+        run_url: None,
+    };
+    let seen = |progress: &Progress, status: &str, output: &str, now| {
+        let output = serde_json::value::to_raw_value(&output.repeat(100_000))
+            .unwrap()
+            .into();
+        let input = serde_json::value::to_raw_value(&"in".repeat(100_000))
+            .unwrap()
+            .into();
+        let details = RunDetails {
+            input: Some(input),
+            output: Some(output),
+            ..RunDetails::default()
+        };
+        let observation = Observation {
+            status: Status::read(None, status),
+            details,
+        };
+        progress
+            .step(
+                &watch,
+                PollOutcome::Seen(Box::new(observation)),
+                now,
+                &limits,
+            )
+            .unwrap()
+    };
+    let running = seen(&Progress::begin(time(0)), "running", "before", time(1));
+    let paused = seen(&running.progress, "paused", "between", time(2));
+    let failed = seen(&paused.progress, "failed", "after", time(3));
+    for (step, at) in [(&running, 1), (&paused, 2), (&failed, 3)] {
+        store
+            .record_step(
+                id,
+                step.clone(),
+                told(step, &["ops"]),
+                None,
+                FoundBy::Poll,
+                time(at),
+            )
+            .await
+            .unwrap();
+    }
+    let details = store.details(id).await.unwrap().unwrap();
+    let expected = failed.progress.details.as_ref().unwrap();
+    assert_eq!(
+        details.output.unwrap().get(),
+        expected.output.as_ref().unwrap().get()
+    );
+    assert_eq!(
+        details.input.unwrap().get(),
+        expected.input.as_ref().unwrap().get()
+    );
+    let (mut events, ops) = (Vec::new(), SinkName::new("ops").unwrap());
+    for _ in 0..2 {
+        let page = store
+            .events_after(events.last().map_or(0, |(seq, _)| *seq), 10)
+            .await
+            .unwrap();
+        assert_eq!(page.len(), 1, "a large event ends a page");
+        events.extend(page);
+    }
+    let jsons: Vec<_> = events.iter().map(|(_, event)| event.to_json()).collect();
+    assert_eq!(
+        jsons,
+        [running.events[0].to_json(), failed.events[0].to_json()]
+    );
+    for json in &jsons {
+        let claimed = store
+            .claim_due(ops.clone(), time(9), 10, usize::MAX)
+            .await
+            .unwrap();
+        assert_eq!((claimed.len(), &claimed[0].event.to_json()), (1, json));
+        let attempt = Attempt {
+            attempt: 1,
+            at: time(9),
+            took: Duration::ZERO,
+            detail: String::new(),
+            outcome: AttemptOutcome::Retry(time(20)),
+        };
+        store
+            .record_attempt(claimed[0].id.clone(), attempt)
+            .await
+            .unwrap();
+    }
+    // The values of a sink that has no room for them are not even read.
+    let claimed = store.claim_due(ops, time(20), 10, 19_999).await.unwrap();
+    let expected: Vec<_> = events
+        .iter()
+        .map(|(_, event)| json_within(event, 19_999))
+        .collect();
+    assert_eq!(
+        claimed
+            .iter()
+            .map(|claimed| claimed.event.to_json())
+            .collect::<Vec<_>>(),
+        expected
+    );
+    assert!(
+        claimed.iter().all(|claimed| claimed.bytes() == 0),
+        "{claimed:?}"
+    );
+    let history = store.history(watch.run_id.clone()).await.unwrap().unwrap();
+    assert_eq!(history.verdict_event.unwrap().to_json(), jsons[1]);
+    close(store, tasks).await;
+
+    let payloads = place.rows_of("payloads").await;
+    assert_eq!(
+        payloads, 3,
+        "the input, the output that is told, and the last; what was seen in between is gone"
+    );
+}
+
+pub(crate) async fn messages_to_a_sink_that_is_gone_are_given_up_after_the_retention(
+    place: &impl Place,
+) {
+    let (store, tasks) = place.open().await;
+    let [ops, gone] = ["ops", "gone"].map(|name| SinkName::new(name).unwrap());
+    for (id, sinks) in [("run_1", &["gone"][..]), ("run_2", &["gone", "ops"])] {
+        let watch = watch(id);
+        let (_, id) = store.add_watch(watch.clone()).await.unwrap();
+        let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
+        store
+            .record_step(
+                id,
+                failed.clone(),
+                told(&failed, sinks),
+                None,
+                FoundBy::Poll,
+                time(2),
+            )
+            .await
+            .unwrap();
+    }
+    let pruned = store
+        .prune(time(2), vec![ops.clone()], time(100))
+        .await
+        .unwrap();
+    assert!(
+        pruned.given_up.is_empty() && pruned.deleted == 0,
+        "not yet: {pruned:?}"
+    );
+    let pruned = store
+        .prune(time(3), vec![ops.clone()], time(100))
+        .await
+        .unwrap();
+    assert_eq!(pruned.given_up, [(gone, 2)]);
+    while !store
+        .prune(time(3), vec![ops.clone()], time(100))
+        .await
+        .unwrap()
+        .is_nothing()
+    {}
+    let left = store
+        .deliveries(DeliveryFilter::default(), 10)
+        .await
+        .unwrap()
+        .items;
+    let left: Vec<_> = left
+        .iter()
+        .map(|left| (left.sink.as_str(), left.state))
+        .collect();
+    assert_eq!(
+        left,
+        [
+            ("gone", DeliveryState::Dead),
+            ("ops", DeliveryState::Pending)
+        ],
+        "the second watch waits for ops"
+    );
+    close(store, tasks).await;
+}
+
+pub(crate) async fn an_incident_that_goes_on_outlives_pruning_and_a_clock_that_is_set_back(
+    place: &impl Place,
+) {
+    let (store, tasks) = place.open().await;
+    for (event_type, seconds) in [
+        (EventType::ApiUnreachable, 0),
+        (EventType::ApiRecovered, 10),
+        (EventType::ApiUnauthorized, 5),
+    ] {
+        store
+            .record_event(incident(event_type, time(seconds)), time(seconds))
+            .await
+            .unwrap();
+    }
+    let newest = store.newest_provider_events().await.unwrap().pop().unwrap();
+    assert_eq!(
+        newest.event_type,
+        EventType::ApiUnauthorized,
+        "the last to be stored, whatever the clock showed"
+    );
+    store
+        .prune(time(1000), Vec::new(), time(1000))
+        .await
+        .unwrap();
+    let left = store.events_after(0, 10).await.unwrap();
+    assert_eq!(
+        left.iter()
+            .map(|(_, event)| event.event_type)
+            .collect::<Vec<_>>(),
+        [EventType::ApiUnauthorized]
+    );
+    close(store, tasks).await;
+}
+
+pub(crate) async fn a_discovered_run_is_noted_and_watched_in_one_step_and_once_for_each_attempt(
+    place: &impl Place,
+) {
+    let (store, tasks) = place.open().await;
+    let id = discovery(&store).await;
+    let add = async |attempt, again| {
+        let run = found(id, note("run_1", Some(attempt)), again);
+        let added = store.add_discovered_watch(watch("run_1"), run).await;
+        added.unwrap()
+    };
+    let (added, first) = add(1, false).await;
+    let first = first.unwrap();
+    assert_eq!(added, Added::New);
+    assert_eq!(add(1, false).await, (Added::AlreadyExists, None));
+    assert_eq!(
+        add(2, true).await,
+        (Added::AlreadyExists, None),
+        "it is active"
+    );
+    let record = store.watch(watch("run_1").run_id).await.unwrap().unwrap();
+    let origin = WatchOrigin::Discovery("crewship".to_owned());
+    assert_eq!(record.origin, Some(origin));
+
+    let mut failed = step(
+        &watch("run_1"),
+        &Progress::begin(time(0)),
+        "failed",
+        time(2),
+    );
+    failed.progress.details.as_mut().unwrap().attempt = Some(2);
+    failed.progress.details.as_mut().unwrap().completed_at = Some(time(1));
+    let recorded = store
+        .record_step(first, failed, Vec::new(), None, FoundBy::Poll, time(2))
+        .await;
+    recorded.unwrap();
+    assert_eq!(
+        add(2, true).await,
+        (Added::AlreadyExists, None),
+        "its verdict is there"
+    );
+    assert_eq!(
+        add(3, false).await,
+        (Added::AlreadyExists, None),
+        "not again"
+    );
+    let known = |run: &str| store.known_runs(id, vec![RunRef::new(run).unwrap()]);
+    let known_run = known("run_1").await.unwrap().pop().unwrap();
+    let noted = known_run.noted.unwrap();
+    assert_eq!((noted.attempt, noted.round), (Some(3), 1));
+    let known_watch = known_run.watch.unwrap();
+    let expected = (false, Some(2), Some(time(1)));
+    let seen = (
+        known_watch.is_active,
+        known_watch.attempt,
+        known_watch.ended_at,
+    );
+    assert_eq!(seen, expected);
+    assert_eq!(add(3, true).await.0, Added::New);
+    assert_eq!(known("run_2").await.unwrap(), [KnownRun::default()]);
+
+    // All of it is on disk.
+    close(store, tasks).await;
+    let (store, tasks) = place.open().await;
+    let again = store
+        .set_discoveries(vec![(ProviderName::crewship(), "{}".to_owned())], time(50))
+        .await
+        .unwrap();
+    let expected = (id, time(0), 1, 2);
+    let again = &again[0];
+    assert_eq!(
+        (again.id, again.began_at, again.found, again.watched),
+        expected
+    );
+    // One that the configuration has no more leaves nothing behind, and adds nothing.
+    store.set_discoveries(Vec::new(), time(60)).await.unwrap();
+    let run = found(id, note("run_3", None), false);
+    let added = store.add_discovered_watch(watch("run_3"), run).await;
+    assert_eq!(added.unwrap(), (Added::AlreadyExists, None));
+    let known_runs = store
+        .known_runs(id, vec![RunRef::new("run_1").unwrap()])
+        .await;
+    assert_eq!(known_runs.unwrap()[0].noted, None);
+    close(store, tasks).await;
+}
+
+pub(crate) async fn notes_of_discoveries_are_kept_for_a_week_of_rounds(place: &impl Place) {
+    let (store, tasks) = place.open().await;
+    let id = discovery(&store).await;
+    let day = 24 * 3600;
+    let is_noted = async |run: &str| {
+        let known = store.known_runs(id, vec![RunRef::new(run).unwrap()]).await;
+        known.unwrap()[0].noted.is_some()
+    };
+    let prune = async |now| {
+        let pruned = store.prune(time(now - 10), Vec::new(), time(now)).await;
+        pruned.unwrap().deleted
+    };
+    for (run, at) in [("run_1", 0), ("run_2", day)] {
+        let noted = store.note_runs(id, vec![note(run, None)], time(at)).await;
+        noted.unwrap();
+    }
+    store.end_round(id, time(2 * day)).await.unwrap();
+    // No round was complete since then: what was not listed may still be there.
+    assert_eq!(prune(30 * day).await, 0);
+    store.end_round(id, time(7 * day + 1)).await.unwrap();
+    assert_eq!(prune(30 * day).await, 1);
+    assert!(!is_noted("run_1").await && is_noted("run_2").await);
+    let noted = store
+        .note_runs(id, vec![note("run_2", Some(1))], time(30 * day))
+        .await;
+    noted.unwrap();
+    store.end_round(id, time(30 * day)).await.unwrap();
+    assert_eq!(prune(30 * day).await, 0);
+    assert!(is_noted("run_2").await);
+    close(store, tasks).await;
+}
+
+/// A test for each part of the contract, at the place that the function `$place` makes of its name.
+macro_rules! contract_tests {
+    ($place:expr) => {
+        $crate::contract::contract_tests! { @ $place;
+            watches_verdicts_and_deliveries_outlive_the_process,
+            a_verdict_is_given_once,
+            attempts_are_recorded_with_what_follows,
+            many_writes_at_once_are_all_answered,
+            a_step_of_the_wall_clock_moves_what_waits_with_it,
+            what_an_earlier_watch_of_a_run_leads_to_does_not_count_for_a_later_one,
+            a_run_can_be_watched_again_and_its_earlier_verdict_stays_on_record,
+            a_large_output_is_stored_once_and_read_back_whole,
+            messages_to_a_sink_that_is_gone_are_given_up_after_the_retention,
+            an_incident_that_goes_on_outlives_pruning_and_a_clock_that_is_set_back,
+            a_discovered_run_is_noted_and_watched_in_one_step_and_once_for_each_attempt,
+            notes_of_discoveries_are_kept_for_a_week_of_rounds,
+        }
+    };
+    (@ $place:expr; $($name:ident,)*) => {$(
+        #[tokio::test]
+        async fn $name() {
+            let place = $place(stringify!($name));
+            $crate::contract::$name(&place).await;
+        }
+    )*};
+}
+pub(crate) use contract_tests;
