@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use reqwest::Url;
+
 use super::discover::read_discoveries;
 use super::effective::Effective;
 use super::problem::{Origin, Problem, Problems};
@@ -391,10 +393,22 @@ fn read_control(reader: &mut SettingsReader<'_>, root: &mut Table) -> ControlSet
             fix,
         );
     }
+    let public_url = match reader.take(table, "public_url", None) {
+        // Before the @ may stand a password.
+        Some(item) if item.as_text().is_some_and(|text| text.contains('@')) => {
+            let what = "the URL has a user name or password, or another @";
+            let fix = "remove it; who may see the page is decided by control.token_file";
+            reader.refuse_unseen(&item, what, fix);
+            None
+        }
+        Some(item) => reader.parsed(&item, public_url).flatten(),
+        None => None,
+    };
     let settings = ControlSettings {
         socket,
         listen,
         token,
+        public_url,
     };
     reader.finish_rest(table);
     settings
@@ -568,6 +582,17 @@ pub(super) fn run_url(text: &str) -> Result<Option<String>, Violation> {
     }
     http_url(&text.replace("{run_id}", "run_1"))?;
     Ok(Some(text.to_owned()))
+}
+
+/// The address at which browsers find the page; empty is none. Its path ends in a slash.
+fn public_url(text: &str) -> Result<Option<Url>, Violation> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let mut url = http_url(&base_url(text)?)?;
+    let path = format!("{}/", url.path().trim_end_matches('/'));
+    url.set_path(&path);
+    Ok(Some(url))
 }
 
 /// Address and port to listen on; empty is none.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use reqwest::Url;
 
 use super::{DiscoverySettings, Providers, Secret};
 use crate::domain::{EventFilter, Labels, RunRef, SinkName};
@@ -109,6 +110,8 @@ pub struct ControlSettings {
     pub listen: Option<std::net::SocketAddr>,
     /// The bearer token for `listen`; there always is one unless the address is a loopback one.
     pub token: Option<Secret>,
+    /// Where browsers find the page, http or https, with a path that ends in a slash. Default: none.
+    pub public_url: Option<Url>,
 }
 
 /// `[log]`: what the daemon logs. The flags of the command line win.

@@ -133,7 +133,7 @@ impl fmt::Debug for Sources {
 
 /// Built-in defaults, written as they would be in the environment. Sinks have theirs beside their
 /// keys, since their names are not known here. What is not listed is unset.
-const DEFAULTS: [(&str, &str); 22] = [
+const DEFAULTS: [(&str, &str); 23] = [
     ("api.base_url", "https://api.crewship.dev"),
     // One request a second: enough for dozens of runs at the longest interval, and no burden to the API.
     ("api.requests_per_minute", "60"),
@@ -160,6 +160,7 @@ const DEFAULTS: [(&str, &str); 22] = [
     ("store.retention", "7d"),
     ("control.listen", ""),
     ("control.token_file", ""),
+    ("control.public_url", ""),
     ("log.level", "info"),
     ("log.format", "text"),
 ];

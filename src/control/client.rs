@@ -5,7 +5,6 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use reqwest::{Client as Http, Method, RequestBuilder, Response, StatusCode, redirect};
 use serde::de::DeserializeOwned;
 
@@ -15,6 +14,7 @@ use super::types::{
 };
 use crate::domain::{DeliveryId, RunRef, SinkName};
 use crate::http::USER_AGENT;
+use crate::links::segment;
 use crate::store::Fate;
 use crate::text::error_chain;
 
@@ -26,14 +26,6 @@ const PROBE_LIMIT: Duration = Duration::from_secs(4);
 
 /// Most bytes of an answer that are read.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
-
-/// What stays as it is in a segment of a path: the characters that RFC 3986, 2.3 reserves for nothing, and colons.
-const ENCODED: AsciiSet = NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~')
-    .remove(b':');
 
 /// Watches or deliveries per request of a list.
 const PAGE: &str = "1000";
@@ -76,11 +68,6 @@ impl ClientError {
 pub struct Client {
     http: Http,
     socket: PathBuf,
-}
-
-/// A text as one segment of a path: the IDs of some providers have slashes.
-fn segment(text: &str) -> PercentEncode<'_> {
-    utf8_percent_encode(text, &ENCODED)
 }
 
 impl Client {

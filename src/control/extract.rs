@@ -101,6 +101,11 @@ impl HttpError {
         }
     }
 
+    /// Whether the token is missing or wrong.
+    pub(super) fn is_unauthorized(&self) -> bool {
+        self.status == StatusCode::UNAUTHORIZED
+    }
+
     pub(super) fn bad(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }

@@ -5,15 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::RawQuery;
+use axum::http::Method;
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::LiveConfig;
 use super::auth::Guard;
+use super::browser;
 use super::extract::Query;
 use super::routes::{read_cursor, watch};
 use super::types::AddRequest;
+use crate::clock::Clock;
 use crate::config::Secret;
 use crate::domain::{EventFilter, Labels, Route, Routes, SinkName};
 
@@ -40,6 +43,7 @@ fn live_config() -> LiveConfig {
         routes: Arc::new(Routes::from_iter([route])),
         scheduled_attempts: Arc::default(),
         sink_types: Arc::default(),
+        public_url: None,
         deadline: Duration::from_secs(60),
         retention: Duration::from_secs(60),
         token: Some(Secret::value("the-token")),
@@ -94,7 +98,12 @@ fn query(text: &[u8]) {
 /// A path and headers, one a line: only who has the token is let in.
 fn admit(text: &[u8]) {
     let (_sender, receiver) = watch::channel(live_config());
-    let guard = Guard::new(receiver, true, std::sync::Arc::new(["/healthz", "/readyz"]));
+    let guard = Guard::new(
+        receiver,
+        true,
+        Arc::new(["/healthz", "/readyz"]),
+        Clock::system(),
+    );
     let text = String::from_utf8_lossy(text);
     let mut lines = text.lines();
     let path = lines.next().unwrap_or_default();
@@ -107,12 +116,15 @@ fn admit(text: &[u8]) {
         }
     }
     if guard
-        .admit(path, &headers)
+        .admit(&Method::GET, path, &headers)
         .now_or_never()
         .expect("no file is read")
         .is_ok()
     {
-        assert!(!headers.contains_key("origin"));
+        // Only the page itself, under the name that the request has.
+        if headers.contains_key("origin") {
+            assert!(browser::is_of_page(&headers) && headers.contains_key("host"));
+        }
         // RFC 9110, 11.1 and 11.4: the scheme in any case, then one or more spaces.
         let given = headers
             .get("authorization")

@@ -5,15 +5,18 @@
 //! never give a URL or a command.
 
 mod auth;
+mod browser;
 mod client;
 mod event_schemas;
 mod extract;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod openapi;
+mod page;
 mod routes;
 mod schemas;
 mod server;
+mod session;
 mod socket;
 mod types;
 mod write_timeout;
@@ -22,6 +25,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use axum::middleware;
+use reqwest::Url;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -64,6 +68,8 @@ pub struct LiveConfig {
     pub retention: std::time::Duration,
     /// The bearer token for TCP.
     pub token: Option<Secret>,
+    /// Where browsers find the page; its path ends in a slash.
+    pub public_url: Option<Url>,
     /// The providers, which say what run a text names.
     pub providers: Arc<Providers>,
     /// The discoveries.
@@ -91,9 +97,9 @@ pub struct Control {
 impl Control {
     /// Serves on all of `listeners` until `stop` is cancelled; then takes no more requests and answers
     /// those that are there, the long ones at once. On TCP the token is required, if there is one, and
-    /// web pages are refused. Dropping the set ends every connection.
+    /// web pages are refused, except for the one that it serves itself. Dropping the set ends every connection.
     pub fn serve(self, listeners: Vec<Listener>, stop: &CancellationToken) -> JoinSet<()> {
-        let live_config = self.live_config.clone();
+        let (live_config, clock) = (self.live_config.clone(), self.clock.clone());
         let (router, open) = routes::router(self, stop.clone());
         let open: Arc<[_]> = open.into();
         let mut serving = JoinSet::new();
@@ -106,7 +112,12 @@ impl Control {
                     let loopback = tcp
                         .local_addr()
                         .is_ok_and(|address| address.ip().is_loopback());
-                    let guard = Guard::new(live_config.clone(), loopback, Arc::clone(&open));
+                    let guard = Guard::new(
+                        live_config.clone(),
+                        loopback,
+                        Arc::clone(&open),
+                        clock.clone(),
+                    );
                     router
                         .clone()
                         .layer(middleware::from_fn_with_state(guard, auth::check))

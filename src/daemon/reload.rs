@@ -213,6 +213,7 @@ pub(super) fn live_config(settings: &Settings) -> LiveConfig {
         deadline: settings.watch.deadline,
         retention: settings.store.retention,
         token: settings.control.token.clone(),
+        public_url: settings.control.public_url.clone(),
         providers: Arc::new(settings.providers.clone()),
         discoveries: settings.discoveries.clone().into(),
         rejected: None,

@@ -248,6 +248,45 @@ fn later_files_and_the_environment_win_key_by_key() {
 }
 
 #[test]
+fn the_address_of_the_page_ends_in_a_slash_and_holds_no_password() {
+    let setup = |url: &str| Setup::new().variable("RUNWATCH_CONTROL__PUBLIC_URL", url);
+    for (url, read) in [
+        ("", None),
+        (
+            "https://watch.example.com",
+            Some("https://watch.example.com/"),
+        ),
+        ("http://localhost:9477/", Some("http://localhost:9477/")),
+        (
+            "https://example.com/runwatch",
+            Some("https://example.com/runwatch/"),
+        ),
+        (
+            "https://example.com/runwatch/",
+            Some("https://example.com/runwatch/"),
+        ),
+    ] {
+        let settings = setup(url).settings();
+        let found = settings.control.public_url.as_ref().map(|url| url.as_str());
+        assert_eq!(found, read, "{url:?}");
+    }
+    for (url, problem) in [
+        ("watch.example.com", "this is not a URL"),
+        ("ftp://watch.example.com", "not http or https"),
+        ("https://watch.example.com/?a=b", "a query or a fragment"),
+        ("https://watch.example.com/#x", "a query or a fragment"),
+        (
+            "https://me:the-password@watch.example.com/",
+            "a user name or password",
+        ),
+    ] {
+        let problems = setup(url).problems();
+        assert!(problems.contains(problem), "{url:?}: {problems}");
+        assert!(!problems.contains("the-password"), "{problems}");
+    }
+}
+
+#[test]
 fn a_dash_in_the_name_of_a_sink_stays_one_in_its_variables() {
     let setup = Setup::new().variable("RUNWATCH_SINKS__OPS-TEAM__TYPE", "log");
     assert!(

@@ -269,7 +269,6 @@ async fn the_document_is_of_the_routes_that_are_served() {
         }
     }
     for path in [
-        "/",
         "/v1",
         "/v1/",
         "/v1/watches/",

@@ -25,6 +25,7 @@ mod lists;
 mod memory;
 mod names;
 mod openapi;
+mod page;
 mod promises;
 mod providers;
 mod security;

@@ -33,7 +33,7 @@ const PROBLEMS: [(StatusCode, &str); 9] = [
     ),
     (
         StatusCode::FORBIDDEN,
-        "The request is one of a web page, or its `Host` is foreign; over TCP only",
+        "The request is one of another web page, or its `Host` is foreign; over TCP only",
     ),
     (StatusCode::NOT_FOUND, "It is not known here"),
     (

@@ -11,7 +11,7 @@ use crate::control::openapi::{HttpOperation, Method, RouteTable, Tag};
 use crate::control::schemas::{DELIVERY_ORDERS, DeliveryOrder, PageSize};
 use crate::control::types::{DecisionResponse, DeliveryList, DeliveryResponse};
 use crate::domain::{DeliveryId, SinkName};
-use crate::store::{Decided, DeliveryFilter, DeliveryState, Fate};
+use crate::store::{Decided, DeliveryFilter, DeliveryState, DeliverySummary, Fate};
 
 use super::{App, ControlState, SharedState};
 
@@ -112,28 +112,8 @@ async fn deliveries(State(app): App, query: RawQuery) -> Result<AxumResponse, Ht
             "the next_cursor of an answer",
         )?,
     };
-    let page = app.control.store.deliveries(filter, query.limit()?).await?;
-    let next_cursor = page
-        .items
-        .last()
-        .filter(|_| page.more)
-        .map(|last| last.id.to_string());
-    let scheduled_attempts = Arc::clone(&app.control.live_config.borrow().scheduled_attempts);
-    let deliveries = page
-        .items
-        .into_iter()
-        .map(|summary| {
-            let scheduled = scheduled_attempts.get(&summary.sink).copied();
-            DeliveryResponse::of(summary, None, scheduled)
-        })
-        .collect();
-    Ok(json(
-        StatusCode::OK,
-        &DeliveryList {
-            deliveries,
-            next_cursor,
-        },
-    ))
+    let list = app.delivery_list(filter, query.limit()?).await?;
+    Ok(json(StatusCode::OK, &list))
 }
 
 /// Reads a word of [`DELIVERY_ORDERS`].
@@ -169,6 +149,29 @@ async fn give_up_all(State(app): App, query: RawQuery) -> Result<AxumResponse, H
 }
 
 impl ControlState {
+    /// A page of deliveries.
+    pub(super) async fn delivery_list(
+        &self,
+        filter: DeliveryFilter,
+        limit: u32,
+    ) -> Result<DeliveryList, HttpError> {
+        let page = self.control.store.deliveries(filter, limit).await?;
+        let next_cursor = page
+            .items
+            .last()
+            .filter(|_| page.more)
+            .map(|last| last.id.to_string());
+        let scheduled_attempts = Arc::clone(&self.control.live_config.borrow().scheduled_attempts);
+        let response = |summary: DeliverySummary| {
+            let scheduled = scheduled_attempts.get(&summary.sink).copied();
+            DeliveryResponse::of(summary, None, scheduled)
+        };
+        Ok(DeliveryList {
+            deliveries: page.items.into_iter().map(response).collect(),
+            next_cursor,
+        })
+    }
+
     /// Retries one delivery, or gives it up.
     async fn decide(&self, id: InPath, fate: Fate) -> Result<(), HttpError> {
         let id = DeliveryId::new(&id?.0).map_err(|error| HttpError::bad(error.to_string()))?;

@@ -14,7 +14,7 @@ use crate::control::schemas::MetricsText;
 use crate::control::types::{HealthResponse, PollingList, PollingResponse};
 use crate::metrics::{BudgetUse, Format};
 
-use super::{App, SharedState};
+use super::{App, ControlState, SharedState};
 
 /// How long the parts of the daemon have to show progress.
 const PROGRESS_LIMIT: Duration = Duration::from_secs(5);
@@ -123,14 +123,21 @@ async fn readyz(State(app): App) -> Result<AxumResponse, HttpError> {
 /// How much of the budgets is used, and whether the APIs answer.
 async fn polling(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpError> {
     Query::read(query, &[])?;
-    let usage = app.control.watches.usage().await?;
-    let breakers = app.control.watches.breakers().borrow().clone();
-    let of = |(provider, usage)| {
-        let breaker = breakers.get(&provider).cloned().unwrap_or_default();
-        PollingResponse::of(&provider, usage, &breaker)
-    };
-    let providers = usage.into_iter().map(of).collect();
-    Ok(json(StatusCode::OK, &PollingList { providers }))
+    Ok(json(StatusCode::OK, &app.polling().await?))
+}
+
+impl ControlState {
+    /// How polls go, provider by provider.
+    pub(super) async fn polling(&self) -> Result<PollingList, HttpError> {
+        let usage = self.control.watches.usage().await?;
+        let breakers = self.control.watches.breakers().borrow().clone();
+        let of = |(provider, usage)| {
+            let breaker = breakers.get(&provider).cloned().unwrap_or_default();
+            PollingResponse::of(&provider, usage, &breaker)
+        };
+        let providers = usage.into_iter().map(of).collect();
+        Ok(PollingList { providers })
+    }
 }
 
 /// How the budgets are used; nothing where the schedulers do not answer, which must not keep all other metrics away.

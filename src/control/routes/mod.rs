@@ -4,6 +4,7 @@ mod deliveries;
 mod discoveries;
 mod events;
 mod health;
+mod page;
 mod served;
 mod sinks;
 mod watches;
@@ -50,9 +51,11 @@ pub(in crate::control) fn router(
         stop,
         long: Arc::new(Semaphore::new(MAX_LONG)),
     };
-    let served = all(Served::new());
+    let mut served = all(Served::new());
+    served.open.extend(super::page::OPEN);
     let router = served
         .router
+        .merge(page::routes())
         .fallback(|| async { HttpError::new(StatusCode::NOT_FOUND, "there is no such route") })
         .method_not_allowed_fallback(|| async {
             HttpError::new(

@@ -243,45 +243,8 @@ async fn list(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpErro
         order,
         after: query.one("cursor", read_cursor, "the next_cursor of an answer")?,
     };
-    let page = app.control.store.watches(filter, query.limit()?).await?;
-    let last = page.items.last().filter(|_| page.more);
-    let next_cursor = last.map(|last| {
-        format!(
-            "{}.{}",
-            order.time_of(last).as_millisecond(),
-            last.watch.run_id
-        )
-    });
-    let going = page.items.iter().filter(|record| record.verdict.is_none());
-    let views = app
-        .control
-        .watches
-        .view(Some(
-            going.map(|record| record.watch.run_id.clone()).collect(),
-        ))
-        .await?;
-    let mut views: std::collections::HashMap<_, _> = views
-        .into_iter()
-        .map(|view| (view.run_id.clone(), view))
-        .collect();
-    let watches = page
-        .items
-        .into_iter()
-        .map(|record| {
-            let view = views
-                .remove(&record.watch.run_id)
-                .filter(|_| record.verdict.is_none());
-            WatchResponse::of(record, view)
-        })
-        .collect();
-    Ok(json(
-        StatusCode::OK,
-        &WatchList {
-            watches,
-            next_cursor,
-            notices: app.notices().await?,
-        },
-    ))
+    let list = app.list(filter, query.limit()?).await?;
+    Ok(json(StatusCode::OK, &list))
 }
 
 pub(in crate::control) fn read_cursor(text: &str) -> Option<(Timestamp, RunRef)> {
@@ -341,6 +304,51 @@ async fn remove(State(app): App, id: InPath, query: RawQuery) -> Result<StatusCo
 }
 
 impl ControlState {
+    /// A page of watches.
+    pub(super) async fn list(
+        &self,
+        filter: WatchFilter,
+        limit: u32,
+    ) -> Result<WatchList, HttpError> {
+        let order = filter.order;
+        let page = self.control.store.watches(filter, limit).await?;
+        let last = page.items.last().filter(|_| page.more);
+        let next_cursor = last.map(|last| {
+            format!(
+                "{}.{}",
+                order.time_of(last).as_millisecond(),
+                last.watch.run_id
+            )
+        });
+        let going = page.items.iter().filter(|record| record.verdict.is_none());
+        let views = self
+            .control
+            .watches
+            .view(Some(
+                going.map(|record| record.watch.run_id.clone()).collect(),
+            ))
+            .await?;
+        let mut views: std::collections::HashMap<_, _> = views
+            .into_iter()
+            .map(|view| (view.run_id.clone(), view))
+            .collect();
+        let watches = page
+            .items
+            .into_iter()
+            .map(|record| {
+                let view = views
+                    .remove(&record.watch.run_id)
+                    .filter(|_| record.verdict.is_none());
+                WatchResponse::of(record, view)
+            })
+            .collect();
+        Ok(WatchList {
+            watches,
+            next_cursor,
+            notices: self.notices().await?,
+        })
+    }
+
     /// What the state of a watch is.
     async fn summary(&self, record: WatchRecord) -> Result<WatchResponse, HttpError> {
         let only = Some(vec![record.watch.run_id.clone()]);
@@ -355,7 +363,7 @@ impl ControlState {
     }
 
     /// Everything about a watch.
-    async fn document(&self, history: History) -> Result<WatchResponse, HttpError> {
+    pub(super) async fn document(&self, history: History) -> Result<WatchResponse, HttpError> {
         let History {
             record,
             changes,
