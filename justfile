@@ -43,6 +43,10 @@ bench:
 openapi:
     .ci/run 'the control interface'
 
+# The page in a real Chromium
+page:
+    .ci/run 'the page'
+
 # Metrics, alerts and dashboard with a real Prometheus
 monitoring:
     .ci/run metrics

@@ -4,6 +4,7 @@
     world.py DIRECTORY [ADDRESS:PORT]
 
 runs/ID    the statuses of a run, one for each answer; the last one stays. No file, no run
+more/ID    JSON with fields that replace those of the answers about a run
 polls      gets a line for each request about a run: its ID
 created    gets a line for each run that was created: its ID
 large      while it exists, runs that ended have an output of so many bytes
@@ -96,10 +97,12 @@ class Handler(BaseHTTPRequestHandler):
         ended = status not in ("pending", "running")
         large = WORLD / "large"
         output = "m" * int(large.read_text()) if ended and large.exists() else None
+        more = WORLD / "more" / run_id
         self.answer(200, {
             "id": run_id, "version_id": "ver_1", "deployment_id": "dep_1", "status": status,
             "input": {}, "output": output, "error_message": "it broke" if status == "failed" else None, **TIMES,
             "completed_at": "2026-01-01T00:00:05Z" if ended else None,
+            **(json.loads(more.read_text()) if more.exists() else {}),
         }, held_as=("poll", run_id))
 
     def do_POST(self):
