@@ -3,357 +3,36 @@
 //! The state and the ID of the run decide: of an answer that has both, the rest is taken as far as it can be read. Of a
 //! field that no verdict rests on, a wrong type counts as absent.
 
+mod explain;
+mod layout;
 mod list;
+mod parts;
+mod text;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
-use reqwest::Url;
-use serde::Deserialize;
+use jiff::Timestamp;
 use serde_json::value::RawValue;
-use tokio::sync::OwnedSemaphorePermit;
 
-use super::error::Malformed;
-use super::plan::{Builder, Place, Plan, Use};
-use super::reader::{Ending, Reader, Value};
-use super::value::{Seen, Unreadable, each_element, is_nothing, look_up, shown, text};
-use crate::domain::{JsonText, Observation, RunDetails, RunState, Status, Verdict};
-use crate::profile::{
-    Confirm, Detail, Each, Fields, Outcome, PartKind, Pointer, Profile, Rule, Scalar, Subject,
-    Test, Token,
+pub use self::explain::{Explanation, explain};
+pub(super) use self::layout::{Layout, Room};
+use self::layout::{Tested, TestedRule, holds_code};
+pub(super) use self::list::{Element, PageLayout, PageRead};
+use self::text::{
+    SHOWN_CHARS, error_text, is_same_id, milliseconds, page, shown_text, whole_number,
 };
-use crate::text::{one_line, replace_lone_surrogates};
-
-pub(super) use list::{Element, PageLayout, PageRead};
-
-/// Longest piece of a body that a message shows, in characters.
-const SHOWN_CHARS: usize = 80;
+pub(super) use self::text::{error_message, time};
+use super::error::Malformed;
+use super::plan::Place;
+use super::reader::{Ending, Reader, Value};
+use super::value::{Seen, Unreadable, is_nothing, look_up, shown};
+use crate::domain::{JsonText, Observation, RunDetails, RunState, Status, Verdict};
+use crate::profile::{Outcome, Test};
+use crate::text::one_line;
 
 /// Longest name, group or reason that is kept, in characters.
 const NAME_CHARS: usize = 200;
-
-/// Longest address of a page that is kept, in bytes.
-const MAX_URL_BYTES: usize = 2048;
-
-/// Most parts of a run that an error names.
-const NAMED_PARTS: usize = 5;
-
-/// Earliest and latest second of a time that counts, since 1970: programs send the year 1, the epoch or the year
-/// 9999 for a time that is not there (`time.Time{}` of Go, `DateTime.MinValue` and `MaxValue` of .NET).
-const TIMES: std::ops::Range<i64> = 31_536_000..221_845_392_000;
-
-/// Times from this number on are in milliseconds.
-const FIRST_MILLISECONDS: f64 = 1e11;
-
-/// Where list answers say that there is another page.
-const NEXT_PAGE: [&str; 6] = [
-    "next_page_token",
-    "nextPageToken",
-    "next_cursor",
-    "nextCursor",
-    "next",
-    "has_more",
-];
-
-/// What a large answer takes of the bound on the bytes of all.
-pub(super) type Room = Arc<OwnedSemaphorePermit>;
-
-/// What is read of one kind of answer, and where it is: made once of a profile.
-#[derive(Debug)]
-pub(super) struct Layout {
-    plan: Plan,
-    /// Further places, which nothing here looks at.
-    further: Vec<Place>,
-    /// What the rules test, each place once.
-    tested: Vec<(Place, Kinds)>,
-    rules: Vec<TestedRule>,
-    exact: bool,
-    status: Vec<Place>,
-    check_id: Vec<Place>,
-    fields: FieldPlaces,
-    items: Option<Place>,
-    /// What is read of each element of the items.
-    part: Option<Box<Layout>>,
-    /// There are no rules but those for the parts of the run.
-    parts_decide: bool,
-    /// Signs of another page of the list.
-    next_page: Vec<Place>,
-}
-
-/// A rule, with the numbers of what it tests.
-#[derive(Debug)]
-struct TestedRule {
-    tests: Vec<(Tested, Test)>,
-    is: Outcome,
-    by_http: bool,
-    /// It wants something to be there.
-    is_positive: bool,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Tested {
-    /// Index of [`Layout::tested`].
-    At(usize),
-    Http,
-}
-
-/// The kinds of values that a place is compared with: those of another kind are no status.
-#[derive(Debug, Clone, Copy, Default)]
-struct Kinds {
-    text: bool,
-    number: bool,
-    bool: bool,
-    any: bool,
-}
-
-impl Kinds {
-    fn add(&mut self, test: &Test) {
-        match test {
-            Test::OneOf(values) => {
-                for value in values {
-                    match value {
-                        Scalar::Text(_) => self.text = true,
-                        Scalar::Number(_) => self.number = true,
-                        Scalar::Bool(_) => self.bool = true,
-                    }
-                }
-            }
-            Test::Greater(_) => self.number = true,
-            Test::Absent | Test::Present => self.any = true,
-        }
-    }
-
-    fn has(self, seen: &Seen<'_>) -> bool {
-        seen.has_kind(&|seen| match seen {
-            Seen::Absent | Seen::Unknown => false,
-            Seen::Text(_) => self.text || self.any,
-            Seen::Number(_) => self.number || self.any,
-            Seen::Bool(_) => self.bool || self.any,
-            Seen::Array(_) | Seen::Object => self.any,
-        })
-    }
-}
-
-#[derive(Debug, Default)]
-struct FieldPlaces {
-    name: Vec<Place>,
-    attempt: Vec<Place>,
-    group: Vec<Place>,
-    created: Vec<Place>,
-    started: Vec<Place>,
-    finished: Vec<Place>,
-    duration_ms: Vec<Place>,
-    error: Vec<Place>,
-    reason: Vec<Place>,
-    input: Vec<Place>,
-    output: Vec<Place>,
-    url: Vec<Place>,
-    version_id: Vec<Place>,
-    deployment_id: Vec<Place>,
-    project: Vec<Place>,
-}
-
-impl FieldPlaces {
-    fn of(fields: &Fields, builder: &mut Builder) -> Self {
-        let mut all = |pointers: &[Pointer], usage| builder.all(pointers, usage);
-        Self {
-            name: all(&fields.name, Use::SMALL),
-            attempt: all(&fields.attempt, Use::DECIDES),
-            group: all(&fields.group, Use::SMALL),
-            created: all(&fields.created, Use::SMALL),
-            started: all(&fields.started, Use::SMALL),
-            finished: all(&fields.finished, Use::SMALL),
-            duration_ms: all(&fields.duration_ms, Use::SMALL),
-            error: all(&fields.error, Use::LARGE),
-            reason: all(&fields.reason, Use::SMALL),
-            input: all(&fields.input, Use::LARGE),
-            output: all(&fields.output, Use::LARGE),
-            url: all(&fields.url, Use::SMALL),
-            version_id: all(&fields.version_id, Use::SMALL),
-            deployment_id: all(&fields.deployment_id, Use::SMALL),
-            project: all(&fields.project, Use::SMALL),
-        }
-    }
-}
-
-/// Makes a [`Layout`].
-#[derive(Default)]
-struct Draft<'a> {
-    roots: &'a [Pointer],
-    rules: &'a [Rule],
-    exact: bool,
-    status: &'a [Pointer],
-    check_id: &'a [Pointer],
-    fields: Fields,
-    each: Option<&'a Each>,
-    parts_decide: bool,
-    further: Vec<(Pointer, Use)>,
-}
-
-impl Layout {
-    /// Of the answer about a run.
-    pub(super) fn of_run(profile: &Profile) -> Self {
-        let same_answer = profile.each.as_ref().filter(|each| each.get.is_none());
-        Draft {
-            roots: &profile.roots,
-            rules: &profile.rules,
-            exact: profile.exact,
-            status: &profile.status,
-            check_id: &profile.check_id,
-            fields: profile.fields.clone(),
-            each: same_answer,
-            parts_decide: profile.each.is_some() && profile.rules.is_empty(),
-            further: Vec::new(),
-        }
-        .build()
-    }
-
-    /// Of the answer that confirms an outcome.
-    pub(super) fn of_confirm(confirm: &Confirm, exact: bool) -> Self {
-        let fields = Fields {
-            error: confirm.error.clone(),
-            output: confirm.output.clone(),
-            ..Fields::default()
-        };
-        Draft {
-            rules: &confirm.rules,
-            exact,
-            fields,
-            ..Draft::default()
-        }
-        .build()
-    }
-
-    /// Of the answer that adds to a verdict.
-    pub(super) fn of_detail(detail: &Detail) -> Self {
-        let fields = Fields {
-            error: detail.error.clone(),
-            output: detail.output.clone(),
-            ..Fields::default()
-        };
-        Draft {
-            fields,
-            ..Draft::default()
-        }
-        .build()
-    }
-
-    /// Of the answer that has the parts of a run.
-    pub(super) fn of_parts(each: &Each, exact: bool) -> Self {
-        Draft {
-            exact,
-            each: Some(each),
-            ..Draft::default()
-        }
-        .build()
-    }
-
-    /// Of one part of a run.
-    fn of_part(each: &Each, exact: bool) -> Self {
-        let fields = Fields {
-            name: each.name.clone(),
-            ..Fields::default()
-        };
-        Draft {
-            rules: &each.rules,
-            exact,
-            fields,
-            ..Draft::default()
-        }
-        .build()
-    }
-
-    /// The places that are walked.
-    pub(super) fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
-    /// Whether a rule looks at the status code `code`.
-    pub(super) fn tests_code(&self, code: u16) -> bool {
-        let looks = |(tested, test): &(Tested, Test)| {
-            matches!(tested, Tested::Http) && holds_code(test, code)
-        };
-        self.rules.iter().any(|rule| rule.tests.iter().any(looks))
-    }
-}
-
-impl Draft<'_> {
-    fn build(self) -> Layout {
-        let mut builder = Builder::new(self.roots);
-        let mut tested: Vec<(Place, Kinds)> = Vec::new();
-        let mut rules = Vec::new();
-        for rule in self.rules {
-            let mut tests = Vec::new();
-            for (subject, test) in &rule.when {
-                let Subject::At(pointer) = subject else {
-                    tests.push((Tested::Http, test.clone()));
-                    continue;
-                };
-                let place = builder.at(pointer, Use::DECIDES);
-                let known = tested.iter().position(|(known, _)| *known == place);
-                let index = known.unwrap_or(tested.len());
-                if known.is_none() {
-                    tested.push((place, Kinds::default()));
-                }
-                tested[index].1.add(test);
-                tests.push((Tested::At(index), test.clone()));
-            }
-            let by_http = tests
-                .iter()
-                .any(|(tested, _)| matches!(tested, Tested::Http));
-            let is_positive = tests.iter().any(|(_, test)| *test != Test::Absent);
-            rules.push(TestedRule {
-                tests,
-                is: rule.is,
-                by_http,
-                is_positive,
-            });
-        }
-        let next_page = match self.each {
-            Some(_) => &NEXT_PAGE[..],
-            None => &[],
-        };
-        let next_page = next_page
-            .iter()
-            .map(|name| Pointer(vec![Token::Key((*name).to_owned())]));
-        let further = self.further.iter();
-        Layout {
-            further: further
-                .map(|(pointer, usage)| builder.at(pointer, *usage))
-                .collect(),
-            status: builder.all(self.status, Use::DECIDES),
-            check_id: builder.all(self.check_id, Use::DECIDES),
-            fields: FieldPlaces::of(&self.fields, &mut builder),
-            items: self
-                .each
-                .map(|each| builder.at(&each.items, Use::LARGE | Use::DECIDES)),
-            part: self
-                .each
-                .map(|each| Box::new(Layout::of_part(each, self.exact))),
-            next_page: builder.all(&next_page.collect::<Vec<_>>(), Use::SMALL),
-            plan: builder.build(),
-            parts_decide: self.parts_decide,
-            tested,
-            rules,
-            exact: self.exact,
-        }
-    }
-}
-
-/// Whether a test of the status code holds.
-fn holds_code(test: &Test, code: u16) -> bool {
-    match test {
-        Test::OneOf(values) => values
-            .iter()
-            .any(|value| matches!(value, Scalar::Number(number) if *number == f64::from(code))),
-        Test::Greater(number) => f64::from(code) > *number,
-        Test::Absent => false,
-        Test::Present => true,
-    }
-}
 
 /// What an answer is about.
 #[derive(Debug, Clone, Copy)]
@@ -888,52 +567,6 @@ fn holds(test: &Test, seen: &Seen<'_>, exact: bool) -> Option<bool> {
     }
 }
 
-/// How an answer is read, for people who write a profile.
-#[derive(Debug)]
-pub struct Explanation {
-    /// For each rule of the profile, in order: whether it holds. `None` where what it looks at cannot be read.
-    pub rules: Vec<Option<bool>>,
-    /// What the answer reports of the run: nothing where it says that there is no such run, or why it cannot be used.
-    pub observation: Result<Option<Observation>, String>,
-}
-
-/// Explains how the body of an answer with the status code `code` about the run `id` is read.
-pub fn explain(profile: &Profile, id: &str, code: u16, body: &[u8]) -> Explanation {
-    let layout = Layout::of_run(profile);
-    let read = || {
-        let mut reader = Reader::new(&layout.plan, body.len() as u64, None);
-        let _all_or_enough = reader.push(body);
-        reader
-    };
-    let seen_by = Answer::of(&layout, read());
-    let tested = layout.tested.iter();
-    let seen: Vec<Seen<'_>> = tested.map(|(place, _)| seen_by.seen(*place)).collect();
-    let rules = layout.rules.iter();
-    let rules = rules
-        .map(|rule| seen_by.rule_holds(rule, &seen, code))
-        .collect();
-    let parts = profile.read_id(id).ok();
-    let last = parts
-        .as_ref()
-        .and_then(|parts| parts.get(profile.id.names().last()?))
-        .unwrap_or(id);
-    let expected = Expected {
-        id,
-        last,
-        code,
-        more: false,
-    };
-    let observation = match answer(&layout, read(), expected, None) {
-        Ok(RunAnswer {
-            reported: Reported::Run(observation),
-            ..
-        }) => Ok(Some(*observation)),
-        Ok(_) => Ok(None),
-        Err(error) => Err(error.to_string()),
-    };
-    Explanation { rules, observation }
-}
-
 /// Reads the whole body of a successful answer about the run `id`, whose ID has one part.
 ///
 /// # Errors
@@ -1050,283 +683,15 @@ pub(super) fn addition(
     Ok(added)
 }
 
-/// The state of a run, of the states of its parts.
-#[derive(Debug)]
-struct PartsState {
-    status: Status,
-    /// Names the parts that failed.
-    error: Option<String>,
-}
-
-impl Answer<'_> {
-    /// The state of the run by its parts: not final as long as one of them is not, then the worst.
-    fn parts(&self, more: bool) -> Result<PartsState, Malformed> {
-        let (Some(items), Some(part)) = (self.layout.items, &self.layout.part) else {
-            return Err(Malformed::Shape("it has no list of parts"));
-        };
-        let items = match self.found(items) {
-            Found::Json(json) if json.first() == Some(&b'[') => json,
-            Found::TooLarge => return Err(self.malformed("its list of parts is too large")),
-            _ => return Err(self.malformed("it has no list of parts")),
-        };
-        self.check_values()?;
-        let mut seen = Vec::new();
-        let mut problem = None;
-        let read = each_element(items, &mut |json| match one_part(part, json) {
-            Ok(part) => {
-                seen.push(part);
-                true
-            }
-            Err(error) => {
-                problem = Some(error);
-                false
-            }
-        });
-        if let Some(problem) = problem {
-            return Err(problem);
-        }
-        if read.is_err() || self.is_cut() {
-            return Err(self.malformed("its list of parts is not JSON"));
-        }
-        Ok(of_parts(&seen, more || self.has_next_page()))
-    }
-
-    /// Whether the list goes on on another page.
-    fn has_next_page(&self) -> bool {
-        self.layout.next_page.iter().any(|place| {
-            let Some(json) = self.json(*place) else {
-                return false;
-            };
-            match Seen::of(json) {
-                Seen::Absent | Seen::Bool(false) => false,
-                Seen::Number(number) => number > 0.0,
-                Seen::Text(_) | Seen::Bool(true) | Seen::Array(_) | Seen::Object => true,
-                Seen::Unknown => true,
-            }
-        })
-    }
-
-    /// Whether the body ended before its document did, where that matters.
-    fn is_cut(&self) -> bool {
-        self.ending == Ending::Cut && !self.layout.plan.is_whole_only()
-    }
-}
-
-/// The state and the name of a part of a run.
-fn one_part(layout: &Layout, json: &[u8]) -> Result<(Status, Option<String>), Malformed> {
-    let mut reader = Reader::new(&layout.plan, json.len() as u64, None);
-    let _all = reader.push(json);
-    let answer = Answer::of(layout, reader);
-    let code = 200;
-    let concluded = answer.outcome(code)?;
-    answer.check_values()?;
-    let status = answer.status(concluded, code);
-    // A part that the API does not know any more is not final.
-    let status = status.unwrap_or_else(|| RunState::Unknown.into());
-    Ok((status, answer.name(&layout.fields.name)))
-}
-
-/// The state of a run whose parts are like this, and there may be `more`.
-fn of_parts(parts: &[(Status, Option<String>)], more: bool) -> PartsState {
-    let going: Vec<&Status> = parts
-        .iter()
-        .map(|(status, _)| status)
-        .filter(|status| Verdict::of_status(status).is_none())
-        .collect();
-    let one = |state: RunState| going.iter().find(|status| status.state() == state);
-    let not_final = |status: Status| PartsState {
-        status,
-        error: None,
-    };
-    if let Some(waiting) = one(RunState::Waiting) {
-        return not_final((*waiting).clone());
-    }
-    let all_pending = parts
-        .iter()
-        .all(|(status, _)| status.state() == RunState::Pending);
-    if all_pending && !more {
-        return not_final(
-            one(RunState::Pending).map_or(RunState::Pending.into(), |it| (*it).clone()),
-        );
-    }
-    // A text that no rule knows is not final either.
-    if more || !going.is_empty() {
-        return not_final(RunState::Running.into());
-    }
-    let worst = Verdict::worst(
-        parts
-            .iter()
-            .filter_map(|(status, _)| Verdict::of_status(status)),
-    );
-    let of_worst = |(status, _): &&(Status, Option<String>)| Verdict::of_status(status) == worst;
-    let status = parts
-        .iter()
-        .find(of_worst)
-        .map(|(status, _)| status.clone());
-    let failed: Vec<&str> = parts
-        .iter()
-        .filter(|(status, _)| status.state() == RunState::Failed)
-        .filter_map(|(_, name)| name.as_deref())
-        .collect();
-    let error = (!failed.is_empty()).then(|| {
-        let mut text = failed[..failed.len().min(NAMED_PARTS)].join(", ");
-        if failed.len() > NAMED_PARTS {
-            text.push_str(&format!(" and {} more", failed.len() - NAMED_PARTS));
-        }
-        format!("failed: {text}")
-    });
-    PartsState {
-        status: status.unwrap_or(RunState::Pending.into()),
-        error,
-    }
-}
-
-/// Whether two texts name the same run; of UUIDs, case does not matter.
-fn is_same_id(found: &str, requested: &str) -> bool {
-    found == requested || (PartKind::Uuid.fits(requested) && found.eq_ignore_ascii_case(requested))
-}
-
-/// A text or a number; halves of characters and bytes that are not UTF-8 are replaced.
-fn shown_text(json: &[u8]) -> Option<String> {
-    match json.first() {
-        Some(b'"') => match text(json) {
-            Some(text) => Some(text.into_owned()),
-            None => {
-                let json = String::from_utf8_lossy(json);
-                serde_json::from_str(&replace_lone_surrogates(&json)).ok()
-            }
-        },
-        _ => match Seen::of(json) {
-            Seen::Number(_) => Some(String::from_utf8_lossy(json).into_owned()),
-            _ => None,
-        },
-    }
-}
-
-/// A number of milliseconds.
-fn milliseconds(json: &[u8]) -> Option<u64> {
-    if let Ok(whole) = serde_json::from_slice(json) {
-        return Some(whole);
-    }
-    let number: f64 = serde_json::from_slice(json).ok()?;
-    // Zero where it is negative, the highest number where it is too large.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "it saturates"
-    )]
-    (number >= 0.0).then_some(number.round() as u64)
-}
-
-/// A number without a fraction, as such or as text.
-fn whole_number(json: &[u8]) -> Option<u64> {
-    shown_text(json)?.parse().ok()
-}
-
-/// The address of a page.
-fn page(json: &[u8]) -> Option<String> {
-    let text = text(json)?;
-    let url: Url = (text.len() <= MAX_URL_BYTES).then(|| text.parse().ok())??;
-    let plain = url.username().is_empty() && url.password().is_none();
-    (matches!(url.scheme(), "http" | "https") && plain).then(|| url.into())
-}
-
-/// A time as RFC 3339 writes it, or without a zone, which then is UTC (`datetime.utcnow().isoformat()` of Python),
-/// or as seconds or milliseconds since 1970.
-pub(super) fn time(json: &[u8]) -> Option<Timestamp> {
-    let time = if json.first() == Some(&b'"') {
-        let text = text(json)?;
-        let text = text.trim();
-        let zoned = text.parse::<Timestamp>().ok();
-        zoned.or_else(|| {
-            TimeZone::UTC
-                .to_timestamp(text.parse::<DateTime>().ok()?)
-                .ok()
-        })
-    } else {
-        let number: serde_json::Number = serde_json::from_slice(json).ok()?;
-        // Milliseconds where they would be a year after 5138 as seconds.
-        match (number.as_i64(), number.as_f64()?) {
-            (Some(number), value) if value >= FIRST_MILLISECONDS => {
-                Timestamp::from_millisecond(number).ok()
-            }
-            (Some(number), _) => Timestamp::from_second(number).ok(),
-            (None, value) => {
-                let seconds = if value >= FIRST_MILLISECONDS {
-                    value / 1000.0
-                } else {
-                    value
-                };
-                let since = SignedDuration::try_from_secs_f64(seconds).ok()?;
-                Timestamp::from_duration(since).ok()
-            }
-        }
-    };
-    time.filter(|time| TIMES.contains(&time.as_second()))
-}
-
-/// Returns the text of an `error`: a text, or an object with `message` or `code`; anything else as it is.
-fn error_text(error: &[u8]) -> String {
-    #[derive(Deserialize)]
-    struct Parts {
-        message: Option<String>,
-        detail: Option<String>,
-        code: Option<String>,
-    }
-    let error = String::from_utf8_lossy(error);
-    let error = replace_lone_surrogates(&error);
-    if let Ok(text) = serde_json::from_str::<String>(&error) {
-        return text;
-    }
-    let parts: Option<Parts> = serde_json::from_str(&error).ok();
-    parts
-        .and_then(|parts| parts.message.or(parts.detail).or(parts.code))
-        .unwrap_or_else(|| error.into_owned())
-}
-
-/// Returns the message in the body of an error, as one short line; empty if there is none.
-///
-/// Documented are `{"error":{"message":…}}`, with and without `code` and `details` (Crewship), `{"message":…}`
-/// (GitHub, GitLab, Databricks), `{"detail":…}` (Airflow, Prefect) and `{"errors":[{"detail":…}]}` (HCP Terraform).
-/// Gateways answer with anything: of that, nothing is shown.
-pub(super) fn error_message(body: &[u8]) -> String {
-    #[derive(Deserialize)]
-    struct Body<'a> {
-        #[serde(borrow)]
-        error: Option<&'a RawValue>,
-        #[serde(borrow)]
-        message: Option<&'a RawValue>,
-        #[serde(borrow)]
-        detail: Option<&'a RawValue>,
-        #[serde(borrow)]
-        errors: Option<&'a RawValue>,
-    }
-    let Ok(body) = serde_json::from_slice::<Body<'_>>(body) else {
-        return String::new();
-    };
-    let first_of_all = body
-        .errors
-        .and_then(|errors| look_up(errors.get().as_bytes(), &[Token::Key("0".into())]).ok()?);
-    let message = [body.message, body.error, body.detail]
-        .into_iter()
-        .flatten()
-        .map(|json| json.get().as_bytes())
-        .chain(first_of_all)
-        .find(|json| !matches!(Seen::of(json), Seen::Absent | Seen::Bool(_)));
-    one_line(
-        &message.map(error_text).unwrap_or_default(),
-        2 * SHOWN_CHARS,
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::LazyLock;
 
-    use super::*;
-    use crate::profile;
-    use crate::providers::naive;
     use proptest::prelude::*;
+
+    use super::*;
+    use crate::profile::{self, Profile, Scalar, Subject, Token};
+    use crate::providers::naive;
 
     const RUN: &str = "run_xyz789abc";
 
@@ -1368,7 +733,9 @@ mod tests {
 
     /// The three examples of the API's Get Run page, word for word.
     const RUNNING: &str = include_str!("../../tests/data/running.json");
+
     const SUCCEEDED: &str = include_str!("../../tests/data/succeeded.json");
+
     const FAILED: &str = include_str!("../../tests/data/failed.json");
 
     #[test]
@@ -1656,37 +1023,6 @@ mod tests {
     }
 
     #[test]
-    fn times_without_a_zone_are_utc_and_those_that_stand_for_none_are_none() {
-        for (json, expected) in [
-            (r#""2024-01-15T10:35:02.5""#, Some("2024-01-15T10:35:02.5Z")),
-            (r#""2024-01-15 10:35:02""#, Some("2024-01-15T10:35:02Z")),
-            (r#""2024-01-15 10:35:02Z""#, Some("2024-01-15T10:35:02Z")),
-            (
-                r#""2024-01-15T10:35:02+0100""#,
-                Some("2024-01-15T09:35:02Z"),
-            ),
-            ("1705314902", Some("2024-01-15T10:35:02Z")),
-            ("1705314902500", Some("2024-01-15T10:35:02.5Z")),
-            ("1705314902.5", Some("2024-01-15T10:35:02.5Z")),
-            (r#""0001-01-01T00:00:00Z""#, None),
-            (r#""0001-01-01T00:00:00""#, None),
-            (r#""1970-01-01T00:00:00Z""#, None),
-            (r#""9999-12-31T23:59:59.9999999Z""#, None),
-            ("0", None),
-            ("12", None),
-            ("-1e300", None),
-            (r#""""#, None),
-            (r#""soon""#, None),
-        ] {
-            assert_eq!(
-                time(json.as_bytes()),
-                expected.map(|time| time.parse().unwrap()),
-                "{json}"
-            );
-        }
-    }
-
-    #[test]
     fn deep_nesting_of_what_is_passed_on_survives() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         let seen = read_body(&format!(
@@ -1694,20 +1030,6 @@ mod tests {
         ))
         .unwrap();
         assert_eq!(seen.status, Status::from(RunState::Succeeded));
-    }
-
-    #[test]
-    fn error_bodies_of_every_documented_form_are_read() {
-        assert_eq!(
-            error_message(br#"{"error":{"message":"deployment_id is required"}}"#),
-            "deployment_id is required"
-        );
-        assert_eq!(
-            error_message(br#"{"error":{"code":"bad_request","message":"Cannot"}}"#),
-            "Cannot"
-        );
-        assert_eq!(error_message(b"<html>502</html>"), "");
-        assert_eq!(error_message(b""), "");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use jiff::Timestamp;
 
-use super::{Answer, Draft, Found, Layout, NAME_CHARS, Seen, shown, stands_without_parts};
+use super::layout::Draft;
+use super::{Answer, Found, Layout, NAME_CHARS, Seen, shown, stands_without_parts};
 use crate::domain::{RunState, Status};
 use crate::profile::{Fields, List, Next, Pointer, Profile, Rule, Subject};
 use crate::providers::error::Malformed;
