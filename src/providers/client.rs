@@ -1,6 +1,13 @@
 //! The HTTP client of a provider: requests as its profile describes them.
 
+mod connections;
+#[cfg(test)]
+mod fixture;
 mod list;
+mod probe;
+mod receive;
+mod refusal;
+mod tags;
 
 use std::collections::VecDeque;
 use std::str::FromStr;
@@ -8,36 +15,32 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use list::TaggedPage;
 use reqwest::header::{
-    ACCEPT, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, LINK,
-    LOCATION,
+    ACCEPT, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, LINK, LOCATION,
 };
-use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use reqwest::{Client, Response, StatusCode, Url};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
+use self::connections::{Pool, builder, poll_client};
+use self::list::TaggedPage;
+pub use self::probe::Probe;
+use self::receive::{Answered, ROOM_KIB};
+use self::tags::Tagged;
 use super::answer::{
-    self, Addition, Expected, Layout, PageLayout, Reported, Room, RunAnswer, stands_without_parts,
+    Addition, Expected, Layout, PageLayout, Reported, RunAnswer, stands_without_parts,
 };
 use super::credentials::{Credentials, Keys};
 use super::error::{ApiError, Transport};
 use super::rate_limit::RateHeaders;
 use super::reader::Reader;
-use super::{HttpStream, ListParameters, ListReply, ListRequest, Malformed, Provider, Reply};
-use crate::blocking;
+use super::{
+    HttpStream, ListParameters, ListReply, ListRequest, Malformed, Provider, Reply, answer,
+};
 use crate::config::{ApiSettings, ProviderSettings, Secret};
 use crate::domain::{Observation, ProviderName, RunRef, Verdict};
-use crate::http::{self, Names, connection_ended};
-use crate::memory;
+use crate::http::Names;
 use crate::profile::{self, Parts, Profile, Template};
-use crate::text::error_chain;
-
-/// Most keys that one poll tries.
-const KEYS_TRIED: usize = 3;
-
-/// Most bytes of the body of an error that are read: its message is what people see.
-const MAX_ERROR_BYTES: usize = 8 * 1024;
 
 /// Most bytes of the body of an answer that is no success and that a rule looks at.
 const MAX_RULED_BYTES: usize = 64 * 1024;
@@ -45,34 +48,11 @@ const MAX_RULED_BYTES: usize = 64 * 1024;
 /// Most redirects of one request that are followed.
 const MAX_REDIRECTS: usize = 3;
 
-/// Most runs of which the last answer and its tag are kept.
-const MAX_TAGGED: usize = 1024;
-
-/// Most bytes of an answer that is kept with its tag.
-const MAX_TAGGED_BYTES: u64 = 16 * 1024;
-
 /// How long the request may take that only adds to a verdict.
 const DETAIL_LIMIT: Duration = Duration::from_secs(3);
 
-/// After how long without traffic a connection is checked, so that one that a router forgot is noticed.
-const KEEPALIVE: Duration = Duration::from_secs(30);
-
-/// How long a connection without a request is kept. A request within this time of an answer may use one again.
-const IDLE_LIMIT: Duration = Duration::from_secs(90);
-
 /// Most name lookups at once.
 const LOOKUPS: usize = 8;
-
-/// Most KiB of large answers that are kept at once, all together, from when they are read until they are stored. The
-/// next one is not read meanwhile, and its time stands still. Where `max_response_bytes` is more, one answer at a time takes all.
-const ROOM_KIB: u32 = 16 * 1024;
-
-/// Most bytes of an answer that waits for no room.
-const SMALL_BYTES: u64 = 64 * 1024;
-
-/// After how many large answers the connections of polls are let go, as each keeps its read buffer: about
-/// 400 KiB (hyper, the default of `http1_max_buf_size`).
-const LARGE_ANSWERS: u32 = 4;
 
 /// Most runs of which is remembered that their last answer broke off. Of one that is forgotten, an answer more is
 /// needed.
@@ -90,17 +70,6 @@ pub enum BuildError {
     /// The address of the API is none; a configuration that was loaded has none like that.
     #[error("the address of the API is not a URL")]
     Address(#[source] <Url as FromStr>::Err),
-}
-
-/// How one request of [`ApiClient::probe`] went.
-#[derive(Debug)]
-pub struct Probe {
-    /// `Ok` where the key was accepted, whether or not there is such a run.
-    pub result: Result<(), ApiError>,
-    /// Whether the body is of a type that an API answers with, rather than a page for people.
-    pub is_json: bool,
-    /// The time that the server's clock shows, in whole seconds (`Date`, RFC 9110, 6.6.1).
-    pub date: Option<SystemTime>,
 }
 
 /// Polls runs over HTTP.
@@ -167,30 +136,6 @@ impl Layouts {
     }
 }
 
-/// The last answer about a run, which stands as long as the API answers that its tag has not changed.
-struct Tagged {
-    run: RunRef,
-    tag: HeaderValue,
-    observation: Observation,
-}
-
-/// A body that was read as far as it came.
-struct Received<'p> {
-    reader: Reader<'p>,
-    room: Option<Room>,
-    /// Why it did not come to its end.
-    broken_off: Option<ApiError>,
-    /// It waited for room.
-    waited: bool,
-}
-
-/// An answer with the number of the pool that it came from, and the time until which its body is read.
-struct Answered {
-    response: Response,
-    pool: u64,
-    ends: Instant,
-}
-
 /// What a poll took so far, also where it fails.
 #[derive(Debug, Default)]
 pub(super) struct Spent {
@@ -203,26 +148,6 @@ pub(super) struct Spent {
 impl Spent {
     fn pause(&mut self, pause: Option<Duration>) {
         self.pause = self.pause.max(pause);
-    }
-}
-
-/// The connections of polls, which are let go all together.
-#[derive(Clone)]
-struct Pool {
-    http: Client,
-    /// How many there were before it.
-    number: u64,
-    /// When it last had an answer: since then it may have a connection that is kept alive.
-    answered_at: Option<Instant>,
-    /// How many large answers came over it.
-    large: u32,
-}
-
-impl Pool {
-    /// Whether a request may have gone over a connection that was kept alive.
-    fn reuses(&self) -> bool {
-        self.answered_at
-            .is_some_and(|answered_at| answered_at.elapsed() < IDLE_LIMIT)
     }
 }
 
@@ -301,165 +226,15 @@ impl ApiClient {
         Ok(client)
     }
 
-    fn make_spare(&self) {
-        let (settings, names, spare) = (
-            self.settings.clone(),
-            Arc::clone(&self.names),
-            Arc::clone(&self.spare),
-        );
-        let make = move || match poll_client(&settings, &names) {
-            Ok(http) => *spare.lock().expect("no holder panics") = Some(http),
-            Err(error) => tracing::warn!(
-                error = error_chain(&error),
-                "cannot make new connections to the API"
-            ),
-        };
-        // Without it, connections that may be dead stay in use.
-        if let Err(error) = blocking::spawn("connections", make) {
-            tracing::warn!(%error, "cannot make new connections to the API");
-        }
-    }
-
     /// Reads the key, for [`Provider::is_same_account`]. One that cannot be read shows at the first request.
     pub async fn read_key(&self) {
         let _unreadable = self.authorization(&mut Spent::default()).await;
-    }
-
-    /// Makes one request for a run that need not exist, and returns how it went.
-    pub async fn probe(&self, id: &RunRef) -> Probe {
-        let nothing = |error| Probe {
-            result: Err(error),
-            is_json: false,
-            date: None,
-        };
-        let answered = match self.probed(id).await {
-            Ok(answered) => answered,
-            Err(error) => return nothing(error),
-        };
-        let Answered { response, ends, .. } = answered;
-        let header = |name| response.headers().get(name)?.to_str().ok();
-        let is_json = header(CONTENT_TYPE).is_some_and(|kind| kind.contains("json"));
-        let date = header(DATE).and_then(|date| httpdate::parse_http_date(date).ok());
-        let result = if response.status().is_success() {
-            Ok(())
-        } else {
-            match self.refusal(response, ends).await {
-                ApiError::NotFound { .. } | ApiError::Gone { .. } => Ok(()),
-                error => Err(error),
-            }
-        };
-        Probe {
-            result,
-            is_json,
-            date,
-        }
-    }
-
-    /// Makes one request for a run, and returns the status code and the body of its answer, whatever they are. Secrets
-    /// are taken out of the body.
-    ///
-    /// # Errors
-    /// When there is no answer, no key, or the body is larger than `max_response_bytes`.
-    pub async fn raw_answer(&self, id: &RunRef) -> Result<(u16, Vec<u8>), ApiError> {
-        let Answered { response, ends, .. } = self.probed(id).await?;
-        let code = response.status().as_u16();
-        let limit = usize::try_from(self.settings.max_response_bytes).unwrap_or(usize::MAX);
-        let body = timeout_at(ends, self.read_body(response, limit))
-            .await
-            .map_err(|_elapsed| ApiError::Timeout)??;
-        let body = body.ok_or(ApiError::Malformed(Malformed::TooLarge {
-            bytes: limit as u64,
-        }))?;
-        Ok((code, self.keys.redactor().body(body)))
-    }
-
-    async fn probed(&self, id: &RunRef) -> Result<Answered, ApiError> {
-        let spent = &mut Spent::default();
-        let key = self.authorization(spent).await?;
-        let url = self.address_of(&self.profile.get, &self.parts(id)?)?;
-        self.fetch(
-            url,
-            (key.as_ref(), None),
-            self.settings.request_timeout,
-            spent,
-        )
-        .await
     }
 
     /// The header with the key, if requests have one.
     async fn authorization(&self, spent: &mut Spent) -> Result<Option<HeaderValue>, ApiError> {
         let http = self.pool().http;
         self.keys.authorization(&http, spent).await
-    }
-
-    fn pool(&self) -> Pool {
-        self.polls.lock().expect("no holder panics").clone()
-    }
-
-    /// Lets go of all connections of polls, unless that was done since `before`.
-    fn renew_since(&self, before: u64) {
-        let mut pool = self.polls.lock().expect("no holder panics");
-        if pool.number != before {
-            return;
-        }
-        let Some(http) = self.spare.lock().expect("no holder panics").take() else {
-            return;
-        };
-        *pool = Pool {
-            http,
-            number: before + 1,
-            answered_at: None,
-            large: 0,
-        };
-        drop(pool);
-        self.make_spare();
-    }
-
-    /// Counts a large answer over a connection of the pool `number`, and lets all of them go when these were enough.
-    fn count_large(&self, number: u64) {
-        let mut pool = self.polls.lock().expect("no holder panics");
-        if pool.number != number {
-            return;
-        }
-        pool.large += 1;
-        let enough = pool.large >= LARGE_ANSWERS;
-        drop(pool);
-        if enough {
-            self.renew_since(number);
-        }
-    }
-
-    /// Sends a poll and waits for the head of its answer until `ends`; returns it with the number of its pool. One whose connection was kept alive and turns
-    /// out to be dead is sent again at once on a fresh one: it shows nothing about the API, and reading twice does no
-    /// harm.
-    async fn send_poll(
-        &self,
-        ends: Instant,
-        request: impl Fn(&Client) -> RequestBuilder,
-    ) -> Result<(Response, u64), ApiError> {
-        let send = |pool: &Pool| timeout_at(ends, request(&pool.http).send());
-        let mut pool = self.pool();
-        let mut sent = send(&pool).await;
-        let ended = matches!(&sent, Ok(Err(error)) if connection_ended(error));
-        if ended
-            || matches!(&sent, Err(_elapsed))
-            || matches!(&sent, Ok(Err(error)) if error.is_timeout())
-        {
-            // Others of its time are as dead, most likely.
-            self.renew_since(pool.number);
-        }
-        if ended && pool.reuses() {
-            pool = self.pool();
-            sent = send(&pool).await;
-        }
-        let response = sent
-            .map_err(|_elapsed| ApiError::Timeout)?
-            .map_err(|error| self.transport(error))?;
-        let mut current = self.polls.lock().expect("no holder panics");
-        if current.number == pool.number {
-            current.answered_at = Some(Instant::now());
-        }
-        Ok((response, pool.number))
     }
 
     /// The parts of a run's ID.
@@ -568,98 +343,6 @@ impl ApiClient {
         ApiError::Transport(Transport::new(error, &self.keys.redactor()))
     }
 
-    /// Reads a body, decompressed, up to `limit` bytes; `None` when there are more.
-    async fn read_body(
-        &self,
-        mut response: Response,
-        limit: usize,
-    ) -> Result<Option<Vec<u8>>, ApiError> {
-        let mut body = Vec::new();
-        while let Some(chunk) = response
-            .chunk()
-            .await
-            .map_err(|error| self.transport(error))?
-        {
-            if body.len() + chunk.len() > limit {
-                return Ok(None);
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(Some(body))
-    }
-
-    /// Takes room for `kib` KiB of a large answer; returns with it how long that waited, if it did.
-    async fn take_room(&self, kib: u32) -> (OwnedSemaphorePermit, Option<Duration>) {
-        if let Ok(taken) = Arc::clone(&self.room).try_acquire_many_owned(kib) {
-            return (taken, None);
-        }
-        let began = Instant::now();
-        let room = Arc::clone(&self.room).acquire_many_owned(kib);
-        (
-            room.await.expect("it is never closed"),
-            Some(began.elapsed()),
-        )
-    }
-
-    /// Reads a body as far as it can be read until `ends`, which moves on while it waits for room.
-    async fn receive<'p>(&self, layout: &'p Layout, answered: Answered) -> Received<'p> {
-        let most = self.settings.max_response_bytes;
-        let reader = |length| Reader::new(layout.plan(), most, length);
-        self.receive_with(&reader, answered).await
-    }
-
-    /// As [`ApiClient::receive`], with the reader of a body of this length where that is known.
-    async fn receive_with<'p>(
-        &self,
-        reader: &(dyn Fn(Option<u64>) -> Reader<'p> + Sync),
-        answered: Answered,
-    ) -> Received<'p> {
-        let Answered {
-            mut response,
-            pool,
-            mut ends,
-            ..
-        } = answered;
-        let most = self.settings.max_response_bytes;
-        // Absent where the body is compressed or comes in chunks.
-        let announced = response.content_length();
-        let mut reader = reader(announced);
-        let (mut room, mut waited) = (None, false);
-        let broken_off = loop {
-            // Before the first byte where that can be known: what is received and not read takes memory, too.
-            if room.is_none() && announced.unwrap_or(reader.kept()) > SMALL_BYTES {
-                let kib = u32::try_from(announced.unwrap_or(most).min(most).div_ceil(1024))
-                    .unwrap_or(ROOM_KIB)
-                    .min(ROOM_KIB);
-                let (taken, wait) = self.take_room(kib).await;
-                room = Some(taken);
-                waited = wait.is_some();
-                ends += wait.unwrap_or_default();
-            }
-            match timeout_at(ends, response.chunk()).await {
-                Ok(Ok(Some(bytes))) if reader.push(&bytes).is_continue() => {}
-                Ok(Ok(_)) => break None,
-                Ok(Err(error)) => break Some(self.transport(error)),
-                Err(_elapsed) => break Some(ApiError::Transport(Transport::late())),
-            }
-        };
-        if let Some(room) = &mut room {
-            drop(room.split(room.num_permits().saturating_sub(
-                usize::try_from(reader.kept().div_ceil(1024)).unwrap_or(usize::MAX),
-            )));
-        }
-        if memory::is_large(usize::try_from(reader.kept()).unwrap_or(usize::MAX)) {
-            self.count_large(pool);
-        }
-        reader.redact(self.keys.redactor());
-        Received {
-            reader,
-            room: room.map(Arc::new),
-            broken_off,
-            waited,
-        }
-    }
-
     /// Reads the answer about the run `id`.
     ///
     /// An answer that breaks off is an error the first time, since the next may be whole; the second in a row is
@@ -758,73 +441,6 @@ impl ApiClient {
         }
     }
 
-    async fn refusal(&self, response: Response, ends: Instant) -> ApiError {
-        let (code, headers) = (response.status(), response.headers().clone());
-        // Only the message is lost when the body cannot be read; the status is what matters.
-        let read = self.read_body(response, MAX_ERROR_BYTES);
-        let body = match timeout_at(ends, read).await {
-            Ok(Ok(Some(body))) if !code.is_redirection() => body,
-            Ok(Ok(_) | Err(_)) | Err(_) => Vec::new(),
-        };
-        self.refusal_of(code, &headers, &body)
-    }
-
-    fn refusal_of(&self, code: StatusCode, headers: &HeaderMap, body: &[u8]) -> ApiError {
-        let status = code.as_u16();
-        let retry_after = self.rate.refusal_pause(code, headers, SystemTime::now());
-        if code.is_redirection() {
-            return ApiError::Redirect { status };
-        }
-        let message = answer::error_message(self.keys.redactor().beginning(body).as_bytes());
-        match code {
-            StatusCode::FORBIDDEN if self.rate.limits(headers) => ApiError::Status {
-                status,
-                message,
-                retry_after,
-            },
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                self.keys.refuse();
-                ApiError::Unauthorized { status, message }
-            }
-            StatusCode::NOT_FOUND => ApiError::NotFound { message },
-            StatusCode::GONE => ApiError::Gone { message },
-            _ => ApiError::Status {
-                status,
-                message,
-                retry_after,
-            },
-        }
-    }
-
-    /// Remembers that the API accepted the key of a request, if its answer shows that.
-    fn accept(&self, key: Option<&HeaderValue>, code: StatusCode) {
-        if let Some(key) = key.filter(|_| code.is_success() || code == StatusCode::NOT_MODIFIED) {
-            self.keys.accept(key);
-        }
-    }
-
-    /// Reads the answer to a request that was refused. Returns the error; `None` where the request is made again,
-    /// because its key was the problem and has been replaced meanwhile. `key` was sent with it, and `tried` requests
-    /// were made in all.
-    async fn refused(
-        &self,
-        answered: Answered,
-        (key, tried): (Option<&HeaderValue>, usize),
-        pause: Option<Duration>,
-        spent: &mut Spent,
-    ) -> Option<ApiError> {
-        let refusal = self.refusal(answered.response, answered.ends).await;
-        if refusal.is_not_found() || matches!(refusal, ApiError::Redirect { .. }) {
-            spent.pause(pause);
-        }
-        let is_key = matches!(refusal, ApiError::Unauthorized { .. });
-        let again = match key {
-            Some(key) if is_key && tried < KEYS_TRIED => self.keys.has_another(key).await,
-            _ => false,
-        };
-        (!again).then_some(refusal)
-    }
-
     /// Requests the run, with another key where the first is refused and has been replaced meanwhile.
     ///
     /// # Errors
@@ -886,56 +502,6 @@ impl ApiClient {
                 return Err(refusal);
             }
         }
-    }
-
-    /// The tag of the last answer about a run.
-    fn tag(&self, id: &RunRef) -> Option<HeaderValue> {
-        if !self.profile.rate.etag_free {
-            return None;
-        }
-        let tagged = self.tagged.lock().expect("no holder panics");
-        let known = tagged.iter().find(|tagged| tagged.run == *id);
-        known.map(|tagged| tagged.tag.clone())
-    }
-
-    /// The last answer about a run, which has not changed.
-    fn of_tag(&self, id: &RunRef) -> Option<Observation> {
-        let tagged = self.tagged.lock().expect("no holder panics");
-        let known = tagged.iter().find(|tagged| tagged.run == *id);
-        known.map(|tagged| tagged.observation.clone())
-    }
-
-    /// Keeps an answer with its tag, in place of the one before.
-    fn keep_tag(&self, id: &RunRef, tag: Option<HeaderValue>, reported: &Reported) {
-        if !self.profile.rate.etag_free {
-            return;
-        }
-        let mut tagged = self.tagged.lock().expect("no holder panics");
-        if let Some(known) = tagged.iter().position(|tagged| tagged.run == *id) {
-            tagged.remove(known);
-        }
-        let (Some(tag), Reported::Run(observation)) = (tag, reported) else {
-            return;
-        };
-        // One that has ended is not polled again, and a large one would take much memory.
-        let large = |observation: &Observation| {
-            let details = &observation.details;
-            let values = [&details.input, &details.output].into_iter().flatten();
-            let bytes: usize = values.map(|json| json.get().len()).sum();
-            (bytes + details.error_message.as_ref().map_or(0, String::len)) as u64
-                > MAX_TAGGED_BYTES
-        };
-        if tag.len() > MAX_TAG_BYTES || large(observation) {
-            return;
-        }
-        if tagged.len() == MAX_TAGGED {
-            tagged.pop_front();
-        }
-        tagged.push_back(Tagged {
-            run: id.clone(),
-            tag,
-            observation: (**observation).clone(),
-        });
     }
 
     /// Makes all requests of a poll.
@@ -1074,9 +640,6 @@ fn is_about_us(code: StatusCode) -> bool {
     )
 }
 
-/// Longest tag that is kept, in bytes.
-const MAX_TAG_BYTES: usize = 256;
-
 /// The last part of a run's ID.
 fn last_part<'a>(profile: &Profile, parts: &'a Parts) -> Option<&'a str> {
     parts.get(profile.id.names().last()?)
@@ -1131,19 +694,6 @@ fn headers_of(profile: &Profile) -> HeaderMap {
     profile.headers.iter().filter_map(header).collect()
 }
 
-fn poll_client(settings: &ApiSettings, names: &Arc<Names>) -> reqwest::Result<Client> {
-    // HTTP/2 carries all polls on one connection, and a poll that gets no answer does not end it. Pings do, by the
-    // time that poll is given up: else all polls fail until the kernel gives the connection up, also when the API has
-    // moved to another address meanwhile.
-    let half = settings.request_timeout / 2;
-    // Without a limit in time of its own: the time of a poll stands still while its answer waits for room.
-    builder(settings, names)
-        .pool_idle_timeout(IDLE_LIMIT)
-        .http2_keep_alive_interval(half)
-        .http2_keep_alive_timeout(half)
-        .build()
-}
-
 /// Returns what `answer` reports, and logs once which fields of it were left out.
 fn taken(answer: RunAnswer, id: &RunRef) -> Reported {
     if let Reported::Run(observation) = &answer.reported
@@ -1154,13 +704,6 @@ fn taken(answer: RunAnswer, id: &RunRef) -> Reported {
         }
     }
     answer.reported
-}
-
-fn builder(settings: &ApiSettings, names: &Arc<Names>) -> ClientBuilder {
-    http::client()
-        .dns_resolver(Arc::clone(names))
-        .connect_timeout(settings.connect_timeout)
-        .tcp_keepalive(KEEPALIVE)
 }
 
 impl Provider for ApiClient {
@@ -1277,218 +820,8 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpListener;
-    use tokio::task::JoinSet;
-
+    use super::fixture::{api, client};
     use super::*;
-    use crate::config::{Secret, Settings};
-
-    const LIMIT: Duration = Duration::from_secs(60);
-
-    /// An API that answers `answers` requests on each of its connections and then closes it at the next one. Counts
-    /// its connections and requests.
-    struct Api {
-        base_url: String,
-        connections: Arc<AtomicUsize>,
-        requests: Arc<AtomicUsize>,
-        _tasks: JoinSet<()>,
-    }
-
-    const ANSWER: &str = r#"{"id":"run_1","status":"running"}"#;
-
-    async fn api(answers: usize) -> Api {
-        api_with(answers, ANSWER, ANSWER.len()).await
-    }
-
-    const LARGE_BYTES: usize = 256 * 1024;
-
-    /// The body of an answer of a run that ended with an output of `bytes`.
-    fn large(bytes: usize) -> String {
-        let output = "m".repeat(bytes);
-        format!(r#"{{"id":"run_1","status":"succeeded","output":"{output}"}}"#)
-    }
-
-    /// [`Api`] with another body, of which each answer announces `length` bytes. Closes the connection after one that
-    /// is shorter than that.
-    async fn api_with(answers: usize, body: impl Into<String>, length: usize) -> Api {
-        let body: Arc<str> = body.into().into();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base_url = format!("http://{}", listener.local_addr().unwrap());
-        let (connections, requests) =
-            (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let counts = (Arc::clone(&connections), Arc::clone(&requests));
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            let mut serving = JoinSet::new();
-            loop {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                counts.0.fetch_add(1, Ordering::SeqCst);
-                let (requests, body) = (Arc::clone(&counts.1), Arc::clone(&body));
-                serving.spawn(async move {
-                    let mut head = Vec::new();
-                    for number in 0.. {
-                        while !head.ends_with(b"\r\n\r\n") {
-                            if !matches!(stream.read_buf(&mut head).await, Ok(1..)) {
-                                return;
-                            }
-                        }
-                        head.clear();
-                        requests.fetch_add(1, Ordering::SeqCst);
-                        if number == answers {
-                            return;
-                        }
-                        let answer =
-                            format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
-                        if stream.write_all(answer.as_bytes()).await.is_err() || length > body.len()
-                        {
-                            return;
-                        }
-                    }
-                });
-            }
-        });
-        Api {
-            base_url,
-            connections,
-            requests,
-            _tasks: tasks,
-        }
-    }
-
-    fn client(api: &Api, key: &str) -> ApiClient {
-        let settings = ApiSettings {
-            base_url: api.base_url.clone(),
-            key: Some(Secret::value(key)),
-            request_timeout: LIMIT,
-            ..Settings::default().api
-        };
-        ApiClient::new(&settings).unwrap()
-    }
-
-    /// The spare is made on a thread of its own.
-    async fn has_spare(client: &ApiClient) {
-        let made = async {
-            while client.spare.lock().unwrap().is_none() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(LIMIT, made).await.unwrap();
-    }
-
-    fn run() -> RunRef {
-        RunRef::new("run_1").unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_poll_on_a_dead_connection_is_sent_again_at_once_on_a_fresh_one() {
-        let api = api(1).await;
-        let client = client(&api, "key");
-        for polls in 1..=5 {
-            has_spare(&client).await;
-            client.get_run(&run()).await.result.unwrap();
-            assert_eq!(api.connections.load(Ordering::SeqCst), polls);
-        }
-    }
-
-    #[tokio::test]
-    async fn an_api_that_answers_nothing_is_polled_once_each_time() {
-        let api = api(0).await;
-        let client = client(&api, "key");
-        for polls in 1..=3 {
-            has_spare(&client).await;
-            assert!(matches!(
-                client.get_run(&run()).await.result,
-                Err(ApiError::Transport(_))
-            ));
-            assert_eq!(api.requests.load(Ordering::SeqCst), polls);
-        }
-    }
-
-    #[tokio::test]
-    async fn connections_that_are_let_go_are_not_used_again() {
-        let api = api(100).await;
-        let client = client(&api, "key");
-        for connections in 1..=3 {
-            for _ in 0..3 {
-                client.get_run(&run()).await.result.unwrap();
-                assert_eq!(api.connections.load(Ordering::SeqCst), connections);
-            }
-            has_spare(&client).await;
-            client.reconnect();
-        }
-    }
-
-    #[tokio::test]
-    async fn connections_whose_buffers_grew_are_let_go() {
-        let body = large(LARGE_BYTES);
-        let length = body.len();
-        let api = api_with(100, body, length).await;
-        let client = client(&api, "key");
-        for connections in 1..=3 {
-            has_spare(&client).await;
-            for _ in 0..LARGE_ANSWERS {
-                client.get_run(&run()).await.result.unwrap();
-                assert_eq!(api.connections.load(Ordering::SeqCst), connections);
-            }
-        }
-    }
-
-    /// What a poll observes whose answer waits for room ten times as long as a
-    /// request may take.
-    async fn after_a_wait_for_room(client: &ApiClient) -> Result<Observation, ApiError> {
-        let room = Arc::clone(&client.room);
-        let all = room.acquire_many_owned(ROOM_KIB).await.unwrap();
-        let parts = client.parts(&run()).unwrap();
-        let url = client.address_of(&client.profile.get, &parts).unwrap();
-        let mut answered = client
-            .fetch(url, (None, None), LIMIT, &mut Spent::default())
-            .await
-            .unwrap();
-        tokio::time::pause();
-        answered.ends = Instant::now() + LIMIT;
-        let wait = async {
-            tokio::time::advance(10 * LIMIT).await;
-            tokio::time::resume();
-            drop(all);
-        };
-        let id = run();
-        // The first is polled first, and finds no room.
-        let expected = Expected {
-            id: id.id(),
-            last: id.id(),
-            code: 200,
-            more: false,
-        };
-        match tokio::join!(biased; client.observation(answered, &id, expected), wait).0? {
-            Reported::Run(observation) => Ok(*observation),
-            Reported::NotFound => panic!("there is such a run"),
-        }
-    }
-
-    #[tokio::test]
-    async fn the_time_of_a_poll_stands_still_while_its_answer_waits_for_room() {
-        let body = large(LARGE_BYTES);
-        let length = body.len();
-        let api = api_with(1, body, length).await;
-        let client = client(&api, "key");
-        let observation = after_a_wait_for_room(&client).await.unwrap();
-        assert_eq!(
-            observation.status,
-            crate::domain::Status::from(crate::domain::RunState::Succeeded)
-        );
-    }
-
-    #[tokio::test]
-    async fn an_answer_that_breaks_off_while_it_waits_for_room_is_not_counted_as_broken() {
-        let api = api_with(1, large(LARGE_BYTES), 2 * LARGE_BYTES).await;
-        let client = client(&api, "key");
-        let error = after_a_wait_for_room(&client).await.unwrap_err();
-        assert!(matches!(error, ApiError::Transport(_)), "{error}");
-        assert_eq!(client.cut.lock().unwrap().len(), 0);
-    }
 
     #[tokio::test]
     async fn an_account_is_an_address_and_a_key() {

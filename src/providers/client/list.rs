@@ -10,7 +10,8 @@ use reqwest::header::{ETAG, HeaderMap, HeaderValue, LINK};
 use reqwest::{StatusCode, Url};
 use serde::{Deserialize, Serialize};
 
-use super::{ApiClient, ApiError, MAX_TAG_BYTES, Malformed, Spent, is_same_origin};
+use super::tags::MAX_TAG_BYTES;
+use super::{ApiClient, ApiError, Malformed, Spent, is_same_origin};
 use crate::domain::{ProviderName, RunRef};
 use crate::profile::{List, ListFill, ListProblem, Next};
 use crate::providers::answer::{Element, PageRead};
