@@ -1,0 +1,352 @@
+//! Reads `[providers.*]`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Url;
+
+use super::{ProviderSettings, Providers, built_in};
+use crate::config::load::{MAX_TIMEOUT, base_url, header_safe, run_url};
+use crate::config::problem::{Origin, Problem};
+use crate::config::reader::{SettingsReader, Table};
+use crate::config::rules::MIN_TIMEOUT;
+use crate::config::source::Sources;
+use crate::config::{ApiSettings, Secret, check_key};
+use crate::domain::ProviderName;
+use crate::profile::{Profile, Scheme};
+use crate::redact::REDACTED;
+use crate::text::trimmed;
+use crate::{blocking, profile};
+
+/// Largest profile, in bytes.
+const MAX_PROFILE_BYTES: u64 = 256 * 1024;
+
+/// Default of `connect_timeout`, as in `[api]`.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Default of `request_timeout`, as in `[api]`.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Default of `max_response_bytes`, as in `[api]`.
+pub(super) const MAX_RESPONSE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Reads all providers.
+pub(in crate::config) fn read_providers(
+    reader: &mut SettingsReader<'_>,
+    root: &mut Table,
+    crewship: ApiSettings,
+    sources: &Sources,
+) -> Providers {
+    let mut all = reader.table(root, "providers");
+    let mut configured = BTreeMap::new();
+    for item in reader.drain(&mut all) {
+        let name = ProviderName::new(item.name());
+        if let Err(error) = &name {
+            reader.refuse_unseen(&item, &error.to_string(), "rename it");
+        }
+        let Some(mut table) = reader.as_table(item) else {
+            continue;
+        };
+        let Ok(name) = name else { continue };
+        if let Some(settings) = read_provider(reader, &mut table, &name, sources) {
+            configured.insert(name, settings);
+        }
+        reader.finish_rest(&mut table);
+    }
+    let default = reader
+        .take(root, "default_provider", Some(ProviderName::CREWSHIP))
+        .and_then(|item| {
+            let known = |text: &str| {
+                let name = ProviderName::new(text)
+                    .map_err(|error| (error.to_string(), "correct it".to_owned()))?;
+                if name.is_crewship()
+                    || configured.contains_key(&name)
+                    || profile::builtin_names().contains(&text)
+                {
+                    return Ok(name);
+                }
+                Err((
+                    "no provider has this name".to_owned(),
+                    format!(
+                        "add [providers.{text}], or name a built-in one (`runwatch providers`)"
+                    ),
+                ))
+            };
+            reader.parsed(&item, known)
+        });
+    Providers {
+        default: default.unwrap_or_else(ProviderName::crewship),
+        crewship,
+        configured,
+        sources: sources.clone(),
+    }
+}
+
+fn read_provider(
+    reader: &mut SettingsReader<'_>,
+    table: &mut Table,
+    name: &ProviderName,
+    sources: &Sources,
+) -> Option<ProviderSettings> {
+    let profile = read_profile(reader, table, name);
+    let own_address = match reader.take(table, "base_url", None) {
+        // Before the @ may stand a password, even if the text is no URL.
+        Some(item) if item.as_text().is_some_and(|text| text.contains('@')) => {
+            let what = "the URL has a user name or password, or another @";
+            reader.refuse_unseen(&item, what, "remove it; the key goes to key_file");
+            return None;
+        }
+        Some(item) => {
+            let found = reader.parsed(&item, base_url)?;
+            Some((item, found))
+        }
+        None => None,
+    };
+    let web = reader
+        .take(table, "web", None)
+        .and_then(|item| reader.parsed(&item, base_url));
+    let user = reader
+        .take(table, "user", None)
+        .and_then(|item| reader.text(&item));
+    let password = reader
+        .take_secret(table, "password")
+        .and_then(|found| reader.secret(found, |_| Ok(())));
+    let key_command = reader
+        .take(table, "key_command", None)
+        .and_then(|item| reader.texts(&item))
+        .unwrap_or_default();
+    let key = reader.take_secret(table, "key");
+    let allow_http = reader
+        .take(table, "allow_http", Some("false"))
+        .and_then(|item| reader.boolean(&item));
+    let per_minute = profile
+        .as_ref()
+        .map_or(60, |profile| profile.rate.per_minute)
+        .to_string();
+    let integer = reader.take(table, "requests_per_minute", Some(&per_minute));
+    let requests_per_minute = integer.and_then(|item| reader.integer(&item, 1, 1_000_000));
+    let mut time = |key, default| {
+        let item = reader.take(table, key, Some(default))?;
+        reader.duration(&item, MIN_TIMEOUT, MAX_TIMEOUT)
+    };
+    let connect_timeout = time("connect_timeout", "5s");
+    let request_timeout = time("request_timeout", "15s");
+    let size = reader.take(table, "max_response_bytes", Some("8MiB"));
+    let max_response_bytes = size.and_then(|item| reader.size(&item, 1 << 10, 1 << 30));
+    let run_url = reader
+        .take(table, "run_url", Some(""))
+        .and_then(|item| reader.parsed(&item, run_url))
+        .flatten();
+    let profile = profile?;
+    let base = match (&own_address, &profile.base_url) {
+        (Some((_, own)), _) => own.clone(),
+        (None, Some(built_in)) => built_in.clone(),
+        (None, None) => {
+            reader.missing(
+                table,
+                "base_url",
+                "write the address of the API, such as https://ci.example.com",
+            );
+            return None;
+        }
+    };
+    let own = own_address.is_some()
+        && own_address.as_ref().map(|(_, own)| own) != profile.base_url.as_ref();
+    let key = match key {
+        Some(found) => reader.secret(found, header_safe),
+        // A key in the environment is meant for the address of the profile, or for the provider of its name.
+        None if own && profile.name != name.as_str() => None,
+        None => match outside_key(name, &profile, sources) {
+            Some(Ok((key, origin))) => {
+                reader.show_outside(table, "key", REDACTED, origin);
+                Some(key)
+            }
+            Some(Err((origin, what, fix))) => {
+                reader.outside(origin, &format!("providers.{name}.key"), &what, &fix);
+                None
+            }
+            None => None,
+        },
+    };
+    let is_local = Url::parse(&base).is_ok_and(|url| is_loopback(&url));
+    if let Some((item, own)) = &own_address
+        && own.starts_with("http:")
+        && !is_local
+        && (key.is_some() || !key_command.is_empty() || password.is_some())
+        && allow_http != Some(true)
+    {
+        reader.refuse(
+            item,
+            "the key would be sent unencrypted over a network",
+            "use https, or set allow_http = true where the network is trusted",
+        );
+    }
+    let variable = |name: Option<&String>| text_of(sources, name?);
+    let login = profile.auth.login.as_ref();
+    Some(ProviderSettings {
+        name: name.clone(),
+        web: web.or_else(|| profile.web.clone().filter(|_| !own)),
+        user: user
+            .or_else(|| profile.auth.user.clone())
+            .or_else(|| variable(profile.auth.user_env.as_ref()))
+            .or_else(|| variable(login?.user_env.as_ref())),
+        password: password.or_else(|| variable(login?.password_env.as_ref()).map(Secret::value)),
+        key_command,
+        api: ApiSettings {
+            base_url: base,
+            key,
+            requests_per_minute: requests_per_minute?,
+            connect_timeout: connect_timeout?,
+            request_timeout: request_timeout?,
+            max_response_bytes: max_response_bytes?,
+            run_url,
+        },
+        profile,
+    })
+}
+
+/// The profile that `profile` or `profile_file` names, or the built-in one with the provider's name.
+fn read_profile(
+    reader: &mut SettingsReader<'_>,
+    table: &mut Table,
+    name: &ProviderName,
+) -> Option<Arc<Profile>> {
+    let built_in_item = reader.take(table, "profile", None);
+    let file = reader.take(table, "profile_file", None);
+    match (built_in_item, file) {
+        (Some(item), Some(_)) => {
+            reader.refuse(
+                &item,
+                "both profile and profile_file are set",
+                "keep one of them",
+            );
+            None
+        }
+        (Some(item), None) => reader.parsed(&item, |text| {
+            built_in(text)
+                .unwrap_or_else(|| Err("there is no built-in profile of this name".to_owned()))
+                .map_err(|what| {
+                    (
+                        what,
+                        format!("write one of {}", profile::builtin_names().join(", ")),
+                    )
+                })
+        }),
+        (None, Some(item)) => {
+            let path = reader.path(&item)?;
+            let text = match read_file(&path) {
+                Ok(text) => text,
+                Err(what) => {
+                    reader.refuse(&item, what, "check the path and its permissions");
+                    return None;
+                }
+            };
+            profile::parse(&text, name.as_str())
+                .map(Arc::new)
+                .map_err(|faults| {
+                    reader
+                        .problems
+                        .extend(faults.into_iter().map(|fault| problem(&path, fault)))
+                })
+                .ok()
+        }
+        (None, None) => match built_in(name.as_str()) {
+            Some(Ok(profile)) => Some(profile),
+            _ => {
+                let fix = "write the name of a built-in profile (`runwatch providers`), or set profile_file";
+                reader.missing(table, "profile", fix);
+                None
+            }
+        },
+    }
+}
+
+pub(super) fn problem(path: &Path, fault: profile::Fault) -> Problem {
+    Problem {
+        origin: Some(Origin::File {
+            path: path.to_owned(),
+            position: Some((fault.line, 1)),
+        }),
+        key: fault.key,
+        value: None,
+        what: fault.what,
+        fix: fault.fix,
+    }
+}
+
+fn read_file(path: &Path) -> Result<String, String> {
+    let bytes = blocking::read_file(path, MAX_PROFILE_BYTES)
+        .map_err(|error| format!("the file cannot be read ({error})"))?;
+    if bytes.len() as u64 > MAX_PROFILE_BYTES {
+        return Err(format!("the file has more than {MAX_PROFILE_BYTES} bytes"));
+    }
+    blocking::text(bytes).map_err(|error| format!("the file cannot be read ({error})"))
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || address
+            .parse()
+            .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+}
+
+pub(super) fn text_of(sources: &Sources, variable: &str) -> Option<String> {
+    let value = sources.path_of(variable)?;
+    value.to_str().map(|value| trimmed(value).to_owned())
+}
+
+type BadKey = (Origin, String, String);
+
+/// The key of a provider that is not in its table: in a variable or the file of its profile, or in the systemd
+/// credential `NAME-api-key`.
+pub(super) fn outside_key(
+    name: &ProviderName,
+    profile: &Profile,
+    sources: &Sources,
+) -> Option<Result<(Secret, Origin), BadKey>> {
+    if profile.auth.scheme == Scheme::None {
+        return None;
+    }
+    for variable in &profile.auth.env {
+        let Some(value) = sources.path_of(variable) else {
+            continue;
+        };
+        let origin = Origin::Environment {
+            variable: variable.clone(),
+        };
+        let checked = match value.to_str().map(trimmed) {
+            Some(value) => check_key(value).map(|()| value),
+            None => Err((
+                "it has unusual characters: it is not UTF-8",
+                "copy the key again",
+            )),
+        };
+        return Some(match checked {
+            Ok(value) => Ok((Secret::value(value), origin)),
+            Err((what, fix)) => Err((
+                origin,
+                format!("{variable} is not a key: {what}"),
+                fix.to_owned(),
+            )),
+        });
+    }
+    let file = profile.auth.file.as_ref().map(PathBuf::from);
+    if let Some(path) = file.filter(|path| path.exists()) {
+        let origin = Origin::File {
+            path: path.clone(),
+            position: None,
+        };
+        return Some(Ok((Secret::File(path), origin)));
+    }
+    let credential = format!("{name}-api-key");
+    let path = sources.path_of("CREDENTIALS_DIRECTORY")?.join(&credential);
+    path.exists().then(|| {
+        let origin = Origin::Credential { name: credential };
+        Ok((Secret::File(path), origin))
+    })
+}
