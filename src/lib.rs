@@ -45,7 +45,7 @@
 //! | [`daemon`] | the service: start, reload, maintenance, the service manager |
 //! | [`cli`] | the commands, their arguments and what they print |
 //! | [`program`] | the start of the process, and one command |
-//! | [`logging`], [`output`], `live_lines` | logs and the terminal; the threads that write them |
+//! | [`logging`], [`screen`], [`output`], `live_lines` | logs and the terminal; the threads that write them |
 //! | [`metrics`] | counters and gauges |
 //! | `blocking`, `http` | calls that can block, on threads of their own; what HTTP clients share |
 //! | [`clock`], [`backoff`] | time, growing intervals |
@@ -81,6 +81,7 @@ mod redact;
 mod reminder;
 mod retry_after;
 pub mod scheduler;
+pub mod screen;
 pub mod simulator;
 pub mod store;
 pub mod style;

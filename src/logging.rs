@@ -1,29 +1,28 @@
-//! Logs, and what people see on the terminal.
+//! Logs.
+
+mod sentences;
 
 use std::backtrace::BacktraceStatus;
-use std::fmt;
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tracing::field::{Field, Visit};
 use tracing::{Level, Metadata};
-use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::{LevelFilter, Targets, filter_fn};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer as _, reload};
 
+use self::sentences::{Sentences, is_narrated};
 use crate::config::{LogFormat, LogLevel};
 use crate::output::Output;
-use crate::style::Color;
-use crate::style::{Mark, Style, fold};
-use crate::text::{escape_json_for_terminal, one_line};
+use crate::screen::Screen;
+use crate::style::{Color, Style};
+use crate::text::escape_json_for_terminal;
 
 /// Target of the records that a `log` sink writes. They are shown whatever the log level is: they are
 /// messages that a user configured, not diagnostics.
@@ -39,91 +38,6 @@ pub(crate) fn log_output() -> Option<&'static Output> {
 
 /// How long the report of a panic may take to be written: the process may be about to end.
 const PANIC_LIMIT: Duration = Duration::from_millis(250);
-
-/// What people see: standard error for log records, plain lines and live lines, and standard output for results.
-#[derive(Debug, Clone)]
-pub struct Screen {
-    /// Standard output.
-    pub out: Output,
-    /// Standard error.
-    pub err: Output,
-}
-
-impl Screen {
-    /// Without live lines.
-    pub fn plain() -> Self {
-        let (out, err) = Output::of_process(false);
-        Self { out, err }
-    }
-
-    /// With live lines if standard error is a terminal that can move its cursor.
-    pub fn detect() -> Self {
-        let (out, err) =
-            Output::of_process(console::Term::stderr().is_term() && terminal_is_able());
-        Self { out, err }
-    }
-
-    /// Whether there are live lines.
-    pub fn is_live(&self) -> bool {
-        self.err.is_live()
-    }
-
-    /// Rows of the terminal; 24 where that cannot be known.
-    pub fn rows(&self) -> usize {
-        usize::from(console::Term::stderr().size().0)
-    }
-
-    /// Columns of the terminal; 80 where that cannot be known.
-    pub fn columns(&self) -> usize {
-        usize::from(console::Term::stderr().size().1)
-    }
-
-    /// Columns of the terminal that standard error goes to, if it goes to one.
-    pub fn error_columns(&self) -> Option<usize> {
-        terminal_columns()
-    }
-
-    /// Writes a sentence to standard error, above the live lines, folded between words where it is wider than the
-    /// terminal. A standard error that is closed or not read is no reason to stop watching.
-    pub fn line(&self, text: &str) {
-        self.whole_line(&fold(text, self.error_columns().unwrap_or(usize::MAX)));
-    }
-
-    /// Writes a line as [`Screen::line`] does, and as it is.
-    pub fn whole_line(&self, text: &str) {
-        self.err.diagnose(format!("{text}\n"));
-    }
-
-    /// Writes a line after a signal that may have come from the keyboard, on a row of its own: the terminal has shown
-    /// `^C`.
-    pub fn line_after_signal(&self, text: &str) {
-        let start = match io::stderr().is_terminal() {
-            true if self.is_live() => "\r\x1b[K",
-            true => "\n",
-            false => "",
-        };
-        self.line(&format!("{start}{text}"));
-    }
-
-    /// Gives the outputs at most `limit` each to write what is queued.
-    pub fn flush_within(&self, limit: Duration) {
-        self.err.flush_within(limit);
-        if !self.out.is(&self.err) {
-            self.out.flush_within(limit);
-        }
-    }
-}
-
-/// Columns of the terminal that standard error goes to, if it goes to one.
-fn terminal_columns() -> Option<usize> {
-    let terminal = console::Term::stderr();
-    terminal.is_term().then(|| terminal.size().1.into())
-}
-
-/// Whether `TERM` names a terminal that knows colors and cursor movement: "dumb" and none do not (terminfo(5)).
-fn terminal_is_able() -> bool {
-    std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
-}
 
 /// Writes log records to an output.
 #[derive(Debug, Clone)]
@@ -297,98 +211,6 @@ pub fn init_sentences(screen: &Screen, level: LogLevel, format: LogFormat, style
     log_panics(screen.err.clone());
 }
 
-/// Whether commands show in their own words what a record reports: a failed attempt, an unknown status, the state of the
-/// API.
-fn is_narrated(record: &Metadata<'_>) -> bool {
-    let has = |field| record.fields().field(field).is_some();
-    match record.target() {
-        "runwatch::notify::courier" => has("delivery"),
-        "runwatch::scheduler::persist" => has("status") || has("event"),
-        _ => false,
-    }
-}
-
-/// Formats a record as a sentence: `! cannot read the file: no such file`, and the message of a `log` sink as
-/// `notification: weekly report failed after 45s (run.failed, run_1): no credits`.
-struct Sentences(Style);
-
-impl<S, N> FormatEvent<S, N> for Sentences
-where
-    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        _context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &tracing::Event<'_>,
-    ) -> fmt::Result {
-        let mut parts = SentenceParts {
-            is_message: event.metadata().target() == EVENT_TARGET,
-            ..SentenceParts::default()
-        };
-        event.record(&mut parts);
-        let start = match *event.metadata().level() {
-            _ if parts.is_message => "notification:".to_owned(),
-            Level::ERROR => self.0.mark(Mark::Bad),
-            _ => self.0.mark(Mark::Warning),
-        };
-        let columns = terminal_columns().unwrap_or(usize::MAX);
-        writeln!(writer, "{}", fold(&format!("{start} {parts}"), columns))
-    }
-}
-
-/// The fields of a record: its message, its causes, and the others as `name value`.
-#[derive(Default)]
-struct SentenceParts {
-    message: String,
-    causes: Vec<String>,
-    facts: Vec<String>,
-    /// It is a message of a `log` sink, whose sentence has most of its fields already.
-    is_message: bool,
-}
-
-impl fmt::Display for SentenceParts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        let known = |fact: &&String| !self.is_message || !self.message.contains(fact.as_str());
-        let facts: Vec<_> = self
-            .facts
-            .iter()
-            .filter(known)
-            .map(String::as_str)
-            .collect();
-        if !facts.is_empty() {
-            write!(f, " ({})", facts.join(", "))?;
-        }
-        self.causes
-            .iter()
-            .try_for_each(|cause| write!(f, ": {cause}"))
-    }
-}
-
-impl Visit for SentenceParts {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.record_debug(field, &format_args!("{value}"));
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let text = one_line(&format!("{value:?}"), MAX_SENTENCE_CHARS);
-        match field.name() {
-            "message" => self.message = text,
-            "error" | "why" | "what" | "detail" => self.causes.push(text),
-            "event" | "run_id" if self.is_message => self.facts.push(text),
-            _ if self.is_message => {}
-            name => self
-                .facts
-                .push(format!("{} {text}", name.replace('_', " "))),
-        }
-    }
-}
-
-/// Longest part of a sentence, in characters.
-const MAX_SENTENCE_CHARS: usize = 500;
-
 /// The level that `RUST_LOG` requests for this program, in the form that Rust programs share: `debug`, or
 /// `runwatch=debug,hyper=info`. `None` if it is not set or not in this form.
 pub fn level_of_environment() -> Option<LogLevel> {
@@ -481,40 +303,6 @@ mod tests {
         ] {
             assert_eq!(level_of_directives(directives), level, "{directives}");
         }
-    }
-
-    #[test]
-    fn warnings_are_sentences() {
-        let (sender, receiver) = std::sync::mpsc::channel();
-        let sender = std::sync::Mutex::new(sender);
-        struct Lines(std::sync::Arc<std::sync::Mutex<std::sync::mpsc::Sender<String>>>);
-        impl Write for Lines {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                let text = String::from_utf8_lossy(bytes).into_owned();
-                self.0.lock().unwrap().send(text).unwrap();
-                Ok(bytes.len())
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-        let sender = std::sync::Arc::new(sender);
-        let layer = tracing_subscriber::fmt::layer()
-            .with_writer(move || Lines(std::sync::Arc::clone(&sender)))
-            .event_format(Sentences(Style::PLAIN));
-        let subscriber = tracing_subscriber::registry().with(layer);
-        tracing::subscriber::with_default(subscriber, || {
-            tracing::warn!(error = "no such\x1b[2J file", run_id = %"run_1", "cannot read it");
-            tracing::error!("it broke");
-        });
-        let lines: Vec<_> = receiver.try_iter().collect();
-        assert_eq!(
-            lines,
-            [
-                "! cannot read it (run id run_1): no such[2J file\n",
-                "✗ it broke\n"
-            ]
-        );
     }
 
     #[test]

@@ -19,7 +19,8 @@ use crate::cli::wait::{OutputOptions, ResultFormat};
 use crate::config::{self, LogFormat, LogLevel, Settings, Sources};
 use crate::daemon::{self, Logging};
 use crate::hardening;
-use crate::logging::{self, Screen};
+use crate::logging;
+use crate::screen::Screen;
 use crate::style::Style;
 
 /// How long each output may take at the end to write what is queued: one that is read takes a moment.

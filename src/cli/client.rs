@@ -12,7 +12,7 @@ use super::{USAGE, write_text};
 use crate::config::{self, NO_SOCKET_PLACE, Problems, Sources, format_duration};
 use crate::control::{AddRequest, Client, ClientError, WatchResponse};
 use crate::domain::RunRef;
-use crate::logging::Screen;
+use crate::screen::Screen;
 use crate::style::{Style, fold};
 use crate::text::escape_json_for_terminal;
 

@@ -8,7 +8,7 @@ use super::Signals;
 use super::client::REFUSED;
 use super::failure::CommandFailure;
 use crate::control::{Client, ClientError};
-use crate::logging::Screen;
+use crate::screen::Screen;
 use crate::text::escape_json_for_terminal;
 
 /// `runwatch events`: each event as a line, the JSON that sinks get with its `id`, until a signal or until the reader

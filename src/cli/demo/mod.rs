@@ -13,7 +13,7 @@ pub use self::serve::serve;
 use self::story::Story;
 use self::world::DemoWorld;
 use super::{Signals, write_text};
-use crate::logging::Screen;
+use crate::screen::Screen;
 use crate::style::{Style, fold, width};
 
 /// How the demo prints.

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 
 use super::parts::PARTS;
 use crate::cli::{Signals, write_text};
-use crate::logging::Screen;
+use crate::screen::Screen;
 use crate::simulator::Simulator;
 
 /// Runs the simulated API until a signal, and prints how to use it from another terminal: to `out` what a shell can

@@ -9,8 +9,9 @@ use jiff::Timestamp;
 use tokio::time::{Instant, MissedTickBehavior, timeout, timeout_at};
 
 use super::report::WaitReport;
+use super::session::REDRAW;
 use super::tracked::Tracked;
-use super::{OutputOptions, REDRAW, StopCondition};
+use super::{OutputOptions, StopCondition};
 use crate::cli::args::WatchArgs;
 use crate::cli::client::{add_all, request};
 use crate::cli::failure::CommandFailure;
