@@ -55,6 +55,10 @@ monitoring:
 providers:
     .ci/run 'real servers'
 
+# The store on a PostgreSQL of its own, directly and through PgBouncer
+cluster:
+    .ci/run 'the store'
+
 # The real process is killed, stopped, and deprived of disk and network
 torture:
     .ci/run torture

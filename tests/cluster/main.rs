@@ -6,6 +6,10 @@
 
 #[path = "../contract/mod.rs"]
 mod contract;
+mod differential;
+mod faults;
+mod lease;
+mod scans;
 mod server;
 
 mod direct {

@@ -1,5 +1,6 @@
 //! The server that tests/cluster/run started.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -17,10 +18,19 @@ pub(crate) enum Way {
     Direct,
     /// Through PgBouncer, which gives each transaction another connection.
     Pooled,
+    /// Directly, a database whose collation is English.
+    English,
 }
 
 /// How long statements may take: much longer than they do, because the machine may be busy.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// The folder with the socket of the server.
+pub(crate) fn folder() -> PathBuf {
+    std::env::var_os("RUNWATCH_TEST_FOLDER")
+        .expect("tests/cluster/run sets it")
+        .into()
+}
 
 /// Settings with a schema that no other test has.
 pub(crate) fn settings(way: Way, name: &str) -> PostgresSettings {
@@ -28,6 +38,7 @@ pub(crate) fn settings(way: Way, name: &str) -> PostgresSettings {
     let variable = match way {
         Way::Direct => "RUNWATCH_TEST_POSTGRES",
         Way::Pooled => "RUNWATCH_TEST_PGBOUNCER",
+        Way::English => "RUNWATCH_TEST_ENGLISH",
     };
     let url = std::env::var(variable)
         .unwrap_or_else(|_unset| panic!("{variable} is not set: run tests/cluster/run"));
@@ -39,7 +50,7 @@ pub(crate) fn settings(way: Way, name: &str) -> PostgresSettings {
         ca_file: None,
         migrate: true,
         statement_limit: LIMIT,
-        name: "test".to_owned(),
+        name: format!("test-{number}"),
     }
 }
 

@@ -17,11 +17,13 @@ use crate::store::records::{notes_kept_since, optional_time, read_time};
 pub(super) const OLD_NOTES: &str = "SELECT run_id FROM runwatch.discovered_runs
     WHERE discovery = $1 AND seen_at < $2 ORDER BY seen_at LIMIT $3";
 
-/// What is known of runs, in their order: the note of a discovery, and the newest watch.
+/// What is known of runs, in their order: the note of a discovery, and the newest watch. Each run is looked up in the
+/// index, however many there are: a join could read the whole table.
 pub(super) const KNOWN: &str = "SELECT d.seen_at, d.attempt, d.ended_at, d.round,
         w.verdict IS NULL, w.verdict_at, w.details, w.id
     FROM unnest($2::text[]) WITH ORDINALITY AS wanted (run_id, n)
-    LEFT JOIN runwatch.discovered_runs d ON d.discovery = $1 AND d.run_id = wanted.run_id
+    LEFT JOIN LATERAL (SELECT * FROM runwatch.discovered_runs
+        WHERE discovery = $1 AND run_id = wanted.run_id LIMIT 1) AS d ON true
     LEFT JOIN LATERAL (SELECT id, verdict, verdict_at, details FROM runwatch.watches
         WHERE run_id = wanted.run_id ORDER BY id DESC LIMIT 1) AS w ON true
     ORDER BY n";
@@ -32,8 +34,8 @@ const NOTE: &str = "WITH discovery AS (
     ), wanted AS (
         SELECT * FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS n (run_id, attempt, ended_at)
     ), fresh AS (
-        SELECT count(*) AS count FROM wanted WHERE NOT EXISTS (
-            SELECT 1 FROM runwatch.discovered_runs d WHERE d.discovery = $1 AND d.run_id = wanted.run_id)
+        SELECT count(*) AS count FROM wanted LEFT JOIN LATERAL (SELECT true AS is_there FROM runwatch.discovered_runs d
+            WHERE d.discovery = $1 AND d.run_id = wanted.run_id LIMIT 1) AS known ON true WHERE is_there IS NULL
     ), noted AS (
         INSERT INTO runwatch.discovered_runs AS d (discovery, run_id, attempt, ended_at, round, seen_at)
         SELECT discovery.id, run_id, attempt, ended_at, rounds + 1, $5 FROM discovery, wanted

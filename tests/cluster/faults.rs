@@ -1,0 +1,382 @@
+//! Servers and databases that cannot hold the store, and connections that are lost at the worst moments.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use runwatch::domain::{FoundBy, Progress, SinkName};
+use runwatch::store::{Added, DeliveryFilter, DeliveryState, PostgresSettings, Store, StoreError};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::contract::{Place, close, step, time, told, watch};
+use crate::server::{InSchema, Way, connect, folder, reach, settings};
+
+/// How long something may take that surely happens.
+const SOON: Duration = Duration::from_secs(60);
+
+/// Settings with another address, in which `from` stands as `to`.
+fn elsewhere(settings: &PostgresSettings, from: &str, to: &str) -> PostgresSettings {
+    let url = settings.url.expose_secret();
+    assert!(url.contains(from), "{from}");
+    PostgresSettings {
+        url: SecretString::from(url.replace(from, to)),
+        ..settings.clone()
+    }
+}
+
+/// A store and its tasks; nothing needs to be reached.
+fn start(settings: &PostgresSettings) -> (Store, JoinSet<()>) {
+    let (store, server) = Store::postgres(settings).unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(server.run());
+    (store, tasks)
+}
+
+/// Waits for the error that is not only that no connection was tried yet.
+async fn refusal(store: &Store) -> StoreError {
+    let refused = async {
+        loop {
+            match store.probe().await {
+                Err(StoreError::OutOfReach { why }) if why.contains("not connected yet") => {}
+                Err(error) => return error,
+                Ok(()) => panic!("it can be written"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SOON, refused).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_hold_the_store_is_named_with_what_to_do() {
+    let usual = settings(Way::Direct, "unusable");
+    let (client, _connection) = connect(&usual).await;
+    client
+        .batch_execute("CREATE ROLE weak LOGIN")
+        .await
+        .unwrap();
+    let unmade = PostgresSettings {
+        migrate: false,
+        ..usual.clone()
+    };
+    for (settings, wanted) in [
+        (elsewhere(&usual, "/runwatch?", "/latin?"), "UTF8"),
+        (elsewhere(&usual, "runwatch@", "weak@"), "CREATE SCHEMA"),
+        (unmade, "runwatch store migrate"),
+    ] {
+        let (store, tasks) = start(&settings);
+        let error = refusal(&store).await;
+        let shown = error.to_string();
+        assert!(matches!(error, StoreError::Unusable(_)), "{error:?}");
+        assert!(shown.contains(wanted), "{shown}");
+        close(store, tasks).await;
+    }
+    for (from, to) in [("/runwatch?", "/absent?"), ("?host=", "?host=/nowhere")] {
+        let (store, tasks) = start(&elsewhere(&usual, from, to));
+        let error = refusal(&store).await;
+        assert!(matches!(error, StoreError::OutOfReach { .. }), "{error:?}");
+        close(store, tasks).await;
+    }
+}
+
+#[tokio::test]
+async fn a_schema_that_its_owner_made_is_enough() {
+    let settings = settings(Way::Direct, "granted");
+    let (client, _connection) = connect(&settings).await;
+    let make = format!(
+        "CREATE ROLE granted LOGIN; CREATE SCHEMA {} AUTHORIZATION granted",
+        settings.schema
+    );
+    client.batch_execute(&make).await.unwrap();
+    let place = InSchema(elsewhere(&settings, "runwatch@", "granted@"));
+    let (store, tasks) = place.open().await;
+    store.add_watch(watch("run_1")).await.unwrap();
+    close(store, tasks).await;
+}
+
+#[tokio::test]
+async fn tables_of_a_newer_version_are_used_only_if_they_say_so() {
+    let settings = settings(Way::Direct, "newer");
+    let (store, tasks) = InSchema(settings.clone()).open().await;
+    store.add_watch(watch("run_1")).await.unwrap();
+    close(store, tasks).await;
+    let (client, _connection) = connect(&settings).await;
+    let set = |compatible_from: i64| {
+        format!(
+            "UPDATE {}.schema SET version = 99, compatible_from = {compatible_from}",
+            settings.schema
+        )
+    };
+    client.batch_execute(&set(99)).await.unwrap();
+    let (store, tasks) = start(&settings);
+    let error = refusal(&store).await;
+    assert!(
+        matches!(error, StoreError::Newer { found: 99, .. }),
+        "{error:?}"
+    );
+    close(store, tasks).await;
+    client.batch_execute(&set(1)).await.unwrap();
+    let (store, tasks) = InSchema(settings).open().await;
+    assert_eq!(store.counts().await.unwrap().active, 1);
+    close(store, tasks).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_read_only_is_left_and_used_again_when_it_takes_writes() {
+    let usual = settings(Way::Direct, "standby");
+    let (client, _connection) = connect(&usual).await;
+    client
+        .batch_execute("CREATE DATABASE standby TEMPLATE template0")
+        .await
+        .unwrap();
+    let settings = elsewhere(&usual, "/runwatch?", "/standby?");
+    let (store, tasks) = InSchema(settings.clone()).open().await;
+    store.add_watch(watch("run_1")).await.unwrap();
+    // As after a switch of the primary: the sessions that are there become read-only, and new ones are.
+    client
+        .batch_execute(
+            "ALTER DATABASE standby SET default_transaction_read_only = on;
+             SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'standby'",
+        )
+        .await
+        .unwrap();
+    let refused = async {
+        loop {
+            match store.add_watch(watch("run_2")).await {
+                Err(StoreError::OutOfReach { why }) if why.contains("read-only") => return,
+                Err(StoreError::OutOfReach { .. } | StoreError::Unknown) => {}
+                other => panic!("{other:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SOON, refused).await.unwrap();
+    client
+        .batch_execute("ALTER DATABASE standby SET default_transaction_read_only = off")
+        .await
+        .unwrap();
+    reach(&store).await;
+    assert_eq!(store.add_watch(watch("run_2")).await.unwrap().0, Added::New);
+    close(store, tasks).await;
+}
+
+#[tokio::test]
+async fn connections_that_the_server_ends_are_made_again() {
+    let settings = settings(Way::Direct, "ended");
+    let (store, tasks) = InSchema(settings.clone()).open().await;
+    let (client, _connection) = connect(&settings).await;
+    for number in 0..20 {
+        let run = watch(&format!("run_{number}"));
+        client
+            .batch_execute(&format!(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                 WHERE application_name LIKE 'runwatch/{}/%'",
+                settings.name
+            ))
+            .await
+            .unwrap();
+        let added = async {
+            loop {
+                match store.add_watch(run.clone()).await {
+                    Ok((added, _)) => return added,
+                    Err(StoreError::OutOfReach { .. }) => {}
+                    // It may be stored; the next attempt shows.
+                    Err(StoreError::Unknown) => {}
+                    Err(error) => panic!("{error:?}"),
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(SOON, added).await.unwrap();
+        // A read is tried again on a new connection by itself.
+        let count = timeout(SOON, store.counts()).await.unwrap();
+        assert_eq!(count.unwrap().active, number + 1);
+    }
+    close(store, tasks).await;
+}
+
+#[tokio::test]
+async fn a_job_that_fails_fails_alone() {
+    let settings = settings(Way::Pooled, "alone");
+    let (store, tasks) = InSchema(settings.clone()).open().await;
+    let failing = watch("run_1");
+    let (_, id) = store.add_watch(failing.clone()).await.unwrap();
+    let failed = step(&failing, &Progress::begin(time(0)), "failed", time(2));
+    let routed = told(&failed, &["ops"]);
+    store
+        .record_step(id, failed, routed, None, FoundBy::Poll, time(2))
+        .await
+        .unwrap();
+    let (client, _connection) = connect(&settings).await;
+    let damage = format!("UPDATE {}.events SET body = 'damaged'", settings.schema);
+    client.batch_execute(&damage).await.unwrap();
+    let ops = SinkName::new("ops").unwrap();
+    for number in 2..6 {
+        let (before, claimed, after) = tokio::join!(
+            store.add_watch(watch(&format!("run_before_{number}"))),
+            store.claim_due(ops.clone(), time(9), 10, usize::MAX),
+            store.add_watch(watch(&format!("run_after_{number}"))),
+        );
+        assert!(
+            matches!(claimed, Err(StoreError::Unreadable { .. })),
+            "{claimed:?}"
+        );
+        assert_eq!(before.unwrap().0, Added::New);
+        assert_eq!(after.unwrap().0, Added::New);
+    }
+    let left = store.deliveries(DeliveryFilter::default(), 10).await;
+    let left = left.unwrap().items;
+    assert_eq!(
+        (left[0].state, left[0].attempts),
+        (DeliveryState::Pending, 0),
+        "the claim was undone"
+    );
+    close(store, tasks).await;
+}
+
+#[tokio::test]
+async fn a_lock_that_is_held_too_long_is_not_waited_for() {
+    let mut settings = settings(Way::Direct, "locked");
+    settings.statement_limit = Duration::from_secs(1);
+    let (store, tasks) = InSchema(settings.clone()).open().await;
+    let run = watch("run_1");
+    store.add_watch(run.clone()).await.unwrap();
+    let (client, _connection) = connect(&settings).await;
+    let lock = format!(
+        "BEGIN; SELECT 1 FROM {}.watches FOR UPDATE",
+        settings.schema
+    );
+    client.batch_execute(&lock).await.unwrap();
+    let removed = timeout(SOON, store.remove_watches(run.run_id.clone(), false)).await;
+    assert!(
+        matches!(removed, Ok(Err(StoreError::OutOfReach { .. }))),
+        "{removed:?}"
+    );
+    client.batch_execute("ROLLBACK").await.unwrap();
+    reach(&store).await;
+    let removed = store.remove_watches(run.run_id, false).await.unwrap();
+    assert_eq!(removed.len(), 1);
+    close(store, tasks).await;
+}
+
+/// Where a [`Proxy`] cuts a connection, once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    /// A statement with this text does not reach the server.
+    Before(&'static str),
+    /// A statement with this text reaches the server, and its reply does not come back.
+    After(&'static str),
+}
+
+/// A proxy between the store and the server.
+struct Proxy {
+    cut: Arc<Mutex<Option<Cut>>>,
+    folder: tempfile::TempDir,
+    _tasks: JoinSet<()>,
+}
+
+impl Proxy {
+    fn start() -> Self {
+        let socket = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(socket.path().join(".s.PGSQL.5432")).unwrap();
+        let cut = Arc::new(Mutex::new(None));
+        let (cuts, mut tasks) = (Arc::clone(&cut), JoinSet::new());
+        let server = folder().join(".s.PGSQL.5432");
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                connections.spawn(forward(client, server.clone(), Arc::clone(&cuts)));
+            }
+        });
+        Self {
+            cut,
+            folder: socket,
+            _tasks: tasks,
+        }
+    }
+
+    fn cut(&self, cut: Cut) {
+        *self.cut.lock().unwrap() = Some(cut);
+    }
+}
+
+/// Copies bytes between a client and the server until one of them ends, or a cut is due.
+async fn forward(mut client: UnixStream, server: PathBuf, cuts: Arc<Mutex<Option<Cut>>>) {
+    let Ok(mut server) = UnixStream::connect(server).await else {
+        return;
+    };
+    let (mut sent, mut received) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    loop {
+        tokio::select! {
+            count = client.read(&mut sent) => {
+                let Some(count) = count.ok().filter(|count| *count > 0) else { return };
+                let sent = &sent[..count];
+                let has = |text: &str| sent.windows(text.len()).any(|part| part == text.as_bytes());
+                let due = cuts.lock().unwrap().take_if(|cut| match cut {
+                    Cut::Before(text) | Cut::After(text) => has(text),
+                });
+                match due {
+                    Some(Cut::Before(_)) => return,
+                    Some(Cut::After(_)) => {
+                        server.write_all(sent).await.unwrap();
+                        // The server has done it once it replies.
+                        let _count = server.read(&mut received).await.unwrap();
+                        return;
+                    }
+                    None => if server.write_all(sent).await.is_err() { return },
+                }
+            }
+            count = server.read(&mut received) => {
+                let Some(count) = count.ok().filter(|count| *count > 0) else { return };
+                if client.write_all(&received[..count]).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn it_is_known_of_each_write_whether_it_counts_unless_the_commit_was_cut_off() {
+    let usual = settings(Way::Direct, "cut");
+    let proxy = Proxy::start();
+    let here = format!("?host={}", folder().display());
+    let there = format!("?host={}", proxy.folder.path().display());
+    let place = InSchema(elsewhere(&usual, &here, &there));
+    let (store, tasks) = place.open().await;
+    for (number, (cut, stored)) in [
+        (Cut::Before("INSERT INTO"), Some(false)),
+        (Cut::After("INSERT INTO"), Some(false)),
+        (Cut::Before("COMMIT\0"), None),
+        (Cut::After("COMMIT\0"), None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let run = watch(&format!("run_{number}"));
+        proxy.cut(cut);
+        let lost = timeout(SOON, store.add_watch(run.clone())).await.unwrap();
+        match stored {
+            Some(_) => assert!(
+                matches!(lost, Err(StoreError::OutOfReach { .. })),
+                "{cut:?}: {lost:?}"
+            ),
+            None => assert!(
+                matches!(lost, Err(StoreError::Unknown)),
+                "{cut:?}: {lost:?}"
+            ),
+        }
+        reach(&store).await;
+        let is_there = store.watch(run.run_id.clone()).await.unwrap().is_some();
+        let wanted = stored.unwrap_or(cut == Cut::After("COMMIT\0"));
+        assert_eq!(is_there, wanted, "{cut:?}");
+        // Whatever came of it, the same addition can be made again.
+        let again = store.add_watch(run).await.unwrap().0;
+        assert_eq!(again == Added::AlreadyExists, wanted);
+    }
+    close(store, tasks).await;
+}
