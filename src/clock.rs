@@ -19,6 +19,8 @@ pub struct Clock(Arc<Source>);
 enum Source {
     System {
         started: Instant,
+        /// A time of a shared store, and the time since boot when it was read.
+        anchor: Mutex<Option<(Timestamp, Duration)>>,
     },
     Simulated {
         started: Instant,
@@ -39,6 +41,9 @@ pub struct Jump {
 /// Differences below this are the ordinary slewing of a disciplined clock and the time that passes
 /// between reading two clocks.
 const SMALLEST_JUMP: SignedDuration = SignedDuration::from_secs(2);
+
+/// Differences from the clock of a shared store below this are the time that its answer took.
+const SMALLEST_CORRECTION: SignedDuration = SignedDuration::from_millis(50);
 
 /// One reading of all clocks.
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +70,7 @@ impl Clock {
     pub fn system() -> Self {
         Self(Arc::new(Source::System {
             started: Instant::now(),
+            anchor: Mutex::default(),
         }))
     }
 
@@ -86,6 +92,31 @@ impl Clock {
         }
     }
 
+    /// Time since start, including the time that the machine slept; setting the wall clock does not move it.
+    pub fn passed(&self) -> Duration {
+        self.read().passed
+    }
+
+    /// Follows the clock of a shared store, which showed `at` when [`Clock::passed`] was `then`: all daemons agree on
+    /// deadlines, and setting this machine's clock has no effect. A difference of less than 50 ms is the time that the
+    /// answer took, and changes nothing. Returns how far this machine's own clock is ahead. A simulated clock ignores it.
+    pub fn follow(&self, at: Timestamp, then: Duration) -> SignedDuration {
+        let Source::System { anchor, .. } = &*self.0 else {
+            return SignedDuration::ZERO;
+        };
+        let passed = self.passed();
+        let now = at.saturating_add(passed.saturating_sub(then)).unwrap_or(at);
+        if self.now().duration_since(now).abs() >= SMALLEST_CORRECTION {
+            *anchor.lock().expect("no holder panics") = Some((at, then));
+        } else {
+            anchor
+                .lock()
+                .expect("no holder panics")
+                .get_or_insert((at, then));
+        }
+        Timestamp::now().duration_since(now)
+    }
+
     /// The wall clock, in whole milliseconds: what is stored and sent is what is compared.
     pub fn now(&self) -> Timestamp {
         self.read().wall
@@ -94,12 +125,16 @@ impl Clock {
     /// Reads all clocks.
     pub fn read(&self) -> Reading {
         match &*self.0 {
-            Source::System { started } => {
+            Source::System { started, anchor } => {
                 let awake = started.elapsed();
+                let passed = time_since_boot().unwrap_or(awake);
+                let anchor = *anchor.lock().expect("no holder panics");
+                let wall =
+                    anchor.and_then(|(at, then)| at.checked_add(passed.saturating_sub(then)).ok());
                 Reading {
-                    wall: whole_milliseconds(Timestamp::now()),
+                    wall: whole_milliseconds(wall.unwrap_or_else(Timestamp::now)),
                     awake,
-                    passed: time_since_boot().unwrap_or(awake),
+                    passed,
                 }
             }
             Source::Simulated {
@@ -196,6 +231,20 @@ mod tests {
         };
         clock.jump(stepped);
         assert_eq!(clock.read().jump_since(&second), Some(stepped));
+    }
+
+    #[test]
+    fn a_clock_follows_the_one_of_the_store() {
+        let clock = Clock::system();
+        let at: Timestamp = "2030-01-01T00:00:00Z".parse().unwrap();
+        let ahead = clock.follow(at, clock.passed());
+        assert!(ahead < SignedDuration::from_hours(-1), "{ahead}");
+        let shown = clock.now().duration_since(at);
+        assert!(shown < SignedDuration::from_secs(60), "{shown}");
+        // A small difference changes nothing, and a large one does.
+        let later = at + SignedDuration::from_hours(1);
+        clock.follow(later, clock.passed());
+        assert!(clock.now() >= later);
     }
 
     #[test]
