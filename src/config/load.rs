@@ -15,9 +15,10 @@ use super::reader::{SettingsReader, Table, Violation};
 use super::rules::{DAY, MIN_TIMEOUT, http_url, refusal};
 use super::sinks::read_sinks;
 use super::source::{Merged, Sources};
+use super::store::read_store;
 use super::{
     ApiSettings, ControlSettings, EventsMode, LogFormat, LogLevel, LogSettings, Secret,
-    SecretError, Settings, StaticWatch, StoreSettings, WatchSettings, check_key,
+    SecretError, Settings, StaticWatch, WatchSettings, check_key,
 };
 use crate::domain::ProviderName;
 use crate::redact::REDACTED;
@@ -354,20 +355,6 @@ fn read_watch(reader: &mut SettingsReader<'_>, root: &mut Table) -> WatchSetting
     settings
 }
 
-fn read_store(reader: &mut SettingsReader<'_>, root: &mut Table) -> StoreSettings {
-    let mut table = reader.table(root, "store");
-    let path = own_path(reader, &mut table, "path");
-    let retention = duration(
-        reader,
-        &mut table,
-        "retention",
-        Duration::ZERO,
-        MAX_DEADLINE,
-    );
-    reader.finish_rest(&mut table);
-    StoreSettings { path, retention }
-}
-
 fn read_control(reader: &mut SettingsReader<'_>, root: &mut Table) -> ControlSettings {
     let mut table = reader.table(root, "control");
     let table = &mut table;
@@ -430,7 +417,7 @@ fn read_log(reader: &mut SettingsReader<'_>, root: &mut Table) -> LogSettings {
 }
 
 /// One of a few words.
-fn word<T: clap::ValueEnum>(text: &str) -> Result<T, Violation> {
+pub(super) fn word<T: clap::ValueEnum>(text: &str) -> Result<T, Violation> {
     T::from_str(text, false).map_err(|_unknown| {
         let words = T::value_variants()
             .iter()
@@ -495,7 +482,11 @@ pub(super) fn provider_name(text: &str) -> Result<ProviderName, Violation> {
 }
 
 /// A path of the daemon's own that has a default depending on the environment.
-fn own_path(reader: &mut SettingsReader<'_>, table: &mut Table, name: &str) -> Option<PathBuf> {
+pub(super) fn own_path(
+    reader: &mut SettingsReader<'_>,
+    table: &mut Table,
+    name: &str,
+) -> Option<PathBuf> {
     let Some(item) = reader.take(table, name, None) else {
         reader.show_unset(table, name);
         return None;
@@ -522,7 +513,7 @@ fn own_path(reader: &mut SettingsReader<'_>, table: &mut Table, name: &str) -> O
 }
 
 /// A duration that has a built-in default.
-fn duration(
+pub(super) fn duration(
     reader: &mut SettingsReader<'_>,
     table: &mut Table,
     name: &str,

@@ -23,6 +23,7 @@ mod secret;
 mod settings;
 mod sinks;
 mod source;
+mod store;
 mod units;
 
 pub use advice::advice;
@@ -46,9 +47,10 @@ pub(crate) use secret::check_key;
 pub use secret::{Secret, SecretError};
 pub use settings::{
     ApiSettings, ControlSettings, DELIVERY_ID, EventsMode, LogFormat, LogLevel, LogSettings,
-    Settings, SinkKind, SinkSettings, StaticWatch, StoreSettings, WatchSettings, WebhookFormat,
-    WebhookMethod, WebhookSettings, WebhookSignature,
+    Settings, SinkKind, SinkSettings, StaticWatch, WatchSettings, WebhookFormat, WebhookMethod,
+    WebhookSettings, WebhookSignature,
 };
 pub(crate) use source::NO_SOCKET_PLACE;
 pub use source::Sources;
+pub use store::{MAX_LEASE, MIN_LEASE, MigrationMode, SharedStoreSettings, StoreSettings};
 pub use units::{InvalidQuantity, format_duration, format_size, parse_duration, parse_size};

@@ -228,6 +228,19 @@ impl<'a> SettingsReader<'a> {
             .collect()
     }
 
+    /// The value of a key, which stays in its table.
+    pub(super) fn peek(&self, table: &Table, name: &str) -> Option<Item> {
+        let key = join(&table.path, name);
+        let value = table.values.get(name)?;
+        Some(Item {
+            table: table.path.clone(),
+            name: name.to_owned(),
+            place: self.merged.place(&key, value),
+            key,
+            kind: value.kind.clone(),
+        })
+    }
+
     /// Takes the value of a key, or its default, out of a table.
     pub(super) fn take(
         &mut self,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use reqwest::Url;
 
-use super::{DiscoverySettings, Providers, Secret};
+use super::{DiscoverySettings, Providers, Secret, StoreSettings};
 use crate::domain::{EventFilter, Labels, RunRef, SinkName};
 
 /// Everything that can be configured.
@@ -87,17 +87,6 @@ pub enum EventsMode {
     Auto,
     /// Never.
     Off,
-}
-
-/// `[store]`: where the daemon keeps its state.
-#[derive(Debug, Clone)]
-pub struct StoreSettings {
-    /// The database file; `None` when no directory for it could be found. Default: `runwatch.db` in the
-    /// first of `$STATE_DIRECTORY`, else in `$XDG_STATE_HOME/runwatch` or `~/.local/state/runwatch`.
-    /// [`super::IN_MEMORY`] keeps it in memory.
-    pub path: Option<PathBuf>,
-    /// How long finished watches and their deliveries are kept, 0 to 3650 days. Default: 7 days.
-    pub retention: Duration,
 }
 
 /// `[control]`: where the daemon listens.

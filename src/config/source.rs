@@ -133,7 +133,7 @@ impl fmt::Debug for Sources {
 
 /// Built-in defaults, written as they would be in the environment. Sinks have theirs beside their
 /// keys, since their names are not known here. What is not listed is unset.
-const DEFAULTS: [(&str, &str); 23] = [
+const DEFAULTS: [(&str, &str); 28] = [
     ("api.base_url", "https://api.crewship.dev"),
     // One request a second: enough for dozens of runs at the longest interval, and no burden to the API.
     ("api.requests_per_minute", "60"),
@@ -158,6 +158,12 @@ const DEFAULTS: [(&str, &str); 23] = [
     // Each is a connection that stays open; the runs that may end soon are few.
     ("watch.max_streams", "16"),
     ("store.retention", "7d"),
+    ("store.url_file", ""),
+    ("store.schema", "runwatch"),
+    // Long enough for a network that is down for some seconds, and short enough for the deadline of a run.
+    ("store.lease", "15s"),
+    ("store.ca_file", ""),
+    ("store.migrate", "auto"),
     ("control.listen", ""),
     ("control.token_file", ""),
     ("control.public_url", ""),
