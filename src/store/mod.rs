@@ -47,6 +47,7 @@ pub struct Store {
     state: watch::Receiver<WriterState>,
     history: watch::Receiver<u64>,
     deliveries: watch::Receiver<u64>,
+    unknown_commits: watch::Receiver<u64>,
 }
 
 /// Where operations are executed.
@@ -105,6 +106,11 @@ impl Store {
         let busy = self.state.borrow().busy_since.map(|since| since.elapsed());
         busy.filter(|busy| *busy > limit)
             .map_or(Ok(()), |busy| Err(StoreError::Stuck(busy)))
+    }
+
+    /// How many commits had an outcome that is not known, as it changes; 0 in SQLite, which knows it always.
+    pub fn unknown_commits(&self) -> watch::Receiver<u64> {
+        self.unknown_commits.clone()
     }
 
     /// Returns a signal that changes whenever status changes or events were committed.

@@ -141,6 +141,7 @@ impl Store {
         });
         let (history, history_receiver) = watch::channel(0);
         let (deliveries, deliveries_receiver) = watch::channel(0);
+        let (unknown_commits, unknown_commits_receiver) = watch::channel(0);
         let store = Self {
             engine: Engine::Postgres(Channels {
                 writes,
@@ -150,6 +151,7 @@ impl Store {
             state: state_receiver,
             history: history_receiver,
             deliveries: deliveries_receiver,
+            unknown_commits: unknown_commits_receiver,
         };
         let server = PostgresServer {
             readers: Readers::new(&connector, read_jobs),
@@ -165,6 +167,7 @@ impl Store {
                     state,
                     history,
                     deliveries,
+                    unknown_commits,
                 },
             },
         };

@@ -52,6 +52,7 @@ pub(super) struct Signals {
     pub(super) state: watch::Sender<WriterState>,
     pub(super) history: watch::Sender<u64>,
     pub(super) deliveries: watch::Sender<u64>,
+    pub(super) unknown_commits: watch::Sender<u64>,
 }
 
 impl Signals {
@@ -165,6 +166,11 @@ impl Writer {
                 Err(error)
             }
         };
+        if matches!(end, Err(StoreError::Unknown)) {
+            self.signals
+                .unknown_commits
+                .send_modify(|count| *count += 1);
+        }
         let may_be_kept = matches!(end, Ok(()) | Err(StoreError::Unknown));
         let wakes = jobs.iter().map(|job| job.wakes).collect::<Vec<_>>();
         for job in jobs {

@@ -107,6 +107,7 @@ impl Store {
             state: state_receiver,
             history: history_receiver,
             deliveries: deliveries_receiver,
+            unknown_commits: watch::channel(0).1,
         };
         Ok((
             store,
