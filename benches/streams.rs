@@ -13,7 +13,7 @@ use runwatch::app::Engine;
 use runwatch::clock::Clock;
 use runwatch::config::{EventsMode, Secret, Settings, SinkKind, SinkSettings, WebhookSettings};
 use runwatch::domain::{Event, EventFilter, Labels, RunRef, SinkName, Verdict, Watch};
-use runwatch::metrics::{Format, StoreGauges};
+use runwatch::metrics::{Format, Scraped};
 use runwatch::scheduler::AddedBy;
 use runwatch::simulator::{Receiver, Script, Simulator};
 use runwatch::store::Location;
@@ -246,9 +246,7 @@ async fn measure(args: &Args, events: EventsMode) -> anyhow::Result<Measured> {
             delays.push(received.at.duration_since(ended));
         }
     }
-    let text = engine
-        .metrics
-        .to_text(&StoreGauges::default(), &[], Format::Text);
+    let text = engine.metrics.to_text(&Scraped::default(), Format::Text);
     let by_stream = text.lines().find_map(|line| {
         line.strip_prefix("runwatch_detection_total{via=\"stream\",provider=\"crewship\"} ")
     });

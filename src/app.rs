@@ -12,15 +12,28 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::BackoffPolicy;
 use crate::blocking;
 use crate::clock::Clock;
-use crate::config::{EventsMode, Settings, SinkKind, SinkSettings};
+use crate::config::{
+    EventsMode, MigrationMode, Settings, SharedStoreSettings, SinkKind, SinkSettings,
+};
 use crate::domain::{Limits, ProviderName, Route, Routes, SinkName};
+use crate::lease::{Gate, GatedSink, Published, gated};
 use crate::memory::release_after_bursts;
 use crate::metrics::Metrics;
 use crate::notify::{Courier, Deliver, Sink};
 use crate::providers::{AnyProvider, ApiClient, Provider, Unusable};
 use crate::scheduler::{Account, Accounts, Policy, SchedulerGroup, Schedulers};
-use crate::store::{Counts, Location, Store, StoreError, Writer};
+use crate::store::{Counts, Location, PostgresSettings, Store, StoreError, Writer};
 use crate::text::error_chain;
+
+/// What an engine is built on.
+struct EngineParts {
+    store: Store,
+    /// Serves the store, where this engine is the only one to use it.
+    writer: JoinSet<()>,
+    clock: Clock,
+    metrics: Metrics,
+    gate: Option<Gate>,
+}
 
 /// How long others have to let go of the store when the engine stops.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
@@ -39,6 +52,7 @@ pub struct Engine {
     /// How long every answer must be 404 before a run is not found.
     pub not_found_grace: Duration,
     clock: Clock,
+    gate: Option<Gate>,
     scheduler_stop: CancellationToken,
     scheduler: JoinSet<()>,
     couriers_stop: CancellationToken,
@@ -93,46 +107,97 @@ impl Engine {
         let (store, writer) = store;
         let mut writers = JoinSet::new();
         writers.spawn(writer);
+        let parts = EngineParts {
+            store,
+            writer: writers,
+            clock,
+            metrics: Metrics::default(),
+            gate: None,
+        };
+        Self::begin(
+            AnyProvider::new(provider),
+            sinks,
+            settings,
+            parts,
+            Vec::new(),
+        )
+        .await
+    }
 
-        let metrics = Metrics::default();
-        let routes = Arc::new(routes(settings));
+    /// Builds and starts everything for `settings` on a store that daemons share, while this one leads: the writes of
+    /// `store` require its lease, and no request leaves while `gate` is closed. `before` is what the leader before
+    /// published.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written, or a client or sink cannot be built.
+    pub async fn lead(
+        settings: &Settings,
+        store: Store,
+        gate: Gate,
+        clock: Clock,
+        metrics: Metrics,
+        before: &Published,
+    ) -> anyhow::Result<Self> {
+        let (provider, sinks) = build(settings).await?;
+        store.take_up().await?;
+        let parts = EngineParts {
+            store,
+            writer: JoinSet::new(),
+            clock,
+            metrics,
+            gate: Some(gate),
+        };
+        let pauses = before.provider_pauses().collect();
+        Self::begin(AnyProvider::new(provider), sinks, settings, parts, pauses).await
+    }
+
+    /// Starts schedulers and couriers.
+    async fn begin<D: Deliver>(
+        crewship: AnyProvider,
+        sinks: Vec<D>,
+        settings: &Settings,
+        parts: EngineParts,
+        pauses: Vec<(ProviderName, Timestamp)>,
+    ) -> anyhow::Result<Self> {
+        let EngineParts {
+            store,
+            writer,
+            clock,
+            metrics,
+            gate,
+        } = parts;
         let incidents = store.newest_provider_events().await?;
         let (mut group, watches) = SchedulerGroup::new(
-            accounts(AnyProvider::new(provider), settings),
+            accounts(crewship, settings, gate.clone()),
             store.clone(),
             clock.clone(),
             metrics.clone(),
         );
         resume_all(&mut group, &store, clock.now()).await?;
         group.remember(&incidents);
+        group.pause(pauses).await;
         let scheduler_stop = CancellationToken::new();
-        let mut schedulers = JoinSet::new();
-        schedulers.spawn(group.run(scheduler_stop.clone()));
-
-        let couriers_stop = CancellationToken::new();
-        let context = CourierContext {
-            routes,
-            store: store.clone(),
-            clock: clock.clone(),
-            metrics: metrics.clone(),
-        };
-        let couriers = start_couriers(settings, sinks, &context, &couriers_stop);
+        let mut scheduler = JoinSet::new();
+        scheduler.spawn(group.run(scheduler_stop.clone()));
         let mut memory = JoinSet::new();
         memory.spawn(release_after_bursts());
-        Ok(Self {
+        let mut engine = Self {
             store,
             watches,
             metrics,
             not_found_grace: settings.watch.not_found_grace,
             clock,
+            gate,
             scheduler_stop,
-            scheduler: schedulers,
-            couriers_stop,
-            couriers,
+            scheduler,
+            couriers_stop: CancellationToken::new(),
+            couriers: JoinSet::new(),
             retiring: JoinSet::new(),
-            writer: writers,
+            writer,
             memory,
-        })
+        };
+        engine.start_couriers(settings, sinks);
+        Ok(engine)
     }
 
     /// Goes on with other settings, another provider and other sinks, which are those of `settings` in
@@ -146,8 +211,7 @@ impl Engine {
         sinks: Vec<D>,
         settings: &Settings,
     ) -> anyhow::Result<()> {
-        let routes = Arc::new(routes(settings));
-        let accounts = accounts(AnyProvider::new(provider), settings);
+        let accounts = accounts(AnyProvider::new(provider), settings, self.gate.clone());
         self.watches.reload(accounts).await?;
         self.not_found_grace = settings.watch.not_found_grace;
         self.couriers_stop.cancel();
@@ -156,16 +220,31 @@ impl Engine {
             .spawn(async move { while before.join_next().await.is_some() {} });
         while self.retiring.try_join_next().is_some() {}
         self.couriers_stop = CancellationToken::new();
-        let (store, clock, metrics) =
-            (self.store.clone(), self.clock.clone(), self.metrics.clone());
-        let context = CourierContext {
-            routes,
-            store,
-            clock,
-            metrics,
-        };
-        self.couriers = start_couriers(settings, sinks, &context, &self.couriers_stop);
+        self.start_couriers(settings, sinks);
         Ok(())
+    }
+
+    /// Starts a courier for each of `sinks`, which are those of `settings` in order.
+    fn start_couriers<D: Deliver>(&mut self, settings: &Settings, sinks: Vec<D>) {
+        let routes = Arc::new(routes(settings));
+        for ((name, sink_settings), sink) in settings.sinks.iter().zip(sinks) {
+            let courier = Courier {
+                name: name.clone(),
+                sink: Arc::new(GatedSink {
+                    inner: sink,
+                    gate: self.gate.clone(),
+                }),
+                retry_schedule: sink_settings.retry_schedule.clone(),
+                max_in_flight: max_in_flight(&sink_settings.kind),
+                store: self.store.clone(),
+                clock: self.clock.clone(),
+                routes: Arc::clone(&routes),
+                metrics: self.metrics.clone(),
+                trouble: Mutex::default(),
+            };
+            self.metrics.introduce(name);
+            self.couriers.spawn(courier.run(self.couriers_stop.clone()));
+        }
     }
 
     /// Ends when a part of the engine ends by itself, which none should. Cancel-safe.
@@ -235,6 +314,27 @@ impl Engine {
     }
 }
 
+/// How the shared store is reached, by the daemon or command `name`. The file with its address is read once, so that a
+/// new password counts after a restart.
+///
+/// # Errors
+/// When that file cannot be read.
+pub async fn shared_connection(
+    settings: &SharedStoreSettings,
+    name: &str,
+) -> anyhow::Result<PostgresSettings> {
+    let url = settings.url.clone();
+    let url = blocking::run("store-url", move || url.read()).await??;
+    Ok(PostgresSettings {
+        url,
+        schema: settings.schema.clone(),
+        ca_file: settings.ca_file.clone(),
+        migrate: settings.migrate == MigrationMode::Auto,
+        statement_limit: settings.lease / 3,
+        name: name.to_owned(),
+    })
+}
+
 /// Builds what talks to others, on a thread of its own: templates and the certificates of authorities are files.
 async fn build(settings: &Settings) -> anyhow::Result<(ApiClient, Vec<Sink>)> {
     let settings = settings.clone();
@@ -285,54 +385,23 @@ fn build_sinks(settings: &Settings) -> anyhow::Result<Vec<Sink>> {
     settings.sinks.iter().map(build).collect()
 }
 
-/// What all couriers share.
-struct CourierContext {
-    routes: Arc<Routes>,
-    store: Store,
-    clock: Clock,
-    metrics: Metrics,
-}
-
-/// Starts a courier for each of `sinks`, which are those of `settings` in order.
-fn start_couriers<D: Deliver>(
-    settings: &Settings,
-    sinks: Vec<D>,
-    context: &CourierContext,
-    stop: &CancellationToken,
-) -> JoinSet<()> {
-    let mut couriers = JoinSet::new();
-    for ((name, sink_settings), sink) in settings.sinks.iter().zip(sinks) {
-        let courier = Courier {
-            name: name.clone(),
-            sink: Arc::new(sink),
-            retry_schedule: sink_settings.retry_schedule.clone(),
-            max_in_flight: max_in_flight(&sink_settings.kind),
-            store: context.store.clone(),
-            clock: context.clock.clone(),
-            routes: Arc::clone(&context.routes),
-            metrics: context.metrics.clone(),
-            trouble: Mutex::default(),
-        };
-        context.metrics.introduce(name);
-        couriers.spawn(courier.run(stop.clone()));
-    }
-    couriers
-}
-
 /// Makes the accounts of `settings`, with `crewship` as the client of Crewship's.
-fn accounts(crewship: AnyProvider, settings: &Settings) -> Accounts {
+fn accounts(crewship: AnyProvider, settings: &Settings, gate: Option<Gate>) -> Accounts {
     let settings = Arc::new(settings.clone());
     Arc::new(move |provider| {
-        let (crewship, settings) = (crewship.clone(), Arc::clone(&settings));
+        let (crewship, settings, gate) = (crewship.clone(), Arc::clone(&settings), gate.clone());
         Box::pin(async move {
-            if provider.is_crewship() {
-                return Account {
+            let mut account = if provider.is_crewship() {
+                Account {
                     client: crewship,
                     policy: policy(&settings),
                     base_url: settings.api.base_url.clone(),
-                };
-            }
-            account(&provider, &settings).await
+                }
+            } else {
+                account(&provider, &settings).await
+            };
+            account.client = gated(account.client, gate.as_ref());
+            account
         })
     })
 }

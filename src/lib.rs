@@ -66,6 +66,7 @@ pub mod domain;
 mod failpoint;
 pub mod hardening;
 mod http;
+pub mod lease;
 mod links;
 mod live_lines;
 pub mod logging;

@@ -115,6 +115,8 @@ pub struct Metrics {
     discovered: Family<[NamedLabel; 1], Counter>,
     reload_successful: Gauge,
     reload_success_at: Gauge<f64, AtomicU64>,
+    takeovers: Counter,
+    takeover: Gauge<f64, AtomicU64>,
 }
 
 /// How much of a budget is used.
@@ -141,6 +143,36 @@ pub struct StoreGauges {
     pub oldest_pending: Option<Duration>,
 }
 
+/// What is known besides when the metrics are requested.
+#[derive(Debug, Clone, Default)]
+pub struct Scraped {
+    /// What is counted in the store, where that is known and no other daemon counts it.
+    pub stored: Option<StoreGauges>,
+    /// Who leads, where the store is shared.
+    pub lease: Option<LeaseGauges>,
+    /// How the budgets are used.
+    pub budgets: Vec<BudgetUse>,
+}
+
+/// What is known of a store that several daemons share, when the metrics are requested.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LeaseGauges {
+    /// Whether this daemon leads, and its engine runs.
+    pub leads: bool,
+    /// The number of the term of the leader last seen.
+    pub term: i64,
+    /// How long the lease of this daemon lasts without a further renewal.
+    pub left: Duration,
+    /// Whether the store answered the last request about the lease.
+    pub store_up: bool,
+    /// How far the clock of this machine is ahead of the one of the store, in seconds.
+    pub clock_ahead_seconds: f64,
+    /// Whether the settings of this daemon differ from those of the leader.
+    pub settings_differ: bool,
+    /// How many commits had an outcome that is not known.
+    pub unknown_commits: u64,
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let metrics = Self {
@@ -159,6 +191,8 @@ impl Default for Metrics {
             discovered: Family::default(),
             reload_successful: Gauge::default(),
             reload_success_at: Gauge::default(),
+            takeovers: Counter::default(),
+            takeover: Gauge::default(),
         };
         metrics.of(&ProviderName::crewship())
     }
@@ -269,6 +303,12 @@ impl Metrics {
             .set(i64::try_from(open).unwrap_or(i64::MAX));
     }
 
+    /// Counts that this daemon began to lead, and took up the watches in this time.
+    pub fn took_over(&self, took: Duration) {
+        self.takeovers.inc();
+        self.takeover.set(took.as_secs_f64());
+    }
+
     /// Sets how many discoveries there are, by provider and state. Those that are not given are gone.
     pub fn discoveries(
         &self,
@@ -344,14 +384,18 @@ impl Metrics {
             .inc();
     }
 
-    /// Everything as text, with what is `stored` now, and how the budgets are used.
-    pub fn to_text(&self, stored: &StoreGauges, budgets: &[BudgetUse], format: Format) -> String {
+    /// Everything as text, with what is known besides.
+    pub fn to_text(&self, scraped: &Scraped, format: Format) -> String {
         let mut registry = Registry::default();
         process::register(&mut registry);
         let own = registry.sub_registry_with_prefix("runwatch");
-        self.register_polls(own, stored);
-        register_budgets(own, budgets);
-        self.register_deliveries(own, stored);
+        self.register_polls(own);
+        register_budgets(own, &scraped.budgets);
+        self.register_deliveries(own);
+        if let Some(stored) = &scraped.stored {
+            register_stored(own, stored);
+        }
+        self.register_lease(own, scraped.lease.as_ref());
         self.register_configuration(own);
         register_program(own);
         let mut written = String::new();
@@ -363,15 +407,8 @@ impl Metrics {
         written
     }
 
-    /// Registers what is known of watches, polls and streams.
-    fn register_polls(&self, registry: &mut Registry, stored: &StoreGauges) {
-        let watches = Family::<[Label; 1], Gauge>::default();
-        for (state, count) in [("active", stored.active), ("finished", stored.finished)] {
-            watches
-                .get_or_create(&[("state", state)])
-                .set(gauge_value(count));
-        }
-        registry.register("watches", "Watches in the store", watches);
+    /// Registers what is known of polls and streams.
+    fn register_polls(&self, registry: &mut Registry) {
         registry.register("polls", "Polls by what came of them", self.polls.clone());
         registry.register(
             "poll_duration_seconds",
@@ -433,16 +470,7 @@ impl Metrics {
     }
 
     /// Registers what is known of deliveries.
-    fn register_deliveries(&self, registry: &mut Registry, stored: &StoreGauges) {
-        let (pending, dead) = (
-            Family::<[NamedLabel; 1], Gauge>::default(),
-            Family::<[NamedLabel; 1], Gauge>::default(),
-        );
-        for (sink, waiting, given_up) in &stored.deliveries {
-            let label = [("sink", sink.to_string())];
-            pending.get_or_create(&label).set(gauge_value(*waiting));
-            dead.get_or_create(&label).set(gauge_value(*given_up));
-        }
+    fn register_deliveries(&self, registry: &mut Registry) {
         registry.register(
             "deliveries",
             "Attempts to deliver by what came of them",
@@ -450,19 +478,92 @@ impl Metrics {
         );
         let help = "From an event to its arrival";
         registry.register("delivery_delay_seconds", help, self.delivery_delay.clone());
-        registry.register(
-            "deliveries_pending",
-            "Messages that wait or are being sent",
-            pending,
-        );
-        let oldest = Gauge::<i64>::default();
-        oldest.set(gauge_value(
-            stored.oldest_pending.unwrap_or_default().as_secs(),
-        ));
-        let help = "Age of the oldest message that waits or is being sent";
-        registry.register("delivery_oldest_pending_seconds", help, oldest);
-        registry.register("deliveries_dead", "Messages given up", dead);
     }
+
+    /// Registers who leads. A daemon with a store of its own always does.
+    fn register_lease(&self, registry: &mut Registry, lease: Option<&LeaseGauges>) {
+        let leading = gauge(i64::from(lease.is_none_or(|lease| lease.leads)));
+        registry.register("leading", "Whether this daemon polls and delivers", leading);
+        let Some(lease) = lease else {
+            return;
+        };
+        registry.register("term", "Number of the leader's term", gauge(lease.term));
+        let help = "How often this daemon began to lead";
+        registry.register("takeovers", help, self.takeovers.clone());
+        let help = "How long it took to take up the watches when this daemon last began to lead";
+        registry.register("takeover_seconds", help, self.takeover.clone());
+        let help = "How long the lease of this daemon lasts without a further renewal";
+        registry.register(
+            "lease_left_seconds",
+            help,
+            float_gauge(lease.left.as_secs_f64()),
+        );
+        let help = "Whether the shared store answers";
+        registry.register("store_up", help, gauge(i64::from(lease.store_up)));
+        let help = "How far the clock of this machine is ahead of the one of the store";
+        registry.register(
+            "clock_offset_seconds",
+            help,
+            float_gauge(lease.clock_ahead_seconds),
+        );
+        let help = "Whether the settings of this daemon differ from those of the leader";
+        registry.register(
+            "config_differs",
+            help,
+            gauge(i64::from(lease.settings_differ)),
+        );
+        let unknown = Counter::<u64>::default();
+        unknown.inc_by(lease.unknown_commits);
+        let help = "Commits of the shared store whose outcome was not known";
+        registry.register("store_unknown_commits", help, unknown);
+    }
+}
+
+/// Registers what is counted in the store.
+fn register_stored(registry: &mut Registry, stored: &StoreGauges) {
+    let watches = Family::<[Label; 1], Gauge>::default();
+    for (state, count) in [("active", stored.active), ("finished", stored.finished)] {
+        watches
+            .get_or_create(&[("state", state)])
+            .set(gauge_value(count));
+    }
+    registry.register("watches", "Watches in the store", watches);
+    let (pending, dead) = (
+        Family::<[NamedLabel; 1], Gauge>::default(),
+        Family::<[NamedLabel; 1], Gauge>::default(),
+    );
+    for (sink, waiting, given_up) in &stored.deliveries {
+        let label = [("sink", sink.to_string())];
+        pending.get_or_create(&label).set(gauge_value(*waiting));
+        dead.get_or_create(&label).set(gauge_value(*given_up));
+    }
+    registry.register(
+        "deliveries_pending",
+        "Messages that wait or are being sent",
+        pending,
+    );
+    let oldest = stored.oldest_pending.unwrap_or_default().as_secs();
+    let help = "Age of the oldest message that waits or is being sent";
+    registry.register(
+        "delivery_oldest_pending_seconds",
+        help,
+        gauge(gauge_value(oldest)),
+    );
+    registry.register("deliveries_dead", "Messages given up", dead);
+}
+
+/// A gauge with a value.
+fn gauge(value: i64) -> Gauge {
+    let gauge = Gauge::default();
+    gauge.set(value);
+    gauge
+}
+
+/// A gauge with a value that is not a whole number.
+fn float_gauge(value: f64) -> Gauge<f64, AtomicU64> {
+    let gauge = Gauge::default();
+    gauge.set(value);
+    gauge
 }
 
 /// Registers how much of each budget is used.
@@ -502,12 +603,16 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    fn budgets() -> [BudgetUse; 1] {
-        [BudgetUse {
-            provider: ProviderName::crewship(),
-            used: 12,
-            limit: 60,
-        }]
+    fn scraped(stored: StoreGauges) -> Scraped {
+        Scraped {
+            stored: Some(stored),
+            lease: None,
+            budgets: vec![BudgetUse {
+                provider: ProviderName::crewship(),
+                used: 12,
+                limit: 60,
+            }],
+        }
     }
 
     #[test]
@@ -521,7 +626,7 @@ mod tests {
             deliveries: vec![(ops.clone(), 0, 0)],
             ..StoreGauges::default()
         };
-        let text = metrics.to_text(&stored, &budgets(), Format::Text);
+        let text = metrics.to_text(&scraped(stored.clone()), Format::Text);
         for line in [
             "runwatch_watches{state=\"active\"} 0",
             "runwatch_polls_total{result=\"ok\",provider=\"crewship\"} 0",
@@ -537,6 +642,7 @@ mod tests {
             "runwatch_deliveries_pending{sink=\"ops\"} 0",
             "runwatch_delivery_oldest_pending_seconds 0",
             "runwatch_deliveries_dead{sink=\"ops\"} 0",
+            "runwatch_leading 1",
             "runwatch_log_records_dropped_total ",
             "runwatch_budget_used_requests{provider=\"crewship\"} 12",
             "runwatch_budget_limit_requests{provider=\"crewship\"} 60",
@@ -562,7 +668,7 @@ mod tests {
         metrics.polled("ok", Duration::from_millis(20));
         metrics.paused("rate_limited", Duration::from_millis(1500));
         metrics.delivered(&ops, Duration::from_secs(2));
-        let text = metrics.to_text(&stored, &budgets(), Format::OpenMetrics);
+        let text = metrics.to_text(&scraped(stored), Format::OpenMetrics);
         assert!(
             text.contains("runwatch_polls_total{result=\"ok\",provider=\"crewship\"} 1"),
             "{text}"
@@ -580,7 +686,8 @@ mod tests {
     fn both_formats_have_the_same_samples_and_each_its_own_descriptions() {
         let metrics = Metrics::default();
         let stored = StoreGauges::default();
-        let [text, open] = Format::ALL.map(|format| metrics.to_text(&stored, &budgets(), format));
+        let scraped = scraped(stored);
+        let [text, open] = Format::ALL.map(|format| metrics.to_text(&scraped, format));
         // Each metric has its samples and their labels in an order of its own. A bound of a histogram is a number, which
         // Go writes without `.0` in the text format and with it in OpenMetrics; so does the library.
         let label = |label: &str| match label.strip_prefix("le=\"") {

@@ -169,6 +169,11 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
             &client()?,
             printer(&common, out, err),
         )),
+        Command::Lead { command } => block_on(commands::lead::lead(
+            &client()?,
+            command,
+            printer(&common, out, err),
+        )),
         Command::Config(ConfigCommand::Check) => {
             commands::config::check(&sources(), common.json, out, err)
         }

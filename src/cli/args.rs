@@ -260,6 +260,12 @@ pub enum Command {
     },
     /// Show how the daemon finds runs in lists, as `[[discover]]` in the configuration says.
     Discover,
+    /// Show which of the daemons on one store leads, or let another one lead.
+    Lead {
+        /// What to do instead of showing it.
+        #[command(subcommand)]
+        command: Option<LeadCommand>,
+    },
     /// Check, show or write the configuration.
     #[command(subcommand, after_help = CONFIG_HELP)]
     Config(ConfigCommand),
@@ -285,6 +291,13 @@ pub enum Command {
     /// Print a manual page.
     #[command(after_help = "Examples:\n  runwatch man | man -l -\n  runwatch man wait | man -l -")]
     Man(ManArgs),
+}
+
+/// What `lead` does.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum LeadCommand {
+    /// Let another daemon poll and deliver, for example before this machine is drained.
+    Release,
 }
 
 /// Arguments of `wait`.

@@ -98,8 +98,12 @@ pub async fn list(
     write_text(printer.out, &table.into_text(printer.width))?;
     let states = states.iter().map(String::as_str);
     let mut line = count_line(("watch", "watches"), states, shown);
-    if let Some(polling) = polling.as_ref().and_then(PollingList::shown) {
-        let requests = format!("{}{}", printer.style.separator(), requests(polling));
+    let addition = match polling.as_ref().and_then(PollingList::shown) {
+        Some(polling) => Some(requests(polling)),
+        None => leader(client).await,
+    };
+    if let Some(addition) = addition {
+        let requests = format!("{}{addition}", printer.style.separator());
         let columns = printer.width.map_or(usize::MAX, usize::from);
         if width(&line) + width(&requests) < columns {
             line += &requests;
@@ -107,6 +111,12 @@ pub async fn list(
     }
     printer.remark(&line)?;
     Ok(0)
+}
+
+/// Which other daemon polls the runs; `None` where that of the client does.
+async fn leader(client: &Client) -> Option<String> {
+    let lease = client.lease().await.ok().filter(|lease| !lease.leads)?;
+    Some(format!("watched by {}", lease.leader?.name))
 }
 
 /// How much of the budget is used.

@@ -15,6 +15,7 @@ pub mod failure;
 pub mod fuzzing;
 pub mod healthcheck;
 pub mod help;
+pub mod lead;
 pub mod list;
 pub mod man;
 pub mod openapi;

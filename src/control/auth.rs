@@ -271,6 +271,7 @@ mod tests {
             token: token.map(Secret::value),
             discoveries: Arc::default(),
             providers: Arc::new(crate::config::Settings::default().providers),
+            fingerprint: 0,
             rejected: None,
         }
     }

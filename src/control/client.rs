@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::types::{
     ActivityResponse, AddRequest, DecisionResponse, DeliveryList, DeliveryResponse, DiscoveryList,
-    PollingList, ProblemDetails, WatchList, WatchResponse,
+    LeaseResponse, PollingList, ProblemDetails, WatchList, WatchResponse,
 };
 use crate::domain::{DeliveryId, RunRef, SinkName};
 use crate::http::USER_AGENT;
@@ -170,6 +170,24 @@ impl Client {
     pub async fn discoveries(&self) -> Result<DiscoveryList, ClientError> {
         let request = self.request(Method::GET, "/v1/discoveries", &[]);
         self.read(self.send(request.timeout(LIMIT)).await?).await
+    }
+
+    /// Requests which daemon leads.
+    ///
+    /// # Errors
+    /// As [`ClientError`] has them.
+    pub async fn lease(&self) -> Result<LeaseResponse, ClientError> {
+        let request = self.request(Method::GET, "/v1/lease", &[]);
+        self.read(self.send(request.timeout(LIMIT)).await?).await
+    }
+
+    /// Requests that another daemon leads.
+    ///
+    /// # Errors
+    /// As [`ClientError`] has them.
+    pub async fn release_lease(&self) -> Result<(), ClientError> {
+        let request = self.request(Method::POST, "/v1/lease/release", &[]);
+        self.send(request.timeout(LIMIT)).await.map(drop)
     }
 
     /// Requests whether the daemon makes progress.

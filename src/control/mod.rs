@@ -38,16 +38,17 @@ pub use self::server::Listener;
 pub use self::socket::{Socket, SocketError};
 pub use self::types::{
     ActivityResponse, AddRequest, AttemptResponse, DeliveryList, DeliveryResponse, DiscoveryList,
-    DiscoveryResponse, HealthResponse, PollErrorResponse, PollingList, PollingResponse,
-    ProblemDetails, RoutingEntry, SinkList, SinkResponse, StatusChangeResponse, WatchList,
-    WatchResponse,
+    DiscoveryResponse, HealthResponse, LeaderResponse, LeaseResponse, PollErrorResponse,
+    PollingList, PollingResponse, ProblemDetails, RoutingEntry, SinkList, SinkResponse,
+    StatusChangeResponse, WatchList, WatchResponse,
 };
 use crate::clock::Clock;
 use crate::config::{DiscoverySettings, Providers, Secret};
 use crate::discovery::DiscoveryView;
 use crate::domain::{Routes, SinkName};
+use crate::lease::LeaseHandle;
 use crate::metrics::Metrics;
-use crate::scheduler::Schedulers;
+use crate::scheduler::Watches;
 use crate::store::Store;
 
 /// How the notice begins that a reload was refused.
@@ -74,6 +75,8 @@ pub struct LiveConfig {
     pub providers: Arc<Providers>,
     /// The discoveries.
     pub discoveries: Arc<[DiscoverySettings]>,
+    /// A number that differs where the settings differ that all daemons on one store should share.
+    pub fingerprint: u64,
     /// Why the newest configuration is not in force.
     pub rejected: Option<String>,
 }
@@ -82,8 +85,8 @@ pub struct LiveConfig {
 pub struct Control {
     /// The store.
     pub store: Store,
-    /// The scheduler.
-    pub watches: Schedulers,
+    /// The way to the watches.
+    pub watches: Watches,
     /// What is counted.
     pub metrics: Metrics,
     /// The time.
@@ -92,6 +95,8 @@ pub struct Control {
     pub live_config: watch::Receiver<LiveConfig>,
     /// How the discoveries go.
     pub discoveries: watch::Receiver<Vec<DiscoveryView>>,
+    /// Who leads; `None` with a store of this daemon's own.
+    pub lease: Option<LeaseHandle>,
 }
 
 impl Control {

@@ -16,6 +16,7 @@ use crate::domain::{
     DeliveryId, EventType, FoundBy, Labels, ProviderName, RunEvent, RunRef, RunState, SinkName,
     Verdict, WatchOrigin,
 };
+use crate::lease::LeaseView;
 use crate::metrics::PAUSE_REASONS;
 use crate::scheduler::{BreakerView, Outage, RunActivity, Usage, WatchView};
 use crate::store::{AttemptRecord, DeliveryState, DeliverySummary, WatchRecord, WatchState};
@@ -337,6 +338,60 @@ impl PollingList {
         self.providers
             .iter()
             .find(|polling| polling.provider == provider.as_str())
+    }
+}
+
+/// `GET /v1/lease`: which of the daemons that share a store polls and delivers.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct LeaseResponse {
+    /// Whether several daemons share the store.
+    pub shared: bool,
+    /// Whether this daemon polls and delivers.
+    pub leads: bool,
+    /// The leader last seen; `null` where there is none, or the store is this daemon's own.
+    pub leader: Option<LeaderResponse>,
+    /// Why the store is out of reach; `null` while it answers.
+    pub problem: Option<String>,
+}
+
+/// The daemon that leads.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct LeaderResponse {
+    /// Names its process; random.
+    pub id: String,
+    /// The name of its machine.
+    pub name: String,
+    /// The version of its program.
+    pub version: String,
+    /// The number of its term; each is greater than those before.
+    pub term: i64,
+}
+
+impl LeaseResponse {
+    /// Of a daemon with a store of its own.
+    pub(super) fn own() -> Self {
+        Self {
+            shared: false,
+            leads: true,
+            leader: None,
+            problem: None,
+        }
+    }
+
+    /// Of a daemon with a shared store, which leads where its engine runs.
+    pub(super) fn shared(view: &LeaseView, leads: bool) -> Self {
+        let leader = view.leader.as_ref().map(|leader| LeaderResponse {
+            id: leader.id.clone(),
+            name: leader.name.clone(),
+            version: leader.version.clone(),
+            term: leader.term,
+        });
+        Self {
+            shared: true,
+            leads,
+            leader,
+            problem: view.problem.clone(),
+        }
     }
 }
 

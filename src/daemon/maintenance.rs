@@ -11,9 +11,11 @@ use super::systemd;
 use crate::clock::Clock;
 use crate::control::LiveConfig;
 use crate::discovery::{Discoveries, DiscoveryPlan};
+use crate::domain::RunRef;
+use crate::lease::{LeaseHandle, Published};
 use crate::metrics::Metrics;
-use crate::scheduler::{Schedulers, outage_texts};
-use crate::store::{Counts, Store};
+use crate::scheduler::{Outage, Schedulers, Watches, outage_texts};
+use crate::store::{Counts, Mark, Store, StoreError};
 use crate::text::error_chain;
 
 /// How often the files of the store are looked at where nothing is written.
@@ -24,6 +26,12 @@ pub(super) const STATUS_PERIOD: Duration = Duration::from_secs(2);
 
 /// How often finished watches are pruned, unless they are kept for a shorter time than this.
 pub(super) const PRUNE_PERIOD: Duration = Duration::from_secs(3600);
+
+/// How often a leader looks for what other daemons changed, besides when it sees a change.
+pub(super) const MARK_PERIOD: Duration = Duration::from_secs(1);
+
+/// Most of it that is taken up in one transaction.
+const MARKS_AT_ONCE: u32 = 500;
 
 /// Deletes what is older than the retention, now and then, without end.
 pub(super) async fn prune(
@@ -103,42 +111,146 @@ pub(super) async fn probe(store: Store) {
     }
 }
 
+/// Takes up the watches that other daemons added or removed, without end.
+pub(super) async fn take_marks(store: Store, watches: Schedulers, clock: Clock) {
+    let mut changed = store.history_changed();
+    // Those whose marks are out of the store, and that are not handed over yet.
+    let mut marked = Vec::new();
+    loop {
+        match take_some_marks(&store, &watches, &clock, &mut marked).await {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => tracing::debug!(
+                error = error_chain(&error),
+                "cannot take up what other daemons changed"
+            ),
+        }
+        // Cancel-safe: one sleeps, the other waits for a change.
+        tokio::select! {
+            () = tokio::time::sleep(MARK_PERIOD) => {}
+            Ok(()) = changed.changed() => {}
+        }
+    }
+}
+
+/// Returns whether there may be further ones.
+async fn take_some_marks(
+    store: &Store,
+    watches: &Schedulers,
+    clock: &Clock,
+    marked: &mut Vec<RunRef>,
+) -> Result<bool, StoreError> {
+    let marks = store.take_marks(MARKS_AT_ONCE).await?;
+    marked.extend(marks.iter().filter_map(|mark| match mark {
+        Mark::Run(run_id) => Some(run_id.clone()),
+        // The commit woke the couriers.
+        Mark::Sink(_) => None,
+    }));
+    if !marked.is_empty() {
+        let stored = store.active_watches_of(clock.now(), marked.clone()).await?;
+        watches.refresh(marked.clone(), stored).await?;
+        marked.clear();
+    }
+    Ok(marks.len() >= MARKS_AT_ONCE as usize)
+}
+
+/// Publishes the state of this leader, without end.
+pub(super) async fn publish(
+    watches: Schedulers,
+    mut live_config: watch::Receiver<LiveConfig>,
+    published: watch::Sender<String>,
+) {
+    let mut breakers = watches.breakers();
+    loop {
+        let state = {
+            let breakers = breakers.borrow_and_update();
+            let paused = breakers
+                .iter()
+                .filter(|(_, view)| view.outage == Some(Outage::Paused));
+            let until = paused.filter_map(|(name, view)| Some((name.to_string(), view.retry_at?)));
+            let live_config = live_config.borrow_and_update();
+            Published {
+                notices: outage_texts(&breakers).collect(),
+                pauses: until.collect(),
+                settings: live_config.fingerprint,
+            }
+        };
+        published.send_replace(state.to_text());
+        // Cancel-safe: each waits for a change, and what it missed is read above.
+        tokio::select! {
+            Ok(()) = breakers.changed() => {}
+            Ok(()) = live_config.changed() => {}
+            else => std::future::pending().await,
+        }
+    }
+}
+
 /// Keeps the status for the service manager up to date. Never returns.
 pub(super) async fn keep_status(
     store: Store,
-    watches: Schedulers,
+    watches: Watches,
+    lease: Option<LeaseHandle>,
     mut live_config: watch::Receiver<LiveConfig>,
 ) {
     let (mut history, mut deliveries) = (store.history_changed(), store.deliveries_changed());
-    let mut breakers = watches.breakers();
+    let mut leading = watches.leading();
+    let mut lease = lease.map(|lease| lease.view);
     loop {
+        let mut breakers = watches.schedulers().map(|schedulers| schedulers.breakers());
         // Cancel-safe: each waits for a change, and what it missed is read below.
         tokio::select! {
             Ok(()) = history.changed() => {}
             Ok(()) = deliveries.changed() => {}
-            Ok(()) = breakers.changed() => {}
+            Ok(()) = changed(&mut breakers) => {}
+            Ok(()) = changed(&mut lease) => {}
+            Ok(()) = leading.changed() => {}
             Ok(()) = live_config.changed() => {}
             else => std::future::pending().await,
         }
         history.mark_unchanged();
         deliveries.mark_unchanged();
-        let outage = outage_texts(&breakers.borrow_and_update()).next();
+        let standing_by = lease
+            .as_mut()
+            .and_then(|view| view.borrow_and_update().sentence());
+        let outage = outage_texts(&watches.breakers()).next();
         let rejected = live_config.borrow_and_update().rejected.clone();
         if let Ok(counts) = store.counts().await {
-            systemd::status(&status_line(&counts, rejected.or(outage).as_deref()));
+            let but = rejected.or(outage).or(standing_by);
+            systemd::status(&status_line(&counts, but.as_deref()));
+        } else if let Some(problem) = standing_by {
+            systemd::status(&problem);
         }
         tokio::time::sleep(STATUS_PERIOD).await;
     }
 }
 
-/// Reports that the service is alive while the scheduler and the store answer. Never returns.
-pub(super) async fn watchdog(store: Store, watches: Schedulers, period: Duration) {
+/// Waits for a change of what may not be there.
+async fn changed<T>(
+    receiver: &mut Option<watch::Receiver<T>>,
+) -> Result<(), watch::error::RecvError> {
+    match receiver {
+        Some(receiver) => receiver.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Reports that the service is alive while the scheduler and the store make progress. Never returns.
+pub(super) async fn watchdog(store: Store, watches: Watches, period: Duration) {
     let mut tick = tokio::time::interval(period);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        match tokio::try_join!(watches.ping(), store.ping()) {
-            Ok(_) => systemd::alive(),
+        let progress = async {
+            watches.ping().await?;
+            if store.is_shared() {
+                // A restart of this process does not bring a database back.
+                store.progresses(period)
+            } else {
+                store.ping().await
+            }
+        };
+        match progress.await {
+            Ok(()) => systemd::alive(),
             Err(error) => {
                 tracing::error!(
                     error = format!("{:#}", anyhow::Error::from(error)),

@@ -1,6 +1,7 @@
 //! `runwatch daemon`: the service.
 
 mod done;
+mod lead;
 mod maintenance;
 mod reload;
 mod start;
@@ -16,16 +17,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::done::done;
-use self::maintenance::{discover, keep_status, probe, prune, status_line, watchdog};
+use self::lead::{ChoreNeeds, Leadership, LeadershipEvent};
+use self::maintenance::{keep_status, probe, status_line, watchdog};
 use self::reload::{FixedSettings, Service, live_config, with_default_sink};
 use self::start::{NotStarted, Started, cannot_start, start};
-use crate::app::Engine;
 use crate::cli::Signals;
 use crate::cli::args::DaemonArgs;
 use crate::clock::Clock;
 use crate::config::{LogLevel, Settings, Sources};
 use crate::control::{Control, Listener, LiveConfig};
-use crate::discovery::Discoveries;
 use crate::domain::Verdict;
 use crate::logging::LevelSwitch;
 use crate::reminder::Reminder;
@@ -73,30 +73,39 @@ async fn run(
     (mut signals, hangup): (Signals, Signal),
 ) -> Result<u8, NotStarted> {
     let settings = with_default_sink(settings);
+    if args.exit_when_done && settings.store.shared.is_some() {
+        return Err(NotStarted::Refused(anyhow::anyhow!(
+            "--exit-when-done is for a store of one daemon: what other daemons add to store.url has no end"
+        )));
+    }
     let clock = Clock::system();
+    let (live, live_config) = watch::channel(live_config(&settings));
+    let needs = ChoreNeeds {
+        clock: clock.clone(),
+        live_config: live_config.clone(),
+        views: watch::Sender::new(Vec::new()),
+    };
     let Started {
-        engine,
+        leadership,
         listeners,
         address,
         held,
-    } = start(&settings, clock.clone(), &mut signals).await?;
+    } = start(&settings, needs, &mut signals).await?;
     // Read before watches are added, which may end at once: `done` takes what comes after it for new.
-    let newest_before = engine.store.newest_event().await.map_err(cannot_start)?;
-    let mut daemon = Daemon::serve(engine, listeners, settings, logging, clock, hangup);
+    let store = leadership.store.clone();
+    let newest_before = match store.newest_event().await {
+        Err(error) if !store.is_shared() => return Err(cannot_start(error)),
+        newest => newest.unwrap_or_default(),
+    };
+    let mut daemon = Daemon::serve(leadership, listeners, settings, logging, live, hangup);
     // A disk that takes nothing new is no reason to watch nothing.
-    daemon.service.apply(&daemon.engine, &daemon.clock).await;
-    let counts = daemon.engine.store.counts().await.unwrap_or_default();
+    daemon.apply().await;
+    let counts = store.counts().await.unwrap_or_default();
+    let fixed = &daemon.service.started;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        store = daemon
-            .service
-            .started
-            .store
-            .as_deref()
-            .map(|path| tracing::field::display(path.display())),
-        socket = daemon
-            .service
-            .started
+        store = fixed.store_text(),
+        socket = fixed
             .socket
             .as_deref()
             .map(|path| tracing::field::display(path.display())),
@@ -107,8 +116,8 @@ async fn run(
     );
     systemd::ready(&status_line(&counts, None));
     let done = done(
-        daemon.engine.store.clone(),
-        daemon.live_config.clone(),
+        store,
+        daemon.service.live_config.subscribe(),
         args.idle_grace,
         newest_before,
     );
@@ -122,16 +131,15 @@ async fn run(
 
 /// A daemon that serves.
 struct Daemon {
-    engine: Engine,
+    leadership: Leadership,
     service: Service,
     clock: Clock,
-    live_config: watch::Receiver<LiveConfig>,
     hangup: Signal,
     /// The control interface.
     server: JoinSet<()>,
     /// Ends the control interface.
     stop_server: CancellationToken,
-    /// What runs beside serving, without end.
+    /// What runs beside serving, without end, whether or not this daemon leads.
     chores: JoinSet<()>,
 }
 
@@ -154,71 +162,67 @@ impl ServiceEnd {
 }
 
 impl Daemon {
-    /// Serves the control interface of a running engine, and starts the chores.
+    /// Serves the control interface, and starts the chores.
     fn serve(
-        engine: Engine,
+        leadership: Leadership,
         listeners: Vec<Listener>,
         settings: Settings,
         logging: Logging,
-        clock: Clock,
+        live: watch::Sender<LiveConfig>,
         hangup: Signal,
     ) -> Self {
-        let (live, live_config) = watch::channel(live_config(&settings));
-        engine.metrics.configured(clock.now());
-        let views = watch::Sender::new(Vec::new());
+        let live_config = live.subscribe();
+        let (store, watches) = (leadership.store.clone(), leadership.watches.clone());
+        let clock = leadership.clock();
+        leadership.metrics.configured(clock.now());
         let control = Control {
-            store: engine.store.clone(),
-            watches: engine.watches.clone(),
-            metrics: engine.metrics.clone(),
+            store: store.clone(),
+            watches: watches.clone(),
+            metrics: leadership.metrics.clone(),
             clock: clock.clone(),
             live_config: live_config.clone(),
-            discoveries: views.subscribe(),
+            discoveries: leadership.discovery_views(),
+            lease: leadership.lease(),
         };
         let stop_server = CancellationToken::new();
         let server = control.serve(listeners, &stop_server);
         let mut chores = JoinSet::new();
-        let (store, watches) = (&engine.store, &engine.watches);
-        chores.spawn(prune(
-            store.clone(),
-            clock.clone(),
-            engine.metrics.clone(),
-            live_config.clone(),
-        ));
-        let discoveries = Discoveries {
-            lists: watches.clone(),
-            store: store.clone(),
-            clock: clock.clone(),
-            metrics: engine.metrics.clone(),
-            views,
-        };
-        chores.spawn(discover(discoveries, live_config.clone()));
-        chores.spawn(probe(store.clone()));
+        if !store.is_shared() {
+            chores.spawn(probe(store.clone()));
+        }
         chores.spawn(keep_status(
             store.clone(),
             watches.clone(),
-            live_config.clone(),
+            leadership.lease(),
+            live_config,
         ));
         if let Some(period) = systemd::watchdog_period() {
-            chores.spawn(watchdog(store.clone(), watches.clone(), period));
+            chores.spawn(watchdog(store, watches, period));
         }
         let service = Service {
             started: FixedSettings::of(&settings),
             settings,
             live_config: live,
+            metrics: leadership.metrics.clone(),
             logging,
             unsettled: false,
             reminder: Reminder::default(),
         };
         Self {
-            engine,
+            leadership,
             service,
             clock,
-            live_config,
             hangup,
             server,
             stop_server,
             chores,
         }
+    }
+
+    /// Does what follows from the settings in force.
+    async fn apply(&mut self) {
+        let engine = self.leadership.engine.as_ref();
+        self.service.apply(engine, &self.clock).await;
     }
 
     /// Serves until a signal, the end of all work or a failure ends that. `done` counts only with `exit_when_done`; it
@@ -232,28 +236,45 @@ impl Daemon {
     ) -> ServiceEnd {
         let mut done = Box::pin(done);
         let Self {
-            engine, service, ..
+            leadership,
+            service,
+            clock,
+            ..
         } = self;
         loop {
-            // Every arm is cancel-safe: signals, joining and the engine's end lose nothing when dropped.
+            // Every arm is cancel-safe: signals, joining and waiting for a change lose nothing when dropped.
             tokio::select! {
                 _ = signals.next() => return ServiceEnd::with(0),
                 _ = self.hangup.recv() => {
                     systemd::reloading();
                     // Cancel-safe enough: what is dropped here is not used any more.
                     tokio::select! {
-                        () = service.reload(engine, &self.clock, sources()) => {}
+                        () = service.reload(leadership.engine.as_mut(), clock, sources()) => {}
                         _ = signals.next() => return ServiceEnd::with(0),
                     }
-                    let counts = engine.store.counts().await.unwrap_or_default();
+                    let counts = leadership.store.counts().await.unwrap_or_default();
                     systemd::ready(&status_line(&counts, service.live_config.borrow().rejected.as_deref()));
                 }
-                () = tokio::time::sleep(STORE_RETRY), if service.unsettled => service.apply(engine, &self.clock).await,
-                ended = &mut done, if exit_when_done && !service.unsettled => return end_of_all(ended),
-                error = engine.broken() => {
-                    tracing::error!(error = format!("{error:#}"), "the engine broke");
-                    return ServiceEnd::with(FAILED);
+                () = tokio::time::sleep(STORE_RETRY), if service.unsettled => {
+                    service.apply(leadership.engine.as_ref(), clock).await;
                 }
+                ended = &mut done, if exit_when_done && !service.unsettled => return end_of_all(ended),
+                event = leadership.next() => match event {
+                    LeadershipEvent::Changed => {
+                        // What is dropped here is not used any more.
+                        let leads = tokio::select! {
+                            leads = leadership.follow(&service.settings, GRACE) => leads,
+                            _ = signals.next() => return ServiceEnd::with(0),
+                        };
+                        if leads {
+                            service.apply(leadership.engine.as_ref(), clock).await;
+                        }
+                    }
+                    LeadershipEvent::Broken(error) => {
+                        tracing::error!(error = format!("{error:#}"), "the engine broke");
+                        return ServiceEnd::with(FAILED);
+                    }
+                },
                 Some(ended) = self.server.join_next() => {
                     tracing::error!(?ended, "the control interface exited unexpectedly");
                     return ServiceEnd::with(FAILED);
@@ -287,6 +308,8 @@ impl Daemon {
     /// Answers the requests under way, ends the deliveries, and closes the store, all within [`GRACE`].
     async fn stop_in_order(mut self, end: ServiceEnd) -> u8 {
         let ends = Instant::now() + GRACE;
+        // Others wait for the lease, and need nothing else of this daemon.
+        self.leadership.hand_over(GRACE).await;
         self.stop_server.cancel();
         // A request takes no longer than a write, unless its caller does not read the answer.
         let answered = async { while self.server.join_next().await.is_some() {} };
@@ -296,7 +319,7 @@ impl Daemon {
         }
         self.chores.shutdown().await;
         let grace = ends.saturating_duration_since(Instant::now());
-        let left = self.engine.stop(grace).await;
+        let left = self.leadership.stop(grace).await;
         match left.map(|left| (left.active, left.pending)) {
             Some((0, 0)) => tracing::info!("stopped; nothing is left to do"),
             Some((watches, messages)) if self.service.started.in_memory() => {

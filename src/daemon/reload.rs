@@ -1,8 +1,10 @@
 //! The settings of the running service, and how a reload changes them.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -12,9 +14,10 @@ use super::Logging;
 use crate::app::{Engine, policy};
 use crate::blocking;
 use crate::clock::Clock;
-use crate::config::{self, IN_MEMORY, LogFormat, Settings, SinkSettings, Sources};
+use crate::config::{self, IN_MEMORY, LogFormat, Settings, SinkSettings, Sources, StoreSettings};
 use crate::control::LiveConfig;
 use crate::domain::{SinkName, Watch};
+use crate::metrics::Metrics;
 use crate::reminder::Reminder;
 use crate::scheduler::AddedBy;
 use crate::store::Added;
@@ -22,7 +25,7 @@ use crate::store::Added;
 /// The settings that hold as long as the process lives.
 #[derive(PartialEq, Eq)]
 pub(super) struct FixedSettings {
-    pub(super) store: Option<PathBuf>,
+    store: StorePlace,
     pub(super) socket: Option<PathBuf>,
     pub(super) listen: Option<SocketAddr>,
     pub(super) log_format: LogFormat,
@@ -31,7 +34,7 @@ pub(super) struct FixedSettings {
 impl FixedSettings {
     pub(super) fn of(settings: &Settings) -> Self {
         Self {
-            store: settings.store.path.clone(),
+            store: StorePlace::of(&settings.store),
             socket: settings.control.socket.clone(),
             listen: settings.control.listen,
             log_format: settings.log.format,
@@ -40,8 +43,45 @@ impl FixedSettings {
 
     /// Whether watches and messages end with the process.
     pub(super) fn in_memory(&self) -> bool {
-        let path = self.store.as_ref();
-        path.is_some_and(|path| path.as_os_str() == IN_MEMORY)
+        let path = self.store.path.as_ref();
+        self.store.shared.is_none() && path.is_some_and(|path| path.as_os_str() == IN_MEMORY)
+    }
+
+    /// Where the store is, for people.
+    pub(super) fn store_text(&self) -> Option<String> {
+        match &self.store.shared {
+            Some(shared) => Some(format!("PostgreSQL, schema {}", shared.schema)),
+            None => Some(self.store.path.as_ref()?.display().to_string()),
+        }
+    }
+}
+
+/// Where the store is.
+#[derive(PartialEq, Eq)]
+struct StorePlace {
+    path: Option<PathBuf>,
+    shared: Option<SharedPlace>,
+}
+
+/// Where a shared store is, without its password, which may change at any time.
+#[derive(PartialEq, Eq)]
+struct SharedPlace {
+    schema: String,
+    lease: Duration,
+    ca_file: Option<PathBuf>,
+}
+
+impl StorePlace {
+    fn of(settings: &StoreSettings) -> Self {
+        let shared = settings.shared.as_ref().map(|shared| SharedPlace {
+            schema: shared.schema.clone(),
+            lease: shared.lease,
+            ca_file: shared.ca_file.clone(),
+        });
+        Self {
+            path: settings.path.clone(),
+            shared,
+        }
     }
 }
 
@@ -50,6 +90,7 @@ pub(super) struct Service {
     pub(super) settings: Settings,
     pub(super) started: FixedSettings,
     pub(super) live_config: watch::Sender<LiveConfig>,
+    pub(super) metrics: Metrics,
     pub(super) logging: Logging,
     /// The store refused what follows from settings that are in force.
     pub(super) unsettled: bool,
@@ -60,9 +101,6 @@ pub(super) struct Service {
 impl Service {
     /// Does what follows from new settings once the engine holds to them.
     pub(super) async fn settle(&mut self, engine: &Engine, clock: &Clock) -> anyhow::Result<()> {
-        self.logging
-            .levels
-            .set(self.logging.level.unwrap_or(self.settings.log.level));
         if !self.settings.providers.has_account() {
             tracing::warn!(
                 "no API key for Crewship is configured; none of its runs can be polled until there is one"
@@ -99,7 +137,12 @@ impl Service {
     }
 
     /// Loads the configuration again. One that cannot be used changes nothing but the status line.
-    pub(super) async fn reload(&mut self, engine: &mut Engine, clock: &Clock, sources: Sources) {
+    pub(super) async fn reload(
+        &mut self,
+        engine: Option<&mut Engine>,
+        clock: &Clock,
+        sources: Sources,
+    ) {
         let rejected = match blocking::run("config", move || config::load(&sources)).await {
             Err(stuck) => {
                 let problem = format!("it cannot be read: {stuck}");
@@ -126,7 +169,7 @@ impl Service {
             {
                 Ok(()) => {
                     tracing::info!("configuration reloaded");
-                    engine.metrics.configured(clock.now());
+                    self.metrics.configured(clock.now());
                     return;
                 }
                 Err(error) => {
@@ -136,7 +179,7 @@ impl Service {
                 }
             },
         };
-        engine.metrics.not_reloaded();
+        self.metrics.not_reloaded();
         // What is wrong is in the records before.
         tracing::error!(
             "configuration not reloaded, and the one before stays in force; correct the file, check it with `runwatch config \
@@ -148,14 +191,17 @@ impl Service {
 
     pub(super) async fn adopt(
         &mut self,
-        engine: &mut Engine,
+        mut engine: Option<&mut Engine>,
         clock: &Clock,
         settings: Settings,
     ) -> anyhow::Result<()> {
-        engine.reload(&settings).await?;
+        if let Some(engine) = &mut engine {
+            engine.reload(&settings).await?;
+        }
         let (started, new) = (&self.started, FixedSettings::of(&settings));
         let fixed = [
-            ("store.path", started.store == new.store),
+            ("store.path", started.store.path == new.store.path),
+            ("store.url", started.store.shared == new.store.shared),
             ("control.listen", started.listen == new.listen),
             ("control.socket", started.socket == new.socket),
             ("log.format", started.log_format == new.log_format),
@@ -174,12 +220,20 @@ impl Service {
         self.live_config.send_replace(now_in_force);
         self.settings = settings;
         // It holds from here on, even if the store rejects its watches.
-        self.apply(engine, clock).await;
+        self.apply(engine.as_deref(), clock).await;
         Ok(())
     }
 
-    /// Does what is left to do for settings that are in force; where the store refuses, another time.
-    pub(super) async fn apply(&mut self, engine: &Engine, clock: &Clock) {
+    /// Does what is left to do for settings that are in force; where the store refuses, another time. A daemon that
+    /// stands by leaves it to the leader.
+    pub(super) async fn apply(&mut self, engine: Option<&Engine>, clock: &Clock) {
+        self.logging
+            .levels
+            .set(self.logging.level.unwrap_or(self.settings.log.level));
+        let Some(engine) = engine else {
+            self.unsettled = false;
+            return;
+        };
         let settled = self.settle(engine, clock).await;
         self.unsettled = settled.is_err();
         let Err(error) = settled else {
@@ -216,8 +270,36 @@ pub(super) fn live_config(settings: &Settings) -> LiveConfig {
         public_url: settings.control.public_url.clone(),
         providers: Arc::new(settings.providers.clone()),
         discoveries: settings.discoveries.clone().into(),
+        fingerprint: fingerprint(settings),
         rejected: None,
     }
+}
+
+/// A number that differs where the settings differ that all daemons on one store should share. Secrets are not part of
+/// it.
+fn fingerprint(settings: &Settings) -> u64 {
+    let Settings {
+        api,
+        watch,
+        sinks,
+        watches,
+        discoveries,
+        ..
+    } = settings;
+    let mut hasher = DefaultHasher::new();
+    format!(
+        "{:?}",
+        (
+            &api.base_url,
+            api.requests_per_minute,
+            watch,
+            sinks,
+            watches,
+            discoveries
+        )
+    )
+    .hash(&mut hasher);
+    hasher.finish()
 }
 
 /// A service without sinks would be useless: it writes verdicts to its log then.

@@ -1,21 +1,24 @@
 //! The start of the daemon: the store and the socket become its own, and the engine runs.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use rustix::fs::Mode;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
+use super::lead::{ChoreNeeds, Leadership, SharedStore};
 use super::{FAILED, systemd};
-use crate::app::Engine;
+use crate::app::{Engine, shared_connection};
 use crate::blocking;
 use crate::cli::Signals;
-use crate::clock::Clock;
-use crate::config::{IN_MEMORY, NO_SOCKET_PLACE, Settings};
+use crate::config::{IN_MEMORY, NO_SOCKET_PLACE, Settings, SharedStoreSettings};
 use crate::control::{Listener, Socket, SocketError};
-use crate::store::{Location, Lock, LockError};
+use crate::lease::{Gate, HolderFile, LeaseTask, Published};
+use crate::store::{Candidate, HolderId, Keeper, Location, Lock, LockError, Store, StoreError};
 
 /// How long the start may take in all, most of it for changes that a new version makes to a large store.
 const START_LIMIT: Duration = Duration::from_secs(15 * 60);
@@ -23,12 +26,15 @@ const START_LIMIT: Duration = Duration::from_secs(15 * 60);
 /// The time that the service manager is given while the daemon starts, again and again.
 const START_EXTENSION: Duration = Duration::from_secs(30);
 
+/// How long the start waits for a shared store, which it goes on without.
+const REACH_LIMIT: Duration = Duration::from_secs(10);
+
 const NO_STORE: &str = "no place to keep watches and messages: set store.path or STATE_DIRECTORY; \":memory:\" as \
                         store.path keeps them only as long as the process lives";
 
 /// What a start leaves behind.
 pub(super) struct Started {
-    pub(super) engine: Engine,
+    pub(super) leadership: Leadership,
     pub(super) listeners: Vec<Listener>,
     /// The address of the TCP listener, if there is one.
     pub(super) address: Option<SocketAddr>,
@@ -58,23 +64,27 @@ pub(super) enum NotStarted {
 /// When a signal ends the start, or it cannot succeed now or at all.
 pub(super) async fn start(
     settings: &Settings,
-    clock: Clock,
+    needs: ChoreNeeds,
     signals: &mut Signals,
 ) -> Result<Started, NotStarted> {
     let refused = |error: anyhow::Error| NotStarted::Refused(error);
+    let shared = settings.store.shared.as_ref();
     let path = settings.store.path.as_deref();
-    let path = path.context(NO_STORE).map_err(refused)?;
+    let path = match shared {
+        Some(_) => None,
+        None => Some(path.context(NO_STORE).map_err(refused)?),
+    };
     let socket = settings.control.socket.clone();
     let socket = socket.context(NO_SOCKET_PLACE).map_err(refused)?;
 
     let before = rustix::process::umask(Mode::from_raw_mode(0o077));
-    let in_memory = path.as_os_str() == IN_MEMORY;
+    let in_memory = path.is_some_and(|path| path.as_os_str() == IN_MEMORY);
     if in_memory {
         tracing::warn!(
             "the store is in memory: watches and undelivered messages end with this process"
         );
     }
-    let store_path = (!in_memory).then(|| path.to_owned());
+    let store_path = path.filter(|_| !in_memory).map(ToOwned::to_owned);
     let runtime = tokio::runtime::Handle::current();
     // On a thread of its own, like all that waits for a disk, so that a signal ends the start.
     let taking = blocking::run("start", move || {
@@ -96,22 +106,13 @@ pub(super) async fn start(
         address = Some(bound_to);
         listeners.push(Listener::Tcp(bound));
     }
-    let place = if in_memory {
-        Location::Memory
-    } else {
-        Location::File(path)
-    };
-    let engine = tokio::select! {
-        engine = starting(Engine::start(settings, place, clock)) => engine,
+    let leadership = tokio::select! {
+        leadership = begin(settings, path, needs) => leadership?,
         _ = signals.next() => return Err(ended_at_start()),
     };
     rustix::process::umask(before);
-    let engine = engine.map_err(|error| {
-        tracing::error!(store = %path.display(), error = format!("{error:#}"), "cannot start");
-        NotStarted::Ended(FAILED)
-    })?;
     Ok(Started {
-        engine,
+        leadership,
         listeners,
         address,
         held: Held {
@@ -119,6 +120,112 @@ pub(super) async fn start(
             _lock: lock,
         },
     })
+}
+
+/// Opens the store at `path` and starts the engine, or stands by where the store is shared.
+async fn begin(
+    settings: &Settings,
+    path: Option<&Path>,
+    needs: ChoreNeeds,
+) -> Result<Leadership, NotStarted> {
+    if let Some(shared) = &settings.store.shared {
+        return stand_by(shared, needs).await;
+    }
+    let path = path.unwrap_or(Path::new(IN_MEMORY));
+    let place = if path.as_os_str() == IN_MEMORY {
+        Location::Memory
+    } else {
+        Location::File(path)
+    };
+    let engine = starting(Engine::start(settings, place, needs.clock.clone())).await;
+    let engine = engine.map_err(|error| {
+        tracing::error!(store = %path.display(), error = format!("{error:#}"), "cannot start");
+        NotStarted::Ended(FAILED)
+    })?;
+    Ok(Leadership::own(engine, needs))
+}
+
+/// Connects to a shared store. A database that is out of reach is waited for while this daemon serves; one that cannot
+/// be used as it is ends the start.
+async fn stand_by(
+    settings: &SharedStoreSettings,
+    needs: ChoreNeeds,
+) -> Result<Leadership, NotStarted> {
+    let name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    let holder = HolderId::random();
+    let ended = ended_before(settings.holder_file.clone(), holder.clone()).await;
+    let refused = |error: anyhow::Error| NotStarted::Refused(error);
+    let connection = shared_connection(settings, &name).await.map_err(refused)?;
+    let refused = |error: StoreError| NotStarted::Refused(error.into());
+    let (store, server) = Store::postgres(&connection).map_err(refused)?;
+    let keeper = Keeper::new(&connection).map_err(refused)?;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(server.run());
+    let tried = tokio::time::timeout(REACH_LIMIT, starting(async { Ok(store.probe().await?) }));
+    match tried.await {
+        Ok(Err(error)) if !is_out_of_reach(&error) => {
+            tracing::error!(error = format!("{error:#}"), "the store cannot be used");
+            return Err(NotStarted::Ended(FAILED));
+        }
+        // The task of the lease logs it.
+        Ok(_) | Err(_) => {}
+    }
+    let (control, gate) = Gate::closed(needs.clock.clone());
+    let published = watch::Sender::new(Published::default().to_text());
+    let candidate = Candidate {
+        holder,
+        name,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ttl: settings.lease,
+    };
+    let (task, lease) = LeaseTask::new(
+        keeper,
+        needs.clock.clone(),
+        candidate,
+        control,
+        ended.as_ref().and_then(|file| file.ended.clone()),
+        published.subscribe(),
+    );
+    tasks.spawn(task.run());
+    let shared = SharedStore {
+        lease,
+        gate,
+        published,
+        tasks,
+        term: None,
+        retry_at: None,
+        unknown_commits: store.unknown_commits(),
+        _holder_file: ended,
+    };
+    Ok(Leadership::standing_by(store, shared, needs))
+}
+
+fn is_out_of_reach(error: &anyhow::Error) -> bool {
+    let cause = error.chain().find_map(|cause| cause.downcast_ref());
+    matches!(cause, Some(StoreError::OutOfReach { .. }))
+}
+
+/// Takes the file that shows that the process before has ended. Without it, its lease is waited for.
+async fn ended_before(path: Option<PathBuf>, holder: HolderId) -> Option<HolderFile> {
+    let path = path?;
+    let taken = blocking::run("holder", move || {
+        make_parent(&path).map_err(std::io::Error::other)?;
+        HolderFile::take(&path, &holder)
+    });
+    match taken.await {
+        Ok(Ok(file)) => file,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "no file shows that the process before has ended");
+            None
+        }
+        Err(error) => {
+            tracing::debug!(%error, "no file shows that the process before has ended");
+            None
+        }
+    }
 }
 
 /// Listens on a TCP address; the second value is the one that it got.

@@ -562,11 +562,11 @@ async fn failures_are_seen_and_rounds_grow_rarer_until_one_succeeds() {
     let following = views.wait_for(|views| views[0].state == DiscoveryState::Following);
     let view = following.await.unwrap()[0].clone();
     assert!(view.last_round_at.is_some() && view.next_round_at > view.last_round_at);
-    let text =
-        stage
-            .discoveries
-            .metrics
-            .to_text(&Default::default(), &[], crate::metrics::Format::Text);
+    let scraped = crate::metrics::Scraped::default();
+    let text = stage
+        .discoveries
+        .metrics
+        .to_text(&scraped, crate::metrics::Format::Text);
     let line = "runwatch_discoveries{provider=\"github\",state=\"following\"} 1";
     assert!(text.contains(line), "{text}");
 }

@@ -7,8 +7,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use jiff::Timestamp;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +24,7 @@ use crate::clock::Clock;
 use crate::domain::{Event, ProviderName, RunRef, Watch};
 use crate::metrics::Metrics;
 use crate::providers::{AnyProvider, ApiError, ListPage, ListRequest};
+use crate::retry_after::MAX_PAUSE;
 use crate::store::{Added, Store, StoreError, StoredWatch};
 
 /// Requests to the owner that wait. Senders wait when it is full.
@@ -211,6 +214,21 @@ impl SchedulerGroup {
         }
     }
 
+    /// Sends no request to these providers before these times: they requested that from the leader before.
+    pub async fn pause(&mut self, pauses: impl IntoIterator<Item = (ProviderName, Timestamp)>) {
+        let now = self.clock.now();
+        for (provider, until) in pauses {
+            let Ok(pause) = Duration::try_from(until.duration_since(now)) else {
+                continue;
+            };
+            let scheduler = match self.built.iter().position(|(name, _)| *name == provider) {
+                Some(at) => &mut self.built[at].1,
+                None => self.build(&provider, true).await,
+            };
+            scheduler.pause(pause.min(MAX_PAUSE));
+        }
+    }
+
     /// Runs all schedulers until `stop` is cancelled and their writes are done, or until one of them ends by itself.
     pub async fn run(mut self, stop: CancellationToken) {
         for (provider, scheduler) in std::mem::take(&mut self.built) {
@@ -351,6 +369,45 @@ impl Schedulers {
             views.append(&mut scheduler.view(only).await?);
         }
         Ok(views)
+    }
+
+    /// Follows exactly these active watches of these runs, as they are in the store now: another daemon added or
+    /// removed some.
+    ///
+    /// # Errors
+    /// When the schedulers have ended.
+    pub async fn refresh(
+        &self,
+        runs: Vec<RunRef>,
+        stored: Vec<StoredWatch>,
+    ) -> Result<(), StoreError> {
+        let mut by_provider: BTreeMap<ProviderName, Vec<(RunRef, Vec<StoredWatch>)>> =
+            BTreeMap::new();
+        let mut stored_of: BTreeMap<RunRef, Vec<StoredWatch>> = BTreeMap::new();
+        for stored in stored {
+            let of_run = stored_of.entry(stored.watch.run_id.clone()).or_default();
+            of_run.push(stored);
+        }
+        for run in runs {
+            let watches = stored_of.remove(&run).unwrap_or_default();
+            let of_provider = by_provider.entry(run.provider_name()).or_default();
+            of_provider.push((run, watches));
+        }
+        for (provider, runs) in by_provider {
+            let is_needed = runs.iter().any(|(_, watches)| !watches.is_empty());
+            let running = self
+                .shared
+                .running()
+                .get(&provider)
+                .map(|running| running.handle.clone());
+            let scheduler = match running {
+                Some(running) => running,
+                None if is_needed => self.of(&provider).await?,
+                None => continue,
+            };
+            scheduler.refresh(runs).await?;
+        }
+        Ok(())
     }
 
     /// As [`SchedulerHandle::list`], with the scheduler of this provider.

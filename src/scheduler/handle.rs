@@ -8,7 +8,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use super::{BreakerView, Policy, RunActivity, Usage};
 use crate::domain::{RunRef, Status, Watch};
 use crate::providers::{AnyProvider, ApiError, ListPage, ListRequest, Provider};
-use crate::store::{Added, DiscoveredRun, PollFailure, StoreError};
+use crate::store::{Added, DiscoveredRun, PollFailure, StoreError, StoredWatch};
 
 /// Commands waiting for the owner. Senders wait when it is full.
 pub(super) const COMMANDS: usize = 256;
@@ -42,6 +42,10 @@ pub(super) enum SchedulerCommand {
         run_id: RunRef,
         force: bool,
         reply: oneshot::Sender<Result<Removed, StoreError>>,
+    },
+    Refresh {
+        runs: Vec<(RunRef, Vec<StoredWatch>)>,
+        reply: oneshot::Sender<()>,
     },
     View {
         only: Option<Vec<RunRef>>,
@@ -127,6 +131,19 @@ impl SchedulerHandle {
             reply,
         })
         .await?
+    }
+
+    /// Follows exactly these active watches of each of these runs, as they are in the store now: another daemon changed
+    /// them.
+    ///
+    /// # Errors
+    /// When the scheduler has ended.
+    pub(super) async fn refresh(
+        &self,
+        runs: Vec<(RunRef, Vec<StoredWatch>)>,
+    ) -> Result<(), StoreError> {
+        self.ask(|reply| SchedulerCommand::Refresh { runs, reply })
+            .await
     }
 
     /// Returns the active watches: all in the order in which they were added, or those of `only`.

@@ -30,6 +30,7 @@ mod poll;
 mod provider_state;
 mod registry;
 mod streams;
+mod watches;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -52,6 +53,7 @@ use self::poll::Polled;
 use self::provider_state::ProviderState;
 use self::registry::{Key, Phase, Registry, WatchEntry};
 pub use self::streams::RunActivity;
+pub use self::watches::Watches;
 use crate::backoff::BackoffPolicy;
 use crate::clock::{Clock, Jump, Now, Reading};
 use crate::domain::{Event, Limits, Progress, ProviderName, Routes, RunRef, Watch};
@@ -230,6 +232,11 @@ impl Scheduler {
         self.provider.breaker.remember(incident);
     }
 
+    /// Sends no request for this long, as the provider requested from another daemon.
+    pub(super) fn pause(&mut self, pause: Duration) {
+        self.provider.breaker.pause(pause, Instant::now());
+    }
+
     /// Sends the activity of runs to the receivers of `activities`, too.
     fn share_activities(&mut self, activities: broadcast::Sender<Arc<RunActivity>>) {
         self.provider.streams.share_activities(activities);
@@ -311,6 +318,10 @@ impl Scheduler {
                     }
                 });
             }
+            SchedulerCommand::Refresh { runs, reply } => {
+                self.refresh(runs);
+                let _closed = reply.send(());
+            }
             SchedulerCommand::View { only, reply } => {
                 let views = self.views(only);
                 // The caller may have left.
@@ -373,6 +384,45 @@ impl Scheduler {
                 stepped,
             }
         });
+    }
+
+    /// Follows exactly these watches of these runs, which another daemon added or removed. Those that are known keep
+    /// their progress, which is newer than what is stored.
+    fn refresh(&mut self, runs: Vec<(RunRef, Vec<StoredWatch>)>) {
+        let now = self.look_at_clock();
+        for (run_id, watches) in runs {
+            for key in self.registry.keys_of(&run_id) {
+                let is_stored =
+                    |entry: &WatchEntry| watches.iter().any(|stored| stored.id == entry.id);
+                if self
+                    .registry
+                    .get(key)
+                    .is_some_and(|entry| !is_stored(entry))
+                {
+                    self.forget(key);
+                }
+            }
+            let followed = self.registry.keys_of(&run_id);
+            for stored in watches {
+                let is_followed = |key: &Key| {
+                    self.registry
+                        .get(*key)
+                        .is_some_and(|entry| entry.id == stored.id)
+                };
+                if followed.iter().any(is_followed) {
+                    continue;
+                }
+                let entry = self.entry(
+                    (stored.id, stored.watch),
+                    stored.progress,
+                    Duration::ZERO,
+                    now,
+                    now,
+                );
+                let key = self.registry.insert(entry);
+                self.enroll_in_list(key, now);
+            }
+        }
     }
 
     /// Returns the watches of these runs, or all, as they are now.

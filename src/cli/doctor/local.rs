@@ -2,17 +2,22 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{Access, access};
 
 use super::report::Check;
 use super::{Advice, within_limit};
+use crate::app::shared_connection;
 use crate::cli::client::socket;
 use crate::cli::phrases::notice_text;
-use crate::config::{IN_MEMORY, Loaded, NO_SOCKET_PLACE, Proxies, Sources};
+use crate::config::{IN_MEMORY, Loaded, NO_SOCKET_PLACE, Proxies, SharedStoreSettings, Sources};
 use crate::control::{Client, ClientError};
-use crate::store::StoreFile;
+use crate::store::{Keeper, StoreFile};
 use crate::style::Mark;
+
+/// How long a shared store has to answer.
+const SHARED_LIMIT: Duration = Duration::from_secs(10);
 
 /// Checks the variables that decide how other machines are reached. Unusable proxies are errors of the configuration.
 pub(super) async fn network(sources: &Sources) -> Check {
@@ -149,6 +154,9 @@ async fn ready_daemon(client: &Client, socket: &Path) -> Check {
 /// Checks the file of the store without opening it: a daemon may have it.
 pub(super) async fn store(loaded: &Loaded) -> Check {
     let check = |mark, text: &str| Check::new("store", mark, text);
+    if let Some(shared) = &loaded.settings.store.shared {
+        return shared_store(shared).await;
+    }
     let Some(path) = loaded.settings.store.path.clone() else {
         return check(
             Mark::Warning,
@@ -165,6 +173,30 @@ pub(super) async fn store(loaded: &Loaded) -> Check {
         check(Mark::Bad, &format!("it cannot be looked at: {stuck}"))
             .with_fix("does its disk answer?")
     })
+}
+
+/// Checks whether a shared store answers, and who leads. Changes nothing.
+async fn shared_store(settings: &SharedStoreSettings) -> Check {
+    let check = |mark, text: String| Check::new("store", mark, text);
+    let place = format!("PostgreSQL, schema {}", settings.schema);
+    let looked = async {
+        let connection = shared_connection(settings, "doctor").await?;
+        Ok::<_, anyhow::Error>(Keeper::new(&connection)?.look().await?)
+    };
+    match tokio::time::timeout(SHARED_LIMIT, looked).await {
+        Ok(Ok(row)) if row.holder.is_some() && !row.released => check(
+            Mark::Good,
+            format!(
+                "{place}; {} leads ({}, term {})",
+                row.holder_name, row.version, row.epoch
+            ),
+        ),
+        Ok(Ok(_)) => check(Mark::Good, format!("{place}; no daemon leads")),
+        Ok(Err(error)) => check(Mark::Bad, format!("{place}: {error:#}"))
+            .with_fix("check store.url, the network, and that a daemon has made the tables"),
+        Err(_elapsed) => check(Mark::Bad, format!("{place} does not answer"))
+            .with_fix("check store.url and the network"),
+    }
 }
 
 fn store_check(path: &Path) -> Check {

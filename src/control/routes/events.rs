@@ -118,11 +118,18 @@ async fn activity(
     query: RawQuery,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, HttpError> {
     Query::read(query, &[])?;
-    let feed = (
-        app.control.watches.activities(),
-        app.stop.clone(),
-        app.place()?,
-    );
+    let activities = app.control.watches.activities().ok_or_else(|| {
+        let lease = app.control.lease.as_ref();
+        let why = lease.and_then(|lease| lease.view.borrow().sentence());
+        HttpError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!(
+                "only the leader follows event streams; {}",
+                why.unwrap_or_else(|| "this daemon begins to lead".to_owned())
+            ),
+        )
+    })?;
+    let feed = (activities, app.stop.clone(), app.place()?);
     let stream = stream::unfold(feed, |(mut activities, stop, place)| async move {
         // Both arms are cancel-safe.
         let next = tokio::select! {

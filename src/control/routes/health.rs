@@ -8,11 +8,13 @@ use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use axum::response::{IntoResponse as _, Response as AxumResponse};
 use serde_json::{Map, Value};
 
+use crate::control::Control;
 use crate::control::extract::{HttpError, Query, json};
 use crate::control::openapi::{DOCUMENT, HttpOperation, Method, PATH, RouteTable, Tag};
 use crate::control::schemas::MetricsText;
 use crate::control::types::{HealthResponse, PollingList, PollingResponse};
-use crate::metrics::{BudgetUse, Format};
+use crate::domain::SinkName;
+use crate::metrics::{BudgetUse, Format, LeaseGauges, Scraped, StoreGauges};
 
 use super::{App, ControlState, SharedState};
 
@@ -130,7 +132,7 @@ impl ControlState {
     /// How polls go, provider by provider.
     pub(super) async fn polling(&self) -> Result<PollingList, HttpError> {
         let usage = self.control.watches.usage().await?;
-        let breakers = self.control.watches.breakers().borrow().clone();
+        let breakers = self.control.watches.breakers();
         let of = |(provider, usage)| {
             let breaker = breakers.get(&provider).cloned().unwrap_or_default();
             PollingResponse::of(&provider, usage, &breaker)
@@ -161,18 +163,19 @@ async fn metrics(State(app): App, headers: HeaderMap) -> Result<AxumResponse, Ht
         .names()
         .cloned()
         .collect();
-    let figures = app
-        .control
-        .store
-        .gauges(app.control.clock.now(), sinks)
-        .await?;
+    let stored = app.stored_gauges(sinks).await?;
+    let lease = app.lease_gauges();
     let accept = headers
         .get_all(header::ACCEPT)
         .iter()
         .filter_map(|accept| accept.to_str().ok());
     let format = Format::wanted(accept);
-    let budgets = budgets(&app).await;
-    let text = app.control.metrics.to_text(&figures, &budgets, format);
+    let scraped = Scraped {
+        stored,
+        lease,
+        budgets: budgets(&app).await,
+    };
+    let text = app.control.metrics.to_text(&scraped, format);
     let mut response = Response::new(Body::from(text));
     let content_type = HeaderValue::from_static(format.content_type());
     response
@@ -183,4 +186,42 @@ async fn metrics(State(app): App, headers: HeaderMap) -> Result<AxumResponse, Ht
 
 async fn openapi() -> AxumResponse {
     ([(header::CONTENT_TYPE, "application/json")], DOCUMENT).into_response()
+}
+
+impl ControlState {
+    /// What is counted in the store. Of several daemons only the leader counts, so that sums are right; a shared store
+    /// that is out of reach leaves the other metrics there.
+    async fn stored_gauges(&self, sinks: Vec<SinkName>) -> Result<Option<StoreGauges>, HttpError> {
+        let Control {
+            store,
+            clock,
+            watches,
+            ..
+        } = &self.control;
+        if store.is_shared() && watches.schedulers().is_none() {
+            return Ok(None);
+        }
+        match store.gauges(clock.now(), sinks).await {
+            Err(_) if store.is_shared() => Ok(None),
+            gauges => Ok(Some(gauges?)),
+        }
+    }
+
+    /// Who leads, where the store is shared.
+    fn lease_gauges(&self) -> Option<LeaseGauges> {
+        let view = self.control.lease.as_ref()?.view.borrow();
+        let settings = self.control.live_config.borrow().fingerprint;
+        let left = view
+            .confirmed_until
+            .saturating_sub(self.control.clock.passed());
+        Some(LeaseGauges {
+            leads: self.control.watches.schedulers().is_some(),
+            term: view.leader.as_ref().map_or(0, |leader| leader.term),
+            left: view.term.as_ref().map_or(Duration::ZERO, |_| left),
+            store_up: view.problem.is_none(),
+            clock_ahead_seconds: view.clock_ahead.as_secs_f64(),
+            settings_differ: view.settings_differ(settings),
+            unknown_commits: *self.control.store.unknown_commits().borrow(),
+        })
+    }
 }

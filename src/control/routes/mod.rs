@@ -4,6 +4,7 @@ mod deliveries;
 mod discoveries;
 mod events;
 mod health;
+mod lease;
 mod page;
 mod served;
 mod sinks;
@@ -78,7 +79,8 @@ pub fn describe() -> serde_json::Value {
 fn all<R: RouteTable<SharedState>>(table: R) -> R {
     let table = watches::routes(table);
     let table = sinks::routes(deliveries::routes(events::routes(table)));
-    health::routes(discoveries::routes(table))
+    let table = lease::routes(discoveries::routes(table));
+    health::routes(table)
 }
 
 impl ControlState {

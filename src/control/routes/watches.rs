@@ -21,7 +21,7 @@ use crate::control::types::{
 };
 use crate::control::{LiveConfig, NOT_IN_FORCE};
 use crate::domain::{Event, ProviderName, RunEvent, RunRef, SinkName, Verdict, Watch};
-use crate::scheduler::{AddedBy, Removed, outage_texts};
+use crate::scheduler::{Removed, outage_texts};
 use crate::store::{
     Added, DeliveryState, History, WatchFilter, WatchOrder, WatchRecord, WatchState,
 };
@@ -96,14 +96,10 @@ async fn add(State(app): App, body: Bytes) -> Result<AxumResponse, HttpError> {
     let request: AddRequest = AddRequest::read(&body)
         .map_err(|error| HttpError::bad(format!("the body cannot be used: {error}")))?;
     let live_config = app.control.live_config.borrow().clone();
-    let origin = if request.again {
-        AddedBy::RequestAgain
-    } else {
-        AddedBy::Request
-    };
+    let again = request.again;
     let has_timeout = request.timeout.is_some();
     let watch = watch(request, &live_config, app.control.clock.now())?;
-    match app.control.watches.add(watch.clone(), origin).await? {
+    match app.control.watches.add(watch.clone(), again).await? {
         // All there is to know of it: reading it again would take as long as storing it.
         Added::New => Ok(json(
             StatusCode::CREATED,
@@ -416,7 +412,11 @@ impl ControlState {
         if let Some(rejected) = &self.control.live_config.borrow().rejected {
             notices.push(format!("{NOT_IN_FORCE}: {rejected}"));
         }
-        notices.extend(outage_texts(&self.control.watches.breakers().borrow()));
+        notices.extend(outage_texts(&self.control.watches.breakers()));
+        if let Some(lease) = &self.control.lease {
+            let settings = self.control.live_config.borrow().fingerprint;
+            notices.extend(lease.view.borrow().notices(settings));
+        }
         let routes = Arc::clone(&self.control.live_config.borrow().routes);
         for (sink, open) in self.control.store.sinks_with_open_deliveries().await? {
             if !routes.contains(&sink) {
