@@ -29,7 +29,8 @@ use crate::domain::RunRef;
 
 /// A simulated API on loopback. Its runs move with time from when they are added.
 pub struct Simulator {
-    server: Server,
+    /// The same API at one or more addresses.
+    servers: Vec<Server>,
     world: Arc<Mutex<World>>,
 }
 
@@ -46,6 +47,8 @@ pub struct Recorded {
     pub headers: HeaderMap,
     /// The status of its answer; `None` where none came.
     pub status: Option<u16>,
+    /// Which of the addresses of the API it was sent to, from 0.
+    pub address: usize,
 }
 
 struct World {
@@ -93,6 +96,32 @@ impl Simulator {
         Self::start_on(SocketAddr::from(([127, 0, 0, 1], 0))).await
     }
 
+    /// Starts on so many free ports of loopback, 1 or more, so that the requests of several callers can be told apart.
+    ///
+    /// # Errors
+    /// When no port is to be had.
+    pub async fn start_on_ports(ports: usize) -> io::Result<Self> {
+        let mut simulator = Self::start().await?;
+        for index in 1..ports {
+            let server = simulator
+                .serve(SocketAddr::from(([127, 0, 0, 1], 0)), index)
+                .await?;
+            simulator.servers.push(server);
+        }
+        Ok(simulator)
+    }
+
+    async fn serve(&self, address: SocketAddr, index: usize) -> io::Result<Server> {
+        let answering = Arc::clone(&self.world);
+        Server::start(address, move |request| {
+            answering
+                .lock()
+                .expect("no holder panics")
+                .answer(&request, index)
+        })
+        .await
+    }
+
     /// Starts on this address.
     ///
     /// # Errors
@@ -108,17 +137,23 @@ impl Simulator {
             stream_outage: None,
             traffic: Arc::default(),
         }));
-        let answering = Arc::clone(&world);
-        let server = Server::start(address, move |request| {
-            answering.lock().expect("no holder panics").answer(&request)
-        })
-        .await?;
-        Ok(Self { server, world })
+        let mut simulator = Self {
+            servers: Vec::new(),
+            world,
+        };
+        let server = simulator.serve(address, 0).await?;
+        simulator.servers.push(server);
+        Ok(simulator)
     }
 
     /// The base URL, without a trailing slash.
     pub fn base_url(&self) -> String {
-        format!("http://{}", self.server.address())
+        self.base_url_of(0)
+    }
+
+    /// The base URL at one of its addresses, from 0.
+    pub fn base_url_of(&self, address: usize) -> String {
+        format!("http://{}", self.servers[address].address())
     }
 
     /// The key that is accepted.
@@ -184,7 +219,9 @@ impl Simulator {
 
     /// Ends the server and its connections.
     pub async fn shutdown(self) {
-        self.server.shutdown().await;
+        for server in self.servers {
+            server.shutdown().await;
+        }
     }
 
     fn world(&self) -> std::sync::MutexGuard<'_, World> {
@@ -193,7 +230,7 @@ impl Simulator {
 }
 
 impl World {
-    fn answer(&mut self, request: &Request) -> ServedAnswer {
+    fn answer(&mut self, request: &Request, address: usize) -> ServedAnswer {
         let answer = self.reply(request);
         let mut headers = request.headers.clone();
         if let Some(key) = headers.get_mut(AUTHORIZATION) {
@@ -209,6 +246,7 @@ impl World {
                 ServedAnswer::Response(response) => Some(response.status().as_u16()),
                 ServedAnswer::Nothing | ServedAnswer::Silence => None,
             },
+            address,
         };
         if streamed_run(&request.path).is_some() {
             &mut self.stream_requests

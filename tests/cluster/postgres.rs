@@ -1,0 +1,232 @@
+//! A PostgreSQL of the test's own, in a temporary folder, that can be killed.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// A server. It ends with this value.
+pub(crate) struct Postgres {
+    folder: TempDir,
+    programs: PathBuf,
+    pub(crate) port: u16,
+}
+
+/// The user of the server and of the daemons.
+pub(crate) const USER: &str = "runwatch";
+
+/// How a server ends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Stop {
+    /// As when its machine loses power: it recovers at its next start.
+    Immediate,
+    /// In order, after its connections are ended.
+    Fast,
+}
+
+impl Postgres {
+    /// Makes a database and starts its server on a free port of loopback.
+    pub(crate) fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let port = free_port();
+        let server = Self {
+            programs: programs(),
+            folder,
+            port,
+        };
+        // The server refuses to run as root.
+        std::os::unix::fs::chown(
+            server.folder.path(),
+            Some(server_user().0),
+            Some(server_user().1),
+        )
+        .expect("the folder belongs to the server");
+        let data = server.data();
+        let data = data.to_str().expect("a plain path");
+        server.run(
+            "initdb",
+            &["-A", "trust", "-U", USER, "-E", "UTF8", "-N", "-D", data],
+        );
+        let settings = format!(
+            "port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\nmax_connections = 60\n\
+             synchronous_commit = on\nlog_min_messages = fatal\n"
+        );
+        let path = server.data().join("postgresql.auto.conf");
+        std::fs::write(path, settings).expect("the settings can be written");
+        server.resume();
+        server.run(
+            "createdb",
+            &["-h", "127.0.0.1", "-p", &port.to_string(), "-U", USER, USER],
+        );
+        server
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Its address.
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// Starts it again, and waits until it answers.
+    pub(crate) fn resume(&self) {
+        let data = self.data();
+        let log = self.folder.path().join("log");
+        let (data, log) = (
+            data.to_str().expect("a plain path"),
+            log.to_str().expect("a plain path"),
+        );
+        self.run(
+            "pg_ctl",
+            &["-D", data, "-l", log, "-w", "-t", "60", "start"],
+        );
+    }
+
+    /// Ends it.
+    pub(crate) fn stop(&self, how: Stop) {
+        let mode = match how {
+            Stop::Immediate => "immediate",
+            Stop::Fast => "fast",
+        };
+        let data = self.data();
+        let data = data.to_str().expect("a plain path");
+        self.run("pg_ctl", &["-D", data, "-m", mode, "-w", "stop"]);
+    }
+
+    /// Runs a statement, and returns what it printed.
+    pub(crate) fn sql(&self, statement: &str) -> String {
+        let port = self.port.to_string();
+        let arguments = [
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &port,
+            "-U",
+            USER,
+            "-At",
+            "-c",
+            statement,
+            USER,
+        ];
+        self.run("psql", &arguments)
+    }
+
+    /// As [`Postgres::sql`], where the server may be gone meanwhile.
+    pub(crate) fn try_sql(&self, statement: &str) {
+        let port = self.port.to_string();
+        let arguments = [
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &port,
+            "-U",
+            USER,
+            "-At",
+            "-c",
+            statement,
+            USER,
+        ];
+        drop(self.output("psql", &arguments));
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) -> String {
+        let output = self.output(program, arguments);
+        let (out, err) = (
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        );
+        assert!(
+            output.status.success(),
+            "{program} {arguments:?}: {out}{err}"
+        );
+        out.trim().to_owned()
+    }
+
+    fn output(&self, program: &str, arguments: &[&str]) -> Output {
+        // What a server inherits it keeps open, so its output goes nowhere but to its log.
+        let starts = program == "pg_ctl";
+        let mut command = as_server_user(&self.programs.join(program));
+        command
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env("LC_ALL", "C.UTF-8")
+            .stdin(Stdio::null());
+        if starts {
+            command.stdout(Stdio::null()).stderr(Stdio::null());
+            let status = command.status().expect("the program of PostgreSQL runs");
+            return Output {
+                status,
+                stdout: Vec::new(),
+                stderr: Vec::new(),
+            };
+        }
+        command.output().expect("the program of PostgreSQL runs")
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        let data = self.data();
+        let data = data.to_str().expect("a plain path");
+        drop(self.output("pg_ctl", &["-D", data, "-m", "immediate", "-w", "stop"]));
+    }
+}
+
+/// A program as the user of the server, where this process is root.
+fn as_server_user(program: &Path) -> Command {
+    if !rustix::process::geteuid().is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args([
+        "--reuid=postgres",
+        "--regid=postgres",
+        "--init-groups",
+        "--reset-env",
+    ]);
+    command.arg(program);
+    command
+}
+
+/// The numbers of the user and the group of the server.
+fn server_user() -> (u32, u32) {
+    if !rustix::process::geteuid().is_root() {
+        return (
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        );
+    }
+    let users = std::fs::read_to_string("/etc/passwd").expect("the users can be read");
+    let line = users
+        .lines()
+        .find(|line| line.starts_with("postgres:"))
+        .expect("the package postgresql-15 made a user");
+    let mut fields = line.split(':').skip(2);
+    let mut number = || {
+        fields
+            .next()
+            .and_then(|field| field.parse().ok())
+            .expect("a number")
+    };
+    (number(), number())
+}
+
+/// The folder of the programs of the newest PostgreSQL of this machine.
+fn programs() -> PathBuf {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").expect("postgresql-15 is installed");
+    let mut versions: Vec<_> = versions
+        .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
+        .filter(|folder| folder.join("initdb").exists())
+        .collect();
+    versions.sort();
+    versions.pop().expect("a PostgreSQL with initdb")
+}
+
+/// A port of loopback that is free now.
+pub(crate) fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port on loopback");
+    listener.local_addr().expect("it is bound").port()
+}
