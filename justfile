@@ -63,6 +63,10 @@ cluster:
 torture:
     .ci/run torture
 
+# Several daemons on one PostgreSQL, killed, frozen and cut off; and the lease as a model
+cluster:
+    .ci/run 'the lease' 'several daemons'
+
 # Simulated days of fixed seeds
 simulation:
     .ci/run simulated
