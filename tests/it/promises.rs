@@ -24,7 +24,9 @@ fn tests_below(folder: &Path, found: &mut BTreeSet<String>) {
             for line in text.lines().map(str::trim) {
                 // A macro makes a test of each name of this list, for each engine of the store.
                 if let Some(name) = line.strip_suffix(',').filter(|_| lists_tests)
-                    && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+                    && name
+                        .bytes()
+                        .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
                 {
                     found.insert(name.to_owned());
                 }
