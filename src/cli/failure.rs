@@ -14,7 +14,7 @@ use crate::text::escape_json_for_terminal;
 
 /// The kind of a failure. Its word in JSON is stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FailureKind {
     /// The command line or what it names is wrong.
     Usage,
     /// The configuration is wrong.
@@ -29,7 +29,7 @@ pub(super) enum Kind {
     Failed,
 }
 
-impl Kind {
+impl FailureKind {
     fn as_str(self) -> &'static str {
         match self {
             Self::Usage => "usage",
@@ -45,7 +45,7 @@ impl Kind {
 /// Why a command ends without its result.
 #[derive(Debug, Clone)]
 pub struct CommandFailure {
-    kind: Kind,
+    kind: FailureKind,
     what: String,
     fix: Option<String>,
     exit_code: u8,
@@ -69,7 +69,7 @@ impl CommandFailure {
     /// Wrong usage.
     pub(super) fn usage(what: impl ToString) -> Self {
         Self {
-            kind: Kind::Usage,
+            kind: FailureKind::Usage,
             what: what.to_string(),
             fix: None,
             exit_code: USAGE,
@@ -80,7 +80,7 @@ impl CommandFailure {
     /// An API key that is missing or refused.
     pub(super) fn unauthorized(what: impl ToString) -> Self {
         Self {
-            kind: Kind::Unauthorized,
+            kind: FailureKind::Unauthorized,
             exit_code: KEY_REFUSED,
             ..Self::usage(what)
         }
@@ -89,7 +89,7 @@ impl CommandFailure {
     /// Something that is neither the fault of the command line nor of the configuration.
     pub(super) fn failed(what: impl ToString, exit_code: u8) -> Self {
         Self {
-            kind: Kind::Failed,
+            kind: FailureKind::Failed,
             exit_code,
             ..Self::usage(what)
         }
@@ -125,7 +125,7 @@ impl CommandFailure {
 
     /// Whether it names what is wrong with the configuration.
     pub(super) fn is_of_configuration(&self) -> bool {
-        self.kind == Kind::Configuration
+        self.kind == FailureKind::Configuration
     }
 
     /// The exit code that goes with it.
@@ -204,13 +204,16 @@ impl CommandFailure {
 impl From<&ClientError> for CommandFailure {
     fn from(error: &ClientError) -> Self {
         let kind = match error {
-            ClientError::NotRunning(_) | ClientError::Forbidden(_) => Kind::NoDaemon,
-            ClientError::Refused(_) => Kind::Refused,
-            ClientError::Broken { .. } => Kind::Failed,
+            ClientError::NotRunning(_) | ClientError::Forbidden(_) => FailureKind::NoDaemon,
+            ClientError::Refused(_) => FailureKind::Refused,
+            ClientError::Broken { .. } => FailureKind::Failed,
         };
         let text = error.to_string();
         // The answers of the daemon are texts of their own.
-        let (what, fix) = match text.split_once("; ").filter(|_| kind == Kind::NoDaemon) {
+        let (what, fix) = match text
+            .split_once("; ")
+            .filter(|_| kind == FailureKind::NoDaemon)
+        {
             Some((what, fix)) => (what.to_owned(), Some(fix.to_owned())),
             None => (text, None),
         };
@@ -228,7 +231,7 @@ impl From<&Problems> for CommandFailure {
     fn from(problems: &Problems) -> Self {
         let list = problems.0.iter().map(problem_json).collect();
         Self {
-            kind: Kind::Configuration,
+            kind: FailureKind::Configuration,
             more: Some(("problems", Value::Array(list))),
             ..Self::usage(problems)
         }

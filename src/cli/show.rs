@@ -67,7 +67,7 @@ pub async fn show(
 }
 
 /// A line that is continued below itself where it is too wide, between its items and never inside of one.
-struct Line {
+struct ShownLine {
     label: String,
     items: Vec<String>,
     separator: String,
@@ -81,7 +81,7 @@ struct View<'a> {
     /// The data of the event of the verdict.
     data: Option<RunEvent>,
     texts: Texts,
-    lines: Vec<Line>,
+    lines: Vec<ShownLine>,
 }
 
 impl<'a> View<'a> {
@@ -111,7 +111,7 @@ impl<'a> View<'a> {
 
     /// Adds a line of words.
     fn words(&mut self, label: &str, text: &str) {
-        self.lines.push(Line {
+        self.lines.push(ShownLine {
             label: label.to_owned(),
             items: text.split(' ').map(str::to_owned).collect(),
             separator: " ".to_owned(),
@@ -121,7 +121,7 @@ impl<'a> View<'a> {
     /// Adds a line of items with dots between them.
     fn items(&mut self, label: &str, items: Vec<String>) {
         let items = items.into_iter().filter(|item| !item.is_empty()).collect();
-        self.lines.push(Line {
+        self.lines.push(ShownLine {
             label: labeled(label),
             items,
             separator: self.texts.style.separator().to_owned(),
@@ -361,7 +361,7 @@ impl<'a> View<'a> {
     }
 }
 
-impl Line {
+impl ShownLine {
     /// The line as lines of at most `limit` columns, as far as no item is wider.
     fn folded(&self, limit: usize) -> Vec<String> {
         let (label, columns) = if limit < NARROW && width(&self.label) > 2 {

@@ -77,7 +77,7 @@ impl RoundFailure {
 
 /// A kind of pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum PageKind {
     /// Of runs that go on.
     Active,
     /// Of runs since the newest complete round.
@@ -189,7 +189,7 @@ impl<'a, L: RunLists> Followed<'a, L> {
             Until::End
         };
         let first = self.rest_of_active.take();
-        match self.read(Kind::Active, None, first, until).await? {
+        match self.read(PageKind::Active, None, first, until).await? {
             Read::Done => {
                 if until == Until::End {
                     self.all_active_at = Some(Instant::now());
@@ -225,11 +225,13 @@ impl<'a, L: RunLists> Followed<'a, L> {
         };
         let rest = self.rest_of_recent.take();
         let top = if rest.is_some() { Until::Known } else { until };
-        let mut read = self.read(Kind::Recent, since, None, top).await?;
+        let mut read = self.read(PageKind::Recent, since, None, top).await?;
         if let (Read::Done, Some(rest)) = (&read, rest) {
             // What is new since the round that was cut is in front of what it had read.
             self.rest_of_recent = Some(rest.clone());
-            read = self.read(Kind::Recent, since, Some(rest), until).await?;
+            read = self
+                .read(PageKind::Recent, since, Some(rest), until)
+                .await?;
             self.rest_of_recent = None;
         }
         match read {
@@ -252,7 +254,7 @@ impl<'a, L: RunLists> Followed<'a, L> {
     /// Reads pages from `first` on, and does what follows from them.
     async fn read(
         &mut self,
-        kind: Kind,
+        kind: PageKind,
         since: Option<Timestamp>,
         first: Option<PageRef>,
         until: Until,
@@ -262,7 +264,7 @@ impl<'a, L: RunLists> Followed<'a, L> {
         for _page in 0..PAGES_AT_MOST {
             let request = ListRequest {
                 parameters: self.settings.parameters.clone(),
-                only_active: kind == Kind::Active,
+                only_active: kind == PageKind::Active,
                 since,
                 page: page_ref.clone(),
             };

@@ -100,8 +100,8 @@ struct Readable;
 
 impl<'de> Deserialize<'de> for Readable {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> de::Visitor<'de> for Visitor {
+        struct ReadableVisitor;
+        impl<'de> de::Visitor<'de> for ReadableVisitor {
             type Value = Readable;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -134,7 +134,7 @@ impl<'de> Deserialize<'de> for Readable {
                 Ok(Readable)
             }
         }
-        deserializer.deserialize_any(Visitor)
+        deserializer.deserialize_any(ReadableVisitor)
     }
 }
 

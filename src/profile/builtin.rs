@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Profile;
-use super::parse::{Fault, parse};
+use super::parse::{ProfileFault, parse};
 
 /// A file of `builtin/`.
 struct File {
@@ -87,7 +87,7 @@ pub fn builtin_source(name: &str) -> Option<&'static str> {
 }
 
 /// Parses the built-in profile that has this name or alias; `None` where there is none.
-pub fn builtin(name: &str) -> Option<Result<Arc<Profile>, Vec<Fault>>> {
+pub fn builtin(name: &str) -> Option<Result<Arc<Profile>, Vec<ProfileFault>>> {
     let file = find(name)?;
     Some(parse(file.source, file.name).map(Arc::new))
 }

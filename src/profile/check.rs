@@ -9,13 +9,13 @@ mod requests;
 mod rules;
 
 use super::Profile;
-use super::parse::Reading;
+use super::parse::ProfileReading;
 use crate::text::nearest;
 
 /// Names in templates of addresses that are not parts of an ID.
 const PLACES: [&str; 2] = ["base_url", "web"];
 
-impl Reading {
+impl ProfileReading {
     /// Checks what was read.
     pub(super) fn check(&mut self, profile: &Profile) {
         self.check_names(profile);
@@ -79,7 +79,7 @@ mod tests {
 
     use super::fixture::{SOUND, assert_faults, faults, one};
 
-    use crate::profile::{Fault, parse};
+    use crate::profile::{ProfileFault, parse};
 
     #[test]
     fn a_sound_profile_has_no_fault() {
@@ -153,7 +153,7 @@ mod tests {
     fn all_faults_are_reported_at_once_by_line() {
         let text = "id = \"{run}\"\nget = \"//evil.example/{run}\"\ncheck_id = \"id\"\nrulez = 1\nrules = [\n  { when = { \"status\" = \"x\" }, is = \"done\" },\n]\n[rate]\nper_minute = 0\n";
         let found = parse(text, "test").unwrap_err();
-        let shown: Vec<_> = found.iter().map(Fault::to_string).collect();
+        let shown: Vec<_> = found.iter().map(ProfileFault::to_string).collect();
         assert_eq!(
             shown,
             [
@@ -345,7 +345,7 @@ mod tests {
             "ours",
         )
         .unwrap_err();
-        let shown: Vec<_> = faults.iter().map(Fault::to_string).collect();
+        let shown: Vec<_> = faults.iter().map(ProfileFault::to_string).collect();
         assert_eq!(shown.len(), 2, "{shown:?}");
         assert!(shown[0].starts_with("line 2: urls[0]: it does not have the part {team} of the ID (taken from the built-in profile crewship); "), "{shown:?}");
         assert!(

@@ -21,7 +21,7 @@ use crate::domain::RunState;
 
 pub use builtin::{builtin, builtin_names, builtin_source, crewship};
 pub use list::{ListFill, ListProblem, ListTarget};
-pub use parse::{Fault, parse};
+pub use parse::{ProfileFault, parse};
 pub use pointer::{Pointer, PointerProblem, Token};
 pub use template::{IdProblem, Parts, Piece, StrayBrace, Template};
 

@@ -33,7 +33,7 @@ const OWN_KEYS: [&str; 3] = ["aliases", "checked", "extends"];
 
 /// One thing that is wrong with a profile, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct ProfileFault {
     /// The line of the file, from 1.
     pub line: usize,
     /// The key with its path, such as `rules[2].when`; empty where the file as a whole is meant.
@@ -44,7 +44,7 @@ pub struct Fault {
     pub fix: String,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for ProfileFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}: ", self.line)?;
         if !self.key.is_empty() {
@@ -57,9 +57,9 @@ impl fmt::Display for Fault {
 /// Reads a profile that is called `name`.
 ///
 /// # Errors
-/// Every [`Fault`] of the file, by line; at least one.
-pub fn parse(text: &str, name: &str) -> Result<Profile, Vec<Fault>> {
-    let mut reading = Reading::default();
+/// Every [`ProfileFault`] of the file, by line; at least one.
+pub fn parse(text: &str, name: &str) -> Result<Profile, Vec<ProfileFault>> {
+    let mut reading = ProfileReading::default();
     let profile = read_tree(text, 0)
         .map(|tree| {
             reading.inherited = tree.inherited;
@@ -80,11 +80,11 @@ pub fn parse(text: &str, name: &str) -> Result<Profile, Vec<Fault>> {
 #[derive(Debug, Clone)]
 struct Node {
     line: usize,
-    value: Value,
+    value: TomlValue,
 }
 
 #[derive(Debug, Clone)]
-enum Value {
+enum TomlValue {
     Text(String),
     Number(f64),
     Bool(bool),
@@ -106,25 +106,25 @@ impl Node {
     fn of(value: Spanned<DeValue<'_>>, lines: &[usize]) -> Self {
         let line = line_of(lines, value.span().start);
         let value = match value.into_inner() {
-            DeValue::String(text) => Value::Text(text.into_owned()),
-            DeValue::Boolean(value) => Value::Bool(value),
+            DeValue::String(text) => TomlValue::Text(text.into_owned()),
+            DeValue::Boolean(value) => TomlValue::Bool(value),
             DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
                 .ok()
                 // By way of its text: there is no lossless conversion, and none is needed.
                 .and_then(|number| number.to_string().parse().ok())
-                .map_or(Value::Other, Value::Number),
+                .map_or(TomlValue::Other, TomlValue::Number),
             DeValue::Float(number) => match number.as_str().parse::<f64>() {
-                Ok(number) if number.is_finite() => Value::Number(number),
-                _ => Value::Other,
+                Ok(number) if number.is_finite() => TomlValue::Number(number),
+                _ => TomlValue::Other,
             },
-            DeValue::Datetime(_) => Value::Other,
-            DeValue::Array(items) => Value::List(
+            DeValue::Datetime(_) => TomlValue::Other,
+            DeValue::Array(items) => TomlValue::List(
                 items
                     .into_iter()
                     .map(|item| Self::of(item, lines))
                     .collect(),
             ),
-            DeValue::Table(table) => Value::Table(entries(table, lines)),
+            DeValue::Table(table) => TomlValue::Table(entries(table, lines)),
         };
         Self { line, value }
     }
@@ -133,16 +133,16 @@ impl Node {
     fn moved_to(mut self, line: usize) -> Self {
         self.line = line;
         self.value = match self.value {
-            Value::List(items) => {
-                Value::List(items.into_iter().map(|item| item.moved_to(line)).collect())
+            TomlValue::List(items) => {
+                TomlValue::List(items.into_iter().map(|item| item.moved_to(line)).collect())
             }
-            Value::Table(entries) => {
+            TomlValue::Table(entries) => {
                 let moved = |entry: Entry| Entry {
                     line,
                     node: entry.node.moved_to(line),
                     ..entry
                 };
-                Value::Table(entries.into_iter().map(moved).collect())
+                TomlValue::Table(entries.into_iter().map(moved).collect())
             }
             other => other,
         };
@@ -179,8 +179,8 @@ struct Tree {
     inherited: BTreeMap<String, String>,
 }
 
-fn read_tree(text: &str, depth: usize) -> Result<Tree, Vec<Fault>> {
-    let fault = |line, key: &str, what, fix| Fault {
+fn read_tree(text: &str, depth: usize) -> Result<Tree, Vec<ProfileFault>> {
+    let fault = |line, key: &str, what, fix| ProfileFault {
         line,
         key: key.to_owned(),
         what,
@@ -214,7 +214,7 @@ fn read_tree(text: &str, depth: usize) -> Result<Tree, Vec<Fault>> {
     let Some((line, base)) = extends.map(|entry| (entry.line, entry.node.value.clone())) else {
         return Ok(tree);
     };
-    let Value::Text(base) = base else {
+    let TomlValue::Text(base) = base else {
         let what = "it is not a text".to_owned();
         let fix = "write the name of a built-in profile".to_owned();
         return Err(vec![fault(line, "extends", what, fix)]);
@@ -281,8 +281,8 @@ impl Section {
 
 /// What has been read so far.
 #[derive(Debug, Default)]
-pub(super) struct Reading {
-    faults: Vec<Fault>,
+pub(super) struct ProfileReading {
+    faults: Vec<ProfileFault>,
     /// The lines of the keys, for what is found later.
     pub(super) lines: BTreeMap<String, usize>,
     /// The key of each rule and each address of the profile, by that of their list: what could not be read is left out.
@@ -290,7 +290,7 @@ pub(super) struct Reading {
     inherited: BTreeMap<String, String>,
 }
 
-impl Reading {
+impl ProfileReading {
     pub(super) fn fault(
         &mut self,
         line: usize,
@@ -303,7 +303,7 @@ impl Reading {
         if let Some(base) = self.inherited.get(top) {
             what.push_str(&format!(" (taken from the built-in profile {base})"));
         }
-        self.faults.push(Fault {
+        self.faults.push(ProfileFault {
             line,
             key: key.to_owned(),
             what,
@@ -339,7 +339,7 @@ impl Reading {
 
     fn table(&mut self, path: String, node: Node, example: &str) -> Option<Section> {
         match node.value {
-            Value::Table(entries) => Some(Section {
+            TomlValue::Table(entries) => Some(Section {
                 path,
                 line: node.line,
                 entries,
@@ -376,7 +376,7 @@ impl Reading {
     fn text(&mut self, section: &mut Section, key: &'static str) -> Option<String> {
         let (path, node) = self.take(section, key)?;
         match node.value {
-            Value::Text(text) => Some(text),
+            TomlValue::Text(text) => Some(text),
             _ => {
                 self.fault(node.line, &path, "it is not a text", "write it in quotes");
                 None
@@ -389,7 +389,7 @@ impl Reading {
             return false;
         };
         match node.value {
-            Value::Bool(value) => value,
+            TomlValue::Bool(value) => value,
             _ => {
                 self.fault(
                     node.line,
@@ -413,13 +413,13 @@ impl Reading {
     /// Line, key and text of each.
     fn texts_of(&mut self, path: String, node: Node) -> Vec<(usize, String, String)> {
         match node.value {
-            Value::Text(text) => vec![(node.line, path, text)],
-            Value::List(items) => {
+            TomlValue::Text(text) => vec![(node.line, path, text)],
+            TomlValue::List(items) => {
                 let mut found = Vec::new();
                 for (index, item) in items.into_iter().enumerate() {
                     let path = format!("{path}[{index}]");
                     match item.value {
-                        Value::Text(text) => found.push((item.line, path, text)),
+                        TomlValue::Text(text) => found.push((item.line, path, text)),
                         _ => self.fault(item.line, &path, "it is not a text", "write it in quotes"),
                     }
                 }
@@ -517,7 +517,7 @@ impl Reading {
             let path = format!("{}.{}", section.path, entry.key);
             self.lines.insert(path.clone(), entry.line);
             match entry.node.value {
-                Value::Text(text) => found.push((entry.key, entry.line, text)),
+                TomlValue::Text(text) => found.push((entry.key, entry.line, text)),
                 _ => self.fault(entry.line, &path, "it is not a text", "write it in quotes"),
             }
         }
@@ -554,7 +554,7 @@ impl Reading {
             return Vec::new();
         };
         let example = "rules = [{ when = { \"/status\" = \"done\" }, is = \"succeeded\" }]";
-        let Value::List(items) = node.value else {
+        let TomlValue::List(items) = node.value else {
             self.fault(
                 node.line,
                 &path,
@@ -657,7 +657,7 @@ impl Reading {
     fn test(&mut self, path: &str, line: usize, node: Node) -> Option<Test> {
         let fix = "write a text, a number, true, false, a list of these, { absent = true }, { present = true } or { gt = 0 }";
         match node.value {
-            Value::List(items) => {
+            TomlValue::List(items) => {
                 if items.is_empty() {
                     self.fault(
                         line,
@@ -682,12 +682,12 @@ impl Reading {
                 }
                 whole.then_some(Test::OneOf(values))
             }
-            Value::Table(entries) => {
+            TomlValue::Table(entries) => {
                 let found = match &*entries {
                     [entry] => match (&*entry.key, &entry.node.value) {
-                        ("absent", Value::Bool(true)) => Some(Test::Absent),
-                        ("present", Value::Bool(true)) => Some(Test::Present),
-                        ("gt", Value::Number(number)) => Some(Test::Greater(*number)),
+                        ("absent", TomlValue::Bool(true)) => Some(Test::Absent),
+                        ("present", TomlValue::Bool(true)) => Some(Test::Present),
+                        ("gt", TomlValue::Number(number)) => Some(Test::Greater(*number)),
                         ("gt", _) => {
                             self.fault(
                                 line,
@@ -1149,7 +1149,7 @@ impl Reading {
     fn whole(&mut self, section: &mut Section, key: &'static str, most: u32) -> Option<u32> {
         let (path, node) = self.take(section, key)?;
         match node.value {
-            Value::Number(number)
+            TomlValue::Number(number)
                 if (1.0..=f64::from(most)).contains(&number) && number.fract() == 0.0 =>
             {
                 number.to_string().parse().ok()
@@ -1168,7 +1168,7 @@ impl Reading {
         let Some((path, node)) = self.take(section, key) else {
             return Vec::new();
         };
-        let Value::List(items) = node.value else {
+        let TomlValue::List(items) = node.value else {
             let one = self.texts_of(path, node).into_iter();
             return one.map(|(_, _, text)| vec![text]).collect();
         };
@@ -1205,9 +1205,9 @@ impl Reading {
         let (path, node) = self.take(list, "next")?;
         let example = "next = \"link\", \"offset\" or { cursor = \"/next\", param = \"cursor\" }";
         match &node.value {
-            Value::Text(word) if word == "link" => Some(Next::Link),
-            Value::Text(word) if word == "offset" => Some(Next::Offset),
-            Value::Table(_) => {
+            TomlValue::Text(word) if word == "link" => Some(Next::Link),
+            TomlValue::Text(word) if word == "offset" => Some(Next::Offset),
+            TomlValue::Table(_) => {
                 let mut section = self.table(path, node, example)?;
                 if let Some(link) = self.pointer(&mut section, "link") {
                     self.finish(section);
@@ -1239,12 +1239,12 @@ impl Reading {
     }
 }
 
-fn scalar(value: Value) -> Option<Scalar> {
+fn scalar(value: TomlValue) -> Option<Scalar> {
     match value {
-        Value::Text(text) => Some(Scalar::Text(text)),
-        Value::Number(number) => Some(Scalar::Number(number)),
-        Value::Bool(value) => Some(Scalar::Bool(value)),
-        Value::List(_) | Value::Table(_) | Value::Other => None,
+        TomlValue::Text(text) => Some(Scalar::Text(text)),
+        TomlValue::Number(number) => Some(Scalar::Number(number)),
+        TomlValue::Bool(value) => Some(Scalar::Bool(value)),
+        TomlValue::List(_) | TomlValue::Table(_) | TomlValue::Other => None,
     }
 }
 

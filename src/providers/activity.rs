@@ -44,7 +44,7 @@ const DETAIL_KEYS: [&str; 7] = [
 /// does not name.
 pub(super) fn of_frame(types: &Stream, frame: &Frame) -> Option<Activity> {
     #[derive(Deserialize)]
-    struct Message<'a> {
+    struct ActivityMessage<'a> {
         #[serde(rename = "type", borrow)]
         kind: Option<&'a RawValue>,
         #[serde(borrow)]
@@ -54,7 +54,7 @@ pub(super) fn of_frame(types: &Stream, frame: &Frame) -> Option<Activity> {
         #[serde(borrow)]
         status: Option<&'a RawValue>,
     }
-    let message: Option<Message<'_>> = serde_json::from_str(&frame.data).ok();
+    let message: Option<ActivityMessage<'_>> = serde_json::from_str(&frame.data).ok();
     let whole = || serde_json::from_str::<&RawValue>(&frame.data).ok();
     let Some(message) = message else {
         // Not an object, or not JSON: then only the `event` field is used.

@@ -386,12 +386,12 @@ impl ApiClient {
         &self,
         layout: &Layout,
         template: &Template,
-        asked: &Asked<'_>,
+        first: &FirstRequest<'_>,
         limit: Duration,
         spent: &mut Spent,
     ) -> Result<Addition, ApiError> {
-        let url = self.address_of(template, asked.parts)?;
-        let answered = self.fetch(url, (asked.key, None), limit, spent).await?;
+        let url = self.address_of(template, first.parts)?;
+        let answered = self.fetch(url, (first.key, None), limit, spent).await?;
         let code = answered.response.status();
         let headers = answered.response.headers();
         let pause = self.rate.any_pause(headers, SystemTime::now());
@@ -529,11 +529,11 @@ impl ApiClient {
                 message: String::new(),
             });
         };
-        let asked = Asked {
+        let first = FirstRequest {
             parts: &parts,
             key: key.as_ref(),
         };
-        self.complete(&mut observation, &asked, spent).await?;
+        self.complete(&mut observation, &first, spent).await?;
         if observation.details.url.is_none() {
             observation.details.url =
                 self.profile
@@ -549,7 +549,7 @@ impl ApiClient {
     async fn complete(
         &self,
         observation: &mut Observation,
-        asked: &Asked<'_>,
+        first: &FirstRequest<'_>,
         spent: &mut Spent,
     ) -> Result<(), ApiError> {
         let limit = self.settings.request_timeout;
@@ -564,14 +564,14 @@ impl ApiClient {
             each.as_ref().and_then(|each| each.get.as_ref()),
         ) && !stands_without_parts(&observation.status)
         {
-            let addition = self.second(layout, get, asked, limit, spent).await?;
+            let addition = self.second(layout, get, first, limit, spent).await?;
             addition.add_to(observation);
         }
         if let (Some(layout), Some(confirm)) = (&self.layouts.confirm, confirm)
             && confirm.on.contains(&observation.status.state())
         {
             let addition = self
-                .second(layout, &confirm.get, asked, limit, spent)
+                .second(layout, &confirm.get, first, limit, spent)
                 .await?;
             addition.add_to(observation);
         }
@@ -580,7 +580,7 @@ impl ApiClient {
             && detail.on.contains(&observation.status.state())
         {
             let limit = limit.min(DETAIL_LIMIT);
-            let second = self.second(layout, &detail.get, asked, limit, spent);
+            let second = self.second(layout, &detail.get, first, limit, spent);
             match tokio::time::timeout(limit, second).await {
                 Ok(Ok(addition)) => addition.add_to(observation),
                 Ok(Err(error)) => {
@@ -601,7 +601,7 @@ impl ApiClient {
 }
 
 /// What a second request needs of the first.
-struct Asked<'a> {
+struct FirstRequest<'a> {
     parts: &'a Parts,
     key: Option<&'a HeaderValue>,
 }

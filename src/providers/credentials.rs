@@ -94,12 +94,12 @@ pub(super) struct Keys {
     /// Reads the key where it is in a file.
     lane: Lane,
     /// Held only to copy in and out.
-    seen: Mutex<Seen>,
+    seen: Mutex<KnownKeys>,
 }
 
 /// The keys that were read.
 #[derive(Default)]
-struct Seen {
+struct KnownKeys {
     /// The header with the key, and when it was read; `None` after a refusal.
     read: Option<(Instant, HeaderValue)>,
     /// The header that the API accepted last, and when its key was last read.
@@ -147,7 +147,7 @@ impl Keys {
         }
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
+    fn seen(&self) -> MutexGuard<'_, KnownKeys> {
         self.seen.lock().expect("no holder panics")
     }
 
@@ -238,7 +238,7 @@ impl Keys {
         obtain: &Obtain,
         http: &Client,
         spent: &mut Spent,
-    ) -> Result<(Key, Option<Timestamp>), ApiError> {
+    ) -> Result<(SentKey, Option<Timestamp>), ApiError> {
         let (token, expires_at) = match obtain {
             Obtain::Command(argv) => {
                 let output = output_of(argv, &self.lane).await;
@@ -286,7 +286,7 @@ impl Keys {
         }
     }
 
-    async fn read(&self) -> Result<Key, ApiError> {
+    async fn read(&self) -> Result<SentKey, ApiError> {
         let key = self.credentials.key.as_ref().ok_or(ApiError::KeyMissing)?;
         let unreadable = |error| ApiError::KeyUnusable(KeyProblem::File(error));
         let key = key.read_on(&self.lane).await.map_err(unreadable)?;
@@ -294,7 +294,7 @@ impl Keys {
     }
 
     /// A key as it is sent.
-    async fn key_of(&self, key: SecretString) -> Result<Key, ApiError> {
+    async fn key_of(&self, key: SecretString) -> Result<SentKey, ApiError> {
         let unreadable = |error| ApiError::KeyUnusable(KeyProblem::File(error));
         let form = |(what, fix)| ApiError::KeyUnusable(KeyProblem::Form { what, fix });
         let text = key.expose_secret();
@@ -304,7 +304,7 @@ impl Keys {
                 Scheme::Word(word) => format!("{word} {text}"),
                 Scheme::Header(_) | Scheme::None | Scheme::Basic => text.to_owned(),
             };
-            return Key::new(vec![key.clone()], &header);
+            return SentKey::new(vec![key.clone()], &header);
         }
         // A key with a colon in it may be both.
         let pair = match &self.credentials.user {
@@ -323,7 +323,7 @@ impl Keys {
         let encoded = STANDARD.encode(&pair);
         let header = format!("Basic {encoded}");
         let password = SecretString::from(password.to_owned());
-        Key::new(vec![SecretString::from(encoded), password], &header)
+        SentKey::new(vec![SecretString::from(encoded), password], &header)
     }
 
     /// Takes note that the API accepted a key.
@@ -575,13 +575,13 @@ async fn log_in(
 }
 
 /// A key as it is sent.
-struct Key {
+struct SentKey {
     header: HeaderValue,
     /// What must show nowhere; the last one is the key itself.
     secrets: Vec<SecretString>,
 }
 
-impl Key {
+impl SentKey {
     fn new(secrets: Vec<SecretString>, header: &str) -> Result<Self, ApiError> {
         let mut header = HeaderValue::try_from(header).map_err(|_invalid| {
             ApiError::KeyUnusable(KeyProblem::Form {
@@ -594,7 +594,7 @@ impl Key {
     }
 }
 
-impl Seen {
+impl KnownKeys {
     /// Has secrets redacted from answers from now on.
     fn remember(&mut self, secrets: &[SecretString]) {
         let is_last = |known: &SecretString| {
@@ -613,8 +613,8 @@ impl Seen {
     }
 
     /// Takes a key that was just read, and returns its header.
-    fn take(&mut self, key: &Key, now: Instant) -> HeaderValue {
-        let Key { header, secrets } = key;
+    fn take(&mut self, key: &SentKey, now: Instant) -> HeaderValue {
+        let SentKey { header, secrets } = key;
         self.remember(secrets);
         if let Some((read_at, accepted)) = &mut self.accepted
             && accepted == header

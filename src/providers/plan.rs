@@ -63,7 +63,7 @@ pub(super) const ROOT: NodeId = 0;
 
 /// A value of the answer on the way to one that is kept, or such a value.
 #[derive(Debug, Default)]
-struct Node {
+struct PlanNode {
     /// Members, by name; those of an array by their index.
     members: Vec<(Box<[u8]>, NodeId)>,
     /// Elements of an array.
@@ -77,7 +77,7 @@ struct Node {
 /// The tree.
 #[derive(Debug)]
 pub(super) struct Plan {
-    nodes: Vec<Node>,
+    nodes: Vec<PlanNode>,
     slots: Vec<Use>,
     whole: Option<Slot>,
     /// Where each place is, for each root: those of the first root first.
@@ -227,7 +227,7 @@ impl Builder {
                 .unwrap_or(direct)
         };
         let mut plan = Plan {
-            nodes: vec![Node::default()],
+            nodes: vec![PlanNode::default()],
             slots: Vec::new(),
             whole: None,
             places: Vec::new(),
@@ -255,7 +255,7 @@ impl Plan {
             at = match self.member(at, name.as_bytes()) {
                 Some(node) => node,
                 None => {
-                    self.nodes.push(Node::default());
+                    self.nodes.push(PlanNode::default());
                     let node = &mut self.nodes[at];
                     node.members.push((name.as_bytes().into(), next));
                     if let Some(index) = index(name) {

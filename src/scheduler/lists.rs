@@ -40,7 +40,7 @@ const LONGEST_DISTRUST: Duration = Duration::from_secs(4 * 3600);
 pub(super) type GroupId = u64;
 
 /// What a watch has to do with its list.
-pub(super) struct Listed {
+pub(super) struct ListMark {
     group: GroupId,
     /// The sweep under way when the watch was added.
     enrolled_in: u32,
@@ -134,7 +134,7 @@ impl Lists {
     }
 
     /// Adds a watch to the group of its list.
-    fn enroll(&mut self, key: Key, parameters: ListParameters, now: Instant) -> Listed {
+    fn enroll(&mut self, key: Key, parameters: ListParameters, now: Instant) -> ListMark {
         let known = self.by_parameters.get(&parameters).copied();
         let id = known.unwrap_or_else(|| {
             self.next_id += 1;
@@ -144,7 +144,7 @@ impl Lists {
         });
         let group = self.groups.get_mut(&id).expect("it was just looked up");
         group.members.insert(key);
-        Listed {
+        ListMark {
             group: id,
             enrolled_in: group.sweeps,
             enrolled_at: now,
@@ -228,7 +228,7 @@ impl Group {
     }
 
     /// Whether the list is expected to show a watch: it did the last time, or has not had the opportunity.
-    fn expects(&self, listed: &Listed, is_late: bool) -> bool {
+    fn expects(&self, listed: &ListMark, is_late: bool) -> bool {
         match self.last {
             Some(_) if mutant("list-covers-all") => true,
             None => true,

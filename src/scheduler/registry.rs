@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::WatchView;
-use super::lists::Listed;
+use super::lists::ListMark;
 use crate::domain::{Labels, Progress, RunRef, SinkName, Watch};
 use crate::failpoint::mutant;
 use crate::store::{PollFailure, WatchId};
@@ -65,7 +65,7 @@ pub(super) struct WatchEntry {
     /// Boxed, as few have one.
     pub(super) last_error: Option<Box<PollFailure>>,
     /// Where a list shows its run. Boxed, as most APIs have none.
-    pub(super) listed: Option<Box<Listed>>,
+    pub(super) listed: Option<Box<ListMark>>,
 }
 
 /// Fields that most watches do not have.

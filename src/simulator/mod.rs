@@ -54,7 +54,7 @@ pub struct Recorded {
 struct World {
     key: String,
     started: (Instant, Timestamp),
-    runs: BTreeMap<RunRef, Run>,
+    runs: BTreeMap<RunRef, SimulatedRun>,
     requests: Vec<Recorded>,
     stream_requests: Vec<Recorded>,
     outage: Option<Fault>,
@@ -62,7 +62,7 @@ struct World {
     traffic: Arc<Traffic>,
 }
 
-struct Run {
+struct SimulatedRun {
     script: Script,
     added: Instant,
     polls: u32,
@@ -72,7 +72,7 @@ struct Run {
     _end_streams: DropGuard,
 }
 
-impl Run {
+impl SimulatedRun {
     fn new(script: Script) -> Self {
         let gone = CancellationToken::new();
         let end_streams = gone.clone().drop_guard();
@@ -168,7 +168,9 @@ impl Simulator {
 
     /// Adds a run, or starts it anew.
     pub fn add_run(&self, id: &RunRef, script: Script) {
-        self.world().runs.insert(id.clone(), Run::new(script));
+        self.world()
+            .runs
+            .insert(id.clone(), SimulatedRun::new(script));
     }
 
     /// Gives every request this fault, until another is set.
@@ -291,7 +293,7 @@ impl World {
         let id = format!("run_sim{}", self.runs.len() + 1);
         let script = Script::new_created(request["input"].clone());
         let key = RunRef::new(&id).expect("letters and digits");
-        self.runs.insert(key, Run::new(script));
+        self.runs.insert(key, SimulatedRun::new(script));
         let body = json!({"run_id": id, "version_id": "ver_sim1", "version_number": 1, "status": "running"});
         server::json(StatusCode::ACCEPTED, &body).into()
     }

@@ -41,7 +41,7 @@ pub(super) enum Wanted {
 
 /// What came of it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Listed {
+pub(super) enum ListOutcome {
     /// The runs to watch.
     Runs(Vec<RunRef>),
     /// The command ends with this code.
@@ -49,7 +49,7 @@ pub(super) enum Listed {
 }
 
 /// What a look at the list found.
-struct Found {
+struct RunsFound {
     entries: Vec<ListEntry>,
     /// There are more runs than are watched.
     more: bool,
@@ -65,21 +65,21 @@ pub(super) async fn find(
     providers: &Providers,
     connect_grace: Duration,
     options: &OutputOptions,
-) -> anyhow::Result<Listed> {
+) -> anyhow::Result<ListOutcome> {
     let account = match providers.get(provider) {
         Ok(account) => account,
-        Err(why) => return Ok(Listed::End(options.fail(&CommandFailure::usage(why)))),
+        Err(why) => return Ok(ListOutcome::End(options.fail(&CommandFailure::usage(why)))),
     };
     let parameters = match parameters(arguments, &account.profile, &account.name) {
         Ok(parameters) => parameters,
-        Err(failure) => return Ok(Listed::End(options.fail(&failure))),
+        Err(failure) => return Ok(ListOutcome::End(options.fail(&failure))),
     };
     if let Some(failure) = no_key(&account) {
-        return Ok(Listed::End(options.fail(&failure)));
+        return Ok(ListOutcome::End(options.fail(&failure)));
     }
     let client = ApiClient::of_account(&account).context("cannot build the API client")?;
     let per_minute = account.api.requests_per_minute.max(1);
-    let look = Look {
+    let look = ListLook {
         client,
         provider: account.name.clone(),
         has_unlisted: (account.profile.list.as_ref()).is_some_and(|list| !list.unlisted.is_empty()),
@@ -133,7 +133,7 @@ fn parameters(
 }
 
 /// How a list is looked at.
-struct Look {
+struct ListLook {
     client: ApiClient,
     provider: ProviderName,
     parameters: ListParameters,
@@ -145,8 +145,8 @@ struct Look {
     connect_grace: Duration,
 }
 
-impl Look {
-    async fn until_found(&self, wanted: Wanted, options: &OutputOptions) -> Listed {
+impl ListLook {
+    async fn until_found(&self, wanted: Wanted, options: &OutputOptions) -> ListOutcome {
         let began_at = Timestamp::now();
         let mut first = None;
         let mut looks = 0;
@@ -190,7 +190,7 @@ impl Look {
                         ));
                     }
                     let runs = found.entries.into_iter().map(|entry| entry.run_id);
-                    return Listed::Runs(runs.collect());
+                    return ListOutcome::Runs(runs.collect());
                 }
                 (Wanted::AllActive, _) if is_over => {
                     if options.progress {
@@ -198,7 +198,7 @@ impl Look {
                             .screen
                             .line(&format!("{}: no run goes on", self.provider));
                     }
-                    return Listed::End(0);
+                    return ListOutcome::End(0);
                 }
                 (Wanted::AllActive, _) => {}
                 (Wanted::Latest, found) => {
@@ -210,14 +210,14 @@ impl Look {
                     };
                     match newest {
                         Some(entry) if is_over || is_new(&entry) => {
-                            return Listed::Runs(vec![entry.run_id]);
+                            return ListOutcome::Runs(vec![entry.run_id]);
                         }
                         None if is_over => {
                             let what = format!("{}: the list has no such run", self.provider);
                             let failure =
                                 CommandFailure::failed(what, Verdict::NotFound.exit_code())
                                     .fix("check the parameters, or start the run first");
-                            return Listed::End(options.fail(&failure));
+                            return ListOutcome::End(options.fail(&failure));
                         }
                         newest => {
                             if looks == 1 {
@@ -238,7 +238,7 @@ impl Look {
     }
 
     /// Requests the pages that show what is wanted.
-    async fn look(&self, wanted: Wanted) -> Result<Found, ApiError> {
+    async fn look(&self, wanted: Wanted) -> Result<RunsFound, ApiError> {
         if wanted == Wanted::AllActive {
             return self.pages(true, MAX_PAGES).await;
         }
@@ -252,14 +252,14 @@ impl Look {
     }
 
     /// Requests at most `pages` pages: of all runs, or of those that go on.
-    async fn pages(&self, only_active: bool, pages: usize) -> Result<Found, ApiError> {
+    async fn pages(&self, only_active: bool, pages: usize) -> Result<RunsFound, ApiError> {
         let mut request = ListRequest {
             parameters: self.parameters.clone(),
             only_active,
             ..ListRequest::default()
         };
         let mut seen = BTreeSet::new();
-        let mut found = Found {
+        let mut found = RunsFound {
             entries: Vec::new(),
             more: false,
         };
@@ -292,7 +292,7 @@ impl Look {
     }
 
     /// Shows why there is no list, and returns the exit code for that.
-    fn fail(&self, error: &ApiError, options: &OutputOptions) -> Listed {
+    fn fail(&self, error: &ApiError, options: &OutputOptions) -> ListOutcome {
         let what = format!(
             "{}: the list cannot be read: {}",
             self.provider,
@@ -303,7 +303,7 @@ impl Look {
             error if error.is_not_found() => Verdict::NotFound.exit_code(),
             _ => Verdict::Unreachable.exit_code(),
         };
-        Listed::End(options.fail(&CommandFailure::failed(what, code)))
+        ListOutcome::End(options.fail(&CommandFailure::failed(what, code)))
     }
 }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use self::listed::{Listed, Wanted};
+use self::listed::{ListOutcome, Wanted};
 use self::report::WaitReport;
 use self::session::Session;
 use self::sinks::SinkTroubles;
@@ -95,8 +95,8 @@ pub async fn wait(
     let mut signals = Signals::listen()?;
     let run_ids = tokio::select! {
         runs = runs_to_watch(args, pages, settings.watch.connect_grace, &options) => match runs? {
-            Listed::Runs(run_ids) => run_ids,
-            Listed::End(code) => return Ok(code),
+            ListOutcome::Runs(run_ids) => run_ids,
+            ListOutcome::End(code) => return Ok(code),
         },
         code = signals.next() => return Ok(code),
     };
@@ -159,11 +159,11 @@ async fn runs_to_watch(
     pages: &RunNames,
     connect_grace: Duration,
     options: &OutputOptions,
-) -> anyhow::Result<Listed> {
+) -> anyhow::Result<ListOutcome> {
     let (wanted, provider) = match (&args.latest, &args.all_active) {
         (Some(provider), _) => (Wanted::Latest, provider),
         (None, Some(provider)) => (Wanted::AllActive, provider),
-        (None, None) => return read_run_ids(&args.runs, pages).await.map(Listed::Runs),
+        (None, None) => return read_run_ids(&args.runs, pages).await.map(ListOutcome::Runs),
     };
     let list = (wanted, provider);
     listed::find(list, &args.runs, pages.providers()?, connect_grace, options).await
@@ -217,8 +217,8 @@ pub async fn wait_on_daemon(
     let mut signals = Signals::listen()?;
     let run_ids = tokio::select! {
         runs = runs_to_watch(args, pages, connect_grace, &options) => match runs? {
-            Listed::Runs(run_ids) => run_ids,
-            Listed::End(code) => return Ok(code),
+            ListOutcome::Runs(run_ids) => run_ids,
+            ListOutcome::End(code) => return Ok(code),
         },
         code = signals.next() => return Ok(code),
     };

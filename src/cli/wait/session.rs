@@ -45,7 +45,7 @@ pub(super) const ALL: u32 = u32::MAX;
 pub(super) const REDRAW: Duration = Duration::from_millis(200);
 
 /// How the wait came to its end.
-pub(super) enum End {
+pub(super) enum SessionEnd {
     /// By what was waited for.
     Verdicts,
     /// The API of a provider refused the key at the first answer.
@@ -71,7 +71,7 @@ pub(super) struct Session {
 
 impl Session {
     /// Follows the runs until the stop condition holds.
-    pub(super) async fn until_done(&mut self, signals: &mut Signals) -> anyhow::Result<End> {
+    pub(super) async fn until_done(&mut self, signals: &mut Signals) -> anyhow::Result<SessionEnd> {
         let mut history = self.engine.store.history_changed();
         let mut deliveries = self.engine.store.deliveries_changed();
         let mut breakers = self.engine.watches.breakers();
@@ -88,14 +88,14 @@ impl Session {
             history.mark_unchanged();
             let states = breakers.borrow_and_update().clone();
             if self.catch_up().await? {
-                return Ok(End::Verdicts);
+                return Ok(SessionEnd::Verdicts);
             }
             let refused = |(_, state): &(&ProviderName, &BreakerView)| {
                 state.outage == Some(Outage::Refused) && !state.ever_answered
             };
             if let Some((provider, state)) = states.iter().find(refused) {
                 self.about.host = self.host(provider);
-                return Ok(End::Refused(provider.clone(), state.message.clone()));
+                return Ok(SessionEnd::Refused(provider.clone(), state.message.clone()));
             }
             // The first provider that is given up: the others may be reached all the while.
             let mut gives_up_at = None;
@@ -127,7 +127,7 @@ impl Session {
                     () = until(wakes_at), if wakes_at.is_some() => break,
                     // There may be results that wait for the reader of standard output.
                     () = self.report.room(), if unread => break,
-                    code = signals.next() => return Ok(End::Signal(code)),
+                    code = signals.next() => return Ok(SessionEnd::Signal(code)),
                     error = self.engine.broken() => return Err(error),
                     message = hear(&mut self.activities) => self.report.activity(message),
                 }
@@ -326,14 +326,18 @@ impl Session {
     }
 
     /// Gives undelivered messages their time, stops the engine, and says with which code to exit.
-    pub(super) async fn finish(mut self, end: End, mut signals: Signals) -> anyhow::Result<u8> {
+    pub(super) async fn finish(
+        mut self,
+        end: SessionEnd,
+        mut signals: Signals,
+    ) -> anyhow::Result<u8> {
         self.report.clear();
         let (code, grace) = match end {
-            End::Verdicts => match self.linger(&mut signals).await? {
+            SessionEnd::Verdicts => match self.linger(&mut signals).await? {
                 None => (None, AFTER_LINGER),
                 Some(signal) => (Some(signal), GRACE),
             },
-            End::Refused(provider, message) => {
+            SessionEnd::Refused(provider, message) => {
                 let host = self.about.host.as_deref().unwrap_or("the API");
                 let keys = if provider.is_crewship() {
                     "CREWSHIP_API_KEY or api.key_file".to_owned()
@@ -347,7 +351,7 @@ impl Session {
                 self.report.options.fail(&failure);
                 (Some(KEY_REFUSED), GRACE)
             }
-            End::Signal(code) => (Some(code), GRACE),
+            SessionEnd::Signal(code) => (Some(code), GRACE),
         };
         if let Some(code) = code.filter(|code| *code >= INTERRUPTED) {
             self.announce_stop(code).await?;

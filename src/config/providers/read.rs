@@ -263,7 +263,7 @@ fn read_profile(
     }
 }
 
-pub(super) fn problem(path: &Path, fault: profile::Fault) -> Problem {
+pub(super) fn problem(path: &Path, fault: profile::ProfileFault) -> Problem {
     Problem {
         origin: Some(Origin::File {
             path: path.to_owned(),

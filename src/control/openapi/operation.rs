@@ -75,13 +75,13 @@ pub(in crate::control) struct HttpOperation {
     id: &'static str,
     summary: &'static str,
     description: &'static str,
-    parameters: Vec<Parameter>,
+    parameters: Vec<OperationParameter>,
     body: Option<MakeSchema>,
     answers: Vec<ResponseSpec>,
     problems: Vec<StatusCode>,
 }
 
-struct Parameter {
+struct OperationParameter {
     place: &'static str,
     name: &'static str,
     description: &'static str,
@@ -162,7 +162,7 @@ impl HttpOperation {
         required: bool,
     ) -> Self {
         let schema: MakeSchema = SchemaGenerator::subschema_for::<T>;
-        self.parameters.push(Parameter {
+        self.parameters.push(OperationParameter {
             place,
             name,
             description,
@@ -226,7 +226,7 @@ impl HttpOperation {
 
     /// Returns the operation as the document has it.
     pub(super) fn describe(self, access: Access, schemas: &mut Schemas) -> Value {
-        let parameter = |parameter: Parameter| {
+        let parameter = |parameter: OperationParameter| {
             json!({
                 "name": parameter.name,
                 "in": parameter.place,

@@ -13,7 +13,7 @@ use crate::control::page::{self, Overview, ROWS};
 use crate::store::{DeliveryFilter, DeliveryState, WatchFilter, WatchOrder, WatchState};
 
 /// How the request came in: on the Unix socket without either.
-type Visitor = (Option<Extension<Admission>>, Option<Extension<Guard>>);
+type VisitorOrigin = (Option<Extension<Admission>>, Option<Extension<Guard>>);
 
 /// The routes of the page.
 pub(super) fn routes() -> Router<SharedState> {
@@ -38,12 +38,12 @@ pub(super) fn routes() -> Router<SharedState> {
         .route(page::LOGOUT, post(logout))
 }
 
-fn has_session(visitor: &Visitor) -> bool {
+fn has_session(visitor: &VisitorOrigin) -> bool {
     let access = visitor.0.as_ref().map(|Extension(access)| access);
     matches!(access, Some(Admission::Session(_)))
 }
 
-async fn overview(State(app): App, visitor: Visitor) -> Result<AxumResponse, HttpError> {
+async fn overview(State(app): App, visitor: VisitorOrigin) -> Result<AxumResponse, HttpError> {
     // Before all else, so that the script misses nothing that comes while the rest is read.
     let newest_event = app.control.store.newest_event().await?;
     let of = |state, order| WatchFilter {
@@ -81,7 +81,7 @@ async fn run(
     State(app): App,
     uri: Uri,
     id: InPath,
-    visitor: Visitor,
+    visitor: VisitorOrigin,
 ) -> Result<AxumResponse, HttpError> {
     let has_session = has_session(&visitor);
     let nothing = |why: &str| page::nothing(StatusCode::NOT_FOUND, uri.path(), has_session, why);

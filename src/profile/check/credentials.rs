@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use reqwest::header::{HeaderName, HeaderValue};
 
-use crate::profile::parse::Reading;
+use crate::profile::parse::ProfileReading;
 use crate::profile::template::web_address;
 use crate::profile::{Profile, Scheme};
 
@@ -23,7 +23,7 @@ const OWN_HEADERS: [&str; 8] = [
     "upgrade",
 ];
 
-impl Reading {
+impl ProfileReading {
     pub(super) fn check_names(&mut self, profile: &Profile) {
         for alias in &profile.aliases {
             let allowed = |byte: u8| {

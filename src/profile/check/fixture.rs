@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::profile::{Fault, parse};
+use crate::profile::{ProfileFault, parse};
 
 /// A profile without a fault; each test replaces or adds some of its lines.
 pub(super) const SOUND: [(&str, &str); 5] = [
@@ -16,7 +16,7 @@ pub(super) const SOUND: [(&str, &str); 5] = [
     ),
 ];
 
-pub(super) fn faults(changes: &[(&str, &str)]) -> Vec<Fault> {
+pub(super) fn faults(changes: &[(&str, &str)]) -> Vec<ProfileFault> {
     let mut lines: BTreeMap<&str, &str> = SOUND.into_iter().collect();
     lines.extend(
         changes

@@ -1,11 +1,11 @@
 //! Checks IDs, and the addresses of pages that name a run.
 
 use super::{PLACES, one_of};
-use crate::profile::parse::Reading;
+use crate::profile::parse::ProfileReading;
 use crate::profile::template::PagePattern;
 use crate::profile::{PartKind, Piece, Profile, Template};
 
-impl Reading {
+impl ProfileReading {
     pub(super) fn check_id(&mut self, profile: &Profile) {
         let id = &profile.id;
         let names: Vec<_> = id.names().collect();

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use super::one_of;
 use crate::profile::list::{OWN, STATUS, TIMES};
-use crate::profile::parse::Reading;
+use crate::profile::parse::ProfileReading;
 use crate::profile::{List, Next, Profile, Subject, Template};
 
-impl Reading {
+impl ProfileReading {
     pub(super) fn check_list(&mut self, profile: &Profile, list: &List) {
         let parts: Vec<_> = profile.id.names().collect();
         let names = list.names();

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use super::ids::wrong_text;
 use super::one_of;
-use crate::profile::parse::Reading;
+use crate::profile::parse::ProfileReading;
 use crate::profile::{PartKind, Piece, Profile, Template};
 
-impl Reading {
+impl ProfileReading {
     pub(super) fn check_vars(&mut self, profile: &Profile) {
         let names: Vec<_> = profile.id.names().collect();
         for (name, text) in &profile.vars {

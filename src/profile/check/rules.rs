@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::{RunState, Verdict};
-use crate::profile::parse::Reading;
+use crate::profile::parse::ProfileReading;
 use crate::profile::{Outcome, Pointer, Profile, Rule, Scalar, Subject, Test, Token};
 
-impl Reading {
+impl ProfileReading {
     pub(super) fn check_on(&mut self, profile: &Profile, section: &str, on: &[RunState]) {
         let key = format!("{section}.on");
         if on.is_empty() && self.lines.contains_key(&key) {
@@ -133,10 +133,10 @@ fn contradict(
 }
 
 /// The tests of a rule, in a form that can be compared.
-struct Tests<'a>(BTreeMap<Option<&'a Pointer>, Wanted>);
+struct Tests<'a>(BTreeMap<Option<&'a Pointer>, TestedValues>);
 
 /// What a test wants; values as texts that are equal where the values are.
-enum Wanted {
+enum TestedValues {
     OneOf(BTreeSet<String>),
     Absent,
     Present,
@@ -157,10 +157,10 @@ impl<'a> Tests<'a> {
                 Subject::Http => None,
             };
             let wanted = match test {
-                Test::OneOf(values) => Wanted::OneOf(values.iter().map(value).collect()),
-                Test::Absent => Wanted::Absent,
-                Test::Present => Wanted::Present,
-                Test::Greater(number) => Wanted::Greater(*number),
+                Test::OneOf(values) => TestedValues::OneOf(values.iter().map(value).collect()),
+                Test::Absent => TestedValues::Absent,
+                Test::Present => TestedValues::Present,
+                Test::Greater(number) => TestedValues::Greater(*number),
             };
             (place, wanted)
         });
@@ -174,7 +174,7 @@ impl<'a> Tests<'a> {
         }
         // Or one for each value of a test.
         self.0.iter().find_map(|(place, wanted)| {
-            let Wanted::OneOf(values) = wanted else {
+            let TestedValues::OneOf(values) = wanted else {
                 return None;
             };
             let by: Option<BTreeSet<usize>> = values
@@ -197,13 +197,13 @@ impl<'a> Tests<'a> {
                 .filter(|(narrow, _)| narrow == place)
                 .map(|(_, value)| value);
             match (wanted, own) {
-                (Wanted::OneOf(values), Some(Wanted::OneOf(own))) => match one {
+                (TestedValues::OneOf(values), Some(TestedValues::OneOf(own))) => match one {
                     Some(value) => values.contains(value),
                     None => own.is_subset(values),
                 },
-                (Wanted::OneOf(_), _) => false,
-                (Wanted::Greater(limit), Some(Wanted::Greater(own))) => own >= limit,
-                (Wanted::Greater(limit), Some(Wanted::OneOf(own))) => {
+                (TestedValues::OneOf(_), _) => false,
+                (TestedValues::Greater(limit), Some(TestedValues::Greater(own))) => own >= limit,
+                (TestedValues::Greater(limit), Some(TestedValues::OneOf(own))) => {
                     let greater =
                         |value: &str| value.parse().is_ok_and(|value: f64| value > *limit);
                     match one {
@@ -211,9 +211,9 @@ impl<'a> Tests<'a> {
                         None => own.iter().all(|value| greater(value)),
                     }
                 }
-                (Wanted::Greater(_), _) => false,
-                (Wanted::Present, _) => self.needs(*place),
-                (Wanted::Absent, _) => self.excludes(*place),
+                (TestedValues::Greater(_), _) => false,
+                (TestedValues::Present, _) => self.needs(*place),
+                (TestedValues::Absent, _) => self.excludes(*place),
             }
         })
     }
@@ -222,10 +222,10 @@ impl<'a> Tests<'a> {
     pub(super) fn needs(&self, place: Option<&Pointer>) -> bool {
         let Some(place) = place else { return true };
         self.0.iter().any(|(own, wanted)| match (own, wanted) {
-            (None, _) | (_, Wanted::Absent) => false,
+            (None, _) | (_, TestedValues::Absent) => false,
             (Some(own), _) if own.is_below(place) => true,
-            (Some(own), Wanted::OneOf(values)) => *own == place && !values.contains("\""),
-            (Some(own), Wanted::Present | Wanted::Greater(_)) => *own == place,
+            (Some(own), TestedValues::OneOf(values)) => *own == place && !values.contains("\""),
+            (Some(own), TestedValues::Present | TestedValues::Greater(_)) => *own == place,
         })
     }
 
@@ -233,7 +233,7 @@ impl<'a> Tests<'a> {
     fn excludes(&self, place: Option<&Pointer>) -> bool {
         let Some(place) = place else { return false };
         self.0.iter().any(|(own, wanted)| match (own, wanted) {
-            (Some(own), Wanted::Absent) => *own == place || place.is_below(own),
+            (Some(own), TestedValues::Absent) => *own == place || place.is_below(own),
             _ => false,
         })
     }

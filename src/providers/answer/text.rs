@@ -111,7 +111,7 @@ pub(in crate::providers) fn time(json: &[u8]) -> Option<Timestamp> {
 /// Returns the text of an `error`: a text, or an object with `message` or `code`; anything else as it is.
 pub(super) fn error_text(error: &[u8]) -> String {
     #[derive(Deserialize)]
-    struct Parts {
+    struct ErrorParts {
         message: Option<String>,
         detail: Option<String>,
         code: Option<String>,
@@ -121,7 +121,7 @@ pub(super) fn error_text(error: &[u8]) -> String {
     if let Ok(text) = serde_json::from_str::<String>(&error) {
         return text;
     }
-    let parts: Option<Parts> = serde_json::from_str(&error).ok();
+    let parts: Option<ErrorParts> = serde_json::from_str(&error).ok();
     parts
         .and_then(|parts| parts.message.or(parts.detail).or(parts.code))
         .unwrap_or_else(|| error.into_owned())

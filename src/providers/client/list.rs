@@ -36,7 +36,7 @@ const MAX_TAGGED_ENTRIES: usize = 2048;
 struct Position {
     /// Which of the lists that make up the request.
     list: usize,
-    at: At,
+    at: PageStart,
     /// How many pages of this list were before.
     pages: usize,
     /// Hashes of where the pages before were, or of the runs of the page before where pages are counted by runs.
@@ -45,7 +45,7 @@ struct Position {
 
 /// Where a page of a list begins.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-enum At {
+enum PageStart {
     #[default]
     Start,
     /// Behind so many entries.
@@ -60,21 +60,21 @@ pub(super) struct TaggedPage {
     provider: ProviderName,
     address: Box<str>,
     tag: HeaderValue,
-    page: Page,
+    page: ReadPage,
 }
 
 /// A page, and where the next one is.
 #[derive(Debug, Clone)]
-struct Page {
+struct ReadPage {
     entries: Vec<ListEntry>,
     unreadable: usize,
-    next: Option<At>,
+    next: Option<PageStart>,
 }
 
 impl PageRef {
     /// Whether it is the first page of another list, where several make up what is requested: one for each status.
     pub fn begins_list(&self) -> bool {
-        Position::of(self).is_some_and(|position| position.at == At::Start)
+        Position::of(self).is_some_and(|position| position.at == PageStart::Start)
     }
 }
 
@@ -84,13 +84,13 @@ impl Position {
     }
 
     /// The page after this one, which is at `url`, of as many `lists`.
-    fn next(self, url: &str, lists: usize, page: &Page) -> Result<Option<Self>, Malformed> {
+    fn next(self, url: &str, lists: usize, page: &ReadPage) -> Result<Option<Self>, Malformed> {
         let here = match &self.at {
-            At::Start => hash(&At::Link(url.to_owned())),
+            PageStart::Start => hash(&PageStart::Link(url.to_owned())),
             at => hash(at),
         };
         let next = page.next.clone().and_then(|at| match at {
-            At::Offset(_) => {
+            PageStart::Offset(_) => {
                 let runs: Vec<u64> = page
                     .entries
                     .iter()
@@ -172,9 +172,9 @@ impl ApiClient {
         };
         let statuses = statuses(list, request);
         let (offset, cursor) = match &position.at {
-            At::Offset(offset) => (*offset, None),
-            At::Cursor(cursor) => (0, Some(&**cursor)),
-            At::Start | At::Link(_) => (0, None),
+            PageStart::Offset(offset) => (*offset, None),
+            PageStart::Cursor(cursor) => (0, Some(&**cursor)),
+            PageStart::Start | PageStart::Link(_) => (0, None),
         };
         let target = self.profile.list_target(&ListFill {
             parameters: &request.parameters,
@@ -187,12 +187,14 @@ impl ApiClient {
         let target = target.map_err(ApiError::List)?;
         let url = match &position.at {
             // It was checked when it was found; the address of the API may have changed since.
-            At::Link(address) => address
+            PageStart::Link(address) => address
                 .parse()
                 .ok()
                 .filter(|url| is_same_origin(&self.base, url))
                 .ok_or_else(no_page)?,
-            At::Start | At::Offset(_) | At::Cursor(_) => self.address_at(&target.path),
+            PageStart::Start | PageStart::Offset(_) | PageStart::Cursor(_) => {
+                self.address_at(&target.path)
+            }
         };
         let body = target.body.map(Bytes::from);
         let page = self
@@ -219,7 +221,7 @@ impl ApiClient {
         of: (&ProviderName, &ListParameters),
         offset: u64,
         spent: &mut Spent,
-    ) -> Result<Page, ApiError> {
+    ) -> Result<ReadPage, ApiError> {
         let tagged = match body {
             None => self.tagged_page(of.0, &url),
             Some(_) => None,
@@ -285,33 +287,35 @@ impl ApiClient {
         (from, headers): (&Url, &HeaderMap),
         offset: u64,
         (provider, parameters): (&ProviderName, &ListParameters),
-    ) -> Result<Page, ApiError> {
+    ) -> Result<ReadPage, ApiError> {
         let list = self.profile.list.as_ref();
         let elements = read.elements.len() + read.unreadable;
         let limit = u64::from(list.map_or(0, |list| list.limit));
         let next = match list.and_then(|list| list.next.as_ref()) {
             None => None,
             Some(Next::Link) => next_link(headers),
-            Some(Next::LinkAt(_)) => read.cursor.map(At::Link),
+            Some(Next::LinkAt(_)) => read.cursor.map(PageStart::Link),
             Some(Next::Offset) => {
                 let elements = elements as u64;
                 let overlap = OVERLAP.min(limit / 2);
-                (elements >= limit).then(|| At::Offset(offset + elements - overlap))
+                (elements >= limit).then(|| PageStart::Offset(offset + elements - overlap))
             }
-            Some(Next::Cursor { .. }) => read.cursor.map(At::Cursor),
+            Some(Next::Cursor { .. }) => read.cursor.map(PageStart::Cursor),
         };
         let next = match next {
-            Some(At::Link(link)) => {
+            Some(PageStart::Link(link)) => {
                 let next = from.join(&link).ok();
                 let next = next.filter(|next| is_same_origin(from, next));
                 let elsewhere = Malformed::Shape("its next page is at another server");
-                Some(At::Link(next.ok_or(ApiError::Malformed(elsewhere))?.into()))
+                Some(PageStart::Link(
+                    next.ok_or(ApiError::Malformed(elsewhere))?.into(),
+                ))
             }
             next => next,
         };
         let entry = |element| self.list_entry(element, provider, parameters);
         let entries: Vec<_> = read.elements.into_iter().filter_map(entry).collect();
-        Ok(Page {
+        Ok(ReadPage {
             unreadable: elements - entries.len(),
             entries,
             next,
@@ -353,7 +357,7 @@ impl ApiClient {
     }
 
     /// The tag of the last page at an address, and that page.
-    fn tagged_page(&self, provider: &ProviderName, url: &Url) -> Option<(HeaderValue, Page)> {
+    fn tagged_page(&self, provider: &ProviderName, url: &Url) -> Option<(HeaderValue, ReadPage)> {
         let pages = self.pages.lock().expect("no holder panics");
         let known = pages
             .iter()
@@ -362,7 +366,13 @@ impl ApiClient {
     }
 
     /// Keeps a page with its tag, in place of the one before.
-    fn keep_page(&self, provider: &ProviderName, url: &Url, tag: Option<HeaderValue>, page: &Page) {
+    fn keep_page(
+        &self,
+        provider: &ProviderName,
+        url: &Url,
+        tag: Option<HeaderValue>,
+        page: &ReadPage,
+    ) {
         if !self.profile.rate.etag_free {
             return;
         }
@@ -387,10 +397,10 @@ impl ApiClient {
 }
 
 /// Where the header `Link` has the next page (RFC 8288).
-fn next_link(headers: &HeaderMap) -> Option<At> {
+fn next_link(headers: &HeaderMap) -> Option<PageStart> {
     let mut links = headers.get_all(LINK).iter();
     let target = links.find_map(|link| next_target(&String::from_utf8_lossy(link.as_bytes())));
-    target.map(At::Link)
+    target.map(PageStart::Link)
 }
 
 /// The target of the first link of a header whose relation is `next`.
@@ -824,7 +834,7 @@ mod tests {
         ));
         let mut request = request(&[("scope", "a")]);
         let position = Position {
-            at: At::Cursor("x".to_owned()),
+            at: PageStart::Cursor("x".to_owned()),
             pages: MAX_PAGES - 2,
             ..Position::default()
         };

@@ -21,7 +21,7 @@ pub(super) const ROOM_KIB: u32 = 16 * 1024;
 const SMALL_BYTES: u64 = 64 * 1024;
 
 /// A body that was read as far as it came.
-pub(super) struct Received<'p> {
+pub(super) struct ReceivedBody<'p> {
     pub(super) reader: Reader<'p>,
     pub(super) room: Option<Room>,
     /// Why it did not come to its end.
@@ -72,7 +72,11 @@ impl ApiClient {
     }
 
     /// Reads a body as far as it can be read until `ends`, which moves on while it waits for room.
-    pub(super) async fn receive<'p>(&self, layout: &'p Layout, answered: Answered) -> Received<'p> {
+    pub(super) async fn receive<'p>(
+        &self,
+        layout: &'p Layout,
+        answered: Answered,
+    ) -> ReceivedBody<'p> {
         let most = self.settings.max_response_bytes;
         let reader = |length| Reader::new(layout.plan(), most, length);
         self.receive_with(&reader, answered).await
@@ -83,7 +87,7 @@ impl ApiClient {
         &self,
         reader: &(dyn Fn(Option<u64>) -> Reader<'p> + Sync),
         answered: Answered,
-    ) -> Received<'p> {
+    ) -> ReceivedBody<'p> {
         let Answered {
             mut response,
             pool,
@@ -122,7 +126,7 @@ impl ApiClient {
             self.count_large(pool);
         }
         reader.redact(self.keys.redactor());
-        Received {
+        ReceivedBody {
             reader,
             room: room.map(Arc::new),
             broken_off,

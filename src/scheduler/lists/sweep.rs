@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::{Coverage, Group, GroupId, Listed, Sweep};
+use super::{Coverage, Group, GroupId, ListMark, Sweep};
 use crate::clock::Now;
 use crate::failpoint::mutant;
 use crate::providers::ListPage;
@@ -121,7 +121,7 @@ impl Scheduler {
     fn may_be_left(
         &self,
         entry: &WatchEntry,
-        listed: &Listed,
+        listed: &ListMark,
         group: &Group,
         now: Instant,
     ) -> bool {
