@@ -489,6 +489,7 @@ fn route((name, sink): (&SinkName, &SinkSettings)) -> Route {
 fn max_in_flight(kind: &SinkKind) -> usize {
     match kind {
         SinkKind::Desktop | SinkKind::Log { .. } => 1,
+        SinkKind::Email(_) => 2,
         SinkKind::Command { .. } => 4,
         SinkKind::Webhook(_) => 16,
     }

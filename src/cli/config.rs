@@ -59,6 +59,10 @@ fn unusable_sinks(settings: &Settings) -> Vec<Problem> {
                 "install the certificates of authorities, or name them in SSL_CERT_FILE"
             }
             BuildSinkError::Template(_) => "correct the template",
+            BuildSinkError::Email(_) => "correct the address, or the server",
+            BuildSinkError::NoEmail => {
+                "take another type of sink, or a build with the feature `email`"
+            }
             BuildSinkError::NoDesktop => {
                 "take another type of sink, or a build with the feature `desktop`"
             }

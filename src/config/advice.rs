@@ -171,6 +171,10 @@ fn secrets(settings: &Settings) -> Vec<(String, &Secret)> {
     let token = settings.control.token.iter();
     found.extend(token.map(|token| ("control.token".to_owned(), token)));
     for (name, sink) in &settings.sinks {
+        if let SinkKind::Email(email) = &sink.kind {
+            let password = email.credentials.iter().map(|(_user, password)| password);
+            found.extend(password.map(|secret| (format!("sinks.{name}.password"), secret)));
+        }
         if let SinkKind::Webhook(webhook) = &sink.kind {
             found.push((format!("sinks.{name}.url"), &webhook.url));
             let secret = webhook.secret.iter();

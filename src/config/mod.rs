@@ -11,6 +11,7 @@
 mod advice;
 mod discover;
 mod effective;
+mod email;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod load;
@@ -46,9 +47,9 @@ pub(crate) use rules::{
 pub(crate) use secret::check_key;
 pub use secret::{Secret, SecretError};
 pub use settings::{
-    ApiSettings, ControlSettings, DELIVERY_ID, EventsMode, LogFormat, LogLevel, LogSettings,
-    Settings, SinkKind, SinkSettings, StaticWatch, WatchSettings, WebhookFormat, WebhookMethod,
-    WebhookSettings, WebhookSignature,
+    ApiSettings, ControlSettings, DELIVERY_ID, EmailSettings, EmailTls, EventsMode, LogFormat,
+    LogLevel, LogSettings, Settings, SinkKind, SinkSettings, StaticWatch, WatchSettings,
+    WebhookFormat, WebhookMethod, WebhookSettings, WebhookSignature,
 };
 pub(crate) use source::NO_SOCKET_PLACE;
 pub use source::Sources;

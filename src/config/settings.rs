@@ -157,6 +157,8 @@ pub enum SinkKind {
     Desktop,
     /// HTTP POST.
     Webhook(Box<WebhookSettings>),
+    /// E-mail over SMTP.
+    Email(Box<EmailSettings>),
     /// A log record, or lines appended to `path`.
     Log {
         /// File to append to. Default: none, so a log record is written.
@@ -177,10 +179,42 @@ impl SinkKind {
         match self {
             Self::Desktop => "desktop",
             Self::Webhook(_) => "webhook",
+            Self::Email(_) => "email",
             Self::Log { .. } => "log",
             Self::Command { .. } => "command",
         }
     }
+}
+
+/// An e-mail sink.
+#[derive(Debug, Clone)]
+pub struct EmailSettings {
+    /// The SMTP server.
+    pub host: String,
+    /// Its port. Default: 587 for [`EmailTls::StartTls`], 465 for [`EmailTls::Tls`], 25 for [`EmailTls::None`].
+    pub port: u16,
+    /// How the connection is encrypted. Default: [`EmailTls::StartTls`].
+    pub tls: EmailTls,
+    /// The user name and the password, where the server requires them. Never over an unencrypted connection to another
+    /// machine.
+    pub credentials: Option<(String, Secret)>,
+    /// The sender, an address or `Name <address>`.
+    pub from: String,
+    /// The recipients, 1 to 50, each an address or `Name <address>`.
+    pub to: Vec<String>,
+    /// Limit of one attempt, 10 ms to 10 min. Default: 30 s.
+    pub timeout: Duration,
+}
+
+/// How the connection to an SMTP server is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EmailTls {
+    /// By the command `STARTTLS` (RFC 3207); without it nothing is sent.
+    StartTls,
+    /// From its beginning (RFC 8314, "implicit TLS").
+    Tls,
+    /// Not at all.
+    None,
 }
 
 /// A webhook sink.

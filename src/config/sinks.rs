@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use reqwest::header::{HeaderName, HeaderValue};
 
+use super::email::read_email;
 use super::problem::Origin;
 use super::reader::{SettingsReader, Table, Violation};
 use super::rules::{
@@ -20,7 +21,7 @@ use crate::redact::REDACTED;
 use crate::text::nearest;
 
 /// The kinds of sink.
-const TYPES: [&str; 4] = ["desktop", "webhook", "log", "command"];
+const TYPES: [&str; 5] = ["desktop", "webhook", "email", "log", "command"];
 
 /// What a webhook can send.
 const FORMATS: [&str; 7] = [
@@ -97,7 +98,11 @@ pub(super) fn read_sinks(
 
 fn read_sink(reader: &mut SettingsReader<'_>, table: &mut Table) -> Option<SinkSettings> {
     let Some(item) = reader.take(table, "type", None) else {
-        reader.missing(table, "type", "write one of desktop, webhook, log, command");
+        reader.missing(
+            table,
+            "type",
+            "write one of desktop, webhook, email, log, command",
+        );
         return None;
     };
     let kind = reader.parsed(&item, |text| one_of(text, &TYPES))?;
@@ -106,6 +111,7 @@ fn read_sink(reader: &mut SettingsReader<'_>, table: &mut Table) -> Option<SinkS
         "webhook" => {
             read_webhook(reader, table).map(|webhook| SinkKind::Webhook(Box::new(webhook)))
         }
+        "email" => read_email(reader, table).map(|email| SinkKind::Email(Box::new(email))),
         "log" => Some(read_log(reader, table)),
         _ => read_command(reader, table),
     };
@@ -428,7 +434,7 @@ fn read_schedule(reader: &mut SettingsReader<'_>, table: &mut Table) -> Vec<Dura
 }
 
 /// The word of a list that the text is.
-fn one_of(text: &str, words: &[&'static str]) -> Result<&'static str, Violation> {
+pub(super) fn one_of(text: &str, words: &[&'static str]) -> Result<&'static str, Violation> {
     let fix = || match nearest(text, words.iter().copied()) {
         Some(word) => format!("did you mean {word:?}?"),
         None => format!("use one of {}", words.join(", ")),

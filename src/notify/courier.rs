@@ -194,6 +194,7 @@ impl<D: Deliver> Courier<D> {
                 detail: format!("not sent: {why}"),
                 retry_after: None,
                 gone: true,
+                rejected: false,
             });
         }
         let other = (mutant("new-id") && claimed.attempt > 1).then(new_delivery_id);
@@ -225,6 +226,7 @@ impl<D: Deliver> Courier<D> {
                 }
                 (AttemptOutcome::Dead, error.detail)
             }
+            Err(error) if error.rejected => (AttemptOutcome::Dead, error.detail),
             Err(error) => (self.next_attempt(try_number, &error), error.detail),
         }
     }
@@ -412,6 +414,7 @@ mod tests {
                 detail: String::new(),
                 retry_after,
                 gone: false,
+                rejected: false,
             },
         ) {
             AttemptOutcome::Retry(at) => Some(at.as_millisecond() - now),

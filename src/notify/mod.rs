@@ -11,6 +11,8 @@ mod command;
 mod courier;
 #[cfg(feature = "desktop")]
 mod desktop;
+#[cfg(feature = "email")]
+mod email;
 #[cfg(test)]
 mod example_templates;
 #[cfg(fuzzing)]
@@ -71,6 +73,8 @@ pub struct SendError {
     pub retry_after: Option<Duration>,
     /// The receiver wants no more messages, ever.
     pub gone: bool,
+    /// The receiver will never accept this message, so that no other attempt is made.
+    pub rejected: bool,
 }
 
 impl SendError {
@@ -80,6 +84,7 @@ impl SendError {
             detail: one_line(detail.as_ref(), MAX_DETAIL_CHARS),
             retry_after: None,
             gone: false,
+            rejected: false,
         }
     }
 }
@@ -93,6 +98,12 @@ pub enum BuildSinkError {
     /// The template cannot be used.
     #[error(transparent)]
     Template(#[from] template::TemplateError),
+    /// An address of an e-mail sink cannot be used, or TLS cannot be set up.
+    #[error("{0}")]
+    Email(String),
+    /// The feature `email` is off.
+    #[error("this build cannot send e-mail")]
+    NoEmail,
     /// The feature `desktop` is off.
     #[error("this build has no desktop notifications (nor has the container image)")]
     NoDesktop,
@@ -120,6 +131,9 @@ pub enum Sink {
     Desktop(desktop::Desktop),
     /// HTTP POST.
     Webhook(Box<webhook::Webhook>),
+    /// E-mail.
+    #[cfg(feature = "email")]
+    Email(Box<email::Email>),
     /// A log.
     Log(log::Log),
     /// A program.
@@ -140,6 +154,10 @@ impl Sink {
             SinkKind::Webhook(webhook) => {
                 Self::Webhook(Box::new(webhook::Webhook::build(webhook)?))
             }
+            #[cfg(not(feature = "email"))]
+            SinkKind::Email(_) => return Err(BuildSinkError::NoEmail),
+            #[cfg(feature = "email")]
+            SinkKind::Email(settings) => Self::Email(Box::new(email::Email::new(settings)?)),
             SinkKind::Log { path } => Self::Log(log::Log::new(path.clone())),
             SinkKind::Command { argv, timeout } => {
                 Self::Command(command::CommandSink::new(argv.clone(), *timeout))
@@ -158,6 +176,8 @@ impl Sink {
             #[cfg(feature = "desktop")]
             Self::Desktop(_) => Ok(desktop::preview(message)),
             Self::Webhook(sink) => sink.preview(message).await,
+            #[cfg(feature = "email")]
+            Self::Email(sink) => sink.preview(message),
             Self::Log(sink) => Ok(sink.preview(message)),
             Self::Command(sink) => Ok(sink.preview(message)),
         }
@@ -170,6 +190,8 @@ impl Deliver for Sink {
             #[cfg(feature = "desktop")]
             Self::Desktop(sink) => sink.send(message).await,
             Self::Webhook(sink) => sink.send(message).await,
+            #[cfg(feature = "email")]
+            Self::Email(sink) => sink.send(message).await,
             Self::Log(sink) => sink.send(message).await,
             Self::Command(sink) => sink.send(message).await,
         }
@@ -180,6 +202,8 @@ impl Deliver for Sink {
             #[cfg(feature = "desktop")]
             Self::Desktop(_) => body::MAX_BODY_BYTES,
             Self::Webhook(_) => body::MAX_BODY_BYTES,
+            #[cfg(feature = "email")]
+            Self::Email(_) => body::MAX_BODY_BYTES,
             Self::Log(_) | Self::Command(_) => usize::MAX,
         }
     }

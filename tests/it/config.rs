@@ -762,7 +762,7 @@ fn every_documented_key_exists() {
     let setup = Setup::new().file("config.toml", &text);
     write_named_files(&setup, &text);
     let settings = setup.settings();
-    assert_eq!((settings.sinks.len(), settings.watches.len()), (4, 1));
+    assert_eq!((settings.sinks.len(), settings.watches.len()), (5, 1));
     for sink in settings.sinks.values() {
         if let SinkKind::Command { timeout, .. } = &sink.kind {
             assert_eq!(*timeout, Duration::from_secs(30));

@@ -1,13 +1,15 @@
 """A real Matrix homeserver on loopback, with one user and one room.
 
-Prints {"url", "room", "token"} on a line when it is ready. After a line on standard input it prints the messages of the
-room, newest first, and ends.
+Starts after a line on standard input, and prints {"url", "room", "token"} when it is ready. After another line it prints the
+messages of the room, newest first, and ends.
 """
 
+import ctypes
 import hashlib
 import hmac
 import json
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -36,6 +38,11 @@ def request(method, url, token=None, body=None):
     asked = urllib.request.Request(url, data, headers, method=method)
     with opener.open(asked, timeout=30) as answer:
         return json.load(answer)
+
+
+def end_with_parent():
+    """Lets the kernel end this process when its parent is killed (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def start(folder, port):
@@ -67,7 +74,9 @@ def start(folder, port):
     program = [sys.executable, "-m", "synapse.app.homeserver", "-c", str(path)]
     log = open(f"{folder}/log", "wb")
     subprocess.run([*program, "--generate-keys"], check=True, stdout=log, stderr=log)
-    server = subprocess.Popen(program, cwd=folder, stdout=log, stderr=log)
+    server = subprocess.Popen(
+        program, cwd=folder, stdout=log, stderr=log, preexec_fn=end_with_parent
+    )
     ends = time.monotonic() + START_SECONDS
     while time.monotonic() < ends and server.poll() is None:
         try:
@@ -100,6 +109,7 @@ try:
 except ImportError as error:
     sys.exit(f"{error}; run the tests with: bash tests/run")
 
+sys.stdin.readline()
 with tempfile.TemporaryDirectory() as folder:
     port = free_port()
     server = start(folder, port)

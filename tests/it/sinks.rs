@@ -4,6 +4,8 @@ mod apprise;
 mod chat;
 mod cloudevents;
 mod command;
+#[cfg(feature = "email")]
+mod email;
 mod log;
 mod payload;
 mod render;
@@ -17,10 +19,11 @@ use std::process::Stdio;
 
 use runwatch::simulator::{Received, Receiver, Script};
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::net::TcpSocket;
+use tokio::process::{Child, ChildStdout};
 
-use crate::support::{Ended, Program, api, finish};
+use crate::support::{Ended, PATIENCE, Program, api, finish};
 
 /// Waits for `run_1`, which goes as `script` says, with these sinks configured.
 async fn wait(script: Script, sinks: &str, arguments: &[&str]) -> Ended {
@@ -49,27 +52,72 @@ fn closed_port() -> (TcpSocket, String) {
     (socket, url)
 }
 
-/// Runs a script of this folder with the libraries of `tests/run`, and with this JSON on its standard input.
-async fn python(script: &str, input: &Value) -> Ended {
+/// Starts a script of this folder with the libraries of `tests/run`.
+fn python_program(script: &str) -> Child {
     let python = std::env::var("RUNWATCH_TEST_PYTHON");
     let python =
         python.expect("RUNWATCH_TEST_PYTHON is not set; run the tests with: bash tests/run");
     let script = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/it")
         .join(script);
-    let mut child = tokio::process::Command::new(python)
+    tokio::process::Command::new(python)
         .arg(script)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .expect("the Python of RUNWATCH_TEST_PYTHON starts; run the tests with: bash tests/run");
+        .expect("the Python of RUNWATCH_TEST_PYTHON starts; run the tests with: bash tests/run")
+}
+
+/// Runs a script with this JSON on its standard input.
+async fn python(script: &str, input: &Value) -> Ended {
+    let mut child = python_program(script);
     let mut stdin = child.stdin.take().unwrap();
     // A script that cannot even read says why on standard error.
     drop(stdin.write_all(input.to_string().as_bytes()).await);
     drop(stdin);
     finish(child).await
+}
+
+/// A script that serves until its standard input ends, and reports in lines of JSON. Killed when dropped.
+struct PythonServer {
+    child: Option<Child>,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl PythonServer {
+    /// Starts a script with this JSON as the first line of its standard input.
+    async fn start(script: &str, input: &Value) -> Self {
+        let mut child = python_program(script);
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let child = Some(child);
+        let mut server = Self { child, lines };
+        server.write(input).await;
+        server
+    }
+
+    async fn write(&mut self, line: &Value) {
+        let stdin = self.child.as_mut().unwrap().stdin.as_mut().unwrap();
+        // A script that has ended says why when its next line is read.
+        drop(stdin.write_all(format!("{line}\n").as_bytes()).await);
+    }
+
+    /// Ends its standard input, and waits for its end.
+    async fn end(mut self) -> Ended {
+        let mut child = self.child.take().unwrap();
+        drop(child.stdin.take());
+        finish(child).await
+    }
+
+    /// The next line that it prints.
+    async fn line(&mut self) -> Value {
+        let line = tokio::time::timeout(4 * PATIENCE, self.lines.next_line()).await;
+        match line.expect("a line comes in time").unwrap() {
+            Some(line) => serde_json::from_str(&line).unwrap(),
+            None => panic!("{:?}", finish(self.child.take().unwrap()).await),
+        }
+    }
 }
 
 fn body(received: &Received) -> Value {
@@ -78,6 +126,26 @@ fn body(received: &Received) -> Value {
 
 fn header<'a>(received: &'a Received, name: &str) -> &'a str {
     received.headers[name].to_str().unwrap()
+}
+
+#[cfg(not(feature = "email"))]
+#[tokio::test]
+async fn a_build_without_email_says_so() {
+    let sink = "[sinks.mail]\ntype = \"email\"\nhost = \"smtp.test.example\"\nfrom = \"a@test.example\"\n\
+                to = [\"b@test.example\"]\n";
+    let program = Program::new()
+        .set("CREWSHIP_API_KEY", "key")
+        .configured(sink);
+    let ended = program.run(&["config", "check"]).await;
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    let text = "sinks.mail: this build cannot send e-mail; take another type of sink, or a build with the feature `email`";
+    assert!(format!("{ended:?}").contains(text), "{ended:?}");
+    let ended = program.run(&["sinks", "test"]).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(
+        ended.stdout.contains("this build cannot send e-mail"),
+        "{ended:?}"
+    );
 }
 
 #[tokio::test]

@@ -1013,6 +1013,7 @@ impl Receiver {
             detail: detail.to_owned(),
             retry_after: retry_after.map(Duration::from_millis),
             gone,
+            rejected: false,
         };
         let (reception, before, after, busy, blocked) = {
             let state = &mut *self.world.lock();

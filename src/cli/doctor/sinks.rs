@@ -83,6 +83,7 @@ fn remedy(settings: &SinkSettings) -> &'static str {
     match &settings.kind {
         SinkKind::Desktop => "run it in the graphical session",
         SinkKind::Webhook(_) => "check the address and whether its receiver is up",
+        SinkKind::Email(_) => "check the server, the user name and the password",
         SinkKind::Log { .. } => "check the path and its permissions",
         SinkKind::Command { .. } => "run the program by hand",
     }
@@ -93,6 +94,7 @@ fn look(settings: &SinkSettings) -> Result<String, SinkFault> {
     match &settings.kind {
         SinkKind::Desktop => look_at_desktop(),
         SinkKind::Webhook(webhook) => look_at_webhook(webhook),
+        SinkKind::Email(email) => Ok(format!("email through {}:{}", email.host, email.port)),
         SinkKind::Log { path: None } => Ok("log, to the log of the daemon".to_owned()),
         SinkKind::Log { path: Some(path) } => look_at_file(path),
         SinkKind::Command { argv, .. } => look_at_program(argv.first().map_or("", String::as_str)),

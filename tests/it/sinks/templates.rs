@@ -1,14 +1,12 @@
 //! The examples in config/templates/, each configured as its own comment shows it.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use runwatch::simulator::{Fault, Received, Script};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
-use super::{body, header, receiver};
-use crate::support::{PATIENCE, Program, api, finish};
+use super::{PythonServer, body, header, receiver};
+use crate::support::{Program, api};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config/templates")
@@ -188,25 +186,8 @@ async fn matrix() {
 
 #[tokio::test]
 async fn a_real_matrix_server_accepts_a_message() {
-    let python = std::env::var("RUNWATCH_TEST_PYTHON")
-        .expect("RUNWATCH_TEST_PYTHON is not set; run the tests with: bash tests/run");
-    let mut server = tokio::process::Command::new(python)
-        .arg(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/tests/it/matrix_server.py"
-        ))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
-    let line = tokio::time::timeout(4 * PATIENCE, lines.next_line()).await;
-    let Some(line) = line.expect("the server starts in time").unwrap() else {
-        panic!("{:?}", finish(server).await)
-    };
-    let place: Value = serde_json::from_str(&line).unwrap();
+    let mut server = PythonServer::start("matrix_server.py", &Value::Null).await;
+    let place = server.line().await;
     let text = |name: &str| place[name].as_str().unwrap();
     let url = format!(
         "{}/_matrix/client/v3/rooms/{}/send/m.room.message/{{delivery_id}}",
@@ -222,10 +203,9 @@ async fn a_real_matrix_server_accepts_a_message() {
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(!ended.stderr.contains("not delivered"), "{ended:?}");
 
-    server.stdin.take().unwrap().write_all(b"\n").await.unwrap();
-    let line = tokio::time::timeout(PATIENCE, lines.next_line()).await;
-    let line = line.expect("the server answers in time").unwrap().unwrap();
-    let messages: Vec<Value> = serde_json::from_str(&line).unwrap();
+    server.write(&Value::Null).await;
+    let messages = server.line().await;
+    let messages = messages.as_array().unwrap();
     assert_eq!(messages.len(), 1, "{messages:?}");
     let content = &messages[0]["content"];
     assert!(
@@ -238,5 +218,5 @@ async fn a_real_matrix_server_accepts_a_message() {
     // The server shows it to the user whose access token sent the message.
     let transaction = messages[0]["unsigned"]["transaction_id"].as_str().unwrap();
     assert!(transaction.starts_with("msg_"), "{messages:?}");
-    finish(server).await;
+    assert_eq!(server.end().await.code, Some(0));
 }
