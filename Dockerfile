@@ -5,7 +5,9 @@
 #
 # docs/containers.md, config/compose.yaml and config/kubernetes/ show how it is used.
 
-FROM rust:1.95-bookworm AS build
+# By digest, so that each build has the same compiler and C library. It is that of the index of all platforms; Dependabot
+# renews it (.github/dependabot.yml).
+FROM rust:1.95-bookworm@sha256:6258907abe69656e41cd992e0b705cdcfabcbbe3db374f92ed2d47121282d4a1 AS build
 WORKDIR /src
 COPY . .
 # For `--version`: the sources come without their repository. Empty shows the version only.
@@ -14,9 +16,19 @@ ENV RUNWATCH_COMMIT=$COMMIT
 RUN packaging/image /image
 
 FROM scratch
+# What only the builder knows; .github/workflows/release.yml gives all of them.
+ARG VERSION=
+ARG REVISION=
+ARG CREATED=
+ARG SOURCE=
 LABEL org.opencontainers.image.title="runwatch" \
       org.opencontainers.image.description="Watches runs at services with a run API until each one ends, and notifies the people and programs that wait for it" \
-      org.opencontainers.image.licenses="MIT OR Apache-2.0"
+      org.opencontainers.image.licenses="MIT OR Apache-2.0" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.created="$CREATED" \
+      org.opencontainers.image.source="$SOURCE" \
+      org.opencontainers.image.url="$SOURCE"
 COPY --from=build /image/ /
 # State belongs to the user; a fresh volume takes owner and mode from here.
 COPY --from=build --chown=65532:65532 --chmod=700 /image/var/lib/runwatch /var/lib/runwatch

@@ -33,10 +33,11 @@ class Image:
         equal("the commit", [step for step in build if step[0] in ("ARG", "ENV")],
               [("ARG", "COMMIT="), ("ENV", "RUNWATCH_COMMIT=$COMMIT")])
         equal("the image begins with", final[0], ("FROM", "scratch"))
+        self.base = build[0][1].removesuffix(" AS build")
         self.root = Path(root)
         shutil.rmtree(self.root, ignore_errors=True)
         self.root.mkdir()
-        self.environment, self.volumes = {}, []
+        self.environment, self.arguments, self.labels, self.volumes = {}, {}, {}, []
         for name, value in final[1:]:
             if name == "COPY":
                 self._copy(value, Path(tree))
@@ -56,7 +57,11 @@ class Image:
                 self.port = int(value)
             elif name == "HEALTHCHECK":
                 self.healthcheck = json.loads(value[value.index("CMD ") + 4:])
-            elif name != "LABEL":
+            elif name == "ARG":
+                self.arguments |= dict(word.split("=", 1) for word in shlex.split(value))
+            elif name == "LABEL":
+                self.labels |= dict(word.split("=", 1) for word in shlex.split(value))
+            else:
                 raise Failed(f"the Dockerfile has {name}, which this engine does not know")
 
     def _copy(self, value, tree):

@@ -9,10 +9,12 @@ namespaces and a changed root. The API, the receivers and the name server run ou
 import http.client
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+import tomllib
 import traceback
 from pathlib import Path
 
@@ -29,6 +31,12 @@ FOLDER = Path(sys.argv[1]).resolve()
 TREE, WORK = FOLDER / "tree", FOLDER / "work"
 RUNWATCH = "/usr/bin/runwatch"
 STATE = "/var/lib/runwatch"
+
+# What Kubernetes runs, of the kinds in the examples.
+WORKLOADS = {"Deployment", "Job", "StatefulSet"}
+
+# The token of the control interface, where an example has one.
+TOKEN = "token-of-the-test-with-32-characters"
 
 # Every file of the tree.
 FILES = {
@@ -114,10 +122,11 @@ class Test:
         within(30, "the container is well", lambda: container.execute(*(argv or self.image.healthcheck))[0] == 0)
 
 
-def post_run(run_id, port=9477):
+def post_run(run_id, port=9477, token=None):
     """Hands a run over at the control port, as a program beside it does."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    connection.request("POST", "/v1/watches", json.dumps({"run_id": run_id}))
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    connection.request("POST", "/v1/watches", json.dumps({"run_id": run_id}), headers)
     status = connection.getresponse().status
     connection.close()
     return status
@@ -153,6 +162,26 @@ def the_tree(test):
     total = sum((TREE / path).stat().st_size for path in FILES)
     say(f"{total:>10} bytes in all")
     holds("it is small: below 32 MiB", total < 32 << 20)
+
+
+def the_labels(test):
+    step("the labels of the image")
+    given = {"VERSION": "1.2.3", "REVISION": "0f1cfe9", "CREATED": "2026-11-28T12:00:00Z", "SOURCE": "https://example.org"}
+    equal("arguments of the image", test.image.arguments, dict.fromkeys(given, ""))
+    # As annotations of OCI (image-spec, annotations.md) are named, each with its value or the argument with it.
+    prefix = "org.opencontainers.image."
+    labels = {name.removeprefix(prefix): value for name, value in test.image.labels.items()}
+    equal("labels", {name for name in test.image.labels if not name.startswith(prefix)}, set())
+    for name, argument in (("version", "VERSION"), ("revision", "REVISION"), ("created", "CREATED"),
+                           ("source", "SOURCE"), ("url", "SOURCE")):
+        equal(f"the label {name}", labels.pop(name), f"${argument}")
+    equal("labels with a text", sorted(labels), ["description", "licenses", "title"])
+    manifest = tomllib.loads((REPOSITORY / "Cargo.toml").read_text())["package"]
+    equal("the description", labels["description"], manifest["description"])
+    equal("the licenses", labels["licenses"], manifest["license"])
+    base, digest = test.image.base.split("@")
+    equal("the image that it is built in", base, f"rust:{manifest['rust-version']}-bookworm")
+    holds("it is named by digest", re.fullmatch("sha256:[0-9a-f]{64}", digest))
 
 
 def as_it_is(test):
@@ -392,12 +421,14 @@ def secrets(test):
         "crewship-api-key": (test.api.folder / "key").read_text(),
         "webhook-secret": (test.api.folder / "secret").read_text(),
         "webhook-url": "https://backend.test/job\n",
+        "control-token": f"{TOKEN}\n",
     }
 
 
 def kubernetes_container(test, documents, name):
     """The container of this name in a manifest, with the folders that its volumes are."""
-    workload = next(document for document in documents if document["kind"] not in ("ConfigMap", "Secret"))
+    workload = next(document for document in documents if document["kind"] in WORKLOADS)
+    claims = [claim["metadata"]["name"] for claim in workload["spec"].get("volumeClaimTemplates", [])]
     configs = {document["metadata"]["name"]: document["data"] for document in documents
                if document["kind"] == "ConfigMap"}
     pod = workload["spec"]["template"]["spec"]
@@ -405,7 +436,9 @@ def kubernetes_container(test, documents, name):
     group = pod["securityContext"]["fsGroup"]
     mounts, writable = [], []
     for mount in spec["volumeMounts"]:
-        volume = next(volume for volume in pod["volumes"] if volume["name"] == mount["name"])
+        claim = mount["name"] in claims
+        volume = {"emptyDir": {}} if claim else next(
+            volume for volume in pod["volumes"] if volume["name"] == mount["name"])
         test.count += 1
         folder = WORK / f"volume-{test.count}"
         folder.mkdir()
@@ -466,15 +499,21 @@ def examples_fit_their_schemas(test):
     wrong = WORK / "wrong.yaml"
     wrong.write_text("services: {a: {image: b, read_onyl: true}}\n")
     run(bin_folder / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", wrong, code=1)
+    for manifest in sorted((REPOSITORY / "config/kubernetes").glob("*.yaml")):
+        validate_kubernetes(manifest.read_text())
+
+
+def validate_kubernetes(text):
+    """Holds manifests to the schemas of two versions, and these to a manifest that is wrong."""
+    right, wrong = WORK / "right.yaml", WORK / "wrong.yaml"
+    holds("there is something to spoil", "mountPath" in text)
+    right.write_text(text)
+    wrong.write_text(text.replace("mountPath", "mountPaht"))
     # The first with native sidecars on by default, and the newest.
     for version in ("1.29", "1.37"):
-        validate = [bin_folder / "kubernetes-validate", "--strict", "--kubernetes-version", version]
-        for manifest in sorted((REPOSITORY / "config/kubernetes").glob("*.yaml")):
-            run(*validate, manifest)
-            text = manifest.read_text()
-            holds("there is something to spoil", "mountPath" in text)
-            wrong.write_text(text.replace("mountPath", "mountPaht"))
-            run(*validate, wrong, code=1)
+        validate = [Path(sys.executable).parent / "kubernetes-validate", "--strict", "--kubernetes-version", version]
+        run(*validate, right)
+        run(*validate, wrong, code=1)
 
 
 def compose_example(test):
@@ -509,6 +548,53 @@ def kubernetes_sidecar(test):
     equal("exit code", container.stop(), 0)
 
 
+def kubernetes_standalone(test):
+    step("config/kubernetes/standalone")
+    rendered = run("kubectl", "kustomize", REPOSITORY / "config/kubernetes/standalone")
+    documents = list(yaml.safe_load_all(rendered))
+    equal("kinds", sorted(document["kind"] for document in documents),
+          ["ConfigMap", "NetworkPolicy", "Service", "StatefulSet"])
+    config = next(document for document in documents if document["kind"] == "ConfigMap")
+    holds("the map has a hash of its contents", config["metadata"]["name"].startswith("runwatch-"))
+    validate_kubernetes(rendered)
+    service = next(document for document in documents if document["kind"] == "Service")
+    workload = next(document for document in documents if document["kind"] == "StatefulSet")
+    labels = workload["spec"]["template"]["metadata"]["labels"]
+    equal("the service selects its pods", service["spec"]["selector"], labels)
+    spec, mounts, writable = kubernetes_container(test, documents, "runwatch")
+    ports = {port["name"]: port["containerPort"] for port in spec["ports"]}
+    equal("the port of the service", ports[service["spec"]["ports"][0]["targetPort"]], test.image.port)
+    for run_id in ("run_standalone", "run_standalone_later"):
+        # The second pod has the volume of the first one.
+        container = test.container(spec["args"], mounts=mounts, writable=writable)
+        within(30, "the startup probe", lambda: status_of(spec["startupProbe"], ports) == 200)
+        for probe in ("livenessProbe", "readinessProbe"):
+            equal(probe, status_of(spec[probe], ports), 200)
+        expect_read_only(container, test.image)
+        equal("without a token", post_run(run_id), 401)
+        test.api.run_is(run_id, "running", "running", "failed")
+        equal("with it", post_run(run_id, token=TOKEN), 201)
+        within(20, "its webhook", lambda: test.api.accepted(run_id))
+        known = container.execute(RUNWATCH, "show", "run_standalone")[0]
+        equal("the first run is known", known, 0)
+        within(20, "it is stored as delivered", lambda: not open_deliveries(container))
+        equal("exit code", container.stop(), 0)
+    equal("one webhook of each run", [len(test.api.accepted(run_id)) for run_id in
+                                      ("run_standalone", "run_standalone_later")], [1, 1])
+
+
+def status_of(probe, ports):
+    """The status that a probe over HTTP gets; `None` while nothing listens."""
+    connection = http.client.HTTPConnection("127.0.0.1", ports[probe["httpGet"]["port"]], timeout=probe["timeoutSeconds"])
+    try:
+        connection.request("GET", probe["httpGet"]["path"])
+        return connection.getresponse().status
+    except ConnectionError:
+        return None
+    finally:
+        connection.close()
+
+
 def kubernetes_job(test):
     step("config/kubernetes/job.yaml")
     documents = list(yaml.safe_load_all((REPOSITORY / "config/kubernetes/job.yaml").read_text()))
@@ -529,8 +615,8 @@ def main():
     try:
         the_tree(test)
         test.start()
-        for part in (as_it_is, trust, exit_when_done, without_a_place, no_temporary_files, large_outputs,
-                     examples_fit_their_schemas, compose_example, kubernetes_sidecar, kubernetes_job):
+        for part in (the_labels, as_it_is, trust, exit_when_done, without_a_place, no_temporary_files, large_outputs,
+                     examples_fit_their_schemas, compose_example, kubernetes_sidecar, kubernetes_standalone, kubernetes_job):
             part(test)
     except BaseException as error:
         if not isinstance(error, Failed):
