@@ -83,9 +83,13 @@ source-mutants FILE:
 fuzz:
     .ci/run fuzzing
 
-# The Debian package on a real systemd; needs root or sudo
+# The Debian package and the RPM on a real systemd; needs root or sudo
 systemd:
     .ci/run 'the package'
+
+# The archive of a release, the GitHub Action and the workflows
+release:
+    .ci/run 'the archive'
 
 # The container image, as an engine runs it; needs root or sudo
 container:
