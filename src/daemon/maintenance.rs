@@ -11,7 +11,6 @@ use super::systemd;
 use crate::clock::Clock;
 use crate::control::LiveConfig;
 use crate::discovery::{Discoveries, DiscoveryPlan};
-use crate::domain::RunRef;
 use crate::lease::{LeaseHandle, Published};
 use crate::metrics::Metrics;
 use crate::scheduler::{Outage, Schedulers, Watches, outage_texts};
@@ -133,25 +132,30 @@ pub(super) async fn take_marks(store: Store, watches: Schedulers, clock: Clock) 
     }
 }
 
-/// Returns whether there may be further ones.
+/// Returns whether there may be further ones. What was handed over leaves `marked`.
 async fn take_some_marks(
     store: &Store,
     watches: &Schedulers,
     clock: &Clock,
-    marked: &mut Vec<RunRef>,
+    marked: &mut Vec<Mark>,
 ) -> Result<bool, StoreError> {
     let marks = store.take_marks(MARKS_AT_ONCE).await?;
-    marked.extend(marks.iter().filter_map(|mark| match mark {
+    let may_be_more = marks.len() >= MARKS_AT_ONCE as usize;
+    marked.extend(marks);
+    let runs = marked.iter().filter_map(|mark| match mark {
         Mark::Run(run_id) => Some(run_id.clone()),
-        // The commit woke the couriers.
         Mark::Sink(_) => None,
-    }));
-    if !marked.is_empty() {
-        let stored = store.active_watches_of(clock.now(), marked.clone()).await?;
-        watches.refresh(marked.clone(), stored).await?;
-        marked.clear();
+    });
+    let runs: Vec<_> = runs.collect();
+    if runs.len() < marked.len() {
+        store.wake_couriers().await?;
     }
-    Ok(marks.len() >= MARKS_AT_ONCE as usize)
+    if !runs.is_empty() {
+        let stored = store.active_watches_of(clock.now(), runs.clone()).await?;
+        watches.refresh(runs, stored).await?;
+    }
+    marked.clear();
+    Ok(may_be_more)
 }
 
 /// Publishes the state of this leader, without end.

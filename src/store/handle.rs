@@ -14,7 +14,7 @@ use super::operations::{
     KeepConfiguredWatches, KnownRuns, MoveClock, NewestEvent, NewestProviderEvents, NewestWatch,
     NextDue, NoteRuns, Ping, Probe, ProbeWrite, Prune, RecordAttempt, RecordEvent, RecordStep,
     RemoveWatches, SetDeadlines, SetDiscoveries, SinksWithOpenDeliveries, StatusChangesAfter,
-    TakeMarks, TakeUp, WatchHistory, Watches,
+    TakeMarks, TakeUp, WakeCouriers, WatchHistory, Watches,
 };
 use crate::domain::{
     DeliveryId, Event, FoundBy, ProviderName, RunDetails, RunRef, SinkName, Step, Watch,
@@ -219,6 +219,14 @@ impl Store {
     /// When the store cannot be written.
     pub async fn take_up(&self) -> Result<(), StoreError> {
         self.run(TakeUp {}).await
+    }
+
+    /// Wakes the couriers: another daemon made deliveries due.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn wake_couriers(&self) -> Result<(), StoreError> {
+        self.run(WakeCouriers {}).await
     }
 
     /// Takes up to `limit` marks of what other daemons changed, each once, in the order of their first. Without a

@@ -82,6 +82,9 @@ operations! {
     /// Makes deliveries due again whose attempt was interrupted by the end of a process.
     (Write, _this => DELIVERIES) TakeUp {} -> ();
 
+    /// Wakes the couriers.
+    (Write, _this => DELIVERIES) WakeCouriers {} -> ();
+
     /// Takes some of the marks of what other daemons changed, the oldest first.
     (Write) TakeMarks { limit: u32 } -> Vec<Mark>;
 

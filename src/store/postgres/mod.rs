@@ -33,7 +33,7 @@ use secrecy::SecretString;
 use tokio::sync::{mpsc, watch};
 
 use super::model::StoreError;
-use super::operations::{ExecutionLane, Ping, Probe};
+use super::operations::{ExecutionLane, Ping, Probe, WakeCouriers};
 use super::{Engine, Store, WriterState};
 use connection::{Connector, Line};
 use jobs::Job;
@@ -192,6 +192,14 @@ impl Store {
 }
 
 impl Perform for Probe {
+    const PIPELINED: bool = true;
+
+    async fn perform(&self, _: &Db<'_>) -> Result<Self::Reply, StoreError> {
+        Ok(())
+    }
+}
+
+impl Perform for WakeCouriers {
     const PIPELINED: bool = true;
 
     async fn perform(&self, _: &Db<'_>) -> Result<Self::Reply, StoreError> {

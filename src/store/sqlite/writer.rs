@@ -16,7 +16,7 @@ use crate::failpoint::mutant;
 use crate::memory;
 use crate::reminder::Reminder;
 use crate::store::model::StoreError;
-use crate::store::operations::{ExecutionLane, Ping, Probe, StoreOperation};
+use crate::store::operations::{ExecutionLane, Ping, Probe, StoreOperation, WakeCouriers};
 use crate::store::{Wakes, WriterState};
 use crate::text::{error_chain, humanize};
 
@@ -272,6 +272,12 @@ pub(in crate::store) trait Execute: StoreOperation {
 }
 
 impl Execute for Probe {
+    fn execute(self, _: &Connection) -> Result<Self::Reply, StoreError> {
+        Ok(())
+    }
+}
+
+impl Execute for WakeCouriers {
     fn execute(self, _: &Connection) -> Result<Self::Reply, StoreError> {
         Ok(())
     }
