@@ -263,6 +263,36 @@ async fn a_lock_that_is_held_too_long_is_not_waited_for() {
     close(store, tasks).await;
 }
 
+#[tokio::test]
+async fn the_certificate_of_a_server_is_checked() {
+    let far = settings(Way::Tls, "tls");
+    let with = |ca_file: &str| PostgresSettings {
+        ca_file: Some(folder().join(ca_file)),
+        ..far.clone()
+    };
+    let (store, tasks) = InSchema(with("authority.pem")).open().await;
+    assert_eq!(store.add_watch(watch("run_1")).await.unwrap().0, Added::New);
+    close(store, tasks).await;
+    let by_address = elsewhere(&with("authority.pem"), "@localhost:", "@127.0.0.1:");
+    let without_tls = elsewhere(&with("authority.pem"), "sslmode=require", "sslmode=disable");
+    let wrong_password = elsewhere(&with("authority.pem"), "remote:p", "remote:q");
+    for (settings, wanted) in [
+        (with("other.pem"), "certificate"),
+        (with("absent.pem"), "absent.pem"),
+        (by_address, "certificate"),
+        (without_tls, "pg_hba.conf"),
+        (wrong_password, "password authentication failed"),
+    ] {
+        let (store, tasks) = start(&settings);
+        let error = refusal(&store).await;
+        let shown = error.to_string();
+        assert!(matches!(error, StoreError::OutOfReach { .. }), "{error:?}");
+        assert!(shown.contains(wanted) && shown.contains(':'), "{shown}");
+        assert!(!shown.contains("p/w"), "{shown}");
+        close(store, tasks).await;
+    }
+}
+
 /// Where a [`Proxy`] cuts a connection, once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cut {
@@ -282,10 +312,10 @@ struct Proxy {
 impl Proxy {
     fn start() -> Self {
         let socket = tempfile::tempdir().unwrap();
-        let listener = UnixListener::bind(socket.path().join(".s.PGSQL.5432")).unwrap();
+        let server = crate::server::socket();
+        let listener = UnixListener::bind(socket.path().join(server.file_name().unwrap())).unwrap();
         let cut = Arc::new(Mutex::new(None));
         let (cuts, mut tasks) = (Arc::clone(&cut), JoinSet::new());
-        let server = folder().join(".s.PGSQL.5432");
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {

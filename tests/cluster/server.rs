@@ -18,6 +18,8 @@ pub(crate) enum Way {
     Direct,
     /// Through PgBouncer, which gives each transaction another connection.
     Pooled,
+    /// Over TCP and TLS, with a password.
+    Tls,
     /// Directly, a database whose collation is English.
     English,
 }
@@ -25,7 +27,14 @@ pub(crate) enum Way {
 /// How long statements may take: much longer than they do, because the machine may be busy.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// The folder with the socket of the server.
+/// The socket of the server.
+pub(crate) fn socket() -> PathBuf {
+    std::env::var_os("RUNWATCH_TEST_SOCKET")
+        .expect("tests/cluster/run sets it")
+        .into()
+}
+
+/// The folder with the files of the server.
 pub(crate) fn folder() -> PathBuf {
     std::env::var_os("RUNWATCH_TEST_FOLDER")
         .expect("tests/cluster/run sets it")
@@ -39,6 +48,7 @@ pub(crate) fn settings(way: Way, name: &str) -> PostgresSettings {
         Way::Direct => "RUNWATCH_TEST_POSTGRES",
         Way::Pooled => "RUNWATCH_TEST_PGBOUNCER",
         Way::English => "RUNWATCH_TEST_ENGLISH",
+        Way::Tls => "RUNWATCH_TEST_TLS",
     };
     let url = std::env::var(variable)
         .unwrap_or_else(|_unset| panic!("{variable} is not set: run tests/cluster/run"));

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
+use tokio_postgres::config::Host;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, Connection, NoTls, Socket};
 
@@ -29,6 +30,12 @@ const RECONNECT: BackoffPolicy = BackoffPolicy {
 
 /// How long the files with the authorities may take to be read.
 const AUTHORITIES_LIMIT: Duration = Duration::from_secs(10);
+
+/// The longest text that names the hosts, in characters.
+const HOSTS_CHARS: usize = 200;
+
+/// The job whose connection stands for all in the log: when one is lost, the others are too.
+const LOGGED: &str = "writer";
 
 /// The oldest version of PostgreSQL that is supported.
 const OLDEST_SERVER: u32 = 14;
@@ -87,10 +94,37 @@ impl Connector {
 
     /// Connects for a job, and makes or checks the tables.
     async fn connect(&self, job: &str) -> Result<Link, StoreError> {
+        let link = self.open(job).await.map_err(|error| match error {
+            StoreError::OutOfReach { why } => StoreError::OutOfReach {
+                why: format!("{}: {why}", self.hosts()),
+            },
+            error => error,
+        })?;
+        migrations::settle(&link.client, self).await?;
+        Ok(link)
+    }
+
+    /// The hosts and ports, for people.
+    fn hosts(&self) -> String {
+        let ports = self.config.get_ports();
+        let port = |index| ports.get(index).or(ports.first()).copied().unwrap_or(5432);
+        let shown = |(index, host): (usize, &Host)| match host {
+            Host::Tcp(name) => format!("{name}:{}", port(index)),
+            Host::Unix(path) => format!("{}:{}", path.display(), port(index)),
+        };
+        let hosts = self.config.get_hosts().iter().enumerate();
+        one_line(
+            &hosts.map(shown).collect::<Vec<_>>().join(", "),
+            HOSTS_CHARS,
+        )
+    }
+
+    /// Opens a connection for a job.
+    async fn open(&self, job: &str) -> Result<Link, StoreError> {
         let mut config = self.config.clone();
         config.application_name(format!("runwatch/{}/{job}", self.name));
-        let link = match &self.security {
-            Security::Plain => open(&config, NoTls, self.limit).await?,
+        match &self.security {
+            Security::Plain => open(&config, NoTls, self.limit).await,
             Security::Tls(ca_file) => {
                 let ca_file = ca_file.clone();
                 let read = move || read_authorities(ca_file.as_deref());
@@ -101,11 +135,9 @@ impl Connector {
                     .map_err(|error| StoreError::OutOfReach {
                         why: format!("its certificate cannot be checked: {error}"),
                     })?;
-                open(&config, tls, self.limit).await?
+                open(&config, tls, self.limit).await
             }
-        };
-        migrations::settle(&link.client, self).await?;
-        Ok(link)
+        }
     }
 }
 
@@ -173,8 +205,6 @@ pub(super) struct Line {
     connector: Arc<Connector>,
     job: &'static str,
     link: Option<Link>,
-    /// Whether a connection was there before.
-    was_open: bool,
     /// After how long the next attempt to connect follows the last one, and when that is.
     interval: Option<Duration>,
     next_at: Instant,
@@ -192,7 +222,6 @@ impl Line {
             connector,
             job,
             link: None,
-            was_open: false,
             interval: None,
             next_at: Instant::now(),
             why: StoreError::OutOfReach {
@@ -262,11 +291,10 @@ impl Line {
     fn connected(&mut self, link: Link) {
         self.link = Some(link);
         self.interval = None;
-        let again = std::mem::replace(&mut self.was_open, true);
         if std::mem::take(&mut self.is_reported) {
-            tracing::info!(job = self.job, "the store is within reach again");
+            tracing::info!("the store is within reach again");
         } else {
-            tracing::debug!(job = self.job, again, "connected to PostgreSQL");
+            tracing::debug!(job = self.job, "connected to PostgreSQL");
         }
     }
 
@@ -276,14 +304,10 @@ impl Line {
         self.why = error.clone();
         let now = Instant::now();
         self.next_at = now + RECONNECT.wait(interval, &mut fastrand::Rng::new());
-        if self.reminder.is_due(now) {
+        if self.job == LOGGED && self.reminder.is_due(now) {
             self.is_reported = true;
             let error = error_chain(error);
-            tracing::error!(
-                job = self.job,
-                error,
-                "the store is out of reach; it is tried again"
-            );
+            tracing::error!(error, "cannot connect to the store; it is tried again");
         }
     }
 }

@@ -113,7 +113,7 @@ impl Job {
 /// jobs of one statement each are sent together, without waiting for the replies in between.
 ///
 /// # Errors
-/// That of `begin`, after everything was sent.
+/// That of `begin`. Statements that were sent with it ran in the transaction nevertheless, which must be rolled back.
 pub(super) async fn perform_all<B>(
     begin: B,
     jobs: &mut [Job],
@@ -134,6 +134,13 @@ where
         }
         // Replies come in the order of the statements.
         begin.as_mut().await;
+        if begin
+            .as_mut()
+            .output_mut()
+            .is_some_and(|begun| begun.is_err())
+        {
+            break;
+        }
         for mut performed in sent {
             Pin::new(&mut performed).await;
             if let Some(outcome) = Pin::new(&mut performed).take_output() {
