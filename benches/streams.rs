@@ -192,6 +192,7 @@ fn settings(
         events: EventFilter::verdicts(),
         labels: Labels::new(),
         retry_schedule: Vec::new(),
+        page: None,
     };
     settings.sinks.insert(SinkName::new("bench")?, sink);
     Ok(settings)

@@ -87,3 +87,4 @@ pub mod simulator;
 pub mod store;
 pub mod style;
 pub mod text;
+mod xdg_open;

@@ -127,6 +127,16 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
             &settings(&sources())?,
             printer(&common, out, err),
         )),
+        Command::Open { run, print } => {
+            let run = run.map(|run| pages.one(&run)).transpose()?;
+            block_on(commands::open::open(
+                &settings(&sources())?.control,
+                run.as_ref(),
+                !print && commands::open::is_desktop(|name| std::env::var_os(name)),
+                || cli_client::connect(&sources()),
+                printer(&common, out, err),
+            ))
+        }
         Command::Remove { runs, force } => block_on(commands::remove::remove(
             &client_for_runs()?,
             &runs,

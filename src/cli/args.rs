@@ -224,6 +224,15 @@ pub enum Command {
         #[arg(value_name = "RUN_ID", value_parser = one_run, add = ArgValueCandidates::new(runs))]
         run: RunArg,
     },
+    /// Print the address of the daemon's page, and open it in the browser of a desktop.
+    Open {
+        /// A run, whose view is opened: its ID, PROVIDER:ID, or the address of its page.
+        #[arg(value_name = "RUN_ID", value_parser = one_run, add = ArgValueCandidates::new(runs))]
+        run: Option<RunArg>,
+        /// Only print the address.
+        #[arg(long)]
+        print: bool,
+    },
     /// Stop watching runs. The runs themselves are not stopped.
     Remove {
         /// The runs: IDs, or parts of them that only one watch has; `-` reads IDs, or JSON with `run_id` or `id`, from

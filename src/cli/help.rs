@@ -57,6 +57,9 @@ fn notes(path: &str) -> Option<&'static str> {
             codes!("\n\nExamples:\n  runwatch list\n  runwatch list --verdict failed --limit 20")
         }
         "show" => codes!("\n\nExample:\n  runwatch show run_xyz789abc"),
+        "open" => {
+            "Exit codes:\n  0  done\n  2  wrong usage or configuration, the page has no address, or no daemon answers\n\nExamples:\n  runwatch open\n  runwatch open run_xyz789abc"
+        }
         "remove" => codes!(
             "\n\nExamples:\n  runwatch remove run_xyz789abc\n  runwatch remove --force - < runs.txt"
         ),

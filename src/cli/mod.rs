@@ -18,6 +18,7 @@ pub mod help;
 pub mod lead;
 pub mod list;
 pub mod man;
+pub mod open;
 pub mod openapi;
 mod phrases;
 pub mod providers;

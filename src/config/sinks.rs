@@ -69,6 +69,7 @@ impl SinkSettings {
             events: EventFilter::verdicts(),
             labels: Labels::new(),
             retry_schedule: waits.collect(),
+            page: None,
         }
     }
 }
@@ -124,6 +125,7 @@ fn read_sink(reader: &mut SettingsReader<'_>, table: &mut Table) -> Option<SinkS
         events,
         labels,
         retry_schedule,
+        page: None,
     })
 }
 

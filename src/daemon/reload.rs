@@ -302,13 +302,17 @@ fn fingerprint(settings: &Settings) -> u64 {
     hasher.finish()
 }
 
-/// A service without sinks would be useless: it writes verdicts to its log then.
+/// A service without sinks would be useless: it writes verdicts to its log then. Its messages link to the page, which
+/// has the runs that it watches.
 pub(super) fn with_default_sink(mut settings: Settings) -> Settings {
     if settings.sinks.is_empty() {
         settings.sinks.insert(
             SinkName::new("log").expect("a valid name"),
             SinkSettings::log_of_verdicts(),
         );
+    }
+    for sink in settings.sinks.values_mut() {
+        sink.page.clone_from(&settings.control.public_url);
     }
     settings
 }

@@ -1,18 +1,18 @@
 //! Desktop notifications over the session bus.
 
 use std::collections::VecDeque;
-use std::process::{ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
 use notify_rust::{Hint, Notification, NotificationHandle, NotificationResponse, Urgency};
-use tokio::runtime::Handle;
+use reqwest::Url;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::summary::{self, Severity};
 use super::{Message, Preview, SendError, Sent};
-use crate::blocking;
-use crate::hardening::clear_secret_environment;
+use crate::domain::Event;
+use crate::links::with_page;
+use crate::xdg_open::open;
 
 /// Limit of one attempt: a bus or a daemon that hangs never answers.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -24,8 +24,10 @@ const CLICK_LIMIT: Duration = Duration::from_secs(600);
 const MAX_CLICKS: usize = 16;
 
 /// Desktop notifications.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Desktop {
+    /// Where messages link to the views of runs.
+    page: Option<Url>,
     /// Held only to add a task.
     clicks: Mutex<Clicks>,
 }
@@ -38,8 +40,21 @@ struct Clicks {
 }
 
 impl Desktop {
+    pub(super) fn new(page: Option<Url>) -> Self {
+        Self {
+            page,
+            clicks: Mutex::default(),
+        }
+    }
+
+    /// What would be shown.
+    pub(super) fn preview(&self, message: &Message<'_>) -> Preview {
+        preview(&with_page(message.event, self.page.as_ref()))
+    }
+
     pub(super) async fn send(&self, message: &Message<'_>) -> Result<Sent, SendError> {
-        let (notification, url) = notification(message);
+        let event = with_page(message.event, self.page.as_ref());
+        let (notification, url) = notification(&event);
         // Each message makes a connection of its own: a bus that was restarted is no matter.
         let shown = tokio::time::timeout(LIMIT, notification.show_async()).await;
         let handle = match shown {
@@ -74,17 +89,20 @@ impl Desktop {
                 clicked = matches!(response, NotificationResponse::Default);
             });
             let ended = tokio::time::timeout(CLICK_LIMIT, waiting).await;
-            if ended.is_ok() && clicked {
-                open(&url).await;
+            if ended.is_ok()
+                && clicked
+                && let Err(error) = open(&url).await
+            {
+                tracing::warn!(%error, "cannot open the link of a notification");
             }
         });
         clicks.oldest_first.push_back(task);
     }
 }
 
-/// The notification of a message, and the link that a click on it opens.
-fn notification(message: &Message<'_>) -> (Notification, Option<String>) {
-    let summary = summary::of(message.event);
+/// The notification of an event, and the link that a click on it opens.
+fn notification(event: &Event) -> (Notification, Option<String>) {
+    let summary = summary::of(event);
     let mut notification = Notification::new();
     let (urgency, icon) = match summary.weight {
         Severity::Good => (Urgency::Normal, "dialog-information"),
@@ -107,10 +125,10 @@ fn notification(message: &Message<'_>) -> (Notification, Option<String>) {
     (notification, url)
 }
 
-/// What would be shown.
-pub(super) fn preview(message: &Message<'_>) -> Preview {
-    let (notification, url) = notification(message);
-    let urgency = match summary::of(message.event).weight {
+/// What would be shown of an event.
+fn preview(event: &Event) -> Preview {
+    let (notification, url) = notification(event);
+    let urgency = match summary::of(event).weight {
         Severity::Good => "normal",
         Severity::Bad => "critical",
     };
@@ -129,46 +147,6 @@ pub(super) fn preview(message: &Message<'_>) -> Preview {
             .collect(),
         body: notification.body,
     }
-}
-
-/// Opens a link as the desktop does. Never a shell: the link is one argument.
-async fn open(url: &str) {
-    // What a service starts is confined as the service is, and ends with it; a browser must do neither.
-    // `ExitType=cgroup`: xdg-open ends long before the browser does.
-    let apart = [
-        "systemd-run",
-        "--user",
-        "--quiet",
-        "--collect",
-        "--property=ExitType=cgroup",
-        "--",
-        "xdg-open",
-        url,
-    ];
-    if std::env::var_os("INVOCATION_ID").is_some()
-        && run(&apart).await.is_ok_and(|status| status.success())
-    {
-        return;
-    }
-    if let Err(error) = run(&["xdg-open", url]).await {
-        tracing::warn!(%error, "cannot open the link of a notification");
-    }
-}
-
-async fn run(argv: &[&str]) -> std::io::Result<ExitStatus> {
-    let mut command = tokio::process::Command::new(argv[0]);
-    command
-        .args(&argv[1..])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    clear_secret_environment(&mut command);
-    let runtime = Handle::current();
-    let start = move || {
-        let _context = runtime.enter();
-        command.spawn()
-    };
-    blocking::run("starts", start).await??.wait().await
 }
 
 /// The body may hold markup (Desktop Notifications Specification, "Markup"), so what is not meant as

@@ -11,12 +11,14 @@ use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Tls, TlsParameters};
 use lettre::transport::smtp::response::{Category, Detail, Severity as ReplySeverity};
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Message as Mail, Tokio1Executor};
+use reqwest::Url;
 use secrecy::ExposeSecret as _;
 
 use super::{BuildSinkError, Message, Preview, SendError, Sent, summary};
 use crate::blocking::Lane;
 use crate::config::{EmailSettings, EmailTls};
 use crate::domain::{EventData, EventType};
+use crate::links::with_page;
 use crate::redact::Redactor;
 use crate::text::{error_chain, one_line};
 
@@ -29,6 +31,8 @@ const REPLY_CHARS: usize = 200;
 /// An e-mail sink.
 pub struct Email {
     settings: EmailSettings,
+    /// Where messages link to the views of runs.
+    page: Option<Url>,
     from: Mailbox,
     to: Vec<Mailbox>,
     tls: TlsParameters,
@@ -79,7 +83,7 @@ impl Header for EventHeader {
 
 impl Email {
     /// Checks the addresses and sets TLS up. Sends nothing yet.
-    pub(super) fn new(settings: &EmailSettings) -> Result<Self, BuildSinkError> {
+    pub(super) fn new(settings: &EmailSettings, page: Option<Url>) -> Result<Self, BuildSinkError> {
         let mailbox = |text: &String| -> Result<Mailbox, BuildSinkError> {
             text.parse().map_err(|error| {
                 BuildSinkError::Email(format!("{text:?} is not an e-mail address ({error})"))
@@ -92,6 +96,7 @@ impl Email {
             from: mailbox(&settings.from)?,
             to: settings.to.iter().map(mailbox).collect::<Result<_, _>>()?,
             settings: settings.clone(),
+            page,
             tls,
             lane: Lane::new("email", LOOKUPS),
         })
@@ -108,7 +113,11 @@ impl Email {
     }
 
     async fn deliver(&self, message: &Message<'_>) -> Result<Sent, SendError> {
-        let mail = self.mail(message)?;
+        let event = with_page(message.event, self.page.as_ref());
+        let mail = self.mail(&Message {
+            event: &event,
+            ..*message
+        })?;
         let credentials = self.credentials().await?;
         let secrets = credentials.iter().map(|(_user, password)| password.clone());
         let redactor = Redactor::new(secrets.collect::<Vec<_>>());

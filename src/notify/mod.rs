@@ -150,14 +150,17 @@ impl Sink {
             #[cfg(not(feature = "desktop"))]
             SinkKind::Desktop => return Err(BuildSinkError::NoDesktop),
             #[cfg(feature = "desktop")]
-            SinkKind::Desktop => Self::Desktop(desktop::Desktop::default()),
-            SinkKind::Webhook(webhook) => {
-                Self::Webhook(Box::new(webhook::Webhook::build(webhook)?))
-            }
+            SinkKind::Desktop => Self::Desktop(desktop::Desktop::new(settings.page.clone())),
+            SinkKind::Webhook(webhook) => Self::Webhook(Box::new(webhook::Webhook::build(
+                webhook,
+                settings.page.clone(),
+            )?)),
             #[cfg(not(feature = "email"))]
             SinkKind::Email(_) => return Err(BuildSinkError::NoEmail),
             #[cfg(feature = "email")]
-            SinkKind::Email(settings) => Self::Email(Box::new(email::Email::new(settings)?)),
+            SinkKind::Email(email) => {
+                Self::Email(Box::new(email::Email::new(email, settings.page.clone())?))
+            }
             SinkKind::Log { path } => Self::Log(log::Log::new(path.clone())),
             SinkKind::Command { argv, timeout } => {
                 Self::Command(command::CommandSink::new(argv.clone(), *timeout))
@@ -174,7 +177,7 @@ impl Sink {
     pub async fn preview(&self, message: &Message<'_>) -> Result<Preview, SendError> {
         match self {
             #[cfg(feature = "desktop")]
-            Self::Desktop(_) => Ok(desktop::preview(message)),
+            Self::Desktop(sink) => Ok(sink.preview(message)),
             Self::Webhook(sink) => sink.preview(message).await,
             #[cfg(feature = "email")]
             Self::Email(sink) => sink.preview(message),

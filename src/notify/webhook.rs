@@ -6,7 +6,7 @@ mod secrets;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
-use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use tokio::time::Instant;
 
 use self::request::RequestMaker;
@@ -55,7 +55,10 @@ pub struct Webhook {
 }
 
 impl Webhook {
-    pub(super) fn build(settings: &WebhookSettings) -> Result<Self, BuildSinkError> {
+    pub(super) fn build(
+        settings: &WebhookSettings,
+        page: Option<Url>,
+    ) -> Result<Self, BuildSinkError> {
         // A redirect would send the message, and its secrets, to a place that is not configured: none is followed.
         let http = client()
             .dns_resolver(Names::new(LOOKUPS))
@@ -70,7 +73,7 @@ impl Webhook {
             .map_err(BuildSinkError::Http)?;
         Ok(Self {
             http,
-            requests: RequestMaker::new(settings)?,
+            requests: RequestMaker::new(settings, page)?,
             answered: Mutex::default(),
         })
     }

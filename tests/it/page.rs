@@ -4,8 +4,8 @@ use reqwest::header::HeaderMap;
 use runwatch::simulator::{Receiver, Script};
 use serde_json::json;
 
-use crate::daemon::{listening, program, socket, stop, text};
-use crate::support::{Program, api};
+use crate::daemon::{add, listening, program, socket, start, stop, text};
+use crate::support::{Program, api, received};
 
 const TOKEN: &str = "a-token-for-tests";
 
@@ -364,4 +364,131 @@ async fn behind_a_proxy_the_public_address_is_that_of_the_page() {
         assert_eq!(added.status, status, "{origin}: {added:?}");
     }
     stop(daemon).await;
+}
+
+#[tokio::test]
+async fn open_prints_the_address_and_opens_it_on_a_desktop() {
+    let simulator = api([("run_1", Script::runs_forever())]).await;
+    let receiver = Receiver::start([]).await.unwrap();
+    let program = program(&simulator, &receiver, "").with_file("token", TOKEN);
+    let none = program.run(&["open"]).await;
+    assert!(
+        none.code == Some(2) && none.stderr.contains("control.listen"),
+        "{none:?}"
+    );
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let token_file = program.beside_config("token");
+    let program = program
+        .set("RUNWATCH_CONTROL__LISTEN", &format!("127.0.0.1:{port}"))
+        .set("RUNWATCH_CONTROL__TOKEN_FILE", token_file.to_str().unwrap());
+    let down = program.run(&["open", "--json"]).await;
+    assert!(
+        down.code == Some(2) && down.stderr.contains("\"no_daemon\""),
+        "{down:?}"
+    );
+    let (daemon, _) = listening(&program).await;
+    let printed = program.run(&["open"]).await;
+    assert_eq!(
+        (printed.code, printed.stdout),
+        (Some(0), format!("http://localhost:{port}/\n"))
+    );
+
+    // A desktop whose opener notes what it was given. Written by another process, which keeps no one from running it.
+    let bin = program.home().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let script = "printf '#!/bin/sh\\nprintf \"%%s\\\\n\" \"$@\" > \"$HOME/opened\"\\n' > xdg-open && chmod +x xdg-open";
+    let written = std::process::Command::new("/bin/sh")
+        .args(["-c", script])
+        .current_dir(&bin)
+        .status();
+    assert!(written.unwrap().success());
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let program = program.set("PATH", &path).set("DISPLAY", ":99");
+    let opened = || std::fs::read_to_string(program.home().join("opened")).ok();
+    let printed = program.run(&["open", "--print", "run_1"]).await;
+    let address = format!("http://localhost:{port}/runs/crewship:run_1");
+    assert_eq!(
+        (printed.code, printed.stdout.trim(), opened()),
+        (Some(0), address.as_str(), None)
+    );
+    let ended = program.run(&["open", "run_1", "--json"]).await;
+    assert_eq!(
+        ended.json_lines(),
+        [json!({ "url": address, "opened": true })],
+        "{ended:?}"
+    );
+    assert_eq!(opened(), Some(format!("{address}\n")), "without the token");
+    stop(daemon).await;
+
+    // An address behind a proxy needs no daemon here.
+    let program = program.set(
+        "RUNWATCH_CONTROL__PUBLIC_URL",
+        "https://watch.example.com/at",
+    );
+    let public = program
+        .run(&["open", "--print", "github:acme/site/1"])
+        .await;
+    assert_eq!(
+        public.stdout, "https://watch.example.com/at/runs/github:acme%2Fsite%2F1\n",
+        "{public:?}"
+    );
+    std::fs::remove_file(bin.join("xdg-open")).unwrap();
+    let program = program.set("PATH", bin.to_str().unwrap());
+    let failed = program.run(&["open"]).await;
+    assert_eq!(
+        (failed.code, failed.stdout.as_str()),
+        (Some(0), "https://watch.example.com/at/\n")
+    );
+    assert!(
+        failed.stderr.contains("warning: no browser can be opened"),
+        "{failed:?}"
+    );
+}
+
+#[tokio::test]
+async fn messages_for_people_link_to_the_page_where_the_run_has_no_address_of_its_own() {
+    let simulator = api([("run_1", Script::fails("no"))]).await;
+    let (standard, chat) = (
+        Receiver::start([]).await.unwrap(),
+        Receiver::start([]).await.unwrap(),
+    );
+    let sink = format!(
+        "[sinks.chat]\ntype = \"webhook\"\nformat = \"slack\"\nurl = \"{}\"\n",
+        chat.url()
+    );
+    for (run_url, link) in [
+        ("", "https://watch.example.com/runs/crewship:run_1"),
+        (
+            "https://console.example.com/{run_id}",
+            "https://console.example.com/run_1",
+        ),
+    ] {
+        let (before, sent) = (chat.requests().len(), standard.requests().len());
+        let program = program(&simulator, &standard, &sink)
+            .set("RUNWATCH_CONTROL__PUBLIC_URL", "https://watch.example.com")
+            .set("RUNWATCH_API__RUN_URL", run_url);
+        let daemon = start(&program).await;
+        add(&program, "run_1").await;
+        let message = received(&chat, before + 1).await.pop().unwrap();
+        let body = String::from_utf8(message.body.to_vec()).unwrap();
+        assert!(body.contains(&format!("<{link}|run_1 failed")), "{body}");
+        // Programs get what the configuration says of the run, and nothing else.
+        let message = received(&standard, sent + 1).await.pop().unwrap();
+        let event: serde_json::Value = serde_json::from_slice(&message.body).unwrap();
+        let own = (!run_url.is_empty()).then_some(link);
+        assert_eq!(event["data"]["run"]["url"].as_str(), own, "{event}");
+        stop(daemon).await;
+        // `wait` has no page.
+        let waited = program
+            .run(&["wait", "-q", "run_1", "--sink", "chat"])
+            .await;
+        assert_eq!(waited.code, Some(1), "{waited:?}");
+        let message = received(&chat, before + 2).await.pop().unwrap();
+        let body = String::from_utf8(message.body.to_vec()).unwrap();
+        assert_eq!(body.contains(link), own.is_some(), "{body}");
+    }
 }

@@ -9,6 +9,7 @@ use crate::blocking::Lane;
 use crate::config::{
     DELIVERY_ID, Secret, WebhookFormat, WebhookMethod, WebhookSettings, WebhookSignature,
 };
+use crate::links::with_page;
 use crate::notify::body::{MAX_BODY_BYTES, MessageBody};
 use crate::notify::payload::json_within;
 use crate::notify::template::{MessageTemplate, TemplateError, TemplateValues};
@@ -36,13 +37,18 @@ pub(super) struct WebhookRequest {
 pub(super) struct RequestMaker {
     settings: WebhookSettings,
     template: Option<MessageTemplate>,
+    /// Where messages for people link to the views of runs.
+    page: Option<Url>,
     /// Reads secrets that are in files.
     secrets: Lane,
 }
 
 impl RequestMaker {
     /// Reads the template, if the format has one.
-    pub(super) fn new(settings: &WebhookSettings) -> Result<Self, TemplateError> {
+    pub(super) fn new(
+        settings: &WebhookSettings,
+        page: Option<Url>,
+    ) -> Result<Self, TemplateError> {
         let template = match &settings.format {
             WebhookFormat::Template { file, content_type } => {
                 let values = settings.values.keys();
@@ -53,6 +59,7 @@ impl RequestMaker {
         Ok(Self {
             settings: settings.clone(),
             template,
+            page,
             secrets: Lane::new("secrets", SECRET_READS),
         })
     }
@@ -121,21 +128,26 @@ impl RequestMaker {
         message: &Message<'_>,
         values: &TemplateValues,
     ) -> Result<(HeaderValue, String, HeaderMap), SendError> {
+        let event = with_page(message.event, self.page.as_ref());
         let body = match &self.settings.format {
             WebhookFormat::Standard => MessageBody {
                 content_type: "application/json",
                 text: json_within(message.event, MAX_BODY_BYTES),
                 headers: HeaderMap::new(),
             },
-            WebhookFormat::Slack => chat::slack(message.event),
-            WebhookFormat::Discord => chat::discord(message.event),
-            WebhookFormat::Teams => chat::teams(message.event),
-            WebhookFormat::Ntfy => chat::ntfy(message.event),
-            WebhookFormat::Apprise => apprise::body(message.event),
+            WebhookFormat::Slack => chat::slack(&event),
+            WebhookFormat::Discord => chat::discord(&event),
+            WebhookFormat::Teams => chat::teams(&event),
+            WebhookFormat::Ntfy => chat::ntfy(&event),
+            WebhookFormat::Apprise => apprise::body(&event),
             WebhookFormat::Template { content_type, .. } => {
                 let template = self.template.as_ref().expect("built with the format");
+                let linked = Message {
+                    event: &event,
+                    ..*message
+                };
                 let text = template
-                    .render(message, content_type, values)
+                    .render(&linked, content_type, values)
                     .map_err(|error| SendError::new(error.to_string()))?;
                 let content_type = HeaderValue::try_from(content_type).map_err(|_invalid| {
                     SendError::new("the content type is not one that HTTP allows")
