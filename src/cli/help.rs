@@ -86,6 +86,10 @@ fn notes(path: &str) -> Option<&'static str> {
         "providers test" => {
             "Exit codes:\n  0  the answer can be used\n  1  it cannot\n  2  wrong usage or configuration\n  4  API key missing or refused\n  6  no answer\n\nExamples:\n  runwatch providers test github:acme/site/123456\n  runwatch providers test --file answer.json github:acme/site/123456"
         }
+        "lead" => codes!("\n\nExamples:\n  runwatch lead\n  runwatch lead release"),
+        "lead release" => {
+            "Exit codes:\n  0  another daemon leads\n  1  none took over, or the store is the daemon's own\n  2  wrong usage or configuration, or no daemon answers\n\nExample:\n  runwatch lead release"
+        }
         "discover" => codes!(
             "\n\nExamples:\n  runwatch discover\n  runwatch discover --json | jq '.discoveries[].state'"
         ),
