@@ -579,6 +579,47 @@ async fn pages_that_others_request_share_the_budget_with_polls() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_page_whose_requester_has_left_is_not_requested() {
+    let truth = Truth::now(|_| None);
+    let api = FakeProvider::with_list(
+        |_: &Listing| Listed::page(Vec::new()),
+        move |poll| truth.answer(poll),
+    );
+    let world = world(api, 0, |_| {}).await;
+    let page = |who: &str| ListRequest {
+        parameters: [("who".to_owned(), who.to_owned())].into(),
+        ..ListRequest::default()
+    };
+    // More than the budget lets through at once.
+    let mut requests = JoinSet::new();
+    for _ in 0..100 {
+        let (watches, request) = (world.watches.clone(), page("left"));
+        requests.spawn(async move { watches.list(request).await });
+    }
+    requests
+        .join_next()
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    let of_those_who_left = || {
+        let listings = world.api.listings();
+        let left = listings
+            .iter()
+            .filter(|page| page.request.parameters["who"] == "left");
+        left.count()
+    };
+    requests.shutdown().await;
+    let before = of_those_who_left();
+    assert!((1..100).contains(&before), "{before}");
+    world.watches.list(page("stays")).await.unwrap().unwrap();
+    world.pass(MINUTE * 5).await;
+    assert_eq!(of_those_who_left(), before);
+    world.stop.cancel();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_list_of_lies_costs_few_polls() {
     // It shows every run as ended from minute 20 on.
     let truth = Truth::now(|_| None);

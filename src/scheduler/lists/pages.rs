@@ -19,6 +19,13 @@ pub(super) struct PageWanted {
     reply: oneshot::Sender<Result<ListPage, ApiError>>,
 }
 
+impl PageWanted {
+    /// Whether someone waits for it still: rounds of a discovery end with a reload.
+    fn is_awaited(&self) -> bool {
+        !self.reply.is_closed()
+    }
+}
+
 /// For whom a page is.
 enum PageFor {
     Sweep { group: GroupId, number: u32 },
@@ -60,7 +67,8 @@ impl Scheduler {
         let sweep = lists.next_page().filter(|_| breaker.outage().is_none());
         let other = lists
             .wanted
-            .front()
+            .iter()
+            .find(|wanted| wanted.is_awaited())
             .filter(|_| breaker.opens_at().is_none_or(|at| at <= now))
             .map(|_| PageTurn::Other);
         // A sweep keeps watches from their polls, so that it must not wait for all pages that others want.
@@ -76,7 +84,8 @@ impl Scheduler {
         lists.others_turn_is_over = turn == PageTurn::Other;
         let (request, requested_for) = match turn {
             PageTurn::Other => {
-                let Some(wanted) = lists.wanted.pop_front() else {
+                let mut wanted = std::iter::from_fn(|| lists.wanted.pop_front());
+                let Some(wanted) = wanted.find(PageWanted::is_awaited) else {
                     return;
                 };
                 (wanted.request, PageFor::Other(wanted.reply))
