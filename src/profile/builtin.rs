@@ -108,6 +108,8 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::domain::{Status, Verdict};
+    use crate::profile::{Outcome, Rule, Scalar, Test};
 
     #[test]
     fn every_file_of_the_folder_is_built_in() {
@@ -153,6 +155,58 @@ mod tests {
             }
         }
         assert!(faults.is_empty(), "{faults}");
+    }
+
+    /// Whether a rule compares a value of an answer with this word of a filter. Some filters shorten the words of
+    /// answers, as Temporal's: `Running` is `WORKFLOW_EXECUTION_STATUS_RUNNING`.
+    fn names(rule: &Rule, word: &str) -> bool {
+        let is_word = |value: &Scalar| match value {
+            Scalar::Text(text) => {
+                let end = format!("_{}", word.to_ascii_uppercase());
+                text.eq_ignore_ascii_case(word) || text.ends_with(&end)
+            }
+            Scalar::Number(number) => number.to_string() == word,
+            Scalar::Bool(value) => value.to_string() == word,
+        };
+        let mut tests = rule.when.iter();
+        tests.any(|(_, test)| matches!(test, Test::OneOf(values) if values.iter().any(is_word)))
+    }
+
+    #[test]
+    fn runs_that_a_list_shows_as_going_on_have_not_ended_by_the_rules_of_the_profile() {
+        let mut words = 0;
+        for name in builtin_names() {
+            let profile = builtin(name).unwrap().unwrap();
+            let active = profile
+                .list
+                .iter()
+                .flat_map(|list| list.active.iter().flatten());
+            for word in active.flat_map(|value| value.split(',')) {
+                words += 1;
+                let rules: Vec<&Rule> = profile
+                    .rules
+                    .iter()
+                    .filter(|rule| names(rule, word))
+                    .collect();
+                // The filter of Databricks has a name of its own: `active_only`.
+                assert_eq!(rules.is_empty(), name == &"databricks", "{name}: {word}");
+                let is_end = |rule: &&&Rule| match rule.is {
+                    Outcome::State(state) => Verdict::of_status(&Status::from(state)).is_some(),
+                    Outcome::NotFound => true,
+                };
+                // Only together with something else may the word be that of an end.
+                let ends: Vec<_> = rules.iter().filter(is_end).collect();
+                assert!(
+                    ends.iter().all(|rule| rule.when.len() > 1),
+                    "{name}: {word}: {ends:?}"
+                );
+                assert!(
+                    rules.is_empty() || ends.len() < rules.len(),
+                    "{name}: {word}: {ends:?}"
+                );
+            }
+        }
+        assert!(words > 80, "{words}");
     }
 
     #[test]
