@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::domain::Verdict;
+use crate::failpoint::mutant;
 use crate::providers::ListEntry;
 use crate::store::{KnownRun, NotedRun, RunNote};
 
@@ -63,7 +64,7 @@ pub(super) fn decide(entry: &ListEntry, known: &KnownRun, moment: &Moment) -> De
         ended_at,
     };
     let is_next = is_next_attempt(entry, known, has_ended);
-    let is_unknown = known.noted.is_none() && known.watch.is_none();
+    let is_unknown = known.watch.is_none() && (known.noted.is_none() || mutant("discovered-twice"));
     let is_missed = !has_ended && moment.passed_over(known);
     if active.is_none() && (is_unknown || is_next || is_missed) {
         let is_news = !has_ended || moment.is_new_end(entry);
@@ -132,6 +133,9 @@ impl Moment {
     /// Whether an end is one since the discovery began. What had ended when it first looked is none, whatever the
     /// clock of the provider shows.
     fn is_new_end(&self, entry: &ListEntry) -> bool {
+        if mutant("old-ends-are-news") {
+            return true;
+        }
         let is_first_look =
             self.cursor_at.is_none() && self.now.duration_since(self.began_at) <= OVERLAP;
         if is_first_look {

@@ -13,7 +13,7 @@ use super::view::{PAGES_AT_MOST, WATCHES_AT_MOST};
 use super::{Discoveries, DiscoveryPlan, RunLists};
 use crate::config::DiscoverySettings;
 use crate::domain::{RunRef, Verdict, Watch};
-use crate::failpoint;
+use crate::failpoint::{self, mutant};
 use crate::providers::{ApiError, ListEntry, ListPage, ListRequest, PageRef};
 use crate::scheduler::AddedBy;
 use crate::store::{Added, DiscoveredRun, RunNote, StoreError, StoredDiscovery};
@@ -273,6 +273,9 @@ impl<'a, L: RunLists> Followed<'a, L> {
                 .lists
                 .list(&self.settings.provider, request)
                 .await?;
+            if listed.is_err() && page_ref.is_some() && mutant("page-forgotten") {
+                return Ok(Read::Done);
+            }
             let ListPage { entries, next, .. } = listed.map_err(RoundFailure::List)?;
             self.pages += 1;
             // A page in another order says nothing about what is further on, and neither does one with runs so new that

@@ -92,13 +92,14 @@ impl Budget {
     }
 
     /// Returns the budget that follows this one: `per_minute` requests, the burst of which counts as
-    /// used.
+    /// used. What was to wait for its turn goes on waiting.
     pub(super) fn changed_to(&self, per_minute: u32, now: Instant) -> Self {
         let mut changed = Self::new(per_minute, now);
         if changed.interval == self.interval {
             changed.spread_until = self.spread_until;
         } else {
-            changed.spread_until += changed.burst_span;
+            let next_at = self.next_at().max(now + changed.interval);
+            changed.spread_until = next_at + changed.burst_span;
         }
         changed.sent.clone_from(&self.sent);
         changed
@@ -189,6 +190,30 @@ mod tests {
         }
 
         #[test]
+        fn no_window_holds_more_than_the_larger_budget_where_it_changes(
+            budgets in proptest::collection::vec(1_u32..200, 2..6),
+            gaps in proptest::collection::vec(0_u64..200, 1..40),
+        ) {
+            let start = Instant::now();
+            let mut budget = Budget::new(budgets[0], start);
+            let (mut now, mut taken) = (start, Vec::new());
+            for per_minute in &budgets {
+                budget = budget.changed_to(*per_minute, now);
+                for gap in &gaps {
+                    while budget.try_take(now) {
+                        taken.push(now);
+                    }
+                    now += Duration::from_millis(gap % 7 * gap);
+                }
+            }
+            let largest = budgets.iter().copied().max().unwrap_or(1) as usize;
+            for (index, first) in taken.iter().enumerate() {
+                let in_window = taken[index..].iter().take_while(|at| at.duration_since(*first) < WINDOW).count();
+                prop_assert!(in_window <= largest, "{in_window} requests in 60 s of {largest}");
+            }
+        }
+
+        #[test]
         fn a_request_is_to_be_had_when_it_was_promised(per_minute in 1_u32..100_000) {
             let now = Instant::now();
             let mut budget = Budget::new(per_minute, now);
@@ -258,8 +283,12 @@ mod tests {
             taken
         };
         assert_eq!(taken_at_once(budget.changed_to(60, start)), 14);
-        assert_eq!(taken_at_once(budget.changed_to(120, start)), 1);
+        assert_eq!(taken_at_once(budget.changed_to(120, start)), 0);
         assert_eq!(taken_at_once(Budget::new(120, start)), 30);
+        // What further requests of a poll cost is not forgotten.
+        budget.charge(60, start);
+        assert!(budget.next_at() > start + WINDOW / 2);
+        assert_eq!(budget.changed_to(120, start).next_at(), budget.next_at());
     }
 
     #[test]

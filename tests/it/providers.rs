@@ -7,7 +7,9 @@ use std::time::Duration;
 use runwatch::config::{ApiSettings, Secret, Settings};
 use runwatch::domain::{Observation, ProviderName, RunRef, RunState};
 use runwatch::profile::{self, Profile};
-use runwatch::providers::{ApiClient, ApiError, Credentials, Provider as _, Reply};
+use runwatch::providers::{
+    ApiClient, ApiError, Credentials, ListEntry, ListParameters, ListRequest, Provider as _, Reply,
+};
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -50,8 +52,18 @@ fn is_whole(request: &[u8]) -> bool {
 
 impl Scripted {
     async fn start(answers: Vec<Canned>) -> Self {
+        Self::listen(|_| answers).await
+    }
+
+    /// One that always gives the same answer, which may name the address.
+    async fn start_with(answer: impl FnOnce(&str) -> Canned) -> Self {
+        Self::listen(|base_url| vec![answer(base_url)]).await
+    }
+
+    async fn listen(answers: impl FnOnce(&str) -> Vec<Canned>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base_url = format!("http://{}", listener.local_addr().unwrap());
+        let answers = answers(&base_url);
         let requests = Arc::new(Mutex::new(Vec::new()));
         let (seen, mut tasks) = (Arc::clone(&requests), JoinSet::new());
         tasks.spawn(async move {
@@ -193,6 +205,106 @@ fn samples() -> PathBuf {
 fn expected() -> Expected {
     let text = std::fs::read_to_string(samples().join("expected.toml")).unwrap();
     toml::from_str(&text).unwrap()
+}
+
+/// A page of a list, and what it shows.
+#[derive(Deserialize)]
+struct Page {
+    profile: String,
+    #[serde(rename = "match")]
+    parameters: ListParameters,
+    link: Option<String>,
+    body: String,
+    #[serde(default)]
+    full: bool,
+    shows: Vec<String>,
+    then: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Pages {
+    pages: Vec<Page>,
+}
+
+/// Reads a page, and requests the next one. Returns what is not as expected.
+async fn differences(page: &Page) -> Vec<String> {
+    let mut profile = builtin(&page.profile);
+    if page.full {
+        let list = Arc::make_mut(&mut profile).list.as_mut().unwrap();
+        list.limit = u32::try_from(page.shows.len()).unwrap();
+    }
+    let answer = |base_url: &str| {
+        let text = |text: &str| text.replace("BASE", base_url);
+        let answer = ok(text(&page.body));
+        match &page.link {
+            Some(link) => answer.with(&format!("link: {}", text(link))),
+            None => answer,
+        }
+    };
+    let api = Scripted::start_with(answer).await;
+    let client = client(profile, &api.base_url);
+    let name = ProviderName::new(&page.profile).unwrap();
+    let mut request = ListRequest {
+        parameters: page.parameters.clone(),
+        ..ListRequest::default()
+    };
+    let read = match client.list(&name, &request).await.result {
+        Ok(read) => read,
+        Err(error) => return vec![error.describe()],
+    };
+    let shown = |entry: &ListEntry| {
+        let attempt = entry.attempt.map(|attempt| format!(" {attempt}"));
+        let state = entry.status.state().as_str();
+        format!(
+            "{} {state}{}",
+            entry.run_id.id(),
+            attempt.unwrap_or_default()
+        )
+    };
+    let shown: Vec<String> = read.entries.iter().map(shown).collect();
+    let mut wrong = Vec::new();
+    if shown != page.shows {
+        wrong.push(format!("it shows {shown:?}, not {:?}", page.shows));
+    }
+    if read.next.is_some() != page.then.is_some() {
+        wrong.push(format!(
+            "the next page is {:?}, not {:?}",
+            read.next, page.then
+        ));
+    }
+    if let (Some(next), Some(then)) = (read.next, &page.then) {
+        request.page = Some(next);
+        if let Err(error) = client.list(&name, &request).await.result {
+            wrong.push(format!("the next page: {}", error.describe()));
+        }
+        let last = api.requests().pop().unwrap();
+        if !last.replace(' ', "").contains(then) {
+            wrong.push(format!(
+                "the request for the next page has no {then}: {last}"
+            ));
+        }
+    }
+    wrong
+}
+
+#[tokio::test]
+async fn a_page_of_each_list_is_read_as_expected() {
+    let text = std::fs::read_to_string(samples().join("pages.toml")).unwrap();
+    let Pages { pages } = toml::from_str(&text).unwrap();
+    let mut wrong = Vec::new();
+    for page in &pages {
+        let differences = differences(page).await;
+        wrong.extend(
+            differences
+                .iter()
+                .map(|what| format!("{}: {what}", page.profile)),
+        );
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    for name in profile::builtin_names() {
+        let has_page = pages.iter().any(|page| page.profile == *name);
+        assert_eq!(builtin(name).list.is_some(), has_page, "{name}");
+    }
 }
 
 /// A second answer with which the outcome of the first stays.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use runwatch::domain::{Event, JsonText, RunRef, Verdict};
 use rusqlite::{Connection, OpenFlags};
 
+use crate::discovery;
 use crate::world::{Answered, Attempt, HOUR, MINUTE, Ms, Receipt, SECOND, Said, State, Weather};
 
 /// How long a process at peace may take to see that a clock was set, and to store what follows.
@@ -29,6 +30,9 @@ const KNOWN: Ms = 3 * MINUTE;
 /// The same where a list was not true in the time before: each watch is polled by itself at least every ten minutes, or
 /// as often as an eighth of the smallest budget allows, and a list that was found out is not used.
 const KNOWN_IN_SPITE: Ms = 30 * MINUTE;
+
+/// The same where a discovery reads a list beside: its pages and polls take turns in the smallest budget.
+const KNOWN_BESIDE_ROUNDS: Ms = 8 * MINUTE;
 
 /// The longest interval between two polls; jitter only makes it shorter.
 const INTERVAL: Ms = 30 * SECOND;
@@ -70,7 +74,7 @@ pub(crate) struct Requested {
     /// The sinks that it names, if it names any.
     pub(crate) sinks: Option<BTreeSet<String>>,
     /// The verdict, and when it was stored.
-    verdict: Option<(Verdict, Ms)>,
+    pub(crate) verdict: Option<(Verdict, Ms)>,
     /// Requests about the run by then.
     polled_by_then: usize,
 }
@@ -98,12 +102,14 @@ impl Requested {
 
 /// An event as first seen in the store.
 #[derive(Debug, Clone)]
-struct Recorded {
-    run: Option<RunRef>,
-    kind: String,
-    generation: u32,
+pub(crate) struct Recorded {
+    pub(crate) run: Option<RunRef>,
+    pub(crate) kind: String,
+    pub(crate) generation: u32,
     /// The sink that it is about.
     about: Option<String>,
+    /// Whether it says that the run ended while no process watched it.
+    pub(crate) late: bool,
 }
 
 /// A delivery as first seen in the store.
@@ -127,6 +133,10 @@ pub(crate) struct Books {
     pub(crate) candidates: BTreeMap<RunRef, Vec<Requested>>,
     /// Watches that were replaced by a newer one of the same run.
     past: Vec<(RunRef, Requested)>,
+    /// The run of which all watches are being removed.
+    pub(crate) removing: Option<RunRef>,
+    /// Watches that were requested, and entries of lists that were shown to a discovery.
+    generations: u32,
     /// All whose removal was ever requested.
     pub(crate) removals: BTreeSet<(RunRef, u32)>,
     events: BTreeMap<i64, Recorded>,
@@ -159,7 +169,7 @@ pub(crate) struct Books {
     pub(crate) budgets: Vec<(Ms, usize)>,
 }
 
-fn sql(error: rusqlite::Error) -> String {
+pub(crate) fn sql(error: rusqlite::Error) -> String {
     format!("the store cannot be read beside the process: {error}")
 }
 
@@ -199,6 +209,8 @@ impl Books {
             watches: BTreeMap::new(),
             candidates: BTreeMap::new(),
             past: Vec::new(),
+            removing: None,
+            generations: 0,
             removals: BTreeSet::new(),
             events: BTreeMap::new(),
             incident: None,
@@ -216,6 +228,27 @@ impl Books {
             overdue_after: None,
             budgets: Vec::new(),
         }
+    }
+
+    /// The number of the next watch that is requested, or may come of what a list shows.
+    pub(crate) fn next_generation(&mut self) -> u32 {
+        self.generations += 1;
+        self.generations
+    }
+
+    /// Whether this is a watch of the run that was requested.
+    pub(crate) fn knows(&self, run: &RunRef, generation: u32) -> bool {
+        let requested = self.candidates.get(run).into_iter().flatten();
+        let past = self.past.iter().filter(|(of, _)| of == run);
+        let mut all = requested.chain(past.map(|(_, watch)| watch));
+        all.any(|watch| watch.generation == generation)
+    }
+
+    /// Whether the removal of a watch of this run was ever requested, or one may have been pruned.
+    pub(crate) fn may_be_gone(&self, run: &RunRef) -> bool {
+        let of_run = (run.clone(), 0)..=(run.clone(), u32::MAX);
+        self.removals.range(of_run).next().is_some()
+            || self.watches.get(run).is_some_and(|watch| watch.removed)
     }
 
     /// How many watches ended in which way.
@@ -256,7 +289,7 @@ impl Books {
         Connection::open_with_flags(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sql)
     }
 
-    fn store(&mut self) -> Result<&Connection, String> {
+    pub(crate) fn store(&mut self) -> Result<&Connection, String> {
         if self.store.is_none() {
             self.store = Some(self.open()?);
         }
@@ -494,7 +527,7 @@ pub(crate) fn look(state: &mut State) {
     }
     let now = state.now();
     let peace = state.unrest;
-    if let Err(broken) = looked(state, now, peace) {
+    if let Err(broken) = looked(state, now, peace).and_then(|()| discovery::look(state)) {
         state.broken(broken);
     }
 }
@@ -519,13 +552,14 @@ pub(crate) fn committed(state: &mut State, began: Ms, peace: Ms) {
         Ok(_) => Ok(()),
         Err(error) => Err(error),
     };
+    let result = result.and_then(|()| discovery::rounds(state));
     if let Err(broken) = result {
         state.broken(broken);
     }
 }
 
 /// The watches in the store with their verdicts, by run and generation.
-type Watches = BTreeMap<String, BTreeMap<u32, Option<String>>>;
+pub(crate) type Watches = BTreeMap<String, BTreeMap<u32, Option<String>>>;
 
 /// What is in the store.
 struct Contents {
@@ -549,7 +583,8 @@ impl Contents {
             of_run.insert(number(row.get(2)?), row.get(1)?);
         }
         let mut statement = store.prepare_cached(
-            "SELECT seq, run_id, type, json_extract(body, '$.data.watch.labels.generation'), json_extract(body, '$.data.sink')
+            "SELECT seq, run_id, type, json_extract(body, '$.data.watch.labels.generation'),
+                 json_extract(body, '$.data.sink'), coalesce(json_extract(body, '$.data.watch.late'), 0)
              FROM events WHERE seq > ? ORDER BY seq",
         )?;
         let read = |row: &rusqlite::Row<'_>| {
@@ -557,6 +592,7 @@ impl Contents {
                 .get::<_, Option<String>>(1)?
                 .and_then(|id| RunRef::new(&id).ok());
             let (kind, generation, about) = (row.get(2)?, number(row.get(3)?), row.get(4)?);
+            let late = row.get(5)?;
             Ok((
                 row.get(0)?,
                 Recorded {
@@ -564,6 +600,7 @@ impl Contents {
                     kind,
                     generation,
                     about,
+                    late,
                 },
             ))
         };
@@ -605,6 +642,7 @@ fn looked(state: &mut State, decided: Ms, peace: Ms) -> Result<(), String> {
         events,
         deliveries,
     } = Contents::of(state.books.store()?, known).map_err(sql)?;
+    discovery::recognize(state, &stored, now)?;
     recognize(&mut state.books, &stored, now)?;
     for (run, watch) in &state.books.past {
         let verdict = stored
@@ -631,6 +669,8 @@ fn looked(state: &mut State, decided: Ms, peace: Ms) -> Result<(), String> {
     state.books.account(&deliveries, now, state.life)?;
     new.iter()
         .try_for_each(|(seq, event)| addressed(state, *seq, event, now))?;
+    new.iter()
+        .try_for_each(|(_, event)| discovery::late(state, event))?;
     let is_open =
         |watch: &Requested| watch.acknowledged && !watch.removed && watch.verdict.is_none();
     if !state.books.watches.values().any(is_open) {
@@ -696,6 +736,7 @@ fn looked(state: &mut State, decided: Ms, peace: Ms) -> Result<(), String> {
         if watch.verdict.is_none() {
             justified(state, &run, verdict, decided)?;
             in_time(state, &run, verdict, decided, peace)?;
+            discovery::ended(state, &run, verdict);
             let watch = state.books.watches.get_mut(&run).expect("it was looked at");
             (watch.verdict, watch.polled_by_then) = (Some((verdict, now)), requests);
         } else if requests > watch.polled_by_then {
@@ -703,6 +744,51 @@ fn looked(state: &mut State, decided: Ms, peace: Ms) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The watch of a run after which a newer one is stored, with its verdict.
+fn replaced(
+    run: &RunRef,
+    mut before: Requested,
+    of_run: Option<&BTreeMap<u32, Option<String>>>,
+    now: Ms,
+) -> Result<Requested, String> {
+    // One transaction may hold both its verdict and the watch after it.
+    let word = of_run.and_then(|watches| watches.get(&before.generation)?.as_deref());
+    if let Some(verdict) = word.and_then(Verdict::from_word) {
+        before.verdict.get_or_insert((verdict, now));
+    }
+    if before.acknowledged && !before.removed && before.verdict.is_none() {
+        return Err(format!(
+            "watch {} of {run} was replaced, and had not ended",
+            before.generation
+        ));
+    }
+    Ok(before)
+}
+
+impl Books {
+    /// Takes in a watch that is stored, though it was not requested. One that was requested of a run without any, and
+    /// is not stored, may be stored later.
+    pub(crate) fn found(
+        &mut self,
+        run: &RunRef,
+        watch: Requested,
+        of_run: &BTreeMap<u32, Option<String>>,
+        now: Ms,
+    ) -> Result<(), String> {
+        let Some(before) = self.watches.insert(run.clone(), watch) else {
+            return Ok(());
+        };
+        let was_stored = before.acknowledged || of_run.contains_key(&before.generation);
+        if was_stored {
+            let before = replaced(run, before, Some(of_run), now)?;
+            self.past.push((run.clone(), before));
+        } else {
+            self.candidates.entry(run.clone()).or_default().push(before);
+        }
+        Ok(())
+    }
 }
 
 /// Finds out which of the watches that were requested of a run is the one that is stored.
@@ -730,19 +816,10 @@ fn recognize(books: &mut Books, stored: &Watches, now: Ms) -> Result<(), String>
         let next = candidates.swap_remove(index);
         // What was requested before the one that is stored now will never be.
         candidates.retain(|watch| watch.generation > newest);
-        if let Some(mut before) = books.watches.insert(run.clone(), next) {
-            // One transaction may hold both its verdict and the watch after it.
-            let word = of_run.and_then(|watches| watches.get(&before.generation)?.as_deref());
-            if let Some(verdict) = word.and_then(Verdict::from_word) {
-                before.verdict.get_or_insert((verdict, now));
-            }
-            if before.acknowledged && !before.removed && before.verdict.is_none() {
-                return Err(format!(
-                    "watch {} of {run} was replaced, and had not ended",
-                    before.generation
-                ));
-            }
-            books.past.push((run.clone(), before));
+        if let Some(before) = books.watches.insert(run.clone(), next) {
+            books
+                .past
+                .push((run.clone(), replaced(run, before, of_run, now)?));
         }
     }
     Ok(())
@@ -896,9 +973,11 @@ fn justified(state: &State, run: &RunRef, verdict: Verdict, now: Ms) -> Result<(
     let after = going_at(watch.deadline.saturating_sub(tolerance));
     let right = match verdict {
         Verdict::Succeeded | Verdict::Failed | Verdict::Canceled | Verdict::Skipped => {
-            let truth = state.fates.get(run).and_then(|fate| fate.ends);
-            said == Some(Said::Ended(verdict))
-                && truth.is_some_and(|(at, truth)| at <= now && truth == verdict)
+            let truth = state.fates.get(run).is_some_and(|fate| {
+                let mut ends = fate.tries().filter_map(|attempt| attempt.ends);
+                ends.any(|(at, truth)| at <= now && truth == verdict)
+            });
+            said == Some(Said::Ended(verdict)) && truth
         }
         Verdict::NotFound => !known_end && missing_for(state, &counted) + tolerance >= GRACE,
         // Whether the run is active, only its own last answer shows, and only while it is recent.
@@ -1020,11 +1099,15 @@ pub(crate) fn nobody_waits(state: &mut State) {
     if state.weather != Weather::Fine || now < state.offline.0 {
         state.api_trouble = state.api_trouble.max(now);
     }
-    let known = now >= state.api_trouble.max(state.unrest) + KNOWN;
+    let usual = match state.discovery {
+        Some(_) => KNOWN_BESIDE_ROUNDS,
+        None => KNOWN,
+    };
+    let known = now >= state.api_trouble.max(state.unrest) + usual;
     // That may have begun before it showed.
     let lists_were_true = now >= state.list_trouble + KNOWN_IN_SPITE || state.list_trouble == 0;
     let after_end = if lists_were_true {
-        KNOWN
+        usual
     } else {
         KNOWN_IN_SPITE
     };

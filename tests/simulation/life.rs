@@ -14,11 +14,14 @@ use runwatch::domain::{DeliveryId, EventFilter, Labels, RunRef, SinkName, Verdic
 use runwatch::scheduler::AddedBy;
 use runwatch::store::{self, Added, Location, Store};
 use tokio::runtime::{Builder, RngSeed};
+use tokio::task::JoinSet;
 
 use crate::check::{self, Requested, SCHEDULE};
+use crate::discovery::{self, Ledger};
+use crate::play;
 use crate::world::{
-    Api, Doom, Fate, HOUR, Listing, MINUTE, Ms, Platter, Receiver, Reception, SECOND,
-    SimulatedDisk, Weather, World,
+    Api, Doom, Earlier, Fate, HOUR, Listing, MINUTE, Ms, Platter, Receiver, Reception, SECOND,
+    SimulatedDisk, Weather, World, wall,
 };
 
 /// Sinks that are always there, the second for events of every kind; and one that comes and goes, for watches that
@@ -31,6 +34,9 @@ const LABEL: (&str, &str) = ("team", "night");
 const MAX_RUNS: usize = 12;
 const MAX_LISTED_RUNS: usize = 40;
 
+/// Most attempts of a run.
+const MAX_ATTEMPTS: usize = 4;
+
 /// Most time that calm may take to bring all to an end: the longest deadline, then a whole schedule of
 /// attempts with its spread and twice what a receiver asked for.
 const LONGEST_CALM: Ms = 120 * HOUR;
@@ -41,6 +47,8 @@ pub(crate) struct Outcome {
     pub(crate) simulated: Ms,
     pub(crate) lives: u64,
     pub(crate) watches: u64,
+    /// Those of them that a discovery added.
+    pub(crate) found: u64,
     pub(crate) verdicts: BTreeMap<&'static str, u64>,
     pub(crate) requests: u64,
     pub(crate) receipts: u64,
@@ -71,8 +79,10 @@ struct Play<'a> {
     /// The clock is set now and then.
     steps: bool,
     runs: usize,
-    /// Watches that were requested.
-    watches: u32,
+    /// Runs are found in a list.
+    discovers: bool,
+    /// In which life of the process that begins.
+    discovers_from: u32,
 }
 
 /// Plays one seed in `folder`.
@@ -93,7 +103,7 @@ pub(crate) fn simulate(seed: u64, folder: &Path) -> Result<Outcome, Broken> {
     let mut play = Play {
         world: world.clone(),
         database: &database,
-        epoch: "2026-01-01T00:00:00Z".parse().expect("a time"),
+        epoch: wall(0),
         offset: 0,
         budget,
         third: random.bool(),
@@ -102,8 +112,10 @@ pub(crate) fn simulate(seed: u64, folder: &Path) -> Result<Outcome, Broken> {
         steps: random.u32(0..3) == 0,
         random,
         runs: 0,
-        watches: 0,
+        discovers: false,
+        discovers_from: 1,
     };
+    play.prepare_discovery(seed);
     let lives = play.random.u32(2..7);
     for life in 0..=lives {
         play.live(life == lives);
@@ -118,7 +130,12 @@ pub(crate) fn simulate(seed: u64, folder: &Path) -> Result<Outcome, Broken> {
             Ok((delivered, dead)) => (outcome.delivered, outcome.dead) = (delivered, dead),
             Err(broken) => state.broken(broken),
         }
-        for check in [check::receipts, check::attempts, check::within_budget] {
+        for check in [
+            check::receipts,
+            check::attempts,
+            check::within_budget,
+            discovery::settled,
+        ] {
             if let Err(broken) = check(state) {
                 state.broken(broken);
             }
@@ -126,6 +143,7 @@ pub(crate) fn simulate(seed: u64, folder: &Path) -> Result<Outcome, Broken> {
         outcome.simulated = state.now();
         outcome.lives = u64::from(state.life);
         outcome.watches = state.books.count();
+        outcome.found = state.discovery.as_ref().map_or(0, |ledger| ledger.added);
         outcome.verdicts = state.books.verdicts();
         outcome.requests = state.requests.len() as u64;
         outcome.receipts = state.receipts.len() as u64;
@@ -138,11 +156,23 @@ pub(crate) fn simulate(seed: u64, folder: &Path) -> Result<Outcome, Broken> {
     let what = state.broken.clone().unwrap_or_default();
     Err(Broken {
         what,
-        trace: state.last_of_trace(60),
+        trace: state.last_of_trace(play::lines_of_trace()),
     })
 }
 
 impl Play<'_> {
+    /// Decides whether runs are found in a list. The times of a list mean nothing to a clock that is set.
+    fn prepare_discovery(&mut self, seed: u64) {
+        let mut random = fastrand::Rng::with_seed(seed ^ 0xd15c_0000);
+        self.discovers = random.u32(0..3) == 0;
+        if self.discovers {
+            self.steps = false;
+            self.discovers_from = random.u32(1..3);
+            let state = &mut *self.world.lock();
+            state.discovery = Some(Ledger::new(&mut random));
+        }
+    }
+
     fn settings(&self) -> Settings {
         let mut settings = Settings::default();
         settings.api.requests_per_minute = self.budget;
@@ -243,13 +273,16 @@ impl Play<'_> {
             if calm {
                 state.weather = Weather::Fine;
                 state.listing = Listing::True;
+                if let Some(ledger) = &mut state.discovery {
+                    ledger.shifts = false;
+                }
                 state
                     .receptions
                     .values_mut()
                     .for_each(|reception| *reception = Reception::Fine);
             }
         }
-        if !calm && self.lists {
+        if !calm && (self.lists || self.discovers) {
             self.turn_list();
         }
         if !calm && self.random.u32(0..4) == 0 {
@@ -269,12 +302,13 @@ impl Play<'_> {
             Engine::start_with(api, receivers, &settings, (store, writer), clock.clone()).await;
         let mut engine =
             engine.map_err(|error| format!("the process does not start: {error:#}"))?;
+        let mut rounds = self.discover(&engine, &clock);
         if calm {
             return self.calm().await;
         }
         let steps = self.random.u32(8..40);
         for _ in 0..steps {
-            match self.step(&mut engine, &clock).await {
+            match self.step(&mut engine, &mut rounds, &clock).await {
                 Err(_closed) if self.world.lock().writer_failed => return Ok(()),
                 stepped => stepped?,
             }
@@ -301,6 +335,7 @@ impl Play<'_> {
         }
         if self.random.u32(0..3) == 0 {
             self.world.lock().note("an orderly stop", String::new());
+            self.interrupt(&mut rounds).await;
             engine.stop(Duration::from_secs(10)).await;
         } else {
             self.world
@@ -311,7 +346,15 @@ impl Play<'_> {
     }
 
     /// What goes wrong, or is asked for, next.
-    async fn step(&mut self, engine: &mut Engine, clock: &Clock) -> Result<(), String> {
+    async fn step(
+        &mut self,
+        engine: &mut Engine,
+        rounds: &mut JoinSet<()>,
+        clock: &Clock,
+    ) -> Result<(), String> {
+        if self.discovers {
+            self.change_found(engine, clock).await;
+        }
         match self.random.u32(0..100) {
             0..25 => {
                 let several = if self.lists {
@@ -325,7 +368,7 @@ impl Play<'_> {
             }
             25..29 => self.remove(engine, clock).await,
             29..31 => self.prune(engine, clock).await,
-            31..37 if self.lists => self.turn_list(),
+            31..37 if self.lists || self.discovers => self.turn_list(),
             31..50 => {
                 let pause = self.random.u64(5 * SECOND..20 * MINUTE);
                 let weather = self.random.choice([
@@ -342,7 +385,7 @@ impl Play<'_> {
                     Weather::Garbage,
                 ]);
                 // Lists are used where polls go well.
-                let fine = self.lists && self.random.u32(0..3) != 0;
+                let fine = (self.lists || self.discovers) && self.random.u32(0..3) != 0;
                 let weather = weather.filter(|_| !fine);
                 let state = &mut *self.world.lock();
                 state.weather = weather.unwrap_or(Weather::Fine);
@@ -392,7 +435,12 @@ impl Play<'_> {
                 state.platter = platter.unwrap_or(Platter::Fine);
                 state.trace(format!("the disk is {:?}", state.platter));
             }
-            78..82 => self.reload(engine).await?,
+            78..82 => {
+                self.reload(engine).await?;
+                // The daemon begins its rounds anew.
+                self.interrupt(rounds).await;
+                *rounds = self.discover(engine, clock);
+            }
             82..86 => {
                 let slept = self.random.u64(MINUTE..3 * HOUR);
                 clock.jump(Jump {
@@ -443,6 +491,108 @@ impl Play<'_> {
         Ok(())
     }
 
+    /// Begins the rounds of the discovery, if there is one.
+    fn discover(&mut self, engine: &Engine, clock: &Clock) -> JoinSet<()> {
+        if !self.discovers || self.world.lock().life < self.discovers_from {
+            return JoinSet::new();
+        }
+        let every = self
+            .random
+            .choice([20 * SECOND, MINUTE, MINUTE, 5 * MINUTE]);
+        discovery::start(&self.world, engine, clock, every.unwrap_or(MINUTE))
+    }
+
+    /// Ends the rounds at any moment.
+    async fn interrupt(&self, rounds: &mut JoinSet<()>) {
+        rounds.shutdown().await;
+        if let Some(ledger) = &mut self.world.lock().discovery {
+            ledger.interrupt();
+        }
+    }
+
+    /// Runs appear, run again, are watched by request, or watched no more.
+    async fn change_found(&mut self, engine: &Engine, clock: &Clock) {
+        match self.random.u32(0..12) {
+            0..3 => {
+                let after = match self.random.u32(0..3) {
+                    0 => 0,
+                    1 => self.random.u64(0..20 * MINUTE),
+                    _ => self.random.u64(0..4 * HOUR),
+                };
+                let (several, spread) = (self.random.u32(1..12), self.random.u64(1..HOUR));
+                for _ in 0..several {
+                    let after = after + self.random.u64(0..spread);
+                    self.appear(after);
+                }
+            }
+            3..5 => self.run_again(),
+            5 => {
+                if let Some(run) = self.any_found() {
+                    self.watch(run, engine, clock).await;
+                }
+            }
+            6 => {
+                if let Some(run) = self.any_found() {
+                    self.remove_run(run, engine, clock).await;
+                }
+            }
+            7 => self.turn_list(),
+            _ => {}
+        }
+    }
+
+    fn any_found(&mut self) -> Option<RunRef> {
+        let runs = discovery::found_runs(&self.world.lock());
+        self.random.choice(runs)
+    }
+
+    /// A run appears of which no watch was requested.
+    fn appear(&mut self, after: Ms) {
+        let Some(run) = discovery::next_run(&self.world.lock()) else {
+            return;
+        };
+        let fate = Fate {
+            found: true,
+            ..self.fate(after, true)
+        };
+        let state = &mut *self.world.lock();
+        state.trace(format!("{run} comes: {fate:?}"));
+        state.fates.insert(run, fate);
+    }
+
+    /// A run that has ended runs again, under the same ID.
+    fn run_again(&mut self) {
+        let Some(run) = self.any_found() else {
+            return;
+        };
+        let random = &mut self.random;
+        let until = if random.bool() {
+            random.u64(0..2 * HOUR)
+        } else {
+            0
+        };
+        let (starts, length) = (random.u64(0..20 * SECOND), random.u64(SECOND..HOUR));
+        let ends = random.u32(0..6) != 0;
+        let state = &mut *self.world.lock();
+        let now = state.now();
+        let fate = state.fates.get_mut(&run).expect("it was found");
+        let Some(ended) = fate.ends.filter(|(at, _)| *at <= now) else {
+            return;
+        };
+        if fate.earlier.len() + 1 == MAX_ATTEMPTS {
+            return;
+        }
+        let until = now + until;
+        fate.earlier.push(Earlier {
+            starts_at: fate.starts_at,
+            ended,
+            until,
+        });
+        fate.starts_at = until + starts;
+        fate.ends = ends.then_some((until + starts + length, ended.1));
+        state.note("a run that runs again", format!("{run} at {until} ms"));
+    }
+
     /// The network is away from now on for up to `longest`, and requests fail at once or hang.
     fn go_offline(&mut self, fault: &'static str, longest: Ms) {
         let (span, hangs) = (self.random.u64(SECOND..longest), self.random.bool());
@@ -474,6 +624,7 @@ impl Play<'_> {
             Listing::Endless,
             Listing::Hanging,
             Listing::Failing,
+            Listing::Torn,
             Listing::Forever,
             Listing::Foreign,
             Listing::Third,
@@ -501,6 +652,11 @@ impl Play<'_> {
                 .lock()
                 .note("a run added again", format!("{run}"));
         }
+        self.watch(run, engine, clock).await;
+    }
+
+    /// Requests a watch of a run.
+    async fn watch(&mut self, run: RunRef, engine: &Engine, clock: &Clock) {
         let watch = self.request(run, clock);
         let origin = if self.random.bool() {
             AddedBy::Request
@@ -518,10 +674,19 @@ impl Play<'_> {
     fn new_run(&mut self) -> RunRef {
         let run = RunRef::new(&format!("run_{}", self.runs)).expect("an ID");
         self.runs += 1;
+        let fate = self.fate(0, !self.lists);
+        let state = &mut *self.world.lock();
+        state.trace(format!("{run} comes: {fate:?}"));
+        state.fates.insert(run.clone(), fate);
+        run
+    }
+
+    /// What happens to a run that comes after a while.
+    fn fate(&mut self, after: Ms, may_be_short: bool) -> Fate {
         let random = &mut self.random;
         let length = random
             .choice([2 * SECOND, 20 * SECOND, 3 * MINUTE, 40 * MINUTE, 5 * HOUR])
-            .filter(|length| !self.lists || *length > 3 * MINUTE)
+            .filter(|length| may_be_short || *length > 3 * MINUTE)
             .unwrap_or(HOUR);
         let length = random.u64(length / 2..length * 2);
         let (appears, starts) = match random.u32(0..6) {
@@ -538,34 +703,30 @@ impl Play<'_> {
         let odd = random.u32(0..4) == 0;
         let output = random.choice([0, 10, 10, 1 << 10, 1 << 16]).unwrap_or(0);
         let output = random.usize(0..=output);
-        let state = &mut *self.world.lock();
-        let appears_at = state.now() + appears;
+        let appears_at = self.world.lock().now() + after + appears;
         let starts_at = appears_at + starts;
         let ends = ends.map(|verdict| (starts_at + length, verdict));
-        let fate = Fate {
+        Fate {
             appears_at,
             starts_at,
             ends,
             odd,
             output,
-        };
-        state.trace(format!("{run} comes: {fate:?}"));
-        state.fates.insert(run.clone(), fate);
-        run
+            earlier: Vec::new(),
+            found: false,
+        }
     }
 
     /// A watch of a run, with a deadline, labels and sinks of its own.
     fn request(&mut self, run: RunRef, clock: &Clock) -> Watch {
-        self.watches += 1;
+        let number = self.world.lock().books.next_generation();
         let random = &mut self.random;
         let timeout = random
             .choice([20 * SECOND, MINUTE, 10 * MINUTE, HOUR, 6 * HOUR, 12 * HOUR])
             .filter(|timeout| !self.lists || *timeout > 10 * MINUTE)
             .unwrap_or(4 * HOUR);
-        let name = random
-            .bool()
-            .then(|| format!("watch {} — «né»", self.watches));
-        let mut labels = Labels::from([("generation".to_owned(), self.watches.to_string())]);
+        let name = random.bool().then(|| format!("watch {number} — «né»"));
+        let mut labels = Labels::from([("generation".to_owned(), number.to_string())]);
         let labeled = random.bool();
         if labeled {
             labels.insert(LABEL.0.to_owned(), LABEL.1.to_owned());
@@ -585,14 +746,13 @@ impl Play<'_> {
         let state = &mut *self.world.lock();
         let now = state.now();
         let chosen = chosen.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
-        let requested = Requested::new(self.watches, now, now + timeout, chosen);
+        let requested = Requested::new(number, now, now + timeout, chosen);
         state.trace(format!(
-            "watch {} of {run} is requested, for {} s",
-            self.watches,
+            "watch {number} of {run} is requested, for {} s",
             timeout / SECOND
         ));
         if labeled {
-            state.books.labeled.insert((run.clone(), self.watches));
+            state.books.labeled.insert((run.clone(), number));
         }
         if state.books.watches.contains_key(&run) {
             state
@@ -649,7 +809,17 @@ impl Play<'_> {
         if self.runs == 0 {
             return;
         }
-        let (run, force) = (self.any_run(), self.random.u32(0..8) == 0);
+        let run = self.any_run();
+        self.remove_run(run, engine, clock).await;
+    }
+
+    async fn remove_run(&mut self, run: RunRef, engine: &Engine, clock: &Clock) {
+        let force = self.random.u32(0..8) == 0;
+        if self.discovers {
+            let state = &mut *self.world.lock();
+            check::look(state);
+            state.books.removing = Some(run.clone());
+        }
         let before = self.world.lock().books.remove(&run);
         if force {
             self.world.lock().books.may_be_given_up(&run);
@@ -673,6 +843,7 @@ impl Play<'_> {
             self.settle_removal(&run, &before, removed.is_ok());
             removed
         };
+        self.world.lock().books.removing = None;
         // Not the text of an error: it names a delivery, whose ID is another one each time.
         let removed = removed.map_err(|error| std::mem::discriminant(&error));
         self.world

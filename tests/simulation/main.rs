@@ -3,7 +3,7 @@
 //! and plays the same way each time.
 //!
 //! `tests/simulation/run`. `RUNWATCH_SEEDS=FIXED,FRESH` says how many seeds of the fixed set, and how many that
-//! nobody has seen; `RUNWATCH_SEED=N` plays one, and shows the end of its trace where a promise is broken;
+//! are new; `RUNWATCH_SEED=N` plays one, and shows the last `RUNWATCH_TRACE` lines of its trace where a promise is broken;
 //! `RUNWATCH_THREADS=N` says how many are played at once. `tests/simulation/mutate` shows that bugs are found.
 #![allow(
     clippy::unwrap_used,
@@ -13,6 +13,8 @@
 
 #[cfg(tokio_unstable)]
 mod check;
+#[cfg(tokio_unstable)]
+mod discovery;
 #[cfg(tokio_unstable)]
 mod life;
 #[cfg(tokio_unstable)]

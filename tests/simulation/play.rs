@@ -17,11 +17,14 @@ const SEEDS: (u64, u64) = (100, 20);
 /// Each so-manieth seed is played twice: it must play the same way.
 const TWICE: u64 = 20;
 
+/// Lines of the trace of a broken seed that are shown, unless `RUNWATCH_TRACE` says.
+const LINES: usize = 60;
+
 /// From how many seeds on each fault and each verdict must have come at least once.
 const MANY: usize = 500;
 
 /// Every fault there is.
-const FAULTS: [&str; 52] = [
+const FAULTS: [&str; 55] = [
     "401",
     "404",
     "429",
@@ -41,6 +44,7 @@ const FAULTS: [&str; 52] = [
     "a list that lags",
     "a list that lies",
     "a list that loses runs",
+    "a list whose later pages fail",
     "a list whose pages do not fit",
     "a list without an end",
     "a page",
@@ -54,6 +58,8 @@ const FAULTS: [&str; 52] = [
     "a reload",
     "a removal",
     "a run added again",
+    "a run that appears while pages are read",
+    "a run that runs again",
     "a run removed and added again at once",
     "a slow write",
     "a start without network",
@@ -81,6 +87,12 @@ fn number(name: &str) -> Option<u64> {
         text.parse()
             .unwrap_or_else(|_| panic!("{name}={text} is no number"))
     })
+}
+
+/// How many lines of the trace of a broken seed are shown.
+pub(crate) fn lines_of_trace() -> usize {
+    let lines = number("RUNWATCH_TRACE").and_then(|lines| usize::try_from(lines).ok());
+    lines.unwrap_or(LINES)
 }
 
 fn seeds() -> Vec<u64> {
@@ -177,8 +189,8 @@ pub(crate) fn all() -> ExitCode {
         total.lives
     );
     println!(
-        "{} watches, {} requests; verdicts: {:?}",
-        total.watches, total.requests, total.verdicts
+        "{} watches, {} of them by discovery, {} requests; verdicts: {:?}",
+        total.watches, total.found, total.requests, total.verdicts
     );
     println!(
         "{} messages arrived, {} were given up, in {} receipts",
@@ -224,6 +236,7 @@ impl Outcome {
         self.simulated += other.simulated;
         self.lives += other.lives;
         self.watches += other.watches;
+        self.found += other.found;
         self.requests += other.requests;
         self.receipts += other.receipts;
         self.delivered += other.delivered;

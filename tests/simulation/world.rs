@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use runwatch::domain::{
     Activity, EventType, Hint, JsonText, Observation, ProviderName, RunDetails, RunRef, RunState,
     Status, Verdict,
@@ -25,6 +26,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::check::{self, Books};
+use crate::discovery::{self, Ledger};
 
 /// Time of the world.
 pub(crate) type Ms = u64;
@@ -32,6 +34,17 @@ pub(crate) type Ms = u64;
 pub(crate) const SECOND: Ms = 1_000;
 pub(crate) const MINUTE: Ms = 60 * SECOND;
 pub(crate) const HOUR: Ms = 60 * MINUTE;
+
+/// The time of the API's clock at `at`: the simulation begins with 2026.
+pub(crate) fn wall(at: Ms) -> Timestamp {
+    let millis = 1_767_225_600_000 + i64::try_from(at).expect("a simulation is short");
+    Timestamp::from_millisecond(millis).expect("a time")
+}
+
+/// The time of the world when a clock that was never set shows this.
+pub(crate) fn of_wall(millis: i64) -> Ms {
+    u64::try_from(millis - wall(0).as_millisecond()).unwrap_or(0)
+}
 
 /// How long a request to the API, or an attempt at a receiver, takes at the most.
 const REQUEST_LIMIT: Ms = 15 * SECOND;
@@ -48,34 +61,106 @@ pub(crate) struct Fate {
     pub(crate) odd: bool,
     /// Characters of its output, if it succeeds.
     pub(crate) output: usize,
+    /// Its earlier attempts, in order; what stands above is about the last one.
+    pub(crate) earlier: Vec<Earlier>,
+    /// It belongs to those that the list of the discovery shows. Its answers have times and attempts.
+    pub(crate) found: bool,
+}
+
+/// An attempt of a run that was followed by another one.
+#[derive(Debug, Clone)]
+pub(crate) struct Earlier {
+    pub(crate) starts_at: Ms,
+    pub(crate) ended: (Ms, Verdict),
+    /// When the next one began.
+    pub(crate) until: Ms,
+}
+
+/// One attempt of a run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Try {
+    /// From 1.
+    pub(crate) number: u64,
+    pub(crate) starts_at: Ms,
+    pub(crate) ends: Option<(Ms, Verdict)>,
 }
 
 impl Fate {
+    /// All its attempts, in order.
+    pub(crate) fn tries(&self) -> impl Iterator<Item = Try> {
+        let earlier = self
+            .earlier
+            .iter()
+            .map(|before| (before.starts_at, Some(before.ended)));
+        let all = earlier.chain([(self.starts_at, self.ends)]);
+        all.zip(1..).map(|((starts_at, ends), number)| Try {
+            number,
+            starts_at,
+            ends,
+        })
+    }
+
+    /// The attempt that is the current one at a time.
+    pub(crate) fn try_at(&self, now: Ms) -> Try {
+        let index = self.earlier.partition_point(|before| before.until <= now);
+        self.tries().nth(index).expect("each run has an attempt")
+    }
+
     /// Its status; `None` while the API does not know it.
-    fn status(&self, now: Ms) -> Option<Status> {
+    pub(crate) fn status(&self, now: Ms) -> Option<Status> {
         if now < self.appears_at {
             return None;
         }
-        match self.ends {
+        let current = self.try_at(now);
+        match current.ends {
             Some((at, verdict)) if now >= at => Some(match verdict {
                 Verdict::Succeeded => Status::from(RunState::Succeeded),
                 Verdict::Failed => Status::from(RunState::Failed),
                 Verdict::Skipped => Status::from(RunState::Skipped),
                 _ => Status::from(RunState::Canceled),
             }),
-            _ if now < self.starts_at => Some(Status::from(RunState::Pending)),
+            _ if now < current.starts_at => Some(Status::from(RunState::Pending)),
             _ if self.odd && (now / MINUTE) % 3 == 1 => Some(Status::read(None, "SUCCEEDED")),
             _ if self.odd && (now / MINUTE) % 3 == 2 => Some(Status::from(RunState::Pending)),
             _ => Some(Status::from(RunState::Running)),
         }
     }
 
-    /// What an answer with `status` says besides the status.
-    fn details(&self, id: &RunRef, status: &Status) -> RunDetails {
+    /// What an answer with `status` says at a time besides the status.
+    fn details(&self, id: &RunRef, status: &Status, now: Ms, numbers: bool) -> RunDetails {
         let output = (*status == Status::from(RunState::Succeeded)).then(|| self.output_of(id));
         RunDetails {
             output: output.and_then(|json| JsonText::new(json).ok()),
+            ..self.times(now, numbers)
+        }
+    }
+
+    /// The times of the run, and its attempt. Only some APIs number attempts.
+    fn times(&self, now: Ms, numbers: bool) -> RunDetails {
+        if !self.found {
+            return RunDetails::default();
+        }
+        let current = self.try_at(now);
+        let past = |at: Ms| Some(at).filter(|at| *at <= now).map(wall);
+        RunDetails {
+            attempt: numbers.then_some(current.number),
+            created_at: Some(wall(self.appears_at)),
+            started_at: past(current.starts_at),
+            completed_at: current.ends.and_then(|(at, _)| past(at)),
             ..RunDetails::default()
+        }
+    }
+
+    /// What a list shows of the run with `status`, as of a time.
+    pub(crate) fn entry(&self, id: &RunRef, status: Status, at: Ms, numbers: bool) -> ListEntry {
+        let times = self.times(at, numbers);
+        let has_ended = Verdict::of_status(&status).is_some();
+        ListEntry {
+            attempt: times.attempt,
+            created_at: times.created_at,
+            started_at: times.started_at,
+            completed_at: times.completed_at.filter(|_| has_ended),
+            ..ListEntry::new(id.clone(), status)
         }
     }
 
@@ -119,12 +204,48 @@ pub(crate) enum Listing {
     Endless,
     Hanging,
     Failing,
+    /// Their first pages come, and no others.
+    Torn,
     /// They show all runs as running, also those that have ended.
     Forever,
     /// They show other runs only.
     Foreign,
     /// They show a third of the runs.
     Third,
+}
+
+impl Listing {
+    /// What it is called in the list of faults; `None` where each page that comes is true.
+    pub(crate) fn word(self) -> Option<&'static str> {
+        match self {
+            Self::True | Self::Hanging | Self::Failing | Self::Torn => None,
+            Self::Lagging(_) => Some("a list that lags"),
+            Self::Lying => Some("a list that lies"),
+            Self::Losing => Some("a list that loses runs"),
+            Self::Shuffled => Some("a list whose pages do not fit"),
+            Self::Endless => Some("a list without an end"),
+            Self::Forever => Some("a list that does not forget"),
+            Self::Foreign => Some("a list of other runs"),
+            Self::Third => Some("a list of some runs"),
+        }
+    }
+
+    /// Whether it leaves out a run.
+    pub(crate) fn loses(self, run: &RunRef, random: &mut fastrand::Rng) -> bool {
+        match self {
+            Self::Losing => random.u32(0..4) == 0,
+            Self::Third => !run.as_str().ends_with(['0', '3', '6']),
+            _ => false,
+        }
+    }
+
+    /// The time as of which it shows runs.
+    pub(crate) fn seen_at(self, now: Ms) -> Ms {
+        match self {
+            Self::Lagging(lag) => now.saturating_sub(lag),
+            _ => now,
+        }
+    }
 }
 
 /// How a receiver does.
@@ -205,6 +326,8 @@ pub(crate) struct Answered {
     pub(crate) said: Said,
     /// It said that the run is running.
     pub(crate) running: bool,
+    /// The attempt of the run that it was about; 0 where it was about none.
+    pub(crate) attempt: u64,
 }
 
 /// One attempt at a delivery.
@@ -281,6 +404,8 @@ pub(crate) struct State {
     since: Option<Instant>,
     slept: Ms,
     pub(crate) books: Books,
+    /// What is known of the discovery, if there is one.
+    pub(crate) discovery: Option<Ledger>,
     pub(crate) broken: Option<String>,
     trace: Vec<String>,
     digest: u64,
@@ -331,6 +456,7 @@ impl World {
             since: None,
             slept: 0,
             books: Books::new(database),
+            discovery: None,
             broken: None,
             trace: Vec::new(),
             digest: 0xcbf2_9ce4_8422_2325,
@@ -385,8 +511,11 @@ impl State {
         self.life += 1;
         self.alive = true;
         self.since = Some(Instant::now());
-        // What a process is asked, the next one is not.
+        // The pauses of a process do not bind the next one, which does not know what was listed to it either.
         self.pauses.clear();
+        if let Some(ledger) = &mut self.discovery {
+            ledger.forget_listings();
+        }
         (self.doom, self.writer_failed, self.failing_since) = (None, false, None);
         let now = self.now();
         if let Some(nap) = self.naps.last_mut().filter(|_| self.life > 1) {
@@ -482,6 +611,18 @@ impl State {
         self.digest
     }
 
+    /// How often the rounds of a discovery were begun.
+    fn beginnings(&self) -> u32 {
+        self.discovery
+            .as_ref()
+            .map_or(0, |ledger| ledger.beginnings)
+    }
+
+    /// Whether the API numbers the attempts of runs.
+    fn numbers(&self) -> bool {
+        self.discovery.as_ref().is_some_and(|ledger| ledger.numbers)
+    }
+
     /// Notes that a promise is broken, the first time.
     pub(crate) fn broken(&mut self, what: String) {
         self.trace(format!("BROKEN: {what}"));
@@ -525,6 +666,8 @@ struct Asking {
     world: World,
     run: RunRef,
     began: Ms,
+    /// See [`Answered::attempt`].
+    attempt: u64,
     answered: bool,
 }
 
@@ -553,6 +696,7 @@ impl Asking {
             life,
             said,
             running,
+            attempt: self.attempt,
         };
         state
             .answers
@@ -630,11 +774,9 @@ impl Api {
     fn page(&self, from: usize) -> ListPage {
         let state = &mut *self.world.lock();
         let (now, listing) = (state.now(), state.listing);
+        let numbers = state.numbers();
         let (random, fates) = (&mut state.random, &state.fates);
-        let seen_at = match listing {
-            Listing::Lagging(lag) => now.saturating_sub(lag),
-            _ => now,
-        };
+        let seen_at = listing.seen_at(now);
         let mut entries = Vec::new();
         for (run, fate) in fates {
             let shown = match listing {
@@ -647,15 +789,10 @@ impl Api {
                 let other = random.choice(RunState::ALL).unwrap_or(RunState::Unknown);
                 status = Status::from(other);
             }
-            let lost = match listing {
-                Listing::Losing => random.u32(0..4) == 0,
-                Listing::Third => !run.as_str().ends_with(['0', '3', '6']),
-                _ => false,
-            };
-            if lost || (!lies && Verdict::of_status(&status).is_some()) {
+            if listing.loses(run, random) || (!lies && Verdict::of_status(&status).is_some()) {
                 continue;
             }
-            entries.push(ListEntry::new(run.clone(), status));
+            entries.push(fate.entry(run, status, seen_at, numbers));
         }
         match listing {
             Listing::Shuffled => random.shuffle(&mut entries),
@@ -668,17 +805,7 @@ impl Api {
             }
             _ => {}
         }
-        let word = match listing {
-            Listing::True | Listing::Hanging | Listing::Failing => None,
-            Listing::Lagging(_) => Some("a list that lags"),
-            Listing::Lying => Some("a list that lies"),
-            Listing::Losing => Some("a list that loses runs"),
-            Listing::Shuffled => Some("a list whose pages do not fit"),
-            Listing::Endless => Some("a list without an end"),
-            Listing::Forever => Some("a list that does not forget"),
-            Listing::Foreign => Some("a list of other runs"),
-            Listing::Third => Some("a list of some runs"),
-        };
+        let word = listing.word();
         if let Some(word) = word {
             *state.faults.entry(word).or_default() += 1;
         }
@@ -765,7 +892,7 @@ impl Api {
 }
 
 /// Runs on a page of a list.
-const PAGE: usize = 6;
+pub(crate) const PAGE: usize = 6;
 
 impl Provider for Api {
     type Events = Stream;
@@ -786,16 +913,29 @@ impl Provider for Api {
             let state = &mut *self.world.lock();
             (state.random.bool(), state.listing)
         };
-        let early = self.page(from);
+        let beginnings = self.world.lock().beginnings();
+        // The other list, of all runs, stands for polls.
+        let discovers = !request.parameters.is_empty();
+        let look = || match discovers {
+            true => discovery::page(&mut self.world.lock(), request, from),
+            false => self.page(from),
+        };
+        let early = look();
         tokio::time::sleep(Duration::from_millis(takes)).await;
         let failed = match listing {
             Listing::Hanging => {
                 self.world.lock().note("a list that hangs", String::new());
-                tokio::time::sleep(Duration::from_millis(HOUR)).await;
+                let hangs = if discovers { REQUEST_LIMIT } else { HOUR };
+                tokio::time::sleep(Duration::from_millis(hangs)).await;
                 Some(ApiError::Timeout)
             }
             Listing::Failing => {
                 self.world.lock().note("a list that fails", String::new());
+                Some(status(500, None))
+            }
+            Listing::Torn if from > 0 => {
+                let fault = "a list whose later pages fail";
+                self.world.lock().note(fault, String::new());
                 Some(status(500, None))
             }
             _ => trouble.and_then(Result::err),
@@ -807,7 +947,10 @@ impl Provider for Api {
             }
             return ListReply::of(Err(error));
         }
-        let page = if before { early } else { self.page(from) };
+        let mut page = if before { early } else { look() };
+        if discovers {
+            discovery::deliver(&mut self.world.lock(), &mut page, beginnings);
+        }
         ListReply {
             pause: self.pause_beside(true),
             ..ListReply::of(Ok(page))
@@ -826,6 +969,7 @@ impl Provider for Api {
             world: self.world.clone(),
             run: id.clone(),
             began,
+            attempt: 0,
             answered: false,
         };
         let weather = self.world.lock().weather;
@@ -834,10 +978,11 @@ impl Provider for Api {
         let before = self.world.lock().random.bool();
         let look = |world: &World| {
             let state = world.lock();
-            state
-                .fates
-                .get(id)
-                .and_then(|fate| fate.status(state.now()))
+            let now = state.now();
+            let fate = state.fates.get(id)?;
+            let status = fate.status(now)?;
+            let details = fate.details(id, &status, now, state.numbers());
+            Some((status, details, fate.try_at(now).number))
         };
         let early = look(&self.world);
         tokio::time::sleep(Duration::from_millis(takes)).await;
@@ -864,7 +1009,8 @@ impl Provider for Api {
             };
         }
         let pause = self.pause_beside(true);
-        let Some(status) = (if before { early } else { look(&self.world) }) else {
+        let seen = if before { early } else { look(&self.world) };
+        let Some((status, details, attempt)) = seen else {
             asking.answer(Said::Missing, false);
             let error = ApiError::NotFound {
                 message: String::new(),
@@ -874,17 +1020,11 @@ impl Provider for Api {
                 ..Reply::of(Err(error))
             };
         };
+        asking.attempt = attempt;
         asking.answer(
             Verdict::of_status(&status).map_or(Said::Going, Said::Ended),
             status == Status::from(RunState::Running),
         );
-        let details = self
-            .world
-            .lock()
-            .fates
-            .get(id)
-            .map(|fate| fate.details(id, &status))
-            .unwrap_or_default();
         Reply {
             pause,
             ..Reply::of(Ok(Observation { status, details }))
