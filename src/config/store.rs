@@ -58,7 +58,7 @@ pub struct SharedStoreSettings {
 pub enum MigrationMode {
     /// The daemon, at its start.
     Auto,
-    /// A person, with `runwatch store migrate`: the role of the daemon may lack the rights.
+    /// Another daemon, whose role has the rights.
     Never,
 }
 

@@ -199,8 +199,8 @@ pub(super) async fn settle(client: &Client, connector: &Connector) -> Result<(),
     let name = connector.schema.name();
     if !connector.migrate {
         return Err(StoreError::Unusable(format!(
-            "its tables in the schema {name} have version {found}, and {KNOWN_VERSION} is needed; make them with \
-             `runwatch store migrate`"
+            "its tables in the schema {name} have version {found}, and {KNOWN_VERSION} is needed; start a daemon with \
+             store.migrate = \"auto\" and a role that may make them"
         )));
     }
     let migrated = migrate(&db, client).await;
