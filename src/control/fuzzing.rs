@@ -49,6 +49,7 @@ fn live_config() -> LiveConfig {
         token: Some(Secret::value("the-token")),
         discoveries: Arc::default(),
         providers: Arc::new(crate::config::Settings::default().providers),
+        fingerprint: 0,
         rejected: None,
     }
 }
