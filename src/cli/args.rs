@@ -267,9 +267,9 @@ pub enum Command {
         #[command(subcommand)]
         command: Option<ProvidersCommand>,
     },
-    /// Show how the daemon finds runs in lists, as `[[discover]]` in the configuration says.
+    /// Show how the daemon finds runs, as `[[discover]]` says.
     Discover,
-    /// Show which of the daemons on one store leads, or let another one lead.
+    /// Show which daemon on a store leads, or let another one.
     Lead {
         /// What to do instead of showing it.
         #[command(subcommand)]
@@ -295,7 +295,7 @@ pub enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Print the OpenAPI document of the daemon's HTTP interface and of what webhooks contain.
+    /// Print the OpenAPI document of the daemon and its webhooks.
     Openapi,
     /// Print a manual page.
     #[command(after_help = "Examples:\n  runwatch man | man -l -\n  runwatch man wait | man -l -")]
