@@ -7,11 +7,10 @@ use crate::failpoint::mutant;
 use crate::providers::ListEntry;
 use crate::store::{KnownRun, NotedRun, RunNote};
 
-/// How far a round reads back beyond the beginning of the newest complete one: lists lag behind, and pages shift while
-/// they are read.
-pub(super) const OVERLAP: SignedDuration = SignedDuration::from_mins(10);
+/// How far lists lag behind at most, and for how long they fail to show a run, as pages shift while they are read.
+pub(super) const LONGEST_LAG: SignedDuration = SignedDuration::from_mins(10);
 
-/// How long before the newest complete round the end of an unknown run may lie for it to count. An older one was
+/// How long before what is settled the end of an unknown run may lie for it to count. An older one was
 /// listed then, or is one of long ago that comes back into sight.
 const OLDEST_END: SignedDuration = SignedDuration::from_hours(24);
 
@@ -25,6 +24,8 @@ pub(super) struct Moment {
     pub(super) began_at: Timestamp,
     /// When the newest complete round began; `None` in the first one.
     pub(super) cursor_at: Option<Timestamp>,
+    /// What began before is settled; `None` in the first round.
+    pub(super) settled_at: Option<Timestamp>,
     /// The time.
     pub(super) now: Timestamp,
 }
@@ -126,7 +127,7 @@ impl Moment {
         known.watch.is_none()
             && known.noted.as_ref().is_some_and(|noted| {
                 noted.ended_at.is_some_and(|at| at < self.began_at)
-                    && self.now.duration_since(noted.seen_at) >= OVERLAP
+                    && self.now.duration_since(noted.seen_at) >= LONGEST_LAG
             })
     }
 
@@ -137,12 +138,12 @@ impl Moment {
             return true;
         }
         let is_first_look =
-            self.cursor_at.is_none() && self.now.duration_since(self.began_at) <= OVERLAP;
+            self.cursor_at.is_none() && self.now.duration_since(self.began_at) <= LONGEST_LAG;
         if is_first_look {
             return false;
         }
         let oldest = self
-            .cursor_at
+            .settled_at
             .and_then(|at| at.checked_sub(OLDEST_END).ok())
             .map_or(self.began_at, |at| at.max(self.began_at));
         match entry.completed_at {
@@ -178,6 +179,7 @@ mod tests {
         Moment {
             began_at: time(0),
             cursor_at: Some(time(now - 60)),
+            settled_at: Some(time(now - 660)),
             now: time(now),
         }
     }
@@ -222,6 +224,7 @@ mod tests {
     fn a_run_that_a_list_falsely_showed_as_ended_is_watched_once_no_list_lags_that_far_behind() {
         let first = Moment {
             cursor_at: None,
+            settled_at: None,
             ..moment(5)
         };
         for completed_at in [None, Some(time(-50)), Some(time(3))] {

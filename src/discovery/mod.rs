@@ -1,7 +1,7 @@
 //! Discoveries: runs are found in lists, and watched as they appear.
 //!
 //! One task runs all discoveries of a daemon. Each looks at its list in rounds: the pages of the runs that go on, then
-//! those of the runs since the newest complete round, the newest first. What the store knows of each listed run decides
+//! those of the runs that are not settled, the newest first. What the store knows of each listed run decides
 //! (see `decide`): it is noted, or noted and watched, in one transaction. A list is only a reason to watch a run; the
 //! run's own polls decide everything else.
 //!
@@ -10,7 +10,8 @@
 //! ```
 //!
 //! A round is complete when nothing was left out: the list was read as far as it had to be, and every run that is to be
-//! watched is. Only then does the cursor move. What is left out, because an answer fails or a limit is reached, is read
+//! watched is. Only then does the cursor move, and what two of them had in reach, ten minutes apart, is settled. What is
+//! left out, because an answer fails or a limit is reached, is read
 //! in the next round.
 
 mod decide;

@@ -1,13 +1,13 @@
 //! A round: pages are read, and what follows from their entries is done.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::decide::{Decision, Moment, OVERLAP, decide, is_settled};
+use super::decide::{Decision, LONGEST_LAG, Moment, decide, is_settled};
 use super::fill::fill;
 use super::view::{PAGES_AT_MOST, WATCHES_AT_MOST};
 use super::{Discoveries, DiscoveryPlan, RunLists};
@@ -80,7 +80,7 @@ impl RoundFailure {
 enum PageKind {
     /// Of runs that go on.
     Active,
-    /// Of runs since the newest complete round.
+    /// Of runs that are not settled.
     Recent,
 }
 
@@ -123,6 +123,9 @@ pub(super) struct Followed<'a, L> {
     pub(super) title: String,
     /// How far it has come.
     pub(super) stored: StoredDiscovery,
+    /// When the complete rounds began of which the next ones may settle what they read, with the monotonic time of
+    /// that, the oldest first.
+    complete: VecDeque<(Timestamp, Instant)>,
     /// How many pages the newest round read.
     pub(super) pages: u32,
     /// How many watches the round under way added.
@@ -149,6 +152,7 @@ impl<'a, L: RunLists> Followed<'a, L> {
             plan,
             title: settings.title(),
             stored,
+            complete: VecDeque::new(),
             pages: 0,
             added: 0,
             rest_of_active: None,
@@ -160,19 +164,43 @@ impl<'a, L: RunLists> Followed<'a, L> {
 
     /// Makes a round.
     pub(super) async fn round(&mut self) -> Result<RoundEnd, RoundFailure> {
-        let began_at = self.all.clock.now();
+        let (began_at, began) = (self.all.clock.now(), Instant::now());
         (self.pages, self.added) = (0, 0);
         let is_complete = self.read_active().await? & self.read_recent(began_at).await?;
         if is_complete {
-            self.all.store.end_round(self.stored.id, began_at).await?;
+            self.complete.push_back((began_at, began));
+            let settled_at = self.settle(began_at, began);
+            let (id, store) = (self.stored.id, &self.all.store);
+            store.end_round(id, began_at, settled_at).await?;
             self.stored.rounds += 1;
             self.stored.cursor_at = Some(began_at);
+            self.stored.settled_at = Some(settled_at);
         }
         Ok(RoundEnd {
             is_complete,
             pages: self.pages,
             watched: self.added,
         })
+    }
+
+    /// What is settled after a complete round that begins now: what began before an earlier one, so long ago that no list
+    /// lags that far behind. Both had it in reach, also where the first of them read what the daemon had missed, and the
+    /// list did not show a run for a short time.
+    fn settle(&mut self, now: Timestamp, began: Instant) -> Timestamp {
+        let mut settled_at = self
+            .stored
+            .settled_at
+            .or_else(|| now.checked_sub(LONGEST_LAG).ok())
+            .unwrap_or(now);
+        while let Some((at, earlier)) = self.complete.front().copied() {
+            // Measured, as clocks are set.
+            if began.duration_since(earlier) < LONGEST_LAG.unsigned_abs() {
+                break;
+            }
+            settled_at = at;
+            self.complete.pop_front();
+        }
+        settled_at
     }
 
     /// Reads the pages of the runs that go on. Returns whether nothing was left out.
@@ -203,15 +231,14 @@ impl<'a, L: RunLists> Followed<'a, L> {
         }
     }
 
-    /// Reads the pages of the runs since the newest complete round. Returns whether nothing was left out.
+    /// Reads the pages of the runs that are not settled. Returns whether nothing was left out.
     async fn read_recent(&mut self, now: Timestamp) -> Result<bool, RoundFailure> {
-        // A cursor in the future is one of a clock that was wrong.
-        let from = self
-            .stored
-            .cursor_at
-            .unwrap_or(self.stored.began_at)
-            .min(now);
-        let since = from.checked_sub(OVERLAP).ok();
+        let settled_at = self.stored.settled_at.unwrap_or(self.stored.began_at);
+        // One in the future is one of a clock that was wrong.
+        let since = now
+            .checked_sub(LONGEST_LAG)
+            .ok()
+            .map(|at| at.min(settled_at));
         // In the first round, runs that go on may be anywhere in a list of all of them.
         let since =
             since.filter(|_| self.stored.cursor_at.is_some() || self.settings.lists_active());
@@ -325,6 +352,7 @@ impl<'a, L: RunLists> Followed<'a, L> {
         let moment = Moment {
             began_at: self.stored.began_at,
             cursor_at: self.stored.cursor_at,
+            settled_at: self.stored.settled_at,
             now,
         };
         let mut taken = Taken {

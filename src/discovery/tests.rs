@@ -571,6 +571,34 @@ async fn failures_are_seen_and_rounds_grow_rarer_until_one_succeeds() {
     assert!(text.contains(line), "{text}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_not_listed_when_missed_time_is_read_is_found_later() {
+    for (filters_active, has_ends, days) in [(true, true, 0), (false, false, 0), (false, true, 3)] {
+        let stage = Stage::new(Api {
+            filters_active,
+            has_ends,
+            ..GITHUB
+        });
+        let mut followed = stage.start().await;
+        complete(&mut followed).await;
+        drop(followed);
+        stage.pass(60).await;
+        let run = stage.world().create(3000);
+        stage.pass(28_000 + days * 24 * 3600).await;
+        let hidden_until = stage.world().now + 300;
+        stage.world().runs[run].hidden_until = hidden_until;
+        let mut followed = stage.start().await;
+        for round in 0..8 {
+            complete(&mut followed).await;
+            let watches = stage.world().watches_of(run).len();
+            assert_eq!(watches, usize::from(round > 4), "{round}");
+            stage.pass(60).await;
+            // The daemon starts again meanwhile.
+            followed = stage.start().await;
+        }
+    }
+}
+
 /// What happens next.
 #[derive(Debug, Clone, Copy)]
 enum Act {
@@ -694,7 +722,7 @@ async fn play(api: Api, acts: Vec<Act>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn every_attempt_is_watched_once(api in apis(), acts in acts()) {
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -122,7 +122,8 @@ impl Store {
         self.run(notes_of_runs).await
     }
 
-    /// Counts a round of a discovery that was complete, and began at `began_at`.
+    /// Counts a round of a discovery that was complete, and began at `began_at`. Runs that began before `settled_at` need
+    /// not be listed any more.
     ///
     /// # Errors
     /// When the store cannot be written.
@@ -130,10 +131,12 @@ impl Store {
         &self,
         discovery: DiscoveryId,
         began_at: Timestamp,
+        settled_at: Timestamp,
     ) -> Result<(), StoreError> {
         self.run(EndRound {
             discovery,
             began_at,
+            settled_at,
         })
         .await
     }

@@ -165,6 +165,8 @@ pub struct StoredDiscovery {
     pub rounds: u64,
     /// When the newest complete round began.
     pub cursor_at: Option<Timestamp>,
+    /// Runs that began before need not be listed any more.
+    pub settled_at: Option<Timestamp>,
     /// How many runs it found.
     pub found: u64,
     /// How many watches it added.

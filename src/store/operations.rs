@@ -108,7 +108,8 @@ operations! {
     (Write) NoteRuns { discovery: DiscoveryId, notes: Vec<RunNote>, now: Timestamp } -> ();
 
     /// Counts a round that was complete.
-    (Write) EndRound { discovery: DiscoveryId, began_at: Timestamp } -> ();
+    (Write)
+    EndRound { discovery: DiscoveryId, began_at: Timestamp, settled_at: Timestamp } -> ();
 
     /// Deletes the watches of a run.
     (Write, _this => Wakes { history: true, deliveries: true, verdict: None })

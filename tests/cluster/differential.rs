@@ -398,7 +398,7 @@ impl Side {
                 let Some(discovery) = self.discoveries.first() else {
                     return "no discovery".to_owned();
                 };
-                self.shown(store.end_round(*discovery, now).await)
+                self.shown(store.end_round(*discovery, now, now).await)
             }
             Doing::Remove { run, force } => {
                 self.shown(store.remove_watches(run_ref(run), force).await)

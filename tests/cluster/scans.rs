@@ -163,7 +163,7 @@ async fn work(store: &Store) {
         .add_discovered_watch(watch("run_found"), found)
         .await
         .unwrap();
-    store.end_round(discovery, now).await.unwrap();
+    store.end_round(discovery, now, now).await.unwrap();
     store
         .shift_deadlines(vec![(id, time(99))], 5, now)
         .await

@@ -950,17 +950,26 @@ pub(crate) async fn notes_of_discoveries_are_kept_for_a_week_of_rounds(place: &i
         let noted = store.note_runs(id, vec![note(run, None)], time(at)).await;
         noted.unwrap();
     }
-    store.end_round(id, time(2 * day)).await.unwrap();
+    store
+        .end_round(id, time(2 * day), time(2 * day - 700))
+        .await
+        .unwrap();
     // No round was complete since then: what was not listed may still be there.
     assert_eq!(prune(30 * day).await, 0);
-    store.end_round(id, time(7 * day + 1)).await.unwrap();
+    store
+        .end_round(id, time(7 * day + 1), time(7 * day))
+        .await
+        .unwrap();
     assert_eq!(prune(30 * day).await, 1);
     assert!(!is_noted("run_1").await && is_noted("run_2").await);
     let noted = store
         .note_runs(id, vec![note("run_2", Some(1))], time(30 * day))
         .await;
     noted.unwrap();
-    store.end_round(id, time(30 * day)).await.unwrap();
+    store
+        .end_round(id, time(30 * day), time(30 * day))
+        .await
+        .unwrap();
     assert_eq!(prune(30 * day).await, 0);
     assert!(is_noted("run_2").await);
     close(store, tasks).await;

@@ -69,7 +69,7 @@ impl Perform for SetDiscoveries {
              WHERE kept.provider = d.provider AND kept.parameters = d.parameters)";
         db.execute(forget, parameters![providers, parameters])
             .await?;
-        let read = "SELECT id, began_at, rounds, cursor_at, found, watched
+        let read = "SELECT id, began_at, rounds, cursor_at, found, watched, settled_at
              FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (provider, parameters, n)
              JOIN runwatch.discoveries d USING (provider, parameters) ORDER BY n";
         db.read_all(read, parameters![providers, parameters], read_discovery)
@@ -128,10 +128,13 @@ impl Perform for EndRound {
     const PIPELINED: bool = true;
 
     async fn perform(&self, db: &Db<'_>) -> Result<Self::Reply, StoreError> {
-        let end =
-            "UPDATE runwatch.discoveries SET rounds = rounds + 1, cursor_at = $1 WHERE id = $2";
-        let (began_at, id) = (self.began_at.as_millisecond(), self.discovery.0);
-        let parameters = parameters![began_at, id];
+        let end = "UPDATE runwatch.discoveries SET rounds = rounds + 1, cursor_at = $1, settled_at = $2 WHERE id = $3";
+        let (began_at, settled_at) = (
+            self.began_at.as_millisecond(),
+            self.settled_at.as_millisecond(),
+        );
+        let id = self.discovery.0;
+        let parameters = parameters![began_at, settled_at, id];
         db.execute(end, parameters).await.map(drop)
     }
 }
@@ -273,6 +276,7 @@ fn read_discovery(row: &Row) -> Result<StoredDiscovery, StoreError> {
         began_at: read_time(get(row, 1)?)?,
         rounds: get::<i64>(row, 2)?.cast_unsigned(),
         cursor_at: optional_time(get(row, 3)?)?,
+        settled_at: optional_time(get(row, 6)?)?,
         found: get::<i64>(row, 4)?.cast_unsigned(),
         watched: get::<i64>(row, 5)?.cast_unsigned(),
     })

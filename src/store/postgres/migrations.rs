@@ -141,6 +141,7 @@ const STEPS: &[MigrationStep] = &[MigrationStep {
         began_at   bigint NOT NULL,
         rounds     bigint NOT NULL DEFAULT 0,
         cursor_at  bigint,
+        settled_at bigint,
         found      bigint NOT NULL DEFAULT 0,
         watched    bigint NOT NULL DEFAULT 0,
         UNIQUE (provider, parameters)

@@ -40,7 +40,7 @@ impl Execute for SetDiscoveries {
         )?
         .execute([kept])?;
         let mut read = db.prepare_cached(
-            "SELECT id, began_at, rounds, cursor_at, found, watched FROM discoveries WHERE provider = ? AND match = ?",
+            "SELECT id, began_at, rounds, cursor_at, found, watched, settled_at FROM discoveries WHERE provider = ? AND match = ?",
         )?;
         let mut stored = Vec::with_capacity(discoveries.len());
         for (provider, parameters) in &discoveries {
@@ -121,11 +121,13 @@ impl Execute for EndRound {
         let Self {
             discovery,
             began_at,
+            settled_at,
         } = self;
+        let (began_at, settled_at) = (began_at.as_millisecond(), settled_at.as_millisecond());
         db.prepare_cached(
-            "UPDATE discoveries SET rounds = rounds + 1, cursor_at = ? WHERE id = ?",
+            "UPDATE discoveries SET rounds = rounds + 1, cursor_at = ?, settled_at = ? WHERE id = ?",
         )?
-        .execute([began_at.as_millisecond(), discovery.0])?;
+        .execute([began_at, settled_at, discovery.0])?;
         Ok(())
     }
 }
@@ -223,6 +225,7 @@ fn read_discovery(row: &Row<'_>) -> Result<StoredDiscovery, StoreError> {
         began_at: read_time(row.get(1)?)?,
         rounds: row.get::<_, i64>(2)?.cast_unsigned(),
         cursor_at: optional_time(row.get(3)?)?,
+        settled_at: optional_time(row.get(6)?)?,
         found: row.get::<_, i64>(4)?.cast_unsigned(),
         watched: row.get::<_, i64>(5)?.cast_unsigned(),
     })

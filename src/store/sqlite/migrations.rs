@@ -259,6 +259,11 @@ const STEPS: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX discovered_runs_by_age ON discovered_runs (discovery, seen_at);
 ",
+    // Since when a discovery reads runs. What earlier versions read again were the ten minutes before the cursor.
+    "
+    ALTER TABLE discoveries ADD COLUMN settled_at INTEGER;
+    UPDATE discoveries SET settled_at = cursor_at - 600000;
+",
 ];
 
 /// Most bytes of run details and events, and most watches, moved in one transaction by
