@@ -515,6 +515,7 @@ mod tests {
                 .replace('+', "&plus;")
                 .replace('_', "&lowbar;"),
             each(&|c| format!("{c}\u{200b}")),
+            each(&|c| format!("{c}\u{ad}\u{3164}")),
             each(&|c| format!("{c}\0")),
             STANDARD.encode(KEY),
             STANDARD.encode(KEY).replace('/', "\\/"),

@@ -6,6 +6,9 @@ use std::time::Duration;
 /// `text` as one line of at most `max_chars` characters, harmless on a terminal, a desktop or in a
 /// chat: control characters (terminal escapes among them) and bidirectional overrides are taken out,
 /// and white space is folded.
+///
+/// Of an escape sequence the visible characters stay (`[31m`). Were they taken out, too, a secret that is split by
+/// one would not be whole where secrets are redacted, and would be whole where the text is shown.
 pub fn one_line(text: &str, max_chars: usize) -> String {
     let visible = |c: &char| !is_hidden(*c) || c.is_whitespace();
     let folded = text.chars().filter(visible).collect::<String>();
@@ -152,11 +155,16 @@ pub fn replace_lone_surrogates(json: &str) -> Cow<'_, str> {
     Cow::Owned(whole)
 }
 
-/// Control characters, and characters that change how their neighbours are shown or are not shown at
+/// Control characters, and characters that change how their neighbors are shown or are not shown at
 /// all: Unicode's bidirectional formatting characters (UAX #9), zero-width ones, separators, annotation marks
-/// and tags.
+/// and tags; also those without a glyph that are letters or marks (`Default_Ignorable_Code_Point` of
+/// DerivedCoreProperties.txt): the soft hyphen, the grapheme joiner and the Hangul fillers.
 pub(crate) fn is_hidden(c: char) -> bool {
     c.is_control()
+        || matches!(
+            c,
+            '\u{ad}' | '\u{34f}' | '\u{115f}'..='\u{1160}' | '\u{3164}' | '\u{ffa0}'
+        )
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{61c}' | '\u{180e}')
         || matches!(c, '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
@@ -231,6 +239,11 @@ mod tests {
             one_line("a\x1b[31mb\x07\r\n\tc\u{202e}d\u{200b}", 80),
             "a[31mb cd"
         );
+        for hidden in [
+            '\u{ad}', '\u{34f}', '\u{115f}', '\u{1160}', '\u{3164}', '\u{ffa0}',
+        ] {
+            assert_eq!(one_line(&format!("a{hidden}b"), 80), "ab", "{hidden:?}");
+        }
         assert_eq!(one_line("  much   space ", 80), "much space");
         assert_eq!(one_line("0123456789", 5), "0123…");
         assert_eq!(one_line("01234", 5), "01234");
