@@ -47,7 +47,7 @@
 //! | [`program`] | the start of the process, and one command |
 //! | [`logging`], [`screen`], [`output`], `live_lines` | logs and the terminal; the threads that write them |
 //! | [`metrics`] | counters and gauges |
-//! | `blocking`, `http` | calls that can block, on threads of their own; what HTTP clients share |
+//! | `blocking`, `http`, `sse` | calls that can block, on threads of their own; what HTTP clients share; event streams as bytes |
 //! | [`clock`], [`backoff`] | time, growing intervals |
 //! | [`hardening`] | what others can see of this process, and the limits it runs with |
 //! | [`text`], `redact` | text made safe to print; secrets removed in every spelling |
@@ -84,6 +84,7 @@ mod retry_after;
 pub mod scheduler;
 pub mod screen;
 pub mod simulator;
+mod sse;
 pub mod store;
 pub mod style;
 pub mod text;

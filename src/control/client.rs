@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::{Client as Http, Method, RequestBuilder, Response, StatusCode, redirect};
 use serde::de::DeserializeOwned;
 
@@ -15,6 +16,7 @@ use super::types::{
 use crate::domain::{DeliveryId, RunRef, SinkName};
 use crate::http::USER_AGENT;
 use crate::links::segment;
+use crate::sse::{Frame, Parser};
 use crate::store::Fate;
 use crate::text::error_chain;
 
@@ -311,11 +313,8 @@ impl Client {
         if let Some(after) = after {
             request = request.header("last-event-id", after);
         }
-        Ok(Events {
-            response: self.send(request).await?,
-            frames: Frames::default(),
-            socket: self.socket.clone(),
-        })
+        let response = self.send(request).await?;
+        Ok(Events::new(response, self.socket.clone()))
     }
 
     /// What the runs are doing whose event streams the daemon follows, from now on.
@@ -326,11 +325,7 @@ impl Client {
         let response = self
             .send(self.request(Method::GET, "/v1/activity", &[]))
             .await?;
-        Ok(Activities(Events {
-            response,
-            frames: Frames::default(),
-            socket: self.socket.clone(),
-        }))
+        Ok(Activities(Events::new(response, self.socket.clone())))
     }
 
     fn request(&self, method: Method, path: &str, query: &[(&str, &str)]) -> RequestBuilder {
@@ -428,88 +423,57 @@ fn describe(error: reqwest::Error) -> String {
 /// Events as they come.
 pub struct Events {
     response: Response,
-    frames: Frames,
+    parser: Parser,
+    /// What was received and not yet read.
+    rest: Bytes,
     socket: PathBuf,
 }
 
-/// Bytes of events, cut into events.
-#[derive(Default)]
-struct Frames {
-    text: Vec<u8>,
-    /// How many bytes of `text` hold no end of an event: a large event is searched once, however many pieces it comes
-    /// in.
-    searched: usize,
-}
-
-impl Frames {
-    /// Takes the next complete event or comment out.
-    fn next(&mut self) -> Option<Vec<u8>> {
-        match self.text[self.searched..]
-            .windows(2)
-            .position(|two| two == b"\n\n")
-        {
-            Some(end) => {
-                let rest = self.text.split_off(self.searched + end + 2);
-                self.searched = 0;
-                Some(std::mem::replace(&mut self.text, rest))
-            }
-            None => {
-                // The first half of the end may be there.
-                self.searched = self.text.len().saturating_sub(1);
-                None
-            }
+impl Events {
+    fn new(response: Response, socket: PathBuf) -> Self {
+        Self {
+            response,
+            parser: Parser::new(MAX_ANSWER_BYTES),
+            rest: Bytes::new(),
+            socket,
         }
     }
-}
 
-impl Events {
     /// The next event: its ID and its JSON; `None` when the daemon ends the stream. Cancel-safe.
     ///
     /// # Errors
     /// When the daemon is gone or sends what is no stream of events.
     pub async fn next(&mut self) -> Result<Option<(String, String)>, ClientError> {
-        loop {
-            let Some(event) = self.whole().await? else {
-                return Ok(None);
-            };
-            // A comment keeps the connection alive.
-            if let (Some(id), Some(data)) = (field(&event, "id:"), field(&event, "data:")) {
-                return Ok(Some((id.to_owned(), data.to_owned())));
+        while let Some(frame) = self.frame().await? {
+            if let Some(id) = self.parser.last_id() {
+                return Ok(Some((id.to_owned(), frame.data)));
             }
+        }
+        Ok(None)
+    }
+
+    fn broken(&self, what: String) -> ClientError {
+        ClientError::Broken {
+            path: self.socket.clone(),
+            what,
         }
     }
 
-    /// The lines of the next event or comment; `None` when the daemon ends the stream.
-    async fn whole(&mut self) -> Result<Option<String>, ClientError> {
+    /// The next event; `None` when the daemon ends the stream. Cancel-safe.
+    async fn frame(&mut self) -> Result<Option<Frame>, ClientError> {
         loop {
-            if let Some(event) = self.frames.next() {
-                return Ok(Some(String::from_utf8_lossy(&event).into_owned()));
+            match self.parser.next(&mut self.rest) {
+                Ok(Some(frame)) => return Ok(Some(frame)),
+                Ok(None) => {}
+                Err(error) => return Err(self.broken(error.to_string())),
             }
-            let broken = |what: String| ClientError::Broken {
-                path: self.socket.clone(),
-                what,
-            };
-            match self
-                .response
-                .chunk()
-                .await
-                .map_err(|error| broken(describe(error)))?
-            {
-                None => return Ok(None),
-                Some(chunk) if self.frames.text.len() + chunk.len() > MAX_ANSWER_BYTES => {
-                    return Err(broken("an event is too large".to_owned()));
-                }
-                Some(chunk) => self.frames.text.extend_from_slice(&chunk),
+            match self.response.chunk().await {
+                Ok(Some(chunk)) => self.rest = chunk,
+                Ok(None) => return Ok(None),
+                Err(error) => return Err(self.broken(describe(error))),
             }
         }
     }
-}
-
-fn field<'a>(event: &'a str, name: &str) -> Option<&'a str> {
-    event
-        .lines()
-        .find_map(|line| line.strip_prefix(name))
-        .map(str::trim_start)
 }
 
 /// What runs are doing, as it comes.
@@ -530,55 +494,17 @@ impl Activities {
     /// # Errors
     /// When the daemon is gone or sends what is no stream of events.
     pub async fn next(&mut self) -> Result<Option<StreamMessage>, ClientError> {
-        loop {
-            let Some(event) = self.0.whole().await? else {
-                return Ok(None);
-            };
-            let Some(data) = field(&event, "data:") else {
-                continue;
-            };
-            let message = match field(&event, "event:") {
-                Some("activity") => serde_json::from_str(data).ok().map(StreamMessage::Activity),
-                Some("missed") => data.parse().ok().map(StreamMessage::Missed),
+        while let Some(frame) = self.0.frame().await? {
+            let data = &frame.data;
+            let message = match &*frame.event {
+                "activity" => serde_json::from_str(data).ok().map(StreamMessage::Activity),
+                "missed" => data.parse().ok().map(StreamMessage::Missed),
                 _ => None,
             };
             if message.is_some() {
                 return Ok(message);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_event_in_many_pieces_is_searched_once() {
-        let mut frames = Frames::default();
-        let mut events = Vec::new();
-        for byte in b"id: 1\ndata: one\n\n: alive\n\nid: 2\ndata: two\n\nid" {
-            frames.text.push(*byte);
-            match frames.next() {
-                Some(event) => events.push(String::from_utf8(event).unwrap()),
-                None => assert_eq!(
-                    frames.searched,
-                    frames.text.len() - 1,
-                    "only the last byte is looked at again"
-                ),
-            }
-        }
-        assert_eq!(
-            events,
-            [
-                "id: 1\ndata: one\n\n",
-                ": alive\n\n",
-                "id: 2\ndata: two\n\n"
-            ]
-        );
-        frames.text.extend_from_slice(b": 3\n\n: a\n\n: b");
-        assert_eq!(frames.next().as_deref(), Some(&b"id: 3\n\n"[..]));
-        assert_eq!(frames.next().as_deref(), Some(&b": a\n\n"[..]));
-        assert_eq!(frames.next(), None);
+        Ok(None)
     }
 }

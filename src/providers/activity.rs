@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use crate::domain::{Activity, Hint, JsonText};
 use crate::profile::Stream;
-use crate::providers::sse::Frame;
+use crate::sse::Frame;
 use crate::text::{escape_json_for_terminal, one_line};
 
 /// Longest data of an event that is kept, in bytes; they are for people to follow.

@@ -16,7 +16,7 @@ use super::answer::{PageLayout, PageRead, error_message};
 use super::error::Malformed;
 use super::rate_limit::RateHeaders;
 use super::reader::Reader;
-use super::sse::Parser;
+use super::stream::MAX_EVENT_BYTES;
 use super::{activity, hot, naive};
 use crate::domain::{
     Event, EventData, Labels, Limits, PollOutcome, Progress, RunRef, Verdict, Watch,
@@ -24,6 +24,7 @@ use crate::domain::{
 use crate::notify::payload::json_within;
 use crate::profile::{self, Profile};
 use crate::redact::{REDACTED, Redactor};
+use crate::sse::Parser;
 
 /// Largest message that a webhook sends, in bytes.
 const MESSAGE_BYTES: usize = 19_999;
@@ -189,7 +190,7 @@ pub fn events(bytes: &[u8]) {
         return;
     };
     let read = |pieces: &mut dyn Iterator<Item = &[u8]>| {
-        let (mut parser, mut frames) = (Parser::default(), Vec::new());
+        let (mut parser, mut frames) = (Parser::new(MAX_EVENT_BYTES), Vec::new());
         for piece in pieces {
             let mut input = Bytes::copy_from_slice(piece);
             while !input.is_empty() {

@@ -20,7 +20,6 @@ mod naive;
 mod plan;
 mod rate_limit;
 mod reader;
-mod sse;
 mod stream;
 mod unusable;
 mod value;

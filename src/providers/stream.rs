@@ -9,14 +9,17 @@ use tokio::time::Instant;
 
 use super::activity;
 use super::error::{ApiError, Malformed, Transport};
-use super::sse::{Frame, Parser};
 use crate::domain::Activity;
 use crate::profile::Profile;
 use crate::redact::Redactor;
+use crate::sse::{Frame, Parser};
 
 /// Most bytes of one stream that are read in a second: people cannot read that much, and a server that
 /// floods is left waiting instead of being kept up with.
 const BYTES_PER_SECOND: usize = 1024 * 1024;
+
+/// Most bytes that an event may take in memory, its fields together; also of one line.
+pub(super) const MAX_EVENT_BYTES: usize = 256 * 1024;
 
 /// An open event stream of one run.
 pub trait EventStream: Send + 'static {
@@ -69,7 +72,7 @@ impl HttpStream {
     pub(super) fn new(response: Response, redactor: Arc<Redactor>, profile: Arc<Profile>) -> Self {
         Self {
             response,
-            parser: Parser::default(),
+            parser: Parser::new(MAX_EVENT_BYTES),
             rest: Bytes::new(),
             second: (Instant::now(), 0),
             redactor,

@@ -193,7 +193,7 @@ enum ActivityFeed {
     /// To be opened.
     Closed,
     /// Open.
-    Open(Activities),
+    Open(Box<Activities>),
 }
 
 impl ActivityFeed {
@@ -458,7 +458,7 @@ impl Follower<'_> {
     /// Opens the feed of activity; reports it if it is requested and not available.
     async fn open_feed(&mut self) {
         match self.client.activity().await {
-            Ok(activities) => self.feed = ActivityFeed::Open(activities),
+            Ok(activities) => self.feed = ActivityFeed::Open(Box::new(activities)),
             Err(error @ ClientError::Refused(_)) => {
                 self.feed = ActivityFeed::None;
                 if self.report.options.follow {

@@ -1,10 +1,7 @@
 //! The wire format of Server-Sent Events (WHATWG HTML, section 9.2, "Server-sent events"), with a limit
-//! on what one event may take: the crates there are have none.
+//! on what one event may take. Streams of providers and of the daemon are read by it.
 
 use bytes::{Buf as _, Bytes};
-
-/// Most bytes that an event may take in memory, its fields together; also of one line.
-pub(super) const MAX_EVENT_BYTES: usize = 256 * 1024;
 
 /// Most bytes that the room for a line keeps when the line is done.
 const KEPT_BYTES: usize = 4 * 1024;
@@ -14,21 +11,23 @@ const MAX_ID_BYTES: usize = 256;
 
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Frame {
+pub(crate) struct Frame {
     /// The `event` field; empty where there is none.
-    pub(super) event: String,
+    pub(crate) event: String,
     /// The `data` fields, joined by line breaks.
-    pub(super) data: String,
+    pub(crate) data: String,
 }
 
-/// An event or a line that is larger than [`MAX_EVENT_BYTES`].
+/// An event or a line is larger than the parser allows.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an event is larger than {MAX_EVENT_BYTES} bytes")]
-pub(super) struct TooLarge;
+#[error("an event is larger than {0} bytes")]
+pub(crate) struct EventTooLarge(usize);
 
 /// Reads events out of bytes, however these are cut into pieces.
-#[derive(Debug, Default)]
-pub(super) struct Parser {
+#[derive(Debug)]
+pub(crate) struct Parser {
+    /// Most bytes that an event may take in memory, its fields together; also of one line.
+    max_bytes: usize,
     /// The line that is not complete yet.
     line: Vec<u8>,
     event: Vec<u8>,
@@ -42,12 +41,26 @@ pub(super) struct Parser {
 }
 
 impl Parser {
+    /// A parser of a stream from its beginning. An event, its fields together, may take `max_bytes` in memory, and so
+    /// may a line.
+    pub(crate) fn new(max_bytes: usize) -> Self {
+        Self {
+            max_bytes,
+            line: Vec::new(),
+            event: Vec::new(),
+            data: Vec::new(),
+            last_id: None,
+            after_return: false,
+            begun: false,
+        }
+    }
+
     /// Takes bytes off the front of `input` until an event is complete or nothing is left. What is left
     /// when an event is returned is to be given again.
     ///
     /// # Errors
-    /// [`TooLarge`]; the parser is of no use after that.
-    pub(super) fn next(&mut self, input: &mut Bytes) -> Result<Option<Frame>, TooLarge> {
+    /// [`EventTooLarge`]; the parser is of no use after that.
+    pub(crate) fn next(&mut self, input: &mut Bytes) -> Result<Option<Frame>, EventTooLarge> {
         if self.after_return && !input.is_empty() {
             self.after_return = false;
             if input[0] == b'\n' {
@@ -80,26 +93,26 @@ impl Parser {
     }
 
     /// The ID of the last event that had one, for `Last-Event-ID`.
-    pub(super) fn last_id(&self) -> Option<&str> {
+    pub(crate) fn last_id(&self) -> Option<&str> {
         self.last_id.as_deref()
     }
 
-    fn keep(&mut self, bytes: &[u8]) -> Result<(), TooLarge> {
+    fn keep(&mut self, bytes: &[u8]) -> Result<(), EventTooLarge> {
         self.check(self.line.len() + bytes.len())?;
         self.line.extend_from_slice(bytes);
         Ok(())
     }
 
-    fn check(&self, more: usize) -> Result<(), TooLarge> {
-        if self.data.len() + self.event.len() + more > MAX_EVENT_BYTES {
-            Err(TooLarge)
+    fn check(&self, more: usize) -> Result<(), EventTooLarge> {
+        if self.data.len() + self.event.len() + more > self.max_bytes {
+            Err(EventTooLarge(self.max_bytes))
         } else {
             Ok(())
         }
     }
 
     /// Takes in a line without its end.
-    fn line(&mut self, line: &[u8]) -> Result<Option<Frame>, TooLarge> {
+    fn line(&mut self, line: &[u8]) -> Result<Option<Frame>, EventTooLarge> {
         // A byte order mark before the first line is no part of it.
         let marked = !std::mem::replace(&mut self.begun, true);
         let line = line
@@ -156,9 +169,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const MAX_EVENT_BYTES: usize = 256 * 1024;
+
     /// All events of a text that comes in these pieces, with the last ID.
-    fn parse(pieces: &[&[u8]]) -> Result<(Vec<Frame>, Option<String>), TooLarge> {
-        let mut parser = Parser::default();
+    fn parse(pieces: &[&[u8]]) -> Result<(Vec<Frame>, Option<String>), EventTooLarge> {
+        let mut parser = Parser::new(MAX_EVENT_BYTES);
         let mut frames = Vec::new();
         for piece in pieces {
             let mut input = Bytes::copy_from_slice(piece);
@@ -217,10 +232,16 @@ mod tests {
     #[test]
     fn an_event_has_a_limit_whatever_it_is_made_of() {
         let long = vec![b'x'; MAX_EVENT_BYTES + 1];
-        assert_eq!(parse(&[&long]), Err(TooLarge));
-        assert_eq!(parse(&[b"data:", &long]), Err(TooLarge));
+        assert_eq!(parse(&[&long]), Err(EventTooLarge(MAX_EVENT_BYTES)));
+        assert_eq!(
+            parse(&[b"data:", &long]),
+            Err(EventTooLarge(MAX_EVENT_BYTES))
+        );
         let line = [b"data:".as_slice(), &[b'x'; 1000], b"\n"].concat();
-        assert_eq!(parse(&[line.repeat(300).as_slice()]), Err(TooLarge));
+        assert_eq!(
+            parse(&[line.repeat(300).as_slice()]),
+            Err(EventTooLarge(MAX_EVENT_BYTES))
+        );
         // One that just fits, again and again.
         let fits = [b"data:".as_slice(), &long[..MAX_EVENT_BYTES - 8], b"\n\n"].concat();
         assert_eq!(parse(&[&fits, &fits, &fits]).unwrap().0.len(), 3);
