@@ -26,14 +26,14 @@ pub(super) fn watches_where(
         (None | Some(WatchState::Finished), Some(_)) => "verdict IS NOT NULL AND verdict = $3",
     };
     let (after, by) = match order {
-        WatchOrder::Oldest => ("(added_at, run_id) > ($1, $2)", "added_at, run_id"),
+        WatchOrder::Oldest => ("(added_at, run_id) > ($1, $2)", "added_at, run_id, id"),
         WatchOrder::Newest => (
             "(added_at, run_id) < ($1, $2)",
-            "added_at DESC, run_id DESC",
+            "added_at DESC, run_id DESC, id DESC",
         ),
         WatchOrder::Ended => (
             "(verdict_at, run_id) < ($1, $2)",
-            "verdict_at DESC, run_id DESC",
+            "verdict_at DESC, run_id DESC, id DESC",
         ),
     };
     Some((format!("{which} AND {after}"), by))
