@@ -192,6 +192,7 @@ fn settings(
         events: EventFilter::verdicts(),
         labels: Labels::new(),
         retry_schedule: Vec::new(),
+        fallback: None,
         page: None,
     };
     settings.sinks.insert(SinkName::new("bench")?, sink);

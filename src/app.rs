@@ -235,6 +235,7 @@ impl Engine {
                     gate: self.gate.clone(),
                 }),
                 retry_schedule: sink_settings.retry_schedule.clone(),
+                fallback: sink_settings.fallback.clone(),
                 max_in_flight: max_in_flight(&sink_settings.kind),
                 store: self.store.clone(),
                 clock: self.clock.clone(),

@@ -90,10 +90,14 @@ pub(super) fn next_poll(
 
 /// Where a delivery stands, and when it goes on.
 pub(super) fn delivery_state(delivery: &DeliveryResponse, now: Timestamp) -> String {
-    match (delivery.state.as_str(), delivery.next_attempt_at) {
+    let state = match (delivery.state.as_str(), delivery.next_attempt_at) {
         ("pending", Some(at)) => format!("pending, {}", ahead(at, now)),
         ("dead", _) => "given up".to_owned(),
         (state, _) => state.to_owned(),
+    };
+    match &delivery.fallback_for {
+        Some(sink) => format!("{state} (for {sink})"),
+        None => state,
     }
 }
 

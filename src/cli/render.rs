@@ -155,6 +155,7 @@ fn unfinished(watch: &WatchResponse) -> RunEvent {
         },
         reason: None,
         truncated: Vec::new(),
+        fallback_for: None,
     }
 }
 

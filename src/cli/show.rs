@@ -459,6 +459,10 @@ impl Texts {
             ("sending", _) => format!("{} being sent", style.glyph(Look::Pending)),
             _ => format!("{} waiting", style.glyph(Look::Pending)),
         };
+        let text = match &delivery.fallback_for {
+            Some(sink) => format!("{text}, for {sink}"),
+            None => text,
+        };
         if verdict == Some(delivery.event) {
             text
         } else {

@@ -148,6 +148,8 @@ pub struct SinkSettings {
     /// Waits before the second and each further attempt, at most 100, each 0 to 30 days; empty is one
     /// attempt. Default: 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 10 h.
     pub retry_schedule: Vec<Duration>,
+    /// The sink that gets a delivery which was given up; never a sink that leads back here. Default: none.
+    pub fallback: Option<SinkName>,
     /// Where messages for people link to the views of runs: in the daemon `control.public_url`. Default: none.
     pub page: Option<Url>,
 }

@@ -1,13 +1,13 @@
 //! Reads the `[sinks.NAME]` tables.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use reqwest::header::{HeaderName, HeaderValue};
 
 use super::email::read_email;
 use super::problem::Origin;
-use super::reader::{SettingsReader, Table, Violation};
+use super::reader::{Item, SettingsReader, Table, Violation};
 use super::rules::{
     DAY, MAKE_SIGNING_SECRET, MAX_TEMPLATE_BYTES, MIN_TIMEOUT, http_url, read_template,
     signing_keys,
@@ -69,6 +69,7 @@ impl SinkSettings {
             events: EventFilter::verdicts(),
             labels: Labels::new(),
             retry_schedule: waits.collect(),
+            fallback: None,
             page: None,
         }
     }
@@ -81,7 +82,11 @@ pub(super) fn read_sinks(
 ) -> BTreeMap<SinkName, SinkSettings> {
     let mut all = reader.table(root, "sinks");
     let mut sinks = BTreeMap::new();
+    let mut fallbacks = BTreeMap::new();
+    let mut names = BTreeSet::new();
     for item in reader.drain(&mut all) {
+        let key = item.name().to_owned();
+        names.insert(key.clone());
         let name = SinkName::new(item.name());
         if let Err(error) = &name {
             reader.refuse_unseen(&item, &error.to_string(), "rename it");
@@ -89,12 +94,55 @@ pub(super) fn read_sinks(
         let Some(mut table) = reader.as_table(item) else {
             continue;
         };
+        let fallback = reader.peek(&table, "fallback");
+        fallbacks.extend(fallback.map(|item| (key, item)));
         let settings = read_sink(reader, &mut table);
         if let (Ok(name), Some(settings)) = (name, settings) {
             sinks.insert(name, settings);
         }
     }
+    check_fallbacks(reader, &names, &fallbacks);
     sinks
+}
+
+/// Checks that fallbacks are sinks, and that none leads back to its sink. `fallbacks` has them by the name of the sink.
+fn check_fallbacks(
+    reader: &mut SettingsReader<'_>,
+    names: &BTreeSet<String>,
+    fallbacks: &BTreeMap<String, Item>,
+) {
+    let mut reported = BTreeSet::new();
+    for (name, item) in fallbacks {
+        // Another type is a problem of its own, reported already.
+        let Some(fallback) = item.as_text() else {
+            continue;
+        };
+        if !names.contains(fallback) {
+            let others = names.iter().filter(|known| *known != name);
+            let fix = match nearest(fallback, others.clone().map(String::as_str)) {
+                Some(known) => format!("did you mean {known:?}?"),
+                None => "write the name of another sink".to_owned(),
+            };
+            reader.refuse(item, "there is no sink of this name", fix);
+            continue;
+        }
+        let mut way = vec![name.as_str()];
+        let mut next = fallback;
+        while !way.contains(&next) {
+            way.push(next);
+            match fallbacks.get(next).and_then(Item::as_text) {
+                Some(after) => next = after,
+                None => break,
+            }
+        }
+        // A sink that leads to a cycle, but is not in it, is right once the cycle is.
+        if next == name && !reported.contains(name.as_str()) {
+            reported.extend(way.iter().copied());
+            way.push(next);
+            let what = format!("this leads back to the sink: {}", way.join(" → "));
+            reader.refuse(item, what, "remove one of these fallbacks");
+        }
+    }
 }
 
 fn read_sink(reader: &mut SettingsReader<'_>, table: &mut Table) -> Option<SinkSettings> {
@@ -119,12 +167,14 @@ fn read_sink(reader: &mut SettingsReader<'_>, table: &mut Table) -> Option<SinkS
     let events = read_events(reader, table);
     let labels = reader.labels(table);
     let retry_schedule = read_schedule(reader, table);
+    let fallback = read_fallback(reader, table);
     reader.finish_rest(table);
     Some(SinkSettings {
         kind: kind?,
         events,
         labels,
         retry_schedule,
+        fallback,
         page: None,
     })
 }
@@ -435,6 +485,17 @@ fn read_schedule(reader: &mut SettingsReader<'_>, table: &mut Table) -> Vec<Dura
     schedule
 }
 
+fn read_fallback(reader: &mut SettingsReader<'_>, table: &mut Table) -> Option<SinkName> {
+    let Some(item) = reader.take(table, "fallback", None) else {
+        reader.show_unset(table, "fallback");
+        return None;
+    };
+    let rule = |text: &str| {
+        SinkName::new(text).map_err(|error| (error.to_string(), "write the name of a sink".into()))
+    };
+    reader.parsed(&item, rule)
+}
+
 /// The word of a list that the text is.
 pub(super) fn one_of(text: &str, words: &[&'static str]) -> Result<&'static str, Violation> {
     let fix = || match nearest(text, words.iter().copied()) {
@@ -508,6 +569,48 @@ mod tests {
         load(&sources)
             .map(|loaded| loaded.settings)
             .map_err(|problems| problems.to_string())
+    }
+
+    #[test]
+    fn a_fallback_is_another_sink_that_does_not_lead_back() {
+        let to = |name: &str| format!("fallback = \"{name}\"\n");
+        let log = |name: &str, keys: &str| format!("[sinks.{name}]\ntype = \"log\"\n{keys}");
+        let chain = to("desk") + &log("desk", &to("last")) + &log("last", "");
+        let settings = loaded(&chain).unwrap();
+        let fallback = |name: &str| {
+            let sink = &settings.sinks[&SinkName::new(name).unwrap()];
+            sink.fallback.as_ref().map(SinkName::as_str)
+        };
+        assert_eq!(
+            ["o", "desk", "last"].map(fallback),
+            [Some("desk"), Some("last"), None]
+        );
+        for (keys, mistake) in [
+            (
+                to("desc") + &log("desk", ""),
+                "there is no sink of this name; did you mean \"desk\"?",
+            ),
+            (to("o"), "this leads back to the sink: o → o"),
+            (
+                to("desk") + &log("desk", &to("last")) + &log("last", &to("o")),
+                "this leads back to the sink: desk → last → o → desk",
+            ),
+            // The first sink only leads to a cycle.
+            (
+                to("desk") + &log("desk", &to("last")) + &log("last", &to("desk")),
+                "this leads back to the sink: desk → last → desk",
+            ),
+            (
+                "fallback = 3\n".to_owned(),
+                "this must be a string; put it in quotes",
+            ),
+        ] {
+            let problems = loaded(&keys).unwrap_err();
+            assert!(
+                problems.contains(mistake) && problems.lines().count() == 1,
+                "{keys}: {problems}"
+            );
+        }
     }
 
     const TEMPLATE: &str = "format = \"template\"\ntemplate_file = \"o.j2\"\n";

@@ -28,6 +28,9 @@ struct RunEventSchema {
     /// answer of the API could not be read there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     truncated: Vec<String>,
+    /// The sink that could not be reached, where the event goes to its fallback. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fallback_for: Option<SinkName>,
 }
 
 /// The run as an event shows it: every key but `project` always present, `null` where unknown.
@@ -118,6 +121,9 @@ struct ProviderNoticeSchema {
     /// Since when.
     #[schemars(extend("format" = "date-time"))]
     since: String,
+    /// The sink that could not be reached, where the event goes to its fallback. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fallback_for: Option<SinkName>,
 }
 
 /// The data of `sink.disabled`.
@@ -129,6 +135,9 @@ struct SinkNoticeSchema {
     sink: SinkName,
     /// Why, for people. No secrets.
     message: String,
+    /// The sink that could not be reached, where the event goes to its fallback. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fallback_for: Option<SinkName>,
 }
 
 /// Gives a type of the domain the schema of a type of this file.
@@ -191,6 +200,7 @@ mod tests {
         event.reason = Some("why".to_owned());
         event.truncated = vec!["input".to_owned()];
         event.run.project = Some("crew".to_owned());
+        event.fallback_for = Some(SinkName::new("ops").unwrap());
         let sent = serde_json::to_value(&event).unwrap();
         assert_eq!(keys(&sent), properties::<RunEventSchema>());
         assert_eq!(keys(&sent["run"]), properties::<RunSummarySchema>());
@@ -200,12 +210,14 @@ mod tests {
             provider: domain::ProviderName::crewship(),
             message: "it is back".to_owned(),
             since: at,
+            fallback_for: Some(SinkName::new("ops").unwrap()),
         };
         let sent = serde_json::to_value(&notice).unwrap();
         assert_eq!(keys(&sent), properties::<ProviderNoticeSchema>());
         let notice = domain::SinkNotice {
             sink: SinkName::new("ops").unwrap(),
             message: "gone".to_owned(),
+            fallback_for: Some(SinkName::new("ops").unwrap()),
         };
         let sent = serde_json::to_value(&notice).unwrap();
         assert_eq!(keys(&sent), properties::<SinkNoticeSchema>());

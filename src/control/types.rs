@@ -508,6 +508,9 @@ pub struct DeliveryResponse {
     pub ended_at: Option<Timestamp>,
     /// What came of the last attempt.
     pub last_result: Option<String>,
+    /// The sink that could not be reached, for which this one is the fallback.
+    #[serde(default)]
+    pub fallback_for: Option<SinkName>,
     /// Every attempt; only if one watch was requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt_log: Option<Vec<AttemptResponse>>,
@@ -733,6 +736,7 @@ impl DeliveryResponse {
             next_attempt_at: summary.next_attempt_at,
             ended_at: summary.ended_at,
             last_result: summary.last_detail,
+            fallback_for: summary.fallback_for,
             attempt_log: attempts.map(|attempts| attempts.into_iter().map(attempt).collect()),
         }
     }

@@ -168,6 +168,9 @@ pub struct RunEvent {
     /// answer of the API could not be read there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub truncated: Vec<String>,
+    /// The sink that could not be reached, where the event goes to its fallback. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback_for: Option<SinkName>,
 }
 
 impl RunEvent {
@@ -305,6 +308,9 @@ pub struct ProviderNotice {
     /// Since when.
     #[serde(serialize_with = "milliseconds")]
     pub since: Timestamp,
+    /// The sink that could not be reached, where the event goes to its fallback. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback_for: Option<SinkName>,
 }
 
 /// The data of `sink.disabled`.
@@ -314,6 +320,9 @@ pub struct SinkNotice {
     pub sink: SinkName,
     /// Why, for people. No secrets.
     pub message: String,
+    /// The sink that could not be reached, where the event goes to its fallback. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback_for: Option<SinkName>,
 }
 
 fn milliseconds<S: serde::Serializer>(
@@ -412,6 +421,24 @@ impl Event {
         match &self.data {
             EventData::Provider(notice) => Some(notice),
             EventData::Run(_) | EventData::Sink(_) => None,
+        }
+    }
+
+    /// The sink that could not be reached, where the event goes to its fallback.
+    pub fn fallback_for(&self) -> Option<&SinkName> {
+        match &self.data {
+            EventData::Run(data) => data.fallback_for.as_ref(),
+            EventData::Provider(notice) => notice.fallback_for.as_ref(),
+            EventData::Sink(notice) => notice.fallback_for.as_ref(),
+        }
+    }
+
+    /// Notes the sink that could not be reached, if the event goes to its fallback.
+    pub fn set_fallback_for(&mut self, sink: Option<SinkName>) {
+        match &mut self.data {
+            EventData::Run(data) => data.fallback_for = sink,
+            EventData::Provider(notice) => notice.fallback_for = sink,
+            EventData::Sink(notice) => notice.fallback_for = sink,
         }
     }
 

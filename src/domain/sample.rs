@@ -51,6 +51,7 @@ impl Event {
             timing,
             reason: None,
             truncated: Vec::new(),
+            fallback_for: None,
         };
         Self {
             event_type: EventType::SinkTest,
@@ -74,12 +75,14 @@ impl Event {
                         "503 Service Unavailable".to_owned()
                     },
                     since: before(now, RAN_MS),
+                    fallback_for: None,
                 });
             }
             EventType::SinkDisabled => {
                 event.data = EventData::Sink(SinkNotice {
                     sink: SinkName::new("ops").expect("a valid name"),
                     message: "410 Gone".to_owned(),
+                    fallback_for: None,
                 });
             }
             EventType::RunSucceeded
@@ -160,6 +163,7 @@ fn sample_run(event_type: EventType, now: Timestamp) -> RunEvent {
         },
         reason: reason.map(ToOwned::to_owned),
         truncated: Vec::new(),
+        fallback_for: None,
     }
 }
 

@@ -465,6 +465,7 @@ impl Progress {
             timing: Timing::of(details, now),
             reason: None,
             truncated,
+            fallback_for: None,
         }
     }
 

@@ -205,6 +205,9 @@ fn variables(message: &Message<'_>) -> Vec<(&'static str, String)> {
         ("RUNWATCH_ATTEMPT", message.attempt.to_string()),
         ("RUNWATCH_SUMMARY", summary::of(message.event).title),
     ];
+    if let Some(sink) = message.event.fallback_for() {
+        variables.push(("RUNWATCH_FALLBACK_FOR", sink.to_string()));
+    }
     if let EventData::Run(data) = &message.event.data {
         let verdict = message.event.event_type.verdict().map(Verdict::as_str);
         let values = [

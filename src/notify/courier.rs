@@ -47,6 +47,8 @@ pub struct Courier<D> {
     pub sink: Arc<D>,
     /// Waits before the second and each further attempt.
     pub retry_schedule: Vec<Duration>,
+    /// The sink that gets what is given up here.
+    pub fallback: Option<SinkName>,
     /// Most attempts under way at once, 1 or more.
     pub max_in_flight: usize,
     /// Where deliveries come from.
@@ -263,8 +265,9 @@ impl<D: Deliver> Courier<D> {
             }
             AttemptOutcome::Dead => {
                 self.metrics.failed(sink, true);
+                let fallback = self.fallback.as_ref().map(SinkName::as_str);
                 tracing::error!(
-                    %sink, delivery = %id, run_id, attempt, error = detail,
+                    %sink, delivery = %id, run_id, attempt, error = detail, fallback,
                     "delivery given up; `runwatch deliveries retry` makes it again"
                 );
             }
@@ -279,7 +282,12 @@ impl<D: Deliver> Courier<D> {
     async fn store_attempt(&self, id: &DeliveryId, attempt: Attempt) {
         let mut reminder = Reminder::default();
         loop {
-            match self.store.record_attempt(id.clone(), attempt.clone()).await {
+            let (id_again, fallback) = (id.clone(), self.fallback.clone());
+            match self
+                .store
+                .record_attempt_with(id_again, attempt.clone(), fallback)
+                .await
+            {
                 Ok(()) => {
                     failpoint::point("recorded");
                     return;
@@ -334,6 +342,7 @@ impl<D: Deliver> Courier<D> {
         let notice = SinkNotice {
             sink: self.name.clone(),
             message: why.to_owned(),
+            fallback_for: None,
         };
         let event = Event {
             event_type: EventType::SinkDisabled,
@@ -391,6 +400,7 @@ mod tests {
             name: name("gone"),
             sink: Arc::new(Nowhere),
             retry_schedule,
+            fallback: None,
             max_in_flight: 1,
             store,
             clock: Clock::simulated(Timestamp::UNIX_EPOCH),

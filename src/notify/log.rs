@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{Message, Preview, SendError, Sent, summary};
 use crate::blocking::Lane;
-use crate::domain::EventData;
+use crate::domain::{EventData, SinkName};
 use crate::logging::{self, EVENT_TARGET};
 use crate::text::{escape_json_for_terminal, one_line};
 
@@ -236,6 +236,7 @@ fn record(message: &Message<'_>) {
     let summary = summary::of(message.event);
     let event = message.event.event_type.as_str();
     let delivery_id = message.delivery.as_str();
+    let fallback_for = message.event.fallback_for().map(SinkName::as_str);
     match &message.event.data {
         EventData::Run(data) => {
             let error = data
@@ -253,6 +254,7 @@ fn record(message: &Message<'_>) {
                 error,
                 ran_ms = data.timing.ran_ms,
                 late = data.watch.late,
+                fallback_for,
                 delivery_id,
                 "{}",
                 summary.title
@@ -260,11 +262,13 @@ fn record(message: &Message<'_>) {
         }
         EventData::Provider(notice) => {
             let detail = one_line(&notice.message, ERROR_CHARS);
-            tracing::info!(target: EVENT_TARGET, event, detail, delivery_id, "{}", summary.title);
+            tracing::info!(target: EVENT_TARGET, event, detail, fallback_for, delivery_id, "{}", summary.title);
         }
         EventData::Sink(notice) => {
             let detail = one_line(&notice.message, ERROR_CHARS);
-            tracing::info!(target: EVENT_TARGET, event, sink = %notice.sink, detail, delivery_id, "{}", summary.title);
+            tracing::info!(
+                target: EVENT_TARGET, event, sink = %notice.sink, detail, fallback_for, delivery_id, "{}", summary.title
+            );
         }
     }
 }

@@ -43,6 +43,15 @@ pub fn of(event: &Event) -> Summary {
 
 /// Puts an event in words, with times in a zone, which is named.
 pub fn in_zone(event: &Event, zone: &TimeZone) -> Summary {
+    let mut summary = of_event(event, zone);
+    if let Some(sink) = event.fallback_for() {
+        let why = format!("sent here because {sink} could not be reached");
+        summary.lines.push(why);
+    }
+    summary
+}
+
+fn of_event(event: &Event, zone: &TimeZone) -> Summary {
     match &event.data {
         EventData::Run(data) => of_run(event.event_type, data, zone),
         EventData::Provider(notice) => {
@@ -168,7 +177,7 @@ impl Summary {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::domain::{ProviderName, ProviderNotice, RunRef};
+    use crate::domain::{ProviderName, ProviderNotice, RunRef, SinkName};
 
     /// An event as users meet it, for the tests of every sink.
     pub(crate) fn event(event_type: EventType, error: Option<&str>) -> Event {
@@ -216,6 +225,22 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_fallback_names_the_sink_that_could_not_be_reached() {
+        let now = "2024-01-15T10:35:05Z".parse().unwrap();
+        for event_type in EventType::ALL {
+            let mut event = Event::sample_of(event_type, now);
+            let before = of(&event);
+            event.set_fallback_for(Some(SinkName::new("ops").unwrap()));
+            let after = of(&event);
+            let (last, others) = after.lines.split_last().unwrap();
+            assert_eq!(last, "sent here because ops could not be reached");
+            assert_eq!((others, &after.title), (&*before.lines, &before.title));
+            let read = Event::from_json(&event.to_json()).unwrap();
+            assert_eq!(read.fallback_for(), event.fallback_for());
+        }
+    }
+
+    #[test]
     fn a_notice_names_its_provider() {
         let mut event = event(EventType::RunFailed, None);
         event.event_type = EventType::ApiUnauthorized;
@@ -224,6 +249,7 @@ pub(crate) mod tests {
                 provider: ProviderName::new(provider).unwrap(),
                 message: "401 Unauthorized".to_owned(),
                 since: "2024-01-15T08:00:00Z".parse().unwrap(),
+                fallback_for: None,
             });
             of(&event).text()
         };

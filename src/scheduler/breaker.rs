@@ -397,6 +397,7 @@ fn notice(event_type: EventType, message: String, since: Timestamp, now: Timesta
             provider: ProviderName::crewship(),
             message,
             since,
+            fallback_for: None,
         }),
     }
 }
@@ -683,6 +684,7 @@ mod tests {
                     provider: ProviderName::crewship(),
                     message: String::new(),
                     since,
+                    fallback_for: None,
                 }),
             )
         };
@@ -732,6 +734,7 @@ mod tests {
             EventData::Sink(SinkNotice {
                 sink,
                 message: String::new(),
+                fallback_for: None,
             }),
         ));
         assert!(breaker.answered(start, now).is_none());

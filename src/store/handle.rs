@@ -395,7 +395,26 @@ impl Store {
     /// # Errors
     /// [`StoreError::Precondition`] when the delivery is not claimed for that attempt.
     pub async fn record_attempt(&self, id: DeliveryId, attempt: Attempt) -> Result<(), StoreError> {
-        self.run(RecordAttempt { id, attempt }).await
+        self.record_attempt_with(id, attempt, None).await
+    }
+
+    /// As [`Store::record_attempt`]. Where the attempt gives the delivery up, `fallback` gets a delivery of the same
+    /// event in the same transaction, which is due at once, unless it has one of that event already.
+    ///
+    /// # Errors
+    /// As [`Store::record_attempt`].
+    pub async fn record_attempt_with(
+        &self,
+        id: DeliveryId,
+        attempt: Attempt,
+        fallback: Option<SinkName>,
+    ) -> Result<(), StoreError> {
+        self.run(RecordAttempt {
+            id,
+            attempt,
+            fallback,
+        })
+        .await
     }
 
     /// Up to `limit` deliveries.

@@ -461,6 +461,8 @@ pub struct DeliverySummary {
     pub created_at: Timestamp,
     /// When it arrived or was given up.
     pub ended_at: Option<Timestamp>,
+    /// The sink that could not be reached, for which this one is the fallback.
+    pub fallback_for: Option<SinkName>,
 }
 
 /// Selects the deliveries of a list. A delivery must match every field.

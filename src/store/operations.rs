@@ -133,8 +133,10 @@ operations! {
     /// Claims due deliveries of a sink.
     (Write) ClaimDue { sink: SinkName, now: Timestamp, limit: usize, most_bytes: usize } -> Vec<Claimed>;
 
-    /// Stores an attempt with its result.
-    (Write, _this => DELIVERIES) RecordAttempt { id: DeliveryId, attempt: Attempt } -> ();
+    /// Stores an attempt with its result. Where the delivery is given up, `fallback` gets one of the same event, unless
+    /// it has one.
+    (Write, _this => DELIVERIES)
+    RecordAttempt { id: DeliveryId, attempt: Attempt, fallback: Option<SinkName> } -> ();
 
     /// Decides about one delivery.
     (Write, _this => DELIVERIES)

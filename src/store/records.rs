@@ -158,6 +158,7 @@ pub(super) struct DeliveryRow {
     pub(super) created_at: i64,
     pub(super) ended_at: Option<i64>,
     pub(super) earlier_attempts: i64,
+    pub(super) fallback_for: Option<String>,
 }
 
 impl DeliveryRow {
@@ -180,6 +181,7 @@ impl DeliveryRow {
             created_at: read_time(self.created_at)?,
             ended_at: optional_time(self.ended_at)?,
             earlier_attempts: count32(self.earlier_attempts),
+            fallback_for: self.fallback_for.as_deref().map(sink_name).transpose()?,
         })
     }
 }

@@ -85,6 +85,7 @@ pub(crate) fn incident(event_type: EventType, at: Timestamp) -> RoutedEvent {
         provider: ProviderName::crewship(),
         message: "no usable answer".to_owned(),
         since: at,
+        fallback_for: None,
     };
     RoutedEvent {
         event: Event {
@@ -333,6 +334,100 @@ pub(crate) async fn attempts_are_recorded_with_what_follows(place: &impl Place) 
     );
     assert_eq!(deliveries[0].last_detail.as_deref(), Some("answer 2"));
     assert_eq!(store.next_due(ops).await.unwrap(), None);
+    close(store, tasks).await;
+}
+
+pub(crate) async fn a_delivery_that_is_given_up_makes_one_to_the_fallback(place: &impl Place) {
+    let (store, tasks) = place.open().await;
+    let name = |text: &str| SinkName::new(text).unwrap();
+    let watch = watch("run_1");
+    let (_, id) = store.add_watch(watch.clone()).await.unwrap();
+    let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
+    let routed = told(&failed, &["ops", "desk"]);
+    store
+        .record_step(id, failed, routed, None, FoundBy::Poll, time(2))
+        .await
+        .unwrap();
+    let attempt = async |sink: &str, number: u32, outcome, fallback: &str| {
+        let mut claimed = store
+            .claim_due(name(sink), time(200), 10, usize::MAX)
+            .await
+            .unwrap();
+        assert_eq!(claimed.len(), 1, "{sink}");
+        let claimed = claimed.remove(0);
+        let attempt = Attempt {
+            attempt: number,
+            at: time(100),
+            took: Duration::from_secs(1),
+            detail: "no answer".to_owned(),
+            outcome,
+        };
+        store
+            .record_attempt_with(claimed.id, attempt, Some(name(fallback)))
+            .await
+            .unwrap();
+        claimed
+            .event
+            .fallback_for()
+            .map(|sink| sink.as_str().to_owned())
+    };
+    let listed = async || -> Vec<(String, Option<String>, DeliveryState)> {
+        let all = store.deliveries(DeliveryFilter::default(), 10).await;
+        let all = all.unwrap().items.into_iter();
+        all.map(|delivery| {
+            let fallback_for = delivery.fallback_for.map(|sink| sink.as_str().to_owned());
+            (
+                delivery.sink.as_str().to_owned(),
+                fallback_for,
+                delivery.state,
+            )
+        })
+        .collect()
+    };
+    // Another attempt follows, so that the fallback gets nothing.
+    attempt("ops", 1, AttemptOutcome::Retry(time(7)), "mail").await;
+    assert_eq!(listed().await.len(), 2);
+    assert_eq!(attempt("ops", 2, AttemptOutcome::Dead, "mail").await, None);
+    assert_eq!(
+        store.next_due(name("mail")).await.unwrap(),
+        Some(time(101)),
+        "due when the attempt ended"
+    );
+    // A chain: the fallback is given up as well.
+    let why = attempt("mail", 1, AttemptOutcome::Dead, "pager").await;
+    assert_eq!(why.as_deref(), Some("ops"));
+    // The event has a delivery to that sink already.
+    let why = attempt("pager", 1, AttemptOutcome::Dead, "desk").await;
+    assert_eq!(why.as_deref(), Some("mail"));
+    // A person retries the first one, which is given up again.
+    let of_ops = DeliveryFilter {
+        sink: Some(name("ops")),
+        ..DeliveryFilter::default()
+    };
+    let first = store.deliveries(of_ops, 10).await.unwrap().items.remove(0);
+    store
+        .decide(first.id, Fate::Retry, time(100))
+        .await
+        .unwrap();
+    assert_eq!(attempt("ops", 3, AttemptOutcome::Dead, "mail").await, None);
+    let mut all = listed().await;
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    let of = |sink: &str, fallback_for: Option<&str>, state| {
+        let fallback_for = fallback_for.map(ToOwned::to_owned);
+        (sink.to_owned(), fallback_for, state)
+    };
+    assert_eq!(
+        all,
+        [
+            of("desk", None, DeliveryState::Pending),
+            of("mail", Some("ops"), DeliveryState::Dead),
+            of("ops", None, DeliveryState::Dead),
+            of("pager", Some("mail"), DeliveryState::Dead),
+        ]
+    );
+    // It is about the watch like any other.
+    let history = store.history(watch.run_id).await.unwrap().unwrap();
+    assert_eq!(history.deliveries.len(), 4);
     close(store, tasks).await;
 }
 
@@ -982,6 +1077,7 @@ macro_rules! contract_tests {
             watches_verdicts_and_deliveries_outlive_the_process,
             a_verdict_is_given_once,
             attempts_are_recorded_with_what_follows,
+            a_delivery_that_is_given_up_makes_one_to_the_fallback,
             many_writes_at_once_are_all_answered,
             a_step_of_the_wall_clock_moves_what_waits_with_it,
             what_an_earlier_watch_of_a_run_leads_to_does_not_count_for_a_later_one,

@@ -166,6 +166,7 @@ async fn a_clock_that_is_set_moves_waiting_attempts_though_no_run_is_watched() {
         provider: ProviderName::crewship(),
         message: String::new(),
         since: due,
+        fallback_for: None,
     });
     let event = Event {
         event_type: EventType::ApiUnreachable,

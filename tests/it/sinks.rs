@@ -6,6 +6,7 @@ mod cloudevents;
 mod command;
 #[cfg(feature = "email")]
 mod email;
+mod fallback;
 mod log;
 mod payload;
 mod render;

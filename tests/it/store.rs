@@ -236,6 +236,7 @@ async fn a_step_of_the_wall_clock_moves_a_large_backlog_in_short_turns() {
         provider: ProviderName::crewship(),
         message: String::new(),
         since: time(0),
+        fallback_for: None,
     });
     for seconds in 0..5 {
         let event = Event {
@@ -344,6 +345,7 @@ async fn a_checkpoint_keeps_no_write_waiting_and_the_log_is_bounded() {
             provider: ProviderName::crewship(),
             message: message.clone(),
             since: time(0),
+            fallback_for: None,
         });
         let event = Event {
             event_type: EventType::ApiUnreachable,

@@ -170,16 +170,25 @@ fn delivery(html: &mut Html, delivery: &DeliveryResponse, now: Timestamp) {
         .text(delivery.event.as_str())
         .markup("</small></td><td>");
     html.isolated(delivery.sink.as_str()).markup("</td><td>");
-    match (delivery.state.as_str(), delivery.next_attempt_at) {
-        ("pending", Some(at)) => html.text(&format!("waits, retry {}", ahead(at, now))),
-        ("dead", _) => html.text("given up"),
-        (state, _) => html.text(state),
-    };
+    html.text(&delivery_state(delivery, now));
     html.markup("</td><td class=\"number wide\">")
         .text(&attempts(delivery));
     html.markup("</td><td class=\"wide\">");
     html.isolated(delivery.last_result.as_deref().unwrap_or("–"))
         .markup("</td></tr>\n");
+}
+
+/// Where a delivery stands, and when it goes on.
+pub(super) fn delivery_state(delivery: &DeliveryResponse, now: Timestamp) -> String {
+    let state = match (delivery.state.as_str(), delivery.next_attempt_at) {
+        ("pending", Some(at)) => format!("waits, retry {}", ahead(at, now)),
+        ("dead", _) => "given up".to_owned(),
+        (state, _) => state.to_owned(),
+    };
+    match &delivery.fallback_for {
+        Some(sink) => format!("{state} (for {sink})"),
+        None => state,
+    }
 }
 
 /// How many attempts were made, and how many there are: `3 of 8`.

@@ -651,8 +651,9 @@ const overview = () => {
 };
 
 const deliveryState = (delivery) => {
-  if (delivery.state === "pending") return `waits, retry ${ahead(delivery.next_attempt_at)}`;
-  return delivery.state === "dead" ? "given up" : delivery.state;
+  const rest = delivery.fallback_for ? ` (for ${delivery.fallback_for})` : "";
+  if (delivery.state === "pending") return `waits, retry ${ahead(delivery.next_attempt_at)}${rest}`;
+  return (delivery.state === "dead" ? "given up" : delivery.state) + rest;
 };
 const attempts = ({ attempts: made, most_attempts: most }) => (most ? `${made} of ${most}` : String(made));
 const breaker = (of) => {

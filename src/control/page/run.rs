@@ -5,7 +5,7 @@ use axum::response::Response as AxumResponse;
 use jiff::Timestamp;
 
 use super::html::{Fill, Html};
-use super::overview::{attempts, standing};
+use super::overview::{attempts, delivery_state, standing};
 use super::{HTML, response};
 use crate::control::types::{DeliveryResponse, WatchResponse};
 use crate::style::ahead;
@@ -155,11 +155,7 @@ fn delivery(html: &mut Html, delivery: &DeliveryResponse, now: Timestamp) {
     html.markup("<small>")
         .text(delivery.event.as_str())
         .markup("</small></td><td>");
-    match (delivery.state.as_str(), delivery.next_attempt_at) {
-        ("pending", Some(at)) => html.text(&format!("waits, retry {}", ahead(at, now))),
-        ("dead", _) => html.text("given up"),
-        (state, _) => html.text(state),
-    };
+    html.text(&delivery_state(delivery, now));
     html.markup("</td><td class=\"number\">")
         .text(&attempts(delivery))
         .markup("</td><td>");

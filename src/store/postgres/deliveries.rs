@@ -5,10 +5,12 @@ use tokio_postgres::Row;
 use super::events::read_event;
 use super::rows::{get, read_delivery};
 use super::sql::{Db, Perform, parameters, stepped};
+use crate::clock::new_delivery_id;
 use crate::domain::{DeliveryId, SinkName};
 use crate::store::lists::{deliveries_after, deliveries_where};
 use crate::store::model::{
-    AttemptRecord, Claimed, Decided, DeliveryFilter, DeliverySummary, Fate, StoreError,
+    AttemptOutcome, AttemptRecord, Claimed, Decided, DeliveryFilter, DeliverySummary, Fate,
+    StoreError,
 };
 use crate::store::operations::{
     ClaimDue, Decide, DecideSome, Deliveries, NextDue, RecordAttempt, SinksWithOpenDeliveries,
@@ -26,7 +28,7 @@ macro_rules! select_deliveries {
             "SELECT d.id, d.sink, e.run_id, e.type, d.state, d.attempts, d.next_attempt_at + ",
             stepped!(),
             ", (SELECT detail FROM runwatch.attempts a WHERE a.delivery_id = d.id ORDER BY attempt DESC LIMIT 1),
-                d.created_at, d.ended_at, d.earlier_tries
+                d.created_at, d.ended_at, d.earlier_tries, d.fallback_for
          FROM runwatch.deliveries d JOIN runwatch.events e ON e.seq = d.event_seq"
         )
     };
@@ -53,12 +55,13 @@ pub(super) const CLAIM: &str = concat!(
     ), claimed AS (
         UPDATE runwatch.deliveries d SET state = 'sending', attempts = attempts + 1
         FROM page WHERE d.id = page.id AND d.state = 'pending' AND (before IS NULL OR before < $5)
-        RETURNING d.id, d.attempts, d.attempts - d.earlier_tries AS try
+        RETURNING d.id, d.attempts, d.attempts - d.earlier_tries AS try, d.fallback_for
     )
     SELECT page.body,
         (SELECT p.body FROM runwatch.payloads p WHERE p.id = page.input_id AND input_size <= $4),
         (SELECT p.body FROM runwatch.payloads p WHERE p.id = page.output_id AND output_size <= $4),
-        coalesce(input_size, 0)::bigint, coalesce(output_size, 0)::bigint, claimed.id, claimed.attempts, claimed.try
+        coalesce(input_size, 0)::bigint, coalesce(output_size, 0)::bigint, claimed.id, claimed.attempts, claimed.try,
+        claimed.fallback_for
     FROM claimed JOIN page ON page.id = claimed.id ORDER BY claimed.id"
 );
 
@@ -69,12 +72,19 @@ pub(super) const NEXT_DUE: &str = concat!(
     " FROM runwatch.deliveries WHERE sink = $1 AND state = 'pending' ORDER BY next_attempt_at LIMIT 1"
 );
 
-/// Stores an attempt, where its delivery is claimed for it.
+/// Stores an attempt, where its delivery is claimed for it. With `$11`, that sink gets a delivery `$10` of the same event,
+/// unless it has one.
 const RECORD: &str = concat!(
     "WITH done AS (
         UPDATE runwatch.deliveries SET state = $1, next_attempt_at = $2 - ",
     stepped!(),
-    ", ended_at = $3 WHERE id = $4 AND state = 'sending' AND attempts = $5 RETURNING id
+    ", ended_at = $3 WHERE id = $4 AND state = 'sending' AND attempts = $5 RETURNING id, event_seq, sink
+    ), fallen AS (
+        INSERT INTO runwatch.deliveries (id, event_seq, sink, state, next_attempt_at, created_at, fallback_for)
+        SELECT $10, event_seq, $11, 'pending', $3 - ",
+    stepped!(),
+    ", $3, sink FROM done WHERE $11::text IS NOT NULL
+            AND NOT EXISTS (SELECT 1 FROM runwatch.deliveries o WHERE o.event_seq = done.event_seq AND o.sink = $11)
     )
     INSERT INTO runwatch.attempts (delivery_id, attempt, at, took_ms, delivered, detail)
     SELECT id, $5, $6, $7, $8, $9 FROM done"
@@ -101,6 +111,7 @@ impl Perform for ClaimDue {
         db.read_all(CLAIM, parameters, |row| {
             let mut event = read_event(row, 0)?;
             leave_out(&mut event, (get(row, 3)?, get(row, 4)?), most_bytes);
+            event.set_fallback_for(get::<Option<&str>>(row, 8)?.map(sink_name).transpose()?);
             Ok(Claimed {
                 id: delivery_id(get(row, 5)?)?,
                 attempt: count32(get(row, 6)?),
@@ -126,8 +137,15 @@ impl Perform for RecordAttempt {
     const PIPELINED: bool = true;
 
     async fn perform(&self, db: &Db<'_>) -> Result<Self::Reply, StoreError> {
-        let Self { id, attempt } = self;
+        let Self {
+            id,
+            attempt,
+            fallback,
+        } = self;
         let row = AttemptRow::of(attempt);
+        let fallback = fallback
+            .as_ref()
+            .filter(|_| attempt.outcome == AttemptOutcome::Dead);
         let stored = db
             .execute(
                 RECORD,
@@ -140,7 +158,9 @@ impl Perform for RecordAttempt {
                     row.at,
                     row.took_ms,
                     row.delivered,
-                    storable(&attempt.detail)
+                    storable(&attempt.detail),
+                    new_delivery_id().as_str(),
+                    fallback.map(SinkName::as_str)
                 ],
             )
             .await?;

@@ -25,6 +25,7 @@ struct MigrationStep {
 /// `output_id` has a number, that value is the `body` of this payload instead, which details and events share.
 /// `provider` is that of an event about an API. `earlier_tries` counts the attempts before the schedule last began anew.
 /// `next_attempt_at` is a time of a clock that was never set: the wall clock shows `stepped_ms` of `clock` more.
+/// `fallback_for` is the sink that could not be reached, where a delivery is one to its fallback.
 /// `newest` of `deleted_events` is the number of the newest event of all, where that one was deleted. `leases` has the
 /// term of the daemon that leads, and `dirty` what other daemons changed. There are no totals: a row that every
 /// transaction changes would make them wait for each other.
@@ -110,7 +111,8 @@ const STEPS: &[MigrationStep] = &[MigrationStep {
         earlier_tries   bigint NOT NULL DEFAULT 0,
         next_attempt_at bigint,
         created_at      bigint NOT NULL,
-        ended_at        bigint
+        ended_at        bigint,
+        fallback_for    text
     ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
     CREATE INDEX deliveries_by_turn ON runwatch.deliveries (sink, next_attempt_at, id) WHERE state = 'pending';
     CREATE INDEX deliveries_to_event ON runwatch.deliveries (event_seq);

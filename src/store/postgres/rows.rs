@@ -95,6 +95,7 @@ pub(super) fn read_delivery(row: &Row) -> Result<DeliverySummary, StoreError> {
         created_at: get(row, 8)?,
         ended_at: get(row, 9)?,
         earlier_attempts: get(row, 10)?,
+        fallback_for: get(row, 11)?,
     };
     columns.summary()
 }

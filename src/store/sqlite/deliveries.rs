@@ -5,11 +5,13 @@ use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
 use super::events::read_event_within;
 use super::rows::{read_all, read_id, stepped};
 use super::writer::Execute;
+use crate::clock::new_delivery_id;
 use crate::domain::{DeliveryId, SinkName};
 use crate::failpoint::mutant;
 use crate::store::lists::{deliveries_after, deliveries_where};
 use crate::store::model::{
-    AttemptRecord, Claimed, Decided, DeliveryFilter, DeliverySummary, Fate, StoreError,
+    AttemptOutcome, AttemptRecord, Claimed, Decided, DeliveryFilter, DeliverySummary, Fate,
+    StoreError,
 };
 use crate::store::operations::{
     ClaimDue, Decide, DecideSome, Deliveries, NextDue, RecordAttempt, SinksWithOpenDeliveries,
@@ -17,7 +19,7 @@ use crate::store::operations::{
 };
 use crate::store::records::{
     AttemptRow, CANDIDATES, CLAIMED, DECIDABLE, DeliveryRow, PAGE_BYTES, ROWS, page, read_time,
-    storable, to_json,
+    sink_name, storable, to_json,
 };
 
 /// The deliveries of a sink that are due at a time, the longest due first, so many at the most.
@@ -41,7 +43,7 @@ macro_rules! select_deliveries {
             "SELECT d.id, d.sink, e.run_id, e.type, d.state, d.attempts, d.next_attempt_at + ",
             stepped!(),
             ", (SELECT detail FROM attempts a WHERE a.delivery_id = d.id ORDER BY attempt DESC LIMIT 1),
-                d.created_at, d.ended_at, d.earlier_tries
+                d.created_at, d.ended_at, d.earlier_tries, d.fallback_for
          FROM deliveries d JOIN events e ON e.seq = d.event_seq"
         )
     };
@@ -60,7 +62,7 @@ impl Execute for ClaimDue {
             i64::try_from(most_bytes).unwrap_or(i64::MAX),
         );
         let claim = "UPDATE deliveries SET state = 'sending', attempts = attempts + 1 WHERE id = ?
-                         RETURNING attempts, attempts - earlier_tries";
+                         RETURNING attempts, attempts - earlier_tries, fallback_for";
         let due = read_all(
             db,
             DUE,
@@ -72,10 +74,12 @@ impl Execute for ClaimDue {
             if bytes >= PAGE_BYTES {
                 break;
             }
-            let (event, size) = read_event_within(db, event_seq, most_bytes)?;
-            let (attempt, try_number) = db
-                .prepare_cached(claim)?
-                .query_row([id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let (mut event, size) = read_event_within(db, event_seq, most_bytes)?;
+            let (attempt, try_number, fallback_for): (_, _, Option<String>) =
+                db.prepare_cached(claim)?.query_row([id.as_str()], |row| {
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+                })?;
+            event.set_fallback_for(fallback_for.as_deref().map(sink_name).transpose()?);
             bytes += size;
             claimed.push(Claimed {
                 id,
@@ -106,7 +110,11 @@ impl Execute for NextDue {
 
 impl Execute for RecordAttempt {
     fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
-        let Self { id, attempt } = self;
+        let Self {
+            id,
+            attempt,
+            fallback,
+        } = self;
         let row = AttemptRow::of(&attempt);
         let rows = db
             .prepare_cached(concat!(
@@ -139,6 +147,9 @@ impl Execute for RecordAttempt {
                 row.delivered,
                 storable(&attempt.detail),
             ])?;
+        if let (AttemptOutcome::Dead, Some(fallback)) = (attempt.outcome, fallback) {
+            fall_back(db, &id, &fallback, row.ended_at)?;
+        }
         Ok(())
     }
 }
@@ -234,6 +245,29 @@ impl Execute for TakeMarks {
     }
 }
 
+/// Makes a delivery of the event of another one, which was given up at `now`, to the fallback of its sink.
+fn fall_back(
+    db: &Connection,
+    given_up: &DeliveryId,
+    fallback: &SinkName,
+    now: Option<i64>,
+) -> Result<(), StoreError> {
+    db.prepare_cached(concat!(
+        "INSERT INTO deliveries (id, event_seq, sink, state, next_attempt_at, created_at, fallback_for)
+             SELECT ?1, event_seq, ?2, 'pending', ?3 - ",
+        stepped!(),
+        ", ?3, sink FROM deliveries d WHERE id = ?4
+                 AND NOT EXISTS (SELECT 1 FROM deliveries o WHERE o.event_seq = d.event_seq AND o.sink = ?2)",
+    ))?
+    .execute(params![
+        new_delivery_id().as_str(),
+        fallback.as_str(),
+        now,
+        given_up.as_str()
+    ])?;
+    Ok(())
+}
+
 /// Makes deliveries due again whose attempt was under way when the process that made it died.
 ///
 /// The attempt may have arrived; its number was used up, its delivery is made again under the same
@@ -325,6 +359,7 @@ fn read_delivery(row: &Row<'_>) -> Result<DeliverySummary, StoreError> {
         created_at: row.get(8)?,
         ended_at: row.get(9)?,
         earlier_attempts: row.get(10)?,
+        fallback_for: row.get(11)?,
     };
     columns.summary()
 }

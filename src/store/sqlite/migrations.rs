@@ -264,6 +264,8 @@ const STEPS: &[&str] = &[
     ALTER TABLE discoveries ADD COLUMN settled_at INTEGER;
     UPDATE discoveries SET settled_at = cursor_at - 600000;
 ",
+    // The sink that could not be reached, where a delivery is one to its fallback.
+    "ALTER TABLE deliveries ADD COLUMN fallback_for TEXT;",
 ];
 
 /// Most bytes of run details and events, and most watches, moved in one transaction by
@@ -342,7 +344,8 @@ fn move_rows(connection: &mut Connection) -> Result<bool, StoreError> {
         // The remaining rows belong to no run, and are few.
         transaction.execute_batch(
             "INSERT INTO events (seq, type, at, body) SELECT seq, type, at, body FROM old_events WHERE run_id IS NULL;
-             INSERT INTO deliveries SELECT * FROM old_deliveries;
+             INSERT INTO deliveries (id, event_seq, sink, state, attempts, earlier_tries, next_attempt_at, created_at, ended_at)
+                 SELECT id, event_seq, sink, state, attempts, earlier_tries, next_attempt_at, created_at, ended_at FROM old_deliveries;
              INSERT INTO attempts SELECT * FROM old_attempts;
              DROP TABLE old_attempts;
              DROP TABLE old_deliveries;
@@ -372,7 +375,9 @@ fn move_watch(transaction: &Connection, run_id: &str) -> Result<(), StoreError> 
          SELECT seq, ?1, at, status FROM old_status_changes WHERE run_id = ?2",
         "INSERT INTO events (seq, watch_id, run_id, type, at, body)
          SELECT seq, ?1, run_id, type, at, body FROM old_events WHERE run_id = ?2",
-        "INSERT INTO deliveries SELECT d.* FROM old_events e JOIN old_deliveries d ON d.event_seq = e.seq
+        "INSERT INTO deliveries (id, event_seq, sink, state, attempts, earlier_tries, next_attempt_at, created_at, ended_at)
+         SELECT d.id, d.event_seq, d.sink, d.state, d.attempts, d.earlier_tries, d.next_attempt_at, d.created_at, d.ended_at
+         FROM old_events e JOIN old_deliveries d ON d.event_seq = e.seq
          WHERE ?1 AND e.run_id = ?2",
         "INSERT INTO attempts SELECT a.* FROM old_events e JOIN old_deliveries d ON d.event_seq = e.seq
          JOIN old_attempts a ON a.delivery_id = d.id WHERE ?1 AND e.run_id = ?2",

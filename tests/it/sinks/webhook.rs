@@ -280,6 +280,7 @@ async fn next_attempt_after(fault: Fault) -> (i64, i64) {
         events: EventFilter::verdicts(),
         labels: Labels::new(),
         retry_schedule: vec![Duration::from_secs(1000)],
+        fallback: None,
         page: None,
     };
     settings.sinks.insert(SinkName::new("hook").unwrap(), sink);
