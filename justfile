@@ -101,4 +101,4 @@ network:
 
 # Licenses, bans, sources and advisories of the dependencies, and those that nothing uses
 deny:
-    .ci/run cargo-deny licenses advisories cargo-shear dependencies
+    .ci/run tools licenses advisories dependencies
