@@ -167,7 +167,7 @@ fn sample_run(event_type: EventType, now: Timestamp) -> RunEvent {
     }
 }
 
-/// The state in which a run is of which such an event tells.
+/// The state of a run that has such an event.
 fn state_of(event_type: EventType) -> Option<RunState> {
     match event_type {
         EventType::RunSucceeded => Some(RunState::Succeeded),

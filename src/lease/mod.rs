@@ -2,7 +2,7 @@
 //!
 //! One row of the store names the leader and its term. The leader renews it; a daemon that stands by takes it when it
 //! was released, or when it saw no renewal for as long as the row itself requires. No two clocks of machines are ever
-//! compared, and an error never prolongs a lease. Whoever leads builds the engine; its writes require the term, and its
+//! compared, and an error never prolongs a lease. The leader builds the engine; its writes require the term, and its
 //! requests pass the [`Gate`], which is open only while the lease is confirmed.
 //!
 //! ```text

@@ -330,7 +330,10 @@ impl<T: LeaseTable> LeaseTask<T> {
         let sent_at = self.clock.passed();
         let state = self.state.borrow_and_update().clone();
         match self.table.renew(term, &state).await {
-            Ok(Renewal::Confirmed { release_asked, now }) => {
+            Ok(Renewal::Confirmed {
+                release_requested,
+                now,
+            }) => {
                 let counted_from = if mutant("trust-from-answer") {
                     self.clock.passed()
                 } else {
@@ -344,7 +347,7 @@ impl<T: LeaseTable> LeaseTask<T> {
                         "the lease is confirmed again; polling goes on"
                     );
                 }
-                if release_asked && !self.view.borrow().is_release_requested {
+                if release_requested && !self.view.borrow().is_release_requested {
                     tracing::info!(term = term.epoch, "another daemon is to lead, as requested");
                     self.view
                         .send_modify(|view| view.is_release_requested = true);

@@ -129,7 +129,7 @@ impl LeaseTable for Table {
             state.clone_into(&mut row.state);
             Renewal::Confirmed {
                 now: Timestamp::UNIX_EPOCH,
-                release_asked: table.release_requested,
+                release_requested: table.release_requested,
             }
         })
         .await
@@ -181,7 +181,7 @@ impl World {
             version: String::new(),
             ttl: LEASE,
             released: false,
-            release_asked: false,
+            release_requested: false,
             state: String::new(),
             now: Timestamp::UNIX_EPOCH,
         };

@@ -13,7 +13,7 @@ use crate::text::{error_chain, one_line};
 /// Longest description of an error, in characters.
 const MAX_CHARS: usize = 300;
 
-/// Why one request brought no usable answer. No variant holds a secret, and none tells more of the
+/// Why one request brought no usable answer. No variant holds a secret, and none shows more of the
 /// URL than its host.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]

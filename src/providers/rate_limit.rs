@@ -334,10 +334,10 @@ mod tests {
             ("ratelimit-user-reset", "31"),
         ]);
         assert_eq!(buildkite.any_pause(&left, now), None);
-        let asked = of(&[("retry-after", "9")]);
-        assert_eq!(buildkite.any_pause(&asked, now), Some(seconds(9)));
+        let header = of(&[("retry-after", "9")]);
+        assert_eq!(buildkite.any_pause(&header, now), Some(seconds(9)));
         assert_eq!(
-            buildkite.refusal_pause(StatusCode::INTERNAL_SERVER_ERROR, &asked, now),
+            buildkite.refusal_pause(StatusCode::INTERNAL_SERVER_ERROR, &header, now),
             Some(seconds(9))
         );
     }

@@ -61,7 +61,7 @@ async fn a_lease_is_taken_once_renewed_released_and_taken_by_the_next() {
             matches!(
                 renewed,
                 Renewal::Confirmed {
-                    release_asked: false,
+                    release_requested: false,
                     ..
                 }
             ),
@@ -89,7 +89,7 @@ async fn a_lease_is_taken_once_renewed_released_and_taken_by_the_next() {
             matches!(
                 asked,
                 Renewal::Confirmed {
-                    release_asked: true,
+                    release_requested: true,
                     ..
                 }
             ),
@@ -112,7 +112,7 @@ async fn a_lease_is_taken_once_renewed_released_and_taken_by_the_next() {
         assert!(matches!(
             renewed,
             Renewal::Confirmed {
-                release_asked: false,
+                release_requested: false,
                 ..
             }
         ));

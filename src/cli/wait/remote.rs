@@ -33,7 +33,7 @@ const QUESTIONS: usize = 64;
 
 /// How long it must have been quiet before a verdict is shown, where what runs are doing is shown too; five
 /// times as long at the most.
-const HEAR_OUT: Duration = Duration::from_millis(50);
+const QUIET_TIME: Duration = Duration::from_millis(50);
 
 /// The delay before a daemon that is gone is tried again.
 const GONE_PAUSE: Duration = Duration::from_secs(1);
@@ -404,7 +404,7 @@ impl Follower<'_> {
                     return false;
                 }
                 if watch.verdict.is_some() {
-                    self.hear_out().await;
+                    self.take_in_activity().await;
                 }
                 match view(&watch).filter(|_| watch.verdict.is_none()) {
                     Some(view) => self.views.insert(run_id, view),
@@ -445,11 +445,11 @@ impl Follower<'_> {
         self.report.show(now, &views, &about);
     }
 
-    /// Takes in what the runs have said so far, which comes another way than their verdicts do.
-    async fn hear_out(&mut self) {
-        let ends = Instant::now() + HEAR_OUT * 5;
+    /// Takes in the activity of the runs up to now, which comes another way than their verdicts do.
+    async fn take_in_activity(&mut self) {
+        let ends = Instant::now() + QUIET_TIME * 5;
         while Instant::now() < ends
-            && let Ok(message) = timeout(HEAR_OUT, self.feed.next()).await
+            && let Ok(message) = timeout(QUIET_TIME, self.feed.next()).await
         {
             self.report.activity(message);
         }

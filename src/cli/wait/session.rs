@@ -296,7 +296,7 @@ impl Session {
                 let (Some(verdict), Some(data)) = (event.event_type.verdict(), event.run()) else {
                     continue;
                 };
-                self.hear_out();
+                self.take_in_activity();
                 self.report.verdict(verdict, &event, data);
                 if self.report.is_over(self.until, Some(verdict)) {
                     return Ok(true);
@@ -306,9 +306,9 @@ impl Session {
         Ok(self.report.is_over(self.until, None))
     }
 
-    /// Takes in what the runs have said so far: a stream tells its followers before its run is asked for, so
-    /// all of it belongs before the verdict.
-    pub(super) fn hear_out(&mut self) {
+    /// Takes in the activity of the runs up to now: a stream passes it on before its run is polled, so that all of it
+    /// belongs before the verdict.
+    pub(super) fn take_in_activity(&mut self) {
         let Some(activities) = &mut self.activities else {
             return;
         };

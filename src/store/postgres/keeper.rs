@@ -22,30 +22,30 @@ pub(super) const FENCE: &str = "SELECT 1 FROM runwatch.leases
 
 /// The lease, and the time of the database.
 const LOOK: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
-        epoch, holder, holder_name, version, ttl_ms, renewals, released, release_asked, state
+        epoch, holder, holder_name, version, ttl_ms, renewals, released, release_requested, state
     FROM (VALUES ('leader')) AS wanted (name) LEFT JOIN runwatch.leases USING (name)";
 
 /// Takes the lease, where it is as it was seen.
 const TAKE: &str = "UPDATE runwatch.leases SET epoch = epoch + 1, holder = $3, holder_name = $4, version = $5, ttl_ms = $6,
-        renewals = 0, released = false, release_asked = false, state = ''
+        renewals = 0, released = false, release_requested = false, state = ''
     WHERE name = 'leader' AND epoch = $1 AND renewals = $2 RETURNING epoch";
 
 /// Makes the lease, where there is none.
 const MAKE: &str = "INSERT INTO runwatch.leases
-        (name, epoch, holder, holder_name, version, ttl_ms, renewals, released, release_asked, state)
+        (name, epoch, holder, holder_name, version, ttl_ms, renewals, released, release_requested, state)
     VALUES ('leader', 1, $1, $2, $3, $4, 0, false, false, '') ON CONFLICT DO NOTHING RETURNING epoch";
 
 /// Renews the lease in a term.
 const RENEW: &str = "UPDATE runwatch.leases SET renewals = renewals + 1, state = $3
     WHERE name = 'leader' AND epoch = $1 AND holder = $2
-    RETURNING (extract(epoch FROM clock_timestamp()) * 1000)::bigint, release_asked";
+    RETURNING (extract(epoch FROM clock_timestamp()) * 1000)::bigint, release_requested";
 
 /// Releases the lease of a term.
 const RELEASE: &str = "UPDATE runwatch.leases SET released = true
     WHERE name = 'leader' AND epoch = $1 AND holder = $2 RETURNING epoch";
 
 /// Asks the leader of a term to release the lease.
-const ASK: &str = "UPDATE runwatch.leases SET release_asked = true
+const ASK: &str = "UPDATE runwatch.leases SET release_requested = true
     WHERE name = 'leader' AND epoch = $1 AND NOT released RETURNING epoch";
 
 /// Names one life of a process: it is random, so that no other process is mistaken for it, whatever its host is called.
@@ -103,8 +103,8 @@ pub struct LeaseRow {
     pub renewals: i64,
     /// Whether the next may take it at once: it was never taken, or its holder has released it.
     pub released: bool,
-    /// Whether the holder was asked to release it.
-    pub release_asked: bool,
+    /// Whether a release was requested of the holder.
+    pub release_requested: bool,
     /// What the holder published with its last renewal.
     pub state: String,
     /// The time of the database.
@@ -116,8 +116,8 @@ pub struct LeaseRow {
 pub enum Renewal {
     /// The term goes on.
     Confirmed {
-        /// Whether the holder was asked to release the lease.
-        release_asked: bool,
+        /// Whether a release of the lease was requested of the holder.
+        release_requested: bool,
         /// The time of the database.
         now: Timestamp,
     },
@@ -175,7 +175,7 @@ impl Keeper {
             ttl: Duration::from_millis(number(5)?.cast_unsigned()),
             renewals: number(6)?,
             released: get::<Option<bool>>(row, 7)?.unwrap_or(true),
-            release_asked: get::<Option<bool>>(row, 8)?.unwrap_or(false),
+            release_requested: get::<Option<bool>>(row, 8)?.unwrap_or(false),
             state: text(9)?,
         })
     }
@@ -221,7 +221,7 @@ impl Keeper {
         match self.run(RENEW, parameters, 1).await? {
             Some(row) => Ok(Renewal::Confirmed {
                 now: read_time(get(&row, 0)?)?,
-                release_asked: get(&row, 1)?,
+                release_requested: get(&row, 1)?,
             }),
             None => Ok(Renewal::Superseded),
         }

@@ -168,7 +168,7 @@ const STEPS: &[MigrationStep] = &[MigrationStep {
         ttl_ms          bigint NOT NULL,
         renewals        bigint NOT NULL,
         released        boolean NOT NULL,
-        release_asked   boolean NOT NULL,
+        release_requested   boolean NOT NULL,
         state           text NOT NULL,
         UNIQUE (name, epoch)
     ) WITH (fillfactor = 50);

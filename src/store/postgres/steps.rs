@@ -367,7 +367,7 @@ impl<'a> Statement<'a> {
             false => "NULL::bigint".to_owned(),
         };
         self.part(
-            "told",
+            "recorded",
             &format!(
                 "INSERT INTO runwatch.events (watch_id, run_id, provider, type, at, input_id, output_id, body)
                  SELECT target.id, e.run_id, e.provider, e.type, e.at, {}, {}, e.body
@@ -403,7 +403,7 @@ impl<'a> Statement<'a> {
                     stepped!(),
                     ", {now}::bigint
                      FROM unnest({ids}::text[], {numbers}::bigint[], {sinks}::text[]) AS d (id, n, sink)
-                     JOIN (SELECT seq, row_number() OVER (ORDER BY seq) AS n FROM told) AS t ON t.n = d.n"
+                     JOIN (SELECT seq, row_number() OVER (ORDER BY seq) AS n FROM recorded) AS t ON t.n = d.n"
                 ),
                 now = now,
                 ids = ids,
