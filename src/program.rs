@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::cli as commands;
-use crate::cli::args::{Cli, Command, Common, ConfigCommand, DaemonArgs, SinksCommand, WaitArgs};
+use crate::cli::args::{
+    Cli, Command, Common, ConfigCommand, DaemonArgs, SinksCommand, StoreCommand, WaitArgs,
+};
 use crate::cli::client::{self as cli_client, Printer};
 use crate::cli::demo::DemoOptions;
 use crate::cli::doctor::DoctorOptions;
@@ -182,6 +184,15 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
         Command::Lead { command } => block_on(commands::lead::lead(
             &client()?,
             command,
+            printer(&common, out, err),
+        )),
+        Command::Store(StoreCommand::Copy(args)) => block_on(commands::store::copy(
+            &args,
+            || settings(&sources()),
+            printer(&common, out, err),
+        )),
+        Command::Store(StoreCommand::Migrate) => block_on(commands::store::migrate(
+            &settings(&sources())?,
             printer(&common, out, err),
         )),
         Command::Config(ConfigCommand::Check) => {

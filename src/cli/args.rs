@@ -14,7 +14,7 @@ use super::completions::{event_types, open_deliveries, providers, runs, sinks, v
 use super::help::{COMMON, command};
 use crate::config::{
     LogFormat, LogLevel, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, check_label,
-    format_duration, parse_duration, watch_name,
+    format_duration, parse_duration, schema_name, watch_name,
 };
 use crate::domain::{DeliveryId, EventType, ProviderName, RunRef, SinkName, Verdict};
 use crate::logging::level_of_environment;
@@ -275,6 +275,9 @@ pub enum Command {
         #[command(subcommand)]
         command: Option<LeadCommand>,
     },
+    /// Copy the store of the daemon to another place, or change its tables.
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Check, show or write the configuration.
     #[command(subcommand, after_help = CONFIG_HELP)]
     Config(ConfigCommand),
@@ -300,6 +303,39 @@ pub enum Command {
     /// Print a manual page.
     #[command(after_help = "Examples:\n  runwatch man | man -l -\n  runwatch man wait | man -l -")]
     Man(ManArgs),
+}
+
+/// What `store` does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum StoreCommand {
+    /// Copy a store from a file to PostgreSQL or back, and mark it as moved. No daemon may run on either.
+    Copy(StoreCopyArgs),
+    /// Make the tables of the configured store, or bring them to the newest version.
+    Migrate,
+}
+
+/// Arguments of `store copy`.
+#[derive(Debug, Clone, Args)]
+pub struct StoreCopyArgs {
+    /// The file to copy [default: the configured store].
+    #[arg(long, value_name = "PATH", conflicts_with = "from_file")]
+    pub from: Option<PathBuf>,
+    /// A file with the URL of the PostgreSQL database to copy.
+    #[arg(long, value_name = "URL_FILE")]
+    pub from_file: Option<PathBuf>,
+    /// The file to copy to, which is made [default: the configured store].
+    #[arg(long, value_name = "PATH", conflicts_with = "to_file",
+          required_unless_present_any = ["to_file", "from", "from_file"])]
+    pub to: Option<PathBuf>,
+    /// A file with the URL of the PostgreSQL database to copy to.
+    #[arg(long, value_name = "URL_FILE")]
+    pub to_file: Option<PathBuf>,
+    /// The schema in the database of a URL file.
+    #[arg(long, value_name = "NAME", default_value = "runwatch", value_parser = schema)]
+    pub schema: String,
+    /// Certificates of the authorities that the server of a URL file is checked against [default: the system's].
+    #[arg(long, value_name = "PATH")]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// What `lead` does.
@@ -596,6 +632,11 @@ fn within(text: &str, least: Duration, most: Duration) -> Result<Duration, Strin
             format_duration(most)
         ))
     }
+}
+
+/// Reads the name of a schema.
+fn schema(text: &str) -> Result<String, String> {
+    schema_name(text).map_err(|(what, fix)| format!("{what}; {fix}"))
 }
 
 fn deadline(text: &str) -> Result<Duration, String> {

@@ -32,6 +32,7 @@ mod short_ids;
 pub mod show;
 pub mod sinks;
 pub mod status;
+pub mod store;
 mod table;
 pub mod wait;
 

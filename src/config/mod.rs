@@ -53,5 +53,6 @@ pub use settings::{
 };
 pub(crate) use source::NO_SOCKET_PLACE;
 pub use source::Sources;
+pub(crate) use store::schema_name;
 pub use store::{MAX_LEASE, MIN_LEASE, MigrationMode, SharedStoreSettings, StoreSettings};
 pub use units::{InvalidQuantity, format_duration, format_size, parse_duration, parse_size};

@@ -148,7 +148,10 @@ fn postgres_url(text: &str) -> Result<(), Violation> {
 }
 
 /// A name that needs no quotes in SQL.
-fn schema_name(text: &str) -> Result<String, Violation> {
+///
+/// # Errors
+/// What is wrong with it, and what to do.
+pub(crate) fn schema_name(text: &str) -> Result<String, Violation> {
     let begins = text.starts_with(|c: char| c.is_ascii_lowercase());
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     if begins && text.chars().all(plain) && text.len() <= SCHEMA_BYTES && !text.starts_with("pg_") {

@@ -3,8 +3,9 @@
 //! `model` describes what is stored, and `operations` what can be done with it, as data. `sqlite` does that in SQLite,
 //! and `postgres` in PostgreSQL, which several daemons share; `records` is what both have in common.
 //! The handle that the rest of the program uses has a method for each operation (`handle`), and the signals that follow
-//! a commit (here).
+//! a commit (here). `copy` moves all rows from one store to another, as `tables` describes them.
 
+mod copy;
 mod handle;
 mod lists;
 mod model;
@@ -12,6 +13,7 @@ mod operations;
 mod postgres;
 mod records;
 mod sqlite;
+mod tables;
 
 use std::time::Duration;
 
@@ -22,6 +24,7 @@ use crate::domain::Verdict;
 use postgres::Perform;
 use sqlite::Execute;
 
+pub use copy::{CopyError, CopyPlace, CopyStep, CopySummary, copy_store, migrate_store};
 pub use model::{
     Added, Attempt, AttemptOutcome, AttemptRecord, Claimed, Counts, DatabaseError, Decided,
     DeliveryFilter, DeliveryState, DeliverySummary, DiscoveredRun, DiscoveryId, Fate, History,
@@ -33,7 +36,7 @@ pub use postgres::{
     Candidate, HolderId, Keeper, LeaseRow, PostgresServer, PostgresSettings, Renewal, Term,
 };
 pub use sqlite::{
-    BlockingPool, Checkpoint, Done, Lock, LockError, ReadJob, StoreFile, Transaction,
+    BlockingPool, Checkpoint, Done, FileError, Lock, LockError, ReadJob, StoreFile, Transaction,
     TransactionRunner, Writer,
 };
 

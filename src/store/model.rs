@@ -72,6 +72,22 @@ pub enum StoreError {
         /// Newest version known.
         known: u32,
     },
+    /// The store was copied to another place, which is used now.
+    #[error(
+        "the store was moved to {to}: configure that one, or copy it back with `runwatch store copy`"
+    )]
+    Moved {
+        /// The place; no secrets.
+        to: String,
+    },
+    /// A copy into the store did not end.
+    #[error(
+        "a copy of {from} into this store did not end: run the same `runwatch store copy` again"
+    )]
+    Incomplete {
+        /// The place that is copied; no secrets.
+        from: String,
+    },
     /// The row is not in the state that the change needs.
     #[error("{what} is not {wanted}")]
     Precondition {

@@ -41,7 +41,7 @@ const RUNS: [&str; 7] = [
 
 /// One operation. Watches, deliveries and labels are chosen among those that are there.
 #[derive(Debug, Clone)]
-enum Doing {
+pub(crate) enum Doing {
     Add {
         run: &'static str,
         again: bool,
@@ -139,7 +139,7 @@ fn attempt() -> impl Strategy<Value = Option<u64>> {
     proptest::option::of(prop_oneof![0_u64..4, Just(u64::MAX), Just(1 << 63)])
 }
 
-fn doing() -> impl Strategy<Value = Doing> {
+pub(crate) fn doing() -> impl Strategy<Value = Doing> {
     let label = ("[a-z,:\"]{1,2}", text());
     let sinks = proptest::option::of(proptest::collection::vec(sink(), 0..3));
     let note = (run(), attempt(), proptest::option::of(-5_000_i64..5_000));
@@ -176,15 +176,15 @@ fn doing() -> impl Strategy<Value = Doing> {
 }
 
 /// One of the stores, and what is known of it.
-struct Side {
+pub(crate) struct Side {
     place: Box<dyn Reopen>,
-    store: Option<Store>,
-    tasks: JoinSet<()>,
+    pub(crate) store: Option<Store>,
+    pub(crate) tasks: JoinSet<()>,
     /// The deliveries that were ever listed, in the order of their IDs.
-    deliveries: Vec<DeliveryId>,
+    pub(crate) deliveries: Vec<DeliveryId>,
     /// Those that are claimed, with their attempts.
     claimed: Vec<(DeliveryId, u32)>,
-    discoveries: Vec<DiscoveryId>,
+    pub(crate) discoveries: Vec<DiscoveryId>,
 }
 
 /// A place as an object.
@@ -199,12 +199,11 @@ impl<P: Place> Reopen for P {
 }
 
 /// SQLite in a file.
-struct InFile(tempfile::TempDir);
+pub(crate) struct InFile(pub(crate) std::path::PathBuf);
 
 impl Place for InFile {
     async fn open(&self) -> (Store, JoinSet<()>) {
-        let path = self.0.path().join("runwatch.db");
-        let (store, writer) = Store::open(Location::File(&path)).unwrap();
+        let (store, writer) = Store::open(Location::File(&self.0)).unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(writer.run());
         (store, tasks)
@@ -244,7 +243,7 @@ fn value(kind: usize) -> JsonText {
 }
 
 impl Side {
-    async fn open(place: impl Place + 'static) -> Self {
+    pub(crate) async fn open(place: impl Place + 'static) -> Self {
         let place: Box<dyn Reopen> = Box::new(place);
         let (store, tasks) = place.reopen().await;
         Self {
@@ -318,7 +317,7 @@ impl Side {
     }
 
     #[expect(clippy::too_many_lines, reason = "one arm for each operation")]
-    async fn perform(&mut self, doing: &Doing, number: usize) -> String {
+    pub(crate) async fn perform(&mut self, doing: &Doing, number: usize) -> String {
         self.note_deliveries().await;
         let (store, now) = (self.store(), at(number));
         let watch = |run: &str| Watch {
@@ -555,7 +554,7 @@ impl Side {
     }
 
     /// All that the store holds, as it can be read.
-    async fn dump(&mut self, number: usize) -> BTreeMap<String, String> {
+    pub(crate) async fn dump(&mut self, number: usize) -> BTreeMap<String, String> {
         self.note_deliveries().await;
         let (store, now) = (self.store(), at(number));
         let mut dump = BTreeMap::new();
@@ -623,7 +622,8 @@ impl Side {
 
 /// Performs the same on both, and compares.
 async fn compare(all: &[Doing]) -> Result<(), TestCaseError> {
-    let mut file = Side::open(InFile(tempfile::tempdir().unwrap())).await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut file = Side::open(InFile(folder.path().join("runwatch.db"))).await;
     let mut server = Side::open(InSchema(settings(Way::English, "differential"))).await;
     for (number, doing) in all.iter().enumerate() {
         let (one, other) = (

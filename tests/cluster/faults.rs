@@ -66,7 +66,7 @@ async fn a_database_that_cannot_hold_the_store_is_named_with_what_to_do() {
     for (settings, wanted) in [
         (elsewhere(&usual, "/runwatch?", "/latin?"), "UTF8"),
         (elsewhere(&usual, "runwatch@", "weak@"), "CREATE SCHEMA"),
-        (unmade, "store.migrate = \"auto\""),
+        (unmade, "runwatch store migrate"),
     ] {
         let (store, tasks) = start(&settings);
         let error = refusal(&store).await;

@@ -6,6 +6,7 @@
 
 #[path = "../contract/mod.rs"]
 mod contract;
+mod copy;
 mod differential;
 mod faults;
 mod lease;

@@ -94,14 +94,33 @@ impl Connector {
 
     /// Connects for a job, and makes or checks the tables.
     async fn connect(&self, job: &str) -> Result<Link, StoreError> {
-        let link = self.open(job).await.map_err(|error| match error {
+        let link = self.reach(job).await?;
+        migrations::settle(&link.client, self).await?;
+        Ok(link)
+    }
+
+    /// Connects for a job. Does not look at the tables.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or cannot hold the store.
+    pub(super) async fn reach(&self, job: &str) -> Result<Link, StoreError> {
+        self.open(job).await.map_err(|error| match error {
             StoreError::OutOfReach { why } => StoreError::OutOfReach {
                 why: format!("{}: {why}", self.hosts()),
             },
             error => error,
-        })?;
-        migrations::settle(&link.client, self).await?;
-        Ok(link)
+        })
+    }
+
+    /// The server, the database and the schema, for people.
+    pub(super) fn place(&self) -> String {
+        let database = self.config.get_dbname().or(self.config.get_user());
+        format!(
+            "PostgreSQL at {}, database {}, schema {}",
+            self.hosts(),
+            one_line(database.unwrap_or("runwatch"), HOSTS_CHARS),
+            self.schema.name()
+        )
     }
 
     /// The hosts and ports, for people.
@@ -198,6 +217,13 @@ where
 pub(super) struct Link {
     client: Client,
     _task: JoinSet<()>,
+}
+
+impl Link {
+    /// The connection.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
 }
 
 /// One connection, made again after it was lost.

@@ -8,6 +8,9 @@ use tokio_postgres::error::{DbError, Severity, SqlState};
 use crate::store::model::{DatabaseError, StoreError};
 use crate::text::{error_chain, one_line};
 
+/// The constraint of the tables of a store that was moved.
+pub(super) const MOVED: &str = "the_store_was_moved";
+
 /// The longest text of an error of the server, in characters.
 const WHY_CHARS: usize = 300;
 
@@ -17,6 +20,9 @@ impl From<Error> for StoreError {
     fn from(error: Error) -> Self {
         match error.as_db_error() {
             Some(reported) if is_of_server(reported.code()) => out_of_reach(&error),
+            Some(reported) if reported.constraint() == Some(MOVED) => Self::Moved {
+                to: "another place".to_owned(),
+            },
             Some(reported) if *reported.code() == SqlState::INSUFFICIENT_PRIVILEGE => {
                 Self::Unusable(one_line(reported.message(), WHY_CHARS))
             }

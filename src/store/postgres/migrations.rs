@@ -3,7 +3,7 @@
 use tokio_postgres::Client;
 
 use super::connection::Connector;
-use super::errors::is_missing;
+use super::moved;
 use super::rows::get;
 use super::sql::{Db, parameters};
 use crate::store::model::StoreError;
@@ -182,7 +182,7 @@ const STEPS: &[MigrationStep] = &[MigrationStep {
 }];
 
 /// The version that all steps lead to.
-const KNOWN_VERSION: i64 = STEPS.len() as i64;
+pub(super) const KNOWN_VERSION: i64 = STEPS.len() as i64;
 
 /// How long a step waits for a table that others use, in milliseconds: their statements wait behind it.
 const LOCK_LIMIT: u64 = 5_000;
@@ -202,8 +202,8 @@ pub(super) async fn settle(client: &Client, connector: &Connector) -> Result<(),
     let name = connector.schema.name();
     if !connector.migrate {
         return Err(StoreError::Unusable(format!(
-            "its tables in the schema {name} have version {found}, and {KNOWN_VERSION} is needed; start a daemon with \
-             store.migrate = \"auto\" and a role that may make them"
+            "its tables in the schema {name} have version {found}, and {KNOWN_VERSION} is needed; run `runwatch store \
+             migrate` with a role that may make them"
         )));
     }
     let migrated = migrate(&db, client).await;
@@ -221,19 +221,32 @@ pub(super) async fn settle(client: &Client, connector: &Connector) -> Result<(),
 }
 
 /// Returns the version of the tables; 0 when there are none.
-async fn version(db: &Db<'_>, connector: &Connector) -> Result<i64, StoreError> {
+///
+/// # Errors
+/// [`StoreError::Newer`] when this program does not know them, and [`StoreError::Moved`] or [`StoreError::Incomplete`]
+/// when the store has a note of a copy.
+pub(super) async fn version(db: &Db<'_>, connector: &Connector) -> Result<i64, StoreError> {
     let limit = connector.begin("READ COMMITTED READ ONLY");
     db.batch(&limit).await?;
-    let row = db
-        .row("SELECT version, compatible_from FROM runwatch.schema", &[])
-        .await;
-    db.batch("ROLLBACK").await?;
-    let row = match row {
-        Err(error) if is_missing(&error) => None,
-        row => row?,
+    let read = async {
+        let found = moved::read_version(db).await?;
+        let note = match found {
+            Some((_, compatible_from)) if compatible_from > KNOWN_VERSION => {
+                moved::read_note(db).await?
+            }
+            _ => None,
+        };
+        Ok::<_, StoreError>((found, note))
     };
-    let Some(row) = row else { return Ok(0) };
-    let (found, compatible_from): (i64, i64) = (get(&row, 0)?, get(&row, 1)?);
+    let read = read.await;
+    db.batch("ROLLBACK").await?;
+    let (found, note) = read?;
+    if let Some(note) = note {
+        return Err(note.into_error());
+    }
+    let Some((found, compatible_from)) = found else {
+        return Ok(0);
+    };
     if compatible_from > KNOWN_VERSION {
         let version = |version: i64| u32::try_from(version).unwrap_or(u32::MAX);
         return Err(StoreError::Newer {

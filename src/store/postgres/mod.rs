@@ -7,6 +7,7 @@
 
 mod address;
 mod connection;
+mod copy;
 mod deliveries;
 mod discoveries;
 mod errors;
@@ -15,6 +16,7 @@ mod jobs;
 mod keeper;
 mod marks;
 mod migrations;
+mod moved;
 mod readers;
 mod rows;
 mod sql;
@@ -44,6 +46,7 @@ use writer::{MAX_BATCH, Signals, Writer};
 
 pub use keeper::{Candidate, HolderId, Keeper, LeaseRow, Renewal, Term};
 
+pub(super) use copy::{ServerEnd, ServerRows};
 pub(super) use sql::Perform;
 
 /// Where the store is, and how it is used.

@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 
+use super::moved;
 use crate::store::model::StoreError;
 
 /// The steps. Step N leads from `user_version` N to N + 1; a released step is never edited.
@@ -276,11 +277,14 @@ const MOVED_WATCHES: usize = 1_000;
 /// Returns the version of a database. Changes nothing.
 ///
 /// # Errors
-/// [`StoreError::Newer`] when a newer runwatch wrote it.
+/// [`StoreError::Newer`] when a newer runwatch wrote it, [`StoreError::Moved`] when it was copied to another place, and
+/// [`StoreError::Incomplete`] when a copy into it did not end.
 pub(super) fn version(connection: &Connection) -> Result<u32, StoreError> {
     let known = KNOWN_VERSION;
     let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if found > known {
+    if let Some(note) = moved::read_note(connection)? {
+        Err(note.into_error())
+    } else if found > known {
         Err(StoreError::Newer { found, known })
     } else {
         Ok(found)

@@ -9,12 +9,14 @@
 //! move committed pages to the database (`checkpoints`).
 
 mod checkpoints;
+mod copy;
 mod deliveries;
 mod discoveries;
 mod events;
 mod files;
 mod lock;
 mod migrations;
+mod moved;
 mod readers;
 mod rows;
 mod totals;
@@ -40,11 +42,13 @@ use readers::Readers;
 use writer::MAX_BATCH;
 
 pub use checkpoints::Checkpoint;
+pub use copy::FileError;
 pub use files::StoreFile;
 pub use lock::{Lock, LockError};
 pub use readers::ReadJob;
 pub use writer::{BlockingPool, Done, Transaction, TransactionRunner, Writer};
 
+pub(super) use copy::FileEnd;
 pub(super) use writer::{Channels, Execute};
 
 /// The size to which SQLite truncates a larger write-ahead log, in bytes.
@@ -147,6 +151,13 @@ fn prepare(mut connection: Connection) -> Result<Connection, StoreError> {
     prepare_any(&connection)?;
     // Before anything is written, be it only to the header.
     migrations::version(&connection)?;
+    set_up(&connection)?;
+    migrations::migrate(&mut connection)?;
+    Ok(connection)
+}
+
+/// Applies the settings of a connection that writes, and of a new file.
+fn set_up(connection: &Connection) -> Result<(), StoreError> {
     connection.pragma_update(None, "foreign_keys", true)?;
     // Of a new file only: what is freed can be given back to the disk, some pages at a time
     // (sqlite.org/pragma.html, "auto_vacuum"). Files of earlier versions keep their size. In an
@@ -163,8 +174,7 @@ fn prepare(mut connection: Connection) -> Result<Connection, StoreError> {
     // Otherwise the journal of a large statement goes to a temporary file, and a container has no
     // place for it.
     connection.pragma_update(None, "temp_store", "memory")?;
-    migrations::migrate(&mut connection)?;
-    Ok(connection)
+    Ok(())
 }
 
 /// Applies the settings that every connection needs.
