@@ -193,6 +193,7 @@ fn settings(
         labels: Labels::new(),
         retry_schedule: Vec::new(),
         fallback: None,
+        quiet: None,
         page: None,
     };
     settings.sinks.insert(SinkName::new("bench")?, sink);

@@ -236,6 +236,7 @@ impl Engine {
                 }),
                 retry_schedule: sink_settings.retry_schedule.clone(),
                 fallback: sink_settings.fallback.clone(),
+                quiet: sink_settings.quiet.clone(),
                 max_in_flight: max_in_flight(&sink_settings.kind),
                 store: self.store.clone(),
                 clock: self.clock.clone(),

@@ -1,6 +1,7 @@
 //! `runwatch deliveries`, with `retry` and `drop`.
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use super::args::{Deliveries, DeliveriesArgs, DeliveriesCommand};
 use super::client::Printer;
@@ -84,6 +85,7 @@ pub async fn deliveries(
     let table = table(
         &deliveries[..shown],
         Timestamp::now(),
+        &TimeZone::system(),
         printer.style,
         has_room,
     );
@@ -102,6 +104,7 @@ pub async fn deliveries(
 fn table(
     deliveries: &[DeliveryResponse],
     now: Timestamp,
+    zone: &TimeZone,
     style: Style,
     whole_ids: bool,
 ) -> TextTable {
@@ -116,7 +119,7 @@ fn table(
             .as_deref()
             .map(cause)
             .unwrap_or_default();
-        let state = delivery_state(delivery, now);
+        let state = delivery_state(delivery, now, zone);
         table.row([
             delivery_glyph(style, delivery),
             delivery.sink.to_string(),
@@ -203,7 +206,13 @@ mod tests {
     fn deliveries_fit_every_terminal() {
         let shown = |width| {
             let whole = width >= ROOM_FOR_IDS;
-            let table = table(&samples::deliveries(), samples::now(), Style::PLAIN, whole);
+            let table = table(
+                &samples::deliveries(),
+                samples::now(),
+                &TimeZone::UTC,
+                Style::PLAIN,
+                whole,
+            );
             table.into_text(Some(width))
         };
         insta::assert_snapshot!(shown(40));

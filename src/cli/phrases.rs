@@ -1,5 +1,6 @@
 //! The words for the states of watches and deliveries.
 
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::control::{DeliveryResponse, PollingList, WatchResponse};
@@ -89,8 +90,13 @@ pub(super) fn next_poll(
 }
 
 /// Where a delivery stands, and when it goes on.
-pub(super) fn delivery_state(delivery: &DeliveryResponse, now: Timestamp) -> String {
+pub(super) fn delivery_state(
+    delivery: &DeliveryResponse,
+    now: Timestamp,
+    zone: &TimeZone,
+) -> String {
     let state = match (delivery.state.as_str(), delivery.next_attempt_at) {
+        ("pending", _) if let Some(until) = delivery.held_until => held_until(until, zone),
         ("pending", Some(at)) => format!("pending, {}", ahead(at, now)),
         ("dead", _) => "given up".to_owned(),
         (state, _) => state.to_owned(),
@@ -99,6 +105,12 @@ pub(super) fn delivery_state(delivery: &DeliveryResponse, now: Timestamp) -> Str
         Some(sink) => format!("{state} (for {sink})"),
         None => state,
     }
+}
+
+/// Until when a delivery is held: `held until 07:00`. That is less than a day ahead.
+pub(super) fn held_until(until: Timestamp, zone: &TimeZone) -> String {
+    let until = until.to_zoned_datetime(zone.clone());
+    format!("held until {}", until.strftime("%H:%M"))
 }
 
 /// The glyph of a delivery: arrived, failed, or still to be tried.

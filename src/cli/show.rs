@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 
 use super::args::RunArg;
 use super::client::Printer;
-use super::phrases::{TEXT_CHARS, cause, counted, next_poll, standing};
+use super::phrases::{TEXT_CHARS, cause, counted, held_until, next_poll, standing};
 use super::run_names::RunNames;
 use super::short_ids::watch_of;
 use super::write_text;
@@ -446,6 +446,13 @@ impl Texts {
                 style.mark(Mark::Bad),
                 result.unwrap_or_else(|| "not attempted".to_owned())
             ),
+            ("pending", _) if let Some(until) = delivery.held_until => {
+                format!(
+                    "{} {}",
+                    style.glyph(Look::Pending),
+                    held_until(until, &self.zone)
+                )
+            }
             ("pending", Some(result)) => {
                 let next = delivery
                     .next_attempt_at

@@ -18,6 +18,7 @@ mod load;
 mod problem;
 mod providers;
 mod proxy;
+mod quiet;
 mod reader;
 mod rules;
 mod secret;

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use reqwest::Url;
 
 use super::{DiscoverySettings, Providers, Secret, StoreSettings};
-use crate::domain::{EventFilter, Labels, RunRef, SinkName};
+use crate::domain::{EventFilter, Labels, QuietHours, RunRef, SinkName};
 
 /// Everything that can be configured.
 #[derive(Debug, Clone)]
@@ -150,6 +150,8 @@ pub struct SinkSettings {
     pub retry_schedule: Vec<Duration>,
     /// The sink that gets a delivery which was given up; never a sink that leads back here. Default: none.
     pub fallback: Option<SinkName>,
+    /// When it gets nothing but failures. Default: never.
+    pub quiet: Option<QuietHours>,
     /// Where messages for people link to the views of runs: in the daemon `control.public_url`. Default: none.
     pub page: Option<Url>,
 }

@@ -7,6 +7,7 @@ use reqwest::header::{HeaderName, HeaderValue};
 
 use super::email::read_email;
 use super::problem::Origin;
+use super::quiet::read_quiet;
 use super::reader::{Item, SettingsReader, Table, Violation};
 use super::rules::{
     DAY, MAKE_SIGNING_SECRET, MAX_TEMPLATE_BYTES, MIN_TIMEOUT, http_url, read_template,
@@ -70,6 +71,7 @@ impl SinkSettings {
             labels: Labels::new(),
             retry_schedule: waits.collect(),
             fallback: None,
+            quiet: None,
             page: None,
         }
     }
@@ -168,6 +170,7 @@ fn read_sink(reader: &mut SettingsReader<'_>, table: &mut Table) -> Option<SinkS
     let labels = reader.labels(table);
     let retry_schedule = read_schedule(reader, table);
     let fallback = read_fallback(reader, table);
+    let quiet = read_quiet(reader, table);
     reader.finish_rest(table);
     Some(SinkSettings {
         kind: kind?,
@@ -175,6 +178,7 @@ fn read_sink(reader: &mut SettingsReader<'_>, table: &mut Table) -> Option<SinkS
         labels,
         retry_schedule,
         fallback,
+        quiet: quiet?,
         page: None,
     })
 }

@@ -506,6 +506,10 @@ pub struct DeliveryResponse {
     /// When it arrived or was given up.
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub ended_at: Option<Timestamp>,
+    /// Until when it is held for quiet hours, if it is.
+    #[serde(default)]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub held_until: Option<Timestamp>,
     /// What came of the last attempt.
     pub last_result: Option<String>,
     /// The sink that could not be reached, for which this one is the fallback.
@@ -735,6 +739,7 @@ impl DeliveryResponse {
             created_at: summary.created_at,
             next_attempt_at: summary.next_attempt_at,
             ended_at: summary.ended_at,
+            held_until: summary.held_until,
             last_result: summary.last_detail,
             fallback_for: summary.fallback_for,
             attempt_log: attempts.map(|attempts| attempts.into_iter().map(attempt).collect()),

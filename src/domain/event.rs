@@ -116,6 +116,27 @@ impl EventType {
         )
     }
 
+    /// Whether quiet hours may hold it. What is or may become a failure goes out at once.
+    pub fn can_wait(self) -> bool {
+        match self {
+            Self::RunSucceeded
+            | Self::RunCanceled
+            | Self::RunSkipped
+            | Self::RunStarted
+            | Self::RunWaiting
+            | Self::ApiRecovered => true,
+            Self::RunFailed
+            | Self::WatchNotFound
+            | Self::WatchUnreachable
+            | Self::WatchTimedOut
+            | Self::WatchOverdue
+            | Self::ApiUnreachable
+            | Self::ApiUnauthorized
+            | Self::SinkDisabled
+            | Self::SinkTest => false,
+        }
+    }
+
     /// Returns the verdict that an event of this type reports, if any.
     pub fn verdict(self) -> Option<Verdict> {
         Verdict::WORST_FIRST

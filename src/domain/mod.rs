@@ -12,6 +12,7 @@ mod event;
 mod id;
 mod json;
 mod observation;
+mod quiet;
 mod route;
 mod sample;
 mod status;
@@ -26,6 +27,7 @@ pub use event::{
 pub use id::{DeliveryId, InvalidId, ProviderName, RunRef, SinkName};
 pub use json::JsonText;
 pub use observation::{Observation, RunDetails, Timing};
+pub use quiet::QuietHours;
 pub use route::{EventFilter, Explained, InvalidFilter, Route, Routes};
 pub use status::{RunState, Status};
 pub use transition::{IllegalTransition, Limits, PollOutcome, Progress, Step};

@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 use super::trouble::SinkTrouble;
 use super::{Deliver, Message, SendError, Sent};
 use crate::clock::{Clock, new_delivery_id};
-use crate::domain::{DeliveryId, Event, EventData, EventType, Routes, SinkName, SinkNotice};
+use crate::domain::{
+    DeliveryId, Event, EventData, EventType, QuietHours, Routes, SinkName, SinkNotice,
+};
 use crate::failpoint::{self, mutant};
 use crate::memory;
 use crate::metrics::Metrics;
@@ -39,6 +41,10 @@ const BYTES_IN_FLIGHT: usize = 256 * 1024;
 /// Why a receiver wants no more requests, once it answered 410. Holds until the sink is built again.
 type Disabled = OnceLock<String>;
 
+/// The end of the quiet time for which the store holds deliveries, once it was set; none outside of quiet hours.
+#[derive(Default)]
+struct HoldsInStore(Option<Option<Timestamp>>);
+
 /// What one sink's deliveries need.
 pub struct Courier<D> {
     /// The sink's name.
@@ -49,6 +55,8 @@ pub struct Courier<D> {
     pub retry_schedule: Vec<Duration>,
     /// The sink that gets what is given up here.
     pub fallback: Option<SinkName>,
+    /// When only failures are sent; all else is held until the end of that time.
+    pub quiet: Option<QuietHours>,
     /// Most attempts under way at once, 1 or more.
     pub max_in_flight: usize,
     /// Where deliveries come from.
@@ -71,6 +79,7 @@ impl<D: Deliver> Courier<D> {
         let mut changed = courier.store.deliveries_changed();
         let (mut attempts, mut bytes) = (JoinSet::new(), 0);
         let disabled = Arc::new(OnceLock::new());
+        let mut holds = HoldsInStore::default();
         while !stop.is_cancelled() {
             // Marked as seen before the store is read, so that no change in between is missed.
             changed.mark_unchanged();
@@ -79,10 +88,13 @@ impl<D: Deliver> Courier<D> {
             } else {
                 0
             };
-            let next_due = match courier
-                .start_due(free, &disabled, &mut attempts, &mut bytes)
-                .await
-            {
+            let next_due = async {
+                courier.keep_holds(&mut holds).await?;
+                courier
+                    .start_due(free, &disabled, &mut attempts, &mut bytes)
+                    .await
+            };
+            let next_due = match next_due.await {
                 Ok(next_due) => next_due,
                 Err(StoreError::Closed) => break,
                 Err(error) => {
@@ -104,6 +116,20 @@ impl<D: Deliver> Courier<D> {
         while let Some(ended) = attempts.join_next().await {
             ended.expect("an attempt does not panic and is not aborted");
         }
+    }
+
+    /// Stores when the deliveries that are held are due, where that changed: at the start, and when the configuration or
+    /// the clock was set.
+    async fn keep_holds(&self, holds: &mut HoldsInStore) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        let end = self.quiet.as_ref().and_then(|quiet| quiet.end(now));
+        if holds.0 != Some(end) {
+            self.store
+                .set_holds(self.name.clone(), end.unwrap_or(now))
+                .await?;
+            holds.0 = Some(end);
+        }
+        Ok(())
     }
 
     /// Claims and starts what is due, as far as there is room. Returns when the next is due; `None` when only
@@ -164,6 +190,9 @@ impl<D: Deliver> Courier<D> {
             None
         };
         let (at, began) = (self.clock.now(), Instant::now());
+        if let Some(until) = self.holds(&claimed, at) {
+            return self.hold(&claimed, until).await;
+        }
         let attempt = |took, detail, outcome| Attempt {
             attempt: claimed.attempt,
             at,
@@ -182,6 +211,24 @@ impl<D: Deliver> Courier<D> {
         self.report(&claimed, &outcome, &detail);
         self.store_attempt(&claimed.id, attempt(took, detail, outcome))
             .await;
+    }
+
+    /// Until when a delivery is held instead of an attempt now.
+    fn holds(&self, claimed: &Claimed, now: Timestamp) -> Option<Timestamp> {
+        let quiet = self.quiet.as_ref()?;
+        let can_wait = claimed.event.event_type.can_wait() && !claimed.at_once;
+        can_wait.then(|| quiet.end(now)).flatten()
+    }
+
+    /// Holds a delivery, again and again while the store rejects that: it would otherwise stay claimed.
+    async fn hold(&self, claimed: &Claimed, until: Timestamp) {
+        let (sink, id) = (&self.name, &claimed.id);
+        tracing::debug!(%sink, delivery = %id, %until, "held for quiet hours");
+        self.store_about(id, "hold a delivery", || {
+            self.store.hold(id.clone(), claimed.attempt, until)
+        })
+        .await;
+        failpoint::point("held");
     }
 
     /// Hands the event to the sink, unless its receiver wants no more requests.
@@ -242,7 +289,11 @@ impl<D: Deliver> Courier<D> {
         let (sink, run_id) = (&self.name, event.run_id().map(tracing::field::display));
         match outcome {
             AttemptOutcome::Delivered => {
-                let after = self.clock.now().duration_since(event.timestamp);
+                // A time in which it was held is not a delay.
+                let since = claimed.held_until.map_or(event.timestamp, |held_until| {
+                    event.timestamp.max(held_until)
+                });
+                let after = self.clock.now().duration_since(since);
                 self.metrics
                     .delivered(sink, Duration::try_from(after).unwrap_or_default());
                 tracing::debug!(%sink, delivery = %id, run_id, attempt, detail, "delivered");
@@ -280,26 +331,33 @@ impl<D: Deliver> Courier<D> {
 
     /// Stores an attempt, again and again while the store rejects it: the delivery would otherwise be made again.
     async fn store_attempt(&self, id: &DeliveryId, attempt: Attempt) {
+        self.store_about(id, "store an attempt", || {
+            let fallback = self.fallback.clone();
+            self.store
+                .record_attempt_with(id.clone(), attempt.clone(), fallback)
+        })
+        .await;
+        failpoint::point("recorded");
+    }
+
+    /// Writes what belongs to a delivery that is claimed, again and again while the store rejects it. `what` says what
+    /// that is, after "cannot".
+    async fn store_about<F>(&self, id: &DeliveryId, what: &str, write: impl Fn() -> F)
+    where
+        F: Future<Output = Result<(), StoreError>>,
+    {
         let mut reminder = Reminder::default();
         loop {
-            let (id_again, fallback) = (id.clone(), self.fallback.clone());
-            match self
-                .store
-                .record_attempt_with(id_again, attempt.clone(), fallback)
-                .await
-            {
-                Ok(()) => {
-                    failpoint::point("recorded");
-                    return;
-                }
+            match write().await {
+                Ok(()) => return,
                 Err(error @ (StoreError::Closed | StoreError::Precondition { .. })) => {
-                    tracing::error!(sink = %self.name, delivery = %id, %error, "cannot store an attempt");
+                    tracing::error!(sink = %self.name, delivery = %id, %error, "cannot {what}");
                     return;
                 }
                 Err(error) => {
                     if reminder.is_due(Instant::now()) {
                         let error = error_chain(&error);
-                        tracing::error!(sink = %self.name, delivery = %id, error, "cannot store an attempt; trying again");
+                        tracing::error!(sink = %self.name, delivery = %id, error, "cannot {what}; trying again");
                     }
                     tokio::time::sleep(STORE_RETRY).await;
                 }
@@ -401,6 +459,7 @@ mod tests {
             sink: Arc::new(Nowhere),
             retry_schedule,
             fallback: None,
+            quiet: None,
             max_in_flight: 1,
             store,
             clock: Clock::simulated(Timestamp::UNIX_EPOCH),
@@ -465,6 +524,202 @@ mod tests {
             *least < 900_000 && *most > 1_100_000,
             "{least} to {most} ms"
         );
+    }
+
+    /// Keeps what it gets.
+    #[derive(Clone, Default)]
+    struct Recorder(Arc<Mutex<Vec<EventType>>>);
+
+    impl Deliver for Recorder {
+        async fn send(&self, message: &Message<'_>) -> Result<Sent, SendError> {
+            let mut got = self.0.lock().unwrap();
+            got.push(message.event.event_type);
+            let detail = String::new();
+            Ok(Sent { detail })
+        }
+    }
+
+    /// A sink with quiet hours from 22:00 to 07:00 at a time of the day, whose couriers come and go.
+    struct Night {
+        store: Store,
+        clock: Clock,
+        got: Recorder,
+        courier: Option<(JoinSet<()>, CancellationToken)>,
+        _writer: JoinSet<()>,
+    }
+
+    impl Night {
+        fn at(time: &str) -> Self {
+            let (store, writer) = Store::open(Location::Memory).unwrap();
+            let mut tasks = JoinSet::new();
+            tasks.spawn(writer.run());
+            Self {
+                store,
+                clock: Clock::simulated(format!("2026-03-01T{time}:00Z").parse().unwrap()),
+                got: Recorder::default(),
+                courier: None,
+                _writer: tasks,
+            }
+        }
+
+        /// Ends the courier, and starts another one.
+        async fn begin(&mut self, is_quiet: bool) {
+            if let Some((mut tasks, stop)) = self.courier.take() {
+                stop.cancel();
+                while tasks.join_next().await.is_some() {}
+            }
+            let times = ["22:00", "07:00"].map(|time| time.parse().unwrap());
+            let quiet = QuietHours::new(times[0], times[1], jiff::tz::TimeZone::UTC);
+            let courier = Courier {
+                name: name("ops"),
+                sink: Arc::new(self.got.clone()),
+                retry_schedule: Vec::new(),
+                fallback: None,
+                quiet: quiet.filter(|_| is_quiet),
+                max_in_flight: 1,
+                store: self.store.clone(),
+                clock: self.clock.clone(),
+                routes: Arc::new(Routes::default()),
+                metrics: Metrics::default(),
+                trouble: Mutex::default(),
+            };
+            let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
+            tasks.spawn(courier.run(stop.clone()));
+            self.courier = Some((tasks, stop));
+        }
+
+        async fn event(&self, event_type: EventType) {
+            let now = self.clock.now();
+            let event = Event::sample_of(event_type, now);
+            let sinks = vec![name("ops")];
+            let routed = RoutedEvent { event, sinks };
+            self.store.record_event(routed, now).await.unwrap();
+        }
+
+        /// Passes time until the clock shows `time`, on the same day or the next one.
+        async fn until(&self, time: &str) {
+            let now = self.clock.now().to_zoned_datetime(jiff::tz::TimeZone::UTC);
+            let wanted = now.date().to_datetime(time.parse().unwrap());
+            let mut wanted = jiff::tz::TimeZone::UTC.to_timestamp(wanted).unwrap();
+            if wanted < self.clock.now() {
+                wanted += jiff::SignedDuration::from_hours(24);
+            }
+            let left = wanted.duration_since(self.clock.now());
+            tokio::time::sleep(left.unsigned_abs()).await;
+            // The tasks that are due have their turn.
+            for _ in 0..100 {
+                self.store.ping().await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        }
+
+        fn got(&self) -> Vec<&'static str> {
+            let got = self.got.0.lock().unwrap();
+            got.iter().map(|event_type| event_type.as_str()).collect()
+        }
+
+        async fn held_until(&self) -> Vec<Option<String>> {
+            let all = self.store.deliveries(DeliveryFilter::default(), 10).await;
+            let all = all.unwrap().items.into_iter();
+            all.map(|delivery| Some(delivery.held_until?.strftime("%d %H:%M").to_string()))
+                .collect()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn quiet_hours_hold_what_can_wait_and_nothing_else() {
+        let mut night = Night::at("21:59");
+        night.begin(true).await;
+        night.event(EventType::RunStarted).await;
+        night.until("22:00").await;
+        night.event(EventType::RunSucceeded).await;
+        night.event(EventType::RunCanceled).await;
+        night.event(EventType::RunFailed).await;
+        night.event(EventType::ApiUnreachable).await;
+        night.until("22:10").await;
+        assert_eq!(
+            night.got(),
+            ["run.started", "run.failed", "api.unreachable"],
+            "a failure does not wait for what is held"
+        );
+        let held = Some("02 07:00".to_owned());
+        assert_eq!(
+            night.held_until().await,
+            [None, held.clone(), held, None, None]
+        );
+        let gauges = night
+            .store
+            .gauges(night.clock.now(), Vec::new())
+            .await
+            .unwrap();
+        assert_eq!(gauges.oldest_pending, Some(Duration::ZERO));
+        // A restart keeps it.
+        night.begin(true).await;
+        night.until("06:59").await;
+        assert_eq!(night.got().len(), 3);
+        night.until("07:00").await;
+        night.until("07:01").await;
+        assert_eq!(night.got()[3..], ["run.succeeded", "run.canceled"]);
+        let all = night.store.deliveries(DeliveryFilter::default(), 10).await;
+        assert!(
+            all.unwrap()
+                .items
+                .iter()
+                .all(|delivery| delivery.attempts == 1)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_held_follows_the_configuration_the_clock_and_a_person() {
+        let mut night = Night::at("23:00");
+        night.begin(true).await;
+        night.event(EventType::RunSucceeded).await;
+        night.until("23:10").await;
+        // The clock is set forward by two hours: the morning is the same one.
+        night.clock.jump(crate::clock::Jump {
+            slept: Duration::ZERO,
+            stepped: jiff::SignedDuration::from_hours(2),
+        });
+        let now = night.clock.now();
+        night
+            .store
+            .shift_deadlines(Vec::new(), 7_200_000, now)
+            .await
+            .unwrap();
+        let morning = Some("02 07:00".to_owned());
+        assert_eq!(night.held_until().await, [morning]);
+        // It is set back by a day: the morning is an earlier one.
+        night.clock.jump(crate::clock::Jump {
+            slept: Duration::ZERO,
+            stepped: jiff::SignedDuration::from_hours(-24),
+        });
+        let now = night.clock.now();
+        night
+            .store
+            .shift_deadlines(Vec::new(), -86_400_000, now)
+            .await
+            .unwrap();
+        night.until("02:00").await;
+        assert_eq!(night.held_until().await, [Some("01 07:00".to_owned())]);
+        // A configuration without quiet hours lets it go.
+        night.begin(false).await;
+        night.until("02:10").await;
+        assert_eq!(night.got(), ["run.succeeded"]);
+        // A person does not wait.
+        night.begin(true).await;
+        night.event(EventType::RunSkipped).await;
+        night.until("02:20").await;
+        assert_eq!(night.got().len(), 1);
+        let all = night.store.deliveries(DeliveryFilter::default(), 10).await;
+        let id = all.unwrap().items.pop().unwrap().id;
+        let now = night.clock.now();
+        night
+            .store
+            .decide(id, crate::store::Fate::Retry, now)
+            .await
+            .unwrap();
+        night.until("02:30").await;
+        assert_eq!(night.got(), ["run.succeeded", "run.skipped"]);
     }
 
     #[tokio::test]

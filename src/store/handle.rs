@@ -10,11 +10,11 @@ use super::model::{
 };
 use super::operations::{
     ActiveWatches, ActiveWatchesOf, AddConfiguredWatch, AddDiscoveredWatch, AddWatch, ClaimDue,
-    CountAll, Decide, DecideSome, Deliveries, Details, EndRound, EventsAfter, Gauges,
+    CountAll, Decide, DecideSome, Deliveries, Details, EndRound, EventsAfter, Gauges, Hold,
     KeepConfiguredWatches, KnownRuns, MoveClock, NewestEvent, NewestProviderEvents, NewestWatch,
     NextDue, NoteRuns, Ping, Probe, ProbeWrite, Prune, RecordAttempt, RecordEvent, RecordStep,
-    RemoveWatches, SetDeadlines, SetDiscoveries, SinksWithOpenDeliveries, StatusChangesAfter,
-    TakeMarks, TakeUp, WakeCouriers, WatchHistory, Watches,
+    RemoveWatches, SetDeadlines, SetDiscoveries, SetHolds, SinksWithOpenDeliveries,
+    StatusChangesAfter, TakeMarks, TakeUp, WakeCouriers, WatchHistory, Watches,
 };
 use crate::domain::{
     DeliveryId, Event, FoundBy, ProviderName, RunDetails, RunRef, SinkName, Step, Watch,
@@ -415,6 +415,27 @@ impl Store {
             fallback,
         })
         .await
+    }
+
+    /// Holds a delivery that is claimed for an attempt until a time of the wall clock. The attempt does not count.
+    ///
+    /// # Errors
+    /// [`StoreError::Precondition`] when the delivery is not claimed for that attempt.
+    pub async fn hold(
+        &self,
+        id: DeliveryId,
+        attempt: u32,
+        until: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.run(Hold { id, attempt, until }).await
+    }
+
+    /// Changes until when those deliveries of `sink` are held that are held now. With a time that has come they are due.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn set_holds(&self, sink: SinkName, until: Timestamp) -> Result<(), StoreError> {
+        self.run(SetHolds { sink, until }).await
     }
 
     /// Up to `limit` deliveries.

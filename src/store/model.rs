@@ -479,6 +479,8 @@ pub struct DeliverySummary {
     pub ended_at: Option<Timestamp>,
     /// The sink that could not be reached, for which this one is the fallback.
     pub fallback_for: Option<SinkName>,
+    /// Until when it is held, if it is.
+    pub held_until: Option<Timestamp>,
 }
 
 /// Selects the deliveries of a list. A delivery must match every field.
@@ -520,6 +522,10 @@ pub struct Claimed {
     /// The number of this attempt in the retry schedule, from 1. It begins anew with a retry by
     /// hand.
     pub try_number: u32,
+    /// Until when it was held; a time that has come.
+    pub held_until: Option<Timestamp>,
+    /// Whether a person wants it to be attempted at once, so that it is not held.
+    pub at_once: bool,
     /// The event to deliver.
     pub event: Event,
 }
@@ -560,7 +566,7 @@ pub enum AttemptOutcome {
 /// A decision about a delivery that has not arrived and is not being sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It is due at once, and its schedule begins anew.
+    /// It is due at once, and its schedule begins anew. Quiet hours do not hold it any more.
     Retry,
     /// It is given up. One that was given up before stays as it is.
     Drop,

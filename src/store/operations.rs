@@ -138,6 +138,12 @@ operations! {
     (Write, _this => DELIVERIES)
     RecordAttempt { id: DeliveryId, attempt: Attempt, fallback: Option<SinkName> } -> ();
 
+    /// Holds a claimed delivery, whose attempt is not made.
+    (Write, _this => DELIVERIES) Hold { id: DeliveryId, attempt: u32, until: Timestamp } -> ();
+
+    /// Holds the deliveries of a sink that are held until another time.
+    (Write, _this => DELIVERIES) SetHolds { sink: SinkName, until: Timestamp } -> ();
+
     /// Decides about one delivery.
     (Write, _this => DELIVERIES)
     Decide { beginning: DeliveryId, fate: Fate, now: Timestamp } -> Decided;

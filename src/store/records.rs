@@ -39,7 +39,7 @@ pub(super) const REMOVABLE: &str =
 /// What must hold before a fate is applied to a delivery.
 pub(super) const DECIDABLE: &str = "waiting or given up; it has arrived or is being sent";
 
-/// What must hold before an attempt is stored.
+/// What must hold before an attempt is stored, or a delivery held.
 pub(super) const CLAIMED: &str = "claimed for this attempt";
 
 /// The columns of a watch that is followed.
@@ -159,6 +159,7 @@ pub(super) struct DeliveryRow {
     pub(super) ended_at: Option<i64>,
     pub(super) earlier_attempts: i64,
     pub(super) fallback_for: Option<String>,
+    pub(super) held_until: Option<i64>,
 }
 
 impl DeliveryRow {
@@ -182,6 +183,12 @@ impl DeliveryRow {
             ended_at: optional_time(self.ended_at)?,
             earlier_attempts: count32(self.earlier_attempts),
             fallback_for: self.fallback_for.as_deref().map(sink_name).transpose()?,
+            // The end of a hold that is over stays in the row, and is not the time of an attempt after it.
+            held_until: optional_time(
+                self.held_until
+                    .filter(|_| self.state == DeliveryState::Pending.as_str())
+                    .filter(|until| self.next_attempt_at == Some(*until)),
+            )?,
         })
     }
 }

@@ -431,6 +431,86 @@ pub(crate) async fn a_delivery_that_is_given_up_makes_one_to_the_fallback(place:
     close(store, tasks).await;
 }
 
+pub(crate) async fn held_deliveries_stay_where_they_are_on_the_wall_clock(place: &impl Place) {
+    let (store, tasks) = place.open().await;
+    let ops = SinkName::new("ops").unwrap();
+    let watch = watch("run_1");
+    let (_, id) = store.add_watch(watch.clone()).await.unwrap();
+    let done = step(&watch, &Progress::begin(time(0)), "succeeded", time(2));
+    let routed = told(&done, &["ops"]);
+    store
+        .record_step(id, done, routed, None, FoundBy::Poll, time(2))
+        .await
+        .unwrap();
+    let claim = async |at| {
+        let mut claimed = store
+            .claim_due(ops.clone(), time(at), 10, usize::MAX)
+            .await
+            .unwrap();
+        claimed.pop()
+    };
+    let listed = async || {
+        let all = store.deliveries(DeliveryFilter::default(), 10).await;
+        all.unwrap().items.remove(0)
+    };
+    let claimed = claim(3).await.unwrap();
+    assert_eq!((claimed.held_until, claimed.at_once), (None, false));
+    let id = claimed.id;
+    store.hold(id.clone(), 1, time(1000)).await.unwrap();
+    let again = store.hold(id.clone(), 1, time(1000)).await;
+    assert!(
+        matches!(again, Err(StoreError::Precondition { .. })),
+        "it is not claimed: {again:?}"
+    );
+    let held = listed().await;
+    assert_eq!(
+        (held.state, held.attempts, held.held_until),
+        (DeliveryState::Pending, 0, Some(time(1000)))
+    );
+    let age = async |at| {
+        let gauges = store.gauges(time(at), Vec::new()).await.unwrap();
+        gauges.oldest_pending.unwrap().as_secs()
+    };
+    assert_eq!((age(900).await, age(1060).await), (0, 60));
+    // The clock is set; the hold ends when that clock shows its end.
+    for step in [300_000, -500_000] {
+        store
+            .shift_deadlines(Vec::new(), step, time(10))
+            .await
+            .unwrap();
+        assert_eq!(store.next_due(ops.clone()).await.unwrap(), Some(time(1000)));
+    }
+    store.set_holds(ops.clone(), time(700)).await.unwrap();
+    assert_eq!(listed().await.held_until, Some(time(700)));
+    assert!(claim(699).await.is_none());
+    let claimed = claim(700).await.unwrap();
+    assert_eq!(
+        (claimed.attempt, claimed.held_until),
+        (1, Some(time(700))),
+        "the hold was not an attempt"
+    );
+    // An attempt that fails after the hold is tried again by the schedule.
+    let attempt = Attempt {
+        attempt: 1,
+        at: time(700),
+        took: Duration::ZERO,
+        detail: "no answer".to_owned(),
+        outcome: AttemptOutcome::Retry(time(705)),
+    };
+    store.record_attempt(id.clone(), attempt).await.unwrap();
+    assert_eq!(listed().await.held_until, None);
+    store.set_holds(ops.clone(), time(2000)).await.unwrap();
+    assert_eq!(store.next_due(ops.clone()).await.unwrap(), Some(time(705)));
+    assert_eq!(age(760).await, 60);
+    // A retry by hand is not held.
+    assert_eq!(claim(705).await.unwrap().attempt, 2);
+    store.hold(id.clone(), 2, time(3000)).await.unwrap();
+    store.decide(id, Fate::Retry, time(710)).await.unwrap();
+    let claimed = claim(710).await.unwrap();
+    assert_eq!((claimed.held_until, claimed.at_once), (None, true));
+    close(store, tasks).await;
+}
+
 pub(crate) async fn many_writes_at_once_are_all_answered(place: &impl Place) {
     let (store, tasks) = place.open().await;
     let mut adding = JoinSet::new();
@@ -1078,6 +1158,7 @@ macro_rules! contract_tests {
             a_verdict_is_given_once,
             attempts_are_recorded_with_what_follows,
             a_delivery_that_is_given_up_makes_one_to_the_fallback,
+            held_deliveries_stay_where_they_are_on_the_wall_clock,
             many_writes_at_once_are_all_answered,
             a_step_of_the_wall_clock_moves_what_waits_with_it,
             what_an_earlier_watch_of_a_run_leads_to_does_not_count_for_a_later_one,

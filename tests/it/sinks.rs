@@ -9,6 +9,7 @@ mod email;
 mod fallback;
 mod log;
 mod payload;
+mod quiet;
 mod render;
 mod signature;
 mod templates;

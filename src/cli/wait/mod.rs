@@ -128,6 +128,10 @@ pub async fn wait(
             ));
         }
     }
+    // It ends before the quiet hours do, and a person waits for it.
+    for sink in settings.sinks.values_mut() {
+        sink.quiet = None;
+    }
     let clock = Clock::system();
     let engine = tokio::select! {
         engine = Engine::start(&settings, Location::Memory, clock.clone()) => engine?,

@@ -181,6 +181,9 @@ fn delivery(html: &mut Html, delivery: &DeliveryResponse, now: Timestamp) {
 /// Where a delivery stands, and when it goes on.
 pub(super) fn delivery_state(delivery: &DeliveryResponse, now: Timestamp) -> String {
     let state = match (delivery.state.as_str(), delivery.next_attempt_at) {
+        ("pending", Some(at)) if delivery.held_until.is_some() => {
+            format!("held for quiet hours, sent {}", ahead(at, now))
+        }
         ("pending", Some(at)) => format!("waits, retry {}", ahead(at, now)),
         ("dead", _) => "given up".to_owned(),
         (state, _) => state.to_owned(),

@@ -13,8 +13,8 @@ use crate::store::model::{
     StoreError,
 };
 use crate::store::operations::{
-    ClaimDue, Decide, DecideSome, Deliveries, NextDue, RecordAttempt, SinksWithOpenDeliveries,
-    TakeUp,
+    ClaimDue, Decide, DecideSome, Deliveries, Hold, NextDue, RecordAttempt, SetHolds,
+    SinksWithOpenDeliveries, TakeUp,
 };
 use crate::store::records::{
     AttemptRow, CANDIDATES, CLAIMED, DECIDABLE, PAGE_BYTES, ROWS, count32, delivery_id, leave_out,
@@ -28,7 +28,7 @@ macro_rules! select_deliveries {
             "SELECT d.id, d.sink, e.run_id, e.type, d.state, d.attempts, d.next_attempt_at + ",
             stepped!(),
             ", (SELECT detail FROM runwatch.attempts a WHERE a.delivery_id = d.id ORDER BY attempt DESC LIMIT 1),
-                d.created_at, d.ended_at, d.earlier_tries, d.fallback_for
+                d.created_at, d.ended_at, d.earlier_tries, d.fallback_for, d.held_until
          FROM runwatch.deliveries d JOIN runwatch.events e ON e.seq = d.event_seq"
         )
     };
@@ -55,13 +55,14 @@ pub(super) const CLAIM: &str = concat!(
     ), claimed AS (
         UPDATE runwatch.deliveries d SET state = 'sending', attempts = attempts + 1
         FROM page WHERE d.id = page.id AND d.state = 'pending' AND (before IS NULL OR before < $5)
-        RETURNING d.id, d.attempts, d.attempts - d.earlier_tries AS try, d.fallback_for
+        RETURNING d.id, d.attempts, d.attempts - d.earlier_tries AS try, d.fallback_for, d.held_until,
+            d.at_once
     )
     SELECT page.body,
         (SELECT p.body FROM runwatch.payloads p WHERE p.id = page.input_id AND input_size <= $4),
         (SELECT p.body FROM runwatch.payloads p WHERE p.id = page.output_id AND output_size <= $4),
         coalesce(input_size, 0)::bigint, coalesce(output_size, 0)::bigint, claimed.id, claimed.attempts, claimed.try,
-        claimed.fallback_for
+        claimed.fallback_for, claimed.held_until, claimed.at_once
     FROM claimed JOIN page ON page.id = claimed.id ORDER BY claimed.id"
 );
 
@@ -70,6 +71,23 @@ pub(super) const NEXT_DUE: &str = concat!(
     "SELECT next_attempt_at + ",
     stepped!(),
     " FROM runwatch.deliveries WHERE sink = $1 AND state = 'pending' ORDER BY next_attempt_at LIMIT 1"
+);
+
+/// Holds the deliveries of a sink that are held until another time. One is held while its next attempt is due at the end
+/// of its hold.
+const SET_HOLDS: &str = concat!(
+    "UPDATE runwatch.deliveries SET held_until = $1, next_attempt_at = $1 - ",
+    stepped!(),
+    " WHERE sink = $2 AND state = 'pending' AND held_until = next_attempt_at + ",
+    stepped!()
+);
+
+/// Moves what is held by some milliseconds against the clock that is never set.
+const KEEP_HOLDS: &str = concat!(
+    "UPDATE runwatch.deliveries SET next_attempt_at = next_attempt_at - $1
+     WHERE state IN ('pending', 'sending') AND held_until IS NOT NULL AND state = 'pending'
+         AND held_until = next_attempt_at + ",
+    stepped!()
 );
 
 /// Stores an attempt, where its delivery is claimed for it. With `$11`, that sink gets a delivery `$10` of the same event,
@@ -116,6 +134,8 @@ impl Perform for ClaimDue {
                 id: delivery_id(get(row, 5)?)?,
                 attempt: count32(get(row, 6)?),
                 try_number: count32(get(row, 7)?),
+                held_until: optional_time(get(row, 9)?)?,
+                at_once: get(row, 10)?,
                 event,
             })
         })
@@ -172,6 +192,49 @@ impl Perform for RecordAttempt {
             wanted: CLAIMED,
         })
     }
+}
+
+impl Perform for Hold {
+    const PIPELINED: bool = true;
+
+    async fn perform(&self, db: &Db<'_>) -> Result<Self::Reply, StoreError> {
+        let Self { id, attempt, until } = self;
+        let hold = concat!(
+            "UPDATE runwatch.deliveries SET state = 'pending', attempts = attempts - 1, held_until = $1,
+                 next_attempt_at = $1 - ",
+            stepped!(),
+            " WHERE id = $2 AND state = 'sending' AND attempts = $3",
+        );
+        let (until, attempt) = (until.as_millisecond(), i64::from(*attempt));
+        let held = db
+            .execute(hold, parameters![until, id.as_str(), attempt])
+            .await?;
+        if held == 1 {
+            return Ok(());
+        }
+        Err(StoreError::Precondition {
+            what: format!("delivery {id}"),
+            wanted: CLAIMED,
+        })
+    }
+}
+
+impl Perform for SetHolds {
+    const PIPELINED: bool = true;
+
+    async fn perform(&self, db: &Db<'_>) -> Result<Self::Reply, StoreError> {
+        let (until, sink) = (self.until.as_millisecond(), self.sink.as_str());
+        db.execute(SET_HOLDS, parameters![until, sink])
+            .await
+            .map(drop)
+    }
+}
+
+/// Keeps the deliveries that are held where they are on the wall clock, before it is set by some milliseconds.
+pub(super) async fn keep_holds(db: &Db<'_>, milliseconds: i64) -> Result<(), StoreError> {
+    db.execute(KEEP_HOLDS, parameters![milliseconds])
+        .await
+        .map(drop)
 }
 
 impl Perform for Deliveries {
@@ -270,7 +333,7 @@ async fn decide(db: &Db<'_>, fate: Fate, now: i64, ids: &[&str]) -> Result<u64, 
         Fate::Retry => concat!(
             "WITH decided AS (UPDATE runwatch.deliveries SET state = 'pending', next_attempt_at = $1 - ",
             stepped!(),
-            ", ended_at = NULL, earlier_tries = attempts
+            ", ended_at = NULL, earlier_tries = attempts, held_until = NULL, at_once = true
                 WHERE id = ANY($2) AND state IN ('pending', 'dead') RETURNING sink), "
         ),
         Fate::Drop => {

@@ -26,6 +26,8 @@ struct MigrationStep {
 /// `provider` is that of an event about an API. `earlier_tries` counts the attempts before the schedule last began anew.
 /// `next_attempt_at` is a time of a clock that was never set: the wall clock shows `stepped_ms` of `clock` more.
 /// `fallback_for` is the sink that could not be reached, where a delivery is one to its fallback.
+/// `held_until` is the time of the wall clock until which it was held for quiet hours, also after that, and `at_once`
+/// whether a person wants it to be attempted at once.
 /// `newest` of `deleted_events` is the number of the newest event of all, where that one was deleted. `leases` has the
 /// term of the daemon that leads, and `dirty` what other daemons changed. There are no totals: a row that every
 /// transaction changes would make them wait for each other.
@@ -112,14 +114,19 @@ const STEPS: &[MigrationStep] = &[MigrationStep {
         next_attempt_at bigint,
         created_at      bigint NOT NULL,
         ended_at        bigint,
-        fallback_for    text
+        fallback_for    text,
+        held_until      bigint,
+        at_once         boolean NOT NULL DEFAULT false
     ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
     CREATE INDEX deliveries_by_turn ON runwatch.deliveries (sink, next_attempt_at, id) WHERE state = 'pending';
     CREATE INDEX deliveries_to_event ON runwatch.deliveries (event_seq);
     CREATE INDEX deliveries_to_sink ON runwatch.deliveries (sink, id);
     CREATE INDEX undelivered ON runwatch.deliveries (id) WHERE state <> 'delivered';
     CREATE INDEX undelivered_to_sink ON runwatch.deliveries (sink, state) WHERE state <> 'delivered';
-    CREATE INDEX open_deliveries_by_age ON runwatch.deliveries (created_at) WHERE state IN ('pending', 'sending');
+    CREATE INDEX open_deliveries_by_age ON runwatch.deliveries (created_at)
+        WHERE state IN ('pending', 'sending') AND held_until IS NULL;
+    CREATE INDEX held_deliveries ON runwatch.deliveries (held_until)
+        WHERE state IN ('pending', 'sending') AND held_until IS NOT NULL;
 
     CREATE TABLE runwatch.attempts (
         delivery_id text COLLATE \"C\" NOT NULL REFERENCES runwatch.deliveries (id) ON DELETE CASCADE,

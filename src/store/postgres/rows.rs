@@ -96,6 +96,7 @@ pub(super) fn read_delivery(row: &Row) -> Result<DeliverySummary, StoreError> {
         ended_at: get(row, 9)?,
         earlier_attempts: get(row, 10)?,
         fallback_for: get(row, 11)?,
+        held_until: get(row, 12)?,
     };
     columns.summary()
 }

@@ -15,10 +15,13 @@ pub(super) const COUNTS: &str = "SELECT (SELECT count(*) FROM runwatch.watches W
     (SELECT count(*) FROM runwatch.deliveries WHERE state <> 'delivered' AND state IN ('pending', 'sending')),
     (SELECT count(*) FROM runwatch.deliveries WHERE state <> 'delivered' AND state = 'dead')";
 
-/// How many watches are finished, and when the oldest delivery was made that has not arrived and was not given up.
+/// How many watches are finished, and when the oldest delivery was made that has not arrived and was not given up, or
+/// was not held any more.
 pub(super) const FINISHED: &str =
     "SELECT (SELECT count(*) FROM runwatch.watches WHERE verdict IS NOT NULL),
-    (SELECT min(created_at) FROM runwatch.deliveries WHERE state IN ('pending', 'sending'))";
+    least((SELECT min(created_at) FROM runwatch.deliveries WHERE state IN ('pending', 'sending') AND held_until IS NULL),
+        (SELECT min(held_until) FROM runwatch.deliveries
+            WHERE state IN ('pending', 'sending') AND held_until IS NOT NULL))";
 
 /// The sinks of deliveries that have not arrived, with how many are open and how many dead.
 pub(super) const BY_SINK: &str =

@@ -180,6 +180,7 @@ impl Perform for SetDeadlines {
 impl Perform for MoveClock {
     async fn perform(&self, db: &Db<'_>) -> Result<Self::Reply, StoreError> {
         set_deadlines(db, &self.deadlines, self.now).await?;
+        deliveries::keep_holds(db, self.milliseconds).await?;
         let step = "UPDATE runwatch.clock SET stepped_ms = stepped_ms + $1";
         db.execute(step, parameters![self.milliseconds])
             .await

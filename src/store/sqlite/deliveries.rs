@@ -14,12 +14,12 @@ use crate::store::model::{
     StoreError,
 };
 use crate::store::operations::{
-    ClaimDue, Decide, DecideSome, Deliveries, NextDue, RecordAttempt, SinksWithOpenDeliveries,
-    TakeMarks, TakeUp,
+    ClaimDue, Decide, DecideSome, Deliveries, Hold, NextDue, RecordAttempt, SetHolds,
+    SinksWithOpenDeliveries, TakeMarks, TakeUp,
 };
 use crate::store::records::{
-    AttemptRow, CANDIDATES, CLAIMED, DECIDABLE, DeliveryRow, PAGE_BYTES, ROWS, page, read_time,
-    sink_name, storable, to_json,
+    AttemptRow, CANDIDATES, CLAIMED, DECIDABLE, DeliveryRow, PAGE_BYTES, ROWS, optional_time, page,
+    read_time, sink_name, storable, to_json,
 };
 
 /// The deliveries of a sink that are due at a time, the longest due first, so many at the most.
@@ -36,6 +36,23 @@ pub(super) const NEXT_DUE: &str = concat!(
     " FROM deliveries WHERE sink = ? AND state = 'pending' ORDER BY next_attempt_at LIMIT 1"
 );
 
+/// Holds the deliveries of a sink that are held until another time. One is held while its next attempt is due at the end
+/// of its hold.
+const SET_HOLDS: &str = concat!(
+    "UPDATE deliveries SET held_until = ?1, next_attempt_at = ?1 - ",
+    stepped!(),
+    " WHERE sink = ?2 AND state = 'pending' AND held_until = next_attempt_at + ",
+    stepped!()
+);
+
+/// Moves what is held by some milliseconds against the clock that is never set.
+pub(super) const KEEP_HOLDS: &str = concat!(
+    "UPDATE deliveries SET next_attempt_at = next_attempt_at - ?
+     WHERE state IN ('pending', 'sending') AND held_until IS NOT NULL AND state = 'pending'
+         AND held_until = next_attempt_at + ",
+    stepped!()
+);
+
 /// The columns that [`read_delivery`] reads, and where from.
 macro_rules! select_deliveries {
     () => {
@@ -43,7 +60,7 @@ macro_rules! select_deliveries {
             "SELECT d.id, d.sink, e.run_id, e.type, d.state, d.attempts, d.next_attempt_at + ",
             stepped!(),
             ", (SELECT detail FROM attempts a WHERE a.delivery_id = d.id ORDER BY attempt DESC LIMIT 1),
-                d.created_at, d.ended_at, d.earlier_tries, d.fallback_for
+                d.created_at, d.ended_at, d.earlier_tries, d.fallback_for, d.held_until
          FROM deliveries d JOIN events e ON e.seq = d.event_seq"
         )
     };
@@ -62,7 +79,7 @@ impl Execute for ClaimDue {
             i64::try_from(most_bytes).unwrap_or(i64::MAX),
         );
         let claim = "UPDATE deliveries SET state = 'sending', attempts = attempts + 1 WHERE id = ?
-                         RETURNING attempts, attempts - earlier_tries, fallback_for";
+                         RETURNING attempts, attempts - earlier_tries, fallback_for, held_until, at_once";
         let due = read_all(
             db,
             DUE,
@@ -75,16 +92,18 @@ impl Execute for ClaimDue {
                 break;
             }
             let (mut event, size) = read_event_within(db, event_seq, most_bytes)?;
-            let (attempt, try_number, fallback_for): (_, _, Option<String>) =
-                db.prepare_cached(claim)?.query_row([id.as_str()], |row| {
-                    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-                })?;
+            let mut claimed_one = db.prepare_cached(claim)?;
+            let mut rows = claimed_one.query([id.as_str()])?;
+            let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+            let fallback_for: Option<String> = row.get(2)?;
             event.set_fallback_for(fallback_for.as_deref().map(sink_name).transpose()?);
             bytes += size;
             claimed.push(Claimed {
                 id,
-                attempt,
-                try_number,
+                attempt: row.get(0)?,
+                try_number: row.get(1)?,
+                held_until: optional_time(row.get(3)?)?,
+                at_once: row.get(4)?,
                 event,
             });
         }
@@ -152,6 +171,42 @@ impl Execute for RecordAttempt {
         }
         Ok(())
     }
+}
+
+impl Execute for Hold {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        let Self { id, attempt, until } = self;
+        let rows = db
+            .prepare_cached(concat!(
+                "UPDATE deliveries SET state = 'pending', attempts = attempts - 1, held_until = ?1, next_attempt_at = ?1 - ",
+                stepped!(),
+                " WHERE id = ?2 AND state = 'sending' AND attempts = ?3",
+            ))?
+            .execute(params![until.as_millisecond(), id.as_str(), attempt])?;
+        if rows == 1 {
+            return Ok(());
+        }
+        let what = format!("delivery {id}");
+        Err(StoreError::Precondition {
+            what,
+            wanted: CLAIMED,
+        })
+    }
+}
+
+impl Execute for SetHolds {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        let Self { sink, until } = self;
+        db.prepare_cached(SET_HOLDS)?
+            .execute(params![until.as_millisecond(), sink.as_str()])?;
+        Ok(())
+    }
+}
+
+/// Keeps the deliveries that are held where they are on the wall clock, before it is set by some milliseconds.
+pub(super) fn keep_holds(db: &Connection, milliseconds: i64) -> Result<(), StoreError> {
+    db.prepare_cached(KEEP_HOLDS)?.execute([milliseconds])?;
+    Ok(())
 }
 
 impl Execute for Deliveries {
@@ -295,7 +350,8 @@ fn statement(fate: Fate) -> &'static str {
             concat!(
                 "UPDATE deliveries SET state = 'pending', next_attempt_at = ?1 - ",
                 stepped!(),
-                ", ended_at = NULL, earlier_tries = attempts WHERE id = ?2 AND state IN ('pending', 'dead')"
+                ", ended_at = NULL, earlier_tries = attempts, held_until = NULL, at_once = 1
+                 WHERE id = ?2 AND state IN ('pending', 'dead')"
             )
         }
         Fate::Drop => {
@@ -360,6 +416,7 @@ fn read_delivery(row: &Row<'_>) -> Result<DeliverySummary, StoreError> {
         ended_at: row.get(9)?,
         earlier_attempts: row.get(10)?,
         fallback_for: row.get(11)?,
+        held_until: row.get(12)?,
     };
     columns.summary()
 }

@@ -267,6 +267,17 @@ const STEPS: &[&str] = &[
 ",
     // The sink that could not be reached, where a delivery is one to its fallback.
     "ALTER TABLE deliveries ADD COLUMN fallback_for TEXT;",
+    // Until when the wall clock shows a delivery was held for quiet hours, also after that, and whether a person wants it
+    // to be attempted at once. A delivery that was held counts as old from the end of that time.
+    "
+    ALTER TABLE deliveries ADD COLUMN held_until INTEGER;
+    ALTER TABLE deliveries ADD COLUMN at_once INTEGER NOT NULL DEFAULT 0;
+    DROP INDEX open_deliveries_by_age;
+    CREATE INDEX open_deliveries_by_age ON deliveries (created_at)
+        WHERE state IN ('pending', 'sending') AND held_until IS NULL;
+    CREATE INDEX held_deliveries ON deliveries (held_until)
+        WHERE state IN ('pending', 'sending') AND held_until IS NOT NULL;
+",
 ];
 
 /// Most bytes of run details and events, and most watches, moved in one transaction by

@@ -235,7 +235,7 @@ mod tests {
     use super::deliveries::{DUE, NEXT_DUE, deliveries_sql};
     use super::discoveries::{KNOWN_NOTE, KNOWN_WATCH, OLD_NOTES};
     use super::events::EVENTS_AFTER;
-    use super::totals::{OLDEST_OPEN, TOTAL};
+    use super::totals::{OLDEST_HELD, OLDEST_OPEN, TOTAL};
     use super::watches::{ACTIVE_OF, NEWEST_RECORD, RECORD_COLUMNS, watches_sql};
     use super::*;
     use crate::domain::{SinkName, Verdict};
@@ -352,6 +352,7 @@ mod tests {
             (by(&[], Some("ops"), true), "deliveries_to_sink"),
             (TOTAL.to_owned(), "PRIMARY KEY"),
             (OLDEST_OPEN.to_owned(), "open_deliveries_by_age"),
+            (OLDEST_HELD.to_owned(), "held_deliveries"),
             (EVENTS_AFTER.to_owned(), "INTEGER PRIMARY KEY"),
             (DUE.to_owned(), "deliveries_by_turn"),
             (NEXT_DUE.to_owned(), "deliveries_by_turn"),

@@ -15,9 +15,11 @@ use crate::store::records::read_time;
 /// How many rows of a kind there are.
 pub(super) const TOTAL: &str = "SELECT coalesce(sum(total), 0) FROM totals WHERE what = ?";
 
-/// When the oldest delivery was made that has not arrived and was not given up.
-pub(super) const OLDEST_OPEN: &str =
-    "SELECT min(created_at) FROM deliveries WHERE state IN ('pending', 'sending')";
+/// When the oldest delivery was made that has not arrived, was not given up and was never held.
+pub(super) const OLDEST_OPEN: &str = "SELECT min(created_at) FROM deliveries WHERE state IN ('pending', 'sending') AND held_until IS NULL";
+
+/// Until when the oldest delivery was held, or is, that has not arrived and was not given up.
+pub(super) const OLDEST_HELD: &str = "SELECT min(held_until) FROM deliveries WHERE state IN ('pending', 'sending') AND held_until IS NOT NULL";
 
 impl Execute for CountAll {
     fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
@@ -43,10 +45,14 @@ impl Execute for Gauges {
         let absent = |name: &SinkName| !deliveries.iter().any(|(sink, ..)| sink == name);
         let absent: Vec<_> = sinks.into_iter().filter(absent).collect();
         deliveries.extend(absent.into_iter().map(|sink| (sink, 0, 0)));
-        let oldest: Option<i64> = db
-            .prepare_cached(OLDEST_OPEN)?
-            .query_row([], |row| row.get(0))?;
+        let oldest = |sql| -> Result<Option<i64>, StoreError> {
+            Ok(db.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
+        };
+        let oldest = [oldest(OLDEST_OPEN)?, oldest(OLDEST_HELD)?];
         let age = oldest
+            .into_iter()
+            .flatten()
+            .min()
             .map(read_time)
             .transpose()?
             .map(|oldest| now.duration_since(oldest));

@@ -238,6 +238,7 @@ impl Execute for SetDeadlines {
 impl Execute for MoveClock {
     fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
         set_deadlines(db, &self.deadlines, self.now)?;
+        deliveries::keep_holds(db, self.milliseconds)?;
         db.prepare_cached("UPDATE clock SET stepped_ms = stepped_ms + ?")?
             .execute([self.milliseconds])?;
         Ok(())
