@@ -11,8 +11,8 @@ use anyhow::{Context as _, ensure};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use runwatch::domain::{
-    FoundBy, Labels, Limits, Observation, PollOutcome, Progress, RunDetails, RunRef, SinkName,
-    Status, Watch,
+    FoundBy, Labels, Limits, Observation, OverdueAfter, PollOutcome, Progress, RunDetails, RunRef,
+    SinkName, Status, Watch,
 };
 use runwatch::store::{
     Added, Attempt, AttemptOutcome, Location, PostgresSettings, RoutedEvent, Store, WatchId,
@@ -109,7 +109,7 @@ async fn add(store: Store, number: usize) -> anyhow::Result<(WatchId, Watch)> {
 async fn end(store: Store, id: WatchId, watch: Watch) -> anyhow::Result<()> {
     let limits = Limits {
         not_found_grace: Duration::from_secs(120),
-        overdue_after: None,
+        overdue_after: OverdueAfter::Never,
         run_url: None,
     };
     let now = time(5)?;

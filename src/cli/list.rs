@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::args::ListArgs;
 use super::client::Printer;
+use super::expectation::left_text;
 use super::phrases::{TEXT_CHARS, cause, count_line, next_poll, notice_text, standing};
 use super::table::{Column, TextTable};
 use super::write_text;
@@ -14,13 +15,14 @@ use crate::control::{Client, NOT_IN_FORCE, PollingList, PollingResponse, WatchRe
 use crate::style::{Look, Style, ago, elapsed, width};
 use crate::text::one_line;
 
-/// Glyph, name, run, state, time, next poll, polls, last error and origin.
-const COLUMNS: [Column; 9] = [
+/// Glyph, name, run, state, time, time left, next poll, polls, last error and origin.
+const COLUMNS: [Column; 10] = [
     Column::whole("", 1),
     Column::text("NAME", 3, 12),
     Column::run(0),
     Column::text("STATE", 2, 8),
     Column::number("FOR", 4),
+    Column::whole("LEFT", 6),
     Column::whole("NEXT POLL", 5),
     Column::number("POLLS", 7),
     Column::text("LAST ERROR", 6, 16),
@@ -148,6 +150,14 @@ fn table(
             .as_ref()
             .filter(|_| watch.verdict.is_none())
             .map(|error| format!("{} ({})", cause(&error.message), ago(error.at, now)));
+        let left = watch.expected().filter(|_| watch.is_running());
+        let left = left
+            .map(|expected| {
+                left_text(&expected, now)
+                    .trim_end_matches(" left")
+                    .to_owned()
+            })
+            .unwrap_or_default();
         let next = match watch.verdict {
             Some(_) => style.dim(style.nothing()),
             None => next_poll(watch, polling, now),
@@ -162,6 +172,7 @@ fn table(
             watch.run().to_string(),
             style.state(&state),
             time,
+            left,
             next,
             watch.polls.to_string(),
             style.warning(&error.unwrap_or_default()),

@@ -10,6 +10,7 @@ pub mod demo;
 pub mod discover;
 pub mod doctor;
 pub mod events;
+mod expectation;
 pub mod failure;
 #[cfg(fuzzing)]
 pub mod fuzzing;

@@ -148,11 +148,7 @@ fn unfinished(watch: &WatchResponse) -> RunEvent {
             polls: watch.polls,
             late: false,
         },
-        timing: Timing {
-            queued_ms: None,
-            ran_ms: None,
-            detected_after_ms: None,
-        },
+        timing: Timing::default(),
         reason: None,
         truncated: Vec::new(),
         fallback_for: None,

@@ -29,7 +29,9 @@ pub(super) fn watches() -> Vec<WatchResponse> {
             "run_demo_outreach",
             Some("outreach mails to the customers of last year, in four languages"),
             "2026-11-27T09:01:13Z",
-            json!({"status": "running", "polls": 12, "next_poll_at": "2026-11-27T09:02:03Z"}),
+            json!({"status": "running", "run_state": "running", "polls": 12, "next_poll_at": "2026-11-27T09:02:03Z",
+                   "group": "dep_outreach", "started_at": "2026-11-27T09:01:14Z",
+                   "usual_ms": 67_000, "usual_p10_ms": 60_000, "usual_p90_ms": 68_000}),
         ),
         watch(
             "run_01234567_89abcdef_198",
@@ -154,6 +156,7 @@ pub(super) fn failed() -> WatchResponse {
         json!({
             "state": "finished", "verdict": "failed", "status": "failed", "polls": 9, "found_by": "stream",
             "labels": {"team": "sales"}, "finished_at": "2026-11-27T08:58:55.012Z",
+            "group": "dep_abc123xyz", "usual_ms": 44_000, "usual_p10_ms": 41_000, "usual_p90_ms": 52_000,
             "history": [
                 {"at": "2026-11-27T08:58:47Z", "status": "pending"},
                 {"at": "2026-11-27T08:58:48Z", "status": "running"},

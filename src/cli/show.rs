@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 
 use super::args::RunArg;
 use super::client::Printer;
+use super::expectation::{left_text, usual_text};
 use super::phrases::{TEXT_CHARS, cause, counted, held_until, next_poll, standing};
 use super::run_names::RunNames;
 use super::short_ids::watch_of;
@@ -161,6 +162,9 @@ impl<'a> View<'a> {
                 next => format!("next poll {next}"),
             };
             let mut line = format!("{word}, watched for {time}");
+            if let Some(expected) = watch.expected().filter(|_| watch.is_running()) {
+                line += &format!(", {}", left_text(&expected, self.texts.now));
+            }
             if !next.is_empty() {
                 line += &format!(", {next}");
             }
@@ -320,6 +324,7 @@ impl<'a> View<'a> {
                 "poll",
                 "polls",
             ),
+            group_text(watch),
             prefixed("labels ", &labels),
             prefixed("only to ", &sinks.join(", ")),
             missing.map_or(String::new(), |since| {
@@ -397,6 +402,21 @@ fn added_text(watch: &WatchResponse, time: &str) -> String {
         (_, None) => String::new(),
     };
     format!("added {time}{origin}")
+}
+
+/// What the run belongs to, and how long the runs of that usually take.
+fn group_text(watch: &WatchResponse) -> String {
+    let Some(group) = &watch.group else {
+        return String::new();
+    };
+    let usual = watch
+        .usual()
+        .map(|usual| format!(", {}", usual_text(&usual)));
+    format!(
+        "group {}{}",
+        one_line(group, TEXT_CHARS),
+        usual.unwrap_or_default()
+    )
 }
 
 /// How times and deliveries are written.

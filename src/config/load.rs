@@ -20,7 +20,7 @@ use super::{
     ApiSettings, ControlSettings, EventsMode, LogFormat, LogLevel, LogSettings, Secret,
     SecretError, Settings, StaticWatch, WatchSettings, check_key,
 };
-use crate::domain::ProviderName;
+use crate::domain::{OverdueAfter, ProviderName};
 use crate::redact::REDACTED;
 use crate::text::trimmed;
 
@@ -331,7 +331,10 @@ fn read_watch(reader: &mut SettingsReader<'_>, root: &mut Table) -> WatchSetting
     let overdue = reader.take(table, "overdue_after", None);
     let overdue_after = overdue.and_then(|item| match item.as_text() {
         Some("") => reader.text(&item).and(None),
-        _ => reader.duration(&item, MIN_DEADLINE, MAX_DEADLINE),
+        Some("auto") => reader.text(&item).map(|_auto| OverdueAfter::Unusual),
+        _ => reader
+            .duration(&item, MIN_DEADLINE, MAX_DEADLINE)
+            .map(OverdueAfter::Watched),
     });
     let max_in_flight = integer(reader, table, "max_in_flight", 65_536);
     let events = reader
@@ -346,7 +349,7 @@ fn read_watch(reader: &mut SettingsReader<'_>, root: &mut Table) -> WatchSetting
         deadline,
         connect_grace,
         not_found_grace,
-        overdue_after,
+        overdue_after: overdue_after.unwrap_or_default(),
         max_in_flight: usize::try_from(max_in_flight).unwrap_or(usize::MAX),
         events: events.unwrap_or(EventsMode::Auto),
         max_streams: usize::try_from(max_streams).unwrap_or(usize::MAX),

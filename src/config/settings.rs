@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use reqwest::Url;
 
 use super::{DiscoverySettings, Providers, Secret, StoreSettings};
-use crate::domain::{EventFilter, Labels, QuietHours, RunRef, SinkName};
+use crate::domain::{EventFilter, Labels, OverdueAfter, QuietHours, RunRef, SinkName};
 
 /// Everything that can be configured.
 #[derive(Debug, Clone)]
@@ -70,8 +70,8 @@ pub struct WatchSettings {
     pub connect_grace: Duration,
     /// How long every answer must be 404 before the run counts as not found, 0 to 1 day. Default: 2 min.
     pub not_found_grace: Duration,
-    /// After how long a run still going is overdue, 1 ms to 3650 days. Default: never.
-    pub overdue_after: Option<Duration>,
+    /// When a run still going is overdue; a time since its watch was added is 1 ms to 3650 days. Default: never.
+    pub overdue_after: OverdueAfter,
     /// Most requests in flight at once, 1 to 65,536. Default: 64.
     pub max_in_flight: usize,
     /// Whether the event streams of runs are followed. Default: auto.

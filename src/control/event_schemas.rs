@@ -96,7 +96,7 @@ struct WatchSummarySchema {
     late: bool,
 }
 
-/// How long the parts of a run took, in milliseconds; `null` where the API gave no time.
+/// How long the parts of a run took, in milliseconds; `null` where the API gave no time, or nothing is usual yet.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
 #[schemars(rename = "Timing")]
@@ -107,6 +107,12 @@ struct TimingSchema {
     ran_ms: Option<u64>,
     /// From the end of the run to our observing it. 0 when the API's clock is ahead of ours.
     detected_after_ms: Option<u64>,
+    /// How long the runs of its group that succeeded usually take: the median of the last 50.
+    usual_ms: Option<u64>,
+    /// As `usual_ms`, the 10th percentile.
+    usual_p10_ms: Option<u64>,
+    /// As `usual_ms`, the 90th percentile.
+    usual_p90_ms: Option<u64>,
 }
 
 /// The data of an `api.*` event.

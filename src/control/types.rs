@@ -13,8 +13,8 @@ use super::schemas::{DurationText, LabelMap, RunIdText, WatchName};
 use crate::config::format_duration;
 use crate::discovery::{DiscoveryState, DiscoveryView};
 use crate::domain::{
-    DeliveryId, EventType, FoundBy, Labels, ProviderName, RunEvent, RunRef, RunState, SinkName,
-    Verdict, WatchOrigin,
+    DeliveryId, EventType, Expectation, FoundBy, Labels, ProviderName, RunEvent, RunRef, RunState,
+    SinkName, UsualDuration, Verdict, WatchOrigin,
 };
 use crate::lease::LeaseView;
 use crate::metrics::PAUSE_REASONS;
@@ -103,7 +103,7 @@ impl AddRequest {
     }
 }
 
-/// A watch. The parts from `history` on are present only if one watch was requested.
+/// A watch. The parts from `past_durations_ms` on are present only if one watch was requested.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct WatchResponse {
     /// The provider of the run.
@@ -142,6 +142,23 @@ pub struct WatchResponse {
     /// The title of the discovery that it comes from.
     #[serde(default)]
     pub discovery: Option<String>,
+    /// What the run belongs to: a workflow, a deployment.
+    #[serde(default)]
+    pub group: Option<String>,
+    /// When the run started, by the provider.
+    #[serde(default)]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub started_at: Option<Timestamp>,
+    /// How long the runs of its group that succeeded usually take, in milliseconds: the median of the last 50; `null`
+    /// with fewer than 3.
+    #[serde(default)]
+    pub usual_ms: Option<u64>,
+    /// As `usual_ms`, the 10th percentile.
+    #[serde(default)]
+    pub usual_p10_ms: Option<u64>,
+    /// As `usual_ms`, the 90th percentile.
+    #[serde(default)]
+    pub usual_p90_ms: Option<u64>,
     /// When it was added.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub added_at: Timestamp,
@@ -167,6 +184,9 @@ pub struct WatchResponse {
     /// do not apply, by their names in the request.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_applied: Vec<String>,
+    /// How long the runs of its group took that succeeded last, in milliseconds, the oldest first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub past_durations_ms: Option<Vec<u64>>,
     /// Every change of its status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<Vec<StatusChangeResponse>>,
@@ -616,6 +636,8 @@ impl WatchResponse {
             watch,
             origin,
             status,
+            group,
+            started_at,
             polls,
             missing_since,
             last_error,
@@ -650,6 +672,11 @@ impl WatchResponse {
                 .as_ref()
                 .and_then(WatchOrigin::discovery)
                 .map(ToOwned::to_owned),
+            group,
+            started_at: started_at.map(in_milliseconds),
+            usual_ms: None,
+            usual_p10_ms: None,
+            usual_p90_ms: None,
             added_at: watch.added_at,
             deadline_at: watch.deadline_at,
             finished_at: verdict.map(|(_, at)| at),
@@ -664,6 +691,7 @@ impl WatchResponse {
             polling: view.as_ref().is_some_and(|view| view.polling),
             next_poll_at: view.map(|view| in_milliseconds(view.next_poll_at)),
             not_applied: Vec::new(),
+            past_durations_ms: None,
             history: None,
             routing: None,
             deliveries: None,
@@ -674,6 +702,35 @@ impl WatchResponse {
     /// The run.
     pub fn run(&self) -> RunRef {
         RunRef::checked_elsewhere(&self.provider, &self.run_id)
+    }
+
+    /// What is usual for runs of its group, where that is known.
+    pub fn usual(&self) -> Option<UsualDuration> {
+        Some(UsualDuration {
+            p10_ms: self.usual_p10_ms?,
+            median_ms: self.usual_ms?,
+            p90_ms: self.usual_p90_ms?,
+        })
+    }
+
+    /// How long the run is expected to take, where its start and what is usual are known.
+    pub fn expected(&self) -> Option<Expectation> {
+        Some(Expectation {
+            started_at: self.started_at?,
+            usual: self.usual()?,
+        })
+    }
+
+    /// Whether the run goes on without waiting for anything.
+    pub fn is_running(&self) -> bool {
+        self.verdict.is_none() && self.run_state.as_deref() == Some(RunState::Running.as_str())
+    }
+
+    /// Takes in what is usual for runs of its group.
+    pub(super) fn usual_is(&mut self, usual: Option<UsualDuration>) {
+        self.usual_ms = usual.map(|usual| usual.median_ms);
+        self.usual_p10_ms = usual.map(|usual| usual.p10_ms);
+        self.usual_p90_ms = usual.map(|usual| usual.p90_ms);
     }
 
     /// The verdict, if it has one that this program knows.

@@ -12,8 +12,8 @@ use super::*;
 use crate::clock::Clock;
 use crate::config::{Settings, Sources, load};
 use crate::domain::{
-    FoundBy, Limits, Observation, PollOutcome, Progress, RunDetails, RunRef, RunState, Status,
-    Verdict,
+    FoundBy, Limits, Observation, OverdueAfter, PollOutcome, Progress, RunDetails, RunRef,
+    RunState, Status, Verdict,
 };
 use crate::providers::{ListEntry, PageRef};
 use crate::store::{Location, WatchId};
@@ -314,7 +314,7 @@ impl Stage {
                 let seen = PollOutcome::Seen(Box::new(Observation { status, details }));
                 let limits = Limits {
                     not_found_grace: Duration::from_secs(120),
-                    overdue_after: None,
+                    overdue_after: OverdueAfter::Never,
                     run_url: None,
                 };
                 let step = progress.step(watch, seen, now, &limits).unwrap();
@@ -441,7 +441,7 @@ async fn a_later_attempt_is_not_taken_for_known_until_a_watch_has_observed_it() 
     let seen = PollOutcome::Seen(Box::new(Observation { status, details }));
     let limits = Limits {
         not_found_grace: Duration::from_secs(120),
-        overdue_after: None,
+        overdue_after: OverdueAfter::Never,
         run_url: None,
     };
     let step = progress

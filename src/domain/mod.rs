@@ -8,6 +8,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod activity;
+mod durations;
 mod event;
 mod id;
 mod json;
@@ -21,6 +22,9 @@ mod verdict;
 mod watch;
 
 pub use activity::{Activity, Hint};
+pub use durations::{
+    Expectation, KEPT_DURATIONS, KEPT_GROUPS, PastDurations, PastRun, TimeLeft, UsualDuration,
+};
 pub use event::{
     Event, EventData, EventType, ProviderNotice, RunEvent, RunSummary, SinkNotice, WatchSummary,
 };
@@ -30,6 +34,6 @@ pub use observation::{Observation, RunDetails, Timing};
 pub use quiet::QuietHours;
 pub use route::{EventFilter, Explained, InvalidFilter, Route, Routes};
 pub use status::{RunState, Status};
-pub use transition::{IllegalTransition, Limits, PollOutcome, Progress, Step};
+pub use transition::{IllegalTransition, Limits, OverdueAfter, PollOutcome, Progress, Step};
 pub use verdict::{FoundBy, Verdict};
 pub use watch::{Labels, Watch, WatchOrigin};

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{JsonText, Status};
+use super::{JsonText, Status, UsualDuration};
 
 /// One usable answer about one run.
 #[derive(Debug, Clone)]
@@ -58,10 +58,13 @@ pub struct RunDetails {
     /// cut off.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
+    /// How long runs of its group usually take, as far as that is known. Not from the API, and not stored here.
+    #[serde(skip)]
+    pub usual: Option<UsualDuration>,
 }
 
-/// How long the parts of a run took, in milliseconds; `null` where the API gave no time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// How long the parts of a run took, in milliseconds; `null` where the API gave no time, or nothing is usual yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timing {
     /// From creation to start.
     pub queued_ms: Option<u64>,
@@ -69,6 +72,15 @@ pub struct Timing {
     pub ran_ms: Option<u64>,
     /// From the end of the run to our observing it. 0 when the API's clock is ahead of ours.
     pub detected_after_ms: Option<u64>,
+    /// How long the runs of its group that succeeded usually take: the median.
+    #[serde(default)]
+    pub usual_ms: Option<u64>,
+    /// As `usual_ms`, the 10th percentile.
+    #[serde(default)]
+    pub usual_p10_ms: Option<u64>,
+    /// As `usual_ms`, the 90th percentile.
+    #[serde(default)]
+    pub usual_p90_ms: Option<u64>,
 }
 
 impl Timing {
@@ -84,6 +96,18 @@ impl Timing {
                 .duration_ms
                 .or_else(|| span(details.started_at, details.completed_at)),
             detected_after_ms: span(details.completed_at, Some(now)),
+            usual_ms: details.usual.map(|usual| usual.median_ms),
+            usual_p10_ms: details.usual.map(|usual| usual.p10_ms),
+            usual_p90_ms: details.usual.map(|usual| usual.p90_ms),
         }
+    }
+
+    /// What is usual for runs of its group, where that is known.
+    pub fn usual(&self) -> Option<UsualDuration> {
+        Some(UsualDuration {
+            p10_ms: self.usual_p10_ms?,
+            median_ms: self.usual_ms?,
+            p90_ms: self.usual_p90_ms?,
+        })
     }
 }

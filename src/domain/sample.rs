@@ -10,6 +10,9 @@ use super::{JsonText, Labels, ProviderName, RunRef, RunState, SinkName, Timing, 
 /// How long the run of a sample went on, in milliseconds.
 const RAN_MS: u64 = 42_000;
 
+/// How long runs of its group usually take, in milliseconds.
+const USUAL_MS: u64 = 44_000;
+
 impl Event {
     /// The sample that `sinks test` sends: about a run that does not exist, marked as a test by its
     /// type and its name.
@@ -40,15 +43,10 @@ impl Event {
             polls: 0,
             late: false,
         };
-        let timing = Timing {
-            queued_ms: None,
-            ran_ms: None,
-            detected_after_ms: None,
-        };
         let data = RunEvent {
             run,
             watch,
-            timing,
+            timing: Timing::default(),
             reason: None,
             truncated: Vec::new(),
             fallback_for: None,
@@ -160,6 +158,9 @@ fn sample_run(event_type: EventType, now: Timestamp) -> RunEvent {
             queued_ms: Some(0),
             ran_ms: has_ended.then_some(RAN_MS),
             detected_after_ms: has_ended.then_some(412),
+            usual_ms: Some(USUAL_MS),
+            usual_p10_ms: Some(USUAL_MS - 400),
+            usual_p90_ms: Some(USUAL_MS + 1_000),
         },
         reason: reason.map(ToOwned::to_owned),
         truncated: Vec::new(),

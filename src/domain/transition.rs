@@ -5,8 +5,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Event, EventData, EventType, JsonText, Observation, RunDetails, RunEvent, RunState, RunSummary,
-    Status, Timing, Verdict, Watch, WatchSummary,
+    Event, EventData, EventType, Expectation, JsonText, Observation, PastRun, RunDetails, RunEvent,
+    RunState, RunSummary, Status, Timing, Verdict, Watch, WatchSummary,
 };
 use crate::failpoint::mutant;
 use crate::text::humanize;
@@ -43,10 +43,22 @@ pub enum PollOutcome {
 pub struct Limits {
     /// How long every answer must be 404 or 410 before the verdict is `not_found`.
     pub not_found_grace: Duration,
-    /// After how long a run that is still going is overdue, once; `None` means never.
-    pub overdue_after: Option<Duration>,
+    /// When a run that is still going is overdue, once.
+    pub overdue_after: OverdueAfter,
     /// Template of a link that people can open, with `{run_id}`.
     pub run_url: Option<String>,
+}
+
+/// When a run that is still going is overdue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OverdueAfter {
+    /// Never.
+    #[default]
+    Never,
+    /// So long after its watch was added.
+    Watched(Duration),
+    /// After twice the 90th percentile of the durations of its group, since its start. Never where that is not known.
+    Unusual,
 }
 
 /// A step that is not legal.
@@ -75,6 +87,8 @@ pub struct Progress {
     pub seen_running: bool,
     /// Whether the run was reported as overdue.
     pub overdue_told: bool,
+    /// How long the run is expected to take, as of the last observation. Boxed, as many have no such expectation.
+    expected: Option<Box<Expectation>>,
     /// The verdict, once given.
     pub verdict: Option<Verdict>,
     /// When this process began to watch: the watch was added or loaded.
@@ -184,6 +198,24 @@ impl Step {
         }
     }
 
+    /// The run that it ends, where that succeeded and its group and duration are known.
+    pub fn past_run(&self) -> Option<PastRun<'_>> {
+        let event = self
+            .events
+            .iter()
+            .find(|event| event.event_type == EventType::RunSucceeded)?;
+        let RunEvent { run, timing, .. } = event.run()?;
+        let is_backwards = run
+            .started_at
+            .zip(run.completed_at)
+            .is_some_and(|(started, completed)| completed < started);
+        Some(PastRun {
+            provider: &run.provider,
+            group: run.group.as_deref()?,
+            ran_ms: timing.ran_ms.filter(|_| !is_backwards)?,
+        })
+    }
+
     /// Whether its verdict is the status that the API gave, which is for good.
     pub fn ends_by_status(&self) -> bool {
         let Progress {
@@ -217,6 +249,7 @@ impl Progress {
             missing_for: None,
             seen_running: false,
             overdue_told: false,
+            expected: None,
             verdict: None,
             taken_up_at: now,
             seen_going: false,
@@ -251,12 +284,19 @@ impl Progress {
             .map(|missing_for| limits.not_found_grace.saturating_sub(missing_for))
     }
 
+    /// How long the run is expected to take, where its start and what is usual for its group are known.
+    pub fn expected(&self) -> Option<Expectation> {
+        self.expected.as_deref().copied()
+    }
+
     /// When the run becomes overdue; `None` when it never does, or was reported as overdue.
     pub fn overdue_at(&self, added_at: Timestamp, limits: &Limits) -> Option<Timestamp> {
-        limits
-            .overdue_after
-            .filter(|_| !self.overdue_told)
-            .map(|after| later(added_at, after))
+        match limits.overdue_after {
+            _ if self.overdue_told => None,
+            OverdueAfter::Never => None,
+            OverdueAfter::Watched(after) => Some(later(added_at, after)),
+            OverdueAfter::Unusual => self.expected.as_ref().map(|expected| expected.overdue_at()),
+        }
     }
 
     /// Moves a watch on by what one poll brought at `now`: the only place where a verdict is given.
@@ -367,6 +407,10 @@ impl Progress {
         self.seen_running |= status.state() == RunState::Running;
         self.seen_going |= self.verdict.is_none();
         self.status = Some(status);
+        self.expected = details
+            .started_at
+            .zip(details.usual)
+            .map(|(started_at, usual)| Box::new(Expectation { started_at, usual }));
         self.details = Some(Box::new(details));
         event
     }
@@ -405,10 +449,8 @@ impl Progress {
         now: Timestamp,
         limits: &Limits,
     ) -> Option<EventType> {
-        let overdue_at = limits
-            .overdue_after
-            .map(|after| later(watch.added_at, after));
-        let overdue = !self.overdue_told && overdue_at.is_some_and(|at| now >= at);
+        let overdue_at = self.overdue_at(watch.added_at, limits);
+        let overdue = overdue_at.is_some_and(|at| now >= at);
         self.overdue_told |= overdue;
         overdue.then_some(EventType::WatchOverdue)
     }
@@ -489,7 +531,7 @@ fn later(at: Timestamp, span: Duration) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Labels, RunRef};
+    use crate::domain::{Labels, RunRef, UsualDuration};
     use proptest::prelude::*;
 
     fn time(seconds: i64) -> Timestamp {
@@ -510,7 +552,7 @@ mod tests {
     fn limits() -> Limits {
         Limits {
             not_found_grace: Duration::from_secs(120),
-            overdue_after: Some(Duration::from_secs(600)),
+            overdue_after: OverdueAfter::Watched(Duration::from_secs(600)),
             run_url: Some("https://console.example/{run_id}".to_owned()),
         }
     }
@@ -674,6 +716,92 @@ mod tests {
                 (Some(verdict), by_status)
             );
         }
+    }
+
+    /// Details of a run of a group in which `usual` is usual, with its start and its end.
+    fn of_group(usual: Option<UsualDuration>, started: i64, completed: Option<i64>) -> RunDetails {
+        RunDetails {
+            group: Some("nightly".to_owned()),
+            started_at: Some(time(started)),
+            completed_at: completed.map(time),
+            usual,
+            ..RunDetails::default()
+        }
+    }
+
+    #[test]
+    fn a_run_is_unusual_after_twice_what_is_usual_since_its_start_and_only_if_that_is_known() {
+        let limits = Limits {
+            overdue_after: OverdueAfter::Unusual,
+            ..limits()
+        };
+        let usual = UsualDuration::of([10_000, 20_000, 30_000]);
+        let overdue_at = |details: RunDetails, polls: &[i64]| {
+            let (watch, mut progress) = (watch(1000), Progress::begin(time(0)));
+            let mut overdue = Vec::new();
+            for at in polls {
+                let seen = seen_with("running", details.clone());
+                let step = progress.step(&watch, seen, time(*at), &limits).unwrap();
+                let is_overdue = |event: &&Event| event.event_type == EventType::WatchOverdue;
+                overdue.extend(step.events.iter().find(is_overdue).map(|_| *at));
+                progress = step.progress;
+            }
+            overdue
+        };
+        let polls = [1, 54, 55, 60, 900];
+        assert_eq!(overdue_at(of_group(usual, -5, None), &polls), [55]);
+        assert_eq!(overdue_at(of_group(None, -5, None), &polls), [0; 0]);
+        let unknown = RunDetails {
+            started_at: None,
+            ..of_group(usual, -5, None)
+        };
+        assert_eq!(overdue_at(unknown, &polls), [0; 0]);
+        let step = Progress::begin(time(0))
+            .step(
+                &watch(1000),
+                seen_with("running", of_group(usual, -5, None)),
+                time(1),
+                &limits,
+            )
+            .unwrap();
+        let at = step.progress.overdue_at(time(0), &limits);
+        assert_eq!(at, Some(time(55)), "it is polled at that time");
+        let timing = &step.events[0].run().unwrap().timing;
+        assert_eq!(timing.usual(), usual);
+    }
+
+    #[test]
+    fn a_past_run_succeeded_and_has_a_group_and_a_duration() {
+        let past = |status: &str, details: RunDetails| {
+            let step = Progress::begin(time(0)).step(
+                &watch(1000),
+                seen_with(status, details),
+                time(60),
+                &limits(),
+            );
+            step.unwrap()
+                .past_run()
+                .map(|run| (run.group.to_owned(), run.ran_ms))
+        };
+        let whole = of_group(None, 10, Some(52));
+        assert_eq!(
+            past("succeeded", whole.clone()),
+            Some(("nightly".to_owned(), 42_000))
+        );
+        assert_eq!(past("running", whole.clone()), None);
+        assert_eq!(past("failed", whole.clone()), None);
+        assert_eq!(past("succeeded", of_group(None, 10, None)), None);
+        assert_eq!(past("succeeded", of_group(None, 10, Some(9))), None);
+        let alone = RunDetails {
+            group: None,
+            ..whole
+        };
+        assert_eq!(past("succeeded", alone), None);
+        let reported = RunDetails {
+            duration_ms: Some(7),
+            ..of_group(None, 10, None)
+        };
+        assert_eq!(past("succeeded", reported), Some(("nightly".to_owned(), 7)));
     }
 
     #[test]
@@ -968,7 +1096,7 @@ mod tests {
         let overdue = polled(vec![(0, seen("running")), (601, seen("running"))]);
         assert_eq!(overdue.overdue_at(time(5), &limits()), None, "reported");
         let unlimited = Limits {
-            overdue_after: None,
+            overdue_after: OverdueAfter::Never,
             ..limits()
         };
         assert_eq!(going.overdue_at(time(5), &unlimited), None);

@@ -107,6 +107,7 @@ fn of_run(event_type: EventType, data: &RunEvent, zone: &TimeZone) -> Summary {
     if let Some(reason) = &data.reason {
         lines.push(one_line(reason, ERROR_CHARS));
     }
+    lines.extend(usual_line(event_type, data));
     if data.watch.name.is_some() && event_type != EventType::SinkTest {
         lines.push(data.run.id.to_string());
     }
@@ -125,6 +126,29 @@ fn of_run(event_type: EventType, data: &RunEvent, zone: &TimeZone) -> Summary {
         lines,
         url: data.run.url.clone(),
         weight,
+    }
+}
+
+/// How long a run took that ended or is overdue, beside what is usual: `ran 12m, usually 8m`.
+fn usual_line(event_type: EventType, data: &RunEvent) -> Option<String> {
+    let usual = data.timing.usual()?.text();
+    match event_type {
+        EventType::RunSucceeded | EventType::RunFailed | EventType::RunCanceled => {
+            let ran = Duration::from_millis(data.timing.ran_ms?);
+            Some(format!("ran {}, usually {usual}", humanize(ran)))
+        }
+        EventType::WatchOverdue => Some(format!("usually it takes {usual}")),
+        EventType::RunSkipped
+        | EventType::WatchNotFound
+        | EventType::WatchUnreachable
+        | EventType::WatchTimedOut
+        | EventType::RunStarted
+        | EventType::RunWaiting
+        | EventType::ApiUnreachable
+        | EventType::ApiUnauthorized
+        | EventType::ApiRecovered
+        | EventType::SinkDisabled
+        | EventType::SinkTest => None,
     }
 }
 
@@ -238,6 +262,40 @@ pub(crate) mod tests {
             let read = Event::from_json(&event.to_json()).unwrap();
             assert_eq!(read.fallback_for(), event.fallback_for());
         }
+    }
+
+    #[test]
+    fn an_end_stands_beside_what_is_usual() {
+        let lines = |event_type, ran_ms, usual: [u64; 3]| {
+            let mut event = event(event_type, None);
+            let timing = &mut event.run_mut().unwrap().timing;
+            timing.ran_ms = ran_ms;
+            timing.usual_p10_ms = Some(usual[0]);
+            timing.usual_ms = Some(usual[1]);
+            timing.usual_p90_ms = Some(usual[2]);
+            of(&event).lines
+        };
+        let alike = [420_000, 480_000, 500_000];
+        let ran = Some(720_000);
+        let ended = [
+            EventType::RunSucceeded,
+            EventType::RunFailed,
+            EventType::RunCanceled,
+        ];
+        for event_type in ended {
+            assert_eq!(lines(event_type, ran, alike), ["ran 12m, usually 8m"]);
+            assert!(lines(event_type, None, alike).is_empty());
+        }
+        let apart = [120_000, 480_000, 1_200_000];
+        assert_eq!(
+            lines(EventType::RunSucceeded, ran, apart),
+            ["ran 12m, usually 2m to 20m"]
+        );
+        assert_eq!(
+            lines(EventType::WatchOverdue, None, alike),
+            ["usually it takes 8m"]
+        );
+        assert!(lines(EventType::RunStarted, None, alike).is_empty());
     }
 
     #[test]

@@ -521,6 +521,7 @@ impl<'p> Answer<'p> {
             left_out.extend(self.lost(places, wanted).map(|why| (name, why)));
         }
         let mut details = RunDetails {
+            usual: None,
             version_id: self.first(&fields.version_id).and_then(shown_text),
             deployment_id: self.first(&fields.deployment_id).and_then(shown_text),
             project: self.first(&fields.project).and_then(shown_text),

@@ -19,7 +19,7 @@ use super::reader::Reader;
 use super::stream::MAX_EVENT_BYTES;
 use super::{activity, hot, naive};
 use crate::domain::{
-    Event, EventData, Labels, Limits, PollOutcome, Progress, RunRef, Verdict, Watch,
+    Event, EventData, Labels, Limits, OverdueAfter, PollOutcome, Progress, RunRef, Verdict, Watch,
 };
 use crate::notify::payload::json_within;
 use crate::profile::{self, Profile};
@@ -67,7 +67,7 @@ pub fn answer(body: &[u8]) {
     };
     let limits = Limits {
         not_found_grace: Duration::from_secs(60),
-        overdue_after: None,
+        overdue_after: OverdueAfter::Never,
         run_url: None,
     };
     let step = Progress::begin(now).step(

@@ -21,11 +21,12 @@ use super::{
     WatchView, finished,
 };
 use crate::clock::Clock;
-use crate::domain::{Event, ProviderName, RunRef, Watch};
+use crate::domain::{Event, PastDurations, ProviderName, RunRef, Watch};
 use crate::metrics::Metrics;
 use crate::providers::{AnyProvider, ApiError, ListPage, ListRequest};
 use crate::retry_after::MAX_PAUSE;
 use crate::store::{Added, Store, StoreError, StoredWatch};
+use crate::text::error_chain;
 
 /// Requests to the owner that wait. Senders wait when it is full.
 const REQUESTS: usize = 16;
@@ -165,6 +166,13 @@ impl SchedulerGroup {
             fastrand::u64(..),
         );
         scheduler.share_activities(self.shared.activities.clone());
+        match self.store.durations_of(provider.clone()).await {
+            Ok(past) => scheduler.look_back(PastDurations::of(past)),
+            Err(error) => {
+                let error = error_chain(&error);
+                tracing::warn!(%provider, error, "cannot read how long runs took; they are compared with those that end from now on");
+            }
+        }
         if is_restart {
             scheduler.charge_previous_process();
         }

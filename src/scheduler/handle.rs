@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{BreakerView, Policy, RunActivity, Usage};
-use crate::domain::{RunRef, Status, Watch};
+use crate::domain::{Expectation, RunRef, Status, Watch};
 use crate::providers::{AnyProvider, ApiError, ListPage, ListRequest, Provider};
 use crate::store::{Added, DiscoveredRun, PollFailure, StoreError, StoredWatch};
 
@@ -24,6 +24,8 @@ pub struct WatchView {
     pub polls: u64,
     /// Since when every answer was 404.
     pub missing_since: Option<Timestamp>,
+    /// How long the run is expected to take.
+    pub expected: Option<Expectation>,
     /// Whether a poll is under way.
     pub polling: bool,
     /// When it is due next.

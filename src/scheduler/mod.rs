@@ -56,7 +56,7 @@ pub use self::streams::RunActivity;
 pub use self::watches::Watches;
 use crate::backoff::BackoffPolicy;
 use crate::clock::{Clock, Jump, Now, Reading};
-use crate::domain::{Event, Limits, Progress, ProviderName, Routes, RunRef, Watch};
+use crate::domain::{Event, Limits, PastDurations, Progress, ProviderName, Routes, RunRef, Watch};
 use crate::failpoint::mutant;
 use crate::metrics::Metrics;
 use crate::providers::{AnyProvider, Provider};
@@ -103,6 +103,8 @@ pub struct Scheduler {
     policy: Policy,
     random: fastrand::Rng,
     registry: Registry,
+    /// How long runs took that ended.
+    past: PastDurations,
     /// The last poll sent was the last poll of a watch.
     last_polls_turn_is_over: bool,
     /// When the scheduler last had a turn.
@@ -171,6 +173,7 @@ impl Scheduler {
             clock,
             random: fastrand::Rng::with_seed(seed),
             registry: Registry::new(now),
+            past: PastDurations::default(),
             last_polls_turn_is_over: false,
             turned_at: now,
             waking_until: now,
@@ -235,6 +238,11 @@ impl Scheduler {
     /// Sends no request for this long, as the provider requested from another daemon.
     pub(super) fn pause(&mut self, pause: Duration) {
         self.provider.breaker.pause(pause, Instant::now());
+    }
+
+    /// Knows how long runs of the provider took, from the store. Called before the scheduler runs.
+    pub(super) fn look_back(&mut self, past: PastDurations) {
+        self.past = past;
     }
 
     /// Sends the activity of runs to the receivers of `activities`, too.

@@ -102,7 +102,10 @@ impl PendingWrites {
 impl Scheduler {
     /// Takes the step that an outcome leads to; a step that changes something is stored before it
     /// counts.
-    pub(super) fn take_step(&mut self, key: Key, answer: PollOutcome) {
+    pub(super) fn take_step(&mut self, key: Key, mut answer: PollOutcome) {
+        if let PollOutcome::Seen(observation) = &mut answer {
+            self.compare(&mut observation.details);
+        }
         let now = self.reading.wall;
         let entry = self
             .registry
@@ -158,6 +161,12 @@ impl Scheduler {
             return self.reschedule(key, if failed { Pace::Behind } else { Pace::Onward });
         }
         self.store_step(key, Box::new(step), now);
+    }
+
+    /// Notes in the details of a run how long runs of its group usually take.
+    fn compare(&self, details: &mut RunDetails) {
+        let group = details.group.as_deref();
+        details.usual = group.and_then(|group| self.past.usual(group));
     }
 
     /// Stores a step that was taken at `at`.
@@ -334,6 +343,9 @@ impl Scheduler {
     /// Goes on after a step that the store accepted.
     fn step_stored(&mut self, key: Key, step: Step, stepped: SignedDuration, now: Instant) {
         memory::used(step.bytes());
+        if let Some(run) = step.past_run() {
+            self.past.add(run.group, run.ran_ms);
+        }
         let Some(entry) = self.registry.get_mut(key) else {
             return;
         };
@@ -414,8 +426,11 @@ impl Scheduler {
         &mut self,
         key: Key,
         answer: PollOutcome,
-        result: Result<Option<Box<RunDetails>>, StoreError>,
+        mut result: Result<Option<Box<RunDetails>>, StoreError>,
     ) {
+        if let Ok(Some(details)) = &mut result {
+            self.compare(details);
+        }
         let Some(entry) = self.registry.get_mut(key) else {
             return;
         };

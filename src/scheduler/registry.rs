@@ -192,6 +192,7 @@ impl WatchEntry {
             status: self.progress.status.clone(),
             polls: self.progress.polls,
             missing_since: self.progress.missing_since,
+            expected: self.progress.expected(),
             polling: self.phase == Phase::Polling,
             next_poll_at: wall.checked_add(wait).unwrap_or(Timestamp::MAX),
             last_error: self.last_error.as_deref().cloned(),

@@ -5,16 +5,18 @@ use jiff::Timestamp;
 use super::Store;
 use super::model::{
     Added, Attempt, Claimed, Counts, Decided, DeliveryFilter, DeliverySummary, DiscoveredRun,
-    DiscoveryId, Fate, History, KnownRun, Mark, Page, PollFailure, Pruned, RoutedEvent, RunNote,
-    StatusChange, StoreError, StoredDiscovery, StoredWatch, WatchFilter, WatchId, WatchRecord,
+    DiscoveryId, Fate, GroupOfRuns, History, KnownRun, Mark, Page, PollFailure, Pruned,
+    RoutedEvent, RunNote, StatusChange, StoreError, StoredDiscovery, StoredWatch, WatchFilter,
+    WatchId, WatchRecord,
 };
 use super::operations::{
     ActiveWatches, ActiveWatchesOf, AddConfiguredWatch, AddDiscoveredWatch, AddWatch, ClaimDue,
-    CountAll, Decide, DecideSome, Deliveries, Details, EndRound, EventsAfter, Gauges, Hold,
-    KeepConfiguredWatches, KnownRuns, MoveClock, NewestEvent, NewestProviderEvents, NewestWatch,
-    NextDue, NoteRuns, Ping, Probe, ProbeWrite, Prune, RecordAttempt, RecordEvent, RecordStep,
-    RemoveWatches, SetDeadlines, SetDiscoveries, SetHolds, SinksWithOpenDeliveries,
-    StatusChangesAfter, TakeMarks, TakeUp, WakeCouriers, WatchHistory, Watches,
+    CountAll, Decide, DecideSome, Deliveries, Details, Durations, DurationsOf, EndRound,
+    EventsAfter, Gauges, Hold, KeepConfiguredWatches, KnownRuns, MoveClock, NewestEvent,
+    NewestProviderEvents, NewestWatch, NextDue, NoteRuns, Ping, Probe, ProbeWrite, Prune,
+    RecordAttempt, RecordEvent, RecordStep, RemoveWatches, SetDeadlines, SetDiscoveries, SetHolds,
+    SinksWithOpenDeliveries, StatusChangesAfter, TakeMarks, TakeUp, WakeCouriers, WatchHistory,
+    Watches,
 };
 use crate::domain::{
     DeliveryId, Event, FoundBy, ProviderName, RunDetails, RunRef, SinkName, Step, Watch,
@@ -249,8 +251,35 @@ impl Store {
         self.run(Details { watch }).await
     }
 
+    /// Returns the durations of the groups of a provider in milliseconds, of each the oldest first; the group whose run
+    /// ended last is at the end.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn durations_of(
+        &self,
+        provider: ProviderName,
+    ) -> Result<Vec<(String, Vec<u64>)>, StoreError> {
+        self.run(DurationsOf { provider }).await
+    }
+
+    /// As [`Store::durations_of`], of these groups in no order. Those without any are left out.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn durations(
+        &self,
+        groups: Vec<GroupOfRuns>,
+    ) -> Result<Vec<(GroupOfRuns, Vec<u64>)>, StoreError> {
+        if groups.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.run(Durations { groups }).await
+    }
+
     /// Stores a step of a watch: its new state, its events and their deliveries, all or nothing.
-    /// Details that the step does not know stay as they are. `routed` has the events of `step` with
+    /// The duration of a run that succeeded is added to those of its group. Details that the step does not know stay as
+    /// they are. `routed` has the events of `step` with
     /// their sinks; `last_error` is the error of the last poll that failed; `found_by` is the
     /// reason for the poll.
     ///

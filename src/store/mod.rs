@@ -27,10 +27,10 @@ use sqlite::Execute;
 pub use copy::{CopyError, CopyPlace, CopyStep, CopySummary, copy_store, migrate_store};
 pub use model::{
     Added, Attempt, AttemptOutcome, AttemptRecord, Claimed, Counts, DatabaseError, Decided,
-    DeliveryFilter, DeliveryState, DeliverySummary, DiscoveredRun, DiscoveryId, Fate, History,
-    KnownRun, KnownWatch, Location, Mark, NotedRun, Page, PollFailure, Pruned, RoutedEvent,
-    RunNote, StatusChange, StoreError, StoredDiscovery, StoredWatch, WatchFilter, WatchId,
-    WatchOrder, WatchRecord, WatchState,
+    DeliveryFilter, DeliveryState, DeliverySummary, DiscoveredRun, DiscoveryId, Fate, GroupOfRuns,
+    History, KnownRun, KnownWatch, Location, Mark, NotedRun, Page, PollFailure, Pruned,
+    RoutedEvent, RunNote, StatusChange, StoreError, StoredDiscovery, StoredWatch, WatchFilter,
+    WatchId, WatchOrder, WatchRecord, WatchState,
 };
 pub use postgres::{
     Candidate, HolderId, Keeper, LeaseRow, PostgresServer, PostgresSettings, Renewal, Term,

@@ -9,8 +9,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::domain::{
-    DeliveryId, Event, EventType, FoundBy, Progress, RunEvent, RunRef, SinkName, Status, Verdict,
-    Watch, WatchOrigin,
+    DeliveryId, Event, EventType, FoundBy, Progress, ProviderName, RunEvent, RunRef, SinkName,
+    Status, Verdict, Watch, WatchOrigin,
 };
 
 /// The error of the database engine, with its own causes.
@@ -165,6 +165,9 @@ pub struct StoredWatch {
     /// When its status last changed; when it was added if that never happened.
     pub changed_at: Timestamp,
 }
+
+/// A group of runs that are alike: the provider, and what they have in common.
+pub type GroupOfRuns = (ProviderName, String);
 
 /// The number of a discovery in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -360,6 +363,10 @@ pub struct WatchRecord {
     pub origin: Option<WatchOrigin>,
     /// The status last seen.
     pub status: Option<Status>,
+    /// What the run belongs to, by the provider.
+    pub group: Option<String>,
+    /// When the run started, by the provider.
+    pub started_at: Option<Timestamp>,
     /// How many polls were made.
     pub polls: u64,
     /// Since when every answer was 404.
@@ -379,6 +386,8 @@ impl WatchRecord {
             watch,
             origin: Some(WatchOrigin::Request),
             status: None,
+            group: None,
+            started_at: None,
             polls: 0,
             missing_since: None,
             last_error: None,

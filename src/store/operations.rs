@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use super::Wakes;
 use super::model::{
     Added, Attempt, Claimed, Counts, Decided, DeliveryFilter, DeliverySummary, DiscoveredRun,
-    DiscoveryId, Fate, History, KnownRun, Mark, Page, PollFailure, Pruned, RoutedEvent, RunNote,
-    StatusChange, StoredDiscovery, StoredWatch, WatchFilter, WatchId, WatchRecord,
+    DiscoveryId, Fate, GroupOfRuns, History, KnownRun, Mark, Page, PollFailure, Pruned,
+    RoutedEvent, RunNote, StatusChange, StoredDiscovery, StoredWatch, WatchFilter, WatchId,
+    WatchRecord,
 };
 use crate::domain::{
     DeliveryId, Event, FoundBy, ProviderName, RunDetails, RunRef, SinkName, Step, Watch,
@@ -168,6 +169,9 @@ operations! {
     /// The details of a run.
     (ReadInOrder) Details { watch: WatchId } -> Option<RunDetails>;
 
+    /// The durations of the groups of a provider, the group whose run ended last at the end.
+    (ReadInOrder) DurationsOf { provider: ProviderName } -> Vec<(String, Vec<u64>)>;
+
     /// What is known of listed runs, in their order.
     (ReadInOrder) KnownRuns { discovery: DiscoveryId, run_ids: Vec<RunRef> } -> Vec<KnownRun>;
 
@@ -200,6 +204,10 @@ operations! {
 
     /// The number of the newest event.
     (ReadBeside) NewestEvent {} -> i64;
+
+    /// The durations of some groups, each with its provider; those without any are left out.
+    (ReadBeside)
+    Durations { groups: Vec<GroupOfRuns> } -> Vec<(GroupOfRuns, Vec<u64>)>;
 
     /// How many watches and deliveries there are.
     (ReadBeside) CountAll {} -> Counts;

@@ -10,7 +10,7 @@ use super::model::{
 };
 use crate::domain::{
     DeliveryId, Event, EventData, EventType, FoundBy, JsonText, Labels, Progress, RunRef, SinkName,
-    Status, Verdict, Watch, WatchOrigin,
+    Status, Step, Verdict, Watch, WatchOrigin,
 };
 
 /// Largest `input` or `output` of a run, in bytes, that stays in the row of its watch and its
@@ -108,6 +108,8 @@ pub(super) struct RecordRow {
     pub(super) verdict_at: Option<i64>,
     pub(super) found_by: Option<String>,
     pub(super) origin: Option<String>,
+    pub(super) run_group: Option<String>,
+    pub(super) started_at: Option<i64>,
     pub(super) last_error: Option<String>,
     pub(super) last_error_at: Option<i64>,
 }
@@ -128,6 +130,8 @@ impl RecordRow {
                 .map(|text| WatchOrigin::read(&text).ok_or_else(|| unreadable("an origin", &text)))
                 .transpose()?,
             status: stored.progress.status,
+            group: self.run_group,
+            started_at: optional_time(self.started_at)?,
             polls: stored.progress.polls,
             missing_since: stored.progress.missing_since,
             last_error: self
@@ -215,6 +219,23 @@ impl ChangeRow<'_> {
             status: Status::read(self.state, self.status),
         })
     }
+}
+
+/// The duration of a run that succeeded, as it is added to those of its group.
+pub(super) struct PastRow {
+    pub(super) provider: String,
+    pub(super) group: String,
+    pub(super) ran_ms: i64,
+}
+
+/// What `step` adds to past durations.
+pub(super) fn past_duration(step: &Step) -> Option<PastRow> {
+    let run = step.past_run()?;
+    Some(PastRow {
+        provider: run.provider.as_str().to_owned(),
+        group: storable(run.group).into_owned(),
+        ran_ms: i64::try_from(run.ran_ms).ok()?,
+    })
 }
 
 /// What an attempt leaves behind in the rows.

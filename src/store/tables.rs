@@ -101,6 +101,8 @@ pub(super) const TABLES: &[CopiedTable] = &[
             text("status"),
             text("state"),
             text("origin"),
+            text("run_group"),
+            integer("started_at"),
             text("sinks"),
             text("labels"),
             text("last_error"),
@@ -209,6 +211,17 @@ pub(super) const TABLES: &[CopiedTable] = &[
             integer("ended_at"),
             integer("round"),
             integer("seen_at"),
+        ],
+    },
+    CopiedTable {
+        name: "past_durations",
+        key: 2,
+        is_numbered: false,
+        columns: &[
+            text("provider"),
+            text("run_group"),
+            integer("newest_at"),
+            text("ran_ms"),
         ],
     },
 ];

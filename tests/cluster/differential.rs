@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use runwatch::domain::{
-    DeliveryId, EventType, FoundBy, JsonText, Labels, Limits, Observation, PollOutcome,
-    ProviderName, RunDetails, RunRef, SinkName, Status, Verdict, Watch,
+    DeliveryId, EventType, FoundBy, JsonText, Labels, Limits, Observation, OverdueAfter,
+    PollOutcome, ProviderName, RunDetails, RunRef, SinkName, Status, Verdict, Watch,
 };
 use runwatch::store::{
     Attempt, AttemptOutcome, DeliveryFilter, DeliveryState, DiscoveredRun, DiscoveryId, Fate,
@@ -302,7 +302,7 @@ impl Side {
         };
         let limits = Limits {
             not_found_grace: Duration::from_secs(1),
-            overdue_after: Some(Duration::from_secs(3)),
+            overdue_after: OverdueAfter::Watched(Duration::from_secs(3)),
             run_url: None,
         };
         let Ok(step) = stored.progress.step(&stored.watch, outcome, now, &limits) else {
@@ -416,6 +416,9 @@ impl Side {
                     output: large.map(|(_, output)| value(output)),
                     error_message: Some(error.clone()),
                     attempt,
+                    group: Some(["Ä b", "a"][number % 2].to_owned()),
+                    started_at: Some(now),
+                    completed_at: Some(at(number + sinks)),
                     ..RunDetails::default()
                 };
                 let observation = Observation {
@@ -610,6 +613,14 @@ impl Side {
         add("gauges", self.shown(gauges));
         for sink in SINKS {
             add(sink, self.shown(store.next_due(sink_name(sink)).await));
+        }
+        for provider in ["crewship", "ci"] {
+            let provider = ProviderName::new(provider).unwrap();
+            let past = store.durations_of(provider.clone()).await;
+            add(&format!("durations of {provider}"), self.shown(past));
+            let groups = ["Ä b", "none"].map(|group| (provider.clone(), group.to_owned()));
+            let past = store.durations(groups.to_vec()).await;
+            add(&format!("durations {provider}"), self.shown(past));
         }
         for discovery in self.discoveries.clone() {
             let runs = RUNS.map(run_ref).to_vec();

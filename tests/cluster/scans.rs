@@ -9,7 +9,7 @@ use runwatch::store::{
     WatchFilter, WatchOrder, WatchState,
 };
 
-use crate::contract::{Place, close, step, time, told, watch};
+use crate::contract::{Place, close, ended, first_step, step, time, told, watch};
 use crate::server::{InSchema, Way, connect, settings};
 
 /// Fills the tables with rows enough that PostgreSQL takes an index where there is one: 20,000 finished and 2,000 active
@@ -35,7 +35,9 @@ const FILL: &str = "
     INSERT INTO schema.discoveries (provider, parameters, began_at) VALUES ('crewship', '{}', 0);
     INSERT INTO schema.discovered_runs SELECT 1, 'run_old_' || n, 1, n, 1, CASE WHEN n <= 20 THEN n ELSE 1700000000000 END
         FROM generate_series(1, 20000) n;
-    ANALYZE schema.watches, schema.status_changes, schema.payloads, schema.events, schema.deliveries, schema.attempts,
+    INSERT INTO schema.past_durations SELECT 'ci' || p, 'group ' || n, n, '[1]'
+        FROM generate_series(1, 20) p, generate_series(1, 1000) n;
+    ANALYZE schema.past_durations, schema.watches, schema.status_changes, schema.payloads, schema.events, schema.deliveries, schema.attempts,
         schema.configured_watches, schema.discovered_runs;
 ";
 
@@ -68,6 +70,17 @@ async fn work(store: &Store) {
             .await
             .unwrap();
     }
+    let past = watch("ci1:1");
+    let (_, past_id) = store.add_watch(past.clone()).await.unwrap();
+    let end = first_step(&past, ended("succeeded", Some("new"), Some(1)), now);
+    store
+        .record_step(past_id, end, Vec::new(), None, FoundBy::Poll, now)
+        .await
+        .unwrap();
+    let ci = ProviderName::new("ci1").unwrap();
+    let group = (ci.clone(), "group 7".to_owned());
+    assert_eq!(store.durations(vec![group]).await.unwrap().len(), 1);
+    assert_eq!(store.durations_of(ci).await.unwrap().len(), 1_000);
     store.details(id).await.unwrap();
     store.next_due(ops.clone()).await.unwrap();
     let claimed = store

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use runwatch::domain::{
-    Event, EventData, EventType, FoundBy, Labels, Limits, Observation, PollOutcome, Progress,
-    ProviderName, ProviderNotice, RunDetails, RunRef, RunState, SinkName, Status, Step, Verdict,
-    Watch, WatchOrigin,
+    Event, EventData, EventType, FoundBy, Labels, Limits, Observation, OverdueAfter, PollOutcome,
+    Progress, ProviderName, ProviderNotice, RunDetails, RunRef, RunState, SinkName, Status, Step,
+    Verdict, Watch, WatchOrigin,
 };
 use runwatch::notify::payload::json_within;
 use runwatch::store::{
@@ -42,7 +42,7 @@ pub(crate) fn watch(id: &str) -> Watch {
 pub(crate) fn step(watch: &Watch, progress: &Progress, status: &str, now: Timestamp) -> Step {
     let limits = Limits {
         not_found_grace: Duration::from_secs(120),
-        overdue_after: None,
+        overdue_after: OverdueAfter::Never,
         run_url: None,
     };
     let output = serde_json::value::to_raw_value(&[1, 2]).unwrap().into();
@@ -816,7 +816,7 @@ pub(crate) async fn a_large_output_is_stored_once_and_read_back_whole(place: &im
     let (_, id) = store.add_watch(watch.clone()).await.unwrap();
     let limits = Limits {
         not_found_grace: Duration::from_secs(120),
-        overdue_after: None,
+        overdue_after: OverdueAfter::Never,
         run_url: None,
     };
     let seen = |progress: &Progress, status: &str, output: &str, now| {
@@ -1150,6 +1150,168 @@ pub(crate) async fn notes_of_discoveries_are_kept_for_a_week_of_rounds(place: &i
     close(store, tasks).await;
 }
 
+/// An observation of a run of a group that started at `time(0)`.
+pub(crate) fn ended(status: &str, group: Option<&str>, ran_ms: Option<i64>) -> PollOutcome {
+    let completed_at = ran_ms
+        .map(|ran_ms| Timestamp::from_millisecond(time(0).as_millisecond() + ran_ms).unwrap());
+    let details = RunDetails {
+        group: group.map(ToOwned::to_owned),
+        started_at: Some(time(0)),
+        completed_at,
+        ..RunDetails::default()
+    };
+    PollOutcome::Seen(Box::new(Observation {
+        status: Status::read(None, status),
+        details,
+    }))
+}
+
+/// The step that the first observation of a run leads to.
+pub(crate) fn first_step(watch: &Watch, outcome: PollOutcome, now: Timestamp) -> Step {
+    let limits = Limits {
+        not_found_grace: Duration::from_secs(120),
+        overdue_after: OverdueAfter::Never,
+        run_url: None,
+    };
+    let step = Progress::begin(now).step(watch, outcome, now, &limits);
+    step.unwrap()
+}
+
+/// Watches a run, and stores its end at `now`.
+async fn end(store: &Store, id: &str, outcome: PollOutcome, now: Timestamp) {
+    let watch = Watch {
+        added_at: now,
+        ..watch(id)
+    };
+    let (_, id) = store.add_watch(watch.clone()).await.unwrap();
+    let step = first_step(&watch, outcome, now);
+    let routed = told(&step, &[]);
+    store
+        .record_step(id, step.clone(), routed.clone(), None, FoundBy::Poll, now)
+        .await
+        .unwrap();
+    // A second time is refused, and adds nothing.
+    let again = store.record_step(id, step, routed, None, FoundBy::Poll, now);
+    assert!(matches!(again.await, Err(StoreError::Precondition { .. })));
+}
+
+pub(crate) async fn what_runs_of_a_group_took_outlives_their_watches(place: &impl Place) {
+    let (store, tasks) = place.open().await;
+    let (crewship, ci) = (ProviderName::crewship(), ProviderName::new("ci").unwrap());
+    let group = Some("a \u{0}b");
+    end(
+        &store,
+        "run_1",
+        ended("succeeded", group, Some(7_000)),
+        time(8),
+    )
+    .await;
+    end(&store, "run_2", ended("succeeded", group, Some(0)), time(9)).await;
+    end(
+        &store,
+        "ci:1",
+        ended("succeeded", Some("c"), Some(5)),
+        time(10),
+    )
+    .await;
+    end(
+        &store,
+        "ci:2",
+        ended("succeeded", Some("b"), Some(6)),
+        time(10),
+    )
+    .await;
+    // What says nothing about how long a run takes.
+    end(&store, "run_3", ended("failed", group, Some(1)), time(11)).await;
+    end(&store, "run_4", ended("succeeded", group, None), time(11)).await;
+    end(
+        &store,
+        "run_5",
+        ended("succeeded", group, Some(-1)),
+        time(11),
+    )
+    .await;
+    end(&store, "run_6", ended("succeeded", None, Some(1)), time(11)).await;
+    let record = store.watch(RunRef::new("run_1").unwrap()).await.unwrap();
+    let record = record.unwrap();
+    assert_eq!(record.group.as_deref(), Some("a \u{fffd}b"));
+    assert_eq!(record.started_at, Some(time(0)));
+    let expected = vec![("a \u{fffd}b".to_owned(), vec![7_000, 0])];
+    assert_eq!(
+        store.durations_of(crewship.clone()).await.unwrap(),
+        expected
+    );
+    loop {
+        let pruned = store.prune(time(900), Vec::new(), time(1_000)).await;
+        if pruned.unwrap().is_nothing() {
+            break;
+        }
+    }
+    assert_eq!(place.rows_of("watches").await, 0);
+    close(store, tasks).await;
+    let (store, tasks) = place.open().await;
+    assert_eq!(
+        store.durations_of(crewship.clone()).await.unwrap(),
+        expected
+    );
+    let of_ci = store.durations_of(ci.clone()).await.unwrap();
+    assert_eq!(
+        of_ci,
+        [("b".to_owned(), vec![6]), ("c".to_owned(), vec![5])]
+    );
+    let (known, other) = ((ci.clone(), "c".to_owned()), (crewship, "c".to_owned()));
+    let asked = vec![known.clone(), other, (ci, "none".to_owned())];
+    assert_eq!(store.durations(asked).await.unwrap(), [(known, vec![5])]);
+    assert_eq!(store.durations(Vec::new()).await.unwrap(), []);
+    close(store, tasks).await;
+}
+
+pub(crate) async fn the_newest_durations_of_the_newest_groups_are_kept(place: &impl Place) {
+    let (store, tasks) = place.open().await;
+    let crewship = ProviderName::crewship();
+    for ran_ms in 1..=52 {
+        let outcome = ended("succeeded", Some("first"), Some(ran_ms));
+        end(&store, &format!("run_{ran_ms}"), outcome, time(60)).await;
+    }
+    let all = store.durations_of(crewship.clone()).await.unwrap();
+    assert_eq!(all, [("first".to_owned(), (3..=52).collect())]);
+    for number in 0..999 {
+        let group = format!("group {number:03}");
+        let outcome = ended("succeeded", Some(&group), Some(1));
+        end(
+            &store,
+            &format!("run_g{number}"),
+            outcome,
+            time(100 + number),
+        )
+        .await;
+    }
+    // One more of a group that is known displaces none; of a new one, the group whose run ended first.
+    end(
+        &store,
+        "run_a",
+        ended("succeeded", Some("first"), Some(9)),
+        time(5_000),
+    )
+    .await;
+    assert_eq!(place.rows_of("past_durations").await, 1_000);
+    end(
+        &store,
+        "run_b",
+        ended("succeeded", Some("last"), Some(9)),
+        time(4_000),
+    )
+    .await;
+    let all = store.durations_of(crewship).await.unwrap();
+    let names: Vec<_> = all.iter().map(|(group, _)| group.as_str()).collect();
+    assert_eq!(names.len(), 1_000);
+    assert_eq!(names[..2], ["group 001", "group 002"]);
+    assert_eq!(names[998..], ["last", "first"]);
+    assert_eq!(all[999].1.len(), 50);
+    assert_eq!(all[999].1.last(), Some(&9));
+    close(store, tasks).await;
+}
+
 /// A test for each part of the contract, at the place that the function `$place` makes of its name.
 macro_rules! contract_tests {
     ($place:expr) => {
@@ -1168,6 +1330,8 @@ macro_rules! contract_tests {
             an_incident_that_goes_on_outlives_pruning_and_a_clock_that_is_set_back,
             a_discovered_run_is_noted_and_watched_in_one_step_and_once_for_each_attempt,
             notes_of_discoveries_are_kept_for_a_week_of_rounds,
+            what_runs_of_a_group_took_outlives_their_watches,
+            the_newest_durations_of_the_newest_groups_are_kept,
         }
     };
     (@ $place:expr; $($name:ident,)*) => {$(

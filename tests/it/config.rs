@@ -11,7 +11,7 @@ use runwatch::cli::failure::CommandFailure;
 use runwatch::config::{
     Effective, Loaded, Problems, Secret, Settings, SinkKind, Sources, WebhookFormat, load,
 };
-use runwatch::domain::EventType;
+use runwatch::domain::{EventType, OverdueAfter};
 use secrecy::ExposeSecret as _;
 use tempfile::TempDir;
 
@@ -88,7 +88,7 @@ fn the_built_in_defaults_are_the_documented_ones() {
     assert_eq!(settings.api.max_response_bytes, 8 << 20);
     assert_eq!(settings.watch.multiplier, 1.2);
     assert_eq!(settings.watch.deadline, Duration::from_secs(24 * 3600));
-    assert_eq!(settings.watch.overdue_after, None);
+    assert_eq!(settings.watch.overdue_after, OverdueAfter::Never);
     assert!(settings.api.key.is_none() && settings.sinks.is_empty() && settings.watches.is_empty());
     assert!(settings.store.path.is_none() && settings.control.socket.is_none());
 }

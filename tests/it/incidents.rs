@@ -10,8 +10,8 @@ use runwatch::app;
 use runwatch::clock::{Clock, Jump};
 use runwatch::config::Settings;
 use runwatch::domain::{
-    Event, EventData, EventType, ProviderName, ProviderNotice, RunRef, RunState, SinkName, Status,
-    Watch,
+    Event, EventData, EventType, OverdueAfter, ProviderName, ProviderNotice, RunRef, RunState,
+    SinkName, Status, Watch,
 };
 use runwatch::metrics::Metrics;
 use runwatch::scheduler::{AddedBy, Policy, Scheduler, SchedulerHandle};
@@ -400,7 +400,10 @@ async fn a_clock_that_is_set_does_not_change_when_an_incident_begins() {
 
 #[tokio::test(start_paused = true)]
 async fn an_overdue_run_is_reported_once() {
-    let world = world(0, |policy| policy.limits.overdue_after = Some(MINUTE * 10)).await;
+    let world = world(0, |policy| {
+        policy.limits.overdue_after = OverdueAfter::Watched(MINUTE * 10)
+    })
+    .await;
     for index in 0..2 {
         world
             .watches

@@ -18,6 +18,7 @@ mod desktop;
 mod discovery;
 mod doctor;
 mod documents;
+mod durations;
 mod failures;
 mod hangs;
 mod incidents;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use runwatch::domain::{
-    Event, EventData, EventType, FoundBy, Limits, Observation, PollOutcome, Progress, ProviderName,
-    ProviderNotice, RunDetails, RunRef, SinkName, Status, Step, Verdict, Watch,
+    Event, EventData, EventType, FoundBy, Limits, Observation, OverdueAfter, PollOutcome, Progress,
+    ProviderName, ProviderNotice, RunDetails, RunRef, SinkName, Status, Step, Verdict, Watch,
 };
 use runwatch::store::{
     Added, Checkpoint, DeliveryState, Done, Location, ReadJob, RoutedEvent, Store, StoreError,
@@ -461,7 +461,7 @@ async fn another_process_that_holds_the_database_is_no_ill_health() {
 fn large_end(watch: &Watch, bytes: usize) -> Step {
     let limits = Limits {
         not_found_grace: Duration::from_secs(120),
-        overdue_after: None,
+        overdue_after: OverdueAfter::Never,
         run_url: None,
     };
     let output = serde_json::value::to_raw_value(&"x".repeat(bytes))

@@ -10,7 +10,9 @@ use jiff::{SignedDuration, Timestamp};
 use runwatch::app::Engine;
 use runwatch::clock::{Clock, Jump};
 use runwatch::config::{Settings, SinkKind, SinkSettings};
-use runwatch::domain::{DeliveryId, EventFilter, Labels, RunRef, SinkName, Verdict, Watch};
+use runwatch::domain::{
+    DeliveryId, EventFilter, Labels, OverdueAfter, RunRef, SinkName, Verdict, Watch,
+};
 use runwatch::scheduler::AddedBy;
 use runwatch::store::{self, Added, Location, Store};
 use tokio::runtime::{Builder, RngSeed};
@@ -181,7 +183,9 @@ impl Play<'_> {
             .lock()
             .books
             .overdue_after
-            .map(Duration::from_millis);
+            .map_or(OverdueAfter::Never, |after| {
+                OverdueAfter::Watched(Duration::from_millis(after))
+            });
         let names = ALWAYS.into_iter().chain(self.third.then_some(SOMETIMES));
         for name in names {
             let argv = vec!["simulated".to_owned()];

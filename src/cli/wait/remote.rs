@@ -549,6 +549,7 @@ fn view(watch: &WatchResponse) -> Option<WatchView> {
             .map(|text| Status::read(watch.run_state.as_deref(), text)),
         polls: watch.polls,
         missing_since: watch.missing_since,
+        expected: watch.expected(),
         polling: watch.polling,
         next_poll_at: watch.next_poll_at?,
         last_error: watch.last_error.as_ref().map(|error| PollFailure {

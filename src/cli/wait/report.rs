@@ -17,6 +17,7 @@ use super::sentences::{activity_line, activity_words, change_line, closing_line,
 use super::tracked::Tracked;
 use super::view::{RowLayout, ended_row};
 use super::{OutputOptions, ResultFormat, StopCondition};
+use crate::cli::expectation::usual_text;
 use crate::cli::phrases::{cause, counted};
 use crate::control::StreamMessage;
 use crate::domain::{Event, RunEvent, RunRef, RunState, Status, Verdict};
@@ -278,6 +279,12 @@ impl WaitReport {
                     .then(|| "ended while it was not watched".to_owned())
             })
             .or_else(|| run.survived.clone())
+            .or_else(|| {
+                let usual = data.timing.usual();
+                usual
+                    .filter(|_| verdict == Verdict::Succeeded && ran.is_some())
+                    .map(|usual| usual_text(&usual))
+            })
             .unwrap_or_default();
         let is_shown = self.options.results == ResultFormat::Text && io::stdout().is_terminal();
         let row = self.end_row(&data.run.id, verdict, event.timestamp, ran, &detail);

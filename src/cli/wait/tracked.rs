@@ -39,6 +39,8 @@ pub(super) struct Tracked {
     pub(super) failed: Option<Failed>,
     /// When the newest failure happened that was noticed.
     pub(super) failed_at: Option<Timestamp>,
+    /// Whether it was ever known how long it usually takes.
+    pub(super) has_expectation: bool,
 }
 
 /// A poll of a run that failed.
@@ -73,6 +75,7 @@ impl Tracked {
             missing_since: None,
             failed: None,
             failed_at: None,
+            has_expectation: false,
         }
     }
 
@@ -159,6 +162,7 @@ impl Tracked {
             self.survived = Some(format!("appeared after {}", rough(after)));
         }
         self.missing_since = view.missing_since;
+        self.has_expectation |= view.expected.is_some();
         match (&self.failed, &view.last_error) {
             // One poll more, and it did not fail.
             (Some(failed), Some(error)) if failed.at == error.at && view.polls > failed.polls => {

@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 
 use super::sentences::{budget_sentence, counts_by_state, provider_sentence, verdict_word};
 use super::tracked::{Going, Tracked};
+use crate::cli::expectation::{BAR_WITH_TEXT, bar_with_text};
 use crate::domain::ProviderName;
 use crate::domain::Verdict;
 use crate::scheduler::{BreakerView, Usage, WatchView};
@@ -113,7 +114,9 @@ impl RowLayout {
         let name = longest(&mut runs.iter().map(|run| width(&run.label))).min(most);
         let left = columns.saturating_sub(fixed + name + 2);
         let extra = longest(&mut runs.iter().map(|run| run.extra.as_deref().map_or(0, width)));
-        let extra = if extra > 0 && left >= extra + 2 + AMPLE_DETAIL {
+        let has_bars = runs.iter().any(|run| run.has_expectation);
+        let ample = AMPLE_DETAIL + if has_bars { BAR_WITH_TEXT + 2 } else { 0 };
+        let extra = if extra > 0 && left >= extra + 2 + ample {
             extra
         } else {
             0
@@ -284,13 +287,26 @@ fn live_row(scene: &Scene<'_>, layout: RowLayout, run: &Tracked) -> String {
         })
         .or_else(|| run.activity.clone())
         .unwrap_or_default();
+    let detail = style.dim(&one_line(&detail, usize::MAX));
+    let expected = view.and_then(|view| view.expected.as_ref());
+    let detail = match expected.filter(|_| look == Look::Running) {
+        Some(expected) => {
+            let bar = bar_with_text(style, expected, scene.now, layout.detail);
+            if width(&bar) + 2 + LEAST_DETAIL <= layout.detail {
+                format!("{bar}  {detail}")
+            } else {
+                bar
+            }
+        }
+        None => detail,
+    };
     layout.row(
         style,
         &style.moving_glyph(look, scene.step),
         run,
         (look, &state),
         &time,
-        &style.dim(&one_line(&detail, usize::MAX)),
+        &detail,
     )
 }
 
@@ -327,7 +343,7 @@ fn fold(text: &str, columns: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{RunRef, RunState, Status};
+    use crate::domain::{Expectation, RunRef, RunState, Status, UsualDuration};
     use crate::scheduler::Outage;
     use crate::store::PollFailure;
 
@@ -353,6 +369,7 @@ mod tests {
             status: run.status.clone(),
             polls: 3,
             missing_since: None,
+            expected: None,
             polling: false,
             next_poll_at: time(next_poll_at),
             last_error: None,
@@ -516,6 +533,87 @@ mod tests {
             let shown = drawn(&failing, ascii, 60, rows);
             assert!(shown.lines().count() < rows);
         }
+    }
+
+    /// The rows of runs in groups with different histories, at 80 columns.
+    fn expected_rows(style: Style, after: i64) -> String {
+        let status = |word: &str| Some(Status::read(None, word));
+        let mut runs = vec![
+            run("run_1", "outreach mails", status("running")),
+            run("run_2", "nightly sync", status("running")),
+            run("run_3", "two kinds", status("running")),
+            run("run_4", "site deploy", status("waiting")),
+            run("run_5", "no history", status("running")),
+        ];
+        runs[0].activity = Some("researcher: web_search".to_owned());
+        Tracked::label_all(&mut runs);
+        let histories = [
+            Some([60, 69, 70]),
+            Some([20, 21, 22]),
+            Some([60, 70, 1200]),
+            Some([60, 69, 70]),
+            None,
+        ];
+        let now = now() + jiff::SignedDuration::from_secs(after);
+        let views: Vec<_> = runs
+            .iter()
+            .zip(histories)
+            .map(|(run, history)| WatchView {
+                expected: history.map(|seconds| Expectation {
+                    started_at: time("2026-01-01T00:00:00Z"),
+                    usual: UsualDuration::of(seconds.map(|seconds| seconds * 1000)).unwrap(),
+                }),
+                ..view(run, "2026-01-01T01:00:00Z")
+            })
+            .collect();
+        for (run, view) in runs.iter_mut().zip(&views) {
+            run.observe(view, now);
+        }
+        let runs: Vec<_> = runs.iter().collect();
+        let circumstances = Circumstances::default();
+        let scene = Scene {
+            style,
+            zone: &TimeZone::UTC,
+            now,
+            step: 2,
+            waited: Duration::from_secs(47),
+            runs: &runs,
+            views: &views,
+            circumstances: &circumstances,
+        };
+        live_lines(&scene, 80, 40).join("\n")
+    }
+
+    #[test]
+    fn a_run_with_a_history_has_a_bar_and_the_time_left() {
+        insta::assert_snapshot!(expected_rows(Style::PLAIN, 0), @r"
+        ⠹ 4 running · 1 waiting                                                    0:47
+        ⠹ outreach mails  running         0:47  ██████░░░░ 0:23 left   researcher: web…
+        ⠹ nightly sync    running         0:47  longer than usual      next poll in 59…
+        ⠹ two kinds       running         0:47  ░░░░░░░░░░ up to 19:13 left  next poll…
+        ⏸ site deploy     waiting         0:47  next poll in 59 min
+        ⠹ no history      running         0:47  next poll in 59 min
+        ");
+        insta::assert_snapshot!(expected_rows(Style::PLAIN, 30), @r"
+        ⠹ 4 running · 1 waiting                                                    0:47
+        ⠹ outreach mails  running         1:17  longer than usual      researcher: web…
+        ⠹ nightly sync    running         1:17  longer than usual      next poll in 58…
+        ⠹ two kinds       running         1:17  ░░░░░░░░░░ up to 18:43 left  next poll…
+        ⏸ site deploy     waiting         1:17  next poll in 58 min
+        ⠹ no history      running         1:17  next poll in 58 min
+        ");
+        let ascii = Style {
+            unicode: false,
+            ..Style::PLAIN
+        };
+        insta::assert_snapshot!(expected_rows(ascii, 0), @r"
+        * 4 running - 1 waiting                                                    0:47
+        * outreach mails  running         0:47  ######---- 0:23 left   researcher: w...
+        * nightly sync    running         0:47  longer than usual      next poll in ...
+        * two kinds       running         0:47  ---------- up to 19:13 left  next po...
+        ! site deploy     waiting         0:47  next poll in 59 min
+        * no history      running         0:47  next poll in 59 min
+        ");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Routes about watches.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,10 +20,12 @@ use crate::control::types::{
     AddRequest, DeliveryResponse, RoutingEntry, StatusChangeResponse, WatchList, WatchResponse,
 };
 use crate::control::{LiveConfig, NOT_IN_FORCE};
-use crate::domain::{Event, ProviderName, RunEvent, RunRef, SinkName, Verdict, Watch};
+use crate::domain::{
+    Event, ProviderName, RunEvent, RunRef, SinkName, UsualDuration, Verdict, Watch,
+};
 use crate::scheduler::{Removed, outage_texts};
 use crate::store::{
-    Added, DeliveryState, History, WatchFilter, WatchOrder, WatchRecord, WatchState,
+    Added, DeliveryState, GroupOfRuns, History, WatchFilter, WatchOrder, WatchRecord, WatchState,
 };
 
 use super::{App, ControlState, SharedState};
@@ -324,11 +326,11 @@ impl ControlState {
                 going.map(|record| record.watch.run_id.clone()).collect(),
             ))
             .await?;
-        let mut views: std::collections::HashMap<_, _> = views
+        let mut views: HashMap<_, _> = views
             .into_iter()
             .map(|view| (view.run_id.clone(), view))
             .collect();
-        let watches = page
+        let mut watches: Vec<_> = page
             .items
             .into_iter()
             .map(|record| {
@@ -338,6 +340,7 @@ impl ControlState {
                 WatchResponse::of(record, view)
             })
             .collect();
+        self.compare(&mut watches).await?;
         Ok(WatchList {
             watches,
             next_cursor,
@@ -355,7 +358,29 @@ impl ControlState {
             .await?
             .pop()
             .filter(|_| record.verdict.is_none());
-        Ok(WatchResponse::of(record, view))
+        let mut watch = WatchResponse::of(record, view);
+        let past = self.compare(std::slice::from_mut(&mut watch)).await?;
+        watch.past_durations_ms = past.into_values().next();
+        Ok(watch)
+    }
+
+    /// Adds to watches how long runs of their groups usually take. Returns the durations of each group.
+    async fn compare(
+        &self,
+        watches: &mut [WatchResponse],
+    ) -> Result<HashMap<GroupOfRuns, Vec<u64>>, HttpError> {
+        let group = |watch: &WatchResponse| Some((watch.provider.clone(), watch.group.clone()?));
+        let groups: HashSet<_> = watches.iter().filter_map(group).collect();
+        let past = self.control.store.durations(groups.into_iter().collect());
+        let past: HashMap<_, _> = past.await?.into_iter().collect();
+        let usual: HashMap<_, _> = past
+            .iter()
+            .map(|(group, past)| (group, UsualDuration::of(past.iter().copied())))
+            .collect();
+        for watch in watches {
+            watch.usual_is(group(watch).and_then(|group| *usual.get(&group)?));
+        }
+        Ok(past)
     }
 
     /// Everything about a watch.

@@ -28,6 +28,7 @@ struct MigrationStep {
 /// `fallback_for` is the sink that could not be reached, where a delivery is one to its fallback.
 /// `held_until` is the time of the wall clock until which it was held for quiet hours, also after that, and `at_once`
 /// whether a person wants it to be attempted at once.
+/// `ran_ms` of `past_durations` is a JSON array of what the runs of a group took that succeeded, the oldest first.
 /// `newest` of `deleted_events` is the number of the newest event of all, where that one was deleted. `leases` has the
 /// term of the daemon that leads, and `dirty` what other daemons changed. There are no totals: a row that every
 /// transaction changes would make them wait for each other.
@@ -52,6 +53,8 @@ const STEPS: &[MigrationStep] = &[MigrationStep {
         status        text,
         state         text,
         origin        text,
+        run_group     text,
+        started_at    bigint,
         sinks         text,
         labels        text NOT NULL,
         last_error    text,
@@ -165,6 +168,15 @@ const STEPS: &[MigrationStep] = &[MigrationStep {
         PRIMARY KEY (discovery, run_id)
     );
     CREATE INDEX discovered_runs_by_age ON runwatch.discovered_runs (discovery, seen_at);
+
+    CREATE TABLE runwatch.past_durations (
+        provider  text COLLATE \"C\" NOT NULL,
+        run_group text COLLATE \"C\" NOT NULL,
+        newest_at bigint NOT NULL,
+        ran_ms    text NOT NULL,
+        PRIMARY KEY (provider, run_group)
+    ) WITH (fillfactor = 50);
+    CREATE INDEX past_durations_by_age ON runwatch.past_durations (provider, newest_at, run_group);
 
     CREATE TABLE runwatch.leases (
         name            text COLLATE \"C\" PRIMARY KEY,

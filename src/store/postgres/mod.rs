@@ -10,6 +10,7 @@ mod connection;
 mod copy;
 mod deliveries;
 mod discoveries;
+mod durations;
 mod errors;
 mod events;
 mod jobs;

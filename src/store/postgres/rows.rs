@@ -10,7 +10,7 @@ use crate::store::records::{ChangeRow, DeliveryRow, RecordRow, WatchRow};
 pub(super) const RECORD_COLUMNS: &str =
     "id, run_id, name, labels, sinks, added_at, deadline_at, status, state, polls, missing_since,
     seen_running, overdue_told, verdict, NULL::bigint AS changed_at,
-    verdict_at, found_by, origin, last_error, last_error_at";
+    verdict_at, found_by, origin, run_group, started_at, last_error, last_error_at";
 
 /// The watches that are followed, with the columns that [`read_stored`] reads.
 macro_rules! select_active {
@@ -64,8 +64,10 @@ pub(super) fn read_record(row: &Row) -> Result<WatchRecord, StoreError> {
         verdict_at: get(row, 15)?,
         found_by: get(row, 16)?,
         origin: get(row, 17)?,
-        last_error: get(row, 18)?,
-        last_error_at: get(row, 19)?,
+        run_group: get(row, 18)?,
+        started_at: get(row, 19)?,
+        last_error: get(row, 20)?,
+        last_error_at: get(row, 21)?,
     };
     columns.record()
 }

@@ -4,10 +4,12 @@ use jiff::Timestamp;
 
 use super::sql::{Db, Parameter, Perform, Value, parameter, stepped};
 use crate::clock::new_delivery_id;
-use crate::domain::{Event, EventData, JsonText, RunRef, Verdict};
+use crate::domain::{Event, EventData, JsonText, KEPT_DURATIONS, KEPT_GROUPS, RunRef, Verdict};
 use crate::store::model::{RoutedEvent, StoreError, WatchId};
 use crate::store::operations::{RecordEvent, RecordStep};
-use crate::store::records::{INLINE_BYTES, KEPT_CHANGES, storable, to_json};
+use crate::store::records::{
+    INLINE_BYTES, KEPT_CHANGES, PastRow, past_duration, storable, to_json,
+};
 
 impl Perform for RecordStep {
     const PIPELINED: bool = true;
@@ -28,7 +30,16 @@ impl Perform for RecordStep {
                 let mut details = details.clone();
                 let input = large.take(&mut details.input);
                 let output = large.take(&mut details.output);
-                Some((to_json("details", &details)?, input, output))
+                Some(DetailColumns {
+                    json: to_json("details", &details)?,
+                    input,
+                    output,
+                    group: details
+                        .group
+                        .as_deref()
+                        .map(|group| storable(group).into_owned()),
+                    started_at: details.started_at.map(Timestamp::as_millisecond),
+                })
             }
             None => None,
         };
@@ -54,6 +65,7 @@ impl Perform for RecordStep {
             found_by: next.verdict.map(|_| found_by.as_str()),
             details,
         };
+        let past_run = past_duration(step);
         let status_changed = step.status_changed && status.is_some();
         let mut statement = Statement::default();
         statement.find_values(&large, Some(&columns.id));
@@ -64,6 +76,9 @@ impl Perform for RecordStep {
         }
         if status_changed {
             statement.insert_change(&columns);
+        }
+        if let Some(run) = &past_run {
+            statement.add_duration(run, &columns.now);
         }
         statement.insert_events(&events, &columns.now);
         let row = db
@@ -121,8 +136,17 @@ struct StepColumns {
     verdict: Option<&'static str>,
     verdict_at: Option<i64>,
     found_by: Option<&'static str>,
-    /// The details, and the numbers of their input and output among the large values.
-    details: Option<(String, Option<i64>, Option<i64>)>,
+    details: Option<DetailColumns>,
+}
+
+/// The columns of the details of a run.
+struct DetailColumns {
+    json: String,
+    /// The numbers of their input and output among the large values.
+    input: Option<i64>,
+    output: Option<i64>,
+    group: Option<String>,
+    started_at: Option<i64>,
 }
 
 /// The large values of a step, each once. Details and events name them by their number, from 1.
@@ -279,7 +303,7 @@ impl<'a> Statement<'a> {
             assign("verdict_at", self.bind(&columns.verdict_at));
             assign("found_by", self.bind(&columns.found_by));
         }
-        if let Some((details, input, output)) = &columns.details {
+        if let Some(details) = &columns.details {
             let number = |statement: &mut Self, n: &'a Option<i64>| match n {
                 Some(_) => {
                     let n = statement.bind(n);
@@ -287,9 +311,11 @@ impl<'a> Statement<'a> {
                 }
                 None => "NULL".to_owned(),
             };
-            assign("details", self.bind(details));
-            assign("input_id", number(self, input));
-            assign("output_id", number(self, output));
+            assign("details", self.bind(&details.json));
+            assign("input_id", number(self, &details.input));
+            assign("output_id", number(self, &details.output));
+            assign("run_group", self.bind(&details.group));
+            assign("started_at", self.bind(&details.started_at));
         }
         let id = self.bind(&columns.id);
         self.part(
@@ -339,6 +365,37 @@ impl<'a> Statement<'a> {
                      SELECT seq FROM runwatch.status_changes o WHERE o.watch_id = target.id
                      ORDER BY seq DESC LIMIT 1 OFFSET {})",
                 KEPT_CHANGES - 1
+            ),
+        );
+    }
+
+    /// Adds the duration of a run that succeeded to those of its group, and deletes the oldest group of too many.
+    fn add_duration(&mut self, run: &'a PastRow, now: &'a i64) {
+        let (provider, group, ran_ms, now) = (
+            self.bind(&run.provider),
+            self.bind(&run.group),
+            self.bind(&run.ran_ms),
+            self.bind(now),
+        );
+        self.part(
+            "added",
+            &format!(
+                "INSERT INTO runwatch.past_durations AS p (provider, run_group, newest_at, ran_ms)
+                 SELECT {provider}::text, {group}::text, {now}::bigint, jsonb_build_array({ran_ms}::bigint)::text FROM target
+                 ON CONFLICT (provider, run_group) DO UPDATE SET newest_at = excluded.newest_at, ran_ms = (
+                     CASE WHEN jsonb_array_length(p.ran_ms::jsonb) >= {KEPT_DURATIONS} THEN p.ran_ms::jsonb - 0
+                         ELSE p.ran_ms::jsonb END || excluded.ran_ms::jsonb)::text"
+            ),
+        );
+        // A new group is not among those that this part sees.
+        self.part(
+            "forgotten",
+            &format!(
+                "DELETE FROM runwatch.past_durations p USING target WHERE p.provider = {provider} AND NOT EXISTS (
+                     SELECT 1 FROM runwatch.past_durations k WHERE k.provider = {provider} AND k.run_group = {group})
+                 AND p.run_group IN (SELECT run_group FROM runwatch.past_durations o WHERE o.provider = {provider}
+                     ORDER BY newest_at DESC, run_group DESC OFFSET {})",
+                KEPT_GROUPS - 1
             ),
         );
     }

@@ -278,6 +278,21 @@ const STEPS: &[&str] = &[
     CREATE INDEX held_deliveries ON deliveries (held_until)
         WHERE state IN ('pending', 'sending') AND held_until IS NOT NULL;
 ",
+    // What the runs of a group took that succeeded: `ran_ms` is a JSON array of milliseconds, the oldest first. It is
+    // kept when the watches are deleted. Watches of earlier versions name no group here.
+    "
+    ALTER TABLE watches ADD COLUMN run_group TEXT;
+    ALTER TABLE watches ADD COLUMN started_at INTEGER;
+
+    CREATE TABLE past_durations (
+        provider  TEXT NOT NULL,
+        run_group TEXT NOT NULL,
+        newest_at INTEGER NOT NULL,
+        ran_ms    TEXT NOT NULL,
+        PRIMARY KEY (provider, run_group)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX past_durations_by_age ON past_durations (provider, newest_at);
+",
 ];
 
 /// Most bytes of run details and events, and most watches, moved in one transaction by

@@ -12,6 +12,7 @@ mod checkpoints;
 mod copy;
 mod deliveries;
 mod discoveries;
+mod durations;
 mod events;
 mod files;
 mod lock;
@@ -234,6 +235,7 @@ fn health_within(connection: &Connection, limit: Duration) -> Result<Option<Stri
 mod tests {
     use super::deliveries::{DUE, NEXT_DUE, deliveries_sql};
     use super::discoveries::{KNOWN_NOTE, KNOWN_WATCH, OLD_NOTES};
+    use super::durations::{OF_GROUPS, OF_PROVIDER, TOO_MANY};
     use super::events::EVENTS_AFTER;
     use super::totals::{OLDEST_HELD, OLDEST_OPEN, TOTAL};
     use super::watches::{ACTIVE_OF, NEWEST_RECORD, RECORD_COLUMNS, watches_sql};
@@ -360,6 +362,9 @@ mod tests {
             (KNOWN_NOTE.to_owned(), "PRIMARY KEY"),
             (KNOWN_WATCH.to_owned(), "watches_of_run"),
             (OLD_NOTES.to_owned(), "discovered_runs_by_age"),
+            (OF_PROVIDER.to_owned(), "past_durations_by_age"),
+            (TOO_MANY.to_owned(), "past_durations_by_age"),
+            (OF_GROUPS.to_owned(), "PRIMARY KEY"),
         ];
         for (sql, index) in queries {
             let plan = plan(&db, &sql);

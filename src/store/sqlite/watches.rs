@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
 
 use super::deliveries;
+use super::durations;
 use super::events::{insert_event, read_event, read_payload, set_apart};
 use super::rows::{payloads, read_all, stepped};
 use super::writer::Execute;
@@ -21,12 +22,12 @@ use crate::store::operations::{
 };
 use crate::store::records::{
     ChangeRow, KEPT_CHANGES, OpenDelivery, REMOVABLE, RecordRow, WatchRow, from_json, page,
-    storable, to_json,
+    past_duration, storable, to_json,
 };
 
 /// The columns that [`read_record`] reads: all that cannot be large.
 pub(super) const RECORD_COLUMNS: &str = "id, run_id, name, labels, sinks, added_at, deadline_at, status, state, polls, missing_since,
-    seen_running, overdue_told, last_error, last_error_at, verdict, verdict_at, found_by, origin, NULL AS changed_at";
+    seen_running, overdue_told, last_error, last_error_at, verdict, verdict_at, found_by, origin, run_group, started_at, NULL AS changed_at";
 
 /// The watches that are followed, with the columns that [`read_watch`] reads.
 macro_rules! select_active {
@@ -171,6 +172,7 @@ impl Execute for RecordStep {
             now,
         } = self;
         let watch = target(db, watch, &routed);
+        let past_run = past_duration(&step);
         let mut next = step.progress;
         let status = next.status.clone();
         let rows = db
@@ -204,6 +206,9 @@ impl Execute for RecordStep {
         }
         if let Some(status) = status.filter(|_| step.status_changed) {
             insert_change(db, watch, &status, now)?;
+        }
+        if let Some(run) = &past_run {
+            durations::add(db, run, now)?;
         }
         routed
             .into_iter()
@@ -423,13 +428,17 @@ fn replace_details(
 ) -> Result<(), StoreError> {
     let input_id = set_apart(db, watch, &mut details.input)?;
     let output_id = set_apart(db, watch, &mut details.output)?;
-    db.prepare_cached("UPDATE watches SET details = ?, input_id = ?, output_id = ? WHERE id = ?")?
-        .execute(params![
-            to_json("details", details)?,
-            input_id,
-            output_id,
-            watch.0
-        ])?;
+    db.prepare_cached(
+        "UPDATE watches SET details = ?, input_id = ?, output_id = ?, run_group = ?, started_at = ? WHERE id = ?",
+    )?
+    .execute(params![
+        to_json("details", details)?,
+        input_id,
+        output_id,
+        details.group.as_deref().map(storable),
+        details.started_at.map(Timestamp::as_millisecond),
+        watch.0
+    ])?;
     // Values of an earlier observation that no event contains.
     db.prepare_cached(
         "DELETE FROM payloads WHERE watch_id = ?1 AND id NOT IN (
@@ -503,6 +512,8 @@ fn read_record(row: &Row<'_>) -> Result<WatchRecord, StoreError> {
         verdict_at: row.get("verdict_at")?,
         found_by: row.get("found_by")?,
         origin: row.get("origin")?,
+        run_group: row.get("run_group")?,
+        started_at: row.get("started_at")?,
         last_error: row.get("last_error")?,
         last_error_at: row.get("last_error_at")?,
     };

@@ -49,7 +49,7 @@ async fn check(example: &str, code: i32, told: &RoutedEvent) {
         } = told;
         let polls = simulator.requests().len();
         let data = format!(
-            r#"{{"run":{{"provider":"crewship","id":"run_xyz789abc","version_id":"ver_abc123xyz","deployment_id":"dep_abc123xyz","status":"{status}","state":"{status}","attempt":null,"name":null,"group":"dep_abc123xyz","input":{{"topic": "AI agents"}},"output":{output},"error_message":{error_message},"created_at":"2024-01-15T10:35:00Z","started_at":"2024-01-15T10:35:02Z","completed_at":{completed_at},"url":null}},"watch":{{"name":null,"labels":{{}},"added_at":"{added_at}","polls":{polls},"late":{late}}},"timing":{{"queued_ms":2000,"ran_ms":{ran_ms},"detected_after_ms":{detected_after}}}}}"#
+            r#"{{"run":{{"provider":"crewship","id":"run_xyz789abc","version_id":"ver_abc123xyz","deployment_id":"dep_abc123xyz","status":"{status}","state":"{status}","attempt":null,"name":null,"group":"dep_abc123xyz","input":{{"topic": "AI agents"}},"output":{output},"error_message":{error_message},"created_at":"2024-01-15T10:35:00Z","started_at":"2024-01-15T10:35:02Z","completed_at":{completed_at},"url":null}},"watch":{{"name":null,"labels":{{}},"added_at":"{added_at}","polls":{polls},"late":{late}}},"timing":{{"queued_ms":2000,"ran_ms":{ran_ms},"detected_after_ms":{detected_after},"usual_ms":null,"usual_p10_ms":null,"usual_p90_ms":null}}}}"#
         );
         let expected =
             format!(r#"{{"type":"{event_type}","timestamp":"{timestamp}","data":{data}}}"#);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use runwatch::clock::Jump;
-use runwatch::domain::EventType;
+use runwatch::domain::{EventType, OverdueAfter};
 use runwatch::providers::ApiError;
 use tokio::time::Instant;
 
@@ -341,7 +341,9 @@ async fn a_pause_that_the_refusal_of_a_stream_asks_for_rests_the_streams_only() 
 
 #[tokio::test(start_paused = true)]
 async fn a_live_stream_delays_neither_a_deadline_nor_the_moment_a_run_is_overdue() {
-    let simulation = Simulation::start(7, |policy| policy.limits.overdue_after = Some(MINUTE * 10));
+    let simulation = Simulation::start(7, |policy| {
+        policy.limits.overdue_after = OverdueAfter::Watched(MINUTE * 10)
+    });
     let works = Stream::Works { every: SECOND };
     simulation
         .add_with_timeout(0, HOUR * 50, works, MINUTE * 20)

@@ -1,5 +1,6 @@
 //! Runs the built program beside simulated servers.
 
+pub(crate) mod jobs;
 pub(crate) mod provider;
 pub(crate) mod terminal;
 pub(crate) mod watches;
