@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import traceback
+from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -275,26 +276,35 @@ def test_one_run(browser, folder):
 
 
 def test_durations(browser, folder):
-    """Where the API has the past durations of a group, they are shown."""
+    """A run stands among the durations of its group, with the time left."""
     daemon = Daemon(folder)
-    daemon.add("run_one", "running")
-    # What the API does not have yet is added on the way.
-    browser.command("Page.addScriptToEvaluateOnNewDocument", source="""
-        const real = Response.prototype.text;
-        Response.prototype.text = async function () {
-            const text = await real.call(this);
-            if (!text.includes('"history"') && !text.includes('"watches"')) return text;
-            const json = JSON.parse(text);
-            const add = (watch) => Object.assign(watch, { usual_ms: 44000, past_durations_ms: [40000, 44000, 61000] });
-            json.watches ? json.watches.forEach(add) : add(json);
-            return JSON.stringify(json);
-        };""")
+
+    def run_has(run_id, **fields):
+        (daemon.world.folder / "more" / run_id).write_text(json.dumps(fields))
+
+    # Each started at 00:00:02.
+    for number, end in enumerate(("00:42", "00:46", "01:03")):
+        run_has(f"run_{number}", completed_at=f"2026-01-01T00:{end}Z")
+        daemon.add(f"run_{number}", "succeeded")
+    # A clock that is ahead makes a run that has not begun; its time does not pass during the test.
+    started = datetime.now(timezone.utc) + timedelta(days=1)
+    run_has("run_new", started_at=started.isoformat())
+    daemon.add("run_new", "running")
+    daemon.add("run_late", "running")
+    run_has("run_other", deployment_id="dep_2")
+    daemon.add("run_other", "running")
     live(browser, daemon.address)
-    browser.until_text("#active", "Usual", "left of 0:44")
-    live(browser, daemon.address + "runs/run_one")
-    browser.until_text("#usual", "Durations of its group", "3 runs, usually 0:44")
+    browser.until_text("#active", "Left", "1:01 left", "longer than usual")
+    live(browser, daemon.address + "runs/run_new")
+    browser.until_text("#usual", "Durations of its group", "3 runs, usually 0:44; this one 0:00")
+    browser.until_text("#facts", "Usually", "0:44", "Group", "dep_1", "1:01 left")
     equal("its marks", browser.script("return document.querySelectorAll('#usual line:not(.base)').length"), 4)
     browser.axe("the durations of a group")
+    live(browser, daemon.address + "runs/run_2")
+    browser.until_text("#usual", "3 runs, usually 0:44; this one 1:01")
+    live(browser, daemon.address + "runs/run_other")
+    browser.until_text("#facts", "dep_2")
+    holds("there is no plot without a history", not browser.find("#usual").is_displayed())
     return daemon
 
 

@@ -71,6 +71,15 @@ const ahead = (at) => {
   const wait = Date.parse(at) - now();
   return wait > 0 ? `in ${rough(Math.ceil(wait / 1000) * 1000)}` : "now";
 };
+// What is usual, and how much longer a run takes, as the command line has it.
+const usually = ({ usual_ms: median, usual_p10_ms: least, usual_p90_ms: most }) =>
+  most > 3 * Math.max(least, 1000) ? `${elapsed(least)} to ${elapsed(most)}` : elapsed(median);
+const left = ({ started_at: started, run_state: state, usual_ms: median, usual_p90_ms: most }) => {
+  if (most == null || !started || state !== "running") return "";
+  const rest = most - Math.max(0, now() - Date.parse(started));
+  if (rest <= 0) return "longer than usual";
+  return `${2 * most > 3 * median ? "up to " : ""}${elapsed(Math.ceil(rest / 1000) * 1000)} left`;
+};
 const moment = new Intl.DateTimeFormat(undefined, { dateStyle: "short", timeStyle: "medium" });
 const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 const time = (at) => element("time", { dateTime: at }, moment.format(Date.parse(at)));
@@ -460,11 +469,6 @@ const overview = () => {
     if (outage && Date.parse(allowed) > Date.parse(watch.next_poll_at)) return ahead(allowed);
     return now() - Date.parse(watch.next_poll_at) > 1000 ? "waiting for its turn" : ahead(watch.next_poll_at);
   };
-  const spent = (watch) => now() - Date.parse(watch.started_at ?? watch.added_at);
-  const usual = (watch) => {
-    const left = watch.usual_ms - spent(watch);
-    return left > 0 ? `${elapsed(left)} left of ${elapsed(watch.usual_ms)}` : `${elapsed(-left)} over ${elapsed(watch.usual_ms)}`;
-  };
   const gone = async (watch) => {
     if (!(await remove(watch))) return;
     active.delete(key(watch));
@@ -481,7 +485,7 @@ const overview = () => {
         set: (td, watch) => setMark(td, watch.run_state ?? "pending", standing(watch), watch.last_error ? `${watch.last_error.message} (${ago(watch.last_error.at)})` : ""),
       },
       text("For", (watch) => elapsed(now() - Date.parse(watch.added_at)), "number"),
-      { ...text("Usual", (watch) => (watch.usual_ms ? usual(watch) : ""), "wide"), shows: (watch) => watch.usual_ms },
+      { ...text("Left", left, "wide"), shows: left },
       text("Next poll", nextPoll, "wide"),
       button("Remove", named, gone),
     ]),
@@ -690,16 +694,17 @@ const oneRun = () => {
     const rows = [
       ["State", cell],
       ["Added", time(watch.added_at)],
-      ["Started", run.started_at && time(run.started_at)],
+      ["Started", watch.started_at && time(watch.started_at)],
       ["Ended", watch.finished_at && time(watch.finished_at)],
       ["Ran", ran && humanize(ran)],
       ["For", !watch.verdict && elapsed(now() - Date.parse(watch.added_at))],
-      ["Usually", watch.usual_ms && elapsed(watch.usual_ms)],
+      ["Left", !watch.verdict && left(watch)],
+      ["Usually", watch.usual_ms != null && usually(watch)],
       ["Next poll", !watch.verdict && (watch.polling ? "now" : watch.next_poll_at && ahead(watch.next_poll_at))],
       ["Deadline", !watch.verdict && time(watch.deadline_at)],
       ["Polls", watch.polls.toLocaleString("en")],
       ["Seen by", watch.found_by],
-      ["Group", run.group],
+      ["Group", watch.group],
       ["Labels", labels.length && labels.join(", ")],
       ["Last error", !watch.verdict && watch.last_error && `${watch.last_error.message} (${ago(watch.last_error.at)})`],
     ];
@@ -753,20 +758,20 @@ const oneRun = () => {
     }
     return rows.map(([name, picture]) => element("div", { className: "lane" }, bdi(name), picture));
   };
-  // The durations of earlier runs of the group, as marks on a line, with this run among them. It needs
-  // `past_durations_ms`, and is not there without.
+  // The durations of earlier runs of the group, as marks on a line, with this run among them.
   const usual = () => {
     const past = watch.past_durations_ms;
     const section = find("#usual");
-    section.hidden = !past?.length;
+    section.hidden = !past || watch.usual_ms == null;
     if (section.hidden) return;
-    const mine = watch.data?.timing?.ran_ms ?? now() - Date.parse(watch.started_at ?? watch.added_at);
+    const begun = Date.parse(watch.started_at);
+    const mine = watch.data ? watch.data.timing.ran_ms : begun ? Math.max(0, now() - begun) : null;
     const most = Math.max(...past, mine, 1);
     const x = (ms) => 10 + (980 * ms) / most;
-    const label = `${plural(past.length, "run", "runs")}, usually ${elapsed(watch.usual_ms ?? 0)}; this one ${elapsed(mine)}`;
+    const label = `${past.length} runs, usually ${usually(watch)}` + (mine == null ? "" : `; this one ${elapsed(mine)}`);
     const marks = past.map((ms) => line(x(ms), "dim", 5, 11));
     const base = svg("line", { x1: 10, x2: 990, y1: 8, y2: 8, class: "base" });
-    find("div", section).replaceChildren(plot(label, base, ...marks, line(x(mine), "run", 0, 16)), element("p", { className: "legend" }, label));
+    find("div", section).replaceChildren(plot(label, base, ...marks, ...(mine == null ? [] : [line(x(mine), "run", 0, 16)])), element("p", { className: "legend" }, label));
   };
 
   draws = () => {

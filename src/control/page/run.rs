@@ -8,7 +8,7 @@ use super::html::{Fill, Html};
 use super::overview::{attempts, delivery_state, standing};
 use super::{HTML, response};
 use crate::control::types::{DeliveryResponse, WatchResponse};
-use crate::style::ahead;
+use crate::style::{ahead, elapsed};
 
 /// The view of a watch as HTML. `path` is that of the request.
 pub(in crate::control) fn of_run(
@@ -83,14 +83,23 @@ fn facts(watch: &WatchResponse, now: Timestamp) -> Html {
         }
     };
     time("Added", Some(watch.added_at));
+    time("Started", watch.started_at);
     time("Ended", watch.finished_at);
     if watch.finished_at.is_none() {
         time("Deadline", Some(watch.deadline_at));
+    }
+    if let Some(usual) = watch.usual() {
+        fact(&mut html, "Usually", &Html::of(&usual.text_with(elapsed)));
     }
     if let Some(at) = watch.next_poll_at {
         fact(&mut html, "Next poll", &Html::of(&ahead(at, now)));
     }
     fact(&mut html, "Polls", &Html::of(&watch.polls.to_string()));
+    if let Some(group) = &watch.group {
+        let mut value = Html::default();
+        value.isolated(group);
+        fact(&mut html, "Group", &value);
+    }
     if !watch.labels.is_empty() {
         let labels: Vec<_> = watch
             .labels
