@@ -166,6 +166,9 @@ pub(super) const TABLES: &[CopiedTable] = &[
             integer("next_attempt_at"),
             integer("created_at"),
             integer("ended_at"),
+            text("fallback_for"),
+            integer("held_until"),
+            boolean("at_once"),
         ],
     },
     CopiedTable {

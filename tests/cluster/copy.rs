@@ -197,7 +197,7 @@ async fn is_filled(place: &impl Place) {
 }
 
 /// The program with a configuration whose store is none of those that are copied.
-fn program(folder: &Path, arguments: &[&str]) -> Command {
+pub(crate) fn program(folder: &Path, arguments: &[&str]) -> Command {
     let config = folder.join("config.toml");
     std::fs::write(&config, "").unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_runwatch"));
@@ -209,13 +209,13 @@ fn program(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-fn url_file(folder: &Path, settings: &PostgresSettings) -> String {
+pub(crate) fn url_file(folder: &Path, settings: &PostgresSettings) -> String {
     let path = folder.join("store-url");
     std::fs::write(&path, settings.url.expose_secret()).unwrap();
     path.to_str().unwrap().to_owned()
 }
 
-fn text_of(output: &Output) -> String {
+pub(crate) fn text_of(output: &Output) -> String {
     let texts = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
     texts.concat()
 }
@@ -414,6 +414,51 @@ async fn a_store_that_is_not_empty_or_in_use_or_was_moved_is_not_copied() {
     let migrated = migrate_store(&from).await.unwrap_err();
     assert!(chain(&migrated).contains("was moved to"), "{migrated:?}");
     assert_eq!(usable(&InFile(folder.path().join("next.db"))).await, Ok(3));
+}
+
+#[tokio::test]
+async fn both_engines_have_the_same_columns() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(&folder);
+    assert_eq!(usable(&InFile(path.clone())).await, Ok(0));
+    let server = settings(Way::Direct, "columns");
+    assert_eq!(usable_server(&server).await, Ok(0));
+    let db = rusqlite::Connection::open(&path).unwrap();
+    let sql = "SELECT m.name || '.' || c.name FROM sqlite_master m JOIN pragma_table_info(m.name) c
+        WHERE m.type = 'table' AND m.name NOT IN ('totals', 'sqlite_sequence')";
+    let mut statement = db.prepare(sql).unwrap();
+    let names = statement.query_map([], |row| row.get::<_, String>(0));
+    let mut in_file: Vec<_> = names.unwrap().map(Result::unwrap).collect();
+    in_file.retain(|name| name != "discoveries.match");
+    in_file.extend(["discoveries.parameters", "events.provider"].map(str::to_owned));
+    in_file.sort();
+    let (client, _connection) = crate::server::connect(&server).await;
+    let sql = format!(
+        "SELECT table_name || '.' || column_name FROM information_schema.columns
+         WHERE table_schema = '{}' AND table_name NOT IN ('schema', 'leases', 'dirty', 'deleted_events')",
+        server.schema
+    );
+    let rows = client.query_typed(&sql, &[]).await.unwrap();
+    let mut on_server: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    on_server.sort();
+    assert_eq!(in_file, on_server);
+}
+
+#[tokio::test]
+async fn a_store_of_the_first_release_is_copied() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(&folder);
+    std::fs::write(&path, include_bytes!("../data/store-1/runwatch.db")).unwrap();
+    let server = settings(Way::Pooled, "first_release");
+    let to = CopyPlace::Server(server.clone());
+    let summary = copied(&CopyPlace::File(path.clone()), &to).await.unwrap();
+    let after = rows_of_file(&path);
+    for (table, rows) in &summary.rows {
+        assert_eq!(*rows, after[*table].len() as u64, "{table}");
+    }
+    let watches = usable_server(&server).await.unwrap();
+    assert!(watches > 0);
+    assert_eq!(watches, after["watches"].len());
 }
 
 #[tokio::test]
