@@ -195,6 +195,10 @@ fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
             &settings(&sources())?,
             printer(&common, out, err),
         )),
+        Command::Store(StoreCommand::Check) => block_on(commands::store::check(
+            &settings(&sources())?,
+            printer(&common, out, err),
+        )),
         Command::Config(ConfigCommand::Check) => {
             commands::config::check(&sources(), common.json, out, err)
         }

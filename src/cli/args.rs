@@ -275,7 +275,7 @@ pub enum Command {
         #[command(subcommand)]
         command: Option<LeadCommand>,
     },
-    /// Copy the store of the daemon to another place, or change its tables.
+    /// Check the store of the daemon, copy it to another place, or change its tables.
     #[command(subcommand)]
     Store(StoreCommand),
     /// Check, show or write the configuration.
@@ -312,6 +312,8 @@ pub enum StoreCommand {
     Copy(StoreCopyArgs),
     /// Make the tables of the configured store, or bring them to the newest version.
     Migrate,
+    /// Check the configured store: version, size, damage, rights, and what a failure could lose.
+    Check,
 }
 
 /// Arguments of `store copy`.

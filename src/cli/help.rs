@@ -93,6 +93,9 @@ fn notes(path: &str) -> Option<&'static str> {
         "store" | "store migrate" => {
             "Exit codes:\n  0  done\n  1  not done: a daemon uses the store, or it cannot be reached or changed\n  2  wrong usage or configuration\n\nExample:\n  runwatch store migrate"
         }
+        "store check" => {
+            "A daemon may use the store meanwhile. Nothing is changed.\n\nExit codes:\n  0  no problem; there may be warnings\n  1  there is a problem\n  2  wrong usage or configuration\n\nExamples:\n  runwatch store check\n  runwatch store check --json | jq '.checks[].mark'"
+        }
         "store copy" => {
             "All rows are copied in one transaction; what was being sent is sent again. Then\nno daemon starts on the source any more. If the copy is interrupted, run the\nsame command again. A URL stands in a file only, because it may hold a password.\n\nExit codes:\n  0  done\n  1  not done: a daemon uses a store, the target is not empty, or a store cannot\n     be reached\n  2  wrong usage or configuration\n\nExamples:\n  runwatch store copy --to-file /run/secrets/store-url\n  runwatch store copy --from-file /run/secrets/store-url --to runwatch.db"
         }

@@ -240,6 +240,16 @@ pub(super) fn count_line<'a>(
     format!("{}: {}{newest}", counted(all, one, many), parts.join(", "))
 }
 
+/// A size for people, in whole units: `12 MiB`.
+pub(super) fn size_text(bytes: u64) -> String {
+    const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    let fits = |(_, length): &&(&str, u64)| bytes >= *length;
+    match UNITS.iter().find(fits) {
+        Some((unit, length)) => format!("{} {unit}", bytes / length),
+        None => format!("{bytes} bytes"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

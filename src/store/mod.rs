@@ -33,11 +33,12 @@ pub use model::{
     WatchId, WatchOrder, WatchRecord, WatchState,
 };
 pub use postgres::{
-    Candidate, HolderId, Keeper, LeaseRow, PostgresServer, PostgresSettings, Renewal, Term,
+    Candidate, Durability, HolderId, Horizon, Keeper, LeaseRow, PostgresServer, PostgresSettings,
+    Renewal, Rights, ServerFacts, TableFacts, Term, inspect_server,
 };
 pub use sqlite::{
-    BlockingPool, Checkpoint, Done, FileError, Lock, LockError, ReadJob, StoreFile, Transaction,
-    TransactionRunner, Writer,
+    BlockingPool, Checkpoint, Done, FileError, FileFacts, Lock, LockError, ReadJob, StoreFile,
+    Transaction, TransactionRunner, Writer, inspect_file,
 };
 
 /// How long after the store refused something it is tried again: a full disk needs a person, and a lock is soon free.

@@ -4,6 +4,7 @@
     reason = "a helper of a test that cannot go on may panic"
 )]
 
+mod check;
 #[path = "../contract/mod.rs"]
 mod contract;
 mod copy;

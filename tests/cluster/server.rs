@@ -41,6 +41,13 @@ pub(crate) fn folder() -> PathBuf {
         .into()
 }
 
+/// The folder of the programs of the server's version.
+pub(crate) fn programs() -> PathBuf {
+    std::env::var_os("RUNWATCH_TEST_PROGRAMS")
+        .expect("tests/cluster/run sets it")
+        .into()
+}
+
 /// Settings with a schema that no other test has.
 pub(crate) fn settings(way: Way, name: &str) -> PostgresSettings {
     static COUNT: AtomicU32 = AtomicU32::new(0);

@@ -10,7 +10,7 @@ use super::report::Check;
 use super::{Advice, within_limit};
 use crate::app::shared_connection;
 use crate::cli::client::socket;
-use crate::cli::phrases::notice_text;
+use crate::cli::phrases::{notice_text, size_text};
 use crate::config::{IN_MEMORY, Loaded, NO_SOCKET_PLACE, Proxies, SharedStoreSettings, Sources};
 use crate::control::{Client, ClientError};
 use crate::store::{Keeper, StoreFile};
@@ -227,13 +227,17 @@ fn store_check(path: &Path) -> Check {
         Ok(StoreFile {
             version: None,
             bytes,
+            ..
         }) if bytes > 0 => check(Mark::Bad, format!("{shown} is not a database of runwatch"))
             .with_fix("set store.path to another place, or put the right file back"),
         Ok(file) => {
             let version = file.version.unwrap_or_default();
             let size = size_text(file.bytes);
             let text = format!("{shown}, {size}, version {version}");
-            if version > StoreFile::KNOWN_VERSION {
+            if file.is_noted {
+                let text = format!("{text}, which was copied, or a copy into it did not end");
+                check(Mark::Bad, text).with_fix("`runwatch store check` says where the store is")
+            } else if version > StoreFile::KNOWN_VERSION {
                 let text = format!(
                     "{text}, and this program knows {}",
                     StoreFile::KNOWN_VERSION
@@ -254,16 +258,6 @@ fn existing_folder(path: &Path) -> PathBuf {
     let above = path.ancestors().skip(1);
     let mut existing = above.filter(|folder| folder.exists());
     existing.next().unwrap_or(Path::new("/")).to_owned()
-}
-
-/// A size for people, in whole units: `12 MiB`.
-fn size_text(bytes: u64) -> String {
-    const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    let fits = |(_, length): &&(&str, u64)| bytes >= *length;
-    match UNITS.iter().find(fits) {
-        Some((unit, length)) => format!("{} {unit}", bytes / length),
-        None => format!("{bytes} bytes"),
-    }
 }
 
 #[cfg(test)]
@@ -292,7 +286,15 @@ mod tests {
             check.mark == Mark::Bad && check.text.contains("2 KiB, version 200, and this program"),
             "{check:?}"
         );
-        header[63] = 1;
+        let noted = 1_000_000 + StoreFile::KNOWN_VERSION;
+        header[60..64].copy_from_slice(&noted.to_be_bytes());
+        std::fs::write(&path, &header).unwrap();
+        let check = store_check(&path);
+        assert!(
+            check.mark == Mark::Bad && check.text.contains("which was copied"),
+            "{check:?}"
+        );
+        header[60..64].copy_from_slice(&1_u32.to_be_bytes());
         std::fs::write(&path, &header).unwrap();
         let check = store_check(&path);
         assert!(

@@ -3,14 +3,14 @@
 mod api;
 mod local;
 mod providers;
-mod report;
+pub(super) mod report;
 mod sinks;
 
 use std::io::Write;
 use std::time::Duration;
 
 use self::api::ApiChecks;
-use self::report::{Check, DoctorReport, worse};
+use self::report::{Check, CheckReport, worse};
 use super::{KEY_REFUSED, USAGE, write_text};
 use crate::blocking::{self, Stuck};
 use crate::config::{Loaded, Problem, Sources, advice, load};
@@ -45,7 +45,7 @@ pub async fn doctor(
 ) -> anyhow::Result<u8> {
     let (report, code) = examine(sources, options).await;
     let text = if options.json {
-        report.json()
+        report.json(code == 0)
     } else {
         let columns = options.columns.map_or(usize::MAX, usize::from);
         report.text(options.style, columns, code)
@@ -54,7 +54,7 @@ pub async fn doctor(
     Ok(code)
 }
 
-async fn examine(sources: Sources, options: &DoctorOptions) -> (DoctorReport, u8) {
+async fn examine(sources: Sources, options: &DoctorOptions) -> (CheckReport, u8) {
     let read = sources.clone();
     let loaded = within_limit(move || {
         let loaded = load(&read)?;
@@ -66,13 +66,13 @@ async fn examine(sources: Sources, options: &DoctorOptions) -> (DoctorReport, u8
         Ok(Ok(found)) => found,
         Ok(Err::<_, crate::config::Problems>(problems)) => {
             let checks = problems.0.iter().map(of_problem).collect();
-            return (DoctorReport(checks), USAGE);
+            return (CheckReport(checks), USAGE);
         }
         Err(stuck) => {
             let text = format!("the configuration cannot be read: {stuck}");
             let fix = "does the disk answer?";
             let check = Check::new("configuration", Mark::Bad, text).with_fix(fix);
-            return (DoctorReport(vec![check]), USAGE);
+            return (CheckReport(vec![check]), USAGE);
         }
     };
     let advice = Advice(advice);
@@ -98,7 +98,7 @@ async fn examine(sources: Sources, options: &DoctorOptions) -> (DoctorReport, u8
     checks.push(daemon);
     checks.push(local::store(&loaded).await);
     checks.extend(sinks);
-    let report = DoctorReport(checks);
+    let report = CheckReport(checks);
     let code = match report.is_well() {
         true => 0,
         false if is_key_refused => KEY_REFUSED,

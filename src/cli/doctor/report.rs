@@ -1,4 +1,4 @@
-//! What `doctor` found, for people and programs.
+//! What `doctor` and `store check` found, for people and programs.
 
 use std::fmt::Write as _;
 
@@ -14,7 +14,7 @@ const MAX_CHARS: usize = 600;
 const NAME_COLUMNS: usize = 16;
 
 /// The worse one of two marks.
-pub(super) fn worse(one: Mark, other: Mark) -> Mark {
+pub(in crate::cli) fn worse(one: Mark, other: Mark) -> Mark {
     match (one, other) {
         (Mark::Bad, _) | (_, Mark::Bad) => Mark::Bad,
         (Mark::Warning, _) | (_, Mark::Warning) => Mark::Warning,
@@ -24,17 +24,17 @@ pub(super) fn worse(one: Mark, other: Mark) -> Mark {
 
 /// What one check found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Check {
-    pub(super) name: String,
-    pub(super) mark: Mark,
+pub(in crate::cli) struct Check {
+    pub(in crate::cli) name: String,
+    pub(in crate::cli) mark: Mark,
     /// What is so; one line, no secrets.
-    pub(super) text: String,
+    pub(in crate::cli) text: String,
     /// What to do, unless all is well.
-    pub(super) fix: Option<String>,
+    pub(in crate::cli) fix: Option<String>,
 }
 
 impl Check {
-    pub(super) fn new(name: impl Into<String>, mark: Mark, text: impl AsRef<str>) -> Self {
+    pub(in crate::cli) fn new(name: impl Into<String>, mark: Mark, text: impl AsRef<str>) -> Self {
         Self {
             name: name.into(),
             mark,
@@ -44,7 +44,7 @@ impl Check {
     }
 
     /// With a remedy, after those that it has.
-    pub(super) fn with_fix(self, fix: &str) -> Self {
+    pub(in crate::cli) fn with_fix(self, fix: &str) -> Self {
         let fix = one_line(fix, MAX_CHARS);
         let fix = match self.fix {
             Some(before) => format!("{before}; {fix}"),
@@ -59,21 +59,26 @@ impl Check {
 
 /// All checks, in the order of the way of a run's end.
 #[derive(Debug)]
-pub(super) struct DoctorReport(pub(super) Vec<Check>);
+pub(in crate::cli) struct CheckReport(pub(in crate::cli) Vec<Check>);
 
-impl DoctorReport {
+impl CheckReport {
     fn count(&self, mark: Mark) -> usize {
         self.0.iter().filter(|check| check.mark == mark).count()
     }
 
     /// Whether there is nothing to do.
-    pub(super) fn is_well(&self) -> bool {
+    pub(in crate::cli) fn is_well(&self) -> bool {
         self.count(Mark::Good) == self.0.len()
+    }
+
+    /// Whether there is a problem; a warning is none.
+    pub(in crate::cli) fn has_problem(&self) -> bool {
+        self.count(Mark::Bad) > 0
     }
 
     /// One object: `{"ok", "problems", "warnings", "checks": [{"name", "mark", "text", "fix"}]}`, where a mark is `ok`,
     /// `warning` or `problem`.
-    pub(super) fn json(&self) -> String {
+    pub(in crate::cli) fn json(&self, is_ok: bool) -> String {
         let check = |check: &Check| {
             let mark = match check.mark {
                 Mark::Good => "ok",
@@ -84,7 +89,7 @@ impl DoctorReport {
         };
         let checks: Vec<_> = self.0.iter().map(check).collect();
         let whole = json!({
-            "ok": self.is_well(),
+            "ok": is_ok,
             "problems": self.count(Mark::Bad),
             "warnings": self.count(Mark::Warning),
             "checks": checks,
@@ -94,7 +99,7 @@ impl DoctorReport {
 
     /// A line for each check, broken between words where it is wider than `columns`, and a line that sums up and names
     /// the exit code `code`.
-    pub(super) fn text(&self, style: Style, columns: usize, code: u8) -> String {
+    pub(in crate::cli) fn text(&self, style: Style, columns: usize, code: u8) -> String {
         let mut text = String::new();
         let mut line = |line: &str| writeln!(text, "{line}").expect("a String takes all text");
         // Where a third of the line would be names, texts begin on a line of their own.
@@ -162,9 +167,9 @@ fn wrapped(first: &str, indent: usize, text: &str, columns: usize) -> Vec<String
 mod tests {
     use super::*;
 
-    fn report() -> DoctorReport {
+    fn report() -> CheckReport {
         let good = |name: &str, text: &str| Check::new(name, Mark::Good, text);
-        DoctorReport(vec![
+        CheckReport(vec![
             good("configuration", "/etc/runwatch/config.toml"),
             good("key", "CREWSHIP_API_KEY, accepted by api.crewship.dev in 112 ms"),
             Check::new("clock", Mark::Warning, "2 s behind that of api.crewship.dev")
@@ -246,7 +251,7 @@ mod tests {
 
     #[test]
     fn the_object_has_every_check_with_its_remedy() {
-        let value: serde_json::Value = serde_json::from_str(&report().json()).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&report().json(false)).unwrap();
         assert_eq!(value["ok"], false);
         assert_eq!(
             (&value["problems"], &value["warnings"]),

@@ -1,11 +1,13 @@
 //! `runwatch store`: copies the store, makes or changes its tables, and checks it.
 
+mod check;
 mod copy;
 mod migrate;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use check::check;
 pub use copy::copy;
 pub use migrate::migrate;
 

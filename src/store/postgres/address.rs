@@ -46,8 +46,7 @@ pub(super) fn read_address(url: &SecretString) -> Result<Config, StoreError> {
             "the address of the store names no host; write postgres://USER@HOST/DATABASE",
         ));
     }
-    let is_local = config.get_hosts().iter().all(is_local)
-        && config.get_hostaddrs().iter().all(IpAddr::is_loopback);
+    let is_local = is_local(&config);
     let mode = match mode.as_deref() {
         Some("disable") => SslMode::Disable,
         Some("require" | "verify-ca" | "verify-full") => SslMode::Require,
@@ -86,8 +85,14 @@ fn take_mode(url: &str) -> (String, Option<String>) {
     }
 }
 
+/// Whether every host is this machine.
+pub(super) fn is_local(config: &Config) -> bool {
+    config.get_hosts().iter().all(is_local_host)
+        && config.get_hostaddrs().iter().all(IpAddr::is_loopback)
+}
+
 /// Whether a host is this machine.
-fn is_local(host: &Host) -> bool {
+fn is_local_host(host: &Host) -> bool {
     match host {
         Host::Unix(_) => true,
         Host::Tcp(name) => {

@@ -10,7 +10,7 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, Connection, NoTls, Socket};
 
 use super::PostgresSettings;
-use super::address::{Security, read_address, read_authorities};
+use super::address::{Security, is_local, read_address, read_authorities};
 use super::errors::out_of_reach;
 use super::migrations;
 use super::sql::{Db, Schema};
@@ -121,6 +121,16 @@ impl Connector {
             one_line(database.unwrap_or("runwatch"), HOSTS_CHARS),
             self.schema.name()
         )
+    }
+
+    /// Whether connections are secured by TLS.
+    pub(super) fn is_secured(&self) -> bool {
+        matches!(self.security, Security::Tls(_))
+    }
+
+    /// Whether every host is this machine.
+    pub(super) fn is_local(&self) -> bool {
+        is_local(&self.config)
     }
 
     /// The hosts and ports, for people.

@@ -13,6 +13,7 @@ mod discoveries;
 mod durations;
 mod errors;
 mod events;
+mod inspect;
 mod jobs;
 mod keeper;
 mod marks;
@@ -45,6 +46,7 @@ use sql::Db;
 use tail::Tail;
 use writer::{MAX_BATCH, Signals, Writer};
 
+pub use inspect::{Durability, Horizon, Rights, ServerFacts, TableFacts, inspect_server};
 pub use keeper::{Candidate, HolderId, Keeper, LeaseRow, Renewal, Term};
 
 pub(super) use copy::{ServerEnd, ServerRows};

@@ -70,7 +70,11 @@ impl Perform for Gauges {
     }
 }
 
-async fn counts(db: &Db<'_>) -> Result<Counts, StoreError> {
+/// How many watches and deliveries are open.
+///
+/// # Errors
+/// When the server reports one.
+pub(super) async fn counts(db: &Db<'_>) -> Result<Counts, StoreError> {
     let Some(row) = db.row(COUNTS, &[]).await? else {
         return Ok(Counts::default());
     };

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::store::model::StoreError;
+use crate::store::tables::NOTED_VERSION;
 
 /// The identity of a file in its file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub struct StoreFile {
     pub bytes: u64,
     /// The version of its tables; `None` where it is not a database.
     pub version: Option<u32>,
+    /// Whether no daemon starts on it, because it was copied to another place, or a copy into it did not end.
+    pub is_noted: bool,
 }
 
 impl StoreFile {
@@ -58,7 +61,12 @@ impl StoreFile {
             .then(|| header.get(60..64)?.try_into().ok())
             .flatten()
             .map(u32::from_be_bytes);
-        Ok(Self { bytes, version })
+        let unnoted = version.and_then(|version| version.checked_sub(NOTED_VERSION));
+        Ok(Self {
+            bytes,
+            version: unnoted.or(version),
+            is_noted: unnoted.is_some(),
+        })
     }
 }
 
