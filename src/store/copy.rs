@@ -142,6 +142,7 @@ pub async fn copy_store(
     for end in [&from, &to] {
         end.begin(&mut report).await?;
     }
+    from.named(from.try_note().await)?;
     if arriving {
         to.named(to.clear().await)?;
     }
@@ -368,6 +369,14 @@ impl CopyEnd {
         match self.named(end.lease().await)? {
             Some(now) if Some(&now) != holder.as_ref() => Err(leads(now.name)),
             Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Tries whether a note can be written at the end. Who may write a file may do so.
+    async fn try_note(&self) -> Result<(), StoreError> {
+        match self {
+            Self::File(_) => Ok(()),
+            Self::Server(end) => end.try_note().await,
         }
     }
 

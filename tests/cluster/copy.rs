@@ -417,6 +417,32 @@ async fn a_store_that_is_not_empty_or_in_use_or_was_moved_is_not_copied() {
 }
 
 #[tokio::test]
+async fn a_role_that_does_not_own_the_tables_copies_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = settings(Way::Direct, "borrowed");
+    fill(&InSchema(server.clone())).await;
+    let (client, _connection) = crate::server::connect(&server).await;
+    let schema = &server.schema;
+    let grant = format!(
+        "CREATE ROLE borrower LOGIN; GRANT USAGE, CREATE ON SCHEMA {schema} TO borrower;
+         GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO borrower"
+    );
+    client.batch_execute(&grant).await.unwrap();
+    let url = server.url.expose_secret();
+    let borrowed = PostgresSettings {
+        url: url.replace("runwatch@", "borrower@").into(),
+        ..server.clone()
+    };
+    let path = file(&folder);
+    let to = CopyPlace::File(path.clone());
+    let error = copied(&CopyPlace::Server(borrowed), &to).await.unwrap_err();
+    assert!(chain(&error).contains("must be owner"), "{}", chain(&error));
+    assert_eq!(usable(&InFile(path)).await, Ok(0));
+    assert_eq!(usable_server(&server).await, Ok(2));
+    copied(&CopyPlace::Server(server), &to).await.unwrap();
+}
+
+#[tokio::test]
 async fn both_engines_have_the_same_columns() {
     let folder = tempfile::tempdir().unwrap();
     let path = file(&folder);

@@ -18,8 +18,8 @@ use super::{migrations, moved};
 use crate::store::model::StoreError;
 use crate::store::operations::TakeUp;
 use crate::store::tables::{
-    ColumnKind, ColumnValues, CopiedTable, LastNumbers, MoveNote, ReadColumn, RowBatch, TABLES,
-    numbered_tables,
+    ColumnKind, ColumnValues, CopiedTable, LastNumbers, MoveNote, MoveState, ReadColumn, RowBatch,
+    TABLES, numbered_tables,
 };
 
 /// How long the tables are waited for, in milliseconds: a daemon or a backup may have them.
@@ -346,6 +346,22 @@ impl ServerEnd {
     /// When the server reports one.
     pub(in crate::store) async fn write_note(&self, note: &MoveNote) -> Result<(), StoreError> {
         moved::write_note(&self.db(), note).await
+    }
+
+    /// Tries whether a note can be written, and leaves none: after the rows are copied it is too late to find out.
+    ///
+    /// # Errors
+    /// When the server reports one, as when the role does not own the tables.
+    pub(in crate::store) async fn try_note(&self) -> Result<(), StoreError> {
+        let db = self.db();
+        let note = MoveNote {
+            state: MoveState::Arriving,
+            place: String::new(),
+            copy: String::new(),
+        };
+        db.batch("SAVEPOINT trial").await?;
+        moved::write_note(&db, &note).await?;
+        db.batch("ROLLBACK TO SAVEPOINT trial").await
     }
 
     /// Removes the note.
