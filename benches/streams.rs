@@ -193,6 +193,7 @@ fn settings(
         labels: Labels::new(),
         retry_schedule: Vec::new(),
         fallback: None,
+        one_per_group: false,
         quiet: None,
         page: None,
     };

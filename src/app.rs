@@ -483,6 +483,7 @@ fn route((name, sink): (&SinkName, &SinkSettings)) -> Route {
         sink: name.clone(),
         events: sink.events.clone(),
         labels: sink.labels.clone(),
+        one_per_group: sink.one_per_group,
     }
 }
 

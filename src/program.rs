@@ -273,6 +273,7 @@ fn wait(args: &WaitArgs, common: &Common, pages: &RunNames, screen: &Screen) -> 
         results,
         follow: args.follow,
         changes: args.changes && common.json,
+        group: args.group.clone(),
     };
     if args.daemon {
         let client = cli_client::connect(&sources).inspect_err(|_| {

@@ -16,7 +16,7 @@ use crate::config::{
     LogFormat, LogLevel, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, check_label,
     format_duration, parse_duration, schema_name, watch_name,
 };
-use crate::domain::{DeliveryId, EventType, ProviderName, RunRef, SinkName, Verdict};
+use crate::domain::{DeliveryId, EventType, GROUP_LABEL, ProviderName, RunRef, SinkName, Verdict};
 use crate::logging::level_of_environment;
 use crate::style::Color;
 use crate::text::nearest;
@@ -379,6 +379,11 @@ pub struct WaitArgs {
     /// Poll at this fixed interval, 50ms or more, instead of a growing one.
     #[arg(long, value_name = "DURATION", value_parser = interval)]
     pub interval: Option<Duration>,
+    /// Make the runs a group, with one notification.
+    ///
+    /// It is sent when all have verdicts, and a line at the end has how many have which.
+    #[arg(long, value_name = "NAME", value_parser = group, conflicts_with_all = ["any", "fail_fast"])]
+    pub group: Option<String>,
     /// End at the first verdict, with its exit code.
     #[arg(long)]
     pub any: bool,
@@ -695,6 +700,14 @@ fn delivery(text: &str) -> Result<DeliveryId, String> {
 
 fn name(text: &str) -> Result<String, String> {
     watch_name(text).map_err(|(what, _)| what)
+}
+
+fn group(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("a group needs a name".to_owned());
+    }
+    check_label(GROUP_LABEL, text).map_err(|(what, fix)| format!("{what}; {fix}"))?;
+    Ok(text.to_owned())
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

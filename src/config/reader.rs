@@ -15,7 +15,7 @@ use super::effective::{Effective, EffectiveEntry, toml_text};
 use super::problem::{Origin, Problem};
 use super::source::{Merged, SourcePlace, Sources, join};
 use super::units::{InvalidQuantity, format_duration, format_size, parse_duration, parse_size};
-use crate::domain::Labels;
+use crate::domain::{GROUP_SIZE_LABEL, Labels, MOST_GROUP_SIZE, read_group_size};
 use crate::text::nearest;
 
 /// Longest value that a problem repeats, in characters.
@@ -740,7 +740,7 @@ fn json_of(kind: &ValueKind) -> Json {
 }
 
 /// Checks a label: a key of 1 to 64 of `A-Z a-z 0-9 _ - . /` and a value of at most 256 characters
-/// without control characters.
+/// without control characters; that of `group_size` is a number.
 pub(crate) fn check_label(key: &str, value: &str) -> Result<(), Violation> {
     let allowed =
         |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'/');
@@ -756,6 +756,12 @@ pub(crate) fn check_label(key: &str, value: &str) -> Result<(), Violation> {
             format!(
                 "use at most {LABEL_VALUE_CHARS} characters without line ends and other control characters"
             ),
+        ));
+    }
+    if key == GROUP_SIZE_LABEL && read_group_size(value).is_none() {
+        return Err((
+            "this is not the size of a group".to_owned(),
+            format!("write a whole number from 1 to {MOST_GROUP_SIZE}"),
         ));
     }
     Ok(())

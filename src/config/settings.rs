@@ -150,6 +150,8 @@ pub struct SinkSettings {
     pub retry_schedule: Vec<Duration>,
     /// The sink that gets a delivery which was given up; never a sink that leads back here. Default: none.
     pub fallback: Option<SinkName>,
+    /// Whether it gets one message for a group in place of the verdicts of its watches. Default: false.
+    pub one_per_group: bool,
     /// When it gets nothing but failures. Default: never.
     pub quiet: Option<QuietHours>,
     /// Where messages for people link to the views of runs: in the daemon `control.public_url`. Default: none.

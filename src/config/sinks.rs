@@ -35,6 +35,9 @@ const METHODS: [&str; 2] = ["POST", "PUT"];
 /// The ways in which a webhook is signed.
 const SIGNATURES: [&str; 2] = ["standard", "github"];
 
+/// What a sink gets of a group: each verdict, or one message.
+const GROUP_MODES: [&str; 2] = ["each", "one"];
+
 /// The waits before further attempts: 27 hours and a half in all, so that a receiver may be down for
 /// a day.
 const RETRY_SCHEDULE: &str = "5s,5m,30m,2h,5h,10h,10h";
@@ -71,6 +74,7 @@ impl SinkSettings {
             labels: Labels::new(),
             retry_schedule: waits.collect(),
             fallback: None,
+            one_per_group: false,
             quiet: None,
             page: None,
         }
@@ -171,6 +175,8 @@ fn read_sink(reader: &mut SettingsReader<'_>, table: &mut Table) -> Option<SinkS
     let retry_schedule = read_schedule(reader, table);
     let fallback = read_fallback(reader, table);
     let quiet = read_quiet(reader, table);
+    let item = reader.take(table, "group", Some("each"));
+    let group = item.and_then(|item| reader.parsed(&item, |text| one_of(text, &GROUP_MODES)));
     reader.finish_rest(table);
     Some(SinkSettings {
         kind: kind?,
@@ -178,6 +184,7 @@ fn read_sink(reader: &mut SettingsReader<'_>, table: &mut Table) -> Option<SinkS
         labels,
         retry_schedule,
         fallback,
+        one_per_group: group? == "one",
         quiet: quiet?,
         page: None,
     })
@@ -457,7 +464,7 @@ fn read_events(reader: &mut SettingsReader<'_>, table: &mut Table) -> EventFilte
     for pattern in &patterns {
         if EventFilter::parse([pattern.as_str()]).is_err() {
             let words = EventType::ALL.map(EventType::as_str);
-            let families = ["run.*", "watch.*", "api.*", "sink.*", "*"];
+            let families = ["run.*", "watch.*", "group.*", "api.*", "sink.*", "*"];
             let fix = match nearest(pattern, words.into_iter().chain(families)) {
                 Some(word) => format!("did you mean {word:?}?"),
                 None => format!("use {}, or {}", words.join(", "), families.join(", ")),

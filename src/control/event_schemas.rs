@@ -2,6 +2,7 @@
 //! the two.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use schemars::generate::SchemaGenerator;
 use schemars::{JsonSchema, Schema};
@@ -132,6 +133,49 @@ struct ProviderNoticeSchema {
     fallback_for: Option<SinkName>,
 }
 
+/// The data of `group.finished`.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+#[schemars(rename = "GroupEvent")]
+struct GroupEventSchema {
+    /// The name of the group.
+    group: String,
+    /// How many watches it had.
+    total: u64,
+    /// How many of them have each verdict that occurs.
+    verdicts: BTreeMap<String, u64>,
+    /// The runs, the worst verdicts first, and else in the order in which they were added; 100 at most.
+    runs: Vec<GroupRunSchema>,
+    /// How many further runs are not named.
+    more: u64,
+    /// How many watches fewer were added than `group_size`. Absent if none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    missing: u64,
+    /// The sink that could not be reached, where the event goes to its fallback. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fallback_for: Option<SinkName>,
+}
+
+/// What makes a number optional in the schema.
+fn is_zero(_: &u64) -> bool {
+    false
+}
+
+/// A run of a group.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+#[schemars(rename = "GroupRun")]
+struct GroupRunSchema {
+    /// The provider that knows the run.
+    provider: ProviderName,
+    /// The run's ID there.
+    id: RunIdText,
+    /// The name of the watch.
+    name: Option<String>,
+    /// The verdict.
+    verdict: domain::Verdict,
+}
+
 /// The data of `sink.disabled`.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
@@ -162,6 +206,7 @@ macro_rules! schema_of {
 
 schema_of! {
     RunEvent: RunEventSchema;
+    GroupEvent: GroupEventSchema;
     ProviderNotice: ProviderNoticeSchema;
     SinkNotice: SinkNoticeSchema;
 }
@@ -227,5 +272,12 @@ mod tests {
         };
         let sent = serde_json::to_value(&notice).unwrap();
         assert_eq!(keys(&sent), properties::<SinkNoticeSchema>());
+        let group = Event::sample_of(domain::EventType::GroupFinished, at);
+        let mut group = group.group().unwrap().clone();
+        group.missing = 1;
+        group.fallback_for = Some(SinkName::new("ops").unwrap());
+        let sent = serde_json::to_value(&group).unwrap();
+        assert_eq!(keys(&sent), properties::<GroupEventSchema>());
+        assert_eq!(keys(&sent["runs"][0]), properties::<GroupRunSchema>());
     }
 }

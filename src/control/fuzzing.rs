@@ -38,6 +38,7 @@ fn live_config() -> LiveConfig {
         sink,
         events: EventFilter::verdicts(),
         labels: Labels::new(),
+        one_per_group: false,
     };
     LiveConfig {
         routes: Arc::new(Routes::from_iter([route])),

@@ -9,8 +9,8 @@ use schemars::{JsonSchema, Schema, json_schema};
 use crate::config::{LABEL_KEY_BYTES, LABEL_VALUE_CHARS, MAX_LABELS, NAME_CHARS};
 use crate::discovery::DiscoveryState;
 use crate::domain::{
-    DeliveryId, Event, EventType, FoundBy, ProviderName, ProviderNotice, RunEvent, RunRef,
-    RunState, SinkName, SinkNotice, Verdict, WatchOrigin,
+    DeliveryId, Event, EventType, FoundBy, GroupEvent, ProviderName, ProviderNotice, RunEvent,
+    RunRef, RunState, SinkName, SinkNotice, Verdict, WatchOrigin,
 };
 use crate::store::{DeliveryState, WatchOrder, WatchState};
 
@@ -122,12 +122,13 @@ impl JsonSchema for Event {
     fn json_schema(schemas: &mut SchemaGenerator) -> Schema {
         let data = [
             schemas.subschema_for::<RunEvent>(),
+            schemas.subschema_for::<GroupEvent>(),
             schemas.subschema_for::<ProviderNotice>(),
             schemas.subschema_for::<SinkNotice>(),
         ];
         json_schema!({
             "type": "object",
-            "description": "An event as sinks get it; `data` is about a run, the API or a sink, as `type` says",
+            "description": "An event as sinks get it; `data` is about a run, a group, the API or a sink, as `type` says",
             "required": ["type", "timestamp", "data"],
             "properties": {
                 "type": schemas.subschema_for::<EventType>(),

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::maintenance::{discover, prune, publish, take_marks};
+use super::maintenance::{discover, finish_groups, prune, publish, take_marks};
 use crate::app::Engine;
 use crate::clock::Clock;
 use crate::config::Settings;
@@ -266,6 +266,11 @@ impl Leadership {
             engine.store.clone(),
             clock.clone(),
             engine.metrics.clone(),
+            live_config.clone(),
+        ));
+        self.chores.spawn(finish_groups(
+            engine.store.clone(),
+            clock.clone(),
             live_config.clone(),
         ));
         let discoveries = Discoveries {

@@ -29,6 +29,9 @@ pub(super) const PRUNE_PERIOD: Duration = Duration::from_secs(3600);
 /// How often a leader looks for what other daemons changed, besides when it sees a change.
 pub(super) const MARK_PERIOD: Duration = Duration::from_secs(1);
 
+/// How often groups are looked at at the most.
+const GROUP_PERIOD: Duration = Duration::from_secs(2);
+
 /// Most of it that is taken up in one transaction.
 const MARKS_AT_ONCE: u32 = 500;
 
@@ -70,6 +73,36 @@ pub(super) async fn prune(
         tokio::select! {
             () = tokio::time::sleep(period) => {}
             Ok(()) = live_config.changed() => {}
+        }
+    }
+}
+
+/// Finishes groups that wait for no watch any more though no verdict came last, without end.
+pub(super) async fn finish_groups(
+    store: Store,
+    clock: Clock,
+    live_config: watch::Receiver<LiveConfig>,
+) {
+    let mut changed = store.history_changed();
+    loop {
+        changed.mark_unchanged();
+        let (retention, routes) = {
+            let live_config = live_config.borrow();
+            (live_config.retention, Arc::clone(&live_config.routes))
+        };
+        let now = clock.now();
+        let before = now.checked_sub(retention).unwrap_or(Timestamp::MIN);
+        match store.finish_groups(routes, before, now).await {
+            Ok(0) => {}
+            Ok(_) => continue,
+            Err(StoreError::Closed) => return,
+            Err(error) => tracing::error!(error = error_chain(&error), "cannot finish groups"),
+        }
+        tokio::time::sleep(GROUP_PERIOD).await;
+        // Cancel-safe: one waits for a change that is read above, the other sleeps.
+        tokio::select! {
+            Ok(()) = changed.changed() => {}
+            () = tokio::time::sleep(PRUNE_PERIOD.min(retention / 4)) => {}
         }
     }
 }

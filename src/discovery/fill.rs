@@ -131,6 +131,7 @@ mod tests {
             sink: SinkName::new(name).unwrap(),
             events: EventFilter::verdicts(),
             labels: Labels::new(),
+            one_per_group: false,
         };
         names.iter().map(route).collect()
     }

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    InvalidId, JsonText, Labels, ProviderName, RunRef, RunState, SinkName, Timing, Verdict,
+    GroupEvent, InvalidId, JsonText, Labels, ProviderName, RunRef, RunState, SinkName, Timing,
+    Verdict,
 };
 
 /// The kind of an event. The words are fixed: receivers switch on them.
@@ -43,6 +44,9 @@ pub enum EventType {
     /// The run is still going after `overdue_after`.
     #[serde(rename = "watch.overdue")]
     WatchOverdue,
+    /// All watches of a group have their verdicts.
+    #[serde(rename = "group.finished")]
+    GroupFinished,
     /// The API gave no usable answer for a while.
     #[serde(rename = "api.unreachable")]
     ApiUnreachable,
@@ -62,7 +66,7 @@ pub enum EventType {
 
 impl EventType {
     /// Every type.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::RunSucceeded,
         Self::RunFailed,
         Self::RunCanceled,
@@ -73,6 +77,7 @@ impl EventType {
         Self::RunStarted,
         Self::RunWaiting,
         Self::WatchOverdue,
+        Self::GroupFinished,
         Self::ApiUnreachable,
         Self::ApiUnauthorized,
         Self::ApiRecovered,
@@ -93,6 +98,7 @@ impl EventType {
             Self::RunStarted => "run.started",
             Self::RunWaiting => "run.waiting",
             Self::WatchOverdue => "watch.overdue",
+            Self::GroupFinished => "group.finished",
             Self::ApiUnreachable => "api.unreachable",
             Self::ApiUnauthorized => "api.unauthorized",
             Self::ApiRecovered => "api.recovered",
@@ -114,27 +120,6 @@ impl EventType {
             self,
             Self::RunStarted | Self::RunWaiting | Self::WatchOverdue
         )
-    }
-
-    /// Whether quiet hours may hold it. What is or may become a failure goes out at once.
-    pub fn can_wait(self) -> bool {
-        match self {
-            Self::RunSucceeded
-            | Self::RunCanceled
-            | Self::RunSkipped
-            | Self::RunStarted
-            | Self::RunWaiting
-            | Self::ApiRecovered => true,
-            Self::RunFailed
-            | Self::WatchNotFound
-            | Self::WatchUnreachable
-            | Self::WatchTimedOut
-            | Self::WatchOverdue
-            | Self::ApiUnreachable
-            | Self::ApiUnauthorized
-            | Self::SinkDisabled
-            | Self::SinkTest => false,
-        }
     }
 
     /// Returns the verdict that an event of this type reports, if any.
@@ -165,6 +150,8 @@ pub struct Event {
 /// What an event is about.
 #[derive(Debug, Clone)]
 pub enum EventData {
+    /// A group: `group.finished`.
+    Group(Box<GroupEvent>),
     /// A run and its watch: the `run.*` and `watch.*` events, and the sample of `sink.test`.
     Run(Box<RunEvent>),
     /// The API: the `api.*` events.
@@ -370,6 +357,11 @@ impl Event {
                 timestamp,
                 data,
             }),
+            EventData::Group(data) => serde_json::to_string(&Wire {
+                r#type: event_type,
+                timestamp,
+                data,
+            }),
             EventData::Provider(data) => serde_json::to_string(&Wire {
                 r#type: event_type,
                 timestamp,
@@ -401,6 +393,7 @@ impl Event {
             EventType::ApiUnreachable | EventType::ApiUnauthorized | EventType::ApiRecovered => {
                 EventData::Provider(serde_json::from_str(wire.data.get())?)
             }
+            EventType::GroupFinished => EventData::Group(serde_json::from_str(wire.data.get())?),
             EventType::SinkDisabled => EventData::Sink(serde_json::from_str(wire.data.get())?),
             EventType::RunSucceeded
             | EventType::RunFailed
@@ -425,7 +418,7 @@ impl Event {
     pub fn run(&self) -> Option<&RunEvent> {
         match &self.data {
             EventData::Run(data) => Some(data),
-            EventData::Provider(_) | EventData::Sink(_) => None,
+            EventData::Group(_) | EventData::Provider(_) | EventData::Sink(_) => None,
         }
     }
 
@@ -433,7 +426,45 @@ impl Event {
     pub fn run_mut(&mut self) -> Option<&mut RunEvent> {
         match &mut self.data {
             EventData::Run(data) => Some(data),
-            EventData::Provider(_) | EventData::Sink(_) => None,
+            EventData::Group(_) | EventData::Provider(_) | EventData::Sink(_) => None,
+        }
+    }
+
+    /// The data of an event about a group.
+    pub fn group(&self) -> Option<&GroupEvent> {
+        match &self.data {
+            EventData::Group(data) => Some(data),
+            EventData::Run(_) | EventData::Provider(_) | EventData::Sink(_) => None,
+        }
+    }
+
+    /// Whether quiet hours may hold it. What is or may become a failure goes out at once.
+    pub fn can_wait(&self) -> bool {
+        match self.event_type {
+            EventType::RunSucceeded
+            | EventType::RunCanceled
+            | EventType::RunSkipped
+            | EventType::RunStarted
+            | EventType::RunWaiting
+            | EventType::ApiRecovered => true,
+            EventType::GroupFinished => self.group().is_some_and(|group| {
+                let mut types = group.counts().map(|(verdict, _)| verdict.event_type());
+                types.all(|event_type| {
+                    matches!(
+                        event_type,
+                        EventType::RunSucceeded | EventType::RunCanceled | EventType::RunSkipped
+                    )
+                })
+            }),
+            EventType::RunFailed
+            | EventType::WatchNotFound
+            | EventType::WatchUnreachable
+            | EventType::WatchTimedOut
+            | EventType::WatchOverdue
+            | EventType::ApiUnreachable
+            | EventType::ApiUnauthorized
+            | EventType::SinkDisabled
+            | EventType::SinkTest => false,
         }
     }
 
@@ -441,7 +472,7 @@ impl Event {
     pub fn provider(&self) -> Option<&ProviderNotice> {
         match &self.data {
             EventData::Provider(notice) => Some(notice),
-            EventData::Run(_) | EventData::Sink(_) => None,
+            EventData::Run(_) | EventData::Group(_) | EventData::Sink(_) => None,
         }
     }
 
@@ -449,6 +480,7 @@ impl Event {
     pub fn fallback_for(&self) -> Option<&SinkName> {
         match &self.data {
             EventData::Run(data) => data.fallback_for.as_ref(),
+            EventData::Group(data) => data.fallback_for.as_ref(),
             EventData::Provider(notice) => notice.fallback_for.as_ref(),
             EventData::Sink(notice) => notice.fallback_for.as_ref(),
         }
@@ -458,6 +490,7 @@ impl Event {
     pub fn set_fallback_for(&mut self, sink: Option<SinkName>) {
         match &mut self.data {
             EventData::Run(data) => data.fallback_for = sink,
+            EventData::Group(data) => data.fallback_for = sink,
             EventData::Provider(notice) => notice.fallback_for = sink,
             EventData::Sink(notice) => notice.fallback_for = sink,
         }

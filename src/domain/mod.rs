@@ -10,6 +10,7 @@
 mod activity;
 mod durations;
 mod event;
+mod group;
 mod id;
 mod json;
 mod observation;
@@ -27,6 +28,10 @@ pub use durations::{
 };
 pub use event::{
     Event, EventData, EventType, ProviderNotice, RunEvent, RunSummary, SinkNotice, WatchSummary,
+};
+pub use group::{
+    GROUP_LABEL, GROUP_SIZE_LABEL, GroupEvent, GroupMember, GroupRun, MOST_GROUP_SIZE, NAMED_RUNS,
+    read_group_size,
 };
 pub use id::{DeliveryId, InvalidId, ProviderName, RunRef, SinkName};
 pub use json::JsonText;

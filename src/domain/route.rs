@@ -1,11 +1,11 @@
 //! Routing: which sinks get which events.
 
-use super::{Event, EventType, Labels, SinkName, Verdict, Watch};
+use super::{Event, EventType, GroupMember, Labels, SinkName, Verdict, Watch};
 
 /// A pattern of event types that names nothing that exists.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{pattern:?} names no event; use one of {}, or run.*, watch.*, api.*, sink.*, *",
+    "{pattern:?} names no event; use one of {}, or run.*, watch.*, group.*, api.*, sink.*, *",
     event_words()
 )]
 pub struct InvalidFilter {
@@ -70,6 +70,8 @@ pub struct Route {
     pub events: EventFilter,
     /// It gets events only of watches that carry all of these.
     pub labels: Labels,
+    /// Whether it gets one message for a group in place of the verdicts of its watches.
+    pub one_per_group: bool,
 }
 
 /// Which events of a watch one sink gets, and why it does not get the others.
@@ -115,13 +117,31 @@ impl Routes {
         let no_labels = Labels::new();
         let labels = watch.map_or(&no_labels, |watch| &watch.labels);
         let chosen = watch.and_then(|watch| watch.sinks.as_ref());
+        let is_of_group =
+            event.event_type.verdict().is_some() && watch.and_then(Watch::group).is_some();
         let wants = |route: &&Route| {
             route.events.selects(event.event_type)
-                && route
-                    .labels
-                    .iter()
-                    .all(|(key, value)| labels.get(key) == Some(value))
-                && chosen.is_none_or(|sinks| sinks.contains(&route.sink))
+                && !(is_of_group && route.one_per_group)
+                && route.takes(labels, chosen)
+        };
+        self.0
+            .iter()
+            .filter(wants)
+            .map(|route| route.sink.clone())
+            .collect()
+    }
+
+    /// Returns the sinks that get the message about a finished group: those that get it in place of the verdict of one
+    /// of its watches, and those whose events select it.
+    pub fn sinks_for_group(&self, members: &[GroupMember]) -> Vec<SinkName> {
+        let wants = |route: &&Route| {
+            let selects_group = route.events.selects(EventType::GroupFinished);
+            members.iter().any(|member| {
+                let selects_verdict =
+                    route.one_per_group && route.events.selects(member.verdict.event_type());
+                (selects_group || selects_verdict)
+                    && route.takes(&member.labels, member.sinks.as_ref())
+            })
         };
         self.0
             .iter()
@@ -152,6 +172,14 @@ impl Routes {
 }
 
 impl Route {
+    /// Whether it gets events of watches with these labels, whose events only the chosen sinks get.
+    fn takes(&self, labels: &Labels, chosen: Option<&Vec<SinkName>>) -> bool {
+        self.labels
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value))
+            && chosen.is_none_or(|sinks| sinks.contains(&self.sink))
+    }
+
     fn explain(&self, watch: &Watch) -> Explained {
         let of_watches =
             |event_type: &EventType| event_type.verdict().is_some() || event_type.is_progress();
@@ -178,6 +206,23 @@ impl Route {
                 sink: self.sink.clone(),
                 events: Vec::new(),
                 why_not: refused,
+            };
+        }
+        if self.one_per_group
+            && let Some(group) = watch.group()
+        {
+            let has_verdicts = events
+                .iter()
+                .any(|event_type| event_type.verdict().is_some());
+            let rest = events
+                .into_iter()
+                .filter(|event_type| event_type.verdict().is_none());
+            return Explained {
+                sink: self.sink.clone(),
+                events: rest
+                    .chain(has_verdicts.then_some(EventType::GroupFinished))
+                    .collect(),
+                why_not: Some(format!("it gets one message for the group {group}")),
             };
         }
         let left_out: Vec<_> = Verdict::WORST_FIRST
@@ -219,6 +264,82 @@ mod tests {
     }
 
     #[test]
+    fn a_group_is_one_message_for_the_sinks_that_want_that() {
+        let name = |text: &str| SinkName::new(text).unwrap();
+        let route = |sink: &str, events: &[&str], one_per_group| Route {
+            sink: name(sink),
+            events: EventFilter::parse(events.iter().copied()).unwrap(),
+            labels: Labels::new(),
+            one_per_group,
+        };
+        let routes = Routes::from_iter([
+            route("each", &["run.*"], false),
+            route("one", &["run.*"], true),
+            route("failures", &["run.failed", "run.waiting"], true),
+            route("both", &["run.failed", "group.*"], false),
+        ]);
+        let mut event = Event::sample("2024-01-15T10:35:05Z".parse().unwrap());
+        let group = |name: &str| Labels::from([("group".to_owned(), name.to_owned())]);
+        let mut watch = Watch {
+            run_id: super::super::RunRef::new("run_1").unwrap(),
+            name: None,
+            labels: group("nightly"),
+            sinks: None,
+            added_at: event.timestamp,
+            deadline_at: event.timestamp,
+        };
+        event.event_type = EventType::RunFailed;
+        assert_eq!(
+            routes.sinks_for(&event, Some(&watch)),
+            [name("each"), name("both")]
+        );
+        event.event_type = EventType::RunWaiting;
+        assert_eq!(
+            routes.sinks_for(&event, Some(&watch)),
+            [name("each"), name("one"), name("failures")],
+            "only verdicts are of the group"
+        );
+        let why: Vec<_> = routes.explain(&watch).into_iter().collect();
+        assert_eq!(
+            why[2].events,
+            [EventType::RunWaiting, EventType::GroupFinished]
+        );
+        assert_eq!(
+            why[2].why_not.as_deref(),
+            Some("it gets one message for the group nightly")
+        );
+        // An empty name is not a group.
+        watch.labels = group("");
+        event.event_type = EventType::RunFailed;
+        assert_eq!(routes.sinks_for(&event, Some(&watch)).len(), 4);
+
+        let member = |verdict, sinks| GroupMember {
+            run_id: watch.run_id.clone(),
+            name: None,
+            labels: group("nightly"),
+            sinks,
+            verdict,
+            size: None,
+        };
+        let good = member(Verdict::Succeeded, None);
+        assert_eq!(
+            routes.sinks_for_group(std::slice::from_ref(&good)),
+            [name("one"), name("both")]
+        );
+        let bad = member(Verdict::Failed, None);
+        assert_eq!(
+            routes.sinks_for_group(&[good.clone(), bad]),
+            [name("one"), name("failures"), name("both")]
+        );
+        let elsewhere = member(Verdict::Failed, Some(vec![name("each")]));
+        assert_eq!(
+            routes.sinks_for_group(&[elsewhere.clone(), good]),
+            [name("one"), name("both")]
+        );
+        assert_eq!(routes.sinks_for_group(&[elsewhere]), []);
+    }
+
+    #[test]
     fn labels_and_chosen_sinks_narrow_the_choice() {
         let name = |text: &str| SinkName::new(text).unwrap();
         let labels: Labels = [("team".to_owned(), "search".to_owned())].into();
@@ -226,6 +347,7 @@ mod tests {
             sink: name(sink),
             events: EventFilter::verdicts(),
             labels,
+            one_per_group: false,
         };
         let routes =
             Routes::from_iter([route("all", Labels::new()), route("search", labels.clone())]);
@@ -271,6 +393,7 @@ mod tests {
             sink: name("ops"),
             events: failures,
             labels: Labels::new(),
+            one_per_group: false,
         }]);
         let explained = &routes.explain(&watch)[0];
         assert_eq!(

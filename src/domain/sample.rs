@@ -5,7 +5,10 @@ use jiff::{SignedDuration, Timestamp};
 use super::event::{
     Event, EventData, EventType, ProviderNotice, RunEvent, RunSummary, SinkNotice, WatchSummary,
 };
-use super::{JsonText, Labels, ProviderName, RunRef, RunState, SinkName, Timing, Verdict};
+use super::{
+    GroupEvent, GroupMember, JsonText, Labels, ProviderName, RunRef, RunState, SinkName, Timing,
+    Verdict,
+};
 
 /// How long the run of a sample went on, in milliseconds.
 const RAN_MS: u64 = 42_000;
@@ -76,6 +79,9 @@ impl Event {
                     fallback_for: None,
                 });
             }
+            EventType::GroupFinished => {
+                event.data = EventData::Group(Box::new(sample_group()));
+            }
             EventType::SinkDisabled => {
                 event.data = EventData::Sink(SinkNotice {
                     sink: SinkName::new("ops").expect("a valid name"),
@@ -98,6 +104,24 @@ impl Event {
         }
         event
     }
+}
+
+/// The data of a sample about a group.
+fn sample_group() -> GroupEvent {
+    let verdicts = [
+        ("run_sample", Some("nightly report"), Verdict::Succeeded),
+        ("run_other", None, Verdict::Failed),
+        ("run_third", None, Verdict::Succeeded),
+    ];
+    let member = |(id, name, verdict): (&str, Option<&str>, Verdict)| GroupMember {
+        run_id: RunRef::new(id).expect("a valid ID"),
+        name: name.map(ToOwned::to_owned),
+        labels: Labels::new(),
+        sinks: None,
+        verdict,
+        size: None,
+    };
+    GroupEvent::of("nightly", &verdicts.map(member))
 }
 
 /// The data of a sample about a run.
@@ -181,6 +205,7 @@ fn state_of(event_type: EventType) -> Option<RunState> {
         }
         EventType::WatchNotFound
         | EventType::WatchUnreachable
+        | EventType::GroupFinished
         | EventType::ApiUnreachable
         | EventType::ApiUnauthorized
         | EventType::ApiRecovered

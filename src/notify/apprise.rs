@@ -4,7 +4,7 @@ use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
 use serde_json::json;
 
 use super::body::MessageBody;
-use super::summary;
+use super::summary::{self, Severity};
 use crate::domain::{Event, EventType};
 
 /// Fields of `POST /notify/{KEY}` and `POST /notify` (github.com/caronc/apprise-api, README, "API Details"). The server
@@ -21,7 +21,7 @@ pub(super) fn body(event: &Event) -> MessageBody {
     let message = json!({
         "title": title,
         "body": body,
-        "type": notify_type(event.event_type),
+        "type": notify_type(event.event_type, summary.weight),
         "format": "text",
     });
     MessageBody {
@@ -32,8 +32,10 @@ pub(super) fn body(event: &Event) -> MessageBody {
 }
 
 /// The kind of a notification (github.com/caronc/apprise, `NotifyType`): services choose a color or an icon by it.
-fn notify_type(event_type: EventType) -> &'static str {
+fn notify_type(event_type: EventType, weight: Severity) -> &'static str {
     match event_type {
+        EventType::GroupFinished if weight == Severity::Good => "success",
+        EventType::GroupFinished => "failure",
         EventType::RunSucceeded | EventType::ApiRecovered => "success",
         EventType::RunFailed
         | EventType::WatchNotFound

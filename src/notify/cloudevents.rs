@@ -20,6 +20,7 @@ pub(super) fn headers(message: &Message<'_>) -> HeaderMap {
             let provider = notice.provider.as_str();
             (providers(provider), provider)
         }
+        EventData::Group(data) => ("/runwatch/groups".to_owned(), data.group.as_str()),
         EventData::Sink(notice) => ("/runwatch/sinks".to_owned(), notice.sink.as_str()),
     };
     let attributes = [
@@ -82,6 +83,7 @@ mod tests {
                 "/runwatch/providers/crewship",
                 "crewship",
             ),
+            (EventType::GroupFinished, "/runwatch/groups", "nightly"),
             (EventType::SinkDisabled, "/runwatch/sinks", "ops"),
         ] {
             let event = Event::sample_of(event_type, now);

@@ -208,6 +208,9 @@ fn variables(message: &Message<'_>) -> Vec<(&'static str, String)> {
     if let Some(sink) = message.event.fallback_for() {
         variables.push(("RUNWATCH_FALLBACK_FOR", sink.to_string()));
     }
+    if let EventData::Group(data) = &message.event.data {
+        variables.push(("RUNWATCH_GROUP", one_line(&data.group, VALUE_CHARS)));
+    }
     if let EventData::Run(data) = &message.event.data {
         let verdict = message.event.event_type.verdict().map(Verdict::as_str);
         let values = [

@@ -216,7 +216,7 @@ impl<D: Deliver> Courier<D> {
     /// Until when a delivery is held instead of an attempt now.
     fn holds(&self, claimed: &Claimed, now: Timestamp) -> Option<Timestamp> {
         let quiet = self.quiet.as_ref()?;
-        let can_wait = claimed.event.event_type.can_wait() && !claimed.at_once;
+        let can_wait = claimed.event.can_wait() && !claimed.at_once;
         can_wait.then(|| quiet.end(now)).flatten()
     }
 
@@ -453,6 +453,7 @@ mod tests {
             sink: name(sink),
             events: EventFilter::parse(["*"]).unwrap(),
             labels: Labels::new(),
+            one_per_group: false,
         };
         let courier = Courier {
             name: name("gone"),

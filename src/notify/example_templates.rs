@@ -37,6 +37,10 @@ fn with_text(event: &Event, text: &str) -> Event {
             data.run.url = None;
         }
         EventData::Provider(notice) => text.clone_into(&mut notice.message),
+        EventData::Group(data) => {
+            text.clone_into(&mut data.group);
+            data.runs[0].name = Some(text.to_owned());
+        }
         EventData::Sink(notice) => text.clone_into(&mut notice.message),
     }
     event
@@ -116,7 +120,8 @@ fn pagerduty() {
             | EventType::RunSkipped
             | EventType::RunWaiting
             | EventType::WatchOverdue => "warning",
-            EventType::RunFailed
+            EventType::GroupFinished
+            | EventType::RunFailed
             | EventType::WatchNotFound
             | EventType::WatchUnreachable
             | EventType::WatchTimedOut

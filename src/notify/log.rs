@@ -260,6 +260,13 @@ fn record(message: &Message<'_>) {
                 summary.title
             );
         }
+        EventData::Group(data) => {
+            let group = one_line(&data.group, ERROR_CHARS);
+            let runs = data.total;
+            tracing::info!(
+                target: EVENT_TARGET, event, group, runs, fallback_for, delivery_id, "{}", summary.title
+            );
+        }
         EventData::Provider(notice) => {
             let detail = one_line(&notice.message, ERROR_CHARS);
             tracing::info!(target: EVENT_TARGET, event, detail, fallback_for, delivery_id, "{}", summary.title);

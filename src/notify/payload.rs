@@ -1,6 +1,6 @@
 //! The event as sinks send it: JSON that leaves out what is too large for a message.
 
-use crate::domain::{Event, JsonText, RunEvent, RunSummary};
+use crate::domain::{Event, EventData, JsonText, RunEvent, RunSummary};
 
 type Text = fn(&mut RunSummary) -> &mut Option<String>;
 
@@ -17,14 +17,24 @@ const TEXTS: [(&str, Text); 7] = [
 ];
 
 /// Returns the event as JSON of at most `max_bytes`: the larger of `input` and `output`, then the other, then the tails
-/// of the texts are left out until it fits, and `truncated` names them. An event that is not about a run is always
-/// whole.
+/// of the texts are left out until it fits, and `truncated` names them. Of a group, the last runs that are named are left
+/// out, and counted in `more`. Other events are always whole.
 pub fn json_within(event: &Event, max_bytes: usize) -> String {
     let whole = event.to_json();
-    if whole.len() <= max_bytes || event.run().is_none() {
+    if whole.len() <= max_bytes || (event.run().is_none() && event.group().is_none()) {
         return whole;
     }
     let mut event = event.clone();
+    if let EventData::Group(group) = &mut event.data {
+        let mut group = group.clone();
+        while group.name_fewer() {
+            event.data = EventData::Group(group.clone());
+            if let Some(json) = fitting(&event, max_bytes) {
+                return json;
+            }
+        }
+        return event.to_json();
+    }
     without_values(&mut event, max_bytes)
         .or_else(|| with_shorter_texts(&mut event, max_bytes))
         .unwrap_or_else(|| event.to_json())
@@ -83,7 +93,7 @@ fn with_shorter_texts(event: &mut Event, max_bytes: usize) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{EventData, EventType};
+    use crate::domain::EventType;
 
     fn big_event(input: usize, output: usize, error: usize) -> Event {
         let mut event = Event::sample("2024-01-15T10:35:05.412Z".parse().unwrap());
@@ -94,6 +104,28 @@ mod tests {
         data.run.output = Some(text(output));
         data.run.error_message = Some("\n".repeat(error));
         event
+    }
+
+    #[test]
+    fn a_large_group_names_fewer_runs() {
+        let now = "2024-01-15T10:35:05.412Z".parse().unwrap();
+        let mut event = Event::sample_of(EventType::GroupFinished, now);
+        let EventData::Group(group) = &mut event.data else {
+            panic!("about a group")
+        };
+        let mut run = group.runs[0].clone();
+        run.name = Some("\n".repeat(150));
+        group.runs = vec![run; 100];
+        group.more = 7;
+        let json = json_within(&event, 20_000);
+        assert!(
+            json.len() <= 20_000 && json.len() > 19_000,
+            "{}",
+            json.len()
+        );
+        let read = Event::from_json(&json).unwrap();
+        let read = read.group().unwrap();
+        assert_eq!(read.runs.len() as u64 + read.more, 107);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
-use crate::domain::{Event, EventData, EventType, RunEvent};
+use crate::domain::{Event, EventData, EventType, GroupEvent, GroupRun, RunEvent, Verdict};
 use crate::text::{first_lines, humanize, one_line};
 
 /// Longest name in a title, in characters.
@@ -54,6 +54,7 @@ pub fn in_zone(event: &Event, zone: &TimeZone) -> Summary {
 fn of_event(event: &Event, zone: &TimeZone) -> Summary {
     match &event.data {
         EventData::Run(data) => of_run(event.event_type, data, zone),
+        EventData::Group(data) => of_group(data),
         EventData::Provider(notice) => {
             let what = match event.event_type {
                 EventType::ApiRecovered => "answers again",
@@ -85,6 +86,79 @@ fn of_event(event: &Event, zone: &TimeZone) -> Summary {
             url: None,
             weight: Severity::Bad,
         },
+    }
+}
+
+/// As [`verdict_counts`], of a group.
+fn group_counts(data: &GroupEvent) -> String {
+    let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+    let verdicts = data
+        .counts()
+        .flat_map(|(verdict, times)| std::iter::repeat_n(verdict, count(times)));
+    verdict_counts(verdicts, count(data.total))
+}
+
+fn of_group(data: &GroupEvent) -> Summary {
+    let group = one_line(&data.group, MAX_NAME_CHARS);
+    let mut lines: Vec<_> = data.runs.iter().map(group_line).collect();
+    if data.more > 0 {
+        lines.push(format!("and {} more", data.more));
+    }
+    if data.missing > 0 {
+        lines.push(match data.missing {
+            1 => "1 more watch was not added".to_owned(),
+            missing => format!("{missing} more watches were not added"),
+        });
+    }
+    let weight = if data.is_good() {
+        Severity::Good
+    } else {
+        Severity::Bad
+    };
+    Summary {
+        title: format!("{group}: {}", group_counts(data)),
+        lines,
+        url: None,
+        weight,
+    }
+}
+
+/// How many of `total` runs succeeded, and how the others ended: `5 of 6 succeeded, 1 failed`.
+pub fn verdict_counts(verdicts: impl IntoIterator<Item = Verdict>, total: usize) -> String {
+    let verdicts: Vec<_> = verdicts.into_iter().collect();
+    let count = |wanted| {
+        verdicts
+            .iter()
+            .filter(|verdict| **verdict == wanted)
+            .count()
+    };
+    let good = count(Verdict::Succeeded);
+    if good == total {
+        return match total {
+            1 => "1 run succeeded".to_owned(),
+            _ => format!("all {total} succeeded"),
+        };
+    }
+    let mut text = format!("{good} of {total} succeeded");
+    for verdict in Verdict::WORST_FIRST {
+        let others = count(verdict);
+        if verdict != Verdict::Succeeded && others > 0 {
+            text += &format!(", {others} {verdict}");
+        }
+    }
+    text
+}
+
+/// A run of a group: its verdict, its name if it has one, and its ID.
+fn group_line(run: &GroupRun) -> String {
+    let id = if run.provider.is_crewship() {
+        run.id.clone()
+    } else {
+        format!("{}:{}", run.provider, run.id)
+    };
+    match &run.name {
+        Some(name) => format!("{}: {} ({id})", run.verdict, one_line(name, MAX_NAME_CHARS)),
+        None => format!("{}: {id}", run.verdict),
     }
 }
 
@@ -148,6 +222,7 @@ fn usual_line(event_type: EventType, data: &RunEvent) -> Option<String> {
         | EventType::ApiUnauthorized
         | EventType::ApiRecovered
         | EventType::SinkDisabled
+        | EventType::GroupFinished
         | EventType::SinkTest => None,
     }
 }
@@ -178,6 +253,7 @@ fn title_of(event_type: EventType, data: &RunEvent, who: &str, after: &str) -> (
         EventType::RunWaiting => (format!("{who} waits for a person"), Severity::Bad),
         EventType::WatchOverdue => (format!("{who} is overdue"), Severity::Bad),
         EventType::SinkTest
+        | EventType::GroupFinished
         | EventType::ApiUnreachable
         | EventType::ApiUnauthorized
         | EventType::ApiRecovered
@@ -296,6 +372,32 @@ pub(crate) mod tests {
             ["usually it takes 8m"]
         );
         assert!(lines(EventType::RunStarted, None, alike).is_empty());
+    }
+
+    #[test]
+    fn a_group_says_how_many_succeeded_and_names_the_others_first() {
+        let event = Event::sample_of(
+            EventType::GroupFinished,
+            "2024-01-15T10:35:05Z".parse().unwrap(),
+        );
+        assert_eq!(of(&event).weight, Severity::Bad);
+        insta::assert_snapshot!(of(&event).text(), @r"
+        nightly: 2 of 3 succeeded, 1 failed
+        failed: run_other
+        succeeded: nightly report (run_sample)
+        succeeded: run_third
+        ");
+        let mut data = event.group().unwrap().clone();
+        data.verdicts = [("succeeded".to_owned(), 3)].into();
+        assert_eq!(group_counts(&data), "all 3 succeeded");
+        assert_eq!(of_group(&data).weight, Severity::Good);
+        (data.more, data.missing) = (20, 2);
+        let summary = of_group(&data);
+        assert_eq!(summary.weight, Severity::Bad);
+        assert_eq!(
+            summary.lines[3..],
+            ["and 20 more", "2 more watches were not added"]
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Steps and events, which are stored before they count.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -200,10 +201,22 @@ impl Scheduler {
             entry.last_error.as_deref().cloned(),
         );
         let stepped = self.stepped;
+        let ends_in_group = step.progress.verdict.is_some() && watch.group().is_some();
+        let routes = ends_in_group.then(|| Arc::new(self.policy.routes.clone()));
         self.store_in_order(async move {
-            let result = store
-                .record_step(id, Step::clone(&step), routed, last_error, found_by, at)
-                .await;
+            let taken = Step::clone(&step);
+            let result = match routes {
+                Some(routes) => {
+                    store
+                        .record_group_step(id, taken, routed, last_error, found_by, at, routes)
+                        .await
+                }
+                None => {
+                    store
+                        .record_step(id, taken, routed, last_error, found_by, at)
+                        .await
+                }
+            };
             Persisted::Step {
                 key,
                 step,

@@ -1,5 +1,7 @@
 //! The handle that the rest of the program uses: a method for each operation.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::Store;
@@ -12,14 +14,14 @@ use super::model::{
 use super::operations::{
     ActiveWatches, ActiveWatchesOf, AddConfiguredWatch, AddDiscoveredWatch, AddWatch, ClaimDue,
     CountAll, Decide, DecideSome, Deliveries, Details, Durations, DurationsOf, EndRound,
-    EventsAfter, Gauges, Hold, KeepConfiguredWatches, KnownRuns, MoveClock, NewestEvent,
-    NewestProviderEvents, NewestWatch, NextDue, NoteRuns, Ping, Probe, ProbeWrite, Prune,
-    RecordAttempt, RecordEvent, RecordStep, RemoveWatches, SetDeadlines, SetDiscoveries, SetHolds,
-    SinksWithOpenDeliveries, StatusChangesAfter, TakeMarks, TakeUp, WakeCouriers, WatchHistory,
-    Watches,
+    EventsAfter, FinishGroups, Gauges, HasCompleteGroup, Hold, KeepConfiguredWatches, KnownRuns,
+    MoveClock, NewestEvent, NewestProviderEvents, NewestWatch, NextDue, NoteRuns, Ping, Probe,
+    ProbeWrite, Prune, RecordAttempt, RecordEvent, RecordGroupStep, RecordStep, RemoveWatches,
+    SetDeadlines, SetDiscoveries, SetHolds, SinksWithOpenDeliveries, StatusChangesAfter, TakeMarks,
+    TakeUp, WakeCouriers, WatchHistory, Watches,
 };
 use crate::domain::{
-    DeliveryId, Event, FoundBy, ProviderName, RunDetails, RunRef, SinkName, Step, Watch,
+    DeliveryId, Event, FoundBy, ProviderName, Routes, RunDetails, RunRef, SinkName, Step, Watch,
 };
 use crate::failpoint::mutant;
 use crate::metrics::StoreGauges;
@@ -317,6 +319,57 @@ impl Store {
             .await?;
         }
         Ok(())
+    }
+
+    /// As [`Store::record_step`], of a step with the verdict of a watch that belongs to a group. If that finishes the
+    /// group, the event about it is stored in the same transaction, with deliveries by `routes`.
+    ///
+    /// # Errors
+    /// As [`Store::record_step`].
+    #[expect(clippy::too_many_arguments, reason = "those of a step, and the routes")]
+    pub async fn record_group_step(
+        &self,
+        watch: WatchId,
+        step: Step,
+        routed: Vec<RoutedEvent>,
+        last_error: Option<PollFailure>,
+        found_by: FoundBy,
+        now: Timestamp,
+        routes: Arc<Routes>,
+    ) -> Result<(), StoreError> {
+        let step = RecordStep {
+            watch,
+            step,
+            routed,
+            last_error,
+            found_by,
+            now,
+        };
+        self.run(RecordGroupStep { step, routes }).await
+    }
+
+    /// Finishes groups that wait for no watch any more, because the last one without a verdict was removed, or because
+    /// watches that their size counts were not added until `before`: stores the events about them, with deliveries by
+    /// `routes`. Returns how many; there may be further ones if that is not 0.
+    ///
+    /// # Errors
+    /// When the store cannot be written; nothing is stored then.
+    pub async fn finish_groups(
+        &self,
+        routes: Arc<Routes>,
+        before: Timestamp,
+        now: Timestamp,
+    ) -> Result<usize, StoreError> {
+        // A write wakes those that wait for changes.
+        if !self.run(HasCompleteGroup { before }).await? {
+            return Ok(0);
+        }
+        self.run(FinishGroups {
+            routes,
+            before,
+            now,
+        })
+        .await
     }
 
     /// After the wall clock was set by `milliseconds`: stores the deadlines of these active

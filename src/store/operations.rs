@@ -1,6 +1,7 @@
 //! What the store does, as data: one type for each operation, with the type of its reply. An engine executes them.
 
 use std::fmt;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -12,7 +13,7 @@ use super::model::{
     WatchRecord,
 };
 use crate::domain::{
-    DeliveryId, Event, FoundBy, ProviderName, RunDetails, RunRef, SinkName, Step, Watch,
+    DeliveryId, Event, FoundBy, ProviderName, Routes, RunDetails, RunRef, SinkName, Step, Watch,
 };
 use crate::metrics::StoreGauges;
 
@@ -145,6 +146,13 @@ operations! {
     /// Holds the deliveries of a sink that are held until another time.
     (Write, _this => DELIVERIES) SetHolds { sink: SinkName, until: Timestamp } -> ();
 
+    /// Finishes some of the groups that wait for no watch any more. Returns how many.
+    (Write, _this => Wakes { history: true, deliveries: true, verdict: None })
+    FinishGroups { routes: Arc<Routes>, before: Timestamp, now: Timestamp } -> usize;
+
+    /// Whether there is such a group.
+    (ReadBeside) HasCompleteGroup { before: Timestamp } -> bool;
+
     /// Decides about one delivery.
     (Write, _this => DELIVERIES)
     Decide { beginning: DeliveryId, fate: Fate, now: Timestamp } -> Decided;
@@ -214,6 +222,30 @@ operations! {
 
     /// The values for the metrics.
     (ReadBeside) Gauges { now: Timestamp, sinks: Vec<SinkName> } -> StoreGauges;
+}
+
+/// Stores the step with the verdict of a watch that belongs to a group, and if that finishes the group, the event about
+/// it, with the deliveries to the sinks of the routes.
+#[derive(Debug)]
+pub(super) struct RecordGroupStep {
+    pub(super) step: RecordStep,
+    pub(super) routes: Arc<Routes>,
+}
+
+impl StoreOperation for RecordGroupStep {
+    type Reply = ();
+    const PLACE: ExecutionLane = ExecutionLane::Write;
+
+    fn bytes(&self) -> usize {
+        self.step.bytes()
+    }
+
+    fn wakes(&self) -> Wakes {
+        Wakes {
+            deliveries: true,
+            ..self.step.wakes()
+        }
+    }
 }
 
 /// Stores a step of a watch, with its events and their deliveries.

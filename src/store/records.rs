@@ -5,12 +5,12 @@ use std::borrow::Cow;
 use jiff::{SignedDuration, Timestamp};
 
 use super::model::{
-    Attempt, AttemptOutcome, DeliveryState, DeliverySummary, Page, PollFailure, StatusChange,
-    StoreError, StoredWatch, WatchId, WatchRecord,
+    Attempt, AttemptOutcome, DeliveryState, DeliverySummary, Page, PollFailure, RoutedEvent,
+    StatusChange, StoreError, StoredWatch, WatchId, WatchRecord,
 };
 use crate::domain::{
-    DeliveryId, Event, EventData, EventType, FoundBy, JsonText, Labels, Progress, RunRef, SinkName,
-    Status, Step, Verdict, Watch, WatchOrigin,
+    DeliveryId, Event, EventData, EventType, FoundBy, GroupEvent, GroupMember, JsonText, Labels,
+    Progress, Routes, RunRef, SinkName, Status, Step, Verdict, Watch, WatchOrigin,
 };
 
 /// Largest `input` or `output` of a run, in bytes, that stays in the row of its watch and its
@@ -268,6 +268,69 @@ impl AttemptRow {
             took_ms,
             delivered: attempt.outcome == AttemptOutcome::Delivered,
         }
+    }
+}
+
+/// The columns of a watch of a group.
+pub(super) struct MemberRow {
+    pub(super) run_id: String,
+    pub(super) name: Option<String>,
+    pub(super) labels: String,
+    pub(super) sinks: Option<String>,
+    pub(super) verdict: String,
+    pub(super) size: Option<i64>,
+}
+
+impl MemberRow {
+    /// What they stand for.
+    ///
+    /// # Errors
+    /// When a column holds what this program does not write.
+    pub(super) fn member(self) -> Result<GroupMember, StoreError> {
+        Ok(GroupMember {
+            run_id: run_ref(&self.run_id)?,
+            name: self.name,
+            labels: from_json("labels", &self.labels)?,
+            sinks: self
+                .sinks
+                .map(|json| from_json("sinks", &json))
+                .transpose()?,
+            verdict: Verdict::from_word(&self.verdict)
+                .ok_or_else(|| unreadable("a verdict", &self.verdict))?,
+            size: self.size.map(count32),
+        })
+    }
+}
+
+/// How many watches a group has, how many of them have no verdict, the smallest size that one of them has, and when the
+/// last verdict was given.
+pub(super) struct GroupCounts {
+    pub(super) total: i64,
+    pub(super) active: i64,
+    pub(super) size: Option<i64>,
+}
+
+impl GroupCounts {
+    /// Whether it waits for no verdict, and for no watch that its size counts.
+    pub(super) fn is_complete(&self) -> bool {
+        self.total > 0 && self.active == 0 && self.size.is_none_or(|size| self.total >= size)
+    }
+}
+
+/// The event about a group, with the sinks that get it.
+pub(super) fn group_finished(
+    group: &str,
+    members: &[GroupMember],
+    routes: &Routes,
+    now: Timestamp,
+) -> RoutedEvent {
+    RoutedEvent {
+        event: Event {
+            event_type: EventType::GroupFinished,
+            timestamp: now,
+            data: EventData::Group(Box::new(GroupEvent::of(group, members))),
+        },
+        sinks: routes.sinks_for_group(members),
     }
 }
 

@@ -107,6 +107,9 @@ pub(super) const TABLES: &[CopiedTable] = &[
             text("labels"),
             text("last_error"),
             text("details"),
+            text("group_name"),
+            integer("group_size"),
+            boolean("group_done"),
         ],
     },
     CopiedTable {

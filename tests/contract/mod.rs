@@ -1,17 +1,18 @@
 //! What every store does, whatever its engine: tests/it runs these tests on SQLite, tests/cluster on PostgreSQL.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use runwatch::domain::{
-    Event, EventData, EventType, FoundBy, Labels, Limits, Observation, OverdueAfter, PollOutcome,
-    Progress, ProviderName, ProviderNotice, RunDetails, RunRef, RunState, SinkName, Status, Step,
-    Verdict, Watch, WatchOrigin,
+    Event, EventData, EventFilter, EventType, FoundBy, GroupEvent, Labels, Limits, Observation,
+    OverdueAfter, PollOutcome, Progress, ProviderName, ProviderNotice, Route, Routes, RunDetails,
+    RunRef, RunState, SinkName, Status, Step, Verdict, Watch, WatchOrigin,
 };
 use runwatch::notify::payload::json_within;
 use runwatch::store::{
     Added, Attempt, AttemptOutcome, DeliveryFilter, DeliveryState, DiscoveredRun, DiscoveryId,
-    Fate, KnownRun, RoutedEvent, RunNote, Store, StoreError, WatchFilter,
+    Fate, KnownRun, RoutedEvent, RunNote, Store, StoreError, WatchFilter, WatchId,
 };
 use tokio::task::JoinSet;
 
@@ -508,6 +509,208 @@ pub(crate) async fn held_deliveries_stay_where_they_are_on_the_wall_clock(place:
     store.decide(id, Fate::Retry, time(710)).await.unwrap();
     let claimed = claim(710).await.unwrap();
     assert_eq!((claimed.held_until, claimed.at_once), (None, true));
+    close(store, tasks).await;
+}
+
+/// A watch in the group `nightly` that waits for so many.
+fn in_group(id: &str, size: &str) -> Watch {
+    let mut watch = watch(id);
+    watch.sinks = None;
+    let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    watch.labels.extend([label("group", "nightly")]);
+    if !size.is_empty() {
+        watch.labels.extend([label("group_size", size)]);
+    }
+    watch
+}
+
+/// A sink that gets one message for a group, and one that gets each verdict.
+fn group_routes() -> Arc<Routes> {
+    let route = |sink: &str, one_per_group| Route {
+        sink: SinkName::new(sink).unwrap(),
+        events: EventFilter::verdicts(),
+        labels: Labels::new(),
+        one_per_group,
+    };
+    Arc::new(Routes::from_iter([
+        route("one", true),
+        route("each", false),
+    ]))
+}
+
+/// Stores the verdict of a watch of a group.
+async fn end_in_group(store: &Store, watch: &Watch, id: WatchId, status: &str, at: i64) {
+    let routes = group_routes();
+    let ended = step(watch, &Progress::begin(time(0)), status, time(at));
+    let routed = ended.events.iter().map(|event| RoutedEvent {
+        event: event.clone(),
+        sinks: routes.sinks_for(event, Some(watch)),
+    });
+    let routed = routed.collect();
+    store
+        .record_group_step(id, ended, routed, None, FoundBy::Poll, time(at), routes)
+        .await
+        .unwrap();
+}
+
+/// The groups that are finished: how many watches each had, with which verdicts, and how many were missing.
+async fn finished_groups(store: &Store) -> Vec<(u64, String, u64)> {
+    let events = store.events_after(0, 1000).await.unwrap();
+    let groups = events.iter().filter_map(|(_, event)| event.group());
+    let words = |group: &GroupEvent| {
+        let counts = group
+            .counts()
+            .map(|(verdict, count)| format!("{count} {verdict}"));
+        counts.collect::<Vec<_>>().join(" ")
+    };
+    groups
+        .map(|group| (group.total, words(group), group.missing))
+        .collect()
+}
+
+pub(crate) async fn a_group_is_finished_with_its_last_verdict(place: &impl Place) {
+    let (store, tasks) = place.open().await;
+    let mut added = Vec::new();
+    for id in ["run_1", "run_2", "run_3"] {
+        let watch = in_group(id, "");
+        let (_, number) = store.add_watch(watch.clone()).await.unwrap();
+        added.push((watch, number));
+    }
+    end_in_group(&store, &added[0].0, added[0].1, "succeeded", 2).await;
+    end_in_group(&store, &added[1].0, added[1].1, "failed", 3).await;
+    assert_eq!(finished_groups(&store).await, []);
+    // The retention does not take a watch of a group that is open.
+    let names = || {
+        vec![
+            SinkName::new("each").unwrap(),
+            SinkName::new("one").unwrap(),
+        ]
+    };
+    for sink in names() {
+        for claimed in store
+            .claim_due(sink, time(4), 10, usize::MAX)
+            .await
+            .unwrap()
+        {
+            let attempt = Attempt {
+                attempt: 1,
+                at: time(4),
+                took: Duration::ZERO,
+                detail: String::new(),
+                outcome: AttemptOutcome::Delivered,
+            };
+            store.record_attempt(claimed.id, attempt).await.unwrap();
+        }
+    }
+    let pruned = store.prune(time(100), names(), time(100)).await.unwrap();
+    assert_eq!(pruned.deleted, 0, "{pruned:?}");
+    end_in_group(&store, &added[2].0, added[2].1, "succeeded", 5).await;
+    let first = (3, "1 failed 2 succeeded".to_owned(), 0);
+    assert_eq!(finished_groups(&store).await, std::slice::from_ref(&first));
+    let deliveries = store
+        .deliveries(DeliveryFilter::default(), 10)
+        .await
+        .unwrap();
+    let got: Vec<_> = deliveries
+        .items
+        .iter()
+        .map(|delivery| (delivery.sink.as_str(), delivery.event_type.as_str()))
+        .collect();
+    assert_eq!(
+        got,
+        [
+            ("each", "run.succeeded"),
+            ("each", "run.failed"),
+            ("each", "run.succeeded"),
+            ("one", "group.finished"),
+        ]
+    );
+    let claimed = store
+        .claim_due(names().remove(1), time(6), 10, usize::MAX)
+        .await
+        .unwrap();
+    let runs = &claimed[0].event.group().unwrap().runs;
+    let named: Vec<_> = runs.iter().map(|run| run.id.as_str()).collect();
+    assert_eq!(named, ["run_2", "run_1", "run_3"], "the worst first");
+    // The same name later is a new group.
+    let again = in_group("run_4", "");
+    let (_, number) = store.add_watch(again.clone()).await.unwrap();
+    end_in_group(&store, &again, number, "succeeded", 7).await;
+    let second = (1, "1 succeeded".to_owned(), 0);
+    assert_eq!(finished_groups(&store).await, [first, second]);
+    let routes = group_routes();
+    let left = store.finish_groups(routes, time(0), time(9)).await.unwrap();
+    assert_eq!(left, 0, "nothing is finished twice");
+    close(store, tasks).await;
+}
+
+pub(crate) async fn a_group_waits_for_its_size_and_not_for_what_is_removed(place: &impl Place) {
+    let (store, tasks) = place.open().await;
+    let add = async |id: &str, size: &str| {
+        let watch = in_group(id, size);
+        let (_, number) = store.add_watch(watch.clone()).await.unwrap();
+        (watch, number)
+    };
+    let finish = async |before: i64| {
+        let routes = group_routes();
+        store
+            .finish_groups(routes, time(before), time(before + 1))
+            .await
+            .unwrap()
+    };
+    let remove = async |id: &str| {
+        let removed = store.remove_watches(RunRef::new(id).unwrap(), true).await;
+        assert_eq!(removed.unwrap().len(), 1);
+    };
+    // The first one ends before the second one is added.
+    let (watch, number) = add("run_1", "3").await;
+    end_in_group(&store, &watch, number, "succeeded", 2).await;
+    let (watch, number) = add("run_2", "3").await;
+    end_in_group(&store, &watch, number, "succeeded", 3).await;
+    assert_eq!(
+        (finish(0).await, finished_groups(&store).await.len()),
+        (0, 0)
+    );
+    let (watch, number) = add("run_3", "3").await;
+    end_in_group(&store, &watch, number, "canceled", 4).await;
+    let first = (3, "1 canceled 2 succeeded".to_owned(), 0);
+    assert_eq!(finished_groups(&store).await, std::slice::from_ref(&first));
+
+    // Of three, one is removed before it ends: the message is about the others.
+    let (watch, number) = add("run_4", "3").await;
+    add("run_5", "3").await;
+    end_in_group(&store, &watch, number, "failed", 5).await;
+    remove("run_5").await;
+    assert_eq!(finish(0).await, 0, "one more is to be added");
+    let (watch, number) = add("run_6", "3").await;
+    end_in_group(&store, &watch, number, "succeeded", 6).await;
+    let second = (2, "1 failed 1 succeeded".to_owned(), 0);
+    assert_eq!(
+        finished_groups(&store).await,
+        [first.clone(), second.clone()]
+    );
+
+    // The last one without a verdict is removed.
+    let (watch, number) = add("run_7", "").await;
+    add("run_8", "").await;
+    end_in_group(&store, &watch, number, "succeeded", 7).await;
+    remove("run_8").await;
+    assert_eq!((finish(0).await, finish(0).await), (1, 0));
+    let third = (1, "1 succeeded".to_owned(), 0);
+
+    // A watch that was never added: the message comes with the end of the retention.
+    let (watch, number) = add("run_9", "5").await;
+    end_in_group(&store, &watch, number, "succeeded", 8).await;
+    assert_eq!((finish(8).await, finish(9).await), (0, 1));
+    let fourth = (1, "1 succeeded".to_owned(), 4);
+    assert_eq!(
+        finished_groups(&store).await,
+        [first, second, third, fourth]
+    );
+    // Without any watch there is no message.
+    add("run_10", "2").await;
+    remove("run_10").await;
+    assert_eq!(finish(100).await, 0);
     close(store, tasks).await;
 }
 
@@ -1321,6 +1524,8 @@ macro_rules! contract_tests {
             attempts_are_recorded_with_what_follows,
             a_delivery_that_is_given_up_makes_one_to_the_fallback,
             held_deliveries_stay_where_they_are_on_the_wall_clock,
+            a_group_is_finished_with_its_last_verdict,
+            a_group_waits_for_its_size_and_not_for_what_is_removed,
             many_writes_at_once_are_all_answered,
             a_step_of_the_wall_clock_moves_what_waits_with_it,
             what_an_earlier_watch_of_a_run_leads_to_does_not_count_for_a_later_one,

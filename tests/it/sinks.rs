@@ -7,6 +7,7 @@ mod command;
 #[cfg(feature = "email")]
 mod email;
 mod fallback;
+mod groups;
 mod log;
 mod payload;
 mod quiet;

@@ -34,7 +34,7 @@ use crate::cli::args::WaitArgs;
 use crate::clock::Clock;
 use crate::config::{EventsMode, ProviderSettings, Settings, check_labels};
 use crate::control::Client;
-use crate::domain::{Labels, RunRef, Watch};
+use crate::domain::{GROUP_LABEL, GROUP_SIZE_LABEL, Labels, RunRef, Watch};
 use crate::scheduler::AddedBy;
 use crate::screen::Screen;
 use crate::store::Location;
@@ -70,6 +70,8 @@ pub struct OutputOptions {
     pub follow: bool,
     /// Whether each change of state is a line of JSON.
     pub changes: bool,
+    /// The group of the runs, about which there is one line at the end.
+    pub group: Option<String>,
 }
 
 impl OutputOptions {
@@ -108,7 +110,13 @@ pub async fn wait(
             return Ok(options.fail(&unknown_sink(sink, &settings)));
         }
     }
-    let labels: Labels = args.watch.labels.iter().cloned().collect();
+    let mut labels: Labels = args.watch.labels.iter().cloned().collect();
+    if let Some(group) = &args.group {
+        labels.extend(group_labels(group, distinct(&run_ids)));
+        for sink in settings.sinks.values_mut() {
+            sink.one_per_group = true;
+        }
+    }
     if let Err((what, fix)) = check_labels(&labels) {
         let failure = CommandFailure::usage(format!("--label: {what}")).fix(fix);
         return Ok(options.fail(&failure));
@@ -155,6 +163,19 @@ pub async fn wait(
         ..StopCondition::of(args)
     };
     follow(engine, clock.clone(), watches, until, options, signals).await
+}
+
+/// The labels of the watches of a group of so many.
+fn group_labels(group: &str, size: usize) -> [(String, String); 2] {
+    [
+        (GROUP_LABEL.to_owned(), group.to_owned()),
+        (GROUP_SIZE_LABEL.to_owned(), size.to_string()),
+    ]
+}
+
+/// How many runs there are, each counted once.
+fn distinct<'a>(run_ids: impl IntoIterator<Item = &'a RunRef>) -> usize {
+    run_ids.into_iter().collect::<BTreeSet<_>>().len()
 }
 
 /// Finds the runs: those that are named, or those that a list shows.
@@ -227,8 +248,14 @@ pub async fn wait_on_daemon(
         code = signals.next() => return Ok(code),
     };
     warn_of_problems(pages.problems().as_ref(), &options.screen);
+    let mut watch_args = args.watch.clone();
+    if let Some(group) = &args.group {
+        let new = remote::without_watch(&client, &run_ids, args.again).await;
+        let size = distinct(&new).max(1);
+        watch_args.labels.extend(group_labels(group, size));
+    }
     remote::wait(
-        (&args.watch, args.again),
+        (&watch_args, args.again),
         run_ids,
         client,
         StopCondition::of(args),

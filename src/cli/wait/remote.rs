@@ -101,6 +101,22 @@ pub(super) async fn wait(
     Ok(code)
 }
 
+/// The runs of which the daemon will have a new watch: only these belong to the group of this wait. A run that cannot be
+/// looked up counts as one of them; adding it says why.
+pub(super) async fn without_watch(client: &Client, run_ids: &[RunRef], again: bool) -> Vec<RunRef> {
+    let look = |run_id: RunRef| async move {
+        let known = client.watch(&run_id, Duration::ZERO).await;
+        let stays = known.is_ok_and(|watch| watch.verdict.is_none() || !again);
+        (!stays).then_some(run_id)
+    };
+    stream::iter(run_ids.iter().cloned())
+        .map(look)
+        .buffered(QUESTIONS)
+        .filter_map(std::future::ready)
+        .collect()
+        .await
+}
+
 /// Takes in the watches that the daemon has now. Returns their runs, and whether an option does not apply to one.
 fn take_added(
     added: Vec<Result<(WatchResponse, bool), ClientError>>,
@@ -243,6 +259,7 @@ impl Follower<'_> {
             }
         };
         self.report.clear();
+        self.report.sum_up_group();
         if self.report.options.progress && self.report.options.screen.is_live() {
             self.report.sum_up(None, 0);
         }

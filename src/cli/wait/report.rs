@@ -21,6 +21,7 @@ use crate::cli::expectation::usual_text;
 use crate::cli::phrases::{cause, counted};
 use crate::control::StreamMessage;
 use crate::domain::{Event, RunEvent, RunRef, RunState, Status, Verdict};
+use crate::notify::summary::verdict_counts;
 use crate::output::LiveArea;
 use crate::style::{Mark, Style};
 use crate::text::{escape_json_for_terminal, first_lines, one_line};
@@ -326,6 +327,25 @@ impl WaitReport {
             self.cut.push(format!("{}: {detail}", run.label));
         }
         Some(row)
+    }
+
+    /// Shows how many runs of the group have which verdict, if they are a group.
+    pub(super) fn sum_up_group(&mut self) {
+        let Some(group) = self
+            .options
+            .group
+            .as_ref()
+            .filter(|_| self.options.progress)
+        else {
+            return;
+        };
+        let given = self.runs.values().filter_map(|run| run.verdict);
+        let line = format!(
+            "{}: {}",
+            one_line(group, MAX_DETAIL_CHARS),
+            verdict_counts(given, self.runs.len())
+        );
+        self.options.screen.line(&line);
     }
 
     /// Sums the wait up, after what did not fit into the rows of the runs that have ended.

@@ -361,6 +361,7 @@ impl Session {
             self.engine.settle(grace).await;
             self.report_undelivered().await?;
             if code.is_none() {
+                self.report.sum_up_group();
                 self.sum_up().await?;
                 self.report.flush().await;
             }

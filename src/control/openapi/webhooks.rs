@@ -5,7 +5,7 @@ use schemars::generate::SchemaGenerator;
 use serde_json::{Map, Value, json};
 
 use super::operation::Tag;
-use crate::domain::{EventType, ProviderNotice, RunEvent, SinkNotice};
+use crate::domain::{EventType, GroupEvent, ProviderNotice, RunEvent, SinkNotice};
 
 /// The headers of signed webhooks: the name in the document, that of the header, whether each request has it, and
 /// its meaning.
@@ -128,6 +128,7 @@ fn operation_id(event: EventType) -> String {
 /// When an event of this type happens, and the schema of its data.
 fn about(event: EventType, schemas: &mut SchemaGenerator) -> (&'static str, Schema) {
     let run = SchemaGenerator::subschema_for::<RunEvent>;
+    let group = SchemaGenerator::subschema_for::<GroupEvent>;
     let provider = SchemaGenerator::subschema_for::<ProviderNotice>;
     let sink = SchemaGenerator::subschema_for::<SinkNotice>;
     let (summary, data): (_, fn(&mut SchemaGenerator) -> Schema) = match event {
@@ -147,6 +148,7 @@ fn about(event: EventType, schemas: &mut SchemaGenerator) -> (&'static str, Sche
             "The run has been going for longer than `watch.overdue_after`",
             run,
         ),
+        EventType::GroupFinished => ("All watches of a group have their verdicts", group),
         EventType::ApiUnreachable => ("The provider gave no usable answer for 5 minutes", provider),
         EventType::ApiUnauthorized => ("The provider refuses the key", provider),
         EventType::ApiRecovered => ("The provider gives usable answers again", provider),

@@ -29,6 +29,8 @@ struct MigrationStep {
 /// `held_until` is the time of the wall clock until which it was held for quiet hours, also after that, and `at_once`
 /// whether a person wants it to be attempted at once.
 /// `ran_ms` of `past_durations` is a JSON array of what the runs of a group took that succeeded, the oldest first.
+/// `group_name` and `group_size` are labels of the watch, and `group_done` says whether the message about the group was
+/// stored.
 /// `newest` of `deleted_events` is the number of the newest event of all, where that one was deleted. `leases` has the
 /// term of the daemon that leads, and `dirty` what other daemons changed. There are no totals: a row that every
 /// transaction changes would make them wait for each other.
@@ -58,7 +60,10 @@ const STEPS: &[MigrationStep] = &[MigrationStep {
         sinks         text,
         labels        text NOT NULL,
         last_error    text,
-        details       text
+        details       text,
+        group_name    text COLLATE \"C\",
+        group_size    bigint,
+        group_done    boolean NOT NULL DEFAULT false
     ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
     CREATE UNIQUE INDEX active_watch_of_run ON runwatch.watches (run_id) WHERE verdict IS NULL;
     CREATE INDEX watches_of_run ON runwatch.watches (run_id, id);
@@ -66,6 +71,8 @@ const STEPS: &[MigrationStep] = &[MigrationStep {
     CREATE INDEX active_watches_by_age ON runwatch.watches (added_at, run_id) WHERE verdict IS NULL;
     CREATE INDEX finished_watches_by_age ON runwatch.watches (added_at, run_id) WHERE verdict IS NOT NULL;
     CREATE INDEX watches_by_verdict ON runwatch.watches (verdict, added_at, run_id) WHERE verdict IS NOT NULL;
+    CREATE INDEX watches_of_open_group ON runwatch.watches (group_name, verdict)
+        WHERE group_name IS NOT NULL AND NOT group_done;
     CREATE INDEX watches_by_end ON runwatch.watches (verdict_at, run_id) WHERE verdict IS NOT NULL;
 
     CREATE TABLE runwatch.configured_watches (

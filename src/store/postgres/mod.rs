@@ -13,6 +13,7 @@ mod discoveries;
 mod durations;
 mod errors;
 mod events;
+mod groups;
 mod inspect;
 mod jobs;
 mod keeper;

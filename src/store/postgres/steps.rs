@@ -208,7 +208,7 @@ impl EventColumns {
             );
             columns.providers.push(match &event.data {
                 EventData::Provider(notice) => Some(notice.provider.as_str().to_owned()),
-                EventData::Run(_) | EventData::Sink(_) => None,
+                EventData::Run(_) | EventData::Group(_) | EventData::Sink(_) => None,
             });
             columns.times.push(event.timestamp.as_millisecond());
             columns.inputs.push(input);

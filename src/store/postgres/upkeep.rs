@@ -19,7 +19,8 @@ const BYTES: i64 = 4 * 1024 * 1024;
 pub(super) const OLD_WATCHES: &str = "SELECT id, coalesce(octet_length(details), 0)
         + (SELECT coalesce(sum(octet_length(body)), 0) FROM runwatch.payloads p WHERE p.watch_id = w.id)
         + (SELECT coalesce(sum(octet_length(body)), 0) FROM runwatch.events e WHERE e.watch_id = w.id)
-    FROM runwatch.watches w WHERE verdict IS NOT NULL AND verdict_at < $1 AND NOT EXISTS (
+    FROM runwatch.watches w WHERE verdict IS NOT NULL AND verdict_at < $1
+        AND (group_name IS NULL OR group_done) AND NOT EXISTS (
         SELECT 1 FROM runwatch.events e JOIN runwatch.deliveries d ON d.event_seq = e.seq
         WHERE e.watch_id = w.id AND d.state IN ('pending', 'sending'))
     ORDER BY verdict_at, run_id LIMIT $2";

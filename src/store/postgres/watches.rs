@@ -6,6 +6,7 @@ use tokio_postgres::Row;
 
 use super::deliveries;
 use super::events::{delete_watches, read_event, read_payload};
+use super::groups;
 use super::rows::{RECORD_COLUMNS, get, read_change, read_record, read_stored, select_active};
 use super::sql::{Db, Perform, parameters, payloads, stepped};
 use crate::domain::{Labels, RunDetails, RunRef, Verdict, Watch, WatchOrigin};
@@ -25,8 +26,8 @@ use crate::store::records::{OpenDelivery, REMOVABLE, from_json, page, storable, 
 pub(super) const ADD: &str = "WITH known AS (
         SELECT id, verdict IS NOT NULL AS finished FROM runwatch.watches WHERE run_id = $1 ORDER BY id DESC LIMIT 1
     ), made AS (
-        INSERT INTO runwatch.watches (run_id, name, labels, sinks, added_at, deadline_at, origin)
-        SELECT $1, $2, $3, $4, $5, $6, $7
+        INSERT INTO runwatch.watches (run_id, name, labels, sinks, added_at, deadline_at, origin, group_name, group_size)
+        SELECT $1, $2, $3, $4, $5, $6, $7, $10, $11
         WHERE NOT EXISTS (SELECT 1 FROM known WHERE NOT (finished AND $8))
         ON CONFLICT (run_id) WHERE verdict IS NULL DO NOTHING
         RETURNING id
@@ -117,6 +118,7 @@ impl Perform for RemoveWatches {
                 wanted: REMOVABLE,
             });
         }
+        groups::leave(db, &ids).await?;
         let removed = delete_watches(db, &ids).await?;
         if db.marks() && !removed.is_empty() {
             let mark = "INSERT INTO runwatch.dirty (kind, key) VALUES ('run', $1)";
@@ -291,6 +293,10 @@ pub(super) async fn add(
     );
     let origin = origin.to_string();
     let (origin, marks) = (storable(&origin), db.marks());
+    let (group, group_size) = (
+        watch.group().map(storable),
+        watch.group_size().map(i64::from),
+    );
     for _ in 0..TRIES {
         let parameters = parameters![
             run_id,
@@ -301,7 +307,9 @@ pub(super) async fn add(
             deadline_at,
             origin,
             again,
-            marks
+            marks,
+            group,
+            group_size
         ];
         if let Some(row) = db.row(ADD, parameters).await? {
             let added = match get(&row, 1)? {

@@ -293,6 +293,16 @@ const STEPS: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX past_durations_by_age ON past_durations (provider, newest_at);
 ",
+    // The group of a watch and how many watches it waits for, by its labels, and whether the message about the group was
+    // stored. A watch that was finished before there were groups belongs to none.
+    "
+    ALTER TABLE watches ADD COLUMN group_name TEXT;
+    ALTER TABLE watches ADD COLUMN group_size INTEGER;
+    ALTER TABLE watches ADD COLUMN group_done INTEGER NOT NULL DEFAULT 0;
+    UPDATE watches SET group_name = nullif(labels ->> '$.group', '') WHERE verdict IS NULL;
+    CREATE INDEX watches_of_open_group ON watches (group_name, verdict)
+        WHERE group_name IS NOT NULL AND group_done = 0;
+",
 ];
 
 /// Most bytes of run details and events, and most watches, moved in one transaction by
@@ -377,6 +387,7 @@ fn move_rows(connection: &mut Connection) -> Result<bool, StoreError> {
              INSERT INTO deliveries (id, event_seq, sink, state, attempts, earlier_tries, next_attempt_at, created_at, ended_at)
                  SELECT id, event_seq, sink, state, attempts, earlier_tries, next_attempt_at, created_at, ended_at FROM old_deliveries;
              INSERT INTO attempts SELECT * FROM old_attempts;
+             UPDATE watches SET group_name = nullif(labels ->> '$.group', '') WHERE verdict IS NULL AND group_name IS NULL;
              DROP TABLE old_attempts;
              DROP TABLE old_deliveries;
              DROP TABLE old_events;

@@ -15,6 +15,7 @@ mod discoveries;
 mod durations;
 mod events;
 mod files;
+mod groups;
 mod inspect;
 mod lock;
 mod migrations;
@@ -239,6 +240,7 @@ mod tests {
     use super::discoveries::{KNOWN_NOTE, KNOWN_WATCH, OLD_NOTES};
     use super::durations::{OF_GROUPS, OF_PROVIDER, TOO_MANY};
     use super::events::EVENTS_AFTER;
+    use super::groups::{ACTIVE_IN_GROUP, COUNTS_OF_GROUP};
     use super::totals::{OLDEST_HELD, OLDEST_OPEN, TOTAL};
     use super::watches::{ACTIVE_OF, NEWEST_RECORD, RECORD_COLUMNS, watches_sql};
     use super::*;
@@ -357,6 +359,8 @@ mod tests {
             (TOTAL.to_owned(), "PRIMARY KEY"),
             (OLDEST_OPEN.to_owned(), "open_deliveries_by_age"),
             (OLDEST_HELD.to_owned(), "held_deliveries"),
+            (ACTIVE_IN_GROUP.to_owned(), "watches_of_open_group"),
+            (COUNTS_OF_GROUP.to_owned(), "watches_of_open_group"),
             (EVENTS_AFTER.to_owned(), "INTEGER PRIMARY KEY"),
             (DUE.to_owned(), "deliveries_by_turn"),
             (NEXT_DUE.to_owned(), "deliveries_by_turn"),

@@ -27,7 +27,8 @@ impl Execute for Prune {
         let watches = "SELECT id, coalesce(octet_length(details), 0)
                      + (SELECT coalesce(sum(octet_length(body)), 0) FROM payloads p WHERE p.watch_id = w.id)
                      + (SELECT coalesce(sum(octet_length(body)), 0) FROM events e WHERE e.watch_id = w.id)
-                 FROM watches w WHERE verdict IS NOT NULL AND verdict_at < ? AND NOT EXISTS (
+                 FROM watches w WHERE verdict IS NOT NULL AND verdict_at < ?
+                     AND (group_name IS NULL OR group_done = 1) AND NOT EXISTS (
                      SELECT 1 FROM events e JOIN deliveries d ON d.event_seq = e.seq
                      WHERE e.watch_id = w.id AND d.state IN ('pending', 'sending'))
                  ORDER BY verdict_at";

@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
 use super::deliveries;
 use super::durations;
 use super::events::{insert_event, read_event, read_payload, set_apart};
+use super::groups;
 use super::rows::{payloads, read_all, stepped};
 use super::writer::Execute;
 use crate::domain::{RunDetails, RunRef, Status, Verdict, Watch, WatchOrigin};
@@ -110,6 +111,7 @@ impl Execute for RemoveWatches {
                 wanted: REMOVABLE,
             });
         }
+        groups::leave(db, &run_id)?;
         let delete = "DELETE FROM watches WHERE run_id = ? RETURNING id";
         read_all(db, delete, [run_id.as_str()], |row| {
             Ok(WatchId(row.get(0)?))
@@ -364,7 +366,8 @@ pub(super) fn insert_watch(
         .map(|sinks| to_json("sinks", sinks))
         .transpose()?;
     db.prepare_cached(
-        "INSERT INTO watches (run_id, name, labels, sinks, added_at, deadline_at, origin) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO watches (run_id, name, labels, sinks, added_at, deadline_at, origin, group_name, group_size)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )?
     .execute(params![
         watch.run_id.as_str(),
@@ -374,6 +377,8 @@ pub(super) fn insert_watch(
         watch.added_at.as_millisecond(),
         watch.deadline_at.as_millisecond(),
         storable(&origin.to_string()),
+        watch.group().map(storable),
+        watch.group_size(),
     ])?;
     Ok((Added::New, WatchId(db.last_insert_rowid())))
 }

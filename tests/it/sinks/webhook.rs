@@ -281,6 +281,7 @@ async fn next_attempt_after(fault: Fault) -> (i64, i64) {
         labels: Labels::new(),
         retry_schedule: vec![Duration::from_secs(1000)],
         fallback: None,
+        one_per_group: false,
         quiet: None,
         page: None,
     };

@@ -186,6 +186,7 @@ mod tests {
             results: ResultFormat::Nothing,
             follow: false,
             changes: false,
+            group: None,
         };
         let run_id = RunRef::new("run_1").unwrap();
         let run = Tracked::new(run_id, None, Timestamp::UNIX_EPOCH);
