@@ -747,8 +747,9 @@ async fn a_file_size_limit_is_an_error_like_a_full_disk() {
     let simulator = api([]).await;
     let receiver = Receiver::start([]).await.unwrap();
     let program = program(&simulator, &receiver, "");
+    // In KiB: twice as much as a store needs whose tables were just made.
     let limited = format!(
-        "ulimit -f 400; exec {} daemon",
+        "ulimit -f 1000; exec {} daemon",
         env!("CARGO_BIN_EXE_runwatch")
     );
     let mut daemon = program
