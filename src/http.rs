@@ -59,11 +59,19 @@ const LOOPBACK: &str =
 /// The value of `User-Agent` in all requests.
 pub(crate) const USER_AGENT: &str = concat!("runwatch/", env!("CARGO_PKG_VERSION"));
 
+/// A builder of clients, which use the cryptography of ring for TLS.
+#[expect(clippy::disallowed_methods, reason = "the one place")]
+pub(crate) fn builder() -> ClientBuilder {
+    // An error means that it is set already.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    Client::builder()
+}
+
 /// A client of servers on any machine: it follows no redirects, uses the proxies that the environment names except for
 /// loopback addresses, and trusts the system's authorities, or instead those in `SSL_CERT_FILE` and `SSL_CERT_DIR`
 /// where one of these is set.
 pub(crate) fn client() -> ClientBuilder {
-    let mut builder = Client::builder()
+    let mut builder = builder()
         .user_agent(USER_AGENT)
         .redirect(redirect::Policy::none())
         .no_proxy();
@@ -136,7 +144,7 @@ fn own_authorities(file: Option<OsString>, folders: Option<OsString>) -> Option<
         .filter_map(|certificate| Certificate::from_der(certificate).ok());
     let authorities: Vec<_> = read.collect();
     let usable = |authorities: &[Certificate]| {
-        Client::builder()
+        builder()
             .no_proxy()
             .tls_certs_only(authorities.iter().cloned())
             .build()
@@ -292,7 +300,7 @@ mod tests {
             https: Some(url),
             none: "direct.example".to_owned(),
         };
-        let mut builder = reqwest::Client::builder()
+        let mut builder = builder()
             .no_proxy()
             .connect_timeout(Duration::from_millis(500));
         for proxy in proxies(found) {
@@ -335,7 +343,7 @@ mod tests {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.read_buf(&mut Vec::new()).await.unwrap();
         };
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let client = builder().no_proxy().build().unwrap();
         let (answer, ()) = tokio::join!(client.get(format!("http://{address}")).send(), close);
         assert!(connection_ended(&answer.unwrap_err()));
         drop(listener);

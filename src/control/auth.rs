@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use aws_lc_rs::constant_time::verify_slices_are_equal;
-
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use secrecy::{ExposeSecret as _, SecretString};
+use subtle::ConstantTimeEq as _;
 use tokio::sync::watch;
 
 use super::LiveConfig;
@@ -197,7 +196,8 @@ impl Guard {
         if let Err(wait) = self.failures.take() {
             return Ok(Err(page::LoginHint::Wait(wait)));
         }
-        if verify_slices_are_equal(given, token.expose_secret().as_bytes()).is_err() {
+        let is_right = given.ct_eq(token.expose_secret().as_bytes());
+        if !bool::from(is_right) {
             return Ok(Err(page::LoginHint::Wrong));
         }
         self.failures.give_back();
@@ -234,7 +234,7 @@ fn is_bearer(given: &HeaderValue, token: &SecretString) -> bool {
         }
         _ => &[],
     };
-    verify_slices_are_equal(given, token.expose_secret().as_bytes()).is_ok()
+    given.ct_eq(token.expose_secret().as_bytes()).into()
 }
 
 /// How a token is announced.

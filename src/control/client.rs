@@ -82,7 +82,7 @@ impl Client {
             path: socket.to_owned(),
             what: error.to_string(),
         };
-        let http = Http::builder()
+        let http = crate::http::builder()
             .unix_socket(socket)
             .no_proxy()
             // There is no TLS on a Unix socket: certificates that cannot be read must not keep users from the daemon.

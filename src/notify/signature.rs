@@ -1,11 +1,11 @@
 //! Signatures of the Standard Webhooks specification, symmetric scheme `v1`
 //! (github.com/standard-webhooks/standard-webhooks): HMAC-SHA256 over `id.timestamp.body`; and those of GitHub's webhooks.
 
-use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::header::HeaderMap;
+use ring::hmac;
 
 use crate::config::signing_keys;
 

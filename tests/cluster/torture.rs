@@ -33,7 +33,7 @@ use tokio::time::Instant;
 
 use self::postgres::{Postgres, Stop, USER};
 use self::proxy::{Mode, Proxy};
-use self::support::Program;
+use self::support::{Program, http_client};
 
 const DAEMONS: usize = 3;
 
@@ -104,7 +104,7 @@ impl Node {
         let program = program
             .set("RUNTIME_DIRECTORY", run.to_str().unwrap())
             .set("STATE_DIRECTORY", program_state(&run));
-        let http = reqwest::Client::builder()
+        let http = http_client()
             .unix_socket(run.join("runwatch.sock"))
             .timeout(Duration::from_secs(20))
             .build()

@@ -17,7 +17,9 @@ use tokio::process::Child;
 use crate::daemon::{
     add, kill, listening, program, socket, start, stop, stop_expecting, text, verdict,
 };
-use crate::support::{PATIENCE, Program, api, eventually, finish, received, send_signal, until};
+use crate::support::{
+    PATIENCE, Program, api, eventually, finish, http_client, received, send_signal, until,
+};
 
 const TOKEN: &str = "a-token-for-tests";
 
@@ -59,7 +61,7 @@ impl Answer {
 
 impl Door {
     fn unix(program: &Program) -> Self {
-        let http = reqwest::Client::builder()
+        let http = http_client()
             .unix_socket(socket(program))
             .no_proxy()
             .build()
@@ -72,7 +74,7 @@ impl Door {
     }
 
     fn tcp(address: &str) -> Self {
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let http = http_client().no_proxy().build().unwrap();
         Self {
             http,
             base: format!("http://{address}"),

@@ -13,8 +13,8 @@ use tokio::net::{UnixDatagram, UnixStream};
 use tokio::process::Child;
 
 use crate::support::{
-    Ended, Program, api, collect, collect_rest, eventually, finish, next_line, received,
-    send_signal, until,
+    Ended, Program, api, collect, collect_rest, eventually, finish, http_client, next_line,
+    received, send_signal, until,
 };
 
 const SOON: Duration = Duration::from_millis(300);
@@ -275,7 +275,7 @@ async fn watches_of_the_configuration_are_added_once() {
 
 /// The value of a metric without labels.
 async fn metric(program: &Program, name: &str) -> f64 {
-    let http = reqwest::Client::builder()
+    let http = http_client()
         .unix_socket(socket(program))
         .no_proxy()
         .build()
@@ -1309,7 +1309,7 @@ async fn health_and_metrics_can_be_requested() {
         "[sinks.quiet]\ntype = \"log\"\nevents = [\"run.failed\"]",
     );
     let daemon = start(&program).await;
-    let http = reqwest::Client::builder()
+    let http = http_client()
         .unix_socket(socket(&program))
         .no_proxy()
         .build()
@@ -1408,7 +1408,7 @@ async fn over_tcp_a_token_is_needed_and_web_pages_are_refused() {
         .set("RUNWATCH_CONTROL__LISTEN", "127.0.0.1:0")
         .set("RUNWATCH_CONTROL__TOKEN_FILE", token.to_str().unwrap());
     let (daemon, address) = listening(&program).await;
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let http = http_client().no_proxy().build().unwrap();
     let ask = async |path: &str, headers: &[(&str, &str)]| {
         let mut request = http.get(format!("http://{address}{path}"));
         for (name, value) in headers {
@@ -1504,7 +1504,7 @@ async fn wrong_requests_are_refused_with_reasons() {
     let program = program(&simulator, &receiver, "");
     let daemon = start(&program).await;
     add(&program, "run_1").await;
-    let http = reqwest::Client::builder()
+    let http = http_client()
         .unix_socket(socket(&program))
         .no_proxy()
         .build()

@@ -5,7 +5,7 @@ use runwatch::simulator::{Receiver, Script};
 use serde_json::json;
 
 use crate::daemon::{add, listening, program, socket, start, stop, text};
-use crate::support::{Program, api, received};
+use crate::support::{Program, api, http_client, received};
 
 const TOKEN: &str = "a-token-for-tests";
 
@@ -34,7 +34,7 @@ struct Browser {
 
 impl Browser {
     fn at(address: &str) -> Self {
-        let http = reqwest::Client::builder()
+        let http = http_client()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none());
         Self {
@@ -45,9 +45,7 @@ impl Browser {
     }
 
     fn on_socket(program: &Program) -> Self {
-        let http = reqwest::Client::builder()
-            .unix_socket(socket(program))
-            .no_proxy();
+        let http = http_client().unix_socket(socket(program)).no_proxy();
         Self {
             http: http.build().unwrap(),
             base: "http://localhost".to_owned(),

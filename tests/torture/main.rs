@@ -31,7 +31,7 @@ use tokio::time::Instant;
 
 use self::machine::Machine;
 use self::proxy::{Mode, Proxy, Troubles};
-use self::support::Program;
+use self::support::{Program, http_client};
 
 /// Longest time for everything to come to rest once nothing disturbs it: the longest pause after failed
 /// polls is a minute.
@@ -558,7 +558,7 @@ async fn torture(kills: u32, seed: u64) {
         program.home().join("log"),
         program.beside_config("config.toml"),
     );
-    let http = reqwest::Client::builder()
+    let http = http_client()
         .unix_socket(socket.clone())
         .no_proxy()
         .timeout(Duration::from_secs(10));

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use base64::Engine as _;
 use jiff::Timestamp;
+use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
@@ -192,7 +193,8 @@ fn spawn_daemon(folder: &Path, log: &Path) -> io::Result<Child> {
 
 fn signing_secret() -> anyhow::Result<String> {
     let mut key = [0; 32];
-    aws_lc_rs::rand::fill(&mut key)
+    SystemRandom::new()
+        .fill(&mut key)
         .map_err(|_unspecified| anyhow::anyhow!("the system has no random numbers"))?;
     let key = base64::engine::general_purpose::STANDARD.encode(key);
     Ok(format!("{SIGNING_PREFIX}{key}"))

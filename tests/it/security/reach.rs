@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use tokio::net::UnixStream;
 
-use crate::support::{Program, api, eventually, finish, send_signal};
+use crate::support::{Program, api, eventually, finish, http_client, send_signal};
 
 /// Everything in which a caller could hide a place: what the daemon would write, run or connect to.
 fn requests(address: &str, file: &Path) -> Vec<(&'static str, String, String)> {
@@ -111,7 +111,7 @@ async fn no_request_reaches_a_place_that_is_not_configured() {
     .await;
     drop(UnixStream::connect(&socket).await.unwrap());
 
-    let http = reqwest::Client::builder()
+    let http = http_client()
         .unix_socket(socket)
         .no_proxy()
         .build()

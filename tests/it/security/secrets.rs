@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::process::Child;
 use tokio::task::JoinSet;
 
-use crate::support::{Ended, PATIENCE, Program, eventually, finish, send_signal};
+use crate::support::{Ended, PATIENCE, Program, eventually, finish, http_client, send_signal};
 
 const KEY: &str = "ck0live7QmarkOfTheApiKey8Zt";
 const URL_PATH: &str = "pathQmarkOfTheAddress3Vw";
@@ -474,7 +474,7 @@ async fn no_secret_is_in_anything_that_the_daemon_leaves() {
                 "{arguments:?}: {ended:?}"
             );
         }
-        let http = reqwest::Client::builder()
+        let http = http_client()
             .unix_socket(program.home().join("run/runwatch/runwatch.sock"))
             .no_proxy();
         let http = http.build().unwrap();
@@ -725,7 +725,7 @@ async fn no_spelling_of_a_secret_is_in_anything_that_the_daemon_leaves() {
         assert_eq!(ended.code, Some(0), "{ended:?}");
         clean_of_spellings(&format!("{arguments:?}"), ended.stdout.as_bytes());
     }
-    let http = reqwest::Client::builder()
+    let http = http_client()
         .unix_socket(run.join("runwatch/runwatch.sock"))
         .no_proxy()
         .build()

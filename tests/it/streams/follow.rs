@@ -6,7 +6,7 @@ use runwatch::simulator::{Fault, Script, Simulator, StreamFault, StreamScript};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{Ended, Program, api, finish, send_signal, with_daemon};
+use crate::support::{Ended, Program, api, finish, http_client, send_signal, with_daemon};
 
 const SOON: Duration = Duration::from_secs(3);
 
@@ -273,7 +273,7 @@ async fn a_daemon_tells_what_runs_do_and_which_way_their_verdicts_were_found() {
     let shown = program.run(&["show", "run_2"]).await;
     assert!(shown.stdout.contains(" (poll), "), "{shown:?}");
 
-    let http = reqwest::Client::builder()
+    let http = http_client()
         .unix_socket(program.home().join("run/runwatch/runwatch.sock"))
         .no_proxy()
         .build()

@@ -19,6 +19,14 @@ use tokio::process::{Child, ChildStderr, Command};
 /// is lost fails its test instead of holding the whole run.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A builder of HTTP clients, which have the program's TLS.
+#[expect(clippy::disallowed_methods, reason = "the one place of the tests")]
+pub(crate) fn http_client() -> reqwest::ClientBuilder {
+    // An error means that it is set already.
+    drop(tokio_rustls::rustls::crypto::ring::default_provider().install_default());
+    reqwest::Client::builder()
+}
+
 /// What a program left behind.
 #[derive(Debug)]
 pub(crate) struct Ended {
