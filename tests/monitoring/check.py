@@ -145,10 +145,15 @@ def check(machine):
     machine.environment["RUNWATCH_API__BASE_URL"] = machine.told("api.out", r"RUNWATCH_API__BASE_URL=(\S+)")
     token = secrets.token_urlsafe(32)
     (machine.folder / "token").write_text(token, encoding="utf-8")
+    # All metrics are there with a store that can be shared.
+    (machine.folder / "store-url").write_text(os.environ["RUNWATCH_TEST_POSTGRES"], encoding="utf-8")
+    (machine.folder / "store-url").chmod(0o600)
     (machine.folder / "config.toml").write_text(
         """
 [api]
 requests_per_minute = 6000
+[store]
+url_file = "store-url"
 [watch]
 not_found_grace = "1s"
 [control]
