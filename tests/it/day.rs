@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::support::all_events;
 use crate::support::provider::{Answer, FakeProvider, LATENCY, Poll};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -262,11 +263,8 @@ async fn a_step_of_the_wall_clock_is_no_evidence_that_time_passed() {
     });
     let mut changed = simulation.store.history_changed();
     let verdict = loop {
-        let events = simulation.store.events_after(0, u32::MAX).await.unwrap();
-        if let Some(verdict) = events
-            .iter()
-            .find_map(|(_, event)| event.event_type.verdict())
-        {
+        let events = all_events(&simulation.store).await;
+        if let Some(verdict) = events.iter().find_map(|event| event.event_type.verdict()) {
             break verdict;
         }
         changed.changed().await.unwrap();

@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::support::all_events;
 use crate::support::provider::{Answer, FakeProvider, Poll};
 use crate::support::watches::{store_running, watch_of};
 
@@ -136,11 +137,8 @@ impl World {
     }
 
     async fn told(&self) -> Vec<EventType> {
-        let events = self.store.events_after(0, u32::MAX).await.unwrap();
-        events
-            .into_iter()
-            .map(|(_, event)| event.event_type)
-            .collect()
+        let events = all_events(&self.store).await;
+        events.into_iter().map(|event| event.event_type).collect()
     }
 
     fn requests(&self) -> usize {
@@ -549,10 +547,9 @@ async fn at_the_deadline(mood: Mood, before: Duration) -> Vec<EventType> {
     }
     world.live(Mood::Running, MINUTE * 10 - before).await;
     world.live(mood, before + MINUTE).await;
-    let events = world.store.events_after(0, u32::MAX).await.unwrap();
+    let events = all_events(&world.store).await;
     let mut verdicts: Vec<_> = events
         .into_iter()
-        .map(|(_, event)| event)
         .filter(|event| event.event_type.verdict().is_some())
         .collect();
     verdicts.sort_by_key(|event| event.run_id().cloned());

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::support::all_events;
 pub(crate) use crate::support::provider::LATENCY;
 use crate::support::provider::{Answer, FakeProvider, Streams};
 
@@ -333,11 +334,11 @@ impl Simulation {
         let mut changed = self.store.history_changed();
         loop {
             changed.mark_unchanged();
-            let events = self.store.events_after(0, u32::MAX).await.unwrap();
+            let events = all_events(&self.store).await;
             let told = |event: &Event| {
                 event.run_id() == Some(run_id) && event.event_type.verdict().is_some()
             };
-            if let Some((_, event)) = events.iter().find(|(_, event)| told(event)) {
+            if let Some(event) = events.iter().find(|event| told(event)) {
                 let ended = self.api.streams().runs.lock().unwrap()[run_id].ends_at;
                 let base = self.clock.now().checked_sub(self.start.elapsed()).unwrap();
                 let ended = base.checked_add(ended - self.start).unwrap();
@@ -354,11 +355,8 @@ impl Simulation {
 
     /// What was told so far.
     pub(crate) async fn told(&self) -> Vec<EventType> {
-        let events = self.store.events_after(0, u32::MAX).await.unwrap();
-        events
-            .into_iter()
-            .map(|(_, event)| event.event_type)
-            .collect()
+        let events = all_events(&self.store).await;
+        events.into_iter().map(|event| event.event_type).collect()
     }
 
     /// How the verdict of a run was found.

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use runwatch::domain::RunRef;
+use runwatch::domain::{Event, RunRef};
 use runwatch::simulator::{Received, Receiver, Script, Simulator};
+use runwatch::store::Store;
 use tokio::io::{AsyncBufRead, AsyncWriteExt as _, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 
@@ -219,6 +220,19 @@ pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T
         }
     };
     within(what, looking).await
+}
+
+/// Every event of a store, however many pages they take.
+pub(crate) async fn all_events(store: &Store) -> Vec<Event> {
+    let (mut events, mut seq) = (Vec::new(), 0);
+    loop {
+        let page = store.events_after(seq, u32::MAX).await.unwrap();
+        let Some((last, _)) = page.last() else {
+            return events;
+        };
+        seq = *last;
+        events.extend(page.into_iter().map(|(_, event)| event));
+    }
 }
 
 /// Waits for `what` for [`PATIENCE`] at the most.
