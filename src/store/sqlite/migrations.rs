@@ -338,16 +338,21 @@ pub(super) const KNOWN_VERSION: u32 = {
     version
 };
 
-/// Brings a database to the newest version, each step in a transaction of its own.
+/// Brings a database to the newest version, each step in a transaction of its own; those of a new database are one, so
+/// that each page is written to its log once.
 ///
 /// # Errors
 /// [`StoreError::Newer`] when a newer runwatch wrote it; it is left as it is.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let found = version(connection)?;
-    for (version, step) in (0..).zip(STEPS).skip(found as usize) {
+    let missing: Vec<_> = (1..).zip(STEPS).skip(found as usize).collect();
+    let together = if found == 0 { STEPS.len() } else { 1 };
+    for steps in missing.chunks(together) {
         let transaction = connection.transaction()?;
-        transaction.execute_batch(step)?;
-        transaction.pragma_update(None, "user_version", version + 1)?;
+        for (version, step) in steps {
+            transaction.execute_batch(step)?;
+            transaction.pragma_update(None, "user_version", version)?;
+        }
         transaction.commit()?;
     }
     while move_rows(connection)? {}
