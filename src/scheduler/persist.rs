@@ -314,17 +314,8 @@ impl Scheduler {
             return;
         }
         let since = self.stepped - stepped;
-        watch.deadline_at = watch
-            .deadline_at
-            .saturating_add(since)
-            .unwrap_or(watch.deadline_at);
-        let entry = self.entry(
-            (id, watch),
-            Progress::begin(self.reading.wall),
-            Duration::ZERO,
-            now,
-            now,
-        );
+        let progress = begin(&mut watch, since);
+        let entry = self.entry((id, watch), progress, Duration::ZERO, now, now);
         let key = self.registry.insert(entry);
         self.enroll_in_list(key, now);
         if !since.is_zero() {
@@ -630,5 +621,59 @@ fn log_outage(provider: &ProviderName, line: &OutageLine) {
             %provider, event, %lasted, why,
             "the API gives no usable answer; one poll at a time is made until it does, and `runwatch doctor` says more"
         ),
+    }
+}
+
+/// Begins to follow a watch that was requested before the wall clock was set by `since`. The run is watched from when the
+/// watch was added, and not from when the store was done with it, which may be long after: a run that ends in between
+/// does not end late.
+fn begin(watch: &mut Watch, since: SignedDuration) -> Progress {
+    let shifted = |at: Timestamp| at.saturating_add(since).unwrap_or(at);
+    watch.deadline_at = shifted(watch.deadline_at);
+    Progress::begin(shifted(watch.added_at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Labels, Limits, Observation, OverdueAfter, RunState, Status};
+
+    #[test]
+    fn a_run_that_ends_while_the_store_is_slow_does_not_end_late() {
+        let time = |seconds: i64| Timestamp::from_second(1_700_000_000 + seconds).unwrap();
+        for (since, ended, is_late) in [
+            (0, 3, false),
+            (0, -3, true),
+            (-3600, 3, false),
+            (3600, -3, true),
+        ] {
+            let mut watch = Watch {
+                run_id: RunRef::new("run_1").unwrap(),
+                name: None,
+                labels: Labels::new(),
+                sinks: None,
+                added_at: time(0),
+                deadline_at: time(600),
+            };
+            let progress = begin(&mut watch, SignedDuration::from_secs(since));
+            assert_eq!(watch.deadline_at, time(600 + since));
+            // The store was done with it after 9 s.
+            let details = RunDetails {
+                completed_at: Some(time(since + ended)),
+                ..RunDetails::default()
+            };
+            let status = Status::new(RunState::Failed, "failed");
+            let seen = PollOutcome::Seen(Box::new(Observation { status, details }));
+            let limits = Limits {
+                not_found_grace: Duration::from_secs(120),
+                overdue_after: OverdueAfter::Never,
+                run_url: None,
+            };
+            let step = progress
+                .step(&watch, seen, time(since + 10), &limits)
+                .unwrap();
+            let event = step.events.last().unwrap().run().unwrap();
+            assert_eq!(event.watch.late, is_late, "{since} {ended}");
+        }
     }
 }

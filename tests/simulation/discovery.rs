@@ -31,10 +31,6 @@ const WATCHED: Ms = 2 * SECOND;
 /// What the times of the API may differ by from those of the process.
 const PRECISION: Ms = 2 * SECOND;
 
-/// How much later than it was added a watch may be taken up, as the store is slow. A run that ends before that was over when
-/// its watch began.
-const TAKEN_UP: Ms = 10 * SECOND;
-
 /// Most runs that the list has in one seed.
 const MAX_FOUND: usize = 40;
 
@@ -562,7 +558,7 @@ pub(crate) fn late(state: &State, event: &Recorded) -> Result<(), String> {
     let untrue_at = state.discovery.as_ref().and_then(|ledger| ledger.untrue_at);
     let was_true = state.list_trouble == 0 && untrue_at.is_none_or(|at| at + SECOND < watch.added);
     let must = end + PRECISION < watch.added && was_true;
-    let must_not = end > watch.added.max(state.life_began()) + PRECISION + TAKEN_UP;
+    let must_not = end > watch.added.max(state.life_began()) + PRECISION;
     if (must && !event.late) || (must_not && event.late) {
         return Err(format!(
             "{event:?}: the run ended at {end} ms, and was watched from {} ms",
