@@ -749,7 +749,7 @@ async fn a_file_size_limit_is_an_error_like_a_full_disk() {
     let program = program(&simulator, &receiver, "");
     // In KiB: twice as much as a store needs whose tables were just made.
     let limited = format!(
-        "ulimit -f 1000; exec {} daemon",
+        "ulimit -f 400; exec {} daemon",
         env!("CARGO_BIN_EXE_runwatch")
     );
     let mut daemon = program
