@@ -15,7 +15,7 @@ pub const KEPT_DURATIONS: usize = 50;
 /// Most groups of a provider whose durations are kept: those whose runs ended last.
 pub const KEPT_GROUPS: usize = 1_000;
 
-/// The least durations that say what is usual.
+/// The smallest number of durations from which the usual one is computed.
 const LEAST_DURATIONS: usize = 3;
 
 /// Beyond how many times the 10th percentile the 90th makes a range of what is usual: durations with two peaks, or that
@@ -302,7 +302,7 @@ mod tests {
             let values = [(10, usual.p10_ms), (50, usual.median_ms), (90, usual.p90_ms)];
             for (percent, value) in values {
                 prop_assert!(durations.contains(&value));
-                // At least so many are not greater, and no smaller value has that property.
+                // The value is the smallest one that at least so many durations do not exceed.
                 let up_to = |value| durations.iter().filter(|ran| **ran <= value).count() * 100;
                 let below = durations.iter().filter(|ran| **ran < value).count() * 100;
                 prop_assert!(up_to(value) >= percent * durations.len());

@@ -11,10 +11,7 @@ use serde_json::Value;
 
 use crate::contract::{Place, close, watch};
 use crate::copy::{program, text_of, url_file};
-use crate::server::{InSchema, Way, connect, folder, programs, settings};
-
-/// How long something may take that surely happens.
-const SOON: Duration = Duration::from_secs(60);
+use crate::server::{InSchema, Way, connect, elsewhere, eventually, folder, programs, settings};
 
 /// Checks a store. Returns the exit code and the findings by name: mark, then text.
 async fn check(settings: &PostgresSettings) -> (i32, Findings) {
@@ -61,15 +58,6 @@ async fn database(name: &str) -> PostgresSettings {
     let make = format!("CREATE DATABASE {name} TEMPLATE template0");
     client.batch_execute(&make).await.unwrap();
     elsewhere(&usual, "/runwatch?", &format!("/{name}?"))
-}
-
-fn elsewhere(settings: &PostgresSettings, from: &str, to: &str) -> PostgresSettings {
-    let url = settings.url.expose_secret();
-    assert!(url.contains(from), "{from}");
-    PostgresSettings {
-        url: SecretString::from(url.replace(from, to)),
-        ..settings.clone()
-    }
 }
 
 #[tokio::test]
@@ -182,17 +170,13 @@ async fn commits_that_can_be_lost_and_old_transactions_are_found() {
         .kill_on_drop(true)
         .spawn()
         .unwrap();
-    let seen = async {
-        loop {
-            let replicas = inspect_server(&settings).await.unwrap().durability.replicas;
-            if let Some(found) = replicas.into_iter().find(|(name, _)| name == "replica-1") {
-                return found.1;
-            }
-            assert_eq!(replica.try_wait().unwrap(), None, "it ended");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let state = tokio::time::timeout(SOON, seen).await.unwrap();
+    let state = eventually(async || {
+        let replicas = inspect_server(&settings).await.unwrap().durability.replicas;
+        assert_eq!(replica.try_wait().unwrap(), None, "it ended");
+        let found = replicas.into_iter().find(|(name, _)| name == "replica-1");
+        found.map(|(_, state)| state)
+    })
+    .await;
     assert_eq!(state.as_deref(), Some("async"));
     let on = "ALTER DATABASE lossy SET synchronous_commit = on";
     client.batch_execute(on).await.unwrap();

@@ -17,9 +17,9 @@ use secrecy::ExposeSecret as _;
 use tokio::process::Command;
 use tokio::task::JoinSet;
 
-use crate::contract::{Place, close, incident, step, time, told, watch};
+use crate::contract::{Place, close, incident, routed_to, step, time, watch};
 use crate::differential::{Doing, InFile, Side, doing};
-use crate::server::{InSchema, Way, settings};
+use crate::server::{InSchema, Way, eventually, settings};
 
 /// How many random stores go there and back.
 const STORES: u32 = 24;
@@ -160,7 +160,7 @@ async fn fill(place: &impl Place) {
         details.output = Some(JsonText::new(output).unwrap());
         let routed = match status {
             "running" => Vec::new(),
-            _ => told(&seen, &["ops"]),
+            _ => routed_to(&seen, &["ops"]),
         };
         store
             .record_step(id, seen, routed, None, FoundBy::Poll, time(2))
@@ -196,7 +196,7 @@ async fn is_filled(place: &impl Place) {
     close(store, tasks).await;
 }
 
-/// The program with a configuration whose store is none of those that are copied.
+/// The program, configured with a store that is neither end of the copy.
 pub(crate) fn program(folder: &Path, arguments: &[&str]) -> Command {
     let config = folder.join("config.toml");
     std::fs::write(&config, "").unwrap();
@@ -309,21 +309,13 @@ async fn usable_server(settings: &PostgresSettings) -> Result<usize, String> {
     let (store, server) = Store::postgres(settings).unwrap();
     let mut tasks = JoinSet::new();
     tasks.spawn(server.run());
-    let reached = async {
-        loop {
-            match store.probe().await {
-                Ok(()) => return Ok(()),
-                // The transaction of a process that was killed ends soon.
-                Err(StoreError::OutOfReach { .. }) => {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-                Err(error) => return Err(chain(&error)),
-            }
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), reached)
-        .await
-        .unwrap()?;
+    eventually(async || match store.probe().await {
+        Ok(()) => Some(Ok(())),
+        // The transaction of a process that was killed ends soon.
+        Err(StoreError::OutOfReach { .. }) => None,
+        Err(error) => Some(Err(chain(&error))),
+    })
+    .await?;
     watches_of(store, tasks).await
 }
 
@@ -383,13 +375,15 @@ async fn a_store_that_is_not_empty_or_in_use_or_was_moved_is_not_copied() {
     };
     let term = keeper.take((0, 0), &candidate).await.unwrap().unwrap();
     let renewing = async {
+        // As a daemon does, in time before the lease is over.
+        let mut renewals = tokio::time::interval(candidate.ttl / 5);
         loop {
+            renewals.tick().await;
             let renewed = keeper.renew(&term, "").await;
             assert!(
                 matches!(renewed, Ok(Renewal::Confirmed { .. })),
                 "{renewed:?}"
             );
-            tokio::time::sleep(Duration::from_millis(500)).await;
         }
     };
     let to = CopyPlace::Server(server.clone());

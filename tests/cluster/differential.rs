@@ -19,7 +19,7 @@ use runwatch::store::{
 };
 use tokio::task::JoinSet;
 
-use crate::contract::{Place, close, incident, told};
+use crate::contract::{Place, close, incident, routed_to};
 use crate::server::{InSchema, Way, settings};
 
 /// How many sequences are tried, each with so many operations.
@@ -308,7 +308,7 @@ impl Side {
         let Ok(step) = stored.progress.step(&stored.watch, outcome, now, &limits) else {
             return "no step".to_owned();
         };
-        let routed = told(&step, &SINKS[..sinks]);
+        let routed = routed_to(&step, &SINKS[..sinks]);
         let failure = error.map(|message| PollFailure { at: now, message });
         let recorded = store
             .record_step(stored.id, step, routed, failure, FoundBy::Stream, now)

@@ -12,21 +12,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::contract::{Place, close, step, time, told, watch};
-use crate::server::{InSchema, Way, connect, folder, reach, settings};
-
-/// How long something may take that surely happens.
-const SOON: Duration = Duration::from_secs(60);
-
-/// Settings with another address, in which `from` stands as `to`.
-fn elsewhere(settings: &PostgresSettings, from: &str, to: &str) -> PostgresSettings {
-    let url = settings.url.expose_secret();
-    assert!(url.contains(from), "{from}");
-    PostgresSettings {
-        url: SecretString::from(url.replace(from, to)),
-        ..settings.clone()
-    }
-}
+use crate::contract::{Place, close, routed_to, step, time, watch};
+use crate::server::{InSchema, SOON, Way, connect, elsewhere, eventually, folder, reach, settings};
 
 /// A store and its tasks; nothing needs to be reached.
 fn start(settings: &PostgresSettings) -> (Store, JoinSet<()>) {
@@ -38,17 +25,12 @@ fn start(settings: &PostgresSettings) -> (Store, JoinSet<()>) {
 
 /// Waits for the error that is not only that no connection was tried yet.
 async fn refusal(store: &Store) -> StoreError {
-    let refused = async {
-        loop {
-            match store.probe().await {
-                Err(StoreError::OutOfReach { why }) if why.contains("not connected yet") => {}
-                Err(error) => return error,
-                Ok(()) => panic!("it can be written"),
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(SOON, refused).await.unwrap()
+    eventually(async || match store.probe().await {
+        Err(StoreError::OutOfReach { why }) if why.contains("not connected yet") => None,
+        Err(error) => Some(error),
+        Ok(()) => panic!("it can be written"),
+    })
+    .await
 }
 
 #[tokio::test]
@@ -144,17 +126,12 @@ async fn a_server_that_is_read_only_is_left_and_used_again_when_it_takes_writes(
         )
         .await
         .unwrap();
-    let refused = async {
-        loop {
-            match store.add_watch(watch("run_2")).await {
-                Err(StoreError::OutOfReach { why }) if why.contains("read-only") => return,
-                Err(StoreError::OutOfReach { .. } | StoreError::Unknown) => {}
-                other => panic!("{other:?}"),
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(SOON, refused).await.unwrap();
+    eventually(async || match store.add_watch(watch("run_2")).await {
+        Err(StoreError::OutOfReach { why }) if why.contains("read-only") => Some(()),
+        Err(StoreError::OutOfReach { .. } | StoreError::Unknown) => None,
+        other => panic!("{other:?}"),
+    })
+    .await;
     client
         .batch_execute("ALTER DATABASE standby SET default_transaction_read_only = off")
         .await
@@ -179,19 +156,13 @@ async fn connections_that_the_server_ends_are_made_again() {
             ))
             .await
             .unwrap();
-        let added = async {
-            loop {
-                match store.add_watch(run.clone()).await {
-                    Ok((added, _)) => return added,
-                    Err(StoreError::OutOfReach { .. }) => {}
-                    // It may be stored; the next attempt shows.
-                    Err(StoreError::Unknown) => {}
-                    Err(error) => panic!("{error:?}"),
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        timeout(SOON, added).await.unwrap();
+        eventually(async || match store.add_watch(run.clone()).await {
+            Ok(_) => Some(()),
+            // Where the outcome is not known, it may be stored; the next attempt shows.
+            Err(StoreError::OutOfReach { .. } | StoreError::Unknown) => None,
+            Err(error) => panic!("{error:?}"),
+        })
+        .await;
         // A read is tried again on a new connection by itself.
         let count = timeout(SOON, store.counts()).await.unwrap();
         assert_eq!(count.unwrap().active, number + 1);
@@ -206,7 +177,7 @@ async fn a_job_that_fails_fails_alone() {
     let failing = watch("run_1");
     let (_, id) = store.add_watch(failing.clone()).await.unwrap();
     let failed = step(&failing, &Progress::begin(time(0)), "failed", time(2));
-    let routed = told(&failed, &["ops"]);
+    let routed = routed_to(&failed, &["ops"]);
     store
         .record_step(id, failed, routed, None, FoundBy::Poll, time(2))
         .await

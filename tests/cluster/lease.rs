@@ -10,11 +10,8 @@ use runwatch::store::{
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::contract::{Place, close, incident, step, time, told, watch};
-use crate::server::{InSchema, Way, connect, settings};
-
-/// How long something may take that surely happens.
-const SOON: Duration = Duration::from_secs(60);
+use crate::contract::{Place, close, incident, routed_to, step, time, watch};
+use crate::server::{InSchema, SOON, Way, connect, settings};
 
 /// The ways to the server, each with settings of their own.
 fn both(name: &str) -> [PostgresSettings; 2] {
@@ -154,7 +151,7 @@ async fn no_write_of_an_earlier_term_counts() {
         assert_eq!(added, Added::New);
         let running = step(&run, &Progress::begin(time(0)), "running", time(1));
         let record = |store: Store, step: runwatch::domain::Step| async move {
-            let routed = told(&step, &["ops"]);
+            let routed = routed_to(&step, &["ops"]);
             store
                 .record_step(id, step, routed, None, FoundBy::Poll, time(1))
                 .await
@@ -290,7 +287,7 @@ async fn what_a_daemon_that_does_not_lead_changes_is_marked_once() {
         let failing = watch("run_3");
         let (_, id) = leader.add_watch(failing.clone()).await.unwrap();
         let failed = step(&failing, &Progress::begin(time(0)), "failed", time(2));
-        let routed = told(&failed, &["ops"]);
+        let routed = routed_to(&failed, &["ops"]);
         leader
             .record_step(id, failed, routed, None, FoundBy::Poll, time(2))
             .await
@@ -350,7 +347,7 @@ async fn events_that_another_daemon_stores_are_signaled() {
     let run = watch("run_1");
     let (_, id) = leader.add_watch(run.clone()).await.unwrap();
     let failed = step(&run, &Progress::begin(time(0)), "failed", time(2));
-    let routed = told(&failed, &["ops"]);
+    let routed = routed_to(&failed, &["ops"]);
     leader
         .record_step(id, failed, routed, None, FoundBy::Poll, time(2))
         .await

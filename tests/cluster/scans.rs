@@ -9,8 +9,8 @@ use runwatch::store::{
     WatchFilter, WatchOrder, WatchState,
 };
 
-use crate::contract::{Place, close, ended, first_step, step, time, told, watch};
-use crate::server::{InSchema, Way, connect, settings};
+use crate::contract::{Place, close, ended, first_step, routed_to, step, time, watch};
+use crate::server::{InSchema, Way, connect, eventually, settings};
 
 /// Fills the tables with rows enough that PostgreSQL takes an index where there is one: 20,000 finished and 2,000 active
 /// watches, each of the former with an event, a delivery that arrived and its attempt; and 20,000 noted runs.
@@ -64,7 +64,7 @@ async fn work(store: &Store) {
     for status in ["running", "failed"] {
         let step = step(&run, &progress, status, now);
         progress = step.progress.clone();
-        let routed = told(&step, &["ops"]);
+        let routed = routed_to(&step, &["ops"]);
         store
             .record_step(id, step, routed, None, FoundBy::Poll, now)
             .await
@@ -219,11 +219,10 @@ async fn counted(settings: &PostgresSettings) -> BTreeMap<String, i64> {
         "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'runwatch/{}/%'",
         settings.name
     );
-    loop {
+    eventually(async || {
         let rows = client.query_typed(&sessions, &[]).await.unwrap();
-        if rows[0].get::<_, i64>(0) == 0 {
-            return scans(settings).await;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+        (rows[0].get::<_, i64>(0) == 0).then_some(())
+    })
+    .await;
+    scans(settings).await
 }

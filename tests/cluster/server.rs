@@ -102,18 +102,40 @@ pub(crate) fn pooled(name: &str) -> InSchema {
     InSchema(settings(Way::Pooled, name))
 }
 
-/// How long the server may take to be reached.
-const REACHED: Duration = Duration::from_secs(60);
+/// How long something may take that surely happens.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
-/// Waits until a store can be written.
-pub(crate) async fn reach(store: &Store) {
-    let reached = async {
-        while let Err(error) = store.probe().await {
-            assert!(matches!(error, StoreError::OutOfReach { .. }), "{error:?}");
+/// Looks again until there is a value, and returns it.
+pub(crate) async fn eventually<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let found = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(REACHED, reached).await.unwrap();
+    tokio::time::timeout(SOON, found).await.unwrap()
+}
+
+/// Waits until a store can be written.
+pub(crate) async fn reach(store: &Store) {
+    eventually(async || match store.probe().await {
+        Ok(()) => Some(()),
+        Err(StoreError::OutOfReach { .. }) => None,
+        Err(error) => panic!("{error:?}"),
+    })
+    .await;
+}
+
+/// Settings with another address, in which `from` stands as `to`.
+pub(crate) fn elsewhere(settings: &PostgresSettings, from: &str, to: &str) -> PostgresSettings {
+    let url = settings.url.expose_secret();
+    assert!(url.contains(from), "{from}");
+    PostgresSettings {
+        url: SecretString::from(url.replace(from, to)),
+        ..settings.clone()
+    }
 }
 
 /// A connection of its own to the server of a store, which closes when the set is dropped.

@@ -66,7 +66,7 @@ pub(crate) fn step(watch: &Watch, progress: &Progress, status: &str, now: Timest
         .unwrap()
 }
 
-pub(crate) fn told(step: &Step, sinks: &[&str]) -> Vec<RoutedEvent> {
+pub(crate) fn routed_to(step: &Step, sinks: &[&str]) -> Vec<RoutedEvent> {
     let sinks: Vec<_> = sinks
         .iter()
         .map(|name| SinkName::new(name).unwrap())
@@ -146,7 +146,7 @@ pub(crate) async fn watches_verdicts_and_deliveries_outlive_the_process(place: &
         .await
         .unwrap();
     let failed = step(&first, &Progress::begin(time(0)), "failed", time(2));
-    let events = told(&failed, &["ops", "desk"]);
+    let events = routed_to(&failed, &["ops", "desk"]);
     store
         .record_step(
             first_id,
@@ -217,7 +217,7 @@ pub(crate) async fn a_verdict_is_given_once(place: &impl Place) {
         .record_step(
             id,
             failed.clone(),
-            told(&failed, &["ops"]),
+            routed_to(&failed, &["ops"]),
             None,
             FoundBy::Poll,
             time(2),
@@ -229,7 +229,7 @@ pub(crate) async fn a_verdict_is_given_once(place: &impl Place) {
         .record_step(
             id,
             succeeded.clone(),
-            told(&succeeded, &["ops"]),
+            routed_to(&succeeded, &["ops"]),
             None,
             FoundBy::Poll,
             time(3),
@@ -269,7 +269,7 @@ pub(crate) async fn attempts_are_recorded_with_what_follows(place: &impl Place) 
         .record_step(
             id,
             failed.clone(),
-            told(&failed, &["ops"]),
+            routed_to(&failed, &["ops"]),
             None,
             FoundBy::Poll,
             time(2),
@@ -344,7 +344,7 @@ pub(crate) async fn a_delivery_that_is_given_up_makes_one_to_the_fallback(place:
     let watch = watch("run_1");
     let (_, id) = store.add_watch(watch.clone()).await.unwrap();
     let failed = step(&watch, &Progress::begin(time(0)), "failed", time(2));
-    let routed = told(&failed, &["ops", "desk"]);
+    let routed = routed_to(&failed, &["ops", "desk"]);
     store
         .record_step(id, failed, routed, None, FoundBy::Poll, time(2))
         .await
@@ -438,7 +438,7 @@ pub(crate) async fn held_deliveries_stay_where_they_are_on_the_wall_clock(place:
     let watch = watch("run_1");
     let (_, id) = store.add_watch(watch.clone()).await.unwrap();
     let done = step(&watch, &Progress::begin(time(0)), "succeeded", time(2));
-    let routed = told(&done, &["ops"]);
+    let routed = routed_to(&done, &["ops"]);
     store
         .record_step(id, done, routed, None, FoundBy::Poll, time(2))
         .await
@@ -755,7 +755,7 @@ pub(crate) async fn a_step_of_the_wall_clock_moves_what_waits_with_it(place: &im
         .record_step(
             id,
             failed.clone(),
-            told(&failed, &["ops"]),
+            routed_to(&failed, &["ops"]),
             None,
             FoundBy::Poll,
             time(2),
@@ -839,7 +839,7 @@ pub(crate) async fn a_step_of_the_wall_clock_moves_what_waits_with_it(place: &im
         .record_step(
             going_id,
             failed.clone(),
-            told(&failed, &["ops"]),
+            routed_to(&failed, &["ops"]),
             None,
             FoundBy::Poll,
             time(-3595),
@@ -885,7 +885,7 @@ pub(crate) async fn what_an_earlier_watch_of_a_run_leads_to_does_not_count_for_a
     );
     let (_, later) = store.add_watch(watch.clone()).await.unwrap();
     assert_ne!(earlier, later, "a number is not given again");
-    let events = told(&failed, &["ops"]);
+    let events = routed_to(&failed, &["ops"]);
     let refused = store
         .record_step(
             earlier,
@@ -936,7 +936,7 @@ pub(crate) async fn a_run_can_be_watched_again_and_its_earlier_verdict_stays_on_
         .record_step(
             first,
             failed.clone(),
-            told(&failed, &["ops"]),
+            routed_to(&failed, &["ops"]),
             None,
             FoundBy::Poll,
             time(2),
@@ -1055,7 +1055,7 @@ pub(crate) async fn a_large_output_is_stored_once_and_read_back_whole(place: &im
             .record_step(
                 id,
                 step.clone(),
-                told(step, &["ops"]),
+                routed_to(step, &["ops"]),
                 None,
                 FoundBy::Poll,
                 time(at),
@@ -1129,7 +1129,7 @@ pub(crate) async fn a_large_output_is_stored_once_and_read_back_whole(place: &im
     let payloads = place.rows_of("payloads").await;
     assert_eq!(
         payloads, 3,
-        "the input, the output that is told, and the last; what was seen in between is gone"
+        "the input, the output of the event, and the last; what was seen in between is gone"
     );
 }
 
@@ -1146,7 +1146,7 @@ pub(crate) async fn messages_to_a_sink_that_is_gone_are_given_up_after_the_reten
             .record_step(
                 id,
                 failed.clone(),
-                told(&failed, sinks),
+                routed_to(&failed, sinks),
                 None,
                 FoundBy::Poll,
                 time(2),
@@ -1388,7 +1388,7 @@ async fn end(store: &Store, id: &str, outcome: PollOutcome, now: Timestamp) {
     };
     let (_, id) = store.add_watch(watch.clone()).await.unwrap();
     let step = first_step(&watch, outcome, now);
-    let routed = told(&step, &[]);
+    let routed = routed_to(&step, &[]);
     store
         .record_step(id, step.clone(), routed.clone(), None, FoundBy::Poll, now)
         .await
@@ -1463,8 +1463,8 @@ pub(crate) async fn what_runs_of_a_group_took_outlives_their_watches(place: &imp
         [("b".to_owned(), vec![6]), ("c".to_owned(), vec![5])]
     );
     let (known, other) = ((ci.clone(), "c".to_owned()), (crewship, "c".to_owned()));
-    let asked = vec![known.clone(), other, (ci, "none".to_owned())];
-    assert_eq!(store.durations(asked).await.unwrap(), [(known, vec![5])]);
+    let groups = vec![known.clone(), other, (ci, "none".to_owned())];
+    assert_eq!(store.durations(groups).await.unwrap(), [(known, vec![5])]);
     assert_eq!(store.durations(Vec::new()).await.unwrap(), []);
     close(store, tasks).await;
 }

@@ -85,9 +85,9 @@ async fn what_is_usual_outlives_the_daemon_and_shows_which_runs_take_long() {
     );
     // It is overdue once, and ends beside what was usual before it.
     set(&api, "old", 165, false);
-    let told = events(&program, "old", 2).await;
-    assert_eq!(told[1]["type"], "run.succeeded");
-    assert_eq!(told[1]["data"]["timing"]["usual_ms"], 70_000);
+    let stored = events(&program, "old", 2).await;
+    assert_eq!(stored[1]["type"], "run.succeeded");
+    assert_eq!(stored[1]["data"]["timing"]["usual_ms"], 70_000);
     let old = watch(&program, "old").await;
     assert_eq!(old["usual_p90_ms"], 165_000);
     assert_eq!(events(&program, "young", 0).await, Vec::<Value>::new());
@@ -108,8 +108,8 @@ async fn without_a_history_no_run_is_overdue_by_it() {
     })
     .await;
     set(&api, "old", 100_000, false);
-    let told = events(&program, "old", 1).await;
-    let types: Vec<_> = told.iter().map(|event| event["type"].clone()).collect();
+    let stored = events(&program, "old", 1).await;
+    let types: Vec<_> = stored.iter().map(|event| event["type"].clone()).collect();
     assert_eq!(types, ["run.succeeded"]);
     send_signal(&daemon, Signal::TERM);
     finish(daemon).await;

@@ -136,7 +136,7 @@ impl World {
         tokio::time::sleep(time).await;
     }
 
-    async fn told(&self) -> Vec<EventType> {
+    async fn event_types(&self) -> Vec<EventType> {
         let events = all_events(&self.store).await;
         events.into_iter().map(|event| event.event_type).collect()
     }
@@ -251,7 +251,7 @@ async fn each_incident_is_reported_once() {
     // Four minutes are no incident.
     world.live(Mood::BadGateway, MINUTE * 4).await;
     world.live(Mood::Running, MINUTE * 2).await;
-    assert_eq!(world.told().await, []);
+    assert_eq!(world.event_types().await, []);
     for _ in 0..2 {
         let before = world.requests();
         world.live(Mood::BadGateway, MINUTE * 180).await;
@@ -274,7 +274,7 @@ async fn each_incident_is_reported_once() {
         world.live(Mood::Running, MINUTE * 5).await;
     }
     let incident = [EventType::ApiUnreachable, EventType::ApiRecovered];
-    assert_eq!(world.told().await, [incident, incident].concat());
+    assert_eq!(world.event_types().await, [incident, incident].concat());
     // A refused key: one probe a minute for all watches together, told once.
     let before = world.requests();
     world.live(Mood::Refusing, MINUTE * 60).await;
@@ -282,7 +282,7 @@ async fn each_incident_is_reported_once() {
     assert!((58..=64).contains(&probes), "{probes} probes in an hour");
     world.live(Mood::Running, MINUTE * 2).await;
     let refusal = [EventType::ApiUnauthorized, EventType::ApiRecovered];
-    assert_eq!(world.told().await[4..], refusal);
+    assert_eq!(world.event_types().await[4..], refusal);
     world.end().await;
 }
 
@@ -354,16 +354,16 @@ async fn an_event_about_the_api_that_a_full_disk_rejects_is_stored_later() {
     world.live(Mood::Running, MINUTE).await;
     *world.full.lock().unwrap() = true;
     world.live(Mood::BadGateway, MINUTE * 10).await;
-    assert_eq!(world.told().await, []);
+    assert_eq!(world.event_types().await, []);
     *world.full.lock().unwrap() = false;
     world.live(Mood::BadGateway, MINUTE * 2).await;
-    assert_eq!(world.told().await, [EventType::ApiUnreachable]);
+    assert_eq!(world.event_types().await, [EventType::ApiUnreachable]);
     *world.full.lock().unwrap() = true;
     world.live(Mood::Running, MINUTE * 5).await;
     *world.full.lock().unwrap() = false;
     world.live(Mood::Running, MINUTE * 2).await;
     assert_eq!(
-        world.told().await,
+        world.event_types().await,
         [EventType::ApiUnreachable, EventType::ApiRecovered]
     );
     world.end().await;
@@ -382,13 +382,13 @@ async fn a_clock_that_is_set_does_not_change_when_an_incident_begins() {
         });
         world.live(Mood::BadGateway, MINUTE * 2).await;
         assert_eq!(
-            world.told().await,
+            world.event_types().await,
             [],
             "four minutes, with a clock set by {hours} h"
         );
         world.live(Mood::BadGateway, MINUTE * 3).await;
         assert_eq!(
-            world.told().await,
+            world.event_types().await,
             [EventType::ApiUnreachable],
             "seven minutes, with a clock set by {hours} h"
         );
@@ -410,9 +410,9 @@ async fn an_overdue_run_is_reported_once() {
             .unwrap();
     }
     world.live(Mood::Running, MINUTE * 9).await;
-    assert_eq!(world.told().await, [EventType::RunStarted; 2]);
+    assert_eq!(world.event_types().await, [EventType::RunStarted; 2]);
     world.live(Mood::Running, MINUTE * 60).await;
-    assert_eq!(world.told().await[2..], [EventType::WatchOverdue; 2]);
+    assert_eq!(world.event_types().await[2..], [EventType::WatchOverdue; 2]);
     world.end().await;
 }
 
@@ -480,12 +480,12 @@ async fn an_incident_is_reported_once_through_restarts() {
     let place = Location::File(&path);
     let first = world_at(place, 1, |_| ()).await;
     first.live(Mood::Refusing, MINUTE).await;
-    assert_eq!(first.told().await, [EventType::ApiUnauthorized]);
+    assert_eq!(first.event_types().await, [EventType::ApiUnauthorized]);
     first.end().await;
     let second = world_at(place, 0, |_| ()).await;
     second.live(Mood::Refusing, MINUTE * 3).await;
     assert_eq!(
-        second.told().await,
+        second.event_types().await,
         [EventType::ApiUnauthorized],
         "told by the process before"
     );
@@ -493,11 +493,11 @@ async fn an_incident_is_reported_once_through_restarts() {
     let third = world_at(place, 0, |_| ()).await;
     third.live(Mood::Running, MINUTE).await;
     let all = [EventType::ApiUnauthorized, EventType::ApiRecovered];
-    assert_eq!(third.told().await, all);
+    assert_eq!(third.event_types().await, all);
     third.end().await;
     let fourth = world_at(place, 0, |_| ()).await;
     fourth.live(Mood::Running, MINUTE).await;
-    assert_eq!(fourth.told().await, all);
+    assert_eq!(fourth.event_types().await, all);
     fourth.end().await;
 }
 

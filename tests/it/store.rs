@@ -15,7 +15,7 @@ use runwatch::store::{
 };
 use tokio::task::JoinSet;
 
-use crate::contract::{Place, close, contract_tests, time, told, watch};
+use crate::contract::{Place, close, contract_tests, routed_to, time, watch};
 
 /// A store and the task of its writer, which ends when the store is dropped.
 fn open(path: &std::path::Path) -> (Store, JoinSet<()>) {
@@ -496,7 +496,7 @@ async fn large_outputs_that_come_together_share_no_transaction_and_leave_no_larg
                 .record_step(
                     id,
                     step.clone(),
-                    told(&step, &["ops"]),
+                    routed_to(&step, &["ops"]),
                     None,
                     FoundBy::Poll,
                     time(1),
@@ -536,7 +536,7 @@ async fn pruning_is_bounded_in_bytes_and_gives_room_back_to_the_disk() {
             .record_step(
                 id,
                 step.clone(),
-                told(&step, &[]),
+                routed_to(&step, &[]),
                 None,
                 FoundBy::Poll,
                 time(number),

@@ -45,7 +45,7 @@ const RELEASE: &str = "UPDATE runwatch.leases SET released = true
     WHERE name = 'leader' AND epoch = $1 AND holder = $2 RETURNING epoch";
 
 /// Asks the leader of a term to release the lease.
-const ASK: &str = "UPDATE runwatch.leases SET release_requested = true
+const REQUEST_RELEASE: &str = "UPDATE runwatch.leases SET release_requested = true
     WHERE name = 'leader' AND epoch = $1 AND NOT released RETURNING epoch";
 
 /// Names one life of a process: it is random, so that no other process is mistaken for it, whatever its host is called.
@@ -243,7 +243,10 @@ impl Keeper {
     /// # Errors
     /// When the store cannot be reached.
     pub async fn ask_release(&mut self, epoch: i64) -> Result<bool, StoreError> {
-        Ok(self.run(ASK, parameters![epoch], 1).await?.is_some())
+        Ok(self
+            .run(REQUEST_RELEASE, parameters![epoch], 1)
+            .await?
+            .is_some())
     }
 
     /// Runs a statement in a transaction of its own, with `patience` times the limit of a statement, in one round trip.

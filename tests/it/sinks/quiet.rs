@@ -104,8 +104,8 @@ async fn mistakes_in_quiet_hours_are_reported_with_what_to_do() {
     ] {
         let ended = check(quiet).await;
         assert_eq!(ended.code, Some(2), "{quiet}: {ended:?}");
-        let said = ended.stdout + &ended.stderr;
-        assert!(said.contains(problem), "{quiet}: {said}");
+        let output = ended.stdout + &ended.stderr;
+        assert!(output.contains(problem), "{quiet}: {output}");
     }
     for quiet in [
         "\"22:00-07:00\"",

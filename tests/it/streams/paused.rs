@@ -335,10 +335,10 @@ impl Simulation {
         loop {
             changed.mark_unchanged();
             let events = all_events(&self.store).await;
-            let told = |event: &Event| {
+            let is_verdict = |event: &Event| {
                 event.run_id() == Some(run_id) && event.event_type.verdict().is_some()
             };
-            if let Some(event) = events.iter().find(|event| told(event)) {
+            if let Some(event) = events.iter().find(|event| is_verdict(event)) {
                 let ended = self.api.streams().runs.lock().unwrap()[run_id].ends_at;
                 let base = self.clock.now().checked_sub(self.start.elapsed()).unwrap();
                 let ended = base.checked_add(ended - self.start).unwrap();
@@ -353,8 +353,8 @@ impl Simulation {
         }
     }
 
-    /// What was told so far.
-    pub(crate) async fn told(&self) -> Vec<EventType> {
+    /// The types of the events so far.
+    pub(crate) async fn event_types(&self) -> Vec<EventType> {
         let events = all_events(&self.store).await;
         events.into_iter().map(|event| event.event_type).collect()
     }

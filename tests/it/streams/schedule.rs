@@ -207,19 +207,19 @@ async fn no_verdict_comes_from_a_stream_alone() {
     );
     assert!(
         simulation
-            .told()
+            .event_types()
             .await
             .iter()
-            .all(|told| told.verdict().is_none())
+            .all(|event_type| event_type.verdict().is_none())
     );
     simulation.api.streams().set_failing(false);
     tokio::time::sleep(MINUTE * 5).await;
     assert!(
         simulation
-            .told()
+            .event_types()
             .await
             .iter()
-            .all(|told| told.verdict().is_none())
+            .all(|event_type| event_type.verdict().is_none())
     );
     let (verdict, _) = simulation.verdict(&run).await;
     assert_eq!(verdict, EventType::RunSucceeded);
@@ -354,11 +354,15 @@ async fn a_live_stream_delays_neither_a_deadline_nor_the_moment_a_run_is_overdue
         EventType::WatchTimedOut,
     ];
     // An answer each, and what rounding to milliseconds adds.
-    for (minutes, told) in [(10, 2), (20, 3)] {
+    for (minutes, count) in [(10, 2), (20, 3)] {
         tokio::time::sleep_until(simulation.start + MINUTE * minutes - SECOND).await;
-        assert_eq!(simulation.told().await, all[..told - 1]);
+        assert_eq!(simulation.event_types().await, all[..count - 1]);
         tokio::time::sleep(SECOND + SLACK).await;
-        assert_eq!(simulation.told().await, all[..told], "after {minutes} min");
+        assert_eq!(
+            simulation.event_types().await,
+            all[..count],
+            "after {minutes} min"
+        );
     }
     simulation.end().await;
 }
