@@ -470,7 +470,7 @@ pub fn policy(settings: &Settings) -> Policy {
             overdue_after: watch.overdue_after,
             run_url: settings.api.run_url.clone(),
         },
-        routes: routes(settings),
+        routes: Arc::new(routes(settings)),
     }
 }
 

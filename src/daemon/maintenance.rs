@@ -14,7 +14,7 @@ use crate::discovery::{Discoveries, DiscoveryPlan};
 use crate::lease::{LeaseHandle, Published};
 use crate::metrics::Metrics;
 use crate::scheduler::{Outage, Schedulers, Watches, outage_texts};
-use crate::store::{Counts, Mark, Store, StoreError};
+use crate::store::{Counts, Mark, STORE_RETRY, Store, StoreError};
 use crate::text::error_chain;
 
 /// How often the files of the store are looked at where nothing is written.
@@ -31,6 +31,9 @@ pub(super) const MARK_PERIOD: Duration = Duration::from_secs(1);
 
 /// How often groups are looked at at the most.
 const GROUP_PERIOD: Duration = Duration::from_secs(2);
+
+/// How often groups are looked at on a store that other daemons share.
+const SHARED_GROUP_PERIOD: Duration = Duration::from_secs(10);
 
 /// Most of it that is taken up in one transaction.
 const MARKS_AT_ONCE: u32 = 500;
@@ -92,17 +95,25 @@ pub(super) async fn finish_groups(
         };
         let now = clock.now();
         let before = now.checked_sub(retention).unwrap_or(Timestamp::MIN);
+        // What another daemon removes is no change in the history.
+        let mut period = match store.is_shared() {
+            true => SHARED_GROUP_PERIOD,
+            false => PRUNE_PERIOD.min(retention / 4),
+        };
         match store.finish_groups(routes, before, now).await {
             Ok(0) => {}
             Ok(_) => continue,
             Err(StoreError::Closed) => return,
-            Err(error) => tracing::error!(error = error_chain(&error), "cannot finish groups"),
+            Err(error) => {
+                tracing::error!(error = error_chain(&error), "cannot finish groups");
+                period = STORE_RETRY;
+            }
         }
         tokio::time::sleep(GROUP_PERIOD).await;
         // Cancel-safe: one waits for a change that is read above, the other sleeps.
         tokio::select! {
             Ok(()) = changed.changed() => {}
-            () = tokio::time::sleep(PRUNE_PERIOD.min(retention / 4)) => {}
+            () = tokio::time::sleep(period) => {}
         }
     }
 }

@@ -261,7 +261,7 @@ fn sink_type((name, sink): (&SinkName, &SinkSettings)) -> (SinkName, &'static st
 
 pub(super) fn live_config(settings: &Settings) -> LiveConfig {
     LiveConfig {
-        routes: Arc::new(policy(settings).routes),
+        routes: policy(settings).routes,
         scheduled_attempts: Arc::new(settings.sinks.iter().map(scheduled_attempts).collect()),
         sink_types: Arc::new(settings.sinks.iter().map(sink_type).collect()),
         deadline: settings.watch.deadline,

@@ -449,12 +449,13 @@ impl Event {
             | EventType::ApiRecovered => true,
             EventType::GroupFinished => self.group().is_some_and(|group| {
                 let mut types = group.counts().map(|(verdict, _)| verdict.event_type());
-                types.all(|event_type| {
-                    matches!(
+                let is_failure = |event_type| {
+                    !matches!(
                         event_type,
                         EventType::RunSucceeded | EventType::RunCanceled | EventType::RunSkipped
                     )
-                })
+                };
+                group.missing == 0 && !types.any(is_failure)
             }),
             EventType::RunFailed
             | EventType::WatchNotFound

@@ -104,8 +104,8 @@ fn read_word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Verdict, D::E
 }
 
 impl GroupEvent {
-    /// What happened to these watches of a group, in the order in which they were added.
-    pub fn of(group: &str, members: &[GroupMember]) -> Self {
+    /// What happened to these watches of a group, in the order in which they were added, while `left` others go on.
+    pub fn of(group: &str, members: &[GroupMember], left: u64) -> Self {
         let mut verdicts = BTreeMap::new();
         for member in members {
             *verdicts
@@ -126,7 +126,7 @@ impl GroupEvent {
             verdicts,
             more: total - runs.len() as u64,
             runs,
-            missing: u64::from(size.unwrap_or(0)).saturating_sub(total),
+            missing: u64::from(size.unwrap_or(0)).saturating_sub(total + left),
             fallback_for: None,
         }
     }
@@ -192,7 +192,8 @@ mod tests {
             (Verdict::TimedOut, 3),
             (Verdict::Failed, 7),
         ]);
-        let mut event = GroupEvent::of("nightly", &members);
+        let mut event = GroupEvent::of("nightly", &members, 0);
+        assert_eq!(GroupEvent::of("nightly", &members, 50).missing, 30);
         assert_eq!((event.total, event.more, event.missing), (120, 20, 80));
         assert_eq!(event.runs.len(), NAMED_RUNS);
         assert_eq!(event.runs[0].id, "run_113");

@@ -25,11 +25,6 @@ impl QuietHours {
         (from != to).then_some(Self { from, to, zone })
     }
 
-    /// The zone.
-    pub fn zone(&self) -> &TimeZone {
-        &self.zone
-    }
-
     /// When the quiet time ends in which `now` falls; `None` outside of it.
     pub fn end(&self, now: Timestamp) -> Option<Timestamp> {
         let mut end = None;

@@ -183,7 +183,7 @@ impl Route {
     fn explain(&self, watch: &Watch) -> Explained {
         let of_watches =
             |event_type: &EventType| event_type.verdict().is_some() || event_type.is_progress();
-        let events: Vec<_> = EventType::ALL
+        let mut events: Vec<_> = EventType::ALL
             .into_iter()
             .filter(of_watches)
             .filter(|event_type| self.events.selects(*event_type))
@@ -208,22 +208,24 @@ impl Route {
                 why_not: refused,
             };
         }
-        if self.one_per_group
-            && let Some(group) = watch.group()
-        {
-            let has_verdicts = events
-                .iter()
-                .any(|event_type| event_type.verdict().is_some());
-            let rest = events
-                .into_iter()
-                .filter(|event_type| event_type.verdict().is_none());
-            return Explained {
-                sink: self.sink.clone(),
-                events: rest
-                    .chain(has_verdicts.then_some(EventType::GroupFinished))
-                    .collect(),
-                why_not: Some(format!("it gets one message for the group {group}")),
-            };
+        let has_verdicts = events
+            .iter()
+            .any(|event_type| event_type.verdict().is_some());
+        if let Some(group) = watch.group() {
+            let has_one = self.one_per_group && has_verdicts;
+            if has_one {
+                events.retain(|event_type| event_type.verdict().is_none());
+            }
+            if has_one || self.events.selects(EventType::GroupFinished) {
+                events.push(EventType::GroupFinished);
+            }
+            if has_one {
+                return Explained {
+                    sink: self.sink.clone(),
+                    events,
+                    why_not: Some(format!("it gets one message for the group {group}")),
+                };
+            }
         }
         let left_out: Vec<_> = Verdict::WORST_FIRST
             .into_iter()
@@ -402,5 +404,32 @@ mod tests {
         );
         assert!(explained.events.contains(&EventType::WatchOverdue));
         assert!(!explained.events.contains(&EventType::ApiRecovered));
+        // What a sink gets of a group.
+        watch
+            .labels
+            .insert("group".to_owned(), "nightly".to_owned());
+        for (patterns, one_per_group, gets_message, is_in_place) in [
+            (["run.failed"], true, true, true),
+            (["run.started"], true, false, false),
+            (["group.finished"], true, true, false),
+            (["group.finished"], false, true, false),
+            (["run.failed"], false, false, false),
+        ] {
+            let routes = Routes(vec![Route {
+                sink: name("ops"),
+                events: EventFilter::parse(patterns).unwrap(),
+                labels: Labels::new(),
+                one_per_group,
+            }]);
+            let explained = &routes.explain(&watch)[0];
+            let has_message = explained.events.contains(&EventType::GroupFinished);
+            assert_eq!(has_message, gets_message, "{patterns:?}");
+            let why = explained.why_not.as_deref().unwrap_or_default();
+            assert_eq!(
+                why.contains("one message"),
+                is_in_place,
+                "{patterns:?}: {why}"
+            );
+        }
     }
 }

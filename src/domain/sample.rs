@@ -121,7 +121,7 @@ fn sample_group() -> GroupEvent {
         verdict,
         size: None,
     };
-    GroupEvent::of("nightly", &verdicts.map(member))
+    GroupEvent::of("nightly", &verdicts.map(member), 0)
 }
 
 /// The data of a sample about a run.

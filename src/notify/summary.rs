@@ -10,6 +10,9 @@ use crate::text::{first_lines, humanize, one_line};
 /// Longest name in a title, in characters.
 const MAX_NAME_CHARS: usize = 60;
 
+/// How many runs of a group a text names: with names and IDs of the longest kind they fit into a message of every service.
+const GROUP_LINES: usize = 20;
+
 /// Lines and characters per line of an error that are shown.
 const ERROR_LINES: usize = 3;
 const ERROR_CHARS: usize = 200;
@@ -95,20 +98,22 @@ fn group_counts(data: &GroupEvent) -> String {
     let verdicts = data
         .counts()
         .flat_map(|(verdict, times)| std::iter::repeat_n(verdict, count(times)));
-    verdict_counts(verdicts, count(data.total))
+    verdict_counts(verdicts, count(data.total + data.missing))
 }
 
 fn of_group(data: &GroupEvent) -> Summary {
     let group = one_line(&data.group, MAX_NAME_CHARS);
-    let mut lines: Vec<_> = data.runs.iter().map(group_line).collect();
-    if data.more > 0 {
-        lines.push(format!("and {} more", data.more));
-    }
+    let mut lines = Vec::new();
     if data.missing > 0 {
         lines.push(match data.missing {
             1 => "1 more watch was not added".to_owned(),
             missing => format!("{missing} more watches were not added"),
         });
+    }
+    lines.extend(data.runs.iter().take(GROUP_LINES).map(group_line));
+    let more = data.more + data.runs.len().saturating_sub(GROUP_LINES) as u64;
+    if more > 0 {
+        lines.push(format!("and {more} more"));
     }
     let weight = if data.is_good() {
         Severity::Good
@@ -156,6 +161,7 @@ fn group_line(run: &GroupRun) -> String {
     } else {
         format!("{}:{}", run.provider, run.id)
     };
+    let id = one_line(&id, MAX_NAME_CHARS);
     match &run.name {
         Some(name) => format!("{}: {} ({id})", run.verdict, one_line(name, MAX_NAME_CHARS)),
         None => format!("{}: {id}", run.verdict),
@@ -390,14 +396,21 @@ pub(crate) mod tests {
         let mut data = event.group().unwrap().clone();
         data.verdicts = [("succeeded".to_owned(), 3)].into();
         assert_eq!(group_counts(&data), "all 3 succeeded");
+        data.missing = 2;
+        assert_eq!(group_counts(&data), "3 of 5 succeeded");
+        data.missing = 0;
         assert_eq!(of_group(&data).weight, Severity::Good);
         (data.more, data.missing) = (20, 2);
         let summary = of_group(&data);
         assert_eq!(summary.weight, Severity::Bad);
         assert_eq!(
-            summary.lines[3..],
-            ["and 20 more", "2 more watches were not added"]
+            (summary.lines[0].as_str(), summary.lines[4].as_str()),
+            ("2 more watches were not added", "and 20 more")
         );
+        data.runs = vec![data.runs[0].clone(); crate::domain::NAMED_RUNS];
+        let lines = of_group(&data).lines;
+        assert_eq!(lines.len(), 1 + GROUP_LINES + 1);
+        assert_eq!(lines[21], "and 100 more");
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub struct Policy {
     /// The grace periods and limits that decide about verdicts.
     pub limits: Limits,
     /// Which sinks get which events.
-    pub routes: Routes,
+    pub routes: Arc<Routes>,
 }
 
 /// How often the clocks are compared while there is a watch: how soon after a suspend runs are

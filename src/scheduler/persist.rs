@@ -202,7 +202,7 @@ impl Scheduler {
         );
         let stepped = self.stepped;
         let ends_in_group = step.progress.verdict.is_some() && watch.group().is_some();
-        let routes = ends_in_group.then(|| Arc::new(self.policy.routes.clone()));
+        let routes = ends_in_group.then(|| Arc::clone(&self.policy.routes));
         self.store_in_order(async move {
             let taken = Step::clone(&step);
             let result = match routes {

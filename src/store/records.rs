@@ -306,21 +306,21 @@ impl MemberRow {
 /// last verdict was given.
 pub(super) struct GroupCounts {
     pub(super) total: i64,
-    pub(super) active: i64,
     pub(super) size: Option<i64>,
 }
 
 impl GroupCounts {
-    /// Whether it waits for no verdict, and for no watch that its size counts.
+    /// Whether it waits for no watch that its size counts.
     pub(super) fn is_complete(&self) -> bool {
-        self.total > 0 && self.active == 0 && self.size.is_none_or(|size| self.total >= size)
+        self.total > 0 && self.size.is_none_or(|size| self.total >= size)
     }
 }
 
-/// The event about a group, with the sinks that get it.
+/// The event about these watches of a group, of which `left` go on, with the sinks that get it.
 pub(super) fn group_finished(
     group: &str,
     members: &[GroupMember],
+    left: u64,
     routes: &Routes,
     now: Timestamp,
 ) -> RoutedEvent {
@@ -328,10 +328,15 @@ pub(super) fn group_finished(
         event: Event {
             event_type: EventType::GroupFinished,
             timestamp: now,
-            data: EventData::Group(Box::new(GroupEvent::of(group, members))),
+            data: EventData::Group(Box::new(GroupEvent::of(group, members, left))),
         },
         sinks: routes.sinks_for_group(members),
     }
+}
+
+/// What is still to be delivered about a finished watch of an open group.
+pub(super) fn open_group(group: &str) -> String {
+    format!("the message about its group {group}")
 }
 
 /// What is still to be delivered about a run: the delivery that is due first, and how many others there are.

@@ -553,6 +553,21 @@ async fn end_in_group(store: &Store, watch: &Watch, id: WatchId, status: &str, a
         .unwrap();
 }
 
+/// Makes the deliveries to a sink that are due.
+async fn deliver(store: &Store, sink: SinkName, now: Timestamp) {
+    let due = store.claim_due(sink, now, 10, usize::MAX).await.unwrap();
+    for claimed in due {
+        let attempt = Attempt {
+            attempt: 1,
+            at: now,
+            took: Duration::ZERO,
+            detail: String::new(),
+            outcome: AttemptOutcome::Delivered,
+        };
+        store.record_attempt(claimed.id, attempt).await.unwrap();
+    }
+}
+
 /// The groups that are finished: how many watches each had, with which verdicts, and how many were missing.
 async fn finished_groups(store: &Store) -> Vec<(u64, String, u64)> {
     let events = store.events_after(0, 1000).await.unwrap();
@@ -587,20 +602,7 @@ pub(crate) async fn a_group_is_finished_with_its_last_verdict(place: &impl Place
         ]
     };
     for sink in names() {
-        for claimed in store
-            .claim_due(sink, time(4), 10, usize::MAX)
-            .await
-            .unwrap()
-        {
-            let attempt = Attempt {
-                attempt: 1,
-                at: time(4),
-                took: Duration::ZERO,
-                detail: String::new(),
-                outcome: AttemptOutcome::Delivered,
-            };
-            store.record_attempt(claimed.id, attempt).await.unwrap();
-        }
+        deliver(&store, sink, time(4)).await;
     }
     let pruned = store.prune(time(100), names(), time(100)).await.unwrap();
     assert_eq!(pruned.deleted, 0, "{pruned:?}");
@@ -703,9 +705,26 @@ pub(crate) async fn a_group_waits_for_its_size_and_not_for_what_is_removed(place
     end_in_group(&store, &watch, number, "succeeded", 8).await;
     assert_eq!((finish(8).await, finish(9).await), (0, 1));
     let fourth = (1, "1 succeeded".to_owned(), 4);
+    // One that never has all verdicts at once: the message about those that ended comes then, too, and the rest goes on.
+    let (watch, number) = add("run_11", "3").await;
+    let (last, last_number) = add("run_12", "3").await;
+    end_in_group(&store, &watch, number, "failed", 10).await;
+    deliver(&store, SinkName::new("each").unwrap(), time(10)).await;
+    let kept = store.remove_watches(watch.run_id.clone(), false).await;
+    assert!(
+        matches!(&kept, Err(StoreError::Precondition { what, .. }) if what.contains("nightly")),
+        "its message is to come: {kept:?}"
+    );
+    assert_eq!((finish(10).await, finish(11).await), (0, 1));
+    let fifth = (1, "1 failed".to_owned(), 1);
+    end_in_group(&store, &last, last_number, "succeeded", 12).await;
+    assert_eq!(finish(12).await, 0, "one more is to be added");
+    let (watch, number) = add("run_13", "2").await;
+    end_in_group(&store, &watch, number, "succeeded", 13).await;
+    let sixth = (2, "2 succeeded".to_owned(), 0);
     assert_eq!(
         finished_groups(&store).await,
-        [first, second, third, fourth]
+        [first, second, third, fourth, fifth, sixth]
     );
     // Without any watch there is no message.
     add("run_10", "2").await;

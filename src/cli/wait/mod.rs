@@ -113,9 +113,10 @@ pub async fn wait(
     let mut labels: Labels = args.watch.labels.iter().cloned().collect();
     if let Some(group) = &args.group {
         labels.extend(group_labels(group, distinct(&run_ids)));
-        for sink in settings.sinks.values_mut() {
-            sink.one_per_group = true;
-        }
+    }
+    // A label alone makes no group here: its other runs may be watched elsewhere, so that no message about it would come.
+    for sink in settings.sinks.values_mut() {
+        sink.one_per_group = args.group.is_some();
     }
     if let Err((what, fix)) = check_labels(&labels) {
         let failure = CommandFailure::usage(format!("--label: {what}")).fix(fix);

@@ -17,15 +17,15 @@ pub(super) const GROUP_WITHOUT_ACTIVE: &str = "SELECT group_name FROM runwatch.w
             AND NOT o.group_done AND o.verdict IS NULL)";
 
 /// What an open group has.
-pub(super) const COUNTS_OF_GROUP: &str =
-    "SELECT count(*), count(*) FILTER (WHERE verdict IS NULL), min(group_size)
-    FROM runwatch.watches WHERE group_name = $1 AND group_name IS NOT NULL AND NOT group_done";
+pub(super) const COUNTS_OF_GROUP: &str = "SELECT count(*), min(group_size) FROM runwatch.watches
+    WHERE group_name = $1 AND group_name IS NOT NULL AND NOT group_done";
 
-/// The open groups whose watches all have verdicts, and that have all their watches, or none with a verdict since a time.
+/// The open groups whose watches all have verdicts, and that have all their watches; and those whose oldest verdict is from
+/// before a time, also where further watches never end all at once.
 pub(super) const COMPLETE_GROUPS: &str = "SELECT group_name FROM runwatch.watches
     WHERE group_name IS NOT NULL AND NOT group_done
-    GROUP BY group_name HAVING count(*) FILTER (WHERE verdict IS NULL) = 0
-        AND (min(group_size) IS NULL OR count(*) >= min(group_size) OR max(verdict_at) < $1)
+    GROUP BY group_name HAVING min(verdict_at) < $1 OR (count(*) FILTER (WHERE verdict IS NULL) = 0
+        AND (min(group_size) IS NULL OR count(*) >= min(group_size)))
     LIMIT $2";
 
 /// Takes the watches of an open group that have verdicts. One that another daemon adds at the same time stays open, for
@@ -35,6 +35,10 @@ const TAKE_MEMBERS: &str = "WITH taken AS (
         WHERE group_name = $1 AND group_name IS NOT NULL AND NOT group_done AND verdict IS NOT NULL
         RETURNING id, run_id, name, labels, sinks, verdict, group_size)
     SELECT run_id, name, labels, sinks, verdict, group_size FROM taken ORDER BY id";
+
+/// Makes an open group smaller by so many watches. Returns how many watches it has.
+const SHRINK_ONE: &str = "UPDATE runwatch.watches SET group_size = group_size - $2
+    WHERE group_name = $1 AND group_name IS NOT NULL AND NOT group_done AND group_size IS NOT NULL";
 
 /// Makes the groups smaller to which watches belong that are about to be removed.
 const SHRINK: &str = "UPDATE runwatch.watches w SET group_size = group_size - gone.watches
@@ -57,8 +61,7 @@ impl Perform for RecordGroupStep {
         let counts = |row: &Row| {
             Ok::<_, StoreError>(GroupCounts {
                 total: get(row, 0)?,
-                active: get(row, 1)?,
-                size: get(row, 2)?,
+                size: get(row, 1)?,
             })
         };
         match row.as_ref().map(counts).transpose()? {
@@ -98,7 +101,8 @@ pub(super) async fn leave(db: &Db<'_>, ids: &[i64]) -> Result<(), StoreError> {
     db.execute(SHRINK, parameters![ids]).await.map(drop)
 }
 
-/// Stores the event about an open group whose watches all have verdicts.
+/// Stores the event about the watches of an open group that have verdicts. Those that go on, and those that are added later,
+/// belong to a new one.
 async fn finish(
     db: &Db<'_>,
     group: &str,
@@ -111,9 +115,12 @@ async fn finish(
     if members.is_empty() {
         return Ok(());
     }
+    let left = db
+        .execute(SHRINK_ONE, parameters![group, members.len() as i64])
+        .await?;
     let event = RecordEvent {
         watch: None,
-        routed: group_finished(group, &members, routes, now),
+        routed: group_finished(group, &members, left, routes, now),
         now,
     };
     event.perform(db).await

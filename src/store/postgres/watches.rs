@@ -19,7 +19,9 @@ use crate::store::operations::{
     MoveClock, NewestWatch, ProbeWrite, RemoveWatches, SetDeadlines, StatusChangesAfter,
     WatchHistory, Watches,
 };
-use crate::store::records::{OpenDelivery, REMOVABLE, from_json, page, storable, to_json};
+use crate::store::records::{
+    OpenDelivery, REMOVABLE, from_json, open_group, page, storable, to_json,
+};
 
 /// Adds a watch, unless the run has one: any, or with `$8` one without a verdict. Returns the newest watch of the run,
 /// and whether it is new; no row where another transaction adds one at the same time. With `$9` the run is marked.
@@ -355,7 +357,15 @@ async fn open_delivery(db: &Db<'_>, run_id: &str) -> Result<Option<String>, Stor
         };
         open.describe()
     };
-    row.as_ref().map(describe).transpose()
+    if let Some(row) = &row {
+        return describe(row).map(Some);
+    }
+    let in_group = "SELECT group_name FROM runwatch.watches
+        WHERE run_id = $1 AND verdict IS NOT NULL AND group_name IS NOT NULL AND NOT group_done LIMIT 1";
+    let row = db.row(in_group, parameters![run_id]).await?;
+    row.as_ref()
+        .map(|row| get(row, 0).map(open_group))
+        .transpose()
 }
 
 async fn set_deadlines(

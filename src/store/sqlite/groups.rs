@@ -17,15 +17,15 @@ pub(super) const ACTIVE_IN_GROUP: &str =
     AND group_done = 0 AND verdict IS NULL LIMIT 1";
 
 /// What an open group has.
-pub(super) const COUNTS_OF_GROUP: &str =
-    "SELECT count(*), count(*) FILTER (WHERE verdict IS NULL), min(group_size)
+pub(super) const COUNTS_OF_GROUP: &str = "SELECT count(*), min(group_size)
     FROM watches WHERE group_name = ? AND group_name IS NOT NULL AND group_done = 0";
 
-/// The open groups whose watches all have verdicts, and that have all their watches, or none with a verdict since a time.
+/// The open groups whose watches all have verdicts, and that have all their watches; and those whose oldest verdict is from
+/// before a time, also where further watches never end all at once.
 pub(super) const COMPLETE_GROUPS: &str =
     "SELECT group_name FROM watches WHERE group_name IS NOT NULL AND group_done = 0
-    GROUP BY group_name HAVING count(*) FILTER (WHERE verdict IS NULL) = 0
-        AND (min(group_size) IS NULL OR count(*) >= min(group_size) OR max(verdict_at) < ?)
+    GROUP BY group_name HAVING min(verdict_at) < ? OR (count(*) FILTER (WHERE verdict IS NULL) = 0
+        AND (min(group_size) IS NULL OR count(*) >= min(group_size)))
     LIMIT ?";
 
 impl Execute for RecordGroupStep {
@@ -70,6 +70,10 @@ impl Execute for FinishGroups {
     }
 }
 
+/// Makes an open group smaller by so many watches. Returns how many watches it has.
+const SHRINK: &str = "UPDATE watches SET group_size = group_size - ?2
+    WHERE group_name = ?1 AND group_name IS NOT NULL AND group_done = 0 AND group_size IS NOT NULL";
+
 /// Makes the groups smaller to which watches of a run belong that are about to be removed.
 pub(super) fn leave(db: &Connection, run_id: &RunRef) -> Result<(), StoreError> {
     let left = "SELECT group_name, count(*) FROM watches
@@ -77,10 +81,7 @@ pub(super) fn leave(db: &Connection, run_id: &RunRef) -> Result<(), StoreError> 
     let left = read_all(db, left, [run_id.as_str()], |row| {
         Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))
     })?;
-    let mut shrink = db.prepare_cached(
-        "UPDATE watches SET group_size = group_size - ?2
-         WHERE group_name = ?1 AND group_name IS NOT NULL AND group_done = 0 AND group_size IS NOT NULL",
-    )?;
+    let mut shrink = db.prepare_cached(SHRINK)?;
     for (group, watches) in left {
         shrink.execute(params![group, watches])?;
     }
@@ -98,14 +99,14 @@ fn is_complete(db: &Connection, group: &str) -> Result<bool, StoreError> {
         .query_row([group], |row| {
             Ok(GroupCounts {
                 total: row.get(0)?,
-                active: row.get(1)?,
-                size: row.get(2)?,
+                size: row.get(1)?,
             })
         })?;
     Ok(counts.is_complete())
 }
 
-/// Stores the event about an open group whose watches all have verdicts. Watches that are added later belong to a new one.
+/// Stores the event about the watches of an open group that have verdicts. Those that go on, and those that are added later,
+/// belong to a new one.
 fn finish(db: &Connection, group: &str, routes: &Routes, now: Timestamp) -> Result<(), StoreError> {
     let members = "UPDATE watches SET group_done = 1
         WHERE group_name = ? AND group_name IS NOT NULL AND group_done = 0 AND verdict IS NOT NULL
@@ -126,5 +127,9 @@ fn finish(db: &Connection, group: &str, routes: &Routes, now: Timestamp) -> Resu
     }
     members.sort_unstable_by_key(|(id, _)| *id);
     let members: Vec<_> = members.into_iter().map(|(_, member)| member).collect();
-    insert_event(db, None, group_finished(group, &members, routes, now), now)
+    let left = db
+        .prepare_cached(SHRINK)?
+        .execute(params![group, members.len() as i64])?;
+    let finished = group_finished(group, &members, left as u64, routes, now);
+    insert_event(db, None, finished, now)
 }

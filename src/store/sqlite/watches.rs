@@ -22,8 +22,8 @@ use crate::store::operations::{
     StatusChangesAfter, WatchHistory, Watches,
 };
 use crate::store::records::{
-    ChangeRow, KEPT_CHANGES, OpenDelivery, REMOVABLE, RecordRow, WatchRow, from_json, page,
-    past_duration, storable, to_json,
+    ChangeRow, KEPT_CHANGES, OpenDelivery, REMOVABLE, RecordRow, WatchRow, from_json, open_group,
+    page, past_duration, storable, to_json,
 };
 
 /// The columns that [`read_record`] reads: all that cannot be large.
@@ -352,7 +352,16 @@ fn open_delivery(db: &Connection, run_id: &RunRef) -> Result<Option<String>, Sto
         };
         open.describe()
     };
-    Ok(read_all(db, select, [run_id.as_str()], describe)?.pop())
+    if let Some(open) = read_all(db, select, [run_id.as_str()], describe)?.pop() {
+        return Ok(Some(open));
+    }
+    let in_group = "SELECT group_name FROM watches
+        WHERE run_id = ? AND verdict IS NOT NULL AND group_name IS NOT NULL AND group_done = 0 LIMIT 1";
+    let group: Option<String> = db
+        .prepare_cached(in_group)?
+        .query_row([run_id.as_str()], |row| row.get(0))
+        .optional()?;
+    Ok(group.as_deref().map(open_group))
 }
 
 pub(super) fn insert_watch(

@@ -70,6 +70,16 @@ async fn a_wait_for_a_group_sends_one_message_and_ends_with_one_line() {
         "{text}"
     );
     assert_eq!(slack.requests().len(), 1);
+    // A label alone leaves no verdict to a message that does not come.
+    let sinks = webhook("hook", &hook.url(), "group = \"one\"");
+    let program = Program::with(&simulator).configured(&sinks);
+    let labels = ["--label", "group=nightly", "--label", "group_size=6"];
+    let ended = program
+        .run(&[&["wait"], &labels[..], &["run_2"]].concat())
+        .await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert_eq!(hook.requests().len(), 2, "{ended:?}");
+    assert_eq!(body(&hook.requests()[1])["type"], "run.failed");
     let ended = program
         .run(&["wait", "--group", "nightly", "--any", "run_1"])
         .await;
