@@ -241,9 +241,10 @@ impl Service {
             return;
         };
         if self.reminder.is_due(Instant::now()) {
-            tracing::error!(
+            // The store itself logs an error where it rejects writes.
+            tracing::warn!(
                 error = format!("{error:#}"),
-                "the watches of the configuration cannot be stored; trying again"
+                "the store does not hold all watches of the configuration yet; trying again"
             );
         }
     }
