@@ -93,6 +93,9 @@ pub const POLL_RESULTS: [&str; 10] = [
 /// What can come of an attempt to deliver.
 const DELIVERY_RESULTS: [&str; 3] = ["delivered", "failed", "given_up"];
 
+/// Why a heartbeat fails, as in the label `reason`: none was sent, or it was not accepted.
+const HEARTBEAT_FAILURES: [&str; 2] = ["no_progress", "not_accepted"];
+
 type Label = (&'static str, &'static str);
 type NamedLabel = (&'static str, String);
 
@@ -115,6 +118,8 @@ pub struct Metrics {
     discovered: Family<[NamedLabel; 1], Counter>,
     reload_successful: Gauge,
     reload_success_at: Gauge<f64, AtomicU64>,
+    heartbeat_failures: Family<[Label; 1], Counter>,
+    heartbeat_success_at: Gauge<f64, AtomicU64>,
     takeovers: Counter,
     takeover: Gauge<f64, AtomicU64>,
 }
@@ -191,9 +196,18 @@ impl Default for Metrics {
             discovered: Family::default(),
             reload_successful: Gauge::default(),
             reload_success_at: Gauge::default(),
+            heartbeat_failures: Family::default(),
+            heartbeat_success_at: Gauge::default(),
             takeovers: Counter::default(),
             takeover: Gauge::default(),
         };
+        for reason in HEARTBEAT_FAILURES {
+            drop(
+                metrics
+                    .heartbeat_failures
+                    .get_or_create(&[("reason", reason)]),
+            );
+        }
         metrics.of(&ProviderName::crewship())
     }
 }
@@ -348,6 +362,26 @@ impl Metrics {
         self.reload_successful.set(0);
     }
 
+    /// Notes that a heartbeat was accepted at `now`.
+    pub fn heartbeat_accepted(&self, now: Timestamp) {
+        self.heartbeat_success_at
+            .set(now.as_duration().as_secs_f64());
+    }
+
+    /// Counts a heartbeat that was not accepted.
+    pub fn heartbeat_not_accepted(&self) {
+        self.heartbeat_failures
+            .get_or_create(&[("reason", "not_accepted")])
+            .inc();
+    }
+
+    /// Counts a heartbeat that was not sent, for lack of progress.
+    pub fn heartbeat_withheld(&self) {
+        self.heartbeat_failures
+            .get_or_create(&[("reason", "no_progress")])
+            .inc();
+    }
+
     /// Makes a sink known, so that it is counted from 0.
     pub fn introduce(&self, sink: &SinkName) {
         for result in DELIVERY_RESULTS {
@@ -397,6 +431,7 @@ impl Metrics {
         }
         self.register_lease(own, scraped.lease.as_ref());
         self.register_configuration(own);
+        self.register_heartbeats(own);
         register_program(own);
         let mut written = String::new();
         let encoded = match format {
@@ -466,6 +501,20 @@ impl Metrics {
             "config_last_reload_success_timestamp_seconds",
             "When the configuration in force was read, in seconds since 1970",
             self.reload_success_at.clone(),
+        );
+    }
+
+    /// Registers how the heartbeats go.
+    fn register_heartbeats(&self, registry: &mut Registry) {
+        registry.register(
+            "heartbeat_failures",
+            "Heartbeats that were not sent or not accepted",
+            self.heartbeat_failures.clone(),
+        );
+        registry.register(
+            "heartbeat_last_success_timestamp_seconds",
+            "When a heartbeat was last accepted, in seconds since 1970, or 0",
+            self.heartbeat_success_at.clone(),
         );
     }
 
@@ -622,6 +671,8 @@ mod tests {
         metrics.introduce(&ops);
         metrics.configured("2024-01-15T10:35:05Z".parse().unwrap());
         metrics.not_reloaded();
+        metrics.heartbeat_accepted("2024-01-15T10:35:06Z".parse().unwrap());
+        metrics.heartbeat_withheld();
         let stored = StoreGauges {
             deliveries: vec![(ops.clone(), 0, 0)],
             ..StoreGauges::default()
@@ -648,6 +699,9 @@ mod tests {
             "runwatch_budget_limit_requests{provider=\"crewship\"} 60",
             "runwatch_config_last_reload_successful 0",
             "runwatch_config_last_reload_success_timestamp_seconds 1705314905",
+            "runwatch_heartbeat_failures_total{reason=\"no_progress\"} 1",
+            "runwatch_heartbeat_failures_total{reason=\"not_accepted\"} 0",
+            "runwatch_heartbeat_last_success_timestamp_seconds 1705314906",
             "process_cpu_seconds_total ",
             "process_resident_memory_bytes ",
             "process_virtual_memory_bytes ",

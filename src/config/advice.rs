@@ -170,6 +170,8 @@ fn secrets(settings: &Settings) -> Vec<(String, &Secret)> {
     }
     let token = settings.control.token.iter();
     found.extend(token.map(|token| ("control.token".to_owned(), token)));
+    let heartbeat = settings.heartbeat.iter();
+    found.extend(heartbeat.map(|heartbeat| ("heartbeat.url".to_owned(), &heartbeat.url)));
     for (name, sink) in &settings.sinks {
         if let SinkKind::Email(email) = &sink.kind {
             let password = email.credentials.iter().map(|(_user, password)| password);

@@ -8,6 +8,7 @@ use reqwest::Url;
 
 use super::discover::read_discoveries;
 use super::effective::Effective;
+use super::heartbeat::read_heartbeat;
 use super::problem::{Origin, Problem, Problems};
 use super::providers::{Providers, read_providers};
 use super::proxy::{BadProxy, Proxies};
@@ -95,6 +96,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     let store = read_store(&mut reader, &mut root);
     let control = read_control(&mut reader, &mut root);
     let log = read_log(&mut reader, &mut root);
+    let heartbeat = read_heartbeat(&mut reader, &mut root);
     let sinks = read_sinks(&mut reader, &mut root);
     let settings = Settings {
         api,
@@ -102,6 +104,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
         store,
         control,
         log,
+        heartbeat,
         watches: read_watches(&mut reader, &mut root, &providers),
         discoveries: read_discoveries(
             &mut reader,

@@ -14,6 +14,7 @@ mod effective;
 mod email;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod heartbeat;
 mod load;
 mod problem;
 mod providers;
@@ -31,6 +32,7 @@ mod units;
 pub use advice::advice;
 pub use discover::{DiscoverySettings, EntryText};
 pub use effective::{Effective, EffectiveEntry};
+pub use heartbeat::{HeartbeatSettings, MAX_BEAT_INTERVAL, MIN_BEAT_INTERVAL};
 pub use load::{
     IN_MEMORY, Loaded, MAX_DEADLINE, MAX_INTERVAL, MIN_DEADLINE, MIN_INTERVAL, control_socket,
     default_provider, load,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use reqwest::Url;
 
-use super::{DiscoverySettings, Providers, Secret, StoreSettings};
+use super::{DiscoverySettings, HeartbeatSettings, Providers, Secret, StoreSettings};
 use crate::domain::{EventFilter, Labels, OverdueAfter, QuietHours, RunRef, SinkName};
 
 /// Everything that can be configured.
@@ -25,6 +25,8 @@ pub struct Settings {
     pub control: ControlSettings,
     /// `[log]`
     pub log: LogSettings,
+    /// `[heartbeat]`, where an address is configured.
+    pub heartbeat: Option<HeartbeatSettings>,
     /// `[sinks.NAME]`, by name.
     pub sinks: BTreeMap<SinkName, SinkSettings>,
     /// `[[watches]]`

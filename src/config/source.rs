@@ -133,7 +133,7 @@ impl fmt::Debug for Sources {
 
 /// Built-in defaults, written as they would be in the environment. Sinks have theirs beside their
 /// keys, since their names are not known here. What is not listed is unset.
-const DEFAULTS: [(&str, &str); 28] = [
+const DEFAULTS: [(&str, &str); 30] = [
     ("api.base_url", "https://api.crewship.dev"),
     // One request a second: enough for dozens of runs at the longest interval, and no burden to the API.
     ("api.requests_per_minute", "60"),
@@ -169,6 +169,9 @@ const DEFAULTS: [(&str, &str); 28] = [
     ("control.public_url", ""),
     ("log.level", "info"),
     ("log.format", "text"),
+    ("heartbeat.url_file", ""),
+    // The shortest period that Healthchecks takes (healthchecks.io/docs/configuring_checks/).
+    ("heartbeat.interval", "1m"),
 ];
 
 /// All layers, merged, with the origin of each value.

@@ -266,6 +266,7 @@ mod tests {
             scheduled_attempts: Arc::default(),
             sink_types: Arc::default(),
             public_url: None,
+            heartbeat: None,
             deadline: std::time::Duration::from_secs(60),
             retention: std::time::Duration::from_secs(60),
             token: token.map(Secret::value),

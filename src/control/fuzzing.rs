@@ -45,6 +45,7 @@ fn live_config() -> LiveConfig {
         scheduled_attempts: Arc::default(),
         sink_types: Arc::default(),
         public_url: None,
+        heartbeat: None,
         deadline: Duration::from_secs(60),
         retention: Duration::from_secs(60),
         token: Some(Secret::value("the-token")),

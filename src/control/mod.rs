@@ -43,7 +43,7 @@ pub use self::types::{
     StatusChangeResponse, WatchList, WatchResponse,
 };
 use crate::clock::Clock;
-use crate::config::{DiscoverySettings, Providers, Secret};
+use crate::config::{DiscoverySettings, HeartbeatSettings, Providers, Secret};
 use crate::discovery::DiscoveryView;
 use crate::domain::{Routes, SinkName};
 use crate::lease::LeaseHandle;
@@ -75,6 +75,8 @@ pub struct LiveConfig {
     pub providers: Arc<Providers>,
     /// The discoveries.
     pub discoveries: Arc<[DiscoverySettings]>,
+    /// Where the daemon reports that it makes progress.
+    pub heartbeat: Option<HeartbeatSettings>,
     /// A number that differs where the settings differ that all daemons on one store should share.
     pub fingerprint: u64,
     /// Why the newest configuration is not in force.

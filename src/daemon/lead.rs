@@ -6,6 +6,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::heartbeat::Heart;
 use super::maintenance::{discover, finish_groups, prune, publish, take_marks};
 use crate::app::Engine;
 use crate::clock::Clock;
@@ -273,6 +274,14 @@ impl Leadership {
             clock.clone(),
             live_config.clone(),
         ));
+        let heart = Heart {
+            store: engine.store.clone(),
+            watches: engine.watches.clone(),
+            clock: clock.clone(),
+            metrics: engine.metrics.clone(),
+            live_config: live_config.clone(),
+        };
+        self.chores.spawn(heart.beat());
         let discoveries = Discoveries {
             lists: engine.watches.clone(),
             store: engine.store.clone(),

@@ -1,6 +1,7 @@
 //! `runwatch daemon`: the service.
 
 mod done;
+mod heartbeat;
 mod lead;
 mod maintenance;
 mod reload;

@@ -271,6 +271,7 @@ pub(super) fn live_config(settings: &Settings) -> LiveConfig {
         public_url: settings.control.public_url.clone(),
         providers: Arc::new(settings.providers.clone()),
         discoveries: settings.discoveries.clone().into(),
+        heartbeat: settings.heartbeat.clone(),
         fingerprint: fingerprint(settings),
         rejected: None,
     }
@@ -285,6 +286,7 @@ fn fingerprint(settings: &Settings) -> u64 {
         sinks,
         watches,
         discoveries,
+        heartbeat,
         ..
     } = settings;
     let mut hasher = DefaultHasher::new();
@@ -296,7 +298,8 @@ fn fingerprint(settings: &Settings) -> u64 {
             watch,
             sinks,
             watches,
-            discoveries
+            discoveries,
+            heartbeat
         )
     )
     .hash(&mut hasher);

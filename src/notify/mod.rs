@@ -17,6 +17,7 @@ mod email;
 mod example_templates;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod heartbeat;
 mod log;
 pub mod payload;
 mod preview;
@@ -32,6 +33,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 pub use self::courier::Courier;
+pub use self::heartbeat::Heartbeat;
 pub use self::preview::Preview;
 pub use self::trouble::SinkTrouble;
 use crate::config::{SinkKind, SinkSettings};

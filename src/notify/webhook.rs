@@ -10,6 +10,7 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use tokio::time::Instant;
 
 use self::request::RequestMaker;
+pub(super) use self::secrets::secret_parts;
 use self::secrets::shown_address;
 use super::{BuildSinkError, Message, Preview, SendError, Sent, chat};
 use crate::config::{WebhookFormat, WebhookSettings};
@@ -215,7 +216,7 @@ async fn beginning(response: &mut Response, most: usize) -> Vec<u8> {
 }
 
 /// Why no answer came, with the causes, without the URL: for chat services it is the secret.
-fn transport(error: reqwest::Error) -> String {
+pub(super) fn transport(error: reqwest::Error) -> String {
     let what = failure(&error).to_owned();
     error_chain_after(what, &error.without_url())
 }

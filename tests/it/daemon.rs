@@ -274,7 +274,7 @@ async fn watches_of_the_configuration_are_added_once() {
 }
 
 /// The value of a metric without labels.
-async fn metric(program: &Program, name: &str) -> f64 {
+pub(crate) async fn metric(program: &Program, name: &str) -> f64 {
     let http = http_client()
         .unix_socket(socket(program))
         .no_proxy()

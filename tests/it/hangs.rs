@@ -443,7 +443,7 @@ int getaddrinfo(const char *name, const char *service, const struct addrinfo *hi
 "#;
 
 /// Syncs of a file hang as long as the file `HANG_AT` exists.
-const DISK: &str = r#"
+pub(crate) const DISK: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdlib.h>
@@ -458,7 +458,7 @@ int fdatasync(int file) { return sync_with("fdatasync", file); }
 "#;
 
 /// Compiles a library that makes calls hang, for `LD_PRELOAD`.
-fn hanging(calls: &str, folder: &Path) -> String {
+pub(crate) fn hanging(calls: &str, folder: &Path) -> String {
     let (source, library) = (folder.join("hanging.c"), folder.join("hanging.so"));
     std::fs::write(&source, calls).unwrap();
     let mut compile = std::process::Command::new("cc");

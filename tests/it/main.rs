@@ -21,6 +21,7 @@ mod documents;
 mod durations;
 mod failures;
 mod hangs;
+mod heartbeat;
 mod incidents;
 mod lists;
 mod memory;

@@ -4,6 +4,7 @@ The daemon watches runs of the simulated API, one of its sinks works and one giv
 moves. Prometheus uses config/prometheus as it is, but for the address, the token file and the intervals.
 """
 
+import http.server
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -23,7 +25,7 @@ CONFIG = pathlib.Path(__file__).resolve().parents[2] / "config"
 PATIENCE = 60  # seconds, for each thing that is waited for
 RUNS = ["run_demo_report", "run_demo_research", "run_demo_outreach", "run_demo_late", "run_never"]
 
-http = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def eventually(what, look):
@@ -74,6 +76,18 @@ def free_port():
         return taken.getsockname()[1]
 
 
+class Switch(http.server.BaseHTTPRequestHandler):
+    """A dead-man's switch, which accepts every heartbeat."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
 class Prometheus:
     def __init__(self, machine, target):
         text = (CONFIG / "prometheus/prometheus.yml").read_text(encoding="utf-8")
@@ -102,7 +116,7 @@ class Prometheus:
     def get(self, path, **query):
         url = f"{self.base}/api/v1/{path}?{urllib.parse.urlencode(query)}"
         try:
-            with http.open(url, timeout=30) as answer:
+            with opener.open(url, timeout=30) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
             if error.code == 503:
@@ -148,6 +162,10 @@ def check(machine):
     # All metrics are there with a store that can be shared.
     (machine.folder / "store-url").write_text(os.environ["RUNWATCH_TEST_POSTGRES"], encoding="utf-8")
     (machine.folder / "store-url").chmod(0o600)
+    switch = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Switch)
+    threading.Thread(target=switch.serve_forever, daemon=True).start()
+    (machine.folder / "heartbeat-url").write_text(f"http://127.0.0.1:{switch.server_port}/beat", encoding="utf-8")
+    (machine.folder / "heartbeat-url").chmod(0o600)
     (machine.folder / "config.toml").write_text(
         """
 [api]
@@ -159,6 +177,9 @@ not_found_grace = "1s"
 [control]
 listen = "127.0.0.1:0"
 token_file = "token"
+[heartbeat]
+url_file = "heartbeat-url"
+interval = "10s"
 [sinks.ops]
 type = "log"
 path = "events.jsonl"
@@ -175,7 +196,7 @@ retry_schedule = ["100ms"]
 
     # What curl gets is what promtool reads.
     request = urllib.request.Request(f"http://{target}/metrics", headers={"Authorization": f"Bearer {token}"})
-    text = http.open(request, timeout=30).read().decode("utf-8")
+    text = opener.open(request, timeout=30).read().decode("utf-8")
     subprocess.run(["promtool", "check", "metrics"], input=text.encode(), check=True)
     exported = metric_names(text)
 

@@ -1,6 +1,7 @@
 //! `runwatch doctor`: looks at all that a run's end must pass on its way, and says what to do about what is wrong.
 
 mod api;
+mod heartbeat;
 mod local;
 mod providers;
 pub(super) mod report;
@@ -21,7 +22,7 @@ const BLOCKING_LIMIT: Duration = Duration::from_secs(15);
 
 /// How `doctor` prints and what it does.
 pub struct DoctorOptions {
-    /// Whether to send a test message through each sink.
+    /// Whether to send a test message through each sink, and a heartbeat.
     pub send: bool,
     /// The result as JSON.
     pub json: bool,
@@ -33,7 +34,7 @@ pub struct DoctorOptions {
 
 /// Checks everything and prints a line for each. Returns 0 when all is well, 2 when the configuration cannot be used, 4
 /// when a key is missing or refused, 1 when anything else is not as it should be. Nothing is changed, and nothing is
-/// sent but one request to each provider for a run that does not exist, and test messages if `send` is set. Everything
+/// sent but one request to each provider for a run that does not exist, and test messages and a heartbeat if `send` is set. Everything
 /// is bounded in time.
 ///
 /// # Errors
@@ -77,11 +78,12 @@ async fn examine(sources: Sources, options: &DoctorOptions) -> (CheckReport, u8)
     };
     let advice = Advice(advice);
     let mut checks = vec![configuration(&loaded, &advice)];
-    let (api, providers, daemon, sinks) = tokio::join!(
+    let (api, providers, daemon, sinks, heartbeat) = tokio::join!(
         crewship(&loaded, &advice),
         providers::checks(&loaded, &advice),
         local::daemon(&sources, &loaded, &advice),
         sinks::checks(&loaded, &advice, options.send),
+        heartbeat::check(&loaded, &advice, options.send),
     );
     let is_key_refused = api.is_key_refused || providers.iter().any(|found| found.is_key_refused);
     checks.extend(api.checks);
@@ -98,6 +100,7 @@ async fn examine(sources: Sources, options: &DoctorOptions) -> (CheckReport, u8)
     checks.push(daemon);
     checks.push(local::store(&loaded).await);
     checks.extend(sinks);
+    checks.extend(heartbeat);
     let report = CheckReport(checks);
     let code = match report.is_well() {
         true => 0,

@@ -59,7 +59,7 @@ pub(super) fn signing_secret(secret: &str) -> Vec<String> {
 
 /// The parts of an address that only its owner knows: a chat service's address is the key to it. The user name is one:
 /// many services have their token there.
-pub(super) fn secret_parts(url: &Url) -> Vec<String> {
+pub(in crate::notify) fn secret_parts(url: &Url) -> Vec<String> {
     let host = url
         .host_str()
         .unwrap_or_default()
