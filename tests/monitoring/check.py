@@ -196,7 +196,13 @@ retry_schedule = ["100ms"]
 
     # What curl gets is what promtool reads.
     request = urllib.request.Request(f"http://{target}/metrics", headers={"Authorization": f"Bearer {token}"})
-    text = opener.open(request, timeout=30).read().decode("utf-8")
+
+    def scrape():
+        # Only the leader exports what is counted in the store, and the daemon begins to lead some time after its start.
+        text = opener.open(request, timeout=30).read().decode("utf-8")
+        return text if re.search(r"^runwatch_leading 1$", text, re.MULTILINE) else None
+
+    text = eventually("the daemon leads", scrape)
     subprocess.run(["promtool", "check", "metrics"], input=text.encode(), check=True)
     exported = metric_names(text)
 
