@@ -142,10 +142,43 @@ pub struct StoreGauges {
     pub active: u64,
     /// Watches with one.
     pub finished: u64,
-    /// By sink: deliveries that wait or are being sent, and those given up.
-    pub deliveries: Vec<(SinkName, u64, u64)>,
-    /// Age of the oldest delivery that waits or is being sent.
+    /// What each sink has left to deliver.
+    pub deliveries: Vec<SinkGauges>,
+}
+
+/// What a sink has left to deliver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SinkGauges {
+    /// The sink.
+    pub sink: SinkName,
+    /// Deliveries that wait or are being sent.
+    pub pending: u64,
+    /// Deliveries that were given up.
+    pub dead: u64,
+    /// Age of the oldest delivery that waits or is being sent. One that is held has an age from the end of its hold.
     pub oldest_pending: Option<Duration>,
+}
+
+impl SinkGauges {
+    /// A sink with nothing left to deliver.
+    pub fn idle(sink: SinkName) -> Self {
+        Self {
+            sink,
+            pending: 0,
+            dead: 0,
+            oldest_pending: None,
+        }
+    }
+}
+
+impl StoreGauges {
+    /// Age of the oldest delivery of all sinks that waits or is being sent.
+    pub fn oldest_pending(&self) -> Option<Duration> {
+        self.deliveries
+            .iter()
+            .filter_map(|sink| sink.oldest_pending)
+            .max()
+    }
 }
 
 /// What is known besides when the metrics are requested.
@@ -577,27 +610,27 @@ fn register_stored(registry: &mut Registry, stored: &StoreGauges) {
             .set(gauge_value(count));
     }
     registry.register("watches", "Watches in the store", watches);
-    let (pending, dead) = (
-        Family::<[NamedLabel; 1], Gauge>::default(),
-        Family::<[NamedLabel; 1], Gauge>::default(),
-    );
-    for (sink, waiting, given_up) in &stored.deliveries {
-        let label = [("sink", sink.to_string())];
-        pending.get_or_create(&label).set(gauge_value(*waiting));
-        dead.get_or_create(&label).set(gauge_value(*given_up));
+    let [pending, dead, ages] = [(); 3].map(|()| Family::<[NamedLabel; 1], Gauge>::default());
+    let seconds = |age: Option<Duration>| gauge_value(age.unwrap_or_default().as_secs());
+    for of_sink in &stored.deliveries {
+        let label = [("sink", of_sink.sink.to_string())];
+        pending
+            .get_or_create(&label)
+            .set(gauge_value(of_sink.pending));
+        dead.get_or_create(&label).set(gauge_value(of_sink.dead));
+        ages.get_or_create(&label)
+            .set(seconds(of_sink.oldest_pending));
     }
     registry.register(
         "deliveries_pending",
         "Messages that wait or are being sent",
         pending,
     );
-    let oldest = stored.oldest_pending.unwrap_or_default().as_secs();
+    let help = "Age of the oldest message of a sink that waits or is being sent";
+    registry.register("oldest_pending_delivery_age_seconds", help, ages);
+    let oldest = seconds(stored.oldest_pending());
     let help = "Age of the oldest message that waits or is being sent";
-    registry.register(
-        "delivery_oldest_pending_seconds",
-        help,
-        gauge(gauge_value(oldest)),
-    );
+    registry.register("delivery_oldest_pending_seconds", help, gauge(oldest));
     registry.register("deliveries_dead", "Messages given up", dead);
 }
 
@@ -674,7 +707,7 @@ mod tests {
         metrics.heartbeat_accepted("2024-01-15T10:35:06Z".parse().unwrap());
         metrics.heartbeat_withheld();
         let stored = StoreGauges {
-            deliveries: vec![(ops.clone(), 0, 0)],
+            deliveries: vec![SinkGauges::idle(ops.clone())],
             ..StoreGauges::default()
         };
         let text = metrics.to_text(&scraped(stored.clone()), Format::Text);
@@ -692,6 +725,7 @@ mod tests {
             "runwatch_delivery_delay_seconds_count 0",
             "runwatch_deliveries_pending{sink=\"ops\"} 0",
             "runwatch_delivery_oldest_pending_seconds 0",
+            "runwatch_oldest_pending_delivery_age_seconds{sink=\"ops\"} 0",
             "runwatch_deliveries_dead{sink=\"ops\"} 0",
             "runwatch_leading 1",
             "runwatch_log_records_dropped_total ",

@@ -653,7 +653,7 @@ mod tests {
             .gauges(night.clock.now(), Vec::new())
             .await
             .unwrap();
-        assert_eq!(gauges.oldest_pending, Some(Duration::ZERO));
+        assert_eq!(gauges.oldest_pending(), Some(Duration::ZERO));
         // A restart keeps it.
         night.begin(true).await;
         night.until("06:59").await;

@@ -1,6 +1,7 @@
 //! Rows as both engines store them: plain numbers and texts, and what they stand for.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -477,6 +478,12 @@ pub(super) fn payload(text: String) -> Result<JsonText, StoreError> {
 /// A count of attempts, which grows by one at a time.
 pub(super) fn count32(count: i64) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// How old at `now` is what happened at a stored time; no age for what is to come.
+pub(super) fn age(at: i64, now: Timestamp) -> Result<Duration, StoreError> {
+    let age = now.duration_since(read_time(at)?);
+    Ok(Duration::try_from(age).unwrap_or_default())
 }
 
 pub(super) fn read_time(milliseconds: i64) -> Result<Timestamp, StoreError> {

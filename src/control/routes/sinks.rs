@@ -11,6 +11,7 @@ use crate::control::extract::{HttpError, Query, json};
 use crate::control::openapi::{HttpOperation, Method, RouteTable, Tag};
 use crate::control::types::{SinkList, SinkResponse};
 use crate::domain::EventType;
+use crate::metrics::SinkGauges;
 
 /// Adds the route about sinks to the router.
 pub(super) fn routes<R: RouteTable<SharedState>>(table: R) -> R {
@@ -42,7 +43,12 @@ impl ControlState {
             .gauges(self.control.clock.now(), names)
             .await?;
         let routes = Arc::clone(&live_config.routes);
-        let sink = |(name, pending, dead)| {
+        let sink = |SinkGauges {
+                        sink: name,
+                        pending,
+                        dead,
+                        ..
+                    }| {
             let route = routes.iter().find(|route| route.sink == name);
             let selected =
                 |event: &EventType| route.is_some_and(|route| route.events.selects(*event));

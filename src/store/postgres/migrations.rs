@@ -133,10 +133,8 @@ const STEPS: &[MigrationStep] = &[MigrationStep {
     CREATE INDEX deliveries_to_sink ON runwatch.deliveries (sink, id);
     CREATE INDEX undelivered ON runwatch.deliveries (id) WHERE state <> 'delivered';
     CREATE INDEX undelivered_to_sink ON runwatch.deliveries (sink, state) WHERE state <> 'delivered';
-    CREATE INDEX open_deliveries_by_age ON runwatch.deliveries (created_at)
-        WHERE state IN ('pending', 'sending') AND held_until IS NULL;
-    CREATE INDEX held_deliveries ON runwatch.deliveries (held_until)
-        WHERE state IN ('pending', 'sending') AND held_until IS NOT NULL;
+    CREATE INDEX open_deliveries_by_age ON runwatch.deliveries (sink, coalesce(held_until, created_at))
+        WHERE state IN ('pending', 'sending');
 
     CREATE TABLE runwatch.attempts (
         delivery_id text COLLATE \"C\" NOT NULL REFERENCES runwatch.deliveries (id) ON DELETE CASCADE,

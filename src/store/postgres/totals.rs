@@ -1,32 +1,27 @@
 //! How many watches and deliveries there are. They are counted, in indexes that have nothing but them.
 
-use std::time::Duration;
-
 use super::rows::get;
 use super::sql::{Db, Perform};
 use crate::domain::Verdict;
-use crate::metrics::StoreGauges;
+use crate::metrics::{SinkGauges, StoreGauges};
 use crate::store::model::{Counts, StoreError};
 use crate::store::operations::{CountAll, Gauges};
-use crate::store::records::{read_time, sink_name};
+use crate::store::records::{age, sink_name};
 
 /// How many watches are active, and how many deliveries are open and dead.
 pub(super) const COUNTS: &str = "SELECT (SELECT count(*) FROM runwatch.watches WHERE verdict IS NULL),
     (SELECT count(*) FROM runwatch.deliveries WHERE state <> 'delivered' AND state IN ('pending', 'sending')),
     (SELECT count(*) FROM runwatch.deliveries WHERE state <> 'delivered' AND state = 'dead')";
 
-/// How many watches are finished, and when the oldest delivery was made that has not arrived and was not given up, or
-/// was not held any more.
-pub(super) const FINISHED: &str =
-    "SELECT (SELECT count(*) FROM runwatch.watches WHERE verdict IS NOT NULL),
-    least((SELECT min(created_at) FROM runwatch.deliveries WHERE state IN ('pending', 'sending') AND held_until IS NULL),
-        (SELECT min(held_until) FROM runwatch.deliveries
-            WHERE state IN ('pending', 'sending') AND held_until IS NOT NULL))";
+/// How many watches are finished.
+pub(super) const FINISHED: &str = "SELECT count(*) FROM runwatch.watches WHERE verdict IS NOT NULL";
 
-/// The sinks of deliveries that have not arrived, with how many are open and how many dead.
-pub(super) const BY_SINK: &str =
-    "SELECT sink, count(*) FILTER (WHERE state <> 'dead'), count(*) FILTER (WHERE state = 'dead')
-    FROM runwatch.deliveries WHERE state <> 'delivered' GROUP BY sink ORDER BY sink";
+/// The sinks of deliveries that have not arrived, with how many are open and how many dead, and when the oldest open one
+/// was made, or was not held any more.
+pub(super) const BY_SINK: &str = "SELECT sink, open, dead, (SELECT min(coalesce(held_until, created_at)) FROM runwatch.deliveries d
+        WHERE d.sink = counts.sink AND d.state IN ('pending', 'sending'))
+    FROM (SELECT sink, count(*) FILTER (WHERE state <> 'dead') AS open, count(*) FILTER (WHERE state = 'dead') AS dead
+        FROM runwatch.deliveries WHERE state <> 'delivered' GROUP BY sink) counts ORDER BY sink";
 
 impl Perform for CountAll {
     const PIPELINED: bool = true;
@@ -42,30 +37,27 @@ impl Perform for Gauges {
         let mut deliveries = db
             .read_all(BY_SINK, &[], |row| {
                 let (open, dead): (i64, i64) = (get(row, 1)?, get(row, 2)?);
-                let sink = sink_name(get(row, 0)?)?;
-                Ok((sink, open.cast_unsigned(), dead.cast_unsigned()))
+                let oldest: Option<i64> = get(row, 3)?;
+                Ok(SinkGauges {
+                    sink: sink_name(get(row, 0)?)?,
+                    pending: open.cast_unsigned(),
+                    dead: dead.cast_unsigned(),
+                    oldest_pending: oldest.map(|at| age(at, *now)).transpose()?,
+                })
             })
             .await?;
         for sink in sinks {
-            if !deliveries.iter().any(|(known, ..)| known == sink) {
-                deliveries.push((sink.clone(), 0, 0));
+            if !deliveries.iter().any(|known| known.sink == *sink) {
+                deliveries.push(SinkGauges::idle(sink.clone()));
             }
         }
         let active = counts(db).await?.active;
         let row = db.row(FINISHED, &[]).await?;
-        let (finished, oldest) = match &row {
-            Some(row) => (get::<i64>(row, 0)?, get::<Option<i64>>(row, 1)?),
-            None => (0, None),
-        };
-        let age = oldest
-            .map(read_time)
-            .transpose()?
-            .map(|oldest| now.duration_since(oldest));
+        let finished = row.as_ref().map(|row| get::<i64>(row, 0)).transpose()?;
         Ok(StoreGauges {
             active,
-            finished: finished.cast_unsigned(),
+            finished: finished.unwrap_or_default().cast_unsigned(),
             deliveries,
-            oldest_pending: age.map(|age| Duration::try_from(age).unwrap_or_default()),
         })
     }
 }

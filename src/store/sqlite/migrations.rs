@@ -303,6 +303,13 @@ const STEPS: &[&str] = &[
     CREATE INDEX watches_of_open_group ON watches (group_name, verdict)
         WHERE group_name IS NOT NULL AND group_done = 0;
 ",
+    // How long the oldest delivery of each sink waits.
+    "
+    DROP INDEX open_deliveries_by_age;
+    DROP INDEX held_deliveries;
+    CREATE INDEX open_deliveries_by_age ON deliveries (sink, coalesce(held_until, created_at))
+        WHERE state IN ('pending', 'sending');
+",
 ];
 
 /// Most bytes of run details and events, and most watches, moved in one transaction by

@@ -241,7 +241,7 @@ mod tests {
     use super::durations::{OF_GROUPS, OF_PROVIDER, TOO_MANY};
     use super::events::EVENTS_AFTER;
     use super::groups::{ACTIVE_IN_GROUP, COUNTS_OF_GROUP};
-    use super::totals::{OLDEST_HELD, OLDEST_OPEN, TOTAL};
+    use super::totals::{OLDEST_OPEN, TOTAL};
     use super::watches::{ACTIVE_OF, NEWEST_RECORD, RECORD_COLUMNS, watches_sql};
     use super::*;
     use crate::domain::{SinkName, Verdict};
@@ -358,7 +358,6 @@ mod tests {
             (by(&[], Some("ops"), true), "deliveries_to_sink"),
             (TOTAL.to_owned(), "PRIMARY KEY"),
             (OLDEST_OPEN.to_owned(), "open_deliveries_by_age"),
-            (OLDEST_HELD.to_owned(), "held_deliveries"),
             (ACTIVE_IN_GROUP.to_owned(), "watches_of_open_group"),
             (COUNTS_OF_GROUP.to_owned(), "watches_of_open_group"),
             (EVENTS_AFTER.to_owned(), "INTEGER PRIMARY KEY"),

@@ -1,25 +1,21 @@
 //! Totals: the number of watches by state and verdict, and of deliveries by sink and state.
 
-use std::time::Duration;
-
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension as _};
 
 use super::rows::{read_all, read_id};
 use super::writer::Execute;
 use crate::domain::{SinkName, Verdict};
-use crate::metrics::StoreGauges;
+use crate::metrics::{SinkGauges, StoreGauges};
 use crate::store::model::{Counts, StoreError};
 use crate::store::operations::{CountAll, Gauges};
-use crate::store::records::read_time;
+use crate::store::records::age;
 
 /// How many rows of a kind there are.
 pub(super) const TOTAL: &str = "SELECT coalesce(sum(total), 0) FROM totals WHERE what = ?";
 
-/// When the oldest delivery was made that has not arrived, was not given up and was never held.
-pub(super) const OLDEST_OPEN: &str = "SELECT min(created_at) FROM deliveries WHERE state IN ('pending', 'sending') AND held_until IS NULL";
-
-/// Until when the oldest delivery was held, or is, that has not arrived and was not given up.
-pub(super) const OLDEST_HELD: &str = "SELECT min(held_until) FROM deliveries WHERE state IN ('pending', 'sending') AND held_until IS NOT NULL";
+/// When the oldest delivery of a sink was made, or was not held any more, that has not arrived and was not given up.
+pub(super) const OLDEST_OPEN: &str = "SELECT coalesce(held_until, created_at) FROM deliveries
+    WHERE sink = ? AND state IN ('pending', 'sending') ORDER BY coalesce(held_until, created_at) LIMIT 1";
 
 impl Execute for CountAll {
     fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
@@ -40,22 +36,23 @@ impl Execute for Gauges {
                        FROM totals WHERE what IN ('pending', 'sending', 'dead') GROUP BY sink HAVING sum(total) > 0";
         let mut deliveries = read_all(db, sql, [], |row| {
             let count = |index| row.get::<_, i64>(index).map(i64::cast_unsigned);
-            Ok((read_id(row, 0, SinkName::new)?, count(1)?, count(2)?))
+            Ok(SinkGauges {
+                sink: read_id(row, 0, SinkName::new)?,
+                pending: count(1)?,
+                dead: count(2)?,
+                oldest_pending: None,
+            })
         })?;
-        let absent = |name: &SinkName| !deliveries.iter().any(|(sink, ..)| sink == name);
+        for of_sink in &mut deliveries {
+            let mut oldest = db.prepare_cached(OLDEST_OPEN)?;
+            let oldest: Option<i64> = oldest
+                .query_row([of_sink.sink.as_str()], |row| row.get(0))
+                .optional()?;
+            of_sink.oldest_pending = oldest.map(|at| age(at, now)).transpose()?;
+        }
+        let absent = |name: &SinkName| !deliveries.iter().any(|known| known.sink == *name);
         let absent: Vec<_> = sinks.into_iter().filter(absent).collect();
-        deliveries.extend(absent.into_iter().map(|sink| (sink, 0, 0)));
-        let oldest = |sql| -> Result<Option<i64>, StoreError> {
-            Ok(db.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
-        };
-        let oldest = [oldest(OLDEST_OPEN)?, oldest(OLDEST_HELD)?];
-        let age = oldest
-            .into_iter()
-            .flatten()
-            .min()
-            .map(read_time)
-            .transpose()?
-            .map(|oldest| now.duration_since(oldest));
+        deliveries.extend(absent.into_iter().map(SinkGauges::idle));
         Ok(StoreGauges {
             active: total(db, "active")?,
             finished: Verdict::WORST_FIRST
@@ -63,7 +60,6 @@ impl Execute for Gauges {
                 .map(|verdict| total(db, verdict.as_str()))
                 .sum::<Result<_, _>>()?,
             deliveries,
-            oldest_pending: age.map(|age| Duration::try_from(age).unwrap_or_default()),
         })
     }
 }
