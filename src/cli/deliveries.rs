@@ -124,10 +124,7 @@ fn table(
             delivery_glyph(style, delivery),
             delivery.sink.to_string(),
             delivery.event.to_string(),
-            delivery
-                .run()
-                .map(|run| run.to_string())
-                .unwrap_or_default(),
+            delivery.subject().unwrap_or_default(),
             match delivery.state.as_str() {
                 "delivered" => style.good(&state),
                 "dead" => style.bad(&state),

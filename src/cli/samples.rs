@@ -118,6 +118,13 @@ pub(super) fn deliveries() -> Vec<DeliveryResponse> {
             }),
         ),
         delivery(
+            "msg_01a21bccb00270aa8e1c2b3a4d5e6f70",
+            "chat",
+            "group.finished",
+            "delivered",
+            json!({"run_id": null, "group": "nightly", "ended_at": "2026-11-27T09:01:59Z", "last_result": "204 No Content"}),
+        ),
+        delivery(
             "msg_01a21bccb00370aa8e1c2b3a4d5e6f70",
             "audit",
             "api.recovered",

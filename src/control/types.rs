@@ -506,6 +506,9 @@ pub struct DeliveryResponse {
     /// The ID of the run there.
     #[schemars(with = "Option<RunIdText>")]
     pub run_id: Option<String>,
+    /// The name of the group, if it is about one.
+    #[serde(default)]
+    pub group: Option<String>,
     /// The type of its event.
     pub event: EventType,
     /// `pending`, `sending`, `delivered` or `dead`.
@@ -771,6 +774,12 @@ impl DeliveryResponse {
         Some(RunRef::checked_elsewhere(&provider, self.run_id.as_ref()?))
     }
 
+    /// What it is about, for people: the run or the group.
+    pub fn subject(&self) -> Option<String> {
+        let group = || Some(format!("group {}", self.group.as_ref()?));
+        self.run().map(|run| run.to_string()).or_else(group)
+    }
+
     /// A delivery whose sink has `scheduled` attempts in its schedule.
     pub(super) fn of(
         summary: DeliverySummary,
@@ -789,6 +798,7 @@ impl DeliveryResponse {
             sink: summary.sink,
             provider: summary.run_id.as_ref().map(RunRef::provider_name),
             run_id: summary.run_id.map(|run| run.id().to_owned()),
+            group: summary.group,
             event: summary.event_type,
             state: summary.state.as_str().to_owned(),
             attempts: summary.attempts,

@@ -468,8 +468,10 @@ pub struct DeliverySummary {
     pub id: DeliveryId,
     /// The sink.
     pub sink: SinkName,
-    /// The run, unless it is about the API or a sink.
+    /// The run, unless it is about a group, the API or a sink.
     pub run_id: Option<RunRef>,
+    /// The group, if it is about one.
+    pub group: Option<String>,
     /// The type of its event.
     pub event_type: EventType,
     /// Where it stands.

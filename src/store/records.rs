@@ -165,6 +165,7 @@ pub(super) struct DeliveryRow {
     pub(super) earlier_attempts: i64,
     pub(super) fallback_for: Option<String>,
     pub(super) held_until: Option<i64>,
+    pub(super) group: Option<String>,
 }
 
 impl DeliveryRow {
@@ -177,6 +178,7 @@ impl DeliveryRow {
             id: delivery_id(&self.id)?,
             sink: sink_name(&self.sink)?,
             run_id: self.run_id.as_deref().map(run_ref).transpose()?,
+            group: self.group,
             event_type: EventType::from_word(&self.event_type)
                 .ok_or_else(|| unreadable("an event type", &self.event_type))?,
             state: DeliveryState::from_word(&self.state)

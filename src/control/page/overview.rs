@@ -164,7 +164,7 @@ fn delivery(html: &mut Html, delivery: &DeliveryResponse, now: Timestamp) {
     html.markup("<tr><td>");
     match delivery.run() {
         Some(run) => html.run("./", &run, None),
-        None => html.text("–"),
+        None => html.isolated(&delivery.subject().unwrap_or_else(|| "–".to_owned())),
     };
     html.markup("<small>")
         .text(delivery.event.as_str())

@@ -503,6 +503,7 @@ const overview = () => {
         label: "Run", ...runCell,
         set: (td, delivery) => {
           if (delivery.run_id) runCell.set(td, { ...delivery, name: names.get(key(delivery)) }, delivery.event);
+          else if (delivery.group) say(td, `group ${clean(delivery.group)}: ${delivery.event}`);
           else say(td, delivery.event);
         },
       },

@@ -28,7 +28,8 @@ macro_rules! select_deliveries {
             "SELECT d.id, d.sink, e.run_id, e.type, d.state, d.attempts, d.next_attempt_at + ",
             stepped!(),
             ", (SELECT detail FROM runwatch.attempts a WHERE a.delivery_id = d.id ORDER BY attempt DESC LIMIT 1),
-                d.created_at, d.ended_at, d.earlier_tries, d.fallback_for, d.held_until
+                d.created_at, d.ended_at, d.earlier_tries, d.fallback_for, d.held_until,
+                CASE WHEN e.type = 'group.finished' THEN e.body::json #>> '{data,group}' END
          FROM runwatch.deliveries d JOIN runwatch.events e ON e.seq = d.event_seq"
         )
     };

@@ -99,6 +99,7 @@ pub(super) fn read_delivery(row: &Row) -> Result<DeliverySummary, StoreError> {
         earlier_attempts: get(row, 10)?,
         fallback_for: get(row, 11)?,
         held_until: get(row, 12)?,
+        group: get(row, 13)?,
     };
     columns.summary()
 }

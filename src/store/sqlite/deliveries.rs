@@ -60,7 +60,8 @@ macro_rules! select_deliveries {
             "SELECT d.id, d.sink, e.run_id, e.type, d.state, d.attempts, d.next_attempt_at + ",
             stepped!(),
             ", (SELECT detail FROM attempts a WHERE a.delivery_id = d.id ORDER BY attempt DESC LIMIT 1),
-                d.created_at, d.ended_at, d.earlier_tries, d.fallback_for, d.held_until
+                d.created_at, d.ended_at, d.earlier_tries, d.fallback_for, d.held_until,
+                iif(e.type = 'group.finished', e.body ->> '$.data.group', NULL)
          FROM deliveries d JOIN events e ON e.seq = d.event_seq"
         )
     };
@@ -417,6 +418,7 @@ fn read_delivery(row: &Row<'_>) -> Result<DeliverySummary, StoreError> {
         earlier_attempts: row.get(10)?,
         fallback_for: row.get(11)?,
         held_until: row.get(12)?,
+        group: row.get(13)?,
     };
     columns.summary()
 }

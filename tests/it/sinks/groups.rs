@@ -114,6 +114,21 @@ async fn the_daemon_sends_one_message_where_a_sink_wants_that() {
             .contains("it gets one message for the group nightly"),
         "{shown:?}"
     );
+    let listed = program
+        .run(&["deliveries", "--sink", "one", "--json"])
+        .await;
+    let listed: Value = serde_json::from_str(&listed.stdout).unwrap();
+    let delivery = &listed["deliveries"][0];
+    assert_eq!(
+        (&delivery["event"], &delivery["group"], &delivery["run_id"]),
+        (&json!("group.finished"), &json!("nightly"), &Value::Null)
+    );
+    let table = program.run(&["deliveries"]).await;
+    assert_eq!(
+        table.stdout.matches("group nightly").count(),
+        1,
+        "{table:?}"
+    );
     // A run without a group has its own message, and one whose size is wrong is refused.
     simulator.add_run(
         &runwatch::domain::RunRef::new("run_4").unwrap(),
