@@ -224,6 +224,7 @@ impl OnDisk {
                 let told = |event: &Event| RoutedEvent {
                     event: event.clone(),
                     sinks: sinks.clone(),
+                    held: Vec::new(),
                 };
                 let told = step.events.iter().map(told).collect();
                 storing.spawn(async move {

@@ -129,6 +129,7 @@ async fn end(store: Store, id: WatchId, watch: Watch) -> anyhow::Result<()> {
     let routed = step.events.iter().map(|event| RoutedEvent {
         event: event.clone(),
         sinks: vec![ops.clone()],
+        held: Vec::new(),
     });
     let routed = routed.collect();
     store

@@ -194,6 +194,7 @@ fn settings(
         retry_schedule: Vec::new(),
         fallback: None,
         one_per_group: false,
+        digest: false,
         quiet: None,
         page: None,
     };

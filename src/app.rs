@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::BackoffPolicy;
 use crate::blocking;
+use crate::catch_ups::CatchUps;
 use crate::clock::Clock;
 use crate::config::{
     EventsMode, MigrationMode, Settings, SharedStoreSettings, SinkKind, SinkSettings,
@@ -53,6 +54,8 @@ pub struct Engine {
     pub not_found_grace: Duration,
     clock: Clock,
     gate: Option<Gate>,
+    /// The rounds of polls after a start or a sleep.
+    catch_ups: CatchUps,
     scheduler_stop: CancellationToken,
     scheduler: JoinSet<()>,
     couriers_stop: CancellationToken,
@@ -176,6 +179,7 @@ impl Engine {
         resume_all(&mut group, &store, clock.now()).await?;
         group.remember(&incidents);
         group.pause(pauses).await;
+        let catch_ups = group.catch_ups();
         let scheduler_stop = CancellationToken::new();
         let mut scheduler = JoinSet::new();
         scheduler.spawn(group.run(scheduler_stop.clone()));
@@ -188,6 +192,7 @@ impl Engine {
             not_found_grace: settings.watch.not_found_grace,
             clock,
             gate,
+            catch_ups,
             scheduler_stop,
             scheduler,
             couriers_stop: CancellationToken::new(),
@@ -237,6 +242,8 @@ impl Engine {
                 retry_schedule: sink_settings.retry_schedule.clone(),
                 fallback: sink_settings.fallback.clone(),
                 quiet: sink_settings.quiet.clone(),
+                digest: sink_settings.digest,
+                catch_ups: self.catch_ups.clone(),
                 max_in_flight: max_in_flight(&sink_settings.kind),
                 store: self.store.clone(),
                 clock: self.clock.clone(),
@@ -484,6 +491,7 @@ fn route((name, sink): (&SinkName, &SinkSettings)) -> Route {
         events: sink.events.clone(),
         labels: sink.labels.clone(),
         one_per_group: sink.one_per_group,
+        digest: sink.digest,
     }
 }
 

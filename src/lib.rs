@@ -56,6 +56,7 @@
 pub mod app;
 pub mod backoff;
 mod blocking;
+pub mod catch_ups;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -112,14 +112,23 @@ fn table(
     let beginning = beginning_chars(deliveries);
     for delivery in deliveries {
         let id = delivery.id.as_str();
-        let short = id.trim_start_matches("msg_");
-        let short = short.get(..beginning).unwrap_or(short);
+        let shorten = |id: &str| {
+            let short = id.trim_start_matches("msg_");
+            short.get(..beginning).unwrap_or(short).to_owned()
+        };
         let result = delivery
             .last_result
             .as_deref()
             .map(cause)
             .unwrap_or_default();
-        let state = delivery_state(delivery, now, zone);
+        let mut state = delivery_state(delivery, now, zone);
+        if let Some(summary) = delivery.included_in.as_ref().filter(|_| !whole_ids) {
+            state = state.replace(summary.as_str(), &shorten(summary.as_str()));
+        }
+        let shown_id = match whole_ids {
+            true => id.to_owned(),
+            false => shorten(id),
+        };
         table.row([
             delivery_glyph(style, delivery),
             delivery.sink.to_string(),
@@ -130,7 +139,7 @@ fn table(
                 "dead" => style.bad(&state),
                 _ => state,
             },
-            style.dim(if whole_ids { id } else { short }),
+            style.dim(&shown_id),
             ago(delivery.created_at, now),
             delivery.attempts.to_string(),
             result,
@@ -216,6 +225,30 @@ mod tests {
         insta::assert_snapshot!(shown(80));
         insta::assert_snapshot!(shown(120));
         insta::assert_snapshot!(shown(200));
+    }
+
+    #[test]
+    fn a_delivery_in_a_summary_names_that_one() {
+        let mut deliveries = samples::deliveries();
+        let summary = deliveries[1].id.clone();
+        deliveries[0].state = "included".to_owned();
+        deliveries[0].held_until = None;
+        deliveries[0].fallback_for = None;
+        deliveries[0].included_in = Some(summary.clone());
+        let shown = |whole, width| {
+            let (now, zone) = (samples::now(), TimeZone::UTC);
+            let table = table(&deliveries[..2], now, &zone, Style::PLAIN, whole);
+            table.into_text(Some(width))
+        };
+        let whole = format!("in the summary {summary}");
+        assert!(shown(true, 200).contains(&whole), "{}", shown(true, 200));
+        let text = shown(false, 80);
+        assert!(text.contains("in the summary 0"), "{text}");
+        assert!(!text.contains(summary.as_str()), "{text}");
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 80),
+            "{text}"
+        );
     }
 
     #[test]

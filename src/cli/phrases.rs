@@ -98,7 +98,9 @@ pub(super) fn delivery_state(
     let state = match (delivery.state.as_str(), delivery.next_attempt_at) {
         ("pending", _) if let Some(until) = delivery.held_until => held_until(until, zone),
         ("pending", Some(at)) => format!("pending, {}", ahead(at, now)),
+        ("pending", None) => "waits for the summary".to_owned(),
         ("dead", _) => "given up".to_owned(),
+        _ if let Some(summary) = &delivery.included_in => format!("in the summary {summary}"),
         (state, _) => state.to_owned(),
     };
     match &delivery.fallback_for {
@@ -116,7 +118,7 @@ pub(super) fn held_until(until: Timestamp, zone: &TimeZone) -> String {
 /// The glyph of a delivery: arrived, failed, or still to be tried.
 pub(super) fn delivery_glyph(style: Style, delivery: &DeliveryResponse) -> String {
     match delivery.state.as_str() {
-        "delivered" => style.mark(Mark::Good),
+        "delivered" | "included" => style.mark(Mark::Good),
         "dead" => style.mark(Mark::Bad),
         _ if delivery.last_result.is_some() => style.mark(Mark::Warning),
         _ => style.glyph(Look::Pending),

@@ -484,6 +484,12 @@ impl Texts {
                 format!("{} {result}, {attempt}, next {next}", style.mark(Mark::Bad))
             }
             ("sending", _) => format!("{} being sent", style.glyph(Look::Pending)),
+            ("pending", None) if delivery.next_attempt_at.is_none() => {
+                format!("{} waits for the summary", style.glyph(Look::Pending))
+            }
+            _ if let Some(summary) = &delivery.included_in => {
+                format!("{} in the summary {summary}", style.mark(Mark::Good))
+            }
             _ => format!("{} waiting", style.glyph(Look::Pending)),
         };
         let text = match &delivery.fallback_for {

@@ -154,6 +154,8 @@ pub struct SinkSettings {
     pub fallback: Option<SinkName>,
     /// Whether it gets one message for a group in place of the verdicts of its watches. Default: false.
     pub one_per_group: bool,
+    /// Whether it gets one summary of what ended while the daemon did not watch. Default: false.
+    pub digest: bool,
     /// When it gets nothing but failures. Default: never.
     pub quiet: Option<QuietHours>,
     /// Where messages for people link to the views of runs: in the daemon `control.public_url`. Default: none.

@@ -75,6 +75,7 @@ impl SinkSettings {
             retry_schedule: waits.collect(),
             fallback: None,
             one_per_group: false,
+            digest: false,
             quiet: None,
             page: None,
         }
@@ -177,6 +178,8 @@ fn read_sink(reader: &mut SettingsReader<'_>, table: &mut Table) -> Option<SinkS
     let quiet = read_quiet(reader, table);
     let item = reader.take(table, "group", Some("each"));
     let group = item.and_then(|item| reader.parsed(&item, |text| one_of(text, &GROUP_MODES)));
+    let item = reader.take(table, "digest", Some("false"));
+    let digest = item.and_then(|item| reader.boolean(&item));
     reader.finish_rest(table);
     Some(SinkSettings {
         kind: kind?,
@@ -185,6 +188,7 @@ fn read_sink(reader: &mut SettingsReader<'_>, table: &mut Table) -> Option<SinkS
         retry_schedule,
         fallback,
         one_per_group: group? == "one",
+        digest: digest?,
         quiet: quiet?,
         page: None,
     })

@@ -156,12 +156,32 @@ struct GroupEventSchema {
     fallback_for: Option<SinkName>,
 }
 
+/// The data of `run.digest`.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+#[schemars(rename = "DigestEvent")]
+pub(super) struct DigestEventSchema {
+    /// The sink that gets the summary.
+    sink: SinkName,
+    /// How many runs it stands for.
+    total: u64,
+    /// How many of them have each verdict that occurs.
+    verdicts: BTreeMap<String, u64>,
+    /// The runs, the worst verdicts first; 100 at most.
+    runs: Vec<GroupRunSchema>,
+    /// How many further runs are not named.
+    more: u64,
+    /// The sink that could not be reached, where the event goes to its fallback. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fallback_for: Option<SinkName>,
+}
+
 /// What makes a number optional in the schema.
 fn is_zero(_: &u64) -> bool {
     false
 }
 
-/// A run of a group.
+/// One of several runs.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
 #[schemars(rename = "GroupRun")]
@@ -279,5 +299,9 @@ mod tests {
         let sent = serde_json::to_value(&group).unwrap();
         assert_eq!(keys(&sent), properties::<GroupEventSchema>());
         assert_eq!(keys(&sent["runs"][0]), properties::<GroupRunSchema>());
+        let mut digest = Event::sample_of(domain::EventType::RunDigest, at);
+        digest.set_fallback_for(Some(SinkName::new("ops").unwrap()));
+        let sent = serde_json::to_value(digest.group()).unwrap();
+        assert_eq!(keys(&sent), properties::<DigestEventSchema>());
     }
 }

@@ -39,6 +39,7 @@ fn live_config() -> LiveConfig {
         events: EventFilter::verdicts(),
         labels: Labels::new(),
         one_per_group: false,
+        digest: false,
     };
     LiveConfig {
         routes: Arc::new(Routes::from_iter([route])),

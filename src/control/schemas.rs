@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use schemars::generate::SchemaGenerator;
 use schemars::{JsonSchema, Schema, json_schema};
 
+use super::event_schemas::DigestEventSchema;
 use crate::config::{LABEL_KEY_BYTES, LABEL_VALUE_CHARS, MAX_LABELS, NAME_CHARS};
 use crate::discovery::DiscoveryState;
 use crate::domain::{
@@ -123,12 +124,13 @@ impl JsonSchema for Event {
         let data = [
             schemas.subschema_for::<RunEvent>(),
             schemas.subschema_for::<GroupEvent>(),
+            schemas.subschema_for::<DigestEventSchema>(),
             schemas.subschema_for::<ProviderNotice>(),
             schemas.subschema_for::<SinkNotice>(),
         ];
         json_schema!({
             "type": "object",
-            "description": "An event as sinks get it; `data` is about a run, a group, the API or a sink, as `type` says",
+            "description": "An event as sinks get it; `data` is about a run, several runs, the API or a sink, as `type` says",
             "required": ["type", "timestamp", "data"],
             "properties": {
                 "type": schemas.subschema_for::<EventType>(),

@@ -511,7 +511,8 @@ pub struct DeliveryResponse {
     pub group: Option<String>,
     /// The type of its event.
     pub event: EventType,
-    /// `pending`, `sending`, `delivered` or `dead`.
+    /// `pending`, `sending`, `delivered`, `dead`, or `included`: not sent itself, as the delivery `included_in` names its
+    /// run.
     #[schemars(with = "DeliveryState")]
     pub state: String,
     /// Attempts made.
@@ -523,16 +524,19 @@ pub struct DeliveryResponse {
     /// When it was made.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub created_at: Timestamp,
-    /// When the next attempt is due.
+    /// When the next attempt is due; `null` also while it is pending for the summary after downtime.
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub next_attempt_at: Option<Timestamp>,
-    /// When it arrived or was given up.
+    /// When it arrived, was given up or was included in a summary.
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub ended_at: Option<Timestamp>,
     /// Until when it is held for quiet hours, if it is.
     #[serde(default)]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub held_until: Option<Timestamp>,
+    /// The delivery of the summary after downtime that names its run in its place; what becomes of that one counts.
+    #[serde(default)]
+    pub included_in: Option<DeliveryId>,
     /// What came of the last attempt.
     pub last_result: Option<String>,
     /// The sink that could not be reached, for which this one is the fallback.
@@ -807,6 +811,7 @@ impl DeliveryResponse {
             next_attempt_at: summary.next_attempt_at,
             ended_at: summary.ended_at,
             held_until: summary.held_until,
+            included_in: summary.included_in,
             last_result: summary.last_detail,
             fallback_for: summary.fallback_for,
             attempt_log: attempts.map(|attempts| attempts.into_iter().map(attempt).collect()),

@@ -132,6 +132,7 @@ mod tests {
             events: EventFilter::verdicts(),
             labels: Labels::new(),
             one_per_group: false,
+            digest: false,
         };
         names.iter().map(route).collect()
     }

@@ -47,6 +47,9 @@ pub enum EventType {
     /// All watches of a group have their verdicts.
     #[serde(rename = "group.finished")]
     GroupFinished,
+    /// Several runs ended while nothing watched them: one summary for a sink.
+    #[serde(rename = "run.digest")]
+    RunDigest,
     /// The API gave no usable answer for a while.
     #[serde(rename = "api.unreachable")]
     ApiUnreachable,
@@ -66,7 +69,7 @@ pub enum EventType {
 
 impl EventType {
     /// Every type.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::RunSucceeded,
         Self::RunFailed,
         Self::RunCanceled,
@@ -78,6 +81,7 @@ impl EventType {
         Self::RunWaiting,
         Self::WatchOverdue,
         Self::GroupFinished,
+        Self::RunDigest,
         Self::ApiUnreachable,
         Self::ApiUnauthorized,
         Self::ApiRecovered,
@@ -99,6 +103,7 @@ impl EventType {
             Self::RunWaiting => "run.waiting",
             Self::WatchOverdue => "watch.overdue",
             Self::GroupFinished => "group.finished",
+            Self::RunDigest => "run.digest",
             Self::ApiUnreachable => "api.unreachable",
             Self::ApiUnauthorized => "api.unauthorized",
             Self::ApiRecovered => "api.recovered",
@@ -150,7 +155,7 @@ pub struct Event {
 /// What an event is about.
 #[derive(Debug, Clone)]
 pub enum EventData {
-    /// A group: `group.finished`.
+    /// Several runs: `group.finished` and `run.digest`.
     Group(Box<GroupEvent>),
     /// A run and its watch: the `run.*` and `watch.*` events, and the sample of `sink.test`.
     Run(Box<RunEvent>),
@@ -393,7 +398,9 @@ impl Event {
             EventType::ApiUnreachable | EventType::ApiUnauthorized | EventType::ApiRecovered => {
                 EventData::Provider(serde_json::from_str(wire.data.get())?)
             }
-            EventType::GroupFinished => EventData::Group(serde_json::from_str(wire.data.get())?),
+            EventType::GroupFinished | EventType::RunDigest => {
+                EventData::Group(serde_json::from_str(wire.data.get())?)
+            }
             EventType::SinkDisabled => EventData::Sink(serde_json::from_str(wire.data.get())?),
             EventType::RunSucceeded
             | EventType::RunFailed
@@ -430,7 +437,7 @@ impl Event {
         }
     }
 
-    /// The data of an event about a group.
+    /// The data of an event about several runs.
     pub fn group(&self) -> Option<&GroupEvent> {
         match &self.data {
             EventData::Group(data) => Some(data),
@@ -447,7 +454,7 @@ impl Event {
             | EventType::RunStarted
             | EventType::RunWaiting
             | EventType::ApiRecovered => true,
-            EventType::GroupFinished => self.group().is_some_and(|group| {
+            EventType::GroupFinished | EventType::RunDigest => self.group().is_some_and(|group| {
                 let mut types = group.counts().map(|(verdict, _)| verdict.event_type());
                 let is_failure = |event_type| {
                     !matches!(

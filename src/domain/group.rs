@@ -15,7 +15,7 @@ pub const GROUP_SIZE_LABEL: &str = "group_size";
 /// Most watches that a group may wait for.
 pub const MOST_GROUP_SIZE: u32 = 10_000;
 
-/// Most runs of a group that a message names.
+/// Most runs that a message about several names.
 pub const NAMED_RUNS: usize = 100;
 
 impl Watch {
@@ -55,11 +55,32 @@ pub struct GroupMember {
     pub size: Option<u32>,
 }
 
-/// The data of `group.finished`.
+/// Why one message is about several runs. In JSON a key of its own: `"group": "nightly"`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MessageScope {
+    /// They are the group of this name: `group.finished`.
+    Group(String),
+    /// They ended while nothing watched them, and this sink gets one summary: `run.digest`.
+    Sink(SinkName),
+}
+
+impl MessageScope {
+    /// The name of the group or the sink.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Group(name) => name,
+            Self::Sink(sink) => sink.as_str(),
+        }
+    }
+}
+
+/// The data of `group.finished` and `run.digest`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupEvent {
-    /// The name of the group.
-    pub group: String,
+    /// The group, or the sink that gets a summary.
+    #[serde(flatten)]
+    pub scope: MessageScope,
     /// How many watches it had.
     pub total: u64,
     /// How many of them have each verdict that occurs.
@@ -106,13 +127,24 @@ fn read_word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Verdict, D::E
 impl GroupEvent {
     /// What happened to these watches of a group, in the order in which they were added, while `left` others go on.
     pub fn of(group: &str, members: &[GroupMember], left: u64) -> Self {
+        let size = members.iter().filter_map(|member| member.size).min();
+        let mut event = Self::about(MessageScope::Group(group.to_owned()), members);
+        event.missing = u64::from(size.unwrap_or(0)).saturating_sub(event.total + left);
+        event
+    }
+
+    /// The summary for a sink of what happened to these watches, in the order in which that became known.
+    pub fn digest(sink: &SinkName, members: &[GroupMember]) -> Self {
+        Self::about(MessageScope::Sink(sink.clone()), members)
+    }
+
+    fn about(scope: MessageScope, members: &[GroupMember]) -> Self {
         let mut verdicts = BTreeMap::new();
         for member in members {
             *verdicts
                 .entry(member.verdict.as_str().to_owned())
                 .or_default() += 1;
         }
-        let size = members.iter().filter_map(|member| member.size).min();
         let ordered = Verdict::WORST_FIRST.into_iter().flat_map(|verdict| {
             members
                 .iter()
@@ -121,12 +153,12 @@ impl GroupEvent {
         let runs: Vec<_> = ordered.take(NAMED_RUNS).map(GroupRun::of).collect();
         let total = members.len() as u64;
         Self {
-            group: group.to_owned(),
+            scope,
             total,
             verdicts,
             more: total - runs.len() as u64,
             runs,
-            missing: u64::from(size.unwrap_or(0)).saturating_sub(total + left),
+            missing: 0,
             fallback_for: None,
         }
     }
@@ -214,6 +246,13 @@ mod tests {
         let read: GroupEvent =
             serde_json::from_str(&serde_json::to_string(&event).unwrap()).unwrap();
         assert_eq!(read, event);
+        let sink = SinkName::new("chat").unwrap();
+        let digest = GroupEvent::digest(&sink, &members);
+        assert_eq!((digest.total, digest.missing), (120, 0));
+        let json = serde_json::to_string(&digest).unwrap();
+        assert!(json.starts_with(r#"{"sink":"chat","total":120,"#), "{json}");
+        let read: GroupEvent = serde_json::from_str(&json).unwrap();
+        assert_eq!(read, digest);
     }
 
     #[test]

@@ -30,8 +30,8 @@ pub use event::{
     Event, EventData, EventType, ProviderNotice, RunEvent, RunSummary, SinkNotice, WatchSummary,
 };
 pub use group::{
-    GROUP_LABEL, GROUP_SIZE_LABEL, GroupEvent, GroupMember, GroupRun, MOST_GROUP_SIZE, NAMED_RUNS,
-    read_group_size,
+    GROUP_LABEL, GROUP_SIZE_LABEL, GroupEvent, GroupMember, GroupRun, MOST_GROUP_SIZE,
+    MessageScope, NAMED_RUNS, read_group_size,
 };
 pub use id::{DeliveryId, InvalidId, ProviderName, RunRef, SinkName};
 pub use json::JsonText;

@@ -72,6 +72,8 @@ pub struct Route {
     pub labels: Labels,
     /// Whether it gets one message for a group in place of the verdicts of its watches.
     pub one_per_group: bool,
+    /// Whether it gets one summary of what ended while nothing watched.
+    pub digest: bool,
 }
 
 /// Which events of a watch one sink gets, and why it does not get the others.
@@ -129,6 +131,16 @@ impl Routes {
             .filter(wants)
             .map(|route| route.sink.clone())
             .collect()
+    }
+
+    /// Splits sinks into those that get an event at once, and those that get it in a summary.
+    pub fn apart_for_digest(&self, sinks: Vec<SinkName>) -> (Vec<SinkName>, Vec<SinkName>) {
+        let wants_digest = |sink: &SinkName| {
+            self.0
+                .iter()
+                .any(|route| route.digest && route.sink == *sink)
+        };
+        sinks.into_iter().partition(|sink| !wants_digest(sink))
     }
 
     /// Returns the sinks that get the message about a finished group: those that get it in place of the verdict of one
@@ -273,6 +285,7 @@ mod tests {
             events: EventFilter::parse(events.iter().copied()).unwrap(),
             labels: Labels::new(),
             one_per_group,
+            digest: false,
         };
         let routes = Routes::from_iter([
             route("each", &["run.*"], false),
@@ -350,6 +363,7 @@ mod tests {
             events: EventFilter::verdicts(),
             labels,
             one_per_group: false,
+            digest: false,
         };
         let routes =
             Routes::from_iter([route("all", Labels::new()), route("search", labels.clone())]);
@@ -396,6 +410,7 @@ mod tests {
             events: failures,
             labels: Labels::new(),
             one_per_group: false,
+            digest: false,
         }]);
         let explained = &routes.explain(&watch)[0];
         assert_eq!(
@@ -420,6 +435,7 @@ mod tests {
                 events: EventFilter::parse(patterns).unwrap(),
                 labels: Labels::new(),
                 one_per_group,
+                digest: false,
             }]);
             let explained = &routes.explain(&watch)[0];
             let has_message = explained.events.contains(&EventType::GroupFinished);

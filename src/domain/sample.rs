@@ -80,7 +80,13 @@ impl Event {
                 });
             }
             EventType::GroupFinished => {
-                event.data = EventData::Group(Box::new(sample_group()));
+                event.data =
+                    EventData::Group(Box::new(GroupEvent::of("nightly", &sample_members(), 0)));
+            }
+            EventType::RunDigest => {
+                let sink = SinkName::new("ops").expect("a valid name");
+                event.data =
+                    EventData::Group(Box::new(GroupEvent::digest(&sink, &sample_members())));
             }
             EventType::SinkDisabled => {
                 event.data = EventData::Sink(SinkNotice {
@@ -106,8 +112,8 @@ impl Event {
     }
 }
 
-/// The data of a sample about a group.
-fn sample_group() -> GroupEvent {
+/// The watches of a sample about several runs.
+fn sample_members() -> [GroupMember; 3] {
     let verdicts = [
         ("run_sample", Some("nightly report"), Verdict::Succeeded),
         ("run_other", None, Verdict::Failed),
@@ -121,7 +127,7 @@ fn sample_group() -> GroupEvent {
         verdict,
         size: None,
     };
-    GroupEvent::of("nightly", &verdicts.map(member), 0)
+    verdicts.map(member)
 }
 
 /// The data of a sample about a run.
@@ -206,6 +212,7 @@ fn state_of(event_type: EventType) -> Option<RunState> {
         EventType::WatchNotFound
         | EventType::WatchUnreachable
         | EventType::GroupFinished
+        | EventType::RunDigest
         | EventType::ApiUnreachable
         | EventType::ApiUnauthorized
         | EventType::ApiRecovered

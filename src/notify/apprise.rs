@@ -34,8 +34,8 @@ pub(super) fn body(event: &Event) -> MessageBody {
 /// The kind of a notification (github.com/caronc/apprise, `NotifyType`): services choose a color or an icon by it.
 fn notify_type(event_type: EventType, weight: Severity) -> &'static str {
     match event_type {
-        EventType::GroupFinished if weight == Severity::Good => "success",
-        EventType::GroupFinished => "failure",
+        EventType::GroupFinished | EventType::RunDigest if weight == Severity::Good => "success",
+        EventType::GroupFinished | EventType::RunDigest => "failure",
         EventType::RunSucceeded | EventType::ApiRecovered => "success",
         EventType::RunFailed
         | EventType::WatchNotFound

@@ -4,7 +4,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Message;
-use crate::domain::EventData;
+use crate::domain::{EventData, MessageScope};
 
 /// What is encoded in the value of a header (CloudEvents, HTTP Protocol Binding 1.0.2, section 3.1.3.2), besides all that
 /// is not ASCII.
@@ -20,7 +20,13 @@ pub(super) fn headers(message: &Message<'_>) -> HeaderMap {
             let provider = notice.provider.as_str();
             (providers(provider), provider)
         }
-        EventData::Group(data) => ("/runwatch/groups".to_owned(), data.group.as_str()),
+        EventData::Group(data) => {
+            let source = match &data.scope {
+                MessageScope::Group(_) => "/runwatch/groups",
+                MessageScope::Sink(_) => "/runwatch/sinks",
+            };
+            (source.to_owned(), data.scope.name())
+        }
         EventData::Sink(notice) => ("/runwatch/sinks".to_owned(), notice.sink.as_str()),
     };
     let attributes = [
@@ -84,6 +90,7 @@ mod tests {
                 "crewship",
             ),
             (EventType::GroupFinished, "/runwatch/groups", "nightly"),
+            (EventType::RunDigest, "/runwatch/sinks", "ops"),
             (EventType::SinkDisabled, "/runwatch/sinks", "ops"),
         ] {
             let event = Event::sample_of(event_type, now);

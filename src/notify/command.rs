@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{Message, Preview, SendError, Sent, program, summary};
 use crate::blocking::{FILE_LIMIT, Lane};
-use crate::domain::{EventData, Verdict};
+use crate::domain::{EventData, MessageScope, Verdict};
 use crate::hardening::clear_secret_environment;
 use crate::process_group::ProcessGroup;
 use crate::text::{last_of_line, one_line};
@@ -208,8 +208,8 @@ fn variables(message: &Message<'_>) -> Vec<(&'static str, String)> {
     if let Some(sink) = message.event.fallback_for() {
         variables.push(("RUNWATCH_FALLBACK_FOR", sink.to_string()));
     }
-    if let EventData::Group(data) = &message.event.data {
-        variables.push(("RUNWATCH_GROUP", one_line(&data.group, VALUE_CHARS)));
+    if let Some(MessageScope::Group(group)) = message.event.group().map(|data| &data.scope) {
+        variables.push(("RUNWATCH_GROUP", one_line(group, VALUE_CHARS)));
     }
     if let EventData::Run(data) = &message.event.data {
         let verdict = message.event.event_type.verdict().map(Verdict::as_str);

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::trouble::SinkTrouble;
 use super::{Deliver, Message, SendError, Sent};
+use crate::catch_ups::CatchUps;
 use crate::clock::{Clock, new_delivery_id};
 use crate::domain::{
     DeliveryId, Event, EventData, EventType, QuietHours, Routes, SinkName, SinkNotice,
@@ -57,6 +58,10 @@ pub struct Courier<D> {
     pub fallback: Option<SinkName>,
     /// When only failures are sent; all else is held until the end of that time.
     pub quiet: Option<QuietHours>,
+    /// Whether what ended while nothing watched is sent as one summary.
+    pub digest: bool,
+    /// The rounds of polls in which such ends become known.
+    pub catch_ups: CatchUps,
     /// Most attempts under way at once, 1 or more.
     pub max_in_flight: usize,
     /// Where deliveries come from.
@@ -80,9 +85,11 @@ impl<D: Deliver> Courier<D> {
         let (mut attempts, mut bytes) = (JoinSet::new(), 0);
         let disabled = Arc::new(OnceLock::new());
         let mut holds = HoldsInStore::default();
+        let (mut rounds, mut summarized) = (courier.catch_ups.changes(), None);
         while !stop.is_cancelled() {
             // Marked as seen before the store is read, so that no change in between is missed.
             changed.mark_unchanged();
+            rounds.mark_unchanged();
             let free = if bytes < BYTES_IN_FLIGHT {
                 courier.max_in_flight.saturating_sub(attempts.len())
             } else {
@@ -90,6 +97,7 @@ impl<D: Deliver> Courier<D> {
             };
             let next_due = async {
                 courier.keep_holds(&mut holds).await?;
+                courier.summarize(&mut summarized).await?;
                 courier
                     .start_due(free, &disabled, &mut attempts, &mut bytes)
                     .await
@@ -110,6 +118,7 @@ impl<D: Deliver> Courier<D> {
                     bytes -= ended.expect("an attempt does not panic and is not aborted");
                 }
                 () = wait_for(&mut changed) => {}
+                Ok(()) = rounds.changed() => {}
                 () = courier.until(next_due) => {}
             }
         }
@@ -128,6 +137,19 @@ impl<D: Deliver> Courier<D> {
                 .set_holds(self.name.clone(), end.unwrap_or(now))
                 .await?;
             holds.0 = Some(end);
+        }
+        Ok(())
+    }
+
+    /// Decides about what was held for a summary, once after each round of polls: also without summaries, as a reload may
+    /// have turned them off, and at the start, as the process may have died before.
+    async fn summarize(&self, summarized: &mut Option<u64>) -> Result<(), StoreError> {
+        let over = self.catch_ups.over();
+        if over.is_some() && *summarized != over {
+            let (sink, now) = (self.name.clone(), self.clock.now());
+            self.store.summarize(sink, self.digest, now).await?;
+            failpoint::point("summarized");
+            *summarized = over;
         }
         Ok(())
     }
@@ -409,7 +431,11 @@ impl<D: Deliver> Courier<D> {
         };
         let mut sinks = self.routes.sinks_for(&event, None);
         sinks.retain(|sink| *sink != self.name);
-        let routed = RoutedEvent { event, sinks };
+        let routed = RoutedEvent {
+            event,
+            sinks,
+            held: Vec::new(),
+        };
         loop {
             match self.store.record_event(routed.clone(), now).await {
                 Ok(()) | Err(StoreError::Closed) => break,
@@ -454,6 +480,7 @@ mod tests {
             events: EventFilter::parse(["*"]).unwrap(),
             labels: Labels::new(),
             one_per_group: false,
+            digest: false,
         };
         let courier = Courier {
             name: name("gone"),
@@ -461,6 +488,8 @@ mod tests {
             retry_schedule,
             fallback: None,
             quiet: None,
+            digest: false,
+            catch_ups: CatchUps::default(),
             max_in_flight: 1,
             store,
             clock: Clock::simulated(Timestamp::UNIX_EPOCH),
@@ -577,6 +606,8 @@ mod tests {
                 retry_schedule: Vec::new(),
                 fallback: None,
                 quiet: quiet.filter(|_| is_quiet),
+                digest: false,
+                catch_ups: CatchUps::default(),
                 max_in_flight: 1,
                 store: self.store.clone(),
                 clock: self.clock.clone(),
@@ -593,7 +624,11 @@ mod tests {
             let now = self.clock.now();
             let event = Event::sample_of(event_type, now);
             let sinks = vec![name("ops")];
-            let routed = RoutedEvent { event, sinks };
+            let routed = RoutedEvent {
+                event,
+                sinks,
+                held: Vec::new(),
+            };
             self.store.record_event(routed, now).await.unwrap();
         }
 

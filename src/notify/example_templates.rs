@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::Message;
 use super::template::{MessageTemplate, TemplateValues};
-use crate::domain::{DeliveryId, Event, EventData, EventType, SinkName};
+use crate::domain::{DeliveryId, Event, EventData, EventType, MessageScope, SinkName};
 
 /// Texts as someone may choose them who names runs, or makes them fail.
 const HOSTILE: [&str; 4] = [
@@ -38,7 +38,9 @@ fn with_text(event: &Event, text: &str) -> Event {
         }
         EventData::Provider(notice) => text.clone_into(&mut notice.message),
         EventData::Group(data) => {
-            text.clone_into(&mut data.group);
+            if let MessageScope::Group(group) = &mut data.scope {
+                text.clone_into(group);
+            }
             data.runs[0].name = Some(text.to_owned());
         }
         EventData::Sink(notice) => text.clone_into(&mut notice.message),
@@ -121,6 +123,7 @@ fn pagerduty() {
             | EventType::RunWaiting
             | EventType::WatchOverdue => "warning",
             EventType::GroupFinished
+            | EventType::RunDigest
             | EventType::RunFailed
             | EventType::WatchNotFound
             | EventType::WatchUnreachable

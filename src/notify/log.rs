@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{Message, Preview, SendError, Sent, summary};
 use crate::blocking::Lane;
-use crate::domain::{EventData, SinkName};
+use crate::domain::{EventData, MessageScope, SinkName};
 use crate::logging::{self, EVENT_TARGET};
 use crate::text::{escape_json_for_terminal, one_line};
 
@@ -261,7 +261,10 @@ fn record(message: &Message<'_>) {
             );
         }
         EventData::Group(data) => {
-            let group = one_line(&data.group, ERROR_CHARS);
+            let group = match &data.scope {
+                MessageScope::Group(group) => Some(one_line(group, ERROR_CHARS)),
+                MessageScope::Sink(_) => None,
+            };
             let runs = data.total;
             tracing::info!(
                 target: EVENT_TARGET, event, group, runs, fallback_for, delivery_id, "{}", summary.title

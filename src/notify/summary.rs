@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
-use crate::domain::{Event, EventData, EventType, GroupEvent, GroupRun, RunEvent, Verdict};
+use crate::domain::{
+    Event, EventData, EventType, GroupEvent, GroupRun, MessageScope, RunEvent, Verdict,
+};
 use crate::text::{first_lines, humanize, one_line};
 
 /// Longest name in a title, in characters.
@@ -102,7 +104,10 @@ fn group_counts(data: &GroupEvent) -> String {
 }
 
 fn of_group(data: &GroupEvent) -> Summary {
-    let group = one_line(&data.group, MAX_NAME_CHARS);
+    let about = match &data.scope {
+        MessageScope::Group(group) => one_line(group, MAX_NAME_CHARS),
+        MessageScope::Sink(_) => "after downtime".to_owned(),
+    };
     let mut lines = Vec::new();
     if data.missing > 0 {
         lines.push(match data.missing {
@@ -121,7 +126,7 @@ fn of_group(data: &GroupEvent) -> Summary {
         Severity::Bad
     };
     Summary {
-        title: format!("{group}: {}", group_counts(data)),
+        title: format!("{about}: {}", group_counts(data)),
         lines,
         url: None,
         weight,
@@ -229,6 +234,7 @@ fn usual_line(event_type: EventType, data: &RunEvent) -> Option<String> {
         | EventType::ApiRecovered
         | EventType::SinkDisabled
         | EventType::GroupFinished
+        | EventType::RunDigest
         | EventType::SinkTest => None,
     }
 }
@@ -260,6 +266,7 @@ fn title_of(event_type: EventType, data: &RunEvent, who: &str, after: &str) -> (
         EventType::WatchOverdue => (format!("{who} is overdue"), Severity::Bad),
         EventType::SinkTest
         | EventType::GroupFinished
+        | EventType::RunDigest
         | EventType::ApiUnreachable
         | EventType::ApiUnauthorized
         | EventType::ApiRecovered
@@ -411,6 +418,20 @@ pub(crate) mod tests {
         let lines = of_group(&data).lines;
         assert_eq!(lines.len(), 1 + GROUP_LINES + 1);
         assert_eq!(lines[21], "and 100 more");
+    }
+
+    #[test]
+    fn a_summary_after_downtime_names_failures_first() {
+        let now = "2024-01-15T10:35:05Z".parse().unwrap();
+        let event = Event::sample_of(EventType::RunDigest, now);
+        assert_eq!(of(&event).weight, Severity::Bad);
+        assert!(!event.can_wait());
+        insta::assert_snapshot!(of(&event).text(), @r"
+        after downtime: 2 of 3 succeeded, 1 failed
+        failed: run_other
+        succeeded: nightly report (run_sample)
+        succeeded: run_third
+        ");
     }
 
     #[test]

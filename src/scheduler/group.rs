@@ -20,6 +20,7 @@ use super::{
     AddedBy, BreakerView, Policy, Removed, RunActivity, Scheduler, SchedulerHandle, Usage,
     WatchView, finished,
 };
+use crate::catch_ups::CatchUps;
 use crate::clock::Clock;
 use crate::domain::{Event, PastDurations, ProviderName, RunRef, Watch};
 use crate::metrics::Metrics;
@@ -116,6 +117,7 @@ pub struct SchedulerGroup {
     store: Store,
     clock: Clock,
     metrics: Metrics,
+    catch_ups: CatchUps,
     /// Schedulers that are built and not yet started.
     built: Vec<(ProviderName, Scheduler)>,
     tasks: JoinSet<()>,
@@ -142,6 +144,7 @@ impl SchedulerGroup {
             store,
             clock,
             metrics,
+            catch_ups: CatchUps::default(),
             built: Vec::new(),
             tasks: JoinSet::new(),
         };
@@ -150,6 +153,11 @@ impl SchedulerGroup {
             requests: sender,
         };
         (group, handle)
+    }
+
+    /// The rounds of polls after a start or a sleep.
+    pub fn catch_ups(&self) -> CatchUps {
+        self.catch_ups.clone()
     }
 
     /// Builds the scheduler of a provider, to be started by [`SchedulerGroup::run`]. `is_restart` says that a previous
@@ -166,6 +174,7 @@ impl SchedulerGroup {
             fastrand::u64(..),
         );
         scheduler.share_activities(self.shared.activities.clone());
+        scheduler.share_catch_ups(self.catch_ups.clone());
         match self.store.durations_of(provider.clone()).await {
             Ok(past) => scheduler.look_back(PastDurations::of(past)),
             Err(error) => {

@@ -57,6 +57,13 @@ pub(super) struct ListMark {
     doubted_until: Option<Instant>,
 }
 
+impl ListMark {
+    /// Whether a list that was requested after a time showed that the run goes on.
+    pub(super) fn is_going_since(&self, at: Timestamp) -> bool {
+        self.going_at.is_some_and(|going_at| going_at >= at)
+    }
+}
+
 /// The watches whose runs one list shows.
 struct Group {
     parameters: ListParameters,

@@ -17,6 +17,7 @@
 
 mod breaker;
 mod budget;
+mod catch_up;
 mod deadline;
 mod follow;
 mod group;
@@ -44,6 +45,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::breaker::{BreakerView, Outage};
 pub use self::budget::Usage;
+use self::catch_up::CatchUp;
 pub use self::group::{Account, Accounts, Breakers, SchedulerGroup, Schedulers, outage_texts};
 pub use self::handle::{AddedBy, Removed, SchedulerHandle, WatchView};
 use self::handle::{COMMANDS, SchedulerCommand};
@@ -55,6 +57,7 @@ use self::registry::{Key, Phase, Registry, WatchEntry};
 pub use self::streams::RunActivity;
 pub use self::watches::Watches;
 use crate::backoff::BackoffPolicy;
+use crate::catch_ups::CatchUps;
 use crate::clock::{Clock, Jump, Now, Reading};
 use crate::domain::{Event, Limits, PastDurations, Progress, ProviderName, Routes, RunRef, Watch};
 use crate::failpoint::mutant;
@@ -129,6 +132,7 @@ pub struct Scheduler {
     /// How far the wall clock was set since the start.
     stepped: SignedDuration,
     pending: PendingWrites,
+    catch_up: CatchUp,
 }
 
 impl Scheduler {
@@ -191,6 +195,7 @@ impl Scheduler {
             warned: HashSet::new(),
             stepped: SignedDuration::ZERO,
             pending: PendingWrites::default(),
+            catch_up: CatchUp::default(),
         };
         (
             scheduler,
@@ -222,6 +227,7 @@ impl Scheduler {
             let key = self.registry.load(entry);
             self.enroll_in_list(key, now);
         }
+        self.begin_catch_up(now);
     }
 
     /// Assumes that a previous process used its whole burst just now: its requests count.
@@ -248,6 +254,12 @@ impl Scheduler {
     /// Sends the activity of runs to the receivers of `activities`, too.
     fn share_activities(&mut self, activities: broadcast::Sender<Arc<RunActivity>>) {
         self.provider.streams.share_activities(activities);
+    }
+
+    /// Counts its rounds of polls after a start or a sleep among those of other schedulers. Called before any watch is
+    /// loaded.
+    pub fn share_catch_ups(&mut self, rounds: CatchUps) {
+        self.catch_up.rounds = rounds;
     }
 
     /// Runs until `stop` is cancelled. It then drops the polls under way and waits for the writes.
@@ -564,6 +576,7 @@ impl Scheduler {
         }
         if slept {
             self.be_patient(now);
+            self.begin_catch_up(now);
         }
         if !jump.stepped.is_zero() {
             self.stepped += jump.stepped;
@@ -582,6 +595,7 @@ impl Scheduler {
         if let Some(event) = self.provider.breaker.overdue(self.reading.wall) {
             self.emit(event);
         }
+        self.look_at_catch_up(now);
         self.provider.count_outage(&self.metrics, now);
         let now = Now {
             instant: now,

@@ -189,9 +189,15 @@ impl Scheduler {
             if mutant("progress-unsent") && event.event_type.is_progress() {
                 sinks.clear();
             }
+            let (sinks, held) = if self.catch_up.summarizes(event, &watch) {
+                self.policy.routes.apart_for_digest(sinks)
+            } else {
+                (sinks, Vec::new())
+            };
             RoutedEvent {
                 event: event.clone(),
                 sinks,
+                held,
             }
         };
         let routed = step.events.iter().map(routed).collect();
@@ -582,7 +588,16 @@ impl Scheduler {
         let (store, now) = (self.store.clone(), event.timestamp);
         self.store_in_order(async move {
             Persisted::Event {
-                result: store.record_event(RoutedEvent { event, sinks }, now).await,
+                result: store
+                    .record_event(
+                        RoutedEvent {
+                            event,
+                            sinks,
+                            held: Vec::new(),
+                        },
+                        now,
+                    )
+                    .await,
             }
         });
     }

@@ -173,6 +173,12 @@ impl WatchEntry {
         }
     }
 
+    /// Whether a list showed since a time that its run goes on.
+    pub(super) fn goes_on_since(&self, at: Timestamp) -> bool {
+        let listed = self.listed.as_ref();
+        listed.is_some_and(|mark| mark.is_going_since(at))
+    }
+
     /// Moves all times before a sleep back by its length, because the clock of timers stood still.
     pub(super) fn slept(&mut self, slept: Duration) {
         let times = [

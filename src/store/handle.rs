@@ -17,9 +17,10 @@ use super::operations::{
     EventsAfter, FinishGroups, Gauges, HasCompleteGroup, Hold, KeepConfiguredWatches, KnownRuns,
     MoveClock, NewestEvent, NewestProviderEvents, NewestWatch, NextDue, NoteRuns, Ping, Probe,
     ProbeWrite, Prune, RecordAttempt, RecordEvent, RecordGroupStep, RecordStep, RemoveWatches,
-    SetDeadlines, SetDiscoveries, SetHolds, SinksWithOpenDeliveries, StatusChangesAfter, TakeMarks,
-    TakeUp, WakeCouriers, WatchHistory, Watches,
+    SetDeadlines, SetDiscoveries, SetHolds, SinksWithOpenDeliveries, StatusChangesAfter, Summarize,
+    TakeMarks, TakeUp, WakeCouriers, WatchHistory, Watches,
 };
+use super::records::SUMMARIZED_AT_ONCE;
 use crate::domain::{
     DeliveryId, Event, FoundBy, ProviderName, Routes, RunDetails, RunRef, SinkName, Step, Watch,
 };
@@ -518,6 +519,26 @@ impl Store {
     /// When the store cannot be written.
     pub async fn set_holds(&self, sink: SinkName, until: Timestamp) -> Result<(), StoreError> {
         self.run(SetHolds { sink, until }).await
+    }
+
+    /// Decides about the deliveries of a sink that wait for a summary ([`RoutedEvent::held`]): with `digest`, one delivery
+    /// of an event [`crate::domain::EventType::RunDigest`] takes their place. Without, or if they are fewer than three,
+    /// they are due at `now`. Of very many there are several summaries.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn summarize(
+        &self,
+        sink: SinkName,
+        digest: bool,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        loop {
+            let sink = sink.clone();
+            if self.run(Summarize { sink, digest, now }).await? < SUMMARIZED_AT_ONCE {
+                return Ok(());
+            }
+        }
     }
 
     /// Up to `limit` deliveries.

@@ -56,13 +56,19 @@ pub(super) fn deliveries_where(
     states: &str,
 ) -> (String, &'static str) {
     // Those that are not delivered are few among many, and have an index of their own.
-    let delivered = filter.states.is_empty() || filter.states.contains(&DeliveryState::Delivered);
+    let delivered = [DeliveryState::Delivered, DeliveryState::Included];
+    let delivered =
+        filter.states.is_empty() || delivered.iter().any(|state| filter.states.contains(state));
+    let state = match delivered {
+        true => "CASE WHEN d.included_in IS NULL THEN d.state ELSE 'included' END",
+        false => "d.state",
+    };
     let which = match (&filter.sink, delivered) {
-        (Some(_), _) => format!("d.sink = $2 AND ({any} OR d.state IN ({states}))"),
+        (Some(_), _) => format!("d.sink = $2 AND ({any} OR {state} IN ({states}))"),
         (None, false) => {
             format!("d.state != 'delivered' AND $2 IS NULL AND d.state IN ({states})")
         }
-        (None, true) => format!("$2 IS NULL AND ({any} OR d.state IN ({states}))"),
+        (None, true) => format!("$2 IS NULL AND ({any} OR {state} IN ({states}))"),
     };
     let (after, direction) = if filter.newest_first {
         ("<", "DESC")

@@ -426,6 +426,8 @@ pub struct RoutedEvent {
     pub event: Event,
     /// The sinks.
     pub sinks: Vec<SinkName>,
+    /// Further sinks, whose deliveries wait for [`crate::store::Store::summarize`]: they have no time of an attempt.
+    pub held: Vec<SinkName>,
 }
 
 /// Where a delivery stands.
@@ -439,11 +441,19 @@ pub enum DeliveryState {
     Delivered,
     /// Given up.
     Dead,
+    /// Not sent, as a summary names the run: that is another delivery to the sink. Stored as delivered.
+    Included,
 }
 
 impl DeliveryState {
     /// Every state.
-    pub const ALL: [Self; 4] = [Self::Pending, Self::Sending, Self::Delivered, Self::Dead];
+    pub const ALL: [Self; 5] = [
+        Self::Pending,
+        Self::Sending,
+        Self::Delivered,
+        Self::Dead,
+        Self::Included,
+    ];
 
     /// The word in the store and in JSON.
     pub fn as_str(self) -> &'static str {
@@ -452,6 +462,7 @@ impl DeliveryState {
             Self::Sending => "sending",
             Self::Delivered => "delivered",
             Self::Dead => "dead",
+            Self::Included => "included",
         }
     }
 
@@ -480,7 +491,7 @@ pub struct DeliverySummary {
     pub attempts: u32,
     /// How many of them were made before its schedule last began anew.
     pub earlier_attempts: u32,
-    /// When the next one is due, if it is pending.
+    /// When the next one is due, if it is pending and does not wait for a summary.
     pub next_attempt_at: Option<Timestamp>,
     /// The detail of the last attempt.
     pub last_detail: Option<String>,
@@ -492,6 +503,8 @@ pub struct DeliverySummary {
     pub fallback_for: Option<SinkName>,
     /// Until when it is held, if it is.
     pub held_until: Option<Timestamp>,
+    /// The delivery of the summary that names its run, in its place.
+    pub included_in: Option<DeliveryId>,
 }
 
 /// Selects the deliveries of a list. A delivery must match every field.

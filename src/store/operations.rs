@@ -146,6 +146,11 @@ operations! {
     /// Holds the deliveries of a sink that are held until another time.
     (Write, _this => DELIVERIES) SetHolds { sink: SinkName, until: Timestamp } -> ();
 
+    /// Decides about some of the deliveries of a sink that wait for a summary: with `digest` they are included in one,
+    /// and else, or if they are few, they are due at once. Returns how many they were.
+    (Write, _this => Wakes { history: true, deliveries: true, verdict: None })
+    Summarize { sink: SinkName, digest: bool, now: Timestamp } -> usize;
+
     /// Finishes some of the groups that wait for no watch any more. Returns how many.
     (Write, _this => Wakes { history: true, deliveries: true, verdict: None })
     FinishGroups { routes: Arc<Routes>, before: Timestamp, now: Timestamp } -> usize;

@@ -166,6 +166,7 @@ pub(super) struct DeliveryRow {
     pub(super) fallback_for: Option<String>,
     pub(super) held_until: Option<i64>,
     pub(super) group: Option<String>,
+    pub(super) included_in: Option<String>,
 }
 
 impl DeliveryRow {
@@ -181,8 +182,11 @@ impl DeliveryRow {
             group: self.group,
             event_type: EventType::from_word(&self.event_type)
                 .ok_or_else(|| unreadable("an event type", &self.event_type))?,
-            state: DeliveryState::from_word(&self.state)
-                .ok_or_else(|| unreadable("a delivery state", &self.state))?,
+            state: match &self.included_in {
+                Some(_) => DeliveryState::Included,
+                None => DeliveryState::from_word(&self.state)
+                    .ok_or_else(|| unreadable("a delivery state", &self.state))?,
+            },
             attempts: count32(self.attempts),
             next_attempt_at: optional_time(self.next_attempt_at)?,
             last_detail: self.last_detail,
@@ -196,6 +200,7 @@ impl DeliveryRow {
                     .filter(|_| self.state == DeliveryState::Pending.as_str())
                     .filter(|until| self.next_attempt_at == Some(*until)),
             )?,
+            included_in: self.included_in.as_deref().map(delivery_id).transpose()?,
         })
     }
 }
@@ -334,7 +339,44 @@ pub(super) fn group_finished(
             data: EventData::Group(Box::new(GroupEvent::of(group, members, left))),
         },
         sinks: routes.sinks_for_group(members),
+        held: Vec::new(),
     }
+}
+
+/// Most runs that one summary stands for; of more, there are several.
+pub(super) const SUMMARIZED_AT_ONCE: usize = 10_000;
+
+/// Fewest runs of a summary: of less, each has its own message.
+const FEWEST_SUMMARIZED: usize = 3;
+
+/// What becomes of the deliveries of a sink that wait for a summary.
+pub(super) enum Summarized {
+    /// Each is sent, as one that was never held.
+    Released,
+    /// They are in this summary.
+    Included(RoutedEvent),
+}
+
+/// Decides about the deliveries of a sink that wait for a summary, each with its watch. `digest` says whether the sink
+/// gets any.
+pub(super) fn summarized(
+    sink: &SinkName,
+    digest: bool,
+    members: &[GroupMember],
+    now: Timestamp,
+) -> Summarized {
+    if !digest || members.len() < FEWEST_SUMMARIZED {
+        return Summarized::Released;
+    }
+    Summarized::Included(RoutedEvent {
+        event: Event {
+            event_type: EventType::RunDigest,
+            timestamp: now,
+            data: EventData::Group(Box::new(GroupEvent::digest(sink, members))),
+        },
+        sinks: vec![sink.clone()],
+        held: Vec::new(),
+    })
 }
 
 /// What is still to be delivered about a finished watch of an open group.
@@ -347,7 +389,9 @@ pub(super) struct OpenDelivery<'a> {
     pub(super) id: &'a str,
     pub(super) event: &'a str,
     pub(super) sink: &'a str,
-    /// When its next attempt is due; `None` while it is being sent.
+    /// Whether it is being sent.
+    pub(super) is_sending: bool,
+    /// When its next attempt is due; `None` while it is being sent, or waits for a summary.
     pub(super) next_at: Option<i64>,
     pub(super) others: i64,
 }
@@ -362,12 +406,14 @@ impl OpenDelivery<'_> {
             id,
             event,
             sink,
+            is_sending,
             next_at,
             others,
         } = self;
         let next = match next_at {
+            _ if is_sending => "being sent now".to_owned(),
             Some(at) => format!("next attempt at {:.0}", read_time(at)?),
-            None => "being sent now".to_owned(),
+            None => "to be in the summary after downtime".to_owned(),
         };
         let others = match others {
             0 => String::new(),

@@ -172,6 +172,7 @@ pub(super) const TABLES: &[CopiedTable] = &[
             text("fallback_for"),
             integer("held_until"),
             boolean("at_once"),
+            text("included_in"),
         ],
     },
     CopiedTable {

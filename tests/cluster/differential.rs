@@ -93,6 +93,10 @@ pub(crate) enum Doing {
         sink: &'static str,
         retry: bool,
     },
+    Summarize {
+        sink: &'static str,
+        digest: bool,
+    },
     Incident(EventType),
     Prune {
         age: i64,
@@ -165,6 +169,7 @@ pub(crate) fn doing() -> impl Strategy<Value = Doing> {
         2 => (any::<usize>(), 4_usize..37, any::<bool>())
             .prop_map(|(which, beginning, retry)| Doing::Decide { which, beginning, retry }),
         1 => (sink(), any::<bool>()).prop_map(|(sink, retry)| Doing::DecideAll { sink, retry }),
+        2 => (sink(), any::<bool>()).prop_map(|(sink, digest)| Doing::Summarize { sink, digest }),
         1 => select(vec![EventType::ApiUnreachable, EventType::ApiUnauthorized, EventType::ApiRecovered])
             .prop_map(Doing::Incident),
         2 => (0_i64..20_000, 0_usize..4).prop_map(|(age, sinks)| Doing::Prune { age, sinks }),
@@ -308,7 +313,13 @@ impl Side {
         let Ok(step) = stored.progress.step(&stored.watch, outcome, now, &limits) else {
             return "no step".to_owned();
         };
-        let routed = routed_to(&step, &SINKS[..sinks]);
+        let mut routed = routed_to(&step, &SINKS[..sinks]);
+        for routed in &mut routed {
+            let is_end = routed.event.event_type.verdict().is_some();
+            if is_end && !number.is_multiple_of(3) {
+                routed.held = std::mem::take(&mut routed.sinks);
+            }
+        }
         let failure = error.map(|message| PollFailure { at: now, message });
         let recorded = store
             .record_step(stored.id, step, routed, failure, FoundBy::Stream, now)
@@ -497,6 +508,9 @@ impl Side {
             }
             Doing::DecideAll { sink, retry } => {
                 self.shown(store.decide_all(sink_name(sink), fate(retry), now).await)
+            }
+            Doing::Summarize { sink, digest } => {
+                self.shown(store.summarize(sink_name(sink), digest, now).await)
             }
             Doing::Incident(event_type) => {
                 self.shown(store.record_event(incident(event_type, now), now).await)

@@ -102,6 +102,7 @@ async fn work(store: &Store) {
         .decide_all(ops.clone(), Fate::Retry, now)
         .await
         .unwrap();
+    store.summarize(ops.clone(), true, now).await.unwrap();
     store.active_watches(now, None, 100).await.unwrap();
     let middle = RunRef::new("run_now_7").unwrap();
     store

@@ -76,6 +76,7 @@ pub(crate) fn routed_to(step: &Step, sinks: &[&str]) -> Vec<RoutedEvent> {
         .map(|event| RoutedEvent {
             event: event.clone(),
             sinks: sinks.clone(),
+            held: Vec::new(),
         })
         .collect()
 }
@@ -95,6 +96,7 @@ pub(crate) fn incident(event_type: EventType, at: Timestamp) -> RoutedEvent {
             data: EventData::Provider(notice),
         },
         sinks: Vec::new(),
+        held: Vec::new(),
     }
 }
 
@@ -515,6 +517,184 @@ pub(crate) async fn held_deliveries_stay_where_they_are_on_the_wall_clock(place:
     close(store, tasks).await;
 }
 
+/// Stores the ends of these runs, whose deliveries to the sink `ops` wait for a summary, and to `each` do not.
+async fn end_unwatched(store: &Store, ends: &[(&str, &str)], at: i64) {
+    for (id, status) in ends {
+        let watch = watch(id);
+        let (_, number) = store.add_watch(watch.clone()).await.unwrap();
+        let ended = step(&watch, &Progress::begin(time(0)), status, time(at));
+        let mut routed = routed_to(&ended, &["each"]);
+        for routed in &mut routed {
+            routed.held = vec![SinkName::new("ops").unwrap()];
+        }
+        store
+            .record_step(number, ended, routed, None, FoundBy::Poll, time(at))
+            .await
+            .unwrap();
+    }
+}
+
+pub(crate) async fn what_waits_for_a_summary_is_included_once(place: &impl Place) {
+    let (store, tasks) = place.open().await;
+    let (ops, each) = (
+        SinkName::new("ops").unwrap(),
+        SinkName::new("each").unwrap(),
+    );
+    let claim = async |sink: &SinkName, at| {
+        let due = store.claim_due(sink.clone(), time(at), 100, usize::MAX);
+        due.await.unwrap()
+    };
+    let of_ops = async |states: Vec<DeliveryState>| {
+        let filter = DeliveryFilter {
+            states,
+            sink: Some(ops.clone()),
+            ..DeliveryFilter::default()
+        };
+        store.deliveries(filter, 100).await.unwrap().items
+    };
+    let ends = [
+        ("run_1", "succeeded"),
+        ("run_2", "failed"),
+        ("run_3", "succeeded"),
+        ("run_4", "canceled"),
+    ];
+    end_unwatched(&store, &ends, 5).await;
+    // They wait, whatever the time is and whether or not the process died.
+    store.take_up().await.unwrap();
+    assert_eq!(claim(&ops, 1000).await.len(), 0);
+    assert_eq!(store.next_due(ops.clone()).await.unwrap(), None);
+    assert_eq!(claim(&each, 1000).await.len(), 4, "others do not wait");
+    let refused = store
+        .remove_watches(RunRef::new("run_1").unwrap(), false)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains("to be in the summary after downtime, and 1 more delivery"),
+        "{refused}"
+    );
+    // A person takes one of them out.
+    let first = of_ops(Vec::new()).await.remove(0);
+    assert_eq!(
+        (first.state, first.next_attempt_at, first.included_in),
+        (DeliveryState::Pending, None, None)
+    );
+    store
+        .decide(first.id, Fate::Retry, time(1000))
+        .await
+        .unwrap();
+    let claimed = claim(&ops, 1000).await;
+    assert_eq!(claimed.len(), 1);
+    store
+        .record_attempt(claimed[0].id.clone(), delivered(1001))
+        .await
+        .unwrap();
+    store
+        .summarize(each.clone(), true, time(1001))
+        .await
+        .unwrap();
+    store
+        .summarize(ops.clone(), true, time(1002))
+        .await
+        .unwrap();
+    store
+        .summarize(ops.clone(), true, time(1003))
+        .await
+        .unwrap();
+    let claimed = claim(&ops, 1002).await;
+    assert_eq!(claimed.len(), 1, "one summary");
+    assert_eq!(claimed[0].event.event_type, EventType::RunDigest);
+    let data = claimed[0].event.group().unwrap();
+    let named: Vec<_> = data.runs.iter().map(|run| run.id.as_str()).collect();
+    assert_eq!(named, ["run_2", "run_4", "run_3"], "the worst first");
+    assert_eq!((data.total, data.scope.name()), (3, "ops"));
+    let summary = claimed[0].id.clone();
+    let included = of_ops(vec![DeliveryState::Included]).await;
+    assert_eq!(included.len(), 3);
+    for delivery in included {
+        assert_eq!(delivery.included_in.as_ref(), Some(&summary));
+        assert_eq!(
+            (delivery.attempts, delivery.ended_at),
+            (0, Some(time(1002)))
+        );
+        let retried = store.decide(delivery.id, Fate::Retry, time(1003)).await;
+        assert!(
+            matches!(retried, Err(StoreError::Precondition { .. })),
+            "{retried:?}"
+        );
+    }
+    let arrived = of_ops(vec![DeliveryState::Delivered]).await;
+    assert_eq!(arrived.len(), 1, "included ones are not among them");
+    // Given up, it goes to the fallback; a retry makes it again.
+    let given_up = Attempt {
+        outcome: AttemptOutcome::Dead,
+        ..delivered(1004)
+    };
+    store
+        .record_attempt_with(
+            summary.clone(),
+            given_up,
+            Some(SinkName::new("mail").unwrap()),
+        )
+        .await
+        .unwrap();
+    let fallen = claim(&SinkName::new("mail").unwrap(), 1005).await;
+    assert_eq!(fallen[0].event.group().unwrap().total, 3);
+    assert_eq!(fallen[0].event.fallback_for(), Some(&ops));
+    store
+        .decide(summary.clone(), Fate::Retry, time(1006))
+        .await
+        .unwrap();
+    let again = claim(&ops, 1006).await;
+    assert_eq!((&again[0].id, again.len()), (&summary, 1));
+    close(store, tasks).await;
+}
+
+pub(crate) async fn few_ends_have_no_summary(place: &impl Place) {
+    let (store, tasks) = place.open().await;
+    let ops = SinkName::new("ops").unwrap();
+    let types = async |at| {
+        let due = store.claim_due(ops.clone(), time(at), 100, usize::MAX);
+        let mut types: Vec<_> = due
+            .await
+            .unwrap()
+            .iter()
+            .map(|claimed| claimed.event.event_type.as_str())
+            .collect();
+        types.sort_unstable();
+        types
+    };
+    let two = [("run_1", "succeeded"), ("run_2", "failed")];
+    end_unwatched(&store, &two, 5).await;
+    store.summarize(ops.clone(), true, time(6)).await.unwrap();
+    assert_eq!(types(5).await, [""; 0]);
+    assert_eq!(store.next_due(ops.clone()).await.unwrap(), Some(time(6)));
+    assert_eq!(types(6).await, ["run.failed", "run.succeeded"]);
+    // A reload turned summaries off.
+    let three = [
+        ("run_3", "succeeded"),
+        ("run_4", "failed"),
+        ("run_5", "failed"),
+    ];
+    end_unwatched(&store, &three, 7).await;
+    store.summarize(ops.clone(), false, time(8)).await.unwrap();
+    assert_eq!(
+        types(8).await,
+        ["run.failed", "run.failed", "run.succeeded"]
+    );
+    // The sink is gone.
+    let more = [
+        ("run_6", "succeeded"),
+        ("run_7", "failed"),
+        ("run_8", "failed"),
+    ];
+    end_unwatched(&store, &more, 9).await;
+    let kept = vec![SinkName::new("each").unwrap()];
+    let pruned = store.prune(time(100), kept, time(100)).await.unwrap();
+    assert_eq!(pruned.given_up, [(ops.clone(), 3)]);
+    close(store, tasks).await;
+}
+
 /// A watch in the group `nightly` that waits for so many.
 fn in_group(id: &str, size: &str) -> Watch {
     let mut watch = watch(id);
@@ -534,6 +714,7 @@ fn group_routes() -> Arc<Routes> {
         events: EventFilter::verdicts(),
         labels: Labels::new(),
         one_per_group,
+        digest: false,
     };
     Arc::new(Routes::from_iter([
         route("one", true),
@@ -548,6 +729,7 @@ async fn end_in_group(store: &Store, watch: &Watch, id: WatchId, status: &str, a
     let routed = ended.events.iter().map(|event| RoutedEvent {
         event: event.clone(),
         sinks: routes.sinks_for(event, Some(watch)),
+        held: Vec::new(),
     });
     let routed = routed.collect();
     store
@@ -556,17 +738,22 @@ async fn end_in_group(store: &Store, watch: &Watch, id: WatchId, status: &str, a
         .unwrap();
 }
 
+/// A first attempt at a time, which arrived.
+fn delivered(at: i64) -> Attempt {
+    Attempt {
+        attempt: 1,
+        at: time(at),
+        took: Duration::ZERO,
+        detail: String::new(),
+        outcome: AttemptOutcome::Delivered,
+    }
+}
+
 /// Makes the deliveries to a sink that are due.
-async fn deliver(store: &Store, sink: SinkName, now: Timestamp) {
-    let due = store.claim_due(sink, now, 10, usize::MAX).await.unwrap();
-    for claimed in due {
-        let attempt = Attempt {
-            attempt: 1,
-            at: now,
-            took: Duration::ZERO,
-            detail: String::new(),
-            outcome: AttemptOutcome::Delivered,
-        };
+async fn deliver(store: &Store, sink: SinkName, now: i64) {
+    let due = store.claim_due(sink, time(now), 10, usize::MAX);
+    for claimed in due.await.unwrap() {
+        let attempt = delivered(now);
         store.record_attempt(claimed.id, attempt).await.unwrap();
     }
 }
@@ -605,7 +792,7 @@ pub(crate) async fn a_group_is_finished_with_its_last_verdict(place: &impl Place
         ]
     };
     for sink in names() {
-        deliver(&store, sink, time(4)).await;
+        deliver(&store, sink, 4).await;
     }
     let pruned = store.prune(time(100), names(), time(100)).await.unwrap();
     assert_eq!(pruned.deleted, 0, "{pruned:?}");
@@ -712,7 +899,7 @@ pub(crate) async fn a_group_waits_for_its_size_and_not_for_what_is_removed(place
     let (watch, number) = add("run_11", "3").await;
     let (last, last_number) = add("run_12", "3").await;
     end_in_group(&store, &watch, number, "failed", 10).await;
-    deliver(&store, SinkName::new("each").unwrap(), time(10)).await;
+    deliver(&store, SinkName::new("each").unwrap(), 10).await;
     let kept = store.remove_watches(watch.run_id.clone(), false).await;
     assert!(
         matches!(&kept, Err(StoreError::Precondition { what, .. }) if what.contains("nightly")),
@@ -1546,6 +1733,8 @@ macro_rules! contract_tests {
             attempts_are_recorded_with_what_follows,
             a_delivery_that_is_given_up_makes_one_to_the_fallback,
             held_deliveries_stay_where_they_are_on_the_wall_clock,
+            what_waits_for_a_summary_is_included_once,
+            few_ends_have_no_summary,
             a_group_is_finished_with_its_last_verdict,
             a_group_waits_for_its_size_and_not_for_what_is_removed,
             many_writes_at_once_are_all_answered,

@@ -597,6 +597,10 @@ fn cross_field_rules_hold() {
             "[sinks.o]\ntype = \"webhook\"\nurl = \"https://a\"\ncontent_type = \"a/b\"\n",
             "format = \"template\"",
         ),
+        (
+            "[sinks.o]\ntype = \"log\"\ndigest = \"often\"\n",
+            "sinks.o.digest = \"often\": this must be true or false",
+        ),
         ("[store]\nretention = \"4000d\"\n", "out of range"),
         (
             "[control]\nsocket = \"/very/long/SOCKET\"\n",

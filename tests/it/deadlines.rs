@@ -2,16 +2,20 @@
 //! paused time.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
 use runwatch::app;
+use runwatch::catch_ups::CatchUps;
 use runwatch::clock::{Clock, Jump};
 use runwatch::config::Settings;
-use runwatch::domain::{Event, EventType, RunState, Status, Watch};
+use runwatch::domain::{
+    Event, EventFilter, EventType, Labels, Route, Routes, RunState, SinkName, Status, Watch,
+};
 use runwatch::metrics::Metrics;
 use runwatch::scheduler::{AddedBy, Policy, Scheduler, SchedulerHandle};
-use runwatch::store::{Location, Store};
+use runwatch::store::{DeliveryFilter, DeliveryState, DeliverySummary, Location, Store};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -68,6 +72,7 @@ struct World {
     store: Store,
     watches: SchedulerHandle,
     policy: Policy,
+    rounds: CatchUps,
     tasks: JoinSet<()>,
     stop: CancellationToken,
 }
@@ -118,6 +123,8 @@ impl World {
             .active_watches(clock.now(), None, u32::MAX)
             .await
             .unwrap();
+        let rounds = CatchUps::default();
+        scheduler.share_catch_ups(rounds.clone());
         let many = active.len() as u64;
         scheduler.resume(active, many);
         let stop = CancellationToken::new();
@@ -129,6 +136,7 @@ impl World {
             store,
             watches,
             policy,
+            rounds,
             tasks,
             stop,
         }
@@ -531,5 +539,76 @@ async fn a_run_that_changes_its_status_at_each_poll_is_polled_more_and_more_rare
     world.until(MINUTE * 70).await;
     let polls = world.polls_of("run_1").len() - before;
     assert!((110..=130).contains(&polls), "{polls} polls in an hour");
+    world.end().await;
+}
+
+/// Whether the deliveries of these runs to the sink `ops` wait for a summary, by the run.
+async fn waiting(world: &World) -> Vec<(String, bool)> {
+    let all = world.store.deliveries(DeliveryFilter::default(), 100);
+    let of = |delivery: DeliverySummary| {
+        let waits = delivery.state == DeliveryState::Pending && delivery.next_attempt_at.is_none();
+        (delivery.run_id.unwrap().to_string(), waits)
+    };
+    all.await.unwrap().items.into_iter().map(of).collect()
+}
+
+/// The sink `ops` gets a summary.
+fn with_summaries(policy: &mut Policy) {
+    policy.routes = Arc::new(Routes::from_iter([Route {
+        sink: SinkName::new("ops").unwrap(),
+        events: EventFilter::verdicts(),
+        labels: Labels::new(),
+        one_per_group: false,
+        digest: true,
+    }]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn ends_are_held_until_every_run_was_polled_after_the_start_or_a_sleep() {
+    let script = |run: &str, _, at| match run {
+        "run_0" => Succeeded,
+        "run_1" if at < SECOND * 20 => BadGateway,
+        "run_2" if at > MINUTE * 3 => Succeeded,
+        _ => Going,
+    };
+    let hours = 3600 * 5;
+    let world = World::with(with_summaries, &[hours; 3], script).await;
+    world.until(SECOND * 5).await;
+    assert_eq!(world.rounds.over(), None, "one run was not polled yet");
+    assert_eq!(waiting(&world).await, [("run_0".to_owned(), true)]);
+    world.until(SECOND * 60).await;
+    assert_eq!(world.rounds.over(), Some(1));
+    // It went on in the round, so that its end is not a late one.
+    world.until(MINUTE * 4).await;
+    let held = waiting(&world).await;
+    assert_eq!(held[1], ("run_2".to_owned(), false));
+    world.clock.jump(Jump {
+        slept: MINUTE * 30,
+        stepped: SignedDuration::ZERO,
+    });
+    world.until(MINUTE * 5).await;
+    assert_eq!(world.rounds.over(), Some(2), "a sleep is another round");
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_that_is_down_holds_ends_for_two_minutes() {
+    let script = |run: &str, _, at| match run {
+        "run_0" => Succeeded,
+        _ if at < MINUTE * 10 => BadGateway,
+        _ => Succeeded,
+    };
+    let hours = 3600 * 5;
+    let world = World::with(with_summaries, &[hours; 2], script).await;
+    world.until(SECOND * 110).await;
+    assert_eq!(world.rounds.over(), None);
+    world.until(SECOND * 125).await;
+    assert_eq!(world.rounds.over(), Some(1));
+    world.until(MINUTE * 20).await;
+    assert_eq!(
+        waiting(&world).await,
+        [("run_0".to_owned(), true), ("run_1".to_owned(), false)],
+        "what becomes known later is sent as usual"
+    );
     world.end().await;
 }

@@ -177,6 +177,7 @@ async fn a_clock_that_is_set_moves_waiting_attempts_though_no_run_is_watched() {
             RoutedEvent {
                 event,
                 sinks: vec![ops.clone()],
+                held: Vec::new(),
             },
             due,
         )

@@ -4,6 +4,7 @@ mod apprise;
 mod chat;
 mod cloudevents;
 mod command;
+mod digest;
 #[cfg(feature = "email")]
 mod email;
 mod fallback;

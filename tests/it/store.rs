@@ -249,6 +249,7 @@ async fn a_step_of_the_wall_clock_moves_a_large_backlog_in_short_turns() {
                 RoutedEvent {
                     event,
                     sinks: sinks.clone(),
+                    held: Vec::new(),
                 },
                 time(seconds),
             )
@@ -357,6 +358,7 @@ async fn a_checkpoint_keeps_no_write_waiting_and_the_log_is_bounded() {
                 RoutedEvent {
                     event,
                     sinks: Vec::new(),
+                    held: Vec::new(),
                 },
                 time(seconds),
             )

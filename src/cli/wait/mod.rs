@@ -117,6 +117,8 @@ pub async fn wait(
     // A label alone makes no group here: its other runs may be watched elsewhere, so that no message about it would come.
     for sink in settings.sinks.values_mut() {
         sink.one_per_group = args.group.is_some();
+        // A wait is over before it could have missed several ends.
+        sink.digest = false;
     }
     if let Err((what, fix)) = check_labels(&labels) {
         let failure = CommandFailure::usage(format!("--label: {what}")).fix(fix);

@@ -5,6 +5,7 @@ use schemars::generate::SchemaGenerator;
 use serde_json::{Map, Value, json};
 
 use super::operation::Tag;
+use crate::control::event_schemas::DigestEventSchema;
 use crate::domain::{EventType, GroupEvent, ProviderNotice, RunEvent, SinkNotice};
 
 /// The headers of signed webhooks: the name in the document, that of the header, whether each request has it, and
@@ -129,6 +130,7 @@ fn operation_id(event: EventType) -> String {
 fn about(event: EventType, schemas: &mut SchemaGenerator) -> (&'static str, Schema) {
     let run = SchemaGenerator::subschema_for::<RunEvent>;
     let group = SchemaGenerator::subschema_for::<GroupEvent>;
+    let digest = SchemaGenerator::subschema_for::<DigestEventSchema>;
     let provider = SchemaGenerator::subschema_for::<ProviderNotice>;
     let sink = SchemaGenerator::subschema_for::<SinkNotice>;
     let (summary, data): (_, fn(&mut SchemaGenerator) -> Schema) = match event {
@@ -149,6 +151,10 @@ fn about(event: EventType, schemas: &mut SchemaGenerator) -> (&'static str, Sche
             run,
         ),
         EventType::GroupFinished => ("All watches of a group have their verdicts", group),
+        EventType::RunDigest => (
+            "Several runs ended while nothing watched; for sinks with `digest = true`",
+            digest,
+        ),
         EventType::ApiUnreachable => ("The provider gave no usable answer for 5 minutes", provider),
         EventType::ApiUnauthorized => ("The provider refuses the key", provider),
         EventType::ApiRecovered => ("The provider gives usable answers again", provider),

@@ -185,7 +185,9 @@ pub(super) fn delivery_state(delivery: &DeliveryResponse, now: Timestamp) -> Str
             format!("held for quiet hours, sent {}", ahead(at, now))
         }
         ("pending", Some(at)) => format!("waits, retry {}", ahead(at, now)),
+        ("pending", None) => "waits for the summary".to_owned(),
         ("dead", _) => "given up".to_owned(),
+        _ if let Some(summary) = &delivery.included_in => format!("in the summary {summary}"),
         (state, _) => state.to_owned(),
     };
     match &delivery.fallback_for {

@@ -658,6 +658,8 @@ const overview = () => {
 const deliveryState = (delivery) => {
   const rest = delivery.fallback_for ? ` (for ${delivery.fallback_for})` : "";
   if (delivery.held_until) return `held for quiet hours, sent ${ahead(delivery.held_until)}${rest}`;
+  if (delivery.included_in) return `in the summary ${delivery.included_in}${rest}`;
+  if (delivery.state === "pending" && !delivery.next_attempt_at) return `waits for the summary${rest}`;
   if (delivery.state === "pending") return `waits, retry ${ahead(delivery.next_attempt_at)}${rest}`;
   return (delivery.state === "dead" ? "given up" : delivery.state) + rest;
 };

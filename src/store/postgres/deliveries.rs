@@ -29,7 +29,7 @@ macro_rules! select_deliveries {
             stepped!(),
             ", (SELECT detail FROM runwatch.attempts a WHERE a.delivery_id = d.id ORDER BY attempt DESC LIMIT 1),
                 d.created_at, d.ended_at, d.earlier_tries, d.fallback_for, d.held_until,
-                CASE WHEN e.type = 'group.finished' THEN e.body::json #>> '{data,group}' END
+                CASE WHEN e.type = 'group.finished' THEN e.body::json #>> '{data,group}' END, d.included_in
          FROM runwatch.deliveries d JOIN runwatch.events e ON e.seq = d.event_seq"
         )
     };
@@ -71,7 +71,8 @@ pub(super) const CLAIM: &str = concat!(
 pub(super) const NEXT_DUE: &str = concat!(
     "SELECT next_attempt_at + ",
     stepped!(),
-    " FROM runwatch.deliveries WHERE sink = $1 AND state = 'pending' ORDER BY next_attempt_at LIMIT 1"
+    " FROM runwatch.deliveries WHERE sink = $1 AND state = 'pending' AND next_attempt_at IS NOT NULL
+         ORDER BY next_attempt_at LIMIT 1"
 );
 
 /// Holds the deliveries of a sink that are held until another time. One is held while its next attempt is due at the end

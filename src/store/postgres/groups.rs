@@ -126,7 +126,8 @@ async fn finish(
     event.perform(db).await
 }
 
-fn read_member(row: &Row) -> Result<GroupMember, StoreError> {
+/// Reads the columns of a watch, which are the first.
+pub(super) fn read_member(row: &Row) -> Result<GroupMember, StoreError> {
     let columns = MemberRow {
         run_id: get(row, 0)?,
         name: get(row, 1)?,

@@ -28,6 +28,8 @@ struct MigrationStep {
 /// `fallback_for` is the sink that could not be reached, where a delivery is one to its fallback.
 /// `held_until` is the time of the wall clock until which it was held for quiet hours, also after that, and `at_once`
 /// whether a person wants it to be attempted at once.
+/// `included_in` is the delivery of the summary that stands for this one, which then counts as delivered; one that waits
+/// for a summary is pending without `next_attempt_at`.
 /// `ran_ms` of `past_durations` is a JSON array of what the runs of a group took that succeeded, the oldest first.
 /// `group_name` and `group_size` are labels of the watch, and `group_done` says whether the message about the group was
 /// stored.
@@ -126,7 +128,8 @@ const STEPS: &[MigrationStep] = &[MigrationStep {
         ended_at        bigint,
         fallback_for    text,
         held_until      bigint,
-        at_once         boolean NOT NULL DEFAULT false
+        at_once         boolean NOT NULL DEFAULT false,
+        included_in     text COLLATE \"C\"
     ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
     CREATE INDEX deliveries_by_turn ON runwatch.deliveries (sink, next_attempt_at, id) WHERE state = 'pending';
     CREATE INDEX deliveries_to_event ON runwatch.deliveries (event_seq);

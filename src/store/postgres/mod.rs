@@ -9,6 +9,7 @@ mod address;
 mod connection;
 mod copy;
 mod deliveries;
+mod digests;
 mod discoveries;
 mod durations;
 mod errors;

@@ -100,6 +100,7 @@ pub(super) fn read_delivery(row: &Row) -> Result<DeliverySummary, StoreError> {
         fallback_for: get(row, 11)?,
         held_until: get(row, 12)?,
         group: get(row, 13)?,
+        included_in: get(row, 14)?,
     };
     columns.summary()
 }

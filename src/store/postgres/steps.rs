@@ -179,13 +179,15 @@ struct EventColumns {
     deliveries: Vec<String>,
     delivered_events: Vec<i64>,
     sinks: Vec<String>,
+    /// Whether a delivery waits for a summary, so that it has no time of an attempt.
+    holds: Vec<bool>,
 }
 
 impl EventColumns {
     /// Those of `routed`, with large values put into `large` where they belong to a watch.
     fn of(routed: &[RoutedEvent], mut large: Option<&mut LargeValues>) -> Self {
         let mut columns = Self::default();
-        for RoutedEvent { event, sinks } in routed {
+        for RoutedEvent { event, sinks, held } in routed {
             let (input, output, body) = match (&event.data, large.as_deref_mut()) {
                 (EventData::Run(data), Some(large)) => {
                     let mut data = data.clone();
@@ -214,12 +216,14 @@ impl EventColumns {
             columns.inputs.push(input);
             columns.outputs.push(output);
             columns.bodies.push(body);
-            for sink in sinks {
+            let sinks = sinks.iter().map(|sink| (sink, false));
+            for (sink, is_held) in sinks.chain(held.iter().map(|sink| (sink, true))) {
                 columns
                     .deliveries
                     .push(new_delivery_id().as_str().to_owned());
                 columns.delivered_events.push(columns.types.len() as i64);
                 columns.sinks.push(sink.as_str().to_owned());
+                columns.holds.push(is_held);
             }
         }
         columns
@@ -445,10 +449,11 @@ impl<'a> Statement<'a> {
         if events.deliveries.is_empty() {
             return;
         }
-        let (ids, numbers, sinks, now) = (
+        let (ids, numbers, sinks, holds, now) = (
             self.bind(&events.deliveries),
             self.bind(&events.delivered_events),
             self.bind(&events.sinks),
+            self.bind(&events.holds),
             self.bind(now),
         );
         self.part(
@@ -456,16 +461,18 @@ impl<'a> Statement<'a> {
             &format!(
                 concat!(
                     "INSERT INTO runwatch.deliveries (id, event_seq, sink, state, next_attempt_at, created_at)
-                     SELECT d.id, t.seq, d.sink, 'pending', {now}::bigint - ",
+                     SELECT d.id, t.seq, d.sink, 'pending', CASE WHEN d.held THEN NULL ELSE {now}::bigint - ",
                     stepped!(),
-                    ", {now}::bigint
-                     FROM unnest({ids}::text[], {numbers}::bigint[], {sinks}::text[]) AS d (id, n, sink)
+                    " END, {now}::bigint
+                     FROM unnest({ids}::text[], {numbers}::bigint[], {sinks}::text[], {holds}::boolean[])
+                         AS d (id, n, sink, held)
                      JOIN (SELECT seq, row_number() OVER (ORDER BY seq) AS n FROM recorded) AS t ON t.n = d.n"
                 ),
                 now = now,
                 ids = ids,
                 numbers = numbers,
                 sinks = sinks,
+                holds = holds,
             ),
         );
     }

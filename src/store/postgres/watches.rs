@@ -340,7 +340,7 @@ async fn open_delivery(db: &Db<'_>, run_id: &str) -> Result<Option<String>, Stor
     let select = concat!(
         "SELECT d.id, e.type, d.sink, CASE WHEN d.state = 'pending' THEN d.next_attempt_at + ",
         stepped!(),
-        " END, count(*) OVER () - 1
+        " END, count(*) OVER () - 1, d.state = 'sending'
              FROM runwatch.watches w JOIN runwatch.events e ON e.watch_id = w.id
              JOIN runwatch.deliveries d ON d.event_seq = e.seq
              WHERE w.run_id = $1 AND w.verdict IS NOT NULL AND d.state IN ('pending', 'sending')
@@ -354,6 +354,7 @@ async fn open_delivery(db: &Db<'_>, run_id: &str) -> Result<Option<String>, Stor
             sink: get(row, 2)?,
             next_at: get(row, 3)?,
             others: get(row, 4)?,
+            is_sending: get(row, 5)?,
         };
         open.describe()
     };

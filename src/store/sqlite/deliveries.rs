@@ -33,7 +33,7 @@ pub(super) const DUE: &str = concat!(
 pub(super) const NEXT_DUE: &str = concat!(
     "SELECT next_attempt_at + ",
     stepped!(),
-    " FROM deliveries WHERE sink = ? AND state = 'pending' ORDER BY next_attempt_at LIMIT 1"
+    " FROM deliveries WHERE sink = ? AND state = 'pending' AND next_attempt_at IS NOT NULL ORDER BY next_attempt_at LIMIT 1"
 );
 
 /// Holds the deliveries of a sink that are held until another time. One is held while its next attempt is due at the end
@@ -61,7 +61,7 @@ macro_rules! select_deliveries {
             stepped!(),
             ", (SELECT detail FROM attempts a WHERE a.delivery_id = d.id ORDER BY attempt DESC LIMIT 1),
                 d.created_at, d.ended_at, d.earlier_tries, d.fallback_for, d.held_until,
-                iif(e.type = 'group.finished', e.body ->> '$.data.group', NULL)
+                iif(e.type = 'group.finished', e.body ->> '$.data.group', NULL), d.included_in
          FROM deliveries d JOIN events e ON e.seq = d.event_seq"
         )
     };
@@ -419,6 +419,7 @@ fn read_delivery(row: &Row<'_>) -> Result<DeliverySummary, StoreError> {
         fallback_for: row.get(11)?,
         held_until: row.get(12)?,
         group: row.get(13)?,
+        included_in: row.get(14)?,
     };
     columns.summary()
 }

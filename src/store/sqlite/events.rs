@@ -82,7 +82,11 @@ pub(super) fn insert_event(
     routed: RoutedEvent,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let RoutedEvent { mut event, sinks } = routed;
+    let RoutedEvent {
+        mut event,
+        sinks,
+        held,
+    } = routed;
     let (mut input_id, mut output_id) = (None, None);
     if let (Some(watch), EventData::Run(data)) = (watch, &mut event.data) {
         input_id = set_apart(db, watch, &mut data.run.input)?;
@@ -99,17 +103,21 @@ pub(super) fn insert_event(
         event.to_json(),
     ])?;
     let seq = db.last_insert_rowid();
-    for sink in sinks {
+    let at = Some(now.as_millisecond());
+    let attempts = sinks.into_iter().map(|sink| (sink, at));
+    // What waits for a summary has no time of an attempt.
+    for (sink, at) in attempts.chain(held.into_iter().map(|sink| (sink, None))) {
         db.prepare_cached(concat!(
             "INSERT INTO deliveries (id, event_seq, sink, state, next_attempt_at, created_at)
              VALUES (?1, ?2, ?3, 'pending', ?4 - ",
             stepped!(),
-            ", ?4)",
+            ", ?5)",
         ))?
         .execute(params![
             new_delivery_id().as_str(),
             seq,
             sink.as_str(),
+            at,
             now.as_millisecond()
         ])?;
     }

@@ -1,12 +1,12 @@
 //! Groups of watches: what happens when the last one has its verdict, or is removed.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::events::insert_event;
 use super::rows::read_all;
 use super::writer::Execute;
-use crate::domain::{Routes, RunRef};
+use crate::domain::{GroupMember, Routes, RunRef};
 use crate::store::model::StoreError;
 use crate::store::operations::{FinishGroups, HasCompleteGroup, RecordGroupStep};
 use crate::store::records::{GroupCounts, MemberRow, ROWS, group_finished};
@@ -105,6 +105,19 @@ fn is_complete(db: &Connection, group: &str) -> Result<bool, StoreError> {
     Ok(counts.is_complete())
 }
 
+/// Reads the columns of a watch, which are those after the first.
+pub(super) fn read_member(row: &Row<'_>) -> Result<GroupMember, StoreError> {
+    let columns = MemberRow {
+        run_id: row.get(1)?,
+        name: row.get(2)?,
+        labels: row.get(3)?,
+        sinks: row.get(4)?,
+        verdict: row.get(5)?,
+        size: row.get(6)?,
+    };
+    columns.member()
+}
+
 /// Stores the event about the watches of an open group that have verdicts. Those that go on, and those that are added later,
 /// belong to a new one.
 fn finish(db: &Connection, group: &str, routes: &Routes, now: Timestamp) -> Result<(), StoreError> {
@@ -112,15 +125,7 @@ fn finish(db: &Connection, group: &str, routes: &Routes, now: Timestamp) -> Resu
         WHERE group_name = ? AND group_name IS NOT NULL AND group_done = 0 AND verdict IS NOT NULL
         RETURNING id, run_id, name, labels, sinks, verdict, group_size";
     let mut members = read_all(db, members, [group], |row| {
-        let columns = MemberRow {
-            run_id: row.get(1)?,
-            name: row.get(2)?,
-            labels: row.get(3)?,
-            sinks: row.get(4)?,
-            verdict: row.get(5)?,
-            size: row.get(6)?,
-        };
-        Ok((row.get::<_, i64>(0)?, columns.member()?))
+        Ok((row.get::<_, i64>(0)?, read_member(row)?))
     })?;
     if members.is_empty() {
         return Ok(());

@@ -310,6 +310,9 @@ const STEPS: &[&str] = &[
     CREATE INDEX open_deliveries_by_age ON deliveries (sink, coalesce(held_until, created_at))
         WHERE state IN ('pending', 'sending');
 ",
+    // The delivery of the summary that stands for this one. Such a delivery counts as delivered; one that waits for a
+    // summary is pending without the time of an attempt.
+    "ALTER TABLE deliveries ADD COLUMN included_in TEXT;",
 ];
 
 /// Most bytes of run details and events, and most watches, moved in one transaction by

@@ -11,6 +11,7 @@
 mod checkpoints;
 mod copy;
 mod deliveries;
+mod digests;
 mod discoveries;
 mod durations;
 mod events;
@@ -237,6 +238,7 @@ fn health_within(connection: &Connection, limit: Duration) -> Result<Option<Stri
 #[cfg(test)]
 mod tests {
     use super::deliveries::{DUE, NEXT_DUE, deliveries_sql};
+    use super::digests::WAITING;
     use super::discoveries::{KNOWN_NOTE, KNOWN_WATCH, OLD_NOTES};
     use super::durations::{OF_GROUPS, OF_PROVIDER, TOO_MANY};
     use super::events::EVENTS_AFTER;
@@ -363,6 +365,7 @@ mod tests {
             (EVENTS_AFTER.to_owned(), "INTEGER PRIMARY KEY"),
             (DUE.to_owned(), "deliveries_by_turn"),
             (NEXT_DUE.to_owned(), "deliveries_by_turn"),
+            (WAITING.to_owned(), "deliveries_by_turn"),
             (ACTIVE_OF.to_owned(), "active_watch_of_run"),
             (KNOWN_NOTE.to_owned(), "PRIMARY KEY"),
             (KNOWN_WATCH.to_owned(), "watches_of_run"),

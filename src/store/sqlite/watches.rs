@@ -347,7 +347,8 @@ fn open_delivery(db: &Connection, run_id: &RunRef) -> Result<Option<String>, Sto
             id: &id,
             event: &event,
             sink: &sink,
-            next_at: if row.get(3)? { row.get(4)? } else { None },
+            is_sending: !row.get::<_, bool>(3)?,
+            next_at: row.get(4)?,
             others: row.get(5)?,
         };
         open.describe()

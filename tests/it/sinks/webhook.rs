@@ -282,6 +282,7 @@ async fn next_attempt_after(fault: Fault) -> (i64, i64) {
         retry_schedule: vec![Duration::from_secs(1000)],
         fallback: None,
         one_per_group: false,
+        digest: false,
         quiet: None,
         page: None,
     };
