@@ -105,9 +105,9 @@ pub enum StoreError {
     /// Another daemon leads now. Nothing was changed.
     #[error("another daemon leads now, so nothing was stored")]
     Superseded,
-    /// The connection was lost while PostgreSQL committed.
+    /// PostgreSQL did not confirm a commit: the connection was lost, or its synchronous standby did not answer.
     #[error(
-        "it is unknown whether the store kept the change: the connection was lost during the commit"
+        "it is unknown whether the store kept the change: PostgreSQL did not confirm the commit"
     )]
     Unknown,
     /// The PostgreSQL server or database cannot hold the store; a person must change that.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use runwatch::store::{
     Candidate, CopyPlace, HolderId, Keeper, PostgresSettings, copy_store, inspect_server,
 };
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::ExposeSecret as _;
 use serde_json::Value;
 
 use crate::contract::{Place, close, watch};

@@ -5,14 +5,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use runwatch::domain::{FoundBy, Progress, SinkName};
-use runwatch::store::{Added, DeliveryFilter, DeliveryState, PostgresSettings, Store, StoreError};
-use secrecy::{ExposeSecret as _, SecretString};
+use runwatch::store::{
+    Added, Candidate, DeliveryFilter, DeliveryState, HolderId, Keeper, PostgresSettings, Store,
+    StoreError,
+};
+use secrecy::SecretString;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::contract::{Place, close, routed_to, step, time, watch};
+use crate::postgres::{Postgres, USER};
 use crate::server::{InSchema, SOON, Way, connect, elsewhere, eventually, folder, reach, settings};
 
 /// A store and its tasks; nothing needs to be reached.
@@ -379,5 +383,50 @@ async fn it_is_known_of_each_write_whether_it_counts_unless_the_commit_was_cut_o
         let again = store.add_watch(run).await.unwrap().0;
         assert_eq!(again == Added::AlreadyExists, wanted);
     }
+    close(store, tasks).await;
+}
+
+/// Cancels the wait of a commit for the synchronous standby, as soon as one waits.
+async fn cancel_wait(server: &Postgres) {
+    let cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    eventually(async || (server.sql(cancel) == "t").then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_commit_that_the_standby_did_not_confirm_is_unknown() {
+    let server = Postgres::start();
+    let url = format!(
+        "postgres://{USER}@127.0.0.1:{}/{USER}?sslmode=disable",
+        server.port
+    );
+    let settings = PostgresSettings {
+        url: SecretString::from(url),
+        ..settings(Way::Direct, "unconfirmed")
+    };
+    let (store, tasks) = InSchema(settings.clone()).open().await;
+    let mut keeper = Keeper::new(&settings).unwrap();
+    let seen = keeper.look().await.unwrap();
+    let candidate = Candidate {
+        holder: HolderId::random(),
+        name: "a".to_owned(),
+        version: "1".to_owned(),
+        ttl: Duration::from_secs(15),
+    };
+    let seen = (seen.epoch, seen.renewals);
+    let term = keeper.take(seen, &candidate).await.unwrap().unwrap();
+    // No standby is there. Each commit waits for one until that is canceled, and is then on this server alone.
+    server.wait_for_standby(true);
+    let run = watch("run_1");
+    let (added, ()) = tokio::join!(store.add_watch(run.clone()), cancel_wait(&server));
+    assert!(matches!(added, Err(StoreError::Unknown)), "{added:?}");
+    let (renewed, ()) = tokio::join!(keeper.renew(&term, ""), cancel_wait(&server));
+    assert!(
+        matches!(renewed, Err(StoreError::OutOfReach { .. })),
+        "{renewed:?}"
+    );
+    server.wait_for_standby(false);
+    let again = eventually(async || store.add_watch(run.clone()).await.ok()).await;
+    assert_eq!(again.0, Added::AlreadyExists);
+    eventually(async || keeper.renew(&term, "").await.ok()).await;
     close(store, tasks).await;
 }

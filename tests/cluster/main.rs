@@ -11,6 +11,8 @@ mod copy;
 mod differential;
 mod faults;
 mod lease;
+#[allow(dead_code, reason = "shared with the torture")]
+mod postgres;
 mod scans;
 mod server;
 

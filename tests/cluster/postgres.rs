@@ -1,8 +1,8 @@
-//! A PostgreSQL of the test's own, in a temporary folder, that can be killed.
+//! Servers of the test's own, in temporary folders: PostgreSQL, a standby of it, and PgBouncer.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use tempfile::TempDir;
 
@@ -26,22 +26,18 @@ pub(crate) enum Stop {
 }
 
 impl Postgres {
+    fn new() -> Self {
+        Self {
+            programs: programs(),
+            folder: folder_of_server(),
+            port: free_port(),
+        }
+    }
+
     /// Makes a database and starts its server on a free port of loopback.
     pub(crate) fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        let port = free_port();
-        let server = Self {
-            programs: programs(),
-            folder,
-            port,
-        };
-        // The server refuses to run as root.
-        std::os::unix::fs::chown(
-            server.folder.path(),
-            Some(server_user().0),
-            Some(server_user().1),
-        )
-        .expect("the folder belongs to the server");
+        let server = Self::new();
+        let port = server.port;
         let data = server.data();
         let data = data.to_str().expect("a plain path");
         server.run(
@@ -50,7 +46,7 @@ impl Postgres {
         );
         let settings = format!(
             "port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\nmax_connections = 60\n\
-             synchronous_commit = on\nlog_min_messages = fatal\n"
+             synchronous_commit = on\nwal_retrieve_retry_interval = '100ms'\nlog_min_messages = fatal\n"
         );
         let path = server.data().join("postgresql.auto.conf");
         std::fs::write(path, settings).expect("the settings can be written");
@@ -60,6 +56,67 @@ impl Postgres {
             &["-h", "127.0.0.1", "-p", &port.to_string(), "-U", USER, USER],
         );
         server
+    }
+
+    /// Starts a standby on a free port of loopback, which follows this server.
+    pub(crate) fn standby(&self) -> Self {
+        let standby = Self::new();
+        standby.follow(self);
+        standby
+    }
+
+    /// Makes this server, which does not run, a standby of `primary`, with a new copy of its data.
+    pub(crate) fn follow(&self, primary: &Self) {
+        let data = self.data();
+        if data.exists() {
+            std::fs::remove_dir_all(&data).expect("the data can be deleted");
+        }
+        let port = primary.port.to_string();
+        let data = data.to_str().expect("a plain path");
+        let copy = [
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &port,
+            "-U",
+            USER,
+            "-D",
+            data,
+            "-R",
+            "-c",
+            "fast",
+            "--no-sync",
+        ];
+        self.run("pg_basebackup", &copy);
+        let path = self.data().join("postgresql.auto.conf");
+        let settings = std::fs::read_to_string(&path).expect("the settings can be read");
+        std::fs::write(&path, format!("{settings}port = {}\n", self.port))
+            .expect("the settings can be written");
+        self.resume();
+    }
+
+    /// Makes a standby a primary, which waits for no standby.
+    pub(crate) fn promote(&self) {
+        let data = self.data();
+        let data = data.to_str().expect("a plain path");
+        self.run("pg_ctl", &["-D", data, "-w", "-t", "60", "promote"]);
+        self.wait_for_standby(false);
+    }
+
+    /// Whether a commit waits until a standby has it on its disk.
+    pub(crate) fn wait_for_standby(&self, waits: bool) {
+        let names = if waits { "*" } else { "" };
+        self.sql(&format!(
+            "ALTER SYSTEM SET synchronous_standby_names = '{names}'"
+        ));
+        self.sql("SELECT pg_reload_conf()");
+    }
+
+    /// Whether a standby has all that is committed here, and commits wait for it.
+    pub(crate) fn is_in_sync(&self) -> bool {
+        let states = "SELECT count(*) FROM pg_stat_replication
+            WHERE sync_state = 'sync' AND flush_lsn >= pg_current_wal_flush_lsn()";
+        self.sql(states) != "0"
     }
 
     fn data(&self) -> PathBuf {
@@ -173,6 +230,81 @@ impl Drop for Postgres {
         let data = data.to_str().expect("a plain path");
         drop(self.output("pg_ctl", &["-D", data, "-m", "immediate", "-w", "stop"]));
     }
+}
+
+/// PgBouncer in transaction mode before a server. It ends with this value.
+pub(crate) struct Pooler {
+    folder: TempDir,
+    port: u16,
+    process: Option<Child>,
+}
+
+impl Pooler {
+    /// Starts it before the server on a port of loopback.
+    pub(crate) fn start(server: u16) -> Self {
+        let pooler = Self {
+            folder: folder_of_server(),
+            port: free_port(),
+            process: None,
+        };
+        let (folder, port) = (pooler.folder.path().display(), pooler.port);
+        let settings = format!(
+            "[databases]\n{USER} = host=127.0.0.1 port={server} user={USER}\n\
+             [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n\
+             auth_file = /dev/null\npool_mode = transaction\ndefault_pool_size = 20\nserver_login_retry = 1\n\
+             logfile = {folder}/log\n"
+        );
+        std::fs::write(pooler.folder.path().join("ini"), settings)
+            .expect("the settings can be written");
+        let mut pooler = pooler;
+        pooler.resume();
+        pooler
+    }
+
+    /// Its address.
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// Starts it again, and waits until it listens.
+    pub(crate) fn resume(&mut self) {
+        let mut command = as_server_user(Path::new("/usr/sbin/pgbouncer"));
+        let command = command.arg("-q").arg(self.folder.path().join("ini"));
+        let process = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let mut process = process.spawn().expect("pgbouncer runs");
+        while std::net::TcpStream::connect(self.address()).is_err() {
+            let ended = process.try_wait().expect("it is a child");
+            assert!(ended.is_none(), "pgbouncer ended: {ended:?}");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        self.process = Some(process);
+    }
+
+    /// Kills it.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("it is a child");
+            process.wait().expect("it is a child");
+        }
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A temporary folder that belongs to the user of the server, which refuses to run as root.
+fn folder_of_server() -> TempDir {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let (user, group) = server_user();
+    std::os::unix::fs::chown(folder.path(), Some(user), Some(group))
+        .expect("the folder belongs to the server");
+    folder
 }
 
 /// A program as the user of the server, where this process is root.

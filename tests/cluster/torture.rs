@@ -1,8 +1,10 @@
-//! Torture of several daemons on one PostgreSQL: killed, frozen, stopped, cut off from the database and asked to hand
-//! over, while the database itself is killed and ends connections, and runs are added and removed on every daemon all
-//! the time. In the end, what the API, the receiver and the followers saw is held against what really happened.
+//! Torture of several daemons on one PostgreSQL with a synchronous standby: killed, frozen, stopped, cut off from the
+//! database and asked to hand over, while the database itself is killed, ends connections and is replaced by its standby,
+//! and runs are added and removed on every daemon all the time. One daemon goes through PgBouncer in transaction mode,
+//! which is killed as well. In the end, what the API, the receiver and the followers saw is held against what really
+//! happened.
 //!
-//! `tests/cluster/run [ROUNDS [SEED]]`. The seed decides what is done, in which order and after how long; what the
+//! `tests/cluster/torture [ROUNDS [SEED]]`. The seed decides what is done, in which order and after how long; what the
 //! machine makes of it differs.
 #![allow(
     clippy::unwrap_used,
@@ -31,7 +33,7 @@ use tokio::process::Child;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use self::postgres::{Postgres, Stop, USER};
+use self::postgres::{Pooler, Postgres, Stop, USER};
 use self::proxy::{Mode, Proxy};
 use self::support::{Program, http_client};
 
@@ -67,10 +69,65 @@ struct Known {
 
 type Runs = Arc<Mutex<BTreeMap<String, Known>>>;
 
+/// How many kinds of rounds there are.
+const KINDS: u32 = 12;
+
+/// The daemon that goes through the poolers.
+const POOLED: usize = 1;
+
+/// A primary and its standby, with a pooler before each.
+struct Database {
+    servers: [Postgres; 2],
+    poolers: [Pooler; 2],
+    primary: usize,
+}
+
+impl Database {
+    fn start() -> Self {
+        let first = Postgres::start();
+        let servers = [first.standby(), first];
+        let poolers = [0, 1].map(|index: usize| Pooler::start(servers[index].port));
+        let database = Self {
+            servers,
+            poolers,
+            primary: 1,
+        };
+        database.primary().wait_for_standby(true);
+        database
+    }
+
+    fn primary(&self) -> &Postgres {
+        &self.servers[self.primary]
+    }
+
+    /// Waits until the standby has all that was committed.
+    async fn in_sync(&self) {
+        let ends = Instant::now() + BUSY;
+        while !self.primary().is_in_sync() {
+            assert!(Instant::now() < ends, "the standby does not follow");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Kills the primary, and makes its standby the primary.
+    fn fail_over(&mut self) {
+        self.primary().stop(Stop::Immediate);
+        self.primary = 1 - self.primary;
+        self.primary().promote();
+    }
+
+    /// Makes the killed primary the standby of the new one.
+    fn repair(&self) {
+        self.servers[1 - self.primary].follow(self.primary());
+        self.primary().wait_for_standby(true);
+    }
+}
+
 /// One machine with a daemon.
 struct Node {
     program: Program,
-    link: Proxy,
+    /// The ways to both servers of the database.
+    links: [Proxy; 2],
     http: reqwest::Client,
     child: Option<Child>,
 }
@@ -80,16 +137,21 @@ impl Node {
         index: usize,
         simulator: &Simulator,
         receiver: &Receiver,
-        database: &Postgres,
+        database: &Database,
     ) -> Self {
-        let link = Proxy::start(database.address()).await;
+        let [first, second] = [0, 1].map(|server: usize| match index {
+            POOLED => database.poolers[server].address(),
+            _ => database.servers[server].address(),
+        });
+        let links = [Proxy::start(first).await, Proxy::start(second).await];
         let waits = ["\"200ms\""; 60].join(", ");
         let config = format!(
-            "[store]\nurl = \"postgres://{USER}@{}/{USER}?sslmode=disable\"\nlease = \"{}s\"\n\
+            "[store]\nurl = \"postgres://{USER}@{},{}/{USER}?sslmode=disable\"\nlease = \"{}s\"\n\
              [watch]\nmax_in_flight = {MAX_IN_FLIGHT}\n\
              [sinks.hook]\ntype = \"webhook\"\nurl = \"{}\"\nsecret = \"{SECRET}\"\n\
              events = [\"run.succeeded\", \"run.failed\", \"run.canceled\", \"watch.*\"]\nretry_schedule = [{waits}]\n",
-            link.address,
+            links[0].address,
+            links[1].address,
             LEASE.as_secs(),
             receiver.url(),
         );
@@ -111,7 +173,7 @@ impl Node {
             .unwrap();
         Self {
             program,
-            link,
+            links,
             http,
             child: None,
         }
@@ -131,6 +193,11 @@ impl Node {
             .stderr(log)
             .spawn();
         self.child = Some(child.unwrap());
+    }
+
+    /// What happens to its connections to the database.
+    fn set_links(&self, mode: Mode) {
+        self.links.iter().for_each(|link| link.set(mode));
     }
 
     fn signal(&self, signal: Signal) {
@@ -294,6 +361,8 @@ struct Done {
     partitions: u32,
     database_kills: u32,
     database_stops: u32,
+    promotions: u32,
+    pooler_kills: u32,
     ended_connections: u32,
     handovers: u32,
     slow_links: u32,
@@ -302,7 +371,7 @@ struct Done {
 
 struct Adversary {
     nodes: Vec<Node>,
-    database: Postgres,
+    database: Database,
     random: fastrand::Rng,
     done: Done,
 }
@@ -348,11 +417,11 @@ impl Adversary {
     /// One thing after the other.
     async fn round(&mut self, number: u32) {
         let leader = self.leader(None, TAKEOVER + BUSY).await;
-        // Each kind comes at least once in ten rounds.
-        let kind = if number < 10 {
+        // Each kind comes at least once.
+        let kind = if number < KINDS {
             number
         } else {
-            self.random.u32(0..10)
+            self.random.u32(0..KINDS)
         };
         match kind {
             0 => {
@@ -397,23 +466,23 @@ impl Adversary {
             4 => {
                 self.done.partitions += 1;
                 let mode = *self.random.choice([Mode::Hang, Mode::Gone].iter()).unwrap();
-                self.nodes[leader].link.set(mode);
+                self.nodes[leader].set_links(mode);
                 self.takeover("cut off from the database", Some(leader))
                     .await;
                 self.moment(4_000).await;
-                self.nodes[leader].link.set(Mode::Pass);
+                self.nodes[leader].set_links(Mode::Pass);
             }
             5 => {
                 self.done.database_kills += 1;
-                self.database.stop(Stop::Immediate);
+                self.database.primary().stop(Stop::Immediate);
                 self.moment(5_000).await;
-                self.database.resume();
+                self.database.primary().resume();
             }
             6 => {
                 self.done.ended_connections += 1;
                 let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'runwatch%'";
                 for _ in 0..5 {
-                    self.database.try_sql(end);
+                    self.database.primary().try_sql(end);
                     self.moment(400).await;
                 }
             }
@@ -436,16 +505,30 @@ impl Adversary {
                 let bytes = self.random.usize(1..3_000);
                 let slow = Mode::Delay(Duration::from_millis(self.random.u64(1..200)));
                 for mode in [slow, Mode::CutAnswer(bytes), Mode::CutRequest(bytes)] {
-                    self.nodes[leader].link.set(mode);
+                    self.nodes[leader].set_links(mode);
                     self.moment(2_000).await;
                 }
-                self.nodes[leader].link.set(Mode::Pass);
+                self.nodes[leader].set_links(Mode::Pass);
+            }
+            9 => {
+                self.done.database_stops += 1;
+                self.database.primary().stop(Stop::Fast);
+                self.moment(8_000).await;
+                self.database.primary().resume();
+            }
+            10 => {
+                self.done.promotions += 1;
+                self.database.in_sync().await;
+                self.moment(2_000).await;
+                self.database.fail_over();
+                self.moment(4_000).await;
+                self.database.repair();
             }
             _ => {
-                self.done.database_stops += 1;
-                self.database.stop(Stop::Fast);
-                self.moment(8_000).await;
-                self.database.resume();
+                self.done.pooler_kills += 1;
+                self.database.poolers.iter_mut().for_each(Pooler::kill);
+                self.moment(4_000).await;
+                self.database.poolers.iter_mut().for_each(Pooler::resume);
             }
         }
         self.nodes.iter_mut().for_each(Node::check_alive);
@@ -541,8 +624,9 @@ async fn check_verdicts(
 }
 
 /// Every follower got every event of the store, in the order of their numbers, and none twice.
-fn check_followers(followers: &[Followed], database: &Postgres) -> usize {
+fn check_followers(followers: &[Followed], database: &Database) -> usize {
     let stored: usize = database
+        .primary()
         .sql("SELECT count(*) FROM runwatch.events")
         .parse()
         .unwrap();
@@ -578,7 +662,7 @@ async fn main() {
     println!("{rounds} rounds, seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
 
-    let database = Postgres::start();
+    let database = Database::start();
     let simulator = Arc::new(Simulator::start_on_ports(DAEMONS).await.unwrap());
     let verify = |headers: &reqwest::header::HeaderMap, body: &[u8]| {
         signature::verify(SECRET, headers, body, jiff::Timestamp::now()).is_ok()
@@ -628,6 +712,7 @@ async fn main() {
     let events = check_followers(&followers, &adversary.database);
     let epoch: usize = adversary
         .database
+        .primary()
         .sql("SELECT epoch FROM runwatch.leases")
         .parse()
         .unwrap();

@@ -1,17 +1,20 @@
 //! Connections: how one is made, and when it is made again.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::config::Host;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{Client, Config, Connection, NoTls, Socket};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error, NoTls, Socket};
 
 use super::PostgresSettings;
 use super::address::{Security, is_local, read_address, read_authorities};
-use super::errors::out_of_reach;
+use super::errors::{is_undone, out_of_reach};
 use super::migrations;
 use super::sql::{Db, Schema};
 use crate::backoff::BackoffPolicy;
@@ -33,6 +36,9 @@ const AUTHORITIES_LIMIT: Duration = Duration::from_secs(10);
 
 /// The longest text that names the hosts, in characters.
 const HOSTS_CHARS: usize = 200;
+
+/// The longest text of the reason why the outcome of a commit is unknown, in characters.
+const WHY_CHARS: usize = 300;
 
 /// The job whose connection stands for all in the log: when one is lost, the others are too.
 const LOGGED: &str = "writer";
@@ -95,7 +101,7 @@ impl Connector {
     /// Connects for a job, and makes or checks the tables.
     async fn connect(&self, job: &str) -> Result<Link, StoreError> {
         let link = self.reach(job).await?;
-        migrations::settle(&link.client, self).await?;
+        migrations::settle(&link, self).await?;
         Ok(link)
     }
 
@@ -186,17 +192,35 @@ where
         })?
         .map_err(|error| out_of_reach(&error))?;
     check_server(&connection)?;
+    let warned = Arc::new(AtomicBool::new(false));
     let mut task = JoinSet::new();
-    task.spawn(async move {
-        if let Err(error) = connection.await {
-            let error = one_line(&error_chain(&error), 300);
-            tracing::debug!(error, "a connection to PostgreSQL has ended");
-        }
-    });
+    task.spawn(serve(connection, Arc::clone(&warned)));
     Ok(Link {
         client,
+        warned,
         _task: task,
     })
+}
+
+/// Sends and receives for a connection until it ends, and notes warnings of the server in `warned`.
+async fn serve<T>(mut connection: Connection<Socket, T>, warned: Arc<AtomicBool>)
+where
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+        match message {
+            // A warning comes before the reply to the statement that it is about.
+            Ok(AsyncMessage::Notice(notice)) if *notice.code() == SqlState::WARNING => {
+                warned.store(true, Ordering::Release);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let error = one_line(&error_chain(&error), 300);
+                tracing::debug!(error, "a connection to PostgreSQL has ended");
+                return;
+            }
+        }
+    }
 }
 
 /// Checks what the server reported about itself.
@@ -226,13 +250,46 @@ where
 /// An open connection. It is closed when this is dropped.
 pub(super) struct Link {
     client: Client,
+    /// Whether the server has sent a warning.
+    warned: Arc<AtomicBool>,
     _task: JoinSet<()>,
+}
+
+/// Why it is not known that a transaction is kept.
+pub(super) enum CommitError {
+    /// It is surely undone.
+    Undone(Error),
+    /// It may be kept, and may be lost; why that is not known.
+    Unknown(String),
 }
 
 impl Link {
     /// The connection.
     pub(super) fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Commits the transaction that is under way. Sent when this is polled first.
+    ///
+    /// # Errors
+    /// When the server does not confirm that the transaction is kept.
+    pub(super) async fn commit(&self) -> Result<(), CommitError> {
+        self.warned.store(false, Ordering::Release);
+        match self.client.batch_execute("COMMIT").await {
+            // Where the wait for a synchronous standby is canceled, as by `pg_cancel_backend`, the transaction is on the
+            // disk of this server alone, and the reply is success after a warning (SyncRepWaitForLSN in PostgreSQL 15,
+            // src/backend/replication/syncrep.c).
+            Ok(()) if self.warned.load(Ordering::Acquire) => {
+                let why = "the wait for the synchronous standby was canceled".to_owned();
+                Err(CommitError::Unknown(why))
+            }
+            Ok(()) => Ok(()),
+            Err(error) if is_undone(&error) => Err(CommitError::Undone(error)),
+            Err(error) => Err(CommitError::Unknown(one_line(
+                &error_chain(&error),
+                WHY_CHARS,
+            ))),
+        }
     }
 }
 
@@ -313,7 +370,7 @@ impl Line {
     pub(super) async fn db(&mut self, marks: bool) -> Result<Db<'_>, StoreError> {
         self.client().await?;
         let link = self.link.as_ref().ok_or(StoreError::Closed)?;
-        Ok(Db::new(&link.client, &self.connector.schema, marks))
+        Ok(Db::new(link, &self.connector.schema, marks))
     }
 
     /// Closes the connection, after an error that leaves its state unknown.

@@ -10,8 +10,8 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, RowStream};
 
 use super::PostgresSettings;
-use super::connection::{Connector, Link};
-use super::errors::{is_undone, out_of_reach};
+use super::connection::{CommitError, Connector, Link};
+use super::errors::out_of_reach;
 use super::rows::get;
 use super::sql::{Db, Parameter, Perform as _, parameter, parameters};
 use super::{migrations, moved};
@@ -63,7 +63,7 @@ impl ServerEnd {
     }
 
     fn db(&self) -> Db<'_> {
-        Db::new(self.link.client(), &self.connector.schema, false)
+        Db::new(&self.link, &self.connector.schema, false)
     }
 
     /// The server, the database and the schema, for people.
@@ -98,7 +98,7 @@ impl ServerEnd {
     pub(in crate::store) async fn settle(&self) -> Result<(u32, u32), StoreError> {
         let number = |version: i64| u32::try_from(version).unwrap_or(u32::MAX);
         let found = migrations::version(&self.db(), &self.connector).await?;
-        migrations::settle(self.link.client(), &self.connector).await?;
+        migrations::settle(&self.link, &self.connector).await?;
         let newest = found.max(migrations::KNOWN_VERSION);
         Ok((number(found), number(newest)))
     }
@@ -179,10 +179,9 @@ impl ServerEnd {
     /// # Errors
     /// [`StoreError::Unknown`] when it is not known whether the transaction is committed.
     pub(in crate::store) async fn commit(&self) -> Result<(), StoreError> {
-        let committed = self.link.client().batch_execute("COMMIT").await;
-        committed.map_err(|error| match is_undone(&error) {
-            true => out_of_reach(&error),
-            false => StoreError::Unknown,
+        self.link.commit().await.map_err(|error| match error {
+            CommitError::Undone(error) => out_of_reach(&error),
+            CommitError::Unknown(_) => StoreError::Unknown,
         })
     }
 

@@ -112,10 +112,10 @@ pub async fn inspect_server(settings: &PostgresSettings) -> Result<ServerFacts, 
     let connector = Connector::new(settings)?;
     // A server process that is older than this connection was handed out by a pooler.
     let first = connector.reach("check").await?;
-    let begun = now_of(&Db::new(first.client(), &connector.schema, false)).await?;
+    let begun = now_of(&Db::new(&first, &connector.schema, false)).await?;
     drop(first);
     let link = connector.reach("check").await?;
-    let db = &Db::new(link.client(), &connector.schema, false);
+    let db = &Db::new(&link, &connector.schema, false);
     let is_pooled = one(db, IS_POOLED, parameters![begun], |row| get(row, 0)).await?;
     // Limits that end with the transaction, as everywhere.
     db.batch(&connector.begin("READ COMMITTED READ ONLY"))

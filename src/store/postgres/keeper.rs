@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tokio_postgres::Row;
 
 use super::PostgresSettings;
-use super::connection::{Connector, Line};
+use super::connection::{CommitError, Connector, Line};
 use super::rows::get;
 use super::sql::{Db, Parameter, parameters};
 use crate::store::model::StoreError;
@@ -286,10 +286,12 @@ async fn whole(
 ) -> Result<Option<Row>, StoreError> {
     // The first poll sends all three in order. After an error, COMMIT rolls back.
     let (began, row, committed) =
-        futures_util::future::join3(db.batch(begin), db.row(sql, parameters), db.batch("COMMIT"))
-            .await;
+        futures_util::future::join3(db.batch(begin), db.row(sql, parameters), db.commit()).await;
     began?;
     let row = row?;
-    committed?;
+    committed.map_err(|error| match error {
+        CommitError::Undone(error) => StoreError::from(error),
+        CommitError::Unknown(why) => StoreError::OutOfReach { why },
+    })?;
     Ok(row)
 }

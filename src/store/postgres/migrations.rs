@@ -1,8 +1,6 @@
 //! The tables, as steps from one version to the next.
 
-use tokio_postgres::Client;
-
-use super::connection::Connector;
+use super::connection::{Connector, Link};
 use super::moved;
 use super::rows::get;
 use super::sql::{Db, parameters};
@@ -220,8 +218,8 @@ const LOCK_LIMIT: u64 = 5_000;
 /// # Errors
 /// [`StoreError::Newer`] when the tables are of a version that this program does not know, and
 /// [`StoreError::Unusable`] when they must be changed and cannot be.
-pub(super) async fn settle(client: &Client, connector: &Connector) -> Result<(), StoreError> {
-    let db = Db::new(client, &connector.schema, false);
+pub(super) async fn settle(link: &Link, connector: &Connector) -> Result<(), StoreError> {
+    let db = Db::new(link, &connector.schema, false);
     let found = version(&db, connector).await?;
     if found >= KNOWN_VERSION {
         return Ok(());
@@ -233,10 +231,10 @@ pub(super) async fn settle(client: &Client, connector: &Connector) -> Result<(),
              migrate` with a role that may make them"
         )));
     }
-    let migrated = migrate(&db, client).await;
+    let migrated = migrate(&db).await;
     if migrated.is_err() {
         // The first error counts.
-        drop(client.batch_execute("ROLLBACK").await);
+        drop(db.batch("ROLLBACK").await);
     }
     match migrated {
         Err(StoreError::Unusable(why)) => Err(StoreError::Unusable(format!(
@@ -285,7 +283,7 @@ pub(super) async fn version(db: &Db<'_>, connector: &Connector) -> Result<i64, S
 }
 
 /// Makes the missing steps, one transaction for all: daemons that start at the same time wait for the first of them.
-async fn migrate(db: &Db<'_>, client: &Client) -> Result<(), StoreError> {
+async fn migrate(db: &Db<'_>) -> Result<(), StoreError> {
     let schema = db.schema().name();
     db.batch(&format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = {LOCK_LIMIT}"
@@ -327,7 +325,7 @@ async fn migrate(db: &Db<'_>, client: &Client) -> Result<(), StoreError> {
         .await?;
     }
     // A lost reply does no harm: the tables are looked at again with the next connection.
-    client.batch_execute("COMMIT").await?;
+    db.batch("COMMIT").await?;
     tracing::info!(
         schema,
         from = found,

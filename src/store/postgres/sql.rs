@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
+use super::connection::{CommitError, Link};
 use crate::store::model::StoreError;
 use crate::store::operations::StoreOperation;
 
@@ -118,16 +119,16 @@ impl Schema {
 /// A connection inside a transaction.
 #[derive(Clone, Copy)]
 pub(in crate::store) struct Db<'a> {
-    client: &'a Client,
+    link: &'a Link,
     schema: &'a Schema,
     marks: bool,
 }
 
 impl<'a> Db<'a> {
     /// Of a connection. With `marks`, operations mark what they change, so that the leader looks at it.
-    pub(super) fn new(client: &'a Client, schema: &'a Schema, marks: bool) -> Self {
+    pub(super) fn new(link: &'a Link, schema: &'a Schema, marks: bool) -> Self {
         Self {
-            client,
+            link,
             schema,
             marks,
         }
@@ -135,7 +136,15 @@ impl<'a> Db<'a> {
 
     /// The connection.
     pub(super) fn client(&self) -> &'a Client {
-        self.client
+        self.link.client()
+    }
+
+    /// Commits, as [`Link::commit`].
+    ///
+    /// # Errors
+    /// When the server does not confirm that the transaction is kept.
+    pub(super) async fn commit(&self) -> Result<(), CommitError> {
+        self.link.commit().await
     }
 
     /// Whether operations mark what they change.
@@ -158,7 +167,7 @@ impl<'a> Db<'a> {
         parameters: &[Parameter<'_>],
     ) -> Result<Vec<Row>, StoreError> {
         let sql = self.schema.place(sql);
-        Ok(self.client.query_typed(&sql, parameters).await?)
+        Ok(self.client().query_typed(&sql, parameters).await?)
     }
 
     /// As [`Db::rows`], of a statement that returns one row at most.
@@ -191,7 +200,7 @@ impl<'a> Db<'a> {
     /// # Errors
     /// When one fails.
     pub(super) async fn batch(&self, sql: &str) -> Result<(), StoreError> {
-        Ok(self.client.batch_execute(&self.schema.place(sql)).await?)
+        Ok(self.client().batch_execute(&self.schema.place(sql)).await?)
     }
 
     /// Runs a statement, and returns how many rows it changed.
@@ -204,7 +213,7 @@ impl<'a> Db<'a> {
         parameters: &[Parameter<'_>],
     ) -> Result<u64, StoreError> {
         let sql = self.schema.place(sql);
-        Ok(self.client.execute_typed(&sql, parameters).await?)
+        Ok(self.client().execute_typed(&sql, parameters).await?)
     }
 }
 

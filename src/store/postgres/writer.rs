@@ -9,10 +9,9 @@ use std::collections::VecDeque;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep_until, timeout};
-use tokio_postgres::Client;
 
-use super::connection::Line;
-use super::errors::{is_conflict, is_undone, out_of_reach};
+use super::connection::{CommitError, Line};
+use super::errors::is_conflict;
 use super::jobs::{Job, Outcome, perform_all};
 use super::keeper::{FENCE, Term};
 use super::sql::{Db, parameters};
@@ -36,8 +35,8 @@ enum End {
     Undone(StoreError),
     /// It is undone, because one job failed; others may succeed without it.
     Failed(StoreError),
-    /// It is unknown whether it is committed.
-    Unknown,
+    /// It is unknown whether it is committed, for this reason.
+    Unknown(String),
 }
 
 /// The owner of the connection that writes.
@@ -155,7 +154,7 @@ impl Writer {
     fn finish(&self, jobs: Vec<Job>, end: End) {
         let end = match end {
             End::Committed => Ok(()),
-            End::Unknown => Err(StoreError::Unknown),
+            End::Unknown(_) => Err(StoreError::Unknown),
             End::Undone(error) => Err(error),
             End::Failed(error) if is_conflict(&error) => Err(StoreError::OutOfReach {
                 why: error_chain(&error),
@@ -207,7 +206,7 @@ impl Writer {
             }),
         };
         let end = match failure {
-            None => commit(db.client(), connector.limit).await,
+            None => commit(db, connector.limit).await,
             Some(error @ (StoreError::OutOfReach { .. } | StoreError::Unusable(_))) => {
                 End::Undone(error)
             }
@@ -222,13 +221,10 @@ impl Writer {
         match &end {
             End::Committed | End::Failed(_) => {}
             End::Undone(error) => self.line.close(error),
-            End::Unknown => {
-                tracing::error!(
-                    "the connection was lost during a commit, whose outcome is unknown"
-                );
-                self.line.close(&StoreError::OutOfReach {
-                    why: "the connection was lost".to_owned(),
-                });
+            End::Unknown(why) => {
+                tracing::error!(why, "the outcome of a commit is not known");
+                self.line
+                    .close(&StoreError::OutOfReach { why: why.clone() });
             }
         }
         end
@@ -253,19 +249,16 @@ async fn begin_in(db: Db<'_>, begin: &str, term: Option<&Term>) -> Result<(), St
 }
 
 /// Commits the transaction that is under way, in which all statements were good.
-async fn commit(client: &Client, limit: std::time::Duration) -> End {
+async fn commit(db: Db<'_>, limit: std::time::Duration) -> End {
     crate::failpoint::point("before-postgres-commit");
-    match timeout(limit, client.batch_execute("COMMIT")).await {
+    match timeout(limit, db.commit()).await {
         Ok(Ok(())) => End::Committed,
-        Ok(Err(error)) if is_undone(&error) => match StoreError::from(error) {
+        Ok(Err(CommitError::Undone(error))) => match StoreError::from(error) {
             error @ StoreError::OutOfReach { .. } => End::Undone(error),
             error => End::Failed(error),
         },
-        Ok(Err(error)) => {
-            tracing::debug!(error = %error_chain(&out_of_reach(&error)), "a commit failed");
-            End::Unknown
-        }
-        Err(_elapsed) => End::Unknown,
+        Ok(Err(CommitError::Unknown(why))) => End::Unknown(why),
+        Err(_elapsed) => End::Unknown("the server did not answer in time".to_owned()),
     }
 }
 
