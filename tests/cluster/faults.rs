@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use crate::contract::{Place, close, routed_to, step, time, watch};
 use crate::postgres::{Postgres, USER};
 use crate::server::{InSchema, SOON, Way, connect, elsewhere, eventually, folder, reach, settings};
+use crate::small::SmallPostgres;
 
 /// A store and its tasks; nothing needs to be reached.
 fn start(settings: &PostgresSettings) -> (Store, JoinSet<()>) {
@@ -428,5 +429,46 @@ async fn a_commit_that_the_standby_did_not_confirm_is_unknown() {
     let again = eventually(async || store.add_watch(run.clone()).await.ok()).await;
     assert_eq!(again.0, Added::AlreadyExists);
     eventually(async || keeper.renew(&term, "").await.ok()).await;
+    close(store, tasks).await;
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_what_it_cannot_keep_and_is_used_again() {
+    let mut server = SmallPostgres::start();
+    eventually(async || server.is_ready().then_some(())).await;
+    let settings = PostgresSettings {
+        url: SecretString::from(server.url()),
+        ..settings(Way::Direct, "full")
+    };
+    let (store, tasks) = InSchema(settings).open().await;
+    server.fill();
+    // The tables have a little room of their own.
+    let mut kept = Vec::new();
+    let refused = eventually(async || {
+        let mut run = watch(&format!("run_{}", kept.len()));
+        let long = ("long".to_owned(), "x".repeat(1_000));
+        run.labels.extend([long]);
+        match store.add_watch(run.clone()).await {
+            Ok(_) => {
+                kept.push(run);
+                None
+            }
+            Err(error) => Some(error),
+        }
+    })
+    .await;
+    let why = refused.to_string();
+    assert!(
+        matches!(refused, StoreError::OutOfReach { .. }) && why.contains("No space left"),
+        "{refused:?}"
+    );
+    for run in &kept {
+        assert!(store.watch(run.run_id.clone()).await.unwrap().is_some());
+    }
+    let lost = watch(&format!("run_{}", kept.len()));
+    assert!(store.watch(lost.run_id.clone()).await.unwrap().is_none());
+    server.free();
+    let added = eventually(async || store.add_watch(lost.clone()).await.ok()).await;
+    assert_eq!(added.0, Added::New);
     close(store, tasks).await;
 }

@@ -15,6 +15,7 @@ mod lease;
 mod postgres;
 mod scans;
 mod server;
+mod small;
 
 mod direct {
     crate::contract::contract_tests!(crate::server::direct);

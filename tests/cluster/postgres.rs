@@ -347,7 +347,7 @@ fn server_user() -> (u32, u32) {
 }
 
 /// The folder of the programs of the newest PostgreSQL of this machine.
-fn programs() -> PathBuf {
+pub(crate) fn programs() -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql").expect("postgresql-15 is installed");
     let mut versions: Vec<_> = versions
         .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
