@@ -98,7 +98,9 @@ async fn heartbeats_come_while_there_is_progress() {
 
     std::fs::remove_file(&hang).unwrap();
     received(&switch, before + 1).await;
-    assert!(adding.wait().await.unwrap().success());
+    // The command itself waits for an answer for a limited time only.
+    adding.wait().await.unwrap();
+    add(&program, "run_2").await;
     received(&sink, 1).await;
     let ended = stop(daemon).await;
     let warning = "no heartbeat is sent: the scheduler or the store makes no progress";
