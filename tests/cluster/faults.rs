@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::contract::{Place, close, routed_to, step, time, watch};
-use crate::postgres::{Postgres, USER};
+use crate::postgres::Postgres;
 use crate::server::{InSchema, SOON, Way, connect, elsewhere, eventually, folder, reach, settings};
 use crate::small::SmallPostgres;
 
@@ -396,12 +396,8 @@ async fn cancel_wait(server: &Postgres) {
 #[tokio::test]
 async fn a_commit_that_the_standby_did_not_confirm_is_unknown() {
     let server = Postgres::start();
-    let url = format!(
-        "postgres://{USER}@127.0.0.1:{}/{USER}?sslmode=disable",
-        server.port
-    );
     let settings = PostgresSettings {
-        url: SecretString::from(url),
+        url: SecretString::from(server.url()),
         ..settings(Way::Direct, "unconfirmed")
     };
     let (store, tasks) = InSchema(settings.clone()).open().await;

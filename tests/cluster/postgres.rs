@@ -1,8 +1,8 @@
-//! Servers of the test's own, in temporary folders: PostgreSQL, a standby of it, and PgBouncer.
+//! A PostgreSQL of the test's own and a standby of it, in temporary folders.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
@@ -71,22 +71,8 @@ impl Postgres {
         if data.exists() {
             std::fs::remove_dir_all(&data).expect("the data can be deleted");
         }
-        let port = primary.port.to_string();
-        let data = data.to_str().expect("a plain path");
-        let copy = [
-            "-h",
-            "127.0.0.1",
-            "-p",
-            &port,
-            "-U",
-            USER,
-            "-D",
-            data,
-            "-R",
-            "-c",
-            "fast",
-            "--no-sync",
-        ];
+        let (data, url) = (data.to_str().expect("a plain path"), primary.url());
+        let copy = ["-d", &url, "-D", data, "-R", "-c", "fast", "--no-sync"];
         self.run("pg_basebackup", &copy);
         let path = self.data().join("postgresql.auto.conf");
         let settings = std::fs::read_to_string(&path).expect("the settings can be read");
@@ -153,40 +139,19 @@ impl Postgres {
         self.run("pg_ctl", &["-D", data, "-m", mode, "-w", "stop"]);
     }
 
+    /// The address of its database, for clients.
+    pub(crate) fn url(&self) -> String {
+        url_of(self.port, USER)
+    }
+
     /// Runs a statement, and returns what it printed.
     pub(crate) fn sql(&self, statement: &str) -> String {
-        let port = self.port.to_string();
-        let arguments = [
-            "-h",
-            "127.0.0.1",
-            "-p",
-            &port,
-            "-U",
-            USER,
-            "-At",
-            "-c",
-            statement,
-            USER,
-        ];
-        self.run("psql", &arguments)
+        self.run("psql", &[&self.url(), "-Atc", statement])
     }
 
     /// As [`Postgres::sql`], where the server may be gone meanwhile.
     pub(crate) fn try_sql(&self, statement: &str) {
-        let port = self.port.to_string();
-        let arguments = [
-            "-h",
-            "127.0.0.1",
-            "-p",
-            &port,
-            "-U",
-            USER,
-            "-At",
-            "-c",
-            statement,
-            USER,
-        ];
-        drop(self.output("psql", &arguments));
+        drop(self.output("psql", &[&self.url(), "-Atc", statement]));
     }
 
     fn run(&self, program: &str, arguments: &[&str]) -> String {
@@ -232,74 +197,13 @@ impl Drop for Postgres {
     }
 }
 
-/// PgBouncer in transaction mode before a server. It ends with this value.
-pub(crate) struct Pooler {
-    folder: TempDir,
-    port: u16,
-    process: Option<Child>,
-}
-
-impl Pooler {
-    /// Starts it before the server on a port of loopback.
-    pub(crate) fn start(server: u16) -> Self {
-        let pooler = Self {
-            folder: folder_of_server(),
-            port: free_port(),
-            process: None,
-        };
-        let (folder, port) = (pooler.folder.path().display(), pooler.port);
-        let settings = format!(
-            "[databases]\n{USER} = host=127.0.0.1 port={server} user={USER}\n\
-             [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n\
-             auth_file = /dev/null\npool_mode = transaction\ndefault_pool_size = 20\nserver_login_retry = 1\n\
-             logfile = {folder}/log\n"
-        );
-        std::fs::write(pooler.folder.path().join("ini"), settings)
-            .expect("the settings can be written");
-        let mut pooler = pooler;
-        pooler.resume();
-        pooler
-    }
-
-    /// Its address.
-    pub(crate) fn address(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.port))
-    }
-
-    /// Starts it again, and waits until it listens.
-    pub(crate) fn resume(&mut self) {
-        let mut command = as_server_user(Path::new("/usr/sbin/pgbouncer"));
-        let command = command.arg("-q").arg(self.folder.path().join("ini"));
-        let process = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let mut process = process.spawn().expect("pgbouncer runs");
-        while std::net::TcpStream::connect(self.address()).is_err() {
-            let ended = process.try_wait().expect("it is a child");
-            assert!(ended.is_none(), "pgbouncer ended: {ended:?}");
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-        self.process = Some(process);
-    }
-
-    /// Kills it.
-    pub(crate) fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().expect("it is a child");
-            process.wait().expect("it is a child");
-        }
-    }
-}
-
-impl Drop for Pooler {
-    fn drop(&mut self) {
-        self.kill();
-    }
+/// The address of a database on a port of loopback.
+pub(crate) fn url_of(port: u16, database: &str) -> String {
+    format!("postgres://{USER}@127.0.0.1:{port}/{database}?sslmode=disable")
 }
 
 /// A temporary folder that belongs to the user of the server, which refuses to run as root.
-fn folder_of_server() -> TempDir {
+pub(crate) fn folder_of_server() -> TempDir {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let (user, group) = server_user();
     std::os::unix::fs::chown(folder.path(), Some(user), Some(group))
@@ -308,7 +212,7 @@ fn folder_of_server() -> TempDir {
 }
 
 /// A program as the user of the server, where this process is root.
-fn as_server_user(program: &Path) -> Command {
+pub(crate) fn as_server_user(program: &Path) -> Command {
     if !rustix::process::geteuid().is_root() {
         return Command::new(program);
     }

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::postgres::{USER, free_port, programs};
+use crate::postgres::{USER, free_port, programs, url_of};
 
 /// A server whose tables are on a small disk of its own. It ends with this value.
 pub(crate) struct SmallPostgres {
@@ -53,29 +53,15 @@ impl SmallPostgres {
     pub(crate) fn is_ready(&mut self) -> bool {
         let ended = self.process.try_wait().expect("it is a child");
         assert!(ended.is_none(), "the server ended: {ended:?}");
-        let port = self.port.to_string();
         let mut psql = Command::new(programs().join("psql"));
-        let psql = psql.args([
-            "-h",
-            "127.0.0.1",
-            "-p",
-            &port,
-            "-U",
-            USER,
-            "-c",
-            "",
-            "postgres",
-        ]);
+        let psql = psql.args([&self.url(), "-c", ""]);
         let output = psql.output().expect("the program of PostgreSQL runs");
         output.status.success()
     }
 
     /// The address of its database.
     pub(crate) fn url(&self) -> String {
-        format!(
-            "postgres://{USER}@127.0.0.1:{}/postgres?sslmode=disable",
-            self.port
-        )
+        url_of(self.port, "postgres")
     }
 
     /// A file that takes all room of the disk, as the server's namespace has it.

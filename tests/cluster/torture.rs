@@ -12,6 +12,7 @@
 )]
 #![allow(clippy::print_stdout, reason = "its report is what it is for")]
 
+mod pooler;
 mod postgres;
 #[path = "../torture/proxy.rs"]
 #[allow(dead_code, reason = "shared with the torture of one daemon")]
@@ -33,9 +34,10 @@ use tokio::process::Child;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use self::postgres::{Pooler, Postgres, Stop, USER};
+use self::pooler::Pooler;
+use self::postgres::{Postgres, Stop, USER};
 use self::proxy::{Mode, Proxy};
-use self::support::{Program, http_client};
+use self::support::{Program, eventually, http_client};
 
 const DAEMONS: usize = 3;
 
@@ -83,10 +85,13 @@ struct Database {
 }
 
 impl Database {
-    fn start() -> Self {
+    async fn start() -> Self {
         let first = Postgres::start();
         let servers = [first.standby(), first];
-        let poolers = [0, 1].map(|index: usize| Pooler::start(servers[index].port));
+        let poolers = [
+            Pooler::start(servers[0].port).await,
+            Pooler::start(servers[1].port).await,
+        ];
         let database = Self {
             servers,
             poolers,
@@ -102,11 +107,7 @@ impl Database {
 
     /// Waits until the standby has all that was committed.
     async fn in_sync(&self) {
-        let ends = Instant::now() + BUSY;
-        while !self.primary().is_in_sync() {
-            assert!(Instant::now() < ends, "the standby does not follow");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        eventually("the standby to have all", || self.primary().is_in_sync()).await;
     }
 
     /// Kills the primary, and makes its standby the primary.
@@ -528,7 +529,9 @@ impl Adversary {
                 self.done.pooler_kills += 1;
                 self.database.poolers.iter_mut().for_each(Pooler::kill);
                 self.moment(4_000).await;
-                self.database.poolers.iter_mut().for_each(Pooler::resume);
+                for pooler in &mut self.database.poolers {
+                    pooler.resume().await;
+                }
             }
         }
         self.nodes.iter_mut().for_each(Node::check_alive);
@@ -662,7 +665,7 @@ async fn main() {
     println!("{rounds} rounds, seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
 
-    let database = Database::start();
+    let database = Database::start().await;
     let simulator = Arc::new(Simulator::start_on_ports(DAEMONS).await.unwrap());
     let verify = |headers: &reqwest::header::HeaderMap, body: &[u8]| {
         signature::verify(SECRET, headers, body, jiff::Timestamp::now()).is_ok()
