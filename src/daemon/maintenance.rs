@@ -288,7 +288,16 @@ pub(super) async fn watchdog(store: Store, watches: Watches, period: Duration) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        match progress(&store, watches.ping(), period).await {
+        let progress = async {
+            watches.ping().await?;
+            if store.is_shared() {
+                // A restart of this process does not bring a database back.
+                store.progresses(period)
+            } else {
+                store.ping().await
+            }
+        };
+        match progress.await {
             Ok(()) => systemd::alive(),
             Err(error) => {
                 tracing::error!(
@@ -297,22 +306,6 @@ pub(super) async fn watchdog(store: Store, watches: Watches, period: Duration) {
                 );
             }
         }
-    }
-}
-
-/// Returns once the scheduler, by its `ping`, and the store have shown that they make progress. A shared store makes
-/// none if it has been in one transaction for longer than `limit`.
-pub(super) async fn progress(
-    store: &Store,
-    ping: impl Future<Output = Result<(), StoreError>>,
-    limit: Duration,
-) -> Result<(), StoreError> {
-    ping.await?;
-    if store.is_shared() {
-        // A restart of this process does not bring a database back.
-        store.progresses(limit)
-    } else {
-        store.ping().await
     }
 }
 

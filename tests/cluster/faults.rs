@@ -1,10 +1,12 @@
 //! Servers and databases that cannot hold the store, and connections that are lost at the worst moments.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use runwatch::domain::{FoundBy, Progress, SinkName};
+use runwatch::simulator::Receiver;
 use runwatch::store::{
     Added, Candidate, DeliveryFilter, DeliveryState, HolderId, Keeper, PostgresSettings, Store,
     StoreError,
@@ -16,7 +18,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::contract::{Place, close, routed_to, step, time, watch};
-use crate::postgres::Postgres;
+use crate::copy::program;
+use crate::postgres::{Postgres, Stop};
 use crate::server::{InSchema, SOON, Way, connect, elsewhere, eventually, folder, reach, settings};
 use crate::small::SmallPostgres;
 
@@ -467,4 +470,40 @@ async fn a_full_disk_refuses_what_it_cannot_keep_and_is_used_again() {
     let added = eventually(async || store.add_watch(lost.clone()).await.ok()).await;
     assert_eq!(added.0, Added::New);
     close(store, tasks).await;
+}
+
+#[tokio::test]
+async fn no_heartbeat_is_sent_while_the_database_is_away() {
+    let server = Postgres::start();
+    let switch = Receiver::start([]).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("beat"), format!("http://{}/beat", switch.address())).unwrap();
+    std::fs::set_permissions(at("beat"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    let config = format!(
+        "[store]\nurl = \"{}\"\nlease = \"3s\"\n[heartbeat]\nurl_file = \"beat\"\ninterval = \"10s\"\n",
+        server.url()
+    );
+    std::fs::write(at("runwatch.toml"), config).unwrap();
+    let log = std::fs::File::create(at("log")).unwrap();
+    let _daemon = program(folder.path(), &["daemon"])
+        .env("RUNWATCH_CONFIG", at("runwatch.toml"))
+        .env("RUNWATCH_CONTROL__SOCKET", at("socket"))
+        .stdout(std::process::Stdio::null())
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let beats = || switch.requests().len();
+    eventually(async || (beats() > 0).then_some(())).await;
+    server.stop(Stop::Immediate);
+    let withheld = "no heartbeat is sent";
+    eventually(async || {
+        let log = std::fs::read_to_string(at("log")).unwrap();
+        log.contains(withheld).then_some(())
+    })
+    .await;
+    let before = beats();
+    server.resume();
+    eventually(async || (beats() > before).then_some(())).await;
 }
