@@ -566,7 +566,7 @@ async fn the_list_of_sinks_has_what_they_get_and_no_secrets() {
         "{text}"
     );
     // A sink that is no longer configured is there as long as deliveries are left for it.
-    let program = program.configured("[sinks.quiet]\ntype = \"log\"\n");
+    let _program = program.configured("[sinks.quiet]\ntype = \"log\"\n");
     send_signal(&daemon, Signal::HUP);
     let list = door
         .until("/v1/sinks", |list| {
@@ -585,7 +585,6 @@ async fn the_list_of_sinks_has_what_they_get_and_no_secrets() {
         .collect();
     assert_eq!(names, ["later", "odd", "quiet"], "{list}");
     assert_eq!(list["sinks"][0]["type"], json!(null), "{list}");
-    drop(program);
     stop_expecting(daemon, &["delivery given up"]).await;
 }
 
