@@ -1,7 +1,6 @@
 //! What the operator is told when things go wrong for long, and how a restart treats the API: in
 //! paused time.
 
-use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::all_events;
+use crate::support::log::LogLines;
 use crate::support::provider::{Answer, FakeProvider, Poll};
 use crate::support::watches::{store_running, watch_of};
 
@@ -287,37 +287,9 @@ async fn each_incident_is_reported_once() {
     world.end().await;
 }
 
-/// Collects log lines.
-#[derive(Clone, Default)]
-struct LogLines(Arc<Mutex<Vec<u8>>>);
-
-impl LogLines {
-    /// The lines that hold `part`, which are taken out.
-    fn take(&self, part: &str) -> Vec<String> {
-        let text = String::from_utf8(std::mem::take(&mut *self.0.lock().unwrap())).unwrap();
-        let lines = text.lines().filter(|line| line.contains(part));
-        lines.map(str::to_owned).collect()
-    }
-}
-
-impl Write for LogLines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn what_lasts_is_logged_again_at_growing_intervals_with_its_cause() {
-    let log = LogLines::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_writer(move || writer.clone());
-    let _logged = tracing::subscriber::set_default(subscriber.finish());
+    let log = LogLines::collect();
     let world = world(3, |_| ()).await;
     world.live(Mood::Running, MINUTE).await;
     // After 5 min, and 1, 3, 7, 15, 31, 63, 123, 183 and 243 min later.

@@ -1,6 +1,7 @@
 //! Runs the built program beside simulated servers.
 
 pub(crate) mod jobs;
+pub(crate) mod log;
 pub(crate) mod provider;
 pub(crate) mod terminal;
 pub(crate) mod watches;
