@@ -39,6 +39,7 @@ fn watch_of(run_id: RunRef) -> Watch {
         sinks: None,
         added_at,
         deadline_at,
+        trace: None,
     }
 }
 

@@ -106,6 +106,7 @@ async fn watched(length: Duration, backoff: Option<BackoffPolicy>) -> anyhow::Re
             sinks: None,
             added_at,
             deadline_at,
+            trace: None,
         };
         watches.add(watch, AddedBy::Request).await?;
     }

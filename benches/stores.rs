@@ -81,6 +81,7 @@ fn watch(number: usize) -> anyhow::Result<Watch> {
         sinks: None,
         added_at: time(number)?,
         deadline_at: time(number + 3600)?,
+        trace: None,
     })
 }
 

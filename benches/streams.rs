@@ -233,6 +233,7 @@ async fn measure(args: &Args, events: EventsMode) -> anyhow::Result<Measured> {
                 sinks: None,
                 added_at,
                 deadline_at,
+                trace: None,
             };
             engine.watches.add(watch, AddedBy::Request).await?;
             added += 1;

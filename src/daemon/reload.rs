@@ -128,6 +128,7 @@ impl Service {
                 deadline_at: added_at
                     .checked_add(self.settings.watch.deadline)
                     .unwrap_or(Timestamp::MAX),
+                trace: None,
             };
             if engine.watches.add(watch, AddedBy::Configuration).await? == Added::New {
                 tracing::info!(run_id = %configured.run_id, "watching, as configured");

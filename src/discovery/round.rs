@@ -424,6 +424,7 @@ impl<'a, L: RunLists> Followed<'a, L> {
             deadline_at: now
                 .checked_add(self.plan.deadline)
                 .unwrap_or(Timestamp::MAX),
+            trace: None,
         }
     }
 }

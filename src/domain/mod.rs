@@ -18,6 +18,7 @@ mod quiet;
 mod route;
 mod sample;
 mod status;
+mod trace;
 mod transition;
 mod verdict;
 mod watch;
@@ -39,6 +40,9 @@ pub use observation::{Observation, RunDetails, Timing};
 pub use quiet::QuietHours;
 pub use route::{EventFilter, Explained, InvalidFilter, Route, Routes};
 pub use status::{RunState, Status};
+pub use trace::{
+    TRACE_PARENT, TRACE_PARENT_VARIABLE, TRACE_STATE, TRACE_STATE_VARIABLE, TraceContext,
+};
 pub use transition::{IllegalTransition, Limits, OverdueAfter, PollOutcome, Progress, Step};
 pub use verdict::{FoundBy, Verdict};
 pub use watch::{Labels, Watch, WatchOrigin};

@@ -302,6 +302,7 @@ mod tests {
             sinks: None,
             added_at: event.timestamp,
             deadline_at: event.timestamp,
+            trace: None,
         };
         event.event_type = EventType::RunFailed;
         assert_eq!(
@@ -378,6 +379,7 @@ mod tests {
             sinks: None,
             added_at: event.timestamp,
             deadline_at: event.timestamp,
+            trace: None,
         };
         assert_eq!(routes.sinks_for(&event, Some(&watch)), [name("all")]);
         watch.labels = labels;

@@ -546,6 +546,7 @@ mod tests {
             sinks: None,
             added_at: time(0),
             deadline_at: time(deadline),
+            trace: None,
         }
     }
 

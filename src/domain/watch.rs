@@ -5,7 +5,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 
-use super::{RunRef, SinkName};
+use super::{RunRef, SinkName, TraceContext};
 
 /// Labels of a watch: free key and value pairs that sinks can select by.
 pub type Labels = BTreeMap<String, String>;
@@ -76,6 +76,8 @@ pub struct Watch {
     pub added_at: Timestamp,
     /// When it ends, with or without an end of the run.
     pub deadline_at: Timestamp,
+    /// The trace that it belongs to: that of the request that added it.
+    pub trace: Option<TraceContext>,
 }
 
 #[cfg(test)]

@@ -64,6 +64,7 @@ pub fn answer(body: &[u8]) {
         sinks: None,
         added_at: now,
         deadline_at: later,
+        trace: None,
     };
     let limits = Limits {
         not_found_grace: Duration::from_secs(60),

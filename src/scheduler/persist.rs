@@ -669,6 +669,7 @@ mod tests {
                 sinks: None,
                 added_at: time(0),
                 deadline_at: time(600),
+                trace: None,
             };
             let progress = begin(&mut watch, SignedDuration::from_secs(since));
             assert_eq!(watch.deadline_at, time(600 + since));

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::WatchView;
 use super::lists::ListMark;
-use crate::domain::{Labels, Progress, RunRef, SinkName, Watch};
+use crate::domain::{Labels, Progress, RunRef, SinkName, TraceContext, Watch};
 use crate::failpoint::mutant;
 use crate::store::{PollFailure, WatchId};
 
@@ -73,6 +73,7 @@ struct Extras {
     name: Option<String>,
     labels: Labels,
     sinks: Option<Vec<SinkName>>,
+    trace: Option<TraceContext>,
 }
 
 impl WatchEntry {
@@ -91,8 +92,9 @@ impl WatchEntry {
             sinks,
             added_at,
             deadline_at,
+            trace,
         } = watch;
-        let plain = name.is_none() && labels.is_empty() && sinks.is_none();
+        let plain = name.is_none() && labels.is_empty() && sinks.is_none() && trace.is_none();
         Self {
             id,
             run_id,
@@ -103,6 +105,7 @@ impl WatchEntry {
                     name,
                     labels,
                     sinks,
+                    trace,
                 })
             }),
             progress,
@@ -136,6 +139,7 @@ impl WatchEntry {
             sinks: extras.and_then(|extras| extras.sinks.clone()),
             added_at: self.added_at,
             deadline_at: self.deadline_at,
+            trace: extras.and_then(|extras| extras.trace.clone()),
         }
     }
 
@@ -571,6 +575,7 @@ mod tests {
             sinks: None,
             added_at: Timestamp::UNIX_EPOCH,
             deadline_at: Timestamp::UNIX_EPOCH,
+            trace: None,
         };
         let progress = Progress::begin(Timestamp::UNIX_EPOCH);
         WatchEntry::new((WatchId(1), watch), progress, due, deadline, due)
@@ -751,11 +756,13 @@ mod tests {
     #[test]
     fn the_watch_of_an_entry_is_the_one_that_was_added() {
         let now = Instant::now();
-        for (name, label, sink) in [
-            (None, None, None),
-            (Some("report"), None, None),
-            (None, Some(("team", "ops")), None),
-            (None, None, Some("hook")),
+        let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        for (name, label, sink, parent) in [
+            (None, None, None, ""),
+            (Some("report"), None, None, ""),
+            (None, Some(("team", "ops")), None, ""),
+            (None, None, Some("hook"), ""),
+            (None, None, None, parent),
         ] {
             let watch = Watch {
                 run_id: run_id(1),
@@ -767,6 +774,7 @@ mod tests {
                 sinks: sink.map(|sink| vec![SinkName::new(sink).unwrap()]),
                 added_at: Timestamp::UNIX_EPOCH,
                 deadline_at: Timestamp::MAX,
+                trace: TraceContext::read(parent, ""),
             };
             let progress = Progress::begin(Timestamp::UNIX_EPOCH);
             let entry = WatchEntry::new((WatchId(1), watch.clone()), progress, now, now, now);

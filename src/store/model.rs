@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use crate::domain::{
     DeliveryId, Event, EventType, FoundBy, Progress, ProviderName, RunEvent, RunRef, SinkName,
-    Status, Verdict, Watch, WatchOrigin,
+    Status, TraceContext, Verdict, Watch, WatchOrigin,
 };
 
 /// The error of the database engine, with its own causes.
@@ -552,6 +552,8 @@ pub struct Claimed {
     pub at_once: bool,
     /// The event to deliver.
     pub event: Event,
+    /// The trace of the watch that the event is about.
+    pub trace: Option<TraceContext>,
 }
 
 impl Claimed {

@@ -11,7 +11,7 @@ use super::model::{
 };
 use crate::domain::{
     DeliveryId, Event, EventData, EventType, FoundBy, GroupEvent, GroupMember, JsonText, Labels,
-    Progress, Routes, RunRef, SinkName, Status, Step, Verdict, Watch, WatchOrigin,
+    Progress, Routes, RunRef, SinkName, Status, Step, TraceContext, Verdict, Watch, WatchOrigin,
 };
 
 /// Largest `input` or `output` of a run, in bytes, that stays in the row of its watch and its
@@ -59,6 +59,7 @@ pub(super) struct WatchRow {
     pub(super) seen_running: bool,
     pub(super) overdue_told: bool,
     pub(super) verdict: Option<String>,
+    pub(super) trace: Option<String>,
     /// When its status last changed, where that was read.
     pub(super) changed_at: Option<i64>,
 }
@@ -79,6 +80,7 @@ impl WatchRow {
                 .transpose()?,
             added_at: read_time(self.added_at)?,
             deadline_at: read_time(self.deadline_at)?,
+            trace: self.trace.as_deref().map(trace_context).transpose()?,
         };
         let mut progress = Progress::begin(now);
         let state = self.state.as_deref();
@@ -517,6 +519,10 @@ pub(super) fn delivery_id(text: &str) -> Result<DeliveryId, StoreError> {
 
 pub(super) fn sink_name(text: &str) -> Result<SinkName, StoreError> {
     SinkName::new(text).map_err(|error| unreadable("an ID", &error))
+}
+
+pub(super) fn trace_context(text: &str) -> Result<TraceContext, StoreError> {
+    TraceContext::from_text(text).ok_or_else(|| unreadable("a trace context", &text))
 }
 
 pub(super) fn payload(text: String) -> Result<JsonText, StoreError> {

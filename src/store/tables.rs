@@ -110,6 +110,7 @@ pub(super) const TABLES: &[CopiedTable] = &[
             text("group_name"),
             integer("group_size"),
             boolean("group_done"),
+            text("trace"),
         ],
     },
     CopiedTable {

@@ -11,7 +11,7 @@ use proptest::sample::select;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use runwatch::domain::{
     DeliveryId, EventType, FoundBy, JsonText, Labels, Limits, Observation, OverdueAfter,
-    PollOutcome, ProviderName, RunDetails, RunRef, SinkName, Status, Verdict, Watch,
+    PollOutcome, ProviderName, RunDetails, RunRef, SinkName, Status, TraceContext, Verdict, Watch,
 };
 use runwatch::store::{
     Attempt, AttemptOutcome, DeliveryFilter, DeliveryState, DiscoveredRun, DiscoveryId, Fate,
@@ -48,6 +48,7 @@ pub(crate) enum Doing {
         name: Option<String>,
         label: (String, String),
         sinks: Option<Vec<&'static str>>,
+        trace: Option<u32>,
     },
     AddConfigured(&'static str),
     KeepConfigured(Vec<&'static str>),
@@ -148,8 +149,8 @@ pub(crate) fn doing() -> impl Strategy<Value = Doing> {
     let sinks = proptest::option::of(proptest::collection::vec(sink(), 0..3));
     let note = (run(), attempt(), proptest::option::of(-5_000_i64..5_000));
     prop_oneof![
-        6 => (run(), any::<bool>(), proptest::option::of(text()), label, sinks)
-            .prop_map(|(run, again, name, label, sinks)| Doing::Add { run, again, name, label, sinks }),
+        6 => (run(), any::<bool>(), proptest::option::of(text()), label, sinks, proptest::option::of(1_u32..))
+            .prop_map(|(run, again, name, label, sinks, trace)| Doing::Add { run, again, name, label, sinks, trace }),
         1 => run().prop_map(Doing::AddConfigured),
         1 => proptest::collection::vec(run(), 0..4).prop_map(Doing::KeepConfigured),
         2 => (run(), attempt(), any::<bool>())
@@ -225,6 +226,16 @@ fn run_ref(text: &str) -> RunRef {
 
 fn sink_name(text: &str) -> SinkName {
     SinkName::new(text).unwrap()
+}
+
+/// A trace, every other one with a state.
+fn trace_context(number: u32) -> TraceContext {
+    let parent = format!("00-{number:032x}-{number:016x}-01");
+    let state = match number % 2 {
+        0 => format!("rojo={number}, congo= 1"),
+        _ => String::new(),
+    };
+    TraceContext::read(&parent, &state).unwrap()
 }
 
 fn fate(retry: bool) -> Fate {
@@ -339,6 +350,7 @@ impl Side {
             // Several have the same time, so that their IDs decide where they stand.
             added_at: at(number / 10 * 10),
             deadline_at: at(number + 100),
+            trace: None,
         };
         match doing.clone() {
             Doing::Add {
@@ -347,11 +359,13 @@ impl Side {
                 name,
                 label,
                 sinks,
+                trace,
             } => {
                 let watch = Watch {
                     name,
                     labels: Labels::from([label]),
                     sinks: sinks.map(|sinks| sinks.into_iter().map(sink_name).collect()),
+                    trace: trace.map(trace_context),
                     ..watch(run)
                 };
                 let added = match again {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use runwatch::domain::{FoundBy, Progress, SinkName};
+use runwatch::domain::{FoundBy, Progress, RunRef, SinkName, TraceContext, Watch};
 use runwatch::simulator::Receiver;
 use runwatch::store::{
     Added, Candidate, DeliveryFilter, DeliveryState, HolderId, Keeper, PostgresSettings, Store,
@@ -112,6 +112,53 @@ async fn tables_of_a_newer_version_are_used_only_if_they_say_so() {
     client.batch_execute(&set(1)).await.unwrap();
     let (store, tasks) = InSchema(settings).open().await;
     assert_eq!(store.counts().await.unwrap().active, 1);
+    close(store, tasks).await;
+}
+
+#[tokio::test]
+async fn tables_of_the_version_before_get_what_they_lack_beside_a_daemon_that_uses_them() {
+    let settings = settings(Way::Direct, "older");
+    let (store, tasks) = InSchema(settings.clone()).open().await;
+    store.add_watch(watch("run_1")).await.unwrap();
+    close(store, tasks).await;
+    let (older, _connection) = connect(&settings).await;
+    let schema = &settings.schema;
+    let undo = format!(
+        "ALTER TABLE {schema}.watches DROP COLUMN trace; UPDATE {schema}.schema SET version = 1"
+    );
+    older.batch_execute(&undo).await.unwrap();
+    // As a daemon of that version does, with a statement that it prepared before.
+    let insert = format!(
+        "INSERT INTO {schema}.watches (run_id, labels, added_at, deadline_at) VALUES ($1, '{{}}', 0, 0)"
+    );
+    let insert = older.prepare(&insert).await.unwrap();
+    let select = format!("SELECT id, run_id FROM {schema}.watches WHERE run_id = $1");
+    let select = older.prepare(&select).await.unwrap();
+    older.execute(&insert, &[&"run_2"]).await.unwrap();
+
+    let (store, tasks) = InSchema(settings.clone()).open().await;
+    let traced = Watch {
+        trace: TraceContext::read(
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "",
+        ),
+        ..watch("run_3")
+    };
+    store.add_watch(traced.clone()).await.unwrap();
+    older.execute(&insert, &[&"run_4"]).await.unwrap();
+    for (run, trace) in [
+        ("run_1", None),
+        ("run_2", None),
+        ("run_3", traced.trace),
+        ("run_4", None),
+    ] {
+        let known = store.watch(RunRef::new(run).unwrap()).await.unwrap();
+        assert_eq!(known.unwrap().watch.trace, trace, "{run}");
+        assert_eq!(older.query(&select, &[&run]).await.unwrap().len(), 1);
+    }
+    let versions = format!("SELECT version, compatible_from FROM {schema}.schema");
+    let row = older.query_one(&versions, &[]).await.unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (2, 1));
     close(store, tasks).await;
 }
 

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use runwatch::domain::{
     Event, EventData, EventFilter, EventType, FoundBy, GroupEvent, Labels, Limits, Observation,
     OverdueAfter, PollOutcome, Progress, ProviderName, ProviderNotice, Route, Routes, RunDetails,
-    RunRef, RunState, SinkName, Status, Step, Verdict, Watch, WatchOrigin,
+    RunRef, RunState, SinkName, Status, Step, TraceContext, Verdict, Watch, WatchOrigin,
 };
 use runwatch::notify::payload::json_within;
 use runwatch::store::{
@@ -37,6 +37,7 @@ pub(crate) fn watch(id: &str) -> Watch {
         sinks: Some(vec![SinkName::new("ops").unwrap()]),
         added_at: time(0),
         deadline_at: time(3600),
+        trace: None,
     }
 }
 
@@ -1724,6 +1725,90 @@ pub(crate) async fn the_newest_durations_of_the_newest_groups_are_kept(place: &i
     close(store, tasks).await;
 }
 
+/// The traces of the deliveries to a sink that are due, each with its event. They are made if `arrives`, and else due
+/// again.
+async fn due_traces(
+    store: &Store,
+    sink: &str,
+    now: i64,
+    arrives: bool,
+) -> Vec<(String, Option<TraceContext>)> {
+    let sink = SinkName::new(sink).unwrap();
+    let mut traces = Vec::new();
+    let claimed = store.claim_due(sink, time(now), 10, usize::MAX);
+    for claimed in claimed.await.unwrap() {
+        let outcome = match arrives {
+            true => AttemptOutcome::Delivered,
+            false => AttemptOutcome::Retry(time(now + 1)),
+        };
+        let attempt = Attempt {
+            attempt: claimed.attempt,
+            outcome,
+            ..delivered(now)
+        };
+        store.record_attempt(claimed.id, attempt).await.unwrap();
+        traces.push((claimed.event.event_type.to_string(), claimed.trace));
+    }
+    traces
+}
+
+pub(crate) async fn a_watch_keeps_its_trace_and_its_deliveries_have_it(place: &impl Place) {
+    let (store, tasks) = place.open().await;
+    let trace = |number: usize| {
+        let parent = format!("00-{number:032x}-b7ad6b7169203331-01");
+        TraceContext::read(&parent, "rojo=00f067aa0ba902b7, congo= t61rcWkgMzE").unwrap()
+    };
+    let with = |watch: Watch, number: usize| Watch {
+        trace: Some(trace(number)),
+        ..watch
+    };
+    let (traced, plain) = (with(in_group("run_1", ""), 1), in_group("run_2", ""));
+    let (_, first) = store.add_watch(traced.clone()).await.unwrap();
+    let (_, second) = store.add_watch(plain.clone()).await.unwrap();
+    // The first one counts.
+    let (added, _) = store.add_watch(with(traced.clone(), 2)).await.unwrap();
+    assert_eq!(added, Added::AlreadyExists);
+    let traces = async |store: &Store| {
+        let active = store.active_watches(time(1), None, 10).await.unwrap();
+        let active = active.into_iter().map(|stored| stored.watch);
+        let listed = store.watches(WatchFilter::default(), 10).await.unwrap();
+        let listed = listed.items.into_iter().map(|record| record.watch);
+        active
+            .chain(listed)
+            .map(|watch| watch.trace)
+            .collect::<Vec<_>>()
+    };
+    let wanted = [Some(trace(1)), None, Some(trace(1)), None];
+    assert_eq!(traces(&store).await, wanted);
+    close(store, tasks).await;
+
+    let (store, tasks) = place.open().await;
+    assert_eq!(traces(&store).await, wanted);
+    end_in_group(&store, &traced, first, "failed", 2).await;
+    end_in_group(&store, &plain, second, "succeeded", 3).await;
+    let routed = RoutedEvent {
+        sinks: vec![SinkName::new("each").unwrap()],
+        ..incident(EventType::ApiUnreachable, time(4))
+    };
+    store.record_event(routed, time(4)).await.unwrap();
+    let own = |event: &str, trace: Option<TraceContext>| (event.to_owned(), trace);
+    let each = [
+        own("run.failed", Some(trace(1))),
+        own("run.succeeded", None),
+        own("api.unreachable", None),
+    ];
+    assert_eq!(due_traces(&store, "each", 5, false).await, each);
+    assert_eq!(due_traces(&store, "each", 6, true).await, each, "again");
+    let group = [own("group.finished", None)];
+    assert_eq!(due_traces(&store, "one", 6, true).await, group);
+
+    let (added, _) = store.add_watch_again(with(traced, 3)).await.unwrap();
+    assert_eq!(added, Added::New);
+    let newest = store.watch(RunRef::new("run_1").unwrap()).await.unwrap();
+    assert_eq!(newest.unwrap().watch.trace, Some(trace(3)));
+    close(store, tasks).await;
+}
+
 /// A test for each part of the contract, at the place that the function `$place` makes of its name.
 macro_rules! contract_tests {
     ($place:expr) => {
@@ -1748,6 +1833,7 @@ macro_rules! contract_tests {
             notes_of_discoveries_are_kept_for_a_week_of_rounds,
             what_runs_of_a_group_took_outlives_their_watches,
             the_newest_durations_of_the_newest_groups_are_kept,
+            a_watch_keeps_its_trace_and_its_deliveries_have_it,
         }
     };
     (@ $place:expr; $($name:ident,)*) => {$(

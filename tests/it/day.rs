@@ -70,6 +70,7 @@ async fn simulate(lengths: &[Duration], adjust: impl FnOnce(&mut Policy)) -> Sim
             sinks: None,
             added_at,
             deadline_at: added_at.checked_add(DAY * 2).unwrap(),
+            trace: None,
         };
         let watches = watches.clone();
         adding.spawn(async move {

@@ -779,6 +779,7 @@ impl Play<'_> {
             sinks,
             added_at,
             deadline_at,
+            trace: None,
         }
     }
 

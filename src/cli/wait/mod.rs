@@ -158,6 +158,7 @@ pub async fn wait(
             sinks: (!args.watch.sinks.is_empty()).then(|| args.watch.sinks.clone()),
             added_at,
             deadline_at: added_at.checked_add(deadline).unwrap_or(Timestamp::MAX),
+            trace: None,
         }
     };
     let watches = run_ids.into_iter().map(watch).collect();

@@ -213,6 +213,7 @@ pub(in crate::control) fn watch(
         sinks,
         added_at: now,
         deadline_at,
+        trace: None,
     })
 }
 

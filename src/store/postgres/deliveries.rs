@@ -18,7 +18,7 @@ use crate::store::operations::{
 };
 use crate::store::records::{
     AttemptRow, CANDIDATES, CLAIMED, DECIDABLE, PAGE_BYTES, ROWS, count32, delivery_id, leave_out,
-    optional_time, page, read_time, sink_name, storable,
+    optional_time, page, read_time, sink_name, storable, trace_context,
 };
 
 /// The columns that [`read_delivery`] reads, and where from.
@@ -42,7 +42,7 @@ pub(super) const CLAIM: &str = concat!(
         SELECT d.id, d.next_attempt_at, e.body,
             (SELECT octet_length(p.body) FROM runwatch.payloads p WHERE p.id = e.input_id) AS input_size,
             (SELECT octet_length(p.body) FROM runwatch.payloads p WHERE p.id = e.output_id) AS output_size,
-            e.input_id, e.output_id
+            e.input_id, e.output_id, (SELECT w.trace FROM runwatch.watches w WHERE w.id = e.watch_id) AS trace
         FROM (SELECT id, next_attempt_at, event_seq FROM runwatch.deliveries
               WHERE sink = $1 AND state = 'pending' AND next_attempt_at <= $2 - ",
     stepped!(),
@@ -63,7 +63,7 @@ pub(super) const CLAIM: &str = concat!(
         (SELECT p.body FROM runwatch.payloads p WHERE p.id = page.input_id AND input_size <= $4),
         (SELECT p.body FROM runwatch.payloads p WHERE p.id = page.output_id AND output_size <= $4),
         coalesce(input_size, 0)::bigint, coalesce(output_size, 0)::bigint, claimed.id, claimed.attempts, claimed.try,
-        claimed.fallback_for, claimed.held_until, claimed.at_once
+        claimed.fallback_for, claimed.held_until, claimed.at_once, page.trace
     FROM claimed JOIN page ON page.id = claimed.id ORDER BY claimed.id"
 );
 
@@ -139,6 +139,9 @@ impl Perform for ClaimDue {
                 held_until: optional_time(get(row, 9)?)?,
                 at_once: get(row, 10)?,
                 event,
+                trace: get::<Option<&str>>(row, 11)?
+                    .map(trace_context)
+                    .transpose()?,
             })
         })
         .await

@@ -9,14 +9,14 @@ use crate::store::records::{ChangeRow, DeliveryRow, RecordRow, WatchRow};
 /// The columns that [`read_record`] reads: all that cannot be large.
 pub(super) const RECORD_COLUMNS: &str =
     "id, run_id, name, labels, sinks, added_at, deadline_at, status, state, polls, missing_since,
-    seen_running, overdue_told, verdict, NULL::bigint AS changed_at,
+    seen_running, overdue_told, verdict, trace, NULL::bigint AS changed_at,
     verdict_at, found_by, origin, run_group, started_at, last_error, last_error_at";
 
 /// The watches that are followed, with the columns that [`read_stored`] reads.
 macro_rules! select_active {
     () => {
         "SELECT id, run_id, name, labels, sinks, added_at, deadline_at, status, state, polls, missing_since,
-             seen_running, overdue_told, verdict,
+             seen_running, overdue_told, verdict, trace,
              (SELECT at FROM runwatch.status_changes s WHERE s.watch_id = w.id ORDER BY seq DESC LIMIT 1) AS changed_at
          FROM runwatch.watches w WHERE verdict IS NULL"
     };
@@ -47,7 +47,8 @@ fn read_watch(row: &Row) -> Result<WatchRow, StoreError> {
         seen_running: get(row, 11)?,
         overdue_told: get(row, 12)?,
         verdict: get(row, 13)?,
-        changed_at: get(row, 14)?,
+        trace: get(row, 14)?,
+        changed_at: get(row, 15)?,
     })
 }
 
@@ -61,13 +62,13 @@ pub(super) fn read_stored(row: &Row, now: jiff::Timestamp) -> Result<StoredWatch
 pub(super) fn read_record(row: &Row) -> Result<WatchRecord, StoreError> {
     let columns = RecordRow {
         watch: read_watch(row)?,
-        verdict_at: get(row, 15)?,
-        found_by: get(row, 16)?,
-        origin: get(row, 17)?,
-        run_group: get(row, 18)?,
-        started_at: get(row, 19)?,
-        last_error: get(row, 20)?,
-        last_error_at: get(row, 21)?,
+        verdict_at: get(row, 16)?,
+        found_by: get(row, 17)?,
+        origin: get(row, 18)?,
+        run_group: get(row, 19)?,
+        started_at: get(row, 20)?,
+        last_error: get(row, 21)?,
+        last_error_at: get(row, 22)?,
     };
     columns.record()
 }

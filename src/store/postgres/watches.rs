@@ -9,7 +9,7 @@ use super::events::{delete_watches, read_event, read_payload};
 use super::groups;
 use super::rows::{RECORD_COLUMNS, get, read_change, read_record, read_stored, select_active};
 use super::sql::{Db, Perform, parameters, payloads, stepped};
-use crate::domain::{Labels, RunDetails, RunRef, Verdict, Watch, WatchOrigin};
+use crate::domain::{Labels, RunDetails, RunRef, TraceContext, Verdict, Watch, WatchOrigin};
 use crate::store::lists::{watches_after, watches_where};
 use crate::store::model::{
     Added, History, StoreError, WatchId, WatchOrder, WatchRecord, WatchState,
@@ -28,8 +28,9 @@ use crate::store::records::{
 pub(super) const ADD: &str = "WITH known AS (
         SELECT id, verdict IS NOT NULL AS finished FROM runwatch.watches WHERE run_id = $1 ORDER BY id DESC LIMIT 1
     ), made AS (
-        INSERT INTO runwatch.watches (run_id, name, labels, sinks, added_at, deadline_at, origin, group_name, group_size)
-        SELECT $1, $2, $3, $4, $5, $6, $7, $10, $11
+        INSERT INTO runwatch.watches (run_id, name, labels, sinks, added_at, deadline_at, origin, group_name, group_size,
+            trace)
+        SELECT $1, $2, $3, $4, $5, $6, $7, $10, $11, $12
         WHERE NOT EXISTS (SELECT 1 FROM known WHERE NOT (finished AND $8))
         ON CONFLICT (run_id) WHERE verdict IS NULL DO NOTHING
         RETURNING id
@@ -299,6 +300,7 @@ pub(super) async fn add(
         watch.group().map(storable),
         watch.group_size().map(i64::from),
     );
+    let trace = watch.trace.as_ref().map(TraceContext::as_str);
     for _ in 0..TRIES {
         let parameters = parameters![
             run_id,
@@ -311,7 +313,8 @@ pub(super) async fn add(
             again,
             marks,
             group,
-            group_size
+            group_size,
+            trace
         ];
         if let Some(row) = db.row(ADD, parameters).await? {
             let added = match get(&row, 1)? {

@@ -92,7 +92,7 @@ impl Execute for ClaimDue {
             if bytes >= PAGE_BYTES {
                 break;
             }
-            let (mut event, size) = read_event_within(db, event_seq, most_bytes)?;
+            let (mut event, trace, size) = read_event_within(db, event_seq, most_bytes)?;
             let mut claimed_one = db.prepare_cached(claim)?;
             let mut rows = claimed_one.query([id.as_str()])?;
             let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
@@ -106,6 +106,7 @@ impl Execute for ClaimDue {
                 held_until: optional_time(row.get(3)?)?,
                 at_once: row.get(4)?,
                 event,
+                trace,
             });
         }
         claimed.sort_by(|a, b| a.id.cmp(&b.id));

@@ -6,10 +6,12 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use super::rows::{payloads, read_all, stepped};
 use super::writer::Execute;
 use crate::clock::new_delivery_id;
-use crate::domain::{Event, EventData, EventType, JsonText, RunEvent, RunRef};
+use crate::domain::{Event, EventData, EventType, JsonText, RunEvent, RunRef, TraceContext};
 use crate::store::model::{RoutedEvent, StoreError, WatchId};
 use crate::store::operations::{EventsAfter, NewestEvent, NewestProviderEvents, RecordEvent};
-use crate::store::records::{INLINE_BYTES, PAGE_BYTES, leave_out, payload, unreadable};
+use crate::store::records::{
+    INLINE_BYTES, PAGE_BYTES, leave_out, payload, trace_context, unreadable,
+};
 
 /// The events after one, with their numbers.
 pub(super) const EVENTS_AFTER: &str = concat!(
@@ -185,17 +187,19 @@ fn stored_bytes(row: &Row<'_>, column: usize) -> Result<usize, rusqlite::Error> 
 }
 
 /// Reads an event but for an input or output of more than `most_bytes`, which `truncated` names
-/// then: the larger first, as where a message has no room for them. The second value is the number of bytes read.
+/// then: the larger first, as where a message has no room for them. The other values are the trace of its watch, and the
+/// number of bytes read.
 pub(super) fn read_event_within(
     db: &Connection,
     seq: i64,
     most_bytes: i64,
-) -> Result<(Event, usize), StoreError> {
+) -> Result<(Event, Option<TraceContext>, usize), StoreError> {
     let sql = "SELECT body,
                    (SELECT p.body FROM payloads p WHERE p.id = e.input_id AND octet_length(p.body) <= ?2),
                    (SELECT p.body FROM payloads p WHERE p.id = e.output_id AND octet_length(p.body) <= ?2),
                    (SELECT octet_length(p.body) FROM payloads p WHERE p.id = e.input_id),
-                   (SELECT octet_length(p.body) FROM payloads p WHERE p.id = e.output_id)
+                   (SELECT octet_length(p.body) FROM payloads p WHERE p.id = e.output_id),
+                   (SELECT w.trace FROM watches w WHERE w.id = e.watch_id)
                FROM events e WHERE seq = ?1";
     let mut statement = db.prepare_cached(sql)?;
     let mut rows = statement.query(params![seq, most_bytes])?;
@@ -204,5 +208,7 @@ pub(super) fn read_event_within(
     let size =
         |column| -> Result<i64, StoreError> { Ok(row.get::<_, Option<i64>>(column)?.unwrap_or(0)) };
     leave_out(&mut event, (size(3)?, size(4)?), most_bytes);
-    Ok((event, stored_bytes(row, 0)?))
+    let trace: Option<String> = row.get(5)?;
+    let trace = trace.as_deref().map(trace_context).transpose()?;
+    Ok((event, trace, stored_bytes(row, 0)?))
 }

@@ -313,6 +313,9 @@ const STEPS: &[&str] = &[
     // The delivery of the summary that stands for this one. Such a delivery counts as delivered; one that waits for a
     // summary is pending without the time of an attempt.
     "ALTER TABLE deliveries ADD COLUMN included_in TEXT;",
+    // The trace that a watch belongs to: the `traceparent` of the request that added it and, after a space, its
+    // `tracestate`.
+    "ALTER TABLE watches ADD COLUMN trace TEXT;",
 ];
 
 /// Most bytes of run details and events, and most watches, moved in one transaction by

@@ -9,7 +9,7 @@ use super::events::{insert_event, read_event, read_payload, set_apart};
 use super::groups;
 use super::rows::{payloads, read_all, stepped};
 use super::writer::Execute;
-use crate::domain::{RunDetails, RunRef, Status, Verdict, Watch, WatchOrigin};
+use crate::domain::{RunDetails, RunRef, Status, TraceContext, Verdict, Watch, WatchOrigin};
 use crate::failpoint::mutant;
 use crate::store::lists::{watches_after, watches_where};
 use crate::store::model::{
@@ -28,13 +28,13 @@ use crate::store::records::{
 
 /// The columns that [`read_record`] reads: all that cannot be large.
 pub(super) const RECORD_COLUMNS: &str = "id, run_id, name, labels, sinks, added_at, deadline_at, status, state, polls, missing_since,
-    seen_running, overdue_told, last_error, last_error_at, verdict, verdict_at, found_by, origin, run_group, started_at, NULL AS changed_at";
+    seen_running, overdue_told, last_error, last_error_at, verdict, verdict_at, found_by, origin, run_group, started_at, trace, NULL AS changed_at";
 
 /// The watches that are followed, with the columns that [`read_watch`] reads.
 macro_rules! select_active {
     () => {
         "SELECT id, run_id, name, labels, sinks, added_at, deadline_at, status, state, polls, missing_since,
-             seen_running, overdue_told, verdict,
+             seen_running, overdue_told, verdict, trace,
              (SELECT at FROM status_changes s WHERE s.watch_id = w.id ORDER BY seq DESC LIMIT 1) AS changed_at
          FROM watches w WHERE verdict IS NULL"
     };
@@ -376,8 +376,8 @@ pub(super) fn insert_watch(
         .map(|sinks| to_json("sinks", sinks))
         .transpose()?;
     db.prepare_cached(
-        "INSERT INTO watches (run_id, name, labels, sinks, added_at, deadline_at, origin, group_name, group_size)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO watches (run_id, name, labels, sinks, added_at, deadline_at, origin, group_name, group_size, trace)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )?
     .execute(params![
         watch.run_id.as_str(),
@@ -389,6 +389,7 @@ pub(super) fn insert_watch(
         storable(&origin.to_string()),
         watch.group().map(storable),
         watch.group_size(),
+        watch.trace.as_ref().map(TraceContext::as_str),
     ])?;
     Ok((Added::New, WatchId(db.last_insert_rowid())))
 }
@@ -510,6 +511,7 @@ fn read_watch(row: &Row<'_>) -> Result<WatchRow, rusqlite::Error> {
         seen_running: row.get("seen_running")?,
         overdue_told: row.get("overdue_told")?,
         verdict: row.get("verdict")?,
+        trace: row.get("trace")?,
         changed_at: row.get("changed_at")?,
     })
 }

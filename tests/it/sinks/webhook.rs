@@ -298,6 +298,7 @@ async fn next_attempt_after(fault: Fault) -> (i64, i64) {
         sinks: None,
         added_at: began,
         deadline_at: Timestamp::MAX,
+        trace: None,
     };
     engine
         .watches

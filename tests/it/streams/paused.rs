@@ -321,6 +321,7 @@ impl Simulation {
             sinks: None,
             added_at,
             deadline_at: added_at.checked_add(timeout).unwrap(),
+            trace: None,
         };
         assert_eq!(
             self.watches.add(watch, AddedBy::Request).await.unwrap(),

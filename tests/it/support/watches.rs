@@ -18,6 +18,7 @@ pub(crate) fn watch_of(run_id: &str, added_at: Timestamp, deadline: Duration) ->
         sinks: None,
         added_at,
         deadline_at: added_at.checked_add(deadline).expect("a near time"),
+        trace: None,
     }
 }
 
