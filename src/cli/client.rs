@@ -8,6 +8,7 @@ use futures_util::{StreamExt as _, stream};
 
 use super::args::WatchArgs;
 use super::failure::CommandFailure;
+use super::trace::trace_of_process;
 use super::{USAGE, write_text};
 use crate::config::{self, NO_SOCKET_PLACE, Problems, Sources, format_duration};
 use crate::control::{AddRequest, Client, ClientError, WatchResponse};
@@ -164,9 +165,11 @@ pub(super) async fn add_all(
     again: bool,
     run_ids: &[RunRef],
 ) -> Vec<Result<(WatchResponse, bool), ClientError>> {
+    let trace = trace_of_process();
     let add = |run_id: &RunRef| {
         let add_request = request(args, run_id, again);
-        async move { client.add(&add_request).await }
+        let trace = trace.as_ref();
+        async move { client.add(&add_request, trace).await }
     };
     stream::iter(run_ids)
         .map(add)

@@ -17,7 +17,7 @@ use super::write_text;
 const CONFIG_PAGE: &str = "runwatch.toml";
 
 /// Variables, each with its meaning.
-const ENVIRONMENT: [(&str, &str); 10] = [
+const ENVIRONMENT: [(&str, &str); 11] = [
     (
         "CREWSHIP_API_KEY",
         "The API key of Crewship. `runwatch providers show NAME` names the variables of another provider.",
@@ -41,6 +41,10 @@ const ENVIRONMENT: [(&str, &str); 10] = [
     (
         "RUST_LOG",
         "The level of log records, unless --log-level or -v says so.",
+    ),
+    (
+        "TRACEPARENT, TRACESTATE",
+        "The trace that watches belong to which add and wait add, as W3C Trace Context writes it; webhooks about them name it.",
     ),
     ("TZ", "The time zone in which times are shown."),
     (

@@ -35,6 +35,7 @@ pub mod sinks;
 pub mod status;
 pub mod store;
 mod table;
+mod trace;
 pub mod wait;
 
 use std::io::{ErrorKind, Write};

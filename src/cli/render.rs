@@ -50,15 +50,20 @@ pub async fn render(
         return printer.failed(unknown_sink(name, settings));
     };
     let now = Timestamp::now();
-    let event = match &options.run {
-        None => Event::sample_of(options.event.unwrap_or(EventType::SinkTest), now),
+    let (event, trace) = match &options.run {
+        None => {
+            let event = options.event.unwrap_or(EventType::SinkTest);
+            (Event::sample_of(event, now), None)
+        }
         Some(run) => {
-            let event = match watch_of(&client()?, names, run).await {
-                Ok(watch) => of_watch(&watch, options.event, now),
+            let shown = match watch_of(&client()?, names, run).await {
+                Ok(watch) => {
+                    of_watch(&watch, options.event, now).map(|event| (event, watch.trace()))
+                }
                 Err(failure) => Err(failure),
             };
-            match event {
-                Ok(event) => event,
+            match shown {
+                Ok(shown) => shown,
                 Err(failure) => return printer.failed(failure),
             }
         }
@@ -69,6 +74,7 @@ pub async fn render(
         sink: name,
         attempt: 1,
         event: &event,
+        trace: trace.as_ref(),
         now,
     };
     let preview = match Sink::build(sink_settings) {

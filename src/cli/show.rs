@@ -15,7 +15,7 @@ use super::write_text;
 use crate::control::{
     AttemptResponse, Client, DeliveryResponse, PollingList, RoutingEntry, WatchResponse,
 };
-use crate::domain::{EventType, RunEvent, SinkName, Verdict};
+use crate::domain::{EventType, RunEvent, SinkName, TraceContext, Verdict};
 use crate::style::{Look, Mark, Style, ago, ahead, elapsed, pad, took, width};
 use crate::text::one_line;
 
@@ -312,6 +312,7 @@ impl<'a> View<'a> {
             .flatten()
             .map(ToString::to_string)
             .collect();
+        let trace = watch.trace();
         let missing = watch.missing_since.filter(|_| watch.verdict.is_none());
         let error = watch
             .last_error
@@ -327,6 +328,7 @@ impl<'a> View<'a> {
             group_text(watch),
             prefixed("labels ", &labels),
             prefixed("only to ", &sinks.join(", ")),
+            prefixed("trace ", trace.as_ref().map_or("", TraceContext::trace_id)),
             missing.map_or(String::new(), |since| {
                 format!("not found since {}", self.texts.time(since))
             }),

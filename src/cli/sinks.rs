@@ -88,6 +88,7 @@ pub(super) async fn send_sample(name: &SinkName, sink: &Sink) -> Result<String, 
         sink: name,
         attempt: 1,
         event: &event,
+        trace: None,
         now,
     };
     sink.send(&message)

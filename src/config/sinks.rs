@@ -49,12 +49,14 @@ const MAX_RETRY_WAIT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Time for one run of a program.
 const COMMAND_TIMEOUT: &str = "30s";
 
-/// Headers that belong to the request itself or to the signature.
-const RESERVED_HEADERS: [&str; 9] = [
+/// Headers that belong to the request itself, to the trace of a watch or to the signature.
+const RESERVED_HEADERS: [&str; 11] = [
     "connection",
     "content-length",
     "content-type",
     "host",
+    "traceparent",
+    "tracestate",
     "transfer-encoding",
     "webhook-id",
     "webhook-signature",

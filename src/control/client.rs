@@ -13,7 +13,7 @@ use super::types::{
     ActivityResponse, AddRequest, DecisionResponse, DeliveryList, DeliveryResponse, DiscoveryList,
     LeaseResponse, PollingList, ProblemDetails, WatchList, WatchResponse,
 };
-use crate::domain::{DeliveryId, RunRef, SinkName};
+use crate::domain::{DeliveryId, RunRef, SinkName, TRACE_PARENT, TRACE_STATE, TraceContext};
 use crate::http::USER_AGENT;
 use crate::links::segment;
 use crate::sse::{Frame, Parser};
@@ -97,19 +97,27 @@ impl Client {
         })
     }
 
-    /// Hands a run over. Returns its watch, and whether it is new.
+    /// Hands a run over, as a part of a trace. Returns its watch, and whether it is new.
     ///
     /// # Errors
     /// As [`ClientError`] has them.
-    pub async fn add(&self, request: &AddRequest) -> Result<(WatchResponse, bool), ClientError> {
+    pub async fn add(
+        &self,
+        request: &AddRequest,
+        trace: Option<&TraceContext>,
+    ) -> Result<(WatchResponse, bool), ClientError> {
         let body = serde_json::to_vec(request).expect("text keys");
-        let response = self
-            .send(
-                self.request(Method::POST, "/v1/watches", &[])
-                    .body(body)
-                    .timeout(LIMIT),
-            )
-            .await?;
+        let trace = [
+            (TRACE_PARENT, trace.map(TraceContext::parent)),
+            (TRACE_STATE, trace.and_then(TraceContext::state)),
+        ];
+        let mut add = self.request(Method::POST, "/v1/watches", &[]);
+        for (name, value) in trace {
+            if let Some(value) = value {
+                add = add.header(name, value);
+            }
+        }
+        let response = self.send(add.body(body).timeout(LIMIT)).await?;
         let new = response.status() == StatusCode::CREATED;
         Ok((self.read(response).await?, new))
     }

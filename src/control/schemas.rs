@@ -110,6 +110,16 @@ texts! {
         },
         "description": "Free pairs that sinks select by",
     });
+    TraceParentText, "TraceParent", json_schema!({
+        "type": "string",
+        "description": "A trace, as the header `traceparent` of W3C Trace Context names it",
+        "examples": ["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"],
+    });
+    TraceStateText, "TraceState", json_schema!({
+        "type": "string",
+        "description": "What tracing systems add to a trace, as the header `tracestate` of W3C Trace Context has it",
+        "examples": ["rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"],
+    });
     PageSize, "PageSize", json_schema!({ "type": "integer", "minimum": 1, "maximum": MAX_PAGE });
     EventNumber, "EventNumber", json_schema!({ "type": "integer", "minimum": 0, "maximum": i64::MAX });
     MetricsText, "MetricsText", json_schema!({ "type": "string" });
@@ -183,6 +193,12 @@ pub(super) struct LabelMap;
 
 /// The order of a list of deliveries.
 pub(super) struct DeliveryOrder;
+
+/// The trace of a watch.
+pub(super) struct TraceParentText;
+
+/// What tracing systems add to a trace.
+pub(super) struct TraceStateText;
 
 /// How many items of a list.
 pub(super) struct PageSize;

@@ -9,12 +9,14 @@ use schemars::{JsonSchema, Schema, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::schemas::{DurationText, LabelMap, RunIdText, WatchName};
+use super::schemas::{
+    DurationText, LabelMap, RunIdText, TraceParentText, TraceStateText, WatchName,
+};
 use crate::config::format_duration;
 use crate::discovery::{DiscoveryState, DiscoveryView};
 use crate::domain::{
     DeliveryId, EventType, Expectation, FoundBy, Labels, ProviderName, RunEvent, RunRef, RunState,
-    SinkName, UsualDuration, Verdict, WatchOrigin,
+    SinkName, TraceContext, UsualDuration, Verdict, WatchOrigin,
 };
 use crate::lease::LeaseView;
 use crate::metrics::PAUSE_REASONS;
@@ -159,6 +161,14 @@ pub struct WatchResponse {
     /// As `usual_ms`, the 90th percentile.
     #[serde(default)]
     pub usual_p90_ms: Option<u64>,
+    /// The `traceparent` of the request that added it, which webhooks have too.
+    #[serde(default)]
+    #[schemars(with = "Option<TraceParentText>")]
+    pub traceparent: Option<String>,
+    /// The `tracestate` of that request.
+    #[serde(default)]
+    #[schemars(with = "Option<TraceStateText>")]
+    pub tracestate: Option<String>,
     /// When it was added.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub added_at: Timestamp,
@@ -684,6 +694,12 @@ impl WatchResponse {
             usual_ms: None,
             usual_p10_ms: None,
             usual_p90_ms: None,
+            traceparent: watch.trace.as_ref().map(|trace| trace.parent().to_owned()),
+            tracestate: watch
+                .trace
+                .as_ref()
+                .and_then(TraceContext::state)
+                .map(str::to_owned),
             added_at: watch.added_at,
             deadline_at: watch.deadline_at,
             finished_at: verdict.map(|(_, at)| at),
@@ -709,6 +725,12 @@ impl WatchResponse {
     /// The run.
     pub fn run(&self) -> RunRef {
         RunRef::checked_elsewhere(&self.provider, &self.run_id)
+    }
+
+    /// The trace that it belongs to.
+    pub fn trace(&self) -> Option<TraceContext> {
+        let state = self.tracestate.as_deref().unwrap_or_default();
+        TraceContext::read(self.traceparent.as_deref()?, state)
     }
 
     /// What is usual for runs of its group, where that is known.

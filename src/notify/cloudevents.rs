@@ -4,14 +4,16 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Message;
-use crate::domain::{EventData, MessageScope};
+use crate::domain::{EventData, MessageScope, TraceContext};
 
 /// What is encoded in the value of a header (CloudEvents, HTTP Protocol Binding 1.0.2, section 3.1.3.2), besides all that
 /// is not ASCII.
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
 /// The attributes of an event in binary content mode (CloudEvents 1.0.2, "Context Attributes"). `source` and `id` together
-/// identify an event; the ID is that of the delivery, which is the same on every attempt.
+/// identify an event; the ID is that of the delivery, which is the same on every attempt. The trace is that of the request
+/// for the watch, with which the event began (CloudEvents, Distributed Tracing extension, "Using the Distributed Tracing
+/// Extension"): with no hop in between it must be the one that the headers of HTTP name.
 pub(super) fn headers(message: &Message<'_>) -> HeaderMap {
     let event = message.event;
     let (source, subject) = match &event.data {
@@ -30,19 +32,30 @@ pub(super) fn headers(message: &Message<'_>) -> HeaderMap {
         EventData::Sink(notice) => ("/runwatch/sinks".to_owned(), notice.sink.as_str()),
     };
     let attributes = [
-        ("ce-specversion", "1.0".to_owned()),
-        ("ce-id", message.delivery.to_string()),
-        ("ce-source", source),
-        ("ce-type", event.event_type.to_string()),
-        ("ce-time", format!("{:.3}", event.timestamp)),
-        ("ce-subject", subject.to_owned()),
+        ("ce-specversion", Some("1.0".to_owned())),
+        ("ce-id", Some(message.delivery.to_string())),
+        ("ce-source", Some(source)),
+        ("ce-type", Some(event.event_type.to_string())),
+        ("ce-time", Some(format!("{:.3}", event.timestamp))),
+        ("ce-subject", Some(subject.to_owned())),
+        (
+            "ce-traceparent",
+            message.trace.map(|trace| trace.parent().to_owned()),
+        ),
+        (
+            "ce-tracestate",
+            message
+                .trace
+                .and_then(TraceContext::state)
+                .map(str::to_owned),
+        ),
     ];
-    let header = |(name, value): (&'static str, String)| {
-        let value = utf8_percent_encode(&value, ENCODED).to_string();
+    let header = |(name, value): (&'static str, Option<String>)| {
+        let value = utf8_percent_encode(&value?, ENCODED).to_string();
         let value = HeaderValue::try_from(value).expect("visible ASCII characters");
-        (HeaderName::from_static(name), value)
+        Some((HeaderName::from_static(name), value))
     };
-    attributes.into_iter().map(header).collect()
+    attributes.into_iter().filter_map(header).collect()
 }
 
 /// The source of events about a provider and its runs.
@@ -65,6 +78,7 @@ mod tests {
             sink: &sink,
             attempt: 1,
             event,
+            trace: None,
             now: event.timestamp,
         };
         let headers = headers(&message);

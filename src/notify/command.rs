@@ -10,7 +10,9 @@ use tokio::time::Instant;
 
 use super::{Message, Preview, SendError, Sent, program, summary};
 use crate::blocking::{FILE_LIMIT, Lane};
-use crate::domain::{EventData, MessageScope, Verdict};
+use crate::domain::{
+    EventData, MessageScope, TRACE_PARENT_VARIABLE, TRACE_STATE_VARIABLE, Verdict,
+};
 use crate::hardening::clear_secret_environment;
 use crate::process_group::ProcessGroup;
 use crate::text::{last_of_line, one_line};
@@ -143,6 +145,10 @@ fn prepare(program: &str, arguments: &[String], message: &Message<'_>) -> tokio:
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     clear_secret_environment(&mut command);
+    if message.trace.is_some() {
+        // That of the process itself belongs to another trace.
+        command.env_remove(TRACE_STATE_VARIABLE);
+    }
     command.envs(variables(message));
     command.process_group(0).kill_on_drop(true);
     command
@@ -225,6 +231,11 @@ fn variables(message: &Message<'_>) -> Vec<(&'static str, String)> {
             .into_iter()
             .filter_map(|(name, value)| Some((name, one_line(value?, VALUE_CHARS))));
         variables.extend(present);
+    }
+    if let Some(trace) = message.trace {
+        variables.push((TRACE_PARENT_VARIABLE, trace.parent().to_owned()));
+        let state = trace.state().map(str::to_owned);
+        variables.extend(state.map(|state| (TRACE_STATE_VARIABLE, state)));
     }
     variables
 }

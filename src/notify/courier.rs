@@ -274,6 +274,7 @@ impl<D: Deliver> Courier<D> {
             sink: &self.name,
             attempt: claimed.attempt,
             event: &claimed.event,
+            trace: claimed.trace.as_ref(),
             now,
         };
         self.sink.send(&message).await

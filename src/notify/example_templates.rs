@@ -67,6 +67,7 @@ fn made(source: &str) -> Vec<(Event, Value)> {
             sink: &sink,
             attempt: 1,
             event: &event,
+            trace: None,
             now: event.timestamp,
         };
         let text = template.render(&message, "application/json", &values);

@@ -28,6 +28,7 @@ pub fn template(bytes: &[u8]) {
         sink: &sink,
         attempt: 1,
         event: &event,
+        trace: None,
         now: event.timestamp,
     };
     let values = TemplateValues::new();

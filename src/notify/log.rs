@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{Message, Preview, SendError, Sent, summary};
 use crate::blocking::Lane;
-use crate::domain::{EventData, MessageScope, SinkName};
+use crate::domain::{EventData, MessageScope, SinkName, TraceContext};
 use crate::logging::{self, EVENT_TARGET};
 use crate::text::{escape_json_for_terminal, one_line};
 
@@ -237,6 +237,8 @@ fn record(message: &Message<'_>) {
     let event = message.event.event_type.as_str();
     let delivery_id = message.delivery.as_str();
     let fallback_for = message.event.fallback_for().map(SinkName::as_str);
+    // The name that OpenTelemetry gives it ("Trace Context in non-OTLP Log Formats").
+    let trace_id = message.trace.map(TraceContext::trace_id);
     match &message.event.data {
         EventData::Run(data) => {
             let error = data
@@ -255,6 +257,7 @@ fn record(message: &Message<'_>) {
                 ran_ms = data.timing.ran_ms,
                 late = data.watch.late,
                 fallback_for,
+                trace_id,
                 delivery_id,
                 "{}",
                 summary.title

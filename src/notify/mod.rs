@@ -37,7 +37,7 @@ pub use self::heartbeat::Heartbeat;
 pub use self::preview::Preview;
 pub use self::trouble::SinkTrouble;
 use crate::config::{SinkKind, SinkSettings};
-use crate::domain::{DeliveryId, Event, SinkName};
+use crate::domain::{DeliveryId, Event, SinkName, TraceContext};
 use crate::text::one_line;
 
 /// Longest detail of an attempt, in characters.
@@ -54,6 +54,8 @@ pub struct Message<'a> {
     pub attempt: u32,
     /// What happened.
     pub event: &'a Event,
+    /// The trace of the watch that it is about.
+    pub trace: Option<&'a TraceContext>,
     /// When this attempt is made.
     pub now: Timestamp,
 }

@@ -93,6 +93,7 @@ impl MessageTemplate {
             sink: &sink,
             attempt: 1,
             event: &event,
+            trace: None,
             now: event.timestamp,
         };
         let values = values.into_iter().map(|name| (name.clone(), name.clone()));
@@ -253,6 +254,7 @@ mod tests {
             sink: &sink,
             attempt: 2,
             event: &event,
+            trace: None,
             now: event.timestamp,
         };
         let values = TemplateValues::from([("room".to_owned(), "a \"b\"".to_owned())]);

@@ -15,6 +15,7 @@ mod quiet;
 mod render;
 mod signature;
 mod templates;
+mod trace;
 mod webhook;
 
 use std::net::SocketAddr;

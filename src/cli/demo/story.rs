@@ -115,7 +115,7 @@ impl<'a> Story<'a> {
                 name: Some(part.name.to_owned()),
                 ..AddRequest::default()
             };
-            world.client.add(&request).await?;
+            world.client.add(&request, None).await?;
         }
         let count = PARTS.len();
         self.line(None, &format!("{count} runs are handed to the daemon"));

@@ -29,6 +29,7 @@ use super::failure::CommandFailure;
 use super::run_ids::read_run_ids;
 use super::run_names::RunNames;
 use super::sinks::unknown_sink;
+use super::trace::trace_of_process;
 use crate::app::Engine;
 use crate::cli::args::WaitArgs;
 use crate::clock::Clock;
@@ -149,6 +150,7 @@ pub async fn wait(
         code = signals.next() => return Ok(code),
     };
     let deadline = args.watch.timeout.unwrap_or(settings.watch.deadline);
+    let trace = trace_of_process();
     let watch = |run_id| {
         let added_at = clock.now();
         Watch {
@@ -158,7 +160,7 @@ pub async fn wait(
             sinks: (!args.watch.sinks.is_empty()).then(|| args.watch.sinks.clone()),
             added_at,
             deadline_at: added_at.checked_add(deadline).unwrap_or(Timestamp::MAX),
-            trace: None,
+            trace: trace.clone(),
         }
     };
     let watches = run_ids.into_iter().map(watch).collect();

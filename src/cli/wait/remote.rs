@@ -16,6 +16,7 @@ use crate::cli::args::WatchArgs;
 use crate::cli::client::{add_all, request};
 use crate::cli::failure::CommandFailure;
 use crate::cli::phrases::{counted, not_applied, standing_of_known};
+use crate::cli::trace::trace_of_process;
 use crate::cli::{Signals, USAGE};
 use crate::config::{MIN_DEADLINE, format_duration};
 use crate::control::{
@@ -318,7 +319,11 @@ impl Follower<'_> {
             timeout,
             ..request(self.args, &watch.run(), true)
         };
-        let renewed = self.client.add(&request).await.is_ok();
+        let renewed = self
+            .client
+            .add(&request, trace_of_process().as_ref())
+            .await
+            .is_ok();
         if renewed {
             self.seen.remove(&watch.run());
             if self.report.options.progress {

@@ -6,11 +6,13 @@ use serde_json::{Map, Value, json};
 
 use super::operation::Tag;
 use crate::control::event_schemas::DigestEventSchema;
-use crate::domain::{EventType, GroupEvent, ProviderNotice, RunEvent, SinkNotice};
+use crate::domain::{
+    EventType, GroupEvent, ProviderNotice, RunEvent, SinkNotice, TRACE_PARENT, TRACE_STATE,
+};
 
-/// The headers of signed webhooks: the name in the document, that of the header, whether each request has it, and
+/// The headers of webhooks: the name in the document, that of the header, whether each request has it, and
 /// its meaning.
-const HEADERS: [(&str, &str, bool, &str); 4] = [
+const HEADERS: [(&str, &str, bool, &str); 6] = [
     (
         "WebhookId",
         "webhook-id",
@@ -35,6 +37,19 @@ const HEADERS: [(&str, &str, bool, &str); 4] = [
         "x-hub-signature-256",
         false,
         "`sha256=` and the HMAC-SHA256 of the body in hexadecimal; present if the sink has `signature = \"github\"`",
+    ),
+    (
+        "TraceParentHeader",
+        TRACE_PARENT,
+        false,
+        "The `traceparent` of the request that added the watch (W3C Trace Context); present if that had one and the event \
+         is about one run",
+    ),
+    (
+        "TraceStateHeader",
+        TRACE_STATE,
+        false,
+        "The `tracestate` of that request, up to 512 bytes",
     ),
 ];
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{RawQuery, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response as AxumResponse;
 use jiff::Timestamp;
 
@@ -15,13 +15,16 @@ use crate::config::{
 };
 use crate::control::extract::{HttpError, InPath, Query, json, run_id};
 use crate::control::openapi::{HttpOperation, Method, RouteTable, Tag};
-use crate::control::schemas::{DurationText, LabelPair, PageSize, WatchCursor};
+use crate::control::schemas::{
+    DurationText, LabelPair, PageSize, TraceParentText, TraceStateText, WatchCursor,
+};
 use crate::control::types::{
     AddRequest, DeliveryResponse, RoutingEntry, StatusChangeResponse, WatchList, WatchResponse,
 };
 use crate::control::{LiveConfig, NOT_IN_FORCE};
 use crate::domain::{
-    Event, ProviderName, RunEvent, RunRef, SinkName, UsualDuration, Verdict, Watch,
+    Event, ProviderName, RunEvent, RunRef, SinkName, TRACE_PARENT, TRACE_STATE, TraceContext,
+    UsualDuration, Verdict, Watch,
 };
 use crate::scheduler::{Removed, outage_texts};
 use crate::store::{
@@ -42,7 +45,10 @@ pub(super) fn routes<R: RouteTable<SharedState>>(table: R) -> R {
             add,
             || HttpOperation::new(Tag::Watches, "addWatch", "Watch a run", "On disk before this answers. A run that is watched already stays so: `not_applied` names the options that \
                  differ. A finished watch is followed by a new one where `again` is true. The body may also be what the \
-                 API answers when it creates a run.")
+                 API answers when it creates a run. Webhooks about the watch have the trace context of the request that \
+                 added it.")
+                .header::<TraceParentText>(TRACE_PARENT, "The trace that the watch belongs to (W3C Trace Context); one that is invalid, or given more than once, is ignored")
+                .header::<TraceStateText>(TRACE_STATE, "What tracing systems add to it; ignored without a valid `traceparent`")
                 .body::<AddRequest>()
                 .json::<WatchResponse>(StatusCode::CREATED, "It is watched from now on")
                 .json::<WatchResponse>(StatusCode::OK, "It was watched already, and stays as it is; see `not_applied`")
@@ -88,7 +94,7 @@ pub(super) fn routes<R: RouteTable<SharedState>>(table: R) -> R {
         )
 }
 
-async fn add(State(app): App, body: Bytes) -> Result<AxumResponse, HttpError> {
+async fn add(State(app): App, headers: HeaderMap, body: Bytes) -> Result<AxumResponse, HttpError> {
     // A list of the values in their order would be taken for an object.
     if body.trim_ascii_start().starts_with(b"[") {
         return Err(HttpError::bad(
@@ -100,7 +106,10 @@ async fn add(State(app): App, body: Bytes) -> Result<AxumResponse, HttpError> {
     let live_config = app.control.live_config.borrow().clone();
     let again = request.again;
     let has_timeout = request.timeout.is_some();
-    let watch = watch(request, &live_config, app.control.clock.now())?;
+    let watch = Watch {
+        trace: trace(&headers),
+        ..watch(request, &live_config, app.control.clock.now())?
+    };
     match app.control.watches.add(watch.clone(), again).await? {
         // All there is to know of it: reading it again would take as long as storing it.
         Added::New => Ok(json(
@@ -121,6 +130,17 @@ async fn add(State(app): App, body: Bytes) -> Result<AxumResponse, HttpError> {
             ))
         }
     }
+}
+
+/// The trace that the headers of a request name. Of several parents none counts (W3C Trace Context, `test/test.py`,
+/// `test_traceparent_duplicated`); several states are one (section "tracestate Header Field Values").
+fn trace(headers: &HeaderMap) -> Option<TraceContext> {
+    let mut parents = headers.get_all(TRACE_PARENT).iter();
+    let parent = parents.next()?.to_str().ok();
+    let parent = parent.filter(|_| parents.next().is_none())?;
+    let states = headers.get_all(TRACE_STATE).iter();
+    let states: Result<Vec<_>, _> = states.map(HeaderValue::to_str).collect();
+    TraceContext::read(parent, &states.unwrap_or_default().join(","))
 }
 
 /// The options of a request that differ from the watch that there is already. Those that were not given do not count.

@@ -9,6 +9,7 @@ use crate::blocking::Lane;
 use crate::config::{
     DELIVERY_ID, Secret, WebhookFormat, WebhookMethod, WebhookSettings, WebhookSignature,
 };
+use crate::domain::{TRACE_PARENT, TRACE_STATE, TraceContext};
 use crate::links::with_page;
 use crate::notify::body::{MAX_BODY_BYTES, MessageBody};
 use crate::notify::payload::json_within;
@@ -85,6 +86,9 @@ impl RequestMaker {
         headers.insert(CONTENT_TYPE, content_type);
         if self.settings.cloudevents {
             headers.extend(cloudevents::headers(message));
+        }
+        if let Some(trace) = message.trace {
+            headers.extend(trace_headers(trace));
         }
         secrets.extend(self.sign(message, &body, &mut headers).await?);
         for (name, value) in &self.settings.headers {
@@ -201,4 +205,16 @@ impl RequestMaker {
         }
         Ok(Vec::new())
     }
+}
+
+/// The headers that make the receiver's part one of the trace of the watch (W3C Trace Context level 2).
+fn trace_headers(trace: &TraceContext) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+    let headers = [
+        (TRACE_PARENT, Some(trace.parent())),
+        (TRACE_STATE, trace.state()),
+    ];
+    headers.into_iter().filter_map(|(name, value)| {
+        let value = HeaderValue::try_from(value?).expect("visible ASCII characters and spaces");
+        Some((HeaderName::from_static(name), value))
+    })
 }

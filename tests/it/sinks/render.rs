@@ -172,6 +172,8 @@ async fn a_run_of_the_daemon_is_shown_as_it_was_sent() {
 
     let program = program.set("RUNWATCH_SINKS__PROGRAM__EVENTS", "sink.test");
     let (program, daemon) = with_daemon(program).await;
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let program = program.set("TRACEPARENT", parent);
     let ended = program
         .run(&["add", "run_1", "run_2", "--label", "team=search"])
         .await;
@@ -187,6 +189,7 @@ async fn a_run_of_the_daemon_is_shown_as_it_was_sent() {
         serde_json::from_str::<Value>(text).unwrap(),
         body(sent.expect("the sink ops got it"))
     );
+    assert_eq!(shown["fields"]["traceparent"], parent);
     let other = rendered(
         &program,
         &["ops", "--run", "run_1", "--event", "watch.overdue"],
