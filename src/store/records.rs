@@ -38,7 +38,24 @@ pub(super) const REMOVABLE: &str =
     "delivered or given up yet; wait for it, or give it up with --force (force=true)";
 
 /// What must hold before a fate is applied to a delivery.
-pub(super) const DECIDABLE: &str = "waiting or given up; it has arrived or is being sent";
+const DECIDABLE: &str = "waiting or given up; it has arrived or is being sent";
+
+/// What a delivery is not that is included in a summary.
+const SENT_BY_ITSELF: &str = "sent by itself; name the summary instead";
+
+/// Why a fate cannot be applied to a delivery, where `included_in` is the delivery of the summary that stands for it.
+pub(super) fn undecidable(id: &DeliveryId, included_in: Option<&str>) -> StoreError {
+    match included_in {
+        Some(summary) => StoreError::Precondition {
+            what: format!("delivery {id}, which the summary {summary} includes,"),
+            wanted: SENT_BY_ITSELF,
+        },
+        None => StoreError::Precondition {
+            what: format!("delivery {id}"),
+            wanted: DECIDABLE,
+        },
+    }
+}
 
 /// What must hold before an attempt is stored, or a delivery held.
 pub(super) const CLAIMED: &str = "claimed for this attempt";

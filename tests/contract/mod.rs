@@ -618,11 +618,16 @@ pub(crate) async fn what_waits_for_a_summary_is_included_once(place: &impl Place
             (delivery.attempts, delivery.ended_at),
             (0, Some(time(1002)))
         );
-        let retried = store.decide(delivery.id, Fate::Retry, time(1003)).await;
+        let id = delivery.id;
+        let retried = store.decide(id.clone(), Fate::Retry, time(1003)).await;
         assert!(
             matches!(retried, Err(StoreError::Precondition { .. })),
             "{retried:?}"
         );
+        let why = format!(
+            "delivery {id}, which the summary {summary} includes, is not sent by itself; name the summary instead"
+        );
+        assert_eq!(retried.unwrap_err().to_string(), why);
     }
     let arrived = of_ops(vec![DeliveryState::Delivered]).await;
     assert_eq!(arrived.len(), 1, "included ones are not among them");

@@ -17,8 +17,8 @@ use crate::store::operations::{
     SinksWithOpenDeliveries, TakeUp,
 };
 use crate::store::records::{
-    AttemptRow, CANDIDATES, CLAIMED, DECIDABLE, PAGE_BYTES, ROWS, count32, delivery_id, leave_out,
-    optional_time, page, read_time, sink_name, storable, trace_context,
+    AttemptRow, CANDIDATES, CLAIMED, PAGE_BYTES, ROWS, count32, delivery_id, leave_out,
+    optional_time, page, read_time, sink_name, storable, trace_context, undecidable,
 };
 
 /// The columns that [`read_delivery`] reads, and where from.
@@ -276,13 +276,13 @@ impl Perform for Decide {
             _ => return Ok(Decided::Ambiguous(candidates)),
         };
         let ids = vec![id.as_str()];
-        match decide(db, *fate, now.as_millisecond(), &ids).await? {
-            1 => Ok(Decided::Done),
-            _ => Err(StoreError::Precondition {
-                what: format!("delivery {id}"),
-                wanted: DECIDABLE,
-            }),
+        if decide(db, *fate, now.as_millisecond(), &ids).await? == 1 {
+            return Ok(Decided::Done);
         }
+        let included = "SELECT included_in FROM runwatch.deliveries WHERE id = $1";
+        let row = db.row(included, parameters![id.as_str()]).await?;
+        let included_in = row.as_ref().map_or(Ok(None), |row| get(row, 0))?;
+        Err(undecidable(&id, included_in))
     }
 }
 

@@ -18,8 +18,8 @@ use crate::store::operations::{
     SinksWithOpenDeliveries, TakeMarks, TakeUp,
 };
 use crate::store::records::{
-    AttemptRow, CANDIDATES, CLAIMED, DECIDABLE, DeliveryRow, PAGE_BYTES, ROWS, optional_time, page,
-    read_time, sink_name, storable, to_json,
+    AttemptRow, CANDIDATES, CLAIMED, DeliveryRow, PAGE_BYTES, ROWS, optional_time, page, read_time,
+    sink_name, storable, to_json, undecidable,
 };
 
 /// The deliveries of a sink that are due at a time, the longest due first, so many at the most.
@@ -247,11 +247,10 @@ impl Execute for Decide {
         if rows == 1 {
             return Ok(Decided::Done);
         }
-        let what = format!("delivery {id}");
-        Err(StoreError::Precondition {
-            what,
-            wanted: DECIDABLE,
-        })
+        let included_in: Option<String> = db
+            .prepare_cached("SELECT included_in FROM deliveries WHERE id = ?")?
+            .query_row([id.as_str()], |row| row.get(0))?;
+        Err(undecidable(&id, included_in.as_deref()))
     }
 }
 
