@@ -14,6 +14,7 @@ use runwatch::store::{
 use secrecy::SecretString;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::process::Child;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -519,38 +520,84 @@ async fn a_full_disk_refuses_what_it_cannot_keep_and_is_used_again() {
     close(store, tasks).await;
 }
 
+/// A daemon that sends heartbeats, with a folder and a receiver of heartbeats of its own.
+struct BeatingDaemon {
+    folder: tempfile::TempDir,
+    switch: Receiver,
+    child: Child,
+}
+
+impl BeatingDaemon {
+    async fn start(server: &Postgres) -> Self {
+        let switch = Receiver::start([]).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("beat"), format!("http://{}/beat", switch.address())).unwrap();
+        std::fs::set_permissions(at("beat"), std::fs::Permissions::from_mode(0o600)).unwrap();
+        let config = format!(
+            "[store]\nurl = \"{}\"\nlease = \"3s\"\n[heartbeat]\nurl_file = \"beat\"\ninterval = \"10s\"\n",
+            server.url()
+        );
+        std::fs::write(at("runwatch.toml"), config).unwrap();
+        let log = std::fs::File::create(at("log")).unwrap();
+        let child = program(folder.path(), &["daemon"])
+            .env("RUNWATCH_CONFIG", at("runwatch.toml"))
+            .env("RUNWATCH_CONTROL__SOCKET", at("socket"))
+            .stdout(std::process::Stdio::null())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        Self {
+            folder,
+            switch,
+            child,
+        }
+    }
+
+    fn beats(&self) -> usize {
+        self.switch.requests().len()
+    }
+
+    /// Waits until there are more heartbeats than `count`.
+    async fn beats_beyond(&self, count: usize) {
+        eventually(async || (self.beats() > count).then_some(())).await;
+    }
+
+    /// Waits until it has logged a text.
+    async fn logs(&self, text: &str) {
+        let log = self.folder.path().join("log");
+        eventually(async || {
+            let log = std::fs::read_to_string(&log).unwrap();
+            log.contains(text).then_some(())
+        })
+        .await;
+    }
+}
+
 #[tokio::test]
 async fn no_heartbeat_is_sent_while_the_database_is_away() {
     let server = Postgres::start();
-    let switch = Receiver::start([]).await.unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name);
-    std::fs::write(at("beat"), format!("http://{}/beat", switch.address())).unwrap();
-    std::fs::set_permissions(at("beat"), std::fs::Permissions::from_mode(0o600)).unwrap();
-    let config = format!(
-        "[store]\nurl = \"{}\"\nlease = \"3s\"\n[heartbeat]\nurl_file = \"beat\"\ninterval = \"10s\"\n",
-        server.url()
-    );
-    std::fs::write(at("runwatch.toml"), config).unwrap();
-    let log = std::fs::File::create(at("log")).unwrap();
-    let _daemon = program(folder.path(), &["daemon"])
-        .env("RUNWATCH_CONFIG", at("runwatch.toml"))
-        .env("RUNWATCH_CONTROL__SOCKET", at("socket"))
-        .stdout(std::process::Stdio::null())
-        .stderr(log)
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let beats = || switch.requests().len();
-    eventually(async || (beats() > 0).then_some(())).await;
+    let daemon = BeatingDaemon::start(&server).await;
+    daemon.beats_beyond(0).await;
     server.stop(Stop::Immediate);
-    let withheld = "no heartbeat is sent";
-    eventually(async || {
-        let log = std::fs::read_to_string(at("log")).unwrap();
-        log.contains(withheld).then_some(())
-    })
-    .await;
-    let before = beats();
+    daemon.logs("no heartbeat is sent").await;
+    let before = daemon.beats();
     server.resume();
-    eventually(async || (beats() > before).then_some(())).await;
+    daemon.beats_beyond(before).await;
+}
+
+#[tokio::test]
+async fn a_standby_sends_no_heartbeat_until_it_leads() {
+    let server = Postgres::start();
+    let mut leader = BeatingDaemon::start(&server).await;
+    leader.beats_beyond(0).await;
+    let standby = BeatingDaemon::start(&server).await;
+    standby.logs("standing by").await;
+    // An interval of the leader is one of the standby as well.
+    let before = leader.beats();
+    leader.beats_beyond(before + 1).await;
+    assert_eq!(standby.beats(), 0);
+    leader.child.kill().await.unwrap();
+    standby.beats_beyond(0).await;
 }
