@@ -4,6 +4,7 @@ use runwatch::simulator::{Received, Script};
 use serde_json::{Value, json};
 
 use super::{body, header, python, receiver, wait, webhook};
+use crate::support::{Program, api};
 
 /// The event as the library reads it, which refuses one that lacks an attribute.
 async fn read(received: &Received) -> Value {
@@ -31,7 +32,13 @@ async fn the_library_reads_a_webhook_as_an_event() {
         &receiver.url(),
         &format!("cloudevents = true\n{secret}"),
     ) + &webhook("off", &receiver.url().replace("hook", "off"), "");
-    let ended = wait(Script::fails("no 🚢"), &sinks, &[]).await;
+    let simulator = api([("run_1", Script::fails("no 🚢"))]).await;
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let program = Program::with(&simulator)
+        .configured(&sinks)
+        .set("TRACEPARENT", parent)
+        .set("TRACESTATE", "rojo=1,congo= 2");
+    let ended = program.run(&["wait", "run_1"]).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     let requests = receiver.requests();
     let of = |path: &str| requests.iter().find(|got| got.path == path).unwrap();
@@ -47,6 +54,8 @@ async fn the_library_reads_a_webhook_as_an_event() {
         ("type", "run.failed"),
         ("subject", "run_1"),
         ("datacontenttype", "application/json"),
+        ("traceparent", parent),
+        ("tracestate", "rojo=1,congo= 2"),
     ] {
         assert_eq!(attributes[name], value, "{attributes}");
     }
