@@ -30,7 +30,7 @@ const MAX_URL_BYTES: usize = 8192;
 const MAX_WORD_BYTES: usize = 128;
 
 /// A text with named parts: `/repos/{owner}/{repo}`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Template(pub Vec<Piece>);
 
 /// A piece of a [`Template`].
