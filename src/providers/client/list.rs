@@ -1,67 +1,29 @@
 //! Requests pages of lists.
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
+mod link;
+mod position;
+mod tagged;
+
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use reqwest::header::{ETAG, HeaderMap, HeaderValue, LINK};
+use reqwest::header::{ETAG, HeaderMap};
 use reqwest::{StatusCode, Url};
-use serde::{Deserialize, Serialize};
 
-use super::tags::MAX_TAG_BYTES;
+use self::link::next_link;
+use self::position::{PageStart, Position};
+pub(super) use self::tagged::TaggedPage;
 use super::{ApiClient, ApiError, Malformed, Spent, is_same_origin};
 use crate::domain::{ProviderName, RunRef};
 use crate::profile::{List, ListFill, ListProblem, Next};
 use crate::providers::answer::{Element, PageRead};
 use crate::providers::reader::Reader;
-use crate::providers::{ListEntry, ListPage, ListParameters, ListRequest, PageRef};
+use crate::providers::{ListEntry, ListPage, ListParameters, ListRequest};
 
 /// How many entries of a page the next one has as well, where pages are counted by their entries: as runs end, those
 /// behind them move up.
 const OVERLAP: u64 = 5;
-
-/// Most pages of a list.
-const MAX_PAGES: usize = 1000;
-
-/// Most addresses of which the last page and its tag are kept.
-const MAX_TAGGED_PAGES: usize = 64;
-
-/// Most entries of all these pages together: about a kilobyte each.
-const MAX_TAGGED_ENTRIES: usize = 2048;
-
-/// Where a page is: what a [`PageRef`] contains.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Position {
-    /// Which of the lists that make up the request.
-    list: usize,
-    at: PageStart,
-    /// How many pages of this list were before.
-    pages: usize,
-    /// Hashes of where the pages before were, or of the runs of the page before where pages are counted by runs.
-    seen: Vec<u64>,
-}
-
-/// Where a page of a list begins.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-enum PageStart {
-    #[default]
-    Start,
-    /// Behind so many entries.
-    Offset(u64),
-    Cursor(String),
-    /// At this address.
-    Link(String),
-}
-
-/// The last page at an address, which stands as long as the API answers that its tag has not changed.
-pub(super) struct TaggedPage {
-    provider: ProviderName,
-    address: Box<str>,
-    tag: HeaderValue,
-    page: ReadPage,
-}
 
 /// A page, and where the next one is.
 #[derive(Debug, Clone)]
@@ -69,70 +31,6 @@ struct ReadPage {
     entries: Vec<ListEntry>,
     unreadable: usize,
     next: Option<PageStart>,
-}
-
-impl PageRef {
-    /// Whether it is the first page of another list, where several make up what is requested: one for each status.
-    pub fn begins_list(&self) -> bool {
-        Position::of(self).is_some_and(|position| position.at == PageStart::Start)
-    }
-}
-
-impl Position {
-    fn of(page: &PageRef) -> Option<Self> {
-        serde_json::from_str(page.as_str()).ok()
-    }
-
-    /// The page after this one, which is at `url`, of as many `lists`.
-    fn next(self, url: &str, lists: usize, page: &ReadPage) -> Result<Option<Self>, Malformed> {
-        let here = match &self.at {
-            PageStart::Start => hash(&PageStart::Link(url.to_owned())),
-            at => hash(at),
-        };
-        let next = page.next.clone().and_then(|at| match at {
-            PageStart::Offset(_) => {
-                let runs: Vec<u64> = page
-                    .entries
-                    .iter()
-                    .map(|entry| hash(&entry.run_id))
-                    .collect();
-                let is_new = runs.iter().any(|run| !self.seen.contains(run));
-                is_new.then_some((at, runs))
-            }
-            at => {
-                let mut seen = self.seen.clone();
-                seen.push(here);
-                (!seen.contains(&hash(&at))).then_some((at, seen))
-            }
-        });
-        if let Some((at, seen)) = next {
-            if self.pages + 1 == MAX_PAGES {
-                return Err(Malformed::Shape("its list has more than 1,000 pages"));
-            }
-            return Ok(Some(Self {
-                list: self.list,
-                at,
-                pages: self.pages + 1,
-                seen,
-            }));
-        }
-        let following = Self {
-            list: self.list + 1,
-            ..Self::default()
-        };
-        Ok((following.list < lists).then_some(following))
-    }
-
-    fn to_ref(&self) -> PageRef {
-        let text = serde_json::to_string(self).expect("it has names and numbers only");
-        PageRef::new(text)
-    }
-}
-
-fn hash(value: &impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
 }
 
 /// The values of `{status}` of each list that makes up a request.
@@ -293,7 +191,7 @@ impl ApiClient {
         let limit = u64::from(list.map_or(0, |list| list.limit));
         let next = match list.and_then(|list| list.next.as_ref()) {
             None => None,
-            Some(Next::Link) => next_link(headers),
+            Some(Next::Link) => next_link(headers).map(PageStart::Link),
             Some(Next::LinkAt(_)) => read.cursor.map(PageStart::Link),
             Some(Next::Offset) => {
                 let elements = elements as u64;
@@ -355,86 +253,6 @@ impl ApiClient {
             values: element.values.into_iter().collect(),
         })
     }
-
-    /// The tag of the last page at an address, and that page.
-    fn tagged_page(&self, provider: &ProviderName, url: &Url) -> Option<(HeaderValue, ReadPage)> {
-        let pages = self.pages.lock().expect("no holder panics");
-        let known = pages
-            .iter()
-            .find(|page| *page.address == *url.as_str() && page.provider == *provider)?;
-        Some((known.tag.clone(), known.page.clone()))
-    }
-
-    /// Keeps a page with its tag, in place of the one before.
-    fn keep_page(
-        &self,
-        provider: &ProviderName,
-        url: &Url,
-        tag: Option<HeaderValue>,
-        page: &ReadPage,
-    ) {
-        if !self.profile.rate.etag_free {
-            return;
-        }
-        let mut pages = self.pages.lock().expect("no holder panics");
-        pages.retain(|page| *page.address != *url.as_str() || page.provider != *provider);
-        let Some(tag) = tag.filter(|tag| tag.len() <= MAX_TAG_BYTES) else {
-            return;
-        };
-        pages.push_back(TaggedPage {
-            provider: provider.clone(),
-            address: url.as_str().into(),
-            tag,
-            page: page.clone(),
-        });
-        let entries = |page: &TaggedPage| page.page.entries.len();
-        while pages.len() > MAX_TAGGED_PAGES
-            || pages.iter().map(entries).sum::<usize>() > MAX_TAGGED_ENTRIES
-        {
-            pages.pop_front();
-        }
-    }
-}
-
-/// Where the header `Link` has the next page (RFC 8288).
-fn next_link(headers: &HeaderMap) -> Option<PageStart> {
-    let mut links = headers.get_all(LINK).iter();
-    let target = links.find_map(|link| next_target(&String::from_utf8_lossy(link.as_bytes())));
-    target.map(PageStart::Link)
-}
-
-/// The target of the first link of a header whose relation is `next`.
-fn next_target(header: &str) -> Option<String> {
-    let mut rest = header;
-    loop {
-        let (_, from) = rest.split_once('<')?;
-        let (target, after) = from.split_once('>')?;
-        // The parameters of a link end at a comma that is not within quotes.
-        let mut is_quoted = false;
-        let mut is_escaped = false;
-        let end = after.find(|c| {
-            match c {
-                _ if is_escaped => is_escaped = false,
-                '\\' if is_quoted => is_escaped = true,
-                '"' => is_quoted = !is_quoted,
-                _ => {}
-            }
-            c == ',' && !is_quoted
-        });
-        let (parameters, following) = after.split_at(end.unwrap_or(after.len()));
-        // Of several, the first counts.
-        let relation = parameters.split(';').find_map(|parameter| {
-            let (name, value) = parameter.split_once('=')?;
-            name.trim()
-                .eq_ignore_ascii_case("rel")
-                .then(|| value.trim().trim_matches('"'))
-        });
-        let is_next = |word: &str| word.eq_ignore_ascii_case("next");
-        if relation.is_some_and(|relation| relation.split_ascii_whitespace().any(is_next)) {
-            return Some(target.trim().to_owned());
-        }
-        rest = following;
-    }
 }
 
 #[cfg(test)]
@@ -446,10 +264,11 @@ mod tests {
     use tokio::net::TcpListener;
     use tokio::task::JoinSet;
 
+    use super::position::MAX_PAGES;
     use super::*;
     use crate::config::{ApiSettings, Settings};
     use crate::profile;
-    use crate::providers::{Credentials, ListReply, Provider as _};
+    use crate::providers::{Credentials, ListReply, PageRef, Provider as _};
 
     /// An API that answers each request by its first line and its body, with headers and a body, and counts the requests.
     struct Api {
