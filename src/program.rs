@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crate::cli as commands;
 use crate::cli::args::{
-    Cli, Command, Common, ConfigCommand, DaemonArgs, SinksCommand, StoreCommand, WaitArgs,
+    Cli, Command, Common, ConfigCommand, DaemonArgs, ListArgs, RunArg, SinksCommand, StoreCommand,
+    WaitArgs,
 };
 use crate::cli::client::{self as cli_client, Printer};
 use crate::cli::demo::DemoOptions;
@@ -18,7 +19,8 @@ use crate::cli::failure::CommandFailure;
 use crate::cli::render::RenderOptions;
 use crate::cli::run_names::RunNames;
 use crate::cli::wait::{OutputOptions, ResultFormat};
-use crate::config::{self, LogFormat, LogLevel, Settings, Sources};
+use crate::config::{self, LogFormat, LogLevel, Problems, Settings, Sources};
+use crate::control::Client;
 use crate::daemon::{self, Logging};
 use crate::hardening;
 use crate::logging;
@@ -81,145 +83,203 @@ fn error_columns() -> Option<usize> {
 
 /// Runs one command. Returns the exit code.
 fn run(cli: Cli, screen: &Screen) -> anyhow::Result<u8> {
-    let common = cli.common;
-    let sources = || Sources::from_process(common.config.clone());
     if let Command::Daemon(args) = &cli.command {
-        return serve(args, &common, screen);
+        return serve(args, &cli.common, screen);
     }
-    init_logs(&cli.command, &common, screen);
-    let client = || cli_client::client(&sources(), screen);
-    // These report problems of the configuration by themselves, once they know their runs.
-    let client_for_runs = || {
-        cli_client::connect(&sources()).inspect_err(|_| {
-            cli_client::warn_of_problems(config::load(&sources()).err().as_ref(), screen);
-        })
+    init_logs(&cli.command, &cli.common, screen);
+    let context = Context {
+        pages: RunNames::new(Sources::from_process(cli.common.config.clone())),
+        common: cli.common,
+        screen,
     };
-    let pages = RunNames::new(sources());
+    let (pages, json) = (&context.pages, context.common.json);
     let (out, err) = (&mut io::stdout(), &mut io::stderr());
+    let printer = printer(&context.common, out, err);
     match cli.command {
-        Command::Wait(args) => wait(&args, &common, &pages, screen),
+        Command::Wait(args) => wait(&args, &context),
         Command::Daemon(_) => unreachable!("it was started above"),
-        Command::Healthcheck { ready } => block_on(commands::healthcheck::healthcheck(
-            &client()?,
-            ready,
-            printer(&common, out, err),
-        )),
-        Command::Add(args) => block_on(commands::add::add(
-            &client_for_runs()?,
-            &args,
-            &pages,
-            printer(&common, out, err),
-        )),
-        Command::List(args) => block_on(commands::list::list(
-            &cli_client::connect(&sources())?,
-            &args,
-            config::load(&sources()).err().as_ref(),
-            printer(&common, out, err),
-        )),
-        Command::Show { run } => block_on(commands::show::show(
-            &client_for_runs()?,
-            &run,
-            &pages,
-            printer(&common, out, err),
-        )),
-        Command::Status { run } => block_on(commands::status::status(
-            &run,
-            &pages,
-            cli_client::connect(&sources()).ok().as_ref(),
-            &settings(&sources())?,
-            printer(&common, out, err),
-        )),
-        Command::Open { run, print } => {
-            let run = run.map(|run| pages.one(&run)).transpose()?;
-            block_on(commands::open::open(
-                &settings(&sources())?.control,
-                run.as_ref(),
-                !print && commands::open::is_desktop(|name| std::env::var_os(name)),
-                || cli_client::connect(&sources()),
-                printer(&common, out, err),
+        Command::Healthcheck { ready } => {
+            let client = context.client()?;
+            block_on(commands::healthcheck::healthcheck(&client, ready, printer))
+        }
+        Command::Add(args) => {
+            let client = context.client_for_runs()?;
+            block_on(commands::add::add(&client, &args, pages, printer))
+        }
+        Command::List(args) => list(&args, &context, printer),
+        Command::Show { run } => {
+            let client = context.client_for_runs()?;
+            block_on(commands::show::show(&client, &run, pages, printer))
+        }
+        Command::Status { run } => status(&run, &context, printer),
+        Command::Open { run, print } => open(run.as_ref(), print, &context, printer),
+        Command::Remove { runs, force } => {
+            let client = context.client_for_runs()?;
+            block_on(commands::remove::remove(
+                &client, &runs, force, pages, printer,
             ))
         }
-        Command::Remove { runs, force } => block_on(commands::remove::remove(
-            &client_for_runs()?,
-            &runs,
-            force,
-            &pages,
-            printer(&common, out, err),
-        )),
-        Command::Events { after } => block_on(commands::events::events(
-            &client()?,
-            after,
-            screen,
-            common.json,
-        )),
-        Command::Deliveries(args) => block_on(commands::deliveries::deliveries(
-            &client()?,
-            &args,
-            printer(&common, out, err),
-        )),
-        Command::Sinks(SinksCommand::Test { sinks }) => block_on(commands::sinks::test(
-            &settings(&sources())?,
-            &sinks,
-            printer(&common, out, err),
-        )),
-        Command::Sinks(SinksCommand::Render { sink, event, run }) => {
-            block_on(commands::render::render(
-                &settings(&sources())?,
-                &RenderOptions { sink, event, run },
-                || cli_client::connect(&sources()),
-                &pages,
-                printer(&common, out, err),
+        Command::Events { after } => {
+            let client = context.client()?;
+            block_on(commands::events::events(&client, after, screen, json))
+        }
+        Command::Deliveries(args) => {
+            let client = context.client()?;
+            block_on(commands::deliveries::deliveries(&client, &args, printer))
+        }
+        Command::Sinks(command) => sinks(command, &context, printer),
+        Command::Providers { command } => {
+            let settings = context.settings()?;
+            let command = command.as_ref();
+            block_on(commands::providers::providers(
+                command, pages, &settings, printer,
             ))
         }
-        Command::Providers { command } => block_on(commands::providers::providers(
-            command.as_ref(),
-            &pages,
-            &settings(&sources())?,
-            printer(&common, out, err),
-        )),
-        Command::Discover => block_on(commands::discover::discover(
-            &client()?,
-            printer(&common, out, err),
-        )),
-        Command::Lead { command } => block_on(commands::lead::lead(
-            &client()?,
-            command,
-            printer(&common, out, err),
-        )),
-        Command::Store(StoreCommand::Copy(args)) => block_on(commands::store::copy(
-            &args,
-            || settings(&sources()),
-            printer(&common, out, err),
-        )),
-        Command::Store(StoreCommand::Migrate) => block_on(commands::store::migrate(
-            &settings(&sources())?,
-            printer(&common, out, err),
-        )),
-        Command::Store(StoreCommand::Check) => block_on(commands::store::check(
-            &settings(&sources())?,
-            printer(&common, out, err),
-        )),
-        Command::Config(ConfigCommand::Check) => {
-            commands::config::check(&sources(), common.json, out, err)
+        Command::Discover => block_on(commands::discover::discover(&context.client()?, printer)),
+        Command::Lead { command } => {
+            let client = context.client()?;
+            block_on(commands::lead::lead(&client, command, printer))
         }
-        Command::Config(ConfigCommand::Show) => {
-            commands::config::show(&sources(), common.json, out, err)
+        Command::Store(command) => store(&command, &context, printer),
+        Command::Config(command) => config_command(command, &context, printer),
+        Command::Doctor { send } => {
+            let options = doctor_options(&context.common, send);
+            block_on(commands::doctor::doctor(
+                context.sources(),
+                &options,
+                printer.out,
+            ))
         }
-        Command::Config(ConfigCommand::Init { path, force }) => {
-            commands::config::init(&sources(), path.as_deref(), force, out, err)
-        }
-        Command::Doctor { send } => block_on(commands::doctor::doctor(
-            sources(),
-            &doctor_options(&common, send),
-            out,
-        )),
         Command::Demo(args) if args.serve => {
-            block_on(commands::demo::serve(screen, !common.quiet, out))
+            let progress = !context.common.quiet;
+            block_on(commands::demo::serve(screen, progress, printer.out))
         }
-        Command::Demo(_) => block_on(commands::demo::demo(&demo_options(&common, screen), out)),
-        Command::Completions { shell } => commands::completions::completions(shell, out),
-        Command::Openapi => commands::openapi::openapi(out),
-        Command::Man(args) => commands::man::man(&args, out),
+        Command::Demo(_) => {
+            let options = demo_options(&context.common, screen);
+            block_on(commands::demo::demo(&options, printer.out))
+        }
+        Command::Completions { shell } => commands::completions::completions(shell, printer.out),
+        Command::Openapi => commands::openapi::openapi(printer.out),
+        Command::Man(args) => commands::man::man(&args, printer.out),
+    }
+}
+
+/// What a command may need beside its own arguments, except the service.
+struct Context<'a> {
+    common: Common,
+    pages: RunNames,
+    screen: &'a Screen,
+}
+
+impl Context<'_> {
+    fn sources(&self) -> Sources {
+        Sources::from_process(self.common.config.clone())
+    }
+
+    fn settings(&self) -> anyhow::Result<Settings> {
+        settings(&self.sources())
+    }
+
+    /// The client of the daemon, after a warning of problems of the configuration.
+    fn client(&self) -> anyhow::Result<Client> {
+        cli_client::client(&self.sources(), self.screen)
+    }
+
+    /// The client of the daemon, for a command that reports problems of the configuration by itself, once it knows its
+    /// runs.
+    fn client_for_runs(&self) -> anyhow::Result<Client> {
+        self.connect().inspect_err(|_| {
+            cli_client::warn_of_problems(self.problems().as_ref(), self.screen);
+        })
+    }
+
+    fn connect(&self) -> anyhow::Result<Client> {
+        cli_client::connect(&self.sources())
+    }
+
+    fn problems(&self) -> Option<Problems> {
+        config::load(&self.sources()).err()
+    }
+}
+
+fn list(args: &ListArgs, context: &Context<'_>, printer: Printer<'_>) -> anyhow::Result<u8> {
+    let client = context.connect()?;
+    let problems = context.problems();
+    block_on(commands::list::list(
+        &client,
+        args,
+        problems.as_ref(),
+        printer,
+    ))
+}
+
+fn status(run: &RunArg, context: &Context<'_>, printer: Printer<'_>) -> anyhow::Result<u8> {
+    let client = context.connect().ok();
+    block_on(commands::status::status(
+        run,
+        &context.pages,
+        client.as_ref(),
+        &context.settings()?,
+        printer,
+    ))
+}
+
+fn open(
+    run: Option<&RunArg>,
+    print: bool,
+    context: &Context<'_>,
+    printer: Printer<'_>,
+) -> anyhow::Result<u8> {
+    let run = run.map(|run| context.pages.one(run)).transpose()?;
+    block_on(commands::open::open(
+        &context.settings()?.control,
+        run.as_ref(),
+        !print && commands::open::is_desktop(|name| std::env::var_os(name)),
+        || context.connect(),
+        printer,
+    ))
+}
+
+fn sinks(command: SinksCommand, context: &Context<'_>, printer: Printer<'_>) -> anyhow::Result<u8> {
+    let settings = context.settings()?;
+    match command {
+        SinksCommand::Test { sinks } => block_on(commands::sinks::test(&settings, &sinks, printer)),
+        SinksCommand::Render { sink, event, run } => block_on(commands::render::render(
+            &settings,
+            &RenderOptions { sink, event, run },
+            || context.connect(),
+            &context.pages,
+            printer,
+        )),
+    }
+}
+
+fn store(
+    command: &StoreCommand,
+    context: &Context<'_>,
+    printer: Printer<'_>,
+) -> anyhow::Result<u8> {
+    match command {
+        StoreCommand::Copy(args) => {
+            block_on(commands::store::copy(args, || context.settings(), printer))
+        }
+        StoreCommand::Migrate => block_on(commands::store::migrate(&context.settings()?, printer)),
+        StoreCommand::Check => block_on(commands::store::check(&context.settings()?, printer)),
+    }
+}
+
+fn config_command(
+    command: ConfigCommand,
+    context: &Context<'_>,
+    Printer { out, err, json, .. }: Printer<'_>,
+) -> anyhow::Result<u8> {
+    let sources = context.sources();
+    match command {
+        ConfigCommand::Check => commands::config::check(&sources, json, out, err),
+        ConfigCommand::Show => commands::config::show(&sources, json, out, err),
+        ConfigCommand::Init { path, force } => {
+            commands::config::init(&sources, path.as_deref(), force, out, err)
+        }
     }
 }
 
@@ -257,8 +317,8 @@ fn init_logs(command: &Command, common: &Common, screen: &Screen) {
 }
 
 /// Waits for runs, here or with the daemon.
-fn wait(args: &WaitArgs, common: &Common, pages: &RunNames, screen: &Screen) -> anyhow::Result<u8> {
-    let sources = Sources::from_process(common.config.clone());
+fn wait(args: &WaitArgs, context: &Context<'_>) -> anyhow::Result<u8> {
+    let (common, pages) = (&context.common, &context.pages);
     let results = match (common.json, args.output, common.quiet) {
         (true, ..) => ResultFormat::Json,
         (_, true, _) => ResultFormat::Output,
@@ -266,7 +326,7 @@ fn wait(args: &WaitArgs, common: &Common, pages: &RunNames, screen: &Screen) -> 
         _ => ResultFormat::Text,
     };
     let options = OutputOptions {
-        screen: screen.clone(),
+        screen: context.screen.clone(),
         progress: !common.quiet,
         style: Style::of_process(common.color, io::stderr().is_terminal()),
         result_style: Style::of_process(common.color, io::stdout().is_terminal()),
@@ -276,12 +336,10 @@ fn wait(args: &WaitArgs, common: &Common, pages: &RunNames, screen: &Screen) -> 
         group: args.group.clone(),
     };
     if args.daemon {
-        let client = cli_client::connect(&sources).inspect_err(|_| {
-            cli_client::warn_of_problems(config::load(&sources).err().as_ref(), screen);
-        })?;
+        let client = context.client_for_runs()?;
         block_on(commands::wait::wait_on_daemon(args, pages, client, options))
     } else {
-        let settings = settings(&sources)?;
+        let settings = context.settings()?;
         block_on(commands::wait::wait(args, pages, settings, options))
     }
 }

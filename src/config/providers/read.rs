@@ -10,7 +10,7 @@ use reqwest::Url;
 use super::{ProviderSettings, Providers, built_in};
 use crate::config::load::{MAX_TIMEOUT, base_url, header_safe, run_url};
 use crate::config::problem::{Origin, Problem};
-use crate::config::reader::{SettingsReader, Table};
+use crate::config::reader::{Item, SettingsReader, Table};
 use crate::config::rules::MIN_TIMEOUT;
 use crate::config::source::Sources;
 use crate::config::{ApiSettings, Secret, check_key};
@@ -91,19 +91,7 @@ fn read_provider(
     sources: &Sources,
 ) -> Option<ProviderSettings> {
     let profile = read_profile(reader, table, name);
-    let own_address = match reader.take(table, "base_url", None) {
-        // Before the @ may stand a password, even if the text is no URL.
-        Some(item) if item.as_text().is_some_and(|text| text.contains('@')) => {
-            let what = "the URL has a user name or password, or another @";
-            reader.refuse_unseen(&item, what, "remove it; the key goes to key_file");
-            return None;
-        }
-        Some(item) => {
-            let found = reader.parsed(&item, base_url)?;
-            Some((item, found))
-        }
-        None => None,
-    };
+    let own_address = read_own_address(reader, table)?;
     let web = reader
         .take(table, "web", None)
         .and_then(|item| reader.parsed(&item, base_url));
@@ -121,11 +109,97 @@ fn read_provider(
     let allow_http = reader
         .take(table, "allow_http", Some("false"))
         .and_then(|item| reader.boolean(&item));
-    let per_minute = profile
-        .as_ref()
-        .map_or(60, |profile| profile.rate.per_minute)
-        .to_string();
-    let integer = reader.take(table, "requests_per_minute", Some(&per_minute));
+    let api = read_requests(reader, table, profile.as_deref());
+    let profile = profile?;
+    let base_url = match (&own_address, &profile.base_url) {
+        (Some(own), _) => own.address.clone(),
+        (None, Some(built_in)) => built_in.clone(),
+        (None, None) => {
+            let fix = "write the address of the API, such as https://ci.example.com";
+            reader.missing(table, "base_url", fix);
+            return None;
+        }
+    };
+    let is_elsewhere = profile.base_url.as_ref() != Some(&base_url);
+    let key = match key {
+        Some(found) => reader.secret(found, header_safe),
+        // A key in the environment is meant for the address of the profile, or for the provider of its name.
+        None if is_elsewhere && profile.name != name.as_str() => None,
+        None => read_outside_key(reader, table, name, &profile, sources),
+    };
+    let has_secret = key.is_some() || !key_command.is_empty() || password.is_some();
+    if let Some(own) = own_address
+        && has_secret
+        && allow_http != Some(true)
+    {
+        own.refuse_unencrypted(reader);
+    }
+    let variable = |name: Option<&String>| text_of(sources, name?);
+    let login = profile.auth.login.as_ref();
+    Some(ProviderSettings {
+        name: name.clone(),
+        web: web.or_else(|| profile.web.clone().filter(|_| !is_elsewhere)),
+        user: user
+            .or_else(|| profile.auth.user.clone())
+            .or_else(|| variable(profile.auth.user_env.as_ref()))
+            .or_else(|| variable(login?.user_env.as_ref())),
+        password: password.or_else(|| variable(login?.password_env.as_ref()).map(Secret::value)),
+        key_command,
+        api: ApiSettings {
+            base_url,
+            key,
+            ..api?
+        },
+        profile,
+    })
+}
+
+/// An address that the table of a provider has.
+struct OwnAddress {
+    item: Item,
+    address: String,
+}
+
+impl OwnAddress {
+    /// Reports a secret that a network would carry unencrypted to this address.
+    fn refuse_unencrypted(&self, reader: &mut SettingsReader<'_>) {
+        let is_local = Url::parse(&self.address).is_ok_and(|url| is_loopback(&url));
+        if self.address.starts_with("http:") && !is_local {
+            reader.refuse(
+                &self.item,
+                "the key would be sent unencrypted over a network",
+                "use https, or set allow_http = true where the network is trusted",
+            );
+        }
+    }
+}
+
+/// The address that the table has, if it has one; `None` where there is one that cannot be used.
+fn read_own_address(
+    reader: &mut SettingsReader<'_>,
+    table: &mut Table,
+) -> Option<Option<OwnAddress>> {
+    let Some(item) = reader.take(table, "base_url", None) else {
+        return Some(None);
+    };
+    // Before the @ may stand a password, even if the text is no URL.
+    if item.as_text().is_some_and(|text| text.contains('@')) {
+        let what = "the URL has a user name or password, or another @";
+        reader.refuse_unseen(&item, what, "remove it; the key goes to key_file");
+        return None;
+    }
+    let address = reader.parsed(&item, base_url)?;
+    Some(Some(OwnAddress { item, address }))
+}
+
+/// How requests are made, without the address and the key.
+fn read_requests(
+    reader: &mut SettingsReader<'_>,
+    table: &mut Table,
+    profile: Option<&Profile>,
+) -> Option<ApiSettings> {
+    let per_minute = profile.map_or(60, |profile| profile.rate.per_minute);
+    let integer = reader.take(table, "requests_per_minute", Some(&per_minute.to_string()));
     let requests_per_minute = integer.and_then(|item| reader.integer(&item, 1, 1_000_000));
     let mut time = |key, default| {
         let item = reader.take(table, key, Some(default))?;
@@ -139,72 +213,35 @@ fn read_provider(
         .take(table, "run_url", Some(""))
         .and_then(|item| reader.parsed(&item, run_url))
         .flatten();
-    let profile = profile?;
-    let base = match (&own_address, &profile.base_url) {
-        (Some((_, own)), _) => own.clone(),
-        (None, Some(built_in)) => built_in.clone(),
-        (None, None) => {
-            reader.missing(
-                table,
-                "base_url",
-                "write the address of the API, such as https://ci.example.com",
-            );
-            return None;
-        }
-    };
-    let own = own_address.is_some()
-        && own_address.as_ref().map(|(_, own)| own) != profile.base_url.as_ref();
-    let key = match key {
-        Some(found) => reader.secret(found, header_safe),
-        // A key in the environment is meant for the address of the profile, or for the provider of its name.
-        None if own && profile.name != name.as_str() => None,
-        None => match outside_key(name, &profile, sources) {
-            Some(Ok((key, origin))) => {
-                reader.show_outside(table, "key", REDACTED, origin);
-                Some(key)
-            }
-            Some(Err((origin, what, fix))) => {
-                reader.outside(origin, &format!("providers.{name}.key"), &what, &fix);
-                None
-            }
-            None => None,
-        },
-    };
-    let is_local = Url::parse(&base).is_ok_and(|url| is_loopback(&url));
-    if let Some((item, own)) = &own_address
-        && own.starts_with("http:")
-        && !is_local
-        && (key.is_some() || !key_command.is_empty() || password.is_some())
-        && allow_http != Some(true)
-    {
-        reader.refuse(
-            item,
-            "the key would be sent unencrypted over a network",
-            "use https, or set allow_http = true where the network is trusted",
-        );
-    }
-    let variable = |name: Option<&String>| text_of(sources, name?);
-    let login = profile.auth.login.as_ref();
-    Some(ProviderSettings {
-        name: name.clone(),
-        web: web.or_else(|| profile.web.clone().filter(|_| !own)),
-        user: user
-            .or_else(|| profile.auth.user.clone())
-            .or_else(|| variable(profile.auth.user_env.as_ref()))
-            .or_else(|| variable(login?.user_env.as_ref())),
-        password: password.or_else(|| variable(login?.password_env.as_ref()).map(Secret::value)),
-        key_command,
-        api: ApiSettings {
-            base_url: base,
-            key,
-            requests_per_minute: requests_per_minute?,
-            connect_timeout: connect_timeout?,
-            request_timeout: request_timeout?,
-            max_response_bytes: max_response_bytes?,
-            run_url,
-        },
-        profile,
+    Some(ApiSettings {
+        base_url: String::new(),
+        key: None,
+        requests_per_minute: requests_per_minute?,
+        connect_timeout: connect_timeout?,
+        request_timeout: request_timeout?,
+        max_response_bytes: max_response_bytes?,
+        run_url,
     })
+}
+
+/// The key that is outside of the table, as [`outside_key`] finds it.
+fn read_outside_key(
+    reader: &mut SettingsReader<'_>,
+    table: &mut Table,
+    name: &ProviderName,
+    profile: &Profile,
+    sources: &Sources,
+) -> Option<Secret> {
+    match outside_key(name, profile, sources)? {
+        Ok((key, origin)) => {
+            reader.show_outside(table, "key", REDACTED, origin);
+            Some(key)
+        }
+        Err((origin, what, fix)) => {
+            reader.outside(origin, &format!("providers.{name}.key"), &what, &fix);
+            None
+        }
+    }
 }
 
 /// The profile that `profile` or `profile_file` names, or the built-in one with the provider's name.
