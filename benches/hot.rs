@@ -131,7 +131,7 @@ fn sign(criterion: &mut Criterion) {
     let step = progress
         .step(&watch, observed(SUCCEEDED), now, &limits())
         .expect("it has no verdict");
-    let event = step.events.last().expect("an end is told").clone();
+    let event = step.events.last().expect("an end has an event").clone();
     let body = event.to_json();
     let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     group.throughput(Throughput::Bytes(body.len() as u64));
@@ -158,7 +158,7 @@ struct OnDisk {
     runtime: Runtime,
     store: Store,
     next: u64,
-    // The last field, so that it goes when nobody writes any more.
+    // The last field, so that it is removed once nothing writes to it.
     _folder: tempfile::TempDir,
 }
 
@@ -222,15 +222,15 @@ impl OnDisk {
             let mut storing = JoinSet::new();
             for (watch, step) in ends {
                 let store = self.store.clone();
-                let told = |event: &Event| RoutedEvent {
+                let routed = |event: &Event| RoutedEvent {
                     event: event.clone(),
                     sinks: sinks.clone(),
                     held: Vec::new(),
                 };
-                let told = step.events.iter().map(told).collect();
+                let routed = step.events.iter().map(routed).collect();
                 storing.spawn(async move {
                     store
-                        .record_step(watch, step, told, None, FoundBy::Poll, now)
+                        .record_step(watch, step, routed, None, FoundBy::Poll, now)
                         .await
                 });
             }

@@ -31,7 +31,7 @@ mod provider;
 
 use provider::{Answer, FakeProvider, LATENCY};
 
-/// Lengths that are asked for when none is named.
+/// Lengths that are measured when none is named.
 const SECONDS: [u64; 5] = [10, 60, 600, 3600, 8 * 3600];
 
 /// Most runs of one length, and most seconds of runs in all: a poll costs the same however long its run is.
@@ -112,7 +112,7 @@ async fn watched(length: Duration, backoff: Option<BackoffPolicy>) -> anyhow::Re
     }
     let all = usize::try_from(count)?;
     all_found.wait_for(|found| *found == all).await?;
-    // Whoever is asked for again after its end is asked for within this.
+    // A run that is polled again after its end is polled within this.
     tokio::time::sleep(Duration::from_secs(60)).await;
     stop.cancel();
     drop((store, watches));
@@ -181,7 +181,7 @@ fn main() -> anyhow::Result<()> {
                 mean_delay,
                 worst_delay,
             } = runtime.block_on(watched(Duration::from_secs(seconds), backoff))?;
-            ensure!(fewest >= 1, "a run was never asked for");
+            ensure!(fewest >= 1, "a run was never polled");
             if json {
                 let row = json!({
                     "seconds": seconds, "interval": name, "requests": requests, "fewest": fewest, "most": most,

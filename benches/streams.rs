@@ -1,8 +1,8 @@
-//! How soon people are told: from the end of a simulated run to the arrival of its webhook, with event
+//! How soon people are notified: from the end of a simulated run to the arrival of its webhook, with event
 //! streams and without, through the real engine with its store on disk and HTTP over loopback.
 //!
 //! `cargo bench --bench streams -- [--runs N] [--at-once N] [--quick]`. With `--quick` there are few runs
-//! and nothing is asked of the times. Every run must be told of exactly once and rightly in any case.
+//! and no time is checked. Every run must be reported exactly once and rightly in any case.
 
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -28,7 +28,7 @@ const WORKERS: usize = 2;
 /// How long one measurement may take, whatever happens.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// What is asked of the delays with streams.
+/// Targets of the delays with streams.
 const MEDIAN_MS: f64 = 10.0;
 const P99_MS: f64 = 50.0;
 
@@ -248,7 +248,7 @@ async fn measure(args: &Args, events: EventsMode) -> anyhow::Result<Measured> {
             let run_id = event.run_id().context("it is about a run")?;
             let ended = ends
                 .remove(run_id)
-                .with_context(|| format!("{run_id} was told of twice"))?;
+                .with_context(|| format!("{run_id} was reported twice"))?;
             delays.push(received.at.duration_since(ended));
         }
     }

@@ -15,20 +15,20 @@ def commands(bench, report):
     version = load("exec", times, PROGRAM, "--version")
     true = load("exec", times, "/bin/true")
     met = version["p99_ms"] < 10 if not bench.quick else None
-    told = f"{version['p50_ms']:.1f} ms, p99 {version['p99_ms']:.1f} ms"
-    report.row("`runwatch --version`", "< 10 ms", told, f"`/bin/true` {true['p50_ms']:.1f} ms", met)
+    measured = f"{version['p50_ms']:.1f} ms, p99 {version['p99_ms']:.1f} ms"
+    report.row("`runwatch --version`", "< 10 ms", measured, f"`/bin/true` {true['p50_ms']:.1f} ms", met)
 
     bench.nginx.put("run_done", "succeeded")
     url, times = f"{bench.nginx.base}/v1/runs/run_done", bench.pick(100, 5)
     (bench.folder / "config.toml").write_text(f'[api]\nbase_url = "{bench.nginx.base}"\n')
     before = bench.nginx.requests()
     wait = load("exec", times, PROGRAM, "--config", bench.folder / "config.toml", "wait", "run_done")
-    asked = bench.nginx.requests() - before
-    assert asked == times, f"{asked} requests of {times} commands"
+    requests = bench.nginx.requests() - before
+    assert requests == times, f"{requests} requests of {times} commands"
     piped = load("exec", times, "sh", "-c", f"curl -fsS {url} | jq -er '.status == \"succeeded\"'")
     met = wait["p99_ms"] < 60 if not bench.quick else None
-    told = f"{wait['p50_ms']:.1f} ms, p99 {wait['p99_ms']:.1f} ms"
-    report.row("`runwatch wait` on a finished run", "< 60 ms", told, f"curl and jq {piped['p50_ms']:.1f} ms", met)
+    measured = f"{wait['p50_ms']:.1f} ms, p99 {wait['p99_ms']:.1f} ms"
+    report.row("`runwatch wait` on a finished run", "< 60 ms", measured, f"curl and jq {piped['p50_ms']:.1f} ms", met)
 
     size = PROGRAM.stat().st_size
     report.row("Program, stripped", "≤ 12 MiB", mib(size), met=size <= 12 * MIB)

@@ -10,7 +10,7 @@ import time
 
 from polling import HERE, PYTHON, Prometheus
 from report import percentile
-from storing import TOLD, told_runs
+from storing import WEBHOOK, delivered_runs
 from world import ENVIRONMENT, ROOT, eventually, read
 
 SETTINGS = {"growing": "", "3 s": "3s", "10 s": "10s"}
@@ -41,31 +41,31 @@ class Watching:
 
     def __init__(self, bench, name, interval=""):
         fixed = f'initial_interval = "{interval}"\nmax_interval = "{interval}"\nmultiplier = 1\njitter = 0\n'
-        config = TOLD.format(api=bench.nginx.base, receiver=bench.nginx.base, interval=1)
+        config = WEBHOOK.format(api=bench.nginx.base, receiver=bench.nginx.base, interval=1)
         own = 'initial_interval = "1s"\n    max_interval = "1s"\n'
         assert own in config
         self.nginx, self.daemon = bench.nginx, bench.daemon(name, config.replace(own, fixed if interval else ""))
 
     def delays(self, ends, patience):
-        """Seconds from the end of each run to the arrival of its webhook, and how often the API was asked."""
+        """Seconds from the end of each run to the arrival of its webhook, and how many requests the API got."""
         done = lambda: read(self.daemon.store, "SELECT count(*) FROM deliveries WHERE state = 'delivered'")
-        eventually("each was told of", lambda: done() == [(len(ends.lengths),)], patience, 0.2)
+        eventually("each was delivered", lambda: done() == [(len(ends.lengths),)], patience, 0.2)
         time.sleep(0.3)
-        told, _ = told_runs(self.daemon.store)
+        runs, _ = delivered_runs(self.daemon.store)
         hooks, _ = self.nginx.hooks()
         polls = dict(read(self.daemon.store, "SELECT run_id, polls FROM watches WHERE verdict = 'succeeded'"))
         assert polls.keys() == ends.lengths.keys(), "each succeeded"
         self.daemon.stop()
-        return {run_id: hooks[delivery] - ends.at[run_id] for delivery, run_id in told.items()}, sum(polls.values())
+        return {run_id: hooks[delivery] - ends.at[run_id] for delivery, run_id in runs.items()}, sum(polls.values())
 
 
 def computed(lengths):
     """What the real scheduler does in simulated time; nothing of it depends on the machine."""
     argv = ["cargo", "bench", "-q", "--locked", "--profile", "dev", "--bench", "lengths", "--", "--json"]
-    said = subprocess.run(
+    printed = subprocess.run(
         [*argv, *map(str, lengths)], cwd=ROOT, check=True, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
     ).stdout
-    rows = [json.loads(line) for line in said.splitlines()]
+    rows = [json.loads(line) for line in printed.splitlines()]
     return {(row["seconds"], row["interval"]): row for row in rows}
 
 
@@ -91,12 +91,12 @@ def lengths(bench, report):
             late = [delays[run_id] for run_id in mine]
             real_rows[seconds, name] = (sum(polls[run_id] for run_id in mine) / each, sum(late) / each, max(late))
     for (seconds, name), row in rows.items():
-        told = [f"{row['requests']:,.1f}", f"{row['mean_delay']:.1f} s", f"{row['worst_delay']:.1f} s"]
+        planned = [f"{row['requests']:,.1f}", f"{row['mean_delay']:.1f} s", f"{row['worst_delay']:.1f} s"]
         seen = ["–"] * 3
         if (seconds, name) in real_rows:
             requests, mean, worst = real_rows[seconds, name]
             seen = [f"{requests:.1f}", f"{mean:.1f} s", f"{worst:.1f} s"]
-        both = [one if other == "–" else f"{one} ({other})" for one, other in zip(told, seen)]
+        both = [one if other == "–" else f"{one} ({other})" for one, other in zip(planned, seen)]
         lines.append([spoken(seconds), "grows, as by default" if name == "growing" else f"{name}, fixed", *both])
     report.figures["lengths"] = {
         "computed": list(rows.values()),
@@ -139,7 +139,7 @@ def equal_requests(bench, report):
     base, before = bench.nginx.logged, len(bench.nginx.log_lines("requests"))
     watching = Watching(bench, "fixed", f"{round(interval * 1000)}ms")
     prometheus = Prometheus(bench, base, list(lengths), f"{round(interval * 1000)}ms")
-    eventually("Prometheus has asked for each", lambda: len(prometheus.query("probe_success == 1")) == count)
+    eventually("Prometheus has requested each", lambda: len(prometheus.query("probe_success == 1")) == count)
     ends.begin()
     watching.daemon.add(lengths)
     poller = bench.child("aiohttp", [PYTHON, HERE / "poller.py", base, interval, longest + 60, *lengths])
@@ -150,9 +150,9 @@ def equal_requests(bench, report):
     for child in [poller, *shells]:
         eventually(f"{child.name} ends", lambda: child.process.poll() is not None)
         child.check(child.process.returncode)
-    said = lambda child: [line.split() for line in child.out.read_text().splitlines()]
+    lines_of = lambda child: [line.split() for line in child.out.read_text().splitlines()]
     late = lambda lines: {run_id: float(at) - ends.at[run_id] for at, run_id in lines}
-    in_python, in_shell = late(said(poller)), late([line for child in shells for line in said(child)])
+    in_python, in_shell = late(lines_of(poller)), late([line for child in shells for line in lines_of(child)])
     assert in_python.keys() == lengths.keys() and in_shell.keys() == set(some), "each was found"
     eventually("Prometheus has found each", lambda: len(prometheus.query("probe_success == 0")) == count)
     by_prometheus = {}
@@ -162,22 +162,22 @@ def equal_requests(bench, report):
         by_prometheus[run_id] = max(0.0, first - ends.at[run_id])
     prometheus.end()
     time.sleep(0.3)
-    asked = {}
+    requested = {}
     for at, _, path, agent in bench.nginx.log_lines("requests")[before:]:
         run_id = path.rpartition("/")[2]
-        # Prometheus never stops: what it asks after it has seen the end is left out.
+        # Prometheus never stops: what it requests after it has seen the end is left out.
         if float(at) >= ends.began and float(at) <= ends.at[run_id] + interval + 0.5:
-            asked[agent] = asked.get(agent, 0) + 1
-    found["aiohttp, the same interval"] = (in_python, asked["aiohttp-poller"], lengths)
-    found[f"curl and jq, the same interval, {loops} of the runs"] = (in_shell, asked["shell-loop"], some)
-    found["Prometheus with blackbox_exporter, the same interval"] = (by_prometheus, asked["blackbox"], lengths)
+            requested[agent] = requested.get(agent, 0) + 1
+    found["aiohttp, the same interval"] = (in_python, requested["aiohttp-poller"], lengths)
+    found[f"curl and jq, the same interval, {loops} of the runs"] = (in_shell, requested["shell-loop"], some)
+    found["Prometheus with blackbox_exporter, the same interval"] = (by_prometheus, requested["blackbox"], lengths)
     lines = []
     for name, (delays, requests, of) in found.items():
         parts = [delays[run_id] / lengths[run_id] for run_id in delays]
         values = list(delays.values())
         mean, part = sum(values) / len(values), sum(parts) / len(parts)
-        told = [f"{requests / len(of):.1f}", f"{mean:.2f} s", f"{percentile(values, 1):.1f} s", f"{100 * part:.0f} %"]
-        lines.append([name, *told, f"{100 * max(parts):.0f} %"])
+        columns = [f"{requests / len(of):.1f}", f"{mean:.2f} s", f"{percentile(values, 1):.1f} s", f"{100 * part:.0f} %"]
+        lines.append([name, *columns, f"{100 * max(parts):.0f} %"])
     report.figures["equal_requests"] = {
         name: [requests / len(of), delays] for name, (delays, requests, of) in found.items()
     } | {"lengths": lengths}

@@ -1,5 +1,5 @@
 """The end-to-end benchmark; benches/run starts it. Measures the real daemon of target/release and prints the
-table of what is asked of it, with what others make of the same work.
+table of its targets, with what others make of the same work.
 
     main.py [--quick] [--build] [PART...]
 """
@@ -64,7 +64,7 @@ def run(name, report, quick):
 
 
 def main():
-    # Whoever ends this ends what it started, too.
+    # A signal that ends this ends what it started, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     arguments = sys.argv[1:]
     options = {argument for argument in arguments if argument.startswith("--")}

@@ -36,7 +36,7 @@ def counted(bench, pids, seconds):
     time.sleep(seconds)
     requests, cpu = nginx.requests() - requests, cpu_seconds(*pids) - cpu
     seconds = time.monotonic() - began
-    assert requests > 0, "nothing was asked for"
+    assert requests > 0, "nothing was requested"
     return requests / seconds, cpu / requests
 
 
@@ -45,7 +45,7 @@ def runwatch(bench, interval, seconds, watches, warm_up=1.0):
     daemon = bench.daemon(f"watches-{watches}-{time.monotonic_ns()}", AT_INTERVAL.format(base=bench.nginx.base, interval=interval))
     before = bench.nginx.requests()
     daemon.add([f"run_{index}" for index in range(watches)])
-    eventually("every run was asked for", lambda: bench.nginx.requests() - before >= watches)
+    eventually("every run was requested", lambda: bench.nginx.requests() - before >= watches)
     time.sleep(warm_up)
     rate, cpu = counted(bench, [daemon.pid], seconds)
     in_all = bench.nginx.requests() - before
@@ -77,16 +77,16 @@ def oha(bench, seconds):
     child = bench.child("oha", [*argv, "-H", "Authorization: Bearer a-key", url])
     cpu = child.cpu_at_end(seconds + 20)
     requests = bench.nginx.requests() - before
-    said = json.loads(child.out.read_text())
-    assert set(said["statusCodeDistribution"]) == {"200"}, said["statusCodeDistribution"]
-    return requests / said["summary"]["total"], cpu / requests
+    result = json.loads(child.out.read_text())
+    assert set(result["statusCodeDistribution"]) == {"200"}, result["statusCodeDistribution"]
+    return requests / result["summary"]["total"], cpu / requests
 
 
 def aiohttp(bench, interval, seconds, watches, warm_up=1.0):
     argv = [PYTHON, HERE / "poller.py", bench.nginx.base, interval, seconds + warm_up + 60, f"run:{watches}"]
     child = bench.child("aiohttp", argv)
     before = bench.nginx.requests()
-    eventually("every run was asked for", lambda: bench.nginx.requests() - before >= watches)
+    eventually("every run was requested", lambda: bench.nginx.requests() - before >= watches)
     time.sleep(warm_up)
     rate, cpu = counted(bench, [child.pid], seconds)
     assert child.process.poll() is None, child.log.read_text()
@@ -107,7 +107,7 @@ def shell(bench, seconds):
     for loop in loops:
         loop.check(loop.process.poll(), (None,))
         loop.end()
-    assert requests > 0, "nothing was asked for"
+    assert requests > 0, "nothing was requested"
     return requests / seconds, cpu / requests
 
 
@@ -175,7 +175,7 @@ def prometheus(bench, interval, seconds, watches, warm_up):
     """Rate, CPU for each probe, and the resident bytes of both programs."""
     peer = Prometheus(bench, bench.nginx.base, [f"run_{index}" for index in range(watches)], interval)
     before = bench.nginx.requests()
-    eventually("runs are asked for", lambda: bench.nginx.requests() - before >= watches)
+    eventually("runs are requested", lambda: bench.nginx.requests() - before >= watches)
     time.sleep(warm_up)
     rate, cpu = counted(bench, peer.pids, seconds)
     taken = resident(*peer.pids)
@@ -238,7 +238,7 @@ def bytes_for_each(bench):
     def tasks(count):
         before = bench.nginx.requests()
         child = bench.child("aiohttp", [PYTHON, HERE / "poller.py", bench.nginx.base, long, 120, f"run:{count}"])
-        eventually("every run was asked for", lambda: bench.nginx.requests() - before >= count)
+        eventually("every run was requested", lambda: bench.nginx.requests() - before >= count)
         time.sleep(1)
         taken = resident(child.pid)
         child.end()

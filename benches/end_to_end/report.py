@@ -36,11 +36,11 @@ class Report:
         self.tables.append((title, head, lines))
 
     def text(self, quick):
-        said = {None: "–", True: "yes", False: "**no**"}
+        words = {None: "–", True: "yes", False: "**no**"}
         lines = [f"`benches/run{' --quick' if quick else ''}` on {machine()}.", ""]
         if quick:
             lines += ["Small and short: the figures mean nothing, only that all of it works.", ""]
-        rows = [[row.what, row.target, row.measured, row.beside, said[row.met]] for row in self.rows]
+        rows = [[row.what, row.target, row.measured, row.beside, words[row.met]] for row in self.rows]
         lines += markdown(["What", "Target", "Measured", "Beside it, in the same run", "Met"], rows)
         for title, head, rows in self.tables:
             lines += ["", f"### {title}", "", *markdown(head, rows)]

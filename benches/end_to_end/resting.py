@@ -31,8 +31,8 @@ def idle(bench, report):
     daemon.stop()
     report.figures["idle"] = {"resident": bytes_idle, "cpu": cpu, "wake_ups": woken, "seconds": seconds}
     report.row("Idle daemon, 0 watches: resident", "≤ 12 MiB", mib(bytes_idle), met=bytes_idle <= 12 * MIB)
-    told = f"{woken} in {seconds:.0f} s"
-    report.row("– wake-ups of all its threads", "0 but for timers that are due", told, met=woken == 0)
+    measured = f"{woken} in {seconds:.0f} s"
+    report.row("– wake-ups of all its threads", "0 but for timers that are due", measured, met=woken == 0)
     report.row("– CPU", "0.0 %", f"{100 * cpu / seconds:.2f} %", met=cpu / seconds < 0.0005)
 
 
@@ -50,8 +50,8 @@ def carried(bench, report, count, target):
         time.sleep(bench.pick(10, 1))
         share = (cpu_seconds(daemon.pid) - cpu) / (time.monotonic() - began)
         assert daemon.metric("runwatch_watches") == count
-        asked = bench.nginx.requests() - before
-        assert asked <= 6, f"{asked} requests with nothing due"
+        requests = bench.nginx.requests() - before
+        assert requests <= 6, f"{requests} requests with nothing due"
         daemon.stop()
     base = report.figures["idle"]["resident"]
     each = (bytes_carrying - base) / count
@@ -72,8 +72,8 @@ def carry(bench, report):
     each_of_few, ready = carried(bench, report, few, bench.pick(60, None))
     each_of_many, ready_with_many = carried(bench, report, many, bench.pick(400, None))
     flat = each_of_many <= 1.1 * each_of_few
-    told = f"{each_of_few:.0f} and {each_of_many:.0f} bytes"
-    report.row("– cost per watch", "flat", told, met=flat if not bench.quick else None)
+    measured = f"{each_of_few:.0f} and {each_of_many:.0f} bytes"
+    report.row("– cost per watch", "flat", measured, met=flat if not bench.quick else None)
     starts = f"{ready:.2f} s"
     report.row(
         f"Start with {few:,} stored watches to ready",

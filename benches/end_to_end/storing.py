@@ -11,8 +11,8 @@ from world import DOCUMENTED, eventually, filled, load, read
 
 NEVER = 'requests_per_minute = 1\n[watch]\ninitial_interval = "1d"\nmax_interval = "1d"\n'
 
-# A signed webhook to the receiver, and runs asked for at a fixed interval by the largest budget there is.
-TOLD = """
+# A signed webhook to the receiver, and runs polled at a fixed interval by the largest budget there is.
+WEBHOOK = """
     [api]
     base_url = "{api}"
     requests_per_minute = 1_000_000
@@ -92,9 +92,9 @@ def burst(bench, report):
         (after / f"run_{index}").write_text(text)
     folder = filled(bench.folder / "burst", nginx, ending + going)
     turn_to(before, nginx.runs)
-    daemon = bench.daemon("burst", TOLD.format(api=nginx.logged, receiver=nginx.base, interval=interval))
+    daemon = bench.daemon("burst", WEBHOOK.format(api=nginx.logged, receiver=nginx.base, interval=interval))
     started = time.time()
-    eventually("every run was asked for", lambda: daemon.metric("runwatch_polls_total") > 2 * (ending + going))
+    eventually("every run was polled", lambda: daemon.metric("runwatch_polls_total") > 2 * (ending + going))
     ended_at = time.time()
     turn_to(after, nginx.runs)
     arrived = lambda: len(nginx.hooks()[0]) >= ending
@@ -109,17 +109,17 @@ def burst(bench, report):
     for what, sql in counts:
         eventually(f"{ending} {what}", lambda: read(daemon.store, sql) == [(ending,)])
     assert read(daemon.store, "SELECT count(*) FROM watches WHERE verdict IS NULL") == [(going,)]
-    told, last_stored = told_runs(daemon.store)
+    runs, last_stored = delivered_runs(daemon.store)
     daemon.stop()
     hooks, requests = nginx.hooks()
     assert requests == len(hooks) == ending, f"{requests} webhooks, {len(hooks)} different ones of {ending}"
-    assert sorted(told[delivery] for delivery in hooks) == sorted(f"run_{index}" for index in range(ending))
+    assert sorted(runs[delivery] for delivery in hooks) == sorted(f"run_{index}" for index in range(ending))
     last_hook = max(hooks.values()) - ended_at
     stored = max(last_stored - ended_at, last_hook)
     gap = longest_gap(nginx.log_lines("requests"), {f"run_{index}" for index in range(ending, ending + going)}, started)
     report.figures["burst"] = {"seconds": stored, "last_hook": last_hook, "longest_gap": gap, "interval": interval}
     report.row(
-        f"{ending:,} runs end at once, asked for every {interval} s: verdicts stored, webhooks delivered, attempts recorded",
+        f"{ending:,} runs end at once, polled every {interval} s: verdicts stored, webhooks delivered, attempts recorded",
         f"≤ {limit} s",
         f"{stored:.1f} s",
         f"last webhook after {last_hook:.1f} s, of which up to {interval} s are the interval",
@@ -142,7 +142,7 @@ def turn_to(folder, link):
     os.replace(new, link)
 
 
-def told_runs(store):
+def delivered_runs(store):
     """The run that each delivery is about, and when the last attempt ended, in seconds."""
     pairs = read(store, "SELECT d.id, e.run_id FROM deliveries d JOIN events e ON e.seq = d.event_seq")
     [(last,)] = read(store, "SELECT max(at + took_ms) FROM attempts")
@@ -157,5 +157,5 @@ def longest_gap(lines, runs, since):
         if run_id in runs and float(at) >= since:
             assert status == "200", (status, path)
             bisect.insort(times.setdefault(run_id, []), float(at))
-    assert len(times) == len(runs), f"{len(times)} of {len(runs)} were asked for"
+    assert len(times) == len(runs), f"{len(times)} of {len(runs)} were requested"
     return max(later - earlier for of_run in times.values() for earlier, later in zip(of_run, of_run[1:]))

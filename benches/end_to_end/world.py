@@ -21,7 +21,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 PATIENCE = 60  # seconds, for whatever is waited for without being measured
 MIB = 1 << 20
 
-# Proxies are none of this; the key is asked for by nobody.
+# No proxy takes part, and nothing checks the key.
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k.lower() not in ("http_proxy", "https_proxy", "all_proxy")}
 ENVIRONMENT |= {"CREWSHIP_API_KEY": "a-key", "NO_PROXY": "127.0.0.1", "LC_ALL": "C.UTF-8"}
 
@@ -217,7 +217,7 @@ class Nginx:
             (folder / f"run_{index}").write_text(document(status, f"run_{index}"))
 
     def log_lines(self, name):
-        """The lines of a log, split. Whoever wants the last ones waits for the flush first."""
+        """The lines of a log, split. A caller that needs the last ones waits for the flush first."""
         path = self.folder / f"{name}.log"
         return [line.split(" ", 3) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -252,9 +252,9 @@ class Daemon:
             f'[store]\npath = "{self.store}"\n[control]\nsocket = "{self.socket}"\n{config}'
         )
         (folder / "notify").unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
-            told.bind(str(folder / "notify"))
-            told.settimeout(0.2)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifications:
+            notifications.bind(str(folder / "notify"))
+            notifications.settimeout(0.2)
             began = time.monotonic()
             argv = [PROGRAM, "daemon", "--config", folder / "config.toml"]
             self.child = Child("daemon", argv, folder, {"NOTIFY_SOCKET": str(folder / "notify")})
@@ -262,7 +262,7 @@ class Daemon:
 
             def ready():
                 with contextlib.suppress(TimeoutError):
-                    return b"READY=1" in told.recv(4096)
+                    return b"READY=1" in notifications.recv(4096)
                 self.child.check(self.child.process.poll(), (None,))
 
             eventually("the daemon is ready", ready, patience, pause=0)

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// Nobody here takes longer than this to answer; who does is not measured but broken.
+/// No answer takes longer than this; a later one is a failure, not a measurement.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn main() -> Result<()> {
@@ -41,7 +41,7 @@ fn add(socket: &str, connections: usize, watches: usize, prefix: &str) -> Result
     let (next, ready) = (AtomicUsize::new(0), Barrier::new(connections + 1));
     let one_connection = || -> Result<Vec<Duration>> {
         let stream = UnixStream::connect(socket);
-        // Whoever cannot connect keeps nobody waiting.
+        // A connection that fails keeps no other one waiting.
         ready.wait();
         let mut stream = stream?;
         stream.set_read_timeout(Some(PATIENCE))?;
