@@ -100,7 +100,7 @@ pub async fn deliveries(
     Ok(0)
 }
 
-/// A table of deliveries; `whole_ids` shows their IDs in full, and not the beginnings that tell them apart.
+/// A table of deliveries; `whole_ids` shows their IDs in full, and not the beginnings that distinguish them.
 fn table(
     deliveries: &[DeliveryResponse],
     now: Timestamp,
@@ -148,7 +148,7 @@ fn table(
     table
 }
 
-/// How many characters of the IDs tell all of them apart: at least [`LEAST_BEGINNING`].
+/// How many characters of the IDs distinguish all of them: at least [`LEAST_BEGINNING`].
 fn beginning_chars(deliveries: &[DeliveryResponse]) -> usize {
     let mut ids: Vec<_> = deliveries
         .iter()

@@ -96,7 +96,7 @@ impl Simulator {
         Self::start_on(SocketAddr::from(([127, 0, 0, 1], 0))).await
     }
 
-    /// Starts on so many free ports of loopback, 1 or more, so that the requests of several callers can be told apart.
+    /// Starts on so many free ports of loopback, 1 or more, so that the requests of several callers can be distinguished.
     ///
     /// # Errors
     /// When no port is to be had.
