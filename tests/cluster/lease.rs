@@ -33,7 +33,7 @@ async fn take(keeper: &mut Keeper, name: &str) -> Term {
     let taken = keeper
         .take((seen.epoch, seen.renewals), &candidate(name))
         .await;
-    taken.unwrap().expect("nobody else takes it")
+    taken.unwrap().expect("no other daemon takes it")
 }
 
 /// A store and its tasks, a second handle to the same tables, and a keeper.
@@ -81,16 +81,16 @@ async fn a_lease_is_taken_once_renewed_released_and_taken_by_the_next() {
             "it was renewed since it was seen"
         );
         assert!(keeper.ask_release(1).await.unwrap());
-        let asked = keeper.renew(&first, "").await.unwrap();
+        let renewal = keeper.renew(&first, "").await.unwrap();
         assert!(
             matches!(
-                asked,
+                renewal,
                 Renewal::Confirmed {
                     release_requested: true,
                     ..
                 }
             ),
-            "{asked:?}"
+            "{renewal:?}"
         );
         assert!(keeper.release(&first).await.unwrap());
         assert!(!keeper.ask_release(1).await.unwrap());

@@ -1,7 +1,7 @@
 //! Torture of several daemons on one PostgreSQL with a synchronous standby: killed, frozen, stopped, cut off from the
-//! database and asked to hand over, while the database itself is killed, ends connections and is replaced by its standby,
-//! and runs are added and removed on every daemon all the time. One daemon goes through PgBouncer in transaction mode,
-//! which is killed as well. In the end, what the API, the receiver and the followers saw is held against what really
+//! database and requested to hand over, while the database itself is killed, ends connections and is replaced by its
+//! standby, and runs are added and removed on every daemon all the time. One daemon goes through PgBouncer in
+//! transaction mode, which is killed as well. In the end, what the API, the receiver and the followers saw is held against what really
 //! happened.
 //!
 //! `tests/cluster/torture [ROUNDS [SEED]]`. The seed decides what is done, in which order and after how long; what the
@@ -607,7 +607,7 @@ async fn check_verdicts(
     }
     let mut checked = 0;
     for (run, known) in runs.iter().filter(|(_, known)| known.acknowledged) {
-        let told = arrived.get(run).cloned().unwrap_or_default();
+        let messages = arrived.get(run).cloned().unwrap_or_default();
         if known.removed {
             continue;
         }
@@ -616,11 +616,11 @@ async fn check_verdicts(
         let watch = node.get(&format!("/v1/watches/{run}")).await.expect(run);
         assert_eq!(watch["verdict"], truth, "{run}: {watch}\n{}", node.log());
         let expected = format!("run.{truth}");
-        let kinds: Vec<_> = told.iter().map(|(kind, _)| kind.as_str()).collect();
+        let kinds: Vec<_> = messages.iter().map(|(kind, _)| kind.as_str()).collect();
         assert_eq!(
             kinds,
             [expected.as_str()],
-            "{run}: one message under one ID: {told:?}"
+            "{run}: one message under one ID: {messages:?}"
         );
     }
     checked

@@ -1,4 +1,4 @@
-"""What a container engine does, as far as the image can tell: lays out the tree as the Dockerfile says, and
+"""What a container engine does, as far as an image depends on it: lays out the tree as the Dockerfile says, and
 runs a program in it as the image's user, with the root read-only and PID, mount, IPC and host name
 namespaces of its own. The network is that of the caller.
 """

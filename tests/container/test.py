@@ -198,7 +198,7 @@ def as_it_is(test):
     within(20, "its webhook", lambda: test.api.accepted("run_plain"))
     equal("the webhook", test.api.accepted("run_plain")[0][0::2], ["/plain", "run.succeeded"])
     code, shown = container.execute(RUNWATCH, "show", "run_plain")
-    holds(f"it can be asked inside: {shown}", code == 0 and "succeeded" in shown)
+    holds(f"it answers inside: {shown}", code == 0 and "succeeded" in shown)
 
     step("a desktop is refused, since there is none in a container")
     checked = test.container(["config", "check"], {"RUNWATCH_SINKS__SCREEN__TYPE": "desktop"})
@@ -209,8 +209,8 @@ def as_it_is(test):
     equal("ready", container.execute(RUNWATCH, "healthcheck", "--ready"), (0, "ready\n"))
     os.kill(container.process(), 19)
     began = time.monotonic()
-    code, said = container.execute(*test.image.healthcheck)
-    holds(f"unwell while it stands still: {code} {said}", code == 1 and "no answer in time" in said)
+    code, printed = container.execute(*test.image.healthcheck)
+    holds(f"unwell while it stands still: {code} {printed}", code == 1 and "no answer in time" in printed)
     holds("it says so within the 5 s that it is given", time.monotonic() - began < 5)
     os.kill(container.process(), 18)
     test.well(container)
@@ -252,9 +252,9 @@ def as_it_is(test):
 
 
 def open_deliveries(container):
-    code, said = container.execute(RUNWATCH, "deliveries", "--json")
+    code, printed = container.execute(RUNWATCH, "deliveries", "--json")
     equal("deliveries", code, 0)
-    listed = json.loads(said)
+    listed = json.loads(printed)
     listed = listed["deliveries"] if isinstance(listed, dict) else listed
     return [delivery for delivery in listed if delivery["state"] in ("pending", "sending")]
 
@@ -291,20 +291,20 @@ def without_a_place(test):
     bare = {name: "" for name in test.image.environment}
     container = test.container(environment=test.hook("none") | bare)
     equal("exit code without a place", container.wait(20), 2)
-    for said in ("store.path", "STATE_DIRECTORY", ":memory:"):
-        holds(f"it names {said}: {container.output()}", said in container.output())
+    for part in ("store.path", "STATE_DIRECTORY", ":memory:"):
+        holds(f"it names {part}: {container.output()}", part in container.output())
     # The image's own place, on the read-only root.
     container = test.container(environment=test.hook("none"))
     equal("exit code on a read-only root", container.wait(20), 1)
-    for said in (STATE, "Read-only file system", ":memory:"):
-        holds(f"it names {said}: {container.output()}", said in container.output())
+    for part in (STATE, "Read-only file system", ":memory:"):
+        holds(f"it names {part}: {container.output()}", part in container.output())
     # A volume that belongs to somebody else.
     foreign = WORK / "foreign"
     foreign.mkdir(mode=0o755)
     container = test.container(environment=test.hook("none"), writable=[(foreign, STATE)])
     equal("exit code on a foreign volume", container.wait(20), 1)
-    for said in (STATE, "Permission denied", "user 65532", ":memory:"):
-        holds(f"it names {said}: {container.output()}", said in container.output())
+    for part in (STATE, "Permission denied", "user 65532", ":memory:"):
+        holds(f"it names {part}: {container.output()}", part in container.output())
     # A file that can be read only, in a place that can be written to: nothing is pretended.
     state = test.state()
     container = test.container(environment=test.hook("none"), writable=[(state, STATE)])
@@ -334,8 +334,8 @@ def without_a_place(test):
     within(20, "the refusal is stored", lambda: "503" in container.execute(RUNWATCH, "show", "run_lost")[1])
     equal("exit code", container.stop(), 0)
     test.api.switch("refuse", False)
-    for said in ("the store is in memory", "watches and messages are lost", "watches=1", "messages=1"):
-        holds(f"it says {said}: {container.output()}", said in container.output())
+    for part in ("the store is in memory", "watches and messages are lost", "watches=1", "messages=1"):
+        holds(f"it says {part}: {container.output()}", part in container.output())
 
 
 def no_temporary_files(test):
@@ -363,7 +363,7 @@ def no_temporary_files(test):
     say(f"most memory with {len(runs)} watches: {container.peak_memory()} KiB")
     for run_id in runs:
         test.api.run_is(run_id, "succeeded")
-    within(90, "each is told", lambda: len({line[3] for line in test.api.accepted()} & set(runs)) == len(runs))
+    within(90, "each is delivered", lambda: len({line[3] for line in test.api.accepted()} & set(runs)) == len(runs))
     within(60, "each is pruned", lambda: json.loads(
         container.execute(RUNWATCH, "list", "--all", "--json")[1])["watches"] == [])
     say(f"most memory after {len(runs)} verdicts and webhooks: {container.peak_memory()} KiB")
@@ -538,8 +538,8 @@ def kubernetes_sidecar(test):
     test.well(container, spec["startupProbe"]["exec"]["command"])
     expect_read_only(container, test.image)
     for probe in ("livenessProbe", "readinessProbe"):
-        code, said = container.execute(*spec[probe]["exec"]["command"])
-        holds(f"{probe}: {said}", code == 0)
+        code, printed = container.execute(*spec[probe]["exec"]["command"])
+        holds(f"{probe}: {printed}", code == 0)
     security = spec["securityContext"]
     equal("user", (security["runAsUser"], security["runAsGroup"]), (test.image.user, test.image.group))
     beside_a_program(test, container, "run_sidecar")

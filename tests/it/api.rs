@@ -95,7 +95,7 @@ async fn a_run_that_is_gone_is_not_found_after_the_grace_period() {
 
 #[tokio::test]
 async fn each_fault_is_an_error_that_says_what_it_is() {
-    for (fault, said) in [
+    for (fault, expected) in [
         (Fault::status(400), "400 Bad Request"),
         (Fault::status(401), "401 Unauthorized"),
         (Fault::status(403), "403 Forbidden"),
@@ -126,17 +126,17 @@ async fn each_fault_is_an_error_that_says_what_it_is() {
         let shown = format!("{fault:?}");
         let error = refused(meet(fault).await);
         let described = error.describe();
-        assert!(described.contains(said), "{shown}: {described}");
+        assert!(described.contains(expected), "{shown}: {described}");
         assert!(
             described.lines().count() == 1 && described.chars().count() <= 300,
             "{shown}: {described}"
         );
         assert_eq!(
             error.is_unauthorized(),
-            matches!(said, "401 Unauthorized" | "403 Forbidden"),
+            matches!(expected, "401 Unauthorized" | "403 Forbidden"),
             "{shown}"
         );
-        assert_eq!(error.is_not_found(), said == "404 Not Found", "{shown}");
+        assert_eq!(error.is_not_found(), expected == "404 Not Found", "{shown}");
         assert_eq!(error.retry_after(), None, "{shown}");
         assert!(
             !format!("{described}{error:?}{error:#}").contains("simulated-key"),
@@ -259,13 +259,13 @@ async fn pauses_are_read_in_every_form_and_never_longer_than_an_hour() {
         (502, "retry-after", "120".to_owned(), Some(120)),
     ] {
         let error = refused(meet(Fault::status(code).with_header(header, &value)).await);
-        let asked = error.retry_after().map(|pause| pause.as_secs());
+        let pause = error.retry_after().map(|pause| pause.as_secs());
         // Dates have whole seconds, and time goes on.
-        let fits = match (asked, seconds) {
-            (Some(asked), Some(seconds)) => asked <= seconds && asked + 5 >= seconds,
-            (asked, seconds) => asked == seconds,
+        let fits = match (pause, seconds) {
+            (Some(pause), Some(seconds)) => pause <= seconds && pause + 5 >= seconds,
+            (pause, seconds) => pause == seconds,
         };
-        assert!(fits, "{code} {header}: {value}: {asked:?}");
+        assert!(fits, "{code} {header}: {value}: {pause:?}");
     }
 }
 
@@ -327,11 +327,11 @@ async fn the_key_file_is_read_again_after_a_refusal() {
         (&|| std::fs::write(&file, "").unwrap(), "empty"),
         (&|| std::fs::remove_file(&file).unwrap(), "No such file"),
     ];
-    for (break_it, said) in broken {
+    for (break_it, expected) in broken {
         break_it();
         let error = refused(poll(&settings).await);
         assert!(error.is_unauthorized(), "{}", error.describe());
-        assert!(error.describe().contains(said), "{}", error.describe());
+        assert!(error.describe().contains(expected), "{}", error.describe());
         assert!(
             !error.describe().contains("two words"),
             "{}",
@@ -419,15 +419,15 @@ async fn a_proxy_is_used_unless_it_must_not_be() {
         ])
         .await;
     assert_eq!(ended.code, Some(6), "{ended:?}");
-    let asked = proxy.requests();
+    let requests = proxy.requests();
     assert_eq!(
-        (asked[0].path.as_str(), simulator.requests().len()),
+        (requests[0].path.as_str(), simulator.requests().len()),
         ("/v1/runs/run_1", 0)
     );
     assert!(
-        asked[0].headers.contains_key("proxy-authorization"),
+        requests[0].headers.contains_key("proxy-authorization"),
         "{:?}",
-        asked[0].headers
+        requests[0].headers
     );
     assert!(!ended.stderr.contains("proxy-password"), "{ended:?}");
     let passed_on = proxy.requests().len();
@@ -461,10 +461,10 @@ async fn a_key_that_the_api_repeats_is_not_shown() {
     settings.base_url = base_url;
     settings.key = Some(Secret::value(key));
     let error = refused(poll(&settings).await);
-    let said = format!("{} {error:?}", error.describe());
+    let shown = format!("{} {error:?}", error.describe());
     assert!(
-        said.contains("Incorrect API key provided: [redacted]"),
-        "{said}"
+        shown.contains("Incorrect API key provided: [redacted]"),
+        "{shown}"
     );
-    assert!(!said.contains("key_that"), "{said}");
+    assert!(!shown.contains("key_that"), "{shown}");
 }

@@ -1,4 +1,4 @@
-//! The configuration as users meet it: files, variables, and what is said about mistakes.
+//! The configuration as users meet it: files, variables, and what is reported about mistakes.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic like tests do")]
 
@@ -573,7 +573,7 @@ fn secret_files_are_checked_when_loading() {
 
 #[test]
 fn cross_field_rules_hold() {
-    for (text, said) in [
+    for (text, expected) in [
         (
             "[watch]\ninitial_interval = \"40s\"\n",
             "shorter than watch.initial_interval",
@@ -610,7 +610,7 @@ fn cross_field_rules_hold() {
         let text = text.replace("SOCKET", &"x".repeat(100));
         let problems = Setup::new().file("config.toml", &text).problems();
         assert!(
-            problems.contains(said) && problems.lines().count() == 1,
+            problems.contains(expected) && problems.lines().count() == 1,
             "{text}\n{problems}"
         );
     }

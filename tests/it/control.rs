@@ -593,13 +593,13 @@ async fn a_run_is_added_once_whatever_the_way_and_the_type_of_content() {
     let simulator = api([("run_1", Script::runs_forever())]).await;
     let receiver = Receiver::start([]).await.unwrap();
     let (_program, daemon, doors) = both_doors(&simulator, &receiver).await;
-    let asked = json!({"run_id": "run_1", "name": "nightly", "labels": {"team": "search"}, "sinks": ["hook"], "timeout": "2h"});
+    let request = json!({"run_id": "run_1", "name": "nightly", "labels": {"team": "search"}, "sinks": ["hook"], "timeout": "2h"});
     let added = doors[1]
         .ask_with(
             "POST",
             "/v1/watches",
             &[("content-type", "application/json")],
-            &asked.to_string(),
+            &request.to_string(),
         )
         .await;
     assert_eq!(added.status, 201, "{added:?}");
@@ -761,7 +761,7 @@ async fn a_wait_ends_with_the_verdict_and_too_many_are_refused() {
             .await
             .refuses(503, "256");
         door.ask("GET", "/v1/events", "").await.refuses(503, "256");
-        // Nobody else is held up.
+        // No other client is held up.
         assert_eq!(door.get("/healthz").await, json!({"status": "ok"}));
         assert_eq!(door.get("/v1/watches/run_1").await["state"], "active");
     }
@@ -778,7 +778,7 @@ async fn a_wait_ends_with_the_verdict_and_too_many_are_refused() {
     tokio::time::timeout(PATIENCE, room)
         .await
         .expect("there is room again");
-    let told = async {
+    let watches = async {
         let (first, second) = tokio::join!(
             doors[0].get("/v1/watches/run_1?wait=10m"),
             doors[1].get("/v1/watches/run_1?wait=10m"),
@@ -787,8 +787,8 @@ async fn a_wait_ends_with_the_verdict_and_too_many_are_refused() {
     };
     let end =
         async { simulator.add_run(&RunRef::new("run_1").unwrap(), Script::fails("it broke")) };
-    let (told, ()) = tokio::join!(told, end);
-    for watch in told {
+    let (watches, ()) = tokio::join!(watches, end);
+    for watch in watches {
         assert_eq!(
             (&watch["verdict"], &watch["data"]["run"]["error_message"]),
             (&json!("failed"), &json!("it broke"))
@@ -1056,7 +1056,7 @@ async fn slow_callers_are_shown_out_and_leave_room() {
     };
     bodies.await;
     runwatch::hardening::raise_open_files_limit();
-    // Half a head each, as many as there is room for: whoever comes next is served when their time is up.
+    // Half a head each, as many as there is room for: the next client is served when their time is up.
     let mut slow = Vec::new();
     for _ in 0..512 {
         let mut stream = TcpStream::connect(&address).await.unwrap();
@@ -1169,7 +1169,7 @@ async fn a_token_is_needed_for_a_network_through_every_change() {
     ] {
         assert_eq!(status(&authorization).await, expected, "{authorization:?}");
     }
-    // No token is worse than a wrong one: nobody gets in, until it is there again.
+    // No token is worse than a wrong one: no client gets in until it is there again.
     for broken in [Some("\n"), None] {
         let path = program.beside_config("token");
         match broken {
@@ -1228,7 +1228,7 @@ async fn a_delivery_is_tried_again_only_where_that_makes_sense() {
     let door = Door::unix(&program);
     door.watch("run_1").await;
     received(&hangs, 1).await;
-    let told = door
+    let watch = door
         .until("/v1/watches/run_1", |watch| {
             let states = watch["deliveries"].as_array().unwrap();
             let state =
@@ -1239,7 +1239,7 @@ async fn a_delivery_is_tried_again_only_where_that_makes_sense() {
         })
         .await;
     let id = |sink: &str| {
-        let deliveries = told["deliveries"].as_array().unwrap();
+        let deliveries = watch["deliveries"].as_array().unwrap();
         deliveries
             .iter()
             .find(|delivery| delivery["sink"] == sink)
@@ -1275,9 +1275,9 @@ async fn a_delivery_is_tried_again_only_where_that_makes_sense() {
     door.ask("POST", "/v1/deliveries/retry", "")
         .await
         .refuses(400, "sink=NAME");
-    door.ask("POST", "/v1/deliveries/drop?sink=nobody", "")
+    door.ask("POST", "/v1/deliveries/drop?sink=absent", "")
         .await
-        .refuses(404, "nobody");
+        .refuses(404, "absent");
     door.until("/v1/deliveries?state=delivered&sink=refuses", |list| {
         list["deliveries"][0]["attempts"] == 2
     })
@@ -1297,7 +1297,7 @@ async fn a_delivery_is_tried_again_only_where_that_makes_sense() {
             "{states}"
         );
     }
-    // One that nobody is told of any more goes, once.
+    // A watch without messages that are due is removed, once.
     simulator.add_run(&RunRef::new("run_4").unwrap(), Script::runs_forever());
     door.watch("run_4").await;
     let gone = door.ask("DELETE", "/v1/watches/run_4", "").await;
@@ -1318,8 +1318,8 @@ async fn a_stop_takes_nothing_new_and_finishes_what_is_under_way() {
     let simulator = api([("run_1", Script::succeeds())]).await;
     let receiver = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/hook", receiver.local_addr().unwrap());
-    let nobody = Receiver::start([]).await.unwrap();
-    let program = program(&simulator, &nobody, "").configured(&format!(
+    let unused = Receiver::start([]).await.unwrap();
+    let program = program(&simulator, &unused, "").configured(&format!(
         "[sinks.hook]\ntype = \"webhook\"\nurl = \"{url}\"\nretry_schedule = [\"1h\"]\n"
     ));
     let daemon = start(&program).await;
@@ -1439,7 +1439,7 @@ async fn what_waits_for_a_sink_can_be_tried_again_given_up_or_removed_with_its_w
     let mut ids = Vec::new();
     for run in runs {
         door.watch(run).await;
-        let told = door
+        let watch = door
             .until(&format!("/v1/watches/{run}"), |watch| {
                 let deliveries = watch["deliveries"].as_array().unwrap();
                 let state = |sink: &str| {
@@ -1454,7 +1454,7 @@ async fn what_waits_for_a_sink_can_be_tried_again_given_up_or_removed_with_its_w
                     })
             })
             .await;
-        let deliveries = told["deliveries"].as_array().unwrap();
+        let deliveries = watch["deliveries"].as_array().unwrap();
         ids.push(
             deliveries.iter().find(|d| d["sink"] == "away").unwrap()["id"]
                 .as_str()
@@ -1486,7 +1486,7 @@ async fn what_waits_for_a_sink_can_be_tried_again_given_up_or_removed_with_its_w
         .json_lines();
     assert_eq!(dropped[0]["dropped"], true, "{dropped:?}");
     done(&["remove", "run_1"]).await;
-    // One goes with its watch, because that was asked for.
+    // One is removed with its watch, as `--force` demands.
     let refused = program.run(&["remove", "run_2"]).await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
     for part in ["--force", "to away", &ids[1], "next attempt at 20"] {
@@ -1510,7 +1510,7 @@ async fn what_waits_for_a_sink_can_be_tried_again_given_up_or_removed_with_its_w
     let none = done(&["deliveries", "drop", "--sink", "away"]).await;
     assert_eq!(none.stdout, "0 messages to away are given up\n");
     let unknown = program
-        .run(&["deliveries", "retry", "--sink", "nobody"])
+        .run(&["deliveries", "retry", "--sink", "absent"])
         .await;
     assert_eq!(unknown.code, Some(1), "{unknown:?}");
     send_signal(&daemon, Signal::TERM);

@@ -53,7 +53,7 @@ pub(crate) async fn start(program: &Program) -> Child {
         UnixStream::connect(&socket).await.ok()
     })
     .await;
-    // It listens before the store is open, and answers after that; it may die before, if so asked.
+    // It listens before the store is open, and answers after that; it may die before, where the test wants that.
     program.run(&["list"]).await;
     child
 }
@@ -255,7 +255,7 @@ async fn watches_of_the_configuration_are_added_once() {
     let daemon = start(&program).await;
     let received = received(&receiver, 1).await;
     assert_eq!(body(&received[0])["data"]["watch"]["name"], "nightly");
-    // Pruned once it has been told; the one that goes on stays.
+    // It is pruned once its message is delivered; the one that goes on stays.
     let left = until("run_1 to be pruned", async || {
         let watches = json(&program, &["list", "--all"]).await["watches"].clone();
         (watches.as_array().unwrap().len() == 1).then_some(watches)
@@ -367,8 +367,8 @@ async fn a_reload_changes_sinks_and_a_wrong_file_changes_nothing() {
         ],
     )
     .await;
-    let said = ended.stderr.matches("there is no such section").count();
-    assert_eq!(said, 1, "{}", ended.stderr);
+    let reports = ended.stderr.matches("there is no such section").count();
+    assert_eq!(reports, 1, "{}", ended.stderr);
     assert_eq!(receiver.requests().len(), 1);
 }
 
@@ -527,11 +527,11 @@ async fn a_full_disk_refuses_what_it_cannot_keep_and_keeps_the_rest() {
         (ended.code != Some(0)).then_some(ended)
     })
     .await;
-    let said = refused.stderr.lines().next().unwrap_or_default();
-    assert_eq!(refused.code, Some(1), "{said}");
+    let reason = refused.stderr.lines().next().unwrap_or_default();
+    assert_eq!(refused.code, Some(1), "{reason}");
     assert!(
-        said.contains("is not watched") && said.contains("full"),
-        "{said}"
+        reason.contains("is not watched") && reason.contains("full"),
+        "{reason}"
     );
     assert!(kept.len() > 100, "{}", kept.len());
     // Its health does not hang on the disk, and its readiness does.
@@ -633,14 +633,14 @@ async fn a_message_that_was_given_up_can_be_tried_again() {
         .collect();
     assert_eq!(outcome, [false, false, false, false, false, true]);
     assert!(ids(&receiver.requests()).iter().all(|sent| *sent == id));
-    for (id, code, said) in [
+    for (id, code, reason) in [
         (id, 1, "has arrived"),
         ("msg_f", 1, "not known"),
         ("a/b", 2, "a/b"),
     ] {
         let refused = program.run(&["deliveries", "retry", id]).await;
         assert!(
-            refused.code == Some(code) && refused.stderr.contains(said),
+            refused.code == Some(code) && refused.stderr.contains(reason),
             "{id}: {refused:?}"
         );
     }
@@ -841,7 +841,7 @@ async fn a_wait_on_the_daemon_leaves_the_watch_there() {
         (json!("failed"), json!("run_1"))
     );
 
-    // The daemon is killed and comes back; whoever waits goes on waiting.
+    // The daemon is killed and comes back; a command that waits goes on waiting.
     let mut waiting = program
         .command(&["wait", "--daemon", "run_2"])
         .spawn()
@@ -1104,13 +1104,13 @@ async fn a_client_that_stands_still_does_not_hold_a_stop_up() {
         .write_all(b"GET /v1/watches/run_1?wait=10m HTTP/1.1\r\nhost: localhost\r\n\r\n")
         .await
         .unwrap();
-    let asked = std::time::SystemTime::now();
+    let requested_at = std::time::SystemTime::now();
     stop(daemon).await;
     // The 10 s of what is under way, and some for a machine that is busy.
     assert!(
-        asked.elapsed().unwrap() < Duration::from_secs(12),
+        requested_at.elapsed().unwrap() < Duration::from_secs(12),
         "it ended after {:?}",
-        asked.elapsed()
+        requested_at.elapsed()
     );
 }
 
@@ -1129,15 +1129,15 @@ async fn the_service_manager_is_notified_of_each_state() {
             let mut buffer = [0; 4096];
             loop {
                 let length = manager_socket.recv(&mut buffer).await.unwrap();
-                let told = String::from_utf8_lossy(&buffer[..length]).into_owned();
-                if told.lines().any(|line| line.starts_with(wanted)) {
-                    return told;
+                let notification = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                if notification.lines().any(|line| line.starts_with(wanted)) {
+                    return notification;
                 }
             }
         };
         tokio::time::timeout(crate::support::PATIENCE, looking)
             .await
-            .unwrap_or_else(|_| panic!("{wanted} is told"))
+            .unwrap_or_else(|_| panic!("no notification has {wanted}"))
     };
     let daemon = program.command(&["daemon"]).spawn().unwrap();
     let ready = next("READY=1").await;
@@ -1367,7 +1367,7 @@ async fn health_and_metrics_can_be_requested() {
     assert!(after.contains(unchanged), "{after}");
     assert_eq!(get("/healthz").await, r#"{"status":"ok"}"#);
     assert_eq!(get("/readyz").await, r#"{"status":"ready"}"#);
-    // An API that is down makes nobody ill.
+    // An API that is down does not make the daemon unhealthy.
     simulator.set_outage(Some(Fault::status(502)));
     let failing = "runwatch_polls_total{result=\"server_error\",provider=\"crewship\"} 0";
     until("a poll that fails", async || {
@@ -1378,7 +1378,7 @@ async fn health_and_metrics_can_be_requested() {
     stop(daemon).await;
 }
 
-/// Where a daemon listens that was told to take any free port, from its own word.
+/// Starts a daemon that listens on any free port. Returns the address that its log has.
 pub(crate) async fn listening(program: &Program) -> (Child, String) {
     let mut daemon = program.command(&["daemon"]).spawn().unwrap();
     let mut lines = BufReader::new(daemon.stderr.take().unwrap()).lines();
@@ -1459,9 +1459,9 @@ async fn over_tcp_a_token_is_needed_and_web_pages_are_refused() {
         .bearer_auth("first-token")
         .body(body);
     assert_eq!(added.send().await.unwrap().status(), 201);
-    let told = ask("/v1/watches/run_1?wait=10s", &[good]).await;
-    let told: Value = serde_json::from_str(&text(told).await).unwrap();
-    assert_eq!(told["verdict"], "succeeded");
+    let watch = ask("/v1/watches/run_1?wait=10s", &[good]).await;
+    let watch: Value = serde_json::from_str(&text(watch).await).unwrap();
+    assert_eq!(watch["verdict"], "succeeded");
     let huge = http
         .post(format!("http://{address}/v1/watches"))
         .bearer_auth("first-token")
@@ -1511,7 +1511,7 @@ async fn wrong_requests_are_refused_with_reasons() {
         .build()
         .unwrap();
     let huge = json!({"run_id": "run_2", "name": "x".repeat(100_000)}).to_string();
-    for (method, path, body, status, said) in [
+    for (method, path, body, status, reason) in [
         ("POST", "/v1/watches", "", 400, "EOF"),
         ("POST", "/v1/watches", "[]", 400, "body"),
         ("POST", "/v1/watches", "{}", 400, "run_id"),
@@ -1588,7 +1588,7 @@ async fn wrong_requests_are_refused_with_reasons() {
             status,
             "{method} {path} {body:.100}"
         );
-        if !said.is_empty() {
+        if !reason.is_empty() {
             assert_eq!(
                 response.headers()["content-type"],
                 "application/problem+json",
@@ -1596,7 +1596,7 @@ async fn wrong_requests_are_refused_with_reasons() {
             );
             let problem: Value = serde_json::from_str(&text(response).await).unwrap();
             assert!(
-                problem["detail"].as_str().unwrap().contains(said),
+                problem["detail"].as_str().unwrap().contains(reason),
                 "{method} {path}: {problem}"
             );
             assert_eq!(problem["status"], status, "{problem}");

@@ -172,10 +172,10 @@ async fn with_enough_budget_every_end_is_seen_as_soon_as_promised() {
     let requests = simulation.end().await;
 
     let slack = LATENCY * 2 + Duration::from_millis(50);
-    let mut asked: HashMap<&RunRef, usize> = HashMap::new();
+    let mut polls: HashMap<&RunRef, usize> = HashMap::new();
     requests
         .iter()
-        .for_each(|poll| *asked.entry(&poll.run_id).or_default() += 1);
+        .for_each(|poll| *polls.entry(&poll.run_id).or_default() += 1);
     for (index, length) in lengths.iter().enumerate() {
         let id = RunRef::new(&format!("run_{index}")).unwrap();
         // The promise of docs/performance.md: a fifth of the run's age and a second, and never more than half a minute.
@@ -186,9 +186,9 @@ async fn with_enough_budget_every_end_is_seen_as_soon_as_promised() {
             delays[&id]
         );
         assert!(
-            asked[&id] <= most_requests(*length),
+            polls[&id] <= most_requests(*length),
             "{id} of {length:?} took {} requests",
-            asked[&id]
+            polls[&id]
         );
     }
     assert_within_budget(&requests, budget as usize);
@@ -208,7 +208,7 @@ async fn with_a_short_budget_every_watch_gets_its_turn() {
         "{} requests",
         requests.len()
     );
-    // ... and shared fairly: a round of all watches takes 1000 / 46 minutes, and nobody waits for two.
+    // ... and shared fairly: a round of all watches takes 1000 / 46 minutes, and none waits for two.
     let round = MINUTE * 1000 / 45;
     let mut last: HashMap<&RunRef, Instant> = HashMap::new();
     for Poll { at, run_id: id, .. } in &requests {
@@ -243,8 +243,9 @@ async fn after_a_suspend_all_are_polled_at_once_without_a_burst() {
     tokio::time::sleep(MINUTE).await;
     let requests = simulation.end().await;
     let first_round: Vec<_> = requests[before..].iter().take(200).collect();
-    let asked: std::collections::HashSet<_> = first_round.iter().map(|poll| &poll.run_id).collect();
-    assert_eq!(asked.len(), 200, "each once before any twice");
+    let polled: std::collections::HashSet<_> =
+        first_round.iter().map(|poll| &poll.run_id).collect();
+    assert_eq!(polled.len(), 200, "each once before any twice");
     assert!(
         first_round[0].at - woke <= Duration::from_secs(2),
         "the first at once"

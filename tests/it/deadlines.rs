@@ -310,7 +310,7 @@ async fn only_an_answer_of_its_own_that_is_young_enough_lets_a_watch_time_out() 
         );
         world.end().await;
     }
-    // The answer that asked for the pause is ten seconds old, where the next poll was due after half a minute.
+    // The answer that requested the pause is ten seconds old, where the next poll was due after half a minute.
     let world = World::new(|_, _, at| {
         if at > MINUTE * 5 {
             UsedUp(MINUTE * 60)

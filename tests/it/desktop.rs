@@ -20,7 +20,7 @@ const BUS: &str = r#"<busconfig><type>session</type><listen>unix:dir=DIR</listen
 <policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/></policy>
 </busconfig>"#;
 
-/// Not every dunst tells the urgency in its history, but all tell the timeout, which follows from it.
+/// Not every dunst has the urgency in its history, but all have the timeout, which follows from it.
 const DUNST: &str = "[global]\nmarkup = full\n[urgency_low]\ntimeout = 1h\n[urgency_normal]\ntimeout = 2h\n[urgency_critical]\ntimeout = 3h\n";
 
 /// A desktop of its own: display, bus and notification daemon.
@@ -172,7 +172,7 @@ impl Desktop {
 impl Drop for Desktop {
     fn drop(&mut self) {
         for child in [&mut self.dunst, &mut self.bus, &mut self.display] {
-            // Asked to end, so that the display takes its socket and lock along; killed if it does not.
+            // It gets SIGTERM, so that the display removes its socket and lock; it is killed if it does not end.
             if child.id().is_some() {
                 send_signal(child, Signal::TERM);
                 send_signal(child, Signal::CONT);
@@ -379,9 +379,9 @@ async fn without_a_bus_the_attempt_fails_and_says_why() {
     let empty = program.home().join("empty");
     std::fs::create_dir(&empty).unwrap();
     let empty = empty.display().to_string();
-    let nobody = format!("unix:path={empty}/nobody");
+    let absent = format!("unix:path={empty}/absent");
     let program = program.set("XDG_RUNTIME_DIR", &empty);
-    for (address, why) in [("", empty.as_str()), (&nobody, &nobody), ("nonsense", "")] {
+    for (address, why) in [("", empty.as_str()), (&absent, &absent), ("nonsense", "")] {
         let mut command = program.command(&["wait", "run_1"]);
         if !address.is_empty() {
             command.env("DBUS_SESSION_BUS_ADDRESS", address);

@@ -41,7 +41,7 @@ struct Setup<'a> {
     variables: &'a [(&'a str, &'a str)],
     stdout: Option<Stdio>,
     stderr: Option<Stdio>,
-    /// The service manager does not read what it is told.
+    /// The service manager does not read its notifications.
     deaf_manager: bool,
 }
 
@@ -128,15 +128,15 @@ impl Bed {
 
     async fn polls_answers_and_pings_go_on(&mut self, began: Instant) {
         while began.elapsed() < A_WHILE {
-            let asked = Instant::now();
+            let requested_at = Instant::now();
             let listed = self.program.run(&["list"]).await;
             assert_eq!(listed.code, Some(0), "{listed:?}");
             let probed = self.program.run(&["healthcheck"]).await;
             assert_eq!(probed.code, Some(0), "{probed:?}");
             assert!(
-                asked.elapsed() < LONGEST_ANSWER,
+                requested_at.elapsed() < LONGEST_ANSWER,
                 "the control interface answered after {:?}",
-                asked.elapsed()
+                requested_at.elapsed()
             );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -171,21 +171,21 @@ impl Bed {
             };
             timeout(PATIENCE, pinged)
                 .await
-                .expect("the watchdog is told that it goes on");
+                .expect("the watchdog gets a notification");
         }
     }
 
     /// Ends the daemon with SIGTERM.
     async fn stops(self) {
-        let asked = Instant::now();
+        let requested_at = Instant::now();
         send_signal(&self.daemon, Signal::TERM);
         let ended = finish(self.daemon).await;
         assert_eq!(ended.code, Some(0), "{ended:?}");
         assert!(!ended.stderr.contains("panicked"), "{ended:?}");
         assert!(
-            asked.elapsed() < LONGEST_STOP,
+            requested_at.elapsed() < LONGEST_STOP,
             "it ended after {:?}",
-            asked.elapsed()
+            requested_at.elapsed()
         );
     }
 }
@@ -345,15 +345,15 @@ async fn a_key_file_that_does_not_answer() {
         "the deadline came after {:?}",
         began.elapsed()
     );
-    let asked = Instant::now();
+    let requested_at = Instant::now();
     for command in ["list", "healthcheck"] {
         let ended = program.run(&[command]).await;
         assert_eq!(ended.code, Some(0), "{command}: {ended:?}");
     }
     assert!(
-        asked.elapsed() < LONGEST_ANSWER * 2,
+        requested_at.elapsed() < LONGEST_ANSWER * 2,
         "the control interface answered after {:?}",
-        asked.elapsed()
+        requested_at.elapsed()
     );
     let mut buffer = [0; 4096];
     while manager.try_recv(&mut buffer).is_ok() {}
@@ -364,7 +364,7 @@ async fn a_key_file_that_does_not_answer() {
     };
     timeout(PATIENCE, pinged)
         .await
-        .expect("the watchdog is told that it goes on");
+        .expect("the watchdog gets a notification");
     // A `wait` of its own does not begin, and says why.
     let ended = program.run(&["wait", "late"]).await;
     assert!(
@@ -382,15 +382,15 @@ async fn a_key_file_that_does_not_answer() {
     simulator.set_api_key("another");
     simulator.add_run(&RunRef::new("stuck").unwrap(), Script::succeeds());
     add(&program, "stuck").await;
-    let asked = Instant::now();
+    let requested_at = Instant::now();
     send_signal(&daemon, Signal::TERM);
     let ended = finish(daemon).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(!ended.stderr.contains("panicked"), "{ended:?}");
     assert!(
-        asked.elapsed() < LONGEST_STOP,
+        requested_at.elapsed() < LONGEST_STOP,
         "it ended after {:?}",
-        asked.elapsed()
+        requested_at.elapsed()
     );
 }
 
@@ -417,13 +417,13 @@ async fn a_template_and_a_configuration_that_do_not_answer_at_a_reload() {
     std::fs::remove_file(&config).unwrap();
     make_fifo(&config);
     send_signal(&bed.daemon, Signal::HUP);
-    let asked = Instant::now();
+    let requested_at = Instant::now();
     send_signal(&bed.daemon, Signal::TERM);
     assert_eq!(finish(bed.daemon).await.code, Some(0));
     assert!(
-        asked.elapsed() < LONGEST_STOP,
+        requested_at.elapsed() < LONGEST_STOP,
         "it ended after {:?}",
-        asked.elapsed()
+        requested_at.elapsed()
     );
 }
 
@@ -575,12 +575,13 @@ async fn a_disk_that_does_not_answer_at_the_start() {
         .await
         .expect("it says that it starts")
         .unwrap();
-    let told = String::from_utf8_lossy(&buffer[..length]);
+    let notification = String::from_utf8_lossy(&buffer[..length]);
     assert!(
-        told.contains("EXTEND_TIMEOUT_USEC=") && told.contains("STATUS=opening the store"),
-        "{told}"
+        notification.contains("EXTEND_TIMEOUT_USEC=")
+            && notification.contains("STATUS=opening the store"),
+        "{notification}"
     );
-    let asked = Instant::now();
+    let requested_at = Instant::now();
     send_signal(&daemon, Signal::TERM);
     let ended = finish(daemon).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
@@ -589,9 +590,9 @@ async fn a_disk_that_does_not_answer_at_the_start() {
         "{ended:?}"
     );
     assert!(
-        asked.elapsed() < LONGEST_STOP,
+        requested_at.elapsed() < LONGEST_STOP,
         "it ended after {:?}",
-        asked.elapsed()
+        requested_at.elapsed()
     );
 }
 
@@ -686,16 +687,16 @@ async fn a_wait_whose_outputs_are_not_read_ends_by_a_signal_and_soon_after_its_d
         let child = command.stdout(stdout).stderr(stderr).spawn().unwrap();
         drop(command);
         received(&receiver, 1).await;
-        let asked = Instant::now();
+        let requested_at = Instant::now();
         if let Some(signal) = signal {
             send_signal(&child, signal);
         }
         let ended = finish(child).await;
         assert_eq!(ended.code, Some(code), "{signal:?}: {ended:?}");
         assert!(
-            asked.elapsed() < Duration::from_secs(40),
+            requested_at.elapsed() < Duration::from_secs(40),
             "{signal:?}: it ended after {:?}",
-            asked.elapsed()
+            requested_at.elapsed()
         );
     }
 }
@@ -730,15 +731,15 @@ async fn a_wait_whose_name_servers_do_not_answer_ends_at_its_deadline_and_by_two
         std::fs::read_to_string(&handled).is_ok_and(|status| handles(&status))
     })
     .await;
-    let asked = Instant::now();
+    let requested_at = Instant::now();
     send_signal(&child, Signal::INT);
     send_signal(&child, Signal::INT);
     let ended = finish(child).await;
     assert_eq!(ended.code, Some(130), "{ended:?}");
     assert!(
-        asked.elapsed() < Duration::from_secs(12),
+        requested_at.elapsed() < Duration::from_secs(12),
         "it ended after {:?}",
-        asked.elapsed()
+        requested_at.elapsed()
     );
 }
 

@@ -1,4 +1,4 @@
-//! What the operator is told when things go wrong for long, and how a restart treats the API: in
+//! What is reported to the operator when things go wrong for long, and how a restart treats the API: in
 //! paused time.
 
 use std::sync::{Arc, Mutex};
@@ -276,7 +276,7 @@ async fn each_incident_is_reported_once() {
     }
     let incident = [EventType::ApiUnreachable, EventType::ApiRecovered];
     assert_eq!(world.event_types().await, [incident, incident].concat());
-    // A refused key: one probe a minute for all watches together, told once.
+    // A refused key: one probe a minute for all watches together, reported once.
     let before = world.requests();
     world.live(Mood::Refusing, MINUTE * 60).await;
     let probes = world.requests() - before;
@@ -409,16 +409,16 @@ async fn after_a_restart_polls_are_spread_and_go_on_at_the_pace_they_had() {
     let first_round = within(Duration::from_secs(20));
     assert!(
         (950..=1100).contains(&first_round),
-        "{first_round} requests until all were asked once"
+        "{first_round} requests until all were polled once"
     );
-    // Running for an hour, each is asked at the longest interval: 10 or 11 times in five minutes.
+    // Running for an hour, each is polled at the longest interval: 10 or 11 times in five minutes.
     assert!(
         (9_000..=11_500).contains(&requests.len()),
         "{} requests in five minutes",
         requests.len()
     );
-    let asked: std::collections::HashSet<_> = requests.iter().map(|poll| &poll.run_id).collect();
-    assert_eq!(asked.len(), 1000);
+    let polled: std::collections::HashSet<_> = requests.iter().map(|poll| &poll.run_id).collect();
+    assert_eq!(polled.len(), 1000);
 }
 
 #[tokio::test(start_paused = true)]
@@ -437,11 +437,11 @@ async fn a_reload_keeps_every_watch_and_takes_up_the_new_limits() {
     world.live(Mood::Running, MINUTE).await;
     let views = world.watches.view(None).await.unwrap();
     assert_eq!(views.len(), 20);
-    // Every watch is asked at least once in each five seconds and a bit.
-    let asked = world.requests() - before;
+    // Every watch is polled at least once in each five seconds and a bit.
+    let polls = world.requests() - before;
     assert!(
-        (20 * 11..=20 * 15).contains(&asked),
-        "{asked} polls in a minute"
+        (20 * 11..=20 * 15).contains(&polls),
+        "{polls} polls in a minute"
     );
     world.end().await;
 }
@@ -460,7 +460,7 @@ async fn an_incident_is_reported_once_through_restarts() {
     assert_eq!(
         second.event_types().await,
         [EventType::ApiUnauthorized],
-        "told by the process before"
+        "reported by the process before"
     );
     second.end().await;
     let third = world_at(place, 0, |_| ()).await;
@@ -481,12 +481,12 @@ async fn a_run_that_the_api_cannot_answer_for_delays_no_other() {
     let requests = world.end().await;
     for index in 1..4 {
         let id = RunRef::new(&format!("run_{index}")).unwrap();
-        let asked: Vec<_> = requests
+        let polls: Vec<_> = requests
             .iter()
             .filter(|poll| poll.run_id == id)
             .map(|poll| poll.at)
             .collect();
-        let longest = asked
+        let longest = polls
             .windows(2)
             .map(|pair| pair[1] - pair[0])
             .max()

@@ -35,8 +35,8 @@ def request(method, url, token=None, body=None):
     if token:
         headers["authorization"] = f"Bearer {token}"
     data = None if body is None else json.dumps(body).encode()
-    asked = urllib.request.Request(url, data, headers, method=method)
-    with opener.open(asked, timeout=30) as answer:
+    outgoing = urllib.request.Request(url, data, headers, method=method)
+    with opener.open(outgoing, timeout=30) as answer:
         return json.load(answer)
 
 

@@ -1,4 +1,4 @@
-//! What must never happen, whoever tries it: a secret that shows, a hostile text that acts, a caller of
+//! What must never happen, however it is tried: a secret that shows, a hostile text that acts, a caller of
 //! the control interface who reaches what is not configured.
 
 mod hostile;

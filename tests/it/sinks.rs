@@ -212,16 +212,16 @@ async fn events_labels_and_chosen_sinks_decide_who_is_notified() {
         .map(|(name, more)| webhook(name, &receiver.url().replace("hook", name), more))
         .concat();
         let ended = wait(script, &sinks, arguments).await;
-        let told = |received: &Received| {
+        let arrival = |received: &Received| {
             format!(
                 "{} {}",
                 &received.path[1..],
                 body(received)["type"].as_str().unwrap()
             )
         };
-        let mut told: Vec<_> = receiver.requests().iter().map(told).collect();
-        told.sort();
-        assert_eq!(told, expected, "{arguments:?}: {ended:?}");
+        let mut arrived: Vec<_> = receiver.requests().iter().map(arrival).collect();
+        arrived.sort();
+        assert_eq!(arrived, expected, "{arguments:?}: {ended:?}");
     }
 }
 

@@ -107,7 +107,7 @@ async fn a_store_of_the_first_format_opens_and_goes_on() {
     assert_eq!(active[0].watch.name.as_deref(), Some("täglicher Bericht"));
     assert_eq!(
         active[0].progress.missing_since, None,
-        "nobody asked meanwhile: the grace begins anew"
+        "there was no poll meanwhile: the grace begins anew"
     );
 
     let history = store
@@ -341,7 +341,7 @@ async fn a_checkpoint_keeps_no_write_waiting_and_the_log_is_bounded() {
     let mut tasks = JoinSet::new();
     tasks.spawn(writer.run_on(SlowCheckpoint(Arc::clone(&gate))));
     let message = "x".repeat(1024 * 1024);
-    let tell = async |seconds: i64| {
+    let record = async |seconds: i64| {
         let data = EventData::Provider(ProviderNotice {
             provider: ProviderName::crewship(),
             message: message.clone(),
@@ -368,7 +368,7 @@ async fn a_checkpoint_keeps_no_write_waiting_and_the_log_is_bounded() {
     let size = |name: &str| std::fs::metadata(dir.path().join(name)).unwrap().len() >> 20;
     // The first checkpoint is under way from 4 MiB on, and what is written goes to the log.
     for seconds in 0..40 {
-        tell(seconds).await;
+        record(seconds).await;
     }
     assert!(
         (40..60).contains(&size("runwatch.db-wal")),
@@ -380,7 +380,7 @@ async fn a_checkpoint_keeps_no_write_waiting_and_the_log_is_bounded() {
     {
         let mut more = std::pin::pin!(async {
             for seconds in 40..200 {
-                tell(seconds).await;
+                record(seconds).await;
             }
         });
         let ahead = tokio::time::timeout(Duration::from_secs(2), &mut more).await;

@@ -339,10 +339,10 @@ async fn a_log_sink_that_writes_to_the_terminal_writes_sentences() {
         .ended()
         .await;
     assert_eq!(code, Some(1), "{rows:#?}");
-    let said = with(&rows, "notification: weekly report failed");
-    assert_eq!(said.len(), 1, "{rows:#?}");
+    let notifications = with(&rows, "notification: weekly report failed");
+    assert_eq!(notifications.len(), 1, "{rows:#?}");
     assert!(
-        said[0].ends_with("(run.failed, run_1): no credits"),
+        notifications[0].ends_with("(run.failed, run_1): no credits"),
         "{rows:#?}"
     );
 }

@@ -23,11 +23,11 @@ const KEY: &str = "ck_over_tls_0123456789";
 /// What is wrong with a server for whose certificate there is something to do.
 const UNKNOWN: &str = "an unknown authority";
 
-/// A server that says over TLS that the run has succeeded, and remembers in which version of HTTP it
-/// was asked.
+/// A server that says over TLS that the run has succeeded, and remembers in which version of HTTP
+/// each request came.
 struct TlsServer {
     port: u16,
-    asked: Arc<Mutex<Vec<Version>>>,
+    versions: Arc<Mutex<Vec<Version>>>,
     _tasks: JoinSet<()>,
 }
 
@@ -42,21 +42,21 @@ impl TlsServer {
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let remembered = Arc::clone(&asked);
+        let versions = Arc::new(Mutex::new(Vec::new()));
+        let remembered = Arc::clone(&versions);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let (acceptor, asked) = (acceptor.clone(), Arc::clone(&remembered));
+                let (acceptor, versions) = (acceptor.clone(), Arc::clone(&remembered));
                 connections.spawn(async move {
                     // A client that does not trust the certificate leaves here.
                     let Ok(stream) = acceptor.accept(stream).await else {
                         return;
                     };
                     let answer = service_fn(move |request: hyper::Request<_>| {
-                        asked.lock().unwrap().push(request.version());
+                        versions.lock().unwrap().push(request.version());
                         let body = r#"{"id":"run_1","status":"succeeded"}"#.to_owned();
                         async move { Ok::<_, std::convert::Infallible>(Response::new(body)) }
                     });
@@ -67,13 +67,13 @@ impl TlsServer {
         });
         Self {
             port,
-            asked,
+            versions,
             _tasks: tasks,
         }
     }
 
-    fn asked(&self) -> Vec<Version> {
-        self.asked.lock().unwrap().clone()
+    fn versions(&self) -> Vec<Version> {
+        self.versions.lock().unwrap().clone()
     }
 }
 
@@ -141,7 +141,7 @@ async fn an_authority_of_ones_own_is_trusted_and_no_other() {
         .await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert_eq!(
-        good.asked(),
+        good.versions(),
         [Version::HTTP_2],
         "the newest version that both speak"
     );
@@ -156,7 +156,11 @@ async fn an_authority_of_ones_own_is_trusted_and_no_other() {
     std::fs::copy(&trusted, other.join("authority.pem")).unwrap();
     let by_folder = program(&good, None).set("SSL_CERT_DIR", other.to_str().unwrap());
     let ended = by_folder.run(&["wait", "run_1"]).await;
-    assert_eq!((ended.code, good.asked().len()), (Some(0), 2), "{ended:?}");
+    assert_eq!(
+        (ended.code, good.versions().len()),
+        (Some(0), 2),
+        "{ended:?}"
+    );
 
     let untrusted = Authority::new("another authority")
         .server("localhost", false)
@@ -175,7 +179,7 @@ async fn an_authority_of_ones_own_is_trusted_and_no_other() {
         ),
         (&good, None, UNKNOWN),
     ] {
-        let before = server.asked().len();
+        let before = server.versions().len();
         let ended = program(server, trusted)
             .run(&[
                 "wait",
@@ -199,7 +203,11 @@ async fn an_authority_of_ones_own_is_trusted_and_no_other() {
                 "{ended:?}"
             );
         }
-        assert_eq!(server.asked().len(), before, "{what}: the key was not sent");
+        assert_eq!(
+            server.versions().len(),
+            before,
+            "{what}: the key was not sent"
+        );
     }
 }
 
@@ -233,7 +241,7 @@ async fn a_webhook_trusts_the_same_authorities() {
         ended.stdout.contains("certificate") && !format!("{ended:?}").contains("secret-path"),
         "{ended:?}"
     );
-    assert_eq!(server.asked().len(), 1);
+    assert_eq!(server.versions().len(), 1);
 
     let untrusted = Authority::new("another authority")
         .server("localhost", false)
@@ -272,7 +280,11 @@ async fn a_webhook_trusts_the_same_authorities() {
             !format!("{ended:?}").contains("secret-path"),
             "{what}: {ended:?}"
         );
-        assert_eq!(server.asked().len(), 0, "{what}: the message was not sent");
+        assert_eq!(
+            server.versions().len(),
+            0,
+            "{what}: the message was not sent"
+        );
     }
 }
 

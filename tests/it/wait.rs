@@ -73,7 +73,7 @@ async fn a_deadline_without_an_answer_is_unreachable() {
     assert_eq!(ended.code, Some(6), "{ended:?}");
     assert_eq!(ended.json_lines()[0]["verdict"], "unreachable");
     assert!(ended.json_lines()[0]["data"]["run"]["status"].is_null());
-    // What was seen before is told all the same.
+    // What was seen before is reported all the same.
     let topic = json!({"topic": "AI agents"});
     let seen_once = (2..200).fold(
         Script::runs_forever().input(topic.clone()),
@@ -155,7 +155,10 @@ async fn a_run_that_is_never_there_is_not_found_after_the_grace() {
     let ended = program.run(&["wait", "run_1", "--json"]).await;
     assert_eq!(ended.code, Some(5), "{ended:?}");
     assert_eq!(ended.json_lines()[0]["verdict"], "not_found");
-    assert!(simulator.requests().len() > 2, "asked again and again");
+    assert!(
+        simulator.requests().len() > 2,
+        "it is polled again and again"
+    );
     // It names the address, in case that is the mistake.
     let reason = ended.json_lines()[0]["data"]["reason"].to_string();
     let address = format!("{}/v1/runs/run_1", simulator.base_url());
@@ -290,7 +293,7 @@ async fn a_pause_that_the_api_asks_for_is_kept() {
         let gap = requests[1].at.duration_since(requests[0].at);
         assert!(
             gap >= Duration::from_millis(990),
-            "{fault:?}: asked again after {gap:?}"
+            "{fault:?}: polled again after {gap:?}"
         );
         assert!(ended.stderr.contains("rate limited until "), "{ended:?}");
     }
@@ -304,7 +307,7 @@ async fn a_forbidden_answer_with_a_limit_that_is_used_up_pauses_the_polls_and_re
             .with_header("x-ratelimit-remaining", "0")
             .with_header("x-ratelimit-reset", reset)
     };
-    for (reset, said, least) in [
+    for (reset, expected, least) in [
         (
             "1705315802",
             "rate limited until ",
@@ -317,7 +320,7 @@ async fn a_forbidden_answer_with_a_limit_that_is_used_up_pauses_the_polls_and_re
             wait_for(Script::succeeds().fault_on(1, limited(reset)), &[]).await;
         assert_eq!(ended.code, Some(0), "{reset}: {ended:?}");
         assert!(
-            ended.stderr.contains(said) && !ended.stderr.contains("refuse"),
+            ended.stderr.contains(expected) && !ended.stderr.contains("refuse"),
             "{reset}: {ended:?}"
         );
         let requests = simulator.requests();

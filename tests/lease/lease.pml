@@ -19,7 +19,7 @@ bool released = true;
 
 /* The timers of each daemon, in ticks; they go on whatever the daemon does. */
 byte silent[DAEMONS];    /* since the row was first seen as it is */
-byte asked[DAEMONS];     /* since the last request that takes or renews the lease was sent */
+byte requested[DAEMONS];     /* since the last request that takes or renews the lease was sent */
 byte confirmed[DAEMONS]; /* since the last such request that was answered was sent */
 bool leads[DAEMONS];
 
@@ -40,7 +40,7 @@ active proctype time() {
         do
         :: daemon < DAEMONS ->
             saturate(silent[daemon]);
-            saturate(asked[daemon]);
+            saturate(requested[daemon]);
             saturate(confirmed[daemon]);
             daemon++
         :: else -> break
@@ -55,7 +55,7 @@ inline confirm() {
 #ifdef TRUST_FROM_ANSWER
     confirmed[me] = 0
 #else
-    confirmed[me] = asked[me]
+    confirmed[me] = requested[me]
 #endif
 }
 
@@ -85,7 +85,7 @@ active [DAEMONS] proctype daemon() {
         }
         if
         :: may_take && epoch < TERMS ->
-            asked[me] = 0;
+            requested[me] = 0;
             d_step {
                 done = epoch == row_epoch && renewals == row_renewals;
                 if
@@ -121,7 +121,7 @@ active [DAEMONS] proctype daemon() {
         fi;
         d_step { may_take = false; done = false; row_epoch = 0; row_renewals = 0 }
     :: leads[me] && renewals < RENEWALS ->
-        asked[me] = 0;
+        requested[me] = 0;
         d_step {
             done = epoch == term && holder == me;
             if

@@ -52,7 +52,7 @@ class Machine:
         self.children.append(child)
         return child
 
-    def told(self, name, pattern):
+    def printed(self, name, pattern):
         def look():
             text = (self.folder / name).read_text(encoding="utf-8", errors="replace")
             return re.search(pattern, text)
@@ -155,8 +155,8 @@ def main(program):
 
 def check(machine):
     machine.start("api", [machine.program, "demo", "--serve"])
-    machine.environment["CREWSHIP_API_KEY"] = machine.told("api.out", r"CREWSHIP_API_KEY=(\S+)")
-    machine.environment["RUNWATCH_API__BASE_URL"] = machine.told("api.out", r"RUNWATCH_API__BASE_URL=(\S+)")
+    machine.environment["CREWSHIP_API_KEY"] = machine.printed("api.out", r"CREWSHIP_API_KEY=(\S+)")
+    machine.environment["RUNWATCH_API__BASE_URL"] = machine.printed("api.out", r"RUNWATCH_API__BASE_URL=(\S+)")
     token = secrets.token_urlsafe(32)
     (machine.folder / "token").write_text(token, encoding="utf-8")
     # All metrics are there with a store that can be shared.
@@ -191,7 +191,7 @@ retry_schedule = ["100ms"]
         encoding="utf-8",
     )
     daemon = machine.start("daemon", [machine.program, "--config", "config.toml", "daemon"])
-    target = machine.told("daemon.log", r"listen=(127\.0\.0\.1:\d+)")
+    target = machine.printed("daemon.log", r"listen=(127\.0\.0\.1:\d+)")
     prometheus = Prometheus(machine, target)
 
     # What curl gets is what promtool reads.
@@ -227,7 +227,7 @@ retry_schedule = ["100ms"]
         ('runwatch_watches{state="active"}', 0),
     ]:
         eventually(f"{expression} == {wanted}", lambda: prometheus.query(f"{expression} == {wanted}"))
-    # Prometheus has asked for OpenMetrics, and taken it: the samples and what is said of them.
+    # Prometheus requested OpenMetrics, and accepted it: the samples and their metadata.
     metadata = prometheus.get("metadata")
     assert metadata["runwatch_polls"][0]["type"] == "counter", metadata.get("runwatch_polls")
     assert metadata["runwatch_build"][0]["type"] == "info", metadata.get("runwatch_build")
@@ -257,7 +257,7 @@ retry_schedule = ["100ms"]
         used |= named(rule["query"])
     eventually("the alert of dead messages", lambda: rules()["RunwatchDeliveriesDead"]["state"] == "firing")
     assert rules()["RunwatchDown"]["state"] == "inactive", rules()["RunwatchDown"]
-    # What is exported and shown nowhere would be a figure that nobody needs.
+    # What is exported and shown nowhere would be a figure without a use.
     families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in used}
     unseen = {name for name in exported if re.sub(r"_(bucket|sum|count)$", "", name) not in families}
     assert not unseen, unseen

@@ -107,7 +107,7 @@ class Link:
         host, device, _ = self.ends[end]
         host.ip("link", "set", device, "down")
 
-    def mend(self, end=0):
+    def restore(self, end=0):
         host, device, _ = self.ends[end]
         host.ip("link", "set", device, "up")
 

@@ -189,7 +189,7 @@ class Test:
         self.api.run_is(run_id, status)
         self.expected[run_id] = status
 
-    def told(self, *run_ids):
+    def delivered(self, *run_ids):
         """Waits until the receiver has the webhooks of these runs and the daemon knows that it has."""
         began = time.monotonic()
         for run_id in run_ids:
@@ -206,11 +206,11 @@ class Test:
 
 
 def three_hosts(test):
-    step("three hosts: runs are watched and told")
+    step("three hosts: runs are watched and reported")
     test.watch("run_1", "run_2")
     test.ends("run_1", "succeeded")
     test.ends("run_2", "failed")
-    test.told("run_1", "run_2")
+    test.delivered("run_1", "run_2")
     for name, path in (("api", "/v1/runs/run_1"), ("receiver", "/hook")):
         requests = (FOLDER / f"nginx-{name}/access.log").read_text()
         holds(f"they come over HTTP/2: {requests[:200]}", f"HTTP/2.0 {path}\n" in requests)
@@ -224,8 +224,8 @@ def cut_links(test):
     say(test.fails_to_ask("run_cut_1"))
     for run_id, status in zip(runs, ("succeeded", "failed", "canceled")):
         test.ends(run_id, status)
-    test.api_link.mend()
-    test.told(*runs)
+    test.api_link.restore()
+    test.delivered(*runs)
 
     step("a link that is cut before a delivery")
     test.watch("run_cut_4")
@@ -235,8 +235,8 @@ def cut_links(test):
            and test.show("run_cut_4")["deliveries"][0]["last_result"])
     say(test.show("run_cut_4")["deliveries"][0]["last_result"])
     equal("nothing has come", test.receiver.accepted("run_cut_4"), [])
-    test.receiver_link.mend(end=1)
-    test.told("run_cut_4")
+    test.receiver_link.restore(end=1)
+    test.delivered("run_cut_4")
 
 
 def slow_links(test):
@@ -247,7 +247,7 @@ def slow_links(test):
     test.watch(*runs)
     for number, run_id in enumerate(runs):
         test.ends(run_id, ("succeeded", "failed", "canceled")[number % 3])
-    test.told(*runs)
+    test.delivered(*runs)
     for link in test.links:
         link.delay, link.loss = 0.0, 0.0
     lost, late = sum(link.lost for link in test.links), sum(link.late for link in test.links)
@@ -267,7 +267,7 @@ def half_open(test):
     for run_id in runs:
         test.ends(run_id, "failed")
     test.api_link.silent = False
-    test.told(*runs)
+    test.delivered(*runs)
 
     step("a connection that falls silent in the middle of a delivery")
     test.watch("run_half_3")
@@ -279,7 +279,7 @@ def half_open(test):
     result = within(HEALED, "the attempt fails", lambda: test.show("run_half_3")["deliveries"][0]["last_result"])
     say(result)
     test.receiver_link.silent = False
-    test.told("run_half_3")
+    test.delivered("run_half_3")
     webhooks = test.receiver.accepted("run_half_3")
     holds(f"it came again, under its ID: {webhooks}", len(webhooks) >= 2 and webhooks[1][1] == held[0][1])
 
@@ -294,7 +294,7 @@ def other_addresses(test):
     test.api_host.ip("addr", "add", f"{API_MOVED}/24", "dev", "eth0")
     for run_id in runs:
         test.ends(run_id, "failed")
-    test.told(*runs)
+    test.delivered(*runs)
 
     step("the receiver moves to another address")
     test.watch("run_moved_3")
@@ -302,7 +302,7 @@ def other_addresses(test):
     test.receiver_host.ip("addr", "del", f"{RECEIVER}/24", "dev", "eth0")
     test.receiver_host.ip("addr", "add", f"{RECEIVER_MOVED}/24", "dev", "eth0")
     test.ends("run_moved_3", "succeeded")
-    test.told("run_moved_3")
+    test.delivered("run_moved_3")
 
 
 def nothing_lost(test):

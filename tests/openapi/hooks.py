@@ -1,6 +1,6 @@
 """What a schema cannot say of a request that is right: which sinks are configured, and how long a time may be.
 
-Only values of the right form are replaced; wrong ones go out as they are. Events are asked for from the first
+Only values of the right form are replaced; wrong ones go out as they are. Events are requested from the first
 one on, so that there are some to check.
 """
 

@@ -197,7 +197,7 @@ def test_runs_come_move_and_end(browser, folder):
     browser.until_text("#question", "nightly report is watched already, and failed.")
     browser.click("#confirm", "Watch again")
     browser.until_text("#active", "run_new", "running")
-    # What is wrong is said.
+    # A mistake is reported.
     browser.type("#add [name=run]", "no such run", Keys.ENTER)
     browser.until_text("#message", "no such run")
     browser.axe("the page with runs")

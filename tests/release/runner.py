@@ -1,5 +1,5 @@
-"""What a runner of GitHub Actions does for a composite action, as far as an action can tell (docs.github.com, "Metadata
-syntax" and "Workflow commands"): fills in inputs, runs the steps with `bash`, and reads the files that they write.
+"""What a runner of GitHub Actions does for a composite action, as far as an action depends on it (docs.github.com,
+"Metadata syntax" and "Workflow commands"): fills in inputs, runs the steps with `bash`, and reads the files that they write.
 """
 
 import os

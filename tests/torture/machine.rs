@@ -80,7 +80,7 @@ impl Machine {
 
     /// Sends a signal that ends the daemon, and waits for that end. Returns its code as a shell has it.
     pub(crate) async fn end(&mut self, daemon: Pid, signal: Signal) -> i32 {
-        // It may have ended by itself; the shell keeps its code, and nobody else gets its number.
+        // It may have ended by itself; the shell keeps its code, and no other process gets its number.
         if let Err(error) = kill_process(daemon, signal) {
             assert_eq!(error, rustix::io::Errno::SRCH);
         }

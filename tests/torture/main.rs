@@ -53,9 +53,9 @@ const SECRET: &str = "whsec_dG9ydHVyZSB0b3J0dXJlIHRvcnR1cmU=";
 struct Known {
     /// Not before this did it end.
     ends: Instant,
-    /// The daemon said that it watches it.
+    /// The daemon acknowledged the watch.
     acknowledged: bool,
-    /// It was asked to watch no more.
+    /// Its removal was requested.
     removed: bool,
 }
 
@@ -161,7 +161,7 @@ async fn add(
                 runs.lock().unwrap().get_mut(&id).unwrap().acknowledged = true;
                 open.remove(&id);
                 if random.u8(0..30) == 0 {
-                    // Asked for is enough: nobody may rely on it from here on.
+                    // The request is enough: no client may rely on the watch from here on.
                     runs.lock().unwrap().get_mut(&id).unwrap().removed = true;
                     drop(
                         http.delete(format!("http://localhost/v1/watches/{id}"))
@@ -306,7 +306,7 @@ impl Adversary {
                     self.moment(500).await;
                 }
                 6 if ready && !full => {
-                    // Asked politely, it may finish what is under way; asked twice, it ends at once.
+                    // The first signal lets it finish what is under way; the second one ends it at once.
                     kill_process(daemon, Signal::TERM).unwrap();
                     self.moment(100).await;
                     let code = self.machine.end(daemon, Signal::TERM).await;
@@ -321,7 +321,7 @@ impl Adversary {
                 _ => {}
             }
             let code = self.machine.end(daemon, Signal::KILL).await;
-            // On a full disk it may have given up before: then it said so, with its own code.
+            // On a full disk it may have given up before: then it ended with a code of its own.
             assert!(
                 code == 137 || (code == 1 && full),
                 "it ended by itself: {code}\n{}",
@@ -395,7 +395,7 @@ async fn rest(http: &reqwest::Client) {
 }
 
 /// One message as it came, from whichever sink.
-struct RoutedEvent {
+struct Arrival {
     sink: &'static str,
     id: String,
     accepted: bool,
@@ -404,7 +404,7 @@ struct RoutedEvent {
 }
 
 /// Everything that arrived. At the most so many lines of the file may be cut short, by a death or a full disk.
-fn told(receivers: &[Receiver], file: &str, deaths: u32) -> Vec<RoutedEvent> {
+fn arrivals(receivers: &[Receiver], file: &str, deaths: u32) -> Vec<Arrival> {
     let mut all = Vec::new();
     for (sink, receiver) in HOOKS.into_iter().zip(receivers) {
         for got in receiver.requests() {
@@ -414,7 +414,7 @@ fn told(receivers: &[Receiver], file: &str, deaths: u32) -> Vec<RoutedEvent> {
                 .unwrap()
                 .to_owned();
             let event = serde_json::from_slice(&got.body).unwrap();
-            all.push(RoutedEvent {
+            all.push(Arrival {
                 sink,
                 id,
                 accepted: got.accepted,
@@ -431,7 +431,7 @@ fn told(receivers: &[Receiver], file: &str, deaths: u32) -> Vec<RoutedEvent> {
             continue;
         };
         let id = event["delivery_id"].as_str().unwrap().to_owned();
-        all.push(RoutedEvent {
+        all.push(Arrival {
             sink: "file",
             id,
             accepted: true,
@@ -447,31 +447,29 @@ fn told(receivers: &[Receiver], file: &str, deaths: u32) -> Vec<RoutedEvent> {
     all
 }
 
-/// Holds what was told against what happened. Returns how many messages came and how many of them again.
-fn judge(
-    simulator: &Simulator,
-    runs: &BTreeMap<String, Known>,
-    all: &[RoutedEvent],
-) -> (usize, usize) {
-    let mut by_run: BTreeMap<(&str, &str), Vec<&RoutedEvent>> = BTreeMap::new();
+/// Holds what arrived against what happened. Returns how many messages came and how many of them again.
+fn judge(simulator: &Simulator, runs: &BTreeMap<String, Known>, all: &[Arrival]) -> (usize, usize) {
+    let mut by_run: BTreeMap<(&str, &str), Vec<&Arrival>> = BTreeMap::new();
     let mut started: BTreeMap<(&str, &str), &str> = BTreeMap::new();
-    for told in all
+    for arrival in all
         .iter()
-        .filter(|told| told.event["data"]["run"]["id"].is_string())
+        .filter(|arrival| arrival.event["data"]["run"]["id"].is_string())
     {
-        let run = told.event["data"]["run"]["id"].as_str().unwrap();
-        let kind = told.event["type"].as_str().unwrap();
+        let run = arrival.event["data"]["run"]["id"].as_str().unwrap();
+        let kind = arrival.event["type"].as_str().unwrap();
         let known = runs
             .get(run)
-            .unwrap_or_else(|| panic!("a run that nobody added: {run}"));
+            .unwrap_or_else(|| panic!("a run that was not added: {run}"));
         let truth = simulator.truth(&RunRef::new(run).unwrap()).unwrap();
         if kind == "run.started" {
-            let id = started.entry((run, told.sink)).or_insert(told.id.as_str());
+            let id = started
+                .entry((run, arrival.sink))
+                .or_insert(arrival.id.as_str());
             assert!(
-                *id == told.id || known.removed,
+                *id == arrival.id || known.removed,
                 "{run} to {}: started under {id} and {}",
-                told.sink,
-                told.id
+                arrival.sink,
+                arrival.id
             );
             continue;
         }
@@ -479,39 +477,42 @@ fn judge(
             kind,
             format!("run.{truth}"),
             "{run} to {}: a wrong verdict",
-            told.sink
+            arrival.sink
         );
         assert_eq!(
-            told.event["data"]["run"]["status"],
+            arrival.event["data"]["run"]["status"],
             truth.as_str(),
             "{run} to {}",
-            told.sink
+            arrival.sink
         );
         assert!(
-            told.at.is_none_or(|at| at >= known.ends),
-            "{run} to {}: told before it ended",
-            told.sink
+            arrival.at.is_none_or(|at| at >= known.ends),
+            "{run} to {}: reported before it ended",
+            arrival.sink
         );
-        by_run.entry((run, told.sink)).or_default().push(told);
+        by_run.entry((run, arrival.sink)).or_default().push(arrival);
     }
     let (mut messages, mut again, mut lost) = (0, 0, Vec::new());
     for (run, known) in runs {
         for sink in HOOKS.into_iter().chain(["file"]) {
-            let told = by_run
+            let arrivals = by_run
                 .get(&(run.as_str(), sink))
                 .map(Vec::as_slice)
                 .unwrap_or_default();
-            if known.acknowledged && !known.removed && !told.iter().any(|told| told.accepted) {
+            if known.acknowledged
+                && !known.removed
+                && !arrivals.iter().any(|arrival| arrival.accepted)
+            {
                 lost.push(format!("{run} to {sink}"));
             }
-            let ids: BTreeSet<_> = told.iter().map(|told| told.id.as_str()).collect();
+            let ids: BTreeSet<_> = arrivals.iter().map(|arrival| arrival.id.as_str()).collect();
             // One that was removed may have been added again before that.
             assert!(
                 ids.len() <= 1 || known.removed,
                 "{run} to {sink}: one message under several IDs: {ids:?}"
             );
             messages += ids.len();
-            again += told.len().saturating_sub(ids.len());
+            again += arrivals.len().saturating_sub(ids.len());
         }
     }
     assert!(
@@ -622,12 +623,12 @@ async fn torture(kills: u32, seed: u64) {
     let file = std::fs::read_to_string(program.beside_config("events.jsonl")).unwrap();
     let done = &adversary.done;
     let deaths = done.kills + done.stops + 10 * done.full_disks;
-    let (messages, again) = judge(&simulator, &runs, &told(&receivers, &file, deaths));
+    let (messages, again) = judge(&simulator, &runs, &arrivals(&receivers, &file, deaths));
     let acknowledged = runs.values().filter(|run| run.acknowledged).count();
     println!("faults: {:?}", adversary.done);
     println!("connections of proxies: {:?}", troubles.lock().unwrap());
     println!(
-        "runs added: {}; acknowledged: {acknowledged}; messages: {messages}; told again: {again}; lost: 0; wrong: 0; \
+        "runs added: {}; acknowledged: {acknowledged}; messages: {messages}; repeated: {again}; lost: 0; wrong: 0; \
          seconds: {}",
         runs.len(),
         began.elapsed().as_secs()

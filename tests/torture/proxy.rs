@@ -18,13 +18,13 @@ pub(crate) enum Mode {
     Delay(Duration),
     /// Connections are reset at once.
     Reset,
-    /// So many bytes of what is asked pass, then the connection is reset.
+    /// So many bytes of the request pass, then the connection is reset.
     CutRequest(usize),
-    /// What is asked passes, and so many bytes of the answer, then the connection is reset.
+    /// The request passes, and so many bytes of the answer, then the connection is reset.
     CutAnswer(usize),
     /// Connections are taken, and nothing comes.
     Hang,
-    /// Nobody listens: the process behind is dead.
+    /// Nothing listens: the process behind is dead.
     Gone,
 }
 
@@ -96,7 +96,7 @@ async fn serve(
         if mode == Mode::Gone {
             listener = None;
         } else if listener.is_none() {
-            // The port was ours a moment ago, and nobody else asks for it by number.
+            // The port was ours a moment ago, and no other process requests it by number.
             listener = TcpListener::bind(address).await.ok();
         }
         let mut connections = JoinSet::new();
@@ -143,7 +143,7 @@ async fn pass(mut client: TcpStream, upstream: SocketAddr, mode: Mode) {
     } else {
         Duration::ZERO
     };
-    let asked = if let Mode::CutRequest(bytes) = mode {
+    let of_request = if let Mode::CutRequest(bytes) = mode {
         bytes
     } else {
         usize::MAX
@@ -155,7 +155,7 @@ async fn pass(mut client: TcpStream, upstream: SocketAddr, mode: Mode) {
     };
     // Whichever way ends first ends both.
     tokio::select! {
-        () = copy(&mut from_client, &mut to_server, pause, asked) => {}
+        () = copy(&mut from_client, &mut to_server, pause, of_request) => {}
         () = copy(&mut from_server, &mut to_client, pause, answered) => {}
     }
 }

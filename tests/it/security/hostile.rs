@@ -1,4 +1,4 @@
-//! Texts that the API, or whoever controls a run, may fill with anything: harmless wherever they show.
+//! Texts that the API, or a person who controls a run, may fill with anything: harmless wherever they show.
 
 use runwatch::simulator::{Fault, Receiver, Script};
 use serde_json::{Value, json};
@@ -143,7 +143,7 @@ async fn a_hostile_run_is_delivered_everywhere_and_does_no_harm() {
         assert_eq!(ended.code, Some(1), "{ended:.2000?}");
         assert!(
             !ended.stderr.contains("not delivered"),
-            "everyone is told: {:.2000}",
+            "every sink takes the message: {:.2000}",
             ended.stderr
         );
         harmless_end(&format!("wait {arguments:?} with {format} logs"), &ended);

@@ -163,12 +163,12 @@ async fn no_request_reaches_a_place_that_is_not_configured() {
         let path = request.path.trim_end_matches("/events");
         assert!(
             known.contains(&path),
-            "the API is asked for {}",
+            "the API got a request for {}",
             request.path
         );
     }
-    for told in receiver.requests() {
-        assert_eq!(told.path, "/hook");
+    for message in receiver.requests() {
+        assert_eq!(message.path, "/hook");
     }
     let names = std::fs::read_to_string(program.home().join("names")).unwrap();
     assert!(

@@ -89,15 +89,15 @@ async fn repeating_server(serving: &mut JoinSet<()>) -> String {
         while let Ok((mut stream, _client)) = listener.accept().await {
             let mut request = vec![0; 64 * 1024];
             let read = stream.read(&mut request).await.unwrap();
-            let said = format!(
+            let refusal = format!(
                 "I do not like {}",
                 String::from_utf8_lossy(&request[..read])
             );
             let head = format!(
                 "HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n",
-                said.len()
+                refusal.len()
             );
-            drop(stream.write_all((head + &said).as_bytes()).await);
+            drop(stream.write_all((head + &refusal).as_bytes()).await);
         }
     });
     format!("http://{address}")
@@ -112,12 +112,12 @@ async fn cutting_server(serving: &mut JoinSet<()>) -> String {
             let mut request = vec![0; 64 * 1024];
             drop(stream.read(&mut request).await);
             // White space is folded, so that what comes after much of it is shown.
-            let said = format!("{:1000}/{URL_PATH} is not known here", "no");
+            let refusal = format!("{:1000}/{URL_PATH} is not known here", "no");
             let head = format!(
                 "HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n",
-                said.len()
+                refusal.len()
             );
-            drop(stream.write_all((head + &said).as_bytes()).await);
+            drop(stream.write_all((head + &refusal).as_bytes()).await);
         }
     });
     format!("http://{address}")
@@ -155,7 +155,7 @@ impl World {
         }
     }
 
-    /// The API is asked through a proxy with a password: the simulator is both.
+    /// The API is reached through a proxy with a password: the simulator is both.
     fn proxy(&self) -> String {
         self.simulator
             .base_url()
@@ -300,25 +300,25 @@ fn clean_files(program: &Program, expected: &[&str]) {
 
 /// That the secrets were in use: without that, their absence would show nothing.
 fn all_were_used(world: &World) {
-    let asked = world.simulator.requests();
-    let asked = asked
+    let requests = world.simulator.requests();
+    let poll = requests
         .iter()
         .find(|request| request.path == "/v1/runs/run_1")
-        .expect("the run is asked for");
-    assert_eq!(asked.headers["authorization"], format!("Bearer {KEY}"));
+        .expect("the run is polled");
+    assert_eq!(poll.headers["authorization"], format!("Bearer {KEY}"));
     let proxy = format!(
         "Basic {}",
         STANDARD.encode(format!("user:{PROXY_PASSWORD}"))
     );
-    assert_eq!(asked.headers["proxy-authorization"], proxy);
-    let told = world.accepting.requests();
-    let told = told.first().expect("a message arrives");
-    assert_eq!(told.path, format!("/services/{URL_PATH}"));
-    assert_eq!(told.headers["x-token"], HEADER);
-    assert!(told.headers.contains_key("webhook-signature"));
+    assert_eq!(poll.headers["proxy-authorization"], proxy);
+    let messages = world.accepting.requests();
+    let message = messages.first().expect("a message arrives");
+    assert_eq!(message.path, format!("/services/{URL_PATH}"));
+    assert_eq!(message.headers["x-token"], HEADER);
+    assert!(message.headers.contains_key("webhook-signature"));
     let secret = signing_secret();
     let now = jiff::Timestamp::now();
-    runwatch::notify::signature::verify(&secret, &told.headers, &told.body, now)
+    runwatch::notify::signature::verify(&secret, &message.headers, &message.body, now)
         .expect("it is signed");
 }
 
@@ -444,8 +444,8 @@ async fn no_secret_is_in_anything_that_the_daemon_leaves() {
         let world = World::start().await;
         let program = program(&world, way, way == "key_file");
         let mut daemon = start(&program, format).await;
-        let mut said = JoinSet::new();
-        collect(&mut daemon, &mut said);
+        let mut outputs = JoinSet::new();
+        collect(&mut daemon, &mut outputs);
         let common = ["--log-level", "trace"];
         let run = async |arguments: &[&str]| {
             let ended = program.run(&[arguments, &common[..]].concat()).await;
@@ -546,7 +546,7 @@ async fn no_secret_is_in_anything_that_the_daemon_leaves() {
         send_signal(&daemon, Signal::TERM);
         assert_eq!(finish(daemon).await.code, Some(0));
         let mut log = Vec::new();
-        while let Some(bytes) = said.join_next().await {
+        while let Some(bytes) = outputs.join_next().await {
             let bytes = bytes.unwrap();
             clean("the log", &bytes);
             log.extend_from_slice(&bytes);
@@ -585,20 +585,24 @@ async fn respelling_server(serving: &mut JoinSet<()>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     serving.spawn(async move {
-        let said: Vec<_> = [URL_PATH, HEADER, TOKEN]
+        let refusals: Vec<_> = [URL_PATH, HEADER, TOKEN]
             .into_iter()
             .flat_map(spellings)
             .collect();
-        for said in said.into_iter().filter(|said| !said.is_empty()).cycle() {
+        for refusal in refusals
+            .into_iter()
+            .filter(|refusal| !refusal.is_empty())
+            .cycle()
+        {
             let Ok((mut stream, _client)) = listener.accept().await else {
                 return;
             };
             drop(stream.read(&mut vec![0; 64 * 1024]).await);
             let head = format!(
                 "HTTP/1.1 400 Bad Request\r\ncontent-length: {}\r\n\r\n",
-                said.len()
+                refusal.len()
             );
-            drop(stream.write_all((head + &said).as_bytes()).await);
+            drop(stream.write_all((head + &refusal).as_bytes()).await);
         }
     });
     format!("http://{address}")
@@ -668,8 +672,8 @@ async fn no_spelling_of_a_secret_is_in_anything_that_the_daemon_leaves() {
     std::fs::create_dir_all(&run).unwrap();
     let program = program.set("XDG_RUNTIME_DIR", run.to_str().unwrap());
     let mut daemon = start(&program, "text").await;
-    let mut said = JoinSet::new();
-    collect(&mut daemon, &mut said);
+    let mut outputs = JoinSet::new();
+    collect(&mut daemon, &mut outputs);
     for index in 0..count {
         let ended = format!("run_{index}");
         let activities = program
@@ -742,7 +746,7 @@ async fn no_spelling_of_a_secret_is_in_anything_that_the_daemon_leaves() {
     clean_of_spellings("the events", &events.chunk().await.unwrap().unwrap());
     send_signal(&daemon, Signal::TERM);
     assert_eq!(finish(daemon).await.code, Some(0));
-    while let Some(bytes) = said.join_next().await {
+    while let Some(bytes) = outputs.join_next().await {
         clean_of_spellings("the log", &bytes.unwrap());
     }
     clean_files(&program, &["hook.event", "events.jsonl", "runwatch.db"]);
@@ -762,8 +766,8 @@ async fn no_secret_is_in_what_a_panic_leaves() {
         let program = program(&world, "CREWSHIP_API_KEY", false)
             .set("RUNWATCH_CRASH_AT", &format!("panic:{point}"));
         let mut daemon = start(&program, "text").await;
-        let mut said = JoinSet::new();
-        collect(&mut daemon, &mut said);
+        let mut outputs = JoinSet::new();
+        collect(&mut daemon, &mut outputs);
         drop(program.run(&["add", "run_1"]).await);
         let ended = finish(daemon).await;
         assert_eq!(
@@ -772,7 +776,7 @@ async fn no_secret_is_in_what_a_panic_leaves() {
             "{point}: a broken part stops the daemon"
         );
         let mut log = String::new();
-        while let Some(bytes) = said.join_next().await {
+        while let Some(bytes) = outputs.join_next().await {
             log += &String::from_utf8(bytes.unwrap()).unwrap();
         }
         assert!(

@@ -149,10 +149,10 @@ async fn repeating_server(serving: &mut JoinSet<()>) -> String {
                 .lines()
                 .find(|line| line.starts_with("x-token"))
                 .unwrap();
-            let said = format!("Cannot {} with {token}", request.lines().next().unwrap());
+            let refusal = format!("Cannot {} with {token}", request.lines().next().unwrap());
             let answer = format!(
-                "HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n{said}",
-                said.len()
+                "HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n{refusal}",
+                refusal.len()
             );
             drop(stream.write_all(answer.as_bytes()).await);
         }

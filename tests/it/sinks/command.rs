@@ -24,7 +24,7 @@ fn sink(argv: &str, more: &str) -> String {
 }
 
 /// Waits for `run_1` with `script` as the sink. Returns the program for what was left in its directory.
-async fn told(run: Script, sinks: &str, arguments: &[&str]) -> (Ended, Program) {
+async fn wait_with(run: Script, sinks: &str, arguments: &[&str]) -> (Ended, Program) {
     let simulator = api([("run_1", run)]).await;
     let program = Program::with(&simulator)
         .set("CREDENTIALS_DIRECTORY", "/run/credentials/runwatch.service")
@@ -42,7 +42,7 @@ fn left(program: &Program, name: &str) -> String {
 #[tokio::test]
 async fn a_program_gets_the_event_and_no_secret() {
     let script = "cat > event.json; env > environment; echo noise; echo more noise >&2";
-    let (ended, program) = told(
+    let (ended, program) = wait_with(
         Script::fails("no\nmemory \x1b[31m"),
         &shell(script, ""),
         &["--name", "nightly", "--json"],
@@ -138,7 +138,7 @@ async fn only_exit_code_0_is_success_and_the_rest_is_told() {
 async fn a_failed_program_is_run_again_with_the_same_id() {
     let script = "echo $RUNWATCH_DELIVERY_ID >> ids; exec test $RUNWATCH_ATTEMPT = 3";
     let again = "retry_schedule = [\"50ms\", \"50ms\", \"50ms\"]";
-    let (ended, program) = told(
+    let (ended, program) = wait_with(
         Script::succeeds(),
         &shell(script, "").replace("retry_schedule = []", again),
         &[],
@@ -153,7 +153,7 @@ async fn a_failed_program_is_run_again_with_the_same_id() {
 
 #[tokio::test]
 async fn a_program_that_hangs_is_killed_with_all_that_it_started() {
-    let (ended, program) = told(
+    let (ended, program) = wait_with(
         Script::succeeds(),
         &shell(LEAVES_A_GRANDCHILD, "timeout = \"3s\""),
         &[],
@@ -173,7 +173,7 @@ async fn a_program_that_hangs_is_killed_with_all_that_it_started() {
 async fn what_hangs_at_the_end_is_cut_off_and_reported() {
     let webhook = super::receiver([Fault::Hang]).await;
     let sinks = shell(LEAVES_A_GRANDCHILD, "") + &super::webhook("slow", &webhook.url(), "");
-    let (ended, program) = told(Script::fails("no"), &sinks, &["--linger", "0s"]).await;
+    let (ended, program) = wait_with(Script::fails("no"), &sinks, &["--linger", "0s"]).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     for sink in ["hook", "slow"] {
         let warning = format!(
@@ -189,14 +189,14 @@ async fn without_lingering_every_first_attempt_has_its_turn_and_its_time() {
     // Twice as many as run at once, so that the later ones begin when the earlier ones are done.
     let runs: Vec<_> = (1..=8).map(|number| format!("run_{number}")).collect();
     let simulator = api(runs.iter().map(|id| (id.as_str(), Script::succeeds()))).await;
-    let sinks = shell("sleep 6; echo $RUNWATCH_RUN_ID >> told", "");
+    let sinks = shell("sleep 6; echo $RUNWATCH_RUN_ID >> runs", "");
     let program = Program::with(&simulator).configured(&sinks);
     let mut arguments = vec!["wait", "--linger", "0s"];
     arguments.extend(runs.iter().map(String::as_str));
     let ended = program.run(&arguments).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert_eq!(
-        left(&program, "told").lines().count(),
+        left(&program, "runs").lines().count(),
         runs.len(),
         "{ended:?}"
     );
@@ -217,7 +217,7 @@ async fn grandchild_ends(program: &Program) {
 async fn a_program_may_leave_something_behind() {
     // What it left holds all three streams open.
     let script = "cat > /dev/null; sleep 600 & echo $! > id; exit 0";
-    let (ended, program) = told(Script::succeeds(), &shell(script, ""), &[]).await;
+    let (ended, program) = wait_with(Script::succeeds(), &shell(script, ""), &[]).await;
     let id = left(&program, "id");
     let id = rustix::process::Pid::from_raw(id.trim().parse().unwrap()).unwrap();
     rustix::process::kill_process(id, rustix::process::Signal::KILL).expect("it was left alone");
@@ -228,7 +228,7 @@ async fn a_program_may_leave_something_behind() {
 #[tokio::test]
 async fn a_large_event_arrives_whole_or_is_not_read_at_all() {
     let big = || Script::succeeds().output(json!("x".repeat(3_000_000)));
-    let (ended, program) = told(big(), &shell("cat > event.json", ""), &[]).await;
+    let (ended, program) = wait_with(big(), &shell("cat > event.json", ""), &[]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let event: Value = serde_json::from_str(&left(&program, "event.json")).unwrap();
     assert_eq!(
@@ -266,7 +266,7 @@ async fn of_much_output_the_end_is_shown() {
 #[tokio::test]
 async fn arguments_never_go_through_a_shell() {
     let argv = r#""/bin/sh", "-c", 'printf "%s\n" "$@" > arguments', "hook", "$(touch x)", "; touch x", "a  b", "*", """#;
-    let (ended, program) = told(
+    let (ended, program) = wait_with(
         Script::succeeds(),
         &sink(argv, ""),
         &["--name", "$(touch x)"],

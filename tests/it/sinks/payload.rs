@@ -10,8 +10,8 @@ const RUNNING: &str = include_str!("../../data/running.json");
 const SUCCEEDED: &str = include_str!("../../data/succeeded.json");
 const FAILED: &str = include_str!("../../data/failed.json");
 
-/// What is told of a documented example: `type`, `status`, `output` and the following, `late` and `ran_ms`.
-struct RoutedEvent {
+/// What the message about a documented example has: `type`, `status`, `output` and the following, `late` and `ran_ms`.
+struct MessageParts {
     event_type: &'static str,
     status: &'static str,
     output: &'static str,
@@ -21,7 +21,7 @@ struct RoutedEvent {
     ran_ms: &'static str,
 }
 
-async fn check(example: &str, code: i32, told: &RoutedEvent) {
+async fn check(example: &str, code: i32, parts: &MessageParts) {
     for answer in [example.to_owned(), format!("{{\"data\":{example}}}")] {
         let receiver = receiver([]).await;
         let simulator = api([("run_xyz789abc", Script::succeeds().verbatim(answer))]).await;
@@ -38,7 +38,7 @@ async fn check(example: &str, code: i32, told: &RoutedEvent) {
             text(&json["data"]["watch"]["added_at"]),
         );
         let detected_after = &json["data"]["timing"]["detected_after_ms"];
-        let RoutedEvent {
+        let MessageParts {
             event_type,
             status,
             output,
@@ -46,7 +46,7 @@ async fn check(example: &str, code: i32, told: &RoutedEvent) {
             completed_at,
             late,
             ran_ms,
-        } = told;
+        } = parts;
         let polls = simulator.requests().len();
         let data = format!(
             r#"{{"run":{{"provider":"crewship","id":"run_xyz789abc","version_id":"ver_abc123xyz","deployment_id":"dep_abc123xyz","status":"{status}","state":"{status}","attempt":null,"name":null,"group":"dep_abc123xyz","input":{{"topic": "AI agents"}},"output":{output},"error_message":{error_message},"created_at":"2024-01-15T10:35:00Z","started_at":"2024-01-15T10:35:02Z","completed_at":{completed_at},"url":null}},"watch":{{"name":null,"labels":{{}},"added_at":"{added_at}","polls":{polls},"late":{late}}},"timing":{{"queued_ms":2000,"ran_ms":{ran_ms},"detected_after_ms":{detected_after},"usual_ms":null,"usual_p10_ms":null,"usual_p90_ms":null}}}}"#
@@ -81,7 +81,7 @@ async fn check(example: &str, code: i32, told: &RoutedEvent) {
 
 #[tokio::test]
 async fn of_the_run_that_succeeded() {
-    let told = RoutedEvent {
+    let parts = MessageParts {
         event_type: "run.succeeded",
         status: "succeeded",
         output: r#"{"result": "Generated report about AI agents..."}"#,
@@ -90,12 +90,12 @@ async fn of_the_run_that_succeeded() {
         late: true,
         ran_ms: "45000",
     };
-    check(SUCCEEDED, 0, &told).await;
+    check(SUCCEEDED, 0, &parts).await;
 }
 
 #[tokio::test]
 async fn of_the_run_that_failed() {
-    let told = RoutedEvent {
+    let parts = MessageParts {
         event_type: "run.failed",
         status: "failed",
         output: "null",
@@ -104,12 +104,12 @@ async fn of_the_run_that_failed() {
         late: true,
         ran_ms: "3000",
     };
-    check(FAILED, 1, &told).await;
+    check(FAILED, 1, &parts).await;
 }
 
 #[tokio::test]
 async fn of_the_run_that_is_still_running() {
-    let told = RoutedEvent {
+    let parts = MessageParts {
         event_type: "watch.timed_out",
         status: "running",
         output: "null",
@@ -118,5 +118,5 @@ async fn of_the_run_that_is_still_running() {
         late: false,
         ran_ms: "null",
     };
-    check(RUNNING, 124, &told).await;
+    check(RUNNING, 124, &parts).await;
 }

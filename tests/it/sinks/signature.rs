@@ -21,7 +21,7 @@ async fn accepts(secret: &str, received: &Received, body: &str) -> bool {
     let ended = python("verify_webhook.py", &message).await;
     match (ended.code, ended.stdout.trim()) {
         (Some(0), "accepted") => true,
-        (Some(1), said) if said.starts_with("refused: ") => false,
+        (Some(1), reason) if reason.starts_with("refused: ") => false,
         _ => panic!("cannot verify; run the tests with: bash tests/run\n{ended:?}"),
     }
 }

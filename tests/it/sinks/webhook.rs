@@ -222,9 +222,9 @@ async fn gone_disables_the_sink_and_tells_others() {
         .command(&["wait", "run_1", "run_2"])
         .spawn()
         .unwrap();
-    let told = received(&ops, 1).await;
-    assert_eq!(body(&told[0])["type"], "sink.disabled");
-    assert_eq!(body(&told[0])["data"]["sink"], "hook");
+    let messages = received(&ops, 1).await;
+    assert_eq!(body(&messages[0])["type"], "sink.disabled");
+    assert_eq!(body(&messages[0])["data"]["sink"], "hook");
     simulator.add_run(&RunRef::new("run_2").unwrap(), Script::succeeds());
     let ended = finish(child).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
@@ -338,7 +338,7 @@ async fn next_attempt_after(fault: Fault) -> (i64, i64) {
 async fn a_receiver_may_ask_for_up_to_twice_the_planned_wait() {
     let in_1500_s = std::time::SystemTime::now() + Duration::from_secs(1500);
     let date = httpdate::fmt_http_date(in_1500_s);
-    for (code, asked, least, most) in [
+    for (code, requested, least, most) in [
         (429, "1500", 1500, 1500),
         (503, "1500", 1500, 1500),
         (503, &date, 1490, 1500),
@@ -348,9 +348,9 @@ async fn a_receiver_may_ask_for_up_to_twice_the_planned_wait() {
         (500, "1500", 800, 1200),
     ] {
         let (at_least, at_most) =
-            next_attempt_after(Fault::status(code).with_retry_after(asked)).await;
+            next_attempt_after(Fault::status(code).with_retry_after(requested)).await;
         let fits = at_most >= least * 1000 && at_least <= most * 1000;
-        assert!(fits, "{code} {asked}: {at_least} to {at_most} ms");
+        assert!(fits, "{code} {requested}: {at_least} to {at_most} ms");
     }
 }
 

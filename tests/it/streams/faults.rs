@@ -110,7 +110,7 @@ async fn the_documented_streams_tell_of_every_end() {
     let ids: Vec<String> = runs.iter().map(|(id, ..)| id.clone()).collect();
     let simulator = each_has_its_verdict(runs, patient).await;
     for id in ids {
-        // At the start and at the end; and where the start was told of once more, then too.
+        // At the start and at the end; and where the stream reports the start once more, then too.
         assert!(
             polls_of(&simulator, &id) <= 3,
             "{id}: {} polls",
@@ -142,12 +142,12 @@ async fn a_start_is_delivered_too() {
         .run(&["wait", "run_1"])
         .await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    let told: Vec<Value> = receiver
+    let messages: Vec<Value> = receiver
         .requests()
         .iter()
         .map(|request| serde_json::from_slice(&request.body).unwrap())
         .collect();
-    let mut types: Vec<_> = told
+    let mut types: Vec<_> = messages
         .iter()
         .map(|event| event["type"].as_str().unwrap())
         .collect();
@@ -156,7 +156,7 @@ async fn a_start_is_delivered_too() {
 }
 
 #[tokio::test]
-async fn a_stream_that_ends_wherever_it_ends_is_a_reason_to_ask_and_is_opened_again() {
+async fn a_stream_that_ends_wherever_it_ends_is_a_reason_to_poll_and_is_opened_again() {
     // The first connection ends too early; the second one is as it should be.
     let first = |fault: StreamFault| {
         let pace = Duration::from_millis(100);
@@ -223,7 +223,7 @@ async fn a_stream_that_ends_wherever_it_ends_is_a_reason_to_ask_and_is_opened_ag
             "{id}: {} streams",
             opened.len()
         );
-        // Each end has the run asked for once, besides the first time.
+        // Each end causes one poll, besides the first one.
         assert!(
             polls_of(&simulator, &id) <= opened.len() + 2,
             "{id}: {} polls",
@@ -299,7 +299,7 @@ async fn an_api_without_streams_is_requested_one_only_once() {
         assert_eq!(simulator.stream_requests().len(), 1, "{code}");
         assert!(
             !ended.stderr.contains(&code.to_string()),
-            "it is nobody's trouble: {ended:?}"
+            "it is not reported: {ended:?}"
         );
     }
     let simulator = api([("run_1", soon(Script::succeeds()))]).await;
@@ -349,7 +349,7 @@ async fn floods_and_endless_lines_take_no_memory_and_delay_nothing() {
         })
         .await;
         eventually("some bytes", || simulator.streamed_bytes() >= bytes).await;
-        // In the middle of it a run ends and is told of.
+        // In the middle of it a run ends and is reported.
         simulator.add_run(&RunRef::new("run_good").unwrap(), Script::succeeds());
         let ended_at = Instant::now();
         received(&receiver, 1).await;

@@ -1,4 +1,4 @@
-//! `wait --follow`, and what is told of the way a verdict was found.
+//! `wait --follow`, and what is reported about how a verdict was found.
 
 use std::time::Duration;
 
@@ -140,7 +140,7 @@ async fn with_json_events_are_lines_of_json_before_the_last_one() {
         .pace(Duration::from_millis(100))
         .message(HOSTILE);
     let simulator = one(script().stream(guide)).await;
-    // Asked for, it is done whatever the configuration says.
+    // The option counts, whatever the configuration says.
     let program = Program::with(&simulator).set("RUNWATCH_WATCH__EVENTS", "off");
     let ended = program.run(&["wait", "-f", "--json", "run_1"]).await;
     check_lines(

@@ -1,4 +1,4 @@
-//! When runs are asked for that have an event stream, against the schedule without: in paused time.
+//! When runs that have an event stream are polled, against the schedule without one: in paused time.
 
 use std::time::Duration;
 
@@ -243,7 +243,7 @@ async fn an_api_without_streams_is_left_alone_for_an_hour() {
             .add(0, HOUR * 4 - MINUTE, Stream::Refused(absent))
             .await;
         tokio::time::sleep(MINUTE * 10).await;
-        // Nor is it asked for the streams of others.
+        // Nor are the streams of other runs requested.
         for index in 1..10 {
             simulation
                 .add(index, HOUR * 4, Stream::Refused(absent))
@@ -255,7 +255,7 @@ async fn an_api_without_streams_is_left_alone_for_an_hour() {
         assert!(delay <= SECOND * 30 + SLACK, "{code}: {delay:?}");
         let openings = simulation.api.streams().openings();
         for pair in openings.windows(2) {
-            // Several may be asked for before the first answer is there.
+            // Several may be requested before the first answer is there.
             let apart = pair[1].at - pair[0].at;
             assert!(apart >= HOUR || apart <= LATENCY, "{code}: {apart:?} apart");
         }
@@ -379,7 +379,7 @@ async fn streams_that_are_refused_are_opened_more_and_more_rarely() {
     let opened = simulation.api.streams().openings().len();
     assert!(
         (2..=7).contains(&opened),
-        "{opened} streams were asked for in an hour"
+        "{opened} streams were requested in an hour"
     );
     simulation.end().await;
 }

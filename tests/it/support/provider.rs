@@ -12,7 +12,7 @@ use runwatch::providers::{
 };
 use tokio::time::Instant;
 
-/// How long an answer takes where nothing else is said.
+/// How long an answer takes where the provider has no other delay.
 pub(crate) const LATENCY: Duration = Duration::from_millis(20);
 
 /// A request about a run.
