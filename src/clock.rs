@@ -47,7 +47,7 @@ const SMALLEST_CORRECTION: SignedDuration = SignedDuration::from_millis(50);
 
 /// One reading of all clocks.
 #[derive(Debug, Clone, Copy)]
-pub struct Reading {
+pub struct ClockReading {
     /// The wall clock, in whole milliseconds.
     pub wall: Timestamp,
     /// Time since start as timers see it: stands still while the machine sleeps.
@@ -123,7 +123,7 @@ impl Clock {
     }
 
     /// Reads all clocks.
-    pub fn read(&self) -> Reading {
+    pub fn read(&self) -> ClockReading {
         match &*self.0 {
             Source::System { started, anchor } => {
                 let awake = started.elapsed();
@@ -131,7 +131,7 @@ impl Clock {
                 let anchor = *anchor.lock().expect("no holder panics");
                 let wall =
                     anchor.and_then(|(at, then)| at.checked_add(passed.saturating_sub(then)).ok());
-                Reading {
+                ClockReading {
                     wall: whole_milliseconds(wall.unwrap_or_else(Timestamp::now)),
                     awake,
                     passed,
@@ -148,7 +148,7 @@ impl Clock {
                 let wall = base
                     .checked_add(passed)
                     .and_then(|wall| wall.checked_add(jumped.stepped));
-                Reading {
+                ClockReading {
                     wall: whole_milliseconds(wall.unwrap_or(Timestamp::MAX)),
                     awake,
                     passed,
@@ -158,9 +158,9 @@ impl Clock {
     }
 }
 
-impl Reading {
+impl ClockReading {
     /// What happened to the clocks since an earlier reading; `None` for nothing worth acting on.
-    pub fn jump_since(&self, earlier: &Reading) -> Option<Jump> {
+    pub fn jump_since(&self, earlier: &ClockReading) -> Option<Jump> {
         let span =
             |duration: Duration| SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
         let passed = span(self.passed.saturating_sub(earlier.passed));

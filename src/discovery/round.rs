@@ -97,7 +97,7 @@ enum Until {
 
 /// How a list was read.
 #[derive(Debug)]
-enum Read {
+enum PagesRead {
     /// As far as it had to be.
     Done,
     /// Up to a limit: the rest begins at this page, or at the first one.
@@ -218,13 +218,13 @@ impl<'a, L: RunLists> Followed<'a, L> {
         };
         let first = self.rest_of_active.take();
         match self.read(PageKind::Active, None, first, until).await? {
-            Read::Done => {
+            PagesRead::Done => {
                 if until == Until::End {
                     self.all_active_at = Some(Instant::now());
                 }
                 Ok(true)
             }
-            Read::Cut(rest) => {
+            PagesRead::Cut(rest) => {
                 self.rest_of_active = rest;
                 Ok(false)
             }
@@ -253,7 +253,7 @@ impl<'a, L: RunLists> Followed<'a, L> {
         let rest = self.rest_of_recent.take();
         let top = if rest.is_some() { Until::Known } else { until };
         let mut read = self.read(PageKind::Recent, since, None, top).await?;
-        if let (Read::Done, Some(rest)) = (&read, rest) {
+        if let (PagesRead::Done, Some(rest)) = (&read, rest) {
             // What is new since the round that was cut is in front of what it had read.
             self.rest_of_recent = Some(rest.clone());
             read = self
@@ -262,16 +262,16 @@ impl<'a, L: RunLists> Followed<'a, L> {
             self.rest_of_recent = None;
         }
         match read {
-            Read::Done => Ok(true),
+            PagesRead::Done => Ok(true),
             // The first round of a list that has all runs ends here: what is further on is history.
-            Read::Cut(Some(_))
+            PagesRead::Cut(Some(_))
                 if self.stored.cursor_at.is_none()
                     && !is_limited
                     && self.added < WATCHES_AT_MOST =>
             {
                 Ok(true)
             }
-            Read::Cut(rest) => {
+            PagesRead::Cut(rest) => {
                 self.rest_of_recent = rest;
                 Ok(false)
             }
@@ -285,7 +285,7 @@ impl<'a, L: RunLists> Followed<'a, L> {
         since: Option<Timestamp>,
         first: Option<PageRef>,
         until: Until,
-    ) -> Result<Read, RoundFailure> {
+    ) -> Result<PagesRead, RoundFailure> {
         let mut page_ref = first;
         let mut is_last = false;
         for _page in 0..PAGES_AT_MOST {
@@ -301,7 +301,7 @@ impl<'a, L: RunLists> Followed<'a, L> {
                 .list(&self.settings.provider, request)
                 .await?;
             if listed.is_err() && page_ref.is_some() && mutant("page-forgotten") {
-                return Ok(Read::Done);
+                return Ok(PagesRead::Done);
             }
             let ListPage { entries, next, .. } = listed.map_err(RoundFailure::List)?;
             self.pages += 1;
@@ -314,10 +314,10 @@ impl<'a, L: RunLists> Followed<'a, L> {
                 .all(|at| since.is_none_or(|since| at < since));
             let taken = self.take(entries).await?;
             if taken.cut {
-                return Ok(Read::Cut(page_ref));
+                return Ok(PagesRead::Cut(page_ref));
             }
             let Some(next) = next else {
-                return Ok(Read::Done);
+                return Ok(PagesRead::Done);
             };
             let is_enough = match until {
                 Until::End => false,
@@ -325,12 +325,12 @@ impl<'a, L: RunLists> Followed<'a, L> {
                 Until::Known => taken.known && is_newest_first,
             };
             if is_last && is_enough {
-                return Ok(Read::Done);
+                return Ok(PagesRead::Done);
             }
             is_last = is_enough;
             page_ref = Some(next);
         }
-        Ok(Read::Cut(page_ref))
+        Ok(PagesRead::Cut(page_ref))
     }
 
     /// Does what follows from the entries of a page.

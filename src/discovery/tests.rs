@@ -52,7 +52,7 @@ impl Run {
 
 /// What the API is like.
 #[derive(Debug, Clone, Copy)]
-struct Api {
+struct ApiTraits {
     page: usize,
     filters_active: bool,
     filters_since: bool,
@@ -62,7 +62,7 @@ struct Api {
     shifts: bool,
 }
 
-const GITHUB: Api = Api {
+const GITHUB: ApiTraits = ApiTraits {
     page: 3,
     filters_active: true,
     filters_since: true,
@@ -73,7 +73,7 @@ const GITHUB: Api = Api {
 
 /// A provider, and the watches that its runs have.
 struct World {
-    api: Api,
+    api: ApiTraits,
     now: i64,
     runs: Vec<Run>,
     /// How many requests are answered before one fails; `None` for all.
@@ -239,7 +239,7 @@ const DISCOVERY: &str =
     "[[discover]]\nprovider = \"github\"\nmatch = { owner = \"acme\", repo = \"site\" }\n";
 
 impl Stage {
-    fn new(api: Api) -> Self {
+    fn new(api: ApiTraits) -> Self {
         let (store, writer) = Store::open(Location::Memory).unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(writer.run());
@@ -383,7 +383,7 @@ async fn what_ended_before_is_not_watched_and_all_that_goes_on_or_ends_later_is_
 #[tokio::test(start_paused = true)]
 async fn a_new_attempt_is_watched_with_and_without_numbers() {
     for has_attempts in [true, false] {
-        let stage = Stage::new(Api {
+        let stage = Stage::new(ApiTraits {
             has_attempts,
             ..GITHUB
         });
@@ -477,7 +477,7 @@ async fn a_round_that_reaches_a_limit_goes_on_in_the_next() {
 
 #[tokio::test(start_paused = true)]
 async fn a_list_that_invents_runs_adds_no_more_than_the_limit_in_a_round() {
-    let stage = Stage::new(Api {
+    let stage = Stage::new(ApiTraits {
         page: 700,
         ..GITHUB
     });
@@ -494,7 +494,7 @@ async fn a_list_that_invents_runs_adds_no_more_than_the_limit_in_a_round() {
 
 #[tokio::test(start_paused = true)]
 async fn a_page_that_fails_is_read_again_and_the_cursor_waits_for_it() {
-    let stage = Stage::new(Api {
+    let stage = Stage::new(ApiTraits {
         filters_active: false,
         filters_since: false,
         ..GITHUB
@@ -574,7 +574,7 @@ async fn failures_are_seen_and_rounds_grow_rarer_until_one_succeeds() {
 #[tokio::test(start_paused = true)]
 async fn a_run_that_is_not_listed_when_missed_time_is_read_is_found_later() {
     for (filters_active, has_ends, days) in [(true, true, 0), (false, false, 0), (false, true, 3)] {
-        let stage = Stage::new(Api {
+        let stage = Stage::new(ApiTraits {
             filters_active,
             has_ends,
             ..GITHUB
@@ -601,7 +601,7 @@ async fn a_run_that_is_not_listed_when_missed_time_is_read_is_found_later() {
 
 /// What happens next.
 #[derive(Debug, Clone, Copy)]
-enum Act {
+enum ApiAct {
     Create { lasts: i64, lag: i64 },
     Rerun { of: usize, lasts: i64 },
     Hide { of: usize, seconds: i64 },
@@ -611,21 +611,21 @@ enum Act {
     Restart { down: i64 },
 }
 
-fn acts() -> impl Strategy<Value = Vec<Act>> {
+fn acts() -> impl Strategy<Value = Vec<ApiAct>> {
     let act = prop_oneof![
-        4 => (1..4000_i64, 0..200_i64).prop_map(|(lasts, lag)| Act::Create { lasts, lag }),
-        2 => (0..50_usize, 200..4000_i64).prop_map(|(of, lasts)| Act::Rerun { of, lasts }),
-        1 => (0..50_usize, 1..300_i64).prop_map(|(of, seconds)| Act::Hide { of, seconds }),
-        3 => (1..300_i64).prop_map(Act::Wait),
-        6 => Just(Act::Round),
-        2 => (0..6_u32).prop_map(Act::FailedRound),
-        1 => (0..30_000_i64).prop_map(|down| Act::Restart { down }),
+        4 => (1..4000_i64, 0..200_i64).prop_map(|(lasts, lag)| ApiAct::Create { lasts, lag }),
+        2 => (0..50_usize, 200..4000_i64).prop_map(|(of, lasts)| ApiAct::Rerun { of, lasts }),
+        1 => (0..50_usize, 1..300_i64).prop_map(|(of, seconds)| ApiAct::Hide { of, seconds }),
+        3 => (1..300_i64).prop_map(ApiAct::Wait),
+        6 => Just(ApiAct::Round),
+        2 => (0..6_u32).prop_map(ApiAct::FailedRound),
+        1 => (0..30_000_i64).prop_map(|down| ApiAct::Restart { down }),
     ];
     proptest::collection::vec(act, 1..60)
 }
 
-fn apis() -> impl Strategy<Value = Api> {
-    (5..9_usize, any::<[bool; 4]>()).prop_map(|(page, [active, since, ends, shifts])| Api {
+fn apis() -> impl Strategy<Value = ApiTraits> {
+    (5..9_usize, any::<[bool; 4]>()).prop_map(|(page, [active, since, ends, shifts])| ApiTraits {
         page,
         filters_active: active || since,
         filters_since: since,
@@ -636,8 +636,8 @@ fn apis() -> impl Strategy<Value = Api> {
 }
 
 /// Plays a history, and checks that each attempt was watched as often as it has to be.
-async fn play(api: Api, acts: Vec<Act>) {
-    let stage = Stage::new(Api {
+async fn play(api: ApiTraits, acts: Vec<ApiAct>) {
+    let stage = Stage::new(ApiTraits {
         shifts: false,
         ..api
     });
@@ -650,12 +650,12 @@ async fn play(api: Api, acts: Vec<Act>) {
     stage.world().api = api;
     for act in acts {
         match act {
-            Act::Create { lasts, lag } => {
+            ApiAct::Create { lasts, lag } => {
                 let mut world = stage.world();
                 let index = world.create(lasts);
                 world.runs[index].listed_at += lag;
             }
-            Act::Rerun { of, lasts } => {
+            ApiAct::Rerun { of, lasts } => {
                 let mut world = stage.world();
                 let of = of % world.runs.len();
                 // The old ones are history.
@@ -663,23 +663,23 @@ async fn play(api: Api, acts: Vec<Act>) {
                     world.rerun(of, lasts);
                 }
             }
-            Act::Hide { of, seconds } => {
+            ApiAct::Hide { of, seconds } => {
                 let mut world = stage.world();
                 let (of, until) = (of % world.runs.len(), world.now + seconds);
                 world.runs[of].hidden_until = until;
             }
-            Act::Wait(seconds) => stage.pass(seconds).await,
-            Act::Round => {
+            ApiAct::Wait(seconds) => stage.pass(seconds).await,
+            ApiAct::Round => {
                 followed.round().await.unwrap();
                 stage.pass(1).await;
             }
-            Act::FailedRound(pages) => {
+            ApiAct::FailedRound(pages) => {
                 stage.world().fails_after = Some(pages);
                 drop(followed.round().await);
                 stage.world().fails_after = None;
                 stage.pass(1).await;
             }
-            Act::Restart { down } => {
+            ApiAct::Restart { down } => {
                 drop(followed);
                 // Watches are not polled meanwhile, which only makes their verdicts later.
                 stage.pass(down).await;

@@ -149,13 +149,13 @@ impl Expectation {
 /// The durations of the groups of one provider.
 #[derive(Debug, Default)]
 pub struct PastDurations {
-    groups: HashMap<Box<str>, Group>,
+    groups: HashMap<Box<str>, GroupDurations>,
     /// How many durations were ever added.
     added: u64,
 }
 
 #[derive(Debug)]
-struct Group {
+struct GroupDurations {
     /// The newest durations in milliseconds, the oldest first.
     ran_ms: Vec<u64>,
     usual: Option<UsualDuration>,
@@ -171,7 +171,7 @@ impl PastDurations {
             past.added += 1;
             let usual = UsualDuration::of(ran_ms.iter().copied());
             let newest = past.added;
-            let known = Group {
+            let known = GroupDurations {
                 ran_ms,
                 usual,
                 newest,
@@ -205,7 +205,7 @@ impl PastDurations {
                 self.groups.remove(&oldest);
             }
         }
-        let known = Group {
+        let known = GroupDurations {
             ran_ms: vec![ran_ms],
             usual: None,
             newest,

@@ -27,15 +27,15 @@ struct Row {
 }
 
 /// The way of one daemon to the row.
-struct Table {
+struct TestTable {
     row: Arc<Mutex<Row>>,
     random: fastrand::Rng,
-    link: Arc<Link>,
+    link: Arc<DaemonLink>,
 }
 
 /// What happens to the calls of one daemon.
 #[derive(Debug, Default)]
-struct Link {
+struct DaemonLink {
     /// No call arrives.
     is_cut: AtomicBool,
     /// Calls arrive and their answers do not.
@@ -54,7 +54,7 @@ fn is_set(flag: &AtomicBool) -> bool {
     flag.load(Ordering::SeqCst)
 }
 
-impl Table {
+impl TestTable {
     fn row(&self) -> MutexGuard<'_, Row> {
         self.row.lock().unwrap()
     }
@@ -87,7 +87,7 @@ impl Table {
     }
 }
 
-impl LeaseTable for Table {
+impl LeaseTable for TestTable {
     async fn look(&mut self) -> Result<LeaseRow, StoreError> {
         self.call(|row| row.row.clone()).await
     }
@@ -156,7 +156,7 @@ impl LeaseTable for Table {
 
 /// One process.
 struct Life {
-    link: Arc<Link>,
+    link: Arc<DaemonLink>,
     clock: Clock,
     gate: Gate,
     lease: LeaseHandle,
@@ -164,14 +164,14 @@ struct Life {
     tasks: JoinSet<()>,
 }
 
-struct World {
+struct Daemons {
     row: Arc<Mutex<Row>>,
     lives: Vec<Life>,
     random: fastrand::Rng,
     seed: u64,
 }
 
-impl World {
+impl Daemons {
     fn new(seed: u64) -> Self {
         let row = LeaseRow {
             epoch: 0,
@@ -202,8 +202,8 @@ impl World {
     fn start(&mut self, ended: Option<HolderId>) {
         let clock = Clock::simulated(Timestamp::UNIX_EPOCH);
         let (control, gate) = Gate::closed(clock.clone());
-        let (link, holder) = (Arc::new(Link::default()), HolderId::random());
-        let table = Table {
+        let (link, holder) = (Arc::new(DaemonLink::default()), HolderId::random());
+        let table = TestTable {
             row: Arc::clone(&self.row),
             random: self.random.fork(),
             link: Arc::clone(&link),
@@ -309,7 +309,7 @@ impl World {
             3 => life.lease.retake().await,
             4 => drop(tokio::time::timeout(time, life.lease.request_release()).await),
             kind => {
-                let flag = |link: &Link, value| match kind {
+                let flag = |link: &DaemonLink, value| match kind {
                     5 => set(&link.is_cut, value),
                     6 => set(&link.loses_answers, value),
                     _ => set(&link.is_slow, value),
@@ -334,7 +334,7 @@ impl World {
 #[tokio::test(start_paused = true)]
 async fn no_two_daemons_lead_at_once_and_one_leads_soon_after_every_mishap() {
     for seed in 0..60 {
-        let mut world = World::new(seed);
+        let mut world = Daemons::new(seed);
         for _ in 0..3 {
             world.start(None);
         }
@@ -355,7 +355,7 @@ async fn no_two_daemons_lead_at_once_and_one_leads_soon_after_every_mishap() {
 
 #[tokio::test(start_paused = true)]
 async fn a_clean_stop_is_followed_within_a_second_and_a_death_after_the_lease() {
-    let mut world = World::new(7);
+    let mut world = Daemons::new(7);
     world.start(None);
     world.led(Duration::from_secs(1)).await;
     world.start(None);
@@ -382,7 +382,7 @@ async fn a_clean_stop_is_followed_within_a_second_and_a_death_after_the_lease() 
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_the_store_does_not_confirm_waits_and_goes_on_in_its_term() {
-    let mut world = World::new(3);
+    let mut world = Daemons::new(3);
     world.start(None);
     world.led(Duration::from_secs(1)).await;
     let term = world.lives[0].lease.view.borrow().term.clone();
@@ -403,7 +403,7 @@ async fn a_leader_that_the_store_does_not_confirm_waits_and_goes_on_in_its_term(
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_slept_past_its_lease_lets_no_request_leave() {
-    let mut world = World::new(4);
+    let mut world = Daemons::new(4);
     world.start(None);
     world.led(Duration::from_secs(1)).await;
     world.start(None);
@@ -421,7 +421,7 @@ async fn a_leader_that_slept_past_its_lease_lets_no_request_leave() {
 
 #[tokio::test(start_paused = true)]
 async fn a_requested_release_moves_the_lease_to_another_daemon() {
-    let mut world = World::new(5);
+    let mut world = Daemons::new(5);
     world.start(None);
     world.led(Duration::from_secs(1)).await;
     world.start(None);

@@ -559,9 +559,9 @@ mod tests {
 
     /// Keeps what it gets.
     #[derive(Clone, Default)]
-    struct Recorder(Arc<Mutex<Vec<EventType>>>);
+    struct EventRecorder(Arc<Mutex<Vec<EventType>>>);
 
-    impl Deliver for Recorder {
+    impl Deliver for EventRecorder {
         async fn send(&self, message: &Message<'_>) -> Result<Sent, SendError> {
             let mut got = self.0.lock().unwrap();
             got.push(message.event.event_type);
@@ -574,7 +574,7 @@ mod tests {
     struct Night {
         store: Store,
         clock: Clock,
-        got: Recorder,
+        got: EventRecorder,
         courier: Option<(JoinSet<()>, CancellationToken)>,
         _writer: JoinSet<()>,
     }
@@ -587,7 +587,7 @@ mod tests {
             Self {
                 store,
                 clock: Clock::simulated(format!("2026-03-01T{time}:00Z").parse().unwrap()),
-                got: Recorder::default(),
+                got: EventRecorder::default(),
                 courier: None,
                 _writer: tasks,
             }

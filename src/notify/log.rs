@@ -83,9 +83,9 @@ impl Log {
 
 /// Takes the output of log records.
 #[derive(Clone, Default)]
-struct Recorder(Arc<Mutex<Vec<u8>>>);
+struct LogRecorder(Arc<Mutex<Vec<u8>>>);
 
-impl io::Write for Recorder {
+impl io::Write for LogRecorder {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0
             .lock()
@@ -101,7 +101,7 @@ impl io::Write for Recorder {
 
 /// The record of a message as text.
 fn recorded(message: &Message<'_>) -> String {
-    let recorder = Recorder::default();
+    let recorder = LogRecorder::default();
     let output = recorder.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_ansi(false)

@@ -109,7 +109,7 @@ mod tests {
 
     use super::*;
     use crate::domain::{Status, Verdict};
-    use crate::profile::{Outcome, Rule, Scalar, Test};
+    use crate::profile::{Rule, RuleOutcome, Scalar, Test};
 
     #[test]
     fn every_file_of_the_folder_is_built_in() {
@@ -191,8 +191,8 @@ mod tests {
                 // The filter of Databricks has a name of its own: `active_only`.
                 assert_eq!(rules.is_empty(), name == &"databricks", "{name}: {word}");
                 let is_end = |rule: &&&Rule| match rule.is {
-                    Outcome::State(state) => Verdict::of_status(&Status::from(state)).is_some(),
-                    Outcome::NotFound => true,
+                    RuleOutcome::State(state) => Verdict::of_status(&Status::from(state)).is_some(),
+                    RuleOutcome::NotFound => true,
                 };
                 // Only together with something else may the word be that of an end.
                 let ends: Vec<_> = rules.iter().filter(is_end).collect();

@@ -111,7 +111,7 @@ pub struct Rule {
     /// The tests.
     pub when: Vec<(Subject, Test)>,
     /// The state.
-    pub is: Outcome,
+    pub is: RuleOutcome,
     /// Line of the file, from 1.
     pub line: usize,
 }
@@ -129,8 +129,8 @@ impl fmt::Display for Rule {
             }
         }
         let is = match self.is {
-            Outcome::State(state) => state.as_str(),
-            Outcome::NotFound => "not_found",
+            RuleOutcome::State(state) => state.as_str(),
+            RuleOutcome::NotFound => "not_found",
         };
         write!(f, " is {is}")
     }
@@ -190,7 +190,7 @@ pub enum Scalar {
 
 /// What a rule concludes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum RuleOutcome {
     /// The run is in this state.
     State(RunState),
     /// The API knows no such run.

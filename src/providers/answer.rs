@@ -28,7 +28,7 @@ use super::plan::Place;
 use super::reader::{Ending, Reader, Value};
 use super::value::{Seen, Unreadable, is_nothing, look_up, shown};
 use crate::domain::{JsonText, Observation, RunDetails, RunState, Status, Verdict};
-use crate::profile::{Outcome, Test};
+use crate::profile::{RuleOutcome, Test};
 use crate::text::one_line;
 
 /// Longest name, group or reason that is kept, in characters.
@@ -252,7 +252,7 @@ impl<'p> Answer<'p> {
     }
 
     /// What the rules make of the answer: nothing where none holds.
-    fn outcome(&self, code: u16) -> Result<Option<(Outcome, &TestedRule)>, Malformed> {
+    fn outcome(&self, code: u16) -> Result<Option<(RuleOutcome, &TestedRule)>, Malformed> {
         let tested = &self.layout.tested;
         let (one, several);
         let seen: &[Seen<'_>] = match &**tested {
@@ -384,10 +384,10 @@ impl<'p> Answer<'p> {
         text.unwrap_or(Cow::Borrowed(state.as_str()))
     }
 
-    fn status(&self, concluded: Option<(Outcome, &TestedRule)>, code: u16) -> Option<Status> {
+    fn status(&self, concluded: Option<(RuleOutcome, &TestedRule)>, code: u16) -> Option<Status> {
         let state = match concluded {
-            Some((Outcome::NotFound, _)) => return None,
-            Some((Outcome::State(state), _)) => state,
+            Some((RuleOutcome::NotFound, _)) => return None,
+            Some((RuleOutcome::State(state), _)) => state,
             None => RunState::Unknown,
         };
         let text = self.status_text(state, concluded.map(|(_, rule)| rule), code);
@@ -619,7 +619,7 @@ pub(super) fn answer(
         return Err(Malformed::Shape("no rule looks at its status code"));
     }
     // Such an answer need not name the run.
-    if matches!(&concluded, Ok(Some((Outcome::NotFound, _)))) {
+    if matches!(&concluded, Ok(Some((RuleOutcome::NotFound, _)))) {
         answer.check_values()?;
         return Ok(not_found);
     }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::answer::{Expected, Layout, Reported, answer};
 use super::plan::index;
 use super::reader::Reader;
-use crate::profile::{Outcome, Pointer, Profile, Rule, Scalar, Subject, Test, Token};
+use crate::profile::{Pointer, Profile, Rule, RuleOutcome, Scalar, Subject, Test, Token};
 
 /// Reads the body of an answer with this status code.
 ///
@@ -35,13 +35,13 @@ pub(super) fn check(profile: &Profile, id: &str, code: u16, body: &[u8]) {
         return;
     };
     let outcome = match answer.reported {
-        Reported::NotFound => Outcome::NotFound,
-        Reported::Run(run) => Outcome::State(run.status.state()),
+        Reported::NotFound => RuleOutcome::NotFound,
+        Reported::Run(run) => RuleOutcome::State(run.status.state()),
     };
     let is_final = match outcome {
-        Outcome::NotFound => true,
-        Outcome::State(_) if profile.each.is_some() => return,
-        Outcome::State(state) => crate::domain::Verdict::of_status(&state.into()).is_some(),
+        RuleOutcome::NotFound => true,
+        RuleOutcome::State(_) if profile.each.is_some() => return,
+        RuleOutcome::State(state) => crate::domain::Verdict::of_status(&state.into()).is_some(),
     };
     // A body that is not JSON as a whole shows what it shows up to there.
     let Ok(document) = serde_json::from_slice::<Value>(body) else {

@@ -569,10 +569,10 @@ mod tests {
     const PLACES: [&str; 5] = ["/id", "/status", "+/output", "+/input", "+/error"];
 
     /// What was read of a body: how it turned out, and each of [`PLACES`], in the outer object and in `data`.
-    type Read = (Ending, [Vec<Value>; 2]);
+    type WholeRead = (Ending, [Vec<Value>; 2]);
 
     /// Reads `body` in pieces of `piece` bytes.
-    fn read(body: &[u8], piece: usize) -> Read {
+    fn read(body: &[u8], piece: usize) -> WholeRead {
         let (plan, places) = plan(&["", "/data"], &PLACES);
         let mut reader = Reader::new(&plan, LIMIT, None);
         for bytes in body.chunks(piece) {

@@ -65,7 +65,7 @@ impl ListMark {
 }
 
 /// The watches whose runs one list shows.
-struct Group {
+struct ListedGroup {
     parameters: ListParameters,
     members: BTreeSet<Key>,
     /// How many sweeps began.
@@ -105,7 +105,7 @@ struct Coverage {
 
 /// All lists of a provider.
 pub(super) struct Lists {
-    groups: HashMap<GroupId, Group>,
+    groups: HashMap<GroupId, ListedGroup>,
     /// The sweeps that are under way, by the group whose list they read.
     sweeps: BTreeMap<GroupId, Sweep>,
     by_parameters: HashMap<ListParameters, GroupId>,
@@ -146,7 +146,8 @@ impl Lists {
         let id = known.unwrap_or_else(|| {
             self.next_id += 1;
             self.by_parameters.insert(parameters.clone(), self.next_id);
-            self.groups.insert(self.next_id, Group::new(parameters));
+            self.groups
+                .insert(self.next_id, ListedGroup::new(parameters));
             self.next_id
         });
         let group = self.groups.get_mut(&id).expect("it was just looked up");
@@ -197,7 +198,7 @@ impl Lists {
     }
 }
 
-impl Group {
+impl ListedGroup {
     fn new(parameters: ListParameters) -> Self {
         Self {
             parameters,

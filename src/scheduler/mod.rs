@@ -58,7 +58,7 @@ pub use self::streams::RunActivity;
 pub use self::watches::Watches;
 use crate::backoff::BackoffPolicy;
 use crate::catch_ups::CatchUps;
-use crate::clock::{Clock, Jump, Now, Reading};
+use crate::clock::{Clock, ClockReading, Jump, Now};
 use crate::domain::{Event, Limits, PastDurations, Progress, ProviderName, Routes, RunRef, Watch};
 use crate::failpoint::mutant;
 use crate::metrics::Metrics;
@@ -125,7 +125,7 @@ pub struct Scheduler {
     adding: usize,
     removed: HashSet<WatchId>,
     commands: mpsc::Receiver<SchedulerCommand>,
-    reading: Reading,
+    reading: ClockReading,
     metrics: Metrics,
     /// Unknown status texts that were warned about, up to [`persist::MAX_WARNED`].
     warned: HashSet<String>,

@@ -31,7 +31,7 @@ use crate::domain::RunRef;
 pub struct Simulator {
     /// The same API at one or more addresses.
     servers: Vec<Server>,
-    world: Arc<Mutex<World>>,
+    world: Arc<Mutex<ApiState>>,
 }
 
 /// One request that the simulated API got.
@@ -51,7 +51,7 @@ pub struct Recorded {
     pub address: usize,
 }
 
-struct World {
+struct ApiState {
     key: String,
     started: (Instant, Timestamp),
     runs: BTreeMap<RunRef, SimulatedRun>,
@@ -127,7 +127,7 @@ impl Simulator {
     /// # Errors
     /// When the address cannot be listened on.
     pub async fn start_on(address: SocketAddr) -> io::Result<Self> {
-        let world = Arc::new(Mutex::new(World {
+        let world = Arc::new(Mutex::new(ApiState {
             key: "simulated-key".to_owned(),
             started: (Instant::now(), Timestamp::now()),
             runs: BTreeMap::new(),
@@ -226,12 +226,12 @@ impl Simulator {
         }
     }
 
-    fn world(&self) -> std::sync::MutexGuard<'_, World> {
+    fn world(&self) -> std::sync::MutexGuard<'_, ApiState> {
         self.world.lock().expect("no holder panics")
     }
 }
 
-impl World {
+impl ApiState {
     fn answer(&mut self, request: &Request, address: usize) -> ServedAnswer {
         let answer = self.reply(request);
         let mut headers = request.headers.clone();

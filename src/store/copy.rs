@@ -263,7 +263,7 @@ enum CopyEnd {
 }
 
 /// How far a table was read.
-enum Reading {
+enum TableReading {
     File(Vec<Value>),
     Server(ServerRows),
 }
@@ -393,10 +393,10 @@ impl CopyEnd {
     }
 
     /// Begins to read a table.
-    async fn rows(&self, table: &'static CopiedTable) -> Result<Reading, StoreError> {
+    async fn rows(&self, table: &'static CopiedTable) -> Result<TableReading, StoreError> {
         match self {
-            Self::File(_) => Ok(Reading::File(Vec::new())),
-            Self::Server(end) => end.rows(table).await.map(Reading::Server),
+            Self::File(_) => Ok(TableReading::File(Vec::new())),
+            Self::Server(end) => end.rows(table).await.map(TableReading::Server),
         }
     }
 
@@ -404,16 +404,16 @@ impl CopyEnd {
     async fn next(
         &self,
         table: &'static CopiedTable,
-        reading: &mut Reading,
+        reading: &mut TableReading,
     ) -> Result<RowBatch, StoreError> {
         match (self, reading) {
-            (Self::File(end), Reading::File(after)) => {
+            (Self::File(end), TableReading::File(after)) => {
                 let (batch, last) = end.read(table, std::mem::take(after)).await?;
                 *after = last;
                 Ok(batch)
             }
-            (_, Reading::Server(rows)) => rows.next(table).await,
-            (Self::Server(_), Reading::File(_)) => Err(StoreError::Closed),
+            (_, TableReading::Server(rows)) => rows.next(table).await,
+            (Self::Server(_), TableReading::File(_)) => Err(StoreError::Closed),
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::{RunState, Verdict};
 use crate::profile::parse::ProfileReading;
-use crate::profile::{Outcome, Pointer, Profile, Rule, Scalar, Subject, Test, Token};
+use crate::profile::{Pointer, Profile, Rule, RuleOutcome, Scalar, Subject, Test, Token};
 
 impl ProfileReading {
     pub(super) fn check_on(&mut self, profile: &Profile, section: &str, on: &[RunState]) {
@@ -34,7 +34,7 @@ impl ProfileReading {
                     what,
                     "write one of succeeded, failed, canceled, skipped",
                 );
-            } else if !is_partial && !given.contains(&Outcome::State(*state)) {
+            } else if !is_partial && !given.contains(&RuleOutcome::State(*state)) {
                 let what = format!("no rule concludes {word}, so the request is never made");
                 self.at(&key, what, "write a state that a rule concludes");
             }

@@ -4,7 +4,7 @@ use super::ProfileReading;
 use super::tree::{Entry, TomlNode, TomlValue};
 use super::values::{Section, words_of_states};
 use crate::domain::RunState;
-use crate::profile::{Outcome, Pointer, Rule, Scalar, Subject, Test};
+use crate::profile::{Pointer, Rule, RuleOutcome, Scalar, Subject, Test};
 
 /// Most rules of a list, and most tests of a rule: each rule is compared with those above it.
 const MAX_RULES: usize = 128;
@@ -63,13 +63,13 @@ impl ProfileReading {
         rules
     }
 
-    fn outcome(&mut self, rule: &mut Section) -> Option<Outcome> {
+    fn outcome(&mut self, rule: &mut Section) -> Option<RuleOutcome> {
         let Some(word) = self.text(rule, "is") else {
             self.missing(rule, "is", "is = \"succeeded\" or another state");
             return None;
         };
         if word == "not_found" {
-            return Some(Outcome::NotFound);
+            return Some(RuleOutcome::NotFound);
         }
         let state = RunState::from_word(&word).filter(|state| *state != RunState::Unknown);
         if state.is_none() {
@@ -82,7 +82,7 @@ impl ProfileReading {
                 fix,
             );
         }
-        state.map(Outcome::State)
+        state.map(RuleOutcome::State)
     }
 
     fn tests(&mut self, rule: &mut Section) -> Option<Vec<(Subject, Test)>> {

@@ -6,7 +6,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::parts::NEXT_PAGE;
 use crate::profile::{
-    Confirm, Detail, Each, Fields, Outcome, Pointer, Profile, Rule, Scalar, Subject, Test, Token,
+    Confirm, Detail, Each, Fields, Pointer, Profile, Rule, RuleOutcome, Scalar, Subject, Test,
+    Token,
 };
 use crate::providers::plan::{Builder, Place, Plan, Use};
 use crate::providers::value::Seen;
@@ -40,7 +41,7 @@ pub(in crate::providers) struct Layout {
 #[derive(Debug)]
 pub(super) struct TestedRule {
     pub(super) tests: Vec<(Tested, Test)>,
-    pub(super) is: Outcome,
+    pub(super) is: RuleOutcome,
     pub(super) by_http: bool,
     /// It wants something to be there.
     pub(super) is_positive: bool,

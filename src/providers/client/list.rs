@@ -271,16 +271,16 @@ mod tests {
     use crate::providers::{Credentials, ListReply, PageRef, Provider as _};
 
     /// An API that answers each request by its first line and its body, with headers and a body, and counts the requests.
-    struct Api {
+    struct ListApi {
         base_url: String,
         requests: Arc<Mutex<Vec<String>>>,
         _serving: JoinSet<()>,
     }
 
     /// A header section without the status line, and a body.
-    type Answer = (String, String);
+    type HeadAndBody = (String, String);
 
-    async fn api(answer: impl Fn(&str) -> Answer + Send + 'static) -> Api {
+    async fn api(answer: impl Fn(&str) -> HeadAndBody + Send + 'static) -> ListApi {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base_url = format!("http://{}", listener.local_addr().unwrap());
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -334,14 +334,14 @@ mod tests {
                 let _gone = stream.write_all(answer.as_bytes()).await;
             }
         });
-        Api {
+        ListApi {
             base_url,
             requests,
             _serving: serving,
         }
     }
 
-    impl Api {
+    impl ListApi {
         fn seen(&self) -> Vec<String> {
             std::mem::take(&mut *self.requests.lock().unwrap())
         }

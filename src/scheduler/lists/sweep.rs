@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::{Coverage, Group, GroupId, ListMark, Sweep};
+use super::{Coverage, GroupId, ListMark, ListedGroup, Sweep};
 use crate::clock::Now;
 use crate::failpoint::mutant;
 use crate::providers::ListPage;
@@ -122,7 +122,7 @@ impl Scheduler {
         &self,
         entry: &WatchEntry,
         listed: &ListMark,
-        group: &Group,
+        group: &ListedGroup,
         now: Instant,
     ) -> bool {
         let unhurried = UNHURRIED.min(self.policy.backoff.max);

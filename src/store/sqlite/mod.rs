@@ -42,7 +42,7 @@ use super::{Engine, Store, WriterState};
 use crate::text::one_line;
 use checkpoints::Checkpointer;
 use files::Files;
-use readers::Readers;
+use readers::ReadConnections;
 use writer::MAX_BATCH;
 
 pub use checkpoints::Checkpoint;
@@ -94,7 +94,7 @@ impl Store {
                         path: path.to_owned(),
                         what: "removed",
                     })?;
-                    let (reading, log) = (Readers::open(path)?, Checkpointer::open(path)?);
+                    let (reading, log) = (ReadConnections::open(path)?, Checkpointer::open(path)?);
                     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
                     Ok((connection, Some(Arc::new(files)), Some(reading), Some(log)))
                 };

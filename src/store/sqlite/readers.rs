@@ -34,12 +34,12 @@ impl ReadJob {
 }
 
 /// The owner of the connections that only read.
-pub(super) struct Readers {
+pub(super) struct ReadConnections {
     idle: Vec<Connection>,
     queries: mpsc::Receiver<StoreQuery>,
 }
 
-impl Readers {
+impl ReadConnections {
     /// Opens the connections to a database that is open already.
     ///
     /// # Errors

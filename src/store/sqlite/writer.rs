@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use super::checkpoints::{self, Checkpoint, Checkpointer, WriteAheadLog};
 use super::files::Files;
-use super::readers::{self, ReadJob, Readers, StoreQuery};
+use super::readers::{self, ReadConnections, ReadJob, StoreQuery};
 use crate::domain::Verdict;
 use crate::failpoint::mutant;
 use crate::memory;
@@ -35,19 +35,19 @@ const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
 const QUIET: Duration = Duration::from_millis(500);
 
 /// A job for the writer.
-pub(super) struct Job {
+pub(super) struct WriteJob {
     /// Whether it only reads: it runs after the transaction, and does not fail when a write of
     /// others fails.
     reads: bool,
     /// The approximate number of bytes that it writes; 0 when they are few.
     bytes: usize,
-    work: Work,
+    work: WriteBody,
 }
 
 /// The channels to the writer and to the readers.
 #[derive(Debug, Clone)]
 pub(in crate::store) struct Channels {
-    pub(super) jobs: mpsc::Sender<Job>,
+    pub(super) jobs: mpsc::Sender<WriteJob>,
     /// A database in memory has one connection, and no readers.
     pub(super) queries: Option<mpsc::Sender<StoreQuery>>,
 }
@@ -62,7 +62,7 @@ impl Channels {
 /// The body of a job. It gets the connection, inside a transaction unless the job only reads, or
 /// the error that prevented the transaction. It returns how to reply once the result of the commit
 /// is known.
-type Work = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Finish + Send>;
+type WriteBody = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Finish + Send>;
 
 struct Finish {
     /// The approximate number of bytes of runs that the job read or deleted; 0 when they are few.
@@ -115,7 +115,7 @@ impl TransactionRunner for BlockingPool {
 pub struct Transaction {
     connection: Connection,
     files: Option<Arc<Files>>,
-    jobs: Vec<Job>,
+    jobs: Vec<WriteJob>,
 }
 
 /// A transaction that was run, whether or not it was committed.
@@ -199,8 +199,8 @@ impl Transaction {
 pub struct Writer {
     pub(super) connection: Connection,
     pub(super) files: Option<Arc<Files>>,
-    pub(super) jobs: mpsc::Receiver<Job>,
-    pub(super) readers: Option<Readers>,
+    pub(super) jobs: mpsc::Receiver<WriteJob>,
+    pub(super) readers: Option<ReadConnections>,
     /// A database in memory has no log.
     pub(super) log: Option<(WriteAheadLog, Checkpointer)>,
     pub(super) state: watch::Sender<WriterState>,
@@ -236,7 +236,7 @@ impl Channels {
     async fn call<O: Execute>(&self, operation: O) -> Result<O::Reply, StoreError> {
         let (reply, answer) = oneshot::channel();
         let (bytes, wakes) = (operation.bytes(), operation.wakes());
-        let work: Work = Box::new(move |connection| {
+        let work: WriteBody = Box::new(move |connection| {
             let result = connection.and_then(|db| operation.execute(db));
             Finish {
                 bytes_read: result.as_ref().map_or(0, O::bytes_read),
@@ -250,7 +250,7 @@ impl Channels {
         });
         let reads = O::PLACE != ExecutionLane::Write;
         self.jobs
-            .send(Job { reads, bytes, work })
+            .send(WriteJob { reads, bytes, work })
             .await
             .map_err(|_closed| StoreError::Closed)?;
         answer.await.map_err(|_closed| StoreError::Closed)?
@@ -334,7 +334,7 @@ impl Writer {
     }
 
     /// Waits for jobs and adds them to `queue`. Returns `false` once every [`Store`](crate::store::Store) is gone. Cancel-safe.
-    async fn receive(&mut self, queue: &mut VecDeque<Job>) -> bool {
+    async fn receive(&mut self, queue: &mut VecDeque<WriteJob>) -> bool {
         let mut received = Vec::new();
         let any = self.jobs.recv_many(&mut received, MAX_BATCH).await > 0;
         queue.extend(received);
@@ -432,10 +432,10 @@ impl Writer {
 }
 
 /// Takes the jobs of the next transaction from the queue; the second value is how many bytes they write at most.
-fn next_batch(queue: &mut VecDeque<Job>) -> (Vec<Job>, usize) {
+fn next_batch(queue: &mut VecDeque<WriteJob>) -> (Vec<WriteJob>, usize) {
     let mut batch = Vec::new();
     let mut bytes = 0_usize;
-    while let Some(job) = queue.pop_front_if(|job: &mut Job| {
+    while let Some(job) = queue.pop_front_if(|job: &mut WriteJob| {
         bytes = bytes.saturating_add(job.bytes);
         batch.is_empty() || bytes <= MAX_BATCH_BYTES
     }) {
@@ -485,7 +485,7 @@ impl Rejections {
 fn write(
     connection: &Connection,
     intact: Result<(), StoreError>,
-    jobs: Vec<Job>,
+    jobs: Vec<WriteJob>,
     commit: impl FnOnce(&Connection) -> Result<(), StoreError>,
     finished: &mut Vec<Finish>,
 ) -> Result<(), StoreError> {
