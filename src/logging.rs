@@ -1,28 +1,28 @@
-//! Logs.
+//! Sets up the logs: which records are shown, and in which form.
 
+mod records;
 mod sentences;
 
 use std::backtrace::BacktraceStatus;
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, IsTerminal as _};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tracing::{Level, Metadata};
 use tracing_subscriber::filter::{LevelFilter, Targets, filter_fn};
-use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, reload};
 
+pub use self::records::final_error;
+use self::records::{RecordWriter, in_journal};
 use self::sentences::{Sentences, is_narrated};
 use crate::config::{LogFormat, LogLevel};
 use crate::output::Output;
 use crate::screen::Screen;
 use crate::style::{Color, Style};
-use crate::text::escape_json_for_terminal;
 
 /// Target of the records that a `log` sink writes. They are shown whatever the log level is: they are
 /// messages that a user configured, not diagnostics.
@@ -38,86 +38,6 @@ pub(crate) fn log_output() -> Option<&'static Output> {
 
 /// How long the report of a panic may take to be written: the process may be about to end.
 const PANIC_LIMIT: Duration = Duration::from_millis(250);
-
-/// Writes log records to an output.
-#[derive(Debug, Clone)]
-struct RecordWriter {
-    output: Output,
-    /// Records are JSON, in which a terminal could find something to act upon.
-    json: bool,
-    /// The record is a message of a `log` sink.
-    message: bool,
-    /// Lines go to the journal, with a mark in front that has this priority (sd-daemon(3)).
-    priority: Option<u8>,
-}
-
-impl Write for RecordWriter {
-    /// Takes a record, which comes in one piece.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let text = match std::str::from_utf8(bytes) {
-            Ok(json) if self.json => escape_json_for_terminal(json).into_owned().into_bytes(),
-            _ => bytes.to_vec(),
-        };
-        let text = match self.priority {
-            Some(priority) => with_priority(priority, &text),
-            None => text,
-        };
-        if self.message {
-            self.output.record(text)
-        } else {
-            self.output.diagnose(text)
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for RecordWriter {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-
-    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Self {
-        Self {
-            message: meta.target() == EVENT_TARGET,
-            priority: self.priority.map(|_| priority_of(*meta.level())),
-            ..self.clone()
-        }
-    }
-}
-
-/// The priority of syslog(3) for a level: of errors 3, of warnings 4, of what happens 6, of details 7.
-fn priority_of(level: Level) -> u8 {
-    match level {
-        Level::ERROR => 3,
-        Level::WARN => 4,
-        Level::INFO => 6,
-        _ => 7,
-    }
-}
-
-/// Marks each line with a priority, which the journal takes off again.
-fn with_priority(priority: u8, text: &[u8]) -> Vec<u8> {
-    let lines = text.split_inclusive(|byte| *byte == b'\n');
-    lines
-        .flat_map(|line| [format!("<{priority}>").as_bytes(), line].concat())
-        .collect()
-}
-
-/// The text of an error that ends the process, as standard error shows it best.
-pub fn final_error(text: &str) -> String {
-    if in_journal() {
-        let marked = with_priority(priority_of(Level::ERROR), text.as_bytes());
-        String::from_utf8_lossy(&marked).into_owned()
-    } else {
-        text.to_owned()
-    }
-}
 
 /// The time of text records, in milliseconds.
 struct Milliseconds;
@@ -151,12 +71,7 @@ pub fn init(screen: &Screen, level: LogLevel, format: LogFormat, coloured: bool)
         drop(handle.reload(self::filter(level)));
     };
     drop(LOG.set(screen.err.clone()));
-    let writer = RecordWriter {
-        output: screen.err.clone(),
-        json: format == LogFormat::Json,
-        message: false,
-        priority: in_journal().then_some(priority_of(Level::INFO)),
-    };
+    let writer = RecordWriter::new(screen.err.clone(), format == LogFormat::Json);
     let records = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_ansi(coloured && format == LogFormat::Text);
@@ -178,12 +93,7 @@ pub fn init(screen: &Screen, level: LogLevel, format: LogFormat, coloured: bool)
 /// When it or [`init`] is called a second time.
 pub fn init_sentences(screen: &Screen, level: LogLevel, format: LogFormat, style: Style) {
     drop(LOG.set(screen.err.clone()));
-    let writer = RecordWriter {
-        output: screen.err.clone(),
-        json: format == LogFormat::Json,
-        message: false,
-        priority: in_journal().then_some(priority_of(Level::INFO)),
-    };
+    let writer = RecordWriter::new(screen.err.clone(), format == LogFormat::Json);
     let messages = Targets::new().with_target(EVENT_TARGET, LevelFilter::INFO);
     let warnings = filter(level).with_target(EVENT_TARGET, LevelFilter::OFF);
     let not_narrated = filter_fn(|record| !is_narrated(record));
@@ -199,10 +109,7 @@ pub fn init_sentences(screen: &Screen, level: LogLevel, format: LogFormat, style
         LogFormat::Json => records.json().flatten_event(true).boxed(),
     };
     let sentences = tracing_subscriber::fmt::layer()
-        .with_writer(RecordWriter {
-            json: false,
-            ..writer
-        })
+        .with_writer(writer.of_texts())
         .event_format(Sentences(style));
     tracing_subscriber::registry()
         .with(records.with_filter(messages))
@@ -251,16 +158,6 @@ fn log_panics(output: Output) {
     }));
 }
 
-/// Whether standard error goes to systemd's journal, which has the time of every line itself:
-/// `JOURNAL_STREAM` names the device and inode of that stream (systemd.exec(5)).
-fn in_journal() -> bool {
-    let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else {
-        return false;
-    };
-    let same = |status: rustix::fs::Stat| stream == format!("{}:{}", status.st_dev, status.st_ino);
-    rustix::fs::fstat(io::stderr()).is_ok_and(same)
-}
-
 fn filter(level: LogLevel) -> Targets {
     let ours = match level {
         LogLevel::Error => LevelFilter::ERROR,
@@ -303,21 +200,5 @@ mod tests {
         ] {
             assert_eq!(level_of_directives(directives), level, "{directives}");
         }
-    }
-
-    #[test]
-    fn each_line_has_its_priority() {
-        assert_eq!(
-            with_priority(priority_of(Level::WARN), b"one\ntwo\n"),
-            b"<4>one\n<4>two\n"
-        );
-        let levels = [
-            Level::ERROR,
-            Level::WARN,
-            Level::INFO,
-            Level::DEBUG,
-            Level::TRACE,
-        ];
-        assert_eq!(levels.map(priority_of), [3, 4, 6, 7, 7]);
     }
 }
