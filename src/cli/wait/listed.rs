@@ -7,7 +7,8 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{OutputOptions, no_key};
+use super::accounts::no_key;
+use super::options::OutputOptions;
 use crate::cli::KEY_REFUSED;
 use crate::cli::args::RunArg;
 use crate::cli::failure::CommandFailure;
