@@ -224,6 +224,27 @@ fn describe(
         "{run}: answer with the status code {code}, read by the profile {}",
         account.profile.name
     ))?;
+    describe_rules(explanation, account, printer)?;
+    let seen = match &explanation.observation {
+        Ok(Some(seen)) => seen,
+        Ok(None) => return printer.line("state: the answer says that there is no such run"),
+        Err(why) => {
+            return printer.line(&format!(
+                "{} the answer cannot be used: {why}",
+                style.mark(Mark::Bad)
+            ));
+        }
+    };
+    describe_observation(run, seen, account, printer)
+}
+
+/// Prints each rule, and whether it holds.
+fn describe_rules(
+    explanation: &Explanation,
+    account: &ProviderSettings,
+    printer: &mut Printer<'_>,
+) -> anyhow::Result<()> {
+    let style = printer.style;
     let decides = explanation
         .rules
         .iter()
@@ -246,16 +267,17 @@ fn describe(
         };
         printer.line(&format!("  {mark} {rule}: {note}"))?;
     }
-    let seen: &Observation = match &explanation.observation {
-        Ok(Some(seen)) => seen,
-        Ok(None) => return printer.line("state: the answer says that there is no such run"),
-        Err(why) => {
-            return printer.line(&format!(
-                "{} the answer cannot be used: {why}",
-                style.mark(Mark::Bad)
-            ));
-        }
-    };
+    Ok(())
+}
+
+/// Prints the state of a run, and all details that an answer has.
+fn describe_observation(
+    run: &RunRef,
+    seen: &Observation,
+    account: &ProviderSettings,
+    printer: &mut Printer<'_>,
+) -> anyhow::Result<()> {
+    let style = printer.style;
     let state = seen.status.state().as_str();
     let details = &seen.details;
     let ends = match Verdict::of_status(&seen.status) {

@@ -146,11 +146,38 @@ struct ListLook {
     connect_grace: Duration,
 }
 
+/// How far a search has come.
+struct Search {
+    began_at: Timestamp,
+    /// The newest run, and its attempt, when the list was first read.
+    first: Option<(RunRef, Option<u64>)>,
+    /// How often the list was looked at.
+    looks: u32,
+    /// There is no time for another look.
+    is_over: bool,
+}
+
+impl Search {
+    fn begin() -> Self {
+        Self {
+            began_at: Timestamp::now(),
+            first: None,
+            looks: 0,
+            is_over: false,
+        }
+    }
+
+    /// Whether a run goes on, or began or ended since the search began.
+    fn is_new(&self, entry: &ListEntry) -> bool {
+        Verdict::of_status(&entry.status).is_none()
+            || entry.completed_at.is_some_and(|at| at >= self.began_at)
+            || (self.looks > 1 && self.first != Some((entry.run_id.clone(), entry.attempt)))
+    }
+}
+
 impl ListLook {
     async fn until_found(&self, wanted: Wanted, options: &OutputOptions) -> ListOutcome {
-        let began_at = Timestamp::now();
-        let mut first = None;
-        let mut looks = 0;
+        let mut search = Search::begin();
         // The grace for a run begins with the first list that can be read; until then there is that for a connection.
         let mut failing_since = Some(Instant::now());
         let mut began = Instant::now();
@@ -163,78 +190,89 @@ impl ListLook {
                     if is_lasting(&error) || since.elapsed() + wait > self.connect_grace {
                         return self.fail(&error, options);
                     }
-                    if looks == 0 && options.progress {
+                    if search.looks == 0 && options.progress {
                         let why = error.describe();
                         let provider = &self.provider;
                         options.screen.line(&format!(
                             "{provider}: the list cannot be read yet: {why}; trying again"
                         ));
                     }
-                    looks = looks.max(1);
+                    search.looks = search.looks.max(1);
                     sleep(wait).await;
                     continue;
                 }
             };
             if failing_since.take().is_some() {
                 began = Instant::now();
-                looks = 0;
+                search.looks = 0;
             }
-            looks += 1;
-            let is_over = began.elapsed() + BETWEEN > GRACE;
-            match (wanted, found) {
-                (Wanted::AllActive, found) if !found.entries.is_empty() => {
-                    if found.more {
-                        options.screen.line(&format!(
-                            "{}: more runs go on than can be watched here; the first {} are",
-                            self.provider,
-                            found.entries.len()
-                        ));
-                    }
-                    let runs = found.entries.into_iter().map(|entry| entry.run_id);
-                    return ListOutcome::Runs(runs.collect());
-                }
-                (Wanted::AllActive, _) if is_over => {
-                    if options.progress {
-                        options
-                            .screen
-                            .line(&format!("{}: no run goes on", self.provider));
-                    }
-                    return ListOutcome::End(0);
-                }
-                (Wanted::AllActive, _) => {}
-                (Wanted::Latest, found) => {
-                    let newest = newest(found.entries);
-                    let is_new = |entry: &ListEntry| {
-                        Verdict::of_status(&entry.status).is_none()
-                            || entry.completed_at.is_some_and(|at| at >= began_at)
-                            || (looks > 1 && first != Some((entry.run_id.clone(), entry.attempt)))
-                    };
-                    match newest {
-                        Some(entry) if is_over || is_new(&entry) => {
-                            return ListOutcome::Runs(vec![entry.run_id]);
-                        }
-                        None if is_over => {
-                            let what = format!("{}: the list has no such run", self.provider);
-                            let failure =
-                                CommandFailure::failed(what, Verdict::NotFound.exit_code())
-                                    .fix("check the parameters, or start the run first");
-                            return ListOutcome::End(options.fail(&failure));
-                        }
-                        newest => {
-                            if looks == 1 {
-                                first = newest.map(|entry| (entry.run_id, entry.attempt));
-                            }
-                        }
-                    }
-                }
+            search.looks += 1;
+            search.is_over = began.elapsed() + BETWEEN > GRACE;
+            let outcome = match wanted {
+                Wanted::AllActive => self.active_runs(found, search.is_over, options),
+                Wanted::Latest => self.latest_run(found, &mut search, options),
+            };
+            if let Some(outcome) = outcome {
+                return outcome;
             }
-            if looks == 1 && options.progress {
+            if search.looks == 1 && options.progress {
                 options.screen.line(&format!(
                     "{}: no run of the list goes on; looking again for 10s",
                     self.provider
                 ));
             }
             sleep(BETWEEN).await;
+        }
+    }
+
+    /// All runs that were found, or the end of the search; `None` where the list is looked at again.
+    fn active_runs(
+        &self,
+        found: RunsFound,
+        is_over: bool,
+        options: &OutputOptions,
+    ) -> Option<ListOutcome> {
+        if found.entries.is_empty() {
+            if is_over && options.progress {
+                let line = format!("{}: no run goes on", self.provider);
+                options.screen.line(&line);
+            }
+            return is_over.then_some(ListOutcome::End(0));
+        }
+        if found.more {
+            options.screen.line(&format!(
+                "{}: more runs go on than can be watched here; the first {} are",
+                self.provider,
+                found.entries.len()
+            ));
+        }
+        let runs = found.entries.into_iter().map(|entry| entry.run_id);
+        Some(ListOutcome::Runs(runs.collect()))
+    }
+
+    /// The newest run, if it began or ended during the search or goes on; at the end of the search in any case.
+    fn latest_run(
+        &self,
+        found: RunsFound,
+        search: &mut Search,
+        options: &OutputOptions,
+    ) -> Option<ListOutcome> {
+        match newest(found.entries) {
+            Some(entry) if search.is_over || search.is_new(&entry) => {
+                Some(ListOutcome::Runs(vec![entry.run_id]))
+            }
+            None if search.is_over => {
+                let what = format!("{}: the list has no such run", self.provider);
+                let failure = CommandFailure::failed(what, Verdict::NotFound.exit_code())
+                    .fix("check the parameters, or start the run first");
+                Some(ListOutcome::End(options.fail(&failure)))
+            }
+            newest => {
+                if search.looks == 1 {
+                    search.first = newest.map(|entry| (entry.run_id, entry.attempt));
+                }
+                None
+            }
         }
     }
 
