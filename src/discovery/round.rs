@@ -335,16 +335,7 @@ impl<'a, L: RunLists> Followed<'a, L> {
 
     /// Does what follows from the entries of a page.
     async fn take(&mut self, entries: Vec<ListEntry>) -> Result<Taken, RoundFailure> {
-        let mut by_run: BTreeMap<RunRef, ListEntry> = BTreeMap::new();
-        let provider = self.settings.provider.as_str();
-        for entry in entries {
-            // Of a run that is listed twice, as pages shift, the latest attempt counts.
-            let is_newer = |known: &ListEntry| known.attempt < entry.attempt;
-            let is_own = entry.run_id.provider() == provider;
-            if is_own && by_run.get(&entry.run_id).is_none_or(is_newer) {
-                by_run.insert(entry.run_id.clone(), entry);
-            }
-        }
+        let by_run = latest_attempts(entries, self.settings.provider.as_str());
         let (all, id) = (self.all, self.stored.id);
         let runs = by_run.keys().cloned().collect();
         let known = all.store.known_runs(id, runs).await?;
@@ -393,6 +384,14 @@ impl<'a, L: RunLists> Followed<'a, L> {
             all.store.note_runs(id, notes, now).await?;
         }
         failpoint::point("listed");
+        self.add_all(watches).await?;
+        self.stored.found += found;
+        Ok(taken)
+    }
+
+    /// Adds the watches of runs that were found.
+    async fn add_all(&mut self, watches: Vec<(Watch, DiscoveredRun)>) -> Result<(), RoundFailure> {
+        let all = self.all;
         let adding = stream::iter(watches).map(|(watch, found)| {
             let run_id = watch.run_id.clone();
             let added = all.lists.add(watch, AddedBy::Discovery(Box::new(found)));
@@ -408,8 +407,7 @@ impl<'a, L: RunLists> Followed<'a, L> {
                 all.metrics.discovered(&self.settings.provider);
             }
         }
-        self.stored.found += found;
-        Ok(taken)
+        Ok(())
     }
 
     /// The watch of a run.
@@ -441,4 +439,17 @@ fn is_newest_first(entries: &[ListEntry]) -> bool {
     first
         .zip(times.next_back())
         .is_none_or(|(first, last)| first >= last)
+}
+
+/// The entries of this provider by their run. Of a run that is listed twice, as pages shift, the latest attempt counts.
+fn latest_attempts(entries: Vec<ListEntry>, provider: &str) -> BTreeMap<RunRef, ListEntry> {
+    let mut by_run: BTreeMap<RunRef, ListEntry> = BTreeMap::new();
+    for entry in entries {
+        let is_newer = |known: &ListEntry| known.attempt < entry.attempt;
+        let is_own = entry.run_id.provider() == provider;
+        if is_own && by_run.get(&entry.run_id).is_none_or(is_newer) {
+            by_run.insert(entry.run_id.clone(), entry);
+        }
+    }
+    by_run
 }

@@ -94,44 +94,49 @@ impl Scheduler {
             if !self.provider.budget.try_take(now) {
                 return;
             }
-            self.provider.polls_since_stream = self.provider.polls_since_stream.saturating_add(1);
-            self.last_polls_turn_is_over = is_last;
-            self.provider.lists.turn_is_over = false;
-            let entry = self.registry.unqueue(key);
-            entry.phase = Phase::Polling;
-            entry.polled_at = Some(now);
-            entry.polled_on_hint = std::mem::take(&mut entry.hinted);
-            let provider = self.provider.client.clone();
-            let run_id = entry.run_id.clone();
-            let limit = answer_limit(entry.deadline, entry.ends_at);
-            let current = self.provider.current.clone();
-            self.polls.spawn(async move {
-                let poll = provider.get_run(&run_id);
-                // All arms are cancel-safe: a request that is dropped is abandoned, as intended. An
-                // answer that was received counts, even if another arm is ready as well.
-                let reply = tokio::select! {
-                    biased;
-                    reply = poll => Ok(reply),
-                    () = current.cancelled() => Err(PollError::CalledBack),
-                    () = tokio::time::sleep_until(limit) => Err(PollError::PastDeadline),
-                };
-                let (answer, pause, requests) = match reply {
-                    Ok(reply) => (
-                        reply.result.map_err(PollError::Api),
-                        reply.pause,
-                        reply.requests,
-                    ),
-                    Err(error) => (Err(error), None, 1),
-                };
-                Polled {
-                    key,
-                    began: now,
-                    answer,
-                    pause,
-                    requests,
-                }
-            });
+            self.send_poll(key, is_last, now);
         }
+    }
+
+    /// Sends a poll, whose outcome comes to [`Scheduler::polls`].
+    fn send_poll(&mut self, key: Key, is_last: bool, now: Instant) {
+        self.provider.polls_since_stream = self.provider.polls_since_stream.saturating_add(1);
+        self.last_polls_turn_is_over = is_last;
+        self.provider.lists.turn_is_over = false;
+        let entry = self.registry.unqueue(key);
+        entry.phase = Phase::Polling;
+        entry.polled_at = Some(now);
+        entry.polled_on_hint = std::mem::take(&mut entry.hinted);
+        let provider = self.provider.client.clone();
+        let run_id = entry.run_id.clone();
+        let limit = answer_limit(entry.deadline, entry.ends_at);
+        let current = self.provider.current.clone();
+        self.polls.spawn(async move {
+            let poll = provider.get_run(&run_id);
+            // All arms are cancel-safe: a request that is dropped is abandoned, as intended. An
+            // answer that was received counts, even if another arm is ready as well.
+            let reply = tokio::select! {
+                biased;
+                reply = poll => Ok(reply),
+                () = current.cancelled() => Err(PollError::CalledBack),
+                () = tokio::time::sleep_until(limit) => Err(PollError::PastDeadline),
+            };
+            let (answer, pause, requests) = match reply {
+                Ok(reply) => (
+                    reply.result.map_err(PollError::Api),
+                    reply.pause,
+                    reply.requests,
+                ),
+                Err(error) => (Err(error), None, 1),
+            };
+            Polled {
+                key,
+                began: now,
+                answer,
+                pause,
+                requests,
+            }
+        });
     }
 
     /// Returns what is requested next. Last polls and polls that a list or a stream is the reason for go
