@@ -168,33 +168,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_has_another_type_is_a_fault() {
-        let found = parse("", "test").unwrap_err();
-        let shown: Vec<_> = found
-            .iter()
-            .map(|fault| (fault.line, &*fault.key, &*fault.what))
-            .collect();
-        assert_eq!(
-            shown,
-            [
-                (1, "id", "id is missing"),
-                (1, "get", "get is missing"),
-                (1, "rules", "rules is missing")
-            ]
-        );
-        assert_eq!(parse("id = \n = 3", "test").unwrap_err()[0].line, 1);
-        assert!(
-            parse(&"#".repeat(70_000), "test").unwrap_err()[0]
-                .what
-                .contains("65536 bytes")
-        );
+    fn a_rule_that_lacks_something_or_has_no_such_test_is_a_fault() {
         assert_faults(&[
-            ("title", "3", "it is not a text"),
-            ("exact", "\"yes\"", "neither true nor false"),
-            ("roots", "[3]", "roots[0]: it is not a text"),
-            ("auth", "\"bearer\"", "it is not a table; write auth = {"),
-            ("headers", "{ A = 3 }", "headers.A: it is not a text"),
-            ("parts", "{ run = \"int\" }", "no kind \"int\""),
             ("rules", "[]", "it has no rule"),
             ("rules", "{}", "it is not a list"),
             ("rules", "[3]", "rules[0]: it is not a table"),
@@ -258,6 +233,37 @@ mod tests {
                 "[{ when = { \"/s\" = 1 }, is = \"failed\", then = 1 }]",
                 "rules[0].then: there is no such key",
             ),
+        ]);
+    }
+
+    #[test]
+    fn what_is_missing_or_has_another_type_is_a_fault() {
+        let found = parse("", "test").unwrap_err();
+        let shown: Vec<_> = found
+            .iter()
+            .map(|fault| (fault.line, &*fault.key, &*fault.what))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                (1, "id", "id is missing"),
+                (1, "get", "get is missing"),
+                (1, "rules", "rules is missing")
+            ]
+        );
+        assert_eq!(parse("id = \n = 3", "test").unwrap_err()[0].line, 1);
+        assert!(
+            parse(&"#".repeat(70_000), "test").unwrap_err()[0]
+                .what
+                .contains("65536 bytes")
+        );
+        assert_faults(&[
+            ("title", "3", "it is not a text"),
+            ("exact", "\"yes\"", "neither true nor false"),
+            ("roots", "[3]", "roots[0]: it is not a text"),
+            ("auth", "\"bearer\"", "it is not a table; write auth = {"),
+            ("headers", "{ A = 3 }", "headers.A: it is not a text"),
+            ("parts", "{ run = \"int\" }", "no kind \"int\""),
             ("confirm", "{ get = \"/x\" }", "confirm.on: on is missing"),
             (
                 "confirm",

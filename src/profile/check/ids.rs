@@ -125,7 +125,11 @@ impl ProfileReading {
             let what = "{web} or {base_url} is in its middle";
             self.at(key, what, "write it at the beginning alone");
         }
-        let pattern = PagePattern::of(rest);
+        self.check_pattern(key, &PagePattern::of(rest));
+    }
+
+    /// Checks that one address gives one value of each part.
+    fn check_pattern(&mut self, key: &str, pattern: &PagePattern) {
         let spans = |pieces: &Vec<Piece>| pieces.iter().any(Piece::spans);
         let fragment = pattern.fragment.iter().flatten();
         let segments: Vec<_> = pattern.path.iter().chain(fragment).collect();
@@ -353,6 +357,12 @@ mod tests {
                 r#"["{web}/{owner}?{run}=1"]"#,
                 "the name of a query parameter",
             ),
+        ]);
+    }
+
+    #[test]
+    fn an_address_to_open_that_is_neither_a_place_nor_a_page_is_a_fault() {
+        assert_faults(&[
             ("url", r#""html_url""#, "write \"/html_url\""),
             (
                 "url",
@@ -370,6 +380,12 @@ mod tests {
                 r#"["{web}/a", "{web}/b"]"#,
                 "it is the second template",
             ),
+        ]);
+    }
+
+    #[test]
+    fn an_address_of_the_provider_that_is_not_one_is_a_fault() {
+        assert_faults(&[
             (
                 "base_url",
                 r#""ftp://example.com""#,

@@ -11,61 +11,9 @@ impl ProfileReading {
     pub(super) fn check_list(&mut self, profile: &Profile, list: &List) {
         let parts: Vec<_> = profile.id.names().collect();
         let names = list.names();
-        let mut given: BTreeSet<&str> = list.id.keys().map(String::as_str).collect();
-        // A name that is not of the ID is a parameter of its own.
-        given.extend(names.iter().map(String::as_str));
-        for (key, template) in [("list.get", &list.get), ("list.post", &list.post)] {
-            let Some(template) = template else { continue };
-            let own: Vec<_> = template.names().collect();
-            self.check_path(key, template, &own, &[]);
-            for name in own.iter().filter(|name| profile.vars.contains_key(**name)) {
-                let what = format!("{{{name}}}, which is one of vars, is in a list");
-                self.at(key, what, "write what it stands for in body");
-            }
-            for name in list.path_names() {
-                if OWN.contains(&name) || name == STATUS {
-                    let what = format!("{{{name}}} is in the path");
-                    self.at(
-                        key,
-                        what,
-                        "put it behind the \"?\", or give it another name",
-                    );
-                }
-            }
-        }
-        for name in &parts {
-            if !given.contains(name) {
-                let what =
-                    format!("nothing gives the part {{{name}}} of the ID of a run in the list");
-                self.at(
-                    "list.id",
-                    what,
-                    format!("write {name} = \"/…\" in id, or {{{name}}} in get"),
-                );
-            }
-            if OWN.contains(name) || *name == STATUS {
-                let what = format!("{{{name}}} in a list is not the part of that name");
-                self.at("list", what, "give the part of the ID another name");
-            }
-        }
-        for name in list.id.keys() {
-            if !parts.contains(&&**name) {
-                let what = format!("the ID has no part {{{name}}}");
-                self.at(&format!("list.id.{name}"), what, one_of(name, &parts));
-            }
-        }
-        for name in list.values.keys() {
-            let key = format!("list.values.{name}");
-            let is_name = Template::parse(&format!("{{{name}}}"))
-                .is_ok_and(|template| template.names().eq([name.as_str()]));
-            if !is_name {
-                let what = format!("{name:?} is not a name");
-                self.at(&key, what, "write letters, digits, - and _");
-            } else if parts.contains(&&**name) {
-                let what = format!("{{{name}}} is a part of the ID");
-                self.at(&key, what, "give it another name, or remove it");
-            }
-        }
+        self.check_list_targets(profile, list);
+        self.check_list_ids(list, &parts, &names);
+        self.check_list_values(list, &parts);
         for name in &list.needs {
             if !list.parameters().contains(name) {
                 let what = format!("the request has no parameter {{{name}}}");
@@ -87,6 +35,73 @@ impl ProfileReading {
         }
         self.check_list_filters(list, &names);
         self.check_pages_of_list(list, &names);
+    }
+
+    /// Checks the addresses that a list is requested at.
+    fn check_list_targets(&mut self, profile: &Profile, list: &List) {
+        for (key, template) in [("list.get", &list.get), ("list.post", &list.post)] {
+            let Some(template) = template else { continue };
+            let own: Vec<_> = template.names().collect();
+            self.check_path(key, template, &own, &[]);
+            for name in own.iter().filter(|name| profile.vars.contains_key(**name)) {
+                let what = format!("{{{name}}}, which is one of vars, is in a list");
+                self.at(key, what, "write what it stands for in body");
+            }
+            for name in list.path_names() {
+                if OWN.contains(&name) || name == STATUS {
+                    let what = format!("{{{name}}} is in the path");
+                    self.at(
+                        key,
+                        what,
+                        "put it behind the \"?\", or give it another name",
+                    );
+                }
+            }
+        }
+    }
+
+    /// Checks that each run of a list gets each part of its ID once.
+    fn check_list_ids(&mut self, list: &List, parts: &[&str], names: &[String]) {
+        let mut given: BTreeSet<&str> = list.id.keys().map(String::as_str).collect();
+        // A name that is not of the ID is a parameter of its own.
+        given.extend(names.iter().map(String::as_str));
+        for name in parts {
+            if !given.contains(name) {
+                let what =
+                    format!("nothing gives the part {{{name}}} of the ID of a run in the list");
+                self.at(
+                    "list.id",
+                    what,
+                    format!("write {name} = \"/…\" in id, or {{{name}}} in get"),
+                );
+            }
+            if OWN.contains(name) || *name == STATUS {
+                let what = format!("{{{name}}} in a list is not the part of that name");
+                self.at("list", what, "give the part of the ID another name");
+            }
+        }
+        for name in list.id.keys() {
+            if !parts.contains(&&**name) {
+                let what = format!("the ID has no part {{{name}}}");
+                self.at(&format!("list.id.{name}"), what, one_of(name, parts));
+            }
+        }
+    }
+
+    /// Checks the names of the values that a run of a list has.
+    fn check_list_values(&mut self, list: &List, parts: &[&str]) {
+        for name in list.values.keys() {
+            let key = format!("list.values.{name}");
+            let is_name = Template::parse(&format!("{{{name}}}"))
+                .is_ok_and(|template| template.names().eq([name.as_str()]));
+            if !is_name {
+                let what = format!("{name:?} is not a name");
+                self.at(&key, what, "write letters, digits, - and _");
+            } else if parts.contains(&&**name) {
+                let what = format!("{{{name}}} is a part of the ID");
+                self.at(&key, what, "give it another name, or remove it");
+            }
+        }
     }
 
     /// Checks what chooses the runs of a list.
@@ -230,10 +245,7 @@ mod tests {
 
     #[test]
     fn a_list_that_cannot_be_requested_as_it_says_is_a_fault() {
-        let list = |rest: &str| {
-            format!(r#"{{ items = "", id = {{ owner = "/o", run = "/id" }}, {rest} }}"#)
-        };
-        let cases = [
+        assert_faults_of_lists(&[
             (r#"get = "/x", body = '{}'"#, "list.body: a GET has no body"),
             (
                 r#"post = "/x", body = '{,}'"#,
@@ -285,30 +297,6 @@ mod tests {
                 "list.limit: it is not a whole number from 1 to 1000",
             ),
             (
-                r#"get = "/x", limit = 10"#,
-                "list.limit: the request does not have {limit}",
-            ),
-            (
-                r#"get = "/x?o={offset}", next = "offset""#,
-                "list.next: the request does not have {offset} and {limit}",
-            ),
-            (
-                r#"get = "/x?o={offset}""#,
-                "list.next: the request has {offset}, and every page",
-            ),
-            (
-                r#"get = "/x?c={cursor}""#,
-                "list.next: the request has {cursor}, and nothing says",
-            ),
-            (
-                r#"get = "/x?c={cursor}", next = { cursor = "/c", param = "c" }"#,
-                "list.next.param: the request has {cursor} as well",
-            ),
-            (
-                r#"post = "/x", next = "link""#,
-                "list.next: the address of a page is requested by GET",
-            ),
-            (
                 r#"get = "/x", needs = ["team"]"#,
                 "list.needs: the request has no parameter {team}",
             ),
@@ -332,12 +320,43 @@ mod tests {
                 r#"get = "/x", sort = "new""#,
                 "list.sort: there is no such key",
             ),
-        ];
-        let cases: Vec<_> = cases
-            .iter()
-            .map(|(rest, fault)| (list(rest), *fault))
-            .collect();
-        for (list, fault) in &cases {
+        ]);
+    }
+
+    #[test]
+    fn a_list_whose_pages_cannot_be_requested_as_it_says_is_a_fault() {
+        assert_faults_of_lists(&[
+            (
+                r#"get = "/x", limit = 10"#,
+                "list.limit: the request does not have {limit}",
+            ),
+            (
+                r#"get = "/x?o={offset}", next = "offset""#,
+                "list.next: the request does not have {offset} and {limit}",
+            ),
+            (
+                r#"get = "/x?o={offset}""#,
+                "list.next: the request has {offset}, and every page",
+            ),
+            (
+                r#"get = "/x?c={cursor}""#,
+                "list.next: the request has {cursor}, and nothing says",
+            ),
+            (
+                r#"get = "/x?c={cursor}", next = { cursor = "/c", param = "c" }"#,
+                "list.next.param: the request has {cursor} as well",
+            ),
+            (
+                r#"post = "/x", next = "link""#,
+                "list.next: the address of a page is requested by GET",
+            ),
+        ]);
+    }
+
+    /// Asserts the fault of each list, of which the first text is what it has beside its items and its ID.
+    fn assert_faults_of_lists(cases: &[(&str, &str)]) {
+        for (rest, fault) in cases {
+            let list = format!(r#"{{ items = "", id = {{ owner = "/o", run = "/id" }}, {rest} }}"#);
             assert_faults(&[("list", list.as_str(), *fault)]);
         }
     }
