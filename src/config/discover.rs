@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::load::provider_name;
-use super::providers::Providers;
+use super::providers::{ProviderSettings, Providers};
 use super::reader::{Item, SettingsReader, Table, Violation, check_label};
 use super::rules::DAY;
 use crate::domain::{ProviderName, SinkName};
@@ -146,26 +146,7 @@ pub(super) fn read_discoveries(
     let mut discoveries: Vec<DiscoverySettings> = Vec::new();
     for mut table in reader.tables(root, "discover") {
         let item = reader.take(&mut table, "provider", None);
-        if item.is_none() {
-            reader.missing(
-                &table,
-                "provider",
-                "write the provider whose runs are to be found, such as \"github\"",
-            );
-        }
-        let account = item.as_ref().and_then(|item| {
-            reader.parsed(item, |text| {
-                let account = provider_name(text)
-                    .and_then(|name| providers.get(&name).map_err(|why| (why, "correct it".to_owned())))?;
-                match account.profile.list {
-                    Some(_) => Ok(account),
-                    None => Err((
-                        format!("the profile {} does not say how runs are listed", account.profile.name),
-                        "name another provider, or add `list` to a profile of your own (docs/providers.md)".to_owned(),
-                    )),
-                }
-            })
-        });
+        let account = read_account(reader, &table, item.as_ref(), providers);
         let profile = account.as_ref().map(|account| Arc::clone(&account.profile));
         let parameters = read_match(reader, &mut table, profile.as_deref());
         let known = profile.as_deref().map(names).unwrap_or_default();
@@ -211,6 +192,38 @@ pub(super) fn read_discoveries(
         discoveries.push(discovery);
     }
     discoveries
+}
+
+/// The account of the provider whose runs are to be found.
+fn read_account(
+    reader: &mut SettingsReader<'_>,
+    table: &Table,
+    item: Option<&Item>,
+    providers: &Providers,
+) -> Option<ProviderSettings> {
+    let Some(item) = item else {
+        let fix = "write the provider whose runs are to be found, such as \"github\"";
+        reader.missing(table, "provider", fix);
+        return None;
+    };
+    reader.parsed(item, |text| {
+        let account = provider_name(text).and_then(|name| {
+            providers
+                .get(&name)
+                .map_err(|why| (why, "correct it".to_owned()))
+        })?;
+        match account.profile.list {
+            Some(_) => Ok(account),
+            None => Err((
+                format!(
+                    "the profile {} does not say how runs are listed",
+                    account.profile.name
+                ),
+                "name another provider, or add `list` to a profile of your own (docs/providers.md)"
+                    .to_owned(),
+            )),
+        }
+    })
 }
 
 /// The names that texts may have.

@@ -19,11 +19,10 @@ use super::source::{Merged, Sources};
 use super::store::read_store;
 use super::{
     ApiSettings, ControlSettings, EventsMode, LogFormat, LogLevel, LogSettings, Secret,
-    SecretError, Settings, StaticWatch, WatchSettings, check_key,
+    SecretError, Settings, StaticWatch, WatchSettings, check_key, key_of_variable,
 };
 use crate::domain::{OverdueAfter, ProviderName};
 use crate::redact::REDACTED;
-use crate::text::trimmed;
 
 /// Shortest interval between two polls of a run.
 pub const MIN_INTERVAL: Duration = Duration::from_millis(50);
@@ -232,27 +231,17 @@ fn read_key(
         let origin = Origin::Environment {
             variable: KEY_VARIABLE.to_owned(),
         };
-        let checked = match value.to_str().map(trimmed) {
-            Some(value) => check_key(value).map(|()| value),
-            None => Err((
-                "it has unusual characters: it is not UTF-8",
-                "copy the key again",
-            )),
-        };
-        let value = match checked {
-            Ok(value) => value,
+        return match key_of_variable(&value) {
+            Ok(key) => {
+                reader.show_outside(table, "key", REDACTED, origin);
+                Some(key)
+            }
             Err((what, fix)) => {
-                reader.outside(
-                    origin,
-                    "api.key",
-                    &format!("this is not a key: {what}"),
-                    fix,
-                );
-                return None;
+                let what = format!("this is not a key: {what}");
+                reader.outside(origin, "api.key", &what, fix);
+                None
             }
         };
-        reader.show_outside(table, "key", REDACTED, origin);
-        return Some(Secret::value(value));
     }
     let credential = sources
         .path_of("CREDENTIALS_DIRECTORY")
@@ -301,20 +290,7 @@ fn read_watch(reader: &mut SettingsReader<'_>, root: &mut Table) -> WatchSetting
         |value| (1.0..=100.0).contains(&value),
         "a number from 1 to 100",
     );
-    let max_item = reader.take(table, "max_interval", None);
-    let max_interval = max_item
-        .as_ref()
-        .and_then(|item| reader.duration(item, MIN_INTERVAL, MAX_INTERVAL))
-        .unwrap_or_default();
-    if let Some(item) =
-        max_item.filter(|_| !max_interval.is_zero() && max_interval < initial_interval)
-    {
-        reader.refuse(
-            &item,
-            "this is shorter than watch.initial_interval",
-            "raise it, or lower watch.initial_interval",
-        );
-    }
+    let max_interval = read_max_interval(reader, table, initial_interval);
     let jitter = number(
         reader,
         table,
@@ -359,6 +335,28 @@ fn read_watch(reader: &mut SettingsReader<'_>, root: &mut Table) -> WatchSetting
     };
     reader.finish_rest(table);
     settings
+}
+
+/// The longest interval, which must not be shorter than the first one.
+fn read_max_interval(
+    reader: &mut SettingsReader<'_>,
+    table: &mut Table,
+    initial_interval: Duration,
+) -> Duration {
+    let item = reader.take(table, "max_interval", None);
+    let max_interval = item
+        .as_ref()
+        .and_then(|item| reader.duration(item, MIN_INTERVAL, MAX_INTERVAL))
+        .unwrap_or_default();
+    if let Some(item) = item.filter(|_| !max_interval.is_zero() && max_interval < initial_interval)
+    {
+        reader.refuse(
+            &item,
+            "this is shorter than watch.initial_interval",
+            "raise it, or lower watch.initial_interval",
+        );
+    }
+    max_interval
 }
 
 fn read_control(reader: &mut SettingsReader<'_>, root: &mut Table) -> ControlSettings {

@@ -48,6 +48,7 @@ pub(crate) use rules::{
     MAKE_SIGNING_SECRET, MAX_TEMPLATE_BYTES, SIGNING_PREFIX, read_template, signing_keys,
 };
 pub(crate) use secret::check_key;
+use secret::key_of_variable;
 pub use secret::{Secret, SecretError};
 pub use settings::{
     ApiSettings, ControlSettings, DELIVERY_ID, EmailSettings, EmailTls, EventsMode, LogFormat,

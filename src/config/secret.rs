@@ -80,6 +80,20 @@ impl Secret {
     }
 }
 
+/// The key that a variable of the environment has.
+///
+/// # Errors
+/// As [`check_key`].
+pub(in crate::config) fn key_of_variable(
+    value: &Path,
+) -> Result<Secret, (&'static str, &'static str)> {
+    let Some(key) = value.to_str().map(trimmed) else {
+        let what = "it has unusual characters: it is not UTF-8";
+        return Err((what, "copy the key again"));
+    };
+    check_key(key).map(|()| Secret::value(key))
+}
+
 /// Checks that a key or token can be sent: visible ASCII characters, and nothing around them that was pasted too.
 ///
 /// # Errors

@@ -13,7 +13,7 @@ use crate::config::problem::{Origin, Problem};
 use crate::config::reader::{Item, SettingsReader, Table};
 use crate::config::rules::MIN_TIMEOUT;
 use crate::config::source::Sources;
-use crate::config::{ApiSettings, Secret, check_key};
+use crate::config::{ApiSettings, Secret, key_of_variable};
 use crate::domain::ProviderName;
 use crate::profile::{Profile, Scheme};
 use crate::redact::REDACTED;
@@ -356,15 +356,8 @@ pub(super) fn outside_key(
         let origin = Origin::Environment {
             variable: variable.clone(),
         };
-        let checked = match value.to_str().map(trimmed) {
-            Some(value) => check_key(value).map(|()| value),
-            None => Err((
-                "it has unusual characters: it is not UTF-8",
-                "copy the key again",
-            )),
-        };
-        return Some(match checked {
-            Ok(value) => Ok((Secret::value(value), origin)),
+        return Some(match key_of_variable(&value) {
+            Ok(key) => Ok((key, origin)),
             Err((what, fix)) => Err((
                 origin,
                 format!("{variable} is not a key: {what}"),
