@@ -99,8 +99,20 @@ pub async fn list(
     let table = table(&list.watches[..shown], polling.as_ref(), now, printer.style);
     write_text(printer.out, &table.into_text(printer.width))?;
     let states = states.iter().map(String::as_str);
-    let mut line = count_line(("watch", "watches"), states, shown);
-    let addition = match polling.as_ref().and_then(PollingList::shown) {
+    let line = count_line(("watch", "watches"), states, shown);
+    let line = with_requests(line, client, polling.as_ref(), &printer).await;
+    printer.remark(&line)?;
+    Ok(0)
+}
+
+/// The line with how much of the budget is used, or which daemon polls the runs, if there is room for that.
+async fn with_requests(
+    mut line: String,
+    client: &Client,
+    polling: Option<&PollingList>,
+    printer: &Printer<'_>,
+) -> String {
+    let addition = match polling.and_then(PollingList::shown) {
         Some(polling) => Some(requests(polling)),
         None => leader(client).await,
     };
@@ -111,8 +123,7 @@ pub async fn list(
             line += &requests;
         }
     }
-    printer.remark(&line)?;
-    Ok(0)
+    line
 }
 
 /// Which other daemon polls the runs; `None` where that of the client does.

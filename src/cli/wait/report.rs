@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use self::progress::{LIFE, ProviderLine};
 use super::sentences::{activity_line, activity_words, change_line, closing_line, verdict_words};
@@ -123,40 +123,6 @@ impl WaitReport {
 
     fn runs_in_order(&self) -> Vec<&Tracked> {
         self.order.iter().map(|id| &self.runs[id]).collect()
-    }
-
-    /// Waits until standard output takes another result, but not for a reader that is late. Cancel-safe.
-    pub(super) async fn room(&mut self) {
-        let out = self.options.screen.out.clone();
-        self.until_read(out.room()).await;
-    }
-
-    /// Whether another result can be printed without waiting.
-    pub(super) fn has_room(&self) -> bool {
-        self.unread || self.options.screen.out.has_room()
-    }
-
-    /// Waits until all results are written, but not for a reader that is late, and reports what went wrong. Cancel-safe.
-    pub(super) async fn flush(&mut self) {
-        let out = self.options.screen.out.clone();
-        self.until_read(out.flush()).await;
-        if self.unread {
-            self.options
-                .screen
-                .line("error: results are lost, because standard output was not read");
-        } else if let Some(error) = self.options.screen.out.result_failed() {
-            self.options
-                .screen
-                .line(&format!("cannot write to standard output: {error}"));
-        }
-    }
-
-    async fn until_read(&mut self, read: impl Future<Output = ()>) {
-        match self.reader_limit {
-            _ if self.unread => {}
-            Some(limit) => self.unread = timeout_at(limit, read).await.is_err(),
-            None => read.await,
-        }
     }
 
     /// Whether there are live lines to draw anew.

@@ -3,6 +3,8 @@
 use std::io;
 use std::io::IsTerminal as _;
 
+use tokio::time::timeout_at;
+
 use super::WaitReport;
 use crate::cli::USAGE;
 use crate::cli::WAITING;
@@ -26,6 +28,40 @@ impl WaitReport {
             Some(error) if error != io::ErrorKind::BrokenPipe => USAGE,
             _ if self.unread => USAGE,
             _ => code,
+        }
+    }
+
+    /// Waits until standard output takes another result, but not for a reader that is late. Cancel-safe.
+    pub(in crate::cli::wait) async fn room(&mut self) {
+        let out = self.options.screen.out.clone();
+        self.until_read(out.room()).await;
+    }
+
+    /// Whether another result can be printed without waiting.
+    pub(in crate::cli::wait) fn has_room(&self) -> bool {
+        self.unread || self.options.screen.out.has_room()
+    }
+
+    /// Waits until all results are written, but not for a reader that is late, and reports what went wrong. Cancel-safe.
+    pub(in crate::cli::wait) async fn flush(&mut self) {
+        let out = self.options.screen.out.clone();
+        self.until_read(out.flush()).await;
+        if self.unread {
+            self.options
+                .screen
+                .line("error: results are lost, because standard output was not read");
+        } else if let Some(error) = self.options.screen.out.result_failed() {
+            self.options
+                .screen
+                .line(&format!("cannot write to standard output: {error}"));
+        }
+    }
+
+    async fn until_read(&mut self, read: impl Future<Output = ()>) {
+        match self.reader_limit {
+            _ if self.unread => {}
+            Some(limit) => self.unread = timeout_at(limit, read).await.is_err(),
+            None => read.await,
         }
     }
 
