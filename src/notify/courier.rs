@@ -189,7 +189,7 @@ impl<D: Deliver> Courier<D> {
         }
     }
 
-    /// Waits until the wall clock shows `due`; for ever without. A timer alone would not do: it stands still
+    /// Waits until the wall clock shows `due`; without it, never returns. A timer alone would not do: it stands still
     /// while the machine sleeps, and knows nothing of a clock that is set.
     async fn until(&self, due: Option<Timestamp>) {
         let Some(due) = due else {
@@ -447,7 +447,7 @@ impl<D: Deliver> Courier<D> {
     }
 }
 
-/// Waits for a change; for ever once the store is gone, which other arms notice.
+/// Waits for a change. Never returns once the store is gone, which other arms notice.
 async fn wait_for(changed: &mut watch::Receiver<u64>) {
     if changed.changed().await.is_err() {
         std::future::pending::<()>().await;

@@ -212,7 +212,7 @@ impl Simulator {
             .map(ToOwned::to_owned)
     }
 
-    /// When a run ends; `None` for one that is not there or goes on for ever.
+    /// When a run ends; `None` for one that is not there or never ends.
     pub fn ends_at(&self, id: &RunRef) -> Option<Instant> {
         let world = self.world();
         let run = world.runs.get(id)?;

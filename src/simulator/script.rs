@@ -14,7 +14,7 @@ use crate::domain::RunRef;
 /// which requests for it meet a fault. Without more, it has ended already when it is added.
 #[derive(Debug, Clone)]
 pub struct Script {
-    /// The final status; `None` for a run that goes on for ever.
+    /// The final status; `None` for a run that never ends.
     end: Option<String>,
     appears_after: Duration,
     queued_for: Duration,

@@ -598,7 +598,7 @@ async fn torture(kills: u32, seed: u64) {
             tokio::select! {
                 () = &mut raging => break,
                 () = &mut adding, if !added => added = true,
-                (..) = futures_util::future::select_all(troubled.iter_mut()) => unreachable!("it goes on for ever"),
+                (..) = futures_util::future::select_all(troubled.iter_mut()) => unreachable!("it never ends"),
             }
         }
     }
