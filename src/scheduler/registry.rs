@@ -519,8 +519,11 @@ impl Times {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
+
+    use super::*;
 
     /// What a model knows of a watch: its run, its due time while it waits, its deadline, and its end once that came.
     #[derive(Debug, Clone)]
@@ -585,109 +588,201 @@ mod tests {
         RunRef::new(&format!("run_{run}")).unwrap()
     }
 
+    /// The watches of a registry as a plain list.
+    struct PlainList {
+        origin: Instant,
+        watches: BTreeMap<Key, Known>,
+        /// Those whose end has come.
+        over: BTreeSet<Key>,
+        added: u64,
+    }
+
+    impl PlainList {
+        fn at(&self, seconds: u64) -> Instant {
+            self.origin + Duration::from_secs(seconds)
+        }
+
+        fn nth(&self, which: usize) -> Option<Key> {
+            let keys = self.watches.keys().copied();
+            keys.clone().nth(which % keys.len().max(1))
+        }
+
+        fn add(&mut self, run: u8, due: Instant, deadline: Instant) {
+            let known = Known {
+                run,
+                due,
+                waits: true,
+                deadline,
+                ends_at: None,
+            };
+            self.watches.insert(self.added, known);
+            self.added += 1;
+        }
+
+        /// Does one thing to the registry and to the list.
+        fn apply(&mut self, registry: &mut Registry, op: Op) {
+            match op {
+                Op::Insert(run, due, deadline) => {
+                    let (due, deadline) = (self.at(due), self.at(deadline));
+                    registry.insert(entry(run, due, deadline));
+                    self.add(run, due, deadline);
+                }
+                Op::Load(run, due, deadline) => {
+                    // Loading is for a start: nothing has a turn of another kind yet.
+                    let has_turns = |known: &Known| !known.waits || known.ends_at.is_some();
+                    if !self.watches.values().any(has_turns) {
+                        let (due, deadline) = (self.at(due), self.at(deadline));
+                        registry.load(entry(run, due, deadline));
+                        registry.put_in_order();
+                        self.add(run, due, deadline);
+                    }
+                }
+                Op::Expire(now) => self.expire(registry, self.at(now)),
+                Op::Overtime(now) => self.overtime(registry, self.at(now)),
+                Op::Remove(which)
+                | Op::Queue(which, _)
+                | Op::Unqueue(which)
+                | Op::Deadline(which, _)
+                | Op::End(which, _) => {
+                    if let Some(key) = self.nth(which) {
+                        self.apply_to(key, registry, op);
+                    }
+                }
+            }
+        }
+
+        fn apply_to(&mut self, key: Key, registry: &mut Registry, op: Op) {
+            let origin = self.origin;
+            let at = |seconds: u64| origin + Duration::from_secs(seconds);
+            let known = self.watches.get_mut(&key).unwrap();
+            match op {
+                Op::Remove(_) => {
+                    registry.remove(key);
+                    self.watches.remove(&key);
+                }
+                Op::Queue(_, due) => {
+                    registry.queue(key, at(due));
+                    (known.due, known.waits) = (at(due), true);
+                }
+                Op::Unqueue(_) => {
+                    registry.unqueue(key);
+                    known.waits = false;
+                }
+                Op::Deadline(_, deadline) => {
+                    if known.ends_at.is_none() {
+                        registry.set_deadline(key, at(deadline));
+                        known.deadline = at(deadline);
+                    }
+                }
+                Op::End(_, end) => {
+                    registry.set_end(key, at(end));
+                    if known.ends_at.replace(at(end)).is_none() && known.waits {
+                        known.due = known.due.min(known.deadline);
+                    }
+                    self.over.remove(&key);
+                }
+                Op::Insert(..) | Op::Load(..) | Op::Expire(_) | Op::Overtime(_) => {
+                    unreachable!("it is about no watch of the list")
+                }
+            }
+        }
+
+        fn expire(&mut self, registry: &mut Registry, now: Instant) {
+            registry.expire(now);
+            let has_come = |known: &&mut Known| known.ends_at.is_none() && known.deadline <= now;
+            for known in self.watches.values_mut().filter(has_come) {
+                known.ends_at = Some(known.deadline + Duration::from_secs(5));
+                if known.waits {
+                    known.due = known.due.min(known.deadline);
+                }
+            }
+        }
+
+        fn overtime(&mut self, registry: &mut Registry, now: Instant) {
+            registry.overtime(now);
+            for (key, known) in &mut self.watches {
+                let has_come = known.ends_at.is_some_and(|ends_at| ends_at <= now);
+                if has_come && self.over.insert(*key) && known.waits {
+                    known.due = self.origin;
+                }
+            }
+        }
+
+        /// The first turn of the watches for which `of` holds.
+        fn first(&self, of: impl Fn(&Known) -> bool) -> Option<(Instant, Key)> {
+            let mut waiting = Vec::new();
+            for (key, known) in &self.watches {
+                if known.waits && of(known) {
+                    waiting.push((known.due, *key));
+                }
+            }
+            waiting.into_iter().min()
+        }
+
+        /// Checks that the registry has the same turns, deadlines and ends.
+        fn check_times(&self, registry: &Registry) -> Result<(), TestCaseError> {
+            let going = self.first(|known| known.ends_at.is_none());
+            let last = self.first(|known| known.ends_at.is_some() && !known.is_patient());
+            let patient = self.first(Known::is_patient);
+            prop_assert_eq!(registry.first_due(), going);
+            prop_assert_eq!(registry.first_turns_after_deadline(), [last, patient]);
+            let sooner = match (last, patient) {
+                (Some(last), Some(patient)) if patient.0 < last.0 => Some(patient),
+                (last, patient) => last.or(patient),
+            };
+            prop_assert_eq!(registry.first_last_due(), sooner);
+            let deadlines = self
+                .watches
+                .iter()
+                .filter_map(|(key, known)| match known.ends_at {
+                    None => Some(known.deadline),
+                    Some(ends_at) => (!self.over.contains(key)).then_some(ends_at),
+                });
+            prop_assert_eq!(registry.next_deadline(), deadlines.min());
+            Ok(())
+        }
+
+        /// Checks that the registry has the same watches.
+        fn check_watches(&self, registry: &mut Registry) -> Result<(), TestCaseError> {
+            let keys = |of: &dyn Fn(&Known) -> bool| -> Vec<_> {
+                let watches = self.watches.iter().filter(|(_, known)| of(known));
+                watches.map(|(key, _)| *key).collect()
+            };
+            prop_assert_eq!(registry.keys(), keys(&|_| true));
+            prop_assert_eq!(
+                (registry.len(), registry.is_empty(), registry.ever()),
+                (self.watches.len(), self.watches.is_empty(), self.added)
+            );
+            for run in 0..4 {
+                let of_run = keys(&|known| known.run == run);
+                prop_assert_eq!(registry.keys_of(&run_id(run)), of_run);
+            }
+            let unused = self.added;
+            prop_assert!(registry.get(unused).is_none() && registry.get_mut(unused).is_none());
+            for (key, known) in &self.watches {
+                let deadline = registry.get_mut(*key).map(|entry| entry.deadline);
+                prop_assert_eq!(deadline, Some(known.deadline));
+                let entry = registry.get(*key).unwrap();
+                prop_assert_eq!(
+                    (entry.deadline, entry.ends_at, entry.is_patient()),
+                    (known.deadline, known.ends_at, known.is_patient())
+                );
+                prop_assert!(!known.waits || entry.due == known.due);
+            }
+            Ok(())
+        }
+    }
+
     proptest! {
         #[test]
         fn the_next_turn_deadline_and_end_are_those_of_a_plain_list(ops in prop::collection::vec(op(), 1..60)) {
             let origin = Instant::now();
-            let at = |seconds: u64| origin + Duration::from_secs(seconds);
             let mut registry = Registry::new(origin);
-            let mut model = std::collections::BTreeMap::<Key, Known>::new();
-            let mut over = HashMap::new();
-            let mut added = 0;
+            let mut list = PlainList { origin, watches: BTreeMap::new(), over: BTreeSet::new(), added: 0 };
             for op in ops {
-                let nth = |which: usize| model.keys().copied().nth(which % model.len().max(1));
-                match op {
-                    Op::Insert(run, due, deadline) | Op::Load(run, due, deadline) => {
-                        if let Op::Load(..) = op {
-                            // Loading is for a start: nothing has a turn of another kind yet.
-                            if model.values().any(|known| !known.waits || known.ends_at.is_some()) {
-                                continue;
-                            }
-                            registry.load(entry(run, at(due), at(deadline)));
-                            registry.put_in_order();
-                        } else {
-                            registry.insert(entry(run, at(due), at(deadline)));
-                        }
-                        model.insert(added, Known { run, due: at(due), waits: true, deadline: at(deadline), ends_at: None });
-                        added += 1;
-                    }
-                    Op::Remove(which) => if let Some(key) = nth(which) {
-                        registry.remove(key);
-                        model.remove(&key);
-                    }
-                    Op::Queue(which, due) => if let Some(key) = nth(which) {
-                        registry.queue(key, at(due));
-                        let known = model.get_mut(&key).unwrap();
-                        (known.due, known.waits) = (at(due), true);
-                    }
-                    Op::Unqueue(which) => if let Some(key) = nth(which) {
-                        registry.unqueue(key);
-                        model.get_mut(&key).unwrap().waits = false;
-                    }
-                    Op::Deadline(which, deadline) => if let Some(key) = nth(which) {
-                        let known = model.get_mut(&key).unwrap();
-                        if known.ends_at.is_none() {
-                            registry.set_deadline(key, at(deadline));
-                            known.deadline = at(deadline);
-                        }
-                    }
-                    Op::End(which, end) => if let Some(key) = nth(which) {
-                        registry.set_end(key, at(end));
-                        let known = model.get_mut(&key).unwrap();
-                        if known.ends_at.replace(at(end)).is_none() && known.waits {
-                            known.due = known.due.min(known.deadline);
-                        }
-                        over.remove(&key);
-                    }
-                    Op::Expire(now) => {
-                        registry.expire(at(now));
-                        for known in model.values_mut().filter(|known| known.ends_at.is_none() && known.deadline <= at(now)) {
-                            known.ends_at = Some(known.deadline + Duration::from_secs(5));
-                            if known.waits {
-                                known.due = known.due.min(known.deadline);
-                            }
-                        }
-                    }
-                    Op::Overtime(now) => {
-                        registry.overtime(at(now));
-                        for (key, known) in &mut model {
-                            if known.ends_at.is_some_and(|ends_at| ends_at <= at(now)) && over.insert(*key, ()).is_none() && known.waits {
-                                known.due = origin;
-                            }
-                        }
-                    }
-                }
-                let first = |of: &dyn Fn(&Known) -> bool| {
-                    let waiting = model.iter().filter(|(_, known)| known.waits && of(known));
-                    waiting.map(|(key, known)| (known.due, *key)).min()
-                };
-                let last = first(&|known| known.ends_at.is_some() && !known.is_patient());
-                let patient = first(&|known| known.is_patient());
-                prop_assert_eq!(registry.first_due(), first(&|known| known.ends_at.is_none()));
-                prop_assert_eq!(registry.first_turns_after_deadline(), [last, patient]);
-                let sooner = match (last, patient) {
-                    (Some(last), Some(patient)) if patient.0 < last.0 => Some(patient),
-                    (last, patient) => last.or(patient),
-                };
-                prop_assert_eq!(registry.first_last_due(), sooner);
-                let deadlines = model.iter().filter_map(|(key, known)| match known.ends_at {
-                    None => Some(known.deadline),
-                    Some(ends_at) => (!over.contains_key(key)).then_some(ends_at),
-                });
-                prop_assert_eq!(registry.next_deadline(), deadlines.min());
-                prop_assert_eq!(registry.keys(), model.keys().copied().collect::<Vec<_>>());
-                prop_assert_eq!((registry.len(), registry.is_empty(), registry.ever()), (model.len(), model.is_empty(), added));
-                for run in 0..4 {
-                    let keys: Vec<_> = model.iter().filter(|(_, known)| known.run == run).map(|(key, _)| *key).collect();
-                    prop_assert_eq!(registry.keys_of(&run_id(run)), keys);
-                }
-                prop_assert!(registry.get(added).is_none() && registry.get_mut(added).is_none());
-                for (key, known) in &model {
-                    prop_assert_eq!(registry.get_mut(*key).map(|entry| entry.deadline), Some(known.deadline));
-                    let entry = registry.get(*key).unwrap();
-                    prop_assert_eq!((entry.deadline, entry.ends_at, entry.is_patient()), (known.deadline, known.ends_at, known.is_patient()));
-                    prop_assert!(!known.waits || entry.due == known.due);
-                }
+                list.apply(&mut registry, op);
+                list.check_times(&registry)?;
+                list.check_watches(&mut registry)?;
             }
         }
     }
