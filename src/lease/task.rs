@@ -267,7 +267,10 @@ impl<T: LeaseTable> LeaseTask<T> {
 
     /// Whether the lease may be taken, and for how long its holder was silent.
     fn may_take(&mut self, row: &LeaseRow, looked_at: Duration) -> (bool, Duration) {
-        let same = |seen: &LeaseRow| (seen.epoch, seen.renewals) == (row.epoch, row.renewals);
+        // Where the database lost terms, another holder may have the same numbers.
+        let same = |seen: &LeaseRow| {
+            (seen.epoch, seen.renewals, &seen.holder) == (row.epoch, row.renewals, &row.holder)
+        };
         let since = match &self.seen {
             Some((seen, since)) if same(seen) => *since,
             _ => {
@@ -356,9 +359,15 @@ impl<T: LeaseTable> LeaseTask<T> {
             Ok(Renewal::Superseded) => {
                 tracing::warn!(
                     term = term.epoch,
-                    "another daemon leads now; what was under way here is dropped"
+                    "this term has ended, as another daemon leads or a standby of the database was promoted; what was \
+                     under way here is dropped"
                 );
-                self.step_down();
+                // Where the database was replaced while the lease lasted, no other daemon can have led.
+                if self.clock.passed().saturating_sub(self.renewed_at) < self.candidate.ttl {
+                    self.retake().await;
+                } else {
+                    self.step_down();
+                }
             }
             Err(error) => {
                 if mutant("belief-on-error") {

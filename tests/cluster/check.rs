@@ -89,7 +89,7 @@ async fn a_store_that_is_well_has_its_server_rows_and_leader_in_the_check() {
             found.has("rows", "ok", "1 watches, 1 active watches, 0 events");
             found.has("lease", "ok", "web-1 (0.2.0, term 1) has it");
             found.has("rights", "ok", "change the tables");
-            found.has("version", "ok", "2");
+            found.has("version", "ok", "3");
             found.has("clock", "ok", "as that of the database");
         }
         found.has("server", "ok", "encoding UTF8");
@@ -207,7 +207,7 @@ async fn a_store_that_was_moved_and_a_file_are_checked() {
     let (code, found) = check(&settings).await;
     assert_eq!(code, 1);
     found.has("copy", "problem", "the store was moved to /");
-    found.has("version", "ok", "2");
+    found.has("version", "ok", "3");
 
     let look = async || {
         program(place.path(), &["store", "check", "--json"])

@@ -125,7 +125,8 @@ async fn tables_of_the_version_before_get_what_they_lack_beside_a_daemon_that_us
     let (older, _connection) = connect(&settings).await;
     let schema = &settings.schema;
     let undo = format!(
-        "ALTER TABLE {schema}.watches DROP COLUMN trace; UPDATE {schema}.schema SET version = 1"
+        "ALTER TABLE {schema}.watches DROP COLUMN trace; ALTER TABLE {schema}.leases DROP COLUMN timeline;
+         UPDATE {schema}.schema SET version = 1"
     );
     older.batch_execute(&undo).await.unwrap();
     // As a daemon of that version does, with a statement that it prepared before.
@@ -159,7 +160,7 @@ async fn tables_of_the_version_before_get_what_they_lack_beside_a_daemon_that_us
     }
     let versions = format!("SELECT version, compatible_from FROM {schema}.schema");
     let row = older.query_one(&versions, &[]).await.unwrap();
-    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (2, 1));
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (3, 1));
     close(store, tasks).await;
 }
 

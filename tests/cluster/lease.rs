@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::contract::{Place, close, incident, routed_to, step, time, watch};
-use crate::server::{InSchema, SOON, Way, connect, settings};
+use crate::server::{InSchema, SOON, Way, connect, elsewhere, settings};
 
 /// The ways to the server, each with settings of their own.
 fn both(name: &str) -> [PostgresSettings; 2] {
@@ -188,6 +188,64 @@ async fn no_write_of_an_earlier_term_counts() {
         drop((first, second));
         close(store, tasks).await;
     }
+}
+
+#[tokio::test]
+async fn a_term_ends_with_the_timeline_of_the_server_and_the_next_gives_out_new_numbers() {
+    for settings in both("timeline") {
+        let (store, tasks, mut keeper) = opened(&settings).await;
+        let (client, _connection) = connect(&settings).await;
+        let schema = &settings.schema;
+        let add_event = format!(
+            "INSERT INTO {schema}.events (type, at, body) VALUES ('', 0, '') RETURNING seq"
+        );
+        let next = async || -> i64 { client.query_one(&add_event, &[]).await.unwrap().get(0) };
+        let first = take(&mut keeper, "first").await;
+        let second = take(&mut keeper, "second").await;
+        let before = next().await;
+        assert!(
+            before < 100,
+            "on one timeline no numbers are left out: {before}"
+        );
+        assert_eq!(first.epoch + 1, second.epoch);
+
+        // As after a failover: the row is of the timeline before.
+        let promoted = format!("UPDATE {schema}.leases SET timeline = '00000000'");
+        client.batch_execute(&promoted).await.unwrap();
+        assert_eq!(
+            keeper.renew(&second, "").await.unwrap(),
+            Renewal::Superseded
+        );
+        let fenced = store.fenced(second);
+        let late = fenced.add_watch(watch("run_1")).await;
+        assert!(matches!(late, Err(StoreError::Superseded)), "{late:?}");
+
+        let third = take(&mut keeper, "third").await;
+        let renewed = keeper.renew(&third, "").await.unwrap();
+        assert!(matches!(renewed, Renewal::Confirmed { .. }), "{renewed:?}");
+        assert!(next().await > before + 1_000_000);
+        drop(fenced);
+        close(store, tasks).await;
+    }
+}
+
+#[tokio::test]
+async fn a_role_without_rights_on_sequences_takes_the_lease_on_another_timeline() {
+    let settings = settings(Way::Direct, "unowned");
+    let (store, tasks, mut keeper) = opened(&settings).await;
+    let (client, _connection) = connect(&settings).await;
+    let schema = &settings.schema;
+    take(&mut keeper, "first").await;
+    let grant = format!(
+        "CREATE ROLE writer LOGIN; GRANT USAGE ON SCHEMA {schema} TO writer;
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO writer;
+         UPDATE {schema}.leases SET timeline = '00000000'"
+    );
+    client.batch_execute(&grant).await.unwrap();
+    let writer = elsewhere(&settings, "runwatch@", "writer@");
+    let mut keeper = Keeper::new(&writer).unwrap();
+    assert_eq!(take(&mut keeper, "second").await.epoch, 2);
+    close(store, tasks).await;
 }
 
 #[tokio::test]

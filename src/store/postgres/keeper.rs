@@ -15,30 +15,65 @@ use super::sql::{Db, Parameter, parameters};
 use crate::store::model::StoreError;
 use crate::store::records::read_time;
 
+/// The number of the timeline on which the server writes, in hexadecimal: each promotion of a standby begins another one
+/// (postgresql.org/docs/15/continuous-archiving, "Timelines"), and the names of the files of its log begin with it
+/// (`pg_walfile_name` in postgresql.org/docs/15/functions-admin). The control file has the new number only after the next
+/// checkpoint.
+macro_rules! timeline {
+    () => {
+        "left(pg_walfile_name(pg_current_wal_lsn()), 8)"
+    };
+}
+
+/// How many numbers of events are left out when a term begins on another timeline. A standby that was promoted may lack
+/// the newest events; no number is given to another event, unless more than these were lost.
+const SKIPPED_NUMBERS: i64 = 1_000_000;
+
 /// Locks the row of the lease in a term until the transaction ends. Renewals do not wait for this lock; taking the
-/// lease does, because it changes a key column (postgresql.org/docs/15/explicit-locking, "Row-Level Locks").
-pub(super) const FENCE: &str = "SELECT 1 FROM runwatch.leases
-    WHERE name = 'leader' AND epoch = $1 AND holder = $2 FOR KEY SHARE";
+/// lease does, because it changes a key column (postgresql.org/docs/15/explicit-locking, "Row-Level Locks"). A term ends
+/// with the timeline of the server: what the leader knows may be missing on another one.
+pub(super) const FENCE: &str = concat!(
+    "SELECT 1 FROM runwatch.leases
+    WHERE name = 'leader' AND epoch = $1 AND holder = $2 AND timeline = ",
+    timeline!(),
+    " FOR KEY SHARE"
+);
 
 /// The lease, and the time of the database.
 const LOOK: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
         epoch, holder, holder_name, version, ttl_ms, renewals, released, release_requested, state
     FROM (VALUES ('leader')) AS wanted (name) LEFT JOIN runwatch.leases USING (name)";
 
-/// Takes the lease, where it is as it was seen.
-const TAKE: &str = "UPDATE runwatch.leases SET epoch = epoch + 1, holder = $3, holder_name = $4, version = $5, ttl_ms = $6,
-        renewals = 0, released = false, release_requested = false, state = ''
-    WHERE name = 'leader' AND epoch = $1 AND renewals = $2 RETURNING epoch";
+/// Takes the lease, where it is as it was seen. On another timeline than that of the term before, numbers of events are
+/// left out, where the role may change the sequence: a role with rights on the tables alone may not.
+const TAKE: &str = concat!(
+    "UPDATE runwatch.leases AS lease SET epoch = lease.epoch + 1, holder = $3, holder_name = $4, version = $5,
+        ttl_ms = $6, renewals = 0, released = false, release_requested = false, state = '', timeline = history.current
+    FROM (SELECT timeline AS earlier, ",
+    timeline!(),
+    " AS current, pg_get_serial_sequence($7, 'seq') AS numbers FROM runwatch.leases WHERE name = 'leader') AS history
+    WHERE lease.name = 'leader' AND lease.epoch = $1 AND lease.renewals = $2
+    RETURNING lease.epoch, CASE WHEN history.earlier NOT IN ('', history.current)
+            AND has_sequence_privilege(history.numbers, 'USAGE') AND has_sequence_privilege(history.numbers, 'UPDATE')
+        THEN setval(history.numbers::regclass, nextval(history.numbers::regclass) + $8) END"
+);
 
 /// Makes the lease, where there is none.
-const MAKE: &str = "INSERT INTO runwatch.leases
-        (name, epoch, holder, holder_name, version, ttl_ms, renewals, released, release_requested, state)
-    VALUES ('leader', 1, $1, $2, $3, $4, 0, false, false, '') ON CONFLICT DO NOTHING RETURNING epoch";
+const MAKE: &str = concat!(
+    "INSERT INTO runwatch.leases
+        (name, epoch, holder, holder_name, version, ttl_ms, renewals, released, release_requested, state, timeline)
+    VALUES ('leader', 1, $1, $2, $3, $4, 0, false, false, '', ",
+    timeline!(),
+    ") ON CONFLICT DO NOTHING RETURNING epoch"
+);
 
 /// Renews the lease in a term.
-const RENEW: &str = "UPDATE runwatch.leases SET renewals = renewals + 1, state = $3
-    WHERE name = 'leader' AND epoch = $1 AND holder = $2
-    RETURNING (extract(epoch FROM clock_timestamp()) * 1000)::bigint, release_requested";
+const RENEW: &str = concat!(
+    "UPDATE runwatch.leases SET renewals = renewals + 1, state = $3
+    WHERE name = 'leader' AND epoch = $1 AND holder = $2 AND timeline = ",
+    timeline!(),
+    " RETURNING (extract(epoch FROM clock_timestamp()) * 1000)::bigint, release_requested"
+);
 
 /// Releases the lease of a term.
 const RELEASE: &str = "UPDATE runwatch.leases SET released = true
@@ -121,7 +156,7 @@ pub enum Renewal {
         /// The time of the database.
         now: Timestamp,
     },
-    /// Another daemon has taken the lease, or the database has lost this term.
+    /// Another daemon has taken the lease, the database has lost this term, or a standby of it was promoted.
     Superseded,
 }
 
@@ -200,7 +235,19 @@ impl Keeper {
             let parameters = parameters![holder, name, version, ttl];
             self.run(MAKE, parameters, patience).await?
         } else {
-            let parameters = parameters![epoch, renewals, holder, name, version, ttl];
+            let schema = self.line.connector().schema.clone();
+            let events = schema.place("runwatch.events");
+            let events = &*events;
+            let parameters = parameters![
+                epoch,
+                renewals,
+                holder,
+                name,
+                version,
+                ttl,
+                events,
+                SKIPPED_NUMBERS
+            ];
             self.run(TAKE, parameters, patience).await?
         };
         let taken = row.as_ref().map(|row| get(row, 0)).transpose()?;

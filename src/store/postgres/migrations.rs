@@ -33,7 +33,8 @@ struct MigrationStep {
 /// stored. `trace` is the `traceparent` of the request that added the watch and, after a space, its `tracestate`.
 /// `newest` of `deleted_events` is the number of the newest event of all, where that one was deleted. `leases` has the
 /// term of the daemon that leads, and `dirty` what other daemons changed. There are no totals: a row that every
-/// transaction changes would make them wait for each other.
+/// transaction changes would make them wait for each other. `timeline` of `leases` is that of the server when the term
+/// began; it is empty where a daemon of an earlier version began it.
 const STEPS: &[MigrationStep] = &[
     MigrationStep {
     statements: "
@@ -208,6 +209,10 @@ const STEPS: &[MigrationStep] = &[
     },
     MigrationStep {
         statements: "ALTER TABLE runwatch.watches ADD COLUMN trace text",
+        compatible_from: 1,
+    },
+    MigrationStep {
+        statements: "ALTER TABLE runwatch.leases ADD COLUMN timeline text NOT NULL DEFAULT ''",
         compatible_from: 1,
     },
 ];
