@@ -55,17 +55,13 @@ monitoring:
 providers:
     .ci/run 'real servers'
 
-# The store on a PostgreSQL of its own, directly and through PgBouncer
-cluster:
-    .ci/run 'the store'
-
 # The real process is killed, stopped, and deprived of disk and network
 torture:
     .ci/run torture
 
-# Several daemons on one PostgreSQL, killed, frozen and cut off; and the lease as a model
+# The store on a PostgreSQL of its own; several daemons on one, killed, frozen and cut off; failovers; the lease as a model
 cluster:
-    .ci/run 'the lease' 'several daemons'
+    .ci/run 'the store' 'the lease' 'several daemons' failovers
 
 # Simulated days of fixed seeds
 simulation:

@@ -105,6 +105,17 @@ impl Postgres {
         self.sql(states) != "0"
     }
 
+    /// Whether a standby gets what is committed here.
+    pub(crate) fn has_standby(&self) -> bool {
+        self.sql("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") != "0"
+    }
+
+    /// Ends the connection of this standby to its primary: it gets nothing any more.
+    pub(crate) fn leave_primary(&self) {
+        self.sql("ALTER SYSTEM SET primary_conninfo = ''");
+        self.sql("SELECT pg_reload_conf()");
+    }
+
     fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }

@@ -12,7 +12,10 @@
 )]
 #![allow(clippy::print_stdout, reason = "its report is what it is for")]
 
+mod daemons;
+mod history;
 mod pooler;
+#[allow(dead_code, reason = "shared with the failovers")]
 mod postgres;
 #[path = "../torture/proxy.rs"]
 #[allow(dead_code, reason = "shared with the torture of one daemon")]
@@ -21,55 +24,27 @@ mod proxy;
 #[allow(dead_code, reason = "shared with other tests")]
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use runwatch::domain::RunRef;
 use runwatch::notify::signature;
-use runwatch::simulator::{Receiver, Recorded, Script, Simulator};
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
-use tokio::process::Child;
+use runwatch::simulator::{Receiver, Recorded, Simulator};
+use rustix::process::Signal;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use self::daemons::{BUDGET, BUSY, DAEMONS, MAX_IN_FLIGHT, Node, SECRET};
+use self::history::{Followed, Runs, add, check_verdicts, follow, rest};
 use self::pooler::Pooler;
-use self::postgres::{Postgres, Stop, USER};
-use self::proxy::{Mode, Proxy};
-use self::support::{Program, eventually, http_client};
-
-const DAEMONS: usize = 3;
-
-/// The shortest lease.
-const LEASE: Duration = Duration::from_secs(3);
+use self::postgres::{Postgres, Stop};
+use self::proxy::Mode;
+use self::support::eventually;
 
 /// Longest time until another daemon leads after the leader died: its lease, and two seconds. A machine that is busy with
 /// other things adds to that.
 const TAKEOVER: Duration = Duration::from_secs(5);
-
-/// What a busy machine may add, so that no verdict of this test is about its speed.
-const BUSY: Duration = Duration::from_secs(25);
-
-/// Longest time for everything to come to rest once nothing disturbs it.
-const REST: Duration = Duration::from_secs(240);
-
-/// Most requests in any 60 s, of all daemons together.
-const BUDGET: u32 = 3_000;
-
-/// Most polls that a daemon has under way; those that were decided when it froze cannot be called back.
-const MAX_IN_FLIGHT: usize = 8;
-
-const SECRET: &str = "whsec_dG9ydHVyZSB0b3J0dXJlIHRvcnR1cmU=";
-
-/// What is known of one run.
-#[derive(Debug, Clone, Default)]
-struct Known {
-    acknowledged: bool,
-    removed: bool,
-}
-
-type Runs = Arc<Mutex<BTreeMap<String, Known>>>;
 
 /// How many kinds of rounds there are.
 const KINDS: u32 = 12;
@@ -105,6 +80,14 @@ impl Database {
         &self.servers[self.primary]
     }
 
+    /// The addresses by which a daemon reaches both servers.
+    fn addresses(&self, daemon: usize) -> [SocketAddr; 2] {
+        [0, 1].map(|server: usize| match daemon {
+            POOLED => self.poolers[server].address(),
+            _ => self.servers[server].address(),
+        })
+    }
+
     /// Waits until the standby has all that was committed.
     async fn in_sync(&self) {
         eventually("the standby to have all", || self.primary().is_in_sync()).await;
@@ -121,235 +104,6 @@ impl Database {
     fn repair(&self) {
         self.servers[1 - self.primary].follow(self.primary());
         self.primary().wait_for_standby(true);
-    }
-}
-
-/// One machine with a daemon.
-struct Node {
-    program: Program,
-    /// The ways to both servers of the database.
-    links: [Proxy; 2],
-    http: reqwest::Client,
-    child: Option<Child>,
-}
-
-impl Node {
-    async fn new(
-        index: usize,
-        simulator: &Simulator,
-        receiver: &Receiver,
-        database: &Database,
-    ) -> Self {
-        let [first, second] = [0, 1].map(|server: usize| match index {
-            POOLED => database.poolers[server].address(),
-            _ => database.servers[server].address(),
-        });
-        let links = [Proxy::start(first).await, Proxy::start(second).await];
-        let waits = ["\"200ms\""; 60].join(", ");
-        let config = format!(
-            "[store]\nurl = \"postgres://{USER}@{},{}/{USER}?sslmode=disable\"\nlease = \"{}s\"\n\
-             [watch]\nmax_in_flight = {MAX_IN_FLIGHT}\n\
-             [sinks.hook]\ntype = \"webhook\"\nurl = \"{}\"\nsecret = \"{SECRET}\"\n\
-             events = [\"run.succeeded\", \"run.failed\", \"run.canceled\", \"watch.*\"]\nretry_schedule = [{waits}]\n",
-            links[0].address,
-            links[1].address,
-            LEASE.as_secs(),
-            receiver.url(),
-        );
-        let program = Program::with(simulator)
-            .set("RUNWATCH_API__BASE_URL", &simulator.base_url_of(index))
-            .set("RUNWATCH_API__REQUESTS_PER_MINUTE", &BUDGET.to_string())
-            .set("RUNWATCH_WATCH__INITIAL_INTERVAL", "200ms")
-            .set("RUNWATCH_WATCH__MAX_INTERVAL", "1s")
-            .configured(&config);
-        let run = program.home().join("run");
-        std::fs::create_dir(&run).unwrap();
-        let program = program
-            .set("RUNTIME_DIRECTORY", run.to_str().unwrap())
-            .set("STATE_DIRECTORY", program_state(&run));
-        let http = http_client()
-            .unix_socket(run.join("runwatch.sock"))
-            .timeout(Duration::from_secs(20))
-            .build()
-            .unwrap();
-        Self {
-            program,
-            links,
-            http,
-            child: None,
-        }
-    }
-
-    fn start(&mut self) {
-        let log = self.program.home().join("log");
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(log)
-            .unwrap();
-        let child = self
-            .program
-            .command(&["daemon"])
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn();
-        self.child = Some(child.unwrap());
-    }
-
-    /// What happens to its connections to the database.
-    fn set_links(&self, mode: Mode) {
-        self.links.iter().for_each(|link| link.set(mode));
-    }
-
-    fn signal(&self, signal: Signal) {
-        let id = self.child.as_ref().and_then(Child::id).unwrap();
-        let id = Pid::from_raw(i32::try_from(id).unwrap()).unwrap();
-        kill_process(id, signal).unwrap();
-    }
-
-    /// Ends the daemon, and waits for that end.
-    async fn end(&mut self, signal: Signal) {
-        self.signal(signal);
-        if signal == Signal::KILL {
-            // A frozen process ends as well.
-            self.signal(Signal::CONT);
-        }
-        let ended = tokio::time::timeout(BUSY, self.child.as_mut().unwrap().wait()).await;
-        let status = ended.expect("the daemon ends").unwrap();
-        assert!(
-            signal == Signal::KILL || status.success(),
-            "{status}\n{}",
-            self.log()
-        );
-        self.child = None;
-    }
-
-    /// The answer to a request; `None` where there is none.
-    async fn get(&self, path: &str) -> Option<Value> {
-        let answer = self
-            .http
-            .get(format!("http://localhost{path}"))
-            .send()
-            .await;
-        let mut answer = answer.ok().filter(|answer| answer.status().is_success())?;
-        let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await.ok()? {
-            body.extend_from_slice(&chunk);
-        }
-        serde_json::from_slice(&body).ok()
-    }
-
-    /// Whether it leads: its engine runs.
-    async fn leads(&self) -> bool {
-        let lease = tokio::time::timeout(Duration::from_secs(2), self.get("/v1/lease")).await;
-        lease
-            .ok()
-            .flatten()
-            .is_some_and(|lease| lease["leads"] == true)
-    }
-
-    fn log(&self) -> String {
-        let log = std::fs::read_to_string(self.program.home().join("log")).unwrap_or_default();
-        log[log.ceil_char_boundary(log.len().saturating_sub(6000))..].to_owned()
-    }
-
-    /// How often it panicked or ended by itself.
-    fn check_alive(&mut self) {
-        if let Some(child) = &mut self.child {
-            let ended = child.try_wait().unwrap();
-            assert!(
-                ended.is_none(),
-                "the daemon ended by itself: {ended:?}\n{}",
-                self.log()
-            );
-        }
-    }
-}
-
-fn program_state(run: &std::path::Path) -> &str {
-    // The same folder does: it belongs to this daemon alone.
-    run.to_str().unwrap()
-}
-
-/// A run with a fate of its own.
-fn fate(random: &mut fastrand::Rng) -> Script {
-    let script = match random.u8(0..5) {
-        0 | 1 => Script::succeeds().output(json!({"text": "x".repeat(random.usize(0..3000))})),
-        2 | 3 => Script::fails("it broke \u{0}\u{1b}[31m"),
-        _ => Script::canceled(),
-    };
-    script
-        .queued_for(Duration::from_millis(random.u64(0..400)))
-        .runs_for(Duration::from_millis(random.u64(0..6_000)))
-}
-
-/// Hands runs over to daemons by turns, and remembers what was acknowledged.
-async fn add(
-    simulator: Arc<Simulator>,
-    clients: Vec<reqwest::Client>,
-    runs: Runs,
-    mut random: fastrand::Rng,
-) {
-    let mut open = BTreeSet::new();
-    for number in 0.. {
-        let id = format!("run_{number}");
-        simulator.add_run(&RunRef::new(&id).unwrap(), fate(&mut random));
-        runs.lock().unwrap().insert(id.clone(), Known::default());
-        open.insert(id.clone());
-        let again = open
-            .iter()
-            .nth(random.usize(0..open.len()))
-            .cloned()
-            .unwrap();
-        for id in BTreeSet::from([id, again]) {
-            let http = &clients[random.usize(0..clients.len())];
-            let body = json!({"run_id": id}).to_string();
-            let request = http.post("http://localhost/v1/watches").body(body);
-            let answer = request.timeout(Duration::from_secs(3)).send().await;
-            if !answer.is_ok_and(|answer| answer.status().is_success()) {
-                continue;
-            }
-            runs.lock().unwrap().get_mut(&id).unwrap().acknowledged = true;
-            open.remove(&id);
-            if random.u8(0..25) == 0 {
-                runs.lock().unwrap().get_mut(&id).unwrap().removed = true;
-                let http = &clients[random.usize(0..clients.len())];
-                let request = http.delete(format!("http://localhost/v1/watches/{id}"));
-                drop(request.timeout(Duration::from_secs(3)).send().await);
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(random.u64(20..160))).await;
-    }
-}
-
-/// What one follower got: events by their numbers, in the order in which they came.
-type Followed = Arc<Mutex<Vec<(i64, String)>>>;
-
-/// Follows the events on one daemon, and goes on after the last one whenever the stream ends.
-async fn follow(http: reqwest::Client, followed: Followed) {
-    loop {
-        let last = followed.lock().unwrap().last().map_or(0, |(seq, _)| *seq);
-        let request = http
-            .get("http://localhost/v1/events")
-            .header("last-event-id", last.to_string())
-            .timeout(Duration::from_secs(3600));
-        if let Ok(mut answer) = request.send().await
-            && answer.status().is_success()
-        {
-            let (mut text, mut seq) = (String::new(), 0);
-            while let Ok(Some(chunk)) = answer.chunk().await {
-                text.push_str(&String::from_utf8_lossy(&chunk));
-                while let Some(end) = text.find('\n') {
-                    let line: String = text.drain(..=end).collect();
-                    if let Some(id) = line.strip_prefix("id: ") {
-                        seq = id.trim().parse().unwrap();
-                    } else if let Some(data) = line.strip_prefix("data: ") {
-                        followed.lock().unwrap().push((seq, data.trim().to_owned()));
-                    }
-                }
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
@@ -539,31 +293,6 @@ impl Adversary {
     }
 }
 
-/// Waits until every watch has its verdict and every message has arrived.
-async fn rest(node: &Node) {
-    let ends = Instant::now() + REST;
-    let is_empty = |list: &Value, key: &str| list[key].as_array().is_some_and(Vec::is_empty);
-    loop {
-        let active = node
-            .get("/v1/watches?state=active&limit=1")
-            .await
-            .unwrap_or_default();
-        let open = node
-            .get("/v1/deliveries?state=pending&state=sending&limit=1")
-            .await
-            .unwrap_or_default();
-        if is_empty(&active, "watches") && is_empty(&open, "deliveries") {
-            return;
-        }
-        assert!(
-            Instant::now() < ends,
-            "it does not come to rest: {active} {open}\n{}",
-            node.log()
-        );
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-}
-
 /// How often the requests went over from one daemon to another, and the most requests in any 60 s.
 fn requests(all: &[Recorded]) -> (usize, usize) {
     let switches = all
@@ -578,52 +307,6 @@ fn requests(all: &[Recorded]) -> (usize, usize) {
         most = most.max(last + 1 - first);
     }
     (switches, most)
-}
-
-/// Every run that was acknowledged and not removed has its verdict, which is the truth, and its message arrived, under
-/// one ID. Returns how many there were.
-async fn check_verdicts(
-    node: &Node,
-    simulator: &Simulator,
-    receiver: &Receiver,
-    runs: &BTreeMap<String, Known>,
-) -> usize {
-    let mut arrived: BTreeMap<String, BTreeSet<(String, String)>> = BTreeMap::new();
-    for got in receiver.requests() {
-        assert_eq!(got.verified, Some(true), "every message is signed: {got:?}");
-        let id = got.headers[signature::ID_HEADER]
-            .to_str()
-            .unwrap()
-            .to_owned();
-        let event: Value = serde_json::from_slice(&got.body).unwrap();
-        let run = event["data"]["run"]["id"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
-        let kind = event["type"].as_str().unwrap().to_owned();
-        if got.accepted {
-            arrived.entry(run).or_default().insert((kind, id));
-        }
-    }
-    let mut checked = 0;
-    for (run, known) in runs.iter().filter(|(_, known)| known.acknowledged) {
-        let messages = arrived.get(run).cloned().unwrap_or_default();
-        if known.removed {
-            continue;
-        }
-        checked += 1;
-        let truth = simulator.truth(&RunRef::new(run).unwrap()).unwrap();
-        let watch = node.get(&format!("/v1/watches/{run}")).await.expect(run);
-        assert_eq!(watch["verdict"], truth, "{run}: {watch}\n{}", node.log());
-        let expected = format!("run.{truth}");
-        let kinds: Vec<_> = messages.iter().map(|(kind, _)| kind.as_str()).collect();
-        assert_eq!(
-            kinds,
-            [expected.as_str()],
-            "{run}: one message under one ID: {messages:?}"
-        );
-    }
-    checked
 }
 
 /// Every follower got every event of the store, in the order of their numbers, and none twice.
@@ -673,7 +356,7 @@ async fn main() {
     let receiver = Receiver::start_verifying(verify).await.unwrap();
     let mut nodes = Vec::new();
     for index in 0..DAEMONS {
-        let mut node = Node::new(index, &simulator, &receiver, &database).await;
+        let mut node = Node::new(index, &simulator, &receiver, database.addresses(index)).await;
         node.start();
         nodes.push(node);
     }
@@ -740,7 +423,9 @@ async fn main() {
         "{} runs, {} acknowledged, {checked} verdicts right and delivered under one ID, {events} events in order on \
          {DAEMONS} followers, {epoch} terms, {switches} changes of the polling daemon, at most {most} requests in 60 s",
         runs.len(),
-        runs.values().filter(|known| known.acknowledged).count(),
+        runs.values()
+            .filter(|known| known.acknowledged.is_some())
+            .count(),
     );
     for (kind, times) in &done.takeovers {
         let most = times.iter().max().copied().unwrap_or_default();
