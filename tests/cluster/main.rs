@@ -4,6 +4,7 @@
     reason = "a helper of a test that cannot go on may panic"
 )]
 
+mod additions;
 mod check;
 #[path = "../contract/mod.rs"]
 mod contract;

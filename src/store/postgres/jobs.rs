@@ -1,5 +1,6 @@
 //! Jobs: operations with the callers that wait for them.
 
+use std::collections::HashSet;
 use std::pin::Pin;
 
 use futures_util::future::{MaybeDone, maybe_done};
@@ -7,9 +8,10 @@ use tokio::sync::oneshot;
 
 use super::keeper::Term;
 use super::sql::{Db, Perform};
+use super::watches::add_all;
 use crate::store::Wakes;
-use crate::store::model::StoreError;
-use crate::store::operations::ExecutionLane;
+use crate::store::model::{Added, StoreError, WatchId};
+use crate::store::operations::{AddWatch, ExecutionLane};
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -26,6 +28,10 @@ pub(super) enum Outcome {
 /// The operation of a job. It may be performed several times, until a transaction with it is committed.
 trait Work: Send {
     fn perform<'a>(&'a mut self, db: Db<'a>) -> Boxed<'a, Outcome>;
+    /// The addition that it is, where one statement may do it together with others.
+    fn addition(&self) -> Option<&AddWatch>;
+    /// Notes the reply to its addition, which was done together with others.
+    fn note_added(&mut self, reply: (Added, WatchId));
     fn is_awaited(&self) -> bool;
     fn reply(self: Box<Self>, end: Result<(), StoreError>);
 }
@@ -63,6 +69,14 @@ impl<O: Perform> Work for Operation<O> {
             self.result = Some(result);
             outcome
         })
+    }
+
+    fn addition(&self) -> Option<&AddWatch> {
+        self.operation.addition()
+    }
+
+    fn note_added(&mut self, reply: (Added, WatchId)) {
+        self.result = O::added(reply).map(Ok);
     }
 
     fn is_awaited(&self) -> bool {
@@ -110,7 +124,8 @@ impl Job {
 }
 
 /// Performs jobs in order, after the statements of `begin`, each of which was sent when it was polled once. Consecutive
-/// jobs of one statement each are sent together, without waiting for the replies in between.
+/// jobs of one statement each are sent together, without waiting for the replies in between; consecutive additions are one
+/// statement.
 ///
 /// # Errors
 /// That of `begin`. Statements that were sent with it ran in the transaction nevertheless, which must be rolled back.
@@ -125,10 +140,13 @@ where
     let mut begin = std::pin::pin!(maybe_done(begin));
     send(begin.as_mut()).await;
     let mut outcomes = Vec::with_capacity(jobs.len());
-    for group in jobs.chunk_by_mut(|one, next| one.pipelined && next.pipelined) {
-        let mut sent = Vec::with_capacity(group.len());
-        for job in group {
-            let mut performed = maybe_done(job.work.perform(db));
+    for mut group in jobs.chunk_by_mut(|one, next| one.pipelined && next.pipelined) {
+        let mut sent = Vec::new();
+        while !group.is_empty() {
+            let count = count_together(group);
+            let (together, rest) = group.split_at_mut(count);
+            group = rest;
+            let mut performed = maybe_done(perform_together(together, db));
             send(Pin::new(&mut performed)).await;
             sent.push(performed);
         }
@@ -143,9 +161,7 @@ where
         }
         for mut performed in sent {
             Pin::new(&mut performed).await;
-            if let Some(outcome) = Pin::new(&mut performed).take_output() {
-                outcomes.push(outcome);
-            }
+            outcomes.extend(Pin::new(&mut performed).take_output().into_iter().flatten());
         }
         if outcomes
             .iter()
@@ -157,6 +173,43 @@ where
     begin.as_mut().await;
     begin.take_output().unwrap_or(Ok(()))?;
     Ok(outcomes)
+}
+
+/// The number of jobs at the beginning that are performed together: additions for different runs, or one job. A second
+/// addition for a run must see the first.
+fn count_together(jobs: &[Job]) -> usize {
+    let mut runs = HashSet::new();
+    let additions = jobs.iter().map_while(|job| job.work.addition());
+    let count = additions
+        .take_while(|addition| runs.insert(&addition.watch.run_id))
+        .count();
+    count.max(1)
+}
+
+/// Performs a job, or several additions for different runs in one statement.
+fn perform_together<'a>(jobs: &'a mut [Job], db: Db<'a>) -> Boxed<'a, Vec<Outcome>> {
+    Box::pin(async move {
+        if let [job] = jobs {
+            return vec![job.work.perform(db).await];
+        }
+        let additions: Vec<_> = jobs.iter().filter_map(|job| job.work.addition()).collect();
+        let replies = match add_all(&db, &additions).await {
+            Ok(replies) => replies,
+            Err(error) => return vec![Outcome::Failed(error)],
+        };
+        let mut outcomes = Vec::with_capacity(jobs.len());
+        for (job, reply) in jobs.iter_mut().zip(replies) {
+            outcomes.push(match reply {
+                Some(reply) => {
+                    job.work.note_added(reply);
+                    Outcome::Kept
+                }
+                // Another transaction prevented it. A statement that follows sees what that one did.
+                None => job.work.perform(db).await,
+            });
+        }
+        outcomes
+    })
 }
 
 /// Polls a future once, so that it sends its statement.

@@ -11,8 +11,8 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 use super::connection::{CommitError, Link};
-use crate::store::model::StoreError;
-use crate::store::operations::StoreOperation;
+use crate::store::model::{Added, StoreError, WatchId};
+use crate::store::operations::{AddWatch, StoreOperation};
 
 /// A parameter with its type.
 pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
@@ -228,4 +228,14 @@ pub(in crate::store) trait Perform: StoreOperation + Sync {
     /// When it fails. With [`StoreError::Precondition`] it has changed nothing; otherwise the transaction must be
     /// rolled back.
     fn perform(&self, db: &Db<'_>) -> impl Future<Output = Result<Self::Reply, StoreError>> + Send;
+
+    /// The addition that it is, where one statement may do it together with others.
+    fn addition(&self) -> Option<&AddWatch> {
+        None
+    }
+
+    /// The reply of such an operation, from that to the addition.
+    fn added(_reply: (Added, WatchId)) -> Option<Self::Reply> {
+        None
+    }
 }

@@ -1,5 +1,7 @@
 //! Watches with their status changes and the details of their runs.
 
+use std::borrow::Cow;
+
 use futures_util::TryFutureExt as _;
 use jiff::Timestamp;
 use tokio_postgres::Row;
@@ -40,6 +42,30 @@ pub(super) const ADD: &str = "WITH known AS (
     SELECT id, true FROM made
     UNION ALL SELECT id, false FROM known WHERE NOT (finished AND $8)";
 
+/// Adds watches of different runs as [`ADD`] does: `$1` to `$10` have a value for each, in their order, which is also that
+/// of their IDs. Returns the place of each, from 1, with the newest watch of its run, and whether that is new.
+pub(super) const ADD_ALL: &str = "WITH given AS (
+        SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) WITH ORDINALITY AS g (run_id, name, labels,
+            sinks, added_at, deadline_at, again, group_name, group_size, trace, place)
+    ), known AS (
+        SELECT g.place, newest.id FROM given g CROSS JOIN LATERAL (
+            SELECT w.id, w.verdict IS NOT NULL AS finished FROM runwatch.watches w
+            WHERE w.run_id = g.run_id ORDER BY w.id DESC LIMIT 1
+        ) AS newest WHERE NOT (newest.finished AND g.again)
+    ), made AS (
+        INSERT INTO runwatch.watches (run_id, name, labels, sinks, added_at, deadline_at, origin, group_name, group_size,
+            trace)
+        SELECT run_id, name, labels, sinks, added_at, deadline_at, $11, group_name, group_size, trace
+        FROM given WHERE NOT EXISTS (SELECT 1 FROM known WHERE known.place = given.place)
+        ORDER BY place
+        ON CONFLICT (run_id) WHERE verdict IS NULL DO NOTHING
+        RETURNING id, run_id
+    ), marked AS (
+        INSERT INTO runwatch.dirty (kind, key) SELECT 'run', run_id FROM made WHERE $12
+    )
+    SELECT g.place, made.id, true FROM made JOIN given g ON g.run_id = made.run_id
+    UNION ALL SELECT place, id, false FROM known";
+
 /// The newest watch of a run, and whether it is finished.
 pub(super) const NEWEST: &str = "SELECT id, verdict IS NOT NULL FROM runwatch.watches WHERE run_id = $1 ORDER BY id DESC LIMIT 1";
 
@@ -68,6 +94,14 @@ impl Perform for AddWatch {
     async fn perform(&self, db: &Db<'_>) -> Result<Self::Reply, StoreError> {
         let Self { watch, again } = self;
         add(db, watch, &WatchOrigin::Request, *again).await
+    }
+
+    fn addition(&self) -> Option<&AddWatch> {
+        Some(self)
+    }
+
+    fn added(reply: (Added, WatchId)) -> Option<Self::Reply> {
+        Some(reply)
     }
 }
 
@@ -275,6 +309,36 @@ impl Perform for StatusChangesAfter {
     }
 }
 
+/// The columns of a watch that is about to be added.
+struct NewColumns<'a> {
+    run_id: &'a str,
+    name: Option<Cow<'a, str>>,
+    labels: String,
+    sinks: Option<String>,
+    added_at: i64,
+    deadline_at: i64,
+    group: Option<Cow<'a, str>>,
+    group_size: Option<i64>,
+    trace: Option<&'a str>,
+}
+
+impl<'a> NewColumns<'a> {
+    fn of(watch: &'a Watch) -> Result<Self, StoreError> {
+        let sinks = watch.sinks.as_ref();
+        Ok(Self {
+            run_id: watch.run_id.as_str(),
+            name: watch.name.as_deref().map(storable),
+            labels: to_json("labels", &watch.labels)?,
+            sinks: sinks.map(|sinks| to_json("sinks", sinks)).transpose()?,
+            added_at: watch.added_at.as_millisecond(),
+            deadline_at: watch.deadline_at.as_millisecond(),
+            group: watch.group().map(storable),
+            group_size: watch.group_size().map(i64::from),
+            trace: watch.trace.as_ref().map(TraceContext::as_str),
+        })
+    }
+}
+
 /// Adds a watch as [`ADD`] does.
 pub(super) async fn add(
     db: &Db<'_>,
@@ -282,51 +346,89 @@ pub(super) async fn add(
     origin: &WatchOrigin,
     again: bool,
 ) -> Result<(Added, WatchId), StoreError> {
-    let run_id = watch.run_id.as_str();
-    let name = watch.name.as_deref().map(storable);
-    let labels = to_json("labels", &watch.labels)?;
-    let sinks = watch
-        .sinks
-        .as_ref()
-        .map(|sinks| to_json("sinks", sinks))
-        .transpose()?;
-    let (added_at, deadline_at) = (
-        watch.added_at.as_millisecond(),
-        watch.deadline_at.as_millisecond(),
-    );
+    let columns = NewColumns::of(watch)?;
     let origin = origin.to_string();
     let (origin, marks) = (storable(&origin), db.marks());
-    let (group, group_size) = (
-        watch.group().map(storable),
-        watch.group_size().map(i64::from),
-    );
-    let trace = watch.trace.as_ref().map(TraceContext::as_str);
     for _ in 0..TRIES {
         let parameters = parameters![
-            run_id,
-            name,
-            labels,
-            sinks,
-            added_at,
-            deadline_at,
+            columns.run_id,
+            columns.name,
+            columns.labels,
+            columns.sinks,
+            columns.added_at,
+            columns.deadline_at,
             origin,
             again,
             marks,
-            group,
-            group_size,
-            trace
+            columns.group,
+            columns.group_size,
+            columns.trace
         ];
         if let Some(row) = db.row(ADD, parameters).await? {
-            let added = match get(&row, 1)? {
-                true => Added::New,
-                false => Added::AlreadyExists,
-            };
-            return Ok((added, WatchId(get(&row, 0)?)));
+            return read_added(&row, 0);
         }
     }
     Err(StoreError::OutOfReach {
         why: "other daemons add and remove the same watch".to_owned(),
     })
+}
+
+/// Adds watches of different runs in one statement. Returns a reply for each, in order; `None` where another transaction
+/// adds a watch of the run at the same time.
+///
+/// # Errors
+/// When the statement fails. It has added none.
+pub(super) async fn add_all(
+    db: &Db<'_>,
+    additions: &[&AddWatch],
+) -> Result<Vec<Option<(Added, WatchId)>>, StoreError> {
+    let columns: Vec<_> = additions
+        .iter()
+        .map(|addition| NewColumns::of(&addition.watch))
+        .collect::<Result<_, _>>()?;
+    let origin = WatchOrigin::Request.to_string();
+    let rows = db
+        .rows(
+            ADD_ALL,
+            parameters![
+                each(&columns, |watch| watch.run_id),
+                each(&columns, |watch| watch.name.as_deref()),
+                each(&columns, |watch| watch.labels.as_str()),
+                each(&columns, |watch| watch.sinks.as_deref()),
+                each(&columns, |watch| watch.added_at),
+                each(&columns, |watch| watch.deadline_at),
+                each(additions, |addition| addition.again),
+                each(&columns, |watch| watch.group.as_deref()),
+                each(&columns, |watch| watch.group_size),
+                each(&columns, |watch| watch.trace),
+                origin,
+                db.marks()
+            ],
+        )
+        .await?;
+    let mut replies = vec![None; additions.len()];
+    for row in &rows {
+        let place: i64 = get(row, 0)?;
+        let place = usize::try_from(place - 1).ok();
+        if let Some(reply) = place.and_then(|place| replies.get_mut(place)) {
+            *reply = Some(read_added(row, 1)?);
+        }
+    }
+    Ok(replies)
+}
+
+/// A value of each item, in order.
+fn each<'a, T, V>(items: &'a [T], value: impl FnMut(&'a T) -> V) -> Vec<V> {
+    items.iter().map(value).collect()
+}
+
+/// Reads the ID of a watch, and after it whether the watch is new.
+fn read_added(row: &Row, first: usize) -> Result<(Added, WatchId), StoreError> {
+    let added = match get(row, first + 1)? {
+        true => Added::New,
+        false => Added::AlreadyExists,
+    };
+    Ok((added, WatchId(get(row, first)?)))
 }
 
 /// The newest watch of a run, and whether it is finished.
