@@ -13,18 +13,22 @@ use crate::domain::DeliveryId;
 /// [`Clock::system`] reads the machine's clocks. [`Clock::simulated`] follows tokio's time, which tests
 /// pause and advance, and can be made to jump.
 #[derive(Debug, Clone)]
-pub struct Clock(Arc<Source>);
+pub struct Clock(Arc<Clocks>);
+
+#[derive(Debug)]
+struct Clocks {
+    started: Instant,
+    source: Source,
+    /// A time of a shared store, and the time since boot when it was read.
+    anchor: Mutex<Option<(Timestamp, Duration)>>,
+}
 
 #[derive(Debug)]
 enum Source {
-    System {
-        started: Instant,
-        /// A time of a shared store, and the time since boot when it was read.
-        anchor: Mutex<Option<(Timestamp, Duration)>>,
-    },
+    System,
     Simulated {
-        started: Instant,
         base: Timestamp,
+        percent: u32,
         jumped: Mutex<Jump>,
     },
 }
@@ -68,24 +72,34 @@ pub struct Now {
 impl Clock {
     /// The machine's clocks.
     pub fn system() -> Self {
-        Self(Arc::new(Source::System {
-            started: Instant::now(),
-            anchor: Mutex::default(),
-        }))
+        Self::of(Source::System)
     }
 
     /// A wall clock that shows `base` now and follows tokio's time from here on.
     pub fn simulated(base: Timestamp) -> Self {
-        Self(Arc::new(Source::Simulated {
-            started: Instant::now(),
+        Self::simulated_at_rate(base, 100)
+    }
+
+    /// A clock that shows `base` now, in which `percent` seconds pass for 100 of tokio's time.
+    pub fn simulated_at_rate(base: Timestamp, percent: u32) -> Self {
+        Self::of(Source::Simulated {
             base,
+            percent,
             jumped: Mutex::default(),
+        })
+    }
+
+    fn of(source: Source) -> Self {
+        Self(Arc::new(Clocks {
+            started: Instant::now(),
+            source,
+            anchor: Mutex::default(),
         }))
     }
 
     /// Lets a simulated clock jump; a system clock cannot be moved and ignores it.
     pub fn jump(&self, jump: Jump) {
-        if let Source::Simulated { jumped, .. } = &*self.0 {
+        if let Source::Simulated { jumped, .. } = &self.0.source {
             let mut total = jumped.lock().expect("no holder panics");
             total.slept += jump.slept;
             total.stepped += jump.stepped;
@@ -99,22 +113,17 @@ impl Clock {
 
     /// Follows the clock of a shared store, which showed `at` when [`Clock::passed`] was `then`: all daemons agree on
     /// deadlines, and setting this machine's clock has no effect. A difference of less than 50 ms is the time that the
-    /// answer took, and changes nothing. Returns how far this machine's own clock is ahead. A simulated clock ignores it.
+    /// answer took, and changes nothing. Returns how far this machine's own clock is ahead.
     pub fn follow(&self, at: Timestamp, then: Duration) -> SignedDuration {
-        let Source::System { anchor, .. } = &*self.0 else {
-            return SignedDuration::ZERO;
-        };
-        let passed = self.passed();
-        let now = at.saturating_add(passed.saturating_sub(then)).unwrap_or(at);
-        if self.now().duration_since(now).abs() >= SMALLEST_CORRECTION {
-            *anchor.lock().expect("no holder panics") = Some((at, then));
-        } else {
-            anchor
-                .lock()
-                .expect("no holder panics")
-                .get_or_insert((at, then));
+        let reading = self.read();
+        let now = at
+            .saturating_add(reading.passed.saturating_sub(then))
+            .unwrap_or(at);
+        let mut anchor = self.0.anchor.lock().expect("no holder panics");
+        if anchor.is_none() || reading.wall.duration_since(now).abs() >= SMALLEST_CORRECTION {
+            *anchor = Some((at, then));
         }
-        Timestamp::now().duration_since(now)
+        self.0.own().wall.duration_since(now)
     }
 
     /// The wall clock, in whole milliseconds: what is stored and sent is what is compared.
@@ -124,32 +133,40 @@ impl Clock {
 
     /// Reads all clocks.
     pub fn read(&self) -> ClockReading {
-        match &*self.0 {
-            Source::System { started, anchor } => {
-                let awake = started.elapsed();
-                let passed = time_since_boot().unwrap_or(awake);
-                let anchor = *anchor.lock().expect("no holder panics");
-                let wall =
-                    anchor.and_then(|(at, then)| at.checked_add(passed.saturating_sub(then)).ok());
-                ClockReading {
-                    wall: whole_milliseconds(wall.unwrap_or_else(Timestamp::now)),
-                    awake,
-                    passed,
-                }
-            }
+        let own = self.0.own();
+        let anchor = *self.0.anchor.lock().expect("no holder panics");
+        let wall =
+            anchor.and_then(|(at, then)| at.checked_add(own.passed.saturating_sub(then)).ok());
+        ClockReading {
+            wall: whole_milliseconds(wall.unwrap_or(own.wall)),
+            ..own
+        }
+    }
+}
+
+impl Clocks {
+    /// Reads the clocks of this machine, whatever the one of a shared store shows.
+    fn own(&self) -> ClockReading {
+        let elapsed = self.started.elapsed();
+        match &self.source {
+            Source::System => ClockReading {
+                wall: Timestamp::now(),
+                awake: elapsed,
+                passed: time_since_boot().unwrap_or(elapsed),
+            },
             Source::Simulated {
-                started,
                 base,
+                percent,
                 jumped,
             } => {
-                let awake = started.elapsed();
+                let awake = elapsed * *percent / 100;
                 let jumped = *jumped.lock().expect("no holder panics");
                 let passed = awake + jumped.slept;
                 let wall = base
                     .checked_add(passed)
                     .and_then(|wall| wall.checked_add(jumped.stepped));
                 ClockReading {
-                    wall: whole_milliseconds(wall.unwrap_or(Timestamp::MAX)),
+                    wall: wall.unwrap_or(Timestamp::MAX),
                     awake,
                     passed,
                 }
