@@ -2,7 +2,8 @@
 //!
 //! Writes of a daemon whose lease has ended are refused by the store. Requests cannot be refused there, so each waits
 //! here, last of all, until the lease is confirmed; where it never is again, the engine ends with the requests that
-//! wait. A daemon with a store of its own has no gate.
+//! wait. Schedulers make none while the gate is closed: a request that waits has been counted in the budget when it was
+//! made, and would leave in a later minute. A daemon with a store of its own has no gate.
 
 use std::time::Duration;
 
@@ -95,6 +96,15 @@ impl Provider for GatedProvider {
         self.inner.get_run(id).await
     }
 
+    fn is_open(&self) -> bool {
+        self.gate.is_open() && self.inner.is_open()
+    }
+
+    async fn opened(&self) {
+        self.gate.pass().await;
+        self.inner.opened().await;
+    }
+
     fn address(&self, id: &RunRef) -> Option<String> {
         self.inner.address(id)
     }
@@ -114,6 +124,10 @@ impl Provider for GatedProvider {
 
     fn list_of(&self, id: &RunRef) -> Option<ListParameters> {
         self.inner.list_of(id)
+    }
+
+    fn has_same_lists(&self, other: &Self) -> bool {
+        self.inner.has_same_lists(&other.inner)
     }
 
     async fn list(&self, provider: &ProviderName, request: &ListRequest) -> ListReply {

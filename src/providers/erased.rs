@@ -21,6 +21,8 @@ pub struct AnyStream(Box<dyn ErasedStream>);
 /// As [`Provider`], for dynamic dispatch.
 trait ErasedProvider: Any + Send + Sync {
     fn get_run<'a>(&'a self, id: &'a RunRef) -> BoxFuture<'a, Reply>;
+    fn is_open(&self) -> bool;
+    fn opened(&self) -> BoxFuture<'_, ()>;
     fn address(&self, id: &RunRef) -> Option<String>;
     fn reconnect(&self);
     fn is_same_account(&self, other: &dyn ErasedProvider) -> bool;
@@ -47,6 +49,14 @@ trait ErasedStream: Send {
 impl<P: Provider> ErasedProvider for P {
     fn get_run<'a>(&'a self, id: &'a RunRef) -> BoxFuture<'a, Reply> {
         Box::pin(Provider::get_run(self, id))
+    }
+
+    fn is_open(&self) -> bool {
+        Provider::is_open(self)
+    }
+
+    fn opened(&self) -> BoxFuture<'_, ()> {
+        Box::pin(Provider::opened(self))
     }
 
     fn address(&self, id: &RunRef) -> Option<String> {
@@ -114,6 +124,16 @@ impl AnyProvider {
     /// As [`Provider::get_run`]. The future is on the heap.
     pub fn get_run<'a>(&'a self, id: &'a RunRef) -> BoxFuture<'a, Reply> {
         self.0.get_run(id)
+    }
+
+    /// As [`Provider::is_open`].
+    pub fn is_open(&self) -> bool {
+        self.0.is_open()
+    }
+
+    /// As [`Provider::opened`].
+    pub async fn opened(&self) {
+        self.0.opened().await;
     }
 
     /// As [`Provider::address`].

@@ -45,6 +45,16 @@ pub trait Provider: Send + Sync + 'static {
     /// Polls one run, once. Dropping the future abandons the request.
     fn get_run(&self, id: &RunRef) -> impl Future<Output = Reply> + Send;
 
+    /// Whether a request that is made now leaves at once. Cheap, and no request.
+    fn is_open(&self) -> bool {
+        true
+    }
+
+    /// Returns once [`Provider::is_open`]. Cancel-safe.
+    fn opened(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
     /// The address that a poll of a run goes to, for people; without user name and password. `None` where there is none.
     fn address(&self, _id: &RunRef) -> Option<String> {
         None

@@ -277,11 +277,17 @@ impl Scheduler {
         }
         loop {
             let now = self.look_at_clock();
-            self.expire(now);
-            self.dispatch(now);
-            self.open_streams(now);
+            let is_open = self.may_request(now);
+            if is_open {
+                self.expire(now);
+                self.dispatch(now);
+                self.open_streams(now);
+            }
             self.publish(now);
-            let wake_at = self.wake_at(now);
+            let wake_at = match is_open {
+                true => self.wake_at(now),
+                false => self.wake_while_closed(now),
+            };
             // Every arm is cancel-safe: receiving, joining a set and sleeping lose nothing when
             // they are dropped.
             tokio::select! {
@@ -303,6 +309,7 @@ impl Scheduler {
                 }
                 Some(command) = self.commands.recv() => self.command(command),
                 news = self.provider.streams.news() => self.stream_event(news),
+                () = self.provider.client.opened(), if !is_open => {}
                 () = tokio::time::sleep_until(wake_at) => {}
             }
         }
@@ -603,6 +610,22 @@ impl Scheduler {
         };
         self.remind_of_outage(now);
         self.provider.publish(now);
+    }
+
+    /// Returns whether requests leave now. While none does, no watch ends, and one whose deadline passed gets more time
+    /// then.
+    fn may_request(&mut self, now: Instant) -> bool {
+        let is_open = self.provider.client.is_open();
+        if std::mem::replace(&mut self.provider.was_open, is_open) != is_open && is_open {
+            self.be_patient(now);
+        }
+        is_open
+    }
+
+    /// The time at which the scheduler acts while no request may leave.
+    fn wake_while_closed(&self, now: Instant) -> Instant {
+        let check = now + CLOCK_CHECK;
+        self.pending.retry_at.map_or(check, |at| at.min(check))
     }
 
     /// The time at which the scheduler acts even if nothing comes in.

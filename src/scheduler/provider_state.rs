@@ -23,6 +23,8 @@ const SAME_TIME: jiff::SignedDuration = jiff::SignedDuration::from_millis(50);
 pub(super) struct ProviderState {
     pub(super) name: ProviderName,
     pub(super) client: AnyProvider,
+    /// Whether its requests left when the scheduler last looked.
+    pub(super) was_open: bool,
     pub(super) budget: Budget,
     pub(super) breaker: Breaker,
     pub(super) streams: Streams,
@@ -48,6 +50,7 @@ impl ProviderState {
         let state = Self {
             name,
             client,
+            was_open: true,
             budget: Budget::new(requests_per_minute, now),
             breaker: Breaker::new(now),
             streams: Streams::new(max_streams),

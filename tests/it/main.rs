@@ -20,6 +20,7 @@ mod doctor;
 mod documents;
 mod durations;
 mod failures;
+mod gate;
 mod hangs;
 mod heartbeat;
 mod incidents;
