@@ -46,7 +46,7 @@ pub struct Jump {
 /// between reading two clocks.
 const SMALLEST_JUMP: SignedDuration = SignedDuration::from_secs(2);
 
-/// Differences from the clock of a shared store below this are the time that its answer took.
+/// Differences from the clock of a shared store below this are ordinary drift.
 const SMALLEST_CORRECTION: SignedDuration = SignedDuration::from_millis(50);
 
 /// One reading of all clocks.
@@ -111,19 +111,21 @@ impl Clock {
         self.read().passed
     }
 
-    /// Follows the clock of a shared store, which showed `at` when [`Clock::passed`] was `then`: all daemons agree on
-    /// deadlines, and setting this machine's clock has no effect. A difference of less than 50 ms is the time that the
-    /// answer took, and changes nothing. Returns how far this machine's own clock is ahead.
-    pub fn follow(&self, at: Timestamp, then: Duration) -> SignedDuration {
+    /// Follows the clock of a shared store, which showed `at` at some time since [`Clock::passed`] was `since`: all daemons
+    /// agree on deadlines, and setting this machine's clock has no effect. A reading that is possible, to 50 ms, stays:
+    /// however long the answer took, it is not known when the store read its clock. Any other one becomes the nearest that
+    /// is possible. Returns how far this machine's own clock is ahead of that.
+    pub fn follow(&self, at: Timestamp, since: Duration) -> SignedDuration {
+        let own = self.0.own();
         let reading = self.read();
-        let now = at
-            .saturating_add(reading.passed.saturating_sub(then))
-            .unwrap_or(at);
+        let took = own.passed.saturating_sub(since);
+        let latest = at.saturating_add(took).unwrap_or(Timestamp::MAX);
+        let nearest = reading.wall.clamp(at, latest);
         let mut anchor = self.0.anchor.lock().expect("no holder panics");
-        if anchor.is_none() || reading.wall.duration_since(now).abs() >= SMALLEST_CORRECTION {
-            *anchor = Some((at, then));
+        if anchor.is_none() || reading.wall.duration_since(nearest).abs() >= SMALLEST_CORRECTION {
+            *anchor = Some((nearest, own.passed));
         }
-        self.0.own().wall.duration_since(now)
+        own.wall.duration_since(nearest)
     }
 
     /// The wall clock, in whole milliseconds: what is stored and sent is what is compared.
@@ -262,6 +264,26 @@ mod tests {
         let later = at + SignedDuration::from_hours(1);
         clock.follow(later, clock.passed());
         assert!(clock.now() >= later);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_of_the_store_that_took_long_makes_no_right_clock_wrong() {
+        let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let clock = Clock::simulated(start);
+        let long = Duration::from_secs(20);
+        for read_after in [0, 10, 20] {
+            let (began, since) = (clock.now(), clock.passed());
+            tokio::time::advance(long).await;
+            let ahead = clock.follow(began + Duration::from_secs(read_after), since);
+            assert_eq!(ahead, SignedDuration::ZERO, "read after {read_after} s");
+            assert_eq!(clock.now(), began + long);
+        }
+        // One that cannot be right is corrected as far as is known.
+        let since = clock.passed();
+        tokio::time::advance(long).await;
+        let at = clock.now() + Duration::from_secs(3600);
+        assert_eq!(clock.follow(at, since), SignedDuration::from_hours(-1));
+        assert_eq!(clock.now(), at);
     }
 
     #[test]

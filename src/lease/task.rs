@@ -466,8 +466,7 @@ impl<T: LeaseTable> LeaseTask<T> {
             tracing::info!("the store answers again");
             self.view.send_modify(|view| view.problem = None);
         }
-        let took = self.clock.passed().saturating_sub(looked_at);
-        let ahead = self.clock.follow(now, looked_at + took / 2);
+        let ahead = self.clock.follow(now, looked_at);
         self.view.send_if_modified(|view| {
             view.clock_ahead = ahead;
             false
