@@ -17,6 +17,7 @@ use crate::config::{
     EventsMode, MigrationMode, Settings, SharedStoreSettings, SinkKind, SinkSettings,
 };
 use crate::domain::{Limits, ProviderName, Route, Routes, SinkName};
+use crate::failpoint::mutant;
 use crate::lease::{Gate, GatedSink, Published, gated};
 use crate::memory::release_after_bursts;
 use crate::metrics::Metrics;
@@ -34,6 +35,33 @@ struct EngineParts {
     clock: Clock,
     metrics: Metrics,
     gate: Option<Gate>,
+}
+
+/// What an engine talks to besides its store. Simulations replace [`Configured`].
+pub trait Outside: Send + Sync + 'static {
+    /// The client of the API.
+    type Provider: Provider;
+    /// A sink.
+    type Sink: Deliver;
+
+    /// Builds the client of the API, and the sinks of `settings` in order.
+    fn build(
+        &self,
+        settings: &Settings,
+    ) -> impl Future<Output = anyhow::Result<(Self::Provider, Vec<Self::Sink>)>> + Send;
+}
+
+/// The API and the sinks of the settings.
+#[derive(Debug)]
+pub struct Configured;
+
+impl Outside for Configured {
+    type Provider = ApiClient;
+    type Sink = Sink;
+
+    async fn build(&self, settings: &Settings) -> anyhow::Result<(ApiClient, Vec<Sink>)> {
+        build(settings).await
+    }
 }
 
 /// How long others have to let go of the store when the engine stops.
@@ -129,11 +157,12 @@ impl Engine {
 
     /// Builds and starts everything for `settings` on a store that daemons share, while this one leads: the writes of
     /// `store` require its lease, and no request leaves while `gate` is closed. `before` is what the leader before
-    /// published.
+    /// published; `outside` builds the client and the sinks.
     ///
     /// # Errors
     /// When the store cannot be read or written, or a client or sink cannot be built.
     pub async fn lead(
+        outside: &impl Outside,
         settings: &Settings,
         store: Store,
         gate: Gate,
@@ -141,8 +170,10 @@ impl Engine {
         metrics: Metrics,
         before: &Published,
     ) -> anyhow::Result<Self> {
-        let (provider, sinks) = build(settings).await?;
-        store.take_up().await?;
+        let (provider, sinks) = outside.build(settings).await?;
+        if !mutant("claims-kept") {
+            store.take_up().await?;
+        }
         let parts = EngineParts {
             store,
             writer: JoinSet::new(),

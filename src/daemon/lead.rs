@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::heartbeat::Heart;
 use super::maintenance::{discover, finish_groups, prune, publish, take_marks};
-use crate::app::Engine;
+use crate::app::{Configured, Engine, Outside};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::control::LiveConfig;
@@ -20,48 +20,55 @@ use crate::store::{Counts, STORE_RETRY, Store, Term};
 use crate::text::humanize;
 
 /// The engine, and what decides whether there is one.
-pub(super) struct Leadership {
+pub struct Leadership<O = Configured> {
     /// The store as the control interface uses it: its writes require no lease.
-    pub(super) store: Store,
-    pub(super) metrics: Metrics,
+    pub store: Store,
+    /// What is counted, whether or not this daemon leads.
+    pub metrics: Metrics,
     /// The way to the watches, whichever daemon leads.
-    pub(super) watches: Watches,
-    pub(super) engine: Option<Engine>,
+    pub watches: Watches,
+    /// The engine, where there is one.
+    pub engine: Option<Engine>,
     leading: watch::Sender<Option<Schedulers>>,
     /// What runs beside an engine, without end.
     chores: JoinSet<()>,
     needs: ChoreNeeds,
+    outside: O,
     shared: Option<SharedStore>,
 }
 
 /// What the chores of an engine need besides it.
-pub(super) struct ChoreNeeds {
-    pub(super) clock: Clock,
-    pub(super) live_config: watch::Receiver<LiveConfig>,
+pub struct ChoreNeeds {
+    /// The clock of this daemon.
+    pub clock: Clock,
+    /// The settings in force.
+    pub live_config: watch::Receiver<LiveConfig>,
     /// How the discoveries go.
-    pub(super) views: watch::Sender<Vec<DiscoveryView>>,
+    pub views: watch::Sender<Vec<DiscoveryView>>,
 }
 
 /// What a shared store adds.
-pub(super) struct SharedStore {
-    pub(super) lease: LeaseHandle,
-    pub(super) gate: Gate,
+pub struct SharedStore {
+    /// Reaches the task of the lease.
+    pub lease: LeaseHandle,
+    /// Opened by that task.
+    pub gate: Gate,
     /// What this daemon publishes while it leads.
-    pub(super) published: watch::Sender<String>,
+    pub published: watch::Sender<String>,
     /// The tasks that serve the store and the lease.
-    pub(super) tasks: JoinSet<()>,
+    pub tasks: JoinSet<()>,
     /// The term of the engine.
-    pub(super) term: Option<Term>,
+    pub term: Option<Term>,
     /// When an engine that could not be built is built again.
-    pub(super) retry_at: Option<Instant>,
+    pub retry_at: Option<Instant>,
     /// How many commits had an outcome that is not known.
-    pub(super) unknown_commits: watch::Receiver<u64>,
+    pub unknown_commits: watch::Receiver<u64>,
     /// Shows the next process on this machine that this one has ended.
-    pub(super) _holder_file: Option<HolderFile>,
+    pub _holder_file: Option<HolderFile>,
 }
 
 /// What [`Leadership::next`] waited for.
-pub(super) enum LeadershipEvent {
+pub enum LeadershipEvent {
     /// [`Leadership::follow`] has something to do.
     Changed,
     /// The daemon cannot go on.
@@ -96,7 +103,7 @@ impl SharedStore {
 
 impl Leadership {
     /// With a store of its own, whose engine runs.
-    pub(super) fn own(engine: Engine, needs: ChoreNeeds) -> Self {
+    pub fn own(engine: Engine, needs: ChoreNeeds) -> Self {
         let (leading, receiver) = watch::channel(Some(engine.watches.clone()));
         let store = engine.store.clone();
         let mut leadership = Self {
@@ -107,15 +114,18 @@ impl Leadership {
             leading,
             chores: JoinSet::new(),
             needs,
+            outside: Configured,
             shared: None,
         };
         leadership.start_chores(&engine);
         leadership.engine = Some(engine);
         leadership
     }
+}
 
-    /// With a shared store, standing by.
-    pub(super) fn standing_by(store: Store, shared: SharedStore, needs: ChoreNeeds) -> Self {
+impl<O: Outside> Leadership<O> {
+    /// With a shared store, standing by; `outside` builds what the engine talks to.
+    pub fn standing_by(store: Store, shared: SharedStore, needs: ChoreNeeds, outside: O) -> Self {
         let (leading, receiver) = watch::channel(None);
         Self {
             watches: Watches::new(store.clone(), receiver),
@@ -125,27 +135,29 @@ impl Leadership {
             leading,
             chores: JoinSet::new(),
             needs,
+            outside,
             shared: Some(shared),
         }
     }
 
-    pub(super) fn clock(&self) -> Clock {
+    /// The clock of this daemon.
+    pub fn clock(&self) -> Clock {
         self.needs.clock.clone()
     }
 
     /// How the discoveries go.
-    pub(super) fn discovery_views(&self) -> watch::Receiver<Vec<DiscoveryView>> {
+    pub fn discovery_views(&self) -> watch::Receiver<Vec<DiscoveryView>> {
         self.needs.views.subscribe()
     }
 
     /// Who leads, where the store is shared.
-    pub(super) fn lease(&self) -> Option<LeaseHandle> {
+    pub fn lease(&self) -> Option<LeaseHandle> {
         self.shared.as_ref().map(|shared| shared.lease.clone())
     }
 
     /// Waits until [`Leadership::follow`] has something to do, or a part that should run without end has ended.
     /// Cancel-safe.
-    pub(super) async fn next(&mut self) -> LeadershipEvent {
+    pub async fn next(&mut self) -> LeadershipEvent {
         let Self {
             engine,
             chores,
@@ -175,7 +187,7 @@ impl Leadership {
     }
 
     /// Builds the engine when this daemon began to lead, and drops it when it ceased to. Returns whether it was built.
-    pub(super) async fn follow(&mut self, settings: &Settings, grace: Duration) -> bool {
+    pub async fn follow(&mut self, settings: &Settings, grace: Duration) -> bool {
         let Some(shared) = &mut self.shared else {
             return false;
         };
@@ -222,6 +234,7 @@ impl Leadership {
         let began = Instant::now();
         let before = Published::read(&shared.lease.view.borrow().published);
         let built = Engine::lead(
+            &self.outside,
             settings,
             self.store.fenced(term.clone()),
             shared.gate.clone(),
@@ -304,7 +317,7 @@ impl Leadership {
     }
 
     /// Ends the engine in order, and lets another daemon lead at once. Does nothing with a store of its own.
-    pub(super) async fn hand_over(&mut self, grace: Duration) {
+    pub async fn hand_over(&mut self, grace: Duration) {
         let Some(lease) = self.lease() else {
             return;
         };
@@ -321,7 +334,7 @@ impl Leadership {
     }
 
     /// Ends the engine in order, and closes the store. Returns what is left there, where that can be known.
-    pub(super) async fn stop(mut self, grace: Duration) -> Option<Counts> {
+    pub async fn stop(mut self, grace: Duration) -> Option<Counts> {
         self.chores.shutdown().await;
         let Some(mut shared) = self.shared.take() else {
             return self.engine?.stop(grace).await;

@@ -18,9 +18,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::done::done;
-use self::lead::{ChoreNeeds, Leadership, LeadershipEvent};
+pub use self::lead::{ChoreNeeds, Leadership, LeadershipEvent, SharedStore};
 use self::maintenance::{keep_status, probe, status_line, watchdog};
-use self::reload::{FixedSettings, Service, live_config, with_default_sink};
+pub use self::reload::live_config;
+use self::reload::{FixedSettings, Service, with_default_sink};
 use self::start::{NotStarted, Started, cannot_start, start};
 use crate::cli::Signals;
 use crate::cli::args::DaemonArgs;

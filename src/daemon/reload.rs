@@ -261,7 +261,8 @@ fn sink_type((name, sink): (&SinkName, &SinkSettings)) -> (SinkName, &'static st
     (name.clone(), sink.kind.as_str())
 }
 
-pub(super) fn live_config(settings: &Settings) -> LiveConfig {
+/// What the control interface and the chores use of the settings.
+pub fn live_config(settings: &Settings) -> LiveConfig {
     LiveConfig {
         routes: policy(settings).routes,
         scheduled_attempts: Arc::new(settings.sinks.iter().map(scheduled_attempts).collect()),

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::lead::{ChoreNeeds, Leadership, SharedStore};
 use super::{FAILED, systemd};
-use crate::app::{Engine, shared_connection};
+use crate::app::{Configured, Engine, shared_connection};
 use crate::blocking;
 use crate::cli::Signals;
 use crate::config::{IN_MEMORY, NO_SOCKET_PLACE, Settings, SharedStoreSettings};
@@ -200,7 +200,7 @@ async fn stand_by(
         unknown_commits: store.unknown_commits(),
         _holder_file: ended,
     };
-    Ok(Leadership::standing_by(store, shared, needs))
+    Ok(Leadership::standing_by(store, shared, needs, Configured))
 }
 
 fn is_out_of_reach(error: &anyhow::Error) -> bool {

@@ -289,7 +289,12 @@ impl<T: LeaseTable> LeaseTask<T> {
             return (true, silent);
         };
         let has_ended = self.ended.as_ref() == Some(holder);
-        (row.released || has_ended || silent >= row.ttl, silent)
+        let limit = if mutant("ttl-of-the-observer") {
+            self.candidate.ttl
+        } else {
+            row.ttl
+        };
+        (row.released || has_ended || silent >= limit, silent)
     }
 
     fn taken(&mut self, term: Term, sent_at: Duration, before: Option<Leader>, silent: Duration) {

@@ -615,7 +615,7 @@ impl Scheduler {
     /// Returns whether requests leave now. While none does, no watch ends, and one whose deadline passed gets more time
     /// then.
     fn may_request(&mut self, now: Instant) -> bool {
-        let is_open = self.provider.client.is_open();
+        let is_open = self.provider.client.is_open() || mutant("sent-while-closed");
         if std::mem::replace(&mut self.provider.was_open, is_open) != is_open && is_open {
             self.be_patient(now);
         }

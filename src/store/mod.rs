@@ -12,6 +12,8 @@ mod model;
 mod operations;
 mod postgres;
 mod records;
+#[cfg(simulation)]
+mod simulated;
 mod sqlite;
 mod tables;
 
@@ -36,6 +38,8 @@ pub use postgres::{
     Candidate, Durability, HolderId, Horizon, Keeper, LeaseRow, PostgresServer, PostgresSettings,
     Renewal, Rights, ServerFacts, TableFacts, Term, inspect_server,
 };
+#[cfg(simulation)]
+pub use simulated::{Link, SharedState, SimulatedConnection, SimulatedServer};
 pub use sqlite::{
     BlockingPool, Checkpoint, Done, FileError, FileFacts, Lock, LockError, ReadJob, StoreFile,
     Transaction, TransactionRunner, Writer, inspect_file,
@@ -59,6 +63,8 @@ pub struct Store {
 enum Engine {
     Sqlite(sqlite::Channels),
     Postgres(postgres::Channels),
+    #[cfg(simulation)]
+    Simulated(simulated::Channels),
 }
 
 /// The state of the writer.
@@ -85,6 +91,8 @@ impl Store {
         match &self.engine {
             Engine::Sqlite(channels) => channels.run(operation).await,
             Engine::Postgres(channels) => channels.run(operation).await,
+            #[cfg(simulation)]
+            Engine::Simulated(channels) => channels.run(operation).await,
         }
     }
 
@@ -103,6 +111,8 @@ impl Store {
         let is_closed = match &self.engine {
             Engine::Sqlite(channels) => channels.is_closed(),
             Engine::Postgres(channels) => channels.is_closed(),
+            #[cfg(simulation)]
+            Engine::Simulated(channels) => channels.is_closed(),
         };
         if is_closed {
             return Err(StoreError::Closed);

@@ -1,6 +1,6 @@
-//! The whole engine under an adversary, in simulated time: scheduler, store and delivery as they are, with the
-//! API, the receivers, the disk, the clock and the life of the process in its hands. A seed decides all of it,
-//! and plays the same way each time.
+//! The whole engine under an adversary, in simulated time, alone or with others on one store: scheduler, store and delivery
+//! as they are, with the API, the receivers, the disk, the clock and the life of the process in its hands. A seed decides
+//! all of it, and plays the same way each time.
 //!
 //! `tests/simulation/run`. `RUNWATCH_SEEDS=FIXED,FRESH` says how many seeds of the fixed set, and how many that
 //! are new; `RUNWATCH_SEED=N` plays one, and shows the last `RUNWATCH_TRACE` lines of its trace where a promise is broken;
@@ -17,6 +17,8 @@ mod check;
 mod discovery;
 #[cfg(tokio_unstable)]
 mod life;
+#[cfg(tokio_unstable)]
+mod lives;
 #[cfg(tokio_unstable)]
 mod play;
 #[cfg(tokio_unstable)]

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use runwatch::domain::Verdict;
 
-use crate::life::{Broken, Outcome, simulate};
+use crate::life::{self, Broken, Outcome};
+use crate::lives;
 use crate::world::HOUR;
 
 /// How many seeds of the fixed set, and fresh ones, unless `RUNWATCH_SEEDS` says.
@@ -17,6 +18,9 @@ const SEEDS: (u64, u64) = (100, 20);
 /// Each so-manieth seed is played twice: it must play the same way.
 const TWICE: u64 = 20;
 
+/// Each so-manieth seed is also played with several daemons on one store.
+const SEVERAL: u64 = 5;
+
 /// Lines of the trace of a broken seed that are shown, unless `RUNWATCH_TRACE` says.
 const LINES: usize = 60;
 
@@ -24,16 +28,20 @@ const LINES: usize = 60;
 const MANY: usize = 500;
 
 /// Every fault there is.
-const FAULTS: [&str; 55] = [
+const FAULTS: [&str; 65] = [
     "401",
     "404",
     "429",
     "502",
     "503",
     "503 with a pause",
+    "a clean stop of a daemon",
     "a clock that is set",
+    "a daemon that freezes",
+    "a daemon that is cut off",
     "a database that another process holds",
     "a death at any moment",
+    "a death of a daemon",
     "a delivery retried by request",
     "a hang",
     "a list of other runs",
@@ -55,12 +63,17 @@ const FAULTS: [&str; 55] = [
     "a receiver that fails",
     "a receiver that hangs",
     "a receiver that is gone",
+    "a release by request",
     "a reload",
     "a removal",
+    "a reply to a commit that is lost",
     "a run added again",
+    "a run removed and added again at once",
     "a run that appears while pages are read",
     "a run that runs again",
-    "a run removed and added again at once",
+    "a server that is away",
+    "a server whose replies are lost",
+    "a slow way to the server",
     "a slow write",
     "a start without network",
     "a statement refused",
@@ -69,6 +82,7 @@ const FAULTS: [&str; 55] = [
     "a used-up limit",
     "a wake-up without network",
     "a write refused at its commit",
+    "an API that fails",
     "an I/O error at a commit",
     "an answer of a receiver that is lost",
     "an answer too large",
@@ -122,7 +136,15 @@ fn play(seed: u64) -> Result<Outcome, Broken> {
         tempfile::tempdir()
     };
     let folder = folder.expect("a temporary folder");
-    let played = catch_unwind(AssertUnwindSafe(|| simulate(seed, folder.path())));
+    let played = catch_unwind(AssertUnwindSafe(|| {
+        let mut outcome = life::simulate(seed, folder.path())?;
+        if seed.is_multiple_of(SEVERAL) {
+            let several = lives::simulate(seed, folder.path())?;
+            outcome.digest ^= several.digest;
+            outcome.add(several);
+        }
+        Ok(outcome)
+    }));
     played.unwrap_or_else(|_| {
         Err(Broken {
             what: "a panic, shown above".to_owned(),

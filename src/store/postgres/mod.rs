@@ -187,15 +187,18 @@ impl Store {
     /// ordinary handle: no other process has the lock of the store.
     pub fn fenced(&self, term: Term) -> Self {
         let mut fenced = self.clone();
-        if let Engine::Postgres(channels) = &mut fenced.engine {
-            channels.term = Some(term);
+        match &mut fenced.engine {
+            Engine::Postgres(channels) => channels.term = Some(term),
+            Engine::Sqlite(_) => {}
+            #[cfg(simulation)]
+            Engine::Simulated(channels) => channels.term = Some(term),
         }
         fenced
     }
 
     /// Returns whether other processes may use the store at the same time.
     pub fn is_shared(&self) -> bool {
-        matches!(self.engine, Engine::Postgres(_))
+        !matches!(self.engine, Engine::Sqlite(_))
     }
 }
 

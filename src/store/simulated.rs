@@ -1,0 +1,370 @@
+//! A database server that daemons share, in simulated time: the operations as SQLite executes them, with what
+//! PostgreSQL adds. A write of a leader requires its term in the same transaction; a write without a term marks what it
+//! changes. Each daemon reaches the server over a [`Link`], which delays and loses requests and replies.
+
+use std::any::Any;
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::model::{Location, Mark, StoreError};
+use super::operations::{
+    AddConfiguredWatch, AddWatch, DecideSome, ExecutionLane, NewestEvent, RemoveWatches,
+    StoreOperation, TakeMarks,
+};
+use super::postgres::{LeaseRow, Term};
+use super::sqlite::{self, Execute, Writer};
+use super::{Engine, Store, Wakes, WriterState};
+use crate::domain::Verdict;
+use crate::failpoint::mutant;
+
+/// Operations that wait for the server.
+const QUEUED: usize = 512;
+
+/// How often a daemon looks for events that others stored.
+const TAIL: Duration = Duration::from_secs(1);
+
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The way of one daemon to the server.
+pub trait Link: Send + Sync + 'static {
+    /// Returns once a request has arrived. An error shows that it is lost, and nothing is done.
+    fn request(&self, writes: bool) -> Boxed<'_, Result<(), StoreError>>;
+
+    /// Returns once the reply has arrived. An error shows that it is lost.
+    fn reply(&self, writes: bool) -> Boxed<'_, Result<(), StoreError>>;
+}
+
+/// What the server has besides the tables.
+#[derive(Debug)]
+pub struct SharedState {
+    /// The lease.
+    pub lease: LeaseRow,
+    /// The numbers of the terms in which leaders wrote, in the order of their writes; one for writes in a row.
+    pub written_terms: Vec<i64>,
+    marks: VecDeque<Mark>,
+}
+
+/// The server; clones share it.
+#[derive(Clone)]
+pub struct SimulatedServer {
+    channels: sqlite::Channels,
+    state: Arc<Mutex<SharedState>>,
+}
+
+/// An operation with the caller that waits for it.
+type Job = Box<dyn FnOnce(SimulatedServer, Arc<dyn Link>) -> Boxed<'static, ()> + Send>;
+
+/// The channels of one daemon.
+#[derive(Clone)]
+pub(super) struct Channels {
+    writes: mpsc::Sender<Job>,
+    reads: mpsc::Sender<Job>,
+    signals: Arc<Signals>,
+    /// The term in which writes count; any without one.
+    pub(super) term: Option<Term>,
+}
+
+impl fmt::Debug for Channels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channels").finish_non_exhaustive()
+    }
+}
+
+/// What follows a commit, for one daemon.
+struct Signals {
+    state: watch::Sender<WriterState>,
+    history: watch::Sender<u64>,
+    deliveries: watch::Sender<u64>,
+    unknown_commits: watch::Sender<u64>,
+}
+
+impl Signals {
+    fn send(&self, wakes: Wakes) {
+        self.state.send_modify(|state| {
+            state.worst = Verdict::worst(state.worst.into_iter().chain(wakes.verdict));
+        });
+        if wakes.history {
+            self.history.send_modify(|generation| *generation += 1);
+        }
+        if wakes.deliveries {
+            self.deliveries.send_modify(|generation| *generation += 1);
+        }
+    }
+}
+
+/// The tasks of one daemon that speak to the server.
+pub struct SimulatedConnection {
+    server: SimulatedServer,
+    link: Arc<dyn Link>,
+    writes: mpsc::Receiver<Job>,
+    reads: mpsc::Receiver<Job>,
+    store: Channels,
+}
+
+impl SimulatedServer {
+    /// Opens the database of a server whose lease is `lease`. Returns a handle that looks at it from outside, and the
+    /// writer.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn open(path: &Path, lease: LeaseRow) -> Result<(Self, Store, Writer), StoreError> {
+        let (store, writer) = Store::open(Location::File(path))?;
+        let Engine::Sqlite(channels) = &store.engine else {
+            unreachable!("it was opened in SQLite");
+        };
+        let state = SharedState {
+            lease,
+            written_terms: Vec::new(),
+            marks: VecDeque::new(),
+        };
+        let server = Self {
+            channels: channels.clone(),
+            state: Arc::new(Mutex::new(state)),
+        };
+        Ok((server, store, writer))
+    }
+
+    /// What the server has besides the tables. Nothing may be awaited meanwhile.
+    pub fn state(&self) -> MutexGuard<'_, SharedState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets a daemon in. Its store works while [`SimulatedConnection::run`] runs.
+    pub fn connect(&self, link: Arc<dyn Link>) -> (Store, SimulatedConnection) {
+        let (writes, write_jobs) = mpsc::channel(QUEUED);
+        let (reads, read_jobs) = mpsc::channel(QUEUED);
+        let (state, state_receiver) = watch::channel(WriterState {
+            busy_since: None,
+            worst: None,
+        });
+        let (history, history_receiver) = watch::channel(0);
+        let (deliveries, deliveries_receiver) = watch::channel(0);
+        let (unknown_commits, unknown_commits_receiver) = watch::channel(0);
+        let channels = Channels {
+            writes,
+            reads,
+            signals: Arc::new(Signals {
+                state,
+                history,
+                deliveries,
+                unknown_commits,
+            }),
+            term: None,
+        };
+        let store = Store {
+            engine: Engine::Simulated(channels.clone()),
+            state: state_receiver,
+            history: history_receiver,
+            deliveries: deliveries_receiver,
+            unknown_commits: unknown_commits_receiver,
+        };
+        let connection = SimulatedConnection {
+            server: self.clone(),
+            link,
+            writes: write_jobs,
+            reads: read_jobs,
+            store: channels,
+        };
+        (store, connection)
+    }
+}
+
+impl SimulatedConnection {
+    /// Serves, one operation after the other on each of the two connections, without end.
+    pub async fn run(self) {
+        let Self {
+            server,
+            link,
+            writes,
+            reads,
+            store,
+        } = self;
+        let serve = |mut jobs: mpsc::Receiver<Job>| {
+            let (server, link) = (server.clone(), Arc::clone(&link));
+            async move {
+                while let Some(job) = jobs.recv().await {
+                    job(server.clone(), Arc::clone(&link)).await;
+                }
+            }
+        };
+        tokio::join!(serve(writes), serve(reads), store.follow());
+    }
+}
+
+impl Channels {
+    pub(super) fn is_closed(&self) -> bool {
+        self.writes.is_closed()
+    }
+
+    /// Sends an operation to the server, and waits for its reply. Cancel-safe: a write that was sent is executed whether
+    /// or not the caller still waits.
+    pub(super) async fn run<O: Execute>(&self, operation: O) -> Result<O::Reply, StoreError> {
+        let (reply, received) = oneshot::channel();
+        let (term, signals) = (self.term.clone(), Arc::clone(&self.signals));
+        let (writes, wakes) = (O::PLACE == ExecutionLane::Write, operation.wakes());
+        let job: Job = Box::new(move |server, link| {
+            Box::pin(async move {
+                let result = perform(operation, term, server, link).await;
+                let is_unknown = matches!(result, Err(StoreError::Unknown));
+                let may_be_kept = writes && (result.is_ok() || is_unknown);
+                if is_unknown && !mutant("unknown-is-refused") {
+                    signals.unknown_commits.send_modify(|count| *count += 1);
+                }
+                // The caller may have stopped waiting.
+                drop(reply.send(result));
+                if may_be_kept {
+                    signals.send(wakes);
+                }
+            })
+        });
+        let channel = match O::PLACE {
+            ExecutionLane::ReadBeside => &self.reads,
+            ExecutionLane::Write | ExecutionLane::ReadInOrder => &self.writes,
+        };
+        let sent = channel.send(job).await;
+        sent.map_err(|_closed| StoreError::Closed)?;
+        received.await.map_err(|_closed| StoreError::Closed)?
+    }
+
+    /// Looks for events that other daemons stored, without end.
+    async fn follow(self) {
+        let mut known = None;
+        loop {
+            if let Ok(newest) = self.run(NewestEvent {}).await {
+                if known.is_some_and(|known| known != newest) {
+                    self.signals.send(Wakes {
+                        history: true,
+                        deliveries: true,
+                        verdict: None,
+                    });
+                }
+                known = Some(newest);
+            }
+            tokio::time::sleep(TAIL).await;
+        }
+    }
+}
+
+async fn perform<O: Execute>(
+    operation: O,
+    term: Option<Term>,
+    server: SimulatedServer,
+    link: Arc<dyn Link>,
+) -> Result<O::Reply, StoreError> {
+    let writes = O::PLACE == ExecutionLane::Write;
+    link.request(writes).await?;
+    let mark = match &term {
+        None if writes => mark(&operation),
+        _ => None,
+    };
+    let (in_transaction, apart) = if mutant("mark-apart") {
+        (None, mark)
+    } else {
+        (mark, None)
+    };
+    let fenced = Fenced {
+        operation,
+        term,
+        mark: in_transaction,
+        state: Arc::clone(&server.state),
+    };
+    let result = server.channels.run(fenced).await;
+    link.reply(writes).await?;
+    server.state().marks.extend(apart);
+    result
+}
+
+/// An operation as a server executes it.
+struct Fenced<O> {
+    operation: O,
+    term: Option<Term>,
+    /// What a leader has to look at, in the same transaction.
+    mark: Option<Mark>,
+    state: Arc<Mutex<SharedState>>,
+}
+
+impl<O: fmt::Debug> fmt::Debug for Fenced<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.operation.fmt(f)
+    }
+}
+
+impl<O: StoreOperation> StoreOperation for Fenced<O> {
+    type Reply = O::Reply;
+
+    const PLACE: ExecutionLane = O::PLACE;
+
+    fn bytes(&self) -> usize {
+        self.operation.bytes()
+    }
+
+    fn wakes(&self) -> Wakes {
+        self.operation.wakes()
+    }
+}
+
+impl<O: Execute> Execute for Fenced<O> {
+    fn execute(self, db: &Connection) -> Result<Self::Reply, StoreError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if O::PLACE != ExecutionLane::Write {
+            return self.operation.execute(db);
+        }
+        if let Some(term) = &self.term {
+            let lease = &state.lease;
+            let goes_on = (lease.epoch, lease.holder.as_ref()) == (term.epoch, Some(&term.holder));
+            if !goes_on && !mutant("no-fence") {
+                return Err(StoreError::Superseded);
+            }
+            if state.written_terms.last() != Some(&term.epoch) {
+                state.written_terms.push(term.epoch);
+            }
+        }
+        let operation: &dyn Any = &self.operation;
+        if let Some(take) = operation.downcast_ref::<TakeMarks>() {
+            let reply: Box<dyn Any> = Box::new(state.take_marks(take.limit as usize));
+            let reply = reply.downcast().expect("it is the reply of this operation");
+            return Ok(*reply);
+        }
+        let reply = self.operation.execute(db)?;
+        state.marks.extend(self.mark);
+        Ok(reply)
+    }
+
+    fn bytes_read(reply: &Self::Reply) -> usize {
+        O::bytes_read(reply)
+    }
+}
+
+impl SharedState {
+    /// Takes the oldest marks, each once.
+    fn take_marks(&mut self, limit: usize) -> Vec<Mark> {
+        let taken = self.marks.drain(..limit.min(self.marks.len()));
+        let mut seen = BTreeSet::new();
+        taken.filter(|mark| seen.insert(mark.clone())).collect()
+    }
+}
+
+/// What a leader has to look at after this operation of another daemon.
+fn mark(operation: &dyn Any) -> Option<Mark> {
+    if mutant("mark-missing") {
+        return None;
+    }
+    if let Some(add) = operation.downcast_ref::<AddWatch>() {
+        return Some(Mark::Run(add.watch.run_id.clone()));
+    }
+    if let Some(add) = operation.downcast_ref::<AddConfiguredWatch>() {
+        return Some(Mark::Run(add.watch.run_id.clone()));
+    }
+    if let Some(remove) = operation.downcast_ref::<RemoveWatches>() {
+        return Some(Mark::Run(remove.run_id.clone()));
+    }
+    let decide = operation.downcast_ref::<DecideSome>()?;
+    Some(Mark::Sink(decide.sink.clone()))
+}

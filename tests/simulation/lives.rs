@@ -1,0 +1,1074 @@
+//! Several daemons on one store: they add, lead, die, stop, freeze and are cut off, and another one takes over.
+//!
+//! The lease, the fence and the engine are as in the program; the server is `SimulatedServer`. What must hold is checked
+//! here: one daemon at most sends requests, the budget holds over all of them, each end is reported once and in time,
+//! under one ID for each sink, and every follower sees all events in one order.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use runwatch::app::Outside;
+use runwatch::clock::Clock;
+use runwatch::config::{EventsMode, Settings, SinkKind, SinkSettings};
+use runwatch::daemon::{ChoreNeeds, Leadership, LeadershipEvent, SharedStore, live_config};
+use runwatch::domain::{
+    Labels, Observation, RunDetails, RunRef, RunState, SinkName, Status, Verdict, Watch,
+};
+use runwatch::lease::{Gate, LeaseHandle, LeaseTable, LeaseTask, Published};
+use runwatch::notify::{Deliver, Message, SendError, Sent};
+use runwatch::providers::{ApiError, NoStream, Provider, Reply};
+use runwatch::scheduler::Watches;
+use runwatch::store::{
+    Added, Candidate, DeliveryFilter, HolderId, LeaseRow, Link, Renewal, SimulatedServer, Store,
+    StoreError, Term, Transaction, TransactionRunner,
+};
+use tokio::runtime::{Builder, RngSeed};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::life::{Broken, Outcome};
+use crate::world::{MINUTE, Ms, SECOND, wall};
+
+/// The longest lease; one daemon may be configured with a shorter one.
+const LEASE: Duration = Duration::from_secs(15);
+const SINKS: [&str; 2] = ["first", "second"];
+
+/// How long without a fault a daemon leads again: the lease, two looks, calls under way, and a lease that was yielded.
+/// A slow clock counts less in that time.
+const TAKEOVER: Ms = 32 * SECOND;
+
+/// How long after its end, without a fault, a run is reported: the longest interval, backoff after failures, and
+/// attempts that are made again.
+const KNOWN: Ms = 5 * MINUTE;
+
+/// The event that no sink wants.
+const STARTED: &str = "run.started";
+
+/// The event of a watch whose deadline came while its provider could not be reached.
+const UNREACHABLE: &str = "watch.unreachable";
+
+/// Most runs of one seed.
+const MAX_RUNS: usize = 14;
+
+/// What happens to one daemon.
+#[derive(Debug, Default)]
+struct Fault {
+    cut_until: Ms,
+    frozen_until: Ms,
+    loses_replies_until: Ms,
+    slow_until: Ms,
+}
+
+/// A run of the API.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    ends: Ms,
+    verdict: Verdict,
+    /// The deadline of its watches, which is after its end.
+    deadline: Ms,
+}
+
+#[derive(Debug)]
+struct State {
+    random: fastrand::Rng,
+    began: Instant,
+    runs: BTreeMap<RunRef, Run>,
+    /// When the API failed or a daemon was frozen: a deadline in such a time may end a watch as unreachable.
+    excuses: Vec<(Ms, Ms)>,
+    /// When a watch of a run was acknowledged.
+    acknowledged: BTreeMap<RunRef, Ms>,
+    /// Watches that were requested; some of them may be stored without an acknowledgement.
+    requested: BTreeSet<RunRef>,
+    requests: Vec<Ms>,
+    /// What arrived: the sink, the run and the type of the event, with the IDs of the deliveries.
+    receipts: BTreeMap<(String, String, String), BTreeSet<String>>,
+    arrivals: u64,
+    faults_of: Vec<Fault>,
+    away_until: Ms,
+    failing_until: Ms,
+    /// Since when nothing is wrong.
+    quiet_since: Ms,
+    gates: Vec<Option<Gate>>,
+    faults: BTreeMap<&'static str, u64>,
+    broken: Option<String>,
+    trace: Vec<String>,
+    digest: u64,
+}
+
+#[derive(Debug, Clone)]
+struct World(Arc<Mutex<State>>);
+
+impl World {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns once a daemon is not frozen.
+    async fn thawed(&self, daemon: usize) {
+        loop {
+            let left = {
+                let state = self.lock();
+                state.faults_of[daemon]
+                    .frozen_until
+                    .saturating_sub(state.now())
+            };
+            if left == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(left)).await;
+        }
+    }
+
+    /// Lets a request leave a daemon. What a frozen process would do is done when it goes on, and its gate counts then.
+    async fn leave(&self, daemon: usize) {
+        loop {
+            self.thawed(daemon).await;
+            let is_open = {
+                let state = self.lock();
+                state.gates[daemon].as_ref().is_some_and(Gate::is_open)
+            };
+            if is_open {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let state = &mut *self.lock();
+        let others = state.gates.iter().enumerate();
+        let leads = |(at, gate): (usize, &Option<Gate>)| {
+            at != daemon && gate.as_ref().is_some_and(Gate::is_open)
+        };
+        let others: Vec<_> = others.filter(|of| leads(*of)).map(|(at, _)| at).collect();
+        if !others.is_empty() {
+            state.broken(format!("{daemon} sends a request while {others:?} leads"));
+        }
+    }
+}
+
+impl State {
+    fn now(&self) -> Ms {
+        u64::try_from(self.began.elapsed().as_millis()).expect("a simulation is short")
+    }
+
+    fn trace(&mut self, line: String) {
+        let now = self.now();
+        for byte in line.bytes().chain(now.to_le_bytes()) {
+            self.digest = (self.digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        self.trace.push(format!("{now:>10} {line}"));
+    }
+
+    fn broken(&mut self, what: String) {
+        self.trace(format!("BROKEN: {what}"));
+        self.broken.get_or_insert(what);
+    }
+
+    fn fault(&mut self, name: &'static str, daemon: usize, until: Ms) {
+        *self.faults.entry(name).or_default() += 1;
+        self.quiet_since = self.quiet_since.max(until);
+        self.trace(format!("{name}: {daemon} until {until}"));
+    }
+}
+
+/// Transactions as the server runs them: at once.
+struct AtOnce;
+
+impl TransactionRunner for AtOnce {
+    async fn run(&self, transaction: Transaction) -> Option<runwatch::store::Done> {
+        Some(transaction.run())
+    }
+}
+
+/// The way of one daemon to the server.
+#[derive(Clone)]
+struct Wire {
+    world: World,
+    daemon: usize,
+}
+
+fn out_of_reach() -> StoreError {
+    StoreError::OutOfReach {
+        why: "connection reset".to_owned(),
+    }
+}
+
+impl Wire {
+    /// Returns whether what travels arrives.
+    async fn travel(&self, is_reply: bool) -> bool {
+        let (takes, arrives) = {
+            let state = &mut *self.world.lock();
+            let now = state.now();
+            let fault = &state.faults_of[self.daemon];
+            let most = if fault.slow_until > now { 9_000 } else { 10 };
+            let is_away = state.away_until > now || fault.cut_until > now;
+            let loses = is_reply && fault.loses_replies_until > now;
+            (state.random.u64(0..=most), !is_away && !loses)
+        };
+        tokio::time::sleep(Duration::from_millis(takes)).await;
+        if !arrives {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        self.world.thawed(self.daemon).await;
+        arrives
+    }
+
+    async fn transmit(&self, writes: bool) -> Result<(), StoreError> {
+        self.world.thawed(self.daemon).await;
+        if self.travel(false).await {
+            return Ok(());
+        }
+        // The commit may have been on its way.
+        let unknown = writes && self.world.lock().random.u32(0..4) == 0;
+        Err(if unknown {
+            StoreError::Unknown
+        } else {
+            out_of_reach()
+        })
+    }
+
+    async fn receive(&self, writes: bool) -> Result<(), StoreError> {
+        match self.travel(true).await {
+            true => Ok(()),
+            false if writes => {
+                let state = &mut *self.world.lock();
+                *state
+                    .faults
+                    .entry("a reply to a commit that is lost")
+                    .or_default() += 1;
+                Err(StoreError::Unknown)
+            }
+            false => Err(out_of_reach()),
+        }
+    }
+}
+
+impl Link for Wire {
+    fn request(
+        &self,
+        writes: bool,
+    ) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>> {
+        Box::pin(self.transmit(writes))
+    }
+
+    fn reply(
+        &self,
+        writes: bool,
+    ) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>> {
+        Box::pin(self.receive(writes))
+    }
+}
+
+/// The row of the lease, as one daemon reaches it.
+struct Table {
+    server: SimulatedServer,
+    wire: Wire,
+}
+
+impl Table {
+    async fn call<T>(&self, change: impl FnOnce(&mut LeaseRow) -> T) -> Result<T, StoreError> {
+        self.wire.world.thawed(self.wire.daemon).await;
+        if !self.wire.travel(false).await {
+            return Err(out_of_reach());
+        }
+        let reply = {
+            let now = wall(self.wire.world.lock().now());
+            let row = &mut self.server.state().lease;
+            row.now = now;
+            change(row)
+        };
+        if self.wire.travel(true).await {
+            Ok(reply)
+        } else {
+            Err(out_of_reach())
+        }
+    }
+}
+
+fn is_of(row: &LeaseRow, term: &Term) -> bool {
+    (row.epoch, row.holder.as_ref()) == (term.epoch, Some(&term.holder))
+}
+
+impl LeaseTable for Table {
+    async fn look(&mut self) -> Result<LeaseRow, StoreError> {
+        self.call(|row| row.clone()).await
+    }
+
+    async fn take(
+        &mut self,
+        seen: &LeaseRow,
+        candidate: &Candidate,
+    ) -> Result<Option<Term>, StoreError> {
+        let seen = (seen.epoch, seen.renewals);
+        self.call(|row| {
+            ((row.epoch, row.renewals) == seen).then(|| {
+                *row = LeaseRow {
+                    epoch: row.epoch + 1,
+                    holder: Some(candidate.holder.clone()),
+                    holder_name: candidate.name.clone(),
+                    version: candidate.version.clone(),
+                    ttl: candidate.ttl,
+                    renewals: 0,
+                    released: false,
+                    release_requested: false,
+                    ..row.clone()
+                };
+                Term {
+                    epoch: row.epoch,
+                    holder: candidate.holder.clone(),
+                }
+            })
+        })
+        .await
+    }
+
+    async fn renew(&mut self, term: &Term, state: &str) -> Result<Renewal, StoreError> {
+        self.call(|row| {
+            if !is_of(row, term) {
+                return Renewal::Superseded;
+            }
+            row.renewals += 1;
+            state.clone_into(&mut row.state);
+            Renewal::Confirmed {
+                now: row.now,
+                release_requested: row.release_requested,
+            }
+        })
+        .await
+    }
+
+    async fn release(&mut self, term: &Term) -> Result<bool, StoreError> {
+        self.call(|row| {
+            row.released |= is_of(row, term);
+            is_of(row, term)
+        })
+        .await
+    }
+
+    async fn ask_release(&mut self, epoch: i64) -> Result<bool, StoreError> {
+        self.call(|row| {
+            row.release_requested |= row.epoch == epoch;
+            row.epoch == epoch
+        })
+        .await
+    }
+}
+
+/// The API and the receivers, as one daemon reaches them.
+#[derive(Clone)]
+struct Network {
+    world: World,
+    daemon: usize,
+}
+
+impl Outside for Network {
+    type Provider = Self;
+    type Sink = Receiver;
+
+    async fn build(&self, settings: &Settings) -> anyhow::Result<(Self, Vec<Receiver>)> {
+        let receiver = |name: &SinkName| Receiver {
+            network: self.clone(),
+            name: name.as_str().to_owned(),
+        };
+        Ok((self.clone(), settings.sinks.keys().map(receiver).collect()))
+    }
+}
+
+impl Provider for Network {
+    type Events = NoStream;
+
+    async fn get_run(&self, id: &RunRef) -> Reply {
+        // A process that is really frozen would make no requests meanwhile, so that the few that this one made count for
+        // when it made them.
+        let made_at = self.world.lock().now();
+        self.world.leave(self.daemon).await;
+        let (takes, fails) = {
+            let state = &mut *self.world.lock();
+            let now = state.now();
+            state.requests.push(made_at);
+            state.trace(format!("{} polls {id}", self.daemon));
+            let fails = state.failing_until > now && state.random.u32(0..3) == 0;
+            (state.random.u64(5..1_500), fails)
+        };
+        tokio::time::sleep(Duration::from_millis(takes)).await;
+        self.world.thawed(self.daemon).await;
+        if fails {
+            return Reply::of(Err(ApiError::Timeout));
+        }
+        let state = self.world.lock();
+        let Run { ends, verdict, .. } = state.runs[id];
+        let status = match verdict {
+            _ if state.now() < ends => RunState::Running,
+            Verdict::Succeeded => RunState::Succeeded,
+            _ => RunState::Failed,
+        };
+        Reply::of(Ok(Observation {
+            status: Status::from(status),
+            details: RunDetails::default(),
+        }))
+    }
+
+    async fn open_events(&self, _: &RunRef, _: Option<&str>) -> Result<NoStream, ApiError> {
+        Err(ApiError::NotFound {
+            message: String::new(),
+        })
+    }
+}
+
+struct Receiver {
+    network: Network,
+    name: String,
+}
+
+impl Deliver for Receiver {
+    async fn send(&self, message: &Message<'_>) -> Result<Sent, SendError> {
+        let (world, daemon) = (&self.network.world, self.network.daemon);
+        world.leave(daemon).await;
+        let (takes, luck) = {
+            let state = &mut *world.lock();
+            (state.random.u64(5..2_000), state.random.u32(0..20))
+        };
+        tokio::time::sleep(Duration::from_millis(takes)).await;
+        let failed = || SendError {
+            detail: "reset".to_owned(),
+            retry_after: None,
+            gone: false,
+            rejected: false,
+        };
+        if luck == 0 {
+            return Err(failed());
+        }
+        {
+            let state = &mut *world.lock();
+            let run = message.event.run().map(|data| data.run.id.to_string());
+            let key = (
+                self.name.clone(),
+                run.unwrap_or_default(),
+                message.event.event_type.as_str().to_owned(),
+            );
+            state.trace(format!("{daemon} delivers {key:?}"));
+            state.arrivals += 1;
+            let ids = state.receipts.entry(key).or_default();
+            ids.insert(message.delivery.as_str().to_owned());
+        }
+        world.thawed(daemon).await;
+        if luck == 1 {
+            return Err(failed());
+        }
+        Ok(Sent {
+            detail: String::new(),
+        })
+    }
+}
+
+/// One process.
+struct Life {
+    watches: Watches,
+    lease: LeaseHandle,
+    holder: HolderId,
+    clock: Clock,
+    stop: Option<oneshot::Sender<()>>,
+    tasks: JoinSet<()>,
+}
+
+struct Play {
+    world: World,
+    random: fastrand::Rng,
+    server: SimulatedServer,
+    settings: Settings,
+    /// How long the lease of each daemon is.
+    leases: Vec<Duration>,
+    /// How many seconds the clock of each daemon counts in 100 s.
+    rates: Vec<u32>,
+    lives: Vec<Option<Life>>,
+    /// When a process starts again, and whether it knows that the one before has ended.
+    starts: Vec<(Ms, Option<HolderId>)>,
+    followed: Arc<Mutex<Vec<Vec<i64>>>>,
+    started: u64,
+}
+
+fn settings(budget: u32) -> Settings {
+    let mut settings = Settings::default();
+    settings.api.requests_per_minute = budget;
+    settings.watch.events = EventsMode::Off;
+    for name in SINKS {
+        let sink = SinkSettings {
+            kind: SinkKind::Command {
+                argv: vec!["simulated".to_owned()],
+                timeout: Duration::from_secs(30),
+            },
+            retry_schedule: vec![Duration::from_secs(5); 12],
+            ..SinkSettings::log_of_verdicts()
+        };
+        let name = SinkName::new(name).expect("a name");
+        settings.sinks.insert(name, sink);
+    }
+    settings
+}
+
+/// Plays one seed with several daemons in `folder`.
+pub(crate) fn simulate(seed: u64, folder: &Path) -> Result<Outcome, Broken> {
+    let mut random = fastrand::Rng::with_seed(seed ^ 0x11fe_5000);
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .rng_seed(RngSeed::from_bytes(&random.u64(..).to_le_bytes()))
+        .build()
+        .expect("a runtime");
+    fastrand::seed(random.u64(..));
+    let database = folder.join("server.db");
+    runtime.block_on(play(random, &database))
+}
+
+async fn play(mut random: fastrand::Rng, database: &Path) -> Result<Outcome, Broken> {
+    let row = LeaseRow {
+        epoch: 0,
+        renewals: 0,
+        holder: None,
+        holder_name: String::new(),
+        version: String::new(),
+        ttl: LEASE,
+        released: true,
+        release_requested: false,
+        state: String::new(),
+        now: Timestamp::UNIX_EPOCH,
+    };
+    let (server, observer, writer) = SimulatedServer::open(database, row).expect("it opens");
+    let mut serving = JoinSet::new();
+    serving.spawn(writer.run_on(AtOnce));
+    let daemons = random.usize(2..=3);
+    let budget = random.choice([20, 60, 60]).unwrap_or(60);
+    let mut leases = vec![LEASE; daemons];
+    if random.u32(0..3) == 0 {
+        leases[0] = LEASE / 3;
+    }
+    let mut rates = vec![100; daemons];
+    if random.u32(0..3) == 0 {
+        rates.fill_with(|| random.u32(80..=120));
+    }
+    let world = World(Arc::new(Mutex::new(State {
+        random: random.fork(),
+        began: Instant::now(),
+        runs: BTreeMap::new(),
+        excuses: Vec::new(),
+        acknowledged: BTreeMap::new(),
+        requested: BTreeSet::new(),
+        requests: Vec::new(),
+        receipts: BTreeMap::new(),
+        arrivals: 0,
+        faults_of: (0..daemons).map(|_| Fault::default()).collect(),
+        away_until: 0,
+        failing_until: 0,
+        quiet_since: 0,
+        gates: vec![None; daemons],
+        faults: BTreeMap::new(),
+        broken: None,
+        trace: Vec::new(),
+        digest: 0xcbf2_9ce4_8422_2325,
+    })));
+    let mut play = Play {
+        world: world.clone(),
+        random,
+        server,
+        settings: settings(budget),
+        leases,
+        rates,
+        lives: (0..daemons).map(|_| None).collect(),
+        starts: vec![(0, None); daemons],
+        followed: Arc::new(Mutex::new(vec![Vec::new(); daemons])),
+        started: 0,
+    };
+    play.run(&observer).await;
+    for life in play.lives.iter_mut().flatten() {
+        life.tasks.shutdown().await;
+    }
+    play.outcome(budget as usize)
+}
+
+impl Play {
+    fn now(&self) -> Ms {
+        self.world.lock().now()
+    }
+
+    async fn run(&mut self, observer: &Store) {
+        let steps = self.random.u32(15..50);
+        for _ in 0..steps {
+            self.step().await;
+            let wait = match self.random.u32(0..10) {
+                0..6 => self.random.u64(0..20 * SECOND),
+                6..9 => self.random.u64(0..2 * MINUTE),
+                _ => self.random.u64(5 * MINUTE..20 * MINUTE),
+            };
+            if !self.pass(wait, observer).await {
+                return;
+            }
+        }
+        // What is under way has time to end; then all must be done.
+        let longest = {
+            let state = self.world.lock();
+            let ends = state.runs.values().map(|run| run.ends).max();
+            ends.unwrap_or(0).max(state.quiet_since)
+        };
+        let left = longest.saturating_sub(self.now()) + KNOWN + MINUTE;
+        if self.pass(left, observer).await {
+            let settled = self.settled(observer).await;
+            if let Err(what) = settled {
+                self.world.lock().broken(what);
+            }
+        }
+    }
+
+    /// Lets time pass, starts what is to be started, and checks. Returns whether all is well.
+    async fn pass(&mut self, time: Ms, observer: &Store) -> bool {
+        let until = self.now() + time;
+        let slowest = self.rates.iter().min().copied().unwrap_or(100);
+        let takeover = TAKEOVER * 100 / Ms::from(slowest.min(100));
+        loop {
+            for daemon in 0..self.lives.len() {
+                if self.lives[daemon].is_none() && self.starts[daemon].0 <= self.now() {
+                    self.start(daemon);
+                }
+            }
+            let now = self.now();
+            if now >= until {
+                return self.check(observer).await;
+            }
+            tokio::time::sleep(Duration::from_millis((until - now).min(SECOND))).await;
+            let state = &mut *self.world.lock();
+            let open = state.gates.iter().flatten().filter(|gate| gate.is_open());
+            let (open, now) = (open.count(), state.now());
+            if open > 1 {
+                state.broken(format!("{open} daemons lead"));
+            }
+            if open == 0 && now > state.quiet_since + takeover {
+                state.broken("no daemon leads".to_owned());
+            }
+            if state.broken.is_some() {
+                return false;
+            }
+        }
+    }
+
+    fn start(&mut self, daemon: usize) {
+        let ended = self.starts[daemon].1.take();
+        self.started += 1;
+        let clock = Clock::simulated_at_rate(wall(self.now()), self.rates[daemon]);
+        let wire = Wire {
+            world: self.world.clone(),
+            daemon,
+        };
+        let (store, connection) = self.server.connect(Arc::new(wire.clone()));
+        let (control, gate) = Gate::closed(clock.clone());
+        self.world.lock().gates[daemon] = Some(gate.clone());
+        let published = watch::Sender::new(Published::default().to_text());
+        let holder = HolderId::random();
+        let candidate = Candidate {
+            holder: holder.clone(),
+            name: format!("daemon-{daemon}"),
+            version: "0".to_owned(),
+            ttl: self.leases[daemon],
+        };
+        let table = Table {
+            server: self.server.clone(),
+            wire,
+        };
+        let (task, lease) = LeaseTask::new(
+            table,
+            clock.clone(),
+            candidate,
+            control,
+            ended,
+            published.subscribe(),
+        );
+        let mut serving = JoinSet::new();
+        serving.spawn(connection.run());
+        serving.spawn(task.run());
+        let shared = SharedStore {
+            lease: lease.clone(),
+            gate,
+            published,
+            tasks: serving,
+            term: None,
+            retry_at: None,
+            unknown_commits: store.unknown_commits(),
+            _holder_file: None,
+        };
+        let needs = ChoreNeeds {
+            clock: clock.clone(),
+            live_config: watch::channel(live_config(&self.settings)).1,
+            views: watch::Sender::new(Vec::new()),
+        };
+        let network = Network {
+            world: self.world.clone(),
+            daemon,
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(follow(store.clone(), Arc::clone(&self.followed), daemon));
+        let leadership = Leadership::standing_by(store, shared, needs, network);
+        let watches = leadership.watches.clone();
+        let (stop, stopped) = oneshot::channel();
+        let (settings, world) = (self.settings.clone(), self.world.clone());
+        tasks.spawn(drive(leadership, settings, stopped, world));
+        self.world.lock().trace(format!("{daemon} starts"));
+        self.lives[daemon] = Some(Life {
+            watches,
+            lease,
+            holder,
+            clock,
+            stop: Some(stop),
+            tasks,
+        });
+    }
+
+    /// What happens next.
+    async fn step(&mut self) {
+        let daemon = self.random.usize(..self.lives.len());
+        let now = self.now();
+        let until = now + self.random.u64(SECOND..50 * SECOND);
+        let world = self.world.clone();
+        match self.random.u32(0..100) {
+            0..35 => self.add(daemon).await,
+            35..45 => self.kill(daemon).await,
+            45..51 => self.stop(daemon).await,
+            51..63 => {
+                let state = &mut *world.lock();
+                state.faults_of[daemon].frozen_until = until;
+                state.excuses.push((now, until));
+                state.fault("a daemon that freezes", daemon, until);
+            }
+            63..71 => {
+                let state = &mut *world.lock();
+                state.faults_of[daemon].cut_until = until;
+                state.fault("a daemon that is cut off", daemon, until + 4 * SECOND);
+            }
+            71..79 => {
+                let state = &mut *world.lock();
+                state.faults_of[daemon].loses_replies_until = until;
+                state.fault(
+                    "a server whose replies are lost",
+                    daemon,
+                    until + 4 * SECOND,
+                );
+            }
+            79..84 => {
+                let state = &mut *world.lock();
+                state.away_until = until;
+                state.fault("a server that is away", daemon, until + 4 * SECOND);
+            }
+            84..94 => {
+                let state = &mut *world.lock();
+                state.faults_of[daemon].slow_until = until;
+                state.fault("a slow way to the server", daemon, until + 18 * SECOND);
+            }
+            94..97 => {
+                if let Some(life) = &self.lives[daemon] {
+                    let request = life.lease.request_release();
+                    // A server that does not reply is not waited for.
+                    drop(tokio::time::timeout(Duration::from_secs(5), request).await);
+                    let now = self.now();
+                    let state = &mut *world.lock();
+                    state.fault("a release by request", daemon, now + 5 * SECOND);
+                }
+            }
+            _ => {
+                let state = &mut *world.lock();
+                state.failing_until = until;
+                state.excuses.push((now, until));
+                state.fault("an API that fails", daemon, until);
+            }
+        }
+    }
+
+    async fn add(&mut self, daemon: usize) {
+        let Some(life) = &self.lives[daemon] else {
+            return;
+        };
+        let number = self.world.lock().runs.len();
+        let again = number == MAX_RUNS || (number > 0 && self.random.u32(0..6) == 0);
+        let number = if again {
+            self.random.usize(..number)
+        } else {
+            number
+        };
+        let run = RunRef::new(&format!("run_{number}")).expect("an ID");
+        let length = self
+            .random
+            .choice([5 * SECOND, MINUTE, 5 * MINUTE, 20 * MINUTE])
+            .unwrap_or(MINUTE);
+        let length = self.random.u64(length / 2..length * 2);
+        let verdict = self
+            .random
+            .choice([Verdict::Succeeded, Verdict::Failed])
+            .unwrap_or(Verdict::Failed);
+        // A clock at another rate is wrong by some seconds while the server is slow.
+        let least = match self.rates.iter().all(|rate| *rate == 100) {
+            true => 5 * SECOND,
+            false => 40 * SECOND,
+        };
+        let spare = match self.random.u32(0..3) {
+            0 => self.random.u64(least..2 * MINUTE),
+            _ => 10 * 24 * 60 * MINUTE,
+        };
+        let deadline = {
+            let state = &mut *self.world.lock();
+            let ends = state.now() + length;
+            let new = Run {
+                ends,
+                verdict,
+                deadline: ends + spare,
+            };
+            let known = *state.runs.entry(run.clone()).or_insert(new);
+            state.requested.insert(run.clone());
+            state.trace(format!("{run} is added at {daemon}: {known:?}"));
+            known.deadline
+        };
+        let added_at = life.clock.now();
+        let watch = Watch {
+            run_id: run.clone(),
+            name: None,
+            labels: Labels::new(),
+            sinks: None,
+            trace: None,
+            added_at,
+            deadline_at: wall(deadline),
+        };
+        let request = life.watches.add(watch, false);
+        let added = tokio::time::timeout(Duration::from_secs(20), request).await;
+        let state = &mut *self.world.lock();
+        state.trace(format!("{run}: {added:?}"));
+        if let Ok(Ok(Added::New | Added::AlreadyExists)) = added {
+            let now = state.now();
+            state.acknowledged.entry(run).or_insert(now);
+        }
+    }
+
+    async fn kill(&mut self, daemon: usize) {
+        let Some(mut life) = self.lives[daemon].take() else {
+            return;
+        };
+        life.tasks.shutdown().await;
+        let is_same_machine = self.random.bool();
+        self.gone(
+            daemon,
+            "a death of a daemon",
+            is_same_machine.then_some(life.holder),
+        );
+    }
+
+    async fn stop(&mut self, daemon: usize) {
+        let Some(mut life) = self.lives[daemon].take() else {
+            return;
+        };
+        if let Some(stop) = life.stop.take() {
+            let _ended = stop.send(());
+        }
+        // The task that follows events goes on until it is ended.
+        let ended = async {
+            while !life.tasks.is_empty() && life.tasks.len() > 1 {
+                life.tasks.join_next().await;
+            }
+        };
+        drop(tokio::time::timeout(Duration::from_secs(30), ended).await);
+        life.tasks.shutdown().await;
+        self.gone(daemon, "a clean stop of a daemon", None);
+    }
+
+    fn gone(&mut self, daemon: usize, how: &'static str, ended: Option<HolderId>) {
+        let state = &mut *self.world.lock();
+        state.gates[daemon] = None;
+        state.faults_of[daemon] = Fault::default();
+        let starts = state.now() + self.random.u64(0..40 * SECOND);
+        // Another daemon may be away too.
+        state.fault(how, daemon, starts);
+        self.starts[daemon] = (starts, ended);
+    }
+
+    /// Checks what must hold now. Returns whether all is well.
+    async fn check(&mut self, observer: &Store) -> bool {
+        let events = observer.events_after(0, 10_000).await.expect("it is read");
+        let mut reported = BTreeMap::<String, Vec<&str>>::new();
+        for (_, event) in &events {
+            if let Some(data) = event.run() {
+                let of_run = reported.entry(data.run.id.to_string()).or_default();
+                of_run.push(event.event_type.as_str());
+            }
+        }
+        let terms = self.server.state().written_terms.clone();
+        let state = &mut *self.world.lock();
+        let now = state.now();
+        let mut wrong = Vec::new();
+        if !terms.is_sorted() {
+            wrong.push(format!("a leader whose term was over wrote: {terms:?}"));
+        }
+        for (run, known) in &state.runs {
+            let Run {
+                ends,
+                verdict,
+                deadline,
+            } = known;
+            let found = reported.remove(&run.to_string()).unwrap_or_default();
+            let is_unreachable = found.contains(&UNREACHABLE);
+            let may_be_unreachable = (state.excuses.iter())
+                .any(|(from, until)| *from < deadline + MINUTE && *until + MINUTE > *deadline);
+            let expected = match is_unreachable && may_be_unreachable {
+                true => Verdict::Unreachable.event_type(),
+                false => verdict.event_type(),
+            };
+            let ended = found
+                .iter()
+                .filter(|kind| **kind == expected.as_str())
+                .count();
+            let started = found.iter().filter(|kind| **kind == STARTED).count();
+            if ended > 1 || started > 1 || found.len() > ended + started {
+                wrong.push(format!(
+                    "{run}, which is {verdict:?}, is reported as {found:?}"
+                ));
+            }
+            if ended == 1 && now < *ends {
+                wrong.push(format!("{run} is reported before its end"));
+            }
+            let known = state.acknowledged.get(run);
+            let due = known.map(|at| (*at).max(*ends).max(state.quiet_since) + KNOWN);
+            if ended == 0 && due.is_some_and(|due| due < now) {
+                wrong.push(format!("{run} ended at {ends} ms, and is not reported"));
+            }
+        }
+        for (key, ids) in &state.receipts {
+            if ids.len() > 1 {
+                wrong.push(format!("{key:?} arrived under {} IDs", ids.len()));
+            }
+        }
+        for what in wrong {
+            state.broken(what);
+        }
+        state.broken.is_none()
+    }
+
+    /// Checks what must hold in the end.
+    async fn settled(&self, observer: &Store) -> Result<(), String> {
+        let events = observer.events_after(0, 10_000).await.expect("it is read");
+        let open = DeliveryFilter::default();
+        let deliveries = observer.deliveries(open, 10_000).await.expect("it is read");
+        for delivery in &deliveries.items {
+            if delivery.state.as_str() != "delivered" {
+                return Err(format!("{delivery:?} does not arrive"));
+            }
+        }
+        for (_, event) in &events {
+            let Some(data) = event.run() else { continue };
+            if event.event_type.as_str() == STARTED {
+                continue;
+            }
+            for sink in SINKS {
+                let key = (
+                    sink.to_owned(),
+                    data.run.id.to_string(),
+                    event.event_type.as_str().to_owned(),
+                );
+                if !self.world.lock().receipts.contains_key(&key) {
+                    return Err(format!("{key:?} never arrived"));
+                }
+            }
+        }
+        let all: Vec<_> = events.iter().map(|(seq, _)| *seq).collect();
+        let followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        for (daemon, seen) in followed.iter().enumerate() {
+            if *seen != all {
+                return Err(format!("a follower at {daemon} saw {seen:?} of {all:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn outcome(&self, budget: usize) -> Result<Outcome, Broken> {
+        let state = &mut *self.world.lock();
+        state.requests.sort_unstable();
+        for window in state.requests.windows(budget + 1) {
+            if window[budget] - window[0] < MINUTE && state.broken.is_none() {
+                let what = format!(
+                    "{} requests from {} ms on in a minute",
+                    budget + 1,
+                    window[0]
+                );
+                state.broken = Some(what);
+            }
+        }
+        if let Some(what) = state.broken.clone() {
+            let lines = crate::play::lines_of_trace();
+            let first = state.trace.len().saturating_sub(lines);
+            return Err(Broken {
+                what,
+                trace: state.trace[first..].join("\n"),
+            });
+        }
+        let mut verdicts = BTreeMap::new();
+        for run in state.acknowledged.keys() {
+            *verdicts
+                .entry(state.runs[run].verdict.as_str())
+                .or_default() += 1;
+        }
+        Ok(Outcome {
+            simulated: state.now(),
+            lives: self.started,
+            watches: state.acknowledged.len() as u64,
+            verdicts,
+            requests: state.requests.len() as u64,
+            receipts: state.arrivals,
+            delivered: state.receipts.len() as u64,
+            faults: state.faults.clone(),
+            digest: state.digest,
+            ..Outcome::default()
+        })
+    }
+}
+
+/// Leads and stands by, as the service does, until it is stopped.
+async fn drive(
+    mut leadership: Leadership<Network>,
+    settings: Settings,
+    mut stopped: oneshot::Receiver<()>,
+    world: World,
+) {
+    let grace = Duration::from_secs(10);
+    loop {
+        tokio::select! {
+            Ok(()) = &mut stopped => break,
+            event = leadership.next() => match event {
+                LeadershipEvent::Changed => {
+                    leadership.follow(&settings, grace).await;
+                }
+                LeadershipEvent::Broken(error) => {
+                    world.lock().broken(format!("the engine broke: {error:#}"));
+                    return;
+                }
+            },
+        }
+    }
+    leadership.hand_over(grace).await;
+    leadership.stop(grace).await;
+}
+
+/// Follows the events at one daemon, from where the follower was at the daemon before.
+async fn follow(store: Store, followed: Arc<Mutex<Vec<Vec<i64>>>>, daemon: usize) {
+    let seen = || followed.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut changed = store.history_changed();
+    loop {
+        changed.mark_unchanged();
+        let last = seen()[daemon].last().copied().unwrap_or(0);
+        match store.events_after(last, 100).await {
+            Ok(events) if !events.is_empty() => {
+                seen()[daemon].extend(events.iter().map(|(seq, _)| *seq));
+                continue;
+            }
+            Ok(_) => {
+                if changed.changed().await.is_err() {
+                    return;
+                }
+            }
+            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+        }
+    }
+}
