@@ -419,11 +419,12 @@ pub(crate) fn recognize(state: &mut State, stored: &Watches, now: Ms) -> Result<
         if current.is_some_and(|watch| watch.generation == *newest) {
             continue;
         }
+        // Also an earlier one, where a later watch of the run was pruned and this one has deliveries that are pending.
+        if state.books.knows(&run, *newest) {
+            continue;
+        }
         let ledger = state.discovery.as_mut().expect("there is one");
         let Some(listing) = ledger.listings.get(newest).cloned() else {
-            if state.books.knows(&run, *newest) {
-                continue;
-            }
             return Err(format!(
                 "watch {newest} of {run} is stored, and was neither requested nor listed"
             ));
