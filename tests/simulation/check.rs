@@ -8,7 +8,9 @@ use runwatch::domain::{Event, JsonText, RunRef, Verdict};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::discovery;
-use crate::world::{Answered, Attempt, HOUR, MINUTE, Ms, Receipt, SECOND, Said, State, Weather};
+use crate::world::{
+    Answered, Attempt, HOUR, MINUTE, Ms, Receipt, Reported, SECOND, State, Weather,
+};
 
 /// How long a process at peace may take to see that a clock was set, and to store what follows.
 const CLOCK_SEEN: Ms = 10 * SECOND;
@@ -65,7 +67,7 @@ const AT_ONCE: usize = 4;
 pub(crate) struct Requested {
     /// Tells the watches of one run apart.
     pub(crate) generation: u32,
-    /// The process said that it watches the run.
+    /// The process acknowledged the watch.
     pub(crate) acknowledged: bool,
     /// Its removal was requested, and may have been done.
     pub(crate) removed: bool,
@@ -912,8 +914,9 @@ fn incidents(state: &State, now: Ms) -> Result<(), String> {
 /// Answers that this life of the process got about a watch, in order.
 fn answers_about<'a>(state: &'a State, run: &RunRef, watch: &Requested) -> Vec<&'a Answered> {
     let added = watch.added;
-    let of_watch =
-        |a: &&Answered| a.said != Said::Orphaned && a.life == state.life && a.began >= added;
+    let of_watch = |a: &&Answered| {
+        a.reported != Reported::Orphaned && a.life == state.life && a.began >= added
+    };
     state
         .answers
         .get(run)
@@ -943,11 +946,11 @@ fn progressed(state: &State, run: &RunRef, watch: &Requested, now: Ms) -> Result
     let Some(overdue) = state.books.overdue_at(watch) else {
         return Ok(());
     };
-    let overdue = |a: &&&Answered| a.said == Said::Going && a.at >= overdue + SECOND;
+    let overdue = |a: &&&Answered| a.reported == Reported::Going && a.at >= overdue + SECOND;
     expects("watch.overdue", counted.iter().filter(counts).find(overdue))
 }
 
-/// Whether the API said what the verdict says, or, at a deadline, whether that had come, and what is known was known.
+/// Whether the API reported what the verdict says, or, at a deadline, whether that had come, and what is known was known.
 fn justified(state: &State, run: &RunRef, verdict: Verdict, now: Ms) -> Result<(), String> {
     let watch = &state.books.watches[run];
     let tolerance = state.books.stepped + SECOND;
@@ -958,17 +961,17 @@ fn justified(state: &State, run: &RunRef, verdict: Verdict, now: Ms) -> Result<(
         .filter(|answered| answered.at <= now)
         .collect();
     let last = counted.last();
-    let said = last.map(|answered| answered.said);
+    let reported = last.map(|answered| answered.reported);
     let known_end = counted
         .iter()
-        .any(|answered| matches!(answered.said, Said::Ended(_)));
-    let going = last.filter(|answered| answered.said == Said::Going);
+        .any(|answered| matches!(answered.reported, Reported::Ended(_)));
+    let going = last.filter(|answered| answered.reported == Reported::Going);
     let age = going.map(|answered| now - answered.at);
     // An observation after the deadline decides, whatever followed it while the store rejected the verdict.
     let going_at = |from: Ms| {
         counted
             .iter()
-            .any(|answered| answered.said == Said::Going && answered.at >= from)
+            .any(|answered| answered.reported == Reported::Going && answered.at >= from)
     };
     let after = going_at(watch.deadline.saturating_sub(tolerance));
     let right = match verdict {
@@ -977,7 +980,7 @@ fn justified(state: &State, run: &RunRef, verdict: Verdict, now: Ms) -> Result<(
                 let mut ends = fate.tries().filter_map(|attempt| attempt.ends);
                 ends.any(|(at, truth)| at <= now && truth == verdict)
             });
-            said == Some(Said::Ended(verdict)) && truth
+            reported == Some(Reported::Ended(verdict)) && truth
         }
         Verdict::NotFound => !known_end && missing_for(state, &counted) + tolerance >= GRACE,
         // Whether the run is active, only its own last answer shows, and only while it is recent.
@@ -1002,16 +1005,16 @@ fn justified(state: &State, run: &RunRef, verdict: Verdict, now: Ms) -> Result<(
         .get(run)
         .map(Vec::as_slice)
         .unwrap_or_default();
-    let said: Vec<String> = answers
+    let reported: Vec<String> = answers
         .iter()
         .rev()
         .take(8)
-        .map(|a| format!("{:?} at {} s", a.said, a.at / SECOND))
+        .map(|a| format!("{:?} at {} s", a.reported, a.at / SECOND))
         .collect();
     let (deadline, awake) = (watch.deadline / SECOND, state.awake_since() / SECOND);
     let at = now / SECOND;
     Err(format!(
-        "{run} is {verdict:?} at {at} s (deadline {deadline} s, awake since {awake} s) after {said:?}"
+        "{run} is {verdict:?} at {at} s (deadline {deadline} s, awake since {awake} s) after {reported:?}"
     ))
 }
 
@@ -1033,7 +1036,7 @@ fn missing_for(state: &State, counted: &[&Answered]) -> Ms {
     let unbroken: Vec<&Answered> = counted
         .iter()
         .rev()
-        .take_while(|a| a.said == Said::Missing)
+        .take_while(|a| a.reported == Reported::Missing)
         .copied()
         .collect();
     let gaps = unbroken.windows(2).map(|pair| (pair[1].at, pair[0]));
@@ -1058,7 +1061,7 @@ fn tried(state: &State, watch: &Requested, now: Ms) -> bool {
 /// Until when a watch has its verdict, where the process has peace from `peace` on.
 fn ends_by(state: &State, watch: &Requested, peace: Ms) -> Ms {
     let (awake, deadline) = (state.awake_since(), watch.deadline + state.books.stepped);
-    // Where nobody was awake at the deadline, the API is tried for a while.
+    // Where no process was awake at the deadline, the API is tried for a while.
     let decides = if watch.deadline > awake.saturating_add(state.books.stepped) {
         deadline
     } else {
@@ -1174,7 +1177,7 @@ pub(crate) fn open(state: &mut State) -> Result<(i64, i64), String> {
 }
 
 /// What must hold once all is done: every message arrived, or was given up after its whole schedule; and what was
-/// wrong with the API is said to be over.
+/// wrong with the API is reported to be over.
 pub(crate) fn settled(state: &mut State) -> Result<(u64, u64), String> {
     let calm = state.life_began();
     let answers = state.usable.iter().any(|at| *at > calm);

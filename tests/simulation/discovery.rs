@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::check::{Recorded, Requested, Watches, sql};
 use crate::world::{
-    Answered, Fate, HOUR, Listing, MINUTE, Ms, PAGE, SECOND, Said, State, World, of_wall, wall,
+    Answered, Fate, HOUR, Listing, MINUTE, Ms, PAGE, Reported, SECOND, State, World, of_wall, wall,
 };
 
 /// How far behind a list may be, and how far a round reads back.
@@ -500,7 +500,7 @@ pub(crate) fn ended(state: &mut State, run: &RunRef, verdict: Verdict) {
         .fates
         .get(run)
         .map_or(1, |fate| fate.try_at(now).number);
-    let attempt = last_end(state, run).filter(|answer| answer.said == Said::Ended(verdict));
+    let attempt = last_end(state, run).filter(|answer| answer.reported == Reported::Ended(verdict));
     let attempt = attempt.map(|answer| answer.attempt);
     let added = state.books.watches.get(run).map_or(0, |watch| watch.added);
     let mut answers = state.answers.get(run).into_iter().flatten();
@@ -523,7 +523,7 @@ fn last_end<'a>(state: &'a State, run: &RunRef) -> Option<&'a Answered> {
     let answers = state.answers.get(run)?;
     answers
         .iter()
-        .rfind(|answer| matches!(answer.said, Said::Ended(_)))
+        .rfind(|answer| matches!(answer.reported, Reported::Ended(_)))
 }
 
 /// Whether a verdict is late where the run ended before it was watched, and not where it ended after that.

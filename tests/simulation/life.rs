@@ -40,7 +40,7 @@ const MAX_LISTED_RUNS: usize = 40;
 const MAX_ATTEMPTS: usize = 4;
 
 /// Most time that calm may take to bring all to an end: the longest deadline, then a whole schedule of
-/// attempts with its spread and twice what a receiver asked for.
+/// attempts with its spread and twice what a receiver requested.
 const LONGEST_CALM: Ms = 120 * HOUR;
 
 /// What came of one seed.
@@ -349,7 +349,7 @@ impl Play<'_> {
         Ok(())
     }
 
-    /// What goes wrong, or is asked for, next.
+    /// What goes wrong, or is requested, next.
     async fn step(
         &mut self,
         engine: &mut Engine,
@@ -939,7 +939,7 @@ impl Play<'_> {
     async fn calm(&mut self) -> Result<(), String> {
         let began = self.world.lock().now();
         self.world.lock().trace("calm".to_owned());
-        // What the API asked the process before to leave it alone for, this one does not know.
+        // How long the API requested the process before to make no requests, this one does not know.
         tokio::time::sleep(Duration::from_millis(10 * MINUTE)).await;
         check::nothing_starves(&mut self.world.lock(), began);
         loop {

@@ -1,8 +1,8 @@
 //! The world around the engine: what really happens to the runs, what the API and the receivers make of it,
-//! and a record of all they were asked and told.
+//! and a record of all requests and messages that they got.
 //!
 //! Times are those of the world: milliseconds since the beginning of the simulation, which go on while the
-//! process is dead or the machine sleeps, and which nobody sets back.
+//! process is dead or the machine sleeps, and which is never set back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -306,7 +306,7 @@ pub(crate) enum Doom {
 
 /// What came of a request about a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Said {
+pub(crate) enum Reported {
     Going,
     Ended(Verdict),
     Missing,
@@ -323,8 +323,8 @@ pub(crate) struct Answered {
     pub(crate) began: Ms,
     pub(crate) at: Ms,
     pub(crate) life: u32,
-    pub(crate) said: Said,
-    /// It said that the run is running.
+    pub(crate) reported: Reported,
+    /// It reported that the run is running.
     pub(crate) running: bool,
     /// The attempt of the run that it was about; 0 where it was about none.
     pub(crate) attempt: u64,
@@ -370,13 +370,13 @@ pub(crate) struct State {
     pub(crate) answers: BTreeMap<RunRef, Vec<Answered>>,
     /// When requests of any kind began.
     pub(crate) requests: Vec<Ms>,
-    /// From when until when this process was asked not to ask.
+    /// From when until when this process was requested to make no requests.
     pub(crate) pauses: Vec<(Ms, Ms)>,
     /// When usable answers came.
     pub(crate) usable: Vec<Ms>,
     pub(crate) receipts: Vec<Receipt>,
     pub(crate) attempts: Vec<Attempt>,
-    /// When a receiver said that it wants no more messages, and the life in which it did.
+    /// When a receiver refused further messages, and the life in which it did.
     pub(crate) farewells: Vec<(Ms, u32, String)>,
     pub(crate) gone: BTreeSet<String>,
     /// Until when the process had no peace: it began to live, a write was slow or refused, the machine slept,
@@ -394,7 +394,7 @@ pub(crate) struct State {
     pub(crate) writer_failed: bool,
     /// Since when no request of this life got a usable answer, if one failed.
     pub(crate) failing_since: Option<Ms>,
-    /// Until when the API did not answer everything as it should, as far as it was asked.
+    /// Until when the API did not answer everything as it should, as far as it got requests.
     pub(crate) api_trouble: Ms,
     pub(crate) faults: BTreeMap<&'static str, u64>,
     pub(crate) life: u32,
@@ -629,7 +629,7 @@ impl State {
         self.broken.get_or_insert(what);
     }
 
-    fn asked(&mut self, what: &str) {
+    fn requested(&mut self, what: &str) {
         let now = self.now();
         self.requests.push(now);
         if let Some((from, until)) = self
@@ -639,7 +639,7 @@ impl State {
         {
             let (from, until) = (from / SECOND, until / SECOND);
             self.broken(format!(
-                "{what} was asked for in the pause from {from} s to {until} s"
+                "{what} was requested in the pause from {from} s to {until} s"
             ));
         }
     }
@@ -661,7 +661,7 @@ pub(crate) struct Api {
     connected: AtomicU64,
 }
 
-/// Notes that nobody waited for an answer.
+/// Notes that no request waited for an answer.
 struct Asking {
     world: World,
     run: RunRef,
@@ -672,29 +672,32 @@ struct Asking {
 }
 
 impl Asking {
-    fn answer(&mut self, said: Said, running: bool) {
+    fn answer(&mut self, reported: Reported, running: bool) {
         self.answered = true;
         let mut state = self.world.lock();
         let at = state.now();
-        if matches!(said, Said::Going | Said::Ended(_) | Said::Missing) {
+        if matches!(
+            reported,
+            Reported::Going | Reported::Ended(_) | Reported::Missing
+        ) {
             state.usable.push(at);
             state.failing_since = None;
-        } else if said == Said::Failed {
+        } else if reported == Reported::Failed {
             state.failing_since.get_or_insert(at);
         }
         // In which order a dead process lets go of what it was at, nothing decides.
-        if said != Said::Orphaned {
-            state.trace(format!("{} is {said:?}", self.run));
+        if reported != Reported::Orphaned {
+            state.trace(format!("{} is {reported:?}", self.run));
         }
         let life = state.life;
-        if said == Said::Failed || said == Said::Abandoned {
+        if reported == Reported::Failed || reported == Reported::Abandoned {
             state.api_trouble = state.api_trouble.max(at);
         }
         let answered = Answered {
             began: self.began,
             at,
             life,
-            said,
+            reported,
             running,
             attempt: self.attempt,
         };
@@ -712,9 +715,9 @@ impl Drop for Asking {
             let alive = self.world.lock().alive;
             self.answer(
                 if alive {
-                    Said::Abandoned
+                    Reported::Abandoned
                 } else {
-                    Said::Orphaned
+                    Reported::Orphaned
                 },
                 false,
             );
@@ -902,7 +905,7 @@ impl Provider for Api {
     }
 
     async fn list(&self, _: &ProviderName, request: &ListRequest) -> ListReply {
-        self.world.lock().asked("a list");
+        self.world.lock().requested("a list");
         let weather = self.world.lock().weather;
         let (takes, trouble) = self.trouble(weather);
         let from = request
@@ -963,7 +966,7 @@ impl Provider for Api {
     }
 
     async fn get_run(&self, id: &RunRef) -> Reply {
-        self.world.lock().asked(id.as_str());
+        self.world.lock().requested(id.as_str());
         let began = self.world.lock().now();
         let mut asking = Asking {
             world: self.world.clone(),
@@ -974,7 +977,7 @@ impl Provider for Api {
         };
         let weather = self.world.lock().weather;
         let (takes, trouble) = self.trouble(weather);
-        // What an answer says was so when it was asked for, or when it is given.
+        // What an answer reports was so when it was requested, or when it is given.
         let before = self.world.lock().random.bool();
         let look = |world: &World| {
             let state = world.lock();
@@ -997,9 +1000,9 @@ impl Provider for Api {
             let pause = self.pause_beside(answers);
             asking.answer(
                 if error.is_not_found() {
-                    Said::Missing
+                    Reported::Missing
                 } else {
-                    Said::Failed
+                    Reported::Failed
                 },
                 false,
             );
@@ -1011,7 +1014,7 @@ impl Provider for Api {
         let pause = self.pause_beside(true);
         let seen = if before { early } else { look(&self.world) };
         let Some((status, details, attempt)) = seen else {
-            asking.answer(Said::Missing, false);
+            asking.answer(Reported::Missing, false);
             let error = ApiError::NotFound {
                 message: String::new(),
             };
@@ -1022,7 +1025,7 @@ impl Provider for Api {
         };
         asking.attempt = attempt;
         asking.answer(
-            Verdict::of_status(&status).map_or(Said::Going, Said::Ended),
+            Verdict::of_status(&status).map_or(Reported::Going, Reported::Ended),
             status == Status::from(RunState::Running),
         );
         Reply {
@@ -1032,7 +1035,7 @@ impl Provider for Api {
     }
 
     async fn open_events(&self, id: &RunRef, _: Option<&str>) -> Result<Stream, ApiError> {
-        self.world.lock().asked("a stream");
+        self.world.lock().requested("a stream");
         if !self.streams {
             return Err(ApiError::NotFound {
                 message: String::new(),
