@@ -23,8 +23,8 @@ use runwatch::notify::{Deliver, Message, SendError, Sent};
 use runwatch::providers::{ApiError, NoStream, Provider, Reply};
 use runwatch::scheduler::Watches;
 use runwatch::store::{
-    Added, Candidate, DeliveryFilter, HolderId, LeaseRow, Link, Renewal, SimulatedServer, Store,
-    StoreError, Term, Transaction, TransactionRunner,
+    Added, Candidate, DeliveryFilter, HolderId, LeaseRow, Renewal, ServerLink, SimulatedServer,
+    Store, StoreError, Term, Transaction, TransactionRunner,
 };
 use tokio::runtime::{Builder, RngSeed};
 use tokio::sync::{oneshot, watch};
@@ -246,7 +246,7 @@ impl Wire {
     }
 }
 
-impl Link for Wire {
+impl ServerLink for Wire {
     fn request(
         &self,
         writes: bool,
@@ -972,6 +972,15 @@ impl Play {
                     return Err(format!("{key:?} never arrived"));
                 }
             }
+        }
+        // Whether or not its addition was acknowledged.
+        let now = wall(self.now());
+        let active = observer.active_watches(now, None, u32::MAX).await;
+        if let Some(left) = active.expect("it is read").first() {
+            return Err(format!(
+                "{} ended, and its watch goes on",
+                left.watch.run_id
+            ));
         }
         let all: Vec<_> = events.iter().map(|(seq, _)| *seq).collect();
         let followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
