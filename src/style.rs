@@ -111,7 +111,7 @@ const CYAN: &str = "36";
 
 /// Whether a thing is in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mark {
+pub enum Sign {
     /// In order: `✓`, or `+`.
     Good,
     /// In need of a look: `!`.
@@ -204,11 +204,11 @@ impl Style {
     }
 
     /// A mark, in its color.
-    pub fn mark(self, mark: Mark) -> String {
+    pub fn mark(self, mark: Sign) -> String {
         match mark {
-            Mark::Good => self.good(if self.unicode { "✓" } else { "+" }),
-            Mark::Warning => self.warning("!"),
-            Mark::Bad => self.bad(if self.unicode { "✗" } else { "x" }),
+            Sign::Good => self.good(if self.unicode { "✓" } else { "+" }),
+            Sign::Warning => self.warning("!"),
+            Sign::Bad => self.bad(if self.unicode { "✗" } else { "x" }),
         }
     }
 
@@ -466,7 +466,7 @@ mod tests {
             assert_eq!(width(&Style::PLAIN.moving_glyph(look, 7)), 1);
             assert_eq!(ascii.moving_glyph(look, 7), glyph);
         }
-        for mark in [Mark::Good, Mark::Warning, Mark::Bad] {
+        for mark in [Sign::Good, Sign::Warning, Sign::Bad] {
             assert!(ascii.mark(mark).is_ascii());
         }
         assert_ne!(

@@ -7,7 +7,7 @@ use super::phrases::{TEXT_CHARS, cause};
 use super::table::{Column, TextTable};
 use super::write_text;
 use crate::control::{Client, DiscoveryResponse};
-use crate::style::{Mark, Style, ago, ahead};
+use crate::style::{Sign, Style, ago, ahead};
 use crate::text::one_line;
 
 /// Glyph, title, state, last and next round, what was found and watched, pages and the last error.
@@ -52,9 +52,9 @@ fn table(discoveries: &[DiscoveryResponse], now: Timestamp, style: Style) -> Tex
     let mut table = TextTable::new(style, COLUMNS);
     for discovery in discoveries {
         let mark = match discovery.state.as_str() {
-            "following" => style.mark(Mark::Good),
-            "failing" => style.mark(Mark::Bad),
-            "behind" => style.mark(Mark::Warning),
+            "following" => style.mark(Sign::Good),
+            "failing" => style.mark(Sign::Bad),
+            "behind" => style.mark(Sign::Warning),
             _ => style.dim(style.nothing()),
         };
         let is_failing = discovery.state == "failing";

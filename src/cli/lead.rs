@@ -8,7 +8,7 @@ use super::args::LeadCommand;
 use super::client::Printer;
 use super::write_text;
 use crate::control::{Client, ClientError, LeaseResponse};
-use crate::style::{Mark, Style};
+use crate::style::{Sign, Style};
 
 /// How long `lead release` waits until another daemon leads: the longest time between two renewals of the longest
 /// lease, the time that deliveries under way are given, and some seconds.
@@ -68,7 +68,7 @@ async fn release(client: &Client) -> Result<(LeaseResponse, u8), ClientError> {
 
 /// Who leads, in one line.
 fn sentence(lease: &LeaseResponse, style: Style) -> String {
-    let good = style.mark(Mark::Good);
+    let good = style.mark(Sign::Good);
     let leader = lease
         .leader
         .as_ref()
@@ -83,7 +83,7 @@ fn sentence(lease: &LeaseResponse, style: Style) -> String {
         ) => {
             format!(
                 "{} the store is out of reach: {problem}\n",
-                style.mark(Mark::Bad)
+                style.mark(Sign::Bad)
             )
         }
         (LeaseResponse { shared: false, .. }, _) => {
@@ -93,7 +93,7 @@ fn sentence(lease: &LeaseResponse, style: Style) -> String {
             format!("{good} this daemon leads: {leader}\n")
         }
         (_, Some(leader)) => format!("{good} {leader} leads; this daemon stands by\n"),
-        (_, None) => format!("{} no daemon leads\n", style.mark(Mark::Warning)),
+        (_, None) => format!("{} no daemon leads\n", style.mark(Sign::Warning)),
     }
 }
 

@@ -4,7 +4,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::control::{DeliveryResponse, PollingList, WatchResponse};
-use crate::style::{Look, Mark, Style, ago, ahead};
+use crate::style::{Look, Sign, Style, ago, ahead};
 use crate::text::one_line;
 
 /// Longest free text in a list, in characters.
@@ -118,9 +118,9 @@ pub(super) fn held_until(until: Timestamp, zone: &TimeZone) -> String {
 /// The glyph of a delivery: arrived, failed, or still to be tried.
 pub(super) fn delivery_glyph(style: Style, delivery: &DeliveryResponse) -> String {
     match delivery.state.as_str() {
-        "delivered" | "included" => style.mark(Mark::Good),
-        "dead" => style.mark(Mark::Bad),
-        _ if delivery.last_result.is_some() => style.mark(Mark::Warning),
+        "delivered" | "included" => style.mark(Sign::Good),
+        "dead" => style.mark(Sign::Bad),
+        _ if delivery.last_result.is_some() => style.mark(Sign::Warning),
         _ => style.glyph(Look::Pending),
     }
 }

@@ -18,7 +18,7 @@ use crate::config::{ProviderSettings, Settings};
 use crate::domain::{Observation, ProviderName, RunRef, Verdict};
 use crate::profile;
 use crate::providers::{ApiClient, Explanation, explain};
-use crate::style::{Look, Mark};
+use crate::style::{Look, Sign};
 use crate::text::{error_chain, one_line};
 
 /// Largest file with an answer, in bytes.
@@ -231,7 +231,7 @@ fn describe(
         Err(why) => {
             return printer.line(&format!(
                 "{} the answer cannot be used: {why}",
-                style.mark(Mark::Bad)
+                style.mark(Sign::Bad)
             ));
         }
     };
@@ -257,11 +257,11 @@ fn describe_rules(
         .enumerate()
     {
         let (mark, note) = match holds {
-            Some(true) if decides == Some(index) => (style.mark(Mark::Good), "holds, and decides"),
-            Some(true) => (style.mark(Mark::Good), "holds; an earlier one decides"),
+            Some(true) if decides == Some(index) => (style.mark(Sign::Good), "holds, and decides"),
+            Some(true) => (style.mark(Sign::Good), "holds; an earlier one decides"),
             Some(false) => (style.dim("-"), "does not hold"),
             None => (
-                style.mark(Mark::Warning),
+                style.mark(Sign::Warning),
                 "cannot be decided: what it looks at is missing",
             ),
         };

@@ -16,7 +16,7 @@ use crate::control::{
     AttemptResponse, Client, DeliveryResponse, PollingList, RoutingEntry, WatchResponse,
 };
 use crate::domain::{EventType, RunEvent, SinkName, TraceContext, Verdict};
-use crate::style::{Look, Mark, Style, ago, ahead, elapsed, pad, took, width};
+use crate::style::{Look, Sign, Style, ago, ahead, elapsed, pad, took, width};
 use crate::text::one_line;
 
 /// Columns of the labels at the left, the indent included.
@@ -461,11 +461,11 @@ impl Texts {
                     0 | 1 => String::new(),
                     _ => format!(", {attempts}"),
                 };
-                format!("{} {}{times}", style.mark(Mark::Good), self.time(ended))
+                format!("{} {}{times}", style.mark(Sign::Good), self.time(ended))
             }
             ("dead", result) => format!(
                 "{} {}, given up after {attempts}",
-                style.mark(Mark::Bad),
+                style.mark(Sign::Bad),
                 result.unwrap_or_else(|| "not attempted".to_owned())
             ),
             ("pending", _) if let Some(until) = delivery.held_until => {
@@ -483,14 +483,14 @@ impl Texts {
                     Some(most) => format!("attempt {} of {most}", delivery.attempts),
                     None => attempts,
                 };
-                format!("{} {result}, {attempt}, next {next}", style.mark(Mark::Bad))
+                format!("{} {result}, {attempt}, next {next}", style.mark(Sign::Bad))
             }
             ("sending", _) => format!("{} being sent", style.glyph(Look::Pending)),
             ("pending", None) if delivery.next_attempt_at.is_none() => {
                 format!("{} waits for the summary", style.glyph(Look::Pending))
             }
             _ if let Some(summary) = &delivery.included_in => {
-                format!("{} in the summary {summary}", style.mark(Mark::Good))
+                format!("{} in the summary {summary}", style.mark(Sign::Good))
             }
             _ => format!("{} waiting", style.glyph(Look::Pending)),
         };
@@ -507,9 +507,9 @@ impl Texts {
 
     fn attempt(&self, attempt: &AttemptResponse) -> String {
         let mark = if attempt.delivered {
-            Mark::Good
+            Sign::Good
         } else {
-            Mark::Bad
+            Sign::Bad
         };
         format!(
             "{} {} attempt {} {} after {}: {}",

@@ -9,7 +9,7 @@ use crate::clock::new_delivery_id;
 use crate::config::Settings;
 use crate::domain::{Event, SinkName};
 use crate::notify::{Deliver as _, Message, Sink};
-use crate::style::{Mark, Style, pad};
+use crate::style::{Sign, Style, pad};
 use crate::text::one_line;
 
 /// Sends a sample event through the named sinks, or all, one after the other, and prints how each
@@ -71,8 +71,8 @@ pub(super) fn unknown_sink(name: &SinkName, settings: &Settings) -> CommandFailu
 /// The line for people: the sink, a mark and its word, and what the receiver answered or what went wrong.
 fn result_line(style: Style, name: &str, result: &Result<String, String>) -> String {
     let (mark, word, detail) = match result {
-        Ok(detail) => (Mark::Good, style.good("ok"), one_line(detail, TEXT_CHARS)),
-        Err(detail) => (Mark::Bad, style.bad("failed"), cause(detail)),
+        Ok(detail) => (Sign::Good, style.good("ok"), one_line(detail, TEXT_CHARS)),
+        Err(detail) => (Sign::Bad, style.bad("failed"), cause(detail)),
     };
     let line = format!("{name}  {} {}  {detail}", style.mark(mark), pad(&word, 6));
     line.trim_end().to_owned()

@@ -10,7 +10,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::EVENT_TARGET;
 use crate::screen::terminal_columns;
-use crate::style::{Mark, Style, fold};
+use crate::style::{Sign, Style, fold};
 use crate::text::one_line;
 
 /// Whether commands show in their own words what a record reports: a failed attempt, an unknown status, the state of the
@@ -46,8 +46,8 @@ where
         event.record(&mut parts);
         let start = match *event.metadata().level() {
             _ if parts.is_message => "notification:".to_owned(),
-            Level::ERROR => self.0.mark(Mark::Bad),
-            _ => self.0.mark(Mark::Warning),
+            Level::ERROR => self.0.mark(Sign::Bad),
+            _ => self.0.mark(Sign::Warning),
         };
         let columns = terminal_columns().unwrap_or(usize::MAX);
         writeln!(writer, "{}", fold(&format!("{start} {parts}"), columns))

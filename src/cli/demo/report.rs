@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::domain::Verdict;
-use crate::style::{Look, Mark, Style, pad, pad_left, width};
+use crate::style::{Look, Sign, Style, pad, pad_left, width};
 
 /// What was observed about one run.
 #[derive(Debug, Clone)]
@@ -216,13 +216,13 @@ impl DemoReport {
             outcome.push_str(&format!(", {} repeated", self.repeated));
         }
         let (mark, what) = if self.is_as_it_must_be() {
-            (Mark::Good, outcome)
+            (Sign::Good, outcome)
         } else {
-            (Mark::Bad, format!("{outcome}: not as it must be"))
+            (Sign::Bad, format!("{outcome}: not as it must be"))
         };
         let paint = |line: String| match mark {
-            Mark::Good => style.good(&line),
-            Mark::Warning | Mark::Bad => style.bad(&line),
+            Sign::Good => style.good(&line),
+            Sign::Warning | Sign::Bad => style.bad(&line),
         };
         let trouble = trouble.join(style.separator());
         let line = format!("{trouble}: {} {}", style.mark(mark), paint(what.clone()));

@@ -13,7 +13,7 @@ use super::world::DemoWorld;
 use crate::control::{AddRequest, DeliveryResponse};
 use crate::domain::{Event, EventType, Verdict};
 use crate::simulator::Received;
-use crate::style::{Look, Mark};
+use crate::style::{Look, Sign};
 
 /// Trouble that the demo makes.
 #[derive(Debug, Clone, Copy)]
@@ -124,7 +124,7 @@ impl<'a> Story<'a> {
 
     async fn perform(&mut self, act: Act, world: &mut DemoWorld) -> anyhow::Result<()> {
         let style = self.options.style;
-        let (bad, good) = (style.mark(Mark::Bad), style.mark(Mark::Good));
+        let (bad, good) = (style.mark(Sign::Bad), style.mark(Sign::Good));
         match act {
             Act::ReceiverDown => {
                 world.receiver.go_down().await;
@@ -192,7 +192,7 @@ impl<'a> Story<'a> {
     fn report_message(&self, message: &ReceivedMessage, world: &DemoWorld) {
         let style = self.options.style;
         let Some((part, word)) = message.part.zip(message.word()) else {
-            self.line(Some(style.mark(Mark::Bad)), "an unexpected message");
+            self.line(Some(style.mark(Sign::Bad)), "an unexpected message");
             return;
         };
         let delay = delay_text(delay_of(message, part, world));
@@ -205,7 +205,7 @@ impl<'a> Story<'a> {
     }
 
     fn report_answer(&mut self, part: &Part, status: u16) {
-        let warning = self.options.style.mark(Mark::Warning);
+        let warning = self.options.style.mark(Sign::Warning);
         let text = match status {
             429 => "429 Too Many Requests: all polls pause for a second",
             502 => "502 Bad Gateway: polled again a little later",

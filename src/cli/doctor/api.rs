@@ -10,7 +10,7 @@ use crate::cli::phrases::cause;
 use crate::config::{ApiSettings, Loaded, Origin};
 use crate::domain::RunRef;
 use crate::providers::{ApiClient, ApiError, Probe};
-use crate::style::Mark;
+use crate::style::Sign;
 use crate::text::error_chain;
 
 /// A run that no API has.
@@ -92,7 +92,7 @@ pub(super) async fn checks(loaded: &Loaded, advice: &Advice) -> ApiChecks {
 }
 
 fn unusable(why: &str) -> ApiChecks {
-    let check = Check::new("API", Mark::Bad, why)
+    let check = Check::new("API", Sign::Bad, why)
         .with_fix("install the certificates of authorities, or name them in SSL_CERT_FILE");
     ApiChecks {
         checks: vec![check],
@@ -138,22 +138,22 @@ fn key_check(probe: &Probe, origin: &str, host: &str, took: Duration) -> Check {
         Ok(()) => {
             let took = took.as_millis();
             check(
-                Mark::Good,
+                Sign::Good,
                 format!("{origin}, accepted by {host} in {took} ms"),
             )
         }
         // The advice about a missing key has the remedy.
-        Err(ApiError::KeyMissing) => check(Mark::Bad, String::new()),
+        Err(ApiError::KeyMissing) => check(Sign::Bad, String::new()),
         Err(error @ ApiError::KeyUnusable(_)) => {
-            check(Mark::Bad, format!("{origin}: {}", error.describe())).with_fix("correct the key")
+            check(Sign::Bad, format!("{origin}: {}", error.describe())).with_fix("correct the key")
         }
         Err(error @ ApiError::Unauthorized { .. }) => check(
-            Mark::Bad,
+            Sign::Bad,
             format!("{origin}, refused by {host}: {}", error.describe()),
         )
         .with_fix("copy the key again, and check that it belongs to this API"),
         Err(_) => {
-            check(Mark::Warning, format!("{origin}, not checked")).with_fix("correct the API first")
+            check(Sign::Warning, format!("{origin}, not checked")).with_fix("correct the API first")
         }
     }
 }
@@ -164,24 +164,24 @@ fn api_check(probe: &Probe, loaded: &Loaded, host: &str, took: Duration) -> Opti
     match &probe.result {
         Err(ApiError::KeyMissing | ApiError::KeyUnusable(_)) => None,
         Ok(()) if !probe.is_json => check(
-            Mark::Warning,
+            Sign::Warning,
             format!("{base_url} answers, but not with JSON, so it is most likely not the API"),
         )
         .map(|check| check.with_fix("check api.base_url")),
         Ok(()) | Err(ApiError::Unauthorized { .. }) => {
             let took = took.as_millis();
-            check(Mark::Good, format!("{base_url} answers in {took} ms"))
+            check(Sign::Good, format!("{base_url} answers in {took} ms"))
         }
         Err(error @ (ApiError::Transport(_) | ApiError::Timeout)) => check(
-            Mark::Bad,
+            Sign::Bad,
             format!("cannot reach {host}: {}", cause(&error.describe())),
         )
         .map(|check| check.with_fix("check api.base_url, the network and the proxy variables")),
         Err(error @ ApiError::Redirect { .. }) => {
-            check(Mark::Bad, format!("{base_url}: {}", error.describe()))
+            check(Sign::Bad, format!("{base_url}: {}", error.describe()))
                 .map(|check| check.with_fix("check api.base_url"))
         }
-        Err(error) => check(Mark::Warning, format!("{host}: {}", error.describe()))
+        Err(error) => check(Sign::Warning, format!("{host}: {}", error.describe()))
             .map(|check| check.with_fix("try again later")),
     }
 }
@@ -203,13 +203,13 @@ pub(super) fn clock_check(
         (ahead, "ahead of")
     };
     if difference <= CLOCK_TOLERANCE {
-        return Check::new(CLOCK, Mark::Good, format!("as that of {host}"));
+        return Check::new(CLOCK, Sign::Good, format!("as that of {host}"));
     }
     let seconds = difference.as_secs_f64();
     let mark = if difference < SIGNATURE_TOLERANCE {
-        Mark::Warning
+        Sign::Warning
     } else {
-        Mark::Bad
+        Sign::Bad
     };
     let text = format!("{seconds:.1} s {word} that of {host}; signatures allow 5 min");
     Check::new(CLOCK, mark, text).with_fix("set it, with NTP: timedatectl set-ntp true")
@@ -229,17 +229,17 @@ mod tests {
             let check = clock_check(date, (now, took), "api");
             (check.mark, check.text)
         };
-        assert_eq!(at(0).0, Mark::Good);
-        assert_eq!(at(1).0, Mark::Good);
-        assert_eq!(at(2).0, Mark::Good);
-        assert_eq!(at(-1).0, Mark::Good);
+        assert_eq!(at(0).0, Sign::Good);
+        assert_eq!(at(1).0, Sign::Good);
+        assert_eq!(at(2).0, Sign::Good);
+        assert_eq!(at(-1).0, Sign::Good);
         let (mark, text) = at(10);
-        assert_eq!(mark, Mark::Warning);
+        assert_eq!(mark, Sign::Warning);
         assert!(text.starts_with("8.8 s behind that of api"), "{text}");
         let (mark, text) = at(-10);
-        assert_eq!(mark, Mark::Warning);
+        assert_eq!(mark, Sign::Warning);
         assert!(text.starts_with("9.9 s ahead of that of api"), "{text}");
-        assert_eq!(at(400).0, Mark::Bad);
-        assert_eq!(at(-400).0, Mark::Bad);
+        assert_eq!(at(400).0, Sign::Bad);
+        assert_eq!(at(-400).0, Sign::Bad);
     }
 }

@@ -6,7 +6,7 @@ use super::report::Check;
 use super::{Advice, within_limit};
 use crate::config::{HeartbeatSettings, Loaded, format_duration};
 use crate::notify::Heartbeat;
-use crate::style::Mark;
+use crate::style::Sign;
 use crate::text::error_chain;
 
 const NAME: &str = "heartbeat";
@@ -19,7 +19,7 @@ pub(super) async fn check(loaded: &Loaded, advice: &Advice, send: bool) -> Optio
 }
 
 async fn look(settings: &HeartbeatSettings, send: bool) -> Check {
-    let bad = |text: String, fix: &str| Check::new(NAME, Mark::Bad, text).with_fix(fix);
+    let bad = |text: String, fix: &str| Check::new(NAME, Sign::Bad, text).with_fix(fix);
     let url = settings.url.clone();
     let host = within_limit(move || {
         let url = url.read().map_err(|error| error_chain(&error))?;
@@ -38,7 +38,7 @@ async fn look(settings: &HeartbeatSettings, send: bool) -> Check {
     let every = format_duration(settings.interval);
     let text = format!("to {host}, every {every}");
     if !send {
-        return Check::new(NAME, Mark::Good, format!("{text} (--send sends one)"));
+        return Check::new(NAME, Sign::Good, format!("{text} (--send sends one)"));
     }
     let sent = match within_limit(Heartbeat::build).await {
         Ok(Ok(client)) => client.send(&settings.url).await,
@@ -46,7 +46,7 @@ async fn look(settings: &HeartbeatSettings, send: bool) -> Check {
         Err(stuck) => return bad(format!("{text}; {stuck}"), "does the disk answer?"),
     };
     match sent {
-        Ok(status) => Check::new(NAME, Mark::Good, format!("{text}; one sent: {status}")),
+        Ok(status) => Check::new(NAME, Sign::Good, format!("{text}; one sent: {status}")),
         Err(error) => bad(
             format!("{text}; one was not accepted: {}", error.detail),
             "check the address and whether its receiver is up",

@@ -14,7 +14,7 @@ use crate::cli::phrases::{notice_text, size_text};
 use crate::config::{IN_MEMORY, Loaded, NO_SOCKET_PLACE, Proxies, SharedStoreSettings, Sources};
 use crate::control::{Client, ClientError};
 use crate::store::{Keeper, StoreFile};
-use crate::style::Mark;
+use crate::style::Sign;
 
 /// How long a shared store has to answer.
 const SHARED_LIMIT: Duration = Duration::from_secs(10);
@@ -52,24 +52,24 @@ pub(super) async fn network(sources: &Sources) -> Check {
     };
     let (mark, authorities) = match found {
         Ok((0, _)) => (
-            Mark::Bad,
+            Sign::Bad,
             format!("no certificate of an authority in {whose}"),
         ),
         Ok((count, Some(what))) => (
-            Mark::Warning,
+            Sign::Warning,
             format!("{count} authorities of {whose}, but {what}"),
         ),
-        Ok((count, None)) => (Mark::Good, format!("{count} authorities of {whose}")),
+        Ok((count, None)) => (Sign::Good, format!("{count} authorities of {whose}")),
         Err(stuck) => (
-            Mark::Bad,
+            Sign::Bad,
             format!("the certificates cannot be read: {stuck}"),
         ),
     };
     parts.push(authorities);
     let check = Check::new("network", mark, parts.join(", "));
     match mark {
-        Mark::Good => check,
-        Mark::Warning | Mark::Bad => check
+        Sign::Good => check,
+        Sign::Warning | Sign::Bad => check
             .with_fix("install ca-certificates, or name a file of authorities in SSL_CERT_FILE"),
     }
 }
@@ -101,32 +101,32 @@ async fn daemon_check(sources: &Sources, loaded: &Loaded) -> Check {
         let (text, fix) = NO_SOCKET_PLACE
             .split_once("; ")
             .unwrap_or((NO_SOCKET_PLACE, ""));
-        return check(Mark::Warning, text).with_fix(fix);
+        return check(Sign::Warning, text).with_fix(fix);
     };
     let client = match Client::new(&socket) {
         Ok(client) => client,
-        Err(error) => return check(Mark::Bad, &error.to_string()),
+        Err(error) => return check(Sign::Bad, &error.to_string()),
     };
     let shown = socket.display();
     match client.readiness().await {
         Ok(_) => ready_daemon(&client, &socket).await,
         Err(ClientError::NotRunning(_)) if is_wanted || socket.exists() => check(
-            Mark::Warning,
+            Sign::Warning,
             &format!("none answers at {shown}"),
         )
         .with_fix("start it: systemctl start runwatch, systemctl --user start runwatch, or runwatch daemon"),
         Err(ClientError::NotRunning(_)) => check(
-            Mark::Good,
+            Sign::Good,
             &format!("none runs at {shown}; `runwatch wait` needs none"),
         ),
         Err(error @ ClientError::Forbidden(_)) => {
-            check(Mark::Bad, &error.to_string()).with_fix("use sudo, or a daemon of your own")
+            check(Sign::Bad, &error.to_string()).with_fix("use sudo, or a daemon of your own")
         }
         Err(error @ ClientError::Refused(_)) => {
-            check(Mark::Bad, &format!("at {shown}, not ready: {error}")).with_fix("read its log")
+            check(Sign::Bad, &format!("at {shown}, not ready: {error}")).with_fix("read its log")
         }
         Err(error @ ClientError::Broken { .. }) => {
-            check(Mark::Bad, &error.to_string()).with_fix("read its log, and restart it")
+            check(Sign::Bad, &error.to_string()).with_fix("read its log, and restart it")
         }
     }
 }
@@ -140,13 +140,13 @@ async fn ready_daemon(client: &Client, socket: &Path) -> Check {
     let version_text = version.as_deref().unwrap_or("of an unknown version");
     let text = format!("{version_text} is ready at {shown}");
     if let Some(notice) = notices.first() {
-        return check(Mark::Warning, format!("{text}; {}", notice_text(notice)))
+        return check(Sign::Warning, format!("{text}; {}", notice_text(notice)))
             .with_fix("`runwatch list` and the log of the daemon say more");
     }
     if version.as_deref() == Some(own) {
-        check(Mark::Good, text)
+        check(Sign::Good, text)
     } else {
-        check(Mark::Warning, format!("{text}, and this is {own}"))
+        check(Sign::Warning, format!("{text}, and this is {own}"))
             .with_fix("restart the daemon: systemctl restart runwatch")
     }
 }
@@ -159,18 +159,18 @@ pub(super) async fn store(loaded: &Loaded) -> Check {
     }
     let Some(path) = loaded.settings.store.path.clone() else {
         return check(
-            Mark::Warning,
+            Sign::Warning,
             "no place for it: HOME and STATE_DIRECTORY are not set",
         )
         .with_fix("set store.path");
     };
     if path.as_os_str() == IN_MEMORY {
-        return check(Mark::Warning, "in memory: watches end with the daemon")
+        return check(Sign::Warning, "in memory: watches end with the daemon")
             .with_fix("set store.path to a file");
     }
     let looked = within_limit(move || store_check(&path)).await;
     looked.unwrap_or_else(|stuck| {
-        check(Mark::Bad, &format!("it cannot be looked at: {stuck}"))
+        check(Sign::Bad, &format!("it cannot be looked at: {stuck}"))
             .with_fix("does its disk answer?")
     })
 }
@@ -185,16 +185,16 @@ async fn shared_store(settings: &SharedStoreSettings) -> Check {
     };
     match tokio::time::timeout(SHARED_LIMIT, looked).await {
         Ok(Ok(row)) if row.holder.is_some() && !row.released => check(
-            Mark::Good,
+            Sign::Good,
             format!(
                 "{place}; {} leads ({}, term {})",
                 row.holder_name, row.version, row.epoch
             ),
         ),
-        Ok(Ok(_)) => check(Mark::Good, format!("{place}; no daemon leads")),
-        Ok(Err(error)) => check(Mark::Bad, format!("{place}: {error:#}"))
+        Ok(Ok(_)) => check(Sign::Good, format!("{place}; no daemon leads")),
+        Ok(Err(error)) => check(Sign::Bad, format!("{place}: {error:#}"))
             .with_fix("check store.url, the network, and that a daemon has made the tables"),
-        Err(_elapsed) => check(Mark::Bad, format!("{place} does not answer"))
+        Err(_elapsed) => check(Sign::Bad, format!("{place} does not answer"))
             .with_fix("check store.url and the network"),
     }
 }
@@ -212,23 +212,23 @@ fn store_check(path: &Path) -> Check {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             if is_writable(&folder) {
                 let text = format!("{shown}, which the first start of the daemon creates");
-                check(Mark::Good, text)
+                check(Sign::Good, text)
             } else {
                 let text = format!("{shown} cannot be created in {}", folder.display());
-                check(Mark::Bad, text).with_fix(&fix_folder)
+                check(Sign::Bad, text).with_fix(&fix_folder)
             }
         }
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            check(Mark::Warning, format!("{shown} belongs to another user"))
+            check(Sign::Warning, format!("{shown} belongs to another user"))
                 .with_fix("run this command as the user of the daemon, such as with sudo")
         }
-        Err(error) => check(Mark::Bad, format!("{shown} cannot be read ({error})"))
+        Err(error) => check(Sign::Bad, format!("{shown} cannot be read ({error})"))
             .with_fix("set store.path to another place"),
         Ok(StoreFile {
             version: None,
             bytes,
             ..
-        }) if bytes > 0 => check(Mark::Bad, format!("{shown} is not a database of runwatch"))
+        }) if bytes > 0 => check(Sign::Bad, format!("{shown} is not a database of runwatch"))
             .with_fix("set store.path to another place, or put the right file back"),
         Ok(file) => {
             let version = file.version.unwrap_or_default();
@@ -236,17 +236,17 @@ fn store_check(path: &Path) -> Check {
             let text = format!("{shown}, {size}, version {version}");
             if file.is_noted {
                 let text = format!("{text}, which was copied, or a copy into it did not end");
-                check(Mark::Bad, text).with_fix("`runwatch store check` says where the store is")
+                check(Sign::Bad, text).with_fix("`runwatch store check` says where the store is")
             } else if version > StoreFile::KNOWN_VERSION {
                 let text = format!(
                     "{text}, and this program knows {}",
                     StoreFile::KNOWN_VERSION
                 );
-                check(Mark::Bad, text).with_fix("use the runwatch that wrote it, or a newer one")
+                check(Sign::Bad, text).with_fix("use the runwatch that wrote it, or a newer one")
             } else if is_writable(path) && is_writable(&folder) {
-                check(Mark::Good, format!("{text}, writable"))
+                check(Sign::Good, format!("{text}, writable"))
             } else {
-                check(Mark::Bad, format!("{text}, not writable")).with_fix(&fix_folder)
+                check(Sign::Bad, format!("{text}, not writable")).with_fix(&fix_folder)
             }
         }
     }
@@ -269,13 +269,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("deep/runwatch.db");
         let check = store_check(&path);
-        assert_eq!(check.mark, Mark::Good, "{check:?}");
+        assert_eq!(check.mark, Sign::Good, "{check:?}");
         assert!(!path.parent().unwrap().exists());
 
         let path = folder.path().join("runwatch.db");
         std::fs::write(&path, "not a database").unwrap();
         let check = store_check(&path);
-        assert!(check.mark == Mark::Bad && check.fix.is_some(), "{check:?}");
+        assert!(check.mark == Sign::Bad && check.fix.is_some(), "{check:?}");
 
         let mut header = b"SQLite format 3\0".to_vec();
         header.resize(2048, 0);
@@ -283,7 +283,7 @@ mod tests {
         std::fs::write(&path, &header).unwrap();
         let check = store_check(&path);
         assert!(
-            check.mark == Mark::Bad && check.text.contains("2 KiB, version 200, and this program"),
+            check.mark == Sign::Bad && check.text.contains("2 KiB, version 200, and this program"),
             "{check:?}"
         );
         let noted = 1_000_000 + StoreFile::KNOWN_VERSION;
@@ -291,20 +291,20 @@ mod tests {
         std::fs::write(&path, &header).unwrap();
         let check = store_check(&path);
         assert!(
-            check.mark == Mark::Bad && check.text.contains("which was copied"),
+            check.mark == Sign::Bad && check.text.contains("which was copied"),
             "{check:?}"
         );
         header[60..64].copy_from_slice(&1_u32.to_be_bytes());
         std::fs::write(&path, &header).unwrap();
         let check = store_check(&path);
         assert!(
-            check.mark == Mark::Good && check.text.ends_with("2 KiB, version 1, writable"),
+            check.mark == Sign::Good && check.text.ends_with("2 KiB, version 1, writable"),
             "{check:?}"
         );
         assert_eq!(std::fs::read(&path).unwrap(), header);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 
         let check = store_check(&folder.path().join("runwatch.db/below"));
-        assert_eq!(check.mark, Mark::Bad, "{check:?}");
+        assert_eq!(check.mark, Sign::Bad, "{check:?}");
     }
 }

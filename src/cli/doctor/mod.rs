@@ -15,7 +15,7 @@ use self::report::{Check, CheckReport, worse};
 use super::{KEY_REFUSED, USAGE, write_text};
 use crate::blocking::{self, Stuck};
 use crate::config::{Loaded, Problem, Sources, advice, load};
-use crate::style::{Mark, Style};
+use crate::style::{Sign, Style};
 
 /// How long a call that blocks may take, such as reading certificates from a disk that does not answer.
 const BLOCKING_LIMIT: Duration = Duration::from_secs(15);
@@ -72,7 +72,7 @@ async fn examine(sources: Sources, options: &DoctorOptions) -> (CheckReport, u8)
         Err(stuck) => {
             let text = format!("the configuration cannot be read: {stuck}");
             let fix = "does the disk answer?";
-            let check = Check::new("configuration", Mark::Bad, text).with_fix(fix);
+            let check = Check::new("configuration", Sign::Bad, text).with_fix(fix);
             return (CheckReport(vec![check]), USAGE);
         }
     };
@@ -133,7 +133,7 @@ fn of_problem(problem: &Problem) -> Check {
         (Some(value), key) => format!("{key} = {value}: "),
     };
     let text = format!("{place}{key}{}", problem.what);
-    Check::new("configuration", Mark::Bad, text).with_fix(&problem.fix)
+    Check::new("configuration", Sign::Bad, text).with_fix(&problem.fix)
 }
 
 fn configuration(loaded: &Loaded, advice: &Advice) -> Check {
@@ -146,7 +146,7 @@ fn configuration(loaded: &Loaded, advice: &Advice) -> Check {
         0 => "no file; built-in defaults and variables".to_owned(),
         _ => files.join(", "),
     };
-    let check = Check::new("configuration", Mark::Good, text);
+    let check = Check::new("configuration", Sign::Good, text);
     advice.about(&["api.base_url"], check)
 }
 
@@ -163,7 +163,7 @@ impl Advice {
                 before => format!("{before}; {}", problem.what),
             };
             check = Check {
-                mark: worse(check.mark, Mark::Warning),
+                mark: worse(check.mark, Sign::Warning),
                 text,
                 ..check
             }

@@ -10,7 +10,7 @@ use crate::config::{Loaded, ProviderSettings};
 use crate::domain::RunRef;
 use crate::profile::{PartKind, Profile, Scheme};
 use crate::providers::{ApiClient, ApiError};
-use crate::style::Mark;
+use crate::style::Sign;
 use crate::text::error_chain;
 
 /// A number that no run has.
@@ -39,7 +39,7 @@ pub(super) async fn checks(loaded: &Loaded, advice: &Advice) -> Vec<ProviderChec
         match providers.get(default) {
             Ok(account) => accounts.push(account),
             Err(why) => found.push(ProviderCheck {
-                check: Check::new(format!("provider {default}"), Mark::Bad, why)
+                check: Check::new(format!("provider {default}"), Sign::Bad, why)
                     .with_fix("correct default_provider"),
                 clock: None,
                 is_key_refused: false,
@@ -66,7 +66,7 @@ async fn examine(account: &ProviderSettings, loaded: &Loaded) -> ProviderCheck {
     };
     let title = &account.profile.title;
     if !account.has_credentials() {
-        let missing = found(Mark::Bad, format!("{title}, no key"));
+        let missing = found(Sign::Bad, format!("{title}, no key"));
         return ProviderCheck {
             check: missing
                 .check
@@ -78,7 +78,7 @@ async fn examine(account: &ProviderSettings, loaded: &Loaded) -> ProviderCheck {
     let key = key_text(account, loaded);
     let Some(id) = no_run(account) else {
         return found(
-            Mark::Good,
+            Sign::Good,
             format!("{title}, {key}; not tried, as each run has an address of its own"),
         );
     };
@@ -87,10 +87,10 @@ async fn examine(account: &ProviderSettings, loaded: &Loaded) -> ProviderCheck {
     own.api.request_timeout = own.api.request_timeout.min(LIMIT);
     let client = match within_limit(move || ApiClient::of_account(&own)).await {
         Ok(Ok(client)) => client,
-        Ok(Err(error)) => return found(Mark::Bad, format!("{title}, {}", error_chain(&error))),
+        Ok(Err(error)) => return found(Sign::Bad, format!("{title}, {}", error_chain(&error))),
         Err(stuck) => {
             return found(
-                Mark::Bad,
+                Sign::Bad,
                 format!("{title}; the certificates cannot be read: {stuck}"),
             );
         }
@@ -103,9 +103,9 @@ async fn examine(account: &ProviderSettings, loaded: &Loaded) -> ProviderCheck {
         .date
         .map(|date| clock_check(date, (probed.began_at, probed.took), &host));
     let (mark, what, fix) = match answer {
-        ProbeAnswer::Usable(what) => (Mark::Good, what, None),
-        ProbeAnswer::Doubtful(what, fix) => (Mark::Warning, what, Some(fix)),
-        ProbeAnswer::Bad(what, fix) => (Mark::Bad, what, Some(fix)),
+        ProbeAnswer::Usable(what) => (Sign::Good, what, None),
+        ProbeAnswer::Doubtful(what, fix) => (Sign::Warning, what, Some(fix)),
+        ProbeAnswer::Bad(what, fix) => (Sign::Bad, what, Some(fix)),
     };
     let check = found(mark, format!("{title}, {key}, {what}")).check;
     ProviderCheck {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::json;
 
-use crate::style::{Mark, Style, pad, width};
+use crate::style::{Sign, Style, pad, width};
 use crate::text::one_line;
 
 /// Longest text of a check, in characters.
@@ -14,11 +14,11 @@ const MAX_CHARS: usize = 600;
 const NAME_COLUMNS: usize = 16;
 
 /// The worse one of two marks.
-pub(in crate::cli) fn worse(one: Mark, other: Mark) -> Mark {
+pub(in crate::cli) fn worse(one: Sign, other: Sign) -> Sign {
     match (one, other) {
-        (Mark::Bad, _) | (_, Mark::Bad) => Mark::Bad,
-        (Mark::Warning, _) | (_, Mark::Warning) => Mark::Warning,
-        (Mark::Good, Mark::Good) => Mark::Good,
+        (Sign::Bad, _) | (_, Sign::Bad) => Sign::Bad,
+        (Sign::Warning, _) | (_, Sign::Warning) => Sign::Warning,
+        (Sign::Good, Sign::Good) => Sign::Good,
     }
 }
 
@@ -26,7 +26,7 @@ pub(in crate::cli) fn worse(one: Mark, other: Mark) -> Mark {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::cli) struct Check {
     pub(in crate::cli) name: String,
-    pub(in crate::cli) mark: Mark,
+    pub(in crate::cli) mark: Sign,
     /// What is so; one line, no secrets.
     pub(in crate::cli) text: String,
     /// What to do, unless all is well.
@@ -34,7 +34,7 @@ pub(in crate::cli) struct Check {
 }
 
 impl Check {
-    pub(in crate::cli) fn new(name: impl Into<String>, mark: Mark, text: impl AsRef<str>) -> Self {
+    pub(in crate::cli) fn new(name: impl Into<String>, mark: Sign, text: impl AsRef<str>) -> Self {
         Self {
             name: name.into(),
             mark,
@@ -62,18 +62,18 @@ impl Check {
 pub(in crate::cli) struct CheckReport(pub(in crate::cli) Vec<Check>);
 
 impl CheckReport {
-    fn count(&self, mark: Mark) -> usize {
+    fn count(&self, mark: Sign) -> usize {
         self.0.iter().filter(|check| check.mark == mark).count()
     }
 
     /// Whether there is nothing to do.
     pub(in crate::cli) fn is_well(&self) -> bool {
-        self.count(Mark::Good) == self.0.len()
+        self.count(Sign::Good) == self.0.len()
     }
 
     /// Whether there is a problem; a warning is none.
     pub(in crate::cli) fn has_problem(&self) -> bool {
-        self.count(Mark::Bad) > 0
+        self.count(Sign::Bad) > 0
     }
 
     /// One object: `{"ok", "problems", "warnings", "checks": [{"name", "mark", "text", "fix"}]}`, where a mark is `ok`,
@@ -81,17 +81,17 @@ impl CheckReport {
     pub(in crate::cli) fn json(&self, is_ok: bool) -> String {
         let check = |check: &Check| {
             let mark = match check.mark {
-                Mark::Good => "ok",
-                Mark::Warning => "warning",
-                Mark::Bad => "problem",
+                Sign::Good => "ok",
+                Sign::Warning => "warning",
+                Sign::Bad => "problem",
             };
             json!({"name": check.name, "mark": mark, "text": check.text, "fix": check.fix})
         };
         let checks: Vec<_> = self.0.iter().map(check).collect();
         let whole = json!({
             "ok": is_ok,
-            "problems": self.count(Mark::Bad),
-            "warnings": self.count(Mark::Warning),
+            "problems": self.count(Sign::Bad),
+            "warnings": self.count(Sign::Warning),
             "checks": checks,
         });
         format!("{whole}\n")
@@ -133,8 +133,8 @@ impl CheckReport {
             count => Some(format!("{count} {word}s")),
         };
         let parts = [
-            some(self.count(Mark::Bad), "problem"),
-            some(self.count(Mark::Warning), "warning"),
+            some(self.count(Sign::Bad), "problem"),
+            some(self.count(Sign::Warning), "warning"),
         ];
         let parts: Vec<_> = parts.into_iter().flatten().collect();
         if parts.is_empty() {
@@ -168,16 +168,16 @@ mod tests {
     use super::*;
 
     fn report() -> CheckReport {
-        let good = |name: &str, text: &str| Check::new(name, Mark::Good, text);
+        let good = |name: &str, text: &str| Check::new(name, Sign::Good, text);
         CheckReport(vec![
             good("configuration", "/etc/runwatch/config.toml"),
             good("key", "CREWSHIP_API_KEY, accepted by api.crewship.dev in 112 ms"),
-            Check::new("clock", Mark::Warning, "2 s behind that of api.crewship.dev")
+            Check::new("clock", Sign::Warning, "2 s behind that of api.crewship.dev")
                 .with_fix("set it with NTP: timedatectl set-ntp true"),
             good("store", "/var/lib/runwatch/runwatch.db, 12 MiB, version 9, writable"),
             Check::new(
                 "sink ops",
-                Mark::Bad,
+                Sign::Bad,
                 "standard to hooks.example.com; /etc/runwatch/ops-secret holds a secret, and every user of this machine \
                  may read it",
             )

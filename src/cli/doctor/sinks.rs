@@ -15,7 +15,7 @@ use crate::cli::sinks::send_sample;
 use crate::config::{Loaded, SinkKind, SinkSettings, WebhookFormat, WebhookSettings};
 use crate::domain::SinkName;
 use crate::notify::{Sink, signature};
-use crate::style::Mark;
+use crate::style::Sign;
 use crate::text::error_chain;
 
 /// How long a test message may take, whatever is configured for a program.
@@ -29,7 +29,7 @@ pub(super) async fn checks(loaded: &Loaded, advice: &Advice, send: bool) -> Vec<
     let sinks = &loaded.settings.sinks;
     if sinks.is_empty() {
         let text = "none configured: `wait` writes to the terminal, the daemon to its log";
-        return vec![Check::new("sinks", Mark::Good, text)];
+        return vec![Check::new("sinks", Sign::Good, text)];
     }
     let each = sinks.iter().map(async |(name, settings)| {
         let check = check(name, settings, send).await;
@@ -40,7 +40,7 @@ pub(super) async fn checks(loaded: &Loaded, advice: &Advice, send: bool) -> Vec<
 
 async fn check(name: &SinkName, settings: &SinkSettings, send: bool) -> Check {
     let label = format!("sink {name}");
-    let bad = |(text, fix): SinkFault| Check::new(&label, Mark::Bad, text).with_fix(&fix);
+    let bad = |(text, fix): SinkFault| Check::new(&label, Sign::Bad, text).with_fix(&fix);
     let own = settings.clone();
     let looked = within_limit(move || {
         let sink = Sink::build(&own).map_err(|error| {
@@ -61,10 +61,10 @@ async fn check(name: &SinkName, settings: &SinkSettings, send: bool) -> Check {
         }
     };
     if !send {
-        return Check::new(label, Mark::Good, format!("{text} (--send sends a test)"));
+        return Check::new(label, Sign::Good, format!("{text} (--send sends a test)"));
     }
     match tokio::time::timeout(SEND_LIMIT, send_sample(name, &sink)).await {
-        Ok(Ok(detail)) => Check::new(label, Mark::Good, format!("{text}; test sent: {detail}")),
+        Ok(Ok(detail)) => Check::new(label, Sign::Good, format!("{text}; test sent: {detail}")),
         Ok(Err(detail)) => bad((
             format!("{text}; the test did not arrive: {}", cause(&detail)),
             remedy(settings).to_owned(),

@@ -16,7 +16,7 @@ use crate::store::{
     CopyPlace, Durability, FileFacts, Horizon, PostgresSettings, Rights, ServerFacts, TableFacts,
     inspect_file, inspect_server,
 };
-use crate::style::Mark;
+use crate::style::Sign;
 use crate::text::error_chain;
 
 /// How long a server has for all answers: it counts rows.
@@ -56,15 +56,15 @@ pub async fn check(settings: &Settings, printer: Printer<'_>) -> anyhow::Result<
 }
 
 fn good(name: &str, text: impl AsRef<str>) -> Check {
-    Check::new(name, Mark::Good, text)
+    Check::new(name, Sign::Good, text)
 }
 
 fn warning(name: &str, text: impl AsRef<str>, fix: &str) -> Check {
-    Check::new(name, Mark::Warning, text).with_fix(fix)
+    Check::new(name, Sign::Warning, text).with_fix(fix)
 }
 
 fn bad(name: &str, text: impl AsRef<str>, fix: &str) -> Check {
-    Check::new(name, Mark::Bad, text).with_fix(fix)
+    Check::new(name, Sign::Bad, text).with_fix(fix)
 }
 
 async fn file(path: &Path) -> Vec<Check> {
@@ -384,46 +384,46 @@ mod tests {
     #[test]
     fn commits_that_a_failover_loses_are_a_warning() {
         for (commit, names, replicas, mark, text) in [
-            ("on", "", &[][..], Mark::Good, "there are no replicas"),
-            ("off", "", &[], Mark::Warning, "loses the last transactions"),
+            ("on", "", &[][..], Sign::Good, "there are no replicas"),
+            ("off", "", &[], Sign::Warning, "loses the last transactions"),
             (
                 "on",
                 "",
                 &[("db-2", None)],
-                Mark::Warning,
+                Sign::Warning,
                 "waits for db-2:",
             ),
-            ("on", "", &[("db-2", Some("async"))], Mark::Warning, "db-2"),
+            ("on", "", &[("db-2", Some("async"))], Sign::Warning, "db-2"),
             (
                 "local",
                 "db-2",
                 &[("db-2", Some("sync"))],
-                Mark::Warning,
+                Sign::Warning,
                 "db-2",
             ),
-            ("on", "db-2", &[], Mark::Good, "no replica is connected"),
+            ("on", "db-2", &[], Sign::Good, "no replica is connected"),
             (
                 "on",
                 "db-2",
                 &[("db-2", Some("sync"))],
-                Mark::Good,
+                Sign::Good,
                 "1 connected",
             ),
             (
                 "on",
                 "ANY 1 (*)",
                 &[("", Some("quorum"))],
-                Mark::Good,
+                Sign::Good,
                 "1 connected",
             ),
             (
                 "remote_apply",
                 "db-2",
                 &[("db-2", Some("sync")), ("", Some("async"))],
-                Mark::Warning,
+                Sign::Warning,
                 "waits for a replica:",
             ),
-            ("on", "db-2", &[("db-2", None)], Mark::Good, "1 connected"),
+            ("on", "db-2", &[("db-2", None)], Sign::Good, "1 connected"),
         ] {
             let check = commits(&durability(commit, names, replicas));
             assert_eq!(check.mark, mark, "{check:?}");
@@ -433,7 +433,7 @@ mod tests {
             fsync: false,
             ..durability("on", "", &[])
         };
-        assert_eq!(commits(&unsafe_disk).mark, Mark::Warning);
+        assert_eq!(commits(&unsafe_disk).mark, Sign::Warning);
     }
 
     #[test]
@@ -447,22 +447,22 @@ mod tests {
                 slot: Some(("db_3".to_owned(), age)),
             })
         };
-        assert_eq!(of(599, 999_999).mark, Mark::Good);
+        assert_eq!(of(599, 999_999).mark, Sign::Good);
         let old = of(600, 0);
-        assert_eq!(old.mark, Mark::Warning);
+        assert_eq!(old.mark, Sign::Warning);
         assert!(
             old.text.starts_with("a transaction of pg_dump is 10m old"),
             "{old:?}"
         );
         let slot = of(0, 1_000_000);
-        assert_eq!(slot.mark, Mark::Warning);
+        assert_eq!(slot.mark, Sign::Warning);
         assert!(slot.text.contains("the replication slot db_3"), "{slot:?}");
     }
 
     #[test]
     fn a_clock_may_differ_by_two_seconds() {
         let of = |milliseconds| clock(SignedDuration::from_millis(milliseconds));
-        assert_eq!(of(-2_000).mark, Mark::Good);
+        assert_eq!(of(-2_000).mark, Sign::Good);
         assert!(of(2_500).text.contains("2.5 s ahead of the database"));
         assert!(of(-2_500).text.contains("2.5 s behind the database"));
     }

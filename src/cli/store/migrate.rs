@@ -7,7 +7,7 @@ use super::{configured, not_done};
 use crate::cli::client::Printer;
 use crate::config::Settings;
 use crate::store::migrate_store;
-use crate::style::Mark;
+use crate::style::Sign;
 
 /// Makes or changes the tables of the configured store, also where `store.migrate` is `never`, and prints from which
 /// version to which. Returns 1 when that was not done.
@@ -26,7 +26,7 @@ pub async fn migrate(settings: &Settings, mut printer: Printer<'_>) -> anyhow::R
         printer.json(&json!({"place": place, "from": from, "to": to}))?;
         return Ok(0);
     }
-    let good = printer.style.mark(Mark::Good);
+    let good = printer.style.mark(Sign::Good);
     let what = match from {
         0 => format!("its tables were made, with version {to}"),
         from if from == to => format!("its tables have version {to} already"),

@@ -23,7 +23,7 @@ use crate::control::StreamMessage;
 use crate::domain::{Event, RunEvent, RunRef, RunState, Status, Verdict};
 use crate::notify::summary::verdict_counts;
 use crate::output::LiveArea;
-use crate::style::{Mark, Style};
+use crate::style::{Sign, Style};
 use crate::text::{escape_json_for_terminal, first_lines, one_line};
 
 /// What is known of the runs that are waited for, and how it is shown.
@@ -159,7 +159,7 @@ impl WaitReport {
         {
             let line = format!(
                 "{} {}: the status {:?} is unknown; it does not end the wait",
-                self.style().mark(Mark::Warning),
+                self.style().mark(Sign::Warning),
                 self.runs[run_id].full_label(),
                 one_line(status.as_str(), MAX_DETAIL_CHARS),
             );

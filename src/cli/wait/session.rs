@@ -26,7 +26,7 @@ use crate::control::{ActivityResponse, StreamMessage};
 use crate::domain::{ProviderName, RunRef};
 use crate::scheduler::{BreakerView, Breakers, Outage, RunActivity, Usage};
 use crate::store::{DeliveryFilter, DeliveryState};
-use crate::style::Mark;
+use crate::style::Sign;
 use crate::text::humanize;
 
 /// How long messages that are being sent when the command ends are given, first attempts among them.
@@ -255,7 +255,7 @@ impl Session {
             ..DeliveryFilter::default()
         };
         let undelivered = self.engine.store.deliveries(undelivered, ALL).await?.items;
-        let mark = self.report.style().mark(Mark::Warning);
+        let mark = self.report.style().mark(Sign::Warning);
         let lines = self
             .troubles
             .look(&undelivered, self.clock.now(), Instant::now());
