@@ -12,6 +12,7 @@ mod model;
 mod operations;
 mod postgres;
 mod records;
+mod signals;
 #[cfg(simulation)]
 mod simulated;
 mod sqlite;
@@ -39,7 +40,7 @@ pub use postgres::{
     Renewal, Rights, ServerFacts, TableFacts, Term, inspect_server,
 };
 #[cfg(simulation)]
-pub use simulated::{Link, SharedState, SimulatedConnection, SimulatedServer};
+pub use simulated::{ServerLink, ServerState, SimulatedConnection, SimulatedServer};
 pub use sqlite::{
     BlockingPool, Checkpoint, Done, FileError, FileFacts, Lock, LockError, ReadJob, StoreFile,
     Transaction, TransactionRunner, Writer, inspect_file,
@@ -51,7 +52,7 @@ pub const STORE_RETRY: Duration = Duration::from_secs(5);
 /// A handle to the store; clones share it.
 #[derive(Debug, Clone)]
 pub struct Store {
-    engine: Engine,
+    engine: StoreEngine,
     state: watch::Receiver<WriterState>,
     history: watch::Receiver<u64>,
     deliveries: watch::Receiver<u64>,
@@ -60,11 +61,11 @@ pub struct Store {
 
 /// Where operations are executed.
 #[derive(Debug, Clone)]
-enum Engine {
-    Sqlite(sqlite::Channels),
-    Postgres(postgres::Channels),
+enum StoreEngine {
+    Sqlite(sqlite::SqliteChannels),
+    Postgres(postgres::PostgresChannels),
     #[cfg(simulation)]
-    Simulated(simulated::Channels),
+    Simulated(simulated::SimulatedChannels),
 }
 
 /// The state of the writer.
@@ -89,10 +90,10 @@ struct Wakes {
 impl Store {
     async fn run<O: Execute + Perform>(&self, operation: O) -> Result<O::Reply, StoreError> {
         match &self.engine {
-            Engine::Sqlite(channels) => channels.run(operation).await,
-            Engine::Postgres(channels) => channels.run(operation).await,
+            StoreEngine::Sqlite(channels) => channels.run(operation).await,
+            StoreEngine::Postgres(channels) => channels.run(operation).await,
             #[cfg(simulation)]
-            Engine::Simulated(channels) => channels.run(operation).await,
+            StoreEngine::Simulated(channels) => channels.run(operation).await,
         }
     }
 
@@ -109,10 +110,10 @@ impl Store {
     /// When the writer has ended, or has been in one transaction for longer than `limit`.
     pub fn progresses(&self, limit: Duration) -> Result<(), StoreError> {
         let is_closed = match &self.engine {
-            Engine::Sqlite(channels) => channels.is_closed(),
-            Engine::Postgres(channels) => channels.is_closed(),
+            StoreEngine::Sqlite(channels) => channels.is_closed(),
+            StoreEngine::Postgres(channels) => channels.is_closed(),
             #[cfg(simulation)]
-            Engine::Simulated(channels) => channels.is_closed(),
+            StoreEngine::Simulated(channels) => channels.is_closed(),
         };
         if is_closed {
             return Err(StoreError::Closed);

@@ -1,17 +1,17 @@
 //! A database server that daemons share, in simulated time: the operations as SQLite executes them, with what
 //! PostgreSQL adds. A write of a leader requires its term in the same transaction; a write without a term marks what it
-//! changes. Each daemon reaches the server over a [`Link`], which delays and loses requests and replies.
+//! changes. Each daemon reaches the server over a [`ServerLink`], which delays and loses requests and replies.
 
 use std::any::Any;
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::model::{Location, Mark, StoreError};
 use super::operations::{
@@ -19,9 +19,9 @@ use super::operations::{
     StoreOperation, TakeMarks,
 };
 use super::postgres::{LeaseRow, Term};
+use super::signals::CommitSignals;
 use super::sqlite::{self, Execute, Writer};
-use super::{Engine, Store, Wakes, WriterState};
-use crate::domain::Verdict;
+use super::{Store, StoreEngine, Wakes};
 use crate::failpoint::mutant;
 
 /// Operations that wait for the server.
@@ -30,20 +30,18 @@ const QUEUED: usize = 512;
 /// How often a daemon looks for events that others stored.
 const TAIL: Duration = Duration::from_secs(1);
 
-type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
 /// The way of one daemon to the server.
-pub trait Link: Send + Sync + 'static {
+pub trait ServerLink: Send + Sync + 'static {
     /// Returns once a request has arrived. An error shows that it is lost, and nothing is done.
-    fn request(&self, writes: bool) -> Boxed<'_, Result<(), StoreError>>;
+    fn request(&self, writes: bool) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Returns once the reply has arrived. An error shows that it is lost.
-    fn reply(&self, writes: bool) -> Boxed<'_, Result<(), StoreError>>;
+    fn reply(&self, writes: bool) -> BoxFuture<'_, Result<(), StoreError>>;
 }
 
 /// What the server has besides the tables.
 #[derive(Debug)]
-pub struct SharedState {
+pub struct ServerState {
     /// The lease.
     pub lease: LeaseRow,
     /// The numbers of the terms in which leaders wrote, in the order of their writes; one for writes in a row.
@@ -54,58 +52,37 @@ pub struct SharedState {
 /// The server; clones share it.
 #[derive(Clone)]
 pub struct SimulatedServer {
-    channels: sqlite::Channels,
-    state: Arc<Mutex<SharedState>>,
+    channels: sqlite::SqliteChannels,
+    state: Arc<Mutex<ServerState>>,
 }
 
 /// An operation with the caller that waits for it.
-type Job = Box<dyn FnOnce(SimulatedServer, Arc<dyn Link>) -> Boxed<'static, ()> + Send>;
+type ServerJob =
+    Box<dyn FnOnce(SimulatedServer, Arc<dyn ServerLink>) -> BoxFuture<'static, ()> + Send>;
 
 /// The channels of one daemon.
 #[derive(Clone)]
-pub(super) struct Channels {
-    writes: mpsc::Sender<Job>,
-    reads: mpsc::Sender<Job>,
-    signals: Arc<Signals>,
+pub(super) struct SimulatedChannels {
+    writes: mpsc::Sender<ServerJob>,
+    reads: mpsc::Sender<ServerJob>,
+    signals: CommitSignals,
     /// The term in which writes count; any without one.
     pub(super) term: Option<Term>,
 }
 
-impl fmt::Debug for Channels {
+impl fmt::Debug for SimulatedChannels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Channels").finish_non_exhaustive()
-    }
-}
-
-/// What follows a commit, for one daemon.
-struct Signals {
-    state: watch::Sender<WriterState>,
-    history: watch::Sender<u64>,
-    deliveries: watch::Sender<u64>,
-    unknown_commits: watch::Sender<u64>,
-}
-
-impl Signals {
-    fn send(&self, wakes: Wakes) {
-        self.state.send_modify(|state| {
-            state.worst = Verdict::worst(state.worst.into_iter().chain(wakes.verdict));
-        });
-        if wakes.history {
-            self.history.send_modify(|generation| *generation += 1);
-        }
-        if wakes.deliveries {
-            self.deliveries.send_modify(|generation| *generation += 1);
-        }
+        f.debug_struct("SimulatedChannels").finish_non_exhaustive()
     }
 }
 
 /// The tasks of one daemon that speak to the server.
 pub struct SimulatedConnection {
     server: SimulatedServer,
-    link: Arc<dyn Link>,
-    writes: mpsc::Receiver<Job>,
-    reads: mpsc::Receiver<Job>,
-    store: Channels,
+    link: Arc<dyn ServerLink>,
+    writes: mpsc::Receiver<ServerJob>,
+    reads: mpsc::Receiver<ServerJob>,
+    store: SimulatedChannels,
 }
 
 impl SimulatedServer {
@@ -116,10 +93,10 @@ impl SimulatedServer {
     /// When the file cannot be opened.
     pub fn open(path: &Path, lease: LeaseRow) -> Result<(Self, Store, Writer), StoreError> {
         let (store, writer) = Store::open(Location::File(path))?;
-        let Engine::Sqlite(channels) = &store.engine else {
+        let StoreEngine::Sqlite(channels) = &store.engine else {
             unreachable!("it was opened in SQLite");
         };
-        let state = SharedState {
+        let state = ServerState {
             lease,
             written_terms: Vec::new(),
             marks: VecDeque::new(),
@@ -132,39 +109,22 @@ impl SimulatedServer {
     }
 
     /// What the server has besides the tables. Nothing may be awaited meanwhile.
-    pub fn state(&self) -> MutexGuard<'_, SharedState> {
+    pub fn state(&self) -> MutexGuard<'_, ServerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets a daemon in. Its store works while [`SimulatedConnection::run`] runs.
-    pub fn connect(&self, link: Arc<dyn Link>) -> (Store, SimulatedConnection) {
+    pub fn connect(&self, link: Arc<dyn ServerLink>) -> (Store, SimulatedConnection) {
         let (writes, write_jobs) = mpsc::channel(QUEUED);
         let (reads, read_jobs) = mpsc::channel(QUEUED);
-        let (state, state_receiver) = watch::channel(WriterState {
-            busy_since: None,
-            worst: None,
-        });
-        let (history, history_receiver) = watch::channel(0);
-        let (deliveries, deliveries_receiver) = watch::channel(0);
-        let (unknown_commits, unknown_commits_receiver) = watch::channel(0);
-        let channels = Channels {
+        let signals = CommitSignals::new();
+        let channels = SimulatedChannels {
             writes,
             reads,
-            signals: Arc::new(Signals {
-                state,
-                history,
-                deliveries,
-                unknown_commits,
-            }),
+            signals: signals.clone(),
             term: None,
         };
-        let store = Store {
-            engine: Engine::Simulated(channels.clone()),
-            state: state_receiver,
-            history: history_receiver,
-            deliveries: deliveries_receiver,
-            unknown_commits: unknown_commits_receiver,
-        };
+        let store = signals.store(StoreEngine::Simulated(channels.clone()));
         let connection = SimulatedConnection {
             server: self.clone(),
             link,
@@ -186,7 +146,7 @@ impl SimulatedConnection {
             reads,
             store,
         } = self;
-        let serve = |mut jobs: mpsc::Receiver<Job>| {
+        let serve = |mut jobs: mpsc::Receiver<ServerJob>| {
             let (server, link) = (server.clone(), Arc::clone(&link));
             async move {
                 while let Some(job) = jobs.recv().await {
@@ -198,7 +158,7 @@ impl SimulatedConnection {
     }
 }
 
-impl Channels {
+impl SimulatedChannels {
     pub(super) fn is_closed(&self) -> bool {
         self.writes.is_closed()
     }
@@ -207,15 +167,15 @@ impl Channels {
     /// or not the caller still waits.
     pub(super) async fn run<O: Execute>(&self, operation: O) -> Result<O::Reply, StoreError> {
         let (reply, received) = oneshot::channel();
-        let (term, signals) = (self.term.clone(), Arc::clone(&self.signals));
+        let (term, signals) = (self.term.clone(), self.signals.clone());
         let (writes, wakes) = (O::PLACE == ExecutionLane::Write, operation.wakes());
-        let job: Job = Box::new(move |server, link| {
+        let job: ServerJob = Box::new(move |server, link| {
             Box::pin(async move {
                 let result = perform(operation, term, server, link).await;
                 let is_unknown = matches!(result, Err(StoreError::Unknown));
                 let may_be_kept = writes && (result.is_ok() || is_unknown);
                 if is_unknown && !mutant("unknown-is-refused") {
-                    signals.unknown_commits.send_modify(|count| *count += 1);
+                    signals.count_unknown_commit();
                 }
                 // The caller may have stopped waiting.
                 drop(reply.send(result));
@@ -256,7 +216,7 @@ async fn perform<O: Execute>(
     operation: O,
     term: Option<Term>,
     server: SimulatedServer,
-    link: Arc<dyn Link>,
+    link: Arc<dyn ServerLink>,
 ) -> Result<O::Reply, StoreError> {
     let writes = O::PLACE == ExecutionLane::Write;
     link.request(writes).await?;
@@ -287,7 +247,7 @@ struct Fenced<O> {
     term: Option<Term>,
     /// What a leader has to look at, in the same transaction.
     mark: Option<Mark>,
-    state: Arc<Mutex<SharedState>>,
+    state: Arc<Mutex<ServerState>>,
 }
 
 impl<O: fmt::Debug> fmt::Debug for Fenced<O> {
@@ -342,7 +302,7 @@ impl<O: Execute> Execute for Fenced<O> {
     }
 }
 
-impl SharedState {
+impl ServerState {
     /// Takes the oldest marks, each once.
     fn take_marks(&mut self, limit: usize) -> Vec<Mark> {
         let taken = self.marks.drain(..limit.min(self.marks.len()));

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::pin::Pin;
 
-use futures_util::future::{MaybeDone, maybe_done};
+use futures_util::future::{BoxFuture, MaybeDone, maybe_done};
 use tokio::sync::oneshot;
 
 use super::keeper::Term;
@@ -12,8 +12,6 @@ use super::watches::add_all;
 use crate::store::Wakes;
 use crate::store::model::{Added, StoreError, WatchId};
 use crate::store::operations::{AddWatch, ExecutionLane};
-
-type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What came of a job in a transaction.
 pub(super) enum Outcome {
@@ -27,7 +25,7 @@ pub(super) enum Outcome {
 
 /// The operation of a job. It may be performed several times, until a transaction with it is committed.
 trait Work: Send {
-    fn perform<'a>(&'a mut self, db: Db<'a>) -> Boxed<'a, Outcome>;
+    fn perform<'a>(&'a mut self, db: Db<'a>) -> BoxFuture<'a, Outcome>;
     /// The addition that it is, where one statement may do it together with others.
     fn addition(&self) -> Option<&AddWatch>;
     /// Notes the reply to its addition, which was done together with others.
@@ -58,7 +56,7 @@ struct Operation<O: Perform> {
 }
 
 impl<O: Perform> Work for Operation<O> {
-    fn perform<'a>(&'a mut self, db: Db<'a>) -> Boxed<'a, Outcome> {
+    fn perform<'a>(&'a mut self, db: Db<'a>) -> BoxFuture<'a, Outcome> {
         Box::pin(async move {
             let result = self.operation.perform(&db).await;
             let outcome = match &result {
@@ -187,7 +185,7 @@ fn count_together(jobs: &[Job]) -> usize {
 }
 
 /// Performs a job, or several additions for different runs in one statement.
-fn perform_together<'a>(jobs: &'a mut [Job], db: Db<'a>) -> Boxed<'a, Vec<Outcome>> {
+fn perform_together<'a>(jobs: &'a mut [Job], db: Db<'a>) -> BoxFuture<'a, Vec<Outcome>> {
     Box::pin(async move {
         if let [job] = jobs {
             return vec![job.work.perform(db).await];

@@ -36,17 +36,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::model::StoreError;
 use super::operations::{ExecutionLane, Ping, Probe, WakeCouriers};
-use super::{Engine, Store, WriterState};
+use super::signals::CommitSignals;
+use super::{Store, StoreEngine};
 use connection::{Connector, Line};
 use jobs::Job;
 use readers::{QUEUED, Readers};
 use sql::Db;
 use tail::Tail;
-use writer::{MAX_BATCH, Signals, Writer};
+use writer::{MAX_BATCH, PostgresWriter};
 
 pub use inspect::{Durability, Horizon, Rights, ServerFacts, TableFacts, inspect_server};
 pub use keeper::{Candidate, HolderId, Keeper, LeaseRow, Renewal, Term};
@@ -82,14 +83,14 @@ impl fmt::Debug for PostgresSettings {
 
 /// The channels to the writer and to the readers.
 #[derive(Debug, Clone)]
-pub(super) struct Channels {
+pub(super) struct PostgresChannels {
     writes: mpsc::Sender<Job>,
     reads: mpsc::Sender<Job>,
     /// The term in which writes count; any without one.
     term: Option<Term>,
 }
 
-impl Channels {
+impl PostgresChannels {
     /// Returns whether the server has ended.
     pub(super) fn is_closed(&self) -> bool {
         self.writes.is_closed()
@@ -116,7 +117,7 @@ impl Channels {
 
 /// The tasks of the store. [`PostgresServer::run`] serves until every [`Store`] is gone.
 pub struct PostgresServer {
-    writer: Writer,
+    writer: PostgresWriter,
     readers: Readers,
     tail: Tail,
 }
@@ -143,40 +144,23 @@ impl Store {
         let connector = Connector::new(settings)?;
         let (writes, write_jobs) = mpsc::channel(MAX_BATCH);
         let (reads, read_jobs) = mpsc::channel(QUEUED);
-        let (state, state_receiver) = watch::channel(WriterState {
-            busy_since: None,
-            worst: None,
-        });
-        let (history, history_receiver) = watch::channel(0);
-        let (deliveries, deliveries_receiver) = watch::channel(0);
-        let (unknown_commits, unknown_commits_receiver) = watch::channel(0);
-        let store = Self {
-            engine: Engine::Postgres(Channels {
-                writes,
-                reads,
-                term: None,
-            }),
-            state: state_receiver,
-            history: history_receiver,
-            deliveries: deliveries_receiver,
-            unknown_commits: unknown_commits_receiver,
-        };
+        let signals = CommitSignals::new();
+        let store = signals.store(StoreEngine::Postgres(PostgresChannels {
+            writes,
+            reads,
+            term: None,
+        }));
         let server = PostgresServer {
             readers: Readers::new(&connector, read_jobs),
             tail: Tail {
                 line: Line::new(connector.clone(), "tail"),
-                history: history.clone(),
-                deliveries: deliveries.clone(),
+                history: signals.history.clone(),
+                deliveries: signals.deliveries.clone(),
             },
-            writer: Writer {
+            writer: PostgresWriter {
                 line: Line::new(connector, "writer"),
                 jobs: write_jobs,
-                signals: Signals {
-                    state,
-                    history,
-                    deliveries,
-                    unknown_commits,
-                },
+                signals,
             },
         };
         Ok((store, server))
@@ -188,17 +172,17 @@ impl Store {
     pub fn fenced(&self, term: Term) -> Self {
         let mut fenced = self.clone();
         match &mut fenced.engine {
-            Engine::Postgres(channels) => channels.term = Some(term),
-            Engine::Sqlite(_) => {}
+            StoreEngine::Postgres(channels) => channels.term = Some(term),
+            StoreEngine::Sqlite(_) => {}
             #[cfg(simulation)]
-            Engine::Simulated(channels) => channels.term = Some(term),
+            StoreEngine::Simulated(channels) => channels.term = Some(term),
         }
         fenced
     }
 
     /// Returns whether other processes may use the store at the same time.
     pub fn is_shared(&self) -> bool {
-        !matches!(self.engine, Engine::Sqlite(_))
+        !matches!(self.engine, StoreEngine::Sqlite(_))
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{sleep_until, timeout};
 
 use super::connection::{CommitError, Line};
@@ -17,8 +17,9 @@ use super::keeper::{FENCE, Term};
 use super::sql::{Db, parameters};
 use super::totals::worst_verdict;
 use crate::domain::Verdict;
+use crate::store::Wakes;
 use crate::store::model::StoreError;
-use crate::store::{Wakes, WriterState};
+use crate::store::signals::CommitSignals;
 use crate::text::error_chain;
 
 /// The largest number of jobs in one transaction.
@@ -40,38 +41,13 @@ enum End {
 }
 
 /// The owner of the connection that writes.
-pub(super) struct Writer {
+pub(super) struct PostgresWriter {
     pub(super) line: Line,
     pub(super) jobs: mpsc::Receiver<Job>,
-    pub(super) signals: Signals,
+    pub(super) signals: CommitSignals,
 }
 
-/// What follows a commit.
-pub(super) struct Signals {
-    pub(super) state: watch::Sender<WriterState>,
-    pub(super) history: watch::Sender<u64>,
-    pub(super) deliveries: watch::Sender<u64>,
-    pub(super) unknown_commits: watch::Sender<u64>,
-}
-
-impl Signals {
-    /// Signals what changed.
-    fn send(&self, wakes: Wakes) {
-        if wakes.verdict.is_some() {
-            self.state.send_modify(|state| {
-                state.worst = Verdict::worst(state.worst.into_iter().chain(wakes.verdict));
-            });
-        }
-        if wakes.history {
-            self.history.send_modify(|generation| *generation += 1);
-        }
-        if wakes.deliveries {
-            self.deliveries.send_modify(|generation| *generation += 1);
-        }
-    }
-}
-
-impl Writer {
+impl PostgresWriter {
     /// Writes until every [`Store`](crate::store::Store) is gone.
     pub(super) async fn run(mut self) {
         let mut queue = VecDeque::new();
@@ -166,9 +142,7 @@ impl Writer {
             }
         };
         if matches!(end, Err(StoreError::Unknown)) {
-            self.signals
-                .unknown_commits
-                .send_modify(|count| *count += 1);
+            self.signals.count_unknown_commit();
         }
         let may_be_kept = matches!(end, Ok(()) | Err(StoreError::Unknown));
         let wakes = jobs.iter().map(|job| job.wakes).collect::<Vec<_>>();

@@ -38,7 +38,7 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, watch};
 
 use super::model::{Location, StoreError};
-use super::{Engine, Store, WriterState};
+use super::{Store, StoreEngine, WriterState};
 use crate::text::one_line;
 use checkpoints::Checkpointer;
 use files::Files;
@@ -54,7 +54,7 @@ pub use readers::ReadJob;
 pub use writer::{BlockingPool, Done, Transaction, TransactionRunner, Writer};
 
 pub(super) use copy::FileEnd;
-pub(super) use writer::{Channels, Execute};
+pub(super) use writer::{Execute, SqliteChannels};
 
 /// The size to which SQLite truncates a larger write-ahead log, in bytes.
 const WAL_BYTES: i64 = 16 * 1024 * 1024;
@@ -112,7 +112,7 @@ impl Store {
         let (history, history_receiver) = watch::channel(0);
         let (deliveries, deliveries_receiver) = watch::channel(0);
         let store = Self {
-            engine: Engine::Sqlite(Channels { jobs, queries }),
+            engine: StoreEngine::Sqlite(SqliteChannels { jobs, queries }),
             state: state_receiver,
             history: history_receiver,
             deliveries: deliveries_receiver,

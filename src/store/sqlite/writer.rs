@@ -46,13 +46,13 @@ pub(super) struct WriteJob {
 
 /// The channels to the writer and to the readers.
 #[derive(Debug, Clone)]
-pub(in crate::store) struct Channels {
+pub(in crate::store) struct SqliteChannels {
     pub(super) jobs: mpsc::Sender<WriteJob>,
     /// A database in memory has one connection, and no readers.
     pub(super) queries: Option<mpsc::Sender<StoreQuery>>,
 }
 
-impl Channels {
+impl SqliteChannels {
     /// Returns whether the writer has ended.
     pub(in crate::store) fn is_closed(&self) -> bool {
         self.jobs.is_closed()
@@ -208,7 +208,7 @@ pub struct Writer {
     pub(super) deliveries: watch::Sender<u64>,
 }
 
-impl Channels {
+impl SqliteChannels {
     /// Sends an operation to where it is executed, and waits for its reply. Cancel-safe: a write that was sent is
     /// executed whether or not the caller still waits.
     ///
