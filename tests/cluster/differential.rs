@@ -83,7 +83,17 @@ pub(crate) enum Doing {
         which: usize,
         detail: String,
         outcome: usize,
+        fallback: Option<&'static str>,
         stale: bool,
+    },
+    Hold {
+        which: usize,
+        until: i64,
+        stale: bool,
+    },
+    SetHolds {
+        sink: &'static str,
+        until: i64,
     },
     Decide {
         which: usize,
@@ -165,8 +175,13 @@ pub(crate) fn doing() -> impl Strategy<Value = Doing> {
         1 => (-5_000_i64..5_000).prop_map(Doing::Shift),
         5 => (sink(), 1_usize..5, select(vec![usize::MAX, 2_000, 0]))
             .prop_map(|(sink, limit, most_bytes)| Doing::Claim { sink, limit, most_bytes }),
-        5 => (any::<usize>(), text(), 0_usize..3, proptest::bool::weighted(0.1))
-            .prop_map(|(which, detail, outcome, stale)| Doing::Finish { which, detail, outcome, stale }),
+        5 => (any::<usize>(), text(), 0_usize..3, proptest::option::of(sink()), proptest::bool::weighted(0.1))
+            .prop_map(|(which, detail, outcome, fallback, stale)| {
+                Doing::Finish { which, detail, outcome, fallback, stale }
+            }),
+        2 => (any::<usize>(), -2_i64..9, proptest::bool::weighted(0.1))
+            .prop_map(|(which, until, stale)| Doing::Hold { which, until, stale }),
+        1 => (sink(), -2_i64..9).prop_map(|(sink, until)| Doing::SetHolds { sink, until }),
         2 => (any::<usize>(), 4_usize..37, any::<bool>())
             .prop_map(|(which, beginning, retry)| Doing::Decide { which, beginning, retry }),
         1 => (sink(), any::<bool>()).prop_map(|(sink, retry)| Doing::DecideAll { sink, retry }),
@@ -290,6 +305,12 @@ impl Side {
             .fold(text, |text, (number, id)| {
                 text.replace(id.as_str(), &format!("delivery {number}"))
             })
+    }
+
+    /// Takes one of the deliveries that are claimed, with its attempt.
+    fn take_claimed(&mut self, which: usize) -> Option<(DeliveryId, u32)> {
+        let number = which.checked_rem(self.claimed.len())?;
+        Some(self.claimed.remove(number))
     }
 
     /// Lists all deliveries, and notes those that are new.
@@ -486,12 +507,12 @@ impl Side {
                 which,
                 detail,
                 outcome,
+                fallback,
                 stale,
             } => {
-                if self.claimed.is_empty() {
+                let Some((id, attempt)) = self.take_claimed(which) else {
                     return "nothing is claimed".to_owned();
-                }
-                let (id, attempt) = self.claimed.remove(which % self.claimed.len());
+                };
                 let attempt = Attempt {
                     attempt: attempt + u32::from(stale),
                     at: now,
@@ -503,7 +524,23 @@ impl Side {
                         AttemptOutcome::Dead,
                     ][outcome],
                 };
-                self.shown(store.record_attempt(id, attempt).await)
+                let fallback = fallback.map(sink_name);
+                self.shown(store.record_attempt_with(id, attempt, fallback).await)
+            }
+            Doing::Hold {
+                which,
+                until,
+                stale,
+            } => {
+                let Some((id, attempt)) = self.take_claimed(which) else {
+                    return "nothing is claimed".to_owned();
+                };
+                let until = now + jiff::SignedDuration::from_secs(until);
+                self.shown(store.hold(id, attempt + u32::from(stale), until).await)
+            }
+            Doing::SetHolds { sink, until } => {
+                let until = now + jiff::SignedDuration::from_secs(until);
+                self.shown(store.set_holds(sink_name(sink), until).await)
             }
             Doing::Decide {
                 which,
