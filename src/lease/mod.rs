@@ -15,6 +15,8 @@
 mod gate;
 mod holder;
 mod published;
+#[cfg(any(test, simulation))]
+mod row;
 mod task;
 #[cfg(test)]
 mod tests;

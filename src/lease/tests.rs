@@ -22,7 +22,6 @@ const LEASE: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 struct Row {
     row: LeaseRow,
-    release_requested: bool,
     terms: BTreeSet<i64>,
 }
 
@@ -97,60 +96,24 @@ impl LeaseTable for TestTable {
         seen: &LeaseRow,
         candidate: &Candidate,
     ) -> Result<Option<Term>, StoreError> {
-        let seen = (seen.epoch, seen.renewals);
         self.call(|table| {
-            let row = &mut table.row;
-            if (row.epoch, row.renewals) != seen {
-                return None;
-            }
-            row.epoch += 1;
-            row.renewals = 0;
-            row.holder = Some(candidate.holder.clone());
-            row.holder_name.clone_from(&candidate.name);
-            row.ttl = candidate.ttl;
-            row.released = false;
-            table.release_requested = false;
-            assert!(table.terms.insert(row.epoch), "a term is given once");
-            Some(Term {
-                epoch: row.epoch,
-                holder: candidate.holder.clone(),
-            })
+            let term = table.row.take(seen, candidate)?;
+            assert!(table.terms.insert(term.epoch), "a term is given once");
+            Some(term)
         })
         .await
     }
 
     async fn renew(&mut self, term: &Term, state: &str) -> Result<Renewal, StoreError> {
-        self.call(|table| {
-            let row = &mut table.row;
-            if (row.epoch, row.holder.as_ref()) != (term.epoch, Some(&term.holder)) {
-                return Renewal::Superseded;
-            }
-            row.renewals += 1;
-            state.clone_into(&mut row.state);
-            Renewal::Confirmed {
-                now: Timestamp::UNIX_EPOCH,
-                release_requested: table.release_requested,
-            }
-        })
-        .await
+        self.call(|table| table.row.renew(term, state)).await
     }
 
     async fn release(&mut self, term: &Term) -> Result<bool, StoreError> {
-        self.call(|table| {
-            let row = &mut table.row;
-            let goes_on = (row.epoch, row.holder.as_ref()) == (term.epoch, Some(&term.holder));
-            row.released |= goes_on;
-            goes_on
-        })
-        .await
+        self.call(|table| table.row.release(term)).await
     }
 
     async fn ask_release(&mut self, epoch: i64) -> Result<bool, StoreError> {
-        self.call(|table| {
-            table.release_requested |= table.row.epoch == epoch;
-            table.row.epoch == epoch
-        })
-        .await
+        self.call(|table| table.row.request_release(epoch)).await
     }
 }
 
@@ -173,21 +136,8 @@ struct Daemons {
 
 impl Daemons {
     fn new(seed: u64) -> Self {
-        let row = LeaseRow {
-            epoch: 0,
-            renewals: 0,
-            holder: None,
-            holder_name: String::new(),
-            version: String::new(),
-            ttl: LEASE,
-            released: false,
-            release_requested: false,
-            state: String::new(),
-            now: Timestamp::UNIX_EPOCH,
-        };
         let row = Row {
-            row,
-            release_requested: false,
+            row: LeaseRow::new(LEASE, false),
             terms: BTreeSet::new(),
         };
         Self {

@@ -277,9 +277,7 @@ impl<O: Execute> Execute for Fenced<O> {
             return self.operation.execute(db);
         }
         if let Some(term) = &self.term {
-            let lease = &state.lease;
-            let goes_on = (lease.epoch, lease.holder.as_ref()) == (term.epoch, Some(&term.holder));
-            if !goes_on && !mutant("no-fence") {
+            if !state.lease.is_of(term) && !mutant("no-fence") {
                 return Err(StoreError::Superseded);
             }
             if state.written_terms.last() != Some(&term.epoch) {

@@ -10,7 +10,6 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use runwatch::app::Outside;
 use runwatch::clock::Clock;
 use runwatch::config::{EventsMode, Settings, SinkKind, SinkSettings};
@@ -288,10 +287,6 @@ impl Table {
     }
 }
 
-fn is_of(row: &LeaseRow, term: &Term) -> bool {
-    (row.epoch, row.holder.as_ref()) == (term.epoch, Some(&term.holder))
-}
-
 impl LeaseTable for Table {
     async fn look(&mut self) -> Result<LeaseRow, StoreError> {
         self.call(|row| row.clone()).await
@@ -302,58 +297,19 @@ impl LeaseTable for Table {
         seen: &LeaseRow,
         candidate: &Candidate,
     ) -> Result<Option<Term>, StoreError> {
-        let seen = (seen.epoch, seen.renewals);
-        self.call(|row| {
-            ((row.epoch, row.renewals) == seen).then(|| {
-                *row = LeaseRow {
-                    epoch: row.epoch + 1,
-                    holder: Some(candidate.holder.clone()),
-                    holder_name: candidate.name.clone(),
-                    version: candidate.version.clone(),
-                    ttl: candidate.ttl,
-                    renewals: 0,
-                    released: false,
-                    release_requested: false,
-                    ..row.clone()
-                };
-                Term {
-                    epoch: row.epoch,
-                    holder: candidate.holder.clone(),
-                }
-            })
-        })
-        .await
+        self.call(|row| row.take(seen, candidate)).await
     }
 
     async fn renew(&mut self, term: &Term, state: &str) -> Result<Renewal, StoreError> {
-        self.call(|row| {
-            if !is_of(row, term) {
-                return Renewal::Superseded;
-            }
-            row.renewals += 1;
-            state.clone_into(&mut row.state);
-            Renewal::Confirmed {
-                now: row.now,
-                release_requested: row.release_requested,
-            }
-        })
-        .await
+        self.call(|row| row.renew(term, state)).await
     }
 
     async fn release(&mut self, term: &Term) -> Result<bool, StoreError> {
-        self.call(|row| {
-            row.released |= is_of(row, term);
-            is_of(row, term)
-        })
-        .await
+        self.call(|row| row.release(term)).await
     }
 
     async fn ask_release(&mut self, epoch: i64) -> Result<bool, StoreError> {
-        self.call(|row| {
-            row.release_requested |= row.epoch == epoch;
-            row.epoch == epoch
-        })
-        .await
+        self.call(|row| row.request_release(epoch)).await
     }
 }
 
@@ -524,19 +480,8 @@ pub(crate) fn simulate(seed: u64, folder: &Path) -> Result<Outcome, Broken> {
 }
 
 async fn play(mut random: fastrand::Rng, database: &Path) -> Result<Outcome, Broken> {
-    let row = LeaseRow {
-        epoch: 0,
-        renewals: 0,
-        holder: None,
-        holder_name: String::new(),
-        version: String::new(),
-        ttl: LEASE,
-        released: true,
-        release_requested: false,
-        state: String::new(),
-        now: Timestamp::UNIX_EPOCH,
-    };
-    let (server, observer, writer) = SimulatedServer::open(database, row).expect("it opens");
+    let (server, observer, writer) =
+        SimulatedServer::open(database, LeaseRow::new(LEASE, true)).expect("it opens");
     let mut serving = JoinSet::new();
     serving.spawn(writer.run_on(AtOnce));
     let daemons = random.usize(2..=3);

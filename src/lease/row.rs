@@ -1,0 +1,70 @@
+//! What the statements of a server do to the row of the lease, for daemons in simulated time.
+
+use crate::store::{Candidate, LeaseRow, Renewal, Term};
+
+impl LeaseRow {
+    /// A row of which no term began. A lease may be taken at once where `released`.
+    pub fn new(ttl: std::time::Duration, released: bool) -> Self {
+        Self {
+            epoch: 0,
+            renewals: 0,
+            holder: None,
+            holder_name: String::new(),
+            version: String::new(),
+            ttl,
+            released,
+            release_requested: false,
+            state: String::new(),
+            now: jiff::Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    /// Whether a term goes on.
+    pub fn is_of(&self, term: &Term) -> bool {
+        (self.epoch, self.holder.as_ref()) == (term.epoch, Some(&term.holder))
+    }
+
+    /// Begins a term, where nothing changed since the row was `seen`.
+    pub fn take(&mut self, seen: &Self, candidate: &Candidate) -> Option<Term> {
+        if (self.epoch, self.renewals) != (seen.epoch, seen.renewals) {
+            return None;
+        }
+        *self = Self {
+            epoch: self.epoch + 1,
+            holder: Some(candidate.holder.clone()),
+            holder_name: candidate.name.clone(),
+            version: candidate.version.clone(),
+            now: self.now,
+            ..Self::new(candidate.ttl, false)
+        };
+        Some(Term {
+            epoch: self.epoch,
+            holder: candidate.holder.clone(),
+        })
+    }
+
+    /// Renews the lease in a term.
+    pub fn renew(&mut self, term: &Term, state: &str) -> Renewal {
+        if !self.is_of(term) {
+            return Renewal::Superseded;
+        }
+        self.renewals += 1;
+        state.clone_into(&mut self.state);
+        Renewal::Confirmed {
+            now: self.now,
+            release_requested: self.release_requested,
+        }
+    }
+
+    /// Releases the lease of a term. Returns whether that term went on.
+    pub fn release(&mut self, term: &Term) -> bool {
+        self.released |= self.is_of(term);
+        self.is_of(term)
+    }
+
+    /// Requests the leader in the term of this number to release the lease. Returns whether that term goes on.
+    pub fn request_release(&mut self, epoch: i64) -> bool {
+        self.release_requested |= self.epoch == epoch;
+        self.epoch == epoch
+    }
+}
