@@ -1,8 +1,10 @@
 //! Daemons that share a PostgreSQL of two servers, each with ways of its own to them.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use runwatch::notify::signature;
 use runwatch::simulator::{Receiver, Simulator};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -10,7 +12,7 @@ use tokio::process::Child;
 
 use crate::postgres::USER;
 use crate::proxy::{Mode, Proxy};
-use crate::support::{Program, http_client};
+use crate::support::{Program, find_within, http_client};
 
 /// How many daemons there are.
 pub(crate) const DAEMONS: usize = 3;
@@ -140,13 +142,11 @@ impl Node {
         read_json(answer.ok().filter(|answer| answer.status().is_success())?).await
     }
 
-    /// Whether it leads: its engine runs.
-    pub(crate) async fn leads(&self) -> bool {
-        let lease = tokio::time::timeout(Duration::from_secs(2), self.get("/v1/lease")).await;
-        lease
-            .ok()
-            .flatten()
-            .is_some_and(|lease| lease["leads"] == true)
+    /// The number of the term in which it leads; `None` where it does not.
+    async fn term(&self) -> Option<i64> {
+        let lease = tokio::time::timeout(Duration::from_secs(2), self.get("/v1/lease"));
+        let lease = lease.await.ok().flatten()?;
+        (lease["leads"] == true).then(|| lease["leader"]["term"].as_i64())?
     }
 
     /// The end of its log.
@@ -166,6 +166,51 @@ impl Node {
             );
         }
     }
+}
+
+/// The API, the receiver and all daemons, which are started. `servers` has the addresses of both servers of the database
+/// for each daemon.
+pub(crate) async fn start(
+    servers: impl Fn(usize) -> [SocketAddr; 2],
+) -> (Arc<Simulator>, Receiver, Vec<Node>) {
+    let simulator = Arc::new(Simulator::start_on_ports(DAEMONS).await.unwrap());
+    let verify = |headers: &reqwest::header::HeaderMap, body: &[u8]| {
+        signature::verify(SECRET, headers, body, jiff::Timestamp::now()).is_ok()
+    };
+    let receiver = Receiver::start_verifying(verify).await.unwrap();
+    let mut nodes = Vec::new();
+    for index in 0..DAEMONS {
+        let mut node = Node::new(index, &simulator, &receiver, servers(index)).await;
+        node.start();
+        nodes.push(node);
+    }
+    (simulator, receiver, nodes)
+}
+
+/// The daemon that leads in a term after this one, and the number of its term, once there is one; `but` does not count.
+pub(crate) async fn leader(
+    nodes: &mut [Node],
+    but: Option<usize>,
+    after: i64,
+    limit: Duration,
+) -> (usize, i64) {
+    let found = find_within(limit, async || {
+        for (index, node) in nodes.iter_mut().enumerate() {
+            if Some(index) == but || node.child.is_none() {
+                continue;
+            }
+            node.check_alive();
+            if let Some(term) = node.term().await.filter(|term| *term > after) {
+                return Some((index, term));
+            }
+        }
+        None
+    });
+    let found = found.await;
+    found.unwrap_or_else(|| {
+        let logs: Vec<_> = nodes.iter().map(Node::log).collect();
+        panic!("no daemon leads\n{}", logs.join("\n---\n"))
+    })
 }
 
 /// The JSON of an answer; `None` where it is cut short.

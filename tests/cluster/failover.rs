@@ -28,26 +28,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use runwatch::domain::RunRef;
-use runwatch::notify::signature;
 use runwatch::simulator::{Receiver, Simulator};
 use rustix::process::Signal;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use self::daemons::{DAEMONS, Node, SECRET};
+use self::daemons::{DAEMONS, Node};
 use self::history::{
     Followed, Known, Runs, add, check_verdict, check_verdicts, follow, messages, rest,
 };
 use self::patroni::Patroni;
 use self::postgres::{Postgres, Stop};
-use self::support::eventually;
+use self::support::{eventually, find_within};
 
 /// Longest wait for a daemon that leads or acknowledges after a failover.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// How long the standby gets nothing before it is promoted: long enough that more transactions are lost than a sequence
-/// has numbers in reserve, which are 32 (`SEQ_LOG_VALS` in src/backend/commands/sequence.c of PostgreSQL).
-const LAG: Duration = Duration::from_secs(6);
+/// How many events happen while the standby gets nothing, before it is promoted: more than a sequence has numbers in
+/// reserve, which are 32 (`SEQ_LOG_VALS` in src/backend/commands/sequence.c of PostgreSQL).
+const LOST_EVENTS: i64 = 64;
+
+/// How many additions are acknowledged after that, and lost as well.
+const LOST_ADDITIONS: usize = 20;
 
 /// Failovers with loss.
 const LOSSES: usize = 2;
@@ -65,17 +67,7 @@ struct World {
 
 impl World {
     async fn start(servers: [SocketAddr; 2], random: &mut fastrand::Rng) -> Self {
-        let simulator = Arc::new(Simulator::start_on_ports(DAEMONS).await.unwrap());
-        let verify = |headers: &reqwest::header::HeaderMap, body: &[u8]| {
-            signature::verify(SECRET, headers, body, jiff::Timestamp::now()).is_ok()
-        };
-        let receiver = Receiver::start_verifying(verify).await.unwrap();
-        let mut nodes = Vec::new();
-        for index in 0..DAEMONS {
-            let mut node = Node::new(index, &simulator, &receiver, servers).await;
-            node.start();
-            nodes.push(node);
-        }
+        let (simulator, receiver, nodes) = daemons::start(|_| servers).await;
         let clients: Vec<_> = nodes.iter().map(|node| node.http.clone()).collect();
         let followers: Vec<Followed> = (0..DAEMONS).map(|_| Followed::default()).collect();
         let mut following = JoinSet::new();
@@ -103,43 +95,35 @@ impl World {
 
     /// The daemon that leads in a term after this one, and the number of its term, once there is one.
     async fn leader(&mut self, after: i64) -> (usize, i64) {
-        let ends = Instant::now() + PATIENCE;
-        loop {
-            for (index, node) in self.nodes.iter_mut().enumerate() {
-                node.check_alive();
-                let lease = tokio::time::timeout(Duration::from_secs(2), node.get("/v1/lease"));
-                let lease = lease.await.ok().flatten().unwrap_or_default();
-                let term = lease["leader"]["term"].as_i64().unwrap_or(0);
-                if lease["leads"] == true && term > after {
-                    return (index, term);
-                }
-            }
-            let logs: Vec<_> = self.nodes.iter().map(Node::log).collect();
-            assert!(
-                Instant::now() < ends,
-                "no daemon leads\n{}",
-                logs.join("\n---\n")
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        daemons::leader(&mut self.nodes, None, after, PATIENCE).await
+    }
+
+    /// When the additions that were sent after a moment were acknowledged, in order of these times.
+    fn additions(&self, since: Instant) -> Vec<Instant> {
+        let runs = self.runs.lock().unwrap();
+        let acknowledged = runs.values().filter_map(|known| known.acknowledged);
+        let after = acknowledged.filter(|(sent_at, _)| *sent_at >= since);
+        let mut times: Vec<_> = after.map(|(_, answered_at)| answered_at).collect();
+        times.sort_unstable();
+        times
+    }
+
+    /// Waits until so many additions that are sent from now on are acknowledged.
+    async fn works(&self, count: usize) {
+        let now = Instant::now();
+        let done = find_within(PATIENCE, async || {
+            (self.additions(now).len() >= count).then_some(())
+        });
+        assert!(
+            done.await.is_some(),
+            "no {count} additions are acknowledged"
+        );
     }
 
     /// Waits for the first addition that was sent after a moment and acknowledged.
     async fn first_addition(&self, since: Instant) -> Instant {
-        let ends = Instant::now() + PATIENCE;
-        loop {
-            let first = {
-                let runs = self.runs.lock().unwrap();
-                let acknowledged = runs.values().filter_map(|known| known.acknowledged);
-                let after = acknowledged.filter(|(sent_at, _)| *sent_at >= since);
-                after.map(|(_, answered_at)| answered_at).min()
-            };
-            if let Some(first) = first {
-                return first;
-            }
-            assert!(Instant::now() < ends, "no addition is acknowledged");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let first = find_within(PATIENCE, async || self.additions(since).first().copied());
+        first.await.expect("an addition is acknowledged")
     }
 
     /// Waits until the daemons work again after a failover, and prints how long that took.
@@ -202,7 +186,7 @@ async fn by_patroni(random: &mut fastrand::Rng) {
     let mut world = World::start(pair.addresses(), random).await;
     for what in ["kill", "kill of the server only", "switchover"] {
         pair.in_sync().await;
-        tokio::time::sleep(Duration::from_millis(random.u64(1_000..2_000))).await;
+        world.works(random.usize(8..20)).await;
         let (_, term) = world.leader(0).await;
         let primary = pair.primary().await;
         let began = Instant::now();
@@ -237,7 +221,7 @@ async fn by_patroni(random: &mut fastrand::Rng) {
 struct Loss {
     /// When the standby got nothing any more, and when it was the primary.
     lagged: (Instant, Instant),
-    /// For each run the ID of the delivery of its verdict, where the promoted server has that.
+    /// The IDs of the deliveries of verdicts on the promoted server, by run.
     kept: BTreeMap<String, String>,
 }
 
@@ -245,11 +229,17 @@ struct Loss {
 async fn lose(servers: &[Postgres; 2], primary: usize, world: &mut World) -> Loss {
     let (old, new) = (&servers[primary], &servers[1 - primary]);
     eventually("the standby to follow", || old.has_standby()).await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    world.works(30).await;
     let (_, term) = world.leader(0).await;
     let lagged_from = Instant::now();
     new.leave_primary();
-    tokio::time::sleep(LAG).await;
+    let newest = || -> i64 {
+        let newest = old.sql("SELECT coalesce(max(seq), 0) FROM runwatch.events");
+        newest.parse().unwrap()
+    };
+    let before = newest();
+    eventually("events that are lost", || newest() > before + LOST_EVENTS).await;
+    world.works(LOST_ADDITIONS).await;
     old.stop(Stop::Immediate);
     let began = Instant::now();
     new.promote();
@@ -262,7 +252,7 @@ async fn lose(servers: &[Postgres; 2], primary: usize, world: &mut World) -> Los
     loss
 }
 
-/// For each run the ID of the delivery of its verdict.
+/// The IDs of the deliveries of verdicts, by run.
 fn verdicts(server: &Postgres) -> BTreeMap<String, String> {
     let lines = server.sql(
         "SELECT run_id || ' ' || d.id FROM runwatch.events JOIN runwatch.deliveries AS d ON event_seq = seq

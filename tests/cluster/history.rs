@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::daemons::Node;
+use crate::support::find_within;
 
 /// Longest time for everything to come to rest once nothing disturbs it.
 const REST: Duration = Duration::from_secs(240);
@@ -77,6 +78,7 @@ pub(crate) async fn add(
                 drop(request.timeout(Duration::from_secs(3)).send().await);
             }
         }
+        // The pace of the clients.
         tokio::time::sleep(Duration::from_millis(random.u64(20..160))).await;
     }
 }
@@ -108,33 +110,29 @@ pub(crate) async fn follow(http: reqwest::Client, followed: Followed) {
                 }
             }
         }
+        // The pause of a client before it connects again.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
 /// Waits until every watch has its verdict and every message has arrived.
 pub(crate) async fn rest(node: &Node) {
-    let ends = Instant::now() + REST;
     let is_empty = |list: &Value, key: &str| list[key].as_array().is_some_and(Vec::is_empty);
-    loop {
-        let active = node
-            .get("/v1/watches?state=active&limit=1")
-            .await
-            .unwrap_or_default();
+    let mut left = (Value::Null, Value::Null);
+    let at_rest = find_within(REST, async || {
+        let active = node.get("/v1/watches?state=active&limit=1").await;
         let open = node
             .get("/v1/deliveries?state=pending&state=sending&limit=1")
-            .await
-            .unwrap_or_default();
-        if is_empty(&active, "watches") && is_empty(&open, "deliveries") {
-            return;
-        }
-        assert!(
-            Instant::now() < ends,
-            "it does not come to rest: {active} {open}\n{}",
-            node.log()
-        );
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+            .await;
+        left = (active.unwrap_or_default(), open.unwrap_or_default());
+        (is_empty(&left.0, "watches") && is_empty(&left.1, "deliveries")).then_some(())
+    });
+    let is_at_rest = at_rest.await.is_some();
+    assert!(
+        is_at_rest,
+        "it does not come to rest: {left:?}\n{}",
+        node.log()
+    );
 }
 
 /// The messages that the receiver accepted: for each run their types and IDs.

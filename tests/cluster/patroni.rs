@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use tokio::time::Instant;
 
 use crate::daemons::read_json;
 use crate::postgres::{USER, as_server_user, folder_of_server, free_port, programs, url_of};
-use crate::support::http_client;
+use crate::support::{find_within, http_client};
 
 /// The name of the pair for Patroni.
 const SCOPE: &str = "pair";
@@ -23,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Patroni {
     pub(crate) members: [Member; 2],
     http: reqwest::Client,
-    _etcd: Etcd,
+    etcd: Etcd,
 }
 
 /// A server and the Patroni that runs it.
@@ -107,10 +106,10 @@ impl Patroni {
         let mut pair = Self {
             members,
             http: http_client().build().expect("a client"),
-            _etcd: etcd,
+            etcd,
         };
         for member in &mut pair.members {
-            member.configure(pair._etcd.port);
+            member.configure(pair.etcd.port);
             member.start();
         }
         pair.in_sync().await;
@@ -153,40 +152,24 @@ impl Patroni {
 
     /// Which member is the primary, once one is.
     pub(crate) async fn primary(&self) -> usize {
-        let ends = Instant::now() + PATIENCE;
-        loop {
-            let roles = self.roles().await.unwrap_or_default();
-            let leader = |role: &Option<String>| role.as_deref() == Some("leader");
-            if let Some(primary) = roles.iter().position(leader) {
-                return primary;
-            }
-            assert!(Instant::now() < ends, "no primary: {}", self.logs());
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        let leader = |role: &Option<String>| role.as_deref() == Some("leader");
+        let found = find_within(PATIENCE, async || {
+            self.roles().await?.iter().position(leader)
+        });
+        let primary = found.await;
+        primary.unwrap_or_else(|| panic!("no primary: {}", self.logs()))
     }
 
     /// Waits until one member is the primary, and the other its synchronous standby, which may replace it.
     pub(crate) async fn in_sync(&self) {
-        let ends = Instant::now() + PATIENCE;
-        loop {
-            let mut roles: Vec<_> = self
-                .roles()
-                .await
-                .unwrap_or_default()
-                .into_iter()
-                .flatten()
-                .collect();
+        let in_sync = find_within(PATIENCE, async || {
+            let mut roles = self.roles().await?;
             roles.sort();
-            if roles == ["leader", "sync_standby"] {
-                return;
-            }
-            assert!(
-                Instant::now() < ends,
-                "not in sync: {roles:?}: {}",
-                self.logs()
-            );
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+            let roles = roles.each_ref().map(Option::as_deref);
+            (roles == [Some("leader"), Some("sync_standby")]).then_some(())
+        });
+        let is_in_sync = in_sync.await.is_some();
+        assert!(is_in_sync, "not in sync: {}", self.logs());
     }
 
     /// Exchanges the roles.

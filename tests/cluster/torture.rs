@@ -29,13 +29,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use runwatch::notify::signature;
-use runwatch::simulator::{Receiver, Recorded, Simulator};
+use runwatch::simulator::Recorded;
 use rustix::process::Signal;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use self::daemons::{BUDGET, BUSY, DAEMONS, MAX_IN_FLIGHT, Node, SECRET};
+use self::daemons::{BUDGET, BUSY, DAEMONS, MAX_IN_FLIGHT, Node};
 use self::history::{Followed, Runs, add, check_verdicts, follow, rest};
 use self::pooler::Pooler;
 use self::postgres::{Postgres, Stop};
@@ -134,27 +133,7 @@ struct Adversary {
 impl Adversary {
     /// Which daemon leads, once one does; `but` does not count.
     async fn leader(&mut self, but: Option<usize>, limit: Duration) -> usize {
-        let ends = Instant::now() + limit;
-        loop {
-            for index in (0..self.nodes.len()).filter(|index| Some(*index) != but) {
-                if self.nodes[index].child.is_some() && self.nodes[index].leads().await {
-                    return index;
-                }
-            }
-            for index in (0..self.nodes.len()).filter(|index| Some(*index) != but) {
-                self.nodes[index].check_alive();
-            }
-            assert!(
-                Instant::now() < ends,
-                "no daemon leads\n{}",
-                self.nodes
-                    .iter()
-                    .map(Node::log)
-                    .collect::<Vec<_>>()
-                    .join("\n---\n")
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        daemons::leader(&mut self.nodes, but, 0, limit).await.0
     }
 
     async fn takeover(&mut self, kind: &'static str, but: Option<usize>) {
@@ -349,17 +328,7 @@ async fn main() {
     let mut random = fastrand::Rng::with_seed(seed);
 
     let database = Database::start().await;
-    let simulator = Arc::new(Simulator::start_on_ports(DAEMONS).await.unwrap());
-    let verify = |headers: &reqwest::header::HeaderMap, body: &[u8]| {
-        signature::verify(SECRET, headers, body, jiff::Timestamp::now()).is_ok()
-    };
-    let receiver = Receiver::start_verifying(verify).await.unwrap();
-    let mut nodes = Vec::new();
-    for index in 0..DAEMONS {
-        let mut node = Node::new(index, &simulator, &receiver, database.addresses(index)).await;
-        node.start();
-        nodes.push(node);
-    }
+    let (simulator, receiver, nodes) = daemons::start(|index| database.addresses(index)).await;
     let clients: Vec<_> = nodes.iter().map(|node| node.http.clone()).collect();
     let mut adversary = Adversary {
         nodes,

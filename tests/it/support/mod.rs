@@ -211,7 +211,16 @@ pub(crate) async fn eventually(what: &str, mut check: impl FnMut() -> bool) {
 
 /// Waits until `look` finds something, and returns it: it looks again every 10 ms, for [`PATIENCE`] at the most. The
 /// failure says `what` was waited for.
-pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn until<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+    let found = find_within(PATIENCE, look).await;
+    found.unwrap_or_else(|| panic!("waited {PATIENCE:?} for {what}"))
+}
+
+/// Looks every 10 ms until `look` finds something, and returns it; `None` once `limit` is over.
+pub(crate) async fn find_within<T>(
+    limit: Duration,
+    mut look: impl AsyncFnMut() -> Option<T>,
+) -> Option<T> {
     let looking = async {
         loop {
             if let Some(found) = look().await {
@@ -220,7 +229,7 @@ pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    within(what, looking).await
+    tokio::time::timeout(limit, looking).await.ok()
 }
 
 /// Every event of a store, however many pages they take.
