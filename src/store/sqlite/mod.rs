@@ -30,12 +30,12 @@ mod writer;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::model::{Location, StoreError};
 use super::{Store, StoreEngine, WriterState};
@@ -65,6 +65,10 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the store is checked for damage when it is opened: some gigabytes on an ordinary disk.
 const CHECK_LIMIT: Duration = Duration::from_secs(10);
 
+/// After how many pages of a check, or instructions of the virtual machine, its time is looked at
+/// (sqlite.org/c3ref/progress_handler.html).
+const STEPS: i32 = 100;
+
 /// Statements kept prepared; there are fewer than this.
 const CACHED_STATEMENTS: usize = 96;
 
@@ -88,8 +92,8 @@ impl Store {
             Location::Memory => (prepare(Connection::open_in_memory()?)?, None, None, None),
             Location::File(path) => {
                 let open = || {
-                    let connection = prepare(Connection::open(path)?)?;
-                    check(&connection, path)?;
+                    let mut connection = prepare(Connection::open(path)?)?;
+                    check(&mut connection, path)?;
                     let files = Files::of(path).map_err(|_missing| StoreError::Gone {
                         path: path.to_owned(),
                         what: "removed",
@@ -194,7 +198,7 @@ fn prepare_any(connection: &Connection) -> Result<(), StoreError> {
 
 /// Looks for damage, but no longer than `CHECK_LIMIT`: a store of many gigabytes must not keep the
 /// service from starting. Damage that was not looked at shows when it is read.
-fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+fn check(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     match health_within(connection, CHECK_LIMIT)?.as_deref() {
         Some("ok") => Ok(()),
         Some(what) => Err(StoreError::Corrupt {
@@ -214,19 +218,14 @@ fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
 
 /// Returns the first result of SQLite's check of its file; `None` when the check did not end within
 /// `limit`.
-fn health_within(connection: &Connection, limit: Duration) -> Result<Option<String>, StoreError> {
-    let interrupt = connection.get_interrupt_handle();
-    let (ended, end) = std::sync::mpsc::channel::<()>();
-    let health = std::thread::scope(|scope| {
-        scope.spawn(move || {
-            if end.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
-                interrupt.interrupt();
-            }
-        });
-        let health = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0));
-        drop(ended);
-        health
-    });
+fn health_within(
+    connection: &mut Connection,
+    limit: Duration,
+) -> Result<Option<String>, StoreError> {
+    let began = Instant::now();
+    connection.progress_handler(STEPS, Some(move || began.elapsed() >= limit))?;
+    let health = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0));
+    connection.progress_handler(0, None::<fn() -> bool>)?;
     match health {
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
             Ok(None)
@@ -251,7 +250,7 @@ mod tests {
 
     #[test]
     fn the_check_of_a_large_store_ends_in_time_and_harms_no_later_query() {
-        let connection = Connection::open_in_memory().unwrap();
+        let mut connection = Connection::open_in_memory().unwrap();
         connection
             .execute_batch("CREATE TABLE t (x); CREATE INDEX i ON t (x)")
             .unwrap();
@@ -259,11 +258,11 @@ mod tests {
                     INSERT INTO t SELECT i FROM n";
         connection.execute_batch(many).unwrap();
         assert_eq!(
-            health_within(&connection, Duration::from_millis(1)).unwrap(),
+            health_within(&mut connection, Duration::ZERO).unwrap(),
             None
         );
         assert_eq!(
-            health_within(&connection, Duration::from_secs(600))
+            health_within(&mut connection, Duration::from_secs(600))
                 .unwrap()
                 .as_deref(),
             Some("ok")
