@@ -147,7 +147,7 @@ async fn heartbeats_that_fail_are_warned_about_once_and_hold_up_nothing() {
     // Where there is an address, this reload sends one before the next reload does.
     program = reload(program, &daemon, "[log]\n").await;
     write_address(&program, &address(&last));
-    drop(reload(program, &daemon, CONFIG).await);
+    let _program = reload(program, &daemon, CONFIG).await;
     received(&last, 1).await;
     assert_eq!(other.requests().len(), before, "none without an address");
     let ended = stop(daemon).await;
