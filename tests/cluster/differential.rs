@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,8 +11,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use runwatch::domain::{
-    DeliveryId, EventType, FoundBy, JsonText, Labels, Limits, Observation, OverdueAfter,
-    PollOutcome, ProviderName, RunDetails, RunRef, SinkName, Status, TraceContext, Verdict, Watch,
+    DeliveryId, EventFilter, EventType, FoundBy, GROUP_LABEL, GROUP_SIZE_LABEL, JsonText, Labels,
+    Limits, Observation, OverdueAfter, PollOutcome, ProviderName, Route, Routes, RunDetails,
+    RunRef, SinkName, Status, TraceContext, Verdict, Watch,
 };
 use runwatch::store::{
     Attempt, AttemptOutcome, DeliveryFilter, DeliveryState, DiscoveredRun, DiscoveryId, Fate,
@@ -39,6 +41,9 @@ const RUNS: [&str; 7] = [
     "ci:apfel",
 ];
 
+/// Names of groups of watches.
+const GROUPS: [&str; 2] = ["b", "Äpfel \0 \""];
+
 /// One operation. Watches, deliveries and labels are chosen among those that are there.
 #[derive(Debug, Clone)]
 pub(crate) enum Doing {
@@ -49,6 +54,7 @@ pub(crate) enum Doing {
         label: (String, String),
         sinks: Option<Vec<&'static str>>,
         trace: Option<u32>,
+        group: Option<(&'static str, Option<u32>)>,
     },
     AddConfigured(&'static str),
     KeepConfigured(Vec<&'static str>),
@@ -73,6 +79,9 @@ pub(crate) enum Doing {
         sinks: usize,
     },
     Missing(&'static str),
+    FinishGroups {
+        age: i64,
+    },
     Shift(i64),
     Claim {
         sink: &'static str,
@@ -134,6 +143,12 @@ fn text() -> impl Strategy<Value = String> {
     ]
 }
 
+/// A group with or without a size: few groups, so that they get several watches, and small sizes, so that some are complete.
+fn group() -> impl Strategy<Value = Option<(&'static str, Option<u32>)>> {
+    let size = proptest::option::of(1_u32..3);
+    proptest::option::weighted(0.8, (select(GROUPS.to_vec()), size))
+}
+
 /// The word of a state, or something else.
 fn status() -> impl Strategy<Value = String> {
     prop_oneof![
@@ -159,8 +174,10 @@ pub(crate) fn doing() -> impl Strategy<Value = Doing> {
     let sinks = proptest::option::of(proptest::collection::vec(sink(), 0..3));
     let note = (run(), attempt(), proptest::option::of(-5_000_i64..5_000));
     prop_oneof![
-        6 => (run(), any::<bool>(), proptest::option::of(text()), label, sinks, proptest::option::of(1_u32..))
-            .prop_map(|(run, again, name, label, sinks, trace)| Doing::Add { run, again, name, label, sinks, trace }),
+        6 => (run(), any::<bool>(), proptest::option::of(text()), label, sinks, proptest::option::of(1_u32..), group())
+            .prop_map(|(run, again, name, label, sinks, trace, group)| {
+                Doing::Add { run, again, name, label, sinks, trace, group }
+            }),
         1 => run().prop_map(Doing::AddConfigured),
         1 => proptest::collection::vec(run(), 0..4).prop_map(Doing::KeepConfigured),
         2 => (run(), attempt(), any::<bool>())
@@ -172,6 +189,7 @@ pub(crate) fn doing() -> impl Strategy<Value = Doing> {
         10 => (run(), status(), proptest::option::of((0_usize..3, 0_usize..3)), text(), attempt(), 0_usize..4)
             .prop_map(|(run, status, large, error, attempt, sinks)| Doing::Seen { run, status, large, error, attempt, sinks }),
         1 => run().prop_map(Doing::Missing),
+        2 => (-2_000_i64..40_000).prop_map(|age| Doing::FinishGroups { age }),
         1 => (-5_000_i64..5_000).prop_map(Doing::Shift),
         5 => (sink(), 1_usize..5, select(vec![usize::MAX, 2_000, 0]))
             .prop_map(|(sink, limit, most_bytes)| Doing::Claim { sink, limit, most_bytes }),
@@ -251,6 +269,18 @@ fn trace_context(number: u32) -> TraceContext {
         _ => String::new(),
     };
     TraceContext::read(&parent, &state).unwrap()
+}
+
+/// Every sink gets the events about groups: two of them one message for a group, the other each verdict as well.
+fn routes() -> Arc<Routes> {
+    let route = |(number, sink): (usize, &str)| Route {
+        sink: sink_name(sink),
+        events: EventFilter::parse(["*"]).unwrap(),
+        labels: Labels::new(),
+        one_per_group: number > 0,
+        digest: number > 1,
+    };
+    Arc::new(SINKS.into_iter().enumerate().map(route).collect())
 }
 
 fn fate(retry: bool) -> Fate {
@@ -353,9 +383,20 @@ impl Side {
             }
         }
         let failure = error.map(|message| PollFailure { at: now, message });
-        let recorded = store
-            .record_step(stored.id, step, routed, failure, FoundBy::Stream, now)
-            .await;
+        let (id, found_by) = (stored.id, FoundBy::Stream);
+        // As the scheduler does.
+        let recorded = match step.progress.verdict.is_some() && stored.watch.group().is_some() {
+            true => {
+                store
+                    .record_group_step(id, step, routed, failure, found_by, now, routes())
+                    .await
+            }
+            false => {
+                store
+                    .record_step(id, step, routed, failure, found_by, now)
+                    .await
+            }
+        };
         format!("{:?} {}", stored.id, self.shown(recorded))
     }
 
@@ -381,10 +422,17 @@ impl Side {
                 label,
                 sinks,
                 trace,
+                group,
             } => {
+                let mut labels = Labels::from([label]);
+                if let Some((name, size)) = group {
+                    labels.insert(GROUP_LABEL.to_owned(), name.to_owned());
+                    let size = size.map(|size| (GROUP_SIZE_LABEL.to_owned(), size.to_string()));
+                    labels.extend(size);
+                }
                 let watch = Watch {
                     name,
-                    labels: Labels::from([label]),
+                    labels,
                     sinks: sinks.map(|sinks| sinks.into_iter().map(sink_name).collect()),
                     trace: trace.map(trace_context),
                     ..watch(run)
@@ -478,6 +526,19 @@ impl Side {
                 let counted = Duration::from_secs(1);
                 let outcome = PollOutcome::Missing { counted };
                 self.see(run, number, outcome, 2, None).await
+            }
+            Doing::FinishGroups { age } => {
+                let before = now - jiff::SignedDuration::from_millis(age);
+                let mut shown = String::new();
+                // As the daemon does: until none is left.
+                loop {
+                    let finished = store.finish_groups(routes(), before, now).await;
+                    let is_last = matches!(finished, Ok(0));
+                    shown += &self.shown(finished);
+                    if is_last {
+                        break shown;
+                    }
+                }
             }
             Doing::Shift(milliseconds) => {
                 let active = store.active_watches(now, None, 3).await.unwrap();
