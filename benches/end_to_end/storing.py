@@ -90,7 +90,7 @@ def burst(bench, report):
     for index in range(ending):
         text = DOCUMENTED["succeeded"].replace("run_xyz789abc", f"run_{index}").replace("2024-01-15T10:35:47Z", now)
         (after / f"run_{index}").write_text(text)
-    folder = filled(bench.folder / "burst", nginx, ending + going)
+    filled(bench.folder / "burst", nginx, ending + going)
     turn_to(before, nginx.runs)
     daemon = bench.daemon("burst", WEBHOOK.format(api=nginx.logged, receiver=nginx.base, interval=interval))
     started = time.time()

@@ -7,6 +7,7 @@ messages of the room, newest first, and ends.
 import ctypes
 import hashlib
 import hmac
+import importlib
 import json
 import pathlib
 import signal
@@ -105,7 +106,7 @@ def register(base):
 
 
 try:
-    import synapse  # noqa: F401
+    importlib.import_module("synapse")
 except ImportError as error:
     sys.exit(f"{error}; run the tests with: bash tests/run")
 

@@ -2,7 +2,6 @@
 "Metadata syntax" and "Workflow commands"): fills in inputs, runs the steps with `bash`, and reads the files that they write.
 """
 
-import os
 import re
 import subprocess
 import uuid
