@@ -337,11 +337,20 @@ async fn migrate(db: &Db<'_>) -> Result<(), StoreError> {
     }
     // A lost reply does no harm: the tables are looked at again with the next connection.
     db.batch("COMMIT").await?;
-    tracing::info!(
-        schema,
-        from = found,
-        to = KNOWN_VERSION,
-        "the tables of the store were made"
-    );
+    match found {
+        0 => tracing::info!(
+            schema,
+            version = KNOWN_VERSION,
+            "the tables of the store were made"
+        ),
+        found if found < KNOWN_VERSION => tracing::info!(
+            schema,
+            from = found,
+            to = KNOWN_VERSION,
+            "the tables of the store were changed"
+        ),
+        // Another daemon was first.
+        _ => {}
+    }
     Ok(())
 }
