@@ -34,6 +34,10 @@ const RECONNECT: BackoffPolicy = BackoffPolicy {
 /// How long the files with the authorities may take to be read.
 const AUTHORITIES_LIMIT: Duration = Duration::from_secs(10);
 
+/// The shortest silence after which a connection is probed: the operating system counts in whole seconds and refuses 0
+/// (`TCP_KEEPIDLE` in tcp(7)).
+const SHORTEST_SILENCE: Duration = Duration::from_secs(1);
+
 /// The longest text that names the hosts, in characters.
 const HOSTS_CHARS: usize = 200;
 
@@ -74,9 +78,10 @@ impl Connector {
             config.connect_timeout(settings.statement_limit);
         }
         // A machine that is gone sends nothing: without this, a connection to it would look open for many minutes.
-        config.tcp_user_timeout(settings.statement_limit);
-        config.keepalives_idle(settings.statement_limit);
-        config.keepalives_interval(settings.statement_limit);
+        let silence = settings.statement_limit.max(SHORTEST_SILENCE);
+        config.tcp_user_timeout(silence);
+        config.keepalives_idle(silence);
+        config.keepalives_interval(silence);
         Ok(Arc::new(Self {
             security: Security::of(&config, settings.ca_file.clone()),
             config,
@@ -401,6 +406,32 @@ impl Line {
             self.is_reported = true;
             let error = error_chain(error);
             tracing::error!(error, "cannot connect to the store; it is tried again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_limit_of_statements_leaves_socket_options_that_the_system_takes() {
+        for (limit, silence) in [(1, 1_000), (999, 1_000), (1_000, 1_000), (5_000, 5_000)] {
+            let connector = Connector::new(&PostgresSettings {
+                url: "postgres://runwatch@localhost/runwatch".to_owned().into(),
+                schema: "runwatch".to_owned(),
+                ca_file: None,
+                migrate: false,
+                statement_limit: Duration::from_millis(limit),
+                name: "test".to_owned(),
+            })
+            .unwrap();
+            let silence = Duration::from_millis(silence);
+            let config = &connector.config;
+            assert_eq!(config.get_keepalives_idle(), silence);
+            assert_eq!(config.get_keepalives_interval(), Some(silence));
+            assert_eq!(config.get_tcp_user_timeout(), Some(&silence));
+            assert_eq!(connector.limit, Duration::from_millis(limit));
         }
     }
 }
