@@ -26,7 +26,7 @@ impl LeaseRow {
 
     /// Begins a term, where nothing changed since the row was `seen`.
     pub fn take(&mut self, seen: &Self, candidate: &Candidate) -> Option<Term> {
-        if (self.epoch, self.renewals) != (seen.epoch, seen.renewals) {
+        if (self.epoch, self.renewals, &self.holder) != (seen.epoch, seen.renewals, &seen.holder) {
             return None;
         }
         *self = Self {
@@ -66,5 +66,30 @@ impl LeaseRow {
     pub fn request_release(&mut self, epoch: i64) -> bool {
         self.release_requested |= self.epoch == epoch;
         self.epoch == epoch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::HolderId;
+
+    #[test]
+    fn a_lease_of_another_holder_with_the_same_numbers_is_not_taken() {
+        let ttl = std::time::Duration::from_secs(15);
+        let [one, other, next] = ["one", "other", "next"].map(|name| Candidate {
+            holder: HolderId::random(),
+            name: name.to_owned(),
+            version: "1".to_owned(),
+            ttl,
+        });
+        let never = LeaseRow::new(ttl, true);
+        let (mut seen, mut row) = (never.clone(), never.clone());
+        seen.take(&never, &one).unwrap();
+        row.take(&never, &other).unwrap();
+        assert_eq!((row.epoch, row.renewals), (seen.epoch, seen.renewals));
+        assert_eq!(row.take(&seen, &next), None);
+        assert_eq!(row.holder, Some(other.holder));
+        assert_eq!(row.take(&row.clone(), &next).unwrap().epoch, 2);
     }
 }

@@ -497,7 +497,7 @@ impl LeaseTable for Keeper {
         seen: &LeaseRow,
         candidate: &Candidate,
     ) -> Result<Option<Term>, StoreError> {
-        Self::take(self, (seen.epoch, seen.renewals), candidate).await
+        Self::take(self, seen, candidate).await
     }
 
     async fn renew(&mut self, term: &Term, state: &str) -> Result<Renewal, StoreError> {

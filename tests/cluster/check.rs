@@ -83,7 +83,8 @@ async fn a_store_that_is_well_has_its_server_rows_and_leader_in_the_check() {
                 version: "0.2.0".to_owned(),
                 ttl: Duration::from_secs(3),
             };
-            keeper.take((0, 0), &candidate).await.unwrap().unwrap();
+            let never = keeper.look().await.unwrap();
+            keeper.take(&never, &candidate).await.unwrap().unwrap();
             let (code, found) = check(&settings).await;
             assert_eq!(code, 0, "{}", found.0);
             found.has("rows", "ok", "1 watches, 1 active watches, 0 events");

@@ -366,14 +366,14 @@ async fn a_store_that_is_not_empty_or_in_use_or_was_moved_is_not_copied() {
 
     // A daemon leads on the server; when it is gone, its lease is waited for.
     let mut keeper = Keeper::new(&server).unwrap();
-    keeper.look().await.unwrap();
+    let never = keeper.look().await.unwrap();
     let candidate = Candidate {
         holder: HolderId::random(),
         name: "web-1".to_owned(),
         version: "0.2.0".to_owned(),
         ttl: Duration::from_secs(3),
     };
-    let term = keeper.take((0, 0), &candidate).await.unwrap().unwrap();
+    let term = keeper.take(&never, &candidate).await.unwrap().unwrap();
     let renewing = async {
         // As a daemon does, in time before the lease is over.
         let mut renewals = tokio::time::interval(candidate.ttl / 5);

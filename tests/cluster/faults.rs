@@ -461,8 +461,7 @@ async fn a_commit_that_the_standby_did_not_confirm_is_unknown() {
         version: "1".to_owned(),
         ttl: Duration::from_secs(15),
     };
-    let seen = (seen.epoch, seen.renewals);
-    let term = keeper.take(seen, &candidate).await.unwrap().unwrap();
+    let term = keeper.take(&seen, &candidate).await.unwrap().unwrap();
     // No standby is there. Each commit waits for one until that is canceled, and is then on this server alone.
     server.wait_for_standby(true);
     let run = watch("run_1");

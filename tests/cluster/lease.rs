@@ -30,9 +30,7 @@ fn candidate(name: &str) -> Candidate {
 /// Takes the lease as it is.
 async fn take(keeper: &mut Keeper, name: &str) -> Term {
     let seen = keeper.look().await.unwrap();
-    let taken = keeper
-        .take((seen.epoch, seen.renewals), &candidate(name))
-        .await;
+    let taken = keeper.take(&seen, &candidate(name)).await;
     taken.unwrap().expect("no other daemon takes it")
 }
 
@@ -49,9 +47,10 @@ async fn a_lease_is_taken_once_renewed_released_and_taken_by_the_next() {
         let never = keeper.look().await.unwrap();
         assert!(never.released && never.holder.is_none() && never.epoch == 0);
         let (one, two) = (candidate("one"), candidate("two"));
-        let first = keeper.take((0, 0), &one).await.unwrap().unwrap();
+        let first = keeper.take(&never, &one).await.unwrap().unwrap();
         assert_eq!((first.epoch, &first.holder), (1, &one.holder));
-        assert_eq!(keeper.take((0, 0), &two).await.unwrap(), None);
+        assert_eq!(keeper.take(&never, &two).await.unwrap(), None);
+        let unrenewed = keeper.look().await.unwrap();
 
         let renewed = keeper.renew(&first, "watching").await.unwrap();
         assert!(
@@ -76,7 +75,7 @@ async fn a_lease_is_taken_once_renewed_released_and_taken_by_the_next() {
         );
         assert_eq!((held.holder.unwrap(), held.ttl), (one.holder, one.ttl));
         assert_eq!(
-            keeper.take((1, 0), &two).await.unwrap(),
+            keeper.take(&unrenewed, &two).await.unwrap(),
             None,
             "it was renewed since it was seen"
         );
@@ -97,11 +96,7 @@ async fn a_lease_is_taken_once_renewed_released_and_taken_by_the_next() {
 
         let seen = keeper.look().await.unwrap();
         assert!(seen.released && seen.epoch == 1);
-        let second = keeper
-            .take((1, seen.renewals), &two)
-            .await
-            .unwrap()
-            .unwrap();
+        let second = keeper.take(&seen, &two).await.unwrap().unwrap();
         assert_eq!(second.epoch, 2);
         assert_eq!(keeper.renew(&first, "").await.unwrap(), Renewal::Superseded);
         assert!(!keeper.release(&first).await.unwrap());
@@ -122,22 +117,47 @@ async fn of_many_that_take_the_lease_at_once_one_gets_it() {
     let settings = settings(Way::Direct, "many");
     let (store, tasks, mut keeper) = opened(&settings).await;
     let first = take(&mut keeper, "first").await;
-    let seen = keeper.look().await.unwrap();
-    for seen in [(seen.epoch, seen.renewals), (seen.epoch + 1, 0)] {
+    for next in [first.epoch + 1, first.epoch + 2] {
+        let seen = keeper.look().await.unwrap();
         let mut taking = JoinSet::new();
         for number in 0..8 {
             let mut keeper = Keeper::new(&settings).unwrap();
-            taking.spawn(async move { keeper.take(seen, &candidate(&format!("{number}"))).await });
+            let seen = seen.clone();
+            taking.spawn(async move { keeper.take(&seen, &candidate(&format!("{number}"))).await });
         }
         let mut taken = Vec::new();
         while let Some(result) = taking.join_next().await {
             taken.extend(result.unwrap().unwrap());
         }
         assert_eq!(taken.len(), 1, "{taken:?}");
-        assert_eq!(taken[0].epoch, seen.0 + 1);
+        assert_eq!(taken[0].epoch, next);
     }
     assert_eq!(keeper.renew(&first, "").await.unwrap(), Renewal::Superseded);
     close(store, tasks).await;
+}
+
+#[tokio::test]
+async fn a_lease_of_another_holder_with_the_same_numbers_is_not_taken() {
+    for settings in both("rolled_back") {
+        let (store, tasks, mut keeper) = opened(&settings).await;
+        let first = take(&mut keeper, "first").await;
+        keeper.renew(&first, "").await.unwrap();
+        let seen = keeper.look().await.unwrap();
+        // As after a failover to a server that had lost this term, on which another daemon took and renewed the lease.
+        let (client, _connection) = connect(&settings).await;
+        let other = HolderId::random();
+        let rewrite = format!("UPDATE {}.leases SET holder = $1", settings.schema);
+        let rewritten = client.execute(&rewrite, &[&other.as_str()]).await;
+        assert_eq!(rewritten.unwrap(), 1);
+        let next = candidate("second");
+        assert_eq!(keeper.take(&seen, &next).await.unwrap(), None);
+        let now = keeper.look().await.unwrap();
+        assert_eq!((now.epoch, now.renewals), (seen.epoch, seen.renewals));
+        assert_eq!(now.holder, Some(other));
+        let second = keeper.take(&now, &next).await.unwrap().unwrap();
+        assert_eq!(second.epoch, first.epoch + 1);
+        close(store, tasks).await;
+    }
 }
 
 #[tokio::test]
@@ -270,7 +290,7 @@ async fn a_write_under_way_delays_the_next_term_but_no_renewal() {
     let mut other = Keeper::new(&settings).unwrap();
     other.look().await.unwrap();
     let next = candidate("second");
-    let mut taking = std::pin::pin!(other.take((seen.epoch, seen.renewals), &next));
+    let mut taking = std::pin::pin!(other.take(&seen, &next));
     let early = timeout(Duration::from_secs(1), &mut taking).await;
     assert!(early.is_err(), "the write has not ended: {early:?}");
     client.batch_execute("COMMIT").await.unwrap();
@@ -298,9 +318,7 @@ async fn a_transaction_that_was_frozen_is_ended_and_its_commit_fails() {
     let taken = async {
         loop {
             let seen = keeper.look().await.unwrap();
-            let taken = keeper
-                .take((seen.epoch, seen.renewals), &candidate("second"))
-                .await;
+            let taken = keeper.take(&seen, &candidate("second")).await;
             match taken {
                 Ok(Some(term)) => return term,
                 Ok(None) | Err(StoreError::OutOfReach { .. }) => {}

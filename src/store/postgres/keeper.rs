@@ -52,7 +52,7 @@ const TAKE: &str = concat!(
     FROM (SELECT timeline AS earlier, ",
     timeline!(),
     " AS current, pg_get_serial_sequence($7, 'seq') AS numbers FROM runwatch.leases WHERE name = 'leader') AS history
-    WHERE lease.name = 'leader' AND lease.epoch = $1 AND lease.renewals = $2
+    WHERE lease.name = 'leader' AND lease.epoch = $1 AND lease.renewals = $2 AND lease.holder = $9
     RETURNING lease.epoch, CASE WHEN history.earlier NOT IN ('', history.current)
             AND has_sequence_privilege(history.numbers, 'USAGE') AND has_sequence_privilege(history.numbers, 'UPDATE')
         THEN setval(history.numbers::regclass, nextval(history.numbers::regclass) + $8) END"
@@ -215,26 +215,24 @@ impl Keeper {
         })
     }
 
-    /// Takes the lease, if it still has the number and the renewals of `seen`. Waits for transactions of the term
+    /// Takes the lease, if it still has the holder, the number and the renewals of `seen`: a database that lost its last
+    /// transactions may give the same numbers to another holder. Waits for transactions of the term
     /// before, of which none can begin anew. Returns the new term, or `None` when the lease has changed.
     ///
     /// # Errors
     /// When the store cannot be reached. The lease may be taken nevertheless; look at it again.
     pub async fn take(
         &mut self,
-        seen: (i64, i64),
+        seen: &LeaseRow,
         candidate: &Candidate,
     ) -> Result<Option<Term>, StoreError> {
-        let (epoch, renewals) = seen;
         let holder = candidate.holder.as_str();
         let (name, version) = (candidate.name.as_str(), candidate.version.as_str());
         let ttl = i64::try_from(candidate.ttl.as_millis()).unwrap_or(i64::MAX);
         // A frozen transaction is ended by the server after the limit of a statement.
         let patience = 2;
-        let row = if seen == (0, 0) {
-            let parameters = parameters![holder, name, version, ttl];
-            self.run(MAKE, parameters, patience).await?
-        } else {
+        let row = if let Some(seen_holder) = &seen.holder {
+            let (epoch, renewals, seen_holder) = (seen.epoch, seen.renewals, seen_holder.as_str());
             let schema = self.line.connector().schema.clone();
             let events = schema.place("runwatch.events");
             let events = &*events;
@@ -246,9 +244,13 @@ impl Keeper {
                 version,
                 ttl,
                 events,
-                SKIPPED_NUMBERS
+                SKIPPED_NUMBERS,
+                seen_holder
             ];
             self.run(TAKE, parameters, patience).await?
+        } else {
+            let parameters = parameters![holder, name, version, ttl];
+            self.run(MAKE, parameters, patience).await?
         };
         let taken = row.as_ref().map(|row| get(row, 0)).transpose()?;
         Ok(taken.map(|epoch| Term {
