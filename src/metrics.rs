@@ -1,6 +1,7 @@
 //! Metrics of the daemon, for Prometheus. No run IDs and nothing else without bounds is a label.
 
 mod process;
+mod store;
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -16,6 +17,8 @@ use prometheus_client::registry::Registry;
 
 use crate::domain::{FoundBy, ProviderName, SinkName};
 use crate::output;
+
+pub use store::StoreFigures;
 
 /// How metrics are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,6 +193,8 @@ pub struct Scraped {
     pub lease: Option<LeaseGauges>,
     /// How the budgets are used.
     pub budgets: Vec<BudgetUse>,
+    /// What is measured of the transactions of the store.
+    pub store: StoreFigures,
 }
 
 /// What is known of a store that several daemons share, when the metrics are requested.
@@ -462,7 +467,8 @@ impl Metrics {
         if let Some(stored) = &scraped.stored {
             register_stored(own, stored);
         }
-        self.register_lease(own, scraped.lease.as_ref());
+        register_store(own, &scraped.store);
+        self.register_lease(own, scraped);
         self.register_configuration(own);
         self.register_heartbeats(own);
         register_program(own);
@@ -563,7 +569,8 @@ impl Metrics {
     }
 
     /// Registers who leads. A daemon with a store of its own always does.
-    fn register_lease(&self, registry: &mut Registry, lease: Option<&LeaseGauges>) {
+    fn register_lease(&self, registry: &mut Registry, scraped: &Scraped) {
+        let lease = scraped.lease.as_ref();
         let leading = gauge(i64::from(lease.is_none_or(|lease| lease.leads)));
         registry.register("leading", "Whether this daemon polls and delivers", leading);
         let Some(lease) = lease else {
@@ -598,7 +605,17 @@ impl Metrics {
         unknown.inc_by(lease.unknown_commits);
         let help = "Commits of the shared store whose outcome was not known";
         registry.register("store_unknown_commits", help, unknown);
+        let help = "Connections to the shared store that were made again";
+        registry.register("store_reconnects", help, scraped.store.reconnects.clone());
     }
+}
+
+/// Registers what is measured of the transactions of the store.
+fn register_store(registry: &mut Registry, store: &StoreFigures) {
+    let help = "How long transactions that wrote to the store took until they were committed";
+    registry.register("store_commit_seconds", help, store.commit_seconds.clone());
+    let help = "How many writes a transaction of the store had";
+    registry.register("store_batch_jobs", help, store.batch_jobs.clone());
 }
 
 /// Registers what is counted in the store.
@@ -694,6 +711,7 @@ mod tests {
                 used: 12,
                 limit: 60,
             }],
+            store: StoreFigures::default(),
         }
     }
 
@@ -727,6 +745,8 @@ mod tests {
             "runwatch_delivery_oldest_pending_seconds 0",
             "runwatch_oldest_pending_delivery_age_seconds{sink=\"ops\"} 0",
             "runwatch_deliveries_dead{sink=\"ops\"} 0",
+            "runwatch_store_commit_seconds_count 0",
+            "runwatch_store_batch_jobs_count 0",
             "runwatch_leading 1",
             "runwatch_log_records_dropped_total ",
             "runwatch_budget_used_requests{provider=\"crewship\"} 12",

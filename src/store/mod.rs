@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::domain::Verdict;
+use crate::metrics::StoreFigures;
 use postgres::Perform;
 use sqlite::Execute;
 
@@ -57,6 +58,7 @@ pub struct Store {
     history: watch::Receiver<u64>,
     deliveries: watch::Receiver<u64>,
     unknown_commits: watch::Receiver<u64>,
+    figures: StoreFigures,
 }
 
 /// Where operations are executed.
@@ -126,6 +128,11 @@ impl Store {
     /// How many commits had an outcome that is not known, as it changes; 0 in SQLite, which knows it always.
     pub fn unknown_commits(&self) -> watch::Receiver<u64> {
         self.unknown_commits.clone()
+    }
+
+    /// What is measured of the transactions that write.
+    pub fn figures(&self) -> &StoreFigures {
+        &self.figures
     }
 
     /// Returns a signal that changes whenever status changes or events were committed.

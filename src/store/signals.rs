@@ -4,6 +4,7 @@ use tokio::sync::watch;
 
 use super::{Store, StoreEngine, Wakes, WriterState};
 use crate::domain::Verdict;
+use crate::metrics::StoreFigures;
 
 /// The signals of one connection to the store; clones share them.
 #[derive(Debug, Clone)]
@@ -12,6 +13,7 @@ pub(super) struct CommitSignals {
     pub(super) history: watch::Sender<u64>,
     pub(super) deliveries: watch::Sender<u64>,
     unknown_commits: watch::Sender<u64>,
+    pub(super) figures: StoreFigures,
 }
 
 impl CommitSignals {
@@ -24,6 +26,7 @@ impl CommitSignals {
             history: watch::Sender::new(0),
             deliveries: watch::Sender::new(0),
             unknown_commits: watch::Sender::new(0),
+            figures: StoreFigures::default(),
         }
     }
 
@@ -35,6 +38,7 @@ impl CommitSignals {
             history: self.history.subscribe(),
             deliveries: self.deliveries.subscribe(),
             unknown_commits: self.unknown_commits.subscribe(),
+            figures: self.figures.clone(),
         }
     }
 

@@ -225,6 +225,9 @@ retry_schedule = ["100ms"]
         ("sum(runwatch_detection_total)", len(RUNS)),
         ("runwatch_delivery_delay_seconds_count", len(RUNS)),
         ('runwatch_watches{state="active"}', 0),
+        # Additions and verdicts, at least.
+        (f"(runwatch_store_batch_jobs_sum >= bool {2 * len(RUNS)})", 1),
+        ("(runwatch_store_commit_seconds_count > bool 0)", 1),
     ]:
         eventually(f"{expression} == {wanted}", lambda: prometheus.query(f"{expression} == {wanted}"))
     # Prometheus requested OpenMetrics, and accepted it: the samples and their metadata.

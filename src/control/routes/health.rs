@@ -174,6 +174,7 @@ async fn metrics(State(app): App, headers: HeaderMap) -> Result<AxumResponse, Ht
         stored,
         lease,
         budgets: budgets(&app).await,
+        store: app.control.store.figures().clone(),
     };
     let text = app.control.metrics.to_text(&scraped, format);
     let mut response = Response::new(Body::from(text));

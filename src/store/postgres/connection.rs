@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::config::Host;
@@ -58,6 +59,8 @@ pub(super) struct Connector {
     config: Config,
     security: Security,
     files: Lane,
+    /// How many connections were made again.
+    pub(super) reconnects: Counter,
     /// The name of this daemon, for `application_name`.
     name: String,
     pub(super) schema: Schema,
@@ -86,6 +89,7 @@ impl Connector {
             security: Security::of(&config, settings.ca_file.clone()),
             config,
             files: Lane::new("authorities", 1),
+            reconnects: Counter::default(),
             name: settings.name.clone(),
             schema: Schema::new(&settings.schema),
             migrate: settings.migrate,
@@ -303,6 +307,8 @@ pub(super) struct Line {
     connector: Arc<Connector>,
     job: &'static str,
     link: Option<Link>,
+    /// Whether there was a connection before.
+    was_connected: bool,
     /// After how long the next attempt to connect follows the last one, and when that is.
     interval: Option<Duration>,
     next_at: Instant,
@@ -320,6 +326,7 @@ impl Line {
             connector,
             job,
             link: None,
+            was_connected: false,
             interval: None,
             next_at: Instant::now(),
             why: StoreError::OutOfReach {
@@ -389,6 +396,9 @@ impl Line {
     fn connected(&mut self, link: Link) {
         self.link = Some(link);
         self.interval = None;
+        if std::mem::replace(&mut self.was_connected, true) {
+            self.connector.reconnects.inc();
+        }
         if std::mem::take(&mut self.is_reported) {
             tracing::info!("the store is within reach again");
         } else {

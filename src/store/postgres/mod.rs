@@ -144,7 +144,8 @@ impl Store {
         let connector = Connector::new(settings)?;
         let (writes, write_jobs) = mpsc::channel(MAX_BATCH);
         let (reads, read_jobs) = mpsc::channel(QUEUED);
-        let signals = CommitSignals::new();
+        let mut signals = CommitSignals::new();
+        signals.figures.reconnects = connector.reconnects.clone();
         let store = signals.store(StoreEngine::Postgres(PostgresChannels {
             writes,
             reads,

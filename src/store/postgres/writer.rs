@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use tokio::sync::mpsc;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::connection::{CommitError, Line};
 use super::errors::is_conflict;
@@ -82,7 +82,7 @@ impl PostgresWriter {
                     queue.extend(received);
                     return count > 0;
                 }
-                () = sleep_until(connect_at.unwrap_or_else(tokio::time::Instant::now)), if connect_at.is_some() => {
+                () = sleep_until(connect_at.unwrap_or_else(Instant::now)), if connect_at.is_some() => {
                     // A failure was logged, and is the reply to the jobs that come.
                     drop(self.line.client().await);
                 }
@@ -113,12 +113,12 @@ impl PostgresWriter {
         if jobs.is_empty() {
             return;
         }
-        let end = self.transact(&mut jobs).await;
+        let end = self.transact_measured(&mut jobs).await;
         match end {
             End::Failed(_) if jobs.len() > 1 => {
                 for job in jobs {
                     let mut alone = vec![job];
-                    let end = self.transact(&mut alone).await;
+                    let end = self.transact_measured(&mut alone).await;
                     self.finish(alone, end);
                 }
             }
@@ -156,6 +156,17 @@ impl PostgresWriter {
                 verdict: Verdict::worst(wakes.iter().filter_map(|wakes| wakes.verdict)),
             });
         }
+    }
+
+    /// Runs jobs of one term as one transaction, and measures it where it is committed.
+    async fn transact_measured(&mut self, jobs: &mut [Job]) -> End {
+        let began = Instant::now();
+        let end = self.transact(jobs).await;
+        if matches!(end, End::Committed) {
+            let figures = &self.signals.figures;
+            figures.count_commit(began.elapsed(), jobs.len());
+        }
+        end
     }
 
     /// Runs jobs of one term as one transaction.

@@ -39,6 +39,7 @@ use tokio::time::Instant;
 
 use super::model::{Location, StoreError};
 use super::{Store, StoreEngine, WriterState};
+use crate::metrics::StoreFigures;
 use crate::text::one_line;
 use checkpoints::Checkpointer;
 use files::Files;
@@ -115,12 +116,14 @@ impl Store {
         });
         let (history, history_receiver) = watch::channel(0);
         let (deliveries, deliveries_receiver) = watch::channel(0);
+        let figures = StoreFigures::default();
         let store = Self {
             engine: StoreEngine::Sqlite(SqliteChannels { jobs, queries }),
             state: state_receiver,
             history: history_receiver,
             deliveries: deliveries_receiver,
             unknown_commits: watch::channel(0).1,
+            figures: figures.clone(),
         };
         Ok((
             store,
@@ -133,6 +136,7 @@ impl Store {
                 state,
                 history,
                 deliveries,
+                figures,
             },
         ))
     }

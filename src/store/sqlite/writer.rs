@@ -14,6 +14,7 @@ use super::readers::{self, ReadConnections, ReadJob, StoreQuery};
 use crate::domain::Verdict;
 use crate::failpoint::mutant;
 use crate::memory;
+use crate::metrics::StoreFigures;
 use crate::reminder::Reminder;
 use crate::store::model::StoreError;
 use crate::store::operations::{ExecutionLane, Ping, Probe, StoreOperation, WakeCouriers};
@@ -125,6 +126,8 @@ pub struct Done {
     /// Pages of the write-ahead log, where there is one.
     log_pages: Option<u32>,
     commit: Result<(), StoreError>,
+    /// From the begin of the transaction to the end of the commit.
+    took: Duration,
     finished: Vec<Finish>,
     read: Vec<Finish>,
 }
@@ -165,7 +168,7 @@ impl Transaction {
             files,
             jobs,
         } = self;
-        let before = connection.total_changes();
+        let (began, before) = (Instant::now(), connection.total_changes());
         let (reads, writes): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.reads);
         let mut finished = Vec::with_capacity(writes.len());
         let intact = || files.as_ref().map_or(Ok(()), |files| files.check());
@@ -175,6 +178,7 @@ impl Transaction {
             // A commit counts only when a later start finds its files.
             write(&connection, intact(), writes, commit, &mut finished).and_then(|()| intact())
         };
+        let took = began.elapsed();
         let wrote = commit.is_ok() && connection.total_changes() > before;
         // An incremental vacuum changes no row, but it writes to the log.
         let log_pages = files
@@ -189,6 +193,7 @@ impl Transaction {
             wrote,
             log_pages,
             commit,
+            took,
             finished,
             read,
         }
@@ -206,6 +211,7 @@ pub struct Writer {
     pub(super) state: watch::Sender<WriterState>,
     pub(super) history: watch::Sender<u64>,
     pub(super) deliveries: watch::Sender<u64>,
+    pub(super) figures: StoreFigures,
 }
 
 impl SqliteChannels {
@@ -376,6 +382,7 @@ impl Writer {
                 wrote,
                 log_pages,
                 commit,
+                took,
                 finished,
                 read,
             }) = disk.run(transaction).await
@@ -391,6 +398,9 @@ impl Writer {
             moved_much |= memory::is_large(bytes);
             if let Some((log, pages)) = log.as_mut().zip(log_pages) {
                 log.grown_to(pages);
+            }
+            if wrote {
+                self.figures.count_commit(took, finished.len());
             }
             rejections.log(&commit, wrote, Instant::now());
             self.reply(&commit, finished, read);
