@@ -207,6 +207,7 @@ async fn in_postgres(
 ) -> anyhow::Result<Rates> {
     let settings = PostgresSettings {
         url: SecretString::from(url),
+        url_file: None,
         schema: format!("bench_{callers}_{round}"),
         ca_file: None,
         migrate: true,

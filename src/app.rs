@@ -354,8 +354,7 @@ impl Engine {
     }
 }
 
-/// How the shared store is reached, by the daemon or command `name`. The file with its address is read once, so that a
-/// new password counts after a restart.
+/// How the shared store is reached, by the daemon or command `name`.
 ///
 /// # Errors
 /// When that file cannot be read.
@@ -367,6 +366,7 @@ pub async fn shared_connection(
     let url = blocking::run("store-url", move || url.read()).await??;
     Ok(PostgresSettings {
         url,
+        url_file: settings.url.file().map(std::path::Path::to_owned),
         schema: settings.schema.clone(),
         ca_file: settings.ca_file.clone(),
         migrate: settings.migrate == MigrationMode::Auto,

@@ -65,6 +65,14 @@ impl Secret {
         }
     }
 
+    /// The file, where it is one.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Value(_) => None,
+            Self::File(path) => Some(path),
+        }
+    }
+
     /// As [`Secret::read`], with a file read on a thread of `lane`.
     ///
     /// # Errors

@@ -439,6 +439,56 @@ async fn it_is_known_of_each_write_whether_it_counts_unless_the_commit_was_cut_o
     close(store, tasks).await;
 }
 
+#[tokio::test]
+async fn a_new_password_in_the_file_of_the_address_needs_no_restart() {
+    let server = Postgres::start();
+    server.require_password("changing");
+    server.sql("CREATE ROLE changing LOGIN PASSWORD 'password-1'");
+    server.sql("GRANT CREATE ON DATABASE runwatch TO changing");
+    let address = |password: &str, database: &str| {
+        let port = server.port;
+        format!("postgres://changing:{password}@127.0.0.1:{port}/{database}?sslmode=disable")
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("url");
+    let change = |password: &str, database: &str| {
+        server.sql(&format!("ALTER ROLE changing PASSWORD '{password}'"));
+        std::fs::write(&file, address(password, database)).unwrap();
+    };
+    let cut = || {
+        let ended = "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity WHERE usename = 'changing'";
+        assert_ne!(server.sql(ended), "0");
+    };
+    change("password-1", "runwatch");
+    let settings = PostgresSettings {
+        url: SecretString::from(address("password-1", "runwatch")),
+        url_file: Some(file.clone()),
+        ..settings(Way::Direct, "changing")
+    };
+    let (store, tasks) = InSchema(settings).open().await;
+    store.add_watch(watch("run_1")).await.unwrap();
+
+    server.sql("ALTER ROLE changing PASSWORD 'password-2'");
+    cut();
+    let why = eventually(async || match store.add_watch(watch("run_2")).await {
+        Err(StoreError::OutOfReach { why }) => why.contains("authentication").then_some(why),
+        Err(StoreError::Unknown) => None,
+        other => panic!("the old password counts: {other:?}"),
+    })
+    .await;
+    assert!(!why.contains("password-"), "{why}");
+    change("password-2", "runwatch");
+    eventually(async || store.add_watch(watch("run_2")).await.ok()).await;
+    assert!(store.figures().reconnects.get() > 0);
+
+    // Another database would be another store: its address is not followed.
+    change("password-1", "postgres");
+    cut();
+    let known = eventually(async || store.add_watch(watch("run_1")).await.ok()).await;
+    assert_eq!(known.0, Added::AlreadyExists);
+    close(store, tasks).await;
+}
+
 /// Cancels the wait of a commit for the synchronous standby, as soon as one waits.
 async fn cancel_wait(server: &Postgres) {
     let cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";

@@ -116,6 +116,15 @@ impl Postgres {
         self.sql("SELECT pg_reload_conf()");
     }
 
+    /// Lets `user` in with its password only.
+    pub(crate) fn require_password(&self, user: &str) {
+        let path = self.data().join("pg_hba.conf");
+        let others = std::fs::read_to_string(&path).expect("the rules can be read");
+        let rules = format!("host all {user} 127.0.0.1/32 scram-sha-256\n{others}");
+        std::fs::write(path, rules).expect("the rules can be written");
+        self.sql("SELECT pg_reload_conf()");
+    }
+
     fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }

@@ -62,6 +62,7 @@ pub(crate) fn settings(way: Way, name: &str) -> PostgresSettings {
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     PostgresSettings {
         url: SecretString::from(url),
+        url_file: None,
         // A schema name has at most 63 bytes.
         schema: format!("t{number}_{}", &name[..name.len().min(40)]),
         ca_file: None,

@@ -65,6 +65,7 @@ async fn server(
     let url = blocking::run("store-url", move || secret.read()).await??;
     Ok(CopyPlace::Server(PostgresSettings {
         url,
+        url_file: Some(url_file.to_owned()),
         schema: schema.to_owned(),
         ca_file,
         migrate: true,

@@ -1,8 +1,9 @@
 //! Connections: how one is made, and when it is made again.
 
 use std::future::poll_fn;
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
@@ -20,6 +21,7 @@ use super::migrations;
 use super::sql::{Db, Schema};
 use crate::backoff::BackoffPolicy;
 use crate::blocking::Lane;
+use crate::config::Secret;
 use crate::reminder::Reminder;
 use crate::store::model::StoreError;
 use crate::text::{error_chain, one_line};
@@ -57,6 +59,10 @@ const ENCODING: &str = "UTF8";
 /// What all connections to the server have in common.
 pub(super) struct Connector {
     config: Config,
+    /// The file with the address.
+    url_file: Option<PathBuf>,
+    /// Why the user and the password in that file are not used, as it was logged.
+    unused: Mutex<Option<String>>,
     security: Security,
     files: Lane,
     /// How many connections were made again.
@@ -88,7 +94,9 @@ impl Connector {
         Ok(Arc::new(Self {
             security: Security::of(&config, settings.ca_file.clone()),
             config,
-            files: Lane::new("authorities", 1),
+            url_file: settings.url_file.clone(),
+            unused: Mutex::default(),
+            files: Lane::new("store-files", 1),
             reconnects: Counter::default(),
             name: settings.name.clone(),
             schema: Schema::new(&settings.schema),
@@ -163,9 +171,48 @@ impl Connector {
         )
     }
 
+    /// The address with the user and the password that its file has now; with those of the start where that file cannot
+    /// be used.
+    async fn current(&self, job: &str) -> Config {
+        let mut config = self.config.clone();
+        let Some(file) = &self.url_file else {
+            return config;
+        };
+        let secret = Secret::File(file.clone());
+        let address = match secret.read_on(&self.files).await {
+            Ok(url) => read_address(&url).map_err(|error| error_chain(&error)),
+            Err(error) => Err(error_chain(&error)),
+        };
+        let unused = match address {
+            Ok(now) if is_same_place(&now, &config) => {
+                use_credentials(&mut config, &now);
+                None
+            }
+            Ok(_) => Some("the file names another database, which needs a restart".to_owned()),
+            Err(why) => Some(why),
+        };
+        self.note_unused(job, unused);
+        config
+    }
+
+    /// Logs why the file with the address is not used, where that is new.
+    fn note_unused(&self, job: &str, why: Option<String>) {
+        if job != LOGGED {
+            return;
+        }
+        let mut noted = self.unused.lock().expect("no holder panics");
+        if let (Some(why), true) = (&why, *noted != why) {
+            tracing::warn!(
+                why,
+                "the file with the address of the store is not used, but the user and the password of the start"
+            );
+        }
+        *noted = why;
+    }
+
     /// Opens a connection for a job.
     async fn open(&self, job: &str) -> Result<Link, StoreError> {
-        let mut config = self.config.clone();
+        let mut config = self.current(job).await;
         config.application_name(format!("runwatch/{}/{job}", self.name));
         match &self.security {
             Security::Plain => open(&config, NoTls, self.limit).await,
@@ -182,6 +229,30 @@ impl Connector {
                 open(&config, tls, self.limit).await
             }
         }
+    }
+}
+
+/// Whether both are addresses of one database.
+fn is_same_place(one: &Config, other: &Config) -> bool {
+    let place = |config: &Config| {
+        let database = config.get_dbname().or(config.get_user());
+        let hosts = (config.get_hosts().to_vec(), config.get_hostaddrs().to_vec());
+        (
+            hosts,
+            config.get_ports().to_vec(),
+            database.map(str::to_owned),
+        )
+    };
+    place(one) == place(other)
+}
+
+/// Takes the user and the password of another address.
+fn use_credentials(config: &mut Config, of: &Config) {
+    if let Some(user) = of.get_user() {
+        config.user(user);
+    }
+    if let Some(password) = of.get_password() {
+        config.password(password);
     }
 }
 
@@ -429,6 +500,7 @@ mod tests {
         for (limit, silence) in [(1, 1_000), (999, 1_000), (1_000, 1_000), (5_000, 5_000)] {
             let connector = Connector::new(&PostgresSettings {
                 url: "postgres://runwatch@localhost/runwatch".to_owned().into(),
+                url_file: None,
                 schema: "runwatch".to_owned(),
                 ca_file: None,
                 migrate: false,

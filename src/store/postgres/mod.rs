@@ -60,6 +60,9 @@ pub(super) use sql::Perform;
 pub struct PostgresSettings {
     /// The address, as a URL: `postgres://USER:PASSWORD@HOST/DATABASE`, with several hosts separated by commas.
     pub url: SecretString,
+    /// The file with the address, which is read again for each connection: a new user and password count from then on.
+    /// `None` where the address is not in a file.
+    pub url_file: Option<PathBuf>,
     /// The schema that has the tables.
     pub schema: String,
     /// A file with the certificates of the authorities that are trusted; `None` for those of the system.
