@@ -280,7 +280,12 @@ impl<T: LeaseTable> LeaseTask<T> {
                 now
             }
         };
-        let silent = looked_at.saturating_sub(since);
+        let silent = match &self.seen {
+            Some((seen, _)) if mutant("wall-clock-lease") => {
+                row.now.duration_since(seen.now).unsigned_abs()
+            }
+            _ => looked_at.saturating_sub(since),
+        };
         let yields = |(epoch, until): (i64, Duration)| epoch == row.epoch && looked_at < until;
         if self.yielded.is_some_and(yields) {
             return (false, silent);

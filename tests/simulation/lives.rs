@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use runwatch::app::Outside;
 use runwatch::clock::Clock;
 use runwatch::config::{EventsMode, Settings, SinkKind, SinkSettings};
@@ -44,6 +45,10 @@ const TAKEOVER: Ms = 32 * SECOND;
 /// How long after its end, without a fault, a run is reported: the longest interval, backoff after failures, and
 /// attempts that are made again.
 const KNOWN: Ms = 5 * MINUTE;
+
+/// How soon a leader has noticed and stored that the clock of the server was set: a renewal, and the next look of its
+/// schedulers at the clock.
+const NOTICED: Ms = 10 * SECOND;
 
 /// The event that no sink wants.
 const STARTED: &str = "run.started";
@@ -93,6 +98,8 @@ struct State {
     /// Since when nothing is wrong.
     quiet_since: Ms,
     gates: Vec<Option<Gate>>,
+    /// How far the clock of the server was set in all, in milliseconds.
+    stepped: i64,
     faults: BTreeMap<&'static str, u64>,
     broken: Option<String>,
     trace: Vec<String>,
@@ -151,6 +158,11 @@ impl World {
 impl State {
     fn now(&self) -> Ms {
         u64::try_from(self.began.elapsed().as_millis()).expect("a simulation is short")
+    }
+
+    /// What the clock of the server shows, which all daemons follow.
+    fn server_time(&self) -> Timestamp {
+        wall(self.now()) + SignedDuration::from_millis(self.stepped)
     }
 
     fn trace(&mut self, line: String) {
@@ -274,7 +286,7 @@ impl Table {
             return Err(out_of_reach());
         }
         let reply = {
-            let now = wall(self.wire.world.lock().now());
+            let now = self.wire.world.lock().server_time();
             let row = &mut self.server.state().lease;
             row.now = now;
             change(row)
@@ -509,6 +521,7 @@ async fn play(mut random: fastrand::Rng, database: &Path) -> Result<Outcome, Bro
         failing_until: 0,
         quiet_since: 0,
         gates: vec![None; daemons],
+        stepped: 0,
         faults: BTreeMap::new(),
         broken: None,
         trace: Vec::new(),
@@ -541,7 +554,7 @@ impl Play {
     async fn run(&mut self, observer: &Store) {
         let steps = self.random.u32(15..50);
         for _ in 0..steps {
-            self.step().await;
+            self.step(observer).await;
             let wait = match self.random.u32(0..10) {
                 0..6 => self.random.u64(0..20 * SECOND),
                 6..9 => self.random.u64(0..2 * MINUTE),
@@ -600,7 +613,7 @@ impl Play {
     fn start(&mut self, daemon: usize) {
         let ended = self.starts[daemon].1.take();
         self.started += 1;
-        let clock = Clock::simulated_at_rate(wall(self.now()), self.rates[daemon]);
+        let clock = Clock::simulated_at_rate(self.world.lock().server_time(), self.rates[daemon]);
         let wire = Wire {
             world: self.world.clone(),
             daemon,
@@ -669,13 +682,14 @@ impl Play {
     }
 
     /// What happens next.
-    async fn step(&mut self) {
+    async fn step(&mut self, observer: &Store) {
         let daemon = self.random.usize(..self.lives.len());
         let now = self.now();
         let until = now + self.random.u64(SECOND..50 * SECOND);
         let world = self.world.clone();
         match self.random.u32(0..100) {
-            0..35 => self.add(daemon).await,
+            0..33 => self.add(daemon).await,
+            33..35 => self.set_clock(observer).await,
             35..45 => self.kill(daemon).await,
             45..51 => self.stop(daemon).await,
             51..63 => {
@@ -727,6 +741,30 @@ impl Play {
         }
     }
 
+    /// Sets the clock of the server once all is well, and leaves the leader the time to notice and store it: a step that no
+    /// leader notices moves the deadlines that are stored.
+    async fn set_clock(&mut self, observer: &Store) {
+        let calm = self.world.lock().quiet_since + TAKEOVER * 2;
+        if !self.pass(calm.saturating_sub(self.now()), observer).await {
+            return;
+        }
+        let size = match self.random.u32(0..2) {
+            0 => self.random.i64(3_000..60_000),
+            _ => self.random.i64(60_000..10_800_000),
+        };
+        let size = if self.random.bool() { size } else { -size };
+        {
+            let state = &mut *self.world.lock();
+            state.stepped += size;
+            state.trace(format!("the clock of the server is set by {size} ms"));
+            *state
+                .faults
+                .entry("a clock of a server that is set")
+                .or_default() += 1;
+        }
+        self.pass(NOTICED, observer).await;
+    }
+
     async fn add(&mut self, daemon: usize) {
         let Some(life) = &self.lives[daemon] else {
             return;
@@ -770,7 +808,9 @@ impl Play {
             state.trace(format!("{run} is added at {daemon}: {known:?}"));
             known.deadline
         };
+        // As the service does: a deadline is so long after the addition, by the clock of the daemon.
         let added_at = life.clock.now();
+        let left = Duration::from_millis(deadline.saturating_sub(self.now()));
         let watch = Watch {
             run_id: run.clone(),
             name: None,
@@ -778,7 +818,7 @@ impl Play {
             sinks: None,
             trace: None,
             added_at,
-            deadline_at: wall(deadline),
+            deadline_at: added_at + left,
         };
         let request = life.watches.add(watch, false);
         let added = tokio::time::timeout(Duration::from_secs(20), request).await;

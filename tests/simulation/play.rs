@@ -28,7 +28,7 @@ const LINES: usize = 60;
 const MANY: usize = 500;
 
 /// Every fault there is.
-const FAULTS: [&str; 65] = [
+const FAULTS: [&str; 66] = [
     "401",
     "404",
     "429",
@@ -36,6 +36,7 @@ const FAULTS: [&str; 65] = [
     "503",
     "503 with a pause",
     "a clean stop of a daemon",
+    "a clock of a server that is set",
     "a clock that is set",
     "a daemon that freezes",
     "a daemon that is cut off",
