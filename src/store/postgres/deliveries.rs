@@ -3,8 +3,8 @@
 use tokio_postgres::Row;
 
 use super::events::read_event;
-use super::rows::{get, read_delivery};
-use super::sql::{Db, Perform, parameters, stepped};
+use super::rows::{get, read_delivery, read_places};
+use super::sql::{Db, Perform, Shared, SharedReply, each, parameters, stepped};
 use crate::clock::new_delivery_id;
 use crate::domain::{DeliveryId, SinkName};
 use crate::store::lists::{deliveries_after, deliveries_where};
@@ -92,22 +92,32 @@ const KEEP_HOLDS: &str = concat!(
     stepped!()
 );
 
-/// Stores an attempt, where its delivery is claimed for it. With `$11`, that sink gets a delivery `$10` of the same event,
-/// unless it has one.
+/// Stores attempts of different deliveries, where these are claimed for them: `$1` to `$11` have a value for each. With
+/// `fallback`, that sink gets a delivery `new_id` of the same event, unless it has one. Returns the places of those that
+/// are stored, from 1.
 const RECORD: &str = concat!(
-    "WITH done AS (
-        UPDATE runwatch.deliveries SET state = $1, next_attempt_at = $2 - ",
+    "WITH given AS (
+        SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) WITH ORDINALITY AS g (state, next_at,
+            ended_at, id, attempt, at, took_ms, delivered, detail, new_id, fallback, place)
+    ), done AS (
+        UPDATE runwatch.deliveries d SET state = g.state, next_attempt_at = g.next_at - ",
     stepped!(),
-    ", ended_at = $3 WHERE id = $4 AND state = 'sending' AND attempts = $5 RETURNING id, event_seq, sink
+    ", ended_at = g.ended_at FROM given g
+        WHERE d.id = g.id AND d.state = 'sending' AND d.attempts = g.attempt
+        RETURNING d.id, d.event_seq, d.sink, g.place, g.ended_at, g.new_id, g.fallback
     ), fallen AS (
         INSERT INTO runwatch.deliveries (id, event_seq, sink, state, next_attempt_at, created_at, fallback_for)
-        SELECT $10, event_seq, $11, 'pending', $3 - ",
+        SELECT DISTINCT ON (event_seq, fallback) new_id, event_seq, fallback, 'pending', ended_at - ",
     stepped!(),
-    ", $3, sink FROM done WHERE $11::text IS NOT NULL
-            AND NOT EXISTS (SELECT 1 FROM runwatch.deliveries o WHERE o.event_seq = done.event_seq AND o.sink = $11)
+    ", ended_at, sink FROM done WHERE fallback IS NOT NULL
+            AND NOT EXISTS (SELECT 1 FROM runwatch.deliveries o
+                WHERE o.event_seq = done.event_seq AND o.sink = done.fallback)
+        ORDER BY event_seq, fallback, place
+    ), tried AS (
+        INSERT INTO runwatch.attempts (delivery_id, attempt, at, took_ms, delivered, detail)
+        SELECT g.id, g.attempt, g.at, g.took_ms, g.delivered, g.detail FROM done JOIN given g ON g.place = done.place
     )
-    INSERT INTO runwatch.attempts (delivery_id, attempt, at, took_ms, delivered, detail)
-    SELECT id, $5, $6, $7, $8, $9 FROM done"
+    SELECT place FROM done"
 );
 
 /// The sinks of open deliveries, with how many there are.
@@ -162,40 +172,16 @@ impl Perform for RecordAttempt {
     const PIPELINED: bool = true;
 
     async fn perform(&self, db: &Db<'_>) -> Result<Self::Reply, StoreError> {
-        let Self {
-            id,
-            attempt,
-            fallback,
-        } = self;
-        let row = AttemptRow::of(attempt);
-        let fallback = fallback
-            .as_ref()
-            .filter(|_| attempt.outcome == AttemptOutcome::Dead);
-        let stored = db
-            .execute(
-                RECORD,
-                parameters![
-                    row.state.as_str(),
-                    row.next_at,
-                    row.ended_at,
-                    id.as_str(),
-                    i64::from(attempt.attempt),
-                    row.at,
-                    row.took_ms,
-                    row.delivered,
-                    storable(&attempt.detail),
-                    new_delivery_id().as_str(),
-                    fallback.map(SinkName::as_str)
-                ],
-            )
-            .await?;
-        if stored == 1 {
-            return Ok(());
-        }
-        Err(StoreError::Precondition {
-            what: format!("delivery {id}"),
-            wanted: CLAIMED,
-        })
+        let replies = record_all(db, &[self]).await?;
+        replies.into_iter().collect()
+    }
+
+    fn shared(&self) -> Option<Shared<'_>> {
+        Some(Shared::Attempt(self))
+    }
+
+    fn read_reply(reply: SharedReply) -> Option<Result<Self::Reply, StoreError>> {
+        reply.done()
     }
 }
 
@@ -233,6 +219,44 @@ impl Perform for SetHolds {
             .await
             .map(drop)
     }
+}
+
+/// Stores attempts of different deliveries in one statement. Returns a reply for each, in order.
+///
+/// # Errors
+/// When the statement fails. It has stored none.
+pub(super) async fn record_all(
+    db: &Db<'_>,
+    records: &[&RecordAttempt],
+) -> Result<Vec<Result<(), StoreError>>, StoreError> {
+    let columns = each(records, |record| AttemptRow::of(&record.attempt));
+    let rows = db
+        .rows(
+            RECORD,
+            parameters![
+                each(&columns, |row| row.state.as_str()),
+                each(&columns, |row| row.next_at),
+                each(&columns, |row| row.ended_at),
+                each(records, |record| record.id.as_str()),
+                each(records, |record| i64::from(record.attempt.attempt)),
+                each(&columns, |row| row.at),
+                each(&columns, |row| row.took_ms),
+                each(&columns, |row| row.delivered),
+                each(records, |record| storable(&record.attempt.detail)),
+                each(records, |_| new_delivery_id().as_str().to_owned()),
+                each(records, |record| {
+                    let fallback = record.fallback.as_ref();
+                    fallback
+                        .filter(|_| record.attempt.outcome == AttemptOutcome::Dead)
+                        .map(SinkName::as_str)
+                })
+            ],
+        )
+        .await?;
+    read_places(&rows, records, |record| StoreError::Precondition {
+        what: format!("delivery {}", record.id),
+        wanted: CLAIMED,
+    })
 }
 
 /// Keeps the deliveries that are held where they are on the wall clock, before it is set by some milliseconds.

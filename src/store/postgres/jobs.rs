@@ -1,17 +1,20 @@
 //! Jobs: operations with the callers that wait for them.
 
 use std::collections::HashSet;
+use std::mem::discriminant;
 use std::pin::Pin;
 
 use futures_util::future::{BoxFuture, MaybeDone, maybe_done};
 use tokio::sync::oneshot;
 
 use super::keeper::Term;
-use super::sql::{Db, Perform};
+use super::sql::{Db, Perform, Shared, SharedReply};
 use super::watches::add_all;
+use super::{deliveries, steps};
+use crate::domain::{DeliveryId, RunRef};
 use crate::store::Wakes;
-use crate::store::model::{Added, StoreError, WatchId};
-use crate::store::operations::{AddWatch, ExecutionLane};
+use crate::store::model::{StoreError, WatchId};
+use crate::store::operations::ExecutionLane;
 
 /// What came of a job in a transaction.
 pub(super) enum Outcome {
@@ -26,10 +29,10 @@ pub(super) enum Outcome {
 /// The operation of a job. It may be performed several times, until a transaction with it is committed.
 trait Work: Send {
     fn perform<'a>(&'a mut self, db: Db<'a>) -> BoxFuture<'a, Outcome>;
-    /// The addition that it is, where one statement may do it together with others.
-    fn addition(&self) -> Option<&AddWatch>;
-    /// Notes the reply to its addition, which was done together with others.
-    fn note_added(&mut self, reply: (Added, WatchId));
+    /// What it is, where one statement may do it together with others.
+    fn shared(&self) -> Option<Shared<'_>>;
+    /// Notes the reply to it, where it was done together with others.
+    fn note(&mut self, reply: SharedReply) -> Outcome;
     fn is_awaited(&self) -> bool;
     fn reply(self: Box<Self>, end: Result<(), StoreError>);
 }
@@ -55,26 +58,33 @@ struct Operation<O: Perform> {
     reply: oneshot::Sender<Result<O::Reply, StoreError>>,
 }
 
+impl<O: Perform> Operation<O> {
+    /// Keeps the result for the caller. Returns what came of it in the transaction.
+    fn keep(&mut self, result: Result<O::Reply, StoreError>) -> Outcome {
+        let outcome = match &result {
+            Ok(_) => Outcome::Kept,
+            Err(StoreError::Precondition { .. }) => Outcome::Refused,
+            Err(error) => Outcome::Failed(error.clone()),
+        };
+        self.result = Some(result);
+        outcome
+    }
+}
+
 impl<O: Perform> Work for Operation<O> {
     fn perform<'a>(&'a mut self, db: Db<'a>) -> BoxFuture<'a, Outcome> {
         Box::pin(async move {
             let result = self.operation.perform(&db).await;
-            let outcome = match &result {
-                Ok(_) => Outcome::Kept,
-                Err(StoreError::Precondition { .. }) => Outcome::Refused,
-                Err(error) => Outcome::Failed(error.clone()),
-            };
-            self.result = Some(result);
-            outcome
+            self.keep(result)
         })
     }
 
-    fn addition(&self) -> Option<&AddWatch> {
-        self.operation.addition()
+    fn shared(&self) -> Option<Shared<'_>> {
+        self.operation.shared()
     }
 
-    fn note_added(&mut self, reply: (Added, WatchId)) {
-        self.result = O::added(reply).map(Ok);
+    fn note(&mut self, reply: SharedReply) -> Outcome {
+        self.keep(O::read_reply(reply).unwrap_or(Err(StoreError::Closed)))
     }
 
     fn is_awaited(&self) -> bool {
@@ -122,8 +132,8 @@ impl Job {
 }
 
 /// Performs jobs in order, after the statements of `begin`, each of which was sent when it was polled once. Consecutive
-/// jobs of one statement each are sent together, without waiting for the replies in between; consecutive additions are one
-/// statement.
+/// jobs of one statement each are sent together, without waiting for the replies in between; consecutive additions, steps and
+/// attempts are one statement.
 ///
 /// # Errors
 /// That of `begin`. Statements that were sent with it ran in the transaction nevertheless, which must be rolled back.
@@ -173,41 +183,87 @@ where
     Ok(outcomes)
 }
 
-/// The number of jobs at the beginning that are performed together: additions for different runs, or one job. A second
-/// addition for a run must see the first.
-fn count_together(jobs: &[Job]) -> usize {
-    let mut runs = HashSet::new();
-    let additions = jobs.iter().map_while(|job| job.work.addition());
-    let count = additions
-        .take_while(|addition| runs.insert(&addition.watch.run_id))
-        .count();
-    count.max(1)
+/// What an operation is about. A second one about the same must see the first.
+#[derive(PartialEq, Eq, Hash)]
+enum Subject<'a> {
+    Run(&'a RunRef),
+    Watch(WatchId),
+    Delivery(&'a DeliveryId),
 }
 
-/// Performs a job, or several additions for different runs in one statement.
+impl<'a> Subject<'a> {
+    fn of(shared: &Shared<'a>) -> Self {
+        match shared {
+            Shared::Addition(addition) => Self::Run(&addition.watch.run_id),
+            Shared::Step(step) => Self::Watch(step.watch),
+            Shared::Attempt(attempt) => Self::Delivery(&attempt.id),
+        }
+    }
+}
+
+/// The number of jobs at the beginning that are performed together: those of one kind about different subjects, or one job.
+fn count_together(jobs: &[Job]) -> usize {
+    let mut subjects = HashSet::new();
+    let mut kind = None;
+    let shared = jobs.iter().map_while(|job| job.work.shared());
+    let together = shared.take_while(|shared| {
+        let this = discriminant(shared);
+        *kind.get_or_insert(this) == this && subjects.insert(Subject::of(shared))
+    });
+    together.count().max(1)
+}
+
+/// Performs a job, or several of one kind about different subjects in one statement.
 fn perform_together<'a>(jobs: &'a mut [Job], db: Db<'a>) -> BoxFuture<'a, Vec<Outcome>> {
     Box::pin(async move {
         if let [job] = jobs {
             return vec![job.work.perform(db).await];
         }
-        let additions: Vec<_> = jobs.iter().filter_map(|job| job.work.addition()).collect();
-        let replies = match add_all(&db, &additions).await {
+        let shared = jobs.iter().filter_map(|job| job.work.shared()).collect();
+        let replies = match perform_shared(shared, db).await {
             Ok(replies) => replies,
             Err(error) => return vec![Outcome::Failed(error)],
         };
         let mut outcomes = Vec::with_capacity(jobs.len());
         for (job, reply) in jobs.iter_mut().zip(replies) {
             outcomes.push(match reply {
-                Some(reply) => {
-                    job.work.note_added(reply);
-                    Outcome::Kept
-                }
+                Some(reply) => job.work.note(reply),
                 // Another transaction prevented it. A statement that follows sees what that one did.
                 None => job.work.perform(db).await,
             });
         }
         outcomes
     })
+}
+
+/// Performs several operations of one kind in one statement. Returns the reply to each; `None` where another transaction
+/// prevented it.
+///
+/// # Errors
+/// When the statement fails. It has done nothing.
+async fn perform_shared(
+    all: Vec<Shared<'_>>,
+    db: Db<'_>,
+) -> Result<Vec<Option<SharedReply>>, StoreError> {
+    let (mut additions, mut steps, mut attempts) = (Vec::new(), Vec::new(), Vec::new());
+    for shared in all {
+        match shared {
+            Shared::Addition(addition) => additions.push(addition),
+            Shared::Step(step) => steps.push(step),
+            Shared::Attempt(attempt) => attempts.push(attempt),
+        }
+    }
+    if !additions.is_empty() {
+        let replies = add_all(&db, &additions).await?;
+        let added = |reply: Option<_>| reply.map(SharedReply::Added);
+        return Ok(replies.into_iter().map(added).collect());
+    }
+    let replies = match steps.is_empty() {
+        false => steps::record_all(&db, &steps).await?,
+        true => deliveries::record_all(&db, &attempts).await?,
+    };
+    let done = |reply| Some(SharedReply::Done(reply));
+    Ok(replies.into_iter().map(done).collect())
 }
 
 /// Polls a future once, so that it sends its statement.

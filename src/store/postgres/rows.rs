@@ -105,3 +105,28 @@ pub(super) fn read_delivery(row: &Row) -> Result<DeliverySummary, StoreError> {
     };
     columns.summary()
 }
+
+/// Reads the places, from 1, of what is stored of several items. Returns for each item whether it is; if not, with the error
+/// that `refused` makes.
+///
+/// # Errors
+/// When a place is NULL: the items are to be stored one by one.
+pub(super) fn read_places<T>(
+    rows: &[Row],
+    items: &[T],
+    refused: impl Fn(&T) -> StoreError,
+) -> Result<Vec<Result<(), StoreError>>, StoreError> {
+    let mut replies: Vec<_> = items.iter().map(|item| Err(refused(item))).collect();
+    for row in rows {
+        let place: Option<i64> = get(row, 0)?;
+        let place = place.ok_or_else(|| StoreError::Precondition {
+            what: "several steps".to_owned(),
+            wanted: "independent of each other",
+        })?;
+        let reply = usize::try_from(place - 1).ok();
+        if let Some(reply) = reply.and_then(|place| replies.get_mut(place)) {
+            *reply = Ok(());
+        }
+    }
+    Ok(replies)
+}

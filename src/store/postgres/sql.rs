@@ -12,7 +12,7 @@ use tokio_postgres::{Client, Row};
 
 use super::connection::{CommitError, Link};
 use crate::store::model::{Added, StoreError, WatchId};
-use crate::store::operations::{AddWatch, StoreOperation};
+use crate::store::operations::{AddWatch, RecordAttempt, RecordStep, StoreOperation};
 
 /// A parameter with its type.
 pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
@@ -53,6 +53,11 @@ values! {
 /// A value as a parameter.
 pub(super) fn parameter<T: Value>(value: &T) -> Parameter<'_> {
     (value, T::TYPE)
+}
+
+/// A value of each item, in order.
+pub(super) fn each<'a, T, V>(items: &'a [T], value: impl FnMut(&'a T) -> V) -> Vec<V> {
+    items.iter().map(value).collect()
 }
 
 /// Parameters of a statement, in order.
@@ -229,13 +234,45 @@ pub(in crate::store) trait Perform: StoreOperation + Sync {
     /// rolled back.
     fn perform(&self, db: &Db<'_>) -> impl Future<Output = Result<Self::Reply, StoreError>> + Send;
 
-    /// The addition that it is, where one statement may do it together with others.
-    fn addition(&self) -> Option<&AddWatch> {
+    /// What it is, where one statement may do it together with others.
+    fn shared(&self) -> Option<Shared<'_>> {
         None
     }
 
-    /// The reply of such an operation, from that to the addition.
-    fn added(_reply: (Added, WatchId)) -> Option<Self::Reply> {
+    /// The result of such an operation, from the reply to what it is.
+    fn read_reply(_reply: SharedReply) -> Option<Result<Self::Reply, StoreError>> {
         None
+    }
+}
+
+/// An operation that one statement may do together with others of its kind.
+pub(in crate::store) enum Shared<'a> {
+    Addition(&'a AddWatch),
+    Step(&'a RecordStep),
+    Attempt(&'a RecordAttempt),
+}
+
+/// The reply to one.
+pub(in crate::store) enum SharedReply {
+    Added((Added, WatchId)),
+    /// A step or an attempt is stored, or a precondition did not hold.
+    Done(Result<(), StoreError>),
+}
+
+impl SharedReply {
+    /// That to an addition.
+    pub(super) fn added<E>(self) -> Option<Result<(Added, WatchId), E>> {
+        match self {
+            Self::Added(added) => Some(Ok(added)),
+            Self::Done(_) => None,
+        }
+    }
+
+    /// That to a step or an attempt.
+    pub(super) fn done(self) -> Option<Result<(), StoreError>> {
+        match self {
+            Self::Done(done) => Some(done),
+            Self::Added(_) => None,
+        }
     }
 }

@@ -1,99 +1,219 @@
-//! Steps of watches, and events: each is one statement, so that many are sent at once.
+//! Steps of watches, and events: each is one statement, so that many are sent at once. Steps of different watches are one
+//! statement together.
+//!
+//! A statement is put together of those parts below that it needs. Its parameters are the same in every part: `$1` to `$15`
+//! are of its events and their large values, `$16` to `$39` of its steps. All parts see the tables as they were before it.
 
 use jiff::Timestamp;
 
-use super::sql::{Db, Parameter, Perform, Value, parameter, stepped};
+use super::rows::read_places;
+use super::sql::{Db, Parameter, Perform, Shared, SharedReply, parameter, stepped};
 use crate::clock::new_delivery_id;
 use crate::domain::{Event, EventData, JsonText, KEPT_DURATIONS, KEPT_GROUPS, RunRef, Verdict};
 use crate::store::model::{RoutedEvent, StoreError, WatchId};
 use crate::store::operations::{RecordEvent, RecordStep};
-use crate::store::records::{
-    INLINE_BYTES, KEPT_CHANGES, PastRow, past_duration, storable, to_json,
-};
+use crate::store::records::{INLINE_BYTES, KEPT_CHANGES, past_duration, storable, to_json};
+
+/// The steps, with their places from 1.
+const GIVEN: &str = "given AS (
+        SELECT * FROM unnest($16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33,
+            $34, $35, $36) WITH ORDINALITY AS g (id, now, status, state, polls, missing_since, seen_running,
+            overdue_told, last_error, last_error_at, verdict, found_by, details, input, output, run_group, started_at,
+            changed, provider, past_group, ran_ms, place)
+    )";
+
+/// The numbers that large values have or get in the table, and whether they are new.
+const KNOWN: &str = "known AS (
+        SELECT n, wanted.watch_id, body, found.id IS NULL AS is_new,
+            coalesce(found.id, nextval('runwatch.payloads_id_seq')) AS id
+        FROM unnest($14, $15) WITH ORDINALITY AS wanted (body, watch_id, n)
+        LEFT JOIN LATERAL (SELECT id FROM runwatch.payloads p WHERE p.watch_id = wanted.watch_id
+            AND octet_length(p.body) = octet_length(wanted.body) AND p.body = wanted.body
+            ORDER BY id LIMIT 1) AS found ON true
+    )";
+
+/// Inserts the new ones.
+const MAKE_VALUES: &str = "made AS (
+        INSERT INTO runwatch.payloads (id, watch_id, body)
+        SELECT known.id, target.id, body FROM known JOIN target ON target.id = known.watch_id WHERE is_new
+    )";
+
+/// Whether the durations of several steps can be added at once. They cannot where one by one a group would be deleted that
+/// another step adds to, because a provider has too many.
+const SEPARABLE: &str = "separable AS (
+        SELECT NOT EXISTS (
+            SELECT FROM (SELECT g.provider, count(DISTINCT g.past_group) AS groups
+                FROM given g WHERE g.ran_ms IS NOT NULL AND NOT EXISTS (SELECT FROM runwatch.past_durations k
+                    WHERE k.provider = g.provider AND k.run_group = g.past_group)
+                GROUP BY g.provider) AS fresh
+            LEFT JOIN LATERAL (SELECT run_group, newest_at FROM runwatch.past_durations o
+                WHERE o.provider = fresh.provider ORDER BY newest_at DESC, run_group DESC
+                OFFSET greatest($39 - fresh.groups, 0)) AS old ON true
+            WHERE fresh.groups > $39
+                OR old.newest_at >= (SELECT min(now) FROM given g WHERE g.provider = fresh.provider)
+                OR EXISTS (SELECT FROM given g WHERE g.provider = fresh.provider AND g.past_group = old.run_group)
+        ) AS yes
+    )";
+
+/// [`SEPARABLE`] of one step, or of steps without durations.
+const ALWAYS_SEPARABLE: &str = "separable AS (SELECT true AS yes)";
+
+/// The watches of the steps, where they are active; with the numbers of their large values, and where these are looked up.
+macro_rules! target {
+    ($input:literal, $output:literal, $known:literal) => {
+        concat!(
+            "target AS (
+        UPDATE runwatch.watches w SET status = g.status, state = g.state, polls = g.polls,
+            missing_since = g.missing_since, seen_running = g.seen_running, overdue_told = g.overdue_told,
+            last_error = coalesce(g.last_error, w.last_error),
+            last_error_at = coalesce(g.last_error_at, w.last_error_at),
+            verdict = g.verdict,
+            verdict_at = CASE WHEN g.verdict IS NULL THEN w.verdict_at ELSE g.now END,
+            found_by = CASE WHEN g.verdict IS NULL THEN w.found_by ELSE g.found_by END,
+            details = coalesce(g.details, w.details),
+            input_id = CASE WHEN g.details IS NULL THEN w.input_id ELSE ",
+            $input,
+            " END,
+            output_id = CASE WHEN g.details IS NULL THEN w.output_id ELSE ",
+            $output,
+            " END,
+            run_group = CASE WHEN g.details IS NULL THEN w.run_group ELSE g.run_group END,
+            started_at = CASE WHEN g.details IS NULL THEN w.started_at ELSE g.started_at END
+        FROM given g ",
+            $known,
+            " WHERE w.id = g.id AND w.verdict IS NULL AND (SELECT yes FROM separable)
+        RETURNING w.id, g.place, g.now, g.status, g.state, g.changed, g.details IS NOT NULL AS observed,
+            g.provider, g.past_group, g.ran_ms
+    )"
+        )
+    };
+}
+const TARGET: &str = target!("NULL::bigint", "NULL::bigint", "");
+const TARGET_WITH_VALUES: &str = target!(
+    "input.id",
+    "output.id",
+    "LEFT JOIN known input ON input.n = g.input LEFT JOIN known output ON output.n = g.output"
+);
+
+/// The watch of an event, or NULL.
+const TARGET_OF_EVENT: &str =
+    "target AS (SELECT id, place FROM unnest($16) WITH ORDINALITY AS t (id, place))";
+
+/// Deletes values of an earlier observation that neither the new details nor an event contains.
+macro_rules! drop_values {
+    ($kept:literal) => {
+        concat!(
+            "dropped AS (
+        DELETE FROM runwatch.payloads p USING target WHERE target.observed AND p.watch_id = target.id ",
+            $kept,
+            " AND NOT EXISTS (SELECT FROM runwatch.events e
+                WHERE e.watch_id = target.id AND p.id IN (e.input_id, e.output_id))
+    )"
+        )
+    };
+}
+const DROP_VALUES: &str = drop_values!("");
+const DROP_OTHER_VALUES: &str =
+    drop_values!("AND NOT EXISTS (SELECT FROM known WHERE known.id = p.id)");
+
+/// Inserts status changes, and deletes the oldest of too many. The new ones are not among those that the latter sees.
+const CHANGE: &str = "changed AS (
+        INSERT INTO runwatch.status_changes (watch_id, at, status, state)
+        SELECT id, now, status, state FROM target WHERE changed ORDER BY place
+    ), trimmed AS (
+        DELETE FROM runwatch.status_changes c USING target CROSS JOIN LATERAL (
+            SELECT seq FROM runwatch.status_changes o WHERE o.watch_id = target.id
+            ORDER BY seq DESC LIMIT 1 OFFSET $37) AS last
+        WHERE target.changed AND c.watch_id = target.id AND c.seq <= last.seq
+    )";
+
+/// Adds the durations of runs that succeeded to those of their groups, and deletes the oldest groups of too many. New
+/// groups are not among those that the latter sees.
+const ADD_DURATIONS: &str = "added AS (
+        INSERT INTO runwatch.past_durations AS p (provider, run_group, newest_at, ran_ms)
+        SELECT provider, past_group, (array_agg(now ORDER BY place DESC))[1], jsonb_agg(ran_ms ORDER BY place)::text
+        FROM (SELECT *, row_number() OVER (PARTITION BY provider, past_group ORDER BY place DESC) AS nth
+            FROM target WHERE ran_ms IS NOT NULL) AS ended
+        WHERE nth <= $38 GROUP BY provider, past_group
+        ON CONFLICT (provider, run_group) DO UPDATE SET newest_at = excluded.newest_at, ran_ms = (
+            SELECT jsonb_agg(kept.value ORDER BY kept.n)::text
+            FROM jsonb_array_elements(p.ran_ms::jsonb || excluded.ran_ms::jsonb) WITH ORDINALITY AS kept (value, n)
+            WHERE kept.n > jsonb_array_length(p.ran_ms::jsonb) + jsonb_array_length(excluded.ran_ms::jsonb) - $38)
+    ), forgotten AS (
+        DELETE FROM runwatch.past_durations p USING (
+            SELECT t.provider, count(DISTINCT t.past_group) AS groups FROM target t
+            WHERE t.ran_ms IS NOT NULL AND NOT EXISTS (SELECT FROM runwatch.past_durations k
+                WHERE k.provider = t.provider AND k.run_group = t.past_group)
+            GROUP BY t.provider) AS fresh CROSS JOIN LATERAL (
+            SELECT run_group FROM runwatch.past_durations o WHERE o.provider = fresh.provider
+            ORDER BY newest_at DESC, run_group DESC OFFSET greatest($39 - fresh.groups, 0)) AS old
+        WHERE p.provider = fresh.provider AND p.run_group = old.run_group
+    )";
+
+/// Inserts events, numbered in their order; with the numbers of their large values, and where these are looked up.
+macro_rules! record_events {
+    ($input:literal, $output:literal, $known:literal) => {
+        concat!(
+            "numbered AS (
+        SELECT nextval('runwatch.events_seq_seq') AS seq, ordered.* FROM (
+            SELECT e.*, target.id FROM unnest($1, $2, $3, $4, $5, $6, $7, $8) WITH ORDINALITY
+                AS e (place, type, run_id, provider, at, input, output, body, n)
+            JOIN target ON target.place = e.place ORDER BY e.n) AS ordered
+    ), recorded AS (
+        INSERT INTO runwatch.events (seq, watch_id, run_id, provider, type, at, input_id, output_id, body)
+        SELECT e.seq, e.id, e.run_id, e.provider, e.type, e.at, ",
+            $input,
+            ", ",
+            $output,
+            ", e.body FROM numbered e ",
+            $known,
+            ")"
+        )
+    };
+}
+const RECORD_EVENTS: &str = record_events!("NULL::bigint", "NULL::bigint", "");
+const RECORD_EVENTS_WITH_VALUES: &str = record_events!(
+    "input.id",
+    "output.id",
+    "LEFT JOIN known input ON input.n = e.input LEFT JOIN known output ON output.n = e.output"
+);
+
+/// Inserts the deliveries of events.
+const ROUTE: &str = concat!(
+    "routed AS (
+        INSERT INTO runwatch.deliveries (id, event_seq, sink, state, next_attempt_at, created_at)
+        SELECT d.id, e.seq, d.sink, 'pending', CASE WHEN d.held THEN NULL ELSE d.now - ",
+    stepped!(),
+    " END, d.now
+        FROM unnest($9, $10, $11, $12, $13) AS d (id, n, sink, held, now) JOIN numbered e ON e.n = d.n
+    )"
+);
+
+/// The places of the steps that are stored; NULL where several cannot be stored at once.
+const STORED: &str = "SELECT place FROM target UNION ALL SELECT NULL FROM separable WHERE NOT yes";
+
+/// `$37` to `$39`: after how many status changes the others of a watch are deleted, and how many durations and groups are
+/// kept.
+const KEPT: [i64; 3] = [
+    KEPT_CHANGES as i64 - 1,
+    KEPT_DURATIONS as i64,
+    KEPT_GROUPS as i64,
+];
 
 impl Perform for RecordStep {
     const PIPELINED: bool = true;
 
     async fn perform(&self, db: &Db<'_>) -> Result<Self::Reply, StoreError> {
-        let Self {
-            watch,
-            step,
-            routed,
-            last_error,
-            found_by,
-            now,
-        } = self;
-        let next = &step.progress;
-        let mut large = LargeValues::default();
-        let details = match &next.details {
-            Some(details) => {
-                let mut details = details.clone();
-                let input = large.take(&mut details.input);
-                let output = large.take(&mut details.output);
-                Some(DetailColumns {
-                    json: to_json("details", &details)?,
-                    input,
-                    output,
-                    group: details
-                        .group
-                        .as_deref()
-                        .map(|group| storable(group).into_owned()),
-                    started_at: details.started_at.map(Timestamp::as_millisecond),
-                })
-            }
-            None => None,
-        };
-        let events = EventColumns::of(routed, Some(&mut large));
-        let status = next.status.as_ref();
-        let columns = StepColumns {
-            id: watch.0,
-            now: now.as_millisecond(),
-            status: status.map(|status| storable(status.as_str()).into_owned()),
-            state: status.map(|status| status.state().as_str()),
-            polls: next.polls.cast_signed(),
-            missing_since: next.missing_since.map(Timestamp::as_millisecond),
-            seen_running: next.seen_running,
-            overdue_told: next.overdue_told,
-            last_error: last_error
-                .as_ref()
-                .map(|failure| storable(&failure.message).into_owned()),
-            last_error_at: last_error
-                .as_ref()
-                .map(|failure| failure.at.as_millisecond()),
-            verdict: next.verdict.map(Verdict::as_str),
-            verdict_at: next.verdict.map(|_| now.as_millisecond()),
-            found_by: next.verdict.map(|_| found_by.as_str()),
-            details,
-        };
-        let past_run = past_duration(step);
-        let status_changed = step.status_changed && status.is_some();
-        let mut statement = Statement::default();
-        statement.find_values(&large, Some(&columns.id));
-        statement.update_watch(&columns);
-        statement.insert_values(&large);
-        if columns.details.is_some() {
-            statement.delete_values(&large);
-        }
-        if status_changed {
-            statement.insert_change(&columns);
-        }
-        if let Some(run) = &past_run {
-            statement.add_duration(run, &columns.now);
-        }
-        statement.insert_events(&events, &columns.now);
-        let row = db
-            .row(
-                &statement.finish("SELECT 1 FROM target"),
-                &statement.parameters,
-            )
-            .await?;
-        match row {
-            Some(_) => Ok(()),
-            None => Err(StoreError::Precondition {
-                what: format!("watch {}", watch.0),
-                wanted: "active",
-            }),
-        }
+        let replies = record_all(db, &[self]).await?;
+        replies.into_iter().collect()
+    }
+
+    fn shared(&self) -> Option<Shared<'_>> {
+        Some(Shared::Step(self))
+    }
+
+    fn read_reply(reply: SharedReply) -> Option<Result<Self::Reply, StoreError>> {
+        reply.done()
     }
 }
 
@@ -103,65 +223,242 @@ impl Perform for RecordEvent {
     async fn perform(&self, db: &Db<'_>) -> Result<Self::Reply, StoreError> {
         let Self { watch, routed, now } = self;
         let mut large = LargeValues::default();
-        let events = EventColumns::of(
-            std::slice::from_ref(routed),
-            watch.is_some().then_some(&mut large),
-        );
-        let (id, now) = (watch.map(|WatchId(id)| id), now.as_millisecond());
-        let mut statement = Statement::default();
-        statement.target_of(&id);
-        if let Some(id) = &id {
-            statement.find_values(&large, Some(id));
-        }
-        statement.insert_values(&large);
-        statement.insert_events(&events, &now);
-        db.rows(&statement.finish("SELECT 1"), &statement.parameters)
-            .await
-            .map(drop)
+        let mut events = EventColumns::default();
+        let values = watch.map(|watch| large.of_watch(watch));
+        events.add(1, std::slice::from_ref(routed), *now, values);
+        let targets = vec![watch.map(|WatchId(id)| id)];
+        let mut parameters = events.parameters(&large);
+        parameters.push(parameter(&targets));
+        let mut parts = vec![TARGET_OF_EVENT];
+        parts.extend(large.unless_empty(KNOWN));
+        parts.extend(large.unless_empty(MAKE_VALUES));
+        parts.extend(events.parts(large.is_empty()));
+        let sql = statement(&parts, "SELECT 1");
+        db.rows(&sql, &parameters).await.map(drop)
     }
 }
 
-/// The columns of a step.
-struct StepColumns {
-    id: i64,
-    now: i64,
-    status: Option<String>,
-    state: Option<&'static str>,
-    polls: i64,
-    missing_since: Option<i64>,
-    seen_running: bool,
-    overdue_told: bool,
-    last_error: Option<String>,
-    last_error_at: Option<i64>,
-    verdict: Option<&'static str>,
-    verdict_at: Option<i64>,
-    found_by: Option<&'static str>,
-    details: Option<DetailColumns>,
+/// Stores steps of different watches in one statement. Returns a reply for each, in order.
+///
+/// # Errors
+/// When the statement fails, or the steps cannot be stored at once. It has stored none.
+pub(super) async fn record_all(
+    db: &Db<'_>,
+    steps: &[&RecordStep],
+) -> Result<Vec<Result<(), StoreError>>, StoreError> {
+    let mut large = LargeValues::default();
+    let mut events = EventColumns::default();
+    let mut columns = StepColumns::default();
+    for (place, step) in (1..).zip(steps) {
+        let mut values = large.of_watch(step.watch);
+        columns.add(step, &mut values)?;
+        events.add(place, &step.routed, step.now, Some(values));
+    }
+    let mut parts = vec![GIVEN];
+    parts.extend(large.unless_empty(KNOWN));
+    parts.extend(columns.parts(large.is_empty()));
+    parts.extend(large.unless_empty(MAKE_VALUES));
+    parts.extend(events.parts(large.is_empty()));
+    let mut parameters = events.parameters(&large);
+    parameters.extend(columns.parameters());
+    let rows = db.rows(&statement(&parts, STORED), &parameters).await?;
+    read_places(&rows, steps, |step| StoreError::Precondition {
+        what: format!("watch {}", step.watch.0),
+        wanted: "active",
+    })
 }
 
-/// The columns of the details of a run.
-struct DetailColumns {
-    json: String,
-    /// The numbers of their input and output among the large values.
-    input: Option<i64>,
-    output: Option<i64>,
-    group: Option<String>,
-    started_at: Option<i64>,
+/// The text of a statement of these parts, which ends with `select`.
+fn statement(parts: &[&str], select: &str) -> String {
+    format!("WITH {} {select}", parts.join(", "))
 }
 
-/// The large values of a step, each once. Details and events name them by their number, from 1.
+/// The columns of steps.
 #[derive(Default)]
-struct LargeValues(Vec<String>);
+struct StepColumns {
+    ids: Vec<i64>,
+    times: Vec<i64>,
+    statuses: Vec<Option<String>>,
+    states: Vec<Option<&'static str>>,
+    polls: Vec<i64>,
+    missing_since: Vec<Option<i64>>,
+    seen_running: Vec<bool>,
+    overdue_told: Vec<bool>,
+    last_errors: Vec<Option<String>>,
+    last_errors_at: Vec<Option<i64>>,
+    verdicts: Vec<Option<&'static str>>,
+    found_by: Vec<&'static str>,
+    details: Vec<Option<String>>,
+    /// The numbers of inputs and outputs among the large values.
+    inputs: Vec<Option<i64>>,
+    outputs: Vec<Option<i64>>,
+    groups: Vec<Option<String>>,
+    started_at: Vec<Option<i64>>,
+    /// Whether the status is another one than before.
+    changed: Vec<bool>,
+    /// Of runs that succeeded: whose durations are added to, and what.
+    providers: Vec<Option<String>>,
+    past_groups: Vec<Option<String>>,
+    ran_ms: Vec<Option<i64>>,
+}
+
+impl StepColumns {
+    /// Adds those of a step, with large values put into `large`.
+    fn add(&mut self, step: &RecordStep, large: &mut ValuesOfWatch<'_>) -> Result<(), StoreError> {
+        let next = &step.step.progress;
+        let mut details = next.details.clone();
+        let (mut input, mut output) = (None, None);
+        if let Some(details) = &mut details {
+            input = large.take(&mut details.input);
+            output = large.take(&mut details.output);
+        }
+        let json = details.as_ref().map(|details| to_json("details", details));
+        self.details.push(json.transpose()?);
+        self.inputs.push(input);
+        self.outputs.push(output);
+        let group = details
+            .as_ref()
+            .and_then(|details| details.group.as_deref());
+        self.groups.push(group.map(owned));
+        let started_at = details.as_ref().and_then(|details| details.started_at);
+        self.started_at
+            .push(started_at.map(Timestamp::as_millisecond));
+        let status = next.status.as_ref();
+        self.ids.push(step.watch.0);
+        self.times.push(step.now.as_millisecond());
+        self.statuses
+            .push(status.map(|status| owned(status.as_str())));
+        self.states
+            .push(status.map(|status| status.state().as_str()));
+        self.polls.push(next.polls.cast_signed());
+        let missing_since = next.missing_since.map(Timestamp::as_millisecond);
+        self.missing_since.push(missing_since);
+        self.seen_running.push(next.seen_running);
+        self.overdue_told.push(next.overdue_told);
+        let error = step.last_error.as_ref();
+        self.last_errors
+            .push(error.map(|error| owned(&error.message)));
+        self.last_errors_at
+            .push(error.map(|error| error.at.as_millisecond()));
+        self.verdicts.push(next.verdict.map(Verdict::as_str));
+        self.found_by.push(step.found_by.as_str());
+        self.changed
+            .push(step.step.status_changed && status.is_some());
+        let past = past_duration(&step.step);
+        self.ran_ms.push(past.as_ref().map(|past| past.ran_ms));
+        let (provider, group) = past.map(|past| (past.provider, past.group)).unzip();
+        self.providers.push(provider);
+        self.past_groups.push(group);
+        Ok(())
+    }
+
+    /// The parts that store them; with `no_values`, none of their values is large.
+    fn parts(&self, no_values: bool) -> Vec<&'static str> {
+        let ended = self.ran_ms.iter().any(Option::is_some);
+        let (target, drop_values) = match no_values {
+            true => (TARGET, DROP_VALUES),
+            false => (TARGET_WITH_VALUES, DROP_OTHER_VALUES),
+        };
+        let separable = match ended && self.ids.len() > 1 {
+            true => SEPARABLE,
+            false => ALWAYS_SEPARABLE,
+        };
+        let mut parts = vec![separable, target];
+        if self.details.iter().any(Option::is_some) {
+            parts.push(drop_values);
+        }
+        if self.changed.contains(&true) {
+            parts.push(CHANGE);
+        }
+        if ended {
+            parts.push(ADD_DURATIONS);
+        }
+        parts
+    }
+
+    /// The parameters from `$16`.
+    fn parameters(&self) -> [Parameter<'_>; 24] {
+        [
+            parameter(&self.ids),
+            parameter(&self.times),
+            parameter(&self.statuses),
+            parameter(&self.states),
+            parameter(&self.polls),
+            parameter(&self.missing_since),
+            parameter(&self.seen_running),
+            parameter(&self.overdue_told),
+            parameter(&self.last_errors),
+            parameter(&self.last_errors_at),
+            parameter(&self.verdicts),
+            parameter(&self.found_by),
+            parameter(&self.details),
+            parameter(&self.inputs),
+            parameter(&self.outputs),
+            parameter(&self.groups),
+            parameter(&self.started_at),
+            parameter(&self.changed),
+            parameter(&self.providers),
+            parameter(&self.past_groups),
+            parameter(&self.ran_ms),
+            parameter(&KEPT[0]),
+            parameter(&KEPT[1]),
+            parameter(&KEPT[2]),
+        ]
+    }
+}
+
+/// A text as PostgreSQL can store it.
+fn owned(text: &str) -> String {
+    storable(text).into_owned()
+}
+
+/// Large values with their watches, of each watch once. Details and events name them by their number, from 1.
+#[derive(Default)]
+struct LargeValues {
+    bodies: Vec<String>,
+    watches: Vec<i64>,
+}
 
 impl LargeValues {
+    /// Begins with those of another watch.
+    fn of_watch(&mut self, WatchId(watch): WatchId) -> ValuesOfWatch<'_> {
+        let first = self.bodies.len();
+        ValuesOfWatch {
+            values: self,
+            watch,
+            first,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.bodies.is_empty()
+    }
+
+    /// A part that is needed where there are some.
+    fn unless_empty(&self, part: &'static str) -> Option<&'static str> {
+        (!self.is_empty()).then_some(part)
+    }
+}
+
+/// The large values of one watch, which come last.
+struct ValuesOfWatch<'a> {
+    values: &'a mut LargeValues,
+    watch: i64,
+    first: usize,
+}
+
+impl ValuesOfWatch<'_> {
     /// Takes a value out of its place, if it is large. Returns its number.
     fn take(&mut self, value: &mut Option<JsonText>) -> Option<i64> {
         let large = value.take_if(|value| value.get().len() > INLINE_BYTES)?;
-        let known = self.0.iter().position(|known| known == large.get());
-        let index = known.unwrap_or_else(|| {
-            self.0.push(large.get().to_owned());
-            self.0.len() - 1
-        });
+        let LargeValues { bodies, watches } = self.values;
+        let mut known = bodies.iter().skip(self.first);
+        let index = known.position(|known| known == large.get());
+        let index = index.map_or(bodies.len(), |index| self.first + index);
+        if index == bodies.len() {
+            bodies.push(large.get().to_owned());
+            watches.push(self.watch);
+        }
         Some(index as i64 + 1)
     }
 }
@@ -169,6 +466,8 @@ impl LargeValues {
 /// The columns of events and of their deliveries. Events are named by their number, from 1.
 #[derive(Default)]
 struct EventColumns {
+    /// The places of the steps that they belong to, from 1.
+    places: Vec<i64>,
     types: Vec<&'static str>,
     run_ids: Vec<Option<String>>,
     providers: Vec<Option<String>>,
@@ -181,14 +480,20 @@ struct EventColumns {
     sinks: Vec<String>,
     /// Whether a delivery waits for a summary, so that it has no time of an attempt.
     holds: Vec<bool>,
+    created_at: Vec<i64>,
 }
 
 impl EventColumns {
-    /// Those of `routed`, with large values put into `large` where they belong to a watch.
-    fn of(routed: &[RoutedEvent], mut large: Option<&mut LargeValues>) -> Self {
-        let mut columns = Self::default();
+    /// Adds those of a step, with large values put into `large` where they belong to a watch.
+    fn add(
+        &mut self,
+        place: i64,
+        routed: &[RoutedEvent],
+        now: Timestamp,
+        mut large: Option<ValuesOfWatch<'_>>,
+    ) {
         for RoutedEvent { event, sinks, held } in routed {
-            let (input, output, body) = match (&event.data, large.as_deref_mut()) {
+            let (input, output, body) = match (&event.data, &mut large) {
                 (EventData::Run(data), Some(large)) => {
                     let mut data = data.clone();
                     let input = large.take(&mut data.run.input);
@@ -202,278 +507,61 @@ impl EventColumns {
                 }
                 _ => (None, None, event.to_json()),
             };
-            columns.types.push(event.event_type.as_str());
-            columns.run_ids.push(
-                event
-                    .run_id()
-                    .map(|run_id: &RunRef| run_id.as_str().to_owned()),
-            );
-            columns.providers.push(match &event.data {
+            self.places.push(place);
+            self.types.push(event.event_type.as_str());
+            let run_id = event.run_id();
+            self.run_ids
+                .push(run_id.map(|run_id: &RunRef| run_id.as_str().to_owned()));
+            self.providers.push(match &event.data {
                 EventData::Provider(notice) => Some(notice.provider.as_str().to_owned()),
                 EventData::Run(_) | EventData::Group(_) | EventData::Sink(_) => None,
             });
-            columns.times.push(event.timestamp.as_millisecond());
-            columns.inputs.push(input);
-            columns.outputs.push(output);
-            columns.bodies.push(body);
+            self.times.push(event.timestamp.as_millisecond());
+            self.inputs.push(input);
+            self.outputs.push(output);
+            self.bodies.push(body);
             let sinks = sinks.iter().map(|sink| (sink, false));
             for (sink, is_held) in sinks.chain(held.iter().map(|sink| (sink, true))) {
-                columns
-                    .deliveries
-                    .push(new_delivery_id().as_str().to_owned());
-                columns.delivered_events.push(columns.types.len() as i64);
-                columns.sinks.push(sink.as_str().to_owned());
-                columns.holds.push(is_held);
+                self.deliveries.push(new_delivery_id().as_str().to_owned());
+                self.delivered_events.push(self.types.len() as i64);
+                self.sinks.push(sink.as_str().to_owned());
+                self.holds.push(is_held);
+                self.created_at.push(now.as_millisecond());
             }
         }
-        columns
-    }
-}
-
-/// A statement that is put together of the parts that a step needs. All parts see the tables as they were before it.
-#[derive(Default)]
-struct Statement<'a> {
-    parts: Vec<String>,
-    parameters: Vec<Parameter<'a>>,
-}
-
-impl<'a> Statement<'a> {
-    /// Adds a parameter. Returns how the text names it.
-    fn bind<T: Value>(&mut self, value: &'a T) -> String {
-        self.parameters.push(parameter(value));
-        format!("${}", self.parameters.len())
     }
 
-    fn part(&mut self, name: &str, sql: &str) {
-        self.parts.push(format!("{name} AS ({sql})"));
-    }
-
-    /// The text, which ends with `select`.
-    fn finish(&self, select: &str) -> String {
-        format!("WITH {} {select}", self.parts.join(", "))
-    }
-
-    /// `target` is one row with the number of a watch, or NULL.
-    fn target_of(&mut self, id: &'a Option<i64>) {
-        let id = self.bind(id);
-        self.part("target", &format!("SELECT {id}::bigint AS id"));
-    }
-
-    /// `known` has the numbers that large values have or get in the table, and whether they are new.
-    fn find_values(&mut self, large: &'a LargeValues, id: Option<&'a i64>) {
-        let Some(id) = id.filter(|_| !large.0.is_empty()) else {
-            return;
+    /// The parts that store them; with `no_values`, none of their values is large.
+    fn parts(&self, no_values: bool) -> Vec<&'static str> {
+        let record = match no_values {
+            true => RECORD_EVENTS,
+            false => RECORD_EVENTS_WITH_VALUES,
         };
-        let (id, bodies) = (self.bind(id), self.bind(&large.0));
-        self.part(
-            "known",
-            &format!(
-                "SELECT n, body, found.id IS NULL AS is_new,
-                     coalesce(found.id, nextval('runwatch.payloads_id_seq')) AS id
-                 FROM unnest({bodies}::text[]) WITH ORDINALITY AS wanted (body, n)
-                 LEFT JOIN LATERAL (SELECT id FROM runwatch.payloads p WHERE p.watch_id = {id}
-                     AND octet_length(p.body) = octet_length(wanted.body) AND p.body = wanted.body
-                     ORDER BY id LIMIT 1) AS found ON true"
-            ),
-        );
-    }
-
-    fn insert_values(&mut self, large: &LargeValues) {
-        if !large.0.is_empty() {
-            self.part(
-                "made",
-                "INSERT INTO runwatch.payloads (id, watch_id, body)
-                 SELECT known.id, target.id, body FROM known, target WHERE is_new",
-            );
+        match (self.types.is_empty(), self.deliveries.is_empty()) {
+            (true, _) => Vec::new(),
+            (false, true) => vec![record],
+            (false, false) => vec![record, ROUTE],
         }
     }
 
-    /// `target` is the watch, where it is active.
-    fn update_watch(&mut self, columns: &'a StepColumns) {
-        let mut set = Vec::new();
-        let mut assign = |column: &str, value: String| set.push(format!("{column} = {value}"));
-        assign("status", self.bind(&columns.status));
-        assign("state", self.bind(&columns.state));
-        assign("polls", self.bind(&columns.polls));
-        assign("missing_since", self.bind(&columns.missing_since));
-        assign("seen_running", self.bind(&columns.seen_running));
-        assign("overdue_told", self.bind(&columns.overdue_told));
-        if columns.last_error.is_some() {
-            assign("last_error", self.bind(&columns.last_error));
-            assign("last_error_at", self.bind(&columns.last_error_at));
-        }
-        if columns.verdict.is_some() {
-            assign("verdict", self.bind(&columns.verdict));
-            assign("verdict_at", self.bind(&columns.verdict_at));
-            assign("found_by", self.bind(&columns.found_by));
-        }
-        if let Some(details) = &columns.details {
-            let number = |statement: &mut Self, n: &'a Option<i64>| match n {
-                Some(_) => {
-                    let n = statement.bind(n);
-                    format!("(SELECT id FROM known WHERE n = {n})")
-                }
-                None => "NULL".to_owned(),
-            };
-            assign("details", self.bind(&details.json));
-            assign("input_id", number(self, &details.input));
-            assign("output_id", number(self, &details.output));
-            assign("run_group", self.bind(&details.group));
-            assign("started_at", self.bind(&details.started_at));
-        }
-        let id = self.bind(&columns.id);
-        self.part(
-            "target",
-            &format!(
-                "UPDATE runwatch.watches SET {} WHERE id = {id} AND verdict IS NULL RETURNING id",
-                set.join(", ")
-            ),
-        );
-    }
-
-    /// Deletes values of an earlier observation that neither the new details nor an event contains.
-    fn delete_values(&mut self, large: &LargeValues) {
-        let kept = match large.0.is_empty() {
-            true => "",
-            false => "AND p.id NOT IN (SELECT id FROM known)",
-        };
-        self.part(
-            "dropped",
-            &format!(
-                "DELETE FROM runwatch.payloads p USING target WHERE p.watch_id = target.id {kept}
-                 AND NOT EXISTS (SELECT 1 FROM runwatch.events e
-                     WHERE e.watch_id = target.id AND p.id IN (e.input_id, e.output_id))"
-            ),
-        );
-    }
-
-    /// Inserts a status change, and deletes the oldest of too many.
-    fn insert_change(&mut self, columns: &'a StepColumns) {
-        let (at, status, state) = (
-            self.bind(&columns.now),
-            self.bind(&columns.status),
-            self.bind(&columns.state),
-        );
-        self.part(
-            "changed",
-            &format!(
-                "INSERT INTO runwatch.status_changes (watch_id, at, status, state)
-                 SELECT id, {at}::bigint, {status}::text, {state}::text FROM target"
-            ),
-        );
-        // The new one is not among those that this part sees.
-        self.part(
-            "trimmed",
-            &format!(
-                "DELETE FROM runwatch.status_changes c USING target WHERE c.watch_id = target.id AND c.seq <= (
-                     SELECT seq FROM runwatch.status_changes o WHERE o.watch_id = target.id
-                     ORDER BY seq DESC LIMIT 1 OFFSET {})",
-                KEPT_CHANGES - 1
-            ),
-        );
-    }
-
-    /// Adds the duration of a run that succeeded to those of its group, and deletes the oldest group of too many.
-    fn add_duration(&mut self, run: &'a PastRow, now: &'a i64) {
-        let (provider, group, ran_ms, now) = (
-            self.bind(&run.provider),
-            self.bind(&run.group),
-            self.bind(&run.ran_ms),
-            self.bind(now),
-        );
-        self.part(
-            "added",
-            &format!(
-                "INSERT INTO runwatch.past_durations AS p (provider, run_group, newest_at, ran_ms)
-                 SELECT {provider}::text, {group}::text, {now}::bigint, jsonb_build_array({ran_ms}::bigint)::text FROM target
-                 ON CONFLICT (provider, run_group) DO UPDATE SET newest_at = excluded.newest_at, ran_ms = (
-                     CASE WHEN jsonb_array_length(p.ran_ms::jsonb) >= {KEPT_DURATIONS} THEN p.ran_ms::jsonb - 0
-                         ELSE p.ran_ms::jsonb END || excluded.ran_ms::jsonb)::text"
-            ),
-        );
-        // A new group is not among those that this part sees.
-        self.part(
-            "forgotten",
-            &format!(
-                "DELETE FROM runwatch.past_durations p USING target WHERE p.provider = {provider} AND NOT EXISTS (
-                     SELECT 1 FROM runwatch.past_durations k WHERE k.provider = {provider} AND k.run_group = {group})
-                 AND p.run_group IN (SELECT run_group FROM runwatch.past_durations o WHERE o.provider = {provider}
-                     ORDER BY newest_at DESC, run_group DESC OFFSET {})",
-                KEPT_GROUPS - 1
-            ),
-        );
-    }
-
-    /// Inserts events in order, and their deliveries.
-    fn insert_events(&mut self, events: &'a EventColumns, now: &'a i64) {
-        if events.types.is_empty() {
-            return;
-        }
-        let columns = [
-            self.bind(&events.types),
-            self.bind(&events.run_ids),
-            self.bind(&events.providers),
-            self.bind(&events.times),
-            self.bind(&events.inputs),
-            self.bind(&events.outputs),
-            self.bind(&events.bodies),
-        ];
-        let has_values = events
-            .inputs
-            .iter()
-            .chain(&events.outputs)
-            .any(Option::is_some);
-        let value = |n: &str| match has_values {
-            true => format!("(SELECT id FROM known WHERE known.n = e.{n})"),
-            false => "NULL::bigint".to_owned(),
-        };
-        self.part(
-            "recorded",
-            &format!(
-                "INSERT INTO runwatch.events (watch_id, run_id, provider, type, at, input_id, output_id, body)
-                 SELECT target.id, e.run_id, e.provider, e.type, e.at, {}, {}, e.body
-                 FROM target, unnest({}::text[], {}::text[], {}::text[], {}::bigint[], {}::bigint[], {}::bigint[],
-                     {}::text[]) WITH ORDINALITY AS e (type, run_id, provider, at, input, output, body, n)
-                 ORDER BY e.n RETURNING seq",
-                value("input"),
-                value("output"),
-                columns[0],
-                columns[1],
-                columns[2],
-                columns[3],
-                columns[4],
-                columns[5],
-                columns[6],
-            ),
-        );
-        if events.deliveries.is_empty() {
-            return;
-        }
-        let (ids, numbers, sinks, holds, now) = (
-            self.bind(&events.deliveries),
-            self.bind(&events.delivered_events),
-            self.bind(&events.sinks),
-            self.bind(&events.holds),
-            self.bind(now),
-        );
-        self.part(
-            "routed",
-            &format!(
-                concat!(
-                    "INSERT INTO runwatch.deliveries (id, event_seq, sink, state, next_attempt_at, created_at)
-                     SELECT d.id, t.seq, d.sink, 'pending', CASE WHEN d.held THEN NULL ELSE {now}::bigint - ",
-                    stepped!(),
-                    " END, {now}::bigint
-                     FROM unnest({ids}::text[], {numbers}::bigint[], {sinks}::text[], {holds}::boolean[])
-                         AS d (id, n, sink, held)
-                     JOIN (SELECT seq, row_number() OVER (ORDER BY seq) AS n FROM recorded) AS t ON t.n = d.n"
-                ),
-                now = now,
-                ids = ids,
-                numbers = numbers,
-                sinks = sinks,
-                holds = holds,
-            ),
-        );
+    /// The parameters up to `$15`.
+    fn parameters<'a>(&'a self, large: &'a LargeValues) -> Vec<Parameter<'a>> {
+        vec![
+            parameter(&self.places),
+            parameter(&self.types),
+            parameter(&self.run_ids),
+            parameter(&self.providers),
+            parameter(&self.times),
+            parameter(&self.inputs),
+            parameter(&self.outputs),
+            parameter(&self.bodies),
+            parameter(&self.deliveries),
+            parameter(&self.delivered_events),
+            parameter(&self.sinks),
+            parameter(&self.holds),
+            parameter(&self.created_at),
+            parameter(&large.bodies),
+            parameter(&large.watches),
+        ]
     }
 }

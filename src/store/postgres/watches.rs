@@ -10,7 +10,7 @@ use super::deliveries;
 use super::events::{delete_watches, read_event, read_payload};
 use super::groups;
 use super::rows::{RECORD_COLUMNS, get, read_change, read_record, read_stored, select_active};
-use super::sql::{Db, Perform, parameters, payloads, stepped};
+use super::sql::{Db, Perform, Shared, SharedReply, each, parameters, payloads, stepped};
 use crate::domain::{Labels, RunDetails, RunRef, TraceContext, Verdict, Watch, WatchOrigin};
 use crate::store::lists::{watches_after, watches_where};
 use crate::store::model::{
@@ -96,12 +96,12 @@ impl Perform for AddWatch {
         add(db, watch, &WatchOrigin::Request, *again).await
     }
 
-    fn addition(&self) -> Option<&AddWatch> {
-        Some(self)
+    fn shared(&self) -> Option<Shared<'_>> {
+        Some(Shared::Addition(self))
     }
 
-    fn added(reply: (Added, WatchId)) -> Option<Self::Reply> {
-        Some(reply)
+    fn read_reply(reply: SharedReply) -> Option<Result<Self::Reply, StoreError>> {
+        reply.added()
     }
 }
 
@@ -415,11 +415,6 @@ pub(super) async fn add_all(
         }
     }
     Ok(replies)
-}
-
-/// A value of each item, in order.
-fn each<'a, T, V>(items: &'a [T], value: impl FnMut(&'a T) -> V) -> Vec<V> {
-    items.iter().map(value).collect()
 }
 
 /// Reads the ID of a watch, and after it whether the watch is new.
