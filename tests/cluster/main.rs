@@ -5,6 +5,7 @@
 )]
 
 mod additions;
+mod batches;
 mod check;
 #[path = "../contract/mod.rs"]
 mod contract;
