@@ -173,7 +173,7 @@ impl Connector {
 
     /// The address with the user and the password that its file has now; with those of the start where that file cannot
     /// be used.
-    async fn current(&self, job: &str) -> Config {
+    async fn current(&self) -> Config {
         let mut config = self.config.clone();
         let Some(file) = &self.url_file else {
             return config;
@@ -191,20 +191,17 @@ impl Connector {
             Ok(_) => Some("the file names another database, which needs a restart".to_owned()),
             Err(why) => Some(why),
         };
-        self.note_unused(job, unused);
+        self.note_unused(unused);
         config
     }
 
     /// Logs why the file with the address is not used, where that is new.
-    fn note_unused(&self, job: &str, why: Option<String>) {
-        if job != LOGGED {
-            return;
-        }
+    fn note_unused(&self, why: Option<String>) {
         let mut noted = self.unused.lock().expect("no holder panics");
         if let (Some(why), true) = (&why, *noted != why) {
             tracing::warn!(
                 why,
-                "the file with the address of the store is not used, but the user and the password of the start"
+                "the file with the address of the store is not used; the user and the password are those of the start"
             );
         }
         *noted = why;
@@ -212,7 +209,7 @@ impl Connector {
 
     /// Opens a connection for a job.
     async fn open(&self, job: &str) -> Result<Link, StoreError> {
-        let mut config = self.current(job).await;
+        let mut config = self.current().await;
         config.application_name(format!("runwatch/{}/{job}", self.name));
         match &self.security {
             Security::Plain => open(&config, NoTls, self.limit).await,
