@@ -9,6 +9,7 @@
 //! range. No secret is ever part of a [`Problem`] or of what [`Effective`] shows.
 
 mod advice;
+mod database;
 mod discover;
 mod effective;
 mod email;
@@ -30,6 +31,7 @@ mod store;
 mod units;
 
 pub use advice::advice;
+pub use database::{Refusal, is_local_database, read_database_url};
 pub use discover::{DiscoverySettings, EntryText};
 pub use effective::{Effective, EffectiveEntry};
 pub use heartbeat::{HeartbeatSettings, MAX_BEAT_INTERVAL, MIN_BEAT_INTERVAL};

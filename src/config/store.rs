@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::Secret;
+use super::database::read_database_url;
 use super::load::{MAX_DEADLINE, duration, own_path, word};
 use super::problem::Origin;
 use super::reader::{SettingsReader, Table, Violation};
@@ -109,42 +110,11 @@ pub(super) fn read_store(reader: &mut SettingsReader<'_>, root: &mut Table) -> S
     }
 }
 
-/// An address of a PostgreSQL database (postgresql.org/docs/15/libpq-connect.html, "Connection URIs"). The text is never
-/// repeated: it may hold a password.
+/// An address of a PostgreSQL database, as the daemon reads it. The text is never repeated: it may hold a password.
 fn postgres_url(text: &str) -> Result<(), Violation> {
-    let refused = |what: &str| {
-        let fix = "write it as postgres://user@host/database, with its password in store.url_file";
-        Err(refusal(what, fix))
-    };
-    let after_scheme = ["postgres://", "postgresql://"]
-        .iter()
-        .find_map(|scheme| text.strip_prefix(scheme));
-    let Some(rest) = after_scheme else {
-        return refused("this is not the URL of a PostgreSQL database");
-    };
-    if rest.contains(char::is_whitespace) || rest.contains('#') {
-        return refused(
-            "the URL has a space, a line end or a #, which are written as %20, %0A and %23",
-        );
-    }
-    let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let authority = address.split('/').next().unwrap_or_default();
-    let hosts = authority.rsplit('@').next().unwrap_or_default();
-    let has_port = |host: &str| match host.rsplit_once(':') {
-        Some((_, port)) if !host.ends_with(']') => port.parse::<u16>().is_ok_and(|port| port > 0),
-        _ => true,
-    };
-    if !hosts.split(',').all(has_port) {
-        return refused("a port in the URL is not a number from 1 to 65535");
-    }
-    let modes = ["disable", "prefer", "require", "verify-ca", "verify-full"];
-    let mut given = query
-        .split('&')
-        .filter_map(|part| part.strip_prefix("sslmode="));
-    if !given.all(|mode| modes.contains(&mode)) {
-        return refused("sslmode is not disable, prefer, require, verify-ca or verify-full");
-    }
-    Ok(())
+    read_database_url(text)
+        .map(drop)
+        .map_err(|(what, fix)| refusal(what, fix))
 }
 
 /// A name that needs no quotes in SQL.
@@ -184,29 +154,6 @@ mod tests {
             &"a".repeat(64),
         ] {
             assert!(schema_name(name).is_err(), "{name:?}");
-        }
-    }
-
-    #[test]
-    fn addresses_of_databases_are_checked_and_never_repeated() {
-        for url in [
-            "postgres://runwatch:s3cret@db.example/runwatch",
-            "postgresql://db1,db2:5433/runs?sslmode=require",
-            "postgres:///runs?host=/run/postgresql",
-        ] {
-            assert_eq!(postgres_url(url), Ok(()), "{url}");
-        }
-        for url in [
-            "mysql://s3cret@db/runs",
-            "db.example",
-            "postgres://u:s3cret@db:port/runs",
-            "postgres://u:s3cret@db/runs?sslmode=sometimes",
-        ] {
-            let (what, fix) = postgres_url(url).unwrap_err();
-            assert!(
-                !what.contains("s3cret") && !fix.contains("s3cret"),
-                "{url}: {what}; {fix}"
-            );
         }
     }
 }

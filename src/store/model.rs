@@ -114,8 +114,13 @@ pub enum StoreError {
     #[error("PostgreSQL cannot hold the store: {0}")]
     Unusable(String),
     /// The address of a PostgreSQL store cannot be used.
-    #[error("{0}")]
-    Address(&'static str),
+    #[error("{what}; {fix}")]
+    Address {
+        /// What is wrong with it; no secrets.
+        what: &'static str,
+        /// What to do.
+        fix: &'static str,
+    },
     /// The writer has ended.
     #[error("the store is closed")]
     Closed,

@@ -13,8 +13,8 @@ use crate::cli::phrases::size_text;
 use crate::cli::write_text;
 use crate::config::{Settings, format_duration};
 use crate::store::{
-    CopyPlace, Durability, FileFacts, Horizon, PostgresSettings, Rights, ServerFacts, TableFacts,
-    inspect_file, inspect_server,
+    CopyPlace, Durability, FileFacts, Horizon, PostgresSettings, Rights, ServerFacts, StoreError,
+    TableFacts, inspect_file, inspect_server,
 };
 use crate::style::Sign;
 use crate::text::error_chain;
@@ -155,7 +155,7 @@ async fn server(connection: &PostgresSettings) -> Vec<Check> {
                 connection.schema,
                 error_chain(&error)
             ),
-            "check store.url_file, the network, and the server",
+            correction(&error),
         )],
         Err(_elapsed) => vec![bad(
             "store",
@@ -165,6 +165,15 @@ async fn server(connection: &PostgresSettings) -> Vec<Check> {
             ),
             "check the network and the load of the server",
         )],
+    }
+}
+
+/// What to do about a database that cannot be looked at.
+fn correction(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::OutOfReach { .. } => "check store.url_file, the network, and the server",
+        StoreError::Address { .. } => "correct store.url_file",
+        _ => "change the database, or use another one",
     }
 }
 

@@ -15,13 +15,13 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error, NoTls, Socket};
 
 use super::PostgresSettings;
-use super::address::{Security, is_local, read_address, read_authorities};
+use super::address::{Security, read_address, read_authorities};
 use super::errors::{is_undone, out_of_reach};
 use super::migrations;
 use super::sql::{Db, Schema};
 use crate::backoff::BackoffPolicy;
 use crate::blocking::Lane;
-use crate::config::Secret;
+use crate::config::{Secret, is_local_database};
 use crate::reminder::Reminder;
 use crate::store::model::StoreError;
 use crate::text::{error_chain, one_line};
@@ -153,7 +153,7 @@ impl Connector {
 
     /// Whether every host is this machine.
     pub(super) fn is_local(&self) -> bool {
-        is_local(&self.config)
+        is_local_database(&self.config)
     }
 
     /// The hosts and ports, for people.
@@ -482,8 +482,12 @@ impl Line {
         self.next_at = now + RECONNECT.wait(interval, &mut fastrand::Rng::new());
         if self.job == LOGGED && self.reminder.is_due(now) {
             self.is_reported = true;
+            let is_outage = matches!(error, StoreError::OutOfReach { .. });
             let error = error_chain(error);
-            tracing::error!(error, "cannot connect to the store; it is tried again");
+            match is_outage {
+                true => tracing::error!(error, "cannot connect to the store; it is tried again"),
+                false => tracing::error!(error, "cannot use the store"),
+            }
         }
     }
 }
