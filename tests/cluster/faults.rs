@@ -17,6 +17,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::process::Child;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_postgres::NoTls;
+use tokio_postgres::error::SqlState;
 
 use crate::contract::{Place, close, routed_to, step, time, watch};
 use crate::copy::program;
@@ -487,6 +489,25 @@ async fn a_new_password_in_the_file_of_the_address_needs_no_restart() {
     let known = eventually(async || store.add_watch(watch("run_1")).await.ok()).await;
     assert_eq!(known.0, Added::AlreadyExists);
     close(store, tasks).await;
+}
+
+#[tokio::test]
+async fn a_standby_refuses_a_transaction_that_is_to_write_with_the_code_that_is_known() {
+    let primary = Postgres::start();
+    let standby = primary.standby();
+    let (client, connection) = tokio_postgres::connect(&standby.url(), NoTls)
+        .await
+        .unwrap();
+    let mut serving = JoinSet::new();
+    serving.spawn(connection);
+    let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+    let refused = client.batch_execute(begin).await.unwrap_err();
+    // src/store/postgres/errors.rs counts it as a server that is out of reach.
+    assert_eq!(
+        refused.code(),
+        Some(&SqlState::FEATURE_NOT_SUPPORTED),
+        "{refused:?}"
+    );
 }
 
 /// Cancels the wait of a commit for the synchronous standby, as soon as one waits.

@@ -11,6 +11,10 @@ use crate::text::{error_chain, one_line};
 /// The constraint of the tables of a store that was moved.
 pub(super) const MOVED: &str = "the_store_was_moved";
 
+/// How a standby refuses a transaction that is to write (check_transaction_read_only in PostgreSQL 15,
+/// src/backend/commands/variable.c). A connection to a pooler stays where its server becomes a standby.
+const READ_WRITE_IN_RECOVERY: SqlState = SqlState::FEATURE_NOT_SUPPORTED;
+
 /// The longest text of an error of the server, in characters.
 const WHY_CHARS: usize = 300;
 
@@ -49,7 +53,10 @@ fn is_of_data(error: &Error) -> bool {
 /// The error of a server that cannot be reached, or does not do what is wanted now.
 pub(super) fn out_of_reach(error: &Error) -> StoreError {
     let why = match error.as_db_error() {
-        Some(reported) if *reported.code() == SqlState::READ_ONLY_SQL_TRANSACTION => {
+        Some(reported)
+            if [SqlState::READ_ONLY_SQL_TRANSACTION, READ_WRITE_IN_RECOVERY]
+                .contains(reported.code()) =>
+        {
             "the server answers but is read-only".to_owned()
         }
         Some(reported) => one_line(reported.message(), WHY_CHARS),
@@ -69,6 +76,7 @@ fn is_of_server(code: &SqlState) -> bool {
         SqlState::QUERY_CANCELED,
         SqlState::LOCK_NOT_AVAILABLE,
         SqlState::READ_ONLY_SQL_TRANSACTION,
+        READ_WRITE_IN_RECOVERY,
         SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
     ];
     // Classes: connection exception, insufficient resources, operator intervention, system error, authorization, and
@@ -106,4 +114,21 @@ pub(super) fn is_undone(error: &Error) -> bool {
     error
         .as_db_error()
         .is_some_and(|reported| reported.parsed_severity() == Some(Severity::Error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_takes_no_writes_is_out_of_reach() {
+        for code in [
+            "25006", "0A000", "57P01", "08006", "53100", "28P01", "3D000",
+        ] {
+            assert!(is_of_server(&SqlState::from_code(code)), "{code}");
+        }
+        for code in ["23505", "42501", "42P01", "40001", "22021"] {
+            assert!(!is_of_server(&SqlState::from_code(code)), "{code}");
+        }
+    }
 }
