@@ -47,6 +47,14 @@ pub enum CopyError {
     /// The target has rows.
     #[error("{0} is not empty; name another file, or another schema with --schema")]
     NotEmpty(String),
+    /// The target was copied to another place itself.
+    #[error(
+        "{0} was moved, so nothing is copied into it; name another file, or another schema with --schema"
+    )]
+    TargetMoved(String),
+    /// The source is the target.
+    #[error("the source and the target are the same file")]
+    OnePlace,
     /// A daemon uses an end.
     #[error("{name} leads on the store {place}; stop all its daemons first")]
     Leads {
@@ -121,6 +129,9 @@ pub async fn copy_store(
     target: &CopyPlace,
     mut report: impl FnMut(CopyStep),
 ) -> Result<CopySummary, CopyError> {
+    if is_one_file(source, target) {
+        return Err(CopyError::OnePlace);
+    }
     let from = CopyEnd::open(source, false).await?;
     let to = CopyEnd::open(target, true).await?;
     let notes = (from.note().await, to.note().await);
@@ -131,6 +142,9 @@ pub async fn copy_store(
         (Some(note), _) => return from.named(Err(note.into_error())),
         (None, Some(note)) if note.state == MoveState::Arriving && note.place == from.place() => {
             true
+        }
+        (None, Some(note)) if note.state == MoveState::Moved => {
+            return Err(CopyError::TargetMoved(to.place()));
         }
         (None, Some(note)) => return to.named(Err(note.into_error())),
         (None, None) => false,
@@ -170,6 +184,15 @@ pub async fn copy_store(
     report(CopyStep::Finishing);
     to.release().await.map_err(|error| to.unfinished(error))?;
     Ok(summary)
+}
+
+/// Whether both are one file.
+fn is_one_file(source: &CopyPlace, target: &CopyPlace) -> bool {
+    let (CopyPlace::File(source), CopyPlace::File(target)) = (source, target) else {
+        return false;
+    };
+    let found = |path: &std::path::Path| path.canonicalize().ok();
+    source == target || found(source).is_some_and(|source| found(target) == Some(source))
 }
 
 /// Whether the notes are of one copy that is stored, and whose source is marked.

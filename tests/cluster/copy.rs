@@ -405,6 +405,8 @@ async fn a_store_that_is_not_empty_or_in_use_or_was_moved_is_not_copied() {
 
     refused(&from, &absent, "was moved to PostgreSQL at").await;
     refused(&to, &absent, "was moved to /").await;
+    refused(&next, &to, "nothing is copied into it; name another file").await;
+    refused(&next, &next, "are the same file").await;
     let migrated = migrate_store(&from).await.unwrap_err();
     assert!(chain(&migrated).contains("was moved to"), "{migrated:?}");
     assert_eq!(usable(&InFile(folder.path().join("next.db"))).await, Ok(3));
