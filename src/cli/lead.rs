@@ -17,8 +17,8 @@ const RELEASE_LIMIT: Duration = Duration::from_secs(90);
 /// How often it looks meanwhile.
 const LOOK_PERIOD: Duration = Duration::from_millis(250);
 
-/// `runwatch lead` and `runwatch lead release`. With `json` the answer of `GET /v1/lease`. Returns 1 when no other
-/// daemon took over.
+/// `runwatch lead` and `runwatch lead release`. With `json` the answer of `GET /v1/lease`. Returns 1 when the store is out
+/// of reach, or no other daemon took over.
 ///
 /// # Errors
 /// When the result cannot be written.
@@ -28,10 +28,13 @@ pub async fn lead(
     mut printer: Printer<'_>,
 ) -> anyhow::Result<u8> {
     let done = match command {
-        None => client.lease().await.map(|lease| (lease, 0)),
+        None => {
+            let lease = client.lease().await;
+            lease.map(|lease| (u8::from(lease.problem.is_some()), lease))
+        }
         Some(LeadCommand::Release) => release(client).await,
     };
-    let (lease, code) = match done {
+    let (code, lease) = match done {
         Ok(done) => done,
         Err(error) => return printer.failed(&error),
     };
@@ -40,14 +43,14 @@ pub async fn lead(
     } else {
         write_text(printer.out, &sentence(&lease, printer.style))?;
     }
-    if code != 0 {
+    if code != 0 && lease.problem.is_none() {
         printer.remark("no other daemon took over; is there one on this store, and does it reach the database?")?;
     }
     Ok(code)
 }
 
 /// Requests the release, and waits until another term has begun.
-async fn release(client: &Client) -> Result<(LeaseResponse, u8), ClientError> {
+async fn release(client: &Client) -> Result<(u8, LeaseResponse), ClientError> {
     let before = client.lease().await?;
     client.release_lease().await?;
     let term = |lease: &LeaseResponse| lease.leader.as_ref().map(|leader| leader.term);
@@ -58,10 +61,10 @@ async fn release(client: &Client) -> Result<(LeaseResponse, u8), ClientError> {
         let now = client.lease().await?;
         if term(&now) > term(&before) {
             let same = process(&now) == process(&before);
-            return Ok((now, u8::from(same)));
+            return Ok((u8::from(same), now));
         }
         if Instant::now() >= ends {
-            return Ok((now, 1));
+            return Ok((1, now));
         }
     }
 }
@@ -81,10 +84,7 @@ fn sentence(lease: &LeaseResponse, style: Style) -> String {
             },
             _,
         ) => {
-            format!(
-                "{} the store is out of reach: {problem}\n",
-                style.mark(Sign::Bad)
-            )
+            format!("{} {problem}\n", style.mark(Sign::Bad))
         }
         (LeaseResponse { shared: false, .. }, _) => {
             format!("{good} this daemon leads: its store is its own\n")
@@ -133,8 +133,8 @@ mod tests {
                 true,
                 false,
                 leader,
-                json!("connection refused"),
-                "out of reach: connection refused",
+                json!("the store is out of reach (db:5432: connection refused)"),
+                "the store is out of reach (db:5432: connection refused)",
             ),
         ] {
             let lease =

@@ -73,7 +73,7 @@ impl LeaseView {
     /// Describes, for people, who leads or why that is not known; `None` where this daemon leads and all is well.
     pub fn sentence(&self) -> Option<String> {
         match (&self.problem, &self.term, &self.leader) {
-            (Some(problem), _, _) => Some(format!("the store is out of reach: {problem}")),
+            (Some(problem), _, _) => Some(problem.clone()),
             (None, Some(_), _) => None,
             (None, None, Some(leader)) => Some(format!(
                 "standing by: {} leads ({}, term {})",

@@ -460,7 +460,8 @@ impl<T: LeaseTable> LeaseTask<T> {
         if self.outage_lines.is_due(tokio::time::Instant::now()) {
             tracing::error!(
                 error = problem,
-                "the store is out of reach: watches are safe, and requests to add some get status 503"
+                "the store is out of reach: watches are safe, and requests to add some get status 503; \
+                 `runwatch store check` looks for the cause"
             );
         }
         self.view.send_if_modified(|view| {
