@@ -261,10 +261,19 @@ pub(crate) async fn next_line(lines: &mut Lines<impl AsyncBufRead + Unpin>) -> S
 
 /// Waits until a receiver got `count` requests, and returns all that it got.
 pub(crate) async fn received(receiver: &Receiver, count: usize) -> Vec<Received> {
-    let waiting = tokio::time::timeout(PATIENCE, receiver.wait_for(count)).await;
+    received_within(PATIENCE, receiver, count).await
+}
+
+/// As [`received`], for `limit` at the most.
+pub(crate) async fn received_within(
+    limit: Duration,
+    receiver: &Receiver,
+    count: usize,
+) -> Vec<Received> {
+    let waiting = tokio::time::timeout(limit, receiver.wait_for(count)).await;
     waiting.unwrap_or_else(|_| {
         panic!(
-            "waited {PATIENCE:?} for {count} requests: {:?}",
+            "waited {limit:?} for {count} requests: {:?}",
             receiver.requests()
         )
     })
