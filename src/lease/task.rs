@@ -458,11 +458,18 @@ impl<T: LeaseTable> LeaseTask<T> {
         let problem = error_chain(error);
         self.is_unreachable = true;
         if self.outage_lines.is_due(tokio::time::Instant::now()) {
-            tracing::error!(
-                error = problem,
-                "the store is out of reach: watches are safe, and requests to add some get status 503; \
-                 `runwatch store check` looks for the cause"
-            );
+            match error {
+                StoreError::Unusable(_) => tracing::error!(
+                    error = problem,
+                    "the store cannot be used, and nothing is polled until that is corrected; `runwatch store check` \
+                     says what is missing"
+                ),
+                _ => tracing::error!(
+                    error = problem,
+                    "the store is out of reach: watches are safe, and requests to add some get status 503; \
+                     `runwatch store check` looks for the cause"
+                ),
+            }
         }
         self.view.send_if_modified(|view| {
             let is_new = view.problem.as_ref() != Some(&problem);
