@@ -24,6 +24,29 @@ pub(super) fn read_address(url: &SecretString) -> Result<Config, StoreError> {
     read_database_url(url.expose_secret()).map_err(|(what, fix)| StoreError::Address { what, fix })
 }
 
+/// An address with the user and the password of another one; `None` where that is of another database.
+pub(super) fn with_credentials(config: &Config, of: &Config) -> Option<Config> {
+    let database = |config: &Config| {
+        let name = config.get_dbname().or(config.get_user());
+        name.map(str::to_owned)
+    };
+    let is_same = config.get_hosts() == of.get_hosts()
+        && config.get_hostaddrs() == of.get_hostaddrs()
+        && config.get_ports() == of.get_ports()
+        && database(config) == database(of);
+    if !is_same {
+        return None;
+    }
+    let mut with = config.clone();
+    if let Some(user) = of.get_user() {
+        with.user(user);
+    }
+    if let Some(password) = of.get_password() {
+        with.password(password);
+    }
+    Some(with)
+}
+
 /// Makes TLS connections that trust the authorities in `ca_file`, or else those of the system. Blocks on the disk.
 ///
 /// # Errors

@@ -15,7 +15,7 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error, NoTls, Socket};
 
 use super::PostgresSettings;
-use super::address::{Security, read_address, read_authorities};
+use super::address::{Security, read_address, read_authorities, with_credentials};
 use super::errors::{is_undone, out_of_reach};
 use super::migrations;
 use super::sql::{Db, Schema};
@@ -174,25 +174,20 @@ impl Connector {
     /// The address with the user and the password that its file has now; with those of the start where that file cannot
     /// be used.
     async fn current(&self) -> Config {
-        let mut config = self.config.clone();
         let Some(file) = &self.url_file else {
-            return config;
+            return self.config.clone();
         };
         let secret = Secret::File(file.clone());
         let address = match secret.read_on(&self.files).await {
             Ok(url) => read_address(&url).map_err(|error| error_chain(&error)),
             Err(error) => Err(error_chain(&error)),
         };
-        let unused = match address {
-            Ok(now) if is_same_place(&now, &config) => {
-                use_credentials(&mut config, &now);
-                None
-            }
-            Ok(_) => Some("the file names another database, which needs a restart".to_owned()),
-            Err(why) => Some(why),
-        };
-        self.note_unused(unused);
-        config
+        let current = address.and_then(|now| {
+            with_credentials(&self.config, &now)
+                .ok_or_else(|| "the file names another database, which needs a restart".to_owned())
+        });
+        self.note_unused(current.as_ref().err().cloned());
+        current.unwrap_or_else(|_unused| self.config.clone())
     }
 
     /// Logs why the file with the address is not used, where that is new.
@@ -226,30 +221,6 @@ impl Connector {
                 open(&config, tls, self.limit).await
             }
         }
-    }
-}
-
-/// Whether both are addresses of one database.
-fn is_same_place(one: &Config, other: &Config) -> bool {
-    let place = |config: &Config| {
-        let database = config.get_dbname().or(config.get_user());
-        let hosts = (config.get_hosts().to_vec(), config.get_hostaddrs().to_vec());
-        (
-            hosts,
-            config.get_ports().to_vec(),
-            database.map(str::to_owned),
-        )
-    };
-    place(one) == place(other)
-}
-
-/// Takes the user and the password of another address.
-fn use_credentials(config: &mut Config, of: &Config) {
-    if let Some(user) = of.get_user() {
-        config.user(user);
-    }
-    if let Some(password) = of.get_password() {
-        config.password(password);
     }
 }
 
