@@ -4,7 +4,7 @@ use tokio_postgres::Row;
 
 use super::events::read_event;
 use super::rows::{get, read_delivery, read_places};
-use super::sql::{Db, Perform, Shared, SharedReply, each, parameters, stepped};
+use super::sql::{Combinable, CombinedReply, Db, Perform, each, parameters, stepped};
 use crate::clock::new_delivery_id;
 use crate::domain::{DeliveryId, SinkName};
 use crate::store::lists::{deliveries_after, deliveries_where};
@@ -176,11 +176,11 @@ impl Perform for RecordAttempt {
         replies.into_iter().collect()
     }
 
-    fn shared(&self) -> Option<Shared<'_>> {
-        Some(Shared::Attempt(self))
+    fn combinable(&self) -> Option<Combinable<'_>> {
+        Some(Combinable::Attempt(self))
     }
 
-    fn read_reply(reply: SharedReply) -> Option<Result<Self::Reply, StoreError>> {
+    fn read_reply(reply: CombinedReply) -> Option<Result<Self::Reply, StoreError>> {
         reply.done()
     }
 }

@@ -8,7 +8,7 @@ use futures_util::future::{BoxFuture, MaybeDone, maybe_done};
 use tokio::sync::oneshot;
 
 use super::keeper::Term;
-use super::sql::{Db, Perform, Shared, SharedReply};
+use super::sql::{Combinable, CombinedReply, Db, Perform};
 use super::watches::add_all;
 use super::{deliveries, steps};
 use crate::domain::{DeliveryId, RunRef};
@@ -30,9 +30,9 @@ pub(super) enum Outcome {
 trait Work: Send {
     fn perform<'a>(&'a mut self, db: Db<'a>) -> BoxFuture<'a, Outcome>;
     /// What it is, where one statement may do it together with others.
-    fn shared(&self) -> Option<Shared<'_>>;
+    fn combinable(&self) -> Option<Combinable<'_>>;
     /// Notes the reply to it, where it was done together with others.
-    fn note(&mut self, reply: SharedReply) -> Outcome;
+    fn note(&mut self, reply: CombinedReply) -> Outcome;
     fn is_awaited(&self) -> bool;
     fn reply(self: Box<Self>, end: Result<(), StoreError>);
 }
@@ -79,11 +79,11 @@ impl<O: Perform> Work for Operation<O> {
         })
     }
 
-    fn shared(&self) -> Option<Shared<'_>> {
-        self.operation.shared()
+    fn combinable(&self) -> Option<Combinable<'_>> {
+        self.operation.combinable()
     }
 
-    fn note(&mut self, reply: SharedReply) -> Outcome {
+    fn note(&mut self, reply: CombinedReply) -> Outcome {
         self.keep(O::read_reply(reply).unwrap_or(Err(StoreError::Closed)))
     }
 
@@ -192,11 +192,11 @@ enum Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
-    fn of(shared: &Shared<'a>) -> Self {
-        match shared {
-            Shared::Addition(addition) => Self::Run(&addition.watch.run_id),
-            Shared::Step(step) => Self::Watch(step.watch),
-            Shared::Attempt(attempt) => Self::Delivery(&attempt.id),
+    fn of(combinable: &Combinable<'a>) -> Self {
+        match combinable {
+            Combinable::Addition(addition) => Self::Run(&addition.watch.run_id),
+            Combinable::Step(step) => Self::Watch(step.watch),
+            Combinable::Attempt(attempt) => Self::Delivery(&attempt.id),
         }
     }
 }
@@ -205,10 +205,10 @@ impl<'a> Subject<'a> {
 fn count_together(jobs: &[Job]) -> usize {
     let mut subjects = HashSet::new();
     let mut kind = None;
-    let shared = jobs.iter().map_while(|job| job.work.shared());
-    let together = shared.take_while(|shared| {
-        let this = discriminant(shared);
-        *kind.get_or_insert(this) == this && subjects.insert(Subject::of(shared))
+    let combinable = jobs.iter().map_while(|job| job.work.combinable());
+    let together = combinable.take_while(|combinable| {
+        let this = discriminant(combinable);
+        *kind.get_or_insert(this) == this && subjects.insert(Subject::of(combinable))
     });
     together.count().max(1)
 }
@@ -219,8 +219,11 @@ fn perform_together<'a>(jobs: &'a mut [Job], db: Db<'a>) -> BoxFuture<'a, Vec<Ou
         if let [job] = jobs {
             return vec![job.work.perform(db).await];
         }
-        let shared = jobs.iter().filter_map(|job| job.work.shared()).collect();
-        let replies = match perform_shared(shared, db).await {
+        let combinable = jobs
+            .iter()
+            .filter_map(|job| job.work.combinable())
+            .collect();
+        let replies = match perform_combined(combinable, db).await {
             Ok(replies) => replies,
             Err(error) => return vec![Outcome::Failed(error)],
         };
@@ -241,28 +244,28 @@ fn perform_together<'a>(jobs: &'a mut [Job], db: Db<'a>) -> BoxFuture<'a, Vec<Ou
 ///
 /// # Errors
 /// When the statement fails. It has done nothing.
-async fn perform_shared(
-    all: Vec<Shared<'_>>,
+async fn perform_combined(
+    all: Vec<Combinable<'_>>,
     db: Db<'_>,
-) -> Result<Vec<Option<SharedReply>>, StoreError> {
+) -> Result<Vec<Option<CombinedReply>>, StoreError> {
     let (mut additions, mut steps, mut attempts) = (Vec::new(), Vec::new(), Vec::new());
-    for shared in all {
-        match shared {
-            Shared::Addition(addition) => additions.push(addition),
-            Shared::Step(step) => steps.push(step),
-            Shared::Attempt(attempt) => attempts.push(attempt),
+    for combinable in all {
+        match combinable {
+            Combinable::Addition(addition) => additions.push(addition),
+            Combinable::Step(step) => steps.push(step),
+            Combinable::Attempt(attempt) => attempts.push(attempt),
         }
     }
     if !additions.is_empty() {
         let replies = add_all(&db, &additions).await?;
-        let added = |reply: Option<_>| reply.map(SharedReply::Added);
+        let added = |reply: Option<_>| reply.map(CombinedReply::Added);
         return Ok(replies.into_iter().map(added).collect());
     }
     let replies = match steps.is_empty() {
         false => steps::record_all(&db, &steps).await?,
         true => deliveries::record_all(&db, &attempts).await?,
     };
-    let done = |reply| Some(SharedReply::Done(reply));
+    let done = |reply| Some(CombinedReply::Done(reply));
     Ok(replies.into_iter().map(done).collect())
 }
 

@@ -235,31 +235,31 @@ pub(in crate::store) trait Perform: StoreOperation + Sync {
     fn perform(&self, db: &Db<'_>) -> impl Future<Output = Result<Self::Reply, StoreError>> + Send;
 
     /// What it is, where one statement may do it together with others.
-    fn shared(&self) -> Option<Shared<'_>> {
+    fn combinable(&self) -> Option<Combinable<'_>> {
         None
     }
 
     /// The result of such an operation, from the reply to what it is.
-    fn read_reply(_reply: SharedReply) -> Option<Result<Self::Reply, StoreError>> {
+    fn read_reply(_reply: CombinedReply) -> Option<Result<Self::Reply, StoreError>> {
         None
     }
 }
 
 /// An operation that one statement may do together with others of its kind.
-pub(in crate::store) enum Shared<'a> {
+pub(in crate::store) enum Combinable<'a> {
     Addition(&'a AddWatch),
     Step(&'a RecordStep),
     Attempt(&'a RecordAttempt),
 }
 
 /// The reply to one.
-pub(in crate::store) enum SharedReply {
+pub(in crate::store) enum CombinedReply {
     Added((Added, WatchId)),
     /// A step or an attempt is stored, or a precondition did not hold.
     Done(Result<(), StoreError>),
 }
 
-impl SharedReply {
+impl CombinedReply {
     /// That to an addition.
     pub(super) fn added<E>(self) -> Option<Result<(Added, WatchId), E>> {
         match self {

@@ -7,7 +7,7 @@
 use jiff::Timestamp;
 
 use super::rows::read_places;
-use super::sql::{Db, Parameter, Perform, Shared, SharedReply, parameter, stepped};
+use super::sql::{Combinable, CombinedReply, Db, Parameter, Perform, parameter, stepped};
 use crate::clock::new_delivery_id;
 use crate::domain::{Event, EventData, JsonText, KEPT_DURATIONS, KEPT_GROUPS, RunRef, Verdict};
 use crate::store::model::{RoutedEvent, StoreError, WatchId};
@@ -208,11 +208,11 @@ impl Perform for RecordStep {
         replies.into_iter().collect()
     }
 
-    fn shared(&self) -> Option<Shared<'_>> {
-        Some(Shared::Step(self))
+    fn combinable(&self) -> Option<Combinable<'_>> {
+        Some(Combinable::Step(self))
     }
 
-    fn read_reply(reply: SharedReply) -> Option<Result<Self::Reply, StoreError>> {
+    fn read_reply(reply: CombinedReply) -> Option<Result<Self::Reply, StoreError>> {
         reply.done()
     }
 }

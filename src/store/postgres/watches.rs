@@ -10,7 +10,7 @@ use super::deliveries;
 use super::events::{delete_watches, read_event, read_payload};
 use super::groups;
 use super::rows::{RECORD_COLUMNS, get, read_change, read_record, read_stored, select_active};
-use super::sql::{Db, Perform, Shared, SharedReply, each, parameters, payloads, stepped};
+use super::sql::{Combinable, CombinedReply, Db, Perform, each, parameters, payloads, stepped};
 use crate::domain::{Labels, RunDetails, RunRef, TraceContext, Verdict, Watch, WatchOrigin};
 use crate::store::lists::{watches_after, watches_where};
 use crate::store::model::{
@@ -96,11 +96,11 @@ impl Perform for AddWatch {
         add(db, watch, &WatchOrigin::Request, *again).await
     }
 
-    fn shared(&self) -> Option<Shared<'_>> {
-        Some(Shared::Addition(self))
+    fn combinable(&self) -> Option<Combinable<'_>> {
+        Some(Combinable::Addition(self))
     }
 
-    fn read_reply(reply: SharedReply) -> Option<Result<Self::Reply, StoreError>> {
+    fn read_reply(reply: CombinedReply) -> Option<Result<Self::Reply, StoreError>> {
         reply.added()
     }
 }
