@@ -6,12 +6,12 @@ use std::fmt::Write as _;
 use futures_util::future::join_all;
 use proptest::prelude::*;
 use proptest::sample::select;
-use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use proptest::test_runner::TestCaseError;
 use runwatch::domain::{FoundBy, Labels, RunRef, SinkName, TraceContext, Watch};
 use runwatch::store::{Added, Store, StoreError, WatchId};
 
 use crate::contract::{Place, close, ended, first_step, time, watch};
-use crate::server::{InSchema, Way, connect, settings};
+use crate::server::{InSchema, Way, connect, in_rounds, settings};
 
 /// How many sequences are tried.
 const SEQUENCES: u32 = 12;
@@ -167,17 +167,8 @@ async fn compare(rounds: &[Round]) -> Result<i64, TestCaseError> {
 
 #[test]
 fn additions_of_a_statement_are_those_one_by_one() {
-    // One thread hands all over before the writer takes any.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let (runtime, mut runner) = in_rounds(SEQUENCES);
     let most = std::cell::Cell::new(0);
-    let mut runner = TestRunner::new(Config {
-        max_shrink_iters: 100,
-        failure_persistence: None,
-        ..Config::with_cases(SEQUENCES)
-    });
     let sequences = proptest::collection::vec(round(), 1..5);
     let compared = runner.run(&sequences, |rounds| {
         most.set(most.get().max(runtime.block_on(compare(&rounds))?));

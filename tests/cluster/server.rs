@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use proptest::test_runner::{Config, TestRunner};
 use runwatch::store::{PostgresSettings, Store, StoreError};
 use secrecy::{ExposeSecret as _, SecretString};
+use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls};
 
@@ -146,4 +148,18 @@ pub(crate) async fn connect(settings: &PostgresSettings) -> (Client, JoinSet<()>
     let mut task = JoinSet::new();
     task.spawn(async { drop(connection.await) });
     (client, task)
+}
+
+/// What plays `cases` random sequences on one thread, so that all of a round is handed over before the writer takes any.
+pub(crate) fn in_rounds(cases: u32) -> (Runtime, TestRunner) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let runner = TestRunner::new(Config {
+        max_shrink_iters: 100,
+        failure_persistence: None,
+        ..Config::with_cases(cases)
+    });
+    (runtime, runner)
 }
