@@ -15,18 +15,29 @@ impl LeaseRow {
             released,
             release_requested: false,
             state: String::new(),
+            timeline: String::new(),
+            is_promoted: false,
             now: jiff::Timestamp::UNIX_EPOCH,
         }
     }
 
-    /// Whether a term goes on.
+    /// Whether a term goes on. One ends with the timeline on which it began: what its leader knows may be missing on
+    /// another one.
     pub fn is_of(&self, term: &Term) -> bool {
-        (self.epoch, self.holder.as_ref()) == (term.epoch, Some(&term.holder))
+        (self.epoch, self.holder.as_ref()) == (term.epoch, Some(&term.holder)) && !self.is_promoted
+    }
+
+    /// Goes on as the row of a standby that is promoted.
+    pub fn promote(&mut self, timeline: String) {
+        self.is_promoted = self.holder.is_some();
+        self.timeline = timeline;
     }
 
     /// Begins a term, where nothing changed since the row was `seen`.
     pub fn take(&mut self, seen: &Self, candidate: &Candidate) -> Option<Term> {
-        if (self.epoch, self.renewals, &self.holder) != (seen.epoch, seen.renewals, &seen.holder) {
+        if (self.epoch, self.renewals, &self.holder, &self.timeline)
+            != (seen.epoch, seen.renewals, &seen.holder, &seen.timeline)
+        {
             return None;
         }
         *self = Self {
@@ -34,6 +45,7 @@ impl LeaseRow {
             holder: Some(candidate.holder.clone()),
             holder_name: candidate.name.clone(),
             version: candidate.version.clone(),
+            timeline: std::mem::take(&mut self.timeline),
             now: self.now,
             ..Self::new(candidate.ttl, false)
         };
@@ -75,7 +87,7 @@ mod tests {
     use crate::store::HolderId;
 
     #[test]
-    fn a_lease_of_another_holder_with_the_same_numbers_is_not_taken() {
+    fn a_lease_of_another_holder_or_timeline_with_the_same_numbers_is_not_taken() {
         let ttl = std::time::Duration::from_secs(15);
         let [one, other, next] = ["one", "other", "next"].map(|name| Candidate {
             holder: HolderId::random(),
@@ -90,6 +102,9 @@ mod tests {
         assert_eq!((row.epoch, row.renewals), (seen.epoch, seen.renewals));
         assert_eq!(row.take(&seen, &next), None);
         assert_eq!(row.holder, Some(other.holder));
+        let before = row.clone();
+        row.promote("1".to_owned());
+        assert_eq!(row.take(&before, &next), None);
         assert_eq!(row.take(&row.clone(), &next).unwrap().epoch, 2);
     }
 }

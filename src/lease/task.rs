@@ -266,10 +266,12 @@ impl<T: LeaseTable> LeaseTask<T> {
     }
 
     /// Whether the lease may be taken, and for how long its holder was silent.
-    fn may_take(&mut self, row: &LeaseRow, looked_at: Duration) -> (bool, Duration) {
-        // Where the database lost terms, another holder may have the same numbers.
+    pub(super) fn may_take(&mut self, row: &LeaseRow, looked_at: Duration) -> (bool, Duration) {
+        // Where the database lost terms, another holder may have the same numbers, and a holder whose renewals are lost
+        // may have renewed until a standby was promoted.
         let same = |seen: &LeaseRow| {
-            (seen.epoch, seen.renewals, &seen.holder) == (row.epoch, row.renewals, &row.holder)
+            (seen.epoch, seen.renewals, &seen.holder, &seen.timeline)
+                == (row.epoch, row.renewals, &row.holder, &row.timeline)
         };
         let since = match &self.seen {
             Some((seen, since)) if same(seen) => *since,
@@ -299,7 +301,10 @@ impl<T: LeaseTable> LeaseTask<T> {
         } else {
             row.ttl
         };
-        (row.released || has_ended || silent >= limit, silent)
+        // Where a standby was promoted, it may lack that another daemon took the lease after this holder.
+        let is_last = !row.is_promoted;
+        let is_free = (row.released || has_ended) && is_last;
+        (is_free || silent >= limit, silent)
     }
 
     fn taken(&mut self, term: Term, sent_at: Duration, before: Option<Leader>, silent: Duration) {

@@ -129,6 +129,9 @@ struct Life {
 
 struct Daemons {
     row: Arc<Mutex<Row>>,
+    /// The row on a standby that receives no more writes.
+    standby: Option<LeaseRow>,
+    promoted: u32,
     lives: Vec<Life>,
     random: fastrand::Rng,
     seed: u64,
@@ -142,6 +145,8 @@ impl Daemons {
         };
         Self {
             row: Arc::new(Mutex::new(row)),
+            standby: None,
+            promoted: 0,
             lives: Vec::new(),
             random: fastrand::Rng::with_seed(seed),
             seed,
@@ -242,7 +247,7 @@ impl Daemons {
         let time = Duration::from_millis(self.random.u64(0..40_000));
         let life = &mut self.lives[at];
         let link = Arc::clone(&life.link);
-        match self.random.u8(0..8) {
+        match self.random.u8(0..9) {
             0 => {
                 life.tasks.abort_all();
                 let died = self.lives.remove(at);
@@ -258,10 +263,14 @@ impl Daemons {
             2 => *link.frozen_until.lock().unwrap() = Some(Instant::now() + time),
             3 => life.lease.retake().await,
             4 => drop(tokio::time::timeout(time, life.lease.request_release()).await),
+            5 => match self.standby.take() {
+                Some(row) => self.promote(row),
+                None => self.delay_standby(),
+            },
             kind => {
                 let flag = |link: &DaemonLink, value| match kind {
-                    5 => set(&link.is_cut, value),
-                    6 => set(&link.loses_answers, value),
+                    6 => set(&link.is_cut, value),
+                    7 => set(&link.loses_answers, value),
                     _ => set(&link.is_slow, value),
                 };
                 flag(&link, true);
@@ -269,6 +278,21 @@ impl Daemons {
                 flag(&link, false);
             }
         }
+    }
+
+    /// Lets a standby receive no more writes.
+    fn delay_standby(&mut self) {
+        let row = self.row.lock().unwrap().row.clone();
+        self.standby = row.holder.is_some().then_some(row);
+    }
+
+    /// Promotes the standby, which may lack the newest terms and renewals.
+    fn promote(&mut self, mut row: LeaseRow) {
+        self.promoted += 1;
+        row.promote(self.promoted.to_string());
+        let table = &mut *self.row.lock().unwrap();
+        table.terms.split_off(&(row.epoch + 1));
+        table.row = row;
     }
 
     /// Daemons that are requested to yield do so, as the daemon that owns the engine would.
@@ -283,7 +307,7 @@ impl Daemons {
 
 #[tokio::test(start_paused = true)]
 async fn no_two_daemons_lead_at_once_and_one_leads_soon_after_every_mishap() {
-    for seed in 0..60 {
+    for seed in 0..100 {
         let mut world = Daemons::new(seed);
         for _ in 0..3 {
             world.start(None);
@@ -349,6 +373,60 @@ async fn a_leader_that_the_store_does_not_confirm_waits_and_goes_on_in_its_term(
         "no other took it"
     );
     assert_eq!(world.lives[0].lease.view.borrow().problem, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_of_a_promoted_standby_is_free_only_after_the_silence_of_its_holder() {
+    let mut world = Daemons::new(6);
+    world.start(None);
+    world.led(Duration::from_secs(1)).await;
+    let died = world.lives[0].holder.clone();
+    world.lives[0].tasks.abort_all();
+    world.delay_standby();
+    world.start(None);
+    world.pass(LEASE + Duration::from_secs(2)).await;
+    assert_eq!(world.leader(), 1);
+    // The standby lacks the second term. The restart of the first process knows only that the holder has ended.
+    let row = world.standby.take().expect("a daemon leads");
+    world.promote(row);
+    world.start(Some(died));
+    // No two gates are open meanwhile.
+    world.pass(LEASE + Duration::from_secs(4)).await;
+    assert_eq!(world.leaders(), 1);
+    assert_eq!(world.row.lock().unwrap().row.epoch, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_silence_of_a_holder_counts_anew_from_a_promotion_on() {
+    let mut world = Daemons::new(8);
+    world.start(None);
+    world.led(Duration::from_secs(1)).await;
+    let clock = Clock::simulated(Timestamp::UNIX_EPOCH);
+    let table = TestTable {
+        row: Arc::clone(&world.row),
+        random: world.random.fork(),
+        link: Arc::default(),
+    };
+    let candidate = Candidate {
+        holder: HolderId::random(),
+        name: String::new(),
+        version: String::new(),
+        ttl: LEASE,
+    };
+    let (control, _gate) = Gate::closed(clock.clone());
+    let state = watch::channel(String::new()).1;
+    let (mut task, _lease) = LeaseTask::new(table, clock.clone(), candidate, control, None, state);
+    let row = world.row.lock().unwrap().row.clone();
+    let mut promoted = row.clone();
+    promoted.promote("1".to_owned());
+    assert!(!task.may_take(&row, clock.passed()).0);
+    tokio::time::advance(LEASE).await;
+    // Its renewals of until then may be lost.
+    assert!(!task.may_take(&promoted, clock.passed()).0);
+    tokio::time::advance(LEASE - Duration::from_secs(1)).await;
+    assert!(!task.may_take(&promoted, clock.passed()).0);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert!(task.may_take(&promoted, clock.passed()).0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use runwatch::domain::{EventType, FoundBy, Progress, RunRef, SinkName};
 use runwatch::store::{
-    Added, Candidate, Fate, HolderId, Keeper, Mark, PostgresSettings, Renewal, Store, StoreError,
-    Term,
+    Added, Candidate, Fate, HolderId, Keeper, LeaseRow, Mark, PostgresSettings, Renewal, Store,
+    StoreError, Term,
 };
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -231,7 +231,16 @@ async fn a_term_ends_with_the_timeline_of_the_server_and_the_next_gives_out_new_
 
         // As after a failover: the row is of the timeline before.
         let promoted = format!("UPDATE {schema}.leases SET timeline = '00000000'");
+        let seen = keeper.look().await.unwrap();
+        assert!(!seen.is_promoted);
         client.batch_execute(&promoted).await.unwrap();
+        assert!(keeper.look().await.unwrap().is_promoted);
+        let before_it = LeaseRow {
+            timeline: "00000000".to_owned(),
+            ..seen
+        };
+        let late = keeper.take(&before_it, &candidate("late")).await;
+        assert_eq!(late.unwrap(), None, "it was seen on another timeline");
         assert_eq!(
             keeper.renew(&second, "").await.unwrap(),
             Renewal::Superseded

@@ -40,13 +40,18 @@ pub(super) const FENCE: &str = concat!(
     " FOR KEY SHARE"
 );
 
-/// The lease, and the time of the database.
-const LOOK: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
-        epoch, holder, holder_name, version, ttl_ms, renewals, released, release_requested, state
-    FROM (VALUES ('leader')) AS wanted (name) LEFT JOIN runwatch.leases USING (name)";
+/// The lease, with the time and the timeline of the server.
+const LOOK: &str = concat!(
+    "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
+        epoch, holder, holder_name, version, ttl_ms, renewals, released, release_requested, state,
+        history.current, timeline NOT IN ('', history.current)
+    FROM (SELECT 'leader' AS name, ",
+    timeline!(),
+    " AS current) AS history LEFT JOIN runwatch.leases USING (name)"
+);
 
-/// Takes the lease, where it is as it was seen. On another timeline than that of the term before, numbers of events are
-/// left out, where the role may change the sequence: a role with rights on the tables alone may not.
+/// Takes the lease, where it is as it was seen, on the same timeline. On another one than that of the term before, numbers
+/// of events are left out, where the role may change the sequence: a role with rights on the tables alone may not.
 const TAKE: &str = concat!(
     "UPDATE runwatch.leases AS lease SET epoch = lease.epoch + 1, holder = $3, holder_name = $4, version = $5,
         ttl_ms = $6, renewals = 0, released = false, release_requested = false, state = '', timeline = history.current
@@ -54,6 +59,7 @@ const TAKE: &str = concat!(
     timeline!(),
     " AS current, pg_get_serial_sequence($7, 'seq') AS numbers FROM runwatch.leases WHERE name = 'leader') AS history
     WHERE lease.name = 'leader' AND lease.epoch = $1 AND lease.renewals = $2 AND lease.holder = $9
+        AND history.current = $10
     RETURNING lease.epoch, CASE WHEN history.earlier NOT IN ('', history.current)
             AND has_sequence_privilege(history.numbers, 'USAGE') AND has_sequence_privilege(history.numbers, 'UPDATE')
         THEN setval(history.numbers::regclass, nextval(history.numbers::regclass) + $8) END"
@@ -146,6 +152,11 @@ pub struct LeaseRow {
     pub release_requested: bool,
     /// What the holder published with its last renewal.
     pub state: String,
+    /// The timeline on which the server writes: another one after each promotion of a standby.
+    pub timeline: String,
+    /// Whether a standby was promoted since the term began. It may lack the newest changes of the lease, so that another
+    /// daemon than the holder may have led last.
+    pub is_promoted: bool,
     /// The time of the database.
     pub now: Timestamp,
 }
@@ -216,12 +227,15 @@ impl Keeper {
             released: get::<Option<bool>>(row, 7)?.unwrap_or(true),
             release_requested: get::<Option<bool>>(row, 8)?.unwrap_or(false),
             state: text(9)?,
+            timeline: text(10)?,
+            is_promoted: get::<Option<bool>>(row, 11)?.unwrap_or(false),
         })
     }
 
-    /// Takes the lease, if it still has the holder, the number and the renewals of `seen`: a database that lost its last
-    /// transactions may give the same numbers to another holder. Waits for transactions of the term
-    /// before, of which none can begin anew. Returns the new term, or `None` when the lease has changed.
+    /// Takes the lease, if it still has the holder, the number and the renewals of `seen`, on the same timeline: a database
+    /// that lost its last transactions may give the same numbers to another holder, or lack that another one took the
+    /// lease. Waits for transactions of the term before, of which none can begin anew. Returns the new term, or `None` when
+    /// the lease has changed.
     ///
     /// # Errors
     /// When the store cannot be reached. The lease may be taken nevertheless; look at it again.
@@ -237,6 +251,7 @@ impl Keeper {
         let patience = 2;
         let row = if let Some(seen_holder) = &seen.holder {
             let (epoch, renewals, seen_holder) = (seen.epoch, seen.renewals, seen_holder.as_str());
+            let timeline = seen.timeline.as_str();
             let schema = self.line.connector().schema.clone();
             let events = schema.place("runwatch.events");
             let events = &*events;
@@ -249,7 +264,8 @@ impl Keeper {
                 ttl,
                 events,
                 SKIPPED_NUMBERS,
-                seen_holder
+                seen_holder,
+                timeline
             ];
             self.run(TAKE, parameters, patience).await?
         } else {
