@@ -377,12 +377,7 @@ impl<T: LeaseTable> LeaseTask<T> {
                     "this term has ended, as another daemon leads or a standby of the database was promoted; what was \
                      under way here is dropped"
                 );
-                // Where the database was replaced while the lease lasted, no other daemon can have led.
-                if self.clock.passed().saturating_sub(self.renewed_at) < self.candidate.ttl {
-                    self.retake().await;
-                } else {
-                    self.step_down();
-                }
+                self.retake().await;
             }
             Err(error) => {
                 if mutant("belief-on-error") {
@@ -439,8 +434,16 @@ impl<T: LeaseTable> LeaseTask<T> {
             return;
         };
         self.step_down();
-        let row = match self.table.look().await {
-            Ok(row) if row.holder.as_ref() == Some(&term.holder) && row.epoch == term.epoch => row,
+        let looked = self.table.look().await;
+        // Where a standby was promoted while the lease lasted, no other daemon can have led.
+        let lasts = self.clock.passed().saturating_sub(self.renewed_at) < self.candidate.ttl;
+        let is_own = |row: &LeaseRow| {
+            row.holder.as_ref() == Some(&term.holder)
+                && row.epoch == term.epoch
+                && (lasts || !row.is_promoted)
+        };
+        let row = match looked {
+            Ok(row) if is_own(&row) => row,
             Ok(_) => return,
             Err(error) => {
                 // The own lease is taken like one that another holds, or at once when the store answers.

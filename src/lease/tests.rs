@@ -397,6 +397,25 @@ async fn a_lease_of_a_promoted_standby_is_free_only_after_the_silence_of_its_hol
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_that_was_cut_off_past_its_lease_takes_none_of_a_promoted_standby_anew() {
+    let mut world = Daemons::new(9);
+    world.start(None);
+    world.led(Duration::from_secs(1)).await;
+    world.delay_standby();
+    set(&world.lives[0].link.is_cut, true);
+    world.start(None);
+    world.pass(LEASE + Duration::from_secs(4)).await;
+    assert_eq!(world.leader(), 1);
+    // The standby lacks the second term, and a commit of the first leader has an unknown outcome.
+    let row = world.standby.take().expect("a daemon leads");
+    world.promote(row);
+    set(&world.lives[0].link.is_cut, false);
+    world.lives[0].lease.retake().await;
+    world.pass(LEASE + Duration::from_secs(4)).await;
+    assert_eq!(world.leaders(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_silence_of_a_holder_counts_anew_from_a_promotion_on() {
     let mut world = Daemons::new(8);
     world.start(None);
