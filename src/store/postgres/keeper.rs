@@ -26,8 +26,9 @@ macro_rules! timeline {
     };
 }
 
-/// How many numbers of events are left out when a term begins on another timeline. A standby that was promoted may lack
-/// the newest events; no number is given to another event, unless more than these were lost.
+/// How many numbers of events are left out when a term begins on another timeline, for each timeline in between, as the
+/// numbers that were left out on one may be lost as well. A standby that was promoted may lack the newest events; no number
+/// is given to another event, unless more than these were lost.
 const SKIPPED_NUMBERS: i64 = 1_000_000;
 
 /// Locks the row of the lease in a term until the transaction ends. Renewals do not wait for this lock; taking the
@@ -62,7 +63,8 @@ const TAKE: &str = concat!(
         AND history.current = $10
     RETURNING lease.epoch, CASE WHEN history.earlier NOT IN ('', history.current)
             AND has_sequence_privilege(history.numbers, 'USAGE') AND has_sequence_privilege(history.numbers, 'UPDATE')
-        THEN setval(history.numbers::regclass, nextval(history.numbers::regclass) + $8) END"
+        THEN setval(history.numbers::regclass, nextval(history.numbers::regclass) + $8 * greatest(1,
+            ('x' || history.current)::bit(32)::bigint - ('x' || history.earlier)::bit(32)::bigint)) END"
 );
 
 /// Makes the lease, where there is none.
