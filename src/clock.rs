@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp, Unit};
 use tokio::time::Instant;
 
 use crate::domain::DeliveryId;
+use crate::failpoint::mutant;
 
 /// The time as the engine sees it.
 ///
@@ -30,6 +31,8 @@ enum Source {
         base: Timestamp,
         percent: u32,
         jumped: Mutex<Jump>,
+        /// How much of tokio's time the machine was suspended.
+        suspended: Mutex<Duration>,
     },
 }
 
@@ -86,6 +89,7 @@ impl Clock {
             base,
             percent,
             jumped: Mutex::default(),
+            suspended: Mutex::default(),
         })
     }
 
@@ -103,6 +107,14 @@ impl Clock {
             let mut total = jumped.lock().expect("no holder panics");
             total.slept += jump.slept;
             total.stepped += jump.stepped;
+        }
+    }
+
+    /// Lets the last `time` of tokio's time be one in which the machine of a simulated clock was suspended; a system clock
+    /// ignores it.
+    pub fn suspend(&self, time: Duration) {
+        if let Source::Simulated { suspended, .. } = &self.0.source {
+            *suspended.lock().expect("no holder panics") += time;
         }
     }
 
@@ -160,12 +172,19 @@ impl Clocks {
                 base,
                 percent,
                 jumped,
+                suspended,
             } => {
-                let awake = elapsed * *percent / 100;
+                let suspended = *suspended.lock().expect("no holder panics");
+                let awake = elapsed.saturating_sub(suspended) * *percent / 100;
                 let jumped = *jumped.lock().expect("no holder panics");
-                let passed = awake + jumped.slept;
+                let time = elapsed * *percent / 100 + jumped.slept;
+                let passed = if mutant("clock-stops-in-suspend") {
+                    awake
+                } else {
+                    time
+                };
                 let wall = base
-                    .checked_add(passed)
+                    .checked_add(time)
                     .and_then(|wall| wall.checked_add(jumped.stepped));
                 ClockReading {
                     wall: wall.unwrap_or(Timestamp::MAX),

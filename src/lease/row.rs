@@ -1,5 +1,6 @@
 //! What the statements of a server do to the row of the lease, for daemons in simulated time.
 
+use crate::failpoint::mutant;
 use crate::store::{Candidate, LeaseRow, Renewal, Term};
 
 impl LeaseRow {
@@ -24,7 +25,8 @@ impl LeaseRow {
     /// Whether a term goes on. One ends with the timeline on which it began: what its leader knows may be missing on
     /// another one.
     pub fn is_of(&self, term: &Term) -> bool {
-        (self.epoch, self.holder.as_ref()) == (term.epoch, Some(&term.holder)) && !self.is_promoted
+        (self.epoch, self.holder.as_ref()) == (term.epoch, Some(&term.holder))
+            && (!self.is_promoted || mutant("lost-writes-count"))
     }
 
     /// Goes on as the row of a standby that is promoted.

@@ -302,7 +302,7 @@ impl<T: LeaseTable> LeaseTask<T> {
             row.ttl
         };
         // Where a standby was promoted, it may lack that another daemon took the lease after this holder.
-        let is_last = !row.is_promoted;
+        let is_last = !row.is_promoted || mutant("promotion-unseen");
         let is_free = (row.released || has_ended) && is_last;
         (is_free || silent >= limit, silent)
     }

@@ -41,7 +41,7 @@ pub use postgres::{
     Renewal, Rights, ServerFacts, TableFacts, Term, inspect_server,
 };
 #[cfg(simulation)]
-pub use simulated::{ServerLink, ServerState, SimulatedConnection, SimulatedServer};
+pub use simulated::{LostRows, ServerLink, ServerState, SimulatedConnection, SimulatedServer};
 pub use sqlite::{
     BlockingPool, Checkpoint, Done, FileError, FileFacts, Lock, LockError, ReadJob, StoreFile,
     Transaction, TransactionRunner, Writer, inspect_file,

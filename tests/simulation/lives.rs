@@ -2,11 +2,13 @@
 //!
 //! The lease, the fence and the engine are as in the program; the server is `SimulatedServer`. What must hold is checked
 //! here: one daemon at most sends requests, the budget holds over all of them, each end is reported once and in time,
-//! under one ID for each sink, and every follower sees all events in one order.
+//! under one ID for each sink, and every follower sees all events in one order. A standby that is promoted may lack the
+//! newest writes: what was lost with them is reported again, and nothing else changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,8 +25,8 @@ use runwatch::notify::{Deliver, Message, SendError, Sent};
 use runwatch::providers::{ApiError, NoStream, Provider, Reply};
 use runwatch::scheduler::Watches;
 use runwatch::store::{
-    Added, Candidate, DeliveryFilter, HolderId, LeaseRow, Renewal, ServerLink, SimulatedServer,
-    Store, StoreError, Term, Transaction, TransactionRunner,
+    Added, Candidate, DeliveryFilter, HolderId, LeaseRow, LostRows, Renewal, ServerLink,
+    SimulatedServer, Store, StoreError, Term, Transaction, TransactionRunner,
 };
 use tokio::runtime::{Builder, RngSeed};
 use tokio::sync::{oneshot, watch};
@@ -95,6 +97,12 @@ struct State {
     faults_of: Vec<Fault>,
     away_until: Ms,
     failing_until: Ms,
+    /// When a standby is promoted.
+    promotes_at: Option<Ms>,
+    /// How many standbys were promoted.
+    promoted: u64,
+    /// What they lacked.
+    lost: LostRows,
     /// Since when nothing is wrong.
     quiet_since: Ms,
     gates: Vec<Option<Gate>>,
@@ -194,11 +202,14 @@ impl TransactionRunner for AtOnce {
     }
 }
 
-/// The way of one daemon to the server.
+/// The way of one daemon to the server, on connections of one kind.
 #[derive(Clone)]
 struct Wire {
     world: World,
     daemon: usize,
+    /// How many standbys had been promoted when it was connected. After a promotion it leads to a server that is a standby
+    /// itself, and refuses writes.
+    connected: Arc<AtomicU64>,
 }
 
 fn out_of_reach() -> StoreError {
@@ -208,6 +219,20 @@ fn out_of_reach() -> StoreError {
 }
 
 impl Wire {
+    fn new(world: World, daemon: usize) -> Self {
+        let connected = AtomicU64::new(world.lock().promoted);
+        Self {
+            world,
+            daemon,
+            connected: Arc::new(connected),
+        }
+    }
+
+    /// Whether it leads to the server that takes writes.
+    fn reaches_primary(&self) -> bool {
+        self.connected.load(Ordering::SeqCst) == self.world.lock().promoted
+    }
+
     /// Returns whether what travels arrives.
     async fn travel(&self, is_reply: bool) -> bool {
         let (takes, arrives) = {
@@ -230,7 +255,10 @@ impl Wire {
     async fn transmit(&self, writes: bool) -> Result<(), StoreError> {
         self.world.thawed(self.daemon).await;
         if self.travel(false).await {
-            return Ok(());
+            return match self.reaches_primary() || !writes {
+                true => Ok(()),
+                false => Err(out_of_reach()),
+            };
         }
         // The commit may have been on its way.
         let unknown = writes && self.world.lock().random.u32(0..4) == 0;
@@ -271,6 +299,11 @@ impl ServerLink for Wire {
     ) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>> {
         Box::pin(self.receive(writes))
     }
+
+    fn reconnect(&self) {
+        let promoted = self.world.lock().promoted;
+        self.connected.store(promoted, Ordering::SeqCst);
+    }
 }
 
 /// The row of the lease, as one daemon reaches it.
@@ -281,16 +314,25 @@ struct Table {
 
 impl Table {
     async fn call<T>(&self, change: impl FnOnce(&mut LeaseRow) -> T) -> Result<T, StoreError> {
+        self.call_server(|server| change(&mut server.state().lease))
+            .await
+    }
+
+    async fn call_server<T>(
+        &self,
+        change: impl FnOnce(&SimulatedServer) -> T,
+    ) -> Result<T, StoreError> {
         self.wire.world.thawed(self.wire.daemon).await;
         if !self.wire.travel(false).await {
             return Err(out_of_reach());
         }
-        let reply = {
-            let now = self.wire.world.lock().server_time();
-            let row = &mut self.server.state().lease;
-            row.now = now;
-            change(row)
-        };
+        if !self.wire.reaches_primary() {
+            self.wire.reconnect();
+            return Err(out_of_reach());
+        }
+        let now = self.wire.world.lock().server_time();
+        self.server.state().lease.now = now;
+        let reply = change(&self.server);
         if self.wire.travel(true).await {
             Ok(reply)
         } else {
@@ -309,7 +351,16 @@ impl LeaseTable for Table {
         seen: &LeaseRow,
         candidate: &Candidate,
     ) -> Result<Option<Term>, StoreError> {
-        self.call(|row| row.take(seen, candidate)).await
+        let (world, daemon) = (self.wire.world.clone(), self.wire.daemon);
+        let take = |server: &SimulatedServer| {
+            let term = server.take_lease(seen, candidate);
+            if let Ok(Some(term)) = &term {
+                let line = format!("{daemon} takes the lease: term {}", term.epoch);
+                world.lock().trace(line);
+            }
+            term
+        };
+        self.call_server(take).await?
     }
 
     async fn renew(&mut self, term: &Term, state: &str) -> Result<Renewal, StoreError> {
@@ -420,7 +471,10 @@ impl Deliver for Receiver {
             state.trace(format!("{daemon} delivers {key:?}"));
             state.arrivals += 1;
             let ids = state.receipts.entry(key).or_default();
-            ids.insert(message.delivery.as_str().to_owned());
+            let id = message.delivery.as_str();
+            if !state.lost.deliveries.contains(id) {
+                ids.insert(id.to_owned());
+            }
         }
         world.thawed(daemon).await;
         if luck == 1 {
@@ -519,6 +573,9 @@ async fn play(mut random: fastrand::Rng, database: &Path) -> Result<Outcome, Bro
         faults_of: (0..daemons).map(|_| Fault::default()).collect(),
         away_until: 0,
         failing_until: 0,
+        promotes_at: None,
+        promoted: 0,
+        lost: LostRows::default(),
         quiet_since: 0,
         gates: vec![None; daemons],
         stepped: 0,
@@ -591,6 +648,10 @@ impl Play {
                 }
             }
             let now = self.now();
+            let promotes_at = self.world.lock().promotes_at;
+            if promotes_at.is_some_and(|at| at <= now) {
+                self.promote();
+            }
             if now >= until {
                 return self.check(observer).await;
             }
@@ -614,11 +675,8 @@ impl Play {
         let ended = self.starts[daemon].1.take();
         self.started += 1;
         let clock = Clock::simulated_at_rate(self.world.lock().server_time(), self.rates[daemon]);
-        let wire = Wire {
-            world: self.world.clone(),
-            daemon,
-        };
-        let (store, connection) = self.server.connect(Arc::new(wire.clone()));
+        let wire = Wire::new(self.world.clone(), daemon);
+        let (store, connection) = self.server.connect(Arc::new(wire));
         let (control, gate) = Gate::closed(clock.clone());
         self.world.lock().gates[daemon] = Some(gate.clone());
         let published = watch::Sender::new(Published::default().to_text());
@@ -631,7 +689,7 @@ impl Play {
         };
         let table = Table {
             server: self.server.clone(),
-            wire,
+            wire: Wire::new(self.world.clone(), daemon),
         };
         let (task, lease) = LeaseTask::new(
             table,
@@ -690,14 +748,16 @@ impl Play {
         match self.random.u32(0..100) {
             0..33 => self.add(daemon).await,
             33..35 => self.set_clock(observer).await,
-            35..45 => self.kill(daemon).await,
-            45..51 => self.stop(daemon).await,
-            51..63 => {
+            35..39 => self.delay_standby(daemon),
+            39..46 => self.kill(daemon).await,
+            46..51 => self.stop(daemon).await,
+            51..58 => {
                 let state = &mut *world.lock();
                 state.faults_of[daemon].frozen_until = until;
                 state.excuses.push((now, until));
                 state.fault("a daemon that freezes", daemon, until);
             }
+            58..63 => self.suspend(daemon, until),
             63..71 => {
                 let state = &mut *world.lock();
                 state.faults_of[daemon].cut_until = until;
@@ -739,6 +799,78 @@ impl Play {
                 state.fault("an API that fails", daemon, until);
             }
         }
+    }
+
+    /// Suspends the machine of a daemon, whose clock shows afterwards that it was.
+    fn suspend(&mut self, daemon: usize, until: Ms) {
+        let Some(life) = &mut self.lives[daemon] else {
+            return;
+        };
+        let state = &mut *self.world.lock();
+        let now = state.now();
+        if state.faults_of[daemon].frozen_until > now {
+            return;
+        }
+        state.faults_of[daemon].frozen_until = until;
+        state.excuses.push((now, until));
+        state.fault("a daemon that is suspended", daemon, until);
+        let (clock, time) = (life.clock.clone(), Duration::from_millis(until - now));
+        // What the process does afterwards, it does with the clock of then.
+        let asleep = time.saturating_sub(Duration::from_millis(1));
+        life.tasks.spawn(async move {
+            tokio::time::sleep(asleep).await;
+            clock.suspend(time);
+        });
+    }
+
+    /// Lets a standby be promoted soon, which mostly lacks what is written from now on: also that a daemon died, and that
+    /// another one leads.
+    fn delay_standby(&mut self, daemon: usize) {
+        let longest = self.random.choice([10, 90]).unwrap_or(10);
+        let after = self.random.u64(0..longest * SECOND);
+        let lacks = self.random.u32(0..4) > 0;
+        let state = &mut *self.world.lock();
+        // A standby that lacks the first term of all lacks the tables too, which were made just before.
+        if state.promotes_at.is_some() || self.server.state().lease.holder.is_none() {
+            return;
+        }
+        let name = if lacks {
+            self.server.delay_standby().expect("it is copied");
+            "a promoted standby that lacks writes"
+        } else {
+            "a promoted standby"
+        };
+        let at = state.now() + after;
+        state.promotes_at = Some(at);
+        state.fault(name, daemon, at + 10 * SECOND);
+    }
+
+    /// Promotes the standby. What it lacks is neither expected nor a repetition.
+    fn promote(&mut self) {
+        let lost = self.server.promote_standby().expect("it is copied back");
+        let away = self.random.u64(0..4 * SECOND);
+        let state = &mut *self.world.lock();
+        state.promotes_at = None;
+        state.promoted += 1;
+        state.away_until = state.away_until.max(state.now() + away);
+        let LostRows {
+            events,
+            deliveries,
+            runs,
+        } = lost;
+        // The IDs of deliveries are others each time.
+        let number = deliveries.len();
+        state.trace(format!(
+            "a standby is promoted, and lacks {events:?}, {number} deliveries, {runs:?}"
+        ));
+        state
+            .acknowledged
+            .retain(|run, _| !runs.contains(run.as_str()));
+        for ids in state.receipts.values_mut() {
+            ids.retain(|id| !deliveries.contains(id));
+        }
+        state.lost.events.extend(events);
+        state.lost.deliveries.extend(deliveries);
     }
 
     /// Sets the clock of the server once all is well, and leaves the leader the time to notice and store it: a step that no
@@ -888,6 +1020,11 @@ impl Play {
         if !terms.is_sorted() {
             wrong.push(format!("a leader whose term was over wrote: {terms:?}"));
         }
+        for (seq, _) in &events {
+            if state.lost.events.contains(seq) {
+                wrong.push(format!("the number {seq} stands for two events"));
+            }
+        }
         for (run, known) in &state.runs {
             let Run {
                 ends,
@@ -953,7 +1090,8 @@ impl Play {
                     data.run.id.to_string(),
                     event.event_type.as_str().to_owned(),
                 );
-                if !self.world.lock().receipts.contains_key(&key) {
+                let state = self.world.lock();
+                if state.receipts.get(&key).is_none_or(BTreeSet::is_empty) {
                     return Err(format!("{key:?} never arrived"));
                 }
             }
@@ -969,8 +1107,11 @@ impl Play {
         }
         let all: Vec<_> = events.iter().map(|(seq, _)| *seq).collect();
         let followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost = &self.world.lock().lost.events;
         for (daemon, seen) in followed.iter().enumerate() {
-            if *seen != all {
+            let mut kept = seen.clone();
+            kept.retain(|seq| !lost.contains(seq));
+            if kept != all {
                 return Err(format!("a follower at {daemon} saw {seen:?} of {all:?}"));
             }
         }

@@ -29,7 +29,7 @@ macro_rules! timeline {
 /// How many numbers of events are left out when a term begins on another timeline, for each timeline in between, as the
 /// numbers that were left out on one may be lost as well. A standby that was promoted may lack the newest events; no number
 /// is given to another event, unless more than these were lost.
-const SKIPPED_NUMBERS: i64 = 1_000_000;
+pub(in crate::store) const SKIPPED_NUMBERS: i64 = 1_000_000;
 
 /// Locks the row of the lease in a term until the transaction ends. Renewals do not wait for this lock; taking the
 /// lease does, because it changes a key column (postgresql.org/docs/15/explicit-locking, "Row-Level Locks"). A term ends

@@ -53,6 +53,8 @@ pub use inspect::{Durability, Horizon, Rights, ServerFacts, TableFacts, inspect_
 pub use keeper::{Candidate, HolderId, Keeper, LeaseRow, Renewal, Term};
 
 pub(super) use copy::{ServerEnd, ServerRows};
+#[cfg(simulation)]
+pub(super) use keeper::SKIPPED_NUMBERS;
 pub(super) use sql::Perform;
 
 /// Where the store is, and how it is used.
