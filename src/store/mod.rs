@@ -37,8 +37,8 @@ pub use model::{
     WatchId, WatchOrder, WatchRecord, WatchState,
 };
 pub use postgres::{
-    Candidate, Durability, HolderId, Horizon, Keeper, LeaseRow, PostgresServer, PostgresSettings,
-    Renewal, Rights, ServerFacts, TableFacts, Term, inspect_server,
+    Candidate, Durability, HolderId, Horizon, Keeper, LeaseRow, MissingRights, PostgresServer,
+    PostgresSettings, Renewal, Rights, ServerFacts, TableFacts, Term, inspect_server,
 };
 #[cfg(simulation)]
 pub use simulated::{LostRows, ServerLink, ServerState, SimulatedConnection, SimulatedServer};

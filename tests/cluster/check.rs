@@ -41,10 +41,19 @@ impl Findings {
         Self(all.unwrap_or_else(|error| panic!("{error}: {}", text_of(output))))
     }
 
-    fn has(&self, name: &str, mark: &str, text: &str) {
+    fn check(&self, name: &str) -> &Value {
         let mut checks = self.0["checks"].as_array().unwrap().iter();
         let check = checks.find(|check| check["name"] == name);
-        let check = check.unwrap_or_else(|| panic!("{name}: {}", self.0));
+        check.unwrap_or_else(|| panic!("{name}: {}", self.0))
+    }
+
+    /// What to do about a finding.
+    fn fix(&self, name: &str) -> &str {
+        self.check(name)["fix"].as_str().unwrap()
+    }
+
+    fn has(&self, name: &str, mark: &str, text: &str) {
+        let check = self.check(name);
         assert_eq!(check["mark"], mark, "{check}");
         let found = check["text"].as_str().unwrap();
         assert!(found.contains(text), "{found}");
@@ -125,16 +134,14 @@ async fn rights_that_are_missing_are_named() {
     client.batch_execute(&grant).await.unwrap();
     let (code, found) = check(&reader).await;
     assert_eq!(code, 1);
-    found.has("rights", "problem", "no INSERT on events, DELETE on events");
-    let grant = format!("GRANT INSERT, DELETE ON {schema}.events TO reader");
-    client.batch_execute(&grant).await.unwrap();
+    let wanted = "no INSERT and DELETE on events; USAGE on payloads_id_seq; USAGE and UPDATE on events_seq_seq";
+    found.has("rights", "problem", wanted);
+    let fix = found.fix("rights");
+    let grant = fix.split('`').nth(1).unwrap();
+    client.batch_execute(grant).await.unwrap();
     let (code, found) = check(&reader).await;
     assert_eq!(code, 0, "{}", found.0);
     found.has("rights", "ok", "another role changes the tables");
-    // These rights are enough for a daemon.
-    let (store, tasks) = InSchema(reader).open().await;
-    store.add_watch(watch("run_1")).await.unwrap();
-    close(store, tasks).await;
 }
 
 #[tokio::test]

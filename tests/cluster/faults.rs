@@ -8,8 +8,7 @@ use std::time::Duration;
 use runwatch::domain::{FoundBy, Progress, RunRef, SinkName, TraceContext, Watch};
 use runwatch::simulator::Receiver;
 use runwatch::store::{
-    Added, Candidate, DeliveryFilter, DeliveryState, HolderId, Keeper, PostgresSettings, Store,
-    StoreError,
+    Added, Candidate, DeliveryFilter, DeliveryState, HolderId, Keeper, PostgresSettings, StoreError,
 };
 use secrecy::SecretString;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -23,26 +22,10 @@ use tokio_postgres::error::SqlState;
 use crate::contract::{Place, close, routed_to, step, time, watch};
 use crate::copy::program;
 use crate::postgres::{Postgres, Stop};
-use crate::server::{InSchema, SOON, Way, connect, elsewhere, eventually, folder, reach, settings};
+use crate::server::{
+    InSchema, SOON, Way, connect, elsewhere, eventually, folder, reach, refusal, settings, start,
+};
 use crate::small::SmallPostgres;
-
-/// A store and its tasks; nothing needs to be reached.
-fn start(settings: &PostgresSettings) -> (Store, JoinSet<()>) {
-    let (store, server) = Store::postgres(settings).unwrap();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(server.run());
-    (store, tasks)
-}
-
-/// Waits for the error that is not only that no connection was tried yet.
-async fn refusal(store: &Store) -> StoreError {
-    eventually(async || match store.probe().await {
-        Err(StoreError::OutOfReach { why }) if why.contains("not connected yet") => None,
-        Err(error) => Some(error),
-        Ok(()) => panic!("it can be written"),
-    })
-    .await
-}
 
 #[tokio::test]
 async fn a_database_that_cannot_hold_the_store_is_named_with_what_to_do() {

@@ -11,11 +11,13 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::contract::{Place, close, incident, routed_to, step, time, watch};
-use crate::server::{InSchema, SOON, Way, connect, elsewhere, settings};
+use crate::server::{InSchema, SOON, WORKER, Way, connect, granted, settings};
 
-/// The ways to the server, each with settings of their own.
-fn both(name: &str) -> [PostgresSettings; 2] {
-    [Way::Direct, Way::Pooled].map(|way| settings(way, name))
+/// The ways to the server, each with settings of their own; the last one as a role that owns nothing.
+async fn all_ways(name: &str) -> [PostgresSettings; 3] {
+    let [direct, pooled, unowned] =
+        [Way::Direct, Way::Pooled, Way::Direct].map(|way| settings(way, name));
+    [direct, pooled, granted(&unowned).await]
 }
 
 fn candidate(name: &str) -> Candidate {
@@ -42,7 +44,7 @@ async fn opened(settings: &PostgresSettings) -> (Store, JoinSet<()>, Keeper) {
 
 #[tokio::test]
 async fn a_lease_is_taken_once_renewed_released_and_taken_by_the_next() {
-    for settings in both("lease") {
+    for settings in all_ways("lease").await {
         let (store, tasks, mut keeper) = opened(&settings).await;
         let never = keeper.look().await.unwrap();
         assert!(never.released && never.holder.is_none() && never.epoch == 0);
@@ -138,7 +140,7 @@ async fn of_many_that_take_the_lease_at_once_one_gets_it() {
 
 #[tokio::test]
 async fn a_lease_of_another_holder_with_the_same_numbers_is_not_taken() {
-    for settings in both("rolled_back") {
+    for settings in all_ways("rolled_back").await {
         let (store, tasks, mut keeper) = opened(&settings).await;
         let first = take(&mut keeper, "first").await;
         keeper.renew(&first, "").await.unwrap();
@@ -162,7 +164,7 @@ async fn a_lease_of_another_holder_with_the_same_numbers_is_not_taken() {
 
 #[tokio::test]
 async fn no_write_of_an_earlier_term_counts() {
-    for settings in both("fence") {
+    for settings in all_ways("fence").await {
         let (store, tasks, mut keeper) = opened(&settings).await;
         let run = watch("run_1");
         let ops = SinkName::new("ops").unwrap();
@@ -212,7 +214,7 @@ async fn no_write_of_an_earlier_term_counts() {
 
 #[tokio::test]
 async fn a_term_ends_with_the_timeline_of_the_server_and_the_next_gives_out_new_numbers() {
-    for settings in both("timeline") {
+    for settings in all_ways("timeline").await {
         let (store, tasks, mut keeper) = opened(&settings).await;
         let (client, _connection) = connect(&settings).await;
         let schema = &settings.schema;
@@ -259,22 +261,18 @@ async fn a_term_ends_with_the_timeline_of_the_server_and_the_next_gives_out_new_
 }
 
 #[tokio::test]
-async fn a_role_without_rights_on_sequences_takes_the_lease_on_another_timeline() {
-    let settings = settings(Way::Direct, "unowned");
-    let (store, tasks, mut keeper) = opened(&settings).await;
-    let (client, _connection) = connect(&settings).await;
-    let schema = &settings.schema;
+async fn a_role_that_lost_its_rights_on_sequences_takes_the_lease_on_another_timeline() {
+    let owner = settings(Way::Direct, "unowned");
+    let mut keeper = Keeper::new(&granted(&owner).await).unwrap();
     take(&mut keeper, "first").await;
-    let grant = format!(
-        "CREATE ROLE writer LOGIN; GRANT USAGE ON SCHEMA {schema} TO writer;
-         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO writer;
+    let (client, _connection) = connect(&owner).await;
+    let schema = &owner.schema;
+    let revoke = format!(
+        "REVOKE ALL ON ALL SEQUENCES IN SCHEMA {schema} FROM {WORKER};
          UPDATE {schema}.leases SET timeline = '00000000'"
     );
-    client.batch_execute(&grant).await.unwrap();
-    let writer = elsewhere(&settings, "runwatch@", "writer@");
-    let mut keeper = Keeper::new(&writer).unwrap();
+    client.batch_execute(&revoke).await.unwrap();
     assert_eq!(take(&mut keeper, "second").await.epoch, 2);
-    close(store, tasks).await;
 }
 
 #[tokio::test]
@@ -343,7 +341,7 @@ async fn a_transaction_that_was_frozen_is_ended_and_its_commit_fails() {
 
 #[tokio::test]
 async fn what_a_daemon_that_does_not_lead_changes_is_marked_once() {
-    for settings in both("marks") {
+    for settings in all_ways("marks").await {
         let (store, tasks, mut keeper) = opened(&settings).await;
         let leader = store.fenced(take(&mut keeper, "leader").await);
         let run = |id: &str| Mark::Run(RunRef::new(id).unwrap());

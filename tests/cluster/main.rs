@@ -15,12 +15,17 @@ mod faults;
 mod lease;
 #[allow(dead_code, reason = "shared with the torture")]
 mod postgres;
+mod rights;
 mod scans;
 mod server;
 mod small;
 
 mod direct {
     crate::contract::contract_tests!(crate::server::direct);
+}
+
+mod granted {
+    crate::contract::contract_tests!(crate::server::unowned);
 }
 
 mod pooled {

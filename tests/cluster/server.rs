@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls};
 
-use crate::contract::Place;
+use crate::contract::{Place, close};
 
 /// How the server is reached.
 #[derive(Debug, Clone, Copy)]
@@ -129,6 +129,72 @@ pub(crate) async fn reach(store: &Store) {
         Err(error) => panic!("{error:?}"),
     })
     .await;
+}
+
+/// A store and its tasks; nothing needs to be reached.
+pub(crate) fn start(settings: &PostgresSettings) -> (Store, JoinSet<()>) {
+    let (store, server) = Store::postgres(settings).unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(server.run());
+    (store, tasks)
+}
+
+/// Waits for the error that is not only that no connection was tried yet.
+pub(crate) async fn refusal(store: &Store) -> StoreError {
+    eventually(async || match store.probe().await {
+        Err(StoreError::OutOfReach { why }) if why.contains("not connected yet") => None,
+        Err(error) => Some(error),
+        Ok(()) => panic!("it can be written"),
+    })
+    .await
+}
+
+/// The role of tests/cluster/with-server that owns nothing.
+pub(crate) const WORKER: &str = "worker";
+
+/// Makes the tables as their owner, grants [`WORKER`] what its refusal names, and returns settings with that role.
+pub(crate) async fn granted(owner: &PostgresSettings) -> PostgresSettings {
+    let (store, tasks) = InSchema(owner.clone()).open().await;
+    close(store, tasks).await;
+    let worker = elsewhere(owner, "runwatch@", &format!("{WORKER}@"));
+    let (store, tasks) = start(&worker);
+    let probed = eventually(async || match store.probe().await {
+        Err(StoreError::OutOfReach { .. }) => None,
+        probed => Some(probed),
+    });
+    if let Err(error) = probed.await {
+        let (client, _connection) = connect(owner).await;
+        client.batch_execute(&grant_of(&error)).await.unwrap();
+    }
+    close(store, tasks).await;
+    worker
+}
+
+/// The statements that a refusal names.
+pub(crate) fn grant_of(error: &StoreError) -> String {
+    assert!(matches!(error, StoreError::Unusable(_)), "{error:?}");
+    let shown = error.to_string();
+    let grant = shown.split('`').nth(1);
+    grant.unwrap_or_else(|| panic!("{shown}")).to_owned()
+}
+
+/// A schema of the server whose tables belong to another role than that of the store, which has only the rights that a
+/// daemon needs.
+pub(crate) struct Granted(InSchema);
+
+impl Place for Granted {
+    async fn open(&self) -> (Store, JoinSet<()>) {
+        InSchema(granted(&self.0.0).await).open().await
+    }
+
+    async fn rows_of(&self, table: &str) -> i64 {
+        self.0.rows_of(table).await
+    }
+}
+
+/// A place that no other test has, whose tables belong to another role.
+pub(crate) fn unowned(name: &str) -> Granted {
+    Granted(direct(name))
 }
 
 /// Settings with another address, in which `from` stands as `to`.

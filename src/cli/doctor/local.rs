@@ -13,7 +13,7 @@ use crate::cli::client::socket;
 use crate::cli::phrases::{notice_text, size_text};
 use crate::config::{IN_MEMORY, Loaded, NO_SOCKET_PLACE, Proxies, SharedStoreSettings, Sources};
 use crate::control::{Client, ClientError};
-use crate::store::{Keeper, StoreFile};
+use crate::store::{Keeper, StoreError, StoreFile};
 use crate::style::Sign;
 
 /// How long a shared store has to answer.
@@ -192,8 +192,16 @@ async fn shared_store(settings: &SharedStoreSettings) -> Check {
             ),
         ),
         Ok(Ok(_)) => check(Sign::Good, format!("{place}; no daemon leads")),
-        Ok(Err(error)) => check(Sign::Bad, format!("{place}: {error:#}"))
-            .with_fix("check store.url, the network, and that a daemon has made the tables"),
+        Ok(Err(error)) => {
+            let failed = check(Sign::Bad, format!("{place}: {error:#}"));
+            match error.downcast_ref() {
+                // It says itself what to do.
+                Some(StoreError::Unusable(_)) => failed,
+                _ => failed.with_fix(
+                    "check store.url, the network, and that a daemon has made the tables",
+                ),
+            }
+        }
         Err(_elapsed) => check(Sign::Bad, format!("{place} does not answer"))
             .with_fix("check store.url and the network"),
     }

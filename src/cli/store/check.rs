@@ -316,12 +316,9 @@ fn horizon(horizon: &Horizon) -> Check {
 
 fn rights(rights: &Rights, are_there: bool) -> Check {
     let name = "rights";
-    let grant = "let the owner of the tables grant them";
-    if rights.has_schema && !rights.may_use {
-        return bad(name, "no USAGE on the schema", grant);
-    }
-    if !rights.missing.is_empty() {
-        return bad(name, format!("no {}", rights.missing.join(", ")), grant);
+    if let Some(missing) = &rights.missing {
+        let grant = format!("let the owner of the tables run `{}`", missing.grant);
+        return bad(name, format!("no {}", missing.what), &grant);
     }
     match (are_there, rights.owns_tables, rights.may_make) {
         (true, true, _) => good(name, "read, write, and change the tables"),
@@ -377,6 +374,7 @@ fn of_tables(tables: &TableFacts) -> Vec<Check> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::MissingRights;
 
     fn durability(commit: &str, names: &str, replicas: &[(&str, Option<&str>)]) -> Durability {
         Durability {
@@ -495,7 +493,11 @@ mod tests {
                 may_use: true,
                 may_make: false,
                 owns_tables: false,
-                missing: vec!["INSERT on events".to_owned()],
+                missing: Some(MissingRights {
+                    role: "worker".to_owned(),
+                    what: "INSERT on events".to_owned(),
+                    grant: "GRANT INSERT ON runwatch.events TO worker".to_owned(),
+                }),
             },
             tables: Some(TableFacts {
                 version: (0, 1),

@@ -18,6 +18,7 @@ use super::PostgresSettings;
 use super::address::{Security, read_address, read_authorities, with_credentials};
 use super::errors::{is_undone, out_of_reach};
 use super::migrations;
+use super::rights::check_rights;
 use super::sql::{Db, Schema};
 use crate::backoff::BackoffPolicy;
 use crate::blocking::Lane;
@@ -115,9 +116,10 @@ impl Connector {
         )
     }
 
-    /// Connects for a job, and makes or checks the tables.
+    /// Connects for a job, checks the rights of the role, and makes or checks the tables.
     async fn connect(&self, job: &str) -> Result<Link, StoreError> {
         let link = self.reach(job).await?;
+        check_rights(&link, self).await?;
         migrations::settle(&link, self).await?;
         Ok(link)
     }

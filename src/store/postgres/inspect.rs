@@ -8,7 +8,8 @@ use tokio_postgres::Row;
 use super::PostgresSettings;
 use super::connection::Connector;
 use super::migrations::KNOWN_VERSION;
-use super::moved::{all_tables, read_note, read_version};
+use super::moved::{read_note, read_version};
+use super::rights::{MissingRights, missing_rights};
 use super::rows::get;
 use super::sql::{Db, parameters};
 use super::totals::counts;
@@ -79,8 +80,8 @@ pub struct Rights {
     pub may_make: bool,
     /// Whether the tables are its own, so that it may change them.
     pub owns_tables: bool,
-    /// What it may not do, such as `INSERT on events`.
-    pub missing: Vec<String>,
+    /// What it lacks.
+    pub missing: Option<MissingRights>,
 }
 
 /// The tables of a store.
@@ -235,15 +236,7 @@ async fn rights(db: &Db<'_>) -> Result<Rights, StoreError> {
             coalesce((SELECT bool_and(pg_has_role(tableowner, 'USAGE')) FROM pg_catalog.pg_tables
                 WHERE schemaname = $1), false)
         FROM (VALUES (1)) AS one LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = $1";
-    let of_tables = "SELECT right_to || ' on ' || c.relname
-        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace,
-            unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) WITH ORDINALITY AS wanted (right_to, number)
-        WHERE n.nspname = $1 AND c.relname = ANY($2) AND NOT has_table_privilege(c.oid, right_to)
-        ORDER BY c.relname, number";
-    let tables: Vec<&str> = all_tables().collect();
-    let missing = db
-        .read_all(of_tables, parameters![schema, tables], |row| get(row, 0))
-        .await?;
+    let missing = missing_rights(db).await?;
     one(db, of_schema, parameters![schema], |row| {
         Ok(Rights {
             has_schema: get(row, 0)?,

@@ -52,7 +52,7 @@ const LOOK: &str = concat!(
 );
 
 /// Takes the lease, where it is as it was seen, on the same timeline. On another one than that of the term before, numbers
-/// of events are left out, where the role may change the sequence: a role with rights on the tables alone may not.
+/// of events are left out, where the role may change the sequence: that right may have been revoked.
 const TAKE: &str = concat!(
     "UPDATE runwatch.leases AS lease SET epoch = lease.epoch + 1, holder = $3, holder_name = $4, version = $5,
         ttl_ms = $6, renewals = 0, released = false, release_requested = false, state = '', timeline = history.current

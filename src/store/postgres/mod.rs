@@ -22,6 +22,7 @@ mod marks;
 mod migrations;
 mod moved;
 mod readers;
+mod rights;
 mod rows;
 mod sql;
 mod steps;
@@ -51,6 +52,7 @@ use writer::{MAX_BATCH, PostgresWriter};
 
 pub use inspect::{Durability, Horizon, Rights, ServerFacts, TableFacts, inspect_server};
 pub use keeper::{Candidate, HolderId, Keeper, LeaseRow, Renewal, Term};
+pub use rights::MissingRights;
 
 pub(super) use copy::{ServerEnd, ServerRows};
 #[cfg(simulation)]
