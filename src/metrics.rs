@@ -200,7 +200,7 @@ pub struct Scraped {
 /// What is known of a store that several daemons share, when the metrics are requested.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LeaseGauges {
-    /// Whether this daemon leads, and its engine runs.
+    /// Whether this daemon leads: its engine runs, and its lease is confirmed.
     pub leads: bool,
     /// The number of the term of the leader last seen.
     pub term: i64,

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use schemars::generate::SchemaGenerator;
@@ -380,7 +381,7 @@ pub struct LeaseResponse {
     pub leads: bool,
     /// The leader last seen; `null` where there is none, or the store is this daemon's own.
     pub leader: Option<LeaderResponse>,
-    /// Why the store is out of reach; `null` while it answers.
+    /// Why it is not known who leads, as where the store is out of reach; `null` otherwise.
     pub problem: Option<String>,
 }
 
@@ -408,8 +409,8 @@ impl LeaseResponse {
         }
     }
 
-    /// Of a daemon with a shared store, which leads where its engine runs.
-    pub(super) fn shared(view: &LeaseView, leads: bool) -> Self {
+    /// Of a daemon with a shared store at `now`, as [`crate::clock::Clock::passed`] counts.
+    pub(super) fn shared(view: &LeaseView, leads: bool, now: Duration) -> Self {
         let leader = view.leader.as_ref().map(|leader| LeaderResponse {
             id: leader.id.clone(),
             name: leader.name.clone(),
@@ -420,7 +421,7 @@ impl LeaseResponse {
             shared: true,
             leads,
             leader,
-            problem: view.problem.clone(),
+            problem: view.problem_at(now),
         }
     }
 }

@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout};
 use crate::clock::Clock;
 use crate::config::HeartbeatSettings;
 use crate::control::LiveConfig;
+use crate::lease::Gate;
 use crate::metrics::Metrics;
 use crate::notify::{BuildSinkError, Heartbeat};
 use crate::reminder::Reminder;
@@ -21,6 +22,8 @@ const PROGRESS_LIMIT: Duration = Duration::from_secs(10);
 /// What heartbeats need.
 pub(super) struct Heart {
     pub(super) store: Store,
+    /// Open while the lease is confirmed; `None` with a store of this daemon's own.
+    pub(super) gate: Option<Gate>,
     pub(super) watches: Schedulers,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
@@ -29,7 +32,7 @@ pub(super) struct Heart {
 
 /// Why there was no heartbeat.
 enum MissedBeat {
-    /// The scheduler or the store makes no progress.
+    /// The scheduler or the store makes no progress, or the lease is not confirmed.
     Withheld(String),
     /// It did not arrive.
     NotAccepted(String),
@@ -80,6 +83,11 @@ impl Heart {
         client: &mut Option<Heartbeat>,
         settings: &HeartbeatSettings,
     ) -> Result<(), MissedBeat> {
+        // Nothing is polled meanwhile, also where the database answers all else.
+        if self.gate.as_ref().is_some_and(|gate| !gate.is_open()) {
+            let error = "the store has not confirmed the lease".to_owned();
+            return Err(MissedBeat::Withheld(error));
+        }
         // A database that does not answer is no progress here, unlike for the watchdog: a person must know of it.
         let progress = async {
             self.watches.ping().await?;

@@ -289,6 +289,7 @@ impl<O: Outside> Leadership<O> {
         ));
         let heart = Heart {
             store: engine.store.clone(),
+            gate: self.shared.as_ref().map(|shared| shared.gate.clone()),
             watches: engine.watches.clone(),
             clock: clock.clone(),
             metrics: engine.metrics.clone(),

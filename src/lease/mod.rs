@@ -53,7 +53,8 @@ pub struct Leader {
 /// Who leads, as this daemon knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LeaseView {
-    /// The term in which this daemon leads; `None` while it stands by.
+    /// The term in which this daemon leads; `None` while it stands by. It stays while the store does not confirm the
+    /// lease, and goes on where no other daemon took it meanwhile.
     pub term: Option<Term>,
     /// Whether this daemon leads, and a person wants another one to.
     pub is_release_requested: bool,
@@ -70,6 +71,21 @@ pub struct LeaseView {
 }
 
 impl LeaseView {
+    /// Whether this daemon has a term in which its lease is confirmed at `now`, as [`crate::clock::Clock::passed`]
+    /// counts. Where it is not, another daemon may lead by now.
+    pub fn is_confirmed(&self, now: Duration) -> bool {
+        self.term.is_some() && now < self.confirmed_until
+    }
+
+    /// Why the lease cannot be read, or why this daemon does not lead at `now` although its term goes on. `None` where
+    /// neither is the case.
+    pub fn problem_at(&self, now: Duration) -> Option<String> {
+        let is_unconfirmed = self.term.is_some() && !self.is_confirmed(now);
+        let unconfirmed = || "the store has not confirmed the lease of this daemon".to_owned();
+        let problem = self.problem.clone();
+        problem.or_else(|| is_unconfirmed.then(unconfirmed))
+    }
+
     /// Describes, for people, who leads or why that is not known; `None` where this daemon leads and all is well.
     pub fn sentence(&self) -> Option<String> {
         match (&self.problem, &self.term, &self.leader) {

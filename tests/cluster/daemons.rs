@@ -213,13 +213,18 @@ pub(crate) async fn leader(
     })
 }
 
-/// The JSON of an answer; `None` where it is cut short.
-pub(crate) async fn read_json(mut answer: reqwest::Response) -> Option<Value> {
+/// The body of an answer; `None` where it is cut short.
+pub(crate) async fn read_body(mut answer: reqwest::Response) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await.ok()? {
         body.extend_from_slice(&chunk);
     }
-    serde_json::from_slice(&body).ok()
+    Some(body)
+}
+
+/// The JSON of an answer; `None` where it is cut short.
+pub(crate) async fn read_json(answer: reqwest::Response) -> Option<Value> {
+    serde_json::from_slice(&read_body(answer).await?).ok()
 }
 
 fn program_state(run: &std::path::Path) -> &str {

@@ -10,15 +10,24 @@ mod check;
 #[path = "../contract/mod.rs"]
 mod contract;
 mod copy;
+#[allow(dead_code, reason = "shared with the torture of several daemons")]
+mod daemons;
 mod differential;
 mod faults;
 mod lease;
 #[allow(dead_code, reason = "shared with the torture")]
 mod postgres;
+#[path = "../torture/proxy.rs"]
+#[allow(dead_code, reason = "shared with the torture of one daemon")]
+mod proxy;
 mod rights;
 mod scans;
 mod server;
 mod small;
+#[path = "../it/support/mod.rs"]
+#[allow(dead_code, reason = "shared with other tests")]
+mod support;
+mod unconfirmed;
 
 mod direct {
     crate::contract::contract_tests!(crate::server::direct);

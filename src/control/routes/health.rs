@@ -193,19 +193,27 @@ impl ControlState {
     /// What is counted in the store. Of several daemons only the leader counts, so that sums are right; a shared store
     /// that is out of reach leaves the other metrics there.
     async fn stored_gauges(&self, sinks: Vec<SinkName>) -> Result<Option<StoreGauges>, HttpError> {
-        let Control {
-            store,
-            clock,
-            watches,
-            ..
-        } = &self.control;
-        if store.is_shared() && watches.schedulers().is_none() {
+        let Control { store, clock, .. } = &self.control;
+        if !self.leads() {
             return Ok(None);
         }
         match store.gauges(clock.now(), sinks).await {
             Err(_) if store.is_shared() => Ok(None),
             gauges => Ok(Some(gauges?)),
         }
+    }
+
+    /// Whether this daemon polls and delivers now: its engine runs, and its lease is confirmed. A daemon with a store of
+    /// its own always does.
+    pub(super) fn leads(&self) -> bool {
+        let Some(lease) = &self.control.lease else {
+            return true;
+        };
+        let is_confirmed = lease
+            .view
+            .borrow()
+            .is_confirmed(self.control.clock.passed());
+        is_confirmed && self.control.watches.schedulers().is_some()
     }
 
     /// Who leads, where the store is shared.
@@ -216,7 +224,7 @@ impl ControlState {
             .confirmed_until
             .saturating_sub(self.control.clock.passed());
         Some(LeaseGauges {
-            leads: self.control.watches.schedulers().is_some(),
+            leads: self.leads(),
             term: view.leader.as_ref().map_or(0, |leader| leader.term),
             left: view.term.as_ref().map_or(Duration::ZERO, |_| left),
             store_up: view.problem.is_none(),

@@ -38,9 +38,9 @@ pub(super) fn routes<R: RouteTable<SharedState>>(table: R) -> R {
 
 async fn show(State(app): App, query: RawQuery) -> Result<AxumResponse, HttpError> {
     Query::read(query, &[])?;
-    let leads = app.control.watches.schedulers().is_some();
+    let (leads, now) = (app.leads(), app.control.clock.passed());
     let response = match &app.control.lease {
-        Some(lease) => LeaseResponse::shared(&lease.view.borrow(), leads),
+        Some(lease) => LeaseResponse::shared(&lease.view.borrow(), leads, now),
         None => LeaseResponse::own(),
     };
     Ok(json(StatusCode::OK, &response))
