@@ -14,7 +14,11 @@ mod copy;
 mod daemons;
 mod differential;
 mod faults;
+#[allow(dead_code, reason = "shared with the torture of several daemons")]
+mod history;
 mod lease;
+#[allow(dead_code, reason = "shared with the torture of several daemons")]
+mod pooler;
 #[allow(dead_code, reason = "shared with the torture")]
 mod postgres;
 #[path = "../torture/proxy.rs"]
@@ -27,6 +31,7 @@ mod small;
 #[path = "../it/support/mod.rs"]
 #[allow(dead_code, reason = "shared with other tests")]
 mod support;
+mod switch;
 mod unconfirmed;
 
 mod direct {

@@ -1,12 +1,13 @@
-//! A PgBouncer of the test's own, in a temporary folder, that can be killed.
+//! A PgBouncer of the test's own, in a temporary folder, that can be killed, held and sent to another server.
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::postgres::{USER, as_server_user, folder_of_server, free_port};
+use crate::postgres::{USER, as_server_user, folder_of_server, free_port, url_of};
 use crate::support::eventually;
 
 /// PgBouncer in transaction mode before a server. It ends with this value.
@@ -24,17 +25,49 @@ impl Pooler {
             port: free_port(),
             process: None,
         };
-        let (folder, port) = (pooler.folder.path().display(), pooler.port);
+        pooler.configure(server);
+        pooler.resume().await;
+        pooler
+    }
+
+    /// Writes its settings.
+    fn configure(&self, server: u16) {
+        let (folder, port) = (self.folder.path().display(), self.port);
         let settings = format!(
             "[databases]\n{USER} = host=127.0.0.1 port={server} user={USER}\n\
              [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n\
              auth_file = /dev/null\npool_mode = transaction\ndefault_pool_size = 20\nserver_login_retry = 1\n\
              logfile = {folder}/log\n"
         );
-        std::fs::write(pooler.folder.path().join("ini"), settings)
+        std::fs::write(self.folder.path().join("ini"), settings)
             .expect("the settings can be written");
-        pooler.resume().await;
-        pooler
+    }
+
+    /// Sends what comes from now on to another server, as an operator does after a failover. Connections of clients stay.
+    pub(crate) fn point_at(&self, server: u16) {
+        self.configure(server);
+        self.signal(Signal::HUP);
+    }
+
+    /// Holds what clients send, and closes the connections to the server once their transactions have ended
+    /// (pgbouncer.org/usage, "Signals").
+    pub(crate) fn hold(&self) {
+        self.signal(Signal::USR1);
+    }
+
+    /// Passes on what was held, and what comes from now on.
+    pub(crate) fn pass(&self) {
+        self.signal(Signal::USR2);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let process = self.process.as_ref().expect("it runs");
+        kill_process(Pid::from_child(process), signal).expect("it is a child");
+    }
+
+    /// The address of the database behind it, for clients.
+    pub(crate) fn url(&self) -> String {
+        url_of(self.port, USER)
     }
 
     /// Its address.

@@ -14,6 +14,7 @@
 
 mod daemons;
 mod history;
+#[allow(dead_code, reason = "shared with the tests of the store")]
 mod pooler;
 #[allow(dead_code, reason = "shared with the failovers")]
 mod postgres;

@@ -57,6 +57,11 @@ const OLDEST_SERVER: u32 = 14;
 /// The encoding that a database must have.
 const ENCODING: &str = "UTF8";
 
+/// How a transaction begins that reads one state of the store. It writes nothing; but a standby refuses one that might
+/// (src/backend/commands/variable.c in PostgreSQL 15), and so no connection goes on reading what a server has that became
+/// a standby behind a pooler: it may lag, or get nothing any more.
+pub(super) const READ_ON_PRIMARY: &str = "REPEATABLE READ READ WRITE";
+
 /// What all connections to the server have in common.
 pub(super) struct Connector {
     config: Config,

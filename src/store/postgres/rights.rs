@@ -164,13 +164,7 @@ fn listed(words: &[String]) -> String {
 pub(super) async fn check_rights(link: &Link, connector: &Connector) -> Result<(), StoreError> {
     let db = Db::new(link, &connector.schema, false);
     let begin = connector.begin("READ COMMITTED READ ONLY");
-    // The first poll sends all three in order, so that this takes one round trip.
-    let looked =
-        futures_util::future::join3(db.batch(&begin), missing_rights(&db), db.batch("ROLLBACK"));
-    let (began, missing, ended) = looked.await;
-    began?;
-    let missing = missing?;
-    ended?;
+    let missing = db.read_within(&begin, missing_rights(&db)).await?;
     match missing {
         None => Ok(()),
         Some(MissingRights { role, what, grant }) => Err(StoreError::Unusable(format!(

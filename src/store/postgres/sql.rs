@@ -208,6 +208,23 @@ impl<'a> Db<'a> {
         Ok(self.client().batch_execute(&self.schema.place(sql)).await?)
     }
 
+    /// Runs a read in a transaction that begins with `begin` and is rolled back, in one round trip: all is sent when this
+    /// is polled first.
+    ///
+    /// # Errors
+    /// When one of its statements fails.
+    pub(super) async fn read_within<T>(
+        &self,
+        begin: &str,
+        read: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let (began, read, ended) =
+            futures_util::future::join3(self.batch(begin), read, self.batch("ROLLBACK")).await;
+        began?;
+        let read = read?;
+        ended.map(|()| read)
+    }
+
     /// Runs a statement, and returns how many rows it changed.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::connection::Line;
+use super::connection::{Line, READ_ON_PRIMARY};
 use super::events::newest_event;
 use crate::store::model::StoreError;
 
@@ -40,8 +40,9 @@ impl Tail {
 
     async fn look(&mut self) -> Result<i64, StoreError> {
         let limit = self.line.connector().limit;
+        let begin = self.line.connector().begin(READ_ON_PRIMARY);
         let db = self.line.db(false).await?;
-        let newest = timeout(limit, newest_event(&db))
+        let newest = timeout(limit, db.read_within(&begin, newest_event(&db)))
             .await
             .unwrap_or_else(|_elapsed| {
                 Err(StoreError::OutOfReach {

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::connection::{CommitError, Line};
+use super::connection::{CommitError, Line, READ_ON_PRIMARY};
 use super::errors::is_conflict;
 use super::jobs::{Job, Outcome, perform_all};
 use super::keeper::{FENCE, Term};
@@ -263,7 +263,7 @@ pub(super) async fn read(line: &mut Line, mut jobs: Vec<Job>) {
 
 async fn try_read(line: &mut Line, jobs: &mut [Job]) -> Result<(), StoreError> {
     let connector = line.connector().clone();
-    let begin = connector.begin("REPEATABLE READ READ ONLY");
+    let begin = connector.begin(READ_ON_PRIMARY);
     let db = line.db(false).await?;
     let reading = async {
         let outcomes = perform_all(db.batch(&begin), jobs, db).await?;
