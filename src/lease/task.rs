@@ -467,7 +467,7 @@ impl<T: LeaseTable> LeaseTask<T> {
         self.is_unreachable = true;
         if self.outage_lines.is_due(tokio::time::Instant::now()) {
             match error {
-                StoreError::Unusable(_) => tracing::error!(
+                StoreError::Unusable(_) | StoreError::OldTables { .. } => tracing::error!(
                     error = problem,
                     "the store cannot be used, and nothing is polled until that is corrected; `runwatch store check` \
                      says what is missing"

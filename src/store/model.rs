@@ -113,6 +113,19 @@ pub enum StoreError {
     /// The PostgreSQL server or database cannot hold the store; a person must change that.
     #[error("PostgreSQL cannot hold the store: {0}")]
     Unusable(String),
+    /// The tables in PostgreSQL are of an earlier version, and were not to be changed.
+    #[error(
+        "PostgreSQL cannot hold the store: its tables in the schema {schema} have version {found}, and {known} is needed; \
+         run `runwatch store migrate` with a role that may make them"
+    )]
+    OldTables {
+        /// The schema.
+        schema: String,
+        /// Their version; 0 where there are none.
+        found: i64,
+        /// The version that this program makes.
+        known: i64,
+    },
     /// The address of a PostgreSQL store cannot be used.
     #[error("{what}; {fix}")]
     Address {

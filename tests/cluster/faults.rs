@@ -42,7 +42,6 @@ async fn a_database_that_cannot_hold_the_store_is_named_with_what_to_do() {
     for (settings, wanted) in [
         (elsewhere(&usual, "/runwatch?", "/latin?"), "UTF8"),
         (elsewhere(&usual, "runwatch@", "weak@"), "CREATE SCHEMA"),
-        (unmade, "runwatch store migrate"),
     ] {
         let (store, tasks) = start(&settings);
         let error = refusal(&store).await;
@@ -51,6 +50,14 @@ async fn a_database_that_cannot_hold_the_store_is_named_with_what_to_do() {
         assert!(shown.contains(wanted), "{shown}");
         close(store, tasks).await;
     }
+    let (store, tasks) = start(&unmade);
+    let error = refusal(&store).await;
+    assert!(
+        matches!(error, StoreError::OldTables { found: 0, .. }),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains("runwatch store migrate"));
+    close(store, tasks).await;
     for (from, to) in [("/runwatch?", "/absent?"), ("?host=", "?host=/nowhere")] {
         let (store, tasks) = start(&elsewhere(&usual, from, to));
         let error = refusal(&store).await;

@@ -106,3 +106,35 @@ async fn commands_name_the_rights_that_a_role_lacks_and_the_daemon_ends() {
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {shown}");
     }
 }
+
+#[tokio::test]
+async fn doctor_makes_no_tables() {
+    let unmade = settings(Way::Direct, "diagnosed");
+    let (client, _connection) = connect(&unmade).await;
+    let place = tempfile::tempdir().unwrap();
+    let url_file = url_file(place.path(), &unmade);
+    for (mode, wanted) in [
+        ("auto", "whose tables the start of a daemon makes"),
+        ("never", "run `runwatch store migrate`"),
+    ] {
+        let output = program(place.path(), &["doctor"])
+            .env("RUNWATCH_STORE__URL_FILE", &url_file)
+            .env("RUNWATCH_STORE__SCHEMA", &unmade.schema)
+            .env("RUNWATCH_STORE__MIGRATE", mode)
+            .env("RUNWATCH_CONTROL__SOCKET", place.path().join("socket"))
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .unwrap();
+        let shown = text_of(&output);
+        let words: Vec<_> = shown.split_whitespace().collect();
+        assert!(words.join(" ").contains(wanted), "{shown}");
+    }
+    let made = "SELECT count(*) FROM pg_namespace WHERE nspname = $1";
+    let made: i64 = client
+        .query_one(made, &[&unmade.schema])
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(made, 0);
+}

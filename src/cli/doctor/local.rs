@@ -11,9 +11,11 @@ use super::{Advice, within_limit};
 use crate::app::shared_connection;
 use crate::cli::client::socket;
 use crate::cli::phrases::{notice_text, size_text};
-use crate::config::{IN_MEMORY, Loaded, NO_SOCKET_PLACE, Proxies, SharedStoreSettings, Sources};
+use crate::config::{
+    IN_MEMORY, Loaded, MigrationMode, NO_SOCKET_PLACE, Proxies, SharedStoreSettings, Sources,
+};
 use crate::control::{Client, ClientError};
-use crate::store::{Keeper, StoreError, StoreFile};
+use crate::store::{Keeper, PostgresSettings, StoreError, StoreFile};
 use crate::style::Sign;
 
 /// How long a shared store has to answer.
@@ -181,6 +183,10 @@ async fn shared_store(settings: &SharedStoreSettings) -> Check {
     let place = format!("PostgreSQL, schema {}", settings.schema);
     let looked = async {
         let connection = shared_connection(settings, "doctor").await?;
+        let connection = PostgresSettings {
+            migrate: false,
+            ..connection
+        };
         Ok::<_, anyhow::Error>(Keeper::new(&connection)?.look().await?)
     };
     match tokio::time::timeout(SHARED_LIMIT, looked).await {
@@ -195,8 +201,19 @@ async fn shared_store(settings: &SharedStoreSettings) -> Check {
         Ok(Err(error)) => {
             let failed = check(Sign::Bad, format!("{place}: {error:#}"));
             match error.downcast_ref() {
+                Some(StoreError::OldTables { found, known, .. })
+                    if settings.migrate == MigrationMode::Auto =>
+                {
+                    let what = match found {
+                        0 => format!("{place}, whose tables the start of a daemon makes"),
+                        _ => format!(
+                            "{place}, whose tables of version {found} the start of a daemon changes to version {known}"
+                        ),
+                    };
+                    check(Sign::Good, what)
+                }
                 // It says itself what to do.
-                Some(StoreError::Unusable(_)) => failed,
+                Some(StoreError::Unusable(_) | StoreError::OldTables { .. }) => failed,
                 _ => failed.with_fix(
                     "check store.url, the network, and that a daemon has made the tables",
                 ),

@@ -228,7 +228,7 @@ const LOCK_LIMIT: u64 = 5_000;
 ///
 /// # Errors
 /// [`StoreError::Newer`] when the tables are of a version that this program does not know, and
-/// [`StoreError::Unusable`] when they must be changed and cannot be.
+/// [`StoreError::OldTables`] and [`StoreError::Unusable`] when they must be changed and may not or cannot be.
 pub(super) async fn settle(link: &Link, connector: &Connector) -> Result<(), StoreError> {
     let db = Db::new(link, &connector.schema, false);
     let found = version(&db, connector).await?;
@@ -237,10 +237,11 @@ pub(super) async fn settle(link: &Link, connector: &Connector) -> Result<(), Sto
     }
     let name = connector.schema.name();
     if !connector.migrate {
-        return Err(StoreError::Unusable(format!(
-            "its tables in the schema {name} have version {found}, and {KNOWN_VERSION} is needed; run `runwatch store \
-             migrate` with a role that may make them"
-        )));
+        return Err(StoreError::OldTables {
+            schema: name.to_owned(),
+            found,
+            known: KNOWN_VERSION,
+        });
     }
     let migrated = migrate(&db).await;
     if migrated.is_err() {

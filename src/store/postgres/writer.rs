@@ -192,9 +192,11 @@ impl PostgresWriter {
         };
         let end = match failure {
             None => commit(db, connector.limit).await,
-            Some(error @ (StoreError::OutOfReach { .. } | StoreError::Unusable(_))) => {
-                End::Undone(error)
-            }
+            Some(
+                error @ (StoreError::OutOfReach { .. }
+                | StoreError::Unusable(_)
+                | StoreError::OldTables { .. }),
+            ) => End::Undone(error),
             Some(error) => match timeout(connector.limit, db.batch("ROLLBACK")).await {
                 Ok(Ok(())) if matches!(error, StoreError::Superseded) => return End::Undone(error),
                 Ok(Ok(())) => return End::Failed(error),
