@@ -88,8 +88,8 @@ struct State {
     excuses: Vec<(Ms, Ms)>,
     /// When a watch of a run was acknowledged.
     acknowledged: BTreeMap<RunRef, Ms>,
-    /// Watches that were requested; some of them may be stored without an acknowledgement.
-    requested: BTreeSet<RunRef>,
+    /// When watches were requested; some of them may be stored without an acknowledgement.
+    requested: BTreeMap<RunRef, Vec<Ms>>,
     requests: Vec<Ms>,
     /// What arrived: the sink, the run and the type of the event, with the IDs of the deliveries.
     receipts: BTreeMap<(String, String, String), BTreeSet<String>>,
@@ -208,7 +208,7 @@ struct Wire {
     world: World,
     daemon: usize,
     /// How many standbys had been promoted when it was connected. After a promotion it leads to a server that is a standby
-    /// itself, and refuses writes.
+    /// itself, and refuses transactions.
     connected: Arc<AtomicU64>,
 }
 
@@ -255,7 +255,7 @@ impl Wire {
     async fn transmit(&self, writes: bool) -> Result<(), StoreError> {
         self.world.thawed(self.daemon).await;
         if self.travel(false).await {
-            return match self.reaches_primary() || !writes {
+            return match self.reaches_primary() {
                 true => Ok(()),
                 false => Err(out_of_reach()),
             };
@@ -566,7 +566,7 @@ async fn play(mut random: fastrand::Rng, database: &Path) -> Result<Outcome, Bro
         runs: BTreeMap::new(),
         excuses: Vec::new(),
         acknowledged: BTreeMap::new(),
-        requested: BTreeSet::new(),
+        requested: BTreeMap::new(),
         requests: Vec::new(),
         receipts: BTreeMap::new(),
         arrivals: 0,
@@ -748,7 +748,7 @@ impl Play {
         match self.random.u32(0..100) {
             0..33 => self.add(daemon).await,
             33..35 => self.set_clock(observer).await,
-            35..39 => self.delay_standby(daemon),
+            35..39 => self.delay_standby(daemon).await,
             39..46 => self.kill(daemon).await,
             46..51 => self.stop(daemon).await,
             51..58 => {
@@ -782,16 +782,7 @@ impl Play {
                 state.faults_of[daemon].slow_until = until;
                 state.fault("a slow way to the server", daemon, until + 18 * SECOND);
             }
-            94..97 => {
-                if let Some(life) = &self.lives[daemon] {
-                    let request = life.lease.request_release();
-                    // A server that does not reply is not waited for.
-                    drop(tokio::time::timeout(Duration::from_secs(5), request).await);
-                    let now = self.now();
-                    let state = &mut *world.lock();
-                    state.fault("a release by request", daemon, now + 5 * SECOND);
-                }
-            }
+            94..97 => self.release(daemon).await,
             _ => {
                 let state = &mut *world.lock();
                 state.failing_until = until;
@@ -825,14 +816,24 @@ impl Play {
 
     /// Lets a standby be promoted soon, which mostly lacks what is written from now on: also that a daemon died, and that
     /// another one leads.
-    fn delay_standby(&mut self, daemon: usize) {
+    async fn delay_standby(&mut self, daemon: usize) {
         let longest = self.random.choice([10, 90]).unwrap_or(10);
         let after = self.random.u64(0..longest * SECOND);
         let lacks = self.random.u32(0..4) > 0;
-        let state = &mut *self.world.lock();
         // A standby that lacks the first term of all lacks the tables too, which were made just before.
-        if state.promotes_at.is_some() || self.server.state().lease.holder.is_none() {
+        let is_led = self.server.state().lease.holder.is_some();
+        if self.world.lock().promotes_at.is_some() || !is_led {
             return;
+        }
+        if lacks && self.random.bool() {
+            self.release(daemon).await;
+            let released = async {
+                while !self.server.state().lease.released {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            // A leader that is frozen or cut off releases nothing.
+            drop(tokio::time::timeout(LEASE / 3, released).await);
         }
         let name = if lacks {
             self.server.delay_standby().expect("it is copied");
@@ -840,9 +841,22 @@ impl Play {
         } else {
             "a promoted standby"
         };
+        let state = &mut *self.world.lock();
         let at = state.now() + after;
         state.promotes_at = Some(at);
         state.fault(name, daemon, at + 10 * SECOND);
+    }
+
+    /// Requests the leader to release the lease.
+    async fn release(&mut self, daemon: usize) {
+        if let Some(life) = &self.lives[daemon] {
+            let request = life.lease.request_release();
+            // A server that does not reply is not waited for.
+            drop(tokio::time::timeout(Duration::from_secs(5), request).await);
+            let state = &mut *self.world.lock();
+            let now = state.now();
+            state.fault("a release by request", daemon, now + 5 * SECOND);
+        }
     }
 
     /// Promotes the standby. What it lacks is neither expected nor a repetition.
@@ -936,7 +950,8 @@ impl Play {
                 deadline: ends + spare,
             };
             let known = *state.runs.entry(run.clone()).or_insert(new);
-            state.requested.insert(run.clone());
+            let now = state.now();
+            state.requested.entry(run.clone()).or_default().push(now);
             state.trace(format!("{run} is added at {daemon}: {known:?}"));
             known.deadline
         };
@@ -1033,8 +1048,15 @@ impl Play {
             } = known;
             let found = reported.remove(&run.to_string()).unwrap_or_default();
             let is_unreachable = found.contains(&UNREACHABLE);
-            let may_be_unreachable = (state.excuses.iter())
-                .any(|(from, until)| *from < deadline + MINUTE && *until + MINUTE > *deadline);
+            // A watch that is added after the deadline has one at once.
+            let requested = state.requested.get(run).into_iter().flatten();
+            let mut decided = requested
+                .filter(|at| *at > deadline)
+                .chain(std::iter::once(deadline));
+            let may_be_unreachable = decided.any(|at| {
+                (state.excuses.iter())
+                    .any(|(from, until)| *from < at + MINUTE && *until + MINUTE > *at)
+            });
             let expected = match is_unreachable && may_be_unreachable {
                 true => Verdict::Unreachable.event_type(),
                 false => verdict.event_type(),
