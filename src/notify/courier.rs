@@ -116,6 +116,10 @@ impl<D: Deliver> Courier<D> {
                 () = stop.cancelled() => break,
                 Some(ended) = attempts.join_next() => {
                     bytes -= ended.expect("an attempt does not panic and is not aborted");
+                    // As many as have ended are claimed anew at once: each claim is a transaction.
+                    while let Some(ended) = attempts.try_join_next() {
+                        bytes -= ended.expect("an attempt does not panic and is not aborted");
+                    }
                 }
                 () = wait_for(&mut changed) => {}
                 Ok(()) = rounds.changed() => {}
