@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use secrecy::SecretString;
 use serde_json::json;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 use crate::contract::{Place, close, watch};
@@ -152,6 +152,20 @@ async fn each_connection_leaves_a_pooler_whose_server_became_a_standby() {
     })
     .await
     .unwrap();
+
+    // The server is on its second timeline. A term of two timelines before leaves out numbers for both.
+    let numbered = format!("{event} RETURNING seq");
+    let number = async || -> i64 { client.query_one(&numbered, &[]).await.unwrap().get(0) };
+    let before = number().await;
+    let older = format!(
+        "UPDATE {}.leases SET timeline = '00000000'",
+        settings.schema
+    );
+    client.batch_execute(&older).await.unwrap();
+    let seen = keeper.look().await.unwrap();
+    assert!(seen.is_promoted);
+    keeper.take(&seen, &candidate).await.unwrap().unwrap();
+    assert!(number().await > before + 2_000_000);
     timeout(SOON, close(store, tasks)).await.unwrap();
 }
 
@@ -165,13 +179,14 @@ async fn answer(request: reqwest::RequestBuilder) -> Option<(StatusCode, String)
 
 /// Requests the liveness of a daemon again and again, and counts the answers. Each must be good.
 async fn stay_alive(http: reqwest::Client, answers: Arc<AtomicU64>) {
+    // The pace of a probe.
+    let mut probes = interval(Duration::from_millis(50));
     loop {
+        probes.tick().await;
         let healthy = answer(http.get("http://localhost/healthz")).await;
         let (status, body) = healthy.expect("the daemon answers");
         assert_eq!(status, StatusCode::OK, "{body}");
         answers.fetch_add(1, Ordering::SeqCst);
-        // The pace of a probe.
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
