@@ -1,8 +1,10 @@
 //! Roles that lack rights.
 
+use std::path::Path;
 use std::process::Stdio;
 
 use runwatch::store::{Added, PostgresSettings, StoreError};
+use tokio::process::Command;
 
 use crate::contract::{Place, close, watch};
 use crate::copy::{program, text_of, url_file};
@@ -76,6 +78,17 @@ async fn a_right_that_is_revoked_is_named_until_it_is_granted_again() {
     close(store, tasks).await;
 }
 
+/// The program with a store of these settings.
+fn command(place: &Path, arguments: &[&str], settings: &PostgresSettings) -> Command {
+    let mut command = program(place, arguments);
+    command
+        .env("RUNWATCH_STORE__URL_FILE", url_file(place, settings))
+        .env("RUNWATCH_STORE__SCHEMA", &settings.schema)
+        .env("RUNWATCH_CONTROL__SOCKET", place.join("socket"))
+        .stdin(Stdio::null());
+    command
+}
+
 #[tokio::test]
 async fn commands_name_the_rights_that_a_role_lacks_and_the_daemon_ends() {
     let owner = settings(Way::Direct, "commands");
@@ -84,18 +97,13 @@ async fn commands_name_the_rights_that_a_role_lacks_and_the_daemon_ends() {
     let revoke = format!("REVOKE UPDATE ON {}.leases FROM {WORKER}", owner.schema);
     client.batch_execute(&revoke).await.unwrap();
     let place = tempfile::tempdir().unwrap();
-    let url_file = url_file(place.path(), &worker);
     // `doctor` finds no API key either.
     for (arguments, code) in [
         (&["daemon"][..], 1),
         (&["store", "check"], 1),
         (&["doctor"], 4),
     ] {
-        let output = program(place.path(), arguments)
-            .env("RUNWATCH_STORE__URL_FILE", &url_file)
-            .env("RUNWATCH_STORE__SCHEMA", &owner.schema)
-            .env("RUNWATCH_CONTROL__SOCKET", place.path().join("socket"))
-            .stdin(Stdio::null())
+        let output = command(place.path(), arguments, &worker)
             .output()
             .await
             .unwrap();
@@ -112,17 +120,12 @@ async fn doctor_makes_no_tables() {
     let unmade = settings(Way::Direct, "diagnosed");
     let (client, _connection) = connect(&unmade).await;
     let place = tempfile::tempdir().unwrap();
-    let url_file = url_file(place.path(), &unmade);
     for (mode, wanted) in [
         ("auto", "whose tables the start of a daemon makes"),
         ("never", "run `runwatch store migrate`"),
     ] {
-        let output = program(place.path(), &["doctor"])
-            .env("RUNWATCH_STORE__URL_FILE", &url_file)
-            .env("RUNWATCH_STORE__SCHEMA", &unmade.schema)
+        let output = command(place.path(), &["doctor"], &unmade)
             .env("RUNWATCH_STORE__MIGRATE", mode)
-            .env("RUNWATCH_CONTROL__SOCKET", place.path().join("socket"))
-            .stdin(Stdio::null())
             .output()
             .await
             .unwrap();
