@@ -114,10 +114,10 @@ impl<D: Deliver> Courier<D> {
             // Every arm is cancel-safe: joining a set, waiting for a change and sleeping lose nothing.
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(ended) = attempts.join_next() => {
-                    bytes -= ended.expect("an attempt does not panic and is not aborted");
-                    // As many as have ended are claimed anew at once: each claim is a transaction.
-                    while let Some(ended) = attempts.try_join_next() {
+                Some(first) = attempts.join_next() => {
+                    // Each claim is a transaction, so that one claim replaces all attempts that have ended.
+                    let others = std::iter::from_fn(|| attempts.try_join_next());
+                    for ended in std::iter::once(first).chain(others) {
                         bytes -= ended.expect("an attempt does not panic and is not aborted");
                     }
                 }
