@@ -302,8 +302,8 @@ impl<T: LeaseTable> LeaseTask<T> {
             row.ttl
         };
         // Where a standby was promoted, it may lack that another daemon took the lease after this holder.
-        let is_last = !row.is_promoted || mutant("promotion-unseen");
-        let is_free = (row.released || has_ended) && is_last;
+        let is_current = !row.is_promoted || mutant("promotion-unseen");
+        let is_free = (row.released || has_ended) && is_current;
         (is_free || silent >= limit, silent)
     }
 

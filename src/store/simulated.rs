@@ -62,7 +62,7 @@ pub struct ServerState {
     left_out: Option<i64>,
 }
 
-/// What a standby has that receives no more writes.
+/// The state of a standby at the time of its last replicated write.
 #[derive(Debug)]
 struct Standby {
     /// Has the tables of the standby beside those of the server, which are in its file.

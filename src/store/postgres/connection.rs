@@ -57,9 +57,9 @@ const OLDEST_SERVER: u32 = 14;
 /// The encoding that a database must have.
 const ENCODING: &str = "UTF8";
 
-/// How a transaction begins that reads one state of the store. It writes nothing; but a standby refuses one that might
-/// (src/backend/commands/variable.c in PostgreSQL 15), and so no connection goes on reading what a server has that became
-/// a standby behind a pooler: it may lag, or get nothing any more.
+/// Begins a transaction that reads one state of the store. It writes nothing, but a standby rejects every transaction that
+/// may write (src/backend/commands/variable.c in PostgreSQL 15). So a connection through a pooler does not go on reading
+/// from a server after its demotion to a standby, which may lag behind the primary.
 pub(super) const READ_ON_PRIMARY: &str = "REPEATABLE READ READ WRITE";
 
 /// What all connections to the server have in common.
